@@ -1,0 +1,86 @@
+//! Bytes that their receiver has not yet taken.
+
+use std::collections::VecDeque;
+
+/// Bytes in order, without memory of its own while there are none. Whoever
+/// fills it asks [`Backlog::len`] first: a full one takes the sender's read
+/// interest away, so its size is bounded by its user's limit plus one read.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    bytes: VecDeque<u8>,
+}
+
+impl Backlog {
+    /// How many bytes wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether none wait.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Adds at the end.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
+    }
+
+    /// The longest run at the front that lies in one piece; empty only when
+    /// nothing waits.
+    pub fn front(&self) -> &[u8] {
+        self.bytes.as_slices().0
+    }
+
+    /// Forgets `count` bytes at the front, and gives the memory back with the
+    /// last one.
+    pub fn consume(&mut self, count: usize) {
+        self.bytes.drain(..count.min(self.bytes.len()));
+        if self.bytes.is_empty() {
+            self.bytes = VecDeque::new();
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.bytes = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn it_holds_no_memory_while_empty() {
+        let mut backlog = Backlog::default();
+        backlog.push(&[1; 70_000]);
+        backlog.consume(69_999);
+        assert_eq!(backlog.front(), [1]);
+        backlog.consume(1);
+        assert_eq!(backlog.bytes.capacity(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn what_goes_in_comes_out_in_order(
+            steps in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..200), 0usize..300), 0..50)
+        ) {
+            let (mut backlog, mut into, mut out) = (Backlog::default(), Vec::new(), Vec::new());
+            for (bytes, take) in steps {
+                backlog.push(&bytes);
+                into.extend(bytes);
+                let taken = backlog.front().len().min(take);
+                out.extend_from_slice(&backlog.front()[..taken]);
+                backlog.consume(taken);
+            }
+            while !backlog.is_empty() {
+                let front = backlog.front().to_vec();
+                backlog.consume(front.len());
+                out.extend(front);
+            }
+            prop_assert_eq!(into, out);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What waits between two ends, one of which is slower.
+
+mod backlog;
+
+pub use backlog::Backlog;

@@ -1,0 +1,126 @@
+//! A session ends: its program is hung up, its terminal closed, its status
+//! waited for.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::GatewayLoop;
+use super::table::Key;
+use super::timers::Due;
+use crate::sys::Read;
+use crate::sys::child::{self, Pid};
+use crate::sys::socket::Stream;
+use crate::uwsgi::log::log;
+
+/// How long the terminal of an ended program may stay silent before the end
+/// is the end, where something else holds it open.
+const DRAIN: Duration = Duration::from_millis(50);
+
+/// How often it may have had something to say.
+const DRAINS: u32 = 20;
+
+impl GatewayLoop {
+    /// Programs have ended: their statuses.
+    pub(super) fn reap(&mut self) {
+        while self.children.next().is_some() {}
+        while let Some((pid, _exit)) = child::reap_any() {
+            self.outliving.remove(&pid);
+            let Some(key) = self.programs.remove(&pid) else {
+                continue;
+            };
+            if let Some(attached) = self.sessions.get_mut(key) {
+                attached.wires.program = None;
+                attached.session.program_ended();
+                // What it wrote last is there by now.
+                if attached.session.terminal_interest().read {
+                    attached.read_terminal(&mut self.buffer);
+                }
+                if attached.session.terminal_open() {
+                    self.after(DRAIN, Due::Drained(key));
+                }
+                self.settle(key);
+            }
+        }
+    }
+
+    /// The program ended a while ago and its terminal is still open: another
+    /// process has it. What the program wrote was delivered; what the other
+    /// one writes is waited for only so long.
+    pub(super) fn drained(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if !attached.session.terminal_open() {
+            return;
+        }
+        // A client that is slow to read what there is gets its time.
+        if attached.session.has_output() {
+            return self.after(DRAIN, Due::Drained(key));
+        }
+        attached.drains += 1;
+        attached.read_terminal(&mut self.buffer);
+        if attached.session.has_output() && attached.drains < DRAINS {
+            self.after(DRAIN, Due::Drained(key));
+        } else {
+            attached.session.terminal_ended();
+        }
+        self.settle(key);
+    }
+
+    /// Ends a session whose client has all that it will get.
+    pub(super) fn close(&mut self, key: Key) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            // Unread input would turn our close into a reset, which may
+            // overtake what the client has not read yet.
+            discard_input(&attached.wires.client, &mut self.buffer[..]);
+            attached.wires.client.end();
+        }
+        self.abandon(key);
+    }
+
+    /// Ends a session: its client has left, or is let go. A program that
+    /// still runs is hung up, with its foreground job.
+    pub(super) fn abandon(&mut self, key: Key) {
+        let Some(mut attached) = self.sessions.remove(key) else {
+            return;
+        };
+        // Before the descriptors close: their numbers come back.
+        let _ = self.poller.remove(attached.wires.client.as_fd());
+        attached.forget_terminal(&self.poller);
+        if let Some(program) = attached.wires.program {
+            self.programs.remove(&program);
+            self.outliving.insert(program, ());
+            if let Some(grace) = self.config.hangup_grace {
+                self.after(grace, Due::Outlived(program));
+            }
+            // Closing the master sends SIGHUP and SIGCONT to the session's
+            // leader; its foreground job would hear of it only when the
+            // leader ends, and that may ignore it.
+            let foreground = attached.wires.master.foreground_group();
+            if let Some(group) = foreground.filter(|group| Pid::new(*group) != Some(program)) {
+                child::signal_group(group, Signal::SIGHUP);
+                child::signal_group(group, Signal::SIGCONT);
+            }
+        }
+    }
+
+    /// A session's leader has ignored that its client left.
+    pub(super) fn outlived(&mut self, leader: Pid) {
+        if self.outliving.contains_key(&leader) {
+            log(&format!(
+                "forkptyrouter: process {leader} has outlived its client: killing its session"
+            ));
+            child::kill_session(leader);
+        }
+    }
+}
+
+fn discard_input(client: &Stream, buffer: &mut [u8]) {
+    for _ in 0..16 {
+        if !matches!(client.read(buffer), Read::Bytes(_)) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The gateway: gives every client that connects a terminal of its own with
+//! a program of the instance behind it.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `mod.rs` | the loop: waits, and hands each event to whom it concerns |
+//! | `attach.rs` | a client connects: its terminal and its program |
+//! | `traffic.rs` | bytes between a client and its terminal |
+//! | `depart.rs` | a session ends: programs are hung up and reaped |
+//! | `stats.rs` | the statistics' clients |
+//! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
+
+mod attach;
+mod depart;
+mod stats;
+mod table;
+mod timers;
+mod traffic;
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::config::router::Router;
+use crate::error::{Context, Result};
+use crate::proto::Protocol;
+use crate::sys::child::Pid;
+use crate::sys::poll::{Interest, Poller, Ready};
+use crate::sys::signal::Signals;
+use crate::sys::socket::Listener;
+use crate::sys::spawn::Program;
+use crate::uwsgi::gateway::{Gateway, Role};
+use crate::uwsgi::{guard, log::log, server};
+
+use attach::Spare;
+use stats::StatsClient;
+use table::{Key, Source, Table};
+use timers::{Due, Timers};
+use traffic::Attached;
+
+/// Bytes of one read from a client, and of one write to it.
+const BUFFER: usize = 64 * 1024;
+
+/// A socket of the router.
+struct Door {
+    listener: Listener,
+    protocol: Protocol,
+    name: String,
+}
+
+/// Everything that one gateway process knows.
+struct GatewayLoop {
+    config: Router,
+    program: Program,
+    poller: Poller,
+    doors: Vec<Door>,
+    accepting: bool,
+    spare: Spare,
+    sessions: Table<Attached>,
+    /// Whose program a process is.
+    programs: HashMap<Pid, Key>,
+    /// Session leaders whose client has left, not yet reaped.
+    outliving: HashMap<Pid, ()>,
+    children: Signals,
+    timers: Timers,
+    stats_listener: Option<Listener>,
+    stats_http: bool,
+    stats: Table<StatsClient>,
+    buffer: Box<[u8; BUFFER]>,
+    gather: Vec<u8>,
+}
+
+/// Runs a gateway; returns only when it cannot go on.
+pub fn run(gateway: Gateway, config: Router) -> Result<()> {
+    let mut router = GatewayLoop::new(&gateway, config)?;
+    loop {
+        let wait = router.timers.wait(Instant::now());
+        gateway.rests();
+        let count = router.poller.wait(wait).context("cannot wait for events")?;
+        gateway.works();
+        for index in 0..count {
+            router.dispatch(router.poller.ready(index));
+        }
+        while let Some(due) = router.timers.next(Instant::now()) {
+            router.fire(due);
+        }
+    }
+}
+
+impl GatewayLoop {
+    fn new(gateway: &Gateway, config: Router) -> Result<Self> {
+        let limit = crate::sys::raise_descriptor_limit().ok();
+        let program = Program::from_command(&config.command, &server::shell())
+            .environment(crate::sys::environment::for_sessions())
+            .descriptor_limit(limit);
+        let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
+        let children = Signals::instead_of_handlers(&[Signal::SIGCHLD])
+            .context("cannot be told of ended programs")?;
+        poller
+            .add(children.as_fd(), Source::Children.token(), Interest::READ)
+            .context("cannot wait for ended programs")?;
+
+        let mut doors = Vec::new();
+        let mut stats_listener = None;
+        for socket in gateway.sockets()? {
+            let protocol = match socket.role {
+                Role::Raw => Protocol::Raw,
+                Role::Uwsgi => Protocol::Uwsgi,
+                // One gateway is enough to tell of.
+                Role::Stats if gateway.is_first() => {
+                    poller
+                        .add(socket.listener.as_fd(), Source::StatsListener.token(), Interest::READ)
+                        .context("cannot wait for clients of the statistics")?;
+                    stats_listener = Some(socket.listener);
+                    continue;
+                }
+                Role::Stats => continue,
+            };
+            doors.push(Door { listener: socket.listener, protocol, name: socket.name });
+        }
+        let mut router = Self {
+            config,
+            program,
+            poller,
+            doors,
+            accepting: false,
+            spare: Spare::new(),
+            sessions: Table::new(),
+            programs: HashMap::new(),
+            outliving: HashMap::new(),
+            children,
+            timers: Timers::default(),
+            stats_listener,
+            stats_http: server::stats_http(),
+            stats: Table::new(),
+            buffer: Box::new([0; BUFFER]),
+            gather: Vec::new(),
+        };
+        router.accept_again();
+        if let Some(limit) = limit {
+            // Two descriptors a session, a few dozen for the gateway itself.
+            log(&format!(
+                "forkptyrouter: up to {} sessions at once ({} descriptors)",
+                limit.now.saturating_sub(64) / 2,
+                limit.now
+            ));
+        }
+        Ok(router)
+    }
+
+    /// Hands an event to whom it concerns. A bug in one session ends that
+    /// session, not the others.
+    fn dispatch(&mut self, ready: Ready) {
+        let source = Source::of(ready.token);
+        let outcome = catch_unwind(AssertUnwindSafe(|| match source {
+            Source::Listener(index) => self.accept(index),
+            Source::StatsListener => self.accept_stats(),
+            Source::Stats(key) => self.stats_ready(key, ready),
+            Source::Children => self.reap(),
+            Source::Client(key) => self.client_ready(key, ready),
+            Source::Terminal(key) => self.terminal_ready(key, ready),
+        }));
+        if let Err(payload) = outcome {
+            log(&format!("forkptyrouter: internal error: {}", guard::text(&*payload)));
+            if let Source::Client(key) | Source::Terminal(key) = source {
+                self.abandon(key);
+            }
+        }
+    }
+
+    fn fire(&mut self, due: Due) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| match due {
+            Due::Idle(key) => self.idle(key),
+            Due::Drained(key) => self.drained(key),
+            Due::EndOfInput(key) => self.end_of_input(key),
+            Due::Reopened(key) => self.reopened(key),
+            Due::Dismissed(key) => self.abandon(key),
+            Due::Stats(key) => self.close_stats(key),
+            Due::Outlived(pid) => self.outlived(pid),
+            Due::Accept => self.accept_again(),
+        }));
+        if let Err(payload) = outcome {
+            log(&format!("forkptyrouter: internal error: {}", guard::text(&*payload)));
+            if let Due::Idle(key) | Due::Drained(key) | Due::EndOfInput(key) | Due::Reopened(key) =
+                due
+            {
+                self.abandon(key);
+            }
+        }
+    }
+
+    fn after(&mut self, wait: Duration, due: Due) {
+        self.timers.after(Instant::now(), wait, due);
+    }
+}

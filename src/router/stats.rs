@@ -1,0 +1,150 @@
+//! The statistics: the JSON of a corerouter, to whoever connects.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::GatewayLoop;
+use super::table::{Key, Source};
+use super::timers::Due;
+use crate::relay::Backlog;
+use crate::sys::poll::{Interest, Ready};
+use crate::sys::socket::Stream;
+use crate::sys::{Read, Written};
+use crate::uwsgi::server;
+
+/// Clients of the statistics at once; a further one is let go at once.
+const CLIENTS: usize = 32;
+
+/// How long one may take to ask and to read.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the C corerouter reports, under its names.
+#[derive(Serialize)]
+struct Statistics<'a> {
+    version: &'a str,
+    pid: u32,
+    uid: u32,
+    gid: u32,
+    cwd: String,
+    active_sessions: usize,
+    forkptyrouter: Vec<&'a str>,
+    cheap: u8,
+}
+
+/// Somebody who asks.
+pub struct StatsClient {
+    stream: Stream,
+    answer: Backlog,
+    asked: bool,
+}
+
+impl GatewayLoop {
+    /// Takes the next client of the statistics.
+    pub(super) fn accept_stats(&mut self) {
+        let Some(Ok(Some((stream, _)))) = self.stats_listener.map(|listener| listener.accept())
+        else {
+            return;
+        };
+        if self.stats.len() >= CLIENTS {
+            return;
+        }
+        let key =
+            self.stats.insert(StatsClient { stream, answer: Backlog::default(), asked: false });
+        let Some(client) = self.stats.get_mut(key) else {
+            return;
+        };
+        let token = Source::Stats(key).token();
+        if self.poller.add(client.stream.as_fd(), token, Interest::READ).is_err() {
+            self.stats.remove(key);
+            return;
+        }
+        self.after(PATIENCE, Due::Stats(key));
+        // Without stats-http nobody has to ask.
+        if !self.stats_http {
+            self.answer_stats(key);
+        }
+    }
+
+    /// A client of the statistics asked, or takes more of the answer.
+    pub(super) fn stats_ready(&mut self, key: Key, ready: Ready) {
+        let Some(client) = self.stats.get_mut(key) else {
+            return;
+        };
+        if ready.read || ready.hang_up {
+            match client.stream.read(&mut self.buffer[..4096]) {
+                // Any request gets the same answer.
+                Read::Bytes(_) if !client.asked => return self.answer_stats(key),
+                Read::Bytes(_) | Read::Blocked => {}
+                Read::End if client.asked && !ready.hang_up => {
+                    let _ = self.poller.change(
+                        client.stream.as_fd(),
+                        Source::Stats(key).token(),
+                        Interest { read: false, write: true },
+                    );
+                }
+                Read::End | Read::Gone => return self.close_stats(key),
+            }
+        }
+        self.send_stats(key);
+    }
+
+    fn answer_stats(&mut self, key: Key) {
+        let mut answer = String::new();
+        if self.stats_http {
+            answer.push_str(
+                "HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Control-Allow-Origin: *\r\n\
+                 Content-Type: application/json\r\n\r\n",
+            );
+        }
+        answer.push_str(&self.statistics());
+        if let Some(client) = self.stats.get_mut(key) {
+            client.asked = true;
+            client.answer.push(answer.as_bytes());
+        }
+        self.send_stats(key);
+    }
+
+    fn send_stats(&mut self, key: Key) {
+        let Some(client) = self.stats.get_mut(key).filter(|client| client.asked) else {
+            return;
+        };
+        while !client.answer.is_empty() {
+            match client.stream.write(client.answer.front()) {
+                Written::Bytes(count) => client.answer.consume(count),
+                Written::Blocked => {
+                    let token = Source::Stats(key).token();
+                    let interest = Interest { read: false, write: true };
+                    let _ = self.poller.change(client.stream.as_fd(), token, interest);
+                    return;
+                }
+                Written::Gone => break,
+            }
+        }
+        client.stream.end();
+        let _ = client.stream.read(&mut self.buffer[..]);
+        self.close_stats(key);
+    }
+
+    /// Lets a client of the statistics go.
+    pub(super) fn close_stats(&mut self, key: Key) {
+        if let Some(client) = self.stats.remove(key) {
+            let _ = self.poller.remove(client.stream.as_fd());
+        }
+    }
+
+    fn statistics(&self) -> String {
+        let statistics = Statistics {
+            version: server::version(),
+            pid: std::process::id(),
+            uid: nix::unistd::getuid().as_raw(),
+            gid: nix::unistd::getgid().as_raw(),
+            cwd: std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default(),
+            active_sessions: self.sessions.len(),
+            forkptyrouter: self.doors.iter().map(|door| door.name.as_str()).collect(),
+            cheap: 0,
+        };
+        serde_json::to_string(&statistics).unwrap_or_default()
+    }
+}

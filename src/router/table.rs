@@ -1,0 +1,158 @@
+//! Sessions by number, and the tokens that events come under.
+//!
+//! A token carries the generation of its place, so that an event of a closed
+//! session that is still in the batch never reaches the session that took
+//! its place.
+
+/// Which of the things that the gateway waits for an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// A socket of the router, by its index.
+    Listener(u32),
+    /// The statistics' socket.
+    StatsListener,
+    /// A client of the statistics.
+    Stats(Key),
+    /// A child has ended.
+    Children,
+    /// The client of a session.
+    Client(Key),
+    /// The terminal of a session.
+    Terminal(Key),
+}
+
+/// A place in a [`Table`], and whose it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    index: u32,
+    generation: u32,
+}
+
+/// A generation has so many bits; the rest of a token is kind and index.
+const GENERATION: u32 = (1 << 29) - 1;
+
+impl Source {
+    /// The token to register it under.
+    pub fn token(self) -> u64 {
+        let (kind, key) = match self {
+            Source::Listener(index) => (0, Key { index, generation: 0 }),
+            Source::StatsListener => (1, Key { index: 0, generation: 0 }),
+            Source::Stats(key) => (2, key),
+            Source::Children => (3, Key { index: 0, generation: 0 }),
+            Source::Client(key) => (4, key),
+            Source::Terminal(key) => (5, key),
+        };
+        kind << 61 | u64::from(key.generation) << 32 | u64::from(key.index)
+    }
+
+    /// What a token was made of.
+    pub fn of(token: u64) -> Self {
+        let key = Key {
+            // The low half.
+            index: token as u32,
+            generation: (token >> 32) as u32 & GENERATION,
+        };
+        match token >> 61 {
+            0 => Source::Listener(key.index),
+            1 => Source::StatsListener,
+            2 => Source::Stats(key),
+            3 => Source::Children,
+            4 => Source::Client(key),
+            _ => Source::Terminal(key),
+        }
+    }
+}
+
+/// Values by key; a key is never valid for a later value in its place.
+pub struct Table<T> {
+    places: Vec<Place<T>>,
+    free: Vec<u32>,
+}
+
+struct Place<T> {
+    generation: u32,
+    value: Option<Box<T>>,
+}
+
+impl<T> Table<T> {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self { places: Vec::new(), free: Vec::new() }
+    }
+
+    /// How many values there are.
+    pub fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// Adds what `make` returns for the key that it will have.
+    pub fn insert(&mut self, value: T) -> Key {
+        let value = Some(Box::new(value));
+        if let Some(index) = self.free.pop() {
+            let place = &mut self.places[index as usize];
+            place.value = value;
+            return Key { index, generation: place.generation };
+        }
+        // Fewer than there can be descriptors, which are an int.
+        let index = self.places.len() as u32;
+        self.places.push(Place { generation: 0, value });
+        Key { index, generation: 0 }
+    }
+
+    /// The value of a key, if it is still there.
+    pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        self.place(key)?.value.as_deref_mut()
+    }
+
+    /// Takes the value of a key out; the key is then no longer valid.
+    pub fn remove(&mut self, key: Key) -> Option<Box<T>> {
+        let place = self.place(key)?;
+        let value = place.value.take()?;
+        place.generation = (place.generation + 1) & GENERATION;
+        self.free.push(key.index);
+        Some(value)
+    }
+
+    fn place(&mut self, key: Key) -> Option<&mut Place<T>> {
+        self.places.get_mut(key.index as usize).filter(|place| place.generation == key.generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_never_reaches_the_next_value_in_its_place() {
+        let mut table = Table::new();
+        let first = table.insert("first");
+        assert_eq!(table.remove(first).as_deref(), Some(&"first"));
+        let second = table.insert("second");
+        assert_eq!(first.index, second.index);
+        assert!(table.get_mut(first).is_none() && table.remove(first).is_none());
+        assert_eq!(table.get_mut(second), Some(&mut "second"));
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_generation_comes_round_without_spilling_into_the_kind() {
+        let key = Key { index: u32::MAX, generation: GENERATION };
+        for source in [
+            Source::Listener(7),
+            Source::StatsListener,
+            Source::Stats(key),
+            Source::Children,
+            Source::Client(key),
+            Source::Terminal(key),
+        ] {
+            assert_eq!(Source::of(source.token()), source);
+        }
+        let mut table = Table::new();
+        table.insert(());
+        table.places[0].generation = GENERATION;
+        let last = Key { index: 0, generation: GENERATION };
+        assert!(table.remove(last).is_some());
+        let next = table.insert(());
+        assert_eq!(next.generation, 0);
+    }
+}

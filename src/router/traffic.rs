@@ -1,0 +1,284 @@
+//! Bytes between a client and its terminal.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::table::{Key, Source};
+use super::timers::Due;
+use super::{BUFFER, GatewayLoop};
+use crate::session::{Ends, Session, Verdict};
+use crate::sys::child::Pid;
+use crate::sys::poll::{Interest, Poller, Ready};
+use crate::sys::pty::{EndOfInput, Master};
+use crate::sys::socket::{Stream, Transport};
+use crate::sys::{Read, Size, Written};
+
+/// A terminal yields at most this much at once, whatever one asks for.
+const ONE_READ: usize = 4096;
+
+/// After a read of less than this there is most likely nothing more.
+const MORE_LIKELY: usize = 1024;
+
+/// The first and the longest wait before looking whether the program reads
+/// at the end of its input again.
+const END_OF_INPUT_FIRST: Duration = Duration::from_millis(20);
+const END_OF_INPUT_LAST: Duration = Duration::from_secs(1);
+
+/// How often a program that closed its terminal is looked after.
+const REOPENED: Duration = Duration::from_millis(200);
+
+/// A session and what it is connected to.
+pub struct Attached {
+    pub session: Session,
+    pub wires: Wires,
+    pub transport: Transport,
+    /// What the poller was told; `None`: it does not have the descriptor.
+    pub client_interest: Option<Interest>,
+    pub terminal_interest: Option<Interest>,
+    /// When a byte last went either way; kept only for the idle timeout.
+    pub last_traffic: Instant,
+    /// The wait before the end of the input is looked after again, once it is.
+    pub end_of_input: Option<Duration>,
+    /// How often a terminal that outlives its program still had output.
+    pub drains: u32,
+}
+
+/// The two ends of a session.
+pub struct Wires {
+    pub client: Stream,
+    pub master: Master,
+    /// The session's process until it is reaped: then its number is no longer
+    /// its own.
+    pub program: Option<Pid>,
+}
+
+impl Attached {
+    /// A session just begun.
+    pub fn new(session: Session, wires: Wires, transport: Transport) -> Self {
+        Self {
+            session,
+            wires,
+            transport,
+            client_interest: None,
+            terminal_interest: None,
+            last_traffic: Instant::now(),
+            end_of_input: None,
+            drains: 0,
+        }
+    }
+}
+
+impl Ends for Wires {
+    fn write_terminal(&mut self, bytes: &[u8]) -> Written {
+        self.master.write(bytes)
+    }
+
+    fn write_client(&mut self, bytes: &[u8]) -> Written {
+        self.client.write(bytes)
+    }
+
+    fn resize(&mut self, size: Size) {
+        let _ = self.master.resize(size);
+    }
+
+    /// What a key of a terminal can raise goes to whom the terminal would
+    /// send it: the foreground job. Everything else is meant for the program.
+    fn signal(&mut self, number: u8) {
+        let number = i32::from(number);
+        const OF_A_TERMINAL: [i32; 3] =
+            [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTSTP as i32];
+        if OF_A_TERMINAL.contains(&number) {
+            let _ = self.master.signal_foreground(number);
+        } else if let Some(program) = self.program {
+            let _ = program.signal(number);
+        }
+    }
+}
+
+impl GatewayLoop {
+    /// The client sent something, takes output again, or left.
+    pub(super) fn client_ready(&mut self, key: Key, ready: Ready) {
+        let Some(Attached { session, wires, .. }) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if ready.write {
+            session.client_writable(wires);
+        }
+        if ready.read && session.client_interest().read {
+            match wires.client.read(&mut self.buffer[..]) {
+                Read::Bytes(count) => {
+                    session.client_sent(&self.buffer[..count], &mut self.gather, wires);
+                }
+                // A UNIX socket that was closed is hung up as well; one whose
+                // writing half was shut down is not.
+                Read::End if ready.hang_up => session.client_left(),
+                Read::End => session.client_ended(),
+                Read::Gone => session.client_left(),
+                Read::Blocked => {}
+            }
+        } else if ready.hang_up {
+            session.client_left();
+        }
+        self.settle(key);
+    }
+
+    /// The program wrote something, takes input again, or closed its terminal.
+    pub(super) fn terminal_ready(&mut self, key: Key, ready: Ready) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if ready.write {
+            attached.session.terminal_writable(&mut attached.wires);
+        }
+        if ready.read || ready.hang_up {
+            if attached.session.terminal_interest().read {
+                attached.read_terminal(&mut self.buffer);
+            } else if ready.hang_up {
+                // A hang-up is told again and again, asked for or not: until
+                // its client reads again the poller does without it.
+                attached.forget_terminal(&self.poller);
+            }
+        }
+        self.settle(key);
+    }
+
+    /// After anything that happened to a session: ends it, or waits for what
+    /// it needs now.
+    pub(super) fn settle(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        match attached.session.verdict() {
+            Verdict::Lives => {}
+            Verdict::Over => return self.close(key),
+            Verdict::Abandoned => return self.abandon(key),
+        }
+        if self.config.timeout.is_some() {
+            attached.last_traffic = Instant::now();
+        }
+        let wanted = attached.session.client_interest();
+        if attached.client_interest != Some(wanted) {
+            let token = Source::Client(key).token();
+            let _ = self.poller.change(attached.wires.client.as_fd(), token, wanted);
+            attached.client_interest = Some(wanted);
+        }
+        if !attached.session.terminal_open() {
+            attached.forget_terminal(&self.poller);
+            if attached.session.program_runs() {
+                self.timers.after(Instant::now(), REOPENED, Due::Reopened(key));
+            }
+            return;
+        }
+        let wanted = attached.session.terminal_interest();
+        if attached.terminal_interest != Some(wanted) {
+            attached.watch_terminal(key, wanted, &self.poller);
+        }
+        if attached.end_of_input.is_none() && attached.session.wants_end_of_input() {
+            attached.end_of_input = Some(END_OF_INPUT_FIRST);
+            self.end_of_input(key);
+        }
+    }
+
+    /// The client sends no more: whenever the program reads and nothing is
+    /// left, it gets an end of file, as often as it asks; a pipe's reader
+    /// would. What a client sends at once may be for several programs in turn.
+    pub(super) fn end_of_input(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(wait) = attached.end_of_input else {
+            return;
+        };
+        if attached.transport == Transport::Tcp && attached.wires.client.local_peer_has_closed() {
+            return self.abandon(key);
+        }
+        let mut next = (wait * 2).min(END_OF_INPUT_LAST);
+        if attached.session.wants_end_of_input()
+            && attached.wires.master.end_input() == EndOfInput::Sent
+        {
+            next = END_OF_INPUT_FIRST;
+        }
+        attached.end_of_input = Some(next);
+        self.after(wait, Due::EndOfInput(key));
+    }
+
+    /// A program that closed its terminal may have opened it again.
+    pub(super) fn reopened(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if attached.session.terminal_open() || !attached.session.program_runs() {
+            return;
+        }
+        attached.session.terminal_reopened();
+        attached.read_terminal(&mut self.buffer);
+        self.settle(key);
+    }
+
+    /// Looks whether a session has been idle for too long.
+    pub(super) fn idle(&mut self, key: Key) {
+        let (Some(timeout), Some(attached)) = (self.config.timeout, self.sessions.get_mut(key))
+        else {
+            return;
+        };
+        let idle = attached.last_traffic.elapsed();
+        if idle < timeout {
+            return self.after(timeout - idle, Due::Idle(key));
+        }
+        let line =
+            format!("forkptyrouter: session ended: no traffic for {} seconds", timeout.as_secs());
+        attached.session.dismiss(&line, &mut attached.wires);
+        self.after(Duration::from_secs(5), Due::Dismissed(key));
+        self.settle(key);
+    }
+}
+
+impl Attached {
+    /// Reads what the program wrote, as long as there is more and room for
+    /// it, and passes it on in one write.
+    pub(super) fn read_terminal(&mut self, buffer: &mut [u8; BUFFER]) {
+        let mut have = 0;
+        let mut ended = false;
+        while have + ONE_READ <= BUFFER {
+            match self.wires.master.read(&mut buffer[have..]) {
+                Read::Bytes(count) => {
+                    have += count;
+                    if count < MORE_LIKELY {
+                        break;
+                    }
+                }
+                Read::Blocked => break,
+                Read::End | Read::Gone => {
+                    ended = true;
+                    break;
+                }
+            }
+        }
+        if have > 0 {
+            self.session.terminal_sent(&buffer[..have], &mut self.wires);
+        }
+        if ended {
+            self.session.terminal_ended();
+        }
+    }
+
+    fn watch_terminal(&mut self, key: Key, wanted: Interest, poller: &Poller) {
+        let token = Source::Terminal(key).token();
+        let master = self.wires.master.as_fd();
+        let _ = match self.terminal_interest {
+            Some(_) => poller.change(master, token, wanted),
+            // Hung up, and nobody reads: see terminal_ready.
+            None if !wanted.read => return,
+            None => poller.add(master, token, wanted),
+        };
+        self.terminal_interest = Some(wanted);
+    }
+
+    pub(super) fn forget_terminal(&mut self, poller: &Poller) {
+        if self.terminal_interest.take().is_some() {
+            let _ = poller.remove(self.wires.master.as_fd());
+        }
+    }
+}

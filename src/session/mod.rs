@@ -1,0 +1,285 @@
+//! One terminal and its client, as a state machine: what is relayed, what
+//! each end is waited for, and when it is over.
+//!
+//! It does no input or output of its own: what it decides it asks of its
+//! [`Ends`], so that it can be tested without a server or a terminal.
+
+#![forbid(unsafe_code)]
+
+use crate::proto::{Decoder, Packet, Protocol};
+use crate::relay::Backlog;
+use crate::sys::{Size, Written, poll::Interest};
+
+/// Input that may wait for a program that does not read, in bytes; the next
+/// read from the client adds at most this again.
+pub const INPUT_LIMIT: usize = 64 * 1024;
+
+/// What a session has done to the world.
+pub trait Ends {
+    /// Writes input to the terminal's master.
+    fn write_terminal(&mut self, bytes: &[u8]) -> Written;
+    /// Writes output to the client.
+    fn write_client(&mut self, bytes: &[u8]) -> Written;
+    /// Sets the terminal's size.
+    fn resize(&mut self, size: Size);
+    /// Sends a signal of this number to the foreground process group or the
+    /// session's process, whichever it is meant for.
+    fn signal(&mut self, number: u8);
+}
+
+/// The client's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    /// It sends and reads.
+    Open,
+    /// It sends no more, and still reads.
+    Silent,
+    /// It has left.
+    Gone,
+}
+
+/// A session.
+#[derive(Debug)]
+pub struct Session {
+    decoder: Option<Decoder>,
+    size: Size,
+    input: Backlog,
+    output: Backlog,
+    client: Client,
+    terminal_open: bool,
+    program_runs: bool,
+    farewell: bool,
+}
+
+/// What remains to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Lives,
+    /// The client has all it will get: close everything.
+    Over,
+    /// The client left: hang the terminal up.
+    Abandoned,
+}
+
+impl Session {
+    /// A session whose program runs on a terminal of this size.
+    pub fn new(protocol: Protocol, size: Size) -> Self {
+        Self {
+            decoder: (protocol == Protocol::Uwsgi).then(Decoder::default),
+            size,
+            input: Backlog::default(),
+            output: Backlog::default(),
+            client: Client::Open,
+            terminal_open: true,
+            program_runs: true,
+            farewell: false,
+        }
+    }
+
+    /// Takes what the client sent. `gather` is room for input that comes in
+    /// many packets: it goes to the terminal in one write.
+    pub fn client_sent(&mut self, mut bytes: &[u8], gather: &mut Vec<u8>, ends: &mut impl Ends) {
+        let Some(mut decoder) = self.decoder.take() else {
+            self.give_input(bytes, ends);
+            return;
+        };
+        gather.clear();
+        let mut resized = false;
+        while let Some(packet) = decoder.next(&mut bytes) {
+            if let Packet::Input(input) = packet {
+                if resized {
+                    ends.resize(self.size);
+                    resized = false;
+                }
+                // All of it in one piece: no copy.
+                if gather.is_empty() && bytes.is_empty() {
+                    self.give_input(input, ends);
+                } else {
+                    gather.extend_from_slice(input);
+                }
+                continue;
+            }
+            self.give_input(gather, ends);
+            gather.clear();
+            match packet {
+                Packet::Rows(rows) => {
+                    self.size.rows = rows;
+                    resized = true;
+                }
+                Packet::Cols(cols) => {
+                    self.size.cols = cols;
+                    resized = true;
+                }
+                Packet::Signal(number) => {
+                    if std::mem::take(&mut resized) {
+                        ends.resize(self.size);
+                    }
+                    ends.signal(number);
+                }
+                Packet::Input(_) | Packet::Unknown(..) => {}
+            }
+        }
+        self.give_input(gather, ends);
+        // Rows and columns that come together make one change, not two.
+        if resized {
+            ends.resize(self.size);
+        }
+        self.decoder = Some(decoder);
+    }
+
+    /// The client will send no more, and still reads.
+    pub fn client_ended(&mut self) {
+        if self.client == Client::Open {
+            self.client = Client::Silent;
+        }
+    }
+
+    /// The client has left.
+    pub fn client_left(&mut self) {
+        self.client = Client::Gone;
+        self.input.clear();
+        self.output.clear();
+    }
+
+    /// Takes what the program wrote.
+    pub fn terminal_sent(&mut self, bytes: &[u8], ends: &mut impl Ends) {
+        self.give_output(bytes, ends);
+    }
+
+    /// There will be no more output: nobody has the terminal open, or the
+    /// program is long gone and what holds it open is silent.
+    pub fn terminal_ended(&mut self) {
+        self.terminal_open = false;
+        self.input.clear();
+    }
+
+    /// The program, which had closed its terminal, has opened it again.
+    pub fn terminal_reopened(&mut self) {
+        self.terminal_open = true;
+    }
+
+    /// The program has ended, and was reaped.
+    pub fn program_ended(&mut self) {
+        self.program_runs = false;
+        self.input.clear();
+    }
+
+    /// Tells the client something that the program did not write, on a line
+    /// of its own, and ends the session when it is delivered.
+    pub fn dismiss(&mut self, line: &str, ends: &mut impl Ends) {
+        self.farewell = true;
+        self.give_output(format!("\r\n{line}\r\n").as_bytes(), ends);
+    }
+
+    /// The terminal takes input again.
+    pub fn terminal_writable(&mut self, ends: &mut impl Ends) {
+        while !self.input.is_empty() {
+            match ends.write_terminal(self.input.front()) {
+                Written::Bytes(count) => self.input.consume(count),
+                Written::Blocked => return,
+                Written::Gone => self.input.clear(),
+            }
+        }
+    }
+
+    /// The client takes output again.
+    pub fn client_writable(&mut self, ends: &mut impl Ends) {
+        while !self.output.is_empty() {
+            match ends.write_client(self.output.front()) {
+                Written::Bytes(count) => self.output.consume(count),
+                Written::Blocked => return,
+                Written::Gone => self.client_left(),
+            }
+        }
+    }
+
+    /// What to wait for at the client's end. A client that floods a program
+    /// that does not read is no longer listened to.
+    pub fn client_interest(&self) -> Interest {
+        Interest {
+            read: self.client == Client::Open
+                && self.terminal_open
+                && self.program_runs
+                && self.input.len() < INPUT_LIMIT,
+            write: !self.output.is_empty(),
+        }
+    }
+
+    /// What to wait for at the terminal's end. The output of a program whose
+    /// client does not read stays in the terminal, and the program waits.
+    pub fn terminal_interest(&self) -> Interest {
+        Interest {
+            read: self.terminal_open && self.output.is_empty() && !self.farewell,
+            write: !self.input.is_empty(),
+        }
+    }
+
+    /// Whether the program is to be told of the end of its input now.
+    pub fn wants_end_of_input(&self) -> bool {
+        self.client == Client::Silent
+            && self.input.is_empty()
+            && self.terminal_open
+            && self.program_runs
+    }
+
+    /// Whether the program still runs.
+    pub fn program_runs(&self) -> bool {
+        self.program_runs
+    }
+
+    /// Whether output may still come.
+    pub fn terminal_open(&self) -> bool {
+        self.terminal_open
+    }
+
+    /// Whether bytes for the client wait for it to read.
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Whether it goes on. The program's status is waited for even where the
+    /// terminal ended first: a program may close its terminal and work on.
+    pub fn verdict(&self) -> Verdict {
+        if self.client == Client::Gone {
+            Verdict::Abandoned
+        } else if self.output.is_empty()
+            && (self.farewell || (!self.terminal_open && !self.program_runs))
+        {
+            Verdict::Over
+        } else {
+            Verdict::Lives
+        }
+    }
+
+    fn give_input(&mut self, mut bytes: &[u8], ends: &mut impl Ends) {
+        if !self.terminal_open || !self.program_runs {
+            return;
+        }
+        while !bytes.is_empty() && self.input.is_empty() {
+            match ends.write_terminal(bytes) {
+                Written::Bytes(count) => bytes = &bytes[count..],
+                Written::Blocked => break,
+                Written::Gone => return,
+            }
+        }
+        self.input.push(bytes);
+    }
+
+    fn give_output(&mut self, mut bytes: &[u8], ends: &mut impl Ends) {
+        while !bytes.is_empty() && self.output.is_empty() {
+            match ends.write_client(bytes) {
+                Written::Bytes(count) => bytes = &bytes[count..],
+                Written::Blocked => break,
+                Written::Gone => {
+                    self.client_left();
+                    return;
+                }
+            }
+        }
+        self.output.push(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests;

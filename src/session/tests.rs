@@ -1,0 +1,182 @@
+use super::*;
+use crate::proto::{encode_input, encode_rows_and_cols, encode_signal};
+
+const SIZE: Size = Size { rows: 24, cols: 80 };
+
+/// Two ends that take so many bytes, and note what is done to them.
+#[derive(Default)]
+struct Fake {
+    terminal_room: usize,
+    client_room: usize,
+    client_gone: bool,
+    did: Vec<Did>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Did {
+    Terminal(Vec<u8>),
+    Client(Vec<u8>),
+    Resize(u16, u16),
+    Signal(u8),
+}
+
+fn take(room: &mut usize, bytes: &[u8]) -> Written {
+    let count = bytes.len().min(*room);
+    *room -= count;
+    if count == 0 { Written::Blocked } else { Written::Bytes(count) }
+}
+
+impl Ends for Fake {
+    fn write_terminal(&mut self, bytes: &[u8]) -> Written {
+        let written = take(&mut self.terminal_room, bytes);
+        if let Written::Bytes(count) = written {
+            self.did.push(Did::Terminal(bytes[..count].to_vec()));
+        }
+        written
+    }
+    fn write_client(&mut self, bytes: &[u8]) -> Written {
+        if self.client_gone {
+            return Written::Gone;
+        }
+        let written = take(&mut self.client_room, bytes);
+        if let Written::Bytes(count) = written {
+            self.did.push(Did::Client(bytes[..count].to_vec()));
+        }
+        written
+    }
+    fn resize(&mut self, size: Size) {
+        self.did.push(Did::Resize(size.rows, size.cols));
+    }
+    fn signal(&mut self, number: u8) {
+        self.did.push(Did::Signal(number));
+    }
+}
+
+fn roomy() -> Fake {
+    Fake { terminal_room: usize::MAX, client_room: usize::MAX, ..Fake::default() }
+}
+
+#[test]
+fn packets_take_effect_at_once_and_in_order() {
+    let mut session = Session::new(Protocol::Uwsgi, SIZE);
+    let mut ends = roomy();
+    let mut bytes = encode_rows_and_cols(50, 132).to_vec();
+    encode_input(b"a", &mut bytes);
+    encode_input(b"b", &mut bytes);
+    bytes.extend(encode_signal(2));
+    bytes.extend([0, 1, 0, 200]);
+    encode_input(b"c", &mut bytes);
+    session.client_sent(&bytes, &mut Vec::new(), &mut ends);
+    assert_eq!(
+        ends.did,
+        [
+            Did::Resize(50, 132),
+            Did::Terminal(b"ab".to_vec()),
+            Did::Signal(2),
+            Did::Terminal(b"c".to_vec()),
+        ]
+    );
+}
+
+#[test]
+fn a_signal_passes_input_that_waits() {
+    let mut session = Session::new(Protocol::Uwsgi, SIZE);
+    let mut ends = Fake::default();
+    let mut bytes = Vec::new();
+    encode_input(b"never read", &mut bytes);
+    bytes.extend(encode_signal(2));
+    session.client_sent(&bytes, &mut Vec::new(), &mut ends);
+    assert_eq!(ends.did, [Did::Signal(2)]);
+    assert_eq!(session.terminal_interest(), Interest { read: true, write: true });
+}
+
+#[test]
+fn a_flood_takes_the_clients_read_interest_away_and_nothing_is_lost() {
+    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut ends = Fake { terminal_room: 10, ..Fake::default() };
+    let flood: Vec<u8> = (0..INPUT_LIMIT + 10).map(|at| at as u8).collect();
+    session.client_sent(&flood, &mut Vec::new(), &mut ends);
+    assert!(!session.client_interest().read);
+    ends.terminal_room = usize::MAX;
+    session.terminal_writable(&mut ends);
+    assert!(session.client_interest().read);
+    let arrived: Vec<u8> = ends
+        .did
+        .iter()
+        .flat_map(|did| match did {
+            Did::Terminal(bytes) => bytes.clone(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(arrived == flood);
+}
+
+#[test]
+fn a_client_that_does_not_read_stops_the_program_not_the_router() {
+    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut ends = Fake { client_room: 3, ..Fake::default() };
+    session.terminal_sent(b"output", &mut ends);
+    assert_eq!(session.terminal_interest(), Interest { read: false, write: false });
+    assert!(session.client_interest().write);
+    ends.client_room = 100;
+    session.client_writable(&mut ends);
+    assert_eq!(ends.did, [Did::Client(b"out".to_vec()), Did::Client(b"put".to_vec())]);
+    assert!(session.terminal_interest().read);
+}
+
+#[test]
+fn the_end_waits_for_status_output_and_delivery() {
+    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut ends = Fake::default();
+    session.program_ended();
+    assert_eq!(session.verdict(), Verdict::Lives);
+    session.terminal_sent(b"last words", &mut ends);
+    session.terminal_ended();
+    assert_eq!(session.verdict(), Verdict::Lives);
+    ends.client_room = 100;
+    session.client_writable(&mut ends);
+    assert_eq!(session.verdict(), Verdict::Over);
+}
+
+#[test]
+fn a_program_that_closes_its_terminal_and_runs_on_is_waited_for() {
+    let mut session = Session::new(Protocol::Raw, SIZE);
+    session.terminal_ended();
+    assert_eq!(session.verdict(), Verdict::Lives);
+    session.program_ended();
+    assert_eq!(session.verdict(), Verdict::Over);
+}
+
+#[test]
+fn half_close_ends_the_input_after_the_last_byte() {
+    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut ends = Fake::default();
+    session.client_sent(b"last", &mut Vec::new(), &mut ends);
+    session.client_ended();
+    assert!(!session.wants_end_of_input());
+    ends.terminal_room = 100;
+    session.terminal_writable(&mut ends);
+    assert!(session.wants_end_of_input());
+    assert_eq!(session.verdict(), Verdict::Lives);
+    assert!(!session.client_interest().read);
+}
+
+#[test]
+fn a_client_that_left_abandons_the_session() {
+    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut ends = Fake { client_gone: true, ..Fake::default() };
+    session.terminal_sent(b"x", &mut ends);
+    assert_eq!(session.verdict(), Verdict::Abandoned);
+}
+
+#[test]
+fn a_dismissal_is_delivered_first() {
+    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut ends = Fake::default();
+    session.dismiss("timed out", &mut ends);
+    assert_eq!(session.verdict(), Verdict::Lives);
+    ends.client_room = 100;
+    session.client_writable(&mut ends);
+    assert_eq!(ends.did, [Did::Client(b"\r\ntimed out\r\n".to_vec())]);
+    assert_eq!(session.verdict(), Verdict::Over);
+}

@@ -1,0 +1,118 @@
+//! Processes that we started: signals for them, and their status.
+
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+/// A process that is not us, not init, and no group: above 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pid(libc::pid_t);
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By exit(3) with this status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+impl Pid {
+    /// `None` for anything that kill(2) would take for more than one process.
+    pub fn new(pid: libc::pid_t) -> Option<Self> {
+        (pid > 1).then_some(Self(pid))
+    }
+
+    /// Sends a signal by its number. It must not have been reaped, so that
+    /// the number is still its own.
+    ///
+    /// # Errors
+    /// No such signal, or no permission (a set-user-ID program).
+    pub fn signal(self, number: i32) -> io::Result<()> {
+        // SAFETY: no memory is involved; the pid is above 1.
+        if unsafe { libc::kill(self.0, number) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    /// Waits for one that is about to end.
+    pub(super) fn reap_now(self) {
+        while waitpid(nix::unistd::Pid::from_raw(self.0), None) == Err(Errno::EINTR) {}
+    }
+}
+
+impl std::fmt::Display for Pid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Sends a signal to a whole process group, as [`Master::foreground_group`]
+/// names it.
+///
+/// [`Master::foreground_group`]: super::pty::Master::foreground_group
+pub fn signal_group(group: i32, signal: Signal) {
+    if group > 1 {
+        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), signal);
+    }
+}
+
+/// Reaps one child that has ended, whichever.
+pub fn reap_any() -> Option<(Pid, Exit)> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, status)) => {
+                return Some((Pid(pid.as_raw()), Exit::Status(status)));
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                return Some((Pid(pid.as_raw()), Exit::Signal(signal as i32)));
+            }
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
+            // Stops and continues are not asked for; a signal interrupted.
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Kills every process of the session that `leader` leads. The leader must
+/// not have been reaped: its number is the session's.
+pub fn kill_session(leader: Pid) {
+    // A process may fork while we look; the leader goes last, so that the
+    // session keeps its number until then.
+    for _ in 0..3 {
+        let members = members_of_session(leader);
+        if members.is_empty() {
+            break;
+        }
+        for member in members {
+            let _ = member.signal(libc::SIGKILL);
+        }
+    }
+    let _ = leader.signal(libc::SIGKILL);
+}
+
+/// The members of a session except its leader, by /proc (proc(5): field 6 of
+/// stat).
+fn members_of_session(leader: Pid) -> Vec<Pid> {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(Pid::new)
+        .filter(|pid| *pid != leader && session_of(*pid) == Some((leader.0, true)))
+        .collect()
+}
+
+/// The session of a process, and whether it is still running.
+fn session_of(pid: Pid) -> Option<(libc::pid_t, bool)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is a name in parentheses, which may hold anything.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    let session = fields.nth(2)?.parse().ok()?;
+    Some((session, !matches!(state, "Z" | "X")))
+}

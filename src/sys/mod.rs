@@ -1,0 +1,96 @@
+//! The operating system, behind functions that are safe to call. No raw
+//! descriptor leaves this folder: there are types for the roles of one.
+
+pub mod child;
+pub mod environment;
+pub mod poll;
+pub mod pty;
+pub mod signal;
+pub mod socket;
+pub mod spawn;
+pub mod termios;
+
+use std::io;
+
+/// What came of a read that does not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// Nothing now.
+    Blocked,
+    /// The other end has shut down its writing half, or closed.
+    End,
+    /// The other end is gone: nothing can be read or written any more.
+    Gone,
+}
+
+/// What came of a write that does not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// Nothing now.
+    Blocked,
+    /// Nobody will ever read it.
+    Gone,
+}
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Height.
+    pub rows: u16,
+    /// Width.
+    pub cols: u16,
+}
+
+fn read_outcome(result: nix::Result<usize>) -> Read {
+    use nix::errno::Errno;
+    match result {
+        Ok(0) => Read::End,
+        Ok(count) => Read::Bytes(count),
+        Err(Errno::EAGAIN | Errno::EINTR) => Read::Blocked,
+        Err(_) => Read::Gone,
+    }
+}
+
+fn write_outcome(result: nix::Result<usize>) -> Written {
+    use nix::errno::Errno;
+    match result {
+        Ok(0) | Err(Errno::EAGAIN | Errno::EINTR) => Written::Blocked,
+        Ok(count) => Written::Bytes(count),
+        Err(_) => Written::Gone,
+    }
+}
+
+/// The monotonic clock in whole seconds is not what a deadline wants; this is
+/// the wall clock that the server's own deadlines are in (time(2)).
+pub fn wall_clock_seconds() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Raises the soft limit of descriptors to the hard one and returns both as
+/// they are now and as they were (getrlimit(2)).
+///
+/// # Errors
+/// The limit cannot be read or set.
+pub fn raise_descriptor_limit() -> io::Result<DescriptorLimit> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(DescriptorLimit { before: soft, now: hard })
+}
+
+/// A limit of descriptors that was raised.
+#[derive(Clone, Copy, Debug)]
+pub struct DescriptorLimit {
+    /// The soft limit that programs of sessions get back.
+    pub before: u64,
+    /// The limit that holds for us.
+    pub now: u64,
+}

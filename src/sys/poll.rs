@@ -1,0 +1,124 @@
+//! epoll(7), level-triggered.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+/// What one wants to be told of a descriptor. Its hang-up and its errors come
+/// uncalled for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// There is something to read, or the end of it.
+    pub read: bool,
+    /// There is room for a write.
+    pub write: bool,
+}
+
+impl Interest {
+    /// To be told of what there is to read.
+    pub const READ: Self = Self { read: true, write: false };
+
+    fn flags(self) -> EpollFlags {
+        let mut flags = EpollFlags::empty();
+        if self.read {
+            flags |= EpollFlags::EPOLLIN;
+        }
+        if self.write {
+            flags |= EpollFlags::EPOLLOUT;
+        }
+        flags
+    }
+}
+
+/// What happened to a descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    /// The number it was registered under.
+    pub token: u64,
+    /// A read will not block.
+    pub read: bool,
+    /// A write will not block.
+    pub write: bool,
+    /// The other end is gone (EPOLLHUP), or there was an error (EPOLLERR).
+    pub hang_up: bool,
+}
+
+/// A set of descriptors to wait for.
+pub struct Poller {
+    epoll: Epoll,
+    events: Vec<EpollEvent>,
+}
+
+impl Poller {
+    /// A set that reports at most `events` at once.
+    ///
+    /// # Errors
+    /// epoll_create1(2).
+    pub fn new(events: usize) -> io::Result<Self> {
+        Ok(Self {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            events: vec![EpollEvent::empty(); events.max(1)],
+        })
+    }
+
+    /// Adds a descriptor. It must be removed before it is closed: its number
+    /// comes back, and a copy in a child would keep its events coming.
+    ///
+    /// # Errors
+    /// epoll_ctl(2).
+    pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        Ok(self.epoll.add(fd, EpollEvent::new(interest.flags(), token))?)
+    }
+
+    /// Changes what one wants to be told.
+    ///
+    /// # Errors
+    /// epoll_ctl(2).
+    pub fn change(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
+        Ok(self.epoll.modify(fd, &mut EpollEvent::new(interest.flags(), token))?)
+    }
+
+    /// Removes a descriptor.
+    ///
+    /// # Errors
+    /// epoll_ctl(2).
+    pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(self.epoll.delete(fd)?)
+    }
+
+    /// Waits, at most `timeout` (rounded up to a millisecond), and returns
+    /// how many descriptors have something; see [`Poller::ready`]. A signal
+    /// ends the wait with 0.
+    ///
+    /// # Errors
+    /// epoll_wait(2).
+    pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
+        let timeout = match timeout {
+            None => EpollTimeout::NONE,
+            Some(timeout) => {
+                let millis = timeout.as_nanos().div_ceil(1_000_000);
+                EpollTimeout::try_from(u32::try_from(millis).unwrap_or(u32::MAX >> 1))
+                    .unwrap_or(EpollTimeout::MAX)
+            }
+        };
+        match self.epoll.wait(&mut self.events, timeout) {
+            Ok(count) => Ok(count),
+            Err(nix::errno::Errno::EINTR) => Ok(0),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// The one at `index` of those the last wait counted.
+    pub fn ready(&self, index: usize) -> Ready {
+        let event = self.events[index];
+        let flags = event.events();
+        Ready {
+            token: event.data(),
+            read: flags.contains(EpollFlags::EPOLLIN),
+            write: flags.contains(EpollFlags::EPOLLOUT),
+            hang_up: flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR),
+        }
+    }
+}

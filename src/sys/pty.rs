@@ -1,0 +1,198 @@
+//! Pseudo-terminals (pty(7), ioctl_tty(2)).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::stat::Mode;
+use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices};
+
+use super::{Read, Size, Written};
+use crate::error::{Context, Error, Result};
+
+/// The side of a pseudo-terminal that we keep.
+pub struct Master(OwnedFd);
+
+/// The side that becomes a program's terminal.
+pub struct Slave(OwnedFd);
+
+/// What an end of input looks like to the program that has the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndOfInput {
+    /// It was put into the terminal's input.
+    Sent,
+    /// An earlier one, or other input, has not yet been read.
+    Pending,
+    /// The terminal is in raw mode: every byte is data, there is none.
+    None,
+}
+
+/// Opens a terminal of this size. Neither end becomes our controlling
+/// terminal or survives an exec, and the master does not block.
+///
+/// # Errors
+/// There is no pty left, no descriptor, or no devpts in this jail.
+pub fn open(size: Size) -> Result<(Master, Slave)> {
+    let master = open_master()?;
+    // The slave starts locked (unlockpt(3)).
+    let unlock: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads one int.
+    ioctl(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlock) })
+        .context("cannot unlock the new terminal")?;
+    let slave = open_slave(&master)?;
+    let master = Master(master);
+    master.resize(size).context("cannot set the size of the new terminal")?;
+    // So that a backspace in cooked mode takes a character, not a byte.
+    if let Ok(mut attributes) = nix::sys::termios::tcgetattr(&slave) {
+        attributes.input_flags |= InputFlags::IUTF8;
+        let _ = nix::sys::termios::tcsetattr(&slave, SetArg::TCSANOW, &attributes);
+    }
+    Ok((master, Slave(slave)))
+}
+
+fn open_master() -> Result<OwnedFd> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let open = |path: &str| nix::fcntl::open(path, flags, Mode::empty());
+    // A jail may have mounted a devpts of its own, without a /dev/ptmx.
+    open("/dev/ptmx")
+        .or_else(|errno| match errno {
+            nix::errno::Errno::ENOENT | nix::errno::Errno::EACCES => {
+                open("/dev/pts/ptmx").map_err(|_| errno)
+            }
+            other => Err(other),
+        })
+        .context("cannot open a terminal (/dev/ptmx)")
+}
+
+fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // Linux 4.13: by the master, whatever is mounted on /dev/pts here.
+    // SAFETY: TIOCGPTPEER takes open(2) flags and returns a descriptor.
+    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    if fd >= 0 {
+        // SAFETY: it is new and ours.
+        return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    let error = io::Error::last_os_error();
+    if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTTY)) {
+        return Err(error).context("cannot open the slave of the new terminal");
+    }
+    let mut number: libc::c_uint = 0;
+    // SAFETY: TIOCGPTN writes one unsigned int.
+    ioctl(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number) })
+        .context("cannot name the new terminal")?;
+    let path = format!("/dev/pts/{number}");
+    nix::fcntl::open(
+        path.as_str(),
+        OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .context(format!("cannot open {path}"))
+}
+
+fn ioctl(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+impl Master {
+    /// Reads what the program wrote. [`Read::Gone`] (EIO) is the end: no
+    /// process has the slave open, and everything written to it was read.
+    pub fn read(&self, buffer: &mut [u8]) -> Read {
+        super::read_outcome(nix::unistd::read(&self.0, buffer))
+    }
+
+    /// Writes input for the program.
+    pub fn write(&self, bytes: &[u8]) -> Written {
+        super::write_outcome(nix::unistd::write(&self.0, bytes))
+    }
+
+    /// Sets the size; the foreground process group gets SIGWINCH if it is
+    /// another one than before.
+    ///
+    /// # Errors
+    /// ioctl(2) TIOCSWINSZ.
+    pub fn resize(&self, size: Size) -> io::Result<()> {
+        let size =
+            libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: TIOCSWINSZ reads one winsize.
+        ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSWINSZ, &size) })
+    }
+
+    /// Sends SIGINT, SIGQUIT or SIGTSTP to the foreground process group, as
+    /// the terminal itself does for its special characters: the kernel finds
+    /// the group and asks for no permission.
+    ///
+    /// # Errors
+    /// ioctl(2) TIOCSIG: another signal than these.
+    pub fn signal_foreground(&self, signal: i32) -> io::Result<()> {
+        // SAFETY: TIOCSIG takes a number.
+        ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSIG, signal) })
+    }
+
+    /// The foreground process group; `None` where the session is over: the
+    /// kernel then says 0, and a signal to group 0 would hit ourselves.
+    pub fn foreground_group(&self) -> Option<i32> {
+        let mut group: libc::pid_t = 0;
+        // SAFETY: TIOCGPGRP writes one pid_t.
+        ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCGPGRP, &mut group) }).ok()?;
+        (group > 1).then_some(group)
+    }
+
+    /// Lets the program's next read see the end of file, as the terminal's
+    /// own end-of-file character does. In raw mode there is no such thing; in
+    /// a line editor's mode (no ICANON, but ISIG) the editor takes the
+    /// character for it.
+    pub fn end_input(&self) -> EndOfInput {
+        let Ok(slave) = open_slave(&self.0) else {
+            return EndOfInput::Pending;
+        };
+        let mut poll = [PollFd::new(slave.as_fd(), PollFlags::POLLIN)];
+        let pending = nix::poll::poll(&mut poll, PollTimeout::ZERO);
+        let Ok(attributes) = nix::sys::termios::tcgetattr(&slave) else {
+            return EndOfInput::Pending;
+        };
+        if !attributes.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ISIG) {
+            return EndOfInput::None;
+        }
+        if pending != Ok(0) {
+            return EndOfInput::Pending;
+        }
+        let character = match attributes.control_chars[SpecialCharacterIndices::VEOF as usize] {
+            0 => 4,
+            character => character,
+        };
+        match self.write(&[character]) {
+            Written::Bytes(_) => EndOfInput::Sent,
+            Written::Blocked | Written::Gone => EndOfInput::Pending,
+        }
+    }
+}
+
+impl AsFd for Master {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Slave {
+    /// For spawn.c, which gives it to the program.
+    pub(super) fn as_raw(&self) -> libc::c_int {
+        self.0.as_raw_fd()
+    }
+}
+
+/// The size of the terminal on standard input (ioctl(2) TIOCGWINSZ).
+///
+/// # Errors
+/// Standard input is no terminal.
+pub fn size_of_stdin() -> Result<Size> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize.
+    ioctl(unsafe { libc::ioctl(0, libc::TIOCGWINSZ, &mut size) })
+        .map_err(|_| Error::new("standard input is no terminal"))?;
+    Ok(Size { rows: size.ws_row, cols: size.ws_col })
+}

@@ -1,0 +1,268 @@
+//! Stream sockets, of the UNIX and the TCP kind (unix(7), tcp(7)).
+
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockaddrLike, SockaddrStorage, setsockopt, sockopt,
+};
+
+use super::{Read, Written};
+use crate::error::{Context, Error, Result};
+
+/// A socket that waits for connections and belongs to the server.
+#[derive(Clone, Copy)]
+pub struct Listener(BorrowedFd<'static>);
+
+/// A connection. Reads and writes do not wait.
+pub struct Stream(OwnedFd);
+
+/// What a connection comes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// A UNIX socket: a peer that closes is told from one that only shuts
+    /// down its writing half.
+    Unix,
+    /// TCP: it is not, until the next byte to it fails.
+    Tcp,
+}
+
+impl Listener {
+    /// A listening socket that stays open as long as the process lives.
+    ///
+    /// # Errors
+    /// It is none, or cannot be made non-blocking.
+    pub fn of_the_server(fd: i32) -> Result<Self> {
+        let not = || Error::new(format!("descriptor {fd} is not a listening socket"));
+        if fd < 0 {
+            return Err(not());
+        }
+        // SAFETY: the caller says that the server keeps it open; if it is not
+        // open at all, the next call says so.
+        let listener = unsafe { BorrowedFd::borrow_raw(fd) };
+        match nix::sys::socket::getsockopt(&listener, sockopt::AcceptConn) {
+            Ok(true) => {}
+            Ok(false) | Err(_) => return Err(not()),
+        }
+        // SAFETY: fcntl(2) with two flags; no memory is involved.
+        let set = unsafe {
+            let flags = libc::fcntl(fd, libc::F_GETFL);
+            libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK)
+        };
+        if set < 0 {
+            return Err(io::Error::last_os_error())
+                .context(format!("cannot make descriptor {fd} non-blocking"));
+        }
+        Ok(Self(listener))
+    }
+
+    /// Takes the next connection; `None` when there is none now, or when it
+    /// went away again.
+    ///
+    /// # Errors
+    /// Out of descriptors or memory.
+    pub fn accept(self) -> io::Result<Option<(Stream, Transport)>> {
+        let mut storage = std::mem::MaybeUninit::<libc::sockaddr_storage>::zeroed();
+        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        // SAFETY: storage has room for every address, and length says so.
+        let fd = unsafe {
+            libc::accept4(
+                self.0.as_raw_fd(),
+                storage.as_mut_ptr().cast(),
+                &mut length,
+                libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            )
+        };
+        if fd < 0 {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => Err(error),
+                _ => Ok(None),
+            };
+        }
+        // SAFETY: it is new and ours.
+        let stream = Stream(unsafe { OwnedFd::from_raw_fd(fd) });
+        // SAFETY: zeroed, and filled by the kernel as far as it had to.
+        let family = unsafe { storage.assume_init() }.ss_family;
+        let transport =
+            if i32::from(family) == libc::AF_UNIX { Transport::Unix } else { Transport::Tcp };
+        if transport == Transport::Tcp {
+            // Every key wants its echo at once.
+            let _ = setsockopt(&stream.0, sockopt::TcpNoDelay, &true);
+            // So that a client whose machine vanished is noticed.
+            stream.keep_alive(60, 15, 4);
+        }
+        Ok(Some((stream, transport)))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0
+    }
+}
+
+impl Stream {
+    /// Reads; [`Read::End`] when the peer will send no more.
+    pub fn read(&self, buffer: &mut [u8]) -> Read {
+        super::read_outcome(nix::unistd::read(&self.0, buffer))
+    }
+
+    /// Writes, and never raises SIGPIPE.
+    pub fn write(&self, bytes: &[u8]) -> Written {
+        super::write_outcome(nix::sys::socket::send(
+            self.0.as_raw_fd(),
+            bytes,
+            MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
+        ))
+    }
+
+    /// Tells the peer that no more will come.
+    pub fn end(&self) {
+        let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Write);
+    }
+
+    /// Probes an idle TCP peer: after `idle` seconds, every `interval`, and
+    /// gives up after `probes` (tcp(7)).
+    pub fn keep_alive(&self, idle: u32, interval: u32, probes: u32) {
+        let _ = setsockopt(&self.0, sockopt::KeepAlive, &true);
+        let _ = setsockopt(&self.0, sockopt::TcpKeepIdle, &idle);
+        let _ = setsockopt(&self.0, sockopt::TcpKeepInterval, &interval);
+        let _ = setsockopt(&self.0, sockopt::TcpKeepCount, &probes);
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Whether the address of the server's notation is one of TCP.
+pub fn is_tcp(address: &str) -> bool {
+    address.contains(':')
+}
+
+/// Connects to an address as the server writes it: a path, `@name` or
+/// `\0name` (abstract), `host:port`, `:port`, `[::1]:port`.
+///
+/// # Errors
+/// Says the address and why.
+pub fn connect(address: &str, timeout: Duration) -> Result<(Stream, Transport)> {
+    let failed = || format!("cannot connect to {address}");
+    let (fd, transport) = if is_tcp(address) {
+        (connect_tcp(address, timeout)?, Transport::Tcp)
+    } else {
+        (connect_unix(address).context(failed())?, Transport::Unix)
+    };
+    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+        .context(failed())?;
+    let stream = Stream(fd);
+    if transport == Transport::Tcp {
+        let _ = setsockopt(&stream.0, sockopt::TcpNoDelay, &true);
+        stream.keep_alive(60, 15, 4);
+    }
+    Ok((stream, transport))
+}
+
+fn connect_unix(address: &str) -> io::Result<OwnedFd> {
+    let Some(name) = address.strip_prefix('@').or_else(|| address.strip_prefix("\\0")) else {
+        return Ok(UnixStream::connect(address)?.into());
+    };
+    // The server binds an abstract name with a NUL at its end; others do not.
+    let connect = |name: &[u8]| UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?);
+    let with_nul = [name.as_bytes(), b"\0"].concat();
+    Ok(connect(&with_nul).or_else(|_| connect(name.as_bytes()))?.into())
+}
+
+fn connect_tcp(address: &str, timeout: Duration) -> Result<OwnedFd> {
+    let local;
+    let full = match address.strip_prefix(':') {
+        Some(port) => {
+            local = format!("127.0.0.1:{port}");
+            &local
+        }
+        None => address,
+    };
+    let addresses = full
+        .to_socket_addrs()
+        .map_err(|error| Error::new(format!("cannot connect to {address}: {error}")))?;
+    let mut last = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+    for candidate in addresses {
+        match TcpStream::connect_timeout(&candidate, timeout) {
+            Ok(stream) => return Ok(stream.into()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                last = io::Error::from_raw_os_error(libc::ETIMEDOUT);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last).context(format!("cannot connect to {address}"))
+}
+
+/// The family of a socket, for one that came from elsewhere (`fd://N`).
+pub fn transport_of(fd: BorrowedFd<'_>) -> Option<Transport> {
+    let address: SockaddrStorage = nix::sys::socket::getsockname(fd.as_raw_fd()).ok()?;
+    match address.family()? {
+        AddressFamily::Unix => Some(Transport::Unix),
+        AddressFamily::Inet | AddressFamily::Inet6 => Some(Transport::Tcp),
+        _ => None,
+    }
+}
+
+impl Stream {
+    /// Whether a TCP peer that has shut down its writing half has in truth
+    /// closed its socket. TCP itself does not tell; but of a peer on this
+    /// machine the kernel lists the socket (proc_net_tcp: no inode once
+    /// nobody holds it). Of a peer elsewhere this never says so.
+    pub fn local_peer_has_closed(&self) -> bool {
+        let us = nix::sys::socket::getsockname::<SockaddrStorage>(self.0.as_raw_fd());
+        let peer = nix::sys::socket::getpeername::<SockaddrStorage>(self.0.as_raw_fd());
+        let (Ok(us), Ok(peer)) = (us, peer) else {
+            return true;
+        };
+        let (table, us, peer) = match (us.as_sockaddr_in(), peer.as_sockaddr_in()) {
+            (Some(us), Some(peer)) => ("/proc/net/tcp", v4(us), v4(peer)),
+            _ => match (us.as_sockaddr_in6(), peer.as_sockaddr_in6()) {
+                (Some(us), Some(peer)) => ("/proc/net/tcp6", v6(us), v6(peer)),
+                _ => return false,
+            },
+        };
+        let Ok(sockets) = std::fs::read_to_string(table) else {
+            return false;
+        };
+        let (mut ours_is_listed, mut theirs_is_open, mut theirs_is_listed) = (false, false, false);
+        for line in sockets.lines() {
+            let mut fields = line.split_ascii_whitespace().skip(1);
+            let (Some(local), Some(remote)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            ours_is_listed |= local == us && remote == peer;
+            if local == peer && remote == us {
+                theirs_is_listed = true;
+                // state, queues, timer, retransmissions, uid, timeout, inode
+                theirs_is_open |= fields.nth(6).is_some_and(|inode| inode != "0");
+            }
+        }
+        ours_is_listed && theirs_is_listed && !theirs_is_open
+    }
+}
+
+fn v4(address: &nix::sys::socket::SockaddrIn) -> String {
+    let ip = u32::from_ne_bytes(address.ip().octets());
+    format!("{ip:08X}:{:04X}", address.port())
+}
+
+fn v6(address: &nix::sys::socket::SockaddrIn6) -> String {
+    let words: String = address
+        .ip()
+        .octets()
+        .chunks_exact(4)
+        .map(|word| format!("{:08X}", u32::from_ne_bytes([word[0], word[1], word[2], word[3]])))
+        .collect();
+    format!("{words}:{:04X}", address.port())
+}

@@ -1,0 +1,109 @@
+/*
+ * From vfork(2) to execve(2), in C: the child runs in its parent's memory, on
+ * its parent's stack, and Rust gives no word on what code it emits there.
+ *
+ * vfork, because fork(2) copies the page tables: from a server of some
+ * gigabytes a session would cost a tenth of a second.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+
+/* The same in spawn.rs. */
+struct forkpty_plan {
+	const char *path;
+	char *const *argv;
+	char *const *envp;
+	const char *cwd; /* NULL: the parent's */
+	int terminal;
+	int restore_nofile; /* whether to set the soft limit below */
+	unsigned long nofile;
+};
+
+/* Close everything from 3 on: the program gets its terminal and nothing else. */
+static void close_the_rest(void)
+{
+	struct rlimit limit;
+	int fd, end = 65536;
+
+	if (syscall(SYS_close_range, 3U, ~0U, 0U) == 0)
+		return;
+	/* Linux before 5.9. */
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 1u << 20)
+		end = (int)limit.rlim_cur;
+	for (fd = 3; fd < end; fd++)
+		close(fd);
+}
+
+/* Returns the errno of what failed; on success it does not return. */
+static int become(const struct forkpty_plan *plan)
+{
+	struct sigaction action = {.sa_handler = SIG_DFL};
+	sigset_t none;
+	int signal, terminal = plan->terminal;
+
+	/*
+	 * The server ignores half of the signals, and an ignored signal stays
+	 * ignored across an exec. All are blocked here, so no handler of the
+	 * parent can run in the memory that we share.
+	 */
+	for (signal = 1; signal < NSIG; signal++)
+		sigaction(signal, &action, NULL);
+
+	if (setsid() < 0)
+		return errno;
+	if (terminal < 3 && (terminal = fcntl(terminal, F_DUPFD, 3)) < 0)
+		return errno;
+	if (ioctl(terminal, TIOCSCTTY, 0) < 0)
+		return errno;
+	if (dup2(terminal, 0) < 0 || dup2(terminal, 1) < 0 || dup2(terminal, 2) < 0)
+		return errno;
+	close_the_rest();
+	if (plan->restore_nofile) {
+		struct rlimit limit;
+
+		if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+			limit.rlim_cur = plan->nofile;
+			setrlimit(RLIMIT_NOFILE, &limit);
+		}
+	}
+	if (plan->cwd && chdir(plan->cwd) < 0)
+		return errno;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	execve(plan->path, plan->argv, plan->envp);
+	return errno;
+}
+
+/*
+ * Starts the program as the leader of a new session on plan->terminal.
+ * Returns its pid, or -1; *error is 0, or the errno of what failed, and where
+ * there is a pid, too, that child is about to end and wants to be reaped.
+ */
+pid_t forkpty_spawn(const struct forkpty_plan *plan, volatile int *error)
+{
+	sigset_t all, before;
+	pid_t pid;
+
+	*error = 0;
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
+	pid = vfork();
+	if (pid == 0) {
+		*error = become(plan);
+		_exit(127);
+	}
+	if (pid < 0)
+		*error = errno;
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return pid;
+}

@@ -1,0 +1,107 @@
+//! Starts the program of a session; see spawn.c for what happens between
+//! vfork(2) and execve(2).
+
+use std::ffi::{CStr, CString};
+use std::io;
+
+use super::DescriptorLimit;
+use super::child::Pid;
+use super::pty::Slave;
+use crate::error::{Context, Error, Result};
+
+/// The same in spawn.c.
+#[repr(C)]
+struct Plan {
+    path: *const libc::c_char,
+    argv: *const *const libc::c_char,
+    envp: *const *const libc::c_char,
+    cwd: *const libc::c_char,
+    terminal: libc::c_int,
+    restore_nofile: libc::c_int,
+    nofile: libc::c_ulong,
+}
+
+unsafe extern "C" {
+    fn forkpty_spawn(plan: *const Plan, error: *mut libc::c_int) -> libc::pid_t;
+}
+
+/// A program with its arguments and environment, ready to be started any
+/// number of times.
+pub struct Program {
+    path: CString,
+    argv: Vec<CString>,
+    envp: Vec<CString>,
+    nofile: Option<DescriptorLimit>,
+}
+
+impl Program {
+    /// A command with a blank goes through `shell -c`, another one is
+    /// executed as it is, as the C plugin does.
+    pub fn from_command(command: &CStr, shell: &CStr) -> Self {
+        let blank = command.to_bytes().iter().any(|byte| matches!(byte, b' ' | b'\t'));
+        let (path, argv) = if blank {
+            (shell.to_owned(), vec![shell.to_owned(), c"-c".to_owned(), command.to_owned()])
+        } else {
+            (command.to_owned(), vec![command.to_owned()])
+        };
+        Self { path, argv, envp: Vec::new(), nofile: None }
+    }
+
+    /// Sets the whole environment (`NAME=value`).
+    pub fn environment(mut self, envp: Vec<CString>) -> Self {
+        self.envp = envp;
+        self
+    }
+
+    /// Gives the program the soft limit of descriptors from before it was raised.
+    pub fn descriptor_limit(mut self, limit: Option<DescriptorLimit>) -> Self {
+        self.nofile = limit.filter(|limit| limit.before != limit.now);
+        self
+    }
+
+    /// Starts it as the leader of a new session whose controlling terminal is
+    /// `slave`, with descriptors 0, 1 and 2 on it and no others, every signal
+    /// at its default and none blocked. Returns when it has been executed.
+    ///
+    /// # Errors
+    /// It cannot be executed, or there can be no more processes.
+    pub fn spawn(&self, slave: &Slave) -> Result<Pid> {
+        let argv = pointers(&self.argv);
+        let envp = pointers(&self.envp);
+        let plan = Plan {
+            path: self.path.as_ptr(),
+            argv: argv.as_ptr(),
+            envp: envp.as_ptr(),
+            cwd: std::ptr::null(),
+            terminal: slave.as_raw(),
+            restore_nofile: self.nofile.is_some().into(),
+            nofile: self.nofile.map_or(0, |limit| limit.before),
+        };
+        let mut errno = 0;
+        // SAFETY: all pointers of the plan are NUL-terminated strings, or
+        // NULL-terminated arrays of such, that outlive the call; the child
+        // has left our memory when it returns.
+        let pid = unsafe { forkpty_spawn(&plan, &mut errno) };
+        let Some(pid) = Pid::new(pid) else {
+            return Err(io::Error::from_raw_os_error(errno)).context("cannot start a process");
+        };
+        if errno != 0 {
+            pid.reap_now();
+            return Err(self.refusal(errno));
+        }
+        Ok(pid)
+    }
+
+    fn refusal(&self, errno: i32) -> Error {
+        let path = self.path.to_string_lossy();
+        let hint = match errno {
+            libc::ENOENT if !path.contains('/') => " (give a full path)",
+            _ => "",
+        };
+        Error::new(format!("cannot execute {path}: {}{hint}", crate::error::errno_text(errno)))
+    }
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+}

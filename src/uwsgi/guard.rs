@@ -1,0 +1,27 @@
+//! The gate that everything C calls goes through.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::log::log;
+
+/// Runs what C called; a panic is logged and becomes `on_panic`, because an
+/// unwinding that reaches a C frame would abort the server.
+pub fn guard<R>(what: &str, on_panic: R, body: impl FnOnce() -> R) -> R {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(result) => result,
+        Err(payload) => {
+            log(&format!("forkptyrouter: internal error in {what}: {}", text(&*payload)));
+            on_panic
+        }
+    }
+}
+
+/// What a panic said.
+pub fn text(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
+}

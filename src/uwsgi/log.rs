@@ -1,0 +1,14 @@
+//! Lines for the server's log.
+
+use std::ffi::c_int;
+
+use crate::ffi;
+
+/// Writes one line to the server's log (`uwsgi_log`).
+pub fn log(line: &str) {
+    // uwsgi_log is printf-like: what we print is always an argument, never
+    // the format, and its length is explicit.
+    let length = c_int::try_from(line.len()).unwrap_or(c_int::MAX);
+    // SAFETY: %.*s reads at most `length` bytes from `line`, which has them.
+    unsafe { ffi::uwsgi_log(c"%.*s\n".as_ptr(), length, line.as_ptr()) };
+}

@@ -1,0 +1,10 @@
+//! The server that loads the library, behind functions that are safe to call.
+//! No raw pointer of the server leaves this folder.
+
+pub mod abi;
+pub mod fingerprint;
+pub mod gateway;
+pub mod guard;
+pub mod log;
+pub mod options;
+pub mod server;

@@ -1,0 +1,2 @@
+typedef struct pcre pcre;
+typedef struct pcre_extra pcre_extra;

@@ -1,0 +1,1 @@
+typedef struct pcre2_code pcre2_code;

@@ -1,0 +1,1 @@
+typedef int cap_value_t;

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use once_cell::sync::Lazy;
 
-use crate::config::router::{Key, OPTIONS, Router};
+use crate::config::{pty, router};
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::proto::Protocol;
@@ -15,27 +15,40 @@ use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::{abi, guard::guard, log::log, options, server};
 
 /// The router's options as they are read, on the server's only thread.
-static ROUTER: Lazy<Mutex<Router>> = Lazy::new(Mutex::default);
+static ROUTER: Lazy<Mutex<router::Router>> = Lazy::new(Mutex::default);
 
-static ROUTER_OPTIONS: OptionTable<{ OPTIONS.len() + 1 }> = {
-    let mut specs =
-        [const { Spec { name: c"", takes_value: false, help: c"", implies: Implies::Nothing } };
-            OPTIONS.len()];
+static ROUTER_OPTIONS: OptionTable<{ router::OPTIONS.len() + 1 }> = {
+    let mut specs = [Spec::NONE; router::OPTIONS.len()];
     let mut at = 0;
-    while at < OPTIONS.len() {
-        let option = &OPTIONS[at];
-        specs[at] = Spec {
-            name: option.name,
-            takes_value: option.takes_value,
-            help: option.help,
-            implies: match option.key {
-                Key::Listen(_) | Key::Zerg => Implies::Master,
-                _ => Implies::Nothing,
-            },
+    while at < specs.len() {
+        let option = &router::OPTIONS[at];
+        let implies = match option.key {
+            router::Key::Listen(_) | router::Key::Zerg => Implies::Master,
+            _ => Implies::Nothing,
         };
+        specs[at] = Spec::new(option.name, option.takes_value, option.help, implies);
         at += 1;
     }
     OptionTable::new(&specs, router_option)
+};
+
+/// The pty plugin's options as they are read, on the server's only thread.
+static PTY: Lazy<Mutex<pty::Pty>> = Lazy::new(Mutex::default);
+
+static PTY_OPTIONS: OptionTable<{ pty::OPTIONS.len() + 1 }> = {
+    let mut specs = [Spec::NONE; pty::OPTIONS.len()];
+    let mut at = 0;
+    while at < specs.len() {
+        let option = &pty::OPTIONS[at];
+        let implies = match option.key {
+            pty::Key::Connect(_) => Implies::Quiet,
+            pty::Key::Socket | pty::Key::ReadonlySocket => Implies::Master,
+            _ => Implies::Nothing,
+        };
+        specs[at] = Spec::new(option.name, option.takes_value, option.help, implies);
+        at += 1;
+    }
+    OptionTable::new(&specs, pty_option)
 };
 
 /// What the server's loader looks up: `--plugin forkptyrouter`.
@@ -47,6 +60,19 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     plugin.name = c"forkptyrouter".as_ptr();
     plugin.options = ROUTER_OPTIONS.as_ptr();
     plugin.init = Some(router_init);
+    plugin
+};
+
+/// What the server's loader looks up: `--plugin pty`.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut pty_plugin: ffi::uwsgi_plugin = {
+    // SAFETY: as above.
+    let mut plugin: ffi::uwsgi_plugin = unsafe { std::mem::zeroed() };
+    plugin.name = c"pty".as_ptr();
+    plugin.options = PTY_OPTIONS.as_ptr();
+    plugin.init = Some(pty_init);
+    plugin.post_fork = Some(pty_post_fork);
     plugin
 };
 
@@ -66,6 +92,7 @@ static CHECK: extern "C" fn() = {
             // anybody can see the symbols.
             unsafe {
                 forkptyrouter_plugin.name = std::ptr::null();
+                pty_plugin.name = std::ptr::null();
             }
         }
     }
@@ -78,14 +105,12 @@ unsafe extern "C" fn router_option(name: *mut c_char, value: *mut c_char, _: *mu
 }
 
 fn set_router_option(name: &str, value: &str) -> Result<()> {
-    let option = OPTIONS
+    use router::Key;
+    let option = router::OPTIONS
         .iter()
         .find(|option| option.name.to_bytes() == name.as_bytes())
         .ok_or_else(|| Error::new(format!("option {name} is not one of the router's")))?;
-    ROUTER
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .set(option.key, name, value)?;
+    locked(&ROUTER).set(option.key, name, value)?;
     match option.key {
         Key::Listen(Protocol::Raw) => gateway::add_socket(value, Role::Raw),
         Key::Listen(Protocol::Uwsgi) => gateway::add_socket(value, Role::Uwsgi),
@@ -94,10 +119,29 @@ fn set_router_option(name: &str, value: &str) -> Result<()> {
     }
 }
 
+unsafe extern "C" fn pty_option(name: *mut c_char, value: *mut c_char, _: *mut c_void) {
+    // SAFETY: the server's own strings.
+    unsafe { options::receive(name, value, set_pty_option) };
+}
+
+fn set_pty_option(name: &str, value: &str) -> Result<()> {
+    let option = pty::OPTIONS
+        .iter()
+        .find(|option| option.name.to_bytes() == name.as_bytes())
+        .ok_or_else(|| Error::new(format!("option {name} is not one of the pty plugin's")))?;
+    locked(&PTY).set(option.key, name, value)
+}
+
+/// Options are set on one thread and read afterwards: what a panic left
+/// behind is as good as before.
+fn locked<T>(options: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    options.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Binds the sockets and registers the gateways.
 unsafe extern "C" fn router_init() -> c_int {
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
-        let config = ROUTER.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let config = locked(&ROUTER).clone();
         for remark in &config.remarks {
             log(&format!("forkptyrouter: {remark}"));
         }
@@ -109,7 +153,7 @@ unsafe extern "C" fn router_init() -> c_int {
         }
         gateway::bind_sockets()?;
         gateway::register(config.processes, config.harakiri, |gateway| {
-            let config = ROUTER.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)
         })
     });
@@ -118,4 +162,33 @@ unsafe extern "C" fn router_init() -> c_int {
         server::exit(1);
     }
     0
+}
+
+/// Runs the client, or binds the sockets of the shared terminal.
+unsafe extern "C" fn pty_init() -> c_int {
+    let config = locked(&PTY).clone();
+    if let Some(client) = config.client() {
+        let status =
+            guard("the pty client", crate::pty_client::LOST, || crate::pty_client::run(&client));
+        server::exit(status);
+    }
+    let outcome = guard("the start", Err(Error::new("cannot start")), || {
+        crate::pty_server::bind(&config.server)
+    });
+    if let Err(error) = outcome {
+        log(&format!("pty: {error}"));
+        server::exit(1);
+    }
+    0
+}
+
+/// A process of the server has been forked: the first worker gets the shared
+/// terminal.
+unsafe extern "C" fn pty_post_fork() {
+    guard("the shared terminal", (), || {
+        let config = locked(&PTY).server.clone();
+        if let Err(error) = crate::pty_server::start(&config) {
+            log(&format!("pty: no shared terminal: {error}"));
+        }
+    });
 }

@@ -38,6 +38,10 @@ impl Pid {
         Ok(())
     }
 
+    pub(super) fn as_raw(self) -> libc::pid_t {
+        self.0
+    }
+
     /// Waits for one that is about to end.
     pub(super) fn reap_now(self) {
         while waitpid(nix::unistd::Pid::from_raw(self.0), None) == Err(Errno::EINTR) {}

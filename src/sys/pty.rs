@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices};
 
 use super::{Read, Size, Written};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 
 /// The side of a pseudo-terminal that we keep.
 pub struct Master(OwnedFd);
@@ -185,14 +185,15 @@ impl Slave {
     }
 }
 
-/// The size of the terminal on standard input (ioctl(2) TIOCGWINSZ).
-///
-/// # Errors
-/// Standard input is no terminal.
-pub fn size_of_stdin() -> Result<Size> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes one winsize.
-    ioctl(unsafe { libc::ioctl(0, libc::TIOCGWINSZ, &mut size) })
-        .map_err(|_| Error::new("standard input is no terminal"))?;
-    Ok(Size { rows: size.ws_row, cols: size.ws_col })
+/// The size of the terminal at standard input or, where that is none, at
+/// standard output (ioctl(2) TIOCGWINSZ); `None` where neither is one or it
+/// does not know its size.
+pub fn size_of_ours() -> Option<Size> {
+    [0, 1].into_iter().find_map(|fd| {
+        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: TIOCGWINSZ writes one winsize.
+        ioctl(unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &mut size) }).ok()?;
+        (size.ws_row > 0 && size.ws_col > 0)
+            .then_some(Size { rows: size.ws_row, cols: size.ws_col })
+    })
 }

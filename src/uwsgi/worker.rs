@@ -35,7 +35,7 @@ pub fn before_language_plugins(hook: Hook) {
                 continue;
             };
             if let Some(next) = plugin.post_fork {
-                if next as *const () as usize == first as *const () as usize {
+                if std::ptr::fn_addr_eq(next, first as Hook) {
                     return;
                 }
                 *NEXT.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(next);

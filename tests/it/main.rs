@@ -6,4 +6,9 @@
 
 mod harness;
 
+mod addresses;
+mod departure;
+mod protocol;
+mod session;
 mod start;
+mod stream;

@@ -61,9 +61,10 @@ impl Process {
 
 /// Every process, of everybody.
 pub fn all() -> Vec<Process> {
-    let numbers = fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| {
-        entry.ok()?.file_name().to_str()?.parse().ok()
-    });
+    let numbers = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     numbers.filter_map(Process::of).collect()
 }
 

@@ -174,7 +174,8 @@ impl Setup {
         // SAFETY: setsid and dup2 are async-signal-safe; the numbers are
         // those of descriptors that live until the spawn returns.
         unsafe {
-            let inherited: Vec<_> = inherited.iter().map(|(fd, to)| (fd.as_raw_fd(), *to)).collect();
+            let inherited: Vec<_> =
+                inherited.iter().map(|(fd, to)| (fd.as_raw_fd(), *to)).collect();
             self.command.pre_exec(move || {
                 nix::unistd::setsid()?;
                 for (from, to) in &inherited {

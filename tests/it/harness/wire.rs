@@ -166,12 +166,15 @@ impl Wire {
         shutdown(self.fd.as_raw_fd(), Shutdown::Write).expect("shut down the writing half");
     }
 
-    /// Has a shell run a command, and returns what the terminal showed.
+    /// Has a shell run a command, and returns what the command printed.
     #[track_caller]
     pub fn shell(&mut self, command: &str) -> String {
-        // The terminal echoes the line; only the shell joins the two words.
-        self.send(format!("{command}; echo 'do''ne'\n"));
-        self.read_until("done\r\n")
+        // The terminal echoes the line; only the shell joins the words.
+        self.send(format!("echo 'be''gin'; {command}; echo 'do''ne'\n"));
+        self.read_until("begin\r\n");
+        let mut output = self.read_until("done\r\n");
+        output.truncate(output.len() - "done\r\n".len());
+        output
     }
 
     #[track_caller]

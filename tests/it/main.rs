@@ -7,8 +7,12 @@
 mod harness;
 
 mod addresses;
+mod compat;
 mod departure;
+mod documentation;
 mod protocol;
+mod resources;
 mod session;
 mod start;
+mod stats;
 mod stream;

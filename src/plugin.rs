@@ -80,9 +80,9 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
 
 /// Runs when the library is loaded, before the server reads a plugin struct.
 /// A plugin without a name is one that the server refuses.
-#[cfg(not(test))]
-#[used]
-#[unsafe(link_section = ".init_array")]
+// Not in a test program, which no server loads.
+#[cfg_attr(not(test), used, unsafe(link_section = ".init_array"))]
+#[cfg_attr(test, allow(dead_code))]
 static CHECK: extern "C" fn() = {
     extern "C" fn check() {
         let outcome = std::panic::catch_unwind(abi::check)

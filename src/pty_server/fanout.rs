@@ -70,9 +70,9 @@ mod tests {
     fn then_the_last_whole_lines() {
         let mut scrollback = Scrollback::new(12);
         scrollback.push(b"first\r\nsecond\r\n$ ");
-        assert_eq!(shown(&scrollback), b"$ ");
-        scrollback.push(b"x");
-        assert_eq!(shown(&scrollback), b"$ x");
+        assert_eq!(shown(&scrollback), b"second\r\n$ ");
+        scrollback.push(b"xyz");
+        assert_eq!(shown(&scrollback), b"$ xyz");
     }
 
     #[test]

@@ -38,7 +38,8 @@ impl Pid {
         Ok(())
     }
 
-    pub(super) fn as_raw(self) -> libc::pid_t {
+    /// The number.
+    pub fn as_raw(self) -> libc::pid_t {
         self.0
     }
 

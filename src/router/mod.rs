@@ -14,6 +14,8 @@
 mod aftercare;
 mod attach;
 mod depart;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod stats;
 mod table;
 mod timers;

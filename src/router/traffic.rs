@@ -109,6 +109,8 @@ impl GatewayLoop {
         if ready.read && session.client_interest().read {
             match wires.client.read(&mut self.buffer[..]) {
                 Read::Bytes(count) => {
+                    #[cfg(feature = "fault-injection")]
+                    super::fault::strike(&self.buffer[..count]);
                     session.client_sent(&self.buffer[..count], &mut self.gather, wires);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose

@@ -24,8 +24,8 @@ fn a_client_that_leaves_takes_shell_and_job_with_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = listener.local_addr().unwrap().to_string();
         let server = Setup::new(flavor)
-            .inherit(listener.into(), 9)
-            .option("forkpty-router", "fd://9")
+            .inherit(listener)
+            .option("forkpty-router", "fd://900")
             .option("forkpty-router", "{dir}/s")
             .start();
         for address in [server.path("s"), tcp] {

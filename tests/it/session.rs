@@ -39,6 +39,10 @@ fn a_program_has_its_terminal_and_nothing_else() {
     });
 }
 
+/// 32 and 33 are the C library's own: its posix_spawn leaves them ignored in
+/// whatever it starts (cargo, this test), and its sigaction refuses them.
+const OF_THE_C_LIBRARY: u64 = 0b11 << 31;
+
 #[test]
 fn a_program_starts_with_every_signal_at_its_default() {
     on_every_server(|flavor| {
@@ -46,7 +50,8 @@ fn a_program_starts_with_every_signal_at_its_default() {
         let _session = server.connect("s");
         for program in program_named(&server, "cat", 1) {
             for mask in ["SigIgn", "SigBlk", "SigPnd", "ShdPnd", "SigCgt"] {
-                assert_eq!(process::signals(program.pid, mask), Some(0), "{mask}");
+                let signals = process::signals(program.pid, mask).expect("the program runs");
+                assert_eq!(signals & !OF_THE_C_LIBRARY, 0, "{mask}: {signals:x}");
             }
         }
     });
@@ -136,7 +141,7 @@ fn a_command_that_cannot_be_executed_says_why() {
                 assert!(told.contains(&named) && told.contains(why), "{told:?}");
                 assert_eq!(told.lines().count(), 1, "{told:?}");
             }
-            assert!(server.count_in_log(why) >= 1, "the log has it, too");
+            server.wait_for_log(why);
             let gateway = server.gateway();
             assert!(Process::of(gateway).is_some_and(|gateway| !gateway.is_zombie()));
             wait_until("nothing is left of the attempts", || process::children(gateway).is_empty());

@@ -66,9 +66,8 @@ fn over_tcp_and_with_http() {
         for with_http in [false, true] {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap().to_string();
-            let mut setup = Setup::new(flavor)
-                .inherit(listener.into(), 9)
-                .option("forkptyrouter-stats", "fd://9");
+            let mut setup =
+                Setup::new(flavor).inherit(listener).option("forkptyrouter-stats", "fd://900");
             if with_http {
                 setup = setup.switch("stats-http");
             }

@@ -42,6 +42,23 @@ fn a_client_that_leaves_takes_shell_and_job_with_it() {
     });
 }
 
+/// A stopped job gets its hang-up, and is woken up to take it.
+#[test]
+fn a_client_that_leaves_takes_a_stopped_job_with_it() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).raw();
+        let client = busy_shell(&server.path("s"), &server);
+        client.send([26]);
+        wait_until("the job is stopped", || {
+            let all = server.session_processes();
+            all.iter().any(|process| process.name == "sleep" && process.state == 'T')
+        });
+        drop(client);
+        wait_until("both are gone", || server.session_processes().is_empty());
+        assert_eq!(server.count_in_log("outlived"), 0, "nothing had to be killed");
+    });
+}
+
 /// A client that dies while its terminal floods it, with input unread.
 #[test]
 fn a_client_that_leaves_in_the_midst_of_output() {

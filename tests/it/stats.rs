@@ -121,10 +121,9 @@ fn a_silent_client_of_stats_http_blocks_nobody() {
 fn clients_of_the_statistics_leave_nothing_open() {
     on_every_server(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-stats", "{dir}/stats").raw();
-        statistics(&server.path("stats"));
         let gateway = server.gateway();
         let open = || crate::harness::process::descriptors(gateway).len();
-        let before = open();
+        let before = server.idle_descriptors();
         for _ in 0..100 {
             drop(server.connect("stats"));
         }

@@ -249,6 +249,13 @@ impl Server {
         process::children(self.gateway())
     }
 
+    /// How many descriptors the gateway has open before anybody connects.
+    #[track_caller]
+    pub fn idle_descriptors(&self) -> usize {
+        self.wait_for_log("sessions at once");
+        process::descriptors(self.gateway()).len()
+    }
+
     /// Everything that the server started and that still runs.
     pub fn processes(&self) -> Vec<Process> {
         process::marked(&self.mark)

@@ -42,6 +42,23 @@ fn a_client_that_leaves_takes_shell_and_job_with_it() {
     });
 }
 
+/// A connection that is torn down, with output unread on its way.
+#[test]
+fn a_connection_that_is_reset_ends_its_session() {
+    on_every_server(|flavor| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = listener.local_addr().unwrap().to_string();
+        let server =
+            Setup::new(flavor).inherit(listener).option("forkpty-router", "fd://900").start();
+        let client = busy_shell(&tcp, &server);
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        nix::sys::socket::setsockopt(client.fd(), nix::sys::socket::sockopt::Linger, &at_once)
+            .unwrap();
+        drop(client);
+        wait_until("shell and job are gone", || server.session_processes().is_empty());
+    });
+}
+
 /// A stopped job gets its hang-up, and is woken up to take it.
 #[test]
 fn a_client_that_leaves_takes_a_stopped_job_with_it() {

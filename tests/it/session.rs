@@ -105,6 +105,19 @@ fn a_program_has_the_servers_limits_not_the_gateways() {
     });
 }
 
+/// A backspace takes a character, not a byte.
+#[test]
+fn lines_are_edited_by_characters() {
+    on_every_server(|flavor| {
+        let server =
+            Setup::new(flavor).script("stty -echo; echo ready; read l; echo \"<$l>\"").raw();
+        let mut client = server.connect("s");
+        client.read_until("ready\r\n");
+        client.send("aü\x7fb\n");
+        client.read_until("<ab>\r\n");
+    });
+}
+
 #[test]
 fn a_command_with_a_blank_goes_through_the_shell() {
     on_every_server(|flavor| {

@@ -110,6 +110,9 @@ fn a_flood_at_a_deaf_program_stops_nobody() {
         let mut other = server.connect("s");
         other.read_until("ready\n");
         other.send("\n");
+        wait_until("the deaf program does not read", || {
+            server.session_processes().iter().any(|process| process.name == "sleep")
+        });
         let sent = deaf.flood(&noise(1, 8_000_000), Duration::from_millis(300));
         assert!(sent < 4_000_000, "the router took {sent} bytes for a program that does not read");
         for number in 0..100 {
@@ -118,6 +121,9 @@ fn a_flood_at_a_deaf_program_stops_nobody() {
         }
         let mut third = server.connect("s");
         third.read_until("ready\n");
+        let still_there = |name| server.session_processes().iter().any(|p| p.name == name);
+        assert!(still_there("sleep"), "nobody ended the flooded program");
+        assert!(deaf.is_silent_for(Duration::ZERO), "{}", deaf.text_to_end());
     });
 }
 

@@ -3,39 +3,54 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use once_cell::sync::Lazy;
 
-use crate::config::router::{Key, OPTIONS, Router};
+use crate::config::{pty, router};
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::proto::Protocol;
-use crate::uwsgi::gateway::{self, Role};
+use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
-use crate::uwsgi::{abi, guard::guard, log::log, options, server};
+use crate::uwsgi::sockets::{self, Owner, Role};
+use crate::uwsgi::{abi, guard::guard, log::log, options, server, worker};
 
 /// The router's options as they are read, on the server's only thread.
-static ROUTER: Lazy<Mutex<Router>> = Lazy::new(Mutex::default);
+static ROUTER: Lazy<Mutex<router::Router>> = Lazy::new(Mutex::default);
 
-static ROUTER_OPTIONS: OptionTable<{ OPTIONS.len() + 1 }> = {
-    let mut specs =
-        [const { Spec { name: c"", takes_value: false, help: c"", implies: Implies::Nothing } };
-            OPTIONS.len()];
+static ROUTER_OPTIONS: OptionTable<{ router::OPTIONS.len() + 1 }> = {
+    let mut specs = [Spec::NONE; router::OPTIONS.len()];
     let mut at = 0;
-    while at < OPTIONS.len() {
-        let option = &OPTIONS[at];
-        specs[at] = Spec {
-            name: option.name,
-            takes_value: option.takes_value,
-            help: option.help,
-            implies: match option.key {
-                Key::Listen(_) | Key::Zerg => Implies::Master,
-                _ => Implies::Nothing,
-            },
+    while at < specs.len() {
+        let option = &router::OPTIONS[at];
+        let implies = match option.key {
+            router::Key::Listen(_) | router::Key::Zerg => Implies::Master,
+            _ => Implies::Nothing,
         };
+        specs[at] = Spec::new(option.name, option.takes_value, option.help, implies);
         at += 1;
     }
     OptionTable::new(&specs, router_option)
+};
+
+/// The pty plugin's options as they are read, on the server's only thread.
+static PTY: Lazy<Mutex<pty::Pty>> = Lazy::new(Mutex::default);
+
+static PTY_OPTIONS: OptionTable<{ pty::OPTIONS.len() + 1 }> = {
+    let mut specs = [Spec::NONE; pty::OPTIONS.len()];
+    let mut at = 0;
+    while at < specs.len() {
+        let option = &pty::OPTIONS[at];
+        let implies = match option.key {
+            pty::Key::Connect(_) => Implies::Quiet,
+            pty::Key::Socket | pty::Key::ReadonlySocket => Implies::Master,
+            _ => Implies::Nothing,
+        };
+        specs[at] = Spec::new(option.name, option.takes_value, option.help, implies);
+        at += 1;
+    }
+    OptionTable::new(&specs, pty_option)
 };
 
 /// What the server's loader looks up: `--plugin forkptyrouter`.
@@ -50,11 +65,24 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     plugin
 };
 
+/// What the server's loader looks up: `--plugin pty`.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut pty_plugin: ffi::uwsgi_plugin = {
+    // SAFETY: as above.
+    let mut plugin: ffi::uwsgi_plugin = unsafe { std::mem::zeroed() };
+    plugin.name = c"pty".as_ptr();
+    plugin.options = PTY_OPTIONS.as_ptr();
+    plugin.init = Some(pty_init);
+    plugin.post_fork = Some(pty_post_fork);
+    plugin
+};
+
 /// Runs when the library is loaded, before the server reads a plugin struct.
 /// A plugin without a name is one that the server refuses.
-#[cfg(not(test))]
-#[used]
-#[unsafe(link_section = ".init_array")]
+// Not in a test program, which no server loads.
+#[cfg_attr(not(test), used, unsafe(link_section = ".init_array"))]
+#[cfg_attr(test, allow(dead_code))]
 static CHECK: extern "C" fn() = {
     extern "C" fn check() {
         let outcome = std::panic::catch_unwind(abi::check)
@@ -66,6 +94,7 @@ static CHECK: extern "C" fn() = {
             // anybody can see the symbols.
             unsafe {
                 forkptyrouter_plugin.name = std::ptr::null();
+                pty_plugin.name = std::ptr::null();
             }
         }
     }
@@ -78,38 +107,55 @@ unsafe extern "C" fn router_option(name: *mut c_char, value: *mut c_char, _: *mu
 }
 
 fn set_router_option(name: &str, value: &str) -> Result<()> {
-    let option = OPTIONS
+    use router::Key;
+    let option = router::OPTIONS
         .iter()
         .find(|option| option.name.to_bytes() == name.as_bytes())
         .ok_or_else(|| Error::new(format!("option {name} is not one of the router's")))?;
-    ROUTER
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .set(option.key, name, value)?;
+    locked(&ROUTER).set(option.key, name, value)?;
     match option.key {
-        Key::Listen(Protocol::Raw) => gateway::add_socket(value, Role::Raw),
-        Key::Listen(Protocol::Uwsgi) => gateway::add_socket(value, Role::Uwsgi),
-        Key::Zerg => gateway::add_sockets_of_zerg(value),
+        Key::Listen(Protocol::Raw) => sockets::add(value, Role::Raw),
+        Key::Listen(Protocol::Uwsgi) => sockets::add(value, Role::Uwsgi),
+        Key::Zerg => sockets::add_from_zerg(value),
         _ => Ok(()),
     }
+}
+
+unsafe extern "C" fn pty_option(name: *mut c_char, value: *mut c_char, _: *mut c_void) {
+    // SAFETY: the server's own strings.
+    unsafe { options::receive(name, value, set_pty_option) };
+}
+
+fn set_pty_option(name: &str, value: &str) -> Result<()> {
+    let option = pty::OPTIONS
+        .iter()
+        .find(|option| option.name.to_bytes() == name.as_bytes())
+        .ok_or_else(|| Error::new(format!("option {name} is not one of the pty plugin's")))?;
+    locked(&PTY).set(option.key, name, value)
+}
+
+/// Options are set on one thread and read afterwards: what a panic left
+/// behind is as good as before.
+fn locked<T>(options: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    options.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// Binds the sockets and registers the gateways.
 unsafe extern "C" fn router_init() -> c_int {
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
-        let config = ROUTER.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let config = locked(&ROUTER).clone();
         for remark in &config.remarks {
             log(&format!("forkptyrouter: {remark}"));
         }
-        if !gateway::has_sockets() {
+        if !sockets::asked_for(Owner::Router) {
             return Ok(());
         }
         if let Some(stats) = &config.stats {
-            gateway::add_socket(stats, Role::Stats)?;
+            sockets::add(stats, Role::Stats)?;
         }
-        gateway::bind_sockets()?;
+        sockets::bind(Owner::Router)?;
         gateway::register(config.processes, config.harakiri, |gateway| {
-            let config = ROUTER.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)
         })
     });
@@ -118,4 +164,42 @@ unsafe extern "C" fn router_init() -> c_int {
         server::exit(1);
     }
     0
+}
+
+/// Runs the client, or binds the sockets of the shared terminal.
+unsafe extern "C" fn pty_init() -> c_int {
+    let config = locked(&PTY).clone();
+    if let Some(client) = config.client() {
+        let status =
+            guard("the pty client", crate::pty_client::LOST, || crate::pty_client::run(&client));
+        server::exit(status);
+    }
+    let outcome = guard("the start", Err(Error::new("cannot start")), || {
+        crate::pty_server::bind(&config.server)?;
+        if sockets::asked_for(Owner::Pty) {
+            worker::before_language_plugins(pty_post_fork);
+        }
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        log(&format!("pty: {error}"));
+        server::exit(1);
+    }
+    0
+}
+
+/// A process of the server has been forked: the first worker gets the shared
+/// terminal.
+unsafe extern "C" fn pty_post_fork() {
+    // Once in each process, whoever calls first.
+    static STARTED_IN: AtomicU32 = AtomicU32::new(0);
+    guard("the shared terminal", (), || {
+        if STARTED_IN.swap(std::process::id(), Ordering::Relaxed) == std::process::id() {
+            return;
+        }
+        let config = locked(&PTY).server.clone();
+        if let Err(error) = crate::pty_server::start(&config) {
+            log(&format!("pty: no shared terminal: {error}"));
+        }
+    });
 }

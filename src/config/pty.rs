@@ -1,1 +1,193 @@
-//! The options of the pty plugin.
+//! The options of the pty plugin: every name that the C plugin has, and ours.
+
+use std::ffi::CString;
+
+use super::{OptionSpec, switch, value, with_value};
+use crate::error::Result;
+use crate::proto::Protocol;
+
+/// What an option of the pty plugin sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// Client: the address, and what it speaks.
+    Connect(Protocol),
+    /// Client: the terminal's special characters are bytes like others.
+    NoIsig,
+    /// Client: `~.` and its like are bytes like others.
+    NoEscape,
+    /// Server: the address of the shared terminal.
+    Socket,
+    /// Server: the address for those who only watch.
+    ReadonlySocket,
+    /// Server: a copy of the output to the log.
+    Log,
+    /// Server: input from the original standard input, too.
+    Input,
+    /// Server: a command on the terminal.
+    Exec,
+    /// Server: how much output a new client is shown.
+    Scrollback,
+}
+
+/// All options of the `pty` plugin.
+pub static OPTIONS: [OptionSpec<Key>; 10] = [
+    with_value(c"pty-socket", Key::Socket, c"bind the pty server on the specified address"),
+    with_value(
+        c"pty-readonly-socket",
+        Key::ReadonlySocket,
+        c"bind the pty server on the specified address for clients that only watch",
+    ),
+    switch(c"pty-log", Key::Log, c"send stdout/stderr to the log engine too"),
+    switch(c"pty-input", Key::Input, c"read from original stdin in addition to pty"),
+    with_value(
+        c"pty-connect",
+        Key::Connect(Protocol::Raw),
+        c"connect the current terminal to a pty server",
+    ),
+    with_value(
+        c"pty-uconnect",
+        Key::Connect(Protocol::Uwsgi),
+        c"connect the current terminal to a pty server (using uwsgi protocol)",
+    ),
+    switch(c"pty-no-isig", Key::NoIsig, c"disable ISIG terminal attribute in client mode"),
+    switch(c"pty-no-escape", Key::NoEscape, c"pass ~. and the other escapes on in client mode"),
+    with_value(
+        c"pty-exec",
+        Key::Exec,
+        c"run the specified command soon after the pty thread is spawned",
+    ),
+    with_value(
+        c"pty-scrollback",
+        Key::Scrollback,
+        c"show a new client so many bytes of earlier output (default: 65536, 0: none)",
+    ),
+];
+
+/// The client's configuration.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The router's address.
+    pub address: String,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Whether Ctrl-C, Ctrl-\ and Ctrl-Z are signals here.
+    pub isig: bool,
+    /// Whether `~.` and its like mean something.
+    pub escapes: bool,
+}
+
+/// The configuration of the shared terminal.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The address for clients.
+    pub socket: Option<String>,
+    /// The address for those who only watch.
+    pub readonly_socket: Option<String>,
+    /// A copy of the output to the log.
+    pub log: bool,
+    /// Input from the original standard input, too.
+    pub input: bool,
+    /// A command on the terminal.
+    pub exec: Option<CString>,
+    /// How much output a new client is shown, in bytes.
+    pub scrollback: usize,
+}
+
+/// The pty plugin's options as typed.
+#[derive(Clone, Debug)]
+pub struct Pty {
+    connect: Option<String>,
+    uconnect: Option<String>,
+    no_isig: bool,
+    no_escape: bool,
+    /// The shared terminal.
+    pub server: Server,
+}
+
+impl Default for Pty {
+    fn default() -> Self {
+        Self {
+            connect: None,
+            uconnect: None,
+            no_isig: false,
+            no_escape: false,
+            server: Server {
+                socket: None,
+                readonly_socket: None,
+                log: false,
+                input: false,
+                exec: None,
+                scrollback: 64 * 1024,
+            },
+        }
+    }
+}
+
+/// More would only make a new client wait.
+const MAX_SCROLLBACK: u32 = 64 * 1024 * 1024;
+
+impl Pty {
+    /// Takes one option as typed.
+    ///
+    /// # Errors
+    /// A value that the option cannot have: the line for the operator.
+    pub fn set(&mut self, key: Key, option: &str, typed: &str) -> Result<()> {
+        let address = || value::text(option, typed).map(Some);
+        match key {
+            Key::Connect(Protocol::Raw) => self.connect = address()?,
+            Key::Connect(Protocol::Uwsgi) => self.uconnect = address()?,
+            Key::NoIsig => self.no_isig = value::switch(option, typed)?,
+            Key::NoEscape => self.no_escape = value::switch(option, typed)?,
+            Key::Socket => self.server.socket = address()?,
+            Key::ReadonlySocket => self.server.readonly_socket = address()?,
+            Key::Log => self.server.log = value::switch(option, typed)?,
+            Key::Input => self.server.input = value::switch(option, typed)?,
+            Key::Exec => self.server.exec = Some(value::c_text(option, typed)?),
+            Key::Scrollback => {
+                self.server.scrollback = value::number(option, typed, 0..=MAX_SCROLLBACK)? as usize;
+            }
+        }
+        Ok(())
+    }
+
+    /// The client's configuration, where one is asked for. Of both modes
+    /// uwsgi mode wins, as with the C plugin.
+    pub fn client(&self) -> Option<Client> {
+        let (address, protocol) = match (&self.uconnect, &self.connect) {
+            (Some(address), _) => (address, Protocol::Uwsgi),
+            (None, Some(address)) => (address, Protocol::Raw),
+            (None, None) => return None,
+        };
+        Some(Client {
+            address: address.clone(),
+            protocol,
+            isig: !self.no_isig,
+            escapes: !self.no_escape,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uwsgi_mode_wins_and_switches_switch() {
+        let mut pty = Pty::default();
+        assert!(pty.client().is_none());
+        for (key, value) in [
+            (Key::Connect(Protocol::Uwsgi), "/u"),
+            (Key::Connect(Protocol::Raw), "/r"),
+            (Key::NoIsig, ""),
+            (Key::Scrollback, "0"),
+        ] {
+            pty.set(key, "option", value).expect("a valid value");
+        }
+        let client = pty.client().expect("a client");
+        assert_eq!((client.address.as_str(), client.protocol), ("/u", Protocol::Uwsgi));
+        assert!(!client.isig && client.escapes);
+        assert_eq!(pty.server.scrollback, 0);
+        assert!(pty.set(Key::Scrollback, "pty-scrollback", "lots").is_err());
+        assert!(pty.set(Key::Socket, "pty-socket", "").is_err());
+    }
+}

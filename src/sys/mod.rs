@@ -3,11 +3,13 @@
 
 pub mod child;
 pub mod environment;
+pub mod peer;
 pub mod poll;
 pub mod pty;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
+pub mod stdio;
 pub mod termios;
 
 use std::io;

@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices};
 
 use super::{Read, Size, Written};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 
 /// The side of a pseudo-terminal that we keep.
 pub struct Master(OwnedFd);
@@ -185,14 +185,44 @@ impl Slave {
     }
 }
 
-/// The size of the terminal on standard input (ioctl(2) TIOCGWINSZ).
-///
-/// # Errors
-/// Standard input is no terminal.
-pub fn size_of_stdin() -> Result<Size> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes one winsize.
-    ioctl(unsafe { libc::ioctl(0, libc::TIOCGWINSZ, &mut size) })
-        .map_err(|_| Error::new("standard input is no terminal"))?;
-    Ok(Size { rows: size.ws_row, cols: size.ws_col })
+impl Slave {
+    /// Makes it the standard input, output and error of this process and,
+    /// where the process can begin a session, its controlling terminal
+    /// (login_tty(3)); keeps a copy, so that the terminal stays open whatever
+    /// the process does with those.
+    ///
+    /// # Errors
+    /// dup2(2).
+    pub fn become_standard(&self) -> io::Result<()> {
+        // It has no reason to fail in a process that was just forked; where
+        // it does, the process has a session and a terminal of its own.
+        if nix::unistd::setsid().is_ok() {
+            // SAFETY: TIOCSCTTY takes a number.
+            let _ = ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSCTTY, 0) });
+        }
+        for standard in 0..=2 {
+            // SAFETY: two descriptors; the three numbers are nobody's OwnedFd.
+            ioctl(unsafe { libc::dup2(self.0.as_raw_fd(), standard) })?;
+        }
+        Ok(())
+    }
+
+    /// Its name (ttyname(3)), as far as this mount namespace knows it.
+    pub fn name(&self) -> String {
+        nix::unistd::ttyname(&self.0)
+            .map_or_else(|_| String::from("a terminal"), |name| name.display().to_string())
+    }
+}
+
+/// The size of the terminal at standard input or, where that is none, at
+/// standard output (ioctl(2) TIOCGWINSZ); `None` where neither is one or it
+/// does not know its size.
+pub fn size_of_ours() -> Option<Size> {
+    [0, 1].into_iter().find_map(|fd| {
+        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: TIOCGWINSZ writes one winsize.
+        ioctl(unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &mut size) }).ok()?;
+        (size.ws_row > 0 && size.ws_col > 0)
+            .then_some(Size { rows: size.ws_row, cols: size.ws_col })
+    })
 }

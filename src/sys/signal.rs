@@ -22,10 +22,52 @@ impl Signals {
     }
 
     /// The next signal, if one came.
-    pub fn next(&self) -> Option<Signal> {
+    pub fn next(&self) -> Option<Arrived> {
         let info = self.0.read_signal().ok()??;
-        Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()
+        let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
+        // SI_KERNEL: raised by the terminal for a key; kill(2) says SI_USER.
+        Some(Arrived { signal, by_terminal: info.ssi_code == libc::SI_KERNEL })
     }
+}
+
+/// A signal that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// Which.
+    pub signal: Signal,
+    /// Whether a key of the terminal raised it.
+    pub by_terminal: bool,
+}
+
+/// A signal that is blocked until this is dropped.
+pub struct Blocked(SigSet);
+
+impl Blocked {
+    /// Blocks it for the calling thread.
+    pub fn during(signal: Signal) -> Self {
+        let before = SigSet::thread_get_mask().unwrap_or(SigSet::empty());
+        let _ = SigSet::from(signal).thread_block();
+        Self(before)
+    }
+
+    /// Blocks every signal, except those that a fault raises: for a thread
+    /// that is started meanwhile, which inherits the mask.
+    pub fn all() -> Self {
+        let before = SigSet::thread_get_mask().unwrap_or(SigSet::empty());
+        block_all();
+        Self(before)
+    }
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
+        let _ = self.0.thread_set_mask();
+    }
+}
+
+/// Stops this process until somebody continues it, as Ctrl-Z does.
+pub fn stop_ourselves() {
+    let _ = nix::sys::signal::raise(Signal::SIGSTOP);
 }
 
 impl AsFd for Signals {
@@ -36,7 +78,7 @@ impl AsFd for Signals {
 
 /// Blocks every signal for the calling thread, except those that a fault of
 /// its own raises.
-pub fn block_all() {
+fn block_all() {
     let mut set = SigSet::all();
     for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL] {
         set.remove(fault);

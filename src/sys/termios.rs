@@ -1,17 +1,19 @@
 //! The terminal that a person sits at (termios(3)).
 
 use std::io;
-use std::os::fd::BorrowedFd;
 
-use nix::sys::termios::{
-    InputFlags, LocalFlags, OutputFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr,
-    tcsetattr,
-};
+use nix::sys::signal::Signal;
+
+use super::signal::Blocked;
 
 /// A terminal in raw mode; dropping it restores every setting exactly.
+///
+/// The C structs are used as they are: what they hold beyond the flags that
+/// have a name must come back, too.
 pub struct RawMode {
-    before: Termios,
-    raw: Termios,
+    before: libc::termios,
+    raw: libc::termios,
+    is_raw: bool,
 }
 
 impl RawMode {
@@ -22,50 +24,68 @@ impl RawMode {
     /// # Errors
     /// Standard input is no terminal.
     pub fn enter(signals: bool) -> io::Result<Self> {
-        let before = tcgetattr(stdin())?;
-        let mut raw = before.clone();
-        raw.input_flags.insert(InputFlags::IGNPAR);
-        raw.input_flags.remove(
-            InputFlags::ISTRIP
-                | InputFlags::IMAXBEL
-                | InputFlags::BRKINT
-                | InputFlags::INLCR
-                | InputFlags::IGNCR
-                | InputFlags::ICRNL
-                | InputFlags::IXON
-                | InputFlags::IXANY
-                | InputFlags::IXOFF,
-        );
-        raw.local_flags.remove(
-            LocalFlags::ICANON
-                | LocalFlags::ECHO
-                | LocalFlags::ECHOE
-                | LocalFlags::ECHOK
-                | LocalFlags::ECHONL
-                | LocalFlags::IEXTEN,
-        );
+        let mut before = std::mem::MaybeUninit::<libc::termios>::zeroed();
+        // SAFETY: tcgetattr(3) fills one termios.
+        let before = unsafe {
+            if libc::tcgetattr(0, before.as_mut_ptr()) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            before.assume_init()
+        };
+        let mut raw = before;
+        raw.c_iflag |= libc::IGNPAR;
+        raw.c_iflag &= !(libc::ISTRIP
+            | libc::IMAXBEL
+            | libc::BRKINT
+            | libc::INLCR
+            | libc::IGNCR
+            | libc::ICRNL
+            | libc::IUCLC
+            | libc::IXON
+            | libc::IXANY
+            | libc::IXOFF);
+        raw.c_lflag &=
+            !(libc::ICANON | libc::ECHO | libc::ECHOE | libc::ECHOK | libc::ECHONL | libc::IEXTEN);
         if !signals {
-            raw.local_flags.remove(LocalFlags::ISIG);
+            raw.c_lflag &= !libc::ISIG;
         }
-        raw.output_flags.remove(OutputFlags::OPOST);
-        raw.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
-        raw.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
-        let mode = Self { before, raw };
+        raw.c_oflag &= !libc::OPOST;
+        raw.c_cc[libc::VMIN] = 1;
+        raw.c_cc[libc::VTIME] = 0;
+        let mut mode = Self { before, raw, is_raw: false };
         mode.resume()?;
         Ok(mode)
     }
 
     /// Restores the settings from before, for as long as we are stopped.
-    pub fn suspend(&self) {
-        let _ = tcsetattr(stdin(), SetArg::TCSANOW, &self.before);
+    pub fn suspend(&mut self) {
+        // Settings that somebody else has made since then are theirs.
+        if !std::mem::take(&mut self.is_raw) {
+            return;
+        }
+        // From the background, too, without being stopped for it.
+        let _blocked = Blocked::during(Signal::SIGTTOU);
+        let _ = set(&self.before);
     }
 
     /// Sets raw mode again.
     ///
     /// # Errors
     /// The terminal is gone.
-    pub fn resume(&self) -> io::Result<()> {
-        Ok(tcsetattr(stdin(), SetArg::TCSANOW, &self.raw)?)
+    pub fn resume(&mut self) -> io::Result<()> {
+        set(&self.raw)?;
+        self.is_raw = true;
+        Ok(())
+    }
+
+    /// Leaves raw mode set for good.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+
+    /// Whether raw mode is set.
+    pub fn is_raw(&self) -> bool {
+        self.is_raw
     }
 }
 
@@ -75,7 +95,10 @@ impl Drop for RawMode {
     }
 }
 
-fn stdin() -> BorrowedFd<'static> {
-    // SAFETY: descriptor 0 is never closed by us.
-    unsafe { BorrowedFd::borrow_raw(0) }
+fn set(settings: &libc::termios) -> io::Result<()> {
+    // SAFETY: tcsetattr(3) reads one termios.
+    if unsafe { libc::tcsetattr(0, libc::TCSANOW, settings) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }

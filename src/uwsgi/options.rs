@@ -22,6 +22,22 @@ pub struct Spec {
     pub implies: Implies,
 }
 
+impl Spec {
+    /// A place that is not filled yet.
+    pub const NONE: Self =
+        Self { name: c"", takes_value: false, help: c"", implies: Implies::Nothing };
+
+    /// One option.
+    pub const fn new(
+        name: &'static CStr,
+        takes_value: bool,
+        help: &'static CStr,
+        implies: Implies,
+    ) -> Self {
+        Self { name, takes_value, help, implies }
+    }
+}
+
 /// What naming an option implies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Implies {

@@ -1,0 +1,71 @@
+# forkptyrouter: `make help` says what there is.
+
+SHELL = /bin/sh
+.DEFAULT_GOAL = build
+MAKEFLAGS += --no-print-directory
+
+# The server to build for; empty: uwsgi on PATH, else one from PyPI.
+UWSGI ?=
+# The servers to test with: quick or full.
+MATRIX ?= quick
+# Where `make install` puts things.
+PREFIX ?= /usr
+DESTDIR ?=
+# The folder of the plugins; empty: the one that the server looks into.
+PLUGINDIR ?=
+# 1: install over files that belong to a Debian package.
+FORCE ?=
+
+export PREFIX DESTDIR PLUGINDIR FORCE
+# For what tools/ runs, not for uWSGI's own builds.
+unexport MATRIX
+
+PRODUCTS = forkptyrouter_plugin.so libforkptyrouter.so libforkptyrouter.so_plugin.so pty_plugin.so
+
+.PHONY: build run test bench soak lint check-build-ways install uninstall clean help
+
+build: ## build the plugins (UWSGI=/path/to/uwsgi: for that server)
+	@tools/setup build
+	@server=$$(tools/default-server '$(UWSGI)') && \
+	echo "forkptyrouter: building for $$server ($$("$$server" --version))" && \
+	tools/build "$$server" . && \
+	printf '%s' "$$server" >target/built-for && \
+	echo 'forkptyrouter: forkptyrouter_plugin.so and pty_plugin.so are ready'
+
+run: build ## start a server with the router, and a shell in it
+	@tools/run "$$(cat target/built-for)"
+
+test: ## run all tests with several servers (MATRIX=full: with more)
+	@tools/test '$(MATRIX)'
+	@if [ '$(MATRIX)' = full ]; then \
+	tools/check-build-ways target/servers/*/uwsgi; \
+	else \
+	tools/check-build-ways --plugins-only target/servers/debian-*/uwsgi target/servers/pypi-2.0.31-nolang/uwsgi; \
+	fi
+
+bench: ## measure, side by side with the C plugins
+	@if [ -x benches/run ]; then benches/run; else echo 'forkptyrouter: there is no benches/run'; exit 1; fi
+
+soak: ## the tests that take long
+	@tools/test '$(MATRIX)' -- --ignored soak
+
+lint: ## format, clippy, and the syntax of the scripts
+	@tools/setup lint
+	@tools/lint '$(UWSGI)'
+
+check-build-ways: ## build by uWSGI's own build system, in all ways
+	@tools/setup tests
+	@tools/servers '$(MATRIX)'
+	@tools/check-build-ways target/servers/*/uwsgi
+
+install: ## into the server's plugin folder (DESTDIR, PLUGINDIR, UWSGI)
+	@tools/install install '$(UWSGI)'
+
+uninstall: ## take it away again
+	@tools/install uninstall '$(UWSGI)'
+
+clean: ## remove what was built, PyPI's servers too
+	@rm -rf target $(PRODUCTS)
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24

@@ -1,0 +1,129 @@
+//! The standard descriptors of a process that a person or a pipe is at.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::sys::stat::{SFlag, fstat};
+
+use super::{Read, Written};
+
+/// Standard input. Reads wait, unless a poll said that there is something.
+pub fn stdin() -> BorrowedFd<'static> {
+    // SAFETY: descriptor 0 is never closed by us.
+    unsafe { BorrowedFd::borrow_raw(0) }
+}
+
+fn stdout() -> BorrowedFd<'static> {
+    // SAFETY: descriptor 1 is never closed by us.
+    unsafe { BorrowedFd::borrow_raw(1) }
+}
+
+/// A copy of standard input, which stays when that becomes something else.
+///
+/// # Errors
+/// It is closed.
+pub fn stdin_copy() -> io::Result<OwnedFd> {
+    stdin().try_clone_to_owned()
+}
+
+/// Reads from a descriptor that was inherited.
+pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Read {
+    super::read_outcome(nix::unistd::read(fd, buffer))
+}
+
+/// Whether standard input is a terminal.
+pub fn stdin_is_a_terminal() -> bool {
+    nix::unistd::isatty(stdin()).unwrap_or(false)
+}
+
+/// Whether our process group is the terminal's foreground one.
+pub fn in_foreground() -> bool {
+    nix::unistd::tcgetpgrp(stdin()).is_ok_and(|group| group == nix::unistd::getpgrp())
+}
+
+/// An output that was inherited and is not to be waited for.
+pub enum Output {
+    /// A description of our own, which does not wait. (To make the inherited
+    /// one so would make it so for everyone who shares it, the shell too.)
+    Own(File),
+    /// The inherited one: a file, where a write never waits for anybody; or a
+    /// terminal or pipe that cannot be opened again: written to in pieces
+    /// that a poll has found room for.
+    Inherited(OwnedFd),
+    /// A socket.
+    Socket(OwnedFd),
+}
+
+/// What a pipe takes whole when a poll finds room in it (PIPE_BUF, pipe(7)).
+const PIECE: usize = 4096;
+
+impl Output {
+    /// Standard output.
+    ///
+    /// # Errors
+    /// It is closed.
+    pub fn stdout() -> io::Result<Self> {
+        Self::of(stdout())
+    }
+
+    /// Standard error.
+    ///
+    /// # Errors
+    /// It is closed.
+    pub fn stderr() -> io::Result<Self> {
+        // SAFETY: descriptor 2 is never closed by us.
+        Self::of(unsafe { BorrowedFd::borrow_raw(2) })
+    }
+
+    /// A copy of any descriptor for output; it is not passed to children.
+    ///
+    /// # Errors
+    /// It is closed.
+    pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let kind = SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT;
+        if kind == SFlag::S_IFSOCK {
+            return Ok(Self::Socket(fd.try_clone_to_owned()?));
+        }
+        if kind == SFlag::S_IFIFO || nix::unistd::isatty(fd).unwrap_or(false) {
+            let own = OpenOptions::new()
+                .write(true)
+                .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+                .open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+            if let Ok(own) = own {
+                return Ok(Self::Own(own));
+            }
+        }
+        Ok(Self::Inherited(fd.try_clone_to_owned()?))
+    }
+
+    /// Writes what there is room for. [`Written::Gone`]: nobody reads it.
+    pub fn write(&self, bytes: &[u8]) -> Written {
+        match self {
+            Self::Own(file) => super::write_outcome(nix::unistd::write(file, bytes)),
+            Self::Socket(socket) => super::write_outcome(nix::sys::socket::send(
+                socket.as_raw_fd(),
+                bytes,
+                nix::sys::socket::MsgFlags::MSG_NOSIGNAL | nix::sys::socket::MsgFlags::MSG_DONTWAIT,
+            )),
+            Self::Inherited(fd) => {
+                let mut poll = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLOUT)];
+                if nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO) != Ok(1) {
+                    return Written::Blocked;
+                }
+                let piece = &bytes[..bytes.len().min(PIECE)];
+                super::write_outcome(nix::unistd::write(fd, piece))
+            }
+        }
+    }
+}
+
+impl AsFd for Output {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Own(file) => file.as_fd(),
+            Self::Inherited(fd) | Self::Socket(fd) => fd.as_fd(),
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::harness::process::Process;
+use crate::harness::wire::header;
 use crate::harness::{Setup, Wire, assert_same, noise, on_every_server, sequence, wait_until};
 
 /// Prints about three megabytes, as they are, and exits.
@@ -169,5 +171,41 @@ fn short_sessions_side_by_side_lose_nothing() {
                 });
             }
         });
+    });
+}
+
+/// A program is killed while its output waits for a client that does not
+/// read: the terminal is hung up, and says so again and again.
+#[test]
+fn a_hung_up_terminal_waits_for_its_client_without_spinning() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).script("stty -opost; exec seq 1 9000000").uwsgi();
+        let mut client = server.connect("u");
+        let gateway = server.gateway();
+        let ticks = |pid| Process::of(pid).map_or(0, |process| process.ticks);
+        let mut program = 0;
+        wait_until("the program runs", || {
+            let found = server.programs().into_iter().find(|program| program.name == "seq");
+            program = found.map_or(0, |found| found.pid);
+            program > 0
+        });
+        wait_until("it waits for its client", || {
+            let before = ticks(program);
+            std::thread::sleep(Duration::from_millis(100));
+            before == ticks(program)
+        });
+        client.send(header(0, 9));
+        wait_until("it is dead and reaped", || Process::of(program).is_none());
+        let before = ticks(gateway);
+        std::thread::sleep(Duration::from_secs(1));
+        let spent = ticks(gateway) - before;
+        assert!(spent <= 5, "{spent} ticks in a second");
+        let output = client.read_to_end();
+        assert!(
+            (10_000..2_000_000).contains(&output.len()),
+            "{} bytes were on their way",
+            output.len()
+        );
+        assert_same(&output, &sequence(450_000)[..output.len()]);
     });
 }

@@ -21,7 +21,7 @@ use crate::uwsgi::log::log;
 
 /// Connections taken in one turn, so that a storm of them does not keep the
 /// sessions waiting.
-const ACCEPTS_PER_TURN: usize = 16;
+const ACCEPTS_PER_TURN: usize = 4;
 
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -55,12 +55,14 @@ pub struct World {
     server: PathBuf,
     c_plugins: PathBuf,
     plugin: PathBuf,
+    /// Another build of ours, in the C plugin's place.
+    against: Option<PathBuf>,
     has_socat: bool,
 }
 
 impl World {
     /// Looks for all of it, and builds the little programs.
-    pub fn new() -> Result<Self> {
+    pub fn new(against: Option<PathBuf>) -> Result<Self> {
         let path = |name: &str, default: &str| {
             PathBuf::from(env::var_os(name).unwrap_or_else(|| default.into()))
         };
@@ -72,6 +74,7 @@ impl World {
                 "FORKPTY_PLUGIN",
                 concat!(env!("CARGO_MANIFEST_DIR"), "/forkptyrouter_plugin.so"),
             ),
+            against,
             has_socat: Command::new("socat")
                 .arg("-V")
                 .stdout(Stdio::null())
@@ -79,9 +82,10 @@ impl World {
                 .status()
                 .is_ok_and(|status| status.success()),
         };
+        let theirs = world.c_plugins.join("forkptyrouter_plugin.so");
         for (what, path) in [
             ("uWSGI", world.server.clone()),
-            ("the C plugin", world.c_plugins.join("forkptyrouter_plugin.so")),
+            ("the plugin to compare with", world.against.clone().unwrap_or(theirs)),
             ("our plugin", world.plugin.clone()),
         ] {
             if !path.is_file() {
@@ -192,21 +196,19 @@ impl Server<'_> {
                 command.arg(format!("EXEC:{},pty,setsid,ctty,stderr", self.program.display()));
                 return Some(command);
             }
-            Kind::C => {
-                let mut command = Command::new(&world.server);
-                command.arg("--plugins-dir").arg(&world.c_plugins);
-                command.args(["--plugin", "corerouter,forkptyrouter"]);
-                command
-            }
-            Kind::Ours => {
-                let mut command = Command::new(&world.server);
-                command.arg("--plugin").arg(&world.plugin);
-                command
-            }
+            Kind::C | Kind::Ours => Command::new(&world.server),
         };
         // Not what the environment says to the server that built us.
         for (name, _) in env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("UWSGI_")) {
             command.env_remove(name);
+        }
+        match (self.kind, &world.against) {
+            (Kind::C, None) => {
+                command.arg("--plugins-dir").arg(&world.c_plugins);
+                command.args(["--plugin", "corerouter,forkptyrouter"]);
+            }
+            (Kind::C, Some(plugin)) => _ = command.arg("--plugin").arg(plugin),
+            _ => _ = command.arg("--plugin").arg(&world.plugin),
         }
         command.arg("--master").arg("--listen").arg("100");
         command.arg("--forkptyrouter").arg(raw).arg("--forkptyurouter").arg(uwsgi);

@@ -25,6 +25,7 @@ mod short;
 mod transfer;
 mod usage;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -90,7 +91,8 @@ const EXPERIMENTS: &[Experiment] = &[
 
 const USAGE: &str = "\
 usage: side_by_side --bench [--rounds N] [--only NAME[,NAME...]] [--quick] [--unconfined]
-       [--cpu N] [--json FILE]
+       [--cpu N] [--json FILE] [--against PLUGIN]
+--against puts another build of ours, its forkptyrouter_plugin.so, in the C plugin's place.
 The environment: UWSGI (the server), UWSGI_C_PLUGINS (the folder of its C plugins),
 FORKPTY_PLUGIN (our forkptyrouter_plugin.so, built for that server).";
 
@@ -101,6 +103,7 @@ struct Arguments {
     unconfined: bool,
     cpu: Option<usize>,
     json: Option<String>,
+    against: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -134,6 +137,7 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
         unconfined: false,
         cpu: None,
         json: None,
+        against: None,
     };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
@@ -145,6 +149,7 @@ fn parse(arguments: &[String]) -> Result<Arguments> {
             "--unconfined" => parsed.unconfined = true,
             "--rounds" => parsed.rounds = value()?.parse()?,
             "--cpu" => parsed.cpu = Some(value()?.parse()?),
+            "--against" => parsed.against = Some(value()?.into()),
             "--json" => parsed.json = Some(value()?.clone()),
             "--only" => {
                 for name in value()?.split(',') {
@@ -171,7 +176,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     } else {
         Some(confine::Confined::to_one_processor(arguments.cpu)?)
     };
-    let world = World::new()?;
+    let world = World::new(arguments.against.clone())?;
     let mut report = report::Report::new(arguments.rounds, arguments.unconfined);
     for round in 0..arguments.rounds {
         for experiment in EXPERIMENTS {

@@ -24,7 +24,11 @@ pub fn one_by_one(world: &World, kind: Kind, effort: Effort) -> Result<Values> {
 pub fn eight_at_a_time(world: &World, kind: Kind, effort: Effort) -> Result<Values> {
     let server = world.start(kind, Program::Line)?;
     let ended = sessions(&server, 8, effort.time(400))?;
-    Ok(vec![("short-8", ended.per_second), ("short-8-lost", ended.lost)])
+    Ok(vec![
+        ("short-8", ended.per_second),
+        ("short-8-complete", ended.complete()),
+        ("short-8-lost", ended.lost),
+    ])
 }
 
 /// One after another, from a server of 512 MB.
@@ -39,6 +43,13 @@ struct Ended {
     per_second: f64,
     /// The percentage without their whole output.
     lost: f64,
+}
+
+impl Ended {
+    /// Those a second that delivered everything.
+    fn complete(&self) -> f64 {
+        self.per_second * (1.0 - self.lost / 100.0)
+    }
 }
 
 /// A session on its way.

@@ -17,6 +17,7 @@ use once_cell::sync::OnceCell;
 
 use super::GatewayLoop;
 use super::timers::Due;
+use crate::error::reason;
 use crate::sys::child::{self, Pid};
 use crate::sys::detached;
 use crate::sys::pidfd::PidFd;
@@ -53,7 +54,8 @@ pub fn reserve(gateways: u32) {
             let _ = LISTS.set(lists);
         }
         Err(error) => log(&format!(
-            "forkptyrouter: programs that ignore SIGHUP may outlive a gateway: {error}"
+            "forkptyrouter: programs that ignore SIGHUP may outlive a gateway: {}",
+            reason(&error)
         )),
     }
 }

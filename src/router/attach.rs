@@ -9,7 +9,7 @@ use super::table::{Key, Source};
 use super::timers::Due;
 use super::traffic::{Attached, Wires};
 use super::{GatewayLoop, Running, Whose};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, reason};
 use crate::proto::Protocol;
 use crate::session::Session;
 use crate::sys::Size;
@@ -75,7 +75,7 @@ impl GatewayLoop {
             Err(error) => {
                 self.spare.file = None;
                 let refused = listener.accept();
-                let why = format!("cannot take the connection: {error}");
+                let why = format!("cannot take the connection: {}", reason(&error));
                 match refused {
                     Ok(Some((client, _))) => self.refuse(&client, &why),
                     _ => self.spare.log(&format!("forkptyrouter: {why}")),
@@ -147,7 +147,7 @@ impl GatewayLoop {
                 self.poller.add(attached.wires.master.as_fd(), token, Interest::READ)
             });
         if let Err(error) = registered {
-            self.refuse_session(key, &format!("cannot wait for the session: {error}"));
+            self.refuse_session(key, &format!("cannot wait for the session: {}", reason(&error)));
             return Ok(());
         }
         attached.terminal_interest = Some(Interest::READ);

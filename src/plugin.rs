@@ -3,6 +3,7 @@
 
 use std::ffi::{c_char, c_int, c_void};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use once_cell::sync::Lazy;
 
@@ -10,9 +11,10 @@ use crate::config::{pty, router};
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::proto::Protocol;
-use crate::uwsgi::gateway::{self, Role};
+use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
-use crate::uwsgi::{abi, guard::guard, log::log, options, server};
+use crate::uwsgi::sockets::{self, Owner, Role};
+use crate::uwsgi::{abi, guard::guard, log::log, options, server, worker};
 
 /// The router's options as they are read, on the server's only thread.
 static ROUTER: Lazy<Mutex<router::Router>> = Lazy::new(Mutex::default);
@@ -78,9 +80,9 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
 
 /// Runs when the library is loaded, before the server reads a plugin struct.
 /// A plugin without a name is one that the server refuses.
-#[cfg(not(test))]
-#[used]
-#[unsafe(link_section = ".init_array")]
+// Not in a test program, which no server loads.
+#[cfg_attr(not(test), used, unsafe(link_section = ".init_array"))]
+#[cfg_attr(test, allow(dead_code))]
 static CHECK: extern "C" fn() = {
     extern "C" fn check() {
         let outcome = std::panic::catch_unwind(abi::check)
@@ -112,9 +114,9 @@ fn set_router_option(name: &str, value: &str) -> Result<()> {
         .ok_or_else(|| Error::new(format!("option {name} is not one of the router's")))?;
     locked(&ROUTER).set(option.key, name, value)?;
     match option.key {
-        Key::Listen(Protocol::Raw) => gateway::add_socket(value, Role::Raw),
-        Key::Listen(Protocol::Uwsgi) => gateway::add_socket(value, Role::Uwsgi),
-        Key::Zerg => gateway::add_sockets_of_zerg(value),
+        Key::Listen(Protocol::Raw) => sockets::add(value, Role::Raw),
+        Key::Listen(Protocol::Uwsgi) => sockets::add(value, Role::Uwsgi),
+        Key::Zerg => sockets::add_from_zerg(value),
         _ => Ok(()),
     }
 }
@@ -145,13 +147,13 @@ unsafe extern "C" fn router_init() -> c_int {
         for remark in &config.remarks {
             log(&format!("forkptyrouter: {remark}"));
         }
-        if !gateway::has_sockets() {
+        if !sockets::asked_for(Owner::Router) {
             return Ok(());
         }
         if let Some(stats) = &config.stats {
-            gateway::add_socket(stats, Role::Stats)?;
+            sockets::add(stats, Role::Stats)?;
         }
-        gateway::bind_sockets()?;
+        sockets::bind(Owner::Router)?;
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)
@@ -173,7 +175,11 @@ unsafe extern "C" fn pty_init() -> c_int {
         server::exit(status);
     }
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
-        crate::pty_server::bind(&config.server)
+        crate::pty_server::bind(&config.server)?;
+        if sockets::asked_for(Owner::Pty) {
+            worker::before_language_plugins(pty_post_fork);
+        }
+        Ok(())
     });
     if let Err(error) = outcome {
         log(&format!("pty: {error}"));
@@ -185,7 +191,12 @@ unsafe extern "C" fn pty_init() -> c_int {
 /// A process of the server has been forked: the first worker gets the shared
 /// terminal.
 unsafe extern "C" fn pty_post_fork() {
+    // Once in each process, whoever calls first.
+    static STARTED_IN: AtomicU32 = AtomicU32::new(0);
     guard("the shared terminal", (), || {
+        if STARTED_IN.swap(std::process::id(), Ordering::Relaxed) == std::process::id() {
+            return;
+        }
         let config = locked(&PTY).server.clone();
         if let Err(error) = crate::pty_server::start(&config) {
             log(&format!("pty: no shared terminal: {error}"));

@@ -183,12 +183,12 @@ impl Session<'_> {
                 }
             }
             if ready.server {
-                if let Some(end) = self.from_server() {
+                if let Some(end) = self.server_said() {
                     return end;
                 }
             }
             if ready.input {
-                if let Some(end) = self.from_input() {
+                if let Some(end) = self.typed() {
                     return end;
                 }
             }
@@ -287,7 +287,7 @@ impl Session<'_> {
         self.to_server.is_empty().then(|| quiet.saturating_duration_since(now))
     }
 
-    fn from_server(&mut self) -> Option<End> {
+    fn server_said(&mut self) -> Option<End> {
         match self.stream.read_noting_sender(&mut self.buffer, &mut self.sender) {
             Read::Bytes(count) => {
                 self.to_output.push(&self.buffer[..count]);
@@ -309,7 +309,7 @@ impl Session<'_> {
         }
     }
 
-    fn from_input(&mut self) -> Option<End> {
+    fn typed(&mut self) -> Option<End> {
         let count = match stdio::read(stdio::stdin(), &mut self.buffer) {
             Read::Bytes(count) => count,
             Read::Blocked => return None,

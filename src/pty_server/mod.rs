@@ -1,9 +1,115 @@
-//! stub
+//! `--pty-socket`: one terminal on the first worker, shared by all clients.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `mod.rs` | the sockets, bound by the master; the worker's terminal |
+//! | `share.rs` | the thread: everything that happens at that terminal |
+//! | `fanout.rs` | what each client is still to get, and what a new one is shown |
+
+mod fanout;
+mod share;
+
 use crate::config::pty::Server;
-use crate::error::Result;
-pub fn bind(_: &Server) -> Result<()> {
-    Ok(())
+use crate::error::{Context, Result};
+use crate::sys::Size;
+use crate::sys::environment;
+use crate::sys::pty;
+use crate::sys::signal::Blocked;
+use crate::sys::socket::Listener;
+use crate::sys::spawn::Program;
+use crate::sys::stdio::{self, Output};
+use crate::sys::termios::RawMode;
+use crate::uwsgi::sockets::{self, Owner, Role};
+use crate::uwsgi::{log::log, server, worker};
+
+use share::{Door, Share};
+
+/// Nobody says how large a shared terminal is; a program that asks gets what
+/// programs expect.
+const SIZE: Size = Size { rows: 24, cols: 80 };
+
+/// Binds the sockets, in the master: a worker that is respawned finds them
+/// as they were, with the clients that wait in them.
+///
+/// # Errors
+/// The line for the operator.
+pub fn bind(config: &Server) -> Result<()> {
+    if let Some(address) = &config.socket {
+        sockets::add(address, Role::Shared)?;
+    }
+    if let Some(address) = &config.readonly_socket {
+        sockets::add(address, Role::Watched)?;
+    }
+    sockets::bind(Owner::Pty)
 }
-pub fn start(_: &Server) -> Result<()> {
-    Ok(())
+
+/// Gives the first worker its terminal, and the thread that shares it.
+///
+/// # Errors
+/// There is no terminal to be had; the worker goes on without.
+pub fn start(config: &Server) -> Result<()> {
+    if !sockets::asked_for(Owner::Pty) {
+        return Ok(());
+    }
+    if !worker::is_first() {
+        sockets::close(Owner::Pty);
+        return Ok(());
+    }
+    let doors = sockets::bound(Owner::Pty)?;
+    let (master, slave) = pty::open(SIZE)?;
+    for door in &doors {
+        log(&format!("pty server {} enabled on {}", door.name, slave.name()));
+    }
+    let share = Share::new(
+        doors.iter().map(|door| door_of(door.listener, door.role)).collect(),
+        master,
+        config.scrollback,
+        Output::stderr().context("cannot keep the log")?,
+        config.log.then(Output::stdout).transpose().context("cannot keep the log")?,
+        config.input.then(original_input).transpose()?,
+    );
+
+    slave.become_standard().context("cannot give the worker its terminal")?;
+    if let Some(command) = &config.exec {
+        let program = Program::through_shell(command, &server::shell())
+            .environment(environment::for_sessions())
+            .as_guest();
+        match program.spawn(&slave) {
+            // Somebody must wait for it; the worker's own children are its
+            // own business.
+            Ok(pid) => in_background("pty-exec", move || pid.reap())?,
+            Err(error) => share.log(&error.to_string()),
+        }
+    }
+    in_background("pty", move || share.run(slave))
+}
+
+fn door_of(listener: Listener, role: Role) -> Door {
+    Door { listener, readonly: role == Role::Watched }
+}
+
+/// The original standard input; a terminal is put into raw mode, since the
+/// shared one does the editing and echoing.
+fn original_input() -> Result<std::os::fd::OwnedFd> {
+    if stdio::stdin_is_a_terminal() {
+        server::restore_terminal_at_end();
+        if let Ok(raw) = RawMode::enter(true) {
+            raw.keep();
+        }
+    }
+    stdio::stdin_copy().context("cannot keep the original standard input")
+}
+
+/// Starts a thread that no signal reaches: those are the worker's. A panic
+/// in it ends it and nothing else.
+fn in_background(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
+    let _blocked = Blocked::all();
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            // Not to the log of the process: that is the terminal itself.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        })
+        .map(|_| ())
+        .context("cannot start a thread")
 }

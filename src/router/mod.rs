@@ -32,7 +32,8 @@ use crate::sys::poll::{Interest, Poller, Ready};
 use crate::sys::signal::Signals;
 use crate::sys::socket::Listener;
 use crate::sys::spawn::Program;
-use crate::uwsgi::gateway::{Gateway, Role};
+use crate::uwsgi::gateway::Gateway;
+use crate::uwsgi::sockets::Role;
 use crate::uwsgi::{guard, log::log, server};
 
 use attach::Spare;
@@ -117,7 +118,7 @@ impl GatewayLoop {
                     stats_listener = Some(socket.listener);
                     continue;
                 }
-                Role::Stats => continue,
+                Role::Stats | Role::Shared | Role::Watched => continue,
             };
             doors.push(Door { listener: socket.listener, protocol, name: socket.name });
         }

@@ -42,8 +42,8 @@ impl Pid {
         self.0
     }
 
-    /// Waits for one that is about to end.
-    pub(super) fn reap_now(self) {
+    /// Waits until it has ended, and reaps it.
+    pub fn reap(self) {
         while waitpid(nix::unistd::Pid::from_raw(self.0), None) == Err(Errno::EINTR) {}
     }
 }

@@ -185,6 +185,35 @@ impl Slave {
     }
 }
 
+impl Slave {
+    /// Makes it the standard input, output and error of this process and,
+    /// where the process can begin a session, its controlling terminal
+    /// (login_tty(3)); keeps a copy, so that the terminal stays open whatever
+    /// the process does with those.
+    ///
+    /// # Errors
+    /// dup2(2).
+    pub fn become_standard(&self) -> io::Result<()> {
+        // It has no reason to fail in a process that was just forked; where
+        // it does, the process has a session and a terminal of its own.
+        if nix::unistd::setsid().is_ok() {
+            // SAFETY: TIOCSCTTY takes a number.
+            let _ = ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSCTTY, 0) });
+        }
+        for standard in 0..=2 {
+            // SAFETY: two descriptors; the three numbers are nobody's OwnedFd.
+            ioctl(unsafe { libc::dup2(self.0.as_raw_fd(), standard) })?;
+        }
+        Ok(())
+    }
+
+    /// Its name (ttyname(3)), as far as this mount namespace knows it.
+    pub fn name(&self) -> String {
+        nix::unistd::ttyname(&self.0)
+            .map_or_else(|_| String::from("a terminal"), |name| name.display().to_string())
+    }
+}
+
 /// The size of the terminal at standard input or, where that is none, at
 /// standard output (ioctl(2) TIOCGWINSZ); `None` where neither is one or it
 /// does not know its size.

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,8 +24,9 @@ struct forkpty_plan {
 	const char *path;
 	char *const *argv;
 	char *const *envp;
-	const char *cwd; /* NULL: the parent's */
 	int terminal;
+	int controlling; /* whether it becomes the controlling terminal */
+	int death_signal; /* sent when the parent's thread ends; 0: none */
 	int restore_nofile; /* whether to set the soft limit below */
 	unsigned long nofile;
 };
@@ -63,7 +65,9 @@ static int become(const struct forkpty_plan *plan)
 		return errno;
 	if (terminal < 3 && (terminal = fcntl(terminal, F_DUPFD, 3)) < 0)
 		return errno;
-	if (ioctl(terminal, TIOCSCTTY, 0) < 0)
+	if (plan->death_signal && prctl(PR_SET_PDEATHSIG, plan->death_signal) < 0)
+		return errno;
+	if (plan->controlling && ioctl(terminal, TIOCSCTTY, 0) < 0)
 		return errno;
 	if (dup2(terminal, 0) < 0 || dup2(terminal, 1) < 0 || dup2(terminal, 2) < 0)
 		return errno;
@@ -76,8 +80,6 @@ static int become(const struct forkpty_plan *plan)
 			setrlimit(RLIMIT_NOFILE, &limit);
 		}
 	}
-	if (plan->cwd && chdir(plan->cwd) < 0)
-		return errno;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	execve(plan->path, plan->argv, plan->envp);

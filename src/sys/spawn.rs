@@ -15,8 +15,9 @@ struct Plan {
     path: *const libc::c_char,
     argv: *const *const libc::c_char,
     envp: *const *const libc::c_char,
-    cwd: *const libc::c_char,
     terminal: libc::c_int,
+    controlling: libc::c_int,
+    death_signal: libc::c_int,
     restore_nofile: libc::c_int,
     nofile: libc::c_ulong,
 }
@@ -32,6 +33,7 @@ pub struct Program {
     argv: Vec<CString>,
     envp: Vec<CString>,
     nofile: Option<DescriptorLimit>,
+    guest: bool,
 }
 
 impl Program {
@@ -39,12 +41,26 @@ impl Program {
     /// executed as it is, as the C plugin does.
     pub fn from_command(command: &CStr, shell: &CStr) -> Self {
         let blank = command.to_bytes().iter().any(|byte| matches!(byte, b' ' | b'\t'));
-        let (path, argv) = if blank {
-            (shell.to_owned(), vec![shell.to_owned(), c"-c".to_owned(), command.to_owned()])
-        } else {
-            (command.to_owned(), vec![command.to_owned()])
-        };
-        Self { path, argv, envp: Vec::new(), nofile: None }
+        if blank {
+            return Self::through_shell(command, shell);
+        }
+        Self::of(command.to_owned(), vec![command.to_owned()])
+    }
+
+    /// A command that goes through `shell -c`.
+    pub fn through_shell(command: &CStr, shell: &CStr) -> Self {
+        Self::of(shell.to_owned(), vec![shell.to_owned(), c"-c".to_owned(), command.to_owned()])
+    }
+
+    fn of(path: CString, argv: Vec<CString>) -> Self {
+        Self { path, argv, envp: Vec::new(), nofile: None, guest: false }
+    }
+
+    /// The terminal is somebody else's controlling terminal: the program only
+    /// reads and writes it, and gets SIGHUP when the calling thread ends.
+    pub fn as_guest(mut self) -> Self {
+        self.guest = true;
+        self
     }
 
     /// Sets the whole environment (`NAME=value`).
@@ -72,8 +88,9 @@ impl Program {
             path: self.path.as_ptr(),
             argv: argv.as_ptr(),
             envp: envp.as_ptr(),
-            cwd: std::ptr::null(),
             terminal: slave.as_raw(),
+            controlling: (!self.guest).into(),
+            death_signal: if self.guest { libc::SIGHUP } else { 0 },
             restore_nofile: self.nofile.is_some().into(),
             nofile: self.nofile.map_or(0, |limit| limit.before),
         };
@@ -86,7 +103,7 @@ impl Program {
             return Err(io::Error::from_raw_os_error(errno)).context("cannot start a process");
         };
         if errno != 0 {
-            pid.reap_now();
+            pid.reap();
             return Err(self.refusal(errno));
         }
         Ok(pid)

@@ -20,6 +20,14 @@ fn stdout() -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(1) }
 }
 
+/// A copy of standard input, which stays when that becomes something else.
+///
+/// # Errors
+/// It is closed.
+pub fn stdin_copy() -> io::Result<OwnedFd> {
+    stdin().try_clone_to_owned()
+}
+
 /// Reads from a descriptor that was inherited.
 pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Read {
     super::read_outcome(nix::unistd::read(fd, buffer))
@@ -58,6 +66,15 @@ impl Output {
     /// It is closed.
     pub fn stdout() -> io::Result<Self> {
         Self::of(stdout())
+    }
+
+    /// Standard error.
+    ///
+    /// # Errors
+    /// It is closed.
+    pub fn stderr() -> io::Result<Self> {
+        // SAFETY: descriptor 2 is never closed by us.
+        Self::of(unsafe { BorrowedFd::borrow_raw(2) })
     }
 
     /// A copy of any descriptor for output; it is not passed to children.

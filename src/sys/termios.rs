@@ -78,6 +78,11 @@ impl RawMode {
         Ok(())
     }
 
+    /// Leaves raw mode set for good.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+
     /// Whether raw mode is set.
     pub fn is_raw(&self) -> bool {
         self.is_raw

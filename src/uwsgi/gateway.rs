@@ -1,9 +1,7 @@
-//! Gateways and their sockets, on the server's own lists, so that the server
-//! keeps, closes and respawns what is ours.
+//! Gateways on the server's own list, so that the server forks, respawns and
+//! ends what is ours.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::ffi::{CStr, c_int, c_void};
 use std::ptr::addr_of_mut;
 
 use once_cell::sync::OnceCell;
@@ -11,55 +9,13 @@ use once_cell::sync::OnceCell;
 use super::guard::guard;
 use super::log::log;
 use super::server;
-use crate::error::{Context, Error, Result};
+use super::sockets::{self, Owner, Socket};
+use crate::error::{Error, Result};
 use crate::ffi;
-use crate::sys::socket::Listener;
 
-/// The name of our gateways and the owner of our sockets; the server compares
-/// it by its text.
-const NAME: &CStr = c"uWSGI forkptyrouter";
-
-/// The longest socket path that the server binds, in bytes.
-const LONGEST_PATH: usize = 102;
-
-/// What a socket is for; the server keeps the number in the socket's `mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Terminals, in raw mode.
-    Raw,
-    /// Terminals, in uwsgi mode.
-    Uwsgi,
-    /// The statistics.
-    Stats,
-}
-
-impl Role {
-    fn mode(self) -> c_int {
-        match self {
-            Role::Raw => 0,
-            Role::Uwsgi => 1,
-            Role::Stats => 2,
-        }
-    }
-
-    fn of(mode: c_int) -> Self {
-        match mode {
-            1 => Role::Uwsgi,
-            2 => Role::Stats,
-            _ => Role::Raw,
-        }
-    }
-}
-
-/// A socket that is bound.
-pub struct Socket {
-    /// Where connections come from.
-    pub listener: Listener,
-    /// What they are for.
-    pub role: Role,
-    /// Its address, as the server names it.
-    pub name: String,
-}
+/// The name of our gateways, which is that of their sockets' owner: by it the
+/// server finds out which sockets a gateway keeps.
+const NAME: &CStr = Owner::Router.name();
 
 /// One gateway process.
 pub struct Gateway {
@@ -70,194 +26,6 @@ pub struct Gateway {
 /// What a gateway process does; set once, before the first is registered.
 static RUN: OnceCell<fn(Gateway) -> Result<()>> = OnceCell::new();
 static HARAKIRI: OnceCell<Option<u32>> = OnceCell::new();
-
-/// Adds a socket that will be bound when the server starts.
-pub fn add_socket(address: &str, role: Role) -> Result<()> {
-    let address = CString::new(address)
-        .map_err(|_| Error::new("an address holds a NUL byte"))?
-        // The server keeps the pointer for as long as it lives.
-        .into_raw();
-    // SAFETY: options are read on the only thread; both strings live forever.
-    // The server returns a new entry of its own list, or ends the process.
-    unsafe {
-        let socket = ffi::uwsgi_new_gateway_socket(address, NAME.as_ptr().cast_mut());
-        (*socket).no_defer = 1;
-        (*socket).mode = role.mode();
-    }
-    Ok(())
-}
-
-/// Adds the sockets that a zerg server hands out.
-///
-/// # Errors
-/// It cannot be reached, or hands out none.
-pub fn add_sockets_of_zerg(address: &str) -> Result<()> {
-    const MOST: usize = 64;
-    let failed = |why: &str| Error::new(format!("zerg server {address}: {why}"));
-    let path = CString::new(address).map_err(|_| failed("the address holds a NUL byte"))?;
-    let mut expected: c_int = 8;
-    for _ in 0..2 {
-        // SAFETY: a NUL-terminated string, of which the server makes a copy.
-        let connection = unsafe { ffi::uwsgi_connect(path.as_ptr().cast_mut(), 30, 0) };
-        if connection < 0 {
-            return Err(failed("cannot connect"));
-        }
-        let before = expected;
-        let code = c"uwsgi-zerg";
-        // SAFETY: a connected socket and a code of the length that is said;
-        // the server returns a malloc'ed array of `expected` descriptors, -1
-        // where there are fewer, or NULL.
-        let sockets = unsafe {
-            let sockets = ffi::uwsgi_attach_fd(
-                connection,
-                &mut expected,
-                code.as_ptr().cast_mut(),
-                code.count_bytes(),
-            );
-            libc::close(connection);
-            sockets
-        };
-        if sockets.is_null() {
-            // It has more than we had room for, and said how many.
-            if expected != before && usize::try_from(expected).is_ok_and(|count| count <= MOST) {
-                continue;
-            }
-            return Err(failed("it sent something else than sockets"));
-        }
-        let count = usize::try_from(expected).unwrap_or(0);
-        // SAFETY: see above.
-        let mut descriptors = unsafe { std::slice::from_raw_parts(sockets, count) }.to_vec();
-        descriptors.retain(|fd| *fd >= 0);
-        // SAFETY: malloc'ed, and not used any more.
-        unsafe { libc::free(sockets.cast()) };
-        if descriptors.is_empty() {
-            return Err(failed("it has no sockets"));
-        }
-        for fd in descriptors {
-            // uwsgi_new_gateway_socket_from_fd measures the name, which an
-            // IPv6 socket has none of.
-            let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
-            add_socket(&name, Role::Raw)?;
-            each_socket(|socket| {
-                // The one just added is the last without a descriptor.
-                if socket.fd == -1 && text(socket.name) == name {
-                    socket.fd = fd;
-                }
-                Ok(())
-            })?;
-        }
-        return Ok(());
-    }
-    Err(failed("it sent something else than sockets"))
-}
-
-/// Binds our sockets.
-///
-/// # Errors
-/// The line for the operator. (Where the server's own bind fails, it says so
-/// itself and exits.)
-pub fn bind_sockets() -> Result<()> {
-    each_socket(|socket| {
-        let name = text(socket.name);
-        let role = Role::of(socket.mode);
-        let (fd, name, shared) = if socket.fd >= 0 {
-            (socket.fd, name, false)
-        } else if let Some(number) = name.strip_prefix('=') {
-            let fd = shared_socket(number, &name)?;
-            (fd, name_of(fd).unwrap_or(name), true)
-        } else if let Some(number) = name.strip_prefix("fd://") {
-            let fd = inherited(number, &name)?;
-            // So that it is still there after a reload.
-            // SAFETY: a descriptor's number.
-            unsafe { ffi::uwsgi_add_safe_fd(fd) };
-            (fd, name_of(fd).unwrap_or(name), false)
-        } else {
-            (bind(&name, socket.name)?, name, false)
-        };
-        Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
-        socket.fd = fd;
-        socket.shared = shared.into();
-        rename(socket, &name);
-        if role == Role::Stats {
-            log(&format!("*** forkptyrouter stats server enabled on {name} fd: {fd} ***"));
-        } else {
-            log(&format!("{} bound on {name} fd {fd}", NAME.to_string_lossy()));
-        }
-        Ok(())
-    })
-}
-
-fn shared_socket(number: &str, name: &str) -> Result<c_int> {
-    let number: c_int = number
-        .trim()
-        .parse()
-        .map_err(|_| Error::new(format!("{name}: not the number of a shared socket")))?;
-    // SAFETY: looks a number up in the server's list.
-    match unsafe { ffi::uwsgi_get_shared_socket_fd_by_num(number) } {
-        -1 => Err(Error::new(format!("{name}: there is no shared socket {number}"))),
-        fd => Ok(fd),
-    }
-}
-
-fn inherited(number: &str, name: &str) -> Result<c_int> {
-    number
-        .trim()
-        .parse()
-        .ok()
-        .filter(|fd| *fd >= 0)
-        .ok_or_else(|| Error::new(format!("{name}: not a descriptor's number")))
-}
-
-fn bind(name: &str, raw_name: *mut c_char) -> Result<c_int> {
-    // SAFETY: the fields are plain ints of the server's configuration, which
-    // is complete; this is the only thread. The names are NUL-terminated. A
-    // failed bind ends the process after it said why.
-    unsafe {
-        let server = addr_of_mut!(ffi::uwsgi);
-        let backlog = (*server).listen_queue;
-        if let Some(colon) = name.rfind(':') {
-            let port = &name[colon + 1..];
-            if port.parse::<u16>().is_err() {
-                return Err(Error::new(format!("{name}: not a port: {port}")));
-            }
-            // A client that waits for a prompt sends nothing: accept must not
-            // wait for its first byte.
-            let deferred = std::mem::replace(&mut (*server).no_defer_accept, 1);
-            let fd = ffi::bind_to_tcp(raw_name, backlog, raw_name.add(colon));
-            (*server).no_defer_accept = deferred;
-            return Ok(fd);
-        }
-        let is_abstract =
-            (*server).abstract_socket != 0 || name.starts_with('@') || name.starts_with("\\0");
-        if !is_abstract {
-            check_path(name)?;
-        }
-        Ok(ffi::bind_to_unix(raw_name, backlog, (*server).chmod_socket, (*server).abstract_socket))
-    }
-}
-
-/// What the server would fail at with fewer words, or would delete: it
-/// unlinks whatever has the socket's name.
-fn check_path(name: &str) -> Result<()> {
-    if name.len() > LONGEST_PATH {
-        return Err(Error::new(format!(
-            "cannot bind {name}: a socket's path has at most {LONGEST_PATH} bytes"
-        )));
-    }
-    let path = Path::new(name);
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    nix::unistd::eaccess(folder, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK)
-        .context(format!("cannot bind {name}: folder {}", folder.display()))?;
-    match std::fs::symlink_metadata(path) {
-        Ok(existing) if !existing.file_type().is_socket() => {
-            Err(Error::new(format!("cannot bind {name}: it exists and is not a socket")))
-        }
-        _ => Ok(()),
-    }
-}
 
 /// Registers the gateways. Without a master the server forks them at once.
 ///
@@ -308,16 +76,7 @@ impl Gateway {
     /// # Errors
     /// One of them is not a listening socket any more.
     pub fn sockets(&self) -> Result<Vec<Socket>> {
-        let mut sockets = Vec::new();
-        each_socket(|socket| {
-            sockets.push(Socket {
-                listener: Listener::of_the_server(socket.fd)?,
-                role: Role::of(socket.mode),
-                name: text(socket.name),
-            });
-            Ok(())
-        })?;
-        Ok(sockets)
+        sockets::bound(Owner::Router)
     }
 
     /// Whether it is the first of its kind.
@@ -357,52 +116,4 @@ impl Gateway {
             }
         }
     }
-}
-
-/// Whether any socket of ours was asked for.
-pub fn has_sockets() -> bool {
-    let mut any = false;
-    let _ = each_socket(|socket| {
-        any |= Role::of(socket.mode) != Role::Stats;
-        Ok(())
-    });
-    any
-}
-
-/// Walks our sockets on the server's list, in the order of the options.
-fn each_socket(mut visit: impl FnMut(&mut ffi::uwsgi_gateway_socket) -> Result<()>) -> Result<()> {
-    // SAFETY: a list that the server only appends to, on this thread.
-    unsafe {
-        let mut next = (*addr_of_mut!(ffi::uwsgi)).gateway_sockets;
-        while let Some(socket) = next.as_mut() {
-            next = socket.next;
-            if !socket.owner.is_null() && CStr::from_ptr(socket.owner) == NAME {
-                visit(socket)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The text of one of the server's strings; empty for NULL.
-fn text(string: *const c_char) -> String {
-    if string.is_null() {
-        return String::new();
-    }
-    // SAFETY: a NUL-terminated string of the server's configuration.
-    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
-}
-
-fn rename(socket: &mut ffi::uwsgi_gateway_socket, name: &str) {
-    if let Ok(name) = CString::new(name) {
-        socket.name_len = name.count_bytes();
-        socket.name = name.into_raw();
-    }
-}
-
-/// The address that a socket is bound to, in the server's notation.
-fn name_of(fd: c_int) -> Option<String> {
-    // SAFETY: takes a number; returns a new string, "" or NULL.
-    let name = unsafe { ffi::uwsgi_getsockname(fd) };
-    (!name.is_null()).then(|| text(name))
 }

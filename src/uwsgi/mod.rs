@@ -8,3 +8,5 @@ pub mod guard;
 pub mod log;
 pub mod options;
 pub mod server;
+pub mod sockets;
+pub mod worker;

@@ -41,3 +41,17 @@ pub fn exit(status: i32) -> ! {
     // that does nothing else; no lock of ours is held.
     unsafe { libc::exit(status) }
 }
+
+/// Lets the master restore the settings of the terminal on standard input
+/// when it ends, whoever changes them meanwhile.
+pub fn restore_terminal_at_end() {
+    // SAFETY: a termios and a flag of the server's, which only its end reads;
+    // tcgetattr(3) fills the termios, whose C layout both sides share.
+    unsafe {
+        let server = std::ptr::addr_of_mut!(ffi::uwsgi);
+        let settings = std::ptr::addr_of_mut!((*server).termios);
+        if libc::tcgetattr(0, settings.cast()) == 0 {
+            (*server).restore_tc = 1;
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Sockets on the server's own list, so that the server keeps and closes what
+//! is ours as it does with its own.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::ptr::addr_of_mut;
+
+use super::log::log;
+use crate::error::{Context, Error, Result};
+use crate::ffi;
+use crate::sys::socket::Listener;
+
+/// The longest socket path that the server binds, in bytes.
+const LONGEST_PATH: usize = 102;
+
+/// Which of our plugins a socket belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The router: its gateways keep the socket, workers do not.
+    Router,
+    /// The shared terminal: workers keep the socket.
+    Pty,
+}
+
+impl Owner {
+    /// Its name on the server's list, which is compared by its text.
+    pub const fn name(self) -> &'static CStr {
+        match self {
+            Owner::Router => c"uWSGI forkptyrouter",
+            Owner::Pty => c"uWSGI pty",
+        }
+    }
+}
+
+/// What a socket is for; the server keeps the number in the socket's `mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Terminals, in raw mode.
+    Raw,
+    /// Terminals, in uwsgi mode.
+    Uwsgi,
+    /// The router's statistics.
+    Stats,
+    /// The shared terminal.
+    Shared,
+    /// The shared terminal, to watch only.
+    Watched,
+}
+
+/// By their number.
+const ROLES: [Role; 5] = [Role::Raw, Role::Uwsgi, Role::Stats, Role::Shared, Role::Watched];
+
+impl Role {
+    const fn owner(self) -> Owner {
+        match self {
+            Role::Raw | Role::Uwsgi | Role::Stats => Owner::Router,
+            Role::Shared | Role::Watched => Owner::Pty,
+        }
+    }
+
+    fn of(mode: c_int) -> Self {
+        usize::try_from(mode).ok().and_then(|mode| ROLES.get(mode)).copied().unwrap_or(Role::Raw)
+    }
+}
+
+/// A socket that is bound.
+pub struct Socket {
+    /// Where connections come from.
+    pub listener: Listener,
+    /// What they are for.
+    pub role: Role,
+    /// Its address, as the server names it.
+    pub name: String,
+}
+
+/// Adds a socket that will be bound when the server starts.
+pub fn add(address: &str, role: Role) -> Result<()> {
+    let address = CString::new(address)
+        .map_err(|_| Error::new("an address holds a NUL byte"))?
+        // The server keeps the pointer for as long as it lives.
+        .into_raw();
+    // SAFETY: options are read on the only thread; both strings live forever.
+    // The server returns a new entry of its own list, or ends the process.
+    unsafe {
+        let socket =
+            ffi::uwsgi_new_gateway_socket(address, role.owner().name().as_ptr().cast_mut());
+        (*socket).no_defer = 1;
+        (*socket).mode = role as c_int;
+        // Or the workers would close it.
+        (*socket).shared = (role.owner() == Owner::Pty).into();
+    }
+    Ok(())
+}
+
+/// Adds the sockets that a zerg server hands out.
+///
+/// # Errors
+/// It cannot be reached, or hands out none.
+pub fn add_from_zerg(address: &str) -> Result<()> {
+    const MOST: usize = 64;
+    let failed = |why: &str| Error::new(format!("zerg server {address}: {why}"));
+    let path = CString::new(address).map_err(|_| failed("the address holds a NUL byte"))?;
+    let mut expected: c_int = 8;
+    for _ in 0..2 {
+        // SAFETY: a NUL-terminated string, of which the server makes a copy.
+        let connection = unsafe { ffi::uwsgi_connect(path.as_ptr().cast_mut(), 30, 0) };
+        if connection < 0 {
+            return Err(failed("cannot connect"));
+        }
+        let before = expected;
+        let code = c"uwsgi-zerg";
+        // SAFETY: a connected socket and a code of the length that is said;
+        // the server returns a malloc'ed array of `expected` descriptors, -1
+        // where there are fewer, or NULL.
+        let sockets = unsafe {
+            let sockets = ffi::uwsgi_attach_fd(
+                connection,
+                &mut expected,
+                code.as_ptr().cast_mut(),
+                code.count_bytes(),
+            );
+            libc::close(connection);
+            sockets
+        };
+        if sockets.is_null() {
+            // It has more than we had room for, and said how many.
+            if expected != before && usize::try_from(expected).is_ok_and(|count| count <= MOST) {
+                continue;
+            }
+            return Err(failed("it sent something else than sockets"));
+        }
+        let count = usize::try_from(expected).unwrap_or(0);
+        // SAFETY: see above.
+        let mut descriptors = unsafe { std::slice::from_raw_parts(sockets, count) }.to_vec();
+        descriptors.retain(|fd| *fd >= 0);
+        // SAFETY: malloc'ed, and not used any more.
+        unsafe { libc::free(sockets.cast()) };
+        if descriptors.is_empty() {
+            return Err(failed("it has no sockets"));
+        }
+        for fd in descriptors {
+            // uwsgi_new_gateway_socket_from_fd measures the name, which an
+            // IPv6 socket has none of.
+            let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
+            add(&name, Role::Raw)?;
+            each_socket(Owner::Router, |socket| {
+                // The one just added is the last without a descriptor.
+                if socket.fd == -1 && text(socket.name) == name {
+                    socket.fd = fd;
+                }
+                Ok(())
+            })?;
+        }
+        return Ok(());
+    }
+    Err(failed("it sent something else than sockets"))
+}
+
+/// Binds a plugin's sockets.
+///
+/// # Errors
+/// The line for the operator. (Where the server's own bind fails, it says so
+/// itself and exits.)
+pub fn bind(owner: Owner) -> Result<()> {
+    each_socket(owner, |socket| {
+        let name = text(socket.name);
+        let role = Role::of(socket.mode);
+        let (fd, name, shared) = if socket.fd >= 0 {
+            (socket.fd, name, false)
+        } else if let Some(number) = name.strip_prefix('=') {
+            let fd = shared_socket(number, &name)?;
+            (fd, name_of(fd).unwrap_or(name), true)
+        } else if let Some(number) = name.strip_prefix("fd://") {
+            let fd = inherited(number, &name)?;
+            // So that it is still there after a reload.
+            // SAFETY: a descriptor's number.
+            unsafe { ffi::uwsgi_add_safe_fd(fd) };
+            (fd, name_of(fd).unwrap_or(name), owner == Owner::Pty)
+        } else {
+            (bind_address(&name, socket.name)?, name, owner == Owner::Pty)
+        };
+        Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
+        socket.fd = fd;
+        socket.shared = shared.into();
+        rename(socket, &name);
+        if role == Role::Stats {
+            log(&format!("*** forkptyrouter stats server enabled on {name} fd: {fd} ***"));
+        } else {
+            log(&format!("{} bound on {name} fd {fd}", owner.name().to_string_lossy()));
+        }
+        Ok(())
+    })
+}
+
+fn shared_socket(number: &str, name: &str) -> Result<c_int> {
+    let number: c_int = number
+        .trim()
+        .parse()
+        .map_err(|_| Error::new(format!("{name}: not the number of a shared socket")))?;
+    // SAFETY: looks a number up in the server's list.
+    match unsafe { ffi::uwsgi_get_shared_socket_fd_by_num(number) } {
+        -1 => Err(Error::new(format!("{name}: there is no shared socket {number}"))),
+        fd => Ok(fd),
+    }
+}
+
+fn inherited(number: &str, name: &str) -> Result<c_int> {
+    number
+        .trim()
+        .parse()
+        .ok()
+        .filter(|fd| *fd >= 0)
+        .ok_or_else(|| Error::new(format!("{name}: not a descriptor's number")))
+}
+
+fn bind_address(name: &str, raw_name: *mut c_char) -> Result<c_int> {
+    // SAFETY: the fields are plain ints of the server's configuration, which
+    // is complete; this is the only thread. The names are NUL-terminated. A
+    // failed bind ends the process after it said why.
+    unsafe {
+        let server = addr_of_mut!(ffi::uwsgi);
+        let backlog = (*server).listen_queue;
+        if let Some(colon) = name.rfind(':') {
+            let port = &name[colon + 1..];
+            if port.parse::<u16>().is_err() {
+                return Err(Error::new(format!("{name}: not a port: {port}")));
+            }
+            // A client that waits for a prompt sends nothing: accept must not
+            // wait for its first byte.
+            let deferred = std::mem::replace(&mut (*server).no_defer_accept, 1);
+            let fd = ffi::bind_to_tcp(raw_name, backlog, raw_name.add(colon));
+            (*server).no_defer_accept = deferred;
+            return Ok(fd);
+        }
+        let is_abstract =
+            (*server).abstract_socket != 0 || name.starts_with('@') || name.starts_with("\\0");
+        if !is_abstract {
+            check_path(name)?;
+        }
+        Ok(ffi::bind_to_unix(raw_name, backlog, (*server).chmod_socket, (*server).abstract_socket))
+    }
+}
+
+/// What the server would fail at with fewer words, or would delete: it
+/// unlinks whatever has the socket's name.
+fn check_path(name: &str) -> Result<()> {
+    if name.len() > LONGEST_PATH {
+        return Err(Error::new(format!(
+            "cannot bind {name}: a socket's path has at most {LONGEST_PATH} bytes"
+        )));
+    }
+    let path = Path::new(name);
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    nix::unistd::eaccess(folder, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK)
+        .context(format!("cannot bind {name}: folder {}", folder.display()))?;
+    match std::fs::symlink_metadata(path) {
+        Ok(existing) if !existing.file_type().is_socket() => {
+            Err(Error::new(format!("cannot bind {name}: it exists and is not a socket")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A plugin's sockets, bound before the process was forked.
+///
+/// # Errors
+/// One of them is not a listening socket any more.
+pub fn bound(owner: Owner) -> Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    each_socket(owner, |socket| {
+        sockets.push(Socket {
+            listener: Listener::of_the_server(socket.fd)?,
+            role: Role::of(socket.mode),
+            name: text(socket.name),
+        });
+        Ok(())
+    })?;
+    Ok(sockets)
+}
+
+/// Whether a plugin was asked for any socket.
+pub fn asked_for(owner: Owner) -> bool {
+    let mut any = false;
+    let _ = each_socket(owner, |_| {
+        any = true;
+        Ok(())
+    });
+    any
+}
+
+/// Closes a plugin's sockets in a process that has no use for them.
+pub fn close(owner: Owner) {
+    let _ = each_socket(owner, |socket| {
+        // SAFETY: a descriptor that only the plugin uses, in this process
+        // nobody; the list forgets it.
+        unsafe { libc::close(socket.fd) };
+        socket.fd = -1;
+        Ok(())
+    });
+}
+
+/// Walks a plugin's sockets on the server's list, in the order of the options.
+fn each_socket(
+    owner: Owner,
+    mut visit: impl FnMut(&mut ffi::uwsgi_gateway_socket) -> Result<()>,
+) -> Result<()> {
+    // SAFETY: a list that the server only appends to, on this thread.
+    unsafe {
+        let mut next = (*addr_of_mut!(ffi::uwsgi)).gateway_sockets;
+        while let Some(socket) = next.as_mut() {
+            next = socket.next;
+            if !socket.owner.is_null() && CStr::from_ptr(socket.owner) == owner.name() {
+                visit(socket)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The text of one of the server's strings; empty for NULL.
+fn text(string: *const c_char) -> String {
+    if string.is_null() {
+        return String::new();
+    }
+    // SAFETY: a NUL-terminated string of the server's configuration.
+    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+}
+
+fn rename(socket: &mut ffi::uwsgi_gateway_socket, name: &str) {
+    if let Ok(name) = CString::new(name) {
+        socket.name_len = name.count_bytes();
+        socket.name = name.into_raw();
+    }
+}
+
+/// The address that a socket is bound to, in the server's notation.
+fn name_of(fd: c_int) -> Option<String> {
+    // SAFETY: takes a number; returns a new string, "" or NULL.
+    let name = unsafe { ffi::uwsgi_getsockname(fd) };
+    (!name.is_null()).then(|| text(name))
+}

@@ -1,0 +1,146 @@
+//! Sessions end: by the program, by the client, by the operator's limits, and
+//! never by themselves.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::servers::all;
+use crate::harness::{Server, Setup, Wire, on_every_server, wait_until};
+
+/// A shell with a foreground job; the terminal is the client's.
+#[track_caller]
+fn busy_shell(address: &str, server: &Server) -> Wire {
+    let mut client = Wire::connect(address);
+    client.send("echo rea''dy; sleep 1000\n");
+    client.read_until("ready\r\n");
+    wait_until("the shell has its foreground job", || {
+        server.session_processes().iter().any(|process| process.name == "sleep")
+    });
+    client
+}
+
+#[test]
+fn a_client_that_leaves_takes_shell_and_job_with_it() {
+    on_every_server(|flavor| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = listener.local_addr().unwrap().to_string();
+        let server = Setup::new(flavor)
+            .inherit(listener.into(), 9)
+            .option("forkpty-router", "fd://9")
+            .option("forkpty-router", "{dir}/s")
+            .start();
+        for address in [server.path("s"), tcp] {
+            let client = busy_shell(&address, &server);
+            let bystander = Wire::connect(&server.path("s"));
+            drop(client);
+            wait_until(&format!("one session is left after {address} closed"), || {
+                server.session_processes().len() == 1
+            });
+            drop(bystander);
+            wait_until("none is left", || server.session_processes().is_empty());
+        }
+        assert_eq!(server.count_in_log("outlived"), 0, "nothing had to be killed");
+    });
+}
+
+/// A client that dies while its terminal floods it, with input unread.
+#[test]
+fn a_client_that_leaves_in_the_midst_of_output() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).raw();
+        for _ in 0..10 {
+            let mut client = server.connect("s");
+            client.send("yes\n");
+            client.read_until("y\r\ny\r\n");
+            client.send("unread\n");
+            drop(client);
+        }
+        wait_until("all sessions end", || server.session_processes().is_empty());
+    });
+}
+
+#[test]
+fn a_shell_that_ignores_the_hangup_is_killed() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor)
+            .script("trap '' HUP; echo ready; while :; do sleep 1000; done")
+            .option("forkptyrouter-hangup-grace", "1")
+            .raw();
+        let mut client = server.connect("s");
+        client.read_until("ready");
+        let left = Instant::now();
+        drop(client);
+        wait_until("it and its job are killed", || server.session_processes().is_empty());
+        assert!(left.elapsed() >= Duration::from_millis(900), "after {:?}", left.elapsed());
+        assert_eq!(server.count_in_log("outlived"), 1);
+    });
+}
+
+#[test]
+fn a_background_job_does_not_hold_the_session() {
+    on_every_server(|flavor| {
+        let script = "(trap '' HUP; exec sleep 1000) & echo 'last words'";
+        let server = Setup::new(flavor).script(script).raw();
+        assert_eq!(server.connect("s").text_to_end(), "last words\r\n");
+        wait_until("the session is over", || server.programs().is_empty());
+    });
+}
+
+/// A program may close its terminal and work on; its end is the end.
+#[test]
+fn a_program_that_closed_its_terminal_is_waited_for() {
+    on_every_server(|flavor| {
+        let script = "echo here; exec 0<&- 1>&- 2>&-; sleep 0.5; : > {dir}/done";
+        let server = Setup::new(flavor).script(script).raw();
+        let output = server.connect("s").text_to_end();
+        assert_eq!(output, "here\r\n");
+        assert!(std::fs::exists(server.path("done")).unwrap(), "it was let finish");
+    });
+}
+
+/// The C plugin ends them after a minute.
+#[test]
+fn idle_sessions_live_for_more_than_a_minute() {
+    let idle: Vec<_> = all()
+        .iter()
+        .map(|flavor| {
+            let server = Setup::new(flavor).script("stty -echo; echo ready; exec cat").raw();
+            let mut client = server.connect("s");
+            client.read_until("ready\r\n");
+            (server, client)
+        })
+        .collect();
+    let end = Instant::now() + Duration::from_secs(63);
+    for (server, mut client) in idle {
+        let rest = end.saturating_duration_since(Instant::now());
+        assert!(client.is_silent_for(rest), "{}", client.text_to_end());
+        client.send("still here\n");
+        client.read_until("still here\r\n");
+        drop(server);
+    }
+}
+
+#[test]
+fn the_timeout_ends_idle_sessions_and_says_so() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor)
+            .script("stty -echo; echo ready; exec cat")
+            .option("forkptyrouter-timeout", "1")
+            .raw();
+        let mut busy = server.connect("s");
+        busy.read_until("ready\r\n");
+        let mut idle = server.connect("s");
+        idle.read_until("ready\r\n");
+        let since = Instant::now();
+        for _ in 0..8 {
+            busy.send("busy\n");
+            busy.read_until("busy\r\n");
+            assert!(busy.is_silent_for(Duration::from_millis(200)), "traffic keeps it alive");
+        }
+        let told = idle.text_to_end();
+        assert!(told.contains("no traffic for 1 seconds"), "{told:?}");
+        assert!(since.elapsed() >= Duration::from_secs(1));
+        let told = busy.text_to_end();
+        assert!(told.contains("no traffic for 1 seconds"), "{told:?}");
+        wait_until("their programs are gone", || server.session_processes().is_empty());
+    });
+}

@@ -1,0 +1,79 @@
+//! What every case needs: the servers to test, one of them running, a client
+//! of our own, and the truth about processes.
+
+pub mod process;
+pub mod server;
+pub mod servers;
+pub mod terminal;
+pub mod wire;
+
+use std::time::{Duration, Instant};
+
+pub use server::{Server, Setup};
+pub use servers::{Flavor, on_every_server};
+pub use wire::Wire;
+
+/// How long anything may take before it counts as never happening. The
+/// machine may be slow and busy; nothing waits this long unless it fails.
+pub const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Waits for a condition.
+///
+/// # Panics
+/// It does not come true in time.
+#[track_caller]
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    assert!(comes_true(DEADLINE, condition), "waited {DEADLINE:?} in vain: {what}");
+}
+
+/// Whether a condition comes true within a time.
+pub fn comes_true(within: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + within;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Bytes that look random and are the same each time (xorshift64).
+pub fn noise(seed: u64, count: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect()
+}
+
+/// What `seq 1 LAST` prints.
+pub fn sequence(last: u32) -> Vec<u8> {
+    (1..=last).flat_map(|number| format!("{number}\n").into_bytes()).collect()
+}
+
+/// Compares two long byte strings, and shows only where they part.
+#[track_caller]
+pub fn assert_same(got: &[u8], wanted: &[u8]) {
+    if got == wanted {
+        return;
+    }
+    let at = got.iter().zip(wanted).take_while(|(a, b)| a == b).count();
+    let near = |bytes: &[u8]| {
+        let end = (at + 60).min(bytes.len());
+        String::from_utf8_lossy(&bytes[at.saturating_sub(20).min(end)..end]).into_owned()
+    };
+    panic!(
+        "got {} bytes, wanted {}; they part at {at}: got {:?}, wanted {:?}",
+        got.len(),
+        wanted.len(),
+        near(got),
+        near(wanted)
+    );
+}

@@ -1,0 +1,310 @@
+//! A real server, in a folder of its own, that leaves nothing behind.
+
+use std::fs::{self, File};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use super::process::{self, Process};
+use super::servers::{C_BINARY, C_PLUGINS};
+use super::{DEADLINE, Flavor, Wire, comes_true, wait_until};
+
+/// The variable that marks everything a server starts, directly or not.
+const MARK: &str = "FORKPTY_TEST";
+
+/// A server to be started. `{dir}` in arguments is its own folder.
+pub struct Setup {
+    title: String,
+    command: Command,
+    dir: TempDir,
+    inherited: Vec<(OwnedFd, i32)>,
+}
+
+/// A server that runs.
+pub struct Server {
+    title: String,
+    child: Child,
+    dir: TempDir,
+    mark: String,
+}
+
+/// How a server ended by itself.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub log: String,
+}
+
+impl Setup {
+    /// With our plugin, found as documented.
+    pub fn new(flavor: &Flavor) -> Self {
+        Self::bare(&flavor.name, &flavor.binary).plugin(&flavor.plugins, "forkptyrouter")
+    }
+
+    /// Debian's server with the C plugin.
+    pub fn c_router() -> Self {
+        Self::bare("the C router", Path::new(C_BINARY))
+            .plugin(Path::new(C_PLUGINS), "corerouter,forkptyrouter")
+    }
+
+    /// A server with no plugin yet.
+    pub fn bare(title: &str, binary: &Path) -> Self {
+        // A socket's path has about a hundred bytes.
+        let dir = tempfile::Builder::new().prefix("fp").tempdir_in("/tmp").expect("a folder");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("mode");
+        let mut command = Command::new(binary);
+        for (name, _) in std::env::vars_os() {
+            // The server takes options from its environment, too.
+            if name.to_string_lossy().starts_with("UWSGI") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .env(MARK, dir.path())
+            .env_remove("TERM")
+            .env("PS1", "$ ")
+            .env("LC_ALL", "C")
+            .current_dir(dir.path())
+            .stdin(Stdio::null());
+        Self { title: title.to_owned(), command, dir, inherited: Vec::new() }
+    }
+
+    /// Loads a plugin from a folder.
+    pub fn plugin(self, folder: &Path, name: &str) -> Self {
+        let folder = folder.display().to_string();
+        self.option("plugins-dir", &folder).option("plugin", name)
+    }
+
+    /// An option with a value.
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        let value = value.replace("{dir}", &self.path(""));
+        self.command.arg(format!("--{name}")).arg(value);
+        self
+    }
+
+    /// An option without one.
+    pub fn switch(mut self, name: &str) -> Self {
+        self.command.arg(format!("--{name}"));
+        self
+    }
+
+    /// The program of the sessions: a shell script.
+    pub fn script(self, body: &str) -> Self {
+        let setup = self.file("script", &format!("#!/bin/sh\n{body}\n"));
+        setup.option("forkptyrouter-command", "{dir}/script")
+    }
+
+    /// An ini file, read after the arguments so far.
+    pub fn ini(self, lines: &str) -> Self {
+        self.file("server.ini", &format!("[uwsgi]\n{lines}\n")).option("ini", "{dir}/server.ini")
+    }
+
+    /// A file in the server's folder, executable.
+    pub fn file(self, name: &str, text: &str) -> Self {
+        let path = self.dir.path().join(name);
+        fs::write(&path, text.replace("{dir}", &self.path(""))).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn current_dir(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
+    /// Gives it a descriptor under this number.
+    pub fn inherit(mut self, fd: OwnedFd, number: i32) -> Self {
+        self.inherited.push((fd, number));
+        self
+    }
+
+    /// A path in the server's folder (the folder itself for "").
+    pub fn path(&self, name: &str) -> String {
+        join(self.dir.path(), name)
+    }
+
+    /// Starts it and waits for its first gateway.
+    #[track_caller]
+    pub fn start(self) -> Server {
+        let server = self.launch();
+        server.wait_for_log("spawned uWSGI forkptyrouter 1 (pid: ");
+        server
+    }
+
+    /// Starts it with a socket `s` in raw mode.
+    #[track_caller]
+    pub fn raw(self) -> Server {
+        self.option("forkpty-router", "{dir}/s").start()
+    }
+
+    /// Starts it with a socket `u` in uwsgi mode.
+    #[track_caller]
+    pub fn uwsgi(self) -> Server {
+        self.option("forkpty-urouter", "{dir}/u").start()
+    }
+
+    /// Starts one that is expected to end by itself.
+    #[track_caller]
+    pub fn run(self) -> Ended {
+        let mut server = self.launch();
+        let mut status = None;
+        wait_until("the server ends by itself", || {
+            status = server.child.try_wait().expect("a child of ours");
+            status.is_some()
+        });
+        Ended { status: status.expect("it has ended"), log: server.log() }
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn launch(mut self) -> Server {
+        let log = File::create(self.dir.path().join("log")).expect("a log");
+        self.command.stdout(log.try_clone().expect("a copy of the log")).stderr(log);
+        let inherited = std::mem::take(&mut self.inherited);
+        // SAFETY: setsid and dup2 are async-signal-safe; the numbers are
+        // those of descriptors that live until the spawn returns.
+        unsafe {
+            let inherited: Vec<_> =
+                inherited.iter().map(|(fd, to)| (fd.as_raw_fd(), *to)).collect();
+            self.command.pre_exec(move || {
+                nix::unistd::setsid()?;
+                for (from, to) in &inherited {
+                    if libc::dup2(*from, *to) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
+                Ok(())
+            });
+        }
+        let child = self.command.spawn().expect("the server's binary runs");
+        let mark = format!("{MARK}={}", self.dir.path().display());
+        Server { title: self.title, child, dir: self.dir, mark }
+    }
+}
+
+impl Server {
+    /// A path in its folder.
+    pub fn path(&self, name: &str) -> String {
+        join(self.dir.path(), name)
+    }
+
+    /// Connects to a socket in its folder.
+    #[track_caller]
+    pub fn connect(&self, socket: &str) -> Wire {
+        Wire::connect(&self.path(socket))
+    }
+
+    /// Everything it has logged.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.dir.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// How many lines of the log hold `text`.
+    pub fn count_in_log(&self, text: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(text)).count()
+    }
+
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        wait_until(&format!("the log says {text:?}"), || {
+            self.log().contains(text) || !self.is_alive()
+        });
+        assert!(self.log().contains(text), "the server ended without saying {text:?}");
+    }
+
+    fn is_alive(&self) -> bool {
+        Process::of(self.master()).is_some_and(|master| !master.is_zombie())
+    }
+
+    pub fn master(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// The first gateway, as last spawned.
+    #[track_caller]
+    pub fn gateway(&self) -> i32 {
+        let log = self.log();
+        let pid = log.rsplit_once("spawned uWSGI forkptyrouter 1 (pid: ").and_then(|(_, rest)| {
+            let digits = rest.split(')').next()?;
+            digits.parse().ok()
+        });
+        pid.expect("the log names the gateway's pid")
+    }
+
+    /// The sessions' processes: the children of the gateway.
+    pub fn programs(&self) -> Vec<Process> {
+        process::children(self.gateway())
+    }
+
+    /// Everything that the server started and that still runs.
+    pub fn processes(&self) -> Vec<Process> {
+        process::marked(&self.mark)
+    }
+
+    /// What still runs of the sessions, their jobs included.
+    pub fn session_processes(&self) -> Vec<Process> {
+        let own = Process::of(self.master()).map_or(0, |master| master.session);
+        self.processes().into_iter().filter(|process| process.session != own).collect()
+    }
+
+    /// Ends it as an operator does (SIGTERM would reload it).
+    #[track_caller]
+    pub fn stop(&mut self) -> ExitStatus {
+        process::signal(self.master(), Signal::SIGINT);
+        let mut status = None;
+        wait_until("the server stops on SIGINT", || {
+            status = self.child.try_wait().expect("a child of ours");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+
+    fn show(&self) {
+        eprintln!("--- {}: {}", self.title, self.dir.path().display());
+        for process in self.processes() {
+            eprintln!("  {}", process.describe());
+        }
+        for entry in fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+            let mode = entry.metadata().map(|data| data.permissions().mode()).unwrap_or_default();
+            eprintln!("  {:o} {:?}", mode, entry.file_name());
+        }
+        eprintln!("--- its log:\n{}--- end of the log", self.log());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.show();
+        }
+        let ended = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)) | Err(_));
+        if !ended(&mut self.child) {
+            process::signal(self.master(), Signal::SIGINT);
+            if !comes_true(DEADLINE.min(Duration::from_secs(5)), || ended(&mut self.child)) {
+                eprintln!("{}: does not stop on SIGINT, killing it", self.title);
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+        // Only what bears this server's own mark.
+        for process in self.processes() {
+            process::signal(process.pid, Signal::SIGKILL);
+        }
+    }
+}
+
+fn join(folder: &Path, name: &str) -> String {
+    let path = if name.is_empty() { folder.to_path_buf() } else { folder.join(name) };
+    path.display().to_string()
+}

@@ -1,0 +1,79 @@
+//! Which servers the cases run on: every folder below `FORKPTY_SERVERS_DIR`
+//! (default `target/servers`) is one, with its binary `uwsgi` and its
+//! `plugins/`, our library built for it under all of its names.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// One server and our library for it.
+#[derive(Debug)]
+pub struct Flavor {
+    /// The folder's name, such as `debian-2.0.21`.
+    pub name: String,
+    pub binary: PathBuf,
+    pub plugins: PathBuf,
+}
+
+impl Flavor {
+    /// Whether it is Debian's: most of uWSGI is plugins there.
+    pub fn is_debian(&self) -> bool {
+        self.name.starts_with("debian-")
+    }
+
+    /// The version in its name: `2.0.21`.
+    pub fn version(&self) -> &str {
+        self.name.split('-').nth(1).unwrap_or(&self.name)
+    }
+
+    /// A server of another version, if there is one.
+    pub fn other(&self) -> Option<&'static Flavor> {
+        all().iter().find(|flavor| flavor.version() != self.version())
+    }
+}
+
+/// Debian's server and its C plugins: what we are compatible with.
+pub const C_BINARY: &str = "/usr/bin/uwsgi-core";
+pub const C_PLUGINS: &str = "/usr/lib/uwsgi/plugins";
+
+/// All servers, by name.
+///
+/// # Panics
+/// There are none.
+pub fn all() -> &'static [Flavor] {
+    static SERVERS: OnceLock<Vec<Flavor>> = OnceLock::new();
+    SERVERS.get_or_init(|| {
+        let folder = std::env::var_os("FORKPTY_SERVERS_DIR").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers"),
+            PathBuf::from,
+        );
+        let mut servers: Vec<Flavor> = std::fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| {
+                let path = entry.ok()?.path();
+                Some(Flavor {
+                    name: path.file_name()?.to_str()?.to_owned(),
+                    binary: path.join("uwsgi").canonicalize().ok()?,
+                    plugins: path.join("plugins").canonicalize().ok()?,
+                })
+            })
+            .collect();
+        servers.sort_by(|a, b| a.name.cmp(&b.name));
+        assert!(!servers.is_empty(), "no servers: run `make test` (looked in {folder:?})");
+        servers
+    })
+}
+
+/// Runs a case on every server, and says at the end on which it failed.
+pub fn on_every_server(case: impl Fn(&Flavor)) {
+    let failed: Vec<&str> = all()
+        .iter()
+        .filter(|flavor| {
+            eprintln!("=== on {} ===", flavor.name);
+            catch_unwind(AssertUnwindSafe(|| case(flavor))).is_err()
+        })
+        .map(|flavor| flavor.name.as_str())
+        .collect();
+    assert!(failed.is_empty(), "failed on {}: see above", failed.join(", "));
+}

@@ -1,0 +1,231 @@
+//! What the server keeps, and what it survives: processes, descriptors, its
+//! gateway's death, reloads, the end.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::process::{self, Process};
+use crate::harness::{Server, Setup, on_every_server, wait_until};
+
+/// Runs sessions to their ends, 8 at a time.
+fn churn(server: &Server, rounds: usize) {
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..rounds {
+                    server.connect("s").read_to_end();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn no_zombies_remain() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).script("echo x").raw();
+        churn(&server, 10);
+        let gateway = server.gateway();
+        wait_until("the gateway has no child", || process::children(gateway).is_empty());
+    });
+}
+
+#[test]
+fn a_thousand_sessions_leave_nothing_open() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).option("forkptyrouter-command", "/bin/true").raw();
+        let gateway = server.gateway();
+        churn(&server, 5);
+        let open = || process::descriptors(gateway);
+        wait_until("the first sessions are over", || process::children(gateway).is_empty());
+        // The last connection closes a moment after its program was reaped.
+        let idle = |open: &[(u32, std::path::PathBuf)]| {
+            !open.iter().any(|(_, to)| to.ends_with("ptmx") || to.starts_with("/dev/pts"))
+        };
+        wait_until("no terminal is open", || idle(&open()));
+        let (before, memory) = (open().len(), process::private_memory(gateway).unwrap());
+        churn(&server, 125);
+        wait_until("as many descriptors are open as before", || open().len() == before);
+        let grown = process::private_memory(gateway).unwrap().saturating_sub(memory);
+        assert!(grown < 1024, "the gateway grew by {grown} KiB");
+        assert_eq!(server.gateway(), gateway, "the same gateway");
+    });
+}
+
+/// Sessions leave without a word while others come: connections are lost at
+/// no time.
+#[test]
+fn clients_that_leave_at_once_leave_nothing_open() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).raw();
+        let gateway = server.gateway();
+        server.connect("s").shell("true");
+        wait_until("the first session is over", || process::children(gateway).is_empty());
+        let before = process::descriptors(gateway).len();
+        for _ in 0..200 {
+            drop(server.connect("s"));
+        }
+        wait_until("all are over", || {
+            process::children(gateway).is_empty() && process::descriptors(gateway).len() == before
+        });
+        assert_eq!(server.connect("s").shell("echo alive"), "alive\r\n");
+    });
+}
+
+#[test]
+fn out_of_descriptors_a_client_is_told_and_others_live() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor)
+            .script("stty -echo; echo ready; exec cat")
+            .option("max-fd", "40")
+            .raw();
+        let gateway = server.gateway();
+        let mut living = Vec::new();
+        let told = loop {
+            let mut client = server.connect("s");
+            let seen =
+                client.read_while("a prompt or a refusal", |seen| seen.ends_with(b"\r\n")).to_vec();
+            let line = String::from_utf8_lossy(&seen).into_owned();
+            if line != "ready\r\n" {
+                client.read_to_end();
+                break line;
+            }
+            living.push(client);
+            assert!(living.len() < 40, "40 descriptors are not enough for so many sessions");
+        };
+        assert!(told.contains("refused") && told.contains("open files"), "{told:?}");
+        assert!(living.len() > 3, "only {} sessions", living.len());
+        assert!(server.count_in_log("refused") >= 1);
+        for client in &mut living {
+            client.read_until("ready\r\n");
+            client.send("unharmed\n");
+            client.read_until("unharmed\r\n");
+        }
+        // It waits with the next ones, and does not spin meanwhile.
+        let ticks = Process::of(gateway).unwrap().ticks;
+        assert!(living[0].is_silent_for(Duration::from_millis(500)));
+        let spent = Process::of(gateway).unwrap().ticks - ticks;
+        assert!(spent < 10, "{spent} ticks in half a second");
+
+        living.truncate(2);
+        wait_until("the others are over", || process::children(gateway).len() == 2);
+        wait_until("there are sessions again", || {
+            let mut client = server.connect("s");
+            let seen = client.read_while("a line", |seen| seen.ends_with(b"\r\n"));
+            seen == b"ready\r\n"
+        });
+        assert_eq!(server.gateway(), gateway, "the same gateway");
+    });
+}
+
+#[test]
+fn a_killed_gateway_comes_back_and_its_shells_do_not_stay() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).raw();
+        let mut client = server.connect("s");
+        client.send("echo rea''dy; sleep 1000\n");
+        client.read_until("ready\r\n");
+        let gateway = server.gateway();
+        process::signal(gateway, Signal::SIGKILL);
+        client.read_to_end();
+        server.wait_for_log("respawned uWSGI forkptyrouter 1 (pid: ");
+        wait_until("the shell and its job are hung up", || server.session_processes().is_empty());
+        assert_ne!(server.gateway(), gateway);
+        assert_eq!(server.connect("s").shell("echo again"), "again\r\n");
+    });
+}
+
+#[test]
+fn a_reload_brings_a_new_gateway_on_the_same_sockets() {
+    on_every_server(|flavor| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = listener.local_addr().unwrap().to_string();
+        let server =
+            Setup::new(flavor).inherit(listener.into(), 9).option("forkpty-router", "fd://9").raw();
+        let mut client = server.connect("s");
+        client.shell("true");
+        for round in 2..=3 {
+            process::signal(server.master(), Signal::SIGHUP);
+            let started = || {
+                server.count_in_log(" spawned uWSGI forkptyrouter 1")
+                    + server
+                        .log()
+                        .lines()
+                        .filter(|l| l.starts_with("spawned uWSGI forkptyrouter 1"))
+                        .count()
+            };
+            wait_until("the new gateway runs", || started() >= round);
+            wait_until("the new gateway is named", || {
+                Process::of(server.gateway()).is_some_and(|gateway| !gateway.is_zombie())
+            });
+            assert_eq!(server.connect("s").shell("echo again"), "again\r\n");
+            assert_eq!(crate::harness::Wire::connect(&tcp).shell("echo tcp"), "tcp\r\n");
+        }
+        client.read_to_end();
+        wait_until("the old session is over", || server.session_processes().is_empty());
+    });
+}
+
+#[test]
+fn a_stop_leaves_nobody_behind() {
+    on_every_server(|flavor| {
+        let mut server = Setup::new(flavor).raw();
+        let mut clients = Vec::new();
+        for _ in 0..5 {
+            let mut client = server.connect("s");
+            client.send("echo rea''dy; sleep 1000\n");
+            client.read_until("ready\r\n");
+            clients.push(client);
+        }
+        let status = server.stop();
+        assert!(status.success(), "{status}");
+        for mut client in clients {
+            client.read_to_end();
+        }
+        wait_until("no process of the server is left", || server.processes().is_empty());
+    });
+}
+
+#[test]
+fn idle_sessions_cost_no_processor() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor)
+            .script("stty -echo; echo ready; exec cat")
+            .option("forkpty-router", "{dir}/s")
+            .option("forkptyrouter-stats", "{dir}/stats")
+            .start();
+        let mut clients: Vec<_> = (0..50).map(|_| server.connect("s")).collect();
+        for client in &mut clients {
+            client.read_until("ready\r\n");
+        }
+        // Among them one that has only shut down its writing half, at a
+        // program that does not read.
+        let gateway = server.gateway();
+        let before = Process::of(gateway).unwrap().ticks;
+        assert!(clients[0].is_silent_for(Duration::from_secs(1)), "nothing happens");
+        assert_eq!(Process::of(gateway).unwrap().ticks, before, "ticks of 10 ms");
+        let memory = process::private_memory(gateway).unwrap();
+        assert!(memory < 16 * 1024, "{memory} KiB");
+    });
+}
+
+/// Ends that wait for each other must not make the loop spin.
+#[test]
+fn half_ended_sessions_cost_no_processor() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).script("trap '' HUP; echo ready; sleep 1000").raw();
+        let mut half: Vec<_> = (0..20).map(|_| server.connect("s")).collect();
+        for client in &mut half {
+            client.read_until("ready\r\n");
+            client.end_of_input();
+        }
+        // Their first looks at the end of input come quickly.
+        assert!(half[0].is_silent_for(Duration::from_millis(500)));
+        let gateway = server.gateway();
+        let before = Process::of(gateway).unwrap().ticks;
+        assert!(half[0].is_silent_for(Duration::from_secs(1)));
+        let spent = Process::of(gateway).unwrap().ticks - before;
+        assert!(spent <= 5, "{spent} ticks in a second");
+    });
+}

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::GatewayLoop;
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::traffic::{Attached, Wires};
+use super::{GatewayLoop, Running, Whose};
 use crate::error::{Error, Result};
 use crate::proto::Protocol;
 use crate::session::Session;
@@ -21,7 +21,7 @@ use crate::uwsgi::log::log;
 
 /// Connections taken in one turn, so that a storm of them does not keep the
 /// sessions waiting.
-const ACCEPTS_PER_TURN: usize = 16;
+const ACCEPTS_PER_TURN: usize = 4;
 
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -140,7 +140,8 @@ impl GatewayLoop {
             Wires { client, master, program: Some(pid) },
             transport,
         ));
-        self.programs.insert(pid, key);
+        let listed = self.aftercare.as_mut().and_then(|aftercare| aftercare.add(pid));
+        self.programs.insert(pid, Running { whose: Whose::Of(key), listed });
         let Some(attached) = self.sessions.get_mut(key) else {
             return Ok(());
         };

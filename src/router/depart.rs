@@ -2,13 +2,13 @@
 //! waited for.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::GatewayLoop;
 use super::table::Key;
 use super::timers::Due;
+use super::{GatewayLoop, Running, Whose};
 use crate::sys::Read;
 use crate::sys::child::{self, Pid};
 use crate::sys::socket::Stream;
@@ -26,8 +26,13 @@ impl GatewayLoop {
     pub(super) fn reap(&mut self) {
         while self.children.next().is_some() {}
         while let Some((pid, _exit)) = child::reap_any() {
-            self.outliving.remove(&pid);
-            let Some(key) = self.programs.remove(&pid) else {
+            let Some(Running { whose, listed }) = self.programs.remove(&pid) else {
+                continue;
+            };
+            if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
+                aftercare.remove(listed);
+            }
+            let Whose::Of(key) = whose else {
                 continue;
             };
             if let Some(attached) = self.sessions.get_mut(key) {
@@ -90,8 +95,9 @@ impl GatewayLoop {
         let _ = self.poller.remove(attached.wires.client.as_fd());
         attached.forget_terminal(&self.poller);
         if let Some(program) = attached.wires.program {
-            self.programs.remove(&program);
-            self.outliving.insert(program, ());
+            if let Some(running) = self.programs.get_mut(&program) {
+                running.whose = Whose::Left(Instant::now());
+            }
             if let Some(grace) = self.config.hangup_grace {
                 self.after(grace, Due::Outlived(program));
             }
@@ -108,7 +114,11 @@ impl GatewayLoop {
 
     /// A session's leader has ignored that its client left.
     pub(super) fn outlived(&mut self, leader: Pid) {
-        if self.outliving.contains_key(&leader) {
+        // Where it was reaped its number may be another one's.
+        let Some(Running { whose: Whose::Left(since), .. }) = self.programs.get(&leader) else {
+            return;
+        };
+        if self.config.hangup_grace.is_some_and(|grace| since.elapsed() >= grace) {
             log(&format!(
                 "forkptyrouter: process {leader} has outlived its client: killing its session"
             ));

@@ -7,11 +7,15 @@
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `traffic.rs` | bytes between a client and its terminal |
 //! | `depart.rs` | a session ends: programs are hung up and reaped |
+//! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
 //! | `stats.rs` | the statistics' clients |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
+mod aftercare;
 mod attach;
 mod depart;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod stats;
 mod table;
 mod timers;
@@ -36,6 +40,7 @@ use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::sockets::Role;
 use crate::uwsgi::{guard, log::log, server};
 
+use aftercare::{Aftercare, Listed};
 use attach::Spare;
 use stats::StatsClient;
 use table::{Key, Source, Table};
@@ -52,6 +57,21 @@ struct Door {
     name: String,
 }
 
+/// A program that has not been reaped.
+struct Running {
+    whose: Whose,
+    listed: Option<Listed>,
+}
+
+/// Whose program it is.
+#[derive(Clone, Copy)]
+enum Whose {
+    /// This session's.
+    Of(Key),
+    /// Nobody's: its client left at that time.
+    Left(Instant),
+}
+
 /// Everything that one gateway process knows.
 struct GatewayLoop {
     config: Router,
@@ -61,10 +81,9 @@ struct GatewayLoop {
     accepting: bool,
     spare: Spare,
     sessions: Table<Attached>,
-    /// Whose program a process is.
-    programs: HashMap<Pid, Key>,
-    /// Session leaders whose client has left, not yet reaped.
-    outliving: HashMap<Pid, ()>,
+    /// Our programs that have not been reaped.
+    programs: HashMap<Pid, Running>,
+    aftercare: Option<Aftercare>,
     children: Signals,
     timers: Timers,
     stats_listener: Option<Listener>,
@@ -93,6 +112,12 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
 
 impl GatewayLoop {
     fn new(gateway: &Gateway, config: Router) -> Result<Self> {
+        // Before there is anything that a fork would copy.
+        let aftercare = Aftercare::begin(config.hangup_grace);
+        crate::sys::forbid_inspection();
+        if crate::sys::has_root_group_only() {
+            log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
+        }
         let limit = crate::sys::raise_descriptor_limit().ok();
         let program = Program::from_command(&config.command, &server::shell())
             .environment(crate::sys::environment::for_sessions())
@@ -131,7 +156,7 @@ impl GatewayLoop {
             spare: Spare::new(),
             sessions: Table::new(),
             programs: HashMap::new(),
-            outliving: HashMap::new(),
+            aftercare,
             children,
             timers: Timers::default(),
             stats_listener,

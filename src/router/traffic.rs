@@ -11,7 +11,7 @@ use super::{BUFFER, GatewayLoop};
 use crate::session::{Ends, Session, Verdict};
 use crate::sys::child::Pid;
 use crate::sys::poll::{Interest, Poller, Ready};
-use crate::sys::pty::{EndOfInput, Master};
+use crate::sys::pty::Master;
 use crate::sys::socket::{Stream, Transport};
 use crate::sys::{Read, Size, Written};
 
@@ -109,6 +109,8 @@ impl GatewayLoop {
         if ready.read && session.client_interest().read {
             match wires.client.read(&mut self.buffer[..]) {
                 Read::Bytes(count) => {
+                    #[cfg(feature = "fault-injection")]
+                    super::fault::strike(&self.buffer[..count]);
                     session.client_sent(&self.buffer[..count], &mut self.gather, wires);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
@@ -194,13 +196,12 @@ impl GatewayLoop {
         if attached.transport == Transport::Tcp && attached.wires.client.local_peer_has_closed() {
             return self.abandon(key);
         }
-        let mut next = (wait * 2).min(END_OF_INPUT_LAST);
-        if attached.session.wants_end_of_input()
-            && attached.wires.master.end_input() == EndOfInput::Sent
-        {
-            next = END_OF_INPUT_FIRST;
+        // Less and less often: a program that does not take it for the end
+        // (IGNOREEOF) would else be told in a rage.
+        attached.end_of_input = Some((wait * 2).min(END_OF_INPUT_LAST));
+        if attached.session.wants_end_of_input() {
+            attached.wires.master.end_input();
         }
-        attached.end_of_input = Some(next);
         self.after(wait, Due::EndOfInput(key));
     }
 

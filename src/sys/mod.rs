@@ -3,9 +3,12 @@
 
 pub mod child;
 pub mod environment;
+pub mod guardian;
 pub mod peer;
+pub mod pidfd;
 pub mod poll;
 pub mod pty;
+pub mod shared;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
@@ -95,4 +98,19 @@ pub struct DescriptorLimit {
     pub before: u64,
     /// The limit that holds for us.
     pub now: u64,
+}
+
+/// Keeps processes of the same user from reading our memory and descriptors
+/// (ptrace(2), proc(5)): those are other people's terminals.
+pub fn forbid_inspection() {
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+/// Whether this process would give its programs the group root without being
+/// root itself: a server that was told a uid and no gid.
+pub fn has_root_group_only() -> bool {
+    !nix::unistd::geteuid().is_root()
+        && (nix::unistd::getegid().as_raw() == 0
+            || nix::unistd::getgroups()
+                .is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == 0)))
 }

@@ -49,17 +49,19 @@ static void close_the_rest(void)
 /* Returns the errno of what failed; on success it does not return. */
 static int become(const struct forkpty_plan *plan)
 {
-	struct sigaction action = {.sa_handler = SIG_DFL};
+	/* The kernel's struct sigaction; all zero is SIG_DFL. */
+	static const unsigned long by_default[8];
 	sigset_t none;
 	int signal, terminal = plan->terminal;
 
 	/*
 	 * The server ignores half of the signals, and an ignored signal stays
 	 * ignored across an exec. All are blocked here, so no handler of the
-	 * parent can run in the memory that we share.
+	 * parent can run in the memory that we share. By the system call: the
+	 * function keeps two real-time signals to itself.
 	 */
 	for (signal = 1; signal < NSIG; signal++)
-		sigaction(signal, &action, NULL);
+		syscall(SYS_rt_sigaction, signal, by_default, NULL, NSIG / 8);
 
 	if (setsid() < 0)
 		return errno;

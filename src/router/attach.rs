@@ -19,10 +19,6 @@ use crate::sys::pty::{self, Master};
 use crate::sys::socket::{Stream, Transport};
 use crate::uwsgi::log::log;
 
-/// Connections taken in one turn, so that a storm of them does not keep the
-/// sessions waiting.
-const ACCEPTS_PER_TURN: usize = 4;
-
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -62,32 +58,30 @@ impl Spare {
 }
 
 impl GatewayLoop {
-    /// Takes the connections that wait at a socket.
+    /// Takes a connection that waits at a socket.
     pub(super) fn accept(&mut self, door: u32) {
         let Some(door) = self.doors.get(door as usize) else {
             return;
         };
         let (listener, protocol) = (door.listener, door.protocol);
-        for _ in 0..ACCEPTS_PER_TURN {
-            match listener.accept() {
-                Ok(Some((client, transport))) => {
-                    if let Err((client, error)) = self.attach(client, transport, protocol) {
-                        self.refuse(&client, &error.to_string());
-                    }
+        // One in a turn: a storm of them does not keep the sessions waiting.
+        match listener.accept() {
+            Ok(Some((client, transport))) => {
+                if let Err((client, error)) = self.attach(client, transport, protocol) {
+                    self.refuse(&client, &error.to_string());
                 }
-                Ok(None) => return,
-                Err(error) => {
-                    self.spare.file = None;
-                    let refused = listener.accept();
-                    let why = format!("cannot take the connection: {error}");
-                    match refused {
-                        Ok(Some((client, _))) => self.refuse(&client, &why),
-                        _ => self.spare.log(&format!("forkptyrouter: {why}")),
-                    }
-                    self.spare.file = File::open("/").ok();
-                    self.pause();
-                    return;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.spare.file = None;
+                let refused = listener.accept();
+                let why = format!("cannot take the connection: {error}");
+                match refused {
+                    Ok(Some((client, _))) => self.refuse(&client, &why),
+                    _ => self.spare.log(&format!("forkptyrouter: {why}")),
                 }
+                self.spare.file = File::open("/").ok();
+                self.pause();
             }
         }
     }
@@ -156,7 +150,6 @@ impl GatewayLoop {
             self.refuse_session(key, &format!("cannot wait for the session: {error}"));
             return Ok(());
         }
-        attached.client_interest = Some(Interest::READ);
         attached.terminal_interest = Some(Interest::READ);
         if let Some(timeout) = self.config.timeout {
             self.after(timeout, Due::Idle(key));

@@ -24,7 +24,8 @@ const DRAINS: u32 = 20;
 impl GatewayLoop {
     /// Programs have ended: their statuses.
     pub(super) fn reap(&mut self) {
-        while self.children.next().is_some() {}
+        // However many have ended, it is told once.
+        let _ = self.children.next();
         while let Some((pid, _exit)) = child::reap_any() {
             let Some(Running { whose, listed }) = self.programs.remove(&pid) else {
                 continue;
@@ -40,7 +41,7 @@ impl GatewayLoop {
                 attached.session.program_ended();
                 // What it wrote last is there by now.
                 if attached.session.terminal_interest().read {
-                    attached.read_terminal(&mut self.buffer);
+                    attached.read_terminal(&mut self.buffer, || false);
                 }
                 if attached.session.terminal_open() {
                     self.after(DRAIN, Due::Drained(key));
@@ -65,7 +66,7 @@ impl GatewayLoop {
             return self.after(DRAIN, Due::Drained(key));
         }
         attached.drains += 1;
-        attached.read_terminal(&mut self.buffer);
+        attached.read_terminal(&mut self.buffer, || false);
         if attached.session.has_output() && attached.drains < DRAINS {
             self.after(DRAIN, Due::Drained(key));
         } else {

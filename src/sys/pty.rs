@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices};
+use nix::sys::termios::{LocalFlags, SpecialCharacterIndices};
+use once_cell::sync::OnceCell;
 
 use super::{Read, Size, Written};
 use crate::error::{Context, Result};
@@ -33,11 +34,30 @@ pub fn open(size: Size) -> Result<(Master, Slave)> {
     let master = Master(master);
     master.resize(size).context("cannot set the size of the new terminal")?;
     // So that a backspace in cooked mode takes a character, not a byte.
-    if let Ok(mut attributes) = nix::sys::termios::tcgetattr(&slave) {
-        attributes.input_flags |= InputFlags::IUTF8;
-        let _ = nix::sys::termios::tcsetattr(&slave, SetArg::TCSANOW, &attributes);
+    if let Some(settings) = initial_settings(&slave) {
+        // SAFETY: TCSETS reads what TCGETS wrote.
+        let _ = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TCSETS, settings) };
     }
     Ok((master, Slave(slave)))
+}
+
+/// What a new terminal's settings are, with IUTF8: every one begins with the
+/// same, so they are asked for once.
+fn initial_settings(terminal: &OwnedFd) -> Option<&'static libc::termios> {
+    static SETTINGS: OnceCell<libc::termios> = OnceCell::new();
+    SETTINGS
+        .get_or_try_init(|| {
+            let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
+            // SAFETY: TCGETS writes the kernel's termios, with which the C
+            // library's begins; all zero is a valid one.
+            let mut settings = unsafe {
+                ioctl(libc::ioctl(terminal.as_raw_fd(), libc::TCGETS, settings.as_mut_ptr()))?;
+                settings.assume_init()
+            };
+            settings.c_iflag |= libc::IUTF8;
+            Ok::<_, io::Error>(settings)
+        })
+        .ok()
 }
 
 fn open_master() -> Result<OwnedFd> {

@@ -40,8 +40,10 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// The text of an errno, as strerror(3) has it.
-pub fn errno_text(errno: i32) -> &'static str {
-    nix::errno::Errno::from_raw(errno).desc()
+pub fn errno_text(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    // std adds the number.
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// Adds what was being done, and on what, to an error of the system.

@@ -11,7 +11,7 @@
 //! | `stats.rs` | the statistics' clients |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
-mod aftercare;
+pub mod aftercare;
 mod attach;
 mod depart;
 #[cfg(feature = "fault-injection")]
@@ -32,6 +32,7 @@ use crate::config::router::Router;
 use crate::error::{Context, Result};
 use crate::proto::Protocol;
 use crate::sys::child::Pid;
+use crate::sys::pidfd::PidFd;
 use crate::sys::poll::{Interest, Poller, Ready};
 use crate::sys::signal::Signals;
 use crate::sys::socket::Listener;
@@ -83,7 +84,10 @@ struct GatewayLoop {
     sessions: Table<Attached>,
     /// Our programs that have not been reaped.
     programs: HashMap<Pid, Running>,
+    /// Where the session leaders are listed for whoever comes after us.
     aftercare: Option<Aftercare>,
+    /// Session leaders of a gateway that was here before us.
+    left_behind: Vec<PidFd>,
     children: Signals,
     timers: Timers,
     stats_listener: Option<Listener>,
@@ -112,8 +116,6 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
 
 impl GatewayLoop {
     fn new(gateway: &Gateway, config: Router) -> Result<Self> {
-        // Before there is anything that a fork would copy.
-        let aftercare = Aftercare::begin(config.hangup_grace);
         crate::sys::forbid_inspection();
         if crate::sys::has_root_group_only() {
             log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
@@ -156,7 +158,8 @@ impl GatewayLoop {
             spare: Spare::new(),
             sessions: Table::new(),
             programs: HashMap::new(),
-            aftercare,
+            aftercare: None,
+            left_behind: Vec::new(),
             children,
             timers: Timers::default(),
             stats_listener,
@@ -165,6 +168,7 @@ impl GatewayLoop {
             buffer: Box::new([0; BUFFER]),
             gather: Vec::new(),
         };
+        router.adopt(gateway.ordinal());
         router.accept_again();
         if let Some(limit) = limit {
             // Two descriptors a session, a few dozen for the gateway itself.
@@ -206,6 +210,7 @@ impl GatewayLoop {
             Due::Dismissed(key) => self.abandon(key),
             Due::Stats(key) => self.close_stats(key),
             Due::Outlived(pid) => self.outlived(pid),
+            Due::LeftBehind => self.end_left_behind(),
             Due::Accept => self.accept_again(),
         }));
         if let Err(payload) = outcome {

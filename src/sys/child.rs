@@ -107,6 +107,12 @@ pub fn kill_session(leader: Pid) {
     let _ = leader.signal(libc::SIGKILL);
 }
 
+/// Whether a process leads a session: as long as it does, the session's
+/// number is its own.
+pub fn leads_a_session(pid: Pid) -> bool {
+    session_of(pid).is_some_and(|(session, _)| session == pid.0)
+}
+
 /// The members of a session except its leader, by /proc (proc(5): field 6 of
 /// stat).
 fn members_of_session(leader: Pid) -> Vec<Pid> {

@@ -2,8 +2,8 @@
 //! descriptor leaves this folder: there are types for the roles of one.
 
 pub mod child;
+pub mod detached;
 pub mod environment;
-pub mod guardian;
 pub mod peer;
 pub mod pidfd;
 pub mod poll;

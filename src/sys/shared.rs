@@ -11,6 +11,11 @@ pub struct SharedWords {
     count: usize,
 }
 
+// SAFETY: a mapping that stays, of atomics.
+unsafe impl Send for SharedWords {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWords {}
+
 impl SharedWords {
     /// Reserves the words; a page of memory is used when one in it is.
     ///
@@ -36,7 +41,7 @@ impl SharedWords {
     }
 
     /// The words.
-    pub fn words(&self) -> &[AtomicI32] {
+    pub fn words(&self) -> &'static [AtomicI32] {
         // SAFETY: a mapping of that many zeroed words, which stays; atomics
         // may be shared.
         unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.count) }

@@ -15,6 +15,7 @@ fn harakiri_spares_a_gateway_that_is_idle_or_busy() {
         let gateway = server.gateway();
         let mut idle = server.connect("s");
         idle.shell("true");
+        idle.read_until("$ ");
         let busy = server.connect("s");
         busy.send("yes\n");
         assert!(idle.is_silent_for(Duration::from_secs(3)), "{}", idle.text_to_end());

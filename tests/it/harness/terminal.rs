@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 
+use nix::errno::Errno;
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
@@ -52,6 +53,25 @@ impl Terminal {
         assert_eq!(set, 0, "the terminal's size can be set");
     }
 
+    /// Every setting of it, as the kernel has them.
+    pub fn settings(&self) -> Settings {
+        Settings::of(&self.slave)
+    }
+
+    /// The process that leads the session on it.
+    pub fn leader(&self) -> i32 {
+        self.program.id() as i32
+    }
+
+    /// Takes the terminal away, as a closed window does; returns how the
+    /// program ended.
+    #[track_caller]
+    pub fn hang_up(mut self) -> ExitStatus {
+        let nothing: OwnedFd = File::open("/dev/null").expect("/dev/null").into();
+        self.wire = Wire::over(nothing, "the closed terminal");
+        self.wait()
+    }
+
     /// Whether it is raw: no echo, no lines.
     pub fn is_raw(&self) -> bool {
         tcgetattr(&self.slave).is_ok_and(|attributes| {
@@ -68,6 +88,35 @@ impl Terminal {
             status.is_some()
         });
         status.expect("it has ended")
+    }
+}
+
+/// A terminal's settings: all fields of the C struct, to be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    flags: [libc::tcflag_t; 4],
+    line: libc::cc_t,
+    characters: [libc::cc_t; libc::NCCS],
+    speeds: [libc::speed_t; 2],
+}
+
+impl Settings {
+    fn of(terminal: &OwnedFd) -> Self {
+        let mut termios = std::mem::MaybeUninit::<libc::termios>::zeroed();
+        // SAFETY: tcgetattr fills one termios, which zeros are a valid one of.
+        let (got, termios) = unsafe {
+            (
+                libc::tcgetattr(terminal.as_raw_fd(), termios.as_mut_ptr()),
+                termios.assume_init(),
+            )
+        };
+        assert_eq!(got, 0, "the terminal's settings can be read: {}", Errno::last());
+        Self {
+            flags: [termios.c_iflag, termios.c_oflag, termios.c_cflag, termios.c_lflag],
+            line: termios.c_line,
+            characters: termios.c_cc,
+            speeds: [termios.c_ispeed, termios.c_ospeed],
+        }
     }
 }
 

@@ -30,9 +30,8 @@ pub fn start(setup: Setup) -> Server {
 /// The first worker: the one that holds a terminal's master.
 #[track_caller]
 pub fn worker(server: &Server) -> i32 {
-    let has_terminal = |pid| {
-        process::descriptors(pid).iter().any(|(_, to)| to.to_string_lossy().contains("ptmx"))
-    };
+    let has_terminal =
+        |pid| process::descriptors(pid).iter().any(|(_, to)| to.to_string_lossy().contains("ptmx"));
     let mut pid = 0;
     wait_until("a worker has the terminal", || {
         let workers = process::children(server.master());

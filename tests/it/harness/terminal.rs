@@ -23,6 +23,11 @@ impl Terminal {
     pub fn run(mut command: Command, rows: u16, cols: u16) -> Self {
         let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).expect("a terminal");
+        // No child may hold the terminal open, the program itself included.
+        for end in [&pty.master, &pty.slave] {
+            let flag = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+            nix::fcntl::fcntl(end, flag).expect("close-on-exec");
+        }
         let slave = || File::from(pty.slave.try_clone().expect("a copy of the terminal"));
         command.stdin(slave()).stdout(slave()).stderr(slave());
         // SAFETY: setsid and ioctl are async-signal-safe and touch no memory.
@@ -36,12 +41,6 @@ impl Terminal {
             });
         }
         let program = command.spawn().expect("the program starts");
-        // Other children must not hold the terminal open.
-        nix::fcntl::fcntl(
-            &pty.master,
-            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-        )
-        .expect("close-on-exec");
         Self { wire: Wire::over(pty.master, "the terminal"), slave: pty.slave, program }
     }
 
@@ -105,10 +104,7 @@ impl Settings {
         let mut termios = std::mem::MaybeUninit::<libc::termios>::zeroed();
         // SAFETY: tcgetattr fills one termios, which zeros are a valid one of.
         let (got, termios) = unsafe {
-            (
-                libc::tcgetattr(terminal.as_raw_fd(), termios.as_mut_ptr()),
-                termios.assume_init(),
-            )
+            (libc::tcgetattr(terminal.as_raw_fd(), termios.as_mut_ptr()), termios.assume_init())
         };
         assert_eq!(got, 0, "the terminal's settings can be read: {}", Errno::last());
         Self {

@@ -1,9 +1,11 @@
 //! What every case needs: the servers to test, one of them running, a client
 //! of our own, and the truth about processes.
 
+pub mod client;
 pub mod process;
 pub mod server;
 pub mod servers;
+pub mod shared;
 pub mod terminal;
 pub mod wire;
 

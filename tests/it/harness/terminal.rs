@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 
+use nix::errno::Errno;
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
@@ -22,6 +23,11 @@ impl Terminal {
     pub fn run(mut command: Command, rows: u16, cols: u16) -> Self {
         let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
         let pty = openpty(Some(&size), None).expect("a terminal");
+        // No child may hold the terminal open, the program itself included.
+        for end in [&pty.master, &pty.slave] {
+            let flag = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+            nix::fcntl::fcntl(end, flag).expect("close-on-exec");
+        }
         let slave = || File::from(pty.slave.try_clone().expect("a copy of the terminal"));
         command.stdin(slave()).stdout(slave()).stderr(slave());
         // SAFETY: setsid and ioctl are async-signal-safe and touch no memory.
@@ -35,12 +41,6 @@ impl Terminal {
             });
         }
         let program = command.spawn().expect("the program starts");
-        // Other children must not hold the terminal open.
-        nix::fcntl::fcntl(
-            &pty.master,
-            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-        )
-        .expect("close-on-exec");
         Self { wire: Wire::over(pty.master, "the terminal"), slave: pty.slave, program }
     }
 
@@ -50,6 +50,25 @@ impl Terminal {
         // SAFETY: TIOCSWINSZ reads one winsize.
         let set = unsafe { libc::ioctl(self.wire.fd().as_raw_fd(), libc::TIOCSWINSZ, &size) };
         assert_eq!(set, 0, "the terminal's size can be set");
+    }
+
+    /// Every setting of it, as the kernel has them.
+    pub fn settings(&self) -> Settings {
+        Settings::of(&self.slave)
+    }
+
+    /// The process that leads the session on it.
+    pub fn leader(&self) -> i32 {
+        self.program.id() as i32
+    }
+
+    /// Takes the terminal away, as a closed window does; returns how the
+    /// program ended.
+    #[track_caller]
+    pub fn hang_up(mut self) -> ExitStatus {
+        let nothing: OwnedFd = File::open("/dev/null").expect("/dev/null").into();
+        self.wire = Wire::over(nothing, "the closed terminal");
+        self.wait()
     }
 
     /// Whether it is raw: no echo, no lines.
@@ -68,6 +87,32 @@ impl Terminal {
             status.is_some()
         });
         status.expect("it has ended")
+    }
+}
+
+/// A terminal's settings: all fields of the C struct, to be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    flags: [libc::tcflag_t; 4],
+    line: libc::cc_t,
+    characters: [libc::cc_t; libc::NCCS],
+    speeds: [libc::speed_t; 2],
+}
+
+impl Settings {
+    fn of(terminal: &OwnedFd) -> Self {
+        let mut termios = std::mem::MaybeUninit::<libc::termios>::zeroed();
+        // SAFETY: tcgetattr fills one termios, which zeros are a valid one of.
+        let (got, termios) = unsafe {
+            (libc::tcgetattr(terminal.as_raw_fd(), termios.as_mut_ptr()), termios.assume_init())
+        };
+        assert_eq!(got, 0, "the terminal's settings can be read: {}", Errno::last());
+        Self {
+            flags: [termios.c_iflag, termios.c_oflag, termios.c_cflag, termios.c_lflag],
+            line: termios.c_line,
+            characters: termios.c_cc,
+            speeds: [termios.c_ispeed, termios.c_ospeed],
+        }
     }
 }
 

@@ -1,0 +1,151 @@
+//! What a script learns from the client: its exit status, and one line on
+//! standard error that says what and why.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::client::{Finished, MODES, Mode, Pipes, both, client, client_of, own_lines};
+use crate::harness::process;
+use crate::harness::{Setup, on_every_server};
+
+/// Ended with this status and one line, which holds all of `words`.
+#[track_caller]
+fn assert_said(finished: &Finished, status: i32, words: &[&str]) {
+    let lines = own_lines(&finished.stderr);
+    assert_eq!((finished.status.code(), lines.len()), (Some(status), 1), "{finished:?}");
+    for word in words {
+        assert!(lines[0].contains(word), "{word:?} in {finished:?}");
+    }
+    assert!(!String::from_utf8_lossy(&finished.stdout).contains("[pty]"), "{finished:?}");
+}
+
+#[test]
+fn zero_after_a_session_whatever_the_program_said() {
+    on_every_server(|flavor| {
+        let server = both(Setup::new(flavor).script("exit 3")).start();
+        for mode in MODES {
+            Pipes::reading(client_of(flavor, &server, mode), Stdio::null()).finish().text();
+            Pipes::open(client_of(flavor, &server, mode)).finish().text();
+        }
+    });
+}
+
+#[test]
+fn no_server_there() {
+    on_every_server(|flavor| {
+        let setup = Setup::new(flavor);
+        let missing = setup.path("missing");
+        // A socket that nobody listens at any more.
+        let stale = setup.path("stale");
+        drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        let file = setup.path("file");
+        std::fs::write(&file, "").unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let long = format!("/tmp/{}", "x".repeat(200));
+        for mode in MODES {
+            for (address, why) in [
+                (missing.as_str(), "No such file or directory"),
+                (&stale, "Connection refused"),
+                (&file, "Connection refused"),
+                (&port, "Connection refused"),
+                ("@no-such-name-of-forkpty", "Connection refused"),
+                (&long, ""),
+            ] {
+                let finished = Pipes::open(client(flavor, mode, address)).finish();
+                assert_said(&finished, 255, &[address, why]);
+            }
+        }
+    });
+}
+
+/// As somebody else, at a socket that is not for them.
+#[test]
+fn permission_denied() {
+    const SETPRIV: &str = "/usr/bin/setpriv";
+    const NOBODY: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    if !nix::unistd::geteuid().is_root() || !Path::new(SETPRIV).exists() {
+        eprintln!("skipped: needs root and {SETPRIV}");
+        return;
+    }
+    on_every_server(|flavor| {
+        let plugin = flavor.plugins.join("pty_plugin.so");
+        let readable = [&plugin, &flavor.binary].iter().all(|path| {
+            let test = ["test", "-r"];
+            let mut command = Command::new(SETPRIV);
+            command.args(NOBODY).args(test).arg(path);
+            command.status().is_ok_and(|status| status.success())
+        });
+        if !readable {
+            eprintln!("skipped: {} is not for everybody to read", plugin.display());
+            return;
+        }
+        let server = both(Setup::new(flavor)).start();
+        for mode in MODES {
+            let path = server.path(mode.socket());
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let client = client_of(flavor, &server, mode);
+            let mut command = Command::new(SETPRIV);
+            command.args(NOBODY).arg(client.get_program()).args(client.get_args());
+            let finished = Pipes::open(command).finish();
+            assert_said(&finished, 255, &[&path, "Permission denied"]);
+        }
+    });
+}
+
+#[test]
+fn the_server_is_killed_while_attached() {
+    on_every_server(|flavor| {
+        for mode in MODES {
+            // With the master, and the gateway alone, which comes back.
+            for master_too in [false, true] {
+                let server = both(Setup::new(flavor).script("echo ready; exec cat")).start();
+                let mut client = Pipes::open(client_of(flavor, &server, mode));
+                client.stdout.read_until("ready\r\n");
+                let gateway = server.gateway();
+                if master_too {
+                    process::signal(server.master(), Signal::SIGKILL);
+                }
+                process::signal(gateway, Signal::SIGKILL);
+                let finished = client.finish();
+                let address = server.path(mode.socket());
+                assert_said(&finished, 254, &["lost", &address]);
+            }
+        }
+    });
+}
+
+/// By its name, and over TCP.
+#[test]
+fn other_addresses() {
+    on_every_server(|flavor| {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let name = format!("@forkpty-test-{}-{}", std::process::id(), flavor.name);
+        let server = Setup::new(flavor)
+            .script("echo it is $((6 * 7))")
+            .option("forkpty-router", &format!("127.0.0.1:{port}"))
+            .option("forkpty-router", &name)
+            .start();
+        for address in [&format!("127.0.0.1:{port}"), &format!(":{port}"), &name] {
+            let finished = Pipes::open(client(flavor, Mode::Raw, address)).finish();
+            assert_eq!(finished.text(), "it is 42\r\n", "{address}");
+        }
+        drop(server);
+    });
+}
+
+/// Both options: uwsgi mode wins, as with the C client.
+#[test]
+fn uwsgi_mode_wins() {
+    on_every_server(|flavor| {
+        let server = both(Setup::new(flavor).script("read x; echo \"<$x>\"")).start();
+        let mut command = client_of(flavor, &server, Mode::Uwsgi);
+        command.args(["--pty-connect", &server.path("nowhere")]);
+        let client = Pipes::open(command);
+        client.send("typed\n");
+        assert!(client.finish().text().contains("<typed>\r\n"));
+    });
+}

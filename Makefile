@@ -8,8 +8,8 @@ MAKEFLAGS += --no-print-directory
 UWSGI ?=
 # The servers to test with: quick or full.
 MATRIX ?= quick
-# Where `make install` puts things.
-PREFIX ?= /usr
+# Where `make install` puts the documentation.
+PREFIX ?= /usr/local
 DESTDIR ?=
 # The folder of the plugins; empty: the one that the server looks into.
 PLUGINDIR ?=

@@ -29,19 +29,23 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             None => f.write_str(&self.what),
-            Some(source) => match source.raw_os_error() {
-                Some(errno) => write!(f, "{}: {}", self.what, errno_text(errno)),
-                None => write!(f, "{}: {source}", self.what),
-            },
+            Some(source) => write!(f, "{}: {}", self.what, reason(source)),
         }
     }
 }
 
 impl std::error::Error for Error {}
 
+/// What an error of the system says, without its number.
+pub fn reason(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(|| error.to_string(), errno_text)
+}
+
 /// The text of an errno, as strerror(3) has it.
-pub fn errno_text(errno: i32) -> &'static str {
-    nix::errno::Errno::from_raw(errno).desc()
+pub fn errno_text(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    // std adds the number.
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// Adds what was being done, and on what, to an error of the system.

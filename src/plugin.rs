@@ -11,6 +11,7 @@ use crate::config::{pty, router};
 use crate::error::{Error, Result};
 use crate::ffi;
 use crate::proto::Protocol;
+use crate::router::aftercare;
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
@@ -62,6 +63,7 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     plugin.name = c"forkptyrouter".as_ptr();
     plugin.options = ROUTER_OPTIONS.as_ptr();
     plugin.init = Some(router_init);
+    plugin.master_cleanup = Some(router_end);
     plugin
 };
 
@@ -80,9 +82,9 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
 
 /// Runs when the library is loaded, before the server reads a plugin struct.
 /// A plugin without a name is one that the server refuses.
-#[cfg(not(test))]
-#[used]
-#[unsafe(link_section = ".init_array")]
+// Not in a test program, which no server loads.
+#[cfg_attr(not(test), used, unsafe(link_section = ".init_array"))]
+#[cfg_attr(test, allow(dead_code))]
 static CHECK: extern "C" fn() = {
     extern "C" fn check() {
         let outcome = std::panic::catch_unwind(abi::check)
@@ -154,6 +156,7 @@ unsafe extern "C" fn router_init() -> c_int {
             sockets::add(stats, Role::Stats)?;
         }
         sockets::bind(Owner::Router)?;
+        aftercare::reserve(config.processes);
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)
@@ -164,6 +167,12 @@ unsafe extern "C" fn router_init() -> c_int {
         server::exit(1);
     }
     0
+}
+
+/// The master ends or is about to execute itself anew; the gateways have been
+/// killed.
+unsafe extern "C" fn router_end() {
+    guard("the end", (), || aftercare::after_the_end(locked(&ROUTER).hangup_grace));
 }
 
 /// Runs the client, or binds the sockets of the shared terminal.

@@ -68,11 +68,12 @@ mod tests {
 
     #[test]
     fn then_the_last_whole_lines() {
-        let mut scrollback = Scrollback::new(12);
+        let mut scrollback = Scrollback::new(13);
         scrollback.push(b"first\r\nsecond\r\n$ ");
-        assert_eq!(shown(&scrollback), b"$ ");
         scrollback.push(b"x");
-        assert_eq!(shown(&scrollback), b"$ x");
+        assert_eq!(shown(&scrollback), b"second\r\n$ x");
+        scrollback.push(b"yz");
+        assert_eq!(shown(&scrollback), b"$ xyz");
     }
 
     #[test]

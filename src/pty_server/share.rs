@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::fanout::{QUEUE_LIMIT, Scrollback};
+use crate::error::reason;
 use crate::relay::Backlog;
 use crate::sys::pty::{Master, Slave};
 use crate::sys::socket::{Listener, Stream};
@@ -219,7 +220,7 @@ impl Share {
             Ok(None) => {}
             Err(error) => {
                 self.paused = true;
-                self.log(&format!("cannot take a connection: {error}"));
+                self.log(&format!("cannot take a connection: {}", reason(&error)));
             }
         }
     }

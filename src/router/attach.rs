@@ -5,11 +5,11 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::GatewayLoop;
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::traffic::{Attached, Wires};
-use crate::error::{Error, Result};
+use super::{GatewayLoop, Running, Whose};
+use crate::error::{Error, Result, reason};
 use crate::proto::Protocol;
 use crate::session::Session;
 use crate::sys::Size;
@@ -18,10 +18,6 @@ use crate::sys::poll::Interest;
 use crate::sys::pty::{self, Master};
 use crate::sys::socket::{Stream, Transport};
 use crate::uwsgi::log::log;
-
-/// Connections taken in one turn, so that a storm of them does not keep the
-/// sessions waiting.
-const ACCEPTS_PER_TURN: usize = 16;
 
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -62,32 +58,30 @@ impl Spare {
 }
 
 impl GatewayLoop {
-    /// Takes the connections that wait at a socket.
+    /// Takes a connection that waits at a socket.
     pub(super) fn accept(&mut self, door: u32) {
         let Some(door) = self.doors.get(door as usize) else {
             return;
         };
         let (listener, protocol) = (door.listener, door.protocol);
-        for _ in 0..ACCEPTS_PER_TURN {
-            match listener.accept() {
-                Ok(Some((client, transport))) => {
-                    if let Err((client, error)) = self.attach(client, transport, protocol) {
-                        self.refuse(&client, &error.to_string());
-                    }
+        // One in a turn: a storm of them does not keep the sessions waiting.
+        match listener.accept() {
+            Ok(Some((client, transport))) => {
+                if let Err((client, error)) = self.attach(client, transport, protocol) {
+                    self.refuse(&client, &error.to_string());
                 }
-                Ok(None) => return,
-                Err(error) => {
-                    self.spare.file = None;
-                    let refused = listener.accept();
-                    let why = format!("cannot take the connection: {error}");
-                    match refused {
-                        Ok(Some((client, _))) => self.refuse(&client, &why),
-                        _ => self.spare.log(&format!("forkptyrouter: {why}")),
-                    }
-                    self.spare.file = File::open("/").ok();
-                    self.pause();
-                    return;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.spare.file = None;
+                let refused = listener.accept();
+                let why = format!("cannot take the connection: {}", reason(&error));
+                match refused {
+                    Ok(Some((client, _))) => self.refuse(&client, &why),
+                    _ => self.spare.log(&format!("forkptyrouter: {why}")),
                 }
+                self.spare.file = File::open("/").ok();
+                self.pause();
             }
         }
     }
@@ -140,7 +134,8 @@ impl GatewayLoop {
             Wires { client, master, program: Some(pid) },
             transport,
         ));
-        self.programs.insert(pid, key);
+        let listed = self.aftercare.as_mut().and_then(|aftercare| aftercare.add(pid));
+        self.programs.insert(pid, Running { whose: Whose::Of(key), listed });
         let Some(attached) = self.sessions.get_mut(key) else {
             return Ok(());
         };
@@ -152,10 +147,9 @@ impl GatewayLoop {
                 self.poller.add(attached.wires.master.as_fd(), token, Interest::READ)
             });
         if let Err(error) = registered {
-            self.refuse_session(key, &format!("cannot wait for the session: {error}"));
+            self.refuse_session(key, &format!("cannot wait for the session: {}", reason(&error)));
             return Ok(());
         }
-        attached.client_interest = Some(Interest::READ);
         attached.terminal_interest = Some(Interest::READ);
         if let Some(timeout) = self.config.timeout {
             self.after(timeout, Due::Idle(key));

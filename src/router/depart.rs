@@ -2,13 +2,13 @@
 //! waited for.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::GatewayLoop;
 use super::table::Key;
 use super::timers::Due;
+use super::{GatewayLoop, Running, Whose};
 use crate::sys::Read;
 use crate::sys::child::{self, Pid};
 use crate::sys::socket::Stream;
@@ -24,10 +24,16 @@ const DRAINS: u32 = 20;
 impl GatewayLoop {
     /// Programs have ended: their statuses.
     pub(super) fn reap(&mut self) {
-        while self.children.next().is_some() {}
+        // However many have ended, it is told once.
+        let _ = self.children.next();
         while let Some((pid, _exit)) = child::reap_any() {
-            self.outliving.remove(&pid);
-            let Some(key) = self.programs.remove(&pid) else {
+            let Some(Running { whose, listed }) = self.programs.remove(&pid) else {
+                continue;
+            };
+            if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
+                aftercare.remove(listed);
+            }
+            let Whose::Of(key) = whose else {
                 continue;
             };
             if let Some(attached) = self.sessions.get_mut(key) {
@@ -35,7 +41,7 @@ impl GatewayLoop {
                 attached.session.program_ended();
                 // What it wrote last is there by now.
                 if attached.session.terminal_interest().read {
-                    attached.read_terminal(&mut self.buffer);
+                    attached.read_terminal(&mut self.buffer, || false);
                 }
                 if attached.session.terminal_open() {
                     self.after(DRAIN, Due::Drained(key));
@@ -60,7 +66,7 @@ impl GatewayLoop {
             return self.after(DRAIN, Due::Drained(key));
         }
         attached.drains += 1;
-        attached.read_terminal(&mut self.buffer);
+        attached.read_terminal(&mut self.buffer, || false);
         if attached.session.has_output() && attached.drains < DRAINS {
             self.after(DRAIN, Due::Drained(key));
         } else {
@@ -90,8 +96,9 @@ impl GatewayLoop {
         let _ = self.poller.remove(attached.wires.client.as_fd());
         attached.forget_terminal(&self.poller);
         if let Some(program) = attached.wires.program {
-            self.programs.remove(&program);
-            self.outliving.insert(program, ());
+            if let Some(running) = self.programs.get_mut(&program) {
+                running.whose = Whose::Left(Instant::now());
+            }
             if let Some(grace) = self.config.hangup_grace {
                 self.after(grace, Due::Outlived(program));
             }
@@ -108,7 +115,11 @@ impl GatewayLoop {
 
     /// A session's leader has ignored that its client left.
     pub(super) fn outlived(&mut self, leader: Pid) {
-        if self.outliving.contains_key(&leader) {
+        // Where it was reaped its number may be another one's.
+        let Some(Running { whose: Whose::Left(since), .. }) = self.programs.get(&leader) else {
+            return;
+        };
+        if self.config.hangup_grace.is_some_and(|grace| since.elapsed() >= grace) {
             log(&format!(
                 "forkptyrouter: process {leader} has outlived its client: killing its session"
             ));

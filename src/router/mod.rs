@@ -7,11 +7,15 @@
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `traffic.rs` | bytes between a client and its terminal |
 //! | `depart.rs` | a session ends: programs are hung up and reaped |
+//! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
 //! | `stats.rs` | the statistics' clients |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
+pub mod aftercare;
 mod attach;
 mod depart;
+#[cfg(feature = "fault-injection")]
+mod fault;
 mod stats;
 mod table;
 mod timers;
@@ -28,6 +32,7 @@ use crate::config::router::Router;
 use crate::error::{Context, Result};
 use crate::proto::Protocol;
 use crate::sys::child::Pid;
+use crate::sys::pidfd::PidFd;
 use crate::sys::poll::{Interest, Poller, Ready};
 use crate::sys::signal::Signals;
 use crate::sys::socket::Listener;
@@ -36,6 +41,7 @@ use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::sockets::Role;
 use crate::uwsgi::{guard, log::log, server};
 
+use aftercare::{Aftercare, Listed};
 use attach::Spare;
 use stats::StatsClient;
 use table::{Key, Source, Table};
@@ -52,6 +58,21 @@ struct Door {
     name: String,
 }
 
+/// A program that has not been reaped.
+struct Running {
+    whose: Whose,
+    listed: Option<Listed>,
+}
+
+/// Whose program it is.
+#[derive(Clone, Copy)]
+enum Whose {
+    /// This session's.
+    Of(Key),
+    /// Nobody's: its client left at that time.
+    Left(Instant),
+}
+
 /// Everything that one gateway process knows.
 struct GatewayLoop {
     config: Router,
@@ -61,10 +82,12 @@ struct GatewayLoop {
     accepting: bool,
     spare: Spare,
     sessions: Table<Attached>,
-    /// Whose program a process is.
-    programs: HashMap<Pid, Key>,
-    /// Session leaders whose client has left, not yet reaped.
-    outliving: HashMap<Pid, ()>,
+    /// Our programs that have not been reaped.
+    programs: HashMap<Pid, Running>,
+    /// Where the session leaders are listed for whoever comes after us.
+    aftercare: Option<Aftercare>,
+    /// Session leaders of a gateway that was here before us.
+    left_behind: Vec<PidFd>,
     children: Signals,
     timers: Timers,
     stats_listener: Option<Listener>,
@@ -93,6 +116,11 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
 
 impl GatewayLoop {
     fn new(gateway: &Gateway, config: Router) -> Result<Self> {
+        crate::sys::forbid_inspection();
+        crate::sys::prefer_short_turns();
+        if crate::sys::has_root_group_only() {
+            log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
+        }
         let limit = crate::sys::raise_descriptor_limit().ok();
         let program = Program::from_command(&config.command, &server::shell())
             .environment(crate::sys::environment::for_sessions())
@@ -131,7 +159,8 @@ impl GatewayLoop {
             spare: Spare::new(),
             sessions: Table::new(),
             programs: HashMap::new(),
-            outliving: HashMap::new(),
+            aftercare: None,
+            left_behind: Vec::new(),
             children,
             timers: Timers::default(),
             stats_listener,
@@ -140,6 +169,7 @@ impl GatewayLoop {
             buffer: Box::new([0; BUFFER]),
             gather: Vec::new(),
         };
+        router.adopt(gateway.ordinal());
         router.accept_again();
         if let Some(limit) = limit {
             // Two descriptors a session, a few dozen for the gateway itself.
@@ -181,6 +211,7 @@ impl GatewayLoop {
             Due::Dismissed(key) => self.abandon(key),
             Due::Stats(key) => self.close_stats(key),
             Due::Outlived(pid) => self.outlived(pid),
+            Due::LeftBehind => self.end_left_behind(),
             Due::Accept => self.accept_again(),
         }));
         if let Err(payload) = outcome {

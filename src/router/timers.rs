@@ -25,6 +25,8 @@ pub enum Due {
     Stats(Key),
     /// A session has outlived its client.
     Outlived(Pid),
+    /// Sessions of a gateway that was here before us have outlived it.
+    LeftBehind,
     /// Accept again after running out of something.
     Accept,
 }

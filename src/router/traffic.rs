@@ -11,7 +11,7 @@ use super::{BUFFER, GatewayLoop};
 use crate::session::{Ends, Session, Verdict};
 use crate::sys::child::Pid;
 use crate::sys::poll::{Interest, Poller, Ready};
-use crate::sys::pty::{EndOfInput, Master};
+use crate::sys::pty::Master;
 use crate::sys::socket::{Stream, Transport};
 use crate::sys::{Read, Size, Written};
 
@@ -34,8 +34,9 @@ pub struct Attached {
     pub session: Session,
     pub wires: Wires,
     pub transport: Transport,
+    /// What the poller was told.
+    pub client_interest: Interest,
     /// What the poller was told; `None`: it does not have the descriptor.
-    pub client_interest: Option<Interest>,
     pub terminal_interest: Option<Interest>,
     /// When a byte last went either way; kept only for the idle timeout.
     pub last_traffic: Instant,
@@ -61,7 +62,7 @@ impl Attached {
             session,
             wires,
             transport,
-            client_interest: None,
+            client_interest: Interest::READ,
             terminal_interest: None,
             last_traffic: Instant::now(),
             end_of_input: None,
@@ -100,15 +101,18 @@ impl Ends for Wires {
 impl GatewayLoop {
     /// The client sent something, takes output again, or left.
     pub(super) fn client_ready(&mut self, key: Key, ready: Ready) {
-        let Some(Attached { session, wires, .. }) = self.sessions.get_mut(key) else {
+        let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
+        let Attached { session, wires, .. } = attached;
         if ready.write {
             session.client_writable(wires);
         }
         if ready.read && session.client_interest().read {
             match wires.client.read(&mut self.buffer[..]) {
                 Read::Bytes(count) => {
+                    #[cfg(feature = "fault-injection")]
+                    super::fault::strike(&self.buffer[..count]);
                     session.client_sent(&self.buffer[..count], &mut self.gather, wires);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
@@ -120,12 +124,17 @@ impl GatewayLoop {
             }
         } else if ready.hang_up {
             session.client_left();
+        } else if ready.read {
+            let wanted = session.client_interest();
+            attached.watch_client(key, wanted, &self.poller);
         }
         self.settle(key);
     }
 
     /// The program wrote something, takes input again, or closed its terminal.
     pub(super) fn terminal_ready(&mut self, key: Key, ready: Ready) {
+        // Whoever is alone keeps nobody waiting.
+        let alone = self.sessions.len() == 1;
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
@@ -134,7 +143,9 @@ impl GatewayLoop {
         }
         if ready.read || ready.hang_up {
             if attached.session.terminal_interest().read {
-                attached.read_terminal(&mut self.buffer);
+                let poller = &self.poller;
+                attached
+                    .read_terminal(&mut self.buffer, || !alone && poller.others_ready(ready.token));
             } else if ready.hang_up {
                 // A hang-up is told again and again, asked for or not: until
                 // its client reads again the poller does without it.
@@ -159,10 +170,12 @@ impl GatewayLoop {
             attached.last_traffic = Instant::now();
         }
         let wanted = attached.session.client_interest();
-        if attached.client_interest != Some(wanted) {
-            let token = Source::Client(key).token();
-            let _ = self.poller.change(attached.wires.client.as_fd(), token, wanted);
-            attached.client_interest = Some(wanted);
+        // What is not wanted any more is taken back when it comes
+        // (client_ready): most often it never does.
+        if wanted.write != attached.client_interest.write
+            || (wanted.read && !attached.client_interest.read)
+        {
+            attached.watch_client(key, wanted, &self.poller);
         }
         if !attached.session.terminal_open() {
             attached.forget_terminal(&self.poller);
@@ -194,13 +207,12 @@ impl GatewayLoop {
         if attached.transport == Transport::Tcp && attached.wires.client.local_peer_has_closed() {
             return self.abandon(key);
         }
-        let mut next = (wait * 2).min(END_OF_INPUT_LAST);
-        if attached.session.wants_end_of_input()
-            && attached.wires.master.end_input() == EndOfInput::Sent
-        {
-            next = END_OF_INPUT_FIRST;
+        // Less and less often: a program that does not take it for the end
+        // (IGNOREEOF) would else be told in a rage.
+        attached.end_of_input = Some((wait * 2).min(END_OF_INPUT_LAST));
+        if attached.session.wants_end_of_input() {
+            attached.wires.master.end_input();
         }
-        attached.end_of_input = Some(next);
         self.after(wait, Due::EndOfInput(key));
     }
 
@@ -213,7 +225,7 @@ impl GatewayLoop {
             return;
         }
         attached.session.terminal_reopened();
-        attached.read_terminal(&mut self.buffer);
+        attached.read_terminal(&mut self.buffer, || false);
         self.settle(key);
     }
 
@@ -237,15 +249,20 @@ impl GatewayLoop {
 
 impl Attached {
     /// Reads what the program wrote, as long as there is more and room for
-    /// it, and passes it on in one write.
-    pub(super) fn read_terminal(&mut self, buffer: &mut [u8; BUFFER]) {
+    /// it and nobody else waits, and passes it on in one write: a terminal
+    /// yields little at once, and each write wakes the client.
+    pub(super) fn read_terminal(
+        &mut self,
+        buffer: &mut [u8; BUFFER],
+        somebody_waits: impl Fn() -> bool,
+    ) {
         let mut have = 0;
         let mut ended = false;
         while have + ONE_READ <= BUFFER {
             match self.wires.master.read(&mut buffer[have..]) {
                 Read::Bytes(count) => {
                     have += count;
-                    if count < MORE_LIKELY {
+                    if count < MORE_LIKELY || somebody_waits() {
                         break;
                     }
                 }
@@ -262,6 +279,11 @@ impl Attached {
         if ended {
             self.session.terminal_ended();
         }
+    }
+
+    fn watch_client(&mut self, key: Key, wanted: Interest, poller: &Poller) {
+        let _ = poller.change(self.wires.client.as_fd(), Source::Client(key).token(), wanted);
+        self.client_interest = wanted;
     }
 
     fn watch_terminal(&mut self, key: Key, wanted: Interest, poller: &Poller) {

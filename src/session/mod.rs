@@ -175,8 +175,15 @@ impl Session {
     /// The terminal takes input again.
     pub fn terminal_writable(&mut self, ends: &mut impl Ends) {
         while !self.input.is_empty() {
-            match ends.write_terminal(self.input.front()) {
-                Written::Bytes(count) => self.input.consume(count),
+            let front = self.input.front();
+            let offered = front.len();
+            match ends.write_terminal(front) {
+                Written::Bytes(count) => {
+                    self.input.consume(count);
+                    if count < offered {
+                        return;
+                    }
+                }
                 Written::Blocked => return,
                 Written::Gone => self.input.clear(),
             }
@@ -186,8 +193,15 @@ impl Session {
     /// The client takes output again.
     pub fn client_writable(&mut self, ends: &mut impl Ends) {
         while !self.output.is_empty() {
-            match ends.write_client(self.output.front()) {
-                Written::Bytes(count) => self.output.consume(count),
+            let front = self.output.front();
+            let offered = front.len();
+            match ends.write_client(front) {
+                Written::Bytes(count) => {
+                    self.output.consume(count);
+                    if count < offered {
+                        return;
+                    }
+                }
                 Written::Blocked => return,
                 Written::Gone => self.client_left(),
             }
@@ -252,32 +266,33 @@ impl Session {
         }
     }
 
-    fn give_input(&mut self, mut bytes: &[u8], ends: &mut impl Ends) {
-        if !self.terminal_open || !self.program_runs {
+    /// A short write means that there is no more room: asking again would
+    /// only be told so.
+    fn give_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
+        if bytes.is_empty() || !self.terminal_open || !self.program_runs {
             return;
         }
-        while !bytes.is_empty() && self.input.is_empty() {
+        let mut taken = 0;
+        if self.input.is_empty() {
             match ends.write_terminal(bytes) {
-                Written::Bytes(count) => bytes = &bytes[count..],
-                Written::Blocked => break,
+                Written::Bytes(count) => taken = count,
+                Written::Blocked => {}
                 Written::Gone => return,
             }
         }
-        self.input.push(bytes);
+        self.input.push(&bytes[taken..]);
     }
 
-    fn give_output(&mut self, mut bytes: &[u8], ends: &mut impl Ends) {
-        while !bytes.is_empty() && self.output.is_empty() {
+    fn give_output(&mut self, bytes: &[u8], ends: &mut impl Ends) {
+        let mut taken = 0;
+        if self.output.is_empty() {
             match ends.write_client(bytes) {
-                Written::Bytes(count) => bytes = &bytes[count..],
-                Written::Blocked => break,
-                Written::Gone => {
-                    self.client_left();
-                    return;
-                }
+                Written::Bytes(count) => taken = count,
+                Written::Blocked => {}
+                Written::Gone => return self.client_left(),
             }
         }
-        self.output.push(bytes);
+        self.output.push(&bytes[taken..]);
     }
 }
 

@@ -38,7 +38,8 @@ impl Pid {
         Ok(())
     }
 
-    pub(super) fn as_raw(self) -> libc::pid_t {
+    /// The number.
+    pub fn as_raw(self) -> libc::pid_t {
         self.0
     }
 
@@ -84,18 +85,32 @@ pub fn reap_any() -> Option<(Pid, Exit)> {
 /// Kills every process of the session that `leader` leads. The leader must
 /// not have been reaped: its number is the session's.
 pub fn kill_session(leader: Pid) {
-    // A process may fork while we look; the leader goes last, so that the
-    // session keeps its number until then.
-    for _ in 0..3 {
+    // All are stopped first: one that runs could start another one in the
+    // place of the one just killed.
+    let _ = leader.signal(libc::SIGSTOP);
+    let mut stopped: Vec<Pid> = Vec::new();
+    for _ in 0..16 {
         let members = members_of_session(leader);
-        if members.is_empty() {
+        let new: Vec<Pid> = members.into_iter().filter(|pid| !stopped.contains(pid)).collect();
+        if new.is_empty() {
             break;
         }
-        for member in members {
-            let _ = member.signal(libc::SIGKILL);
+        for member in &new {
+            let _ = member.signal(libc::SIGSTOP);
         }
+        stopped.extend(new);
+    }
+    // The leader last: while it is there, the session keeps its number.
+    for member in stopped {
+        let _ = member.signal(libc::SIGKILL);
     }
     let _ = leader.signal(libc::SIGKILL);
+}
+
+/// Whether a process leads a session: as long as it does, the session's
+/// number is its own.
+pub fn leads_a_session(pid: Pid) -> bool {
+    session_of(pid).is_some_and(|(session, _)| session == pid.0)
 }
 
 /// The members of a session except its leader, by /proc (proc(5): field 6 of

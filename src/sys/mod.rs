@@ -2,10 +2,13 @@
 //! descriptor leaves this folder: there are types for the roles of one.
 
 pub mod child;
+pub mod detached;
 pub mod environment;
 pub mod peer;
+pub mod pidfd;
 pub mod poll;
 pub mod pty;
+pub mod shared;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
@@ -95,4 +98,41 @@ pub struct DescriptorLimit {
     pub before: u64,
     /// The limit that holds for us.
     pub now: u64,
+}
+
+/// Keeps processes of the same user from reading our memory and descriptors
+/// (ptrace(2), proc(5)): those are other people's terminals.
+pub fn forbid_inspection() {
+    let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+/// Whether this process would give its programs the group root without being
+/// root itself: a server that was told a uid and no gid.
+pub fn has_root_group_only() -> bool {
+    !nix::unistd::geteuid().is_root()
+        && (nix::unistd::getegid().as_raw() == 0
+            || nix::unistd::getgroups()
+                .is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == 0)))
+}
+
+/// Asks the scheduler for shorter turns for this process, not for those it
+/// starts: who wakes up often and works little gets the processor sooner
+/// beside one that never rests (sched_setattr(2); Linux 6.12, ignored
+/// before). Neither policy nor niceness change.
+pub fn prefer_short_turns() {
+    const TURN_NANOSECONDS: u64 = 500_000;
+    // SAFETY: two structs that the kernel reads or fills, of the size given.
+    unsafe {
+        let mut attributes: libc::sched_attr = std::mem::zeroed();
+        let size = size_of::<libc::sched_attr>() as libc::c_uint;
+        if libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) < 0
+            || attributes.sched_policy != libc::SCHED_OTHER as u32
+        {
+            return;
+        }
+        attributes.size = size;
+        attributes.sched_flags = libc::SCHED_FLAG_RESET_ON_FORK as u64;
+        attributes.sched_runtime = TURN_NANOSECONDS;
+        libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);
+    }
 }

@@ -1,21 +1,26 @@
 //! The process at the other end of a UNIX socket.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, setsockopt, sockopt::PassCred,
 };
 
+use super::Read;
+use super::child::Pid;
+use super::pidfd::PidFd;
 use super::socket::Stream;
-use super::{Read, child::Pid};
 
 /// The process that sent something. A connection that it closed orderly and
 /// one that broke with its death look the same; this tells them apart.
-pub struct Sender {
-    pid: Pid,
-    pidfd: OwnedFd,
+pub struct Sender(PidFd);
+
+impl Sender {
+    /// Whether it has ended, or is about to.
+    pub fn has_ended(&self) -> bool {
+        self.0.has_ended()
+    }
 }
 
 impl Stream {
@@ -40,7 +45,9 @@ impl Stream {
         if let Ok(message) = &received {
             for control in message.cmsgs().into_iter().flatten() {
                 if let ControlMessageOwned::ScmCredentials(credentials) = control {
-                    *sender = Sender::of(credentials.pid());
+                    // 0 for one that is not in our PID namespace.
+                    let pid = Pid::new(credentials.pid());
+                    *sender = pid.and_then(PidFd::open).map(Sender);
                 }
             }
             if sender.is_some() {
@@ -48,33 +55,5 @@ impl Stream {
             }
         }
         super::read_outcome(received.map(|message| message.bytes))
-    }
-}
-
-impl Sender {
-    /// `None` for one that is not in our PID namespace.
-    fn of(pid: i32) -> Option<Self> {
-        let pid = Pid::new(pid)?;
-        // SAFETY: two numbers; returns a new descriptor or -1 (Linux 5.3).
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-        // SAFETY: it is new and ours.
-        Some(Self { pid, pidfd: unsafe { OwnedFd::from_raw_fd(fd) } })
-    }
-
-    /// Whether it has ended, or is about to: a process closes its
-    /// descriptors first and is told of as ended last.
-    pub fn has_ended(&self) -> bool {
-        const PF_EXITING: u64 = 0x4;
-        let mut poll = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        if nix::poll::poll(&mut poll, PollTimeout::ZERO) == Ok(1) {
-            return true;
-        }
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        // proc(5): flags is the ninth field; the second is a name in
-        // parentheses.
-        stat.rsplit_once(')')
-            .and_then(|(_, fields)| fields.split_ascii_whitespace().nth(6)?.parse::<u64>().ok())
-            .is_some_and(|flags| flags & PF_EXITING != 0)
     }
 }

@@ -110,6 +110,15 @@ impl Poller {
         }
     }
 
+    /// Whether anything but `token` has something right now.
+    pub fn others_ready(&self, token: u64) -> bool {
+        let mut events = [EpollEvent::empty(); 2];
+        match self.epoll.wait(&mut events, EpollTimeout::ZERO) {
+            Ok(count) => events[..count].iter().any(|event| event.data() != token),
+            Err(_) => false,
+        }
+    }
+
     /// The one at `index` of those the last wait counted.
     pub fn ready(&self, index: usize) -> Ready {
         let event = self.events[index];

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{InputFlags, LocalFlags, SetArg, SpecialCharacterIndices};
+use nix::sys::termios::{LocalFlags, SpecialCharacterIndices};
+use once_cell::sync::OnceCell;
 
 use super::{Read, Size, Written};
 use crate::error::{Context, Result};
@@ -16,17 +17,6 @@ pub struct Master(OwnedFd);
 
 /// The side that becomes a program's terminal.
 pub struct Slave(OwnedFd);
-
-/// What an end of input looks like to the program that has the terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndOfInput {
-    /// It was put into the terminal's input.
-    Sent,
-    /// An earlier one, or other input, has not yet been read.
-    Pending,
-    /// The terminal is in raw mode: every byte is data, there is none.
-    None,
-}
 
 /// Opens a terminal of this size. Neither end becomes our controlling
 /// terminal or survives an exec, and the master does not block.
@@ -44,11 +34,30 @@ pub fn open(size: Size) -> Result<(Master, Slave)> {
     let master = Master(master);
     master.resize(size).context("cannot set the size of the new terminal")?;
     // So that a backspace in cooked mode takes a character, not a byte.
-    if let Ok(mut attributes) = nix::sys::termios::tcgetattr(&slave) {
-        attributes.input_flags |= InputFlags::IUTF8;
-        let _ = nix::sys::termios::tcsetattr(&slave, SetArg::TCSANOW, &attributes);
+    if let Some(settings) = initial_settings(&slave) {
+        // SAFETY: TCSETS reads what TCGETS wrote.
+        let _ = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TCSETS, settings) };
     }
     Ok((master, Slave(slave)))
+}
+
+/// What a new terminal's settings are, with IUTF8: every one begins with the
+/// same, so they are asked for once.
+fn initial_settings(terminal: &OwnedFd) -> Option<&'static libc::termios> {
+    static SETTINGS: OnceCell<libc::termios> = OnceCell::new();
+    SETTINGS
+        .get_or_try_init(|| {
+            let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
+            // SAFETY: TCGETS writes the kernel's termios, with which the C
+            // library's begins; all zero is a valid one.
+            let mut settings = unsafe {
+                ioctl(libc::ioctl(terminal.as_raw_fd(), libc::TCGETS, settings.as_mut_ptr()))?;
+                settings.assume_init()
+            };
+            settings.c_iflag |= libc::IUTF8;
+            Ok::<_, io::Error>(settings)
+        })
+        .ok()
 }
 
 fn open_master() -> Result<OwnedFd> {
@@ -143,31 +152,27 @@ impl Master {
     }
 
     /// Lets the program's next read see the end of file, as the terminal's
-    /// own end-of-file character does. In raw mode there is no such thing; in
-    /// a line editor's mode (no ICANON, but ISIG) the editor takes the
-    /// character for it.
-    pub fn end_input(&self) -> EndOfInput {
+    /// own end-of-file character does; not while other input, or an earlier
+    /// end, is still to be read. In raw mode every byte is data: there is no
+    /// end. In a line editor's mode (no ICANON, but ISIG) the editor takes
+    /// the character for it.
+    pub fn end_input(&self) {
         let Ok(slave) = open_slave(&self.0) else {
-            return EndOfInput::Pending;
+            return;
         };
         let mut poll = [PollFd::new(slave.as_fd(), PollFlags::POLLIN)];
-        let pending = nix::poll::poll(&mut poll, PollTimeout::ZERO);
+        if nix::poll::poll(&mut poll, PollTimeout::ZERO) != Ok(0) {
+            return;
+        }
         let Ok(attributes) = nix::sys::termios::tcgetattr(&slave) else {
-            return EndOfInput::Pending;
+            return;
         };
-        if !attributes.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ISIG) {
-            return EndOfInput::None;
-        }
-        if pending != Ok(0) {
-            return EndOfInput::Pending;
-        }
-        let character = match attributes.control_chars[SpecialCharacterIndices::VEOF as usize] {
-            0 => 4,
-            character => character,
-        };
-        match self.write(&[character]) {
-            Written::Bytes(_) => EndOfInput::Sent,
-            Written::Blocked | Written::Gone => EndOfInput::Pending,
+        if attributes.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ISIG) {
+            let character = match attributes.control_chars[SpecialCharacterIndices::VEOF as usize] {
+                0 => 4,
+                character => character,
+            };
+            let _ = self.write(&[character]);
         }
     }
 }

@@ -29,7 +29,22 @@ struct forkpty_plan {
 	int death_signal; /* sent when the parent's thread ends; 0: none */
 	int restore_nofile; /* whether to set the soft limit below */
 	unsigned long nofile;
+	unsigned long not_default; /* a bit for each signal to set back */
 };
+
+/* The signals that are ignored or handled in this process, a bit for each. */
+unsigned long forkpty_signals_not_default(void)
+{
+	/* The kernel's struct sigaction, which begins with the handler. */
+	unsigned long action[8], signals = 0;
+	int signal;
+
+	for (signal = 1; signal < NSIG; signal++)
+		if (syscall(SYS_rt_sigaction, signal, NULL, action, NSIG / 8) == 0 &&
+		    action[0] != (unsigned long)SIG_DFL)
+			signals |= 1UL << (signal & 63);
+	return signals;
+}
 
 /* Close everything from 3 on: the program gets its terminal and nothing else. */
 static void close_the_rest(void)
@@ -49,17 +64,20 @@ static void close_the_rest(void)
 /* Returns the errno of what failed; on success it does not return. */
 static int become(const struct forkpty_plan *plan)
 {
-	struct sigaction action = {.sa_handler = SIG_DFL};
+	/* The kernel's struct sigaction; all zero is SIG_DFL. */
+	static const unsigned long by_default[8];
 	sigset_t none;
 	int signal, terminal = plan->terminal;
 
 	/*
 	 * The server ignores half of the signals, and an ignored signal stays
-	 * ignored across an exec. All are blocked here, so no handler of the
-	 * parent can run in the memory that we share.
+	 * ignored across an exec; one that it handles must not be handled here,
+	 * in the memory that we share, once it is unblocked. By the system call:
+	 * the function keeps two real-time signals to itself.
 	 */
 	for (signal = 1; signal < NSIG; signal++)
-		sigaction(signal, &action, NULL);
+		if (plan->not_default >> (signal & 63) & 1)
+			syscall(SYS_rt_sigaction, signal, by_default, NULL, NSIG / 8);
 
 	if (setsid() < 0)
 		return errno;

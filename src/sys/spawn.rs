@@ -20,20 +20,24 @@ struct Plan {
     death_signal: libc::c_int,
     restore_nofile: libc::c_int,
     nofile: libc::c_ulong,
+    not_default: libc::c_ulong,
 }
 
 unsafe extern "C" {
     fn forkpty_spawn(plan: *const Plan, error: *mut libc::c_int) -> libc::pid_t;
+    fn forkpty_signals_not_default() -> libc::c_ulong;
 }
 
 /// A program with its arguments and environment, ready to be started any
-/// number of times.
+/// number of times, by a process that changes no signal's disposition any
+/// more.
 pub struct Program {
     path: CString,
     argv: Vec<CString>,
     envp: Vec<CString>,
     nofile: Option<DescriptorLimit>,
     guest: bool,
+    not_default: libc::c_ulong,
 }
 
 impl Program {
@@ -53,7 +57,9 @@ impl Program {
     }
 
     fn of(path: CString, argv: Vec<CString>) -> Self {
-        Self { path, argv, envp: Vec::new(), nofile: None, guest: false }
+        // SAFETY: only asks; no memory of ours is involved.
+        let not_default = unsafe { forkpty_signals_not_default() };
+        Self { path, argv, envp: Vec::new(), nofile: None, guest: false, not_default }
     }
 
     /// The terminal is somebody else's controlling terminal: the program only
@@ -93,6 +99,7 @@ impl Program {
             death_signal: if self.guest { libc::SIGHUP } else { 0 },
             restore_nofile: self.nofile.is_some().into(),
             nofile: self.nofile.map_or(0, |limit| limit.before),
+            not_default: self.not_default,
         };
         let mut errno = 0;
         // SAFETY: all pointers of the plan are NUL-terminated strings, or

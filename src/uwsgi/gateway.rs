@@ -81,14 +81,20 @@ impl Gateway {
 
     /// Whether it is the first of its kind.
     pub fn is_first(&self) -> bool {
+        self.ordinal() == 0
+    }
+
+    /// How many of its kind come before it.
+    pub fn ordinal(&self) -> usize {
         // SAFETY: a fixed array in memory shared with the master, which
         // changes neither names nor order after the start.
         unsafe {
             let gateways = &(*(*addr_of_mut!(ffi::uwsgi)).shared).gateways;
-            !gateways
+            gateways
                 .iter()
                 .take(self.id)
-                .any(|other| !other.name.is_null() && CStr::from_ptr(other.name) == NAME)
+                .filter(|other| !other.name.is_null() && CStr::from_ptr(other.name) == NAME)
+                .count()
         }
     }
 

@@ -70,13 +70,13 @@ fn an_inherited_socket() {
     on_every_server(|flavor| {
         let setup = Setup::new(flavor);
         let listener = UnixListener::bind(setup.path("inherited")).unwrap();
-        let server = setup.inherit(listener.into(), 9).option("forkpty-router", "fd://9").start();
+        let server = setup.inherit(listener).option("forkpty-router", "fd://900").start();
         serves(&server.path("inherited"));
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let setup = Setup::new(flavor).inherit(listener.into(), 9);
-        let server = setup.option("forkpty-router", "fd://9").start();
+        let setup = Setup::new(flavor).inherit(listener);
+        let server = setup.option("forkpty-router", "fd://900").start();
         serves(&address);
         drop(server);
     });

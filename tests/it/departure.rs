@@ -24,8 +24,8 @@ fn a_client_that_leaves_takes_shell_and_job_with_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let tcp = listener.local_addr().unwrap().to_string();
         let server = Setup::new(flavor)
-            .inherit(listener.into(), 9)
-            .option("forkpty-router", "fd://9")
+            .inherit(listener)
+            .option("forkpty-router", "fd://900")
             .option("forkpty-router", "{dir}/s")
             .start();
         for address in [server.path("s"), tcp] {
@@ -38,6 +38,40 @@ fn a_client_that_leaves_takes_shell_and_job_with_it() {
             drop(bystander);
             wait_until("none is left", || server.session_processes().is_empty());
         }
+        assert_eq!(server.count_in_log("outlived"), 0, "nothing had to be killed");
+    });
+}
+
+/// A connection that is torn down, with output unread on its way.
+#[test]
+fn a_connection_that_is_reset_ends_its_session() {
+    on_every_server(|flavor| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = listener.local_addr().unwrap().to_string();
+        let server =
+            Setup::new(flavor).inherit(listener).option("forkpty-router", "fd://900").start();
+        let client = busy_shell(&tcp, &server);
+        let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+        nix::sys::socket::setsockopt(client.fd(), nix::sys::socket::sockopt::Linger, &at_once)
+            .unwrap();
+        drop(client);
+        wait_until("shell and job are gone", || server.session_processes().is_empty());
+    });
+}
+
+/// A stopped job gets its hang-up, and is woken up to take it.
+#[test]
+fn a_client_that_leaves_takes_a_stopped_job_with_it() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).raw();
+        let client = busy_shell(&server.path("s"), &server);
+        client.send([26]);
+        wait_until("the job is stopped", || {
+            let all = server.session_processes();
+            all.iter().any(|process| process.name == "sleep" && process.state == 'T')
+        });
+        drop(client);
+        wait_until("both are gone", || server.session_processes().is_empty());
         assert_eq!(server.count_in_log("outlived"), 0, "nothing had to be killed");
     });
 }

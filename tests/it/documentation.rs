@@ -11,8 +11,19 @@ use crate::harness::{Flavor, Server, Setup, Wire, on_every_server};
 /// Their paths are fixed: one at a time.
 static PATHS: Mutex<()> = Mutex::new(());
 
+/// The paths, ours alone for a while, and empty again afterwards.
+struct Paths(#[allow(dead_code)] MutexGuard<'static, ()>);
+
+impl Drop for Paths {
+    fn drop(&mut self) {
+        for path in ["/tmp/fpty.socket", "/tmp/raw.socket", "/tmp/uwsgi.socket"] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// Prepares the machine; `None` for somebody who is not root.
-fn as_root() -> Option<MutexGuard<'static, ()>> {
+fn as_root() -> Option<Paths> {
     if !nix::unistd::getuid().is_root() {
         eprintln!("skipped: these configurations need root");
         return None;
@@ -22,7 +33,7 @@ fn as_root() -> Option<MutexGuard<'static, ()>> {
         let made = Command::new("useradd").args(["-r", "kratos"]).status().unwrap();
         assert!(made.success(), "useradd -r kratos: {made}");
     }
-    Some(guard)
+    Some(Paths(guard))
 }
 
 fn start(flavor: &Flavor, example: &str) -> Server {
@@ -49,7 +60,7 @@ fn check_uwsgi(address: &str) {
 
 #[test]
 fn a_jail_in_raw_mode() {
-    let Some(_guard) = as_root() else { return };
+    let Some(_paths) = as_root() else { return };
     on_every_server(|flavor| {
         let _server = start(flavor, "forkpty-router.ini");
         check_raw("/tmp/fpty.socket");
@@ -58,7 +69,7 @@ fn a_jail_in_raw_mode() {
 
 #[test]
 fn a_jail_in_uwsgi_mode() {
-    let Some(_guard) = as_root() else { return };
+    let Some(_paths) = as_root() else { return };
     on_every_server(|flavor| {
         let _server = start(flavor, "forkpty-urouter.ini");
         check_uwsgi("/tmp/fpty.socket");
@@ -67,7 +78,7 @@ fn a_jail_in_uwsgi_mode() {
 
 #[test]
 fn a_jail_with_both() {
-    let Some(_guard) = as_root() else { return };
+    let Some(_paths) = as_root() else { return };
     on_every_server(|flavor| {
         let _server = start(flavor, "both.ini");
         check_raw("/tmp/raw.socket");
@@ -78,7 +89,7 @@ fn a_jail_with_both() {
 /// The documentation has /bin/zsh, which not every machine has.
 #[test]
 fn a_jail_with_another_shell() {
-    let Some(_guard) = as_root() else { return };
+    let Some(_paths) = as_root() else { return };
     on_every_server(|flavor| {
         let server = start(flavor, "command.ini");
         check_raw("/tmp/raw.socket");

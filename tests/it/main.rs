@@ -10,6 +10,7 @@ mod addresses;
 mod compat;
 mod departure;
 mod documentation;
+mod gateway;
 mod protocol;
 mod pty_client_escape;
 mod pty_client_jobs;

@@ -66,9 +66,8 @@ fn over_tcp_and_with_http() {
         for with_http in [false, true] {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap().to_string();
-            let mut setup = Setup::new(flavor)
-                .inherit(listener.into(), 9)
-                .option("forkptyrouter-stats", "fd://9");
+            let mut setup =
+                Setup::new(flavor).inherit(listener).option("forkptyrouter-stats", "fd://900");
             if with_http {
                 setup = setup.switch("stats-http");
             }
@@ -122,10 +121,9 @@ fn a_silent_client_of_stats_http_blocks_nobody() {
 fn clients_of_the_statistics_leave_nothing_open() {
     on_every_server(|flavor| {
         let server = Setup::new(flavor).option("forkptyrouter-stats", "{dir}/stats").raw();
-        statistics(&server.path("stats"));
         let gateway = server.gateway();
         let open = || crate::harness::process::descriptors(gateway).len();
-        let before = open();
+        let before = server.idle_descriptors();
         for _ in 0..100 {
             drop(server.connect("stats"));
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::harness::process::Process;
+use crate::harness::wire::header;
 use crate::harness::{Setup, Wire, assert_same, noise, on_every_server, sequence, wait_until};
 
 /// Prints about three megabytes, as they are, and exits.
@@ -110,6 +112,9 @@ fn a_flood_at_a_deaf_program_stops_nobody() {
         let mut other = server.connect("s");
         other.read_until("ready\n");
         other.send("\n");
+        wait_until("the deaf program does not read", || {
+            server.session_processes().iter().any(|process| process.name == "sleep")
+        });
         let sent = deaf.flood(&noise(1, 8_000_000), Duration::from_millis(300));
         assert!(sent < 4_000_000, "the router took {sent} bytes for a program that does not read");
         for number in 0..100 {
@@ -118,6 +123,9 @@ fn a_flood_at_a_deaf_program_stops_nobody() {
         }
         let mut third = server.connect("s");
         third.read_until("ready\n");
+        let still_there = |name| server.session_processes().iter().any(|p| p.name == name);
+        assert!(still_there("sleep"), "nobody ended the flooded program");
+        assert!(deaf.is_silent_for(Duration::ZERO), "{}", deaf.text_to_end());
     });
 }
 
@@ -163,5 +171,41 @@ fn short_sessions_side_by_side_lose_nothing() {
                 });
             }
         });
+    });
+}
+
+/// A program is killed while its output waits for a client that does not
+/// read: the terminal is hung up, and says so again and again.
+#[test]
+fn a_hung_up_terminal_waits_for_its_client_without_spinning() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).script("stty -opost; exec seq 1 9000000").uwsgi();
+        let mut client = server.connect("u");
+        let gateway = server.gateway();
+        let ticks = |pid| Process::of(pid).map_or(0, |process| process.ticks);
+        let mut program = 0;
+        wait_until("the program runs", || {
+            let found = server.programs().into_iter().find(|program| program.name == "seq");
+            program = found.map_or(0, |found| found.pid);
+            program > 0
+        });
+        wait_until("it waits for its client", || {
+            let before = ticks(program);
+            std::thread::sleep(Duration::from_millis(100));
+            before == ticks(program)
+        });
+        client.send(header(0, 9));
+        wait_until("it is dead and reaped", || Process::of(program).is_none());
+        let before = ticks(gateway);
+        std::thread::sleep(Duration::from_secs(1));
+        let spent = ticks(gateway) - before;
+        assert!(spent <= 5, "{spent} ticks in a second");
+        let output = client.read_to_end();
+        assert!(
+            (10_000..2_000_000).contains(&output.len()),
+            "{} bytes were on their way",
+            output.len()
+        );
+        assert_same(&output, &sequence(450_000)[..output.len()]);
     });
 }

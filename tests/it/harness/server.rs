@@ -18,12 +18,16 @@ use super::{DEADLINE, Flavor, Wire, comes_true, wait_until};
 /// The variable that marks everything a server starts, directly or not.
 const MARK: &str = "FORKPTY_TEST";
 
+/// The number of an inherited descriptor: higher than any that the test or
+/// its child has open.
+const INHERITED: i32 = 900;
+
 /// A server to be started. `{dir}` in arguments is its own folder.
 pub struct Setup {
     title: String,
     command: Command,
     dir: TempDir,
-    inherited: Vec<(OwnedFd, i32)>,
+    inherited: Option<OwnedFd>,
 }
 
 /// A server that runs.
@@ -72,7 +76,7 @@ impl Setup {
             .env("LC_ALL", "C")
             .current_dir(dir.path())
             .stdin(Stdio::null());
-        Self { title: title.to_owned(), command, dir, inherited: Vec::new() }
+        Self { title: title.to_owned(), command, dir, inherited: None }
     }
 
     /// Loads a plugin from a folder.
@@ -123,9 +127,9 @@ impl Setup {
         self
     }
 
-    /// Gives it a descriptor under this number.
-    pub fn inherit(mut self, fd: OwnedFd, number: i32) -> Self {
-        self.inherited.push((fd, number));
+    /// Gives it a descriptor under the number [`INHERITED`].
+    pub fn inherit(mut self, fd: impl Into<OwnedFd>) -> Self {
+        self.inherited = Some(fd.into());
         self
     }
 
@@ -170,20 +174,18 @@ impl Setup {
     pub fn launch(mut self) -> Server {
         let log = File::create(self.dir.path().join("log")).expect("a log");
         self.command.stdout(log.try_clone().expect("a copy of the log")).stderr(log);
-        let inherited = std::mem::take(&mut self.inherited);
-        // SAFETY: setsid and dup2 are async-signal-safe; the numbers are
-        // those of descriptors that live until the spawn returns.
+        let inherited = self.inherited.as_ref().map(|fd| fd.as_raw_fd());
+        // SAFETY: setsid and dup2 are async-signal-safe; the number is that
+        // of a descriptor that lives until the spawn returns.
         unsafe {
-            let inherited: Vec<_> =
-                inherited.iter().map(|(fd, to)| (fd.as_raw_fd(), *to)).collect();
             self.command.pre_exec(move || {
                 nix::unistd::setsid()?;
-                for (from, to) in &inherited {
-                    if libc::dup2(*from, *to) < 0 {
-                        return Err(std::io::Error::last_os_error());
+                match inherited {
+                    Some(fd) if libc::dup2(fd, INHERITED) < 0 => {
+                        Err(std::io::Error::last_os_error())
                     }
+                    _ => Ok(()),
                 }
-                Ok(())
             });
         }
         let child = self.command.spawn().expect("the server's binary runs");
@@ -245,6 +247,13 @@ impl Server {
     /// The sessions' processes: the children of the gateway.
     pub fn programs(&self) -> Vec<Process> {
         process::children(self.gateway())
+    }
+
+    /// How many descriptors the gateway has open before anybody connects.
+    #[track_caller]
+    pub fn idle_descriptors(&self) -> usize {
+        self.wait_for_log("sessions at once");
+        process::descriptors(self.gateway()).len()
     }
 
     /// Everything that the server started and that still runs.

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Attaches to a router as the simplest client would, and sees a shell work.
 
-    tools/check-attach raw|uwsgi SOCKET
+    tools/check-attach.py raw|uwsgi SOCKET
 """
 
 import socket

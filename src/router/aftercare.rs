@@ -1,0 +1,162 @@
+//! What becomes of the sessions when the gateway itself ends, killed by its
+//! master at a stop or a reload, or by anybody.
+//!
+//! Their terminals close with the gateway, so the kernel hangs them up. A
+//! program that ignores that would stay for good, without terminal, client
+//! or supervisor. So the session leaders are listed in memory that the
+//! gateways share with the master. A gateway that comes after one that was
+//! killed sees to what that left; at the end of the master a process of its
+//! own does, if there is anything to see to. Both give a program the same
+//! grace as when its client leaves.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+
+use super::GatewayLoop;
+use super::timers::Due;
+use crate::error::reason;
+use crate::sys::child::{self, Pid};
+use crate::sys::detached;
+use crate::sys::pidfd::PidFd;
+use crate::sys::shared::SharedWords;
+use crate::uwsgi::log::log;
+
+/// Sessions that can be listed, in each gateway; memory is used only for as
+/// many as there are.
+const MOST: usize = 1 << 20;
+
+/// What stands in a place: never used, free again, or a pid.
+const NEVER_USED: i32 = 0;
+const FREE: i32 = -1;
+
+/// A list for each gateway.
+static LISTS: OnceCell<Vec<SharedWords>> = OnceCell::new();
+
+/// The list of one gateway, as that keeps it.
+pub struct Aftercare {
+    words: &'static [AtomicI32],
+    free: VecDeque<usize>,
+    used: usize,
+}
+
+/// A place on the list.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed(usize);
+
+/// Reserves the lists, in the master, before it forks the gateways.
+pub fn reserve(gateways: u32) {
+    let lists: std::io::Result<_> = (0..gateways).map(|_| SharedWords::new(MOST)).collect();
+    match lists {
+        Ok(lists) => {
+            let _ = LISTS.set(lists);
+        }
+        Err(error) => log(&format!(
+            "forkptyrouter: programs that ignore SIGHUP may outlive a gateway: {}",
+            reason(&error)
+        )),
+    }
+}
+
+/// At the end of the master, the gateways being gone: waits for what is left
+/// of their sessions, and kills it after the grace.
+pub fn after_the_end(grace: Option<Duration>) {
+    let (Some(lists), Some(grace)) = (LISTS.get(), grace) else {
+        return;
+    };
+    let leaders = || lists.iter().flat_map(|list| living(list.words()));
+    // They were hung up a moment ago: most are about to end.
+    for _ in 0..5 {
+        if leaders().next().is_none() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let left: Vec<PidFd> = leaders().collect();
+    let pids: Vec<Pid> = left.iter().map(PidFd::pid).collect();
+    // Descriptors do not survive in there: each is opened anew.
+    let _ = detached::run(c"fpty-aftercare", move || {
+        const LOOK: Duration = Duration::from_millis(100);
+        let mut left: Vec<PidFd> = pids.into_iter().filter_map(PidFd::open).collect();
+        let mut waited = Duration::ZERO;
+        while waited < grace && !left.is_empty() {
+            std::thread::sleep(LOOK);
+            waited += LOOK;
+            left.retain(|leader| !leader.has_ended());
+        }
+        kill_all(&left);
+    });
+}
+
+impl GatewayLoop {
+    /// Takes over the list of the gateway of this number, and what one that
+    /// was here before us has left on it.
+    pub(super) fn adopt(&mut self, ordinal: usize) {
+        let Some(words) = LISTS.get().and_then(|lists| lists.get(ordinal)).map(SharedWords::words)
+        else {
+            return;
+        };
+        if let Some(grace) = self.config.hangup_grace {
+            self.left_behind = living(words).collect();
+            if !self.left_behind.is_empty() {
+                self.after(grace, Due::LeftBehind);
+            }
+        }
+        for word in words.iter().take_while(|word| word.load(Ordering::Acquire) != NEVER_USED) {
+            word.store(NEVER_USED, Ordering::Release);
+        }
+        self.aftercare = Some(Aftercare { words, free: VecDeque::new(), used: 0 });
+    }
+
+    /// The grace of those is over.
+    pub(super) fn end_left_behind(&mut self) {
+        self.left_behind.retain(|leader| !leader.has_ended());
+        for leader in &self.left_behind {
+            log(&format!(
+                "forkptyrouter: process {} has outlived its gateway: killing its session",
+                leader.pid()
+            ));
+        }
+        kill_all(&std::mem::take(&mut self.left_behind));
+    }
+}
+
+impl Aftercare {
+    /// Puts a session's leader on the list.
+    pub fn add(&mut self, leader: Pid) -> Option<Listed> {
+        let place = self.free.pop_front().unwrap_or_else(|| {
+            self.used += 1;
+            self.used - 1
+        });
+        self.words.get(place)?.store(leader.as_raw(), Ordering::Release);
+        Some(Listed(place))
+    }
+
+    /// Takes it off: it was reaped.
+    pub fn remove(&mut self, Listed(place): Listed) {
+        if let Some(word) = self.words.get(place) {
+            word.store(FREE, Ordering::Release);
+            self.free.push_back(place);
+        }
+    }
+}
+
+/// The leaders on a list that have not ended.
+fn living(words: &[AtomicI32]) -> impl Iterator<Item = PidFd> {
+    words
+        .iter()
+        .map(|word| word.load(Ordering::Acquire))
+        .take_while(|pid| *pid != NEVER_USED)
+        .filter_map(Pid::new)
+        .filter(|pid| child::leads_a_session(*pid))
+        .filter_map(PidFd::open)
+        .filter(|leader| !leader.has_ended())
+}
+
+fn kill_all(leaders: &[PidFd]) {
+    for leader in leaders {
+        child::kill_session(leader.pid());
+    }
+}

@@ -89,12 +89,12 @@ pub fn run(config: &Client) -> i32 {
                 End::OutputClosed => (128 + Signal::SIGPIPE as i32, None),
             };
             if let Some(line) = line {
-                eprintln!("[pty] {line}");
+                stdio::say(&format!("[pty] {line}"));
             }
             status
         }
         Err(error) => {
-            eprintln!("[pty] {error}");
+            stdio::say(&format!("[pty] {error}"));
             NOT_ATTACHED
         }
     }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::process::{self, Process};
-use crate::harness::shared::{join, shared, start, worker};
+use crate::harness::shared::{join, request, shared, start, worker};
 use crate::harness::{DEADLINE, assert_same, on_every_server, sequence, wait_until};
 
 /// What the worker may hold of its own; it has a megabyte for each client.

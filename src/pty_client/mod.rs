@@ -20,7 +20,7 @@ use crate::proto::{self, Protocol};
 use crate::relay::Backlog;
 use crate::sys::peer::Sender;
 use crate::sys::signal::{Arrived, Signals, stop_ourselves};
-use crate::sys::socket::{Stream, Transport, connect};
+use crate::sys::socket::{Stream, connect};
 use crate::sys::stdio::{self, Output};
 use crate::sys::termios::RawMode;
 use crate::sys::{Read, pty};
@@ -101,10 +101,7 @@ pub fn run(config: &Client) -> i32 {
 }
 
 fn attach(config: &Client) -> Result<End> {
-    let (stream, transport) = connect(&config.address, PATIENCE)?;
-    if transport == Transport::Unix {
-        stream.ask_for_sender();
-    }
+    let stream = connect(&config.address, PATIENCE)?;
     // Before the terminal changes, so that nothing can end us in between.
     let signals = Signals::instead_of_handlers(&SIGNALS).context("cannot read signals")?;
     let output = Output::stdout().context("cannot write to standard output")?;

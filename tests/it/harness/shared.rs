@@ -19,8 +19,10 @@ pub fn shared(flavor: &Flavor) -> Setup {
 pub fn start(setup: Setup) -> Server {
     let server = setup.launch();
     server.wait_for_log("pty server ");
-    // Said before the terminal is the worker's.
+    // Said before the terminal is the worker's, and long before the worker
+    // has its signal handlers.
     worker(&server);
+    request(&server, "/");
     server
 }
 

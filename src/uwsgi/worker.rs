@@ -1,7 +1,7 @@
 //! The process that the server has just forked.
 
 use std::ptr::{addr_of, addr_of_mut};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::ffi;
 
@@ -13,49 +13,42 @@ pub fn is_first() -> bool {
     unsafe { addr_of!(ffi::uwsgi.mywid).read() == 1 }
 }
 
-/// The hook that ours stands in front of.
-static NEXT: Mutex<Option<Hook>> = Mutex::new(None);
+/// Our hook, and the one that it stands in front of.
+static HOOKS: Mutex<[Option<Hook>; 2]> = Mutex::new([None, None]);
 
-/// Has `hook` called in each forked process before any language plugin's
-/// post_fork hook, where one has such a hook.
+/// Has `hook` called in each forked process (worker, mule, spooler) before
+/// any language plugin's post_fork hook.
 ///
 /// The server calls the hooks of language plugins first, and those start the
 /// application's threads: a prompt on such a thread would read the old
-/// standard input, find its end, and run on it for ever.
+/// standard input, find its end, and run on it for ever. And in a mule it
+/// calls no others.
 ///
-/// To be called by the master, before it forks.
+/// To be called by the master, before it forks, once.
 pub fn before_language_plugins(hook: Hook) {
-    // SAFETY: the server's table of 256 plugins, of which none is NULL, on
-    // its only thread. The structs live as long as the server; their hooks
-    // are called with no argument.
+    // SAFETY: the server's table of 256 plugins, of which none is NULL (the
+    // free places share one that does nothing), on its only thread. The
+    // structs live as long as the server; their hooks take no argument.
     unsafe {
         let plugins = addr_of_mut!(ffi::uwsgi.p).read();
-        for plugin in plugins {
-            let Some(plugin) = plugin.as_mut() else {
-                continue;
-            };
-            if let Some(next) = plugin.post_fork {
-                if std::ptr::fn_addr_eq(next, first as Hook) {
-                    return;
-                }
-                *NEXT.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(next);
-                *OURS.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(hook);
-                plugin.post_fork = Some(first);
-                return;
-            }
+        let first_with_hook = plugins
+            .iter()
+            .find(|plugin| plugin.as_ref().is_some_and(|plugin| plugin.post_fork.is_some()));
+        if let Some(plugin) = first_with_hook.unwrap_or(&plugins[0]).as_mut() {
+            *hooks() = [Some(hook), plugin.post_fork];
+            plugin.post_fork = Some(ours_and_theirs);
         }
     }
 }
 
-static OURS: Mutex<Option<Hook>> = Mutex::new(None);
-
-/// Ours, then the one that was there.
-unsafe extern "C" fn first() {
-    for hook in [&OURS, &NEXT] {
-        let hook = *hook.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(hook) = hook {
-            // SAFETY: a post_fork hook, called where the server calls it.
-            unsafe { hook() };
-        }
+unsafe extern "C" fn ours_and_theirs() {
+    let hooks = *hooks();
+    for hook in hooks.into_iter().flatten() {
+        // SAFETY: a post_fork hook, called where the server calls it.
+        unsafe { hook() };
     }
+}
+
+fn hooks() -> MutexGuard<'static, [Option<Hook>; 2]> {
+    HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
 }

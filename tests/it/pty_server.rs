@@ -170,26 +170,33 @@ fn a_program_on_the_terminal() {
     });
 }
 
-/// The keys that are signals reach the worker, whose terminal it is, as with
-/// the C plugin: Ctrl-C ends it, and there is a new one; Ctrl-Z is nothing.
+/// The keys that are signals reach the program of pty-exec, as a terminal's
+/// foreground job, and never end the worker.
 #[test]
 fn keys_that_are_signals() {
     on_every_server(|flavor| {
-        let server = start(shared(flavor).option("pty-exec", "stty -echo; echo ready; exec cat"));
+        let command = "stty -echo; trap 'echo INT' INT; trap 'echo QUIT' QUIT; echo ready; \
+                       until [ \"$line\" = end ]; do read line && echo \"got $line\"; done; \
+                       trap - INT; echo over; sleep 1000";
+        let server = start(shared(flavor).option("pty-exec", command));
         let pid = worker(&server);
         let mut client = join(&server);
         client.read_until("ready\r\n");
-        client.send("\x1a");
-        // Input behind it, so that it has had its effect.
-        client.send("\nbehind\n");
-        client.read_until("behind\r\n");
+        for (key, name) in [("\x03", "INT"), ("\x1c", "QUIT")] {
+            client.send(key);
+            client.read_until(&format!("{name}\r\n"));
+            client.send("line\n");
+            client.read_until("got line\r\n");
+        }
+        // The program ends by one; the worker does not, and has no use for
+        // the next.
+        client.send("end\n");
+        client.read_until("over\r\n");
+        client.send("\x03");
+        wait_until("the program is gone", || programs(pid) == 0);
+        client.send("\x03\x1c\x1a");
         request_is_seen(&server, &mut client);
         assert_eq!(worker(&server), pid);
-        client.send("\x03");
-        client.read_to_end();
-        wait_until("there is a new worker", || worker(&server) != pid);
-        join(&server).read_until("ready\r\n");
-        request(&server, "/");
     });
 }
 

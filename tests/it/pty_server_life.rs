@@ -20,6 +20,12 @@ fn next_worker(server: &Server, before: i32) -> i32 {
     worker(server)
 }
 
+/// Whether a worker has opened everything that it opens as it starts.
+fn in_its_loop(worker: i32) -> bool {
+    let listed = describe_descriptors(worker);
+    listed.contains("eventpoll") && !listed.contains(".so\n")
+}
+
 #[test]
 fn a_killed_worker_comes_back_with_a_terminal() {
     on_every_server(|flavor| {
@@ -31,6 +37,7 @@ fn a_killed_worker_comes_back_with_a_terminal() {
             let program: i32 = client.read_until("\r\n").trim().parse().unwrap();
             client.send("typed\n");
             client.read_until("typed\r\n");
+            wait_until("the worker is in its loop", || in_its_loop(first));
             let before = process::descriptors(first).len();
             let listed = describe_descriptors(first);
             process::signal(first, Signal::SIGKILL);
@@ -44,6 +51,7 @@ fn a_killed_worker_comes_back_with_a_terminal() {
             client.read_until("ready ");
             client.send("again\n");
             client.read_until("again\r\n");
+            wait_until("the new worker is in its loop", || in_its_loop(second));
             let after = process::descriptors(second).len();
             assert_eq!(
                 after,

@@ -91,7 +91,7 @@ static CHECK: extern "C" fn() = {
             .unwrap_or_else(|_| Err(String::from("forkptyrouter: cannot tell the server's build")));
         if let Err(line) = outcome {
             // The server's log may not be set up yet.
-            eprintln!("{line}");
+            crate::sys::stdio::say(&line);
             // SAFETY: the loader runs constructors on one thread, before
             // anybody can see the symbols.
             unsafe {

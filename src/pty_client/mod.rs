@@ -20,10 +20,10 @@ use crate::proto::{self, Protocol};
 use crate::relay::Backlog;
 use crate::sys::peer::Sender;
 use crate::sys::signal::{Arrived, Signals, stop_ourselves};
-use crate::sys::socket::{Stream, Transport, connect};
+use crate::sys::socket::{Stream, connect};
 use crate::sys::stdio::{self, Output};
 use crate::sys::termios::RawMode;
-use crate::sys::{Read, Written, pty};
+use crate::sys::{Read, pty};
 
 use escape::{Escapes, Typed};
 
@@ -89,22 +89,19 @@ pub fn run(config: &Client) -> i32 {
                 End::OutputClosed => (128 + Signal::SIGPIPE as i32, None),
             };
             if let Some(line) = line {
-                eprintln!("[pty] {line}");
+                stdio::say(&format!("[pty] {line}"));
             }
             status
         }
         Err(error) => {
-            eprintln!("[pty] {error}");
+            stdio::say(&format!("[pty] {error}"));
             NOT_ATTACHED
         }
     }
 }
 
 fn attach(config: &Client) -> Result<End> {
-    let (stream, transport) = connect(&config.address, PATIENCE)?;
-    if transport == Transport::Unix {
-        stream.ask_for_sender();
-    }
+    let stream = connect(&config.address, PATIENCE)?;
     // Before the terminal changes, so that nothing can end us in between.
     let signals = Signals::instead_of_handlers(&SIGNALS).context("cannot read signals")?;
     let output = Output::stdout().context("cannot write to standard output")?;
@@ -254,26 +251,16 @@ impl Session<'_> {
                 self.to_server.push(&proto::encode_rows_and_cols(size.rows, size.cols));
             }
         }
-        while !self.to_server.is_empty() && !self.server_ended {
-            match self.stream.write(self.to_server.front()) {
-                Written::Bytes(count) => self.to_server.consume(count),
-                Written::Blocked => break,
-                // What it said before it went is still to be read.
-                Written::Gone => self.to_server.clear(),
-            }
+        if !self.server_ended && !self.to_server.flush(|bytes| self.stream.write(bytes).taken()) {
+            // What it said before it went is still to be read.
+            self.to_server.clear();
         }
         if self.to_server.is_empty() && self.quiet_in() == Some(Duration::ZERO) {
             self.stream.end();
             self.input = Input::Told;
         }
-        while !self.to_output.is_empty() {
-            match self.output.write(self.to_output.front()) {
-                Written::Bytes(count) => self.to_output.consume(count),
-                Written::Blocked => break,
-                Written::Gone => return Some(End::OutputClosed),
-            }
-        }
-        None
+        let read = self.to_output.flush(|bytes| self.output.write(bytes).taken());
+        (!read).then_some(End::OutputClosed)
     }
 
     /// How long until the server is told of the end of our input, where it

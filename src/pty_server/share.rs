@@ -11,10 +11,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use super::fanout::{QUEUE_LIMIT, Scrollback};
 use crate::error::reason;
 use crate::relay::Backlog;
+use crate::sys::Read;
 use crate::sys::pty::{Master, Slave};
 use crate::sys::socket::{Listener, Stream};
 use crate::sys::stdio::{self, Output};
-use crate::sys::{Read, Written};
 
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
@@ -162,13 +162,7 @@ impl Share {
 
     fn terminal(&mut self, events: PollFlags) {
         if events.contains(PollFlags::POLLOUT) {
-            while !self.input.is_empty() {
-                match self.master.write(self.input.front()) {
-                    Written::Bytes(count) => self.input.consume(count),
-                    Written::Blocked => break,
-                    Written::Gone => self.input.clear(),
-                }
-            }
+            self.flush_input();
         }
         if let Read::Bytes(count) = self.master.read(&mut self.buffer) {
             let output = &self.buffer[..count];
@@ -185,18 +179,10 @@ impl Share {
     }
 
     fn write_log(&mut self) {
-        let Some((log, queue)) = &mut self.log else {
-            return;
-        };
-        while !queue.is_empty() {
-            match log.write(queue.front()) {
-                Written::Bytes(count) => queue.consume(count),
-                Written::Blocked => return,
-                Written::Gone => {
-                    self.log = None;
-                    return;
-                }
-            }
+        let written =
+            |(log, queue): &mut (Output, Backlog)| queue.flush(|bytes| log.write(bytes).taken());
+        if !self.log.as_mut().is_none_or(written) {
+            self.log = None;
         }
     }
 
@@ -257,15 +243,14 @@ impl Share {
 
     /// Gives the terminal what is in the buffer.
     fn give_input(&mut self, count: usize) {
-        let mut bytes = &self.buffer[..count];
-        while !bytes.is_empty() && self.input.is_empty() {
-            match self.master.write(bytes) {
-                Written::Bytes(count) => bytes = &bytes[count..],
-                Written::Blocked => break,
-                Written::Gone => return,
-            }
+        self.input.push(&self.buffer[..count]);
+        self.flush_input();
+    }
+
+    fn flush_input(&mut self) {
+        if !self.input.flush(|bytes| self.master.write(bytes).taken()) {
+            self.input.clear();
         }
-        self.input.push(bytes);
     }
 
     /// Lets go of those who left, and of those who do not read.
@@ -290,13 +275,7 @@ impl Client {
     }
 
     fn send(&mut self) {
-        while !self.queue.is_empty() && !self.gone {
-            match self.stream.write(self.queue.front()) {
-                Written::Bytes(count) => self.queue.consume(count),
-                Written::Blocked => return,
-                Written::Gone => self.gone = true,
-            }
-        }
+        self.gone |= !self.queue.flush(|bytes| self.stream.write(bytes).taken());
     }
 
     fn is_behind(&self) -> bool {

@@ -41,6 +41,24 @@ impl Backlog {
         }
     }
 
+    /// Hands what waits to `write`, which says how much of it was taken, or
+    /// `None` where nobody will ever take it. Less than was offered means
+    /// that there is no more room: asking again would only be told so.
+    /// Returns whether somebody still takes.
+    pub fn flush(&mut self, mut write: impl FnMut(&[u8]) -> Option<usize>) -> bool {
+        while !self.is_empty() {
+            let offered = self.front().len();
+            let Some(taken) = write(self.front()) else {
+                return false;
+            };
+            self.consume(taken);
+            if taken < offered {
+                break;
+            }
+        }
+        true
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.bytes = VecDeque::new();
@@ -60,6 +78,20 @@ mod tests {
         assert_eq!(backlog.front(), [1]);
         backlog.consume(1);
         assert_eq!(backlog.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn flushing_stops_at_a_short_write_and_tells_of_nobody() {
+        let mut backlog = Backlog::default();
+        backlog.push(b"abcdef");
+        let mut asked = 0;
+        assert!(backlog.flush(|_| {
+            asked += 1;
+            Some(4)
+        }));
+        assert_eq!((asked, backlog.front()), (1, b"ef".as_slice()));
+        assert!(!backlog.flush(|_| None));
+        assert!(backlog.flush(|bytes| Some(bytes.len())) && backlog.is_empty());
     }
 
     proptest! {

@@ -10,6 +10,7 @@
 //! grace as when its client leaves.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub struct Aftercare {
 
 /// A place on the list.
 #[derive(Clone, Copy, Debug)]
-pub struct Listed(usize);
+pub struct Listed(NonZeroU32);
 
 /// Reserves the lists, in the master, before it forks the gateways.
 pub fn reserve(gateways: u32) {
@@ -131,11 +132,13 @@ impl Aftercare {
             self.used - 1
         });
         self.words.get(place)?.store(leader.as_raw(), Ordering::Release);
-        Some(Listed(place))
+        // Counted from 1: an Option of it takes no more room.
+        u32::try_from(place + 1).ok().and_then(NonZeroU32::new).map(Listed)
     }
 
     /// Takes it off: it was reaped.
     pub fn remove(&mut self, Listed(place): Listed) {
+        let place = place.get() as usize - 1;
         if let Some(word) = self.words.get(place) {
             word.store(FREE, Ordering::Release);
             self.free.push_back(place);

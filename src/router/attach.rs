@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::traffic::{Attached, Wires};
-use super::{GatewayLoop, Running, Whose};
+use super::{GatewayLoop, Running};
 use crate::error::{Error, Result, reason};
 use crate::proto::Protocol;
 use crate::session::Session;
@@ -135,7 +135,7 @@ impl GatewayLoop {
             transport,
         ));
         let listed = self.aftercare.as_mut().and_then(|aftercare| aftercare.add(pid));
-        self.programs.insert(pid, Running { whose: Whose::Of(key), listed });
+        self.programs.insert(pid, Running { session: key, listed });
         let Some(attached) = self.sessions.get_mut(key) else {
             return Ok(());
         };

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::table::Key;
 use super::timers::Due;
-use super::{GatewayLoop, Running, Whose};
+use super::{GatewayLoop, Running};
 use crate::sys::Read;
 use crate::sys::child::{self, Pid};
 use crate::sys::socket::Stream;
@@ -19,7 +19,7 @@ use crate::uwsgi::log::log;
 const DRAIN: Duration = Duration::from_millis(50);
 
 /// How often it may have had something to say.
-const DRAINS: u32 = 20;
+const DRAINS: u8 = 20;
 
 impl GatewayLoop {
     /// Programs have ended: their statuses.
@@ -27,15 +27,13 @@ impl GatewayLoop {
         // However many have ended, it is told once.
         let _ = self.children.next();
         while let Some((pid, _exit)) = child::reap_any() {
-            let Some(Running { whose, listed }) = self.programs.remove(&pid) else {
+            let Some(Running { session: key, listed }) = self.programs.remove(&pid) else {
                 continue;
             };
             if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
                 aftercare.remove(listed);
             }
-            let Whose::Of(key) = whose else {
-                continue;
-            };
+            self.left.remove(&pid);
             if let Some(attached) = self.sessions.get_mut(key) {
                 attached.wires.program = None;
                 attached.session.program_ended();
@@ -96,9 +94,7 @@ impl GatewayLoop {
         let _ = self.poller.remove(attached.wires.client.as_fd());
         attached.forget_terminal(&self.poller);
         if let Some(program) = attached.wires.program {
-            if let Some(running) = self.programs.get_mut(&program) {
-                running.whose = Whose::Left(Instant::now());
-            }
+            self.left.insert(program, Instant::now());
             if let Some(grace) = self.config.hangup_grace {
                 self.after(grace, Due::Outlived(program));
             }
@@ -116,10 +112,10 @@ impl GatewayLoop {
     /// A session's leader has ignored that its client left.
     pub(super) fn outlived(&mut self, leader: Pid) {
         // Where it was reaped its number may be another one's.
-        let Some(Running { whose: Whose::Left(since), .. }) = self.programs.get(&leader) else {
-            return;
-        };
-        if self.config.hangup_grace.is_some_and(|grace| since.elapsed() >= grace) {
+        let since = self.left.get(&leader);
+        if since.is_some_and(|since| {
+            self.config.hangup_grace.is_some_and(|grace| since.elapsed() >= grace)
+        }) {
             log(&format!(
                 "forkptyrouter: process {leader} has outlived its client: killing its session"
             ));

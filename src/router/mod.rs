@@ -58,19 +58,12 @@ struct Door {
     name: String,
 }
 
-/// A program that has not been reaped.
+/// A program that has not been reaped. There is one for each session, so it
+/// is kept small.
 struct Running {
-    whose: Whose,
+    /// Whose it is; a key that is no longer valid: its client has left.
+    session: Key,
     listed: Option<Listed>,
-}
-
-/// Whose program it is.
-#[derive(Clone, Copy)]
-enum Whose {
-    /// This session's.
-    Of(Key),
-    /// Nobody's: its client left at that time.
-    Left(Instant),
 }
 
 /// Everything that one gateway process knows.
@@ -84,6 +77,8 @@ struct GatewayLoop {
     sessions: Table<Attached>,
     /// Our programs that have not been reaped.
     programs: HashMap<Pid, Running>,
+    /// Those whose client has left, and when it did.
+    left: HashMap<Pid, Instant>,
     /// Where the session leaders are listed for whoever comes after us.
     aftercare: Option<Aftercare>,
     /// Session leaders of a gateway that was here before us.
@@ -159,6 +154,7 @@ impl GatewayLoop {
             spare: Spare::new(),
             sessions: Table::new(),
             programs: HashMap::new(),
+            left: HashMap::new(),
             aftercare: None,
             left_behind: Vec::new(),
             children,

@@ -9,9 +9,9 @@ use super::GatewayLoop;
 use super::table::{Key, Source};
 use super::timers::Due;
 use crate::relay::Backlog;
+use crate::sys::Read;
 use crate::sys::poll::{Interest, Ready};
 use crate::sys::socket::Stream;
-use crate::sys::{Read, Written};
 use crate::uwsgi::server;
 
 /// Clients of the statistics at once; a further one is let go at once.
@@ -110,17 +110,12 @@ impl GatewayLoop {
         let Some(client) = self.stats.get_mut(key).filter(|client| client.asked) else {
             return;
         };
-        while !client.answer.is_empty() {
-            match client.stream.write(client.answer.front()) {
-                Written::Bytes(count) => client.answer.consume(count),
-                Written::Blocked => {
-                    let token = Source::Stats(key).token();
-                    let interest = Interest { read: false, write: true };
-                    let _ = self.poller.change(client.stream.as_fd(), token, interest);
-                    return;
-                }
-                Written::Gone => break,
-            }
+        let reads = client.answer.flush(|bytes| client.stream.write(bytes).taken());
+        if reads && !client.answer.is_empty() {
+            let token = Source::Stats(key).token();
+            let interest = Interest { read: false, write: true };
+            let _ = self.poller.change(client.stream.as_fd(), token, interest);
+            return;
         }
         client.stream.end();
         let _ = client.stream.read(&mut self.buffer[..]);

@@ -22,9 +22,9 @@ const ONE_READ: usize = 4096;
 const MORE_LIKELY: usize = 1024;
 
 /// The first and the longest wait before looking whether the program reads
-/// at the end of its input again.
-const END_OF_INPUT_FIRST: Duration = Duration::from_millis(20);
-const END_OF_INPUT_LAST: Duration = Duration::from_secs(1);
+/// at the end of its input again, in milliseconds.
+const END_OF_INPUT_FIRST: u16 = 20;
+const END_OF_INPUT_LAST: u16 = 1000;
 
 /// How often a program that closed its terminal is looked after.
 const REOPENED: Duration = Duration::from_millis(200);
@@ -38,12 +38,13 @@ pub struct Attached {
     pub client_interest: Interest,
     /// What the poller was told; `None`: it does not have the descriptor.
     pub terminal_interest: Option<Interest>,
-    /// When a byte last went either way; kept only for the idle timeout.
-    pub last_traffic: Instant,
-    /// The wait before the end of the input is looked after again, once it is.
-    pub end_of_input: Option<Duration>,
     /// How often a terminal that outlives its program still had output.
-    pub drains: u32,
+    pub drains: u8,
+    /// The wait before the end of the input is looked after again, in
+    /// milliseconds; 0: it has not ended.
+    end_of_input: u16,
+    /// When a byte last went either way; kept only for the idle timeout.
+    last_traffic: Option<Box<Instant>>,
 }
 
 /// The two ends of a session.
@@ -64,9 +65,9 @@ impl Attached {
             transport,
             client_interest: Interest::READ,
             terminal_interest: None,
-            last_traffic: Instant::now(),
-            end_of_input: None,
             drains: 0,
+            end_of_input: 0,
+            last_traffic: None,
         }
     }
 }
@@ -167,7 +168,8 @@ impl GatewayLoop {
             Verdict::Abandoned => return self.abandon(key),
         }
         if self.config.timeout.is_some() {
-            attached.last_traffic = Instant::now();
+            let now = Instant::now();
+            **attached.last_traffic.get_or_insert_with(|| Box::new(now)) = now;
         }
         let wanted = attached.session.client_interest();
         // What is not wanted any more is taken back when it comes
@@ -188,8 +190,8 @@ impl GatewayLoop {
         if attached.terminal_interest != Some(wanted) {
             attached.watch_terminal(key, wanted, &self.poller);
         }
-        if attached.end_of_input.is_none() && attached.session.wants_end_of_input() {
-            attached.end_of_input = Some(END_OF_INPUT_FIRST);
+        if attached.end_of_input == 0 && attached.session.wants_end_of_input() {
+            attached.end_of_input = END_OF_INPUT_FIRST;
             self.end_of_input(key);
         }
     }
@@ -201,19 +203,17 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        let Some(wait) = attached.end_of_input else {
-            return;
-        };
+        let wait = attached.end_of_input;
         if attached.transport == Transport::Tcp && attached.wires.client.local_peer_has_closed() {
             return self.abandon(key);
         }
         // Less and less often: a program that does not take it for the end
         // (IGNOREEOF) would else be told in a rage.
-        attached.end_of_input = Some((wait * 2).min(END_OF_INPUT_LAST));
+        attached.end_of_input = (wait * 2).min(END_OF_INPUT_LAST);
         if attached.session.wants_end_of_input() {
             attached.wires.master.end_input();
         }
-        self.after(wait, Due::EndOfInput(key));
+        self.after(Duration::from_millis(wait.into()), Due::EndOfInput(key));
     }
 
     /// A program that closed its terminal may have opened it again.
@@ -235,7 +235,7 @@ impl GatewayLoop {
         else {
             return;
         };
-        let idle = attached.last_traffic.elapsed();
+        let idle = attached.last_traffic.as_ref().map_or(timeout, |last| last.elapsed());
         if idle < timeout {
             return self.after(timeout - idle, Due::Idle(key));
         }

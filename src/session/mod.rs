@@ -174,37 +174,15 @@ impl Session {
 
     /// The terminal takes input again.
     pub fn terminal_writable(&mut self, ends: &mut impl Ends) {
-        while !self.input.is_empty() {
-            let front = self.input.front();
-            let offered = front.len();
-            match ends.write_terminal(front) {
-                Written::Bytes(count) => {
-                    self.input.consume(count);
-                    if count < offered {
-                        return;
-                    }
-                }
-                Written::Blocked => return,
-                Written::Gone => self.input.clear(),
-            }
+        if !self.input.flush(|bytes| ends.write_terminal(bytes).taken()) {
+            self.input.clear();
         }
     }
 
     /// The client takes output again.
     pub fn client_writable(&mut self, ends: &mut impl Ends) {
-        while !self.output.is_empty() {
-            let front = self.output.front();
-            let offered = front.len();
-            match ends.write_client(front) {
-                Written::Bytes(count) => {
-                    self.output.consume(count);
-                    if count < offered {
-                        return;
-                    }
-                }
-                Written::Blocked => return,
-                Written::Gone => self.client_left(),
-            }
+        if !self.output.flush(|bytes| ends.write_client(bytes).taken()) {
+            self.client_left();
         }
     }
 
@@ -266,33 +244,28 @@ impl Session {
         }
     }
 
-    /// A short write means that there is no more room: asking again would
-    /// only be told so.
     fn give_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
         if bytes.is_empty() || !self.terminal_open || !self.program_runs {
             return;
         }
-        let mut taken = 0;
-        if self.input.is_empty() {
-            match ends.write_terminal(bytes) {
-                Written::Bytes(count) => taken = count,
-                Written::Blocked => {}
-                Written::Gone => return,
-            }
+        let taken = match self.input.is_empty() {
+            true => ends.write_terminal(bytes).taken(),
+            false => Some(0),
+        };
+        if let Some(taken) = taken {
+            self.input.push(&bytes[taken..]);
         }
-        self.input.push(&bytes[taken..]);
     }
 
     fn give_output(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        let mut taken = 0;
-        if self.output.is_empty() {
-            match ends.write_client(bytes) {
-                Written::Bytes(count) => taken = count,
-                Written::Blocked => {}
-                Written::Gone => return self.client_left(),
-            }
+        let taken = match self.output.is_empty() {
+            true => ends.write_client(bytes).taken(),
+            false => Some(0),
+        };
+        match taken {
+            Some(taken) => self.output.push(&bytes[taken..]),
+            None => self.client_left(),
         }
-        self.output.push(&bytes[taken..]);
     }
 }
 

@@ -41,6 +41,17 @@ pub enum Written {
     Gone,
 }
 
+impl Written {
+    /// How many bytes were taken; `None`: nobody will ever take any.
+    pub fn taken(self) -> Option<usize> {
+        match self {
+            Written::Bytes(count) => Some(count),
+            Written::Blocked => Some(0),
+            Written::Gone => None,
+        }
+    }
+}
+
 /// A terminal's size in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {

@@ -24,12 +24,9 @@ impl Sender {
 }
 
 impl Stream {
-    /// Asks the kernel to say who sends (unix(7), SO_PASSCRED).
-    pub fn ask_for_sender(&self) {
-        let _ = setsockopt(self, PassCred, &true);
-    }
-
     /// Reads, and notes the sender once it is known; then stops asking.
+    /// (The kernel says who sends from the connection on: unix(7),
+    /// SO_PASSCRED.)
     pub fn read_noting_sender(&self, buffer: &mut [u8], sender: &mut Option<Sender>) -> Read {
         if sender.is_some() {
             return self.read(buffer);

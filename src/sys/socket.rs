@@ -3,12 +3,10 @@
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockaddrLike, SockaddrStorage, setsockopt, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, UnixAddr, setsockopt, sockopt,
 };
 
 use super::{Read, Written};
@@ -91,10 +89,7 @@ impl Listener {
         let transport =
             if i32::from(family) == libc::AF_UNIX { Transport::Unix } else { Transport::Tcp };
         if transport == Transport::Tcp {
-            // Every key wants its echo at once.
-            let _ = setsockopt(&stream.0, sockopt::TcpNoDelay, &true);
-            // So that a client whose machine vanished is noticed.
-            stream.keep_alive(60, 15, 4);
+            stream.prepare_tcp();
         }
         Ok(Some((stream, transport)))
     }
@@ -126,13 +121,14 @@ impl Stream {
         let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Write);
     }
 
-    /// Probes an idle TCP peer: after `idle` seconds, every `interval`, and
-    /// gives up after `probes` (tcp(7)).
-    pub fn keep_alive(&self, idle: u32, interval: u32, probes: u32) {
+    /// Every key wants its echo at once; and a peer whose machine vanished is
+    /// noticed within two minutes (tcp(7)).
+    fn prepare_tcp(&self) {
+        let _ = setsockopt(&self.0, sockopt::TcpNoDelay, &true);
         let _ = setsockopt(&self.0, sockopt::KeepAlive, &true);
-        let _ = setsockopt(&self.0, sockopt::TcpKeepIdle, &idle);
-        let _ = setsockopt(&self.0, sockopt::TcpKeepInterval, &interval);
-        let _ = setsockopt(&self.0, sockopt::TcpKeepCount, &probes);
+        let _ = setsockopt(&self.0, sockopt::TcpKeepIdle, &60);
+        let _ = setsockopt(&self.0, sockopt::TcpKeepInterval, &15);
+        let _ = setsockopt(&self.0, sockopt::TcpKeepCount, &4);
     }
 }
 
@@ -143,7 +139,7 @@ impl AsFd for Stream {
 }
 
 /// Whether the address of the server's notation is one of TCP.
-pub fn is_tcp(address: &str) -> bool {
+fn is_tcp(address: &str) -> bool {
     address.contains(':')
 }
 
@@ -152,31 +148,42 @@ pub fn is_tcp(address: &str) -> bool {
 ///
 /// # Errors
 /// Says the address and why.
-pub fn connect(address: &str, timeout: Duration) -> Result<(Stream, Transport)> {
+pub fn connect(address: &str, timeout: Duration) -> Result<Stream> {
     let failed = || format!("cannot connect to {address}");
-    let (fd, transport) = if is_tcp(address) {
-        (connect_tcp(address, timeout)?, Transport::Tcp)
-    } else {
-        (connect_unix(address).context(failed())?, Transport::Unix)
+    let tcp = is_tcp(address);
+    let fd = match tcp {
+        true => connect_tcp(address, timeout)?,
+        false => connect_unix(address).context(failed())?,
     };
     nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
         .context(failed())?;
     let stream = Stream(fd);
-    if transport == Transport::Tcp {
-        let _ = setsockopt(&stream.0, sockopt::TcpNoDelay, &true);
-        stream.keep_alive(60, 15, 4);
+    if tcp {
+        stream.prepare_tcp();
     }
-    Ok((stream, transport))
+    Ok(stream)
 }
 
 fn connect_unix(address: &str) -> io::Result<OwnedFd> {
+    let connect = |address: UnixAddr| {
+        let socket = nix::sys::socket::socket(
+            AddressFamily::Unix,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )?;
+        // Before anything can be sent: see Stream::read_noting_sender.
+        let _ = setsockopt(&socket, sockopt::PassCred, &true);
+        nix::sys::socket::connect(socket.as_raw_fd(), &address)?;
+        Ok(socket)
+    };
     let Some(name) = address.strip_prefix('@').or_else(|| address.strip_prefix("\\0")) else {
-        return Ok(UnixStream::connect(address)?.into());
+        return connect(UnixAddr::new(address)?);
     };
     // The server binds an abstract name with a NUL at its end; others do not.
-    let connect = |name: &[u8]| UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?);
     let with_nul = [name.as_bytes(), b"\0"].concat();
-    Ok(connect(&with_nul).or_else(|_| connect(name.as_bytes()))?.into())
+    connect(UnixAddr::new_abstract(&with_nul)?)
+        .or_else(|_| connect(UnixAddr::new_abstract(name.as_bytes())?))
 }
 
 fn connect_tcp(address: &str, timeout: Duration) -> Result<OwnedFd> {
@@ -202,16 +209,6 @@ fn connect_tcp(address: &str, timeout: Duration) -> Result<OwnedFd> {
         }
     }
     Err(last).context(format!("cannot connect to {address}"))
-}
-
-/// The family of a socket, for one that came from elsewhere (`fd://N`).
-pub fn transport_of(fd: BorrowedFd<'_>) -> Option<Transport> {
-    let address: SockaddrStorage = nix::sys::socket::getsockname(fd.as_raw_fd()).ok()?;
-    match address.family()? {
-        AddressFamily::Unix => Some(Transport::Unix),
-        AddressFamily::Inet | AddressFamily::Inet6 => Some(Transport::Tcp),
-        _ => None,
-    }
 }
 
 impl Stream {

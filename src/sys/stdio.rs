@@ -28,6 +28,13 @@ pub fn stdin_copy() -> io::Result<OwnedFd> {
     stdin().try_clone_to_owned()
 }
 
+/// Writes a line to standard error, if anybody is there. (eprintln! panics
+/// where nobody is, as when the terminal was closed.)
+pub fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// Reads from a descriptor that was inherited.
 pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Read {
     super::read_outcome(nix::unistd::read(fd, buffer))

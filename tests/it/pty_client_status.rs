@@ -110,6 +110,7 @@ fn the_server_is_killed_while_attached() {
                     process::signal(server.master(), Signal::SIGKILL);
                 }
                 process::signal(gateway, Signal::SIGKILL);
+                eprintln!("{mode:?}, the master, too: {master_too}");
                 let finished = client.finish();
                 let address = server.path(mode.socket());
                 assert_said(&finished, 254, &["lost", &address]);

@@ -1,1 +1,190 @@
-//! x
+//! A shared terminal and its worker: killed, reloaded, one of several, idle;
+//! nothing is kept open that was not.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::process::{self, Process};
+use crate::harness::shared::{
+    describe_descriptors, join, request, request_is_seen, shared, start, worker,
+};
+use crate::harness::{Server, on_every_server, wait_until};
+
+const ECHOES: &str = "stty -echo; echo ready $$; exec cat";
+
+/// The new terminal of a worker other than this one.
+#[track_caller]
+fn next_worker(server: &Server, before: i32) -> i32 {
+    wait_until("there is a new worker", || worker(server) != before);
+    worker(server)
+}
+
+#[test]
+fn a_killed_worker_comes_back_with_a_terminal() {
+    on_every_server(|flavor| {
+        let server = start(shared(flavor).option("pty-exec", ECHOES).option("processes", "2"));
+        let mut first = worker(&server);
+        for round in 0..3 {
+            let mut client = join(&server);
+            client.read_until("ready ");
+            let program: i32 = client.read_until("\r\n").trim().parse().unwrap();
+            client.send("typed\n");
+            client.read_until("typed\r\n");
+            let before = process::descriptors(first).len();
+            let listed = describe_descriptors(first);
+            process::signal(first, Signal::SIGKILL);
+            client.read_to_end();
+            let second = next_worker(&server, first);
+            wait_until("the old program is gone", || {
+                Process::of(program).is_none_or(|program| program.is_zombie())
+            });
+            // Each round in the same circumstances: one client is attached.
+            let mut client = join(&server);
+            client.read_until("ready ");
+            client.send("again\n");
+            client.read_until("again\r\n");
+            let after = process::descriptors(second).len();
+            assert_eq!(
+                after,
+                before,
+                "round {round}: before\n{listed}after\n{}",
+                describe_descriptors(second)
+            );
+            drop(client);
+            first = second;
+        }
+        request(&server, "/");
+    });
+}
+
+/// The other workers have nothing of it: a client that one of them took would
+/// wait for ever.
+#[test]
+fn only_the_first_worker_has_it() {
+    on_every_server(|flavor| {
+        let setup = shared(flavor).option("pty-exec", ECHOES).option("processes", "3");
+        let server = start(setup.option("mules", "1"));
+        let first = worker(&server);
+        let children = || process::children(server.master());
+        wait_until("three workers and a mule run", || children().len() == 4);
+        let inode = inode_of(&server.path("p"));
+        let holds = |pid: i32| {
+            let open = process::descriptors(pid);
+            open.iter().any(|(_, to)| to.as_os_str() == format!("socket:[{inode}]").as_str())
+        };
+        assert!(holds(first), "{}", describe_descriptors(first));
+        wait_until("the others close the socket", || {
+            children().iter().all(|child| child.pid == first || !holds(child.pid))
+        });
+        for _ in 0..10 {
+            join(&server).read_until("ready");
+        }
+    });
+}
+
+/// The number of a listening UNIX socket (proc_net_unix).
+fn inode_of(path: &str) -> String {
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let line = sockets.lines().find(|line| line.ends_with(path));
+    let number = line.and_then(|line| line.split_ascii_whitespace().nth(6));
+    number.expect("the socket is listed").to_owned()
+}
+
+#[test]
+fn clients_that_come_and_go_leave_nothing_open() {
+    on_every_server(|flavor| {
+        let server = start(shared(flavor).option("pty-exec", ECHOES));
+        let worker = worker(&server);
+        join(&server).read_until("ready");
+        let mut stays = join(&server);
+        stays.read_until("ready");
+        let open = || process::descriptors(worker).len();
+        let mut before = 0;
+        wait_until("the first one is let go", || {
+            let count = open();
+            std::mem::replace(&mut before, count) == count
+        });
+        for round in 0..20 {
+            let mut client = join(&server);
+            match round % 4 {
+                0 => drop(client),
+                1 => {
+                    client.read_until("ready");
+                }
+                2 => client.send("left unread\n"),
+                _ => {
+                    client.end_of_input();
+                    client.read_to_end();
+                }
+            }
+        }
+        wait_until(&format!("{before} descriptors, as before"), || open() == before);
+        stays.send("alive\n");
+        stays.read_until("alive\r\n");
+    });
+}
+
+#[test]
+fn a_reload_brings_a_new_terminal() {
+    on_every_server(|flavor| {
+        let server = start(shared(flavor).option("pty-exec", ECHOES));
+        let master = server.master();
+        let mut before = worker(&server);
+        let mut client = join(&server);
+        client.read_until("ready");
+        for _ in 0..2 {
+            process::signal(master, Signal::SIGHUP);
+            client.read_to_end();
+            let after = next_worker(&server, before);
+            wait_until("there are new clients", || {
+                crate::harness::Wire::try_connect(&server.path("p")).is_ok()
+            });
+            client = join(&server);
+            client.read_until("ready");
+            client.send("again\n");
+            client.read_until("again\r\n");
+            request(&server, "/");
+            before = after;
+        }
+    });
+}
+
+#[test]
+fn an_idle_worker_costs_no_processor() {
+    on_every_server(|flavor| {
+        let server = start(shared(flavor).option("pty-exec", ECHOES).switch("pty-log"));
+        let mut clients: Vec<_> = (0..5).map(|_| join(&server)).collect();
+        for client in &mut clients {
+            client.read_until("ready");
+            client.read_until("\r\n");
+        }
+        // One that will send no more, one that has left with output unread.
+        clients[1].end_of_input();
+        request_is_seen(&server, &mut clients[0]);
+        drop(clients.pop());
+        let worker = worker(&server);
+        assert!(clients[0].is_silent_for(Duration::from_millis(200)));
+        let before = Process::of(worker).unwrap().ticks;
+        assert!(clients[0].is_silent_for(Duration::from_secs(1)));
+        assert_eq!(Process::of(worker).unwrap().ticks, before, "ticks of 10 ms");
+    });
+}
+
+/// `printf 'command\n' | client`: the terminal itself has no end, so that of
+/// its input is the client's; it gets what waits for it.
+#[test]
+fn a_client_that_sends_no_more_gets_what_there_is_and_the_end() {
+    on_every_server(|flavor| {
+        let command = "stty -echo -opost; seq 1 10000; echo ready; exec cat";
+        let server = start(shared(flavor).option("pty-exec", command));
+        let mut first = join(&server);
+        first.read_until("10000\nready\n");
+        let mut second = join(&server);
+        second.send("its input\n");
+        second.end_of_input();
+        let all = second.text_to_end();
+        assert!(all.contains("10000\nready\n"), "{all:?}");
+        first.read_until("its input\n");
+    });
+}

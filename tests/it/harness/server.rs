@@ -127,6 +127,12 @@ impl Setup {
         self
     }
 
+    /// Gives it another standard input than none.
+    pub fn stdin(mut self, input: impl Into<Stdio>) -> Self {
+        self.command.stdin(input);
+        self
+    }
+
     /// Gives it a descriptor under the number [`INHERITED`].
     pub fn inherit(mut self, fd: impl Into<OwnedFd>) -> Self {
         self.inherited = Some(fd.into());

@@ -5,15 +5,12 @@ use std::fmt::Write as _;
 use super::process;
 use super::{Flavor, Server, Setup, Wire, wait_until};
 
-/// A server with the terminal's socket `p`, and a socket `h` where its worker
-/// answers a request for `/file`.
+/// A server with the terminal's socket `p`, and a socket `h` for requests.
 pub fn shared(flavor: &Flavor) -> Setup {
     Setup::bare(&flavor.name, &flavor.binary)
         .plugin(&flavor.plugins, "pty")
         .option("pty-socket", "{dir}/p")
         .option("http-socket", "{dir}/h")
-        .file("file", "the worker answers\n")
-        .option("static-map", "/file={dir}/file")
         .env("TERM", "xterm")
 }
 
@@ -41,18 +38,29 @@ pub fn worker(server: &Server) -> i32 {
     pid
 }
 
-/// Asks the worker for the file; `None` when it does not answer.
+/// Sends the worker a request and returns its answer. Without a language it
+/// has none; it hangs up then, after a line on its terminal.
+#[track_caller]
 pub fn request(server: &Server, path: &str) -> String {
     let mut wire = server.connect("h");
     wire.send(format!("GET {path} HTTP/1.0\r\n\r\n"));
     wire.text_to_end()
 }
 
-/// That the worker answers.
+/// What a worker without an application prints for a request.
+pub const REQUEST_SEEN: &str = "unavailable modifier requested: 0";
+pub const REQUEST_SEEN_BY_PYTHON: &str = "no python application found";
+
+/// Waits until a client sees that the worker had a request.
 #[track_caller]
-pub fn assert_answers(server: &Server) {
-    let answer = request(server, "/file");
-    assert!(answer.contains("the worker answers"), "{answer:?}");
+pub fn request_is_seen(server: &Server, client: &mut Wire) {
+    let from = client.seen().len();
+    request(server, "/");
+    client.read_while("the worker's line of the request", |seen| {
+        let text = String::from_utf8_lossy(&seen[from..]);
+        (text.contains(REQUEST_SEEN) || text.contains(REQUEST_SEEN_BY_PYTHON))
+            && text.ends_with('\n')
+    });
 }
 
 /// The worker's descriptors, for a person.

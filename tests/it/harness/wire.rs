@@ -140,6 +140,11 @@ impl Wire {
         &self.seen
     }
 
+    /// Everything that was read since the connection.
+    pub fn seen(&self) -> &[u8] {
+        &self.seen
+    }
+
     /// Reads to the end of the connection; returns everything that ever came.
     #[track_caller]
     pub fn read_to_end(&mut self) -> Vec<u8> {

@@ -29,7 +29,7 @@ build: ## build the plugins (UWSGI=/path/to/uwsgi: for that server)
 	@server=$$(tools/default-server '$(UWSGI)') && \
 	echo "forkptyrouter: building for $$server ($$("$$server" --version))" && \
 	tools/build "$$server" . && \
-	printf '%s' "$$server" >target/built-for && \
+	mkdir -p target && printf '%s' "$$server" >target/built-for && \
 	echo 'forkptyrouter: forkptyrouter_plugin.so and pty_plugin.so are ready'
 
 run: build ## start a server with the router, and a shell in it

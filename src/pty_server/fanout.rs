@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use crate::relay::Backlog;
 
 /// What may wait for one client; one that is further behind loses its place.
-pub const QUEUE_LIMIT: usize = 1024 * 1024;
+/// The terminal is never kept waiting, so this is what a reader may lag behind
+/// a burst of output.
+pub const QUEUE_LIMIT: usize = 8 * 1024 * 1024;
 
 /// The last output, so that a new client does not see an empty screen.
 pub struct Scrollback {

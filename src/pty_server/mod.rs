@@ -9,11 +9,15 @@
 mod fanout;
 mod share;
 
+use std::ffi::CStr;
+use std::sync::Arc;
+
 use crate::config::pty::Server;
 use crate::error::{Context, Result};
 use crate::sys::Size;
+use crate::sys::child::Pid;
 use crate::sys::environment;
-use crate::sys::pty;
+use crate::sys::pty::{self, Slave};
 use crate::sys::signal::Blocked;
 use crate::sys::socket::Listener;
 use crate::sys::spawn::Program;
@@ -70,18 +74,34 @@ pub fn start(config: &Server) -> Result<()> {
     );
 
     slave.become_standard().context("cannot give the worker its terminal")?;
-    if let Some(command) = &config.exec {
-        let program = Program::through_shell(command, &server::shell())
-            .environment(environment::for_sessions())
-            .as_guest();
-        match program.spawn(&slave) {
-            // Somebody must wait for it; the worker's own children are its
+    let slave = Arc::new(slave);
+    match config.exec.as_deref().map(|command| run(command, &slave)) {
+        Some(Ok(pid)) => {
+            // Somebody must wait for it; the worker's other children are its
             // own business.
-            Ok(pid) => in_background("pty-exec", move || pid.reap())?,
-            Err(error) => share.log(&error.to_string()),
+            let slave = Arc::clone(&slave);
+            in_background("pty-exec", move || {
+                pid.reap();
+                slave.take_back();
+            })?;
+        }
+        Some(Err(error)) => share.log(&error.to_string()),
+        None => {
+            let _blocked = Blocked::all();
+            slave.take_back();
         }
     }
     in_background("pty", move || share.run(slave))
+}
+
+/// Runs a command on the terminal, as the foreground job: keys that are
+/// signals are for it, not for the worker, and it is hung up at the worker's
+/// end.
+fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
+    Program::through_shell(command, &server::shell())
+        .environment(environment::for_sessions())
+        .as_job()
+        .spawn(slave)
 }
 
 fn door_of(listener: Listener, role: Role) -> Door {

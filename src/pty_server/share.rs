@@ -5,6 +5,7 @@
 //! not read.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
@@ -102,7 +103,7 @@ impl Share {
 
     /// Serves for as long as the process lives. The slave is held open, or
     /// the terminal would end when the worker closes its own.
-    pub fn run(mut self, _slave: Slave) {
+    pub fn run(mut self, _slave: Arc<Slave>) {
         loop {
             for (who, events) in self.wait() {
                 match who {

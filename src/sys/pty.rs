@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::stat::Mode;
-use nix::sys::termios::{LocalFlags, SpecialCharacterIndices};
+use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices};
 use once_cell::sync::OnceCell;
 
 use super::{Read, Size, Written};
@@ -210,6 +210,17 @@ impl Slave {
             ioctl(unsafe { libc::dup2(self.0.as_raw_fd(), standard) })?;
         }
         Ok(())
+    }
+
+    /// Makes our process group the foreground one, after a job has ended, and
+    /// has the terminal raise no signals for keys: those would end us. To be
+    /// called with SIGTTOU blocked.
+    pub fn take_back(&self) {
+        let _ = nix::unistd::tcsetpgrp(&self.0, nix::unistd::getpgrp());
+        if let Ok(mut settings) = nix::sys::termios::tcgetattr(&self.0) {
+            settings.local_flags.remove(LocalFlags::ISIG);
+            let _ = nix::sys::termios::tcsetattr(&self.0, SetArg::TCSANOW, &settings);
+        }
     }
 
     /// Its name (ttyname(3)), as far as this mount namespace knows it.

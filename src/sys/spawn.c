@@ -25,7 +25,7 @@ struct forkpty_plan {
 	char *const *argv;
 	char *const *envp;
 	int terminal;
-	int controlling; /* whether it becomes the controlling terminal */
+	int own_session; /* or the foreground job of the parent's */
 	int death_signal; /* sent when the parent's thread ends; 0: none */
 	int restore_nofile; /* whether to set the soft limit below */
 	unsigned long nofile;
@@ -79,13 +79,19 @@ static int become(const struct forkpty_plan *plan)
 		if (plan->not_default >> (signal & 63) & 1)
 			syscall(SYS_rt_sigaction, signal, by_default, NULL, NSIG / 8);
 
-	if (setsid() < 0)
-		return errno;
 	if (terminal < 3 && (terminal = fcntl(terminal, F_DUPFD, 3)) < 0)
 		return errno;
+	if (plan->own_session) {
+		if (setsid() < 0 || ioctl(terminal, TIOCSCTTY, 0) < 0)
+			return errno;
+	} else {
+		pid_t group = getpid();
+
+		/* SIGTTOU, which this would raise, is blocked. */
+		if (setpgid(0, 0) < 0 || ioctl(terminal, TIOCSPGRP, &group) < 0)
+			return errno;
+	}
 	if (plan->death_signal && prctl(PR_SET_PDEATHSIG, plan->death_signal) < 0)
-		return errno;
-	if (plan->controlling && ioctl(terminal, TIOCSCTTY, 0) < 0)
 		return errno;
 	if (dup2(terminal, 0) < 0 || dup2(terminal, 1) < 0 || dup2(terminal, 2) < 0)
 		return errno;
@@ -105,7 +111,8 @@ static int become(const struct forkpty_plan *plan)
 }
 
 /*
- * Starts the program as the leader of a new session on plan->terminal.
+ * Starts the program on plan->terminal: as the leader of a session, or as a
+ * job of the parent's.
  * Returns its pid, or -1; *error is 0, or the errno of what failed, and where
  * there is a pid, too, that child is about to end and wants to be reaped.
  */

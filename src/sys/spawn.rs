@@ -16,7 +16,7 @@ struct Plan {
     argv: *const *const libc::c_char,
     envp: *const *const libc::c_char,
     terminal: libc::c_int,
-    controlling: libc::c_int,
+    own_session: libc::c_int,
     death_signal: libc::c_int,
     restore_nofile: libc::c_int,
     nofile: libc::c_ulong,
@@ -36,7 +36,7 @@ pub struct Program {
     argv: Vec<CString>,
     envp: Vec<CString>,
     nofile: Option<DescriptorLimit>,
-    guest: bool,
+    job: bool,
     not_default: libc::c_ulong,
 }
 
@@ -59,13 +59,13 @@ impl Program {
     fn of(path: CString, argv: Vec<CString>) -> Self {
         // SAFETY: only asks; no memory of ours is involved.
         let not_default = unsafe { forkpty_signals_not_default() };
-        Self { path, argv, envp: Vec::new(), nofile: None, guest: false, not_default }
+        Self { path, argv, envp: Vec::new(), nofile: None, job: false, not_default }
     }
 
-    /// The terminal is somebody else's controlling terminal: the program only
-    /// reads and writes it, and gets SIGHUP when the calling thread ends.
-    pub fn as_guest(mut self) -> Self {
-        self.guest = true;
+    /// It begins no session: it becomes the foreground job of ours, whose
+    /// terminal it gets, and SIGHUP when the calling thread ends.
+    pub fn as_job(mut self) -> Self {
+        self.job = true;
         self
     }
 
@@ -82,7 +82,7 @@ impl Program {
     }
 
     /// Starts it as the leader of a new session whose controlling terminal is
-    /// `slave`, with descriptors 0, 1 and 2 on it and no others, every signal
+    /// `slave` (see [`Program::as_job`] for the exception), with descriptors 0, 1 and 2 on it and no others, every signal
     /// at its default and none blocked. Returns when it has been executed.
     ///
     /// # Errors
@@ -95,8 +95,8 @@ impl Program {
             argv: argv.as_ptr(),
             envp: envp.as_ptr(),
             terminal: slave.as_raw(),
-            controlling: (!self.guest).into(),
-            death_signal: if self.guest { libc::SIGHUP } else { 0 },
+            own_session: (!self.job).into(),
+            death_signal: if self.job { libc::SIGHUP } else { 0 },
             restore_nofile: self.nofile.is_some().into(),
             nofile: self.nofile.map_or(0, |limit| limit.before),
             not_default: self.not_default,

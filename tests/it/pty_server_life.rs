@@ -9,7 +9,7 @@ use crate::harness::process::{self, Process};
 use crate::harness::shared::{
     describe_descriptors, join, request, request_is_seen, shared, start, worker,
 };
-use crate::harness::{Server, on_every_server, wait_until};
+use crate::harness::{Server, comes_true, on_every_server, wait_until};
 
 const ECHOES: &str = "stty -echo; echo ready $$; exec cat";
 
@@ -74,9 +74,13 @@ fn only_the_first_worker_has_it() {
             open.iter().any(|(_, to)| to.as_os_str() == format!("socket:[{inode}]").as_str())
         };
         assert!(holds(first), "{}", describe_descriptors(first));
-        wait_until("the others close the socket", || {
-            children().iter().all(|child| child.pid == first || !holds(child.pid))
-        });
+        let others = || {
+            let mut others = children();
+            others.retain(|child| child.pid != first && holds(child.pid));
+            others.iter().map(|child| child.pid).collect::<Vec<_>>()
+        };
+        comes_true(Duration::from_secs(5), || others().is_empty());
+        assert_eq!(others(), [0; 0], "the pids of those who hold it, too");
         for _ in 0..10 {
             join(&server).read_until("ready");
         }

@@ -19,8 +19,12 @@ pub fn shared(flavor: &Flavor) -> Setup {
 pub fn start(setup: Setup) -> Server {
     let server = setup.launch();
     server.wait_for_log("pty server ");
-    // Said before the terminal is the worker's.
+    // Said before the terminal is the worker's, and long before the worker
+    // has its signal handlers: then it hangs up on those who ask nothing.
     worker(&server);
+    let mut wire = server.connect("h");
+    wire.end_of_input();
+    wire.read_to_end();
     server
 }
 

@@ -22,14 +22,14 @@ unexport MATRIX
 
 PRODUCTS = forkptyrouter_plugin.so libforkptyrouter.so libforkptyrouter.so_plugin.so pty_plugin.so
 
-.PHONY: build run test bench soak lint check-build-ways install uninstall clean help
+.PHONY: build run test bench soak lint check-make check-build-ways install uninstall clean help
 
 build: ## build the plugins (UWSGI=/path/to/uwsgi: for that server)
 	@tools/setup build
 	@server=$$(tools/default-server '$(UWSGI)') && \
 	echo "forkptyrouter: building for $$server ($$("$$server" --version))" && \
 	tools/build "$$server" . && \
-	printf '%s' "$$server" >target/built-for && \
+	mkdir -p target && printf '%s' "$$server" >target/built-for && \
 	echo 'forkptyrouter: forkptyrouter_plugin.so and pty_plugin.so are ready'
 
 run: build ## start a server with the router, and a shell in it
@@ -42,6 +42,7 @@ test: ## run all tests with several servers (MATRIX=full: with more)
 	else \
 	tools/check-build-ways --plugins-only target/servers/debian-*/uwsgi target/servers/pypi-2.0.31-nolang/uwsgi; \
 	fi
+	@tools/check-make
 
 bench: ## measure, side by side with the C plugins
 	@if [ -x benches/run ]; then benches/run; else echo 'forkptyrouter: there is no benches/run'; exit 1; fi
@@ -52,6 +53,9 @@ soak: ## the tests that take long
 lint: ## format, clippy, and the syntax of the scripts
 	@tools/setup lint
 	@tools/lint '$(UWSGI)'
+
+check-make: ## what a person types, and is told when something is missing
+	@tools/check-make
 
 check-build-ways: ## build by uWSGI's own build system, in all ways
 	@tools/setup tests

@@ -215,8 +215,20 @@ fn bindings(here: &Path, headers: &Path, macros: &[String], target: &Path) -> Re
     for name in CONSTANTS {
         builder = builder.allowlist_var(name);
     }
-    builder
-        .generate()
+    // bindgen panics where it cannot load libclang.
+    std::panic::set_hook(Box::new(|_| {}));
+    let generated = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| builder.generate()));
+    let _ = std::panic::take_hook();
+    generated
+        .map_err(|payload| {
+            let why = payload
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| payload.downcast_ref::<&str>().copied())
+                .unwrap_or("bindgen failed");
+            let why = why.lines().next().unwrap_or_default();
+            format!("{why} (Debian: apt-get install libclang-dev; LIBCLANG_PATH names its folder)")
+        })?
         .map_err(|error| format!("bindgen cannot read the server's header: {error}"))?
         .write_to_file(target)?;
     Ok(())

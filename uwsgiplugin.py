@@ -153,8 +153,19 @@ def build():
     command = [find_cargo(), 'build', '--release', '--locked', '--lib', '--quiet']
     print('*** forkptyrouter: cargo builds the plugin %s ***' % NAME)
     sys.stdout.flush()
-    if subprocess.call(command, cwd=crate, env=environment) != 0:
+    try:
+        cargo = subprocess.Popen(command, cwd=crate, env=environment, stderr=subprocess.PIPE)
+        printed = cargo.communicate()[1].decode('utf-8', 'replace')
+    except (IOError, OSError):
+        fail('cannot run %s: %s' % (command[0], sys.exc_info()[1]))
+    if cargo.returncode != 0:
+        # What build.rs has to say is one line among many of cargo's.
+        said = re.findall('^ *forkptyrouter: (.*)', printed, re.M)
+        if said:
+            fail(said[0])
+        sys.stderr.write(printed)
         fail('cargo failed, see above; it needs a C compiler and libclang (Debian: apt-get install gcc libclang-dev)')
+    sys.stderr.write(printed)
     return target, os.path.join(target, 'release', 'libforkptyrouter.a')
 
 

@@ -80,6 +80,8 @@ pub fn after_the_end(grace: Option<Duration>) {
     // Descriptors do not survive in there: each is opened anew.
     let _ = detached::run(c"fpty-aftercare", move || {
         const LOOK: Duration = Duration::from_millis(100);
+        // One for each leader.
+        let _ = crate::sys::raise_descriptor_limit();
         let mut left: Vec<PidFd> = pids.into_iter().filter_map(PidFd::open).collect();
         let mut waited = Duration::ZERO;
         while waited < grace && !left.is_empty() {
@@ -159,7 +161,6 @@ fn living(words: &[AtomicI32]) -> impl Iterator<Item = PidFd> {
 }
 
 fn kill_all(leaders: &[PidFd]) {
-    for leader in leaders {
-        child::kill_session(leader.pid());
-    }
+    let leaders: Vec<Pid> = leaders.iter().map(PidFd::pid).collect();
+    child::kill_sessions(&leaders);
 }

@@ -102,17 +102,24 @@ impl GatewayLoop {
                 log(&format!("forkptyrouter: cannot wait for clients on {}: {error}", door.name));
             }
         }
+        if let Some(listener) = self.stats_listener {
+            let token = Source::StatsListener.token();
+            if let Err(error) = self.poller.add(listener.as_fd(), token, Interest::READ) {
+                log(&format!("forkptyrouter: cannot wait for clients of the statistics: {error}"));
+            }
+        }
     }
 
     /// Stops taking connections for a moment: the next one would only find
     /// the same shortage, and the poll would spin.
-    fn pause(&mut self) {
+    pub(super) fn pause(&mut self) {
         if !self.accepting {
             return;
         }
         self.accepting = false;
-        for door in &self.doors {
-            let _ = self.poller.remove(door.listener.as_fd());
+        let doors = self.doors.iter().map(|door| &door.listener);
+        for listener in doors.chain(&self.stats_listener) {
+            let _ = self.poller.remove(listener.as_fd());
         }
         self.after(PAUSE, Due::Accept);
     }

@@ -119,7 +119,15 @@ impl GatewayLoop {
             log(&format!(
                 "forkptyrouter: process {leader} has outlived its client: killing its session"
             ));
-            child::kill_session(leader);
+            self.outlived.push(leader);
+        }
+    }
+
+    /// Kills what has been found to outlive its client. Nothing was reaped
+    /// since.
+    pub(super) fn kill_outlived(&mut self) {
+        if !self.outlived.is_empty() {
+            child::kill_sessions(&std::mem::take(&mut self.outlived));
         }
     }
 }

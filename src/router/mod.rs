@@ -32,6 +32,7 @@ use crate::config::router::Router;
 use crate::error::{Context, Result};
 use crate::proto::Protocol;
 use crate::sys::child::Pid;
+use crate::sys::local_tcp::LocalTcp;
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::{Interest, Poller, Ready};
 use crate::sys::signal::Signals;
@@ -79,12 +80,15 @@ struct GatewayLoop {
     programs: HashMap<Pid, Running>,
     /// Those whose client has left, and when it did.
     left: HashMap<Pid, Instant>,
+    /// Those of them whose sessions are to be killed in this turn.
+    outlived: Vec<Pid>,
     /// Where the session leaders are listed for whoever comes after us.
     aftercare: Option<Aftercare>,
     /// Session leaders of a gateway that was here before us.
     left_behind: Vec<PidFd>,
     children: Signals,
     timers: Timers,
+    local_tcp: LocalTcp,
     stats_listener: Option<Listener>,
     stats_http: bool,
     stats: Table<StatsClient>,
@@ -106,6 +110,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         while let Some(due) = router.timers.next(Instant::now()) {
             router.fire(due);
         }
+        router.kill_outlived();
     }
 }
 
@@ -135,9 +140,6 @@ impl GatewayLoop {
                 Role::Uwsgi => Protocol::Uwsgi,
                 // One gateway is enough to tell of.
                 Role::Stats if gateway.is_first() => {
-                    poller
-                        .add(socket.listener.as_fd(), Source::StatsListener.token(), Interest::READ)
-                        .context("cannot wait for clients of the statistics")?;
                     stats_listener = Some(socket.listener);
                     continue;
                 }
@@ -155,10 +157,12 @@ impl GatewayLoop {
             sessions: Table::new(),
             programs: HashMap::new(),
             left: HashMap::new(),
+            outlived: Vec::new(),
             aftercare: None,
             left_behind: Vec::new(),
             children,
             timers: Timers::default(),
+            local_tcp: LocalTcp::default(),
             stats_listener,
             stats_http: server::stats_http(),
             stats: Table::new(),
@@ -221,6 +225,19 @@ impl GatewayLoop {
     }
 
     fn after(&mut self, wait: Duration, due: Due) {
+        if self.timers.pile_up() {
+            let (sessions, programs, stats) = (&self.sessions, &self.programs, &self.stats);
+            self.timers.retain(|due| match due {
+                Due::Idle(key)
+                | Due::Drained(key)
+                | Due::EndOfInput(key)
+                | Due::Reopened(key)
+                | Due::Dismissed(key) => sessions.has(key),
+                Due::Stats(key) => stats.has(key),
+                Due::Outlived(pid) => programs.contains_key(&pid),
+                Due::LeftBehind | Due::Accept => true,
+            });
+        }
         self.timers.after(Instant::now(), wait, due);
     }
 }

@@ -11,7 +11,7 @@ use super::timers::Due;
 use crate::relay::Backlog;
 use crate::sys::Read;
 use crate::sys::poll::{Interest, Ready};
-use crate::sys::socket::Stream;
+use crate::sys::socket::{Listener, Stream};
 use crate::uwsgi::server;
 
 /// Clients of the statistics at once; a further one is let go at once.
@@ -43,9 +43,11 @@ pub struct StatsClient {
 impl GatewayLoop {
     /// Takes the next client of the statistics.
     pub(super) fn accept_stats(&mut self) {
-        let Some(Ok(Some((stream, _)))) = self.stats_listener.map(|listener| listener.accept())
-        else {
-            return;
+        let stream = match self.stats_listener.map(Listener::accept) {
+            Some(Ok(Some((stream, _)))) => stream,
+            Some(Ok(None)) | None => return,
+            // It goes on waiting, and would be told of again at once.
+            Some(Err(_)) => return self.pause(),
         };
         if self.stats.len() >= CLIENTS {
             return;

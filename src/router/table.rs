@@ -104,6 +104,13 @@ impl<T> Table<T> {
         self.place(key)?.value.as_deref_mut()
     }
 
+    /// Whether the value of a key is still there.
+    pub fn has(&self, key: Key) -> bool {
+        self.places
+            .get(key.index as usize)
+            .is_some_and(|place| place.generation == key.generation && place.value.is_some())
+    }
+
     /// Takes the value of a key out; the key is then no longer valid.
     pub fn remove(&mut self, key: Key) -> Option<Box<T>> {
         let place = self.place(key)?;

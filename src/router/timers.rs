@@ -1,5 +1,6 @@
-//! What is due when. Nothing is ever taken back: whoever is woken looks
-//! whether there is still something to do.
+//! What is due when. Nothing is taken back one by one: whoever is woken looks
+//! whether there is still something to do, and what has piled up for nothing
+//! is thrown out together.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -35,12 +36,31 @@ pub enum Due {
 #[derive(Default)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(Instant, Due)>>,
+    /// How many were left when what had no meaning any more was last thrown
+    /// out.
+    left: usize,
 }
+
+/// So many are no reason to look through them.
+const FEW: usize = 256;
 
 impl Timers {
     /// Remembers to do this after a while.
     pub fn after(&mut self, now: Instant, wait: Duration, due: Due) {
         self.heap.push(Reverse((now + wait, due)));
+    }
+
+    /// Whether more came than were left the last time: short sessions leave
+    /// deadlines behind that are hours away.
+    pub fn pile_up(&self) -> bool {
+        self.heap.len() > FEW + 2 * self.left
+    }
+
+    /// Throws out what has no meaning any more, and gives the memory back.
+    pub fn retain(&mut self, has_meaning: impl Fn(Due) -> bool) {
+        self.heap.retain(|Reverse((_, due))| has_meaning(*due));
+        self.left = self.heap.len();
+        self.heap.shrink_to(FEW + 2 * self.left);
     }
 
     /// How long until the next one; `None` where there is none.
@@ -78,5 +98,20 @@ mod tests {
         assert_eq!(timers.next(later), Some(pid(3)));
         assert_eq!(timers.next(later), Some(pid(2)));
         assert_eq!(timers.next(later), None);
+    }
+
+    #[test]
+    fn what_has_no_meaning_does_not_pile_up() {
+        let now = Instant::now();
+        let mut timers = Timers::default();
+        for number in 2..1_000_000 {
+            let pid = Pid::new(number).expect("above 1");
+            timers.after(now, Duration::from_secs(3600), Due::Outlived(pid));
+            if timers.pile_up() {
+                timers.retain(|due| due == Due::Outlived(pid));
+            }
+        }
+        assert!(timers.heap.len() <= FEW + 3, "{} are left", timers.heap.len());
+        assert!(timers.heap.capacity() < 4 * FEW, "room for {}", timers.heap.capacity());
     }
 }

@@ -38,6 +38,8 @@ pub struct Attached {
     pub client_interest: Interest,
     /// What the poller was told; `None`: it does not have the descriptor.
     pub terminal_interest: Option<Interest>,
+    /// Whether it is looked after as a terminal that may be opened again.
+    reopens: bool,
     /// How often a terminal that outlives its program still had output.
     pub drains: u8,
     /// The wait before the end of the input is looked after again, in
@@ -65,6 +67,7 @@ impl Attached {
             transport,
             client_interest: Interest::READ,
             terminal_interest: None,
+            reopens: false,
             drains: 0,
             end_of_input: 0,
             last_traffic: None,
@@ -105,6 +108,9 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
+        if self.config.timeout.is_some() {
+            attached.note_traffic();
+        }
         let Attached { session, wires, .. } = attached;
         if ready.write {
             session.client_writable(wires);
@@ -139,6 +145,9 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
+        if self.config.timeout.is_some() {
+            attached.note_traffic();
+        }
         if ready.write {
             attached.session.terminal_writable(&mut attached.wires);
         }
@@ -167,10 +176,6 @@ impl GatewayLoop {
             Verdict::Over => return self.close(key),
             Verdict::Abandoned => return self.abandon(key),
         }
-        if self.config.timeout.is_some() {
-            let now = Instant::now();
-            **attached.last_traffic.get_or_insert_with(|| Box::new(now)) = now;
-        }
         let wanted = attached.session.client_interest();
         // What is not wanted any more is taken back when it comes
         // (client_ready): most often it never does.
@@ -181,8 +186,9 @@ impl GatewayLoop {
         }
         if !attached.session.terminal_open() {
             attached.forget_terminal(&self.poller);
-            if attached.session.program_runs() {
-                self.timers.after(Instant::now(), REOPENED, Due::Reopened(key));
+            if attached.session.program_runs() && !attached.reopens {
+                attached.reopens = true;
+                self.after(REOPENED, Due::Reopened(key));
             }
             return;
         }
@@ -204,7 +210,9 @@ impl GatewayLoop {
             return;
         };
         let wait = attached.end_of_input;
-        if attached.transport == Transport::Tcp && attached.wires.client.local_peer_has_closed() {
+        if attached.transport == Transport::Tcp
+            && self.local_tcp.peer_has_closed(&attached.wires.client)
+        {
             return self.abandon(key);
         }
         // Less and less often: a program that does not take it for the end
@@ -221,11 +229,15 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
+        attached.reopens = false;
         if attached.session.terminal_open() || !attached.session.program_runs() {
             return;
         }
-        attached.session.terminal_reopened();
-        attached.read_terminal(&mut self.buffer, || false);
+        // Not before the client has read what there was: it would pile up.
+        if !attached.session.has_output() {
+            attached.session.terminal_reopened();
+            attached.read_terminal(&mut self.buffer, || false);
+        }
         self.settle(key);
     }
 
@@ -279,6 +291,11 @@ impl Attached {
         if ended {
             self.session.terminal_ended();
         }
+    }
+
+    fn note_traffic(&mut self) {
+        let now = Instant::now();
+        **self.last_traffic.get_or_insert_with(|| Box::new(now)) = now;
     }
 
     fn watch_client(&mut self, key: Key, wanted: Interest, poller: &Poller) {

@@ -1,5 +1,6 @@
 //! Processes that we started: signals for them, and their status.
 
+use std::collections::HashSet;
 use std::io;
 
 use nix::errno::Errno;
@@ -82,29 +83,37 @@ pub fn reap_any() -> Option<(Pid, Exit)> {
     }
 }
 
-/// Kills every process of the session that `leader` leads. The leader must
-/// not have been reaped: its number is the session's.
-pub fn kill_session(leader: Pid) {
+/// Kills every process of the sessions that `leaders` lead. They must not
+/// have been reaped: their numbers are the sessions'.
+///
+/// All sessions at once, because members are found by reading all of /proc,
+/// and a network that breaks leaves hundreds behind in the same moment.
+pub fn kill_sessions(leaders: &[Pid]) {
+    if leaders.is_empty() {
+        return;
+    }
+    let leaders: HashSet<Pid> = leaders.iter().copied().collect();
     // All are stopped first: one that runs could start another one in the
     // place of the one just killed.
-    let _ = leader.signal(libc::SIGSTOP);
-    let mut stopped: Vec<Pid> = Vec::new();
+    for leader in &leaders {
+        let _ = leader.signal(libc::SIGSTOP);
+    }
+    let mut stopped: HashSet<Pid> = HashSet::new();
     for _ in 0..16 {
-        let members = members_of_session(leader);
-        let new: Vec<Pid> = members.into_iter().filter(|pid| !stopped.contains(pid)).collect();
-        if new.is_empty() {
+        let before = stopped.len();
+        for member in members_of_sessions(&leaders) {
+            if stopped.insert(member) {
+                let _ = member.signal(libc::SIGSTOP);
+            }
+        }
+        if stopped.len() == before {
             break;
         }
-        for member in &new {
-            let _ = member.signal(libc::SIGSTOP);
-        }
-        stopped.extend(new);
     }
-    // The leader last: while it is there, the session keeps its number.
-    for member in stopped {
-        let _ = member.signal(libc::SIGKILL);
+    // The leaders last: while one is there, its session keeps its number.
+    for one in stopped.iter().chain(&leaders) {
+        let _ = one.signal(libc::SIGKILL);
     }
-    let _ = leader.signal(libc::SIGKILL);
 }
 
 /// Whether a process leads a session: as long as it does, the session's
@@ -113,16 +122,20 @@ pub fn leads_a_session(pid: Pid) -> bool {
     session_of(pid).is_some_and(|(session, _)| session == pid.0)
 }
 
-/// The members of a session except its leader, by /proc (proc(5): field 6 of
-/// stat).
-fn members_of_session(leader: Pid) -> Vec<Pid> {
+/// The members of sessions except their leaders, by /proc (proc(5): field 6
+/// of stat).
+fn members_of_sessions(leaders: &HashSet<Pid>) -> Vec<Pid> {
     let Ok(processes) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(Pid::new)
-        .filter(|pid| *pid != leader && session_of(*pid) == Some((leader.0, true)))
+        .filter(|pid| {
+            !leaders.contains(pid)
+                && session_of(*pid)
+                    .is_some_and(|(session, runs)| runs && leaders.contains(&Pid(session)))
+        })
         .collect()
 }
 

@@ -4,6 +4,7 @@
 pub mod child;
 pub mod detached;
 pub mod environment;
+pub mod local_tcp;
 pub mod peer;
 pub mod pidfd;
 pub mod poll;

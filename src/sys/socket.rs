@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, SockaddrStorage, UnixAddr, setsockopt, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
 };
 
 use super::{Read, Written};
@@ -209,57 +209,4 @@ fn connect_tcp(address: &str, timeout: Duration) -> Result<OwnedFd> {
         }
     }
     Err(last).context(format!("cannot connect to {address}"))
-}
-
-impl Stream {
-    /// Whether a TCP peer that has shut down its writing half has in truth
-    /// closed its socket. TCP itself does not tell; but of a peer on this
-    /// machine the kernel lists the socket (proc_net_tcp: no inode once
-    /// nobody holds it). Of a peer elsewhere this never says so.
-    pub fn local_peer_has_closed(&self) -> bool {
-        let us = nix::sys::socket::getsockname::<SockaddrStorage>(self.0.as_raw_fd());
-        let peer = nix::sys::socket::getpeername::<SockaddrStorage>(self.0.as_raw_fd());
-        let (Ok(us), Ok(peer)) = (us, peer) else {
-            return true;
-        };
-        let (table, us, peer) = match (us.as_sockaddr_in(), peer.as_sockaddr_in()) {
-            (Some(us), Some(peer)) => ("/proc/net/tcp", v4(us), v4(peer)),
-            _ => match (us.as_sockaddr_in6(), peer.as_sockaddr_in6()) {
-                (Some(us), Some(peer)) => ("/proc/net/tcp6", v6(us), v6(peer)),
-                _ => return false,
-            },
-        };
-        let Ok(sockets) = std::fs::read_to_string(table) else {
-            return false;
-        };
-        let (mut ours_is_listed, mut theirs_is_open, mut theirs_is_listed) = (false, false, false);
-        for line in sockets.lines() {
-            let mut fields = line.split_ascii_whitespace().skip(1);
-            let (Some(local), Some(remote)) = (fields.next(), fields.next()) else {
-                continue;
-            };
-            ours_is_listed |= local == us && remote == peer;
-            if local == peer && remote == us {
-                theirs_is_listed = true;
-                // state, queues, timer, retransmissions, uid, timeout, inode
-                theirs_is_open |= fields.nth(6).is_some_and(|inode| inode != "0");
-            }
-        }
-        ours_is_listed && theirs_is_listed && !theirs_is_open
-    }
-}
-
-fn v4(address: &nix::sys::socket::SockaddrIn) -> String {
-    let ip = u32::from_ne_bytes(address.ip().octets());
-    format!("{ip:08X}:{:04X}", address.port())
-}
-
-fn v6(address: &nix::sys::socket::SockaddrIn6) -> String {
-    let words: String = address
-        .ip()
-        .octets()
-        .chunks_exact(4)
-        .map(|word| format!("{:08X}", u32::from_ne_bytes([word[0], word[1], word[2], word[3]])))
-        .collect();
-    format!("{words}:{:04X}", address.port())
 }

@@ -85,6 +85,12 @@ impl Setup {
         self.option("plugins-dir", &folder).option("plugin", name)
     }
 
+    /// An argument as it is.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
     /// An option with a value.
     pub fn option(mut self, name: &str, value: &str) -> Self {
         let value = value.replace("{dir}", &self.path(""));

@@ -80,7 +80,10 @@ fn a_person_in_tmux() {
                     tmux.screen().lines().any(|line| line == "20 70")
                 });
                 tmux.call(&["send-keys", "cat", "Enter"]);
-                tmux.wait_for_line("$ cat");
+                // What was typed before may still be at work.
+                wait_until("the other end has the line", || {
+                    tmux.screen().lines().any(|line| line.ends_with("cat"))
+                });
                 tmux.call(&["send-keys", "C-c"]);
                 tmux.call(&["send-keys", "echo li''ves", "Enter"]);
                 tmux.wait_for_line("lives");

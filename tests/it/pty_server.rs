@@ -192,8 +192,10 @@ fn keys_that_are_signals() {
         // the next.
         client.send("end\n");
         client.read_until("over\r\n");
-        client.send("\x03");
-        wait_until("the program is gone", || programs(pid) == 0);
+        wait_until("the program is gone", || {
+            client.send("\x03");
+            programs(pid) == 0
+        });
         client.send("\x03\x1c\x1a");
         request_is_seen(&server, &mut client);
         assert_eq!(worker(&server), pid);

@@ -32,11 +32,17 @@ impl PidFd {
     /// descriptors first and is told of as ended last.
     pub fn has_ended(&self) -> bool {
         const PF_EXITING: u64 = 0x4;
-        let mut poll = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-        if nix::poll::poll(&mut poll, PollTimeout::ZERO) == Ok(1) {
+        let told = || {
+            let mut poll = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+            nix::poll::poll(&mut poll, PollTimeout::ZERO) == Ok(1)
+        };
+        if told() {
             return true;
         }
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
+            // Reaped meanwhile; or there is no /proc here.
+            return told();
+        };
         // proc(5): flags is the ninth field; the second is a name in
         // parentheses.
         stat.rsplit_once(')')

@@ -80,8 +80,10 @@ fn a_person_in_tmux() {
                     tmux.screen().lines().any(|line| line == "20 70")
                 });
                 tmux.call(&["send-keys", "cat", "Enter"]);
-                tmux.wait_for_line("$ cat");
+                let runs = || server.session_processes().iter().any(|job| job.name == "cat");
+                wait_until("cat runs", runs);
                 tmux.call(&["send-keys", "C-c"]);
+                wait_until("Ctrl-C ends it", || !runs());
                 tmux.call(&["send-keys", "echo li''ves", "Enter"]);
                 tmux.wait_for_line("lives");
             }

@@ -79,14 +79,13 @@ fn a_person_in_tmux() {
                     tmux.call(&["send-keys", "stty size", "Enter"]);
                     tmux.screen().lines().any(|line| line == "20 70")
                 });
-                tmux.call(&["send-keys", "echo set''tled; cat", "Enter"]);
-                tmux.wait_for_line("settled");
-                // Again: the first may come before the shell has started cat.
-                wait_until("the shell has its turn", || {
-                    tmux.call(&["send-keys", "C-c"]);
-                    tmux.call(&["send-keys", "echo li''ves", "Enter"]);
-                    tmux.screen().lines().any(|line| line == "lives")
-                });
+                tmux.call(&["send-keys", "cat", "Enter"]);
+                let runs = || server.session_processes().iter().any(|job| job.name == "cat");
+                wait_until("cat runs", runs);
+                tmux.call(&["send-keys", "C-c"]);
+                wait_until("Ctrl-C ends it", || !runs());
+                tmux.call(&["send-keys", "echo li''ves", "Enter"]);
+                tmux.wait_for_line("lives");
             }
             tmux.call(&["send-keys", "exit", "Enter"]);
             wait_until("the client has ended", || tmux.call(&["list-panes"]).is_empty());

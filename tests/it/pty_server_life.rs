@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::harness::process::{self, Process};
 use crate::harness::shared::{
-    describe_descriptors, join, request, request_is_seen, shared, start, worker,
+    describe_descriptors, is_ready, join, request, request_is_seen, shared, start, worker,
 };
 use crate::harness::{Server, comes_true, on_every_server, wait_until};
 
@@ -16,7 +16,10 @@ const ECHOES: &str = "stty -echo; echo ready $$; exec cat";
 /// The new terminal of a worker other than this one.
 #[track_caller]
 fn next_worker(server: &Server, before: i32) -> i32 {
-    wait_until("there is a new worker", || worker(server) != before);
+    wait_until("there is a new worker", || {
+        let worker = worker(server);
+        worker != before && is_ready(worker)
+    });
     worker(server)
 }
 
@@ -75,7 +78,10 @@ fn only_the_first_worker_has_it() {
         let server = start(setup.option("mules", "1"));
         let first = worker(&server);
         let children = || process::children(server.master());
-        wait_until("three workers and a mule run", || children().len() == 4);
+        wait_until("three workers and a mule run", || {
+            let ready = children().iter().filter(|child| is_ready(child.pid)).count();
+            children().len() == 4 && ready >= 3
+        });
         let inode = inode_of(&server.path("p"));
         let holds = |pid: i32| {
             let open = process::descriptors(pid);

@@ -28,6 +28,7 @@ pub struct Setup {
     command: Command,
     dir: TempDir,
     inherited: Option<OwnedFd>,
+    killed_at_end: bool,
 }
 
 /// A server that runs.
@@ -36,6 +37,7 @@ pub struct Server {
     child: Child,
     dir: TempDir,
     mark: String,
+    killed_at_end: bool,
 }
 
 /// How a server ended by itself.
@@ -76,7 +78,7 @@ impl Setup {
             .env("LC_ALL", "C")
             .current_dir(dir.path())
             .stdin(Stdio::null());
-        Self { title: title.to_owned(), command, dir, inherited: None }
+        Self { title: title.to_owned(), command, dir, inherited: None, killed_at_end: false }
     }
 
     /// Loads a plugin from a folder.
@@ -130,6 +132,13 @@ impl Setup {
 
     pub fn current_dir(mut self, folder: &Path) -> Self {
         self.command.current_dir(folder);
+        self
+    }
+
+    /// Kills it when the case is over: the orderly end of one with workers
+    /// takes a second.
+    pub fn killed_at_end(mut self) -> Self {
+        self.killed_at_end = true;
         self
     }
 
@@ -202,7 +211,7 @@ impl Setup {
         }
         let child = self.command.spawn().expect("the server's binary runs");
         let mark = format!("{MARK}={}", self.dir.path().display());
-        Server { title: self.title, child, dir: self.dir, mark }
+        Server { title: self.title, child, dir: self.dir, mark, killed_at_end: self.killed_at_end }
     }
 }
 
@@ -310,7 +319,10 @@ impl Drop for Server {
             self.show();
         }
         let ended = |child: &mut Child| matches!(child.try_wait(), Ok(Some(_)) | Err(_));
-        if !ended(&mut self.child) {
+        if self.killed_at_end {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        } else if !ended(&mut self.child) {
             process::signal(self.master(), Signal::SIGINT);
             if !comes_true(DEADLINE.min(Duration::from_secs(5)), || ended(&mut self.child)) {
                 eprintln!("{}: does not stop on SIGINT, killing it", self.title);

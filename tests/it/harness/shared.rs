@@ -12,6 +12,7 @@ pub fn shared(flavor: &Flavor) -> Setup {
         .option("pty-socket", "{dir}/p")
         .option("http-socket", "{dir}/h")
         .env("TERM", "xterm")
+        .killed_at_end()
 }
 
 /// Starts it and waits for the terminal.
@@ -19,12 +20,8 @@ pub fn shared(flavor: &Flavor) -> Setup {
 pub fn start(setup: Setup) -> Server {
     let server = setup.launch();
     server.wait_for_log("pty server ");
-    // Said before the terminal is the worker's, and long before the worker
-    // has its signal handlers: then it hangs up on those who ask nothing.
-    worker(&server);
-    let mut wire = server.connect("h");
-    wire.end_of_input();
-    wire.read_to_end();
+    // Said before the terminal is the worker's.
+    wait_until("the worker is ready", || is_ready(worker(&server)));
     server
 }
 
@@ -40,6 +37,13 @@ pub fn worker(server: &Server) -> i32 {
         pid != 0
     });
     pid
+}
+
+/// Whether a worker waits for requests: only then it has its signal handlers
+/// and all of its descriptors.
+pub fn is_ready(worker: i32) -> bool {
+    let open = process::descriptors(worker);
+    open.iter().any(|(_, to)| to.as_os_str() == "anon_inode:[eventpoll]")
 }
 
 /// Sends the worker a request and returns its answer. Without a language it

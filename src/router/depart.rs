@@ -64,8 +64,8 @@ impl GatewayLoop {
             return self.after(DRAIN, Due::Drained(key));
         }
         attached.drains += 1;
-        attached.read_terminal(&mut self.buffer, || false);
-        if attached.session.has_output() && attached.drains < DRAINS {
+        let spoke = attached.read_terminal(&mut self.buffer, || false);
+        if spoke && attached.drains < DRAINS {
             self.after(DRAIN, Due::Drained(key));
         } else {
             attached.session.terminal_ended();

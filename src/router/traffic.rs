@@ -262,12 +262,13 @@ impl GatewayLoop {
 impl Attached {
     /// Reads what the program wrote, as long as there is more and room for
     /// it and nobody else waits, and passes it on in one write: a terminal
-    /// yields little at once, and each write wakes the client.
+    /// yields little at once, and each write wakes the client. Returns whether
+    /// there was anything.
     pub(super) fn read_terminal(
         &mut self,
         buffer: &mut [u8; BUFFER],
         somebody_waits: impl Fn() -> bool,
-    ) {
+    ) -> bool {
         let mut have = 0;
         let mut ended = false;
         while have + ONE_READ <= BUFFER {
@@ -291,6 +292,7 @@ impl Attached {
         if ended {
             self.session.terminal_ended();
         }
+        have > 0
     }
 
     fn note_traffic(&mut self) {

@@ -11,6 +11,7 @@ mod compat;
 mod departure;
 mod documentation;
 mod ends;
+mod fault;
 mod gateway;
 mod hostile;
 mod isolation;

@@ -161,6 +161,23 @@ impl Wire {
         String::from_utf8_lossy(&self.read_to_end()).into_owned()
     }
 
+    /// Waits for the connection to end, be it with a reset.
+    #[track_caller]
+    pub fn wait_for_end(&mut self) {
+        let end = Instant::now() + DEADLINE;
+        let mut buffer = [0; 4096];
+        loop {
+            match nix::unistd::read(&self.fd, &mut buffer) {
+                Ok(0) | Err(Errno::ECONNRESET | Errno::EIO) => return,
+                Ok(_) => {}
+                Err(_) => {
+                    self.poll(PollFlags::POLLIN, Duration::from_millis(100));
+                }
+            }
+            assert!(Instant::now() < end, "{}: the connection did not end", self.peer);
+        }
+    }
+
     /// Waits that long for anything to come, or for the end.
     pub fn is_silent_for(&self, wait: Duration) -> bool {
         !self.poll(PollFlags::POLLIN, wait)

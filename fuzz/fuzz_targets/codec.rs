@@ -1,0 +1,95 @@
+//! The decoder under any bytes, cut anywhere, against a plain reading of the
+//! format by the whole; and what the encoder makes of them, decoded again.
+//!
+//! The first byte says how the others are cut.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+// The same files, without the crate around them, which needs a server.
+#[allow(dead_code)]
+#[path = "../../src/proto/mod.rs"]
+mod proto;
+
+use proto::{Decoder, Packet, encode_input, encode_rows_and_cols, encode_signal};
+
+/// What a client has said, with input joined.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Input(Vec<u8>),
+    Other(u8, u16),
+}
+
+fn say(said: &mut Vec<Said>, input: &[u8]) {
+    match said.last_mut() {
+        Some(Said::Input(before)) => before.extend_from_slice(input),
+        _ => said.push(Said::Input(input.to_vec())),
+    }
+}
+
+/// The format as it is described.
+fn plain(mut bytes: &[u8]) -> (Vec<Said>, bool) {
+    let mut said = Vec::new();
+    while let [_, low, high, modifier2, rest @ ..] = bytes {
+        let size = u16::from_le_bytes([*low, *high]);
+        bytes = rest;
+        if *modifier2 == 0 {
+            let (input, rest) = bytes.split_at(bytes.len().min(size.into()));
+            if !input.is_empty() {
+                say(&mut said, input);
+            }
+            bytes = rest;
+            if input.len() < size.into() {
+                return (said, false);
+            }
+        } else {
+            // The size of a signal means nothing.
+            said.push(Said::Other(*modifier2, if *modifier2 < 100 { 0 } else { size }));
+        }
+    }
+    (said, bytes.is_empty())
+}
+
+fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Said>, bool) {
+    let mut decoder = Decoder::default();
+    let mut said = Vec::new();
+    for mut piece in pieces {
+        while let Some(packet) = decoder.next(&mut piece) {
+            match packet {
+                Packet::Input(input) => {
+                    assert!(!input.is_empty());
+                    say(&mut said, input);
+                }
+                Packet::Signal(number) => said.push(Said::Other(number, 0)),
+                Packet::Rows(rows) => said.push(Said::Other(100, rows)),
+                Packet::Cols(cols) => said.push(Said::Other(101, cols)),
+                Packet::Unknown(modifier2, size) => said.push(Said::Other(modifier2, size)),
+            }
+        }
+        assert!(piece.is_empty(), "bytes are left");
+    }
+    (said, decoder.is_between_packets())
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&cut, bytes)) = data.split_first() else {
+        return;
+    };
+    let wanted = plain(bytes);
+    assert_eq!(decode(std::iter::once(bytes)), wanted);
+    assert_eq!(decode(bytes.chunks(usize::from(cut).max(1))), wanted);
+
+    let mut packets = Vec::new();
+    encode_input(bytes, &mut packets);
+    packets.extend(encode_rows_and_cols(u16::from(cut), 80));
+    packets.extend(encode_signal(cut % 99 + 1));
+    let mut said = Vec::new();
+    if !bytes.is_empty() {
+        say(&mut said, bytes);
+    }
+    said.push(Said::Other(100, cut.into()));
+    said.push(Said::Other(101, 80));
+    said.push(Said::Other(cut % 99 + 1, 0));
+    assert_eq!(decode(packets.chunks(usize::from(cut).max(1))), (said, true));
+});

@@ -2,6 +2,18 @@
 
 use std::collections::VecDeque;
 
+/// Memory that must be left after everything that can wait for it.
+const TO_SPARE: usize = 512 * 1024;
+
+/// Whether so many bytes could be had, and some to spare.
+pub fn is_free(bytes: usize) -> bool {
+    let mut probe: Vec<u8> = Vec::new();
+    let there_is = probe.try_reserve_exact(bytes + TO_SPARE).is_ok();
+    // Or the compiler would take the answer for granted.
+    std::hint::black_box(&probe);
+    there_is
+}
+
 /// Bytes in order, without memory of its own while there are none. Whoever
 /// fills it asks [`Backlog::len`] first: a full one takes the sender's read
 /// interest away, so its size is bounded by its user's limit plus one read.
@@ -19,6 +31,20 @@ impl Backlog {
     /// Whether none wait.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Adds at the end, if there is the memory for it and some to spare:
+    /// where the last of it goes into what one client does not read, the next
+    /// small allocation ends the process. Returns whether there was.
+    #[must_use]
+    pub fn try_push(&mut self, bytes: &[u8]) -> bool {
+        let needs_more = self.bytes.capacity() - self.bytes.len() < bytes.len();
+        // It may grow to twice its size.
+        if needs_more && !is_free(2 * (self.bytes.len() + bytes.len())) {
+            return false;
+        }
+        self.push(bytes);
+        true
     }
 
     /// Adds at the end.

@@ -2,4 +2,4 @@
 
 mod backlog;
 
-pub use backlog::Backlog;
+pub use backlog::{Backlog, is_free};

@@ -11,6 +11,7 @@ use super::traffic::{Attached, Wires};
 use super::{GatewayLoop, Running};
 use crate::error::{Error, Result, reason};
 use crate::proto::Protocol;
+use crate::relay::is_free;
 use crate::session::Session;
 use crate::sys::Size;
 use crate::sys::child::Pid;
@@ -41,7 +42,7 @@ impl Spare {
     }
 
     /// Logs a refusal, or only counts it.
-    fn log(&mut self, line: &str) {
+    pub(super) fn log(&mut self, line: &str) {
         if self.second.elapsed() >= Duration::from_secs(1) {
             if self.silent > 0 {
                 log(&format!("forkptyrouter: {} more sessions were refused", self.silent));
@@ -165,6 +166,10 @@ impl GatewayLoop {
     }
 
     fn start(&self, size: Size) -> Result<(Master, Pid)> {
+        // Rust ends the process that finds no memory for some small thing.
+        if !is_free(0) {
+            return Err(Error::new("out of memory"));
+        }
         let (master, slave) = pty::open(size)?;
         let pid = self.program.spawn(&slave)?;
         // Our copy of the slave closes here: the program's are the last ones,

@@ -167,7 +167,8 @@ impl GatewayLoop {
             stats_http: server::stats_http(),
             stats: Table::new(),
             buffer: Box::new([0; BUFFER]),
-            gather: Vec::new(),
+            // Whatever one read can hold: it never grows.
+            gather: Vec::with_capacity(BUFFER),
         };
         router.adopt(gateway.ordinal());
         router.accept_again();

@@ -175,6 +175,16 @@ impl GatewayLoop {
             Verdict::Lives => {}
             Verdict::Over => return self.close(key),
             Verdict::Abandoned => return self.abandon(key),
+            Verdict::Starved => {
+                let line = "forkptyrouter: session ended: out of memory";
+                // In the midst of output that it does not read it would be
+                // misread.
+                if !attached.session.has_output() {
+                    let _ = attached.wires.client.write(format!("\r\n{line}\r\n").as_bytes());
+                }
+                self.spare.log(line);
+                return self.close(key);
+            }
         }
         let wanted = attached.session.client_interest();
         // What is not wanted any more is taken back when it comes

@@ -49,6 +49,7 @@ pub struct Session {
     terminal_open: bool,
     program_runs: bool,
     farewell: bool,
+    starved: bool,
 }
 
 /// What remains to be done.
@@ -60,6 +61,8 @@ pub enum Verdict {
     Over,
     /// The client left: hang the terminal up.
     Abandoned,
+    /// There is no memory for what one end does not take.
+    Starved,
 }
 
 impl Session {
@@ -74,6 +77,7 @@ impl Session {
             terminal_open: true,
             program_runs: true,
             farewell: false,
+            starved: false,
         }
     }
 
@@ -235,6 +239,8 @@ impl Session {
     pub fn verdict(&self) -> Verdict {
         if self.client == Client::Gone {
             Verdict::Abandoned
+        } else if self.starved {
+            Verdict::Starved
         } else if self.output.is_empty()
             && (self.farewell || (!self.terminal_open && !self.program_runs))
         {
@@ -253,7 +259,7 @@ impl Session {
             false => Some(0),
         };
         if let Some(taken) = taken {
-            self.input.push(&bytes[taken..]);
+            self.starved |= !self.input.try_push(&bytes[taken..]);
         }
     }
 
@@ -263,7 +269,7 @@ impl Session {
             false => Some(0),
         };
         match taken {
-            Some(taken) => self.output.push(&bytes[taken..]),
+            Some(taken) => self.starved |= !self.output.try_push(&bytes[taken..]),
             None => self.client_left(),
         }
     }

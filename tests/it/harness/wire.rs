@@ -178,6 +178,15 @@ impl Wire {
         }
     }
 
+    /// Reads what comes first within a time; nothing where nothing comes.
+    pub fn read_for(&self, wait: Duration) -> Vec<u8> {
+        let mut buffer = vec![0; 65536];
+        self.poll(PollFlags::POLLIN, wait);
+        let count = nix::unistd::read(&self.fd, &mut buffer).unwrap_or(0);
+        buffer.truncate(count);
+        buffer
+    }
+
     /// Waits that long for anything to come, or for the end.
     pub fn is_silent_for(&self, wait: Duration) -> bool {
         !self.poll(PollFlags::POLLIN, wait)

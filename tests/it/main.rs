@@ -37,5 +37,6 @@ mod scarcity;
 mod session;
 mod start;
 mod stats;
+mod stats_hostile;
 mod stream;
 mod streams;

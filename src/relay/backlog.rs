@@ -19,18 +19,20 @@ pub fn is_free(bytes: usize) -> bool {
 /// interest away, so its size is bounded by its user's limit plus one read.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    bytes: VecDeque<u8>,
+    /// `None`: none wait.
+    #[expect(clippy::box_collection, reason = "most never have any, and there are two a session")]
+    bytes: Option<Box<VecDeque<u8>>>,
 }
 
 impl Backlog {
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.as_ref().map_or(0, |bytes| bytes.len())
     }
 
     /// Whether none wait.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.bytes.is_none()
     }
 
     /// Adds at the end, if there is the memory for it and some to spare:
@@ -38,9 +40,9 @@ impl Backlog {
     /// small allocation ends the process. Returns whether there was.
     #[must_use]
     pub fn try_push(&mut self, bytes: &[u8]) -> bool {
-        let needs_more = self.bytes.capacity() - self.bytes.len() < bytes.len();
+        let room = self.bytes.as_ref().map_or(0, |all| all.capacity() - all.len());
         // It may grow to twice its size.
-        if needs_more && !is_free(2 * (self.bytes.len() + bytes.len())) {
+        if room < bytes.len() && !is_free(2 * (self.len() + bytes.len())) {
             return false;
         }
         self.push(bytes);
@@ -49,21 +51,25 @@ impl Backlog {
 
     /// Adds at the end.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend(bytes);
+        if !bytes.is_empty() {
+            self.bytes.get_or_insert_default().extend(bytes);
+        }
     }
 
     /// The longest run at the front that lies in one piece; empty only when
     /// nothing waits.
     pub fn front(&self) -> &[u8] {
-        self.bytes.as_slices().0
+        self.bytes.as_ref().map_or(&[], |bytes| bytes.as_slices().0)
     }
 
     /// Forgets `count` bytes at the front, and gives the memory back with the
     /// last one.
     pub fn consume(&mut self, count: usize) {
-        self.bytes.drain(..count.min(self.bytes.len()));
-        if self.bytes.is_empty() {
-            self.bytes = VecDeque::new();
+        if let Some(bytes) = &mut self.bytes {
+            bytes.drain(..count.min(bytes.len()));
+            if bytes.is_empty() {
+                self.bytes = None;
+            }
         }
     }
 
@@ -87,7 +93,7 @@ impl Backlog {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.bytes = VecDeque::new();
+        self.bytes = None;
     }
 }
 
@@ -103,7 +109,7 @@ mod tests {
         backlog.consume(69_999);
         assert_eq!(backlog.front(), [1]);
         backlog.consume(1);
-        assert_eq!(backlog.bytes.capacity(), 0);
+        assert!(backlog.bytes.is_none());
     }
 
     #[test]

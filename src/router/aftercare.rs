@@ -19,7 +19,7 @@ use once_cell::sync::OnceCell;
 use super::GatewayLoop;
 use super::timers::Due;
 use crate::error::reason;
-use crate::sys::child::{self, Pid};
+use crate::sys::child::{self, Pid, SessionKiller};
 use crate::sys::detached;
 use crate::sys::pidfd::PidFd;
 use crate::sys::shared::SharedWords;
@@ -89,7 +89,7 @@ pub fn after_the_end(grace: Option<Duration>) {
             waited += LOOK;
             left.retain(|leader| !leader.has_ended());
         }
-        kill_all(&left);
+        SessionKiller::new(left.iter().map(PidFd::pid)).step(usize::MAX);
     });
 }
 
@@ -116,13 +116,13 @@ impl GatewayLoop {
     /// The grace of those is over.
     pub(super) fn end_left_behind(&mut self) {
         self.left_behind.retain(|leader| !leader.has_ended());
-        for leader in &self.left_behind {
+        for leader in std::mem::take(&mut self.left_behind) {
             log(&format!(
                 "forkptyrouter: process {} has outlived its gateway: killing its session",
                 leader.pid()
             ));
+            self.kill(leader.pid());
         }
-        kill_all(&std::mem::take(&mut self.left_behind));
     }
 }
 
@@ -158,9 +158,4 @@ fn living(words: &[AtomicI32]) -> impl Iterator<Item = PidFd> {
         .filter(|pid| child::leads_a_session(*pid))
         .filter_map(PidFd::open)
         .filter(|leader| !leader.has_ended())
-}
-
-fn kill_all(leaders: &[PidFd]) {
-    let leaders: Vec<Pid> = leaders.iter().map(PidFd::pid).collect();
-    child::kill_sessions(&leaders);
 }

@@ -1,7 +1,6 @@
 //! A session ends: its program is hung up, its terminal closed, its status
 //! waited for.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -10,7 +9,7 @@ use super::table::Key;
 use super::timers::Due;
 use super::{GatewayLoop, Running};
 use crate::sys::Read;
-use crate::sys::child::{self, Pid};
+use crate::sys::child::{self, Pid, SessionKiller};
 use crate::sys::socket::Stream;
 use crate::uwsgi::log::log;
 
@@ -26,20 +25,29 @@ impl GatewayLoop {
     pub(super) fn reap(&mut self) {
         // However many have ended, it is told once.
         let _ = self.children.next();
-        while let Some((pid, _exit)) = child::reap_any() {
+        // Where none is left, asking for one more is a system call for nothing.
+        while !self.programs.is_empty() {
+            let Some((pid, _exit)) = child::reap_any() else {
+                break;
+            };
             let Some(Running { session: key, listed }) = self.programs.remove(&pid) else {
                 continue;
             };
             if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
                 aftercare.remove(listed);
             }
-            self.left.remove(&pid);
+            if self.left.remove(&pid).is_some() {
+                self.outlived.retain(|leader| *leader != pid);
+                if let Some(killing) = &mut self.killing {
+                    killing.forget(pid);
+                }
+            }
             if let Some(attached) = self.sessions.get_mut(key) {
                 attached.wires.program = None;
                 attached.session.program_ended();
                 // What it wrote last is there by now.
                 if attached.session.terminal_interest().read {
-                    attached.read_terminal(&mut self.buffer, || false);
+                    attached.read_terminal(&mut self.buffer, true, || false);
                 }
                 if attached.session.terminal_open() {
                     self.after(DRAIN, Due::Drained(key));
@@ -64,7 +72,7 @@ impl GatewayLoop {
             return self.after(DRAIN, Due::Drained(key));
         }
         attached.drains += 1;
-        let spoke = attached.read_terminal(&mut self.buffer, || false);
+        let spoke = attached.read_terminal(&mut self.buffer, false, || false);
         if spoke && attached.drains < DRAINS {
             self.after(DRAIN, Due::Drained(key));
         } else {
@@ -79,7 +87,6 @@ impl GatewayLoop {
             // Unread input would turn our close into a reset, which may
             // overtake what the client has not read yet.
             discard_input(&attached.wires.client, &mut self.buffer[..]);
-            attached.wires.client.end();
         }
         self.abandon(key);
     }
@@ -87,12 +94,11 @@ impl GatewayLoop {
     /// Ends a session: its client has left, or is let go. A program that
     /// still runs is hung up, with its foreground job.
     pub(super) fn abandon(&mut self, key: Key) {
-        let Some(mut attached) = self.sessions.remove(key) else {
+        let Some(attached) = self.sessions.remove(key) else {
             return;
         };
-        // Before the descriptors close: their numbers come back.
-        let _ = self.poller.remove(attached.wires.client.as_fd());
-        attached.forget_terminal(&self.poller);
+        // The poller forgets descriptors when they close here; where a copy
+        // lives a moment longer (sys/detached.rs), nobody has its token.
         if let Some(program) = attached.wires.program {
             self.left.insert(program, Instant::now());
             if let Some(grace) = self.config.hangup_grace {
@@ -119,15 +125,33 @@ impl GatewayLoop {
             log(&format!(
                 "forkptyrouter: process {leader} has outlived its client: killing its session"
             ));
-            self.outlived.push(leader);
+            self.kill(leader);
         }
     }
 
-    /// Kills what has been found to outlive its client. Nothing was reaped
-    /// since.
+    /// Has the session of this leader killed.
+    pub(super) fn kill(&mut self, leader: Pid) {
+        if self.outlived.is_empty() && self.killing.is_none() {
+            self.after(Duration::ZERO, Due::Kill);
+        }
+        self.outlived.push(leader);
+    }
+
+    /// Kills what has been found to outlive its client or its gateway, a
+    /// little in each turn: the living are served meanwhile.
     pub(super) fn kill_outlived(&mut self) {
-        if !self.outlived.is_empty() {
-            child::kill_sessions(&std::mem::take(&mut self.outlived));
+        const AT_ONCE: usize = 64;
+        if self.killing.is_none() && !self.outlived.is_empty() {
+            self.killing = Some(SessionKiller::new(self.outlived.drain(..)));
+        }
+        let Some(killing) = &mut self.killing else {
+            return;
+        };
+        if killing.step(AT_ONCE) {
+            self.killing = None;
+        }
+        if self.killing.is_some() || !self.outlived.is_empty() {
+            self.after(Duration::ZERO, Due::Kill);
         }
     }
 }

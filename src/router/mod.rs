@@ -31,7 +31,7 @@ use nix::sys::signal::Signal;
 use crate::config::router::Router;
 use crate::error::{Context, Result};
 use crate::proto::Protocol;
-use crate::sys::child::Pid;
+use crate::sys::child::{Pid, SessionKiller};
 use crate::sys::local_tcp::LocalTcp;
 use crate::sys::pidfd::PidFd;
 use crate::sys::poll::{Interest, Poller, Ready};
@@ -80,8 +80,9 @@ struct GatewayLoop {
     programs: HashMap<Pid, Running>,
     /// Those whose client has left, and when it did.
     left: HashMap<Pid, Instant>,
-    /// Those of them whose sessions are to be killed in this turn.
+    /// Leaders whose sessions are to be killed.
     outlived: Vec<Pid>,
+    killing: Option<SessionKiller>,
     /// Where the session leaders are listed for whoever comes after us.
     aftercare: Option<Aftercare>,
     /// Session leaders of a gateway that was here before us.
@@ -92,6 +93,8 @@ struct GatewayLoop {
     stats_listener: Option<Listener>,
     stats_http: bool,
     stats: Table<StatsClient>,
+    /// What comes last in this turn.
+    bulk: Vec<Ready>,
     buffer: Box<[u8; BUFFER]>,
     gather: Vec<u8>,
 }
@@ -105,12 +108,23 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         let count = router.poller.wait(wait).context("cannot wait for events")?;
         gateway.works();
         for index in 0..count {
-            router.dispatch(router.poller.ready(index));
+            let ready = router.poller.ready(index);
+            if router.is_bulk(ready) {
+                router.bulk.push(ready);
+            } else {
+                router.dispatch(ready);
+            }
         }
-        while let Some(due) = router.timers.next(Instant::now()) {
+        // A key that is typed does not wait for the megabytes of others.
+        for index in 0..router.bulk.len() {
+            router.dispatch(router.bulk[index]);
+        }
+        router.bulk.clear();
+        // What comes due meanwhile is for the next turn.
+        let now = Instant::now();
+        while let Some(due) = router.timers.next(now) {
             router.fire(due);
         }
-        router.kill_outlived();
     }
 }
 
@@ -158,6 +172,7 @@ impl GatewayLoop {
             programs: HashMap::new(),
             left: HashMap::new(),
             outlived: Vec::new(),
+            killing: None,
             aftercare: None,
             left_behind: Vec::new(),
             children,
@@ -166,6 +181,7 @@ impl GatewayLoop {
             stats_listener,
             stats_http: server::stats_http(),
             stats: Table::new(),
+            bulk: Vec::new(),
             buffer: Box::new([0; BUFFER]),
             // Whatever one read can hold: it never grows.
             gather: Vec::with_capacity(BUFFER),
@@ -208,17 +224,22 @@ impl GatewayLoop {
             Due::Idle(key) => self.idle(key),
             Due::Drained(key) => self.drained(key),
             Due::EndOfInput(key) => self.end_of_input(key),
+            Due::Unheard(key) => self.unheard(key),
             Due::Reopened(key) => self.reopened(key),
             Due::Dismissed(key) => self.abandon(key),
             Due::Stats(key) => self.close_stats(key),
             Due::Outlived(pid) => self.outlived(pid),
+            Due::Kill => self.kill_outlived(),
             Due::LeftBehind => self.end_left_behind(),
             Due::Accept => self.accept_again(),
         }));
         if let Err(payload) = outcome {
             log(&format!("forkptyrouter: internal error: {}", guard::text(&*payload)));
-            if let Due::Idle(key) | Due::Drained(key) | Due::EndOfInput(key) | Due::Reopened(key) =
-                due
+            if let Due::Idle(key)
+            | Due::Drained(key)
+            | Due::EndOfInput(key)
+            | Due::Unheard(key)
+            | Due::Reopened(key) = due
             {
                 self.abandon(key);
             }
@@ -232,11 +253,12 @@ impl GatewayLoop {
                 Due::Idle(key)
                 | Due::Drained(key)
                 | Due::EndOfInput(key)
+                | Due::Unheard(key)
                 | Due::Reopened(key)
                 | Due::Dismissed(key) => sessions.has(key),
                 Due::Stats(key) => stats.has(key),
                 Due::Outlived(pid) => programs.contains_key(&pid),
-                Due::LeftBehind | Due::Accept => true,
+                Due::Kill | Due::LeftBehind | Due::Accept => true,
             });
         }
         self.timers.after(Instant::now(), wait, due);

@@ -18,6 +18,8 @@ pub enum Due {
     Drained(Key),
     /// Look whether the program reads at the end of its input again.
     EndOfInput(Key),
+    /// Look whether a client that cannot be heard has left.
+    Unheard(Key),
     /// Look whether a program that closed its terminal has opened it again.
     Reopened(Key),
     /// The client was told why, and does not take it.
@@ -26,6 +28,8 @@ pub enum Due {
     Stats(Key),
     /// A session has outlived its client.
     Outlived(Pid),
+    /// Go on killing what has outlived its client or its gateway.
+    Kill,
     /// Sessions of a gateway that was here before us have outlived it.
     LeftBehind,
     /// Accept again after running out of something.

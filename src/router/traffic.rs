@@ -26,6 +26,9 @@ const MORE_LIKELY: usize = 1024;
 const END_OF_INPUT_FIRST: u16 = 20;
 const END_OF_INPUT_LAST: u16 = 1000;
 
+/// How often a client that could leave unheard is looked after.
+const UNHEARD: Duration = Duration::from_secs(1);
+
 /// How often a program that closed its terminal is looked after.
 const REOPENED: Duration = Duration::from_millis(200);
 
@@ -38,8 +41,14 @@ pub struct Attached {
     pub client_interest: Interest,
     /// What the poller was told; `None`: it does not have the descriptor.
     pub terminal_interest: Option<Interest>,
+    /// Whether the last read from the client, or the terminal, got so much
+    /// that it is a stream rather than a person.
+    bulk_input: bool,
+    bulk_output: bool,
     /// Whether it is looked after as a terminal that may be opened again.
     reopens: bool,
+    /// Whether its client is looked after as one that could leave unheard.
+    unheard: bool,
     /// How often a terminal that outlives its program still had output.
     pub drains: u8,
     /// The wait before the end of the input is looked after again, in
@@ -67,7 +76,10 @@ impl Attached {
             transport,
             client_interest: Interest::READ,
             terminal_interest: None,
+            bulk_input: false,
+            bulk_output: false,
             reopens: false,
+            unheard: false,
             drains: 0,
             end_of_input: 0,
             last_traffic: None,
@@ -103,6 +115,20 @@ impl Ends for Wires {
 }
 
 impl GatewayLoop {
+    /// Whether an event is about one end of a stream: whatever it takes to
+    /// pass that on, those who type are not to wait for it.
+    pub(super) fn is_bulk(&mut self, ready: Ready) -> bool {
+        match Source::of(ready.token) {
+            Source::Client(key) => {
+                self.sessions.get_mut(key).is_some_and(|attached| attached.bulk_input)
+            }
+            Source::Terminal(key) => {
+                self.sessions.get_mut(key).is_some_and(|attached| attached.bulk_output)
+            }
+            _ => false,
+        }
+    }
+
     /// The client sent something, takes output again, or left.
     pub(super) fn client_ready(&mut self, key: Key, ready: Ready) {
         let Some(attached) = self.sessions.get_mut(key) else {
@@ -111,13 +137,14 @@ impl GatewayLoop {
         if self.config.timeout.is_some() {
             attached.note_traffic();
         }
-        let Attached { session, wires, .. } = attached;
+        let Attached { session, wires, bulk_input, .. } = attached;
         if ready.write {
             session.client_writable(wires);
         }
         if ready.read && session.client_interest().read {
             match wires.client.read(&mut self.buffer[..]) {
                 Read::Bytes(count) => {
+                    *bulk_input = count >= MORE_LIKELY;
                     #[cfg(feature = "fault-injection")]
                     super::fault::strike(&self.buffer[..count]);
                     session.client_sent(&self.buffer[..count], &mut self.gather, wires);
@@ -154,8 +181,8 @@ impl GatewayLoop {
         if ready.read || ready.hang_up {
             if attached.session.terminal_interest().read {
                 let poller = &self.poller;
-                attached
-                    .read_terminal(&mut self.buffer, || !alone && poller.others_ready(ready.token));
+                let wait = || !alone && poller.others_ready(ready.token);
+                attached.read_terminal(&mut self.buffer, ready.hang_up, wait);
             } else if ready.hang_up {
                 // A hang-up is told again and again, asked for or not: until
                 // its client reads again the poller does without it.
@@ -206,6 +233,11 @@ impl GatewayLoop {
         if attached.terminal_interest != Some(wanted) {
             attached.watch_terminal(key, wanted, &self.poller);
         }
+        if attached.transport == Transport::Tcp && !attached.unheard && attached.session.is_deaf() {
+            attached.unheard = true;
+            self.after(UNHEARD, Due::Unheard(key));
+            return;
+        }
         if attached.end_of_input == 0 && attached.session.wants_end_of_input() {
             attached.end_of_input = END_OF_INPUT_FIRST;
             self.end_of_input(key);
@@ -234,6 +266,20 @@ impl GatewayLoop {
         self.after(Duration::from_millis(wait.into()), Due::EndOfInput(key));
     }
 
+    /// A client whose input the program does not read may have left: over TCP
+    /// the end of what it sent comes after all that it sent.
+    pub(super) fn unheard(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        attached.unheard = false;
+        if attached.session.is_deaf() && self.local_tcp.peer_has_closed(&attached.wires.client) {
+            self.abandon(key);
+        } else {
+            self.settle(key);
+        }
+    }
+
     /// A program that closed its terminal may have opened it again.
     pub(super) fn reopened(&mut self, key: Key) {
         let Some(attached) = self.sessions.get_mut(key) else {
@@ -246,7 +292,7 @@ impl GatewayLoop {
         // Not before the client has read what there was: it would pile up.
         if !attached.session.has_output() {
             attached.session.terminal_reopened();
-            attached.read_terminal(&mut self.buffer, || false);
+            attached.read_terminal(&mut self.buffer, false, || false);
         }
         self.settle(key);
     }
@@ -272,11 +318,12 @@ impl GatewayLoop {
 impl Attached {
     /// Reads what the program wrote, as long as there is more and room for
     /// it and nobody else waits, and passes it on in one write: a terminal
-    /// yields little at once, and each write wakes the client. Returns whether
-    /// there was anything.
+    /// yields little at once, and each write wakes the client. Of one that was
+    /// hung up what is left, and its end. Returns whether there was anything.
     pub(super) fn read_terminal(
         &mut self,
         buffer: &mut [u8; BUFFER],
+        hung_up: bool,
         somebody_waits: impl Fn() -> bool,
     ) -> bool {
         let mut have = 0;
@@ -285,7 +332,8 @@ impl Attached {
             match self.wires.master.read(&mut buffer[have..]) {
                 Read::Bytes(count) => {
                     have += count;
-                    if count < MORE_LIKELY || somebody_waits() {
+                    let more_likely = hung_up || count >= MORE_LIKELY;
+                    if !more_likely || (count >= MORE_LIKELY && somebody_waits()) {
                         break;
                     }
                 }
@@ -296,6 +344,7 @@ impl Attached {
                 }
             }
         }
+        self.bulk_output = have >= MORE_LIKELY;
         if have > 0 {
             self.session.terminal_sent(&buffer[..have], &mut self.wires);
         }

@@ -219,6 +219,12 @@ impl Session {
             && self.program_runs
     }
 
+    /// Whether input waits for the program, and the client is therefore not
+    /// listened to, or has said all it has to say: it could leave unheard.
+    pub fn is_deaf(&self) -> bool {
+        !self.input.is_empty() && self.client != Client::Gone && !self.client_interest().read
+    }
+
     /// Whether the program still runs.
     pub fn program_runs(&self) -> bool {
         self.program_runs

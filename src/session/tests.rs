@@ -180,3 +180,22 @@ fn a_dismissal_is_delivered_first() {
     assert_eq!(ends.did, [Did::Client(b"\r\ntimed out\r\n".to_vec())]);
     assert_eq!(session.verdict(), Verdict::Over);
 }
+
+#[test]
+fn a_client_is_not_heard_while_its_input_waits() {
+    let (mut ends, mut gather) = (Fake { client_room: 10, ..Fake::default() }, Vec::new());
+    let mut session = Session::new(Protocol::Raw, SIZE);
+    session.client_sent(b"some", &mut gather, &mut ends);
+    assert!(!session.is_deaf(), "it is listened to");
+    session.client_ended();
+    assert!(session.is_deaf(), "it may have left after that");
+    ends.terminal_room = 4;
+    session.terminal_writable(&mut ends);
+    assert!(!session.is_deaf(), "the program reads");
+
+    let mut session = Session::new(Protocol::Raw, SIZE);
+    session.client_sent(&[b'x'; INPUT_LIMIT], &mut gather, &mut ends);
+    assert!(session.is_deaf(), "it floods");
+    session.client_left();
+    assert!(!session.is_deaf(), "there is nobody");
+}

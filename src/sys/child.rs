@@ -1,6 +1,7 @@
 //! Processes that we started: signals for them, and their status.
 
 use std::collections::HashSet;
+use std::fs::ReadDir;
 use std::io;
 
 use nix::errno::Errno;
@@ -83,36 +84,94 @@ pub fn reap_any() -> Option<(Pid, Exit)> {
     }
 }
 
-/// Kills every process of the sessions that `leaders` lead. They must not
-/// have been reaped: their numbers are the sessions'.
+/// Kills every process of some sessions, step by step.
 ///
 /// All sessions at once, because members are found by reading all of /proc,
-/// and a network that breaks leaves hundreds behind in the same moment.
-pub fn kill_sessions(leaders: &[Pid]) {
-    if leaders.is_empty() {
-        return;
+/// and a network that breaks leaves hundreds behind in the same moment; in
+/// steps, because that takes a while on a large machine.
+pub struct SessionKiller {
+    leaders: HashSet<Pid>,
+    /// The listing of /proc, where one is under way.
+    processes: Option<ReadDir>,
+    /// Who was looked at. Nobody joins a session but by being born into it:
+    /// once is enough.
+    seen: HashSet<Pid>,
+    members: Vec<Pid>,
+    /// How many of them the listings before had found, and how many those are.
+    before: usize,
+    listings: u8,
+}
+
+impl SessionKiller {
+    /// Stops the leaders. They must not have been reaped: their numbers are
+    /// the sessions'.
+    pub fn new(leaders: impl IntoIterator<Item = Pid>) -> Self {
+        let leaders: HashSet<Pid> = leaders.into_iter().collect();
+        // All are stopped before any is killed: one that runs could start
+        // another one in the place of the one just killed.
+        for leader in &leaders {
+            let _ = leader.signal(libc::SIGSTOP);
+        }
+        Self {
+            leaders,
+            processes: None,
+            seen: HashSet::new(),
+            members: Vec::new(),
+            before: 0,
+            listings: 0,
+        }
     }
-    let leaders: HashSet<Pid> = leaders.iter().copied().collect();
-    // All are stopped first: one that runs could start another one in the
-    // place of the one just killed.
-    for leader in &leaders {
-        let _ = leader.signal(libc::SIGSTOP);
+
+    /// A leader was reaped: the number is no longer its own.
+    pub fn forget(&mut self, leader: Pid) {
+        self.leaders.remove(&leader);
     }
-    let mut stopped: HashSet<Pid> = HashSet::new();
-    for _ in 0..16 {
-        let before = stopped.len();
-        for member in members_of_sessions(&leaders) {
-            if stopped.insert(member) {
-                let _ = member.signal(libc::SIGSTOP);
+
+    /// Looks at so many processes of the machine. Returns whether that was
+    /// all, and everything is killed.
+    pub fn step(&mut self, count: usize) -> bool {
+        for _ in 0..count {
+            if self.processes.is_none() {
+                self.processes = std::fs::read_dir("/proc").ok();
+            }
+            let Some(entry) = self.processes.as_mut().and_then(Iterator::next) else {
+                // Until a listing has nobody new: who was stopped too late
+                // has had a child in between. One that has them faster than
+                // we look is not waited for.
+                self.listings += 1;
+                if self.members.len() == self.before || self.listings == 16 {
+                    self.kill();
+                    return true;
+                }
+                self.before = self.members.len();
+                self.processes = None;
+                continue;
+            };
+            let pid = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse().ok());
+            if let Some(pid) = pid.and_then(Pid::new) {
+                self.look_at(pid);
             }
         }
-        if stopped.len() == before {
-            break;
+        false
+    }
+
+    fn look_at(&mut self, pid: Pid) {
+        if !self.seen.insert(pid) || self.leaders.contains(&pid) {
+            return;
+        }
+        if session_of(pid)
+            .is_some_and(|(session, runs)| runs && self.leaders.contains(&Pid(session)))
+        {
+            self.members.push(pid);
+            let _ = pid.signal(libc::SIGSTOP);
         }
     }
-    // The leaders last: while one is there, its session keeps its number.
-    for one in stopped.iter().chain(&leaders) {
-        let _ = one.signal(libc::SIGKILL);
+
+    /// The leaders last: while one is there, its session keeps its number.
+    fn kill(&self) {
+        for one in self.members.iter().chain(&self.leaders) {
+            let _ = one.signal(libc::SIGKILL);
+        }
     }
 }
 
@@ -120,23 +179,6 @@ pub fn kill_sessions(leaders: &[Pid]) {
 /// number is its own.
 pub fn leads_a_session(pid: Pid) -> bool {
     session_of(pid).is_some_and(|(session, _)| session == pid.0)
-}
-
-/// The members of sessions except their leaders, by /proc (proc(5): field 6
-/// of stat).
-fn members_of_sessions(leaders: &HashSet<Pid>) -> Vec<Pid> {
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    processes
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter_map(Pid::new)
-        .filter(|pid| {
-            !leaders.contains(pid)
-                && session_of(*pid)
-                    .is_some_and(|(session, runs)| runs && leaders.contains(&Pid(session)))
-        })
-        .collect()
 }
 
 /// The session of a process, and whether it is still running.

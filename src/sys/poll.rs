@@ -63,8 +63,8 @@ impl Poller {
         })
     }
 
-    /// Adds a descriptor. It must be removed before it is closed: its number
-    /// comes back, and a copy in a child would keep its events coming.
+    /// Adds a descriptor. It is removed when it closes, with its last copy: a
+    /// copy in a child would keep its events coming.
     ///
     /// # Errors
     /// epoll_ctl(2).

@@ -92,6 +92,38 @@ fn a_client_that_leaves_in_the_midst_of_output() {
     });
 }
 
+/// Over TCP a close comes after all that was sent before it, and the program
+/// reads none of that.
+#[test]
+fn a_client_that_leaves_after_input_that_nobody_reads() {
+    on_every_server(|flavor| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = listener.local_addr().unwrap().to_string();
+        let server = Setup::new(flavor)
+            .script("stty raw -echo; echo ready; exec sleep 1000")
+            .inherit(listener)
+            .option("forkpty-router", "fd://900")
+            .option("forkpty-router", "{dir}/s")
+            .start();
+        for address in [server.path("s"), tcp] {
+            // As much as waits in the gateway, and more than all buffers take.
+            for amount in [30_000, 64_000_000] {
+                let mut client = Wire::connect(&address);
+                client.read_until("ready");
+                let sent = client.flood(&vec![b'x'; amount], Duration::from_millis(300));
+                assert_eq!(sent == amount, amount < 64_000_000, "{sent} bytes were taken");
+                // It is there, and not let go for being silent.
+                assert!(client.is_silent_for(Duration::from_millis(1500)));
+                assert_eq!(server.session_processes().len(), 1, "{address}");
+                drop(client);
+                wait_until(&format!("{address} was left after {sent} bytes"), || {
+                    server.session_processes().is_empty()
+                });
+            }
+        }
+    });
+}
+
 #[test]
 fn a_shell_that_ignores_the_hangup_is_killed() {
     on_every_server(|flavor| {

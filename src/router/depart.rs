@@ -47,7 +47,7 @@ impl GatewayLoop {
                 attached.session.program_ended();
                 // What it wrote last is there by now.
                 if attached.session.terminal_interest().read {
-                    attached.read_terminal(&mut self.buffer, true, || false);
+                    attached.read_terminal(&mut self.buffer, &mut self.pipe, true, || false);
                 }
                 if attached.session.terminal_open() {
                     self.after(DRAIN, Due::Drained(key));
@@ -72,7 +72,7 @@ impl GatewayLoop {
             return self.after(DRAIN, Due::Drained(key));
         }
         attached.drains += 1;
-        let spoke = attached.read_terminal(&mut self.buffer, false, || false);
+        let spoke = attached.read_terminal(&mut self.buffer, &mut self.pipe, false, || false);
         if spoke && attached.drains < DRAINS {
             self.after(DRAIN, Due::Drained(key));
         } else {

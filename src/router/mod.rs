@@ -34,8 +34,9 @@ use crate::proto::Protocol;
 use crate::sys::child::{Pid, SessionKiller};
 use crate::sys::local_tcp::LocalTcp;
 use crate::sys::pidfd::PidFd;
+use crate::sys::pipe::Pipe;
 use crate::sys::poll::{Interest, Poller, Ready};
-use crate::sys::signal::Signals;
+use crate::sys::signal::{Signals, block};
 use crate::sys::socket::Listener;
 use crate::sys::spawn::Program;
 use crate::uwsgi::gateway::Gateway;
@@ -97,6 +98,8 @@ struct GatewayLoop {
     bulk: Vec<Ready>,
     buffer: Box<[u8; BUFFER]>,
     gather: Vec<u8>,
+    /// For the output of streams; `None` where the kernel has no such thing.
+    pipe: Option<Pipe>,
 }
 
 /// Runs a gateway; returns only when it cannot go on.
@@ -135,6 +138,8 @@ impl GatewayLoop {
         if crate::sys::has_root_group_only() {
             log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
         }
+        // A pipe raises it; what became of a write says it all.
+        block(Signal::SIGPIPE);
         let limit = crate::sys::raise_descriptor_limit().ok();
         let program = Program::from_command(&config.command, &server::shell())
             .environment(crate::sys::environment::for_sessions())
@@ -185,6 +190,7 @@ impl GatewayLoop {
             buffer: Box::new([0; BUFFER]),
             // Whatever one read can hold: it never grows.
             gather: Vec::with_capacity(BUFFER),
+            pipe: Pipe::new().ok(),
         };
         router.adopt(gateway.ordinal());
         router.accept_again();
@@ -213,6 +219,8 @@ impl GatewayLoop {
         }));
         if let Err(payload) = outcome {
             log(&format!("forkptyrouter: internal error: {}", guard::text(&*payload)));
+            // What may be left in it is not for the next one.
+            self.pipe = Pipe::new().ok();
             if let Source::Client(key) | Source::Terminal(key) = source {
                 self.abandon(key);
             }
@@ -235,6 +243,7 @@ impl GatewayLoop {
         }));
         if let Err(payload) = outcome {
             log(&format!("forkptyrouter: internal error: {}", guard::text(&*payload)));
+            self.pipe = Pipe::new().ok();
             if let Due::Idle(key)
             | Due::Drained(key)
             | Due::EndOfInput(key)

@@ -10,6 +10,7 @@ use super::timers::Due;
 use super::{BUFFER, GatewayLoop};
 use crate::session::{Ends, Session, Verdict};
 use crate::sys::child::Pid;
+use crate::sys::pipe::Pipe;
 use crate::sys::poll::{Interest, Poller, Ready};
 use crate::sys::pty::Master;
 use crate::sys::socket::{Stream, Transport};
@@ -20,6 +21,9 @@ const ONE_READ: usize = 4096;
 
 /// After a read of less than this there is most likely nothing more.
 const MORE_LIKELY: usize = 1024;
+
+/// Who sends as much at once is no person that types.
+const BULK: u32 = 1024;
 
 /// The first and the longest wait before looking whether the program reads
 /// at the end of its input again, in milliseconds.
@@ -41,10 +45,10 @@ pub struct Attached {
     pub client_interest: Interest,
     /// What the poller was told; `None`: it does not have the descriptor.
     pub terminal_interest: Option<Interest>,
-    /// Whether the last read from the client, or the terminal, got so much
-    /// that it is a stream rather than a person.
-    bulk_input: bool,
-    bulk_output: bool,
+    /// How much the client sent last.
+    last_input: u32,
+    /// How much the program wrote last.
+    last_output: u32,
     /// Whether it is looked after as a terminal that may be opened again.
     reopens: bool,
     /// Whether its client is looked after as one that could leave unheard.
@@ -76,8 +80,8 @@ impl Attached {
             transport,
             client_interest: Interest::READ,
             terminal_interest: None,
-            bulk_input: false,
-            bulk_output: false,
+            last_input: 0,
+            last_output: 0,
             reopens: false,
             unheard: false,
             drains: 0,
@@ -115,15 +119,15 @@ impl Ends for Wires {
 }
 
 impl GatewayLoop {
-    /// Whether an event is about one end of a stream: whatever it takes to
-    /// pass that on, those who type are not to wait for it.
+    /// Whether an event is about one end of a stream, which takes a while to
+    /// pass on.
     pub(super) fn is_bulk(&mut self, ready: Ready) -> bool {
         match Source::of(ready.token) {
             Source::Client(key) => {
-                self.sessions.get_mut(key).is_some_and(|attached| attached.bulk_input)
+                self.sessions.get_mut(key).is_some_and(|attached| attached.last_input >= BULK)
             }
             Source::Terminal(key) => {
-                self.sessions.get_mut(key).is_some_and(|attached| attached.bulk_output)
+                self.sessions.get_mut(key).is_some_and(|attached| attached.last_output >= BULK)
             }
             _ => false,
         }
@@ -137,14 +141,15 @@ impl GatewayLoop {
         if self.config.timeout.is_some() {
             attached.note_traffic();
         }
-        let Attached { session, wires, bulk_input, .. } = attached;
+        let Attached { session, wires, last_input, .. } = attached;
         if ready.write {
             session.client_writable(wires);
         }
         if ready.read && session.client_interest().read {
             match wires.client.read(&mut self.buffer[..]) {
                 Read::Bytes(count) => {
-                    *bulk_input = count >= MORE_LIKELY;
+                    // No more than BUFFER.
+                    *last_input = count as u32;
                     #[cfg(feature = "fault-injection")]
                     super::fault::strike(&self.buffer[..count]);
                     session.client_sent(&self.buffer[..count], &mut self.gather, wires);
@@ -182,7 +187,7 @@ impl GatewayLoop {
             if attached.session.terminal_interest().read {
                 let poller = &self.poller;
                 let wait = || !alone && poller.others_ready(ready.token);
-                attached.read_terminal(&mut self.buffer, ready.hang_up, wait);
+                attached.read_terminal(&mut self.buffer, &mut self.pipe, ready.hang_up, wait);
             } else if ready.hang_up {
                 // A hang-up is told again and again, asked for or not: until
                 // its client reads again the poller does without it.
@@ -292,7 +297,7 @@ impl GatewayLoop {
         // Not before the client has read what there was: it would pile up.
         if !attached.session.has_output() {
             attached.session.terminal_reopened();
-            attached.read_terminal(&mut self.buffer, false, || false);
+            attached.read_terminal(&mut self.buffer, &mut self.pipe, false, || false);
         }
         self.settle(key);
     }
@@ -319,17 +324,34 @@ impl Attached {
     /// Reads what the program wrote, as long as there is more and room for
     /// it and nobody else waits, and passes it on in one write: a terminal
     /// yields little at once, and each write wakes the client. Of one that was
-    /// hung up what is left, and its end. Returns whether there was anything.
+    /// hung up what is left, and its end. What comes in a stream goes through
+    /// the pipe, which is empty before and after. Returns whether there was
+    /// anything.
     pub(super) fn read_terminal(
         &mut self,
         buffer: &mut [u8; BUFFER],
+        pipe: &mut Option<Pipe>,
         hung_up: bool,
         somebody_waits: impl Fn() -> bool,
     ) -> bool {
         let mut have = 0;
         let mut ended = false;
+        // That takes a system call more, so it pays where there are many reads.
+        let mut none = None;
+        let pipe = if self.last_output as usize > ONE_READ { pipe } else { &mut none };
         while have + ONE_READ <= BUFFER {
-            match self.wires.master.read(&mut buffer[have..]) {
+            let read = match pipe {
+                None => self.wires.master.read(&mut buffer[have..]),
+                Some(through) => match through.fill(&self.wires.master, ONE_READ) {
+                    Some(read) => read,
+                    None if have > 0 => break,
+                    None => {
+                        *pipe = None;
+                        continue;
+                    }
+                },
+            };
+            match read {
                 Read::Bytes(count) => {
                     have += count;
                     let more_likely = hung_up || count >= MORE_LIKELY;
@@ -344,14 +366,24 @@ impl Attached {
                 }
             }
         }
-        self.bulk_output = have >= MORE_LIKELY;
+        // No more than BUFFER.
+        self.last_output = have as u32;
+        let spoke = have > 0;
+        if let Some(pipe) = pipe {
+            have -= pipe.flush(&self.wires.client, have);
+            // What the client does not take waits elsewhere: the pipe is for
+            // the next one.
+            if have > 0 {
+                pipe.read(&mut buffer[..have]);
+            }
+        }
         if have > 0 {
             self.session.terminal_sent(&buffer[..have], &mut self.wires);
         }
         if ended {
             self.session.terminal_ended();
         }
-        have > 0
+        spoke
     }
 
     fn note_traffic(&mut self) {

@@ -7,6 +7,7 @@ pub mod environment;
 pub mod local_tcp;
 pub mod peer;
 pub mod pidfd;
+pub mod pipe;
 pub mod poll;
 pub mod pty;
 pub mod shared;

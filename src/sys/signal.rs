@@ -46,7 +46,7 @@ impl Blocked {
     /// Blocks it for the calling thread.
     pub fn during(signal: Signal) -> Self {
         let before = SigSet::thread_get_mask().unwrap_or(SigSet::empty());
-        let _ = SigSet::from(signal).thread_block();
+        block(signal);
         Self(before)
     }
 
@@ -63,6 +63,11 @@ impl Drop for Blocked {
     fn drop(&mut self) {
         let _ = self.0.thread_set_mask();
     }
+}
+
+/// Blocks a signal for the calling thread and for good.
+pub fn block(signal: Signal) {
+    let _ = SigSet::from(signal).thread_block();
 }
 
 /// Stops this process until somebody continues it, as Ctrl-Z does.

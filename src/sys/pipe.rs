@@ -1,0 +1,58 @@
+//! A pipe that bytes pass through without a copy in this process
+//! (splice(2)).
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{OFlag, SpliceFFlags, splice};
+
+use super::pty::Master;
+use super::socket::Stream;
+use super::{Read, read_outcome};
+
+/// A pipe between a terminal and a client.
+pub struct Pipe {
+    end: OwnedFd,
+    start: OwnedFd,
+}
+
+impl Pipe {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// pipe2(2).
+    pub fn new() -> io::Result<Self> {
+        let (end, start) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        Ok(Self { end, start })
+    }
+
+    /// Takes at most so many bytes of what a program wrote. `None`: this
+    /// kernel's terminals cannot (before Linux 5.12), and nothing was taken.
+    pub fn fill(&self, master: &Master, most: usize) -> Option<Read> {
+        match splice(master, None, &self.start, None, most, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            Err(nix::errno::Errno::EINVAL) => None,
+            result => Some(read_outcome(result)),
+        }
+    }
+
+    /// Passes so many bytes on to the client. Returns how many it took.
+    /// SIGPIPE must be blocked or ignored: it is raised where the client has
+    /// left.
+    pub fn flush(&self, client: &Stream, count: usize) -> usize {
+        let mut taken = 0;
+        while taken < count {
+            let flags = SpliceFFlags::SPLICE_F_NONBLOCK;
+            match splice(&self.end, None, client, None, count - taken, flags) {
+                Ok(0) | Err(_) => break,
+                Ok(some) => taken += some,
+            }
+        }
+        taken
+    }
+
+    /// Takes out what is left; the buffer is as large.
+    pub fn read(&self, buffer: &mut [u8]) {
+        let read = nix::unistd::read(&self.end, buffer);
+        debug_assert_eq!(read, Ok(buffer.len()), "a pipe yields all that it holds");
+    }
+}

@@ -13,6 +13,8 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 # The folder of the plugins; empty: the one that the server looks into.
 PLUGINDIR ?=
+# Arguments for `make bench`: --quick, --unconfined, --rounds N, --only NAME.
+BENCH ?=
 # 1: install over files that belong to a Debian package.
 FORCE ?=
 
@@ -22,7 +24,7 @@ unexport MATRIX
 
 PRODUCTS = forkptyrouter_plugin.so libforkptyrouter.so libforkptyrouter.so_plugin.so pty_plugin.so
 
-.PHONY: build run test bench soak lint check-make check-build-ways install uninstall clean help
+.PHONY: build run test bench soak fuzz lint check-make check-build-ways install uninstall clean help
 
 build: ## build the plugins (UWSGI=/path/to/uwsgi: for that server)
 	@tools/setup build
@@ -45,10 +47,15 @@ test: ## run all tests with several servers (MATRIX=full: with more)
 	@tools/check-make
 
 bench: ## measure, side by side with the C plugins
-	@if [ -x benches/run ]; then benches/run; else echo 'forkptyrouter: there is no benches/run'; exit 1; fi
+	@tools/setup bench
+	@benches/run $(BENCH)
 
-soak: ## the tests that take long
+soak: ## the tests that take long, and the fuzzer
 	@tools/test '$(MATRIX)' -- --ignored soak
+	@tools/fuzz
+
+fuzz: ## the fuzzer of the packet codec, for a minute
+	@tools/fuzz
 
 lint: ## format, clippy, and the syntax of the scripts
 	@tools/setup lint

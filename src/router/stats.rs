@@ -1,7 +1,7 @@
 //! The statistics: the JSON of a corerouter, to whoever connects.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -14,7 +14,8 @@ use crate::sys::poll::{Interest, Ready};
 use crate::sys::socket::{Listener, Stream};
 use crate::uwsgi::server;
 
-/// Clients of the statistics at once; a further one is let go at once.
+/// Clients of the statistics at once; for a further one, the one that has
+/// taken longest is let go.
 const CLIENTS: usize = 32;
 
 /// How long one may take to ask and to read.
@@ -36,6 +37,7 @@ struct Statistics<'a> {
 /// Somebody who asks.
 pub struct StatsClient {
     stream: Stream,
+    since: Instant,
     answer: Backlog,
     asked: bool,
 }
@@ -50,10 +52,17 @@ impl GatewayLoop {
             Some(Err(_)) => return self.pause(),
         };
         if self.stats.len() >= CLIENTS {
-            return;
+            let slowest = self.stats.iter().min_by_key(|(_, client)| client.since);
+            if let Some((key, _)) = slowest {
+                self.close_stats(key);
+            }
         }
-        let key =
-            self.stats.insert(StatsClient { stream, answer: Backlog::default(), asked: false });
+        let key = self.stats.insert(StatsClient {
+            stream,
+            since: Instant::now(),
+            answer: Backlog::default(),
+            asked: false,
+        });
         let Some(client) = self.stats.get_mut(key) else {
             return;
         };

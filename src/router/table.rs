@@ -104,6 +104,13 @@ impl<T> Table<T> {
         self.place(key)?.value.as_deref_mut()
     }
 
+    /// All that are there.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+        self.places.iter().zip(0..).filter_map(|(place, index)| {
+            Some((Key { index, generation: place.generation }, place.value.as_deref()?))
+        })
+    }
+
     /// Whether the value of a key is still there.
     pub fn has(&self, key: Key) -> bool {
         self.places
@@ -139,6 +146,7 @@ mod tests {
         assert!(table.get_mut(first).is_none() && table.remove(first).is_none());
         assert_eq!(table.get_mut(second), Some(&mut "second"));
         assert_eq!(table.len(), 1);
+        assert_eq!(table.iter().collect::<Vec<_>>(), [(second, &"second")]);
     }
 
     #[test]

@@ -19,20 +19,32 @@ pub fn is_free(bytes: usize) -> bool {
 /// interest away, so its size is bounded by its user's limit plus one read.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    /// `None`: none wait.
-    #[expect(clippy::box_collection, reason = "most never have any, and there are two a session")]
-    bytes: Option<Box<VecDeque<u8>>>,
+    /// `None`: none wait. Most never have any, and there are two a session.
+    waiting: Option<Box<Waiting>>,
 }
+
+/// Pieces as they came. None is empty.
+#[derive(Debug, Default)]
+struct Waiting {
+    pieces: VecDeque<Vec<u8>>,
+    /// What was taken of the first piece.
+    taken: usize,
+    /// What is left of all.
+    len: usize,
+}
+
+/// Room in a new piece for small ones that follow.
+const PIECE: usize = 4096;
 
 impl Backlog {
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.bytes.as_ref().map_or(0, |bytes| bytes.len())
+        self.waiting.as_ref().map_or(0, |waiting| waiting.len)
     }
 
     /// Whether none wait.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_none()
+        self.waiting.is_none()
     }
 
     /// Adds at the end, if there is the memory for it and some to spare:
@@ -40,36 +52,86 @@ impl Backlog {
     /// small allocation ends the process. Returns whether there was.
     #[must_use]
     pub fn try_push(&mut self, bytes: &[u8]) -> bool {
-        let room = self.bytes.as_ref().map_or(0, |all| all.capacity() - all.len());
-        // It may grow to twice its size.
-        if room < bytes.len() && !is_free(2 * (self.len() + bytes.len())) {
+        if self.room() < bytes.len() && !is_free(bytes.len().max(PIECE)) {
             return false;
         }
         self.push(bytes);
         true
     }
 
+    /// Adds what follows `from` in a buffer, if there is the memory: takes a
+    /// large rest with the buffer itself, and leaves an empty one of the same
+    /// capacity, so that it is not copied. Returns whether there was.
+    #[must_use]
+    pub fn try_keep(&mut self, buffer: &mut Vec<u8>, from: usize) -> bool {
+        let rest = buffer.len() - from;
+        if rest < buffer.capacity() / 2 {
+            return self.try_push(&buffer[from..]);
+        }
+        let mut next = Vec::new();
+        if !is_free(buffer.capacity()) || next.try_reserve_exact(buffer.capacity()).is_err() {
+            return false;
+        }
+        let waiting = self.waiting.get_or_insert_default();
+        if waiting.pieces.is_empty() {
+            waiting.taken = from;
+        } else {
+            buffer.drain(..from);
+        }
+        waiting.len += rest;
+        waiting.pieces.push_back(std::mem::replace(buffer, next));
+        true
+    }
+
     /// Adds at the end.
     pub fn push(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.bytes.get_or_insert_default().extend(bytes);
+        if bytes.is_empty() {
+            return;
         }
+        let fits = bytes.len() <= self.room();
+        let waiting = self.waiting.get_or_insert_default();
+        waiting.len += bytes.len();
+        match waiting.pieces.back_mut() {
+            Some(last) if fits => last.extend_from_slice(bytes),
+            _ => {
+                let mut piece = Vec::with_capacity(bytes.len().max(PIECE));
+                piece.extend_from_slice(bytes);
+                waiting.pieces.push_back(piece);
+            }
+        }
+    }
+
+    /// Room in the last piece.
+    fn room(&self) -> usize {
+        let last = self.waiting.as_ref().and_then(|waiting| waiting.pieces.back());
+        last.map_or(0, |piece| piece.capacity() - piece.len())
     }
 
     /// The longest run at the front that lies in one piece; empty only when
     /// nothing waits.
     pub fn front(&self) -> &[u8] {
-        self.bytes.as_ref().map_or(&[], |bytes| bytes.as_slices().0)
+        let first = self
+            .waiting
+            .as_ref()
+            .and_then(|waiting| waiting.pieces.front().map(|piece| &piece[waiting.taken..]));
+        first.unwrap_or_default()
     }
 
-    /// Forgets `count` bytes at the front, and gives the memory back with the
-    /// last one.
+    /// Forgets `count` bytes of [`Backlog::front`], and gives the memory back
+    /// with the last one of a piece.
     pub fn consume(&mut self, count: usize) {
-        if let Some(bytes) = &mut self.bytes {
-            bytes.drain(..count.min(bytes.len()));
-            if bytes.is_empty() {
-                self.bytes = None;
-            }
+        let count = count.min(self.front().len());
+        let Some(waiting) = &mut self.waiting else {
+            return;
+        };
+        waiting.len -= count;
+        waiting.taken += count;
+        if waiting.pieces.front().is_some_and(|piece| piece.len() == waiting.taken) {
+            waiting.pieces.pop_front();
+            waiting.taken = 0;
+        }
+        if waiting.len == 0 {
+            self.waiting = None;
         }
     }
 
@@ -93,7 +155,7 @@ impl Backlog {
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.bytes = None;
+        self.waiting = None;
     }
 }
 
@@ -109,7 +171,21 @@ mod tests {
         backlog.consume(69_999);
         assert_eq!(backlog.front(), [1]);
         backlog.consume(1);
-        assert!(backlog.bytes.is_none());
+        assert!(backlog.waiting.is_none());
+    }
+
+    #[test]
+    fn a_large_rest_is_kept_with_its_buffer() {
+        let mut backlog = Backlog::default();
+        let mut buffer = Vec::with_capacity(1000);
+        buffer.extend([7; 900]);
+        let address = buffer.as_ptr();
+        assert!(backlog.try_keep(&mut buffer, 300));
+        assert!(buffer.is_empty() && buffer.capacity() >= 1000);
+        assert_eq!((backlog.front().as_ptr(), backlog.len()), (address.wrapping_add(300), 600));
+        buffer.extend([8; 900]);
+        assert!(backlog.try_keep(&mut buffer, 890));
+        assert_eq!((buffer.len(), backlog.len()), (900, 610));
     }
 
     #[test]
@@ -129,18 +205,32 @@ mod tests {
     proptest! {
         #[test]
         fn what_goes_in_comes_out_in_order(
-            steps in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..200), 0usize..300), 0..50)
+            steps in proptest::collection::vec(
+                (proptest::collection::vec(any::<u8>(), 0..200), 0usize..300, any::<Option<u8>>()),
+                0..50,
+            )
         ) {
             let (mut backlog, mut into, mut out) = (Backlog::default(), Vec::new(), Vec::new());
-            for (bytes, take) in steps {
-                backlog.push(&bytes);
-                into.extend(bytes);
+            for (mut bytes, take, from) in steps {
+                match from {
+                    Some(from) => {
+                        let from = usize::from(from).min(bytes.len());
+                        into.extend_from_slice(&bytes[from..]);
+                        prop_assert!(backlog.try_keep(&mut bytes, from));
+                    }
+                    None => {
+                        backlog.push(&bytes);
+                        into.extend(bytes);
+                    }
+                }
+                prop_assert_eq!(backlog.len(), into.len() - out.len());
                 let taken = backlog.front().len().min(take);
                 out.extend_from_slice(&backlog.front()[..taken]);
                 backlog.consume(taken);
             }
             while !backlog.is_empty() {
                 let front = backlog.front().to_vec();
+                prop_assert!(!front.is_empty());
                 backlog.consume(front.len());
                 out.extend(front);
             }

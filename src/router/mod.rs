@@ -97,6 +97,9 @@ struct GatewayLoop {
     /// What comes last in this turn.
     bulk: Vec<Ready>,
     buffer: Box<[u8; BUFFER]>,
+    /// What a client sent, and what of that is input, where that comes in many
+    /// packets. Their capacity is BUFFER, so they never grow.
+    input: Vec<u8>,
     gather: Vec<u8>,
     /// For the output of streams; `None` where the kernel has no such thing.
     pipe: Option<Pipe>,
@@ -106,7 +109,7 @@ struct GatewayLoop {
 pub fn run(gateway: Gateway, config: Router) -> Result<()> {
     let mut router = GatewayLoop::new(&gateway, config)?;
     loop {
-        let wait = router.timers.wait(Instant::now());
+        let wait = router.timers.wait();
         gateway.rests();
         let count = router.poller.wait(wait).context("cannot wait for events")?;
         gateway.works();
@@ -123,6 +126,9 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
             router.dispatch(router.bulk[index]);
         }
         router.bulk.clear();
+        if router.timers.is_empty() {
+            continue;
+        }
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
         while let Some(due) = router.timers.next(now) {
@@ -188,7 +194,7 @@ impl GatewayLoop {
             stats: Table::new(),
             bulk: Vec::new(),
             buffer: Box::new([0; BUFFER]),
-            // Whatever one read can hold: it never grows.
+            input: Vec::with_capacity(BUFFER),
             gather: Vec::with_capacity(BUFFER),
             pipe: Pipe::new().ok(),
         };

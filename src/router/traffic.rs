@@ -146,13 +146,13 @@ impl GatewayLoop {
             session.client_writable(wires);
         }
         if ready.read && session.client_interest().read {
-            match wires.client.read(&mut self.buffer[..]) {
+            match wires.client.read_into(&mut self.input) {
                 Read::Bytes(count) => {
                     // No more than BUFFER.
                     *last_input = count as u32;
                     #[cfg(feature = "fault-injection")]
-                    super::fault::strike(&self.buffer[..count]);
-                    session.client_sent(&self.buffer[..count], &mut self.gather, wires);
+                    super::fault::strike(&self.input);
+                    session.client_sent(&mut self.input, &mut self.gather, wires);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
                 // writing half was shut down is not.

@@ -82,12 +82,14 @@ impl Session {
     }
 
     /// Takes what the client sent. `gather` is room for input that comes in
-    /// many packets: it goes to the terminal in one write.
-    pub fn client_sent(&mut self, mut bytes: &[u8], gather: &mut Vec<u8>, ends: &mut impl Ends) {
+    /// many packets: it goes to the terminal in one write. Of both buffers the
+    /// contents are of no use afterwards.
+    pub fn client_sent(&mut self, sent: &mut Vec<u8>, gather: &mut Vec<u8>, ends: &mut impl Ends) {
         let Some(mut decoder) = self.decoder.take() else {
-            self.give_input(bytes, ends);
+            self.give_all_input(sent, ends);
             return;
         };
+        let mut bytes = sent.as_slice();
         gather.clear();
         let mut resized = false;
         while let Some(packet) = decoder.next(&mut bytes) {
@@ -124,7 +126,7 @@ impl Session {
                 Packet::Input(_) | Packet::Unknown(..) => {}
             }
         }
-        self.give_input(gather, ends);
+        self.give_all_input(gather, ends);
         // Rows and columns that come together make one change, not two.
         if resized {
             ends.resize(self.size);
@@ -257,15 +259,26 @@ impl Session {
     }
 
     fn give_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        if bytes.is_empty() || !self.terminal_open || !self.program_runs {
-            return;
+        if let Some(taken) = self.write_input(bytes, ends) {
+            self.starved |= !self.input.try_push(&bytes[taken..]);
         }
-        let taken = match self.input.is_empty() {
+    }
+
+    /// The same, of a buffer that it may keep.
+    fn give_all_input(&mut self, bytes: &mut Vec<u8>, ends: &mut impl Ends) {
+        if let Some(taken) = self.write_input(bytes, ends) {
+            self.starved |= !self.input.try_keep(bytes, taken);
+        }
+    }
+
+    /// How much of it the terminal took; `None`: it is of no use to anybody.
+    fn write_input(&self, bytes: &[u8], ends: &mut impl Ends) -> Option<usize> {
+        if bytes.is_empty() || !self.terminal_open || !self.program_runs {
+            return None;
+        }
+        match self.input.is_empty() {
             true => ends.write_terminal(bytes).taken(),
             false => Some(0),
-        };
-        if let Some(taken) = taken {
-            self.starved |= !self.input.try_push(&bytes[taken..]);
         }
     }
 

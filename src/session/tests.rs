@@ -66,7 +66,7 @@ fn packets_take_effect_at_once_and_in_order() {
     bytes.extend(encode_signal(2));
     bytes.extend([0, 1, 0, 200]);
     encode_input(b"c", &mut bytes);
-    session.client_sent(&bytes, &mut Vec::new(), &mut ends);
+    session.client_sent(&mut bytes, &mut Vec::new(), &mut ends);
     assert_eq!(
         ends.did,
         [
@@ -85,7 +85,7 @@ fn a_signal_passes_input_that_waits() {
     let mut bytes = Vec::new();
     encode_input(b"never read", &mut bytes);
     bytes.extend(encode_signal(2));
-    session.client_sent(&bytes, &mut Vec::new(), &mut ends);
+    session.client_sent(&mut bytes, &mut Vec::new(), &mut ends);
     assert_eq!(ends.did, [Did::Signal(2)]);
     assert_eq!(session.terminal_interest(), Interest { read: true, write: true });
 }
@@ -95,7 +95,7 @@ fn a_flood_takes_the_clients_read_interest_away_and_nothing_is_lost() {
     let mut session = Session::new(Protocol::Raw, SIZE);
     let mut ends = Fake { terminal_room: 10, ..Fake::default() };
     let flood: Vec<u8> = (0..INPUT_LIMIT + 10).map(|at| at as u8).collect();
-    session.client_sent(&flood, &mut Vec::new(), &mut ends);
+    session.client_sent(&mut flood.clone(), &mut Vec::new(), &mut ends);
     assert!(!session.client_interest().read);
     ends.terminal_room = usize::MAX;
     session.terminal_writable(&mut ends);
@@ -151,7 +151,7 @@ fn a_program_that_closes_its_terminal_and_runs_on_is_waited_for() {
 fn half_close_ends_the_input_after_the_last_byte() {
     let mut session = Session::new(Protocol::Raw, SIZE);
     let mut ends = Fake::default();
-    session.client_sent(b"last", &mut Vec::new(), &mut ends);
+    session.client_sent(&mut b"last".to_vec(), &mut Vec::new(), &mut ends);
     session.client_ended();
     assert!(!session.wants_end_of_input());
     ends.terminal_room = 100;
@@ -185,7 +185,7 @@ fn a_dismissal_is_delivered_first() {
 fn a_client_is_not_heard_while_its_input_waits() {
     let (mut ends, mut gather) = (Fake { client_room: 10, ..Fake::default() }, Vec::new());
     let mut session = Session::new(Protocol::Raw, SIZE);
-    session.client_sent(b"some", &mut gather, &mut ends);
+    session.client_sent(&mut b"some".to_vec(), &mut gather, &mut ends);
     assert!(!session.is_deaf(), "it is listened to");
     session.client_ended();
     assert!(session.is_deaf(), "it may have left after that");
@@ -194,7 +194,7 @@ fn a_client_is_not_heard_while_its_input_waits() {
     assert!(!session.is_deaf(), "the program reads");
 
     let mut session = Session::new(Protocol::Raw, SIZE);
-    session.client_sent(&[b'x'; INPUT_LIMIT], &mut gather, &mut ends);
+    session.client_sent(&mut vec![b'x'; INPUT_LIMIT], &mut gather, &mut ends);
     assert!(session.is_deaf(), "it floods");
     session.client_left();
     assert!(!session.is_deaf(), "there is nobody");

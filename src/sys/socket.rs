@@ -107,6 +107,23 @@ impl Stream {
         super::read_outcome(nix::unistd::read(&self.0, buffer))
     }
 
+    /// Reads as much as the buffer has room for, in place of what was in it.
+    pub fn read_into(&self, buffer: &mut Vec<u8>) -> Read {
+        buffer.clear();
+        let room = buffer.spare_capacity_mut();
+        // SAFETY: read(2) writes at most so many bytes there.
+        let count = unsafe { libc::read(self.0.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
+        let outcome = super::read_outcome(nix::errno::Errno::result(count).map(|count| {
+            // Not below 0, or it were an error.
+            usize::try_from(count).unwrap_or(0)
+        }));
+        if let Read::Bytes(count) = outcome {
+            // SAFETY: so many were just written.
+            unsafe { buffer.set_len(count) };
+        }
+        outcome
+    }
+
     /// Writes, and never raises SIGPIPE.
     pub fn write(&self, bytes: &[u8]) -> Written {
         super::write_outcome(nix::sys::socket::send(

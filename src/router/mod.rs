@@ -96,6 +96,8 @@ struct GatewayLoop {
     stats: Table<StatsClient>,
     /// What comes last in this turn.
     bulk: Vec<Ready>,
+    /// Whether clients and programs can run at the same time as we.
+    in_parallel: bool,
     buffer: Box<[u8; BUFFER]>,
     /// What a client sent, and what of that is input, where that comes in many
     /// packets. Their capacity is BUFFER, so they never grow.
@@ -193,6 +195,7 @@ impl GatewayLoop {
             stats_http: server::stats_http(),
             stats: Table::new(),
             bulk: Vec::new(),
+            in_parallel: crate::sys::processors() > 1,
             buffer: Box::new([0; BUFFER]),
             input: Vec::with_capacity(BUFFER),
             gather: Vec::with_capacity(BUFFER),

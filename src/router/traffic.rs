@@ -174,6 +174,7 @@ impl GatewayLoop {
     pub(super) fn terminal_ready(&mut self, key: Key, ready: Ready) {
         // Whoever is alone keeps nobody waiting.
         let alone = self.sessions.len() == 1;
+        let in_parallel = self.in_parallel;
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
@@ -186,7 +187,10 @@ impl GatewayLoop {
         if ready.read || ready.hang_up {
             if attached.session.terminal_interest().read {
                 let poller = &self.poller;
-                let wait = || !alone && poller.others_ready(ready.token);
+                // The poll also waits for the kernel's worker, which the keys of
+                // others pass through, too. Where that runs on another
+                // processor, reading on at once keeps it, and them, busy.
+                let wait = || !alone && (poller.others_ready(ready.token) || in_parallel);
                 attached.read_terminal(&mut self.buffer, &mut self.pipe, ready.hang_up, wait);
             } else if ready.hang_up {
                 // A hang-up is told again and again, asked for or not: until

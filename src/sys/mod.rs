@@ -128,6 +128,16 @@ pub fn has_root_group_only() -> bool {
                 .is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == 0)))
 }
 
+/// On how many processors this process may run (sched_getaffinity(2)); 1
+/// where the kernel does not say.
+pub fn processors() -> usize {
+    use nix::sched::{CpuSet, sched_getaffinity};
+    let Ok(set) = sched_getaffinity(nix::unistd::Pid::from_raw(0)) else {
+        return 1;
+    };
+    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).count()
+}
+
 /// Asks the scheduler for shorter turns for this process, not for those it
 /// starts: who wakes up often and works little gets the processor sooner
 /// beside one that never rests (sched_setattr(2); Linux 6.12, ignored

@@ -142,7 +142,6 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
 impl GatewayLoop {
     fn new(gateway: &Gateway, config: Router) -> Result<Self> {
         crate::sys::forbid_inspection();
-        crate::sys::prefer_short_turns();
         if crate::sys::has_root_group_only() {
             log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
         }

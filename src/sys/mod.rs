@@ -137,25 +137,3 @@ pub fn processors() -> usize {
     };
     (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).count()
 }
-
-/// Asks the scheduler for shorter turns for this process, not for those it
-/// starts: who wakes up often and works little gets the processor sooner
-/// beside one that never rests (sched_setattr(2); Linux 6.12, ignored
-/// before). Neither policy nor niceness change.
-pub fn prefer_short_turns() {
-    const TURN_NANOSECONDS: u64 = 500_000;
-    // SAFETY: two structs that the kernel reads or fills, of the size given.
-    unsafe {
-        let mut attributes: libc::sched_attr = std::mem::zeroed();
-        let size = size_of::<libc::sched_attr>() as libc::c_uint;
-        if libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) < 0
-            || attributes.sched_policy != libc::SCHED_OTHER as u32
-        {
-            return;
-        }
-        attributes.size = size;
-        attributes.sched_flags = libc::SCHED_FLAG_RESET_ON_FORK as u64;
-        attributes.sched_runtime = TURN_NANOSECONDS;
-        libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0);
-    }
-}

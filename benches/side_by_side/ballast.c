@@ -8,12 +8,14 @@
 
 __attribute__((constructor)) static void take_memory(void)
 {
-	const size_t size = (size_t)512 << 20;
+	const char *megabytes = getenv("BALLAST_MEGABYTES");
+	const size_t size = megabytes ? (size_t)atol(megabytes) << 20 : 0;
 	size_t at;
 	char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	/* Not for the programs of the sessions. */
 	unsetenv("LD_PRELOAD");
+	unsetenv("BALLAST_MEGABYTES");
 	if (memory == MAP_FAILED)
 		abort();
 	madvise(memory, size, MADV_NOHUGEPAGE);

@@ -129,15 +129,15 @@ impl World {
 
     /// Starts a contestant's server.
     pub fn start(&self, kind: Kind, program: Program) -> Result<Server<'_>> {
-        self.start_with(kind, program, false)
+        self.start_with(kind, program, None)
     }
 
-    /// Starts a server that has 512 MB of memory of its own.
-    pub fn start_large(&self, kind: Kind, program: Program) -> Result<Server<'_>> {
-        self.start_with(kind, program, true)
+    /// Starts a server that has so many megabytes of memory of its own.
+    pub fn start_large(&self, kind: Kind, program: Program, size: u32) -> Result<Server<'_>> {
+        self.start_with(kind, program, Some(size))
     }
 
-    fn start_with(&self, kind: Kind, program: Program, large: bool) -> Result<Server<'_>> {
+    fn start_with(&self, kind: Kind, program: Program, ballast: Option<u32>) -> Result<Server<'_>> {
         let name = match program {
             Program::Agent => agent::NAME,
             Program::Line => "line",
@@ -152,8 +152,9 @@ impl World {
         }
         let log = File::create(self.file("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        if large {
+        if let Some(size) = ballast {
             command.env("LD_PRELOAD", self.file("ballast.so"));
+            command.env("BALLAST_MEGABYTES", size.to_string());
         }
         // SAFETY: prctl(2) with a number; no memory is involved, and it may be
         // called between fork and exec.

@@ -25,6 +25,7 @@ mod short;
 mod transfer;
 mod usage;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -86,6 +87,12 @@ const EXPERIMENTS: &[Experiment] = &[
     Experiment { name: "short", run: short::one_by_one, slow: false, contestants: ALL },
     Experiment { name: "short-8", run: short::eight_at_a_time, slow: false, contestants: ALL },
     Experiment { name: "short-512", run: short::large_server, slow: false, contestants: SERVERS },
+    Experiment {
+        name: "short-2048",
+        run: short::very_large_server,
+        slow: true,
+        contestants: ROUTERS,
+    },
     Experiment { name: "idle", run: idle::memory_and_cpu, slow: true, contestants: SERVERS },
 ];
 
@@ -185,7 +192,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
             {
                 continue;
             }
-            eprint!("\rround {}/{}: {:<14}", round + 1, arguments.rounds, experiment.name);
+            if std::io::stderr().is_terminal() {
+                eprint!("\rround {}/{}: {:<14}", round + 1, arguments.rounds, experiment.name);
+            }
             // Whoever comes first finds colder caches: each in turn.
             for turn in 0..experiment.contestants.len() {
                 let kind = experiment.contestants[(turn + round) % experiment.contestants.len()];
@@ -199,7 +208,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    eprintln!("\r{:<40}", "");
+    if std::io::stderr().is_terminal() {
+        eprint!("\r{:<40}\r", "");
+    }
     report.print();
     if let Some(path) = &arguments.json {
         report.write_json(path)?;

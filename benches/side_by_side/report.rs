@@ -55,6 +55,8 @@ const ROWS: &[Row] = &[
     ("short-8-lost", "  output lost", "%", StaysBelow(0.0)),
     ("short-512", "short sessions, server of 512 MB", "/s", AtLeast(50.0)),
     ("short-512-lost", "  output lost", "%", StaysBelow(0.0)),
+    ("short-2048", "short sessions, server of 2 GB", "/s", AtLeast(50.0)),
+    ("short-2048-lost", "  output lost", "%", StaysBelow(0.0)),
     ("idle-memory", "memory per idle session", "KB", StaysBelow(0.25)),
     ("idle-cpu", "CPU with 1000 idle sessions", "%", StaysBelow(0.0)),
 ];
@@ -64,6 +66,7 @@ const COLUMNS: [(Kind, &str); 4] =
 
 /// Everything that was measured.
 pub struct Report {
+    machine: String,
     rounds: usize,
     unconfined: bool,
     /// By row and contestant, the value of each round.
@@ -74,7 +77,8 @@ pub struct Report {
 impl Report {
     /// Nothing yet.
     pub fn new(rounds: usize, unconfined: bool) -> Self {
-        Self { rounds, unconfined, values: BTreeMap::new(), failures: BTreeMap::new() }
+        let machine = machine();
+        Self { machine, rounds, unconfined, values: BTreeMap::new(), failures: BTreeMap::new() }
     }
 
     /// Adds what a round found.
@@ -111,6 +115,13 @@ impl Report {
         // Half a unit of the last place that is shown.
         const SHOWN: f64 = 0.005;
         let (ratio, ours) = (self.ratio(row), self.median(row, Kind::Ours));
+        // Where wake-ups cross processors, chance has a large part in it: no
+        // worse is enough.
+        let target = match target {
+            AtLeast(_) if self.unconfined => &AtLeast(1.0),
+            AtMost(_) if self.unconfined => &AtMost(1.0),
+            target => target,
+        };
         match target {
             AtLeast(least) => {
                 (format!(">= {least:.2} x"), ratio.map(|ratio| ratio >= least - SHOWN))
@@ -124,6 +135,7 @@ impl Report {
 
     /// The table.
     pub fn print(&self) {
+        println!("{}", self.machine);
         println!(
             "medians of {} rounds, {}",
             self.rounds,
@@ -184,10 +196,31 @@ impl Report {
             })
             .collect();
         let all = json!({
-            "rounds": self.rounds, "confined": !self.unconfined, "rows": rows, "failures": failures,
+            "machine": self.machine, "rounds": self.rounds, "confined": !self.unconfined, "rows": rows, "failures": failures,
         });
         Ok(std::fs::write(path, format!("{all:#}\n"))?)
     }
+}
+
+/// What it was measured on, in words.
+fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let processors = read("/proc/cpuinfo");
+    let models: Vec<&str> = processors
+        .lines()
+        .filter_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map(|(_, model)| model.trim())
+        .collect();
+    let system = read("/etc/os-release");
+    let system = system.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    format!(
+        "{} x {}{}, Linux {}, {}",
+        models.len(),
+        models.first().unwrap_or(&"an unknown processor"),
+        if processors.contains(" hypervisor") { " (virtual)" } else { "" },
+        read("/proc/sys/kernel/osrelease").trim(),
+        system.unwrap_or("an unknown system").trim_matches('"'),
+    )
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {

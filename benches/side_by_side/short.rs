@@ -33,9 +33,16 @@ pub fn eight_at_a_time(world: &World, kind: Kind, effort: Effort) -> Result<Valu
 
 /// One after another, from a server of 512 MB.
 pub fn large_server(world: &World, kind: Kind, effort: Effort) -> Result<Values> {
-    let server = world.start_large(kind, Program::Line)?;
+    let server = world.start_large(kind, Program::Line, 512)?;
     let ended = sessions(&server, 1, effort.time(600))?;
     Ok(vec![("short-512", ended.per_second), ("short-512-lost", ended.lost)])
+}
+
+/// One after another, from a server of 2 GB.
+pub fn very_large_server(world: &World, kind: Kind, effort: Effort) -> Result<Values> {
+    let server = world.start_large(kind, Program::Line, 2048)?;
+    let ended = sessions(&server, 1, effort.time(600))?;
+    Ok(vec![("short-2048", ended.per_second), ("short-2048-lost", ended.lost)])
 }
 
 struct Ended {

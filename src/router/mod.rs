@@ -241,6 +241,7 @@ impl GatewayLoop {
             Due::Drained(key) => self.drained(key),
             Due::EndOfInput(key) => self.end_of_input(key),
             Due::Unheard(key) => self.unheard(key),
+            Due::Unanswered(key) => self.unanswered(key),
             Due::Reopened(key) => self.reopened(key),
             Due::Dismissed(key) => self.abandon(key),
             Due::Stats(key) => self.close_stats(key),
@@ -256,6 +257,7 @@ impl GatewayLoop {
             | Due::Drained(key)
             | Due::EndOfInput(key)
             | Due::Unheard(key)
+            | Due::Unanswered(key)
             | Due::Reopened(key) = due
             {
                 self.abandon(key);
@@ -271,6 +273,7 @@ impl GatewayLoop {
                 | Due::Drained(key)
                 | Due::EndOfInput(key)
                 | Due::Unheard(key)
+                | Due::Unanswered(key)
                 | Due::Reopened(key)
                 | Due::Dismissed(key) => sessions.has(key),
                 Due::Stats(key) => stats.has(key),

@@ -20,6 +20,8 @@ pub enum Due {
     EndOfInput(Key),
     /// Look whether a client that cannot be heard has left.
     Unheard(Key),
+    /// Look whether a client takes no more output because its machine is gone.
+    Unanswered(Key),
     /// Look whether a program that closed its terminal has opened it again.
     Reopened(Key),
     /// The client was told why, and does not take it.

@@ -33,6 +33,14 @@ const END_OF_INPUT_LAST: u16 = 1000;
 /// How often a client that could leave unheard is looked after.
 const UNHEARD: Duration = Duration::from_secs(1);
 
+/// How long a client may leave output unanswered that the kernel sends again
+/// and again: as long as an idle one may leave keepalive probes. (By itself the
+/// kernel gives up after a quarter of an hour.)
+const UNANSWERED: Duration = Duration::from_secs(120);
+
+/// How often that is looked after, while there is such output.
+const UNANSWERED_LOOK: Duration = Duration::from_secs(20);
+
 /// How often a program that closed its terminal is looked after.
 const REOPENED: Duration = Duration::from_millis(200);
 
@@ -53,6 +61,8 @@ pub struct Attached {
     reopens: bool,
     /// Whether its client is looked after as one that could leave unheard.
     unheard: bool,
+    /// Whether it is looked after as one whose machine could be gone.
+    unanswered: bool,
     /// How often a terminal that outlives its program still had output.
     pub drains: u8,
     /// The wait before the end of the input is looked after again, in
@@ -84,6 +94,7 @@ impl Attached {
             last_output: 0,
             reopens: false,
             unheard: false,
+            unanswered: false,
             drains: 0,
             end_of_input: 0,
             last_traffic: None,
@@ -198,6 +209,10 @@ impl GatewayLoop {
                 attached.forget_terminal(&self.poller);
             }
         }
+        if attached.transport == Transport::Tcp && !attached.unanswered {
+            attached.unanswered = true;
+            self.after(UNANSWERED_LOOK, Due::Unanswered(key));
+        }
         self.settle(key);
     }
 
@@ -286,6 +301,18 @@ impl GatewayLoop {
             self.abandon(key);
         } else {
             self.settle(key);
+        }
+    }
+
+    /// A client may have vanished while there was output for it.
+    pub(super) fn unanswered(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        match attached.wires.client.unanswered_for() {
+            None => attached.unanswered = false,
+            Some(silence) if silence >= UNANSWERED => self.abandon(key),
+            Some(_) => self.after(UNANSWERED_LOOK, Due::Unanswered(key)),
         }
     }
 

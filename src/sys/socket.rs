@@ -138,6 +138,29 @@ impl Stream {
         let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Write);
     }
 
+    /// How long a TCP peer has acknowledged nothing although the kernel has
+    /// sent it again; `None`: everything was acknowledged. Zero while the
+    /// answer is not late: a peer that is there and does not read answers to
+    /// every window probe. (tcp(7), TCP_INFO and SIOCOUTQ)
+    pub fn unanswered_for(&self) -> Option<Duration> {
+        let fd = self.0.as_raw_fd();
+        let mut queued: libc::c_int = 0;
+        let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: the first call writes one int, the second at most `length`
+        // bytes of a struct of numbers that begins as all zero.
+        let info = unsafe {
+            if libc::ioctl(fd, libc::TIOCOUTQ, &mut queued) < 0 || queued == 0 {
+                return None;
+            }
+            let info_at = info.as_mut_ptr().cast();
+            libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info_at, &mut length);
+            info.assume_init()
+        };
+        let late = info.tcpi_retransmits >= 3 || info.tcpi_probes >= 2;
+        Some(Duration::from_millis(if late { info.tcpi_last_ack_recv.into() } else { 0 }))
+    }
+
     /// Every key wants its echo at once; and a peer whose machine vanished is
     /// noticed within two minutes (tcp(7)).
     fn prepare_tcp(&self) {

@@ -40,3 +40,4 @@ mod stats;
 mod stats_hostile;
 mod stream;
 mod streams;
+mod vanish;

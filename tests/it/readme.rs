@@ -37,6 +37,7 @@ const BUILD_WAYS: &str = "tools/check-build-ways";
 const COMMANDS: &[(&str, How)] = &[
     ("make run", By(CHECK_MAKE, "make run")),
     ("make test", By(".ci/run", "step make test")),
+    ("make bench", By(CHECK_MAKE, "make bench BENCH=")),
     ("uwsgi --plugin ./libforkptyrouter.so --forkpty-router /tmp/fpty.socket", Serves),
     ("uwsgi --plugin ./pty_plugin.so --pty-connect /tmp/fpty.socket", Attaches),
     ("uwsgi --plugin ./libforkptyrouter.so --ini examples/forkpty-router.ini", ServesAsRoot),

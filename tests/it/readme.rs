@@ -233,8 +233,9 @@ impl Place {
 
     /// A text with the paths of this place in it.
     fn here(&self, text: &str) -> String {
-        text.replace("/usr/local/lib/uwsgi/plugins", &self.plugins)
-            .replace("/tmp/", &format!("{}/", self.folder.path().display()))
+        // In this order: the clone may lie below /tmp itself.
+        text.replace("/tmp/", &format!("{}/", self.folder.path().display()))
+            .replace("/usr/local/lib/uwsgi/plugins", &self.plugins)
     }
 
     fn serve(&self, title: &str, line: &str) -> Server {

@@ -184,6 +184,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
         Some(confine::Confined::to_one_processor(arguments.cpu)?)
     };
     let world = World::new(arguments.against.clone())?;
+    let somebody_watches = std::io::stderr().is_terminal();
     let mut report = report::Report::new(arguments.rounds, arguments.unconfined);
     for round in 0..arguments.rounds {
         for experiment in EXPERIMENTS {
@@ -192,7 +193,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
             {
                 continue;
             }
-            if std::io::stderr().is_terminal() {
+            if somebody_watches {
                 eprint!("\rround {}/{}: {:<14}", round + 1, arguments.rounds, experiment.name);
             }
             // Whoever comes first finds colder caches: each in turn.
@@ -208,7 +209,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    if std::io::stderr().is_terminal() {
+    if somebody_watches {
         eprint!("\r{:<40}\r", "");
     }
     report.print();

@@ -196,7 +196,8 @@ impl Report {
             })
             .collect();
         let all = json!({
-            "machine": self.machine, "rounds": self.rounds, "confined": !self.unconfined, "rows": rows, "failures": failures,
+            "machine": self.machine, "rounds": self.rounds, "confined": !self.unconfined,
+            "rows": rows, "failures": failures,
         });
         Ok(std::fs::write(path, format!("{all:#}\n"))?)
     }

@@ -33,16 +33,19 @@ pub fn eight_at_a_time(world: &World, kind: Kind, effort: Effort) -> Result<Valu
 
 /// One after another, from a server of 512 MB.
 pub fn large_server(world: &World, kind: Kind, effort: Effort) -> Result<Values> {
-    let server = world.start_large(kind, Program::Line, 512)?;
-    let ended = sessions(&server, 1, effort.time(600))?;
+    let ended = from_a_server_of(512, world, kind, effort)?;
     Ok(vec![("short-512", ended.per_second), ("short-512-lost", ended.lost)])
 }
 
 /// One after another, from a server of 2 GB.
 pub fn very_large_server(world: &World, kind: Kind, effort: Effort) -> Result<Values> {
-    let server = world.start_large(kind, Program::Line, 2048)?;
-    let ended = sessions(&server, 1, effort.time(600))?;
+    let ended = from_a_server_of(2048, world, kind, effort)?;
     Ok(vec![("short-2048", ended.per_second), ("short-2048-lost", ended.lost)])
+}
+
+fn from_a_server_of(megabytes: u32, world: &World, kind: Kind, effort: Effort) -> Result<Ended> {
+    let server = world.start_large(kind, Program::Line, megabytes)?;
+    sessions(&server, 1, effort.time(600))
 }
 
 struct Ended {

@@ -65,7 +65,7 @@ impl Backlog {
     #[must_use]
     pub fn try_keep(&mut self, buffer: &mut Vec<u8>, from: usize) -> bool {
         let rest = buffer.len() - from;
-        if rest < buffer.capacity() / 2 {
+        if rest == 0 || rest < buffer.capacity() / 2 {
             return self.try_push(&buffer[from..]);
         }
         let mut next = Vec::new();
@@ -186,6 +186,8 @@ mod tests {
         buffer.extend([8; 900]);
         assert!(backlog.try_keep(&mut buffer, 890));
         assert_eq!((buffer.len(), backlog.len()), (900, 610));
+        let mut none = Backlog::default();
+        assert!(none.try_keep(&mut Vec::new(), 0) && none.is_empty());
     }
 
     #[test]

@@ -111,7 +111,7 @@ struct GatewayLoop {
 pub fn run(gateway: Gateway, config: Router) -> Result<()> {
     let mut router = GatewayLoop::new(&gateway, config)?;
     loop {
-        let wait = router.timers.wait();
+        let wait = router.timers.wait(Instant::now());
         gateway.rests();
         let count = router.poller.wait(wait).context("cannot wait for events")?;
         gateway.works();
@@ -128,9 +128,6 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
             router.dispatch(router.bulk[index]);
         }
         router.bulk.clear();
-        if router.timers.is_empty() {
-            continue;
-        }
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
         while let Some(due) = router.timers.next(now) {
@@ -253,13 +250,7 @@ impl GatewayLoop {
         if let Err(payload) = outcome {
             log(&format!("forkptyrouter: internal error: {}", guard::text(&*payload)));
             self.pipe = Pipe::new().ok();
-            if let Due::Idle(key)
-            | Due::Drained(key)
-            | Due::EndOfInput(key)
-            | Due::Unheard(key)
-            | Due::Unanswered(key)
-            | Due::Reopened(key) = due
-            {
+            if let Some(key) = due.session() {
                 self.abandon(key);
             }
         }
@@ -269,16 +260,9 @@ impl GatewayLoop {
         if self.timers.pile_up() {
             let (sessions, programs, stats) = (&self.sessions, &self.programs, &self.stats);
             self.timers.retain(|due| match due {
-                Due::Idle(key)
-                | Due::Drained(key)
-                | Due::EndOfInput(key)
-                | Due::Unheard(key)
-                | Due::Unanswered(key)
-                | Due::Reopened(key)
-                | Due::Dismissed(key) => sessions.has(key),
                 Due::Stats(key) => stats.has(key),
                 Due::Outlived(pid) => programs.contains_key(&pid),
-                Due::Kill | Due::LeftBehind | Due::Accept => true,
+                _ => due.session().is_none_or(|key| sessions.has(key)),
             });
         }
         self.timers.after(Instant::now(), wait, due);

@@ -198,9 +198,9 @@ impl GatewayLoop {
         if ready.read || ready.hang_up {
             if attached.session.terminal_interest().read {
                 let poller = &self.poller;
-                // The poll also waits for the kernel's worker, which the keys of
-                // others pass through, too. Where that runs on another
-                // processor, reading on at once keeps it, and them, busy.
+                // With several processors the stream's client can take the one
+                // read meanwhile. The poll comes first all the same: without
+                // it an echo beside a stream took a third longer.
                 let wait = || !alone && (poller.others_ready(ready.token) || in_parallel);
                 attached.read_terminal(&mut self.buffer, &mut self.pipe, ready.hang_up, wait);
             } else if ready.hang_up {

@@ -9,11 +9,13 @@
 //! | `depart.rs` | a session ends: programs are hung up and reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
 //! | `stats.rs` | the statistics' clients |
+//! | `exchange.rs` | programs that answer each other in quick succession |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
 pub mod aftercare;
 mod attach;
 mod depart;
+mod exchange;
 #[cfg(feature = "fault-injection")]
 mod fault;
 mod stats;
@@ -39,12 +41,14 @@ use crate::sys::poll::{Interest, Poller, Ready};
 use crate::sys::signal::{Signals, block};
 use crate::sys::socket::Listener;
 use crate::sys::spawn::Program;
+use crate::sys::tick;
 use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::sockets::Role;
 use crate::uwsgi::{guard, log::log, server};
 
 use aftercare::{Aftercare, Listed};
 use attach::Spare;
+use exchange::Exchange;
 use stats::StatsClient;
 use table::{Key, Source, Table};
 use timers::{Due, Timers};
@@ -98,6 +102,7 @@ struct GatewayLoop {
     bulk: Vec<Ready>,
     /// Whether clients and programs can run at the same time as we.
     in_parallel: bool,
+    exchange: Exchange,
     buffer: Box<[u8; BUFFER]>,
     /// What a client sent, and what of that is input, where that comes in many
     /// packets. Their capacity is BUFFER, so they never grow.
@@ -123,6 +128,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
                 router.dispatch(ready);
             }
         }
+        let streams = !router.bulk.is_empty();
         // A key that is typed does not wait for the megabytes of others.
         for index in 0..router.bulk.len() {
             router.dispatch(router.bulk[index]);
@@ -130,6 +136,9 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         router.bulk.clear();
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
+        if router.in_parallel && !streams && router.exchange.turn(now) {
+            tick::keep();
+        }
         while let Some(due) = router.timers.next(now) {
             router.fire(due);
         }
@@ -192,6 +201,7 @@ impl GatewayLoop {
             stats: Table::new(),
             bulk: Vec::new(),
             in_parallel: crate::sys::processors() > 1,
+            exchange: Exchange::new(Instant::now()),
             buffer: Box::new([0; BUFFER]),
             input: Vec::with_capacity(BUFFER),
             gather: Vec::with_capacity(BUFFER),

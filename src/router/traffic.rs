@@ -133,15 +133,17 @@ impl GatewayLoop {
     /// Whether an event is about one end of a stream, which takes a while to
     /// pass on.
     pub(super) fn is_bulk(&mut self, ready: Ready) -> bool {
-        match Source::of(ready.token) {
-            Source::Client(key) => {
-                self.sessions.get_mut(key).is_some_and(|attached| attached.last_input >= BULK)
+        let source = Source::of(ready.token);
+        let (Source::Client(key) | Source::Terminal(key)) = source else {
+            return false;
+        };
+        self.sessions.get_mut(key).is_some_and(|attached| {
+            let (mut from, mut to) = (attached.last_input, attached.last_output);
+            if let Source::Terminal(_) = source {
+                (from, to) = (to, from);
             }
-            Source::Terminal(key) => {
-                self.sessions.get_mut(key).is_some_and(|attached| attached.last_output >= BULK)
-            }
-            _ => false,
-        }
+            from >= BULK || (ready.write && to >= BULK)
+        })
     }
 
     /// The client sent something, takes output again, or left.

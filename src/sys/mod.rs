@@ -16,6 +16,7 @@ pub mod socket;
 pub mod spawn;
 pub mod stdio;
 pub mod termios;
+pub mod tick;
 
 use std::io;
 

@@ -1,17 +1,17 @@
 //! A processor's tick, the timer interrupt that it stops when it is idle.
 
-use std::os::unix::net::UnixDatagram;
+use super::pipe::Pipe;
 
 /// Lets this processor keep its tick for some milliseconds, idle or not; takes
-/// one or two microseconds.
+/// a few microseconds.
 ///
 /// An idle processor stops its tick, and starts it when it wakes up
 /// (`CONFIG_NO_HZ_IDLE`). A virtual machine's does so in the shortest pause: its
 /// idle governor does not guess how long one lasts, as others do. Each time the
 /// timer is set, which leaves the machine. A processor that has an RCU
 /// callback to run keeps its tick (`tick_nohz_next_event` in the kernel's
-/// kernel/time/tick-sched.c), and a socket that closes leaves one, for its inode
+/// kernel/time/tick-sched.c), and a pipe that closes leaves one, for its inode
 /// (`destroy_inode` in fs/inode.c). A kernel that does otherwise loses nothing.
 pub fn keep() {
-    drop(UnixDatagram::unbound());
+    drop(Pipe::new());
 }

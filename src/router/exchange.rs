@@ -22,7 +22,7 @@ impl Exchange {
         Self { begin: now, turns: 0 }
     }
 
-    /// A turn ends in which there was no stream. Returns whether to keep the
+    /// A turn ends after which processors may pause. Returns whether to keep the
     /// tick: at most once a period, in which there were many turns.
     pub fn turn(&mut self, now: Instant) -> bool {
         self.turns += 1;

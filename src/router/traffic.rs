@@ -12,6 +12,7 @@ use crate::session::{Ends, Session, Verdict};
 use crate::sys::child::Pid;
 use crate::sys::pipe::Pipe;
 use crate::sys::poll::{Interest, Poller, Ready};
+use crate::sys::processors::Parallel;
 use crate::sys::pty::Master;
 use crate::sys::socket::{Stream, Transport};
 use crate::sys::{Read, Size, Written};
@@ -187,7 +188,7 @@ impl GatewayLoop {
     pub(super) fn terminal_ready(&mut self, key: Key, ready: Ready) {
         // Whoever is alone keeps nobody waiting.
         let alone = self.sessions.len() == 1;
-        let in_parallel = self.in_parallel;
+        let in_parallel = self.parallel != Parallel::Nothing;
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };

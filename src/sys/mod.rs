@@ -9,6 +9,7 @@ pub mod peer;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;
+pub mod processors;
 pub mod pty;
 pub mod shared;
 pub mod signal;
@@ -127,14 +128,4 @@ pub fn has_root_group_only() -> bool {
         && (nix::unistd::getegid().as_raw() == 0
             || nix::unistd::getgroups()
                 .is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == 0)))
-}
-
-/// On how many processors this process may run (sched_getaffinity(2)); 1
-/// where the kernel does not say.
-pub fn processors() -> usize {
-    use nix::sched::{CpuSet, sched_getaffinity};
-    let Ok(set) = sched_getaffinity(nix::unistd::Pid::from_raw(0)) else {
-        return 1;
-    };
-    (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu) == Ok(true)).count()
 }

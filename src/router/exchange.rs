@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::sys::processors::Parallel;
+
 /// How often the tick is kept; one time is good for a few ticks.
 const PERIOD: Duration = Duration::from_millis(2);
 
@@ -22,9 +24,19 @@ impl Exchange {
         Self { begin: now, turns: 0 }
     }
 
-    /// A turn ends after which processors may pause. Returns whether to keep the
-    /// tick: at most once a period, in which there were many turns.
-    pub fn turn(&mut self, now: Instant) -> bool {
+    /// A turn of the loop ends, with streams in it or without. Returns whether
+    /// to keep the tick: at most once a period, in which there were many turns
+    /// after which a processor may have paused.
+    pub fn turn(&mut self, now: Instant, parallel: Parallel, streams: bool) -> bool {
+        let pauses = match parallel {
+            Parallel::Nothing => false,
+            // With its tick kept an input stream was a tenth slower.
+            Parallel::Everything => !streams,
+            Parallel::Workers => true,
+        };
+        if !pauses {
+            return false;
+        }
         self.turns += 1;
         let past = now.saturating_duration_since(self.begin);
         if past < PERIOD {
@@ -40,23 +52,31 @@ impl Exchange {
 mod tests {
     use super::*;
 
-    /// How often the tick is kept in so many turns, so far apart.
-    fn kept(turns: u32, apart: Duration) -> usize {
+    /// How often the tick is kept in a thousand turns, so far apart.
+    fn kept(apart: Duration, parallel: Parallel, streams: bool) -> usize {
         let begin = Instant::now();
         let mut exchange = Exchange::new(begin);
-        (1..=turns).filter(|turn| exchange.turn(begin + apart * *turn)).count()
+        (1..=1000).filter(|turn| exchange.turn(begin + apart * *turn, parallel, streams)).count()
     }
 
     #[test]
     fn a_person_who_types_costs_nothing() {
-        assert_eq!(kept(1000, Duration::from_millis(30)), 0);
-        assert_eq!(kept(1000, Duration::from_millis(1)), 0);
+        assert_eq!(kept(Duration::from_millis(30), Parallel::Everything, false), 0);
+        assert_eq!(kept(Duration::from_millis(1), Parallel::Everything, false), 0);
     }
 
     #[test]
     fn a_quick_exchange_keeps_the_tick_once_a_period() {
-        assert_eq!(kept(1000, Duration::from_micros(50)), 25);
-        assert_eq!(kept(1000, Duration::from_micros(10)), 5);
+        assert_eq!(kept(Duration::from_micros(50), Parallel::Everything, false), 25);
+        assert_eq!(kept(Duration::from_micros(10), Parallel::Everything, false), 5);
+    }
+
+    #[test]
+    fn a_stream_counts_where_only_the_workers_run_elsewhere() {
+        let quick = Duration::from_micros(50);
+        assert_eq!(kept(quick, Parallel::Everything, true), 0);
+        assert_eq!(kept(quick, Parallel::Workers, true), 25);
+        assert_eq!(kept(quick, Parallel::Nothing, false), 0);
     }
 
     #[test]
@@ -64,8 +84,9 @@ mod tests {
         let begin = Instant::now();
         let mut exchange = Exchange::new(begin);
         for _ in 0..100 {
-            assert!(!exchange.turn(begin));
+            assert!(!exchange.turn(begin, Parallel::Everything, false));
         }
-        assert!(!exchange.turn(begin + Duration::from_secs(1)));
+        let later = begin + Duration::from_secs(1);
+        assert!(!exchange.turn(later, Parallel::Everything, false));
     }
 }

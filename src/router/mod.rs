@@ -136,13 +136,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         router.bulk.clear();
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
-        let pauses = match router.parallel {
-            Parallel::Nothing => false,
-            // With its tick kept an input stream was a tenth slower.
-            Parallel::Everything => !streams,
-            Parallel::Workers => true,
-        };
-        if pauses && router.exchange.turn(now) {
+        if router.exchange.turn(now, router.parallel, streams) {
             tick::keep();
         }
         while let Some(due) = router.timers.next(now) {

@@ -132,18 +132,17 @@ impl Ends for Wires {
 
 impl GatewayLoop {
     /// Whether an event is about one end of a stream, which takes a while to
-    /// pass on.
+    /// pass on: there is more of it, or room for what there was.
     pub(super) fn is_bulk(&mut self, ready: Ready) -> bool {
-        let source = Source::of(ready.token);
-        let (Source::Client(key) | Source::Terminal(key)) = source else {
-            return false;
+        let (key, of_client) = match Source::of(ready.token) {
+            Source::Client(key) => (key, true),
+            Source::Terminal(key) => (key, false),
+            _ => return false,
         };
         self.sessions.get_mut(key).is_some_and(|attached| {
-            let (mut from, mut to) = (attached.last_input, attached.last_output);
-            if let Source::Terminal(_) = source {
-                (from, to) = (to, from);
-            }
-            from >= BULK || (ready.write && to >= BULK)
+            let (input, output) = (attached.last_input >= BULK, attached.last_output >= BULK);
+            let (more, room) = if of_client { (input, output) } else { (output, input) };
+            more || (ready.write && room)
         })
     }
 

@@ -64,7 +64,6 @@ fn build() -> Result<()> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=uwsgi-headers");
     println!("cargo:rerun-if-changed=src/uwsgi/fingerprint.rs");
-    println!("cargo:rerun-if-changed=src/sys/spawn.c");
     for name in ["UWSGI", "UWSGI_DOT_H", "UWSGI_BUILD_CFLAGS"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
@@ -86,16 +85,6 @@ fn build() -> Result<()> {
             facts.version, facts.header, facts.flags
         ),
     )?;
-
-    cc::Build::new()
-        .file("src/sys/spawn.c")
-        .warnings(true)
-        .extra_warnings(true)
-        .warnings_into_errors(true)
-        // The parent's frame is shared until the exec: no guard page tricks,
-        // no instrumentation that would write to it.
-        .flag_if_supported("-fno-stack-protector")
-        .try_compile("forkpty_spawn")?;
 
     // nodelete: probing for an option may dlclose a library whose threads and
     // handlers live. RELRO and immediate binding: no writable GOT.

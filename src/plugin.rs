@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use once_cell::sync::Lazy;
 
 use crate::config::{pty, router};
-use crate::error::{Error, Result};
 use crate::ffi;
-use crate::proto::Protocol;
 use crate::router::aftercare;
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
 use crate::uwsgi::{abi, guard::guard, log::log, options, server, worker};
+use fpty::error::{Error, Result};
+use fpty::proto::Protocol;
 
 /// The router's options as they are read, on the server's only thread.
 static ROUTER: Lazy<Mutex<router::Router>> = Lazy::new(Mutex::default);
@@ -91,7 +91,7 @@ static CHECK: extern "C" fn() = {
             .unwrap_or_else(|_| Err(String::from("forkptyrouter: cannot tell the server's build")));
         if let Err(line) = outcome {
             // The server's log may not be set up yet.
-            crate::sys::stdio::say(&line);
+            fpty::sys::stdio::say(&line);
             // SAFETY: the loader runs constructors on one thread, before
             // anybody can see the symbols.
             unsafe {
@@ -179,8 +179,7 @@ unsafe extern "C" fn router_end() {
 unsafe extern "C" fn pty_init() -> c_int {
     let config = locked(&PTY).clone();
     if let Some(client) = config.client() {
-        let status =
-            guard("the pty client", crate::pty_client::LOST, || crate::pty_client::run(&client));
+        let status = guard("the pty client", fpty::client::LOST, || fpty::client::run(&client));
         server::exit(status);
     }
     let outcome = guard("the start", Err(Error::new("cannot start")), || {

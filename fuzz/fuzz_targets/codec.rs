@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 
 // The same files, without the crate around them, which needs a server.
 #[allow(dead_code)]
-#[path = "../../src/proto/mod.rs"]
+#[path = "../../crates/fpty/src/proto/mod.rs"]
 mod proto;
 
 use proto::{Decoder, Packet, encode_input, encode_rows_and_cols, encode_signal};

@@ -3,8 +3,9 @@
 use std::ffi::CString;
 
 use super::{OptionSpec, switch, value, with_value};
-use crate::error::Result;
-use crate::proto::Protocol;
+use fpty::client::Client;
+use fpty::error::Result;
+use fpty::proto::Protocol;
 
 /// What an option of the pty plugin sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,19 +63,6 @@ pub static OPTIONS: [OptionSpec<Key>; 10] = [
         c"show a new client so many bytes of earlier output (default: 65536, 0: none)",
     ),
 ];
-
-/// The client's configuration.
-#[derive(Clone, Debug)]
-pub struct Client {
-    /// The router's address.
-    pub address: String,
-    /// What it speaks.
-    pub protocol: Protocol,
-    /// Whether Ctrl-C, Ctrl-\ and Ctrl-Z are signals here.
-    pub isig: bool,
-    /// Whether `~.` and its like mean something.
-    pub escapes: bool,
-}
 
 /// The configuration of the shared terminal.
 #[derive(Clone, Debug)]

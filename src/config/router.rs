@@ -4,8 +4,8 @@ use std::ffi::CString;
 use std::time::Duration;
 
 use super::{OptionSpec, switch, value, with_value};
-use crate::error::Result;
-use crate::proto::Protocol;
+use fpty::error::Result;
+use fpty::proto::Protocol;
 
 /// What an option of the router sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::ops::RangeInclusive;
 
-use crate::error::{Error, Result};
+use fpty::error::{Error, Result};
 
 /// A whole number within a range.
 pub fn number(option: &str, value: &str, range: RangeInclusive<u32>) -> Result<u32> {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::relay::Backlog;
+use fpty::relay::Backlog;
 
 /// What may wait for one client; one that is further behind loses its place.
 /// The terminal is never kept waiting, so this is what a reader may lag behind

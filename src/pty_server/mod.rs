@@ -13,18 +13,18 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use crate::config::pty::Server;
-use crate::error::{Context, Result};
-use crate::sys::Size;
-use crate::sys::child::Pid;
-use crate::sys::environment;
-use crate::sys::pty::{self, Slave};
-use crate::sys::signal::Blocked;
-use crate::sys::socket::Listener;
-use crate::sys::spawn::Program;
-use crate::sys::stdio::{self, Output};
-use crate::sys::termios::RawMode;
 use crate::uwsgi::sockets::{self, Owner, Role};
 use crate::uwsgi::{log::log, server, worker};
+use fpty::error::{Context, Result};
+use fpty::sys::Size;
+use fpty::sys::child::Pid;
+use fpty::sys::environment;
+use fpty::sys::pty::{self, Slave};
+use fpty::sys::signal::Blocked;
+use fpty::sys::socket::Listener;
+use fpty::sys::spawn::Program;
+use fpty::sys::stdio::{self, Output};
+use fpty::sys::termios::RawMode;
 
 use share::{Door, Share};
 

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::fanout::{QUEUE_LIMIT, Scrollback};
-use crate::error::reason;
-use crate::relay::Backlog;
-use crate::sys::Read;
-use crate::sys::pty::{Master, Slave};
-use crate::sys::socket::{Listener, Stream};
-use crate::sys::stdio::{self, Output};
+use fpty::error::reason;
+use fpty::relay::Backlog;
+use fpty::sys::Read;
+use fpty::sys::pty::{Master, Slave};
+use fpty::sys::socket::{Listener, Stream};
+use fpty::sys::stdio::{self, Output};
 
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;

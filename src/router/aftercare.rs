@@ -18,12 +18,12 @@ use once_cell::sync::OnceCell;
 
 use super::GatewayLoop;
 use super::timers::Due;
-use crate::error::reason;
-use crate::sys::child::{self, Pid, SessionKiller};
-use crate::sys::detached;
-use crate::sys::pidfd::PidFd;
-use crate::sys::shared::SharedWords;
 use crate::uwsgi::log::log;
+use fpty::error::reason;
+use fpty::sys::child::{self, Pid, SessionKiller};
+use fpty::sys::detached;
+use fpty::sys::pidfd::PidFd;
+use fpty::sys::shared::SharedWords;
 
 /// Sessions that can be listed, in each gateway; memory is used only for as
 /// many as there are.
@@ -81,7 +81,7 @@ pub fn after_the_end(grace: Option<Duration>) {
     let _ = detached::run(c"fpty-aftercare", move || {
         const LOOK: Duration = Duration::from_millis(100);
         // One for each leader.
-        let _ = crate::sys::raise_descriptor_limit();
+        let _ = fpty::sys::raise_descriptor_limit();
         let mut left: Vec<PidFd> = pids.into_iter().filter_map(PidFd::open).collect();
         let mut waited = Duration::ZERO;
         while waited < grace && !left.is_empty() {

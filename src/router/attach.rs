@@ -9,16 +9,16 @@ use super::table::{Key, Source};
 use super::timers::Due;
 use super::traffic::{Attached, Wires};
 use super::{GatewayLoop, Running};
-use crate::error::{Error, Result, reason};
-use crate::proto::Protocol;
-use crate::relay::is_free;
 use crate::session::Session;
-use crate::sys::Size;
-use crate::sys::child::Pid;
-use crate::sys::poll::Interest;
-use crate::sys::pty::{self, Master};
-use crate::sys::socket::{Stream, Transport};
 use crate::uwsgi::log::log;
+use fpty::error::{Error, Result, reason};
+use fpty::proto::Protocol;
+use fpty::relay::is_free;
+use fpty::sys::Size;
+use fpty::sys::child::Pid;
+use fpty::sys::poll::Interest;
+use fpty::sys::pty::{self, Master};
+use fpty::sys::socket::{Stream, Transport};
 
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -8,10 +8,10 @@ use nix::sys::signal::Signal;
 use super::table::Key;
 use super::timers::Due;
 use super::{GatewayLoop, Running};
-use crate::sys::Read;
-use crate::sys::child::{self, Pid, SessionKiller};
-use crate::sys::socket::Stream;
 use crate::uwsgi::log::log;
+use fpty::sys::Read;
+use fpty::sys::child::{self, Pid, SessionKiller};
+use fpty::sys::socket::Stream;
 
 /// How long the terminal of an ended program may stay silent before the end
 /// is the end, where something else holds it open.

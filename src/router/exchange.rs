@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sys::processors::Parallel;
+use fpty::sys::processors::Parallel;
 
 /// How often the tick is kept; one time is good for a few ticks.
 const PERIOD: Duration = Duration::from_millis(2);

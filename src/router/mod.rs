@@ -31,21 +31,21 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::config::router::Router;
-use crate::error::{Context, Result};
-use crate::proto::Protocol;
-use crate::sys::child::{Pid, SessionKiller};
-use crate::sys::local_tcp::LocalTcp;
-use crate::sys::pidfd::PidFd;
-use crate::sys::pipe::Pipe;
-use crate::sys::poll::{Interest, Poller, Ready};
-use crate::sys::processors::Parallel;
-use crate::sys::signal::{Signals, block};
-use crate::sys::socket::Listener;
-use crate::sys::spawn::Program;
-use crate::sys::tick;
 use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::sockets::Role;
 use crate::uwsgi::{guard, log::log, server};
+use fpty::error::{Context, Result};
+use fpty::proto::Protocol;
+use fpty::sys::child::{Pid, SessionKiller};
+use fpty::sys::local_tcp::LocalTcp;
+use fpty::sys::pidfd::PidFd;
+use fpty::sys::pipe::Pipe;
+use fpty::sys::poll::{Interest, Poller, Ready};
+use fpty::sys::processors::Parallel;
+use fpty::sys::signal::{Signals, block};
+use fpty::sys::socket::Listener;
+use fpty::sys::spawn::Program;
+use fpty::sys::tick;
 
 use aftercare::{Aftercare, Listed};
 use attach::Spare;
@@ -147,15 +147,15 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
 
 impl GatewayLoop {
     fn new(gateway: &Gateway, config: Router) -> Result<Self> {
-        crate::sys::forbid_inspection();
-        if crate::sys::has_root_group_only() {
+        fpty::sys::forbid_inspection();
+        if fpty::sys::has_root_group_only() {
             log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
         }
         // A pipe raises it; what became of a write says it all.
         block(Signal::SIGPIPE);
-        let limit = crate::sys::raise_descriptor_limit().ok();
+        let limit = fpty::sys::raise_descriptor_limit().ok();
         let program = Program::from_command(&config.command, &server::shell())
-            .environment(crate::sys::environment::for_sessions())
+            .environment(fpty::sys::environment::for_sessions())
             .descriptor_limit(limit);
         let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
         let children = Signals::instead_of_handlers(&[Signal::SIGCHLD])

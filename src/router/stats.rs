@@ -8,11 +8,11 @@ use serde::Serialize;
 use super::GatewayLoop;
 use super::table::{Key, Source};
 use super::timers::Due;
-use crate::relay::Backlog;
-use crate::sys::Read;
-use crate::sys::poll::{Interest, Ready};
-use crate::sys::socket::{Listener, Stream};
 use crate::uwsgi::server;
+use fpty::relay::Backlog;
+use fpty::sys::Read;
+use fpty::sys::poll::{Interest, Ready};
+use fpty::sys::socket::{Listener, Stream};
 
 /// Clients of the statistics at once; for a further one, the one that has
 /// taken longest is let go.

@@ -9,13 +9,13 @@ use super::table::{Key, Source};
 use super::timers::Due;
 use super::{BUFFER, GatewayLoop};
 use crate::session::{Ends, Session, Verdict};
-use crate::sys::child::Pid;
-use crate::sys::pipe::Pipe;
-use crate::sys::poll::{Interest, Poller, Ready};
-use crate::sys::processors::Parallel;
-use crate::sys::pty::Master;
-use crate::sys::socket::{Stream, Transport};
-use crate::sys::{Read, Size, Written};
+use fpty::sys::child::Pid;
+use fpty::sys::pipe::Pipe;
+use fpty::sys::poll::{Interest, Poller, Ready};
+use fpty::sys::processors::Parallel;
+use fpty::sys::pty::Master;
+use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::{Read, Size, Written};
 
 /// A terminal yields at most this much at once, whatever one asks for.
 const ONE_READ: usize = 4096;

@@ -6,9 +6,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::proto::{Decoder, Packet, Protocol};
-use crate::relay::Backlog;
-use crate::sys::{Size, Written, poll::Interest};
+use fpty::proto::{Decoder, Packet, Protocol};
+use fpty::relay::Backlog;
+use fpty::sys::{Size, Written, poll::Interest};
 
 /// Input that may wait for a program that does not read, in bytes; the next
 /// read from the client adds at most this again.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::proto::{encode_input, encode_rows_and_cols, encode_signal};
+use fpty::proto::{encode_input, encode_rows_and_cols, encode_signal};
 
 const SIZE: Size = Size { rows: 24, cols: 80 };
 

@@ -10,8 +10,8 @@ use super::guard::guard;
 use super::log::log;
 use super::server;
 use super::sockets::{self, Owner, Socket};
-use crate::error::{Error, Result};
 use crate::ffi;
+use fpty::error::{Error, Result};
 
 /// The name of our gateways, which is that of their sockets' owner: by it the
 /// server finds out which sockets a gateway keeps.
@@ -106,7 +106,7 @@ impl Gateway {
     /// The gateway has work; if it takes longer than its harakiri, the master
     /// kills it.
     pub fn works(&self) {
-        self.set_deadline(|seconds| crate::sys::wall_clock_seconds() + i64::from(seconds));
+        self.set_deadline(|seconds| fpty::sys::wall_clock_seconds() + i64::from(seconds));
     }
 
     fn set_deadline(&self, at: impl Fn(u32) -> i64) {

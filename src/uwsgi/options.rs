@@ -7,8 +7,8 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use super::guard::guard;
 use super::log::log;
 use super::server;
-use crate::error::Result;
 use crate::ffi;
+use fpty::error::Result;
 
 /// One option.
 pub struct Spec {

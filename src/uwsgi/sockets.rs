@@ -7,9 +7,9 @@ use std::path::Path;
 use std::ptr::addr_of_mut;
 
 use super::log::log;
-use crate::error::{Context, Error, Result};
 use crate::ffi;
-use crate::sys::socket::Listener;
+use fpty::error::{Context, Error, Result};
+use fpty::sys::socket::Listener;
 
 /// The longest socket path that the server binds, in bytes.
 const LONGEST_PATH: usize = 102;

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 
-use crate::config::pty::Client;
 use crate::error::{Context, Result};
 use crate::proto::{self, Protocol};
 use crate::relay::Backlog;
@@ -59,6 +58,19 @@ const SIGNALS: [Signal; 7] = [
     Signal::SIGCONT,
     Signal::SIGWINCH,
 ];
+
+/// The client's configuration.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The router's address.
+    pub address: String,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Whether Ctrl-C, Ctrl-\ and Ctrl-Z are signals here.
+    pub isig: bool,
+    /// Whether `~.` and its like mean something.
+    pub escapes: bool,
+}
 
 /// Why a session is over.
 #[derive(Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub mod pty;
 pub mod shared;
 pub mod signal;
 pub mod socket;
+#[cfg(feature = "server")]
 pub mod spawn;
 pub mod stdio;
 pub mod termios;

@@ -1,0 +1,19 @@
+//! What both ends of a pseudo-terminal server speak and use, and the client.
+//! Nothing here knows of uWSGI.
+//!
+//! | module | what is in it |
+//! | --- | --- |
+//! | [`proto`] | the packets of uwsgi mode and their incremental codec |
+//! | [`relay`] | bounded buffers between two ends |
+//! | [`sys`] | the operating system: terminals, processes, sockets, polling |
+//! | [`client`] | connects a terminal or pipes to a server |
+//! | [`error`] | what failed, on what, and why |
+
+#![deny(unsafe_code)]
+
+pub mod client;
+pub mod error;
+pub mod proto;
+pub mod relay;
+#[allow(unsafe_code)]
+pub mod sys;

@@ -16,8 +16,6 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
-use super::GatewayLoop;
-use super::timers::Due;
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::sys::child::{self, Pid, SessionKiller};
@@ -93,37 +91,18 @@ pub fn after_the_end(grace: Option<Duration>) {
     });
 }
 
-impl GatewayLoop {
-    /// Takes over the list of the gateway of this number, and what one that
-    /// was here before us has left on it.
-    pub(super) fn adopt(&mut self, ordinal: usize) {
-        let Some(words) = LISTS.get().and_then(|lists| lists.get(ordinal)).map(SharedWords::words)
-        else {
-            return;
-        };
-        if let Some(grace) = self.config.hangup_grace {
-            self.left_behind = living(words).collect();
-            if !self.left_behind.is_empty() {
-                self.after(grace, Due::LeftBehind);
-            }
-        }
-        for word in words.iter().take_while(|word| word.load(Ordering::Acquire) != NEVER_USED) {
-            word.store(NEVER_USED, Ordering::Release);
-        }
-        self.aftercare = Some(Aftercare { words, free: VecDeque::new(), used: 0 });
+/// Takes over the list of the gateway of this number, and, where they are to
+/// be killed, those that one that was here before us has left on it.
+pub fn adopt(ordinal: usize, and_left_behind: bool) -> (Option<Aftercare>, Vec<PidFd>) {
+    let Some(words) = LISTS.get().and_then(|lists| lists.get(ordinal)).map(SharedWords::words)
+    else {
+        return (None, Vec::new());
+    };
+    let left_behind = if and_left_behind { living(words).collect() } else { Vec::new() };
+    for word in words.iter().take_while(|word| word.load(Ordering::Acquire) != NEVER_USED) {
+        word.store(NEVER_USED, Ordering::Release);
     }
-
-    /// The grace of those is over.
-    pub(super) fn end_left_behind(&mut self) {
-        self.left_behind.retain(|leader| !leader.has_ended());
-        for leader in std::mem::take(&mut self.left_behind) {
-            log(&format!(
-                "forkptyrouter: process {} has outlived its gateway: killing its session",
-                leader.pid()
-            ));
-            self.kill(leader.pid());
-        }
-    }
+    (Some(Aftercare { words, free: VecDeque::new(), used: 0 }), left_behind)
 }
 
 impl Aftercare {

@@ -1,16 +1,15 @@
 //! A client connects: it gets a terminal with the program on it, or one line
 //! that says why not.
 
-use std::fs::File;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::GatewayLoop;
+use super::doors::Caller;
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::traffic::{Attached, Wires};
-use super::{GatewayLoop, Running};
 use crate::session::Session;
-use crate::uwsgi::log::log;
 use fpty::error::{Error, Result, reason};
 use fpty::proto::Protocol;
 use fpty::relay::is_free;
@@ -23,90 +22,23 @@ use fpty::sys::socket::{Stream, Transport};
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Refusals that are logged in one second; the rest is counted.
-const LOGGED_PER_SECOND: u32 = 5;
-
-/// One descriptor kept aside: to take a connection with when there is no
-/// other, and tell it so, instead of leaving it to wait for nothing.
-pub struct Spare {
-    file: Option<File>,
-    second: Instant,
-    logged: u32,
-    silent: u32,
-}
-
-impl Spare {
-    /// Takes the descriptor.
-    pub fn new() -> Self {
-        Self { file: File::open("/").ok(), second: Instant::now(), logged: 0, silent: 0 }
-    }
-
-    /// Logs a refusal, or only counts it.
-    pub(super) fn log(&mut self, line: &str) {
-        if self.second.elapsed() >= Duration::from_secs(1) {
-            if self.silent > 0 {
-                log(&format!("forkptyrouter: {} more sessions were refused", self.silent));
-            }
-            (self.second, self.logged, self.silent) = (Instant::now(), 0, 0);
-        }
-        if self.logged < LOGGED_PER_SECOND {
-            self.logged += 1;
-            log(line);
-        } else {
-            self.silent += 1;
-        }
-    }
-}
-
 impl GatewayLoop {
-    /// Takes a connection that waits at a socket.
+    /// Takes a connection that waits at a socket. One in a turn: a storm of
+    /// them does not keep the sessions waiting.
     pub(super) fn accept(&mut self, door: u32) {
-        let Some(door) = self.doors.get(door as usize) else {
-            return;
-        };
-        let (listener, protocol) = (door.listener, door.protocol);
-        // One in a turn: a storm of them does not keep the sessions waiting.
-        match listener.accept() {
-            Ok(Some((client, transport))) => {
+        match self.doors.accept(door) {
+            Caller::Nobody => {}
+            Caller::Client(client, transport, protocol) => {
                 if let Err((client, error)) = self.attach(client, transport, protocol) {
                     self.refuse(&client, &error.to_string());
                 }
             }
-            Ok(None) => {}
-            Err(error) => {
-                self.spare.file = None;
-                let refused = listener.accept();
-                let why = format!("cannot take the connection: {}", reason(&error));
-                match refused {
-                    Ok(Some((client, _))) => self.refuse(&client, &why),
-                    _ => self.spare.log(&format!("forkptyrouter: {why}")),
+            Caller::Hopeless(client, why) => {
+                match client {
+                    Some(client) => self.refuse(&client, &why),
+                    None => self.doors.log_refusal(&format!("forkptyrouter: {why}")),
                 }
-                self.spare.file = File::open("/").ok();
                 self.pause();
-            }
-        }
-    }
-
-    /// Starts, or starts again, to take connections.
-    pub(super) fn accept_again(&mut self) {
-        if self.accepting {
-            return;
-        }
-        self.accepting = true;
-        if self.spare.file.is_none() {
-            self.spare.file = File::open("/").ok();
-        }
-        for (index, door) in self.doors.iter().enumerate() {
-            // Sockets are counted in dozens.
-            let token = Source::Listener(index as u32).token();
-            if let Err(error) = self.poller.add(door.listener.as_fd(), token, Interest::READ) {
-                log(&format!("forkptyrouter: cannot wait for clients on {}: {error}", door.name));
-            }
-        }
-        if let Some(listener) = self.stats_listener {
-            let token = Source::StatsListener.token();
-            if let Err(error) = self.poller.add(listener.as_fd(), token, Interest::READ) {
-                log(&format!("forkptyrouter: cannot wait for clients of the statistics: {error}"));
             }
         }
     }
@@ -114,15 +46,9 @@ impl GatewayLoop {
     /// Stops taking connections for a moment: the next one would only find
     /// the same shortage, and the poll would spin.
     pub(super) fn pause(&mut self) {
-        if !self.accepting {
-            return;
+        if self.doors.close(&self.turn.poller) {
+            self.after(PAUSE, Due::Accept);
         }
-        self.accepting = false;
-        let doors = self.doors.iter().map(|door| &door.listener);
-        for listener in doors.chain(&self.stats_listener) {
-            let _ = self.poller.remove(listener.as_fd());
-        }
-        self.after(PAUSE, Due::Accept);
     }
 
     /// Makes a session of a connection, or gives it back with the reason.
@@ -142,17 +68,16 @@ impl GatewayLoop {
             Wires { client, master, program: Some(pid) },
             transport,
         ));
-        let listed = self.aftercare.as_mut().and_then(|aftercare| aftercare.add(pid));
-        self.programs.insert(pid, Running { session: key, listed });
+        self.programs.started(pid, key);
         let Some(attached) = self.sessions.get_mut(key) else {
             return Ok(());
         };
-        let registered = self
-            .poller
+        let poller = &self.turn.poller;
+        let registered = poller
             .add(attached.wires.client.as_fd(), Source::Client(key).token(), Interest::READ)
             .and_then(|()| {
                 let token = Source::Terminal(key).token();
-                self.poller.add(attached.wires.master.as_fd(), token, Interest::READ)
+                poller.add(attached.wires.master.as_fd(), token, Interest::READ)
             });
         if let Err(error) = registered {
             self.refuse_session(key, &format!("cannot wait for the session: {}", reason(&error)));
@@ -184,8 +109,8 @@ impl GatewayLoop {
         client.end();
         // Unread input would turn our close into a reset, which may overtake
         // the line.
-        let _ = client.read(&mut self.buffer[..]);
-        self.spare.log(&line);
+        let _ = client.read(&mut self.turn.buffer[..]);
+        self.doors.log_refusal(&line);
     }
 
     fn refuse_session(&mut self, key: Key, why: &str) {
@@ -195,7 +120,7 @@ impl GatewayLoop {
                 .client
                 .write(format!("forkptyrouter: session refused: {why}\r\n").as_bytes());
         }
-        self.spare.log(&format!("forkptyrouter: session refused: {why}"));
+        self.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
         self.abandon(key);
     }
 }

@@ -1,16 +1,16 @@
 //! A session ends: its program is hung up, its terminal closed, its status
 //! waited for.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::GatewayLoop;
 use super::table::Key;
 use super::timers::Due;
-use super::{GatewayLoop, Running};
 use crate::uwsgi::log::log;
 use fpty::sys::Read;
-use fpty::sys::child::{self, Pid, SessionKiller};
+use fpty::sys::child::{self, Pid};
 use fpty::sys::socket::Stream;
 
 /// How long the terminal of an ended program may stay silent before the end
@@ -25,29 +25,13 @@ impl GatewayLoop {
     pub(super) fn reap(&mut self) {
         // However many have ended, it is told once.
         let _ = self.children.next();
-        // Where none is left, asking for one more is a system call for nothing.
-        while !self.programs.is_empty() {
-            let Some((pid, _exit)) = child::reap_any() else {
-                break;
-            };
-            let Some(Running { session: key, listed }) = self.programs.remove(&pid) else {
-                continue;
-            };
-            if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
-                aftercare.remove(listed);
-            }
-            if self.left.remove(&pid).is_some() {
-                self.outlived.retain(|leader| *leader != pid);
-                if let Some(killing) = &mut self.killing {
-                    killing.forget(pid);
-                }
-            }
+        while let Some((key, _exit)) = self.programs.reap() {
             if let Some(attached) = self.sessions.get_mut(key) {
                 attached.wires.program = None;
                 attached.session.program_ended();
                 // What it wrote last is there by now.
                 if attached.session.terminal_interest().read {
-                    attached.read_terminal(&mut self.buffer, &mut self.pipe, true, || false);
+                    attached.read_terminal(&mut self.turn, true, |_| false);
                 }
                 if attached.session.terminal_open() {
                     self.after(DRAIN, Due::Drained(key));
@@ -72,7 +56,7 @@ impl GatewayLoop {
             return self.after(DRAIN, Due::Drained(key));
         }
         attached.drains += 1;
-        let spoke = attached.read_terminal(&mut self.buffer, &mut self.pipe, false, || false);
+        let spoke = attached.read_terminal(&mut self.turn, false, |_| false);
         if spoke && attached.drains < DRAINS {
             self.after(DRAIN, Due::Drained(key));
         } else {
@@ -86,7 +70,7 @@ impl GatewayLoop {
         if let Some(attached) = self.sessions.get_mut(key) {
             // Unread input would turn our close into a reset, which may
             // overtake what the client has not read yet.
-            discard_input(&attached.wires.client, &mut self.buffer[..]);
+            discard_input(&attached.wires.client, &mut self.turn.buffer[..]);
         }
         self.abandon(key);
     }
@@ -100,7 +84,7 @@ impl GatewayLoop {
         // The poller forgets descriptors when they close here; where a copy
         // lives a moment longer (sys/detached.rs), nobody has its token.
         if let Some(program) = attached.wires.program {
-            self.left.insert(program, Instant::now());
+            self.programs.client_left(program);
             if let Some(grace) = self.config.hangup_grace {
                 self.after(grace, Due::Outlived(program));
             }
@@ -117,11 +101,8 @@ impl GatewayLoop {
 
     /// A session's leader has ignored that its client left.
     pub(super) fn outlived(&mut self, leader: Pid) {
-        // Where it was reaped its number may be another one's.
-        let since = self.left.get(&leader);
-        if since.is_some_and(|since| {
-            self.config.hangup_grace.is_some_and(|grace| since.elapsed() >= grace)
-        }) {
+        let grace = self.config.hangup_grace;
+        if grace.is_some_and(|grace| self.programs.has_outlived(leader, grace)) {
             log(&format!(
                 "forkptyrouter: process {leader} has outlived its client: killing its session"
             ));
@@ -129,28 +110,26 @@ impl GatewayLoop {
         }
     }
 
-    /// Has the session of this leader killed.
-    pub(super) fn kill(&mut self, leader: Pid) {
-        if self.outlived.is_empty() && self.killing.is_none() {
-            self.after(Duration::ZERO, Due::Kill);
+    /// The grace of what a gateway before us left is over.
+    pub(super) fn end_left_behind(&mut self) {
+        for leader in self.programs.take_left_behind() {
+            log(&format!(
+                "forkptyrouter: process {} has outlived its gateway: killing its session",
+                leader.pid()
+            ));
+            self.kill(leader.pid());
         }
-        self.outlived.push(leader);
     }
 
-    /// Kills what has been found to outlive its client or its gateway, a
-    /// little in each turn: the living are served meanwhile.
+    fn kill(&mut self, leader: Pid) {
+        if self.programs.kill(leader) {
+            self.after(Duration::ZERO, Due::Kill);
+        }
+    }
+
+    /// Goes on killing what has outlived its client or its gateway.
     pub(super) fn kill_outlived(&mut self) {
-        const AT_ONCE: usize = 64;
-        if self.killing.is_none() && !self.outlived.is_empty() {
-            self.killing = Some(SessionKiller::new(self.outlived.drain(..)));
-        }
-        let Some(killing) = &mut self.killing else {
-            return;
-        };
-        if killing.step(AT_ONCE) {
-            self.killing = None;
-        }
-        if self.killing.is_some() || !self.outlived.is_empty() {
+        if self.programs.go_on_killing() {
             self.after(Duration::ZERO, Due::Kill);
         }
     }

@@ -4,26 +4,33 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `mod.rs` | the loop: waits, and hands each event to whom it concerns |
+//! | `doors.rs` | the sockets; what is said to those who cannot come in |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `traffic.rs` | bytes between a client and its terminal |
-//! | `depart.rs` | a session ends: programs are hung up and reaped |
+//! | `quiet.rs` | ends that nothing tells of, and the end of the input |
+//! | `depart.rs` | a session ends |
+//! | `programs.rs` | programs: hung up, outlived, killed, reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
-//! | `stats.rs` | the statistics' clients |
+//! | `stats.rs` | the statistics and their clients |
+//! | `turn.rs` | what each turn of the loop needs |
 //! | `exchange.rs` | programs that answer each other in quick succession |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
 pub mod aftercare;
 mod attach;
 mod depart;
+mod doors;
 mod exchange;
 #[cfg(feature = "fault-injection")]
 mod fault;
+mod programs;
+mod quiet;
 mod stats;
 mod table;
 mod timers;
 mod traffic;
+mod turn;
 
-use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
@@ -36,110 +43,59 @@ use crate::uwsgi::sockets::Role;
 use crate::uwsgi::{guard, log::log, server};
 use fpty::error::{Context, Result};
 use fpty::proto::Protocol;
-use fpty::sys::child::{Pid, SessionKiller};
 use fpty::sys::local_tcp::LocalTcp;
-use fpty::sys::pidfd::PidFd;
-use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Interest, Poller, Ready};
-use fpty::sys::processors::Parallel;
 use fpty::sys::signal::{Signals, block};
-use fpty::sys::socket::Listener;
 use fpty::sys::spawn::Program;
-use fpty::sys::tick;
 
-use aftercare::{Aftercare, Listed};
-use attach::Spare;
-use exchange::Exchange;
-use stats::StatsClient;
+use doors::{Door, Doors};
+use programs::Programs;
+use stats::Statistics;
 use table::{Key, Source, Table};
-use timers::{Due, Timers};
+use timers::Due;
 use traffic::Attached;
+use turn::Turn;
 
-/// Bytes of one read from a client, and of one write to it.
-const BUFFER: usize = 64 * 1024;
-
-/// A socket of the router.
-struct Door {
-    listener: Listener,
-    protocol: Protocol,
-    name: String,
-}
-
-/// A program that has not been reaped. There is one for each session, so it
-/// is kept small.
-struct Running {
-    /// Whose it is; a key that is no longer valid: its client has left.
-    session: Key,
-    listed: Option<Listed>,
-}
-
-/// Everything that one gateway process knows.
+/// One gateway process: parts with a state of their own, and what concerns
+/// more than one of them.
 struct GatewayLoop {
     config: Router,
     program: Program,
-    poller: Poller,
-    doors: Vec<Door>,
-    accepting: bool,
-    spare: Spare,
+    turn: Turn,
+    doors: Doors,
     sessions: Table<Attached>,
-    /// Our programs that have not been reaped.
-    programs: HashMap<Pid, Running>,
-    /// Those whose client has left, and when it did.
-    left: HashMap<Pid, Instant>,
-    /// Leaders whose sessions are to be killed.
-    outlived: Vec<Pid>,
-    killing: Option<SessionKiller>,
-    /// Where the session leaders are listed for whoever comes after us.
-    aftercare: Option<Aftercare>,
-    /// Session leaders of a gateway that was here before us.
-    left_behind: Vec<PidFd>,
+    programs: Programs,
     children: Signals,
-    timers: Timers,
     local_tcp: LocalTcp,
-    stats_listener: Option<Listener>,
-    stats_http: bool,
-    stats: Table<StatsClient>,
-    /// What comes last in this turn.
-    bulk: Vec<Ready>,
-    parallel: Parallel,
-    exchange: Exchange,
-    buffer: Box<[u8; BUFFER]>,
-    /// What a client sent, and what of that is input, where that comes in many
-    /// packets. Their capacity is BUFFER, so they never grow.
-    input: Vec<u8>,
-    gather: Vec<u8>,
-    /// For the output of streams; `None` where the kernel has no such thing.
-    pipe: Option<Pipe>,
+    statistics: Statistics,
 }
 
 /// Runs a gateway; returns only when it cannot go on.
 pub fn run(gateway: Gateway, config: Router) -> Result<()> {
     let mut router = GatewayLoop::new(&gateway, config)?;
     loop {
-        let wait = router.timers.wait(Instant::now());
+        let wait = router.turn.timers.wait(Instant::now());
         gateway.rests();
-        let count = router.poller.wait(wait).context("cannot wait for events")?;
+        let count = router.turn.poller.wait(wait).context("cannot wait for events")?;
         gateway.works();
         for index in 0..count {
-            let ready = router.poller.ready(index);
+            let ready = router.turn.poller.ready(index);
             if router.is_bulk(ready) {
-                router.bulk.push(ready);
+                router.turn.bulk.push(ready);
             } else {
                 router.dispatch(ready);
             }
         }
-        let streams = !router.bulk.is_empty();
+        let streams = !router.turn.bulk.is_empty();
         // A key that is typed does not wait for the megabytes of others.
-        for index in 0..router.bulk.len() {
-            router.dispatch(router.bulk[index]);
+        for index in 0..router.turn.bulk.len() {
+            router.dispatch(router.turn.bulk[index]);
         }
-        router.bulk.clear();
+        router.turn.bulk.clear();
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
-        if router.exchange.turn(now, router.parallel, streams) {
-            tick::keep();
-        }
-        while let Some(due) = router.timers.next(now) {
+        router.turn.ends(now, streams);
+        while let Some(due) = router.turn.timers.next(now) {
             router.fire(due);
         }
     }
@@ -165,50 +121,39 @@ impl GatewayLoop {
             .context("cannot wait for ended programs")?;
 
         let mut doors = Vec::new();
-        let mut stats_listener = None;
+        let mut statistics = None;
         for socket in gateway.sockets()? {
             let protocol = match socket.role {
                 Role::Raw => Protocol::Raw,
                 Role::Uwsgi => Protocol::Uwsgi,
                 // One gateway is enough to tell of.
                 Role::Stats if gateway.is_first() => {
-                    stats_listener = Some(socket.listener);
+                    statistics = Some(socket.listener);
                     continue;
                 }
                 Role::Stats | Role::Shared | Role::Watched => continue,
             };
             doors.push(Door { listener: socket.listener, protocol, name: socket.name });
         }
+        let (aftercare, left_behind) =
+            aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
         let mut router = Self {
             config,
             program,
-            poller,
-            doors,
-            accepting: false,
-            spare: Spare::new(),
+            turn: Turn::new(poller),
+            doors: Doors::new(doors, statistics),
             sessions: Table::new(),
-            programs: HashMap::new(),
-            left: HashMap::new(),
-            outlived: Vec::new(),
-            killing: None,
-            aftercare: None,
-            left_behind: Vec::new(),
+            programs: Programs::new(aftercare, left_behind),
             children,
-            timers: Timers::default(),
             local_tcp: LocalTcp::default(),
-            stats_listener,
-            stats_http: server::stats_http(),
-            stats: Table::new(),
-            bulk: Vec::new(),
-            parallel: Parallel::now(),
-            exchange: Exchange::new(Instant::now()),
-            buffer: Box::new([0; BUFFER]),
-            input: Vec::with_capacity(BUFFER),
-            gather: Vec::with_capacity(BUFFER),
-            pipe: Pipe::new().ok(),
+            statistics: Statistics::new(server::stats_http()),
         };
-        router.adopt(gateway.ordinal());
-        router.accept_again();
+        if let Some(grace) =
+            router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
+        {
+            router.after(grace, Due::LeftBehind);
+        }
+        router.doors.open(&router.turn.poller);
         if let Some(limit) = limit {
             // Two descriptors a session, a few dozen for the gateway itself.
             log(&format!(
@@ -220,61 +165,62 @@ impl GatewayLoop {
         Ok(router)
     }
 
-    /// Hands an event to whom it concerns. A bug in one session ends that
-    /// session, not the others.
+    /// Hands an event to whom it concerns.
     fn dispatch(&mut self, ready: Ready) {
         let source = Source::of(ready.token);
-        let outcome = catch_unwind(AssertUnwindSafe(|| match source {
-            Source::Listener(index) => self.accept(index),
-            Source::StatsListener => self.accept_stats(),
-            Source::Stats(key) => self.stats_ready(key, ready),
-            Source::Children => self.reap(),
-            Source::Client(key) => self.client_ready(key, ready),
-            Source::Terminal(key) => self.terminal_ready(key, ready),
-        }));
-        if let Err(payload) = outcome {
-            log(&format!("forkptyrouter: internal error: {}", guard::text(&*payload)));
-            // What may be left in it is not for the next one.
-            self.pipe = Pipe::new().ok();
-            if let Source::Client(key) | Source::Terminal(key) = source {
-                self.abandon(key);
-            }
-        }
+        let session = match source {
+            Source::Client(key) | Source::Terminal(key) => Some(key),
+            _ => None,
+        };
+        self.guarded(session, |router| match source {
+            Source::Listener(index) => router.accept(index),
+            Source::StatsListener => router.accept_stats(),
+            Source::Stats(key) => router.stats_ready(key, ready),
+            Source::Children => router.reap(),
+            Source::Client(key) => router.client_ready(key, ready),
+            Source::Terminal(key) => router.terminal_ready(key, ready),
+        });
     }
 
+    /// Does what is due.
     fn fire(&mut self, due: Due) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| match due {
-            Due::Idle(key) => self.idle(key),
-            Due::Drained(key) => self.drained(key),
-            Due::EndOfInput(key) => self.end_of_input(key),
-            Due::Unheard(key) => self.unheard(key),
-            Due::Unanswered(key) => self.unanswered(key),
-            Due::Reopened(key) => self.reopened(key),
-            Due::Dismissed(key) => self.abandon(key),
-            Due::Stats(key) => self.close_stats(key),
-            Due::Outlived(pid) => self.outlived(pid),
-            Due::Kill => self.kill_outlived(),
-            Due::LeftBehind => self.end_left_behind(),
-            Due::Accept => self.accept_again(),
-        }));
-        if let Err(payload) = outcome {
+        self.guarded(due.session(), |router| match due {
+            Due::Idle(key) => router.idle(key),
+            Due::Drained(key) => router.drained(key),
+            Due::EndOfInput(key) => router.end_of_input(key),
+            Due::Unheard(key) => router.unheard(key),
+            Due::Unanswered(key) => router.unanswered(key),
+            Due::Reopened(key) => router.reopened(key),
+            Due::Dismissed(key) => router.abandon(key),
+            Due::Stats(key) => router.close_stats(key),
+            Due::Outlived(pid) => router.outlived(pid),
+            Due::Kill => router.kill_outlived(),
+            Due::LeftBehind => router.end_left_behind(),
+            Due::Accept => router.doors.open(&router.turn.poller),
+        });
+    }
+
+    /// A bug in one session ends that session, not the others.
+    fn guarded(&mut self, session: Option<Key>, body: impl FnOnce(&mut Self)) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| body(self))) {
             log(&format!("forkptyrouter: internal error: {}", guard::text(&*payload)));
-            self.pipe = Pipe::new().ok();
-            if let Some(key) = due.session() {
+            self.turn.clear();
+            if let Some(key) = session {
                 self.abandon(key);
             }
         }
     }
 
     fn after(&mut self, wait: Duration, due: Due) {
-        if self.timers.pile_up() {
-            let (sessions, programs, stats) = (&self.sessions, &self.programs, &self.stats);
-            self.timers.retain(|due| match due {
-                Due::Stats(key) => stats.has(key),
-                Due::Outlived(pid) => programs.contains_key(&pid),
+        if self.turn.timers.pile_up() {
+            let (sessions, programs) = (&self.sessions, &self.programs);
+            let statistics = &self.statistics;
+            self.turn.timers.retain(|due| match due {
+                Due::Stats(key) => statistics.has(key),
+                Due::Outlived(pid) => programs.has(pid),
                 _ => due.session().is_none_or(|key| sessions.has(key)),
             });
         }
-        self.timers.after(Instant::now(), wait, due);
+        self.turn.after(wait, due);
     }
 }

@@ -1,16 +1,16 @@
 //! Bytes between a client and its terminal.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
+use super::GatewayLoop;
+use super::quiet::Quiet;
 use super::table::{Key, Source};
-use super::timers::Due;
-use super::{BUFFER, GatewayLoop};
+use super::turn::{BUFFER, Turn};
 use crate::session::{Ends, Session, Verdict};
 use fpty::sys::child::Pid;
-use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::processors::Parallel;
 use fpty::sys::pty::Master;
@@ -26,25 +26,6 @@ const MORE_LIKELY: usize = 1024;
 /// Who sends as much at once is no person that types.
 const BULK: u32 = 1024;
 
-/// The first and the longest wait before looking whether the program reads
-/// at the end of its input again, in milliseconds.
-const END_OF_INPUT_FIRST: u16 = 20;
-const END_OF_INPUT_LAST: u16 = 1000;
-
-/// How often a client that could leave unheard is looked after.
-const UNHEARD: Duration = Duration::from_secs(1);
-
-/// How long a client may leave output unanswered that the kernel sends again
-/// and again: as long as an idle one may leave keepalive probes. (By itself the
-/// kernel gives up after a quarter of an hour.)
-const UNANSWERED: Duration = Duration::from_secs(120);
-
-/// How often that is looked after, while there is such output.
-const UNANSWERED_LOOK: Duration = Duration::from_secs(20);
-
-/// How often a program that closed its terminal is looked after.
-const REOPENED: Duration = Duration::from_millis(200);
-
 /// A session and what it is connected to.
 pub struct Attached {
     pub session: Session,
@@ -58,19 +39,12 @@ pub struct Attached {
     last_input: u32,
     /// How much the program wrote last.
     last_output: u32,
-    /// Whether it is looked after as a terminal that may be opened again.
-    reopens: bool,
-    /// Whether its client is looked after as one that could leave unheard.
-    unheard: bool,
-    /// Whether it is looked after as one whose machine could be gone.
-    unanswered: bool,
+    /// What of it is looked after.
+    pub quiet: Quiet,
     /// How often a terminal that outlives its program still had output.
     pub drains: u8,
-    /// The wait before the end of the input is looked after again, in
-    /// milliseconds; 0: it has not ended.
-    end_of_input: u16,
     /// When a byte last went either way; kept only for the idle timeout.
-    last_traffic: Option<Box<Instant>>,
+    pub last_traffic: Option<Box<Instant>>,
 }
 
 /// The two ends of a session.
@@ -93,11 +67,8 @@ impl Attached {
             terminal_interest: None,
             last_input: 0,
             last_output: 0,
-            reopens: false,
-            unheard: false,
-            unanswered: false,
+            quiet: Quiet::default(),
             drains: 0,
-            end_of_input: 0,
             last_traffic: None,
         }
     }
@@ -159,13 +130,13 @@ impl GatewayLoop {
             session.client_writable(wires);
         }
         if ready.read && session.client_interest().read {
-            match wires.client.read_into(&mut self.input) {
+            match wires.client.read_into(&mut self.turn.input) {
                 Read::Bytes(count) => {
                     // No more than BUFFER.
                     *last_input = count as u32;
                     #[cfg(feature = "fault-injection")]
-                    super::fault::strike(&self.input);
-                    session.client_sent(&mut self.input, &mut self.gather, wires);
+                    super::fault::strike(&self.turn.input);
+                    session.client_sent(&mut self.turn.input, &mut self.turn.gather, wires);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
                 // writing half was shut down is not.
@@ -178,7 +149,7 @@ impl GatewayLoop {
             session.client_left();
         } else if ready.read {
             let wanted = session.client_interest();
-            attached.watch_client(key, wanted, &self.poller);
+            attached.watch_client(key, wanted, &self.turn.poller);
         }
         self.settle(key);
     }
@@ -187,7 +158,7 @@ impl GatewayLoop {
     pub(super) fn terminal_ready(&mut self, key: Key, ready: Ready) {
         // Whoever is alone keeps nobody waiting.
         let alone = self.sessions.len() == 1;
-        let in_parallel = self.parallel != Parallel::Nothing;
+        let in_parallel = self.turn.parallel != Parallel::Nothing;
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
@@ -199,22 +170,19 @@ impl GatewayLoop {
         }
         if ready.read || ready.hang_up {
             if attached.session.terminal_interest().read {
-                let poller = &self.poller;
                 // With several processors the stream's client can take the one
                 // read meanwhile. The poll comes first all the same: without
                 // it an echo beside a stream took a third longer.
-                let wait = || !alone && (poller.others_ready(ready.token) || in_parallel);
-                attached.read_terminal(&mut self.buffer, &mut self.pipe, ready.hang_up, wait);
+                let wait =
+                    |poller: &Poller| !alone && (poller.others_ready(ready.token) || in_parallel);
+                attached.read_terminal(&mut self.turn, ready.hang_up, wait);
             } else if ready.hang_up {
                 // A hang-up is told again and again, asked for or not: until
                 // its client reads again the poller does without it.
-                attached.forget_terminal(&self.poller);
+                attached.forget_terminal(&self.turn.poller);
             }
         }
-        if attached.transport == Transport::Tcp && !attached.unanswered {
-            attached.unanswered = true;
-            self.after(UNANSWERED_LOOK, Due::Unanswered(key));
-        }
+        self.look_for_answers(key);
         self.settle(key);
     }
 
@@ -235,7 +203,7 @@ impl GatewayLoop {
                 if !attached.session.has_output() {
                     let _ = attached.wires.client.write(format!("\r\n{line}\r\n").as_bytes());
                 }
-                self.spare.log(line);
+                self.doors.log_refusal(line);
                 return self.close(key);
             }
         }
@@ -245,111 +213,17 @@ impl GatewayLoop {
         if wanted.write != attached.client_interest.write
             || (wanted.read && !attached.client_interest.read)
         {
-            attached.watch_client(key, wanted, &self.poller);
+            attached.watch_client(key, wanted, &self.turn.poller);
         }
         if !attached.session.terminal_open() {
-            attached.forget_terminal(&self.poller);
-            if attached.session.program_runs() && !attached.reopens {
-                attached.reopens = true;
-                self.after(REOPENED, Due::Reopened(key));
-            }
-            return;
+            attached.forget_terminal(&self.turn.poller);
+            return self.look_for_reopened(key);
         }
         let wanted = attached.session.terminal_interest();
         if attached.terminal_interest != Some(wanted) {
-            attached.watch_terminal(key, wanted, &self.poller);
+            attached.watch_terminal(key, wanted, &self.turn.poller);
         }
-        if attached.transport == Transport::Tcp && !attached.unheard && attached.session.is_deaf() {
-            attached.unheard = true;
-            self.after(UNHEARD, Due::Unheard(key));
-            return;
-        }
-        if attached.end_of_input == 0 && attached.session.wants_end_of_input() {
-            attached.end_of_input = END_OF_INPUT_FIRST;
-            self.end_of_input(key);
-        }
-    }
-
-    /// The client sends no more: whenever the program reads and nothing is
-    /// left, it gets an end of file, as often as it asks; a pipe's reader
-    /// would. What a client sends at once may be for several programs in turn.
-    pub(super) fn end_of_input(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let wait = attached.end_of_input;
-        if attached.transport == Transport::Tcp
-            && self.local_tcp.peer_has_closed(&attached.wires.client)
-        {
-            return self.abandon(key);
-        }
-        // Less and less often: a program that does not take it for the end
-        // (IGNOREEOF) would else be told in a rage.
-        attached.end_of_input = (wait * 2).min(END_OF_INPUT_LAST);
-        if attached.session.wants_end_of_input() {
-            attached.wires.master.end_input();
-        }
-        self.after(Duration::from_millis(wait.into()), Due::EndOfInput(key));
-    }
-
-    /// A client whose input the program does not read may have left: over TCP
-    /// the end of what it sent comes after all that it sent.
-    pub(super) fn unheard(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        attached.unheard = false;
-        if attached.session.is_deaf() && self.local_tcp.peer_has_closed(&attached.wires.client) {
-            self.abandon(key);
-        } else {
-            self.settle(key);
-        }
-    }
-
-    /// A client may have vanished while there was output for it.
-    pub(super) fn unanswered(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        match attached.wires.client.unanswered_for() {
-            None => attached.unanswered = false,
-            Some(silence) if silence >= UNANSWERED => self.abandon(key),
-            Some(_) => self.after(UNANSWERED_LOOK, Due::Unanswered(key)),
-        }
-    }
-
-    /// A program that closed its terminal may have opened it again.
-    pub(super) fn reopened(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        attached.reopens = false;
-        if attached.session.terminal_open() || !attached.session.program_runs() {
-            return;
-        }
-        // Not before the client has read what there was: it would pile up.
-        if !attached.session.has_output() {
-            attached.session.terminal_reopened();
-            attached.read_terminal(&mut self.buffer, &mut self.pipe, false, || false);
-        }
-        self.settle(key);
-    }
-
-    /// Looks whether a session has been idle for too long.
-    pub(super) fn idle(&mut self, key: Key) {
-        let (Some(timeout), Some(attached)) = (self.config.timeout, self.sessions.get_mut(key))
-        else {
-            return;
-        };
-        let idle = attached.last_traffic.as_ref().map_or(timeout, |last| last.elapsed());
-        if idle < timeout {
-            return self.after(timeout - idle, Due::Idle(key));
-        }
-        let line =
-            format!("forkptyrouter: session ended: no traffic for {} seconds", timeout.as_secs());
-        attached.session.dismiss(&line, &mut attached.wires);
-        self.after(Duration::from_secs(5), Due::Dismissed(key));
-        self.settle(key);
+        self.look_after_input(key);
     }
 }
 
@@ -362,11 +236,11 @@ impl Attached {
     /// anything.
     pub(super) fn read_terminal(
         &mut self,
-        buffer: &mut [u8; BUFFER],
-        pipe: &mut Option<Pipe>,
+        turn: &mut Turn,
         hung_up: bool,
-        somebody_waits: impl Fn() -> bool,
+        somebody_waits: impl Fn(&Poller) -> bool,
     ) -> bool {
+        let Turn { buffer, pipe, poller, .. } = turn;
         let mut have = 0;
         let mut ended = false;
         // That takes a system call more, so it pays where there are many reads.
@@ -388,7 +262,7 @@ impl Attached {
                 Read::Bytes(count) => {
                     have += count;
                     let more_likely = hung_up || count >= MORE_LIKELY;
-                    if !more_likely || (count >= MORE_LIKELY && somebody_waits()) {
+                    if !more_likely || (count >= MORE_LIKELY && somebody_waits(poller)) {
                         break;
                     }
                 }

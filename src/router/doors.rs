@@ -1,0 +1,174 @@
+//! The sockets that clients come to, and what is said to those who cannot
+//! come in.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::table::Source;
+use crate::uwsgi::log::log;
+use fpty::error::reason;
+use fpty::proto::Protocol;
+use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::socket::{Listener, Stream, Transport};
+
+/// Refusals that are logged in one second; the rest is counted.
+const LOGGED_PER_SECOND: u32 = 5;
+
+/// A socket of the router.
+#[derive(Clone)]
+pub struct Door {
+    /// Where clients come from.
+    pub listener: Listener,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Its address, as the server names it.
+    pub name: String,
+}
+
+/// All sockets of a gateway.
+pub struct Doors {
+    doors: Vec<Door>,
+    statistics: Option<Listener>,
+    open: bool,
+    spare: Spare,
+    refusals: Refusals,
+}
+
+/// Who was waiting at a door.
+pub enum Caller {
+    /// Nobody any more.
+    Nobody,
+    /// A client.
+    Client(Stream, Transport, Protocol),
+    /// There is no descriptor or memory for anybody; this one is to be told
+    /// why, if it could be taken.
+    Hopeless(Option<Stream>, String),
+}
+
+impl Doors {
+    /// Closed at first, see [`Doors::open`].
+    pub fn new(doors: Vec<Door>, statistics: Option<Listener>) -> Self {
+        Self { doors, statistics, open: false, spare: Spare::take(), refusals: Refusals::new() }
+    }
+
+    /// Starts, or starts again, to wait for clients.
+    pub fn open(&mut self, poller: &Poller) {
+        if self.open {
+            return;
+        }
+        self.open = true;
+        self.spare.fill();
+        for (index, door) in self.doors.iter().enumerate() {
+            // Sockets are counted in dozens.
+            let token = Source::Listener(index as u32).token();
+            if let Err(error) = poller.add(door.listener.as_fd(), token, Interest::READ) {
+                log(&format!("forkptyrouter: cannot wait for clients on {}: {error}", door.name));
+            }
+        }
+        if let Some(listener) = self.statistics {
+            let token = Source::StatsListener.token();
+            if let Err(error) = poller.add(listener.as_fd(), token, Interest::READ) {
+                log(&format!("forkptyrouter: cannot wait for clients of the statistics: {error}"));
+            }
+        }
+    }
+
+    /// Stops waiting for clients; returns whether they were waited for.
+    pub fn close(&mut self, poller: &Poller) -> bool {
+        if !self.open {
+            return false;
+        }
+        self.open = false;
+        for listener in self.doors.iter().map(|door| &door.listener).chain(&self.statistics) {
+            let _ = poller.remove(listener.as_fd());
+        }
+        true
+    }
+
+    /// Takes a connection that waits at a socket of the router.
+    pub fn accept(&mut self, door: u32) -> Caller {
+        let Some(door) = self.doors.get(door as usize) else {
+            return Caller::Nobody;
+        };
+        match door.listener.accept() {
+            Ok(Some((client, transport))) => Caller::Client(client, transport, door.protocol),
+            Ok(None) => Caller::Nobody,
+            Err(error) => {
+                self.spare.give();
+                let client = door.listener.accept().ok().flatten().map(|(client, _)| client);
+                self.spare.fill();
+                Caller::Hopeless(client, format!("cannot take the connection: {}", reason(&error)))
+            }
+        }
+    }
+
+    /// Takes a connection that waits at the statistics' socket.
+    ///
+    /// # Errors
+    /// Out of descriptors or memory.
+    pub fn accept_statistics(&self) -> std::io::Result<Option<Stream>> {
+        match self.statistics {
+            Some(listener) => Ok(listener.accept()?.map(|(stream, _)| stream)),
+            None => Ok(None),
+        }
+    }
+
+    /// Logs a refusal, or only counts it.
+    pub fn log_refusal(&mut self, line: &str) {
+        self.refusals.log(line);
+    }
+
+    /// The addresses.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.doors.iter().map(|door| door.name.as_str())
+    }
+}
+
+/// One descriptor kept aside: to take a connection with when there is no
+/// other, and tell it so, instead of leaving it to wait for nothing.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn take() -> Self {
+        Self(File::open("/").ok())
+    }
+
+    fn give(&mut self) {
+        self.0 = None;
+    }
+
+    fn fill(&mut self) {
+        if self.0.is_none() {
+            *self = Self::take();
+        }
+    }
+}
+
+/// What was logged of late: a storm of refusals is no storm of lines.
+struct Refusals {
+    second: Instant,
+    logged: u32,
+    silent: u32,
+}
+
+impl Refusals {
+    fn new() -> Self {
+        Self { second: Instant::now(), logged: 0, silent: 0 }
+    }
+
+    fn log(&mut self, line: &str) {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            if self.silent > 0 {
+                log(&format!("forkptyrouter: {} more sessions were refused", self.silent));
+            }
+            *self = Self::new();
+        }
+        if self.logged < LOGGED_PER_SECOND {
+            self.logged += 1;
+            log(line);
+        } else {
+            self.silent += 1;
+        }
+    }
+}

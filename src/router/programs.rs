@@ -1,0 +1,125 @@
+//! The programs of the sessions: which run, which have outlived their client,
+//! and how they ended.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::aftercare::{Aftercare, Listed};
+use super::table::Key;
+use fpty::sys::child::{self, Exit, Pid, SessionKiller};
+use fpty::sys::pidfd::PidFd;
+
+/// Members of sessions that are looked for at once.
+const AT_ONCE: usize = 64;
+
+/// A program that has not been reaped. There is one for each session, so it
+/// is kept small.
+struct Running {
+    /// Whose it is; a key that is no longer valid: its client has left.
+    session: Key,
+    listed: Option<Listed>,
+}
+
+/// All programs of a gateway that have not been reaped.
+pub struct Programs {
+    running: HashMap<Pid, Running>,
+    /// Those whose client has left, and when it did.
+    left: HashMap<Pid, Instant>,
+    /// Leaders whose sessions are to be killed.
+    outlived: Vec<Pid>,
+    killing: Option<SessionKiller>,
+    /// Where the session leaders are listed for whoever comes after us.
+    aftercare: Option<Aftercare>,
+    /// Session leaders of a gateway that was here before us.
+    left_behind: Vec<PidFd>,
+}
+
+impl Programs {
+    /// None yet of ours; some may be left of a gateway that was here before.
+    pub fn new(aftercare: Option<Aftercare>, left_behind: Vec<PidFd>) -> Self {
+        Self {
+            running: HashMap::new(),
+            left: HashMap::new(),
+            outlived: Vec::new(),
+            killing: None,
+            aftercare,
+            left_behind,
+        }
+    }
+
+    /// A session's program has been started.
+    pub fn started(&mut self, leader: Pid, session: Key) {
+        let listed = self.aftercare.as_mut().and_then(|aftercare| aftercare.add(leader));
+        self.running.insert(leader, Running { session, listed });
+    }
+
+    /// Whether it has not been reaped.
+    pub fn has(&self, leader: Pid) -> bool {
+        self.running.contains_key(&leader)
+    }
+
+    /// Reaps one that has ended: whose it was, and how it ended.
+    pub fn reap(&mut self) -> Option<(Key, Exit)> {
+        // Where none is left, asking for one more is a system call for nothing.
+        while !self.running.is_empty() {
+            let (pid, exit) = child::reap_any()?;
+            let Some(Running { session, listed }) = self.running.remove(&pid) else {
+                continue;
+            };
+            if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
+                aftercare.remove(listed);
+            }
+            if self.left.remove(&pid).is_some() {
+                self.outlived.retain(|leader| *leader != pid);
+                if let Some(killing) = &mut self.killing {
+                    killing.forget(pid);
+                }
+            }
+            return Some((session, exit));
+        }
+        None
+    }
+
+    /// The client of a program that still runs has left.
+    pub fn client_left(&mut self, leader: Pid) {
+        self.left.insert(leader, Instant::now());
+    }
+
+    /// Whether a program has outlived its client by so much.
+    pub fn has_outlived(&self, leader: Pid, grace: Duration) -> bool {
+        // Where it was reaped its number may be another one's.
+        self.left.get(&leader).is_some_and(|since| since.elapsed() >= grace)
+    }
+
+    /// Whether a gateway that was here before us left any.
+    pub fn has_left_behind(&self) -> bool {
+        !self.left_behind.is_empty()
+    }
+
+    /// Those that a gateway before us left and that still run.
+    pub fn take_left_behind(&mut self) -> Vec<PidFd> {
+        self.left_behind.retain(|leader| !leader.has_ended());
+        std::mem::take(&mut self.left_behind)
+    }
+
+    /// Has the session of this leader killed, by [`Programs::go_on_killing`];
+    /// returns whether that is to be called.
+    pub fn kill(&mut self, leader: Pid) -> bool {
+        let first = self.outlived.is_empty() && self.killing.is_none();
+        self.outlived.push(leader);
+        first
+    }
+
+    /// Kills what has been found to outlive its client or its gateway, a
+    /// little in each turn: the living are served meanwhile. Returns whether
+    /// there is more.
+    pub fn go_on_killing(&mut self) -> bool {
+        if self.killing.is_none() && !self.outlived.is_empty() {
+            self.killing = Some(SessionKiller::new(self.outlived.drain(..)));
+        }
+        if self.killing.as_mut().is_some_and(|killing| killing.step(AT_ONCE)) {
+            self.killing = None;
+        }
+        self.killing.is_some() || !self.outlived.is_empty()
+    }
+}

@@ -1,0 +1,163 @@
+//! Ends that nothing tells of, and the end of the input.
+
+use std::time::Duration;
+
+use super::GatewayLoop;
+use super::table::Key;
+use super::timers::Due;
+use fpty::sys::socket::Transport;
+
+/// The first and the longest wait before looking whether the program reads
+/// at the end of its input again, in milliseconds.
+const END_OF_INPUT_FIRST: u16 = 20;
+const END_OF_INPUT_LAST: u16 = 1000;
+
+/// How often a client that could leave unheard is looked after.
+const UNHEARD: Duration = Duration::from_secs(1);
+
+/// How long a client may leave output unanswered that the kernel sends again
+/// and again: as long as an idle one may leave keepalive probes. (By itself the
+/// kernel gives up after a quarter of an hour.)
+const UNANSWERED: Duration = Duration::from_secs(120);
+
+/// How often that is looked after, while there is such output.
+const UNANSWERED_LOOK: Duration = Duration::from_secs(20);
+
+/// How often a program that closed its terminal is looked after.
+const REOPENED: Duration = Duration::from_millis(200);
+
+/// What of a session is looked after, because nothing would tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet {
+    /// Its terminal may be opened again.
+    reopens: bool,
+    /// Its client could leave unheard.
+    unheard: bool,
+    /// Its client's machine could be gone.
+    unanswered: bool,
+    /// The wait before the end of the input is looked after again, in
+    /// milliseconds; 0: it has not ended.
+    end_of_input: u16,
+}
+
+impl GatewayLoop {
+    /// There may be output that the client's machine does not answer.
+    pub(super) fn look_for_answers(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if attached.transport == Transport::Tcp && !attached.quiet.unanswered {
+            attached.quiet.unanswered = true;
+            self.after(UNANSWERED_LOOK, Due::Unanswered(key));
+        }
+    }
+
+    /// A terminal is closed: its program may open it again.
+    pub(super) fn look_for_reopened(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if attached.session.program_runs() && !attached.quiet.reopens {
+            attached.quiet.reopens = true;
+            self.after(REOPENED, Due::Reopened(key));
+        }
+    }
+
+    /// The client may be one that cannot be heard, or has said all that it
+    /// has to say.
+    pub(super) fn look_after_input(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let (session, quiet) = (&attached.session, &mut attached.quiet);
+        if attached.transport == Transport::Tcp && !quiet.unheard && session.is_deaf() {
+            quiet.unheard = true;
+            self.after(UNHEARD, Due::Unheard(key));
+        } else if quiet.end_of_input == 0 && session.wants_end_of_input() {
+            quiet.end_of_input = END_OF_INPUT_FIRST;
+            self.end_of_input(key);
+        }
+    }
+
+    /// The client sends no more: whenever the program reads and nothing is
+    /// left, it gets an end of file, as often as it asks; a pipe's reader
+    /// would. What a client sends at once may be for several programs in turn.
+    pub(super) fn end_of_input(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let wait = attached.quiet.end_of_input;
+        if attached.transport == Transport::Tcp
+            && self.local_tcp.peer_has_closed(&attached.wires.client)
+        {
+            return self.abandon(key);
+        }
+        // Less and less often: a program that does not take it for the end
+        // (IGNOREEOF) would else be told in a rage.
+        attached.quiet.end_of_input = (wait * 2).min(END_OF_INPUT_LAST);
+        if attached.session.wants_end_of_input() {
+            attached.wires.master.end_input();
+        }
+        self.after(Duration::from_millis(wait.into()), Due::EndOfInput(key));
+    }
+
+    /// A client whose input the program does not read may have left: over TCP
+    /// the end of what it sent comes after all that it sent.
+    pub(super) fn unheard(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        attached.quiet.unheard = false;
+        if attached.session.is_deaf() && self.local_tcp.peer_has_closed(&attached.wires.client) {
+            self.abandon(key);
+        } else {
+            self.settle(key);
+        }
+    }
+
+    /// A client may have vanished while there was output for it.
+    pub(super) fn unanswered(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        match attached.wires.client.unanswered_for() {
+            None => attached.quiet.unanswered = false,
+            Some(silence) if silence >= UNANSWERED => self.abandon(key),
+            Some(_) => self.after(UNANSWERED_LOOK, Due::Unanswered(key)),
+        }
+    }
+
+    /// A program that closed its terminal may have opened it again.
+    pub(super) fn reopened(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        attached.quiet.reopens = false;
+        if attached.session.terminal_open() || !attached.session.program_runs() {
+            return;
+        }
+        // Not before the client has read what there was: it would pile up.
+        if !attached.session.has_output() {
+            attached.session.terminal_reopened();
+            attached.read_terminal(&mut self.turn, false, |_| false);
+        }
+        self.settle(key);
+    }
+
+    /// Looks whether a session has been idle for too long.
+    pub(super) fn idle(&mut self, key: Key) {
+        let (Some(timeout), Some(attached)) = (self.config.timeout, self.sessions.get_mut(key))
+        else {
+            return;
+        };
+        let idle = attached.last_traffic.as_ref().map_or(timeout, |last| last.elapsed());
+        if idle < timeout {
+            return self.after(timeout - idle, Due::Idle(key));
+        }
+        let line =
+            format!("forkptyrouter: session ended: no traffic for {} seconds", timeout.as_secs());
+        attached.session.dismiss(&line, &mut attached.wires);
+        self.after(Duration::from_secs(5), Due::Dismissed(key));
+        self.settle(key);
+    }
+}

@@ -4,6 +4,7 @@
 //! that names the option and the value, instead of a server that runs with
 //! something else than what was asked for.
 
+pub mod accept_env;
 pub mod pty;
 pub mod router;
 mod value;

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::time::Duration;
 
+use super::accept_env::AcceptEnv;
 use super::{OptionSpec, switch, value, with_value};
 use fpty::error::Result;
 use fpty::proto::Protocol;
@@ -36,6 +37,10 @@ pub enum Key {
     Harakiri,
     /// How long a program may outlive its client.
     HangupGrace,
+    /// Variables of the client that the program may get.
+    AcceptEnv,
+    /// Whether clients that can take the terminal itself get it.
+    Handover,
 }
 
 const LISTEN: &std::ffi::CStr =
@@ -48,7 +53,7 @@ const PROCESSES: &std::ffi::CStr = c"prefork the specified number of forkptyrout
 const STATS: &std::ffi::CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 22] = [
+pub static OPTIONS: [OptionSpec<Key>; 24] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -99,6 +104,16 @@ pub static OPTIONS: [OptionSpec<Key>; 22] = [
         c"let the master kill a forkptyrouter that hangs for the specified seconds",
     ),
     with_value(
+        c"forkptyrouter-accept-env",
+        Key::AcceptEnv,
+        c"let clients set these variables, names with * (default: TERM COLORTERM LANG LANGUAGE LC_* TZ; none)",
+    ),
+    with_value(
+        c"forkptyrouter-handover",
+        Key::Handover,
+        c"hand terminals over to clients that can take them (default: true)",
+    ),
+    with_value(
         c"forkptyrouter-hangup-grace",
         Key::HangupGrace,
         c"kill a session that outlives its client by the specified seconds (default: 10, 0: never)",
@@ -126,6 +141,12 @@ pub struct Router {
     pub harakiri: Option<u32>,
     /// How long a session leader may outlive its client.
     pub hangup_grace: Option<Duration>,
+    /// Which variables clients may set.
+    pub accept_env: AcceptEnv,
+    /// Whether clients that can take the terminal itself get it.
+    pub handover: bool,
+    /// Whether the option was given: the next one adds to it.
+    accept_env_given: bool,
     /// What to tell the operator about options that can have no meaning.
     pub remarks: Vec<String>,
 }
@@ -142,6 +163,9 @@ impl Default for Router {
             stats: None,
             harakiri: None,
             hangup_grace: Some(Duration::from_secs(10)),
+            accept_env: AcceptEnv::default(),
+            handover: true,
+            accept_env_given: false,
             remarks: Vec::new(),
         }
     }
@@ -181,6 +205,14 @@ impl Router {
             }
             Key::Timeout => self.timeout = seconds()?,
             Key::HangupGrace => self.hangup_grace = seconds()?,
+            Key::AcceptEnv => {
+                let accept = AcceptEnv::of(value::text(option, typed)?.as_bytes());
+                match std::mem::replace(&mut self.accept_env_given, true) {
+                    true => self.accept_env.and(accept),
+                    false => self.accept_env = accept,
+                }
+            }
+            Key::Handover => self.handover = value::switch(option, typed)?,
             Key::Stats => self.stats = Some(value::text(option, typed)?),
             Key::Harakiri => {
                 let seconds = number(MAX_SECONDS)?;

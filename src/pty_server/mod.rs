@@ -101,7 +101,7 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
     Program::through_shell(command, &server::shell())
         .environment(environment::for_sessions())
         .as_job()
-        .spawn(slave)
+        .spawn(slave, &[])
 }
 
 fn door_of(listener: Listener, role: Role) -> Door {

@@ -1,6 +1,7 @@
 //! A client connects: it gets a terminal with the program on it, or one line
 //! that says why not.
 
+use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use super::table::{Key, Source};
 use super::timers::Due;
 use super::traffic::{Attached, Wires};
 use crate::session::Session;
+use crate::session::greeting::Opening;
 use fpty::error::{Error, Result, reason};
-use fpty::proto::Protocol;
+use fpty::proto::{Ended, Ending, Protocol, variables};
 use fpty::relay::is_free;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
@@ -22,20 +24,24 @@ use fpty::sys::socket::{Stream, Transport};
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How old a session is before its terminal is handed over: a short one ends
+/// without the effort.
+const OFFER_AFTER: Duration = Duration::from_millis(30);
+
 impl GatewayLoop {
     /// Takes a connection that waits at a socket. One in a turn: a storm of
     /// them does not keep the sessions waiting.
     pub(super) fn accept(&mut self, door: u32) {
         match self.doors.accept(door) {
             Caller::Nobody => {}
-            Caller::Client(client, transport, protocol) => {
-                if let Err((client, error)) = self.attach(client, transport, protocol) {
-                    self.refuse(&client, &error.to_string());
-                }
+            Caller::Client(client, transport, Protocol::Uwsgi) => self.greet(client, transport),
+            Caller::Client(client, transport, Protocol::Raw) => {
+                let size = self.default_size();
+                self.attach(client, transport, Session::raw(size), size, &[]);
             }
             Caller::Hopeless(client, why) => {
                 match client {
-                    Some(client) => self.refuse(&client, &why),
+                    Some(client) => self.refuse(&client, false, &why),
                     None => self.doors.log_refusal(&format!("forkptyrouter: {why}")),
                 }
                 self.pause();
@@ -51,27 +57,71 @@ impl GatewayLoop {
         }
     }
 
-    /// Makes a session of a connection, or gives it back with the reason.
+    /// Makes a session of a client that has said this, and perhaps that it
+    /// sends no more. What it sent after that stands in the turn's buffer.
+    pub(super) fn open(
+        &mut self,
+        client: Stream,
+        transport: Transport,
+        mut opening: Opening,
+        ended: bool,
+    ) {
+        let size = opening.size(self.default_size());
+        let environment = self.config.accept_env.of_client(&opening.variables);
+        let session = Session::opened(&mut opening, size);
+        let Some(key) = self.attach(client, transport, session, size, &environment) else {
+            return;
+        };
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Attached { session, wires, .. } = attached;
+        session.early_input(&opening.input, wires);
+        if !self.turn.input.is_empty() {
+            session.client_sent(&mut self.turn.input, &mut self.turn.gather, wires);
+        }
+        if ended {
+            session.client_ended();
+        }
+        if opening.variables.left_some_out() {
+            let (most, bytes) = (variables::MOST, variables::MOST_BYTES);
+            let line = format!("some variables were left out: at most {most}, and {bytes} bytes");
+            session.notice(&line, wires);
+        }
+        let can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
+        if can_take && transport == Transport::Unix && self.config.handover {
+            self.after(OFFER_AFTER, Due::Offer(key));
+        }
+        self.settle(key);
+    }
+
+    fn default_size(&self) -> Size {
+        Size { rows: self.config.rows, cols: self.config.cols }
+    }
+
+    /// Gives a client its terminal and its program, or tells it why not.
     fn attach(
         &mut self,
         client: Stream,
         transport: Transport,
-        protocol: Protocol,
-    ) -> std::result::Result<(), (Stream, Error)> {
-        let size = Size { rows: self.config.rows, cols: self.config.cols };
-        let (master, pid) = match self.start(size) {
+        session: Session,
+        size: Size,
+        environment: &[CString],
+    ) -> Option<Key> {
+        let (master, pid) = match self.start(size, environment) {
             Ok(started) => started,
-            Err(error) => return Err((client, error)),
+            Err(error) => {
+                self.refuse(&client, session.is_extended(), &error.to_string());
+                return None;
+            }
         };
         let key = self.sessions.insert(Attached::new(
-            Session::new(protocol, size),
+            session,
             Wires { client, master, program: Some(pid) },
             transport,
         ));
         self.programs.started(pid, key);
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return Ok(());
-        };
+        let attached = self.sessions.get_mut(key)?;
         let poller = &self.turn.poller;
         let registered = poller
             .add(attached.wires.client.as_fd(), Source::Client(key).token(), Interest::READ)
@@ -81,31 +131,34 @@ impl GatewayLoop {
             });
         if let Err(error) = registered {
             self.refuse_session(key, &format!("cannot wait for the session: {}", reason(&error)));
-            return Ok(());
+            return None;
         }
         attached.terminal_interest = Some(Interest::READ);
         if let Some(timeout) = self.config.timeout {
             self.after(timeout, Due::Idle(key));
         }
-        Ok(())
+        Some(key)
     }
 
-    fn start(&self, size: Size) -> Result<(Master, Pid)> {
+    fn start(&self, size: Size, environment: &[CString]) -> Result<(Master, Pid)> {
         // Rust ends the process that finds no memory for some small thing.
         if !is_free(0) {
             return Err(Error::new("out of memory"));
         }
         let (master, slave) = pty::open(size)?;
-        let pid = self.program.spawn(&slave)?;
+        let pid = self.program.spawn(&slave, environment)?;
         // Our copy of the slave closes here: the program's are the last ones,
         // so that their end is the end of the output.
         Ok((master, pid))
     }
 
     /// Tells a client that it gets no session, and logs it.
-    fn refuse(&mut self, client: &Stream, why: &str) {
+    fn refuse(&mut self, client: &Stream, extended: bool, why: &str) {
         let line = format!("forkptyrouter: session refused: {why}");
-        let _ = client.write(format!("{line}\r\n").as_bytes());
+        let _ = match extended {
+            true => client.write(&Ended::because(Ending::Refused, why).packet()),
+            false => client.write(format!("{line}\r\n").as_bytes()),
+        };
         client.end();
         // Unread input would turn our close into a reset, which may overtake
         // the line.
@@ -114,13 +167,9 @@ impl GatewayLoop {
     }
 
     fn refuse_session(&mut self, key: Key, why: &str) {
-        if let Some(attached) = self.sessions.get_mut(key) {
-            let _ = attached
-                .wires
-                .client
-                .write(format!("forkptyrouter: session refused: {why}\r\n").as_bytes());
+        if let Some(attached) = self.sessions.remove(key) {
+            self.refuse(&attached.wires.client, attached.session.is_extended(), why);
+            self.let_go(attached);
         }
-        self.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
-        self.abandon(key);
     }
 }

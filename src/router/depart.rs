@@ -1,6 +1,8 @@
 //! A session ends: its program is hung up, its terminal closed, its status
 //! waited for.
 
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -8,6 +10,8 @@ use nix::sys::signal::Signal;
 use super::GatewayLoop;
 use super::table::Key;
 use super::timers::Due;
+use super::traffic::Attached;
+use crate::session::how_it_ended;
 use crate::uwsgi::log::log;
 use fpty::sys::Read;
 use fpty::sys::child::{self, Pid};
@@ -20,24 +24,80 @@ const DRAIN: Duration = Duration::from_millis(50);
 /// How often it may have had something to say.
 const DRAINS: u8 = 20;
 
+/// Ended programs that one turn sees to.
+const REAPED_PER_TURN: usize = 32;
+
+/// Sessions that one turn ends at once; more of them wait until there is
+/// nothing else to do.
+const ENDED_PER_TURN: usize = 2;
+
+/// Sessions whose clients have left, and that are still to be ended: closing
+/// a terminal takes a while, and where a network breaks thousands leave in
+/// one moment. Whoever types does not wait for that.
+#[derive(Default)]
+pub struct Departures {
+    waiting: VecDeque<Box<Attached>>,
+    this_turn: usize,
+}
+
 impl GatewayLoop {
     /// Programs have ended: their statuses.
     pub(super) fn reap(&mut self) {
         // However many have ended, it is told once.
         let _ = self.children.next();
-        while let Some((key, _exit)) = self.programs.reap() {
+        for _ in 0..REAPED_PER_TURN {
+            let Some((key, exit)) = self.programs.reap() else {
+                return;
+            };
             if let Some(attached) = self.sessions.get_mut(key) {
                 attached.wires.program = None;
-                attached.session.program_ended();
                 // What it wrote last is there by now.
                 if attached.session.terminal_interest().read {
                     attached.read_terminal(&mut self.turn, true, |_| false);
                 }
+                attached.session.program_ended(how_it_ended(exit), &mut attached.wires);
                 if attached.session.terminal_open() {
                     self.after(DRAIN, Due::Drained(key));
                 }
                 self.settle(key);
             }
+        }
+        self.after(Duration::ZERO, Due::Reap);
+    }
+
+    /// A client has left: its session ends, now or when it is its turn.
+    pub(super) fn depart(&mut self, key: Key) {
+        if self.departures.this_turn < ENDED_PER_TURN && self.departures.waiting.is_empty() {
+            self.departures.this_turn += 1;
+            return self.abandon(key);
+        }
+        if let Some(mut attached) = self.sessions.remove(key) {
+            // Nobody has its tokens any more.
+            let _ = self.turn.poller.remove(attached.wires.client.as_fd());
+            attached.forget_terminal(&self.turn.poller);
+            if self.departures.waiting.is_empty() {
+                self.after(Duration::ZERO, Due::Departures);
+            }
+            self.departures.waiting.push_back(attached);
+        }
+    }
+
+    /// Ends some of the sessions that wait for it, where the turn had no more
+    /// events than it could take.
+    pub(super) fn part(&mut self, events: usize) {
+        self.departures.this_turn = 0;
+        if self.departures.waiting.is_empty() {
+            return;
+        }
+        if events < self.config.events as usize {
+            for _ in 0..ENDED_PER_TURN {
+                if let Some(attached) = self.departures.waiting.pop_front() {
+                    self.let_go(attached);
+                }
+            }
+        }
+        if !self.departures.waiting.is_empty() {
+            self.after(Duration::ZERO, Due::Departures);
         }
     }
 
@@ -60,7 +120,7 @@ impl GatewayLoop {
         if spoke && attached.drains < DRAINS {
             self.after(DRAIN, Due::Drained(key));
         } else {
-            attached.session.terminal_ended();
+            attached.session.terminal_ended(&mut attached.wires);
         }
         self.settle(key);
     }
@@ -78,9 +138,12 @@ impl GatewayLoop {
     /// Ends a session: its client has left, or is let go. A program that
     /// still runs is hung up, with its foreground job.
     pub(super) fn abandon(&mut self, key: Key) {
-        let Some(attached) = self.sessions.remove(key) else {
-            return;
-        };
+        if let Some(attached) = self.sessions.remove(key) {
+            self.let_go(attached);
+        }
+    }
+
+    pub(super) fn let_go(&mut self, attached: Box<Attached>) {
         // The poller forgets descriptors when they close here; where a copy
         // lives a moment longer (sys/detached.rs), nobody has its token.
         if let Some(program) = attached.wires.program {
@@ -92,6 +155,12 @@ impl GatewayLoop {
             // leader; its foreground job would hear of it only when the
             // leader ends, and that may ignore it.
             let foreground = attached.wires.master.foreground_group();
+            // A terminal that was handed over may be open elsewhere, and is then
+            // not hung up by our close.
+            if attached.session.is_handed_over() {
+                let _ = program.signal(libc::SIGHUP);
+                let _ = program.signal(libc::SIGCONT);
+            }
             if let Some(group) = foreground.filter(|group| Pid::new(*group) != Some(program)) {
                 child::signal_group(group, Signal::SIGHUP);
                 child::signal_group(group, Signal::SIGCONT);

@@ -6,6 +6,8 @@
 //! | `mod.rs` | the loop: waits, and hands each event to whom it concerns |
 //! | `doors.rs` | the sockets; what is said to those who cannot come in |
 //! | `attach.rs` | a client connects: its terminal and its program |
+//! | `greet.rs` | what a client says before its program starts |
+//! | `handover.rs` | the terminal itself is given to a client |
 //! | `traffic.rs` | bytes between a client and its terminal |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `depart.rs` | a session ends |
@@ -23,6 +25,8 @@ mod doors;
 mod exchange;
 #[cfg(feature = "fault-injection")]
 mod fault;
+mod greet;
+mod handover;
 mod programs;
 mod quiet;
 mod stats;
@@ -39,8 +43,9 @@ use nix::sys::signal::Signal;
 
 use crate::config::router::Router;
 use crate::uwsgi::gateway::Gateway;
+use crate::uwsgi::log::{self, log};
 use crate::uwsgi::sockets::Role;
-use crate::uwsgi::{guard, log::log, server};
+use crate::uwsgi::{guard, server};
 use fpty::error::{Context, Result};
 use fpty::proto::Protocol;
 use fpty::sys::local_tcp::LocalTcp;
@@ -48,13 +53,18 @@ use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::signal::{Signals, block};
 use fpty::sys::spawn::Program;
 
+use depart::Departures;
 use doors::{Door, Doors};
+use greet::Caller;
 use programs::Programs;
 use stats::Statistics;
 use table::{Key, Source, Table};
 use timers::Due;
 use traffic::Attached;
 use turn::Turn;
+
+/// How often a log that takes nothing is tried again.
+const LOG_AGAIN: Duration = Duration::from_millis(100);
 
 /// One gateway process: parts with a state of their own, and what concerns
 /// more than one of them.
@@ -63,7 +73,10 @@ struct GatewayLoop {
     program: Program,
     turn: Turn,
     doors: Doors,
+    /// Clients whose program has not started.
+    callers: Table<Caller>,
     sessions: Table<Attached>,
+    departures: Departures,
     programs: Programs,
     children: Signals,
     local_tcp: LocalTcp,
@@ -92,6 +105,11 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
             router.dispatch(router.turn.bulk[index]);
         }
         router.turn.bulk.clear();
+        router.part(count);
+        if log::has_more() && !router.turn.log_is_due {
+            router.turn.log_is_due = true;
+            router.after(LOG_AGAIN, Due::Log);
+        }
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
         router.turn.ends(now, streams);
@@ -142,7 +160,9 @@ impl GatewayLoop {
             program,
             turn: Turn::new(poller),
             doors: Doors::new(doors, statistics),
+            callers: Table::new(),
             sessions: Table::new(),
+            departures: Departures::default(),
             programs: Programs::new(aftercare, left_behind),
             children,
             local_tcp: LocalTcp::default(),
@@ -179,6 +199,7 @@ impl GatewayLoop {
             Source::Children => router.reap(),
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
+            Source::Caller(key) => router.caller_ready(key, ready),
         });
     }
 
@@ -192,6 +213,15 @@ impl GatewayLoop {
             Due::Unanswered(key) => router.unanswered(key),
             Due::Reopened(key) => router.reopened(key),
             Due::Dismissed(key) => router.abandon(key),
+            Due::Offer(key) => router.offer(key),
+            Due::Silent(key) => router.silent(key),
+            // Each turn sees to them.
+            Due::Departures => {}
+            Due::Reap => router.reap(),
+            Due::Log => {
+                router.turn.log_is_due = false;
+                log::flush();
+            }
             Due::Stats(key) => router.close_stats(key),
             Due::Outlived(pid) => router.outlived(pid),
             Due::Kill => router.kill_outlived(),
@@ -214,10 +244,11 @@ impl GatewayLoop {
     fn after(&mut self, wait: Duration, due: Due) {
         if self.turn.timers.pile_up() {
             let (sessions, programs) = (&self.sessions, &self.programs);
-            let statistics = &self.statistics;
+            let (statistics, callers) = (&self.statistics, &self.callers);
             self.turn.timers.retain(|due| match due {
                 Due::Stats(key) => statistics.has(key),
                 Due::Outlived(pid) => programs.has(pid),
+                Due::Silent(key) => callers.has(key),
                 _ => due.session().is_none_or(|key| sessions.has(key)),
             });
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::GatewayLoop;
 use super::table::Key;
 use super::timers::Due;
+use fpty::proto::Ending;
 use fpty::sys::socket::Transport;
 
 /// The first and the longest wait before looking whether the program reads
@@ -150,13 +151,15 @@ impl GatewayLoop {
         else {
             return;
         };
-        let idle = attached.last_traffic.as_ref().map_or(timeout, |last| last.elapsed());
+        let idle = match attached.session.is_handed_over() {
+            true => attached.wires.master.idle_for().unwrap_or(timeout),
+            false => attached.last_traffic.as_ref().map_or(timeout, |last| last.elapsed()),
+        };
         if idle < timeout {
             return self.after(timeout - idle, Due::Idle(key));
         }
-        let line =
-            format!("forkptyrouter: session ended: no traffic for {} seconds", timeout.as_secs());
-        attached.session.dismiss(&line, &mut attached.wires);
+        let line = format!("session ended: no traffic for {} seconds", timeout.as_secs());
+        attached.session.dismiss(Ending::Idle, &line, &mut attached.wires);
         self.after(Duration::from_secs(5), Due::Dismissed(key));
         self.settle(key);
     }

@@ -19,6 +19,8 @@ pub enum Source {
     Client(Key),
     /// The terminal of a session.
     Terminal(Key),
+    /// A client whose session has not begun.
+    Caller(Key),
 }
 
 /// A place in a [`Table`], and whose it was.
@@ -41,6 +43,7 @@ impl Source {
             Source::Children => (3, Key { index: 0, generation: 0 }),
             Source::Client(key) => (4, key),
             Source::Terminal(key) => (5, key),
+            Source::Caller(key) => (6, key),
         };
         kind << 61 | u64::from(key.generation) << 32 | u64::from(key.index)
     }
@@ -58,7 +61,8 @@ impl Source {
             2 => Source::Stats(key),
             3 => Source::Children,
             4 => Source::Client(key),
-            _ => Source::Terminal(key),
+            5 => Source::Terminal(key),
+            _ => Source::Caller(key),
         }
     }
 }
@@ -159,6 +163,7 @@ mod tests {
             Source::Children,
             Source::Client(key),
             Source::Terminal(key),
+            Source::Caller(key),
         ] {
             assert_eq!(Source::of(source.token()), source);
         }

@@ -26,6 +26,16 @@ pub enum Due {
     Reopened(Key),
     /// The client was told why, and does not take it.
     Dismissed(Key),
+    /// Look whether the terminal can be offered to the client.
+    Offer(Key),
+    /// A client has said nothing yet that its program would start after.
+    Silent(Key),
+    /// Sessions are to be ended that had to wait their turn.
+    Departures,
+    /// More programs have ended than one turn sees to.
+    Reap,
+    /// The log may take what it did not.
+    Log,
     /// A client of the statistics has said nothing, or does not read.
     Stats(Key),
     /// A session has outlived its client.
@@ -48,8 +58,17 @@ impl Due {
             | Due::Unheard(key)
             | Due::Unanswered(key)
             | Due::Reopened(key)
-            | Due::Dismissed(key) => Some(key),
-            Due::Stats(_) | Due::Outlived(_) | Due::Kill | Due::LeftBehind | Due::Accept => None,
+            | Due::Dismissed(key)
+            | Due::Offer(key) => Some(key),
+            Due::Silent(_)
+            | Due::Departures
+            | Due::Reap
+            | Due::Log
+            | Due::Stats(_)
+            | Due::Outlived(_)
+            | Due::Kill
+            | Due::LeftBehind
+            | Due::Accept => None,
         }
     }
 }

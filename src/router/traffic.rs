@@ -3,13 +3,12 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use nix::sys::signal::Signal;
-
 use super::GatewayLoop;
 use super::quiet::Quiet;
-use super::table::{Key, Source};
+use super::table::{self, Source};
 use super::turn::{BUFFER, Turn};
-use crate::session::{Ends, Session, Verdict};
+use crate::session::{Ends, Key, Session, Verdict};
+use fpty::proto::Ending;
 use fpty::sys::child::Pid;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::processors::Parallel;
@@ -87,16 +86,23 @@ impl Ends for Wires {
         let _ = self.master.resize(size);
     }
 
-    /// What a key of a terminal can raise goes to whom the terminal would
-    /// send it: the foreground job. Everything else is meant for the program.
     fn signal(&mut self, number: u8) {
-        let number = i32::from(number);
-        const OF_A_TERMINAL: [i32; 3] =
-            [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTSTP as i32];
-        if OF_A_TERMINAL.contains(&number) {
-            let _ = self.master.signal_foreground(number);
-        } else if let Some(program) = self.program {
-            let _ = program.signal(number);
+        if let Some(program) = self.program {
+            let _ = program.signal(number.into());
+        }
+    }
+
+    fn key(&mut self, number: u8) -> Key {
+        match self.master.signal_key(number.into()) {
+            Some(key) if key.drops_input => {
+                self.master.drop_input();
+                Key::Drops(key.byte)
+            }
+            Some(key) => Key::Is(key.byte),
+            None => {
+                let _ = self.master.signal_foreground(number.into());
+                Key::None
+            }
         }
     }
 }
@@ -118,7 +124,7 @@ impl GatewayLoop {
     }
 
     /// The client sent something, takes output again, or left.
-    pub(super) fn client_ready(&mut self, key: Key, ready: Ready) {
+    pub(super) fn client_ready(&mut self, key: table::Key, ready: Ready) {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
@@ -155,7 +161,7 @@ impl GatewayLoop {
     }
 
     /// The program wrote something, takes input again, or closed its terminal.
-    pub(super) fn terminal_ready(&mut self, key: Key, ready: Ready) {
+    pub(super) fn terminal_ready(&mut self, key: table::Key, ready: Ready) {
         // Whoever is alone keeps nobody waiting.
         let alone = self.sessions.len() == 1;
         let in_parallel = self.turn.parallel != Parallel::Nothing;
@@ -188,22 +194,22 @@ impl GatewayLoop {
 
     /// After anything that happened to a session: ends it, or waits for what
     /// it needs now.
-    pub(super) fn settle(&mut self, key: Key) {
+    pub(super) fn settle(&mut self, key: table::Key) {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
         match attached.session.verdict() {
             Verdict::Lives => {}
             Verdict::Over => return self.close(key),
-            Verdict::Abandoned => return self.abandon(key),
+            Verdict::Abandoned => return self.depart(key),
             Verdict::Starved => {
-                let line = "forkptyrouter: session ended: out of memory";
                 // In the midst of output that it does not read it would be
                 // misread.
                 if !attached.session.has_output() {
-                    let _ = attached.wires.client.write(format!("\r\n{line}\r\n").as_bytes());
+                    let line = "session ended: out of memory";
+                    attached.session.dismiss(Ending::Lost, line, &mut attached.wires);
                 }
-                self.doors.log_refusal(line);
+                self.doors.log_refusal("forkptyrouter: session ended: out of memory");
                 return self.close(key);
             }
         }
@@ -215,12 +221,16 @@ impl GatewayLoop {
         {
             attached.watch_client(key, wanted, &self.turn.poller);
         }
+        if attached.session.is_handed_over() && attached.terminal_interest.is_some() {
+            attached.forget_terminal(&self.turn.poller);
+            return self.handed_over(key);
+        }
         if !attached.session.terminal_open() {
             attached.forget_terminal(&self.turn.poller);
             return self.look_for_reopened(key);
         }
         let wanted = attached.session.terminal_interest();
-        if attached.terminal_interest != Some(wanted) {
+        if attached.terminal_interest != Some(wanted) && !attached.session.is_handed_over() {
             attached.watch_terminal(key, wanted, &self.turn.poller);
         }
         self.look_after_input(key);
@@ -246,9 +256,11 @@ impl Attached {
         // That takes a system call more, so it pays where there are many reads.
         let mut none = None;
         let pipe = if self.last_output as usize > ONE_READ { pipe } else { &mut none };
-        while have + ONE_READ <= BUFFER {
+        // What is read goes behind its header, where there is to be one.
+        let start = self.session.output_header_length();
+        while start + have + ONE_READ <= BUFFER {
             let read = match pipe {
-                None => self.wires.master.read(&mut buffer[have..]),
+                None => self.wires.master.read(&mut buffer[start + have..]),
                 Some(through) => match through.fill(&self.wires.master, ONE_READ) {
                     Some(read) => read,
                     None if have > 0 => break,
@@ -276,19 +288,28 @@ impl Attached {
         // No more than BUFFER.
         self.last_output = have as u32;
         let spoke = have > 0;
-        if let Some(pipe) = pipe {
-            have -= pipe.flush(&self.wires.client, have);
-            // What the client does not take waits elsewhere: the pipe is for
-            // the next one.
-            if have > 0 {
-                pipe.read(&mut buffer[..have]);
+        if spoke {
+            let (mut from, to) = (0, start + have);
+            if let Some(header) = self.session.output_header(have) {
+                buffer[..start].copy_from_slice(&header);
+            }
+            if let Some(pipe) = pipe {
+                from += self.wires.client.write_with_more(&buffer[..start]);
+                if from == start {
+                    from += pipe.flush(&self.wires.client, have);
+                }
+                // What the client does not take waits elsewhere: the pipe is
+                // for the next one.
+                if from < to {
+                    pipe.read(&mut buffer[from.max(start)..to]);
+                }
+            }
+            if from < to {
+                self.session.terminal_sent(&buffer[from..to], &mut self.wires);
             }
         }
-        if have > 0 {
-            self.session.terminal_sent(&buffer[..have], &mut self.wires);
-        }
         if ended {
-            self.session.terminal_ended();
+            self.session.terminal_ended(&mut self.wires);
         }
         spoke
     }
@@ -298,12 +319,12 @@ impl Attached {
         **self.last_traffic.get_or_insert_with(|| Box::new(now)) = now;
     }
 
-    fn watch_client(&mut self, key: Key, wanted: Interest, poller: &Poller) {
+    fn watch_client(&mut self, key: table::Key, wanted: Interest, poller: &Poller) {
         let _ = poller.change(self.wires.client.as_fd(), Source::Client(key).token(), wanted);
         self.client_interest = wanted;
     }
 
-    fn watch_terminal(&mut self, key: Key, wanted: Interest, poller: &Poller) {
+    fn watch_terminal(&mut self, key: table::Key, wanted: Interest, poller: &Poller) {
         let token = Source::Terminal(key).token();
         let master = self.wires.master.as_fd();
         let _ = match self.terminal_interest {

@@ -23,6 +23,8 @@ pub struct Turn {
     /// What can run at the same time as we.
     pub parallel: Parallel,
     exchange: Exchange,
+    /// The log is tried again before long.
+    pub log_is_due: bool,
     /// Room for output.
     pub buffer: Box<[u8; BUFFER]>,
     /// What a client sent, and what of that is input, where that comes in many
@@ -42,6 +44,7 @@ impl Turn {
             bulk: Vec::new(),
             parallel: Parallel::now(),
             exchange: Exchange::new(Instant::now()),
+            log_is_due: false,
             buffer: Box::new([0; BUFFER]),
             input: Vec::with_capacity(BUFFER),
             gather: Vec::with_capacity(BUFFER),

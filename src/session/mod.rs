@@ -6,9 +6,17 @@
 
 #![forbid(unsafe_code)]
 
-use fpty::proto::{Decoder, Packet, Protocol};
+mod extended;
+pub mod greeting;
+
+use extended::Extended;
+pub use extended::how_it_ended;
+use greeting::Opening;
+
+use fpty::proto::{Decoder, Ended, Ending, Packet};
 use fpty::relay::Backlog;
 use fpty::sys::{Size, Written, poll::Interest};
+use nix::sys::signal::Signal;
 
 /// Input that may wait for a program that does not read, in bytes; the next
 /// read from the client adds at most this again.
@@ -22,10 +30,28 @@ pub trait Ends {
     fn write_client(&mut self, bytes: &[u8]) -> Written;
     /// Sets the terminal's size.
     fn resize(&mut self, size: Size);
-    /// Sends a signal of this number to the foreground process group or the
-    /// session's process, whichever it is meant for.
+    /// Sends a signal of this number to the session's process.
     fn signal(&mut self, number: u8);
+    /// What the terminal's key for SIGINT, SIGQUIT or SIGTSTP does. Where it
+    /// has none the signal is sent to the foreground process group; where it
+    /// drops what was typed before, that is done with what the kernel holds.
+    fn key(&mut self, number: u8) -> Key;
 }
+
+/// What a key of the terminal that stands for a signal does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// This byte drops all input that was not read, and raises the signal.
+    Drops(u8),
+    /// This byte is input in its turn: the terminal raises the signal when it
+    /// gets there, or the program reads it.
+    Is(u8),
+    /// There is no such key.
+    None,
+}
+
+/// The signals that a terminal has keys for.
+const KEYS: [i32; 3] = [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTSTP as i32];
 
 /// The client's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +68,7 @@ enum Client {
 #[derive(Debug)]
 pub struct Session {
     decoder: Option<Decoder>,
+    extended: Option<Box<Extended>>,
     size: Size,
     input: Backlog,
     output: Backlog,
@@ -66,10 +93,11 @@ pub enum Verdict {
 }
 
 impl Session {
-    /// A session whose program runs on a terminal of this size.
-    pub fn new(protocol: Protocol, size: Size) -> Self {
+    /// A session in raw mode.
+    pub fn raw(size: Size) -> Self {
         Self {
-            decoder: (protocol == Protocol::Uwsgi).then(Decoder::default),
+            decoder: None,
+            extended: None,
             size,
             input: Backlog::default(),
             output: Backlog::default(),
@@ -79,6 +107,14 @@ impl Session {
             farewell: false,
             starved: false,
         }
+    }
+
+    /// A session in uwsgi mode, extended or not, whose client has said this.
+    pub fn opened(opening: &mut Opening, size: Size) -> Self {
+        let mut session = Self::raw(size);
+        session.decoder = Some(std::mem::take(&mut opening.decoder));
+        session.extended = opening.extended.then(Box::default);
+        session
     }
 
     /// Takes what the client sent. `gather` is room for input that comes in
@@ -109,6 +145,7 @@ impl Session {
             self.give_input(gather, ends);
             gather.clear();
             match packet {
+                Packet::Part(kind, part, last) => self.extended_said(kind, part, last, ends),
                 Packet::Rows(rows) => {
                     self.size.rows = rows;
                     resized = true;
@@ -121,12 +158,13 @@ impl Session {
                     if std::mem::take(&mut resized) {
                         ends.resize(self.size);
                     }
-                    ends.signal(number);
+                    self.signal(number, ends);
                 }
-                Packet::Input(_) | Packet::Unknown(..) => {}
+                Packet::Input(_) | Packet::Hello(_) | Packet::Unknown(..) => {}
             }
         }
         self.give_all_input(gather, ends);
+        self.hand_over_where_due(ends);
         // Rows and columns that come together make one change, not two.
         if resized {
             ends.resize(self.size);
@@ -148,16 +186,23 @@ impl Session {
         self.output.clear();
     }
 
-    /// Takes what the program wrote.
+    /// Takes input that came before the program was started.
+    pub fn early_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
+        self.give_input(bytes, ends);
+    }
+
+    /// Takes what the program wrote: with its header before it, where there is
+    /// to be one.
     pub fn terminal_sent(&mut self, bytes: &[u8], ends: &mut impl Ends) {
         self.give_output(bytes, ends);
     }
 
     /// There will be no more output: nobody has the terminal open, or the
     /// program is long gone and what holds it open is silent.
-    pub fn terminal_ended(&mut self) {
+    pub fn terminal_ended(&mut self, ends: &mut impl Ends) {
         self.terminal_open = false;
         self.input.clear();
+        self.tell_the_end(ends);
     }
 
     /// The program, which had closed its terminal, has opened it again.
@@ -165,17 +210,30 @@ impl Session {
         self.terminal_open = true;
     }
 
-    /// The program has ended, and was reaped.
-    pub fn program_ended(&mut self) {
+    /// The program has ended, and was reaped; or it could not be executed.
+    pub fn program_ended(&mut self, ended: Ended, ends: &mut impl Ends) {
         self.program_runs = false;
         self.input.clear();
+        // What is left in it is the client's to read.
+        self.terminal_open &= !self.is_handed_over();
+        if let Some(extended) = &mut self.extended {
+            extended.ended = Some(ended);
+        }
+        self.tell_the_end(ends);
     }
 
     /// Tells the client something that the program did not write, on a line
     /// of its own, and ends the session when it is delivered.
-    pub fn dismiss(&mut self, line: &str, ends: &mut impl Ends) {
+    pub fn dismiss(&mut self, why: Ending, line: &str, ends: &mut impl Ends) {
         self.farewell = true;
-        self.give_output(format!("\r\n{line}\r\n").as_bytes(), ends);
+        match &mut self.extended {
+            Some(extended) => {
+                extended.told = true;
+                let packet = Ended::because(why, line).packet();
+                self.give_output(&packet, ends);
+            }
+            None => self.give_output(format!("\r\nforkptyrouter: {line}\r\n").as_bytes(), ends),
+        }
     }
 
     /// The terminal takes input again.
@@ -183,6 +241,7 @@ impl Session {
         if !self.input.flush(|bytes| ends.write_terminal(bytes).taken()) {
             self.input.clear();
         }
+        self.hand_over_where_due(ends);
     }
 
     /// The client takes output again.
@@ -208,17 +267,22 @@ impl Session {
     /// client does not read stays in the terminal, and the program waits.
     pub fn terminal_interest(&self) -> Interest {
         Interest {
-            read: self.terminal_open && self.output.is_empty() && !self.farewell,
+            read: self.terminal_open
+                && self.output.is_empty()
+                && !self.farewell
+                && !self.is_handed_over(),
             write: !self.input.is_empty(),
         }
     }
 
     /// Whether the program is to be told of the end of its input now.
     pub fn wants_end_of_input(&self) -> bool {
-        self.client == Client::Silent
+        let ended = self.extended.as_ref().is_some_and(|extended| extended.input_ended);
+        (self.client == Client::Silent || ended)
             && self.input.is_empty()
             && self.terminal_open
             && self.program_runs
+            && !self.is_handed_over()
     }
 
     /// Whether input waits for the program, and the client is therefore not
@@ -255,6 +319,23 @@ impl Session {
             Verdict::Over
         } else {
             Verdict::Lives
+        }
+    }
+
+    fn signal(&mut self, number: u8, ends: &mut impl Ends) {
+        if !KEYS.contains(&number.into()) {
+            return ends.signal(number);
+        }
+        if !self.terminal_open || !self.program_runs {
+            return;
+        }
+        match ends.key(number) {
+            Key::Drops(byte) => {
+                self.input.clear();
+                self.give_input(&[byte], ends);
+            }
+            Key::Is(byte) => self.give_input(&[byte], ends),
+            Key::None => {}
         }
     }
 

@@ -1,5 +1,10 @@
+use super::greeting::{Greeting, Heard};
 use super::*;
-use fpty::proto::{encode_input, encode_rows_and_cols, encode_signal};
+use fpty::proto::{
+    GO, HELLO, PING, TAKEN, VARIABLES, encode_bare, encode_input, encode_rows_and_cols,
+    encode_signal,
+};
+use fpty::sys::child::Exit;
 
 const SIZE: Size = Size { rows: 24, cols: 80 };
 
@@ -9,6 +14,7 @@ struct Fake {
     terminal_room: usize,
     client_room: usize,
     client_gone: bool,
+    key: Option<Key>,
     did: Vec<Did>,
 }
 
@@ -18,6 +24,7 @@ enum Did {
     Client(Vec<u8>),
     Resize(u16, u16),
     Signal(u8),
+    Key(u8),
 }
 
 fn take(room: &mut usize, bytes: &[u8]) -> Written {
@@ -50,6 +57,14 @@ impl Ends for Fake {
     fn signal(&mut self, number: u8) {
         self.did.push(Did::Signal(number));
     }
+    fn key(&mut self, number: u8) -> Key {
+        self.did.push(Did::Key(number));
+        self.key.unwrap_or(Key::None)
+    }
+}
+
+fn uwsgi() -> Session {
+    Session::opened(&mut Greeting::default().opening(), SIZE)
 }
 
 fn roomy() -> Fake {
@@ -58,7 +73,7 @@ fn roomy() -> Fake {
 
 #[test]
 fn packets_take_effect_at_once_and_in_order() {
-    let mut session = Session::new(Protocol::Uwsgi, SIZE);
+    let mut session = uwsgi();
     let mut ends = roomy();
     let mut bytes = encode_rows_and_cols(50, 132).to_vec();
     encode_input(b"a", &mut bytes);
@@ -72,7 +87,7 @@ fn packets_take_effect_at_once_and_in_order() {
         [
             Did::Resize(50, 132),
             Did::Terminal(b"ab".to_vec()),
-            Did::Signal(2),
+            Did::Key(2),
             Did::Terminal(b"c".to_vec()),
         ]
     );
@@ -80,19 +95,19 @@ fn packets_take_effect_at_once_and_in_order() {
 
 #[test]
 fn a_signal_passes_input_that_waits() {
-    let mut session = Session::new(Protocol::Uwsgi, SIZE);
+    let mut session = uwsgi();
     let mut ends = Fake::default();
     let mut bytes = Vec::new();
     encode_input(b"never read", &mut bytes);
     bytes.extend(encode_signal(2));
     session.client_sent(&mut bytes, &mut Vec::new(), &mut ends);
-    assert_eq!(ends.did, [Did::Signal(2)]);
+    assert_eq!(ends.did, [Did::Key(2)]);
     assert_eq!(session.terminal_interest(), Interest { read: true, write: true });
 }
 
 #[test]
 fn a_flood_takes_the_clients_read_interest_away_and_nothing_is_lost() {
-    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut session = Session::raw(SIZE);
     let mut ends = Fake { terminal_room: 10, ..Fake::default() };
     let flood: Vec<u8> = (0..INPUT_LIMIT + 10).map(|at| at as u8).collect();
     session.client_sent(&mut flood.clone(), &mut Vec::new(), &mut ends);
@@ -113,7 +128,7 @@ fn a_flood_takes_the_clients_read_interest_away_and_nothing_is_lost() {
 
 #[test]
 fn a_client_that_does_not_read_stops_the_program_not_the_router() {
-    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut session = Session::raw(SIZE);
     let mut ends = Fake { client_room: 3, ..Fake::default() };
     session.terminal_sent(b"output", &mut ends);
     assert_eq!(session.terminal_interest(), Interest { read: false, write: false });
@@ -126,12 +141,12 @@ fn a_client_that_does_not_read_stops_the_program_not_the_router() {
 
 #[test]
 fn the_end_waits_for_status_output_and_delivery() {
-    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut session = Session::raw(SIZE);
     let mut ends = Fake::default();
-    session.program_ended();
+    session.program_ended(how_it_ended(Exit::Status(0)), &mut ends);
     assert_eq!(session.verdict(), Verdict::Lives);
     session.terminal_sent(b"last words", &mut ends);
-    session.terminal_ended();
+    session.terminal_ended(&mut ends);
     assert_eq!(session.verdict(), Verdict::Lives);
     ends.client_room = 100;
     session.client_writable(&mut ends);
@@ -140,16 +155,17 @@ fn the_end_waits_for_status_output_and_delivery() {
 
 #[test]
 fn a_program_that_closes_its_terminal_and_runs_on_is_waited_for() {
-    let mut session = Session::new(Protocol::Raw, SIZE);
-    session.terminal_ended();
+    let mut session = Session::raw(SIZE);
+    let mut ends = roomy();
+    session.terminal_ended(&mut ends);
     assert_eq!(session.verdict(), Verdict::Lives);
-    session.program_ended();
+    session.program_ended(how_it_ended(Exit::Status(0)), &mut ends);
     assert_eq!(session.verdict(), Verdict::Over);
 }
 
 #[test]
 fn half_close_ends_the_input_after_the_last_byte() {
-    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut session = Session::raw(SIZE);
     let mut ends = Fake::default();
     session.client_sent(&mut b"last".to_vec(), &mut Vec::new(), &mut ends);
     session.client_ended();
@@ -163,7 +179,7 @@ fn half_close_ends_the_input_after_the_last_byte() {
 
 #[test]
 fn a_client_that_left_abandons_the_session() {
-    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut session = Session::raw(SIZE);
     let mut ends = Fake { client_gone: true, ..Fake::default() };
     session.terminal_sent(b"x", &mut ends);
     assert_eq!(session.verdict(), Verdict::Abandoned);
@@ -171,20 +187,20 @@ fn a_client_that_left_abandons_the_session() {
 
 #[test]
 fn a_dismissal_is_delivered_first() {
-    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut session = Session::raw(SIZE);
     let mut ends = Fake::default();
-    session.dismiss("timed out", &mut ends);
+    session.dismiss(Ending::Idle, "t", &mut ends);
     assert_eq!(session.verdict(), Verdict::Lives);
     ends.client_room = 100;
     session.client_writable(&mut ends);
-    assert_eq!(ends.did, [Did::Client(b"\r\ntimed out\r\n".to_vec())]);
+    assert_eq!(ends.did, [Did::Client(b"\r\nforkptyrouter: t\r\n".to_vec())]);
     assert_eq!(session.verdict(), Verdict::Over);
 }
 
 #[test]
 fn a_client_is_not_heard_while_its_input_waits() {
     let (mut ends, mut gather) = (Fake { client_room: 10, ..Fake::default() }, Vec::new());
-    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut session = Session::raw(SIZE);
     session.client_sent(&mut b"some".to_vec(), &mut gather, &mut ends);
     assert!(!session.is_deaf(), "it is listened to");
     session.client_ended();
@@ -193,9 +209,99 @@ fn a_client_is_not_heard_while_its_input_waits() {
     session.terminal_writable(&mut ends);
     assert!(!session.is_deaf(), "the program reads");
 
-    let mut session = Session::new(Protocol::Raw, SIZE);
+    let mut session = Session::raw(SIZE);
     session.client_sent(&mut vec![b'x'; INPUT_LIMIT], &mut gather, &mut ends);
     assert!(session.is_deaf(), "it floods");
     session.client_left();
     assert!(!session.is_deaf(), "there is nobody");
+}
+
+/// A session in extended mode.
+fn extended() -> Session {
+    let mut greeting = Greeting::default();
+    let mut bytes = encode_bare(HELLO, 1).to_vec();
+    bytes.extend(encode_bare(VARIABLES, 0));
+    let mut bytes = bytes.as_slice();
+    assert!(matches!(greeting.hear(&mut bytes), Heard::Answer(_)));
+    assert_eq!(greeting.hear(&mut bytes), Heard::Begin);
+    Session::opened(&mut greeting.opening(), SIZE)
+}
+
+fn say(session: &mut Session, mut packet: Vec<u8>, ends: &mut Fake) {
+    session.client_sent(&mut packet, &mut Vec::new(), ends);
+}
+
+#[test]
+fn the_end_is_told_once_after_output_and_status() {
+    let mut ends = roomy();
+    let mut session = extended();
+    session.program_ended(how_it_ended(Exit::Status(7)), &mut ends);
+    assert_eq!(ends.did, []);
+    session.terminal_ended(&mut ends);
+    session.terminal_ended(&mut ends);
+    let told = how_it_ended(Exit::Status(7)).packet();
+    assert_eq!(ends.did, [Did::Client(told)]);
+    assert_eq!(session.verdict(), Verdict::Over);
+    // In plain uwsgi mode nothing is told.
+    let (mut session, mut ends) = (uwsgi(), roomy());
+    session.program_ended(how_it_ended(Exit::Status(7)), &mut ends);
+    session.terminal_ended(&mut ends);
+    assert_eq!(ends.did, []);
+}
+
+#[test]
+fn the_word_to_go_on_comes_after_what_was_typed_before() {
+    let mut ends = Fake { client_room: 100, ..Fake::default() };
+    let mut session = extended();
+    say(&mut session, encode_bare(TAKEN, 0).to_vec(), &mut ends);
+    assert!(!session.is_handed_over(), "it was not offered");
+    assert!(session.can_be_offered());
+    session.offered();
+    let mut typed = Vec::new();
+    encode_input(b"typed", &mut typed);
+    say(&mut session, typed, &mut ends);
+    say(&mut session, encode_bare(TAKEN, 0).to_vec(), &mut ends);
+    assert!(!session.is_handed_over(), "what was typed waits");
+    // Output still goes through here.
+    assert!(session.terminal_interest().read);
+    ends.terminal_room = 100;
+    session.terminal_writable(&mut ends);
+    assert!(session.is_handed_over() && !session.terminal_interest().read);
+    let go = encode_bare(GO, 0).to_vec();
+    assert_eq!(ends.did, [Did::Terminal(b"typed".to_vec()), Did::Client(go)]);
+    say(&mut session, encode_bare(TAKEN, 0).to_vec(), &mut ends);
+    assert_eq!(ends.did.len(), 2);
+}
+
+#[test]
+fn a_flood_of_pings_is_not_answered_for_ever() {
+    let mut ends = Fake { client_room: 6, ..Fake::default() };
+    let mut session = extended();
+    for _ in 0..1000 {
+        say(&mut session, encode_bare(PING, 0).to_vec(), &mut ends);
+    }
+    assert!(session.has_output());
+    ends.client_room = 100;
+    session.client_writable(&mut ends);
+    assert_eq!(ends.did.len(), 3);
+}
+
+#[test]
+fn a_key_drops_what_waits_where_the_terminal_would() {
+    let mut session = uwsgi();
+    let mut ends = Fake { key: Some(Key::Drops(3)), ..Fake::default() };
+    let mut bytes = Vec::new();
+    encode_input(b"waits", &mut bytes);
+    bytes.extend(encode_signal(2));
+    say(&mut session, bytes.clone(), &mut ends);
+    ends.terminal_room = 100;
+    session.terminal_writable(&mut ends);
+    assert_eq!(ends.did, [Did::Key(2), Did::Terminal(vec![3])]);
+
+    let mut session = uwsgi();
+    let mut ends = Fake { key: Some(Key::Is(3)), ..Fake::default() };
+    say(&mut session, bytes, &mut ends);
+    ends.terminal_room = 100;
+    session.terminal_writable(&mut ends);
+    assert_eq!(ends.did, [Did::Key(2), Did::Terminal(b"waits\x03".to_vec())]);
 }

@@ -1,49 +1,37 @@
 //! Packets from and to bytes, in any fragmentation.
 
-use super::packet::{COLS, HEADER, INPUT, Packet, ROWS, SIGNALS};
+use super::packet::{
+    Answer, COLS, ERROR_OUTPUT, HEADER, HELLO, INPUT, Packet, ROWS, SIGNALS, VARIABLES,
+};
 
-/// Turns the client's bytes into packets. It keeps at most a part of one
-/// header; input is never collected.
+/// A header as it comes, and what is left of the payload after it.
 #[derive(Clone, Debug, Default)]
-pub struct Decoder {
+struct Frames {
     header: [u8; HEADER],
     have: u8,
-    input_left: u16,
+    /// modifier2 of the payload that is under way.
+    kind: u8,
+    left: u16,
 }
 
-impl Decoder {
-    /// Takes the next packet off the front of `bytes`; `None` when `bytes` is
-    /// used up, with what is incomplete kept for the next call.
-    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Packet<'a>> {
-        loop {
-            if self.input_left > 0 {
-                if bytes.is_empty() {
-                    return None;
-                }
-                let (input, rest) = bytes.split_at(bytes.len().min(self.input_left.into()));
-                *bytes = rest;
-                // No more than input_left, which is a u16.
-                self.input_left -= input.len() as u16;
-                return Some(Packet::Input(input));
-            }
-            let [_, low, high, modifier2] = self.header(bytes)?;
-            let size = u16::from_le_bytes([low, high]);
-            match modifier2 {
-                INPUT => self.input_left = size,
-                ROWS => return Some(Packet::Rows(size)),
-                COLS => return Some(Packet::Cols(size)),
-                signal if SIGNALS.contains(&signal) => return Some(Packet::Signal(signal)),
-                unknown => return Some(Packet::Unknown(unknown, size)),
-            }
-        }
+impl Frames {
+    /// Takes what there is of the payload that is under way, if one is:
+    /// its kind, a part of it, and whether that is the last.
+    fn payload<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<(u8, &'a [u8], bool)> {
+        let (part, rest) = bytes.split_at(bytes.len().min(self.left.into()));
+        *bytes = rest;
+        // No more than left, which is a u16.
+        self.left -= part.len() as u16;
+        (!part.is_empty()).then_some((self.kind, part, self.left == 0))
     }
 
-    /// Whether the bytes so far end between two packets.
-    pub fn is_between_packets(&self) -> bool {
-        self.have == 0 && self.input_left == 0
+    /// Takes the next header: modifier2 and size.
+    fn header(&mut self, bytes: &mut &[u8]) -> Option<(u8, u16)> {
+        let [_, low, high, kind] = self.whole_header(bytes)?;
+        Some((kind, u16::from_le_bytes([low, high])))
     }
 
-    fn header(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEADER]> {
+    fn whole_header(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEADER]> {
         let have = usize::from(self.have);
         if have == 0 {
             if let Some((header, rest)) = bytes.split_first_chunk() {
@@ -62,6 +50,87 @@ impl Decoder {
         self.have = 0;
         Some(self.header)
     }
+
+    fn begin(&mut self, kind: u8, size: u16) {
+        (self.kind, self.left) = (kind, size);
+    }
+}
+
+/// Turns the client's bytes into packets. It keeps at most a part of one
+/// header; payloads are never collected.
+#[derive(Clone, Debug, Default)]
+pub struct Decoder {
+    frames: Frames,
+    extended: bool,
+}
+
+impl Decoder {
+    /// Takes the next packet off the front of `bytes`; `None` when `bytes` is
+    /// used up, with what is incomplete kept for the next call.
+    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Packet<'a>> {
+        loop {
+            if self.frames.left > 0 {
+                return match self.frames.payload(bytes)? {
+                    (INPUT, input, _) => Some(Packet::Input(input)),
+                    (kind, part, last) => Some(Packet::Part(kind, part, last)),
+                };
+            }
+            let (kind, size) = self.frames.header(bytes)?;
+            match kind {
+                INPUT => self.frames.begin(INPUT, size),
+                ROWS => return Some(Packet::Rows(size)),
+                COLS => return Some(Packet::Cols(size)),
+                HELLO => return Some(Packet::Hello(size)),
+                signal if SIGNALS.contains(&signal) => return Some(Packet::Signal(signal)),
+                kind if self.extended && kind >= VARIABLES => match size {
+                    0 => return Some(Packet::Part(kind, &[], true)),
+                    size => self.frames.begin(kind, size),
+                },
+                unknown => return Some(Packet::Unknown(unknown, size)),
+            }
+        }
+    }
+
+    /// From here on the client speaks the extended mode.
+    pub fn extend(&mut self) {
+        self.extended = true;
+    }
+
+    /// Whether the bytes so far end between two packets.
+    pub fn is_between_packets(&self) -> bool {
+        self.frames.have == 0 && self.frames.left == 0
+    }
+}
+
+/// Turns the bytes of a router in extended mode into packets.
+#[derive(Clone, Debug, Default)]
+pub struct AnswerDecoder(Frames);
+
+impl AnswerDecoder {
+    /// Takes the next packet off the front of `bytes`; `None` when `bytes` is
+    /// used up, with what is incomplete kept for the next call.
+    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Answer<'a>> {
+        loop {
+            if self.0.left > 0 {
+                return match self.0.payload(bytes)? {
+                    (INPUT, output, _) => Some(Answer::Output(output)),
+                    (ERROR_OUTPUT, output, _) => Some(Answer::ErrorOutput(output)),
+                    (kind, part, last) => Some(Answer::Part(kind, part, last)),
+                };
+            }
+            match self.0.header(bytes)? {
+                (HELLO, version) => return Some(Answer::Hello(version)),
+                (INPUT | ERROR_OUTPUT, 0) => {}
+                (kind, 0) if kind >= VARIABLES => return Some(Answer::Part(kind, &[], true)),
+                (kind, size) if kind <= ERROR_OUTPUT || kind >= VARIABLES => {
+                    self.0.begin(kind, size);
+                }
+                // A router says nothing under these numbers; they have no
+                // payload.
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Appends the packets that carry `bytes` as input.
@@ -71,6 +140,19 @@ pub fn encode_input(bytes: &[u8], packets: &mut Vec<u8>) {
         packets.extend_from_slice(&header(INPUT, payload.len() as u16));
         packets.extend_from_slice(payload);
     }
+}
+
+/// A packet without a payload.
+pub fn encode_bare(kind: u8, value: u16) -> [u8; HEADER] {
+    header(kind, value)
+}
+
+/// Appends one packet; of a payload that is longer than a packet's the rest
+/// is left out.
+pub fn encode_packet(kind: u8, payload: &[u8], packets: &mut Vec<u8>) {
+    let payload = &payload[..payload.len().min(u16::MAX.into())];
+    packets.extend_from_slice(&header(kind, payload.len() as u16));
+    packets.extend_from_slice(payload);
 }
 
 /// The two packets that set the terminal's size.
@@ -93,6 +175,7 @@ fn header(modifier2: u8, size: u16) -> [u8; HEADER] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::packet::TAKEN;
     use super::*;
     use proptest::prelude::*;
 
@@ -100,12 +183,21 @@ mod tests {
     #[derive(Clone, Debug, PartialEq, Eq)]
     enum Said {
         Input(Vec<u8>),
+        Part(u8, Vec<u8>),
         Other(u8, u16),
     }
 
     fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Said> {
-        let mut decoder = Decoder::default();
+        decode_by(Decoder::default(), pieces)
+    }
+
+    fn decode_by<'a>(
+        mut decoder: Decoder,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Vec<Said> {
         let mut said = Vec::new();
+        // Whether a payload is in the midst of it.
+        let mut open = false;
         for mut piece in pieces {
             while let Some(packet) = decoder.next(&mut piece) {
                 match packet {
@@ -116,6 +208,14 @@ mod tests {
                     Packet::Signal(number) => said.push(Said::Other(number, 0)),
                     Packet::Rows(rows) => said.push(Said::Other(ROWS, rows)),
                     Packet::Cols(cols) => said.push(Said::Other(COLS, cols)),
+                    Packet::Hello(version) => said.push(Said::Other(HELLO, version)),
+                    Packet::Part(kind, part, last) => {
+                        match said.last_mut() {
+                            Some(Said::Part(_, before)) if open => before.extend_from_slice(part),
+                            _ => said.push(Said::Part(kind, part.to_vec())),
+                        }
+                        open = !last;
+                    }
                     Packet::Unknown(modifier2, size) => said.push(Said::Other(modifier2, size)),
                 }
             }
@@ -163,13 +263,88 @@ mod tests {
         assert_eq!(decode([packets.as_slice()]), vec![Said::Input(input)]);
     }
 
+    #[test]
+    fn the_extended_mode_has_payloads() {
+        let mut bytes = Vec::new();
+        encode_packet(200, b"unknown", &mut bytes);
+        bytes.extend(encode_bare(TAKEN, 0));
+        encode_packet(VARIABLES, b"abc", &mut bytes);
+        encode_input(b"x", &mut bytes);
+        let mut decoder = Decoder::default();
+        decoder.extend();
+        let expected = vec![
+            Said::Part(200, b"unknown".to_vec()),
+            Said::Part(TAKEN, vec![]),
+            Said::Part(VARIABLES, b"abc".to_vec()),
+            Said::Input(b"x".to_vec()),
+        ];
+        assert_eq!(decode_by(decoder.clone(), [bytes.as_slice()]), expected);
+        assert_eq!(decode_by(decoder, bytes.chunks(1)), expected);
+        assert_ne!(decode([bytes.as_slice()]), expected);
+    }
+
+    /// Everything that a router says, joined.
+    fn answers<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<(u8, Vec<u8>)> {
+        let mut decoder = AnswerDecoder::default();
+        let mut said: Vec<(u8, Vec<u8>)> = Vec::new();
+        let mut open = false;
+        for mut piece in pieces {
+            while let Some(answer) = decoder.next(&mut piece) {
+                let (kind, bytes, last) = match answer {
+                    Answer::Output(bytes) => (INPUT, bytes, false),
+                    Answer::ErrorOutput(bytes) => (ERROR_OUTPUT, bytes, false),
+                    Answer::Hello(version) => (HELLO, [].as_slice(), version > 0),
+                    Answer::Part(kind, bytes, last) => (kind, bytes, last),
+                };
+                match said.last_mut() {
+                    Some((same, before)) if *same == kind && open => {
+                        before.extend_from_slice(bytes)
+                    }
+                    _ => said.push((kind, bytes.to_vec())),
+                }
+                open = !last;
+            }
+        }
+        said
+    }
+
+    #[test]
+    fn a_routers_packets() {
+        let mut bytes = encode_bare(HELLO, 1).to_vec();
+        encode_packet(INPUT, b"out", &mut bytes);
+        encode_packet(ERROR_OUTPUT, b"err", &mut bytes);
+        bytes.extend(encode_bare(50, 7));
+        encode_packet(250, b"new", &mut bytes);
+        let expected = vec![
+            (HELLO, vec![]),
+            (INPUT, b"out".to_vec()),
+            (ERROR_OUTPUT, b"err".to_vec()),
+            (250, b"new".to_vec()),
+        ];
+        assert_eq!(answers([bytes.as_slice()]), expected);
+        assert_eq!(answers(bytes.chunks(1)), expected);
+    }
+
     proptest! {
+        #[test]
+        fn any_bytes_of_a_router_in_any_pieces_say_the_same(
+            bytes in proptest::collection::vec(any::<u8>(), 0..2000),
+            cut in 1usize..60,
+        ) {
+            prop_assert_eq!(answers(bytes.chunks(cut)), answers([bytes.as_slice()]));
+        }
+
         #[test]
         fn any_bytes_in_any_pieces_say_the_same(
             bytes in proptest::collection::vec(any::<u8>(), 0..2000),
             cuts in proptest::collection::vec(1usize..60, 1..60),
+            extended: bool,
         ) {
-            let whole = decode([bytes.as_slice()]);
+            let mut decoder = Decoder::default();
+            if extended {
+                decoder.extend();
+            }
+            let whole = decode_by(decoder.clone(), [bytes.as_slice()]);
             let mut pieces = Vec::new();
             let mut rest = bytes.as_slice();
             for cut in cuts.iter().cycle() {
@@ -178,7 +353,7 @@ mod tests {
                 pieces.push(piece);
                 rest = after;
             }
-            prop_assert_eq!(decode(pieces), whole);
+            prop_assert_eq!(decode_by(decoder, pieces), whole);
         }
 
         #[test]
@@ -194,6 +369,7 @@ mod tests {
                 match one {
                     Said::Input(input) => encode_input(input, &mut bytes),
                     Said::Other(number, _) => bytes.extend(encode_signal(*number)),
+                    Said::Part(..) => {}
                 }
             }
             let mut joined: Vec<Said> = Vec::new();

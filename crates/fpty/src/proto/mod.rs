@@ -1,16 +1,34 @@
-//! The packets of uwsgi mode. Nothing here does input or output.
+//! The packets of uwsgi mode and of its extended mode. Nothing here does
+//! input or output.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `packet.rs` | what each end can say, by number |
+//! | `codec.rs` | packets from and to bytes, in any fragmentation |
+//! | `message.rs` | payloads of the router |
+//! | `variables.rs` | payloads of the client: its environment, what it can do |
 
 mod codec;
+mod message;
 mod packet;
+pub mod variables;
 
-pub use codec::{Decoder, encode_input, encode_rows_and_cols, encode_signal};
-pub use packet::Packet;
+pub use codec::{
+    AnswerDecoder, Decoder, encode_bare, encode_input, encode_packet, encode_rows_and_cols,
+    encode_signal,
+};
+pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, printable};
+pub use packet::{
+    Answer, END_OF_STREAM, ENDED, GO, HEADER, HELLO, INPUT, NOTICE, OFFER, PING, PONG, Packet,
+    TAKEN, VARIABLES, VERSION,
+};
 
 /// What a socket of the router speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// Bytes both ways, nothing else.
     Raw,
-    /// Packets from the client; from the router the bytes of the terminal.
+    /// Packets from the client; from the router the bytes of the terminal, or
+    /// packets where both ends have agreed on the extended mode.
     Uwsgi,
 }

@@ -1,22 +1,51 @@
-//! What a client can say.
+//! What the two ends can say.
 //!
 //! A packet is `modifier1 (u8), size (u16 little-endian), modifier2 (u8)`,
 //! the uwsgi header, whose modifier2 says what it is; modifier1 is ignored.
-//! Only input has a payload.
+//! In plain uwsgi mode only input has a payload, and the router sends none.
+//! In extended mode both ends send packets, and those from 103 on have a
+//! payload of `size` bytes; unknown ones are skipped.
 
 /// Length of the header, in bytes.
 pub const HEADER: usize = 4;
 
-/// modifier2 of input; the size is that of the payload.
+/// The version of the extended mode that this code speaks.
+pub const VERSION: u16 = 1;
+
+/// modifier2 of input, and of output; the size is that of the payload.
 pub const INPUT: u8 = 0;
+/// modifier2 of what a command without a terminal writes to standard error.
+pub const ERROR_OUTPUT: u8 = 1;
 /// The first and the last modifier2 that is a signal's number.
 pub const SIGNALS: std::ops::RangeInclusive<u8> = 1..=99;
 /// modifier2 of the number of rows, which is the size.
 pub const ROWS: u8 = 100;
 /// modifier2 of the number of columns, which is the size.
 pub const COLS: u8 = 101;
+/// modifier2 of the hello, whose size is a version: either end can do more.
+pub const HELLO: u8 = 102;
+/// Variables; without a payload: that was all, begin.
+pub const VARIABLES: u8 = 103;
+/// From the client: the input has ended. From the router: the output has.
+pub const END_OF_STREAM: u8 = 104;
+/// Are you there?
+pub const PING: u8 = 107;
+/// The answer to a ping has the same number.
+pub const PONG: u8 = PING;
+/// From the client: the descriptors that were offered have arrived.
+pub const TAKEN: u8 = 108;
+/// From the router: how the session ended; see [`super::Ended`].
+pub const ENDED: u8 = 110;
+/// From the router: one line of text for the person.
+pub const NOTICE: u8 = 111;
+/// From the router: descriptors come with the first byte of this packet; its
+/// payload has a byte for each, see [`super::OFFER_MASTER`].
+pub const OFFER: u8 = 112;
+/// From the router: from now on the descriptors are the client's to use.
+pub const GO: u8 = 113;
 
-/// One packet, or a piece of one: input is passed on as it comes.
+/// One packet of a client, or a piece of one: payloads are passed on as they
+/// come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packet<'a> {
     /// Bytes for the terminal; not empty.
@@ -27,6 +56,25 @@ pub enum Packet<'a> {
     Rows(u16),
     /// The terminal's width.
     Cols(u16),
+    /// The extended mode's version of the client.
+    Hello(u16),
+    /// A part of a packet of the extended mode: its modifier2, and whether
+    /// that is the last part.
+    Part(u8, &'a [u8], bool),
     /// A modifier2 without a meaning, and its size.
     Unknown(u8, u16),
+}
+
+/// One packet of a router in extended mode, or a piece of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// Bytes of the terminal, or of standard output; not empty.
+    Output(&'a [u8]),
+    /// Bytes of standard error; not empty.
+    ErrorOutput(&'a [u8]),
+    /// The extended mode's version of the router.
+    Hello(u16),
+    /// A part of another packet: its modifier2, and whether that is the last
+    /// part.
+    Part(u8, &'a [u8], bool),
 }

@@ -6,7 +6,7 @@ use std::io;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::waitpid;
 
 /// A process that is not us, not init, and no group: above 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,8 +17,13 @@ pub struct Pid(libc::pid_t);
 pub enum Exit {
     /// By exit(3) with this status.
     Status(i32),
-    /// By this signal.
-    Signal(i32),
+    /// By a signal.
+    Signal {
+        /// Its number.
+        number: i32,
+        /// Whether the kernel wrote a core file.
+        core: bool,
+    },
 }
 
 impl Pid {
@@ -70,17 +75,20 @@ pub fn signal_group(group: i32, signal: Signal) {
 /// Reaps one child that has ended, whichever.
 pub fn reap_any() -> Option<(Pid, Exit)> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, status)) => {
-                return Some((Pid(pid.as_raw()), Exit::Status(status)));
-            }
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                return Some((Pid(pid.as_raw()), Exit::Signal(signal as i32)));
-            }
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
-            // Stops and continues are not asked for; a signal interrupted.
-            Ok(_) | Err(_) => {}
+        let mut status = 0;
+        // SAFETY: waitpid(2) writes one int.
+        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        if pid < 0 && Errno::last() == Errno::EINTR {
+            continue;
         }
+        // Not nix's: to that a real-time signal is an error.
+        let exit = match status {
+            status if libc::WIFSIGNALED(status) => {
+                Exit::Signal { number: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
+            }
+            status => Exit::Status(libc::WEXITSTATUS(status)),
+        };
+        return (pid > 0).then_some((Pid(pid), exit));
     }
 }
 

@@ -1,10 +1,10 @@
 //! The process at the other end of a UNIX socket.
 
-use std::io::IoSliceMut;
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, setsockopt, sockopt::PassCred,
+    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, setsockopt, sockopt::PassCred,
 };
 
 use super::Read;
@@ -24,6 +24,20 @@ impl Sender {
 }
 
 impl Stream {
+    /// Writes a few bytes with copies of descriptors at the first of them
+    /// (SCM_RIGHTS, unix(7)). All or nothing; returns whether it was all.
+    pub fn write_with_descriptors(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
+        let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let sent = nix::sys::socket::sendmsg::<UnixAddr>(
+            self.as_fd().as_raw_fd(),
+            &[IoSlice::new(bytes)],
+            &[ControlMessage::ScmRights(&numbers)],
+            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        sent == Ok(bytes.len())
+    }
+
     /// Reads, and notes the sender once it is known; then stops asking.
     /// (The kernel says who sends from the connection on: unix(7),
     /// SO_PASSCRED.)

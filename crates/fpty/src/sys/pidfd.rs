@@ -1,6 +1,6 @@
 //! A process that is not ours to reap (pidfd_open(2)).
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
@@ -11,6 +11,12 @@ use super::child::Pid;
 pub struct PidFd {
     pid: Pid,
     fd: OwnedFd,
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl PidFd {

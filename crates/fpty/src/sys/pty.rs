@@ -15,6 +15,16 @@ use crate::error::{Context, Result};
 /// The side of a pseudo-terminal that we keep.
 pub struct Master(OwnedFd);
 
+/// A key that stands for a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SignalKey {
+    /// What it sends.
+    pub byte: u8,
+    /// Whether the terminal raises the signal and drops, first, all input
+    /// that was not read.
+    pub drops_input: bool,
+}
+
 /// The side that becomes a program's terminal.
 pub struct Slave(OwnedFd);
 
@@ -142,6 +152,53 @@ impl Master {
         ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSIG, signal) })
     }
 
+    /// The key that stands for SIGINT, SIGQUIT or SIGTSTP, as the program has
+    /// set it (termios(3)); `None` where there is none.
+    pub fn signal_key(&self, signal: i32) -> Option<SignalKey> {
+        let index = match signal {
+            libc::SIGINT => libc::VINTR,
+            libc::SIGQUIT => libc::VQUIT,
+            libc::SIGTSTP => libc::VSUSP,
+            _ => return None,
+        };
+        let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
+        // SAFETY: TCGETS, asked of a master, writes the kernel's termios of
+        // the slave, with which the C library's begins; all zero is a valid
+        // one.
+        let settings = unsafe {
+            ioctl(libc::ioctl(self.0.as_raw_fd(), libc::TCGETS, settings.as_mut_ptr())).ok()?;
+            settings.assume_init()
+        };
+        let byte = settings.c_cc[index];
+        let flags = settings.c_lflag;
+        (byte != libc::_POSIX_VDISABLE).then_some(SignalKey {
+            byte,
+            drops_input: flags & libc::ISIG != 0 && flags & libc::NOFLSH == 0,
+        })
+    }
+
+    /// How long the program has neither read nor written, as the kernel keeps
+    /// it for terminals: in steps of eight seconds (`tty_update_time` in the
+    /// kernel's drivers/tty/tty_io.c). `None` where that cannot be known.
+    pub fn idle_for(&self) -> Option<std::time::Duration> {
+        let slave = open_slave(&self.0).ok()?;
+        let times = nix::sys::stat::fstat(&slave).ok()?;
+        let last = times.st_atime.max(times.st_mtime);
+        let idle = super::wall_clock_seconds() - last;
+        Some(std::time::Duration::from_secs(u64::try_from(idle).unwrap_or(0)))
+    }
+
+    /// Drops the input that the program has not read: what is on its way to
+    /// the terminal, then what has arrived there.
+    pub fn drop_input(&self) {
+        // SAFETY: TCFLSH takes a number.
+        let _ = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TCFLSH, libc::TCOFLUSH) };
+        if let Ok(slave) = open_slave(&self.0) {
+            // SAFETY: as above.
+            let _ = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TCFLSH, libc::TCIFLUSH) };
+        }
+    }
+
     /// The foreground process group; `None` where the session is over: the
     /// kernel then says 0, and a signal to group 0 would hit ourselves.
     pub fn foreground_group(&self) -> Option<i32> {
@@ -183,6 +240,7 @@ impl AsFd for Master {
     }
 }
 
+#[cfg(feature = "server")]
 impl Slave {
     /// For spawn.c, which gives it to the program.
     pub(super) fn as_raw(&self) -> libc::c_int {

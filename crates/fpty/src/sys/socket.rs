@@ -133,6 +133,18 @@ impl Stream {
         ))
     }
 
+    /// Writes the beginning of something whose rest follows at once (MSG_MORE,
+    /// send(2)); returns how much was taken.
+    pub fn write_with_more(&self, bytes: &[u8]) -> usize {
+        if bytes.is_empty() {
+            return 0;
+        }
+        let flags = MsgFlags::MSG_NOSIGNAL
+            | MsgFlags::MSG_DONTWAIT
+            | MsgFlags::from_bits_retain(libc::MSG_MORE);
+        nix::sys::socket::send(self.0.as_raw_fd(), bytes, flags).unwrap_or(0)
+    }
+
     /// Tells the peer that no more will come.
     pub fn end(&self) {
         let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Write);

@@ -83,13 +83,15 @@ impl Program {
 
     /// Starts it as the leader of a new session whose controlling terminal is
     /// `slave` (see [`Program::as_job`] for the exception), with descriptors 0, 1 and 2 on it and no others, every signal
-    /// at its default and none blocked. Returns when it has been executed.
+    /// at its default and none blocked. Variables in `more` take the place of those
+    /// of the same name. Returns when it has been executed.
     ///
     /// # Errors
     /// It cannot be executed, or there can be no more processes.
-    pub fn spawn(&self, slave: &Slave) -> Result<Pid> {
+    pub fn spawn(&self, slave: &Slave, more: &[CString]) -> Result<Pid> {
         let argv = pointers(&self.argv);
-        let envp = pointers(&self.envp);
+        let kept = self.envp.iter().filter(|pair| !more.iter().any(|new| same_name(pair, new)));
+        let envp = pointers(kept.chain(more));
         let plan = Plan {
             path: self.path.as_ptr(),
             argv: argv.as_ptr(),
@@ -126,6 +128,18 @@ impl Program {
     }
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|string| string.as_ptr()).chain(std::iter::once(std::ptr::null())).collect()
+/// Whether two variables (`NAME=value`) have one name.
+fn same_name(one: &CStr, other: &CStr) -> bool {
+    let name = |pair: &CStr| pair.to_bytes().split(|byte| *byte == b'=').next().map(<[u8]>::len);
+    let (one_length, other_length) = (name(one), name(other));
+    one_length == other_length
+        && one_length.is_some_and(|end| one.to_bytes()[..end] == other.to_bytes()[..end])
+}
+
+fn pointers<'a>(strings: impl IntoIterator<Item = &'a CString>) -> Vec<*const libc::c_char> {
+    strings
+        .into_iter()
+        .map(|string| string.as_ptr())
+        .chain(std::iter::once(std::ptr::null()))
+        .collect()
 }

@@ -35,6 +35,16 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// Whether standard error takes a line of up to PIPE_BUF bytes without
+/// waiting for whoever reads it.
+pub fn stderr_takes() -> bool {
+    // SAFETY: descriptor 2 is never closed by us.
+    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    let mut poll = [nix::poll::PollFd::new(stderr, nix::poll::PollFlags::POLLOUT)];
+    // What has no room for ever (POLLERR, POLLNVAL) takes it at once, too.
+    nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO) != Ok(0)
+}
+
 /// Reads from a descriptor that was inherited.
 pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Read {
     super::read_outcome(nix::unistd::read(fd, buffer))

@@ -1,0 +1,53 @@
+//! The terminal itself is given to a client: on a UNIX socket its bytes need
+//! not pass through here at all. What stays here is the supervision.
+//!
+//! The offer goes with the descriptors; until the client has said that it has
+//! them, and what it sent before that is in the terminal, bytes are relayed as
+//! ever. So a client that is slow to answer, or never does, loses nothing.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::GatewayLoop;
+use super::table::Key;
+use super::timers::Due;
+use fpty::proto::{OFFER, OFFER_MASTER, OFFER_PIDFD, encode_packet};
+use fpty::sys::pidfd::PidFd;
+
+/// How soon an offer is tried again that output was in the way of.
+const AGAIN: Duration = Duration::from_millis(100);
+
+impl GatewayLoop {
+    /// Offers a session's terminal to its client.
+    pub(super) fn offer(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(program) = attached.wires.program else {
+            return;
+        };
+        if !attached.session.can_be_offered() {
+            if attached.session.may_be_offered_later() {
+                self.after(AGAIN, Due::Offer(key));
+            }
+            return;
+        }
+        let pidfd = PidFd::open(program);
+        let mut names = vec![OFFER_MASTER];
+        let mut descriptors = vec![attached.wires.master.as_fd()];
+        if let Some(pidfd) = &pidfd {
+            names.push(OFFER_PIDFD);
+            descriptors.push(pidfd.as_fd());
+        }
+        let mut packet = Vec::new();
+        encode_packet(OFFER, &names, &mut packet);
+        if attached.wires.client.write_with_descriptors(&packet, &descriptors) {
+            attached.session.offered();
+        } else {
+            self.after(AGAIN, Due::Offer(key));
+        }
+    }
+
+    /// From here on a session's terminal is its client's.
+    pub(super) fn handed_over(&mut self, _key: Key) {}
+}

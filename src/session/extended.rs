@@ -1,0 +1,161 @@
+//! What a session has more where both ends speak the extended mode: the truth
+//! about its end, and the hand-over of its terminal.
+
+use fpty::proto::{
+    END_OF_STREAM, Ended, Ending, GO, HEADER, INPUT, NOTICE, PING, PONG, TAKEN, encode_bare,
+    encode_packet,
+};
+
+use fpty::sys::child::Exit;
+
+use super::{Client, Ends, Session};
+
+/// How far the terminal has been handed over to the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HandOver {
+    /// It is ours: bytes are relayed.
+    #[default]
+    Ours,
+    /// It was offered; bytes are relayed all the same.
+    Offered,
+    /// The client has it, and sends no more input: what came before is to
+    /// reach the terminal first.
+    Taken,
+    /// The client was told to go on by itself.
+    Theirs,
+}
+
+/// The state of the extended mode.
+#[derive(Debug, Default)]
+pub struct Extended {
+    /// The client has said that its input has ended.
+    pub input_ended: bool,
+    /// Whose the terminal is.
+    pub hand_over: HandOver,
+    /// How the program ended.
+    pub ended: Option<Ended>,
+    /// The client was told how it ended.
+    pub told: bool,
+}
+
+/// A program's end, as the client is told of it.
+pub fn how_it_ended(exit: Exit) -> Ended {
+    let (ending, value, text) = match exit {
+        Exit::Status(status) => (Ending::Exit, status, ""),
+        Exit::Signal { number, core: false } => (Ending::Signal, number, ""),
+        Exit::Signal { number, core: true } => (Ending::Signal, number, "core dumped"),
+    };
+    // Of a status there are eight bits, and below 128 signals.
+    Ended { ending, value: value as u8, text: text.to_owned() }
+}
+
+impl Session {
+    /// The header to go before so much output.
+    pub fn output_header(&self, count: usize) -> Option<[u8; HEADER]> {
+        // One read yields less than a packet holds.
+        self.extended.as_ref().map(|_| encode_bare(INPUT, count as u16))
+    }
+
+    /// How many bytes that is.
+    pub fn output_header_length(&self) -> usize {
+        if self.extended.is_some() { HEADER } else { 0 }
+    }
+
+    /// Tells the client something beside the terminal's output, where there is
+    /// a way.
+    pub fn notice(&mut self, line: &str, ends: &mut impl Ends) {
+        if self.extended.is_some() {
+            let mut packet = Vec::new();
+            encode_packet(NOTICE, line.as_bytes(), &mut packet);
+            self.give_output(&packet, ends);
+        }
+    }
+
+    /// Whether the terminal could be offered to the client now: the offer
+    /// must not overtake anything.
+    pub fn can_be_offered(&self) -> bool {
+        self.may_be_offered_later() && self.terminal_open && self.output.is_empty()
+    }
+
+    /// Whether it could be offered at some time.
+    pub fn may_be_offered_later(&self) -> bool {
+        self.extended.as_ref().is_some_and(|extended| {
+            extended.hand_over == HandOver::Ours && !extended.input_ended && !extended.told
+        }) && self.program_runs
+            && self.client == Client::Open
+    }
+
+    /// The terminal was offered.
+    pub fn offered(&mut self) {
+        if let Some(extended) = &mut self.extended {
+            extended.hand_over = HandOver::Offered;
+        }
+    }
+
+    /// Whether the client has the terminal, and bytes do not come through
+    /// here any more.
+    pub fn is_handed_over(&self) -> bool {
+        self.extended.as_ref().is_some_and(|extended| extended.hand_over == HandOver::Theirs)
+    }
+
+    /// Whether both ends speak the extended mode.
+    pub fn is_extended(&self) -> bool {
+        self.extended.is_some()
+    }
+
+    /// A packet that only the extended mode has.
+    pub(super) fn extended_said(
+        &mut self,
+        kind: u8,
+        part: &[u8],
+        last: bool,
+        ends: &mut impl Ends,
+    ) {
+        let Some(extended) = &mut self.extended else {
+            return;
+        };
+        match kind {
+            END_OF_STREAM if part.is_empty() && last => extended.input_ended = true,
+            TAKEN if last && extended.hand_over == HandOver::Offered => {
+                extended.hand_over = HandOver::Taken;
+            }
+            // A flood of them from a client that does not read is not
+            // answered for ever.
+            PING if last && self.output.is_empty() => {
+                self.give_output(&encode_bare(PONG, 0), ends);
+            }
+            _ => {}
+        }
+    }
+
+    /// The client has the terminal, and what it sent before is in there: from
+    /// now on it reads and writes by itself. All output that was read here
+    /// goes before that word.
+    pub(super) fn hand_over_where_due(&mut self, ends: &mut impl Ends) {
+        let Some(extended) = &mut self.extended else {
+            return;
+        };
+        if extended.hand_over == HandOver::Taken && self.input.is_empty() {
+            extended.hand_over = HandOver::Theirs;
+            self.give_output(&encode_bare(GO, 0), ends);
+        }
+    }
+
+    /// Tells how it ended, once, when all output is on its way and the program
+    /// was reaped.
+    pub(super) fn tell_the_end(&mut self, ends: &mut impl Ends) {
+        if self.terminal_open || self.program_runs {
+            return;
+        }
+        let Some(extended) = self.extended.as_mut().filter(|extended| !extended.told) else {
+            return;
+        };
+        extended.told = true;
+        let packet = extended
+            .ended
+            .take()
+            .unwrap_or_else(|| Ended::because(Ending::Lost, "its status is not known"))
+            .packet();
+        self.give_output(&packet, ends);
+    }
+}

@@ -1,0 +1,205 @@
+//! What a client of uwsgi mode says before its program starts: how large its
+//! terminal is, whether it can do more than the C plugin's client, and its
+//! environment.
+
+use fpty::proto::variables::Variables;
+use fpty::proto::{Decoder, HELLO, Packet, VARIABLES, VERSION, encode_bare};
+use fpty::sys::Size;
+
+use super::INPUT_LIMIT;
+
+/// What has been heard of a client.
+#[derive(Debug, Default)]
+pub struct Greeting {
+    decoder: Decoder,
+    /// Something was said, so that a hello comes too late.
+    spoken: bool,
+    extended: bool,
+    rows: Option<u16>,
+    cols: Option<u16>,
+    variables: Variables,
+    /// Input of a client that said hello, and has not said that that was all.
+    input: Vec<u8>,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Wait for more.
+    Waiting,
+    /// Answer the hello with these bytes, and hear on.
+    Answer([u8; 4]),
+    /// Start the program; what is left of the bytes is for the session.
+    Begin,
+}
+
+/// What is known of a client when its program starts.
+#[derive(Debug)]
+pub struct Opening {
+    /// In whatever packet the client is.
+    pub decoder: Decoder,
+    /// Whether both ends speak the extended mode.
+    pub extended: bool,
+    /// The height of the client's terminal, where it said one.
+    pub rows: Option<u16>,
+    /// Its width, likewise.
+    pub cols: Option<u16>,
+    /// Its environment, and what it can do.
+    pub variables: Variables,
+    /// Input that came early.
+    pub input: Vec<u8>,
+}
+
+impl Greeting {
+    /// Takes what the client sent off the front of `bytes`.
+    pub fn hear(&mut self, bytes: &mut &[u8]) -> Heard {
+        loop {
+            let (before, decoder) = (*bytes, self.decoder.clone());
+            let Some(packet) = self.decoder.next(bytes) else {
+                return Heard::Waiting;
+            };
+            let first = !std::mem::replace(&mut self.spoken, true);
+            match packet {
+                Packet::Hello(1..) if first => {
+                    self.extended = true;
+                    self.decoder.extend();
+                    return Heard::Answer(encode_bare(HELLO, VERSION));
+                }
+                Packet::Hello(_) => {}
+                Packet::Rows(rows) => self.rows = (rows > 0).then_some(rows),
+                Packet::Cols(cols) => self.cols = (cols > 0).then_some(cols),
+                // A client that can do more says when that was all.
+                Packet::Part(VARIABLES, [], true) => return Heard::Begin,
+                Packet::Part(VARIABLES, part, last) => self.variables.part(part, last),
+                Packet::Input(input) if self.extended => self.input.extend_from_slice(input),
+                Packet::Part(..) if self.extended => {}
+                // For the session.
+                Packet::Input(_) | Packet::Signal(_) | Packet::Part(..) | Packet::Unknown(..) => {
+                    (*bytes, self.decoder) = (before, decoder);
+                    return Heard::Begin;
+                }
+            }
+            // Sizes and nothing else: the C plugin's client has no more to say.
+            if !self.extended && self.rows.is_some() && self.cols.is_some() {
+                return Heard::Begin;
+            }
+        }
+    }
+
+    /// Whether there is room for what the client may send next.
+    pub fn listens(&self) -> bool {
+        self.input.len() < INPUT_LIMIT
+    }
+
+    /// Whether the client has said hello.
+    pub fn is_extended(&self) -> bool {
+        self.extended
+    }
+
+    /// Whether the client has said anything at all.
+    pub fn has_begun(&self) -> bool {
+        self.spoken
+    }
+
+    /// What is known when the program starts.
+    pub fn opening(self) -> Opening {
+        Opening {
+            decoder: self.decoder,
+            extended: self.extended,
+            rows: self.rows,
+            cols: self.cols,
+            variables: self.variables,
+            input: self.input,
+        }
+    }
+}
+
+impl Opening {
+    /// The size to begin with.
+    pub fn size(&self, default: Size) -> Size {
+        Size { rows: self.rows.unwrap_or(default.rows), cols: self.cols.unwrap_or(default.cols) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fpty::proto::variables;
+    use fpty::proto::{encode_input, encode_rows_and_cols, encode_signal};
+
+    /// What is heard of `said` in pieces of `cut` bytes, and what is left.
+    fn hear(said: &[u8], cut: usize) -> (Vec<Heard>, Vec<u8>, Greeting) {
+        let mut greeting = Greeting::default();
+        let mut heard = Vec::new();
+        let mut at = 0;
+        for piece in said.chunks(cut) {
+            let mut bytes = piece;
+            at += piece.len();
+            loop {
+                match greeting.hear(&mut bytes) {
+                    Heard::Waiting => break,
+                    Heard::Begin => {
+                        heard.push(Heard::Begin);
+                        let left = said[at - bytes.len()..].to_vec();
+                        return (heard, left, greeting);
+                    }
+                    answer => heard.push(answer),
+                }
+            }
+        }
+        (heard, Vec::new(), greeting)
+    }
+
+    #[test]
+    fn an_old_client_says_its_size_and_begins() {
+        let mut said = encode_rows_and_cols(33, 99).to_vec();
+        encode_input(b"ls\n", &mut said);
+        for cut in [1, 3, 100] {
+            let (heard, left, greeting) = hear(&said, cut);
+            assert_eq!(heard, [Heard::Begin]);
+            assert_eq!(left, said[8..]);
+            let size = greeting.opening().size(Size { rows: 24, cols: 80 });
+            assert_eq!(size, Size { rows: 33, cols: 99 });
+        }
+    }
+
+    #[test]
+    fn input_and_signals_are_for_the_session() {
+        for said in [encode_signal(15).to_vec(), vec![0, 2, 0, 0, b'x', b'y'], vec![0, 9, 0, 200]] {
+            let (heard, left, greeting) = hear(&said, 100);
+            assert_eq!((heard.as_slice(), left), ([Heard::Begin].as_slice(), said));
+            assert!(!greeting.is_extended());
+        }
+    }
+
+    #[test]
+    fn a_new_client_says_hello_and_when_that_was_all() {
+        let mut said = encode_bare(HELLO, 1).to_vec();
+        said.extend(encode_rows_and_cols(33, 99));
+        encode_input(b"early", &mut said);
+        variables::encode([(b"TERM".as_slice(), b"foot".as_slice())], &mut said);
+        said.extend(encode_bare(VARIABLES, 0));
+        encode_input(b"later", &mut said);
+        for cut in [1, 7, 1000] {
+            let (heard, left, greeting) = hear(&said, cut);
+            assert_eq!(heard, [Heard::Answer([0, 1, 0, HELLO]), Heard::Begin], "cut {cut}");
+            assert_eq!(left, said[said.len() - 9..]);
+            let opening = greeting.opening();
+            assert_eq!(opening.input, b"early");
+            assert_eq!(opening.variables.get(b"TERM"), Some(b"foot".as_slice()));
+            assert_eq!(opening.rows, Some(33));
+        }
+    }
+
+    #[test]
+    fn a_hello_comes_first_or_not_at_all() {
+        let mut late = encode_rows_and_cols(33, 99)[..4].to_vec();
+        late.extend(encode_bare(HELLO, 1));
+        let (heard, _, greeting) = hear(&late, 100);
+        assert_eq!(heard, []);
+        assert!(!greeting.is_extended());
+        assert_eq!(hear(&encode_bare(HELLO, 0), 100).0, []);
+        let answer = [0, 1, 0, HELLO];
+        assert_eq!(hear(&encode_bare(HELLO, 65535), 100).0, [Heard::Answer(answer)]);
+    }
+}

@@ -50,7 +50,7 @@ use fpty::error::{Context, Result};
 use fpty::proto::Protocol;
 use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::poll::{Interest, Poller, Ready};
-use fpty::sys::signal::{Signals, block};
+use fpty::sys::signal::{Signals, block, own_dispositions};
 use fpty::sys::spawn::Program;
 
 use depart::Departures;
@@ -125,6 +125,8 @@ impl GatewayLoop {
         if fpty::sys::has_root_group_only() {
             log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
         }
+        // The server's own gateways end by these two.
+        own_dispositions(&[Signal::SIGTERM, Signal::SIGINT]);
         // A pipe raises it; what became of a write says it all.
         block(Signal::SIGPIPE);
         let limit = fpty::sys::raise_descriptor_limit().ok();

@@ -70,6 +70,41 @@ pub fn block(signal: Signal) {
     let _ = SigSet::from(signal).thread_block();
 }
 
+/// Makes what becomes of signals this process's own, in one that was forked
+/// from a program whose application may have set anything: handlers of that
+/// are no use here, an ignored SIGCHLD reaps children before they are asked
+/// for, and a blocked signal would stay blocked. `kept` have handlers that
+/// belong here.
+pub fn own_dispositions(kept: &[Signal]) {
+    use libc::{SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP};
+    const FAULTS: [i32; 7] = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP];
+    for number in 1..=libc::SIGRTMAX() {
+        let is_kept = FAULTS.contains(&number) || kept.iter().any(|kept| *kept as i32 == number);
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: sigaction(2) with no new action fills one struct; all zero
+        // is a valid one, which is the default disposition.
+        let handler = unsafe {
+            libc::sigaction(number, std::ptr::null(), action.as_mut_ptr());
+            action.assume_init().sa_sigaction
+        };
+        let ours = match number {
+            libc::SIGCHLD => libc::SIG_DFL,
+            _ if is_kept || handler == libc::SIG_DFL || handler == libc::SIG_IGN => continue,
+            // By default they only tell, stop, or end on somebody's wish.
+            libc::SIGQUIT | libc::SIGCONT | libc::SIGURG | libc::SIGWINCH => libc::SIG_DFL,
+            _ => libc::SIG_IGN,
+        };
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: a struct that is all zero but for a disposition that is no
+        // handler.
+        unsafe {
+            (*action.as_mut_ptr()).sa_sigaction = ours;
+            libc::sigaction(number, action.as_ptr(), std::ptr::null_mut());
+        }
+    }
+    let _ = SigSet::empty().thread_set_mask();
+}
+
 /// Stops this process until somebody continues it, as Ctrl-Z does.
 pub fn stop_ourselves() {
     let _ = nix::sys::signal::raise(Signal::SIGSTOP);

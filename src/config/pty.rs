@@ -2,6 +2,8 @@
 
 use std::ffi::CString;
 
+use nix::sys::signal::Signal;
+
 use super::{OptionSpec, switch, value, with_value};
 use fpty::client::Client;
 use fpty::error::Result;
@@ -147,10 +149,16 @@ impl Pty {
             (None, None) => return None,
         };
         Some(Client {
+            name: "[pty]",
             address: address.clone(),
             protocol,
             isig: !self.no_isig,
-            escapes: !self.no_escape,
+            escape: (!self.no_escape).then_some(b'~'),
+            quiet: false,
+            status_json: false,
+            environment: Vec::new(),
+            // The server ignores these when it starts.
+            heeds: &[Signal::SIGHUP, Signal::SIGTERM],
         })
     }
 }
@@ -173,7 +181,7 @@ mod tests {
         }
         let client = pty.client().expect("a client");
         assert_eq!((client.address.as_str(), client.protocol), ("/u", Protocol::Uwsgi));
-        assert!(!client.isig && client.escapes);
+        assert!(!client.isig && client.escape.is_some());
         assert_eq!(pty.server.scrollback, 0);
         assert!(pty.set(Key::Scrollback, "pty-scrollback", "lots").is_err());
         assert!(pty.set(Key::Socket, "pty-socket", "").is_err());

@@ -169,7 +169,7 @@ impl GatewayLoop {
     fn refuse_session(&mut self, key: Key, why: &str) {
         if let Some(attached) = self.sessions.remove(key) {
             self.refuse(&attached.wires.client, attached.session.is_extended(), why);
-            self.let_go(attached);
+            self.let_go(*attached);
         }
     }
 }

@@ -11,8 +11,8 @@ use super::GatewayLoop;
 use super::table::Key;
 use super::timers::Due;
 use super::traffic::Attached;
-use crate::session::how_it_ended;
 use crate::uwsgi::log::log;
+use fpty::ended::of_exit;
 use fpty::sys::Read;
 use fpty::sys::child::{self, Pid};
 use fpty::sys::socket::Stream;
@@ -55,7 +55,7 @@ impl GatewayLoop {
                 if attached.session.terminal_interest().read {
                     attached.read_terminal(&mut self.turn, true, |_| false);
                 }
-                attached.session.program_ended(how_it_ended(exit), &mut attached.wires);
+                attached.session.program_ended(of_exit(exit), &mut attached.wires);
                 if attached.session.terminal_open() {
                     self.after(DRAIN, Due::Drained(key));
                 }
@@ -92,7 +92,7 @@ impl GatewayLoop {
         if events < self.config.events as usize {
             for _ in 0..ENDED_PER_TURN {
                 if let Some(attached) = self.departures.waiting.pop_front() {
-                    self.let_go(attached);
+                    self.let_go(*attached);
                 }
             }
         }
@@ -139,11 +139,11 @@ impl GatewayLoop {
     /// still runs is hung up, with its foreground job.
     pub(super) fn abandon(&mut self, key: Key) {
         if let Some(attached) = self.sessions.remove(key) {
-            self.let_go(attached);
+            self.let_go(*attached);
         }
     }
 
-    pub(super) fn let_go(&mut self, attached: Box<Attached>) {
+    pub(super) fn let_go(&mut self, attached: Attached) {
         // The poller forgets descriptors when they close here; where a copy
         // lives a moment longer (sys/detached.rs), nobody has its token.
         if let Some(program) = attached.wires.program {

@@ -6,8 +6,6 @@ use fpty::proto::{
     encode_packet,
 };
 
-use fpty::sys::child::Exit;
-
 use super::{Client, Ends, Session};
 
 /// How far the terminal has been handed over to the client.
@@ -36,17 +34,6 @@ pub struct Extended {
     pub ended: Option<Ended>,
     /// The client was told how it ended.
     pub told: bool,
-}
-
-/// A program's end, as the client is told of it.
-pub fn how_it_ended(exit: Exit) -> Ended {
-    let (ending, value, text) = match exit {
-        Exit::Status(status) => (Ending::Exit, status, ""),
-        Exit::Signal { number, core: false } => (Ending::Signal, number, ""),
-        Exit::Signal { number, core: true } => (Ending::Signal, number, "core dumped"),
-    };
-    // Of a status there are eight bits, and below 128 signals.
-    Ended { ending, value: value as u8, text: text.to_owned() }
 }
 
 impl Session {

@@ -10,7 +10,6 @@ mod extended;
 pub mod greeting;
 
 use extended::Extended;
-pub use extended::how_it_ended;
 use greeting::Opening;
 
 use fpty::proto::{Decoder, Ended, Ending, Packet};

@@ -1,5 +1,6 @@
 use super::greeting::{Greeting, Heard};
 use super::*;
+use fpty::ended::of_exit;
 use fpty::proto::{
     GO, HELLO, PING, TAKEN, VARIABLES, encode_bare, encode_input, encode_rows_and_cols,
     encode_signal,
@@ -143,7 +144,7 @@ fn a_client_that_does_not_read_stops_the_program_not_the_router() {
 fn the_end_waits_for_status_output_and_delivery() {
     let mut session = Session::raw(SIZE);
     let mut ends = Fake::default();
-    session.program_ended(how_it_ended(Exit::Status(0)), &mut ends);
+    session.program_ended(of_exit(Exit::Status(0)), &mut ends);
     assert_eq!(session.verdict(), Verdict::Lives);
     session.terminal_sent(b"last words", &mut ends);
     session.terminal_ended(&mut ends);
@@ -159,7 +160,7 @@ fn a_program_that_closes_its_terminal_and_runs_on_is_waited_for() {
     let mut ends = roomy();
     session.terminal_ended(&mut ends);
     assert_eq!(session.verdict(), Verdict::Lives);
-    session.program_ended(how_it_ended(Exit::Status(0)), &mut ends);
+    session.program_ended(of_exit(Exit::Status(0)), &mut ends);
     assert_eq!(session.verdict(), Verdict::Over);
 }
 
@@ -235,16 +236,16 @@ fn say(session: &mut Session, mut packet: Vec<u8>, ends: &mut Fake) {
 fn the_end_is_told_once_after_output_and_status() {
     let mut ends = roomy();
     let mut session = extended();
-    session.program_ended(how_it_ended(Exit::Status(7)), &mut ends);
+    session.program_ended(of_exit(Exit::Status(7)), &mut ends);
     assert_eq!(ends.did, []);
     session.terminal_ended(&mut ends);
     session.terminal_ended(&mut ends);
-    let told = how_it_ended(Exit::Status(7)).packet();
+    let told = of_exit(Exit::Status(7)).packet();
     assert_eq!(ends.did, [Did::Client(told)]);
     assert_eq!(session.verdict(), Verdict::Over);
     // In plain uwsgi mode nothing is told.
     let (mut session, mut ends) = (uwsgi(), roomy());
-    session.program_ended(how_it_ended(Exit::Status(7)), &mut ends);
+    session.program_ended(of_exit(Exit::Status(7)), &mut ends);
     session.terminal_ended(&mut ends);
     assert_eq!(ends.did, []);
 }

@@ -12,7 +12,7 @@ use crate::harness::{Setup, on_every_server, wait_until};
 /// Says so when it is there, and repeats what it reads.
 const ECHOES: &str = "stty raw -echo; echo ready; exec cat";
 
-const STOPPED: i32 = 128 + Signal::SIGSTOP as i32;
+const STOPPED: i32 = 128 + Signal::SIGTSTP as i32;
 
 #[test]
 fn without_isig_they_are_bytes() {

@@ -24,12 +24,15 @@ fn assert_said(finished: &Finished, status: i32, words: &[&str]) {
 }
 
 #[test]
-fn zero_after_a_session_whatever_the_program_said() {
+fn the_programs_status_where_the_mode_tells_it() {
     on_every_server(|flavor| {
         let server = both(Setup::new(flavor).script("exit 3")).start();
-        for mode in MODES {
-            Pipes::reading(client_of(flavor, &server, mode), Stdio::null()).finish().text();
-            Pipes::open(client_of(flavor, &server, mode)).finish().text();
+        for (mode, status) in [(Mode::Raw, 0), (Mode::Uwsgi, 3)] {
+            for stdin in [Stdio::null(), Stdio::piped()] {
+                let finished = Pipes::reading(client_of(flavor, &server, mode), stdin).finish();
+                assert_eq!(finished.status.code(), Some(status), "{mode:?} {finished:?}");
+                assert_eq!(own_lines(&finished.stderr), [""; 0], "{mode:?}");
+            }
         }
     });
 }

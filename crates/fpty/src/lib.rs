@@ -7,11 +7,13 @@
 //! | [`relay`] | bounded buffers between two ends |
 //! | [`sys`] | the operating system: terminals, processes, sockets, polling |
 //! | [`client`] | connects a terminal or pipes to a server |
+//! | [`ended`] | how a process ended, as the other end is told of it |
 //! | [`error`] | what failed, on what, and why |
 
 #![deny(unsafe_code)]
 
 pub mod client;
+pub mod ended;
 pub mod error;
 pub mod proto;
 pub mod relay;

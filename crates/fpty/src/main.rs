@@ -13,9 +13,14 @@ struct Arguments {
 fn main() {
     let arguments = Arguments::parse();
     std::process::exit(fpty::client::run(&fpty::client::Client {
+        name: "fpty:",
         address: arguments.address,
         protocol: fpty::proto::Protocol::Uwsgi,
         isig: true,
-        escapes: true,
+        escape: Some(b'~'),
+        quiet: false,
+        status_json: false,
+        environment: Vec::new(),
+        heeds: &[],
     }));
 }

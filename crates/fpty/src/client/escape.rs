@@ -14,13 +14,6 @@ pub enum Typed {
     Suspend,
 }
 
-/// What `~?` says.
-pub const HELP: &str = "\r\nEscapes, after a newline:\r\n\
-    \x20 ~.   leave\r\n\
-    \x20 ~^Z  suspend\r\n\
-    \x20 ~?   this help\r\n\
-    \x20 ~~   a tilde\r\n";
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     LineBegins,
@@ -31,6 +24,8 @@ enum State {
 /// Looks for escapes in what is typed.
 #[derive(Debug)]
 pub struct Escapes {
+    /// The character that begins one.
+    character: u8,
     state: State,
 }
 
@@ -38,8 +33,26 @@ const CTRL_Z: u8 = 0x1a;
 
 impl Escapes {
     /// Nothing was typed yet: a line begins.
-    pub fn new() -> Self {
-        Self { state: State::LineBegins }
+    pub fn new(character: u8) -> Self {
+        Self { character, state: State::LineBegins }
+    }
+
+    /// What `~?` says.
+    pub fn help(&self) -> String {
+        let c = char::from(self.character);
+        format!(
+            "\r\nEscapes, after a newline:\r\n\
+             \x20 {c}.   leave\r\n\
+             \x20 {c}^Z  suspend\r\n\
+             \x20 {c}?   this help\r\n\
+             \x20 {c}{c}   the character itself\r\n"
+        )
+    }
+
+    /// A key was pressed that the terminal made a signal of. Returns whether
+    /// the character that begins an escape was before it: that is given up.
+    pub fn signal_key(&mut self) -> bool {
+        std::mem::replace(&mut self.state, State::Line) == State::Tilde
     }
 
     /// Appends to `passed` what of `bytes` is for the program, up to the
@@ -51,7 +64,7 @@ impl Escapes {
             self.state =
                 if matches!(byte, b'\r' | b'\n') { State::LineBegins } else { State::Line };
             match (before, byte) {
-                (State::LineBegins, b'~') => {
+                (State::LineBegins, byte) if byte == self.character => {
                     self.state = State::Tilde;
                     continue;
                 }
@@ -65,9 +78,9 @@ impl Escapes {
                     return (Typed::Suspend, at + 1);
                 }
                 // The second of two.
-                (State::Tilde, b'~') => {}
+                (State::Tilde, byte) if byte == self.character => {}
                 // It was just a tilde.
-                (State::Tilde, _) => passed.push(b'~'),
+                (State::Tilde, _) => passed.push(self.character),
                 (State::LineBegins | State::Line, _) => {}
             }
             passed.push(byte);
@@ -82,7 +95,7 @@ mod tests {
 
     /// What is passed on, and every escape, of keys typed one by one.
     fn typed(keys: &[u8]) -> (Vec<u8>, Vec<Typed>) {
-        let (mut escapes, mut passed, mut found) = (Escapes::new(), Vec::new(), Vec::new());
+        let (mut escapes, mut passed, mut found) = (Escapes::new(b'~'), Vec::new(), Vec::new());
         for key in keys {
             match escapes.filter(&[*key], &mut passed).0 {
                 Typed::Pass => {}
@@ -110,8 +123,25 @@ mod tests {
     }
 
     #[test]
+    fn another_character() {
+        let (mut escapes, mut passed) = (Escapes::new(b'%'), Vec::new());
+        assert_eq!(escapes.filter(b"~.\r%.", &mut passed), (Typed::Leave, 5));
+        assert_eq!(passed, b"~.\r");
+        assert!(escapes.help().contains("%."));
+    }
+
+    #[test]
+    fn a_signals_key_gives_the_tilde_up() {
+        let (mut escapes, mut passed) = (Escapes::new(b'~'), Vec::new());
+        assert_eq!(escapes.filter(b"~", &mut passed), (Typed::Pass, 1));
+        assert!(escapes.signal_key() && !escapes.signal_key());
+        assert_eq!(escapes.filter(b". file", &mut passed), (Typed::Pass, 6));
+        assert_eq!(passed, b". file");
+    }
+
+    #[test]
     fn a_paste_is_taken_up_to_the_escape() {
-        let (mut escapes, mut passed) = (Escapes::new(), Vec::new());
+        let (mut escapes, mut passed) = (Escapes::new(b'~'), Vec::new());
         assert_eq!(escapes.filter(b"a\r~?b", &mut passed), (Typed::Help, 4));
         assert_eq!(escapes.filter(b"b", &mut passed), (Typed::Pass, 1));
         assert_eq!(passed, b"a\rb");

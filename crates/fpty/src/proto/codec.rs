@@ -107,6 +107,14 @@ impl Decoder {
 pub struct AnswerDecoder(Frames);
 
 impl AnswerDecoder {
+    /// Whether a packet of this kind may be under way.
+    pub fn may_be_in(&self, kind: u8) -> bool {
+        match self.0.left {
+            0 => self.0.have > 0,
+            _ => self.0.kind == kind,
+        }
+    }
+
     /// Takes the next packet off the front of `bytes`; `None` when `bytes` is
     /// used up, with what is incomplete kept for the next call.
     pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Answer<'a>> {

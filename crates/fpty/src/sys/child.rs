@@ -26,7 +26,21 @@ pub enum Exit {
     },
 }
 
+impl Exit {
+    /// What wait(2) says.
+    pub(super) fn of_wait_status(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Self::Signal { number: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
+        } else {
+            Self::Status(libc::WEXITSTATUS(status))
+        }
+    }
+}
+
 impl Pid {
+    /// Of a process in another namespace; it is never signalled.
+    pub(super) const UNKNOWN: Self = Self(libc::pid_t::MAX);
+
     /// `None` for anything that kill(2) would take for more than one process.
     pub fn new(pid: libc::pid_t) -> Option<Self> {
         (pid > 1).then_some(Self(pid))

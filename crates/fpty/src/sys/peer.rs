@@ -1,7 +1,7 @@
 //! The process at the other end of a UNIX socket.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, setsockopt, sockopt::PassCred,
@@ -23,7 +23,65 @@ impl Sender {
     }
 }
 
+/// Descriptors that came with bytes.
+#[derive(Debug, Default)]
+pub struct Arrived {
+    /// In their order.
+    pub descriptors: Vec<OwnedFd>,
+    /// Some were lost: more came than there is room for.
+    pub truncated: bool,
+}
+
+/// Descriptors that one read has room for: as many as the kernel passes at
+/// most (SCM_MAX_FD).
+const ROOM: usize = 253;
+
 impl Stream {
+    /// Reads, with the descriptors that come along (SCM_RIGHTS, unix(7)); they
+    /// are not passed to children. Of the sender see
+    /// [`Stream::read_noting_sender`].
+    pub fn read_with_descriptors(
+        &self,
+        buffer: &mut [u8],
+        arrived: &mut Arrived,
+        sender: &mut Option<Sender>,
+    ) -> Read {
+        let mut space =
+            nix::cmsg_space!(nix::sys::socket::UnixCredentials, [std::os::fd::RawFd; ROOM]);
+        let mut pieces = [IoSliceMut::new(buffer)];
+        let received = recvmsg::<UnixAddr>(
+            self.as_fd().as_raw_fd(),
+            &mut pieces,
+            Some(&mut space),
+            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC,
+        );
+        if let Ok(message) = &received {
+            // Not for want of room, but of descriptors: nix does not walk what
+            // was cut, so whoever is told of it had better end.
+            arrived.truncated |= message.flags.contains(MsgFlags::MSG_CTRUNC);
+            for control in message.cmsgs().into_iter().flatten() {
+                match control {
+                    ControlMessageOwned::ScmRights(numbers) => {
+                        // SAFETY: they were just made for this process, and
+                        // nobody else knows them.
+                        let owned =
+                            numbers.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+                        arrived.descriptors.extend(owned);
+                    }
+                    ControlMessageOwned::ScmCredentials(credentials) if sender.is_none() => {
+                        // 0 for one that is not in our PID namespace.
+                        *sender = Pid::new(credentials.pid()).and_then(PidFd::open).map(Sender);
+                    }
+                    _ => {}
+                }
+            }
+            if sender.is_some() {
+                let _ = setsockopt(self, PassCred, &false);
+            }
+        }
+        super::read_outcome(received.map(|message| message.bytes))
+    }
+
     /// Writes a few bytes with copies of descriptors at the first of them
     /// (SCM_RIGHTS, unix(7)). All or nothing; returns whether it was all.
     pub fn write_with_descriptors(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {

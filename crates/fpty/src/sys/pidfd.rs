@@ -1,10 +1,10 @@
 //! A process that is not ours to reap (pidfd_open(2)).
 
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::child::Pid;
+use super::child::{Exit, Pid};
 
 /// A process, and no other that gets its number later.
 #[derive(Debug)]
@@ -34,20 +34,61 @@ impl PidFd {
         self.pid
     }
 
+    /// One that somebody has sent. `None`: it is none.
+    pub fn received(fd: OwnedFd) -> Option<Self> {
+        // A pidfd answers to this with no signal at all, or that the process
+        // is gone.
+        // SAFETY: signal 0 is none; no memory is involved.
+        let sent = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), 0, std::ptr::null::<u8>(), 0)
+        };
+        let error = std::io::Error::last_os_error().raw_os_error();
+        let is_one = sent == 0 || matches!(error, Some(libc::ESRCH | libc::EPERM));
+        // Its number is in another namespace, and not needed.
+        is_one.then_some(Self { pid: Pid::UNKNOWN, fd })
+    }
+
+    /// How it ended, where it was reaped and the kernel remembers (ioctl
+    /// PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
+    pub fn exit(&self) -> Option<Exit> {
+        /// `struct pidfd_info` of linux/pidfd.h, in its first version.
+        #[repr(C)]
+        #[derive(Default)]
+        struct Info {
+            mask: u64,
+            cgroup: u64,
+            ids: [u32; 11],
+            exit_code: i32,
+        }
+        const PIDFD_INFO_EXIT: u64 = 1 << 3;
+        // _IOWR(0xFF, 11, struct pidfd_info)
+        const PIDFD_GET_INFO: libc::c_ulong =
+            (3 << 30) | ((size_of::<Info>() as libc::c_ulong) << 16) | (0xff << 8) | 11;
+        let mut info = Info { mask: PIDFD_INFO_EXIT, ..Info::default() };
+        // SAFETY: the kernel reads and writes as much of the struct as its
+        // size, a part of the request, says.
+        let answer = unsafe { libc::ioctl(self.fd.as_raw_fd(), PIDFD_GET_INFO, &mut info) };
+        let status = info.exit_code;
+        let is_known = answer == 0 && info.mask & PIDFD_INFO_EXIT != 0;
+        is_known.then(|| Exit::of_wait_status(status))
+    }
+
+    /// Whether it has ended, as far as the kernel itself tells.
+    pub fn is_over(&self) -> bool {
+        let mut poll = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut poll, PollTimeout::ZERO) == Ok(1)
+    }
+
     /// Whether it has ended, or is about to: a process closes its
     /// descriptors first and is told of as ended last.
     pub fn has_ended(&self) -> bool {
         const PF_EXITING: u64 = 0x4;
-        let told = || {
-            let mut poll = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-            nix::poll::poll(&mut poll, PollTimeout::ZERO) == Ok(1)
-        };
-        if told() {
+        if self.is_over() {
             return true;
         }
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
             // Reaped meanwhile; or there is no /proc here.
-            return told();
+            return self.is_over();
         };
         // proc(5): flags is the ninth field; the second is a name in
         // parentheses.

@@ -10,7 +10,7 @@ use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices};
 use once_cell::sync::OnceCell;
 
 use super::{Read, Size, Written};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
 /// The side of a pseudo-terminal that we keep.
 pub struct Master(OwnedFd);
@@ -118,6 +118,39 @@ fn ioctl(result: libc::c_int) -> io::Result<()> {
 }
 
 impl Master {
+    /// One that somebody has sent, and that he says is one.
+    ///
+    /// # Errors
+    /// What it is instead.
+    pub fn received(fd: OwnedFd) -> Result<Self> {
+        let not = |what: &str| Error::new(format!("the router sent {what} instead of a terminal"));
+        let status = nix::sys::stat::fstat(&fd).map_err(|_| not("something"))?;
+        let is_device = status.st_mode & libc::S_IFMT == libc::S_IFCHR;
+        // /dev/ptmx, of whatever devpts (devices.txt of the kernel).
+        if !is_device || status.st_rdev != libc::makedev(5, 2) {
+            return Err(not("something else"));
+        }
+        let mut number: libc::c_uint = 0;
+        // SAFETY: TIOCGPTN writes one unsigned int.
+        ioctl(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGPTN, &mut number) })
+            .map_err(|_| not("something else"))?;
+        let slave = open_slave(&fd).map_err(|_| not("a closed terminal"))?;
+        let slave = nix::sys::stat::fstat(&slave).map_err(|_| not("something"))?;
+        let is_ours = [0, 1, 2].into_iter().any(|standard| {
+            // SAFETY: the standard descriptors are never closed by us.
+            let standard = unsafe { BorrowedFd::borrow_raw(standard) };
+            nix::sys::stat::fstat(standard)
+                .is_ok_and(|ours| (ours.st_dev, ours.st_ino) == (slave.st_dev, slave.st_ino))
+        });
+        if is_ours {
+            return Err(not("our own"));
+        }
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
+        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags))
+            .context("cannot use the terminal")?;
+        Ok(Self(fd))
+    }
+
     /// Reads what the program wrote. [`Read::Gone`] (EIO) is the end: no
     /// process has the slave open, and everything written to it was read.
     pub fn read(&self, buffer: &mut [u8]) -> Read {

@@ -105,9 +105,54 @@ pub fn own_dispositions(kept: &[Signal]) {
     let _ = SigSet::empty().thread_set_mask();
 }
 
-/// Stops this process until somebody continues it, as Ctrl-Z does.
-pub fn stop_ourselves() {
-    let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+/// Who stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// This process.
+    Us,
+    /// Its whole process group, as for a key: a shell's job.
+    Group,
+}
+
+/// Stops until somebody continues it, as Ctrl-Z does: by SIGTSTP, which is
+/// blocked here and has its default action. The kernel ignores that where
+/// nobody could continue us (an orphaned process group, setpgid(2)); SIGSTOP
+/// would be for good.
+pub fn stop(who: Stopped) {
+    // First the group: what is blocked here waits until below.
+    let sent = match who {
+        Stopped::Us => nix::sys::signal::raise(Signal::SIGTSTP),
+        Stopped::Group => nix::sys::signal::killpg(nix::unistd::getpgrp(), Signal::SIGTSTP),
+    };
+    if sent.is_ok() {
+        let set = SigSet::from(Signal::SIGTSTP);
+        // Here we stop.
+        let _ = set.thread_unblock();
+        let _ = set.thread_block();
+    }
+}
+
+/// Whether a signal is ignored.
+pub fn is_ignored(signal: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: sigaction(2) with no new action fills one struct; all zero is a
+    // valid one.
+    unsafe {
+        libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Ignores a signal from now on.
+pub fn ignore(signal: Signal) {
+    // SAFETY: no handler is installed.
+    let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
+}
+
+/// Gives a signal its default action.
+pub fn by_default(signal: Signal) {
+    // SAFETY: no handler is installed.
+    let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) };
 }
 
 impl AsFd for Signals {

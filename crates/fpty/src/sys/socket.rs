@@ -200,7 +200,7 @@ fn is_tcp(address: &str) -> bool {
 ///
 /// # Errors
 /// Says the address and why.
-pub fn connect(address: &str, timeout: Duration) -> Result<Stream> {
+pub fn connect(address: &str, timeout: Duration) -> Result<(Stream, Transport)> {
     let failed = || format!("cannot connect to {address}");
     let tcp = is_tcp(address);
     let fd = match tcp {
@@ -212,8 +212,9 @@ pub fn connect(address: &str, timeout: Duration) -> Result<Stream> {
     let stream = Stream(fd);
     if tcp {
         stream.prepare_tcp();
+        return Ok((stream, Transport::Tcp));
     }
-    Ok(stream)
+    Ok((stream, Transport::Unix))
 }
 
 fn connect_unix(address: &str) -> io::Result<OwnedFd> {

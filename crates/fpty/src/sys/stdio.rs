@@ -1,5 +1,6 @@
 //! The standard descriptors of a process that a person or a pipe is at.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,6 +19,27 @@ pub fn stdin() -> BorrowedFd<'static> {
 fn stdout() -> BorrowedFd<'static> {
     // SAFETY: descriptor 1 is never closed by us.
     unsafe { BorrowedFd::borrow_raw(1) }
+}
+
+/// Puts /dev/null on those of the three standard descriptors that are closed:
+/// or the next socket that is opened gets such a number, and what is written
+/// to standard output goes to the other end of it. To be called before
+/// anything is opened.
+pub fn fill_closed() {
+    for number in 0..=2 {
+        // SAFETY: fcntl(2) F_GETFD looks a number up.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0 {
+            continue;
+        }
+        // SAFETY: a NUL-terminated path. The lowest free number is this one,
+        // since those below it are open; where it is not, it is closed again.
+        unsafe {
+            let opened = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+            if opened > 2 {
+                libc::close(opened);
+            }
+        }
+    }
 }
 
 /// A copy of standard input, which stays when that becomes something else.
@@ -50,14 +72,40 @@ pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Read {
     super::read_outcome(nix::unistd::read(fd, buffer))
 }
 
+/// Reads from standard input. Only a terminal that is gone takes the person
+/// with it ([`Read::Gone`]); what cannot be read has ended: nohup(1) gives one
+/// that is open for writing only.
+pub fn read_input(buffer: &mut [u8]) -> Read {
+    match nix::unistd::read(stdin(), buffer) {
+        Err(nix::errno::Errno::EIO) if stdin_is_a_terminal() => Read::Gone,
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Read::Blocked,
+        Ok(count) if count > 0 => Read::Bytes(count),
+        _ => Read::End,
+    }
+}
+
+/// Whether standard output is a terminal.
+pub fn stdout_is_a_terminal() -> bool {
+    nix::unistd::isatty(stdout()).unwrap_or(false)
+}
+
+/// Whether the terminal on standard input is our controlling one: the keys
+/// that are signals reach us. Below su(1) or setsid(1) they reach others.
+pub fn terminal_is_ours() -> bool {
+    // SAFETY: tcgetsid(3) looks a terminal up; it fails for another's.
+    let session = unsafe { libc::tcgetsid(0) };
+    session > 0 && nix::unistd::getsid(None).is_ok_and(|ours| ours.as_raw() == session)
+}
+
 /// Whether standard input is a terminal.
 pub fn stdin_is_a_terminal() -> bool {
     nix::unistd::isatty(stdin()).unwrap_or(false)
 }
 
-/// Whether our process group is the terminal's foreground one.
+/// Whether our process group is the terminal's foreground one, or the
+/// terminal one that has none for us.
 pub fn in_foreground() -> bool {
-    nix::unistd::tcgetpgrp(stdin()).is_ok_and(|group| group == nix::unistd::getpgrp())
+    nix::unistd::tcgetpgrp(stdin()).map_or(true, |group| group == nix::unistd::getpgrp())
 }
 
 /// An output that was inherited and is not to be waited for.
@@ -65,12 +113,35 @@ pub enum Output {
     /// A description of our own, which does not wait. (To make the inherited
     /// one so would make it so for everyone who shares it, the shell too.)
     Own(File),
-    /// The inherited one: a file, where a write never waits for anybody; or a
-    /// terminal or pipe that cannot be opened again: written to in pieces
-    /// that a poll has found room for.
+    /// The inherited one: a terminal or pipe that cannot be opened again,
+    /// written to in pieces that a poll has found room for.
     Inherited(OwnedFd),
+    /// The inherited one: a file, where a write never waits for anybody.
+    File(OwnedFd),
     /// A socket.
     Socket(OwnedFd),
+}
+
+/// Why an output takes no more, where that is not for want of a reader: a full
+/// disk (write(2)).
+#[derive(Debug, Default)]
+pub struct Failure(Cell<i32>);
+
+impl Failure {
+    /// The errno's text.
+    pub fn reason(&self) -> Option<String> {
+        match self.0.get() {
+            0 | libc::EPIPE | libc::EIO | libc::ECONNRESET => None,
+            errno => Some(crate::error::errno_text(errno)),
+        }
+    }
+
+    fn note(&self, result: nix::Result<usize>) -> Written {
+        if let Err(errno) = result {
+            self.0.set(errno as i32);
+        }
+        super::write_outcome(result)
+    }
 }
 
 /// What a pipe takes whole when a poll finds room in it (PIPE_BUF, pipe(7)).
@@ -112,14 +183,21 @@ impl Output {
                 return Ok(Self::Own(own));
             }
         }
-        Ok(Self::Inherited(fd.try_clone_to_owned()?))
+        let copy = fd.try_clone_to_owned()?;
+        Ok(if kind == SFlag::S_IFREG { Self::File(copy) } else { Self::Inherited(copy) })
     }
 
     /// Writes what there is room for. [`Written::Gone`]: nobody reads it.
     pub fn write(&self, bytes: &[u8]) -> Written {
+        self.write_noting(bytes, &Failure::default())
+    }
+
+    /// The same; notes why it takes no more.
+    pub fn write_noting(&self, bytes: &[u8], failure: &Failure) -> Written {
         match self {
-            Self::Own(file) => super::write_outcome(nix::unistd::write(file, bytes)),
-            Self::Socket(socket) => super::write_outcome(nix::sys::socket::send(
+            Self::Own(file) => failure.note(nix::unistd::write(file, bytes)),
+            Self::File(file) => failure.note(nix::unistd::write(file, bytes)),
+            Self::Socket(socket) => failure.note(nix::sys::socket::send(
                 socket.as_raw_fd(),
                 bytes,
                 nix::sys::socket::MsgFlags::MSG_NOSIGNAL | nix::sys::socket::MsgFlags::MSG_DONTWAIT,
@@ -130,7 +208,7 @@ impl Output {
                     return Written::Blocked;
                 }
                 let piece = &bytes[..bytes.len().min(PIECE)];
-                super::write_outcome(nix::unistd::write(fd, piece))
+                failure.note(nix::unistd::write(fd, piece))
             }
         }
     }
@@ -140,7 +218,7 @@ impl AsFd for Output {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Own(file) => file.as_fd(),
-            Self::Inherited(fd) | Self::Socket(fd) => fd.as_fd(),
+            Self::Inherited(fd) | Self::File(fd) | Self::Socket(fd) => fd.as_fd(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use nix::sys::signal::Signal;
 
 use super::signal::Blocked;
+use super::stdio;
 
 /// A terminal in raw mode; dropping it restores every setting exactly.
 ///
@@ -57,13 +58,35 @@ impl RawMode {
         Ok(mode)
     }
 
+    /// Has the terminal raise no signals for its special characters any more:
+    /// they are bytes like others.
+    pub fn without_signals(&mut self) {
+        self.raw.c_lflag &= !libc::ISIG;
+        if self.is_raw && stdio::in_foreground() {
+            let _ = set(&self.raw);
+        }
+    }
+
+    /// The character that the terminal takes for this signal's key; `None`:
+    /// it has none.
+    pub fn key_of(&self, signal: Signal) -> Option<u8> {
+        let index = match signal {
+            Signal::SIGINT => libc::VINTR,
+            Signal::SIGQUIT => libc::VQUIT,
+            Signal::SIGTSTP => libc::VSUSP,
+            _ => return None,
+        };
+        Some(self.before.c_cc[index]).filter(|key| *key != libc::_POSIX_VDISABLE)
+    }
+
     /// Restores the settings from before, for as long as we are stopped.
     pub fn suspend(&mut self) {
-        // Settings that somebody else has made since then are theirs.
-        if !std::mem::take(&mut self.is_raw) {
+        // Settings that somebody else has made since then are theirs; so are
+        // those that a foreground program has while we are in the background.
+        if !std::mem::take(&mut self.is_raw) || !stdio::in_foreground() {
             return;
         }
-        // From the background, too, without being stopped for it.
+        // Or a group that loses the foreground at this moment is stopped.
         let _blocked = Blocked::during(Signal::SIGTTOU);
         let _ = set(&self.before);
     }
@@ -76,6 +99,11 @@ impl RawMode {
         set(&self.raw)?;
         self.is_raw = true;
         Ok(())
+    }
+
+    /// The terminal is somebody else's for now: see [`RawMode::resume`].
+    pub fn lost(&mut self) {
+        self.is_raw = false;
     }
 
     /// Leaves raw mode set for good.

@@ -1,0 +1,161 @@
+//! How a session ended: the exit status, the line for the person, and the
+//! JSON for scripts.
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use super::{Client, LOST};
+use crate::proto::{Ended, Ending};
+use crate::sys::stdio;
+
+/// Exit status when no session came about.
+const NOT_ATTACHED: i32 = 255;
+
+/// Why a session is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The server ended it; how, it cannot say.
+    Normal,
+    /// The server said how.
+    Told(Ended),
+    /// The server refused, in words that were shown.
+    Refused,
+    /// No session came about: why.
+    NotAttached(String),
+    /// The person left by `~.`.
+    Left,
+    /// The connection broke: how.
+    Lost(String),
+    /// A signal ended us.
+    Signal(Signal),
+    /// Nobody reads our output.
+    OutputClosed,
+    /// Our output takes no more: why.
+    OutputFailed(String),
+}
+
+impl End {
+    /// The status to exit with, as a shell has it.
+    fn status(&self) -> i32 {
+        match self {
+            End::Normal | End::Left => 0,
+            End::Told(ended) => ended.status().into(),
+            End::Refused | End::NotAttached(_) => NOT_ATTACHED,
+            End::Lost(_) | End::OutputFailed(_) => LOST,
+            End::Signal(signal) => 128 + *signal as i32,
+            End::OutputClosed => 128 + Signal::SIGPIPE as i32,
+        }
+    }
+
+    /// What a script is told.
+    fn kind(&self) -> &'static str {
+        match self {
+            End::Normal => "exit",
+            End::Told(ended) => match ended.ending {
+                Ending::Exit => "exit",
+                Ending::Signal => "signal",
+                Ending::ExecFailed => "exec-failed",
+                Ending::Refused => "refused",
+                Ending::Idle | Ending::Limit => "timeout",
+                Ending::Stopped => "stopped",
+                Ending::Operator => "operator",
+                Ending::Lost => "lost",
+            },
+            End::Refused | End::NotAttached(_) => "refused",
+            End::Lost(_) => "lost",
+            End::Left | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
+        }
+    }
+
+    /// What a person is told; `None`: nothing.
+    fn text(&self, address: &str) -> Option<String> {
+        match self {
+            End::Normal | End::Refused | End::OutputClosed => None,
+            End::Told(ended) => told(ended),
+            End::NotAttached(why) => Some(why.clone()),
+            End::Left => Some(format!("left {address}")),
+            End::Lost(why) => Some(format!("connection to {address} lost: {why}")),
+            End::Signal(signal) => Some(format!("ended by {signal}")),
+            End::OutputFailed(why) => Some(format!("cannot write to standard output: {why}")),
+        }
+    }
+}
+
+fn told(ended: &Ended) -> Option<String> {
+    let text = &ended.text;
+    match ended.ending {
+        Ending::Exit => None,
+        Ending::Signal if text.is_empty() => Some(format!("killed by {}", name_of(ended.value))),
+        Ending::Signal => Some(format!("killed by {} ({text})", name_of(ended.value))),
+        Ending::Refused => Some(format!("session refused: {text}")),
+        Ending::Lost => Some(format!("session lost: {text}")),
+        Ending::ExecFailed | Ending::Idle | Ending::Limit | Ending::Stopped | Ending::Operator => {
+            Some(text.clone())
+        }
+    }
+}
+
+/// A signal's name; of those for free use its number (signal(7)).
+fn name_of(number: u8) -> String {
+    Signal::try_from(i32::from(number))
+        .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
+}
+
+/// Says how it ended, and returns the status to exit with.
+pub fn tell(config: &Client, end: &End) -> i32 {
+    let text = end.text(&config.address);
+    let went_wrong = !matches!(end, End::Left);
+    if let Some(text) = text.as_ref().filter(|_| went_wrong || !config.quiet) {
+        stdio::say(&format!("{} {text}", config.name));
+    }
+    let status = end.status();
+    if config.status_json {
+        stdio::say(&json(end, status, text.as_deref().unwrap_or_default()));
+    }
+    status
+}
+
+/// One object: `kind`, `status`, `signal` (a name or null), `text`.
+fn json(end: &End, status: i32, text: &str) -> String {
+    let signal = match end {
+        End::Told(ended) if ended.ending == Ending::Signal => Some(name_of(ended.value)),
+        End::Signal(signal) => Some(signal.as_str().to_owned()),
+        _ => None,
+    };
+    let kind = end.kind();
+    json!({ "kind": kind, "status": status, "signal": signal, "text": text }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(ending: Ending, value: u8, text: &str) -> End {
+        End::Told(Ended { ending, value, text: text.to_owned() })
+    }
+
+    #[test]
+    fn a_program_that_crashed() {
+        let end = ended(Ending::Signal, 11, "core dumped");
+        assert_eq!(end.status(), 139);
+        assert_eq!(end.text("/s").as_deref(), Some("killed by SIGSEGV (core dumped)"));
+        let line = json(&end, end.status(), "killed by SIGSEGV (core dumped)");
+        assert_eq!(
+            line,
+            r#"{"kind":"signal","signal":"SIGSEGV","status":139,"text":"killed by SIGSEGV (core dumped)"}"#
+        );
+        assert_eq!(ended(Ending::Signal, 34, "").text("").as_deref(), Some("killed by signal 34"));
+    }
+
+    #[test]
+    fn only_the_programs_own_end_looks_like_it() {
+        for ending in [Ending::Idle, Ending::Limit, Ending::Stopped, Ending::Operator, Ending::Lost]
+        {
+            assert_eq!(ended(ending, 0, "x").status(), LOST);
+        }
+        assert_eq!(ended(Ending::Refused, 0, "x").status(), NOT_ATTACHED);
+        assert_eq!(End::Lost(String::new()).status(), LOST);
+        assert_eq!(ended(Ending::ExecFailed, 127, "x").status(), 127);
+        assert_eq!(ended(Ending::Exit, 3, "").text(""), None);
+    }
+}

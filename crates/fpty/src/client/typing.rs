@@ -1,0 +1,203 @@
+//! Input: what a person types, or a pipe holds, and its end.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::escape::Typed;
+use super::outcome::End;
+use super::session::Session;
+use crate::proto::{self, Protocol};
+use crate::sys::Read;
+use crate::sys::signal::Stopped;
+use crate::sys::stdio;
+
+/// Input that may wait before no more is read, in bytes.
+const INPUT_LIMIT: usize = 64 * 1024;
+
+/// After the end of our input a server that knows no better is told of it when
+/// it has been silent for so long, or after so long in all: the C router ends
+/// the session at once when it hears of it, whatever output is under way.
+const QUIET: Duration = Duration::from_millis(100);
+const QUIET_AT_LAST: Duration = Duration::from_secs(1);
+
+/// Where our input stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// There may be more.
+    Open,
+    /// It ended at the first time; the server last said something at the second.
+    Ended(Instant, Instant),
+    /// The server knows.
+    Told,
+}
+
+/// Input that waits for the word how to send it: bytes, and the keys between
+/// them that stand for signals.
+#[derive(Debug, Default)]
+pub struct Held {
+    bytes: Vec<u8>,
+    /// After so many bytes this key was pressed.
+    keys: Vec<(usize, Signal)>,
+}
+
+impl Held {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.keys.is_empty()
+    }
+
+    /// Keeps a key.
+    pub fn key(&mut self, signal: Signal) {
+        self.keys.push((self.bytes.len(), signal));
+    }
+}
+
+impl Session<'_> {
+    /// Whether input is to be read.
+    pub(super) fn reads_input(&self) -> bool {
+        let stopped = self.terminal.as_ref().is_some_and(|terminal| !terminal.is_raw());
+        self.input == Input::Open
+            && !stopped
+            && self.is_going_on()
+            && self.to_server.len() < INPUT_LIMIT
+            && self.to_terminal.len() < INPUT_LIMIT
+            && self.held.bytes.len() < INPUT_LIMIT
+    }
+
+    /// There is input.
+    pub(super) fn typed(&mut self) -> Option<End> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = stdio::read_input(&mut buffer);
+        let end = match read {
+            Read::Bytes(count) => self.typed_bytes(&buffer[..count]),
+            Read::Blocked => None,
+            Read::End => {
+                let now = Instant::now();
+                self.input = Input::Ended(now, now);
+                None
+            }
+            // The terminal is gone, and the person with it.
+            Read::Gone => Some(End::Signal(Signal::SIGHUP)),
+        };
+        self.buffer = buffer;
+        end
+    }
+
+    fn typed_bytes(&mut self, bytes: &[u8]) -> Option<End> {
+        let mut at = 0;
+        let mut passed = Vec::new();
+        while at < bytes.len() {
+            passed.clear();
+            let (typed, taken) = match &mut self.escapes {
+                Some(escapes) => escapes.filter(&bytes[at..], &mut passed),
+                None => {
+                    passed.extend_from_slice(&bytes[at..]);
+                    (Typed::Pass, bytes.len() - at)
+                }
+            };
+            at += taken;
+            if let Some(end) = self.pass(&passed) {
+                return Some(end);
+            }
+            match typed {
+                Typed::Pass => {}
+                Typed::Leave => return Some(End::Left),
+                Typed::Help => {
+                    let help = self.escapes.as_ref().map(|escapes| escapes.help());
+                    self.show(help.unwrap_or_default().as_bytes());
+                }
+                Typed::Suspend => self.suspend(Stopped::Group),
+            }
+        }
+        None
+    }
+
+    /// Sends what was typed. Where the terminal's signals would reach others
+    /// its keys are looked for here.
+    fn pass(&mut self, bytes: &[u8]) -> Option<End> {
+        let signals = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP];
+        let ours = self.terminal.as_ref().filter(|_| self.finds_keys && self.speaks_plainly());
+        let keys: Vec<(u8, Signal)> = ours.map_or_else(Vec::new, |terminal| {
+            let key = |signal| Some((terminal.key_of(signal)?, signal));
+            signals.into_iter().filter_map(key).collect()
+        });
+        let mut from = 0;
+        for (at, byte) in bytes.iter().enumerate() {
+            if let Some((_, signal)) = keys.iter().find(|(key, _)| key == byte) {
+                self.send_input(&bytes[from..at]);
+                from = at + 1;
+                if let Some(end) = self.key(*signal) {
+                    return Some(end);
+                }
+            }
+        }
+        self.send_input(&bytes[from..]);
+        None
+    }
+
+    /// Sends input, or keeps it until it is known how.
+    pub(super) fn send_input(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.holds_input() {
+            return self.held.bytes.extend_from_slice(bytes);
+        }
+        if self.takeover.ours().is_some() {
+            return self.to_terminal.push(bytes);
+        }
+        match self.config.protocol {
+            Protocol::Raw => self.to_server.push(bytes),
+            Protocol::Uwsgi => {
+                let mut packets = Vec::with_capacity(bytes.len() + 8);
+                proto::encode_input(bytes, &mut packets);
+                self.to_server.push(&packets);
+            }
+        }
+    }
+
+    /// Sends what was kept.
+    pub(super) fn release_input(&mut self) {
+        if !self.holds_input() {
+            let Held { bytes, keys } = std::mem::take(&mut self.held);
+            let mut from = 0;
+            for (at, signal) in keys {
+                self.send_input(&bytes[from..at]);
+                self.send_key(signal);
+                from = at;
+            }
+            self.send_input(&bytes[from..]);
+        }
+    }
+
+    /// Tells whoever is to know it that our input has ended, when it is time.
+    pub(super) fn tell_the_end_of_input(&mut self) {
+        if !matches!(self.input, Input::Ended(..)) || self.holds_input() {
+            return;
+        }
+        if let Some(terminal) = self.takeover.ours_mut() {
+            if self.to_terminal.is_empty() {
+                self.input = Input::Told;
+                terminal.end_input();
+            }
+        } else if self.hearing.is_extended() {
+            self.input = Input::Told;
+            self.send_packet(&proto::encode_bare(proto::END_OF_STREAM, 0));
+        } else if self.quiet_in() == Some(Duration::ZERO) {
+            self.stream.end();
+            self.input = Input::Told;
+        }
+    }
+
+    /// How long until a server that knows no better is told of the end of our
+    /// input, where it is to be told.
+    pub(super) fn quiet_in(&self) -> Option<Duration> {
+        let Input::Ended(ended, heard) = self.input else {
+            return None;
+        };
+        let now = Instant::now();
+        let quiet = (heard + QUIET).min(ended + QUIET_AT_LAST);
+        self.to_server.is_empty().then(|| quiet.saturating_duration_since(now))
+    }
+}

@@ -76,7 +76,7 @@ pub fn after_the_end(grace: Option<Duration>) {
     let left: Vec<PidFd> = leaders().collect();
     let pids: Vec<Pid> = left.iter().map(PidFd::pid).collect();
     // Descriptors do not survive in there: each is opened anew.
-    let _ = detached::run(c"fpty-aftercare", move || {
+    let _ = detached::run(c"fpty-aftercare", Vec::new(), move |_| {
         const LOOK: Duration = Duration::from_millis(100);
         // One for each leader.
         let _ = fpty::sys::raise_descriptor_limit();

@@ -11,8 +11,13 @@ use std::time::Duration;
 use super::GatewayLoop;
 use super::table::Key;
 use super::timers::Due;
+use super::traffic::Wires;
 use fpty::proto::{OFFER, OFFER_MASTER, OFFER_PIDFD, encode_packet};
+use fpty::sys::Written;
 use fpty::sys::pidfd::PidFd;
+
+/// How soon a keeper that is busy is asked again.
+const KEEPER: Duration = Duration::from_millis(5);
 
 /// How soon an offer is tried again that output was in the way of.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -41,13 +46,28 @@ impl GatewayLoop {
         }
         let mut packet = Vec::new();
         encode_packet(OFFER, &names, &mut packet);
-        if attached.wires.client.write_with_descriptors(&packet, &descriptors) {
-            attached.session.offered();
-        } else {
-            self.after(AGAIN, Due::Offer(key));
+        match attached.wires.client.write_with_descriptors(&packet, &descriptors) {
+            Written::Bytes(_) => attached.session.offered(),
+            Written::Blocked => self.after(AGAIN, Due::Offer(key)),
+            // The next event says so.
+            Written::Gone => {}
         }
     }
 
-    /// From here on a session's terminal is its client's.
-    pub(super) fn handed_over(&mut self, _key: Key) {}
+    /// From here on a session's terminal is its client's, and outlives this
+    /// gateway: somebody else sees to it then.
+    pub(super) fn handed_over(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Wires { client, program: Some(program), .. } = &attached.wires else {
+            return;
+        };
+        match self.keeper.keep(*program, client, self.config.hangup_grace) {
+            Written::Bytes(_) => self.programs.entrusted(*program),
+            Written::Blocked => self.after(KEEPER, Due::Keeper(key)),
+            // It ends with this gateway, as others do.
+            Written::Gone => {}
+        }
+    }
 }

@@ -13,6 +13,7 @@
 //! | `depart.rs` | a session ends |
 //! | `programs.rs` | programs: hung up, outlived, killed, reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
+//! | `keeper.rs` | a process that looks after terminals that were handed over |
 //! | `stats.rs` | the statistics and their clients |
 //! | `turn.rs` | what each turn of the loop needs |
 //! | `exchange.rs` | programs that answer each other in quick succession |
@@ -27,6 +28,7 @@ mod exchange;
 mod fault;
 mod greet;
 mod handover;
+mod keeper;
 mod programs;
 mod quiet;
 mod stats;
@@ -56,6 +58,7 @@ use fpty::sys::spawn::Program;
 use depart::Departures;
 use doors::{Door, Doors};
 use greet::Caller;
+use keeper::Keeper;
 use programs::Programs;
 use stats::Statistics;
 use table::{Key, Source, Table};
@@ -79,6 +82,7 @@ struct GatewayLoop {
     departures: Departures,
     programs: Programs,
     children: Signals,
+    keeper: Keeper,
     local_tcp: LocalTcp,
     statistics: Statistics,
 }
@@ -167,6 +171,7 @@ impl GatewayLoop {
             departures: Departures::default(),
             programs: Programs::new(aftercare, left_behind),
             children,
+            keeper: Keeper::default(),
             local_tcp: LocalTcp::default(),
             statistics: Statistics::new(server::stats_http()),
         };
@@ -216,6 +221,7 @@ impl GatewayLoop {
             Due::Reopened(key) => router.reopened(key),
             Due::Dismissed(key) => router.abandon(key),
             Due::Offer(key) => router.offer(key),
+            Due::Keeper(key) => router.handed_over(key),
             Due::Silent(key) => router.silent(key),
             // Each turn sees to them.
             Due::Departures => {}

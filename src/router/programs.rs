@@ -53,6 +53,14 @@ impl Programs {
         self.running.insert(leader, Running { session, listed });
     }
 
+    /// Somebody else looks after it when this gateway has ended.
+    pub fn entrusted(&mut self, leader: Pid) {
+        let listed = self.running.get_mut(&leader).and_then(|running| running.listed.take());
+        if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
+            aftercare.remove(listed);
+        }
+    }
+
     /// Whether it has not been reaped.
     pub fn has(&self, leader: Pid) -> bool {
         self.running.contains_key(&leader)

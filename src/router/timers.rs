@@ -28,6 +28,8 @@ pub enum Due {
     Dismissed(Key),
     /// Look whether the terminal can be offered to the client.
     Offer(Key),
+    /// Somebody is to look after a terminal that was handed over.
+    Keeper(Key),
     /// A client has said nothing yet that its program would start after.
     Silent(Key),
     /// Sessions are to be ended that had to wait their turn.
@@ -59,7 +61,8 @@ impl Due {
             | Due::Unanswered(key)
             | Due::Reopened(key)
             | Due::Dismissed(key)
-            | Due::Offer(key) => Some(key),
+            | Due::Offer(key)
+            | Due::Keeper(key) => Some(key),
             Due::Silent(_)
             | Due::Departures
             | Due::Reap

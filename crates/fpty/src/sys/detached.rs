@@ -2,17 +2,18 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, setsid};
 
 /// Runs `body` in a process of its own, of this name, in a session of its
-/// own, with no descriptor of ours. It is nobody's child: whoever is asked
-/// for its end is init.
+/// own, with no descriptor of ours but those `kept`, which it is given. It is
+/// nobody's child: whoever is asked for its end is init.
 ///
 /// # Errors
 /// There can be no more processes.
-pub fn run(name: &CStr, body: impl FnOnce()) -> io::Result<()> {
+pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> io::Result<()> {
     // SAFETY: the C library makes its allocator usable in the child of a
     // threaded process; `body` is told to use no other lock.
     if let ForkResult::Parent { child } = unsafe { fork() }? {
@@ -23,11 +24,51 @@ pub fn run(name: &CStr, body: impl FnOnce()) -> io::Result<()> {
     if let Ok(ForkResult::Child) = unsafe { fork() } {
         let _ = setsid();
         let _ = nix::sys::prctl::set_name(name);
-        // SAFETY: this process uses none of them: sockets, terminals and
-        // logs are open for as long as they are open here.
-        unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        if let Some(kept) = keep_only(kept) {
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(kept)));
+        }
     }
     // SAFETY: ends the process without the server's exit handlers.
     unsafe { libc::_exit(0) }
+}
+
+/// Closes every descriptor but these, which become the first ones.
+fn keep_only(kept: Vec<OwnedFd>) -> Option<Vec<OwnedFd>> {
+    // No more than a few.
+    let count = kept.len() as i32;
+    let mut moved = Vec::new();
+    for fd in &kept {
+        // SAFETY: fcntl(2) with two numbers. Out of the way of the next loop.
+        moved.push(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD, count) });
+    }
+    // Their numbers are about to mean something else.
+    std::mem::forget(kept);
+    for (number, fd) in (0..).zip(&moved) {
+        // SAFETY: dup2(2) with two numbers; this process uses none of those
+        // that it had: sockets, terminals and logs are open for as long as
+        // they are open here.
+        if unsafe { libc::dup2(*fd, number) } < 0 {
+            return None;
+        }
+    }
+    close_from(count);
+    // SAFETY: just made, and nobody else's.
+    Some((0..count).map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
+}
+
+/// Closes this descriptor and all above it (close_range(2); before Linux 5.9,
+/// or where that is forbidden, one by one).
+fn close_from(first: i32) {
+    // SAFETY: see keep_only.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) } == 0 {
+        return;
+    }
+    use nix::sys::resource::{Resource, getrlimit};
+    const MOST: i32 = 1 << 20;
+    let limit = getrlimit(Resource::RLIMIT_NOFILE)
+        .map_or(MOST, |(_, hard)| i32::try_from(hard).unwrap_or(MOST).min(MOST));
+    for fd in first..limit {
+        // SAFETY: as above.
+        unsafe { libc::close(fd) };
+    }
 }

@@ -3,14 +3,15 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, setsockopt, sockopt::PassCred,
 };
 
-use super::Read;
 use super::child::Pid;
 use super::pidfd::PidFd;
 use super::socket::Stream;
+use super::{Read, Written};
 
 /// The process that sent something. A connection that it closed orderly and
 /// one that broke with its death look the same; this tells them apart.
@@ -83,8 +84,8 @@ impl Stream {
     }
 
     /// Writes a few bytes with copies of descriptors at the first of them
-    /// (SCM_RIGHTS, unix(7)). All or nothing; returns whether it was all.
-    pub fn write_with_descriptors(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
+    /// (SCM_RIGHTS, unix(7)): all or nothing.
+    pub fn write_with_descriptors(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Written {
         let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let sent = nix::sys::socket::sendmsg::<UnixAddr>(
             self.as_fd().as_raw_fd(),
@@ -93,7 +94,11 @@ impl Stream {
             MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
             None,
         );
-        sent == Ok(bytes.len())
+        match sent {
+            // More descriptors are on their way than there may be.
+            Err(Errno::ETOOMANYREFS) => Written::Blocked,
+            sent => super::write_outcome(sent),
+        }
     }
 
     /// Reads, and notes the sender once it is known; then stops asking.

@@ -13,6 +13,12 @@ pub struct PidFd {
     fd: OwnedFd,
 }
 
+impl From<PidFd> for OwnedFd {
+    fn from(process: PidFd) -> Self {
+        process.fd
+    }
+}
+
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -27,6 +33,31 @@ impl PidFd {
         let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
         // SAFETY: it is new and ours.
         Some(Self { pid, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+
+    /// The process that started this one.
+    pub fn parent() -> Option<Self> {
+        Pid::new(nix::unistd::getppid().as_raw()).and_then(Self::open)
+    }
+
+    /// One that was opened under this number, in this namespace.
+    pub fn reopened(pid: Pid, fd: OwnedFd) -> Self {
+        Self { pid, fd }
+    }
+
+    /// Sends it a signal, whatever its number means by now
+    /// (pidfd_send_signal(2)).
+    pub fn signal(&self, number: i32) {
+        // SAFETY: numbers and no more information; no memory is involved.
+        unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.fd.as_raw_fd(),
+                number,
+                std::ptr::null::<u8>(),
+                0,
+            )
+        };
     }
 
     /// Its number, as long as it has not been reaped.
@@ -48,9 +79,42 @@ impl PidFd {
         is_one.then_some(Self { pid: Pid::UNKNOWN, fd })
     }
 
-    /// How it ended, where it was reaped and the kernel remembers (ioctl
-    /// PIDFD_GET_INFO with PIDFD_INFO_EXIT, Linux 6.15).
+    /// How it ended, as far as somebody who is not its parent can know: where
+    /// it waits to be reaped, or the kernel remembers.
     pub fn exit(&self) -> Option<Exit> {
+        self.remembered().or_else(|| self.of_zombie())
+    }
+
+    /// The last field of proc(5)'s stat, while its number is its own.
+    fn of_zombie(&self) -> Option<Exit> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        if fields.next()? != "Z" {
+            return None;
+        }
+        // state is the third field, exit_code the 52nd; 0 also for those who
+        // may not know.
+        let status: i32 = fields.nth(48)?.parse().ok()?;
+        (status != 0 && self.can_be_signalled()).then(|| Exit::of_wait_status(status))
+    }
+
+    fn can_be_signalled(&self) -> bool {
+        // SAFETY: signal 0 is none; no memory is involved.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.fd.as_raw_fd(),
+                0,
+                std::ptr::null::<u8>(),
+                0,
+            )
+        };
+        sent == 0
+    }
+
+    /// PIDFD_GET_INFO with PIDFD_INFO_EXIT, of one that was reaped (Linux
+    /// 6.15).
+    fn remembered(&self) -> Option<Exit> {
         /// `struct pidfd_info` of linux/pidfd.h, in its first version.
         #[repr(C)]
         #[derive(Default)]

@@ -102,6 +102,18 @@ impl AsFd for Listener {
 }
 
 impl Stream {
+    /// Two ends of a connection within this machine whose messages stay apart
+    /// (SOCK_SEQPACKET, unix(7)).
+    ///
+    /// # Errors
+    /// Out of descriptors or memory.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (one, other) =
+            nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        Ok((Self(one), Self(other)))
+    }
+
     /// Reads; [`Read::End`] when the peer will send no more.
     pub fn read(&self, buffer: &mut [u8]) -> Read {
         super::read_outcome(nix::unistd::read(&self.0, buffer))
@@ -181,6 +193,19 @@ impl Stream {
         let _ = setsockopt(&self.0, sockopt::TcpKeepIdle, &60);
         let _ = setsockopt(&self.0, sockopt::TcpKeepInterval, &15);
         let _ = setsockopt(&self.0, sockopt::TcpKeepCount, &4);
+    }
+}
+
+impl From<OwnedFd> for Stream {
+    /// A connection that somebody has sent.
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<Stream> for OwnedFd {
+    fn from(stream: Stream) -> Self {
+        stream.0
     }
 }
 

@@ -46,9 +46,15 @@ impl GatewayLoop {
         // However many have ended, it is told once.
         let _ = self.children.next();
         for _ in 0..REAPED_PER_TURN {
-            let Some((key, exit)) = self.programs.reap() else {
+            let Some((program, key, exit)) = self.programs.reap() else {
                 return;
             };
+            let failure = self.spawner.failure(program);
+            if let Some(attached) = self.sessions.get_mut(key).filter(|_| failure.is_some()) {
+                attached.wires.program = None;
+                self.not_executed(key, failure.unwrap_or(0));
+                continue;
+            }
             if let Some(attached) = self.sessions.get_mut(key) {
                 attached.wires.program = None;
                 // What it wrote last is there by now.

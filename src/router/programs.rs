@@ -66,8 +66,8 @@ impl Programs {
         self.running.contains_key(&leader)
     }
 
-    /// Reaps one that has ended: whose it was, and how it ended.
-    pub fn reap(&mut self) -> Option<(Key, Exit)> {
+    /// Reaps one that has ended: which, whose it was, and how it ended.
+    pub fn reap(&mut self) -> Option<(Pid, Key, Exit)> {
         // Where none is left, asking for one more is a system call for nothing.
         while !self.running.is_empty() {
             let (pid, exit) = child::reap_any()?;
@@ -83,7 +83,7 @@ impl Programs {
                     killing.forget(pid);
                 }
             }
-            return Some((session, exit));
+            return Some((pid, session, exit));
         }
         None
     }

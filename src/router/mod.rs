@@ -206,7 +206,7 @@ impl GatewayLoop {
             Source::Listener(index) => router.accept(index),
             Source::StatsListener => router.accept_stats(),
             Source::Stats(key) => router.stats_ready(key, ready),
-            Source::Children => router.reap(),
+            Source::Children => router.child_ended(),
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
             Source::Caller(key) => router.caller_ready(key, ready),

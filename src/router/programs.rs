@@ -12,6 +12,10 @@ use fpty::sys::pidfd::PidFd;
 /// Members of sessions that are looked for at once.
 const AT_ONCE: usize = 64;
 
+/// With more programs than these the kernel is not asked at once which have
+/// ended: it would look through all.
+const MANY: usize = 64;
+
 /// A program that has not been reaped. There is one for each session, so it
 /// is kept small.
 struct Running {
@@ -66,26 +70,41 @@ impl Programs {
         self.running.contains_key(&leader)
     }
 
+    /// Whether there are so many that looking through them takes a while.
+    pub fn are_many(&self) -> bool {
+        self.running.len() > MANY
+    }
+
     /// Reaps one that has ended: which, whose it was, and how it ended.
     pub fn reap(&mut self) -> Option<(Pid, Key, Exit)> {
         // Where none is left, asking for one more is a system call for nothing.
         while !self.running.is_empty() {
             let (pid, exit) = child::reap_any()?;
-            let Some(Running { session, listed }) = self.running.remove(&pid) else {
-                continue;
-            };
-            if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
-                aftercare.remove(listed);
+            if let Some(ended) = self.reaped(pid, exit) {
+                return Some(ended);
             }
-            if self.left.remove(&pid).is_some() {
-                self.outlived.retain(|leader| *leader != pid);
-                if let Some(killing) = &mut self.killing {
-                    killing.forget(pid);
-                }
-            }
-            return Some((pid, session, exit));
         }
         None
+    }
+
+    /// Reaps this one, if it has ended.
+    pub fn reap_one(&mut self, leader: Pid) -> Option<(Pid, Key, Exit)> {
+        let (pid, exit) = child::reap_one(leader)?;
+        self.reaped(pid, exit)
+    }
+
+    fn reaped(&mut self, pid: Pid, exit: Exit) -> Option<(Pid, Key, Exit)> {
+        let Running { session, listed } = self.running.remove(&pid)?;
+        if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
+            aftercare.remove(listed);
+        }
+        if self.left.remove(&pid).is_some() {
+            self.outlived.retain(|leader| *leader != pid);
+            if let Some(killing) = &mut self.killing {
+                killing.forget(pid);
+            }
+        }
+        Some((pid, session, exit))
     }
 
     /// The client of a program that still runs has left.

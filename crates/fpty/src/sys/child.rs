@@ -86,12 +86,22 @@ pub fn signal_group(group: i32, signal: Signal) {
     }
 }
 
-/// Reaps one child that has ended, whichever.
+/// Reaps one child that has ended, whichever. The kernel looks through all of
+/// them.
 pub fn reap_any() -> Option<(Pid, Exit)> {
+    reap_by(-1)
+}
+
+/// Reaps this child, if it has ended.
+pub fn reap_one(child: Pid) -> Option<(Pid, Exit)> {
+    reap_by(child.0)
+}
+
+fn reap_by(which: libc::pid_t) -> Option<(Pid, Exit)> {
     loop {
         let mut status = 0;
         // SAFETY: waitpid(2) writes one int.
-        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        let pid = unsafe { libc::waitpid(which, &mut status, libc::WNOHANG) };
         if pid < 0 && Errno::last() == Errno::EINTR {
             continue;
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::aftercare::{Aftercare, Listed};
 use super::table::Key;
 use fpty::sys::child::{self, Exit, Pid, SessionKiller};
-use fpty::sys::pidfd::PidFd;
+use fpty::sys::pidfd::Leader;
 
 /// Members of sessions that are looked for at once.
 const AT_ONCE: usize = 64;
@@ -35,12 +35,12 @@ pub struct Programs {
     /// Where the session leaders are listed for whoever comes after us.
     aftercare: Option<Aftercare>,
     /// Session leaders of a gateway that was here before us.
-    left_behind: Vec<PidFd>,
+    left_behind: Vec<Leader>,
 }
 
 impl Programs {
     /// None yet of ours; some may be left of a gateway that was here before.
-    pub fn new(aftercare: Option<Aftercare>, left_behind: Vec<PidFd>) -> Self {
+    pub fn new(aftercare: Option<Aftercare>, left_behind: Vec<Leader>) -> Self {
         Self {
             running: HashMap::new(),
             left: HashMap::new(),
@@ -124,7 +124,7 @@ impl Programs {
     }
 
     /// Those that a gateway before us left and that still run.
-    pub fn take_left_behind(&mut self) -> Vec<PidFd> {
+    pub fn take_left_behind(&mut self) -> Vec<Leader> {
         self.left_behind.retain(|leader| !leader.has_ended());
         std::mem::take(&mut self.left_behind)
     }

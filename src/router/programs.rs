@@ -36,6 +36,7 @@ pub struct Programs {
     aftercare: Option<Aftercare>,
     /// Session leaders of a gateway that was here before us.
     left_behind: Vec<Leader>,
+    is_init: bool,
 }
 
 impl Programs {
@@ -48,6 +49,7 @@ impl Programs {
             killing: None,
             aftercare,
             left_behind,
+            is_init: std::process::id() == 1,
         }
     }
 
@@ -77,8 +79,10 @@ impl Programs {
 
     /// Reaps one that has ended: which, whose it was, and how it ended.
     pub fn reap(&mut self) -> Option<(Pid, Key, Exit)> {
-        // Where none is left, asking for one more is a system call for nothing.
-        while !self.running.is_empty() {
+        // Where none is left, asking for one more is a system call for nothing:
+        // unless we are the first process of a PID namespace, whose orphans
+        // are ours to reap.
+        while self.is_init || !self.running.is_empty() {
             let (pid, exit) = child::reap_any()?;
             if let Some(ended) = self.reaped(pid, exit) {
                 return Some(ended);

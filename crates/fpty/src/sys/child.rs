@@ -130,11 +130,18 @@ enum Listing {
 /// its include/linux/threads.h).
 const PID_MAX: libc::pid_t = 4 * 1024 * 1024;
 
+/// The first number that no process has (proc(5), pid_max): the same in all
+/// namespaces of most kernels.
+fn pid_max() -> libc::pid_t {
+    let told = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
+    told.and_then(|max| max.trim().parse().ok()).map_or(PID_MAX, |max: i32| max.min(PID_MAX))
+}
+
 impl Listing {
     fn new() -> Self {
         match std::fs::read_dir("/proc") {
             Ok(processes) if proc::is_ours() => Self::Proc(processes),
-            _ => Self::Numbers(2..PID_MAX),
+            _ => Self::Numbers(2..pid_max()),
         }
     }
 }
@@ -150,7 +157,7 @@ impl Iterator for Listing {
             }),
             Self::Numbers(numbers) => {
                 // Not all in one step.
-                for number in numbers.by_ref().take(4096) {
+                for number in numbers.by_ref().take(64) {
                     if session_of(Pid(number)).is_some() {
                         return Some(Pid(number));
                     }

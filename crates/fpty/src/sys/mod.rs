@@ -120,7 +120,7 @@ pub struct DescriptorLimit {
 /// What a supervisor of sessions cannot do on this machine, a line each.
 pub fn what_is_missing() -> Vec<&'static str> {
     let mut missing = Vec::new();
-    let has_pidfd = pidfd::PidFd::parent().is_some();
+    let has_pidfd = pidfd::PidFd::there_are();
     if !has_pidfd {
         missing
             .push("no pidfd here (Linux before 5.3, or forbidden): terminals are not handed over");

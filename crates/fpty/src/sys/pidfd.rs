@@ -36,7 +36,17 @@ impl PidFd {
         Some(Self { pid, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
-    /// The process that started this one.
+    /// Whether this kernel has them, and we may.
+    pub fn there_are() -> bool {
+        // SAFETY: two numbers; returns a new descriptor or -1.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, nix::unistd::getpid().as_raw(), 0) };
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0);
+        // SAFETY: it is new and ours.
+        fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).is_some()
+    }
+
+    /// The process that started this one; `None` also where it is outside of
+    /// our PID namespace.
     pub fn parent() -> Option<Self> {
         Pid::new(nix::unistd::getppid().as_raw()).and_then(Self::open)
     }

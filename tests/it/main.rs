@@ -35,6 +35,7 @@ mod readme;
 mod resources;
 mod scarcity;
 mod session;
+mod slow_start;
 mod start;
 mod stats;
 mod stats_hostile;

@@ -17,6 +17,7 @@ mod hostile;
 mod isolation;
 mod library;
 mod load;
+mod namespaces;
 mod pressure;
 mod protocol;
 mod pty_client_escape;

@@ -12,6 +12,7 @@ pub mod poll;
 pub mod proc;
 pub mod processors;
 pub mod pty;
+pub mod sessions;
 pub mod shared;
 pub mod signal;
 pub mod socket;

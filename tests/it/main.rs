@@ -12,6 +12,7 @@ mod departure;
 mod documentation;
 mod ends;
 mod fault;
+mod fpty_command;
 mod gateway;
 mod hostile;
 mod isolation;

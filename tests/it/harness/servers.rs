@@ -36,6 +36,16 @@ impl Flavor {
 pub const C_BINARY: &str = "/usr/bin/uwsgi-core";
 pub const C_PLUGINS: &str = "/usr/lib/uwsgi/plugins";
 
+/// The command `fpty`, which `make` has put beside the servers.
+pub fn command() -> PathBuf {
+    folder().join("fpty")
+}
+
+fn folder() -> PathBuf {
+    std::env::var_os("FORKPTY_SERVERS_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers"), PathBuf::from)
+}
+
 /// All servers, by name.
 ///
 /// # Panics
@@ -43,10 +53,7 @@ pub const C_PLUGINS: &str = "/usr/lib/uwsgi/plugins";
 pub fn all() -> &'static [Flavor] {
     static SERVERS: OnceLock<Vec<Flavor>> = OnceLock::new();
     SERVERS.get_or_init(|| {
-        let folder = std::env::var_os("FORKPTY_SERVERS_DIR").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers"),
-            PathBuf::from,
-        );
+        let folder = folder();
         let mut servers: Vec<Flavor> = std::fs::read_dir(&folder)
             .into_iter()
             .flatten()

@@ -1,9 +1,11 @@
 //! Which servers the cases run on: every folder below `FORKPTY_SERVERS_DIR`
 //! (default `target/servers`) is one, with its binary `uwsgi` and its
-//! `plugins/`, our library built for it under all of its names.
+//! `plugins/`, our library built for it under all of its names. With
+//! `FORKPTY_SERVER` only those that have this in their name.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 /// One server and our library for it.
@@ -59,9 +61,30 @@ pub fn all() -> &'static [Flavor] {
                 })
             })
             .collect();
+        if let Ok(part) = std::env::var("FORKPTY_SERVER") {
+            servers.retain(|server| server.name.contains(&part));
+        }
         servers.sort_by(|a, b| a.name.cmp(&b.name));
         assert!(!servers.is_empty(), "no servers: run `make test` (looked in {folder:?})");
         servers
+    })
+}
+
+/// The command `fpty`, which is the same for all of them.
+///
+/// # Panics
+/// It cannot be built.
+pub fn fpty() -> &'static Path {
+    static COMMAND: OnceLock<PathBuf> = OnceLock::new();
+    COMMAND.get_or_init(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let target = std::env::var_os("CARGO_TARGET_DIR");
+        let target = target.map_or_else(|| root.join("target"), |target| root.join(target));
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--locked", "--quiet", "--package", "fpty"]).current_dir(root);
+        assert!(build.status().expect("cargo").success(), "cargo build --package fpty");
+        target.join("debug/fpty")
     })
 }
 

@@ -183,6 +183,9 @@ impl GatewayLoop {
         {
             router.after(grace, Due::LeftBehind);
         }
+        for remark in fpty::sys::what_is_missing() {
+            log(&format!("forkptyrouter: {remark}"));
+        }
         router.doors.open(&router.turn.poller);
         if let Some(limit) = limit {
             // Two descriptors a session, a few dozen for the gateway itself.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::aftercare::{Aftercare, Listed};
 use super::table::Key;
 use fpty::sys::child::{self, Exit, Pid, SessionKiller};
-use fpty::sys::pidfd::PidFd;
+use fpty::sys::pidfd::Leader;
 
 /// Members of sessions that are looked for at once.
 const AT_ONCE: usize = 64;
@@ -35,12 +35,13 @@ pub struct Programs {
     /// Where the session leaders are listed for whoever comes after us.
     aftercare: Option<Aftercare>,
     /// Session leaders of a gateway that was here before us.
-    left_behind: Vec<PidFd>,
+    left_behind: Vec<Leader>,
+    is_init: bool,
 }
 
 impl Programs {
     /// None yet of ours; some may be left of a gateway that was here before.
-    pub fn new(aftercare: Option<Aftercare>, left_behind: Vec<PidFd>) -> Self {
+    pub fn new(aftercare: Option<Aftercare>, left_behind: Vec<Leader>) -> Self {
         Self {
             running: HashMap::new(),
             left: HashMap::new(),
@@ -48,6 +49,7 @@ impl Programs {
             killing: None,
             aftercare,
             left_behind,
+            is_init: std::process::id() == 1,
         }
     }
 
@@ -77,8 +79,10 @@ impl Programs {
 
     /// Reaps one that has ended: which, whose it was, and how it ended.
     pub fn reap(&mut self) -> Option<(Pid, Key, Exit)> {
-        // Where none is left, asking for one more is a system call for nothing.
-        while !self.running.is_empty() {
+        // Where none is left, asking for one more is a system call for nothing:
+        // unless we are the first process of a PID namespace, whose orphans
+        // are ours to reap.
+        while self.is_init || !self.running.is_empty() {
             let (pid, exit) = child::reap_any()?;
             if let Some(ended) = self.reaped(pid, exit) {
                 return Some(ended);
@@ -124,7 +128,7 @@ impl Programs {
     }
 
     /// Those that a gateway before us left and that still run.
-    pub fn take_left_behind(&mut self) -> Vec<PidFd> {
+    pub fn take_left_behind(&mut self) -> Vec<Leader> {
         self.left_behind.retain(|leader| !leader.has_ended());
         std::mem::take(&mut self.left_behind)
     }

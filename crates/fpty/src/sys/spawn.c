@@ -22,6 +22,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -50,6 +51,7 @@ struct forkpty_slot {
 	int in_use; /* the kernel clears it when the child leaves our memory */
 	int apart; /* the child has descriptors of its own */
 	int error; /* the errno of what failed */
+	int shares; /* it begins with the parent's descriptors, and no copy */
 	struct forkpty_plan plan;
 };
 
@@ -129,10 +131,9 @@ static long become(struct forkpty_slot *slot)
 	static const unsigned long by_default[8];
 	static const unsigned long none;
 	const struct forkpty_plan *plan = &slot->plan;
-	long signal, number, failed, terminal = plan->terminal;
+	long signal, number, failed = 0, terminal = plan->terminal;
 
-	failed = part_from_the_parents(plan->terminal);
-	if (failed < 0)
+	if (slot->shares && (failed = part_from_the_parents(plan->terminal)) < 0)
 		return -failed;
 	__atomic_store_n(&slot->apart, 1, __ATOMIC_SEQ_CST);
 
@@ -213,17 +214,22 @@ static void wait_for(struct forkpty_slot *slot, long microseconds)
  */
 pid_t forkpty_spawn(struct forkpty_slot *slot, void *stack, long patience)
 {
-	const int flags = CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID | SIGCHLD;
+	/* Linux before 5.9, and profiles that forbid it, cannot part again. */
+	static int cannot_share;
+	const int flags = CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD;
 	const long moment = 200;
 	sigset_t all, before;
 	pid_t pid;
 
+again:
 	slot->apart = 0;
 	slot->error = 0;
 	slot->in_use = 1;
+	slot->shares = !cannot_share;
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
-	pid = clone(child, stack, flags, slot, NULL, NULL, &slot->in_use);
+	pid = clone(child, stack, flags | (slot->shares ? CLONE_FILES : 0), slot, NULL, NULL,
+		    &slot->in_use);
 	if (pid < 0) {
 		pid = -errno;
 		slot->in_use = 0;
@@ -233,6 +239,12 @@ pid_t forkpty_spawn(struct forkpty_slot *slot, void *stack, long patience)
 		wait_for(slot, patience);
 	while (load(&slot->in_use) && !load(&slot->apart))
 		wait_for(slot, moment);
+	if (pid > 0 && slot->shares && !load(&slot->apart) && slot->error != 0) {
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		cannot_share = 1;
+		goto again;
+	}
 	return pid;
 }
 

@@ -34,6 +34,7 @@ struct Slot {
     in_use: libc::c_int,
     apart: libc::c_int,
     error: libc::c_int,
+    shares: libc::c_int,
     plan: Plan,
 }
 
@@ -159,7 +160,7 @@ impl Room {
             not_default: 0,
         };
         Box::new(Self {
-            slot: UnsafeCell::new(Slot { in_use: 0, apart: 0, error: 0, plan }),
+            slot: UnsafeCell::new(Slot { in_use: 0, apart: 0, error: 0, shares: 0, plan }),
             argv: Vec::new(),
             envp: Vec::new(),
             more: Vec::new(),

@@ -3,13 +3,13 @@
 use std::process::{Command, Stdio};
 
 use crate::harness::client::{Pipes, both};
-use crate::harness::servers::command;
+use crate::harness::servers;
 use crate::harness::terminal::Terminal;
 use crate::harness::{Setup, on_every_server};
 
 /// `fpty` without what the test's own environment would tell it.
 fn fpty(arguments: &[&str]) -> Command {
-    let mut fpty = Command::new(command());
+    let mut fpty = Command::new(servers::fpty());
     fpty.env_clear().env("TERM", "xterm-test").args(arguments);
     fpty
 }

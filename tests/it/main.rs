@@ -7,9 +7,11 @@
 mod harness;
 
 mod addresses;
+mod commands;
 mod compat;
 mod departure;
 mod documentation;
+mod documents;
 mod ends;
 mod fault;
 mod fpty_command;
@@ -32,7 +34,6 @@ mod pty_server_flood;
 mod pty_server_life;
 mod pty_server_python;
 mod pty_server_scrollback;
-mod readme;
 mod resources;
 mod scarcity;
 mod session;

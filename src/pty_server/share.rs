@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::fanout::{QUEUE_LIMIT, Scrollback};
 use fpty::error::reason;
-use fpty::relay::Backlog;
+use fpty::relay::{Backlog, Queries};
 use fpty::sys::Read;
 use fpty::sys::pty::{Master, Slave};
 use fpty::sys::socket::{Listener, Stream};
@@ -39,6 +39,8 @@ struct Client {
     stream: Stream,
     readonly: bool,
     queue: Backlog,
+    /// It came in the midst of a sequence.
+    joining: Option<Box<Queries>>,
     /// What may wait for it before it loses its place.
     limit: usize,
     /// It will get what waits for it, and no more.
@@ -195,11 +197,12 @@ impl Share {
                     stream,
                     readonly: door.readonly,
                     queue: Backlog::default(),
+                    joining: None,
                     limit: QUEUE_LIMIT,
                     leaving: false,
                     gone: false,
                 };
-                self.scrollback.replay(&mut client.queue);
+                client.joining = self.scrollback.replay(&mut client.queue);
                 client.limit += client.queue.len();
                 client.send();
                 self.clients.push(client);
@@ -271,7 +274,17 @@ impl Share {
 
 impl Client {
     fn give(&mut self, output: &[u8]) {
-        self.queue.push(output);
+        match &mut self.joining {
+            None => self.queue.push(output),
+            Some(queries) => {
+                let mut through = Vec::new();
+                queries.pass(output, &mut through);
+                self.queue.push(&through);
+                if !queries.is_undecided() {
+                    self.joining = None;
+                }
+            }
+        }
         self.send();
     }
 

@@ -4,9 +4,15 @@
 //! | --- | --- |
 //! | `mod.rs` | the sockets, bound by the master; the worker's terminal |
 //! | `share.rs` | the thread: everything that happens at that terminal |
-//! | `fanout.rs` | what each client is still to get, and what a new one is shown |
+//! | `client.rs` | somebody at it |
+//! | `fanout.rs` | what a new client is shown |
+//! | `ending.rs` | when one that sends no more is let go |
+//! | `log_copy.rs` | the copy of the output for the log |
 
+mod client;
+mod ending;
 mod fanout;
+mod log_copy;
 mod share;
 
 use std::ffi::CStr;
@@ -19,6 +25,7 @@ use fpty::error::{Context, Result};
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::environment;
+use fpty::sys::fork::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
 use fpty::sys::socket::Listener;
@@ -26,6 +33,7 @@ use fpty::sys::spawn::Program;
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::RawMode;
 
+use log_copy::LogCopy;
 use share::{Door, Share};
 
 /// Nobody says how large a shared terminal is; a program that asks gets what
@@ -64,12 +72,13 @@ pub fn start(config: &Server) -> Result<()> {
     for door in &doors {
         log(&format!("pty server {} enabled on {}", door.name, slave.name()));
     }
+    let log = config.log.then(Output::stdout).transpose().context("cannot keep the log")?;
     let share = Share::new(
         doors.iter().map(|door| door_of(door.listener, door.role)).collect(),
-        master,
+        Private::of(master),
         config.scrollback,
         Output::stderr().context("cannot keep the log")?,
-        config.log.then(Output::stdout).transpose().context("cannot keep the log")?,
+        log.map(|log| LogCopy::new(log, server::log_packet())),
         config.input.then(original_input).transpose()?,
     );
 
@@ -105,7 +114,7 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
 }
 
 fn door_of(listener: Listener, role: Role) -> Door {
-    Door { listener, readonly: role == Role::Watched }
+    Door { listener: Private::of(listener), readonly: role == Role::Watched }
 }
 
 /// The original standard input; a terminal is put into raw mode, since the

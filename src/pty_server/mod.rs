@@ -4,11 +4,13 @@
 //! | --- | --- |
 //! | `mod.rs` | the sockets, bound by the master; the worker's terminal |
 //! | `share.rs` | the thread: everything that happens at that terminal |
+//! | `absence.rs` | where there is none |
 //! | `client.rs` | somebody at it |
 //! | `fanout.rs` | what a new client is shown |
 //! | `ending.rs` | when one that sends no more is let go |
 //! | `log_copy.rs` | the copy of the output for the log |
 
+pub mod absence;
 mod client;
 mod ending;
 mod fanout;
@@ -19,7 +21,7 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use crate::config::pty::Server;
-use crate::uwsgi::sockets::{self, Owner, Role};
+use crate::uwsgi::sockets::{self, Owner, Role, Socket};
 use crate::uwsgi::{log::log, server, worker};
 use fpty::error::{Context, Result};
 use fpty::sys::Size;
@@ -55,10 +57,11 @@ pub fn bind(config: &Server) -> Result<()> {
     sockets::bind(Owner::Pty)
 }
 
-/// Gives the first worker its terminal, and the thread that shares it.
+/// Gives the first worker its terminal, and the thread that shares it. Where
+/// there is none to be had the worker goes on without, and clients are told.
 ///
 /// # Errors
-/// There is no terminal to be had; the worker goes on without.
+/// Not even that is possible.
 pub fn start(config: &Server) -> Result<()> {
     if !sockets::asked_for(Owner::Pty) {
         return Ok(());
@@ -68,8 +71,22 @@ pub fn start(config: &Server) -> Result<()> {
         return Ok(());
     }
     let doors = sockets::bound(Owner::Pty)?;
-    let (master, slave) = pty::open(SIZE)?;
     for door in &doors {
+        door.listener.close_on_exec();
+    }
+    let Err(error) = open(config, &doors) else {
+        return Ok(());
+    };
+    log(&format!("pty: no shared terminal: {error}"));
+    in_background("pty-none", move || {
+        let doors: Vec<_> = doors.iter().map(|door| Private::of(door.listener)).collect();
+        absence::refuse_all(&doors, &error.to_string());
+    })
+}
+
+fn open(config: &Server, doors: &[Socket]) -> Result<()> {
+    let (master, slave) = pty::open(SIZE)?;
+    for door in doors {
         log(&format!("pty server {} enabled on {}", door.name, slave.name()));
     }
     let log = config.log.then(Output::stdout).transpose().context("cannot keep the log")?;

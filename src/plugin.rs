@@ -84,6 +84,7 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
     plugin.options = PTY_OPTIONS.as_ptr();
     plugin.init = Some(pty_init);
     plugin.post_fork = Some(pty_post_fork);
+    plugin.master_cycle = Some(pty_master_cycle);
     plugin
 };
 
@@ -204,6 +205,12 @@ unsafe extern "C" fn pty_init() -> c_int {
         server::exit(1);
     }
     0
+}
+
+/// The master's turn, once a second or more often: nobody waits in vain for a
+/// shared terminal that there is not.
+unsafe extern "C" fn pty_master_cycle() {
+    guard("the shared terminal", (), crate::pty_server::absence::look);
 }
 
 /// A process of the server has been forked: the first worker gets the shared

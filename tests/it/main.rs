@@ -30,6 +30,7 @@ mod pty_client_status;
 mod pty_client_terminal;
 mod pty_client_wire;
 mod pty_server;
+mod pty_server_absence;
 mod pty_server_flood;
 mod pty_server_life;
 mod pty_server_python;

@@ -61,6 +61,12 @@ impl Listener {
         Ok(Self(listener))
     }
 
+    /// Keeps it from what this process executes.
+    pub fn close_on_exec(self) {
+        use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+        let _ = fcntl(self.0, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    }
+
     /// Takes the next connection; `None` when there is none now, or when it
     /// went away again.
     ///

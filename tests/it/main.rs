@@ -20,6 +20,7 @@ mod gateway;
 mod handover;
 mod hostile;
 mod isolation;
+mod keys;
 mod library;
 mod load;
 mod pressure;

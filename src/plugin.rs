@@ -67,6 +67,13 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     plugin
 };
 
+/// Another name of [`forkptyrouter_plugin`], at the same address: the linker
+/// lays it there (`--defsym` in build.rs and uwsgiplugin.py). What is written
+/// here only has it exported.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static uwsgi_plugin: u8 = 0;
+
 /// What the server's loader looks up: `--plugin pty`.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
@@ -77,6 +84,7 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
     plugin.options = PTY_OPTIONS.as_ptr();
     plugin.init = Some(pty_init);
     plugin.post_fork = Some(pty_post_fork);
+    plugin.master_cycle = Some(pty_master_cycle);
     plugin
 };
 
@@ -87,6 +95,9 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
 #[cfg_attr(test, allow(dead_code))]
 static CHECK: extern "C" fn() = {
     extern "C" fn check() {
+        // Or a socket of ours gets such a number, which the server, too, takes
+        // for something else.
+        fpty::sys::stdio::fill_closed();
         let outcome = std::panic::catch_unwind(abi::check)
             .unwrap_or_else(|_| Err(String::from("forkptyrouter: cannot tell the server's build")));
         if let Err(line) = outcome {
@@ -194,6 +205,12 @@ unsafe extern "C" fn pty_init() -> c_int {
         server::exit(1);
     }
     0
+}
+
+/// The master's turn, once a second or more often: nobody waits in vain for a
+/// shared terminal that there is not.
+unsafe extern "C" fn pty_master_cycle() {
+    guard("the shared terminal", (), crate::pty_server::absence::look);
 }
 
 /// A process of the server has been forked: the first worker gets the shared

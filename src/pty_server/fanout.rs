@@ -2,15 +2,20 @@
 
 use std::collections::VecDeque;
 
-use fpty::relay::Backlog;
+use fpty::relay::{Backlog, Queries};
 
 /// What may wait for one client; one that is further behind loses its place.
 /// The terminal is never kept waiting, so this is what a reader may lag behind
 /// a burst of output.
 pub const QUEUE_LIMIT: usize = 8 * 1024 * 1024;
 
-/// The last output, so that a new client does not see an empty screen.
+/// The last output, so that a new client does not see an empty screen; less
+/// what its terminal would answer: that was somebody else's to answer, and
+/// would be typed at whatever runs now.
 pub struct Scrollback {
+    queries: Queries,
+    /// What is being remembered.
+    through: Vec<u8>,
     bytes: VecDeque<u8>,
     limit: usize,
     /// Whether something before it was forgotten.
@@ -20,12 +25,20 @@ pub struct Scrollback {
 impl Scrollback {
     /// Keeps the last `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self { bytes: VecDeque::new(), limit, cut: false }
+        Self {
+            queries: Queries::default(),
+            through: Vec::new(),
+            bytes: VecDeque::new(),
+            limit,
+            cut: false,
+        }
     }
 
     /// Remembers output.
     pub fn push(&mut self, output: &[u8]) {
-        let output = &output[output.len().saturating_sub(self.limit)..];
+        self.through.clear();
+        self.queries.pass(output, &mut self.through);
+        let output = &self.through[self.through.len().saturating_sub(self.limit)..];
         let over = (self.bytes.len() + output.len()).saturating_sub(self.limit);
         self.cut |= over > 0;
         self.bytes.drain(..over);
@@ -35,7 +48,10 @@ impl Scrollback {
     /// What a new client is shown: from the beginning of a line, where that
     /// is not the very beginning, so that no half of an escape sequence or of
     /// a character is.
-    pub fn replay(&self, queue: &mut Backlog) {
+    ///
+    /// Returns the filter for what comes then, where that is in the midst of
+    /// a sequence: until there is nothing undecided.
+    pub fn replay(&self, queue: &mut Backlog) -> Option<Box<Queries>> {
         let (front, back) = self.bytes.as_slices();
         let bytes = [front, back].concat();
         let from = match bytes.iter().position(|byte| *byte == b'\n') {
@@ -43,6 +59,7 @@ impl Scrollback {
             _ => 0,
         };
         queue.push(&bytes[from..]);
+        self.queries.is_undecided().then(|| Box::new(self.queries.clone()))
     }
 }
 
@@ -52,7 +69,7 @@ mod tests {
 
     fn shown(scrollback: &Scrollback) -> Vec<u8> {
         let mut queue = Backlog::default();
-        scrollback.replay(&mut queue);
+        let _ = scrollback.replay(&mut queue);
         let mut shown = Vec::new();
         while !queue.is_empty() {
             shown.extend_from_slice(queue.front());
@@ -83,6 +100,29 @@ mod tests {
         let mut scrollback = Scrollback::new(4);
         scrollback.push(b"abcdefgh");
         assert_eq!(shown(&scrollback), b"efgh");
+    }
+
+    #[test]
+    fn what_terminals_answer_is_not_shown_again() {
+        let mut scrollback = Scrollback::new(64);
+        scrollback.push(b"one\x1b[6n\x1b]52;c;AAAA\x07\r\n\x1b[c$ \x1b[");
+        assert_eq!(shown(&scrollback), b"one\r\n$ ");
+        // Nor where it is not whole yet.
+        let mut rest = scrollback.replay(&mut Backlog::default()).expect("something has begun");
+        let mut through = Vec::new();
+        rest.pass(b"6n\x1b[1mx", &mut through);
+        assert_eq!(through, b"\x1b[1mx");
+        scrollback.push(b"6n\x1b[1mx");
+        assert!(scrollback.replay(&mut Backlog::default()).is_none());
+        assert_eq!(shown(&scrollback), b"one\r\n$ \x1b[1mx");
+    }
+
+    #[test]
+    fn a_query_is_gone_before_the_rest_of_its_line_is_forgotten() {
+        let mut scrollback = Scrollback::new(8);
+        scrollback.push(b"\x1b]52;c;AAAAAAAAAAAAAAAAAAAA");
+        scrollback.push(b"AAAA\x07$ x");
+        assert_eq!(shown(&scrollback), b"$ x");
     }
 
     #[test]

@@ -4,21 +4,30 @@
 //! | --- | --- |
 //! | `mod.rs` | the sockets, bound by the master; the worker's terminal |
 //! | `share.rs` | the thread: everything that happens at that terminal |
-//! | `fanout.rs` | what each client is still to get, and what a new one is shown |
+//! | `absence.rs` | where there is none |
+//! | `client.rs` | somebody at it |
+//! | `fanout.rs` | what a new client is shown |
+//! | `ending.rs` | when one that sends no more is let go |
+//! | `log_copy.rs` | the copy of the output for the log |
 
+pub mod absence;
+mod client;
+mod ending;
 mod fanout;
+mod log_copy;
 mod share;
 
 use std::ffi::CStr;
 use std::sync::Arc;
 
 use crate::config::pty::Server;
-use crate::uwsgi::sockets::{self, Owner, Role};
+use crate::uwsgi::sockets::{self, Owner, Role, Socket};
 use crate::uwsgi::{log::log, server, worker};
 use fpty::error::{Context, Result};
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::environment;
+use fpty::sys::fork::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
 use fpty::sys::socket::Listener;
@@ -26,6 +35,7 @@ use fpty::sys::spawn::{Program, Spawner, Started};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::RawMode;
 
+use log_copy::LogCopy;
 use share::{Door, Share};
 
 /// Nobody says how large a shared terminal is; a program that asks gets what
@@ -47,10 +57,11 @@ pub fn bind(config: &Server) -> Result<()> {
     sockets::bind(Owner::Pty)
 }
 
-/// Gives the first worker its terminal, and the thread that shares it.
+/// Gives the first worker its terminal, and the thread that shares it. Where
+/// there is none to be had the worker goes on without, and clients are told.
 ///
 /// # Errors
-/// There is no terminal to be had; the worker goes on without.
+/// Not even that is possible.
 pub fn start(config: &Server) -> Result<()> {
     if !sockets::asked_for(Owner::Pty) {
         return Ok(());
@@ -60,16 +71,31 @@ pub fn start(config: &Server) -> Result<()> {
         return Ok(());
     }
     let doors = sockets::bound(Owner::Pty)?;
-    let (master, slave) = pty::open(SIZE)?;
     for door in &doors {
+        door.listener.close_on_exec();
+    }
+    let Err(error) = open(config, &doors) else {
+        return Ok(());
+    };
+    log(&format!("pty: no shared terminal: {error}"));
+    in_background("pty-none", move || {
+        let doors: Vec<_> = doors.iter().map(|door| Private::of(door.listener)).collect();
+        absence::refuse_all(&doors, &error.to_string());
+    })
+}
+
+fn open(config: &Server, doors: &[Socket]) -> Result<()> {
+    let (master, slave) = pty::open(SIZE)?;
+    for door in doors {
         log(&format!("pty server {} enabled on {}", door.name, slave.name()));
     }
+    let log = config.log.then(Output::stdout).transpose().context("cannot keep the log")?;
     let share = Share::new(
         doors.iter().map(|door| door_of(door.listener, door.role)).collect(),
-        master,
+        Private::of(master),
         config.scrollback,
         Output::stderr().context("cannot keep the log")?,
-        config.log.then(Output::stdout).transpose().context("cannot keep the log")?,
+        log.map(|log| LogCopy::new(log, server::log_packet())),
         config.input.then(original_input).transpose()?,
     );
 
@@ -113,7 +139,7 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
 }
 
 fn door_of(listener: Listener, role: Role) -> Door {
-    Door { listener, readonly: role == Role::Watched }
+    Door { listener: Private::of(listener), readonly: role == Role::Watched }
 }
 
 /// The original standard input; a terminal is put into raw mode, since the

@@ -6,58 +6,55 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
+use super::client::{Client, Heard};
+use super::ending::Ending;
 use super::fanout::{QUEUE_LIMIT, Scrollback};
+use super::log_copy::LogCopy;
 use fpty::error::reason;
 use fpty::relay::Backlog;
 use fpty::sys::Read;
+use fpty::sys::fork::Private;
 use fpty::sys::pty::{Master, Slave};
-use fpty::sys::socket::{Listener, Stream};
+use fpty::sys::socket::Listener;
 use fpty::sys::stdio::{self, Output};
 
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
 
-/// What may wait for the log; the rest is lost to it.
-const LOG_LIMIT: usize = 256 * 1024;
+/// How often the terminal is read before whoever waits for the last of its
+/// output is let go: more than it holds.
+const LAST_READS: usize = 64;
 
 /// How long nobody is accepted after running out of descriptors.
-const PAUSE_MILLIS: u16 = 200;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A socket of the shared terminal.
 pub struct Door {
     /// Where clients come from.
-    pub listener: Listener,
+    pub listener: Private<Listener>,
     /// Whether they only watch.
     pub readonly: bool,
-}
-
-/// Somebody at the terminal.
-struct Client {
-    stream: Stream,
-    readonly: bool,
-    queue: Backlog,
-    /// What may wait for it before it loses its place.
-    limit: usize,
-    /// It will get what waits for it, and no more.
-    leaving: bool,
-    gone: bool,
 }
 
 /// The shared terminal.
 pub struct Share {
     doors: Vec<Door>,
-    master: Master,
+    master: Private<Master>,
     scrollback: Scrollback,
     clients: Vec<Client>,
     /// Input that the terminal has not taken: then nobody's is read.
     input: Backlog,
     errors: Output,
-    log: Option<(Output, Backlog)>,
+    log: Option<LogCopy>,
     original_input: Option<OwnedFd>,
-    paused: bool,
+    /// Nobody is accepted until then.
+    paused: Option<Instant>,
+    /// Clients have said all that they have to say.
+    ending: Option<Ending>,
     buffer: Vec<u8>,
 }
 
@@ -75,10 +72,10 @@ impl Share {
     /// The terminal and those who may come to it.
     pub fn new(
         doors: Vec<Door>,
-        master: Master,
+        master: Private<Master>,
         scrollback: usize,
         errors: Output,
-        log: Option<Output>,
+        log: Option<LogCopy>,
         original_input: Option<OwnedFd>,
     ) -> Self {
         Self {
@@ -88,9 +85,10 @@ impl Share {
             clients: Vec::new(),
             input: Backlog::default(),
             errors,
-            log: log.map(|log| (log, Backlog::default())),
+            log,
             original_input,
-            paused: false,
+            paused: None,
+            ending: None,
             buffer: vec![0; BUFFER],
         }
     }
@@ -103,17 +101,18 @@ impl Share {
 
     /// Serves for as long as the process lives. The slave is held open, or
     /// the terminal would end when the worker closes its own.
-    pub fn run(mut self, _slave: Arc<Slave>) {
+    pub fn run(mut self, slave: Arc<Slave>) {
         loop {
             for (who, events) in self.wait() {
                 match who {
                     Who::Terminal => self.terminal(events),
                     Who::Door(index) => self.accept(index),
                     Who::Client(index) => self.client(index, events),
-                    Who::Log => self.write_log(),
+                    Who::Log => self.flush_log(),
                     Who::OriginalInput => self.original_input(),
                 }
             }
+            self.look_at_the_clock(&slave);
             self.part();
         }
     }
@@ -126,33 +125,25 @@ impl Share {
         terminal.set(PollFlags::POLLOUT, !takes_input);
         who.push(Who::Terminal);
         polled.push(PollFd::new(self.master.as_fd(), terminal));
-        if !self.paused {
+        if self.paused.is_none() {
             for (index, door) in self.doors.iter().enumerate() {
                 who.push(Who::Door(index));
                 polled.push(PollFd::new(door.listener.as_fd(), PollFlags::POLLIN));
             }
         }
         for (index, client) in self.clients.iter().enumerate() {
-            let mut events = PollFlags::empty();
-            events.set(PollFlags::POLLIN, (takes_input || client.readonly) && !client.leaving);
-            events.set(PollFlags::POLLOUT, !client.queue.is_empty());
             who.push(Who::Client(index));
-            polled.push(PollFd::new(client.stream.as_fd(), events));
+            polled.push(PollFd::new(client.stream.as_fd(), client.interest(takes_input)));
         }
-        if let Some((log, _)) = self.log.as_ref().filter(|(_, queue)| !queue.is_empty()) {
+        if let Some(log) = self.log.as_ref().and_then(LogCopy::awaited) {
             who.push(Who::Log);
-            polled.push(PollFd::new(log.as_fd(), PollFlags::POLLOUT));
+            polled.push(PollFd::new(log, PollFlags::POLLOUT));
         }
         if let Some(input) = self.original_input.as_ref().filter(|_| takes_input) {
             who.push(Who::OriginalInput);
             polled.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
         }
-        let timeout = match self.paused {
-            true => PollTimeout::from(PAUSE_MILLIS),
-            false => PollTimeout::NONE,
-        };
-        if nix::poll::poll(&mut polled, timeout) == Ok(0) {
-            self.paused = false;
+        if !matches!(nix::poll::poll(&mut polled, self.timeout()), Ok(1..)) {
             return Vec::new();
         }
         who.into_iter()
@@ -161,72 +152,111 @@ impl Share {
             .collect()
     }
 
+    /// The time until something is due.
+    fn timeout(&self) -> PollTimeout {
+        let log = self.log.as_ref().and_then(LogCopy::due);
+        let ending = self.ending.as_ref().map(Ending::due);
+        let Some(due) = [self.paused, log, ending].into_iter().flatten().min() else {
+            return PollTimeout::NONE;
+        };
+        // Rounded up, or the last millisecond would be spent asking.
+        let left = due.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+    }
+
+    fn look_at_the_clock(&mut self, slave: &Slave) {
+        let log = self.log.as_ref().and_then(LogCopy::due);
+        let ending = self.ending.as_ref().map(Ending::due);
+        if self.paused.is_none() && log.is_none() && ending.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if is_due(self.paused) {
+            self.paused = None;
+        }
+        if is_due(log) {
+            self.flush_log();
+        }
+        if is_due(ending) {
+            self.look_for_ends(slave);
+        }
+    }
+
+    /// Lets those go who have said all they have to say, when whoever reads
+    /// it has come to its end and they have all that it said.
+    fn look_for_ends(&mut self, slave: &Slave) {
+        if !self.clients.iter().any(Client::is_silent) {
+            self.ending = None;
+            return;
+        }
+        let delivered = self.input.is_empty();
+        if !self.ending.as_mut().is_some_and(|ending| ending.is_over(slave, delivered)) {
+            return;
+        }
+        for _ in 0..LAST_READS {
+            if !self.read_terminal() {
+                break;
+            }
+        }
+        self.clients.iter_mut().filter(|client| client.is_silent()).for_each(Client::leave);
+        self.ending = None;
+    }
+
     fn terminal(&mut self, events: PollFlags) {
         if events.contains(PollFlags::POLLOUT) {
             self.flush_input();
         }
-        if let Read::Bytes(count) = self.master.read(&mut self.buffer) {
-            let output = &self.buffer[..count];
-            self.scrollback.push(output);
-            for client in &mut self.clients {
-                client.give(output);
-            }
-            if let Some((_, queue)) = &mut self.log {
-                let room = LOG_LIMIT.saturating_sub(queue.len());
-                queue.push(&output[..count.min(room)]);
-                self.write_log();
-            }
-        }
+        self.read_terminal();
     }
 
-    fn write_log(&mut self) {
-        let written =
-            |(log, queue): &mut (Output, Backlog)| queue.flush(|bytes| log.write(bytes).taken());
-        if !self.log.as_mut().is_none_or(written) {
+    /// Passes output on; returns whether there was any.
+    fn read_terminal(&mut self) -> bool {
+        let Read::Bytes(count) = self.master.read(&mut self.buffer) else {
+            return false;
+        };
+        let output = &self.buffer[..count];
+        if let Some(ending) = &mut self.ending {
+            ending.note_output();
+        }
+        self.scrollback.push(output);
+        for client in &mut self.clients {
+            client.give(output);
+        }
+        if self.log.as_mut().is_some_and(|log| !log.give(output)) {
+            self.log = None;
+        }
+        true
+    }
+
+    fn flush_log(&mut self) {
+        if self.log.as_mut().is_some_and(|log| !log.flush()) {
             self.log = None;
         }
     }
 
     fn accept(&mut self, index: usize) {
         let door = &self.doors[index];
-        match door.listener.accept() {
-            Ok(Some((stream, _))) => {
-                let mut client = Client {
-                    stream,
-                    readonly: door.readonly,
-                    queue: Backlog::default(),
-                    limit: QUEUE_LIMIT,
-                    leaving: false,
-                    gone: false,
-                };
-                self.scrollback.replay(&mut client.queue);
-                client.limit += client.queue.len();
-                client.send();
-                self.clients.push(client);
+        let accepted = Private::open(|| {
+            door.listener.accept().map(|accepted| accepted.map(|(stream, _)| stream))
+        });
+        match accepted {
+            Ok(Some(stream)) => {
+                self.clients.push(Client::new(stream, door.readonly, &self.scrollback));
             }
             Ok(None) => {}
             Err(error) => {
-                self.paused = true;
+                self.paused = Some(Instant::now() + PAUSE);
                 self.log(&format!("cannot take a connection: {}", reason(&error)));
             }
         }
     }
 
     fn client(&mut self, index: usize, events: PollFlags) {
-        let client = &mut self.clients[index];
-        if events.contains(PollFlags::POLLOUT) {
-            client.send();
-        }
-        if events.contains(PollFlags::POLLIN) {
-            match client.stream.read(&mut self.buffer) {
-                Read::Bytes(_) if client.readonly => {}
-                Read::Bytes(count) => self.give_input(count),
-                Read::Blocked => {}
-                Read::End => client.leaving = true,
-                Read::Gone => client.gone = true,
-            }
-        } else if events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
-            client.gone = true;
+        match self.clients[index].ready(events, &mut self.buffer) {
+            Heard::Nothing => {}
+            Heard::Input(count) => self.give_input(count),
+            Heard::End => self.ending = Some(Ending::new()),
         }
     }
 
@@ -262,24 +292,6 @@ impl Share {
                 "a client that does not read was dropped: {QUEUE_LIMIT} bytes waited for it"
             ));
         }
-        self.clients.retain(|client| {
-            let done = client.leaving && client.queue.is_empty();
-            !(client.gone || client.is_behind() || done)
-        });
-    }
-}
-
-impl Client {
-    fn give(&mut self, output: &[u8]) {
-        self.queue.push(output);
-        self.send();
-    }
-
-    fn send(&mut self) {
-        self.gone |= !self.queue.flush(|bytes| self.stream.write(bytes).taken());
-    }
-
-    fn is_behind(&self) -> bool {
-        !self.gone && self.queue.len() > self.limit
+        self.clients.retain(|client| !client.is_behind() && !client.is_done());
     }
 }

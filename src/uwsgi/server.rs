@@ -24,6 +24,20 @@ pub fn has_master() -> bool {
     unsafe { addr_of!(ffi::uwsgi.master_process).read() != 0 }
 }
 
+/// What one packet for the log may hold, in bytes, where the master logs for
+/// all (`log-master`, and what implies it: `logger`, `threaded-logger`,
+/// `touch-logreopen`); `None` where there are no packets. The master reads
+/// `log-master-bufsize` of each, the rest is lost (uwsgi_master_log in
+/// uWSGI's core/logging.c); some of its loggers and alarms put something
+/// before it in a buffer of that size.
+pub fn log_packet() -> Option<usize> {
+    // SAFETY: as in stats_http.
+    let (log_master, size) = unsafe {
+        (addr_of!(ffi::uwsgi.log_master).read(), addr_of!(ffi::uwsgi.log_master_bufsize).read())
+    };
+    (log_master != 0).then(|| size - (size / 4).min(512))
+}
+
 /// The shell for commands with a blank (`binsh`, else /bin/sh).
 pub fn shell() -> CString {
     // SAFETY: returns a NUL-terminated string that is never freed.

@@ -13,6 +13,48 @@ pub fn is_first() -> bool {
     unsafe { addr_of!(ffi::uwsgi.mywid).read() == 1 }
 }
 
+/// How it is with the first worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First {
+    /// It runs, or is about to.
+    Runs,
+    /// It runs when there is work for it again (`cheap`, `cheaper`, `idle`).
+    Rests,
+    /// There are no workers: the server has no socket for requests.
+    Never,
+}
+
+/// To be asked by the master.
+pub fn first() -> First {
+    // SAFETY: plain ints of the server's configuration, which is complete,
+    // and a word of an array in shared memory that has a place for the first
+    // worker where there are any; it is written by this very process.
+    unsafe {
+        if addr_of!(ffi::uwsgi.numproc).read() < 1 {
+            return First::Never;
+        }
+        let workers = addr_of!(ffi::uwsgi.workers).read();
+        match (*workers.add(1)).cheaped {
+            0 => First::Runs,
+            _ => First::Rests,
+        }
+    }
+}
+
+/// The option by which the server may stop the first worker while it has
+/// nothing to do.
+pub fn may_rest() -> Option<&'static str> {
+    // SAFETY: plain ints of the server's configuration, which is complete.
+    let (cheaper, idle) = unsafe {
+        (addr_of!(ffi::uwsgi.cheaper).read() != 0, addr_of!(ffi::uwsgi.idle).read() != 0)
+    };
+    match (cheaper, idle) {
+        (true, _) => Some("cheaper"),
+        (false, true) => Some("idle"),
+        (false, false) => None,
+    }
+}
+
 /// Our hook, and the one that it stands in front of.
 static HOOKS: Mutex<[Option<Hook>; 2]> = Mutex::new([None, None]);
 

@@ -114,6 +114,49 @@ fn a_copy_of_much_output_for_the_log() {
     });
 }
 
+/// Where the master logs for all, what a worker says comes in packets, of
+/// which it reads a part: nothing is missing, and lines are whole.
+#[test]
+fn a_copy_for_a_log_of_packets() {
+    const LONG: usize = 20_000;
+    let command = format!(
+        "stty -echo -opost; read x; seq 1 9999; head -c {LONG} /dev/zero | tr '\\0' y; echo; echo end"
+    );
+    on_every_server(|flavor| {
+        for options in [
+            &["log-master"][..],
+            &["log-master", "log-master-bufsize=600"],
+            &["threaded-logger"],
+            &["touch-logreopen={dir}/touch"],
+            &["log-master", "log-encoder=prefix [p] "],
+            &["logger=file:{dir}/log"],
+        ] {
+            if flavor.is_debian() && options[0].starts_with("logger") {
+                continue;
+            }
+            let mut setup = shared(flavor).option("pty-exec", &command).switch("pty-log");
+            for option in options {
+                setup = match option.split_once('=') {
+                    Some((name, value)) => setup.option(name, value),
+                    None => setup.switch(option),
+                };
+            }
+            let server = start(setup);
+            let mut client = join(&server);
+            wait_until("the program waits", || programs(worker(&server)) > 0);
+            client.send("\n");
+            client.read_until("\nend\n");
+            wait_until("the log has the end", || server.count_in_log("end") > 0);
+            let log = server.log().replace("[p] ", "");
+            let copied: Vec<u32> = log.lines().filter_map(|line| line.parse().ok()).collect();
+            assert_eq!(copied, (1..=9999).collect::<Vec<u32>>(), "{options:?}");
+            let long = log.bytes().filter(|byte| *byte == b'y').count();
+            // Some stand in other lines.
+            assert!((LONG..LONG + 1000).contains(&long), "{options:?}: {long} of {LONG}");
+        }
+    });
+}
+
 #[test]
 fn the_original_input() {
     on_every_server(|flavor| {

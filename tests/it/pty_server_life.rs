@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::harness::client::{Mode, Pipes, client};
 use crate::harness::process::{self, Process};
 use crate::harness::shared::{
     describe_descriptors, is_ready, join, request, request_is_seen, shared, start, worker,
@@ -189,6 +190,62 @@ fn an_idle_worker_costs_no_processor() {
         let before = Process::of(worker).unwrap().ticks;
         assert!(clients[0].is_silent_for(Duration::from_secs(1)));
         assert_eq!(Process::of(worker).unwrap().ticks, before, "ticks of 10 ms");
+    });
+}
+
+/// A client that sends no more gets what comes of what it sent, from programs
+/// that take their time and of which one reads after the other; nobody's
+/// program ends of it.
+#[test]
+fn a_pipe_gets_what_comes_of_it() {
+    on_every_server(|flavor| {
+        let server = start(shared(flavor).option("pty-exec", "PS1='$ ' exec sh -i"));
+        let mut stays = join(&server);
+        stays.read_until("$ ");
+        stays.send("stty -echo\n");
+        stays.read_until("stty -echo\r\n$ ");
+        for (input, wanted) in [
+            ("sleep 1; echo x\n", "x\r\n"),
+            ("sleep 0.5\necho y\n", "y\r\n"),
+            ("read line; sleep 0.5; echo \"<$line>\"\nfor the other\n", "<for the other>\r\n"),
+        ] {
+            let mut pipe = join(&server);
+            pipe.send(input);
+            pipe.end_of_input();
+            let all = pipe.text_to_end();
+            assert!(all.ends_with(&format!("{wanted}$ ")), "{all:?}");
+        }
+        stays.send("echo still here\n");
+        stays.read_until("still here\r\n");
+        // The product's client, with a pipe on its standard input.
+        let mut pipes = Pipes::open(client(flavor, Mode::Raw, &server.path("p")));
+        pipes.send("sleep 1; echo by the client\n");
+        pipes.stdin = None;
+        assert!(pipes.stdout.text_to_end().contains("by the client\r\n"));
+    });
+}
+
+/// A program that runs, and one that does not read at all, are waited for;
+/// a client that leaves is not.
+#[test]
+fn a_silent_client_waits_and_may_leave() {
+    on_every_server(|flavor| {
+        let command = "stty -echo; echo ready; while [ ! -e stop ]; do sleep 0.1; done; echo over";
+        let server = start(shared(flavor).option("pty-exec", command));
+        let worker = worker(&server);
+        let mut silent = join(&server);
+        silent.read_until("ready\r\n");
+        let before = process::descriptors(worker).len();
+        let mut leaving = join(&server);
+        leaving.read_until("ready\r\n");
+        leaving.end_of_input();
+        drop(leaving);
+        silent.send("unread\n");
+        silent.end_of_input();
+        wait_until("the other one is let go", || process::descriptors(worker).len() == before);
+        assert!(silent.is_silent_for(Duration::from_secs(1)));
+        std::fs::write(server.path("stop"), "").unwrap();
+        silent.read_until("over\r\n");
     });
 }
 

@@ -1,18 +1,16 @@
 //! What uWSGI's documentation has the shared terminal for: a Python prompt in
 //! a running worker.
 
-use std::path::PathBuf;
-
 use nix::sys::signal::Signal;
 
 use crate::harness::process;
 use crate::harness::shared::{join, request, shared, start, worker};
 use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, wait_until};
 
-/// The documentation's application, and what it answers.
+/// The documentation's application, without uwsgidecorators, which not every
+/// server comes with; and what it answers.
 const APPLICATION: &str = r#"
-from uwsgidecorators import *
-import code, os, sys
+import code, os, sys, threading, uwsgi
 
 answers = 0
 
@@ -22,21 +20,12 @@ def application(env, start_response):
     start_response('200 OK', [('Content-Type', 'text/plain')])
     return [('answer %d of %d\n' % (answers, os.getpid())).encode()]
 
-@postfork
-@thread
 def prompt():
     sys.ps1 = '>>> '
     code.interact(banner='prompt of %d' % os.getpid(), local={'app': sys.modules[__name__]})
-"#;
 
-/// The folder of the decorators, which come with the server.
-fn decorators(flavor: &Flavor) -> Option<PathBuf> {
-    let lib = flavor.binary.parent()?.parent()?.join("lib");
-    let pythons = std::fs::read_dir(lib).ok()?.filter_map(Result::ok);
-    pythons
-        .map(|python| python.path().join("site-packages"))
-        .find(|packages| packages.join("uwsgidecorators.py").exists())
-}
+uwsgi.post_fork_hook = lambda: threading.Thread(target=prompt, daemon=True).start()
+"#;
 
 /// A server with Python, where this one has it.
 fn python(flavor: &Flavor) -> Option<Setup> {
@@ -44,14 +33,13 @@ fn python(flavor: &Flavor) -> Option<Setup> {
         .args(["--python-version"])
         .output()
         .is_ok_and(|output| output.status.success());
-    let packages = decorators(flavor).filter(|_| has_python);
-    if packages.is_none() {
+    if !has_python {
         eprintln!("skipped: {} has no Python", flavor.name);
+        return None;
     }
     let setup = shared(flavor)
         .file("application.py", APPLICATION)
         .switch("enable-threads")
-        .option("pythonpath", &packages?.display().to_string())
         .option("wsgi-file", "{dir}/application.py");
     Some(setup)
 }
@@ -111,6 +99,46 @@ fn a_prompt_in_the_worker() {
             wait_until("there is a new worker", || worker(&server) != pid);
             pid = worker(&server);
         }
+    });
+}
+
+/// What the application forks, as servers are, lives on after the worker, and
+/// has neither its clients nor its terminal.
+#[test]
+fn a_forked_child_keeps_nobody() {
+    on_every_server(|flavor| {
+        let Some(setup) = python(flavor) else { return };
+        let server = start(setup);
+        let (mut client, pid) = prompt(&server);
+        let fork = "os.fork() or (os.setsid(), os.fork() and os._exit(0), \
+                    print('ch' + 'ild', os.getpid()), __import__('time').sleep(1000))";
+        client.send(format!("import os; _ = {fork}\n"));
+        client.read_until("child ");
+        let child: i32 = client.read_until("\n").trim().parse().expect("a pid");
+        let (mut second, _) = prompt(&server);
+        process::signal(pid, Signal::SIGKILL);
+        client.read_to_end();
+        second.read_to_end();
+        wait_until("there is a new worker", || worker(&server) != pid);
+        let (mut third, new) = prompt(&server);
+        assert_eq!(evaluate(&mut third, "__import__('os').getpid()"), new.to_string());
+        assert!(process::Process::of(child).is_some_and(|child| !child.is_zombie()));
+    });
+}
+
+/// An expression that is piped in gets its value, however long it takes, and
+/// the prompt stays.
+#[test]
+fn a_pipe_at_the_prompt() {
+    on_every_server(|flavor| {
+        let Some(setup) = python(flavor) else { return };
+        let server = start(setup);
+        let (mut client, _) = prompt(&server);
+        let (mut pipe, _) = prompt(&server);
+        pipe.send("__import__('time').sleep(1); print('la' + 'ter')\n");
+        pipe.end_of_input();
+        assert!(pipe.text_to_end().contains("later\r\n"));
+        assert_eq!(evaluate(&mut client, "6 * 7"), "42");
     });
 }
 

@@ -83,6 +83,40 @@ fn none() {
     });
 }
 
+/// What a program asked the terminal is for those who were there: a late
+/// one's terminal would type its answer at whatever runs now.
+#[test]
+fn queries_are_not_shown_again() {
+    on_every_server(|flavor| {
+        let setup = shared(flavor).option("pty-exec", "stty raw -echo; echo ready; exec cat");
+        let server = start(setup);
+        let mut first = join(&server);
+        first.read_until("ready\n");
+        let asked = "a\x1b[6n\x1b[>c\x1b]11;?\x07\x1b]52;c;QQ==\x07\x1bP+q544e\x1b\\\x05\x1b[1mb\n";
+        first.send(asked);
+        assert_eq!(first.read_until("b\n"), asked, "live");
+        let mut late = join(&server);
+        late.read_until("ready\n");
+        assert_eq!(late.read_until("b\n"), "a\x1b[1mb\n");
+        // Nor is one that has begun when somebody comes.
+        let mut before = String::from("b\n");
+        for (begun, rest, seen) in [
+            ("\x1b[", "6n|", "|"),
+            ("\x1b]52;", "c;QQ==\x07|", "|"),
+            ("\x1b[", "31m|", "\x1b[31m|"),
+        ] {
+            first.send(begun);
+            first.read_until(begun);
+            let mut late = join(&server);
+            late.read_until(&before);
+            first.send(rest);
+            first.read_until("|");
+            assert_eq!(late.read_until("|"), seen);
+            before.push_str(seen);
+        }
+    });
+}
+
 #[test]
 fn nonsense_is_refused() {
     on_every_server(|flavor| {

@@ -4,6 +4,8 @@
 pub mod child;
 pub mod detached;
 pub mod environment;
+#[cfg(feature = "server")]
+pub mod fork;
 pub mod local_tcp;
 pub mod peer;
 pub mod pidfd;
@@ -12,6 +14,8 @@ pub mod poll;
 pub mod proc;
 pub mod processors;
 pub mod pty;
+#[cfg(feature = "server")]
+pub mod reader;
 pub mod sessions;
 pub mod shared;
 pub mod signal;

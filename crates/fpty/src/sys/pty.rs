@@ -252,8 +252,7 @@ impl Master {
         let Ok(slave) = open_slave(&self.0) else {
             return;
         };
-        let mut poll = [PollFd::new(slave.as_fd(), PollFlags::POLLIN)];
-        if nix::poll::poll(&mut poll, PollTimeout::ZERO) != Ok(0) {
+        if has_input(slave.as_fd()) {
             return;
         }
         let Ok(attributes) = nix::sys::termios::tcgetattr(&slave) else {
@@ -267,6 +266,13 @@ impl Master {
             let _ = self.write(&[character]);
         }
     }
+}
+
+/// Whether there is input that no program has read; the kernel first brings
+/// there what is on its way (n_tty_poll in drivers/tty/n_tty.c).
+fn has_input(slave: BorrowedFd<'_>) -> bool {
+    let mut poll = [PollFd::new(slave, PollFlags::POLLIN)];
+    nix::poll::poll(&mut poll, PollTimeout::ZERO) != Ok(0)
 }
 
 impl AsFd for Master {
@@ -316,10 +322,27 @@ impl Slave {
         }
     }
 
+    /// Whether our process group is the foreground one, and no program's.
+    pub fn is_ours(&self) -> bool {
+        nix::unistd::tcgetpgrp(&self.0).map_or(true, |group| group == nix::unistd::getpgrp())
+    }
+
+    /// Whether there is input that no program has read: a whole line, where
+    /// it is read by lines.
+    pub fn has_input(&self) -> bool {
+        has_input(self.0.as_fd())
+    }
+
     /// Its name (ttyname(3)), as far as this mount namespace knows it.
     pub fn name(&self) -> String {
         nix::unistd::ttyname(&self.0)
             .map_or_else(|_| String::from("a terminal"), |name| name.display().to_string())
+    }
+}
+
+impl AsFd for Slave {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -1,0 +1,148 @@
+//! Somebody at the shared terminal.
+
+use nix::poll::PollFlags;
+
+use super::fanout::{QUEUE_LIMIT, Scrollback};
+use fpty::relay::{Backlog, Queries};
+use fpty::sys::Read;
+use fpty::sys::fork::Private;
+use fpty::sys::socket::Stream;
+
+/// A connection, and what it is still to get.
+pub struct Client {
+    pub stream: Private<Stream>,
+    readonly: bool,
+    queue: Backlog,
+    /// It came in the midst of a sequence.
+    joining: Option<Box<Queries>>,
+    /// What may wait for it before it loses its place.
+    limit: usize,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It may type.
+    Open,
+    /// It has said all that it has to say, and waits for what comes of it.
+    Silent,
+    /// It will get what waits for it, and no more.
+    Leaving,
+    /// It has left.
+    Gone,
+}
+
+/// What came of a client's event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing for the terminal.
+    Nothing,
+    /// So many bytes for it.
+    Input(usize),
+    /// The client will send no more.
+    End,
+}
+
+impl Client {
+    /// Somebody new, who is shown what was there before.
+    pub fn new(stream: Private<Stream>, readonly: bool, scrollback: &Scrollback) -> Self {
+        let mut queue = Backlog::default();
+        let joining = scrollback.replay(&mut queue);
+        let limit = QUEUE_LIMIT + queue.len();
+        let mut client = Self { stream, readonly, queue, joining, limit, state: State::Open };
+        client.send();
+        client
+    }
+
+    /// What to wait for; input only where the terminal takes it.
+    pub fn interest(&self, takes_input: bool) -> PollFlags {
+        let mut events = PollFlags::empty();
+        let is_heard = self.state == State::Open && (takes_input || self.readonly);
+        events.set(PollFlags::POLLIN, is_heard);
+        events.set(PollFlags::POLLOUT, !self.queue.is_empty());
+        events
+    }
+
+    /// Takes what the poll said.
+    pub fn ready(&mut self, events: PollFlags, buffer: &mut [u8]) -> Heard {
+        if events.contains(PollFlags::POLLOUT) {
+            self.send();
+        }
+        let hung_up = events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR);
+        if !events.contains(PollFlags::POLLIN) {
+            if hung_up {
+                self.state = State::Gone;
+            }
+            return Heard::Nothing;
+        }
+        match self.stream.read(buffer) {
+            Read::Bytes(_) if self.readonly => {}
+            Read::Bytes(count) => return Heard::Input(count),
+            Read::Blocked => {}
+            Read::Gone => self.state = State::Gone,
+            // A UNIX socket that was closed is hung up as well; one whose
+            // writing half was shut down is not.
+            Read::End if hung_up => self.state = State::Gone,
+            // It has nothing to say and nothing to wait for.
+            Read::End if self.readonly => self.leave(),
+            Read::End => {
+                if self.state == State::Open {
+                    self.state = State::Silent;
+                }
+                return Heard::End;
+            }
+        }
+        Heard::Nothing
+    }
+
+    /// Takes output of the terminal.
+    pub fn give(&mut self, output: &[u8]) {
+        if self.state == State::Leaving {
+            return;
+        }
+        match &mut self.joining {
+            None => self.queue.push(output),
+            Some(queries) => {
+                let mut through = Vec::new();
+                queries.pass(output, &mut through);
+                self.queue.push(&through);
+                if !queries.is_undecided() {
+                    self.joining = None;
+                }
+            }
+        }
+        self.send();
+    }
+
+    /// Whether it waits for what comes of its input.
+    pub fn is_silent(&self) -> bool {
+        self.state == State::Silent
+    }
+
+    /// Nothing more is to come for it.
+    pub fn leave(&mut self) {
+        if self.state != State::Gone {
+            self.state = State::Leaving;
+        }
+    }
+
+    /// Whether more waits for it than may.
+    pub fn is_behind(&self) -> bool {
+        self.state != State::Gone && self.queue.len() > self.limit
+    }
+
+    /// Whether it is to be let go.
+    pub fn is_done(&self) -> bool {
+        match self.state {
+            State::Gone => true,
+            State::Leaving => self.queue.is_empty(),
+            State::Open | State::Silent => false,
+        }
+    }
+
+    fn send(&mut self) {
+        if !self.queue.flush(|bytes| self.stream.write(bytes).taken()) {
+            self.state = State::Gone;
+        }
+    }
+}

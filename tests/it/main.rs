@@ -10,6 +10,7 @@ mod addresses;
 mod commands;
 mod compat;
 mod departure;
+mod descriptors;
 mod documentation;
 mod documents;
 mod ends;

@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 UWSGI ?=
 # The servers to test with: quick or full.
 MATRIX ?= quick
-# Where `make install` puts the documentation.
+# Where `make install` puts fpty and the documentation.
 PREFIX ?= /usr/local
 DESTDIR ?=
 # The folder of the plugins; empty: the one that the server looks into.
@@ -22,17 +22,21 @@ export PREFIX DESTDIR PLUGINDIR FORCE
 # For what tools/ runs, not for uWSGI's own builds.
 unexport MATRIX
 
-PRODUCTS = forkptyrouter_plugin.so libforkptyrouter.so libforkptyrouter.so_plugin.so pty_plugin.so
+PRODUCTS = forkptyrouter_plugin.so libforkptyrouter.so libforkptyrouter.so_plugin.so pty_plugin.so fpty
 
-.PHONY: build run test bench soak fuzz lint check-make check-build-ways install uninstall clean help
+.PHONY: build fpty-static run test bench soak fuzz lint check-make check-build-ways install uninstall clean help
 
-build: ## build the plugins (UWSGI=/path/to/uwsgi: for that server)
+build: ## build the plugins (UWSGI=/path/to/uwsgi: for that server) and fpty
 	@tools/setup build
 	@server=$$(tools/default-server '$(UWSGI)') && \
 	echo "forkptyrouter: building for $$server ($$("$$server" --version))" && \
 	tools/build "$$server" . && \
+	tools/build-command . && \
 	mkdir -p target && printf '%s' "$$server" >target/built-for && \
-	echo 'forkptyrouter: forkptyrouter_plugin.so and pty_plugin.so are ready'
+	echo 'forkptyrouter: forkptyrouter_plugin.so, pty_plugin.so and fpty are ready'
+
+fpty-static: ## build fpty without any library, where Rust can
+	@tools/build-static
 
 run: build ## start a server with the router, and a shell in it
 	@tools/run "$$(cat target/built-for)"
@@ -69,7 +73,7 @@ check-build-ways: ## build by uWSGI's own build system, in all ways
 	@tools/servers '$(MATRIX)'
 	@tools/check-build-ways target/servers/*/uwsgi
 
-install: ## into the server's plugin folder (DESTDIR, PLUGINDIR, UWSGI)
+install: ## plugins and fpty, with man page and completions (DESTDIR, PREFIX, ...)
 	@tools/install install '$(UWSGI)'
 
 uninstall: ## take it away again

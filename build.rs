@@ -91,6 +91,7 @@ fn build() -> Result<()> {
     for flag in ["-z,nodelete", "-z,relro", "-z,now"] {
         println!("cargo:rustc-cdylib-link-arg=-Wl,{flag}");
     }
+    println!("cargo:rustc-cdylib-link-arg=-Wl,--defsym=uwsgi_plugin=forkptyrouter_plugin");
     Ok(())
 }
 

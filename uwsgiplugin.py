@@ -178,6 +178,10 @@ def link_flags(target):
     if builder != 'build_plugin':
         return flags
     exported = [symbol]
+    if NAME == 'forkptyrouter':
+        # Another name of the same struct.
+        flags.append('-Wl,--defsym,uwsgi_plugin=' + symbol)
+        exported.append('uwsgi_plugin')
     # `--build-plugin "DIR other"`: the loader will look for other_plugin.
     if name and name != NAME:
         flags.append('-Wl,--defsym,%s_plugin=%s' % (name, symbol))

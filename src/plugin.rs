@@ -67,6 +67,13 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     plugin
 };
 
+/// Another name of [`forkptyrouter_plugin`], at the same address: the linker
+/// lays it there (`--defsym` in build.rs and uwsgiplugin.py). What is written
+/// here only has it exported.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static uwsgi_plugin: u8 = 0;
+
 /// What the server's loader looks up: `--plugin pty`.
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]

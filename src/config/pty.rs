@@ -150,7 +150,7 @@ impl Pty {
         };
         Some(Client {
             name: "[pty]",
-            address: address.clone(),
+            address: address.into(),
             protocol,
             isig: !self.no_isig,
             escape: (!self.no_escape).then_some(b'~'),
@@ -180,7 +180,7 @@ mod tests {
             pty.set(key, "option", value).expect("a valid value");
         }
         let client = pty.client().expect("a client");
-        assert_eq!((client.address.as_str(), client.protocol), ("/u", Protocol::Uwsgi));
+        assert_eq!((client.address.as_os_str(), client.protocol), ("/u".as_ref(), Protocol::Uwsgi));
         assert!(!client.isig && client.escape.is_some());
         assert_eq!(pty.server.scrollback, 0);
         assert!(pty.set(Key::Scrollback, "pty-scrollback", "lots").is_err());

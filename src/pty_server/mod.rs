@@ -31,7 +31,7 @@ use fpty::sys::fork::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
 use fpty::sys::socket::Listener;
-use fpty::sys::spawn::Program;
+use fpty::sys::spawn::{Program, Spawner, Started};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::RawMode;
 
@@ -124,10 +124,18 @@ fn open(config: &Server, doors: &[Socket]) -> Result<()> {
 /// signals are for it, not for the worker, and it is hung up at the worker's
 /// end.
 fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
-    Program::through_shell(command, &server::shell())
+    let program = Program::through_shell(command, &server::shell())
         .environment(environment::for_sessions())
-        .as_job()
-        .spawn(slave, &[])
+        .as_job();
+    let program = Arc::new(program);
+    let mut spawner = Spawner::new()?;
+    match spawner.spawn(&program, slave, Vec::new())? {
+        Started::NotExecuted(errno) => Err(program.refusal(errno)),
+        Started::Running(pid) => match spawner.wait(pid) {
+            Ok(()) => Ok(pid),
+            Err(errno) => Err(program.refusal(errno)),
+        },
+    }
 }
 
 fn door_of(listener: Listener, role: Role) -> Door {

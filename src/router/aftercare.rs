@@ -18,9 +18,9 @@ use once_cell::sync::OnceCell;
 
 use crate::uwsgi::log::log;
 use fpty::error::reason;
-use fpty::sys::child::{self, Pid, SessionKiller};
+use fpty::sys::child::{Pid, SessionKiller};
 use fpty::sys::detached;
-use fpty::sys::pidfd::PidFd;
+use fpty::sys::pidfd::Leader;
 use fpty::sys::shared::SharedWords;
 
 /// Sessions that can be listed, in each gateway; memory is used only for as
@@ -73,27 +73,27 @@ pub fn after_the_end(grace: Option<Duration>) {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    let left: Vec<PidFd> = leaders().collect();
-    let pids: Vec<Pid> = left.iter().map(PidFd::pid).collect();
+    let left: Vec<Leader> = leaders().collect();
+    let pids: Vec<Pid> = left.iter().map(Leader::pid).collect();
     // Descriptors do not survive in there: each is opened anew.
     let _ = detached::run(c"fpty-aftercare", Vec::new(), move |_| {
         const LOOK: Duration = Duration::from_millis(100);
         // One for each leader.
         let _ = fpty::sys::raise_descriptor_limit();
-        let mut left: Vec<PidFd> = pids.into_iter().filter_map(PidFd::open).collect();
+        let mut left: Vec<Leader> = pids.into_iter().filter_map(Leader::open).collect();
         let mut waited = Duration::ZERO;
         while waited < grace && !left.is_empty() {
             std::thread::sleep(LOOK);
             waited += LOOK;
             left.retain(|leader| !leader.has_ended());
         }
-        SessionKiller::new(left.iter().map(PidFd::pid)).step(usize::MAX);
+        SessionKiller::new(left.iter().map(Leader::pid)).step(usize::MAX);
     });
 }
 
 /// Takes over the list of the gateway of this number, and, where they are to
 /// be killed, those that one that was here before us has left on it.
-pub fn adopt(ordinal: usize, and_left_behind: bool) -> (Option<Aftercare>, Vec<PidFd>) {
+pub fn adopt(ordinal: usize, and_left_behind: bool) -> (Option<Aftercare>, Vec<Leader>) {
     let Some(words) = LISTS.get().and_then(|lists| lists.get(ordinal)).map(SharedWords::words)
     else {
         return (None, Vec::new());
@@ -128,13 +128,11 @@ impl Aftercare {
 }
 
 /// The leaders on a list that have not ended.
-fn living(words: &[AtomicI32]) -> impl Iterator<Item = PidFd> {
+fn living(words: &[AtomicI32]) -> impl Iterator<Item = Leader> {
     words
         .iter()
         .map(|word| word.load(Ordering::Acquire))
         .take_while(|pid| *pid != NEVER_USED)
         .filter_map(Pid::new)
-        .filter(|pid| child::leads_a_session(*pid))
-        .filter_map(PidFd::open)
-        .filter(|leader| !leader.has_ended())
+        .filter_map(Leader::open)
 }

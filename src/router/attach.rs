@@ -20,6 +20,7 @@ use fpty::sys::child::Pid;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::{self, Master};
 use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::spawn::Started;
 
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -37,11 +38,13 @@ impl GatewayLoop {
             Caller::Client(client, transport, Protocol::Uwsgi) => self.greet(client, transport),
             Caller::Client(client, transport, Protocol::Raw) => {
                 let size = self.default_size();
-                self.attach(client, transport, Session::raw(size), size, &[]);
+                self.attach(client, transport, Session::raw(size), size, Vec::new());
             }
             Caller::Hopeless(client, why) => {
                 match client {
-                    Some(client) => self.refuse(&client, false, &why),
+                    Some(client) => {
+                        self.refuse(&client, false, Ended::because(Ending::Refused, why));
+                    }
                     None => self.doors.log_refusal(&format!("forkptyrouter: {why}")),
                 }
                 self.pause();
@@ -69,7 +72,7 @@ impl GatewayLoop {
         let size = opening.size(self.default_size());
         let environment = self.config.accept_env.of_client(&opening.variables);
         let session = Session::opened(&mut opening, size);
-        let Some(key) = self.attach(client, transport, session, size, &environment) else {
+        let Some(key) = self.attach(client, transport, session, size, environment) else {
             return;
         };
         let Some(attached) = self.sessions.get_mut(key) else {
@@ -106,12 +109,12 @@ impl GatewayLoop {
         transport: Transport,
         session: Session,
         size: Size,
-        environment: &[CString],
+        environment: Vec<CString>,
     ) -> Option<Key> {
         let (master, pid) = match self.start(size, environment) {
             Ok(started) => started,
-            Err(error) => {
-                self.refuse(&client, session.is_extended(), &error.to_string());
+            Err(why) => {
+                self.refuse(&client, session.is_extended(), why);
                 return None;
             }
         };
@@ -130,7 +133,8 @@ impl GatewayLoop {
                 poller.add(attached.wires.master.as_fd(), token, Interest::READ)
             });
         if let Err(error) = registered {
-            self.refuse_session(key, &format!("cannot wait for the session: {}", reason(&error)));
+            let why = format!("cannot wait for the session: {}", reason(&error));
+            self.refuse_session(key, Ended::because(Ending::Refused, why));
             return None;
         }
         attached.terminal_interest = Some(Interest::READ);
@@ -140,23 +144,42 @@ impl GatewayLoop {
         Some(key)
     }
 
-    fn start(&self, size: Size, environment: &[CString]) -> Result<(Master, Pid)> {
+    fn start(
+        &mut self,
+        size: Size,
+        environment: Vec<CString>,
+    ) -> std::result::Result<(Master, Pid), Ended> {
+        match self.try_to_start(size, environment) {
+            Ok((master, Started::Running(pid))) => Ok((master, pid)),
+            Ok((_, Started::NotExecuted(errno))) => Err(self.cannot_be_executed(errno)),
+            Err(error) => Err(Ended::because(Ending::Refused, error.to_string())),
+        }
+    }
+
+    fn try_to_start(&mut self, size: Size, environment: Vec<CString>) -> Result<(Master, Started)> {
         // Rust ends the process that finds no memory for some small thing.
         if !is_free(0) {
             return Err(Error::new("out of memory"));
         }
         let (master, slave) = pty::open(size)?;
-        let pid = self.program.spawn(&slave, environment)?;
+        let started = self.spawner.spawn(&self.program, &slave, environment)?;
         // Our copy of the slave closes here: the program's are the last ones,
         // so that their end is the end of the output.
-        Ok((master, pid))
+        Ok((master, started))
+    }
+
+    fn cannot_be_executed(&self, errno: i32) -> Ended {
+        // As a shell has it: 127 for one that is not there.
+        let value = if errno == libc::ENOENT { 127 } else { 126 };
+        let text = self.program.refusal(errno).to_string();
+        Ended { ending: Ending::ExecFailed, value, text }
     }
 
     /// Tells a client that it gets no session, and logs it.
-    fn refuse(&mut self, client: &Stream, extended: bool, why: &str) {
-        let line = format!("forkptyrouter: session refused: {why}");
+    fn refuse(&mut self, client: &Stream, extended: bool, why: Ended) {
+        let line = format!("forkptyrouter: session refused: {}", why.text);
         let _ = match extended {
-            true => client.write(&Ended::because(Ending::Refused, why).packet()),
+            true => client.write(&why.packet()),
             false => client.write(format!("{line}\r\n").as_bytes()),
         };
         client.end();
@@ -166,7 +189,14 @@ impl GatewayLoop {
         self.doors.log_refusal(&line);
     }
 
-    fn refuse_session(&mut self, key: Key, why: &str) {
+    /// Ends a session that never was one, because its program could not be
+    /// executed.
+    pub(super) fn not_executed(&mut self, key: Key, errno: i32) {
+        let why = self.cannot_be_executed(errno);
+        self.refuse_session(key, why);
+    }
+
+    fn refuse_session(&mut self, key: Key, why: Ended) {
         if let Some(attached) = self.sessions.remove(key) {
             self.refuse(&attached.wires.client, attached.session.is_extended(), why);
             self.let_go(*attached);

@@ -14,7 +14,7 @@ use super::traffic::Attached;
 use crate::uwsgi::log::log;
 use fpty::ended::of_exit;
 use fpty::sys::Read;
-use fpty::sys::child::{self, Pid};
+use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::socket::Stream;
 
 /// How long the terminal of an ended program may stay silent before the end
@@ -23,6 +23,10 @@ const DRAIN: Duration = Duration::from_millis(50);
 
 /// How often it may have had something to say.
 const DRAINS: u8 = 20;
+
+/// How soon ended programs are looked for that the kernel did not name, among
+/// many.
+const SCAN: Duration = Duration::from_millis(20);
 
 /// Ended programs that one turn sees to.
 const REAPED_PER_TURN: usize = 32;
@@ -38,31 +42,62 @@ const ENDED_PER_TURN: usize = 2;
 pub struct Departures {
     waiting: VecDeque<Box<Attached>>,
     this_turn: usize,
+    /// Ended programs are looked for before long.
+    reap_is_due: bool,
 }
 
 impl GatewayLoop {
-    /// Programs have ended: their statuses.
+    /// A program has ended, and others may have: the kernel tells it once.
+    pub(super) fn child_ended(&mut self) {
+        let told = self.children.next().and_then(|arrived| arrived.sender);
+        if !self.programs.are_many() {
+            return self.reap();
+        }
+        if let Some(child) = told {
+            self.reap_one(child);
+        }
+        if !std::mem::replace(&mut self.departures.reap_is_due, true) {
+            self.after(SCAN, Due::Reap);
+        }
+    }
+
+    /// Takes the statuses of those that have ended.
     pub(super) fn reap(&mut self) {
-        // However many have ended, it is told once.
-        let _ = self.children.next();
+        self.departures.reap_is_due = false;
         for _ in 0..REAPED_PER_TURN {
-            let Some((key, exit)) = self.programs.reap() else {
+            let Some(ended) = self.programs.reap() else {
                 return;
             };
-            if let Some(attached) = self.sessions.get_mut(key) {
-                attached.wires.program = None;
-                // What it wrote last is there by now.
-                if attached.session.terminal_interest().read {
-                    attached.read_terminal(&mut self.turn, true, |_| false);
-                }
-                attached.session.program_ended(of_exit(exit), &mut attached.wires);
-                if attached.session.terminal_open() {
-                    self.after(DRAIN, Due::Drained(key));
-                }
-                self.settle(key);
-            }
+            self.program_ended(ended);
         }
         self.after(Duration::ZERO, Due::Reap);
+    }
+
+    /// This one may have ended.
+    pub(super) fn reap_one(&mut self, program: Pid) {
+        if let Some(ended) = self.programs.reap_one(program) {
+            self.program_ended(ended);
+        }
+    }
+
+    fn program_ended(&mut self, (program, key, exit): (Pid, Key, Exit)) {
+        let failure = self.spawner.failure(program);
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        attached.wires.program = None;
+        if let Some(errno) = failure {
+            return self.not_executed(key, errno);
+        }
+        // What it wrote last is there by now.
+        if attached.session.terminal_interest().read {
+            attached.read_terminal(&mut self.turn, true, |_| false);
+        }
+        attached.session.program_ended(of_exit(exit), &mut attached.wires);
+        if attached.session.terminal_open() {
+            self.after(DRAIN, Due::Drained(key));
+        }
+        self.settle(key);
     }
 
     /// A client has left: its session ends, now or when it is its turn.

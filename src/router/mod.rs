@@ -39,6 +39,7 @@ mod turn;
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -53,7 +54,7 @@ use fpty::proto::Protocol;
 use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::signal::{Signals, block, own_dispositions};
-use fpty::sys::spawn::Program;
+use fpty::sys::spawn::{Program, Spawner};
 
 use depart::Departures;
 use doors::{Door, Doors};
@@ -73,7 +74,8 @@ const LOG_AGAIN: Duration = Duration::from_millis(100);
 /// more than one of them.
 struct GatewayLoop {
     config: Router,
-    program: Program,
+    program: Arc<Program>,
+    spawner: Spawner,
     turn: Turn,
     doors: Doors,
     /// Clients whose program has not started.
@@ -163,7 +165,8 @@ impl GatewayLoop {
             aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
         let mut router = Self {
             config,
-            program,
+            program: Arc::new(program),
+            spawner: Spawner::new()?,
             turn: Turn::new(poller),
             doors: Doors::new(doors, statistics),
             callers: Table::new(),
@@ -179,6 +182,9 @@ impl GatewayLoop {
             router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
         {
             router.after(grace, Due::LeftBehind);
+        }
+        for remark in fpty::sys::what_is_missing() {
+            log(&format!("forkptyrouter: {remark}"));
         }
         router.doors.open(&router.turn.poller);
         if let Some(limit) = limit {
@@ -203,7 +209,7 @@ impl GatewayLoop {
             Source::Listener(index) => router.accept(index),
             Source::StatsListener => router.accept_stats(),
             Source::Stats(key) => router.stats_ready(key, ready),
-            Source::Children => router.reap(),
+            Source::Children => router.child_ended(),
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
             Source::Caller(key) => router.caller_ready(key, ready),

@@ -7,10 +7,14 @@ use std::time::{Duration, Instant};
 use super::aftercare::{Aftercare, Listed};
 use super::table::Key;
 use fpty::sys::child::{self, Exit, Pid, SessionKiller};
-use fpty::sys::pidfd::PidFd;
+use fpty::sys::pidfd::Leader;
 
 /// Members of sessions that are looked for at once.
 const AT_ONCE: usize = 64;
+
+/// With more programs than these the kernel is not asked at once which have
+/// ended: it would look through all.
+const MANY: usize = 64;
 
 /// A program that has not been reaped. There is one for each session, so it
 /// is kept small.
@@ -31,12 +35,13 @@ pub struct Programs {
     /// Where the session leaders are listed for whoever comes after us.
     aftercare: Option<Aftercare>,
     /// Session leaders of a gateway that was here before us.
-    left_behind: Vec<PidFd>,
+    left_behind: Vec<Leader>,
+    is_init: bool,
 }
 
 impl Programs {
     /// None yet of ours; some may be left of a gateway that was here before.
-    pub fn new(aftercare: Option<Aftercare>, left_behind: Vec<PidFd>) -> Self {
+    pub fn new(aftercare: Option<Aftercare>, left_behind: Vec<Leader>) -> Self {
         Self {
             running: HashMap::new(),
             left: HashMap::new(),
@@ -44,6 +49,7 @@ impl Programs {
             killing: None,
             aftercare,
             left_behind,
+            is_init: std::process::id() == 1,
         }
     }
 
@@ -66,26 +72,43 @@ impl Programs {
         self.running.contains_key(&leader)
     }
 
-    /// Reaps one that has ended: whose it was, and how it ended.
-    pub fn reap(&mut self) -> Option<(Key, Exit)> {
-        // Where none is left, asking for one more is a system call for nothing.
-        while !self.running.is_empty() {
+    /// Whether there are so many that looking through them takes a while.
+    pub fn are_many(&self) -> bool {
+        self.running.len() > MANY
+    }
+
+    /// Reaps one that has ended: which, whose it was, and how it ended.
+    pub fn reap(&mut self) -> Option<(Pid, Key, Exit)> {
+        // Where none is left, asking for one more is a system call for nothing:
+        // unless we are the first process of a PID namespace, whose orphans
+        // are ours to reap.
+        while self.is_init || !self.running.is_empty() {
             let (pid, exit) = child::reap_any()?;
-            let Some(Running { session, listed }) = self.running.remove(&pid) else {
-                continue;
-            };
-            if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
-                aftercare.remove(listed);
+            if let Some(ended) = self.reaped(pid, exit) {
+                return Some(ended);
             }
-            if self.left.remove(&pid).is_some() {
-                self.outlived.retain(|leader| *leader != pid);
-                if let Some(killing) = &mut self.killing {
-                    killing.forget(pid);
-                }
-            }
-            return Some((session, exit));
         }
         None
+    }
+
+    /// Reaps this one, if it has ended.
+    pub fn reap_one(&mut self, leader: Pid) -> Option<(Pid, Key, Exit)> {
+        let (pid, exit) = child::reap_one(leader)?;
+        self.reaped(pid, exit)
+    }
+
+    fn reaped(&mut self, pid: Pid, exit: Exit) -> Option<(Pid, Key, Exit)> {
+        let Running { session, listed } = self.running.remove(&pid)?;
+        if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
+            aftercare.remove(listed);
+        }
+        if self.left.remove(&pid).is_some() {
+            self.outlived.retain(|leader| *leader != pid);
+            if let Some(killing) = &mut self.killing {
+                killing.forget(pid);
+            }
+        }
+        Some((pid, session, exit))
     }
 
     /// The client of a program that still runs has left.
@@ -105,7 +128,7 @@ impl Programs {
     }
 
     /// Those that a gateway before us left and that still run.
-    pub fn take_left_behind(&mut self) -> Vec<PidFd> {
+    pub fn take_left_behind(&mut self) -> Vec<Leader> {
         self.left_behind.retain(|leader| !leader.has_ended());
         std::mem::take(&mut self.left_behind)
     }

@@ -58,9 +58,15 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if attached.session.program_runs() && !attached.quiet.reopens {
-            attached.quiet.reopens = true;
-            self.after(REOPENED, Due::Reopened(key));
+        if !attached.session.program_runs() || attached.quiet.reopens {
+            return;
+        }
+        attached.quiet.reopens = true;
+        let program = attached.wires.program;
+        self.after(REOPENED, Due::Reopened(key));
+        // Most often it has ended.
+        if let Some(program) = program.filter(|_| self.programs.are_many()) {
+            self.reap_one(program);
         }
     }
 

@@ -35,7 +35,12 @@ fn it_exports_the_two_plugins_and_nothing_else() {
         let mut names: Vec<&str> =
             symbols.lines().filter_map(|line| line.split_ascii_whitespace().last()).collect();
         names.sort_unstable();
-        assert_eq!(names, ["forkptyrouter_plugin", "pty_plugin"], "{symbols}");
+        assert_eq!(names, ["forkptyrouter_plugin", "pty_plugin", "uwsgi_plugin"], "{symbols}");
+        let address = |name: &str| {
+            let line = symbols.lines().find(|line| line.ends_with(&format!(" {name}")));
+            line.and_then(|line| line.split_ascii_whitespace().next())
+        };
+        assert_eq!(address("uwsgi_plugin"), address("forkptyrouter_plugin"), "{symbols}");
     });
 }
 

@@ -7,11 +7,14 @@
 mod harness;
 
 mod addresses;
+mod commands;
 mod compat;
 mod departure;
 mod documentation;
+mod documents;
 mod ends;
 mod fault;
+mod fpty_command;
 mod gateway;
 mod hostile;
 mod isolation;
@@ -32,7 +35,6 @@ mod pty_server_flood;
 mod pty_server_life;
 mod pty_server_python;
 mod pty_server_scrollback;
-mod readme;
 mod resources;
 mod scarcity;
 mod session;

@@ -1,26 +1,24 @@
 //! The command `fpty`.
 
-use clap::Parser;
+mod cli;
 
-/// Attaches to a pseudo-terminal server.
-#[derive(Parser)]
-#[command(name = "fpty", version)]
-struct Arguments {
-    /// Where the server is: a path, @NAME, HOST:PORT, :PORT
-    address: String,
-}
+use std::io::Write;
+
+use cli::Arguments;
 
 fn main() {
-    let arguments = Arguments::parse();
-    std::process::exit(fpty::client::run(&fpty::client::Client {
-        name: "fpty:",
-        address: arguments.address,
-        protocol: fpty::proto::Protocol::Uwsgi,
-        isig: true,
-        escape: Some(b'~'),
-        quiet: false,
-        status_json: false,
-        environment: Vec::new(),
-        heeds: &[],
-    }));
+    // Before anything is opened.
+    fpty::sys::stdio::fill_closed();
+    let status = match Arguments::read().and_then(Arguments::client) {
+        Ok(client) => fpty::client::run(&client),
+        Err((text, 0)) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            0
+        }
+        Err((text, status)) => {
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            status
+        }
+    };
+    std::process::exit(status);
 }

@@ -2,6 +2,7 @@
 //! of our own, and the truth about processes.
 
 pub mod client;
+pub mod documents;
 pub mod measure;
 pub mod process;
 pub mod server;

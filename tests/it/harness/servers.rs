@@ -1,6 +1,7 @@
 //! Which servers the cases run on: every folder below `FORKPTY_SERVERS_DIR`
 //! (default `target/servers`) is one, with its binary `uwsgi` and its
-//! `plugins/`, our library built for it under all of its names.
+//! `plugins/`, our library built for it under all of its names. With
+//! `FORKPTY_SERVER` only those that have this in their name.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -36,6 +37,16 @@ impl Flavor {
 pub const C_BINARY: &str = "/usr/bin/uwsgi-core";
 pub const C_PLUGINS: &str = "/usr/lib/uwsgi/plugins";
 
+/// The command `fpty`, which `make` has put beside the servers.
+pub fn fpty() -> PathBuf {
+    folder().join("fpty")
+}
+
+fn folder() -> PathBuf {
+    std::env::var_os("FORKPTY_SERVERS_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers"), PathBuf::from)
+}
+
 /// All servers, by name.
 ///
 /// # Panics
@@ -43,10 +54,7 @@ pub const C_PLUGINS: &str = "/usr/lib/uwsgi/plugins";
 pub fn all() -> &'static [Flavor] {
     static SERVERS: OnceLock<Vec<Flavor>> = OnceLock::new();
     SERVERS.get_or_init(|| {
-        let folder = std::env::var_os("FORKPTY_SERVERS_DIR").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/servers"),
-            PathBuf::from,
-        );
+        let folder = folder();
         let mut servers: Vec<Flavor> = std::fs::read_dir(&folder)
             .into_iter()
             .flatten()
@@ -59,6 +67,9 @@ pub fn all() -> &'static [Flavor] {
                 })
             })
             .collect();
+        if let Ok(part) = std::env::var("FORKPTY_SERVER") {
+            servers.retain(|server| server.name.contains(&part));
+        }
         servers.sort_by(|a, b| a.name.cmp(&b.name));
         assert!(!servers.is_empty(), "no servers: run `make test` (looked in {folder:?})");
         servers

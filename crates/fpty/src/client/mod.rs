@@ -49,7 +49,7 @@ pub struct Client {
     /// Who says so, before each of its lines: `[pty]`, `fpty:`.
     pub name: &'static str,
     /// The server's address.
-    pub address: String,
+    pub address: OsString,
     /// What it speaks.
     pub protocol: Protocol,
     /// Whether Ctrl-C, Ctrl-\ and Ctrl-Z are signals here.

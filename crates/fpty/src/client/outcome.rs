@@ -103,7 +103,7 @@ fn name_of(number: u8) -> String {
 
 /// Says how it ended, and returns the status to exit with.
 pub fn tell(config: &Client, end: &End) -> i32 {
-    let text = end.text(&config.address);
+    let text = end.text(&config.address.to_string_lossy());
     let went_wrong = !matches!(end, End::Left);
     if let Some(text) = text.as_ref().filter(|_| went_wrong || !config.quiet) {
         stdio::say(&format!("{} {text}", config.name));

@@ -11,7 +11,7 @@ use crate::sys::stdio;
 
 impl Session<'_> {
     /// A signal came.
-    pub(super) fn signal(&mut self, Arrived { signal, by_terminal }: Arrived) -> Option<End> {
+    pub(super) fn signal(&mut self, Arrived { signal, by_terminal, .. }: Arrived) -> Option<End> {
         match signal {
             Signal::SIGWINCH => self.size_changed(),
             // We stopped and go on.

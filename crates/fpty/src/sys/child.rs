@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::ReadDir;
 use std::io;
 
+use super::proc;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
@@ -86,12 +87,22 @@ pub fn signal_group(group: i32, signal: Signal) {
     }
 }
 
-/// Reaps one child that has ended, whichever.
+/// Reaps one child that has ended, whichever. The kernel looks through all of
+/// them.
 pub fn reap_any() -> Option<(Pid, Exit)> {
+    reap_by(-1)
+}
+
+/// Reaps this child, if it has ended.
+pub fn reap_one(child: Pid) -> Option<(Pid, Exit)> {
+    reap_by(child.0)
+}
+
+fn reap_by(which: libc::pid_t) -> Option<(Pid, Exit)> {
     loop {
         let mut status = 0;
         // SAFETY: waitpid(2) writes one int.
-        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+        let pid = unsafe { libc::waitpid(which, &mut status, libc::WNOHANG) };
         if pid < 0 && Errno::last() == Errno::EINTR {
             continue;
         }
@@ -106,6 +117,57 @@ pub fn reap_any() -> Option<(Pid, Exit)> {
     }
 }
 
+/// The processes of this PID namespace.
+enum Listing {
+    /// As /proc has them.
+    Proc(ReadDir),
+    /// Where that is not there, or another namespace's: every number that one
+    /// could have.
+    Numbers(std::ops::Range<libc::pid_t>),
+}
+
+/// The largest number that the kernel can be told to use (PID_MAX_LIMIT in
+/// its include/linux/threads.h).
+const PID_MAX: libc::pid_t = 4 * 1024 * 1024;
+
+/// The first number that no process has (proc(5), pid_max): the same in all
+/// namespaces of most kernels.
+fn pid_max() -> libc::pid_t {
+    let told = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
+    told.and_then(|max| max.trim().parse().ok()).map_or(PID_MAX, |max: i32| max.min(PID_MAX))
+}
+
+impl Listing {
+    fn new() -> Self {
+        match std::fs::read_dir("/proc") {
+            Ok(processes) if proc::is_ours() => Self::Proc(processes),
+            _ => Self::Numbers(2..pid_max()),
+        }
+    }
+}
+
+impl Iterator for Listing {
+    type Item = Pid;
+
+    fn next(&mut self) -> Option<Pid> {
+        match self {
+            Self::Proc(processes) => processes.by_ref().find_map(|entry| {
+                let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+                Pid::new(pid)
+            }),
+            Self::Numbers(numbers) => {
+                // Not all in one step.
+                for number in numbers.by_ref().take(64) {
+                    if session_of(Pid(number)).is_some() {
+                        return Some(Pid(number));
+                    }
+                }
+                (numbers.start < numbers.end).then_some(Pid::UNKNOWN)
+            }
+        }
+    }
+}
+
 /// Kills every process of some sessions, step by step.
 ///
 /// All sessions at once, because members are found by reading all of /proc,
@@ -113,8 +175,8 @@ pub fn reap_any() -> Option<(Pid, Exit)> {
 /// steps, because that takes a while on a large machine.
 pub struct SessionKiller {
     leaders: HashSet<Pid>,
-    /// The listing of /proc, where one is under way.
-    processes: Option<ReadDir>,
+    /// The listing that is under way.
+    processes: Option<Listing>,
     /// Who was looked at. Nobody joins a session but by being born into it:
     /// once is enough.
     seen: HashSet<Pid>,
@@ -153,10 +215,8 @@ impl SessionKiller {
     /// all, and everything is killed.
     pub fn step(&mut self, count: usize) -> bool {
         for _ in 0..count {
-            if self.processes.is_none() {
-                self.processes = std::fs::read_dir("/proc").ok();
-            }
-            let Some(entry) = self.processes.as_mut().and_then(Iterator::next) else {
+            let listing = self.processes.get_or_insert_with(Listing::new);
+            let Some(pid) = listing.next() else {
                 // Until a listing has nobody new: who was stopped too late
                 // has had a child in between. One that has them faster than
                 // we look is not waited for.
@@ -169,10 +229,7 @@ impl SessionKiller {
                 self.processes = None;
                 continue;
             };
-            let pid = entry.ok().and_then(|entry| entry.file_name().to_str()?.parse().ok());
-            if let Some(pid) = pid.and_then(Pid::new) {
-                self.look_at(pid);
-            }
+            self.look_at(pid);
         }
         false
     }
@@ -181,9 +238,7 @@ impl SessionKiller {
         if !self.seen.insert(pid) || self.leaders.contains(&pid) {
             return;
         }
-        if session_of(pid)
-            .is_some_and(|(session, runs)| runs && self.leaders.contains(&Pid(session)))
-        {
+        if session_of(pid).is_some_and(|session| self.leaders.contains(&session)) {
             self.members.push(pid);
             let _ = pid.signal(libc::SIGSTOP);
         }
@@ -200,15 +255,12 @@ impl SessionKiller {
 /// Whether a process leads a session: as long as it does, the session's
 /// number is its own.
 pub fn leads_a_session(pid: Pid) -> bool {
-    session_of(pid).is_some_and(|(session, _)| session == pid.0)
+    session_of(pid) == Some(pid)
 }
 
-/// The session of a process, and whether it is still running.
-fn session_of(pid: Pid) -> Option<(libc::pid_t, bool)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is a name in parentheses, which may hold anything.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    let session = fields.nth(2)?.parse().ok()?;
-    Some((session, !matches!(state, "Z" | "X")))
+/// The session of a process (getsid(2)); `None` where there is no such one.
+fn session_of(pid: Pid) -> Option<Pid> {
+    nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid.0)))
+        .ok()
+        .and_then(|session| Pid::new(session.as_raw()))
 }

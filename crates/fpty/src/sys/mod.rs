@@ -11,6 +11,7 @@ pub mod peer;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;
+pub mod proc;
 pub mod processors;
 pub mod pty;
 #[cfg(feature = "server")]
@@ -118,6 +119,25 @@ pub struct DescriptorLimit {
     pub before: u64,
     /// The limit that holds for us.
     pub now: u64,
+}
+
+/// What a supervisor of sessions cannot do on this machine, a line each.
+pub fn what_is_missing() -> Vec<&'static str> {
+    let mut missing = Vec::new();
+    let has_pidfd = pidfd::PidFd::there_are();
+    if !has_pidfd {
+        missing
+            .push("no pidfd here (Linux before 5.3, or forbidden): terminals are not handed over");
+    }
+    if !has_pidfd && !proc::is_ours() {
+        missing.push(
+            "no /proc of this PID namespace and no pidfd: what ignores SIGHUP may outlive a killed gateway",
+        );
+    }
+    if std::fs::File::open("/proc/net/tcp").is_err() {
+        missing.push("no /proc/net/tcp here: a TCP client that left is noticed late while its program is silent");
+    }
+    missing
 }
 
 /// Keeps processes of the same user from reading our memory and descriptors

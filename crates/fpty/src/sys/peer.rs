@@ -20,7 +20,7 @@ pub struct Sender(PidFd);
 impl Sender {
     /// Whether it has ended, or is about to.
     pub fn has_ended(&self) -> bool {
-        self.0.has_ended()
+        self.0.has_ended_or_does()
     }
 }
 

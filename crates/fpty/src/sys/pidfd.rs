@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::child::{Exit, Pid};
+use super::child::{self, Exit, Pid};
+use super::proc;
 
 /// A process, and no other that gets its number later.
 #[derive(Debug)]
@@ -35,7 +36,17 @@ impl PidFd {
         Some(Self { pid, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
 
-    /// The process that started this one.
+    /// Whether this kernel has them, and we may.
+    pub fn there_are() -> bool {
+        // SAFETY: two numbers; returns a new descriptor or -1.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, nix::unistd::getpid().as_raw(), 0) };
+        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0);
+        // SAFETY: it is new and ours.
+        fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).is_some()
+    }
+
+    /// The process that started this one; `None` also where it is outside of
+    /// our PID namespace.
     pub fn parent() -> Option<Self> {
         Pid::new(nix::unistd::getppid().as_raw()).and_then(Self::open)
     }
@@ -85,16 +96,13 @@ impl PidFd {
         self.remembered().or_else(|| self.of_zombie())
     }
 
-    /// The last field of proc(5)'s stat, while its number is its own.
+    /// exit_code of proc(5)'s stat, while the number is its own.
     fn of_zombie(&self) -> Option<Exit> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
-        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-        if fields.next()? != "Z" {
+        if proc::stat(self.pid, 3)? != "Z" {
             return None;
         }
-        // state is the third field, exit_code the 52nd; 0 also for those who
-        // may not know.
-        let status: i32 = fields.nth(48)?.parse().ok()?;
+        // 0 also for those who may not know.
+        let status: i32 = proc::stat(self.pid, 52)?.parse().ok()?;
         (status != 0 && self.can_be_signalled()).then(|| Exit::of_wait_status(status))
     }
 
@@ -150,14 +158,56 @@ impl PidFd {
         if self.is_over() {
             return true;
         }
-        let Ok(stat) = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) else {
-            // Reaped meanwhile; or there is no /proc here.
-            return self.is_over();
-        };
-        // proc(5): flags is the ninth field; the second is a name in
-        // parentheses.
-        stat.rsplit_once(')')
-            .and_then(|(_, fields)| fields.split_ascii_whitespace().nth(6)?.parse::<u64>().ok())
-            .is_some_and(|flags| flags & PF_EXITING != 0)
+        let flags = proc::stat(self.pid, 9).and_then(|flags| flags.parse::<u64>().ok());
+        // Reaped meanwhile; or there is no /proc for us.
+        flags.map_or_else(|| self.is_over(), |flags| flags & PF_EXITING != 0)
+    }
+
+    /// The same; where nobody tells that it is about to, a moment is waited
+    /// for it.
+    pub fn has_ended_or_does(&self) -> bool {
+        const MOMENT: u16 = 100;
+        if self.has_ended() {
+            return true;
+        }
+        let mut poll = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        !proc::is_ours() && nix::poll::poll(&mut poll, PollTimeout::from(MOMENT)) == Ok(1)
+    }
+}
+
+/// A session's leader, and no other process that gets its number later: by a
+/// pidfd or, where that cannot be had (Linux before 5.3, or it is forbidden),
+/// by the time when it started, as long as it leads its session.
+#[derive(Debug)]
+pub struct Leader {
+    pid: Pid,
+    pidfd: Option<PidFd>,
+    /// starttime of proc(5)'s stat.
+    started: Option<String>,
+}
+
+impl Leader {
+    /// `None` where there is no such leader.
+    pub fn open(pid: Pid) -> Option<Self> {
+        let leader = Self { pid, pidfd: PidFd::open(pid), started: proc::stat(pid, 22) };
+        (child::leads_a_session(pid) && !leader.has_ended()).then_some(leader)
+    }
+
+    /// Its number, as long as it has not ended.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        match &self.pidfd {
+            Some(pidfd) => pidfd.has_ended(),
+            None => {
+                let is_zombie = proc::stat(self.pid, 3).is_some_and(|state| state == "Z");
+                is_zombie
+                    || !child::leads_a_session(self.pid)
+                    || proc::stat(self.pid, 22) != self.started
+            }
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, splice};
 
 use super::pty::Master;
@@ -27,11 +28,14 @@ impl Pipe {
     }
 
     /// Takes at most so many bytes of what a program wrote. `None`: this
-    /// kernel's terminals cannot (before Linux 5.12), and nothing was taken.
+    /// kernel's terminals cannot (before Linux 5.12), or it is forbidden, and
+    /// nothing was taken.
     pub fn fill(&self, master: &Master, most: usize) -> Option<Read> {
         match splice(master, None, &self.start, None, most, SpliceFFlags::SPLICE_F_NONBLOCK) {
-            Err(nix::errno::Errno::EINVAL) => None,
-            result => Some(read_outcome(result)),
+            result @ (Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::EIO)) => {
+                Some(read_outcome(result))
+            }
+            Err(_) => None,
         }
     }
 

@@ -94,7 +94,9 @@ fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
         return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
     }
     let error = io::Error::last_os_error();
-    if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOTTY)) {
+    // An older kernel, or it is forbidden.
+    const CANNOT: [i32; 4] = [libc::EINVAL, libc::ENOTTY, libc::EPERM, libc::ENOSYS];
+    if !error.raw_os_error().is_some_and(|errno| CANNOT.contains(&errno)) {
         return Err(error).context("cannot open the slave of the new terminal");
     }
     let mut number: libc::c_uint = 0;

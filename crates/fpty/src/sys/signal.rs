@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use super::child::Pid;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -26,7 +27,8 @@ impl Signals {
         let info = self.0.read_signal().ok()??;
         let signal = Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()?;
         // SI_KERNEL: raised by the terminal for a key; kill(2) says SI_USER.
-        Some(Arrived { signal, by_terminal: info.ssi_code == libc::SI_KERNEL })
+        let sender = i32::try_from(info.ssi_pid).ok().and_then(Pid::new);
+        Some(Arrived { signal, by_terminal: info.ssi_code == libc::SI_KERNEL, sender })
     }
 }
 
@@ -37,6 +39,8 @@ pub struct Arrived {
     pub signal: Signal,
     /// Whether a key of the terminal raised it.
     pub by_terminal: bool,
+    /// Who sent it; of SIGCHLD a child that ended, while others may have too.
+    pub sender: Option<Pid>,
 }
 
 /// A signal that is blocked until this is dropped.

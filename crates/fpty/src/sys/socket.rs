@@ -1,8 +1,11 @@
 //! Stream sockets, of the UNIX and the TCP kind (unix(7), tcp(7)).
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::{
@@ -222,8 +225,8 @@ impl AsFd for Stream {
 }
 
 /// Whether the address of the server's notation is one of TCP.
-fn is_tcp(address: &str) -> bool {
-    address.contains(':')
+fn is_tcp(address: &OsStr) -> bool {
+    address.as_bytes().contains(&b':')
 }
 
 /// Connects to an address as the server writes it: a path, `@name` or
@@ -231,8 +234,8 @@ fn is_tcp(address: &str) -> bool {
 ///
 /// # Errors
 /// Says the address and why.
-pub fn connect(address: &str, timeout: Duration) -> Result<(Stream, Transport)> {
-    let failed = || format!("cannot connect to {address}");
+pub fn connect(address: &OsStr, timeout: Duration) -> Result<(Stream, Transport)> {
+    let failed = || format!("cannot connect to {}", Path::new(address).display());
     let tcp = is_tcp(address);
     let fd = match tcp {
         true => connect_tcp(address, timeout)?,
@@ -248,7 +251,7 @@ pub fn connect(address: &str, timeout: Duration) -> Result<(Stream, Transport)> 
     Ok((stream, Transport::Unix))
 }
 
-fn connect_unix(address: &str) -> io::Result<OwnedFd> {
+fn connect_unix(address: &OsStr) -> io::Result<OwnedFd> {
     let connect = |address: UnixAddr| {
         let socket = nix::sys::socket::socket(
             AddressFamily::Unix,
@@ -261,27 +264,29 @@ fn connect_unix(address: &str) -> io::Result<OwnedFd> {
         nix::sys::socket::connect(socket.as_raw_fd(), &address)?;
         Ok(socket)
     };
-    let Some(name) = address.strip_prefix('@').or_else(|| address.strip_prefix("\\0")) else {
+    let bytes = address.as_bytes();
+    let Some(name) = bytes.strip_prefix(b"@").or_else(|| bytes.strip_prefix(b"\\0")) else {
         return connect(UnixAddr::new(address)?);
     };
     // The server binds an abstract name with a NUL at its end; others do not.
-    let with_nul = [name.as_bytes(), b"\0"].concat();
-    connect(UnixAddr::new_abstract(&with_nul)?)
-        .or_else(|_| connect(UnixAddr::new_abstract(name.as_bytes())?))
+    let with_nul = [name, b"\0"].concat();
+    connect(UnixAddr::new_abstract(&with_nul)?).or_else(|_| connect(UnixAddr::new_abstract(name)?))
 }
 
-fn connect_tcp(address: &str, timeout: Duration) -> Result<OwnedFd> {
+fn connect_tcp(address: &OsStr, timeout: Duration) -> Result<OwnedFd> {
+    let failed = || format!("cannot connect to {}", Path::new(address).display());
+    // Names of hosts have nothing else.
+    let text = address.to_str().ok_or_else(|| Error::new(format!("{}: not a host", failed())))?;
     let local;
-    let full = match address.strip_prefix(':') {
+    let full = match text.strip_prefix(':') {
         Some(port) => {
             local = format!("127.0.0.1:{port}");
             &local
         }
-        None => address,
+        None => text,
     };
-    let addresses = full
-        .to_socket_addrs()
-        .map_err(|error| Error::new(format!("cannot connect to {address}: {error}")))?;
+    let addresses =
+        full.to_socket_addrs().map_err(|error| Error::new(format!("{}: {error}", failed())))?;
     let mut last = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
     for candidate in addresses {
         match TcpStream::connect_timeout(&candidate, timeout) {
@@ -292,5 +297,5 @@ fn connect_tcp(address: &str, timeout: Duration) -> Result<OwnedFd> {
             Err(error) => last = error,
         }
     }
-    Err(last).context(format!("cannot connect to {address}"))
+    Err(last).context(failed())
 }

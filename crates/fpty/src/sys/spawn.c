@@ -1,22 +1,36 @@
 /*
- * From vfork(2) to execve(2), in C: the child runs in its parent's memory, on
- * its parent's stack, and Rust gives no word on what code it emits there.
+ * From clone(2) to execve(2), in C: the child runs in its parent's memory, and
+ * Rust gives no word on what code it emits there.
  *
- * vfork, because fork(2) copies the page tables: from a server of some
- * gigabytes a session would cost a tenth of a second.
+ * The memory is shared, because fork(2) copies the page tables: from a server
+ * of some gigabytes a session would cost a tenth of a second. So is, at first,
+ * the table of descriptors: among thousands of sessions a copy of it, and
+ * closing what is in it, would cost more than all the rest.
+ *
+ * The parent waits until the program is executed, as with vfork(2), but not for
+ * long: that may take seconds where a file system hangs. From then on both run,
+ * in one memory: so the child has a stack of its own, calls nothing of the C
+ * library, whose errno is the parent's, and writes nowhere but into its slot.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef SYS_close_range
 #define SYS_close_range 436
+#endif
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE 2U
 #endif
 
 /* The same in spawn.rs. */
@@ -24,13 +38,54 @@ struct forkpty_plan {
 	const char *path;
 	char *const *argv;
 	char *const *envp;
-	int terminal;
+	int terminal; /* a low number */
 	int own_session; /* or the foreground job of the parent's */
 	int death_signal; /* sent when the parent's thread ends; 0: none */
 	int restore_nofile; /* whether to set the soft limit below */
 	unsigned long nofile;
 	unsigned long not_default; /* a bit for each signal to set back */
 };
+
+/* The same in spawn.rs. */
+struct forkpty_slot {
+	int in_use; /* the kernel clears it when the child leaves our memory */
+	int apart; /* the child has descriptors of its own */
+	int error; /* the errno of what failed */
+	int shares; /* it begins with the parent's descriptors, and no copy */
+	struct forkpty_plan plan;
+};
+
+/* A system call that leaves errno alone: minus the errno of what failed. */
+static inline long call(long number, long a, long b, long c, long d)
+{
+#if defined(__x86_64__)
+	register long r10 __asm__("r10") = d;
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10)
+			 : "rcx", "r11", "memory");
+	return result;
+#elif defined(__aarch64__)
+	register long x8 __asm__("x8") = number;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+
+	__asm__ volatile("svc 0"
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3)
+			 : "memory");
+	return x0;
+#else
+	/* Here a parent may, at worst, say a wrong errno of its own. */
+	long result = syscall(number, a, b, c, d);
+
+	return result < 0 ? -errno : result;
+#endif
+}
 
 /* The signals that are ignored or handled in this process, a bit for each. */
 unsigned long forkpty_signals_not_default(void)
@@ -50,87 +105,158 @@ unsigned long forkpty_signals_not_default(void)
 static void close_the_rest(void)
 {
 	struct rlimit limit;
-	int fd, end = 65536;
+	long fd, end = 65536;
 
-	if (syscall(SYS_close_range, 3U, ~0U, 0U) == 0)
+	if (call(SYS_close_range, 3, ~0U, 0, 0) == 0)
 		return;
-	/* Linux before 5.9. */
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 1u << 20)
-		end = (int)limit.rlim_cur;
+	/* Linux before 5.9, or it is forbidden. */
+	if (call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (long)&limit) == 0 && limit.rlim_cur < 1u << 20)
+		end = (long)limit.rlim_cur;
 	for (fd = 3; fd < end; fd++)
-		close(fd);
+		call(SYS_close, fd, 0, 0, 0);
+}
+
+/* A table of descriptors of our own, with what is needed of the parent's. */
+static long part_from_the_parents(int highest)
+{
+	if (call(SYS_close_range, highest + 1, ~0U, CLOSE_RANGE_UNSHARE, 0) == 0)
+		return 0;
+	return call(SYS_unshare, CLONE_FILES, 0, 0, 0);
 }
 
 /* Returns the errno of what failed; on success it does not return. */
-static int become(const struct forkpty_plan *plan)
+static long become(struct forkpty_slot *slot)
 {
 	/* The kernel's struct sigaction; all zero is SIG_DFL. */
 	static const unsigned long by_default[8];
-	sigset_t none;
-	int signal, terminal = plan->terminal;
+	static const unsigned long none;
+	const struct forkpty_plan *plan = &slot->plan;
+	long signal, number, failed = 0, terminal = plan->terminal;
+
+	if (slot->shares && (failed = part_from_the_parents(plan->terminal)) < 0)
+		return -failed;
+	__atomic_store_n(&slot->apart, 1, __ATOMIC_SEQ_CST);
 
 	/*
 	 * The server ignores half of the signals, and an ignored signal stays
 	 * ignored across an exec; one that it handles must not be handled here,
-	 * in the memory that we share, once it is unblocked. By the system call:
-	 * the function keeps two real-time signals to itself.
+	 * in the memory that we share, once it is unblocked.
 	 */
 	for (signal = 1; signal < NSIG; signal++)
 		if (plan->not_default >> (signal & 63) & 1)
-			syscall(SYS_rt_sigaction, signal, by_default, NULL, NSIG / 8);
+			call(SYS_rt_sigaction, signal, (long)by_default, 0, NSIG / 8);
 
-	if (terminal < 3 && (terminal = fcntl(terminal, F_DUPFD, 3)) < 0)
-		return errno;
+	if (terminal < 3 && (terminal = call(SYS_fcntl, terminal, F_DUPFD, 3, 0)) < 0)
+		return -terminal;
 	if (plan->own_session) {
-		if (setsid() < 0 || ioctl(terminal, TIOCSCTTY, 0) < 0)
-			return errno;
+		if ((failed = call(SYS_setsid, 0, 0, 0, 0)) < 0 ||
+		    (failed = call(SYS_ioctl, terminal, TIOCSCTTY, 0, 0)) < 0)
+			return -failed;
 	} else {
-		pid_t group = getpid();
+		int group = (int)call(SYS_getpid, 0, 0, 0, 0);
 
 		/* SIGTTOU, which this would raise, is blocked. */
-		if (setpgid(0, 0) < 0 || ioctl(terminal, TIOCSPGRP, &group) < 0)
-			return errno;
+		if ((failed = call(SYS_setpgid, 0, 0, 0, 0)) < 0 ||
+		    (failed = call(SYS_ioctl, terminal, TIOCSPGRP, (long)&group, 0)) < 0)
+			return -failed;
 	}
-	if (plan->death_signal && prctl(PR_SET_PDEATHSIG, plan->death_signal) < 0)
-		return errno;
-	if (dup2(terminal, 0) < 0 || dup2(terminal, 1) < 0 || dup2(terminal, 2) < 0)
-		return errno;
+	if (plan->death_signal &&
+	    (failed = call(SYS_prctl, PR_SET_PDEATHSIG, plan->death_signal, 0, 0)) < 0)
+		return -failed;
+	for (number = 0; number < 3; number++)
+		if ((failed = call(SYS_dup3, terminal, number, 0, 0)) < 0)
+			return -failed;
 	close_the_rest();
 	if (plan->restore_nofile) {
 		struct rlimit limit;
 
-		if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+		if (call(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, (long)&limit) == 0) {
 			limit.rlim_cur = plan->nofile;
-			setrlimit(RLIMIT_NOFILE, &limit);
+			call(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&limit, 0);
 		}
 	}
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	execve(plan->path, plan->argv, plan->envp);
-	return errno;
+	call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, NSIG / 8);
+	return -call(SYS_execve, (long)plan->path, (long)plan->argv, (long)plan->envp, 0);
+}
+
+static int child(void *argument)
+{
+	struct forkpty_slot *slot = argument;
+
+	slot->error = (int)become(slot);
+	call(SYS_exit, 127, 0, 0, 0);
+	return 0;
+}
+
+static int load(int *word)
+{
+	return __atomic_load_n(word, __ATOMIC_SEQ_CST);
+}
+
+/* Waits until the child has left our memory, at most for so many microseconds. */
+static void wait_for(struct forkpty_slot *slot, long microseconds)
+{
+	struct timespec wait = { 0, microseconds * 1000 };
+	int in_use = load(&slot->in_use);
+
+	/* Not a private one: the kernel's wake is for the address as such. */
+	if (in_use)
+		syscall(SYS_futex, &slot->in_use, FUTEX_WAIT, in_use, &wait, NULL, 0);
 }
 
 /*
- * Starts the program on plan->terminal: as the leader of a session, or as a
- * job of the parent's.
- * Returns its pid, or -1; *error is 0, or the errno of what failed, and where
- * there is a pid, too, that child is about to end and wants to be reaped.
+ * Starts the slot's program on its terminal, as the leader of a session or as a
+ * job of the parent's, on a stack that grows down from `stack`. Returns when the
+ * terminal may be closed here, and not before the program is executed, unless
+ * that takes longer than so many microseconds: its pid, or minus an errno. The
+ * slot, the stack and all that the plan points to must stay as they are until
+ * `in_use` is 0; then `error` is the errno of what failed, or 0: it was executed.
  */
-pid_t forkpty_spawn(const struct forkpty_plan *plan, volatile int *error)
+pid_t forkpty_spawn(struct forkpty_slot *slot, void *stack, long patience)
 {
+	/* Linux before 5.9, and profiles that forbid it, cannot part again. */
+	static int cannot_share;
+	const int flags = CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD;
+	const long moment = 200;
 	sigset_t all, before;
 	pid_t pid;
 
-	*error = 0;
+again:
+	slot->apart = 0;
+	slot->error = 0;
+	slot->in_use = 1;
+	slot->shares = !cannot_share;
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
-	pid = vfork();
-	if (pid == 0) {
-		*error = become(plan);
-		_exit(127);
+	pid = clone(child, stack, flags | (slot->shares ? CLONE_FILES : 0), slot, NULL, NULL,
+		    &slot->in_use);
+	if (pid < 0) {
+		pid = -errno;
+		slot->in_use = 0;
 	}
-	if (pid < 0)
-		*error = errno;
 	sigprocmask(SIG_SETMASK, &before, NULL);
+	if (patience > 0)
+		wait_for(slot, patience);
+	while (load(&slot->in_use) && !load(&slot->apart))
+		wait_for(slot, moment);
+	if (pid > 0 && slot->shares && !load(&slot->apart) && slot->error != 0) {
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+		cannot_share = 1;
+		goto again;
+	}
 	return pid;
+}
+
+/* Whether the child still runs in our memory. */
+int forkpty_in_use(struct forkpty_slot *slot)
+{
+	return load(&slot->in_use);
+}
+
+/* Waits until the child has left our memory. */
+void forkpty_wait(struct forkpty_slot *slot)
+{
+	while (load(&slot->in_use))
+		wait_for(slot, 100 * 1000);
 }

@@ -1,8 +1,13 @@
 //! Starts the program of a session; see spawn.c for what happens between
-//! vfork(2) and execve(2).
+//! clone(2) and execve(2).
 
+use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::DescriptorLimit;
 use super::child::Pid;
@@ -23,8 +28,24 @@ struct Plan {
     not_default: libc::c_ulong,
 }
 
+/// The same in spawn.c.
+#[repr(C)]
+struct Slot {
+    in_use: libc::c_int,
+    apart: libc::c_int,
+    error: libc::c_int,
+    shares: libc::c_int,
+    plan: Plan,
+}
+
 unsafe extern "C" {
-    fn forkpty_spawn(plan: *const Plan, error: *mut libc::c_int) -> libc::pid_t;
+    fn forkpty_spawn(
+        slot: *mut Slot,
+        stack: *mut libc::c_void,
+        patience: libc::c_long,
+    ) -> libc::pid_t;
+    fn forkpty_in_use(slot: *mut Slot) -> libc::c_int;
+    fn forkpty_wait(slot: *mut Slot);
     fn forkpty_signals_not_default() -> libc::c_ulong;
 }
 
@@ -81,50 +102,243 @@ impl Program {
         self
     }
 
-    /// Starts it as the leader of a new session whose controlling terminal is
-    /// `slave` (see [`Program::as_job`] for the exception), with descriptors 0, 1 and 2 on it and no others, every signal
-    /// at its default and none blocked. Variables in `more` take the place of those
-    /// of the same name. Returns when it has been executed.
-    ///
-    /// # Errors
-    /// It cannot be executed, or there can be no more processes.
-    pub fn spawn(&self, slave: &Slave, more: &[CString]) -> Result<Pid> {
-        let argv = pointers(&self.argv);
-        let kept = self.envp.iter().filter(|pair| !more.iter().any(|new| same_name(pair, new)));
-        let envp = pointers(kept.chain(more));
-        let plan = Plan {
-            path: self.path.as_ptr(),
-            argv: argv.as_ptr(),
-            envp: envp.as_ptr(),
-            terminal: slave.as_raw(),
-            own_session: (!self.job).into(),
-            death_signal: if self.job { libc::SIGHUP } else { 0 },
-            restore_nofile: self.nofile.is_some().into(),
-            nofile: self.nofile.map_or(0, |limit| limit.before),
-            not_default: self.not_default,
-        };
-        let mut errno = 0;
-        // SAFETY: all pointers of the plan are NUL-terminated strings, or
-        // NULL-terminated arrays of such, that outlive the call; the child
-        // has left our memory when it returns.
-        let pid = unsafe { forkpty_spawn(&plan, &mut errno) };
-        let Some(pid) = Pid::new(pid) else {
-            return Err(io::Error::from_raw_os_error(errno)).context("cannot start a process");
-        };
-        if errno != 0 {
-            pid.reap();
-            return Err(self.refusal(errno));
-        }
-        Ok(pid)
-    }
-
-    fn refusal(&self, errno: i32) -> Error {
+    /// Why it could not be executed.
+    pub fn refusal(&self, errno: i32) -> Error {
         let path = self.path.to_string_lossy();
         let hint = match errno {
             libc::ENOENT if !path.contains('/') => " (give a full path)",
             _ => "",
         };
         Error::new(format!("cannot execute {path}: {}{hint}", crate::error::errno_text(errno)))
+    }
+}
+
+/// Bytes of a child's stack, of which it uses a few hundred.
+const STACK: usize = 8 * 1024;
+
+/// Rooms that are kept for later programs.
+const SPARE: usize = 2;
+
+/// How long one program may take to be executed before others are not kept
+/// waiting for it, in microseconds; after that nobody waits for a while.
+const PATIENCE: libc::c_long = 5000;
+const IMPATIENT: Duration = Duration::from_secs(1);
+
+/// What came of a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// It runs, or is about to be executed: see [`Spawner::failure`].
+    Running(Pid),
+    /// It cannot be executed: the errno.
+    NotExecuted(i32),
+}
+
+/// What one child needs until it has executed its program.
+struct Room {
+    slot: UnsafeCell<Slot>,
+    argv: Vec<*const libc::c_char>,
+    envp: Vec<*const libc::c_char>,
+    more: Vec<CString>,
+    program: Option<Arc<Program>>,
+    /// Aligned as a stack has to be.
+    stack: UnsafeCell<[u128; STACK / size_of::<u128>()]>,
+    /// The child, until it is known whether it was executed.
+    leader: Option<Pid>,
+}
+
+impl Room {
+    fn new() -> Box<Self> {
+        let plan = Plan {
+            path: std::ptr::null(),
+            argv: std::ptr::null(),
+            envp: std::ptr::null(),
+            terminal: -1,
+            own_session: 0,
+            death_signal: 0,
+            restore_nofile: 0,
+            nofile: 0,
+            not_default: 0,
+        };
+        Box::new(Self {
+            slot: UnsafeCell::new(Slot { in_use: 0, apart: 0, error: 0, shares: 0, plan }),
+            argv: Vec::new(),
+            envp: Vec::new(),
+            more: Vec::new(),
+            program: None,
+            stack: UnsafeCell::new([0; STACK / size_of::<u128>()]),
+            leader: None,
+        })
+    }
+
+    fn is_in_use(&self) -> bool {
+        // SAFETY: one word of a slot that lives, read as an atomic.
+        unsafe { forkpty_in_use(self.slot.get()) != 0 }
+    }
+
+    /// The errno of what failed; 0: nothing. Only once it is not in use.
+    fn error(&self) -> i32 {
+        // SAFETY: the child has left our memory.
+        unsafe { (*self.slot.get()).error }
+    }
+
+    /// Whether the next program can have it: the last one was executed, or
+    /// its failure was asked for.
+    fn is_free(&self) -> bool {
+        !self.is_in_use() && (self.leader.is_none() || self.error() == 0)
+    }
+
+    fn wait(&self) {
+        // SAFETY: a slot that lives.
+        unsafe { forkpty_wait(self.slot.get()) };
+    }
+}
+
+/// Starts programs, and keeps what those need that are about to be executed.
+pub struct Spawner {
+    rooms: Vec<Box<Room>>,
+    /// A low number is kept for the terminal of the next program: a child
+    /// copies the descriptors up to it, and not those of all sessions.
+    low: OwnedFd,
+    nothing: File,
+    impatient_until: Option<Instant>,
+}
+
+impl Spawner {
+    /// Takes two descriptors.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn new() -> Result<Self> {
+        let nothing = File::options().read(true).write(true).open("/dev/null");
+        let nothing = nothing.context("cannot open /dev/null")?;
+        // SAFETY: fcntl(2) with two numbers.
+        let low = unsafe { libc::fcntl(nothing.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
+        if low < 0 {
+            return Err(io::Error::last_os_error()).context("cannot keep a descriptor");
+        }
+        // SAFETY: new and ours.
+        let low = unsafe { OwnedFd::from_raw_fd(low) };
+        Ok(Self { rooms: Vec::new(), low, nothing, impatient_until: None })
+    }
+
+    /// Starts a program as the leader of a new session whose controlling
+    /// terminal is `slave` (see [`Program::as_job`] for the exception), with
+    /// descriptors 0, 1 and 2 on it and no others, every signal at its default
+    /// and none blocked. Variables in `more` take the place of those of the
+    /// same name. When this returns it has its own copy of the terminal, and
+    /// most often has been executed.
+    ///
+    /// # Errors
+    /// There can be no more processes.
+    pub fn spawn(
+        &mut self,
+        program: &Arc<Program>,
+        slave: &Slave,
+        more: Vec<CString>,
+    ) -> Result<Started> {
+        let mut room = self.room();
+        room.argv = pointers(&program.argv);
+        let kept = program.envp.iter();
+        let kept = kept.filter(|pair| !more.iter().any(|new| same_name(pair, new)));
+        room.envp = pointers(kept.chain(&more));
+        room.more = more;
+        room.program = Some(Arc::clone(program));
+        room.leader = None;
+        let plan = Plan {
+            path: program.path.as_ptr(),
+            argv: room.argv.as_ptr(),
+            envp: room.envp.as_ptr(),
+            terminal: self.low.as_raw_fd(),
+            own_session: (!program.job).into(),
+            death_signal: if program.job { libc::SIGHUP } else { 0 },
+            restore_nofile: program.nofile.is_some().into(),
+            nofile: program.nofile.map_or(0, |limit| limit.before),
+            not_default: program.not_default,
+        };
+        room.slot.get_mut().plan = plan;
+        self.lower(slave.as_raw())?;
+        let now = Instant::now();
+        let patience =
+            if self.impatient_until.is_some_and(|until| now < until) { 0 } else { PATIENCE };
+        // SAFETY: the room, in a box, with all strings that the plan points
+        // to, is kept until the child has left our memory. The stack is the
+        // child's alone until then, and grows down from its end.
+        let pid =
+            unsafe { forkpty_spawn(room.slot.get(), room.stack.get().add(1).cast(), patience) };
+        let raised = self.lower(self.nothing.as_raw_fd());
+        if patience > 0 {
+            self.impatient_until = room.is_in_use().then(|| now + IMPATIENT);
+        }
+        room.leader = Pid::new(pid);
+        let (leader, done) = (room.leader, !room.is_in_use());
+        self.rooms.push(room);
+        let Some(leader) = leader else {
+            return Err(io::Error::from_raw_os_error(-pid)).context("cannot start a process");
+        };
+        raised?;
+        Ok(match self.failure(leader).filter(|_| done) {
+            Some(errno) => {
+                leader.reap();
+                Started::NotExecuted(errno)
+            }
+            None => Started::Running(leader),
+        })
+    }
+
+    /// A room that is free; those that are too many are given back.
+    fn room(&mut self) -> Box<Room> {
+        let mut spare = 0;
+        self.rooms.retain(|room| {
+            spare += usize::from(room.is_free());
+            !room.is_free() || spare <= SPARE
+        });
+        match self.rooms.iter().position(|room| room.is_free()) {
+            Some(index) => self.rooms.swap_remove(index),
+            None => Room::new(),
+        }
+    }
+
+    /// Puts a copy of a descriptor under the low number.
+    fn lower(&self, fd: i32) -> Result<()> {
+        // SAFETY: dup3(2) with two numbers; the second one stays ours.
+        if unsafe { libc::dup3(fd, self.low.as_raw_fd(), libc::O_CLOEXEC) } < 0 {
+            return Err(io::Error::last_os_error()).context("cannot pass the terminal on");
+        }
+        Ok(())
+    }
+
+    /// Whether a process that has ended never was the program: the errno of
+    /// what failed. To be asked once, when it was reaped.
+    pub fn failure(&mut self, leader: Pid) -> Option<i32> {
+        let of_leader = |room: &&mut Box<Room>| room.leader == Some(leader) && !room.is_in_use();
+        let room = self.rooms.iter_mut().find(of_leader)?;
+        room.leader = None;
+        Some(room.error()).filter(|errno| *errno != 0)
+    }
+
+    /// Waits until a program has been executed.
+    ///
+    /// # Errors
+    /// It could not be: the errno; the process was reaped.
+    pub fn wait(&mut self, leader: Pid) -> std::result::Result<(), i32> {
+        if let Some(room) = self.rooms.iter().find(|room| room.leader == Some(leader)) {
+            room.wait();
+        }
+        match self.failure(leader) {
+            None => Ok(()),
+            Some(errno) => {
+                leader.reap();
+                Err(errno)
+            }
+        }
+    }
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        for room in &self.rooms {
+            room.wait();
+        }
     }
 }
 
@@ -137,9 +351,6 @@ fn same_name(one: &CStr, other: &CStr) -> bool {
 }
 
 fn pointers<'a>(strings: impl IntoIterator<Item = &'a CString>) -> Vec<*const libc::c_char> {
-    strings
-        .into_iter()
-        .map(|string| string.as_ptr())
-        .chain(std::iter::once(std::ptr::null()))
-        .collect()
+    let strings = strings.into_iter().map(|string| string.as_ptr());
+    strings.chain(std::iter::once(std::ptr::null())).collect()
 }

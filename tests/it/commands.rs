@@ -1,13 +1,14 @@
-//! Every command of README.md is exercised: run here as it stands, or by a
-//! script of `make test`. A command that the table does not know fails.
+//! Every command of the documents is exercised: run here as it stands, or by
+//! a script of `make test`. A command that the table does not know fails.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::harness::servers::C_BINARY;
+use crate::harness::documents::{self, root};
+use crate::harness::servers::{C_BINARY, fpty};
 use crate::harness::terminal::Terminal;
 use crate::harness::{
     DEADLINE, Flavor, Server, Setup, Wire, comes_true, on_every_server, wait_until,
@@ -27,20 +28,31 @@ enum How {
     Attaches,
     /// The same for a program that not every machine has.
     AttachesWith(&'static str),
+    /// It talks to such a server by a program that not every machine has, and
+    /// prints this.
+    Prints(&'static str, &'static str),
 }
-use How::{Attaches, AttachesWith, By, Serves, ServesAsRoot};
+use How::{Attaches, AttachesWith, By, Prints, Serves, ServesAsRoot};
 
 const CHECK_MAKE: &str = "tools/check-make";
 const BUILD_WAYS: &str = "tools/check-build-ways";
+const SOCAT: &str = "/usr/bin/socat";
 
-/// The commands, as README has them.
+/// The commands, in an order in which they can be run.
 const COMMANDS: &[(&str, How)] = &[
+    // README.md
     ("make run", By(CHECK_MAKE, "make run")),
     ("make test", By(".ci/run", "step make test")),
-    ("make bench", By(CHECK_MAKE, "make bench BENCH=")),
+    ("uwsgi --plugin ./libforkptyrouter.so --forkpty-urouter /tmp/fpty.socket", Serves),
+    ("./fpty /tmp/fpty.socket", Attaches),
+    ("uwsgi --plugin ./pty_plugin.so --pty-uconnect /tmp/fpty.socket", Attaches),
+    ("uwsgi --plugin ./libforkptyrouter.so --ini examples/forkpty-router.ini", ServesAsRoot),
+    ("./fpty /tmp/uwsgi.socket", Attaches),
+    ("./fpty -r /tmp/raw.socket", Attaches),
     ("uwsgi --plugin ./libforkptyrouter.so --forkpty-router /tmp/fpty.socket", Serves),
     ("uwsgi --plugin ./pty_plugin.so --pty-connect /tmp/fpty.socket", Attaches),
-    ("uwsgi --plugin ./libforkptyrouter.so --ini examples/forkpty-router.ini", ServesAsRoot),
+    ("echo 'hostname; exit' | ./fpty /tmp/uwsgi.socket", Attaches),
+    // docs/attach.md
     ("uwsgi --plugin ./pty_plugin.so --pty-connect /tmp/raw.socket", Attaches),
     ("uwsgi --plugin ./pty_plugin.so --pty-uconnect /tmp/uwsgi.socket", Attaches),
     (
@@ -52,17 +64,34 @@ const COMMANDS: &[(&str, How)] = &[
         AttachesWith(C_BINARY),
     ),
     ("python3 examples/client.py /tmp/raw.socket", Attaches),
-    ("socat -,raw,echo=0 UNIX-CONNECT:/tmp/raw.socket", AttachesWith("/usr/bin/socat")),
+    ("socat -,raw,echo=0 UNIX-CONNECT:/tmp/raw.socket", AttachesWith(SOCAT)),
     (
         "echo 'hostname; exit' | uwsgi --plugin ./pty_plugin.so --pty-connect /tmp/raw.socket",
         Attaches,
     ),
+    // docs/protocol.md
+    (
+        "printf '\\0\\062\\0\\144\\0\\204\\0\\145\\0\\022\\0\\0stty size; exit 0\\n' \
+         | socat -t 5 - UNIX-CONNECT:/tmp/uwsgi.socket",
+        Prints(SOCAT, "50 132\r\n"),
+    ),
+    // docs/options.md
     (
         "uwsgi --plugin ./pty_plugin.so --master --pty-socket /tmp/pty.socket \
          --pty-exec 'exec /bin/sh -i' --socket /tmp/app.socket",
         Serves,
     ),
+    ("./fpty -r /tmp/pty.socket", Attaches),
     ("uwsgi --plugin ./pty_plugin.so --pty-connect /tmp/pty.socket", Attaches),
+    (
+        "uwsgi --plugin ./libforkptyrouter.so --forkpty-urouter /tmp/fpty.socket \
+         --forkptyrouter-stats /tmp/stats.socket",
+        Serves,
+    ),
+    ("uwsgi --connect-and-read /tmp/stats.socket", Prints("/bin/sh", "\"active_sessions\":")),
+    // docs/performance.md
+    ("make bench", By(CHECK_MAKE, "make bench BENCH=")),
+    // docs/build.md
     (
         "make install PLUGINDIR=/usr/local/lib/uwsgi/plugins",
         By(CHECK_MAKE, "make install PLUGINDIR=/usr/local/lib/uwsgi/plugins"),
@@ -109,91 +138,39 @@ const COMMANDS: &[(&str, How)] = &[
         "UWSGI_EMBED_PLUGINS=pty,forkptyrouter make PYTHON=python3",
         By(BUILD_WAYS, "UWSGI_EMBED_PLUGINS=$plugins make PYTHON="),
     ),
+    // CONTRIBUTING.md
+    ("make lint", By(".ci/run", "step make lint")),
+    (
+        "FORKPTY_SERVER=pypi-2.0.31-nolang tools/test quick --test it protocol::",
+        By("tests/it/harness/servers.rs", "var(\"FORKPTY_SERVER\")"),
+    ),
+    ("cargo test -p fpty", By("tools/test", "cargo test --locked --workspace")),
 ];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn readme() -> String {
-    fs::read_to_string(root().join("README.md")).unwrap()
-}
-
-/// The blocks of one kind, each with the text before it.
-fn blocks<'a>(text: &'a str, kind: &str) -> Vec<(&'a str, &'a str)> {
-    let opening = format!("```{kind}\n");
-    text.match_indices(&opening)
-        .map(|(at, _)| {
-            let body = &text[at + opening.len()..];
-            let end = body.find("```").expect("a block ends");
-            (&text[..at], &body[..end])
-        })
-        .collect()
-}
-
-/// The commands of README: the lines of its shell blocks, and those in the
-/// table of what attaches.
-fn commands(text: &str) -> Vec<&str> {
-    let mut found: Vec<&str> =
-        blocks(text, "sh").into_iter().flat_map(|(_, body)| body.lines()).collect();
-    let attach = text.split("\n## Attach\n").nth(1).expect("the section Attach");
-    for row in attach.lines().skip_while(|line| !line.starts_with('|')) {
-        if !row.starts_with('|') {
-            break;
-        }
-        for cell in row.split('|').map(str::trim) {
-            let command = cell.strip_prefix('`').and_then(|cell| cell.strip_suffix('`'));
-            found.extend(command.filter(|command| command.contains(' ')));
-        }
-    }
-    found
-}
 
 #[test]
 fn every_command_is_known() {
-    let text = readme();
-    let found = commands(&text);
-    for command in &found {
-        assert!(
-            COMMANDS.iter().any(|(known, _)| known == command),
-            "README.md has a command that no test runs: {command}"
-        );
+    let texts = documents::all();
+    let mut found: Vec<&str> = Vec::new();
+    for document in &texts {
+        for command in document.commands() {
+            assert!(
+                COMMANDS.iter().any(|(known, _)| *known == command),
+                "{} has a command that no test runs: {command}",
+                document.name
+            );
+            found.push(command);
+        }
     }
     for (known, how) in COMMANDS {
-        assert!(found.contains(known), "README.md does not have this command any more: {known}");
+        assert!(found.contains(known), "no document has this command any more: {known}");
         if let By(script, part) = how {
             let script_text = fs::read_to_string(root().join(script)).unwrap();
             assert!(script_text.contains(part), "{script} does not have {part:?}");
         }
     }
-    let other = text.matches("```").count() / 2;
-    let counted = ["sh", "ini"].iter().map(|kind| blocks(&text, kind).len()).sum::<usize>();
-    assert_eq!(counted, other, "README.md has blocks of another kind");
 }
 
-#[test]
-fn the_configurations_are_those_in_examples() {
-    let text = readme();
-    let mut shown: Vec<&str> = Vec::new();
-    for (before, body) in blocks(&text, "ini") {
-        let paragraph = before.trim_end().rsplit("\n\n").next().unwrap_or_default();
-        let Some((_, rest)) = paragraph.split_once("](examples/") else {
-            assert!(!body.contains("[uwsgi]"), "a configuration without its file: {body}");
-            continue;
-        };
-        let name = rest.split(')').next().unwrap_or_default();
-        let file = fs::read_to_string(root().join("examples").join(name)).unwrap();
-        let settings: Vec<&str> = file.lines().filter(|line| !line.starts_with(';')).collect();
-        assert_eq!(settings, body.lines().collect::<Vec<_>>(), "{name}");
-        shown.push(name);
-    }
-    for entry in fs::read_dir(root().join("examples")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(!name.ends_with(".ini") || shown.contains(&name.as_str()), "{name} is not shown");
-    }
-}
-
-/// The folder that README's commands are typed in, and `/tmp`: a folder of
+/// The folder that the commands are typed in, and `/tmp`: a folder of
 /// the test's own takes its place, as others run at the same time.
 struct Place {
     folder: tempfile::TempDir,
@@ -207,8 +184,12 @@ impl Place {
         // The instances give up root before they bind.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
         for entry in fs::read_dir(&flavor.plugins).unwrap().flatten() {
+            if entry.file_name() == "fpty" {
+                continue;
+            }
             symlink(entry.path(), folder.path().join(entry.file_name())).unwrap();
         }
+        symlink(fpty(), folder.path().join("fpty")).unwrap();
         let place = Self {
             path: format!(
                 "{}:{}",
@@ -246,14 +227,19 @@ impl Place {
         Setup::bare(title, &script).current_dir(self.folder.path()).env("PATH", &self.path).launch()
     }
 
+    /// A command as a shell would run it here.
+    fn shell(&self, line: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg(self.here(line)).env("PATH", &self.path).env("TERM", "xterm");
+        command.env("LC_ALL", "C").current_dir(self.folder.path());
+        command
+    }
+
     /// Types a client's command in a terminal, types into what it attaches
     /// to, and leaves.
     #[track_caller]
     fn attach(&self, line: &str) {
-        let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(self.here(line)).env("PATH", &self.path).env("TERM", "xterm");
-        command.env("LC_ALL", "C").current_dir(self.folder.path());
-        let mut terminal = Terminal::run(command, 24, 80);
+        let mut terminal = Terminal::run(self.shell(line), 24, 80);
         if line.contains(" | ") {
             let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
             terminal.wire.read_until(&format!("{}\r", name.trim_end()));
@@ -267,6 +253,15 @@ impl Place {
         }
         let status = terminal.wait();
         assert!(status.success(), "{line}: {status}");
+    }
+
+    /// Runs a command that prints something and ends.
+    #[track_caller]
+    fn prints(&self, line: &str, text: &str) {
+        let output = self.shell(line).stdin(Stdio::null()).output().unwrap();
+        let printed = [output.stdout, output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed);
+        assert!(output.status.success() && printed.contains(text), "{line}: {printed}");
     }
 
     /// Starts a server by a command and waits until it answers.
@@ -296,7 +291,7 @@ fn add_kratos() {
     wait_until("there is a user kratos", there);
 }
 
-/// For the section Attach: both modes.
+/// For those that attach: both modes.
 const BOTH: &str = "uwsgi --plugin ./libforkptyrouter.so --forkpty-router /tmp/raw.socket \
                     --forkpty-urouter /tmp/uwsgi.socket";
 
@@ -323,18 +318,62 @@ fn the_commands_serve_and_attach() {
                     assert_eq!(client.shell("hostname; id -un"), "iaminajail\r\nkratos\r\n");
                     running = Some(server);
                 }
-                AttachesWith(program) if !Path::new(program).exists() => {
+                AttachesWith(program) | Prints(program, _) if !Path::new(program).exists() => {
                     eprintln!("skipped, as there is no {program}: {line}");
                 }
-                AttachesWith(_) | Attaches => {
+                AttachesWith(_) | Attaches | Prints(..) => {
                     if UnixStream::connect(place.socket_of(line)).is_err() {
                         drop(running.take());
                         running = Some(place.start(&flavor.name, BOTH));
                     }
                     eprintln!("$ {line}");
-                    place.attach(line);
+                    match how {
+                        Prints(_, text) => place.prints(line, text),
+                        _ => place.attach(line),
+                    }
                 }
             }
         }
+    });
+}
+
+/// The first tour: what is typed, and what is seen.
+const TOUR: &[(&str, &str)] = &[
+    ("hostname; id -un", "USER\r\n"),
+    ("tty", "/dev/pts/"),
+    ("stty size", "24 80\r\n"),
+    ("sleep 100", "^C"),
+    ("~?", "~.   leave"),
+    ("exit 3", "=3\r\n"),
+];
+
+#[test]
+fn the_first_tour_is_as_told() {
+    let text = documents::read("README.md");
+    let rows = text.section("A first tour").lines().filter(|line| line.starts_with("| ")).skip(2);
+    let rows: Vec<&str> = rows.collect();
+    assert_eq!(rows.len(), TOUR.len());
+    for (row, (typed, _)) in rows.iter().zip(TOUR) {
+        assert!(row.contains(&format!("`{typed}`")), "{row}: {typed}");
+    }
+    let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+    on_every_server(|flavor| {
+        let place = Place::new(flavor);
+        let line = "uwsgi --plugin ./libforkptyrouter.so --forkpty-urouter /tmp/fpty.socket";
+        let server = place.start(&flavor.name, line);
+        let mut terminal = Terminal::run(place.shell("./fpty /tmp/fpty.socket; echo =$?"), 24, 80);
+        wait_until("the client has its terminal", || terminal.is_raw());
+        for (typed, seen) in TOUR {
+            let enter = if typed.starts_with('~') { "\r" } else { "" };
+            terminal.wire.send(format!("{enter}{typed}\r"));
+            if typed.starts_with("sleep") {
+                // A key that comes as the shell is about to start it is lost.
+                let runs = || server.session_processes().iter().any(|p| p.name == "sleep");
+                wait_until("the job runs", runs);
+                terminal.wire.send("\x03");
+            }
+            terminal.wire.read_until(&seen.replace("USER", &me));
+        }
+        terminal.wait();
     });
 }

@@ -1,0 +1,148 @@
+//! The command's arguments. The man page and the completions are made from
+//! this definition, too (examples/documents.rs).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use clap::Parser;
+use fpty::client::Client;
+use fpty::proto::Protocol;
+use fpty::proto::variables::is_environment_name;
+
+/// Attach to a terminal inside of a uWSGI instance, jail or container
+#[derive(Debug, Parser)]
+#[command(
+    name = "fpty",
+    bin_name = "fpty",
+    version,
+    after_help = "\
+Exit status: the program's own; 128+N where signal N ended it; 126 or 127 where
+it could not be executed; 254 where the end was not its own; 255 where no
+session came about. At the beginning of a line: ~. leaves, ~? says more."
+)]
+pub struct Arguments {
+    /// Its socket: a path, @NAME, HOST:PORT, :PORT
+    #[arg(env = "FPTY_ADDRESS", hide_env_values = true, value_name = "ADDRESS")]
+    pub address: Option<OsString>,
+
+    /// Speak raw mode, not uwsgi mode
+    #[arg(short, long)]
+    pub raw: bool,
+
+    /// Escape character, or none
+    #[arg(short, long, value_name = "CHAR", default_value = "~", value_parser = escape)]
+    pub escape: Escape,
+
+    /// Send a variable, where the server accepts it
+    #[arg(short = 'E', long = "env", value_name = "NAME[=VALUE]", value_parser = variable)]
+    pub environment: Vec<Variable>,
+
+    /// Ctrl-C, Ctrl-\ and Ctrl-Z raise no signals here
+    #[arg(long)]
+    pub no_isig: bool,
+
+    /// Say only what went wrong
+    #[arg(short, long)]
+    pub quiet: bool,
+
+    /// Say how it ended as JSON, too, on the last line
+    #[arg(long)]
+    pub status_json: bool,
+}
+
+/// The character that begins an escape, if there are escapes.
+#[derive(Clone, Copy, Debug)]
+pub struct Escape(Option<u8>);
+
+/// A variable to send; `None`: it has no value here.
+#[derive(Clone, Debug)]
+pub struct Variable(OsString, Option<OsString>);
+
+fn escape(typed: &str) -> Result<Escape, String> {
+    match typed.as_bytes() {
+        b"none" => Ok(Escape(None)),
+        [character] if character.is_ascii_graphic() => Ok(Escape(Some(*character))),
+        _ => Err(String::from("neither one character nor none")),
+    }
+}
+
+fn variable(typed: &str) -> Result<Variable, String> {
+    let (name, value) = match typed.split_once('=') {
+        Some((name, value)) => (name, Some(OsString::from(value))),
+        None => (typed, std::env::var_os(typed)),
+    };
+    match is_environment_name(name.as_bytes()) {
+        true => Ok(Variable(name.into(), value)),
+        false => Err(String::from("not the name of an environment variable")),
+    }
+}
+
+impl Arguments {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// The text to print, and the status to exit with.
+    pub fn read() -> Result<Self, (String, i32)> {
+        Self::try_parse().map_err(|error| {
+            if !error.use_stderr() {
+                return (error.render().to_string(), 0);
+            }
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            let line = line.strip_prefix("error: ").unwrap_or(line);
+            (format!("fpty: {line} (fpty --help says what there is)\n"), 2)
+        })
+    }
+
+    /// What the client is to do.
+    ///
+    /// # Errors
+    /// As of [`Arguments::read`].
+    pub fn client(self) -> Result<Client, (String, i32)> {
+        let is_given = |address: &OsString| !address.is_empty();
+        let address = self.address.filter(is_given).ok_or_else(|| {
+            let line = "fpty: no address: give a server's socket, or set FPTY_ADDRESS\n";
+            (String::from(line), 2)
+        })?;
+        let set = |Variable(name, value)| Some((name, value?));
+        Ok(Client {
+            name: "fpty:",
+            address: OsStr::from_bytes(address.as_bytes()).to_owned(),
+            protocol: if self.raw { Protocol::Raw } else { Protocol::Uwsgi },
+            isig: !self.no_isig,
+            escape: self.escape.0,
+            quiet: self.quiet,
+            status_json: self.status_json,
+            environment: self.environment.into_iter().filter_map(set).collect(),
+            heeds: &[],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound_and_its_help_fits_a_screen() {
+        Arguments::command().debug_assert();
+        let help = Arguments::command().term_width(80).render_help().to_string();
+        assert!(help.lines().count() < 24, "{help}");
+        assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for arguments in [
+            ["fpty", "-e", "xy"],
+            ["fpty", "-e", ""],
+            ["fpty", "-E", "1A=x"],
+            ["fpty", "-E", "=x"],
+            ["fpty", "--bogus", "x"],
+            ["fpty", "one", "two"],
+        ] {
+            assert!(Arguments::try_parse_from(arguments).is_err(), "{arguments:?}");
+        }
+    }
+}

@@ -95,6 +95,9 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
 #[cfg_attr(test, allow(dead_code))]
 static CHECK: extern "C" fn() = {
     extern "C" fn check() {
+        // Or a socket of ours gets such a number, which the server, too, takes
+        // for something else.
+        fpty::sys::stdio::fill_closed();
         let outcome = std::panic::catch_unwind(abi::check)
             .unwrap_or_else(|_| Err(String::from("forkptyrouter: cannot tell the server's build")));
         if let Err(line) = outcome {

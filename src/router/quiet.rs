@@ -143,6 +143,12 @@ impl GatewayLoop {
         if attached.session.terminal_open() || !attached.session.program_runs() {
             return;
         }
+        // Nobody reads what it sends meanwhile, so its end is not heard.
+        if attached.transport == Transport::Tcp
+            && self.local_tcp.peer_has_closed(&attached.wires.client)
+        {
+            return self.abandon(key);
+        }
         // Not before the client has read what there was: it would pile up.
         if !attached.session.has_output() {
             attached.session.terminal_reopened();

@@ -178,12 +178,21 @@ pub fn bind(owner: Owner) -> Result<()> {
             (fd, name_of(fd).unwrap_or(raw_name), true)
         } else if let Some(number) = name.strip_prefix("fd://") {
             let fd = inherited(number, &name)?;
+            Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
             // So that it is still there after a reload.
             // SAFETY: a descriptor's number.
             unsafe { ffi::uwsgi_add_safe_fd(fd) };
+            // A copy: a socket that the service manager passed is one of the
+            // server's own, too, and closed in every gateway.
+            let fd = copy_of(fd).context(format!("{name}: cannot use the descriptor"))?;
             (fd, name_of(fd).unwrap_or(raw_name), owner == Owner::Pty)
         } else {
-            (bind_address(&raw_name, socket.name)?, raw_name, owner == Owner::Pty)
+            let fd = bind_address(&raw_name, socket.name)?;
+            // Bound anew after a reload; what hooks start has no use for it,
+            // and would keep the address.
+            // SAFETY: fcntl(2) with a flag, of a descriptor that was just made.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+            (fd, raw_name, owner == Owner::Pty)
         };
         let name = String::from_utf8_lossy(&raw_name);
         Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
@@ -209,6 +218,16 @@ fn shared_socket(number: &str, name: &str) -> Result<c_int> {
         -1 => Err(Error::new(format!("{name}: there is no shared socket {number}"))),
         fd => Ok(fd),
     }
+}
+
+/// A copy for us alone, not below 3.
+fn copy_of(fd: c_int) -> std::io::Result<c_int> {
+    // SAFETY: fcntl(2) with two numbers.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(copy)
 }
 
 fn inherited(number: &str, name: &str) -> Result<c_int> {

@@ -1,0 +1,232 @@
+//! The terminal itself is handed over: what outlives a gateway and a reload,
+//! what a stop ends, and clients of routers that lie.
+
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use crate::harness::client::{Pipes, both};
+use crate::harness::process::{self, descriptors};
+use crate::harness::terminal::Terminal;
+use crate::harness::{DEADLINE, Flavor, Server, Setup, on_every_server, servers, wait_until};
+
+fn fpty(server: &Server) -> Command {
+    let mut fpty = Command::new(servers::fpty());
+    fpty.arg(server.path("u")).env("TERM", "xterm");
+    fpty
+}
+
+fn has_the_terminal(client: i32) -> bool {
+    descriptors(client).iter().any(|(_, path)| path.ends_with("ptmx"))
+}
+
+/// A shell whose terminal the client has.
+#[track_caller]
+fn seated(server: &Server) -> Terminal {
+    let mut terminal = Terminal::run(fpty(server), 30, 100);
+    terminal.wire.read_until("$ ");
+    wait_until("the client has the terminal", || has_the_terminal(terminal.leader()));
+    terminal.wire.send("echo o''ne\n");
+    terminal.wire.read_until("one\r\n$ ");
+    terminal
+}
+
+#[track_caller]
+fn ends_with(mut terminal: Terminal, line: &str, status: i32) {
+    terminal.wire.send(format!("{line}\n"));
+    assert_eq!(terminal.wait().code(), Some(status), "{line}");
+}
+
+fn no_keeper_of(server: &Server) -> bool {
+    server.processes().iter().all(|process| process.name != "fpty-keeper")
+}
+
+#[test]
+fn nothing_changes_for_the_person() {
+    on_every_server(|flavor| {
+        let server = both(Setup::new(flavor)).start();
+        let mut terminal = seated(&server);
+        terminal.resize(41, 120);
+        terminal.wire.send("stty size\n");
+        terminal.wire.read_until("41 120\r\n");
+        terminal.wire.send("sleep 1000\n");
+        wait_until("the job runs", || {
+            server.session_processes().iter().any(|process| process.name == "sleep")
+        });
+        terminal.wire.send("\x03");
+        terminal.wire.read_until("$ ");
+        terminal.wire.send("echo \"=$?=\"\n");
+        terminal.wire.read_until("=130=");
+        process::signal(terminal.leader(), Signal::SIGUSR1);
+        terminal.wire.send("seq 1 20000; echo e''nd\n");
+        assert!(terminal.wire.read_until("end\r\n").contains("\r\n19999\r\n20000\r\n"));
+        ends_with(terminal, "exit 6", 6);
+    });
+}
+
+#[test]
+fn it_outlives_a_killed_gateway_and_a_reload() {
+    on_every_server(|flavor| {
+        let server = both(Setup::new(flavor)).start();
+        for (way, line, status) in
+            [("kill", "exit 9", 9), ("kill", "kill -9 $$", 137), ("reload", "exit 0", 0)]
+        {
+            let mut terminal = seated(&server);
+            let gateway = server.gateway();
+            match way {
+                "kill" => process::signal(gateway, Signal::SIGKILL),
+                _ => process::signal(server.master(), Signal::SIGHUP),
+            }
+            wait_until("there is another gateway", || server.gateway() != gateway);
+            terminal.wire.send("echo t''wo\n");
+            terminal.wire.read_until("two\r\n$ ");
+            // An exit status of 0 is known only where the kernel remembers, or
+            // to those that may look.
+            ends_with(terminal, line, status);
+        }
+        wait_until("the keepers end", || no_keeper_of(&server));
+    });
+}
+
+/// A stop is a stop, also for what ignores SIGHUP and was handed over.
+#[test]
+fn a_stop_ends_it() {
+    on_every_server(|flavor| {
+        let server = both(Setup::new(flavor).option("forkptyrouter-hangup-grace", "1")).start();
+        let mut terminal = seated(&server);
+        terminal.wire.send("trap '' HUP; echo tr''apped\n");
+        terminal.wire.read_until("trapped");
+        process::signal(server.master(), Signal::SIGINT);
+        terminal.wire.read_until("the instance has stopped");
+        assert_eq!(terminal.wait().code(), Some(254));
+        wait_until("nothing is left", || server.processes().is_empty());
+    });
+}
+
+#[test]
+fn it_can_be_turned_off_and_a_killed_gateway_is_no_success() {
+    on_every_server(|flavor| {
+        let server = both(Setup::new(flavor).option("forkptyrouter-handover", "false")).start();
+        let mut terminal = Terminal::run(fpty(&server), 30, 100);
+        terminal.wire.read_until("$ ");
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!has_the_terminal(terminal.leader()));
+        process::signal(server.gateway(), Signal::SIGKILL);
+        terminal.wire.read_until("lost");
+        assert_eq!(terminal.wait().code(), Some(254));
+    });
+}
+
+/// A client that is stopped before it takes what is offered loses nothing.
+#[test]
+fn a_stopped_client_holds_up_nobody() {
+    on_every_server(|flavor| {
+        let server = both(Setup::new(flavor).script("sleep 0.2; seq 1 30000; exit 5")).start();
+        let mut command = fpty(&server);
+        command.stdin(Stdio::piped());
+        let pipes = Pipes::open(command);
+        process::signal(pipes.pid(), Signal::SIGSTOP);
+        let mut other = server.connect("s");
+        other.read_until("30000\r\n");
+        std::thread::sleep(Duration::from_millis(300));
+        process::signal(pipes.pid(), Signal::SIGCONT);
+        let finished = pipes.finish();
+        assert_eq!(finished.status.code(), Some(5), "{finished:?}");
+        assert!(finished.stdout.ends_with(b"29999\r\n30000\r\n"));
+    });
+}
+
+/// A router that the test itself is, and that lies.
+struct Liar {
+    _folder: tempfile::TempDir,
+    stream: UnixStream,
+    client: Pipes,
+}
+
+impl Liar {
+    /// Up to the client's word that it has said all.
+    #[track_caller]
+    fn met(_flavor: &Flavor) -> Self {
+        let folder = tempfile::Builder::new().prefix("fp").tempdir_in("/tmp").unwrap();
+        let address = folder.path().join("liar");
+        let listener = UnixListener::bind(&address).unwrap();
+        let mut fpty = Command::new(servers::fpty());
+        fpty.arg(&address).stdin(Stdio::piped());
+        let client = Pipes::open(fpty);
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(&[0, 255, 255, 102]).unwrap();
+        let mut seen = Vec::new();
+        let mut buffer = [0; 4096];
+        while !seen.ends_with(&[0, 0, 0, 103]) {
+            let count = stream.read(&mut buffer).unwrap();
+            assert!(count > 0, "ended after {seen:?}");
+            seen.extend_from_slice(&buffer[..count]);
+        }
+        Self { _folder: folder, stream, client }
+    }
+
+    fn pass(&self, bytes: &[u8], numbers: &[RawFd]) {
+        let message = [ControlMessage::ScmRights(numbers)];
+        let messages: &[ControlMessage] = if numbers.is_empty() { &[] } else { &message };
+        let pieces = [IoSlice::new(bytes)];
+        sendmsg::<()>(self.stream.as_raw_fd(), &pieces, messages, MsgFlags::empty(), None).unwrap();
+    }
+
+    #[track_caller]
+    fn end(self, status: i32, words: &str) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+        let finished = self.client.finish();
+        assert_eq!(finished.status.code(), Some(status), "{finished:?}");
+        assert!(finished.stderr.contains(words), "{words:?} in {finished:?}");
+        assert!(!finished.stderr.contains('\x1b'), "{finished:?}");
+    }
+}
+
+#[test]
+fn what_is_no_terminal_is_not_taken() {
+    on_every_server(|flavor| {
+        let open = |path: &str| std::fs::File::open(path).unwrap();
+        let (null, folder, file) = (open("/dev/null"), open("/"), open("/etc/passwd"));
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let numbers = [&null, &folder, &file]
+            .map(AsRawFd::as_raw_fd)
+            .into_iter()
+            .chain([pty.slave.as_raw_fd()]);
+        for number in numbers {
+            let liar = Liar::met(flavor);
+            liar.pass(&[0, 1, 0, 112, b'm'], &[number]);
+            liar.end(254, "instead of a terminal");
+        }
+        for count in [0, 2, 20] {
+            let liar = Liar::met(flavor);
+            liar.pass(&[0, 1, 0, 112, b'm'], &vec![pty.master.as_raw_fd(); count]);
+            liar.end(254, "descriptors");
+        }
+        let liar = Liar::met(flavor);
+        liar.pass(&[0, 1, 0, 0, b'x'], &[null.as_raw_fd()]);
+        liar.end(254, "without an offer");
+        let liar = Liar::met(flavor);
+        liar.pass(&[0, 0, 0, 113], &[]);
+        liar.end(254, "had not offered");
+        let liar = Liar::met(flavor);
+        liar.end(254, "lost");
+    });
+}
+
+#[test]
+fn texts_are_harmless_and_the_first_end_counts() {
+    on_every_server(|flavor| {
+        let liar = Liar::met(flavor);
+        let text = [b"\x1b[2Jclear\n".as_slice(), &[b'x'; 60_000]].concat();
+        let size = (text.len() as u16).to_le_bytes();
+        liar.pass(&[&[0, size[0], size[1], 111][..], &text].concat(), &[]);
+        liar.pass(&[0, 2, 0, 110, 0, 4, 0, 2, 0, 110, 0, 5], &[]);
+        liar.end(4, "clear");
+    });
+}

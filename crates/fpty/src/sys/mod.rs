@@ -127,8 +127,9 @@ pub fn what_is_missing() -> Vec<&'static str> {
     let mut missing = Vec::new();
     let has_pidfd = pidfd::PidFd::there_are();
     if !has_pidfd {
-        missing
-            .push("no pidfd here (Linux before 5.3, or forbidden): terminals are not handed over");
+        missing.push(
+            "no pidfd here (Linux before 5.3, or forbidden): terminals that were handed over end with their gateway",
+        );
     }
     if !has_pidfd && !proc::is_ours() {
         missing.push(

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::GatewayLoop;
 use super::table::Key;
 use super::timers::Due;
+use super::traffic::Attached;
 use fpty::proto::Ending;
+use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::socket::Transport;
 
 /// The first and the longest wait before looking whether the program reads
@@ -36,9 +38,28 @@ pub struct Quiet {
     unheard: bool,
     /// Its client's machine could be gone.
     unanswered: bool,
+    /// Its client sends no more, and is asked often whether it is there.
+    probed: bool,
     /// The wait before the end of the input is looked after again, in
     /// milliseconds; 0: it has not ended.
     end_of_input: u16,
+}
+
+impl Attached {
+    /// Whether a TCP client that is not heard has left, as far as the kernel
+    /// tells. One that sends no more is asked often from now on.
+    fn has_left(&mut self, local_tcp: &mut LocalTcp) -> bool {
+        let client = &self.wires.client;
+        if self.transport != Transport::Tcp {
+            return false;
+        }
+        let sends_no_more = client.peer_sends_no_more();
+        if sends_no_more && !std::mem::replace(&mut self.quiet.probed, true) {
+            client.probe_often();
+        }
+        // Behind what is not read its end may not have found room.
+        (sends_no_more || client.has_unread()) && local_tcp.peer_has_closed(client)
+    }
 }
 
 impl GatewayLoop {
@@ -94,9 +115,7 @@ impl GatewayLoop {
             return;
         };
         let wait = attached.quiet.end_of_input;
-        if attached.transport == Transport::Tcp
-            && self.local_tcp.peer_has_closed(&attached.wires.client)
-        {
+        if attached.has_left(&mut self.local_tcp) {
             return self.abandon(key);
         }
         // Less and less often: a program that does not take it for the end
@@ -115,7 +134,7 @@ impl GatewayLoop {
             return;
         };
         attached.quiet.unheard = false;
-        if attached.session.is_deaf() && self.local_tcp.peer_has_closed(&attached.wires.client) {
+        if attached.session.is_deaf() && attached.has_left(&mut self.local_tcp) {
             self.abandon(key);
         } else {
             self.settle(key);
@@ -144,9 +163,7 @@ impl GatewayLoop {
             return;
         }
         // Nobody reads what it sends meanwhile, so its end is not heard.
-        if attached.transport == Transport::Tcp
-            && self.local_tcp.peer_has_closed(&attached.wires.client)
-        {
+        if attached.has_left(&mut self.local_tcp) {
             return self.abandon(key);
         }
         // Not before the client has read what there was: it would pile up.

@@ -163,6 +163,38 @@ fn a_program_that_closed_its_terminal_is_waited_for() {
     });
 }
 
+/// Nothing of its client is read any more, so the end of it is not, either.
+#[test]
+fn a_client_that_leaves_a_program_which_closed_its_terminal() {
+    on_every_server(|flavor| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = listener.local_addr().unwrap().to_string();
+        let script = "echo here; exec 0<&- 1>&- 2>&-; sleep 3; : > {dir}/done; sleep 1000";
+        let server = Setup::new(flavor)
+            .script(script)
+            .inherit(listener)
+            .option("forkpty-router", "fd://900")
+            .option("forkpty-router", "{dir}/s")
+            .start();
+        for address in [server.path("s"), tcp] {
+            for unread in ["", "nobody reads this\n"] {
+                let mut client = Wire::connect(&address);
+                client.read_until("here\r\n");
+                client.send(unread);
+                // One that sends no more has not left.
+                client.end_of_input();
+                wait_until("the program works on", || {
+                    std::fs::remove_file(server.path("done")).is_ok()
+                });
+                drop(client);
+                wait_until(&format!("{address} was left"), || {
+                    server.session_processes().is_empty()
+                });
+            }
+        }
+    });
+}
+
 /// The C plugin ends them after a minute.
 #[test]
 fn idle_sessions_live_for_more_than_a_minute() {

@@ -216,7 +216,7 @@ fn a_promise_that_cannot_be_kept_is_none() {
             .option("forkptyrouter-hangup-grace", "1")
             .filter(filter())
             .raw();
-        server.wait_for_log("what ignores SIGHUP may outlive a killed gateway");
+        server.wait_for_log("what ignores SIGHUP may outlive its gateway");
         // Of its own children the gateway knows more.
         let (client, left) = stubborn(&server);
         drop(client);

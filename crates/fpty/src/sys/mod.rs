@@ -133,7 +133,7 @@ pub fn what_is_missing() -> Vec<&'static str> {
     }
     if !has_pidfd && !proc::is_ours() {
         missing.push(
-            "no /proc of this PID namespace and no pidfd: what ignores SIGHUP may outlive a killed gateway",
+            "no /proc of this PID namespace and no pidfd: what ignores SIGHUP may outlive its gateway",
         );
     }
     if std::fs::File::open("/proc/net/tcp").is_err() {

@@ -176,22 +176,55 @@ impl Stream {
     /// answer is not late: a peer that is there and does not read answers to
     /// every window probe. (tcp(7), TCP_INFO and SIOCOUTQ)
     pub fn unanswered_for(&self) -> Option<Duration> {
-        let fd = self.0.as_raw_fd();
         let mut queued: libc::c_int = 0;
-        let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
-        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
-        // SAFETY: the first call writes one int, the second at most `length`
-        // bytes of a struct of numbers that begins as all zero.
-        let info = unsafe {
-            if libc::ioctl(fd, libc::TIOCOUTQ, &mut queued) < 0 || queued == 0 {
-                return None;
-            }
-            let info_at = info.as_mut_ptr().cast();
-            libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, info_at, &mut length);
-            info.assume_init()
-        };
+        // SAFETY: writes one int.
+        let asked = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &mut queued) };
+        if asked < 0 || queued == 0 {
+            return None;
+        }
+        let info = self.tcp_info();
         let late = info.tcpi_retransmits >= 3 || info.tcpi_probes >= 2;
         Some(Duration::from_millis(if late { info.tcpi_last_ack_recv.into() } else { 0 }))
+    }
+
+    /// Whether a TCP peer sends no more, even if what it sent before that was
+    /// not read: it has shut down its writing half, or closed.
+    pub fn peer_sends_no_more(&self) -> bool {
+        /// TCP_CLOSE_WAIT of netinet/tcp.h.
+        const CLOSE_WAIT: u8 = 8;
+        self.tcp_info().tcpi_state == CLOSE_WAIT
+    }
+
+    /// Whether there is something to read, before the end.
+    pub fn has_unread(&self) -> bool {
+        let mut unread: libc::c_int = 0;
+        // SAFETY: writes one int.
+        let asked = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::FIONREAD, &mut unread) };
+        asked == 0 && unread > 0
+    }
+
+    /// Has a TCP peer that sends no more asked whether it is there every few
+    /// seconds: if it has closed in truth, its kernel says so after a minute
+    /// (tcp_fin_timeout, tcp(7)), and would not be asked before the next one is
+    /// over. One that does not answer at all has as long as any other.
+    pub fn probe_often(&self) {
+        let _ = setsockopt(&self.0, sockopt::TcpKeepIdle, &5);
+        let _ = setsockopt(&self.0, sockopt::TcpKeepInterval, &5);
+        let _ = setsockopt(&self.0, sockopt::TcpKeepCount, &24);
+    }
+
+    /// All zero for another socket.
+    fn tcp_info(&self) -> libc::tcp_info {
+        let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+        let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+        // SAFETY: writes at most `length` bytes of a struct of numbers, which
+        // begins as all zero.
+        unsafe {
+            let info_at = info.as_mut_ptr().cast();
+            let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+            libc::getsockopt(self.0.as_raw_fd(), level, name, info_at, &mut length);
+            info.assume_init()
+        }
     }
 
     /// Every key wants its echo at once; and a peer whose machine vanished is

@@ -1,7 +1,7 @@
 //! The exported symbols: the two plugin structs that the server's loader
 //! looks up, and the check that runs before it does.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{OsStr, c_char, c_int, c_void};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -121,7 +121,7 @@ unsafe extern "C" fn router_option(name: *mut c_char, value: *mut c_char, _: *mu
     unsafe { options::receive(name, value, set_router_option) };
 }
 
-fn set_router_option(name: &str, value: &str) -> Result<()> {
+fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
     use router::Key;
     let option = router::OPTIONS
         .iter()
@@ -141,7 +141,7 @@ unsafe extern "C" fn pty_option(name: *mut c_char, value: *mut c_char, _: *mut c
     unsafe { options::receive(name, value, set_pty_option) };
 }
 
-fn set_pty_option(name: &str, value: &str) -> Result<()> {
+fn set_pty_option(name: &str, value: &OsStr) -> Result<()> {
     let option = pty::OPTIONS
         .iter()
         .find(|option| option.name.to_bytes() == name.as_bytes())

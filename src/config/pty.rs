@@ -1,6 +1,6 @@
 //! The options of the pty plugin: every name that the C plugin has, and ours.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr, OsString};
 
 use nix::sys::signal::Signal;
 
@@ -70,9 +70,9 @@ pub static OPTIONS: [OptionSpec<Key>; 10] = [
 #[derive(Clone, Debug)]
 pub struct Server {
     /// The address for clients.
-    pub socket: Option<String>,
+    pub socket: Option<OsString>,
     /// The address for those who only watch.
-    pub readonly_socket: Option<String>,
+    pub readonly_socket: Option<OsString>,
     /// A copy of the output to the log.
     pub log: bool,
     /// Input from the original standard input, too.
@@ -86,8 +86,8 @@ pub struct Server {
 /// The pty plugin's options as typed.
 #[derive(Clone, Debug)]
 pub struct Pty {
-    connect: Option<String>,
-    uconnect: Option<String>,
+    connect: Option<OsString>,
+    uconnect: Option<OsString>,
     no_isig: bool,
     no_escape: bool,
     /// The shared terminal.
@@ -121,8 +121,9 @@ impl Pty {
     ///
     /// # Errors
     /// A value that the option cannot have: the line for the operator.
-    pub fn set(&mut self, key: Key, option: &str, typed: &str) -> Result<()> {
-        let address = || value::text(option, typed).map(Some);
+    pub fn set(&mut self, key: Key, option: &str, typed: impl AsRef<OsStr>) -> Result<()> {
+        let typed = typed.as_ref();
+        let address = || value::bytes(option, typed).map(Some);
         match key {
             Key::Connect(Protocol::Raw) => self.connect = address()?,
             Key::Connect(Protocol::Uwsgi) => self.uconnect = address()?,
@@ -132,7 +133,7 @@ impl Pty {
             Key::ReadonlySocket => self.server.readonly_socket = address()?,
             Key::Log => self.server.log = value::switch(option, typed)?,
             Key::Input => self.server.input = value::switch(option, typed)?,
-            Key::Exec => self.server.exec = Some(value::c_text(option, typed)?),
+            Key::Exec => self.server.exec = Some(value::command(option, typed)?),
             Key::Scrollback => {
                 self.server.scrollback = value::number(option, typed, 0..=MAX_SCROLLBACK)? as usize;
             }
@@ -150,7 +151,7 @@ impl Pty {
         };
         Some(Client {
             name: "[pty]",
-            address: address.into(),
+            address: address.clone(),
             protocol,
             isig: !self.no_isig,
             escape: (!self.no_escape).then_some(b'~'),

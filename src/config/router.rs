@@ -1,6 +1,7 @@
 //! The options of the router: every name that the C plugin has.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
@@ -136,7 +137,7 @@ pub struct Router {
     /// Ends a session after so long without traffic.
     pub timeout: Option<Duration>,
     /// The address of the statistics.
-    pub stats: Option<String>,
+    pub stats: Option<OsString>,
     /// The longest turn of the loop, in seconds.
     pub harakiri: Option<u32>,
     /// How long a session leader may outlive its client.
@@ -182,7 +183,8 @@ impl Router {
     ///
     /// # Errors
     /// A value that the option cannot have: the line for the operator.
-    pub fn set(&mut self, key: Key, option: &str, typed: &str) -> Result<()> {
+    pub fn set(&mut self, key: Key, option: &str, typed: impl AsRef<OsStr>) -> Result<()> {
+        let typed = typed.as_ref();
         let number = |max| value::number(option, typed, 0..=max);
         let seconds = || {
             let seconds = value::number(option, typed, 0..=MAX_SECONDS)?;
@@ -191,9 +193,9 @@ impl Router {
         match key {
             // These two become sockets of the server at once.
             Key::Listen(_) | Key::Zerg => {
-                value::text(option, typed)?;
+                value::bytes(option, typed)?;
             }
-            Key::Command => self.command = value::c_text(option, typed)?,
+            Key::Command => self.command = value::command(option, typed)?,
             Key::Rows => self.rows = or_default(number(u16::MAX.into())?, 24),
             Key::Cols => self.cols = or_default(number(u16::MAX.into())?, 80),
             Key::Processes => self.processes = number(MAX_PROCESSES)?.max(1),
@@ -206,21 +208,22 @@ impl Router {
             Key::Timeout => self.timeout = seconds()?,
             Key::HangupGrace => self.hangup_grace = seconds()?,
             Key::AcceptEnv => {
-                let accept = AcceptEnv::of(value::text(option, typed)?.as_bytes());
+                let accept = AcceptEnv::of(value::bytes(option, typed)?.as_bytes());
                 match std::mem::replace(&mut self.accept_env_given, true) {
                     true => self.accept_env.and(accept),
                     false => self.accept_env = accept,
                 }
             }
             Key::Handover => self.handover = value::switch(option, typed)?,
-            Key::Stats => self.stats = Some(value::text(option, typed)?),
+            Key::Stats => self.stats = Some(value::bytes(option, typed)?),
             Key::Harakiri => {
                 let seconds = number(MAX_SECONDS)?;
                 self.harakiri = (seconds > 0).then_some(seconds);
             }
             Key::Fallback => self.remarks.push(format!(
-                "option {option} = {typed} has no effect: a terminal is always local, \
-                 there is no node to fall back from"
+                "option {option} = {} has no effect: a terminal is always local, there is no node to \
+                 fall back from",
+                typed.to_string_lossy()
             )),
             Key::Cheap => {
                 if value::switch(option, typed)? {

@@ -1,12 +1,14 @@
 //! What an option's value may be.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr, OsString};
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
 
 use fpty::error::{Error, Result};
 
 /// A whole number within a range.
-pub fn number(option: &str, value: &str, range: RangeInclusive<u32>) -> Result<u32> {
+pub fn number(option: &str, value: impl AsRef<OsStr>, range: RangeInclusive<u32>) -> Result<u32> {
+    let value = value.as_ref().to_string_lossy();
     value.trim().parse::<u32>().ok().filter(|number| range.contains(number)).ok_or_else(|| {
         Error::new(format!(
             "option {option} = {value}: not a whole number from {} to {}",
@@ -18,7 +20,8 @@ pub fn number(option: &str, value: &str, range: RangeInclusive<u32>) -> Result<u
 
 /// The words that uWSGI itself takes for true and false; a switch without a
 /// value is on.
-pub fn switch(option: &str, value: &str) -> Result<bool> {
+pub fn switch(option: &str, value: impl AsRef<OsStr>) -> Result<bool> {
+    let value = value.as_ref().to_string_lossy();
     match value.trim().to_ascii_lowercase().as_str() {
         "" | "true" | "on" | "yes" | "1" => Ok(true),
         "false" | "off" | "no" | "0" => Ok(false),
@@ -26,18 +29,19 @@ pub fn switch(option: &str, value: &str) -> Result<bool> {
     }
 }
 
-/// A text that is not empty.
-pub fn text(option: &str, value: &str) -> Result<String> {
-    let value = value.trim();
-    if value.is_empty() {
+/// An address or a list, which is not empty: its bytes as they were typed, of
+/// which any but NUL may stand in a path.
+pub fn bytes(option: &str, value: impl AsRef<OsStr>) -> Result<OsString> {
+    let value = value.as_ref();
+    if value.as_bytes().trim_ascii().is_empty() {
         return Err(Error::new(format!("option {option}: the value is empty")));
     }
     Ok(value.to_owned())
 }
 
-/// A text for a system call.
-pub fn c_text(option: &str, value: &str) -> Result<CString> {
-    CString::new(text(option, value)?)
+/// A command: likewise, but for blanks around it.
+pub fn command(option: &str, value: impl AsRef<OsStr>) -> Result<CString> {
+    CString::new(bytes(option, value)?.as_bytes().trim_ascii())
         .map_err(|_| Error::new(format!("option {option}: the value holds a NUL byte")))
 }
 
@@ -64,9 +68,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_not_empty() {
-        assert_eq!(c_text("x", " /bin/sh ").ok(), CString::new("/bin/sh").ok());
-        assert!(text("x", "  ").is_err());
-        assert!(c_text("x", "a\0b").is_err());
+    fn bytes_are_bytes_and_not_none() {
+        assert_eq!(command("x", " /bin/sh ").ok(), CString::new("/bin/sh").ok());
+        assert!(bytes("x", "  ").is_err());
+        assert!(command("x", "a\0b").is_err());
+        let latin = OsStr::from_bytes(b"/tmp/\xe9\xa0 ");
+        assert_eq!(bytes("x", latin).ok().as_deref(), Some(latin));
+        assert_eq!(command("x", latin).ok(), CString::new(&b"/tmp/\xe9\xa0"[..]).ok());
+        let nonsense = number("x", OsStr::from_bytes(b"\xff"), 0..=1).expect_err("no number");
+        assert!(nonsense.to_string().contains('\u{fffd}'));
     }
 }

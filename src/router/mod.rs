@@ -112,10 +112,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         }
         router.turn.bulk.clear();
         router.part(count);
-        if log::has_more() && !router.turn.log_is_due {
-            router.turn.log_is_due = true;
-            router.after(LOG_AGAIN, Due::Log);
-        }
+        router.try_the_log_again();
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
         router.turn.ends(now, streams);
@@ -235,6 +232,7 @@ impl GatewayLoop {
             Due::Log => {
                 router.turn.log_is_due = false;
                 log::flush();
+                router.try_the_log_again();
             }
             Due::Stats(key) => router.close_stats(key),
             Due::Outlived(pid) => router.outlived(pid),
@@ -252,6 +250,14 @@ impl GatewayLoop {
             if let Some(key) = session {
                 self.abandon(key);
             }
+        }
+    }
+
+    /// Where lines wait for the log, they are written before long.
+    fn try_the_log_again(&mut self) {
+        if log::has_more() && !self.turn.log_is_due {
+            self.turn.log_is_due = true;
+            self.after(LOG_AGAIN, Due::Log);
         }
     }
 

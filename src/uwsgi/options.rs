@@ -2,7 +2,8 @@
 //! function of ours.
 
 use std::cell::UnsafeCell;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
 
 use super::guard::guard;
 use super::log::log;
@@ -50,7 +51,7 @@ pub enum Implies {
 }
 
 /// Receives an option's name and value (empty where there is none).
-pub type Receive = fn(&str, &str) -> Result<()>;
+pub type Receive = fn(&str, &OsStr) -> Result<()>;
 
 /// The server's array of `N - 1` options and its end mark.
 pub struct OptionTable<const N: usize>(UnsafeCell<[ffi::uwsgi_option; N]>);
@@ -98,14 +99,14 @@ impl<const N: usize> OptionTable<N> {
 /// `name` and `value` are NUL-terminated strings or NULL, as the server's
 /// `uwsgi_manage_opt` passes them.
 pub unsafe fn receive(name: *const c_char, value: *const c_char, receive: Receive) {
-    let text = |string: *const c_char| {
-        if string.is_null() {
-            return String::new();
-        }
-        // SAFETY: see above.
-        unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+    let bytes = |string: *const c_char| match string.is_null() {
+        true => &[][..],
+        // SAFETY: see above; the server changes neither meanwhile.
+        false => unsafe { CStr::from_ptr(string) }.to_bytes(),
     };
-    let accepted = guard("an option", false, || match receive(&text(name), &text(value)) {
+    // Our own names, and values of any bytes.
+    let (name, value) = (String::from_utf8_lossy(bytes(name)), OsStr::from_bytes(bytes(value)));
+    let accepted = guard("an option", false, || match receive(&name, value) {
         Ok(()) => true,
         Err(error) => {
             log(&format!("forkptyrouter: {error}"));

@@ -1,7 +1,8 @@
 //! Sockets on the server's own list, so that the server keeps and closes what
 //! is ours as it does with its own.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::ptr::addr_of_mut;
@@ -70,13 +71,13 @@ pub struct Socket {
     pub listener: Listener,
     /// What they are for.
     pub role: Role,
-    /// Its address, as the server names it.
+    /// Its address, as the server names it; what is not UTF-8 as U+FFFD.
     pub name: String,
 }
 
 /// Adds a socket that will be bound when the server starts.
-pub fn add(address: &str, role: Role) -> Result<()> {
-    let address = CString::new(address)
+pub fn add(address: &OsStr, role: Role) -> Result<()> {
+    let address = CString::new(address.as_bytes())
         .map_err(|_| Error::new("an address holds a NUL byte"))?
         // The server keeps the pointer for as long as it lives.
         .into_raw();
@@ -97,10 +98,12 @@ pub fn add(address: &str, role: Role) -> Result<()> {
 ///
 /// # Errors
 /// It cannot be reached, or hands out none.
-pub fn add_from_zerg(address: &str) -> Result<()> {
+pub fn add_from_zerg(address: &OsStr) -> Result<()> {
     const MOST: usize = 64;
-    let failed = |why: &str| Error::new(format!("zerg server {address}: {why}"));
-    let path = CString::new(address).map_err(|_| failed("the address holds a NUL byte"))?;
+    let failed =
+        |why: &str| Error::new(format!("zerg server {}: {why}", address.to_string_lossy()));
+    let path =
+        CString::new(address.as_bytes()).map_err(|_| failed("the address holds a NUL byte"))?;
     let mut expected: c_int = 8;
     for _ in 0..2 {
         // SAFETY: a NUL-terminated string, of which the server makes a copy.
@@ -143,10 +146,10 @@ pub fn add_from_zerg(address: &str) -> Result<()> {
             // uwsgi_new_gateway_socket_from_fd measures the name, which an
             // IPv6 socket has none of.
             let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
-            add(&name, Role::Raw)?;
+            add(OsStr::from_bytes(&name), Role::Raw)?;
             each_socket(Owner::Router, |socket| {
                 // The one just added is the last without a descriptor.
-                if socket.fd == -1 && text(socket.name) == name {
+                if socket.fd == -1 && bytes(socket.name) == name {
                     socket.fd = fd;
                 }
                 Ok(())
@@ -164,13 +167,15 @@ pub fn add_from_zerg(address: &str) -> Result<()> {
 /// itself and exits.)
 pub fn bind(owner: Owner) -> Result<()> {
     each_socket(owner, |socket| {
+        let raw_name = bytes(socket.name).to_vec();
+        // Of a number, or for a person.
         let name = text(socket.name);
         let role = Role::of(socket.mode);
-        let (fd, name, shared) = if socket.fd >= 0 {
-            (socket.fd, name, false)
+        let (fd, raw_name, shared) = if socket.fd >= 0 {
+            (socket.fd, raw_name, false)
         } else if let Some(number) = name.strip_prefix('=') {
             let fd = shared_socket(number, &name)?;
-            (fd, name_of(fd).unwrap_or(name), true)
+            (fd, name_of(fd).unwrap_or(raw_name), true)
         } else if let Some(number) = name.strip_prefix("fd://") {
             let fd = inherited(number, &name)?;
             Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
@@ -180,19 +185,20 @@ pub fn bind(owner: Owner) -> Result<()> {
             // A copy: a socket that the service manager passed is one of the
             // server's own, too, and closed in every gateway.
             let fd = copy_of(fd).context(format!("{name}: cannot use the descriptor"))?;
-            (fd, name_of(fd).unwrap_or(name), owner == Owner::Pty)
+            (fd, name_of(fd).unwrap_or(raw_name), owner == Owner::Pty)
         } else {
-            let fd = bind_address(&name, socket.name)?;
+            let fd = bind_address(&raw_name, socket.name)?;
             // Bound anew after a reload; what hooks start has no use for it,
             // and would keep the address.
             // SAFETY: fcntl(2) with a flag, of a descriptor that was just made.
             unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-            (fd, name, owner == Owner::Pty)
+            (fd, raw_name, owner == Owner::Pty)
         };
+        let name = String::from_utf8_lossy(&raw_name);
         Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
         socket.fd = fd;
         socket.shared = shared.into();
-        rename(socket, &name);
+        rename(socket, &raw_name);
         if role == Role::Stats {
             log(&format!("*** forkptyrouter stats server enabled on {name} fd: {fd} ***"));
         } else {
@@ -233,16 +239,17 @@ fn inherited(number: &str, name: &str) -> Result<c_int> {
         .ok_or_else(|| Error::new(format!("{name}: not a descriptor's number")))
 }
 
-fn bind_address(name: &str, raw_name: *mut c_char) -> Result<c_int> {
+fn bind_address(name: &[u8], raw_name: *mut c_char) -> Result<c_int> {
     // SAFETY: the fields are plain ints of the server's configuration, which
     // is complete; this is the only thread. The names are NUL-terminated. A
     // failed bind ends the process after it said why.
     unsafe {
         let server = addr_of_mut!(ffi::uwsgi);
         let backlog = (*server).listen_queue;
-        if let Some(colon) = name.rfind(':') {
-            let port = &name[colon + 1..];
+        if let Some(colon) = name.iter().rposition(|byte| *byte == b':') {
+            let port = String::from_utf8_lossy(&name[colon + 1..]);
             if port.parse::<u16>().is_err() {
+                let name = String::from_utf8_lossy(name);
                 return Err(Error::new(format!("{name}: not a port: {port}")));
             }
             // A client that waits for a prompt sends nothing: accept must not
@@ -253,7 +260,7 @@ fn bind_address(name: &str, raw_name: *mut c_char) -> Result<c_int> {
             return Ok(fd);
         }
         let is_abstract =
-            (*server).abstract_socket != 0 || name.starts_with('@') || name.starts_with("\\0");
+            (*server).abstract_socket != 0 || name.starts_with(b"@") || name.starts_with(b"\\0");
         if !is_abstract {
             check_path(name)?;
         }
@@ -263,13 +270,14 @@ fn bind_address(name: &str, raw_name: *mut c_char) -> Result<c_int> {
 
 /// What the server would fail at with fewer words, or would delete: it
 /// unlinks whatever has the socket's name.
-fn check_path(name: &str) -> Result<()> {
-    if name.len() > LONGEST_PATH {
+fn check_path(bytes: &[u8]) -> Result<()> {
+    let name = String::from_utf8_lossy(bytes);
+    if bytes.len() > LONGEST_PATH {
         return Err(Error::new(format!(
             "cannot bind {name}: a socket's path has at most {LONGEST_PATH} bytes"
         )));
     }
-    let path = Path::new(name);
+    let path = Path::new(OsStr::from_bytes(bytes));
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -340,16 +348,21 @@ fn each_socket(
     Ok(())
 }
 
-/// The text of one of the server's strings; empty for NULL.
-fn text(string: *const c_char) -> String {
+/// One of the server's strings, which it keeps; empty for NULL.
+fn bytes(string: *const c_char) -> &'static [u8] {
     if string.is_null() {
-        return String::new();
+        return &[];
     }
     // SAFETY: a NUL-terminated string of the server's configuration.
-    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(string) }.to_bytes()
 }
 
-fn rename(socket: &mut ffi::uwsgi_gateway_socket, name: &str) {
+/// The same for a person: what is not UTF-8 as U+FFFD.
+fn text(string: *const c_char) -> String {
+    String::from_utf8_lossy(bytes(string)).into_owned()
+}
+
+fn rename(socket: &mut ffi::uwsgi_gateway_socket, name: &[u8]) {
     if let Ok(name) = CString::new(name) {
         socket.name_len = name.count_bytes();
         socket.name = name.into_raw();
@@ -357,8 +370,8 @@ fn rename(socket: &mut ffi::uwsgi_gateway_socket, name: &str) {
 }
 
 /// The address that a socket is bound to, in the server's notation.
-fn name_of(fd: c_int) -> Option<String> {
+fn name_of(fd: c_int) -> Option<Vec<u8>> {
     // SAFETY: takes a number; returns a new string, "" or NULL.
     let name = unsafe { ffi::uwsgi_getsockname(fd) };
-    (!name.is_null()).then(|| text(name))
+    (!name.is_null()).then(|| bytes(name).to_vec())
 }

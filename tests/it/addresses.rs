@@ -1,9 +1,12 @@
 //! Every kind of address that the server knows.
 
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 
+use crate::harness::client::{Mode, Pipes, client};
+use crate::harness::shared::shared;
 use crate::harness::{Setup, Wire, on_every_server, wait_until};
 
 /// A port that nobody listens on now; somebody may take it before we do, so
@@ -145,6 +148,71 @@ fn a_zerg_server_that_is_not_there_ends_the_start() {
         let ended = Setup::new(flavor).option("forkptyrouter-zerg", "{dir}/zerg").run();
         assert!(!ended.status.success(), "{ended:?}");
         assert!(ended.log.contains("cannot connect"), "{}", ended.log);
+    });
+}
+
+/// Names are bytes: another socket, or another program, is none.
+#[test]
+fn names_that_are_not_utf_8() {
+    // Latin-1, and a blank of it; half of a character, and one that is not any.
+    const NAMES: [&[u8]; 2] = [b"caf\xe9\xa0", b"\xff \xe2\x82"];
+    on_every_server(|flavor| {
+        for name in NAMES {
+            let named = |kind: &str| [kind.as_bytes(), name].concat();
+            let setup = Setup::new(flavor);
+            let program = setup.bytes_path(&named("program"));
+            std::fs::write(&program, "#!/bin/sh\necho ready\nread x\nexit 7\n").unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            // A command with a blank goes through the shell.
+            let link = setup.bytes_path(&[b"program", &name[..1]].concat());
+            std::os::unix::fs::symlink(&program, &link).unwrap();
+            let [raw, uwsgi, stats] = ["r", "u", "s"].map(|kind| setup.bytes_path(&named(kind)));
+            let server = setup
+                .bytes_option("forkpty-router", &named("r"))
+                .bytes_option("forkpty-urouter", &named("u"))
+                .bytes_option("forkptyrouter-stats", &named("s"))
+                .bytes_option("forkptyrouter-command", link.file_name().unwrap().as_bytes())
+                .start();
+            for path in [&raw, &uwsgi, &stats] {
+                assert!(std::fs::symlink_metadata(path).unwrap().file_type().is_socket());
+            }
+            let connect = |path| {
+                let stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+                Wire::over(stream.into(), "a name of bytes")
+            };
+            let mut wire = connect(&raw);
+            wire.send("\n");
+            assert!(wire.text_to_end().contains("ready"));
+            for (mode, path) in [(Mode::Raw, &raw), (Mode::Uwsgi, &uwsgi)] {
+                let mut client = Pipes::open(client(flavor, mode, path));
+                client.stdout.read_until("ready");
+                client.send("\n");
+                client.finish();
+            }
+            // JSON is text.
+            let told = connect(&stats).text_to_end();
+            let shown = String::from_utf8_lossy(&named("/r")).into_owned();
+            assert!(told.contains(&shown), "{told}");
+            server.wait_for_log(&format!("{shown} fd "));
+        }
+    });
+}
+
+/// The same for the shared terminal.
+#[test]
+fn a_shared_terminals_names_that_are_not_utf_8() {
+    on_every_server(|flavor| {
+        let setup = shared(flavor).bytes_option("pty-socket", b"p\xff");
+        let path = setup.bytes_path(b"p\xff");
+        let program = setup.bytes_path(b"program\xe9");
+        std::fs::write(&program, "#!/bin/sh\necho ready\nexec cat\n").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let server = crate::harness::shared::start(setup.bytes_option("pty-exec", b"program\xe9"));
+        let mut client = Pipes::open(client(flavor, Mode::Raw, &path));
+        client.stdout.read_until("ready\r\n");
+        client.send("typed\n");
+        client.stdout.read_until("typed\r\n");
+        drop(server);
     });
 }
 

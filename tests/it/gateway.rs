@@ -106,3 +106,40 @@ fn a_stop_leaves_nobody_behind() {
         wait_until("no process of the server is left", || server.processes().is_empty());
     });
 }
+
+/// A gateway that is forked after an application was loaded has that one's
+/// signals: ignored children, handlers, a mask.
+#[test]
+fn an_applications_signals_are_not_the_gateways() {
+    const APPLICATION: &str = "import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.signal(signal.SIGWINCH, lambda *_: None)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+def application(env, start_response):
+    start_response('200 OK', [])
+    return []
+";
+    on_every_server(|flavor| {
+        let has_python = std::process::Command::new(&flavor.binary)
+            .args(["--python-version"])
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !has_python {
+            return eprintln!("skipped: {} has no Python", flavor.name);
+        }
+        let server = Setup::new(flavor)
+            .file("application.py", APPLICATION)
+            .option("wsgi-file", "{dir}/application.py")
+            .option("socket", "{dir}/app")
+            .raw();
+        server.wait_for_log("WSGI app 0");
+        for _ in 0..3 {
+            let mut client = server.connect("s");
+            client.read_until("$ ");
+            client.send("echo said; exit\n");
+            let said = client.text_to_end();
+            assert!(said.contains("said"), "{said:?}");
+        }
+        wait_until("all are reaped", || server.programs().is_empty());
+    });
+}

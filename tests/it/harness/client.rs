@@ -1,6 +1,7 @@
 //! The client under test (`--pty-connect`, `--pty-uconnect`): in a pipe, or
 //! in front of a person.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
@@ -56,7 +57,7 @@ pub fn c_router() -> Option<Setup> {
 }
 
 /// Our client, to be started.
-pub fn client(flavor: &Flavor, mode: Mode, address: &str) -> Command {
+pub fn client(flavor: &Flavor, mode: Mode, address: &(impl AsRef<OsStr> + ?Sized)) -> Command {
     let mut command = Command::new(&flavor.binary);
     for (name, _) in std::env::vars_os() {
         // It takes options from its environment, too.
@@ -67,7 +68,8 @@ pub fn client(flavor: &Flavor, mode: Mode, address: &str) -> Command {
     command
         .arg("--plugins-dir")
         .arg(&flavor.plugins)
-        .args(["--plugin", "pty", mode.option(), address])
+        .args(["--plugin", "pty", mode.option()])
+        .arg(address)
         .env("TERM", "xterm");
     command
 }

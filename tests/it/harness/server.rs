@@ -1,10 +1,12 @@
 //! A real server, in a folder of its own, that leaves nothing behind.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -98,6 +100,18 @@ impl Setup {
         let value = value.replace("{dir}", &self.path(""));
         self.command.arg(format!("--{name}")).arg(value);
         self
+    }
+
+    /// An option whose value is not UTF-8: what follows the server's folder.
+    pub fn bytes_option(mut self, name: &str, value: &[u8]) -> Self {
+        let value = self.bytes_path(value);
+        self.command.arg(format!("--{name}")).arg(value);
+        self
+    }
+
+    /// A path in the server's folder whose name is not UTF-8.
+    pub fn bytes_path(&self, name: &[u8]) -> PathBuf {
+        self.dir.path().join(OsStr::from_bytes(name))
     }
 
     /// An option without one.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::pty::openpty;
 
-use super::{Result, agent};
+use super::{Result, agent, handed};
 
 /// Who takes part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +25,8 @@ pub enum Kind {
     Socat,
     /// No server: the terminal itself.
     Bare,
+    /// This one, which has handed the terminal over to the client.
+    Handed,
 }
 
 /// The wire.
@@ -197,7 +199,7 @@ impl Server<'_> {
                 command.arg(format!("EXEC:{},pty,setsid,ctty,stderr", self.program.display()));
                 return Some(command);
             }
-            Kind::C | Kind::Ours => Command::new(&world.server),
+            Kind::C | Kind::Ours | Kind::Handed => Command::new(&world.server),
         };
         // Not what the environment says to the server that built us.
         for (name, _) in env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("UWSGI_")) {
@@ -248,13 +250,17 @@ impl Server<'_> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         let wire = File::from(OwnedFd::from(stream));
-        Ok(Session { wire, framed: mode == Mode::Uwsgi, gateway: 0, child: None })
+        let framed = mode == Mode::Uwsgi;
+        Ok(Session { wire, framed, gateway: 0, child: None, _connection: None, said: Vec::new() })
     }
 
     /// Connects, and waits until the agent is there.
     pub fn open(&self, mode: Mode) -> Result<Session> {
-        let mut session = self.connect(mode)?;
-        let mut greeting = Vec::new();
+        let mut session = match self.kind {
+            Kind::Handed => handed::take(connect(&self.world.socket(Mode::Uwsgi))?)?,
+            _ => self.connect(mode)?,
+        };
+        let mut greeting = session.said.clone();
         while !greeting.ends_with(b"\n") {
             let mut byte = [0];
             if session.wire.read(&mut byte).map_err(|error| format!("no session: {error}"))? == 0 {
@@ -306,9 +312,26 @@ pub struct Session {
     /// The process whose child the program is.
     pub gateway: i32,
     child: Option<Child>,
+    /// What keeps the session of a terminal that was handed over.
+    _connection: Option<UnixStream>,
+    /// What the program said before that.
+    said: Vec<u8>,
 }
 
 impl Session {
+    /// A terminal that was handed over on this connection, and what its program
+    /// said until then.
+    pub fn handed(master: File, connection: UnixStream, said: Vec<u8>) -> Self {
+        Self {
+            wire: master,
+            framed: false,
+            gateway: 0,
+            child: None,
+            _connection: Some(connection),
+            said,
+        }
+    }
+
     /// Tells the agent what to do.
     pub fn tell(&mut self, what: char, amount: u64) -> Result<()> {
         let line = format!("{what}{amount}\n");
@@ -361,7 +384,9 @@ fn bare(program: &Path) -> Result<Session> {
         });
     }
     let child = command.spawn()?;
-    Ok(Session { wire: File::from(pair.master), framed: false, gateway: 0, child: Some(child) })
+    let wire = File::from(pair.master);
+    let child = Some(child);
+    Ok(Session { wire, framed: false, gateway: 0, child, _connection: None, said: Vec::new() })
 }
 
 impl AsRawFd for Session {

@@ -6,6 +6,7 @@
 //! | `main.rs` | the command line, and the rounds |
 //! | `contestant.rs` | the servers, and the sessions that one opens with them |
 //! | `agent.rs` | the program on the other side of the terminal |
+//! | `handed.rs` | clients in extended mode: the terminal is handed over |
 //! | `confine.rs` | everything on one processor |
 //! | `usage.rs` | what a process has used, by /proc and its clock |
 //! | `transfer.rs`, `echo.rs`, `short.rs`, `idle.rs` | what is measured |
@@ -19,6 +20,7 @@ mod agent;
 mod confine;
 mod contestant;
 mod echo;
+mod handed;
 mod idle;
 mod report;
 mod short;
@@ -66,25 +68,33 @@ impl Effort {
 }
 
 const ALL: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat, Kind::Bare];
+/// Where it counts that the terminal can be handed over.
+const TERMINALS: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat, Kind::Bare, Kind::Handed];
 const SERVERS: &[Kind] = &[Kind::C, Kind::Ours, Kind::Socat];
 const FRAMED: &[Kind] = &[Kind::C, Kind::Ours, Kind::Bare];
 const ROUTERS: &[Kind] = &[Kind::C, Kind::Ours];
 
 const EXPERIMENTS: &[Experiment] = &[
-    Experiment { name: "output", run: transfer::output_raw, slow: false, contestants: ALL },
+    Experiment { name: "output", run: transfer::output_raw, slow: false, contestants: TERMINALS },
     Experiment {
         name: "output-uwsgi",
         run: transfer::output_uwsgi,
         slow: false,
         contestants: ROUTERS,
     },
-    Experiment { name: "input", run: transfer::input_raw, slow: false, contestants: ALL },
+    Experiment { name: "input", run: transfer::input_raw, slow: false, contestants: TERMINALS },
     Experiment { name: "input-4k", run: transfer::input_4k, slow: false, contestants: FRAMED },
     Experiment { name: "input-1", run: transfer::input_1, slow: false, contestants: ROUTERS },
-    Experiment { name: "echo", run: echo::alone, slow: false, contestants: ALL },
+    Experiment { name: "echo", run: echo::alone, slow: false, contestants: TERMINALS },
     Experiment { name: "echo-idle", run: echo::beside_idle, slow: false, contestants: ALL },
     Experiment { name: "echo-busy", run: echo::beside_busy, slow: false, contestants: ALL },
     Experiment { name: "short", run: short::one_by_one, slow: false, contestants: ALL },
+    Experiment {
+        name: "short-extended",
+        run: short::extended,
+        slow: false,
+        contestants: &[Kind::Ours],
+    },
     Experiment { name: "short-8", run: short::eight_at_a_time, slow: false, contestants: ALL },
     Experiment { name: "short-512", run: short::large_server, slow: false, contestants: SERVERS },
     Experiment {

@@ -49,6 +49,8 @@ const ROWS: &[Row] = &[
     ("echo-busy-output", "  the busy one's output", "MB/s", AtLeast(1.1)),
     ("short", "short sessions", "/s", AtLeast(2.0)),
     ("short-lost", "  output lost", "%", StaysBelow(0.0)),
+    ("short-extended", "short sessions, extended mode", "/s", Target::None),
+    ("short-extended-lost", "  output or end lost", "%", StaysBelow(0.0)),
     ("short-8", "short sessions, 8 at a time", "/s", Target::None),
     // One that loses its output is none.
     ("short-8-complete", "  those complete", "/s", AtLeast(4.0)),
@@ -61,8 +63,13 @@ const ROWS: &[Row] = &[
     ("idle-cpu", "CPU with 1000 idle sessions", "%", StaysBelow(0.0)),
 ];
 
-const COLUMNS: [(Kind, &str); 4] =
-    [(Kind::C, "C"), (Kind::Ours, "ours"), (Kind::Socat, "socat"), (Kind::Bare, "bare")];
+const COLUMNS: [(Kind, &str); 5] = [
+    (Kind::C, "C"),
+    (Kind::Ours, "ours"),
+    (Kind::Socat, "socat"),
+    (Kind::Bare, "bare"),
+    (Kind::Handed, "handed over"),
+];
 
 /// Everything that was measured.
 pub struct Report {
@@ -142,8 +149,8 @@ impl Report {
             if self.unconfined { "on all processors" } else { "on one processor" }
         );
         println!(
-            "{:<33}{:>5} {:>9} {:>9} {:>9} {:>9} {:>8}  target",
-            "", "", "C", "ours", "socat", "bare", "ours/C"
+            "{:<33}{:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8}  target",
+            "", "", "C", "ours", "socat", "bare", "handed", "ours/C"
         );
         for row in ROWS {
             let (name, title, unit, _) = row;

@@ -1,14 +1,14 @@
 //! Sessions that are over at once: how many a second, and whether each
 //! delivers all that its program wrote.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::contestant::{Kind, LINE, Mode, Program, Server, Session, World};
-use super::{Effort, Result, Values};
+use super::{Effort, Result, Values, handed};
 
 /// A session that takes longer than this will never end.
 const TOO_LONG: Duration = Duration::from_secs(1);
@@ -18,6 +18,13 @@ pub fn one_by_one(world: &World, kind: Kind, effort: Effort) -> Result<Values> {
     let server = world.start(kind, Program::Line)?;
     let ended = sessions(&server, 1, effort.time(400))?;
     Ok(vec![("short", ended.per_second), ("short-lost", ended.lost)])
+}
+
+/// One after another, in extended mode, by clients that say all at once.
+pub fn extended(world: &World, kind: Kind, effort: Effort) -> Result<Values> {
+    let server = world.start(kind, Program::Line)?;
+    let ended = sessions_by(&server, 1, effort.time(400), true)?;
+    Ok(vec![("short-extended", ended.per_second), ("short-extended-lost", ended.lost)])
 }
 
 /// Eight at a time.
@@ -68,9 +75,20 @@ struct Running {
     since: Instant,
     got: [u8; 256],
     have: usize,
+    extended: bool,
 }
 
 fn sessions(server: &Server<'_>, width: usize, how_long: Duration) -> Result<Ended> {
+    sessions_by(server, width, how_long, false)
+}
+
+fn sessions_by(
+    server: &Server<'_>,
+    width: usize,
+    how_long: Duration,
+    extended: bool,
+) -> Result<Ended> {
+    let begin = |server: &Server<'_>| begin(server, extended);
     // The first one finds the gateway still starting.
     for _ in 0..20 {
         let mut first = begin(server)?;
@@ -98,7 +116,7 @@ fn sessions(server: &Server<'_>, width: usize, how_long: Duration) -> Result<End
             if over {
                 last = Instant::now();
             }
-            if over && each.got[..each.have] == *LINE {
+            if over && each.is_complete() {
                 complete += 1;
             } else {
                 lost += 1;
@@ -111,12 +129,33 @@ fn sessions(server: &Server<'_>, width: usize, how_long: Duration) -> Result<End
     Ok(Ended { per_second: all / seconds, lost: 100.0 * lost as f64 / all })
 }
 
-fn begin(server: &Server<'_>) -> Result<Running> {
-    let session = server.connect(Mode::Raw)?;
-    Ok(Running { session, since: Instant::now(), got: [0; 256], have: 0 })
+fn begin(server: &Server<'_>, extended: bool) -> Result<Running> {
+    let mut session = server.connect(if extended { Mode::Uwsgi } else { Mode::Raw })?;
+    if extended {
+        session.wire.write_all(handed::PLAIN)?;
+    }
+    Ok(Running { session, since: Instant::now(), got: [0; 256], have: 0, extended })
 }
 
 impl Running {
+    /// Whether all that the program wrote arrived and, in extended mode, how it
+    /// ended.
+    fn is_complete(&self) -> bool {
+        if !self.extended {
+            return self.got[..self.have] == *LINE;
+        }
+        let mut bytes = self.got[..self.have].to_vec();
+        let (mut output, mut ended) = (Vec::new(), false);
+        while let Some((kind, payload)) = handed::next(&mut bytes) {
+            match kind {
+                0 => output.extend(payload),
+                110 => ended = payload.starts_with(&[0, 0]),
+                _ => {}
+            }
+        }
+        ended && output == *LINE
+    }
+
     /// Reads once; whether that was the end.
     fn is_over(&mut self) -> bool {
         match self.session.wire.read(&mut self.got[self.have..]) {

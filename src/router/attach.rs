@@ -25,6 +25,9 @@ use fpty::sys::spawn::Started;
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How soon what slow programs needed is looked after.
+const TIDY: Duration = Duration::from_millis(100);
+
 /// How old a session is before its terminal is handed over: a short one ends
 /// without the effort.
 const OFFER_AFTER: Duration = Duration::from_millis(30);
@@ -163,9 +166,18 @@ impl GatewayLoop {
         }
         let (master, slave) = pty::open(size)?;
         let started = self.spawner.spawn(&self.program, &slave, environment)?;
+        self.tidy_up();
         // Our copy of the slave closes here: the program's are the last ones,
         // so that their end is the end of the output.
         Ok((master, started))
+    }
+
+    /// What programs needed that were slow to be executed is given back.
+    pub(super) fn tidy_up(&mut self) {
+        if self.spawner.tidy() && !self.turn.tidy_is_due {
+            self.turn.tidy_is_due = true;
+            self.after(TIDY, Due::Tidy);
+        }
     }
 
     fn cannot_be_executed(&self, errno: i32) -> Ended {

@@ -229,6 +229,10 @@ impl GatewayLoop {
             // Each turn sees to them.
             Due::Departures => {}
             Due::Reap => router.reap(),
+            Due::Tidy => {
+                router.turn.tidy_is_due = false;
+                router.tidy_up();
+            }
             Due::Log => {
                 router.turn.log_is_due = false;
                 log::flush();

@@ -36,6 +36,8 @@ pub enum Due {
     Departures,
     /// More programs have ended than one turn sees to.
     Reap,
+    /// Give back what slow programs needed.
+    Tidy,
     /// The log may take what it did not.
     Log,
     /// A client of the statistics has said nothing, or does not read.
@@ -63,7 +65,8 @@ impl Due {
             | Due::Dismissed(key)
             | Due::Offer(key)
             | Due::Keeper(key) => Some(key),
-            Due::Silent(_)
+            Due::Tidy
+            | Due::Silent(_)
             | Due::Departures
             | Due::Reap
             | Due::Log

@@ -25,6 +25,8 @@ pub struct Turn {
     exchange: Exchange,
     /// The log is tried again before long.
     pub log_is_due: bool,
+    /// What slow programs needed is given back before long.
+    pub tidy_is_due: bool,
     /// Room for output.
     pub buffer: Box<[u8; BUFFER]>,
     /// What a client sent, and what of that is input, where that comes in many
@@ -45,6 +47,7 @@ impl Turn {
             parallel: Parallel::now(),
             exchange: Exchange::new(Instant::now()),
             log_is_due: false,
+            tidy_is_due: false,
             buffer: Box::new([0; BUFFER]),
             input: Vec::with_capacity(BUFFER),
             gather: Vec::with_capacity(BUFFER),

@@ -74,8 +74,18 @@ pub struct Session {
     client: Client,
     terminal_open: bool,
     program_runs: bool,
-    farewell: bool,
-    starved: bool,
+    fate: Fate,
+}
+
+/// What has been decided about a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Nothing: it goes on.
+    Open,
+    /// It is over when the client has been told why.
+    Farewell,
+    /// There was no memory for it.
+    Starved,
 }
 
 /// What remains to be done.
@@ -103,8 +113,7 @@ impl Session {
             client: Client::Open,
             terminal_open: true,
             program_runs: true,
-            farewell: false,
-            starved: false,
+            fate: Fate::Open,
         }
     }
 
@@ -224,7 +233,7 @@ impl Session {
     /// Tells the client something that the program did not write, on a line
     /// of its own, and ends the session when it is delivered.
     pub fn dismiss(&mut self, why: Ending, line: &str, ends: &mut impl Ends) {
-        self.farewell = true;
+        self.fate = Fate::Farewell;
         match &mut self.extended {
             Some(extended) => {
                 extended.told = true;
@@ -268,7 +277,7 @@ impl Session {
         Interest {
             read: self.terminal_open
                 && self.output.is_empty()
-                && !self.farewell
+                && self.fate == Fate::Open
                 && !self.is_handed_over(),
             write: !self.input.is_empty(),
         }
@@ -310,10 +319,10 @@ impl Session {
     pub fn verdict(&self) -> Verdict {
         if self.client == Client::Gone {
             Verdict::Abandoned
-        } else if self.starved {
+        } else if self.fate == Fate::Starved {
             Verdict::Starved
         } else if self.output.is_empty()
-            && (self.farewell || (!self.terminal_open && !self.program_runs))
+            && (self.fate == Fate::Farewell || (!self.terminal_open && !self.program_runs))
         {
             Verdict::Over
         } else {
@@ -338,16 +347,24 @@ impl Session {
         }
     }
 
+    fn starve_unless(&mut self, there_is: bool) {
+        if !there_is {
+            self.fate = Fate::Starved;
+        }
+    }
+
     fn give_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
         if let Some(taken) = self.write_input(bytes, ends) {
-            self.starved |= !self.input.try_push(&bytes[taken..]);
+            let there_is = self.input.try_push(&bytes[taken..]);
+            self.starve_unless(there_is);
         }
     }
 
     /// The same, of a buffer that it may keep.
     fn give_all_input(&mut self, bytes: &mut Vec<u8>, ends: &mut impl Ends) {
         if let Some(taken) = self.write_input(bytes, ends) {
-            self.starved |= !self.input.try_keep(bytes, taken);
+            let there_is = self.input.try_keep(bytes, taken);
+            self.starve_unless(there_is);
         }
     }
 
@@ -368,7 +385,10 @@ impl Session {
             false => Some(0),
         };
         match taken {
-            Some(taken) => self.starved |= !self.output.try_push(&bytes[taken..]),
+            Some(taken) => {
+                let there_is = self.output.try_push(&bytes[taken..]);
+                self.starve_unless(there_is);
+            }
             None => self.client_left(),
         }
     }

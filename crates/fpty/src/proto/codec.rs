@@ -7,10 +7,14 @@ use super::packet::{
 /// A header as it comes, and what is left of the payload after it.
 #[derive(Clone, Debug, Default)]
 struct Frames {
-    header: [u8; HEADER],
+    /// A header that is not complete.
+    header: [u8; HEADER - 1],
     have: u8,
     /// modifier2 of the payload that is under way.
     kind: u8,
+    /// Whether packets of the extended mode have payloads. (Here, where there
+    /// is room: there is one of these in each session.)
+    extended: bool,
     left: u16,
 }
 
@@ -40,15 +44,18 @@ impl Frames {
             }
         }
         let (part, rest) = bytes.split_at(bytes.len().min(HEADER - have));
-        self.header[have..have + part.len()].copy_from_slice(part);
         *bytes = rest;
-        // At most HEADER.
-        self.have += part.len() as u8;
-        if usize::from(self.have) < HEADER {
+        if have + part.len() < HEADER {
+            self.header[have..have + part.len()].copy_from_slice(part);
+            // Less than HEADER.
+            self.have += part.len() as u8;
             return None;
         }
+        let mut whole = [0; HEADER];
+        whole[..have].copy_from_slice(&self.header[..have]);
+        whole[have..].copy_from_slice(part);
         self.have = 0;
-        Some(self.header)
+        Some(whole)
     }
 
     fn begin(&mut self, kind: u8, size: u16) {
@@ -61,7 +68,6 @@ impl Frames {
 #[derive(Clone, Debug, Default)]
 pub struct Decoder {
     frames: Frames,
-    extended: bool,
 }
 
 impl Decoder {
@@ -82,7 +88,7 @@ impl Decoder {
                 COLS => return Some(Packet::Cols(size)),
                 HELLO => return Some(Packet::Hello(size)),
                 signal if SIGNALS.contains(&signal) => return Some(Packet::Signal(signal)),
-                kind if self.extended && kind >= VARIABLES => match size {
+                kind if self.frames.extended && kind >= VARIABLES => match size {
                     0 => return Some(Packet::Part(kind, &[], true)),
                     size => self.frames.begin(kind, size),
                 },
@@ -93,7 +99,7 @@ impl Decoder {
 
     /// From here on the client speaks the extended mode.
     pub fn extend(&mut self) {
-        self.extended = true;
+        self.frames.extended = true;
     }
 
     /// Whether the bytes so far end between two packets.

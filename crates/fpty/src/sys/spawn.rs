@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,35 @@ impl Program {
 /// Bytes of a child's stack, of which it uses a few hundred.
 const STACK: usize = 8 * 1024;
 
+/// A child's stack, in pages of its own: they are given back at once.
+struct Stack(NonNull<libc::c_void>);
+
+impl Stack {
+    fn new() -> Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        let rights = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), STACK, rights, flags, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error()).context("cannot start a process");
+        }
+        NonNull::new(at).map(Self).ok_or_else(|| Error::new("cannot start a process"))
+    }
+
+    /// Where it begins: it grows down from its end.
+    fn top(&self) -> *mut libc::c_void {
+        // SAFETY: the end of the mapping.
+        unsafe { self.0.byte_add(STACK) }.as_ptr()
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, which no child uses any more (see Room).
+        unsafe { libc::munmap(self.0.as_ptr(), STACK) };
+    }
+}
+
 /// Rooms that are kept for later programs.
 const SPARE: usize = 2;
 
@@ -140,14 +170,13 @@ struct Room {
     envp: Vec<*const libc::c_char>,
     more: Vec<CString>,
     program: Option<Arc<Program>>,
-    /// Aligned as a stack has to be.
-    stack: UnsafeCell<[u128; STACK / size_of::<u128>()]>,
+    stack: Stack,
     /// The child, until it is known whether it was executed.
     leader: Option<Pid>,
 }
 
 impl Room {
-    fn new() -> Box<Self> {
+    fn new() -> Result<Box<Self>> {
         let plan = Plan {
             path: std::ptr::null(),
             argv: std::ptr::null(),
@@ -159,15 +188,15 @@ impl Room {
             nofile: 0,
             not_default: 0,
         };
-        Box::new(Self {
+        Ok(Box::new(Self {
             slot: UnsafeCell::new(Slot { in_use: 0, apart: 0, error: 0, shares: 0, plan }),
             argv: Vec::new(),
             envp: Vec::new(),
             more: Vec::new(),
             program: None,
-            stack: UnsafeCell::new([0; STACK / size_of::<u128>()]),
+            stack: Stack::new()?,
             leader: None,
-        })
+        }))
     }
 
     fn is_in_use(&self) -> bool {
@@ -236,7 +265,7 @@ impl Spawner {
         slave: &Slave,
         more: Vec<CString>,
     ) -> Result<Started> {
-        let mut room = self.room();
+        let mut room = self.room()?;
         room.argv = pointers(&program.argv);
         let kept = program.envp.iter();
         let kept = kept.filter(|pair| !more.iter().any(|new| same_name(pair, new)));
@@ -263,8 +292,7 @@ impl Spawner {
         // SAFETY: the room, in a box, with all strings that the plan points
         // to, is kept until the child has left our memory. The stack is the
         // child's alone until then, and grows down from its end.
-        let pid =
-            unsafe { forkpty_spawn(room.slot.get(), room.stack.get().add(1).cast(), patience) };
+        let pid = unsafe { forkpty_spawn(room.slot.get(), room.stack.top(), patience) };
         let raised = self.lower(self.nothing.as_raw_fd());
         if patience > 0 {
             self.impatient_until = room.is_in_use().then(|| now + IMPATIENT);
@@ -285,17 +313,25 @@ impl Spawner {
         })
     }
 
-    /// A room that is free; those that are too many are given back.
-    fn room(&mut self) -> Box<Room> {
-        let mut spare = 0;
-        self.rooms.retain(|room| {
-            spare += usize::from(room.is_free());
-            !room.is_free() || spare <= SPARE
-        });
+    /// A room that is free.
+    fn room(&mut self) -> Result<Box<Room>> {
         match self.rooms.iter().position(|room| room.is_free()) {
-            Some(index) => self.rooms.swap_remove(index),
+            Some(index) => Ok(self.rooms.swap_remove(index)),
             None => Room::new(),
         }
+    }
+
+    /// Gives back what no child needs any more. Returns whether there is more
+    /// to be given back later.
+    pub fn tidy(&mut self) -> bool {
+        if self.rooms.len() > SPARE {
+            let mut free = 0;
+            self.rooms.retain(|room| {
+                free += usize::from(room.is_free());
+                !room.is_free() || free <= SPARE
+            });
+        }
+        self.rooms.len() > SPARE
     }
 
     /// Puts a copy of a descriptor under the low number.

@@ -1,5 +1,5 @@
 //! The command's arguments. The man page and the completions are made from
-//! this definition, too (examples/documents.rs).
+//! this definition, too (crates/fpty-documents).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;

@@ -224,6 +224,8 @@ impl Room {
 
 /// Starts programs, and keeps what those need that are about to be executed.
 pub struct Spawner {
+    /// Boxed: each child has a pointer to its own.
+    #[allow(clippy::vec_box)]
     rooms: Vec<Box<Room>>,
     /// A low number is kept for the terminal of the next program: a child
     /// copies the descriptors up to it, and not those of all sessions.

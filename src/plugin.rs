@@ -13,7 +13,7 @@ use crate::router::aftercare;
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
-use crate::uwsgi::{abi, guard::guard, log::log, options, server, worker};
+use crate::uwsgi::{abi, guard::guard, log::log, options, passed, server, worker};
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 
@@ -63,6 +63,7 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     plugin.name = c"forkptyrouter".as_ptr();
     plugin.options = ROUTER_OPTIONS.as_ptr();
     plugin.init = Some(router_init);
+    plugin.post_init = Some(sockets_are_known);
     plugin.master_cleanup = Some(router_end);
     plugin
 };
@@ -85,6 +86,7 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
     plugin.name = c"pty".as_ptr();
     plugin.options = PTY_OPTIONS.as_ptr();
     plugin.init = Some(pty_init);
+    plugin.post_init = Some(sockets_are_known);
     plugin.post_fork = Some(pty_post_fork);
     plugin.master_cycle = Some(pty_master_cycle);
     plugin
@@ -180,6 +182,11 @@ unsafe extern "C" fn router_init() -> c_int {
         server::exit(1);
     }
     0
+}
+
+/// The server has found and bound all of its sockets.
+unsafe extern "C" fn sockets_are_known() {
+    guard("the start", (), passed::keep_from_the_server);
 }
 
 /// The master ends or is about to execute itself anew; the gateways have been

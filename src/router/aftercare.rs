@@ -18,9 +18,9 @@ use once_cell::sync::OnceCell;
 
 use crate::uwsgi::log::log;
 use fpty::error::reason;
-use fpty::sys::child::{Pid, SessionKiller};
+use fpty::sys::child::Pid;
 use fpty::sys::detached;
-use fpty::sys::pidfd::Leader;
+use fpty::sys::sessions::{Leader, SessionKiller};
 use fpty::sys::shared::SharedWords;
 
 /// Sessions that can be listed, in each gateway; memory is used only for as
@@ -32,7 +32,28 @@ const NEVER_USED: i32 = 0;
 const FREE: i32 = -1;
 
 /// A list for each gateway.
-static LISTS: OnceCell<Vec<SharedWords>> = OnceCell::new();
+static LISTS: OnceCell<Vec<List>> = OnceCell::new();
+
+/// One gateway's list, in shared memory.
+struct List(SharedWords);
+
+impl List {
+    fn new() -> std::io::Result<Self> {
+        SharedWords::new(MOST + 1).map(Self)
+    }
+
+    /// The pids.
+    fn words(&self) -> &'static [AtomicI32] {
+        &self.0.words()[1..]
+    }
+
+    /// Whether the gateway is in a PID namespace that the master is not in
+    /// (the server's option `unshare`): then the numbers are none of the
+    /// master's. All in there end with it.
+    fn is_of_another_namespace(&self) -> &'static AtomicI32 {
+        &self.0.words()[0]
+    }
+}
 
 /// The list of one gateway, as that keeps it.
 pub struct Aftercare {
@@ -47,7 +68,7 @@ pub struct Listed(NonZeroU32);
 
 /// Reserves the lists, in the master, before it forks the gateways.
 pub fn reserve(gateways: u32) {
-    let lists: std::io::Result<_> = (0..gateways).map(|_| SharedWords::new(MOST)).collect();
+    let lists: std::io::Result<_> = (0..gateways).map(|_| List::new()).collect();
     match lists {
         Ok(lists) => {
             let _ = LISTS.set(lists);
@@ -65,7 +86,8 @@ pub fn after_the_end(grace: Option<Duration>) {
     let (Some(lists), Some(grace)) = (LISTS.get(), grace) else {
         return;
     };
-    let leaders = || lists.iter().flat_map(|list| living(list.words()));
+    let is_known = |list: &&List| list.is_of_another_namespace().load(Ordering::Acquire) == 0;
+    let leaders = || lists.iter().filter(is_known).flat_map(|list| living(list.words()));
     // They were hung up a moment ago: most are about to end.
     for _ in 0..5 {
         if leaders().next().is_none() {
@@ -87,17 +109,20 @@ pub fn after_the_end(grace: Option<Duration>) {
             waited += LOOK;
             left.retain(|leader| !leader.has_ended());
         }
-        SessionKiller::new(left.iter().map(Leader::pid)).step(usize::MAX);
+        SessionKiller::new(left).step(usize::MAX);
     });
 }
 
 /// Takes over the list of the gateway of this number, and, where they are to
 /// be killed, those that one that was here before us has left on it.
 pub fn adopt(ordinal: usize, and_left_behind: bool) -> (Option<Aftercare>, Vec<Leader>) {
-    let Some(words) = LISTS.get().and_then(|lists| lists.get(ordinal)).map(SharedWords::words)
-    else {
+    let Some(list) = LISTS.get().and_then(|lists| lists.get(ordinal)) else {
         return (None, Vec::new());
     };
+    // A parent that is outside has the number 0 (pid_namespaces(7)).
+    let is_outside = nix::unistd::getppid().as_raw() == 0;
+    list.is_of_another_namespace().store(is_outside.into(), Ordering::Release);
+    let words = list.words();
     let left_behind = if and_left_behind { living(words).collect() } else { Vec::new() };
     for word in words.iter().take_while(|word| word.load(Ordering::Acquire) != NEVER_USED) {
         word.store(NEVER_USED, Ordering::Release);

@@ -15,6 +15,7 @@ use crate::uwsgi::log::log;
 use fpty::ended::of_exit;
 use fpty::sys::Read;
 use fpty::sys::child::{self, Exit, Pid};
+use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
 
 /// How long the terminal of an ended program may stay silent before the end
@@ -210,7 +211,7 @@ impl GatewayLoop {
             log(&format!(
                 "forkptyrouter: process {leader} has outlived its client: killing its session"
             ));
-            self.kill(leader);
+            self.kill(Leader::child(leader));
         }
     }
 
@@ -221,11 +222,11 @@ impl GatewayLoop {
                 "forkptyrouter: process {} has outlived its gateway: killing its session",
                 leader.pid()
             ));
-            self.kill(leader.pid());
+            self.kill(leader);
         }
     }
 
-    fn kill(&mut self, leader: Pid) {
+    fn kill(&mut self, leader: Leader) {
         if self.programs.kill(leader) {
             self.after(Duration::ZERO, Due::Kill);
         }

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
-use fpty::sys::child::{Pid, SessionKiller};
+use fpty::sys::child::Pid;
 use fpty::sys::detached;
 use fpty::sys::peer::Arrived;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::sessions::{Leader, SessionKiller};
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
 
@@ -77,7 +78,6 @@ const FIRST: u64 = 2;
 
 /// A session that is kept.
 struct Kept {
-    leader: Pid,
     program: PidFd,
     /// `None`: it has left, or knows all.
     client: Option<Stream>,
@@ -159,7 +159,6 @@ impl Loop {
         let token = self.next;
         self.next += 2;
         let kept = Kept {
-            leader,
             program: PidFd::reopened(leader, program),
             client: Some(Stream::from(client)),
             ended: None,
@@ -234,7 +233,8 @@ impl Loop {
         // Those that have not ended are still their numbers' owners.
         outlived.retain(|kept| !kept.program.has_ended());
         if !outlived.is_empty() {
-            SessionKiller::new(outlived.iter().map(|kept| kept.leader)).step(usize::MAX);
+            let leaders = outlived.into_iter().map(|kept| Leader::from(kept.program));
+            SessionKiller::new(leaders).step(usize::MAX);
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::aftercare::{Aftercare, Listed};
 use super::table::Key;
-use fpty::sys::child::{self, Exit, Pid, SessionKiller};
-use fpty::sys::pidfd::Leader;
+use fpty::sys::child::{self, Exit, Pid};
+use fpty::sys::sessions::{Leader, SessionKiller};
 
 /// Members of sessions that are looked for at once.
 const AT_ONCE: usize = 64;
@@ -30,7 +30,7 @@ pub struct Programs {
     /// Those whose client has left, and when it did.
     left: HashMap<Pid, Instant>,
     /// Leaders whose sessions are to be killed.
-    outlived: Vec<Pid>,
+    outlived: Vec<Leader>,
     killing: Option<SessionKiller>,
     /// Where the session leaders are listed for whoever comes after us.
     aftercare: Option<Aftercare>,
@@ -103,7 +103,7 @@ impl Programs {
             aftercare.remove(listed);
         }
         if self.left.remove(&pid).is_some() {
-            self.outlived.retain(|leader| *leader != pid);
+            self.outlived.retain(|leader| leader.pid() != pid);
             if let Some(killing) = &mut self.killing {
                 killing.forget(pid);
             }
@@ -135,7 +135,7 @@ impl Programs {
 
     /// Has the session of this leader killed, by [`Programs::go_on_killing`];
     /// returns whether that is to be called.
-    pub fn kill(&mut self, leader: Pid) -> bool {
+    pub fn kill(&mut self, leader: Leader) -> bool {
         let first = self.outlived.is_empty() && self.killing.is_none();
         self.outlived.push(leader);
         first

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::ptr::addr_of_mut;
 
 use super::log::log;
+use super::passed;
 use crate::ffi;
 use fpty::error::{Context, Error, Result};
 use fpty::sys::socket::Listener;
@@ -166,32 +167,27 @@ pub fn add_from_zerg(address: &OsStr) -> Result<()> {
 /// The line for the operator. (Where the server's own bind fails, it says so
 /// itself and exits.)
 pub fn bind(owner: Owner) -> Result<()> {
+    // Once more: what the server had open there when we were loaded may have
+    // been closed.
+    fpty::sys::stdio::fill_closed();
     each_socket(owner, |socket| {
         let raw_name = bytes(socket.name).to_vec();
         // Of a number, or for a person.
         let name = text(socket.name);
         let role = Role::of(socket.mode);
         let (fd, raw_name, shared) = if socket.fd >= 0 {
+            close_with_exec(socket.fd);
             (socket.fd, raw_name, false)
         } else if let Some(number) = name.strip_prefix('=') {
             let fd = shared_socket(number, &name)?;
             (fd, name_of(fd).unwrap_or(raw_name), true)
         } else if let Some(number) = name.strip_prefix("fd://") {
             let fd = inherited(number, &name)?;
-            Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
-            // So that it is still there after a reload.
-            // SAFETY: a descriptor's number.
-            unsafe { ffi::uwsgi_add_safe_fd(fd) };
-            // A copy: a socket that the service manager passed is one of the
-            // server's own, too, and closed in every gateway.
-            let fd = copy_of(fd).context(format!("{name}: cannot use the descriptor"))?;
+            let fd = passed::take(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
             (fd, name_of(fd).unwrap_or(raw_name), owner == Owner::Pty)
         } else {
             let fd = bind_address(&raw_name, socket.name)?;
-            // Bound anew after a reload; what hooks start has no use for it,
-            // and would keep the address.
-            // SAFETY: fcntl(2) with a flag, of a descriptor that was just made.
-            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+            close_with_exec(fd);
             (fd, raw_name, owner == Owner::Pty)
         };
         let name = String::from_utf8_lossy(&raw_name);
@@ -220,14 +216,11 @@ fn shared_socket(number: &str, name: &str) -> Result<c_int> {
     }
 }
 
-/// A copy for us alone, not below 3.
-fn copy_of(fd: c_int) -> std::io::Result<c_int> {
-    // SAFETY: fcntl(2) with two numbers.
-    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
-    if copy < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    Ok(copy)
+/// Bound or fetched anew after a reload. What hooks and applications start has
+/// no use for it, and would keep the address.
+fn close_with_exec(fd: c_int) {
+    // SAFETY: fcntl(2) with a flag, of a descriptor that was just made.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
 fn inherited(number: &str, name: &str) -> Result<c_int> {

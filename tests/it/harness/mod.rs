@@ -5,6 +5,7 @@ pub mod client;
 pub mod documents;
 pub mod measure;
 pub mod process;
+pub mod refusal;
 pub mod server;
 pub mod servers;
 pub mod shared;

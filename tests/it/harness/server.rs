@@ -14,6 +14,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::process::{self, Process};
+use super::refusal::Filter;
 use super::servers::{C_BINARY, C_PLUGINS};
 use super::{DEADLINE, Flavor, Wire, comes_true, wait_until};
 
@@ -30,6 +31,7 @@ pub struct Setup {
     command: Command,
     dir: TempDir,
     inherited: Option<OwnedFd>,
+    filter: Option<Filter>,
     killed_at_end: bool,
 }
 
@@ -80,7 +82,14 @@ impl Setup {
             .env("LC_ALL", "C")
             .current_dir(dir.path())
             .stdin(Stdio::null());
-        Self { title: title.to_owned(), command, dir, inherited: None, killed_at_end: false }
+        Self {
+            title: title.to_owned(),
+            command,
+            dir,
+            inherited: None,
+            filter: None,
+            killed_at_end: false,
+        }
     }
 
     /// Loads a plugin from a folder.
@@ -168,6 +177,12 @@ impl Setup {
         self
     }
 
+    /// Has system calls refused.
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
     /// A path in the server's folder (the folder itself for "").
     pub fn path(&self, name: &str) -> String {
         join(self.dir.path(), name)
@@ -210,17 +225,16 @@ impl Setup {
         let log = File::create(self.dir.path().join("log")).expect("a log");
         self.command.stdout(log.try_clone().expect("a copy of the log")).stderr(log);
         let inherited = self.inherited.as_ref().map(|fd| fd.as_raw_fd());
-        // SAFETY: setsid and dup2 are async-signal-safe; the number is that
+        let filter = self.filter.take();
+        // SAFETY: setsid, dup2 and prctl are async-signal-safe; the number is that
         // of a descriptor that lives until the spawn returns.
         unsafe {
             self.command.pre_exec(move || {
                 nix::unistd::setsid()?;
-                match inherited {
-                    Some(fd) if libc::dup2(fd, INHERITED) < 0 => {
-                        Err(std::io::Error::last_os_error())
-                    }
-                    _ => Ok(()),
+                if inherited.is_some_and(|fd| libc::dup2(fd, INHERITED) < 0) {
+                    return Err(std::io::Error::last_os_error());
                 }
+                filter.as_ref().map_or(Ok(()), Filter::install)
             });
         }
         let child = self.command.spawn().expect("the server's binary runs");

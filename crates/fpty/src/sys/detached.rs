@@ -17,14 +17,16 @@ pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> 
     // SAFETY: the C library makes its allocator usable in the child of a
     // threaded process; `body` is told to use no other lock.
     if let ForkResult::Parent { child } = unsafe { fork() }? {
-        let _ = waitpid(child, None);
+        while waitpid(child, None) == Err(nix::errno::Errno::EINTR) {}
         return Ok(());
     }
-    // SAFETY: as above. Errors leave nobody to tell of them.
-    if let Ok(ForkResult::Child) = unsafe { fork() } {
-        let _ = setsid();
-        let _ = nix::sys::prctl::set_name(name);
-        if let Some(kept) = keep_only(kept) {
+    // Our descriptors are closed before whoever called goes on: a socket's
+    // address is free when it has closed its own.
+    if let Some(kept) = keep_only(kept) {
+        // SAFETY: as above. Errors leave nobody to tell of them.
+        if let Ok(ForkResult::Child) = unsafe { fork() } {
+            let _ = setsid();
+            let _ = nix::sys::prctl::set_name(name);
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(kept)));
         }
     }

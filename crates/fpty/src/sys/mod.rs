@@ -16,6 +16,7 @@ pub mod processors;
 pub mod pty;
 #[cfg(feature = "server")]
 pub mod reader;
+pub mod sessions;
 pub mod shared;
 pub mod signal;
 pub mod socket;
@@ -126,8 +127,9 @@ pub fn what_is_missing() -> Vec<&'static str> {
     let mut missing = Vec::new();
     let has_pidfd = pidfd::PidFd::there_are();
     if !has_pidfd {
-        missing
-            .push("no pidfd here (Linux before 5.3, or forbidden): terminals are not handed over");
+        missing.push(
+            "no pidfd here (Linux before 5.3, or forbidden): terminals that were handed over end with their gateway",
+        );
     }
     if !has_pidfd && !proc::is_ours() {
         missing.push(

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::child::{self, Exit, Pid};
+use super::child::{Exit, Pid};
 use super::proc;
 
 /// A process, and no other that gets its number later.
@@ -60,7 +60,7 @@ impl PidFd {
     /// (pidfd_send_signal(2)).
     pub fn signal(&self, number: i32) {
         // SAFETY: numbers and no more information; no memory is involved.
-        unsafe {
+        let sent = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
                 self.fd.as_raw_fd(),
@@ -69,6 +69,13 @@ impl PidFd {
                 0,
             )
         };
+        // Forbidden as such: only pidfd_open(2) may be allowed.
+        if sent < 0
+            && matches!(nix::errno::Errno::last_raw(), libc::ENOSYS | libc::EPERM)
+            && !self.is_over()
+        {
+            let _ = self.pid.signal(number);
+        }
     }
 
     /// Its number, as long as it has not been reaped.
@@ -172,42 +179,5 @@ impl PidFd {
         }
         let mut poll = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         !proc::is_ours() && nix::poll::poll(&mut poll, PollTimeout::from(MOMENT)) == Ok(1)
-    }
-}
-
-/// A session's leader, and no other process that gets its number later: by a
-/// pidfd or, where that cannot be had (Linux before 5.3, or it is forbidden),
-/// by the time when it started, as long as it leads its session.
-#[derive(Debug)]
-pub struct Leader {
-    pid: Pid,
-    pidfd: Option<PidFd>,
-    /// starttime of proc(5)'s stat.
-    started: Option<String>,
-}
-
-impl Leader {
-    /// `None` where there is no such leader.
-    pub fn open(pid: Pid) -> Option<Self> {
-        let leader = Self { pid, pidfd: PidFd::open(pid), started: proc::stat(pid, 22) };
-        (child::leads_a_session(pid) && !leader.has_ended()).then_some(leader)
-    }
-
-    /// Its number, as long as it has not ended.
-    pub fn pid(&self) -> Pid {
-        self.pid
-    }
-
-    /// Whether it has ended.
-    pub fn has_ended(&self) -> bool {
-        match &self.pidfd {
-            Some(pidfd) => pidfd.has_ended(),
-            None => {
-                let is_zombie = proc::stat(self.pid, 3).is_some_and(|state| state == "Z");
-                is_zombie
-                    || !child::leads_a_session(self.pid)
-                    || proc::stat(self.pid, 22) != self.started
-            }
-        }
     }
 }

@@ -23,6 +23,30 @@ fn says_so(status: &str) -> bool {
     }
 }
 
+/// Whether /proc lists all processes of our PID namespace: one that is mounted
+/// with `hidepid` (proc(5)) has only those whose rights are within ours, and not
+/// a set-user-ID program, which we may well signal.
+pub fn lists_all() -> bool {
+    static LISTS_ALL: OnceCell<bool> = OnceCell::new();
+    *LISTS_ALL.get_or_init(|| {
+        is_ours()
+            && std::fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| !hides(&mounts))
+    })
+}
+
+/// Of several on one place the last one counts. (proc(5), mountinfo: the mount
+/// point is the fifth field, its file system's options are the last.)
+fn hides(mounts: &str) -> bool {
+    let of_proc = |line: &&str| line.split(' ').nth(4) == Some("/proc");
+    let options = mounts.lines().rfind(of_proc).and_then(|line| line.rsplit(' ').next());
+    options.is_none_or(|options| {
+        options
+            .split(',')
+            .filter_map(|option| option.strip_prefix("hidepid="))
+            .any(|hides| !matches!(hides, "0" | "off" | "1" | "noaccess"))
+    })
+}
+
 /// A field of `/proc/PID/stat`, counted from 1 as in proc(5), of those after
 /// the name.
 pub fn stat(pid: impl std::fmt::Display, field: usize) -> Option<String> {
@@ -45,6 +69,20 @@ mod tests {
         assert!(says_so(&format!("Name:\tx\nNSpid:\t{pid}\nNSsid:\t1\n")));
         assert!(!says_so(&format!("NSpid:\t4711\t{pid}\n")));
         assert!(!says_so("NSpid:\t4711\n"));
+    }
+
+    #[test]
+    fn what_a_mount_hides() {
+        let mount = |point: &str, options: &str| {
+            format!("24 30 0:22 / {point} rw,nosuid shared:5 - proc proc {options}\n")
+        };
+        assert!(!hides(&mount("/proc", "rw")));
+        assert!(!hides(&mount("/proc", "rw,hidepid=noaccess")));
+        assert!(hides(&mount("/proc", "rw,gid=5,hidepid=invisible")));
+        assert!(hides(&mount("/proc", "rw,hidepid=2")));
+        assert!(hides(&(mount("/proc", "rw") + &mount("/proc", "rw,hidepid=ptraceable"))));
+        assert!(!hides(&(mount("/proc", "rw,hidepid=2") + &mount("/proc", "rw"))));
+        assert!(hides(&mount("/elsewhere", "rw")), "nobody knows");
     }
 
     #[test]

@@ -63,7 +63,7 @@ soak: ## the tests that take long, and the fuzzer
 	@tools/test '$(MATRIX)' -- --ignored soak
 	@tools/fuzz
 
-fuzz: ## the fuzzer of the packet codec, for a minute
+fuzz: ## the fuzzers of the packets, a minute each
 	@tools/fuzz
 
 lint: ## format, clippy, and the syntax of the scripts

@@ -16,7 +16,7 @@
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
 mod escape;
-mod hearing;
+pub mod hearing;
 mod obeying;
 mod outcome;
 mod session;

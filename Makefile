@@ -24,7 +24,7 @@ unexport MATRIX
 
 PRODUCTS = forkptyrouter_plugin.so libforkptyrouter.so libforkptyrouter.so_plugin.so pty_plugin.so fpty
 
-.PHONY: build fpty-static run test bench soak fuzz lint check-make check-build-ways install uninstall clean help
+.PHONY: build fpty fpty-static run test bench soak fuzz lint check-make check-build-ways install uninstall clean help
 
 build: ## build the plugins (UWSGI=/path/to/uwsgi: for that server) and fpty
 	@tools/setup build
@@ -34,6 +34,11 @@ build: ## build the plugins (UWSGI=/path/to/uwsgi: for that server) and fpty
 	tools/build-command . && \
 	mkdir -p target && printf '%s' "$$server" >target/built-for && \
 	echo 'forkptyrouter: forkptyrouter_plugin.so, pty_plugin.so and fpty are ready'
+
+fpty: ## build fpty alone, for a host without uWSGI
+	@tools/setup command
+	@tools/build-command .
+	@echo 'forkptyrouter: fpty is ready'
 
 fpty-static: ## build fpty without any library, where Rust can
 	@tools/build-static
@@ -58,7 +63,7 @@ soak: ## the tests that take long, and the fuzzer
 	@tools/test '$(MATRIX)' -- --ignored soak
 	@tools/fuzz
 
-fuzz: ## the fuzzer of the packet codec, for a minute
+fuzz: ## the fuzzers of the packets, a minute each
 	@tools/fuzz
 
 lint: ## format, clippy, and the syntax of the scripts

@@ -91,7 +91,12 @@ fn build() -> Result<()> {
     for flag in ["-z,nodelete", "-z,relro", "-z,now"] {
         println!("cargo:rustc-cdylib-link-arg=-Wl,{flag}");
     }
-    println!("cargo:rustc-cdylib-link-arg=-Wl,--defsym=uwsgi_plugin=forkptyrouter_plugin");
+    // See src/plugin.rs. The archive for uWSGI's own build lacks that name.
+    println!("cargo:rustc-check-cfg=cfg(uwsgi_plugin)");
+    if env::var_os("UWSGI_DOT_H").is_none() {
+        println!("cargo:rustc-cfg=uwsgi_plugin");
+        println!("cargo:rustc-cdylib-link-arg=-Wl,--defsym=uwsgi_plugin=forkptyrouter_plugin");
+    }
     Ok(())
 }
 

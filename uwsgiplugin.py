@@ -179,7 +179,8 @@ def link_flags(target):
         return flags
     exported = [symbol]
     if NAME == 'forkptyrouter':
-        # Another name of the same struct.
+        # Another name of the same struct, as in the library that make builds.
+        # Not in a server: others' plugins may have it, too.
         flags.append('-Wl,--defsym,uwsgi_plugin=' + symbol)
         exported.append('uwsgi_plugin')
     # `--build-plugin "DIR other"`: the loader will look for other_plugin.

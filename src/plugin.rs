@@ -69,8 +69,10 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
 };
 
 /// Another name of [`forkptyrouter_plugin`], at the same address: the linker
-/// lays it there (`--defsym` in build.rs and uwsgiplugin.py). What is written
-/// here only has it exported.
+/// lays it there (`--defsym` in build.rs). What is written here only has it
+/// exported. uWSGI's own build does without: what it embeds must not define a
+/// name that others may have, and it exports by a list of its own.
+#[cfg(uwsgi_plugin)]
 #[unsafe(no_mangle)]
 #[allow(non_upper_case_globals)]
 pub static uwsgi_plugin: u8 = 0;

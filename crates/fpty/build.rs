@@ -7,8 +7,7 @@ use std::path::PathBuf;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    let outcome = if cfg!(feature = "server") { spawn() } else { alone() };
-    if let Err(error) = outcome {
+    if let Err(error) = spawn().and_then(|()| alone()) {
         eprintln!("\nforkptyrouter: {error}\n");
         std::process::exit(1);
     }

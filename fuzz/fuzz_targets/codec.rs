@@ -7,12 +7,8 @@
 
 use libfuzzer_sys::fuzz_target;
 
-// The same files, without the crate around them, which needs a server.
-#[allow(dead_code)]
-#[path = "../../crates/fpty/src/proto/mod.rs"]
-mod proto;
-
-use proto::{Decoder, Packet, encode_input, encode_rows_and_cols, encode_signal};
+use fpty::proto::variables::Variables;
+use fpty::proto::{Decoder, Packet, VARIABLES, encode_input, encode_rows_and_cols, encode_signal};
 
 /// What a client has said, with input joined.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,6 +60,8 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Said>, bool) {
                 Packet::Signal(number) => said.push(Said::Other(number, 0)),
                 Packet::Rows(rows) => said.push(Said::Other(100, rows)),
                 Packet::Cols(cols) => said.push(Said::Other(101, cols)),
+                Packet::Hello(version) => said.push(Said::Other(102, version)),
+                Packet::Part(..) => unreachable!("the extended mode was not agreed"),
                 Packet::Unknown(modifier2, size) => said.push(Said::Other(modifier2, size)),
             }
         }
@@ -72,10 +70,40 @@ fn decode<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Said>, bool) {
     (said, decoder.is_between_packets())
 }
 
+/// In extended mode, however cut: the same payloads, and bounded variables.
+fn extended<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<(u8, Vec<u8>)> {
+    let mut decoder = Decoder::default();
+    decoder.extend();
+    let (mut said, mut open) = (Vec::<(u8, Vec<u8>)>::new(), false);
+    let mut variables = Variables::default();
+    for mut piece in pieces {
+        while let Some(packet) = decoder.next(&mut piece) {
+            let (kind, part, last) = match packet {
+                Packet::Part(kind, part, last) => (kind, part, last),
+                Packet::Input(input) => (0, input, false),
+                _ => continue,
+            };
+            if kind == VARIABLES {
+                variables.part(part, last);
+            }
+            match said.last_mut() {
+                Some((same, before)) if *same == kind && (open || kind == 0) => before.extend(part),
+                _ => said.push((kind, part.to_vec())),
+            }
+            open = kind != 0 && !last;
+        }
+    }
+    let bytes: usize = variables.iter().map(|(name, value)| name.len() + value.len()).sum();
+    assert!(variables.iter().count() <= 256 && bytes <= 65536);
+    said
+}
+
 fuzz_target!(|data: &[u8]| {
     let Some((&cut, bytes)) = data.split_first() else {
         return;
     };
+    let pieces = || bytes.chunks(usize::from(cut).max(1));
+    assert_eq!(extended(pieces()), extended(std::iter::once(bytes)));
     let wanted = plain(bytes);
     assert_eq!(decode(std::iter::once(bytes)), wanted);
     assert_eq!(decode(bytes.chunks(usize::from(cut).max(1))), wanted);

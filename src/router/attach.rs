@@ -25,6 +25,9 @@ use fpty::sys::spawn::Started;
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// An idle timeout that is shorter than this is to be exact.
+const ROUGHLY: Duration = Duration::from_secs(60);
+
 /// How soon what slow programs needed is looked after.
 const TIDY: Duration = Duration::from_millis(100);
 
@@ -95,7 +98,9 @@ impl GatewayLoop {
             session.notice(&line, wires);
         }
         let can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
-        if can_take && transport == Transport::Unix && self.config.handover {
+        // Of a terminal that was handed over the idle time is known roughly.
+        let is_exact = self.config.timeout.is_some_and(|timeout| timeout < ROUGHLY);
+        if can_take && transport == Transport::Unix && self.config.handover && !is_exact {
             self.after(OFFER_AFTER, Due::Offer(key));
         }
         self.settle(key);

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::harness::client::{Pipes, both};
+use crate::harness::client::{Pipes, Seat, both};
 use crate::harness::servers;
 use crate::harness::terminal::Terminal;
 use crate::harness::{Setup, on_every_server};
@@ -30,6 +30,7 @@ fn nonsense_is_one_line_and_status_2() {
         assert_eq!(error.lines().count(), 1, "{arguments:?} {error}");
         assert!(error.starts_with("fpty: "), "{arguments:?} {error}");
     }
+    assert!(said(&["--quite"]).2.contains("'--quiet'"), "a hint");
     let (status, _, error) = said(&["/no/such/socket"]);
     assert_eq!((status, error.lines().count()), (Some(255), 1), "{error}");
 }
@@ -41,6 +42,62 @@ fn it_says_what_there_is() {
     assert!(help.lines().count() < 24 && help.contains("--status-json"), "{help}");
     let (status, version, _) = said(&["--version"]);
     assert_eq!((status, version), (Some(0), format!("fpty {}\n", env!("CARGO_PKG_VERSION"))));
+}
+
+#[test]
+fn an_address_of_the_environment() {
+    on_every_server(|flavor| {
+        let server = both(Setup::new(flavor)).start();
+        let attach = |variable: &str, arguments: &[&str]| {
+            let mut fpty = fpty(arguments);
+            fpty.env("FPTY_ADDRESS", variable);
+            let pipes = Pipes::open(fpty);
+            pipes.send("exit 3\n");
+            pipes.finish().status.code()
+        };
+        assert_eq!(attach(&server.path("u"), &[]), Some(3));
+        assert_eq!(attach("/no/such/socket", &[&server.path("u")]), Some(3));
+        assert_eq!(attach("/no/such/socket", &[]), Some(255));
+    });
+    let mut empty = fpty(&[]);
+    let output = empty.env("FPTY_ADDRESS", "").output().expect("fpty runs");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+/// Says so when it is there, and repeats what it reads.
+const ECHOES: &str = "stty raw -echo; echo ready; exec cat";
+
+#[test]
+fn keys_and_words_by_the_options() {
+    on_every_server(|flavor| {
+        let server = both(Setup::new(flavor).script(ECHOES)).start();
+        let (raw, uwsgi) = (server.path("s"), server.path("u"));
+        for (arguments, typed, leaves, words) in [
+            (&["-e", "%", &uwsgi][..], "\r~.;", "\r%.", true),
+            (&["-q", &uwsgi], "~x;", "\r~.", false),
+            (&["-r", "-q", "-e", "%", &raw], "\r~.;", "\r%.", false),
+            // Ctrl-C would end the client.
+            (&["-r", "--no-isig", &raw], "\x03;", "\r~.", true),
+        ] {
+            let mut seat = Seat::attached(&fpty(arguments));
+            seat.terminal.wire.read_until("ready\n");
+            seat.terminal.wire.send(typed);
+            assert_eq!(seat.terminal.wire.read_until(";"), typed, "{arguments:?}");
+            seat.terminal.wire.send(leaves);
+            let (status, said) = seat.back_at_the_shell();
+            assert_eq!(status, 0, "{arguments:?}: {said:?}");
+            let address = arguments.last().unwrap();
+            let left = said.contains(&format!("fpty: left {address}"));
+            assert_eq!(left, words, "{arguments:?}: {said:?}");
+        }
+        let mut seat = Seat::attached(&fpty(&["-e", "none", &uwsgi]));
+        seat.terminal.wire.read_until("ready\n");
+        seat.terminal.wire.send("~.\r~?;");
+        assert_eq!(seat.terminal.wire.read_until(";"), "~.\r~?;");
+        // Nor does --quiet keep back what went wrong.
+        let (_, _, error) = said(&["-q", "/no/such/socket"]);
+        assert_eq!(error, "fpty: cannot connect to /no/such/socket: No such file or directory\n");
+    });
 }
 
 #[test]

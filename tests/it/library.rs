@@ -88,6 +88,20 @@ fn it_is_small_without_symbols() {
     });
 }
 
+/// uWSGI looks up the symbol that is named after the file.
+#[test]
+fn it_is_a_plugin_by_the_name_uwsgi_plugin() {
+    on_every_server(|flavor| {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().join("uwsgi_plugin.so");
+        fs::copy(library(flavor), &name).unwrap();
+        let server = Setup::bare(&flavor.name, &flavor.binary)
+            .option("plugin", &name.display().to_string())
+            .raw();
+        assert_eq!(server.connect("s").shell("echo $((6 * 7))"), "42\r\n");
+    });
+}
+
 /// One library, loaded once, whatever name the loader is given.
 #[test]
 fn its_other_names_are_links() {

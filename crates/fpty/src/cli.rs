@@ -1,10 +1,10 @@
 //! The command's arguments. The man page and the completions are made from
-//! this definition, too (examples/documents.rs).
+//! this definition, too (crates/fpty-documents).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use clap::Parser;
+use clap::{Parser, ValueHint};
 use fpty::client::Client;
 use fpty::proto::Protocol;
 use fpty::proto::variables::is_environment_name;
@@ -22,7 +22,7 @@ session came about. At the beginning of a line: ~. leaves, ~? says more."
 )]
 pub struct Arguments {
     /// Its socket: a path, @NAME, HOST:PORT, :PORT
-    #[arg(env = "FPTY_ADDRESS", hide_env_values = true, value_name = "ADDRESS")]
+    #[arg(env = "FPTY_ADDRESS", hide_env_values = true, value_hint = ValueHint::AnyPath)]
     pub address: Option<OsString>,
 
     /// Speak raw mode, not uwsgi mode
@@ -30,11 +30,13 @@ pub struct Arguments {
     pub raw: bool,
 
     /// Escape character, or none
-    #[arg(short, long, value_name = "CHAR", default_value = "~", value_parser = escape)]
+    #[arg(short, long, value_name = "CHAR", default_value = "~", value_parser = escape,
+        value_hint = ValueHint::Other)]
     pub escape: Escape,
 
     /// Send a variable, where the server accepts it
-    #[arg(short = 'E', long = "env", value_name = "NAME[=VALUE]", value_parser = variable)]
+    #[arg(short = 'E', long = "env", value_name = "NAME[=VALUE]", value_parser = variable,
+        value_hint = ValueHint::Other)]
     pub environment: Vec<Variable>,
 
     /// Ctrl-C, Ctrl-\ and Ctrl-Z raise no signals here
@@ -61,6 +63,7 @@ pub struct Variable(OsString, Option<OsString>);
 fn escape(typed: &str) -> Result<Escape, String> {
     match typed.as_bytes() {
         b"none" => Ok(Escape(None)),
+        b"." | b"?" => Err(String::from("it means something after the escape character")),
         [character] if character.is_ascii_graphic() => Ok(Escape(Some(*character))),
         _ => Err(String::from("neither one character nor none")),
     }
@@ -90,7 +93,11 @@ impl Arguments {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
             let line = line.strip_prefix("error: ").unwrap_or(line);
-            (format!("fpty: {line} (fpty --help says what there is)\n"), 2)
+            let tip = text.lines().find_map(|line| line.trim_start().strip_prefix("tip: "));
+            // There is one more kind, which is of no use here.
+            let tip = tip.filter(|tip| tip.starts_with("a similar"));
+            let tip = tip.unwrap_or("fpty --help says what there is");
+            (format!("fpty: {line} ({tip})\n"), 2)
         })
     }
 
@@ -137,6 +144,7 @@ mod tests {
         for arguments in [
             ["fpty", "-e", "xy"],
             ["fpty", "-e", ""],
+            ["fpty", "-e", "."],
             ["fpty", "-E", "1A=x"],
             ["fpty", "-E", "=x"],
             ["fpty", "--bogus", "x"],

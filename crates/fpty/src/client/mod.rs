@@ -5,21 +5,25 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `mod.rs` | what is asked for; from the address to the exit status |
-//! | `session.rs` | the loop: waits for both ends |
+//! | `session.rs` | the session: one loop, and what is written |
+//! | `waiting.rs` | what is waited for |
 //! | `typing.rs` | input: keys, pipes, and their end |
 //! | `escape.rs` | `~.` and its like |
 //! | `stopping.rs` | signals: forwarded, stopped by, ended by |
 //! | `hearing.rs` | what the server says, in whatever mode it speaks |
+//! | `obeying.rs` | what the server says is done |
 //! | `takeover.rs` | the terminal itself, where the server hands it over |
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
 mod escape;
-mod hearing;
+pub mod hearing;
+mod obeying;
 mod outcome;
 mod session;
 mod stopping;
 mod takeover;
 mod typing;
+mod waiting;
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -140,9 +140,9 @@ impl PidFd {
             exit_code: i32,
         }
         const PIDFD_INFO_EXIT: u64 = 1 << 3;
-        // _IOWR(0xFF, 11, struct pidfd_info)
-        const PIDFD_GET_INFO: libc::c_ulong =
-            (3 << 30) | ((size_of::<Info>() as libc::c_ulong) << 16) | (0xff << 8) | 11;
+        // _IOWR(0xFF, 11, struct pidfd_info); of another type in musl.
+        const REQUEST: u32 = (3 << 30) | ((size_of::<Info>() as u32) << 16) | (0xff << 8) | 11;
+        const PIDFD_GET_INFO: libc::Ioctl = REQUEST as libc::Ioctl;
         let mut info = Info { mask: PIDFD_INFO_EXIT, ..Info::default() };
         // SAFETY: the kernel reads and writes as much of the struct as its
         // size, a part of the request, says.

@@ -212,14 +212,15 @@ impl Master {
         })
     }
 
-    /// How long the program has neither read nor written, as the kernel keeps
-    /// it for terminals: in steps of eight seconds (`tty_update_time` in the
-    /// kernel's drivers/tty/tty_io.c). `None` where that cannot be known.
+    /// How long the program has neither read nor written, at least: the kernel
+    /// keeps that for terminals in steps of eight seconds (`tty_update_time`
+    /// in its drivers/tty/tty_io.c). `None` where it cannot be known.
     pub fn idle_for(&self) -> Option<std::time::Duration> {
+        const STEP: i64 = 8;
         let slave = open_slave(&self.0).ok()?;
         let times = nix::sys::stat::fstat(&slave).ok()?;
         let last = times.st_atime.max(times.st_mtime);
-        let idle = super::wall_clock_seconds() - last;
+        let idle = super::wall_clock_seconds() - last - STEP;
         Some(std::time::Duration::from_secs(u64::try_from(idle).unwrap_or(0)))
     }
 

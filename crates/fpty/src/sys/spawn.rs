@@ -268,10 +268,10 @@ impl Spawner {
         more: Vec<CString>,
     ) -> Result<Started> {
         let mut room = self.room()?;
-        room.argv = pointers(&program.argv);
+        point_to(&program.argv, &mut room.argv);
         let kept = program.envp.iter();
         let kept = kept.filter(|pair| !more.iter().any(|new| same_name(pair, new)));
-        room.envp = pointers(kept.chain(&more));
+        point_to(kept.chain(&more), &mut room.envp);
         room.more = more;
         room.program = Some(Arc::clone(program));
         room.leader = None;
@@ -388,7 +388,13 @@ fn same_name(one: &CStr, other: &CStr) -> bool {
         && one_length.is_some_and(|end| one.to_bytes()[..end] == other.to_bytes()[..end])
 }
 
-fn pointers<'a>(strings: impl IntoIterator<Item = &'a CString>) -> Vec<*const libc::c_char> {
-    let strings = strings.into_iter().map(|string| string.as_ptr());
-    strings.chain(std::iter::once(std::ptr::null())).collect()
+/// Fills an array for execve(2), in the memory that it has: what is allocated
+/// anew for each session lies about between what they keep.
+fn point_to<'a>(
+    strings: impl IntoIterator<Item = &'a CString>,
+    array: &mut Vec<*const libc::c_char>,
+) {
+    array.clear();
+    array.extend(strings.into_iter().map(|string| string.as_ptr()));
+    array.push(std::ptr::null());
 }

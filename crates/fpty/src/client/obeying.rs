@@ -1,0 +1,182 @@
+//! What the server says is done, to the session's end.
+
+use std::time::Instant;
+
+use super::hearing::Said;
+use super::introduction;
+use super::outcome::End;
+use super::session::{PING, Session};
+use super::takeover::Takeover;
+use super::typing::Input;
+use crate::error::Result;
+use crate::proto;
+use crate::sys::Read;
+use crate::sys::peer::Sender;
+use crate::sys::socket::Transport;
+use crate::sys::stdio;
+
+/// How a router begins that refuses a session and speaks plainly.
+const REFUSED: &[u8] = b"forkptyrouter: session refused: ";
+
+impl Session<'_> {
+    pub(super) fn server_said(&mut self) -> Option<End> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let read = match self.hearing.is_extended() && self.takeover.ours().is_none() {
+            true => {
+                self.stream.read_with_descriptors(&mut buffer, &mut self.arrived, &mut self.sender)
+            }
+            false => self.stream.read_noting_sender(&mut buffer, &mut self.sender),
+        };
+        let end = match read {
+            Read::Bytes(count) => self.heard(&buffer[..count]),
+            Read::Blocked => None,
+            Read::End => {
+                self.server_is_gone(None);
+                None
+            }
+            Read::Gone => {
+                self.server_is_gone(Some("reset by the server"));
+                None
+            }
+        };
+        self.buffer = buffer;
+        end
+    }
+
+    fn server_is_gone(&mut self, how: Option<&'static str>) {
+        self.server_ended = true;
+        self.next_ping = None;
+        self.lost = how;
+        self.to_server.clear();
+        let rest = self.hearing.rest();
+        self.show(&rest);
+        // Who has not had the word to go on never will.
+        if self.takeover.is_taken() {
+            self.takeover = Takeover::default();
+        }
+    }
+
+    fn heard(&mut self, mut bytes: &[u8]) -> Option<End> {
+        if let Input::Ended(_, heard) = &mut self.input {
+            *heard = Instant::now();
+        }
+        let mut output = std::mem::take(&mut self.shown);
+        let mut end = None;
+        loop {
+            output.clear();
+            let said = self.hearing.next(&mut bytes, &mut output);
+            if !self.hearing.is_extended() && self.first_bytes.len() < 1024 {
+                self.first_bytes.extend(output.iter().take(1024));
+            }
+            self.show(&output);
+            let Some(said) = said else {
+                break;
+            };
+            if let Err(why) = self.obey(said) {
+                end = Some(End::Lost(why.to_string()));
+                break;
+            }
+        }
+        self.shown = output;
+        if !self.hearing.is_undecided() && self.held_until.take().is_some() {
+            self.release_input();
+        }
+        let unasked = !self.arrived.descriptors.is_empty() || self.arrived.truncated;
+        if end.is_none() && unasked && !self.hearing.may_be_in_an_offer() {
+            end = Some(End::Lost(String::from("the router sent descriptors without an offer")));
+        }
+        end
+    }
+
+    fn obey(&mut self, said: Said) -> Result<()> {
+        match said {
+            Said::Agreed => {
+                if let Some(terminal) = &mut self.terminal {
+                    // The other end's terminal does what keys do.
+                    terminal.without_signals();
+                }
+                let can_take = self.transport == Transport::Unix;
+                self.to_server.push(&introduction(self.config, can_take));
+                if self.transport == Transport::Tcp {
+                    self.next_ping = Some(Instant::now() + PING);
+                }
+            }
+            Said::Ended(ended) => {
+                // The first one counts.
+                if self.ended.is_none() {
+                    self.ended = Some(ended);
+                    if let Some(ours) = self.takeover.ours_mut() {
+                        ours.program_ended();
+                    }
+                }
+            }
+            Said::Notice(text) => self.notice(&text),
+            Said::Offer(names) => {
+                self.takeover.offered(&names, std::mem::take(&mut self.arrived))?;
+                self.send_packet(&proto::encode_bare(proto::TAKEN, 0));
+            }
+            Said::Go => {
+                self.takeover.go()?;
+                self.release_input();
+                // It may have changed on the way.
+                self.size_changed();
+            }
+        }
+        Ok(())
+    }
+
+    /// Says something beside the output, on a line of its own.
+    fn notice(&self, text: &str) {
+        let name = self.config.name;
+        match self.terminal {
+            Some(_) => stdio::say(&format!("\r\n{name} {text}\r")),
+            None => stdio::say(&format!("{name} {text}")),
+        }
+    }
+
+    /// The terminal that is ours has something.
+    pub(super) fn terminal_said(&mut self) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if let Some(ours) = self.takeover.ours_mut() {
+            let count = ours.read(&mut buffer);
+            self.show(&buffer[..count]);
+        }
+        self.buffer = buffer;
+    }
+
+    /// Whether it is over, and how it ended.
+    pub(super) fn is_over(&mut self) -> Option<End> {
+        if !self.to_output.is_empty() {
+            return None;
+        }
+        let server_ended = self.server_ended;
+        match (&self.ended, self.takeover.ours_mut()) {
+            (Some(ended), None) => Some(End::Told(ended.clone())),
+            (Some(ended), Some(ours)) => {
+                let ended = ended.clone();
+                ours.is_drained().then_some(End::Told(ended))
+            }
+            (None, Some(ours)) if server_ended => ours.ended_alone().map(End::Told),
+            (None, None) if server_ended => Some(self.how_it_ended()),
+            _ => None,
+        }
+    }
+
+    /// Whether the session came to its end, or the server to its own, where
+    /// the server has not said so.
+    fn how_it_ended(&self) -> End {
+        if let Some(why) = self.lost {
+            return End::Lost(why.to_owned());
+        }
+        let gone = self.sender.as_ref().is_some_and(Sender::has_ended);
+        if gone || self.hearing.is_extended() {
+            let why = if gone { "the server is gone" } else { "it ended without a word" };
+            return End::Lost(why.to_owned());
+        }
+        let line = self.first_bytes.strip_suffix(b"\r\n").unwrap_or_default();
+        if line.starts_with(REFUSED) && !line.contains(&b'\n') {
+            return End::Refused;
+        }
+        End::Normal
+    }
+}

@@ -33,7 +33,7 @@ use fpty::sys::signal::Blocked;
 use fpty::sys::socket::Listener;
 use fpty::sys::spawn::{Program, Spawner, Started};
 use fpty::sys::stdio::{self, Output};
-use fpty::sys::termios::RawMode;
+use fpty::sys::termios::{Raises, RawMode};
 
 use log_copy::LogCopy;
 use share::{Door, Share};
@@ -147,7 +147,7 @@ fn door_of(listener: Listener, role: Role) -> Door {
 fn original_input() -> Result<std::os::fd::OwnedFd> {
     if stdio::stdin_is_a_terminal() {
         server::restore_terminal_at_end();
-        if let Ok(raw) = RawMode::enter(true) {
+        if let Ok(raw) = RawMode::enter(Raises::All) {
             raw.keep();
         }
     }

@@ -15,7 +15,7 @@ use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Pid;
 use fpty::sys::detached;
-use fpty::sys::peer::Arrived;
+use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::sessions::{Leader, SessionKiller};
@@ -140,7 +140,7 @@ impl Loop {
             };
             let mut message = [0; size_of::<i32>()];
             let mut arrived = Arrived::default();
-            match channel.read_with_descriptors(&mut message, &mut arrived, &mut None) {
+            match channel.read_with_descriptors(&mut message, &mut arrived, &mut Peer::default()) {
                 Read::Bytes(_) => {
                     let pair = <[OwnedFd; 2]>::try_from(arrived.descriptors);
                     if let (Ok([program, client]), Some(leader)) =

@@ -8,9 +8,11 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::client::{Finished, MODES, Mode, Pipes, both, client, client_of, own_lines};
+use crate::harness::client::{
+    Finished, MODES, Mode, Pipes, both, client, client_of, fpty, own_lines, wrapped,
+};
 use crate::harness::process;
-use crate::harness::{Setup, on_every_server};
+use crate::harness::{DEADLINE, Setup, on_every_server};
 
 /// Ended with this status and one line, which holds all of `words`.
 #[track_caller]
@@ -117,6 +119,75 @@ fn the_server_is_killed_while_attached() {
                 let finished = client.finish();
                 let address = server.path(mode.socket());
                 assert_said(&finished, 254, &["lost", &address]);
+            }
+        }
+    });
+}
+
+/// A client in a PID namespace of its own, where the server has no number.
+#[test]
+fn the_server_is_killed_and_the_client_is_elsewhere() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    on_every_server(|flavor| {
+        let start = || both(Setup::new(flavor).script("echo ready; read x; exit")).start();
+        let socket = Mode::Raw.socket();
+        for killed in [true, false] {
+            for is_fpty in [true, false] {
+                let server = start();
+                let path = server.path(socket);
+                let client = match is_fpty {
+                    true => fpty(Mode::Raw, &path),
+                    false => client(flavor, Mode::Raw, &path),
+                };
+                let elsewhere = wrapped("exec unshare -pf --kill-child \"$@\"", &client);
+                let mut pipes = Pipes::open(elsewhere);
+                pipes.stdout.read_until("ready\r\n");
+                if killed {
+                    process::signal(server.gateway(), Signal::SIGKILL);
+                    assert_said(&pipes.finish(), 254, &["the server is gone", &path]);
+                } else {
+                    pipes.send("on\n");
+                    pipes.finish().text();
+                }
+            }
+        }
+    });
+}
+
+/// A router on another machine is gone, or resets the connection: whether the
+/// client finds out when it reads or when it writes.
+#[test]
+fn a_reset_over_tcp() {
+    on_every_server(|flavor| {
+        for mode in MODES {
+            for writes in [false, true] {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let address = listener.local_addr().unwrap().to_string();
+                for client in [client(flavor, mode, &address), fpty(mode, &address)] {
+                    let mut pipes = Pipes::open(client);
+                    let (mut stream, _) = listener.accept().unwrap();
+                    std::io::Write::write_all(&mut stream, b"ready\r\n").unwrap();
+                    pipes.stdout.read_until("ready\r\n");
+                    if writes {
+                        // Its output is full, so that it only writes.
+                        let flood = vec![b'x'; 8 << 20];
+                        stream.set_write_timeout(Some(DEADLINE / 30)).unwrap();
+                        let _ = std::io::Write::write_all(&mut stream, &flood);
+                        pipes.send(vec![b'y'; 60_000]);
+                    }
+                    nix::sys::socket::setsockopt(
+                        &stream,
+                        nix::sys::socket::sockopt::Linger,
+                        &libc::linger { l_onoff: 1, l_linger: 0 },
+                    )
+                    .unwrap();
+                    drop(stream);
+                    let finished = pipes.finish();
+                    assert_said(&finished, 254, &["lost: Connection reset by peer", &address]);
+                }
             }
         }
     });

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use nix::sys::signal::Signal;
 
 use super::process::{self, Process};
-use super::servers::{C_BINARY, C_PLUGINS};
+use super::servers::{self, C_BINARY, C_PLUGINS};
 use super::terminal::{Settings, Terminal};
 use super::{Flavor, Server, Setup, Wire, wait_until};
 
@@ -79,10 +79,43 @@ pub fn client_of(flavor: &Flavor, server: &Server, mode: Mode) -> Command {
     client(flavor, mode, &server.path(mode.socket()))
 }
 
+/// The command `fpty`, to be started.
+pub fn fpty(mode: Mode, address: &str) -> Command {
+    let mut fpty = Command::new(servers::fpty());
+    fpty.env("TERM", "xterm");
+    if mode == Mode::Raw {
+        fpty.arg("-r");
+    }
+    fpty.arg(address);
+    fpty
+}
+
+/// Every client of ours in every mode, for a server that has both sockets.
+pub fn clients_of(flavor: &Flavor, server: &Server) -> Vec<(Mode, Command)> {
+    let pair = |mode: Mode| {
+        let address = server.path(mode.socket());
+        [(mode, client(flavor, mode, &address)), (mode, fpty(mode, &address))]
+    };
+    MODES.into_iter().flat_map(pair).collect()
+}
+
+/// A shell that does something with a client, which is `"$@"` in `script`.
+pub fn wrapped(script: &str, client: &Command) -> Command {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", script, "sh"]).arg(client.get_program()).args(client.get_args());
+    for (name, value) in client.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 /// What the client itself has to say: what the server that it is a part of
 /// says when it starts is not its word.
 pub fn own_lines(text: &str) -> Vec<&str> {
-    text.lines().filter(|line| line.starts_with("[pty]")).collect()
+    text.lines().filter(|line| line.starts_with("[pty]") || line.starts_with("fpty: ")).collect()
 }
 
 /// The client with a pipe or a file at each end.
@@ -191,14 +224,7 @@ impl Seat {
     /// Sits down at the shell, and types a line that prepares the terminal.
     #[track_caller]
     pub fn prepared(client: &Command, prepare: &str) -> Self {
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", SHELL, "sh"]).arg(client.get_program()).args(client.get_args());
-        for (name, value) in client.get_envs() {
-            match value {
-                Some(value) => shell.env(name, value),
-                None => shell.env_remove(name),
-            };
-        }
+        let shell = wrapped(SHELL, client);
         let mut terminal = Terminal::run(shell, 33, 111);
         terminal.wire.read_until("seated\r\n");
         terminal.wire.send(format!("{prepare}\n"));

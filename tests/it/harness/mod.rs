@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod documents;
+pub mod fake;
 pub mod measure;
 pub mod process;
 pub mod refusal;

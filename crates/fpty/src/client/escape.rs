@@ -49,10 +49,11 @@ impl Escapes {
         )
     }
 
-    /// A key was pressed that the terminal made a signal of. Returns whether
-    /// the character that begins an escape was before it: that is given up.
-    pub fn signal_key(&mut self) -> bool {
-        std::mem::replace(&mut self.state, State::Line) == State::Tilde
+    /// An escape that was begun is none any more.
+    pub fn forget(&mut self) {
+        if self.state == State::Tilde {
+            self.state = State::LineBegins;
+        }
     }
 
     /// Appends to `passed` what of `bytes` is for the program, up to the
@@ -132,11 +133,19 @@ mod tests {
 
     #[test]
     fn a_signals_key_gives_the_tilde_up() {
+        for key in [b'\x03', b'\x1c', b'\x15'] {
+            let keys = [b"~", &[key][..], b". file\r"].concat();
+            assert_eq!(typed(&keys), (keys, vec![]));
+        }
+    }
+
+    #[test]
+    fn what_was_begun_can_be_forgotten() {
         let (mut escapes, mut passed) = (Escapes::new(b'~'), Vec::new());
-        assert_eq!(escapes.filter(b"~", &mut passed), (Typed::Pass, 1));
-        assert!(escapes.signal_key() && !escapes.signal_key());
-        assert_eq!(escapes.filter(b". file", &mut passed), (Typed::Pass, 6));
-        assert_eq!(passed, b". file");
+        escapes.filter(b"~", &mut passed);
+        escapes.forget();
+        assert_eq!(escapes.filter(b".x", &mut passed), (Typed::Pass, 2));
+        assert_eq!(passed, b".x");
     }
 
     #[test]

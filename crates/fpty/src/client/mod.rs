@@ -36,7 +36,7 @@ use crate::proto::{self, Protocol};
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::connect;
 use crate::sys::stdio::{self, Output};
-use crate::sys::termios::RawMode;
+use crate::sys::termios::{Raises, RawMode};
 
 use outcome::End;
 use session::Session;
@@ -100,15 +100,22 @@ fn attach(config: &Client) -> Result<End> {
         .into_iter()
         .filter(|signal| config.heeds.contains(signal) || !signal::is_ignored(*signal))
         .collect();
-    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE] {
+    // A file that must not grow is an error to tell (SIGXFSZ).
+    for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE, Signal::SIGXFSZ] {
         signal::ignore(signal);
     }
     let signals = Signals::instead_of_handlers(&taken).context("cannot read signals")?;
     let output = Output::stdout().context("cannot write to standard output")?;
     let terminal = match stdio::stdin_is_a_terminal() {
         true => {
-            // Whose keys raise signals for others has them as bytes.
-            let raises = config.isig && stdio::terminal_is_ours();
+            // The signals of keys reach the whole job, or somebody else's: a
+            // pipeline's other commands, a script that waits for us, su(1).
+            // Only where they are meant for this end the terminal raises them.
+            let here = config.isig && config.protocol == Protocol::Raw;
+            let raises = match here && stdio::terminal_is_ours() {
+                true => Raises::Interrupts,
+                false => Raises::Nothing,
+            };
             Some(RawMode::enter(raises).context("cannot set the terminal's mode")?)
         }
         false => None,

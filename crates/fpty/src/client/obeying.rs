@@ -11,7 +11,6 @@ use super::typing::Input;
 use crate::error::Result;
 use crate::proto;
 use crate::sys::Read;
-use crate::sys::peer::Sender;
 use crate::sys::socket::Transport;
 use crate::sys::stdio;
 
@@ -23,19 +22,15 @@ impl Session<'_> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let read = match self.hearing.is_extended() && self.takeover.ours().is_none() {
             true => {
-                self.stream.read_with_descriptors(&mut buffer, &mut self.arrived, &mut self.sender)
+                self.stream.read_with_descriptors(&mut buffer, &mut self.arrived, &mut self.peer)
             }
-            false => self.stream.read_noting_sender(&mut buffer, &mut self.sender),
+            false => self.stream.read_from(&mut buffer, &mut self.peer),
         };
         let end = match read {
             Read::Bytes(count) => self.heard(&buffer[..count]),
             Read::Blocked => None,
-            Read::End => {
-                self.server_is_gone(None);
-                None
-            }
-            Read::Gone => {
-                self.server_is_gone(Some("reset by the server"));
+            Read::End | Read::Gone => {
+                self.server_is_gone();
                 None
             }
         };
@@ -43,10 +38,9 @@ impl Session<'_> {
         end
     }
 
-    fn server_is_gone(&mut self, how: Option<&'static str>) {
+    fn server_is_gone(&mut self) {
         self.server_ended = true;
         self.next_ping = None;
-        self.lost = how;
         self.to_server.clear();
         let rest = self.hearing.rest();
         self.show(&rest);
@@ -91,10 +85,6 @@ impl Session<'_> {
     fn obey(&mut self, said: Said) -> Result<()> {
         match said {
             Said::Agreed => {
-                if let Some(terminal) = &mut self.terminal {
-                    // The other end's terminal does what keys do.
-                    terminal.without_signals();
-                }
                 let can_take = self.transport == Transport::Unix;
                 self.to_server.push(&introduction(self.config, can_take));
                 if self.transport == Transport::Tcp {
@@ -165,10 +155,12 @@ impl Session<'_> {
     /// Whether the session came to its end, or the server to its own, where
     /// the server has not said so.
     fn how_it_ended(&self) -> End {
-        if let Some(why) = self.lost {
-            return End::Lost(why.to_owned());
+        let gone = self.peer.has_ended();
+        // A process that lives, and closes a UNIX socket before it has read
+        // all input, resets it, too.
+        if let Some(why) = self.peer.failure().filter(|_| !self.peer.is_known()) {
+            return End::Lost(why);
         }
-        let gone = self.sender.as_ref().is_some_and(Sender::has_ended);
         if gone || self.hearing.is_extended() {
             let why = if gone { "the server is gone" } else { "it ended without a word" };
             return End::Lost(why.to_owned());

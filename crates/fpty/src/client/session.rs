@@ -7,15 +7,15 @@ use super::escape::Escapes;
 use super::hearing::Hearing;
 use super::outcome::End;
 use super::takeover::Takeover;
-use super::typing::{Held, Input};
+use super::typing::Input;
 use crate::proto::{self, Ended, Protocol};
 use crate::relay::Backlog;
-use crate::sys::peer::{Arrived, Sender};
-use crate::sys::pty;
+use crate::sys::peer::{Arrived, Peer};
 use crate::sys::signal::Signals;
 use crate::sys::socket::{Stream, Transport};
 use crate::sys::stdio::{self, Failure, Output};
 use crate::sys::termios::RawMode;
+use crate::sys::{Size, pty};
 
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
@@ -38,16 +38,15 @@ pub struct Session<'a> {
     pub(super) failure: Failure,
     /// Restores the terminal when the session is dropped, a panic included.
     pub(super) terminal: Option<RawMode>,
-    /// Whether the terminal's signals would reach others, so that its keys
-    /// are to be looked for in what is typed.
-    pub(super) finds_keys: bool,
+    /// Whether the terminal's signals reach us.
+    pub(super) terminal_is_ours: bool,
     pub(super) escapes: Option<Escapes>,
     pub(super) hearing: Hearing,
     pub(super) takeover: Takeover,
     /// Descriptors that came, until the packet that names them is complete.
     pub(super) arrived: Arrived,
     /// Input that waits for the word how to send it.
-    pub(super) held: Held,
+    pub(super) held: Vec<u8>,
     /// Until then, where the server does not say which mode it speaks.
     pub(super) held_until: Option<Instant>,
     /// What the server has not taken yet: whole packets in uwsgi mode.
@@ -57,13 +56,16 @@ pub struct Session<'a> {
     /// What our output has not taken yet.
     pub(super) to_output: Backlog,
     pub(super) resize_due: bool,
+    /// The size that was said last.
+    pub(super) said_size: Option<Size>,
+    pub(super) next_look: Option<Instant>,
     pub(super) input: Input,
     /// The first bytes of a server that speaks plainly.
     pub(super) first_bytes: Vec<u8>,
     pub(super) ended: Option<Ended>,
     pub(super) server_ended: bool,
-    pub(super) lost: Option<&'static str>,
-    pub(super) sender: Option<Sender>,
+    /// Who the server is, and how the connection to it failed.
+    pub(super) peer: Peer,
     pub(super) next_ping: Option<Instant>,
     pub(super) buffer: Vec<u8>,
     pub(super) shown: Vec<u8>,
@@ -79,7 +81,6 @@ impl<'a> Session<'a> {
         output: Output,
         terminal: Option<RawMode>,
     ) -> Self {
-        let finds_keys = config.isig && terminal.is_some() && !stdio::terminal_is_ours();
         Self {
             escapes: config.escape.filter(|_| terminal.is_some()).map(Escapes::new),
             config,
@@ -89,22 +90,23 @@ impl<'a> Session<'a> {
             output,
             failure: Failure::default(),
             terminal,
-            finds_keys,
+            terminal_is_ours: stdio::terminal_is_ours(),
             hearing: Hearing::plain(),
             takeover: Takeover::default(),
             arrived: Arrived::default(),
-            held: Held::default(),
+            held: Vec::new(),
             held_until: None,
             to_server: Backlog::default(),
             to_terminal: Backlog::default(),
             to_output: Backlog::default(),
             resize_due: false,
+            said_size: None,
+            next_look: None,
             input: Input::Open,
             first_bytes: Vec::new(),
             ended: None,
             server_ended: false,
-            lost: None,
-            sender: None,
+            peer: Peer::default(),
             next_ping: None,
             buffer: vec![0; BUFFER],
             shown: Vec::new(),
@@ -165,9 +167,12 @@ impl<'a> Session<'a> {
             self.next_ping = Some(now + PING);
             self.send_packet(&proto::encode_bare(proto::PING, 0));
         }
+        self.look(now);
         self.say_the_size();
         self.tell_the_end_of_input();
-        if !self.server_ended && !self.to_server.flush(|bytes| self.stream.write(bytes).taken()) {
+        let (stream, peer) = (&self.stream, &mut self.peer);
+        if !self.server_ended && !self.to_server.flush(|bytes| stream.write_to(bytes, peer).taken())
+        {
             // What it said before it went is still to be read.
             self.to_server.clear();
         }
@@ -191,19 +196,18 @@ impl<'a> Session<'a> {
     }
 
     fn say_the_size(&mut self) {
-        if !self.resize_due || self.takeover.is_taken() {
+        let nobody_hears = self.server_ended && self.takeover.ours().is_none();
+        if !self.resize_due || self.takeover.is_taken() || nobody_hears {
             return;
         }
-        if let Some(ours) = self.takeover.ours() {
-            self.resize_due = false;
-            if let Some(size) = pty::size_of_ours() {
-                ours.resize(size);
-            }
-        } else if !self.server_ended {
-            self.resize_due = false;
-            if let Some(size) = pty::size_of_ours() {
-                self.to_server.push(&proto::encode_rows_and_cols(size.rows, size.cols));
-            }
+        self.resize_due = false;
+        let Some(size) = pty::size_of_ours() else {
+            return;
+        };
+        self.said_size = Some(size);
+        match self.takeover.ours() {
+            Some(ours) => ours.resize(size),
+            None => self.send_packet(&proto::encode_rows_and_cols(size.rows, size.cols)),
         }
     }
 

@@ -32,27 +32,6 @@ pub enum Input {
     Told,
 }
 
-/// Input that waits for the word how to send it: bytes, and the keys between
-/// them that stand for signals.
-#[derive(Debug, Default)]
-pub struct Held {
-    bytes: Vec<u8>,
-    /// After so many bytes this key was pressed.
-    keys: Vec<(usize, Signal)>,
-}
-
-impl Held {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.keys.is_empty()
-    }
-
-    /// Keeps a key.
-    pub fn key(&mut self, signal: Signal) {
-        self.keys.push((self.bytes.len(), signal));
-    }
-}
-
 impl Session<'_> {
     /// Whether input is to be read.
     pub(super) fn reads_input(&self) -> bool {
@@ -62,7 +41,7 @@ impl Session<'_> {
             && self.is_going_on()
             && self.to_server.len() < INPUT_LIMIT
             && self.to_terminal.len() < INPUT_LIMIT
-            && self.held.bytes.len() < INPUT_LIMIT
+            && self.held.len() < INPUT_LIMIT
     }
 
     /// There is input.
@@ -84,7 +63,8 @@ impl Session<'_> {
         end
     }
 
-    fn typed_bytes(&mut self, bytes: &[u8]) -> Option<End> {
+    /// These bytes were typed, or read from a pipe.
+    pub(super) fn typed_bytes(&mut self, bytes: &[u8]) -> Option<End> {
         let mut at = 0;
         let mut passed = Vec::new();
         while at < bytes.len() {
@@ -113,15 +93,13 @@ impl Session<'_> {
         None
     }
 
-    /// Sends what was typed. Where the terminal's signals would reach others
-    /// its keys are looked for here.
+    /// Sends what was typed, or keeps it until it is known how.
     fn pass(&mut self, bytes: &[u8]) -> Option<End> {
-        let signals = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP];
-        let ours = self.terminal.as_ref().filter(|_| self.finds_keys && self.speaks_plainly());
-        let keys: Vec<(u8, Signal)> = ours.map_or_else(Vec::new, |terminal| {
-            let key = |signal| Some((terminal.key_of(signal)?, signal));
-            signals.into_iter().filter_map(key).collect()
-        });
+        if self.holds_input() {
+            self.held.extend_from_slice(bytes);
+            return None;
+        }
+        let keys = self.keys();
         let mut from = 0;
         for (at, byte) in bytes.iter().enumerate() {
             if let Some((_, signal)) = keys.iter().find(|(key, _)| key == byte) {
@@ -136,13 +114,18 @@ impl Session<'_> {
         None
     }
 
-    /// Sends input, or keeps it until it is known how.
-    pub(super) fn send_input(&mut self, bytes: &[u8]) {
+    /// The keys that are signals, and that the terminal leaves to us. A server that speaks the
+    /// extended mode has a terminal that finds them itself.
+    fn keys(&self) -> Vec<(u8, Signal)> {
+        let signals = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP];
+        let terminal = self.terminal.as_ref().filter(|_| self.config.isig && self.speaks_plainly());
+        let key_of = |signal| Some((terminal?.taken_key_of(signal)?, signal));
+        signals.into_iter().filter_map(key_of).collect()
+    }
+
+    fn send_input(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
-        }
-        if self.holds_input() {
-            return self.held.bytes.extend_from_slice(bytes);
         }
         if self.takeover.ours().is_some() {
             return self.to_terminal.push(bytes);
@@ -160,14 +143,9 @@ impl Session<'_> {
     /// Sends what was kept.
     pub(super) fn release_input(&mut self) {
         if !self.holds_input() {
-            let Held { bytes, keys } = std::mem::take(&mut self.held);
-            let mut from = 0;
-            for (at, signal) in keys {
-                self.send_input(&bytes[from..at]);
-                self.send_key(signal);
-                from = at;
-            }
-            self.send_input(&bytes[from..]);
+            let held = std::mem::take(&mut self.held);
+            // Only in raw mode a key is an end, and there nothing is kept.
+            let _ = self.pass(&held);
         }
     }
 

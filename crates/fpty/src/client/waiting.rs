@@ -84,7 +84,7 @@ impl Session<'_> {
             .held_until
             .filter(|_| !self.held.is_empty() || matches!(self.input, Input::Ended(..)));
         let quiet = self.quiet_in().filter(|_| self.speaks_plainly()).map(|wait| now + wait);
-        [terminal, held, quiet, self.next_ping]
+        [terminal, held, quiet, self.next_ping, self.next_look]
             .into_iter()
             .flatten()
             .min()

@@ -178,6 +178,7 @@ impl PidFd {
             return true;
         }
         let mut poll = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-        !proc::is_ours() && nix::poll::poll(&mut poll, PollTimeout::from(MOMENT)) == Ok(1)
+        let nobody_tells = self.pid == Pid::UNKNOWN || !proc::is_ours();
+        nobody_tells && nix::poll::poll(&mut poll, PollTimeout::from(MOMENT)) == Ok(1)
     }
 }

@@ -292,10 +292,11 @@ fn connect_unix(address: &OsStr) -> io::Result<OwnedFd> {
             SockFlag::SOCK_CLOEXEC,
             None,
         )?;
-        // Before anything can be sent: see Stream::read_noting_sender.
-        let _ = setsockopt(&socket, sockopt::PassCred, &true);
-        nix::sys::socket::connect(socket.as_raw_fd(), &address)?;
-        Ok(socket)
+        let socket = Stream(socket);
+        // Before anything can be sent.
+        socket.ask_for_sender(true);
+        nix::sys::socket::connect(socket.0.as_raw_fd(), &address)?;
+        Ok(socket.0)
     };
     let bytes = address.as_bytes();
     let Some(name) = bytes.strip_prefix(b"@").or_else(|| bytes.strip_prefix(b"\\0")) else {

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
+use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 
 use super::{Read, Written};
@@ -77,8 +78,8 @@ pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Read {
 /// that is open for writing only.
 pub fn read_input(buffer: &mut [u8]) -> Read {
     match nix::unistd::read(stdin(), buffer) {
-        Err(nix::errno::Errno::EIO) if stdin_is_a_terminal() => Read::Gone,
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => Read::Blocked,
+        Err(Errno::EIO) if stdin_is_a_terminal() => Read::Gone,
+        Err(Errno::EAGAIN | Errno::EINTR) => Read::Blocked,
         Ok(count) if count > 0 => Read::Bytes(count),
         _ => Read::End,
     }
@@ -131,16 +132,26 @@ impl Failure {
     /// The errno's text.
     pub fn reason(&self) -> Option<String> {
         match self.0.get() {
-            0 | libc::EPIPE | libc::EIO | libc::ECONNRESET => None,
+            0 => None,
             errno => Some(crate::error::errno_text(errno)),
         }
     }
 
+    /// Of a file, where nothing is for want of a reader.
     fn note(&self, result: nix::Result<usize>) -> Written {
-        if let Err(errno) = result {
+        let outcome = super::write_outcome(result);
+        if let (Written::Gone, Err(errno)) = (outcome, result) {
             self.0.set(errno as i32);
         }
-        super::write_outcome(result)
+        outcome
+    }
+
+    /// Of a pipe, a socket, a terminal that may have nobody at its other end.
+    fn note_unless_gone(&self, result: nix::Result<usize>) -> Written {
+        match result {
+            Err(Errno::EPIPE | Errno::EIO | Errno::ECONNRESET) => Written::Gone,
+            result => self.note(result),
+        }
     }
 }
 
@@ -195,9 +206,9 @@ impl Output {
     /// The same; notes why it takes no more.
     pub fn write_noting(&self, bytes: &[u8], failure: &Failure) -> Written {
         match self {
-            Self::Own(file) => failure.note(nix::unistd::write(file, bytes)),
+            Self::Own(file) => failure.note_unless_gone(nix::unistd::write(file, bytes)),
             Self::File(file) => failure.note(nix::unistd::write(file, bytes)),
-            Self::Socket(socket) => failure.note(nix::sys::socket::send(
+            Self::Socket(socket) => failure.note_unless_gone(nix::sys::socket::send(
                 socket.as_raw_fd(),
                 bytes,
                 nix::sys::socket::MsgFlags::MSG_NOSIGNAL | nix::sys::socket::MsgFlags::MSG_DONTWAIT,
@@ -208,7 +219,7 @@ impl Output {
                     return Written::Blocked;
                 }
                 let piece = &bytes[..bytes.len().min(PIECE)];
-                failure.note(nix::unistd::write(fd, piece))
+                failure.note_unless_gone(nix::unistd::write(fd, piece))
             }
         }
     }

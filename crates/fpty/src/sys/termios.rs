@@ -4,7 +4,7 @@ use std::io;
 
 use nix::sys::signal::Signal;
 
-use super::signal::Blocked;
+use super::signal::{self, Blocked};
 use super::stdio;
 
 /// A terminal in raw mode; dropping it restores every setting exactly.
@@ -17,22 +17,26 @@ pub struct RawMode {
     is_raw: bool,
 }
 
+/// Keys that still raise signals for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raises {
+    /// Ctrl-C, Ctrl-\ and Ctrl-Z.
+    All,
+    /// All but Ctrl-Z: who waits for us would stop at once, too, and have
+    /// somebody go on at a raw terminal.
+    Interrupts,
+    /// None.
+    Nothing,
+}
+
 impl RawMode {
     /// Puts the terminal on standard input into raw mode: every key is
-    /// passed on as it is. With `signals`, the terminal still turns its
-    /// special characters (Ctrl-C, Ctrl-\, Ctrl-Z) into signals for us.
+    /// passed on as it is, but for those that still raise signals.
     ///
     /// # Errors
     /// Standard input is no terminal.
-    pub fn enter(signals: bool) -> io::Result<Self> {
-        let mut before = std::mem::MaybeUninit::<libc::termios>::zeroed();
-        // SAFETY: tcgetattr(3) fills one termios.
-        let before = unsafe {
-            if libc::tcgetattr(0, before.as_mut_ptr()) < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            before.assume_init()
-        };
+    pub fn enter(raises: Raises) -> io::Result<Self> {
+        let before = get()?;
         let mut raw = before;
         raw.c_iflag |= libc::IGNPAR;
         raw.c_iflag &= !(libc::ISTRIP
@@ -47,43 +51,48 @@ impl RawMode {
             | libc::IXOFF);
         raw.c_lflag &=
             !(libc::ICANON | libc::ECHO | libc::ECHOE | libc::ECHOK | libc::ECHONL | libc::IEXTEN);
-        if !signals {
-            raw.c_lflag &= !libc::ISIG;
+        match raises {
+            Raises::All => {}
+            Raises::Interrupts => raw.c_cc[libc::VSUSP] = libc::_POSIX_VDISABLE,
+            Raises::Nothing => raw.c_lflag &= !libc::ISIG,
         }
         raw.c_oflag &= !libc::OPOST;
         raw.c_cc[libc::VMIN] = 1;
         raw.c_cc[libc::VTIME] = 0;
         let mut mode = Self { before, raw, is_raw: false };
-        mode.resume()?;
+        // In the background the terminal stops us at this, as it should, until
+        // we are in the foreground; one that lets itself not be stopped would
+        // change it under the foreground program.
+        if stdio::in_foreground() || !signal::is_ignored(Signal::SIGTTOU) {
+            mode.resume()?;
+        }
         Ok(mode)
     }
 
-    /// Has the terminal raise no signals for its special characters any more:
-    /// they are bytes like others.
-    pub fn without_signals(&mut self) {
-        self.raw.c_lflag &= !libc::ISIG;
-        if self.is_raw && stdio::in_foreground() {
-            let _ = set(&self.raw);
-        }
+    /// The character that raised this signal before, and is a byte now.
+    pub fn taken_key_of(&self, signal: Signal) -> Option<u8> {
+        let raises = |settings: &libc::termios| {
+            let key = settings.c_cc[index_of(signal)?];
+            let is_one = settings.c_lflag & libc::ISIG != 0 && key != libc::_POSIX_VDISABLE;
+            is_one.then_some(key)
+        };
+        raises(&self.before).filter(|_| raises(&self.raw).is_none())
     }
 
     /// The character that the terminal takes for this signal's key; `None`:
     /// it has none.
     pub fn key_of(&self, signal: Signal) -> Option<u8> {
-        let index = match signal {
-            Signal::SIGINT => libc::VINTR,
-            Signal::SIGQUIT => libc::VQUIT,
-            Signal::SIGTSTP => libc::VSUSP,
-            _ => return None,
-        };
-        Some(self.before.c_cc[index]).filter(|key| *key != libc::_POSIX_VDISABLE)
+        Some(self.before.c_cc[index_of(signal)?]).filter(|key| *key != libc::_POSIX_VDISABLE)
     }
 
     /// Restores the settings from before, for as long as we are stopped.
     pub fn suspend(&mut self) {
-        // Settings that somebody else has made since then are theirs; so are
-        // those that a foreground program has while we are in the background.
-        if !std::mem::take(&mut self.is_raw) || !stdio::in_foreground() {
+        if !std::mem::take(&mut self.is_raw) {
+            return;
+        }
+        // Settings that a foreground program has made while we are in the
+        // background are its own; ours are not to be left to it.
+        if !stdio::in_foreground() && !self.are_still_ours() {
             return;
         }
         // Or a group that loses the foreground at this moment is stopped.
@@ -106,6 +115,14 @@ impl RawMode {
         self.is_raw = false;
     }
 
+    fn are_still_ours(&self) -> bool {
+        let ours = &self.raw;
+        get().is_ok_and(|now| {
+            (now.c_iflag, now.c_oflag, now.c_cflag, now.c_lflag, now.c_cc)
+                == (ours.c_iflag, ours.c_oflag, ours.c_cflag, ours.c_lflag, ours.c_cc)
+        })
+    }
+
     /// Leaves raw mode set for good.
     pub fn keep(self) {
         std::mem::forget(self);
@@ -120,6 +137,27 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         self.suspend();
+    }
+}
+
+/// Where a terminal's settings have this signal's key.
+fn index_of(signal: Signal) -> Option<usize> {
+    match signal {
+        Signal::SIGINT => Some(libc::VINTR),
+        Signal::SIGQUIT => Some(libc::VQUIT),
+        Signal::SIGTSTP => Some(libc::VSUSP),
+        _ => None,
+    }
+}
+
+fn get() -> io::Result<libc::termios> {
+    let mut settings = std::mem::MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: tcgetattr(3) fills one termios.
+    unsafe {
+        if libc::tcgetattr(0, settings.as_mut_ptr()) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(settings.assume_init())
     }
 }
 

@@ -35,6 +35,11 @@ const TIDY: Duration = Duration::from_millis(100);
 /// without the effort.
 const OFFER_AFTER: Duration = Duration::from_millis(30);
 
+/// The first and the longest wait before looking whether a program has been
+/// executed that takes long for it, in milliseconds.
+const STARTING_FIRST: u8 = 1;
+const STARTING_LAST: u8 = 100;
+
 impl GatewayLoop {
     /// Takes a connection that waits at a socket. One in a turn: a storm of
     /// them does not keep the sessions waiting.
@@ -133,23 +138,47 @@ impl GatewayLoop {
         ));
         self.programs.started(pid, key);
         let attached = self.sessions.get_mut(key)?;
-        let poller = &self.turn.poller;
-        let registered = poller
-            .add(attached.wires.client.as_fd(), Source::Client(key).token(), Interest::READ)
-            .and_then(|()| {
-                let token = Source::Terminal(key).token();
-                poller.add(attached.wires.master.as_fd(), token, Interest::READ)
-            });
+        if !self.spawner.has_executed(pid) {
+            attached.starting = STARTING_FIRST;
+        }
+        let (poller, is_starting) = (&self.turn.poller, attached.starting != 0);
+        let mut registered =
+            poller.add(attached.wires.client.as_fd(), Source::Client(key).token(), Interest::READ);
+        if !is_starting {
+            attached.terminal_interest = Some(Interest::READ);
+            let token = Source::Terminal(key).token();
+            registered = registered
+                .and_then(|()| poller.add(attached.wires.master.as_fd(), token, Interest::READ));
+        }
         if let Err(error) = registered {
             let why = format!("cannot wait for the session: {}", reason(&error));
             self.refuse_session(key, Ended::because(Ending::Refused, why));
             return None;
         }
-        attached.terminal_interest = Some(Interest::READ);
+        if is_starting {
+            self.executed(key);
+        }
         if let Some(timeout) = self.config.timeout {
             self.after(timeout, Due::Idle(key));
         }
         Some(key)
+    }
+
+    /// A program may have been executed meanwhile. Until then its terminal is not
+    /// read: what a client typed comes back from there, and if there is to be no
+    /// session it is told so in one line.
+    pub(super) fn executed(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let program = attached.wires.program;
+        if program.is_some_and(|program| !self.spawner.has_executed(program)) {
+            let wait = Duration::from_millis(attached.starting.into());
+            attached.starting = attached.starting.saturating_mul(2).min(STARTING_LAST);
+            return self.after(wait, Due::Executed(key));
+        }
+        attached.starting = 0;
+        self.settle(key);
     }
 
     fn start(

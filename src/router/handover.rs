@@ -31,7 +31,7 @@ impl GatewayLoop {
         let Some(program) = attached.wires.program else {
             return;
         };
-        if !attached.session.can_be_offered() {
+        if !attached.session.can_be_offered() || attached.starting != 0 {
             if attached.session.may_be_offered_later() {
                 self.after(AGAIN, Due::Offer(key));
             }

@@ -223,6 +223,7 @@ impl GatewayLoop {
             Due::Unanswered(key) => router.unanswered(key),
             Due::Reopened(key) => router.reopened(key),
             Due::Dismissed(key) => router.abandon(key),
+            Due::Executed(key) => router.executed(key),
             Due::Offer(key) => router.offer(key),
             Due::Keeper(key) => router.handed_over(key),
             Due::Silent(key) => router.silent(key),

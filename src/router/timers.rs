@@ -26,6 +26,8 @@ pub enum Due {
     Reopened(Key),
     /// The client was told why, and does not take it.
     Dismissed(Key),
+    /// Look whether a program has been executed.
+    Executed(Key),
     /// Look whether the terminal can be offered to the client.
     Offer(Key),
     /// Somebody is to look after a terminal that was handed over.
@@ -63,6 +65,7 @@ impl Due {
             | Due::Unanswered(key)
             | Due::Reopened(key)
             | Due::Dismissed(key)
+            | Due::Executed(key)
             | Due::Offer(key)
             | Due::Keeper(key) => Some(key),
             Due::Tidy

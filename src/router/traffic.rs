@@ -42,6 +42,9 @@ pub struct Attached {
     pub quiet: Quiet,
     /// How often a terminal that outlives its program still had output.
     pub drains: u8,
+    /// The program was not executed yet: the wait before that is looked after
+    /// again, in milliseconds. 0: it was.
+    pub starting: u8,
     /// When a byte last went either way; kept only for the idle timeout.
     pub last_traffic: Option<Box<Instant>>,
 }
@@ -68,6 +71,7 @@ impl Attached {
             last_output: 0,
             quiet: Quiet::default(),
             drains: 0,
+            starting: 0,
             last_traffic: None,
         }
     }
@@ -230,7 +234,8 @@ impl GatewayLoop {
             return self.look_for_reopened(key);
         }
         let wanted = attached.session.terminal_interest();
-        if attached.terminal_interest != Some(wanted) && !attached.session.is_handed_over() {
+        let is_ours = !attached.session.is_handed_over() && attached.starting == 0;
+        if attached.terminal_interest != Some(wanted) && is_ours {
             attached.watch_terminal(key, wanted, &self.turn.poller);
         }
         self.look_after_input(key);

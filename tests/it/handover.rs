@@ -29,7 +29,16 @@ fn has_the_terminal(client: i32) -> bool {
     count("ptmx") > 0 && count("anon_inode:[pidfd]") > 1
 }
 
-/// A shell whose terminal the client has.
+/// Somebody looks after a session when its gateway cannot: it has a pidfd of the
+/// program, and one of the master.
+fn is_kept(server: &Server) -> bool {
+    let pidfds = |pid| {
+        descriptors(pid).iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
+    };
+    server.processes().iter().any(|one| one.name == "fpty-keeper" && pidfds(one.pid) > 1)
+}
+
+/// A shell whose terminal the client has, while somebody else looks after it.
 #[track_caller]
 fn seated(server: &Server) -> Terminal {
     let mut terminal = Terminal::run(fpty(server), 30, 100);
@@ -37,6 +46,7 @@ fn seated(server: &Server) -> Terminal {
     wait_until("the client has the terminal", || has_the_terminal(terminal.leader()));
     terminal.wire.send("echo o''ne\n");
     terminal.wire.read_until("one\r\n$ ");
+    wait_until("the session is kept", || is_kept(server));
     terminal
 }
 

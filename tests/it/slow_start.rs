@@ -92,6 +92,9 @@ fn a_failure_is_told_when_it_is_known() {
         std::fs::write(&script, "no program at all\n").unwrap();
         let lease = Lease::take(&script);
         let clients = waiting(&server, 4);
+        // What its terminal says to that is not for a client without a session.
+        clients[0].send("input\n");
+        clients[1].input("input\n");
         assert!(clients[0].is_silent_for(Duration::from_millis(300)));
         lease.give_up();
         for mut client in clients {

@@ -345,6 +345,12 @@ impl Spawner {
         Ok(())
     }
 
+    /// Whether a program has been executed, and is neither about to be nor
+    /// about to end because it could not be.
+    pub fn has_executed(&self, leader: Pid) -> bool {
+        self.rooms.iter().filter(|room| room.leader == Some(leader)).all(|room| room.is_free())
+    }
+
     /// Whether a process that has ended never was the program: the errno of
     /// what failed. To be asked once, when it was reaped.
     pub fn failure(&mut self, leader: Pid) -> Option<i32> {

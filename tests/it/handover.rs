@@ -144,6 +144,8 @@ fn a_stopped_client_holds_up_nobody() {
         let mut command = fpty(&server);
         command.stdin(Stdio::piped());
         let pipes = Pipes::open(command);
+        // Both ends have agreed by then.
+        wait_until("the program runs", || !server.programs().is_empty());
         process::signal(pipes.pid(), Signal::SIGSTOP);
         let mut other = server.connect("s");
         other.read_until("30000\r\n");

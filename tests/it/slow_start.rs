@@ -102,7 +102,8 @@ fn a_failure_is_told_when_it_is_known() {
             let said = format!("session refused: cannot execute {script}: Exec format error");
             assert!(told.contains(&said) && told.lines().count() == 1, "{told:?}");
         }
-        assert_eq!(server.count_in_log("Exec format error"), 4);
+        // The client is told first.
+        wait_until("each is logged", || server.count_in_log("Exec format error") == 4);
         wait_until("nothing is left of them", || server.programs().is_empty());
     });
 }

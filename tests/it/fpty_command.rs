@@ -57,8 +57,11 @@ fn an_address_of_the_environment() {
         };
         assert_eq!(attach(&server.path("u"), &[]), Some(3));
         assert_eq!(attach("/no/such/socket", &[&server.path("u")]), Some(3));
-        assert_eq!(attach("/no/such/socket", &[]), Some(255));
     });
+    // Nothing is sent to one that ends at once.
+    let mut nobody = fpty(&[]);
+    let nobody = nobody.env("FPTY_ADDRESS", "/no/such/socket").stdin(Stdio::null()).output();
+    assert_eq!(nobody.expect("fpty runs").status.code(), Some(255));
     let mut empty = fpty(&[]);
     let output = empty.env("FPTY_ADDRESS", "").output().expect("fpty runs");
     assert_eq!(output.status.code(), Some(2), "{output:?}");

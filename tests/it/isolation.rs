@@ -98,14 +98,6 @@ fn a_session_holds_nothing_but_its_terminal() {
             other.shell("true");
         }
         let mut client = server.connect("s");
-        let own = client.shell("tty");
-        let open = client.shell("ls -l /proc/$$/fd");
-        for line in open.lines().filter(|line| line.contains("->")) {
-            let to = line.rsplit(' ').next().unwrap_or_default().trim();
-            // A shell opens its terminal once more for itself, under 10.
-            let terminal = to == own.trim() || to == "/dev/tty";
-            assert!(terminal, "{to}: {open}");
-        }
-        assert!(open.lines().count() >= 3, "{open:?}");
+        client.assert_only_a_terminal(&flavor.name);
     });
 }

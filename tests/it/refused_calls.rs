@@ -79,12 +79,7 @@ fn sessions_are_as_ever() {
         other.shell("true");
         let mut client = server.connect("s");
         // Nothing but its terminal.
-        let own = client.shell("tty");
-        let open = client.shell("ls -l /proc/$$/fd");
-        for line in open.lines().filter(|line| line.contains("->")) {
-            let to = line.rsplit(' ').next().unwrap_or_default().trim();
-            assert!(to == own.trim() || to == "/dev/tty", "{refused}: {to}: {open}");
-        }
+        client.assert_only_a_terminal(refused);
         // All output, a stream's too.
         client.send("seq 1 200000; exit\n");
         let output = client.text_to_end();

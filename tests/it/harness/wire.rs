@@ -208,6 +208,19 @@ impl Wire {
         output
     }
 
+    /// A shell's own descriptors: its terminal and nothing else. (It opens that
+    /// once more for itself, under 10. `ls` needs a system call more than
+    /// readlink, which a case may have refused.)
+    #[track_caller]
+    pub fn assert_only_a_terminal(&mut self, on: &str) {
+        let own = self.shell("tty");
+        let open = self.shell("readlink /proc/$$/fd/*");
+        for to in open.lines() {
+            assert!(to.trim() == own.trim() || to.trim() == "/dev/tty", "{on}: {to}: {open}");
+        }
+        assert!(open.lines().count() >= 3, "{on}: {open:?}");
+    }
+
     #[track_caller]
     fn read_more(&mut self, end: Instant, why: &str) {
         let mut buffer = [0; 65536];

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::GatewayLoop;
-use super::doors::Caller;
+use super::doors::Arrival;
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::traffic::{Attached, Wires};
@@ -45,13 +45,13 @@ impl GatewayLoop {
     /// them does not keep the sessions waiting.
     pub(super) fn accept(&mut self, door: u32) {
         match self.doors.accept(door) {
-            Caller::Nobody => {}
-            Caller::Client(client, transport, Protocol::Uwsgi) => self.greet(client, transport),
-            Caller::Client(client, transport, Protocol::Raw) => {
+            Arrival::Nobody => {}
+            Arrival::Client(client, transport, Protocol::Uwsgi) => self.greet(client, transport),
+            Arrival::Client(client, transport, Protocol::Raw) => {
                 let size = self.default_size();
                 self.attach(client, transport, Session::raw(size), size, Vec::new());
             }
-            Caller::Hopeless(client, why) => {
+            Arrival::Hopeless(client, why) => {
                 match client {
                     Some(client) => {
                         self.refuse(&client, false, Ended::because(Ending::Refused, why));

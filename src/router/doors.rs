@@ -36,7 +36,7 @@ pub struct Doors {
 }
 
 /// Who was waiting at a door.
-pub enum Caller {
+pub enum Arrival {
     /// Nobody any more.
     Nobody,
     /// A client.
@@ -87,18 +87,18 @@ impl Doors {
     }
 
     /// Takes a connection that waits at a socket of the router.
-    pub fn accept(&mut self, door: u32) -> Caller {
+    pub fn accept(&mut self, door: u32) -> Arrival {
         let Some(door) = self.doors.get(door as usize) else {
-            return Caller::Nobody;
+            return Arrival::Nobody;
         };
         match door.listener.accept() {
-            Ok(Some((client, transport))) => Caller::Client(client, transport, door.protocol),
-            Ok(None) => Caller::Nobody,
+            Ok(Some((client, transport))) => Arrival::Client(client, transport, door.protocol),
+            Ok(None) => Arrival::Nobody,
             Err(error) => {
                 self.spare.give();
                 let client = door.listener.accept().ok().flatten().map(|(client, _)| client);
                 self.spare.fill();
-                Caller::Hopeless(client, format!("cannot take the connection: {}", reason(&error)))
+                Arrival::Hopeless(client, format!("cannot take the connection: {}", reason(&error)))
             }
         }
     }

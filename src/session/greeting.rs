@@ -96,11 +96,6 @@ impl Greeting {
         self.extended
     }
 
-    /// Whether the client has said anything at all.
-    pub fn has_begun(&self) -> bool {
-        self.spoken
-    }
-
     /// What is known when the program starts.
     pub fn opening(self) -> Opening {
         Opening {

@@ -92,7 +92,14 @@ impl Stream {
         if peer.sender.is_some() {
             return super::read_outcome(peer.note(nix::unistd::read(self, buffer)));
         }
-        self.receive(buffer, peer, &mut Arrived::default())
+        self.read_with_descriptors(buffer, &mut Arrived::default(), peer)
+    }
+
+    /// Writes, and never raises SIGPIPE; notes a failure.
+    pub fn write_to(&self, bytes: &[u8], peer: &mut Peer) -> Written {
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        let sent = nix::sys::socket::send(self.as_fd().as_raw_fd(), bytes, flags);
+        super::write_outcome(peer.note(sent))
     }
 
     /// Reads, with the descriptors that come along (SCM_RIGHTS, unix(7)); they
@@ -103,17 +110,6 @@ impl Stream {
         arrived: &mut Arrived,
         peer: &mut Peer,
     ) -> Read {
-        self.receive(buffer, peer, arrived)
-    }
-
-    /// Writes, and never raises SIGPIPE; notes a failure.
-    pub fn write_to(&self, bytes: &[u8], peer: &mut Peer) -> Written {
-        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        let sent = nix::sys::socket::send(self.as_fd().as_raw_fd(), bytes, flags);
-        super::write_outcome(peer.note(sent))
-    }
-
-    fn receive(&self, buffer: &mut [u8], peer: &mut Peer, arrived: &mut Arrived) -> Read {
         let mut space = nix::cmsg_space!(
             nix::sys::socket::UnixCredentials,
             std::os::fd::RawFd,

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::child::{Exit, Pid};
@@ -29,20 +30,12 @@ impl AsFd for PidFd {
 impl PidFd {
     /// `None` where there is no such process, or a kernel before Linux 5.3.
     pub fn open(pid: Pid) -> Option<Self> {
-        // SAFETY: two numbers; returns a new descriptor or -1.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-        // SAFETY: it is new and ours.
-        Some(Self { pid, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+        Some(Self { pid, fd: open(pid.as_raw())? })
     }
 
     /// Whether this kernel has them, and we may.
     pub fn there_are() -> bool {
-        // SAFETY: two numbers; returns a new descriptor or -1.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, nix::unistd::getpid().as_raw(), 0) };
-        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0);
-        // SAFETY: it is new and ours.
-        fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).is_some()
+        open(nix::unistd::getpid().as_raw()).is_some()
     }
 
     /// The process that started this one; `None` also where it is outside of
@@ -59,21 +52,8 @@ impl PidFd {
     /// Sends it a signal, whatever its number means by now
     /// (pidfd_send_signal(2)).
     pub fn signal(&self, number: i32) {
-        // SAFETY: numbers and no more information; no memory is involved.
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.fd.as_raw_fd(),
-                number,
-                std::ptr::null::<u8>(),
-                0,
-            )
-        };
         // Forbidden as such: only pidfd_open(2) may be allowed.
-        if sent < 0
-            && matches!(nix::errno::Errno::last_raw(), libc::ENOSYS | libc::EPERM)
-            && !self.is_over()
-        {
+        if matches!(send(&self.fd, number), Err(Errno::ENOSYS | Errno::EPERM)) && !self.is_over() {
             let _ = self.pid.signal(number);
         }
     }
@@ -85,14 +65,8 @@ impl PidFd {
 
     /// One that somebody has sent. `None`: it is none.
     pub fn received(fd: OwnedFd) -> Option<Self> {
-        // A pidfd answers to this with no signal at all, or that the process
-        // is gone.
-        // SAFETY: signal 0 is none; no memory is involved.
-        let sent = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, fd.as_raw_fd(), 0, std::ptr::null::<u8>(), 0)
-        };
-        let error = std::io::Error::last_os_error().raw_os_error();
-        let is_one = sent == 0 || matches!(error, Some(libc::ESRCH | libc::EPERM));
+        // It answers to no signal at all, or says that the process is gone.
+        let is_one = matches!(send(&fd, 0), Ok(()) | Err(Errno::ESRCH | Errno::EPERM));
         // Its number is in another namespace, and not needed.
         is_one.then_some(Self { pid: Pid::UNKNOWN, fd })
     }
@@ -110,21 +84,7 @@ impl PidFd {
         }
         // 0 also for those who may not know.
         let status: i32 = proc::stat(self.pid, 52)?.parse().ok()?;
-        (status != 0 && self.can_be_signalled()).then(|| Exit::of_wait_status(status))
-    }
-
-    fn can_be_signalled(&self) -> bool {
-        // SAFETY: signal 0 is none; no memory is involved.
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.fd.as_raw_fd(),
-                0,
-                std::ptr::null::<u8>(),
-                0,
-            )
-        };
-        sent == 0
+        (status != 0 && send(&self.fd, 0).is_ok()).then(|| Exit::of_wait_status(status))
     }
 
     /// PIDFD_GET_INFO with PIDFD_INFO_EXIT, of one that was reaped (Linux
@@ -181,4 +141,22 @@ impl PidFd {
         let nobody_tells = self.pid == Pid::UNKNOWN || !proc::is_ours();
         nobody_tells && nix::poll::poll(&mut poll, PollTimeout::from(MOMENT)) == Ok(1)
     }
+}
+
+fn open(pid: libc::pid_t) -> Option<OwnedFd> {
+    // SAFETY: two numbers; returns a new descriptor or -1.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+    // SAFETY: it is new and ours.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a signal; 0 is none, and asks whether one could be sent.
+fn send(pidfd: &OwnedFd, number: i32) -> nix::Result<()> {
+    let nothing = std::ptr::null::<u8>();
+    // SAFETY: numbers, and no more information; no memory is involved.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, nothing, 0)
+    };
+    Errno::result(sent).map(drop)
 }

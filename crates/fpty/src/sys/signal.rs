@@ -153,12 +153,6 @@ pub fn ignore(signal: Signal) {
     let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
 }
 
-/// Gives a signal its default action.
-pub fn by_default(signal: Signal) {
-    // SAFETY: no handler is installed.
-    let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) };
-}
-
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -85,11 +85,6 @@ pub fn read_input(buffer: &mut [u8]) -> Read {
     }
 }
 
-/// Whether standard output is a terminal.
-pub fn stdout_is_a_terminal() -> bool {
-    nix::unistd::isatty(stdout()).unwrap_or(false)
-}
-
 /// Whether the terminal on standard input is our controlling one: the keys
 /// that are signals reach us. Below su(1) or setsid(1) they reach others.
 pub fn terminal_is_ours() -> bool {

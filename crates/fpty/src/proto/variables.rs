@@ -17,6 +17,9 @@ pub const PREFIX: &[u8] = b"fpty.";
 /// The client can take descriptors over (value 1).
 pub const CAN_TAKE: &[u8] = b"fpty.take";
 
+/// The client wants no terminal for the program (value 0).
+pub const TERMINAL: &[u8] = b"fpty.terminal";
+
 /// Appends packets with these pairs, each in one packet. What is too long for
 /// one is left out.
 pub fn encode<'a>(pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, packets: &mut Vec<u8>) {

@@ -177,7 +177,9 @@ fn signals_are_passed_on_once() {
     in_every_way(|server, to| {
         for number in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1] {
             let name = &number.as_str()[3..];
-            let line = format!("trap 'echo {name}; exit 9' {name}; echo ready; while :; do sleep 0.05; done");
+            let line = format!(
+                "trap 'echo {name}; exit 9' {name}; echo ready; while :; do sleep 0.05; done"
+            );
             let mut pipes = Pipes::reading(fpty(to, &[&line]), Stdio::null());
             pipes.stdout.read_until("ready\n");
             signal(pipes.pid(), number);

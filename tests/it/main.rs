@@ -8,6 +8,7 @@ mod harness;
 
 mod addresses;
 mod command;
+mod command_wire;
 mod commands;
 mod compat;
 mod departure;

@@ -172,6 +172,7 @@ unsafe extern "C" fn router_init() -> c_int {
         }
         sockets::bind(Owner::Router)?;
         aftercare::reserve(config.processes);
+        crate::router::told::counters::reserve(config.processes);
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)

@@ -5,6 +5,7 @@
 //! something else than what was asked for.
 
 pub mod accept_env;
+pub mod audit;
 pub mod pty;
 pub mod router;
 mod value;

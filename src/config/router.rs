@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
+use super::audit::{self, Audit};
 use super::{OptionSpec, switch, value, with_value};
 use fpty::error::Result;
 use fpty::proto::Protocol;
@@ -42,6 +43,8 @@ pub enum Key {
     AcceptEnv,
     /// Whether clients that can take the terminal itself get it.
     Handover,
+    /// Lines of an audit in the log.
+    Audit,
 }
 
 const LISTEN: &std::ffi::CStr =
@@ -54,7 +57,7 @@ const PROCESSES: &std::ffi::CStr = c"prefork the specified number of forkptyrout
 const STATS: &std::ffi::CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 24] = [
+pub static OPTIONS: [OptionSpec<Key>; 25] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -115,6 +118,11 @@ pub static OPTIONS: [OptionSpec<Key>; 24] = [
         c"hand terminals over to clients that can take them (default: true)",
     ),
     with_value(
+        c"forkptyrouter-audit",
+        Key::Audit,
+        c"log who came, when, and what became of it: json, keyval or off (default: off)",
+    ),
+    with_value(
         c"forkptyrouter-hangup-grace",
         Key::HangupGrace,
         c"kill a session that outlives its client by the specified seconds (default: 10, 0: never)",
@@ -146,6 +154,8 @@ pub struct Router {
     pub accept_env: AcceptEnv,
     /// Whether clients that can take the terminal itself get it.
     pub handover: bool,
+    /// How the lines of an audit look; `None`: there are none.
+    pub audit: Option<Audit>,
     /// Whether the option was given: the next one adds to it.
     accept_env_given: bool,
     /// What to tell the operator about options that can have no meaning.
@@ -166,6 +176,7 @@ impl Default for Router {
             hangup_grace: Some(Duration::from_secs(10)),
             accept_env: AcceptEnv::default(),
             handover: true,
+            audit: None,
             accept_env_given: false,
             remarks: Vec::new(),
         }
@@ -178,6 +189,11 @@ const MAX_EVENTS: u32 = 65_536;
 const MAX_SECONDS: u32 = i32::MAX.unsigned_abs();
 
 impl Router {
+    /// Whether it is to be known when a byte last went.
+    pub fn keeps_time(&self) -> bool {
+        self.timeout.is_some() || self.stats.is_some()
+    }
+
     /// Takes one option as typed. A number of 0 means the default, as with
     /// the C plugin.
     ///
@@ -214,6 +230,7 @@ impl Router {
                     false => self.accept_env = accept,
                 }
             }
+            Key::Audit => self.audit = audit::of(option, typed)?,
             Key::Handover => self.handover = value::switch(option, typed)?,
             Key::Stats => self.stats = Some(value::bytes(option, typed)?),
             Key::Harakiri => {
@@ -276,6 +293,7 @@ mod tests {
             (Key::Timeout, "-1"),
             (Key::Harakiri, "soon"),
             (Key::Cheap, "perhaps"),
+            (Key::Audit, "xml"),
         ] {
             let error = router.set(key, "forkptyrouter-x", value).expect_err(value).to_string();
             assert!(error.contains("forkptyrouter-x") && error.contains(value), "{error}");

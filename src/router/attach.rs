@@ -9,6 +9,7 @@ use super::GatewayLoop;
 use super::doors::Arrival;
 use super::table::{Key, Source};
 use super::timers::Due;
+use super::told::{Refusal, Said};
 use super::traffic::{Attached, Wires};
 use crate::session::Session;
 use crate::session::greeting::Opening;
@@ -46,17 +47,24 @@ impl GatewayLoop {
     pub(super) fn accept(&mut self, door: u32) {
         match self.doors.accept(door) {
             Arrival::Nobody => {}
-            Arrival::Client(client, transport, Protocol::Uwsgi) => self.greet(client, transport),
+            Arrival::Client(client, transport, Protocol::Uwsgi) => {
+                self.greet(client, transport, door);
+            }
             Arrival::Client(client, transport, Protocol::Raw) => {
+                self.told.hears(door, "raw", Said::default);
                 let size = self.default_size();
                 self.attach(client, transport, Session::raw(size), size, Vec::new());
             }
             Arrival::Hopeless(client, why) => {
+                self.told.hears(door, "", Said::default);
                 match client {
                     Some(client) => {
                         self.refuse(&client, false, Ended::because(Ending::Refused, why));
                     }
-                    None => self.doors.log_refusal(&format!("forkptyrouter: {why}")),
+                    None => {
+                        self.doors.log_refusal(&format!("forkptyrouter: {why}"));
+                        self.told.refused(None, Refusal::Resources, &why);
+                    }
                 }
                 self.pause();
             }
@@ -77,9 +85,12 @@ impl GatewayLoop {
         &mut self,
         client: Stream,
         transport: Transport,
+        door: u32,
         mut opening: Opening,
         ended: bool,
     ) {
+        let mode = if opening.extended { "extended" } else { "uwsgi" };
+        self.told.hears(door, mode, || Said::of(&opening.variables));
         let size = opening.size(self.default_size());
         let environment = self.config.accept_env.of_client(&opening.variables);
         let session = Session::opened(&mut opening, size);
@@ -133,10 +144,11 @@ impl GatewayLoop {
         };
         let key = self.sessions.insert(Attached::new(
             session,
-            Wires { client, master, program: Some(pid) },
+            Wires { client, master, program: Some(pid), traffic: None },
             transport,
         ));
         self.programs.started(pid, key);
+        self.note_session(key, size);
         let attached = self.sessions.get_mut(key)?;
         if !self.spawner.has_executed(pid) {
             attached.starting = STARTING_FIRST;
@@ -155,8 +167,9 @@ impl GatewayLoop {
             self.refuse_session(key, Ended::because(Ending::Refused, why));
             return None;
         }
-        if is_starting {
-            self.executed(key);
+        match is_starting {
+            true => self.executed(key),
+            false => self.tell_start(key),
         }
         if let Some(timeout) = self.config.timeout {
             self.after(timeout, Due::Idle(key));
@@ -177,7 +190,7 @@ impl GatewayLoop {
             attached.starting = attached.starting.saturating_mul(2).min(STARTING_LAST);
             return self.after(wait, Due::Executed(key));
         }
-        attached.starting = 0;
+        self.has_begun(key);
         self.settle(key);
     }
 
@@ -233,6 +246,7 @@ impl GatewayLoop {
         // the line.
         let _ = client.read(&mut self.turn.buffer[..]);
         self.doors.log_refusal(&line);
+        self.told.refused(Some(client), Refusal::of(&why), &why.text);
     }
 
     /// Ends a session that never was one, because its program could not be
@@ -244,6 +258,7 @@ impl GatewayLoop {
 
     fn refuse_session(&mut self, key: Key, why: Ended) {
         if let Some(attached) = self.sessions.remove(key) {
+            self.told.was_none(key);
             self.refuse(&attached.wires.client, attached.session.is_extended(), why);
             self.let_go(*attached);
         }

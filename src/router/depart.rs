@@ -90,6 +90,11 @@ impl GatewayLoop {
         if let Some(errno) = failure {
             return self.not_executed(key, errno);
         }
+        self.has_begun(key);
+        self.note_exit(key, exit);
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
         // What it wrote last is there by now.
         if attached.session.terminal_interest().read {
             attached.read_terminal(&mut self.turn, true, |_| false);
@@ -107,6 +112,7 @@ impl GatewayLoop {
             self.departures.this_turn += 1;
             return self.abandon(key);
         }
+        self.tell_end(key);
         if let Some(mut attached) = self.sessions.remove(key) {
             // Nobody has its tokens any more.
             let _ = self.turn.poller.remove(attached.wires.client.as_fd());
@@ -174,6 +180,7 @@ impl GatewayLoop {
     /// Ends a session: its client has left, or is let go. A program that
     /// still runs is hung up, with its foreground job.
     pub(super) fn abandon(&mut self, key: Key) {
+        self.tell_end(key);
         if let Some(attached) = self.sessions.remove(key) {
             self.let_go(*attached);
         }

@@ -25,6 +25,8 @@ const AFTER_HELLO: Duration = Duration::from_secs(1);
 pub struct Caller {
     client: Stream,
     transport: Transport,
+    /// The socket that it came to, by its index.
+    door: u32,
     greeting: Greeting,
     /// When it is no longer waited for.
     until: Instant,
@@ -34,10 +36,11 @@ pub struct Caller {
 impl GatewayLoop {
     /// Hears what a client has to say that has just connected: most speak at
     /// once.
-    pub(super) fn greet(&mut self, client: Stream, transport: Transport) {
+    pub(super) fn greet(&mut self, client: Stream, transport: Transport, door: u32) {
         let key = self.callers.insert(Caller {
             client,
             transport,
+            door,
             greeting: Greeting::default(),
             until: Instant::now() + SILENCE,
             waited_for: false,
@@ -119,12 +122,12 @@ impl GatewayLoop {
         };
         let heard = self.turn.input.len() - left;
         self.turn.input.drain(..heard);
-        let Caller { client, transport, greeting, waited_for, .. } = *caller;
+        let Caller { client, transport, door, greeting, waited_for, .. } = *caller;
         if waited_for {
             // It gets another token.
             let _ = self.turn.poller.remove(client.as_fd());
         }
-        self.open(client, transport, greeting.opening(), ended);
+        self.open(client, transport, door, greeting.opening(), ended);
     }
 
     pub(super) fn forget_caller(&mut self, key: Key) {

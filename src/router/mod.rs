@@ -14,7 +14,8 @@
 //! | `programs.rs` | programs: hung up, outlived, killed, reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
 //! | `keeper.rs` | a process that looks after terminals that were handed over |
-//! | `stats.rs` | the statistics and their clients |
+//! | `told/` | what is told of sessions: audit, counters |
+//! | `stats/` | the statistics and their clients |
 //! | `turn.rs` | what each turn of the loop needs |
 //! | `exchange.rs` | programs that answer each other in quick succession |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
@@ -34,6 +35,7 @@ mod quiet;
 mod stats;
 mod table;
 mod timers;
+pub mod told;
 mod traffic;
 mod turn;
 
@@ -64,11 +66,14 @@ use programs::Programs;
 use stats::Statistics;
 use table::{Key, Source, Table};
 use timers::Due;
+use told::Told;
 use traffic::Attached;
 use turn::Turn;
 
 /// How often a log that takes nothing is tried again.
 const LOG_AGAIN: Duration = Duration::from_millis(100);
+/// And one that somebody reads.
+const LOG_SOON: Duration = Duration::from_millis(2);
 
 /// One gateway process: parts with a state of their own, and what concerns
 /// more than one of them.
@@ -87,6 +92,7 @@ struct GatewayLoop {
     keeper: Keeper,
     local_tcp: LocalTcp,
     statistics: Statistics,
+    told: Told,
 }
 
 /// Runs a gateway; returns only when it cannot go on.
@@ -112,7 +118,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         }
         router.turn.bulk.clear();
         router.part(count);
-        router.try_the_log_again();
+        router.try_the_log_again(false);
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
         router.turn.ends(now, streams);
@@ -160,6 +166,7 @@ impl GatewayLoop {
         }
         let (aftercare, left_behind) =
             aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
+        let told = Told::new(&config, gateway.ordinal(), doors.iter().map(|door| &*door.name));
         let mut router = Self {
             config,
             program: Arc::new(program),
@@ -174,6 +181,7 @@ impl GatewayLoop {
             keeper: Keeper::default(),
             local_tcp: LocalTcp::default(),
             statistics: Statistics::new(server::stats_http()),
+            told,
         };
         if let Some(grace) =
             router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
@@ -237,9 +245,10 @@ impl GatewayLoop {
             Due::Log => {
                 router.turn.log_is_due = false;
                 log::flush();
-                router.try_the_log_again();
+                let took_some = router.told.flush();
+                router.try_the_log_again(took_some);
             }
-            Due::Stats(key) => router.close_stats(key),
+            Due::Stats(key) => router.hurry_stats(key),
             Due::Outlived(pid) => router.outlived(pid),
             Due::Kill => router.kill_outlived(),
             Due::LeftBehind => router.end_left_behind(),
@@ -259,10 +268,10 @@ impl GatewayLoop {
     }
 
     /// Where lines wait for the log, they are written before long.
-    fn try_the_log_again(&mut self) {
-        if log::has_more() && !self.turn.log_is_due {
+    fn try_the_log_again(&mut self, somebody_reads: bool) {
+        if (log::has_more() || self.told.waits()) && !self.turn.log_is_due {
             self.turn.log_is_due = true;
-            self.after(LOG_AGAIN, Due::Log);
+            self.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
         }
     }
 

@@ -115,6 +115,21 @@ impl<T> Table<T> {
         })
     }
 
+    /// The value of a key, to look at.
+    pub fn get(&self, key: Key) -> Option<&T> {
+        let place = self.places.get(key.index as usize)?;
+        place.value.as_deref().filter(|_| place.generation == key.generation)
+    }
+
+    /// The keys of those from this place on, each with its place.
+    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        let places = self.places.iter().enumerate().skip(place);
+        places.filter(|(_, place)| place.value.is_some()).map(|(index, place)| {
+            // No more than there can be descriptors.
+            (index, Key { index: index as u32, generation: place.generation })
+        })
+    }
+
     /// Whether the value of a key is still there.
     pub fn has(&self, key: Key) -> bool {
         self.places
@@ -151,6 +166,11 @@ mod tests {
         assert_eq!(table.get_mut(second), Some(&mut "second"));
         assert_eq!(table.len(), 1);
         assert_eq!(table.iter().collect::<Vec<_>>(), [(second, &"second")]);
+        assert_eq!((table.get(first), table.get(second)), (None, Some(&"second")));
+        let third = table.insert("third");
+        table.remove(second);
+        assert_eq!(table.from(0).collect::<Vec<_>>(), [(1, third)]);
+        assert_eq!(table.from(2).count(), 0);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Bytes between a client and its terminal.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 use super::GatewayLoop;
 use super::quiet::Quiet;
 use super::table::{self, Source};
+use super::told::{Gone, Traffic};
 use super::turn::{BUFFER, Turn};
 use crate::session::{Ends, Key, Session, Verdict};
 use fpty::proto::Ending;
@@ -45,8 +45,8 @@ pub struct Attached {
     /// The program was not executed yet: the wait before that is looked after
     /// again, in milliseconds. 0: it was.
     pub starting: u8,
-    /// When a byte last went either way; kept only for the idle timeout.
-    pub last_traffic: Option<Box<Instant>>,
+    /// How its program ended.
+    pub exit: Option<Gone>,
 }
 
 /// The two ends of a session.
@@ -56,6 +56,8 @@ pub struct Wires {
     /// The session's process until it is reaped: then its number is no longer
     /// its own.
     pub program: Option<Pid>,
+    /// How much goes and when, where somebody wants to know.
+    pub traffic: Option<Box<Traffic>>,
 }
 
 impl Attached {
@@ -72,14 +74,18 @@ impl Attached {
             quiet: Quiet::default(),
             drains: 0,
             starting: 0,
-            last_traffic: None,
+            exit: None,
         }
     }
 }
 
 impl Ends for Wires {
     fn write_terminal(&mut self, bytes: &[u8]) -> Written {
-        self.master.write(bytes)
+        let written = self.master.write(bytes);
+        if let (Some(traffic), Written::Bytes(count)) = (&mut self.traffic, written) {
+            traffic.took_in(count);
+        }
+        written
     }
 
     fn write_client(&mut self, bytes: &[u8]) -> Written {
@@ -132,7 +138,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if self.config.timeout.is_some() {
+        if self.config.keeps_time() {
             attached.note_traffic();
         }
         let Attached { session, wires, last_input, .. } = attached;
@@ -172,7 +178,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if self.config.timeout.is_some() {
+        if self.config.keeps_time() {
             attached.note_traffic();
         }
         if ready.write {
@@ -294,6 +300,9 @@ impl Attached {
         self.last_output = have as u32;
         let spoke = have > 0;
         if spoke {
+            if let Some(traffic) = &mut self.wires.traffic {
+                traffic.gave_out(have);
+            }
             let (mut from, to) = (0, start + have);
             if let Some(header) = self.session.output_header(have) {
                 buffer[..start].copy_from_slice(&header);
@@ -320,8 +329,7 @@ impl Attached {
     }
 
     fn note_traffic(&mut self) {
-        let now = Instant::now();
-        **self.last_traffic.get_or_insert_with(|| Box::new(now)) = now;
+        self.wires.traffic.get_or_insert_with(Box::default).note();
     }
 
     fn watch_client(&mut self, key: table::Key, wanted: Interest, poller: &Poller) {

@@ -17,6 +17,11 @@ pub const PREFIX: &[u8] = b"fpty.";
 /// The client can take descriptors over (value 1).
 pub const CAN_TAKE: &[u8] = b"fpty.take";
 
+/// Where the client's person was logged in from, as sshd(8) says it.
+pub const SSH_CONNECTION: &[u8] = b"fpty.ssh_connection";
+/// As whom the client's person has logged in, by what its environment says.
+pub const LOGNAME: &[u8] = b"fpty.logname";
+
 /// Appends packets with these pairs, each in one packet. What is too long for
 /// one is left out.
 pub fn encode<'a>(pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, packets: &mut Vec<u8>) {

@@ -1,45 +1,52 @@
-//! The statistics: the JSON of a corerouter, to whoever connects.
+//! The statistics, to whoever connects: the JSON of a corerouter and more, and
+//! by HTTP the metrics that Prometheus reads.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `mod.rs` | clients: they ask, and read at their own pace |
+//! | `request.rs` | what one asks for |
+//! | `report.rs` | the JSON |
+//! | `prometheus.rs` | the metrics |
+
+mod prometheus;
+mod report;
+mod request;
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use super::GatewayLoop;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
-use crate::uwsgi::server;
 use fpty::relay::Backlog;
 use fpty::sys::Read;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Stream;
 
+use report::Listing;
+use request::{Asked, Request};
+
 /// Clients of the statistics at once; for a further one, the one that has
 /// taken longest is let go.
 const CLIENTS: usize = 32;
 
-/// How long one may take to ask and to read.
+/// How long one may take to ask, and how long not to read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the C corerouter reports, under its names.
-#[derive(Serialize)]
-struct Report<'a> {
-    version: &'a str,
-    pid: u32,
-    uid: u32,
-    gid: u32,
-    cwd: String,
-    active_sessions: usize,
-    forkptyrouter: Vec<&'a str>,
-    cheap: u8,
-}
+/// How long it may take in all.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Somebody who asks.
 pub struct StatsClient {
     stream: Stream,
     since: Instant,
+    request: Request,
     answer: Backlog,
     asked: bool,
+    /// It has taken something of late.
+    reads: bool,
+    /// What the answer goes on with.
+    listing: Option<Listing>,
 }
 
 /// Everybody who asks.
@@ -80,8 +87,11 @@ impl GatewayLoop {
         let key = self.statistics.clients.insert(StatsClient {
             stream,
             since: Instant::now(),
+            request: Request::default(),
             answer: Backlog::default(),
             asked: false,
+            reads: false,
+            listing: None,
         });
         let Some(client) = self.statistics.clients.get_mut(key) else {
             return;
@@ -94,7 +104,7 @@ impl GatewayLoop {
         self.after(PATIENCE, Due::Stats(key));
         // Without stats-http nobody has to ask.
         if !self.statistics.http {
-            self.answer_stats(key);
+            self.answer_stats(key, Asked::Plain);
         }
     }
 
@@ -104,9 +114,14 @@ impl GatewayLoop {
             return;
         };
         if ready.read || ready.hang_up {
-            match client.stream.read(&mut self.turn.buffer[..4096]) {
-                // Any request gets the same answer.
-                Read::Bytes(_) if !client.asked => return self.answer_stats(key),
+            let read = client.stream.read(&mut self.turn.buffer[..4096]);
+            match read {
+                Read::Bytes(count) if !client.asked => {
+                    match client.request.hear(&self.turn.buffer[..count]) {
+                        Some(asked) => return self.answer_stats(key, asked),
+                        None => return,
+                    }
+                }
                 Read::Bytes(_) | Read::Blocked => {}
                 Read::End if client.asked && !ready.hang_up => {
                     let _ = self.turn.poller.change(
@@ -121,18 +136,28 @@ impl GatewayLoop {
         self.send_stats(key);
     }
 
-    fn answer_stats(&mut self, key: Key) {
-        let mut answer = String::new();
-        if self.statistics.http {
-            answer.push_str(
-                "HTTP/1.0 200 OK\r\nConnection: close\r\nAccess-Control-Allow-Origin: *\r\n\
-                 Content-Type: application/json\r\n\r\n",
-            );
+    /// One has had its time, and more of it if it reads.
+    pub(super) fn hurry_stats(&mut self, key: Key) {
+        let Some(client) = self.statistics.clients.get_mut(key) else {
+            return;
+        };
+        if std::mem::take(&mut client.reads) && client.since.elapsed() < LONGEST {
+            return self.after(PATIENCE, Due::Stats(key));
         }
-        answer.push_str(&self.statistics());
+        self.close_stats(key);
+    }
+
+    fn answer_stats(&mut self, key: Key, asked: Asked) {
+        let (body, listing) = match asked {
+            Asked::Metrics => (prometheus::text(&self.told.counters.now()), None),
+            Asked::Head => (String::new(), None),
+            Asked::Plain | Asked::Json => (self.report(), Some(Listing::default())),
+        };
         if let Some(client) = self.statistics.clients.get_mut(key) {
             client.asked = true;
-            client.answer.push(answer.as_bytes());
+            client.answer.push(asked.head().as_bytes());
+            client.answer.push(body.as_bytes());
+            client.listing = listing;
         }
         self.send_stats(key);
     }
@@ -142,8 +167,24 @@ impl GatewayLoop {
         else {
             return;
         };
-        let reads = client.answer.flush(|bytes| client.stream.write(bytes).taken());
-        if reads && !client.answer.is_empty() {
+        let before = client.answer.len();
+        let takes = client.answer.flush(|bytes| client.stream.write(bytes).taken());
+        client.reads |= client.answer.len() < before;
+        if takes && client.answer.is_empty() {
+            // A little at a time: sessions do not wait for a list of them, nor
+            // does a list wait in memory for its reader.
+            if let Some(mut listing) = client.listing.take() {
+                let (some, is_all) = self.list(&mut listing);
+                if let Some(client) = self.statistics.clients.get_mut(key) {
+                    client.answer.push(some.as_bytes());
+                    client.listing = (!is_all).then_some(listing);
+                }
+            }
+        }
+        let Some(client) = self.statistics.clients.get_mut(key) else {
+            return;
+        };
+        if takes && !client.answer.is_empty() {
             let token = Source::Stats(key).token();
             let interest = Interest { read: false, write: true };
             let _ = self.turn.poller.change(client.stream.as_fd(), token, interest);
@@ -155,23 +196,9 @@ impl GatewayLoop {
     }
 
     /// Lets a client of the statistics go.
-    pub(super) fn close_stats(&mut self, key: Key) {
+    fn close_stats(&mut self, key: Key) {
         if let Some(client) = self.statistics.clients.remove(key) {
             let _ = self.turn.poller.remove(client.stream.as_fd());
         }
-    }
-
-    fn statistics(&self) -> String {
-        let report = Report {
-            version: server::version(),
-            pid: std::process::id(),
-            uid: nix::unistd::getuid().as_raw(),
-            gid: nix::unistd::getgid().as_raw(),
-            cwd: std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default(),
-            active_sessions: self.sessions.len(),
-            forkptyrouter: self.doors.names().collect(),
-            cheap: 0,
-        };
-        serde_json::to_string(&report).unwrap_or_default()
     }
 }

@@ -1,0 +1,387 @@
+//! What is known of a session, from its beginning to its end, and the lines of
+//! an audit that say so.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use super::clock::Utc;
+use super::line::{Format, Line, Value};
+use super::peer::{Peer, Said};
+use super::reason::{Gone, Refusal};
+use fpty::sys::Size;
+use fpty::sys::child::Exit;
+
+/// The words before each line.
+pub const PREFIX: &str = "forkptyrouter-audit: ";
+
+/// How many bytes of a text there may be, so that all of them make a line that
+/// is written at once.
+const SHORT: usize = 64;
+const ADDRESS: usize = 200;
+const WHY: usize = 300;
+const PATH: usize = 500;
+/// And of a command in a list.
+const LISTED: usize = 1000;
+
+/// Where a line is from.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The machine's name.
+    pub host: String,
+    /// The instance's: its procname, or its configuration file.
+    pub instance: Option<String>,
+    /// How many bytes of a command there is room for.
+    pub command_room: usize,
+}
+
+/// What is known of a session.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its id.
+    pub id: String,
+    /// The address that its client came to.
+    pub socket: Arc<str>,
+    /// What its client speaks: `raw`, `uwsgi`, `extended`.
+    pub mode: &'static str,
+    /// Its client.
+    pub peer: Peer,
+    /// What that says of itself.
+    pub said: Said,
+    /// The user of its program.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// What its program was started by.
+    pub command: Arc<str>,
+    /// Its program.
+    pub pid: Option<u32>,
+    /// Its terminal, where it has one.
+    pub tty: Option<Box<str>>,
+    /// That one's size at the beginning.
+    pub size: Option<Size>,
+    /// When it began.
+    pub started: SystemTime,
+    /// The same, by the clock that nobody sets.
+    pub since: Instant,
+    /// How its program ended.
+    pub exit: Option<Exit>,
+    /// How its lines look; `None`: it has none.
+    pub audit: Option<Format>,
+    /// Whether it is recorded.
+    pub recorded: bool,
+}
+
+/// What became of the recording of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Recorded {
+    /// The file.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// What is missing in it, in bytes.
+    pub dropped: u64,
+    /// The hash of what stands before its last line; `None`: it is not known.
+    pub sha256: Option<String>,
+}
+
+/// A session that is over: the line of its end can be written when it is known
+/// what became of its recording.
+#[derive(Clone, Debug)]
+pub struct Last {
+    /// What was known of it.
+    pub facts: Box<Facts>,
+    /// When it ended.
+    pub ended: SystemTime,
+    /// How long it took.
+    pub duration: Duration,
+    /// Why it ended.
+    pub why: Gone,
+    /// Bytes of input and output; `None`: they did not come through here.
+    pub bytes: Option<(u64, u64)>,
+}
+
+impl Facts {
+    fn common(&self, line: &mut Line, place: &Place) {
+        of_peer(line, &self.socket, self.mode, &self.peer);
+        line.field("uid", Value::Number(self.uid.into()))
+            .field("gid", Value::Number(self.gid.into()))
+            .field("command", Value::Text(&self.command, place.command_room))
+            .field("pid", Value::number(self.pid));
+    }
+
+    /// Itself as it is now, as JSON: its names are those of the audit.
+    pub fn as_json(
+        &self,
+        size: Option<Size>,
+        idle: Option<Duration>,
+        is_handed_over: bool,
+        bytes: Option<(u64, u64)>,
+    ) -> String {
+        let mut line = Line::new(Format::Json, "");
+        line.field("id", Value::Text(&self.id, SHORT));
+        of_peer(&mut line, &self.socket, self.mode, &self.peer);
+        let bytes = bytes.filter(|_| !is_handed_over);
+        line.field("uid", Value::Number(self.uid.into()))
+            .field("gid", Value::Number(self.gid.into()))
+            .field("command", Value::Text(&self.command, LISTED))
+            .field("pid", Value::number(self.pid))
+            .field("tty", Value::text(self.tty.as_deref(), SHORT))
+            .field("term", Value::text(self.said.term.as_deref(), SHORT))
+            .field("rows", Value::number(size.map(|size| size.rows)))
+            .field("cols", Value::number(size.map(|size| size.cols)))
+            .field("started", Value::word(&Utc::of(self.started).rfc3339()))
+            .field("idle", Value::Seconds(idle.unwrap_or_else(|| self.since.elapsed())))
+            .field("handed_over", Value::Truth(is_handed_over))
+            .field("recorded", Value::Truth(self.recorded))
+            .field("bytes_in", Value::number(bytes.map(|(bytes, _)| bytes)))
+            .field("bytes_out", Value::number(bytes.map(|(_, bytes)| bytes)));
+        line.finish()
+    }
+
+    /// The line of its beginning.
+    pub fn start_line(&self, format: Format, place: &Place, lost: u64) -> String {
+        let mut line = begin(format, "session-start", self.started, Some(&self.id), place);
+        self.common(&mut line, place);
+        line.field(
+            "claimed.ssh_connection",
+            Value::text(self.said.ssh_connection.as_deref(), ADDRESS),
+        )
+        .field("claimed.logname", Value::text(self.said.logname.as_deref(), SHORT))
+        .field("tty", Value::text(self.tty.as_deref(), SHORT))
+        .field("term", Value::text(self.said.term.as_deref(), SHORT))
+        .field("rows", Value::number(self.size.map(|size| size.rows)))
+        .field("cols", Value::number(self.size.map(|size| size.cols)));
+        end(line, lost)
+    }
+}
+
+impl Last {
+    /// The line of its end.
+    pub fn end_line(
+        &self,
+        format: Format,
+        place: &Place,
+        recorded: Option<&Recorded>,
+        lost: u64,
+    ) -> String {
+        let facts = &self.facts;
+        let mut line = begin(format, "session-end", self.ended, Some(&facts.id), place);
+        facts.common(&mut line, place);
+        let (status, signal) = match facts.exit {
+            Some(Exit::Status(status)) => (u32::try_from(status).ok(), None),
+            Some(Exit::Signal { number, .. }) => (None, u32::try_from(number).ok()),
+            None => (None, None),
+        };
+        line.field("duration", Value::Seconds(self.duration))
+            .field("reason", Value::word(self.why.word()))
+            .field("status", Value::number(status))
+            .field("signal", Value::number(signal))
+            .field("bytes_in", Value::number(self.bytes.map(|(bytes, _)| bytes)))
+            .field("bytes_out", Value::number(self.bytes.map(|(_, bytes)| bytes)));
+        match recorded {
+            Some(recorded) => line
+                .field("record.path", Value::Text(&recorded.path, PATH))
+                .field("record.bytes", Value::Number(recorded.bytes))
+                .field("record.dropped", Value::Number(recorded.dropped))
+                .field("record.sha256", Value::text(recorded.sha256.as_deref(), SHORT)),
+            None => line.field("record", Value::Null),
+        };
+        end(line, lost)
+    }
+}
+
+/// Somebody who got no session.
+#[derive(Clone, Debug)]
+pub struct Refused<'a> {
+    /// The address that it came to.
+    pub socket: &'a str,
+    /// What it speaks.
+    pub mode: &'static str,
+    /// Who it is.
+    pub peer: Peer,
+    /// What it says of itself.
+    pub said: Said,
+    /// Why, in a word.
+    pub reason: Refusal,
+    /// The same, in the words of the log.
+    pub why: &'a str,
+}
+
+impl Refused<'_> {
+    /// Its line.
+    pub fn line(&self, format: Format, place: &Place, now: SystemTime, lost: u64) -> String {
+        let mut line = begin(format, "refused", now, None, place);
+        of_peer(&mut line, self.socket, self.mode, &self.peer);
+        let Said { ssh_connection, logname, .. } = &self.said;
+        line.field("claimed.ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
+            .field("claimed.logname", Value::text(logname.as_deref(), SHORT))
+            .field("reason", Value::word(self.reason.word()))
+            .field("why", Value::Text(self.why, WHY));
+        end(line, lost)
+    }
+}
+
+fn begin(
+    format: Format,
+    event: &'static str,
+    time: SystemTime,
+    id: Option<&str>,
+    place: &Place,
+) -> Line {
+    let mut line = Line::new(format, PREFIX);
+    line.field("event", Value::word(event))
+        .field("time", Value::word(&Utc::of(time).rfc3339()))
+        .field("id", Value::text(id, SHORT))
+        .field("host", Value::Text(&place.host, SHORT))
+        .field("instance", Value::text(place.instance.as_deref(), ADDRESS));
+    line
+}
+
+fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
+    let address = peer.address.map(|address| address.to_string());
+    line.field("socket", Value::Text(socket, ADDRESS))
+        .field("mode", Value::word(mode))
+        .field("peer.pid", Value::number(peer.pid))
+        .field("peer.uid", Value::number(peer.uid))
+        .field("peer.gid", Value::number(peer.gid))
+        .field("peer.user", Value::text(peer.user.as_deref(), SHORT))
+        .field("peer.loginuid", Value::number(peer.login_uid))
+        .field("peer.address", Value::text(address.as_deref(), SHORT))
+        .field("peer.port", Value::number(peer.port));
+}
+
+fn end(mut line: Line, lost: u64) -> String {
+    // Only where there is something to say: it makes a line no longer.
+    if lost > 0 {
+        line.field("lost", Value::Number(lost));
+    }
+    line.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value as Json;
+
+    fn facts(text: &str) -> Facts {
+        Facts {
+            id: String::from("0123abcd"),
+            socket: text.into(),
+            mode: "extended",
+            peer: Peer {
+                pid: Some(u32::MAX),
+                uid: Some(u32::MAX),
+                gid: Some(u32::MAX),
+                user: Some(text.into()),
+                login_uid: Some(u32::MAX),
+                address: Some([u8::MAX; 16].into()),
+                port: Some(u16::MAX),
+            },
+            said: Said {
+                ssh_connection: Some(text.into()),
+                logname: Some(text.into()),
+                term: Some(text.into()),
+            },
+            uid: u32::MAX,
+            gid: u32::MAX,
+            command: text.into(),
+            pid: Some(u32::MAX),
+            tty: Some(text.into()),
+            size: Some(Size { rows: u16::MAX, cols: u16::MAX }),
+            started: SystemTime::UNIX_EPOCH,
+            since: Instant::now(),
+            exit: Some(Exit::Signal { number: 64, core: true }),
+            audit: Some(Format::Json),
+            recorded: false,
+        }
+    }
+
+    fn place(text: &str) -> Place {
+        Place { host: text.to_owned(), instance: Some(text.to_owned()), command_room: 800 }
+    }
+
+    /// All three lines, at their longest.
+    fn lines(format: Format, text: &str) -> [String; 3] {
+        let facts = facts(text);
+        let place = place(text);
+        let refused = Refused {
+            socket: text,
+            mode: "extended",
+            peer: facts.peer.clone(),
+            said: facts.said.clone(),
+            reason: Refusal::Resources,
+            why: text,
+        };
+        let recorded = Recorded {
+            path: text.to_owned(),
+            bytes: u64::MAX,
+            dropped: u64::MAX,
+            sha256: Some("f".repeat(64)),
+        };
+        let last = Last {
+            facts: Box::new(facts.clone()),
+            ended: SystemTime::UNIX_EPOCH,
+            duration: Duration::MAX,
+            why: Gone::Operator,
+            bytes: Some((u64::MAX, u64::MAX)),
+        };
+        [
+            facts.start_line(format, &place, u64::MAX),
+            last.end_line(format, &place, Some(&recorded), u64::MAX),
+            refused.line(format, &place, SystemTime::UNIX_EPOCH, u64::MAX),
+        ]
+    }
+
+    #[test]
+    fn no_line_is_too_long_for_one_write() {
+        for text in ["\u{1}\n\"\\".repeat(5000), "x".repeat(5000), "\u{20ac}".repeat(5000)] {
+            for format in [Format::Json, Format::KeyVal] {
+                for line in lines(format, &text) {
+                    // What the log cuts off.
+                    assert!(line.len() < 3072, "{} bytes: {line}", line.len());
+                    assert!(!line.contains('\n'));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_json_with_these_fields() {
+        let [start, end, refused] = lines(Format::Json, "a\nb")
+            .map(|line| serde_json::from_str::<Json>(&line[PREFIX.len()..]).expect("JSON"));
+        assert_eq!(start["event"], "session-start");
+        assert_eq!(start["time"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(start["command"], "a\nb");
+        assert_eq!(start["claimed"]["ssh_connection"], "a\nb");
+        assert_eq!(start["rows"], 65535);
+        for name in ["id", "peer", "socket", "mode", "command", "uid", "pid", "host", "instance"] {
+            assert_eq!(start[name], end[name], "{name}");
+            assert!(!end[name].is_null(), "{name}");
+        }
+        assert_eq!(end["reason"], "operator");
+        assert_eq!((&end["status"], &end["signal"]), (&Json::Null, &Json::from(64)));
+        assert_eq!(end["record"]["sha256"], "f".repeat(64));
+        assert_eq!(end["bytes_in"], u64::MAX);
+        assert_eq!((&refused["reason"], &refused["why"]), (&"resources".into(), &"a\nb".into()));
+        assert_eq!(refused["lost"], u64::MAX);
+        assert_eq!(refused["id"], Json::Null);
+    }
+
+    #[test]
+    fn what_did_not_come_through_is_null_and_not_0() {
+        let last = Last {
+            facts: Box::new(Facts { exit: None, ..facts("x") }),
+            ended: SystemTime::UNIX_EPOCH,
+            duration: Duration::from_millis(1),
+            why: Gone::Hangup,
+            bytes: None,
+        };
+        let line = last.end_line(Format::KeyVal, &place("x"), None, 0);
+        assert!(line.ends_with(
+            "duration=0.001 reason=\"hangup\" status=null signal=null bytes_in=null \
+             bytes_out=null record=null"
+        ));
+    }
+}

@@ -1,0 +1,277 @@
+//! What is told of sessions: to the log, line by line (an audit), and to
+//! whoever asks for statistics.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `mod.rs` | a session begins, ends, or is refused |
+//! | `facts.rs` | what is known of it; its lines |
+//! | `peer.rs` | who is at the other end |
+//! | `reason.rs` | why it ended, why there was none |
+//! | `line.rs` | how a line looks |
+//! | `queue.rs` | lines on their way to the log |
+//! | `counters.rs` | what happened since the start, of all gateways |
+//! | `traffic.rs` | bytes of a session |
+//! | `clock.rs` | the time as it is written down |
+
+pub mod clock;
+pub mod counters;
+mod facts;
+pub mod line;
+mod peer;
+mod queue;
+mod reason;
+mod traffic;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::GatewayLoop;
+use super::table::Key;
+use crate::config::router::Router;
+use crate::uwsgi::{log, server};
+use fpty::sys::Size;
+use fpty::sys::child::Exit;
+use fpty::sys::socket::Stream;
+
+use counters::Counters;
+pub use facts::{Facts, Last, Recorded};
+use facts::{Place, Refused};
+use line::Format;
+use peer::Names;
+pub use peer::Said;
+use queue::Queue;
+pub use reason::{Gone, Refusal};
+pub use traffic::Traffic;
+
+/// How many bytes of a command a line has room for, and the least.
+const COMMAND_ROOM: usize = 900;
+const LEAST_ROOM: usize = 64;
+/// How many bytes the rest of it may have.
+const THE_REST: usize = 2100;
+
+/// Who is about to get a session, or a refusal.
+#[derive(Default)]
+struct Caller {
+    door: u32,
+    mode: &'static str,
+    said: Said,
+}
+
+/// What a gateway tells of its sessions.
+pub struct Told {
+    /// What happened since the start.
+    pub counters: Counters,
+    audit: Option<Format>,
+    /// Somebody asks for what is known of open sessions.
+    is_asked: bool,
+    place: Place,
+    names: Names,
+    queue: Queue,
+    caller: Caller,
+    sockets: Vec<Arc<str>>,
+    command: Arc<str>,
+    secret: RandomState,
+    facts: HashMap<Key, Box<Facts>>,
+}
+
+impl Told {
+    /// Of the gateway of this number, with these sockets.
+    pub fn new<'a>(
+        config: &Router,
+        ordinal: usize,
+        sockets: impl Iterator<Item = &'a str>,
+    ) -> Self {
+        let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
+            most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
+        });
+        Self {
+            counters: Counters::of_gateway(ordinal),
+            audit: config.audit,
+            is_asked: config.stats.is_some(),
+            place: Place {
+                host: fpty::sys::host_name(),
+                instance: server::instance(),
+                command_room: room,
+            },
+            names: Names::default(),
+            queue: Queue::default(),
+            caller: Caller::default(),
+            sockets: sockets.map(Arc::from).collect(),
+            command: config.command.to_string_lossy().into(),
+            secret: RandomState::new(),
+            facts: HashMap::new(),
+        }
+    }
+
+    /// Whether anybody wants to know more of a session than that there is one.
+    pub fn keeps_facts(&self) -> bool {
+        self.audit.is_some() || self.is_asked
+    }
+
+    /// Notes who is about to get a session or a refusal: at which socket, what
+    /// it speaks, and what it says of itself.
+    pub fn hears(&mut self, door: u32, mode: &'static str, said: impl FnOnce() -> Said) {
+        let said = if self.keeps_facts() { said() } else { Said::default() };
+        self.caller = Caller { door, mode, said };
+    }
+
+    fn id_of(&self, key: Key) -> String {
+        format!("{:08x}", self.secret.hash_one(key) as u32)
+    }
+
+    /// What is known of a session.
+    pub fn of(&self, key: Key) -> Option<&Facts> {
+        self.facts.get(&key).map(Box::as_ref)
+    }
+
+    /// A program has ended.
+    pub fn program_ended(&mut self, key: Key, exit: Exit) {
+        if let Some(facts) = self.facts.get_mut(&key) {
+            facts.exit = Some(exit);
+        }
+    }
+
+    /// There never was such a session.
+    pub fn was_none(&mut self, key: Key) {
+        self.facts.remove(&key);
+    }
+
+    /// Somebody gets no session.
+    pub fn refused(&mut self, client: Option<&Stream>, reason: Refusal, why: &str) {
+        self.counters.refused(reason);
+        let Some(format) = self.audit else {
+            return;
+        };
+        let caller = std::mem::take(&mut self.caller);
+        let peer = client.map(|client| peer::Peer::of(client, &mut self.names, true));
+        let refused = Refused {
+            socket: self.sockets.get(caller.door as usize).map_or("", AsRef::as_ref),
+            mode: caller.mode,
+            peer: peer.unwrap_or_default(),
+            said: caller.said,
+            reason,
+            why,
+        };
+        let (place, now) = (&self.place, SystemTime::now());
+        self.queue.say(|lost| refused.line(format, place, now, lost), log::takes);
+    }
+
+    /// Writes the line of a session's end, as soon as it is known what became
+    /// of its recording.
+    pub fn tell_last(&mut self, last: &Last, recorded: Option<&Recorded>) {
+        if let Some(format) = last.facts.audit {
+            let place = &self.place;
+            self.queue.say(|lost| last.end_line(format, place, recorded, lost), log::takes);
+        }
+    }
+
+    /// Whether lines wait for the log.
+    pub fn waits(&self) -> bool {
+        self.queue.waits()
+    }
+
+    /// Writes some of them; returns whether the log took any.
+    pub fn flush(&mut self) -> bool {
+        self.queue.flush(log::takes) > 0
+    }
+
+    fn tell_start(&mut self, key: Key) {
+        let Some(facts) = self.facts.get(&key) else {
+            return;
+        };
+        if let Some(format) = facts.audit {
+            let place = &self.place;
+            self.queue.say(|lost| facts.start_line(format, place, lost), log::takes);
+        }
+    }
+}
+
+impl GatewayLoop {
+    /// Notes what is known of a new session, where somebody wants to know it.
+    pub(super) fn note_session(&mut self, key: Key, size: Size) {
+        if !self.told.keeps_facts() {
+            return;
+        }
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        attached.wires.traffic.get_or_insert_with(Box::default);
+        let (wires, audit) = (&attached.wires, self.told.audit);
+        let caller = std::mem::take(&mut self.told.caller);
+        let facts = Facts {
+            id: self.told.id_of(key),
+            socket: self.told.sockets.get(caller.door as usize).cloned().unwrap_or_default(),
+            mode: caller.mode,
+            peer: peer::Peer::of(&wires.client, &mut self.told.names, audit.is_some()),
+            said: caller.said,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            command: self.told.command.clone(),
+            pid: wires.program.and_then(|program| u32::try_from(program.as_raw()).ok()),
+            tty: wires.master.slave_name().map(Into::into),
+            size: Some(size),
+            started: SystemTime::now(),
+            since: Instant::now(),
+            exit: None,
+            audit,
+            recorded: false,
+        };
+        self.told.facts.insert(key, Box::new(facts));
+    }
+
+    /// Its program was executed, if that was not known yet.
+    pub(super) fn has_begun(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if std::mem::take(&mut attached.starting) != 0 {
+            self.tell_start(key);
+        }
+    }
+
+    /// A session has begun: its program was executed.
+    pub(super) fn tell_start(&mut self, key: Key) {
+        self.told.counters.began();
+        self.told.tell_start(key);
+    }
+
+    /// A session ends.
+    pub(super) fn tell_end(&mut self, key: Key) {
+        // It was never seen to run, perhaps, and runs all the same.
+        self.has_begun(key);
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let session = &attached.session;
+        let why = match (session.dismissed(), attached.exit) {
+            (Some(ending), _) => Gone::of(ending),
+            (None, Some(gone)) => gone,
+            (None, None) if session.client_is_gone() => Gone::Hangup,
+            (None, None) => Gone::Lost,
+        };
+        let facts = self.told.facts.remove(&key);
+        let duration = facts.as_ref().map(|facts| facts.since.elapsed());
+        self.told.counters.ended(why, duration);
+        if let (Some(facts), Some(duration)) = (facts, duration) {
+            let bytes = match session.is_handed_over() {
+                true => None,
+                false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()),
+            };
+            let last = Last { facts, ended: SystemTime::now(), duration, why, bytes };
+            self.told.tell_last(&last, None);
+        }
+    }
+
+    /// A program has ended by itself or by a signal.
+    pub(super) fn note_exit(&mut self, key: Key, exit: Exit) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            attached.exit = Some(match exit {
+                Exit::Status(_) => Gone::Exit,
+                Exit::Signal { .. } => Gone::Signal,
+            });
+        }
+        self.told.program_ended(key, exit);
+    }
+}

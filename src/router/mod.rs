@@ -30,8 +30,6 @@ mod exchange;
 mod fault;
 mod greet;
 mod handover;
-// Until something names a session.
-#[allow(dead_code)]
 mod ids;
 mod keeper;
 mod programs;
@@ -65,6 +63,7 @@ use fpty::sys::spawn::{Program, Spawner};
 use depart::Departures;
 use doors::{Door, Doors};
 use greet::Caller;
+use ids::Ids;
 use keeper::Keeper;
 use programs::Programs;
 use stats::Statistics;
@@ -97,6 +96,7 @@ struct GatewayLoop {
     local_tcp: LocalTcp,
     statistics: Statistics,
     told: Told,
+    ids: Ids,
 }
 
 /// Runs a gateway; returns only when it cannot go on.
@@ -186,6 +186,7 @@ impl GatewayLoop {
             local_tcp: LocalTcp::default(),
             statistics: Statistics::new(server::stats_http()),
             told,
+            ids: Ids::new(),
         };
         if let Some(grace) =
             router.config.hangup_grace.filter(|_| router.programs.has_left_behind())

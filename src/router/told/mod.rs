@@ -23,7 +23,6 @@ mod reason;
 mod traffic;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -72,7 +71,6 @@ pub struct Told {
     caller: Caller,
     sockets: Vec<Arc<str>>,
     command: Arc<str>,
-    secret: RandomState,
     facts: HashMap<Key, Box<Facts>>,
 }
 
@@ -100,7 +98,6 @@ impl Told {
             caller: Caller::default(),
             sockets: sockets.map(Arc::from).collect(),
             command: config.command.to_string_lossy().into(),
-            secret: RandomState::new(),
             facts: HashMap::new(),
         }
     }
@@ -115,10 +112,6 @@ impl Told {
     pub fn hears(&mut self, door: u32, mode: &'static str, said: impl FnOnce() -> Said) {
         let said = if self.keeps_facts() { said() } else { Said::default() };
         self.caller = Caller { door, mode, said };
-    }
-
-    fn id_of(&self, key: Key) -> String {
-        format!("{:08x}", self.secret.hash_one(key) as u32)
     }
 
     /// What is known of a session.
@@ -201,7 +194,7 @@ impl GatewayLoop {
         let (wires, audit) = (&attached.wires, self.told.audit);
         let caller = std::mem::take(&mut self.told.caller);
         let facts = Facts {
-            id: self.told.id_of(key),
+            id: self.ids.of(key),
             socket: self.told.sockets.get(caller.door as usize).cloned().unwrap_or_default(),
             mode: caller.mode,
             peer: peer::Peer::of(&wires.client, &mut self.told.names, audit.is_some()),

@@ -59,7 +59,7 @@ pub struct Facts {
     pub pid: Option<u32>,
     /// Its terminal, where it has one.
     pub tty: Option<Box<str>>,
-    /// That one's size at the beginning.
+    /// That one's size at the beginning, as its client said it.
     pub size: Option<Size>,
     /// When it began.
     pub started: SystemTime,

@@ -204,7 +204,7 @@ impl GatewayLoop {
             command: self.told.command.clone(),
             pid: wires.program.and_then(|program| u32::try_from(program.as_raw()).ok()),
             tty: wires.master.slave_name().map(Into::into),
-            size: Some(size),
+            size: (caller.mode != "raw").then_some(size),
             started: SystemTime::now(),
             since: Instant::now(),
             exit: None,

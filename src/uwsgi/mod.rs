@@ -6,6 +6,7 @@ pub mod fingerprint;
 pub mod gateway;
 pub mod guard;
 pub mod log;
+pub mod metrics;
 pub mod options;
 pub mod passed;
 pub mod server;

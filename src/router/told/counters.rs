@@ -9,6 +9,7 @@ use once_cell::sync::OnceCell;
 
 use super::reason::{Gone, Refusal};
 use crate::uwsgi::log::log;
+use crate::uwsgi::metrics::{self, Kind};
 use fpty::error::reason;
 use fpty::sys::shared::Shared;
 
@@ -21,7 +22,8 @@ const ACCEPTED: usize = 0;
 const SESSIONS: usize = 1;
 const PEAK: usize = 2;
 const MILLISECONDS: usize = 3;
-const REFUSED: usize = 4;
+const REFUSALS: usize = 4;
+const REFUSED: usize = 5;
 const ENDED: usize = REFUSED + Refusal::ALL.len();
 const DURATIONS: usize = ENDED + Gone::ALL.len();
 const COMMON: usize = DURATIONS + BUCKETS.len() + 1;
@@ -43,8 +45,12 @@ const fn own(ordinal: usize) -> usize {
 /// Reserves the memory, in the master, before it forks the gateways.
 pub fn reserve(gateways: u32) {
     match Shared::new(own(gateways as usize)) {
-        Ok(words) => {
-            let _ = SHARED.set(words);
+        Ok(shared) => {
+            let words = shared.words();
+            metrics::register(c"forkptyrouter.sessions", Kind::Gauge, &words[SESSIONS]);
+            metrics::register(c"forkptyrouter.accepted", Kind::Counter, &words[ACCEPTED]);
+            metrics::register(c"forkptyrouter.refused", Kind::Counter, &words[REFUSALS]);
+            let _ = SHARED.set(shared);
         }
         Err(error) => log(&format!("forkptyrouter: no counters: {}", reason(&error))),
     }
@@ -124,6 +130,7 @@ impl Counters {
 
     /// Nobody got a session.
     pub fn refused(self, why: Refusal) {
+        self.word(REFUSALS).fetch_add(1, Relaxed);
         self.word(REFUSED + why as usize).fetch_add(1, Relaxed);
     }
 

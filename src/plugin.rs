@@ -9,7 +9,7 @@ use once_cell::sync::Lazy;
 
 use crate::config::{pty, router};
 use crate::ffi;
-use crate::router::aftercare;
+use crate::router::{aftercare, siblings};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
@@ -64,6 +64,7 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     plugin.options = ROUTER_OPTIONS.as_ptr();
     plugin.init = Some(router_init);
     plugin.post_init = Some(sockets_are_known);
+    plugin.post_fork = Some(router_post_fork);
     plugin.master_cleanup = Some(router_end);
     plugin
 };
@@ -173,6 +174,7 @@ unsafe extern "C" fn router_init() -> c_int {
         sockets::bind(Owner::Router)?;
         aftercare::reserve(config.processes);
         crate::router::told::counters::reserve(config.processes);
+        siblings::reserve(config.processes);
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)
@@ -188,6 +190,11 @@ unsafe extern "C" fn router_init() -> c_int {
 /// The server has found and bound all of its sockets.
 unsafe extern "C" fn sockets_are_known() {
     guard("the start", (), passed::keep_from_the_server);
+}
+
+/// A process of the server has been forked that is no gateway.
+unsafe extern "C" fn router_post_fork() {
+    guard("the router", (), siblings::close);
 }
 
 /// The master ends or is about to execute itself anew; the gateways have been

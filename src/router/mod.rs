@@ -15,6 +15,7 @@
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
 //! | `keeper.rs` | a process that looks after terminals that were handed over |
 //! | `told/` | what is told of sessions: audit, counters |
+//! | `siblings.rs` | what gateways ask each other |
 //! | `stats/` | the statistics and their clients |
 //! | `turn.rs` | what each turn of the loop needs |
 //! | `exchange.rs` | programs that answer each other in quick succession |
@@ -34,6 +35,7 @@ mod ids;
 mod keeper;
 mod programs;
 mod quiet;
+pub mod siblings;
 mod stats;
 mod table;
 mod timers;
@@ -66,6 +68,7 @@ use greet::Caller;
 use ids::Ids;
 use keeper::Keeper;
 use programs::Programs;
+use siblings::Siblings;
 use stats::Statistics;
 use table::{Key, Source, Table};
 use timers::Due;
@@ -97,6 +100,7 @@ struct GatewayLoop {
     statistics: Statistics,
     told: Told,
     ids: Ids,
+    siblings: Siblings,
 }
 
 /// Runs a gateway; returns only when it cannot go on.
@@ -187,6 +191,7 @@ impl GatewayLoop {
             statistics: Statistics::new(server::stats_http()),
             told,
             ids: Ids::new(),
+            siblings: Siblings::of(gateway.ordinal()),
         };
         if let Some(grace) =
             router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
@@ -196,6 +201,7 @@ impl GatewayLoop {
         for remark in fpty::sys::what_is_missing() {
             log(&format!("forkptyrouter: {remark}"));
         }
+        router.hear_siblings();
         router.doors.open(&router.turn.poller);
         if let Some(limit) = limit {
             // Two descriptors a session, a few dozen for the gateway itself.
@@ -220,6 +226,7 @@ impl GatewayLoop {
             Source::StatsListener => router.accept_stats(),
             Source::Stats(key) => router.stats_ready(key, ready),
             Source::Children => router.child_ended(),
+            Source::Siblings => router.siblings_ready(),
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
             Source::Caller(key) => router.caller_ready(key, ready),
@@ -254,6 +261,7 @@ impl GatewayLoop {
                 router.try_the_log_again(took_some);
             }
             Due::Stats(key) => router.hurry_stats(key),
+            Due::Answer(number) => router.unanswered_question(number),
             Due::Outlived(pid) => router.outlived(pid),
             Due::Kill => router.kill_outlived(),
             Due::LeftBehind => router.end_left_behind(),

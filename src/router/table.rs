@@ -15,6 +15,8 @@ pub enum Source {
     Stats(Key),
     /// A child has ended.
     Children,
+    /// Another gateway has written to us.
+    Siblings,
     /// The client of a session.
     Client(Key),
     /// The terminal of a session.
@@ -41,6 +43,7 @@ impl Source {
             Source::StatsListener => (1, Key { index: 0, generation: 0 }),
             Source::Stats(key) => (2, key),
             Source::Children => (3, Key { index: 0, generation: 0 }),
+            Source::Siblings => (3, Key { index: 1, generation: 0 }),
             Source::Client(key) => (4, key),
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
@@ -59,6 +62,7 @@ impl Source {
             0 => Source::Listener(key.index),
             1 => Source::StatsListener,
             2 => Source::Stats(key),
+            3 if key.index == 1 => Source::Siblings,
             3 => Source::Children,
             4 => Source::Client(key),
             5 => Source::Terminal(key),
@@ -181,6 +185,7 @@ mod tests {
             Source::StatsListener,
             Source::Stats(key),
             Source::Children,
+            Source::Siblings,
             Source::Client(key),
             Source::Terminal(key),
             Source::Caller(key),

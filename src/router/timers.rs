@@ -44,6 +44,8 @@ pub enum Due {
     Log,
     /// A client of the statistics has said nothing, or does not read.
     Stats(Key),
+    /// A question of another gateway's has had time enough for an answer.
+    Answer(u64),
     /// A session has outlived its client.
     Outlived(Pid),
     /// Go on killing what has outlived its client or its gateway.
@@ -74,6 +76,7 @@ impl Due {
             | Due::Reap
             | Due::Log
             | Due::Stats(_)
+            | Due::Answer(_)
             | Due::Outlived(_)
             | Due::Kill
             | Due::LeftBehind

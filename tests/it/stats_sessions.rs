@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::extended::open;
 use crate::harness::client::both;
-use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_every_server, process, wait_until};
 
 #[track_caller]
 fn sessions(server: &Server) -> Vec<Value> {
@@ -68,6 +69,51 @@ fn a_session_is_listed_while_it_is_open() {
         assert_eq!((&raw["term"], &raw["socket"]), (&Value::Null, &json!(server.path("s"))));
         drop((client, raw));
         wait_until("none is listed", || sessions(&server).len() <= 1);
+    });
+}
+
+/// Whoever answers tells of all gateways; one that hangs is done without.
+#[test]
+fn sessions_of_several_gateways_are_one_list() {
+    on_every_server(|flavor| {
+        let server = listed(flavor).option("forkptyrouter-processes", "3").start();
+        let mut clients: Vec<_> = (0..200).map(|_| server.connect("s")).collect();
+        for client in &mut clients {
+            client.shell("true");
+        }
+        let list = sessions(&server);
+        let mut ids: Vec<_> = list.iter().map(|one| one["id"].to_string()).collect();
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 200);
+        let gateways = process::children(server.master());
+        let of = |gateway: i32| {
+            let programs: Vec<_> = process::children(gateway).iter().map(|one| one.pid).collect();
+            list.iter()
+                .filter(|one| programs.contains(&(one["pid"].as_i64().unwrap() as i32)))
+                .count()
+        };
+        let shares: Vec<_> = gateways.iter().map(|gateway| of(gateway.pid)).collect();
+        assert_eq!(shares.iter().sum::<usize>(), 200);
+        // The first one answers, and another one hangs.
+        let first = server.gateway();
+        let other = gateways.iter().map(|one| one.pid).find(|pid| *pid != first).unwrap();
+        let left = 200 - of(other);
+        process::signal(other, Signal::SIGSTOP);
+        let text = server.connect("stats").text_to_end();
+        process::signal(other, Signal::SIGCONT);
+        let json: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["unheard"], 1);
+        assert_eq!(json["sessions"].as_array().unwrap().len(), left);
+        assert_eq!(json["active_sessions"], 200);
+        // One that was killed is heard again when it is back.
+        process::signal(other, Signal::SIGKILL);
+        wait_until("its sessions are over", || sessions(&server).len() == left);
+        wait_until("all answer again", || {
+            let text = server.connect("stats").text_to_end();
+            let json: Value = serde_json::from_str(&text).unwrap();
+            json["unheard"].is_null()
+        });
     });
 }
 

@@ -23,7 +23,7 @@ use fpty::sys::Read;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Stream;
 
-use report::Listing;
+use report::{Goes, Listing};
 use request::{Asked, Request};
 
 /// Clients of the statistics at once; for a further one, the one that has
@@ -47,6 +47,8 @@ pub struct StatsClient {
     reads: bool,
     /// What the answer goes on with.
     listing: Option<Listing>,
+    /// Another gateway is to say what.
+    waits: bool,
 }
 
 /// Everybody who asks.
@@ -92,6 +94,7 @@ impl GatewayLoop {
             asked: false,
             reads: false,
             listing: None,
+            waits: false,
         });
         let Some(client) = self.statistics.clients.get_mut(key) else {
             return;
@@ -170,29 +173,50 @@ impl GatewayLoop {
         let before = client.answer.len();
         let takes = client.answer.flush(|bytes| client.stream.write(bytes).taken());
         client.reads |= client.answer.len() < before;
-        if takes && client.answer.is_empty() {
-            // A little at a time: sessions do not wait for a list of them, nor
-            // does a list wait in memory for its reader.
-            if let Some(mut listing) = client.listing.take() {
-                let (some, is_all) = self.list(&mut listing);
-                if let Some(client) = self.statistics.clients.get_mut(key) {
-                    client.answer.push(some.as_bytes());
-                    client.listing = (!is_all).then_some(listing);
+        // A little at a time: sessions do not wait for a list of them, nor
+        // does a list wait in memory for its reader.
+        let is_taken = takes && client.answer.is_empty() && !client.waits;
+        if let Some(mut listing) = client.listing.take_if(|_| is_taken) {
+            let goes = self.list(key, &mut listing);
+            let Some(client) = self.statistics.clients.get_mut(key) else {
+                return;
+            };
+            client.waits = goes == Goes::Asked;
+            match goes {
+                Goes::On(text) => client.answer.push(text.as_bytes()),
+                Goes::Over(text) => {
+                    client.answer.push(text.as_bytes());
+                    return self.send_stats(key);
                 }
+                Goes::Asked => {}
             }
+            client.listing = Some(listing);
         }
         let Some(client) = self.statistics.clients.get_mut(key) else {
             return;
         };
-        if takes && !client.answer.is_empty() {
+        if takes && (client.waits || !client.answer.is_empty()) {
             let token = Source::Stats(key).token();
-            let interest = Interest { read: false, write: true };
+            // Until another gateway has answered there is nothing to write.
+            let interest = Interest { read: false, write: !client.answer.is_empty() };
             let _ = self.turn.poller.change(client.stream.as_fd(), token, interest);
             return;
         }
         client.stream.end();
         let _ = client.stream.read(&mut self.turn.buffer[..]);
         self.close_stats(key);
+    }
+
+    /// Another gateway has answered, or has not.
+    pub(super) fn listed(&mut self, key: Key, answer: Option<&[u8]>) {
+        let Some(client) = self.statistics.clients.get_mut(key).filter(|client| client.waits)
+        else {
+            return;
+        };
+        client.waits = false;
+        let text = client.listing.as_mut().and_then(|listing| listing.add_answer(answer));
+        client.answer.push(text.unwrap_or_default().as_bytes());
+        self.send_stats(key);
     }
 
     /// Lets a client of the statistics go.

@@ -9,7 +9,7 @@ use once_cell::sync::Lazy;
 
 use crate::config::{pty, router};
 use crate::ffi;
-use crate::router::{aftercare, siblings};
+use crate::router::{aftercare, siblings, told};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
@@ -173,8 +173,11 @@ unsafe extern "C" fn router_init() -> c_int {
         }
         sockets::bind(Owner::Router)?;
         aftercare::reserve(config.processes);
-        crate::router::told::counters::reserve(config.processes);
+        told::counters::reserve(config.processes);
         siblings::reserve(config.processes);
+        if config.audit.is_some() {
+            told::board::reserve(config.processes);
+        }
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)
@@ -200,7 +203,10 @@ unsafe extern "C" fn router_post_fork() {
 /// The master ends or is about to execute itself anew; the gateways have been
 /// killed.
 unsafe extern "C" fn router_end() {
-    guard("the end", (), || aftercare::after_the_end(locked(&ROUTER).hangup_grace));
+    guard("the end", (), || {
+        told::board::after_the_end();
+        aftercare::after_the_end(locked(&ROUTER).hangup_grace);
+    });
 }
 
 /// Runs the client, or binds the sockets of the shared terminal.

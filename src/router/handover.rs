@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::GatewayLoop;
+use super::last_words::LastWords;
 use super::table::Key;
 use super::timers::Due;
 use super::traffic::Wires;
@@ -63,8 +64,12 @@ impl GatewayLoop {
         let Wires { client, program: Some(program), .. } = &attached.wires else {
             return;
         };
-        match self.keeper.keep(*program, client, self.config.hangup_grace) {
-            Written::Bytes(_) => self.programs.entrusted(*program),
+        let last = LastWords::new(self.told.in_advance(key));
+        match self.keeper.keep(*program, client, self.config.hangup_grace, &last) {
+            Written::Bytes(_) => {
+                self.programs.entrusted(*program);
+                self.told.entrusted(key);
+            }
             Written::Blocked => self.after(KEEPER, Due::Keeper(key)),
             // It ends with this gateway, as others do.
             Written::Gone => {}

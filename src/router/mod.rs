@@ -13,6 +13,7 @@
 //! | `depart.rs` | a session ends |
 //! | `programs.rs` | programs: hung up, outlived, killed, reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
+//! | `last_words.rs` | what is told of a session by another process |
 //! | `keeper.rs` | a process that looks after terminals that were handed over |
 //! | `told/` | what is told of sessions: audit, counters |
 //! | `siblings.rs` | what gateways ask each other |
@@ -33,6 +34,7 @@ mod greet;
 mod handover;
 mod ids;
 mod keeper;
+mod last_words;
 mod programs;
 mod quiet;
 pub mod siblings;

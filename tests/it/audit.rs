@@ -212,6 +212,83 @@ fn what_was_handed_over_is_not_counted() {
     });
 }
 
+/// Who was in is told even where nobody is left to see them leave.
+#[test]
+fn sessions_of_a_gateway_that_is_killed_have_an_end() {
+    on_every_server(|flavor| {
+        for stopped in [false, true] {
+            let mut server = audited(flavor).raw();
+            let mut clients: Vec<_> = (0..5).map(|_| server.connect("s")).collect();
+            for client in &mut clients {
+                client.shell("true");
+            }
+            let mut over = server.connect("s");
+            over.send("exit 1\n");
+            over.read_to_end();
+            wait_for(&server, "session-end", 1);
+            if stopped {
+                server.stop();
+            } else {
+                process::signal(server.gateway(), Signal::SIGKILL);
+            }
+            let lines = wait_for(&server, "session-end", 6);
+            let mut ids: Vec<_> = of(&lines, "session-end").iter().map(|end| &end["id"]).collect();
+            let mut started: Vec<_> =
+                of(&lines, "session-start").iter().map(|start| &start["id"]).collect();
+            ids.sort_by_key(|id| id.to_string());
+            started.sort_by_key(|id| id.to_string());
+            assert_eq!(ids, started);
+            for end in &of(&lines, "session-end")[1..] {
+                assert_eq!((&end["reason"], &end["status"]), (&json!("lost"), &Value::Null));
+                let took = end["duration"].as_f64().unwrap();
+                assert!((0.0..15.0).contains(&took), "{end}");
+                let time = end["time"].as_str().unwrap();
+                assert!(time >= lines[0]["time"].as_str().unwrap(), "{end}");
+            }
+        }
+    });
+}
+
+/// The real client, its gateway gone: somebody else sees the end.
+#[test]
+fn a_session_that_outlives_its_gateway_has_its_own_end() {
+    on_every_server(|flavor| {
+        for (end, reason, status) in [("exit 6", "exit", json!(6)), ("", "hangup", Value::Null)] {
+            let server = audited(flavor).uwsgi();
+            let mut client = Command::new(servers::fpty())
+                .arg(server.path("u"))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            wait_until("the session is kept", || {
+                let pidfds = |pid| {
+                    let open = process::descriptors(pid);
+                    open.iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
+                };
+                let all = server.processes();
+                all.iter().any(|one| one.name == "fpty-keeper" && pidfds(one.pid) > 1)
+            });
+            let gateway = server.gateway();
+            process::signal(gateway, Signal::SIGKILL);
+            server.wait_for_log("respawned uWSGI forkptyrouter 1");
+            assert_eq!(server.count_in_log("session-end"), 0);
+            if end.is_empty() {
+                process::signal(client.id() as i32, Signal::SIGKILL);
+            } else {
+                let mut input = client.stdin.take().unwrap();
+                std::io::Write::write_all(&mut input, format!("{end}\n").as_bytes()).unwrap();
+            }
+            client.wait().unwrap();
+            let lines = wait_for(&server, "session-end", 1);
+            let (start, end) = (&lines[0], of(&lines, "session-end")[0]);
+            assert_eq!(start["id"], end["id"]);
+            assert_eq!((&end["reason"], &end["status"]), (&json!(reason), &status), "{end}");
+        }
+    });
+}
+
 /// The log only counts them; the audit has each.
 #[test]
 fn every_refusal_has_its_line() {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 
+use super::board;
 use super::clock::Utc;
 use super::line::{Format, Line, Value};
 use super::peer::{Peer, Said};
@@ -71,6 +72,8 @@ pub struct Facts {
     pub audit: Option<Format>,
     /// Whether it is recorded.
     pub recorded: bool,
+    /// Where its last line is written in advance.
+    pub board: Option<board::Place>,
 }
 
 /// What became of the recording of a session.
@@ -86,20 +89,27 @@ pub struct Recorded {
     pub sha256: Option<String>,
 }
 
+/// How a session ended.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// When.
+    pub at: SystemTime,
+    /// After how long.
+    pub duration: Duration,
+    /// Why.
+    pub why: Gone,
+    /// Bytes of input and output; `None`: they did not come through here.
+    pub bytes: Option<(u64, u64)>,
+}
+
 /// A session that is over: the line of its end can be written when it is known
 /// what became of its recording.
 #[derive(Clone, Debug)]
 pub struct Last {
     /// What was known of it.
     pub facts: Box<Facts>,
-    /// When it ended.
-    pub ended: SystemTime,
-    /// How long it took.
-    pub duration: Duration,
-    /// Why it ended.
-    pub why: Gone,
-    /// Bytes of input and output; `None`: they did not come through here.
-    pub bytes: Option<(u64, u64)>,
+    /// How it ended.
+    pub end: End,
 }
 
 impl Facts {
@@ -140,6 +150,19 @@ impl Facts {
         line.finish()
     }
 
+    /// The line of its end, in advance, for whoever comes after a gateway that
+    /// was killed.
+    pub fn line_in_advance(&self, format: Format, place: &Place) -> String {
+        let end =
+            End { at: board::NO_TIME, duration: Duration::ZERO, why: Gone::Lost, bytes: None };
+        let line = self.end_line(format, place, &end, None, 0);
+        if line.len() <= board::LONGEST {
+            return line;
+        }
+        let place = Place { command_room: SHORT, ..place.clone() };
+        self.end_line(format, &place, &end, None, 0)
+    }
+
     /// The line of its beginning.
     pub fn start_line(&self, format: Format, place: &Place, lost: u64) -> String {
         let mut line = begin(format, "session-start", self.started, Some(&self.id), place);
@@ -153,33 +176,31 @@ impl Facts {
         .field("term", Value::text(self.said.term.as_deref(), SHORT))
         .field("rows", Value::number(self.size.map(|size| size.rows)))
         .field("cols", Value::number(self.size.map(|size| size.cols)));
-        end(line, lost)
+        finish(line, lost)
     }
-}
 
-impl Last {
     /// The line of its end.
     pub fn end_line(
         &self,
         format: Format,
         place: &Place,
+        end: &End,
         recorded: Option<&Recorded>,
         lost: u64,
     ) -> String {
-        let facts = &self.facts;
-        let mut line = begin(format, "session-end", self.ended, Some(&facts.id), place);
-        facts.common(&mut line, place);
-        let (status, signal) = match facts.exit {
+        let mut line = begin(format, "session-end", end.at, Some(&self.id), place);
+        self.common(&mut line, place);
+        let (status, signal) = match self.exit {
             Some(Exit::Status(status)) => (u32::try_from(status).ok(), None),
             Some(Exit::Signal { number, .. }) => (None, u32::try_from(number).ok()),
             None => (None, None),
         };
-        line.field("duration", Value::Seconds(self.duration))
-            .field("reason", Value::word(self.why.word()))
+        line.field("duration", Value::Seconds(end.duration))
+            .field("reason", Value::word(end.why.word()))
             .field("status", Value::number(status))
             .field("signal", Value::number(signal))
-            .field("bytes_in", Value::number(self.bytes.map(|(bytes, _)| bytes)))
-            .field("bytes_out", Value::number(self.bytes.map(|(_, bytes)| bytes)));
+            .field("bytes_in", Value::number(end.bytes.map(|(bytes, _)| bytes)))
+            .field("bytes_out", Value::number(end.bytes.map(|(_, bytes)| bytes)));
         match recorded {
             Some(recorded) => line
                 .field("record.path", Value::Text(&recorded.path, PATH))
@@ -188,7 +209,7 @@ impl Last {
                 .field("record.sha256", Value::text(recorded.sha256.as_deref(), SHORT)),
             None => line.field("record", Value::Null),
         };
-        end(line, lost)
+        finish(line, lost)
     }
 }
 
@@ -219,7 +240,7 @@ impl Refused<'_> {
             .field("claimed.logname", Value::text(logname.as_deref(), SHORT))
             .field("reason", Value::word(self.reason.word()))
             .field("why", Value::Text(self.why, WHY));
-        end(line, lost)
+        finish(line, lost)
     }
 }
 
@@ -252,7 +273,7 @@ fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
         .field("peer.port", Value::number(peer.port));
 }
 
-fn end(mut line: Line, lost: u64) -> String {
+fn finish(mut line: Line, lost: u64) -> String {
     // Only where there is something to say: it makes a line no longer.
     if lost > 0 {
         line.field("lost", Value::Number(lost));
@@ -295,6 +316,7 @@ mod tests {
             exit: Some(Exit::Signal { number: 64, core: true }),
             audit: Some(Format::Json),
             recorded: false,
+            board: None,
         }
     }
 
@@ -320,16 +342,15 @@ mod tests {
             dropped: u64::MAX,
             sha256: Some("f".repeat(64)),
         };
-        let last = Last {
-            facts: Box::new(facts.clone()),
-            ended: SystemTime::UNIX_EPOCH,
+        let end = End {
+            at: SystemTime::UNIX_EPOCH,
             duration: Duration::MAX,
             why: Gone::Operator,
             bytes: Some((u64::MAX, u64::MAX)),
         };
         [
             facts.start_line(format, &place, u64::MAX),
-            last.end_line(format, &place, Some(&recorded), u64::MAX),
+            facts.end_line(format, &place, &end, Some(&recorded), u64::MAX),
             refused.line(format, &place, SystemTime::UNIX_EPOCH, u64::MAX),
         ]
     }
@@ -343,6 +364,32 @@ mod tests {
                     assert!(line.len() < 3072, "{} bytes: {line}", line.len());
                     assert!(!line.contains('\n'));
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn every_last_line_can_be_written_in_advance() {
+        for text in ["\u{1}\n\"\\".repeat(5000), "\u{20ac}".repeat(5000), String::from("x")] {
+            for format in [Format::Json, Format::KeyVal] {
+                let facts = Facts { exit: None, ..facts(&text) };
+                let line = facts.line_in_advance(format, &place(&text));
+                assert!(line.len() <= board::LONGEST, "{} bytes", line.len());
+                let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+                let line = board::at(&line, later, Duration::from_millis(7007));
+                assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
+                let duration = match format {
+                    Format::Json => "\"duration\":7.007,\"reason\":\"lost\",\"status\":null",
+                    Format::KeyVal => " duration=7.007 reason=\"lost\" status=null",
+                };
+                assert!(line.contains(duration), "{line}");
+                let known = match format {
+                    Format::Json => "\"reason\":\"signal\",\"status\":null,\"signal\":9,",
+                    Format::KeyVal => " reason=\"signal\" status=null signal=9 ",
+                };
+                let killed = Exit::Signal { number: 9, core: false };
+                let line = board::because(&line, Gone::Signal, Some(killed));
+                assert!(line.contains(known), "{line}");
             }
         }
     }
@@ -371,14 +418,14 @@ mod tests {
 
     #[test]
     fn what_did_not_come_through_is_null_and_not_0() {
-        let last = Last {
-            facts: Box::new(Facts { exit: None, ..facts("x") }),
-            ended: SystemTime::UNIX_EPOCH,
+        let facts = Facts { exit: None, ..facts("x") };
+        let end = End {
+            at: SystemTime::UNIX_EPOCH,
             duration: Duration::from_millis(1),
             why: Gone::Hangup,
             bytes: None,
         };
-        let line = last.end_line(Format::KeyVal, &place("x"), None, 0);
+        let line = facts.end_line(Format::KeyVal, &place("x"), &end, None, 0);
         assert!(line.ends_with(
             "duration=0.001 reason=\"hangup\" status=null signal=null bytes_in=null \
              bytes_out=null record=null"

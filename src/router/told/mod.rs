@@ -8,11 +8,13 @@
 //! | `peer.rs` | who is at the other end |
 //! | `reason.rs` | why it ended, why there was none |
 //! | `line.rs` | how a line looks |
+//! | `board.rs` | last lines, in case that a gateway is killed |
 //! | `queue.rs` | lines on their way to the log |
 //! | `counters.rs` | what happened since the start, of all gateways |
 //! | `traffic.rs` | bytes of a session |
 //! | `clock.rs` | the time as it is written down |
 
+pub mod board;
 pub mod clock;
 pub mod counters;
 mod facts;
@@ -34,8 +36,9 @@ use fpty::sys::Size;
 use fpty::sys::child::Exit;
 use fpty::sys::socket::Stream;
 
+use board::Board;
 use counters::Counters;
-pub use facts::{Facts, Last, Recorded};
+pub use facts::{End, Facts, Last, Recorded};
 use facts::{Place, Refused};
 use line::Format;
 use peer::Names;
@@ -72,6 +75,7 @@ pub struct Told {
     sockets: Vec<Arc<str>>,
     command: Arc<str>,
     facts: HashMap<Key, Box<Facts>>,
+    board: Option<Board>,
 }
 
 impl Told {
@@ -84,6 +88,11 @@ impl Told {
         let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
+        let (board, left) = board::adopt(ordinal);
+        let mut queue = Queue::default();
+        for line in left {
+            queue.say(|_| line, log::takes);
+        }
         Self {
             counters: Counters::of_gateway(ordinal),
             audit: config.audit,
@@ -94,11 +103,12 @@ impl Told {
                 command_room: room,
             },
             names: Names::default(),
-            queue: Queue::default(),
+            queue,
             caller: Caller::default(),
             sockets: sockets.map(Arc::from).collect(),
             command: config.command.to_string_lossy().into(),
             facts: HashMap::new(),
+            board,
         }
     }
 
@@ -154,9 +164,30 @@ impl Told {
     /// Writes the line of a session's end, as soon as it is known what became
     /// of its recording.
     pub fn tell_last(&mut self, last: &Last, recorded: Option<&Recorded>) {
+        if let (Some(board), Some(place)) = (&mut self.board, last.facts.board) {
+            board.take(place);
+        }
         if let Some(format) = last.facts.audit {
             let place = &self.place;
-            self.queue.say(|lost| last.end_line(format, place, recorded, lost), log::takes);
+            let Last { facts, end } = last;
+            let line = |lost| facts.end_line(format, place, end, recorded, lost);
+            self.queue.say(line, log::takes);
+        }
+    }
+
+    /// The line of a session's end, in advance, and when the session began:
+    /// for somebody else to write.
+    pub fn in_advance(&self, key: Key) -> Option<(String, SystemTime)> {
+        let facts = self.facts.get(&key)?;
+        Some((facts.line_in_advance(facts.audit?, &self.place), facts.started))
+    }
+
+    /// Somebody else tells of a session's end, where this gateway is killed.
+    pub fn entrusted(&mut self, key: Key) {
+        let facts = self.facts.get_mut(&key);
+        let place = facts.and_then(|facts| facts.board.take());
+        if let (Some(board), Some(place)) = (&mut self.board, place) {
+            board.take(place);
         }
     }
 
@@ -171,11 +202,14 @@ impl Told {
     }
 
     fn tell_start(&mut self, key: Key) {
-        let Some(facts) = self.facts.get(&key) else {
+        let Some(facts) = self.facts.get_mut(&key) else {
             return;
         };
         if let Some(format) = facts.audit {
             let place = &self.place;
+            if let Some(board) = &mut self.board {
+                facts.board = board.put(&facts.line_in_advance(format, place), facts.started);
+            }
             self.queue.say(|lost| facts.start_line(format, place, lost), log::takes);
         }
     }
@@ -210,6 +244,7 @@ impl GatewayLoop {
             exit: None,
             audit,
             recorded: false,
+            board: None,
         };
         self.told.facts.insert(key, Box::new(facts));
     }
@@ -252,8 +287,8 @@ impl GatewayLoop {
                 true => None,
                 false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()),
             };
-            let last = Last { facts, ended: SystemTime::now(), duration, why, bytes };
-            self.told.tell_last(&last, None);
+            let end = End { at: SystemTime::now(), duration, why, bytes };
+            self.told.tell_last(&Last { facts, end }, None);
         }
     }
 

@@ -51,6 +51,15 @@ pub fn stdin_copy() -> io::Result<OwnedFd> {
     stdin().try_clone_to_owned()
 }
 
+/// A copy of standard error.
+///
+/// # Errors
+/// It is closed, or there is no descriptor left.
+pub fn stderr_copy() -> io::Result<OwnedFd> {
+    // SAFETY: descriptor 2 is never closed by us.
+    unsafe { BorrowedFd::borrow_raw(2) }.try_clone_to_owned()
+}
+
 /// Writes a line to standard error, if anybody is there. (eprintln! panics
 /// where nobody is, as when the terminal was closed.)
 pub fn say(line: &str) {

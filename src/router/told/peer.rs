@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Uid, User};
 
 use fpty::proto::variables::{LOGNAME, SSH_CONNECTION, Variables};
+use fpty::sys::credentials::Logins;
 use fpty::sys::socket::Stream;
 
 /// The other end of a connection. What is not known is `None`: of TCP there
@@ -44,7 +45,7 @@ impl Peer {
             uid: Some(credentials.uid),
             gid: Some(credentials.gid),
             user: names.of(credentials.uid),
-            login_uid: with_login.then(|| client.login_uid(credentials)).flatten(),
+            login_uid: with_login.then(|| names.logins.of(client, credentials)).flatten(),
             ..Self::default()
         }
     }
@@ -74,11 +75,13 @@ impl Said {
     }
 }
 
-/// Names of users. To ask for one may take long, where it comes over a
-/// network, so that each is asked for once in a while.
+/// Names of users, and as whom they have logged in. To ask for a name may take
+/// long, where it comes over a network, so that each is asked for once in a
+/// while.
 #[derive(Debug, Default)]
 pub struct Names {
     known: HashMap<u32, (Instant, Option<Arc<str>>)>,
+    logins: Logins,
 }
 
 /// How long a name is good for.

@@ -84,6 +84,10 @@ pub struct Names {
     logins: Logins,
 }
 
+/// Whoever is in a user namespace that has no number here looks like this one,
+/// which is `nobody` (user_namespaces(7), overflowuid).
+const OF_ELSEWHERE: u32 = 65534;
+
 /// How long a name is good for.
 const GOOD_FOR: Duration = Duration::from_secs(600);
 
@@ -93,6 +97,9 @@ const MOST: usize = 4096;
 impl Names {
     /// The name of a user; `None`: there is none.
     pub fn of(&mut self, uid: u32) -> Option<Arc<str>> {
+        if uid == OF_ELSEWHERE {
+            return None;
+        }
         if let Some((asked, name)) = self.known.get(&uid) {
             if asked.elapsed() < GOOD_FOR {
                 return name.clone();
@@ -132,6 +139,7 @@ mod tests {
         let mut names = Names::default();
         assert_eq!(names.of(0).as_deref(), Some("root"));
         assert_eq!(names.of(3_999_999_999), None);
+        assert_eq!(names.of(OF_ELSEWHERE), None);
         assert_eq!(names.known.len(), 2);
         assert_eq!(names.of(0).as_deref(), Some("root"));
     }

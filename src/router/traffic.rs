@@ -355,3 +355,14 @@ impl Attached {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There is one for each session, most of them idle.
+    #[test]
+    fn a_session_is_small() {
+        assert!(size_of::<Attached>() <= 88, "{} bytes", size_of::<Attached>());
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -176,6 +177,36 @@ fn each_end_has_its_reason() {
         assert_eq!((&idle["reason"], &idle["mode"]), (&json!("idle"), &json!("raw")));
         assert_eq!((&idle["status"], &idle["signal"]), (&Value::Null, &Value::Null));
         assert!(idle["duration"].as_f64().unwrap() >= 1.0, "{idle}");
+    });
+}
+
+/// The peer's user is its own, the program's the server's.
+#[test]
+fn a_peer_of_another_user() {
+    if !nix::unistd::getuid().is_root() {
+        eprintln!("skipped: only root can be somebody else");
+        return;
+    }
+    on_every_server(|flavor| {
+        let server = audited(flavor).script("exit 0").argument("--chmod-socket=666").uwsgi();
+        // The first is in every passwd(5), the others are in none, or none that
+        // is known here.
+        for (count, (uid, name)) in
+            [(1, json!("daemon")), (4711, Value::Null), (65534, Value::Null)]
+                .into_iter()
+                .enumerate()
+        {
+            let mut client = Command::new(servers::fpty());
+            client.arg(server.path("u")).stdin(Stdio::null()).stdout(Stdio::null());
+            let status = client.uid(uid).gid(uid + 1).status().unwrap();
+            assert!(status.success(), "{uid}: {status}");
+            let lines = wait_for(&server, "session-end", count + 1);
+            for line in &lines[2 * count..] {
+                let peer = &line["peer"];
+                assert_eq!((&peer["uid"], &peer["gid"]), (&json!(uid), &json!(uid + 1)), "{line}");
+                assert_eq!((&peer["user"], &line["uid"]), (&name, &json!(0)), "{line}");
+            }
+        }
     });
 }
 

@@ -56,7 +56,7 @@ const THE_REST: usize = 2100;
 /// Who is about to get a session, or a refusal.
 #[derive(Default)]
 struct Caller {
-    door: u32,
+    socket: Arc<str>,
     mode: &'static str,
     said: Said,
 }
@@ -126,7 +126,8 @@ impl Told {
     /// it speaks, and what it says of itself.
     pub fn hears(&mut self, door: u32, mode: &'static str, said: impl FnOnce() -> Said) {
         let said = if self.keeps_facts() { said() } else { Said::default() };
-        self.caller = Caller { door, mode, said };
+        let socket = self.sockets.get(door as usize).cloned().unwrap_or_default();
+        self.caller = Caller { socket, mode, said };
     }
 
     /// What is known of a session.
@@ -141,9 +142,12 @@ impl Told {
         }
     }
 
-    /// There never was such a session.
+    /// There never was such a session: its client is about to be refused.
     pub fn was_none(&mut self, key: Key) {
-        self.facts.remove(&key);
+        if let Some(facts) = self.facts.remove(&key) {
+            let Facts { socket, mode, said, .. } = *facts;
+            self.caller = Caller { socket, mode, said };
+        }
     }
 
     /// Somebody gets no session.
@@ -155,7 +159,7 @@ impl Told {
         let caller = std::mem::take(&mut self.caller);
         let peer = client.map(|client| peer::Peer::of(client, &mut self.names, true));
         let refused = Refused {
-            socket: self.sockets.get(caller.door as usize).map_or("", AsRef::as_ref),
+            socket: &caller.socket,
             mode: caller.mode,
             peer: peer.unwrap_or_default(),
             said: caller.said,
@@ -232,7 +236,7 @@ impl GatewayLoop {
         let caller = std::mem::take(&mut self.told.caller);
         let mut facts = Facts {
             id: self.ids.of(key),
-            socket: self.told.sockets.get(caller.door as usize).cloned().unwrap_or_default(),
+            socket: caller.socket,
             mode: caller.mode,
             peer: peer::Peer::of(&wires.client, &mut self.told.names, audit.is_some()),
             said: caller.said,

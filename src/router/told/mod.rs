@@ -53,6 +53,13 @@ const LEAST_ROOM: usize = 64;
 /// How many bytes the rest of it may have.
 const THE_REST: usize = 2100;
 
+/// What is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A session with a terminal.
+    Session(Key),
+}
+
 /// Who is about to get a session, or a refusal.
 #[derive(Default)]
 struct Caller {
@@ -77,7 +84,7 @@ pub struct Told {
     /// The user and the group of programs.
     uid: u32,
     gid: u32,
-    facts: HashMap<Key, Box<Facts>>,
+    facts: HashMap<Subject, Box<Facts>>,
     board: Option<Board>,
 }
 
@@ -131,20 +138,20 @@ impl Told {
     }
 
     /// What is known of a session.
-    pub fn of(&self, key: Key) -> Option<&Facts> {
-        self.facts.get(&key).map(Box::as_ref)
+    pub fn of(&self, subject: Subject) -> Option<&Facts> {
+        self.facts.get(&subject).map(Box::as_ref)
     }
 
     /// A program has ended.
-    pub fn program_ended(&mut self, key: Key, exit: Exit) {
-        if let Some(facts) = self.facts.get_mut(&key) {
+    pub fn program_ended(&mut self, subject: Subject, exit: Exit) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.exit = Some(exit);
         }
     }
 
     /// There never was such a session: its client is about to be refused.
-    pub fn was_none(&mut self, key: Key) {
-        if let Some(facts) = self.facts.remove(&key) {
+    pub fn was_none(&mut self, subject: Subject) {
+        if let Some(facts) = self.facts.remove(&subject) {
             let Facts { socket, mode, said, .. } = *facts;
             self.caller = Caller { socket, mode, said };
         }
@@ -185,14 +192,14 @@ impl Told {
 
     /// The line of a session's end, in advance, and when the session began:
     /// for somebody else to write.
-    pub fn in_advance(&self, key: Key) -> Option<(String, SystemTime)> {
-        let facts = self.facts.get(&key)?;
+    pub fn in_advance(&self, subject: Subject) -> Option<(String, SystemTime)> {
+        let facts = self.facts.get(&subject)?;
         Some((facts.line_in_advance(&self.place)?, facts.started))
     }
 
     /// Somebody else tells of a session's end, where this gateway is killed.
-    pub fn entrusted(&mut self, key: Key) {
-        let facts = self.facts.get_mut(&key);
+    pub fn entrusted(&mut self, subject: Subject) {
+        let facts = self.facts.get_mut(&subject);
         let place = facts.and_then(|facts| facts.board.take());
         if let (Some(board), Some(place)) = (&mut self.board, place) {
             board.take(place);
@@ -209,8 +216,10 @@ impl Told {
         self.queue.flush(log::takes) > 0
     }
 
-    fn tell_start(&mut self, key: Key) {
-        let Some(facts) = self.facts.get_mut(&key) else {
+    /// A session has begun: its program was executed.
+    pub fn begun(&mut self, subject: Subject) {
+        self.counters.began();
+        let Some(facts) = self.facts.get_mut(&subject) else {
             return;
         };
         if facts.audit.is_some() {
@@ -254,7 +263,7 @@ impl GatewayLoop {
             board: None,
         };
         facts.audit = audit.map(|format| (format, facts.common(format, &self.told.place)));
-        self.told.facts.insert(key, Box::new(facts));
+        self.told.facts.insert(Subject::Session(key), Box::new(facts));
     }
 
     /// Its program was executed, if that was not known yet.
@@ -269,8 +278,7 @@ impl GatewayLoop {
 
     /// A session has begun: its program was executed.
     pub(super) fn tell_start(&mut self, key: Key) {
-        self.told.counters.began();
-        self.told.tell_start(key);
+        self.told.begun(Subject::Session(key));
     }
 
     /// A session ends.
@@ -287,7 +295,7 @@ impl GatewayLoop {
             (None, None) if session.client_is_gone() => Gone::Hangup,
             (None, None) => Gone::Lost,
         };
-        let facts = self.told.facts.remove(&key);
+        let facts = self.told.facts.remove(&Subject::Session(key));
         let duration = facts.as_ref().map(|facts| facts.since.elapsed());
         self.told.counters.ended(why, duration);
         if let (Some(facts), Some(duration)) = (facts, duration) {
@@ -308,6 +316,6 @@ impl GatewayLoop {
                 Exit::Signal { .. } => Gone::Signal,
             });
         }
-        self.told.program_ended(key, exit);
+        self.told.program_ended(Subject::Session(key), exit);
     }
 }

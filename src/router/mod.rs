@@ -177,7 +177,11 @@ impl GatewayLoop {
         }
         let (aftercare, left_behind) =
             aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
-        let told = Told::new(&config, gateway.ordinal(), doors.iter().map(|door| &*door.name));
+        let told = Told::new(
+            &config,
+            gateway.ordinal(),
+            doors.iter().map(|door| (&*door.name, config.audit)),
+        );
         let mut router = Self {
             config,
             program: Arc::new(program),

@@ -64,6 +64,7 @@ pub enum Subject {
 #[derive(Default)]
 struct Caller {
     socket: Arc<str>,
+    audit: Option<Format>,
     mode: &'static str,
     said: Said,
 }
@@ -72,14 +73,14 @@ struct Caller {
 pub struct Told {
     /// What happened since the start.
     pub counters: Counters,
-    audit: Option<Format>,
-    /// Somebody asks for what is known of open sessions.
-    is_asked: bool,
+    /// Somebody wants to know more of a session than that there is one.
+    keeps_facts: bool,
     place: Place,
     names: Names,
     queue: Queue,
     caller: Caller,
-    sockets: Vec<Arc<str>>,
+    /// Each with the form of its lines, where there are to be any.
+    sockets: Vec<(Arc<str>, Option<Format>)>,
     command: Arc<str>,
     /// The user and the group of programs.
     uid: u32,
@@ -89,12 +90,14 @@ pub struct Told {
 }
 
 impl Told {
-    /// Of the gateway of this number, with these sockets.
+    /// Of the gateway of this number, with these sockets: the names, and how
+    /// the audit's lines of those who come there look.
     pub fn new<'a>(
         config: &Router,
         ordinal: usize,
-        sockets: impl Iterator<Item = &'a str>,
+        sockets: impl Iterator<Item = (&'a str, Option<Format>)>,
     ) -> Self {
+        let sockets: Vec<_> = sockets.map(|(name, audit)| (Arc::from(name), audit)).collect();
         let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
@@ -105,8 +108,7 @@ impl Told {
         }
         Self {
             counters: Counters::of_gateway(ordinal),
-            audit: config.audit,
-            is_asked: config.stats.is_some(),
+            keeps_facts: config.stats.is_some() || sockets.iter().any(|(_, audit)| audit.is_some()),
             place: Place {
                 host: fpty::sys::host_name(),
                 instance: server::instance(),
@@ -115,7 +117,7 @@ impl Told {
             names: Names::default(),
             queue,
             caller: Caller::default(),
-            sockets: sockets.map(Arc::from).collect(),
+            sockets,
             command: config.command.to_string_lossy().into(),
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
@@ -124,17 +126,13 @@ impl Told {
         }
     }
 
-    /// Whether anybody wants to know more of a session than that there is one.
-    pub fn keeps_facts(&self) -> bool {
-        self.audit.is_some() || self.is_asked
-    }
-
     /// Notes who is about to get a session or a refusal: at which socket, what
     /// it speaks, and what it says of itself.
     pub fn hears(&mut self, door: u32, mode: &'static str, said: impl FnOnce() -> Said) {
-        let said = if self.keeps_facts() { said() } else { Said::default() };
-        let socket = self.sockets.get(door as usize).cloned().unwrap_or_default();
-        self.caller = Caller { socket, mode, said };
+        if self.keeps_facts {
+            let (socket, audit) = self.sockets.get(door as usize).cloned().unwrap_or_default();
+            self.caller = Caller { socket, audit, mode, said: said() };
+        }
     }
 
     /// What is known of a session.
@@ -152,18 +150,19 @@ impl Told {
     /// There never was such a session: its client is about to be refused.
     pub fn was_none(&mut self, subject: Subject) {
         if let Some(facts) = self.facts.remove(&subject) {
-            let Facts { socket, mode, said, .. } = *facts;
-            self.caller = Caller { socket, mode, said };
+            let Facts { socket, mode, said, audit, .. } = *facts;
+            let audit = audit.map(|(format, _)| format);
+            self.caller = Caller { socket, audit, mode, said };
         }
     }
 
     /// Somebody gets no session.
     pub fn refused(&mut self, client: Option<&Stream>, reason: Refusal, why: &str) {
         self.counters.refused(reason);
-        let Some(format) = self.audit else {
+        let caller = std::mem::take(&mut self.caller);
+        let Some(format) = caller.audit else {
             return;
         };
-        let caller = std::mem::take(&mut self.caller);
         let peer = client.map(|client| peer::Peer::of(client, &mut self.names, true));
         let refused = Refused {
             socket: &caller.socket,
@@ -234,15 +233,16 @@ impl Told {
 impl GatewayLoop {
     /// Notes what is known of a new session, where somebody wants to know it.
     pub(super) fn note_session(&mut self, key: Key, size: Size) {
-        if !self.told.keeps_facts() {
+        if !self.told.keeps_facts {
             return;
         }
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
         attached.wires.traffic.get_or_insert_with(Box::default);
-        let (wires, audit) = (&attached.wires, self.told.audit);
+        let wires = &attached.wires;
         let caller = std::mem::take(&mut self.told.caller);
+        let audit = caller.audit;
         let mut facts = Facts {
             id: self.ids.of(key),
             socket: caller.socket,

@@ -96,7 +96,7 @@ impl Told {
         Self {
             counters: Counters::of_gateway(ordinal),
             audit: config.audit,
-            is_asked: config.stats.is_some(),
+            is_asked: config.stats.is_some() || config.record.folder.is_some(),
             place: Place {
                 host: fpty::sys::host_name(),
                 instance: server::instance(),
@@ -133,6 +133,13 @@ impl Told {
     pub fn program_ended(&mut self, key: Key, exit: Exit) {
         if let Some(facts) = self.facts.get_mut(&key) {
             facts.exit = Some(exit);
+        }
+    }
+
+    /// A session is recorded, or no more.
+    pub fn is_recorded(&mut self, key: Key, recorded: bool) {
+        if let Some(facts) = self.facts.get_mut(&key) {
+            facts.recorded = recorded;
         }
     }
 
@@ -263,6 +270,7 @@ impl GatewayLoop {
     pub(super) fn tell_start(&mut self, key: Key) {
         self.told.counters.began();
         self.told.tell_start(key);
+        self.begin_recording(key);
     }
 
     /// A session ends.
@@ -288,7 +296,10 @@ impl GatewayLoop {
                 false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()),
             };
             let end = End { at: SystemTime::now(), duration, why, bytes };
-            self.told.tell_last(&Last { facts, end }, None);
+            let (exit, last) = (facts.exit, Box::new(Last { facts, end }));
+            if let Some(last) = self.end_recording(key, exit, last) {
+                self.told.tell_last(&last, None);
+            }
         }
     }
 

@@ -6,15 +6,19 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::ffi;
 
+/// Keeps a descriptor from the server, which after a reload closes what it does
+/// not know.
+pub fn protect(fd: BorrowedFd<'_>) {
+    // SAFETY: a number on a list of the server's.
+    unsafe { ffi::uwsgi_add_safe_fd(fd.as_raw_fd()) };
+}
+
 /// Keeps a descriptor, with a note, for the server's next image. To be called
-/// by the master as the last thing before that.
+/// by the master as the last thing before that; it was protected before.
 pub fn keep(name: &str, fd: BorrowedFd<'_>, note: &OsStr) {
     let number = fd.as_raw_fd();
-    // SAFETY: a number on a list of the server's; fcntl(2) with numbers.
-    unsafe {
-        ffi::uwsgi_add_safe_fd(number);
-        libc::fcntl(number, libc::F_SETFD, 0);
-    }
+    // SAFETY: fcntl(2) with numbers.
+    unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
     let value = [number.to_string().as_bytes(), b" ", note.as_bytes()].concat();
     // SAFETY: the master has no other thread that looks at the environment at
     // this moment: it is about to be executed.

@@ -41,7 +41,7 @@ pub struct Totals<'a> {
 }
 
 /// A recording that is being written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cast {
     format: Format,
     /// When the last event was, in microseconds.

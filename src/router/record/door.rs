@@ -59,7 +59,7 @@ pub fn open(record: &Record) -> Result<()> {
             ));
         }
         if is_the_same || before.uid != uid {
-            *door() = Some(before);
+            before.install();
             return Ok(());
         }
     }
@@ -71,7 +71,7 @@ pub fn open(record: &Record) -> Result<()> {
         ));
     }
     let stream = process::start(vec![open]).context("cannot start the recorder")?;
-    *door() = Some(Door { stream, folder: path, uid });
+    Door { stream, folder: path, uid }.install();
     Ok(())
 }
 
@@ -104,6 +104,11 @@ pub fn enter(queue: &OwnedFd, channel: &Stream) -> bool {
 }
 
 impl Door {
+    fn install(self) {
+        kept::protect(self.stream.as_fd());
+        *door() = Some(self);
+    }
+
     /// One that was kept, under this note.
     fn of(fd: OwnedFd, note: &OsStr) -> Option<Self> {
         let colon = note.as_bytes().iter().position(|byte| *byte == b':')?;

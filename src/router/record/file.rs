@@ -34,8 +34,10 @@ pub struct Recording {
     dropped: u64,
     /// When the last message was.
     at: u64,
-    /// Nothing more is written but the last line.
+    /// Nothing more is written but the last lines.
     ended: bool,
+    /// Because it is as long as it may become.
+    is_full: bool,
 }
 
 /// Why nothing more is written.
@@ -89,31 +91,72 @@ impl Recording {
         let limit = begin.limit.map_or(u64::MAX, |limit| limit.saturating_sub(LAST_LINES));
         let hash = Sha256::new();
         let (ends, written, dropped, at, ended) = (Vec::new(), 0, 0, 0, false);
-        Ok(Self { name, file, cast, hash, lines, ends, written, limit, dropped, at, ended })
+        Ok(Self {
+            name,
+            file,
+            cast,
+            hash,
+            lines,
+            ends,
+            written,
+            limit,
+            dropped,
+            at,
+            ended,
+            is_full: false,
+        })
     }
 
     /// Notes what happened in the session.
     ///
     /// # Errors
-    /// Nothing more is written from here on, but the last line.
+    /// Nothing more is written from here on, but the last lines.
     pub fn note(&mut self, message: Message<'_>) -> Result<(), Failure> {
         let Message { kind, at, body, .. } = message;
         self.at = self.at.max(at);
         let is_of_session = matches!(kind, Kind::Output | Kind::Input);
-        let missing = match kind {
-            Kind::Missing => body.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)),
+        let lost = match kind {
+            Kind::Missing => missing(body),
             _ if is_of_session && self.ended => body.len() as u64,
             _ => 0,
         };
-        self.dropped = self.dropped.saturating_add(missing);
+        self.dropped = self.dropped.saturating_add(lost);
         if self.ended {
             return Ok(());
         }
-        let before = self.lines.len();
+        let (before, cast) = (self.lines.len(), self.cast.clone());
+        self.line(message);
+        let mut there = body.len();
+        while self.written + self.lines.len() as u64 > self.limit {
+            // As much of it as there is room for.
+            self.lines.truncate(before);
+            self.cast = cast.clone();
+            there = if is_of_session { there * 3 / 4 } else { 0 };
+            if there == 0 {
+                break;
+            }
+            self.line(Message { body: &body[..there], ..message });
+        }
+        if is_of_session {
+            self.ends.push((self.lines.len(), there));
+            self.dropped += (body.len() - there) as u64;
+        }
+        if there == body.len() {
+            return Ok(());
+        }
+        self.write()?;
+        self.ended = true;
+        self.is_full = true;
+        Err(Failure::Full)
+    }
+
+    fn line(&mut self, message: Message<'_>) {
+        let Message { kind, at, body, .. } = message;
         match kind {
             Kind::Output => self.cast.output(at, body, &mut self.lines),
             Kind::Input => self.cast.input(at, body, &mut self.lines),
             Kind::Missing => {
+                let missing = missing(body);
                 self.cast.mark(at, &format!("{missing} bytes are missing"), &mut self.lines);
             }
             Kind::Resize => {
@@ -124,19 +167,6 @@ impl Recording {
             }
             Kind::Begin | Kind::End => {}
         }
-        if self.written + self.lines.len() as u64 > self.limit {
-            self.lines.truncate(before);
-            if is_of_session {
-                self.dropped += body.len() as u64;
-            }
-            self.write()?;
-            self.ended = true;
-            return Err(Failure::Full);
-        }
-        if is_of_session {
-            self.ends.push((self.lines.len(), body.len()));
-        }
-        Ok(())
     }
 
     /// Writes the lines that are not in the file yet.
@@ -167,7 +197,7 @@ impl Recording {
 
     /// The session is over, with this status where it is known.
     pub fn end(mut self, status: Option<i32>) -> Outcome {
-        if !self.ended {
+        if !self.ended || self.is_full {
             self.cast.end(self.at, status, &mut self.lines);
         }
         let _ = self.write();
@@ -191,6 +221,10 @@ impl Recording {
             sha256: Some(sha256),
         }
     }
+}
+
+fn missing(body: &[u8]) -> u64 {
+    body.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Writes as much as there is room for, and says how much that was.
@@ -282,12 +316,17 @@ mod tests {
         assert_eq!(failure, Failure::Full);
         assert_eq!(recording.note(output(b"more")), Ok(()));
         let outcome = recording.end(Some(0));
-        assert!(outcome.bytes <= 4096 && outcome.bytes > 3000, "{outcome:?}");
-        assert_eq!(outcome.dropped, 104);
+        assert!(outcome.bytes <= 4096 && outcome.bytes > 3500, "{outcome:?}");
         assert!(given > 300);
         let text = std::fs::read_to_string(place.path().join(&outcome.name)).expect("a file");
         checked(&text);
-        assert!(text.contains("dropped=104"));
+        let there = text.matches("u001b").count() as u64;
+        assert!(there > given);
+        assert_eq!(there + outcome.dropped, given + 104);
+        assert!(
+            text.contains("\"x\", \"0\"")
+                && text.contains(&format!("dropped={} ", outcome.dropped))
+        );
     }
 
     #[test]

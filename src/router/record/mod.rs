@@ -165,7 +165,8 @@ impl GatewayLoop {
             return;
         }
         if !self.reach_recorder() {
-            return self.unrecorded(key, "there is no recorder");
+            // It may go on, or there would be none.
+            return self.log_of(key, "is not recorded: there is no recorder");
         }
         let record = &self.config.record;
         let (Some(recorder), Some(facts)) = (&mut self.recorder, self.told.of(key)) else {
@@ -189,7 +190,8 @@ impl GatewayLoop {
                 rows: size.rows,
                 cols: size.cols,
                 timestamp: started,
-                command: facts.command.to_string(),
+                // It leaves room for the rest, whatever the limit.
+                command: facts.command.chars().take(500).collect(),
                 title: format!("{user} {}", facts.id),
                 term: facts.said.term.as_deref().map(String::from),
             },
@@ -219,7 +221,10 @@ impl GatewayLoop {
         let json = serde_json::to_vec(&session.begin).unwrap_or_default();
         match recording.begin(&json) {
             true => self.told.is_recorded(key, true),
-            false => self.lose(key, "the recorder takes nothing", false),
+            false => {
+                self.cut(key);
+                self.lose(key, "the recorder takes nothing", false);
+            }
         }
     }
 
@@ -245,6 +250,11 @@ impl GatewayLoop {
         };
         if !session.began {
             return Some(last);
+        }
+        if let Some(dropped) = recording.is_cut() {
+            let recorded = Recorded { dropped, ..Recorder::unknown(&session.file()) };
+            self.told.tell_last(&last, Some(&recorded));
+            return None;
         }
         recording.end(exit.map(status_of));
         let over = Over { name: session.file(), since: Instant::now(), last };
@@ -419,8 +429,12 @@ impl GatewayLoop {
                 let Some(over) = recorder.over.remove(&session) else {
                     return;
                 };
-                let recorded =
-                    name.map(|name| Recorded { path: path_of(&name), bytes, dropped, sha256 });
+                let recorded = name.map(|name| Recorded {
+                    path: path_of(&name),
+                    bytes: Some(bytes),
+                    dropped,
+                    sha256,
+                });
                 self.told.tell_last(&over.last, recorded.as_ref());
             }
         }
@@ -461,6 +475,7 @@ impl GatewayLoop {
         }
         let why = "the recorder was killed";
         if !goes_on || self.config.record.on_error == OnError::Close {
+            self.cut(key);
             return self.lose(key, why, false);
         }
         session.part += 1;
@@ -479,7 +494,16 @@ impl GatewayLoop {
                 self.log_of(key, "is recorded in another file from here on");
                 self.settle(key);
             }
-            false => self.lose(key, why, false),
+            false => {
+                self.cut(key);
+                self.lose(key, why, false);
+            }
+        }
+    }
+
+    fn cut(&mut self, key: Key) {
+        if let Some(recording) = self.sessions.get_mut(key).and_then(|it| it.wires.recording()) {
+            recording.cut();
         }
     }
 
@@ -488,12 +512,6 @@ impl GatewayLoop {
         self.log_of(key, &format!("is not recorded any more: {why}"));
         self.told.is_recorded(key, false);
         self.cannot_go_on(key, why, full);
-    }
-
-    /// A session begins that is not recorded.
-    fn unrecorded(&mut self, key: Key, why: &str) {
-        self.log_of(key, &format!("is not recorded: {why}"));
-        self.cannot_go_on(key, why, false);
     }
 
     fn cannot_go_on(&mut self, key: Key, why: &str, full: bool) {

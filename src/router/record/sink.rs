@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::message::{HEADER, Kind, header};
+use super::message::{Kind, header};
 use fpty::sys::Size;
 use fpty::sys::queue::{CAPACITY, Giver};
 use fpty::sys::socket::Stream;
@@ -156,6 +156,8 @@ pub struct Recording {
     missing: u64,
     /// Its terminal is not read.
     is_held: bool,
+    /// Its recorder is gone: all that comes is missing.
+    is_cut: bool,
 }
 
 impl Recording {
@@ -169,6 +171,7 @@ impl Recording {
             early: Some(Vec::new()),
             missing: 0,
             is_held: false,
+            is_cut: false,
         }
     }
 
@@ -226,7 +229,7 @@ impl Recording {
 
     /// It is over, with this exit status where that is known.
     pub fn end(&mut self, status: Option<i32>) {
-        if self.early.is_some() {
+        if self.early.is_some() || self.is_cut {
             return;
         }
         let at = self.now();
@@ -247,7 +250,7 @@ impl Recording {
     /// Whether its terminal is not to be read now, because there may be no room
     /// for what comes from it.
     pub fn holds(&mut self) -> bool {
-        if !self.is_held && self.early.is_none() {
+        if !self.is_held && !self.is_cut && self.early.is_none() {
             let mut sink = self.sink.borrow_mut();
             if sink.is_tight() {
                 self.is_held = true;
@@ -256,6 +259,17 @@ impl Recording {
             }
         }
         self.is_held
+    }
+
+    /// Its recorder is gone, and there is no other for it.
+    pub fn cut(&mut self) {
+        self.is_cut = true;
+        self.is_held = false;
+    }
+
+    /// Whether it has none; how many bytes are missing since then.
+    pub fn is_cut(&self) -> Option<u64> {
+        self.is_cut.then_some(self.missing)
     }
 
     /// Whether its terminal is not read now.
@@ -274,6 +288,10 @@ impl Recording {
     }
 
     fn put(&mut self, kind: Kind, bytes: &[u8]) {
+        if self.is_cut {
+            self.missing += bytes.len() as u64;
+            return;
+        }
         let at = self.now();
         if let Some(early) = &mut self.early {
             match early.len() + bytes.len() < EARLY {
@@ -285,8 +303,8 @@ impl Recording {
         let mut sink = self.sink.borrow_mut();
         let missing = self.missing;
         if missing > 0 {
-            let room = bytes.len() + RESERVE + HEADER + 8;
-            if !sink.put(Kind::Missing, self.session, at, &missing.to_le_bytes(), room) {
+            // One gap instead of many.
+            if !sink.put(Kind::Missing, self.session, at, &missing.to_le_bytes(), TIGHT) {
                 self.missing += bytes.len() as u64;
                 return;
             }

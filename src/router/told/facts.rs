@@ -81,8 +81,8 @@ pub struct Facts {
 pub struct Recorded {
     /// The file.
     pub path: String,
-    /// Its length.
-    pub bytes: u64,
+    /// Its length; `None`: it is not known.
+    pub bytes: Option<u64>,
     /// What is missing in it, in bytes.
     pub dropped: u64,
     /// The hash of what stands before its last line; `None`: it is not known.
@@ -204,7 +204,7 @@ impl Facts {
         match recorded {
             Some(recorded) => line
                 .field("record.path", Value::Text(&recorded.path, PATH))
-                .field("record.bytes", Value::Number(recorded.bytes))
+                .field("record.bytes", Value::number(recorded.bytes))
                 .field("record.dropped", Value::Number(recorded.dropped))
                 .field("record.sha256", Value::text(recorded.sha256.as_deref(), SHORT)),
             None => line.field("record", Value::Null),
@@ -338,7 +338,7 @@ mod tests {
         };
         let recorded = Recorded {
             path: text.to_owned(),
-            bytes: u64::MAX,
+            bytes: Some(u64::MAX),
             dropped: u64::MAX,
             sha256: Some("f".repeat(64)),
         };

@@ -51,12 +51,13 @@ impl GatewayLoop {
                 self.greet(client, transport, door);
             }
             Arrival::Client(client, transport, Protocol::Raw) => {
-                self.told.hears(door, "raw", Said::default);
+                self.told.hears(door, Protocol::Raw.name(), Said::default);
                 let size = self.default_size();
                 self.attach(client, transport, Session::raw(size), size, Vec::new());
             }
             Arrival::Hopeless(client, why) => {
-                self.told.hears(door, "", Said::default);
+                let mode = self.doors.protocol(door).map_or("", Protocol::name);
+                self.told.hears(door, mode, Said::default);
                 match client {
                     Some(client) => {
                         self.refuse(&client, false, Ended::because(Ending::Refused, why));
@@ -89,7 +90,7 @@ impl GatewayLoop {
         mut opening: Opening,
         ended: bool,
     ) {
-        let mode = if opening.extended { "extended" } else { "uwsgi" };
+        let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
         self.told.hears(door, mode, || Said::of(&opening.variables));
         let size = opening.size(self.default_size());
         let environment = self.config.accept_env.of_client(&opening.variables);

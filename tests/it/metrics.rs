@@ -201,6 +201,10 @@ fn prometheus_can_read_it() {
             slow.send([letter]);
         }
         assert!(slow.text_to_end().contains("\nforkptyrouter_sessions 0\n"));
+        let mut curt = server.connect("stats");
+        curt.send("GET /metrics");
+        curt.end_of_input();
+        assert!(curt.text_to_end().contains("\nforkptyrouter_sessions 0\n"));
         let mut head = server.connect("stats");
         head.send("HEAD / HTTP/1.0\r\n\r\n");
         assert!(head.text_to_end().ends_with("\r\n\r\n"));

@@ -126,6 +126,10 @@ impl GatewayLoop {
                     }
                 }
                 Read::Bytes(_) | Read::Blocked => {}
+                Read::End if !client.asked && !ready.hang_up => match client.request.end() {
+                    Some(asked) => return self.answer_stats(key, asked),
+                    None => return self.close_stats(key),
+                },
                 Read::End if client.asked && !ready.hang_up => {
                     let _ = self.turn.poller.change(
                         client.stream.as_fd(),

@@ -35,6 +35,11 @@ impl Request {
         }
     }
 
+    /// Whoever asks sends no more; `None`: nothing came.
+    pub fn end(&self) -> Option<Asked> {
+        (!self.heard.is_empty()).then(|| Self::asked(&self.heard))
+    }
+
     /// What is asked for by what came; any path but one is as good as another.
     fn asked(line: &[u8]) -> Asked {
         let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
@@ -93,5 +98,8 @@ mod tests {
         assert_eq!(heard, Some(Asked::Json));
         assert!(endless.heard.len() <= LONGEST);
         assert_eq!(Request::default().hear(&[b'x'; 1 << 20]), Some(Asked::Json));
+        let mut short = Request::default();
+        assert_eq!((short.hear(b"GET /metrics"), short.end()), (None, Some(Asked::Metrics)));
+        assert_eq!(Request::default().end(), None);
     }
 }

@@ -99,7 +99,8 @@ impl Counters {
         let counters = Self { words, own };
         let _ = OURS.set(counters);
         let left = counters.own(OWN_SESSIONS).swap(0, Relaxed);
-        counters.word(SESSIONS).fetch_sub(left, Relaxed);
+        // Not less so many: it may have been killed in the midst of counting.
+        counters.word(SESSIONS).store(counters.sum(OWN_SESSIONS), Relaxed);
         counters.word(ENDED + Gone::Lost as usize).fetch_add(left, Relaxed);
         counters
     }
@@ -138,21 +139,23 @@ impl Counters {
     pub fn now(self) -> Counted {
         let word = |at: usize| self.word(at).load(Relaxed);
         let many = |from: usize, count: usize| (from..from + count).map(word).collect();
-        let all = SHARED.get().map_or(self.own, |shared| &shared.words()[own(0)..]);
-        let sum = |at: usize| {
-            all.chunks(OWN).filter_map(|own| own.get(at)).map(|word| word.load(Relaxed)).sum()
-        };
         Counted {
             accepted: word(ACCEPTED),
-            sessions: word(SESSIONS),
+            sessions: self.sum(OWN_SESSIONS),
             peak: word(PEAK),
             refused: many(REFUSED, Refusal::ALL.len()),
             ended: many(ENDED, Gone::ALL.len()),
-            bytes_in: sum(OWN_IN),
-            bytes_out: sum(OWN_OUT),
+            bytes_in: self.sum(OWN_IN),
+            bytes_out: self.sum(OWN_OUT),
             durations: many(DURATIONS, BUCKETS.len() + 1),
             total: Duration::from_millis(word(MILLISECONDS)),
         }
+    }
+
+    /// What all gateways have of their own.
+    fn sum(self, at: usize) -> u64 {
+        let all = SHARED.get().map_or(self.own, |shared| &shared.words()[own(0)..]);
+        all.chunks(OWN).filter_map(|own| own.get(at)).map(|word| word.load(Relaxed)).sum()
     }
 
     fn word(self, at: usize) -> &'static AtomicU64 {

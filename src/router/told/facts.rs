@@ -68,8 +68,8 @@ pub struct Facts {
     pub since: Instant,
     /// How its program ended.
     pub exit: Option<Exit>,
-    /// How its lines look; `None`: it has none.
-    pub audit: Option<Format>,
+    /// How its lines look, and what both of them have; `None`: it has none.
+    pub audit: Option<(Format, Box<str>)>,
     /// Whether it is recorded.
     pub recorded: bool,
     /// Where its last line is written in advance.
@@ -113,12 +113,18 @@ pub struct Last {
 }
 
 impl Facts {
-    fn common(&self, line: &mut Line, place: &Place) {
-        of_peer(line, &self.socket, self.mode, &self.peer);
-        line.field("uid", Value::Number(self.uid.into()))
-            .field("gid", Value::Number(self.gid.into()))
-            .field("command", Value::Text(&self.command, place.command_room))
-            .field("pid", Value::number(self.pid));
+    /// The fields that all lines about it have, in this format and no longer
+    /// than there is room for.
+    pub fn common(&self, format: Format, place: &Place) -> Box<str> {
+        let fields = |line: &mut Line| {
+            of_place(line, Some(&self.id), place);
+            of_peer(line, &self.socket, self.mode, &self.peer);
+            line.field("uid", Value::Number(self.uid.into()))
+                .field("gid", Value::Number(self.gid.into()))
+                .field("command", Value::Text(&self.command, place.command_room))
+                .field("pid", Value::number(self.pid));
+        };
+        Line::part(format, fields).into()
     }
 
     /// Itself as it is now, as JSON: its names are those of the audit.
@@ -151,45 +157,43 @@ impl Facts {
     }
 
     /// The line of its end, in advance, for whoever comes after a gateway that
-    /// was killed.
-    pub fn line_in_advance(&self, format: Format, place: &Place) -> String {
+    /// was killed; `None`: it has no lines.
+    pub fn line_in_advance(&self, place: &Place) -> Option<String> {
         let end =
             End { at: board::NO_TIME, duration: Duration::ZERO, why: Gone::Lost, bytes: None };
-        let line = self.end_line(format, place, &end, None, 0);
+        let line = self.end_line(&end, None, 0)?;
         if line.len() <= board::LONGEST {
-            return line;
+            return Some(line);
         }
+        let (format, _) = self.audit.as_ref()?;
         let place = Place { command_room: SHORT, ..place.clone() };
-        self.end_line(format, &place, &end, None, 0)
+        let audit = Some((*format, self.common(*format, &place)));
+        Self { audit, ..self.clone() }.end_line(&end, None, 0)
     }
 
     /// The line of its beginning.
-    pub fn start_line(&self, format: Format, place: &Place, lost: u64) -> String {
-        let mut line = begin(format, "session-start", self.started, Some(&self.id), place);
-        self.common(&mut line, place);
-        line.field(
-            "claimed.ssh_connection",
+    pub fn start_line(&self, lost: u64) -> Option<String> {
+        let (format, common) = self.audit.as_ref()?;
+        let mut line = begin(*format, "session-start", self.started);
+        line.fields(common);
+        line.member(
+            "claimed",
+            "ssh_connection",
             Value::text(self.said.ssh_connection.as_deref(), ADDRESS),
         )
-        .field("claimed.logname", Value::text(self.said.logname.as_deref(), SHORT))
+        .member("claimed", "logname", Value::text(self.said.logname.as_deref(), SHORT))
         .field("tty", Value::text(self.tty.as_deref(), SHORT))
         .field("term", Value::text(self.said.term.as_deref(), SHORT))
         .field("rows", Value::number(self.size.map(|size| size.rows)))
         .field("cols", Value::number(self.size.map(|size| size.cols)));
-        finish(line, lost)
+        Some(finish(line, lost))
     }
 
     /// The line of its end.
-    pub fn end_line(
-        &self,
-        format: Format,
-        place: &Place,
-        end: &End,
-        recorded: Option<&Recorded>,
-        lost: u64,
-    ) -> String {
-        let mut line = begin(format, "session-end", end.at, Some(&self.id), place);
-        self.common(&mut line, place);
+    pub fn end_line(&self, end: &End, recorded: Option<&Recorded>, lost: u64) -> Option<String> {
+        let (format, common) = self.audit.as_ref()?;
+        let mut line = begin(*format, "session-end", end.at);
+        line.fields(common);
         let (status, signal) = match self.exit {
             Some(Exit::Status(status)) => (u32::try_from(status).ok(), None),
             Some(Exit::Signal { number, .. }) => (None, u32::try_from(number).ok()),
@@ -203,13 +207,13 @@ impl Facts {
             .field("bytes_out", Value::number(end.bytes.map(|(_, bytes)| bytes)));
         match recorded {
             Some(recorded) => line
-                .field("record.path", Value::Text(&recorded.path, PATH))
-                .field("record.bytes", Value::number(recorded.bytes))
-                .field("record.dropped", Value::Number(recorded.dropped))
-                .field("record.sha256", Value::text(recorded.sha256.as_deref(), SHORT)),
+                .member("record", "path", Value::Text(&recorded.path, PATH))
+                .member("record", "bytes", Value::number(recorded.bytes))
+                .member("record", "dropped", Value::Number(recorded.dropped))
+                .member("record", "sha256", Value::text(recorded.sha256.as_deref(), SHORT)),
             None => line.field("record", Value::Null),
         };
-        finish(line, lost)
+        Some(finish(line, lost))
     }
 }
 
@@ -233,44 +237,41 @@ pub struct Refused<'a> {
 impl Refused<'_> {
     /// Its line.
     pub fn line(&self, format: Format, place: &Place, now: SystemTime, lost: u64) -> String {
-        let mut line = begin(format, "refused", now, None, place);
+        let mut line = begin(format, "refused", now);
+        of_place(&mut line, None, place);
         of_peer(&mut line, self.socket, self.mode, &self.peer);
         let Said { ssh_connection, logname, .. } = &self.said;
-        line.field("claimed.ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
-            .field("claimed.logname", Value::text(logname.as_deref(), SHORT))
+        line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
+            .member("claimed", "logname", Value::text(logname.as_deref(), SHORT))
             .field("reason", Value::word(self.reason.word()))
             .field("why", Value::Text(self.why, WHY));
         finish(line, lost)
     }
 }
 
-fn begin(
-    format: Format,
-    event: &'static str,
-    time: SystemTime,
-    id: Option<&str>,
-    place: &Place,
-) -> Line {
+fn begin(format: Format, event: &'static str, time: SystemTime) -> Line {
     let mut line = Line::new(format, PREFIX);
-    line.field("event", Value::word(event))
-        .field("time", Value::word(&Utc::of(time).rfc3339()))
-        .field("id", Value::text(id, SHORT))
+    line.field("event", Value::word(event)).field("time", Value::word(&Utc::of(time).rfc3339()));
+    line
+}
+
+fn of_place(line: &mut Line, id: Option<&str>, place: &Place) {
+    line.field("id", Value::text(id, SHORT))
         .field("host", Value::Text(&place.host, SHORT))
         .field("instance", Value::text(place.instance.as_deref(), ADDRESS));
-    line
 }
 
 fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
     let address = peer.address.map(|address| address.to_string());
     line.field("socket", Value::Text(socket, ADDRESS))
         .field("mode", Value::word(mode))
-        .field("peer.pid", Value::number(peer.pid))
-        .field("peer.uid", Value::number(peer.uid))
-        .field("peer.gid", Value::number(peer.gid))
-        .field("peer.user", Value::text(peer.user.as_deref(), SHORT))
-        .field("peer.loginuid", Value::number(peer.login_uid))
-        .field("peer.address", Value::text(address.as_deref(), SHORT))
-        .field("peer.port", Value::number(peer.port));
+        .member("peer", "pid", Value::number(peer.pid))
+        .member("peer", "uid", Value::number(peer.uid))
+        .member("peer", "gid", Value::number(peer.gid))
+        .member("peer", "user", Value::text(peer.user.as_deref(), SHORT))
+        .member("peer", "loginuid", Value::number(peer.login_uid))
+        .member("peer", "address", Value::text(address.as_deref(), SHORT))
+        .member("peer", "port", Value::number(peer.port));
 }
 
 fn finish(mut line: Line, lost: u64) -> String {
@@ -314,10 +315,17 @@ mod tests {
             started: SystemTime::UNIX_EPOCH,
             since: Instant::now(),
             exit: Some(Exit::Signal { number: 64, core: true }),
-            audit: Some(Format::Json),
+            audit: None,
             recorded: false,
             board: None,
         }
+    }
+
+    /// The same, with lines of this format.
+    fn audited(format: Format, text: &str) -> Facts {
+        let facts = facts(text);
+        let common = facts.common(format, &place(text));
+        Facts { audit: Some((format, common)), ..facts }
     }
 
     fn place(text: &str) -> Place {
@@ -326,7 +334,7 @@ mod tests {
 
     /// All three lines, at their longest.
     fn lines(format: Format, text: &str) -> [String; 3] {
-        let facts = facts(text);
+        let facts = audited(format, text);
         let place = place(text);
         let refused = Refused {
             socket: text,
@@ -349,8 +357,8 @@ mod tests {
             bytes: Some((u64::MAX, u64::MAX)),
         };
         [
-            facts.start_line(format, &place, u64::MAX),
-            facts.end_line(format, &place, &end, Some(&recorded), u64::MAX),
+            facts.start_line(u64::MAX).expect("a line"),
+            facts.end_line(&end, Some(&recorded), u64::MAX).expect("a line"),
             refused.line(format, &place, SystemTime::UNIX_EPOCH, u64::MAX),
         ]
     }
@@ -372,8 +380,8 @@ mod tests {
     fn every_last_line_can_be_written_in_advance() {
         for text in ["\u{1}\n\"\\".repeat(5000), "\u{20ac}".repeat(5000), String::from("x")] {
             for format in [Format::Json, Format::KeyVal] {
-                let facts = Facts { exit: None, ..facts(&text) };
-                let line = facts.line_in_advance(format, &place(&text));
+                let facts = Facts { exit: None, ..audited(format, &text) };
+                let line = facts.line_in_advance(&place(&text)).expect("a line");
                 assert!(line.len() <= board::LONGEST, "{} bytes", line.len());
                 let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
                 let line = board::at(&line, later, Duration::from_millis(7007));
@@ -418,14 +426,14 @@ mod tests {
 
     #[test]
     fn what_did_not_come_through_is_null_and_not_0() {
-        let facts = Facts { exit: None, ..facts("x") };
+        let facts = Facts { exit: None, ..audited(Format::KeyVal, "x") };
         let end = End {
             at: SystemTime::UNIX_EPOCH,
             duration: Duration::from_millis(1),
             why: Gone::Hangup,
             bytes: None,
         };
-        let line = facts.end_line(Format::KeyVal, &place("x"), &end, None, 0);
+        let line = facts.end_line(&end, None, 0).expect("a line");
         assert!(line.ends_with(
             "duration=0.001 reason=\"hangup\" status=null signal=null bytes_in=null \
              bytes_out=null record=null"

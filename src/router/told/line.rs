@@ -57,31 +57,65 @@ impl Line {
         Self { format, text, group: "", is_first: true }
     }
 
-    /// Adds a field. `peer.pid` is `pid` of the group `peer`, whose fields
-    /// follow each other.
+    /// Adds a field.
     pub fn field(&mut self, name: &'static str, value: Value<'_>) -> &mut Self {
+        self.member("", name, value)
+    }
+
+    /// Adds a field of a group, whose fields follow each other.
+    pub fn member(
+        &mut self,
+        group: &'static str,
+        name: &'static str,
+        value: Value<'_>,
+    ) -> &mut Self {
         match self.format {
             Format::Json => {
-                let (group, name) = name.split_once('.').unwrap_or(("", name));
                 if group != self.group {
                     self.leave_group();
                     if !group.is_empty() {
                         self.separate(',');
-                        let _ = write!(self.text, "\"{group}\":{{");
+                        self.text.push('"');
+                        self.text.push_str(group);
+                        self.text.push_str("\":{");
                         self.is_first = true;
                     }
                     self.group = group;
                 }
                 self.separate(',');
-                let _ = write!(self.text, "\"{name}\":");
+                self.text.push('"');
+                self.text.push_str(name);
+                self.text.push_str("\":");
             }
             Format::KeyVal => {
                 self.separate(' ');
-                let _ = write!(self.text, "{name}=");
+                if !group.is_empty() {
+                    self.text.push_str(group);
+                    self.text.push('.');
+                }
+                self.text.push_str(name);
+                self.text.push('=');
             }
         }
         self.value(value);
         self
+    }
+
+    /// Adds fields that were written before, by [`Line::part`].
+    pub fn fields(&mut self, part: &str) -> &mut Self {
+        self.leave_group();
+        self.separate(if self.format == Format::Json { ',' } else { ' ' });
+        self.text.push_str(part);
+        self
+    }
+
+    /// Fields of a line, to be added to others.
+    pub fn part(format: Format, fields: impl FnOnce(&mut Self)) -> String {
+        let text = String::with_capacity(512);
+        let mut part = Self { format, text, group: "", is_first: true };
+        fields(&mut part);
+        part.leave_group();
+        part.text
     }
 
     /// The whole line.
@@ -133,6 +167,10 @@ const CUT: char = '\u{2026}';
 /// written as its number.
 fn escape(text: &str, most: usize, line: &mut String) {
     let end = line.len() + most;
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+    if text.len() <= most && text.bytes().all(is_plain) {
+        return line.push_str(text);
+    }
     // As far as there is room for the mark behind it.
     let mut whole = line.len();
     for c in text.chars() {
@@ -181,9 +219,9 @@ mod tests {
     fn line(format: Format, one: &str, other: &str, most: usize) -> String {
         let mut line = Line::new(format, "audit: ");
         line.field("event", Value::word("session-end"))
-            .field("peer.pid", Value::Number(4711))
-            .field("peer.user", Value::Text(one, most))
-            .field("claimed.logname", Value::Text(other, most))
+            .member("peer", "pid", Value::Number(4711))
+            .member("peer", "user", Value::Text(one, most))
+            .member("claimed", "logname", Value::Text(other, most))
             .field("signal", Value::Null)
             .field("duration", Value::Seconds(Duration::from_millis(61_007)));
         line.finish()
@@ -202,9 +240,24 @@ mod tests {
              signal=null duration=61.007"
         );
         let mut ends_in_a_group = Line::new(Format::Json, "");
-        ends_in_a_group.field("record.bytes", Value::Number(1));
+        ends_in_a_group.member("record", "bytes", Value::Number(1));
         assert_eq!(ends_in_a_group.finish(), "{\"record\":{\"bytes\":1}}");
         assert_eq!(Line::new(Format::Json, "").finish(), "{}");
+        let part = |format| {
+            Line::part(format, |line| {
+                line.field("id", Value::word("x")).member("peer", "pid", Value::Null);
+            })
+        };
+        let with_part = |format| {
+            let mut line = Line::new(format, "");
+            line.member("a", "b", Value::Number(1))
+                .fields(&part(format))
+                .field("c", Value::Number(2));
+            line.finish()
+        };
+        let json = "{\"a\":{\"b\":1},\"id\":\"x\",\"peer\":{\"pid\":null},\"c\":2}";
+        assert_eq!(with_part(Format::Json), json);
+        assert_eq!(with_part(Format::KeyVal), "a.b=1 id=\"x\" peer.pid=null c=2");
     }
 
     #[test]

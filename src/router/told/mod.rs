@@ -74,6 +74,9 @@ pub struct Told {
     caller: Caller,
     sockets: Vec<Arc<str>>,
     command: Arc<str>,
+    /// The user and the group of programs.
+    uid: u32,
+    gid: u32,
     facts: HashMap<Key, Box<Facts>>,
     board: Option<Board>,
 }
@@ -107,6 +110,8 @@ impl Told {
             caller: Caller::default(),
             sockets: sockets.map(Arc::from).collect(),
             command: config.command.to_string_lossy().into(),
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
             facts: HashMap::new(),
             board,
         }
@@ -174,10 +179,9 @@ impl Told {
         if let (Some(board), Some(place)) = (&mut self.board, last.facts.board) {
             board.take(place);
         }
-        if let Some(format) = last.facts.audit {
-            let place = &self.place;
+        if last.facts.audit.is_some() {
             let Last { facts, end } = last;
-            let line = |lost| facts.end_line(format, place, end, recorded, lost);
+            let line = |lost| facts.end_line(end, recorded, lost).unwrap_or_default();
             self.queue.say(line, log::takes);
         }
     }
@@ -186,7 +190,7 @@ impl Told {
     /// for somebody else to write.
     pub fn in_advance(&self, key: Key) -> Option<(String, SystemTime)> {
         let facts = self.facts.get(&key)?;
-        Some((facts.line_in_advance(facts.audit?, &self.place), facts.started))
+        Some((facts.line_in_advance(&self.place)?, facts.started))
     }
 
     /// Somebody else tells of a session's end, where this gateway is killed.
@@ -212,12 +216,11 @@ impl Told {
         let Some(facts) = self.facts.get_mut(&key) else {
             return;
         };
-        if let Some(format) = facts.audit {
-            let place = &self.place;
-            if let Some(board) = &mut self.board {
-                facts.board = board.put(&facts.line_in_advance(format, place), facts.started);
-            }
-            self.queue.say(|lost| facts.start_line(format, place, lost), log::takes);
+        if facts.audit.is_some() {
+            let advance = facts.line_in_advance(&self.place).unwrap_or_default();
+            let board = self.board.as_mut();
+            facts.board = board.and_then(|board| board.put(&advance, facts.started));
+            self.queue.say(|lost| facts.start_line(lost).unwrap_or_default(), log::takes);
         }
     }
 }
@@ -234,14 +237,14 @@ impl GatewayLoop {
         attached.wires.traffic.get_or_insert_with(Box::default);
         let (wires, audit) = (&attached.wires, self.told.audit);
         let caller = std::mem::take(&mut self.told.caller);
-        let facts = Facts {
+        let mut facts = Facts {
             id: self.ids.of(key),
             socket: self.told.sockets.get(caller.door as usize).cloned().unwrap_or_default(),
             mode: caller.mode,
             peer: peer::Peer::of(&wires.client, &mut self.told.names, audit.is_some()),
             said: caller.said,
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
+            uid: self.told.uid,
+            gid: self.told.gid,
             command: self.told.command.clone(),
             pid: wires.program.and_then(|program| u32::try_from(program.as_raw()).ok()),
             tty: wires.master.slave_name().map(Into::into),
@@ -249,10 +252,11 @@ impl GatewayLoop {
             started: SystemTime::now(),
             since: Instant::now(),
             exit: None,
-            audit,
+            audit: None,
             recorded: false,
             board: None,
         };
+        facts.audit = audit.map(|format| (format, facts.common(format, &self.told.place)));
         self.told.facts.insert(key, Box::new(facts));
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Uid, User};
 
 use fpty::proto::variables::{LOGNAME, SSH_CONNECTION, Variables};
+use fpty::sys::credentials::Logins;
 use fpty::sys::socket::Stream;
 
 /// The other end of a connection. What is not known is `None`: of TCP there
@@ -44,7 +45,7 @@ impl Peer {
             uid: Some(credentials.uid),
             gid: Some(credentials.gid),
             user: names.of(credentials.uid),
-            login_uid: with_login.then(|| client.login_uid(credentials)).flatten(),
+            login_uid: with_login.then(|| names.logins.of(client, credentials)).flatten(),
             ..Self::default()
         }
     }
@@ -74,12 +75,18 @@ impl Said {
     }
 }
 
-/// Names of users. To ask for one may take long, where it comes over a
-/// network, so that each is asked for once in a while.
+/// Names of users, and as whom they have logged in. To ask for a name may take
+/// long, where it comes over a network, so that each is asked for once in a
+/// while.
 #[derive(Debug, Default)]
 pub struct Names {
     known: HashMap<u32, (Instant, Option<Arc<str>>)>,
+    logins: Logins,
 }
+
+/// Whoever is in a user namespace that has no number here looks like this one,
+/// which is `nobody` (user_namespaces(7), overflowuid).
+const OF_ELSEWHERE: u32 = 65534;
 
 /// How long a name is good for.
 const GOOD_FOR: Duration = Duration::from_secs(600);
@@ -90,6 +97,9 @@ const MOST: usize = 4096;
 impl Names {
     /// The name of a user; `None`: there is none.
     pub fn of(&mut self, uid: u32) -> Option<Arc<str>> {
+        if uid == OF_ELSEWHERE {
+            return None;
+        }
         if let Some((asked, name)) = self.known.get(&uid) {
             if asked.elapsed() < GOOD_FOR {
                 return name.clone();
@@ -129,6 +139,7 @@ mod tests {
         let mut names = Names::default();
         assert_eq!(names.of(0).as_deref(), Some("root"));
         assert_eq!(names.of(3_999_999_999), None);
+        assert_eq!(names.of(OF_ELSEWHERE), None);
         assert_eq!(names.known.len(), 2);
         assert_eq!(names.of(0).as_deref(), Some("root"));
     }

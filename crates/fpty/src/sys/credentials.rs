@@ -56,24 +56,7 @@ impl Stream {
         Some((address.ip().to_canonical(), address.port()))
     }
 
-    /// As whom the process that connected has logged in, whoever it is by now
-    /// (`/proc/PID/loginuid`, proc(5)); `None`: nobody knows, or it did not.
-    pub fn login_uid(&self, peer: Credentials) -> Option<u32> {
-        let pid = Pid::new(peer.pid).filter(|_| proc::is_ours())?;
-        let process = self.peer_pidfd(pid)?;
-        let mut file = File::open(format!("/proc/{pid}/loginuid")).ok()?;
-        // Of one that may not be inspected it is root's.
-        let owner = file.metadata().ok()?.uid();
-        let mut text = String::new();
-        file.read_to_string(&mut text).ok()?;
-        // While it lives the number is no other's.
-        if process.is_over() || (owner != peer.uid && owner != 0) {
-            return None;
-        }
-        text.trim().parse().ok().filter(|uid| *uid != NOT_LOGGED_IN)
-    }
-
-    /// The process itself; before Linux 6.5 whoever has its number by now.
+    /// The process itself (Linux 6.5).
     fn peer_pidfd(&self, pid: Pid) -> Option<PidFd> {
         let mut fd: libc::c_int = -1;
         let mut length = size_of::<libc::c_int>() as libc::socklen_t;
@@ -87,12 +70,58 @@ impl Stream {
                 &mut length,
             )
         };
-        if told == 0 && fd >= 0 {
-            // SAFETY: it was just made for this process, and nobody else knows it.
-            return Some(PidFd::reopened(pid, unsafe { OwnedFd::from_raw_fd(fd) }));
+        if told != 0 || fd < 0 {
+            return None;
         }
-        PidFd::open(pid)
+        // SAFETY: it was just made for this process, and nobody else knows it.
+        Some(PidFd::reopened(pid, unsafe { OwnedFd::from_raw_fd(fd) }))
     }
+}
+
+/// As whom peers have logged in. One that comes again and again is not looked
+/// up again: while it lives, its number is its own.
+#[derive(Debug, Default)]
+pub struct Logins {
+    last: Option<(Credentials, PidFd, Option<u32>)>,
+}
+
+impl Logins {
+    /// As whom the process that connected has logged in, whoever it is by now
+    /// (`/proc/PID/loginuid`, proc(5)); `None`: nobody knows, or it did not.
+    pub fn of(&mut self, client: &Stream, peer: Credentials) -> Option<u32> {
+        if let Some((last, process, login)) = &self.last {
+            if *last == peer && !process.is_over() {
+                return *login;
+            }
+        }
+        let pid = Pid::new(peer.pid).filter(|_| proc::is_ours())?;
+        let told = client.peer_pidfd(pid);
+        let is_certain = told.is_some();
+        // Before Linux 6.5 whoever has its number by now.
+        let process = told.or_else(|| PidFd::open(pid))?;
+        let login = read_login(peer, is_certain);
+        // While it lives the number is no other's.
+        if process.is_over() {
+            return None;
+        }
+        self.last = Some((peer, process, login));
+        login
+    }
+}
+
+fn read_login(peer: Credentials, is_certain: bool) -> Option<u32> {
+    let mut file = File::open(format!("/proc/{}/loginuid", peer.pid)).ok()?;
+    if !is_certain {
+        // Of one that may not be inspected it is root's.
+        let owner = file.metadata().ok()?.uid();
+        if owner != peer.uid && owner != 0 {
+            return None;
+        }
+    }
+    let mut text = [0; 16];
+    let length = file.read(&mut text).ok()?;
+    let text = std::str::from_utf8(&text[..length]).ok()?;
+    text.trim().parse().ok().filter(|uid| *uid != NOT_LOGGED_IN)
 }
 
 #[cfg(test)]
@@ -112,11 +141,13 @@ mod tests {
         assert_eq!(stream.peer_address(), None);
         let own = std::fs::read_to_string("/proc/self/loginuid").unwrap_or_default();
         let own = own.trim().parse().ok().filter(|uid| *uid != NOT_LOGGED_IN);
-        assert_eq!(stream.login_uid(peer), own);
-        let another = Credentials { uid: peer.uid.wrapping_add(77), ..peer };
-        if own.is_some() && !nix::unistd::geteuid().is_root() {
-            assert_eq!(stream.login_uid(another), None, "another one's number");
+        let mut logins = Logins::default();
+        for _ in 0..3 {
+            assert_eq!(logins.of(&stream, peer), own);
         }
+        // Nobody's number.
+        let nobody = Credentials { pid: 0, ..peer };
+        assert_eq!(logins.of(&stream, nobody), None);
     }
 
     #[test]

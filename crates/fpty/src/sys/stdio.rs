@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
@@ -72,9 +73,25 @@ pub fn say(line: &str) {
 pub fn stderr_takes() -> bool {
     // SAFETY: descriptor 2 is never closed by us.
     let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    // A file takes it always.
+    if IS_FILE.load(Ordering::Relaxed) {
+        return true;
+    }
     let mut poll = [nix::poll::PollFd::new(stderr, nix::poll::PollFlags::POLLOUT)];
     // What has no room for ever (POLLERR, POLLNVAL) takes it at once, too.
     nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO) != Ok(0)
+}
+
+/// Whether standard error is known to be a file.
+static IS_FILE: AtomicBool = AtomicBool::new(false);
+
+/// From now on this process's standard error stays what it is.
+pub fn stderr_stays() {
+    // SAFETY: descriptor 2 is never closed by us.
+    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    let kind = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT;
+    let is_file = fstat(stderr).is_ok_and(|status| kind(status.st_mode) == SFlag::S_IFREG);
+    IS_FILE.store(is_file, Ordering::Relaxed);
 }
 
 /// Reads from a descriptor that was inherited.

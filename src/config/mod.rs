@@ -7,6 +7,7 @@
 pub mod accept_env;
 pub mod audit;
 pub mod pty;
+pub mod record;
 pub mod router;
 mod value;
 

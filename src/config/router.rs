@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
 use super::audit::{self, Audit};
+use super::record::{Part, Record};
 use super::{OptionSpec, switch, value, with_value};
 use fpty::error::Result;
 use fpty::proto::Protocol;
@@ -45,6 +46,8 @@ pub enum Key {
     Handover,
     /// Lines of an audit in the log.
     Audit,
+    /// What is recorded of sessions.
+    Record(Part),
 }
 
 const LISTEN: &std::ffi::CStr =
@@ -57,7 +60,7 @@ const PROCESSES: &std::ffi::CStr = c"prefork the specified number of forkptyrout
 const STATS: &std::ffi::CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 25] = [
+pub static OPTIONS: [OptionSpec<Key>; 30] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -123,6 +126,31 @@ pub static OPTIONS: [OptionSpec<Key>; 25] = [
         c"log who came, when, and what became of it: json, keyval or off (default: off)",
     ),
     with_value(
+        c"forkptyrouter-record",
+        Key::Record(Part::Folder),
+        c"record each session's terminal in a file of its own in the specified folder (default: off)",
+    ),
+    with_value(
+        c"forkptyrouter-record-format",
+        Key::Record(Part::Format),
+        c"write recordings as asciicast v2 or v3 (default: v3)",
+    ),
+    with_value(
+        c"forkptyrouter-record-input",
+        Key::Record(Part::Input),
+        c"record what is typed, too, with every password (default: false)",
+    ),
+    with_value(
+        c"forkptyrouter-record-limit",
+        Key::Record(Part::Limit),
+        c"let a recording have at most the specified bytes (default: 0, no limit)",
+    ),
+    with_value(
+        c"forkptyrouter-record-on-error",
+        Key::Record(Part::OnError),
+        c"close or continue a session that cannot be recorded (default: continue)",
+    ),
+    with_value(
         c"forkptyrouter-hangup-grace",
         Key::HangupGrace,
         c"kill a session that outlives its client by the specified seconds (default: 10, 0: never)",
@@ -156,6 +184,8 @@ pub struct Router {
     pub handover: bool,
     /// How the lines of an audit look; `None`: there are none.
     pub audit: Option<Audit>,
+    /// What is recorded.
+    pub record: Record,
     /// Whether the option was given: the next one adds to it.
     accept_env_given: bool,
     /// What to tell the operator about options that can have no meaning.
@@ -177,6 +207,7 @@ impl Default for Router {
             accept_env: AcceptEnv::default(),
             handover: true,
             audit: None,
+            record: Record::default(),
             accept_env_given: false,
             remarks: Vec::new(),
         }
@@ -231,6 +262,7 @@ impl Router {
                 }
             }
             Key::Audit => self.audit = audit::of(option, typed)?,
+            Key::Record(part) => self.record.set(part, option, typed)?,
             Key::Handover => self.handover = value::switch(option, typed)?,
             Key::Stats => self.stats = Some(value::bytes(option, typed)?),
             Key::Harakiri => {

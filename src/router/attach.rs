@@ -117,7 +117,9 @@ impl GatewayLoop {
         let can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
         // Of a terminal that was handed over the idle time is known roughly.
         let is_exact = self.config.timeout.is_some_and(|timeout| timeout < ROUGHLY);
-        if can_take && transport == Transport::Unix && self.config.handover && !is_exact {
+        let is_recorded = attached.wires.recording().is_some();
+        let may_be = self.config.handover && !is_exact && !is_recorded;
+        if can_take && transport == Transport::Unix && may_be {
             self.after(OFFER_AFTER, Due::Offer(key));
         }
         self.settle(key);
@@ -136,7 +138,11 @@ impl GatewayLoop {
         size: Size,
         environment: Vec<CString>,
     ) -> Option<Key> {
-        let (master, pid) = match self.start(size, environment) {
+        let started = match self.cannot_record() {
+            Some(why) => Err(why),
+            None => self.start(size, environment),
+        };
+        let (master, pid) = match started {
             Ok(started) => started,
             Err(why) => {
                 self.refuse(&client, session.is_extended(), why);
@@ -150,6 +156,7 @@ impl GatewayLoop {
         ));
         self.programs.started(pid, key);
         self.note_session(key, size);
+        self.note_recording(key, size);
         let attached = self.sessions.get_mut(key)?;
         if !self.spawner.has_executed(pid) {
             attached.starting = STARTING_FIRST;
@@ -258,8 +265,9 @@ impl GatewayLoop {
     }
 
     fn refuse_session(&mut self, key: Key, why: Ended) {
-        if let Some(attached) = self.sessions.remove(key) {
+        if let Some(mut attached) = self.sessions.remove(key) {
             self.told.was_none(Subject::Session(key));
+            self.forget_recording(attached.wires.recording().map(|it| it.session()));
             self.refuse(&attached.wires.client, attached.session.is_extended(), why);
             self.let_go(*attached);
         }

@@ -17,6 +17,7 @@
 //! | `keeper.rs` | a process that looks after terminals that were handed over |
 //! | `told/` | what is told of sessions: audit, counters |
 //! | `siblings.rs` | what gateways ask each other |
+//! | `record/` | recordings, and the process that writes them |
 //! | `stats/` | the statistics and their clients |
 //! | `turn.rs` | what each turn of the loop needs |
 //! | `exchange.rs` | programs that answer each other in quick succession |
@@ -37,6 +38,7 @@ mod keeper;
 mod last_words;
 mod programs;
 mod quiet;
+pub mod record;
 pub mod siblings;
 mod stats;
 mod table;
@@ -70,6 +72,7 @@ use greet::Caller;
 use ids::Ids;
 use keeper::Keeper;
 use programs::Programs;
+use record::Recorder;
 use siblings::Siblings;
 use stats::Statistics;
 use table::{Key, Source, Table};
@@ -101,6 +104,7 @@ struct GatewayLoop {
     local_tcp: LocalTcp,
     statistics: Statistics,
     told: Told,
+    recorder: Option<Box<Recorder>>,
     ids: Ids,
     siblings: Siblings,
 }
@@ -128,6 +132,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         }
         router.turn.bulk.clear();
         router.part(count);
+        router.pass_on_recordings();
         router.try_the_log_again(false);
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
@@ -182,6 +187,7 @@ impl GatewayLoop {
             gateway.ordinal(),
             doors.iter().map(|door| (&*door.name, config.audit)),
         );
+        let recorder = Recorder::new(&config.record, gateway.is_first());
         let mut router = Self {
             config,
             program: Arc::new(program),
@@ -197,9 +203,11 @@ impl GatewayLoop {
             local_tcp: LocalTcp::default(),
             statistics: Statistics::new(server::stats_http()),
             told,
+            recorder,
             ids: Ids::new(),
             siblings: Siblings::of(gateway.ordinal()),
         };
+        router.reach_recorder();
         if let Some(grace) =
             router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
         {
@@ -234,6 +242,7 @@ impl GatewayLoop {
             Source::Stats(key) => router.stats_ready(key, ready),
             Source::Children => router.child_ended(),
             Source::Siblings => router.siblings_ready(),
+            Source::Recorder => router.recorder_ready(),
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
             Source::Caller(key) => router.caller_ready(key, ready),
@@ -269,6 +278,8 @@ impl GatewayLoop {
             }
             Due::Stats(key) => router.hurry_stats(key),
             Due::Answer(number) => router.unanswered_question(number),
+            Due::Recording => router.wake_recorder(),
+            Due::Recorder => router.look_at_recorder(),
             Due::Outlived(pid) => router.outlived(pid),
             Due::Kill => router.kill_outlived(),
             Due::LeftBehind => router.end_left_behind(),

@@ -23,6 +23,8 @@ pub enum Source {
     Terminal(Key),
     /// A client whose session has not begun.
     Caller(Key),
+    /// The process that writes recordings.
+    Recorder,
 }
 
 /// A place in a [`Table`], and whose it was.
@@ -47,6 +49,7 @@ impl Source {
             Source::Client(key) => (4, key),
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
+            Source::Recorder => (1, Key { index: 1, generation: 0 }),
         };
         kind << 61 | u64::from(key.generation) << 32 | u64::from(key.index)
     }
@@ -60,7 +63,8 @@ impl Source {
         };
         match token >> 61 {
             0 => Source::Listener(key.index),
-            1 => Source::StatsListener,
+            1 if key.index == 0 => Source::StatsListener,
+            1 => Source::Recorder,
             2 => Source::Stats(key),
             3 if key.index == 1 => Source::Siblings,
             3 => Source::Children,
@@ -183,6 +187,7 @@ mod tests {
         for source in [
             Source::Listener(7),
             Source::StatsListener,
+            Source::Recorder,
             Source::Stats(key),
             Source::Children,
             Source::Siblings,

@@ -46,6 +46,10 @@ pub enum Due {
     Stats(Key),
     /// A question of another gateway's has had time enough for an answer.
     Answer(u64),
+    /// What was recorded is to be passed on.
+    Recording,
+    /// Something waits for the recorder.
+    Recorder,
     /// A session has outlived its client.
     Outlived(Pid),
     /// Go on killing what has outlived its client or its gateway.
@@ -75,6 +79,8 @@ impl Due {
             | Due::Departures
             | Due::Reap
             | Due::Log
+            | Due::Recording
+            | Due::Recorder
             | Due::Stats(_)
             | Due::Answer(_)
             | Due::Outlived(_)

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 
 use super::GatewayLoop;
 use super::quiet::Quiet;
+use super::record::Recording;
 use super::table::{self, Source};
 use super::told::{Gone, Traffic};
 use super::turn::{BUFFER, Turn};
@@ -79,11 +80,31 @@ impl Attached {
     }
 }
 
+impl Wires {
+    /// Where it is recorded, if it is.
+    pub fn recording(&mut self) -> Option<&mut Recording> {
+        self.traffic.as_mut()?.recording.as_mut()
+    }
+}
+
+impl Attached {
+    /// Whether the terminal is not to be read now: there might be no room to
+    /// record what comes from it.
+    fn holds(&mut self) -> bool {
+        self.wires.recording().is_some_and(Recording::holds)
+    }
+
+    /// Whether it was not read for that.
+    fn is_held(&mut self) -> bool {
+        self.wires.recording().is_some_and(|recording| recording.is_held())
+    }
+}
+
 impl Ends for Wires {
     fn write_terminal(&mut self, bytes: &[u8]) -> Written {
         let written = self.master.write(bytes);
         if let (Some(traffic), Written::Bytes(count)) = (&mut self.traffic, written) {
-            traffic.took_in(count);
+            traffic.took_in(&bytes[..count]);
         }
         written
     }
@@ -93,7 +114,10 @@ impl Ends for Wires {
     }
 
     fn resize(&mut self, size: Size) {
-        let _ = self.master.resize(size);
+        let resized = self.master.resize(size);
+        if let (Some(recording), Ok(())) = (self.recording(), resized) {
+            recording.resized(size);
+        }
     }
 
     fn signal(&mut self, number: u8) {
@@ -185,7 +209,7 @@ impl GatewayLoop {
             attached.session.terminal_writable(&mut attached.wires);
         }
         if ready.read || ready.hang_up {
-            if attached.session.terminal_interest().read {
+            if attached.session.terminal_interest().read && !attached.holds() {
                 // With several processors the stream's client can take the one
                 // read meanwhile. The poll comes first all the same: without
                 // it an echo beside a stream took a third longer.
@@ -239,7 +263,8 @@ impl GatewayLoop {
             attached.forget_terminal(&self.turn.poller);
             return self.look_for_reopened(key);
         }
-        let wanted = attached.session.terminal_interest();
+        let mut wanted = attached.session.terminal_interest();
+        wanted.read &= !attached.is_held();
         let is_ours = !attached.session.is_handed_over() && attached.starting == 0;
         if attached.terminal_interest != Some(wanted) && is_ours {
             attached.watch_terminal(key, wanted, &self.turn.poller);
@@ -266,7 +291,9 @@ impl Attached {
         let mut ended = false;
         // That takes a system call more, so it pays where there are many reads.
         let mut none = None;
-        let pipe = if self.last_output as usize > ONE_READ { pipe } else { &mut none };
+        // What is recorded is looked at.
+        let through_it = self.last_output as usize > ONE_READ && self.wires.recording().is_none();
+        let pipe = if through_it { pipe } else { &mut none };
         // What is read goes behind its header, where there is to be one.
         let start = self.session.output_header_length();
         while start + have + ONE_READ <= BUFFER {
@@ -302,6 +329,9 @@ impl Attached {
         if spoke {
             if let Some(traffic) = &mut self.wires.traffic {
                 traffic.gave_out(have);
+                if let Some(recording) = &mut traffic.recording {
+                    recording.output(&buffer[start..start + have]);
+                }
             }
             let (mut from, to) = (0, start + have);
             if let Some(header) = self.session.output_header(have) {

@@ -313,6 +313,11 @@ impl Session {
         self.client == Client::Gone
     }
 
+    /// The terminal's size.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
     /// Whether the program still runs.
     pub fn program_runs(&self) -> bool {
         self.program_runs

@@ -5,6 +5,7 @@ pub mod abi;
 pub mod fingerprint;
 pub mod gateway;
 pub mod guard;
+pub mod kept;
 pub mod log;
 pub mod metrics;
 pub mod options;

@@ -48,6 +48,7 @@ mod pty_server_flood;
 mod pty_server_life;
 mod pty_server_python;
 mod pty_server_scrollback;
+mod recordings;
 mod refused_calls;
 mod resources;
 mod scarcity;

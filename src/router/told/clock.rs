@@ -38,6 +38,12 @@ impl Utc {
         }
     }
 
+    /// The same without what a file's name is better without, in seconds.
+    pub fn in_a_name(self) -> String {
+        let Self { year, month, day, hour, minute, second, .. } = self;
+        format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+    }
+
     /// RFC 3339, with milliseconds.
     pub fn rfc3339(self) -> String {
         let Self { year, month, day, hour, minute, second, millisecond } = self;
@@ -70,6 +76,7 @@ mod tests {
             assert_eq!(at(seconds, 0).rfc3339(), text);
         }
         assert_eq!(at(1_000_000_000, 7).rfc3339(), "2001-09-09T01:46:40.007Z");
+        assert_eq!(at(1_000_000_000, 7).in_a_name(), "20010909T014640Z");
     }
 
     #[test]

@@ -81,8 +81,8 @@ pub struct Facts {
 pub struct Recorded {
     /// The file.
     pub path: String,
-    /// Its length.
-    pub bytes: u64,
+    /// Its length; `None`: it is not known.
+    pub bytes: Option<u64>,
     /// What is missing in it, in bytes.
     pub dropped: u64,
     /// The hash of what stands before its last line; `None`: it is not known.
@@ -208,7 +208,7 @@ impl Facts {
         match recorded {
             Some(recorded) => line
                 .member("record", "path", Value::Text(&recorded.path, PATH))
-                .member("record", "bytes", Value::Number(recorded.bytes))
+                .member("record", "bytes", Value::number(recorded.bytes))
                 .member("record", "dropped", Value::Number(recorded.dropped))
                 .member("record", "sha256", Value::text(recorded.sha256.as_deref(), SHORT)),
             None => line.field("record", Value::Null),
@@ -346,7 +346,7 @@ mod tests {
         };
         let recorded = Recorded {
             path: text.to_owned(),
-            bytes: u64::MAX,
+            bytes: Some(u64::MAX),
             dropped: u64::MAX,
             sha256: Some("f".repeat(64)),
         };

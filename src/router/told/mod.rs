@@ -108,7 +108,9 @@ impl Told {
         }
         Self {
             counters: Counters::of_gateway(ordinal),
-            keeps_facts: config.stats.is_some() || sockets.iter().any(|(_, audit)| audit.is_some()),
+            keeps_facts: config.stats.is_some()
+                || config.record.folder.is_some()
+                || sockets.iter().any(|(_, audit)| audit.is_some()),
             place: Place {
                 host: fpty::sys::host_name(),
                 instance: server::instance(),
@@ -144,6 +146,13 @@ impl Told {
     pub fn program_ended(&mut self, subject: Subject, exit: Exit) {
         if let Some(facts) = self.facts.get_mut(&subject) {
             facts.exit = Some(exit);
+        }
+    }
+
+    /// A session is recorded, or no more.
+    pub fn is_recorded(&mut self, key: Key, recorded: bool) {
+        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+            facts.recorded = recorded;
         }
     }
 
@@ -279,6 +288,7 @@ impl GatewayLoop {
     /// A session has begun: its program was executed.
     pub(super) fn tell_start(&mut self, key: Key) {
         self.told.begun(Subject::Session(key));
+        self.begin_recording(key);
     }
 
     /// A session ends.
@@ -304,7 +314,10 @@ impl GatewayLoop {
                 false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()),
             };
             let end = End { at: SystemTime::now(), duration, why, bytes };
-            self.told.tell_last(&Last { facts, end }, None);
+            let (exit, last) = (facts.exit, Box::new(Last { facts, end }));
+            if let Some(last) = self.end_recording(key, exit, last) {
+                self.told.tell_last(&last, None);
+            }
         }
     }
 

@@ -3,21 +3,27 @@
 use std::time::Instant;
 
 use super::counters;
+use crate::router::record::Recording;
 
 /// What went between a session's ends, without the headers of packets.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Traffic {
     input: u64,
     output: u64,
     /// When a byte last went either way.
     last: Option<Instant>,
+    /// Where it is written down.
+    pub recording: Option<Recording>,
 }
 
 impl Traffic {
-    /// So many bytes went to the terminal.
-    pub fn took_in(&mut self, bytes: usize) {
-        self.input += bytes as u64;
-        counters::took_in(bytes);
+    /// These bytes went to the terminal.
+    pub fn took_in(&mut self, bytes: &[u8]) {
+        self.input += bytes.len() as u64;
+        counters::took_in(bytes.len());
+        if let Some(recording) = &mut self.recording {
+            recording.input(bytes);
+        }
     }
 
     /// So many bytes came from the terminal.

@@ -6,6 +6,8 @@ pub mod credentials;
 pub mod detached;
 pub mod environment;
 #[cfg(feature = "server")]
+pub mod folder;
+#[cfg(feature = "server")]
 pub mod fork;
 pub mod local_tcp;
 pub mod peer;
@@ -15,6 +17,8 @@ pub mod poll;
 pub mod proc;
 pub mod processors;
 pub mod pty;
+#[cfg(feature = "server")]
+pub mod queue;
 #[cfg(feature = "server")]
 pub mod reader;
 pub mod sessions;

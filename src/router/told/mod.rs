@@ -67,6 +67,8 @@ struct Caller {
     audit: Option<Format>,
     mode: &'static str,
     said: Said,
+    /// The command that it asks for.
+    command: Option<Arc<str>>,
 }
 
 /// What a gateway tells of its sessions.
@@ -133,7 +135,15 @@ impl Told {
     pub fn hears(&mut self, door: u32, mode: &'static str, said: impl FnOnce() -> Said) {
         if self.keeps_facts {
             let (socket, audit) = self.sockets.get(door as usize).cloned().unwrap_or_default();
-            self.caller = Caller { socket, audit, mode, said: said() };
+            self.caller = Caller { socket, audit, mode, said: said(), command: None };
+        }
+    }
+
+    /// The same: which command it asks for.
+    #[allow(dead_code)]
+    pub fn asks(&mut self, command: impl FnOnce() -> Option<String>) {
+        if self.keeps_facts {
+            self.caller.command = command().map(Arc::from);
         }
     }
 
@@ -159,9 +169,9 @@ impl Told {
     /// There never was such a session: its client is about to be refused.
     pub fn was_none(&mut self, subject: Subject) {
         if let Some(facts) = self.facts.remove(&subject) {
-            let Facts { socket, mode, said, audit, .. } = *facts;
-            let audit = audit.map(|(format, _)| format);
-            self.caller = Caller { socket, audit, mode, said };
+            let Facts { socket, mode, said, audit, command, .. } = *facts;
+            let (audit, command) = (audit.map(|(format, _)| format), Some(command));
+            self.caller = Caller { socket, audit, mode, said, command };
         }
     }
 
@@ -178,6 +188,7 @@ impl Told {
             mode: caller.mode,
             peer: peer.unwrap_or_default(),
             said: caller.said,
+            command: caller.command.as_deref(),
             reason,
             why,
         };
@@ -260,7 +271,7 @@ impl GatewayLoop {
             said: caller.said,
             uid: self.told.uid,
             gid: self.told.gid,
-            command: self.told.command.clone(),
+            command: caller.command.unwrap_or_else(|| self.told.command.clone()),
             pid: wires.program.and_then(|program| u32::try_from(program.as_raw()).ok()),
             tty: wires.master.slave_name().map(Into::into),
             size: (caller.mode != "raw").then_some(size),

@@ -146,7 +146,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
 impl GatewayLoop {
     fn new(gateway: &Gateway, config: Router) -> Result<Self> {
         fpty::sys::forbid_inspection();
-        fpty::sys::stdio::stderr_stays();
+        fpty::sys::stdio::stderr_stays(config.processes > 1);
         if fpty::sys::has_root_group_only() {
             log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
         }

@@ -56,6 +56,7 @@ mod resources;
 mod scarcity;
 mod session;
 mod slow_start;
+mod ssh;
 mod start;
 mod stats;
 mod stats_hostile;

@@ -385,3 +385,14 @@ impl Attached {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a feature needs that nobody asked for does not lie in here.
+    #[test]
+    fn a_session_stays_as_small_as_it_is() {
+        assert!(size_of::<Attached>() <= 88, "{} bytes", size_of::<Attached>());
+    }
+}

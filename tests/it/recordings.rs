@@ -465,8 +465,11 @@ fn a_full_disk_ends_the_recording_or_the_session() {
                 let dropped = record["dropped"].as_u64().expect("a number");
                 assert_eq!(output.len() as u64 + dropped, said.output.len() as u64);
             }
-            // The next one cannot even begin.
-            let client = server.connect("s");
+            // So it is with the next one.
+            let mut client = server.connect("s");
+            if on_error == "continue" {
+                client.read_while("all of it", |seen| seen.ends_with(b"100000\n"));
+            }
             wait_until("it is told", || server.count_in_log("No space left on device") >= 2);
             drop(client);
         }
@@ -549,6 +552,38 @@ fn a_recorded_terminal_is_not_handed_over_and_the_statistics_know() {
         client.input("\n");
         // No offer among what was said.
         to_the_end(&mut client);
+    });
+}
+
+#[test]
+fn each_of_many_short_sessions_has_a_recording() {
+    on_every_server(|flavor| {
+        let server = recorded(flavor)
+            .script("echo $$; exit 3")
+            .option("forkptyrouter-processes", "3")
+            .start();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        server.connect("s").read_to_end();
+                    }
+                });
+            }
+        });
+        wait_until("the audit tells all ends", || ends(&server).len() == 400);
+        assert_eq!(files(&server).len(), 400);
+        for end in ends(&server) {
+            let record = &end["record"];
+            let cast = Cast::read(record["path"].as_str().expect("a path"));
+            assert_eq!(cast.all("o"), format!("{}\r\n", end["pid"]));
+            assert_eq!((cast.all("x").as_str(), cast.total("dropped")), ("3", "0"));
+            assert_eq!(record["sha256"], cast.total("sha256"));
+        }
+        // Where its program cannot be executed there is none.
+        fs::remove_file(server.path("script")).expect("removed");
+        assert!(server.connect("s").text_to_end().contains("refused"));
+        assert_eq!(files(&server).len(), 400);
     });
 }
 

@@ -111,8 +111,20 @@ fn files(server: &Server) -> Vec<PathBuf> {
     files
 }
 
+/// A process of the recorder's, by its name.
+fn find(server: &Server, name: &str) -> Option<Process> {
+    server.processes().into_iter().find(|one| one.name == name && !one.is_zombie())
+}
+
 fn recorder(server: &Server) -> Option<Process> {
-    server.processes().into_iter().find(|one| one.name == "fpty-recorder" && !one.is_zombie())
+    find(server, "fpty-recorder")
+}
+
+/// Its number, as soon as it runs.
+#[track_caller]
+fn running(server: &Server, name: &str) -> i32 {
+    wait_until(&format!("{name} runs"), || find(server, name).is_some());
+    find(server, name).expect("it runs").pid
 }
 
 #[test]
@@ -256,7 +268,7 @@ fn a_reload_keeps_the_recorder() {
         let Some(setup) = dropping(flavor) else { return };
         let server =
             setup.script("stty -echo; printf ready; read x; printf more; sleep 1000").start();
-        let before = recorder(&server).expect("a recorder").pid;
+        let before = running(&server, "fpty-recorder");
         let mut client = server.connect("s");
         client.read_until("ready");
         client.send("\n");
@@ -293,7 +305,7 @@ fn a_recorder_that_was_killed_is_replaced() {
             let mut client = server.connect("u");
             open(&client, &[]);
             client.read_until("ready");
-            let killed = recorder(&server).expect("a recorder").pid;
+            let killed = running(&server, "fpty-recorder");
             process::signal(killed, Signal::SIGKILL);
             wait_until("there is another one", || {
                 recorder(&server).is_some_and(|now| now.pid != killed)
@@ -338,9 +350,8 @@ fn without_any_recorder_sessions_go_on_or_do_not_begin() {
             open(&client, &[]);
             client.read_until("ready");
             for name in ["fpty-rec-keeper", "fpty-recorder"] {
-                let all = server.processes();
-                let one = all.iter().find(|one| one.name == name).expect(name);
-                process::signal(one.pid, Signal::SIGKILL);
+                process::signal(running(&server, name), Signal::SIGKILL);
+                wait_until("it is gone", || find(&server, name).is_none());
             }
             server.wait_for_log("is not recorded any more: the recorder was killed");
             if on_error == "close" {
@@ -383,7 +394,7 @@ fn a_limit_ends_the_recording_or_the_session() {
             match on_error {
                 "close" => {
                     assert_eq!(
-                        ends(&server).last().map_or("", |_| said.ended[0].2.as_str()),
+                        said.ended[0].2,
                         "session ended: it cannot be recorded: the recording is as long as it may become"
                     );
                 }
@@ -515,7 +526,7 @@ fn a_recorder_that_stands_still_stops_no_session() {
             .start();
         let mut client = server.connect("s");
         client.read_until("ready");
-        let stopped = recorder(&server).expect("a recorder").pid;
+        let stopped = running(&server, "fpty-recorder");
         process::signal(stopped, Signal::SIGSTOP);
         client.send("\n");
         client.read_while("all of it", |seen| seen.ends_with(b"2000000\n"));

@@ -9,7 +9,7 @@ use super::GatewayLoop;
 use super::doors::Arrival;
 use super::table::{Key, Source};
 use super::timers::Due;
-use super::told::{Refusal, Said};
+use super::told::{Refusal, Said, Subject};
 use super::traffic::{Attached, Wires};
 use crate::session::Session;
 use crate::session::greeting::Opening;
@@ -266,7 +266,7 @@ impl GatewayLoop {
 
     fn refuse_session(&mut self, key: Key, why: Ended) {
         if let Some(mut attached) = self.sessions.remove(key) {
-            self.told.was_none(key);
+            self.told.was_none(Subject::Session(key));
             self.forget_recording(attached.wires.recording().map(|it| it.session()));
             self.refuse(&attached.wires.client, attached.session.is_extended(), why);
             self.let_go(*attached);

@@ -12,6 +12,7 @@ use super::GatewayLoop;
 use super::last_words::LastWords;
 use super::table::Key;
 use super::timers::Due;
+use super::told::Subject;
 use super::traffic::Wires;
 use fpty::proto::{OFFER, OFFER_MASTER, OFFER_PIDFD, encode_packet};
 use fpty::sys::Written;
@@ -64,11 +65,11 @@ impl GatewayLoop {
         let Wires { client, program: Some(program), .. } = &attached.wires else {
             return;
         };
-        let last = LastWords::new(self.told.in_advance(key));
+        let last = LastWords::new(self.told.in_advance(Subject::Session(key)));
         match self.keeper.keep(*program, client, self.config.hangup_grace, &last) {
             Written::Bytes(_) => {
                 self.programs.entrusted(*program);
-                self.told.entrusted(key);
+                self.told.entrusted(Subject::Session(key));
             }
             Written::Blocked => self.after(KEEPER, Due::Keeper(key)),
             // It ends with this gateway, as others do.

@@ -146,7 +146,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
 impl GatewayLoop {
     fn new(gateway: &Gateway, config: Router) -> Result<Self> {
         fpty::sys::forbid_inspection();
-        fpty::sys::stdio::stderr_stays();
+        fpty::sys::stdio::stderr_stays(config.processes > 1);
         if fpty::sys::has_root_group_only() {
             log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
         }
@@ -182,7 +182,11 @@ impl GatewayLoop {
         }
         let (aftercare, left_behind) =
             aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
-        let told = Told::new(&config, gateway.ordinal(), doors.iter().map(|door| &*door.name));
+        let told = Told::new(
+            &config,
+            gateway.ordinal(),
+            doors.iter().map(|door| (&*door.name, config.audit)),
+        );
         let recorder = Recorder::new(&config.record, gateway.is_first());
         let mut router = Self {
             config,

@@ -390,9 +390,9 @@ impl Attached {
 mod tests {
     use super::*;
 
-    /// What a feature needs that nobody asked for does not lie in here.
+    /// There is one for each session, most of them idle.
     #[test]
-    fn a_session_stays_as_small_as_it_is() {
+    fn a_session_is_small() {
         assert!(size_of::<Attached>() <= 88, "{} bytes", size_of::<Attached>());
     }
 }

@@ -8,6 +8,7 @@ mod harness;
 
 mod addresses;
 mod audit;
+mod audit_lost;
 mod audit_routes;
 mod commands;
 mod compat;

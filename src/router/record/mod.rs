@@ -27,7 +27,7 @@ use super::GatewayLoop;
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::clock::Utc;
-use super::told::{Last, Recorded};
+use super::told::{Last, Recorded, Subject};
 use crate::config::record::{OnError, Record};
 use crate::uwsgi::log::log;
 use fpty::error::reason;
@@ -169,7 +169,9 @@ impl GatewayLoop {
             return self.log_of(key, "is not recorded: there is no recorder");
         }
         let record = &self.config.record;
-        let (Some(recorder), Some(facts)) = (&mut self.recorder, self.told.of(key)) else {
+        let (Some(recorder), Some(facts)) =
+            (&mut self.recorder, self.told.of(Subject::Session(key)))
+        else {
             return;
         };
         let peer = &facts.peer;

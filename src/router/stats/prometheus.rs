@@ -49,7 +49,7 @@ fn durations(counted: &Counted) -> Vec<(String, String)> {
         samples.push((format!("_bucket{{le=\"{bound}\"}}"), all.to_string()));
     }
     let total = counted.total;
-    let seconds = format!("{}.{:03}", total.as_secs(), total.subsec_millis());
+    let seconds = format!("{}.{:06}", total.as_secs(), total.subsec_micros());
     samples.push((String::from("_sum"), seconds));
     samples.push((String::from("_count"), all.to_string()));
     samples
@@ -86,7 +86,7 @@ mod tests {
             "forkptyrouter_session_duration_seconds_bucket{le=\"10\"} 5",
             "forkptyrouter_session_duration_seconds_bucket{le=\"60\"} 7",
             "forkptyrouter_session_duration_seconds_bucket{le=\"+Inf\"} 8",
-            "forkptyrouter_session_duration_seconds_sum 123.456",
+            "forkptyrouter_session_duration_seconds_sum 123.456000",
             "forkptyrouter_session_duration_seconds_count 8",
         ] {
             assert!(text.lines().any(|other| other == line), "{line} in\n{text}");

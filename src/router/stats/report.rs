@@ -7,7 +7,7 @@ use crate::router::GatewayLoop;
 use crate::router::siblings::{Asker, LONGEST, Question};
 use crate::router::table::Key;
 use crate::router::told::counters::Counted;
-use crate::router::told::{Gone, Refusal};
+use crate::router::told::{Gone, Refusal, Subject};
 use crate::uwsgi::server;
 
 /// Sessions that one turn lists.
@@ -165,7 +165,7 @@ impl GatewayLoop {
     }
 
     fn session_as_json(&self, key: Key) -> Option<String> {
-        let facts = self.told.of(key)?;
+        let facts = self.told.of(Subject::Session(key))?;
         let attached = self.sessions.get(key)?;
         let is_handed_over = attached.session.is_handed_over();
         let idle = match is_handed_over {

@@ -21,7 +21,7 @@ pub const BUCKETS: [u64; 10] =
 const ACCEPTED: usize = 0;
 const SESSIONS: usize = 1;
 const PEAK: usize = 2;
-const MILLISECONDS: usize = 3;
+const MICROSECONDS: usize = 3;
 const REFUSALS: usize = 4;
 const REFUSED: usize = 5;
 const ENDED: usize = REFUSED + Refusal::ALL.len();
@@ -125,8 +125,8 @@ impl Counters {
         let bucket =
             BUCKETS.iter().take_while(|bound| after > Duration::from_secs(**bound)).count();
         self.word(DURATIONS + bucket).fetch_add(1, Relaxed);
-        let milliseconds = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        self.word(MILLISECONDS).fetch_add(milliseconds, Relaxed);
+        let microseconds = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        self.word(MICROSECONDS).fetch_add(microseconds, Relaxed);
     }
 
     /// Nobody got a session.
@@ -148,7 +148,7 @@ impl Counters {
             bytes_in: self.sum(OWN_IN),
             bytes_out: self.sum(OWN_OUT),
             durations: many(DURATIONS, BUCKETS.len() + 1),
-            total: Duration::from_millis(word(MILLISECONDS)),
+            total: Duration::from_micros(word(MICROSECONDS)),
         }
     }
 

@@ -235,6 +235,8 @@ pub struct Refused<'a> {
     pub peer: Peer,
     /// What it says of itself.
     pub said: Said,
+    /// The command that it asked for.
+    pub command: Option<&'a str>,
     /// Why, in a word.
     pub reason: Refusal,
     /// The same, in the words of the log.
@@ -250,6 +252,7 @@ impl Refused<'_> {
         let Said { ssh_connection, logname, .. } = &self.said;
         line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
             .member("claimed", "logname", Value::text(logname.as_deref(), SHORT))
+            .field("command", Value::text(self.command, place.command_room))
             .field("reason", Value::word(self.reason.word()))
             .field("why", Value::Text(self.why, WHY));
         finish(line, lost)
@@ -348,6 +351,7 @@ mod tests {
             mode: "extended",
             peer: facts.peer.clone(),
             said: facts.said.clone(),
+            command: Some(text),
             reason: Refusal::Resources,
             why: text,
         };

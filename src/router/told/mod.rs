@@ -53,41 +53,53 @@ const LEAST_ROOM: usize = 64;
 /// How many bytes the rest of it may have.
 const THE_REST: usize = 2100;
 
+/// What is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A session with a terminal.
+    Session(Key),
+}
+
 /// Who is about to get a session, or a refusal.
 #[derive(Default)]
 struct Caller {
-    door: u32,
+    socket: Arc<str>,
+    audit: Option<Format>,
     mode: &'static str,
     said: Said,
+    /// The command that it asks for.
+    command: Option<Arc<str>>,
 }
 
 /// What a gateway tells of its sessions.
 pub struct Told {
     /// What happened since the start.
     pub counters: Counters,
-    audit: Option<Format>,
-    /// Somebody asks for what is known of open sessions.
-    is_asked: bool,
+    /// Somebody wants to know more of a session than that there is one.
+    keeps_facts: bool,
     place: Place,
     names: Names,
     queue: Queue,
     caller: Caller,
-    sockets: Vec<Arc<str>>,
+    /// Each with the form of its lines, where there are to be any.
+    sockets: Vec<(Arc<str>, Option<Format>)>,
     command: Arc<str>,
     /// The user and the group of programs.
     uid: u32,
     gid: u32,
-    facts: HashMap<Key, Box<Facts>>,
+    facts: HashMap<Subject, Box<Facts>>,
     board: Option<Board>,
 }
 
 impl Told {
-    /// Of the gateway of this number, with these sockets.
+    /// Of the gateway of this number, with these sockets: the names, and how
+    /// the audit's lines of those who come there look.
     pub fn new<'a>(
         config: &Router,
         ordinal: usize,
-        sockets: impl Iterator<Item = &'a str>,
+        sockets: impl Iterator<Item = (&'a str, Option<Format>)>,
     ) -> Self {
+        let sockets: Vec<_> = sockets.map(|(name, audit)| (Arc::from(name), audit)).collect();
         let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
@@ -98,8 +110,9 @@ impl Told {
         }
         Self {
             counters: Counters::of_gateway(ordinal),
-            audit: config.audit,
-            is_asked: config.stats.is_some() || config.record.folder.is_some(),
+            keeps_facts: config.stats.is_some()
+                || config.record.folder.is_some()
+                || sockets.iter().any(|(_, audit)| audit.is_some()),
             place: Place {
                 host: fpty::sys::host_name(),
                 instance: server::instance(),
@@ -108,7 +121,7 @@ impl Told {
             names: Names::default(),
             queue,
             caller: Caller::default(),
-            sockets: sockets.map(Arc::from).collect(),
+            sockets,
             command: config.command.to_string_lossy().into(),
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
@@ -117,55 +130,65 @@ impl Told {
         }
     }
 
-    /// Whether anybody wants to know more of a session than that there is one.
-    pub fn keeps_facts(&self) -> bool {
-        self.audit.is_some() || self.is_asked
-    }
-
     /// Notes who is about to get a session or a refusal: at which socket, what
     /// it speaks, and what it says of itself.
     pub fn hears(&mut self, door: u32, mode: &'static str, said: impl FnOnce() -> Said) {
-        let said = if self.keeps_facts() { said() } else { Said::default() };
-        self.caller = Caller { door, mode, said };
+        if self.keeps_facts {
+            let (socket, audit) = self.sockets.get(door as usize).cloned().unwrap_or_default();
+            self.caller = Caller { socket, audit, mode, said: said(), command: None };
+        }
+    }
+
+    /// The same: which command it asks for.
+    #[allow(dead_code)]
+    pub fn asks(&mut self, command: impl FnOnce() -> Option<String>) {
+        if self.keeps_facts {
+            self.caller.command = command().map(Arc::from);
+        }
     }
 
     /// What is known of a session.
-    pub fn of(&self, key: Key) -> Option<&Facts> {
-        self.facts.get(&key).map(Box::as_ref)
+    pub fn of(&self, subject: Subject) -> Option<&Facts> {
+        self.facts.get(&subject).map(Box::as_ref)
     }
 
     /// A program has ended.
-    pub fn program_ended(&mut self, key: Key, exit: Exit) {
-        if let Some(facts) = self.facts.get_mut(&key) {
+    pub fn program_ended(&mut self, subject: Subject, exit: Exit) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.exit = Some(exit);
         }
     }
 
     /// A session is recorded, or no more.
     pub fn is_recorded(&mut self, key: Key, recorded: bool) {
-        if let Some(facts) = self.facts.get_mut(&key) {
+        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
             facts.recorded = recorded;
         }
     }
 
-    /// There never was such a session.
-    pub fn was_none(&mut self, key: Key) {
-        self.facts.remove(&key);
+    /// There never was such a session: its client is about to be refused.
+    pub fn was_none(&mut self, subject: Subject) {
+        if let Some(facts) = self.facts.remove(&subject) {
+            let Facts { socket, mode, said, audit, command, .. } = *facts;
+            let (audit, command) = (audit.map(|(format, _)| format), Some(command));
+            self.caller = Caller { socket, audit, mode, said, command };
+        }
     }
 
     /// Somebody gets no session.
     pub fn refused(&mut self, client: Option<&Stream>, reason: Refusal, why: &str) {
         self.counters.refused(reason);
-        let Some(format) = self.audit else {
+        let caller = std::mem::take(&mut self.caller);
+        let Some(format) = caller.audit else {
             return;
         };
-        let caller = std::mem::take(&mut self.caller);
         let peer = client.map(|client| peer::Peer::of(client, &mut self.names, true));
         let refused = Refused {
-            socket: self.sockets.get(caller.door as usize).map_or("", AsRef::as_ref),
+            socket: &caller.socket,
             mode: caller.mode,
             peer: peer.unwrap_or_default(),
             said: caller.said,
+            command: caller.command.as_deref(),
             reason,
             why,
         };
@@ -188,14 +211,14 @@ impl Told {
 
     /// The line of a session's end, in advance, and when the session began:
     /// for somebody else to write.
-    pub fn in_advance(&self, key: Key) -> Option<(String, SystemTime)> {
-        let facts = self.facts.get(&key)?;
+    pub fn in_advance(&self, subject: Subject) -> Option<(String, SystemTime)> {
+        let facts = self.facts.get(&subject)?;
         Some((facts.line_in_advance(&self.place)?, facts.started))
     }
 
     /// Somebody else tells of a session's end, where this gateway is killed.
-    pub fn entrusted(&mut self, key: Key) {
-        let facts = self.facts.get_mut(&key);
+    pub fn entrusted(&mut self, subject: Subject) {
+        let facts = self.facts.get_mut(&subject);
         let place = facts.and_then(|facts| facts.board.take());
         if let (Some(board), Some(place)) = (&mut self.board, place) {
             board.take(place);
@@ -212,8 +235,10 @@ impl Told {
         self.queue.flush(log::takes) > 0
     }
 
-    fn tell_start(&mut self, key: Key) {
-        let Some(facts) = self.facts.get_mut(&key) else {
+    /// A session has begun: its program was executed.
+    pub fn begun(&mut self, subject: Subject) {
+        self.counters.began();
+        let Some(facts) = self.facts.get_mut(&subject) else {
             return;
         };
         if facts.audit.is_some() {
@@ -228,24 +253,25 @@ impl Told {
 impl GatewayLoop {
     /// Notes what is known of a new session, where somebody wants to know it.
     pub(super) fn note_session(&mut self, key: Key, size: Size) {
-        if !self.told.keeps_facts() {
+        if !self.told.keeps_facts {
             return;
         }
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
         attached.wires.traffic.get_or_insert_with(Box::default);
-        let (wires, audit) = (&attached.wires, self.told.audit);
+        let wires = &attached.wires;
         let caller = std::mem::take(&mut self.told.caller);
+        let audit = caller.audit;
         let mut facts = Facts {
             id: self.ids.of(key),
-            socket: self.told.sockets.get(caller.door as usize).cloned().unwrap_or_default(),
+            socket: caller.socket,
             mode: caller.mode,
             peer: peer::Peer::of(&wires.client, &mut self.told.names, audit.is_some()),
             said: caller.said,
             uid: self.told.uid,
             gid: self.told.gid,
-            command: self.told.command.clone(),
+            command: caller.command.unwrap_or_else(|| self.told.command.clone()),
             pid: wires.program.and_then(|program| u32::try_from(program.as_raw()).ok()),
             tty: wires.master.slave_name().map(Into::into),
             size: (caller.mode != "raw").then_some(size),
@@ -257,7 +283,7 @@ impl GatewayLoop {
             board: None,
         };
         facts.audit = audit.map(|format| (format, facts.common(format, &self.told.place)));
-        self.told.facts.insert(key, Box::new(facts));
+        self.told.facts.insert(Subject::Session(key), Box::new(facts));
     }
 
     /// Its program was executed, if that was not known yet.
@@ -272,8 +298,7 @@ impl GatewayLoop {
 
     /// A session has begun: its program was executed.
     pub(super) fn tell_start(&mut self, key: Key) {
-        self.told.counters.began();
-        self.told.tell_start(key);
+        self.told.begun(Subject::Session(key));
         self.begin_recording(key);
     }
 
@@ -291,7 +316,7 @@ impl GatewayLoop {
             (None, None) if session.client_is_gone() => Gone::Hangup,
             (None, None) => Gone::Lost,
         };
-        let facts = self.told.facts.remove(&key);
+        let facts = self.told.facts.remove(&Subject::Session(key));
         let duration = facts.as_ref().map(|facts| facts.since.elapsed());
         self.told.counters.ended(why, duration);
         if let (Some(facts), Some(duration)) = (facts, duration) {
@@ -315,6 +340,6 @@ impl GatewayLoop {
                 Exit::Signal { .. } => Gone::Signal,
             });
         }
-        self.told.program_ended(key, exit);
+        self.told.program_ended(Subject::Session(key), exit);
     }
 }

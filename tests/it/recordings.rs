@@ -294,6 +294,44 @@ fn a_reload_keeps_the_recorder() {
     });
 }
 
+/// The folder is changed in the configuration, and the server reloaded.
+#[test]
+fn another_folder_takes_privileges_and_else_a_line_in_the_log() {
+    on_every_server(|flavor| {
+        for drops in [false, true] {
+            let mut setup = both(Setup::new(flavor))
+                .script("exit 3")
+                .option("forkptyrouter-audit", "json")
+                .ini("forkptyrouter-record = {dir}/r\n");
+            if drops {
+                if !nix::unistd::getuid().is_root() {
+                    return;
+                }
+                setup = setup.option("uid", "nobody").option("gid", "nogroup");
+                let everybody = fs::Permissions::from_mode(0o777);
+                fs::set_permissions(setup.path(""), everybody).expect("mode");
+            }
+            let server = setup.start();
+            server.connect("s").read_to_end();
+            record(&server, 1);
+            let ini = format!("[uwsgi]\nforkptyrouter-record = {}\n", server.path("other"));
+            fs::write(server.path("server.ini"), ini).expect("a file");
+            process::signal(server.master(), Signal::SIGTERM);
+            wait_until("it has reloaded", || server.count_in_log("sessions at once") == 2);
+            server.connect("s").read_to_end();
+            let record = record(&server, 2);
+            assert!(record["sha256"].is_string(), "{record}");
+            let path = record["path"].as_str().expect("a path");
+            assert!(fs::exists(path).expect("a folder"), "{path}");
+            assert_eq!(path.contains("/other/"), !drops, "{path}");
+            assert_eq!(server.count_in_log("recordings still go to"), usize::from(drops));
+            wait_until("the other recorder has ended", || {
+                server.processes().iter().filter(|one| one.name == "fpty-recorder").count() == 1
+            });
+        }
+    });
+}
+
 #[test]
 fn a_recorder_that_was_killed_is_replaced() {
     on_every_server(|flavor| {

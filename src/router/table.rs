@@ -25,6 +25,10 @@ pub enum Source {
     Caller(Key),
     /// The process that writes recordings.
     Recorder,
+    /// The client of a command without a terminal.
+    CommandClient(Key),
+    /// One of the streams of such a command, 0 to 2.
+    CommandStream(Key, u8),
 }
 
 /// A place in a [`Table`], and whose it was.
@@ -35,7 +39,12 @@ pub struct Key {
 }
 
 /// A generation has so many bits; the rest of a token is kind and index.
-const GENERATION: u32 = (1 << 29) - 1;
+const GENERATION: u32 = (1 << 28) - 1;
+
+impl Key {
+    /// That of no value, ever.
+    pub const NONE: Self = Self { index: u32::MAX, generation: u32::MAX };
+}
 
 impl Source {
     /// The token to register it under.
@@ -50,8 +59,10 @@ impl Source {
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
             Source::Recorder => (1, Key { index: 1, generation: 0 }),
+            Source::CommandClient(key) => (7, key),
+            Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
         };
-        kind << 61 | u64::from(key.generation) << 32 | u64::from(key.index)
+        kind << 60 | u64::from(key.generation) << 32 | u64::from(key.index)
     }
 
     /// What a token was made of.
@@ -61,7 +72,7 @@ impl Source {
             index: token as u32,
             generation: (token >> 32) as u32 & GENERATION,
         };
-        match token >> 61 {
+        match token >> 60 {
             0 => Source::Listener(key.index),
             1 if key.index == 0 => Source::StatsListener,
             1 => Source::Recorder,
@@ -70,7 +81,10 @@ impl Source {
             3 => Source::Children,
             4 => Source::Client(key),
             5 => Source::Terminal(key),
-            _ => Source::Caller(key),
+            6 => Source::Caller(key),
+            7 => Source::CommandClient(key),
+            // Up to 11; there are no more.
+            kind => Source::CommandStream(key, (kind & 3) as u8),
         }
     }
 }
@@ -84,6 +98,12 @@ pub struct Table<T> {
 struct Place<T> {
     generation: u32,
     value: Option<Box<T>>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<T> Table<T> {
@@ -194,6 +214,9 @@ mod tests {
             Source::Client(key),
             Source::Terminal(key),
             Source::Caller(key),
+            Source::CommandClient(key),
+            Source::CommandStream(key, 0),
+            Source::CommandStream(key, 2),
         ] {
             assert_eq!(Source::of(source.token()), source);
         }

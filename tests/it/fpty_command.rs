@@ -24,7 +24,9 @@ fn said(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 #[test]
 fn nonsense_is_one_line_and_status_2() {
-    for arguments in [&[][..], &["--bogus"], &["-e", "xy", "s"], &["-E", "1=2", "s"], &["a", "b"]] {
+    for arguments in
+        [&[][..], &["--bogus"], &["-e", "xy", "s"], &["-E", "1=2", "s"], &["-r", "a", "b"]]
+    {
         let (status, out, error) = said(arguments);
         assert_eq!((status, out.as_str()), (Some(2), ""), "{arguments:?} {error}");
         assert_eq!(error.lines().count(), 1, "{arguments:?} {error}");
@@ -39,7 +41,7 @@ fn nonsense_is_one_line_and_status_2() {
 fn it_says_what_there_is() {
     let (status, help, _) = said(&["--help"]);
     assert_eq!(status, Some(0));
-    assert!(help.lines().count() < 24 && help.contains("--status-json"), "{help}");
+    assert!(help.lines().count() < 40 && help.contains("--status-json"), "{help}");
     let (status, version, _) = said(&["--version"]);
     assert_eq!((status, version), (Some(0), format!("fpty {}\n", env!("CARGO_PKG_VERSION"))));
 }

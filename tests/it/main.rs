@@ -10,6 +10,7 @@ mod addresses;
 mod audit;
 mod audit_lost;
 mod audit_routes;
+mod command;
 mod commands;
 mod compat;
 mod departure;

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::{Parser, ValueHint};
 use fpty::client::Client;
+use fpty::client::request::{Terminal, Wanted};
 use fpty::proto::Protocol;
 use fpty::proto::variables::is_environment_name;
 
@@ -25,8 +26,24 @@ pub struct Arguments {
     #[arg(env = "FPTY_ADDRESS", hide_env_values = true, value_hint = ValueHint::AnyPath)]
     pub address: Option<OsString>,
 
+    /// Run this instead: one word is a command line, several are a program
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub command: Vec<OsString>,
+
+    /// With a terminal, whatever standard input and output are
+    #[arg(short = 't', long = "tty", overrides_with = "no_tty")]
+    pub tty: bool,
+
+    /// Without a terminal: three streams
+    #[arg(short = 'T', long = "no-tty", overrides_with = "tty")]
+    pub no_tty: bool,
+
+    /// Do what sshd was asked for: for its ForceCommand
+    #[arg(long, conflicts_with = "command")]
+    pub ssh: bool,
+
     /// Speak raw mode, not uwsgi mode
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = ["command", "ssh", "tty", "no_tty"])]
     pub raw: bool,
 
     /// Escape character, or none
@@ -112,8 +129,17 @@ impl Arguments {
             (String::from(line), 2)
         })?;
         let set = |Variable(name, value)| Some((name, value?));
+        let wanted = if self.ssh { Wanted::of_sshd() } else { Wanted::of_words(self.command) };
+        let terminal = match (self.tty, self.no_tty, self.ssh) {
+            (true, ..) => Terminal::Always,
+            (_, true, _) => Terminal::Never,
+            (.., true) => Terminal::OfSshd,
+            _ => Terminal::Usual,
+        };
         Ok(Client {
             name: "fpty:",
+            wanted,
+            terminal,
             address: OsStr::from_bytes(address.as_bytes()).to_owned(),
             protocol: if self.raw { Protocol::Raw } else { Protocol::Uwsgi },
             isig: !self.no_isig,
@@ -135,7 +161,7 @@ mod tests {
     fn the_definition_is_sound_and_its_help_fits_a_screen() {
         Arguments::command().debug_assert();
         let help = Arguments::command().term_width(80).render_help().to_string();
-        assert!(help.lines().count() < 24, "{help}");
+        assert!(help.lines().count() < 40, "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
     }
 
@@ -148,7 +174,7 @@ mod tests {
             ["fpty", "-E", "1A=x"],
             ["fpty", "-E", "=x"],
             ["fpty", "--bogus", "x"],
-            ["fpty", "one", "two"],
+            ["fpty", "-r", "one two"],
         ] {
             assert!(Arguments::try_parse_from(arguments).is_err(), "{arguments:?}");
         }

@@ -140,7 +140,6 @@ impl Told {
     }
 
     /// The same: which command it asks for.
-    #[allow(dead_code)]
     pub fn asks(&mut self, command: impl FnOnce() -> Option<String>) {
         if self.keeps_facts {
             self.caller.command = command().map(Arc::from);

@@ -5,6 +5,8 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `mod.rs` | what is asked for; from the address to the exit status |
+//! | `request.rs` | what is to run there, with a terminal or without |
+//! | `command.rs`, `outputs.rs` | a command without a terminal |
 //! | `session.rs` | the session: one loop, and what is written |
 //! | `waiting.rs` | what is waited for |
 //! | `typing.rs` | input: keys, pipes, and their end |
@@ -15,10 +17,13 @@
 //! | `takeover.rs` | the terminal itself, where the server hands it over |
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
+mod command;
 mod escape;
 pub mod hearing;
 mod obeying;
 mod outcome;
+mod outputs;
+pub mod request;
 mod session;
 mod stopping;
 mod takeover;
@@ -31,7 +36,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::proto::{self, Protocol};
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::connect;
@@ -39,6 +44,7 @@ use crate::sys::stdio::{self, Output};
 use crate::sys::termios::{Raises, RawMode};
 
 use outcome::End;
+use request::{Terminal, Wanted};
 use session::Session;
 
 /// Exit status where the end was not the program's own.
@@ -56,6 +62,10 @@ pub struct Client {
     pub address: OsString,
     /// What it speaks.
     pub protocol: Protocol,
+    /// What is to run there.
+    pub wanted: Wanted,
+    /// Whether with a terminal.
+    pub terminal: Terminal,
     /// Whether Ctrl-C, Ctrl-\ and Ctrl-Z are signals here.
     pub isig: bool,
     /// The character that begins an escape; `None`: there are none.
@@ -94,7 +104,13 @@ pub fn run(config: &Client) -> i32 {
 }
 
 fn attach(config: &Client) -> Result<End> {
+    if config.protocol == Protocol::Raw && (config.needs_more() || !config.wants_terminal()) {
+        return Err(Error::new("raw mode has only the configured program: use uwsgi mode"));
+    }
     let (stream, transport) = connect(&config.address, PATIENCE)?;
+    if !config.wants_terminal() {
+        return command::run(config, stream, transport);
+    }
     // Before the terminal changes, so that nothing can end us in between.
     let taken: Vec<Signal> = SIGNALS
         .into_iter()
@@ -127,8 +143,8 @@ fn attach(config: &Client) -> Result<End> {
     Ok(session.run())
 }
 
-/// The packets with our environment, and the word that this was all.
-fn introduction(config: &Client, can_take: bool) -> Vec<u8> {
+/// The packets with our environment, and what else is to be said.
+fn introduction(config: &Client, more: &[(&[u8], &[u8])]) -> Vec<u8> {
     let ours = std::env::vars_os().filter(|(name, _)| {
         let name = name.as_encoded_bytes();
         ENVIRONMENT.iter().any(|pattern| match pattern.strip_suffix('*') {
@@ -140,9 +156,7 @@ fn introduction(config: &Client, can_take: bool) -> Vec<u8> {
         .chain(config.environment.iter().cloned())
         .map(|(name, value)| (name.into_vec(), value.into_vec()))
         .collect();
-    if can_take {
-        pairs.push((proto::variables::CAN_TAKE.to_vec(), b"1".to_vec()));
-    }
+    pairs.extend(more.iter().map(|(name, value)| (name.to_vec(), value.to_vec())));
     // Whom the person behind sshd is said to be; nobody has to believe it.
     for (ours, theirs) in [
         ("SSH_CONNECTION", proto::variables::SSH_CONNECTION),
@@ -155,6 +169,5 @@ fn introduction(config: &Client, can_take: bool) -> Vec<u8> {
     let mut packets = Vec::new();
     let pairs = pairs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     proto::variables::encode(pairs, &mut packets);
-    packets.extend(proto::encode_bare(proto::VARIABLES, 0));
     packets
 }

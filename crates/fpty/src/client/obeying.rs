@@ -17,6 +17,18 @@ use crate::sys::stdio;
 /// How a router begins that refuses a session and speaks plainly.
 const REFUSED: &[u8] = b"forkptyrouter: session refused: ";
 
+/// Whether this is all that such a router says.
+pub fn is_refusal(bytes: &[u8]) -> bool {
+    let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
+    line.starts_with(REFUSED) && !line.contains(&b'\n')
+}
+
+/// Whether it may become that.
+pub fn may_be_refusal(bytes: &[u8]) -> bool {
+    let length = bytes.len().min(REFUSED.len());
+    bytes[..length] == REFUSED[..length]
+}
+
 impl Session<'_> {
     pub(super) fn server_said(&mut self) -> Option<End> {
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -62,6 +74,11 @@ impl Session<'_> {
             if !self.hearing.is_extended() && self.first_bytes.len() < 1024 {
                 self.first_bytes.extend(output.iter().take(1024));
             }
+            let is_plain = !self.hearing.is_extended() && !self.hearing.is_undecided();
+            if self.config.needs_more() && is_plain && !may_be_refusal(&self.first_bytes) {
+                end = Some(End::NotAttached(self.config.cannot_do_more()));
+                break;
+            }
             self.show(&output);
             let Some(said) = said else {
                 break;
@@ -85,8 +102,12 @@ impl Session<'_> {
     fn obey(&mut self, said: Said) -> Result<()> {
         match said {
             Said::Agreed => {
-                let can_take = self.transport == Transport::Unix;
-                self.to_server.push(&introduction(self.config, can_take));
+                let can_take: &[u8] = if self.transport == Transport::Unix { b"1" } else { b"0" };
+                let can_take = (proto::variables::CAN_TAKE, can_take);
+                let mut packets = introduction(self.config, &[can_take]);
+                self.config.wanted.encode(&mut packets);
+                packets.extend(proto::encode_bare(proto::VARIABLES, 0));
+                self.to_server.push(&packets);
                 if self.transport == Transport::Tcp {
                     self.next_ping = Some(Instant::now() + PING);
                 }
@@ -165,8 +186,7 @@ impl Session<'_> {
             let why = if gone { "the server is gone" } else { "it ended without a word" };
             return End::Lost(why.to_owned());
         }
-        let line = self.first_bytes.strip_suffix(b"\r\n").unwrap_or_default();
-        if line.starts_with(REFUSED) && !line.contains(&b'\n') {
+        if is_refusal(&self.first_bytes) {
             return End::Refused;
         }
         End::Normal

@@ -24,6 +24,9 @@ const BUFFER: usize = 64 * 1024;
 /// that knows only the plain one says nothing if its program does not.
 const ASKED: Duration = Duration::from_millis(100);
 
+/// How long one may take where only a server that can do more will do.
+pub const ASKED_FOR_MORE: Duration = Duration::from_secs(10);
+
 /// How often a TCP connection is kept busy: uWSGI's routers end idle ones
 /// after a minute.
 pub const PING: Duration = Duration::from_secs(20);
@@ -117,7 +120,8 @@ impl<'a> Session<'a> {
     /// is, which every server understands.
     pub fn greet(&mut self) {
         self.hearing = Hearing::asked();
-        self.held_until = Some(Instant::now() + ASKED);
+        let patience = if self.config.needs_more() { ASKED_FOR_MORE } else { ASKED };
+        self.held_until = Some(Instant::now() + patience);
         self.to_server.push(&proto::encode_bare(proto::HELLO, proto::VERSION));
         self.resize_due = true;
         self.say_the_size();
@@ -161,6 +165,9 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         if self.held_until.is_some_and(|until| now >= until) {
             self.held_until = None;
+            if self.config.needs_more() && self.hearing.is_undecided() {
+                return Some(End::NotAttached(self.config.cannot_do_more()));
+            }
             self.release_input();
         }
         if self.next_ping.is_some_and(|at| now >= at) {
@@ -187,7 +194,8 @@ impl<'a> Session<'a> {
     }
 
     fn output_ended(&self) -> End {
-        self.failure.reason().map_or(End::OutputClosed, End::OutputFailed)
+        let why = self.failure.reason().map(|why| format!("standard output: {why}"));
+        why.map_or(End::OutputClosed, End::OutputFailed)
     }
 
     /// The terminal's size may be another one.

@@ -21,6 +21,8 @@ pub const CAN_TAKE: &[u8] = b"fpty.take";
 pub const SSH_CONNECTION: &[u8] = b"fpty.ssh_connection";
 /// As whom the client's person has logged in, by what its environment says.
 pub const LOGNAME: &[u8] = b"fpty.logname";
+/// The client wants no terminal for the program (value 0).
+pub const TERMINAL: &[u8] = b"fpty.terminal";
 
 /// Appends packets with these pairs, each in one packet. What is too long for
 /// one is left out.

@@ -28,6 +28,7 @@ pub mod socket;
 #[cfg(feature = "server")]
 pub mod spawn;
 pub mod stdio;
+pub mod streams;
 pub mod termios;
 pub mod tick;
 
@@ -155,6 +156,14 @@ pub fn host_name() -> String {
     unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
     let length = name.iter().position(|byte| *byte == 0).unwrap_or(0);
     String::from_utf8_lossy(&name[..length]).into_owned()
+}
+
+/// Whether there is a file here that we may execute (access(2)).
+pub fn is_executable(path: &std::ffi::CStr) -> bool {
+    use nix::unistd::{AccessFlags, access};
+    let is_file = nix::sys::stat::stat(path)
+        .is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG);
+    is_file && access(path, AccessFlags::X_OK).is_ok()
 }
 
 /// Keeps processes of the same user from reading our memory and descriptors

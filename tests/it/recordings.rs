@@ -111,8 +111,20 @@ fn files(server: &Server) -> Vec<PathBuf> {
     files
 }
 
+/// A process of the recorder's, by its name.
+fn find(server: &Server, name: &str) -> Option<Process> {
+    server.processes().into_iter().find(|one| one.name == name && !one.is_zombie())
+}
+
 fn recorder(server: &Server) -> Option<Process> {
-    server.processes().into_iter().find(|one| one.name == "fpty-recorder" && !one.is_zombie())
+    find(server, "fpty-recorder")
+}
+
+/// Its number, as soon as it runs.
+#[track_caller]
+fn running(server: &Server, name: &str) -> i32 {
+    wait_until(&format!("{name} runs"), || find(server, name).is_some());
+    find(server, name).expect("it runs").pid
 }
 
 #[test]
@@ -256,7 +268,7 @@ fn a_reload_keeps_the_recorder() {
         let Some(setup) = dropping(flavor) else { return };
         let server =
             setup.script("stty -echo; printf ready; read x; printf more; sleep 1000").start();
-        let before = recorder(&server).expect("a recorder").pid;
+        let before = running(&server, "fpty-recorder");
         let mut client = server.connect("s");
         client.read_until("ready");
         client.send("\n");
@@ -282,6 +294,44 @@ fn a_reload_keeps_the_recorder() {
     });
 }
 
+/// The folder is changed in the configuration, and the server reloaded.
+#[test]
+fn another_folder_takes_privileges_and_else_a_line_in_the_log() {
+    on_every_server(|flavor| {
+        for drops in [false, true] {
+            let mut setup = both(Setup::new(flavor))
+                .script("exit 3")
+                .option("forkptyrouter-audit", "json")
+                .ini("forkptyrouter-record = {dir}/r\n");
+            if drops {
+                if !nix::unistd::getuid().is_root() {
+                    return;
+                }
+                setup = setup.option("uid", "nobody").option("gid", "nogroup");
+                let everybody = fs::Permissions::from_mode(0o777);
+                fs::set_permissions(setup.path(""), everybody).expect("mode");
+            }
+            let server = setup.start();
+            server.connect("s").read_to_end();
+            record(&server, 1);
+            let ini = format!("[uwsgi]\nforkptyrouter-record = {}\n", server.path("other"));
+            fs::write(server.path("server.ini"), ini).expect("a file");
+            process::signal(server.master(), Signal::SIGTERM);
+            wait_until("it has reloaded", || server.count_in_log("sessions at once") == 2);
+            server.connect("s").read_to_end();
+            let record = record(&server, 2);
+            assert!(record["sha256"].is_string(), "{record}");
+            let path = record["path"].as_str().expect("a path");
+            assert!(fs::exists(path).expect("a folder"), "{path}");
+            assert_eq!(path.contains("/other/"), !drops, "{path}");
+            assert_eq!(server.count_in_log("recordings still go to"), usize::from(drops));
+            wait_until("the other recorder has ended", || {
+                server.processes().iter().filter(|one| one.name == "fpty-recorder").count() == 1
+            });
+        }
+    });
+}
+
 #[test]
 fn a_recorder_that_was_killed_is_replaced() {
     on_every_server(|flavor| {
@@ -293,7 +343,7 @@ fn a_recorder_that_was_killed_is_replaced() {
             let mut client = server.connect("u");
             open(&client, &[]);
             client.read_until("ready");
-            let killed = recorder(&server).expect("a recorder").pid;
+            let killed = running(&server, "fpty-recorder");
             process::signal(killed, Signal::SIGKILL);
             wait_until("there is another one", || {
                 recorder(&server).is_some_and(|now| now.pid != killed)
@@ -338,9 +388,8 @@ fn without_any_recorder_sessions_go_on_or_do_not_begin() {
             open(&client, &[]);
             client.read_until("ready");
             for name in ["fpty-rec-keeper", "fpty-recorder"] {
-                let all = server.processes();
-                let one = all.iter().find(|one| one.name == name).expect(name);
-                process::signal(one.pid, Signal::SIGKILL);
+                process::signal(running(&server, name), Signal::SIGKILL);
+                wait_until("it is gone", || find(&server, name).is_none());
             }
             server.wait_for_log("is not recorded any more: the recorder was killed");
             if on_error == "close" {
@@ -383,7 +432,7 @@ fn a_limit_ends_the_recording_or_the_session() {
             match on_error {
                 "close" => {
                     assert_eq!(
-                        ends(&server).last().map_or("", |_| said.ended[0].2.as_str()),
+                        said.ended[0].2,
                         "session ended: it cannot be recorded: the recording is as long as it may become"
                     );
                 }
@@ -465,8 +514,11 @@ fn a_full_disk_ends_the_recording_or_the_session() {
                 let dropped = record["dropped"].as_u64().expect("a number");
                 assert_eq!(output.len() as u64 + dropped, said.output.len() as u64);
             }
-            // The next one cannot even begin.
-            let client = server.connect("s");
+            // So it is with the next one.
+            let mut client = server.connect("s");
+            if on_error == "continue" {
+                client.read_while("all of it", |seen| seen.ends_with(b"100000\n"));
+            }
             wait_until("it is told", || server.count_in_log("No space left on device") >= 2);
             drop(client);
         }
@@ -512,7 +564,7 @@ fn a_recorder_that_stands_still_stops_no_session() {
             .start();
         let mut client = server.connect("s");
         client.read_until("ready");
-        let stopped = recorder(&server).expect("a recorder").pid;
+        let stopped = running(&server, "fpty-recorder");
         process::signal(stopped, Signal::SIGSTOP);
         client.send("\n");
         client.read_while("all of it", |seen| seen.ends_with(b"2000000\n"));
@@ -549,6 +601,38 @@ fn a_recorded_terminal_is_not_handed_over_and_the_statistics_know() {
         client.input("\n");
         // No offer among what was said.
         to_the_end(&mut client);
+    });
+}
+
+#[test]
+fn each_of_many_short_sessions_has_a_recording() {
+    on_every_server(|flavor| {
+        let server = recorded(flavor)
+            .script("echo $$; exit 3")
+            .option("forkptyrouter-processes", "3")
+            .start();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        server.connect("s").read_to_end();
+                    }
+                });
+            }
+        });
+        wait_until("the audit tells all ends", || ends(&server).len() == 400);
+        assert_eq!(files(&server).len(), 400);
+        for end in ends(&server) {
+            let record = &end["record"];
+            let cast = Cast::read(record["path"].as_str().expect("a path"));
+            assert_eq!(cast.all("o"), format!("{}\r\n", end["pid"]));
+            assert_eq!((cast.all("x").as_str(), cast.total("dropped")), ("3", "0"));
+            assert_eq!(record["sha256"], cast.total("sha256"));
+        }
+        // Where its program cannot be executed there is none.
+        fs::remove_file(server.path("script")).expect("removed");
+        assert!(server.connect("s").text_to_end().contains("refused"));
+        assert_eq!(files(&server).len(), 400);
     });
 }
 

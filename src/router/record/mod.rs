@@ -425,19 +425,18 @@ impl GatewayLoop {
                 if let Some(session) = recorder.sessions.get(&session) {
                     let key = session.key;
                     self.lose(key, &why, full);
+                } else if let Some(over) = recorder.over.get(&session) {
+                    log_of(over.last.id(), &format!("is not recorded any more: {why}"));
                 }
             }
             Answer::Done { session, name, bytes, dropped, sha256 } => {
                 let Some(over) = recorder.over.remove(&session) else {
                     return;
                 };
-                let recorded = name.map(|name| Recorded {
-                    path: path_of(&name),
-                    bytes: Some(bytes),
-                    dropped,
-                    sha256,
-                });
-                self.told.tell_last(&over.last, recorded.as_ref());
+                let name = name.unwrap_or(over.name);
+                let recorded =
+                    Recorded { path: path_of(&name), bytes: Some(bytes), dropped, sha256 };
+                self.told.tell_last(&over.last, Some(&recorded));
             }
         }
     }
@@ -533,8 +532,7 @@ impl GatewayLoop {
     }
 
     fn log_of(&mut self, key: Key, what: &str) {
-        let id = self.ids.of(key);
-        log(&format!("forkptyrouter: session {id} {what}"));
+        log_of(&self.ids.of(key), what);
     }
 }
 
@@ -550,6 +548,10 @@ impl Session {
     fn file(&self) -> String {
         format!("{}.cast", self.name())
     }
+}
+
+fn log_of(id: &str, what: &str) {
+    log(&format!("forkptyrouter: session {id} {what}"));
 }
 
 /// Makes a queue and a channel and sends them to the recorder.

@@ -25,6 +25,10 @@ use fpty::sys::{Read, Written, detached};
 /// Bytes that are taken out of a gateway's queue at once.
 const AT_ONCE: usize = 512 * 1024;
 
+/// A gateway that has more sessions than there are descriptors, or that takes no
+/// answers, is none.
+const MOST: usize = 1 << 20;
+
 /// One that lived shorter than this is not replaced at once.
 const SHORT: Duration = Duration::from_secs(1);
 
@@ -209,6 +213,9 @@ impl Source {
         }
         let mut rest = bytes.as_slice();
         while let Some(message) = message::next(&mut rest)? {
+            if self.sessions.len() + self.answers.len() > MOST {
+                return Err(Nonsense);
+            }
             self.take(message, folders);
         }
         let done = bytes.len() - rest.len();

@@ -188,7 +188,10 @@ impl Recording {
             return false;
         }
         let early = self.early.take().unwrap_or_default();
-        early.is_empty() || sink.try_put([&early, &[]], 0)
+        let taken = early.is_empty() || sink.try_put([&early, &[]], 0);
+        // The file is there before the program can do much.
+        sink.flush();
+        taken
     }
 
     /// It goes on in another file.

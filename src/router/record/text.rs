@@ -111,6 +111,17 @@ const KINDS: [u8; 256] = {
     kinds
 };
 
+/// How many bytes at the front are themselves, in steps of what a processor
+/// looks at in one instruction.
+fn plain(text: &[u8]) -> usize {
+    const STEP: usize = 16;
+    let is_other = |byte: u8| {
+        (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte == 0x7f) | (byte == 0xc2)
+    };
+    let any = |step: &[u8]| step.iter().fold(false, |one, byte| one | is_other(*byte));
+    text.chunks_exact(STEP).take_while(|step| !any(step)).count() * STEP
+}
+
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Appends UTF-8 as the inside of a JSON string in which nothing is left that
@@ -125,6 +136,7 @@ pub fn escape(text: &[u8], out: &mut Vec<u8>) {
         let control = match kind {
             0 => {
                 at += 1;
+                at += plain(&text[at..]);
                 continue;
             }
             1 => byte,

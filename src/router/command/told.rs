@@ -97,7 +97,7 @@ impl GatewayLoop {
     /// A command as it is now, as JSON.
     pub(in crate::router) fn command_as_json(&self, key: Key) -> Option<String> {
         let facts = self.told.of(Subject::Command(key))?;
-        let commanded = self.commands.running.get(key)?;
+        let commanded = self.commands.running.get(key).filter(|commanded| commanded.begun)?;
         let traffic = commanded.wires.traffic.as_ref();
         let is_passed = commanded.relayed != [true; 3];
         // What was passed is not seen.

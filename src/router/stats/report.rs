@@ -177,7 +177,8 @@ impl GatewayLoop {
 
     fn session_as_json(&self, key: Key) -> Option<String> {
         let facts = self.told.of(Subject::Session(key))?;
-        let attached = self.sessions.get(key)?;
+        // Not one whose program may yet turn out not to be executable.
+        let attached = self.sessions.get(key).filter(|attached| attached.starting == 0)?;
         let is_handed_over = attached.session.is_handed_over();
         let idle = match is_handed_over {
             true => attached.wires.master.idle_for(),

@@ -17,6 +17,10 @@ pub const PREFIX: &[u8] = b"fpty.";
 /// The client can take descriptors over (value 1).
 pub const CAN_TAKE: &[u8] = b"fpty.take";
 
+/// Where the client's person was logged in from, as sshd(8) says it.
+pub const SSH_CONNECTION: &[u8] = b"fpty.ssh_connection";
+/// As whom the client's person has logged in, by what its environment says.
+pub const LOGNAME: &[u8] = b"fpty.logname";
 /// The client wants no terminal for the program (value 0).
 pub const TERMINAL: &[u8] = b"fpty.terminal";
 

@@ -102,7 +102,7 @@ impl GatewayLoop {
         if !opening.wants_terminal() {
             return self.command(client, transport, opening, arrived);
         }
-        let program = match self.asked_for(std::mem::take(&mut opening.request)) {
+        let program = match self.granted(std::mem::take(&mut opening.request)) {
             Ok(program) => program,
             Err(why) => return self.refuse(&client, opening.extended, why),
         };

@@ -86,7 +86,7 @@ impl GatewayLoop {
         let failure = self.spawner.failure(program);
         let failure = failure.map(|(program, errno)| not_executable(&program, errno));
         let Some(attached) = self.sessions.get_mut(key) else {
-            return self.command_ended(program, failure.unwrap_or_else(|| of_exit(exit)));
+            return self.command_ended(program, exit, failure);
         };
         attached.wires.program = None;
         if let Some(why) = failure {

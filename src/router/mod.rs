@@ -269,7 +269,7 @@ impl GatewayLoop {
     /// Does what is due.
     fn fire(&mut self, due: Due) {
         let whose = match (due, due.session()) {
-            (Due::CommandUnanswered(key), _) => Whose::Command(key),
+            (Due::CommandUnanswered(key) | Due::CommandExecuted(key), _) => Whose::Command(key),
             (_, Some(key)) => Whose::Session(key),
             (_, None) => Whose::Nobody,
         };
@@ -286,6 +286,7 @@ impl GatewayLoop {
             Due::Keeper(key) => router.handed_over(key),
             Due::Silent(key) => router.silent(key),
             Due::CommandUnanswered(key) => router.command_unanswered(key),
+            Due::CommandExecuted(key) => router.command_executed(key),
             // Each turn sees to them.
             Due::Departures => {}
             Due::Reap => router.reap(),
@@ -340,7 +341,7 @@ impl GatewayLoop {
                 Due::Stats(key) => statistics.has(key),
                 Due::Outlived(pid) => programs.has(pid),
                 Due::Silent(key) => callers.has(key),
-                Due::CommandUnanswered(key) => commands.has(key),
+                Due::CommandUnanswered(key) | Due::CommandExecuted(key) => commands.has(key),
                 _ => due.session().is_none_or(|key| sessions.has(key)),
             });
         }

@@ -37,6 +37,8 @@ pub enum Due {
     /// Look whether the client of a command takes no more output because its
     /// machine is gone.
     CommandUnanswered(Key),
+    /// Look whether the program of a command has been executed.
+    CommandExecuted(Key),
     /// Sessions are to be ended that had to wait their turn.
     Departures,
     /// More programs have ended than one turn sees to.
@@ -78,6 +80,7 @@ impl Due {
             | Due::Offer(key)
             | Due::Keeper(key) => Some(key),
             Due::CommandUnanswered(_)
+            | Due::CommandExecuted(_)
             | Due::Tidy
             | Due::Silent(_)
             | Due::Departures

@@ -8,6 +8,7 @@ mod harness;
 
 mod addresses;
 mod audit;
+mod audit_commands;
 mod audit_lost;
 mod audit_routes;
 mod command;
@@ -55,6 +56,7 @@ mod resources;
 mod scarcity;
 mod session;
 mod slow_start;
+mod ssh;
 mod start;
 mod stats;
 mod stats_hostile;

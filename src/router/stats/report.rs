@@ -16,6 +16,10 @@ const AT_ONCE: usize = 32;
 /// No session has more bytes than this.
 const LONGEST_SESSION: usize = 4096;
 
+/// The places of commands come after those of sessions, of which there are
+/// fewer than there can be descriptors.
+const COMMANDS: usize = 1 << 31;
+
 /// In the place of a place: that was all.
 const NO_MORE: u32 = u32::MAX;
 
@@ -143,11 +147,18 @@ impl GatewayLoop {
     /// Sessions from this place on, one behind the other, and where they go on.
     fn some_sessions(&self, from: usize) -> (String, Option<usize>) {
         let mut text = String::new();
-        for (count, (place, key)) in self.sessions.from(from).enumerate() {
+        let sessions = self.sessions.from(from).map(|(place, key)| (place, Subject::Session(key)));
+        let commands = self.commands_from(from.saturating_sub(COMMANDS));
+        let commands = commands.map(|(place, key)| (COMMANDS + place, Subject::Command(key)));
+        for (count, (place, subject)) in sessions.chain(commands).enumerate() {
             if count == AT_ONCE || text.len() > LONGEST - LONGEST_SESSION {
                 return (text, Some(place));
             }
-            if let Some(session) = self.session_as_json(key) {
+            let session = match subject {
+                Subject::Session(key) => self.session_as_json(key),
+                Subject::Command(key) => self.command_as_json(key),
+            };
+            if let Some(session) = session {
                 if !text.is_empty() {
                     text.push(',');
                 }
@@ -166,14 +177,16 @@ impl GatewayLoop {
 
     fn session_as_json(&self, key: Key) -> Option<String> {
         let facts = self.told.of(Subject::Session(key))?;
-        let attached = self.sessions.get(key)?;
+        // Not one whose program may yet turn out not to be executable.
+        let attached = self.sessions.get(key).filter(|attached| attached.starting == 0)?;
         let is_handed_over = attached.session.is_handed_over();
         let idle = match is_handed_over {
             true => attached.wires.master.idle_for(),
-            false => attached.idle_for(),
+            false => Some(attached.idle_for().unwrap_or_else(|| facts.since.elapsed())),
         };
         let size = attached.wires.master.size();
-        let bytes = attached.wires.traffic.as_ref().map(|traffic| traffic.bytes());
+        let traffic = attached.wires.traffic.as_ref().filter(|_| !is_handed_over);
+        let bytes = traffic.map(|traffic| traffic.bytes()).unzip();
         Some(facts.as_json(size, idle, is_handed_over, bytes))
     }
 }

@@ -101,7 +101,7 @@ pub struct End {
     /// Why.
     pub why: Gone,
     /// Bytes of input and output; `None`: they did not come through here.
-    pub bytes: Option<(u64, u64)>,
+    pub bytes: (Option<u64>, Option<u64>),
 }
 
 /// A session that is over: the line of its end can be written when it is known
@@ -142,12 +142,11 @@ impl Facts {
         size: Option<Size>,
         idle: Option<Duration>,
         is_handed_over: bool,
-        bytes: Option<(u64, u64)>,
+        bytes: (Option<u64>, Option<u64>),
     ) -> String {
         let mut line = Line::new(Format::Json, "");
         line.field("id", Value::Text(&self.id, SHORT));
         of_peer(&mut line, &self.socket, self.mode, &self.peer);
-        let bytes = bytes.filter(|_| !is_handed_over);
         line.field("uid", Value::Number(self.uid.into()))
             .field("gid", Value::Number(self.gid.into()))
             .field("command", Value::Text(&self.command, LISTED))
@@ -157,19 +156,23 @@ impl Facts {
             .field("rows", Value::number(size.map(|size| size.rows)))
             .field("cols", Value::number(size.map(|size| size.cols)))
             .field("started", Value::word(&Utc::of(self.started).rfc3339()))
-            .field("idle", Value::Seconds(idle.unwrap_or_else(|| self.since.elapsed())))
+            .field("idle", idle.map_or(Value::Null, Value::Seconds))
             .field("handed_over", Value::Truth(is_handed_over))
             .field("recorded", Value::Truth(self.recorded))
-            .field("bytes_in", Value::number(bytes.map(|(bytes, _)| bytes)))
-            .field("bytes_out", Value::number(bytes.map(|(_, bytes)| bytes)));
+            .field("bytes_in", Value::number(bytes.0))
+            .field("bytes_out", Value::number(bytes.1));
         line.finish()
     }
 
     /// The line of its end, in advance, for whoever comes after a gateway that
     /// was killed; `None`: it has no lines.
     pub fn line_in_advance(&self, place: &Place) -> Option<String> {
-        let end =
-            End { at: board::NO_TIME, duration: Duration::ZERO, why: Gone::Lost, bytes: None };
+        let end = End {
+            at: board::NO_TIME,
+            duration: Duration::ZERO,
+            why: Gone::Lost,
+            bytes: (None, None),
+        };
         // Where it stands is known, what becomes of it is not.
         let recorded = self
             .recording
@@ -219,8 +222,8 @@ impl Facts {
             .field("reason", Value::word(end.why.word()))
             .field("status", Value::number(status))
             .field("signal", Value::number(signal))
-            .field("bytes_in", Value::number(end.bytes.map(|(bytes, _)| bytes)))
-            .field("bytes_out", Value::number(end.bytes.map(|(_, bytes)| bytes)));
+            .field("bytes_in", Value::number(end.bytes.0))
+            .field("bytes_out", Value::number(end.bytes.1));
         match recorded {
             Some(recorded) => line
                 .member("record", "path", Value::Text(&recorded.path, PATH))
@@ -375,7 +378,7 @@ mod tests {
             at: SystemTime::UNIX_EPOCH,
             duration: Duration::MAX,
             why: Gone::Operator,
-            bytes: Some((u64::MAX, u64::MAX)),
+            bytes: (Some(u64::MAX), Some(u64::MAX)),
         };
         [
             facts.start_line(u64::MAX).expect("a line"),
@@ -452,7 +455,7 @@ mod tests {
             at: SystemTime::UNIX_EPOCH,
             duration: Duration::from_millis(1),
             why: Gone::Hangup,
-            bytes: None,
+            bytes: (None, None),
         };
         let line = facts.end_line(&end, None, 0).expect("a line");
         assert!(line.ends_with(

@@ -33,7 +33,7 @@ use super::table::Key;
 use crate::config::router::Router;
 use crate::uwsgi::{log, server};
 use fpty::sys::Size;
-use fpty::sys::child::Exit;
+use fpty::sys::child::{Exit, Pid};
 use fpty::sys::socket::Stream;
 
 use board::Board;
@@ -58,6 +58,18 @@ const THE_REST: usize = 2100;
 pub enum Subject {
     /// A session with a terminal.
     Session(Key),
+    /// A command without one.
+    Command(Key),
+}
+
+/// What is new of a session or command that is about to begin.
+pub struct New {
+    /// Its process.
+    pub pid: Option<Pid>,
+    /// Its terminal, where it has one.
+    pub tty: Option<String>,
+    /// The size of that.
+    pub size: Option<Size>,
 }
 
 /// Who is about to get a session, or a refusal.
@@ -81,6 +93,8 @@ pub struct Told {
     names: Names,
     queue: Queue,
     caller: Caller,
+    /// Why it is about to be refused, where that is not for want of something.
+    refusal: Option<Refusal>,
     /// Each with the form of its lines, where there are to be any.
     sockets: Vec<(Arc<str>, Option<Format>)>,
     command: Arc<str>,
@@ -121,6 +135,7 @@ impl Told {
             names: Names::default(),
             queue,
             caller: Caller::default(),
+            refusal: None,
             sockets,
             command: config.command.to_string_lossy().into(),
             uid: nix::unistd::geteuid().as_raw(),
@@ -181,8 +196,14 @@ impl Told {
         }
     }
 
+    /// Says why the next one is refused.
+    pub fn refuses(&mut self, reason: Refusal) {
+        self.refusal = Some(reason);
+    }
+
     /// Somebody gets no session.
     pub fn refused(&mut self, client: Option<&Stream>, reason: Refusal, why: &str) {
+        let reason = self.refusal.take().unwrap_or(reason);
         self.counters.refused(reason);
         let caller = std::mem::take(&mut self.caller);
         let Some(format) = caller.audit else {
@@ -200,6 +221,52 @@ impl Told {
         };
         let (place, now) = (&self.place, SystemTime::now());
         self.queue.say(|lost| refused.line(format, place, now, lost), log::takes);
+    }
+
+    /// Whether anybody wants to know more of a session than that there is one.
+    pub fn keeps_facts(&self) -> bool {
+        self.keeps_facts
+    }
+
+    /// Notes what is known of a new session or command.
+    pub fn note(&mut self, subject: Subject, id: String, client: &Stream, new: New) {
+        let Caller { socket, audit, mode, said, command } = std::mem::take(&mut self.caller);
+        let mut facts = Facts {
+            id,
+            socket,
+            mode,
+            peer: peer::Peer::of(client, &mut self.names, audit.is_some()),
+            said,
+            uid: self.uid,
+            gid: self.gid,
+            command: command.unwrap_or_else(|| self.command.clone()),
+            pid: new.pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
+            tty: new.tty.map(Into::into),
+            size: new.size.filter(|_| mode != "raw"),
+            started: SystemTime::now(),
+            since: Instant::now(),
+            exit: None,
+            audit: None,
+            recorded: false,
+            recording: None,
+            board: None,
+        };
+        facts.audit = audit.map(|format| (format, facts.common(format, &self.place)));
+        self.facts.insert(subject, Box::new(facts));
+    }
+
+    /// It is over; what of that is still to be told.
+    pub fn ended(
+        &mut self,
+        subject: Subject,
+        why: Gone,
+        bytes: (Option<u64>, Option<u64>),
+    ) -> Option<Last> {
+        let facts = self.facts.remove(&subject);
+        let duration = facts.as_ref().map(|facts| facts.since.elapsed());
+        self.counters.ended(why, duration);
+        let end = End { at: SystemTime::now(), duration: duration?, why, bytes };
+        Some(Last { facts: facts?, end })
     }
 
     /// Writes the line of a session's end, as soon as it is known what became
@@ -259,38 +326,14 @@ impl Told {
 impl GatewayLoop {
     /// Notes what is known of a new session, where somebody wants to know it.
     pub(super) fn note_session(&mut self, key: Key, size: Size) {
-        if !self.told.keeps_facts {
-            return;
-        }
-        let Some(attached) = self.sessions.get_mut(key) else {
+        let Some(attached) = self.sessions.get_mut(key).filter(|_| self.told.keeps_facts) else {
             return;
         };
-        attached.wires.traffic.get_or_insert_with(Box::default);
-        let wires = &attached.wires;
-        let caller = std::mem::take(&mut self.told.caller);
-        let audit = caller.audit;
-        let mut facts = Facts {
-            id: self.ids.of(key),
-            socket: caller.socket,
-            mode: caller.mode,
-            peer: peer::Peer::of(&wires.client, &mut self.told.names, audit.is_some()),
-            said: caller.said,
-            uid: self.told.uid,
-            gid: self.told.gid,
-            command: caller.command.unwrap_or_else(|| self.told.command.clone()),
-            pid: wires.program.and_then(|program| u32::try_from(program.as_raw()).ok()),
-            tty: wires.master.slave_name().map(Into::into),
-            size: (caller.mode != "raw").then_some(size),
-            started: SystemTime::now(),
-            since: Instant::now(),
-            exit: None,
-            audit: None,
-            recorded: false,
-            recording: None,
-            board: None,
-        };
-        facts.audit = audit.map(|format| (format, facts.common(format, &self.told.place)));
-        self.told.facts.insert(Subject::Session(key), Box::new(facts));
+        let wires = &mut attached.wires;
+        let tty = wires.master.slave_name();
+        let new = New { pid: wires.program, tty, size: Some(size) };
+        self.told.note(Subject::Session(key), self.ids.of(key), &wires.client, new);
+        wires.traffic.get_or_insert_with(Box::default);
     }
 
     /// Its program was executed, if that was not known yet.
@@ -323,16 +366,12 @@ impl GatewayLoop {
             (None, None) if session.client_is_gone() => Gone::Hangup,
             (None, None) => Gone::Lost,
         };
-        let facts = self.told.facts.remove(&Subject::Session(key));
-        let duration = facts.as_ref().map(|facts| facts.since.elapsed());
-        self.told.counters.ended(why, duration);
-        if let (Some(facts), Some(duration)) = (facts, duration) {
-            let bytes = match session.is_handed_over() {
-                true => None,
-                false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()),
-            };
-            let end = End { at: SystemTime::now(), duration, why, bytes };
-            let (exit, last) = (facts.exit, Box::new(Last { facts, end }));
+        let bytes = match session.is_handed_over() {
+            true => (None, None),
+            false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
+        };
+        if let Some(last) = self.told.ended(Subject::Session(key), why, bytes) {
+            let (exit, last) = (last.facts.exit, Box::new(last));
             if let Some(last) = self.end_recording(key, exit, last) {
                 self.told.tell_last(&last, None);
             }
@@ -342,10 +381,7 @@ impl GatewayLoop {
     /// A program has ended by itself or by a signal.
     pub(super) fn note_exit(&mut self, key: Key, exit: Exit) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            attached.exit = Some(match exit {
-                Exit::Status(_) => Gone::Exit,
-                Exit::Signal { .. } => Gone::Signal,
-            });
+            attached.exit = Some(Gone::of_exit(exit));
         }
         self.told.program_ended(Subject::Session(key), exit);
     }

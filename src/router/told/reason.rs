@@ -1,6 +1,7 @@
 //! Why a session ended, and why there was none.
 
 use fpty::proto::{Ended, Ending};
+use fpty::sys::child::Exit;
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,14 @@ impl Gone {
             Self::Limit => "limit",
             Self::Operator => "operator",
             Self::Lost => "lost",
+        }
+    }
+
+    /// How the program ended.
+    pub fn of_exit(exit: Exit) -> Self {
+        match exit {
+            Exit::Status(_) => Self::Exit,
+            Exit::Signal { .. } => Self::Signal,
         }
     }
 

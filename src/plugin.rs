@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use once_cell::sync::Lazy;
 
-use crate::config::record::Record;
 use crate::config::{pty, router};
 use crate::ffi;
 use crate::router::{aftercare, record::door, siblings, told};
@@ -169,8 +168,8 @@ unsafe extern "C" fn router_before_all(
 ) {
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
         let record = locked(&ROUTER).record.clone();
-        let record = if sockets::asked_for(Owner::Router) { record } else { Record::default() };
-        door::open(&record)
+        let there_are_clients = sockets::asked_for(Owner::Router);
+        door::open(there_are_clients.then_some(&record).into_iter())
     });
     if let Err(error) = outcome {
         log(&format!("forkptyrouter: {error}"));

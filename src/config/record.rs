@@ -2,6 +2,7 @@
 //! kind).
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +73,13 @@ impl Record {
             Err(Error::new(format!("option {option} = {word}: neither {one} nor {other}")))
         };
         match part {
-            Part::Folder => self.folder = Some(value::bytes(option, typed)?),
+            Part::Folder => {
+                let folder = value::bytes(option, typed)?;
+                if folder.as_bytes().contains(&b'\n') {
+                    return Err(Error::new(format!("option {option}: a line feed in a path")));
+                }
+                self.folder = Some(folder);
+            }
             Part::Format => match word.trim() {
                 "v2" => self.format = Format::V2,
                 "v3" => self.format = Format::V3,
@@ -119,6 +126,7 @@ mod tests {
         assert_eq!((record.limit, record.on_error), (Some(5_000_000_000), OnError::Close));
         for (part, nonsense) in [
             (Part::Folder, " "),
+            (Part::Folder, "/var/a\nb"),
             (Part::Format, "v4"),
             (Part::Input, "perhaps"),
             (Part::Limit, "100"),

@@ -55,6 +55,7 @@ impl GatewayLoop {
             }
             Arrival::Client(client, transport, Protocol::Raw) => {
                 self.told.hears(door, Protocol::Raw.name(), Said::default);
+                self.is_about_to_record(door);
                 let size = self.default_size();
                 let program = Arc::clone(&self.program);
                 let session = Session::raw(size);
@@ -98,6 +99,7 @@ impl GatewayLoop {
     ) {
         let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
         self.told.hears(door, mode, || Said::of(&opening.variables));
+        self.is_about_to_record(door);
         self.told.asks(|| opening.request.shown());
         if !opening.wants_terminal() {
             return self.command(client, transport, opening, arrived);

@@ -200,7 +200,8 @@ impl GatewayLoop {
             gateway.ordinal(),
             doors.iter().map(|door| (&*door.name, config.audit)),
         );
-        let recorder = Recorder::new(&config.record, gateway.is_first());
+        let records = doors.iter().map(|_| &config.record);
+        let recorder = Recorder::new(records, gateway.is_first());
         let mut router = Self {
             config,
             program: Arc::new(program),

@@ -608,6 +608,21 @@ fn a_recorded_terminal_is_not_handed_over_and_the_statistics_know() {
     });
 }
 
+/// More than there is room for on its way: nothing is missing.
+#[test]
+fn a_flood_is_recorded_whole() {
+    on_every_server(|flavor| {
+        let server = recorded(flavor).script("stty raw -echo; seq 1 2000000").start();
+        let output = server.connect("s").read_to_end();
+        assert_same(&output, &sequence(2_000_000));
+        let record = record(&server, 1);
+        assert_eq!(record["dropped"], 0, "{record}");
+        let cast = Cast::read(record["path"].as_str().expect("a path"));
+        cast.check(&record);
+        assert_same(cast.all("o").as_bytes(), &output);
+    });
+}
+
 #[test]
 fn each_of_many_short_sessions_has_a_recording() {
     on_every_server(|flavor| {

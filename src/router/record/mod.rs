@@ -50,6 +50,8 @@ pub struct Recorder {
     next: u32,
     /// How many bytes the recorder had taken when it was looked at.
     taken: u64,
+    /// How often it had taken nothing since, while somebody waited.
+    still: u8,
     soon_is_due: bool,
     look_is_due: bool,
     /// The first gateway tells what concerns all of them.
@@ -91,6 +93,7 @@ impl Recorder {
                 over: HashMap::new(),
                 next: 0,
                 taken: 0,
+                still: 0,
                 soon_is_due: false,
                 look_is_due: false,
                 tells,

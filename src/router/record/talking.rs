@@ -19,6 +19,9 @@ const SOON: Duration = Duration::from_millis(20);
 /// How often is looked after what waits for the recorder.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// So often it stands still before nobody waits for it any more.
+const STALLED: u8 = 3;
+
 /// How long the end of a session waits for the last word on its recording.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -100,12 +103,14 @@ impl GatewayLoop {
         sink.flush();
         let mut waits = sink.has_more();
         if !sink.held.is_empty() {
-            sink.stalled |= stands_still;
+            recorder.still = if stands_still { recorder.still + 1 } else { 0 };
+            sink.stalled |= recorder.still >= STALLED;
             waits |= !sink.stalled;
         }
         let stalled = sink.stalled;
         drop(sink);
         if stalled {
+            recorder.still = 0;
             self.let_go_of_held();
         }
         self.give_up_waiting();

@@ -12,6 +12,7 @@ mod audit_commands;
 mod audit_lost;
 mod audit_routes;
 mod command;
+mod command_wire;
 mod commands;
 mod compat;
 mod departure;

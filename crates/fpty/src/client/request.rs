@@ -100,12 +100,6 @@ impl Client {
     pub(super) fn needs_more(&self) -> bool {
         self.wanted != Wanted::Configured
     }
-
-    /// What is said of one that does not.
-    pub(super) fn cannot_do_more(&self) -> String {
-        let address = self.address.to_string_lossy();
-        format!("{address} is no router that runs commands: it does not speak the extended mode")
-    }
 }
 
 #[cfg(test)]

@@ -283,6 +283,10 @@ fn a_reload_keeps_the_recorder() {
                 .any(|path| fs::read_to_string(path).expect("it").contains("sha256="))
         });
         assert_eq!(Cast::read(&files(&server)[0]).all("o"), "readymore");
+        wait_until("the audit tells the end", || ends(&server).len() == 1);
+        let lost = &ends(&server)[0]["record"];
+        assert_eq!(lost["path"].as_str(), files(&server)[0].to_str());
+        assert_eq!((&lost["bytes"], &lost["sha256"]), (&Value::Null, &Value::Null));
         let mut client = server.connect("s");
         client.read_until("ready");
         drop(client);

@@ -201,7 +201,9 @@ impl GatewayLoop {
         let number = recorder.next;
         recorder.next = recorder.next.wrapping_add(1);
         let recording = Recording::new(&recorder.sink, number, record.input);
-        recorder.sessions.insert(number, Session { key, begin, part: 1, began: false });
+        let session = Session { key, begin, part: 1, began: false };
+        self.told.records_to(key, &path_of(&session.file()));
+        recorder.sessions.insert(number, session);
         if let Some(attached) = self.sessions.get_mut(key) {
             attached.wires.traffic.get_or_insert_with(Box::default).recording = Some(recording);
         }

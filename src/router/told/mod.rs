@@ -173,6 +173,13 @@ impl Told {
         }
     }
 
+    /// Where a session's recording is to be.
+    pub fn records_to(&mut self, key: Key, path: &str) {
+        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+            facts.recording = Some(path.into());
+        }
+    }
+
     /// A session is recorded, or no more.
     pub fn is_recorded(&mut self, key: Key, recorded: bool) {
         if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
@@ -241,6 +248,7 @@ impl Told {
             exit: None,
             audit: None,
             recorded: false,
+            recording: None,
             board: None,
         };
         facts.audit = audit.map(|format| (format, facts.common(format, &self.place)));

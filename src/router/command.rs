@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::GatewayLoop;
 use super::aftercare::Kind;
+use super::doors::Newcomer;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use super::told::{Gone, Refusal, Traffic};
@@ -174,12 +175,11 @@ impl GatewayLoop {
     /// Starts a command for a client that has said this.
     pub(super) fn command(
         &mut self,
-        client: Stream,
-        transport: Transport,
+        Newcomer { client, transport, door }: Newcomer,
         mut opening: Opening,
         arrived: Arrived,
     ) {
-        let outcome = self.start_command(&mut opening, arrived);
+        let outcome = self.start_command(door, &mut opening, arrived);
         let (started, planned) = match outcome {
             Ok(started) => started,
             Err(why) => return self.refuse(&client, true, why),
@@ -241,12 +241,15 @@ impl GatewayLoop {
 
     fn start_command(
         &mut self,
+        door: u16,
         opening: &mut Opening,
         arrived: Arrived,
     ) -> std::result::Result<(Pid, Planned), Ended> {
         let refused = |why: String| Ended::because(Ending::Refused, why);
-        let program = self.granted(std::mem::take(&mut opening.request))?;
-        let environment = self.config.accept_env.of_client(&opening.variables);
+        let program = self.granted(door, std::mem::take(&mut opening.request))?;
+        let rules = self.doors.rules(door);
+        let environment =
+            rules.map(|rules| rules.accept_env.of_client(&opening.variables)).unwrap_or_default();
         let passed = passed(&opening.offered, arrived)
             .map_err(|error| refused(format!("bad request: {error}")))?;
         let passed = if self.config.pass_stdio { passed } else { [None, None, None] };
@@ -268,7 +271,7 @@ impl GatewayLoop {
 
     /// The client of a command said something, takes output again, or left.
     pub(super) fn command_client_ready(&mut self, key: Key, ready: Ready) {
-        let keeps_time = self.config.keeps_time();
+        let keeps_time = self.keeps_time;
         let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
             return;
         };
@@ -298,7 +301,7 @@ impl GatewayLoop {
             return;
         };
         let Commanded { command, wires, .. } = commanded;
-        if let Some(traffic) = wires.traffic.as_mut().filter(|_| self.config.keeps_time()) {
+        if let Some(traffic) = wires.traffic.as_mut().filter(|_| self.keeps_time) {
             traffic.note();
         }
         match number {

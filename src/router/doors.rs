@@ -3,14 +3,18 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::table::Source;
+use crate::config::rules::Rules;
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::proto::Protocol;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::socket::{Listener, Stream, Transport};
+use fpty::sys::spawn::Program;
 
 /// Refusals that are logged in one second; the rest is counted.
 const LOGGED_PER_SECOND: u32 = 5;
@@ -24,6 +28,10 @@ pub struct Door {
     pub protocol: Protocol,
     /// Its address, as the server names it.
     pub name: String,
+    /// What holds there.
+    pub rules: Rc<Rules>,
+    /// What runs there.
+    pub program: Arc<Program>,
 }
 
 /// All sockets of a gateway.
@@ -33,6 +41,16 @@ pub struct Doors {
     open: bool,
     spare: Spare,
     refusals: Refusals,
+}
+
+/// Somebody who has come in.
+pub struct Newcomer {
+    /// The connection.
+    pub client: Stream,
+    /// What it comes over.
+    pub transport: Transport,
+    /// Where it came in.
+    pub door: u16,
 }
 
 /// Who was waiting at a door.
@@ -52,6 +70,16 @@ impl Doors {
         Self { doors, statistics, open: false, spare: Spare::take(), refusals: Refusals::new() }
     }
 
+    /// What holds at a socket.
+    pub fn rules(&self, door: u16) -> Option<&Rules> {
+        self.doors.get(usize::from(door)).map(|door| &*door.rules)
+    }
+
+    /// The same, to be kept.
+    pub fn door(&self, door: u16) -> Option<&Door> {
+        self.doors.get(usize::from(door))
+    }
+
     /// Starts, or starts again, to wait for clients.
     pub fn open(&mut self, poller: &Poller) {
         if self.open {
@@ -61,7 +89,7 @@ impl Doors {
         self.spare.fill();
         for (index, door) in self.doors.iter().enumerate() {
             // Sockets are counted in dozens.
-            let token = Source::Listener(index as u32).token();
+            let token = Source::Listener(index as u16).token();
             if let Err(error) = poller.add(door.listener.as_fd(), token, Interest::READ) {
                 log(&format!("forkptyrouter: cannot wait for clients on {}: {error}", door.name));
             }
@@ -87,7 +115,7 @@ impl Doors {
     }
 
     /// Takes a connection that waits at a socket of the router.
-    pub fn accept(&mut self, door: u32) -> Arrival {
+    pub fn accept(&mut self, door: u16) -> Arrival {
         let Some(door) = self.doors.get(door as usize) else {
             return Arrival::Nobody;
         };
@@ -115,7 +143,7 @@ impl Doors {
     }
 
     /// What a socket speaks.
-    pub fn protocol(&self, door: u32) -> Option<Protocol> {
+    pub fn protocol(&self, door: u16) -> Option<Protocol> {
         self.doors.get(door as usize).map(|door| door.protocol)
     }
 

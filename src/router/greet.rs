@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
+use super::doors::Newcomer;
 use super::table::{Key, Source};
 use super::timers::Due;
 use crate::session::greeting::{Greeting, Heard};
@@ -30,7 +31,7 @@ pub struct Caller {
     client: Stream,
     transport: Transport,
     /// The socket that it came to, by its index.
-    door: u32,
+    door: u16,
     greeting: Greeting,
     /// Descriptors that it passes.
     arrived: Arrived,
@@ -42,7 +43,7 @@ pub struct Caller {
 impl GatewayLoop {
     /// Hears what a client has to say that has just connected: most speak at
     /// once.
-    pub(super) fn greet(&mut self, client: Stream, transport: Transport, door: u32) {
+    pub(super) fn greet(&mut self, client: Stream, transport: Transport, door: u16) {
         let key = self.callers.insert(Caller {
             client,
             transport,
@@ -147,7 +148,8 @@ impl GatewayLoop {
             // It gets another token.
             let _ = self.turn.poller.remove(client.as_fd());
         }
-        self.open(client, transport, door, greeting.opening(), arrived, ended);
+        let newcomer = Newcomer { client, transport, door };
+        self.open(newcomer, greeting.opening(), arrived, ended);
     }
 
     pub(super) fn forget_caller(&mut self, key: Key) {

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | `mod.rs` | the loop: waits, and hands each event to whom it concerns |
 //! | `doors.rs` | the sockets; what is said to those who cannot come in |
+//! | `admission.rs` | who may come in |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `greet.rs` | what a client says before its program starts |
 //! | `requests.rs` | which program a client asks for |
@@ -26,6 +27,7 @@
 //! | `ids.rs` | the names of sessions |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
+mod admission;
 pub mod aftercare;
 mod attach;
 mod command;
@@ -53,12 +55,14 @@ mod turn;
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::config::router::Router;
+use crate::config::rules::Rules;
 use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::log::{self, log};
 use crate::uwsgi::sockets::Role;
@@ -95,7 +99,8 @@ const LOG_SOON: Duration = Duration::from_millis(2);
 /// more than one of them.
 struct GatewayLoop {
     config: Router,
-    program: Arc<Program>,
+    /// Whether it is to be known when a byte last went.
+    keeps_time: bool,
     spawner: Spawner,
     turn: Turn,
     doors: Doors,
@@ -168,9 +173,9 @@ impl GatewayLoop {
         // A pipe raises it; what became of a write says it all.
         block(Signal::SIGPIPE);
         let limit = fpty::sys::raise_descriptor_limit().ok();
-        let program = Program::from_command(&config.command, &server::shell())
-            .environment(fpty::sys::environment::for_sessions())
-            .descriptor_limit(limit);
+        let rules: Vec<Rc<Rules>> = config.all_rules().map(Rc::new).collect();
+        let programs: Vec<Arc<Program>> =
+            rules.iter().map(|rules| Arc::new(programs::of_rules(rules, limit))).collect();
         let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
         let children = Signals::instead_of_handlers(&[Signal::SIGCHLD])
             .context("cannot be told of ended programs")?;
@@ -191,20 +196,31 @@ impl GatewayLoop {
                 }
                 Role::Stats | Role::Shared | Role::Watched => continue,
             };
-            doors.push(Door { listener: socket.listener, protocol, name: socket.name });
+            let (Some(rules), Some(program)) =
+                (rules.get(socket.rules), programs.get(socket.rules))
+            else {
+                continue;
+            };
+            doors.push(Door {
+                listener: socket.listener,
+                protocol,
+                name: socket.name,
+                rules: Rc::clone(rules),
+                program: Arc::clone(program),
+            });
         }
         let (aftercare, left_behind) =
             aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
         let told = Told::new(
             &config,
             gateway.ordinal(),
-            doors.iter().map(|door| (&*door.name, config.audit)),
+            doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
         );
         let records = doors.iter().map(|_| &config.record);
         let recorder = Recorder::new(records, gateway.is_first());
         let mut router = Self {
+            keeps_time: config.keeps_time(),
             config,
-            program: Arc::new(program),
             spawner: Spawner::new()?,
             turn: Turn::new(poller),
             doors: Doors::new(doors, statistics),

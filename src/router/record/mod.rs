@@ -104,8 +104,8 @@ impl Recorder {
     }
 
     /// Somebody is about to get a session who came to this socket.
-    pub fn hears(&mut self, socket: u32) {
-        let record = self.sockets.get(socket as usize);
+    pub fn hears(&mut self, socket: u16) {
+        let record = self.sockets.get(usize::from(socket));
         self.current = record.filter(|record| record.folder.is_some()).cloned();
     }
 

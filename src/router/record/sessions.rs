@@ -18,7 +18,7 @@ use fpty::sys::child::Exit;
 
 impl GatewayLoop {
     /// Somebody is about to get a session who came to this socket.
-    pub(in crate::router) fn is_about_to_record(&mut self, socket: u32) {
+    pub(in crate::router) fn is_about_to_record(&mut self, socket: u16) {
         if let Some(recorder) = &mut self.recorder {
             recorder.hears(socket);
         }

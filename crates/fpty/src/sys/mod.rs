@@ -1,6 +1,8 @@
 //! The operating system, behind functions that are safe to call. No raw
 //! descriptor leaves this folder: there are types for the roles of one.
 
+pub mod accounts;
+pub mod bind;
 pub mod child;
 pub mod credentials;
 pub mod detached;

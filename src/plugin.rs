@@ -178,9 +178,10 @@ unsafe extern "C" fn router_before_all(
     _: *mut *mut c_char,
 ) {
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
-        let record = locked(&ROUTER).record.clone();
+        let config = locked(&ROUTER).clone();
         let there_are_clients = sockets::asked_for(Owner::Router);
-        door::open(there_are_clients.then_some(&record).into_iter())
+        let rules = config.all_rules().filter(|_| there_are_clients);
+        door::open(rules.map(|rules| rules.record))
     });
     if let Err(error) = outcome {
         log(&format!("forkptyrouter: {error}"));

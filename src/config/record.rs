@@ -63,6 +63,24 @@ pub struct Record {
 }
 
 impl Record {
+    /// Takes what one socket has instead: another folder, or none (`off`).
+    ///
+    /// # Errors
+    /// It is neither a switch nor the path of a folder.
+    pub fn set_here(&mut self, what: &str, typed: &OsStr) -> Result<()> {
+        match value::switch(what, typed) {
+            _ if typed.as_bytes().starts_with(b"/") => self.set(Part::Folder, what, typed)?,
+            Ok(true) => {}
+            Ok(false) => self.folder = None,
+            Err(_) => {
+                let word = typed.to_string_lossy();
+                let line = format!("option {what} = {word}: neither yes nor no nor a full path");
+                return Err(Error::new(line));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes one option as typed.
     ///
     /// # Errors

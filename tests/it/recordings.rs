@@ -298,6 +298,40 @@ fn a_reload_keeps_the_recorder() {
     });
 }
 
+/// Sockets with rules of their own, one of whose sessions are somebody else's.
+#[test]
+fn each_socket_is_recorded_as_its_rules_say() {
+    on_every_server(|flavor| {
+        let root = nix::unistd::getuid().is_root();
+        let uid = if root { ",uid=54321,gid=54321" } else { "" };
+        let other = "addr={dir}/other,record={dir}/o,record_format=v2,record_input=yes";
+        let server = Setup::new(flavor)
+            .script("stty -echo; printf ready; read x; id -u")
+            .option("forkptyrouter-audit", "json")
+            .option("forkpty-router2", &format!("{other}{uid}"))
+            .option("forkpty-router2", "addr={dir}/none,record=off")
+            .start();
+        for (count, socket) in [(1, "other"), (2, "none")] {
+            let mut client = server.connect(socket);
+            client.read_until("ready");
+            client.send("x\n");
+            client.read_to_end();
+            let record = record(&server, count);
+            if socket == "none" {
+                assert_eq!(record, Value::Null);
+                continue;
+            }
+            let path = record["path"].as_str().expect("a path");
+            assert!(path.contains("/o/"), "{path}");
+            let cast = Cast::read(path);
+            cast.check(&record);
+            assert_eq!((&cast.header["version"], cast.all("i").as_str()), (&json!(2), "x\n"));
+        }
+        server.wait_for_log("sessions at once");
+        assert_eq!(server.count_in_log("not protected"), usize::from(!root));
+    });
+}
+
 /// The folder is changed in the configuration, and the server reloaded.
 #[test]
 fn another_folder_takes_privileges_and_else_a_line_in_the_log() {

@@ -39,11 +39,11 @@ fn door() -> MutexGuard<'static, Option<Door>> {
 ///
 /// # Errors
 /// A folder cannot be used: the line for the operator.
-pub fn open<'a>(records: impl Iterator<Item = &'a Record>) -> Result<()> {
+pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
     let before = kept::take(NAME).and_then(|(fd, note)| Door::of(fd, &note));
     let mut folders = Vec::new();
-    for folder in records.filter_map(|record| record.folder.as_deref()) {
-        let path = absolute(folder)?;
+    for folder in records.filter_map(|record| record.folder) {
+        let path = absolute(&folder)?;
         if !folders.contains(&path) {
             folders.push(path);
         }

@@ -30,6 +30,7 @@ use std::time::Instant;
 use super::table::Key;
 use super::told::{Last, Recorded};
 use crate::config::record::{OnError, Record};
+use crate::config::rules::Rules;
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::sys::child::Exit;
@@ -56,6 +57,8 @@ pub struct Recorder {
     look_is_due: bool,
     /// The first gateway tells what concerns all of them.
     tells: bool,
+    /// As whom those run who are recorded.
+    users: Vec<u32>,
     /// What is recorded of those who come to each socket.
     sockets: Vec<Rc<Record>>,
     /// What is to be recorded of whoever is about to get a session.
@@ -83,9 +86,18 @@ struct Over {
 
 impl Recorder {
     /// One for a gateway with these sockets, where anything is recorded.
-    pub fn new<'a>(sockets: impl Iterator<Item = &'a Record>, tells: bool) -> Option<Box<Self>> {
-        let sockets: Vec<_> = sockets.map(|record| Rc::new(record.clone())).collect();
-        let any = sockets.iter().any(|record| record.folder.is_some());
+    pub fn new<'a>(sockets: impl Iterator<Item = &'a Rules>, tells: bool) -> Option<Box<Self>> {
+        let own = nix::unistd::geteuid().as_raw();
+        let mut users = Vec::new();
+        let sockets: Vec<_> = sockets
+            .map(|rules| {
+                if rules.record.folder.is_some() {
+                    users.push(rules.identity.as_ref().map_or(own, |identity| identity.uid));
+                }
+                Rc::new(rules.record.clone())
+            })
+            .collect();
+        let any = !users.is_empty();
         any.then(|| {
             Box::new(Self {
                 sink: Rc::default(),
@@ -97,6 +109,7 @@ impl Recorder {
                 soon_is_due: false,
                 look_is_due: false,
                 tells,
+                users,
                 sockets,
                 current: None,
             })

@@ -9,7 +9,7 @@ use once_cell::sync::Lazy;
 
 use crate::config::{pty, router};
 use crate::ffi;
-use crate::router::{aftercare, record::door, siblings, told};
+use crate::router::{aftercare, record::door, seats, siblings, told};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
@@ -207,6 +207,9 @@ unsafe extern "C" fn router_init() -> c_int {
         aftercare::reserve(config.processes);
         told::counters::reserve(config.processes);
         siblings::reserve(config.processes);
+        if config.has_limits() {
+            seats::reserve(config.processes);
+        }
         if config.all_rules().any(|rules| rules.audit.is_some()) {
             told::board::reserve(config.processes);
         }

@@ -8,7 +8,7 @@ use super::accept_env::AcceptEnv;
 use super::access::List;
 use super::audit;
 use super::record::Part;
-use super::rules::{Own, Rules};
+use super::rules::{self, Own, Rules};
 use super::{OptionSpec, switch, value, with_value};
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
@@ -62,6 +62,14 @@ pub enum Key {
     SftpServer,
     /// Who may come in.
     Access(List),
+    /// How many sessions there may be.
+    MaxSessions,
+    /// How many of one user.
+    MaxUserSessions,
+    /// How many new ones a second.
+    Rate,
+    /// Ends a session after so long.
+    MaxTime,
 }
 
 const LISTEN: &CStr = c"run the forkptyrouter on the specified address (raw mode: bytes both ways)";
@@ -74,7 +82,7 @@ const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter process
 const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 43] = [
+pub static OPTIONS: [OptionSpec<Key>; 47] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -118,7 +126,7 @@ pub static OPTIONS: [OptionSpec<Key>; 43] = [
     with_value(
         c"forkptyrouter-timeout",
         Key::Timeout,
-        c"end a session after the specified seconds without traffic (default: never)",
+        c"end a session after the specified time (15m) without traffic (default: never)",
     ),
     with_value(c"forkptyrouter-stats", Key::Stats, STATS),
     with_value(c"forkptyrouter-stats-server", Key::Stats, STATS),
@@ -214,6 +222,26 @@ pub static OPTIONS: [OptionSpec<Key>; 43] = [
         c"keep these addresses out over TCP; may be repeated",
     ),
     with_value(
+        c"forkptyrouter-max-sessions",
+        Key::MaxSessions,
+        c"let there be at most the specified number of sessions (default: 0, any number)",
+    ),
+    with_value(
+        c"forkptyrouter-max-user-sessions",
+        Key::MaxUserSessions,
+        c"let a user, or an address, have at most so many sessions (default: 0, any number)",
+    ),
+    with_value(
+        c"forkptyrouter-rate",
+        Key::Rate,
+        c"take at most so many new sessions a second at each socket (default: 0, any number)",
+    ),
+    with_value(
+        c"forkptyrouter-max-time",
+        Key::MaxTime,
+        c"end a session after the specified time, whatever it does (default: never)",
+    ),
+    with_value(
         c"forkptyrouter-hangup-grace",
         Key::HangupGrace,
         c"kill a session that outlives its client by the specified seconds (default: 10, 0: never)",
@@ -275,6 +303,15 @@ const MAX_PROCESSES: u32 = 64;
 const MAX_EVENTS: u32 = 65_536;
 
 impl Router {
+    /// Whether anything limits how many there may be, or how fast they come.
+    pub fn has_limits(&self) -> bool {
+        self.all_rules().any(|rules| {
+            rules.max_sessions.is_some()
+                || rules.max_user_sessions.is_some()
+                || rules.rate.is_some()
+        })
+    }
+
     /// Whether it is to be known when a byte last went.
     pub fn keeps_time(&self) -> bool {
         self.all_rules().any(|rules| rules.timeout.is_some()) || self.stats.is_some()
@@ -283,7 +320,8 @@ impl Router {
     /// The rules of all sockets: the global ones first, then those of
     /// [`Router::own`].
     pub fn all_rules(&self) -> impl Iterator<Item = Rules> {
-        let own = self.own.iter().filter_map(|own| own.rules(&self.rules).ok());
+        let own = (1..).zip(&self.own);
+        let own = own.filter_map(|(number, own)| own.numbered_rules(&self.rules, number).ok());
         std::iter::once(self.rules.clone()).chain(own)
     }
 
@@ -299,7 +337,7 @@ impl Router {
     /// A program is to run as somebody whom this process cannot become.
     pub fn check(&self) -> Result<()> {
         for own in &self.own {
-            let rules = own.rules(&self.rules)?;
+            let rules = own.numbered_rules(&self.rules, 0)?;
             let Some(identity) = rules.identity else { continue };
             if identity.is_ours() || accounts::may_change() {
                 continue;
@@ -359,6 +397,10 @@ impl Router {
                 let words: Vec<Vec<u8>> = words.map(<[u8]>::to_vec).collect();
                 self.rules.access.add(list, &what, &words)?;
             }
+            Key::MaxSessions => self.rules.max_sessions = count(option, typed)?,
+            Key::MaxUserSessions => self.rules.max_user_sessions = count(option, typed)?,
+            Key::Rate => self.rules.rate = count(option, typed)?,
+            Key::MaxTime => self.rules.max_time = seconds()?,
             Key::SftpServer => self.rules.sftp_server = Some(value::command(option, typed)?),
             Key::Stats => self.stats = Some(value::bytes(option, typed)?),
             Key::Harakiri => {
@@ -382,6 +424,12 @@ impl Router {
         }
         Ok(())
     }
+}
+
+/// A number of sessions; 0: as many as like.
+fn count(option: &str, typed: &OsStr) -> Result<Option<u32>> {
+    let count = value::number(option, typed, 0..=rules::MOST)?;
+    Ok((count > 0).then_some(count))
 }
 
 fn or_default(number: u32, default: u16) -> u16 {

@@ -41,8 +41,12 @@ pub struct Rules {
     pub own_addresses: bool,
     /// How many sessions there may be.
     pub max_sessions: Option<u32>,
+    /// With which sockets it shares that: those of the same number.
+    pub max_scope: u32,
     /// How many of one user.
     pub max_user_sessions: Option<u32>,
+    /// With which sockets it shares that.
+    pub max_user_scope: u32,
     /// How many new ones a second.
     pub rate: Option<u32>,
     /// Ends a session after so long without traffic.
@@ -74,7 +78,9 @@ impl Default for Rules {
             access: Access::default(),
             own_addresses: false,
             max_sessions: None,
+            max_scope: 0,
             max_user_sessions: None,
+            max_user_scope: 0,
             rate: None,
             timeout: None,
             max_time: None,
@@ -194,11 +200,19 @@ impl Own {
         !address.contains(&b':') && !address.starts_with(b"=")
     }
 
-    /// Its rules, where these are the global ones.
+    /// Its rules, where these are the global ones, and this is its number.
     ///
     /// # Errors
     /// As of [`Own::read`].
-    pub fn rules(&self, global: &Rules) -> Result<Rules> {
+    pub fn numbered_rules(&self, global: &Rules, number: u32) -> Result<Rules> {
+        let mut rules = self.rules(global)?;
+        let has = |key: &str| self.pairs.iter().any(|(other, _)| other == key);
+        rules.max_scope = if has("max") { number } else { 0 };
+        rules.max_user_scope = if has("max_user") { number } else { 0 };
+        Ok(rules)
+    }
+
+    fn rules(&self, global: &Rules) -> Result<Rules> {
         let mut rules = global.clone();
         for (key, typed) in &self.pairs {
             let what = self.what(key);

@@ -1,9 +1,15 @@
-//! Who may come in at a socket.
+//! Who may come in at a socket, and how long they may stay.
+
+use std::time::Duration;
 
 use super::GatewayLoop;
+use super::doors::Newcomer;
+use super::seats;
+use super::table::Key;
+use super::timers::Due;
 use super::told::{Refusal, Said};
 use crate::config::rules::Rules;
-use fpty::proto::Protocol;
+use fpty::proto::{Ended, Ending, Protocol};
 use fpty::sys::socket::{Stream, Transport};
 
 /// All that a stranger hears.
@@ -43,6 +49,64 @@ impl GatewayLoop {
         let _ = client.read(&mut self.turn.buffer[..]);
         self.told.refused(Some(client), Refusal::Denied, why);
         false
+    }
+}
+
+/// What a client is told whose time is over.
+pub const TIME_IS_OVER: &str = "session ended: its time is over (max-time)";
+
+/// How long before that it is told that it will be.
+const NOTICE: Duration = Duration::from_secs(60);
+
+/// How long a client may take to hear that its time is over.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+impl GatewayLoop {
+    /// Whether somebody gets no session for want of a seat: why.
+    pub(super) fn is_full(&mut self, newcomer: &Newcomer) -> Option<Ended> {
+        let full = newcomer.seat.as_ref().err()?;
+        self.told.refuses(Refusal::Limit);
+        Some(Ended::because(Ending::Refused, full.text()))
+    }
+
+    /// Whether clients come faster than a socket takes them: then it takes
+    /// none for a moment.
+    pub(super) fn is_too_fast(&mut self, door: u16) -> bool {
+        let Some(rate) = self.doors.rules(door).and_then(|rules| rules.rate) else {
+            return false;
+        };
+        let wait = seats::wait_for_rate(door, rate);
+        if wait > 0 {
+            self.doors.rest(door, &self.turn.poller);
+            self.after(Duration::from_micros(wait.into()), Due::Door(door));
+        }
+        wait > 0
+    }
+
+    /// A session begins whose time is limited.
+    pub(super) fn limit_time(&mut self, key: Key, limit: Duration) {
+        if limit > NOTICE {
+            self.after(limit - NOTICE, Due::LimitSoon(key));
+        }
+        self.after(limit, Due::Limit(key));
+    }
+
+    /// A session's time is over before long.
+    pub(super) fn limit_comes(&mut self, key: Key) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            let line = "this session ends in a minute: its time is over then (max-time)";
+            attached.session.notice(line, &mut attached.wires);
+            self.settle(key);
+        }
+    }
+
+    /// A session's time is over.
+    pub(super) fn limit(&mut self, key: Key) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            attached.session.dismiss(Ending::Limit, TIME_IS_OVER, &mut attached.wires);
+            self.after(LAST_WORD, Due::Dismissed(key));
+            self.settle(key);
+        }
     }
 }
 

@@ -49,6 +49,9 @@ impl GatewayLoop {
     /// Takes a connection that waits at a socket. One in a turn: a storm of
     /// them does not keep the sessions waiting.
     pub(super) fn accept(&mut self, door: u16) {
+        if self.is_too_fast(door) {
+            return;
+        }
         match self.doors.accept(door) {
             Arrival::Nobody => {}
             Arrival::Client(client, transport, protocol)
@@ -62,7 +65,8 @@ impl GatewayLoop {
                 let Some(place) = self.doors.door(door) else { return };
                 let (size, program) = (place.rules.size(), Arc::clone(&place.program));
                 let session = Session::raw(size);
-                let newcomer = Newcomer { client, transport, door };
+                let seat = self.seats.take(&place.rules, &client);
+                let newcomer = Newcomer { client, transport, door, seat };
                 self.attach(newcomer, session, &program, size, Vec::new());
             }
             Arrival::Hopeless(client, why) => {
@@ -111,7 +115,7 @@ impl GatewayLoop {
         let rules = Rc::clone(&place.rules);
         let program = match self.granted(door, std::mem::take(&mut opening.request)) {
             Ok(program) => program,
-            Err(why) => return self.refuse(&newcomer.client, opening.extended, why),
+            Err(why) => return self.turn_back(newcomer, opening.extended, why),
         };
         let size = opening.size(rules.size());
         let environment = rules.accept_env.of_client(&opening.variables);
@@ -149,23 +153,25 @@ impl GatewayLoop {
     /// Gives a client its terminal and its program, or tells it why not.
     fn attach(
         &mut self,
-        Newcomer { client, transport, door }: Newcomer,
+        newcomer: Newcomer,
         session: Session,
         program: &Arc<Program>,
         size: Size,
         environment: Vec<CString>,
     ) -> Option<Key> {
-        let started = match self.cannot_record() {
+        let cannot = self.is_full(&newcomer).or_else(|| self.cannot_record());
+        let started = match cannot {
             Some(why) => Err(why),
             None => self.start(program, size, environment),
         };
         let (master, pid) = match started {
             Ok(started) => started,
             Err(why) => {
-                self.refuse(&client, session.is_extended(), why);
+                self.turn_back(newcomer, session.is_extended(), why);
                 return None;
             }
         };
+        let Newcomer { client, transport, door, seat } = newcomer;
         let key = self.sessions.insert(Attached::new(
             session,
             Wires { client, master, program: Some(pid), traffic: None },
@@ -173,6 +179,10 @@ impl GatewayLoop {
             door,
         ));
         self.programs.started(pid, key, Kind::Terminal);
+        self.seats.is_of(seat.ok().flatten(), Subject::Session(key));
+        if let Some(limit) = self.doors.rules(door).and_then(|rules| rules.max_time) {
+            self.limit_time(key, limit);
+        }
         self.note_session(key, size);
         self.note_recording(key, size);
         let attached = self.sessions.get_mut(key)?;
@@ -262,6 +272,14 @@ impl GatewayLoop {
         }
     }
 
+    /// The same for somebody who has a seat, perhaps.
+    pub(super) fn turn_back(&mut self, newcomer: Newcomer, extended: bool, why: Ended) {
+        if let Ok(Some(seat)) = newcomer.seat {
+            self.seats.leave(seat);
+        }
+        self.refuse(&newcomer.client, extended, why);
+    }
+
     /// Tells a client that it gets no session, and logs it.
     pub(super) fn refuse(&mut self, client: &Stream, extended: bool, why: Ended) {
         let line = format!("forkptyrouter: session refused: {}", why.text);
@@ -286,6 +304,7 @@ impl GatewayLoop {
     fn refuse_session(&mut self, key: Key, why: Ended) {
         if let Some(mut attached) = self.sessions.remove(key) {
             self.told.was_none(Subject::Session(key));
+            self.seats.ended(Subject::Session(key));
             self.forget_recording(attached.wires.recording().map(|it| it.session()));
             self.refuse(&attached.wires.client, attached.session.is_extended(), why);
             self.let_go(*attached);

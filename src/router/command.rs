@@ -14,6 +14,7 @@ use super::aftercare::Kind;
 use super::doors::Newcomer;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
+use super::told::Subject;
 use super::told::{Gone, Refusal, Traffic};
 use super::turn::BUFFER;
 use crate::session::Verdict;
@@ -173,17 +174,16 @@ fn passed(names: &[u8], arrived: Arrived) -> Result<[Option<OwnedFd>; 3]> {
 
 impl GatewayLoop {
     /// Starts a command for a client that has said this.
-    pub(super) fn command(
-        &mut self,
-        Newcomer { client, transport, door }: Newcomer,
-        mut opening: Opening,
-        arrived: Arrived,
-    ) {
-        let outcome = self.start_command(door, &mut opening, arrived);
+    pub(super) fn command(&mut self, newcomer: Newcomer, mut opening: Opening, arrived: Arrived) {
+        let outcome = match self.is_full(&newcomer) {
+            Some(why) => Err(why),
+            None => self.start_command(newcomer.door, &mut opening, arrived),
+        };
         let (started, planned) = match outcome {
             Ok(started) => started,
-            Err(why) => return self.refuse(&client, true, why),
+            Err(why) => return self.turn_back(newcomer, true, why),
         };
+        let Newcomer { client, transport, door, seat } = newcomer;
         let Planned { wires_input, wires_outputs, ends, relayed } = planned;
         // The program has its own; ours would keep the streams open.
         drop(ends);
@@ -207,6 +207,10 @@ impl GatewayLoop {
             refused: false,
             exit: None,
         });
+        self.seats.is_of(seat.ok().flatten(), Subject::Command(key));
+        if let Some(limit) = self.doors.rules(door).and_then(|rules| rules.max_time) {
+            self.after(limit, Due::CommandLimit(key));
+        }
         self.programs.started(started, Key::NONE, Kind::Command);
         self.commands.by_program.insert(started, key);
         let Some(commanded) = self.commands.running.get_mut(key) else {
@@ -332,6 +336,14 @@ impl GatewayLoop {
         self.settle_command(key);
     }
 
+    /// A command's time is over.
+    pub(super) fn command_limit(&mut self, key: Key) {
+        if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
+            command.dismiss(Ending::Limit, super::admission::TIME_IS_OVER, wires);
+            self.settle_command(key);
+        }
+    }
+
     /// A TCP client may have vanished while there was output for it.
     pub(super) fn command_unanswered(&mut self, key: Key) {
         let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
@@ -373,6 +385,7 @@ impl GatewayLoop {
     /// left behind had the outputs, that group is, too.
     pub(super) fn let_command_go(&mut self, key: Key) {
         self.tell_command_end(key);
+        self.seats.ended(Subject::Command(key));
         let Some(commanded) = self.commands.running.remove(key) else {
             return;
         };

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::seats::{Full, Seat};
 use super::table::Source;
 use crate::config::rules::Rules;
 use crate::uwsgi::log::log;
@@ -32,6 +33,8 @@ pub struct Door {
     pub rules: Rc<Rules>,
     /// What runs there.
     pub program: Arc<Program>,
+    /// It takes nobody for a moment.
+    pub rests: bool,
 }
 
 /// All sockets of a gateway.
@@ -51,6 +54,8 @@ pub struct Newcomer {
     pub transport: Transport,
     /// Where it came in.
     pub door: u16,
+    /// Its seat, where there are any.
+    pub seat: Result<Option<Seat>, Full>,
 }
 
 /// Who was waiting at a door.
@@ -87,7 +92,7 @@ impl Doors {
         }
         self.open = true;
         self.spare.fill();
-        for (index, door) in self.doors.iter().enumerate() {
+        for (index, door) in self.doors.iter().enumerate().filter(|(_, door)| !door.rests) {
             // Sockets are counted in dozens.
             let token = Source::Listener(index as u16).token();
             if let Err(error) = poller.add(door.listener.as_fd(), token, Interest::READ) {
@@ -102,13 +107,33 @@ impl Doors {
         }
     }
 
+    /// Stops waiting for clients at one socket for a moment.
+    pub fn rest(&mut self, door: u16, poller: &Poller) {
+        if let Some(door) = self.doors.get_mut(usize::from(door)) {
+            if !std::mem::replace(&mut door.rests, true) && self.open {
+                let _ = poller.remove(door.listener.as_fd());
+            }
+        }
+    }
+
+    /// Waits for clients there again.
+    pub fn wake(&mut self, door: u16, poller: &Poller) {
+        if let Some(it) = self.doors.get_mut(usize::from(door)) {
+            if std::mem::replace(&mut it.rests, false) && self.open {
+                let token = Source::Listener(door).token();
+                let _ = poller.add(it.listener.as_fd(), token, Interest::READ);
+            }
+        }
+    }
+
     /// Stops waiting for clients; returns whether they were waited for.
     pub fn close(&mut self, poller: &Poller) -> bool {
         if !self.open {
             return false;
         }
         self.open = false;
-        for listener in self.doors.iter().map(|door| &door.listener).chain(&self.statistics) {
+        let open = self.doors.iter().filter(|door| !door.rests);
+        for listener in open.map(|door| &door.listener).chain(&self.statistics) {
             let _ = poller.remove(listener.as_fd());
         }
         true

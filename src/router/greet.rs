@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
 use super::doors::Newcomer;
+use super::seats::{Full, Seat};
 use super::table::{Key, Source};
 use super::timers::Due;
 use crate::session::greeting::{Greeting, Heard};
@@ -33,6 +34,8 @@ pub struct Caller {
     /// The socket that it came to, by its index.
     door: u16,
     greeting: Greeting,
+    /// Its seat, where there are any.
+    seat: Result<Option<Seat>, Full>,
     /// Descriptors that it passes.
     arrived: Arrived,
     /// When it is no longer waited for.
@@ -44,7 +47,10 @@ impl GatewayLoop {
     /// Hears what a client has to say that has just connected: most speak at
     /// once.
     pub(super) fn greet(&mut self, client: Stream, transport: Transport, door: u16) {
+        let Some(rules) = self.doors.rules(door) else { return };
+        let seat = self.seats.take(rules, &client);
         let key = self.callers.insert(Caller {
+            seat,
             client,
             transport,
             door,
@@ -143,17 +149,19 @@ impl GatewayLoop {
         };
         let heard = self.turn.input.len() - left;
         self.turn.input.drain(..heard);
-        let Caller { client, transport, door, greeting, arrived, waited_for, .. } = *caller;
+        let Caller { client, transport, door, greeting, seat, arrived, waited_for, .. } = *caller;
         if waited_for {
             // It gets another token.
             let _ = self.turn.poller.remove(client.as_fd());
         }
-        let newcomer = Newcomer { client, transport, door };
+        let newcomer = Newcomer { client, transport, door, seat };
         self.open(newcomer, greeting.opening(), arrived, ended);
     }
 
     pub(super) fn forget_caller(&mut self, key: Key) {
         // The poller forgets it as it closes.
-        self.callers.remove(key);
+        if let Some(Ok(Some(seat))) = self.callers.remove(key).map(|caller| caller.seat) {
+            self.seats.leave(seat);
+        }
     }
 }

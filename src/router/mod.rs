@@ -6,6 +6,7 @@
 //! | `mod.rs` | the loop: waits, and hands each event to whom it concerns |
 //! | `doors.rs` | the sockets; what is said to those who cannot come in |
 //! | `admission.rs` | who may come in |
+//! | `seats.rs` | how many there may be, and how fast they may come |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `greet.rs` | what a client says before its program starts |
 //! | `requests.rs` | which program a client asks for |
@@ -45,6 +46,7 @@ mod programs;
 mod quiet;
 pub mod record;
 mod requests;
+pub mod seats;
 pub mod siblings;
 mod stats;
 mod table;
@@ -82,6 +84,7 @@ use ids::Ids;
 use keeper::Keeper;
 use programs::Programs;
 use record::Recorder;
+use seats::Seats;
 use siblings::Siblings;
 use stats::Statistics;
 use table::{Key, Source, Table};
@@ -118,6 +121,7 @@ struct GatewayLoop {
     recorder: Option<Box<Recorder>>,
     ids: Ids,
     siblings: Siblings,
+    seats: Seats,
 }
 
 /// What an event is about.
@@ -207,6 +211,7 @@ impl GatewayLoop {
                 name: socket.name,
                 rules: Rc::clone(rules),
                 program: Arc::clone(program),
+                rests: false,
             });
         }
         let (aftercare, left_behind) =
@@ -236,6 +241,7 @@ impl GatewayLoop {
             recorder,
             ids: Ids::new(),
             siblings: Siblings::of(gateway.ordinal()),
+            seats: Seats::of(gateway.ordinal()),
         };
         router.reach_recorder();
         if let Some(grace) =
@@ -285,7 +291,10 @@ impl GatewayLoop {
     /// Does what is due.
     fn fire(&mut self, due: Due) {
         let whose = match (due, due.session()) {
-            (Due::CommandUnanswered(key) | Due::CommandExecuted(key), _) => Whose::Command(key),
+            (
+                Due::CommandUnanswered(key) | Due::CommandExecuted(key) | Due::CommandLimit(key),
+                _,
+            ) => Whose::Command(key),
             (_, Some(key)) => Whose::Session(key),
             (_, None) => Whose::Nobody,
         };
@@ -324,6 +333,10 @@ impl GatewayLoop {
             Due::Kill => router.kill_outlived(),
             Due::LeftBehind => router.end_left_behind(),
             Due::Accept => router.doors.open(&router.turn.poller),
+            Due::Door(door) => router.doors.wake(door, &router.turn.poller),
+            Due::LimitSoon(key) => router.limit_comes(key),
+            Due::Limit(key) => router.limit(key),
+            Due::CommandLimit(key) => router.command_limit(key),
         });
     }
 
@@ -357,7 +370,9 @@ impl GatewayLoop {
                 Due::Stats(key) => statistics.has(key),
                 Due::Outlived(pid) => programs.has(pid),
                 Due::Silent(key) => callers.has(key),
-                Due::CommandUnanswered(key) | Due::CommandExecuted(key) => commands.has(key),
+                Due::CommandUnanswered(key)
+                | Due::CommandExecuted(key)
+                | Due::CommandLimit(key) => commands.has(key),
                 _ => due.session().is_none_or(|key| sessions.has(key)),
             });
         }

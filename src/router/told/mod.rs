@@ -373,6 +373,7 @@ impl GatewayLoop {
 
     /// A session ends.
     pub(super) fn tell_end(&mut self, key: Key) {
+        self.seats.ended(Subject::Session(key));
         // It was never seen to run, perhaps, and runs all the same.
         self.has_begun(key);
         let Some(attached) = self.sessions.get_mut(key) else {

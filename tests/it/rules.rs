@@ -265,7 +265,7 @@ fn limits_hold_over_all_gateways_and_silent_ones_count() {
         // A seat that is given back is somebody's again.
         drop(inside.pop());
         wait_until("there is a seat", || {
-            let mut wire = server.connect("s");
+            let wire = server.connect("s");
             wire.send("echo in\n");
             let said = wire.read_for(Duration::from_millis(300));
             !String::from_utf8_lossy(&said).contains("as many sessions")

@@ -1,7 +1,8 @@
-//! What waits between two ends, one of which is slower, and what of it is shown
-//! again.
+//! What waits between two ends, one of which is slower; what of it is shown
+//! again; and what it makes of a terminal.
 
 mod backlog;
+pub mod modes;
 mod queries;
 
 pub use backlog::{Backlog, is_free};

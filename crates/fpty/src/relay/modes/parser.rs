@@ -1,0 +1,278 @@
+//! Finds control sequences in a terminal's output, in pieces of any size,
+//! without memory beyond itself. It follows the state machine of a VT500; what
+//! has no bearing on modes is passed by.
+
+use memchr::{memchr2, memchr3};
+
+/// The longest title that is kept, in bytes.
+pub const TITLE: usize = 160;
+
+/// Parameters of a control sequence; one with more means nothing.
+pub const PARAMETERS: usize = 32;
+
+const ESC: u8 = 0x1b;
+const BEL: u8 = 0x07;
+const CAN: u8 = 0x18;
+const SUB: u8 = 0x1a;
+const SHIFT_OUT: u8 = 0x0e;
+const SHIFT_IN: u8 = 0x0f;
+
+/// Where in a sequence the output stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Characters.
+    #[default]
+    Ground,
+    /// After an ESC.
+    Escape,
+    /// A control sequence.
+    Csi,
+    /// One that means nothing.
+    CsiIgnored,
+    /// The number of an operating system command.
+    OscNumber,
+    /// Its text, which is a title.
+    Title,
+    /// Its parameters before the address of a link.
+    LinkParameters,
+    /// Where the address of a link begins, if there is one.
+    LinkAddress,
+    /// Text of another one.
+    Osc,
+    /// A string of another kind.
+    String,
+}
+
+/// By their number in a state that was kept.
+pub const STATES: [State; 10] = [
+    State::Ground,
+    State::Escape,
+    State::Csi,
+    State::CsiIgnored,
+    State::OscNumber,
+    State::Title,
+    State::LinkParameters,
+    State::LinkAddress,
+    State::Osc,
+    State::String,
+];
+
+/// What was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A control sequence that ends with this byte; see [`Parser::marker`],
+    /// [`Parser::intermediate`] and [`Parser::parameters`].
+    Csi(u8),
+    /// An escape sequence that ends with this byte; see
+    /// [`Parser::intermediate`].
+    Escape(u8),
+    /// The shift to the character set G1, or back to G0.
+    Shift(u8),
+    /// A title; see [`Parser::title`].
+    Title,
+    /// A link begins, or one ends.
+    Link(bool),
+}
+
+/// The parser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parser {
+    pub(super) state: State,
+    /// `?`, `>`, `=`, `<` before the parameters, or 0.
+    pub(super) marker: u8,
+    /// What stands before the last byte, or 0.
+    pub(super) intermediate: u8,
+    pub(super) parameters: [u16; PARAMETERS],
+    /// Parameters that follow a colon: they belong to the one before.
+    pub(super) joined: u32,
+    /// How many there are; the last is under way.
+    pub(super) count: u8,
+    pub(super) title: [u8; TITLE],
+    pub(super) title_length: u8,
+}
+
+impl Default for Parser {
+    fn default() -> Self {
+        Self {
+            state: State::Ground,
+            marker: 0,
+            intermediate: 0,
+            parameters: [0; PARAMETERS],
+            joined: 0,
+            count: 0,
+            title: [0; TITLE],
+            title_length: 0,
+        }
+    }
+}
+
+impl Parser {
+    /// Takes output off the front of `bytes` up to the end of the next thing
+    /// that counts; `None`: there is none.
+    #[inline]
+    pub fn next(&mut self, bytes: &mut &[u8]) -> Option<Found> {
+        loop {
+            let skipped = match self.state {
+                State::Ground => memchr3(ESC, SHIFT_OUT, SHIFT_IN, bytes),
+                State::Osc => memchr3(ESC, BEL, CAN, bytes),
+                State::String => memchr2(ESC, CAN, bytes),
+                _ => Some(0),
+            };
+            let (byte, rest) = bytes.get(skipped.unwrap_or(bytes.len())..)?.split_first()?;
+            *bytes = rest;
+            if let Some(found) = self.byte(*byte) {
+                return Some(found);
+            }
+        }
+    }
+
+    /// All that is left of it has no bearing: there is nothing under way.
+    pub fn is_between(&self) -> bool {
+        self.state == State::Ground
+    }
+
+    fn byte(&mut self, byte: u8) -> Option<Found> {
+        match (self.state, byte) {
+            (State::Ground, SHIFT_OUT | SHIFT_IN) => return Some(Found::Shift(byte)),
+            (before, ESC) => {
+                self.begin(State::Escape);
+                return finished(before);
+            }
+            (_, CAN | SUB) => self.state = State::Ground,
+            (State::Escape | State::Csi | State::CsiIgnored, SHIFT_OUT | SHIFT_IN) => {
+                return Some(Found::Shift(byte));
+            }
+            (State::Ground | State::String, _) => {}
+            (State::Escape, _) => return self.escape(byte),
+            (State::Csi, _) => return self.control_sequence(byte),
+            (State::CsiIgnored, 0x40..=0x7e) => self.state = State::Ground,
+            (State::CsiIgnored, _) => {}
+            (before, BEL) => {
+                self.state = State::Ground;
+                return finished(before);
+            }
+            // Other controls have no meaning within a string.
+            (_, 0..0x20) => {}
+            (State::OscNumber, b'0'..=b'9') => self.digit(byte),
+            (State::OscNumber, b';') => {
+                self.title_length = 0;
+                self.state = match (self.count, self.parameters[0]) {
+                    (1, 0 | 2) => State::Title,
+                    (1, 8) => State::LinkParameters,
+                    _ => State::Osc,
+                };
+            }
+            (State::OscNumber, _) => self.state = State::Osc,
+            (State::Title, _) => {
+                if let Some(place) = self.title.get_mut(usize::from(self.title_length)) {
+                    *place = byte;
+                    self.title_length += 1;
+                }
+            }
+            (State::LinkParameters, b';') => self.state = State::LinkAddress,
+            (State::LinkParameters, _) => {}
+            (State::LinkAddress, _) => {
+                self.state = State::Osc;
+                return Some(Found::Link(true));
+            }
+            (State::Osc, _) => {}
+        }
+        None
+    }
+
+    fn begin(&mut self, state: State) {
+        self.state = state;
+        (self.marker, self.intermediate, self.joined, self.count) = (0, 0, 0, 0);
+        self.parameters[0] = 0;
+    }
+
+    fn escape(&mut self, byte: u8) -> Option<Found> {
+        match byte {
+            // Two of them mean nothing that is known here.
+            0x20..=0x2f => {
+                self.intermediate = if self.intermediate == 0 { byte } else { 0xff };
+            }
+            b'[' if self.intermediate == 0 => self.begin(State::Csi),
+            b']' if self.intermediate == 0 => self.begin(State::OscNumber),
+            b'P' | b'X' | b'^' | b'_' if self.intermediate == 0 => self.state = State::String,
+            0x30..=0x7e => {
+                self.state = State::Ground;
+                return Some(Found::Escape(byte));
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn control_sequence(&mut self, byte: u8) -> Option<Found> {
+        match byte {
+            b'0'..=b'9' | b':' | b';' if self.intermediate != 0 => self.state = State::CsiIgnored,
+            b'0'..=b'9' => self.digit(byte),
+            b':' | b';' => {
+                self.count = self.count.max(1);
+                let next = usize::from(self.count);
+                if next >= PARAMETERS {
+                    self.state = State::CsiIgnored;
+                    return None;
+                }
+                self.parameters[next] = 0;
+                self.joined |= u32::from(byte == b':') << next;
+                self.count += 1;
+            }
+            0x3c..=0x3f if self.count == 0 && self.marker == 0 && self.intermediate == 0 => {
+                self.marker = byte;
+            }
+            0x3c..=0x3f => self.state = State::CsiIgnored,
+            0x20..=0x2f => {
+                self.intermediate = if self.intermediate == 0 { byte } else { 0xff };
+            }
+            0x40..=0x7e => {
+                self.state = State::Ground;
+                return Some(Found::Csi(byte));
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn digit(&mut self, byte: u8) {
+        self.count = self.count.max(1);
+        let parameter = &mut self.parameters[usize::from(self.count) - 1];
+        *parameter = parameter.saturating_mul(10).saturating_add(u16::from(byte - b'0'));
+    }
+
+    /// The parameters, and which of them belong to the one before.
+    pub fn parameters(&self) -> (&[u16], u32) {
+        // A sequence without any has one, which is 0.
+        (&self.parameters[..usize::from(self.count.max(1))], self.joined)
+    }
+
+    /// How many parameters were written.
+    pub fn written(&self) -> usize {
+        self.count.into()
+    }
+
+    /// The mark before the parameters, or 0.
+    pub fn marker(&self) -> u8 {
+        self.marker
+    }
+
+    /// What stands before the last byte, or 0.
+    pub fn intermediate(&self) -> u8 {
+        self.intermediate
+    }
+
+    /// The title that has ended.
+    pub fn title(&self) -> &[u8] {
+        &self.title[..usize::from(self.title_length)]
+    }
+}
+
+/// What the end of a string means.
+fn finished(state: State) -> Option<Found> {
+    match state {
+        State::Title => Some(Found::Title),
+        State::LinkAddress => Some(Found::Link(false)),
+        _ => None,
+    }
+}

@@ -4,6 +4,7 @@
 mod backlog;
 pub mod modes;
 mod queries;
+pub mod trail;
 
 pub use backlog::{Backlog, is_free};
 pub use queries::Queries;

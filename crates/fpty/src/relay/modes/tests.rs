@@ -33,9 +33,8 @@ fn what_an_editor_turns_on_is_turned_off() {
     let undone = told(|out| of(on.as_bytes()).undo(out));
     let mut modes = of(on.as_bytes());
     modes.follow(undone.as_bytes());
-    let mut fresh = Modes::default();
-    fresh.saved = modes.saved;
-    fresh.parser = modes.parser.clone();
+    let (saved, parser) = (modes.saved, modes.parser.clone());
+    let fresh = Modes { saved, parser, ..Modes::default() };
     assert_eq!(modes, fresh, "{undone:?}");
     assert!(undone.ends_with("\x1b[?1049l"), "{undone:?}");
     assert!(!undone.contains("7h") && !undone.contains("?5l"), "{undone:?}");

@@ -19,6 +19,9 @@ mod escape;
 pub mod hearing;
 mod obeying;
 mod outcome;
+#[cfg(feature = "paint")]
+#[allow(dead_code)]
+mod painting;
 mod session;
 mod stopping;
 mod takeover;

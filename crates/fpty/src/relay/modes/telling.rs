@@ -1,6 +1,7 @@
 //! What makes a terminal's modes these, and what undoes them: nothing is said
 //! of modes that are as they always were.
 
+use super::parser::State;
 use super::rendition::{Rendition, write};
 use super::{
     AT_FIRST, CURSOR_KEYS, Charsets, KEYPAD, MARGINS, Modes, ORIGIN, PRIVATE, Region, bit,
@@ -92,6 +93,56 @@ impl Modes {
         }
         for flags in &keyboard.flags[..usize::from(keyboard.depth)] {
             write(out, format_args!("\x1b[>{flags}u"));
+        }
+    }
+
+    /// Appends the beginning of the sequence that the output ends within, if
+    /// it does: what comes next is taken for its rest. Strings that do more
+    /// than name things begin as others that mean nothing.
+    pub fn begin_again(&self, out: &mut Vec<u8>) {
+        let parser = &self.parser;
+        match parser.state {
+            State::Ground => {}
+            State::Escape | State::Csi => {
+                out.push(0x1b);
+                if parser.state == State::Csi {
+                    out.push(b'[');
+                    out.extend((parser.marker != 0).then_some(parser.marker));
+                    let (parameters, joined) = parser.parameters();
+                    for (at, parameter) in parameters.iter().take(parser.written()).enumerate() {
+                        match (at, joined >> at & 1) {
+                            (0, _) => {}
+                            (_, 0) => out.push(b';'),
+                            (_, _) => out.push(b':'),
+                        }
+                        // Digits may follow.
+                        if *parameter != 0 {
+                            write(out, format_args!("{parameter}"));
+                        }
+                    }
+                }
+                match parser.intermediate {
+                    0 => {}
+                    0x20..=0x2f => out.push(parser.intermediate),
+                    // Two that mean nothing together.
+                    _ => out.extend_from_slice(b"##"),
+                }
+            }
+            State::CsiIgnored => out.extend_from_slice(b"\x1b[1<"),
+            State::OscNumber => match parser.written() {
+                0 => out.extend_from_slice(b"\x1b]"),
+                // One digit of two, maybe.
+                _ => write(out, format_args!("\x1b]{}", parser.parameters[0])),
+            },
+            State::Title => {
+                out.extend_from_slice(b"\x1b]2;");
+                let title = String::from_utf8_lossy(parser.title());
+                out.extend(title.chars().filter(|c| !c.is_control()).collect::<String>().bytes());
+            }
+            State::LinkParameters => out.extend_from_slice(b"\x1b]8;"),
+            State::LinkAddress => out.extend_from_slice(b"\x1b]8;;"),
+            State::Osc => out.extend_from_slice(b"\x1b]7777;"),
+            State::String => out.extend_from_slice(b"\x1b^"),
         }
     }
 

@@ -6,11 +6,13 @@
 //! | `packet.rs` | what each end can say, by number |
 //! | `codec.rs` | packets from and to bytes, in any fragmentation |
 //! | `message.rs` | payloads of the router |
+//! | `request.rs` | what a client asks for beside a terminal |
 //! | `variables.rs` | payloads of the client: its environment, what it can do |
 
 mod codec;
 mod message;
 mod packet;
+pub mod request;
 pub mod variables;
 
 pub use codec::{
@@ -19,8 +21,8 @@ pub use codec::{
 };
 pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, printable};
 pub use packet::{
-    Answer, END_OF_STREAM, ENDED, GO, HEADER, HELLO, INPUT, NOTICE, OFFER, PING, PONG, Packet,
-    TAKEN, VARIABLES, VERSION,
+    Answer, DETACH, END_OF_STREAM, ENDED, ERROR_OUTPUT, GO, HEADER, HELLO, INPUT, NOTICE, OFFER,
+    PING, PONG, Packet, REQUEST, TAKEN, VARIABLES, VERSION, WINDOW,
 };
 
 /// What a socket of the router speaks.

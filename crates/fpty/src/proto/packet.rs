@@ -28,12 +28,18 @@ pub const HELLO: u8 = 102;
 pub const VARIABLES: u8 = 103;
 /// From the client: the input has ended. From the router: the output has.
 pub const END_OF_STREAM: u8 = 104;
+/// From the client: a request, see [`super::request`].
+pub const REQUEST: u8 = 105;
+/// Of a relayed stream so many bytes were taken.
+pub const WINDOW: u8 = 106;
 /// Are you there?
 pub const PING: u8 = 107;
 /// The answer to a ping has the same number.
 pub const PONG: u8 = PING;
 /// From the client: the descriptors that were offered have arrived.
 pub const TAKEN: u8 = 108;
+/// From the client: the session is to go on without it.
+pub const DETACH: u8 = 109;
 /// From the router: how the session ended; see [`super::Ended`].
 pub const ENDED: u8 = 110;
 /// From the router: one line of text for the person.

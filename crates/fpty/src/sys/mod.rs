@@ -16,6 +16,7 @@ pub mod processors;
 pub mod pty;
 #[cfg(feature = "server")]
 pub mod reader;
+pub mod ring;
 pub mod sessions;
 pub mod shared;
 pub mod signal;

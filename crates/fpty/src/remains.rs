@@ -1,0 +1,167 @@
+//! What a session leaves to whoever comes back to it: the last output of its
+//! terminal, with the modes and sizes that it was in. It goes from one reader
+//! of the terminal to the next, as a descriptor.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::error::{Context, Error, Result};
+use crate::relay::modes::Modes;
+use crate::relay::trail::{AREA, Past, Trail};
+use crate::sys::Size;
+use crate::sys::ring::Ring;
+
+/// More output than any terminal has: who says so is none of ours.
+const MOST: u64 = 1 << 60;
+
+/// The size that is taken where none is noted.
+const USUAL: (u16, u16) = (24, 80);
+
+/// Remains that are written.
+#[derive(Debug)]
+pub struct Remains {
+    ring: Ring,
+    trail: Trail,
+}
+
+impl Remains {
+    /// Of a terminal that has said nothing yet.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new(capacity: usize, size: Size) -> Result<Self> {
+        let ring = Ring::new(capacity).context("cannot keep output")?;
+        let size = (size.rows, size.cols);
+        let trail = Trail::new(ring.capacity(), size, |at, note| ring.note(at, note));
+        Ok(Self { ring, trail })
+    }
+
+    /// Goes on with what somebody else has written.
+    ///
+    /// # Errors
+    /// It is not what it should be.
+    pub fn go_on(file: OwnedFd) -> Result<Self> {
+        let ring = Ring::received(file, true).context("cannot use kept output")?;
+        let total = ring.total();
+        if total > MOST {
+            return Err(Error::new("cannot use kept output: it is none"));
+        }
+        let read = |from, to| ring.read(from, to);
+        let trail = Trail::resume(&ring.notes(), ring.capacity(), total, USUAL, read);
+        Ok(Self { ring, trail })
+    }
+
+    /// Somebody else has written meanwhile: goes on after that.
+    ///
+    /// # Errors
+    /// As of [`Remains::go_on`].
+    pub fn catch_up(&mut self) -> Result<()> {
+        let file = self.ring.as_fd().try_clone_to_owned().context("cannot use kept output")?;
+        *self = Self::go_on(file)?;
+        Ok(())
+    }
+
+    /// Keeps output that was read.
+    #[inline]
+    pub fn keep(&mut self, output: &[u8]) {
+        let Self { ring, trail } = self;
+        ring.write(trail.total(), output);
+        trail.follow(output, |at, note| ring.note(at, note));
+        ring.count(trail.total());
+    }
+
+    /// The terminal has this size from here on.
+    pub fn resized(&mut self, size: Size) {
+        let ring = &self.ring;
+        self.trail.resized((size.rows, size.cols), |at, note| ring.note(at, note));
+    }
+
+    /// The modes in force.
+    pub fn modes(&self) -> &Modes {
+        self.trail.modes()
+    }
+
+    /// Whether the program has asked what terminal this is; see
+    /// [`Modes::take_asked`].
+    pub fn take_asked(&mut self) -> bool {
+        self.trail.take_asked()
+    }
+}
+
+impl AsFd for Remains {
+    /// To be passed on.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+/// Remains that are only looked at.
+#[derive(Debug)]
+pub struct Seen(Ring);
+
+impl Seen {
+    /// Of a descriptor that came.
+    ///
+    /// # Errors
+    /// It is not what it should be.
+    pub fn received(file: OwnedFd) -> Result<Self> {
+        Ring::received(file, false).context("cannot use kept output").map(Self)
+    }
+
+    /// What was in force at the first place that is known, and the output from
+    /// there to the last, or to this one; `None`: nothing is known.
+    pub fn output(&self, until: Option<u64>) -> Option<(Past, Vec<u8>)> {
+        let now = self.0.total().min(MOST);
+        let total = now.min(until.unwrap_or(MOST));
+        // What was written since has taken the oldest away.
+        let lost = usize::try_from(now - total).ok()?;
+        let kept = self.0.capacity().checked_sub(lost)?;
+        let past = Past::oldest(&self.0.notes::<AREA>(), kept, total)?;
+        let output = self.0.read(past.from, total);
+        Some((past, output))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_goes_on_where_the_other_was_killed() {
+        let size = Size { rows: 24, cols: 80 };
+        let mut one = Remains::new(8192, size).unwrap();
+        let line = b"a line with \x1b[31mcolours\x1b[m\r\n";
+        for _ in 0..1000 {
+            one.keep(line);
+        }
+        one.keep(b"\x1b[?2004h\x1b[3");
+        let file = one.as_fd().try_clone_to_owned().unwrap();
+        drop(one);
+        let mut two = Remains::go_on(file.try_clone().unwrap()).unwrap();
+        assert!(two.modes().is_in_a_sequence());
+        two.resized(Size { rows: 50, cols: 90 });
+        two.keep(b"2mgreen\x1b[c");
+        assert!(!two.modes().is_in_a_sequence() && two.take_asked());
+        let (past, output) = Seen::received(file).unwrap().output(None).unwrap();
+        assert!(output.ends_with(b"\x1b[32mgreen\x1b[c"));
+        assert!((7000..=8192).contains(&output.len()), "{}", output.len());
+        assert_eq!(past.size, (24, 80));
+    }
+
+    #[test]
+    fn nonsense_is_refused_or_bounded() {
+        let mut one = Remains::new(8192, Size { rows: 24, cols: 80 }).unwrap();
+        one.keep(b"x");
+        let file = || one.as_fd().try_clone_to_owned().unwrap();
+        one.ring.count(u64::MAX);
+        assert!(Remains::go_on(file()).is_err());
+        let seen = Seen::received(file()).unwrap().output(None);
+        assert!(seen.is_none());
+        one.ring.count(1 << 59);
+        for at in 0..AREA {
+            one.ring.note(at, &[at as u8 ^ 0x5a]);
+        }
+        let mut two = Remains::go_on(file()).unwrap();
+        two.keep(&[b'y'; 100_000]);
+        assert_eq!(two.ring.total(), (1 << 59) + 100_000);
+    }
+}

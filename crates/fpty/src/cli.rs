@@ -1,6 +1,9 @@
 //! The command's arguments. The man page and the completions are made from
 //! this definition, too (crates/fpty-documents).
 
+#[path = "cli/which.rs"]
+mod which;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
@@ -8,6 +11,7 @@ use clap::{Parser, ValueHint};
 use fpty::client::Client;
 use fpty::proto::Protocol;
 use fpty::proto::variables::is_environment_name;
+use which::WhichArguments;
 
 /// Attach to a terminal inside of a uWSGI instance, jail or container
 #[derive(Debug, Parser)]
@@ -24,6 +28,10 @@ pub struct Arguments {
     /// Its socket: a path, @NAME, HOST:PORT, :PORT
     #[arg(env = "FPTY_ADDRESS", hide_env_values = true, value_hint = ValueHint::AnyPath)]
     pub address: Option<OsString>,
+
+    /// Run this: one word is a command line, several a program
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::Other)]
+    pub command: Vec<OsString>,
 
     /// Speak raw mode, not uwsgi mode
     #[arg(short, long)]
@@ -42,6 +50,10 @@ pub struct Arguments {
     /// Ctrl-C, Ctrl-\ and Ctrl-Z raise no signals here
     #[arg(long)]
     pub no_isig: bool,
+
+    /// Which session.
+    #[command(flatten)]
+    pub which: WhichArguments,
 
     /// Say only what went wrong
     #[arg(short, long)]
@@ -63,7 +75,7 @@ pub struct Variable(OsString, Option<OsString>);
 fn escape(typed: &str) -> Result<Escape, String> {
     match typed.as_bytes() {
         b"none" => Ok(Escape(None)),
-        b"." | b"?" => Err(String::from("it means something after the escape character")),
+        b"." | b"?" | b"d" => Err(String::from("it means something after the escape character")),
         [character] if character.is_ascii_graphic() => Ok(Escape(Some(*character))),
         _ => Err(String::from("neither one character nor none")),
     }
@@ -111,6 +123,15 @@ impl Arguments {
             let line = "fpty: no address: give a server's socket, or set FPTY_ADDRESS\n";
             (String::from(line), 2)
         })?;
+        let usual = std::env::var_os("FPTY_ADDRESS").filter(is_given);
+        let mut command = self.command;
+        let (which, address) = self
+            .which
+            .resolve(address, &mut command, usual)
+            .map_err(|why| (format!("fpty: {why} (fpty --help says what there is)\n"), 2))?;
+        if !command.is_empty() {
+            return Err((String::from("fpty: one address is enough\n"), 2));
+        }
         let set = |Variable(name, value)| Some((name, value?));
         Ok(Client {
             name: "fpty:",
@@ -120,6 +141,9 @@ impl Arguments {
             escape: self.escape.0,
             quiet: self.quiet,
             status_json: self.status_json,
+            which,
+            steal: self.which.steal,
+            read_only: self.which.read_only,
             environment: self.environment.into_iter().filter_map(set).collect(),
             heeds: &[],
         })
@@ -135,7 +159,7 @@ mod tests {
     fn the_definition_is_sound_and_its_help_fits_a_screen() {
         Arguments::command().debug_assert();
         let help = Arguments::command().term_width(80).render_help().to_string();
-        assert!(help.lines().count() < 24, "{help}");
+        assert!(help.lines().count() < 40, "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 80), "{help}");
     }
 
@@ -148,7 +172,8 @@ mod tests {
             ["fpty", "-E", "1A=x"],
             ["fpty", "-E", "=x"],
             ["fpty", "--bogus", "x"],
-            ["fpty", "one", "two"],
+            ["fpty", "-n", "a b"],
+            ["fpty", "--read-only", "x"],
         ] {
             assert!(Arguments::try_parse_from(arguments).is_err(), "{arguments:?}");
         }

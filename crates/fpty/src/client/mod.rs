@@ -13,14 +13,16 @@
 //! | `hearing.rs` | what the server says, in whatever mode it speaks |
 //! | `obeying.rs` | what the server says is done |
 //! | `takeover.rs` | the terminal itself, where the server hands it over |
+//! | `coming.rs` | a session that can be left and found again |
+//! | `painting.rs` | its screen, as it was |
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
+mod coming;
 mod escape;
 pub mod hearing;
 mod obeying;
 mod outcome;
 #[cfg(feature = "paint")]
-#[allow(dead_code)]
 mod painting;
 mod session;
 mod stopping;
@@ -35,6 +37,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::error::{Context, Result};
+use crate::proto::request::Verb;
 use crate::proto::{self, Protocol};
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::connect;
@@ -69,9 +72,30 @@ pub struct Client {
     pub status_json: bool,
     /// More variables for the program's environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// Which session it is to be.
+    pub which: Which,
+    /// Whoever else is attached has to go.
+    pub steal: bool,
+    /// Only watches: nothing that is typed is for the program.
+    pub read_only: bool,
     /// Signals that are ignored at the start by somebody else's doing, and
     /// count all the same.
     pub heeds: &'static [Signal],
+}
+
+/// Which session it is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// A new one.
+    #[default]
+    New,
+    /// A new one that has a name.
+    Named(String),
+    /// One that was left: its id, the beginning of that, or its name; empty:
+    /// the one that was left last.
+    Left(String),
+    /// The one of that name, or a new one.
+    Either(String),
 }
 
 /// Signals that we take by reading them.
@@ -131,7 +155,7 @@ fn attach(config: &Client) -> Result<End> {
 }
 
 /// The packets with our environment, and the word that this was all.
-fn introduction(config: &Client, can_take: bool) -> Vec<u8> {
+fn introduction(config: &Client, can_take: bool, is_there: bool) -> Vec<u8> {
     let ours = std::env::vars_os().filter(|(name, _)| {
         let name = name.as_encoded_bytes();
         ENVIRONMENT.iter().any(|pattern| match pattern.strip_suffix('*') {
@@ -146,7 +170,11 @@ fn introduction(config: &Client, can_take: bool) -> Vec<u8> {
     if can_take {
         pairs.push((proto::variables::CAN_TAKE.to_vec(), b"1".to_vec()));
     }
+    coming::introduce(config, can_take && is_there, &mut pairs);
     let mut packets = Vec::new();
+    if let Which::Left(name) | Which::Either(name) = &config.which {
+        proto::request::encode(Verb::Attach, name.as_bytes(), &mut packets);
+    }
     let pairs = pairs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     proto::variables::encode(pairs, &mut packets);
     packets.extend(proto::encode_bare(proto::VARIABLES, 0));

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use super::hearing::Said;
-use super::introduction;
 use super::outcome::End;
 use super::session::{PING, Session};
 use super::takeover::Takeover;
 use super::typing::Input;
+use super::{Which, introduction};
 use crate::error::Result;
-use crate::proto;
+use crate::proto::{self, Ending};
 use crate::sys::Read;
 use crate::sys::socket::Transport;
 use crate::sys::stdio;
@@ -62,6 +62,7 @@ impl Session<'_> {
             if !self.hearing.is_extended() && self.first_bytes.len() < 1024 {
                 self.first_bytes.extend(output.iter().take(1024));
             }
+            self.coming.heard(&output);
             self.show(&output);
             let Some(said) = said else {
                 break;
@@ -73,6 +74,10 @@ impl Session<'_> {
         }
         self.shown = output;
         if !self.hearing.is_undecided() && self.held_until.take().is_some() {
+            if self.config.which != Which::New && !self.hearing.is_extended() {
+                let why = "this server has no sessions that can be left";
+                return Some(End::NotAttached(why.to_owned()));
+            }
             self.release_input();
         }
         let unasked = !self.arrived.descriptors.is_empty() || self.arrived.truncated;
@@ -86,7 +91,8 @@ impl Session<'_> {
         match said {
             Said::Agreed => {
                 let can_take = self.transport == Transport::Unix;
-                self.to_server.push(&introduction(self.config, can_take));
+                let is_there = self.terminal.is_some();
+                self.to_server.push(&introduction(self.config, can_take, is_there));
                 if self.transport == Transport::Tcp {
                     self.next_ping = Some(Instant::now() + PING);
                 }
@@ -100,23 +106,30 @@ impl Session<'_> {
                     }
                 }
             }
-            Said::Notice(text) => self.notice(&text),
+            Said::Notice(text) => {
+                self.notice(&text);
+                self.coming.stays();
+            }
             Said::Offer(names) => {
-                self.takeover.offered(&names, std::mem::take(&mut self.arrived))?;
+                let arrived = std::mem::take(&mut self.arrived);
+                self.coming.offered(self.takeover.offered(&names, arrived)?);
                 self.send_packet(&proto::encode_bare(proto::TAKEN, 0));
             }
-            Said::Go => {
+            Said::Go(before) => {
                 self.takeover.go()?;
+                self.come(before);
                 self.release_input();
                 // It may have changed on the way.
-                self.size_changed();
+                if !self.coming.is_smaller() {
+                    self.size_changed();
+                }
             }
         }
         Ok(())
     }
 
     /// Says something beside the output, on a line of its own.
-    fn notice(&self, text: &str) {
+    pub(super) fn notice(&self, text: &str) {
         let name = self.config.name;
         match self.terminal {
             Some(_) => stdio::say(&format!("\r\n{name} {text}\r")),
@@ -129,6 +142,7 @@ impl Session<'_> {
         let mut buffer = std::mem::take(&mut self.buffer);
         if let Some(ours) = self.takeover.ours_mut() {
             let count = ours.read(&mut buffer);
+            self.coming.read(&buffer[..count]);
             self.show(&buffer[..count]);
         }
         self.buffer = buffer;
@@ -142,6 +156,10 @@ impl Session<'_> {
         let server_ended = self.server_ended;
         match (&self.ended, self.takeover.ours_mut()) {
             (Some(ended), None) => Some(End::Told(ended.clone())),
+            // Somebody else reads what it says now.
+            (Some(ended), Some(_)) if ended.ending == Ending::Detached => {
+                Some(End::Told(ended.clone()))
+            }
             (Some(ended), Some(ours)) => {
                 let ended = ended.clone();
                 ours.is_drained().then_some(End::Told(ended))

@@ -17,6 +17,18 @@ pub const PREFIX: &[u8] = b"fpty.";
 /// The client can take descriptors over (value 1).
 pub const CAN_TAKE: &[u8] = b"fpty.take";
 
+/// The client can leave its session and come back to it (value 1).
+pub const CAN_LEAVE: &[u8] = b"fpty.detach";
+/// The name that the session is to have.
+pub const SESSION_NAME: &[u8] = b"fpty.name";
+/// Where a session of that name is left, it is attached to; where none is, it
+/// is begun (value 1).
+pub const BEGIN: &[u8] = b"fpty.begin";
+/// Whoever else is attached has to go (value 1).
+pub const STEAL: &[u8] = b"fpty.steal";
+/// The client only watches (value 1).
+pub const READ_ONLY: &[u8] = b"fpty.readonly";
+
 /// Appends packets with these pairs, each in one packet. What is too long for
 /// one is left out.
 pub fn encode<'a>(pairs: impl IntoIterator<Item = (&'a [u8], &'a [u8])>, packets: &mut Vec<u8>) {

@@ -176,6 +176,11 @@ impl Master {
         ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSWINSZ, &size) })
     }
 
+    /// Its size (ioctl(2) TIOCGWINSZ).
+    pub fn size(&self) -> Option<Size> {
+        window(self.0.as_raw_fd())
+    }
+
     /// Sends SIGINT, SIGQUIT or SIGTSTP to the foreground process group, as
     /// the terminal itself does for its special characters: the kernel finds
     /// the group and asks for no permission.
@@ -351,11 +356,12 @@ impl AsFd for Slave {
 /// standard output (ioctl(2) TIOCGWINSZ); `None` where neither is one or it
 /// does not know its size.
 pub fn size_of_ours() -> Option<Size> {
-    [0, 1].into_iter().find_map(|fd| {
-        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCGWINSZ writes one winsize.
-        ioctl(unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &mut size) }).ok()?;
-        (size.ws_row > 0 && size.ws_col > 0)
-            .then_some(Size { rows: size.ws_row, cols: size.ws_col })
-    })
+    [0, 1].into_iter().find_map(window)
+}
+
+fn window(terminal: libc::c_int) -> Option<Size> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize.
+    ioctl(unsafe { libc::ioctl(terminal, libc::TIOCGWINSZ, &mut size) }).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some(Size { rows: size.ws_row, cols: size.ws_col })
 }

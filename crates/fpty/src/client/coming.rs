@@ -1,0 +1,291 @@
+//! A session that can be left and found again: what is kept of it for whoever
+//! comes, how it is left, and what is shown to who comes back.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use super::outcome::End;
+use super::session::Session;
+use super::waiting::until_writable;
+use super::{Client, Which};
+#[cfg(feature = "paint")]
+use crate::error::Context;
+use crate::proto::{self, Ended, Ending, Protocol, variables};
+use crate::relay::modes::Modes;
+use crate::remains::Remains;
+#[cfg(feature = "paint")]
+use crate::remains::Seen;
+use crate::sys::socket::Transport;
+use crate::sys::{Size, pty};
+
+/// How long a server may take to let a session go on alone.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a terminal is a little smaller, so that its program draws it anew.
+const SMALLER: Duration = Duration::from_millis(60);
+
+/// How long a server, or our terminal, may take the last that is said to it.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
+/// What is known of a session that can be left.
+#[derive(Default)]
+pub struct Coming {
+    kept: Kept,
+    /// A ring that was offered; others write it until the word to go on.
+    offered: Option<OwnedFd>,
+    /// The server was asked to let the session go on alone: until then it may
+    /// answer.
+    leaving: Option<Instant>,
+    /// The terminal is smaller than it should be until then.
+    smaller: Option<Instant>,
+}
+
+/// What is kept of the output.
+#[derive(Default)]
+enum Kept {
+    /// Nothing: the session ends with us.
+    #[default]
+    Nothing,
+    /// The output, since we read the terminal.
+    Output(Box<Remains>),
+    /// The modes, since the server keeps the output.
+    Modes(Box<Modes>),
+}
+
+impl Coming {
+    /// A ring came with an offer.
+    pub fn offered(&mut self, ring: Option<OwnedFd>) {
+        self.offered = ring;
+    }
+
+    /// Output that was read from the terminal.
+    #[inline]
+    pub fn read(&mut self, output: &[u8]) {
+        if let Kept::Output(remains) = &mut self.kept {
+            remains.keep(output);
+        }
+    }
+
+    /// Output that the server relays.
+    #[inline]
+    pub fn heard(&mut self, output: &[u8]) {
+        if let Kept::Modes(modes) = &mut self.kept {
+            modes.follow(output);
+        }
+    }
+
+    /// Whether the terminal is smaller than it should be, for a moment.
+    pub fn is_smaller(&self) -> bool {
+        self.smaller.is_some()
+    }
+
+    /// The terminal has this size from here on.
+    pub fn resized(&mut self, size: Size) {
+        self.smaller = None;
+        match &mut self.kept {
+            Kept::Nothing => {}
+            Kept::Output(remains) => remains.resized(size),
+            Kept::Modes(modes) => modes.resized(),
+        }
+    }
+
+    /// It goes on as it was: the server has said why.
+    pub fn stays(&mut self) {
+        self.leaving = None;
+    }
+
+    /// When something is due.
+    pub fn when(&self) -> Option<Instant> {
+        [self.leaving, self.smaller].into_iter().flatten().min()
+    }
+
+    /// What is on in our terminal.
+    fn modes(&self) -> Option<&Modes> {
+        match &self.kept {
+            Kept::Nothing => None,
+            Kept::Output(remains) => Some(remains.modes()),
+            Kept::Modes(modes) => Some(modes),
+        }
+    }
+}
+
+/// Adds what is said of this in the introduction; `can_leave`: there is a
+/// person at a terminal, and the server knows who we are.
+pub fn introduce(config: &Client, can_leave: bool, pairs: &mut Vec<(Vec<u8>, Vec<u8>)>) {
+    let mut say = |name: &[u8], value: &[u8]| pairs.push((name.to_vec(), value.to_vec()));
+    if can_leave || config.which != Which::New {
+        say(variables::CAN_LEAVE, b"1");
+    }
+    match &config.which {
+        Which::New | Which::Left(_) => {}
+        Which::Named(name) => say(variables::SESSION_NAME, name.as_bytes()),
+        Which::Either(name) => {
+            say(variables::SESSION_NAME, name.as_bytes());
+            say(variables::BEGIN, b"1");
+        }
+    }
+    if config.steal {
+        say(variables::STEAL, b"1");
+    }
+    if config.read_only {
+        say(variables::READ_ONLY, b"1");
+    }
+}
+
+impl Session<'_> {
+    /// The person wants to leave, and the session to go on.
+    pub(super) fn detach(&mut self) -> Option<End> {
+        if self.config.read_only {
+            // Who only watches leaves nothing.
+            return Some(End::Left);
+        }
+        let why_not = if self.config.protocol == Protocol::Raw {
+            Some("raw mode cannot say so")
+        } else if self.transport == Transport::Tcp {
+            Some("over TCP nobody knows whose session it would be")
+        } else if self.server_ended {
+            Some("the gateway is gone")
+        } else if self.holds_input() {
+            Some("the session has not begun yet")
+        } else if !self.hearing.is_extended() {
+            Some("the server is too old for it")
+        } else {
+            None
+        };
+        match why_not {
+            Some(why) => self.notice(&format!("cannot detach: {why}")),
+            None if self.coming.leaving.is_some() => {}
+            None => {
+                self.coming.leaving = Some(Instant::now() + PATIENCE);
+                self.send_packet(&proto::encode_bare(proto::DETACH, 0));
+            }
+        }
+        None
+    }
+
+    /// Whether the terminal is not ours to read any more.
+    pub(super) fn is_leaving(&self) -> bool {
+        let is_left = |ended: &Ended| ended.ending == Ending::Detached;
+        self.coming.leaving.is_some() || self.ended.as_ref().is_some_and(is_left)
+    }
+
+    /// The person leaves, and the session is to end.
+    pub(super) fn end_for_good(&mut self) {
+        if !self.hearing.is_extended() || self.server_ended || self.config.read_only {
+            return;
+        }
+        let mut packet = Vec::new();
+        proto::encode_packet(proto::DETACH, proto::FOR_GOOD, &mut packet);
+        self.to_server.push(&packet);
+        let (stream, peer) = (&self.stream, &mut self.peer);
+        let end = Instant::now() + LAST_WORD;
+        while !self.to_server.is_empty() && Instant::now() < end {
+            if !self.to_server.flush(|bytes| stream.write_to(bytes, peer).taken()) {
+                break;
+            }
+            until_writable(stream, end);
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn stay(&mut self, now: Instant) {
+        if self.coming.leaving.is_some_and(|until| now >= until) {
+            self.coming.leaving = None;
+            self.notice("cannot detach: the server does not answer");
+        }
+        if self.coming.smaller.is_some_and(|until| now >= until) {
+            self.coming.smaller = None;
+            self.size_changed();
+        }
+    }
+
+    /// The word to go on: from here on we know what is in the ring. `before`:
+    /// how much output there was, where the server goes on relaying it.
+    pub(super) fn come(&mut self, before: Option<u64>) {
+        let Some(ring) = self.coming.offered.take() else {
+            return;
+        };
+        let shown = match self.config.which {
+            Which::New | Which::Named(_) => None,
+            Which::Left(_) | Which::Either(_) => self.show_again(&ring, before),
+        };
+        let is_ours = self.takeover.ours().is_some();
+        self.coming.kept = match is_ours.then(|| Remains::go_on(ring)) {
+            Some(Ok(remains)) => Kept::Output(Box::new(remains)),
+            Some(Err(error)) => {
+                self.notice(&error.to_string());
+                Kept::Nothing
+            }
+            None => Kept::Modes(Box::new(shown.clone().unwrap_or_default())),
+        };
+        let Some(size) = pty::size_of_ours().filter(|_| !self.config.read_only) else {
+            return;
+        };
+        let had = self.takeover.ours().and_then(|ours| ours.size());
+        self.coming.resized(size);
+        let draws =
+            shown.is_some_and(|modes| modes.is_alternate() || had.is_none_or(|had| had == size));
+        if draws {
+            // A terminal of the size that it has had tells its program
+            // nothing, and a screen that is drawn as a whole is better drawn
+            // by who knows it: it is smaller for a moment.
+            let rows = if size.rows > 1 { size.rows - 1 } else { 2 };
+            self.set_size(Size { rows, ..size });
+            self.coming.smaller = Some(Instant::now() + SMALLER);
+        }
+    }
+
+    /// Shows what was on the screen; returns the modes that are in force then.
+    /// `None`: there was nothing.
+    #[cfg(feature = "paint")]
+    fn show_again(&mut self, ring: &OwnedFd, before: Option<u64>) -> Option<Modes> {
+        use super::painting::{Left, paint};
+        let copy = ring.try_clone().context("cannot use kept output");
+        let (past, output) = match copy.and_then(Seen::received) {
+            Ok(seen) => seen.output(before)?,
+            Err(error) => {
+                self.notice(&error.to_string());
+                return None;
+            }
+        };
+        if output.is_empty() && past.from == 0 {
+            return None;
+        }
+        let size = pty::size_of_ours();
+        let size = size.map_or(past.size, |size| (size.rows, size.cols));
+        let painted = paint(Left { past, output }, size);
+        self.show(&painted.bytes);
+        Some(painted.modes)
+    }
+
+    #[cfg(not(feature = "paint"))]
+    fn show_again(&mut self, _: &OwnedFd, _: Option<u64>) -> Option<Modes> {
+        None
+    }
+
+    /// Gives our terminal back as it was, where it is known what is on in it:
+    /// not after a program that has ended by itself, and had its last word.
+    pub(super) fn give_back(&mut self, end: &End) {
+        let own = matches!(end, End::Told(ended) if ended.ending == Ending::Exit);
+        let unseen = matches!(end, End::OutputClosed | End::OutputFailed(_));
+        let (Some(modes), false, true) =
+            (self.coming.modes(), own || unseen, self.terminal.is_some())
+        else {
+            return;
+        };
+        let mut bytes = Vec::new();
+        modes.undo(&mut bytes);
+        if !modes.is_alternate() {
+            bytes.extend_from_slice(b"\r\n");
+        }
+        let until = Instant::now() + LAST_WORD;
+        self.show(&bytes);
+        let (output, failure) = (&self.output, &self.failure);
+        while !self.to_output.is_empty() && Instant::now() < until {
+            if !self.to_output.flush(|bytes| output.write_noting(bytes, failure).taken()) {
+                break;
+            }
+            until_writable(output, until);
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! Sessions that are left and found again: the command on a terminal of its
 //! own, against a gateway of one session that the test itself is.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod gateway;
 mod person;
 

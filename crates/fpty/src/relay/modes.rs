@@ -219,8 +219,13 @@ impl Modes {
         title.chars().filter(|c| !c.is_control()).collect()
     }
 
+    #[inline]
     fn found(&mut self, found: Found) {
         match found {
+            Found::Csi(b'm') if self.parser.is_plain() => {
+                let (parameters, joined) = self.parser.parameters();
+                self.rendition.select(parameters, joined);
+            }
             Found::Csi(last) => self.control_sequence(last),
             Found::Escape(last) => self.escape(last),
             // SO, SI.
@@ -237,12 +242,11 @@ impl Modes {
     }
 
     fn control_sequence(&mut self, last: u8) {
-        let (parameters, joined) = self.parser.parameters();
+        let (parameters, _) = self.parser.parameters();
         let first = parameters[0];
         let low = |number: u16| u8::try_from(number).unwrap_or(0);
         let written = self.parser.written();
         match (self.parser.marker(), self.parser.intermediate(), last) {
-            (0, 0, b'm') => self.rendition.select(parameters, joined),
             (b'?', 0, b'h' | b'l' | b's' | b'r') => self.private_modes(last),
             (0, 0, b'h' | b'l') => {
                 let parameters = parameters.iter();

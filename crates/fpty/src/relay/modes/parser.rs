@@ -113,17 +113,55 @@ impl Parser {
     pub fn next(&mut self, bytes: &mut &[u8]) -> Option<Found> {
         loop {
             let skipped = match self.state {
-                State::Ground => memchr3(ESC, SHIFT_OUT, SHIFT_IN, bytes),
+                State::Ground => ground(bytes),
                 State::Osc => memchr3(ESC, BEL, CAN, bytes),
                 State::String => memchr2(ESC, CAN, bytes),
                 _ => Some(0),
             };
-            let (byte, rest) = bytes.get(skipped.unwrap_or(bytes.len())..)?.split_first()?;
+            *bytes = &bytes[skipped.unwrap_or(bytes.len())..];
+            if let (State::Ground, [ESC, b'[', rest @ ..]) = (self.state, *bytes) {
+                if let Some((last, length)) = self.whole_sequence(rest) {
+                    *bytes = &rest[length..];
+                    return Some(Found::Csi(last));
+                }
+            }
+            let (byte, rest) = bytes.split_first()?;
             *bytes = rest;
             if let Some(found) = self.byte(*byte) {
                 return Some(found);
             }
         }
+    }
+
+    /// Most sequences come whole, and have numbers in them only: takes such a
+    /// one at once, and says which it is and how long. `None`: it is another,
+    /// and nothing is taken.
+    #[inline]
+    fn whole_sequence(&mut self, bytes: &[u8]) -> Option<(u8, usize)> {
+        let begin = usize::from(bytes.first() == Some(&b'?'));
+        let (mut count, mut number, mut digits) = (0, 0u32, false);
+        for (at, byte) in bytes.iter().enumerate().skip(begin) {
+            match *byte {
+                digit @ b'0'..=b'9' => {
+                    number = (number * 10 + u32::from(digit - b'0')).min(u16::MAX.into());
+                    digits = true;
+                }
+                b';' if count < PARAMETERS - 1 => {
+                    // No more than u16::MAX.
+                    self.parameters[count] = number as u16;
+                    (count, number, digits) = (count + 1, 0, true);
+                }
+                last @ 0x40..=0x7e => {
+                    self.parameters[count] = number as u16;
+                    (self.marker, self.intermediate, self.joined) = (begin as u8 * b'?', 0, 0);
+                    // Less than PARAMETERS.
+                    self.count = (count + usize::from(digits)) as u8;
+                    return Some((last, at + 1));
+                }
+                _ => return None,
+            }
+        }
+        None
     }
 
     /// All that is left of it has no bearing: there is nothing under way.
@@ -252,6 +290,12 @@ impl Parser {
         self.count.into()
     }
 
+    /// Whether there is neither a mark nor anything before the last byte.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.marker == 0 && self.intermediate == 0
+    }
+
     /// The mark before the parameters, or 0.
     pub fn marker(&self) -> u8 {
         self.marker
@@ -266,6 +310,20 @@ impl Parser {
     pub fn title(&self) -> &[u8] {
         &self.title[..usize::from(self.title_length)]
     }
+}
+
+/// Bytes that are looked at one by one: where there is one sequence, the next
+/// is near.
+const NEAR: usize = 16;
+
+/// Where the next thing is that counts among characters.
+#[inline]
+fn ground(bytes: &[u8]) -> Option<usize> {
+    let counts = |byte: &u8| matches!(*byte, ESC | SHIFT_OUT | SHIFT_IN);
+    let (near, far) = bytes.split_at(bytes.len().min(NEAR));
+    near.iter()
+        .position(counts)
+        .or_else(|| memchr3(ESC, SHIFT_OUT, SHIFT_IN, far).map(|at| near.len() + at))
 }
 
 /// What the end of a string means.

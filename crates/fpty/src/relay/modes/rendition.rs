@@ -47,7 +47,16 @@ pub struct Rendition {
 impl Rendition {
     /// Takes the parameters of a `CSI m`; `joined` has a bit for each that
     /// follows a colon.
+    #[inline]
     pub fn select(&mut self, parameters: &[u16], joined: u32) {
+        if let ([0], 0) = (parameters, joined) {
+            *self = Self::default();
+            return;
+        }
+        self.select_all(parameters, joined);
+    }
+
+    fn select_all(&mut self, parameters: &[u16], joined: u32) {
         let mut at = 0;
         while at < parameters.len() {
             let mut end = at + 1;

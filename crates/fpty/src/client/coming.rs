@@ -5,16 +5,16 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use super::outcome::End;
+#[cfg(feature = "paint")]
+use super::painting::{Left, paint};
 use super::session::Session;
 use super::waiting::until_writable;
 use super::{Client, Which};
-#[cfg(feature = "paint")]
 use crate::error::Context;
 use crate::proto::{self, Ended, Ending, Protocol, variables};
 use crate::relay::modes::Modes;
-use crate::remains::Remains;
-#[cfg(feature = "paint")]
-use crate::remains::Seen;
+use crate::relay::trail::Past;
+use crate::remains::{Remains, Seen};
 use crate::sys::socket::Transport;
 use crate::sys::{Size, pty};
 
@@ -33,6 +33,8 @@ pub struct Coming {
     kept: Kept,
     /// A ring that was offered; others write it until the word to go on.
     offered: Option<OwnedFd>,
+    /// There was output before that: it is a new session, and was shown.
+    is_new: bool,
     /// The server was asked to let the session go on alone: until then it may
     /// answer.
     leaving: Option<Instant>,
@@ -69,8 +71,10 @@ impl Coming {
     /// Output that the server relays.
     #[inline]
     pub fn heard(&mut self, output: &[u8]) {
-        if let Kept::Modes(modes) = &mut self.kept {
-            modes.follow(output);
+        match &mut self.kept {
+            Kept::Modes(modes) => modes.follow(output),
+            Kept::Nothing => self.is_new |= !output.is_empty(),
+            Kept::Output(_) => {}
         }
     }
 
@@ -205,26 +209,35 @@ impl Session<'_> {
         let Some(ring) = self.coming.offered.take() else {
             return;
         };
-        let shown = match self.config.which {
-            Which::New | Which::Named(_) => None,
-            Which::Left(_) | Which::Either(_) => self.show_again(&ring, before),
-        };
+        let copy = ring.try_clone().context("cannot use kept output");
+        let seen = copy.and_then(Seen::received).map(|seen| seen.output(before));
+        let is_new = matches!(self.config.which, Which::New | Which::Named(_));
+        let (mut modes, mut shown) = (Modes::default(), false);
+        match seen {
+            Ok(Some((past, output))) if is_new || self.coming.is_new => {
+                modes = past.after(&output);
+            }
+            Ok(Some((past, output))) if !output.is_empty() || past.from > 0 => {
+                (modes, shown) = (self.show_again(past, output), true);
+            }
+            Ok(_) => {}
+            Err(error) => self.notice(&error.to_string()),
+        }
+        let draws_all = modes.is_alternate();
         let is_ours = self.takeover.ours().is_some();
         self.coming.kept = match is_ours.then(|| Remains::go_on(ring)) {
             Some(Ok(remains)) => Kept::Output(Box::new(remains)),
-            Some(Err(error)) => {
-                self.notice(&error.to_string());
-                Kept::Nothing
-            }
-            None => Kept::Modes(Box::new(shown.clone().unwrap_or_default())),
+            // It was said above.
+            Some(Err(_)) => Kept::Nothing,
+            None => Kept::Modes(Box::new(modes)),
         };
         let Some(size) = pty::size_of_ours().filter(|_| !self.config.read_only) else {
             return;
         };
         let had = self.takeover.ours().and_then(|ours| ours.size());
         self.coming.resized(size);
-        let draws =
-            shown.is_some_and(|modes| modes.is_alternate() || had.is_none_or(|had| had == size));
+        let is_same = had.is_none_or(|had| had == size);
+        let draws = shown && (draws_all || is_same);
         if draws {
             // A terminal of the size that it has had tells its program
             // nothing, and a screen that is drawn as a whole is better drawn
@@ -236,31 +249,17 @@ impl Session<'_> {
     }
 
     /// Shows what was on the screen; returns the modes that are in force then.
-    /// `None`: there was nothing.
     #[cfg(feature = "paint")]
-    fn show_again(&mut self, ring: &OwnedFd, before: Option<u64>) -> Option<Modes> {
-        use super::painting::{Left, paint};
-        let copy = ring.try_clone().context("cannot use kept output");
-        let (past, output) = match copy.and_then(Seen::received) {
-            Ok(seen) => seen.output(before)?,
-            Err(error) => {
-                self.notice(&error.to_string());
-                return None;
-            }
-        };
-        if output.is_empty() && past.from == 0 {
-            return None;
-        }
-        let size = pty::size_of_ours();
-        let size = size.map_or(past.size, |size| (size.rows, size.cols));
+    fn show_again(&mut self, past: Past, output: Vec<u8>) -> Modes {
+        let size = pty::size_of_ours().map_or(past.size, |size| (size.rows, size.cols));
         let painted = paint(Left { past, output }, size);
         self.show(&painted.bytes);
-        Some(painted.modes)
+        painted.modes
     }
 
     #[cfg(not(feature = "paint"))]
-    fn show_again(&mut self, _: &OwnedFd, _: Option<u64>) -> Option<Modes> {
-        None
+    fn show_again(&mut self, past: Past, output: Vec<u8>) -> Modes {
+        past.after(&output)
     }
 
     /// Gives our terminal back as it was, where it is known what is on in it:

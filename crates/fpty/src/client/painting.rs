@@ -43,9 +43,7 @@ pub struct Painted {
 pub fn paint(left: Left, size: Dimensions) -> Painted {
     let Left { mut past, output } = left;
     let output = output.as_slice();
-    let mut before = past.clone();
-    before.walk(past.from + output.len() as u64, output, |_, _| {});
-    let modes = before.modes;
+    let modes = past.clone().after(output);
     // A bug in an emulator, or somebody's trap for it, costs the picture.
     let screen =
         without_a_word(|| catch_unwind(AssertUnwindSafe(|| screen(&mut past, output, size))));

@@ -207,6 +207,14 @@ impl Past {
     }
 }
 
+impl Past {
+    /// The modes behind all this output.
+    pub fn after(mut self, output: &[u8]) -> Modes {
+        self.walk(self.from + output.len() as u64, output, |_, _| {});
+        self.modes
+    }
+}
+
 /// Numbers of the changes of size.
 fn numbers(area: &[u8; AREA]) -> impl Iterator<Item = u32> {
     let all = area[CHANGES_AT..].chunks_exact(CHANGE);

@@ -169,6 +169,50 @@ fn less() {
 }
 
 #[test]
+fn tmux_in_it() {
+    if is_there("tmux") {
+        let shell = format!("\"{SHELL}\"");
+        let options = [
+            "set status-right ''",
+            "set destroy-unattached on",
+            "setw automatic-rename off",
+            "rename-window w",
+            &format!("set default-command {shell}"),
+        ];
+        let options = options.join(" \\; ");
+        looks_the_same(
+            &ANY,
+            &format!("exec tmux -S $T -f /dev/null new-session {shell} \\; {options}"),
+            &[("", "$ "), ("seq 100\r", "100\n$ "), ("\x02%", "\u{2502}$ ")],
+            &[("echo o''ne\r", "\u{2502}one")],
+        );
+    }
+}
+
+#[test]
+fn a_curses_program() {
+    if is_there("python3") {
+        looks_the_same(
+            &ANY,
+            r#"exec python3 -c '
+import curses
+def main(screen):
+    curses.mousemask(-1)
+    curses.start_color()
+    curses.init_pair(1, curses.COLOR_RED, curses.COLOR_BLUE)
+    while True:
+        rows, cols = screen.getmaxyx()
+        screen.erase(); screen.box(); screen.addstr(rows // 2, 5, f"{rows} x {cols}", curses.color_pair(1) | curses.A_BOLD)
+        screen.refresh()
+        if screen.getch() == ord("q"): break
+curses.wrapper(main)'"#,
+            &[("", " x ")],
+            &[("x", " x ")],
+        );
+    }
+}
+
+#[test]
 fn wide_and_combining_characters() {
     let text = "e\u{301}a\u{302}\u{4e16}\u{754c}\u{ff21}";
     looks_the_same(
@@ -219,6 +263,20 @@ fn a_flood_that_nobody_reads() {
     let mut back = Person::attaches(&gateway, &[], (24, 80));
     back.sees("199999\n200000\nend\n");
     back.has_scrolled(1000);
+}
+
+#[test]
+fn left_while_it_floods() {
+    let command = "stty -echo; seq 100000 999999 & read x; echo e''nd; read x";
+    for relays in [false, true] {
+        let gateway = Gateway::new(command, relays);
+        let mut person = Person::begins(&gateway, &[], (24, 80));
+        person.sees_any();
+        person.send("~d");
+        assert_eq!(person.status(), 0);
+        person.sees("fpty: detached: k3x9q2aa");
+        gateway.wait_for("it goes on", |told| told.output.ends_with(b"999999\r\n"));
+    }
 }
 
 #[test]

@@ -13,6 +13,10 @@ use crate::sys::ring::Ring;
 /// More output than any terminal has: who says so is none of ours.
 const MOST: u64 = 1 << 60;
 
+/// How much output is written before it is counted. Who is killed in between
+/// has overwritten so much of the oldest that is still counted on.
+const PIECE: usize = 4096;
+
 /// The size that is taken where none is noted.
 const USUAL: (u16, u16) = (24, 80);
 
@@ -64,9 +68,11 @@ impl Remains {
     #[inline]
     pub fn keep(&mut self, output: &[u8]) {
         let Self { ring, trail } = self;
-        ring.write(trail.total(), output);
-        trail.follow(output, |at, note| ring.note(at, note));
-        ring.count(trail.total());
+        for piece in output.chunks(PIECE) {
+            ring.write(trail.total(), piece);
+            trail.follow(piece, |at, note| ring.note(at, note));
+            ring.count(trail.total());
+        }
     }
 
     /// The terminal has this size from here on.
@@ -114,7 +120,7 @@ impl Seen {
         let total = now.min(until.unwrap_or(MOST));
         // What was written since has taken the oldest away.
         let lost = usize::try_from(now - total).ok()?;
-        let kept = self.0.capacity().checked_sub(lost)?;
+        let kept = self.0.capacity().checked_sub(lost + PIECE)?;
         let past = Past::oldest(&self.0.notes::<AREA>(), kept, total)?;
         let output = self.0.read(past.from, total);
         Some((past, output))
@@ -128,7 +134,7 @@ mod tests {
     #[test]
     fn one_goes_on_where_the_other_was_killed() {
         let size = Size { rows: 24, cols: 80 };
-        let mut one = Remains::new(8192, size).unwrap();
+        let mut one = Remains::new(16_384, size).unwrap();
         let line = b"a line with \x1b[31mcolours\x1b[m\r\n";
         for _ in 0..1000 {
             one.keep(line);
@@ -143,13 +149,13 @@ mod tests {
         assert!(!two.modes().is_in_a_sequence() && two.take_asked());
         let (past, output) = Seen::received(file).unwrap().output(None).unwrap();
         assert!(output.ends_with(b"\x1b[32mgreen\x1b[c"));
-        assert!((7000..=8192).contains(&output.len()), "{}", output.len());
+        assert!((11_000..=12_288).contains(&output.len()), "{}", output.len());
         assert_eq!(past.size, (24, 80));
     }
 
     #[test]
     fn nonsense_is_refused_or_bounded() {
-        let mut one = Remains::new(8192, Size { rows: 24, cols: 80 }).unwrap();
+        let mut one = Remains::new(16_384, Size { rows: 24, cols: 80 }).unwrap();
         one.keep(b"x");
         let file = || one.as_fd().try_clone_to_owned().unwrap();
         one.ring.count(u64::MAX);

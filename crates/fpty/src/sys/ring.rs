@@ -22,7 +22,7 @@ const OUTPUT_AT: usize = 16 * 1024;
 pub const NOTES: usize = OUTPUT_AT - NOTES_AT;
 
 /// The smallest and the largest ring, in bytes of output.
-pub const SMALLEST: usize = 4 * 1024;
+pub const SMALLEST: usize = 16 * 1024;
 /// As above.
 pub const LARGEST: usize = 64 * 1024 * 1024;
 
@@ -221,9 +221,9 @@ mod tests {
     #[test]
     fn it_keeps_the_last() {
         let ring = Ring::new(SMALLEST).unwrap();
-        let all: Vec<u8> = (0..20_000u32).map(|n| n as u8).collect();
+        let all: Vec<u8> = (0..30_000u32).map(|n| n as u8).collect();
         let mut total = 0;
-        for length in [0, 1, 7, 4000, 95, 4096, 5000, 3] {
+        for length in [0, 1, 7, 4000, 95, 4096, 17_000, 3] {
             let output = &all[total as usize..total as usize + length];
             ring.write(total, output);
             total += length as u64;

@@ -18,7 +18,7 @@ const LINES: usize = 5000;
 
 /// How much output is taken at once, and how long that may take in all: some
 /// sequences of few bytes are much work.
-const PIECE: usize = 1024;
+const PIECE: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What was left: where the notes of its output begin, and the output from

@@ -180,7 +180,7 @@ fn a_trap_costs_the_picture_only() {
     let bomb = "\x1b[65535b".repeat(30_000);
     let start = Instant::now();
     let painted = paint(left(&[b"\x1b[?2004hx", bomb.as_bytes()], 1 << 20), SIZE);
-    assert!(start.elapsed() < PATIENCE * 3);
+    assert!(start.elapsed() < PATIENCE * 4);
     assert!(String::from_utf8_lossy(&painted.bytes).contains("\x1b[?2004h"));
 }
 

@@ -50,6 +50,11 @@ fn find(mode: u16) -> Option<u32> {
     PRIVATE.iter().position(|other| *other == mode).map(|at| 1 << at)
 }
 
+/// The bit of a colour, by the command that sets it: 4, 10 to 19.
+fn colour(command: u16) -> u16 {
+    1 << command.saturating_sub(9).min(10)
+}
+
 /// The deepest stack of keyboard flags that is followed.
 const KEYBOARDS: usize = 8;
 
@@ -151,6 +156,9 @@ pub struct Modes {
     other_keys: u8,
     /// A link is open.
     link: bool,
+    /// Colours that were set: a bit for the palette, and for each from the
+    /// command 10 on.
+    colours: u16,
     title: [u8; TITLE],
     title_length: u8,
     /// Somebody asked what terminal this is (DA1), and nobody has taken note.
@@ -175,6 +183,7 @@ impl Default for Modes {
             keyboards: [Keyboard::default(); 2],
             other_keys: 0,
             link: false,
+            colours: 0,
             title: [0; TITLE],
             title_length: 0,
             asked: false,
@@ -238,6 +247,8 @@ impl Modes {
                 self.title_length = title.len() as u8;
             }
             Found::Link(open) => self.link = open,
+            Found::Coloured(number) => self.colours |= colour(number),
+            Found::Discoloured(number) => self.colours &= !colour(number),
         }
     }
 
@@ -355,6 +366,7 @@ impl Modes {
                     // What names the session is not the terminal's state.
                     title: self.title,
                     title_length: self.title_length,
+                    colours: self.colours,
                     asked: self.asked,
                     ..Self::default()
                 };

@@ -60,6 +60,22 @@ fn a_tilde_ends_it_for_good() {
 }
 
 #[test]
+fn a_program_that_ended_while_nobody_was_there() {
+    for relays in [false, true] {
+        let gateway =
+            Gateway::new("stty -echo; echo last; read x; sleep 0.2; echo words; exit 7", relays);
+        let mut person = Person::begins(&gateway, &[], (24, 80));
+        person.sees("last");
+        person.send("\r~d");
+        assert_eq!(person.status(), 0);
+        gateway.wait_for("its end", |told| told.output.ends_with(b"words\r\n"));
+        let mut back = Person::attaches(&gateway, &[], (24, 80));
+        assert_eq!(back.status(), 7);
+        back.sees("last\nwords\n");
+    }
+}
+
+#[test]
 fn what_is_said_of_it() {
     let gateway = Gateway::of(SHELL);
     let mut person = Person::begins(&gateway, &["-n", "build-1"], (24, 80));

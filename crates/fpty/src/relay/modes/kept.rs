@@ -108,6 +108,7 @@ impl Modes {
         for flag in [self.insert, self.newline, self.link, self.asked] {
             to.byte(flag.into());
         }
+        to.short(self.colours);
         to.short(self.alternate);
         to.byte(self.cursor_shape);
         to.byte(self.other_keys);
@@ -130,7 +131,7 @@ impl Modes {
         to.bytes(&self.title);
         to.byte(self.title_length);
         let parser = &self.parser;
-        // There are ten.
+        // There are twelve.
         to.byte(STATES.iter().position(|state| *state == parser.state).unwrap_or(0) as u8);
         to.byte(parser.marker);
         to.byte(parser.intermediate);
@@ -154,6 +155,7 @@ impl Modes {
         let all = (1 << PRIVATE.len()) - 1;
         let (private, private_saved) = (from.word() & all, from.word() & all);
         let [insert, newline, link, asked] = [(); 4].map(|()| from.flag());
+        let colours = from.short() & 0x7ff;
         let alternate = Some(from.short()).filter(|mode| matches!(mode, 47 | 1047 | 1049));
         let cursor_shape = from.byte().min(6);
         let other_keys = from.byte();
@@ -190,6 +192,7 @@ impl Modes {
             keyboards,
             other_keys,
             link,
+            colours,
             title,
             title_length,
             asked,

@@ -37,6 +37,10 @@ pub enum State {
     LinkParameters,
     /// Where the address of a link begins, if there is one.
     LinkAddress,
+    /// The number of a colour of the palette.
+    ColourNumber,
+    /// Where a colour begins, or a question for one.
+    Colour,
     /// Text of another one.
     Osc,
     /// A string of another kind.
@@ -44,7 +48,7 @@ pub enum State {
 }
 
 /// By their number in a state that was kept.
-pub const STATES: [State; 10] = [
+pub const STATES: [State; 12] = [
     State::Ground,
     State::Escape,
     State::Csi,
@@ -53,6 +57,8 @@ pub const STATES: [State; 10] = [
     State::Title,
     State::LinkParameters,
     State::LinkAddress,
+    State::ColourNumber,
+    State::Colour,
     State::Osc,
     State::String,
 ];
@@ -72,6 +78,10 @@ pub enum Found {
     Title,
     /// A link begins, or one ends.
     Link(bool),
+    /// The colour of this number was set: that of the command that sets it.
+    Coloured(u16),
+    /// It is as it was before.
+    Discoloured(u16),
 }
 
 /// The parser.
@@ -173,8 +183,9 @@ impl Parser {
         match (self.state, byte) {
             (State::Ground, SHIFT_OUT | SHIFT_IN) => return Some(Found::Shift(byte)),
             (before, ESC) => {
+                let found = self.finished(before);
                 self.begin(State::Escape);
-                return finished(before);
+                return found;
             }
             (_, CAN | SUB) => self.state = State::Ground,
             (State::Escape | State::Csi | State::CsiIgnored, SHIFT_OUT | SHIFT_IN) => {
@@ -187,7 +198,7 @@ impl Parser {
             (State::CsiIgnored, _) => {}
             (before, BEL) => {
                 self.state = State::Ground;
-                return finished(before);
+                return self.finished(before);
             }
             // Other controls have no meaning within a string.
             (_, 0..0x20) => {}
@@ -197,8 +208,18 @@ impl Parser {
                 self.state = match (self.count, self.parameters[0]) {
                     (1, 0 | 2) => State::Title,
                     (1, 8) => State::LinkParameters,
+                    (1, 4) => State::ColourNumber,
+                    (1, 10..=19) => State::Colour,
                     _ => State::Osc,
                 };
+                return self.discoloured();
+            }
+            (State::ColourNumber, b';') => self.state = State::Colour,
+            (State::ColourNumber, _) => {}
+            (State::Colour, b'?' | b';') => self.state = State::Osc,
+            (State::Colour, _) => {
+                self.state = State::Osc;
+                return Some(Found::Coloured(self.parameters[0]));
             }
             (State::OscNumber, _) => self.state = State::Osc,
             (State::Title, _) => {
@@ -216,6 +237,22 @@ impl Parser {
             (State::Osc, _) => {}
         }
         None
+    }
+
+    /// What the end of a string means.
+    fn finished(&self, state: State) -> Option<Found> {
+        match state {
+            State::Title => Some(Found::Title),
+            State::LinkAddress => Some(Found::Link(false)),
+            State::OscNumber => self.discoloured(),
+            _ => None,
+        }
+    }
+
+    /// What the number of a command means, if it takes a colour back.
+    fn discoloured(&self) -> Option<Found> {
+        let is_one = self.count == 1 && matches!(self.parameters[0], 104 | 110..=119);
+        is_one.then(|| Found::Discoloured(self.parameters[0] - 100))
     }
 
     fn begin(&mut self, state: State) {
@@ -324,13 +361,4 @@ fn ground(bytes: &[u8]) -> Option<usize> {
     near.iter()
         .position(counts)
         .or_else(|| memchr3(ESC, SHIFT_OUT, SHIFT_IN, far).map(|at| near.len() + at))
-}
-
-/// What the end of a string means.
-fn finished(state: State) -> Option<Found> {
-    match state {
-        State::Title => Some(Found::Title),
-        State::LinkAddress => Some(Found::Link(false)),
-        _ => None,
-    }
 }

@@ -141,6 +141,10 @@ impl Modes {
             }
             State::LinkParameters => out.extend_from_slice(b"\x1b]8;"),
             State::LinkAddress => out.extend_from_slice(b"\x1b]8;;"),
+            State::ColourNumber => out.extend_from_slice(b"\x1b]4;"),
+            // Of the palette, which of it is not known any more.
+            State::Colour if parser.parameters[0] == 4 => out.extend_from_slice(b"\x1b]7777;"),
+            State::Colour => write(out, format_args!("\x1b]{};", parser.parameters[0])),
             State::Osc => out.extend_from_slice(b"\x1b]7777;"),
             State::String => out.extend_from_slice(b"\x1b^"),
         }
@@ -174,6 +178,10 @@ impl Modes {
         }
         if self.link {
             out.extend_from_slice(b"\x1b]8;;\x1b\\");
+        }
+        for at in (0..11).filter(|at| self.colours >> at & 1 == 1) {
+            let command = if at == 0 { 104 } else { 109 + at };
+            write(out, format_args!("\x1b]{command}\x1b\\"));
         }
         self.undo_keyboard(self.screen(), out);
         if self.other_keys != 0 {

@@ -68,6 +68,18 @@ fn titles_links_questions() {
 }
 
 #[test]
+fn colours_that_were_set_are_taken_back() {
+    let set =
+        "\x1b]11;#102030\x07\x1b]4;1;red\x1b\\\x1b]12;?\x07\x1b]4;2;?\x07\x1b]10;rgb:0/0/0\x07";
+    let mut modes = of(set.as_bytes());
+    assert_eq!(told(|out| modes.undo(out)), "\x1b]104\x1b\\\x1b]110\x1b\\\x1b]111\x1b\\");
+    modes.follow(b"\x1b]110\x07\x1b]104;1\x1b\\");
+    assert_eq!(told(|out| modes.undo(out)), "\x1b]111\x1b\\");
+    modes.follow(b"\x1b]111\x1b\\");
+    assert_eq!(told(|out| modes.undo(out)), "");
+}
+
+#[test]
 fn keyboards_have_a_stack_for_each_screen() {
     let mut modes = of(b"\x1b[>1u\x1b[?1049h\x1b[>3u\x1b[>5u\x1b[=2;2u");
     assert_eq!(told(|out| modes.restore_unpainted(out)), "\x1b[>3u\x1b[>7u");
@@ -135,6 +147,9 @@ fn sequence() -> impl Strategy<Value = Vec<u8>> {
             "\x1b[3;9s",
             "\x1b[?25$p",
             "\x1b]2;title; two\x1b\\",
+            "\x1b]11;#123\x07",
+            "\x1b]111\x07",
+            "\x1b]4;1;red\x1b\\",
             "\x1b]0;other\x07",
             "\x1b]2;\x07",
             "\x1bP+q544e\x1b\\",
@@ -170,6 +185,7 @@ fn comparable(mut modes: Modes) -> Modes {
     modes.saved = [Saved::default(); 2];
     modes.asked = false;
     modes.link = false;
+    modes.colours = 0;
     if modes.alternate != 0 {
         modes.alternate = 1049;
     }

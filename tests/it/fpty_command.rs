@@ -39,7 +39,7 @@ fn nonsense_is_one_line_and_status_2() {
 fn it_says_what_there_is() {
     let (status, help, _) = said(&["--help"]);
     assert_eq!(status, Some(0));
-    assert!(help.lines().count() < 24 && help.contains("--status-json"), "{help}");
+    assert!(help.lines().count() < 40 && help.contains("--status-json"), "{help}");
     let (status, version, _) = said(&["--version"]);
     assert_eq!((status, version), (Some(0), format!("fpty {}\n", env!("CARGO_PKG_VERSION"))));
 }

@@ -17,6 +17,9 @@ const MOST: u64 = 1 << 60;
 /// has overwritten so much of the oldest that is still counted on.
 const PIECE: usize = 4096;
 
+/// Where it is noted that a paste is under way (a byte).
+const PASTE_AT: usize = AREA;
+
 /// The size that is taken where none is noted.
 const USUAL: (u16, u16) = (24, 80);
 
@@ -73,6 +76,17 @@ impl Remains {
             trail.follow(piece, |at, note| ring.note(at, note));
             ring.count(trail.total());
         }
+    }
+
+    /// A paste has begun, or ended: whoever comes after a reader that was
+    /// killed within one ends it.
+    pub fn pastes(&mut self, pastes: bool) {
+        self.ring.note(PASTE_AT, &[pastes.into()]);
+    }
+
+    /// Whether a paste is under way.
+    pub fn is_in_a_paste(&self) -> bool {
+        self.ring.notes::<{ AREA + 1 }>()[PASTE_AT] == 1
     }
 
     /// The terminal has this size from here on.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::outcome::End;
 #[cfg(feature = "paint")]
 use super::painting::{Left, paint};
+use super::pastes::{self, Pastes};
 use super::session::Session;
 use super::waiting::until_writable;
 use super::{Client, Which};
@@ -40,6 +41,7 @@ pub struct Coming {
     leaving: Option<Instant>,
     /// The terminal is smaller than it should be until then.
     smaller: Option<Instant>,
+    pastes: Pastes,
 }
 
 /// What is kept of the output.
@@ -65,6 +67,15 @@ impl Coming {
     pub fn read(&mut self, output: &[u8]) {
         if let Kept::Output(remains) = &mut self.kept {
             remains.keep(output);
+        }
+    }
+
+    /// Input that is for the terminal.
+    pub fn typed(&mut self, input: &[u8]) {
+        if let Kept::Output(remains) = &mut self.kept {
+            if let Some(pastes) = self.pastes.follow(input) {
+                remains.pastes(pastes);
+            }
         }
     }
 
@@ -231,6 +242,15 @@ impl Session<'_> {
             Some(Err(_)) => Kept::Nothing,
             None => Kept::Modes(Box::new(modes)),
         };
+        if let Kept::Output(remains) = &mut self.coming.kept {
+            // Who had the terminal before was lost in the midst of a paste.
+            if remains.is_in_a_paste() {
+                remains.pastes(false);
+                if remains.modes().brackets_pastes() {
+                    self.to_terminal.push(pastes::END);
+                }
+            }
+        }
         let Some(size) = pty::size_of_ours().filter(|_| !self.config.read_only) else {
             return;
         };

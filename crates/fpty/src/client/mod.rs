@@ -14,6 +14,7 @@
 //! | `obeying.rs` | what the server says is done |
 //! | `takeover.rs` | the terminal itself, where the server hands it over |
 //! | `coming.rs` | a session that can be left and found again |
+//! | `pastes.rs` | pastes, which somebody else may have to end |
 //! | `painting.rs` | its screen, as it was |
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
@@ -24,6 +25,7 @@ mod obeying;
 mod outcome;
 #[cfg(feature = "paint")]
 mod painting;
+mod pastes;
 mod session;
 mod stopping;
 mod takeover;

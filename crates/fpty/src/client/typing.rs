@@ -139,6 +139,7 @@ impl Session<'_> {
             return;
         }
         if self.takeover.ours().is_some() {
+            self.coming.typed(bytes);
             return self.to_terminal.push(bytes);
         }
         match self.config.protocol {

@@ -34,6 +34,7 @@ const BLINKS: u32 = bit(12);
 const CURSOR: u32 = bit(25);
 const KEYPAD: u32 = bit(66);
 const MARGINS: u32 = bit(69);
+const PASTES: u32 = bit(2004);
 
 /// Those that are on in a terminal that nobody has told anything.
 const AT_FIRST: u32 = WRAPS | CURSOR;
@@ -209,6 +210,11 @@ impl Modes {
     /// Whether the alternate screen is shown.
     pub fn is_alternate(&self) -> bool {
         self.alternate != 0
+    }
+
+    /// Whether pastes are told from what is typed.
+    pub fn brackets_pastes(&self) -> bool {
+        self.private & PASTES != 0
     }
 
     /// Whether the output so far ends within a sequence.

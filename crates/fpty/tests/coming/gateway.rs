@@ -108,6 +108,69 @@ impl Gateway {
         Seen::received(ring).unwrap().output(None).unwrap().1
     }
 
+    /// Waits until the client has noted that a paste is under way.
+    #[track_caller]
+    pub fn sees_a_paste(&self) {
+        use std::os::unix::fs::FileExt;
+        let ring = self.ring.lock().unwrap().as_ref().unwrap().try_clone().unwrap();
+        let file = std::fs::File::from(ring);
+        let mut note = [0];
+        let end = Instant::now() + DEADLINE;
+        while note != [1] {
+            assert!(Instant::now() < end, "no paste is noted");
+            file.read_exact_at(&mut note, 64 + fpty::relay::trail::AREA as u64).unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Writes what a hostile client might have.
+    pub fn spoil(&self, seed: u64) {
+        use std::os::unix::fs::FileExt;
+        let ring = self.ring.lock().unwrap().as_ref().unwrap().try_clone().unwrap();
+        let file = std::fs::File::from(ring);
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let traps: [&[u8]; 6] = [
+            b"\x1b[c\x1b[6n",
+            b"\x1b]52;c;aGk=\x07",
+            b"\x1b[65535b",
+            b"\x1b[?1049h",
+            b"\x1bPq",
+            b"\xff\x9b",
+        ];
+        match seed % 4 {
+            // The count.
+            0 => file.write_all_at(&random().to_le_bytes(), 16).unwrap(),
+            // Everything behind the magic, as bytes without a sense.
+            1 => {
+                let noise: Vec<u8> = (0..200_000).map(|_| random() as u8).collect();
+                file.write_all_at(&noise, 16).unwrap();
+                file.write_all_at(&(random() % 500_000).to_le_bytes(), 16).unwrap();
+            }
+            // Here and there.
+            2 => {
+                for _ in 0..500 {
+                    file.write_all_at(&[random() as u8], 16 + random() % 30_000).unwrap();
+                }
+            }
+            // Output.
+            _ => {
+                let mut output = Vec::new();
+                while output.len() < 20_000 {
+                    output.extend_from_slice(traps[random() as usize % traps.len()]);
+                    output.push(random() as u8);
+                }
+                file.write_all_at(&output, 16 * 1024).unwrap();
+                file.write_all_at(&(output.len() as u64).to_le_bytes(), 16).unwrap();
+            }
+        }
+    }
+
     pub fn refuses(&self, why: &str) {
         self.orders.lock().unwrap().refuses = Some(why.to_owned());
     }

@@ -322,6 +322,62 @@ fn killed_while_it_floods_nothing_is_lost_or_comes_twice() {
 }
 
 #[test]
+fn killed_while_pasting() {
+    let gateway = Gateway::of(SHELL);
+    let mut person = Person::begins(&gateway, &[], (24, 80));
+    person.sees("$ ");
+    person.send("\x1b[200~echo pasted");
+    gateway.sees_a_paste();
+    person.settles();
+    drop(person);
+    gateway.wait_for("the client is lost", |told| !told.attached);
+    let mut back = Person::attaches(&gateway, &[], (24, 80));
+    back.sees("$ echo pasted");
+    back.send(" and typed\r");
+    back.sees("\npasted and typed\n$ ");
+}
+
+#[test]
+fn back_and_forth_in_many_sizes() {
+    let gateway = Gateway::of(SHELL);
+    let mut person = Person::begins(&gateway, &[], (24, 80));
+    person.sees("$ ");
+    for round in 0..30 {
+        drop(person);
+        gateway.wait_for("the client is lost", |told| !told.attached);
+        person = Person::attaches(&gateway, &[], (10 + round * 7 % 40, 40 + round * 11 % 90));
+        person.sees("$ ");
+        person.send(&format!("echo ro''und {round}\r"));
+        person.sees(&format!("\nround {round}\n$ "));
+    }
+    person.send("stty size\r");
+    person.sees(&format!("{} {}\n$ ", 10 + 29 * 7 % 40, 40 + 29 * 11 % 90));
+}
+
+#[test]
+fn a_ring_that_somebody_has_spoilt() {
+    for seed in 0..40 {
+        let gateway = Gateway::of(SHELL);
+        let mut person = Person::begins(&gateway, &[], (24, 80));
+        person.sees("$ ");
+        drop(person);
+        gateway.wait_for("the client is lost", |told| !told.attached);
+        gateway.spoil(seed);
+        let mut back = Person::attaches(&gateway, &[], (24, 80));
+        gateway.wait_for("the client has the terminal", |told| told.attached);
+        // Whatever there is on the screen.
+        back.send("\x15printf '\\033c'\recho he''re\r");
+        back.sees("here\n$ ");
+        let shown = back.shown();
+        for question in ["\x1b[c", "\x1b[6n", "]52;"] {
+            assert!(!shown.contains(question), "{seed} {question:?}: {shown:?}");
+        }
+        back.send("~d");
+        assert_eq!(back.status(), 0, "{seed}");
+    }
+}
+
+#[test]
 fn our_terminal_gets_back_what_is_on() {
     let gateway = Gateway::of(
         r"stty -echo; printf '\033[?1049h\033[?1000;1006h\033[?2004h\033[?1h\033=\033[?25l\033[3;9r\033[5 qhere'; read x",

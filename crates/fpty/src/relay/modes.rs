@@ -18,7 +18,7 @@ mod telling;
 
 pub use kept::SIZE;
 use parser::{Found, Parser, TITLE};
-use rendition::Rendition;
+use rendition::{Attributes, Rendition};
 
 /// Private modes (`CSI ? N h`) that are followed, by their bit; the alternate
 /// screen is not among them.
@@ -196,9 +196,18 @@ impl Modes {
     /// Follows output.
     #[inline]
     pub fn follow(&mut self, mut output: &[u8]) {
+        // Most attributes are reset before anybody wants to know them.
+        let mut attributes = Attributes::default();
         while let Some(found) = self.parser.next(&mut output) {
-            self.found(found);
+            match found {
+                Found::Rendition(numbers) => attributes.add(numbers, &mut self.rendition),
+                found => {
+                    attributes.settle(&mut self.rendition);
+                    self.found(found);
+                }
+            }
         }
+        attributes.settle(&mut self.rendition);
     }
 
     /// The terminal has another size: a region of the old one is none.
@@ -234,9 +243,9 @@ impl Modes {
         title.chars().filter(|c| !c.is_control()).collect()
     }
 
-    #[inline]
-    fn found(&mut self, found: Found) {
+    fn found(&mut self, found: Found<'_>) {
         match found {
+            Found::Rendition(_) => {}
             Found::Csi(b'm') if self.parser.is_plain() => {
                 let (parameters, joined) = self.parser.parameters();
                 self.rendition.select(parameters, joined);

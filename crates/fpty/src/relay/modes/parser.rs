@@ -65,7 +65,9 @@ pub const STATES: [State; 12] = [
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Found<'a> {
+    /// Attributes: the numbers of a `CSI m`; see [`read`].
+    Rendition(&'a [u8]),
     /// A control sequence that ends with this byte; see [`Parser::marker`],
     /// [`Parser::intermediate`] and [`Parser::parameters`].
     Csi(u8),
@@ -85,7 +87,7 @@ pub enum Found {
 }
 
 /// The parser.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Parser {
     pub(super) state: State,
     /// `?`, `>`, `=`, `<` before the parameters, or 0.
@@ -100,6 +102,22 @@ pub struct Parser {
     pub(super) title: [u8; TITLE],
     pub(super) title_length: u8,
 }
+
+impl PartialEq for Parser {
+    /// What a sequence has left that has ended makes no difference.
+    fn eq(&self, other: &Self) -> bool {
+        let under_way = |parser: &Self| {
+            let (parameters, joined) = parser.parameters();
+            let numbers = (parser.count, parameters.to_vec(), joined);
+            let title = Some(parser.title().to_vec()).filter(|_| parser.state == State::Title);
+            (parser.marker, parser.intermediate, numbers, title)
+        };
+        let is_between = self.is_between() || under_way(self) == under_way(other);
+        self.state == other.state && is_between
+    }
+}
+
+impl Eq for Parser {}
 
 impl Default for Parser {
     fn default() -> Self {
@@ -120,7 +138,7 @@ impl Parser {
     /// Takes output off the front of `bytes` up to the end of the next thing
     /// that counts; `None`: there is none.
     #[inline]
-    pub fn next(&mut self, bytes: &mut &[u8]) -> Option<Found> {
+    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Found<'a>> {
         loop {
             let skipped = match self.state {
                 State::Ground => ground(bytes),
@@ -130,9 +148,12 @@ impl Parser {
             };
             *bytes = &bytes[skipped.unwrap_or(bytes.len())..];
             if let (State::Ground, [ESC, b'[', rest @ ..]) = (self.state, *bytes) {
-                if let Some((last, length)) = self.whole_sequence(rest) {
+                if let Some((found, length)) = self.whole_sequence(rest) {
                     *bytes = &rest[length..];
-                    return Some(Found::Csi(last));
+                    match found {
+                        Some(found) => return Some(found),
+                        None => continue,
+                    }
                 }
             }
             let (byte, rest) = bytes.split_first()?;
@@ -144,34 +165,26 @@ impl Parser {
     }
 
     /// Most sequences come whole, and have numbers in them only: takes such a
-    /// one at once, and says which it is and how long. `None`: it is another,
-    /// and nothing is taken.
+    /// one at once, and says what it is, if it counts, and how long. `None`: it
+    /// is another, and nothing is taken.
     #[inline]
-    fn whole_sequence(&mut self, bytes: &[u8]) -> Option<(u8, usize)> {
+    fn whole_sequence<'a>(&mut self, bytes: &'a [u8]) -> Option<(Option<Found<'a>>, usize)> {
         let begin = usize::from(bytes.first() == Some(&b'?'));
-        let (mut count, mut number, mut digits) = (0, 0u32, false);
-        for (at, byte) in bytes.iter().enumerate().skip(begin) {
-            match *byte {
-                digit @ b'0'..=b'9' => {
-                    number = (number * 10 + u32::from(digit - b'0')).min(u16::MAX.into());
-                    digits = true;
-                }
-                b';' if count < PARAMETERS - 1 => {
-                    // No more than u16::MAX.
-                    self.parameters[count] = number as u16;
-                    (count, number, digits) = (count + 1, 0, true);
-                }
-                last @ 0x40..=0x7e => {
-                    self.parameters[count] = number as u16;
-                    (self.marker, self.intermediate, self.joined) = (begin as u8 * b'?', 0, 0);
-                    // Less than PARAMETERS.
-                    self.count = (count + usize::from(digits)) as u8;
-                    return Some((last, at + 1));
-                }
-                _ => return None,
+        let is_number = |byte: &u8| matches!(*byte, b'0'..=b'9' | b';');
+        let end = begin + bytes[begin..].iter().position(|byte| !is_number(byte))?;
+        let numbers = &bytes[begin..end];
+        let found = match (begin, bytes[end]) {
+            (0, b'm') => Some(Found::Rendition(numbers)),
+            (_, last @ (b'c' | b'h' | b'l' | b'r' | b's' | b'u')) => {
+                let (parameters, count) = read(numbers)?;
+                (self.parameters, self.count) = (parameters, count);
+                (self.marker, self.intermediate, self.joined) = (begin as u8 * b'?', 0, 0);
+                Some(Found::Csi(last))
             }
-        }
-        None
+            (_, 0x40..=0x7e) => None,
+            _ => return None,
+        };
+        Some((found, end + 1))
     }
 
     /// All that is left of it has no bearing: there is nothing under way.
@@ -179,7 +192,7 @@ impl Parser {
         self.state == State::Ground
     }
 
-    fn byte(&mut self, byte: u8) -> Option<Found> {
+    fn byte(&mut self, byte: u8) -> Option<Found<'static>> {
         match (self.state, byte) {
             (State::Ground, SHIFT_OUT | SHIFT_IN) => return Some(Found::Shift(byte)),
             (before, ESC) => {
@@ -240,7 +253,7 @@ impl Parser {
     }
 
     /// What the end of a string means.
-    fn finished(&self, state: State) -> Option<Found> {
+    fn finished(&self, state: State) -> Option<Found<'static>> {
         match state {
             State::Title => Some(Found::Title),
             State::LinkAddress => Some(Found::Link(false)),
@@ -250,7 +263,7 @@ impl Parser {
     }
 
     /// What the number of a command means, if it takes a colour back.
-    fn discoloured(&self) -> Option<Found> {
+    fn discoloured(&self) -> Option<Found<'static>> {
         let is_one = self.count == 1 && matches!(self.parameters[0], 104 | 110..=119);
         is_one.then(|| Found::Discoloured(self.parameters[0] - 100))
     }
@@ -261,7 +274,7 @@ impl Parser {
         self.parameters[0] = 0;
     }
 
-    fn escape(&mut self, byte: u8) -> Option<Found> {
+    fn escape(&mut self, byte: u8) -> Option<Found<'static>> {
         match byte {
             // Two of them mean nothing that is known here.
             0x20..=0x2f => {
@@ -279,7 +292,7 @@ impl Parser {
         None
     }
 
-    fn control_sequence(&mut self, byte: u8) -> Option<Found> {
+    fn control_sequence(&mut self, byte: u8) -> Option<Found<'static>> {
         match byte {
             b'0'..=b'9' | b':' | b';' if self.intermediate != 0 => self.state = State::CsiIgnored,
             b'0'..=b'9' => self.digit(byte),
@@ -347,6 +360,24 @@ impl Parser {
     pub fn title(&self) -> &[u8] {
         &self.title[..usize::from(self.title_length)]
     }
+}
+
+/// Reads numbers between semicolons, and counts them; `None`: they are more
+/// than any sequence has.
+pub fn read(numbers: &[u8]) -> Option<([u16; PARAMETERS], u8)> {
+    let (mut parameters, mut count) = ([0u16; PARAMETERS], 0);
+    for byte in numbers {
+        match byte {
+            b';' => count += 1,
+            digit => {
+                let parameter = parameters.get_mut(count)?;
+                *parameter = parameter.saturating_mul(10).saturating_add(u16::from(digit - b'0'));
+            }
+        }
+    }
+    // No number at all is none.
+    let count = if numbers.is_empty() { 0 } else { count + 1 };
+    (count <= PARAMETERS).then_some((parameters, count as u8))
 }
 
 /// Bytes that are looked at one by one: where there is one sequence, the next

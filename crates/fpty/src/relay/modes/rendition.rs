@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use super::parser::read;
+
 /// Colours are numbers: none, one of a palette, or red, green and blue.
 const INDEXED: u32 = 1 << 24;
 const DIRECT: u32 = 2 << 24;
@@ -47,16 +49,7 @@ pub struct Rendition {
 impl Rendition {
     /// Takes the parameters of a `CSI m`; `joined` has a bit for each that
     /// follows a colon.
-    #[inline]
     pub fn select(&mut self, parameters: &[u16], joined: u32) {
-        if let ([0], 0) = (parameters, joined) {
-            *self = Self::default();
-            return;
-        }
-        self.select_all(parameters, joined);
-    }
-
-    fn select_all(&mut self, parameters: &[u16], joined: u32) {
         let mut at = 0;
         while at < parameters.len() {
             let mut end = at + 1;
@@ -160,6 +153,47 @@ impl Rendition {
         }
         self.underline = self.underline.min(5);
         self
+    }
+}
+
+/// So many sequences wait at most.
+const WAITING: usize = 4;
+
+/// Sequences whose effect nobody has asked for: the numbers of each.
+#[derive(Debug, Default)]
+pub struct Attributes<'a> {
+    waiting: [&'a [u8]; WAITING],
+    count: usize,
+    /// They begin with the defaults.
+    resets: bool,
+}
+
+impl<'a> Attributes<'a> {
+    /// One more.
+    #[inline]
+    pub fn add(&mut self, numbers: &'a [u8], rendition: &mut Rendition) {
+        if matches!(numbers, b"" | b"0") {
+            (self.count, self.resets) = (0, true);
+            return;
+        }
+        if self.count == WAITING {
+            self.settle(rendition);
+        }
+        self.waiting[self.count] = numbers;
+        self.count += 1;
+    }
+
+    /// Has them take effect.
+    #[inline]
+    pub fn settle(&mut self, rendition: &mut Rendition) {
+        if std::mem::take(&mut self.resets) {
+            *rendition = Rendition::default();
+        }
+        for numbers in &self.waiting[..std::mem::take(&mut self.count)] {
+            if let Some((parameters, count)) = read(numbers) {
+                rendition.select(&parameters[..usize::from(count)], 0);
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ _fpty_or_session() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
         -a | --attach | --kill) asks=1 ;;
-        -A | --attach-or-begin) ((i == COMP_CWORD - 1)) && asks=1 ;;
+        -A | --join) ((i == COMP_CWORD - 1)) && asks=1 ;;
         esac
     done
     if ((COMP_CWORD + 1 < ${#COMP_WORDS[@]})); then

@@ -24,7 +24,7 @@ pub struct WhichArguments {
     /// Come back to the session NAME, or begin it
     #[arg(short = 'A', long, value_name = "NAME", value_parser = name,
         value_hint = ValueHint::Other, conflicts_with_all = ["name", "attach", "raw"])]
-    pub attach_or_begin: Option<String>,
+    pub join: Option<String>,
 
     /// Coming back: whoever is there has to go
     #[arg(long)]
@@ -57,12 +57,12 @@ impl WhichArguments {
         usual: Option<OsString>,
     ) -> Result<(Which, OsString), String> {
         if !self.attach {
-            let which = match (&self.name, &self.attach_or_begin) {
+            let which = match (&self.name, &self.join) {
                 (Some(name), _) => Which::Named(name.clone()),
                 (None, Some(name)) => Which::Either(name.clone()),
                 (None, None) => Which::New,
             };
-            if self.steal && self.attach_or_begin.is_none() {
+            if self.steal && self.join.is_none() {
                 return Err(String::from("--steal goes with -a or -A"));
             }
             return Ok((which, first));

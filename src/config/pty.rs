@@ -5,6 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use nix::sys::signal::Signal;
 
 use super::{OptionSpec, switch, value, with_value};
+use fpty::client::request::{Terminal, Wanted};
 use fpty::client::{Client, Which};
 use fpty::error::Result;
 use fpty::proto::Protocol;
@@ -16,6 +17,10 @@ pub enum Key {
     Connect(Protocol),
     /// Client: the terminal's special characters are bytes like others.
     NoIsig,
+    /// Run this command line instead of the configured program.
+    Command,
+    /// Be what sshd's ForceCommand runs.
+    Ssh,
     /// Client: `~.` and its like are bytes like others.
     NoEscape,
     /// Server: the address of the shared terminal.
@@ -33,7 +38,7 @@ pub enum Key {
 }
 
 /// All options of the `pty` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 10] = [
+pub static OPTIONS: [OptionSpec<Key>; 12] = [
     with_value(c"pty-socket", Key::Socket, c"bind the pty server on the specified address"),
     with_value(
         c"pty-readonly-socket",
@@ -51,6 +56,12 @@ pub static OPTIONS: [OptionSpec<Key>; 10] = [
         c"pty-uconnect",
         Key::Connect(Protocol::Uwsgi),
         c"connect the current terminal to a pty server (using uwsgi protocol)",
+    ),
+    with_value(c"pty-command", Key::Command, c"run the specified command line in client mode"),
+    switch(
+        c"pty-ssh",
+        Key::Ssh,
+        c"do what sshd was asked for in client mode (for its ForceCommand)",
     ),
     switch(c"pty-no-isig", Key::NoIsig, c"disable ISIG terminal attribute in client mode"),
     switch(c"pty-no-escape", Key::NoEscape, c"pass ~. and the other escapes on in client mode"),
@@ -88,6 +99,8 @@ pub struct Server {
 pub struct Pty {
     connect: Option<OsString>,
     uconnect: Option<OsString>,
+    command: Option<OsString>,
+    ssh: bool,
     no_isig: bool,
     no_escape: bool,
     /// The shared terminal.
@@ -99,6 +112,8 @@ impl Default for Pty {
         Self {
             connect: None,
             uconnect: None,
+            command: None,
+            ssh: false,
             no_isig: false,
             no_escape: false,
             server: Server {
@@ -127,6 +142,8 @@ impl Pty {
         match key {
             Key::Connect(Protocol::Raw) => self.connect = address()?,
             Key::Connect(Protocol::Uwsgi) => self.uconnect = address()?,
+            Key::Command => self.command = Some(typed.to_owned()),
+            Key::Ssh => self.ssh = value::switch(option, typed)?,
             Key::NoIsig => self.no_isig = value::switch(option, typed)?,
             Key::NoEscape => self.no_escape = value::switch(option, typed)?,
             Key::Socket => self.server.socket = address()?,
@@ -149,8 +166,15 @@ impl Pty {
             (None, Some(address)) => (address, Protocol::Raw),
             (None, None) => return None,
         };
+        let (wanted, terminal) = match (self.ssh, &self.command) {
+            (true, _) => (Wanted::of_sshd(), Terminal::OfSshd),
+            (false, Some(line)) => (Wanted::CommandLine(line.clone()), Terminal::Usual),
+            (false, None) => (Wanted::Configured, Terminal::Usual),
+        };
         Some(Client {
             name: "[pty]",
+            wanted,
+            terminal,
             address: address.clone(),
             protocol,
             isig: !self.no_isig,

@@ -1,6 +1,6 @@
 //! The options of the router: every name that the C plugin has.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -42,19 +42,23 @@ pub enum Key {
     AcceptEnv,
     /// Whether clients that can take the terminal itself get it.
     Handover,
+    /// Whether clients may say which command is run.
+    AllowCommand,
+    /// Whether a command without a terminal gets the client's descriptors.
+    PassStdio,
+    /// The SFTP server.
+    SftpServer,
 }
 
-const LISTEN: &std::ffi::CStr =
-    c"run the forkptyrouter on the specified address (raw mode: bytes both ways)";
-const ULISTEN: &std::ffi::CStr =
+const LISTEN: &CStr = c"run the forkptyrouter on the specified address (raw mode: bytes both ways)";
+const ULISTEN: &CStr =
     c"run the forkptyrouter on the specified address (uwsgi mode: input, window size, signals)";
-const COMMAND: &std::ffi::CStr =
-    c"run the specified command on every connection (default: /bin/sh)";
-const PROCESSES: &std::ffi::CStr = c"prefork the specified number of forkptyrouter processes";
-const STATS: &std::ffi::CStr = c"run the forkptyrouter stats server on the specified address";
+const COMMAND: &CStr = c"run the specified command on every connection (default: /bin/sh)";
+const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter processes";
+const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 24] = [
+pub static OPTIONS: [OptionSpec<Key>; 27] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -115,6 +119,21 @@ pub static OPTIONS: [OptionSpec<Key>; 24] = [
         c"hand terminals over to clients that can take them (default: true)",
     ),
     with_value(
+        c"forkptyrouter-allow-command",
+        Key::AllowCommand,
+        c"let clients run commands of their own, and the SFTP server (default: false)",
+    ),
+    with_value(
+        c"forkptyrouter-pass-stdio",
+        Key::PassStdio,
+        c"pass the client's pipes and sockets to a command without a terminal (default: true)",
+    ),
+    with_value(
+        c"forkptyrouter-sftp-server",
+        Key::SftpServer,
+        c"run the specified program for sftp (else OpenSSH's, where it usually is)",
+    ),
+    with_value(
         c"forkptyrouter-hangup-grace",
         Key::HangupGrace,
         c"kill a session that outlives its client by the specified seconds (default: 10, 0: never)",
@@ -146,11 +165,25 @@ pub struct Router {
     pub accept_env: AcceptEnv,
     /// Whether clients that can take the terminal itself get it.
     pub handover: bool,
+    /// Whether clients may say which command is run.
+    pub allow_command: bool,
+    /// Whether a command without a terminal gets the client's descriptors.
+    pub pass_stdio: bool,
+    /// The SFTP server; `None`: the first of [`SFTP_SERVERS`] that there is.
+    pub sftp_server: Option<CString>,
     /// Whether the option was given: the next one adds to it.
     accept_env_given: bool,
     /// What to tell the operator about options that can have no meaning.
     pub remarks: Vec<String>,
 }
+
+/// Where OpenSSH's SFTP server is, by distribution.
+pub const SFTP_SERVERS: [&CStr; 4] = [
+    c"/usr/lib/openssh/sftp-server",
+    c"/usr/libexec/openssh/sftp-server",
+    c"/usr/libexec/sftp-server",
+    c"/usr/lib/ssh/sftp-server",
+];
 
 impl Default for Router {
     fn default() -> Self {
@@ -166,6 +199,9 @@ impl Default for Router {
             hangup_grace: Some(Duration::from_secs(10)),
             accept_env: AcceptEnv::default(),
             handover: true,
+            allow_command: false,
+            pass_stdio: true,
+            sftp_server: None,
             accept_env_given: false,
             remarks: Vec::new(),
         }
@@ -215,6 +251,9 @@ impl Router {
                 }
             }
             Key::Handover => self.handover = value::switch(option, typed)?,
+            Key::AllowCommand => self.allow_command = value::switch(option, typed)?,
+            Key::PassStdio => self.pass_stdio = value::switch(option, typed)?,
+            Key::SftpServer => self.sftp_server = Some(value::command(option, typed)?),
             Key::Stats => self.stats = Some(value::bytes(option, typed)?),
             Key::Harakiri => {
                 let seconds = number(MAX_SECONDS)?;

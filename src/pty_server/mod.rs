@@ -31,7 +31,7 @@ use fpty::sys::fork::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
 use fpty::sys::socket::Listener;
-use fpty::sys::spawn::{Program, Spawner, Started};
+use fpty::sys::spawn::{Program, Spawner, Started, Streams};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
 
@@ -129,7 +129,7 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
         .as_job();
     let program = Arc::new(program);
     let mut spawner = Spawner::new()?;
-    match spawner.spawn(&program, slave, Vec::new())? {
+    match spawner.spawn(&program, Streams::Terminal(slave), Vec::new())? {
         Started::NotExecuted(errno) => Err(program.refusal(errno)),
         Started::Running(pid) => match spawner.wait(pid) {
             Ok(()) => Ok(pid),

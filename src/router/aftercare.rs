@@ -1,8 +1,9 @@
 //! What becomes of the sessions when the gateway itself ends, killed by its
 //! master at a stop or a reload, or by anybody.
 //!
-//! Their terminals close with the gateway, so the kernel hangs them up. A
-//! program that ignores that would stay for good, without terminal, client
+//! Their terminals close with the gateway, so the kernel hangs them up; the
+//! commands without one are told by whoever comes after. A program that
+//! ignores that would stay for good, without terminal, client
 //! or supervisor. So the session leaders are listed in memory that the
 //! gateways share with the master. A gateway that comes after one that was
 //! killed sees to what that left; at the end of the master a process of its
@@ -27,9 +28,19 @@ use fpty::sys::shared::SharedWords;
 /// many as there are.
 const MOST: usize = 1 << 20;
 
-/// What stands in a place: never used, free again, or a pid.
+/// What stands in a place: never used, free again, or a pid; of a command
+/// without a terminal that is negative.
 const NEVER_USED: i32 = 0;
 const FREE: i32 = -1;
+
+/// What a leader has lost with its gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Its terminal.
+    Terminal,
+    /// Its client, and nobody tells it.
+    Command,
+}
 
 /// A list for each gateway.
 static LISTS: OnceCell<Vec<List>> = OnceCell::new();
@@ -88,6 +99,7 @@ pub fn after_the_end(grace: Option<Duration>) {
     };
     let is_known = |list: &&List| list.is_of_another_namespace().load(Ordering::Acquire) == 0;
     let leaders = || lists.iter().filter(is_known).flat_map(|list| living(list.words()));
+    lists.iter().filter(is_known).for_each(|list| hang_up_commands(list.words()));
     // They were hung up a moment ago: most are about to end.
     for _ in 0..5 {
         if leaders().next().is_none() {
@@ -123,6 +135,7 @@ pub fn adopt(ordinal: usize, and_left_behind: bool) -> (Option<Aftercare>, Vec<L
     let is_outside = nix::unistd::getppid().as_raw() == 0;
     list.is_of_another_namespace().store(is_outside.into(), Ordering::Release);
     let words = list.words();
+    hang_up_commands(words);
     let left_behind = if and_left_behind { living(words).collect() } else { Vec::new() };
     for word in words.iter().take_while(|word| word.load(Ordering::Acquire) != NEVER_USED) {
         word.store(NEVER_USED, Ordering::Release);
@@ -132,12 +145,14 @@ pub fn adopt(ordinal: usize, and_left_behind: bool) -> (Option<Aftercare>, Vec<L
 
 impl Aftercare {
     /// Puts a session's leader on the list.
-    pub fn add(&mut self, leader: Pid) -> Option<Listed> {
+    pub fn add(&mut self, leader: Pid, kind: Kind) -> Option<Listed> {
         let place = self.free.pop_front().unwrap_or_else(|| {
             self.used += 1;
             self.used - 1
         });
-        self.words.get(place)?.store(leader.as_raw(), Ordering::Release);
+        let pid = leader.as_raw();
+        let word = if kind == Kind::Command { -pid } else { pid };
+        self.words.get(place)?.store(word, Ordering::Release);
         // Counted from 1: an Option of it takes no more room.
         u32::try_from(place + 1).ok().and_then(NonZeroU32::new).map(Listed)
     }
@@ -152,12 +167,20 @@ impl Aftercare {
     }
 }
 
+/// What stands on a list.
+fn listed(words: &[AtomicI32]) -> impl Iterator<Item = i32> {
+    words.iter().map(|word| word.load(Ordering::Acquire)).take_while(|word| *word != NEVER_USED)
+}
+
 /// The leaders on a list that have not ended.
 fn living(words: &[AtomicI32]) -> impl Iterator<Item = Leader> {
-    words
-        .iter()
-        .map(|word| word.load(Ordering::Acquire))
-        .take_while(|pid| *pid != NEVER_USED)
-        .filter_map(Pid::new)
-        .filter_map(Leader::open)
+    listed(words).map(i32::saturating_abs).filter_map(Pid::new).filter_map(Leader::open)
+}
+
+/// Tells the commands without a terminal that nobody is there any more.
+fn hang_up_commands(words: &[AtomicI32]) {
+    let commands = listed(words).filter(|word| *word < FREE).map(i32::saturating_neg);
+    for leader in commands.filter_map(Pid::new).filter_map(Leader::open) {
+        leader.hang_up();
+    }
 }

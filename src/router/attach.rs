@@ -3,9 +3,11 @@
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::GatewayLoop;
+use super::aftercare::Kind;
 use super::doors::Arrival;
 use super::table::{Key, Source};
 use super::timers::Due;
@@ -17,10 +19,11 @@ use fpty::proto::{Ended, Ending, Protocol, variables};
 use fpty::relay::is_free;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
+use fpty::sys::peer::Arrived;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::{self, Master};
 use fpty::sys::socket::{Stream, Transport};
-use fpty::sys::spawn::Started;
+use fpty::sys::spawn::{Program, Started, Streams};
 
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -49,7 +52,9 @@ impl GatewayLoop {
             Arrival::Client(client, transport, Protocol::Uwsgi) => self.greet(client, transport),
             Arrival::Client(client, transport, Protocol::Raw) => {
                 let size = self.default_size();
-                self.attach(client, transport, Session::raw(size), size, Vec::new());
+                let program = Arc::clone(&self.program);
+                let session = Session::raw(size);
+                self.attach(client, transport, session, &program, size, Vec::new());
             }
             Arrival::Hopeless(client, why) => {
                 match client {
@@ -78,12 +83,20 @@ impl GatewayLoop {
         client: Stream,
         transport: Transport,
         mut opening: Opening,
+        arrived: Arrived,
         ended: bool,
     ) {
+        if !opening.wants_terminal() {
+            return self.command(client, transport, opening, arrived);
+        }
+        let program = match self.asked_for(std::mem::take(&mut opening.request)) {
+            Ok(program) => program,
+            Err(why) => return self.refuse(&client, opening.extended, why),
+        };
         let size = opening.size(self.default_size());
         let environment = self.config.accept_env.of_client(&opening.variables);
         let session = Session::opened(&mut opening, size);
-        let Some(key) = self.attach(client, transport, session, size, environment) else {
+        let Some(key) = self.attach(client, transport, session, &program, size, environment) else {
             return;
         };
         let Some(attached) = self.sessions.get_mut(key) else {
@@ -121,10 +134,11 @@ impl GatewayLoop {
         client: Stream,
         transport: Transport,
         session: Session,
+        program: &Arc<Program>,
         size: Size,
         environment: Vec<CString>,
     ) -> Option<Key> {
-        let (master, pid) = match self.start(size, environment) {
+        let (master, pid) = match self.start(program, size, environment) {
             Ok(started) => started,
             Err(why) => {
                 self.refuse(&client, session.is_extended(), why);
@@ -136,7 +150,7 @@ impl GatewayLoop {
             Wires { client, master, program: Some(pid) },
             transport,
         ));
-        self.programs.started(pid, key);
+        self.programs.started(pid, key, Kind::Terminal);
         let attached = self.sessions.get_mut(key)?;
         if !self.spawner.has_executed(pid) {
             attached.starting = STARTING_FIRST;
@@ -183,23 +197,29 @@ impl GatewayLoop {
 
     fn start(
         &mut self,
+        program: &Arc<Program>,
         size: Size,
         environment: Vec<CString>,
     ) -> std::result::Result<(Master, Pid), Ended> {
-        match self.try_to_start(size, environment) {
+        match self.try_to_start(program, size, environment) {
             Ok((master, Started::Running(pid))) => Ok((master, pid)),
-            Ok((_, Started::NotExecuted(errno))) => Err(self.cannot_be_executed(errno)),
+            Ok((_, Started::NotExecuted(errno))) => Err(not_executable(program, errno)),
             Err(error) => Err(Ended::because(Ending::Refused, error.to_string())),
         }
     }
 
-    fn try_to_start(&mut self, size: Size, environment: Vec<CString>) -> Result<(Master, Started)> {
+    fn try_to_start(
+        &mut self,
+        program: &Arc<Program>,
+        size: Size,
+        environment: Vec<CString>,
+    ) -> Result<(Master, Started)> {
         // Rust ends the process that finds no memory for some small thing.
         if !is_free(0) {
             return Err(Error::new("out of memory"));
         }
         let (master, slave) = pty::open(size)?;
-        let started = self.spawner.spawn(&self.program, &slave, environment)?;
+        let started = self.spawner.spawn(program, Streams::Terminal(&slave), environment)?;
         self.tidy_up();
         // Our copy of the slave closes here: the program's are the last ones,
         // so that their end is the end of the output.
@@ -214,15 +234,8 @@ impl GatewayLoop {
         }
     }
 
-    fn cannot_be_executed(&self, errno: i32) -> Ended {
-        // As a shell has it: 127 for one that is not there.
-        let value = if errno == libc::ENOENT { 127 } else { 126 };
-        let text = self.program.refusal(errno).to_string();
-        Ended { ending: Ending::ExecFailed, value, text }
-    }
-
     /// Tells a client that it gets no session, and logs it.
-    fn refuse(&mut self, client: &Stream, extended: bool, why: Ended) {
+    pub(super) fn refuse(&mut self, client: &Stream, extended: bool, why: Ended) {
         let line = format!("forkptyrouter: session refused: {}", why.text);
         let _ = match extended {
             true => client.write(&why.packet()),
@@ -237,8 +250,7 @@ impl GatewayLoop {
 
     /// Ends a session that never was one, because its program could not be
     /// executed.
-    pub(super) fn not_executed(&mut self, key: Key, errno: i32) {
-        let why = self.cannot_be_executed(errno);
+    pub(super) fn not_executed(&mut self, key: Key, why: Ended) {
         self.refuse_session(key, why);
     }
 
@@ -248,4 +260,12 @@ impl GatewayLoop {
             self.let_go(*attached);
         }
     }
+}
+
+/// The end of a session whose program cannot be executed, as a shell has it:
+/// 127 for one that is not there.
+pub(super) fn not_executable(program: &Program, errno: i32) -> Ended {
+    let value = if errno == libc::ENOENT { 127 } else { 126 };
+    let text = program.refusal(errno).to_string();
+    Ended { ending: Ending::ExecFailed, value, text }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::GatewayLoop;
+use super::attach::not_executable;
 use super::table::Key;
 use super::timers::Due;
 use super::traffic::Attached;
@@ -83,12 +84,13 @@ impl GatewayLoop {
 
     fn program_ended(&mut self, (program, key, exit): (Pid, Key, Exit)) {
         let failure = self.spawner.failure(program);
+        let failure = failure.map(|(program, errno)| not_executable(&program, errno));
         let Some(attached) = self.sessions.get_mut(key) else {
-            return;
+            return self.command_ended(program, failure.unwrap_or_else(|| of_exit(exit)));
         };
         attached.wires.program = None;
-        if let Some(errno) = failure {
-            return self.not_executed(key, errno);
+        if let Some(why) = failure {
+            return self.not_executed(key, why);
         }
         // What it wrote last is there by now.
         if attached.session.terminal_interest().read {
@@ -240,7 +242,7 @@ impl GatewayLoop {
     }
 }
 
-fn discard_input(client: &Stream, buffer: &mut [u8]) {
+pub(super) fn discard_input(client: &Stream, buffer: &mut [u8]) {
     for _ in 0..16 {
         if !matches!(client.read(buffer), Read::Bytes(_)) {
             return;

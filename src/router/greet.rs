@@ -11,6 +11,7 @@ use super::table::{Key, Source};
 use super::timers::Due;
 use crate::session::greeting::{Greeting, Heard};
 use fpty::sys::Read;
+use fpty::sys::peer::Arrived;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::{Stream, Transport};
 
@@ -21,11 +22,16 @@ const SILENCE: Duration = Duration::from_millis(50);
 /// How long one is that has said hello, over a slow link.
 const AFTER_HELLO: Duration = Duration::from_secs(1);
 
+/// Descriptors that a client can pass.
+const DESCRIPTORS: usize = 3;
+
 /// A client whose program has not started yet.
 pub struct Caller {
     client: Stream,
     transport: Transport,
     greeting: Greeting,
+    /// Descriptors that it passes.
+    arrived: Arrived,
     /// When it is no longer waited for.
     until: Instant,
     waited_for: bool,
@@ -39,6 +45,7 @@ impl GatewayLoop {
             client,
             transport,
             greeting: Greeting::default(),
+            arrived: Arrived::default(),
             until: Instant::now() + SILENCE,
             waited_for: false,
         });
@@ -67,7 +74,20 @@ impl GatewayLoop {
         let Some(caller) = self.callers.get_mut(key) else {
             return;
         };
-        match caller.client.read_into(&mut self.turn.input) {
+        // Only who has had the answer to its hello passes anything.
+        let passes = caller.transport == Transport::Unix && caller.greeting.is_extended();
+        let read = match passes {
+            true => {
+                let (input, arrived) = (&mut self.turn.input, &mut caller.arrived);
+                caller.client.read_into_with_descriptors(input, arrived)
+            }
+            false => caller.client.read_into(&mut self.turn.input),
+        };
+        // One that sends as many as it likes.
+        if caller.arrived.descriptors.len() > DESCRIPTORS {
+            return self.forget_caller(key);
+        }
+        match read {
             Read::Bytes(_) => {}
             Read::Blocked if !hang_up => return self.wait_for(key),
             // It only reads.
@@ -119,12 +139,12 @@ impl GatewayLoop {
         };
         let heard = self.turn.input.len() - left;
         self.turn.input.drain(..heard);
-        let Caller { client, transport, greeting, waited_for, .. } = *caller;
+        let Caller { client, transport, greeting, arrived, waited_for, .. } = *caller;
         if waited_for {
             // It gets another token.
             let _ = self.turn.poller.remove(client.as_fd());
         }
-        self.open(client, transport, greeting.opening(), ended);
+        self.open(client, transport, greeting.opening(), arrived, ended);
     }
 
     pub(super) fn forget_caller(&mut self, key: Key) {

@@ -7,6 +7,8 @@
 //! | `doors.rs` | the sockets; what is said to those who cannot come in |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `greet.rs` | what a client says before its program starts |
+//! | `requests.rs` | which program a client asks for |
+//! | `command.rs` | commands without a terminal |
 //! | `handover.rs` | the terminal itself is given to a client |
 //! | `traffic.rs` | bytes between a client and its terminal |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
@@ -22,6 +24,7 @@
 
 pub mod aftercare;
 mod attach;
+mod command;
 mod depart;
 mod doors;
 mod exchange;
@@ -35,6 +38,7 @@ mod ids;
 mod keeper;
 mod programs;
 mod quiet;
+mod requests;
 mod stats;
 mod table;
 mod timers;
@@ -60,6 +64,7 @@ use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::signal::{Signals, block, own_dispositions};
 use fpty::sys::spawn::{Program, Spawner};
 
+use command::Commands;
 use depart::Departures;
 use doors::{Door, Doors};
 use greet::Caller;
@@ -85,12 +90,20 @@ struct GatewayLoop {
     /// Clients whose program has not started.
     callers: Table<Caller>,
     sessions: Table<Attached>,
+    commands: Commands,
     departures: Departures,
     programs: Programs,
     children: Signals,
     keeper: Keeper,
     local_tcp: LocalTcp,
     statistics: Statistics,
+}
+
+/// What an event is about.
+enum Whose {
+    Session(Key),
+    Command(Key),
+    Nobody,
 }
 
 /// Runs a gateway; returns only when it cannot go on.
@@ -172,6 +185,7 @@ impl GatewayLoop {
             doors: Doors::new(doors, statistics),
             callers: Table::new(),
             sessions: Table::new(),
+            commands: Commands::default(),
             departures: Departures::default(),
             programs: Programs::new(aftercare, left_behind),
             children,
@@ -202,11 +216,12 @@ impl GatewayLoop {
     /// Hands an event to whom it concerns.
     fn dispatch(&mut self, ready: Ready) {
         let source = Source::of(ready.token);
-        let session = match source {
-            Source::Client(key) | Source::Terminal(key) => Some(key),
-            _ => None,
+        let whose = match source {
+            Source::Client(key) | Source::Terminal(key) => Whose::Session(key),
+            Source::CommandClient(key) | Source::CommandStream(key, _) => Whose::Command(key),
+            _ => Whose::Nobody,
         };
-        self.guarded(session, |router| match source {
+        self.guarded(whose, |router| match source {
             Source::Listener(index) => router.accept(index),
             Source::StatsListener => router.accept_stats(),
             Source::Stats(key) => router.stats_ready(key, ready),
@@ -214,12 +229,19 @@ impl GatewayLoop {
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
             Source::Caller(key) => router.caller_ready(key, ready),
+            Source::CommandClient(key) => router.command_client_ready(key, ready),
+            Source::CommandStream(key, number) => router.command_stream_ready(key, number, ready),
         });
     }
 
     /// Does what is due.
     fn fire(&mut self, due: Due) {
-        self.guarded(due.session(), |router| match due {
+        let whose = match (due, due.session()) {
+            (Due::CommandUnanswered(key), _) => Whose::Command(key),
+            (_, Some(key)) => Whose::Session(key),
+            (_, None) => Whose::Nobody,
+        };
+        self.guarded(whose, |router| match due {
             Due::Idle(key) => router.idle(key),
             Due::Drained(key) => router.drained(key),
             Due::EndOfInput(key) => router.end_of_input(key),
@@ -231,6 +253,7 @@ impl GatewayLoop {
             Due::Offer(key) => router.offer(key),
             Due::Keeper(key) => router.handed_over(key),
             Due::Silent(key) => router.silent(key),
+            Due::CommandUnanswered(key) => router.command_unanswered(key),
             // Each turn sees to them.
             Due::Departures => {}
             Due::Reap => router.reap(),
@@ -252,12 +275,14 @@ impl GatewayLoop {
     }
 
     /// A bug in one session ends that session, not the others.
-    fn guarded(&mut self, session: Option<Key>, body: impl FnOnce(&mut Self)) {
+    fn guarded(&mut self, whose: Whose, body: impl FnOnce(&mut Self)) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| body(self))) {
             log(&format!("forkptyrouter: internal error: {}", guard::text(&*payload)));
             self.turn.clear();
-            if let Some(key) = session {
-                self.abandon(key);
+            match whose {
+                Whose::Session(key) => self.abandon(key),
+                Whose::Command(key) => self.let_command_go(key),
+                Whose::Nobody => {}
             }
         }
     }
@@ -274,10 +299,12 @@ impl GatewayLoop {
         if self.turn.timers.pile_up() {
             let (sessions, programs) = (&self.sessions, &self.programs);
             let (statistics, callers) = (&self.statistics, &self.callers);
+            let commands = &self.commands;
             self.turn.timers.retain(|due| match due {
                 Due::Stats(key) => statistics.has(key),
                 Due::Outlived(pid) => programs.has(pid),
                 Due::Silent(key) => callers.has(key),
+                Due::CommandUnanswered(key) => commands.has(key),
                 _ => due.session().is_none_or(|key| sessions.has(key)),
             });
         }

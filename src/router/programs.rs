@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::aftercare::{Aftercare, Listed};
+use super::aftercare::{Aftercare, Kind, Listed};
 use super::table::Key;
 use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::sessions::{Leader, SessionKiller};
@@ -54,8 +54,8 @@ impl Programs {
     }
 
     /// A session's program has been started.
-    pub fn started(&mut self, leader: Pid, session: Key) {
-        let listed = self.aftercare.as_mut().and_then(|aftercare| aftercare.add(leader));
+    pub fn started(&mut self, leader: Pid, session: Key, kind: Kind) {
+        let listed = self.aftercare.as_mut().and_then(|aftercare| aftercare.add(leader, kind));
         self.running.insert(leader, Running { session, listed });
     }
 

@@ -21,6 +21,10 @@ pub enum Source {
     Terminal(Key),
     /// A client whose session has not begun.
     Caller(Key),
+    /// The client of a command without a terminal.
+    CommandClient(Key),
+    /// One of the streams of such a command, 0 to 2.
+    CommandStream(Key, u8),
 }
 
 /// A place in a [`Table`], and whose it was.
@@ -31,7 +35,12 @@ pub struct Key {
 }
 
 /// A generation has so many bits; the rest of a token is kind and index.
-const GENERATION: u32 = (1 << 29) - 1;
+const GENERATION: u32 = (1 << 28) - 1;
+
+impl Key {
+    /// That of no value, ever.
+    pub const NONE: Self = Self { index: u32::MAX, generation: u32::MAX };
+}
 
 impl Source {
     /// The token to register it under.
@@ -44,8 +53,10 @@ impl Source {
             Source::Client(key) => (4, key),
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
+            Source::CommandClient(key) => (7, key),
+            Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
         };
-        kind << 61 | u64::from(key.generation) << 32 | u64::from(key.index)
+        kind << 60 | u64::from(key.generation) << 32 | u64::from(key.index)
     }
 
     /// What a token was made of.
@@ -55,14 +66,17 @@ impl Source {
             index: token as u32,
             generation: (token >> 32) as u32 & GENERATION,
         };
-        match token >> 61 {
+        match token >> 60 {
             0 => Source::Listener(key.index),
             1 => Source::StatsListener,
             2 => Source::Stats(key),
             3 => Source::Children,
             4 => Source::Client(key),
             5 => Source::Terminal(key),
-            _ => Source::Caller(key),
+            6 => Source::Caller(key),
+            7 => Source::CommandClient(key),
+            // Up to 11; there are no more.
+            kind => Source::CommandStream(key, (kind & 3) as u8),
         }
     }
 }
@@ -76,6 +90,12 @@ pub struct Table<T> {
 struct Place<T> {
     generation: u32,
     value: Option<Box<T>>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl<T> Table<T> {
@@ -164,6 +184,9 @@ mod tests {
             Source::Client(key),
             Source::Terminal(key),
             Source::Caller(key),
+            Source::CommandClient(key),
+            Source::CommandStream(key, 0),
+            Source::CommandStream(key, 2),
         ] {
             assert_eq!(Source::of(source.token()), source);
         }

@@ -34,6 +34,9 @@ pub enum Due {
     Keeper(Key),
     /// A client has said nothing yet that its program would start after.
     Silent(Key),
+    /// Look whether the client of a command takes no more output because its
+    /// machine is gone.
+    CommandUnanswered(Key),
     /// Sessions are to be ended that had to wait their turn.
     Departures,
     /// More programs have ended than one turn sees to.
@@ -68,7 +71,8 @@ impl Due {
             | Due::Executed(key)
             | Due::Offer(key)
             | Due::Keeper(key) => Some(key),
-            Due::Tidy
+            Due::CommandUnanswered(_)
+            | Due::Tidy
             | Due::Silent(_)
             | Due::Departures
             | Due::Reap

@@ -1,9 +1,12 @@
 //! What a client of uwsgi mode says before its program starts: how large its
-//! terminal is, whether it can do more than the C plugin's client, and its
-//! environment.
+//! terminal is, whether it can do more than the C plugin's client, its
+//! environment, and what it asks for.
 
-use fpty::proto::variables::Variables;
-use fpty::proto::{Decoder, HELLO, Packet, VARIABLES, VERSION, encode_bare};
+use fpty::proto::request::Request;
+use fpty::proto::variables::{TERMINAL, Variables};
+use fpty::proto::{
+    Decoder, END_OF_STREAM, HELLO, OFFER, Packet, REQUEST, VARIABLES, VERSION, encode_bare,
+};
 use fpty::sys::Size;
 
 use super::INPUT_LIMIT;
@@ -18,9 +21,16 @@ pub struct Greeting {
     rows: Option<u16>,
     cols: Option<u16>,
     variables: Variables,
+    request: Request,
+    /// The names of the descriptors that it passes.
+    offered: Vec<u8>,
     /// Input of a client that said hello, and has not said that that was all.
     input: Vec<u8>,
+    input_ended: bool,
 }
+
+/// How many descriptors a client can pass.
+const DESCRIPTORS: usize = 3;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +56,15 @@ pub struct Opening {
     pub cols: Option<u16>,
     /// Its environment, and what it can do.
     pub variables: Variables,
+    /// What it asks for.
+    pub request: Request,
+    /// The names of the descriptors that it passes; one more than there can
+    /// be where there were more.
+    pub offered: Vec<u8>,
     /// Input that came early.
     pub input: Vec<u8>,
+    /// It has said that there is no more.
+    pub input_ended: bool,
 }
 
 impl Greeting {
@@ -71,6 +88,12 @@ impl Greeting {
                 // A client that can do more says when that was all.
                 Packet::Part(VARIABLES, [], true) => return Heard::Begin,
                 Packet::Part(VARIABLES, part, last) => self.variables.part(part, last),
+                Packet::Part(REQUEST, part, last) => self.request.part(part, last),
+                Packet::Part(OFFER, part, _) => {
+                    let room = (DESCRIPTORS + 1 - self.offered.len()).min(part.len());
+                    self.offered.extend_from_slice(&part[..room]);
+                }
+                Packet::Part(END_OF_STREAM, [], true) => self.input_ended = true,
                 Packet::Input(input) if self.extended => self.input.extend_from_slice(input),
                 Packet::Part(..) if self.extended => {}
                 // For the session.
@@ -104,7 +127,10 @@ impl Greeting {
             rows: self.rows,
             cols: self.cols,
             variables: self.variables,
+            request: self.request,
+            offered: self.offered,
             input: self.input,
+            input_ended: self.input_ended,
         }
     }
 }
@@ -113,6 +139,11 @@ impl Opening {
     /// The size to begin with.
     pub fn size(&self, default: Size) -> Size {
         Size { rows: self.rows.unwrap_or(default.rows), cols: self.cols.unwrap_or(default.cols) }
+    }
+
+    /// Whether the program gets a terminal.
+    pub fn wants_terminal(&self) -> bool {
+        self.variables.get(TERMINAL) != Some(b"0")
     }
 }
 

@@ -11,7 +11,7 @@ use crate::harness::{Setup, Wire, on_every_server, wait_until};
 
 /// A port that nobody listens on now; somebody may take it before we do, so
 /// a case that needs one asks for it as late as it can.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

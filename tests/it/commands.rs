@@ -69,6 +69,20 @@ const COMMANDS: &[(&str, How)] = &[
         "echo 'hostname; exit' | uwsgi --plugin ./pty_plugin.so --pty-connect /tmp/raw.socket",
         Attaches,
     ),
+    // docs/commands.md
+    ("uwsgi --plugin ./libforkptyrouter.so --ini examples/commands.ini", Serves),
+    ("./fpty /tmp/fpty.socket 'echo $((6 * 7))'", Prints("/bin/sh", "42\n")),
+    ("./fpty /tmp/fpty.socket ls -d '/etc'", Prints("/bin/sh", "/etc\n")),
+    ("./fpty /tmp/fpty.socket -- tar c /etc/hostname | tar t", Prints("/bin/sh", "etc/hostname\n")),
+    (
+        "./fpty /tmp/fpty.socket 'cat; echo and more' < /etc/hostname",
+        Prints("/bin/sh", "and more\n"),
+    ),
+    (
+        "uwsgi --plugin ./pty_plugin.so --pty-uconnect /tmp/fpty.socket \
+         --pty-command 'echo $((6 * 7))'",
+        Prints("/bin/sh", "42\n"),
+    ),
     // docs/protocol.md
     (
         "printf '\\0\\062\\0\\144\\0\\204\\0\\145\\0\\022\\0\\0stty size; exit 0\\n' \

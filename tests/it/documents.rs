@@ -23,11 +23,11 @@ fn there_are_no_blocks_of_unknown_kinds() {
 
 #[test]
 fn the_configurations_are_those_in_examples() {
-    let readme = documents::read("README.md");
+    let documents = documents::all();
     let mut shown: Vec<&str> = Vec::new();
-    for (before, body) in readme.blocks("ini") {
+    for (before, body) in documents.iter().flat_map(|document| document.blocks("ini")) {
         let paragraph = before.trim_end().rsplit("\n\n").next().unwrap_or_default();
-        let Some((_, rest)) = paragraph.split_once("](examples/") else {
+        let Some((_, rest)) = paragraph.rsplit_once("examples/") else {
             assert!(!body.contains("[uwsgi]"), "a configuration without its file: {body}");
             continue;
         };

@@ -24,7 +24,9 @@ fn said(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 #[test]
 fn nonsense_is_one_line_and_status_2() {
-    for arguments in [&[][..], &["--bogus"], &["-e", "xy", "s"], &["-E", "1=2", "s"], &["a", "b"]] {
+    for arguments in
+        [&[][..], &["--bogus"], &["-e", "xy", "s"], &["-E", "1=2", "s"], &["-r", "a", "b"]]
+    {
         let (status, out, error) = said(arguments);
         assert_eq!((status, out.as_str()), (Some(2), ""), "{arguments:?} {error}");
         assert_eq!(error.lines().count(), 1, "{arguments:?} {error}");

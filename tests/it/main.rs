@@ -7,6 +7,7 @@
 mod harness;
 
 mod addresses;
+mod command;
 mod commands;
 mod compat;
 mod departure;

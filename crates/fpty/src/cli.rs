@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::{Parser, ValueHint};
 use fpty::client::Client;
+use fpty::client::request::{Terminal, Wanted};
 use fpty::proto::Protocol;
 use fpty::proto::variables::is_environment_name;
 use which::WhichArguments;
@@ -33,8 +34,20 @@ pub struct Arguments {
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::Other)]
     pub command: Vec<OsString>,
 
+    /// With a terminal, whatever input and output are
+    #[arg(short = 't', long = "tty", overrides_with = "no_tty")]
+    pub tty: bool,
+
+    /// Without a terminal: three streams
+    #[arg(short = 'T', long = "no-tty", overrides_with = "tty")]
+    pub no_tty: bool,
+
+    /// Do what sshd was asked for: for its ForceCommand
+    #[arg(long, conflicts_with = "command")]
+    pub ssh: bool,
+
     /// Speak raw mode, not uwsgi mode
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with_all = ["command", "ssh", "tty", "no_tty"])]
     pub raw: bool,
 
     /// Escape character, or none
@@ -129,12 +142,18 @@ impl Arguments {
             .which
             .resolve(address, &mut command, usual)
             .map_err(|why| (format!("fpty: {why} (fpty --help says what there is)\n"), 2))?;
-        if !command.is_empty() {
-            return Err((String::from("fpty: one address is enough\n"), 2));
-        }
         let set = |Variable(name, value)| Some((name, value?));
+        let wanted = if self.ssh { Wanted::of_sshd() } else { Wanted::of_words(command) };
+        let terminal = match (self.tty, self.no_tty, self.ssh) {
+            (true, ..) => Terminal::Always,
+            (_, true, _) => Terminal::Never,
+            (.., true) => Terminal::OfSshd,
+            _ => Terminal::Usual,
+        };
         Ok(Client {
             name: "fpty:",
+            wanted,
+            terminal,
             address: OsStr::from_bytes(address.as_bytes()).to_owned(),
             protocol: if self.raw { Protocol::Raw } else { Protocol::Uwsgi },
             isig: !self.no_isig,
@@ -174,6 +193,7 @@ mod tests {
             ["fpty", "--bogus", "x"],
             ["fpty", "-n", "a b"],
             ["fpty", "--read-only", "x"],
+            ["fpty", "-r", "-t"],
         ] {
             assert!(Arguments::try_parse_from(arguments).is_err(), "{arguments:?}");
         }

@@ -65,6 +65,9 @@ impl WhichArguments {
             if self.steal && self.join.is_none() {
                 return Err(String::from("--steal goes with -a or -A"));
             }
+            if self.join.is_some() && !more.is_empty() {
+                return Err(String::from("-A begins what the server has configured, no command"));
+            }
             return Ok((which, first));
         }
         let (session, address) = match more.len() {

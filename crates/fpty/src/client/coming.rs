@@ -12,6 +12,7 @@ use super::session::Session;
 use super::waiting::until_writable;
 use super::{Client, Which};
 use crate::error::Context;
+use crate::proto::request::Verb;
 use crate::proto::{self, Ended, Ending, Protocol, variables};
 use crate::relay::modes::Modes;
 use crate::relay::trail::Past;
@@ -126,8 +127,8 @@ impl Coming {
 
 /// Adds what is said of this in the introduction; `can_leave`: there is a
 /// person at a terminal, and the server knows who we are.
-pub fn introduce(config: &Client, can_leave: bool, pairs: &mut Vec<(Vec<u8>, Vec<u8>)>) {
-    let mut say = |name: &[u8], value: &[u8]| pairs.push((name.to_vec(), value.to_vec()));
+pub fn introduce<'a>(config: &'a Client, can_leave: bool, pairs: &mut Vec<(&'a [u8], &'a [u8])>) {
+    let mut say = |name, value| pairs.push((name, value));
     if can_leave || config.which != Which::New {
         say(variables::CAN_LEAVE, b"1");
     }
@@ -144,6 +145,13 @@ pub fn introduce(config: &Client, can_leave: bool, pairs: &mut Vec<(Vec<u8>, Vec
     }
     if config.read_only {
         say(variables::READ_ONLY, b"1");
+    }
+}
+
+/// Appends the request, where it is to be a session that was left.
+pub fn request(config: &Client, packets: &mut Vec<u8>) {
+    if let Which::Left(name) | Which::Either(name) = &config.which {
+        proto::request::encode(Verb::Attach, name.as_bytes(), packets);
     }
 }
 

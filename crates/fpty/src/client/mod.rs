@@ -5,6 +5,8 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `mod.rs` | what is asked for; from the address to the exit status |
+//! | `request.rs` | what is to run there, with a terminal or without |
+//! | `command.rs`, `outputs.rs` | a command without a terminal |
 //! | `session.rs` | the session: one loop, and what is written |
 //! | `waiting.rs` | what is waited for |
 //! | `typing.rs` | input: keys, pipes, and their end |
@@ -19,13 +21,16 @@
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
 mod coming;
+mod command;
 mod escape;
 pub mod hearing;
 mod obeying;
 mod outcome;
+mod outputs;
 #[cfg(feature = "paint")]
 mod painting;
 mod pastes;
+pub mod request;
 mod session;
 mod stopping;
 mod takeover;
@@ -38,8 +43,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::error::{Context, Result};
-use crate::proto::request::Verb;
+use crate::error::{Context, Error, Result};
 use crate::proto::{self, Protocol};
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::connect;
@@ -47,6 +51,7 @@ use crate::sys::stdio::{self, Output};
 use crate::sys::termios::{Raises, RawMode};
 
 use outcome::End;
+use request::{Terminal, Wanted};
 use session::Session;
 
 /// Exit status where the end was not the program's own.
@@ -64,6 +69,10 @@ pub struct Client {
     pub address: OsString,
     /// What it speaks.
     pub protocol: Protocol,
+    /// What is to run there.
+    pub wanted: Wanted,
+    /// Whether with a terminal.
+    pub terminal: Terminal,
     /// Whether Ctrl-C, Ctrl-\ and Ctrl-Z are signals here.
     pub isig: bool,
     /// The character that begins an escape; `None`: there are none.
@@ -123,7 +132,13 @@ pub fn run(config: &Client) -> i32 {
 }
 
 fn attach(config: &Client) -> Result<End> {
+    if config.protocol == Protocol::Raw && (config.needs_more() || !config.wants_terminal()) {
+        return Err(Error::new("raw mode has only the configured program: use uwsgi mode"));
+    }
     let (stream, transport) = connect(&config.address, PATIENCE)?;
+    if !config.wants_terminal() {
+        return command::run(config, stream, transport);
+    }
     // Before the terminal changes, so that nothing can end us in between.
     let taken: Vec<Signal> = SIGNALS
         .into_iter()
@@ -156,8 +171,8 @@ fn attach(config: &Client) -> Result<End> {
     Ok(session.run())
 }
 
-/// The packets with our environment, and the word that this was all.
-fn introduction(config: &Client, can_take: bool, is_there: bool) -> Vec<u8> {
+/// The packets with our environment, and what else is to be said.
+fn introduction(config: &Client, more: &[(&[u8], &[u8])]) -> Vec<u8> {
     let ours = std::env::vars_os().filter(|(name, _)| {
         let name = name.as_encoded_bytes();
         ENVIRONMENT.iter().any(|pattern| match pattern.strip_suffix('*') {
@@ -169,16 +184,9 @@ fn introduction(config: &Client, can_take: bool, is_there: bool) -> Vec<u8> {
         .chain(config.environment.iter().cloned())
         .map(|(name, value)| (name.into_vec(), value.into_vec()))
         .collect();
-    if can_take {
-        pairs.push((proto::variables::CAN_TAKE.to_vec(), b"1".to_vec()));
-    }
-    coming::introduce(config, can_take && is_there, &mut pairs);
+    pairs.extend(more.iter().map(|(name, value)| (name.to_vec(), value.to_vec())));
     let mut packets = Vec::new();
-    if let Which::Left(name) | Which::Either(name) = &config.which {
-        proto::request::encode(Verb::Attach, name.as_bytes(), &mut packets);
-    }
     let pairs = pairs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     proto::variables::encode(pairs, &mut packets);
-    packets.extend(proto::encode_bare(proto::VARIABLES, 0));
     packets
 }

@@ -7,7 +7,7 @@ use super::outcome::End;
 use super::session::{PING, Session};
 use super::takeover::Takeover;
 use super::typing::Input;
-use super::{Which, introduction};
+use super::{coming, introduction};
 use crate::error::Result;
 use crate::proto::{self, Ending};
 use crate::sys::Read;
@@ -16,6 +16,18 @@ use crate::sys::stdio;
 
 /// How a router begins that refuses a session and speaks plainly.
 const REFUSED: &[u8] = b"forkptyrouter: session refused: ";
+
+/// Whether this is all that such a router says.
+pub fn is_refusal(bytes: &[u8]) -> bool {
+    let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
+    line.starts_with(REFUSED) && !line.contains(&b'\n')
+}
+
+/// Whether it may become that.
+pub fn may_be_refusal(bytes: &[u8]) -> bool {
+    let length = bytes.len().min(REFUSED.len());
+    bytes[..length] == REFUSED[..length]
+}
 
 impl Session<'_> {
     pub(super) fn server_said(&mut self) -> Option<End> {
@@ -63,6 +75,11 @@ impl Session<'_> {
                 self.first_bytes.extend(output.iter().take(1024));
             }
             self.coming.heard(&output);
+            let is_plain = !self.hearing.is_extended() && !self.hearing.is_undecided();
+            if self.config.needs_more() && is_plain && !may_be_refusal(&self.first_bytes) {
+                end = Some(End::NotAttached(self.config.cannot_do_more()));
+                break;
+            }
             self.show(&output);
             let Some(said) = said else {
                 break;
@@ -74,10 +91,6 @@ impl Session<'_> {
         }
         self.shown = output;
         if !self.hearing.is_undecided() && self.held_until.take().is_some() {
-            if self.config.which != Which::New && !self.hearing.is_extended() {
-                let why = "this server has no sessions that can be left";
-                return Some(End::NotAttached(why.to_owned()));
-            }
             self.release_input();
         }
         let unasked = !self.arrived.descriptors.is_empty() || self.arrived.truncated;
@@ -90,9 +103,16 @@ impl Session<'_> {
     fn obey(&mut self, said: Said) -> Result<()> {
         match said {
             Said::Agreed => {
-                let can_take = self.transport == Transport::Unix;
-                let is_there = self.terminal.is_some();
-                self.to_server.push(&introduction(self.config, can_take, is_there));
+                let is_unix = self.transport == Transport::Unix;
+                let can_take: &[u8] = if is_unix { b"1" } else { b"0" };
+                let can_leave = is_unix && self.terminal.is_some();
+                let mut more = vec![(proto::variables::CAN_TAKE, can_take)];
+                coming::introduce(self.config, can_leave, &mut more);
+                let mut packets = introduction(self.config, &more);
+                coming::request(self.config, &mut packets);
+                self.config.wanted.encode(&mut packets);
+                packets.extend(proto::encode_bare(proto::VARIABLES, 0));
+                self.to_server.push(&packets);
                 if self.transport == Transport::Tcp {
                     self.next_ping = Some(Instant::now() + PING);
                 }
@@ -183,8 +203,7 @@ impl Session<'_> {
             let why = if gone { "the server is gone" } else { "it ended without a word" };
             return End::Lost(why.to_owned());
         }
-        let line = self.first_bytes.strip_suffix(b"\r\n").unwrap_or_default();
-        if line.starts_with(REFUSED) && !line.contains(&b'\n') {
+        if is_refusal(&self.first_bytes) {
             return End::Refused;
         }
         End::Normal

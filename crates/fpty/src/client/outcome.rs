@@ -18,6 +18,8 @@ pub enum End {
     Normal,
     /// The server said how.
     Told(Ended),
+    /// A signal ended the program that was to be expected: its number.
+    Signalled(u8),
     /// The server refused, in words that were shown.
     Refused,
     /// No session came about: why.
@@ -40,6 +42,7 @@ impl End {
         match self {
             End::Normal | End::Left => 0,
             End::Told(ended) => ended.status().into(),
+            End::Signalled(number) => 128 + i32::from(*number),
             End::Refused | End::NotAttached(_) => NOT_ATTACHED,
             End::Lost(_) | End::OutputFailed(_) => LOST,
             End::Signal(signal) => 128 + *signal as i32,
@@ -62,6 +65,7 @@ impl End {
                 Ending::Lost => "lost",
                 Ending::Detached => "detached",
             },
+            End::Signalled(_) => "signal",
             End::Refused | End::NotAttached(_) => "refused",
             End::Lost(_) => "lost",
             End::Left | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
@@ -71,16 +75,16 @@ impl End {
     /// What a person is told; `None`: nothing.
     fn text(&self, address: &str) -> Option<String> {
         match self {
-            End::Normal | End::Refused | End::OutputClosed => None,
             End::Told(Ended { ending: Ending::Detached, value: 0, text }) => {
                 Some(format!("detached: {text} (come back with: fpty -a {text} {address})"))
             }
+            End::Normal | End::Signalled(_) | End::Refused | End::OutputClosed => None,
             End::Told(ended) => told(ended),
             End::NotAttached(why) => Some(why.clone()),
             End::Left => Some(format!("left {address}")),
             End::Lost(why) => Some(format!("connection to {address} lost: {why}")),
             End::Signal(signal) => Some(format!("ended by {signal}")),
-            End::OutputFailed(why) => Some(format!("cannot write to standard output: {why}")),
+            End::OutputFailed(why) => Some(format!("cannot write to {why}")),
         }
     }
 }
@@ -127,6 +131,7 @@ pub fn tell(config: &Client, end: &End) -> i32 {
 fn json(end: &End, status: i32, text: &str) -> String {
     let signal = match end {
         End::Told(ended) if ended.ending == Ending::Signal => Some(name_of(ended.value)),
+        End::Signalled(number) => Some(name_of(*number)),
         End::Signal(signal) => Some(signal.as_str().to_owned()),
         _ => None,
     };

@@ -25,6 +25,9 @@ const BUFFER: usize = 64 * 1024;
 /// that knows only the plain one says nothing if its program does not.
 const ASKED: Duration = Duration::from_millis(100);
 
+/// How long one may take where only a server that can do more will do.
+pub const ASKED_FOR_MORE: Duration = Duration::from_secs(10);
+
 /// How often a TCP connection is kept busy: uWSGI's routers end idle ones
 /// after a minute.
 pub const PING: Duration = Duration::from_secs(20);
@@ -121,7 +124,8 @@ impl<'a> Session<'a> {
     /// is, which every server understands.
     pub fn greet(&mut self) {
         self.hearing = Hearing::asked();
-        self.held_until = Some(Instant::now() + ASKED);
+        let patience = if self.config.needs_more() { ASKED_FOR_MORE } else { ASKED };
+        self.held_until = Some(Instant::now() + patience);
         self.to_server.push(&proto::encode_bare(proto::HELLO, proto::VERSION));
         self.resize_due = true;
         self.say_the_size();
@@ -171,6 +175,9 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         if self.held_until.is_some_and(|until| now >= until) {
             self.held_until = None;
+            if self.config.needs_more() && self.hearing.is_undecided() {
+                return Some(End::NotAttached(self.config.cannot_do_more()));
+            }
             self.release_input();
         }
         if self.next_ping.is_some_and(|at| now >= at) {
@@ -198,7 +205,8 @@ impl<'a> Session<'a> {
     }
 
     fn output_ended(&self) -> End {
-        self.failure.reason().map_or(End::OutputClosed, End::OutputFailed)
+        let why = self.failure.reason().map(|why| format!("standard output: {why}"));
+        why.map_or(End::OutputClosed, End::OutputFailed)
     }
 
     /// The terminal's size may be another one.

@@ -7,6 +7,7 @@
 //! | `codec.rs` | packets from and to bytes, in any fragmentation |
 //! | `message.rs` | payloads of the router |
 //! | `request.rs` | what a client asks for beside a terminal |
+//! | `window.rs` | how much of a relayed stream may be on its way |
 //! | `variables.rs` | payloads of the client: its environment, what it can do |
 
 mod codec;
@@ -14,6 +15,7 @@ mod message;
 mod packet;
 pub mod request;
 pub mod variables;
+pub mod window;
 
 pub use codec::{
     AnswerDecoder, Decoder, encode_bare, encode_input, encode_packet, encode_rows_and_cols,

@@ -28,6 +28,8 @@ pub const BEGIN: &[u8] = b"fpty.begin";
 pub const STEAL: &[u8] = b"fpty.steal";
 /// The client only watches (value 1).
 pub const READ_ONLY: &[u8] = b"fpty.readonly";
+/// The client wants no terminal for the program (value 0).
+pub const TERMINAL: &[u8] = b"fpty.terminal";
 
 /// Appends packets with these pairs, each in one packet. What is too long for
 /// one is left out.

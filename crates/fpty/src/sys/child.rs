@@ -84,6 +84,13 @@ pub fn signal_group(group: i32, signal: Signal) {
     }
 }
 
+/// Sends a signal by its number to the process group of a leader that was not
+/// reaped.
+pub fn signal_group_by_number(leader: Pid, number: i32) {
+    // SAFETY: no memory is involved; the group is above 1.
+    unsafe { libc::kill(-leader.0, number) };
+}
+
 /// Reaps one child that has ended, whichever. The kernel looks through all of
 /// them.
 pub fn reap_any() -> Option<(Pid, Exit)> {

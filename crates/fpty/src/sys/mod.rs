@@ -24,6 +24,7 @@ pub mod socket;
 #[cfg(feature = "server")]
 pub mod spawn;
 pub mod stdio;
+pub mod streams;
 pub mod termios;
 pub mod tick;
 
@@ -141,6 +142,14 @@ pub fn what_is_missing() -> Vec<&'static str> {
         missing.push("no /proc/net/tcp here: a TCP client that left is noticed late while its program is silent");
     }
     missing
+}
+
+/// Whether there is a file here that we may execute (access(2)).
+pub fn is_executable(path: &std::ffi::CStr) -> bool {
+    use nix::unistd::{AccessFlags, access};
+    let is_file = nix::sys::stat::stat(path)
+        .is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG);
+    is_file && access(path, AccessFlags::X_OK).is_ok()
 }
 
 /// Keeps processes of the same user from reading our memory and descriptors

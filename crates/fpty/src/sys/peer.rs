@@ -162,6 +162,15 @@ impl Stream {
         super::read_outcome(peer.note(received.map(|message| message.bytes)))
     }
 
+    /// The same, as much as the buffer has room for, in place of what was in
+    /// it.
+    pub fn read_into_with_descriptors(&self, buffer: &mut Vec<u8>, arrived: &mut Arrived) -> Read {
+        buffer.resize(buffer.capacity(), 0);
+        let outcome = self.read_with_descriptors(buffer, arrived, &mut Peer::default());
+        buffer.truncate(if let Read::Bytes(count) = outcome { count } else { 0 });
+        outcome
+    }
+
     /// Writes a few bytes with copies of descriptors at the first of them
     /// (SCM_RIGHTS, unix(7)): all or nothing.
     pub fn write_with_descriptors(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Written {

@@ -58,6 +58,16 @@ impl PidFd {
         }
     }
 
+    /// Sends a signal to the process group that it leads, or led: what is left
+    /// of that (PIDFD_SIGNAL_PROCESS_GROUP; nothing before Linux 6.9).
+    pub fn signal_group(&self, number: i32) {
+        const PROCESS_GROUP: libc::c_uint = 1 << 2;
+        let nothing = std::ptr::null::<u8>();
+        let (call, fd) = (libc::SYS_pidfd_send_signal, self.fd.as_raw_fd());
+        // SAFETY: numbers, and no more information; no memory is involved.
+        unsafe { libc::syscall(call, fd, number, nothing, PROCESS_GROUP) };
+    }
+
     /// Its number, as long as it has not been reaped.
     pub fn pid(&self) -> Pid {
         self.pid

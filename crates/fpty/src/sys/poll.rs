@@ -1,9 +1,10 @@
-//! epoll(7), level-triggered.
+//! epoll(7), level-triggered; and poll(2) for a few.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 /// What one wants to be told of a descriptor. Its hang-up and its errors come
@@ -129,5 +130,56 @@ impl Poller {
             write: flags.contains(EpollFlags::EPOLLOUT),
             hang_up: flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR),
         }
+    }
+}
+
+/// A few descriptors to wait for once (poll(2)).
+#[derive(Default)]
+pub struct Several<'a>(Vec<PollFd<'a>>);
+
+/// What a wait for them found.
+pub struct Found(Vec<PollFlags>);
+
+impl<'a> Several<'a> {
+    /// Adds one; its hang-up is told uncalled for. Returns its place.
+    pub fn add(&mut self, fd: BorrowedFd<'a>, reads: bool, writes: bool) -> usize {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, reads);
+        flags.set(PollFlags::POLLOUT, writes);
+        self.0.push(PollFd::new(fd, flags));
+        self.0.len() - 1
+    }
+
+    /// Waits, at most so long (rounded up to a millisecond).
+    pub fn wait(mut self, timeout: Option<Duration>) -> Found {
+        let timeout = timeout.map_or(PollTimeout::NONE, |wait| {
+            let millis = u16::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX);
+            PollTimeout::from(millis)
+        });
+        if nix::poll::poll(&mut self.0, timeout).is_err() {
+            return Found(Vec::new());
+        }
+        let events = |polled: &PollFd<'_>| polled.revents().unwrap_or(PollFlags::empty());
+        Found(self.0.iter().map(events).collect())
+    }
+}
+
+/// What tells that the other end is gone: a pipe says POLLERR, a socket
+/// POLLHUP.
+const GONE: PollFlags = PollFlags::POLLHUP.union(PollFlags::POLLERR).union(PollFlags::POLLNVAL);
+
+impl Found {
+    fn has(&self, at: usize, flags: PollFlags) -> bool {
+        self.0.get(at).is_some_and(|events| events.intersects(flags))
+    }
+
+    /// Whether there is something to read, or the end of it.
+    pub fn readable(&self, at: usize) -> bool {
+        self.has(at, PollFlags::POLLIN | GONE)
+    }
+
+    /// Whether the other end is gone.
+    pub fn hung_up(&self, at: usize) -> bool {
+        self.has(at, GONE)
     }
 }

@@ -72,6 +72,13 @@ impl Leader {
         }
     }
 
+    /// Sends SIGHUP to the process group that it leads.
+    pub fn hang_up(&self) {
+        // It was proved a moment ago.
+        super::child::signal_group(self.pid.as_raw(), nix::sys::signal::Signal::SIGHUP);
+        super::child::signal_group(self.pid.as_raw(), nix::sys::signal::Signal::SIGCONT);
+    }
+
     fn signal(&self, number: i32) {
         match &self.proof {
             Proof::Pidfd(pidfd) => pidfd.signal(number),

@@ -35,10 +35,12 @@
 
 /* The same in spawn.rs. */
 struct forkpty_plan {
-	const char *path;
+	char *const *paths; /* the first one that there is is executed */
 	char *const *argv;
 	char *const *envp;
-	int terminal; /* a low number */
+	int streams[3]; /* what becomes 0, 1 and 2: low numbers, from 3 on */
+	int highest; /* of these */
+	int has_terminal; /* it is the first of them, and the others, too */
 	int own_session; /* or the foreground job of the parent's */
 	int death_signal; /* sent when the parent's thread ends; 0: none */
 	int restore_nofile; /* whether to set the soft limit below */
@@ -101,7 +103,7 @@ unsigned long forkpty_signals_not_default(void)
 	return signals;
 }
 
-/* Close everything from 3 on: the program gets its terminal and nothing else. */
+/* Close everything from 3 on: the program gets its streams and nothing else. */
 static void close_the_rest(void)
 {
 	struct rlimit limit;
@@ -124,6 +126,26 @@ static long part_from_the_parents(int highest)
 	return call(SYS_unshare, CLONE_FILES, 0, 0, 0);
 }
 
+/*
+ * Executes the first of the paths that there is, as a shell looks for a
+ * program (POSIX XCU 2.9.1.4): minus the errno of what failed. Of a file that
+ * is there and may not be executed it says so, if no later one will do.
+ */
+static long execute(const struct forkpty_plan *plan)
+{
+	char *const *path;
+	long failed = -ENOENT, forbidden = 0;
+
+	for (path = plan->paths; *path; path++) {
+		failed = call(SYS_execve, (long)*path, (long)plan->argv, (long)plan->envp, 0);
+		if (failed == -EACCES)
+			forbidden = failed;
+		else if (failed != -ENOENT && failed != -ENOTDIR)
+			return failed;
+	}
+	return forbidden ? forbidden : failed;
+}
+
 /* Returns the errno of what failed; on success it does not return. */
 static long become(struct forkpty_slot *slot)
 {
@@ -131,9 +153,9 @@ static long become(struct forkpty_slot *slot)
 	static const unsigned long by_default[8];
 	static const unsigned long none;
 	const struct forkpty_plan *plan = &slot->plan;
-	long signal, number, failed = 0, terminal = plan->terminal;
+	long signal, number, failed = 0, terminal = plan->streams[0];
 
-	if (slot->shares && (failed = part_from_the_parents(plan->terminal)) < 0)
+	if (slot->shares && (failed = part_from_the_parents(plan->highest)) < 0)
 		return -failed;
 	__atomic_store_n(&slot->apart, 1, __ATOMIC_SEQ_CST);
 
@@ -146,10 +168,10 @@ static long become(struct forkpty_slot *slot)
 		if (plan->not_default >> (signal & 63) & 1)
 			call(SYS_rt_sigaction, signal, (long)by_default, 0, NSIG / 8);
 
-	if (terminal < 3 && (terminal = call(SYS_fcntl, terminal, F_DUPFD, 3, 0)) < 0)
-		return -terminal;
 	if (plan->own_session) {
-		if ((failed = call(SYS_setsid, 0, 0, 0, 0)) < 0 ||
+		if ((failed = call(SYS_setsid, 0, 0, 0, 0)) < 0)
+			return -failed;
+		if (plan->has_terminal &&
 		    (failed = call(SYS_ioctl, terminal, TIOCSCTTY, 0, 0)) < 0)
 			return -failed;
 	} else {
@@ -164,7 +186,7 @@ static long become(struct forkpty_slot *slot)
 	    (failed = call(SYS_prctl, PR_SET_PDEATHSIG, plan->death_signal, 0, 0)) < 0)
 		return -failed;
 	for (number = 0; number < 3; number++)
-		if ((failed = call(SYS_dup3, terminal, number, 0, 0)) < 0)
+		if ((failed = call(SYS_dup3, plan->streams[number], number, 0, 0)) < 0)
 			return -failed;
 	close_the_rest();
 	if (plan->restore_nofile) {
@@ -176,7 +198,7 @@ static long become(struct forkpty_slot *slot)
 		}
 	}
 	call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, NSIG / 8);
-	return -call(SYS_execve, (long)plan->path, (long)plan->argv, (long)plan->envp, 0);
+	return -execute(plan);
 }
 
 static int child(void *argument)
@@ -205,9 +227,9 @@ static void wait_for(struct forkpty_slot *slot, long microseconds)
 }
 
 /*
- * Starts the slot's program on its terminal, as the leader of a session or as a
+ * Starts the slot's program on its streams, as the leader of a session or as a
  * job of the parent's, on a stack that grows down from `stack`. Returns when the
- * terminal may be closed here, and not before the program is executed, unless
+ * streams may be closed here, and not before the program is executed, unless
  * that takes longer than so many microseconds: its pid, or minus an errno. The
  * slot, the stack and all that the plan points to must stay as they are until
  * `in_use` is 0; then `error` is the errno of what failed, or 0: it was executed.

@@ -5,7 +5,7 @@ use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,10 +18,12 @@ use crate::error::{Context, Error, Result};
 /// The same in spawn.c.
 #[repr(C)]
 struct Plan {
-    path: *const libc::c_char,
+    paths: *const *const libc::c_char,
     argv: *const *const libc::c_char,
     envp: *const *const libc::c_char,
-    terminal: libc::c_int,
+    streams: [libc::c_int; 3],
+    highest: libc::c_int,
+    has_terminal: libc::c_int,
     own_session: libc::c_int,
     death_signal: libc::c_int,
     restore_nofile: libc::c_int,
@@ -54,9 +56,10 @@ unsafe extern "C" {
 /// number of times, by a process that changes no signal's disposition any
 /// more.
 pub struct Program {
-    path: CString,
+    /// Where it may be: the first one that there is.
+    paths: Vec<CString>,
     argv: Vec<CString>,
-    envp: Vec<CString>,
+    envp: Arc<Vec<CString>>,
     nofile: Option<DescriptorLimit>,
     job: bool,
     not_default: libc::c_ulong,
@@ -70,18 +73,39 @@ impl Program {
         if blank {
             return Self::through_shell(command, shell);
         }
-        Self::of(command.to_owned(), vec![command.to_owned()])
+        Self::of(vec![command.to_owned()], vec![command.to_owned()])
     }
 
     /// A command that goes through `shell -c`.
     pub fn through_shell(command: &CStr, shell: &CStr) -> Self {
-        Self::of(shell.to_owned(), vec![shell.to_owned(), c"-c".to_owned(), command.to_owned()])
+        let argv = vec![shell.to_owned(), c"-c".to_owned(), command.to_owned()];
+        Self::of(vec![shell.to_owned()], argv)
     }
 
-    fn of(path: CString, argv: Vec<CString>) -> Self {
+    /// A program with its arguments, its name the first of them: looked for
+    /// along this PATH where it has no slash in it, as execvp(3) does.
+    pub fn with_arguments(argv: Vec<CString>, path: &[u8]) -> Self {
+        let name = argv.first().map(|name| name.to_bytes()).unwrap_or_default();
+        let folders: Vec<&[u8]> = match name.contains(&b'/') || name.is_empty() {
+            true => Vec::new(),
+            false => path.split(|byte| *byte == b':').collect(),
+        };
+        let in_folder = |folder: &&[u8]| match folder {
+            // The current one.
+            [] => CString::new(name),
+            _ => CString::new([*folder, b"/", name].concat()),
+        };
+        let mut paths: Vec<CString> = folders.iter().filter_map(|f| in_folder(f).ok()).collect();
+        if paths.is_empty() {
+            paths.extend(argv.first().cloned());
+        }
+        Self::of(paths, argv)
+    }
+
+    fn of(paths: Vec<CString>, argv: Vec<CString>) -> Self {
         // SAFETY: only asks; no memory of ours is involved.
         let not_default = unsafe { forkpty_signals_not_default() };
-        Self { path, argv, envp: Vec::new(), nofile: None, job: false, not_default }
+        Self { paths, argv, envp: Arc::default(), nofile: None, job: false, not_default }
     }
 
     /// It begins no session: it becomes the foreground job of ours, whose
@@ -93,8 +117,21 @@ impl Program {
 
     /// Sets the whole environment (`NAME=value`).
     pub fn environment(mut self, envp: Vec<CString>) -> Self {
-        self.envp = envp;
+        self.envp = Arc::new(envp);
         self
+    }
+
+    /// Gives it environment and limits of another one.
+    pub fn surrounded_as(mut self, other: &Self) -> Self {
+        self.envp = Arc::clone(&other.envp);
+        self.nofile = other.nofile;
+        self
+    }
+
+    /// A variable of its environment.
+    pub fn variable(&self, name: &[u8]) -> Option<&[u8]> {
+        let mut pairs = self.envp.iter().map(|pair| pair.to_bytes());
+        pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="))
     }
 
     /// Gives the program the soft limit of descriptors from before it was raised.
@@ -105,8 +142,13 @@ impl Program {
 
     /// Why it could not be executed.
     pub fn refusal(&self, errno: i32) -> Error {
-        let path = self.path.to_string_lossy();
+        let name = self.argv.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let path = match self.paths.as_slice() {
+            [one] => one.to_string_lossy(),
+            _ => name,
+        };
         let hint = match errno {
+            libc::ENOENT if self.paths.len() > 1 => " (in no folder of PATH)",
             libc::ENOENT if !path.contains('/') => " (give a full path)",
             _ => "",
         };
@@ -154,6 +196,14 @@ const SPARE: usize = 2;
 const PATIENCE: libc::c_long = 5000;
 const IMPATIENT: Duration = Duration::from_secs(1);
 
+/// What a program's descriptors 0, 1 and 2 are.
+pub enum Streams<'a> {
+    /// All of them a terminal, which becomes its controlling one.
+    Terminal(&'a Slave),
+    /// These, and it has no controlling terminal.
+    Apart([BorrowedFd<'a>; 3]),
+}
+
 /// What came of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
@@ -166,6 +216,7 @@ pub enum Started {
 /// What one child needs until it has executed its program.
 struct Room {
     slot: UnsafeCell<Slot>,
+    paths: Vec<*const libc::c_char>,
     argv: Vec<*const libc::c_char>,
     envp: Vec<*const libc::c_char>,
     more: Vec<CString>,
@@ -178,10 +229,12 @@ struct Room {
 impl Room {
     fn new() -> Result<Box<Self>> {
         let plan = Plan {
-            path: std::ptr::null(),
+            paths: std::ptr::null(),
             argv: std::ptr::null(),
             envp: std::ptr::null(),
-            terminal: -1,
+            streams: [-1; 3],
+            highest: -1,
+            has_terminal: 0,
             own_session: 0,
             death_signal: 0,
             restore_nofile: 0,
@@ -190,6 +243,7 @@ impl Room {
         };
         Ok(Box::new(Self {
             slot: UnsafeCell::new(Slot { in_use: 0, apart: 0, error: 0, shares: 0, plan }),
+            paths: Vec::new(),
             argv: Vec::new(),
             envp: Vec::new(),
             more: Vec::new(),
@@ -227,47 +281,51 @@ pub struct Spawner {
     /// Boxed: each child has a pointer to its own.
     #[allow(clippy::vec_box)]
     rooms: Vec<Box<Room>>,
-    /// A low number is kept for the terminal of the next program: a child
-    /// copies the descriptors up to it, and not those of all sessions.
-    low: OwnedFd,
+    /// Low numbers are kept for the streams of the next program: a child
+    /// copies the descriptors up to them, and not those of all sessions.
+    low: [OwnedFd; 3],
     nothing: File,
     impatient_until: Option<Instant>,
 }
 
 impl Spawner {
-    /// Takes two descriptors.
+    /// Takes four descriptors.
     ///
     /// # Errors
     /// There are none.
     pub fn new() -> Result<Self> {
         let nothing = File::options().read(true).write(true).open("/dev/null");
         let nothing = nothing.context("cannot open /dev/null")?;
-        // SAFETY: fcntl(2) with two numbers.
-        let low = unsafe { libc::fcntl(nothing.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
-        if low < 0 {
-            return Err(io::Error::last_os_error()).context("cannot keep a descriptor");
-        }
-        // SAFETY: new and ours.
-        let low = unsafe { OwnedFd::from_raw_fd(low) };
+        let one = || {
+            // SAFETY: fcntl(2) with two numbers.
+            let low = unsafe { libc::fcntl(nothing.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
+            if low < 0 {
+                return Err(io::Error::last_os_error()).context("cannot keep a descriptor");
+            }
+            // SAFETY: new and ours.
+            Ok(unsafe { OwnedFd::from_raw_fd(low) })
+        };
+        let low = [one()?, one()?, one()?];
         Ok(Self { rooms: Vec::new(), low, nothing, impatient_until: None })
     }
 
-    /// Starts a program as the leader of a new session whose controlling
-    /// terminal is `slave` (see [`Program::as_job`] for the exception), with
-    /// descriptors 0, 1 and 2 on it and no others, every signal at its default
-    /// and none blocked. Variables in `more` take the place of those of the
-    /// same name. When this returns it has its own copy of the terminal, and
-    /// most often has been executed.
+    /// Starts a program as the leader of a new session (see
+    /// [`Program::as_job`] for the exception), with descriptors 0, 1 and 2 as
+    /// said and no others, every signal at its default and none blocked.
+    /// Variables in `more` take the place of those of the same name. When this
+    /// returns it has its own copies of the descriptors, and most often has
+    /// been executed.
     ///
     /// # Errors
     /// There can be no more processes.
     pub fn spawn(
         &mut self,
         program: &Arc<Program>,
-        slave: &Slave,
+        streams: Streams<'_>,
         more: Vec<CString>,
     ) -> Result<Started> {
         let mut room = self.room()?;
+        point_to(&program.paths, &mut room.paths);
         point_to(&program.argv, &mut room.argv);
         let kept = program.envp.iter();
         let kept = kept.filter(|pair| !more.iter().any(|new| same_name(pair, new)));
@@ -275,11 +333,14 @@ impl Spawner {
         room.more = more;
         room.program = Some(Arc::clone(program));
         room.leader = None;
+        let (numbers, used) = self.lower(streams)?;
         let plan = Plan {
-            path: program.path.as_ptr(),
+            paths: room.paths.as_ptr(),
             argv: room.argv.as_ptr(),
             envp: room.envp.as_ptr(),
-            terminal: self.low.as_raw_fd(),
+            streams: numbers,
+            highest: numbers.into_iter().max().unwrap_or(-1),
+            has_terminal: (used == 1).into(),
             own_session: (!program.job).into(),
             death_signal: if program.job { libc::SIGHUP } else { 0 },
             restore_nofile: program.nofile.is_some().into(),
@@ -287,7 +348,6 @@ impl Spawner {
             not_default: program.not_default,
         };
         room.slot.get_mut().plan = plan;
-        self.lower(slave.as_raw())?;
         let now = Instant::now();
         let patience =
             if self.impatient_until.is_some_and(|until| now < until) { 0 } else { PATIENCE };
@@ -295,7 +355,7 @@ impl Spawner {
         // to, is kept until the child has left our memory. The stack is the
         // child's alone until then, and grows down from its end.
         let pid = unsafe { forkpty_spawn(room.slot.get(), room.stack.top(), patience) };
-        let raised = self.lower(self.nothing.as_raw_fd());
+        let raised = self.raise(used);
         if patience > 0 {
             self.impatient_until = room.is_in_use().then(|| now + IMPATIENT);
         }
@@ -307,7 +367,7 @@ impl Spawner {
         };
         raised?;
         Ok(match self.failure(leader).filter(|_| done) {
-            Some(errno) => {
+            Some((_, errno)) => {
                 leader.reap();
                 Started::NotExecuted(errno)
             }
@@ -336,13 +396,27 @@ impl Spawner {
         self.rooms.len() > SPARE
     }
 
-    /// Puts a copy of a descriptor under the low number.
-    fn lower(&self, fd: i32) -> Result<()> {
-        // SAFETY: dup3(2) with two numbers; the second one stays ours.
-        if unsafe { libc::dup3(fd, self.low.as_raw_fd(), libc::O_CLOEXEC) } < 0 {
-            return Err(io::Error::last_os_error()).context("cannot pass the terminal on");
+    /// Puts copies of a program's streams under low numbers: which, and how
+    /// many of these.
+    fn lower(&self, streams: Streams<'_>) -> Result<([libc::c_int; 3], usize)> {
+        let low = [0, 1, 2].map(|at: usize| self.low[at].as_raw_fd());
+        match streams {
+            Streams::Terminal(slave) => {
+                put(slave.as_raw(), low[0])?;
+                Ok(([low[0]; 3], 1))
+            }
+            Streams::Apart(streams) => {
+                for (stream, low) in streams.iter().zip(low) {
+                    put(stream.as_raw_fd(), low)?;
+                }
+                Ok((low, 3))
+            }
         }
-        Ok(())
+    }
+
+    /// Takes the copies back.
+    fn raise(&self, used: usize) -> Result<()> {
+        self.low[..used].iter().try_for_each(|low| put(self.nothing.as_raw_fd(), low.as_raw_fd()))
     }
 
     /// Whether a program has been executed, and is neither about to be nor
@@ -351,13 +425,14 @@ impl Spawner {
         self.rooms.iter().filter(|room| room.leader == Some(leader)).all(|room| room.is_free())
     }
 
-    /// Whether a process that has ended never was the program: the errno of
-    /// what failed. To be asked once, when it was reaped.
-    pub fn failure(&mut self, leader: Pid) -> Option<i32> {
+    /// Whether a process that has ended never was the program: which, and the
+    /// errno of what failed. To be asked once, when it was reaped.
+    pub fn failure(&mut self, leader: Pid) -> Option<(Arc<Program>, i32)> {
         let of_leader = |room: &&mut Box<Room>| room.leader == Some(leader) && !room.is_in_use();
         let room = self.rooms.iter_mut().find(of_leader)?;
         room.leader = None;
-        Some(room.error()).filter(|errno| *errno != 0)
+        let errno = room.error();
+        room.program.clone().filter(|_| errno != 0).map(|program| (program, errno))
     }
 
     /// Waits until a program has been executed.
@@ -370,7 +445,7 @@ impl Spawner {
         }
         match self.failure(leader) {
             None => Ok(()),
-            Some(errno) => {
+            Some((_, errno)) => {
                 leader.reap();
                 Err(errno)
             }
@@ -384,6 +459,15 @@ impl Drop for Spawner {
             room.wait();
         }
     }
+}
+
+/// Puts a copy of a descriptor under a number that is kept for it.
+fn put(fd: libc::c_int, low: libc::c_int) -> Result<()> {
+    // SAFETY: dup3(2) with two numbers; the second one stays ours.
+    if unsafe { libc::dup3(fd, low, libc::O_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error()).context("cannot pass the streams on");
+    }
+    Ok(())
 }
 
 /// Whether two variables (`NAME=value`) have one name.

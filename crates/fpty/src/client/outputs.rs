@@ -1,0 +1,210 @@
+//! Standard output and error of a command without a terminal: each has its
+//! window and its end.
+
+use std::os::fd::AsFd;
+
+use crate::error::{Context, Result};
+use crate::proto::{END_OF_STREAM, encode_packet, window};
+use crate::relay::Backlog;
+use crate::sys::poll::{Found, Several};
+use crate::sys::stdio::{Failure, Output};
+use crate::sys::streams::{self, ERROR, OUTPUT};
+
+/// What becomes of one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is written here.
+    Open,
+    /// All of it has come.
+    Ended,
+    /// Nobody reads it here any more.
+    Gone,
+    /// The program has it itself.
+    Passed,
+}
+
+/// One of them.
+struct One {
+    number: usize,
+    state: State,
+    /// `None`: it is not for us to write, or no more.
+    to: Option<Output>,
+    failure: Failure,
+    waiting: Backlog,
+    taken: window::Taken,
+    /// Bytes that were taken and not told.
+    told: Vec<u8>,
+    /// Its reader is known to have left.
+    unread: bool,
+}
+
+/// Both.
+pub struct Outputs([One; 2]);
+
+impl One {
+    fn new(number: usize) -> Result<Self> {
+        let to = Output::of(streams::own(number)).context("cannot write to an output")?;
+        Ok(Self {
+            number,
+            state: State::Open,
+            to: Some(to),
+            failure: Failure::default(),
+            waiting: Backlog::default(),
+            taken: window::Taken::default(),
+            told: Vec::new(),
+            unread: false,
+        })
+    }
+
+    fn write(&self, bytes: &[u8]) -> Option<usize> {
+        self.to.as_ref().and_then(|to| to.write_noting(bytes, &self.failure).taken())
+    }
+
+    fn show(&mut self, bytes: &[u8]) {
+        if self.state != State::Open {
+            return;
+        }
+        let taken = match self.waiting.is_empty() {
+            true => self.write(bytes),
+            false => Some(0),
+        };
+        match taken {
+            Some(taken) => {
+                self.waiting.push(&bytes[taken..]);
+                self.was_taken(taken);
+            }
+            None => self.is_gone(),
+        }
+    }
+
+    fn was_taken(&mut self, count: usize) {
+        if let Some(taken) = self.taken.add(count, window::OF_OUTPUT) {
+            // 1 or 2.
+            window::encode(self.number as u8, taken, &mut self.told);
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let before = waiting.len();
+        let read = waiting.flush(|bytes| self.write(bytes));
+        if read {
+            self.was_taken(before - waiting.len());
+            self.waiting = waiting;
+        } else {
+            self.is_gone();
+        }
+        if self.state == State::Ended && self.waiting.is_empty() {
+            self.close();
+        }
+    }
+
+    /// Nobody reads it: the program is to know.
+    fn is_gone(&mut self) {
+        self.unread = true;
+        self.waiting.clear();
+        if self.state == State::Open {
+            self.state = State::Gone;
+            encode_packet(END_OF_STREAM, &[self.number as u8], &mut self.told);
+        }
+        self.close();
+    }
+
+    /// Whoever reads it sees its end; but what we say ourselves goes to
+    /// standard error.
+    fn close(&mut self) {
+        if self.to.take().is_some() && self.number == OUTPUT {
+            streams::give_up(self.number);
+        }
+    }
+}
+
+impl Outputs {
+    /// Ours.
+    ///
+    /// # Errors
+    /// One of them is closed.
+    pub fn new() -> Result<Self> {
+        Ok(Self([One::new(OUTPUT)?, One::new(ERROR)?]))
+    }
+
+    fn one(&mut self, number: usize) -> &mut One {
+        &mut self.0[usize::from(number != OUTPUT)]
+    }
+
+    /// The program has those itself whose numbers these are.
+    pub fn passed(&mut self, names: &[u8]) {
+        for one in &mut self.0 {
+            if names.contains(&(b'0' + one.number as u8)) {
+                one.state = State::Passed;
+                one.close();
+            }
+        }
+    }
+
+    /// Writes what came of one of them, or keeps what is not taken.
+    pub fn show(&mut self, number: usize, bytes: &[u8]) {
+        self.one(number).show(bytes);
+    }
+
+    /// No more of one of them will come.
+    pub fn ended(&mut self, number: usize) {
+        let one = self.one(number);
+        if one.state == State::Open {
+            one.state = State::Ended;
+        }
+    }
+
+    /// Writes what waits, as far as it is taken; appends what the server is to
+    /// be told.
+    pub fn flush(&mut self, packets: &mut Vec<u8>) {
+        for one in &mut self.0 {
+            one.flush();
+            packets.append(&mut one.told);
+        }
+    }
+
+    /// Whether nothing waits to be written.
+    pub fn are_flushed(&self) -> bool {
+        self.0.iter().all(|one| one.waiting.is_empty())
+    }
+
+    /// Why one of them took no more, where that was not for want of a reader.
+    pub fn failure(&self) -> Option<String> {
+        let name = |number| if number == OUTPUT { "standard output" } else { "standard error" };
+        let of = |one: &One| Some(format!("{}: {}", name(one.number), one.failure.reason()?));
+        self.0.iter().find_map(of)
+    }
+
+    /// Whether all that is known of our readers is that they have left.
+    pub fn nobody_reads(&self) -> bool {
+        self.0[0].state != State::Open && self.0[1].unread || self.0.iter().all(|one| one.unread)
+    }
+
+    /// Waits for room where something is to be written, and else for the
+    /// reader to leave.
+    pub fn watch<'a>(&'a self, polled: &mut Several<'a>) -> [Option<usize>; 2] {
+        [0, 1].map(|at: usize| {
+            let one = &self.0[at];
+            if one.unread {
+                return None;
+            }
+            let writes = !one.waiting.is_empty();
+            match &one.to {
+                Some(to) => Some(polled.add(to.as_fd(), false, writes)),
+                // Standard error stays open here.
+                None if one.number == ERROR => Some(polled.add(streams::own(ERROR), false, false)),
+                None => None,
+            }
+        })
+    }
+
+    /// Takes note of what the wait found.
+    pub fn look(&mut self, found: &Found, at: [Option<usize>; 2]) {
+        for (one, at) in self.0.iter_mut().zip(at) {
+            if at.is_some_and(|at| found.hung_up(at)) && streams::is_unread(one.number) {
+                one.is_gone();
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! How much of a relayed stream may be on its way (packet 106), and which
+//! stream is meant: the streams of a command without a terminal are numbered
+//! as its descriptors are.
+
+use super::codec::encode_packet;
+use super::packet::WINDOW;
+
+/// Bytes of one output that the router sends before it hears that some were
+/// taken.
+pub const OF_OUTPUT: u32 = 1024 * 1024;
+
+/// Bytes of input that the client may send at first, once the router has
+/// said so: until then, none.
+pub const OF_INPUT: u32 = 256 * 1024;
+
+/// Appends the packet that says that so many bytes of a stream were taken.
+pub fn encode(stream: u8, taken: u32, packets: &mut Vec<u8>) {
+    let [a, b, c, d] = taken.to_le_bytes();
+    encode_packet(WINDOW, &[stream, a, b, c, d], packets);
+}
+
+/// Reads the payload; `None`: it is none.
+pub fn read(payload: &[u8]) -> Option<(u8, u32)> {
+    let [stream, a, b, c, d] = *payload else {
+        return None;
+    };
+    Some((stream, u32::from_le_bytes([a, b, c, d])))
+}
+
+/// What whoever takes a stream has to say of it: not each byte, but often
+/// enough that the sender never waits for the word.
+#[derive(Debug, Default)]
+pub struct Taken(u32);
+
+impl Taken {
+    /// So many more were taken; returns how many are to be told of now.
+    pub fn add(&mut self, count: usize, window: u32) -> Option<u32> {
+        self.0 = self.0.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        (self.0 >= window / 4).then(|| std::mem::take(&mut self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packet::HEADER;
+    use super::*;
+
+    #[test]
+    fn what_was_taken_is_told_in_time() {
+        let mut packets = Vec::new();
+        encode(2, 70_000, &mut packets);
+        assert_eq!(read(&packets[HEADER..]), Some((2, 70_000)));
+        assert_eq!(read(&packets), None);
+        let mut taken = Taken::default();
+        let mut told = 0;
+        for _ in 0..100 {
+            told += taken.add(5000, 100_000).unwrap_or(0);
+        }
+        assert_eq!(told, 500_000);
+    }
+}

@@ -1,0 +1,179 @@
+//! The three streams of a command without a terminal: which descriptors may
+//! be passed to another machine's program, and the pipes for those that may
+//! not.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::sys::stat::{SFlag, fstat};
+
+use super::{Read, Written};
+
+/// One of standard input, output and error, by its number.
+pub const INPUT: usize = 0;
+/// Standard output.
+pub const OUTPUT: usize = 1;
+/// Standard error.
+pub const ERROR: usize = 2;
+
+/// /dev/null: the first memory device is 1:1 (Linux, devices.txt).
+const NULL: libc::dev_t = libc::makedev(1, 3);
+
+/// Whether a descriptor of ours can become this stream of a program that we
+/// do not trust: a pipe, a stream socket, or /dev/null, open for it. Not a
+/// terminal, which could be typed into (TIOCSTI, ioctl_tty(2)), and not a
+/// file or folder, which leads to others (/proc/self/fd, `..`).
+pub fn may_be_passed(fd: BorrowedFd<'_>, number: usize) -> bool {
+    let Ok(status) = fstat(fd) else {
+        return false;
+    };
+    let Ok(flags) = fcntl(fd, FcntlArg::F_GETFL) else {
+        return false;
+    };
+    let flags = OFlag::from_bits_retain(flags);
+    let access = flags & OFlag::O_ACCMODE;
+    let wanted = if number == INPUT { OFlag::O_RDONLY } else { OFlag::O_WRONLY };
+    if flags.contains(OFlag::O_PATH) || (access != wanted && access != OFlag::O_RDWR) {
+        return false;
+    }
+    match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFIFO => true,
+        SFlag::S_IFSOCK => getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream),
+        SFlag::S_IFCHR => status.st_rdev == NULL,
+        _ => false,
+    }
+}
+
+/// Where a program's standard input comes from; writes do not wait.
+pub struct ToProgram(OwnedFd);
+
+/// Where a program's output goes; reads do not wait.
+pub struct FromProgram(OwnedFd);
+
+/// A pipe's two ends: ours does not wait, the program's does.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+fn do_not_wait(fd: &OwnedFd) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+impl ToProgram {
+    /// A new pipe, and its end for the program.
+    ///
+    /// # Errors
+    /// Out of descriptors or memory.
+    pub fn pipe() -> io::Result<(Self, OwnedFd)> {
+        let (reads, writes) = pipe()?;
+        do_not_wait(&writes)?;
+        Ok((Self(writes), reads))
+    }
+
+    /// Writes what there is room for. SIGPIPE must be blocked or ignored.
+    pub fn write(&self, bytes: &[u8]) -> Written {
+        super::write_outcome(nix::unistd::write(&self.0, bytes))
+    }
+}
+
+impl FromProgram {
+    /// A new pipe, and its end for the program.
+    ///
+    /// # Errors
+    /// Out of descriptors or memory.
+    pub fn pipe() -> io::Result<(Self, OwnedFd)> {
+        let (reads, writes) = pipe()?;
+        do_not_wait(&reads)?;
+        // Fewer wake-ups for a stream, where the user may have so much.
+        let _ = fcntl(&writes, FcntlArg::F_SETPIPE_SZ(PIPE));
+        Ok((Self(reads), writes))
+    }
+
+    /// Reads what there is.
+    pub fn read(&self, buffer: &mut [u8]) -> Read {
+        super::read_outcome(nix::unistd::read(&self.0, buffer))
+    }
+}
+
+/// Bytes that the pipe of an output holds.
+const PIPE: libc::c_int = 256 * 1024;
+
+impl AsFd for ToProgram {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsFd for FromProgram {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// One of our own standard descriptors.
+pub fn own(number: usize) -> BorrowedFd<'static> {
+    debug_assert!(number < 3);
+    // SAFETY: 0, 1 and 2 are never closed by us.
+    unsafe { BorrowedFd::borrow_raw(number.min(2) as i32) }
+}
+
+/// Puts /dev/null in place of one of our own standard descriptors: whoever is
+/// at its other end sees that we have closed it.
+pub fn give_up(number: usize) {
+    let Ok(nothing) = std::fs::File::options().read(true).write(true).open("/dev/null") else {
+        return;
+    };
+    // SAFETY: dup2(2) with two numbers, the second one of them 0, 1 or 2.
+    while unsafe { libc::dup2(nothing.as_raw_fd(), own(number).as_raw_fd()) } < 0
+        && Errno::last() == Errno::EINTR
+    {}
+}
+
+/// Writes bytes to standard error, if anybody is there.
+pub fn say_bytes(bytes: &[u8]) {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(bytes);
+}
+
+/// Whether nobody can read any more what is written to one of our own
+/// standard descriptors: a pipe or socket whose other end is closed.
+pub fn is_unread(number: usize) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let fd = own(number);
+    let kind = fstat(fd).map(|status| SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT);
+    if !matches!(kind, Ok(SFlag::S_IFIFO | SFlag::S_IFSOCK)) {
+        return false;
+    }
+    let mut asked = [PollFd::new(fd, PollFlags::empty())];
+    let gone = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+    poll(&mut asked, PollTimeout::ZERO) == Ok(1)
+        && asked[0].revents().is_some_and(|events| events.intersects(gone))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    #[test]
+    fn only_what_leads_nowhere_is_passed() {
+        let (reads, writes) = pipe().expect("a pipe");
+        assert!(may_be_passed(reads.as_fd(), INPUT) && !may_be_passed(reads.as_fd(), OUTPUT));
+        assert!(may_be_passed(writes.as_fd(), ERROR) && !may_be_passed(writes.as_fd(), INPUT));
+        let (stream, _other) = UnixStream::pair().expect("a socket");
+        assert!(may_be_passed(stream.as_fd(), INPUT) && may_be_passed(stream.as_fd(), OUTPUT));
+        let (datagrams, _other) = UnixDatagram::pair().expect("a socket");
+        assert!(!may_be_passed(datagrams.as_fd(), INPUT));
+        let nothing = File::open("/dev/null").expect("/dev/null");
+        assert!(may_be_passed(nothing.as_fd(), INPUT) && !may_be_passed(nothing.as_fd(), OUTPUT));
+        for path in ["/dev/zero", "/", "/etc/passwd", "/dev/ptmx"] {
+            let file = File::open(path).expect(path);
+            assert!(!may_be_passed(file.as_fd(), INPUT), "{path}");
+        }
+    }
+}

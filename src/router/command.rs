@@ -1,0 +1,443 @@
+//! Commands without a terminal: three streams, passed to the program where
+//! they can be, and else relayed through pipes.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::GatewayLoop;
+use super::aftercare::Kind;
+use super::table::{Key, Source, Table};
+use super::timers::Due;
+use super::turn::BUFFER;
+use crate::session::Verdict;
+use crate::session::command::{Command, Streams};
+use crate::session::greeting::Opening;
+use fpty::error::{Error, Result, reason};
+use fpty::proto::{Ended, Ending, HEADER, variables};
+use fpty::relay::is_free;
+use fpty::sys::child::{self, Pid};
+use fpty::sys::peer::Arrived;
+use fpty::sys::pidfd::PidFd;
+use fpty::sys::poll::{Interest, Poller, Ready};
+use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::spawn::{self, Started};
+use fpty::sys::streams::{FromProgram, ToProgram, may_be_passed};
+use fpty::sys::{Read, Written};
+
+/// How often a TCP client is looked after that leaves output unanswered, and
+/// how long it may.
+const LOOK: Duration = Duration::from_secs(20);
+const UNANSWERED: Duration = Duration::from_secs(120);
+
+/// The commands without a terminal of a gateway.
+#[derive(Default)]
+pub struct Commands {
+    running: Table<Commanded>,
+    /// By their program, until it was reaped.
+    by_program: HashMap<Pid, Key>,
+}
+
+impl Commands {
+    /// Whether this one has not ended.
+    pub fn has(&self, key: Key) -> bool {
+        self.running.has(key)
+    }
+}
+
+/// A command and what it is connected to.
+struct Commanded {
+    command: Command,
+    wires: Wires,
+    /// What the poller was told of the client.
+    client_interest: Interest,
+    /// What it was told of the streams; `None`: it does not have them.
+    interests: [Option<Interest>; 3],
+}
+
+/// The ends of a command.
+struct Wires {
+    client: Stream,
+    input: Option<ToProgram>,
+    outputs: [Option<FromProgram>; 2],
+    /// The process, until it is reaped: then its number is no longer its own.
+    program: Option<Pid>,
+    /// By this its process group is known when it was reaped.
+    leader: Option<PidFd>,
+}
+
+impl Streams for Wires {
+    fn write_client(&mut self, bytes: &[u8]) -> Written {
+        self.client.write(bytes)
+    }
+
+    fn write_input(&mut self, bytes: &[u8]) -> Written {
+        self.input.as_ref().map_or(Written::Gone, |input| input.write(bytes))
+    }
+
+    fn close_input(&mut self) {
+        // The poller forgets what closes.
+        self.input = None;
+    }
+
+    fn close_output(&mut self, number: u8) {
+        self.outputs[usize::from(number - 1)] = None;
+    }
+
+    fn signal(&mut self, number: u8) {
+        if let Some(program) = self.program {
+            child::signal_group_by_number(program, number.into());
+        }
+    }
+}
+
+/// The streams of a program that is about to be started.
+struct Planned {
+    wires_input: Option<ToProgram>,
+    wires_outputs: [Option<FromProgram>; 2],
+    /// What the program gets.
+    ends: [OwnedFd; 3],
+    relayed: [bool; 3],
+}
+
+impl Planned {
+    /// Pipes for what was not passed.
+    fn new(mut passed: [Option<OwnedFd>; 3]) -> std::io::Result<Self> {
+        let relayed = [0, 1, 2].map(|number: usize| passed[number].is_none());
+        let (mut wires_input, mut wires_outputs) = (None, [None, None]);
+        let input = match passed[0].take() {
+            Some(fd) => fd,
+            None => {
+                let (ours, end) = ToProgram::pipe()?;
+                wires_input = Some(ours);
+                end
+            }
+        };
+        let mut output = |number: usize| match passed[number].take() {
+            Some(fd) => Ok(fd),
+            None => FromProgram::pipe().map(|(ours, end)| {
+                wires_outputs[number - 1] = Some(ours);
+                end
+            }),
+        };
+        let ends = [input, output(1)?, output(2)?];
+        Ok(Self { wires_input, wires_outputs, ends, relayed })
+    }
+}
+
+/// The client's descriptors by the stream that they are to become.
+///
+/// # Errors
+/// They are not what they are said to be.
+fn passed(names: &[u8], arrived: Arrived) -> Result<[Option<OwnedFd>; 3]> {
+    let mut passed = [None, None, None];
+    if arrived.truncated || arrived.descriptors.len() != names.len() {
+        let (named, came) = (names.len(), arrived.descriptors.len());
+        return Err(Error::new(format!("{named} descriptors were offered and {came} came")));
+    }
+    for (name, fd) in names.iter().zip(arrived.descriptors) {
+        let number = usize::from(name.wrapping_sub(b'0'));
+        match passed.get_mut(number) {
+            Some(place @ None) if may_be_passed(fd.as_fd(), number) => *place = Some(fd),
+            Some(None) => {
+                return Err(Error::new(format!(
+                    "descriptor {number} is no pipe, no stream socket and not /dev/null"
+                )));
+            }
+            _ => return Err(Error::new("the descriptors are not 0, 1 and 2")),
+        }
+    }
+    Ok(passed)
+}
+
+impl GatewayLoop {
+    /// Starts a command for a client that has said this.
+    pub(super) fn command(
+        &mut self,
+        client: Stream,
+        transport: Transport,
+        mut opening: Opening,
+        arrived: Arrived,
+    ) {
+        let outcome = self.start_command(&mut opening, arrived);
+        let (started, planned) = match outcome {
+            Ok(started) => started,
+            Err(why) => return self.refuse(&client, true, why),
+        };
+        let Planned { wires_input, wires_outputs, ends, relayed } = planned;
+        // The program has its own; ours would keep the streams open.
+        drop(ends);
+        let taken: Vec<u8> =
+            (b'0'..=b'2').zip(relayed).filter(|(_, relayed)| !relayed).map(|(n, _)| n).collect();
+        let wires = Wires {
+            client,
+            input: wires_input,
+            outputs: wires_outputs,
+            program: Some(started),
+            leader: PidFd::open(started),
+        };
+        let key = self.commands.running.insert(Commanded {
+            command: Command::started(std::mem::take(&mut opening.decoder), relayed),
+            wires,
+            client_interest: Interest::READ,
+            interests: [None; 3],
+        });
+        self.programs.started(started, Key::NONE, Kind::Command);
+        self.commands.by_program.insert(started, key);
+        let Some(commanded) = self.commands.running.get_mut(key) else {
+            return;
+        };
+        if let Err(error) = commanded.watch(key, &self.turn.poller) {
+            let why = format!("cannot wait for the command: {}", reason(&error));
+            self.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
+            commanded.command.dismiss(Ending::Refused, &why, &mut commanded.wires);
+            return self.let_command_go(key);
+        }
+        let Commanded { command, wires, .. } = commanded;
+        command.begin(&taken, &opening.input, opening.input_ended, wires);
+        if !self.turn.input.is_empty() {
+            command.client_sent(&self.turn.input, wires);
+        }
+        if opening.variables.left_some_out() {
+            let (most, bytes) = (variables::MOST, variables::MOST_BYTES);
+            let line = format!("some variables were left out: at most {most}, and {bytes} bytes");
+            command.notice(&line, wires);
+        }
+        if transport == Transport::Tcp {
+            self.after(LOOK, Due::CommandUnanswered(key));
+        }
+        self.settle_command(key);
+    }
+
+    fn start_command(
+        &mut self,
+        opening: &mut Opening,
+        arrived: Arrived,
+    ) -> std::result::Result<(Pid, Planned), Ended> {
+        let refused = |why: String| Ended::because(Ending::Refused, why);
+        let program = self.asked_for(std::mem::take(&mut opening.request))?;
+        let environment = self.config.accept_env.of_client(&opening.variables);
+        let passed = passed(&opening.offered, arrived)
+            .map_err(|error| refused(format!("bad request: {error}")))?;
+        let passed = if self.config.pass_stdio { passed } else { [None, None, None] };
+        if !is_free(0) {
+            return Err(refused(String::from("out of memory")));
+        }
+        let planned = Planned::new(passed)
+            .map_err(|error| refused(format!("cannot make a pipe: {}", reason(&error))))?;
+        let [input, output, error] = &planned.ends;
+        let streams = spawn::Streams::Apart([input.as_fd(), output.as_fd(), error.as_fd()]);
+        let started = self.spawner.spawn(&program, streams, environment);
+        self.tidy_up();
+        match started {
+            Ok(Started::Running(pid)) => Ok((pid, planned)),
+            Ok(Started::NotExecuted(errno)) => Err(super::attach::not_executable(&program, errno)),
+            Err(error) => Err(refused(error.to_string())),
+        }
+    }
+
+    /// The client of a command said something, takes output again, or left.
+    pub(super) fn command_client_ready(&mut self, key: Key, ready: Ready) {
+        let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
+            return;
+        };
+        if ready.write {
+            command.client_writable(wires);
+        }
+        if ready.read {
+            match wires.client.read_into(&mut self.turn.input) {
+                Read::Bytes(_) => command.client_sent(&self.turn.input, wires),
+                // It has a packet to say that there is no more input.
+                Read::End | Read::Gone => command.client_left(),
+                Read::Blocked => {}
+            }
+        } else if ready.hang_up {
+            command.client_left();
+        }
+        self.settle_command(key);
+    }
+
+    /// One of a command's streams has something, takes something, or was
+    /// closed by the program.
+    pub(super) fn command_stream_ready(&mut self, key: Key, number: u8, ready: Ready) {
+        let Some(commanded) = self.commands.running.get_mut(key) else {
+            return;
+        };
+        let Commanded { command, wires, .. } = commanded;
+        match number {
+            0 if ready.hang_up => command.input_closed(wires),
+            0 => command.input_writable(wires),
+            _ if command.room(number) > 0 => {
+                commanded.read_output(number, &mut self.turn.buffer[..]);
+            }
+            // Told again and again, asked for or not.
+            _ => commanded.forget(number, &self.turn.poller),
+        }
+        self.settle_command(key);
+    }
+
+    /// A program has ended: whether it was a command's.
+    pub(super) fn command_ended(&mut self, program: Pid, ended: Ended) {
+        let Some(key) = self.commands.by_program.remove(&program) else {
+            return;
+        };
+        let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
+            return;
+        };
+        wires.program = None;
+        command.program_ended(ended, wires);
+        self.settle_command(key);
+    }
+
+    /// A TCP client may have vanished while there was output for it.
+    pub(super) fn command_unanswered(&mut self, key: Key) {
+        let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
+            return;
+        };
+        if wires.client.unanswered_for().is_some_and(|silence| silence >= UNANSWERED) {
+            command.client_left();
+            return self.settle_command(key);
+        }
+        self.after(LOOK, Due::CommandUnanswered(key));
+    }
+
+    fn settle_command(&mut self, key: Key) {
+        let Some(commanded) = self.commands.running.get_mut(key) else {
+            return;
+        };
+        match commanded.command.verdict() {
+            Verdict::Lives => commanded.watch_again(key, &self.turn.poller),
+            Verdict::Over => {
+                // Unread input would turn our close into a reset.
+                let client = &commanded.wires.client;
+                super::depart::discard_input(client, &mut self.turn.buffer[..]);
+                self.let_command_go(key);
+            }
+            Verdict::Abandoned => self.let_command_go(key),
+            Verdict::Starved => {
+                let Commanded { command, wires, .. } = commanded;
+                if !command.has_output() {
+                    command.dismiss(Ending::Lost, "command ended: out of memory", wires);
+                }
+                self.doors.log_refusal("forkptyrouter: command ended: out of memory");
+                self.let_command_go(key);
+            }
+        }
+    }
+
+    /// Closes everything. A program that still runs loses its client: its
+    /// process group is hung up. Where it has ended, and something that it
+    /// left behind had the outputs, that group is, too.
+    pub(super) fn let_command_go(&mut self, key: Key) {
+        let Some(commanded) = self.commands.running.remove(key) else {
+            return;
+        };
+        let outputs_open = commanded.wires.outputs.iter().any(Option::is_some);
+        match (commanded.wires.program, &commanded.wires.leader) {
+            (Some(program), _) => {
+                self.commands.by_program.remove(&program);
+                self.programs.client_left(program);
+                if let Some(grace) = self.config.hangup_grace {
+                    self.after(grace, Due::Outlived(program));
+                }
+                for signal in [Signal::SIGHUP, Signal::SIGCONT] {
+                    child::signal_group(program.as_raw(), signal);
+                }
+            }
+            (None, Some(leader)) if outputs_open => leader.signal_group(libc::SIGHUP),
+            _ => {}
+        }
+    }
+}
+
+impl Commanded {
+    fn watch(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
+        let token = Source::CommandClient(key).token();
+        poller.add(self.wires.client.as_fd(), token, Interest::READ)?;
+        if let Some(input) = &self.wires.input {
+            // That it was closed is told uncalled for.
+            let nothing = Interest::default();
+            poller.add(input.as_fd(), Source::CommandStream(key, 0).token(), nothing)?;
+            self.interests[0] = Some(nothing);
+        }
+        for (output, number) in self.wires.outputs.iter().zip(1..) {
+            if let Some(output) = output {
+                let token = Source::CommandStream(key, number).token();
+                poller.add(output.as_fd(), token, Interest::READ)?;
+                self.interests[usize::from(number)] = Some(Interest::READ);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what is needed now.
+    fn watch_again(&mut self, key: Key, poller: &Poller) {
+        let wanted = self.command.client_interest();
+        if wanted != self.client_interest {
+            let token = Source::CommandClient(key).token();
+            let _ = poller.change(self.wires.client.as_fd(), token, wanted);
+            self.client_interest = wanted;
+        }
+        let input = self.wires.input.as_ref().map(AsFd::as_fd);
+        let wanted = self.command.input_interest();
+        watch_stream(input, key, 0, wanted, &mut self.interests[0], poller);
+        for number in 1..=2 {
+            let output = self.wires.outputs[usize::from(number - 1)].as_ref().map(AsFd::as_fd);
+            let wanted = self.command.output_interest(number);
+            let known = &mut self.interests[usize::from(number)];
+            // What is hung up and not read would be told of without end.
+            if known.is_some() || wanted.read {
+                watch_stream(output, key, number, wanted, known, poller);
+            }
+        }
+    }
+
+    fn forget(&mut self, number: u8, poller: &Poller) {
+        if let Some(output) = &self.wires.outputs[usize::from(number - 1)] {
+            if self.interests[usize::from(number)].take().is_some() {
+                let _ = poller.remove(output.as_fd());
+            }
+        }
+    }
+
+    /// Reads an output, and passes it on.
+    fn read_output(&mut self, number: u8, buffer: &mut [u8]) {
+        let Some(output) = &self.wires.outputs[usize::from(number - 1)] else {
+            return;
+        };
+        let most = self.command.room(number).min(BUFFER - HEADER - 1);
+        match output.read(&mut buffer[HEADER..HEADER + most]) {
+            Read::Bytes(count) => {
+                let packet = &mut buffer[..HEADER + count];
+                self.command.output_sent(number, packet, &mut self.wires);
+            }
+            Read::Blocked => {}
+            Read::End | Read::Gone => self.command.output_ended(number, &mut self.wires),
+        }
+    }
+}
+
+fn watch_stream(
+    stream: Option<BorrowedFd<'_>>,
+    key: Key,
+    number: u8,
+    wanted: Interest,
+    known: &mut Option<Interest>,
+    poller: &Poller,
+) {
+    let Some(stream) = stream else {
+        *known = None;
+        return;
+    };
+    if *known == Some(wanted) {
+        return;
+    }
+    let token = Source::CommandStream(key, number).token();
+    let _ = match known {
+        Some(_) => poller.change(stream, token, wanted),
+        None => poller.add(stream, token, wanted),
+    };
+    *known = Some(wanted);
+}

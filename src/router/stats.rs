@@ -168,7 +168,7 @@ impl GatewayLoop {
             uid: nix::unistd::getuid().as_raw(),
             gid: nix::unistd::getgid().as_raw(),
             cwd: std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default(),
-            active_sessions: self.sessions.len(),
+            active_sessions: self.sessions.len() + self.commands.len(),
             forkptyrouter: self.doors.names().collect(),
             cheap: 0,
         };

@@ -8,6 +8,7 @@ mod harness;
 
 mod addresses;
 mod command;
+mod command_wire;
 mod commands;
 mod compat;
 mod departure;
@@ -50,6 +51,7 @@ mod resources;
 mod scarcity;
 mod session;
 mod slow_start;
+mod ssh;
 mod start;
 mod stats;
 mod stats_hostile;

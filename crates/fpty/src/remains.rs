@@ -100,6 +100,11 @@ impl Remains {
         self.trail.modes()
     }
 
+    /// How much output there was in all.
+    pub fn total(&self) -> u64 {
+        self.trail.total()
+    }
+
     /// Whether the program has asked what terminal this is; see
     /// [`Modes::take_asked`].
     pub fn take_asked(&mut self) -> bool {
@@ -125,6 +130,21 @@ impl Seen {
     /// It is not what it should be.
     pub fn received(file: OwnedFd) -> Result<Self> {
         Ring::received(file, false).context("cannot use kept output").map(Self)
+    }
+
+    /// How much output there was in all, says whoever wrote it; `None`: it says
+    /// nonsense.
+    pub fn total(&self) -> Option<u64> {
+        Some(self.0.total()).filter(|total| *total <= MOST)
+    }
+
+    /// The output between two places; `None` where it is not there any more.
+    pub fn between(&self, from: u64, to: u64) -> Option<Vec<u8>> {
+        let output = self.0.read(from, to);
+        // Looked at afterwards: it was written meanwhile.
+        let kept = (self.0.capacity() - PIECE) as u64;
+        let is_there = from >= self.0.total().saturating_sub(kept);
+        (is_there && to.checked_sub(from)? == output.len() as u64).then_some(output)
     }
 
     /// What was in force at the first place that is known, and the output from

@@ -13,7 +13,7 @@ use crate::router::aftercare;
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
-use crate::uwsgi::{abi, guard::guard, log::log, options, passed, server, worker};
+use crate::uwsgi::{abi, guard::guard, log::log, options, outlives, passed, server, worker};
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 
@@ -172,6 +172,7 @@ unsafe extern "C" fn router_init() -> c_int {
         }
         sockets::bind(Owner::Router)?;
         aftercare::reserve(config.processes);
+        outlives::reserve(config.detach.sessions > 0);
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)
@@ -192,7 +193,10 @@ unsafe extern "C" fn sockets_are_known() {
 /// The master ends or is about to execute itself anew; the gateways have been
 /// killed.
 unsafe extern "C" fn router_end() {
-    guard("the end", (), || aftercare::after_the_end(locked(&ROUTER).hangup_grace));
+    guard("the end", (), || {
+        outlives::before_exec();
+        aftercare::after_the_end(locked(&ROUTER).hangup_grace);
+    });
 }
 
 /// Runs the client, or binds the sockets of the shared terminal.

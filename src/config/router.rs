@@ -42,6 +42,14 @@ pub enum Key {
     AcceptEnv,
     /// Whether clients that can take the terminal itself get it.
     Handover,
+    /// How many sessions may go on without a client.
+    Detach,
+    /// How long one may.
+    DetachTime,
+    /// How much of its last output is kept.
+    DetachBuffer,
+    /// Whether its program is told what terminal it has.
+    DetachAnswer,
     /// Whether clients may say which command is run.
     AllowCommand,
     /// Whether a command without a terminal gets the client's descriptors.
@@ -58,7 +66,7 @@ const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter process
 const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 27] = [
+pub static OPTIONS: [OptionSpec<Key>; 31] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -134,11 +142,60 @@ pub static OPTIONS: [OptionSpec<Key>; 27] = [
         c"run the specified program for sftp (else OpenSSH's, where it usually is)",
     ),
     with_value(
+        c"forkptyrouter-detach",
+        Key::Detach,
+        c"let so many sessions go on without their client, to be found again (default: 0, none)",
+    ),
+    with_value(
+        c"forkptyrouter-detach-time",
+        Key::DetachTime,
+        c"end a session that is without a client for the specified seconds (default: 604800)",
+    ),
+    with_value(
+        c"forkptyrouter-detach-buffer",
+        Key::DetachBuffer,
+        c"keep so many bytes of the last output of a session that can be left (default: 262144)",
+    ),
+    with_value(
+        c"forkptyrouter-detach-answer",
+        Key::DetachAnswer,
+        c"tell programs that ask what their terminal is while there is no client (default: true)",
+    ),
+    with_value(
         c"forkptyrouter-hangup-grace",
         Key::HangupGrace,
         c"kill a session that outlives its client by the specified seconds (default: 10, 0: never)",
     ),
 ];
+
+/// How sessions go on without a client.
+#[derive(Clone, Debug)]
+pub struct Detach {
+    /// How many may, in each gateway; 0: none.
+    pub sessions: u32,
+    /// How long one may.
+    pub time: Duration,
+    /// How much of its last output is kept, in bytes.
+    pub buffer: u32,
+    /// Whether its program is told what terminal it has.
+    pub answer: bool,
+}
+
+impl Default for Detach {
+    fn default() -> Self {
+        Self {
+            sessions: 0,
+            time: Duration::from_secs(7 * 24 * 60 * 60),
+            buffer: 256 * 1024,
+            answer: true,
+        }
+    }
+}
+
+/// More would not be bounded work.
+const MAX_LEFT: u32 = 100_000;
+/// As large as a ring can be.
+const MAX_BUFFER: u32 = 64 * 1024 * 1024;
 
 /// The router's configuration.
 #[derive(Clone, Debug)]
@@ -171,6 +228,8 @@ pub struct Router {
     pub pass_stdio: bool,
     /// The SFTP server; `None`: the first of [`SFTP_SERVERS`] that there is.
     pub sftp_server: Option<CString>,
+    /// How sessions go on without a client.
+    pub detach: Detach,
     /// Whether the option was given: the next one adds to it.
     accept_env_given: bool,
     /// What to tell the operator about options that can have no meaning.
@@ -199,6 +258,7 @@ impl Default for Router {
             hangup_grace: Some(Duration::from_secs(10)),
             accept_env: AcceptEnv::default(),
             handover: true,
+            detach: Detach::default(),
             allow_command: false,
             pass_stdio: true,
             sftp_server: None,
@@ -251,6 +311,17 @@ impl Router {
                 }
             }
             Key::Handover => self.handover = value::switch(option, typed)?,
+            Key::Detach => self.detach.sessions = number(MAX_LEFT)?,
+            Key::DetachTime => {
+                self.detach.time = seconds()?.unwrap_or(Detach::default().time);
+            }
+            Key::DetachBuffer => {
+                self.detach.buffer = match number(MAX_BUFFER)? {
+                    0 => Detach::default().buffer,
+                    bytes => bytes,
+                };
+            }
+            Key::DetachAnswer => self.detach.answer = value::switch(option, typed)?,
             Key::AllowCommand => self.allow_command = value::switch(option, typed)?,
             Key::PassStdio => self.pass_stdio = value::switch(option, typed)?,
             Key::SftpServer => self.sftp_server = Some(value::command(option, typed)?),

@@ -15,6 +15,7 @@ use super::traffic::{Attached, Wires};
 use crate::session::Session;
 use crate::session::greeting::Opening;
 use fpty::error::{Error, Result, reason};
+use fpty::proto::request::Verb;
 use fpty::proto::{Ended, Ending, Protocol, variables};
 use fpty::relay::is_free;
 use fpty::sys::Size;
@@ -82,6 +83,21 @@ impl GatewayLoop {
         &mut self,
         client: Stream,
         transport: Transport,
+        opening: Opening,
+        arrived: Arrived,
+        ended: bool,
+    ) {
+        match opening.request.verb() {
+            Some(Verb::Attach) => self.come_back(client, transport, opening, arrived, ended),
+            _ => self.open_new(client, transport, opening, arrived, ended),
+        }
+    }
+
+    /// The same, of a client that has not come back to an old one.
+    pub(super) fn open_new(
+        &mut self,
+        client: Stream,
+        transport: Transport,
         mut opening: Opening,
         arrived: Arrived,
         ended: bool,
@@ -93,12 +109,17 @@ impl GatewayLoop {
             Ok(program) => program,
             Err(why) => return self.refuse(&client, opening.extended, why),
         };
+        let wish = match self.may_leave(&client, transport, &opening) {
+            Ok(wish) => wish,
+            Err(why) => return self.refuse(&client, opening.extended, why),
+        };
         let size = opening.size(self.default_size());
         let environment = self.config.accept_env.of_client(&opening.variables);
         let session = Session::opened(&mut opening, size);
         let Some(key) = self.attach(client, transport, session, &program, size, environment) else {
             return;
         };
+        let hands_over = self.hands_over();
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
@@ -115,13 +136,27 @@ impl GatewayLoop {
             let line = format!("some variables were left out: at most {most}, and {bytes} bytes");
             session.notice(&line, wires);
         }
+        let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
+        if is_named && wish.is_none() {
+            let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
+            session.notice(line, wires);
+        }
         let can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
-        // Of a terminal that was handed over the idle time is known roughly.
-        let is_exact = self.config.timeout.is_some_and(|timeout| timeout < ROUGHLY);
-        if can_take && transport == Transport::Unix && self.config.handover && !is_exact {
+        let can_take = can_take && transport == Transport::Unix;
+        if let Some(wish) = wish {
+            self.can_be_left(key, wish, size, !(can_take && hands_over));
+            self.after(OFFER_AFTER, Due::Offer(key));
+        } else if can_take && hands_over {
             self.after(OFFER_AFTER, Due::Offer(key));
         }
         self.settle(key);
+    }
+
+    /// Whether terminals are handed over.
+    pub(super) fn hands_over(&self) -> bool {
+        // Of one that was handed over the idle time is known roughly.
+        let is_exact = self.config.timeout.is_some_and(|timeout| timeout < ROUGHLY);
+        self.config.handover && !is_exact
     }
 
     fn default_size(&self) -> Size {

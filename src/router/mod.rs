@@ -16,6 +16,7 @@
 //! | `programs.rs` | programs: hung up, outlived, killed, reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
 //! | `keeper.rs` | a process that looks after terminals that were handed over |
+//! | `left/` | sessions that can be left and found again |
 //! | `stats.rs` | the statistics and their clients |
 //! | `turn.rs` | what each turn of the loop needs |
 //! | `exchange.rs` | programs that answer each other in quick succession |
@@ -32,10 +33,9 @@ mod exchange;
 mod fault;
 mod greet;
 mod handover;
-// Until something names a session.
-#[allow(dead_code)]
 mod ids;
 mod keeper;
+mod left;
 mod programs;
 mod quiet;
 mod requests;
@@ -68,7 +68,9 @@ use command::Commands;
 use depart::Departures;
 use doors::{Door, Doors};
 use greet::Caller;
+use ids::Ids;
 use keeper::Keeper;
+use left::Left;
 use programs::Programs;
 use stats::Statistics;
 use table::{Key, Source, Table};
@@ -91,12 +93,15 @@ struct GatewayLoop {
     callers: Table<Caller>,
     sessions: Table<Attached>,
     commands: Commands,
+    /// `None`: no session can be left.
+    left: Option<Box<Left>>,
     departures: Departures,
     programs: Programs,
     children: Signals,
     keeper: Keeper,
     local_tcp: LocalTcp,
     statistics: Statistics,
+    ids: Ids,
 }
 
 /// What an event is about.
@@ -177,6 +182,8 @@ impl GatewayLoop {
         }
         let (aftercare, left_behind) =
             aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
+        let (left, found) = Left::new(&config, gateway.ordinal(), &poller)
+            .context("cannot keep sessions that are left")?;
         let mut router = Self {
             config,
             program: Arc::new(program),
@@ -186,13 +193,16 @@ impl GatewayLoop {
             callers: Table::new(),
             sessions: Table::new(),
             commands: Commands::default(),
+            left,
             departures: Departures::default(),
             programs: Programs::new(aftercare, left_behind),
             children,
             keeper: Keeper::default(),
             local_tcp: LocalTcp::default(),
             statistics: Statistics::new(server::stats_http()),
+            ids: Ids::new(),
         };
+        router.adopt(found);
         if let Some(grace) =
             router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
         {
@@ -231,6 +241,7 @@ impl GatewayLoop {
             Source::Caller(key) => router.caller_ready(key, ready),
             Source::CommandClient(key) => router.command_client_ready(key, ready),
             Source::CommandStream(key, number) => router.command_stream_ready(key, number, ready),
+            Source::Left => router.left_ready(),
         });
     }
 
@@ -271,6 +282,7 @@ impl GatewayLoop {
             Due::Kill => router.kill_outlived(),
             Due::LeftBehind => router.end_left_behind(),
             Due::Accept => router.doors.open(&router.turn.poller),
+            Due::Left => router.look_after_left(),
         });
     }
 

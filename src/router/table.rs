@@ -25,6 +25,8 @@ pub enum Source {
     CommandClient(Key),
     /// One of the streams of such a command, 0 to 2.
     CommandStream(Key, u8),
+    /// What sessions wait for that can be left.
+    Left,
 }
 
 /// A place in a [`Table`], and whose it was.
@@ -55,6 +57,7 @@ impl Source {
             Source::Caller(key) => (6, key),
             Source::CommandClient(key) => (7, key),
             Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
+            Source::Left => (12, Key { index: 0, generation: 0 }),
         };
         kind << 60 | u64::from(key.generation) << 32 | u64::from(key.index)
     }
@@ -75,6 +78,7 @@ impl Source {
             5 => Source::Terminal(key),
             6 => Source::Caller(key),
             7 => Source::CommandClient(key),
+            12 => Source::Left,
             // Up to 11; there are no more.
             kind => Source::CommandStream(key, (kind & 3) as u8),
         }
@@ -126,6 +130,17 @@ impl<T> Table<T> {
     /// The value of a key, if it is still there.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.place(key)?.value.as_deref_mut()
+    }
+
+    /// The same, to be looked at.
+    pub fn get(&self, key: Key) -> Option<&T> {
+        let place = self.places.get(key.index as usize)?;
+        place.value.as_deref().filter(|_| place.generation == key.generation)
+    }
+
+    /// The same, with its place.
+    pub fn boxed_mut(&mut self, key: Key) -> Option<&mut Box<T>> {
+        self.place(key)?.value.as_mut()
     }
 
     /// All that are there.

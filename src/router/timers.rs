@@ -55,6 +55,8 @@ pub enum Due {
     LeftBehind,
     /// Accept again after running out of something.
     Accept,
+    /// Look after sessions that can be left.
+    Left,
 }
 
 impl Due {
@@ -81,6 +83,7 @@ impl Due {
             | Due::Outlived(_)
             | Due::Kill
             | Due::LeftBehind
+            | Due::Left
             | Due::Accept => None,
         }
     }

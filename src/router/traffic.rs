@@ -206,6 +206,7 @@ impl GatewayLoop {
             Verdict::Lives => {}
             Verdict::Over => return self.close(key),
             Verdict::Abandoned => return self.depart(key),
+            Verdict::Left => return self.client_leaves(key),
             Verdict::Starved => {
                 // In the midst of output that it does not read it would be
                 // misread.
@@ -260,7 +261,9 @@ impl Attached {
         let mut ended = false;
         // That takes a system call more, so it pays where there are many reads.
         let mut none = None;
-        let pipe = if self.last_output as usize > ONE_READ { pipe } else { &mut none };
+        // What goes through it is not seen, and could not be kept.
+        let through = self.last_output as usize > ONE_READ && self.session.kept().is_none();
+        let pipe = if through { pipe } else { &mut none };
         // What is read goes behind its header, where there is to be one.
         let start = self.session.output_header_length();
         while start + have + ONE_READ <= BUFFER {

@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod guard;
 pub mod log;
 pub mod options;
+pub mod outlives;
 pub mod passed;
 pub mod server;
 pub mod sockets;

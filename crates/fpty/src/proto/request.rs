@@ -93,6 +93,11 @@ impl Request {
         }
     }
 
+    /// What is asked for, as far as it has come.
+    pub fn verb(&self) -> Option<Verb> {
+        self.verb
+    }
+
     /// What is asked for, and its data; `None`: nothing.
     ///
     /// # Errors

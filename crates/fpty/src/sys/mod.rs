@@ -6,6 +6,8 @@ pub mod detached;
 pub mod environment;
 #[cfg(feature = "server")]
 pub mod fork;
+#[cfg(feature = "server")]
+pub mod interrupt;
 pub mod local_tcp;
 pub mod peer;
 pub mod pidfd;

@@ -164,6 +164,27 @@ impl Master {
         super::write_outcome(nix::unistd::write(&self.0, bytes))
     }
 
+    /// One that was somebody else's for a while, and is ours again.
+    ///
+    /// # Errors
+    /// It is no terminal's.
+    pub fn given_back(fd: OwnedFd) -> Result<Self> {
+        let mut number: libc::c_uint = 0;
+        // SAFETY: TIOCGPTN writes one unsigned int.
+        ioctl(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGPTN, &mut number) })
+            .context("no terminal")?;
+        let master = Self(fd);
+        master.forbid_waiting();
+        Ok(master)
+    }
+
+    /// Reads and writes do not wait from now on; whoever has a copy can change
+    /// that again.
+    pub fn forbid_waiting(&self) {
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
+        let _ = nix::fcntl::fcntl(&self.0, nix::fcntl::FcntlArg::F_SETFL(flags));
+    }
+
     /// Sets the size; the foreground process group gets SIGWINCH if it is
     /// another one than before.
     ///

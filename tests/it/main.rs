@@ -24,6 +24,8 @@ mod handover;
 mod hostile;
 mod isolation;
 mod keys;
+mod left;
+mod left_kept;
 mod library;
 mod load;
 mod namespaces;

@@ -4,6 +4,7 @@
 pub mod client;
 pub mod documents;
 pub mod fake;
+pub mod leaver;
 pub mod measure;
 pub mod process;
 pub mod refusal;

@@ -1,11 +1,13 @@
 //! Sessions are left and found again.
 
-use std::time::Duration;
+use std::os::unix::fs::FileExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::harness::leaver::{Leaver, comes_to_be_kept};
-use crate::harness::{Flavor, Server, Setup, on_every_server, process, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
 
 #[track_caller]
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
@@ -301,29 +303,20 @@ fn a_hostile_client_holds_up_nobody() {
     on_every_server(|flavor| {
         let server = server(flavor, &[]);
         let mut client = seated(&server, &[]);
+        client.terminal().send("while :; do echo; done\n");
         let copy = client.terminal().fd().try_clone().unwrap();
         let file = std::fs::File::from(client.ring.as_ref().unwrap().try_clone().unwrap());
         client.leaves();
-        let end = std::time::Instant::now() + Duration::from_secs(2);
+        // It takes what was to be read, and makes a read of nothing wait.
+        let reader = copy.try_clone().unwrap();
+        let cat = Command::new("cat").stdin(reader).stdout(Stdio::null()).spawn();
+        let mut cat = cat.expect("cat runs");
+        let end = Instant::now() + Duration::from_secs(2);
         let mut seed = 1u64;
-        while std::time::Instant::now() < end {
-            let _ =
-                nix::fcntl::fcntl(&copy, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()));
-            let _ = nix::unistd::write(&copy, b"echo\n");
-            // SAFETY: FIONREAD and a read of what is there.
-            let mut there = 0;
-            unsafe {
-                libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&copy), libc::FIONREAD, &mut there)
-            };
-            if there > 0 {
-                let _ = nix::unistd::read(&copy, &mut [0; 64]);
-            }
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1);
-            let _ = std::os::unix::fs::FileExt::write_at(
-                &file,
-                &seed.to_le_bytes(),
-                16 + seed % 20_000,
-            );
+        while Instant::now() < end {
+            fcntl(&copy, FcntlArg::F_SETFL(OFlag::O_RDWR)).expect("a terminal");
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            file.write_at(&seed.to_le_bytes(), 16 + (seed >> 33) % 20_000).expect("a ring");
         }
         let mut other = server.connect("u");
         other.resize(24, 80);
@@ -334,6 +327,7 @@ fn a_hostile_client_holds_up_nobody() {
         other.resize(24, 80);
         other.input("echo al''ive\n");
         other.read_until("alive\r\n");
-        process::signal(server.master(), Signal::SIGCONT);
+        cat.kill().expect("a child");
+        cat.wait().expect("a child");
     });
 }

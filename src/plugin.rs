@@ -9,7 +9,7 @@ use once_cell::sync::Lazy;
 
 use crate::config::{pty, router};
 use crate::ffi;
-use crate::router::aftercare;
+use crate::router::{aftercare, record::door, seats, siblings, told};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
@@ -26,7 +26,9 @@ static ROUTER_OPTIONS: OptionTable<{ router::OPTIONS.len() + 1 }> = {
     while at < specs.len() {
         let option = &router::OPTIONS[at];
         let implies = match option.key {
-            router::Key::Listen(_) | router::Key::Zerg => Implies::Master,
+            router::Key::Listen(_) | router::Key::ListenBy(_) | router::Key::Zerg => {
+                Implies::Master
+            }
             _ => Implies::Nothing,
         };
         specs[at] = Spec::new(option.name, option.takes_value, option.help, implies);
@@ -62,8 +64,10 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     let mut plugin: ffi::uwsgi_plugin = unsafe { std::mem::zeroed() };
     plugin.name = c"forkptyrouter".as_ptr();
     plugin.options = ROUTER_OPTIONS.as_ptr();
+    plugin.jail = Some(router_before_all);
     plugin.init = Some(router_init);
     plugin.post_init = Some(sockets_are_known);
+    plugin.post_fork = Some(router_post_fork);
     plugin.master_cleanup = Some(router_end);
     plugin
 };
@@ -131,8 +135,17 @@ fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
         .ok_or_else(|| Error::new(format!("option {name} is not one of the router's")))?;
     locked(&ROUTER).set(option.key, name, value)?;
     match option.key {
-        Key::Listen(Protocol::Raw) => sockets::add(value, Role::Raw),
-        Key::Listen(Protocol::Uwsgi) => sockets::add(value, Role::Uwsgi),
+        Key::Listen(Protocol::Raw) => sockets::add(value, Role::Raw, 0),
+        Key::Listen(Protocol::Uwsgi) => sockets::add(value, Role::Uwsgi, 0),
+        Key::ListenBy(protocol) => {
+            let role = if protocol == Protocol::Raw { Role::Raw } else { Role::Uwsgi };
+            let (address, number) = {
+                let router = locked(&ROUTER);
+                let address = router.own.last().map(|own| own.address.clone());
+                (address.unwrap_or_default(), router.own.len())
+            };
+            sockets::add(&address, role, number)
+        }
         Key::Zerg => sockets::add_from_zerg(value),
         _ => Ok(()),
     }
@@ -157,6 +170,25 @@ fn locked<T>(options: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     options.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Runs before anything is given up: privileges, the root, a namespace. (The
+/// server calls it for plugins that build jails, in each of its versions, and
+/// goes on when it returns.)
+unsafe extern "C" fn router_before_all(
+    _: Option<unsafe extern "C" fn(*mut c_void) -> c_int>,
+    _: *mut *mut c_char,
+) {
+    let outcome = guard("the start", Err(Error::new("cannot start")), || {
+        let config = locked(&ROUTER).clone();
+        let there_are_clients = sockets::asked_for(Owner::Router);
+        let rules = config.all_rules().filter(|_| there_are_clients);
+        door::open(rules.map(|rules| rules.record))
+    });
+    if let Err(error) = outcome {
+        log(&format!("forkptyrouter: {error}"));
+        server::exit(1);
+    }
+}
+
 /// Binds the sockets and registers the gateways.
 unsafe extern "C" fn router_init() -> c_int {
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
@@ -168,11 +200,20 @@ unsafe extern "C" fn router_init() -> c_int {
             return Ok(());
         }
         if let Some(stats) = &config.stats {
-            sockets::add(stats, Role::Stats)?;
+            sockets::add(stats, Role::Stats, 0)?;
         }
-        sockets::bind(Owner::Router)?;
+        config.check()?;
+        sockets::bind(Owner::Router, |number| config.ownership(number))?;
         aftercare::reserve(config.processes);
-        outlives::reserve(config.detach.sessions > 0);
+        outlives::reserve(config.all_rules().any(|rules| rules.detach.sessions > 0));
+        told::counters::reserve(config.processes);
+        siblings::reserve(config.processes);
+        if config.has_limits() {
+            seats::reserve(config.processes);
+        }
+        if config.all_rules().any(|rules| rules.audit.is_some()) {
+            told::board::reserve(config.processes);
+        }
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)
@@ -190,12 +231,22 @@ unsafe extern "C" fn sockets_are_known() {
     guard("the start", (), passed::keep_from_the_server);
 }
 
+/// A process of the server has been forked that is no gateway.
+unsafe extern "C" fn router_post_fork() {
+    guard("the router", (), || {
+        siblings::close();
+        door::close();
+    });
+}
+
 /// The master ends or is about to execute itself anew; the gateways have been
 /// killed.
 unsafe extern "C" fn router_end() {
     guard("the end", (), || {
         outlives::before_exec();
+        told::board::after_the_end();
         aftercare::after_the_end(locked(&ROUTER).hangup_grace);
+        door::keep();
     });
 }
 

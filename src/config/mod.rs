@@ -5,8 +5,14 @@
 //! something else than what was asked for.
 
 pub mod accept_env;
+pub mod access;
+pub mod audit;
+pub mod detach;
+mod pairs;
 pub mod pty;
+pub mod record;
 pub mod router;
+pub mod rules;
 mod value;
 
 use std::ffi::CStr;

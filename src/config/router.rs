@@ -1,19 +1,28 @@
 //! The options of the router: every name that the C plugin has.
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
+use super::access::List;
+use super::audit;
+use super::detach;
+use super::record::Part;
+use super::rules::{self, Own, Rules};
 use super::{OptionSpec, switch, value, with_value};
-use fpty::error::Result;
+use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
+use fpty::sys::accounts;
+use fpty::sys::bind::Ownership;
 
 /// What an option of the router sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// One more socket, speaking this protocol.
     Listen(Protocol),
+    /// A socket with rules of its own, in this mode.
+    ListenBy(Protocol),
     /// The program of each session.
     Command,
     /// The terminal's height before the client says one.
@@ -42,35 +51,49 @@ pub enum Key {
     AcceptEnv,
     /// Whether clients that can take the terminal itself get it.
     Handover,
-    /// How many sessions may go on without a client.
-    Detach,
-    /// How long one may.
-    DetachTime,
-    /// How much of its last output is kept.
-    DetachBuffer,
-    /// Whether its program is told what terminal it has.
-    DetachAnswer,
+    /// How sessions go on without a client.
+    Detach(detach::Part),
+    /// Lines of an audit in the log.
+    Audit,
+    /// What is recorded of sessions.
+    Record(Part),
     /// Whether clients may say which command is run.
     AllowCommand,
     /// Whether a command without a terminal gets the client's descriptors.
     PassStdio,
     /// The SFTP server.
     SftpServer,
+    /// Who may come in.
+    Access(List),
+    /// How many sessions there may be.
+    MaxSessions,
+    /// How many of one user.
+    MaxUserSessions,
+    /// How many new ones a second.
+    Rate,
+    /// Ends a session after so long.
+    MaxTime,
 }
 
 const LISTEN: &CStr = c"run the forkptyrouter on the specified address (raw mode: bytes both ways)";
 const ULISTEN: &CStr =
     c"run the forkptyrouter on the specified address (uwsgi mode: input, window size, signals)";
+const LISTEN2: &CStr = c"the same with rules of its own (addr=PATH,cmd=...,allow_group=...)";
+const ULISTEN2: &CStr = c"the same in uwsgi mode with rules of its own (addr=PATH,cmd=...)";
 const COMMAND: &CStr = c"run the specified command on every connection (default: /bin/sh)";
 const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter processes";
 const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 31] = [
+pub static OPTIONS: [OptionSpec<Key>; 51] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
     with_value(c"forkpty-urouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
+    with_value(c"forkptyrouter2", Key::ListenBy(Protocol::Raw), LISTEN2),
+    with_value(c"forkpty-router2", Key::ListenBy(Protocol::Raw), LISTEN2),
+    with_value(c"forkptyurouter2", Key::ListenBy(Protocol::Uwsgi), ULISTEN2),
+    with_value(c"forkpty-urouter2", Key::ListenBy(Protocol::Uwsgi), ULISTEN2),
     with_value(c"forkptyrouter-command", Key::Command, COMMAND),
     with_value(c"forkpty-router-command", Key::Command, COMMAND),
     with_value(c"forkptyrouter-cmd", Key::Command, COMMAND),
@@ -106,7 +129,7 @@ pub static OPTIONS: [OptionSpec<Key>; 31] = [
     with_value(
         c"forkptyrouter-timeout",
         Key::Timeout,
-        c"end a session after the specified seconds without traffic (default: never)",
+        c"end a session after the specified time (15m) without traffic (default: never)",
     ),
     with_value(c"forkptyrouter-stats", Key::Stats, STATS),
     with_value(c"forkptyrouter-stats-server", Key::Stats, STATS),
@@ -127,6 +150,36 @@ pub static OPTIONS: [OptionSpec<Key>; 31] = [
         c"hand terminals over to clients that can take them (default: true)",
     ),
     with_value(
+        c"forkptyrouter-audit",
+        Key::Audit,
+        c"log who came, when, and what became of it: json, keyval or off (default: off)",
+    ),
+    with_value(
+        c"forkptyrouter-record",
+        Key::Record(Part::Folder),
+        c"record each session's terminal in a file of its own in the specified folder (default: off)",
+    ),
+    with_value(
+        c"forkptyrouter-record-format",
+        Key::Record(Part::Format),
+        c"write recordings as asciicast v2 or v3 (default: v3)",
+    ),
+    with_value(
+        c"forkptyrouter-record-input",
+        Key::Record(Part::Input),
+        c"record what is typed, too, with every password (default: false)",
+    ),
+    with_value(
+        c"forkptyrouter-record-limit",
+        Key::Record(Part::Limit),
+        c"let a recording have at most the specified bytes (default: 0, no limit)",
+    ),
+    with_value(
+        c"forkptyrouter-record-on-error",
+        Key::Record(Part::OnError),
+        c"close or continue a session that cannot be recorded (default: continue)",
+    ),
+    with_value(
         c"forkptyrouter-allow-command",
         Key::AllowCommand,
         c"let clients run commands of their own, and the SFTP server (default: false)",
@@ -143,23 +196,73 @@ pub static OPTIONS: [OptionSpec<Key>; 31] = [
     ),
     with_value(
         c"forkptyrouter-detach",
-        Key::Detach,
+        Key::Detach(detach::Part::Sessions),
         c"let so many sessions go on without their client, to be found again (default: 0, none)",
     ),
     with_value(
         c"forkptyrouter-detach-time",
-        Key::DetachTime,
+        Key::Detach(detach::Part::Time),
         c"end a session that is without a client for the specified seconds (default: 604800)",
     ),
     with_value(
         c"forkptyrouter-detach-buffer",
-        Key::DetachBuffer,
+        Key::Detach(detach::Part::Buffer),
         c"keep so many bytes of the last output of a session that can be left (default: 262144)",
     ),
     with_value(
         c"forkptyrouter-detach-answer",
-        Key::DetachAnswer,
+        Key::Detach(detach::Part::Answer),
         c"tell programs that ask what their terminal is while there is no client (default: true)",
+    ),
+    with_value(
+        c"forkptyrouter-allow-user",
+        Key::Access(List::AllowUser),
+        c"let only these users in on UNIX sockets; may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-deny-user",
+        Key::Access(List::DenyUser),
+        c"keep these users out on UNIX sockets; may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-allow-group",
+        Key::Access(List::AllowGroup),
+        c"let only members of these groups in on UNIX sockets; may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-deny-group",
+        Key::Access(List::DenyGroup),
+        c"keep members of these groups out on UNIX sockets; may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-allow-addr",
+        Key::Access(List::AllowAddress),
+        c"let only these addresses in over TCP (10.0.0.0/8); may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-deny-addr",
+        Key::Access(List::DenyAddress),
+        c"keep these addresses out over TCP; may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-max-sessions",
+        Key::MaxSessions,
+        c"let there be at most the specified number of sessions (default: 0, any number)",
+    ),
+    with_value(
+        c"forkptyrouter-max-user-sessions",
+        Key::MaxUserSessions,
+        c"let a user, or an address, have at most so many sessions (default: 0, any number)",
+    ),
+    with_value(
+        c"forkptyrouter-rate",
+        Key::Rate,
+        c"take at most so many new sessions a second at each socket (default: 0, any number)",
+    ),
+    with_value(
+        c"forkptyrouter-max-time",
+        Key::MaxTime,
+        c"end a session after the specified time, whatever it does (default: never)",
     ),
     with_value(
         c"forkptyrouter-hangup-grace",
@@ -168,68 +271,25 @@ pub static OPTIONS: [OptionSpec<Key>; 31] = [
     ),
 ];
 
-/// How sessions go on without a client.
-#[derive(Clone, Debug)]
-pub struct Detach {
-    /// How many may, in each gateway; 0: none.
-    pub sessions: u32,
-    /// How long one may.
-    pub time: Duration,
-    /// How much of its last output is kept, in bytes.
-    pub buffer: u32,
-    /// Whether its program is told what terminal it has.
-    pub answer: bool,
-}
-
-impl Default for Detach {
-    fn default() -> Self {
-        Self {
-            sessions: 0,
-            time: Duration::from_secs(7 * 24 * 60 * 60),
-            buffer: 256 * 1024,
-            answer: true,
-        }
-    }
-}
-
-/// More would not be bounded work.
-const MAX_LEFT: u32 = 100_000;
-/// As large as a ring can be.
-const MAX_BUFFER: u32 = 64 * 1024 * 1024;
-
 /// The router's configuration.
 #[derive(Clone, Debug)]
 pub struct Router {
-    /// The program of each session, as typed.
-    pub command: CString,
-    /// The terminal's height before the client says one.
-    pub rows: u16,
-    /// The terminal's width before the client says one.
-    pub cols: u16,
+    /// What holds at sockets that say nothing else.
+    pub rules: Rules,
+    /// Sockets with rules of their own.
+    pub own: Vec<Own>,
     /// How many gateways share the sockets, at least 1.
     pub processes: u32,
     /// How many events one turn of the loop takes, at least 1.
     pub events: u32,
-    /// Ends a session after so long without traffic.
-    pub timeout: Option<Duration>,
     /// The address of the statistics.
     pub stats: Option<OsString>,
     /// The longest turn of the loop, in seconds.
     pub harakiri: Option<u32>,
     /// How long a session leader may outlive its client.
     pub hangup_grace: Option<Duration>,
-    /// Which variables clients may set.
-    pub accept_env: AcceptEnv,
-    /// Whether clients that can take the terminal itself get it.
-    pub handover: bool,
-    /// Whether clients may say which command is run.
-    pub allow_command: bool,
     /// Whether a command without a terminal gets the client's descriptors.
     pub pass_stdio: bool,
-    /// The SFTP server; `None`: the first of [`SFTP_SERVERS`] that there is.
-    pub sftp_server: Option<CString>,
-    /// How sessions go on without a client.
-    pub detach: Detach,
     /// Whether the option was given: the next one adds to it.
     accept_env_given: bool,
     /// What to tell the operator about options that can have no meaning.
@@ -247,21 +307,14 @@ pub const SFTP_SERVERS: [&CStr; 4] = [
 impl Default for Router {
     fn default() -> Self {
         Self {
-            command: c"/bin/sh".to_owned(),
-            rows: 24,
-            cols: 80,
+            rules: Rules::default(),
+            own: Vec::new(),
             processes: 1,
             events: 64,
-            timeout: None,
             stats: None,
             harakiri: None,
             hangup_grace: Some(Duration::from_secs(10)),
-            accept_env: AcceptEnv::default(),
-            handover: true,
-            detach: Detach::default(),
-            allow_command: false,
             pass_stdio: true,
-            sftp_server: None,
             accept_env_given: false,
             remarks: Vec::new(),
         }
@@ -271,9 +324,57 @@ impl Default for Router {
 /// More would not fit the server's table of gateways (MAX_GATEWAYS).
 const MAX_PROCESSES: u32 = 64;
 const MAX_EVENTS: u32 = 65_536;
-const MAX_SECONDS: u32 = i32::MAX.unsigned_abs();
 
 impl Router {
+    /// Whether anything limits how many there may be, or how fast they come.
+    pub fn has_limits(&self) -> bool {
+        self.all_rules().any(|rules| {
+            rules.max_sessions.is_some()
+                || rules.max_user_sessions.is_some()
+                || rules.rate.is_some()
+        })
+    }
+
+    /// Whether it is to be known when a byte last went.
+    pub fn keeps_time(&self) -> bool {
+        self.all_rules().any(|rules| rules.timeout.is_some()) || self.stats.is_some()
+    }
+
+    /// The rules of all sockets: the global ones first, then those of
+    /// [`Router::own`].
+    pub fn all_rules(&self) -> impl Iterator<Item = Rules> {
+        let own = (1..).zip(&self.own);
+        let own = own.filter_map(|(number, own)| own.numbered_rules(&self.rules, number).ok());
+        std::iter::once(self.rules.clone()).chain(own)
+    }
+
+    /// Mode and owner of the socket with this number's rules.
+    pub fn ownership(&self, number: usize) -> Ownership {
+        let own = number.checked_sub(1).and_then(|number| self.own.get(number));
+        own.map(|own| own.ownership).unwrap_or_default()
+    }
+
+    /// What can be told only when all options are known.
+    ///
+    /// # Errors
+    /// A program is to run as somebody whom this process cannot become.
+    pub fn check(&self) -> Result<()> {
+        for own in &self.own {
+            let rules = own.numbered_rules(&self.rules, 0)?;
+            let Some(identity) = rules.identity else { continue };
+            if identity.is_ours() || accounts::may_change() {
+                continue;
+            }
+            return Err(Error::new(format!(
+                "option {}: uid, gid, groups: the server runs as user {} and cannot become another: \
+                 start it as root and leave its own uid and gid out",
+                own.option(),
+                accounts::own_uid()
+            )));
+        }
+        Ok(())
+    }
+
     /// Takes one option as typed. A number of 0 means the default, as with
     /// the C plugin.
     ///
@@ -282,18 +383,16 @@ impl Router {
     pub fn set(&mut self, key: Key, option: &str, typed: impl AsRef<OsStr>) -> Result<()> {
         let typed = typed.as_ref();
         let number = |max| value::number(option, typed, 0..=max);
-        let seconds = || {
-            let seconds = value::number(option, typed, 0..=MAX_SECONDS)?;
-            Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
-        };
+        let seconds = || value::time(option, typed);
         match key {
+            Key::ListenBy(protocol) => self.own.push(Own::read(option, protocol, typed)?),
             // These two become sockets of the server at once.
             Key::Listen(_) | Key::Zerg => {
                 value::bytes(option, typed)?;
             }
-            Key::Command => self.command = value::command(option, typed)?,
-            Key::Rows => self.rows = or_default(number(u16::MAX.into())?, 24),
-            Key::Cols => self.cols = or_default(number(u16::MAX.into())?, 80),
+            Key::Command => self.rules.command = value::command(option, typed)?,
+            Key::Rows => self.rules.rows = or_default(number(u16::MAX.into())?, 24),
+            Key::Cols => self.rules.cols = or_default(number(u16::MAX.into())?, 80),
             Key::Processes => self.processes = number(MAX_PROCESSES)?.max(1),
             Key::Events => {
                 self.events = match number(MAX_EVENTS)? {
@@ -301,34 +400,37 @@ impl Router {
                     events => events,
                 };
             }
-            Key::Timeout => self.timeout = seconds()?,
+            Key::Timeout => self.rules.timeout = seconds()?,
             Key::HangupGrace => self.hangup_grace = seconds()?,
             Key::AcceptEnv => {
                 let accept = AcceptEnv::of(value::bytes(option, typed)?.as_bytes());
                 match std::mem::replace(&mut self.accept_env_given, true) {
-                    true => self.accept_env.and(accept),
-                    false => self.accept_env = accept,
+                    true => self.rules.accept_env.and(accept),
+                    false => self.rules.accept_env = accept,
                 }
             }
-            Key::Handover => self.handover = value::switch(option, typed)?,
-            Key::Detach => self.detach.sessions = number(MAX_LEFT)?,
-            Key::DetachTime => {
-                self.detach.time = seconds()?.unwrap_or(Detach::default().time);
-            }
-            Key::DetachBuffer => {
-                self.detach.buffer = match number(MAX_BUFFER)? {
-                    0 => Detach::default().buffer,
-                    bytes => bytes,
-                };
-            }
-            Key::DetachAnswer => self.detach.answer = value::switch(option, typed)?,
-            Key::AllowCommand => self.allow_command = value::switch(option, typed)?,
+            Key::Detach(part) => self.rules.detach.set(part, option, typed)?,
+            Key::Audit => self.rules.audit = audit::of(option, typed)?,
+            Key::Record(part) => self.rules.record.set(part, option, typed)?,
+            Key::Handover => self.rules.handover = value::switch(option, typed)?,
+            Key::AllowCommand => self.rules.allow_command = value::switch(option, typed)?,
             Key::PassStdio => self.pass_stdio = value::switch(option, typed)?,
-            Key::SftpServer => self.sftp_server = Some(value::command(option, typed)?),
+            Key::Access(list) => {
+                let what = format!("option {option}");
+                let words = typed.as_bytes().split(|byte| b";, ".contains(byte));
+                let words: Vec<Vec<u8>> = words.map(<[u8]>::to_vec).collect();
+                self.rules.access.add(list, &what, &words)?;
+            }
+            Key::MaxSessions => self.rules.max_sessions = count(option, typed)?,
+            Key::MaxUserSessions => self.rules.max_user_sessions = count(option, typed)?,
+            Key::Rate => self.rules.rate = count(option, typed)?,
+            Key::MaxTime => self.rules.max_time = seconds()?,
+            Key::SftpServer => self.rules.sftp_server = Some(value::command(option, typed)?),
             Key::Stats => self.stats = Some(value::bytes(option, typed)?),
             Key::Harakiri => {
-                let seconds = number(MAX_SECONDS)?;
-                self.harakiri = (seconds > 0).then_some(seconds);
+                let time = value::time(option, typed)?;
+                // No more than an int.
+                self.harakiri = time.map(|time| time.as_secs() as u32);
             }
             Key::Fallback => self.remarks.push(format!(
                 "option {option} = {} has no effect: a terminal is always local, there is no node to \
@@ -346,6 +448,12 @@ impl Router {
         }
         Ok(())
     }
+}
+
+/// A number of sessions; 0: as many as like.
+fn count(option: &str, typed: &OsStr) -> Result<Option<u32>> {
+    let count = value::number(option, typed, 0..=rules::MOST)?;
+    Ok((count > 0).then_some(count))
 }
 
 fn or_default(number: u32, default: u16) -> u16 {
@@ -371,9 +479,9 @@ mod tests {
         ] {
             router.set(key, "option", value).expect("a valid value");
         }
-        assert_eq!((router.rows, router.cols), (24, 132));
+        assert_eq!((router.rules.rows, router.rules.cols), (24, 132));
         assert_eq!((router.processes, router.events), (1, 64));
-        assert_eq!(router.timeout, None);
+        assert_eq!(router.rules.timeout, None);
     }
 
     #[test]
@@ -386,12 +494,13 @@ mod tests {
             (Key::Timeout, "-1"),
             (Key::Harakiri, "soon"),
             (Key::Cheap, "perhaps"),
+            (Key::Audit, "xml"),
         ] {
             let error = router.set(key, "forkptyrouter-x", value).expect_err(value).to_string();
             assert!(error.contains("forkptyrouter-x") && error.contains(value), "{error}");
         }
         assert!(router.set(Key::Command, "forkptyrouter-command", " ").is_err());
-        assert_eq!(router.rows, 24);
+        assert_eq!(router.rules.rows, 24);
     }
 
     #[test]

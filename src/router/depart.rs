@@ -88,7 +88,7 @@ impl GatewayLoop {
         let failure = failure.map(|(program, errno)| not_executable(&program, errno));
         let Some(attached) = self.sessions.get_mut(key) else {
             if !self.left_program_ended(program, exit) {
-                self.command_ended(program, failure.unwrap_or_else(|| of_exit(exit)));
+                self.command_ended(program, exit, failure);
             }
             return;
         };
@@ -96,6 +96,8 @@ impl GatewayLoop {
         if let Some(why) = failure {
             return self.not_executed(key, why);
         }
+        self.has_begun(key);
+        self.note_exit(key, exit);
         self.session_ended(key, of_exit(exit));
     }
 
@@ -126,6 +128,7 @@ impl GatewayLoop {
             self.departures.this_turn += 1;
             return self.abandon(key);
         }
+        self.tell_end(key);
         if let Some(mut attached) = self.sessions.remove(key) {
             // Nobody has its tokens any more.
             let _ = self.turn.poller.remove(attached.wires.client.as_fd());
@@ -193,6 +196,7 @@ impl GatewayLoop {
     /// Ends a session: its client has left, or is let go. A program that
     /// still runs is hung up, with its foreground job.
     pub(super) fn abandon(&mut self, key: Key) {
+        self.tell_end(key);
         self.forget_left(key);
         if let Some(attached) = self.sessions.remove(key) {
             self.let_go(*attached);

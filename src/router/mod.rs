@@ -5,6 +5,8 @@
 //! | --- | --- |
 //! | `mod.rs` | the loop: waits, and hands each event to whom it concerns |
 //! | `doors.rs` | the sockets; what is said to those who cannot come in |
+//! | `admission.rs` | who may come in |
+//! | `seats.rs` | how many there may be, and how fast they may come |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `greet.rs` | what a client says before its program starts |
 //! | `requests.rs` | which program a client asks for |
@@ -15,14 +17,19 @@
 //! | `depart.rs` | a session ends |
 //! | `programs.rs` | programs: hung up, outlived, killed, reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
+//! | `last_words.rs` | what is told of a session by another process |
 //! | `keeper.rs` | a process that looks after terminals that were handed over |
 //! | `left/` | sessions that can be left and found again |
-//! | `stats.rs` | the statistics and their clients |
+//! | `told/` | what is told of sessions: audit, counters |
+//! | `siblings.rs` | what gateways ask each other |
+//! | `record/` | recordings, and the process that writes them |
+//! | `stats/` | the statistics and their clients |
 //! | `turn.rs` | what each turn of the loop needs |
 //! | `exchange.rs` | programs that answer each other in quick succession |
 //! | `ids.rs` | the names of sessions |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
+mod admission;
 pub mod aftercare;
 mod attach;
 mod command;
@@ -35,24 +42,31 @@ mod greet;
 mod handover;
 mod ids;
 mod keeper;
+mod last_words;
 mod left;
 mod programs;
 mod quiet;
+pub mod record;
 mod requests;
+pub mod seats;
+pub mod siblings;
 mod stats;
 mod table;
 mod timers;
+pub mod told;
 mod traffic;
 mod turn;
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::config::router::Router;
+use crate::config::rules::Rules;
 use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::log::{self, log};
 use crate::uwsgi::sockets::Role;
@@ -72,20 +86,27 @@ use ids::Ids;
 use keeper::Keeper;
 use left::Left;
 use programs::Programs;
+use record::Recorder;
+use seats::Seats;
+use siblings::Siblings;
 use stats::Statistics;
 use table::{Key, Source, Table};
 use timers::Due;
+use told::Told;
 use traffic::Attached;
 use turn::Turn;
 
 /// How often a log that takes nothing is tried again.
 const LOG_AGAIN: Duration = Duration::from_millis(100);
+/// And one that somebody reads.
+const LOG_SOON: Duration = Duration::from_millis(2);
 
 /// One gateway process: parts with a state of their own, and what concerns
 /// more than one of them.
 struct GatewayLoop {
     config: Router,
-    program: Arc<Program>,
+    /// Whether it is to be known when a byte last went.
+    keeps_time: bool,
     spawner: Spawner,
     turn: Turn,
     doors: Doors,
@@ -101,7 +122,11 @@ struct GatewayLoop {
     keeper: Keeper,
     local_tcp: LocalTcp,
     statistics: Statistics,
+    told: Told,
+    recorder: Option<Box<Recorder>>,
     ids: Ids,
+    siblings: Siblings,
+    seats: Seats,
 }
 
 /// What an event is about.
@@ -134,7 +159,8 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         }
         router.turn.bulk.clear();
         router.part(count);
-        router.try_the_log_again();
+        router.pass_on_recordings();
+        router.try_the_log_again(false);
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
         router.turn.ends(now, streams);
@@ -147,6 +173,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
 impl GatewayLoop {
     fn new(gateway: &Gateway, config: Router) -> Result<Self> {
         fpty::sys::forbid_inspection();
+        fpty::sys::stdio::stderr_stays(config.processes > 1);
         if fpty::sys::has_root_group_only() {
             log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
         }
@@ -155,9 +182,9 @@ impl GatewayLoop {
         // A pipe raises it; what became of a write says it all.
         block(Signal::SIGPIPE);
         let limit = fpty::sys::raise_descriptor_limit().ok();
-        let program = Program::from_command(&config.command, &server::shell())
-            .environment(fpty::sys::environment::for_sessions())
-            .descriptor_limit(limit);
+        let rules: Vec<Rc<Rules>> = config.all_rules().map(Rc::new).collect();
+        let programs: Vec<Arc<Program>> =
+            rules.iter().map(|rules| Arc::new(programs::of_rules(rules, limit))).collect();
         let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
         let children = Signals::instead_of_handlers(&[Signal::SIGCHLD])
             .context("cannot be told of ended programs")?;
@@ -178,15 +205,33 @@ impl GatewayLoop {
                 }
                 Role::Stats | Role::Shared | Role::Watched => continue,
             };
-            doors.push(Door { listener: socket.listener, protocol, name: socket.name });
+            let (Some(rules), Some(program)) =
+                (rules.get(socket.rules), programs.get(socket.rules))
+            else {
+                continue;
+            };
+            doors.push(Door {
+                listener: socket.listener,
+                protocol,
+                name: socket.name,
+                rules: Rc::clone(rules),
+                program: Arc::clone(program),
+                rests: false,
+            });
         }
         let (aftercare, left_behind) =
             aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
         let (left, found) = Left::new(&config, gateway.ordinal(), &poller)
             .context("cannot keep sessions that are left")?;
+        let told = Told::new(
+            &config,
+            gateway.ordinal(),
+            doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
+        );
+        let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), gateway.is_first());
         let mut router = Self {
+            keeps_time: config.keeps_time(),
             config,
-            program: Arc::new(program),
             spawner: Spawner::new()?,
             turn: Turn::new(poller),
             doors: Doors::new(doors, statistics),
@@ -200,8 +245,13 @@ impl GatewayLoop {
             keeper: Keeper::default(),
             local_tcp: LocalTcp::default(),
             statistics: Statistics::new(server::stats_http()),
+            told,
+            recorder,
             ids: Ids::new(),
+            siblings: Siblings::of(gateway.ordinal()),
+            seats: Seats::of(gateway.ordinal()),
         };
+        router.reach_recorder();
         router.adopt(found);
         if let Some(grace) =
             router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
@@ -211,6 +261,7 @@ impl GatewayLoop {
         for remark in fpty::sys::what_is_missing() {
             log(&format!("forkptyrouter: {remark}"));
         }
+        router.hear_siblings();
         router.doors.open(&router.turn.poller);
         if let Some(limit) = limit {
             // Two descriptors a session, a few dozen for the gateway itself.
@@ -236,6 +287,8 @@ impl GatewayLoop {
             Source::StatsListener => router.accept_stats(),
             Source::Stats(key) => router.stats_ready(key, ready),
             Source::Children => router.child_ended(),
+            Source::Siblings => router.siblings_ready(),
+            Source::Recorder => router.recorder_ready(),
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
             Source::Caller(key) => router.caller_ready(key, ready),
@@ -248,7 +301,10 @@ impl GatewayLoop {
     /// Does what is due.
     fn fire(&mut self, due: Due) {
         let whose = match (due, due.session()) {
-            (Due::CommandUnanswered(key), _) => Whose::Command(key),
+            (
+                Due::CommandUnanswered(key) | Due::CommandExecuted(key) | Due::CommandLimit(key),
+                _,
+            ) => Whose::Command(key),
             (_, Some(key)) => Whose::Session(key),
             (_, None) => Whose::Nobody,
         };
@@ -265,6 +321,7 @@ impl GatewayLoop {
             Due::Keeper(key) => router.handed_over(key),
             Due::Silent(key) => router.silent(key),
             Due::CommandUnanswered(key) => router.command_unanswered(key),
+            Due::CommandExecuted(key) => router.command_executed(key),
             // Each turn sees to them.
             Due::Departures => {}
             Due::Reap => router.reap(),
@@ -275,14 +332,22 @@ impl GatewayLoop {
             Due::Log => {
                 router.turn.log_is_due = false;
                 log::flush();
-                router.try_the_log_again();
+                let took_some = router.told.flush();
+                router.try_the_log_again(took_some);
             }
-            Due::Stats(key) => router.close_stats(key),
+            Due::Stats(key) => router.hurry_stats(key),
+            Due::Answer(number) => router.unanswered_question(number),
+            Due::Recording => router.wake_recorder(),
+            Due::Recorder => router.look_at_recorder(),
             Due::Outlived(pid) => router.outlived(pid),
             Due::Kill => router.kill_outlived(),
             Due::LeftBehind => router.end_left_behind(),
             Due::Accept => router.doors.open(&router.turn.poller),
             Due::Left => router.look_after_left(),
+            Due::Door(door) => router.doors.wake(door, &router.turn.poller),
+            Due::LimitSoon(key) => router.limit_comes(key),
+            Due::Limit(key) => router.limit(key),
+            Due::CommandLimit(key) => router.command_limit(key),
         });
     }
 
@@ -300,10 +365,10 @@ impl GatewayLoop {
     }
 
     /// Where lines wait for the log, they are written before long.
-    fn try_the_log_again(&mut self) {
-        if log::has_more() && !self.turn.log_is_due {
+    fn try_the_log_again(&mut self, somebody_reads: bool) {
+        if (log::has_more() || self.told.waits()) && !self.turn.log_is_due {
             self.turn.log_is_due = true;
-            self.after(LOG_AGAIN, Due::Log);
+            self.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
         }
     }
 
@@ -316,7 +381,9 @@ impl GatewayLoop {
                 Due::Stats(key) => statistics.has(key),
                 Due::Outlived(pid) => programs.has(pid),
                 Due::Silent(key) => callers.has(key),
-                Due::CommandUnanswered(key) => commands.has(key),
+                Due::CommandUnanswered(key)
+                | Due::CommandExecuted(key)
+                | Due::CommandLimit(key) => commands.has(key),
                 _ => due.session().is_none_or(|key| sessions.has(key)),
             });
         }

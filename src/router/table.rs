@@ -8,19 +8,23 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// A socket of the router, by its index.
-    Listener(u32),
+    Listener(u16),
     /// The statistics' socket.
     StatsListener,
     /// A client of the statistics.
     Stats(Key),
     /// A child has ended.
     Children,
+    /// Another gateway has written to us.
+    Siblings,
     /// The client of a session.
     Client(Key),
     /// The terminal of a session.
     Terminal(Key),
     /// A client whose session has not begun.
     Caller(Key),
+    /// The process that writes recordings.
+    Recorder,
     /// The client of a command without a terminal.
     CommandClient(Key),
     /// One of the streams of such a command, 0 to 2.
@@ -48,13 +52,15 @@ impl Source {
     /// The token to register it under.
     pub fn token(self) -> u64 {
         let (kind, key) = match self {
-            Source::Listener(index) => (0, Key { index, generation: 0 }),
+            Source::Listener(index) => (0, Key { index: index.into(), generation: 0 }),
             Source::StatsListener => (1, Key { index: 0, generation: 0 }),
             Source::Stats(key) => (2, key),
             Source::Children => (3, Key { index: 0, generation: 0 }),
+            Source::Siblings => (3, Key { index: 1, generation: 0 }),
             Source::Client(key) => (4, key),
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
+            Source::Recorder => (1, Key { index: 1, generation: 0 }),
             Source::CommandClient(key) => (7, key),
             Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
             Source::Left => (12, Key { index: 0, generation: 0 }),
@@ -70,9 +76,11 @@ impl Source {
             generation: (token >> 32) as u32 & GENERATION,
         };
         match token >> 60 {
-            0 => Source::Listener(key.index),
-            1 => Source::StatsListener,
+            0 => Source::Listener(key.index as u16),
+            1 if key.index == 0 => Source::StatsListener,
+            1 => Source::Recorder,
             2 => Source::Stats(key),
+            3 if key.index == 1 => Source::Siblings,
             3 => Source::Children,
             4 => Source::Client(key),
             5 => Source::Terminal(key),
@@ -132,12 +140,6 @@ impl<T> Table<T> {
         self.place(key)?.value.as_deref_mut()
     }
 
-    /// The same, to be looked at.
-    pub fn get(&self, key: Key) -> Option<&T> {
-        let place = self.places.get(key.index as usize)?;
-        place.value.as_deref().filter(|_| place.generation == key.generation)
-    }
-
     /// The same, with its place.
     pub fn boxed_mut(&mut self, key: Key) -> Option<&mut Box<T>> {
         self.place(key)?.value.as_mut()
@@ -147,6 +149,21 @@ impl<T> Table<T> {
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.places.iter().zip(0..).filter_map(|(place, index)| {
             Some((Key { index, generation: place.generation }, place.value.as_deref()?))
+        })
+    }
+
+    /// The value of a key, to look at.
+    pub fn get(&self, key: Key) -> Option<&T> {
+        let place = self.places.get(key.index as usize)?;
+        place.value.as_deref().filter(|_| place.generation == key.generation)
+    }
+
+    /// The keys of those from this place on, each with its place.
+    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        let places = self.places.iter().enumerate().skip(place);
+        places.filter(|(_, place)| place.value.is_some()).map(|(index, place)| {
+            // No more than there can be descriptors.
+            (index, Key { index: index as u32, generation: place.generation })
         })
     }
 
@@ -186,6 +203,11 @@ mod tests {
         assert_eq!(table.get_mut(second), Some(&mut "second"));
         assert_eq!(table.len(), 1);
         assert_eq!(table.iter().collect::<Vec<_>>(), [(second, &"second")]);
+        assert_eq!((table.get(first), table.get(second)), (None, Some(&"second")));
+        let third = table.insert("third");
+        table.remove(second);
+        assert_eq!(table.from(0).collect::<Vec<_>>(), [(1, third)]);
+        assert_eq!(table.from(2).count(), 0);
     }
 
     #[test]
@@ -194,8 +216,10 @@ mod tests {
         for source in [
             Source::Listener(7),
             Source::StatsListener,
+            Source::Recorder,
             Source::Stats(key),
             Source::Children,
+            Source::Siblings,
             Source::Client(key),
             Source::Terminal(key),
             Source::Caller(key),

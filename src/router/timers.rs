@@ -37,6 +37,8 @@ pub enum Due {
     /// Look whether the client of a command takes no more output because its
     /// machine is gone.
     CommandUnanswered(Key),
+    /// Look whether the program of a command has been executed.
+    CommandExecuted(Key),
     /// Sessions are to be ended that had to wait their turn.
     Departures,
     /// More programs have ended than one turn sees to.
@@ -47,12 +49,26 @@ pub enum Due {
     Log,
     /// A client of the statistics has said nothing, or does not read.
     Stats(Key),
+    /// A question of another gateway's has had time enough for an answer.
+    Answer(u64),
+    /// What was recorded is to be passed on.
+    Recording,
+    /// Something waits for the recorder.
+    Recorder,
     /// A session has outlived its client.
     Outlived(Pid),
     /// Go on killing what has outlived its client or its gateway.
     Kill,
     /// Sessions of a gateway that was here before us have outlived it.
     LeftBehind,
+    /// A socket that is limited takes clients again.
+    Door(u16),
+    /// A session's time is over before long.
+    LimitSoon(Key),
+    /// A session's time is over.
+    Limit(Key),
+    /// A command's is.
+    CommandLimit(Key),
     /// Accept again after running out of something.
     Accept,
     /// Look after sessions that can be left.
@@ -72,14 +88,22 @@ impl Due {
             | Due::Dismissed(key)
             | Due::Executed(key)
             | Due::Offer(key)
-            | Due::Keeper(key) => Some(key),
+            | Due::Keeper(key)
+            | Due::LimitSoon(key)
+            | Due::Limit(key) => Some(key),
             Due::CommandUnanswered(_)
+            | Due::CommandLimit(_)
+            | Due::Door(_)
+            | Due::CommandExecuted(_)
             | Due::Tidy
             | Due::Silent(_)
             | Due::Departures
             | Due::Reap
             | Due::Log
+            | Due::Recording
+            | Due::Recorder
             | Due::Stats(_)
+            | Due::Answer(_)
             | Due::Outlived(_)
             | Due::Kill
             | Due::LeftBehind

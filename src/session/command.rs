@@ -72,6 +72,7 @@ pub struct Command {
     ended: Option<Ended>,
     program_runs: bool,
     told: bool,
+    dismissed: Option<Ending>,
     client_gone: bool,
     starved: bool,
 }
@@ -95,6 +96,7 @@ impl Command {
             ended: None,
             program_runs: true,
             told: false,
+            dismissed: None,
             client_gone: false,
             starved: false,
         }
@@ -283,6 +285,7 @@ impl Command {
     /// Ends it for a reason that is not the program's.
     pub fn dismiss(&mut self, why: Ending, line: &str, streams: &mut impl Streams) {
         if !std::mem::replace(&mut self.told, true) {
+            self.dismissed = Some(why);
             self.give_client(&Ended::because(why, line).packet(), streams);
         }
     }
@@ -332,6 +335,16 @@ impl Command {
             Some(taken) => self.starved |= !self.to_client.try_push(&bytes[taken..]),
             None => self.client_left(),
         }
+    }
+
+    /// Why it was ended, where that was not by one of its ends.
+    pub fn dismissed(&self) -> Option<Ending> {
+        self.dismissed.or(self.starved.then_some(Ending::Lost))
+    }
+
+    /// Whether the client has left.
+    pub fn client_is_gone(&self) -> bool {
+        self.client_gone
     }
 
     /// Whether bytes for the client wait for it to read.

@@ -91,7 +91,7 @@ fn nonsense_ends_the_start_with_option_and_value() {
             ("forkptyrouter-events", "1.5"),
             ("forkptyrouter-timeout", "soon"),
             ("forkptyrouter-harakiri", "99999999999"),
-            ("forkptyrouter-hangup-grace", "10s"),
+            ("forkptyrouter-hangup-grace", "10x"),
         ] {
             let ended =
                 Setup::new(flavor).option("forkpty-router", "{dir}/s").option(option, value).run();

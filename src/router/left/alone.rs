@@ -63,12 +63,15 @@ impl GatewayLoop {
 
     /// Reads on, at most so often.
     fn read_alone(&mut self, key: Key, reads: usize) {
-        let answers = self.config.detach.answer;
         let Some(left) = &mut self.left else {
             return;
         };
         let Left { entries, interrupts, poller, taken, .. } = &mut **left;
-        let Some(Place::Alone(alone)) = entries.get_mut(key).map(|entry| &mut entry.place) else {
+        let Some(entry) = entries.get_mut(key) else {
+            return;
+        };
+        let answers = self.doors.rules(entry.door).is_some_and(|rules| rules.detach.answer);
+        let Place::Alone(alone) = &mut entry.place else {
             return;
         };
         // Whoever had the terminal before may have made its reads wait.

@@ -4,19 +4,23 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::super::GatewayLoop;
+use super::super::attach::is_handed_over_by;
+use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
+use super::super::told::{Said, Subject};
 use super::super::traffic::{Attached, Wires};
 use super::list::written;
 use super::{Entry, LOOK, Place, Taken, leaving, now};
+use crate::config::rules::Rules;
 use crate::session::Session;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
-use fpty::proto::{Ended, Ending, variables};
+use fpty::proto::{Ended, Ending, Protocol, variables};
 use fpty::sys::Size;
 use fpty::sys::peer::Arrived;
 use fpty::sys::poll::Interest;
-use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::socket::Transport;
 
 /// How long a client that comes back may take to answer, and one that has to
 /// go may take for it.
@@ -29,7 +33,7 @@ const NO_SUCH: &str = "there is no such session";
 
 /// Somebody who waits for a session.
 pub struct Waiting {
-    client: Stream,
+    newcomer: Newcomer,
     opening: Opening,
     uid: u32,
     /// What was sent after the request.
@@ -61,58 +65,67 @@ impl GatewayLoop {
     /// stands in the turn's buffer.
     pub(in crate::router) fn come_back(
         &mut self,
-        client: Stream,
-        transport: Transport,
+        newcomer: Newcomer,
         mut opening: Opening,
         arrived: Arrived,
         ended: bool,
     ) {
         let refused = |why: &str| Ended::because(Ending::Refused, why);
+        let mode = Protocol::Uwsgi.name();
+        self.told.hears(newcomer.door, mode, || Said::of(&opening.variables));
+        if let Some(why) = self.is_full(&newcomer) {
+            return self.turn_back(newcomer, true, why);
+        }
         let which = match std::mem::take(&mut opening.request).read() {
             Ok(Some((_, which))) => which,
-            Ok(None) | Err(_) => return self.refuse(&client, true, refused("bad request")),
+            Ok(None) | Err(_) => return self.turn_back(newcomer, true, refused("bad request")),
         };
         let asked = Asked::of(&opening, which);
         if asked.begins && !leaving::is_name(asked.which.as_bytes()) {
-            return self.refuse(&client, true, refused("bad request: no name"));
+            return self.turn_back(newcomer, true, refused("bad request: no name"));
         }
-        let uid = (transport == Transport::Unix).then(|| client.peer_uid()).flatten();
-        let (Some(left), Some(uid)) = (&self.left, uid) else {
+        let is_unix = newcomer.transport == Transport::Unix;
+        let uid = is_unix.then(|| newcomer.client.peer_uid()).flatten();
+        let allows = |rules: &Rules| rules.detach.sessions > 0;
+        let is_allowed = self.doors.rules(newcomer.door).is_some_and(allows);
+        let (Some(left), Some(uid)) = (self.left.as_ref().filter(|_| is_allowed), uid) else {
             if asked.begins {
-                return self.open_new(client, transport, opening, arrived, ended);
+                return self.open_new(newcomer, opening, arrived, ended);
             }
-            let why = match transport {
-                _ if self.left.is_none() => "sessions cannot be left here (forkptyrouter-detach)",
+            let why = match newcomer.transport {
+                _ if !is_allowed => "sessions cannot be left here (forkptyrouter-detach)",
                 Transport::Tcp => "over TCP nobody knows whose session it would be",
                 Transport::Unix => "nobody knows whose session it would be",
             };
-            return self.refuse(&client, true, refused(why));
+            return self.turn_back(newcomer, true, refused(why));
         };
-        let Some(key) = left.find(uid, &asked.which, asked.begins) else {
+        let Some(key) = left.find(newcomer.door, uid, &asked.which, asked.begins) else {
             if asked.begins {
-                return self.open_new(client, transport, opening, arrived, ended);
+                return self.open_new(newcomer, opening, arrived, ended);
             }
-            return self.refuse(&client, true, refused(NO_SUCH));
+            return self.turn_back(newcomer, true, refused(NO_SUCH));
         };
         if asked.watches {
-            return self.watch(key, client, opening);
+            return self.watch(key, newcomer, opening);
+        }
+        let Some(entry) = self.left.as_mut().and_then(|left| left.entries.get_mut(key)) else {
+            return;
+        };
+        if matches!(entry.place, Place::Over(_)) {
+            return self.watch(key, newcomer, opening);
         }
         let rest = std::mem::take(&mut self.turn.input);
         // Its capacity is a turn's.
         self.turn.input.reserve_exact(super::super::turn::BUFFER);
-        let waiting = Waiting { client, opening, uid, rest };
-        let Some(entry) = self.left.as_mut().and_then(|left| left.entries.get_mut(key)) else {
-            return;
-        };
+        let waiting = Waiting { newcomer, opening, uid, rest };
         match &mut entry.place {
-            Place::Alone(_) => self.come_next(key, waiting),
-            Place::Over(_) => self.watch(key, waiting.client, waiting.opening),
+            Place::Alone(_) | Place::Over(_) => self.come_next(key, waiting),
             Place::Attached(taken) if !asked.steals => {
                 let (who, since) = (taken.uid, written(taken.since));
                 let why = format!(
                     "uid {who} is attached since {since} (--steal takes it, --read-only watches)"
                 );
-                self.refuse(&waiting.client, true, refused(&why));
+                self.turn_back(waiting.newcomer, true, refused(&why));
             }
             Place::Attached(taken) => {
                 let session = taken.session;
@@ -138,13 +151,14 @@ impl GatewayLoop {
 
     /// Somebody who waits gets nothing.
     pub(super) fn refuse_waiting(&mut self, waiting: Waiting) {
-        self.refuse(&waiting.client, true, Ended::because(Ending::Refused, NO_SUCH));
+        self.turn_back(waiting.newcomer, true, Ended::because(Ending::Refused, NO_SUCH));
     }
 
     /// A client gets a session that nobody is attached to: its terminal, or
     /// what is kept of it, is offered, and it is told to go on when it has that.
     pub(super) fn come_next(&mut self, key: Key, waiting: Waiting) {
-        let relays = !self.hands_over();
+        let door = waiting.newcomer.door;
+        let relays = !self.doors.rules(door).is_some_and(is_handed_over_by);
         let Some(left) = &mut self.left else {
             return;
         };
@@ -152,7 +166,8 @@ impl GatewayLoop {
         let Some(entry) = left.entries.boxed_mut(key).filter(is_alone) else {
             return self.refuse_waiting(waiting);
         };
-        let Waiting { client, mut opening, uid, mut rest } = waiting;
+        let Waiting { newcomer, mut opening, uid, mut rest } = waiting;
+        let Newcomer { client, seat, .. } = newcomer;
         let taken = Taken {
             session: Key::NONE,
             uid,
@@ -164,13 +179,14 @@ impl GatewayLoop {
         else {
             return;
         };
-        let (pid, adopted) = (entry.pid, entry.adopted);
+        let (pid, adopted, since) = (entry.pid, entry.adopted, entry.since);
         let _ = left.poller.remove(&alone.master);
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays });
-        let wires = Wires { client, master: alone.master, program: Some(pid) };
-        let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix));
+        let wires = Wires { client, master: alone.master, program: Some(pid), traffic: None };
+        let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
+        self.seats.is_of(seat.ok().flatten(), Subject::Session(session));
         if let Some(taken) = left.taken_mut(key) {
             taken.session = session;
         }
@@ -201,20 +217,37 @@ impl GatewayLoop {
         drop(armed);
         self.tell_store(key);
         self.look_at_left(LOOK);
-        if let Some(timeout) = self.config.timeout {
-            self.after(timeout, Due::Idle(session));
-        }
+        self.begins_again(session, since);
         self.offer(session);
         self.settle(session);
     }
 
+    /// A session that began long ago has another client, or another gateway.
+    pub(super) fn begins_again(&mut self, session: Key, since: u64) {
+        let Some(attached) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let (door, size) = (attached.door, attached.wires.master.size());
+        let rules = self.doors.rules(door);
+        let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
+        self.note_session(session, size.unwrap_or(Size { rows: 24, cols: 80 }));
+        self.tell_start(session);
+        if let Some(timeout) = timeout {
+            self.after(timeout, Due::Idle(session));
+        }
+        if let Some(limit) = limit {
+            let passed = Duration::from_secs(now().saturating_sub(since));
+            self.limit_time(session, limit.saturating_sub(passed));
+        }
+    }
+
     /// Ends a session that can be left: its id, or name. Whether there is one.
     #[allow(dead_code)]
-    pub(in crate::router) fn kill_left(&mut self, uid: u32, which: &str) -> bool {
+    pub(in crate::router) fn kill_left(&mut self, door: u16, uid: u32, which: &str) -> bool {
         let Some(left) = &mut self.left else {
             return false;
         };
-        let Some(key) = left.find(uid, which, false).filter(|_| !which.is_empty()) else {
+        let Some(key) = left.find(door, uid, which, false).filter(|_| !which.is_empty()) else {
             return false;
         };
         match left.entries.get_mut(key).map(|entry| &entry.place) {
@@ -241,10 +274,12 @@ impl super::Left {
     /// The session that is meant: by its name, its id or the unique beginning of
     /// one; nothing: the one that was left last and runs, else the last that has
     /// ended. One that has ended is none to go on with where it `begins` anew.
-    fn find(&self, uid: u32, which: &str, begins: bool) -> Option<Key> {
+    fn find(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<Key> {
         let all = || {
             self.entries.iter().filter(|(_, entry)| {
-                (uid == 0 || entry.uid == uid) && !(begins && matches!(entry.place, Place::Over(_)))
+                entry.door == door
+                    && (uid == 0 || entry.uid == uid)
+                    && !(begins && matches!(entry.place, Place::Over(_)))
             })
         };
         let rank = |entry: &Entry| match &entry.place {

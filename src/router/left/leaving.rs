@@ -4,9 +4,11 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::super::GatewayLoop;
+use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
 use super::super::traffic::Attached;
 use super::{Alone, Entry, Place, RARELY, Taken, now};
+use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
 use fpty::proto::variables;
@@ -15,7 +17,7 @@ use fpty::remains::Remains;
 use fpty::sys::Size;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
-use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::socket::Transport;
 
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 64;
@@ -40,12 +42,13 @@ impl GatewayLoop {
     /// It is to have a name that it cannot have: why there is no session.
     pub(in crate::router) fn may_leave(
         &self,
-        client: &Stream,
-        transport: Transport,
+        newcomer: &Newcomer,
         opening: &Opening,
     ) -> Result<Option<Wish>, Ended> {
         let refused = |why: &str| Err(Ended::because(Ending::Refused, why));
-        let Some(left) = &self.left else {
+        let allows = |rules: &Rules| rules.detach.sessions > 0;
+        let is_allowed = self.doors.rules(newcomer.door).is_some_and(allows);
+        let Some(left) = self.left.as_ref().filter(|_| is_allowed) else {
             return Ok(None);
         };
         let name = opening.variables.get(variables::SESSION_NAME).unwrap_or_default();
@@ -55,12 +58,13 @@ impl GatewayLoop {
         if opening.variables.get(variables::CAN_LEAVE) != Some(b"1") {
             return Ok(None);
         }
-        let uid = (transport == Transport::Unix).then(|| client.peer_uid()).flatten();
+        let is_known = newcomer.transport == Transport::Unix;
+        let uid = is_known.then(|| newcomer.client.peer_uid()).flatten();
         let Some(uid) = uid else {
             return Ok(None);
         };
         let name = String::from_utf8_lossy(name).into_owned();
-        if !name.is_empty() && !left.is_free(uid, &name) {
+        if !name.is_empty() && !left.is_free(newcomer.door, uid, &name) {
             return refused(&format!("there is a session {name} of yours (fpty -a {name})"));
         }
         Ok(Some(Wish { uid, name }))
@@ -79,12 +83,17 @@ impl GatewayLoop {
         let (Some(left), Some(attached)) = (&mut self.left, self.sessions.get_mut(key)) else {
             return;
         };
+        let door = attached.door;
         let Attached { session, wires, .. } = attached;
-        let Some(pid) = wires.program else {
+        let (Some(pid), Some(rules)) = (wires.program, self.doors.rules(door)) else {
             return;
         };
+        // What is recorded is recorded as a whole, or not at all.
+        if wires.recording().is_some() {
+            return;
+        }
         // Up to 64 MB.
-        let remains = Remains::new(self.config.detach.buffer as usize, size);
+        let remains = Remains::new(rules.detach.buffer as usize, size);
         let (Ok(remains), Some(program)) = (remains, PidFd::open(pid)) else {
             return session.notice("this session cannot be left: out of memory", wires);
         };
@@ -95,6 +104,7 @@ impl GatewayLoop {
             id,
             name,
             uid,
+            door,
             pid,
             program,
             adopted: false,
@@ -135,18 +145,23 @@ impl GatewayLoop {
     }
 
     fn why_not(&mut self, key: Key) -> Option<String> {
-        let transport = self.sessions.get_mut(key).map(|attached| attached.transport);
-        let Some(left) = &self.left else {
+        let attached = self.sessions.get_mut(key)?;
+        let (transport, door) = (attached.transport, attached.door);
+        let is_recorded = attached.wires.recording().is_some();
+        let most = self.doors.rules(door).map_or(0, |rules| rules.detach.sessions as usize);
+        let Some(left) = self.left.as_ref().filter(|_| most > 0) else {
             return Some(String::from("it is not allowed here (forkptyrouter-detach)"));
         };
-        if transport != Some(Transport::Unix) {
+        if transport != Transport::Unix {
             return Some(String::from("over TCP nobody knows whose session it would be"));
+        }
+        if is_recorded {
+            return Some(String::from("it is recorded"));
         }
         if !left.has(key) {
             return Some(String::from("this session cannot be left"));
         }
-        let most = self.config.detach.sessions as usize;
-        (left.alone() >= most).then(|| format!("{most} sessions are without a client already"))
+        (left.alone(door) >= most).then(|| format!("{most} sessions are without a client already"))
     }
 
     /// A client is lost: its session goes on where that is allowed. Whether it
@@ -179,16 +194,19 @@ impl GatewayLoop {
 
     /// A session goes on without its client. Whether it does.
     fn leave(&mut self, key: Key) -> bool {
+        let has_program = |attached: &mut Attached| attached.wires.program.is_some();
+        let has_entry = self.left.as_ref().is_some_and(|left| left.has(key));
+        if !has_entry || !self.sessions.get_mut(key).is_some_and(has_program) {
+            return false;
+        }
+        // Its client has gone, and its place is free.
+        self.tell_end(key);
         let Some(left) = &mut self.left else {
             return false;
         };
         let Some(entry) = left.by_session.get(&key).copied() else {
             return false;
         };
-        let has_program = |attached: &mut Attached| attached.wires.program.is_some();
-        if !self.sessions.get_mut(key).is_some_and(has_program) {
-            return false;
-        }
         let Some(mut attached) = self.sessions.remove(key) else {
             return false;
         };
@@ -197,6 +215,7 @@ impl GatewayLoop {
         let _ = self.turn.poller.remove(attached.wires.client.as_fd());
         attached.forget_terminal(&self.turn.poller);
         let was_theirs = attached.session.is_handed_over();
+        let buffer = self.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
         let Attached { mut session, wires, .. } = *attached;
         wires.master.forbid_waiting();
         let size = wires.master.size().unwrap_or(Size { rows: 24, cols: 80 });
@@ -204,8 +223,7 @@ impl GatewayLoop {
         // It may have been written by anybody.
         let kept =
             kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
-        let remains =
-            kept.map_or_else(|| Remains::new(self.config.detach.buffer as usize, size).ok(), Some);
+        let remains = kept.map_or_else(|| Remains::new(buffer as usize, size).ok(), Some);
         let (Some(remains), Some(found)) = (remains, left.entries.get_mut(entry)) else {
             return false;
         };

@@ -30,8 +30,11 @@ pub struct Listed {
 impl Left {
     /// Those that somebody may know of.
     #[allow(dead_code)]
-    pub fn list(&self, uid: u32) -> Vec<Listed> {
-        let own = self.entries.iter().filter(|(_, entry)| uid == 0 || entry.uid == uid);
+    pub fn list(&self, door: u16, uid: u32) -> Vec<Listed> {
+        let own = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.door == door && (uid == 0 || entry.uid == uid));
         own.map(|(_, entry)| {
             let (attached, left, status) = match &entry.place {
                 Place::Attached(_) => (true, None, None),

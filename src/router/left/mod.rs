@@ -87,6 +87,8 @@ struct Entry {
     /// What it is called; may be empty.
     name: String,
     uid: u32,
+    /// Where it began: it is found there alone.
+    door: u16,
     pid: Pid,
     program: PidFd,
     /// The program is not our child: its end is told by its descriptor.
@@ -149,7 +151,8 @@ impl Left {
         ordinal: usize,
         poller: &Poller,
     ) -> std::io::Result<(Option<Box<Self>>, adopt::Found)> {
-        if config.detach.sessions == 0 || outlives::get().is_none() || !PidFd::there_are() {
+        let any = config.all_rules().any(|rules| rules.detach.sessions > 0);
+        if !any || outlives::get().is_none() || !PidFd::there_are() {
             return Ok((None, Vec::new()));
         }
         let count = usize::try_from(config.processes).unwrap_or(1);
@@ -179,14 +182,17 @@ impl Left {
     }
 
     /// How many go on without a client.
-    fn alone(&self) -> usize {
-        self.entries.iter().filter(|(_, entry)| matches!(entry.place, Place::Alone(_))).count()
+    fn alone(&self, door: u16) -> usize {
+        let is_one = |entry: &Entry| entry.door == door && matches!(entry.place, Place::Alone(_));
+        self.entries.iter().filter(|(_, entry)| is_one(entry)).count()
     }
 
     /// Whether this one may take a name: nobody of one's own has it.
-    fn is_free(&self, uid: u32, name: &str) -> bool {
+    fn is_free(&self, door: u16, uid: u32, name: &str) -> bool {
         let has_it = |entry: &Entry| {
-            entry.uid == uid && entry.name == name && !matches!(entry.place, Place::Over(_))
+            (entry.door, entry.uid) == (door, uid)
+                && entry.name == name
+                && !matches!(entry.place, Place::Over(_))
         };
         !self.entries.iter().any(|(_, entry)| has_it(entry))
     }
@@ -218,7 +224,7 @@ impl Left {
 }
 
 impl Entry {
-    fn record(&self) -> Record {
+    fn record(&self, door: &str) -> Record {
         let (mut attached, mut left, mut ended) = (None, None, None);
         match &self.place {
             Place::Attached(taken) => attached = Some((taken.uid, taken.since)),
@@ -233,6 +239,7 @@ impl Entry {
             id: self.id.clone(),
             name: self.name.clone(),
             uid: self.uid,
+            door: door.to_owned(),
             pid: self.pid.as_raw(),
             since: self.since,
             attached,
@@ -251,7 +258,8 @@ impl GatewayLoop {
         let Some(found) = left.entries.get_mut(entry) else {
             return;
         };
-        let record = found.record();
+        let name = self.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
+        let record = found.record(name);
         let program = &found.program;
         let told = match &found.place {
             Place::Alone(alone) => left
@@ -341,8 +349,10 @@ impl GatewayLoop {
 
     /// Does what is due for a session; when to look again.
     fn look_after_entry(&mut self, key: Key) -> Option<Duration> {
-        let time = self.config.detach.time.as_secs();
         let entry = self.left.as_mut()?.entries.get_mut(key)?;
+        let rules = self.doors.rules(entry.door)?;
+        let (time, whole) = (rules.detach.time.as_secs(), rules.max_time);
+        let whole = whole.map_or(u64::MAX, |whole| whole.as_secs());
         if entry.untold {
             self.tell_store(key);
         }
@@ -358,7 +368,10 @@ impl GatewayLoop {
                 None
             }
             Place::Over(_) => Some(RARELY),
-            Place::Alone(alone) if now() >= alone.since.saturating_add(time) => {
+            Place::Alone(alone)
+                if now() >= alone.since.saturating_add(time)
+                    || now() >= entry.since.saturating_add(whole) =>
+            {
                 self.end_alone(key);
                 None
             }

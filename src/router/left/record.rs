@@ -21,6 +21,8 @@ pub struct Record {
     pub name: String,
     /// Whose it is.
     pub uid: u32,
+    /// The address that it began at.
+    pub door: String,
     /// Its program, as long as that was not reaped.
     pub pid: i32,
     /// When it began (seconds since 1970).

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::super::GatewayLoop;
+use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
 use super::Place;
 use crate::session::greeting::Opening;
@@ -116,7 +117,12 @@ impl Watcher {
 
 impl GatewayLoop {
     /// A client sees a session.
-    pub(super) fn watch(&mut self, key: Key, client: Stream, opening: Opening) {
+    pub(super) fn watch(&mut self, key: Key, newcomer: Newcomer, opening: Opening) {
+        let Newcomer { client, seat, .. } = newcomer;
+        // It is no session.
+        if let Ok(Some(seat)) = seat {
+            self.seats.leave(seat);
+        }
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         let Some(left) = &mut self.left else {
             return;

@@ -77,7 +77,7 @@ impl Session<'_> {
             self.coming.heard(&output);
             let is_plain = !self.hearing.is_extended() && !self.hearing.is_undecided();
             if self.config.needs_more() && is_plain && !may_be_refusal(&self.first_bytes) {
-                end = Some(End::NotAttached(self.config.cannot_do_more()));
+                end = Some(End::SpeaksPlainly);
                 break;
             }
             self.show(&output);
@@ -161,8 +161,7 @@ impl Session<'_> {
     pub(super) fn terminal_said(&mut self) {
         let mut buffer = std::mem::take(&mut self.buffer);
         if let Some(ours) = self.takeover.ours_mut() {
-            let count = ours.read(&mut buffer);
-            self.coming.read(&buffer[..count]);
+            let count = ours.read(&mut buffer, self.coming.keeps());
             self.show(&buffer[..count]);
         }
         self.buffer = buffer;

@@ -1,9 +1,14 @@
 //! The operating system, behind functions that are safe to call. No raw
 //! descriptor leaves this folder: there are types for the roles of one.
 
+pub mod accounts;
+pub mod bind;
 pub mod child;
+pub mod credentials;
 pub mod detached;
 pub mod environment;
+#[cfg(feature = "server")]
+pub mod folder;
 #[cfg(feature = "server")]
 pub mod fork;
 #[cfg(feature = "server")]
@@ -16,6 +21,8 @@ pub mod poll;
 pub mod proc;
 pub mod processors;
 pub mod pty;
+#[cfg(feature = "server")]
+pub mod queue;
 #[cfg(feature = "server")]
 pub mod reader;
 pub mod ring;
@@ -103,6 +110,16 @@ pub fn wall_clock_seconds() -> i64 {
         .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
+/// The monotonic clock in microseconds, as far as they fit: for differences
+/// (clock_gettime(2)).
+pub fn monotonic_microseconds() -> u32 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| {
+        let micros = now.tv_sec().wrapping_mul(1_000_000).wrapping_add(now.tv_nsec() / 1000);
+        micros as u32
+    })
+}
+
 /// Raises the soft limit of descriptors to the hard one and returns both as
 /// they are now and as they were (getrlimit(2)).
 ///
@@ -144,6 +161,16 @@ pub fn what_is_missing() -> Vec<&'static str> {
         missing.push("no /proc/net/tcp here: a TCP client that left is noticed late while its program is silent");
     }
     missing
+}
+
+/// The machine's name, which may be the jail's own; what is not UTF-8 as
+/// U+FFFD.
+pub fn host_name() -> String {
+    let mut name = [0_u8; 256];
+    // SAFETY: writes at most so many bytes; the last one stays NUL.
+    unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let length = name.iter().position(|byte| *byte == 0).unwrap_or(0);
+    String::from_utf8_lossy(&name[..length]).into_owned()
 }
 
 /// Whether there is a file here that we may execute (access(2)).

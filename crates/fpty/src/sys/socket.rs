@@ -129,8 +129,7 @@ impl Stream {
     pub fn peer_uid(&self) -> Option<u32> {
         /// What the kernel says of such a user (overflowuid of proc(5)).
         const UNKNOWN: u32 = 65_534;
-        let peer = nix::sys::socket::getsockopt(&self.0, sockopt::PeerCredentials).ok()?;
-        Some(peer.uid()).filter(|uid| *uid != u32::MAX && *uid != UNKNOWN)
+        Some(self.credentials()?.uid).filter(|uid| *uid != u32::MAX && *uid != UNKNOWN)
     }
 
     /// Waits until something can be written; not for long.
@@ -188,6 +187,13 @@ impl Stream {
             | MsgFlags::MSG_DONTWAIT
             | MsgFlags::from_bits_retain(libc::MSG_MORE);
         nix::sys::socket::send(self.0.as_raw_fd(), bytes, flags).unwrap_or(0)
+    }
+
+    /// Whether the other end was closed.
+    pub fn has_hung_up(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        poll(&mut polled, PollTimeout::ZERO) == Ok(1)
     }
 
     /// Tells the peer that no more will come.

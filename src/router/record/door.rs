@@ -1,0 +1,154 @@
+//! The server's side of the recorder: it is started before anything is given up
+//! (privileges, the root, a namespace), and kept over a reload.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::config::record::Record;
+use crate::uwsgi::{kept, log::log};
+use fpty::error::{Context, Result};
+use fpty::sys::Written;
+use fpty::sys::folder::Folder;
+use fpty::sys::socket::Stream;
+
+use super::process;
+
+/// What the door is called where the next image of the server looks for it.
+const NAME: &str = "FORKPTYROUTER_RECORDER";
+
+/// The door to the recorder, in the server and, by a fork, in each gateway.
+static DOOR: Mutex<Option<Door>> = Mutex::new(None);
+
+struct Door {
+    stream: Stream,
+    /// Where the recorder makes its files.
+    folders: Vec<PathBuf>,
+    /// Who started it.
+    uid: u32,
+}
+
+fn door() -> MutexGuard<'static, Option<Door>> {
+    DOOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts the recorder, where something is to be recorded; or takes over the
+/// one of the server's image before a reload.
+///
+/// # Errors
+/// A folder cannot be used: the line for the operator.
+pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
+    let before = kept::take(NAME).and_then(|(fd, note)| Door::of(fd, &note));
+    let mut folders = Vec::new();
+    for folder in records.filter_map(|record| record.folder) {
+        let path = absolute(&folder)?;
+        if !folders.contains(&path) {
+            folders.push(path);
+        }
+    }
+    if folders.is_empty() {
+        return Ok(());
+    }
+    let uid = nix::unistd::geteuid().as_raw();
+    if let Some(before) = before.filter(|before| !before.stream.has_hung_up()) {
+        let other = folders.iter().find(|folder| !before.folders.contains(folder));
+        if let Some(other) = other.filter(|_| before.uid != uid) {
+            log(&format!(
+                "forkptyrouter: recordings still go to {}: the server has no privileges any more \
+                 to use {}; stop it and start it again",
+                before.folders[0].display(),
+                other.display()
+            ));
+        }
+        if other.is_none() || before.uid != uid {
+            before.install();
+            return Ok(());
+        }
+    }
+    let mut open = Vec::new();
+    for path in &folders {
+        let folder = Folder::open(path).context(named(path))?;
+        if folder.is_open_to_others() {
+            log(&format!(
+                "forkptyrouter: others can take recordings away: {} is theirs, or they may write \
+                 there",
+                path.display()
+            ));
+        }
+        open.push(folder);
+    }
+    let stream = process::start(open).context("cannot start the recorder")?;
+    Door { stream, folders, uid }.install();
+    Ok(())
+}
+
+fn named(path: &Path) -> String {
+    format!("option forkptyrouter-record = {}", path.display())
+}
+
+fn absolute(folder: &OsStr) -> Result<PathBuf> {
+    std::path::absolute(folder).context(named(Path::new(folder)))
+}
+
+/// The server is about to execute itself anew: the next image takes over.
+pub fn keep() {
+    if let Some(door) = &*door() {
+        let mut note = OsString::from(door.uid.to_string());
+        for folder in &door.folders {
+            note.push("\n");
+            note.push(folder);
+        }
+        kept::keep(NAME, door.stream.as_fd(), &note);
+    }
+}
+
+/// Whoever has nothing to do with recordings closes it.
+pub fn close() {
+    *door() = None;
+}
+
+/// The number of a folder, as the recorder has it; after a reload that changed
+/// it that may be another's.
+pub fn number(folder: &OsStr) -> usize {
+    let door = door();
+    let path = absolute(folder).ok();
+    let folders = door.iter().flat_map(|door| &door.folders);
+    folders
+        .zip(0..)
+        .find(|(known, _)| Some(*known) == path.as_ref())
+        .map_or(0, |(_, number)| number)
+}
+
+/// The path of a file in the folder of this number.
+pub fn path(folder: usize, name: &str) -> String {
+    let door = door();
+    let folder = door.as_ref().and_then(|door| door.folders.get(folder));
+    folder.map_or_else(|| name.to_owned(), |folder| folder.join(name).display().to_string())
+}
+
+/// Sends a recorder a queue and a channel. Returns whether there is one.
+pub fn enter(queue: &OwnedFd, channel: &Stream) -> bool {
+    let door = door();
+    let sent = door
+        .as_ref()
+        .map(|door| door.stream.write_with_descriptors(b"+", &[queue.as_fd(), channel.as_fd()]));
+    matches!(sent, Some(Written::Bytes(_)))
+}
+
+impl Door {
+    fn install(self) {
+        kept::protect(self.stream.as_fd());
+        *door() = Some(self);
+    }
+
+    /// One that was kept, under this note.
+    fn of(fd: OwnedFd, note: &OsStr) -> Option<Self> {
+        let mut lines = note.as_bytes().split(|byte| *byte == b'\n');
+        let uid = std::str::from_utf8(lines.next()?).ok()?.parse().ok()?;
+        let folders: Vec<_> = lines.map(|line| PathBuf::from(OsStr::from_bytes(line))).collect();
+        let stream = Stream::from(fd);
+        (!folders.is_empty()).then_some(Self { stream, folders, uid })
+    }
+}

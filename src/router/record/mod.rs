@@ -1,0 +1,171 @@
+//! What happened: recordings of sessions (`forkptyrouter-record`).
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `mod.rs` | what a gateway knows of its recorder |
+//! | `sessions.rs` | sessions that are recorded |
+//! | `talking.rs` | what both have to say to each other |
+//! | `sink.rs` | the gateway's end of the queue to the recorder |
+//! | `message.rs` | what both say to each other |
+//! | `door.rs` | the recorder is started, and kept over a reload |
+//! | `process.rs` | the recorder itself |
+//! | `file.rs` | the file of a session |
+//! | `cast.rs`, `text.rs` | asciicast; bytes as text in JSON |
+
+mod cast;
+pub mod door;
+mod file;
+mod message;
+mod process;
+mod sessions;
+mod sink;
+mod talking;
+mod text;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::table::Key;
+use super::told::{Last, Recorded};
+use crate::config::record::{OnError, Record};
+use crate::config::rules::Rules;
+use crate::uwsgi::log::log;
+use fpty::error::reason;
+use fpty::sys::child::Exit;
+use fpty::sys::queue::Giver;
+use fpty::sys::socket::Stream;
+
+use message::Begin;
+pub use sink::Recording;
+use sink::{Link, Sink};
+
+/// The sessions of a gateway that are recorded.
+pub struct Recorder {
+    sink: Rc<RefCell<Sink>>,
+    sessions: HashMap<u32, Session>,
+    /// Sessions that are over, until the recorder has said what became of
+    /// their files.
+    over: HashMap<u32, Over>,
+    next: u32,
+    /// How many bytes the recorder had taken when it was looked at.
+    taken: u64,
+    /// How often it had taken nothing since, while somebody waited.
+    still: u8,
+    soon_is_due: bool,
+    look_is_due: bool,
+    /// The first gateway tells what concerns all of them.
+    tells: bool,
+    /// As whom those run who are recorded.
+    users: Vec<u32>,
+    /// What is recorded of those who come to each socket.
+    sockets: Vec<Rc<Record>>,
+    /// What is to be recorded of whoever is about to get a session.
+    current: Option<Rc<Record>>,
+}
+
+/// A session that is recorded.
+struct Session {
+    key: Key,
+    begin: Begin,
+    /// What becomes of it where it cannot be recorded.
+    on_error: OnError,
+    /// In which of its files it is.
+    part: u32,
+    /// It has begun.
+    began: bool,
+}
+
+struct Over {
+    folder: usize,
+    name: String,
+    since: Instant,
+    last: Box<Last>,
+}
+
+impl Recorder {
+    /// One for a gateway with these sockets, where anything is recorded.
+    pub fn new<'a>(sockets: impl Iterator<Item = &'a Rules>, tells: bool) -> Option<Box<Self>> {
+        let own = nix::unistd::geteuid().as_raw();
+        let mut users = Vec::new();
+        let sockets: Vec<_> = sockets
+            .map(|rules| {
+                if rules.record.folder.is_some() {
+                    users.push(rules.identity.as_ref().map_or(own, |identity| identity.uid));
+                }
+                Rc::new(rules.record.clone())
+            })
+            .collect();
+        let any = !users.is_empty();
+        any.then(|| {
+            Box::new(Self {
+                sink: Rc::default(),
+                sessions: HashMap::new(),
+                over: HashMap::new(),
+                next: 0,
+                taken: 0,
+                still: 0,
+                soon_is_due: false,
+                look_is_due: false,
+                tells,
+                users,
+                sockets,
+                current: None,
+            })
+        })
+    }
+
+    /// Somebody is about to get a session who came to this socket.
+    pub fn hears(&mut self, socket: u16) {
+        let record = self.sockets.get(usize::from(socket));
+        self.current = record.filter(|record| record.folder.is_some()).cloned();
+    }
+
+    /// What an audit says of a file of which nothing more is known.
+    fn unknown(folder: usize, name: &str) -> Recorded {
+        Recorded { path: door::path(folder, name), ..Recorded::default() }
+    }
+}
+
+/// The status that a recording has of a program's end, as a shell would.
+fn status_of(exit: Exit) -> i32 {
+    match exit {
+        Exit::Status(status) => status,
+        Exit::Signal { number, .. } => 128 + number,
+    }
+}
+
+/// What of a name may stand in a file's.
+fn in_a_name(text: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "._".contains(c) { c } else { '_' };
+    text.chars().take(32).map(safe).collect()
+}
+
+impl Session {
+    /// The file's name, without its ending.
+    fn name(&self) -> String {
+        match self.part {
+            1 => self.begin.name.clone(),
+            part => format!("{}-part{part}", self.begin.name),
+        }
+    }
+
+    fn file(&self) -> String {
+        format!("{}.cast", self.name())
+    }
+}
+
+fn log_of(id: &str, what: &str) {
+    log(&format!("forkptyrouter: session {id} {what}"));
+}
+
+/// Makes a queue and a channel and sends them to the recorder.
+fn connect() -> Result<Link, String> {
+    let (queue, its_queue) = Giver::new().map_err(|error| reason(&error))?;
+    let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
+    match door::enter(&its_queue, &its_channel) {
+        true => Ok(Link { queue, channel }),
+        false => Err(String::from("there is no recorder")),
+    }
+}

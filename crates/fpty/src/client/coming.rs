@@ -63,11 +63,11 @@ impl Coming {
         self.offered = ring;
     }
 
-    /// Output that was read from the terminal.
-    #[inline]
-    pub fn read(&mut self, output: &[u8]) {
-        if let Kept::Output(remains) = &mut self.kept {
-            remains.keep(output);
+    /// What keeps output that we read from the terminal.
+    pub fn keeps(&mut self) -> Option<&mut Remains> {
+        match &mut self.kept {
+            Kept::Output(remains) => Some(remains),
+            Kept::Nothing | Kept::Modes(_) => None,
         }
     }
 

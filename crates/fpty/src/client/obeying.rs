@@ -161,8 +161,7 @@ impl Session<'_> {
     pub(super) fn terminal_said(&mut self) {
         let mut buffer = std::mem::take(&mut self.buffer);
         if let Some(ours) = self.takeover.ours_mut() {
-            let count = ours.read(&mut buffer);
-            self.coming.read(&buffer[..count]);
+            let count = ours.read(&mut buffer, self.coming.keeps());
             self.show(&buffer[..count]);
         }
         self.buffer = buffer;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::ended::of_exit;
 use crate::error::{Error, Result};
 use crate::proto::{Ended, Ending, OFFER_MASTER, OFFER_PIDFD, OFFER_RING};
+use crate::remains::Remains;
 use crate::sys::peer::Arrived;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pty::Master;
@@ -143,11 +144,17 @@ impl Terminal {
         Ok((terminal, ring))
     }
 
-    /// Reads what the program wrote, as much as there is room for; how much.
-    pub fn read(&mut self, buffer: &mut [u8]) -> usize {
+    /// Reads what the program wrote, as much as there is room for, and keeps
+    /// it where it is to be kept; how much.
+    pub fn read(&mut self, buffer: &mut [u8], mut keeps: Option<&mut Remains>) -> usize {
         let mut have = 0;
         while have < buffer.len() {
-            match self.master.read(&mut buffer[have..]) {
+            let room = &mut buffer[have..];
+            let read = match &mut keeps {
+                Some(remains) => remains.read(&self.master, room),
+                None => self.master.read(room),
+            };
+            match read {
                 Read::Bytes(count) => have += count,
                 Read::Blocked => {
                     self.closed = None;

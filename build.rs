@@ -44,9 +44,16 @@ const FUNCTIONS: &[&str] = &[
     "uwsgi_attach_fd",
     "uwsgi_binsh",
     "uwsgi_add_safe_fd",
+    "uwsgi_register_metric",
 ];
-const CONSTANTS: &[&str] =
-    &["UWSGI_OPT_MASTER", "UWSGI_OPT_NO_INITIAL", "MAX_GATEWAYS", "UWSGI_VERSION"];
+const CONSTANTS: &[&str] = &[
+    "UWSGI_OPT_MASTER",
+    "UWSGI_OPT_NO_INITIAL",
+    "MAX_GATEWAYS",
+    "UWSGI_VERSION",
+    "UWSGI_METRIC_COUNTER",
+    "UWSGI_METRIC_GAUGE",
+];
 
 fn main() {
     if let Err(error) = build() {

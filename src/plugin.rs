@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use once_cell::sync::Lazy;
 
+use crate::config::record::Record;
 use crate::config::{pty, router};
 use crate::ffi;
-use crate::router::aftercare;
+use crate::router::{aftercare, record::door, siblings, told};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
@@ -62,8 +63,10 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     let mut plugin: ffi::uwsgi_plugin = unsafe { std::mem::zeroed() };
     plugin.name = c"forkptyrouter".as_ptr();
     plugin.options = ROUTER_OPTIONS.as_ptr();
+    plugin.jail = Some(router_before_all);
     plugin.init = Some(router_init);
     plugin.post_init = Some(sockets_are_known);
+    plugin.post_fork = Some(router_post_fork);
     plugin.master_cleanup = Some(router_end);
     plugin
 };
@@ -157,6 +160,24 @@ fn locked<T>(options: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     options.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Runs before anything is given up: privileges, the root, a namespace. (The
+/// server calls it for plugins that build jails, in each of its versions, and
+/// goes on when it returns.)
+unsafe extern "C" fn router_before_all(
+    _: Option<unsafe extern "C" fn(*mut c_void) -> c_int>,
+    _: *mut *mut c_char,
+) {
+    let outcome = guard("the start", Err(Error::new("cannot start")), || {
+        let record = locked(&ROUTER).record.clone();
+        let record = if sockets::asked_for(Owner::Router) { record } else { Record::default() };
+        door::open(&record)
+    });
+    if let Err(error) = outcome {
+        log(&format!("forkptyrouter: {error}"));
+        server::exit(1);
+    }
+}
+
 /// Binds the sockets and registers the gateways.
 unsafe extern "C" fn router_init() -> c_int {
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
@@ -172,6 +193,11 @@ unsafe extern "C" fn router_init() -> c_int {
         }
         sockets::bind(Owner::Router)?;
         aftercare::reserve(config.processes);
+        told::counters::reserve(config.processes);
+        siblings::reserve(config.processes);
+        if config.audit.is_some() {
+            told::board::reserve(config.processes);
+        }
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)
@@ -189,10 +215,22 @@ unsafe extern "C" fn sockets_are_known() {
     guard("the start", (), passed::keep_from_the_server);
 }
 
+/// A process of the server has been forked that is no gateway.
+unsafe extern "C" fn router_post_fork() {
+    guard("the router", (), || {
+        siblings::close();
+        door::close();
+    });
+}
+
 /// The master ends or is about to execute itself anew; the gateways have been
 /// killed.
 unsafe extern "C" fn router_end() {
-    guard("the end", (), || aftercare::after_the_end(locked(&ROUTER).hangup_grace));
+    guard("the end", (), || {
+        told::board::after_the_end();
+        aftercare::after_the_end(locked(&ROUTER).hangup_grace);
+        door::keep();
+    });
 }
 
 /// Runs the client, or binds the sockets of the shared terminal.

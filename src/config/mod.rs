@@ -5,7 +5,9 @@
 //! something else than what was asked for.
 
 pub mod accept_env;
+pub mod audit;
 pub mod pty;
+pub mod record;
 pub mod router;
 mod value;
 

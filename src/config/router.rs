@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
+use super::audit::{self, Audit};
+use super::record::{Part, Record};
 use super::{OptionSpec, switch, value, with_value};
 use fpty::error::Result;
 use fpty::proto::Protocol;
@@ -42,6 +44,10 @@ pub enum Key {
     AcceptEnv,
     /// Whether clients that can take the terminal itself get it.
     Handover,
+    /// Lines of an audit in the log.
+    Audit,
+    /// What is recorded of sessions.
+    Record(Part),
     /// Whether clients may say which command is run.
     AllowCommand,
     /// Whether a command without a terminal gets the client's descriptors.
@@ -58,7 +64,7 @@ const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter process
 const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 27] = [
+pub static OPTIONS: [OptionSpec<Key>; 33] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -119,6 +125,36 @@ pub static OPTIONS: [OptionSpec<Key>; 27] = [
         c"hand terminals over to clients that can take them (default: true)",
     ),
     with_value(
+        c"forkptyrouter-audit",
+        Key::Audit,
+        c"log who came, when, and what became of it: json, keyval or off (default: off)",
+    ),
+    with_value(
+        c"forkptyrouter-record",
+        Key::Record(Part::Folder),
+        c"record each session's terminal in a file of its own in the specified folder (default: off)",
+    ),
+    with_value(
+        c"forkptyrouter-record-format",
+        Key::Record(Part::Format),
+        c"write recordings as asciicast v2 or v3 (default: v3)",
+    ),
+    with_value(
+        c"forkptyrouter-record-input",
+        Key::Record(Part::Input),
+        c"record what is typed, too, with every password (default: false)",
+    ),
+    with_value(
+        c"forkptyrouter-record-limit",
+        Key::Record(Part::Limit),
+        c"let a recording have at most the specified bytes (default: 0, no limit)",
+    ),
+    with_value(
+        c"forkptyrouter-record-on-error",
+        Key::Record(Part::OnError),
+        c"close or continue a session that cannot be recorded (default: continue)",
+    ),
+    with_value(
         c"forkptyrouter-allow-command",
         Key::AllowCommand,
         c"let clients run commands of their own, and the SFTP server (default: false)",
@@ -165,6 +201,10 @@ pub struct Router {
     pub accept_env: AcceptEnv,
     /// Whether clients that can take the terminal itself get it.
     pub handover: bool,
+    /// How the lines of an audit look; `None`: there are none.
+    pub audit: Option<Audit>,
+    /// What is recorded.
+    pub record: Record,
     /// Whether clients may say which command is run.
     pub allow_command: bool,
     /// Whether a command without a terminal gets the client's descriptors.
@@ -199,6 +239,8 @@ impl Default for Router {
             hangup_grace: Some(Duration::from_secs(10)),
             accept_env: AcceptEnv::default(),
             handover: true,
+            audit: None,
+            record: Record::default(),
             allow_command: false,
             pass_stdio: true,
             sftp_server: None,
@@ -214,6 +256,11 @@ const MAX_EVENTS: u32 = 65_536;
 const MAX_SECONDS: u32 = i32::MAX.unsigned_abs();
 
 impl Router {
+    /// Whether it is to be known when a byte last went.
+    pub fn keeps_time(&self) -> bool {
+        self.timeout.is_some() || self.stats.is_some()
+    }
+
     /// Takes one option as typed. A number of 0 means the default, as with
     /// the C plugin.
     ///
@@ -250,6 +297,8 @@ impl Router {
                     false => self.accept_env = accept,
                 }
             }
+            Key::Audit => self.audit = audit::of(option, typed)?,
+            Key::Record(part) => self.record.set(part, option, typed)?,
             Key::Handover => self.handover = value::switch(option, typed)?,
             Key::AllowCommand => self.allow_command = value::switch(option, typed)?,
             Key::PassStdio => self.pass_stdio = value::switch(option, typed)?,
@@ -315,6 +364,7 @@ mod tests {
             (Key::Timeout, "-1"),
             (Key::Harakiri, "soon"),
             (Key::Cheap, "perhaps"),
+            (Key::Audit, "xml"),
         ] {
             let error = router.set(key, "forkptyrouter-x", value).expect_err(value).to_string();
             assert!(error.contains("forkptyrouter-x") && error.contains(value), "{error}");

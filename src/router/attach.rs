@@ -11,6 +11,7 @@ use super::aftercare::Kind;
 use super::doors::Arrival;
 use super::table::{Key, Source};
 use super::timers::Due;
+use super::told::{Refusal, Said, Subject};
 use super::traffic::{Attached, Wires};
 use crate::session::Session;
 use crate::session::greeting::Opening;
@@ -49,19 +50,27 @@ impl GatewayLoop {
     pub(super) fn accept(&mut self, door: u32) {
         match self.doors.accept(door) {
             Arrival::Nobody => {}
-            Arrival::Client(client, transport, Protocol::Uwsgi) => self.greet(client, transport),
+            Arrival::Client(client, transport, Protocol::Uwsgi) => {
+                self.greet(client, transport, door);
+            }
             Arrival::Client(client, transport, Protocol::Raw) => {
+                self.told.hears(door, Protocol::Raw.name(), Said::default);
                 let size = self.default_size();
                 let program = Arc::clone(&self.program);
                 let session = Session::raw(size);
                 self.attach(client, transport, session, &program, size, Vec::new());
             }
             Arrival::Hopeless(client, why) => {
+                let mode = self.doors.protocol(door).map_or("", Protocol::name);
+                self.told.hears(door, mode, Said::default);
                 match client {
                     Some(client) => {
                         self.refuse(&client, false, Ended::because(Ending::Refused, why));
                     }
-                    None => self.doors.log_refusal(&format!("forkptyrouter: {why}")),
+                    None => {
+                        self.doors.log_refusal(&format!("forkptyrouter: {why}"));
+                        self.told.refused(None, Refusal::Resources, &why);
+                    }
                 }
                 self.pause();
             }
@@ -82,14 +91,18 @@ impl GatewayLoop {
         &mut self,
         client: Stream,
         transport: Transport,
+        door: u32,
         mut opening: Opening,
         arrived: Arrived,
         ended: bool,
     ) {
+        let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
+        self.told.hears(door, mode, || Said::of(&opening.variables));
+        self.told.asks(|| opening.request.shown());
         if !opening.wants_terminal() {
             return self.command(client, transport, opening, arrived);
         }
-        let program = match self.asked_for(std::mem::take(&mut opening.request)) {
+        let program = match self.granted(std::mem::take(&mut opening.request)) {
             Ok(program) => program,
             Err(why) => return self.refuse(&client, opening.extended, why),
         };
@@ -118,7 +131,9 @@ impl GatewayLoop {
         let can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
         // Of a terminal that was handed over the idle time is known roughly.
         let is_exact = self.config.timeout.is_some_and(|timeout| timeout < ROUGHLY);
-        if can_take && transport == Transport::Unix && self.config.handover && !is_exact {
+        let is_recorded = attached.wires.recording().is_some();
+        let may_be = self.config.handover && !is_exact && !is_recorded;
+        if can_take && transport == Transport::Unix && may_be {
             self.after(OFFER_AFTER, Due::Offer(key));
         }
         self.settle(key);
@@ -138,7 +153,11 @@ impl GatewayLoop {
         size: Size,
         environment: Vec<CString>,
     ) -> Option<Key> {
-        let (master, pid) = match self.start(program, size, environment) {
+        let started = match self.cannot_record() {
+            Some(why) => Err(why),
+            None => self.start(program, size, environment),
+        };
+        let (master, pid) = match started {
             Ok(started) => started,
             Err(why) => {
                 self.refuse(&client, session.is_extended(), why);
@@ -147,10 +166,12 @@ impl GatewayLoop {
         };
         let key = self.sessions.insert(Attached::new(
             session,
-            Wires { client, master, program: Some(pid) },
+            Wires { client, master, program: Some(pid), traffic: None },
             transport,
         ));
         self.programs.started(pid, key, Kind::Terminal);
+        self.note_session(key, size);
+        self.note_recording(key, size);
         let attached = self.sessions.get_mut(key)?;
         if !self.spawner.has_executed(pid) {
             attached.starting = STARTING_FIRST;
@@ -169,8 +190,9 @@ impl GatewayLoop {
             self.refuse_session(key, Ended::because(Ending::Refused, why));
             return None;
         }
-        if is_starting {
-            self.executed(key);
+        match is_starting {
+            true => self.executed(key),
+            false => self.tell_start(key),
         }
         if let Some(timeout) = self.config.timeout {
             self.after(timeout, Due::Idle(key));
@@ -191,7 +213,7 @@ impl GatewayLoop {
             attached.starting = attached.starting.saturating_mul(2).min(STARTING_LAST);
             return self.after(wait, Due::Executed(key));
         }
-        attached.starting = 0;
+        self.has_begun(key);
         self.settle(key);
     }
 
@@ -246,6 +268,7 @@ impl GatewayLoop {
         // the line.
         let _ = client.read(&mut self.turn.buffer[..]);
         self.doors.log_refusal(&line);
+        self.told.refused(Some(client), Refusal::of(&why), &why.text);
     }
 
     /// Ends a session that never was one, because its program could not be
@@ -255,7 +278,9 @@ impl GatewayLoop {
     }
 
     fn refuse_session(&mut self, key: Key, why: Ended) {
-        if let Some(attached) = self.sessions.remove(key) {
+        if let Some(mut attached) = self.sessions.remove(key) {
+            self.told.was_none(Subject::Session(key));
+            self.forget_recording(attached.wires.recording().map(|it| it.session()));
             self.refuse(&attached.wires.client, attached.session.is_extended(), why);
             self.let_go(*attached);
         }

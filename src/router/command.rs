@@ -1,6 +1,8 @@
 //! Commands without a terminal: three streams, passed to the program where
 //! they can be, and else relayed through pipes.
 
+mod told;
+
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -11,14 +13,16 @@ use super::GatewayLoop;
 use super::aftercare::Kind;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
+use super::told::{Gone, Refusal, Traffic};
 use super::turn::BUFFER;
 use crate::session::Verdict;
 use crate::session::command::{Command, Streams};
 use crate::session::greeting::Opening;
+use fpty::ended::of_exit;
 use fpty::error::{Error, Result, reason};
 use fpty::proto::{Ended, Ending, HEADER, variables};
 use fpty::relay::is_free;
-use fpty::sys::child::{self, Pid};
+use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::peer::Arrived;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Ready};
@@ -41,6 +45,11 @@ pub struct Commands {
 }
 
 impl Commands {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.running.len()
+    }
+
     /// Whether this one has not ended.
     pub fn has(&self, key: Key) -> bool {
         self.running.has(key)
@@ -55,6 +64,14 @@ struct Commanded {
     client_interest: Interest,
     /// What it was told of the streams; `None`: it does not have them.
     interests: [Option<Interest>; 3],
+    /// Which streams come through here.
+    relayed: [bool; 3],
+    /// Its program was executed, and that was told.
+    begun: bool,
+    /// Its program could not be executed, and that was told.
+    refused: bool,
+    /// How its program ended.
+    exit: Option<Gone>,
 }
 
 /// The ends of a command.
@@ -66,6 +83,8 @@ struct Wires {
     program: Option<Pid>,
     /// By this its process group is known when it was reaped.
     leader: Option<PidFd>,
+    /// How much goes and when, where somebody wants to know.
+    traffic: Option<Box<Traffic>>,
 }
 
 impl Streams for Wires {
@@ -74,7 +93,11 @@ impl Streams for Wires {
     }
 
     fn write_input(&mut self, bytes: &[u8]) -> Written {
-        self.input.as_ref().map_or(Written::Gone, |input| input.write(bytes))
+        let written = self.input.as_ref().map_or(Written::Gone, |input| input.write(bytes));
+        if let (Some(traffic), Written::Bytes(count)) = (&mut self.traffic, written) {
+            traffic.took_in(&bytes[..count]);
+        }
+        written
     }
 
     fn close_input(&mut self) {
@@ -177,12 +200,17 @@ impl GatewayLoop {
             outputs: wires_outputs,
             program: Some(started),
             leader: PidFd::open(started),
+            traffic: None,
         };
         let key = self.commands.running.insert(Commanded {
             command: Command::started(std::mem::take(&mut opening.decoder), relayed),
             wires,
             client_interest: Interest::READ,
             interests: [None; 3],
+            relayed,
+            begun: false,
+            refused: false,
+            exit: None,
         });
         self.programs.started(started, Key::NONE, Kind::Command);
         self.commands.by_program.insert(started, key);
@@ -192,10 +220,15 @@ impl GatewayLoop {
         if let Err(error) = commanded.watch(key, &self.turn.poller) {
             let why = format!("cannot wait for the command: {}", reason(&error));
             self.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
+            self.told.refused(Some(&commanded.wires.client), Refusal::Resources, &why);
+            commanded.refused = true;
             commanded.command.dismiss(Ending::Refused, &why, &mut commanded.wires);
             return self.let_command_go(key);
         }
-        let Commanded { command, wires, .. } = commanded;
+        self.note_command(key);
+        let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
+            return;
+        };
         command.begin(&taken, &opening.input, opening.input_ended, wires);
         if !self.turn.input.is_empty() {
             command.client_sent(&self.turn.input, wires);
@@ -217,7 +250,7 @@ impl GatewayLoop {
         arrived: Arrived,
     ) -> std::result::Result<(Pid, Planned), Ended> {
         let refused = |why: String| Ended::because(Ending::Refused, why);
-        let program = self.asked_for(std::mem::take(&mut opening.request))?;
+        let program = self.granted(std::mem::take(&mut opening.request))?;
         let environment = self.config.accept_env.of_client(&opening.variables);
         let passed = passed(&opening.offered, arrived)
             .map_err(|error| refused(format!("bad request: {error}")))?;
@@ -240,9 +273,13 @@ impl GatewayLoop {
 
     /// The client of a command said something, takes output again, or left.
     pub(super) fn command_client_ready(&mut self, key: Key, ready: Ready) {
+        let keeps_time = self.config.keeps_time();
         let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
             return;
         };
+        if let Some(traffic) = wires.traffic.as_mut().filter(|_| keeps_time) {
+            traffic.note();
+        }
         if ready.write {
             command.client_writable(wires);
         }
@@ -266,6 +303,9 @@ impl GatewayLoop {
             return;
         };
         let Commanded { command, wires, .. } = commanded;
+        if let Some(traffic) = wires.traffic.as_mut().filter(|_| self.config.keeps_time()) {
+            traffic.note();
+        }
         match number {
             0 if ready.hang_up => command.input_closed(wires),
             0 => command.input_writable(wires),
@@ -279,10 +319,13 @@ impl GatewayLoop {
     }
 
     /// A program has ended: whether it was a command's.
-    pub(super) fn command_ended(&mut self, program: Pid, ended: Ended) {
-        let Some(key) = self.commands.by_program.remove(&program) else {
+    pub(super) fn command_ended(&mut self, program: Pid, exit: Exit, failure: Option<Ended>) {
+        let Some(key) = self.commands.of_program(program) else {
             return;
         };
+        self.commands.by_program.remove(&program);
+        self.note_command_ended(key, exit, failure.as_ref());
+        let ended = failure.unwrap_or_else(|| of_exit(exit));
         let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
             return;
         };
@@ -331,6 +374,7 @@ impl GatewayLoop {
     /// process group is hung up. Where it has ended, and something that it
     /// left behind had the outputs, that group is, too.
     pub(super) fn let_command_go(&mut self, key: Key) {
+        self.tell_command_end(key);
         let Some(commanded) = self.commands.running.remove(key) else {
             return;
         };
@@ -410,6 +454,9 @@ impl Commanded {
         let most = self.command.room(number).min(BUFFER - HEADER - 1);
         match output.read(&mut buffer[HEADER..HEADER + most]) {
             Read::Bytes(count) => {
+                if let Some(traffic) = &mut self.wires.traffic {
+                    traffic.gave_out(count);
+                }
                 let packet = &mut buffer[..HEADER + count];
                 self.command.output_sent(number, packet, &mut self.wires);
             }

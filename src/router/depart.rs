@@ -86,12 +86,17 @@ impl GatewayLoop {
         let failure = self.spawner.failure(program);
         let failure = failure.map(|(program, errno)| not_executable(&program, errno));
         let Some(attached) = self.sessions.get_mut(key) else {
-            return self.command_ended(program, failure.unwrap_or_else(|| of_exit(exit)));
+            return self.command_ended(program, exit, failure);
         };
         attached.wires.program = None;
         if let Some(why) = failure {
             return self.not_executed(key, why);
         }
+        self.has_begun(key);
+        self.note_exit(key, exit);
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
         // What it wrote last is there by now.
         if attached.session.terminal_interest().read {
             attached.read_terminal(&mut self.turn, true, |_| false);
@@ -109,6 +114,7 @@ impl GatewayLoop {
             self.departures.this_turn += 1;
             return self.abandon(key);
         }
+        self.tell_end(key);
         if let Some(mut attached) = self.sessions.remove(key) {
             // Nobody has its tokens any more.
             let _ = self.turn.poller.remove(attached.wires.client.as_fd());
@@ -176,6 +182,7 @@ impl GatewayLoop {
     /// Ends a session: its client has left, or is let go. A program that
     /// still runs is hung up, with its foreground job.
     pub(super) fn abandon(&mut self, key: Key) {
+        self.tell_end(key);
         if let Some(attached) = self.sessions.remove(key) {
             self.let_go(*attached);
         }

@@ -114,6 +114,11 @@ impl Doors {
         }
     }
 
+    /// What a socket speaks.
+    pub fn protocol(&self, door: u32) -> Option<Protocol> {
+        self.doors.get(door as usize).map(|door| door.protocol)
+    }
+
     /// Logs a refusal, or only counts it.
     pub fn log_refusal(&mut self, line: &str) {
         self.refusals.log(line);

@@ -29,6 +29,8 @@ const DESCRIPTORS: usize = 3;
 pub struct Caller {
     client: Stream,
     transport: Transport,
+    /// The socket that it came to, by its index.
+    door: u32,
     greeting: Greeting,
     /// Descriptors that it passes.
     arrived: Arrived,
@@ -40,10 +42,11 @@ pub struct Caller {
 impl GatewayLoop {
     /// Hears what a client has to say that has just connected: most speak at
     /// once.
-    pub(super) fn greet(&mut self, client: Stream, transport: Transport) {
+    pub(super) fn greet(&mut self, client: Stream, transport: Transport, door: u32) {
         let key = self.callers.insert(Caller {
             client,
             transport,
+            door,
             greeting: Greeting::default(),
             arrived: Arrived::default(),
             until: Instant::now() + SILENCE,
@@ -139,12 +142,12 @@ impl GatewayLoop {
         };
         let heard = self.turn.input.len() - left;
         self.turn.input.drain(..heard);
-        let Caller { client, transport, greeting, arrived, waited_for, .. } = *caller;
+        let Caller { client, transport, door, greeting, arrived, waited_for, .. } = *caller;
         if waited_for {
             // It gets another token.
             let _ = self.turn.poller.remove(client.as_fd());
         }
-        self.open(client, transport, greeting.opening(), arrived, ended);
+        self.open(client, transport, door, greeting.opening(), arrived, ended);
     }
 
     pub(super) fn forget_caller(&mut self, key: Key) {

@@ -9,8 +9,10 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::GatewayLoop;
+use super::last_words::LastWords;
 use super::table::Key;
 use super::timers::Due;
+use super::told::Subject;
 use super::traffic::Wires;
 use fpty::proto::{OFFER, OFFER_MASTER, OFFER_PIDFD, encode_packet};
 use fpty::sys::Written;
@@ -63,8 +65,12 @@ impl GatewayLoop {
         let Wires { client, program: Some(program), .. } = &attached.wires else {
             return;
         };
-        match self.keeper.keep(*program, client, self.config.hangup_grace) {
-            Written::Bytes(_) => self.programs.entrusted(*program),
+        let last = LastWords::new(self.told.in_advance(Subject::Session(key)));
+        match self.keeper.keep(*program, client, self.config.hangup_grace, &last) {
+            Written::Bytes(_) => {
+                self.programs.entrusted(*program);
+                self.told.entrusted(Subject::Session(key));
+            }
             Written::Blocked => self.after(KEEPER, Due::Keeper(key)),
             // It ends with this gateway, as others do.
             Written::Gone => {}

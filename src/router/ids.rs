@@ -1,9 +1,7 @@
 //! The id of a session: short enough to be typed, and not to be guessed. It is
 //! computed of the session's key, and so costs a session nothing.
 
-use std::hash::{BuildHasher, RandomState};
-
-use super::table::Key;
+use std::hash::{BuildHasher, Hash, RandomState};
 
 /// Crockford's base 32, in small letters: nothing in it looks like another.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -26,8 +24,9 @@ impl Ids {
         Self { secret: RandomState::new(), whose }
     }
 
-    /// The id of the session with this key.
-    pub fn of(&self, key: Key) -> String {
+    /// The id of the session with this key; of another thing with whatever
+    /// else tells it apart.
+    pub fn of(&self, key: impl Hash) -> String {
         let hash = self.secret.hash_one((self.whose, key));
         let letter = |at: usize| ALPHABET[(hash >> (5 * at)) as usize & 31] as char;
         (0..LENGTH).map(letter).collect()

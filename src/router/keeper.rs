@@ -11,21 +11,27 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::last_words::LastWords;
+use super::told::Gone;
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
-use fpty::sys::child::Pid;
+use fpty::sys::child::{Exit, Pid};
 use fpty::sys::detached;
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::sessions::{Leader, SessionKiller};
 use fpty::sys::socket::Stream;
+use fpty::sys::stdio::{self, Output};
 use fpty::sys::{Read, Written};
 
 /// How long whoever inherited an ended program may take to reap it, and how
 /// often that is looked after.
 const REAPED: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Clients that have left by so long after the gateway did so before it.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// The gateway's end.
 #[derive(Default)]
@@ -36,16 +42,23 @@ pub struct Keeper {
 impl Keeper {
     /// Entrusts it with a session. [`Written::Blocked`]: it is busy;
     /// [`Written::Gone`]: there is none, and can be none.
-    pub fn keep(&mut self, leader: Pid, client: &Stream, grace: Option<Duration>) -> Written {
+    /// It tells of the session's end by `last`, where nobody else can.
+    pub fn keep(
+        &mut self,
+        leader: Pid,
+        client: &Stream,
+        grace: Option<Duration>,
+        last: &LastWords,
+    ) -> Written {
         let Some(program) = PidFd::open(leader) else {
             return Written::Gone;
         };
-        let message = leader.as_raw().to_le_bytes();
+        let message = last.message(leader);
         let descriptors = [program.as_fd(), client.as_fd()];
         // One that was killed is replaced, once.
         for _ in 0..2 {
             if self.channel.is_none() {
-                self.channel = start(grace);
+                self.channel = start(grace, last.are_any());
             }
             let Some(channel) = &self.channel else {
                 break;
@@ -59,10 +72,13 @@ impl Keeper {
     }
 }
 
-/// Starts the process.
-fn start(grace: Option<Duration>) -> Option<Stream> {
+/// Starts the process; it holds the log open only where it is to write there.
+fn start(grace: Option<Duration>, with_log: bool) -> Option<Stream> {
     let (ours, theirs) = Stream::pair().ok()?;
-    let kept: Vec<OwnedFd> = vec![theirs.into(), PidFd::parent()?.into()];
+    let mut kept: Vec<OwnedFd> = vec![theirs.into(), PidFd::parent()?.into()];
+    if with_log {
+        kept.extend(stdio::stderr_copy());
+    }
     detached::run(c"fpty-keeper", kept, move |kept| {
         let _ = run(kept, grace);
     })
@@ -79,6 +95,7 @@ const FIRST: u64 = 2;
 /// A session that is kept.
 struct Kept {
     program: PidFd,
+    last: LastWords,
     /// `None`: it has left, or knows all.
     client: Option<Stream>,
     /// The program has ended, and its status is waited for.
@@ -90,13 +107,17 @@ struct Kept {
 struct Loop {
     poller: Poller,
     channel: Option<Stream>,
+    log: Option<Output>,
+    /// When the gateway ended.
+    alone: Option<Instant>,
     grace: Option<Duration>,
     sessions: HashMap<u64, Kept>,
     next: u64,
 }
 
 /// The process's life: as long as there is a gateway, or a session.
-fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
+fn run(mut kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
+    let log = (kept.len() > 2).then(|| kept.pop()).flatten();
     let Ok([channel, master]) = <[OwnedFd; 2]>::try_from(kept) else {
         return Ok(());
     };
@@ -105,6 +126,8 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
     let mut state = Loop {
         poller: Poller::new(64)?,
         channel: Some(Stream::from(channel)),
+        log: log.and_then(|log| Output::of(log.as_fd()).ok()),
+        alone: None,
         grace,
         sessions: HashMap::new(),
         next: FIRST,
@@ -138,15 +161,15 @@ impl Loop {
             let Some(channel) = &self.channel else {
                 return;
             };
-            let mut message = [0; size_of::<i32>()];
+            let mut message = [0; LastWords::LONGEST];
             let mut arrived = Arrived::default();
             match channel.read_with_descriptors(&mut message, &mut arrived, &mut Peer::default()) {
-                Read::Bytes(_) => {
+                Read::Bytes(count) => {
                     let pair = <[OwnedFd; 2]>::try_from(arrived.descriptors);
-                    if let (Ok([program, client]), Some(leader)) =
-                        (pair, Pid::new(i32::from_le_bytes(message)))
+                    if let (Ok([program, client]), Some((leader, last))) =
+                        (pair, LastWords::of(&message[..count]))
                     {
-                        self.add(leader, program, client);
+                        self.add(leader, program, client, last);
                     }
                 }
                 Read::Blocked => return,
@@ -155,11 +178,12 @@ impl Loop {
         }
     }
 
-    fn add(&mut self, leader: Pid, program: OwnedFd, client: OwnedFd) {
+    fn add(&mut self, leader: Pid, program: OwnedFd, client: OwnedFd, last: LastWords) {
         let token = self.next;
         self.next += 2;
         let kept = Kept {
             program: PidFd::reopened(leader, program),
+            last,
             client: Some(Stream::from(client)),
             ended: None,
             killed: None,
@@ -172,6 +196,7 @@ impl Loop {
     /// From here on clients that leave tell nobody else.
     fn gateway_ended(&mut self) {
         self.channel = None;
+        self.alone = Some(Instant::now());
         for (token, kept) in &self.sessions {
             if let Some(client) = &kept.client {
                 let _ = self.poller.add(client.as_fd(), token + 1, Interest::default());
@@ -198,6 +223,12 @@ impl Loop {
         let now = Instant::now();
         if let Some(kept) = self.sessions.get_mut(&token) {
             kept.client = None;
+            // Those that had left before, the gateway has told of.
+            let told = self.alone.is_some_and(|since| since.elapsed() < AT_ONCE);
+            match told {
+                true => kept.last = LastWords::default(),
+                false => kept.last.say(&self.log, Gone::Hangup, None),
+            }
             kept.killed = kept.killed.or(self.grace.map(|grace| now + grace));
         }
     }
@@ -210,6 +241,7 @@ impl Loop {
             if let Some(client) = kept.client.take() {
                 let _ = client.write(&told);
             }
+            kept.last.say(&self.log, Gone::Lost, None);
             kept.program.signal(libc::SIGHUP);
             kept.program.signal(libc::SIGCONT);
             kept.killed = self.grace.map(|grace| now + grace);
@@ -224,9 +256,9 @@ impl Loop {
         let now = Instant::now();
         let over = take_those_over(&mut self.sessions, now);
         let mut outlived = Vec::new();
-        for kept in over {
+        for mut kept in over {
             match kept.ended {
-                Some(_) => tell(&kept),
+                Some(_) => tell(&mut kept, &self.log),
                 None => outlived.push(kept),
             }
         }
@@ -260,8 +292,15 @@ fn take_those_over(sessions: &mut HashMap<u64, Kept>, now: Instant) -> Vec<Kept>
 }
 
 /// Tells a client how its program ended.
-fn tell(kept: &Kept) {
-    let ended = kept.program.exit().map(of_exit).unwrap_or_else(|| {
+fn tell(kept: &mut Kept, log: &Option<Output>) {
+    let exit = kept.program.exit();
+    let why = match exit {
+        Some(Exit::Status(_)) => Gone::Exit,
+        Some(Exit::Signal { .. }) => Gone::Signal,
+        None => Gone::Lost,
+    };
+    kept.last.say(log, why, exit);
+    let ended = exit.map(of_exit).unwrap_or_else(|| {
         let why = "its gateway was killed, and this kernel does not tell a program's status";
         Ended::because(Ending::Lost, why)
     });

@@ -15,8 +15,12 @@
 //! | `depart.rs` | a session ends |
 //! | `programs.rs` | programs: hung up, outlived, killed, reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
+//! | `last_words.rs` | what is told of a session by another process |
 //! | `keeper.rs` | a process that looks after terminals that were handed over |
-//! | `stats.rs` | the statistics and their clients |
+//! | `told/` | what is told of sessions: audit, counters |
+//! | `siblings.rs` | what gateways ask each other |
+//! | `record/` | recordings, and the process that writes them |
+//! | `stats/` | the statistics and their clients |
 //! | `turn.rs` | what each turn of the loop needs |
 //! | `exchange.rs` | programs that answer each other in quick succession |
 //! | `ids.rs` | the names of sessions |
@@ -32,16 +36,18 @@ mod exchange;
 mod fault;
 mod greet;
 mod handover;
-// Until something names a session.
-#[allow(dead_code)]
 mod ids;
 mod keeper;
+mod last_words;
 mod programs;
 mod quiet;
+pub mod record;
 mod requests;
+pub mod siblings;
 mod stats;
 mod table;
 mod timers;
+pub mod told;
 mod traffic;
 mod turn;
 
@@ -68,16 +74,22 @@ use command::Commands;
 use depart::Departures;
 use doors::{Door, Doors};
 use greet::Caller;
+use ids::Ids;
 use keeper::Keeper;
 use programs::Programs;
+use record::Recorder;
+use siblings::Siblings;
 use stats::Statistics;
 use table::{Key, Source, Table};
 use timers::Due;
+use told::Told;
 use traffic::Attached;
 use turn::Turn;
 
 /// How often a log that takes nothing is tried again.
 const LOG_AGAIN: Duration = Duration::from_millis(100);
+/// And one that somebody reads.
+const LOG_SOON: Duration = Duration::from_millis(2);
 
 /// One gateway process: parts with a state of their own, and what concerns
 /// more than one of them.
@@ -97,6 +109,10 @@ struct GatewayLoop {
     keeper: Keeper,
     local_tcp: LocalTcp,
     statistics: Statistics,
+    told: Told,
+    recorder: Option<Box<Recorder>>,
+    ids: Ids,
+    siblings: Siblings,
 }
 
 /// What an event is about.
@@ -129,7 +145,8 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         }
         router.turn.bulk.clear();
         router.part(count);
-        router.try_the_log_again();
+        router.pass_on_recordings();
+        router.try_the_log_again(false);
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
         router.turn.ends(now, streams);
@@ -142,6 +159,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
 impl GatewayLoop {
     fn new(gateway: &Gateway, config: Router) -> Result<Self> {
         fpty::sys::forbid_inspection();
+        fpty::sys::stdio::stderr_stays(config.processes > 1);
         if fpty::sys::has_root_group_only() {
             log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
         }
@@ -177,6 +195,12 @@ impl GatewayLoop {
         }
         let (aftercare, left_behind) =
             aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
+        let told = Told::new(
+            &config,
+            gateway.ordinal(),
+            doors.iter().map(|door| (&*door.name, config.audit)),
+        );
+        let recorder = Recorder::new(&config.record, gateway.is_first());
         let mut router = Self {
             config,
             program: Arc::new(program),
@@ -192,7 +216,12 @@ impl GatewayLoop {
             keeper: Keeper::default(),
             local_tcp: LocalTcp::default(),
             statistics: Statistics::new(server::stats_http()),
+            told,
+            recorder,
+            ids: Ids::new(),
+            siblings: Siblings::of(gateway.ordinal()),
         };
+        router.reach_recorder();
         if let Some(grace) =
             router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
         {
@@ -201,6 +230,7 @@ impl GatewayLoop {
         for remark in fpty::sys::what_is_missing() {
             log(&format!("forkptyrouter: {remark}"));
         }
+        router.hear_siblings();
         router.doors.open(&router.turn.poller);
         if let Some(limit) = limit {
             // Two descriptors a session, a few dozen for the gateway itself.
@@ -226,6 +256,8 @@ impl GatewayLoop {
             Source::StatsListener => router.accept_stats(),
             Source::Stats(key) => router.stats_ready(key, ready),
             Source::Children => router.child_ended(),
+            Source::Siblings => router.siblings_ready(),
+            Source::Recorder => router.recorder_ready(),
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
             Source::Caller(key) => router.caller_ready(key, ready),
@@ -237,7 +269,7 @@ impl GatewayLoop {
     /// Does what is due.
     fn fire(&mut self, due: Due) {
         let whose = match (due, due.session()) {
-            (Due::CommandUnanswered(key), _) => Whose::Command(key),
+            (Due::CommandUnanswered(key) | Due::CommandExecuted(key), _) => Whose::Command(key),
             (_, Some(key)) => Whose::Session(key),
             (_, None) => Whose::Nobody,
         };
@@ -254,6 +286,7 @@ impl GatewayLoop {
             Due::Keeper(key) => router.handed_over(key),
             Due::Silent(key) => router.silent(key),
             Due::CommandUnanswered(key) => router.command_unanswered(key),
+            Due::CommandExecuted(key) => router.command_executed(key),
             // Each turn sees to them.
             Due::Departures => {}
             Due::Reap => router.reap(),
@@ -264,9 +297,13 @@ impl GatewayLoop {
             Due::Log => {
                 router.turn.log_is_due = false;
                 log::flush();
-                router.try_the_log_again();
+                let took_some = router.told.flush();
+                router.try_the_log_again(took_some);
             }
-            Due::Stats(key) => router.close_stats(key),
+            Due::Stats(key) => router.hurry_stats(key),
+            Due::Answer(number) => router.unanswered_question(number),
+            Due::Recording => router.wake_recorder(),
+            Due::Recorder => router.look_at_recorder(),
             Due::Outlived(pid) => router.outlived(pid),
             Due::Kill => router.kill_outlived(),
             Due::LeftBehind => router.end_left_behind(),
@@ -288,10 +325,10 @@ impl GatewayLoop {
     }
 
     /// Where lines wait for the log, they are written before long.
-    fn try_the_log_again(&mut self) {
-        if log::has_more() && !self.turn.log_is_due {
+    fn try_the_log_again(&mut self, somebody_reads: bool) {
+        if (log::has_more() || self.told.waits()) && !self.turn.log_is_due {
             self.turn.log_is_due = true;
-            self.after(LOG_AGAIN, Due::Log);
+            self.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
         }
     }
 
@@ -304,7 +341,7 @@ impl GatewayLoop {
                 Due::Stats(key) => statistics.has(key),
                 Due::Outlived(pid) => programs.has(pid),
                 Due::Silent(key) => callers.has(key),
-                Due::CommandUnanswered(key) => commands.has(key),
+                Due::CommandUnanswered(key) | Due::CommandExecuted(key) => commands.has(key),
                 _ => due.session().is_none_or(|key| sessions.has(key)),
             });
         }

@@ -46,6 +46,12 @@ pub struct Quiet {
 }
 
 impl Attached {
+    /// How long nothing has gone either way, as far as that is kept.
+    pub fn idle_for(&self) -> Option<Duration> {
+        let last = self.wires.traffic.as_ref()?.last()?;
+        Some(last.elapsed())
+    }
+
     /// Whether a TCP client that is not heard has left, as far as the kernel
     /// tells. One that sends no more is asked often from now on.
     fn has_left(&mut self, local_tcp: &mut LocalTcp) -> bool {
@@ -182,7 +188,7 @@ impl GatewayLoop {
         };
         let idle = match attached.session.is_handed_over() {
             true => attached.wires.master.idle_for().unwrap_or(timeout),
-            false => attached.last_traffic.as_ref().map_or(timeout, |last| last.elapsed()),
+            false => attached.idle_for().unwrap_or(timeout),
         };
         if idle < timeout {
             return self.after(timeout - idle, Due::Idle(key));

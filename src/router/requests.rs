@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
 use super::GatewayLoop;
+use super::told::Refusal;
 use crate::config::router::SFTP_SERVERS;
 use crate::uwsgi::server;
 use fpty::proto::request::{Request, Verb};
@@ -20,7 +21,7 @@ impl GatewayLoop {
     ///
     /// # Errors
     /// It does not get it: how its session ends.
-    pub(super) fn asked_for(&self, request: Request) -> Result<Arc<Program>, Ended> {
+    fn asked_for(&self, request: Request) -> Result<Arc<Program>, Ended> {
         let request = request.read().map_err(|why| refused(format!("bad request: {why}")))?;
         let Some((verb, data)) = request else {
             return Ok(Arc::clone(&self.program));
@@ -43,6 +44,18 @@ impl GatewayLoop {
             }
         };
         Ok(Arc::new(program.surrounded_as(&self.program)))
+    }
+
+    /// The same; what it does not get is told as such.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn granted(&mut self, request: Request) -> Result<Arc<Program>, Ended> {
+        let asked = self.asked_for(request);
+        if asked.as_ref().is_err_and(|why| why.ending == Ending::Refused) {
+            self.told.refuses(Refusal::Command);
+        }
+        asked
     }
 
     fn sftp_server(&self, arguments: &CStr) -> Result<Program, Ended> {

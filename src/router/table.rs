@@ -15,12 +15,16 @@ pub enum Source {
     Stats(Key),
     /// A child has ended.
     Children,
+    /// Another gateway has written to us.
+    Siblings,
     /// The client of a session.
     Client(Key),
     /// The terminal of a session.
     Terminal(Key),
     /// A client whose session has not begun.
     Caller(Key),
+    /// The process that writes recordings.
+    Recorder,
     /// The client of a command without a terminal.
     CommandClient(Key),
     /// One of the streams of such a command, 0 to 2.
@@ -50,9 +54,11 @@ impl Source {
             Source::StatsListener => (1, Key { index: 0, generation: 0 }),
             Source::Stats(key) => (2, key),
             Source::Children => (3, Key { index: 0, generation: 0 }),
+            Source::Siblings => (3, Key { index: 1, generation: 0 }),
             Source::Client(key) => (4, key),
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
+            Source::Recorder => (1, Key { index: 1, generation: 0 }),
             Source::CommandClient(key) => (7, key),
             Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
         };
@@ -68,8 +74,10 @@ impl Source {
         };
         match token >> 60 {
             0 => Source::Listener(key.index),
-            1 => Source::StatsListener,
+            1 if key.index == 0 => Source::StatsListener,
+            1 => Source::Recorder,
             2 => Source::Stats(key),
+            3 if key.index == 1 => Source::Siblings,
             3 => Source::Children,
             4 => Source::Client(key),
             5 => Source::Terminal(key),
@@ -135,6 +143,21 @@ impl<T> Table<T> {
         })
     }
 
+    /// The value of a key, to look at.
+    pub fn get(&self, key: Key) -> Option<&T> {
+        let place = self.places.get(key.index as usize)?;
+        place.value.as_deref().filter(|_| place.generation == key.generation)
+    }
+
+    /// The keys of those from this place on, each with its place.
+    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        let places = self.places.iter().enumerate().skip(place);
+        places.filter(|(_, place)| place.value.is_some()).map(|(index, place)| {
+            // No more than there can be descriptors.
+            (index, Key { index: index as u32, generation: place.generation })
+        })
+    }
+
     /// Whether the value of a key is still there.
     pub fn has(&self, key: Key) -> bool {
         self.places
@@ -171,6 +194,11 @@ mod tests {
         assert_eq!(table.get_mut(second), Some(&mut "second"));
         assert_eq!(table.len(), 1);
         assert_eq!(table.iter().collect::<Vec<_>>(), [(second, &"second")]);
+        assert_eq!((table.get(first), table.get(second)), (None, Some(&"second")));
+        let third = table.insert("third");
+        table.remove(second);
+        assert_eq!(table.from(0).collect::<Vec<_>>(), [(1, third)]);
+        assert_eq!(table.from(2).count(), 0);
     }
 
     #[test]
@@ -179,8 +207,10 @@ mod tests {
         for source in [
             Source::Listener(7),
             Source::StatsListener,
+            Source::Recorder,
             Source::Stats(key),
             Source::Children,
+            Source::Siblings,
             Source::Client(key),
             Source::Terminal(key),
             Source::Caller(key),

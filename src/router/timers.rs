@@ -37,6 +37,8 @@ pub enum Due {
     /// Look whether the client of a command takes no more output because its
     /// machine is gone.
     CommandUnanswered(Key),
+    /// Look whether the program of a command has been executed.
+    CommandExecuted(Key),
     /// Sessions are to be ended that had to wait their turn.
     Departures,
     /// More programs have ended than one turn sees to.
@@ -47,6 +49,12 @@ pub enum Due {
     Log,
     /// A client of the statistics has said nothing, or does not read.
     Stats(Key),
+    /// A question of another gateway's has had time enough for an answer.
+    Answer(u64),
+    /// What was recorded is to be passed on.
+    Recording,
+    /// Something waits for the recorder.
+    Recorder,
     /// A session has outlived its client.
     Outlived(Pid),
     /// Go on killing what has outlived its client or its gateway.
@@ -72,12 +80,16 @@ impl Due {
             | Due::Offer(key)
             | Due::Keeper(key) => Some(key),
             Due::CommandUnanswered(_)
+            | Due::CommandExecuted(_)
             | Due::Tidy
             | Due::Silent(_)
             | Due::Departures
             | Due::Reap
             | Due::Log
+            | Due::Recording
+            | Due::Recorder
             | Due::Stats(_)
+            | Due::Answer(_)
             | Due::Outlived(_)
             | Due::Kill
             | Due::LeftBehind

@@ -1,11 +1,12 @@
 //! Bytes between a client and its terminal.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 use super::GatewayLoop;
 use super::quiet::Quiet;
+use super::record::Recording;
 use super::table::{self, Source};
+use super::told::{Gone, Traffic};
 use super::turn::{BUFFER, Turn};
 use crate::session::{Ends, Key, Session, Verdict};
 use fpty::proto::Ending;
@@ -45,8 +46,8 @@ pub struct Attached {
     /// The program was not executed yet: the wait before that is looked after
     /// again, in milliseconds. 0: it was.
     pub starting: u8,
-    /// When a byte last went either way; kept only for the idle timeout.
-    pub last_traffic: Option<Box<Instant>>,
+    /// How its program ended.
+    pub exit: Option<Gone>,
 }
 
 /// The two ends of a session.
@@ -56,6 +57,8 @@ pub struct Wires {
     /// The session's process until it is reaped: then its number is no longer
     /// its own.
     pub program: Option<Pid>,
+    /// How much goes and when, where somebody wants to know.
+    pub traffic: Option<Box<Traffic>>,
 }
 
 impl Attached {
@@ -72,14 +75,38 @@ impl Attached {
             quiet: Quiet::default(),
             drains: 0,
             starting: 0,
-            last_traffic: None,
+            exit: None,
         }
+    }
+}
+
+impl Wires {
+    /// Where it is recorded, if it is.
+    pub fn recording(&mut self) -> Option<&mut Recording> {
+        self.traffic.as_mut()?.recording.as_mut()
+    }
+}
+
+impl Attached {
+    /// Whether the terminal is not to be read now: there might be no room to
+    /// record what comes from it.
+    fn holds(&mut self) -> bool {
+        self.wires.recording().is_some_and(Recording::holds)
+    }
+
+    /// Whether it was not read for that.
+    fn is_held(&mut self) -> bool {
+        self.wires.recording().is_some_and(|recording| recording.is_held())
     }
 }
 
 impl Ends for Wires {
     fn write_terminal(&mut self, bytes: &[u8]) -> Written {
-        self.master.write(bytes)
+        let written = self.master.write(bytes);
+        if let (Some(traffic), Written::Bytes(count)) = (&mut self.traffic, written) {
+            traffic.took_in(&bytes[..count]);
+        }
+        written
     }
 
     fn write_client(&mut self, bytes: &[u8]) -> Written {
@@ -87,7 +114,10 @@ impl Ends for Wires {
     }
 
     fn resize(&mut self, size: Size) {
-        let _ = self.master.resize(size);
+        let resized = self.master.resize(size);
+        if let (Some(recording), Ok(())) = (self.recording(), resized) {
+            recording.resized(size);
+        }
     }
 
     fn signal(&mut self, number: u8) {
@@ -132,7 +162,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if self.config.timeout.is_some() {
+        if self.config.keeps_time() {
             attached.note_traffic();
         }
         let Attached { session, wires, last_input, .. } = attached;
@@ -172,14 +202,14 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if self.config.timeout.is_some() {
+        if self.config.keeps_time() {
             attached.note_traffic();
         }
         if ready.write {
             attached.session.terminal_writable(&mut attached.wires);
         }
         if ready.read || ready.hang_up {
-            if attached.session.terminal_interest().read {
+            if attached.session.terminal_interest().read && !attached.holds() {
                 // With several processors the stream's client can take the one
                 // read meanwhile. The poll comes first all the same: without
                 // it an echo beside a stream took a third longer.
@@ -233,7 +263,8 @@ impl GatewayLoop {
             attached.forget_terminal(&self.turn.poller);
             return self.look_for_reopened(key);
         }
-        let wanted = attached.session.terminal_interest();
+        let mut wanted = attached.session.terminal_interest();
+        wanted.read &= !attached.is_held();
         let is_ours = !attached.session.is_handed_over() && attached.starting == 0;
         if attached.terminal_interest != Some(wanted) && is_ours {
             attached.watch_terminal(key, wanted, &self.turn.poller);
@@ -260,7 +291,9 @@ impl Attached {
         let mut ended = false;
         // That takes a system call more, so it pays where there are many reads.
         let mut none = None;
-        let pipe = if self.last_output as usize > ONE_READ { pipe } else { &mut none };
+        // What is recorded is looked at.
+        let through_it = self.last_output as usize > ONE_READ && self.wires.recording().is_none();
+        let pipe = if through_it { pipe } else { &mut none };
         // What is read goes behind its header, where there is to be one.
         let start = self.session.output_header_length();
         while start + have + ONE_READ <= BUFFER {
@@ -294,6 +327,12 @@ impl Attached {
         self.last_output = have as u32;
         let spoke = have > 0;
         if spoke {
+            if let Some(traffic) = &mut self.wires.traffic {
+                traffic.gave_out(have);
+                if let Some(recording) = &mut traffic.recording {
+                    recording.output(&buffer[start..start + have]);
+                }
+            }
             let (mut from, to) = (0, start + have);
             if let Some(header) = self.session.output_header(have) {
                 buffer[..start].copy_from_slice(&header);
@@ -320,8 +359,7 @@ impl Attached {
     }
 
     fn note_traffic(&mut self) {
-        let now = Instant::now();
-        **self.last_traffic.get_or_insert_with(|| Box::new(now)) = now;
+        self.wires.traffic.get_or_insert_with(Box::default).note();
     }
 
     fn watch_client(&mut self, key: table::Key, wanted: Interest, poller: &Poller) {
@@ -345,5 +383,16 @@ impl Attached {
         if self.terminal_interest.take().is_some() {
             let _ = poller.remove(self.wires.master.as_fd());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// There is one for each session, most of them idle.
+    #[test]
+    fn a_session_is_small() {
+        assert!(size_of::<Attached>() <= 88, "{} bytes", size_of::<Attached>());
     }
 }

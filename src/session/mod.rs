@@ -84,7 +84,7 @@ enum Fate {
     /// Nothing: it goes on.
     Open,
     /// It is over when the client has been told why.
-    Farewell,
+    Farewell(Ending),
     /// There was no memory for it.
     Starved,
 }
@@ -234,7 +234,7 @@ impl Session {
     /// Tells the client something that the program did not write, on a line
     /// of its own, and ends the session when it is delivered.
     pub fn dismiss(&mut self, why: Ending, line: &str, ends: &mut impl Ends) {
-        self.fate = Fate::Farewell;
+        self.fate = Fate::Farewell(why);
         match &mut self.extended {
             Some(extended) => {
                 extended.told = true;
@@ -300,6 +300,25 @@ impl Session {
         !self.input.is_empty() && self.client != Client::Gone && !self.client_interest().read
     }
 
+    /// Why it was ended, where that was not by one of its ends.
+    pub fn dismissed(&self) -> Option<Ending> {
+        match self.fate {
+            Fate::Open => None,
+            Fate::Farewell(why) => Some(why),
+            Fate::Starved => Some(Ending::Lost),
+        }
+    }
+
+    /// Whether the client has left.
+    pub fn client_is_gone(&self) -> bool {
+        self.client == Client::Gone
+    }
+
+    /// The terminal's size.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
     /// Whether the program still runs.
     pub fn program_runs(&self) -> bool {
         self.program_runs
@@ -323,7 +342,8 @@ impl Session {
         } else if self.fate == Fate::Starved {
             Verdict::Starved
         } else if self.output.is_empty()
-            && (self.fate == Fate::Farewell || (!self.terminal_open && !self.program_runs))
+            && (matches!(self.fate, Fate::Farewell(_))
+                || (!self.terminal_open && !self.program_runs))
         {
             Verdict::Over
         } else {

@@ -43,6 +43,15 @@ pub fn log(line: &str) {
     HAS_MORE.store(true, Ordering::Relaxed);
 }
 
+/// Writes a line to the server's log; returns whether that takes it now.
+pub fn takes(line: &str) -> bool {
+    let takes = stdio::stderr_takes();
+    if takes {
+        write(line);
+    }
+    takes
+}
+
 /// Whether lines wait for the log.
 pub fn has_more() -> bool {
     HAS_MORE.load(Ordering::Relaxed)

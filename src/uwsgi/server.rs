@@ -1,6 +1,6 @@
 //! Facts about the running server.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 use std::ptr::addr_of;
 
 use super::abi::BUILT_FOR;
@@ -16,6 +16,35 @@ pub fn stats_http() -> bool {
     // SAFETY: a plain int that is set while options are read and only read
     // afterwards; abi::check proved its place.
     unsafe { addr_of!(ffi::uwsgi.stats_http).read() != 0 }
+}
+
+/// What the instance is called: its `procname`, or else the path of its
+/// configuration.
+pub fn instance() -> Option<String> {
+    const FILES: [&CStr; 7] = [c"ini", c"yaml", c"yml", c"json", c"xml", c"config", c"ini-paste"];
+    let text = |string: *const c_char| {
+        // SAFETY: NULL, or a NUL-terminated string of the configuration.
+        (!string.is_null()).then(|| unsafe { CStr::from_ptr(string) })
+    };
+    // SAFETY: the options were all read, and stay as they are; there are as
+    // many as is said.
+    let (name, options) = unsafe {
+        let count = usize::try_from(addr_of!(ffi::uwsgi.exported_opts_cnt).read()).unwrap_or(0);
+        let options = addr_of!(ffi::uwsgi.exported_opts).read();
+        let options = match options.is_null() {
+            true => &[],
+            false => std::slice::from_raw_parts(options, count),
+        };
+        (text(addr_of!(ffi::uwsgi.procname).read()), options)
+    };
+    let file = || {
+        options.iter().find_map(|option| {
+            // SAFETY: as above.
+            let option = unsafe { option.as_ref() }?;
+            text(option.key).filter(|key| FILES.contains(key)).and(text(option.value))
+        })
+    };
+    name.or_else(file).map(|name| name.to_string_lossy().into_owned())
 }
 
 /// Whether there is a master process.

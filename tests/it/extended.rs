@@ -16,24 +16,24 @@ const ENDED: u8 = 110;
 const NOTICE: u8 = 111;
 
 /// A packet with a payload.
-fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
+pub fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&header(payload.len() as u16, kind)[..], payload].concat()
 }
 
-fn variable(name: &str, value: &str) -> Vec<u8> {
+pub fn variable(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| [&(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat();
     [text(name), text(value)].concat()
 }
 
 /// What a router said, with adjacent output joined.
 #[derive(Debug, Default)]
-struct Said {
-    output: Vec<u8>,
-    pongs: usize,
-    notices: Vec<String>,
-    ended: Vec<(u8, u8, String)>,
-    others: Vec<u8>,
-    complete: bool,
+pub struct Said {
+    pub output: Vec<u8>,
+    pub pongs: usize,
+    pub notices: Vec<String>,
+    pub ended: Vec<(u8, u8, String)>,
+    pub others: Vec<u8>,
+    pub complete: bool,
 }
 
 fn decode(mut bytes: &[u8]) -> Said {
@@ -59,7 +59,7 @@ fn decode(mut bytes: &[u8]) -> Said {
 
 /// Says hello, gets the answer, and says that this was all.
 #[track_caller]
-fn open(client: &Wire, variables: &[(&str, &str)]) {
+pub fn open(client: &Wire, variables: &[(&str, &str)]) {
     client.send(header(1, HELLO));
     client.send([header(33, 100), header(99, 101)].concat());
     for (name, value) in variables {
@@ -69,7 +69,7 @@ fn open(client: &Wire, variables: &[(&str, &str)]) {
 }
 
 #[track_caller]
-fn to_the_end(client: &mut Wire) -> Said {
+pub fn to_the_end(client: &mut Wire) -> Said {
     let said = decode(&client.read_to_end());
     assert!(said.complete && said.ended.len() == 1 && said.others.is_empty(), "{said:?}");
     said

@@ -185,6 +185,15 @@ fn introduction(config: &Client, more: &[(&[u8], &[u8])]) -> Vec<u8> {
         .map(|(name, value)| (name.into_vec(), value.into_vec()))
         .collect();
     pairs.extend(more.iter().map(|(name, value)| (name.to_vec(), value.to_vec())));
+    // Whom the person behind sshd is said to be; nobody has to believe it.
+    for (ours, theirs) in [
+        ("SSH_CONNECTION", proto::variables::SSH_CONNECTION),
+        ("LOGNAME", proto::variables::LOGNAME),
+    ] {
+        if let Some(value) = std::env::var_os(ours) {
+            pairs.push((theirs.to_vec(), value.into_vec()));
+        }
+    }
     let mut packets = Vec::new();
     let pairs = pairs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
     proto::variables::encode(pairs, &mut packets);

@@ -36,3 +36,13 @@ pub enum Protocol {
     /// packets where both ends have agreed on the extended mode.
     Uwsgi,
 }
+
+impl Protocol {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Uwsgi => "uwsgi",
+        }
+    }
+}

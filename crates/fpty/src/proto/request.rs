@@ -7,6 +7,9 @@ use super::packet::REQUEST;
 /// How many bytes a request may have in all.
 pub const MOST: usize = 1024 * 1024;
 
+/// How many of them are shown to a person.
+const SHOWN: usize = 4096;
+
 /// What is asked for: the letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -93,6 +96,21 @@ impl Request {
         }
     }
 
+    /// Which command is asked for, as a person would type it, and not endless;
+    /// `None`: none is.
+    pub fn shown(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.data[..self.data.len().min(SHOWN)]);
+        match self.verb? {
+            Verb::CommandLine => Some(text.into_owned()),
+            Verb::Program => {
+                let text = text.strip_suffix('\0').unwrap_or(&text);
+                Some(text.split('\0').map(quoted).collect::<Vec<_>>().join(" "))
+            }
+            Verb::Sftp => Some(format!("sftp-server {text}").trim_end().to_owned()),
+            Verb::List | Verb::Kill | Verb::Attach => None,
+        }
+    }
+
     /// What is asked for, and its data; `None`: nothing.
     ///
     /// # Errors
@@ -102,6 +120,15 @@ impl Request {
             (Some(why), _) => Err(why),
             (None, verb) => Ok(verb.map(|verb| (verb, self.data))),
         }
+    }
+}
+
+/// A word as a shell would have to be told it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./:=,+@%".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
     }
 }
 
@@ -137,6 +164,26 @@ mod tests {
         encode_packet(REQUEST, b"?", &mut packets);
         assert!(read(&packets, 100).is_err());
         assert_eq!(Request::default().read(), Ok(None));
+    }
+
+    #[test]
+    fn a_command_is_shown_as_it_would_be_typed() {
+        let shown = |verb: Verb, data: &[u8]| {
+            let mut request = Request::default();
+            request.part(&[&[verb as isize as u8], data].concat(), true);
+            request.shown()
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(shown(Verb::CommandLine, b"ls -l | wc"), text("ls -l | wc"));
+        let words = b"/bin/ls\0-l\0\0it's a\nb\0";
+        assert_eq!(shown(Verb::Program, words), text("/bin/ls -l '' 'it'\\''s a\nb'"));
+        assert_eq!(shown(Verb::Program, b"ls"), text("ls"));
+        assert_eq!(shown(Verb::Sftp, b""), text("sftp-server"));
+        assert_eq!(shown(Verb::Sftp, b"-R \xff"), text("sftp-server -R \u{fffd}"));
+        assert_eq!(shown(Verb::List, b""), None);
+        assert_eq!(Request::default().shown(), None);
+        let long = shown(Verb::CommandLine, &vec![b'x'; MOST]);
+        assert_eq!(long.map(|text| text.len()), Some(SHOWN));
     }
 
     #[test]

@@ -28,6 +28,10 @@ pub const BEGIN: &[u8] = b"fpty.begin";
 pub const STEAL: &[u8] = b"fpty.steal";
 /// The client only watches (value 1).
 pub const READ_ONLY: &[u8] = b"fpty.readonly";
+/// Where the client's person was logged in from, as sshd(8) says it.
+pub const SSH_CONNECTION: &[u8] = b"fpty.ssh_connection";
+/// As whom the client's person has logged in, by what its environment says.
+pub const LOGNAME: &[u8] = b"fpty.logname";
 /// The client wants no terminal for the program (value 0).
 pub const TERMINAL: &[u8] = b"fpty.terminal";
 

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, setsid};
 
 /// Runs `body` in a process of its own, of this name, in a session of its
@@ -32,6 +32,29 @@ pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> 
     }
     // SAFETY: ends the process without the server's exit handlers.
     unsafe { libc::_exit(0) }
+}
+
+/// Runs `body` in a child of this name and waits for its end; returns whether it
+/// ended by itself.
+///
+/// # Errors
+/// There can be no more processes.
+pub fn watched(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
+    // SAFETY: as in run.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => loop {
+            match waitpid(child, None) {
+                Err(nix::errno::Errno::EINTR) => {}
+                outcome => return Ok(outcome == Ok(WaitStatus::Exited(child, 0))),
+            }
+        },
+        ForkResult::Child => {
+            let _ = nix::sys::prctl::set_name(name);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+            // SAFETY: as in run.
+            unsafe { libc::_exit(outcome.is_err().into()) }
+        }
+    }
 }
 
 /// Closes every descriptor but these, which become the first ones.

@@ -9,7 +9,7 @@ const DEFAULT_TERM: &str = "xterm";
 
 /// What the server set for itself and its own children. A program that read
 /// it could speak to the Emperor or to the service manager in its name.
-const OF_THE_SERVER: [&str; 12] = [
+const OF_THE_SERVER: [&str; 13] = [
     "UWSGI_RELOADS",
     "UWSGI_ORIGINAL_PROC_NAME",
     "UWSGI_EMPEROR_FD",
@@ -22,6 +22,7 @@ const OF_THE_SERVER: [&str; 12] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_FDNAMES",
+    "FORKPTYROUTER_RECORDER",
 ];
 
 /// The server's environment, less what is the server's own, with a TERM.

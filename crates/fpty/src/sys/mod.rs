@@ -2,8 +2,11 @@
 //! descriptor leaves this folder: there are types for the roles of one.
 
 pub mod child;
+pub mod credentials;
 pub mod detached;
 pub mod environment;
+#[cfg(feature = "server")]
+pub mod folder;
 #[cfg(feature = "server")]
 pub mod fork;
 pub mod local_tcp;
@@ -14,6 +17,8 @@ pub mod poll;
 pub mod proc;
 pub mod processors;
 pub mod pty;
+#[cfg(feature = "server")]
+pub mod queue;
 #[cfg(feature = "server")]
 pub mod reader;
 pub mod ring;
@@ -142,6 +147,16 @@ pub fn what_is_missing() -> Vec<&'static str> {
         missing.push("no /proc/net/tcp here: a TCP client that left is noticed late while its program is silent");
     }
     missing
+}
+
+/// The machine's name, which may be the jail's own; what is not UTF-8 as
+/// U+FFFD.
+pub fn host_name() -> String {
+    let mut name = [0_u8; 256];
+    // SAFETY: writes at most so many bytes; the last one stays NUL.
+    unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
+    let length = name.iter().position(|byte| *byte == 0).unwrap_or(0);
+    String::from_utf8_lossy(&name[..length]).into_owned()
 }
 
 /// Whether there is a file here that we may execute (access(2)).

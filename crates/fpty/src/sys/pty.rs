@@ -120,6 +120,24 @@ fn ioctl(result: libc::c_int) -> io::Result<()> {
 }
 
 impl Master {
+    /// Its size as it is now, whoever has set it (TIOCGWINSZ).
+    pub fn size(&self) -> Option<Size> {
+        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: TIOCGWINSZ writes one winsize.
+        ioctl(unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &mut size) })
+            .ok()?;
+        Some(Size { rows: size.ws_row, cols: size.ws_col })
+    }
+
+    /// The name of its slave, where devpts is mounted as usual (ptsname(3)).
+    pub fn slave_name(&self) -> Option<String> {
+        let mut number: libc::c_uint = 0;
+        // SAFETY: TIOCGPTN writes one unsigned int.
+        ioctl(unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCGPTN, &mut number) })
+            .ok()?;
+        Some(format!("/dev/pts/{number}"))
+    }
+
     /// One that somebody has sent, and that he says is one.
     ///
     /// # Errors
@@ -174,11 +192,6 @@ impl Master {
             libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: TIOCSWINSZ reads one winsize.
         ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSWINSZ, &size) })
-    }
-
-    /// Its size (ioctl(2) TIOCGWINSZ).
-    pub fn size(&self) -> Option<Size> {
-        window(self.0.as_raw_fd())
     }
 
     /// Sends SIGINT, SIGQUIT or SIGTSTP to the foreground process group, as

@@ -166,6 +166,13 @@ impl Stream {
         nix::sys::socket::send(self.0.as_raw_fd(), bytes, flags).unwrap_or(0)
     }
 
+    /// Whether the other end was closed.
+    pub fn has_hung_up(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        poll(&mut polled, PollTimeout::ZERO) == Ok(1)
+    }
+
     /// Tells the peer that no more will come.
     pub fn end(&self) {
         let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Write);

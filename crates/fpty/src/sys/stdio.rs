@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
@@ -51,6 +52,15 @@ pub fn stdin_copy() -> io::Result<OwnedFd> {
     stdin().try_clone_to_owned()
 }
 
+/// A copy of standard error.
+///
+/// # Errors
+/// It is closed, or there is no descriptor left.
+pub fn stderr_copy() -> io::Result<OwnedFd> {
+    // SAFETY: descriptor 2 is never closed by us.
+    unsafe { BorrowedFd::borrow_raw(2) }.try_clone_to_owned()
+}
+
 /// Writes a line to standard error, if anybody is there. (eprintln! panics
 /// where nobody is, as when the terminal was closed.)
 pub fn say(line: &str) {
@@ -61,11 +71,51 @@ pub fn say(line: &str) {
 /// Whether standard error takes a line of up to PIPE_BUF bytes without
 /// waiting for whoever reads it.
 pub fn stderr_takes() -> bool {
+    // A file takes it always.
+    if IS_FILE.load(Ordering::Relaxed) {
+        return true;
+    }
     // SAFETY: descriptor 2 is never closed by us.
     let stderr = unsafe { BorrowedFd::borrow_raw(2) };
     let mut poll = [nix::poll::PollFd::new(stderr, nix::poll::PollFlags::POLLOUT)];
+    if nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO) == Ok(0) {
+        return false;
+    }
     // What has no room for ever (POLLERR, POLLNVAL) takes it at once, too.
-    nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO) != Ok(0)
+    let has_room = poll[0].revents().is_none_or(|told| told == nix::poll::PollFlags::POLLOUT);
+    let most = MOST_UNREAD.load(Ordering::Relaxed);
+    most == 0 || !has_room || unread(stderr) <= most
+}
+
+/// Whether standard error is known to be a file.
+static IS_FILE: AtomicBool = AtomicBool::new(false);
+
+/// How many bytes may be unread in it for a line more, where it is a pipe that
+/// others write to; 0: it is none.
+static MOST_UNREAD: AtomicUsize = AtomicUsize::new(0);
+
+/// From now on this process's standard error stays what it is. Others like it
+/// may look at once whether it takes a line: then there is to be room for all
+/// of them.
+pub fn stderr_stays(others_write: bool) {
+    // SAFETY: descriptor 2 is never closed by us.
+    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    let kind = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT;
+    let kind = fstat(stderr).map(|status| kind(status.st_mode));
+    IS_FILE.store(kind == Ok(SFlag::S_IFREG), Ordering::Relaxed);
+    if others_write && kind == Ok(SFlag::S_IFIFO) {
+        let size = nix::fcntl::fcntl(stderr, nix::fcntl::FcntlArg::F_GETPIPE_SZ);
+        // A page may be half full: that leaves half of them.
+        let most = size.map_or(0, |size| usize::try_from(size).unwrap_or(0) / 4);
+        MOST_UNREAD.store(most, Ordering::Relaxed);
+    }
+}
+
+fn unread(pipe: BorrowedFd<'_>) -> usize {
+    let mut unread: libc::c_int = 0;
+    // SAFETY: writes one int.
+    let asked = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &mut unread) };
+    if asked < 0 { 0 } else { usize::try_from(unread).unwrap_or(0) }
 }
 
 /// Reads from a descriptor that was inherited.

@@ -1,0 +1,168 @@
+//! Who is at the other end of a connection, as the kernel tells it (unix(7),
+//! tcp(7)).
+
+use std::fs::File;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockopt, sockopt};
+
+use super::child::Pid;
+use super::pidfd::PidFd;
+use super::proc;
+use super::socket::Stream;
+
+/// The process that connected to a UNIX socket, as it was then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its number; 0: it is in none of our PID namespaces.
+    pub pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: u32,
+}
+
+/// `SO_PEERPIDFD` of linux/socket.h (Linux 6.5).
+const SO_PEERPIDFD: libc::c_int = 77;
+
+/// What the kernel has for "nobody has logged in".
+const NOT_LOGGED_IN: u32 = u32::MAX;
+
+impl Stream {
+    /// Who has connected (SO_PEERCRED); `None` over TCP.
+    pub fn credentials(&self) -> Option<Credentials> {
+        let told = getsockopt(self, sockopt::PeerCredentials).ok()?;
+        // Of a TCP socket there is something that looks like one.
+        let known = told.pid() > 0 || told.uid() != u32::MAX;
+        known.then(|| Credentials { pid: told.pid(), uid: told.uid(), gid: told.gid() })
+    }
+
+    /// The address of the other end; `None` of a UNIX socket. One of IPv4 is
+    /// one, whatever our socket is.
+    pub fn peer_address(&self) -> Option<(IpAddr, u16)> {
+        let name: SockaddrStorage = getpeername(self.as_fd().as_raw_fd()).ok()?;
+        let address = match name.family()? {
+            nix::sys::socket::AddressFamily::Inet => {
+                SocketAddr::from(std::net::SocketAddrV4::from(*name.as_sockaddr_in()?))
+            }
+            nix::sys::socket::AddressFamily::Inet6 => {
+                SocketAddr::from(std::net::SocketAddrV6::from(*name.as_sockaddr_in6()?))
+            }
+            _ => return None,
+        };
+        Some((address.ip().to_canonical(), address.port()))
+    }
+
+    /// The process itself (Linux 6.5).
+    fn peer_pidfd(&self, pid: Pid) -> Option<PidFd> {
+        let mut fd: libc::c_int = -1;
+        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: writes one int.
+        let told = unsafe {
+            libc::getsockopt(
+                self.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PEERPIDFD,
+                (&raw mut fd).cast(),
+                &mut length,
+            )
+        };
+        if told != 0 || fd < 0 {
+            return None;
+        }
+        // SAFETY: it was just made for this process, and nobody else knows it.
+        Some(PidFd::reopened(pid, unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+}
+
+/// As whom peers have logged in. One that comes again and again is not looked
+/// up again: while it lives, its number is its own.
+#[derive(Debug, Default)]
+pub struct Logins {
+    last: Option<(Credentials, PidFd, Option<u32>)>,
+}
+
+impl Logins {
+    /// As whom the process that connected has logged in, whoever it is by now
+    /// (`/proc/PID/loginuid`, proc(5)); `None`: nobody knows, or it did not.
+    pub fn of(&mut self, client: &Stream, peer: Credentials) -> Option<u32> {
+        if let Some((last, process, login)) = &self.last {
+            if *last == peer && !process.is_over() {
+                return *login;
+            }
+        }
+        let pid = Pid::new(peer.pid).filter(|_| proc::is_ours())?;
+        let told = client.peer_pidfd(pid);
+        let is_certain = told.is_some();
+        // Before Linux 6.5 whoever has its number by now.
+        let process = told.or_else(|| PidFd::open(pid))?;
+        let login = read_login(peer, is_certain);
+        // While it lives the number is no other's.
+        if process.is_over() {
+            return None;
+        }
+        self.last = Some((peer, process, login));
+        login
+    }
+}
+
+fn read_login(peer: Credentials, is_certain: bool) -> Option<u32> {
+    let mut file = File::open(format!("/proc/{}/loginuid", peer.pid)).ok()?;
+    if !is_certain {
+        // Of one that may not be inspected it is root's.
+        let owner = file.metadata().ok()?.uid();
+        if owner != peer.uid && owner != 0 {
+            return None;
+        }
+    }
+    let mut text = [0; 16];
+    let length = file.read(&mut text).ok()?;
+    let text = std::str::from_utf8(&text[..length]).ok()?;
+    text.trim().parse().ok().filter(|uid| *uid != NOT_LOGGED_IN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn who_connected_to_a_unix_socket() {
+        let (one, _other) = UnixStream::pair().expect("a pair");
+        let stream = Stream::from(OwnedFd::from(one));
+        let peer = stream.credentials().expect("known");
+        assert_eq!(peer.pid, std::process::id() as i32);
+        assert_eq!(peer.uid, nix::unistd::geteuid().as_raw());
+        assert_eq!(peer.gid, nix::unistd::getegid().as_raw());
+        assert_eq!(stream.peer_address(), None);
+        let own = std::fs::read_to_string("/proc/self/loginuid").unwrap_or_default();
+        let own = own.trim().parse().ok().filter(|uid| *uid != NOT_LOGGED_IN);
+        let mut logins = Logins::default();
+        for _ in 0..3 {
+            assert_eq!(logins.of(&stream, peer), own);
+        }
+        // Nobody's number.
+        let nobody = Credentials { pid: 0, ..peer };
+        assert_eq!(logins.of(&stream, nobody), None);
+    }
+
+    #[test]
+    fn over_tcp_there_is_an_address() {
+        for (bound, shown) in [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1")] {
+            let Ok(listener) = TcpListener::bind(bound) else {
+                continue;
+            };
+            let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("there");
+            let port = client.local_addr().expect("connected").port();
+            let (served, _) = listener.accept().expect("a client");
+            let stream = Stream::from(OwnedFd::from(served));
+            let (address, from) = stream.peer_address().expect("TCP");
+            assert_eq!((address.to_string().as_str(), from), (shown, port));
+            assert_eq!(stream.credentials(), None);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! A bounded queue of bytes from one process to another, in memory that both
+//! share (memfd_create(2)): to put something in takes no system call, and what
+//! is in it outlives whoever put it there.
+//!
+//! Only whoever takes bytes out checks what it finds: it may be the one with
+//! more privileges.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// Bytes that it has room for.
+pub const CAPACITY: usize = 4 << 20;
+
+/// What stands before them.
+const PAGE: usize = 4096;
+
+/// Nobody makes it smaller (or whoever reads would get SIGBUS) or larger.
+const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+
+#[repr(C)]
+struct Header {
+    /// Bytes that were put in, ever.
+    head: AtomicU64,
+    /// Bytes that were taken out.
+    tail: AtomicU64,
+    /// Whoever takes them out sleeps, and is to be woken up.
+    sleeps: AtomicU32,
+    /// Whoever puts them in waits for room, and is to be told of it.
+    waits: AtomicU32,
+}
+
+/// The shared memory.
+struct Memory(NonNull<u8>);
+
+// SAFETY: a mapping of the process, whose words are atomics; of the bytes each
+// end touches its own.
+unsafe impl Send for Memory {}
+
+impl Memory {
+    fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice, of a file
+        // of that length which cannot change.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                PAGE + CAPACITY,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        NonNull::new(address.cast()).map(Self).ok_or_else(io::Error::last_os_error)
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: a page of zeroes at first, of which any value is a Header of
+        // atomics; mapped for as long as we live.
+        unsafe { self.0.cast::<Header>().as_ref() }
+    }
+
+    /// The bytes at a position, as far as they lie in one piece: where, and
+    /// how many.
+    fn piece(&self, position: u64, count: usize) -> (NonNull<u8>, usize) {
+        // Below CAPACITY.
+        let at = (position % CAPACITY as u64) as usize;
+        // SAFETY: within the mapping.
+        let start = unsafe { self.0.add(PAGE + at) };
+        (start, count.min(CAPACITY - at))
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: our mapping, which nobody uses any more.
+        unsafe { libc::munmap(self.0.as_ptr().cast(), PAGE + CAPACITY) };
+    }
+}
+
+/// The end that puts bytes in.
+pub struct Giver {
+    memory: Memory,
+    head: u64,
+}
+
+impl Giver {
+    /// A new queue, and a descriptor to be sent to whoever takes bytes out.
+    ///
+    /// # Errors
+    /// Out of memory or descriptors, or the kernel has no such thing.
+    pub fn new() -> io::Result<(Self, OwnedFd)> {
+        // SAFETY: a NUL-terminated name; returns a new descriptor or -1.
+        let fd = unsafe {
+            libc::memfd_create(c"fpty-queue".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it is new and ours.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        nix::unistd::ftruncate(&fd, (PAGE + CAPACITY) as libc::off_t)?;
+        // SAFETY: fcntl(2) with numbers.
+        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((Self { memory: Memory::map(fd.as_fd())?, head: 0 }, fd))
+    }
+
+    /// Bytes that nobody has taken out.
+    pub fn used(&self) -> usize {
+        let tail = self.memory.header().tail.load(Ordering::Acquire);
+        // No more than CAPACITY, unless somebody lies; then it is full.
+        usize::try_from(self.head.wrapping_sub(tail)).unwrap_or(CAPACITY).min(CAPACITY)
+    }
+
+    /// Room for more.
+    pub fn room(&self) -> usize {
+        CAPACITY - self.used()
+    }
+
+    /// How many bytes were taken out, ever.
+    pub fn taken(&self) -> u64 {
+        self.memory.header().tail.load(Ordering::Relaxed)
+    }
+
+    /// Puts these in, all or nothing. Returns whether there was room.
+    pub fn put(&mut self, parts: [&[u8]; 2]) -> bool {
+        if parts.iter().map(|part| part.len()).sum::<usize>() > self.room() {
+            return false;
+        }
+        for mut part in parts {
+            while !part.is_empty() {
+                let (to, count) = self.memory.piece(self.head, part.len());
+                // SAFETY: room for as many, which nobody reads before the head
+                // says that they are there.
+                unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), to.as_ptr(), count) };
+                self.head += count as u64;
+                part = &part[count..];
+            }
+        }
+        self.memory.header().head.store(self.head, Ordering::Release);
+        true
+    }
+
+    /// Whether whoever takes them out is to be woken up; once.
+    pub fn must_wake(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.memory.header().sleeps.swap(0, Ordering::SeqCst) == 1
+    }
+
+    /// Asks to be told when there is room again.
+    pub fn wait_for_room(&self) {
+        self.memory.header().waits.store(1, Ordering::SeqCst);
+    }
+}
+
+/// The end that takes bytes out.
+pub struct Taker {
+    memory: Memory,
+    tail: u64,
+}
+
+impl Taker {
+    /// The other end of a queue that somebody has sent.
+    ///
+    /// # Errors
+    /// It is none, or there is no memory.
+    pub fn of(fd: &OwnedFd) -> io::Result<Self> {
+        // SAFETY: fcntl(2) with numbers.
+        let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+        let length = nix::sys::stat::fstat(fd)?.st_size;
+        if seals & SEALS != SEALS || u64::try_from(length) != Ok((PAGE + CAPACITY) as u64) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Ok(Self { memory: Memory::map(fd.as_fd())?, tail: 0 })
+    }
+
+    /// Takes out at most so many bytes and appends them. Returns how many that
+    /// were.
+    ///
+    /// # Errors
+    /// The other end says nonsense.
+    pub fn take(&mut self, most: usize, into: &mut Vec<u8>) -> io::Result<usize> {
+        let head = self.memory.header().head.load(Ordering::Acquire);
+        let used = head.wrapping_sub(self.tail);
+        if used > CAPACITY as u64 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        // No more than CAPACITY.
+        let count = (used as usize).min(most);
+        into.reserve(count);
+        let mut left = count;
+        while left > 0 {
+            let (from, piece) = self.memory.piece(self.tail, left);
+            // SAFETY: mapped bytes; room for as many was just reserved. If the
+            // other end changes them meanwhile, they are other bytes.
+            unsafe {
+                let to = into.as_mut_ptr().add(into.len());
+                std::ptr::copy_nonoverlapping(from.as_ptr(), to, piece);
+                into.set_len(into.len() + piece);
+            }
+            self.tail += piece as u64;
+            left -= piece;
+        }
+        self.memory.header().tail.store(self.tail, Ordering::Release);
+        Ok(count)
+    }
+
+    /// Says that from now on we are to be woken up; returns whether there is
+    /// something all the same, so that nobody need sleep.
+    pub fn sleep(&self) -> bool {
+        let header = self.memory.header();
+        header.sleeps.store(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        header.head.load(Ordering::SeqCst) != self.tail
+    }
+
+    /// Whether somebody waits for room, and there is some; once.
+    pub fn must_tell_of_room(&self) -> bool {
+        let header = self.memory.header();
+        let used = header.head.load(Ordering::Relaxed).wrapping_sub(self.tail);
+        used < CAPACITY as u64 / 2
+            && header.waits.load(Ordering::Relaxed) != 0
+            && header.waits.swap(0, Ordering::SeqCst) != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bytes_come_in_order_across_the_end() {
+        let (mut giver, fd) = Giver::new().unwrap();
+        let mut taker = Taker::of(&fd).unwrap();
+        let thread = std::thread::spawn(move || {
+            let mut wanted = 0u64;
+            while wanted < 3 * CAPACITY as u64 {
+                let mut bytes = Vec::new();
+                taker.take(100_001, &mut bytes).unwrap();
+                for byte in bytes {
+                    assert_eq!(byte, (wanted % 251) as u8);
+                    wanted += 1;
+                }
+            }
+        });
+        let mut given = 0u64;
+        while given < 3 * CAPACITY as u64 {
+            let piece: Vec<u8> = (given..given + 70_003).map(|at| (at % 251) as u8).collect();
+            let (one, other) = piece.split_at(5);
+            while !giver.put([one, other]) {
+                std::thread::yield_now();
+            }
+            given += piece.len() as u64;
+        }
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn it_is_bounded_and_tells_of_room() {
+        let (mut giver, fd) = Giver::new().unwrap();
+        let mut taker = Taker::of(&fd).unwrap();
+        assert!(!taker.sleep());
+        let half = vec![1; CAPACITY / 2 + 1];
+        assert!(giver.put([&half, &[]]) && !giver.put([&half, &[]]));
+        assert!(giver.must_wake() && !giver.must_wake());
+        assert!(taker.sleep());
+        giver.wait_for_room();
+        assert!(!taker.must_tell_of_room());
+        assert_eq!(taker.take(2, &mut Vec::new()).unwrap(), 2);
+        assert!(taker.must_tell_of_room() && !taker.must_tell_of_room());
+        assert_eq!((giver.taken(), giver.used()), (2, half.len() - 2));
+    }
+
+    #[test]
+    fn what_outlives_its_giver_can_be_taken_and_nonsense_not() {
+        let (mut giver, fd) = Giver::new().unwrap();
+        giver.put([b"last", b" words"]);
+        drop(giver);
+        let mut bytes = Vec::new();
+        let mut taker = Taker::of(&fd).unwrap();
+        taker.take(CAPACITY, &mut bytes).unwrap();
+        assert_eq!(bytes, b"last words");
+        taker.memory.header().head.store(u64::MAX, Ordering::Relaxed);
+        assert!(taker.take(1, &mut bytes).is_err());
+        // Not sealed: it could become smaller.
+        let (reading, _writing) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+        assert!(Taker::of(&reading).is_err());
+    }
+}

@@ -1,0 +1,132 @@
+//! What is recorded of sessions, and where (`forkptyrouter-record` and its
+//! kind).
+
+use std::ffi::{OsStr, OsString};
+
+use serde::{Deserialize, Serialize};
+
+use super::value;
+use fpty::error::{Error, Result};
+
+/// One of the options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The folder.
+    Folder,
+    /// How a recording is written.
+    Format,
+    /// Whether input is recorded.
+    Input,
+    /// How long a file may become.
+    Limit,
+    /// What becomes of a session that cannot be recorded.
+    OnError,
+}
+
+/// How a recording is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Format {
+    /// asciicast, version 2.
+    V2,
+    /// asciicast, version 3.
+    #[default]
+    V3,
+}
+
+/// What becomes of a session that cannot be recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// It ends, or does not begin.
+    Close,
+    /// It goes on.
+    #[default]
+    Continue,
+}
+
+/// A file has at least so much room: what stands at its beginning and its end.
+pub const LEAST: u64 = 4096;
+
+/// What is recorded of sessions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The folder; `None`: nothing is recorded.
+    pub folder: Option<OsString>,
+    /// How a recording is written.
+    pub format: Format,
+    /// Whether input is recorded, too.
+    pub input: bool,
+    /// How long a file may become, in bytes.
+    pub limit: Option<u64>,
+    /// What becomes of a session that cannot be recorded.
+    pub on_error: OnError,
+}
+
+impl Record {
+    /// Takes one option as typed.
+    ///
+    /// # Errors
+    /// A value that it cannot have.
+    pub fn set(&mut self, part: Part, option: &str, typed: &OsStr) -> Result<()> {
+        let word = typed.to_string_lossy();
+        let neither = |one: &str, other: &str| {
+            Err(Error::new(format!("option {option} = {word}: neither {one} nor {other}")))
+        };
+        match part {
+            Part::Folder => self.folder = Some(value::bytes(option, typed)?),
+            Part::Format => match word.trim() {
+                "v2" => self.format = Format::V2,
+                "v3" => self.format = Format::V3,
+                _ => return neither("v2", "v3"),
+            },
+            Part::Input => self.input = value::switch(option, typed)?,
+            Part::Limit => match word.trim().parse::<u64>() {
+                Ok(0) => self.limit = None,
+                Ok(limit @ LEAST..) => self.limit = Some(limit),
+                _ => {
+                    return Err(Error::new(format!(
+                        "option {option} = {word}: neither 0 nor a number of bytes from {LEAST}"
+                    )));
+                }
+            },
+            Part::OnError => match word.trim() {
+                "close" => self.on_error = OnError::Close,
+                "continue" => self.on_error = OnError::Continue,
+                _ => return neither("close", "continue"),
+            },
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_takes_what_it_can_have_and_names_what_not() {
+        let mut record = Record::default();
+        for (part, good) in [
+            (Part::Folder, "/var/lib/recordings"),
+            (Part::Format, "v2"),
+            (Part::Input, "true"),
+            (Part::Limit, "5000000000"),
+            (Part::OnError, "close"),
+        ] {
+            record.set(part, "forkptyrouter-x", good.as_ref()).expect(good);
+        }
+        assert_eq!(record.folder.as_deref(), Some("/var/lib/recordings".as_ref()));
+        assert_eq!((record.format, record.input), (Format::V2, true));
+        assert_eq!((record.limit, record.on_error), (Some(5_000_000_000), OnError::Close));
+        for (part, nonsense) in [
+            (Part::Folder, " "),
+            (Part::Format, "v4"),
+            (Part::Input, "perhaps"),
+            (Part::Limit, "100"),
+            (Part::Limit, "1GB"),
+            (Part::OnError, "stop"),
+        ] {
+            let error = record.set(part, "forkptyrouter-x", nonsense.as_ref()).expect_err(nonsense);
+            assert!(error.to_string().contains("forkptyrouter-x"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! The file of one session, from its first line to its last.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+
+use sha2::{Digest, Sha256};
+
+use super::cast::{Cast, Totals};
+use super::message::{Begin, Kind, Message};
+use fpty::error::reason;
+use fpty::sys::Size;
+use fpty::sys::folder::Folder;
+
+/// What stands at the end has so much room below the limit.
+const LAST_LINES: u64 = 512;
+
+/// How many names are tried where there is something of that name.
+const NAMES: u32 = 20;
+
+/// A recording.
+pub struct Recording {
+    name: String,
+    file: File,
+    cast: Cast,
+    hash: Sha256,
+    /// Lines that are not in the file yet.
+    lines: Vec<u8>,
+    /// Where among them each ends that has bytes of the session, and how many.
+    ends: Vec<(usize, usize)>,
+    /// How long the file is.
+    written: u64,
+    limit: u64,
+    dropped: u64,
+    /// When the last message was.
+    at: u64,
+    /// Nothing more is written but the last lines.
+    ended: bool,
+    /// Because it is as long as it may become.
+    is_full: bool,
+}
+
+/// Why nothing more is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The file is as long as it may become.
+    Full,
+    /// The system's words.
+    Error(String),
+}
+
+/// What became of a recording.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The file's name.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+    /// What is missing in it.
+    pub dropped: u64,
+    /// The hash of all before the last line.
+    pub sha256: Option<String>,
+}
+
+impl Recording {
+    /// Makes the file.
+    ///
+    /// # Errors
+    /// The system's words.
+    pub fn begin(folder: &Folder, begin: &Begin) -> Result<Self, Failure> {
+        let mut failure = io::ErrorKind::AlreadyExists.into();
+        for number in 1..=NAMES {
+            let name = match number {
+                1 => format!("{}.cast", begin.name),
+                _ => format!("{}-{number}.cast", begin.name),
+            };
+            match folder.create(&name) {
+                Ok(file) => return Self::of(name, file, begin),
+                Err(error) => failure = error,
+            }
+            if failure.kind() != io::ErrorKind::AlreadyExists {
+                break;
+            }
+        }
+        Err(Failure::Error(reason(&failure)))
+    }
+
+    fn of(name: String, file: File, begin: &Begin) -> Result<Self, Failure> {
+        let mut lines = Vec::new();
+        let cast = Cast::begin(&begin.head, &mut lines);
+        let limit = begin.limit.map_or(u64::MAX, |limit| limit.saturating_sub(LAST_LINES));
+        let hash = Sha256::new();
+        let (ends, written, dropped, at, ended) = (Vec::new(), 0, 0, 0, false);
+        Ok(Self {
+            name,
+            file,
+            cast,
+            hash,
+            lines,
+            ends,
+            written,
+            limit,
+            dropped,
+            at,
+            ended,
+            is_full: false,
+        })
+    }
+
+    /// Notes what happened in the session.
+    ///
+    /// # Errors
+    /// Nothing more is written from here on, but the last lines.
+    pub fn note(&mut self, message: Message<'_>) -> Result<(), Failure> {
+        let Message { kind, at, body, .. } = message;
+        self.at = self.at.max(at);
+        let is_of_session = matches!(kind, Kind::Output | Kind::Input);
+        let lost = match kind {
+            Kind::Missing => missing(body),
+            _ if is_of_session && self.ended => body.len() as u64,
+            _ => 0,
+        };
+        self.dropped = self.dropped.saturating_add(lost);
+        if self.ended {
+            return Ok(());
+        }
+        let (before, cast) = (self.lines.len(), self.cast.clone());
+        self.line(message);
+        let mut there = body.len();
+        while self.written + self.lines.len() as u64 > self.limit {
+            // As much of it as there is room for.
+            self.lines.truncate(before);
+            self.cast = cast.clone();
+            there = if is_of_session { there * 3 / 4 } else { 0 };
+            if there == 0 {
+                break;
+            }
+            self.line(Message { body: &body[..there], ..message });
+        }
+        if is_of_session {
+            self.ends.push((self.lines.len(), there));
+            self.dropped += (body.len() - there) as u64;
+        }
+        if there == body.len() {
+            return Ok(());
+        }
+        self.write()?;
+        self.ended = true;
+        self.is_full = true;
+        Err(Failure::Full)
+    }
+
+    fn line(&mut self, message: Message<'_>) {
+        let Message { kind, at, body, .. } = message;
+        match kind {
+            Kind::Output => self.cast.output(at, body, &mut self.lines),
+            Kind::Input => self.cast.input(at, body, &mut self.lines),
+            Kind::Missing => {
+                let missing = missing(body);
+                self.cast.mark(at, &format!("{missing} bytes are missing"), &mut self.lines);
+            }
+            Kind::Resize => {
+                if let [r1, r2, c1, c2] = *body {
+                    let (rows, cols) = (u16::from_le_bytes([r1, r2]), u16::from_le_bytes([c1, c2]));
+                    self.cast.resize(at, Size { rows, cols }, &mut self.lines);
+                }
+            }
+            Kind::Begin | Kind::End => {}
+        }
+    }
+
+    /// Writes the lines that are not in the file yet.
+    ///
+    /// # Errors
+    /// As [`Recording::note`]. The file then ends with a whole line.
+    pub fn write(&mut self) -> Result<(), Failure> {
+        let (count, outcome) = write_all(&mut self.file, &self.lines);
+        let whole = match outcome {
+            Ok(()) => count,
+            Err(_) => {
+                self.lines[..count].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+            }
+        };
+        self.hash.update(&self.lines[..whole]);
+        self.written += whole as u64;
+        self.lines.clear();
+        let lost: usize =
+            self.ends.drain(..).filter(|(end, _)| *end > whole).map(|(_, length)| length).sum();
+        self.dropped += lost as u64;
+        let Err(error) = outcome else {
+            return Ok(());
+        };
+        self.ended = true;
+        let _ = self.file.set_len(self.written);
+        Err(Failure::Error(reason(&error)))
+    }
+
+    /// The session is over, with this status where it is known.
+    pub fn end(mut self, status: Option<i32>) -> Outcome {
+        if !self.ended || self.is_full {
+            self.cast.end(self.at, status, &mut self.lines);
+        }
+        let _ = self.write();
+        let sha256 = hex(&self.hash.finalize());
+        let totals = Totals { bytes: self.written, dropped: self.dropped, sha256: &sha256 };
+        let mut line = Vec::new();
+        self.cast.last_line(totals, &mut line);
+        // Where it does not fit it is not there, and nothing of it.
+        let fits = self.file.write_all_at(&line, self.written).is_ok();
+        match fits {
+            true => self.written += line.len() as u64,
+            false => {
+                let _ = self.file.set_len(self.written);
+            }
+        }
+        Outcome {
+            name: self.name,
+            bytes: self.written,
+            dropped: self.dropped,
+            // The hash is that of the whole file then.
+            sha256: Some(sha256),
+        }
+    }
+}
+
+fn missing(body: &[u8]) -> u64 {
+    body.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Writes as much as there is room for, and says how much that was.
+fn write_all(file: &mut File, mut bytes: &[u8]) -> (usize, io::Result<()>) {
+    let all = bytes.len();
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return (all - bytes.len(), Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (all - bytes.len(), Err(error)),
+        }
+    }
+    (all, Ok(()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cast::{Format, Head};
+    use super::*;
+
+    fn begin(limit: Option<u64>) -> Begin {
+        let head = Head {
+            format: Format::V3,
+            rows: 24,
+            cols: 80,
+            timestamp: 1,
+            command: String::from("/bin/sh"),
+            title: String::from("x"),
+            term: None,
+        };
+        Begin { folder: 0, name: String::from("20260101T000000Z-root-0123abcd"), limit, head }
+    }
+
+    fn output(body: &[u8]) -> Message<'_> {
+        Message { kind: Kind::Output, session: 0, at: 1, body }
+    }
+
+    /// What stands before the last line, whose hash is in there.
+    fn checked(text: &str) -> String {
+        let (before, last) = text.trim_end().rsplit_once('\n').expect("lines");
+        let before = format!("{before}\n");
+        let hash = hex(&Sha256::digest(before.as_bytes()));
+        assert!(last.contains(&format!("sha256={hash}")), "{last}");
+        assert!(last.contains(&format!("bytes={} ", before.len())), "{last}");
+        before
+    }
+
+    #[test]
+    fn the_last_line_has_the_hash_of_those_before_it() {
+        let place = tempfile::tempdir().expect("a directory");
+        let folder = Folder::open(place.path()).expect("a folder");
+        let path = place.path().join("20260101T000000Z-root-0123abcd.cast");
+        std::fs::write(&path, "foreign").expect("a foreign file");
+        let mut recording = Recording::begin(&folder, &begin(None)).expect("a file");
+        assert_eq!(recording.note(output(b"one\n")), Ok(()));
+        assert_eq!(recording.write(), Ok(()));
+        assert_eq!(recording.note(output(b"two\n")), Ok(()));
+        let outcome = recording.end(Some(3));
+        assert_eq!(outcome.name, "20260101T000000Z-root-0123abcd-2.cast");
+        let text = std::fs::read_to_string(place.path().join(&outcome.name)).expect("a file");
+        assert_eq!(outcome.bytes, text.len() as u64);
+        let before = checked(&text);
+        assert_eq!(Some(hex(&Sha256::digest(before.as_bytes()))), outcome.sha256);
+        assert!(before.ends_with("\"two\\n\"]\n[0.000000, \"x\", \"3\"]\n"), "{before}");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"foreign");
+    }
+
+    #[test]
+    fn a_file_becomes_no_longer_than_it_may() {
+        let place = tempfile::tempdir().expect("a directory");
+        let folder = Folder::open(place.path()).expect("a folder");
+        let mut recording = Recording::begin(&folder, &begin(Some(4096))).expect("a file");
+        let mut given = 0;
+        let failure = loop {
+            if let Err(failure) = recording.note(output(&[b'\x1b'; 100])) {
+                break failure;
+            }
+            given += 100;
+        };
+        assert_eq!(failure, Failure::Full);
+        assert_eq!(recording.note(output(b"more")), Ok(()));
+        let outcome = recording.end(Some(0));
+        assert!(outcome.bytes <= 4096 && outcome.bytes > 3500, "{outcome:?}");
+        assert!(given > 300);
+        let text = std::fs::read_to_string(place.path().join(&outcome.name)).expect("a file");
+        checked(&text);
+        let there = text.matches("u001b").count() as u64;
+        assert!(there > given);
+        assert_eq!(there + outcome.dropped, given + 104);
+        assert!(
+            text.contains("\"x\", \"0\"")
+                && text.contains(&format!("dropped={} ", outcome.dropped))
+        );
+    }
+
+    #[test]
+    fn a_full_disk_leaves_whole_lines() {
+        // Every write to it fails.
+        let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+        let mut recording = Recording::of(String::from("x"), full, &begin(None)).expect("a file");
+        assert_eq!(recording.note(output(b"lost, too")), Ok(()));
+        let failure = recording.write().expect_err("no room");
+        assert!(matches!(failure, Failure::Error(why) if why.contains("space")));
+        assert_eq!(recording.note(output(b"lost")), Ok(()));
+        let outcome = recording.end(None);
+        assert_eq!((outcome.bytes, outcome.dropped), (0, 13));
+    }
+}

@@ -1,0 +1,169 @@
+//! What a gateway and the recorder say to each other.
+//!
+//! The gateway puts messages into the queue: a header, then so many bytes. The
+//! recorder checks everything: it may have more privileges. What it answers is
+//! JSON, a packet each.
+
+use serde::{Deserialize, Serialize};
+
+use super::cast::Head;
+
+/// Bytes of a header: what it is, 3 unused, the session's number, how many
+/// bytes follow, 4 unused, the time.
+pub const HEADER: usize = 24;
+
+/// More than a gateway ever sends at once.
+pub const LONGEST: usize = 1 << 20;
+
+/// What a message in the queue is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A session begins: a [`Begin`] as JSON.
+    Begin,
+    /// Its program wrote this.
+    Output,
+    /// Its program was given this.
+    Input,
+    /// Rows and columns, two bytes each.
+    Resize,
+    /// So many bytes of it are missing here, in eight bytes.
+    Missing,
+    /// It is over; with its exit status in four bytes, where that is known.
+    End,
+}
+
+const KINDS: [Kind; 6] =
+    [Kind::Begin, Kind::Output, Kind::Input, Kind::Resize, Kind::Missing, Kind::End];
+
+/// A session that begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// Of the folders, by its index.
+    pub folder: usize,
+    /// The file's name, without its ending.
+    pub name: String,
+    /// How long the file may become.
+    pub limit: Option<u64>,
+    /// What stands in it.
+    pub head: Head,
+}
+
+/// What the recorder answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// It is there, and whose files it makes.
+    Here {
+        /// The user.
+        uid: u32,
+    },
+    /// There is room in the queue again.
+    Room,
+    /// A session is not recorded any more.
+    Failed {
+        /// Its number.
+        session: u32,
+        /// Why.
+        why: String,
+        /// Whether the file is as long as it may become.
+        full: bool,
+    },
+    /// The recording of a session is complete.
+    Done {
+        /// Its number.
+        session: u32,
+        /// The file's name; `None`: there is none.
+        name: Option<String>,
+        /// Its length.
+        bytes: u64,
+        /// How many of the session's bytes are not in it.
+        dropped: u64,
+        /// The hash of all before the last line; `None`: there is no last line.
+        sha256: Option<String>,
+    },
+}
+
+/// A message as it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// Whose it is.
+    pub session: u32,
+    /// When, in microseconds since the session began.
+    pub at: u64,
+    /// What follows.
+    pub body: &'a [u8],
+}
+
+/// The header of a message.
+pub fn header(kind: Kind, session: u32, at: u64, length: usize) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[0] = kind as u8;
+    header[4..8].copy_from_slice(&session.to_le_bytes());
+    // A read, or less.
+    header[8..12].copy_from_slice(&(length as u32).to_le_bytes());
+    header[16..24].copy_from_slice(&at.to_le_bytes());
+    header
+}
+
+/// Nonsense was said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nonsense;
+
+/// Takes a message off the front; `None` where it is not complete.
+pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Message<'a>>, Nonsense> {
+    let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
+        return Ok(None);
+    };
+    let number = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    let kind = KINDS.get(usize::from(header[0])).copied().ok_or(Nonsense)?;
+    let length = number(8) as usize;
+    if length > LONGEST {
+        return Err(Nonsense);
+    }
+    let Some((body, rest)) = rest.split_at_checked(length) else {
+        return Ok(None);
+    };
+    *bytes = rest;
+    let at = u64::from(number(16)) | u64::from(number(20)) << 32;
+    Ok(Some(Message { kind, session: number(4), at, body }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn messages_come_out_as_they_went_in() {
+        let mut bytes = Vec::new();
+        for (number, kind) in KINDS.into_iter().enumerate() {
+            assert_eq!(kind as usize, number);
+            bytes.extend(header(kind, number as u32, 1 << 40, number));
+            bytes.extend(std::iter::repeat_n(b'x', number));
+        }
+        let mut rest = bytes.as_slice();
+        for (number, kind) in KINDS.into_iter().enumerate() {
+            let body = &b"xxxxxxxxx"[..number];
+            let wanted = Message { kind, session: number as u32, at: 1 << 40, body };
+            assert_eq!(next(&mut rest), Ok(Some(wanted)));
+        }
+        assert_eq!(next(&mut rest), Ok(None));
+        let mut cut = &bytes[..bytes.len() - 1];
+        while let Ok(Some(_)) = next(&mut cut) {}
+        assert_eq!(cut.len(), HEADER + 4);
+    }
+
+    proptest! {
+        #[test]
+        fn nonsense_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut rest = bytes.as_slice();
+            while let Ok(Some(message)) = next(&mut rest) {
+                prop_assert!(message.body.len() <= bytes.len());
+            }
+        }
+    }
+}

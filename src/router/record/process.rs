@@ -1,0 +1,345 @@
+//! The process that writes the recordings: `fpty-recorder`. Who is recorded
+//! must not own the file, so it is started before the server drops its
+//! privileges, and it outlives a reload, after which the server has none.
+//!
+//! It has a door: whoever holds the other end, the server and each gateway, may
+//! send it a queue (`sys/queue.rs`) and a channel. It ends with the last of
+//! them. A parent that does nothing else starts another one if it is killed.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::file::{Failure, Recording};
+use super::message::{self, Answer, Begin, Kind, Message, Nonsense};
+use fpty::sys::folder::Folder;
+use fpty::sys::peer::{Arrived, Peer};
+use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::queue::Taker;
+use fpty::sys::signal::{block, own_dispositions};
+use fpty::sys::socket::Stream;
+use fpty::sys::{Read, Written, detached};
+
+/// Bytes that are taken out of a gateway's queue at once.
+const AT_ONCE: usize = 512 * 1024;
+
+/// A gateway that has more sessions than there are descriptors, or that takes no
+/// answers, is none.
+const MOST: usize = 1 << 20;
+
+/// One that lived shorter than this is not replaced at once.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Signals for whoever stops the service. It ends by itself, after the last
+/// gateway's last word.
+const NOT_OURS: [Signal; 9] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGPIPE,
+    Signal::SIGALRM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTSTP,
+];
+
+/// Starts it, for files in these folders; returns the outer side of its door.
+///
+/// # Errors
+/// There can be no more processes or descriptors.
+pub fn start(folders: Vec<Folder>) -> std::io::Result<Stream> {
+    let (ours, theirs) = Stream::pair()?;
+    let mut kept: Vec<OwnedFd> = vec![theirs.into()];
+    kept.extend(folders.into_iter().map(OwnedFd::from));
+    detached::run(c"fpty-rec-keeper", kept, supervise)?;
+    Ok(ours)
+}
+
+/// The parent's life.
+fn supervise(kept: Vec<OwnedFd>) {
+    own_dispositions(&[]);
+    NOT_OURS.into_iter().for_each(block);
+    let _ = std::env::set_current_dir("/");
+    let mut kept = kept.into_iter();
+    let Some(door) = kept.next() else {
+        return;
+    };
+    let folders: Vec<Folder> = kept.map(Folder::of).collect();
+    loop {
+        let begin = Instant::now();
+        let ended = detached::watched(c"fpty-recorder", || {
+            if let Ok(door) = door.try_clone() {
+                let _ = run(Stream::from(door), &folders);
+            }
+        });
+        if matches!(ended, Ok(true)) {
+            return;
+        }
+        if begin.elapsed() < SHORT {
+            std::thread::sleep(SHORT);
+        }
+    }
+}
+
+const DOOR: u64 = 0;
+
+/// A gateway, as the recorder knows it.
+struct Source {
+    channel: Stream,
+    queue: Taker,
+    /// A message that is not complete.
+    bytes: Vec<u8>,
+    sessions: HashMap<u32, Session>,
+    /// Sessions with lines that are not in their files.
+    touched: Vec<u32>,
+    answers: VecDeque<Vec<u8>>,
+    /// Its channel is waited for to take more.
+    waits: bool,
+}
+
+/// One of its sessions.
+enum Session {
+    Recorded(Box<Recording>),
+    /// There is no file; so many bytes would have gone there.
+    Lost(u64),
+}
+
+/// The process's life.
+fn run(door: Stream, folders: &[Folder]) -> std::io::Result<()> {
+    fpty::sys::forbid_inspection();
+    // One for each session.
+    let _ = fpty::sys::raise_descriptor_limit();
+    let mut poller = Poller::new(64)?;
+    poller.add(door.as_fd(), DOOR, Interest::READ)?;
+    let mut door = Some(door);
+    let mut sources: HashMap<u64, Source> = HashMap::new();
+    let mut next = DOOR + 1;
+    while door.is_some() || !sources.is_empty() {
+        let mut busy = false;
+        sources.retain(|token, source| match source.work(folders) {
+            Ok(worked) => {
+                busy |= worked || source.queue.sleep();
+                source.speak(&poller, *token);
+                true
+            }
+            Err(Nonsense) => {
+                source.end();
+                false
+            }
+        });
+        let count = poller.wait(busy.then_some(Duration::ZERO))?;
+        for index in 0..count {
+            match poller.ready(index).token {
+                DOOR => {
+                    let Some(open) = &door else { continue };
+                    match enter(open) {
+                        Entry::Source(mut source) => {
+                            let there = poller.add(source.channel.as_fd(), next, Interest::READ);
+                            if there.is_ok() {
+                                let uid = nix::unistd::geteuid().as_raw();
+                                source.answer(&Answer::Here { uid });
+                                sources.insert(next, *source);
+                                next += 1;
+                            }
+                        }
+                        Entry::Nobody => {}
+                        Entry::Closed => {
+                            let _ = poller.remove(open.as_fd());
+                            door = None;
+                        }
+                    }
+                }
+                token => {
+                    let Some(source) = sources.get_mut(&token) else { continue };
+                    if source.has_ended() {
+                        // Its last words are in the queue.
+                        while matches!(source.work(folders), Ok(true)) {}
+                        source.end();
+                        sources.remove(&token);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+enum Entry {
+    Source(Box<Source>),
+    Nobody,
+    Closed,
+}
+
+/// Somebody is at the door.
+fn enter(door: &Stream) -> Entry {
+    let mut arrived = Arrived::default();
+    match door.read_with_descriptors(&mut [0; 16], &mut arrived, &mut Peer::default()) {
+        Read::Bytes(_) => {}
+        Read::Blocked => return Entry::Nobody,
+        Read::End | Read::Gone => return Entry::Closed,
+    }
+    let Ok([queue, channel]) = <[OwnedFd; 2]>::try_from(arrived.descriptors) else {
+        return Entry::Nobody;
+    };
+    match Taker::of(&queue) {
+        Ok(queue) => Entry::Source(Box::new(Source {
+            channel: Stream::from(channel),
+            queue,
+            bytes: Vec::new(),
+            sessions: HashMap::new(),
+            touched: Vec::new(),
+            answers: VecDeque::new(),
+            waits: false,
+        })),
+        Err(_) => Entry::Nobody,
+    }
+}
+
+impl Source {
+    /// Takes some messages out of the queue and writes what comes of them;
+    /// returns whether there were any.
+    fn work(&mut self, folders: &[Folder]) -> Result<bool, Nonsense> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let taken = self.queue.take(AT_ONCE, &mut bytes).map_err(|_| Nonsense)?;
+        if taken == 0 {
+            self.bytes = bytes;
+            return Ok(false);
+        }
+        if self.queue.must_tell_of_room() {
+            self.answer(&Answer::Room);
+        }
+        let mut rest = bytes.as_slice();
+        while let Some(message) = message::next(&mut rest)? {
+            if self.sessions.len() + self.answers.len() > MOST {
+                return Err(Nonsense);
+            }
+            self.take(message, folders);
+        }
+        let done = bytes.len() - rest.len();
+        bytes.drain(..done);
+        self.bytes = bytes;
+        for session in std::mem::take(&mut self.touched) {
+            if let Some(Session::Recorded(recording)) = self.sessions.get_mut(&session) {
+                if let Err(failure) = recording.write() {
+                    self.failed(session, failure);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, message: Message<'_>, folders: &[Folder]) {
+        let session = message.session;
+        match message.kind {
+            Kind::Begin => self.begin(message, folders),
+            Kind::End => {
+                let status = message.body.first_chunk().map(|bytes| i32::from_le_bytes(*bytes));
+                let done = match self.sessions.remove(&session) {
+                    Some(Session::Recorded(mut recording)) => {
+                        let _ = recording.note(message);
+                        let outcome = recording.end(status);
+                        Answer::Done {
+                            session,
+                            name: Some(outcome.name),
+                            bytes: outcome.bytes,
+                            dropped: outcome.dropped,
+                            sha256: outcome.sha256,
+                        }
+                    }
+                    other => {
+                        let dropped = match other {
+                            Some(Session::Lost(dropped)) => dropped,
+                            _ => 0,
+                        };
+                        Answer::Done { session, name: None, bytes: 0, dropped, sha256: None }
+                    }
+                };
+                self.answer(&done);
+            }
+            _ => match self.sessions.get_mut(&session) {
+                Some(Session::Recorded(recording)) => {
+                    if let Err(failure) = recording.note(message) {
+                        self.failed(session, failure);
+                    }
+                    if self.touched.last() != Some(&session) {
+                        self.touched.push(session);
+                    }
+                }
+                Some(Session::Lost(bytes)) => *bytes += message.body.len() as u64,
+                None => {}
+            },
+        }
+    }
+
+    fn begin(&mut self, message: Message<'_>, folders: &[Folder]) {
+        let session = message.session;
+        let begin = serde_json::from_slice::<Begin>(message.body).ok();
+        let recording = begin.as_ref().and_then(|begin| {
+            let folder = folders.get(begin.folder)?;
+            Some(Recording::begin(folder, begin))
+        });
+        match recording {
+            Some(Ok(recording)) => {
+                self.sessions.insert(session, Session::Recorded(Box::new(recording)));
+                self.touched.push(session);
+            }
+            Some(Err(failure)) => {
+                self.sessions.insert(session, Session::Lost(0));
+                self.failed(session, failure);
+            }
+            None => {}
+        }
+    }
+
+    fn failed(&mut self, session: u32, failure: Failure) {
+        let (why, full) = match failure {
+            Failure::Full => (String::from("the recording is as long as it may become"), true),
+            Failure::Error(why) => (why, false),
+        };
+        self.answer(&Answer::Failed { session, why, full });
+    }
+
+    fn answer(&mut self, answer: &Answer) {
+        self.answers.extend(serde_json::to_vec(answer).ok());
+    }
+
+    /// Sends the answers, as far as the gateway takes them.
+    fn speak(&mut self, poller: &Poller, token: u64) {
+        while let Some(answer) = self.answers.front() {
+            match self.channel.write(answer) {
+                Written::Bytes(_) => self.answers.pop_front(),
+                // The next event says that there is room, or nobody.
+                Written::Blocked | Written::Gone => break,
+            };
+        }
+        let waits = !self.answers.is_empty();
+        if waits != self.waits {
+            let _ =
+                poller.change(self.channel.as_fd(), token, Interest { read: true, write: waits });
+            self.waits = waits;
+        }
+    }
+
+    /// Whether the gateway has; what it says here only wakes us up.
+    fn has_ended(&self) -> bool {
+        loop {
+            match self.channel.read(&mut [0; 16]) {
+                Read::Bytes(_) => {}
+                Read::Blocked => return false,
+                Read::End | Read::Gone => return true,
+            }
+        }
+    }
+
+    /// Nobody tells how its sessions ended.
+    fn end(&mut self) {
+        for (_, session) in self.sessions.drain() {
+            if let Session::Recorded(recording) = session {
+                recording.end(None);
+            }
+        }
+    }
+}

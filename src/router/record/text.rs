@@ -1,0 +1,254 @@
+//! Bytes of a terminal as text in JSON: a character that is split between two
+//! reads is put together again, what is no UTF-8 becomes U+FFFD.
+
+/// What of a stream's text is not decided yet, and what was no text.
+#[derive(Clone, Debug, Default)]
+pub struct Text {
+    /// The beginning of a character.
+    carried: [u8; 4],
+    count: usize,
+    invalid: u64,
+}
+
+/// U+FFFD.
+const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
+
+/// The longest character.
+const LONGEST: usize = 4;
+
+impl Text {
+    /// Appends the bytes to `out`, as the inside of a JSON string.
+    pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
+        while self.count > 0 && !bytes.is_empty() {
+            bytes = self.go_on(bytes, out);
+        }
+        while !bytes.is_empty() {
+            let error = match std::str::from_utf8(bytes) {
+                Ok(text) => return escape(text.as_bytes(), out),
+                Err(error) => error,
+            };
+            let (valid, rest) = bytes.split_at(error.valid_up_to());
+            escape(valid, out);
+            match error.error_len() {
+                Some(length) => {
+                    self.replace(length, out);
+                    bytes = &rest[length..];
+                }
+                None => {
+                    // Less than a character.
+                    self.carried[..rest.len()].copy_from_slice(rest);
+                    self.count = rest.len();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The stream has ended: half a character is none.
+    pub fn finish(&mut self, out: &mut Vec<u8>) {
+        let left = std::mem::take(&mut self.count);
+        if left > 0 {
+            self.replace(left, out);
+        }
+    }
+
+    /// How many bytes were no text.
+    pub fn invalid(&self) -> u64 {
+        self.invalid
+    }
+
+    /// Looks what the carried bytes become with those that follow; returns
+    /// what is left of these.
+    fn go_on<'a>(&mut self, bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
+        let (before, count) = (self.count, bytes.len().min(LONGEST - self.count));
+        let mut whole = self.carried;
+        whole[before..before + count].copy_from_slice(&bytes[..count]);
+        let whole_bytes = &whole[..before + count];
+        let known = match std::str::from_utf8(whole_bytes) {
+            Ok(text) => text,
+            // Some more may follow that are carried in their turn.
+            Err(error) if error.valid_up_to() > 0 => {
+                std::str::from_utf8(&whole_bytes[..error.valid_up_to()]).unwrap_or_default()
+            }
+            Err(error) => {
+                let Some(length) = error.error_len() else {
+                    self.carried = whole;
+                    self.count = whole_bytes.len();
+                    return &[];
+                };
+                self.count = 0;
+                self.replace(length, out);
+                // What was carried can be the beginning of a character, so it
+                // is no longer than what is wrong.
+                return &bytes[length.saturating_sub(before)..];
+            }
+        };
+        let length = known.chars().next().map_or(0, char::len_utf8);
+        escape(&whole[..length], out);
+        self.count = 0;
+        &bytes[length.saturating_sub(before)..]
+    }
+
+    fn replace(&mut self, length: usize, out: &mut Vec<u8>) {
+        self.invalid += length as u64;
+        out.extend_from_slice(REPLACEMENT);
+    }
+}
+
+/// What a byte of UTF-8 is to JSON: 0: itself.
+const KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        kinds[byte] = 1;
+        byte += 1;
+    }
+    kinds[b'"' as usize] = 1;
+    kinds[b'\\' as usize] = 1;
+    kinds[0x7f] = 1;
+    // The first one of U+0080 to U+009F, which a terminal obeys, and others.
+    kinds[0xc2] = 2;
+    kinds
+};
+
+/// How many bytes at the front are themselves, in steps of what a processor
+/// looks at in one instruction.
+fn plain(text: &[u8]) -> usize {
+    const STEP: usize = 16;
+    let is_other = |byte: u8| {
+        (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte == 0x7f) | (byte == 0xc2)
+    };
+    let any = |step: &[u8]| step.iter().fold(false, |one, byte| one | is_other(*byte));
+    text.chunks_exact(STEP).take_while(|step| !any(step)).count() * STEP
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Appends UTF-8 as the inside of a JSON string in which nothing is left that
+/// a terminal would obey: whoever looks at the file is not attacked by it.
+pub fn escape(text: &[u8], out: &mut Vec<u8>) {
+    out.reserve(text.len() + text.len() / 4);
+    let mut from = 0;
+    let mut at = 0;
+    while at < text.len() {
+        let byte = text[at];
+        let kind = KINDS[usize::from(byte)];
+        let control = match kind {
+            0 => {
+                at += 1;
+                at += plain(&text[at..]);
+                continue;
+            }
+            1 => byte,
+            _ => match text.get(at + 1) {
+                Some(second @ 0x80..=0x9f) => *second,
+                _ => {
+                    at += 1;
+                    continue;
+                }
+            },
+        };
+        out.extend_from_slice(&text[from..at]);
+        let short = match control {
+            b'"' => b'"',
+            b'\\' => b'\\',
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            _ => 0,
+        };
+        match short {
+            0 => {
+                let (high, low) = (usize::from(control >> 4), usize::from(control & 15));
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', HEX[high], HEX[low]]);
+            }
+            letter => out.extend_from_slice(&[b'\\', letter]),
+        }
+        at += usize::from(kind);
+        from = at;
+    }
+    out.extend_from_slice(&text[from..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What becomes of pieces, read as JSON, and how many bytes were no text.
+    fn read(pieces: &[&[u8]]) -> (String, u64) {
+        let (mut text, mut out) = (Text::default(), vec![b'"']);
+        for piece in pieces {
+            text.push(piece, &mut out);
+        }
+        text.finish(&mut out);
+        out.push(b'"');
+        let shown = String::from_utf8(out).expect("UTF-8");
+        assert!(!shown.chars().any(char::is_control), "{shown:?}");
+        (serde_json::from_str(&shown).expect("JSON"), text.invalid())
+    }
+
+    #[test]
+    fn a_character_may_come_in_pieces() {
+        let euro = "\u{20ac}".as_bytes();
+        assert_eq!(read(&[&euro[..1], &euro[1..2], &euro[2..]]), ("\u{20ac}".into(), 0));
+        assert_eq!(read(&[b"a\xf0\x9f", b"\x98\x80b"]), ("a\u{1f600}b".into(), 0));
+        assert_eq!(read(&[b"\xe2\x82", b"x"]), ("\u{fffd}x".into(), 2));
+        assert_eq!(read(&[b"\xe2\x82"]), ("\u{fffd}".into(), 2));
+        assert_eq!(
+            read(&[b"\xe2", b"\xe2\x82\xac\xc3", b"\xa9"]),
+            ("\u{fffd}\u{20ac}\u{e9}".into(), 1)
+        );
+    }
+
+    #[test]
+    fn controls_are_written_out() {
+        let (text, invalid) = read(&[b"\x1b[1m\r\n\t\"\\\x7f\xc2\x9b\xc2\xa9\0"]);
+        assert_eq!(text, "\u{1b}[1m\r\n\t\"\\\u{7f}\u{9b}\u{a9}\0");
+        assert_eq!(invalid, 0);
+        let mut out = Vec::new();
+        escape("\u{9b}\u{a9}".as_bytes(), &mut out);
+        assert_eq!(out, b"\\u009b\xc2\xa9");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_in_any_pieces_are_what_they_are_in_one(
+            bytes in proptest::collection::vec(prop_oneof![
+                any::<u8>(), Just(0xe2), Just(0x82), Just(0xac), Just(0xf0), Just(0x9f), Just(0xc2),
+            ], 0..200),
+            cuts in proptest::collection::vec(1usize..6, 1..200),
+        ) {
+            let mut pieces = Vec::new();
+            let mut rest = bytes.as_slice();
+            for cut in cuts {
+                let (piece, after) = rest.split_at(cut.min(rest.len()));
+                pieces.push(piece);
+                rest = after;
+            }
+            pieces.push(rest);
+            let (text, invalid) = read(&pieces);
+            prop_assert_eq!(&text, &String::from_utf8_lossy(&bytes));
+            let valid: usize = bytes.utf8_chunks().map(|chunk| chunk.valid().len()).sum();
+            prop_assert_eq!(invalid, (bytes.len() - valid) as u64);
+        }
+    }
+
+    /// Run by itself, in release mode, it says how fast it is.
+    #[test]
+    fn escaping_is_no_bottleneck() {
+        let line =
+            b"drwxr-xr-x  2 root root \x1b[01;34mthings\x1b[0m \"quoted\" \xe2\x82\xac 12,345\r\n";
+        let bytes = line.repeat(1_000_000 / line.len());
+        let begin = std::time::Instant::now();
+        let (mut text, mut out) = (Text::default(), Vec::new());
+        let rounds = if cfg!(debug_assertions) { 2 } else { 100 };
+        for _ in 0..rounds {
+            out.clear();
+            text.push(&bytes, &mut out);
+        }
+        let speed = f64::from(rounds) / begin.elapsed().as_secs_f64();
+        println!("{speed:.0} MB/s");
+        assert!(cfg!(debug_assertions) || speed > 100.0);
+    }
+}

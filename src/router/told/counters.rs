@@ -1,0 +1,197 @@
+//! What happened since the start, in memory that all gateways share: whoever
+//! looks sees all of them at one moment, and a gateway that was killed takes
+//! nothing of it along.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+
+use super::reason::{Gone, Refusal};
+use crate::uwsgi::log::log;
+use crate::uwsgi::metrics::{self, Kind};
+use fpty::error::reason;
+use fpty::sys::shared::Shared;
+
+/// Bounds of the histogram of durations, in seconds; the last bucket has none.
+pub const BUCKETS: [u64; 10] =
+    [1, 10, 60, 300, 900, 3600, 4 * 3600, 8 * 3600, 24 * 3600, 7 * 24 * 3600];
+
+/// Where each number lies.
+const ACCEPTED: usize = 0;
+const SESSIONS: usize = 1;
+const PEAK: usize = 2;
+const MICROSECONDS: usize = 3;
+const REFUSALS: usize = 4;
+const REFUSED: usize = 5;
+const ENDED: usize = REFUSED + Refusal::ALL.len();
+const DURATIONS: usize = ENDED + Gone::ALL.len();
+const COMMON: usize = DURATIONS + BUCKETS.len() + 1;
+
+/// Words of a gateway's own: a line of the processor's cache, which no other
+/// gateway writes.
+const OWN: usize = 8;
+const OWN_SESSIONS: usize = 0;
+const OWN_IN: usize = 1;
+const OWN_OUT: usize = 2;
+
+static SHARED: OnceCell<Shared<AtomicU64>> = OnceCell::new();
+
+/// The first word that is a gateway's own.
+const fn own(ordinal: usize) -> usize {
+    (COMMON.div_ceil(OWN) + ordinal) * OWN
+}
+
+/// Reserves the memory, in the master, before it forks the gateways.
+pub fn reserve(gateways: u32) {
+    match Shared::new(own(gateways as usize)) {
+        Ok(shared) => {
+            let words = shared.words();
+            metrics::register(c"forkptyrouter.sessions", Kind::Gauge, &words[SESSIONS]);
+            metrics::register(c"forkptyrouter.accepted", Kind::Counter, &words[ACCEPTED]);
+            metrics::register(c"forkptyrouter.refused", Kind::Counter, &words[REFUSALS]);
+            let _ = SHARED.set(shared);
+        }
+        Err(error) => log(&format!("forkptyrouter: no counters: {}", reason(&error))),
+    }
+}
+
+/// The counters as one gateway counts.
+#[derive(Clone, Copy)]
+pub struct Counters {
+    words: &'static [AtomicU64],
+    own: &'static [AtomicU64],
+}
+
+/// All of them at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// Sessions that began.
+    pub accepted: u64,
+    /// Those that are open.
+    pub sessions: u64,
+    /// The most that were open at once.
+    pub peak: u64,
+    /// By reason, in the order of [`Refusal::ALL`].
+    pub refused: Vec<u64>,
+    /// By reason, in the order of [`Gone::ALL`].
+    pub ended: Vec<u64>,
+    /// Bytes of input that were relayed.
+    pub bytes_in: u64,
+    /// Bytes of output, likewise.
+    pub bytes_out: u64,
+    /// Sessions that ended, by the bucket of their duration.
+    pub durations: Vec<u64>,
+    /// How long all of them took.
+    pub total: Duration,
+}
+
+impl Counters {
+    /// Those of the gateway of this number. Sessions that it had when it was
+    /// killed are lost.
+    pub fn of_gateway(ordinal: usize) -> Self {
+        let words = match SHARED.get() {
+            Some(shared) => shared.words(),
+            None => private(own(ordinal + 1)),
+        };
+        let (words, all) = words.split_at(own(0).min(words.len()));
+        let own = all.chunks(OWN).nth(ordinal).unwrap_or(&[]);
+        let counters = Self { words, own };
+        let _ = OURS.set(counters);
+        let left = counters.own(OWN_SESSIONS).swap(0, Relaxed);
+        // Not less so many: it may have been killed in the midst of counting.
+        counters.word(SESSIONS).store(counters.sum(OWN_SESSIONS), Relaxed);
+        counters.word(ENDED + Gone::Lost as usize).fetch_add(left, Relaxed);
+        counters
+    }
+
+    /// A session has begun.
+    pub fn began(self) {
+        self.word(ACCEPTED).fetch_add(1, Relaxed);
+        let now = self.word(SESSIONS).fetch_add(1, Relaxed) + 1;
+        self.word(PEAK).fetch_max(now, Relaxed);
+        add(self.own(OWN_SESSIONS), 1);
+    }
+
+    /// A session has ended; after how long where that is known.
+    pub fn ended(self, why: Gone, after: Option<Duration>) {
+        self.word(ENDED + why as usize).fetch_add(1, Relaxed);
+        self.word(SESSIONS).fetch_sub(1, Relaxed);
+        let own = self.own(OWN_SESSIONS);
+        own.store(own.load(Relaxed).saturating_sub(1), Relaxed);
+        let Some(after) = after else {
+            return;
+        };
+        let bucket =
+            BUCKETS.iter().take_while(|bound| after > Duration::from_secs(**bound)).count();
+        self.word(DURATIONS + bucket).fetch_add(1, Relaxed);
+        let microseconds = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
+        self.word(MICROSECONDS).fetch_add(microseconds, Relaxed);
+    }
+
+    /// Nobody got a session.
+    pub fn refused(self, why: Refusal) {
+        self.word(REFUSALS).fetch_add(1, Relaxed);
+        self.word(REFUSED + why as usize).fetch_add(1, Relaxed);
+    }
+
+    /// All of them.
+    pub fn now(self) -> Counted {
+        let word = |at: usize| self.word(at).load(Relaxed);
+        let many = |from: usize, count: usize| (from..from + count).map(word).collect();
+        Counted {
+            accepted: word(ACCEPTED),
+            sessions: self.sum(OWN_SESSIONS),
+            peak: word(PEAK),
+            refused: many(REFUSED, Refusal::ALL.len()),
+            ended: many(ENDED, Gone::ALL.len()),
+            bytes_in: self.sum(OWN_IN),
+            bytes_out: self.sum(OWN_OUT),
+            durations: many(DURATIONS, BUCKETS.len() + 1),
+            total: Duration::from_micros(word(MICROSECONDS)),
+        }
+    }
+
+    /// What all gateways have of their own.
+    fn sum(self, at: usize) -> u64 {
+        let all = SHARED.get().map_or(self.own, |shared| &shared.words()[own(0)..]);
+        all.chunks(OWN).filter_map(|own| own.get(at)).map(|word| word.load(Relaxed)).sum()
+    }
+
+    fn word(self, at: usize) -> &'static AtomicU64 {
+        static NOWHERE: AtomicU64 = AtomicU64::new(0);
+        self.words.get(at).unwrap_or(&NOWHERE)
+    }
+
+    fn own(self, at: usize) -> &'static AtomicU64 {
+        static NOWHERE: AtomicU64 = AtomicU64::new(0);
+        self.own.get(at).unwrap_or(&NOWHERE)
+    }
+}
+
+/// Those of this process.
+static OURS: OnceCell<Counters> = OnceCell::new();
+
+/// So many bytes went to a terminal of this gateway.
+pub fn took_in(bytes: usize) {
+    if let Some(ours) = OURS.get() {
+        add(ours.own(OWN_IN), bytes as u64);
+    }
+}
+
+/// So many bytes came from one.
+pub fn gave_out(bytes: usize) {
+    if let Some(ours) = OURS.get() {
+        add(ours.own(OWN_OUT), bytes as u64);
+    }
+}
+
+/// Adds to a word that nobody else writes: without the bus.
+fn add(word: &AtomicU64, more: u64) {
+    word.store(word.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+/// Where there is none to share: of this process, which lives as long.
+fn private(count: usize) -> &'static [AtomicU64] {
+    Box::leak((0..count).map(|_| AtomicU64::new(0)).collect())
+}

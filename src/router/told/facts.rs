@@ -1,0 +1,456 @@
+//! What is known of a session, from its beginning to its end, and the lines of
+//! an audit that say so.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use super::board;
+use super::clock::Utc;
+use super::line::{Format, Line, Value};
+use super::peer::{Peer, Said};
+use super::reason::{Gone, Refusal};
+use fpty::sys::Size;
+use fpty::sys::child::Exit;
+
+/// The words before each line.
+pub const PREFIX: &str = "forkptyrouter-audit: ";
+
+/// How many bytes of a text there may be, so that all of them make a line that
+/// is written at once.
+const SHORT: usize = 64;
+const ADDRESS: usize = 200;
+const WHY: usize = 300;
+const PATH: usize = 500;
+/// And of a command in a list.
+const LISTED: usize = 1000;
+
+/// Where a line is from.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The machine's name.
+    pub host: String,
+    /// The instance's: its procname, or its configuration file.
+    pub instance: Option<String>,
+    /// How many bytes of a command there is room for.
+    pub command_room: usize,
+}
+
+/// What is known of a session.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its id.
+    pub id: String,
+    /// The address that its client came to.
+    pub socket: Arc<str>,
+    /// What its client speaks: `raw`, `uwsgi`, `extended`.
+    pub mode: &'static str,
+    /// Its client.
+    pub peer: Peer,
+    /// What that says of itself.
+    pub said: Said,
+    /// The user of its program.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// What its program was started by.
+    pub command: Arc<str>,
+    /// Its program.
+    pub pid: Option<u32>,
+    /// Its terminal, where it has one.
+    pub tty: Option<Box<str>>,
+    /// That one's size at the beginning, as its client said it.
+    pub size: Option<Size>,
+    /// When it began.
+    pub started: SystemTime,
+    /// The same, by the clock that nobody sets.
+    pub since: Instant,
+    /// How its program ended.
+    pub exit: Option<Exit>,
+    /// How its lines look, and what both of them have; `None`: it has none.
+    pub audit: Option<(Format, Box<str>)>,
+    /// Whether it is recorded.
+    pub recorded: bool,
+    /// Where its last line is written in advance.
+    pub board: Option<board::Place>,
+}
+
+/// What became of the recording of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Recorded {
+    /// The file.
+    pub path: String,
+    /// Its length; `None`: it is not known.
+    pub bytes: Option<u64>,
+    /// What is missing in it, in bytes.
+    pub dropped: u64,
+    /// The hash of what stands before its last line; `None`: it is not known.
+    pub sha256: Option<String>,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// When.
+    pub at: SystemTime,
+    /// After how long.
+    pub duration: Duration,
+    /// Why.
+    pub why: Gone,
+    /// Bytes of input and output; `None`: they did not come through here.
+    pub bytes: (Option<u64>, Option<u64>),
+}
+
+/// A session that is over: the line of its end can be written when it is known
+/// what became of its recording.
+#[derive(Clone, Debug)]
+pub struct Last {
+    /// What was known of it.
+    pub facts: Box<Facts>,
+    /// How it ended.
+    pub end: End,
+}
+
+impl Last {
+    /// The session's id.
+    pub fn id(&self) -> &str {
+        &self.facts.id
+    }
+}
+
+impl Facts {
+    /// The fields that all lines about it have, in this format and no longer
+    /// than there is room for.
+    pub fn common(&self, format: Format, place: &Place) -> Box<str> {
+        let fields = |line: &mut Line| {
+            of_place(line, Some(&self.id), place);
+            of_peer(line, &self.socket, self.mode, &self.peer);
+            line.field("uid", Value::Number(self.uid.into()))
+                .field("gid", Value::Number(self.gid.into()))
+                .field("command", Value::Text(&self.command, place.command_room))
+                .field("pid", Value::number(self.pid));
+        };
+        Line::part(format, fields).into()
+    }
+
+    /// Itself as it is now, as JSON: its names are those of the audit.
+    pub fn as_json(
+        &self,
+        size: Option<Size>,
+        idle: Option<Duration>,
+        is_handed_over: bool,
+        bytes: (Option<u64>, Option<u64>),
+    ) -> String {
+        let mut line = Line::new(Format::Json, "");
+        line.field("id", Value::Text(&self.id, SHORT));
+        of_peer(&mut line, &self.socket, self.mode, &self.peer);
+        line.field("uid", Value::Number(self.uid.into()))
+            .field("gid", Value::Number(self.gid.into()))
+            .field("command", Value::Text(&self.command, LISTED))
+            .field("pid", Value::number(self.pid))
+            .field("tty", Value::text(self.tty.as_deref(), SHORT))
+            .field("term", Value::text(self.said.term.as_deref(), SHORT))
+            .field("rows", Value::number(size.map(|size| size.rows)))
+            .field("cols", Value::number(size.map(|size| size.cols)))
+            .field("started", Value::word(&Utc::of(self.started).rfc3339()))
+            .field("idle", idle.map_or(Value::Null, Value::Seconds))
+            .field("handed_over", Value::Truth(is_handed_over))
+            .field("recorded", Value::Truth(self.recorded))
+            .field("bytes_in", Value::number(bytes.0))
+            .field("bytes_out", Value::number(bytes.1));
+        line.finish()
+    }
+
+    /// The line of its end, in advance, for whoever comes after a gateway that
+    /// was killed; `None`: it has no lines.
+    pub fn line_in_advance(&self, place: &Place) -> Option<String> {
+        let end = End {
+            at: board::NO_TIME,
+            duration: Duration::ZERO,
+            why: Gone::Lost,
+            bytes: (None, None),
+        };
+        let line = self.end_line(&end, None, 0)?;
+        if line.len() <= board::LONGEST {
+            return Some(line);
+        }
+        let (format, _) = self.audit.as_ref()?;
+        let place = Place { command_room: SHORT, ..place.clone() };
+        let audit = Some((*format, self.common(*format, &place)));
+        Self { audit, ..self.clone() }.end_line(&end, None, 0)
+    }
+
+    /// The line of its beginning.
+    pub fn start_line(&self, lost: u64) -> Option<String> {
+        let (format, common) = self.audit.as_ref()?;
+        let mut line = begin(*format, "session-start", self.started);
+        line.fields(common);
+        line.member(
+            "claimed",
+            "ssh_connection",
+            Value::text(self.said.ssh_connection.as_deref(), ADDRESS),
+        )
+        .member("claimed", "logname", Value::text(self.said.logname.as_deref(), SHORT))
+        .field("tty", Value::text(self.tty.as_deref(), SHORT))
+        .field("term", Value::text(self.said.term.as_deref(), SHORT))
+        .field("rows", Value::number(self.size.map(|size| size.rows)))
+        .field("cols", Value::number(self.size.map(|size| size.cols)));
+        Some(finish(line, lost))
+    }
+
+    /// The line of its end.
+    pub fn end_line(&self, end: &End, recorded: Option<&Recorded>, lost: u64) -> Option<String> {
+        let (format, common) = self.audit.as_ref()?;
+        let mut line = begin(*format, "session-end", end.at);
+        line.fields(common);
+        let (status, signal) = match self.exit {
+            Some(Exit::Status(status)) => (u32::try_from(status).ok(), None),
+            Some(Exit::Signal { number, .. }) => (None, u32::try_from(number).ok()),
+            None => (None, None),
+        };
+        line.field("duration", Value::Seconds(end.duration))
+            .field("reason", Value::word(end.why.word()))
+            .field("status", Value::number(status))
+            .field("signal", Value::number(signal))
+            .field("bytes_in", Value::number(end.bytes.0))
+            .field("bytes_out", Value::number(end.bytes.1));
+        match recorded {
+            Some(recorded) => line
+                .member("record", "path", Value::Text(&recorded.path, PATH))
+                .member("record", "bytes", Value::number(recorded.bytes))
+                .member("record", "dropped", Value::Number(recorded.dropped))
+                .member("record", "sha256", Value::text(recorded.sha256.as_deref(), SHORT)),
+            None => line.field("record", Value::Null),
+        };
+        Some(finish(line, lost))
+    }
+}
+
+/// Somebody who got no session.
+#[derive(Clone, Debug)]
+pub struct Refused<'a> {
+    /// The address that it came to.
+    pub socket: &'a str,
+    /// What it speaks.
+    pub mode: &'static str,
+    /// Who it is.
+    pub peer: Peer,
+    /// What it says of itself.
+    pub said: Said,
+    /// The command that it asked for.
+    pub command: Option<&'a str>,
+    /// Why, in a word.
+    pub reason: Refusal,
+    /// The same, in the words of the log.
+    pub why: &'a str,
+}
+
+impl Refused<'_> {
+    /// Its line.
+    pub fn line(&self, format: Format, place: &Place, now: SystemTime, lost: u64) -> String {
+        let mut line = begin(format, "refused", now);
+        of_place(&mut line, None, place);
+        of_peer(&mut line, self.socket, self.mode, &self.peer);
+        let Said { ssh_connection, logname, .. } = &self.said;
+        line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
+            .member("claimed", "logname", Value::text(logname.as_deref(), SHORT))
+            .field("command", Value::text(self.command, place.command_room))
+            .field("reason", Value::word(self.reason.word()))
+            .field("why", Value::Text(self.why, WHY));
+        finish(line, lost)
+    }
+}
+
+fn begin(format: Format, event: &'static str, time: SystemTime) -> Line {
+    let mut line = Line::new(format, PREFIX);
+    line.field("event", Value::word(event)).field("time", Value::word(&Utc::of(time).rfc3339()));
+    line
+}
+
+fn of_place(line: &mut Line, id: Option<&str>, place: &Place) {
+    line.field("id", Value::text(id, SHORT))
+        .field("host", Value::Text(&place.host, SHORT))
+        .field("instance", Value::text(place.instance.as_deref(), ADDRESS));
+}
+
+fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
+    let address = peer.address.map(|address| address.to_string());
+    line.field("socket", Value::Text(socket, ADDRESS))
+        .field("mode", Value::word(mode))
+        .member("peer", "pid", Value::number(peer.pid))
+        .member("peer", "uid", Value::number(peer.uid))
+        .member("peer", "gid", Value::number(peer.gid))
+        .member("peer", "user", Value::text(peer.user.as_deref(), SHORT))
+        .member("peer", "loginuid", Value::number(peer.login_uid))
+        .member("peer", "address", Value::text(address.as_deref(), SHORT))
+        .member("peer", "port", Value::number(peer.port));
+}
+
+fn finish(mut line: Line, lost: u64) -> String {
+    // Only where there is something to say: it makes a line no longer.
+    if lost > 0 {
+        line.field("lost", Value::Number(lost));
+    }
+    line.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value as Json;
+
+    fn facts(text: &str) -> Facts {
+        Facts {
+            id: String::from("0123abcd"),
+            socket: text.into(),
+            mode: "extended",
+            peer: Peer {
+                pid: Some(u32::MAX),
+                uid: Some(u32::MAX),
+                gid: Some(u32::MAX),
+                user: Some(text.into()),
+                login_uid: Some(u32::MAX),
+                address: Some([u8::MAX; 16].into()),
+                port: Some(u16::MAX),
+            },
+            said: Said {
+                ssh_connection: Some(text.into()),
+                logname: Some(text.into()),
+                term: Some(text.into()),
+            },
+            uid: u32::MAX,
+            gid: u32::MAX,
+            command: text.into(),
+            pid: Some(u32::MAX),
+            tty: Some(text.into()),
+            size: Some(Size { rows: u16::MAX, cols: u16::MAX }),
+            started: SystemTime::UNIX_EPOCH,
+            since: Instant::now(),
+            exit: Some(Exit::Signal { number: 64, core: true }),
+            audit: None,
+            recorded: false,
+            board: None,
+        }
+    }
+
+    /// The same, with lines of this format.
+    fn audited(format: Format, text: &str) -> Facts {
+        let facts = facts(text);
+        let common = facts.common(format, &place(text));
+        Facts { audit: Some((format, common)), ..facts }
+    }
+
+    fn place(text: &str) -> Place {
+        Place { host: text.to_owned(), instance: Some(text.to_owned()), command_room: 800 }
+    }
+
+    /// All three lines, at their longest.
+    fn lines(format: Format, text: &str) -> [String; 3] {
+        let facts = audited(format, text);
+        let place = place(text);
+        let refused = Refused {
+            socket: text,
+            mode: "extended",
+            peer: facts.peer.clone(),
+            said: facts.said.clone(),
+            command: Some(text),
+            reason: Refusal::Resources,
+            why: text,
+        };
+        let recorded = Recorded {
+            path: text.to_owned(),
+            bytes: Some(u64::MAX),
+            dropped: u64::MAX,
+            sha256: Some("f".repeat(64)),
+        };
+        let end = End {
+            at: SystemTime::UNIX_EPOCH,
+            duration: Duration::MAX,
+            why: Gone::Operator,
+            bytes: (Some(u64::MAX), Some(u64::MAX)),
+        };
+        [
+            facts.start_line(u64::MAX).expect("a line"),
+            facts.end_line(&end, Some(&recorded), u64::MAX).expect("a line"),
+            refused.line(format, &place, SystemTime::UNIX_EPOCH, u64::MAX),
+        ]
+    }
+
+    #[test]
+    fn no_line_is_too_long_for_one_write() {
+        for text in ["\u{1}\n\"\\".repeat(5000), "x".repeat(5000), "\u{20ac}".repeat(5000)] {
+            for format in [Format::Json, Format::KeyVal] {
+                for line in lines(format, &text) {
+                    // What the log cuts off.
+                    assert!(line.len() < 3072, "{} bytes: {line}", line.len());
+                    assert!(!line.contains('\n'));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_last_line_can_be_written_in_advance() {
+        for text in ["\u{1}\n\"\\".repeat(5000), "\u{20ac}".repeat(5000), String::from("x")] {
+            for format in [Format::Json, Format::KeyVal] {
+                let facts = Facts { exit: None, ..audited(format, &text) };
+                let line = facts.line_in_advance(&place(&text)).expect("a line");
+                assert!(line.len() <= board::LONGEST, "{} bytes", line.len());
+                let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+                let line = board::at(&line, later, Duration::from_millis(7007));
+                assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
+                let duration = match format {
+                    Format::Json => "\"duration\":7.007,\"reason\":\"lost\",\"status\":null",
+                    Format::KeyVal => " duration=7.007 reason=\"lost\" status=null",
+                };
+                assert!(line.contains(duration), "{line}");
+                let known = match format {
+                    Format::Json => "\"reason\":\"signal\",\"status\":null,\"signal\":9,",
+                    Format::KeyVal => " reason=\"signal\" status=null signal=9 ",
+                };
+                let killed = Exit::Signal { number: 9, core: false };
+                let line = board::because(&line, Gone::Signal, Some(killed));
+                assert!(line.contains(known), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_json_with_these_fields() {
+        let [start, end, refused] = lines(Format::Json, "a\nb")
+            .map(|line| serde_json::from_str::<Json>(&line[PREFIX.len()..]).expect("JSON"));
+        assert_eq!(start["event"], "session-start");
+        assert_eq!(start["time"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(start["command"], "a\nb");
+        assert_eq!(start["claimed"]["ssh_connection"], "a\nb");
+        assert_eq!(start["rows"], 65535);
+        for name in ["id", "peer", "socket", "mode", "command", "uid", "pid", "host", "instance"] {
+            assert_eq!(start[name], end[name], "{name}");
+            assert!(!end[name].is_null(), "{name}");
+        }
+        assert_eq!(end["reason"], "operator");
+        assert_eq!((&end["status"], &end["signal"]), (&Json::Null, &Json::from(64)));
+        assert_eq!(end["record"]["sha256"], "f".repeat(64));
+        assert_eq!(end["bytes_in"], u64::MAX);
+        assert_eq!((&refused["reason"], &refused["why"]), (&"resources".into(), &"a\nb".into()));
+        assert_eq!(refused["lost"], u64::MAX);
+        assert_eq!(refused["id"], Json::Null);
+    }
+
+    #[test]
+    fn what_did_not_come_through_is_null_and_not_0() {
+        let facts = Facts { exit: None, ..audited(Format::KeyVal, "x") };
+        let end = End {
+            at: SystemTime::UNIX_EPOCH,
+            duration: Duration::from_millis(1),
+            why: Gone::Hangup,
+            bytes: (None, None),
+        };
+        let line = facts.end_line(&end, None, 0).expect("a line");
+        assert!(line.ends_with(
+            "duration=0.001 reason=\"hangup\" status=null signal=null bytes_in=null \
+             bytes_out=null record=null"
+        ));
+    }
+}

@@ -1,0 +1,380 @@
+//! What is told of sessions: to the log, line by line (an audit), and to
+//! whoever asks for statistics.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `mod.rs` | a session begins, ends, or is refused |
+//! | `facts.rs` | what is known of it; its lines |
+//! | `peer.rs` | who is at the other end |
+//! | `reason.rs` | why it ended, why there was none |
+//! | `line.rs` | how a line looks |
+//! | `board.rs` | last lines, in case that a gateway is killed |
+//! | `queue.rs` | lines on their way to the log |
+//! | `counters.rs` | what happened since the start, of all gateways |
+//! | `traffic.rs` | bytes of a session |
+//! | `clock.rs` | the time as it is written down |
+
+pub mod board;
+pub mod clock;
+pub mod counters;
+mod facts;
+pub mod line;
+mod peer;
+mod queue;
+mod reason;
+mod traffic;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::GatewayLoop;
+use super::table::Key;
+use crate::config::router::Router;
+use crate::uwsgi::{log, server};
+use fpty::sys::Size;
+use fpty::sys::child::{Exit, Pid};
+use fpty::sys::socket::Stream;
+
+use board::Board;
+use counters::Counters;
+pub use facts::{End, Facts, Last, Recorded};
+use facts::{Place, Refused};
+use line::Format;
+use peer::Names;
+pub use peer::Said;
+use queue::Queue;
+pub use reason::{Gone, Refusal};
+pub use traffic::Traffic;
+
+/// How many bytes of a command a line has room for, and the least.
+const COMMAND_ROOM: usize = 900;
+const LEAST_ROOM: usize = 64;
+/// How many bytes the rest of it may have.
+const THE_REST: usize = 2100;
+
+/// What is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A session with a terminal.
+    Session(Key),
+    /// A command without one.
+    Command(Key),
+}
+
+/// What is new of a session or command that is about to begin.
+pub struct New {
+    /// Its process.
+    pub pid: Option<Pid>,
+    /// Its terminal, where it has one.
+    pub tty: Option<String>,
+    /// The size of that.
+    pub size: Option<Size>,
+}
+
+/// Who is about to get a session, or a refusal.
+#[derive(Default)]
+struct Caller {
+    socket: Arc<str>,
+    audit: Option<Format>,
+    mode: &'static str,
+    said: Said,
+    /// The command that it asks for.
+    command: Option<Arc<str>>,
+}
+
+/// What a gateway tells of its sessions.
+pub struct Told {
+    /// What happened since the start.
+    pub counters: Counters,
+    /// Somebody wants to know more of a session than that there is one.
+    keeps_facts: bool,
+    place: Place,
+    names: Names,
+    queue: Queue,
+    caller: Caller,
+    /// Why it is about to be refused, where that is not for want of something.
+    refusal: Option<Refusal>,
+    /// Each with the form of its lines, where there are to be any.
+    sockets: Vec<(Arc<str>, Option<Format>)>,
+    command: Arc<str>,
+    /// The user and the group of programs.
+    uid: u32,
+    gid: u32,
+    facts: HashMap<Subject, Box<Facts>>,
+    board: Option<Board>,
+}
+
+impl Told {
+    /// Of the gateway of this number, with these sockets: the names, and how
+    /// the audit's lines of those who come there look.
+    pub fn new<'a>(
+        config: &Router,
+        ordinal: usize,
+        sockets: impl Iterator<Item = (&'a str, Option<Format>)>,
+    ) -> Self {
+        let sockets: Vec<_> = sockets.map(|(name, audit)| (Arc::from(name), audit)).collect();
+        let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
+            most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
+        });
+        let (board, left) = board::adopt(ordinal);
+        let mut queue = Queue::default();
+        for line in left {
+            queue.say(|_| line, log::takes);
+        }
+        Self {
+            counters: Counters::of_gateway(ordinal),
+            keeps_facts: config.stats.is_some()
+                || config.record.folder.is_some()
+                || sockets.iter().any(|(_, audit)| audit.is_some()),
+            place: Place {
+                host: fpty::sys::host_name(),
+                instance: server::instance(),
+                command_room: room,
+            },
+            names: Names::default(),
+            queue,
+            caller: Caller::default(),
+            refusal: None,
+            sockets,
+            command: config.command.to_string_lossy().into(),
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            facts: HashMap::new(),
+            board,
+        }
+    }
+
+    /// Notes who is about to get a session or a refusal: at which socket, what
+    /// it speaks, and what it says of itself.
+    pub fn hears(&mut self, door: u32, mode: &'static str, said: impl FnOnce() -> Said) {
+        if self.keeps_facts {
+            let (socket, audit) = self.sockets.get(door as usize).cloned().unwrap_or_default();
+            self.caller = Caller { socket, audit, mode, said: said(), command: None };
+        }
+    }
+
+    /// The same: which command it asks for.
+    pub fn asks(&mut self, command: impl FnOnce() -> Option<String>) {
+        if self.keeps_facts {
+            self.caller.command = command().map(Arc::from);
+        }
+    }
+
+    /// What is known of a session.
+    pub fn of(&self, subject: Subject) -> Option<&Facts> {
+        self.facts.get(&subject).map(Box::as_ref)
+    }
+
+    /// A program has ended.
+    pub fn program_ended(&mut self, subject: Subject, exit: Exit) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
+            facts.exit = Some(exit);
+        }
+    }
+
+    /// A session is recorded, or no more.
+    pub fn is_recorded(&mut self, key: Key, recorded: bool) {
+        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+            facts.recorded = recorded;
+        }
+    }
+
+    /// There never was such a session: its client is about to be refused.
+    pub fn was_none(&mut self, subject: Subject) {
+        if let Some(facts) = self.facts.remove(&subject) {
+            let Facts { socket, mode, said, audit, command, .. } = *facts;
+            let (audit, command) = (audit.map(|(format, _)| format), Some(command));
+            self.caller = Caller { socket, audit, mode, said, command };
+        }
+    }
+
+    /// Says why the next one is refused.
+    pub fn refuses(&mut self, reason: Refusal) {
+        self.refusal = Some(reason);
+    }
+
+    /// Somebody gets no session.
+    pub fn refused(&mut self, client: Option<&Stream>, reason: Refusal, why: &str) {
+        let reason = self.refusal.take().unwrap_or(reason);
+        self.counters.refused(reason);
+        let caller = std::mem::take(&mut self.caller);
+        let Some(format) = caller.audit else {
+            return;
+        };
+        let peer = client.map(|client| peer::Peer::of(client, &mut self.names, true));
+        let refused = Refused {
+            socket: &caller.socket,
+            mode: caller.mode,
+            peer: peer.unwrap_or_default(),
+            said: caller.said,
+            command: caller.command.as_deref(),
+            reason,
+            why,
+        };
+        let (place, now) = (&self.place, SystemTime::now());
+        self.queue.say(|lost| refused.line(format, place, now, lost), log::takes);
+    }
+
+    /// Whether anybody wants to know more of a session than that there is one.
+    pub fn keeps_facts(&self) -> bool {
+        self.keeps_facts
+    }
+
+    /// Notes what is known of a new session or command.
+    pub fn note(&mut self, subject: Subject, id: String, client: &Stream, new: New) {
+        let Caller { socket, audit, mode, said, command } = std::mem::take(&mut self.caller);
+        let mut facts = Facts {
+            id,
+            socket,
+            mode,
+            peer: peer::Peer::of(client, &mut self.names, audit.is_some()),
+            said,
+            uid: self.uid,
+            gid: self.gid,
+            command: command.unwrap_or_else(|| self.command.clone()),
+            pid: new.pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
+            tty: new.tty.map(Into::into),
+            size: new.size.filter(|_| mode != "raw"),
+            started: SystemTime::now(),
+            since: Instant::now(),
+            exit: None,
+            audit: None,
+            recorded: false,
+            board: None,
+        };
+        facts.audit = audit.map(|format| (format, facts.common(format, &self.place)));
+        self.facts.insert(subject, Box::new(facts));
+    }
+
+    /// It is over; what of that is still to be told.
+    pub fn ended(
+        &mut self,
+        subject: Subject,
+        why: Gone,
+        bytes: (Option<u64>, Option<u64>),
+    ) -> Option<Last> {
+        let facts = self.facts.remove(&subject);
+        let duration = facts.as_ref().map(|facts| facts.since.elapsed());
+        self.counters.ended(why, duration);
+        let end = End { at: SystemTime::now(), duration: duration?, why, bytes };
+        Some(Last { facts: facts?, end })
+    }
+
+    /// Writes the line of a session's end, as soon as it is known what became
+    /// of its recording.
+    pub fn tell_last(&mut self, last: &Last, recorded: Option<&Recorded>) {
+        if let (Some(board), Some(place)) = (&mut self.board, last.facts.board) {
+            board.take(place);
+        }
+        if last.facts.audit.is_some() {
+            let Last { facts, end } = last;
+            let line = |lost| facts.end_line(end, recorded, lost).unwrap_or_default();
+            self.queue.say(line, log::takes);
+        }
+    }
+
+    /// The line of a session's end, in advance, and when the session began:
+    /// for somebody else to write.
+    pub fn in_advance(&self, subject: Subject) -> Option<(String, SystemTime)> {
+        let facts = self.facts.get(&subject)?;
+        Some((facts.line_in_advance(&self.place)?, facts.started))
+    }
+
+    /// Somebody else tells of a session's end, where this gateway is killed.
+    pub fn entrusted(&mut self, subject: Subject) {
+        let facts = self.facts.get_mut(&subject);
+        let place = facts.and_then(|facts| facts.board.take());
+        if let (Some(board), Some(place)) = (&mut self.board, place) {
+            board.take(place);
+        }
+    }
+
+    /// Whether lines wait for the log.
+    pub fn waits(&self) -> bool {
+        self.queue.waits()
+    }
+
+    /// Writes some of them; returns whether the log took any.
+    pub fn flush(&mut self) -> bool {
+        self.queue.flush(log::takes) > 0
+    }
+
+    /// A session has begun: its program was executed.
+    pub fn begun(&mut self, subject: Subject) {
+        self.counters.began();
+        let Some(facts) = self.facts.get_mut(&subject) else {
+            return;
+        };
+        if facts.audit.is_some() {
+            let advance = facts.line_in_advance(&self.place).unwrap_or_default();
+            let board = self.board.as_mut();
+            facts.board = board.and_then(|board| board.put(&advance, facts.started));
+            self.queue.say(|lost| facts.start_line(lost).unwrap_or_default(), log::takes);
+        }
+    }
+}
+
+impl GatewayLoop {
+    /// Notes what is known of a new session, where somebody wants to know it.
+    pub(super) fn note_session(&mut self, key: Key, size: Size) {
+        let Some(attached) = self.sessions.get_mut(key).filter(|_| self.told.keeps_facts) else {
+            return;
+        };
+        let wires = &mut attached.wires;
+        let tty = wires.master.slave_name();
+        let new = New { pid: wires.program, tty, size: Some(size) };
+        self.told.note(Subject::Session(key), self.ids.of(key), &wires.client, new);
+        wires.traffic.get_or_insert_with(Box::default);
+    }
+
+    /// Its program was executed, if that was not known yet.
+    pub(super) fn has_begun(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        if std::mem::take(&mut attached.starting) != 0 {
+            self.tell_start(key);
+        }
+    }
+
+    /// A session has begun: its program was executed.
+    pub(super) fn tell_start(&mut self, key: Key) {
+        self.told.begun(Subject::Session(key));
+        self.begin_recording(key);
+    }
+
+    /// A session ends.
+    pub(super) fn tell_end(&mut self, key: Key) {
+        // It was never seen to run, perhaps, and runs all the same.
+        self.has_begun(key);
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let session = &attached.session;
+        let why = match (session.dismissed(), attached.exit) {
+            (Some(ending), _) => Gone::of(ending),
+            (None, Some(gone)) => gone,
+            (None, None) if session.client_is_gone() => Gone::Hangup,
+            (None, None) => Gone::Lost,
+        };
+        let bytes = match session.is_handed_over() {
+            true => (None, None),
+            false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
+        };
+        if let Some(last) = self.told.ended(Subject::Session(key), why, bytes) {
+            let (exit, last) = (last.facts.exit, Box::new(last));
+            if let Some(last) = self.end_recording(key, exit, last) {
+                self.told.tell_last(&last, None);
+            }
+        }
+    }
+
+    /// A program has ended by itself or by a signal.
+    pub(super) fn note_exit(&mut self, key: Key, exit: Exit) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            attached.exit = Some(Gone::of_exit(exit));
+        }
+        self.told.program_ended(Subject::Session(key), exit);
+    }
+}

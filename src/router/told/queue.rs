@@ -1,0 +1,113 @@
+//! Lines on their way to a log that may not be read: so many wait, the rest
+//! is counted, and the next line says how many those were.
+
+use std::collections::VecDeque;
+
+/// Lines that may wait.
+const MOST: usize = 4096;
+/// Their bytes, likewise.
+const MOST_BYTES: usize = 2 * 1024 * 1024;
+
+/// Lines that the log has not taken.
+#[derive(Debug, Default)]
+pub struct Queue {
+    lines: VecDeque<String>,
+    bytes: usize,
+    lost: u64,
+}
+
+impl Queue {
+    /// Writes a line, behind those that wait, or keeps it. `line` is given the
+    /// number of those that were lost since the last one; `write` returns
+    /// whether the log took it.
+    pub fn say(&mut self, line: impl FnOnce(u64) -> String, mut write: impl FnMut(&str) -> bool) {
+        self.flush(&mut write);
+        if self.lines.len() >= MOST || self.bytes >= MOST_BYTES {
+            self.lost += 1;
+            return;
+        }
+        let line = line(std::mem::take(&mut self.lost));
+        if self.lines.is_empty() && write(&line) {
+            return;
+        }
+        self.bytes += line.len();
+        self.lines.push_back(line);
+    }
+
+    /// Writes those that wait, as far as the log takes them; returns how many.
+    pub fn flush(&mut self, mut write: impl FnMut(&str) -> bool) -> usize {
+        let before = self.lines.len();
+        while self.lines.front().is_some_and(|line| write(line)) {
+            if let Some(line) = self.lines.pop_front() {
+                self.bytes -= line.len();
+            }
+        }
+        before - self.lines.len()
+    }
+
+    /// Whether any wait.
+    pub fn waits(&self) -> bool {
+        !self.lines.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_takes_all_gets_all_at_once() {
+        let mut queue = Queue::default();
+        let mut log = Vec::new();
+        for number in 0..3 {
+            queue.say(
+                |lost| format!("{number} {lost}"),
+                |line| {
+                    log.push(line.to_owned());
+                    true
+                },
+            );
+        }
+        assert_eq!(log, ["0 0", "1 0", "2 0"]);
+        assert!(!queue.waits());
+    }
+
+    #[test]
+    fn what_is_lost_is_counted_in_the_next_line() {
+        let mut queue = Queue::default();
+        for _ in 0..MOST + 7 {
+            queue.say(|lost| lost.to_string(), |_| false);
+        }
+        assert_eq!((queue.lines.len(), queue.lost), (MOST, 7));
+        let mut log = Vec::new();
+        let mut room = 10;
+        let mut write = |line: &str| {
+            if room == 0 {
+                return false;
+            }
+            room -= 1;
+            log.push(line.to_owned());
+            true
+        };
+        assert_eq!(queue.flush(&mut write), 10);
+        queue.say(|lost| lost.to_string(), |_| false);
+        queue.say(|lost| lost.to_string(), |_| false);
+        let mut all = Vec::new();
+        queue.flush(|line| {
+            all.push(line.to_owned());
+            true
+        });
+        assert_eq!(log.len() + all.len(), MOST + 2);
+        assert_eq!(all[all.len() - 2..], ["7", "0"]);
+        assert_eq!(queue.bytes, 0);
+    }
+
+    #[test]
+    fn long_lines_have_a_bound_of_their_own() {
+        let mut queue = Queue::default();
+        for _ in 0..MOST {
+            queue.say(|_| "x".repeat(3000), |_| false);
+        }
+        assert!(queue.bytes < MOST_BYTES + 3000 && queue.lost > 0);
+    }
+}

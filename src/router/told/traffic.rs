@@ -1,0 +1,49 @@
+//! Bytes of a session, where somebody wants to know of them.
+
+use std::time::Instant;
+
+use super::counters;
+use crate::router::record::Recording;
+
+/// What went between a session's ends, without the headers of packets.
+#[derive(Default)]
+pub struct Traffic {
+    input: u64,
+    output: u64,
+    /// When a byte last went either way.
+    last: Option<Instant>,
+    /// Where it is written down.
+    pub recording: Option<Recording>,
+}
+
+impl Traffic {
+    /// These bytes went to the terminal.
+    pub fn took_in(&mut self, bytes: &[u8]) {
+        self.input += bytes.len() as u64;
+        counters::took_in(bytes.len());
+        if let Some(recording) = &mut self.recording {
+            recording.input(bytes);
+        }
+    }
+
+    /// So many bytes came from the terminal.
+    pub fn gave_out(&mut self, bytes: usize) {
+        self.output += bytes as u64;
+        counters::gave_out(bytes);
+    }
+
+    /// Bytes in and out.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.input, self.output)
+    }
+
+    /// Something went either way.
+    pub fn note(&mut self) {
+        self.last = Some(Instant::now());
+    }
+
+    /// When that was.
+    pub fn last(&self) -> Option<Instant> {
+        self.last
+    }
+}

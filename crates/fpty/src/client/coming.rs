@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::outcome::End;
 #[cfg(feature = "paint")]
-use super::painting::{Left, paint};
+use super::painting::{Left, paint, paint_beside};
 use super::pastes::{self, Pastes};
 use super::session::Session;
 use super::waiting::until_writable;
@@ -280,7 +280,9 @@ impl Session<'_> {
     #[cfg(feature = "paint")]
     fn show_again(&mut self, past: Past, output: Vec<u8>) -> Modes {
         let size = pty::size_of_ours().map_or(past.size, |size| (size.rows, size.cols));
-        let painted = paint(Left { past, output }, size);
+        let left = Left { past, output };
+        let painted =
+            if self.config.read_only { paint_beside(left, size) } else { paint(left, size) };
         self.show(&painted.bytes);
         painted.modes
     }

@@ -41,15 +41,29 @@ pub struct Painted {
 /// Paints what was left for a terminal of this size. What was on that terminal
 /// goes into its scrollback, and after it what does not fit onto the screen.
 pub fn paint(left: Left, size: Dimensions) -> Painted {
+    paint_in(left, size, size)
+}
+
+/// Paints it for somebody who watches on a terminal of this size, while the
+/// program has another: where there is room its lines are where they are there.
+pub fn paint_beside(left: Left, room: Dimensions) -> Painted {
+    let theirs = left.past.size_after(&left.output);
+    let fits = theirs.0 <= room.0 && theirs.1 <= room.1;
+    paint_in(left, if fits { theirs } else { room }, room)
+}
+
+fn paint_in(left: Left, size: Dimensions, room: Dimensions) -> Painted {
     let Left { mut past, output } = left;
     let output = output.as_slice();
-    let modes = past.clone().after(output);
+    let mut modes = past.clone().after(output);
+    let region = if size == room { ContentRegion::All } else { ContentRegion::Screen };
     // A bug in an emulator, or somebody's trap for it, costs the picture.
-    let screen =
-        without_a_word(|| catch_unwind(AssertUnwindSafe(|| screen(&mut past, output, size))));
+    let screen = without_a_word(|| {
+        catch_unwind(AssertUnwindSafe(|| screen(&mut past, output, size, region)))
+    });
     let mut bytes = Vec::new();
     bytes.push(b'\r');
-    bytes.resize(1 + usize::from(size.0), b'\n');
+    bytes.resize(1 + usize::from(room.0), b'\n');
     match screen.ok().flatten() {
         Some(screen) => bytes.extend(screen),
         None => {
@@ -58,6 +72,14 @@ pub fn paint(left: Left, size: Dimensions) -> Painted {
         }
     }
     modes.restore_unpainted(&mut bytes);
+    if size.0 != room.0 && !modes.has_region() {
+        // It scrolls where theirs does.
+        let region = format!("\x1b7\x1b[1;{}r\x1b8", size.0).into_bytes();
+        bytes.extend_from_slice(&region);
+        if !modes.is_in_a_sequence() {
+            modes.follow(&region);
+        }
+    }
     modes.begin_again(&mut bytes);
     bytes.extend_from_slice(begun_character(output));
     Painted { bytes, modes }
@@ -77,7 +99,12 @@ fn without_a_word<T>(act: impl FnOnce() -> T) -> T {
 }
 
 /// What shows the screen; `None`: it would take too long.
-fn screen(past: &mut Past, output: &[u8], size: Dimensions) -> Option<Vec<u8>> {
+fn screen(
+    past: &mut Past,
+    output: &[u8],
+    size: Dimensions,
+    region: ContentRegion,
+) -> Option<Vec<u8>> {
     let end = Instant::now() + PATIENCE;
     let mut now = past.size;
     let mut term = Term::new(lines(now), of(now));
@@ -108,7 +135,7 @@ fn screen(past: &mut Past, output: &[u8], size: Dimensions) -> Option<Vec<u8>> {
         return None;
     }
     term.resize(of(size));
-    Some(term.contents(ContentRegion::All))
+    Some(term.contents(region))
 }
 
 fn of((rows, cols): Dimensions) -> shpool_vterm::Size {

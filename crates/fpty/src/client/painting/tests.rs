@@ -176,6 +176,28 @@ fn what_was_said_in_one_size_is_shown_in_another() {
 }
 
 #[test]
+fn who_watches_sees_lines_where_they_are() {
+    let output: String = (0..30).map(|n| format!("line {n}\r\n")).collect();
+    let more = "next\r\nlast\r\n$ ";
+    let painted = paint_beside(left(&[output.as_bytes()], 1 << 16), (30, 100));
+    let mut parser = emulator((30, 100), 0);
+    parser.process(BEFORE);
+    parser.process(&painted.bytes);
+    parser.process(more.as_bytes());
+    let wanted = "line 21\nline 22\nline 23\nline 24\nline 25\nline 26\nline 27\nline 28\nline 29\n\
+                  next\nlast\n$ ";
+    assert_eq!(parser.screen().contents(), wanted);
+    let mut undone = Vec::new();
+    painted.modes.undo(&mut undone);
+    assert_eq!(String::from_utf8_lossy(&undone), "\x1b[r\x1b[9999;1H");
+    // No room: as it fits.
+    let painted = paint_beside(left(&[output.as_bytes()], 1 << 16), (5, 100));
+    let mut parser = emulator((5, 100), 0);
+    parser.process(&painted.bytes);
+    assert_eq!(parser.screen().contents(), "line 26\nline 27\nline 28\nline 29");
+}
+
+#[test]
 fn a_trap_costs_the_picture_only() {
     let bomb = "\x1b[65535b".repeat(30_000);
     let start = Instant::now();

@@ -3,6 +3,7 @@
 //! it. Its length is sealed, so that nobody can take the memory away from
 //! under another; all that is in it may have been written by anybody.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
@@ -43,6 +44,8 @@ pub struct Ring {
     at: NonNull<u8>,
     capacity: usize,
     writes: bool,
+    /// We have put zeros up to the place that follows so much output.
+    zeros: Cell<u64>,
 }
 
 // SAFETY: a mapping that is this value's own.
@@ -69,8 +72,8 @@ impl Ring {
         if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        let ring =
-            Self { at: map(&file, OUTPUT_AT + capacity, true)?, file, capacity, writes: true };
+        let at = map(&file, OUTPUT_AT + capacity, true)?;
+        let ring = Self { file, at, capacity, writes: true, zeros: Cell::new(0) };
         ring.put(0, &MAGIC);
         ring.counter(ROOM_AT).store(u64::MAX, Ordering::Release);
         Ok(ring)
@@ -93,7 +96,8 @@ impl Ring {
         if !(SMALLEST..=LARGEST).contains(&capacity) {
             return Err(none());
         }
-        let ring = Self { at: map(&file, length, writes)?, file, capacity, writes };
+        let at = map(&file, length, writes)?;
+        let ring = Self { file, at, capacity, writes, zeros: Cell::new(0) };
         let mut magic = [0; MAGIC.len()];
         ring.get(0, &mut magic);
         if magic != MAGIC {
@@ -145,10 +149,13 @@ impl Ring {
             return None;
         }
         let (at, room) = self.room(total);
+        // What is left of the room before needs none.
+        let end = total.wrapping_add(room as u64);
+        let zeros = end.wrapping_sub(self.zeros.replace(end)).min(room as u64) as usize;
         // SAFETY: within the mapping; nobody has a reference into it.
         let result = unsafe {
             let at = self.at.add(at).as_ptr();
-            std::ptr::write_bytes(at, 0, room);
+            std::ptr::write_bytes(at.add(room - zeros), 0, zeros);
             self.counter(ROOM_AT).store(total, Ordering::Release);
             libc::read(terminal.as_fd().as_raw_fd(), at.cast(), room.min(buffer.len()))
         };

@@ -45,11 +45,6 @@ pub struct Commands {
 }
 
 impl Commands {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.running.len()
-    }
-
     /// Whether this one has not ended.
     pub fn has(&self, key: Key) -> bool {
         self.running.has(key)

@@ -123,7 +123,6 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
         next_ping: None,
         buffer: vec![0; BUFFER],
     };
-    running.to_server.push(&encode_bare(proto::HELLO, proto::VERSION));
     loop {
         if let Some(end) = running.turn()? {
             return Ok(end);
@@ -197,7 +196,7 @@ impl Running<'_> {
     fn is_over(&mut self) -> Result<Option<End>> {
         if let Stage::Asked(until) = self.stage {
             if Instant::now() >= until {
-                return Err(Error::new(self.config.cannot_do_more()));
+                return Ok(Some(End::SpeaksPlainly));
             }
         }
         if self.outputs.nobody_reads() {
@@ -231,7 +230,7 @@ impl Running<'_> {
             Stage::Asked(_) if self.plain.is_empty() => {
                 Err(Error::new("the server closed the connection without a word"))
             }
-            Stage::Asked(_) => Err(Error::new(self.config.cannot_do_more())),
+            Stage::Asked(_) => Ok(Some(End::SpeaksPlainly)),
             Stage::Requested | Stage::Started => {
                 let why = match self.peer.failure() {
                     Some(why) if !self.peer.is_known() => why,
@@ -279,11 +278,9 @@ impl Running<'_> {
             if said != Some(Said::Agreed) {
                 // A refusal comes whole, and then the end; a prompt does not.
                 let is_more = self.hearing.is_undecided() || obeying::may_be_refusal(&self.plain);
-                return if is_more {
-                    Ok(())
-                } else {
-                    Err(Error::new(self.config.cannot_do_more()))
-                };
+                // Nothing more of it is of use.
+                self.server_ended |= !is_more;
+                return Ok(());
             }
             self.request();
         }

@@ -60,6 +60,10 @@ pub const LOST: i32 = 254;
 /// How long a server may take to answer a TCP connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often a server is asked that speaks plainly, where only the extended
+/// mode will do.
+const ATTEMPTS: usize = 3;
+
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -127,7 +131,15 @@ const ENVIRONMENT: [&str; 6] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_*",
 /// Runs a session and returns the status to exit with.
 pub fn run(config: &Client) -> i32 {
     stdio::fill_closed();
-    let end = attach(config).unwrap_or_else(|error| End::NotAttached(error.to_string()));
+    let mut end = End::SpeaksPlainly;
+    // On a machine that is too busy a router may have given us up before our
+    // first word reached it.
+    for _ in 0..ATTEMPTS {
+        end = attach(config).unwrap_or_else(|error| End::NotAttached(error.to_string()));
+        if end != End::SpeaksPlainly {
+            break;
+        }
+    }
     outcome::tell(config, &end)
 }
 
@@ -136,6 +148,11 @@ fn attach(config: &Client) -> Result<End> {
         return Err(Error::new("raw mode has only the configured program: use uwsgi mode"));
     }
     let (stream, transport) = connect(&config.address, PATIENCE)?;
+    if config.protocol == Protocol::Uwsgi {
+        // At once: a router waits only so long for the first word. A new
+        // connection has room for it.
+        let _ = stream.write(&proto::encode_bare(proto::HELLO, proto::VERSION));
+    }
     if !config.wants_terminal() {
         return command::run(config, stream, transport);
     }

@@ -77,7 +77,7 @@ impl Session<'_> {
             self.coming.heard(&output);
             let is_plain = !self.hearing.is_extended() && !self.hearing.is_undecided();
             if self.config.needs_more() && is_plain && !may_be_refusal(&self.first_bytes) {
-                end = Some(End::NotAttached(self.config.cannot_do_more()));
+                end = Some(End::SpeaksPlainly);
                 break;
             }
             self.show(&output);

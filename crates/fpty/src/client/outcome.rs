@@ -24,6 +24,8 @@ pub enum End {
     Refused,
     /// No session came about: why.
     NotAttached(String),
+    /// The server knows no extended mode, and nothing else will do.
+    SpeaksPlainly,
     /// The person left by `~.`.
     Left,
     /// The connection broke: how.
@@ -43,7 +45,7 @@ impl End {
             End::Normal | End::Left => 0,
             End::Told(ended) => ended.status().into(),
             End::Signalled(number) => 128 + i32::from(*number),
-            End::Refused | End::NotAttached(_) => NOT_ATTACHED,
+            End::Refused | End::NotAttached(_) | End::SpeaksPlainly => NOT_ATTACHED,
             End::Lost(_) | End::OutputFailed(_) => LOST,
             End::Signal(signal) => 128 + *signal as i32,
             End::OutputClosed => 128 + Signal::SIGPIPE as i32,
@@ -66,7 +68,7 @@ impl End {
                 Ending::Detached => "detached",
             },
             End::Signalled(_) => "signal",
-            End::Refused | End::NotAttached(_) => "refused",
+            End::Refused | End::NotAttached(_) | End::SpeaksPlainly => "refused",
             End::Lost(_) => "lost",
             End::Left | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
         }
@@ -81,6 +83,9 @@ impl End {
             End::Normal | End::Signalled(_) | End::Refused | End::OutputClosed => None,
             End::Told(ended) => told(ended),
             End::NotAttached(why) => Some(why.clone()),
+            End::SpeaksPlainly => Some(format!(
+                "{address} is no router that runs commands or keeps sessions: it does not speak the extended mode"
+            )),
             End::Left => Some(format!("left {address}")),
             End::Lost(why) => Some(format!("connection to {address} lost: {why}")),
             End::Signal(signal) => Some(format!("ended by {signal}")),

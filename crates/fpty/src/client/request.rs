@@ -100,17 +100,6 @@ impl Client {
     pub(super) fn needs_more(&self) -> bool {
         self.wanted != Wanted::Configured || self.which != Which::New
     }
-
-    /// What is said of one that does not.
-    pub(super) fn cannot_do_more(&self) -> String {
-        let address = self.address.to_string_lossy();
-        if self.which != Which::New {
-            return format!(
-                "{address} has no sessions that can be left: it does not speak the extended mode"
-            );
-        }
-        format!("{address} is no router that runs commands: it does not speak the extended mode")
-    }
 }
 
 #[cfg(test)]

@@ -120,13 +120,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Asks the server whether it can do more, and says how large the terminal
+    /// The server was asked whether it can do more; says how large the terminal
     /// is, which every server understands.
     pub fn greet(&mut self) {
         self.hearing = Hearing::asked();
         let patience = if self.config.needs_more() { ASKED_FOR_MORE } else { ASKED };
         self.held_until = Some(Instant::now() + patience);
-        self.to_server.push(&proto::encode_bare(proto::HELLO, proto::VERSION));
         self.resize_due = true;
         self.say_the_size();
     }
@@ -176,7 +175,7 @@ impl<'a> Session<'a> {
         if self.held_until.is_some_and(|until| now >= until) {
             self.held_until = None;
             if self.config.needs_more() && self.hearing.is_undecided() {
-                return Some(End::NotAttached(self.config.cannot_do_more()));
+                return Some(End::SpeaksPlainly);
             }
             self.release_input();
         }

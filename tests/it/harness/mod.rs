@@ -5,6 +5,7 @@ pub mod client;
 pub mod documents;
 pub mod fake;
 pub mod measure;
+pub mod person;
 pub mod process;
 pub mod refusal;
 pub mod server;

@@ -24,6 +24,11 @@ fn fpty(server: &Server, arguments: &[&str]) -> Command {
     fpty
 }
 
+/// Whether all programs have ended: what keeps sessions is none.
+fn no_program(server: &Server) -> bool {
+    server.session_processes().iter().all(|process| process.name.starts_with("fpty-"))
+}
+
 /// Leaves by `~d`; returns the id.
 #[track_caller]
 fn leaves(mut person: Person) -> String {
@@ -69,7 +74,7 @@ fn a_tilde_ends_it_for_good() {
         person.sees("$ ");
         person.send("~.");
         assert_eq!(person.status(), 0);
-        wait_until("the shell ends", || server.session_processes().is_empty());
+        wait_until("the shell ends", || no_program(&server));
     });
 }
 
@@ -97,6 +102,30 @@ fn names_and_others() {
         new.sees("$ ");
         new.send("exit 4\r");
         assert_eq!(new.status(), 4);
+    });
+}
+
+#[test]
+fn of_two_that_come_at_once_one_is_told() {
+    on_every_server(|flavor| {
+        let server = server(flavor, SHELL);
+        for round in 0..10 {
+            let name = format!("n{round}");
+            let mut person = Person::runs(fpty(&server, &["-n", &name]), (24, 80));
+            person.sees("$ ");
+            leaves(person);
+            let mut both = [0, 1].map(|_| Person::runs(fpty(&server, &["-a", &name]), (24, 80)));
+            let mut told = None;
+            wait_until("one is told", || {
+                told = both.iter_mut().position(|person| person.has_ended().is_some());
+                told.is_some()
+            });
+            let told = told.unwrap();
+            assert_eq!(both[told].has_ended(), Some(255), "{:?}", both[told].shown());
+            let other = &mut both[1 - told];
+            other.send("exit 6\r");
+            assert_eq!(other.status(), 6);
+        }
     });
 }
 
@@ -144,7 +173,7 @@ fn a_program_that_ended_meanwhile() {
         person.sees("last");
         person.send("\r~d");
         assert_eq!(person.status(), 0);
-        wait_until("it ends", || server.session_processes().is_empty());
+        wait_until("it ends", || no_program(&server));
         let mut back = Person::runs(fpty(&server, &["-a", "job"]), (24, 80));
         assert_eq!(back.status(), 7);
         back.sees("last\nwords\n");
@@ -205,9 +234,10 @@ fn vim_and_less() {
     on_every_server(|flavor| {
         looks_the_same(
             flavor,
-            "exec vim -u NONE -N -n -i NONE --cmd 'set ruler number' /etc/services",
-            &[("", "Network services"), ("50G", "     50 "), ("vjj", "VISUAL")],
-            &[("\x1b", "     52 "), (":set nonumber\r", "Network services")],
+            "seq -f 'line %g of it' 200 > $0.txt; \
+             exec vim -u NONE -N -n -i NONE --cmd 'set ruler number' $0.txt",
+            &[("", "line 1 of it"), ("50G", "line 50 of it"), ("vjj", "VISUAL")],
+            &[("\x1b", "line 52 of it"), (":set nonumber\r", "\nline 52 of it")],
         );
         looks_the_same(
             flavor,
@@ -268,6 +298,6 @@ fn where_it_cannot_be_left_one_is_told() {
         raw.sees("cannot detach: raw mode cannot say so");
         // And a client that is lost takes its session along, as ever.
         drop((person, raw));
-        assert!(comes_true(DEADLINE, || server.session_processes().is_empty()));
+        assert!(comes_true(DEADLINE, || no_program(&server)));
     });
 }

@@ -199,6 +199,12 @@ impl Person {
         cells
     }
 
+    /// How the client ended, if it has.
+    pub fn has_ended(&mut self) -> Option<i32> {
+        self.looks(Duration::ZERO);
+        self.client.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
+    }
+
     /// How the command ended.
     #[track_caller]
     pub fn status(&mut self) -> i32 {

@@ -15,7 +15,18 @@ use crate::harness::{
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";
 
 fn server(flavor: &Flavor, command: &str) -> Server {
-    both(Setup::new(flavor).script(command)).option("forkptyrouter-detach", "9").start()
+    setup(flavor, command).start()
+}
+
+fn setup(flavor: &Flavor, command: &str) -> Setup {
+    both(Setup::new(flavor).script(command)).option("forkptyrouter-detach", "9")
+}
+
+/// One that hands terminals over, and one that relays.
+fn either(flavor: &Flavor, command: &str, hands_over: bool) -> Server {
+    let setup = setup(flavor, command);
+    let setup = if hands_over { setup } else { setup.option("forkptyrouter-handover", "false") };
+    setup.start()
 }
 
 fn fpty(server: &Server, arguments: &[&str]) -> Command {
@@ -184,10 +195,14 @@ fn a_program_that_ended_meanwhile() {
 /// of one that never was left.
 #[track_caller]
 fn looks_the_same(flavor: &Flavor, script: &str, before: &[(&str, &str)], after: &[(&str, &str)]) {
-    for (left_in, found_in) in [((24, 80), (24, 80)), ((24, 80), (30, 100)), ((40, 120), (20, 70))]
-    {
+    for (left_in, found_in, hands_over) in [
+        ((24, 80), (24, 80), true),
+        ((24, 80), (24, 80), false),
+        ((24, 80), (30, 100), true),
+        ((40, 120), (20, 70), false),
+    ] {
         let screens = |leaves: bool| {
-            let server = server(flavor, script);
+            let server = either(flavor, script, hands_over);
             let mut person = Person::runs(fpty(&server, &["-n", "x"]), left_in);
             for (keys, seen) in before {
                 person.send(keys);
@@ -212,7 +227,11 @@ fn looks_the_same(flavor: &Flavor, script: &str, before: &[(&str, &str)], after:
             screens
         };
         for (step, (found, wanted)) in screens(true).iter().zip(&screens(false)).enumerate() {
-            assert_same(found, wanted, &format!("{script}: {left_in:?} {found_in:?}, step {step}"));
+            assert_same(
+                found,
+                wanted,
+                &format!("{script}: {left_in:?} {found_in:?} {hands_over}, step {step}"),
+            );
         }
     }
 }
@@ -254,7 +273,8 @@ fn vim_and_less() {
 fn killed_while_it_floods() {
     on_every_server(|flavor| {
         for round in 0..8 {
-            let server = server(flavor, "stty -echo; seq 100000 160000; echo end; read x");
+            let script = "stty -echo; seq 100000 160000; echo end; read x";
+            let server = either(flavor, script, round % 4 != 3);
             let mut person = Person::runs(fpty(&server, &["-n", "x"]), (24, 80));
             person.sees("10");
             std::thread::sleep(Duration::from_millis(3 * round));

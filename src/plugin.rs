@@ -10,7 +10,7 @@ use once_cell::sync::Lazy;
 use crate::config::record::Record;
 use crate::config::{pty, router};
 use crate::ffi;
-use crate::router::{aftercare, record::door, siblings, told};
+use crate::router::{aftercare, record::door, seats, siblings, told};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
@@ -27,7 +27,9 @@ static ROUTER_OPTIONS: OptionTable<{ router::OPTIONS.len() + 1 }> = {
     while at < specs.len() {
         let option = &router::OPTIONS[at];
         let implies = match option.key {
-            router::Key::Listen(_) | router::Key::Zerg => Implies::Master,
+            router::Key::Listen(_) | router::Key::ListenBy(_) | router::Key::Zerg => {
+                Implies::Master
+            }
             _ => Implies::Nothing,
         };
         specs[at] = Spec::new(option.name, option.takes_value, option.help, implies);
@@ -134,8 +136,17 @@ fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
         .ok_or_else(|| Error::new(format!("option {name} is not one of the router's")))?;
     locked(&ROUTER).set(option.key, name, value)?;
     match option.key {
-        Key::Listen(Protocol::Raw) => sockets::add(value, Role::Raw),
-        Key::Listen(Protocol::Uwsgi) => sockets::add(value, Role::Uwsgi),
+        Key::Listen(Protocol::Raw) => sockets::add(value, Role::Raw, 0),
+        Key::Listen(Protocol::Uwsgi) => sockets::add(value, Role::Uwsgi, 0),
+        Key::ListenBy(protocol) => {
+            let role = if protocol == Protocol::Raw { Role::Raw } else { Role::Uwsgi };
+            let (address, number) = {
+                let router = locked(&ROUTER);
+                let address = router.own.last().map(|own| own.address.clone());
+                (address.unwrap_or_default(), router.own.len())
+            };
+            sockets::add(&address, role, number)
+        }
         Key::Zerg => sockets::add_from_zerg(value),
         _ => Ok(()),
     }
@@ -189,13 +200,17 @@ unsafe extern "C" fn router_init() -> c_int {
             return Ok(());
         }
         if let Some(stats) = &config.stats {
-            sockets::add(stats, Role::Stats)?;
+            sockets::add(stats, Role::Stats, 0)?;
         }
-        sockets::bind(Owner::Router)?;
+        config.check()?;
+        sockets::bind(Owner::Router, |number| config.ownership(number))?;
         aftercare::reserve(config.processes);
         told::counters::reserve(config.processes);
         siblings::reserve(config.processes);
-        if config.audit.is_some() {
+        if config.has_limits() {
+            seats::reserve(config.processes);
+        }
+        if config.all_rules().any(|rules| rules.audit.is_some()) {
             told::board::reserve(config.processes);
         }
         gateway::register(config.processes, config.harakiri, |gateway| {

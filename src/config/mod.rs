@@ -5,10 +5,13 @@
 //! something else than what was asked for.
 
 pub mod accept_env;
+pub mod access;
 pub mod audit;
+mod pairs;
 pub mod pty;
 pub mod record;
 pub mod router;
+pub mod rules;
 mod value;
 
 use std::ffi::CStr;

@@ -1,21 +1,27 @@
 //! The options of the router: every name that the C plugin has.
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
-use super::audit::{self, Audit};
+use super::access::List;
+use super::audit;
 use super::record::{Part, Record};
+use super::rules::{self, Own, Rules};
 use super::{OptionSpec, switch, value, with_value};
-use fpty::error::Result;
+use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
+use fpty::sys::accounts;
+use fpty::sys::bind::Ownership;
 
 /// What an option of the router sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// One more socket, speaking this protocol.
     Listen(Protocol),
+    /// A socket with rules of its own, in this mode.
+    ListenBy(Protocol),
     /// The program of each session.
     Command,
     /// The terminal's height before the client says one.
@@ -54,21 +60,37 @@ pub enum Key {
     PassStdio,
     /// The SFTP server.
     SftpServer,
+    /// Who may come in.
+    Access(List),
+    /// How many sessions there may be.
+    MaxSessions,
+    /// How many of one user.
+    MaxUserSessions,
+    /// How many new ones a second.
+    Rate,
+    /// Ends a session after so long.
+    MaxTime,
 }
 
 const LISTEN: &CStr = c"run the forkptyrouter on the specified address (raw mode: bytes both ways)";
 const ULISTEN: &CStr =
     c"run the forkptyrouter on the specified address (uwsgi mode: input, window size, signals)";
+const LISTEN2: &CStr = c"the same with rules of its own (addr=PATH,cmd=...,allow_group=...)";
+const ULISTEN2: &CStr = c"the same in uwsgi mode with rules of its own (addr=PATH,cmd=...)";
 const COMMAND: &CStr = c"run the specified command on every connection (default: /bin/sh)";
 const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter processes";
 const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 33] = [
+pub static OPTIONS: [OptionSpec<Key>; 47] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
     with_value(c"forkpty-urouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
+    with_value(c"forkptyrouter2", Key::ListenBy(Protocol::Raw), LISTEN2),
+    with_value(c"forkpty-router2", Key::ListenBy(Protocol::Raw), LISTEN2),
+    with_value(c"forkptyurouter2", Key::ListenBy(Protocol::Uwsgi), ULISTEN2),
+    with_value(c"forkpty-urouter2", Key::ListenBy(Protocol::Uwsgi), ULISTEN2),
     with_value(c"forkptyrouter-command", Key::Command, COMMAND),
     with_value(c"forkpty-router-command", Key::Command, COMMAND),
     with_value(c"forkptyrouter-cmd", Key::Command, COMMAND),
@@ -104,7 +126,7 @@ pub static OPTIONS: [OptionSpec<Key>; 33] = [
     with_value(
         c"forkptyrouter-timeout",
         Key::Timeout,
-        c"end a session after the specified seconds without traffic (default: never)",
+        c"end a session after the specified time (15m) without traffic (default: never)",
     ),
     with_value(c"forkptyrouter-stats", Key::Stats, STATS),
     with_value(c"forkptyrouter-stats-server", Key::Stats, STATS),
@@ -170,6 +192,56 @@ pub static OPTIONS: [OptionSpec<Key>; 33] = [
         c"run the specified program for sftp (else OpenSSH's, where it usually is)",
     ),
     with_value(
+        c"forkptyrouter-allow-user",
+        Key::Access(List::AllowUser),
+        c"let only these users in on UNIX sockets; may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-deny-user",
+        Key::Access(List::DenyUser),
+        c"keep these users out on UNIX sockets; may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-allow-group",
+        Key::Access(List::AllowGroup),
+        c"let only members of these groups in on UNIX sockets; may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-deny-group",
+        Key::Access(List::DenyGroup),
+        c"keep members of these groups out on UNIX sockets; may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-allow-addr",
+        Key::Access(List::AllowAddress),
+        c"let only these addresses in over TCP (10.0.0.0/8); may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-deny-addr",
+        Key::Access(List::DenyAddress),
+        c"keep these addresses out over TCP; may be repeated",
+    ),
+    with_value(
+        c"forkptyrouter-max-sessions",
+        Key::MaxSessions,
+        c"let there be at most the specified number of sessions (default: 0, any number)",
+    ),
+    with_value(
+        c"forkptyrouter-max-user-sessions",
+        Key::MaxUserSessions,
+        c"let a user, or an address, have at most so many sessions (default: 0, any number)",
+    ),
+    with_value(
+        c"forkptyrouter-rate",
+        Key::Rate,
+        c"take at most so many new sessions a second at each socket (default: 0, any number)",
+    ),
+    with_value(
+        c"forkptyrouter-max-time",
+        Key::MaxTime,
+        c"end a session after the specified time, whatever it does (default: never)",
+    ),
+    with_value(
         c"forkptyrouter-hangup-grace",
         Key::HangupGrace,
         c"kill a session that outlives its client by the specified seconds (default: 10, 0: never)",
@@ -179,38 +251,24 @@ pub static OPTIONS: [OptionSpec<Key>; 33] = [
 /// The router's configuration.
 #[derive(Clone, Debug)]
 pub struct Router {
-    /// The program of each session, as typed.
-    pub command: CString,
-    /// The terminal's height before the client says one.
-    pub rows: u16,
-    /// The terminal's width before the client says one.
-    pub cols: u16,
+    /// What holds at sockets that say nothing else.
+    pub rules: Rules,
+    /// Sockets with rules of their own.
+    pub own: Vec<Own>,
     /// How many gateways share the sockets, at least 1.
     pub processes: u32,
     /// How many events one turn of the loop takes, at least 1.
     pub events: u32,
-    /// Ends a session after so long without traffic.
-    pub timeout: Option<Duration>,
     /// The address of the statistics.
     pub stats: Option<OsString>,
     /// The longest turn of the loop, in seconds.
     pub harakiri: Option<u32>,
     /// How long a session leader may outlive its client.
     pub hangup_grace: Option<Duration>,
-    /// Which variables clients may set.
-    pub accept_env: AcceptEnv,
-    /// Whether clients that can take the terminal itself get it.
-    pub handover: bool,
-    /// How the lines of an audit look; `None`: there are none.
-    pub audit: Option<Audit>,
     /// What is recorded.
     pub record: Record,
-    /// Whether clients may say which command is run.
-    pub allow_command: bool,
     /// Whether a command without a terminal gets the client's descriptors.
     pub pass_stdio: bool,
-    /// The SFTP server; `None`: the first of [`SFTP_SERVERS`] that there is.
-    pub sftp_server: Option<CString>,
     /// Whether the option was given: the next one adds to it.
     accept_env_given: bool,
     /// What to tell the operator about options that can have no meaning.
@@ -228,22 +286,15 @@ pub const SFTP_SERVERS: [&CStr; 4] = [
 impl Default for Router {
     fn default() -> Self {
         Self {
-            command: c"/bin/sh".to_owned(),
-            rows: 24,
-            cols: 80,
+            rules: Rules::default(),
+            own: Vec::new(),
             processes: 1,
             events: 64,
-            timeout: None,
             stats: None,
             harakiri: None,
             hangup_grace: Some(Duration::from_secs(10)),
-            accept_env: AcceptEnv::default(),
-            handover: true,
-            audit: None,
             record: Record::default(),
-            allow_command: false,
             pass_stdio: true,
-            sftp_server: None,
             accept_env_given: false,
             remarks: Vec::new(),
         }
@@ -253,12 +304,55 @@ impl Default for Router {
 /// More would not fit the server's table of gateways (MAX_GATEWAYS).
 const MAX_PROCESSES: u32 = 64;
 const MAX_EVENTS: u32 = 65_536;
-const MAX_SECONDS: u32 = i32::MAX.unsigned_abs();
 
 impl Router {
+    /// Whether anything limits how many there may be, or how fast they come.
+    pub fn has_limits(&self) -> bool {
+        self.all_rules().any(|rules| {
+            rules.max_sessions.is_some()
+                || rules.max_user_sessions.is_some()
+                || rules.rate.is_some()
+        })
+    }
+
     /// Whether it is to be known when a byte last went.
     pub fn keeps_time(&self) -> bool {
-        self.timeout.is_some() || self.stats.is_some()
+        self.all_rules().any(|rules| rules.timeout.is_some()) || self.stats.is_some()
+    }
+
+    /// The rules of all sockets: the global ones first, then those of
+    /// [`Router::own`].
+    pub fn all_rules(&self) -> impl Iterator<Item = Rules> {
+        let own = (1..).zip(&self.own);
+        let own = own.filter_map(|(number, own)| own.numbered_rules(&self.rules, number).ok());
+        std::iter::once(self.rules.clone()).chain(own)
+    }
+
+    /// Mode and owner of the socket with this number's rules.
+    pub fn ownership(&self, number: usize) -> Ownership {
+        let own = number.checked_sub(1).and_then(|number| self.own.get(number));
+        own.map(|own| own.ownership).unwrap_or_default()
+    }
+
+    /// What can be told only when all options are known.
+    ///
+    /// # Errors
+    /// A program is to run as somebody whom this process cannot become.
+    pub fn check(&self) -> Result<()> {
+        for own in &self.own {
+            let rules = own.numbered_rules(&self.rules, 0)?;
+            let Some(identity) = rules.identity else { continue };
+            if identity.is_ours() || accounts::may_change() {
+                continue;
+            }
+            return Err(Error::new(format!(
+                "option {}: uid, gid, groups: the server runs as user {} and cannot become another: \
+                 start it as root and leave its own uid and gid out",
+                own.option(),
+                accounts::own_uid()
+            )));
+        }
+        Ok(())
     }
 
     /// Takes one option as typed. A number of 0 means the default, as with
@@ -269,18 +363,16 @@ impl Router {
     pub fn set(&mut self, key: Key, option: &str, typed: impl AsRef<OsStr>) -> Result<()> {
         let typed = typed.as_ref();
         let number = |max| value::number(option, typed, 0..=max);
-        let seconds = || {
-            let seconds = value::number(option, typed, 0..=MAX_SECONDS)?;
-            Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
-        };
+        let seconds = || value::time(option, typed);
         match key {
+            Key::ListenBy(protocol) => self.own.push(Own::read(option, protocol, typed)?),
             // These two become sockets of the server at once.
             Key::Listen(_) | Key::Zerg => {
                 value::bytes(option, typed)?;
             }
-            Key::Command => self.command = value::command(option, typed)?,
-            Key::Rows => self.rows = or_default(number(u16::MAX.into())?, 24),
-            Key::Cols => self.cols = or_default(number(u16::MAX.into())?, 80),
+            Key::Command => self.rules.command = value::command(option, typed)?,
+            Key::Rows => self.rules.rows = or_default(number(u16::MAX.into())?, 24),
+            Key::Cols => self.rules.cols = or_default(number(u16::MAX.into())?, 80),
             Key::Processes => self.processes = number(MAX_PROCESSES)?.max(1),
             Key::Events => {
                 self.events = match number(MAX_EVENTS)? {
@@ -288,25 +380,36 @@ impl Router {
                     events => events,
                 };
             }
-            Key::Timeout => self.timeout = seconds()?,
+            Key::Timeout => self.rules.timeout = seconds()?,
             Key::HangupGrace => self.hangup_grace = seconds()?,
             Key::AcceptEnv => {
                 let accept = AcceptEnv::of(value::bytes(option, typed)?.as_bytes());
                 match std::mem::replace(&mut self.accept_env_given, true) {
-                    true => self.accept_env.and(accept),
-                    false => self.accept_env = accept,
+                    true => self.rules.accept_env.and(accept),
+                    false => self.rules.accept_env = accept,
                 }
             }
-            Key::Audit => self.audit = audit::of(option, typed)?,
+            Key::Audit => self.rules.audit = audit::of(option, typed)?,
             Key::Record(part) => self.record.set(part, option, typed)?,
-            Key::Handover => self.handover = value::switch(option, typed)?,
-            Key::AllowCommand => self.allow_command = value::switch(option, typed)?,
+            Key::Handover => self.rules.handover = value::switch(option, typed)?,
+            Key::AllowCommand => self.rules.allow_command = value::switch(option, typed)?,
             Key::PassStdio => self.pass_stdio = value::switch(option, typed)?,
-            Key::SftpServer => self.sftp_server = Some(value::command(option, typed)?),
+            Key::Access(list) => {
+                let what = format!("option {option}");
+                let words = typed.as_bytes().split(|byte| b";, ".contains(byte));
+                let words: Vec<Vec<u8>> = words.map(<[u8]>::to_vec).collect();
+                self.rules.access.add(list, &what, &words)?;
+            }
+            Key::MaxSessions => self.rules.max_sessions = count(option, typed)?,
+            Key::MaxUserSessions => self.rules.max_user_sessions = count(option, typed)?,
+            Key::Rate => self.rules.rate = count(option, typed)?,
+            Key::MaxTime => self.rules.max_time = seconds()?,
+            Key::SftpServer => self.rules.sftp_server = Some(value::command(option, typed)?),
             Key::Stats => self.stats = Some(value::bytes(option, typed)?),
             Key::Harakiri => {
-                let seconds = number(MAX_SECONDS)?;
-                self.harakiri = (seconds > 0).then_some(seconds);
+                let time = value::time(option, typed)?;
+                // No more than an int.
+                self.harakiri = time.map(|time| time.as_secs() as u32);
             }
             Key::Fallback => self.remarks.push(format!(
                 "option {option} = {} has no effect: a terminal is always local, there is no node to \
@@ -324,6 +427,12 @@ impl Router {
         }
         Ok(())
     }
+}
+
+/// A number of sessions; 0: as many as like.
+fn count(option: &str, typed: &OsStr) -> Result<Option<u32>> {
+    let count = value::number(option, typed, 0..=rules::MOST)?;
+    Ok((count > 0).then_some(count))
 }
 
 fn or_default(number: u32, default: u16) -> u16 {
@@ -349,9 +458,9 @@ mod tests {
         ] {
             router.set(key, "option", value).expect("a valid value");
         }
-        assert_eq!((router.rows, router.cols), (24, 132));
+        assert_eq!((router.rules.rows, router.rules.cols), (24, 132));
         assert_eq!((router.processes, router.events), (1, 64));
-        assert_eq!(router.timeout, None);
+        assert_eq!(router.rules.timeout, None);
     }
 
     #[test]
@@ -370,7 +479,7 @@ mod tests {
             assert!(error.contains("forkptyrouter-x") && error.contains(value), "{error}");
         }
         assert!(router.set(Key::Command, "forkptyrouter-command", " ").is_err());
-        assert_eq!(router.rows, 24);
+        assert_eq!(router.rules.rows, 24);
     }
 
     #[test]

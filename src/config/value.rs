@@ -3,6 +3,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use fpty::error::{Error, Result};
 
@@ -17,6 +18,33 @@ pub fn number(option: &str, value: impl AsRef<OsStr>, range: RangeInclusive<u32>
         ))
     })
 }
+
+/// A time: seconds, or a number with s, m, h or d after it; 0 is none.
+///
+/// # Errors
+/// Says the option and the value.
+pub fn time(option: &str, value: impl AsRef<OsStr>) -> Result<Option<Duration>> {
+    let value = value.as_ref().to_string_lossy();
+    let typed = value.trim();
+    let (digits, unit) = match typed.as_bytes().last() {
+        Some(b's') => (&typed[..typed.len() - 1], 1),
+        Some(b'm') => (&typed[..typed.len() - 1], 60),
+        Some(b'h') => (&typed[..typed.len() - 1], 3600),
+        Some(b'd') => (&typed[..typed.len() - 1], 86_400),
+        _ => (typed, 1),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let seconds = digits.parse::<u64>().ok().filter(|_| is_number);
+    let seconds = seconds.and_then(|number| number.checked_mul(unit));
+    match seconds.filter(|seconds| *seconds <= MOST_SECONDS) {
+        Some(0) => Ok(None),
+        Some(seconds) => Ok(Some(Duration::from_secs(seconds))),
+        None => Err(Error::new(format!("option {option} = {value}: not a time (90, 15m, 8h, 7d)"))),
+    }
+}
+
+/// What the server's own numbers hold, an int.
+const MOST_SECONDS: u64 = i32::MAX.unsigned_abs() as u64;
 
 /// The words that uWSGI itself takes for true and false; a switch without a
 /// value is on.
@@ -56,6 +84,21 @@ mod tests {
             let error = number("forkptyrouter-rows", nonsense, 0..=65535).expect_err(nonsense);
             let text = error.to_string();
             assert!(text.contains("forkptyrouter-rows") && text.contains(nonsense), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_has_a_unit_or_is_in_seconds() {
+        let read = |typed: &str| time("forkptyrouter-timeout", typed);
+        for (typed, seconds) in
+            [("90", 90), (" 15m ", 900), ("8h", 28_800), ("7d", 604_800), ("5s", 5)]
+        {
+            assert_eq!(read(typed).ok(), Some(Some(Duration::from_secs(seconds))), "{typed}");
+        }
+        assert_eq!(read("0").ok(), Some(None));
+        for nonsense in ["", "m", "1.5h", "-1", "+1", "1 h", "1w", "99999999999d", "soon"] {
+            let error = read(nonsense).expect_err(nonsense).to_string();
+            assert!(error.contains("forkptyrouter-timeout"), "{error}");
         }
     }
 

@@ -25,6 +25,7 @@ use crate::uwsgi::sockets::{self, Owner, Role, Socket};
 use crate::uwsgi::{log::log, server, worker};
 use fpty::error::{Context, Result};
 use fpty::sys::Size;
+use fpty::sys::bind::Ownership;
 use fpty::sys::child::Pid;
 use fpty::sys::environment;
 use fpty::sys::fork::Private;
@@ -49,12 +50,12 @@ const SIZE: Size = Size { rows: 24, cols: 80 };
 /// The line for the operator.
 pub fn bind(config: &Server) -> Result<()> {
     if let Some(address) = &config.socket {
-        sockets::add(address, Role::Shared)?;
+        sockets::add(address, Role::Shared, 0)?;
     }
     if let Some(address) = &config.readonly_socket {
-        sockets::add(address, Role::Watched)?;
+        sockets::add(address, Role::Watched, 0)?;
     }
-    sockets::bind(Owner::Pty)
+    sockets::bind(Owner::Pty, |_| Ownership::default())
 }
 
 /// Gives the first worker its terminal, and the thread that shares it. Where

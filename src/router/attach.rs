@@ -3,12 +3,13 @@
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::GatewayLoop;
 use super::aftercare::Kind;
-use super::doors::Arrival;
+use super::doors::{Arrival, Newcomer};
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Refusal, Said, Subject};
@@ -47,18 +48,25 @@ const STARTING_LAST: u8 = 100;
 impl GatewayLoop {
     /// Takes a connection that waits at a socket. One in a turn: a storm of
     /// them does not keep the sessions waiting.
-    pub(super) fn accept(&mut self, door: u32) {
+    pub(super) fn accept(&mut self, door: u16) {
+        if self.is_too_fast(door) {
+            return;
+        }
         match self.doors.accept(door) {
             Arrival::Nobody => {}
+            Arrival::Client(client, transport, protocol)
+                if !self.may_enter(door, &client, transport, protocol) => {}
             Arrival::Client(client, transport, Protocol::Uwsgi) => {
                 self.greet(client, transport, door);
             }
             Arrival::Client(client, transport, Protocol::Raw) => {
                 self.told.hears(door, Protocol::Raw.name(), Said::default);
-                let size = self.default_size();
-                let program = Arc::clone(&self.program);
+                let Some(place) = self.doors.door(door) else { return };
+                let (size, program) = (place.rules.size(), Arc::clone(&place.program));
                 let session = Session::raw(size);
-                self.attach(client, transport, session, &program, size, Vec::new());
+                let seat = self.seats.take(&place.rules, &client);
+                let newcomer = Newcomer { client, transport, door, seat };
+                self.attach(newcomer, session, &program, size, Vec::new());
             }
             Arrival::Hopeless(client, why) => {
                 let mode = self.doors.protocol(door).map_or("", Protocol::name);
@@ -89,27 +97,28 @@ impl GatewayLoop {
     /// sends no more. What it sent after that stands in the turn's buffer.
     pub(super) fn open(
         &mut self,
-        client: Stream,
-        transport: Transport,
-        door: u32,
+        newcomer: Newcomer,
         mut opening: Opening,
         arrived: Arrived,
         ended: bool,
     ) {
+        let (transport, door) = (newcomer.transport, newcomer.door);
         let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
         self.told.hears(door, mode, || Said::of(&opening.variables));
         self.told.asks(|| opening.request.shown());
         if !opening.wants_terminal() {
-            return self.command(client, transport, opening, arrived);
+            return self.command(newcomer, opening, arrived);
         }
-        let program = match self.granted(std::mem::take(&mut opening.request)) {
+        let Some(place) = self.doors.door(door) else { return };
+        let rules = Rc::clone(&place.rules);
+        let program = match self.granted(door, std::mem::take(&mut opening.request)) {
             Ok(program) => program,
-            Err(why) => return self.refuse(&client, opening.extended, why),
+            Err(why) => return self.turn_back(newcomer, opening.extended, why),
         };
-        let size = opening.size(self.default_size());
-        let environment = self.config.accept_env.of_client(&opening.variables);
+        let size = opening.size(rules.size());
+        let environment = rules.accept_env.of_client(&opening.variables);
         let session = Session::opened(&mut opening, size);
-        let Some(key) = self.attach(client, transport, session, &program, size, environment) else {
+        let Some(key) = self.attach(newcomer, session, &program, size, environment) else {
             return;
         };
         let Some(attached) = self.sessions.get_mut(key) else {
@@ -130,46 +139,48 @@ impl GatewayLoop {
         }
         let can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
         // Of a terminal that was handed over the idle time is known roughly.
-        let is_exact = self.config.timeout.is_some_and(|timeout| timeout < ROUGHLY);
+        let is_exact = rules.timeout.is_some_and(|timeout| timeout < ROUGHLY);
         let is_recorded = attached.wires.recording().is_some();
-        let may_be = self.config.handover && !is_exact && !is_recorded;
+        let may_be = rules.handover && !is_exact && !is_recorded;
         if can_take && transport == Transport::Unix && may_be {
             self.after(OFFER_AFTER, Due::Offer(key));
         }
         self.settle(key);
     }
 
-    fn default_size(&self) -> Size {
-        Size { rows: self.config.rows, cols: self.config.cols }
-    }
-
     /// Gives a client its terminal and its program, or tells it why not.
     fn attach(
         &mut self,
-        client: Stream,
-        transport: Transport,
+        newcomer: Newcomer,
         session: Session,
         program: &Arc<Program>,
         size: Size,
         environment: Vec<CString>,
     ) -> Option<Key> {
-        let started = match self.cannot_record() {
+        let cannot = self.is_full(&newcomer).or_else(|| self.cannot_record());
+        let started = match cannot {
             Some(why) => Err(why),
             None => self.start(program, size, environment),
         };
         let (master, pid) = match started {
             Ok(started) => started,
             Err(why) => {
-                self.refuse(&client, session.is_extended(), why);
+                self.turn_back(newcomer, session.is_extended(), why);
                 return None;
             }
         };
+        let Newcomer { client, transport, door, seat } = newcomer;
         let key = self.sessions.insert(Attached::new(
             session,
             Wires { client, master, program: Some(pid), traffic: None },
             transport,
+            door,
         ));
         self.programs.started(pid, key, Kind::Terminal);
+        self.seats.is_of(seat.ok().flatten(), Subject::Session(key));
+        if let Some(limit) = self.doors.rules(door).and_then(|rules| rules.max_time) {
+            self.limit_time(key, limit);
+        }
         self.note_session(key, size);
         self.note_recording(key, size);
         let attached = self.sessions.get_mut(key)?;
@@ -194,7 +205,7 @@ impl GatewayLoop {
             true => self.executed(key),
             false => self.tell_start(key),
         }
-        if let Some(timeout) = self.config.timeout {
+        if let Some(timeout) = self.doors.rules(door).and_then(|rules| rules.timeout) {
             self.after(timeout, Due::Idle(key));
         }
         Some(key)
@@ -241,6 +252,9 @@ impl GatewayLoop {
             return Err(Error::new("out of memory"));
         }
         let (master, slave) = pty::open(size)?;
+        if let Some(user) = program.user() {
+            slave.belongs_to(user);
+        }
         let started = self.spawner.spawn(program, Streams::Terminal(&slave), environment)?;
         self.tidy_up();
         // Our copy of the slave closes here: the program's are the last ones,
@@ -254,6 +268,14 @@ impl GatewayLoop {
             self.turn.tidy_is_due = true;
             self.after(TIDY, Due::Tidy);
         }
+    }
+
+    /// The same for somebody who has a seat, perhaps.
+    pub(super) fn turn_back(&mut self, newcomer: Newcomer, extended: bool, why: Ended) {
+        if let Ok(Some(seat)) = newcomer.seat {
+            self.seats.leave(seat);
+        }
+        self.refuse(&newcomer.client, extended, why);
     }
 
     /// Tells a client that it gets no session, and logs it.
@@ -280,6 +302,7 @@ impl GatewayLoop {
     fn refuse_session(&mut self, key: Key, why: Ended) {
         if let Some(mut attached) = self.sessions.remove(key) {
             self.told.was_none(Subject::Session(key));
+            self.seats.ended(Subject::Session(key));
             self.forget_recording(attached.wires.recording().map(|it| it.session()));
             self.refuse(&attached.wires.client, attached.session.is_extended(), why);
             self.let_go(*attached);
@@ -290,6 +313,7 @@ impl GatewayLoop {
 /// The end of a session whose program cannot be executed, as a shell has it:
 /// 127 for one that is not there.
 pub(super) fn not_executable(program: &Program, errno: i32) -> Ended {
+    // Of another step than that there is more above it.
     let value = if errno == libc::ENOENT { 127 } else { 126 };
     let text = program.refusal(errno).to_string();
     Ended { ending: Ending::ExecFailed, value, text }

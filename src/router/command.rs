@@ -11,8 +11,10 @@ use nix::sys::signal::Signal;
 
 use super::GatewayLoop;
 use super::aftercare::Kind;
+use super::doors::Newcomer;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
+use super::told::Subject;
 use super::told::{Gone, Refusal, Traffic};
 use super::turn::BUFFER;
 use crate::session::Verdict;
@@ -172,18 +174,16 @@ fn passed(names: &[u8], arrived: Arrived) -> Result<[Option<OwnedFd>; 3]> {
 
 impl GatewayLoop {
     /// Starts a command for a client that has said this.
-    pub(super) fn command(
-        &mut self,
-        client: Stream,
-        transport: Transport,
-        mut opening: Opening,
-        arrived: Arrived,
-    ) {
-        let outcome = self.start_command(&mut opening, arrived);
+    pub(super) fn command(&mut self, newcomer: Newcomer, mut opening: Opening, arrived: Arrived) {
+        let outcome = match self.is_full(&newcomer) {
+            Some(why) => Err(why),
+            None => self.start_command(newcomer.door, &mut opening, arrived),
+        };
         let (started, planned) = match outcome {
             Ok(started) => started,
-            Err(why) => return self.refuse(&client, true, why),
+            Err(why) => return self.turn_back(newcomer, true, why),
         };
+        let Newcomer { client, transport, door, seat } = newcomer;
         let Planned { wires_input, wires_outputs, ends, relayed } = planned;
         // The program has its own; ours would keep the streams open.
         drop(ends);
@@ -207,6 +207,10 @@ impl GatewayLoop {
             refused: false,
             exit: None,
         });
+        self.seats.is_of(seat.ok().flatten(), Subject::Command(key));
+        if let Some(limit) = self.doors.rules(door).and_then(|rules| rules.max_time) {
+            self.after(limit, Due::CommandLimit(key));
+        }
         self.programs.started(started, Key::NONE, Kind::Command);
         self.commands.by_program.insert(started, key);
         let Some(commanded) = self.commands.running.get_mut(key) else {
@@ -241,12 +245,15 @@ impl GatewayLoop {
 
     fn start_command(
         &mut self,
+        door: u16,
         opening: &mut Opening,
         arrived: Arrived,
     ) -> std::result::Result<(Pid, Planned), Ended> {
         let refused = |why: String| Ended::because(Ending::Refused, why);
-        let program = self.granted(std::mem::take(&mut opening.request))?;
-        let environment = self.config.accept_env.of_client(&opening.variables);
+        let program = self.granted(door, std::mem::take(&mut opening.request))?;
+        let rules = self.doors.rules(door);
+        let environment =
+            rules.map(|rules| rules.accept_env.of_client(&opening.variables)).unwrap_or_default();
         let passed = passed(&opening.offered, arrived)
             .map_err(|error| refused(format!("bad request: {error}")))?;
         let passed = if self.config.pass_stdio { passed } else { [None, None, None] };
@@ -268,7 +275,7 @@ impl GatewayLoop {
 
     /// The client of a command said something, takes output again, or left.
     pub(super) fn command_client_ready(&mut self, key: Key, ready: Ready) {
-        let keeps_time = self.config.keeps_time();
+        let keeps_time = self.keeps_time;
         let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
             return;
         };
@@ -298,7 +305,7 @@ impl GatewayLoop {
             return;
         };
         let Commanded { command, wires, .. } = commanded;
-        if let Some(traffic) = wires.traffic.as_mut().filter(|_| self.config.keeps_time()) {
+        if let Some(traffic) = wires.traffic.as_mut().filter(|_| self.keeps_time) {
             traffic.note();
         }
         match number {
@@ -327,6 +334,14 @@ impl GatewayLoop {
         wires.program = None;
         command.program_ended(ended, wires);
         self.settle_command(key);
+    }
+
+    /// A command's time is over.
+    pub(super) fn command_limit(&mut self, key: Key) {
+        if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
+            command.dismiss(Ending::Limit, super::admission::TIME_IS_OVER, wires);
+            self.settle_command(key);
+        }
     }
 
     /// A TCP client may have vanished while there was output for it.
@@ -370,6 +385,7 @@ impl GatewayLoop {
     /// left behind had the outputs, that group is, too.
     pub(super) fn let_command_go(&mut self, key: Key) {
         self.tell_command_end(key);
+        self.seats.ended(Subject::Command(key));
         let Some(commanded) = self.commands.running.remove(key) else {
             return;
         };

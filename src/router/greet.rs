@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
+use super::doors::Newcomer;
+use super::seats::{Full, Seat};
 use super::table::{Key, Source};
 use super::timers::Due;
 use crate::session::greeting::{Greeting, Heard};
@@ -30,8 +32,10 @@ pub struct Caller {
     client: Stream,
     transport: Transport,
     /// The socket that it came to, by its index.
-    door: u32,
+    door: u16,
     greeting: Greeting,
+    /// Its seat, where there are any.
+    seat: Result<Option<Seat>, Full>,
     /// Descriptors that it passes.
     arrived: Arrived,
     /// When it is no longer waited for.
@@ -42,8 +46,11 @@ pub struct Caller {
 impl GatewayLoop {
     /// Hears what a client has to say that has just connected: most speak at
     /// once.
-    pub(super) fn greet(&mut self, client: Stream, transport: Transport, door: u32) {
+    pub(super) fn greet(&mut self, client: Stream, transport: Transport, door: u16) {
+        let Some(rules) = self.doors.rules(door) else { return };
+        let seat = self.seats.take(rules, &client);
         let key = self.callers.insert(Caller {
+            seat,
             client,
             transport,
             door,
@@ -142,16 +149,19 @@ impl GatewayLoop {
         };
         let heard = self.turn.input.len() - left;
         self.turn.input.drain(..heard);
-        let Caller { client, transport, door, greeting, arrived, waited_for, .. } = *caller;
+        let Caller { client, transport, door, greeting, seat, arrived, waited_for, .. } = *caller;
         if waited_for {
             // It gets another token.
             let _ = self.turn.poller.remove(client.as_fd());
         }
-        self.open(client, transport, door, greeting.opening(), arrived, ended);
+        let newcomer = Newcomer { client, transport, door, seat };
+        self.open(newcomer, greeting.opening(), arrived, ended);
     }
 
     pub(super) fn forget_caller(&mut self, key: Key) {
         // The poller forgets it as it closes.
-        self.callers.remove(key);
+        if let Some(Ok(Some(seat))) = self.callers.remove(key).map(|caller| caller.seat) {
+            self.seats.leave(seat);
+        }
     }
 }

@@ -5,6 +5,8 @@
 //! | --- | --- |
 //! | `mod.rs` | the loop: waits, and hands each event to whom it concerns |
 //! | `doors.rs` | the sockets; what is said to those who cannot come in |
+//! | `admission.rs` | who may come in |
+//! | `seats.rs` | how many there may be, and how fast they may come |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `greet.rs` | what a client says before its program starts |
 //! | `requests.rs` | which program a client asks for |
@@ -26,6 +28,7 @@
 //! | `ids.rs` | the names of sessions |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
+mod admission;
 pub mod aftercare;
 mod attach;
 mod command;
@@ -43,6 +46,7 @@ mod programs;
 mod quiet;
 pub mod record;
 mod requests;
+pub mod seats;
 pub mod siblings;
 mod stats;
 mod table;
@@ -53,12 +57,14 @@ mod turn;
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::config::router::Router;
+use crate::config::rules::Rules;
 use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::log::{self, log};
 use crate::uwsgi::sockets::Role;
@@ -78,6 +84,7 @@ use ids::Ids;
 use keeper::Keeper;
 use programs::Programs;
 use record::Recorder;
+use seats::Seats;
 use siblings::Siblings;
 use stats::Statistics;
 use table::{Key, Source, Table};
@@ -95,7 +102,8 @@ const LOG_SOON: Duration = Duration::from_millis(2);
 /// more than one of them.
 struct GatewayLoop {
     config: Router,
-    program: Arc<Program>,
+    /// Whether it is to be known when a byte last went.
+    keeps_time: bool,
     spawner: Spawner,
     turn: Turn,
     doors: Doors,
@@ -113,6 +121,7 @@ struct GatewayLoop {
     recorder: Option<Box<Recorder>>,
     ids: Ids,
     siblings: Siblings,
+    seats: Seats,
 }
 
 /// What an event is about.
@@ -168,9 +177,9 @@ impl GatewayLoop {
         // A pipe raises it; what became of a write says it all.
         block(Signal::SIGPIPE);
         let limit = fpty::sys::raise_descriptor_limit().ok();
-        let program = Program::from_command(&config.command, &server::shell())
-            .environment(fpty::sys::environment::for_sessions())
-            .descriptor_limit(limit);
+        let rules: Vec<Rc<Rules>> = config.all_rules().map(Rc::new).collect();
+        let programs: Vec<Arc<Program>> =
+            rules.iter().map(|rules| Arc::new(programs::of_rules(rules, limit))).collect();
         let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
         let children = Signals::instead_of_handlers(&[Signal::SIGCHLD])
             .context("cannot be told of ended programs")?;
@@ -191,19 +200,31 @@ impl GatewayLoop {
                 }
                 Role::Stats | Role::Shared | Role::Watched => continue,
             };
-            doors.push(Door { listener: socket.listener, protocol, name: socket.name });
+            let (Some(rules), Some(program)) =
+                (rules.get(socket.rules), programs.get(socket.rules))
+            else {
+                continue;
+            };
+            doors.push(Door {
+                listener: socket.listener,
+                protocol,
+                name: socket.name,
+                rules: Rc::clone(rules),
+                program: Arc::clone(program),
+                rests: false,
+            });
         }
         let (aftercare, left_behind) =
             aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
         let told = Told::new(
             &config,
             gateway.ordinal(),
-            doors.iter().map(|door| (&*door.name, config.audit)),
+            doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
         );
         let recorder = Recorder::new(&config.record, gateway.is_first());
         let mut router = Self {
+            keeps_time: config.keeps_time(),
             config,
-            program: Arc::new(program),
             spawner: Spawner::new()?,
             turn: Turn::new(poller),
             doors: Doors::new(doors, statistics),
@@ -220,6 +241,7 @@ impl GatewayLoop {
             recorder,
             ids: Ids::new(),
             siblings: Siblings::of(gateway.ordinal()),
+            seats: Seats::of(gateway.ordinal()),
         };
         router.reach_recorder();
         if let Some(grace) =
@@ -269,7 +291,10 @@ impl GatewayLoop {
     /// Does what is due.
     fn fire(&mut self, due: Due) {
         let whose = match (due, due.session()) {
-            (Due::CommandUnanswered(key) | Due::CommandExecuted(key), _) => Whose::Command(key),
+            (
+                Due::CommandUnanswered(key) | Due::CommandExecuted(key) | Due::CommandLimit(key),
+                _,
+            ) => Whose::Command(key),
             (_, Some(key)) => Whose::Session(key),
             (_, None) => Whose::Nobody,
         };
@@ -308,6 +333,10 @@ impl GatewayLoop {
             Due::Kill => router.kill_outlived(),
             Due::LeftBehind => router.end_left_behind(),
             Due::Accept => router.doors.open(&router.turn.poller),
+            Due::Door(door) => router.doors.wake(door, &router.turn.poller),
+            Due::LimitSoon(key) => router.limit_comes(key),
+            Due::Limit(key) => router.limit(key),
+            Due::CommandLimit(key) => router.command_limit(key),
         });
     }
 
@@ -341,7 +370,9 @@ impl GatewayLoop {
                 Due::Stats(key) => statistics.has(key),
                 Due::Outlived(pid) => programs.has(pid),
                 Due::Silent(key) => callers.has(key),
-                Due::CommandUnanswered(key) | Due::CommandExecuted(key) => commands.has(key),
+                Due::CommandUnanswered(key)
+                | Due::CommandExecuted(key)
+                | Due::CommandLimit(key) => commands.has(key),
                 _ => due.session().is_none_or(|key| sessions.has(key)),
             });
         }

@@ -6,8 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::aftercare::{Aftercare, Kind, Listed};
 use super::table::Key;
+use crate::config::rules::Rules;
+use crate::uwsgi::server;
+use fpty::sys::DescriptorLimit;
 use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::sessions::{Leader, SessionKiller};
+use fpty::sys::spawn::Program;
 
 /// Members of sessions that are looked for at once.
 const AT_ONCE: usize = 64;
@@ -15,6 +19,23 @@ const AT_ONCE: usize = 64;
 /// With more programs than these the kernel is not asked at once which have
 /// ended: it would look through all.
 const MANY: usize = 64;
+
+/// The program of a socket's sessions.
+pub fn of_rules(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
+    let mut environment = fpty::sys::environment::for_sessions();
+    if let Some(identity) = &rules.identity {
+        environment = fpty::sys::spawn::with_variables(environment, &identity.environment);
+    }
+    environment = fpty::sys::spawn::with_variables(environment, &rules.environment);
+    let program = Program::from_command(&rules.command, &server::shell())
+        .environment(environment)
+        .descriptor_limit(limit)
+        .in_folder(rules.folder.clone());
+    match &rules.identity {
+        Some(identity) => program.as_user(identity.uid, identity.gid, &identity.groups),
+        None => program,
+    }
+}
 
 /// A program that has not been reaped. There is one for each session, so it
 /// is kept small.

@@ -182,8 +182,10 @@ impl GatewayLoop {
 
     /// Looks whether a session has been idle for too long.
     pub(super) fn idle(&mut self, key: Key) {
-        let (Some(timeout), Some(attached)) = (self.config.timeout, self.sessions.get_mut(key))
-        else {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        let Some(timeout) = self.doors.rules(attached.door).and_then(|rules| rules.timeout) else {
             return;
         };
         let idle = match attached.session.is_handed_over() {

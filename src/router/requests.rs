@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::GatewayLoop;
 use super::told::Refusal;
 use crate::config::router::SFTP_SERVERS;
+use crate::config::rules::Rules;
 use crate::uwsgi::server;
 use fpty::proto::request::{Request, Verb};
 use fpty::proto::{Ended, Ending};
@@ -21,12 +22,15 @@ impl GatewayLoop {
     ///
     /// # Errors
     /// It does not get it: how its session ends.
-    fn asked_for(&self, request: Request) -> Result<Arc<Program>, Ended> {
+    fn asked_for(&self, door: u16, request: Request) -> Result<Arc<Program>, Ended> {
         let request = request.read().map_err(|why| refused(format!("bad request: {why}")))?;
-        let Some((verb, data)) = request else {
-            return Ok(Arc::clone(&self.program));
+        let Some(place) = self.doors.door(door) else {
+            return Err(refused("the socket is closed"));
         };
-        if !self.config.allow_command {
+        let Some((verb, data)) = request else {
+            return Ok(Arc::clone(&place.program));
+        };
+        if !place.rules.allow_command {
             return Err(refused("commands are not allowed here (forkptyrouter-allow-command)"));
         }
         let program = match verb {
@@ -35,52 +39,51 @@ impl GatewayLoop {
                 Program::through_shell(&line, &server::shell())
             }
             Verb::Program => {
-                let path = self.program.variable(b"PATH").unwrap_or(DEFAULT_PATH);
+                let path = place.program.variable(b"PATH").unwrap_or(DEFAULT_PATH);
                 Program::with_arguments(arguments(&data)?, path)
             }
-            Verb::Sftp => self.sftp_server(&whole_or_empty(data)?)?,
+            Verb::Sftp => sftp_server(&place.rules, &whole_or_empty(data)?)?,
             Verb::List | Verb::Kill | Verb::Attach => {
                 return Err(refused("this router does not know what it asks for"));
             }
         };
-        Ok(Arc::new(program.surrounded_as(&self.program)))
+        Ok(Arc::new(program.surrounded_as(&place.program)))
     }
 
     /// The same; what it does not get is told as such.
     ///
     /// # Errors
     /// As above.
-    pub(super) fn granted(&mut self, request: Request) -> Result<Arc<Program>, Ended> {
-        let asked = self.asked_for(request);
+    pub(super) fn granted(&mut self, door: u16, request: Request) -> Result<Arc<Program>, Ended> {
+        let asked = self.asked_for(door, request);
         if asked.as_ref().is_err_and(|why| why.ending == Ending::Refused) {
             self.told.refuses(Refusal::Command);
         }
         asked
     }
+}
 
-    fn sftp_server(&self, arguments: &CStr) -> Result<Program, Ended> {
-        let there_is = |path: &&CStr| fpty::sys::is_executable(path);
-        let server = match &self.config.sftp_server {
-            Some(path) => Some(path.as_c_str()).filter(there_is),
-            None => SFTP_SERVERS.into_iter().find(there_is),
+fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Ended> {
+    let there_is = |path: &&CStr| fpty::sys::is_executable(path);
+    let server = match &rules.sftp_server {
+        Some(path) => Some(path.as_c_str()).filter(there_is),
+        None => SFTP_SERVERS.into_iter().find(there_is),
+    };
+    let Some(server) = server else {
+        let sought = match &rules.sftp_server {
+            Some(path) => path.to_string_lossy().into_owned(),
+            None => String::from("sftp-server"),
         };
-        let Some(server) = server else {
-            let sought = match &self.config.sftp_server {
-                Some(path) => path.to_string_lossy().into_owned(),
-                None => String::from("sftp-server"),
-            };
-            let text = format!(
-                "no SFTP server here: cannot execute {sought} (install openssh-sftp-server in the \
-                 instance, or set forkptyrouter-sftp-server)"
-            );
-            return Err(Ended { ending: Ending::ExecFailed, value: 127, text });
-        };
-        let words = arguments.to_bytes().split(u8::is_ascii_whitespace);
-        let words =
-            words.filter(|word| !word.is_empty()).filter_map(|word| CString::new(word).ok());
-        let argv = std::iter::once(server.to_owned()).chain(words).collect();
-        Ok(Program::with_arguments(argv, b""))
-    }
+        let text = format!(
+            "no SFTP server here: cannot execute {sought} (install openssh-sftp-server in the \
+             instance, or set forkptyrouter-sftp-server)"
+        );
+        return Err(Ended { ending: Ending::ExecFailed, value: 127, text });
+    };
+    let words = arguments.to_bytes().split(u8::is_ascii_whitespace);
+    let words = words.filter(|word| !word.is_empty()).filter_map(|word| CString::new(word).ok());
+    let argv = std::iter::once(server.to_owned()).chain(words).collect();
+    Ok(Program::with_arguments(argv, b""))
 }
 
 /// Of a server that was started without one.

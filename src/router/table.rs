@@ -8,7 +8,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// A socket of the router, by its index.
-    Listener(u32),
+    Listener(u16),
     /// The statistics' socket.
     StatsListener,
     /// A client of the statistics.
@@ -50,7 +50,7 @@ impl Source {
     /// The token to register it under.
     pub fn token(self) -> u64 {
         let (kind, key) = match self {
-            Source::Listener(index) => (0, Key { index, generation: 0 }),
+            Source::Listener(index) => (0, Key { index: index.into(), generation: 0 }),
             Source::StatsListener => (1, Key { index: 0, generation: 0 }),
             Source::Stats(key) => (2, key),
             Source::Children => (3, Key { index: 0, generation: 0 }),
@@ -73,7 +73,7 @@ impl Source {
             generation: (token >> 32) as u32 & GENERATION,
         };
         match token >> 60 {
-            0 => Source::Listener(key.index),
+            0 => Source::Listener(key.index as u16),
             1 if key.index == 0 => Source::StatsListener,
             1 => Source::Recorder,
             2 => Source::Stats(key),

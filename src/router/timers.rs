@@ -61,6 +61,14 @@ pub enum Due {
     Kill,
     /// Sessions of a gateway that was here before us have outlived it.
     LeftBehind,
+    /// A socket that is limited takes clients again.
+    Door(u16),
+    /// A session's time is over before long.
+    LimitSoon(Key),
+    /// A session's time is over.
+    Limit(Key),
+    /// A command's is.
+    CommandLimit(Key),
     /// Accept again after running out of something.
     Accept,
 }
@@ -78,8 +86,12 @@ impl Due {
             | Due::Dismissed(key)
             | Due::Executed(key)
             | Due::Offer(key)
-            | Due::Keeper(key) => Some(key),
+            | Due::Keeper(key)
+            | Due::LimitSoon(key)
+            | Due::Limit(key) => Some(key),
             Due::CommandUnanswered(_)
+            | Due::CommandLimit(_)
+            | Due::Door(_)
             | Due::CommandExecuted(_)
             | Due::Tidy
             | Due::Silent(_)

@@ -39,6 +39,8 @@ pub struct Attached {
     last_input: u32,
     /// How much the program wrote last.
     last_output: u32,
+    /// Where its client came in.
+    pub door: u16,
     /// What of it is looked after.
     pub quiet: Quiet,
     /// How often a terminal that outlives its program still had output.
@@ -63,7 +65,7 @@ pub struct Wires {
 
 impl Attached {
     /// A session just begun.
-    pub fn new(session: Session, wires: Wires, transport: Transport) -> Self {
+    pub fn new(session: Session, wires: Wires, transport: Transport, door: u16) -> Self {
         Self {
             session,
             wires,
@@ -72,6 +74,7 @@ impl Attached {
             terminal_interest: None,
             last_input: 0,
             last_output: 0,
+            door,
             quiet: Quiet::default(),
             drains: 0,
             starting: 0,
@@ -162,7 +165,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if self.config.keeps_time() {
+        if self.keeps_time {
             attached.note_traffic();
         }
         let Attached { session, wires, last_input, .. } = attached;
@@ -202,7 +205,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if self.config.keeps_time() {
+        if self.keeps_time {
             attached.note_traffic();
         }
         if ready.write {

@@ -2,6 +2,7 @@
 //! is ours as it does with its own.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
+use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -11,6 +12,7 @@ use super::log::log;
 use super::passed;
 use crate::ffi;
 use fpty::error::{Context, Error, Result};
+use fpty::sys::bind::{self, Ownership};
 use fpty::sys::socket::Listener;
 
 /// The longest socket path that the server binds, in bytes.
@@ -74,10 +76,18 @@ pub struct Socket {
     pub role: Role,
     /// Its address, as the server names it; what is not UTF-8 as U+FFFD.
     pub name: String,
+    /// The number of its rules.
+    pub rules: usize,
 }
 
-/// Adds a socket that will be bound when the server starts.
-pub fn add(address: &OsStr, role: Role) -> Result<()> {
+/// The server keeps role and rules of a socket in one number of it.
+const RULES: c_int = 8;
+
+/// Adds a socket that will be bound when the server starts, with the rules of
+/// this number.
+pub fn add(address: &OsStr, role: Role, rules: usize) -> Result<()> {
+    let rules = c_int::try_from(rules).ok().filter(|number| *number < 65_536);
+    let rules = rules.ok_or_else(|| Error::new("there are too many sockets"))?;
     let address = CString::new(address.as_bytes())
         .map_err(|_| Error::new("an address holds a NUL byte"))?
         // The server keeps the pointer for as long as it lives.
@@ -88,7 +98,7 @@ pub fn add(address: &OsStr, role: Role) -> Result<()> {
         let socket =
             ffi::uwsgi_new_gateway_socket(address, role.owner().name().as_ptr().cast_mut());
         (*socket).no_defer = 1;
-        (*socket).mode = role as c_int;
+        (*socket).mode = role as c_int | rules << RULES;
         // Or the workers would close it.
         (*socket).shared = (role.owner() == Owner::Pty).into();
     }
@@ -147,7 +157,7 @@ pub fn add_from_zerg(address: &OsStr) -> Result<()> {
             // uwsgi_new_gateway_socket_from_fd measures the name, which an
             // IPv6 socket has none of.
             let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
-            add(OsStr::from_bytes(&name), Role::Raw)?;
+            add(OsStr::from_bytes(&name), Role::Raw, 0)?;
             each_socket(Owner::Router, |socket| {
                 // The one just added is the last without a descriptor.
                 if socket.fd == -1 && bytes(socket.name) == name {
@@ -166,7 +176,7 @@ pub fn add_from_zerg(address: &OsStr) -> Result<()> {
 /// # Errors
 /// The line for the operator. (Where the server's own bind fails, it says so
 /// itself and exits.)
-pub fn bind(owner: Owner) -> Result<()> {
+pub fn bind(owner: Owner, ownership: impl Fn(usize) -> Ownership) -> Result<()> {
     // Once more: what the server had open there when we were loaded may have
     // been closed.
     fpty::sys::stdio::fill_closed();
@@ -174,7 +184,7 @@ pub fn bind(owner: Owner) -> Result<()> {
         let raw_name = bytes(socket.name).to_vec();
         // Of a number, or for a person.
         let name = text(socket.name);
-        let role = Role::of(socket.mode);
+        let (role, rules) = role_and_rules(socket.mode);
         let (fd, raw_name, shared) = if socket.fd >= 0 {
             close_with_exec(socket.fd);
             (socket.fd, raw_name, false)
@@ -186,7 +196,7 @@ pub fn bind(owner: Owner) -> Result<()> {
             let fd = passed::take(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
             (fd, name_of(fd).unwrap_or(raw_name), owner == Owner::Pty)
         } else {
-            let fd = bind_address(&raw_name, socket.name)?;
+            let fd = bind_address(&raw_name, socket.name, ownership(rules))?;
             close_with_exec(fd);
             (fd, raw_name, owner == Owner::Pty)
         };
@@ -202,6 +212,11 @@ pub fn bind(owner: Owner) -> Result<()> {
         }
         Ok(())
     })
+}
+
+fn role_and_rules(mode: c_int) -> (Role, usize) {
+    let rules = usize::try_from(mode >> RULES).unwrap_or(0);
+    (Role::of(mode & ((1 << RULES) - 1)), rules)
 }
 
 fn shared_socket(number: &str, name: &str) -> Result<c_int> {
@@ -232,7 +247,7 @@ fn inherited(number: &str, name: &str) -> Result<c_int> {
         .ok_or_else(|| Error::new(format!("{name}: not a descriptor's number")))
 }
 
-fn bind_address(name: &[u8], raw_name: *mut c_char) -> Result<c_int> {
+fn bind_address(name: &[u8], raw_name: *mut c_char, ownership: Ownership) -> Result<c_int> {
     // SAFETY: the fields are plain ints of the server's configuration, which
     // is complete; this is the only thread. The names are NUL-terminated. A
     // failed bind ends the process after it said why.
@@ -256,9 +271,28 @@ fn bind_address(name: &[u8], raw_name: *mut c_char) -> Result<c_int> {
             (*server).abstract_socket != 0 || name.starts_with(b"@") || name.starts_with(b"\\0");
         if !is_abstract {
             check_path(name)?;
+            return bind_path(name, backlog, ownership);
         }
         Ok(ffi::bind_to_unix(raw_name, backlog, (*server).chmod_socket, (*server).abstract_socket))
     }
+}
+
+/// Binds a socket that is reachable only once it has its mode and its owner.
+/// (The server's own bind gives it both afterwards, by its path.)
+fn bind_path(name: &[u8], backlog: c_int, ownership: Ownership) -> Result<c_int> {
+    let shown = String::from_utf8_lossy(name);
+    let path = Path::new(OsStr::from_bytes(name));
+    // SAFETY: plain ints of the server's configuration, which is complete.
+    let (changes, mode) = unsafe {
+        let server = addr_of_mut!(ffi::uwsgi);
+        ((*server).chmod_socket != 0, (*server).chmod_socket_value)
+    };
+    // Without a value the server's option means everybody.
+    let of_server = || changes.then_some(if mode == 0 { 0o666 } else { mode });
+    let mode = ownership.mode.or_else(of_server);
+    let listener = bind::path(path, Ownership { mode, ..ownership }, backlog)
+        .map_err(|error| Error::new(format!("cannot bind {shown}: {error}")))?;
+    Ok(listener.into_raw_fd())
 }
 
 /// What the server would fail at with fewer words, or would delete: it
@@ -294,8 +328,9 @@ pub fn bound(owner: Owner) -> Result<Vec<Socket>> {
     each_socket(owner, |socket| {
         sockets.push(Socket {
             listener: Listener::of_the_server(socket.fd)?,
-            role: Role::of(socket.mode),
+            role: role_and_rules(socket.mode).0,
             name: text(socket.name),
+            rules: role_and_rules(socket.mode).1,
         });
         Ok(())
     })?;

@@ -31,6 +31,7 @@ use std::time::{Instant, SystemTime};
 use super::GatewayLoop;
 use super::table::Key;
 use crate::config::router::Router;
+use crate::config::rules::Rules;
 use crate::uwsgi::{log, server};
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
@@ -72,11 +73,37 @@ pub struct New {
     pub size: Option<Size>,
 }
 
+/// A socket, as it is told of.
+#[derive(Clone, Default)]
+pub struct Socket {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How the audit's lines of those who come there look; `None`: there are
+    /// none.
+    pub audit: Option<Format>,
+    /// What runs there.
+    pub command: Arc<str>,
+    /// As which user, and group.
+    pub ids: (u32, u32),
+}
+
+impl Socket {
+    /// One with these rules.
+    pub fn of(name: &str, rules: &Rules) -> Self {
+        let own = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+        Self {
+            name: name.into(),
+            audit: rules.audit,
+            command: rules.command.to_string_lossy().into(),
+            ids: rules.identity.as_ref().map_or_else(own, |identity| (identity.uid, identity.gid)),
+        }
+    }
+}
+
 /// Who is about to get a session, or a refusal.
 #[derive(Default)]
 struct Caller {
-    socket: Arc<str>,
-    audit: Option<Format>,
+    socket: Socket,
     mode: &'static str,
     said: Said,
     /// The command that it asks for.
@@ -95,25 +122,14 @@ pub struct Told {
     caller: Caller,
     /// Why it is about to be refused, where that is not for want of something.
     refusal: Option<Refusal>,
-    /// Each with the form of its lines, where there are to be any.
-    sockets: Vec<(Arc<str>, Option<Format>)>,
-    command: Arc<str>,
-    /// The user and the group of programs.
-    uid: u32,
-    gid: u32,
+    sockets: Vec<Socket>,
     facts: HashMap<Subject, Box<Facts>>,
     board: Option<Board>,
 }
 
 impl Told {
-    /// Of the gateway of this number, with these sockets: the names, and how
-    /// the audit's lines of those who come there look.
-    pub fn new<'a>(
-        config: &Router,
-        ordinal: usize,
-        sockets: impl Iterator<Item = (&'a str, Option<Format>)>,
-    ) -> Self {
-        let sockets: Vec<_> = sockets.map(|(name, audit)| (Arc::from(name), audit)).collect();
+    /// Of the gateway of this number, with these sockets.
+    pub fn new(config: &Router, ordinal: usize, sockets: Vec<Socket>) -> Self {
         let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
@@ -126,7 +142,7 @@ impl Told {
             counters: Counters::of_gateway(ordinal),
             keeps_facts: config.stats.is_some()
                 || config.record.folder.is_some()
-                || sockets.iter().any(|(_, audit)| audit.is_some()),
+                || sockets.iter().any(|socket| socket.audit.is_some()),
             place: Place {
                 host: fpty::sys::host_name(),
                 instance: server::instance(),
@@ -137,9 +153,6 @@ impl Told {
             caller: Caller::default(),
             refusal: None,
             sockets,
-            command: config.command.to_string_lossy().into(),
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
             facts: HashMap::new(),
             board,
         }
@@ -147,10 +160,10 @@ impl Told {
 
     /// Notes who is about to get a session or a refusal: at which socket, what
     /// it speaks, and what it says of itself.
-    pub fn hears(&mut self, door: u32, mode: &'static str, said: impl FnOnce() -> Said) {
+    pub fn hears(&mut self, door: u16, mode: &'static str, said: impl FnOnce() -> Said) {
         if self.keeps_facts {
-            let (socket, audit) = self.sockets.get(door as usize).cloned().unwrap_or_default();
-            self.caller = Caller { socket, audit, mode, said: said(), command: None };
+            let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
+            self.caller = Caller { socket, mode, said: said(), command: None };
         }
     }
 
@@ -183,9 +196,11 @@ impl Told {
     /// There never was such a session: its client is about to be refused.
     pub fn was_none(&mut self, subject: Subject) {
         if let Some(facts) = self.facts.remove(&subject) {
-            let Facts { socket, mode, said, audit, command, .. } = *facts;
-            let (audit, command) = (audit.map(|(format, _)| format), Some(command));
-            self.caller = Caller { socket, audit, mode, said, command };
+            let Facts { socket: name, mode, said, audit, command, uid, gid, .. } = *facts;
+            let audit = audit.map(|(format, _)| format);
+            let socket = Socket { name, audit, command: command.clone(), ids: (uid, gid) };
+            let command = Some(command);
+            self.caller = Caller { socket, mode, said, command };
         }
     }
 
@@ -199,12 +214,12 @@ impl Told {
         let reason = self.refusal.take().unwrap_or(reason);
         self.counters.refused(reason);
         let caller = std::mem::take(&mut self.caller);
-        let Some(format) = caller.audit else {
+        let Some(format) = caller.socket.audit else {
             return;
         };
         let peer = client.map(|client| peer::Peer::of(client, &mut self.names, true));
         let refused = Refused {
-            socket: &caller.socket,
+            socket: &caller.socket.name,
             mode: caller.mode,
             peer: peer.unwrap_or_default(),
             said: caller.said,
@@ -223,16 +238,17 @@ impl Told {
 
     /// Notes what is known of a new session or command.
     pub fn note(&mut self, subject: Subject, id: String, client: &Stream, new: New) {
-        let Caller { socket, audit, mode, said, command } = std::mem::take(&mut self.caller);
+        let Caller { socket, mode, said, command } = std::mem::take(&mut self.caller);
+        let audit = socket.audit;
         let mut facts = Facts {
             id,
-            socket,
+            socket: socket.name,
             mode,
             peer: peer::Peer::of(client, &mut self.names, audit.is_some()),
             said,
-            uid: self.uid,
-            gid: self.gid,
-            command: command.unwrap_or_else(|| self.command.clone()),
+            uid: socket.ids.0,
+            gid: socket.ids.1,
+            command: command.unwrap_or(socket.command),
             pid: new.pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
             tty: new.tty.map(Into::into),
             size: new.size.filter(|_| mode != "raw"),
@@ -346,6 +362,7 @@ impl GatewayLoop {
 
     /// A session ends.
     pub(super) fn tell_end(&mut self, key: Key) {
+        self.seats.ended(Subject::Session(key));
         // It was never seen to run, perhaps, and runs all the same.
         self.has_begun(key);
         let Some(attached) = self.sessions.get_mut(key) else {

@@ -40,6 +40,38 @@ impl Stream {
         known.then(|| Credentials { pid: told.pid(), uid: told.uid(), gid: told.gid() })
     }
 
+    /// The groups of whoever has connected, but for that of
+    /// [`Stream::credentials`] (SO_PEERGROUPS, Linux 4.13); none over TCP.
+    pub fn peer_groups(&self) -> Vec<u32> {
+        /// `SO_PEERGROUPS` of asm-generic/socket.h.
+        const SO_PEERGROUPS: libc::c_int = 59;
+        let mut groups: Vec<libc::gid_t> = vec![0; 64];
+        for _ in 0..2 {
+            let room = groups.len() * size_of::<libc::gid_t>();
+            let mut length = room as libc::socklen_t;
+            // SAFETY: writes at most so many bytes there, and how many it has.
+            let told = unsafe {
+                libc::getsockopt(
+                    self.as_fd().as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    SO_PEERGROUPS,
+                    groups.as_mut_ptr().cast(),
+                    &mut length,
+                )
+            };
+            let count = length as usize / size_of::<libc::gid_t>();
+            if told == 0 {
+                groups.truncate(count);
+                return groups;
+            }
+            if std::io::Error::last_os_error().raw_os_error() != Some(libc::ERANGE) {
+                break;
+            }
+            groups.resize(count.min(65_536), 0);
+        }
+        Vec::new()
+    }
+
     /// The address of the other end; `None` of a UNIX socket. One of IPv4 is
     /// one, whatever our socket is.
     pub fn peer_address(&self) -> Option<(IpAddr, u16)> {

@@ -1,6 +1,8 @@
 //! The operating system, behind functions that are safe to call. No raw
 //! descriptor leaves this folder: there are types for the roles of one.
 
+pub mod accounts;
+pub mod bind;
 pub mod child;
 pub mod credentials;
 pub mod detached;
@@ -104,6 +106,16 @@ pub fn wall_clock_seconds() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// The monotonic clock in microseconds, as far as they fit: for differences
+/// (clock_gettime(2)).
+pub fn monotonic_microseconds() -> u32 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.map_or(0, |now| {
+        let micros = now.tv_sec().wrapping_mul(1_000_000).wrapping_add(now.tv_nsec() / 1000);
+        micros as u32
+    })
 }
 
 /// Raises the soft limit of descriptors to the hard one and returns both as

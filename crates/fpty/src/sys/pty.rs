@@ -28,6 +28,20 @@ pub struct SignalKey {
 /// The side that becomes a program's terminal.
 pub struct Slave(OwnedFd);
 
+impl Slave {
+    /// Makes it somebody's, as login(1) does: programs open their terminal by
+    /// its path, too. The group is that of terminals where there is one.
+    pub fn belongs_to(&self, uid: u32) {
+        static GROUP: OnceCell<Option<nix::unistd::Gid>> = OnceCell::new();
+        let group = GROUP.get_or_init(|| {
+            nix::unistd::Group::from_name("tty").ok().flatten().map(|group| group.gid)
+        });
+        let user = nix::unistd::Uid::from_raw(uid);
+        // Where it cannot be given away the program has it open all the same.
+        let _ = nix::unistd::fchown(&self.0, Some(user), *group);
+    }
+}
+
 /// Opens a terminal of this size. Neither end becomes our controlling
 /// terminal or survives an exec, and the master does not block.
 ///

@@ -46,13 +46,19 @@ struct forkpty_plan {
 	int restore_nofile; /* whether to set the soft limit below */
 	unsigned long nofile;
 	unsigned long not_default; /* a bit for each signal to set back */
+	const char *folder; /* where it runs; NULL: where the parent is */
+	int as_user; /* whether to become another */
+	unsigned int uid;
+	unsigned int gid;
+	unsigned long count; /* of the groups below */
+	const unsigned int *groups;
 };
 
 /* The same in spawn.rs. */
 struct forkpty_slot {
 	int in_use; /* the kernel clears it when the child leaves our memory */
 	int apart; /* the child has descriptors of its own */
-	int error; /* the errno of what failed */
+	int error; /* the errno of what failed, and above it at which step */
 	int shares; /* it begins with the parent's descriptors, and no copy */
 	struct forkpty_plan plan;
 };
@@ -146,6 +152,25 @@ static long execute(const struct forkpty_plan *plan)
 	return forbidden ? forbidden : failed;
 }
 
+/* What failed, above the errno: 0, to execute it. */
+enum { STEP_USER = 1 << 16, STEP_FOLDER = 2 << 16 };
+
+/*
+ * Becomes another user: the groups first and the user last, who may not change
+ * them any more. Minus what failed. (The kernel's numbers: the C library would
+ * change all threads of the parent's.)
+ */
+static long become_user(const struct forkpty_plan *plan)
+{
+	long failed;
+
+	if ((failed = call(SYS_setgroups, plan->count, (long)plan->groups, 0, 0)) < 0 ||
+	    (failed = call(SYS_setresgid, plan->gid, plan->gid, plan->gid, 0)) < 0 ||
+	    (failed = call(SYS_setresuid, plan->uid, plan->uid, plan->uid, 0)) < 0)
+		return failed - STEP_USER;
+	return 0;
+}
+
 /* Returns the errno of what failed; on success it does not return. */
 static long become(struct forkpty_slot *slot)
 {
@@ -197,6 +222,10 @@ static long become(struct forkpty_slot *slot)
 			call(SYS_prlimit64, 0, RLIMIT_NOFILE, (long)&limit, 0);
 		}
 	}
+	if (plan->as_user && (failed = become_user(plan)) < 0)
+		return -failed;
+	if (plan->folder && (failed = call(SYS_chdir, (long)plan->folder, 0, 0, 0)) < 0)
+		return STEP_FOLDER - failed;
 	call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, NSIG / 8);
 	return -execute(plan);
 }

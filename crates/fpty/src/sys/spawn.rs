@@ -29,6 +29,12 @@ struct Plan {
     restore_nofile: libc::c_int,
     nofile: libc::c_ulong,
     not_default: libc::c_ulong,
+    folder: *const libc::c_char,
+    as_user: libc::c_int,
+    uid: libc::c_uint,
+    gid: libc::c_uint,
+    count: libc::c_ulong,
+    groups: *const libc::c_uint,
 }
 
 /// The same in spawn.c.
@@ -63,7 +69,21 @@ pub struct Program {
     nofile: Option<DescriptorLimit>,
     job: bool,
     not_default: libc::c_ulong,
+    folder: Option<CString>,
+    user: Option<Arc<As>>,
 }
+
+/// As whom a program runs.
+#[derive(Debug)]
+struct As {
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+}
+
+/// What failed, by its number above the errno; the same in spawn.c.
+const STEP_USER: i32 = 1;
+const STEP_FOLDER: i32 = 2;
 
 impl Program {
     /// A command with a blank goes through `shell -c`, another one is
@@ -105,7 +125,16 @@ impl Program {
     fn of(paths: Vec<CString>, argv: Vec<CString>) -> Self {
         // SAFETY: only asks; no memory of ours is involved.
         let not_default = unsafe { forkpty_signals_not_default() };
-        Self { paths, argv, envp: Arc::default(), nofile: None, job: false, not_default }
+        Self {
+            paths,
+            argv,
+            envp: Arc::default(),
+            nofile: None,
+            job: false,
+            not_default,
+            folder: None,
+            user: None,
+        }
     }
 
     /// It begins no session: it becomes the foreground job of ours, whose
@@ -121,10 +150,29 @@ impl Program {
         self
     }
 
-    /// Gives it environment and limits of another one.
+    /// Runs it in another folder.
+    pub fn in_folder(mut self, folder: Option<CString>) -> Self {
+        self.folder = folder;
+        self
+    }
+
+    /// Runs it as another user, with these groups and no others.
+    pub fn as_user(mut self, uid: u32, gid: u32, groups: &[u32]) -> Self {
+        self.user = Some(Arc::new(As { uid, gid, groups: groups.to_vec() }));
+        self
+    }
+
+    /// The user that it runs as, where that is another one.
+    pub fn user(&self) -> Option<u32> {
+        self.user.as_ref().map(|user| user.uid)
+    }
+
+    /// Gives it environment and limits of another one, its folder and user.
     pub fn surrounded_as(mut self, other: &Self) -> Self {
         self.envp = Arc::clone(&other.envp);
         self.nofile = other.nofile;
+        self.folder.clone_from(&other.folder);
+        self.user.clone_from(&other.user);
         self
     }
 
@@ -141,7 +189,18 @@ impl Program {
     }
 
     /// Why it could not be executed.
-    pub fn refusal(&self, errno: i32) -> Error {
+    pub fn refusal(&self, failure: i32) -> Error {
+        let (step, errno) = (failure >> 16, failure & 0xffff);
+        let reason = crate::error::errno_text(errno);
+        if step == STEP_USER {
+            let uid = self.user().unwrap_or_default();
+            return Error::new(format!("cannot become user {uid}: {reason}"));
+        }
+        if step == STEP_FOLDER {
+            let folder = self.folder.as_ref().map(|folder| folder.to_string_lossy());
+            let folder = folder.unwrap_or_default();
+            return Error::new(format!("cannot change to folder {folder}: {reason}"));
+        }
         let name = self.argv.first().map(|name| name.to_string_lossy()).unwrap_or_default();
         let path = match self.paths.as_slice() {
             [one] => one.to_string_lossy(),
@@ -152,7 +211,7 @@ impl Program {
             libc::ENOENT if !path.contains('/') => " (give a full path)",
             _ => "",
         };
-        Error::new(format!("cannot execute {path}: {}{hint}", crate::error::errno_text(errno)))
+        Error::new(format!("cannot execute {path}: {reason}{hint}"))
     }
 }
 
@@ -240,6 +299,12 @@ impl Room {
             restore_nofile: 0,
             nofile: 0,
             not_default: 0,
+            folder: std::ptr::null(),
+            as_user: 0,
+            uid: 0,
+            gid: 0,
+            count: 0,
+            groups: std::ptr::null(),
         };
         Ok(Box::new(Self {
             slot: UnsafeCell::new(Slot { in_use: 0, apart: 0, error: 0, shares: 0, plan }),
@@ -346,6 +411,12 @@ impl Spawner {
             restore_nofile: program.nofile.is_some().into(),
             nofile: program.nofile.map_or(0, |limit| limit.before),
             not_default: program.not_default,
+            folder: program.folder.as_ref().map_or(std::ptr::null(), |folder| folder.as_ptr()),
+            as_user: program.user.is_some().into(),
+            uid: program.user.as_ref().map_or(0, |user| user.uid),
+            gid: program.user.as_ref().map_or(0, |user| user.gid),
+            count: program.user.as_ref().map_or(0, |user| user.groups.len() as libc::c_ulong),
+            groups: program.user.as_ref().map_or(std::ptr::null(), |user| user.groups.as_ptr()),
         };
         room.slot.get_mut().plan = plan;
         let now = Instant::now();
@@ -468,6 +539,14 @@ fn put(fd: libc::c_int, low: libc::c_int) -> Result<()> {
         return Err(io::Error::last_os_error()).context("cannot pass the streams on");
     }
     Ok(())
+}
+
+/// An environment in which some variables (`NAME=value`) take the place of
+/// those of the same name.
+pub fn with_variables(mut environment: Vec<CString>, more: &[CString]) -> Vec<CString> {
+    environment.retain(|pair| !more.iter().any(|new| same_name(pair, new)));
+    environment.extend(more.iter().cloned());
+    environment
 }
 
 /// Whether two variables (`NAME=value`) have one name.

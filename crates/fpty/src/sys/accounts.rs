@@ -1,0 +1,95 @@
+//! Users and groups by name or number (passwd(5), group(5)).
+
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStringExt;
+
+use nix::unistd::{Gid, Group, Uid, User};
+
+/// The number of a user; `None`: there is none of that name.
+pub fn user(typed: &str) -> Option<u32> {
+    number(typed).or_else(|| Some(User::from_name(typed).ok()??.uid.as_raw()))
+}
+
+/// The number of a group; `None`: there is none of that name.
+pub fn group(typed: &str) -> Option<u32> {
+    number(typed).or_else(|| Some(Group::from_name(typed).ok()??.gid.as_raw()))
+}
+
+/// Not the one that means "none" to the kernel.
+fn number(typed: &str) -> Option<u32> {
+    let digits = !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_digit());
+    typed.parse().ok().filter(|number| digits && *number != u32::MAX)
+}
+
+/// What a user's account says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The name.
+    pub name: String,
+    /// The primary group.
+    pub gid: u32,
+    /// All groups.
+    pub groups: Vec<u32>,
+    /// The home directory.
+    pub home: OsString,
+    /// The shell.
+    pub shell: OsString,
+}
+
+/// The account of a user; `None`: there is none of that number.
+pub fn account(uid: u32) -> Option<Account> {
+    let user = User::from_uid(Uid::from_raw(uid)).ok()??;
+    let name = CString::new(user.name.as_str()).ok()?;
+    let groups = nix::unistd::getgrouplist(&name, user.gid).unwrap_or_default();
+    Some(Account {
+        name: user.name,
+        gid: user.gid.as_raw(),
+        groups: groups.into_iter().map(Gid::as_raw).collect(),
+        home: OsString::from_vec(user.dir.into_os_string().into_vec()),
+        shell: OsString::from_vec(user.shell.into_os_string().into_vec()),
+    })
+}
+
+/// The user of this process.
+pub fn own_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// The group of this process.
+pub fn own_gid() -> u32 {
+    nix::unistd::getegid().as_raw()
+}
+
+/// The groups of this process beside its own.
+pub fn own_groups() -> BTreeSet<u32> {
+    nix::unistd::getgroups().unwrap_or_default().into_iter().map(Gid::as_raw).collect()
+}
+
+/// Whether this process may become any user and take any group
+/// (capabilities(7): CAP_SETUID and CAP_SETGID).
+pub fn may_change() -> bool {
+    const SETGID: u64 = 1 << 6;
+    const SETUID: u64 = 1 << 7;
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return nix::unistd::geteuid().is_root();
+    };
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    effective.is_some_and(|bits| bits & (SETUID | SETGID) == SETUID | SETGID)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers() {
+        assert_eq!((user("root"), user("0"), group("root")), (Some(0), Some(0), Some(0)));
+        assert_eq!(user("4711"), Some(4711));
+        for nonsense in ["", "-1", "4294967295", "99999999999", "+1", "no-such-user-here"] {
+            assert_eq!(user(nonsense), None, "{nonsense}");
+        }
+        assert_eq!(account(0).expect("root").name, "root");
+    }
+}

@@ -1,0 +1,476 @@
+//! What holds at a socket: what runs there and as whom, who may come in, how
+//! many and how long. The global options are the defaults; a socket may have
+//! rules of its own (`forkpty-urouter2 = addr=...,max=20`).
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::time::Duration;
+
+use super::accept_env::AcceptEnv;
+use super::access::{Access, List};
+use super::audit::{self, Audit};
+use super::pairs::{self, Value};
+use super::value;
+use fpty::error::{Error, Result};
+use fpty::proto::Protocol;
+use fpty::proto::variables::is_environment_name;
+use fpty::sys::bind::Ownership;
+use fpty::sys::{Size, accounts};
+
+/// What holds at a socket.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The program of each session, as typed.
+    pub command: CString,
+    /// As whom it runs; `None`: as the gateway.
+    pub identity: Option<Identity>,
+    /// Where; `None`: where the gateway is.
+    pub folder: Option<CString>,
+    /// More of its environment (`NAME=value`).
+    pub environment: Vec<CString>,
+    /// The terminal's height before the client says one.
+    pub rows: u16,
+    /// Its width, likewise.
+    pub cols: u16,
+    /// Which variables clients may set.
+    pub accept_env: AcceptEnv,
+    /// Who may come in.
+    pub access: Access,
+    /// Whether the socket has address rules of its own.
+    pub own_addresses: bool,
+    /// How many sessions there may be.
+    pub max_sessions: Option<u32>,
+    /// With which sockets it shares that: those of the same number.
+    pub max_scope: u32,
+    /// How many of one user.
+    pub max_user_sessions: Option<u32>,
+    /// With which sockets it shares that.
+    pub max_user_scope: u32,
+    /// How many new ones a second.
+    pub rate: Option<u32>,
+    /// Ends a session after so long without traffic.
+    pub timeout: Option<Duration>,
+    /// Ends a session after so long.
+    pub max_time: Option<Duration>,
+    /// Whether clients that can take the terminal itself get it.
+    pub handover: bool,
+    /// Whether clients may say which command is run.
+    pub allow_command: bool,
+    /// The SFTP server; `None`: OpenSSH's, where it usually is.
+    pub sftp_server: Option<CString>,
+    /// How the lines of an audit look; `None`: there are none.
+    pub audit: Option<Audit>,
+    /// Whether its sessions are recorded, where there is a folder for it.
+    pub record: bool,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            command: c"/bin/sh".to_owned(),
+            identity: None,
+            folder: None,
+            environment: Vec::new(),
+            rows: 24,
+            cols: 80,
+            accept_env: AcceptEnv::default(),
+            access: Access::default(),
+            own_addresses: false,
+            max_sessions: None,
+            max_scope: 0,
+            max_user_sessions: None,
+            max_user_scope: 0,
+            rate: None,
+            timeout: None,
+            max_time: None,
+            handover: true,
+            allow_command: false,
+            sftp_server: None,
+            audit: None,
+            record: true,
+        }
+    }
+}
+
+/// As whom a program runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// All other groups.
+    pub groups: Vec<u32>,
+    /// What its account says of its environment (`NAME=value`).
+    pub environment: Vec<CString>,
+}
+
+impl Identity {
+    /// Whether this process is already what it is.
+    pub fn is_ours(&self) -> bool {
+        self.uid == accounts::own_uid()
+            && self.gid == accounts::own_gid()
+            && accounts::own_groups() == self.groups.iter().copied().collect()
+    }
+}
+
+/// A socket that has rules of its own, as typed.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// The option's name.
+    option: String,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Its address.
+    pub address: OsString,
+    /// Its mode and owner.
+    pub ownership: Ownership,
+    pairs: Vec<(String, Value)>,
+}
+
+/// The keys, for whoever types another.
+const KEYS: &str = "addr, cmd, uid, gid, groups, chdir, env, accept_env, rows, cols, chmod, chown, \
+                    allow_user, deny_user, allow_group, deny_group, allow_addr, deny_addr, root, max, \
+                    max_user, rate, idle, max_time, handover, allow_command, sftp_server, record, audit";
+
+/// The list that a key or a global option is about.
+pub fn list(key: &str) -> Option<List> {
+    Some(match key {
+        "allow_user" => List::AllowUser,
+        "deny_user" => List::DenyUser,
+        "allow_group" => List::AllowGroup,
+        "deny_group" => List::DenyGroup,
+        "allow_addr" => List::AllowAddress,
+        "deny_addr" => List::DenyAddress,
+        _ => return None,
+    })
+}
+
+impl Own {
+    /// Reads the option. What can be told of its values is told at once.
+    ///
+    /// # Errors
+    /// An unknown key, or a value that it cannot have.
+    pub fn read(option: &str, protocol: Protocol, typed: &OsStr) -> Result<Self> {
+        let pairs = pairs::read(option, typed.as_bytes())?;
+        let address = pairs.iter().find(|(key, _)| key == "addr").map(|(_, value)| value.one());
+        let address = address.unwrap_or_default();
+        if address.trim_ascii().is_empty() {
+            return Err(Error::new(format!("option {option}: there is no addr=")));
+        }
+        let mut own = Self {
+            option: option.to_owned(),
+            protocol,
+            address: OsString::from_vec(address.trim_ascii().to_vec()),
+            ownership: Ownership::default(),
+            pairs,
+        };
+        for (key, value) in &own.pairs {
+            let what = own.what(key);
+            match key.as_str() {
+                "chmod" => own.ownership.mode = Some(mode(&what, &value.one())?),
+                "chown" => {
+                    (own.ownership.uid, own.ownership.gid) = owner(&what, &value.one())?;
+                }
+                _ => {}
+            }
+        }
+        own.rules(&Rules::default())?;
+        Ok(own)
+    }
+
+    /// The option's name.
+    pub fn option(&self) -> &str {
+        &self.option
+    }
+
+    fn what(&self, key: &str) -> String {
+        format!("{}: {key}", self.option)
+    }
+
+    fn is_tcp(&self) -> bool {
+        let address = self.address.as_bytes();
+        address.contains(&b':') && !address.starts_with(b"fd://")
+    }
+
+    fn is_unix(&self) -> bool {
+        let address = self.address.as_bytes();
+        !address.contains(&b':') && !address.starts_with(b"=")
+    }
+
+    /// Its rules, where these are the global ones, and this is its number.
+    ///
+    /// # Errors
+    /// As of [`Own::read`].
+    pub fn numbered_rules(&self, global: &Rules, number: u32) -> Result<Rules> {
+        let mut rules = self.rules(global)?;
+        let has = |key: &str| self.pairs.iter().any(|(other, _)| other == key);
+        rules.max_scope = if has("max") { number } else { 0 };
+        rules.max_user_scope = if has("max_user") { number } else { 0 };
+        Ok(rules)
+    }
+
+    fn rules(&self, global: &Rules) -> Result<Rules> {
+        let mut rules = global.clone();
+        for (key, typed) in &self.pairs {
+            let what = self.what(key);
+            let wrong = |why: &str| Err(Error::new(format!("option {what}: {why}")));
+            let of_users = list(key).is_some_and(|list| !list.is_of_addresses());
+            if (of_users || matches!(key.as_str(), "root" | "chmod" | "chown")) && self.is_tcp() {
+                return wrong("only a UNIX socket knows users");
+            }
+            if list(key).is_some_and(List::is_of_addresses) && self.is_unix() {
+                return wrong("only a TCP socket knows addresses");
+            }
+            if let Some(list) = list(key) {
+                rules.access.clear(list);
+                rules.access.add(list, &format!("option {what}"), &typed.list())?;
+                rules.own_addresses |= list.is_of_addresses();
+                continue;
+            }
+            rules.set(key, &what, typed)?;
+        }
+        rules.identity = self.identity()?.or(rules.identity);
+        Ok(rules)
+    }
+
+    /// As whom programs run here.
+    fn identity(&self) -> Result<Option<Identity>> {
+        let value = |key: &str| {
+            let value = self.pairs.iter().find(|(other, _)| other == key)?.1.one();
+            Some(String::from_utf8_lossy(value.trim_ascii()).into_owned())
+        };
+        let unknown = |key: &str, typed: &str, kind: &str| {
+            Error::new(format!("option {} = {typed}: no such {kind}", self.what(key)))
+        };
+        let uid = match value("uid") {
+            Some(typed) => {
+                Some(accounts::user(&typed).ok_or_else(|| unknown("uid", &typed, "user"))?)
+            }
+            None => None,
+        };
+        let gid = match value("gid") {
+            Some(typed) => {
+                Some(accounts::group(&typed).ok_or_else(|| unknown("gid", &typed, "group"))?)
+            }
+            None => None,
+        };
+        let listed = self.pairs.iter().find(|(key, _)| key == "groups");
+        let groups = match listed {
+            Some((_, list)) => {
+                let words = list.list();
+                let words = words.iter().map(|word| String::from_utf8_lossy(word.trim_ascii()));
+                let id = |word: std::borrow::Cow<'_, str>| {
+                    accounts::group(&word).ok_or_else(|| unknown("groups", &word, "group"))
+                };
+                Some(words.filter(|word| word != "none").map(id).collect::<Result<Vec<u32>>>()?)
+            }
+            None => None,
+        };
+        if uid.is_none() && gid.is_none() && groups.is_none() {
+            return Ok(None);
+        }
+        let account = uid.and_then(accounts::account);
+        let gid = gid.or(account.as_ref().map(|account| account.gid));
+        let Some(gid) = gid.or_else(|| uid.is_none().then(accounts::own_gid)) else {
+            let uid = uid.unwrap_or_default();
+            let text =
+                format!("option {} = {uid}: it has no account: gid= is needed", self.what("uid"));
+            return Err(Error::new(text));
+        };
+        let groups = groups.or(account.as_ref().map(|account| account.groups.clone()));
+        let mut environment = Vec::new();
+        if let Some(account) = &account {
+            let pairs: [(&str, &OsStr); 4] = [
+                ("HOME", &account.home),
+                ("USER", account.name.as_ref()),
+                ("LOGNAME", account.name.as_ref()),
+                ("SHELL", &account.shell),
+            ];
+            for (name, value) in pairs {
+                let pair = [name.as_bytes(), b"=", value.as_bytes()].concat();
+                environment.extend(CString::new(pair).ok());
+            }
+        }
+        Ok(Some(Identity {
+            uid: uid.unwrap_or_else(accounts::own_uid),
+            gid,
+            groups: groups.unwrap_or_default(),
+            environment,
+        }))
+    }
+}
+
+impl Rules {
+    /// A terminal's size before the client says one.
+    pub fn size(&self) -> Size {
+        Size { rows: self.rows, cols: self.cols }
+    }
+
+    /// Takes a key that is no list of who may.
+    fn set(&mut self, key: &str, what: &str, typed: &Value) -> Result<()> {
+        let one = OsString::from_vec(typed.one());
+        let one = one.as_os_str();
+        let count = || {
+            let count = value::number(what, one, 0..=MOST)?;
+            Ok((count > 0).then_some(count))
+        };
+        let lines = |value: u32, default: u16| u16::try_from(value).map_or(default, |n| n.max(1));
+        match key {
+            // See Own::read and Own::identity.
+            "addr" | "chmod" | "chown" | "uid" | "gid" | "groups" => {}
+            "cmd" => self.command = value::command(what, one)?,
+            "chdir" => self.folder = Some(value::command(what, one)?),
+            "env" => self.environment = variables(what, &typed.list())?,
+            "accept_env" => {
+                self.accept_env = AcceptEnv::of(&typed.list().join(&b' '));
+            }
+            "rows" => self.rows = lines(value::number(what, one, 1..=u16::MAX.into())?, 24),
+            "cols" => self.cols = lines(value::number(what, one, 1..=u16::MAX.into())?, 80),
+            "root" => match one.to_string_lossy().trim() {
+                "deny" => self.access.deny_root(true),
+                "allow" => self.access.deny_root(false),
+                other => {
+                    return Err(Error::new(format!(
+                        "option {what} = {other}: neither allow nor deny"
+                    )));
+                }
+            },
+            "max" => self.max_sessions = count()?,
+            "max_user" => self.max_user_sessions = count()?,
+            "rate" => self.rate = count()?,
+            "idle" => self.timeout = value::time(what, one)?,
+            "max_time" => self.max_time = value::time(what, one)?,
+            "handover" => self.handover = value::switch(what, one)?,
+            "allow_command" => self.allow_command = value::switch(what, one)?,
+            "sftp_server" => self.sftp_server = Some(value::command(what, one)?),
+            "record" => self.record = value::switch(what, one)?,
+            "audit" => self.audit = audit::of(what, one)?,
+            _ => {
+                return Err(Error::new(format!("option {what}: no such key (there are {KEYS})")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The largest number of sessions that can be asked for.
+pub const MOST: u32 = 1_000_000;
+
+fn variables(what: &str, pairs: &[Vec<u8>]) -> Result<Vec<CString>> {
+    let pair = |pair: &Vec<u8>| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+        let known = is_environment_name(name) && pair.len() > name.len();
+        CString::new(pair.clone()).ok().filter(|_| known).ok_or_else(|| {
+            let shown = String::from_utf8_lossy(pair).into_owned();
+            Error::new(format!("option {what} = {shown}: not NAME=VALUE"))
+        })
+    };
+    pairs.iter().map(pair).collect()
+}
+
+fn mode(what: &str, typed: &[u8]) -> Result<u32> {
+    let typed = String::from_utf8_lossy(typed.trim_ascii()).into_owned();
+    let mode = u32::from_str_radix(&typed, 8).ok().filter(|mode| *mode <= 0o777);
+    let digits = typed.bytes().all(|byte| byte.is_ascii_digit());
+    mode.filter(|_| digits).ok_or_else(|| {
+        Error::new(format!("option {what} = {typed}: not a mode (three octal digits)"))
+    })
+}
+
+fn owner(what: &str, typed: &[u8]) -> Result<(Option<u32>, Option<u32>)> {
+    let typed = String::from_utf8_lossy(typed.trim_ascii()).into_owned();
+    let (user, group) = typed.split_once(':').map_or((typed.as_str(), ""), |both| both);
+    let unknown = |kind: &str| Error::new(format!("option {what} = {typed}: no such {kind}"));
+    let user = match user {
+        "" => None,
+        user => Some(accounts::user(user).ok_or_else(|| unknown("user"))?),
+    };
+    let group = match group {
+        "" => None,
+        group => Some(accounts::group(group).ok_or_else(|| unknown("group"))?),
+    };
+    match (user, group) {
+        (None, None) => Err(Error::new(format!("option {what}: the value is empty"))),
+        both => Ok(both),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(typed: &str) -> Result<Rules> {
+        Own::read("forkpty-urouter2", Protocol::Uwsgi, typed.as_ref())?.rules(&Rules::default())
+    }
+
+    #[test]
+    fn a_socket_has_its_own() {
+        let rules = read(
+            "addr=/run/x.sock,cmd=/bin/sh -c 'a\\,b',uid=4711,gid=12,groups=5;6,chdir=/srv,\
+             env=A=1;B=2,rows=40,cols=132,allow_user=root;4711,root=deny,max=20,max_user=2,rate=5,\
+             idle=15m,max_time=8h,handover=no,allow_command=true,sftp_server=/x,audit=json,record=off",
+        )
+        .expect("rules");
+        assert_eq!(rules.command.to_bytes(), b"/bin/sh -c 'a,b'");
+        let identity = rules.identity.expect("somebody");
+        assert_eq!((identity.uid, identity.gid, identity.groups), (4711, 12, vec![5, 6]));
+        assert_eq!(rules.environment, [c"A=1".to_owned(), c"B=2".to_owned()]);
+        assert_eq!((rules.rows, rules.cols), (40, 132));
+        assert_eq!(
+            rules.max_sessions.zip(rules.max_user_sessions).zip(rules.rate),
+            Some(((20, 2), 5))
+        );
+        assert_eq!(rules.timeout, Some(Duration::from_secs(900)));
+        assert_eq!(rules.max_time, Some(Duration::from_secs(28_800)));
+        assert!(
+            !rules.handover && rules.allow_command && !rules.record && rules.access.has_users()
+        );
+    }
+
+    #[test]
+    fn a_key_takes_the_place_of_the_global_option() {
+        let mut global = Rules { rows: 50, max_sessions: Some(9), ..Rules::default() };
+        let user = [b"1001".to_vec()];
+        global.access.add(List::AllowUser, "x", &user).expect("a number");
+        let own = Own::read("x", Protocol::Raw, "addr=/s,allow_user=1002,max=0".as_ref());
+        let rules = own.expect("one").rules(&global).expect("rules");
+        let peer = |uid| fpty::sys::credentials::Credentials { pid: 1, uid, gid: uid };
+        assert!(rules.access.admits(peer(1002), &[]).is_ok());
+        assert!(rules.access.admits(peer(1001), &[]).is_err());
+        assert_eq!((rules.rows, rules.max_sessions), (50, None));
+    }
+
+    #[test]
+    fn nonsense_names_option_key_and_value() {
+        for (typed, part) in [
+            ("cmd=/bin/sh", "no addr"),
+            ("addr=", "no addr"),
+            ("addr=/s,x=1", "x: no such key"),
+            ("addr=/s,rows", "not a key=value"),
+            ("addr=/s,rows=1,rows=2", "twice"),
+            ("addr=/s,uid=no-such-user", "uid = no-such-user: no such user"),
+            ("addr=/s,gid=no-such-group", "gid = no-such-group: no such group"),
+            ("addr=/s,groups=root;no-such-group", "groups = no-such-group"),
+            ("addr=/s,allow_user=no-such-user", "allow_user = no-such-user"),
+            ("addr=/s,uid=4000000001", "gid= is needed"),
+            ("addr=/s,idle=soon", "idle = soon: not a time"),
+            ("addr=/s,max=-1", "max = -1"),
+            ("addr=/s,rate=x", "rate = x"),
+            ("addr=/s,chmod=999", "chmod = 999"),
+            ("addr=/s,chown=no-such-user:", "chown = no-such-user:"),
+            ("addr=/s,root=perhaps", "root = perhaps"),
+            ("addr=/s,handover=perhaps", "handover = perhaps"),
+            ("addr=/s,env=1A=x", "env = 1A=x"),
+            ("addr=/s,allow_addr=10.0.0.0/8", "allow_addr: only a TCP socket"),
+            ("addr=:5000,allow_user=root", "allow_user: only a UNIX socket"),
+            ("addr=:5000,allow_addr=10.0.0.0/40", "allow_addr = 10.0.0.0/40"),
+            ("addr=:5000,chmod=600", "chmod: only a UNIX socket"),
+            ("addr=/s,audit=xml", "audit = xml"),
+        ] {
+            let error = read(typed).expect_err(typed).to_string();
+            assert!(error.contains("forkpty-urouter2") && error.contains(part), "{error}");
+        }
+        assert!(read("addr=:5000,allow_addr=10.0.0.0/8").is_ok());
+    }
+}

@@ -1,0 +1,138 @@
+//! Who may come in at a socket, and how long they may stay.
+
+use std::time::Duration;
+
+use super::GatewayLoop;
+use super::doors::Newcomer;
+use super::seats;
+use super::table::Key;
+use super::timers::Due;
+use super::told::{Refusal, Said};
+use crate::config::rules::Rules;
+use fpty::proto::{Ended, Ending, Protocol};
+use fpty::sys::socket::{Stream, Transport};
+
+/// All that a stranger hears.
+const REFUSED: &str = "not permitted";
+
+impl GatewayLoop {
+    /// Whether a client may come in at a socket; else it is told that it may
+    /// not, and the log is told why.
+    pub(super) fn may_enter(
+        &mut self,
+        door: u16,
+        client: &Stream,
+        transport: Transport,
+        protocol: Protocol,
+    ) -> bool {
+        let Some(rules) = self.doors.rules(door) else {
+            return false;
+        };
+        if !rules.access.has_users() && !rules.access.has_addresses() {
+            return true;
+        }
+        let outcome = match transport {
+            Transport::Unix => admits_process(rules, client),
+            Transport::Tcp => admits_address(rules, client),
+        };
+        let Err((who, why)) = outcome else {
+            return true;
+        };
+        let name = self.doors.door(door).map(|door| door.name.clone()).unwrap_or_default();
+        self.told.hears(door, protocol.name(), Said::default);
+        let line = format!("forkptyrouter: {name}: {who} is refused: {why}");
+        self.doors.log_refusal(&line);
+        let _ = client.write(format!("forkptyrouter: session refused: {REFUSED}\r\n").as_bytes());
+        client.end();
+        // Unread input would turn our close into a reset, which may overtake
+        // the line.
+        let _ = client.read(&mut self.turn.buffer[..]);
+        self.told.refused(Some(client), Refusal::Denied, why);
+        false
+    }
+}
+
+/// What a client is told whose time is over.
+pub const TIME_IS_OVER: &str = "session ended: its time is over (max-time)";
+
+/// How long before that it is told that it will be.
+const NOTICE: Duration = Duration::from_secs(60);
+
+/// How long a client may take to hear that its time is over.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+impl GatewayLoop {
+    /// Whether somebody gets no session for want of a seat: why.
+    pub(super) fn is_full(&mut self, newcomer: &Newcomer) -> Option<Ended> {
+        let full = newcomer.seat.as_ref().err()?;
+        self.told.refuses(Refusal::Limit);
+        Some(Ended::because(Ending::Refused, full.text()))
+    }
+
+    /// Whether clients come faster than a socket takes them: then it takes
+    /// none for a moment.
+    pub(super) fn is_too_fast(&mut self, door: u16) -> bool {
+        let Some(rate) = self.doors.rules(door).and_then(|rules| rules.rate) else {
+            return false;
+        };
+        let wait = seats::wait_for_rate(door, rate);
+        if wait > 0 {
+            self.doors.rest(door, &self.turn.poller);
+            self.after(Duration::from_micros(wait.into()), Due::Door(door));
+        }
+        wait > 0
+    }
+
+    /// A session begins whose time is limited.
+    pub(super) fn limit_time(&mut self, key: Key, limit: Duration) {
+        if limit > NOTICE {
+            self.after(limit - NOTICE, Due::LimitSoon(key));
+        }
+        self.after(limit, Due::Limit(key));
+    }
+
+    /// A session's time is over before long.
+    pub(super) fn limit_comes(&mut self, key: Key) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            let line = "this session ends in a minute: its time is over then (max-time)";
+            attached.session.notice(line, &mut attached.wires);
+            self.settle(key);
+        }
+    }
+
+    /// A session's time is over.
+    pub(super) fn limit(&mut self, key: Key) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            attached.session.dismiss(Ending::Limit, TIME_IS_OVER, &mut attached.wires);
+            self.after(LAST_WORD, Due::Dismissed(key));
+            self.settle(key);
+        }
+    }
+}
+
+fn admits_process(rules: &Rules, client: &Stream) -> Result<(), (String, &'static str)> {
+    if !rules.access.has_users() {
+        return Ok(());
+    }
+    let Some(peer) = client.credentials() else {
+        return Err((String::from("somebody"), "nobody knows who it is"));
+    };
+    let groups = match rules.access.asks_for_groups() {
+        true => client.peer_groups(),
+        false => Vec::new(),
+    };
+    let who = || format!("user {} (process {})", peer.uid, peer.pid);
+    rules.access.admits(peer, &groups).map_err(|why| (who(), why))
+}
+
+fn admits_address(rules: &Rules, client: &Stream) -> Result<(), (String, &'static str)> {
+    let Some((address, port)) = client.peer_address() else {
+        return Err((String::from("somebody"), "it has left"));
+    };
+    let who = || format!("{address} port {port}");
+    // Whoever comes over TCP is no user that is known.
+    if rules.access.has_users() && !rules.own_addresses {
+        return Err((who(), "over TCP nobody is known"));
+    }
+    rules.access.admits_address(address).map_err(|why| (who(), why))
+}

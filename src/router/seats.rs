@@ -1,0 +1,228 @@
+//! How many sessions there may be, and how fast they may come. Each session
+//! has a seat in memory that all gateways share, so that a limit holds over all
+//! of them; where nothing is limited there are no seats.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use once_cell::sync::OnceCell;
+
+use super::told::Subject;
+use crate::config::rules::Rules;
+use crate::uwsgi::log::log;
+use fpty::error::reason;
+use fpty::sys::shared::SharedWords;
+use fpty::sys::socket::Stream;
+
+/// Seats of one gateway; memory is used only for as many as were taken at
+/// once.
+const MOST: usize = 1 << 17;
+
+/// Words of a seat: which limit of all it counts for, and which of a user's.
+const WORDS: usize = 2;
+
+/// A list for each gateway, and a word for each socket's rate.
+static SHARED: OnceCell<(Vec<SharedWords>, SharedWords)> = OnceCell::new();
+
+/// Sockets whose rate can be limited.
+const SOCKETS: usize = 4096;
+
+/// Reserves the memory, in the master, before it forks the gateways.
+pub fn reserve(gateways: u32) {
+    let lists: std::io::Result<Vec<_>> =
+        (0..gateways).map(|_| SharedWords::new(MOST * WORDS)).collect();
+    match lists.and_then(|lists| Ok((lists, SharedWords::new(SOCKETS)?))) {
+        Ok(shared) => {
+            let _ = SHARED.set(shared);
+        }
+        Err(error) => {
+            log(&format!("forkptyrouter: the limits of sessions do not hold: {}", reason(&error)))
+        }
+    }
+}
+
+/// A seat.
+#[derive(Debug)]
+pub struct Seat(usize);
+
+/// Why there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// There are as many sessions as there may be.
+    All,
+    /// The user has as many as a user may have.
+    User,
+}
+
+impl Full {
+    /// For the client.
+    pub fn text(self) -> &'static str {
+        match self {
+            Full::All => "there are as many sessions as there may be (max-sessions)",
+            Full::User => "you have as many sessions as a user may have (max-user-sessions)",
+        }
+    }
+}
+
+/// The seats of a gateway.
+pub struct Seats {
+    ordinal: usize,
+    free: Vec<usize>,
+    used: usize,
+    taken: HashMap<Subject, Seat>,
+}
+
+impl Seats {
+    /// Those of the gateway of this number: what one had that was here before
+    /// is free.
+    pub fn of(ordinal: usize) -> Self {
+        if let Some(words) = words(ordinal) {
+            // Behind the first place that was never used there is nothing.
+            for seat in words.chunks(WORDS).take_while(|seat| word(&seat[0]) != NEVER_USED) {
+                seat.iter().for_each(|word| word.store(NEVER_USED, Ordering::Release));
+            }
+        }
+        Self { ordinal, free: Vec::new(), used: 0, taken: HashMap::new() }
+    }
+
+    /// Takes a seat at a socket with these rules; `None`: nothing is limited
+    /// there.
+    ///
+    /// # Errors
+    /// There is none left.
+    pub fn take(&mut self, rules: &Rules, client: &Stream) -> Result<Option<Seat>, Full> {
+        let (max, max_user) = (rules.max_sessions, rules.max_user_sessions);
+        if max.is_none() && max_user.is_none() {
+            return Ok(None);
+        }
+        let user = match max_user {
+            Some(_) => user_of(client, rules.max_user_scope),
+            None => FREE,
+        };
+        // Both are counted from 1: 0 is a place that was never used.
+        let all = i32::try_from(rules.max_scope).unwrap_or(0) + 1;
+        let Some(place) = self.place() else {
+            return Err(Full::All);
+        };
+        let Some(words) = words(self.ordinal).and_then(|words| words.get(place * WORDS..)) else {
+            return Ok(None);
+        };
+        // First our own, then the count: two that come at once may both find
+        // that there is none left, and never both that there is one.
+        words[1].store(user, Ordering::SeqCst);
+        words[0].store(all, Ordering::SeqCst);
+        let seat = Seat(place);
+        let (of_all, of_user) = count(all, user);
+        let full = match (max, max_user) {
+            (Some(max), _) if of_all > max => Some(Full::All),
+            (_, Some(max)) if of_user > max => Some(Full::User),
+            _ => None,
+        };
+        match full {
+            Some(full) => {
+                self.leave(seat);
+                Err(full)
+            }
+            None => Ok(Some(seat)),
+        }
+    }
+
+    fn place(&mut self) -> Option<usize> {
+        self.free.pop().or_else(|| {
+            let place = self.used;
+            (place < MOST).then(|| self.used += 1).map(|()| place)
+        })
+    }
+
+    /// Gives a seat back.
+    pub fn leave(&mut self, Seat(place): Seat) {
+        if let Some(words) = words(self.ordinal) {
+            words[place * WORDS].store(FREE, Ordering::Release);
+            words[place * WORDS + 1].store(FREE, Ordering::Release);
+        }
+        self.free.push(place);
+    }
+
+    /// A seat is a session's from now on.
+    pub fn is_of(&mut self, seat: Option<Seat>, subject: Subject) {
+        if let Some(seat) = seat {
+            self.taken.insert(subject, seat);
+        }
+    }
+
+    /// A session is over.
+    pub fn ended(&mut self, subject: Subject) {
+        if !self.taken.is_empty() {
+            if let Some(seat) = self.taken.remove(&subject) {
+                self.leave(seat);
+            }
+        }
+    }
+}
+
+const NEVER_USED: i32 = 0;
+const FREE: i32 = -1;
+
+fn word(word: &AtomicI32) -> i32 {
+    word.load(Ordering::SeqCst)
+}
+
+fn words(ordinal: usize) -> Option<&'static [AtomicI32]> {
+    SHARED.get().and_then(|(lists, _)| lists.get(ordinal)).map(SharedWords::words)
+}
+
+/// How many seats count for both, over all gateways.
+fn count(all: i32, user: i32) -> (u32, u32) {
+    let lists = SHARED.get().map(|(lists, _)| lists.as_slice()).unwrap_or_default();
+    let seats = lists.iter().flat_map(|list| {
+        let seats = list.words().chunks(WORDS);
+        seats.map(|seat| (word(&seat[0]), word(&seat[1]))).take_while(|seat| seat.0 != NEVER_USED)
+    });
+    seats.fold((0, 0), |(of_all, of_user), seat| {
+        (of_all + u32::from(seat.0 == all), of_user + u32::from(user != FREE && seat.1 == user))
+    })
+}
+
+/// Who comes, as a number: the user on a UNIX socket, and over TCP the address,
+/// of which IPv6 users have 64 bits. Strangers share one only by a rare chance.
+fn user_of(client: &Stream, scope: u32) -> i32 {
+    use std::net::IpAddr;
+    let (kind, number) = match (client.credentials(), client.peer_address()) {
+        (Some(peer), _) => (1, u64::from(peer.uid)),
+        (None, Some((IpAddr::V4(address), _))) => (2, u64::from(address.to_bits())),
+        // The upper half.
+        (None, Some((IpAddr::V6(address), _))) => (3, (address.to_bits() >> 64) as u64),
+        (None, None) => (4, 0),
+    };
+    // Multiplying mixes upwards (Knuth, TAOCP 6.4).
+    let mixed = [kind, u64::from(scope), number].into_iter().fold(0_u64, |mixed, part| {
+        (mixed ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
+    });
+    // A positive number: the others mean that there is none.
+    ((mixed >> 33) as i32 & i32::MAX).max(1)
+}
+
+/// How soon a socket with a rate takes the next one, in microseconds; 0: now,
+/// and it is counted. As many as come in a second may come at once.
+pub fn wait_for_rate(door: u16, rate: u32) -> u32 {
+    const SECOND: i32 = 1_000_000;
+    let Some(due) = SHARED.get().and_then(|(_, rates)| rates.words().get(usize::from(door))) else {
+        return 0;
+    };
+    let step = SECOND / i32::try_from(rate).unwrap_or(i32::MAX).clamp(1, SECOND);
+    // It comes round every 71 minutes: only differences mean anything.
+    let now = fpty::sys::monotonic_microseconds() as i32;
+    loop {
+        let before = word(due);
+        let ahead = before.wrapping_sub(now);
+        // In the past, or of long ago.
+        let ahead = if (0..=2 * SECOND).contains(&ahead) { ahead } else { 0 };
+        if ahead > SECOND - step {
+            return (ahead - (SECOND - step)).unsigned_abs();
+        }
+        let after = now.wrapping_add(ahead + step);
+        if due.compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            return 0;
+        }
+    }
+}

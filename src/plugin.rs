@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use once_cell::sync::Lazy;
 
-use crate::config::record::Record;
 use crate::config::{pty, router};
 use crate::ffi;
 use crate::router::{aftercare, record::door, seats, siblings, told};
@@ -179,9 +178,10 @@ unsafe extern "C" fn router_before_all(
     _: *mut *mut c_char,
 ) {
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
-        let record = locked(&ROUTER).record.clone();
-        let record = if sockets::asked_for(Owner::Router) { record } else { Record::default() };
-        door::open(&record)
+        let config = locked(&ROUTER).clone();
+        let there_are_clients = sockets::asked_for(Owner::Router);
+        let rules = config.all_rules().filter(|_| there_are_clients);
+        door::open(rules.map(|rules| rules.record))
     });
     if let Err(error) = outcome {
         log(&format!("forkptyrouter: {error}"));

@@ -2,6 +2,7 @@
 //! kind).
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,24 @@ pub struct Record {
 }
 
 impl Record {
+    /// Takes what one socket has instead: another folder, or none (`off`).
+    ///
+    /// # Errors
+    /// It is neither a switch nor the path of a folder.
+    pub fn set_here(&mut self, what: &str, typed: &OsStr) -> Result<()> {
+        match value::switch(what, typed) {
+            _ if typed.as_bytes().starts_with(b"/") => self.set(Part::Folder, what, typed)?,
+            Ok(true) => {}
+            Ok(false) => self.folder = None,
+            Err(_) => {
+                let word = typed.to_string_lossy();
+                let line = format!("option {what} = {word}: neither yes nor no nor a full path");
+                return Err(Error::new(line));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes one option as typed.
     ///
     /// # Errors
@@ -72,7 +91,13 @@ impl Record {
             Err(Error::new(format!("option {option} = {word}: neither {one} nor {other}")))
         };
         match part {
-            Part::Folder => self.folder = Some(value::bytes(option, typed)?),
+            Part::Folder => {
+                let folder = value::bytes(option, typed)?;
+                if folder.as_bytes().contains(&b'\n') {
+                    return Err(Error::new(format!("option {option}: a line feed in a path")));
+                }
+                self.folder = Some(folder);
+            }
             Part::Format => match word.trim() {
                 "v2" => self.format = Format::V2,
                 "v3" => self.format = Format::V3,
@@ -119,6 +144,7 @@ mod tests {
         assert_eq!((record.limit, record.on_error), (Some(5_000_000_000), OnError::Close));
         for (part, nonsense) in [
             (Part::Folder, " "),
+            (Part::Folder, "/var/a\nb"),
             (Part::Format, "v4"),
             (Part::Input, "perhaps"),
             (Part::Limit, "100"),

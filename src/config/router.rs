@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::accept_env::AcceptEnv;
 use super::access::List;
 use super::audit;
-use super::record::{Part, Record};
+use super::record::Part;
 use super::rules::{self, Own, Rules};
 use super::{OptionSpec, switch, value, with_value};
 use fpty::error::{Error, Result};
@@ -265,8 +265,6 @@ pub struct Router {
     pub harakiri: Option<u32>,
     /// How long a session leader may outlive its client.
     pub hangup_grace: Option<Duration>,
-    /// What is recorded.
-    pub record: Record,
     /// Whether a command without a terminal gets the client's descriptors.
     pub pass_stdio: bool,
     /// Whether the option was given: the next one adds to it.
@@ -293,7 +291,6 @@ impl Default for Router {
             stats: None,
             harakiri: None,
             hangup_grace: Some(Duration::from_secs(10)),
-            record: Record::default(),
             pass_stdio: true,
             accept_env_given: false,
             remarks: Vec::new(),
@@ -390,7 +387,7 @@ impl Router {
                 }
             }
             Key::Audit => self.rules.audit = audit::of(option, typed)?,
-            Key::Record(part) => self.record.set(part, option, typed)?,
+            Key::Record(part) => self.rules.record.set(part, option, typed)?,
             Key::Handover => self.rules.handover = value::switch(option, typed)?,
             Key::AllowCommand => self.rules.allow_command = value::switch(option, typed)?,
             Key::PassStdio => self.pass_stdio = value::switch(option, typed)?,

@@ -10,6 +10,7 @@ use super::accept_env::AcceptEnv;
 use super::access::{Access, List};
 use super::audit::{self, Audit};
 use super::pairs::{self, Value};
+use super::record::{Part, Record};
 use super::value;
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
@@ -60,8 +61,8 @@ pub struct Rules {
     pub sftp_server: Option<CString>,
     /// How the lines of an audit look; `None`: there are none.
     pub audit: Option<Audit>,
-    /// Whether its sessions are recorded, where there is a folder for it.
-    pub record: bool,
+    /// What is recorded of its sessions.
+    pub record: Record,
 }
 
 impl Default for Rules {
@@ -87,7 +88,7 @@ impl Default for Rules {
             allow_command: false,
             sftp_server: None,
             audit: None,
-            record: true,
+            record: Record::default(),
         }
     }
 }
@@ -131,7 +132,8 @@ pub struct Own {
 /// The keys, for whoever types another.
 const KEYS: &str = "addr, cmd, uid, gid, groups, chdir, env, accept_env, rows, cols, chmod, chown, \
                     allow_user, deny_user, allow_group, deny_group, allow_addr, deny_addr, root, max, \
-                    max_user, rate, idle, max_time, handover, allow_command, sftp_server, record, audit";
+                    max_user, rate, idle, max_time, handover, allow_command, sftp_server, record, \
+                    record_format, record_input, record_limit, record_on_error, audit";
 
 /// The list that a key or a global option is about.
 pub fn list(key: &str) -> Option<List> {
@@ -344,7 +346,11 @@ impl Rules {
             "handover" => self.handover = value::switch(what, one)?,
             "allow_command" => self.allow_command = value::switch(what, one)?,
             "sftp_server" => self.sftp_server = Some(value::command(what, one)?),
-            "record" => self.record = value::switch(what, one)?,
+            "record" => self.record.set_here(what, one)?,
+            "record_format" => self.record.set(Part::Format, what, one)?,
+            "record_input" => self.record.set(Part::Input, what, one)?,
+            "record_limit" => self.record.set(Part::Limit, what, one)?,
+            "record_on_error" => self.record.set(Part::OnError, what, one)?,
             "audit" => self.audit = audit::of(what, one)?,
             _ => {
                 return Err(Error::new(format!("option {what}: no such key (there are {KEYS})")));
@@ -398,6 +404,7 @@ fn owner(what: &str, typed: &[u8]) -> Result<(Option<u32>, Option<u32>)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Format;
     use super::*;
 
     fn read(typed: &str) -> Result<Rules> {
@@ -423,9 +430,23 @@ mod tests {
         );
         assert_eq!(rules.timeout, Some(Duration::from_secs(900)));
         assert_eq!(rules.max_time, Some(Duration::from_secs(28_800)));
-        assert!(
-            !rules.handover && rules.allow_command && !rules.record && rules.access.has_users()
-        );
+        assert!(!rules.handover && rules.allow_command && rules.access.has_users());
+        assert_eq!(rules.record.folder, None);
+    }
+
+    #[test]
+    fn a_socket_is_recorded_elsewhere_or_not_at_all() {
+        let mut global = Rules::default();
+        global.record.folder = Some("/var/all".into());
+        let of = |typed: &str| {
+            let own = Own::read("x", Protocol::Raw, format!("addr=/s,{typed}").as_ref());
+            own.expect(typed).rules(&global).expect(typed).record
+        };
+        assert_eq!(of("record=yes").folder, Some("/var/all".into()));
+        assert_eq!(of("record=off").folder, None);
+        let own = of("record=/var/own,record_input=yes,record_format=v2,record_limit=8192");
+        assert_eq!((own.folder, own.input), (Some("/var/own".into()), true));
+        assert_eq!((own.format, own.limit), (Format::V2, Some(8192)));
     }
 
     #[test]
@@ -447,6 +468,8 @@ mod tests {
             ("cmd=/bin/sh", "no addr"),
             ("addr=", "no addr"),
             ("addr=/s,x=1", "x: no such key"),
+            ("addr=/s,record=perhaps", "record = perhaps"),
+            ("addr=/s,record_limit=1", "record_limit = 1"),
             ("addr=/s,rows", "not a key=value"),
             ("addr=/s,rows=1,rows=2", "twice"),
             ("addr=/s,uid=no-such-user", "uid = no-such-user: no such user"),

@@ -61,6 +61,7 @@ impl GatewayLoop {
             }
             Arrival::Client(client, transport, Protocol::Raw) => {
                 self.told.hears(door, Protocol::Raw.name(), Said::default);
+                self.is_about_to_record(door);
                 let Some(place) = self.doors.door(door) else { return };
                 let (size, program) = (place.rules.size(), Arc::clone(&place.program));
                 let session = Session::raw(size);
@@ -105,6 +106,7 @@ impl GatewayLoop {
         let (transport, door) = (newcomer.transport, newcomer.door);
         let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
         self.told.hears(door, mode, || Said::of(&opening.variables));
+        self.is_about_to_record(door);
         self.told.asks(|| opening.request.shown());
         if !opening.wants_terminal() {
             return self.command(newcomer, opening, arrived);

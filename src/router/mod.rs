@@ -221,7 +221,7 @@ impl GatewayLoop {
             gateway.ordinal(),
             doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
         );
-        let recorder = Recorder::new(&config.record, gateway.is_first());
+        let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), gateway.is_first());
         let mut router = Self {
             keeps_time: config.keeps_time(),
             config,

@@ -16,7 +16,7 @@ use crate::harness::{Server, Wire, comes_true, on_every_server, process, servers
 #[test]
 fn sessions_of_a_gateway_that_is_killed_have_an_end() {
     on_every_server(|flavor| {
-        for stopped in [false, true] {
+        for how in ["killed", "stopped", "reloaded"] {
             let mut server = audited(flavor).raw();
             let mut clients: Vec<_> = (0..5).map(|_| server.connect("s")).collect();
             for client in &mut clients {
@@ -26,10 +26,10 @@ fn sessions_of_a_gateway_that_is_killed_have_an_end() {
             over.send("exit 1\n");
             over.read_to_end();
             wait_for(&server, "session-end", 1);
-            if stopped {
-                server.stop();
-            } else {
-                process::signal(server.gateway(), Signal::SIGKILL);
+            match how {
+                "stopped" => drop(server.stop()),
+                "reloaded" => process::signal(server.master(), Signal::SIGHUP),
+                _ => process::signal(server.gateway(), Signal::SIGKILL),
             }
             let lines = wait_for(&server, "session-end", 6);
             let mut ids: Vec<_> = of(&lines, "session-end").iter().map(|end| &end["id"]).collect();

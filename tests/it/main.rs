@@ -55,6 +55,7 @@ mod pty_server_scrollback;
 mod recordings;
 mod refused_calls;
 mod resources;
+mod rules;
 mod scarcity;
 mod session;
 mod slow_start;

@@ -283,6 +283,10 @@ fn a_reload_keeps_the_recorder() {
                 .any(|path| fs::read_to_string(path).expect("it").contains("sha256="))
         });
         assert_eq!(Cast::read(&files(&server)[0]).all("o"), "readymore");
+        wait_until("the audit tells the end", || ends(&server).len() == 1);
+        let lost = &ends(&server)[0]["record"];
+        assert_eq!(lost["path"].as_str(), files(&server)[0].to_str());
+        assert_eq!((&lost["bytes"], &lost["sha256"]), (&Value::Null, &Value::Null));
         let mut client = server.connect("s");
         client.read_until("ready");
         drop(client);
@@ -291,6 +295,40 @@ fn a_reload_keeps_the_recorder() {
         assert_eq!(files(&server).len(), 2);
         assert!(files(&server).iter().all(|path| fs::metadata(path).expect("it").uid() == 0));
         assert_eq!(server.count_in_log("not protected"), 0);
+    });
+}
+
+/// Sockets with rules of their own, one of whose sessions are somebody else's.
+#[test]
+fn each_socket_is_recorded_as_its_rules_say() {
+    on_every_server(|flavor| {
+        let root = nix::unistd::getuid().is_root();
+        let uid = if root { ",uid=54321,gid=54321" } else { "" };
+        let other = "addr={dir}/other,record={dir}/o,record_format=v2,record_input=yes";
+        let server = Setup::new(flavor)
+            .script("stty -echo; printf ready; read x; id -u")
+            .option("forkptyrouter-audit", "json")
+            .option("forkpty-router2", &format!("{other}{uid}"))
+            .option("forkpty-router2", "addr={dir}/none,record=off")
+            .start();
+        for (count, socket) in [(1, "other"), (2, "none")] {
+            let mut client = server.connect(socket);
+            client.read_until("ready");
+            client.send("x\n");
+            client.read_to_end();
+            let record = record(&server, count);
+            if socket == "none" {
+                assert_eq!(record, Value::Null);
+                continue;
+            }
+            let path = record["path"].as_str().expect("a path");
+            assert!(path.contains("/o/"), "{path}");
+            let cast = Cast::read(path);
+            cast.check(&record);
+            assert_eq!((&cast.header["version"], cast.all("i").as_str()), (&json!(2), "x\n"));
+        }
+        server.wait_for_log("sessions at once");
+        assert_eq!(server.count_in_log("not protected"), usize::from(!root));
     });
 }
 
@@ -601,6 +639,21 @@ fn a_recorded_terminal_is_not_handed_over_and_the_statistics_know() {
         client.input("\n");
         // No offer among what was said.
         to_the_end(&mut client);
+    });
+}
+
+/// More than there is room for on its way: nothing is missing.
+#[test]
+fn a_flood_is_recorded_whole() {
+    on_every_server(|flavor| {
+        let server = recorded(flavor).script("stty raw -echo; seq 1 2000000").start();
+        let output = server.connect("s").read_to_end();
+        assert_same(&output, &sequence(2_000_000));
+        let record = record(&server, 1);
+        assert_eq!(record["dropped"], 0, "{record}");
+        let cast = Cast::read(record["path"].as_str().expect("a path"));
+        cast.check(&record);
+        assert_same(cast.all("o").as_bytes(), &output);
     });
 }
 

@@ -132,6 +132,8 @@ fn a_long_list_holds_up_nobody() {
         wait_until("all are there", || sessions(&server).len() == SESSIONS);
         let stuck: Vec<_> = (0..20).map(|_| server.connect("stats")).collect();
         let mut other = server.connect("s");
+        other.send("here\n");
+        other.read_until("here");
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..10 {

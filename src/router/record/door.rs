@@ -25,7 +25,7 @@ static DOOR: Mutex<Option<Door>> = Mutex::new(None);
 struct Door {
     stream: Stream,
     /// Where the recorder makes its files.
-    folder: PathBuf,
+    folders: Vec<PathBuf>,
     /// Who started it.
     uid: u32,
 }
@@ -38,48 +38,68 @@ fn door() -> MutexGuard<'static, Option<Door>> {
 /// one of the server's image before a reload.
 ///
 /// # Errors
-/// The folder cannot be used: the line for the operator.
-pub fn open(record: &Record) -> Result<()> {
+/// A folder cannot be used: the line for the operator.
+pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
     let before = kept::take(NAME).and_then(|(fd, note)| Door::of(fd, &note));
-    let Some(folder) = &record.folder else {
+    let mut folders = Vec::new();
+    for folder in records.filter_map(|record| record.folder) {
+        let path = absolute(&folder)?;
+        if !folders.contains(&path) {
+            folders.push(path);
+        }
+    }
+    if folders.is_empty() {
         return Ok(());
-    };
-    let typed = Path::new(folder);
-    let what = || format!("option forkptyrouter-record = {}", typed.display());
-    let path = std::path::absolute(typed).context(what())?;
+    }
     let uid = nix::unistd::geteuid().as_raw();
     if let Some(before) = before.filter(|before| !before.stream.has_hung_up()) {
-        let is_the_same = before.folder == path;
-        if !is_the_same && before.uid != uid {
+        let other = folders.iter().find(|folder| !before.folders.contains(folder));
+        if let Some(other) = other.filter(|_| before.uid != uid) {
             log(&format!(
                 "forkptyrouter: recordings still go to {}: the server has no privileges any more \
                  to use {}; stop it and start it again",
-                before.folder.display(),
-                path.display()
+                before.folders[0].display(),
+                other.display()
             ));
         }
-        if is_the_same || before.uid != uid {
+        if other.is_none() || before.uid != uid {
             before.install();
             return Ok(());
         }
     }
-    let open = Folder::open(&path).context(what())?;
-    if open.is_open_to_others() {
-        log(&format!(
-            "forkptyrouter: others can take recordings away: {} is theirs, or they may write there",
-            path.display()
-        ));
+    let mut open = Vec::new();
+    for path in &folders {
+        let folder = Folder::open(path).context(named(path))?;
+        if folder.is_open_to_others() {
+            log(&format!(
+                "forkptyrouter: others can take recordings away: {} is theirs, or they may write \
+                 there",
+                path.display()
+            ));
+        }
+        open.push(folder);
     }
-    let stream = process::start(vec![open]).context("cannot start the recorder")?;
-    Door { stream, folder: path, uid }.install();
+    let stream = process::start(open).context("cannot start the recorder")?;
+    Door { stream, folders, uid }.install();
     Ok(())
+}
+
+fn named(path: &Path) -> String {
+    format!("option forkptyrouter-record = {}", path.display())
+}
+
+fn absolute(folder: &OsStr) -> Result<PathBuf> {
+    std::path::absolute(folder).context(named(Path::new(folder)))
 }
 
 /// The server is about to execute itself anew: the next image takes over.
 pub fn keep() {
     if let Some(door) = &*door() {
-        let mut note = OsString::from(format!("{}:", door.uid));
-        note.push(&door.folder);
+        let mut note = OsString::from(door.uid.to_string());
+        for folder in &door.folders {
+            note.push("\n");
+            note.push(folder);
+        }
         kept::keep(NAME, door.stream.as_fd(), &note);
     }
 }
@@ -89,9 +109,23 @@ pub fn close() {
     *door() = None;
 }
 
-/// Where files are made.
-pub fn folder() -> Option<PathBuf> {
-    door().as_ref().map(|door| door.folder.clone())
+/// The number of a folder, as the recorder has it; after a reload that changed
+/// it that may be another's.
+pub fn number(folder: &OsStr) -> usize {
+    let door = door();
+    let path = absolute(folder).ok();
+    let folders = door.iter().flat_map(|door| &door.folders);
+    folders
+        .zip(0..)
+        .find(|(known, _)| Some(*known) == path.as_ref())
+        .map_or(0, |(_, number)| number)
+}
+
+/// The path of a file in the folder of this number.
+pub fn path(folder: usize, name: &str) -> String {
+    let door = door();
+    let folder = door.as_ref().and_then(|door| door.folders.get(folder));
+    folder.map_or_else(|| name.to_owned(), |folder| folder.join(name).display().to_string())
 }
 
 /// Sends a recorder a queue and a channel. Returns whether there is one.
@@ -111,10 +145,10 @@ impl Door {
 
     /// One that was kept, under this note.
     fn of(fd: OwnedFd, note: &OsStr) -> Option<Self> {
-        let colon = note.as_bytes().iter().position(|byte| *byte == b':')?;
-        let (uid, folder) = note.as_bytes().split_at(colon);
-        let uid = std::str::from_utf8(uid).ok()?.parse().ok()?;
-        let folder = PathBuf::from(OsStr::from_bytes(&folder[1..]));
-        Some(Self { stream: Stream::from(fd), folder, uid })
+        let mut lines = note.as_bytes().split(|byte| *byte == b'\n');
+        let uid = std::str::from_utf8(lines.next()?).ok()?.parse().ok()?;
+        let folders: Vec<_> = lines.map(|line| PathBuf::from(OsStr::from_bytes(line))).collect();
+        let stream = Stream::from(fd);
+        (!folders.is_empty()).then_some(Self { stream, folders, uid })
     }
 }

@@ -15,6 +15,9 @@ use fpty::sys::folder::Folder;
 /// What stands at the end has so much room below the limit.
 const LAST_LINES: u64 = 512;
 
+/// Bytes of lines that a recording keeps room for.
+const ROOM: usize = 32 * 1024;
+
 /// How many names are tried where there is something of that name.
 const NAMES: u32 = 20;
 
@@ -105,6 +108,24 @@ impl Recording {
             ended,
             is_full: false,
         })
+    }
+
+    /// Takes the room that nobody uses now, where it has none of its own.
+    pub fn take_room(&mut self, spare: &mut Vec<u8>) {
+        if self.lines.capacity() == 0 {
+            std::mem::swap(&mut self.lines, spare);
+        }
+    }
+
+    /// Gives room away that it needed for much: a thousand sessions that were
+    /// busy once do not hold it.
+    pub fn give_room(&mut self, spare: &mut Vec<u8>) {
+        if self.lines.is_empty() && self.lines.capacity() > ROOM {
+            let room = std::mem::take(&mut self.lines);
+            if room.capacity() > spare.capacity() {
+                *spare = room;
+            }
+        }
     }
 
     /// Notes what happened in the session.

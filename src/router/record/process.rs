@@ -34,7 +34,7 @@ const SHORT: Duration = Duration::from_secs(1);
 
 /// Signals for whoever stops the service. It ends by itself, after the last
 /// gateway's last word.
-const NOT_OURS: [Signal; 9] = [
+const NOT_OURS: [Signal; 10] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -44,6 +44,8 @@ const NOT_OURS: [Signal; 9] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
     Signal::SIGTSTP,
+    // A file may not become as large (ulimit -f): the write says so, too.
+    Signal::SIGXFSZ,
 ];
 
 /// Starts it, for files in these folders; returns the outer side of its door.
@@ -93,6 +95,8 @@ struct Source {
     /// A message that is not complete.
     bytes: Vec<u8>,
     sessions: HashMap<u32, Session>,
+    /// Room for lines that no session uses.
+    spare: Vec<u8>,
     /// Sessions with lines that are not in their files.
     touched: Vec<u32>,
     answers: VecDeque<Vec<u8>>,
@@ -190,6 +194,7 @@ fn enter(door: &Stream) -> Entry {
             queue,
             bytes: Vec::new(),
             sessions: HashMap::new(),
+            spare: Vec::new(),
             touched: Vec::new(),
             answers: VecDeque::new(),
             waits: false,
@@ -223,7 +228,9 @@ impl Source {
         self.bytes = bytes;
         for session in std::mem::take(&mut self.touched) {
             if let Some(Session::Recorded(recording)) = self.sessions.get_mut(&session) {
-                if let Err(failure) = recording.write() {
+                let outcome = recording.write();
+                recording.give_room(&mut self.spare);
+                if let Err(failure) = outcome {
                     self.failed(session, failure);
                 }
             }
@@ -261,6 +268,7 @@ impl Source {
             }
             _ => match self.sessions.get_mut(&session) {
                 Some(Session::Recorded(recording)) => {
+                    recording.take_room(&mut self.spare);
                     if let Err(failure) = recording.note(message) {
                         self.failed(session, failure);
                     }

@@ -111,15 +111,17 @@ const KINDS: [u8; 256] = {
     kinds
 };
 
-/// How many bytes at the front are themselves, in steps of what a processor
-/// looks at in one instruction.
-fn plain(text: &[u8]) -> usize {
+/// Where the first byte is that may not be itself. Most are: a processor looks
+/// at some of them in one instruction.
+fn other(text: &[u8]) -> Option<usize> {
     const STEP: usize = 16;
     let is_other = |byte: u8| {
         (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte == 0x7f) | (byte == 0xc2)
     };
     let any = |step: &[u8]| step.iter().fold(false, |one, byte| one | is_other(*byte));
-    text.chunks_exact(STEP).take_while(|step| !any(step)).count() * STEP
+    let plain = text.chunks_exact(STEP).take_while(|step| !any(step)).count() * STEP;
+    let other = text[plain..].iter().position(|byte| KINDS[usize::from(*byte)] != 0)?;
+    Some(plain + other)
 }
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -128,25 +130,17 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 /// a terminal would obey: whoever looks at the file is not attacked by it.
 pub fn escape(text: &[u8], out: &mut Vec<u8>) {
     out.reserve(text.len() + text.len() / 4);
-    let mut from = 0;
-    let mut at = 0;
-    while at < text.len() {
-        let byte = text[at];
-        let kind = KINDS[usize::from(byte)];
-        let control = match kind {
-            0 => {
+    let (mut from, mut at) = (0, 0);
+    while let Some(next) = other(&text[at..]) {
+        at += next;
+        let kind = KINDS[usize::from(text[at])];
+        let control = match text.get(at + 1) {
+            _ if kind == 1 => text[at],
+            Some(second @ 0x80..=0x9f) => *second,
+            _ => {
                 at += 1;
-                at += plain(&text[at..]);
                 continue;
             }
-            1 => byte,
-            _ => match text.get(at + 1) {
-                Some(second @ 0x80..=0x9f) => *second,
-                _ => {
-                    at += 1;
-                    continue;
-                }
-            },
         };
         out.extend_from_slice(&text[from..at]);
         let short = match control {

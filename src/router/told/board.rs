@@ -137,10 +137,14 @@ fn take_left(words: &[AtomicU64]) -> Vec<String> {
 /// ended, and after how long.
 pub fn at(line: &str, ended: SystemTime, duration: Duration) -> String {
     let mut line = line.replacen(&Utc::of(NO_TIME).rfc3339(), &Utc::of(ended).rfc3339(), 1);
-    // Behind everything that is a peer's choice.
-    if let Some(at) = line.rfind(NO_DURATION) {
-        let seconds = format!("{}.{:03}", duration.as_secs(), duration.subsec_millis());
-        line.replace_range(at..at + NO_DURATION.len(), &seconds);
+    // As JSON has it, or keyval. Within a text the quotes would be escaped.
+    for (before, behind) in [("\"duration\":", ",\"reason\":\""), ("duration=", " reason=\"")] {
+        if let Some(at) = line.find(&format!("{before}{NO_DURATION}{behind}")) {
+            let at = at + before.len();
+            let seconds = format!("{}.{:03}", duration.as_secs(), duration.subsec_millis());
+            line.replace_range(at..at + NO_DURATION.len(), &seconds);
+            break;
+        }
     }
     line
 }
@@ -153,7 +157,7 @@ pub fn because(line: &str, why: Gone, exit: Option<Exit>) -> String {
         None => (String::from("null"), String::from("null")),
     };
     let why = why.word();
-    // As JSON has it, or keyval; behind everything that is a peer's choice.
+    // As JSON has it, or keyval, and no text.
     let forms = [
         (
             "\"reason\":\"lost\",\"status\":null,\"signal\":null",
@@ -183,7 +187,8 @@ mod tests {
         let mut board = Board { words, free: Vec::new(), used: 0 };
         let line = |name: &str| {
             format!(
-                "{{\"time\":\"1970-01-01T00:00:00.000Z\",\"command\":\"{name} 0.000\",\"duration\":0.000}}"
+                "{{\"time\":\"1970-01-01T00:00:00.000Z\",\"command\":\"{name} 0.000\",\
+                 \"duration\":0.000,\"reason\":\"lost\",\"record\":\"duration=0.000\"}}"
             )
         };
         let long = "x".repeat(LONGEST - line("").len());

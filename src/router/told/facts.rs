@@ -72,6 +72,8 @@ pub struct Facts {
     pub audit: Option<(Format, Box<str>)>,
     /// Whether it is recorded.
     pub recorded: bool,
+    /// Where its recording is to be.
+    pub recording: Option<Box<str>>,
     /// Where its last line is written in advance.
     pub board: Option<board::Place>,
 }
@@ -171,9 +173,16 @@ impl Facts {
             why: Gone::Lost,
             bytes: (None, None),
         };
-        let line = self.end_line(&end, None, 0)?;
-        if line.len() <= board::LONGEST {
-            return Some(line);
+        // Where it stands is known, what becomes of it is not.
+        let recorded = self
+            .recording
+            .as_ref()
+            .map(|path| Recorded { path: path.to_string(), ..Recorded::default() });
+        for recorded in [recorded.as_ref(), None] {
+            let line = self.end_line(&end, recorded, 0)?;
+            if line.len() <= board::LONGEST {
+                return Some(line);
+            }
         }
         let (format, _) = self.audit.as_ref()?;
         let place = Place { command_room: SHORT, ..place.clone() };
@@ -330,6 +339,7 @@ mod tests {
             exit: Some(Exit::Signal { number: 64, core: true }),
             audit: None,
             recorded: false,
+            recording: None,
             board: None,
         }
     }

@@ -81,6 +81,8 @@ pub struct Socket {
     /// How the audit's lines of those who come there look; `None`: there are
     /// none.
     pub audit: Option<Format>,
+    /// Whether those who come there are recorded.
+    pub is_recorded: bool,
     /// What runs there.
     pub command: Arc<str>,
     /// As which user, and group.
@@ -94,6 +96,7 @@ impl Socket {
         Self {
             name: name.into(),
             audit: rules.audit,
+            is_recorded: rules.record.folder.is_some(),
             command: rules.command.to_string_lossy().into(),
             ids: rules.identity.as_ref().map_or_else(own, |identity| (identity.uid, identity.gid)),
         }
@@ -141,8 +144,7 @@ impl Told {
         Self {
             counters: Counters::of_gateway(ordinal),
             keeps_facts: config.stats.is_some()
-                || config.record.folder.is_some()
-                || sockets.iter().any(|socket| socket.audit.is_some()),
+                || sockets.iter().any(|socket| socket.audit.is_some() || socket.is_recorded),
             place: Place {
                 host: fpty::sys::host_name(),
                 instance: server::instance(),
@@ -186,6 +188,13 @@ impl Told {
         }
     }
 
+    /// Where a session's recording is to be.
+    pub fn records_to(&mut self, key: Key, path: &str) {
+        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+            facts.recording = Some(path.into());
+        }
+    }
+
     /// A session is recorded, or no more.
     pub fn is_recorded(&mut self, key: Key, recorded: bool) {
         if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
@@ -198,7 +207,8 @@ impl Told {
         if let Some(facts) = self.facts.remove(&subject) {
             let Facts { socket: name, mode, said, audit, command, uid, gid, .. } = *facts;
             let audit = audit.map(|(format, _)| format);
-            let socket = Socket { name, audit, command: command.clone(), ids: (uid, gid) };
+            let ids = (uid, gid);
+            let socket = Socket { name, audit, is_recorded: false, command: command.clone(), ids };
             let command = Some(command);
             self.caller = Caller { socket, mode, said, command };
         }
@@ -257,6 +267,7 @@ impl Told {
             exit: None,
             audit: None,
             recorded: false,
+            recording: None,
             board: None,
         };
         facts.audit = audit.map(|format| (format, facts.common(format, &self.place)));

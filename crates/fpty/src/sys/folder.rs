@@ -4,12 +4,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::{Mode, fchmod, fstat};
 
 /// A folder that is open, whatever its name means by now.
 #[derive(Debug)]
@@ -21,9 +20,12 @@ impl Folder {
     /// # Errors
     /// It cannot be made, or is something else.
     pub fn open(path: &Path) -> io::Result<Self> {
+        let only_us = std::fs::Permissions::from_mode(0o700);
         match std::fs::DirBuilder::new().mode(0o700).create(path) {
+            // Whatever the umask left of it.
+            Ok(()) => std::fs::set_permissions(path, only_us)?,
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+            Err(_) => {}
         }
         let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY;
         Ok(Self(open(path, flags, Mode::empty())?))
@@ -54,12 +56,11 @@ impl Folder {
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC
             | OFlag::O_NOCTTY;
-        Ok(openat(&self.0, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?.into())
-    }
-
-    /// Takes a file away again.
-    pub fn remove(&self, name: &str) {
-        let _ = unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir);
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let file = openat(&self.0, name, flags, mode)?;
+        // Whatever the umask and the folder's own lists (acl(5)) made of it.
+        fchmod(&file, mode)?;
+        Ok(file.into())
     }
 
     /// Of a descriptor that is one.
@@ -78,7 +79,7 @@ impl From<Folder> for OwnedFd {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn a_file_is_new_and_its_owners_alone() {
@@ -99,8 +100,6 @@ mod tests {
         for name in ["", ".", "..", "../x", "a/b", ".x"] {
             assert!(folder.create(name).is_err(), "{name}");
         }
-        folder.remove("new");
-        assert!(!path.join("new").exists());
         // Its name may come to mean something else.
         std::fs::rename(&path, place.join("moved")).unwrap();
         symlink("/", &path).unwrap();

@@ -1,0 +1,252 @@
+//! What a gateway and its recorder have to say to each other, and what waits for
+//! that.
+
+use std::time::Duration;
+
+use super::super::GatewayLoop;
+use super::super::table::{Key, Source};
+use super::super::timers::Due;
+use super::super::told::Recorded;
+use super::message::Answer;
+use super::{Over, Recorder, connect, door, log_of};
+use crate::uwsgi::log::log;
+use fpty::sys::Read;
+use fpty::sys::poll::Interest;
+
+/// How soon the recorder is woken up for a little.
+const SOON: Duration = Duration::from_millis(20);
+
+/// How often is looked after what waits for the recorder.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// So often it stands still before nobody waits for it any more.
+const STALLED: u8 = 3;
+
+/// How long the end of a session waits for the last word on its recording.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl GatewayLoop {
+    /// Reaches for the recorder, where there is one. Returns whether sessions
+    /// can be recorded.
+    pub(in crate::router) fn reach_recorder(&mut self) -> bool {
+        let Some(recorder) = &mut self.recorder else {
+            return false;
+        };
+        if recorder.sink.borrow().is_connected() {
+            return true;
+        }
+        let link = match connect() {
+            Ok(link) => link,
+            // Whoever is not recorded for that is told, or the log is.
+            Err(_) => return false,
+        };
+        let token = Source::Recorder.token();
+        let mut sink = recorder.sink.borrow_mut();
+        sink.connect(Some(link));
+        let registered = sink
+            .descriptor()
+            .is_some_and(|channel| self.turn.poller.add(channel, token, Interest::READ).is_ok());
+        if !registered {
+            sink.connect(None);
+        }
+        registered
+    }
+
+    /// After each turn: what was recorded in it is passed on before long.
+    pub(in crate::router) fn pass_on_recordings(&mut self) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        let fresh = recorder.sink.borrow().is_fresh();
+        match fresh {
+            Some(true) => recorder.sink.borrow_mut().flush(),
+            Some(false) if !std::mem::replace(&mut recorder.soon_is_due, true) => {
+                self.after(SOON, Due::Recording);
+            }
+            _ => {}
+        }
+        let waits = self.recorder.as_ref().is_some_and(|recorder| {
+            let sink = recorder.sink.borrow();
+            !sink.held.is_empty() || sink.has_more()
+        });
+        if waits {
+            self.look_after_recorder();
+        }
+    }
+
+    /// It is time to pass it on.
+    pub(in crate::router) fn wake_recorder(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.soon_is_due = false;
+            recorder.sink.borrow_mut().flush();
+        }
+    }
+
+    pub(super) fn look_after_recorder(&mut self) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        if !std::mem::replace(&mut recorder.look_is_due, true) {
+            recorder.taken = recorder.sink.borrow().taken();
+            self.after(LOOK, Due::Recorder);
+        }
+    }
+
+    /// Something waits for the recorder: whether it takes anything at all.
+    pub(in crate::router) fn look_at_recorder(&mut self) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        recorder.look_is_due = false;
+        let mut sink = recorder.sink.borrow_mut();
+        let stands_still = sink.taken() == recorder.taken;
+        sink.flush();
+        let mut waits = sink.has_more();
+        if !sink.held.is_empty() {
+            recorder.still = if stands_still { recorder.still + 1 } else { 0 };
+            sink.stalled |= recorder.still >= STALLED;
+            waits |= !sink.stalled;
+        }
+        let stalled = sink.stalled;
+        drop(sink);
+        if stalled {
+            recorder.still = 0;
+            self.let_go_of_held();
+        }
+        self.give_up_waiting();
+        let Some(recorder) = &self.recorder else {
+            return;
+        };
+        if waits || !recorder.over.is_empty() {
+            self.look_after_recorder();
+        }
+    }
+
+    /// Ends that have waited for long enough are told without the recorder's
+    /// word.
+    fn give_up_waiting(&mut self) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        let late: Vec<u32> = recorder
+            .over
+            .iter()
+            .filter(|(_, over)| over.since.elapsed() >= PATIENCE)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in late {
+            self.tell_without(number);
+        }
+    }
+
+    fn tell_without(&mut self, number: u32) {
+        let over = self.recorder.as_mut().and_then(|recorder| recorder.over.remove(&number));
+        if let Some(Over { folder, name, last, .. }) = over {
+            self.told.tell_last(&last, Some(&Recorder::unknown(folder, &name)));
+        }
+    }
+
+    /// Terminals are read again.
+    fn let_go_of_held(&mut self) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        let held = std::mem::take(&mut recorder.sink.borrow_mut().held);
+        let keys: Vec<Key> = held
+            .iter()
+            .filter_map(|number| recorder.sessions.get(number))
+            .map(|session| session.key)
+            .collect();
+        for key in keys {
+            if let Some(recording) = self.sessions.get_mut(key).and_then(|it| it.wires.recording())
+            {
+                recording.let_go();
+            }
+            self.settle(key);
+        }
+    }
+
+    /// The recorder says something, or is gone.
+    pub(in crate::router) fn recorder_ready(&mut self) {
+        // Answers are short, and names are.
+        let mut buffer = [0; 8192];
+        loop {
+            let Some(recorder) = &mut self.recorder else {
+                return;
+            };
+            let read = match recorder.sink.borrow().channel() {
+                Some(channel) => channel.read(&mut buffer),
+                None => return,
+            };
+            match read {
+                Read::Bytes(count) => {
+                    if let Ok(answer) = serde_json::from_slice(&buffer[..count]) {
+                        self.recorder_says(answer);
+                    }
+                }
+                Read::Blocked => return,
+                Read::End | Read::Gone => return self.recorder_is_gone(),
+            }
+        }
+    }
+
+    fn recorder_says(&mut self, answer: Answer) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        match answer {
+            Answer::Here { uid } => {
+                let is_open_to = |user: &u32| *user == 0 || *user == uid;
+                let is_open = recorder.users.iter().any(is_open_to);
+                if std::mem::take(&mut recorder.tells) && is_open {
+                    log("forkptyrouter: recordings are not protected from the sessions' user, \
+                         who is the recorder's or root");
+                }
+            }
+            Answer::Room => self.let_go_of_held(),
+            Answer::Failed { session, why, full } => {
+                if let Some(session) = recorder.sessions.get(&session) {
+                    let key = session.key;
+                    self.lose(key, &why, full);
+                } else if let Some(over) = recorder.over.get(&session) {
+                    log_of(over.last.id(), &format!("is not recorded any more: {why}"));
+                }
+            }
+            Answer::Done { session, name, bytes, dropped, sha256 } => {
+                let Some(over) = recorder.over.remove(&session) else {
+                    return;
+                };
+                let name = name.unwrap_or(over.name);
+                let recorded = Recorded {
+                    path: door::path(over.folder, &name),
+                    bytes: Some(bytes),
+                    dropped,
+                    sha256,
+                };
+                self.told.tell_last(&over.last, Some(&recorded));
+            }
+        }
+    }
+
+    /// The recorder was killed. Another one is most often there at once.
+    fn recorder_is_gone(&mut self) {
+        let Some(recorder) = &mut self.recorder else {
+            return;
+        };
+        if let Some(channel) = recorder.sink.borrow().descriptor() {
+            let _ = self.turn.poller.remove(channel);
+        }
+        recorder.sink.borrow_mut().connect(None);
+        let over: Vec<u32> = recorder.over.keys().copied().collect();
+        let mut sessions: Vec<u32> = recorder.sessions.keys().copied().collect();
+        sessions.sort_unstable();
+        log("forkptyrouter: the recorder was killed");
+        for number in over {
+            self.tell_without(number);
+        }
+        let goes_on = self.reach_recorder();
+        for number in sessions {
+            self.record_on(number, goes_on);
+        }
+    }
+}

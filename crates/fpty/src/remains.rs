@@ -7,8 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::error::{Context, Error, Result};
 use crate::relay::modes::Modes;
 use crate::relay::trail::{AREA, Past, Trail};
-use crate::sys::Size;
+use crate::sys::pty::Master;
 use crate::sys::ring::Ring;
+use crate::sys::{Read, Size};
 
 /// More output than any terminal has: who says so is none of ours.
 const MOST: u64 = 1 << 60;
@@ -54,7 +55,10 @@ impl Remains {
         }
         let read = |from, to| ring.read(from, to);
         let trail = Trail::resume(&ring.notes(), ring.capacity(), total, USUAL, read);
-        Ok(Self { ring, trail })
+        let uncounted = ring.uncounted(total);
+        let mut remains = Self { ring, trail };
+        remains.keep(&uncounted);
+        Ok(remains)
     }
 
     /// Somebody else has written meanwhile: goes on after that.
@@ -67,7 +71,22 @@ impl Remains {
         Ok(())
     }
 
-    /// Keeps output that was read.
+    /// Reads output from the terminal, and keeps it: nothing is lost if we are
+    /// killed meanwhile.
+    #[inline]
+    pub fn read(&mut self, terminal: &Master, buffer: &mut [u8]) -> Read {
+        let Self { ring, trail } = self;
+        let Some(read) = ring.read_from(trail.total(), terminal, buffer) else {
+            return Read::Blocked;
+        };
+        if let Read::Bytes(count) = read {
+            trail.follow(&buffer[..count], |at, note| ring.note(at, note));
+            ring.count(trail.total());
+        }
+        read
+    }
+
+    /// Keeps output that was read otherwise.
     #[inline]
     pub fn keep(&mut self, output: &[u8]) {
         let Self { ring, trail } = self;

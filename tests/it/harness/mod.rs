@@ -6,6 +6,7 @@ pub mod documents;
 pub mod fake;
 pub mod leaver;
 pub mod measure;
+pub mod person;
 pub mod process;
 pub mod refusal;
 pub mod server;

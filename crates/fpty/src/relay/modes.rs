@@ -221,6 +221,11 @@ impl Modes {
         self.alternate != 0
     }
 
+    /// Whether only a part of the screen scrolls.
+    pub fn has_region(&self) -> bool {
+        self.region != Region::default()
+    }
+
     /// Whether pastes are told from what is typed.
     pub fn brackets_pastes(&self) -> bool {
         self.private & PASTES != 0

@@ -208,6 +208,13 @@ impl Past {
 }
 
 impl Past {
+    /// The size of the terminal behind all this output.
+    pub fn size_after(&self, output: &[u8]) -> Dimensions {
+        let mut past = self.clone();
+        past.walk(self.from + output.len() as u64, output, |_, _| {});
+        past.size
+    }
+
     /// The modes behind all this output.
     pub fn after(mut self, output: &[u8]) -> Modes {
         self.walk(self.from + output.len() as u64, output, |_, _| {});

@@ -3,16 +3,25 @@
 //! it. Its length is sealed, so that nobody can take the memory away from
 //! under another; all that is in it may have been written by anybody.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+
+use super::Read;
 
 /// What such a file begins with, with the number of the layout.
 const MAGIC: [u8; 16] = *b"fpty ring\0\0\0\0\0\0\x01";
 
 /// How much output there was in all, eight bytes.
 const TOTAL_AT: usize = 16;
+/// How much there was when somebody last made room to read into, eight bytes.
+const ROOM_AT: usize = 24;
+/// How much room that is, at most.
+const ROOM: usize = 4096;
 /// Notes about the output.
 const NOTES_AT: usize = 64;
 /// The output; the notes end before it.
@@ -35,6 +44,8 @@ pub struct Ring {
     at: NonNull<u8>,
     capacity: usize,
     writes: bool,
+    /// We have put zeros up to the place that follows so much output.
+    zeros: Cell<u64>,
 }
 
 // SAFETY: a mapping that is this value's own.
@@ -61,9 +72,10 @@ impl Ring {
         if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        let ring =
-            Self { at: map(&file, OUTPUT_AT + capacity, true)?, file, capacity, writes: true };
+        let at = map(&file, OUTPUT_AT + capacity, true)?;
+        let ring = Self { file, at, capacity, writes: true, zeros: Cell::new(0) };
         ring.put(0, &MAGIC);
+        ring.counter(ROOM_AT).store(u64::MAX, Ordering::Release);
         Ok(ring)
     }
 
@@ -84,7 +96,8 @@ impl Ring {
         if !(SMALLEST..=LARGEST).contains(&capacity) {
             return Err(none());
         }
-        let ring = Self { at: map(&file, length, writes)?, file, capacity, writes };
+        let at = map(&file, length, writes)?;
+        let ring = Self { file, at, capacity, writes, zeros: Cell::new(0) };
         let mut magic = [0; MAGIC.len()];
         ring.get(0, &mut magic);
         if magic != MAGIC {
@@ -100,14 +113,14 @@ impl Ring {
 
     /// How much output there was in all, says whoever counted it.
     pub fn total(&self) -> u64 {
-        self.counter().load(Ordering::Acquire)
+        self.counter(TOTAL_AT).load(Ordering::Acquire)
     }
 
     /// Counts output that was written: it is there from now on.
     #[inline]
     pub fn count(&self, total: u64) {
         if self.writes {
-            self.counter().store(total, Ordering::Release);
+            self.counter(TOTAL_AT).store(total, Ordering::Release);
         }
     }
 
@@ -124,6 +137,54 @@ impl Ring {
             total = total.wrapping_add(part.len() as u64);
             output = rest;
         }
+    }
+
+    /// Reads output from a terminal straight into the ring, and from there into
+    /// the buffer: the kernel may have taken it from the terminal, and the
+    /// reader be killed before it knows. It is not counted. `None`: nothing
+    /// can be read this way.
+    #[inline]
+    pub fn read_from(&self, total: u64, terminal: impl AsFd, buffer: &mut [u8]) -> Option<Read> {
+        if !self.writes {
+            return None;
+        }
+        let (at, room) = self.room(total);
+        // What is left of the room before needs none.
+        let end = total.wrapping_add(room as u64);
+        let zeros = end.wrapping_sub(self.zeros.replace(end)).min(room as u64) as usize;
+        // SAFETY: within the mapping; nobody has a reference into it.
+        let result = unsafe {
+            let at = self.at.add(at).as_ptr();
+            std::ptr::write_bytes(at.add(room - zeros), 0, zeros);
+            self.counter(ROOM_AT).store(total, Ordering::Release);
+            libc::read(terminal.as_fd().as_raw_fd(), at.cast(), room.min(buffer.len()))
+        };
+        // No less than 0, where it is no error.
+        let read = super::read_outcome(Errno::result(result).map(|count| count as usize));
+        if let Read::Bytes(count) = read {
+            self.get(at, &mut buffer[..count]);
+        }
+        Some(read)
+    }
+
+    /// What a reader that was killed has read and not counted: a terminal
+    /// makes nothing of zeros, so what ends with them is no shorter for it.
+    pub fn uncounted(&self, total: u64) -> Vec<u8> {
+        if self.counter(ROOM_AT).load(Ordering::Acquire) != total {
+            return Vec::new();
+        }
+        let (at, room) = self.room(total);
+        let mut output = vec![0; room];
+        self.get(at, &mut output);
+        output.truncate(output.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        output
+    }
+
+    /// Where output is that follows so much, and how much can be read there.
+    fn room(&self, total: u64) -> (usize, usize) {
+        // Less than the capacity.
+        let at = (total % self.capacity as u64) as usize;
+        (OUTPUT_AT + at, ROOM.min(self.capacity - at))
     }
 
     /// The output between two places, no further apart than the capacity.
@@ -152,11 +213,11 @@ impl Ring {
         notes
     }
 
-    fn counter(&self) -> &AtomicU64 {
+    fn counter(&self, at: usize) -> &AtomicU64 {
         // SAFETY: within the mapping, which lives as long as this value, is
         // aligned to pages, and cannot shrink; an atomic may be shared with
         // another process.
-        unsafe { &*self.at.add(TOTAL_AT).as_ptr().cast() }
+        unsafe { &*self.at.add(at).as_ptr().cast() }
     }
 
     fn put(&self, at: usize, bytes: &[u8]) {
@@ -241,6 +302,34 @@ mod tests {
         other.count(5);
         other.write(0, b"x");
         assert_eq!(ring.total(), total);
+    }
+
+    #[test]
+    fn what_was_read_is_there_before_it_is_counted() {
+        let ring = Ring::new(SMALLEST).unwrap();
+        let (read, write) = nix::unistd::pipe().unwrap();
+        assert_eq!(ring.uncounted(0), b"");
+        let mut buffer = [0; 100];
+        let mut total = 0;
+        for round in 0..1000u32 {
+            let output = round.to_string().repeat(9);
+            nix::unistd::write(&write, output.as_bytes()).unwrap();
+            let Some(Read::Bytes(count)) = ring.read_from(total, &read, &mut buffer) else {
+                panic!("there is something");
+            };
+            // At the end of the ring it may be less.
+            assert!(output.as_bytes().starts_with(&buffer[..count]), "{round}");
+            assert_eq!(ring.uncounted(total), buffer[..count]);
+            total += count as u64;
+            ring.count(total);
+            assert_eq!(ring.uncounted(total), b"");
+            while count < output.len() && nix::unistd::read(&read, &mut buffer).unwrap() == 100 {}
+        }
+        assert_eq!(
+            ring.read_from(total, std::fs::File::open("/").unwrap(), &mut buffer),
+            Some(Read::Gone)
+        );
+        assert_eq!(ring.uncounted(total), b"");
     }
 
     #[test]

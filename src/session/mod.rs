@@ -318,7 +318,7 @@ impl Session {
 
     /// Whether the client has left.
     pub fn client_is_gone(&self) -> bool {
-        self.client == Client::Gone
+        self.client >= Client::Leaves
     }
 
     /// The terminal's size.

@@ -29,6 +29,8 @@ pub enum Source {
     CommandClient(Key),
     /// One of the streams of such a command, 0 to 2.
     CommandStream(Key, u8),
+    /// What sessions wait for that can be left.
+    Left,
 }
 
 /// A place in a [`Table`], and whose it was.
@@ -61,6 +63,7 @@ impl Source {
             Source::Recorder => (1, Key { index: 1, generation: 0 }),
             Source::CommandClient(key) => (7, key),
             Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
+            Source::Left => (12, Key { index: 0, generation: 0 }),
         };
         kind << 60 | u64::from(key.generation) << 32 | u64::from(key.index)
     }
@@ -83,6 +86,7 @@ impl Source {
             5 => Source::Terminal(key),
             6 => Source::Caller(key),
             7 => Source::CommandClient(key),
+            12 => Source::Left,
             // Up to 11; there are no more.
             kind => Source::CommandStream(key, (kind & 3) as u8),
         }
@@ -134,6 +138,11 @@ impl<T> Table<T> {
     /// The value of a key, if it is still there.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.place(key)?.value.as_deref_mut()
+    }
+
+    /// The same, with its place.
+    pub fn boxed_mut(&mut self, key: Key) -> Option<&mut Box<T>> {
+        self.place(key)?.value.as_mut()
     }
 
     /// All that are there.

@@ -71,6 +71,8 @@ pub enum Due {
     CommandLimit(Key),
     /// Accept again after running out of something.
     Accept,
+    /// Look after sessions that can be left.
+    Left,
 }
 
 impl Due {
@@ -105,6 +107,7 @@ impl Due {
             | Due::Outlived(_)
             | Due::Kill
             | Due::LeftBehind
+            | Due::Left
             | Due::Accept => None,
         }
     }

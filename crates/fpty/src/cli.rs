@@ -1,6 +1,9 @@
 //! The command's arguments. The man page and the completions are made from
 //! this definition, too (crates/fpty-documents).
 
+#[path = "cli/which.rs"]
+mod which;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
@@ -9,6 +12,7 @@ use fpty::client::Client;
 use fpty::client::request::{Terminal, Wanted};
 use fpty::proto::Protocol;
 use fpty::proto::variables::is_environment_name;
+use which::WhichArguments;
 
 /// Attach to a terminal inside of a uWSGI instance, jail or container
 #[derive(Debug, Parser)]
@@ -26,11 +30,11 @@ pub struct Arguments {
     #[arg(env = "FPTY_ADDRESS", hide_env_values = true, value_hint = ValueHint::AnyPath)]
     pub address: Option<OsString>,
 
-    /// Run this instead: one word is a command line, several are a program
+    /// Run this: one word is a command line, several a program
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::Other)]
     pub command: Vec<OsString>,
 
-    /// With a terminal, whatever standard input and output are
+    /// With a terminal, whatever input and output are
     #[arg(short = 't', long = "tty", overrides_with = "no_tty")]
     pub tty: bool,
 
@@ -60,6 +64,10 @@ pub struct Arguments {
     #[arg(long)]
     pub no_isig: bool,
 
+    /// Which session.
+    #[command(flatten)]
+    pub which: WhichArguments,
+
     /// Say only what went wrong
     #[arg(short, long)]
     pub quiet: bool,
@@ -80,7 +88,7 @@ pub struct Variable(OsString, Option<OsString>);
 fn escape(typed: &str) -> Result<Escape, String> {
     match typed.as_bytes() {
         b"none" => Ok(Escape(None)),
-        b"." | b"?" => Err(String::from("it means something after the escape character")),
+        b"." | b"?" | b"d" => Err(String::from("it means something after the escape character")),
         [character] if character.is_ascii_graphic() => Ok(Escape(Some(*character))),
         _ => Err(String::from("neither one character nor none")),
     }
@@ -128,8 +136,14 @@ impl Arguments {
             let line = "fpty: no address: give a server's socket, or set FPTY_ADDRESS\n";
             (String::from(line), 2)
         })?;
+        let usual = std::env::var_os("FPTY_ADDRESS").filter(is_given);
+        let mut command = self.command;
+        let (which, address) = self
+            .which
+            .resolve(address, &mut command, usual)
+            .map_err(|why| (format!("fpty: {why} (fpty --help says what there is)\n"), 2))?;
         let set = |Variable(name, value)| Some((name, value?));
-        let wanted = if self.ssh { Wanted::of_sshd() } else { Wanted::of_words(self.command) };
+        let wanted = if self.ssh { Wanted::of_sshd() } else { Wanted::of_words(command) };
         let terminal = match (self.tty, self.no_tty, self.ssh) {
             (true, ..) => Terminal::Always,
             (_, true, _) => Terminal::Never,
@@ -146,6 +160,9 @@ impl Arguments {
             escape: self.escape.0,
             quiet: self.quiet,
             status_json: self.status_json,
+            which,
+            steal: self.which.steal,
+            read_only: self.which.read_only,
             environment: self.environment.into_iter().filter_map(set).collect(),
             heeds: &[],
         })
@@ -174,7 +191,9 @@ mod tests {
             ["fpty", "-E", "1A=x"],
             ["fpty", "-E", "=x"],
             ["fpty", "--bogus", "x"],
-            ["fpty", "-r", "one two"],
+            ["fpty", "-n", "a b"],
+            ["fpty", "--read-only", "x"],
+            ["fpty", "-r", "-t"],
         ] {
             assert!(Arguments::try_parse_from(arguments).is_err(), "{arguments:?}");
         }

@@ -100,6 +100,7 @@ impl GatewayLoop {
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 fn entry(
     id: String,
     name: String,

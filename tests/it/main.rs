@@ -58,6 +58,7 @@ mod recordings;
 mod refused_calls;
 mod resources;
 mod rules;
+mod rules_users;
 mod scarcity;
 mod session;
 mod slow_start;

@@ -172,11 +172,15 @@ impl Session {
             return;
         };
         extended.told = true;
-        let packet = extended
-            .ended
-            .take()
-            .unwrap_or_else(|| Ended::because(Ending::Lost, "its status is not known"))
-            .packet();
+        let ended = extended.ended.take();
+        let packet = ended.as_ref().map_or_else(
+            || Ended::because(Ending::Lost, "its status is not known").packet(),
+            Ended::packet,
+        );
         self.give_output(&packet, ends);
+        // It was gone: somebody else may come for it.
+        if let Some(extended) = self.extended.as_mut().filter(|_| self.client == Client::Gone) {
+            (extended.told, extended.ended) = (false, ended);
+        }
     }
 }

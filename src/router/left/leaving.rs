@@ -7,6 +7,7 @@ use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
 use super::super::traffic::Attached;
+use super::alone::{LAST_READS, ONE_READ};
 use super::{Alone, Entry, Over, Place, RARELY, Taken, now};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
@@ -14,10 +15,10 @@ use crate::session::keeping::Kept;
 use fpty::proto::variables;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
-use fpty::sys::Size;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Transport;
+use fpty::sys::{Read, Size};
 
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 64;
@@ -205,17 +206,28 @@ impl GatewayLoop {
         let Some(ended) = attached.session.take_untold_end() else {
             return false;
         };
-        // What it wrote last.
-        if !attached.session.is_handed_over() && attached.session.terminal_open() {
-            attached.read_terminal(&mut self.turn, true, |_| false);
-        }
+        let was_theirs = attached.session.is_handed_over();
         self.tell_end(key);
         let (Some(left), Some(mut attached)) = (&mut self.left, self.sessions.remove(key)) else {
             return false;
         };
         left.by_session.remove(&key);
-        let ring = attached.session.take_kept();
-        let ring = ring.and_then(|kept| kept.remains.as_fd().try_clone_to_owned().ok());
+        let kept = attached.session.take_kept().map(|kept| kept.remains);
+        let kept =
+            kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
+        let ring = kept.and_then(|mut kept| {
+            // What it wrote last.
+            attached.wires.master.forbid_waiting();
+            let _armed = left.interrupts.arm();
+            let buffer = &mut self.turn.buffer[..ONE_READ];
+            for _ in 0..LAST_READS {
+                match attached.wires.master.read(buffer) {
+                    Read::Bytes(count) => kept.keep(&buffer[..count]),
+                    _ => break,
+                }
+            }
+            kept.as_fd().try_clone_to_owned().ok()
+        });
         let before = match (ring, left.entries.get_mut(entry)) {
             (Some(ring), Some(found)) => {
                 std::mem::replace(&mut found.place, Place::Over(Over { ring, ended, at: now() }))

@@ -83,6 +83,13 @@ impl GatewayLoop {
         wait > 0
     }
 
+    /// Nobody was there after all.
+    pub(super) fn nobody_came(&self, door: u16) {
+        if let Some(rate) = self.doors.rules(door).and_then(|rules| rules.rate) {
+            seats::nobody_came(door, rate);
+        }
+    }
+
     /// A session begins whose time is limited.
     pub(super) fn limit_time(&mut self, key: Key, limit: Duration) {
         if limit > NOTICE {

@@ -55,7 +55,7 @@ impl GatewayLoop {
             return;
         }
         match self.doors.accept(door) {
-            Arrival::Nobody => {}
+            Arrival::Nobody => self.nobody_came(door),
             Arrival::Client(client, transport, protocol)
                 if !self.may_enter(door, &client, transport, protocol) => {}
             Arrival::Client(client, transport, Protocol::Uwsgi) => {

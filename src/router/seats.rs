@@ -202,14 +202,31 @@ fn user_of(client: &Stream, scope: u32) -> i32 {
     ((mixed >> 33) as i32 & i32::MAX).max(1)
 }
 
+const SECOND: i32 = 1_000_000;
+
+/// When a socket with a rate has made up for all that came, in microseconds.
+fn due(door: u16) -> Option<&'static AtomicI32> {
+    SHARED.get().and_then(|(_, rates)| rates.words().get(usize::from(door)))
+}
+
+fn step(rate: u32) -> i32 {
+    SECOND / i32::try_from(rate).unwrap_or(i32::MAX).clamp(1, SECOND)
+}
+
+/// Another gateway was faster: nobody came here.
+pub fn nobody_came(door: u16, rate: u32) {
+    if let Some(due) = due(door) {
+        due.fetch_sub(step(rate), Ordering::SeqCst);
+    }
+}
+
 /// How soon a socket with a rate takes the next one, in microseconds; 0: now,
 /// and it is counted. As many as come in a second may come at once.
 pub fn wait_for_rate(door: u16, rate: u32) -> u32 {
-    const SECOND: i32 = 1_000_000;
-    let Some(due) = SHARED.get().and_then(|(_, rates)| rates.words().get(usize::from(door))) else {
+    let Some(due) = due(door) else {
         return 0;
     };
-    let step = SECOND / i32::try_from(rate).unwrap_or(i32::MAX).clamp(1, SECOND);
+    let step = step(rate);
     // It comes round every 71 minutes: only differences mean anything.
     let now = fpty::sys::monotonic_microseconds() as i32;
     loop {

@@ -40,6 +40,8 @@ pub struct Extended {
     pub told: bool,
     /// What is kept for whoever comes back, where the session can be left.
     pub kept: Option<Box<Kept>>,
+    /// The word to go on is still to be said.
+    pub owes_go: bool,
     /// The client ends the session, be it one that can be left.
     pub for_good: bool,
 }
@@ -148,6 +150,11 @@ impl Session {
                 }
                 None => {
                     extended.hand_over = HandOver::Theirs;
+                    // First somebody else is told, who outlives us.
+                    if extended.kept.is_some() {
+                        extended.owes_go = true;
+                        return;
+                    }
                     self.give_output(&encode_bare(GO, 0), ends);
                 }
             }

@@ -7,7 +7,7 @@ use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
 use super::super::traffic::Attached;
-use super::{Alone, Entry, Place, RARELY, Taken, now};
+use super::{Alone, Entry, Over, Place, RARELY, Taken, now};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
@@ -167,6 +167,9 @@ impl GatewayLoop {
     /// A client is lost: its session goes on where that is allowed. Whether it
     /// does.
     pub(in crate::router) fn leave_if_possible(&mut self, key: Key) -> bool {
+        if self.ends_untold(key) {
+            return true;
+        }
         let Some(left) = self.left.as_ref().filter(|left| left.has(key)) else {
             return false;
         };
@@ -187,9 +190,48 @@ impl GatewayLoop {
 
     /// A client does not answer, or does not go: it is let go.
     pub(super) fn leave_after_all(&mut self, key: Key) {
-        if !self.leave(key) {
+        if !self.ends_untold(key) && !self.leave(key) {
             self.abandon(key);
         }
+    }
+
+    /// A program has ended, and its client went before it was told: the next one
+    /// is. Whether that is so.
+    fn ends_untold(&mut self, key: Key) -> bool {
+        let entry = self.left.as_ref().and_then(|left| left.by_session.get(&key).copied());
+        let (Some(entry), Some(attached)) = (entry, self.sessions.get_mut(key)) else {
+            return false;
+        };
+        let Some(ended) = attached.session.take_untold_end() else {
+            return false;
+        };
+        // What it wrote last.
+        if !attached.session.is_handed_over() && attached.session.terminal_open() {
+            attached.read_terminal(&mut self.turn, true, |_| false);
+        }
+        self.tell_end(key);
+        let (Some(left), Some(mut attached)) = (&mut self.left, self.sessions.remove(key)) else {
+            return false;
+        };
+        left.by_session.remove(&key);
+        let ring = attached.session.take_kept();
+        let ring = ring.and_then(|kept| kept.remains.as_fd().try_clone_to_owned().ok());
+        let before = match (ring, left.entries.get_mut(entry)) {
+            (Some(ring), Some(found)) => {
+                std::mem::replace(&mut found.place, Place::Over(Over { ring, ended, at: now() }))
+            }
+            _ => match left.remove(entry) {
+                Some(removed) => removed.place,
+                None => return true,
+            },
+        };
+        left.bound_ended();
+        self.tell_store(entry);
+        self.look_at_left(RARELY);
+        if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = before {
+            self.come_next(entry, *waiting);
+        }
+        true
     }
 
     /// A session goes on without its client. Whether it does.

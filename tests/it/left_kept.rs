@@ -210,7 +210,7 @@ fn a_session_of_somebody_before_is_ended_like_others() {
 fn many_disturb_nobody() {
     on_every_server(|flavor| {
         let server = server(flavor, &[]);
-        for number in 0..60 {
+        for number in 0..100 {
             let mut client = Leaver::begins(&server, &[]).takes();
             if number % 2 == 0 {
                 client.terminal().send("yes\n");

@@ -123,7 +123,8 @@ impl GatewayLoop {
         let why_not = match self.why_not(key) {
             Some(why) => why,
             None => {
-                if let (Some(id), Some(attached)) = (self.id_of(key), self.sessions.get_mut(key)) {
+                if let (Some(id), Some(attached)) = (self.left_id(key), self.sessions.get_mut(key))
+                {
                     let told = Ended::because(Ending::Detached, id);
                     attached.session.part_from_client(&told, &mut attached.wires);
                 }
@@ -139,7 +140,8 @@ impl GatewayLoop {
         self.settle(key);
     }
 
-    fn id_of(&self, session: Key) -> Option<String> {
+    /// The id of a session that can be left: whoever comes back gets the same.
+    pub(in crate::router) fn left_id(&self, session: Key) -> Option<String> {
         let left = self.left.as_ref()?;
         let entry = left.by_session.get(&session)?;
         left.entries.get(*entry).map(|entry| entry.id.clone())

@@ -75,6 +75,9 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
+        if attached.session.owes_go() {
+            attached.session.say_go(&mut attached.wires);
+        }
         let Wires { client, program: Some(program), .. } = &attached.wires else {
             return;
         };

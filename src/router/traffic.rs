@@ -259,7 +259,9 @@ impl GatewayLoop {
         {
             attached.watch_client(key, wanted, &self.turn.poller);
         }
-        if attached.session.is_handed_over() && attached.terminal_interest.is_some() {
+        if attached.session.is_handed_over()
+            && (attached.terminal_interest.is_some() || attached.session.owes_go())
+        {
             attached.forget_terminal(&self.turn.poller);
             return self.handed_over(key);
         }

@@ -40,6 +40,8 @@ pub struct Extended {
     pub told: bool,
     /// What is kept for whoever comes back, where the session can be left.
     pub kept: Option<Box<Kept>>,
+    /// The word to go on is still to be said.
+    pub owes_go: bool,
     /// The client ends the session, be it one that can be left.
     pub for_good: bool,
 }
@@ -148,6 +150,11 @@ impl Session {
                 }
                 None => {
                     extended.hand_over = HandOver::Theirs;
+                    // First somebody else is told, who outlives us.
+                    if extended.kept.is_some() {
+                        extended.owes_go = true;
+                        return;
+                    }
                     self.give_output(&encode_bare(GO, 0), ends);
                 }
             }
@@ -165,11 +172,15 @@ impl Session {
             return;
         };
         extended.told = true;
-        let packet = extended
-            .ended
-            .take()
-            .unwrap_or_else(|| Ended::because(Ending::Lost, "its status is not known"))
-            .packet();
+        let ended = extended.ended.take();
+        let packet = ended.as_ref().map_or_else(
+            || Ended::because(Ending::Lost, "its status is not known").packet(),
+            Ended::packet,
+        );
         self.give_output(&packet, ends);
+        // It was gone: somebody else may come for it.
+        if let Some(extended) = self.extended.as_mut().filter(|_| self.client == Client::Gone) {
+            (extended.told, extended.ended) = (false, ended);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a session has more that can be left and found again: its last output
 //! is kept, and who comes back sees nothing of it before the word to go on.
 
-use fpty::proto::{Decoder, Ended};
+use fpty::proto::{Decoder, Ended, GO, encode_bare};
 use fpty::remains::Remains;
 use fpty::sys::Size;
 
@@ -65,6 +65,16 @@ impl Session {
         extended.is_some_and(|extended| !extended.for_good && !extended.told) && self.program_runs
     }
 
+    /// How the program has ended, where the client was not told, and somebody
+    /// else may come for it.
+    pub fn take_untold_end(&mut self) -> Option<Ended> {
+        let extended = self.extended.as_mut()?;
+        if extended.told || extended.for_good || extended.kept.is_none() {
+            return None;
+        }
+        extended.ended.take()
+    }
+
     /// The client cannot leave: says why, and goes on.
     pub fn stays(&mut self, why: &str, ends: &mut impl Ends) {
         if self.client == Client::Leaves {
@@ -81,6 +91,22 @@ impl Session {
         }
         if self.output.flush(|bytes| ends.write_client(bytes).taken()) && self.output.is_empty() {
             let _ = ends.write_client(&why.packet());
+        }
+    }
+
+    /// Whether the client was not told to go on, although the terminal is its
+    /// own.
+    pub fn owes_go(&self) -> bool {
+        self.extended.as_ref().is_some_and(|extended| extended.owes_go)
+    }
+
+    /// Tells the client to go on; once more where a gateway before us may have,
+    /// or not.
+    pub fn say_go(&mut self, ends: &mut impl Ends) {
+        if let Some(extended) = &mut self.extended {
+            extended.owes_go = false;
+            self.give_output(&encode_bare(GO, 0), ends);
+            self.has_arrived(ends);
         }
     }
 

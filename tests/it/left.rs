@@ -289,6 +289,43 @@ fn where_terminals_are_not_handed_over_output_is_relayed_and_kept() {
 }
 
 #[test]
+fn each_socket_has_its_own() {
+    on_every_server(|flavor| {
+        let setup = Setup::new(flavor)
+            .option("forkpty-urouter2", "addr={dir}/u,detach=1,detach_buffer=20000")
+            .option("forkpty-urouter2", "addr={dir}/v,detach=1")
+            .option("forkpty-urouter", "{dir}/w");
+        let server = setup.start();
+        let mut client = Leaver::begins(&server, &[("fpty.name", "own")]).takes();
+        let ring = std::fs::File::from(client.ring.take().expect("a ring"));
+        assert_eq!(ring.metadata().expect("a file").len(), 16384 + 20000);
+        let id = client.leaves();
+        for (socket, why) in [("v", "there is no such session"), ("w", "forkptyrouter-detach")] {
+            for which in [id.as_str(), "own", ""] {
+                let mut other = Leaver::connects(&server, socket, Some(which), &[]);
+                let (kind, _, text) = other.ended();
+                assert!(kind == 3 && text.contains(why), "{socket} {which} {text}");
+            }
+        }
+        Leaver::comes(&server, "own", &[]).takes().leaves();
+    });
+}
+
+#[test]
+fn what_is_recorded_cannot_be_left() {
+    on_every_server(|flavor| {
+        let setup = Setup::new(flavor).option("forkptyrouter-detach", "5");
+        let server = setup.option("forkptyrouter-record", "{dir}/records").uwsgi();
+        let mut client = Leaver::begins(&server, &[]);
+        client.types("echo o''ne\n");
+        client.sees("one\r\n");
+        assert!(client.stays().contains("it is recorded"));
+        client.types("exit 4\n");
+        assert_eq!(client.ended().1, 4);
+    });
+}
+
+#[test]
 fn one_is_left_only_so_long() {
     on_every_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach-time", "1")]);

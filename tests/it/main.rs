@@ -31,6 +31,7 @@ mod isolation;
 mod keys;
 mod left;
 mod left_kept;
+mod left_person;
 mod library;
 mod load;
 mod metrics;

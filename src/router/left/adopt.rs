@@ -94,6 +94,8 @@ impl GatewayLoop {
         let attached = self.sessions.get_mut(session)?;
         let token = Source::Client(session).token();
         let _ = self.turn.poller.add(attached.wires.client.as_fd(), token, Interest::READ);
+        // The one before may have been killed before it said so.
+        attached.session.say_go(&mut attached.wires);
         self.begins_again(session, since);
         self.tell_store(key);
         Some(())

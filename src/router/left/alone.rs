@@ -19,9 +19,9 @@ use fpty::sys::poll::Interest;
 
 /// What a terminal yields at once, how often one is asked in a turn, and how
 /// often at its end.
-const ONE_READ: usize = 4096;
+pub(super) const ONE_READ: usize = 4096;
 const READS: usize = 4;
-const LAST_READS: usize = 1024;
+pub(super) const LAST_READS: usize = 1024;
 
 /// How much is read of all of them in [`SOON`]: programs that flood nobody's
 /// terminal go on, and slowly.

@@ -7,17 +7,18 @@ use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
 use super::super::traffic::Attached;
-use super::{Alone, Entry, Place, RARELY, Taken, now};
+use super::alone::{LAST_READS, ONE_READ};
+use super::{Alone, Entry, Over, Place, RARELY, Taken, now};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
 use fpty::proto::variables;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
-use fpty::sys::Size;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Transport;
+use fpty::sys::{Read, Size};
 
 /// The longest name, in bytes.
 const LONGEST_NAME: usize = 64;
@@ -122,7 +123,8 @@ impl GatewayLoop {
         let why_not = match self.why_not(key) {
             Some(why) => why,
             None => {
-                if let (Some(id), Some(attached)) = (self.id_of(key), self.sessions.get_mut(key)) {
+                if let (Some(id), Some(attached)) = (self.left_id(key), self.sessions.get_mut(key))
+                {
                     let told = Ended::because(Ending::Detached, id);
                     attached.session.part_from_client(&told, &mut attached.wires);
                 }
@@ -138,7 +140,8 @@ impl GatewayLoop {
         self.settle(key);
     }
 
-    fn id_of(&self, session: Key) -> Option<String> {
+    /// The id of a session that can be left: whoever comes back gets the same.
+    pub(in crate::router) fn left_id(&self, session: Key) -> Option<String> {
         let left = self.left.as_ref()?;
         let entry = left.by_session.get(&session)?;
         left.entries.get(*entry).map(|entry| entry.id.clone())
@@ -167,6 +170,9 @@ impl GatewayLoop {
     /// A client is lost: its session goes on where that is allowed. Whether it
     /// does.
     pub(in crate::router) fn leave_if_possible(&mut self, key: Key) -> bool {
+        if self.ends_untold(key) {
+            return true;
+        }
         let Some(left) = self.left.as_ref().filter(|left| left.has(key)) else {
             return false;
         };
@@ -187,9 +193,59 @@ impl GatewayLoop {
 
     /// A client does not answer, or does not go: it is let go.
     pub(super) fn leave_after_all(&mut self, key: Key) {
-        if !self.leave(key) {
+        if !self.ends_untold(key) && !self.leave(key) {
             self.abandon(key);
         }
+    }
+
+    /// A program has ended, and its client went before it was told: the next one
+    /// is. Whether that is so.
+    fn ends_untold(&mut self, key: Key) -> bool {
+        let entry = self.left.as_ref().and_then(|left| left.by_session.get(&key).copied());
+        let (Some(entry), Some(attached)) = (entry, self.sessions.get_mut(key)) else {
+            return false;
+        };
+        let Some(ended) = attached.session.take_untold_end() else {
+            return false;
+        };
+        let was_theirs = attached.session.is_handed_over();
+        self.tell_end(key);
+        let (Some(left), Some(mut attached)) = (&mut self.left, self.sessions.remove(key)) else {
+            return false;
+        };
+        left.by_session.remove(&key);
+        let kept = attached.session.take_kept().map(|kept| kept.remains);
+        let kept =
+            kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
+        let ring = kept.and_then(|mut kept| {
+            // What it wrote last.
+            attached.wires.master.forbid_waiting();
+            let _armed = left.interrupts.arm();
+            let buffer = &mut self.turn.buffer[..ONE_READ];
+            for _ in 0..LAST_READS {
+                match attached.wires.master.read(buffer) {
+                    Read::Bytes(count) => kept.keep(&buffer[..count]),
+                    _ => break,
+                }
+            }
+            kept.as_fd().try_clone_to_owned().ok()
+        });
+        let before = match (ring, left.entries.get_mut(entry)) {
+            (Some(ring), Some(found)) => {
+                std::mem::replace(&mut found.place, Place::Over(Over { ring, ended, at: now() }))
+            }
+            _ => match left.remove(entry) {
+                Some(removed) => removed.place,
+                None => return true,
+            },
+        };
+        left.bound_ended();
+        self.tell_store(entry);
+        self.look_at_left(RARELY);
+        if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = before {
+            self.come_next(entry, *waiting);
+        }
+        true
     }
 
     /// A session goes on without its client. Whether it does.

@@ -303,6 +303,12 @@ impl GatewayLoop {
             taken.until = None;
         }
         self.tell_store(entry);
+        if let Some(attached) = self.sessions.get_mut(session) {
+            if attached.session.owes_go() {
+                attached.session.say_go(&mut attached.wires);
+            }
+        }
+        self.settle(session);
         true
     }
 

@@ -345,13 +345,16 @@ impl Told {
 impl GatewayLoop {
     /// Notes what is known of a new session, where somebody wants to know it.
     pub(super) fn note_session(&mut self, key: Key, size: Size) {
+        // One that was left keeps its own.
+        let id = self.left_id(key);
         let Some(attached) = self.sessions.get_mut(key).filter(|_| self.told.keeps_facts) else {
             return;
         };
         let wires = &mut attached.wires;
         let tty = wires.master.slave_name();
         let new = New { pid: wires.program, tty, size: Some(size) };
-        self.told.note(Subject::Session(key), self.ids.of(key), &wires.client, new);
+        let id = id.unwrap_or_else(|| self.ids.of(key));
+        self.told.note(Subject::Session(key), id, &wires.client, new);
         wires.traffic.get_or_insert_with(Box::default);
     }
 

@@ -135,6 +135,8 @@ impl Session<'_> {
                 self.coming.offered(self.takeover.offered(&names, arrived)?);
                 self.send_packet(&proto::encode_bare(proto::TAKEN, 0));
             }
+            // A gateway that comes after one that was killed says it again.
+            Said::Go(_) if self.takeover.ours().is_some() => {}
             Said::Go(before) => {
                 self.takeover.go()?;
                 self.come(before);

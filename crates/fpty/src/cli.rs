@@ -1,9 +1,13 @@
 //! The command's arguments. The man page and the completions are made from
 //! this definition, too (crates/fpty-documents).
 
+#[path = "cli/asking.rs"]
+mod asking;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use asking::AskingArguments;
 use clap::{Parser, ValueHint};
 use fpty::client::Client;
 use fpty::client::request::{Terminal, Wanted};
@@ -59,6 +63,10 @@ pub struct Arguments {
     /// Ctrl-C, Ctrl-\ and Ctrl-Z raise no signals here
     #[arg(long)]
     pub no_isig: bool,
+
+    /// Who is there.
+    #[command(flatten)]
+    pub asking: AskingArguments,
 
     /// Say only what went wrong
     #[arg(short, long)]
@@ -174,6 +182,9 @@ mod tests {
             ["fpty", "-E", "1A=x"],
             ["fpty", "-E", "=x"],
             ["fpty", "--bogus", "x"],
+            ["fpty", "--json", "x"],
+            ["fpty", "-l", "-r"],
+            ["fpty", "-k", "*"],
             ["fpty", "-r", "one two"],
         ] {
             assert!(Arguments::try_parse_from(arguments).is_err(), "{arguments:?}");

@@ -15,11 +15,13 @@
 //! | `hearing.rs` | what the server says, in whatever mode it speaks |
 //! | `obeying.rs` | what the server says is done |
 //! | `takeover.rs` | the terminal itself, where the server hands it over |
+//! | `listing.rs` | who is there, and the end of one of those |
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
 mod command;
 mod escape;
 pub mod hearing;
+pub mod listing;
 mod obeying;
 mod outcome;
 mod outputs;

@@ -96,6 +96,11 @@ impl Request {
         }
     }
 
+    /// What is asked for, as far as it has come.
+    pub fn verb(&self) -> Option<Verb> {
+        self.verb
+    }
+
     /// Which command is asked for, as a person would type it, and not endless;
     /// `None`: none is.
     pub fn shown(&self) -> Option<String> {

@@ -13,7 +13,7 @@ use crate::router::{aftercare, record::door, seats, siblings, told};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
-use crate::uwsgi::{abi, guard::guard, log::log, options, passed, server, worker};
+use crate::uwsgi::{abi, guard::guard, log::log, options, outlives, passed, server, worker};
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 
@@ -205,6 +205,7 @@ unsafe extern "C" fn router_init() -> c_int {
         config.check()?;
         sockets::bind(Owner::Router, |number| config.ownership(number))?;
         aftercare::reserve(config.processes);
+        outlives::reserve(config.all_rules().any(|rules| rules.detach.sessions > 0));
         told::counters::reserve(config.processes);
         siblings::reserve(config.processes);
         if config.has_limits() {
@@ -242,6 +243,7 @@ unsafe extern "C" fn router_post_fork() {
 /// killed.
 unsafe extern "C" fn router_end() {
     guard("the end", (), || {
+        outlives::before_exec();
         told::board::after_the_end();
         aftercare::after_the_end(locked(&ROUTER).hangup_grace);
         door::keep();

@@ -48,6 +48,9 @@ pub enum Program {
 /// What `line.c` prints, as a terminal shows it.
 pub const LINE: &[u8] = b"the quick brown fox jumps over the lazy dog\r\n";
 
+/// Where recordings are.
+const RECORDINGS: &str = "recordings";
+
 /// Nobody waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -131,21 +134,32 @@ impl World {
 
     /// Starts a contestant's server.
     pub fn start(&self, kind: Kind, program: Program) -> Result<Server<'_>> {
-        self.start_with(kind, program, None)
+        self.start_with(kind, program, None, false)
+    }
+
+    /// Starts ours with each session recorded.
+    pub fn start_recorded(&self, program: Program) -> Result<Server<'_>> {
+        self.start_with(Kind::Ours, program, None, true)
     }
 
     /// Starts a server that has so many megabytes of memory of its own.
     pub fn start_large(&self, kind: Kind, program: Program, size: u32) -> Result<Server<'_>> {
-        self.start_with(kind, program, Some(size))
+        self.start_with(kind, program, Some(size), false)
     }
 
-    fn start_with(&self, kind: Kind, program: Program, ballast: Option<u32>) -> Result<Server<'_>> {
+    fn start_with(
+        &self,
+        kind: Kind,
+        program: Program,
+        ballast: Option<u32>,
+        recorded: bool,
+    ) -> Result<Server<'_>> {
         let name = match program {
             Program::Agent => agent::NAME,
             Program::Line => "line",
         };
         let program = self.file(name);
-        let mut server = Server { world: self, kind, program, child: None };
+        let mut server = Server { world: self, kind, program, recorded, child: None };
         let Some(mut command) = server.command() else {
             return Ok(server);
         };
@@ -184,6 +198,7 @@ pub struct Server<'a> {
     world: &'a World,
     kind: Kind,
     program: PathBuf,
+    recorded: bool,
     child: Option<Child>,
 }
 
@@ -216,6 +231,9 @@ impl Server<'_> {
         command.arg("--master").arg("--listen").arg("100");
         command.arg("--forkptyrouter").arg(raw).arg("--forkptyurouter").arg(uwsgi);
         command.arg("--forkptyrouter-command").arg(&self.program);
+        if self.recorded {
+            command.arg("--forkptyrouter-record").arg(world.file(RECORDINGS));
+        }
         Some(command)
     }
 
@@ -300,6 +318,9 @@ impl Drop for Server<'_> {
             let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         }
         let _ = child.wait();
+        if self.recorded {
+            let _ = std::fs::remove_dir_all(self.world.file(RECORDINGS));
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::contestant::{Kind, Mode, Program, Session, World};
+use super::contestant::{Kind, Mode, Program, Server, Session, World};
 use super::{Effort, Result, Values, agent, usage};
 
 const WARM_UP: usize = 500;
@@ -24,6 +24,12 @@ pub fn alone(world: &World, kind: Kind, effort: Effort) -> Result<Values> {
         values.push(("echo-cpu", echoes.cpu.as_secs_f64() * 1e6 / echoes.nanos.len() as f64));
     }
     Ok(values)
+}
+
+/// The p99 of a server of ours, in microseconds.
+pub fn p99_of(server: &Server<'_>, effort: Effort) -> Result<f64> {
+    let mut session = server.open(Mode::Raw)?;
+    Ok(Echoes::of(&mut session, Kind::Ours, effort.time(400))?.percentile(0.99))
 }
 
 /// A hundred other sessions are open, and silent.

@@ -10,6 +10,7 @@
 //! | `confine.rs` | everything on one processor |
 //! | `usage.rs` | what a process has used, by /proc and its clock |
 //! | `transfer.rs`, `echo.rs`, `short.rs`, `idle.rs` | what is measured |
+//! | `recorded.rs` | the same with recordings |
 //! | `report.rs` | the rows, their targets, the table and the JSON |
 //!
 //! Chance and neighbours move every number here by tens of percent, so the
@@ -22,6 +23,7 @@ mod contestant;
 mod echo;
 mod handed;
 mod idle;
+mod recorded;
 mod report;
 mod short;
 mod transfer;
@@ -88,6 +90,7 @@ const EXPERIMENTS: &[Experiment] = &[
     Experiment { name: "echo", run: echo::alone, slow: false, contestants: TERMINALS },
     Experiment { name: "echo-idle", run: echo::beside_idle, slow: false, contestants: ALL },
     Experiment { name: "echo-busy", run: echo::beside_busy, slow: false, contestants: ALL },
+    Experiment { name: "recorded", run: recorded::both, slow: false, contestants: &[Kind::Ours] },
     Experiment { name: "short", run: short::one_by_one, slow: false, contestants: ALL },
     Experiment {
         name: "short-extended",

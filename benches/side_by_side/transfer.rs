@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use super::contestant::{Kind, Mode, Program, Session, World};
+use super::contestant::{Kind, Mode, Program, Server, Session, World};
 use super::{Effort, Result, Values, agent, usage};
 
 /// Bytes of a packet that the C plugin reads whole: its buffer is one page,
@@ -75,8 +75,17 @@ impl Moved {
     }
 }
 
+/// Output of a server in raw mode, in MB/s.
+pub fn output_of(server: &Server<'_>, effort: Effort) -> Result<f64> {
+    let moved = output_from(server, Kind::Ours, Mode::Raw, effort)?;
+    Ok(moved.bytes as f64 / moved.wall.as_secs_f64() / 1e6)
+}
+
 fn output(world: &World, kind: Kind, mode: Mode, effort: Effort) -> Result<Moved> {
-    let server = world.start(kind, Program::Agent)?;
+    output_from(&world.start(kind, Program::Agent)?, kind, mode, effort)
+}
+
+fn output_from(server: &Server<'_>, kind: Kind, mode: Mode, effort: Effort) -> Result<Moved> {
     let mut session = server.open(mode)?;
     let mut buffer = vec![0; BUFFER];
     receive(&mut session, 8 << 20, &mut buffer)?;

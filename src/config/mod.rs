@@ -7,6 +7,7 @@
 pub mod accept_env;
 pub mod access;
 pub mod audit;
+pub mod detach;
 mod pairs;
 pub mod pty;
 pub mod record;

@@ -5,8 +5,8 @@ use std::ffi::{CString, OsStr, OsString};
 use nix::sys::signal::Signal;
 
 use super::{OptionSpec, switch, value, with_value};
-use fpty::client::Client;
 use fpty::client::request::{Terminal, Wanted};
+use fpty::client::{Client, Which};
 use fpty::error::Result;
 use fpty::proto::Protocol;
 
@@ -181,6 +181,9 @@ impl Pty {
             escape: (!self.no_escape).then_some(b'~'),
             quiet: false,
             status_json: false,
+            which: Which::New,
+            steal: false,
+            read_only: false,
             environment: Vec::new(),
             // The server ignores these when it starts.
             heeds: &[Signal::SIGHUP, Signal::SIGTERM],

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::accept_env::AcceptEnv;
 use super::access::List;
 use super::audit;
+use super::detach;
 use super::record::Part;
 use super::rules::{self, Own, Rules};
 use super::{OptionSpec, switch, value, with_value};
@@ -50,6 +51,8 @@ pub enum Key {
     AcceptEnv,
     /// Whether clients that can take the terminal itself get it.
     Handover,
+    /// How sessions go on without a client.
+    Detach(detach::Part),
     /// Lines of an audit in the log.
     Audit,
     /// What is recorded of sessions.
@@ -82,7 +85,7 @@ const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter process
 const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 47] = [
+pub static OPTIONS: [OptionSpec<Key>; 51] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -190,6 +193,26 @@ pub static OPTIONS: [OptionSpec<Key>; 47] = [
         c"forkptyrouter-sftp-server",
         Key::SftpServer,
         c"run the specified program for sftp (else OpenSSH's, where it usually is)",
+    ),
+    with_value(
+        c"forkptyrouter-detach",
+        Key::Detach(detach::Part::Sessions),
+        c"let so many sessions go on without their client, to be found again (default: 0, none)",
+    ),
+    with_value(
+        c"forkptyrouter-detach-time",
+        Key::Detach(detach::Part::Time),
+        c"end a session that is without a client for the specified seconds (default: 604800)",
+    ),
+    with_value(
+        c"forkptyrouter-detach-buffer",
+        Key::Detach(detach::Part::Buffer),
+        c"keep so many bytes of the last output of a session that can be left (default: 262144)",
+    ),
+    with_value(
+        c"forkptyrouter-detach-answer",
+        Key::Detach(detach::Part::Answer),
+        c"tell programs that ask what their terminal is while there is no client (default: true)",
     ),
     with_value(
         c"forkptyrouter-allow-user",
@@ -386,6 +409,7 @@ impl Router {
                     false => self.rules.accept_env = accept,
                 }
             }
+            Key::Detach(part) => self.rules.detach.set(part, option, typed)?,
             Key::Audit => self.rules.audit = audit::of(option, typed)?,
             Key::Record(part) => self.rules.record.set(part, option, typed)?,
             Key::Handover => self.rules.handover = value::switch(option, typed)?,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::accept_env::AcceptEnv;
 use super::access::{Access, List};
 use super::audit::{self, Audit};
+use super::detach::{self, Detach};
 use super::pairs::{self, Value};
 use super::record::{Part, Record};
 use super::value;
@@ -63,6 +64,8 @@ pub struct Rules {
     pub audit: Option<Audit>,
     /// What is recorded of its sessions.
     pub record: Record,
+    /// How they go on without a client.
+    pub detach: Detach,
 }
 
 impl Default for Rules {
@@ -89,6 +92,7 @@ impl Default for Rules {
             sftp_server: None,
             audit: None,
             record: Record::default(),
+            detach: Detach::default(),
         }
     }
 }
@@ -133,7 +137,8 @@ pub struct Own {
 const KEYS: &str = "addr, cmd, uid, gid, groups, chdir, env, accept_env, rows, cols, chmod, chown, \
                     allow_user, deny_user, allow_group, deny_group, allow_addr, deny_addr, root, max, \
                     max_user, rate, idle, max_time, handover, allow_command, sftp_server, record, \
-                    record_format, record_input, record_limit, record_on_error, audit";
+                    record_format, record_input, record_limit, record_on_error, audit, detach, \
+                    detach_time, detach_buffer, detach_answer";
 
 /// The list that a key or a global option is about.
 pub fn list(key: &str) -> Option<List> {
@@ -352,6 +357,10 @@ impl Rules {
             "record_limit" => self.record.set(Part::Limit, what, one)?,
             "record_on_error" => self.record.set(Part::OnError, what, one)?,
             "audit" => self.audit = audit::of(what, one)?,
+            "detach" => self.detach.set(detach::Part::Sessions, what, one)?,
+            "detach_time" => self.detach.set(detach::Part::Time, what, one)?,
+            "detach_buffer" => self.detach.set(detach::Part::Buffer, what, one)?,
+            "detach_answer" => self.detach.set(detach::Part::Answer, what, one)?,
             _ => {
                 return Err(Error::new(format!("option {what}: no such key (there are {KEYS})")));
             }

@@ -15,9 +15,11 @@ use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Refusal, Said, Subject};
 use super::traffic::{Attached, Wires};
+use crate::config::rules::Rules;
 use crate::session::Session;
 use crate::session::greeting::Opening;
 use fpty::error::{Error, Result, reason};
+use fpty::proto::request::Verb;
 use fpty::proto::{Ended, Ending, Protocol, variables};
 use fpty::relay::is_free;
 use fpty::sys::Size;
@@ -100,6 +102,20 @@ impl GatewayLoop {
     pub(super) fn open(
         &mut self,
         newcomer: Newcomer,
+        opening: Opening,
+        arrived: Arrived,
+        ended: bool,
+    ) {
+        match opening.request.verb() {
+            Some(Verb::Attach) => self.come_back(newcomer, opening, arrived, ended),
+            _ => self.open_new(newcomer, opening, arrived, ended),
+        }
+    }
+
+    /// The same, of a client that has not come back to an old one.
+    pub(super) fn open_new(
+        &mut self,
+        newcomer: Newcomer,
         mut opening: Opening,
         arrived: Arrived,
         ended: bool,
@@ -120,6 +136,10 @@ impl GatewayLoop {
         let shown = opening.request.shown();
         let program = match self.granted(door, std::mem::take(&mut opening.request)) {
             Ok(program) => program,
+            Err(why) => return self.turn_back(newcomer, opening.extended, why),
+        };
+        let wish = match self.may_leave(&newcomer, &opening) {
+            Ok(wish) => wish,
             Err(why) => return self.turn_back(newcomer, opening.extended, why),
         };
         let size = opening.size(rules.size());
@@ -145,12 +165,19 @@ impl GatewayLoop {
             let line = format!("some variables were left out: at most {most}, and {bytes} bytes");
             session.notice(&line, wires);
         }
+        let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
+        if is_named && wish.is_none() {
+            let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
+            session.notice(line, wires);
+        }
         let can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
-        // Of a terminal that was handed over the idle time is known roughly.
-        let is_exact = rules.timeout.is_some_and(|timeout| timeout < ROUGHLY);
         let is_recorded = attached.wires.recording().is_some();
-        let may_be = rules.handover && !is_exact && !is_recorded;
-        if can_take && transport == Transport::Unix && may_be {
+        let hands_over =
+            can_take && transport == Transport::Unix && is_handed_over_by(&rules) && !is_recorded;
+        if let Some(wish) = wish {
+            self.can_be_left(key, wish, size, !hands_over);
+            self.after(OFFER_AFTER, Due::Offer(key));
+        } else if hands_over {
             self.after(OFFER_AFTER, Due::Offer(key));
         }
         self.settle(key);
@@ -317,6 +344,12 @@ impl GatewayLoop {
             self.let_go(*attached);
         }
     }
+}
+
+/// Whether terminals are handed over where these rules hold.
+pub(super) fn is_handed_over_by(rules: &Rules) -> bool {
+    // Of one that was handed over the idle time is known roughly.
+    rules.handover && rules.timeout.is_none_or(|timeout| timeout >= ROUGHLY)
 }
 
 /// The end of a session whose program cannot be executed, as a shell has it:

@@ -14,6 +14,7 @@ use super::timers::Due;
 use super::traffic::Attached;
 use crate::uwsgi::log::log;
 use fpty::ended::of_exit;
+use fpty::proto::Ended;
 use fpty::sys::Read;
 use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::sessions::Leader;
@@ -86,7 +87,10 @@ impl GatewayLoop {
         let failure = self.spawner.failure(program);
         let failure = failure.map(|(program, errno)| not_executable(&program, errno));
         let Some(attached) = self.sessions.get_mut(key) else {
-            return self.command_ended(program, exit, failure);
+            if !self.left_program_ended(program, exit) {
+                self.command_ended(program, exit, failure);
+            }
+            return;
         };
         attached.wires.program = None;
         if let Some(why) = failure {
@@ -94,6 +98,12 @@ impl GatewayLoop {
         }
         self.has_begun(key);
         self.note_exit(key, exit);
+        self.session_ended(key, of_exit(exit));
+    }
+
+    /// The program of a session has ended, and was reaped.
+    pub(super) fn session_ended(&mut self, key: Key, ended: Ended) {
+        self.tell_watchers(key, &ended);
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
@@ -101,7 +111,7 @@ impl GatewayLoop {
         if attached.session.terminal_interest().read {
             attached.read_terminal(&mut self.turn, true, |_| false);
         }
-        attached.session.program_ended(of_exit(exit), &mut attached.wires);
+        attached.session.program_ended(ended, &mut attached.wires);
         if attached.session.terminal_open() {
             self.after(DRAIN, Due::Drained(key));
         }
@@ -110,6 +120,10 @@ impl GatewayLoop {
 
     /// A client has left: its session ends, now or when it is its turn.
     pub(super) fn depart(&mut self, key: Key) {
+        if self.leave_if_possible(key) {
+            return;
+        }
+        self.forget_left(key);
         if self.departures.this_turn < ENDED_PER_TURN && self.departures.waiting.is_empty() {
             self.departures.this_turn += 1;
             return self.abandon(key);
@@ -183,6 +197,7 @@ impl GatewayLoop {
     /// still runs is hung up, with its foreground job.
     pub(super) fn abandon(&mut self, key: Key) {
         self.tell_end(key);
+        self.forget_left(key);
         if let Some(attached) = self.sessions.remove(key) {
             self.let_go(*attached);
         }
@@ -202,7 +217,9 @@ impl GatewayLoop {
             let foreground = attached.wires.master.foreground_group();
             // A terminal that was handed over may be open elsewhere, and is then
             // not hung up by our close.
-            if attached.session.is_handed_over() {
+            let is_elsewhere =
+                attached.session.is_handed_over() || attached.session.kept().is_some();
+            if is_elsewhere {
                 let _ = program.signal(libc::SIGHUP);
                 let _ = program.signal(libc::SIGCONT);
             }
@@ -235,7 +252,7 @@ impl GatewayLoop {
         }
     }
 
-    fn kill(&mut self, leader: Leader) {
+    pub(super) fn kill(&mut self, leader: Leader) {
         if self.programs.kill(leader) {
             self.after(Duration::ZERO, Due::Kill);
         }

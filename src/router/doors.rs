@@ -80,6 +80,12 @@ impl Doors {
         self.doors.get(usize::from(door)).map(|door| &*door.rules)
     }
 
+    /// The one at this address.
+    pub fn named(&self, name: &str) -> Option<u16> {
+        let place = self.doors.iter().position(|door| door.name == name)?;
+        u16::try_from(place).ok()
+    }
+
     /// The same, to be kept.
     pub fn door(&self, door: u16) -> Option<&Door> {
         self.doors.get(usize::from(door))

@@ -14,7 +14,7 @@ use super::table::Key;
 use super::timers::Due;
 use super::told::Subject;
 use super::traffic::Wires;
-use fpty::proto::{OFFER, OFFER_MASTER, OFFER_PIDFD, encode_packet};
+use fpty::proto::{OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
 use fpty::sys::Written;
 use fpty::sys::pidfd::PidFd;
 
@@ -39,12 +39,22 @@ impl GatewayLoop {
             }
             return;
         }
-        let pidfd = PidFd::open(program);
-        let mut names = vec![OFFER_MASTER];
-        let mut descriptors = vec![attached.wires.master.as_fd()];
+        let (mut names, mut descriptors) = (Vec::new(), Vec::new());
+        let kept = attached.session.kept();
+        let relays = kept.is_some_and(|kept| kept.relays);
+        let pidfd = PidFd::open(program).filter(|_| !relays);
+        if !relays {
+            names.push(OFFER_MASTER);
+            descriptors.push(attached.wires.master.as_fd());
+        }
         if let Some(pidfd) = &pidfd {
             names.push(OFFER_PIDFD);
             descriptors.push(pidfd.as_fd());
+        }
+        // Whoever reads the terminal writes it.
+        if let Some(kept) = kept {
+            names.push(OFFER_RING);
+            descriptors.push(kept.remains.as_fd());
         }
         let mut packet = Vec::new();
         encode_packet(OFFER, &names, &mut packet);
@@ -59,6 +69,9 @@ impl GatewayLoop {
     /// From here on a session's terminal is its client's, and outlives this
     /// gateway: somebody else sees to it then.
     pub(super) fn handed_over(&mut self, key: Key) {
+        if self.handed_over_for_a_while(key) {
+            return;
+        }
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };

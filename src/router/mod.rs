@@ -19,6 +19,7 @@
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
 //! | `last_words.rs` | what is told of a session by another process |
 //! | `keeper.rs` | a process that looks after terminals that were handed over |
+//! | `left/` | sessions that can be left and found again |
 //! | `told/` | what is told of sessions: audit, counters |
 //! | `listing/` | clients that ask who is there, and end sessions |
 //! | `siblings.rs` | what gateways ask each other |
@@ -43,6 +44,7 @@ mod handover;
 mod ids;
 mod keeper;
 mod last_words;
+mod left;
 mod listing;
 mod programs;
 mod quiet;
@@ -84,6 +86,7 @@ use doors::{Door, Doors};
 use greet::Caller;
 use ids::Ids;
 use keeper::Keeper;
+use left::Left;
 use listing::Inquirers;
 use programs::Programs;
 use record::Recorder;
@@ -115,6 +118,8 @@ struct GatewayLoop {
     sessions: Table<Attached>,
     commands: Commands,
     inquirers: Inquirers,
+    /// `None`: no session can be left.
+    left: Option<Box<Left>>,
     departures: Departures,
     programs: Programs,
     children: Signals,
@@ -220,6 +225,8 @@ impl GatewayLoop {
         }
         let (aftercare, left_behind) =
             aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
+        let (left, found) = Left::new(&config, gateway.ordinal(), &poller)
+            .context("cannot keep sessions that are left")?;
         let told = Told::new(
             &config,
             gateway.ordinal(),
@@ -236,6 +243,7 @@ impl GatewayLoop {
             sessions: Table::new(),
             commands: Commands::default(),
             inquirers: Inquirers::default(),
+            left,
             departures: Departures::default(),
             programs: Programs::new(aftercare, left_behind),
             children,
@@ -249,6 +257,7 @@ impl GatewayLoop {
             seats: Seats::of(gateway.ordinal()),
         };
         router.reach_recorder();
+        router.adopt(found);
         if let Some(grace) =
             router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
         {
@@ -291,6 +300,7 @@ impl GatewayLoop {
             Source::Inquirer(key) => router.inquirer_ready(key, ready),
             Source::CommandClient(key) => router.command_client_ready(key, ready),
             Source::CommandStream(key, number) => router.command_stream_ready(key, number, ready),
+            Source::Left => router.left_ready(),
         });
     }
 
@@ -341,6 +351,7 @@ impl GatewayLoop {
             Due::Kill => router.kill_outlived(),
             Due::LeftBehind => router.end_left_behind(),
             Due::Accept => router.doors.open(&router.turn.poller),
+            Due::Left => router.look_after_left(),
             Due::Door(door) => router.doors.wake(door, &router.turn.poller),
             Due::LimitSoon(key) => router.limit_comes(key),
             Due::Limit(key) => router.limit(key),

@@ -80,6 +80,13 @@ impl Programs {
         self.running.insert(leader, Running { session, listed });
     }
 
+    /// Another session has it: somebody has come back to it.
+    pub fn belongs_to(&mut self, leader: Pid, session: Key) {
+        if let Some(running) = self.running.get_mut(&leader) {
+            running.session = session;
+        }
+    }
+
     /// Somebody else looks after it when this gateway has ended.
     pub fn entrusted(&mut self, leader: Pid) {
         let listed = self.running.get_mut(&leader).and_then(|running| running.listed.take());

@@ -31,6 +31,8 @@ pub enum Source {
     CommandStream(Key, u8),
     /// A client that asks who is there.
     Inquirer(Key),
+    /// What sessions wait for that can be left.
+    Left,
 }
 
 /// A place in a [`Table`], and whose it was.
@@ -64,6 +66,7 @@ impl Source {
             Source::CommandClient(key) => (7, key),
             Source::Inquirer(key) => (13, key),
             Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
+            Source::Left => (12, Key { index: 0, generation: 0 }),
         };
         kind << 60 | u64::from(key.generation) << 32 | u64::from(key.index)
     }
@@ -87,6 +90,7 @@ impl Source {
             6 => Source::Caller(key),
             7 => Source::CommandClient(key),
             13 => Source::Inquirer(key),
+            12 => Source::Left,
             // Up to 11; there are no more.
             kind => Source::CommandStream(key, (kind & 3) as u8),
         }
@@ -138,6 +142,11 @@ impl<T> Table<T> {
     /// The value of a key, if it is still there.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.place(key)?.value.as_deref_mut()
+    }
+
+    /// The same, with its place.
+    pub fn boxed_mut(&mut self, key: Key) -> Option<&mut Box<T>> {
+        self.place(key)?.value.as_mut()
     }
 
     /// All that are there.

@@ -75,6 +75,8 @@ pub enum Due {
     CommandLimit(Key),
     /// Accept again after running out of something.
     Accept,
+    /// Look after sessions that can be left.
+    Left,
 }
 
 impl Due {
@@ -111,6 +113,7 @@ impl Due {
             | Due::Outlived(_)
             | Due::Kill
             | Due::LeftBehind
+            | Due::Left
             | Due::Accept => None,
         }
     }

@@ -239,6 +239,7 @@ impl GatewayLoop {
             Verdict::Lives => {}
             Verdict::Over => return self.close(key),
             Verdict::Abandoned => return self.depart(key),
+            Verdict::Left => return self.client_leaves(key),
             Verdict::Starved => {
                 // In the midst of output that it does not read it would be
                 // misread.
@@ -294,8 +295,10 @@ impl Attached {
         let mut ended = false;
         // That takes a system call more, so it pays where there are many reads.
         let mut none = None;
-        // What is recorded is looked at.
-        let through_it = self.last_output as usize > ONE_READ && self.wires.recording().is_none();
+        // What is recorded, or kept, is looked at.
+        let through_it = self.last_output as usize > ONE_READ
+            && self.wires.recording().is_none()
+            && self.session.kept().is_none();
         let pipe = if through_it { pipe } else { &mut none };
         // What is read goes behind its header, where there is to be one.
         let start = self.session.output_header_length();

@@ -2,10 +2,11 @@
 //! about its end, and the hand-over of its terminal.
 
 use fpty::proto::{
-    END_OF_STREAM, Ended, Ending, GO, HEADER, INPUT, NOTICE, PING, PONG, TAKEN, encode_bare,
-    encode_packet,
+    DETACH, END_OF_STREAM, Ended, Ending, FOR_GOOD, GO, HEADER, INPUT, NOTICE, PING, PONG, TAKEN,
+    encode_bare, encode_packet,
 };
 
+use super::keeping::Kept;
 use super::{Client, Ends, Session};
 
 /// How far the terminal has been handed over to the client.
@@ -21,6 +22,9 @@ pub enum HandOver {
     Taken,
     /// The client was told to go on by itself.
     Theirs,
+    /// Only what is kept of the output was offered and taken: bytes are
+    /// relayed for good.
+    Relayed,
 }
 
 /// The state of the extended mode.
@@ -34,6 +38,10 @@ pub struct Extended {
     pub ended: Option<Ended>,
     /// The client was told how it ended.
     pub told: bool,
+    /// What is kept for whoever comes back, where the session can be left.
+    pub kept: Option<Box<Kept>>,
+    /// The client ends the session, be it one that can be left.
+    pub for_good: bool,
 }
 
 impl Session {
@@ -106,6 +114,14 @@ impl Session {
             TAKEN if last && extended.hand_over == HandOver::Offered => {
                 extended.hand_over = HandOver::Taken;
             }
+            // A payload comes in pieces, at least one of which has its byte.
+            DETACH if part == FOR_GOOD => {
+                extended.for_good = true;
+                self.client_left();
+            }
+            DETACH if part.is_empty() && last && self.client == Client::Open => {
+                self.client = Client::Leaves;
+            }
             // A flood of them from a client that does not read is not
             // answered for ever.
             PING if last && self.output.is_empty() => {
@@ -123,15 +139,26 @@ impl Session {
             return;
         };
         if extended.hand_over == HandOver::Taken && self.input.is_empty() {
-            extended.hand_over = HandOver::Theirs;
-            self.give_output(&encode_bare(GO, 0), ends);
+            match extended.kept.as_mut().filter(|kept| kept.relays) {
+                Some(kept) => {
+                    extended.hand_over = HandOver::Relayed;
+                    let mut packet = Vec::new();
+                    encode_packet(GO, &kept.remains.total().to_le_bytes(), &mut packet);
+                    self.give_output(&packet, ends);
+                }
+                None => {
+                    extended.hand_over = HandOver::Theirs;
+                    self.give_output(&encode_bare(GO, 0), ends);
+                }
+            }
+            self.has_arrived(ends);
         }
     }
 
     /// Tells how it ended, once, when all output is on its way and the program
     /// was reaped.
     pub(super) fn tell_the_end(&mut self, ends: &mut impl Ends) {
-        if self.terminal_open || self.program_runs {
+        if self.terminal_open || self.program_runs || self.is_hidden() {
             return;
         }
         let Some(extended) = self.extended.as_mut().filter(|extended| !extended.told) else {

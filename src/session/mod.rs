@@ -9,6 +9,7 @@
 pub mod command;
 mod extended;
 pub mod greeting;
+pub mod keeping;
 
 use extended::Extended;
 use greeting::Opening;
@@ -54,12 +55,14 @@ pub enum Key {
 const KEYS: [i32; 3] = [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTSTP as i32];
 
 /// The client's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Client {
     /// It sends and reads.
     Open,
     /// It sends no more, and still reads.
     Silent,
+    /// It wants to leave, and the session to go on.
+    Leaves,
     /// It has left.
     Gone,
 }
@@ -98,6 +101,8 @@ pub enum Verdict {
     Over,
     /// The client left: hang the terminal up.
     Abandoned,
+    /// The client wants to leave, and the session to go on.
+    Left,
     /// There is no memory for what one end does not take.
     Starved,
 }
@@ -140,7 +145,7 @@ impl Session {
         while let Some(packet) = decoder.next(&mut bytes) {
             if let Packet::Input(input) = packet {
                 if resized {
-                    ends.resize(self.size);
+                    self.resize(ends);
                     resized = false;
                 }
                 // All of it in one piece: no copy.
@@ -165,7 +170,7 @@ impl Session {
                 }
                 Packet::Signal(number) => {
                     if std::mem::take(&mut resized) {
-                        ends.resize(self.size);
+                        self.resize(ends);
                     }
                     self.signal(number, ends);
                 }
@@ -176,7 +181,7 @@ impl Session {
         self.hand_over_where_due(ends);
         // Rows and columns that come together make one change, not two.
         if resized {
-            ends.resize(self.size);
+            self.resize(ends);
         }
         self.decoder = Some(decoder);
     }
@@ -203,7 +208,9 @@ impl Session {
     /// Takes what the program wrote: with its header before it, where there is
     /// to be one.
     pub fn terminal_sent(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        self.give_output(bytes, ends);
+        if self.keep_output(bytes) {
+            self.give_output(bytes, ends);
+        }
     }
 
     /// There will be no more output: nobody has the terminal open, or the
@@ -265,8 +272,7 @@ impl Session {
     pub fn client_interest(&self) -> Interest {
         Interest {
             read: self.client == Client::Open
-                && self.terminal_open
-                && self.program_runs
+                && ((self.terminal_open && self.program_runs) || self.is_hidden())
                 && self.input.len() < INPUT_LIMIT,
             write: !self.output.is_empty(),
         }
@@ -279,7 +285,8 @@ impl Session {
             read: self.terminal_open
                 && self.output.is_empty()
                 && self.fate == Fate::Open
-                && !self.is_handed_over(),
+                && !self.is_handed_over()
+                && !self.is_hidden(),
             write: !self.input.is_empty(),
         }
     }
@@ -311,7 +318,7 @@ impl Session {
 
     /// Whether the client has left.
     pub fn client_is_gone(&self) -> bool {
-        self.client == Client::Gone
+        self.client >= Client::Leaves
     }
 
     /// The terminal's size.
@@ -337,13 +344,13 @@ impl Session {
     /// Whether it goes on. The program's status is waited for even where the
     /// terminal ended first: a program may close its terminal and work on.
     pub fn verdict(&self) -> Verdict {
-        if self.client == Client::Gone {
-            Verdict::Abandoned
+        if self.client >= Client::Leaves {
+            if self.client == Client::Gone { Verdict::Abandoned } else { Verdict::Left }
         } else if self.fate == Fate::Starved {
             Verdict::Starved
         } else if self.output.is_empty()
             && (matches!(self.fate, Fate::Farewell(_))
-                || (!self.terminal_open && !self.program_runs))
+                || (!self.terminal_open && !self.program_runs && !self.is_hidden()))
         {
             Verdict::Over
         } else {

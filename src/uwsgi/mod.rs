@@ -9,6 +9,7 @@ pub mod kept;
 pub mod log;
 pub mod metrics;
 pub mod options;
+pub mod outlives;
 pub mod passed;
 pub mod server;
 pub mod sockets;

@@ -55,9 +55,25 @@ fn page() -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
+/// What the definition gives, and ids and names of sessions, which only the
+/// server knows.
 fn completions(shell: Shell) -> Vec<u8> {
     let mut completions = Vec::new();
     generate(shell, &mut command(), "fpty", &mut completions);
+    match shell {
+        Shell::Bash => completions.extend_from_slice(include_bytes!("sessions.bash")),
+        Shell::Fish => completions.extend_from_slice(include_bytes!("sessions.fish")),
+        Shell::Zsh => {
+            // The last lines call what stands before them.
+            let text = String::from_utf8_lossy(&completions);
+            let begin = text.find("if [ \"$funcstack[1]\"").unwrap_or(text.len());
+            // The first word may be a session.
+            let (definition, call) = text.split_at(begin);
+            let definition = definition.replacen(":_files'", ":_fpty_words'", 1);
+            completions = [&definition, include_str!("sessions.zsh"), call].concat().into_bytes();
+        }
+        _ => {}
+    }
     completions
 }
 
@@ -108,6 +124,34 @@ mod tests {
                 assert!(there, "{shell}: {option}");
             }
         }
+    }
+
+    /// bash itself, and a command that knows two sessions.
+    #[test]
+    fn bash_completes_ids_and_names() {
+        let script = String::from_utf8(completions(Shell::Bash)).unwrap();
+        let case = r#"
+            fpty() { [ "$*" = '--list --json /s' ] && echo '[{"id":"k3x9q2aa","name":"build"},{"id":"m0","name":null}]'; }
+            try() { COMP_WORDS=("$@"); COMPREPLY=(); _fpty_or_session fpty "${COMP_WORDS[COMP_CWORD]}" x; echo "${COMPREPLY[*]}"; }
+            COMP_CWORD=2; try fpty -a '' /s; try fpty -a b /s; try fpty -q --attach k; try fpty -q ''
+            COMP_CWORD=3; FPTY_ADDRESS=/s; try fpty -q -a k; try fpty -q --kill m
+        "#;
+        let bash = std::process::Command::new("bash").args(["-c", &(script + case)]).output();
+        let Ok(output) = bash else {
+            return eprintln!("skipped: no bash here");
+        };
+        let text = String::from_utf8_lossy(&output.stdout);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["k3x9q2aa build m0", "build"], "{output:?}");
+        assert!(!lines[2].contains("k3x9q2aa") && !lines[3].contains("k3x9q2aa"), "{output:?}");
+        assert_eq!(lines[4..], ["k3x9q2aa", "m0"], "{output:?}");
+    }
+
+    #[test]
+    fn zsh_completes_ids_and_names() {
+        let script = String::from_utf8(completions(Shell::Zsh)).unwrap();
+        assert!(script.contains("'::address -- ") && script.contains(":_fpty_words'"), "{script}");
+        assert!(script.find("_fpty_words() {") < script.find("if [ \"$funcstack[1]\""));
     }
 
     #[test]

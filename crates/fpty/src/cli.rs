@@ -3,6 +3,8 @@
 
 #[path = "cli/asking.rs"]
 mod asking;
+#[path = "cli/which.rs"]
+mod which;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +15,7 @@ use fpty::client::Client;
 use fpty::client::request::{Terminal, Wanted};
 use fpty::proto::Protocol;
 use fpty::proto::variables::is_environment_name;
+use which::WhichArguments;
 
 /// Attach to a terminal inside of a uWSGI instance, jail or container
 #[derive(Debug, Parser)]
@@ -30,11 +33,11 @@ pub struct Arguments {
     #[arg(env = "FPTY_ADDRESS", hide_env_values = true, value_hint = ValueHint::AnyPath)]
     pub address: Option<OsString>,
 
-    /// Run this instead: one word is a command line, several are a program
+    /// Run this: one word is a command line, several a program
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::Other)]
     pub command: Vec<OsString>,
 
-    /// With a terminal, whatever standard input and output are
+    /// With a terminal, whatever input and output are
     #[arg(short = 't', long = "tty", overrides_with = "no_tty")]
     pub tty: bool,
 
@@ -67,6 +70,9 @@ pub struct Arguments {
     /// Who is there.
     #[command(flatten)]
     pub asking: AskingArguments,
+    /// Which session.
+    #[command(flatten)]
+    pub which: WhichArguments,
 
     /// Say only what went wrong
     #[arg(short, long)]
@@ -88,7 +94,7 @@ pub struct Variable(OsString, Option<OsString>);
 fn escape(typed: &str) -> Result<Escape, String> {
     match typed.as_bytes() {
         b"none" => Ok(Escape(None)),
-        b"." | b"?" => Err(String::from("it means something after the escape character")),
+        b"." | b"?" | b"d" => Err(String::from("it means something after the escape character")),
         [character] if character.is_ascii_graphic() => Ok(Escape(Some(*character))),
         _ => Err(String::from("neither one character nor none")),
     }
@@ -136,8 +142,14 @@ impl Arguments {
             let line = "fpty: no address: give a server's socket, or set FPTY_ADDRESS\n";
             (String::from(line), 2)
         })?;
+        let usual = std::env::var_os("FPTY_ADDRESS").filter(is_given);
+        let mut command = self.command;
+        let (which, address) = self
+            .which
+            .resolve(address, &mut command, usual)
+            .map_err(|why| (format!("fpty: {why} (fpty --help says what there is)\n"), 2))?;
         let set = |Variable(name, value)| Some((name, value?));
-        let wanted = if self.ssh { Wanted::of_sshd() } else { Wanted::of_words(self.command) };
+        let wanted = if self.ssh { Wanted::of_sshd() } else { Wanted::of_words(command) };
         let terminal = match (self.tty, self.no_tty, self.ssh) {
             (true, ..) => Terminal::Always,
             (_, true, _) => Terminal::Never,
@@ -154,6 +166,9 @@ impl Arguments {
             escape: self.escape.0,
             quiet: self.quiet,
             status_json: self.status_json,
+            which,
+            steal: self.which.steal,
+            read_only: self.which.read_only,
             environment: self.environment.into_iter().filter_map(set).collect(),
             heeds: &[],
         })
@@ -185,7 +200,9 @@ mod tests {
             ["fpty", "--json", "x"],
             ["fpty", "-l", "-r"],
             ["fpty", "-k", "*"],
-            ["fpty", "-r", "one two"],
+            ["fpty", "-n", "a b"],
+            ["fpty", "--read-only", "x"],
+            ["fpty", "-r", "-t"],
         ] {
             assert!(Arguments::try_parse_from(arguments).is_err(), "{arguments:?}");
         }

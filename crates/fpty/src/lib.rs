@@ -8,6 +8,7 @@
 //! | [`sys`] | the operating system: terminals, processes, sockets, polling |
 //! | [`client`] | connects a terminal or pipes to a server |
 //! | [`ended`] | how a process ended, as the other end is told of it |
+//! | [`remains`] | what is left of a session for whoever comes back to it |
 //! | [`error`] | what failed, on what, and why |
 
 #![deny(unsafe_code)]
@@ -17,5 +18,6 @@ pub mod ended;
 pub mod error;
 pub mod proto;
 pub mod relay;
+pub mod remains;
 #[allow(unsafe_code)]
 pub mod sys;

@@ -1,12 +1,14 @@
 //! Some sessions of one gateway, for whoever asks, and the end of one.
 
+use std::time::Duration;
+
 use crate::router::GatewayLoop;
+use crate::router::left::Listed;
 use crate::router::siblings::LONGEST;
 use crate::router::table::Key;
 use crate::router::timers::Due;
 use crate::router::told::Subject;
 use fpty::proto::Ending;
-use std::time::Duration;
 
 use super::beginning::Beginning;
 
@@ -20,6 +22,9 @@ const LONGEST_ENTRY: usize = 8192;
 /// The places of commands come after those of sessions, of which there are
 /// fewer than there can be descriptors.
 const COMMANDS: usize = 1 << 31;
+
+/// And those of sessions that were left after these.
+const LEFT: usize = 3 << 30;
 
 /// In the place of a place: that was all.
 const NO_MORE: u32 = u32::MAX;
@@ -53,6 +58,15 @@ impl Asking {
     fn may_know(&self, uid: Option<u32>) -> bool {
         self.by == 0 || uid == Some(self.by)
     }
+}
+
+/// What is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::router) enum One {
+    /// A session or command with its client.
+    Here(Subject),
+    /// A session that was left.
+    Left(Key),
 }
 
 /// What it has.
@@ -99,21 +113,28 @@ impl GatewayLoop {
         sessions.chain(commands.map(|(place, key)| (COMMANDS + place, Subject::Command(key))))
     }
 
+    /// The same, and then those that were left.
+    fn all_from(&self, from: usize) -> impl Iterator<Item = (usize, One)> {
+        let here = self.subjects_from(from).map(|(place, it)| (place, One::Here(it)));
+        let left = self.left.iter().flat_map(move |left| left.from(from.saturating_sub(LEFT)));
+        here.chain(left.map(|(place, key)| (LEFT + place, One::Left(key))))
+    }
+
     /// Some of our sessions.
     pub(in crate::router) fn piece(&self, asking: Asking) -> Piece {
         let (mut body, mut listed) = (Vec::new(), 0);
-        for (count, (place, subject)) in self.subjects_from(asking.from as usize).enumerate() {
+        for (count, (place, one)) in self.all_from(asking.from as usize).enumerate() {
             // Places are fewer than there can be descriptors, twice.
             let place = place as u32;
             if count == LOOKED_AT || listed == LISTED || body.len() > LONGEST - LONGEST_ENTRY {
                 return Piece { next: Some(place), body };
             }
-            if !self.client_of(subject).is_some_and(|uid| asking.may_know(uid)) {
+            if !self.user_of(one).is_some_and(|uid| asking.may_know(uid)) {
                 continue;
             }
             match asking.beginning {
                 Some(beginning) => {
-                    let id = self.id_of(subject);
+                    let id = self.listed_id(one);
                     if beginning.begins(&id) {
                         body.extend_from_slice(&place.to_le_bytes());
                         body.extend_from_slice(id.as_bytes());
@@ -124,7 +145,7 @@ impl GatewayLoop {
                     if !body.is_empty() {
                         body.push(b',');
                     }
-                    body.extend(self.entry(subject));
+                    body.extend(self.entry(one));
                     listed += 1;
                 }
             }
@@ -136,17 +157,18 @@ impl GatewayLoop {
     /// is one.
     pub(in crate::router) fn end_by(&mut self, by: u32, place: u32, id: Beginning) -> bool {
         let asking = Asking { by, from: place, beginning: Some(id) };
-        let there = self.subjects_from(place as usize).next();
-        let Some(subject) = there.filter(|(at, _)| *at == place as usize).map(|(_, it)| it) else {
+        let there = self.all_from(place as usize).next();
+        let Some(one) = there.filter(|(at, _)| *at == place as usize).map(|(_, it)| it) else {
             return false;
         };
-        let is_known = self.client_of(subject).is_some_and(|uid| asking.may_know(uid));
-        if !is_known || !id.begins(&self.id_of(subject)) {
+        let is_known = self.user_of(one).is_some_and(|uid| asking.may_know(uid));
+        if !is_known || !id.begins(&self.listed_id(one)) {
             return false;
         }
-        match subject {
-            Subject::Session(key) => self.end_session(key),
-            Subject::Command(key) => self.end_command(key, BY_AN_OPERATOR, LAST_WORD),
+        match one {
+            One::Here(Subject::Session(key)) => self.end_session(key),
+            One::Here(Subject::Command(key)) => self.end_command(key, BY_AN_OPERATOR, LAST_WORD),
+            One::Left(key) => self.end_left(key),
         }
         true
     }
@@ -159,26 +181,45 @@ impl GatewayLoop {
         }
     }
 
-    /// The user at the other end of a session that has begun and goes on;
-    /// `Some(None)`: nobody knows.
-    fn client_of(&self, subject: Subject) -> Option<Option<u32>> {
-        let client = match subject {
-            Subject::Session(key) => {
+    /// Whose a session is that has begun and goes on, or was left; `Some(None)`:
+    /// nobody knows.
+    fn user_of(&self, one: One) -> Option<Option<u32>> {
+        let client = match one {
+            One::Left(key) => return Some(Some(self.left.as_ref()?.alone_or_over(key)?.uid)),
+            One::Here(Subject::Session(key)) => {
                 let attached = self.sessions.get(key)?;
                 // Not one whose program may yet turn out not to be executable.
-                let goes_on = attached.starting == 0 && attached.session.dismissed().is_none();
-                goes_on.then_some(&attached.wires.client)?
+                if attached.starting != 0 || attached.session.dismissed().is_some() {
+                    return None;
+                }
+                // Root may have come back to another's.
+                match self.left_session(key) {
+                    Some(left) => return Some(Some(left.uid)),
+                    None => &attached.wires.client,
+                }
             }
-            Subject::Command(key) => self.client_of_command(key)?,
+            One::Here(Subject::Command(key)) => self.client_of_command(key)?,
         };
         Some(client.credentials().map(|peer| peer.uid).filter(|uid| *uid != OF_ELSEWHERE))
     }
 
-    /// A session's id.
-    pub(in crate::router) fn id_of(&self, subject: Subject) -> String {
-        match subject {
-            Subject::Session(key) => self.ids.of(key),
-            Subject::Command(key) => self.ids.of(("command", key)),
+    /// What is known of a session that can be left.
+    pub(super) fn left_session(&self, key: Key) -> Option<Listed<'_>> {
+        self.left.as_ref()?.of_session(key)
+    }
+
+    /// The id of one.
+    pub(super) fn listed_id(&self, one: One) -> String {
+        match one {
+            One::Left(key) => {
+                let left = self.left.as_ref().and_then(|left| left.alone_or_over(key));
+                left.map(|left| left.id.to_owned()).unwrap_or_default()
+            }
+            One::Here(Subject::Session(key)) => match self.left_session(key) {
+                Some(left) => left.id.to_owned(),
+                None => self.ids.of(key),
+            },
+            One::Here(Subject::Command(key)) => self.ids.of(("command", key)),
         }
     }
 }

@@ -4,7 +4,9 @@
 pub mod client;
 pub mod documents;
 pub mod fake;
+pub mod leaver;
 pub mod measure;
+pub mod person;
 pub mod process;
 pub mod refusal;
 pub mod server;

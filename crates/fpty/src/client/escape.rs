@@ -8,6 +8,8 @@ pub enum Typed {
     Pass,
     /// `~.`: leave.
     Leave,
+    /// `~d`: leave, and let the session go on.
+    Detach,
     /// `~?`: say what there is.
     Help,
     /// `~^Z`: stop, to go on with `fg`.
@@ -42,7 +44,8 @@ impl Escapes {
         let c = char::from(self.character);
         format!(
             "\r\nEscapes, after a newline:\r\n\
-             \x20 {c}.   leave\r\n\
+             \x20 {c}.   leave, and end the session\r\n\
+             \x20 {c}d   detach: leave it running, where the server allows that\r\n\
              \x20 {c}^Z  suspend\r\n\
              \x20 {c}?   this help\r\n\
              \x20 {c}{c}   the character itself\r\n"
@@ -70,6 +73,10 @@ impl Escapes {
                     continue;
                 }
                 (State::Tilde, b'.') => return (Typed::Leave, at + 1),
+                (State::Tilde, b'd') => {
+                    self.state = State::LineBegins;
+                    return (Typed::Detach, at + 1);
+                }
                 (State::Tilde, b'?') => {
                     self.state = State::LineBegins;
                     return (Typed::Help, at + 1);
@@ -112,6 +119,8 @@ mod tests {
         assert_eq!(typed(b"ls\r~."), (b"ls\r".to_vec(), vec![Typed::Leave]));
         assert_eq!(typed(b"ls ~."), (b"ls ~.".to_vec(), vec![]));
         assert_eq!(typed(b"~?x"), (b"x".to_vec(), vec![Typed::Help]));
+        assert_eq!(typed(b"~d~d"), (vec![], vec![Typed::Detach, Typed::Detach]));
+        assert_eq!(typed(b"cd ~d"), (b"cd ~d".to_vec(), vec![]));
         assert_eq!(typed(b"~\x1a~."), (vec![], vec![Typed::Suspend, Typed::Leave]));
     }
 

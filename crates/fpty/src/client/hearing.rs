@@ -20,8 +20,9 @@ pub enum Said {
     Notice(String),
     /// Descriptors of these kinds come along.
     Offer(Vec<u8>),
-    /// The terminal is ours.
-    Go,
+    /// The terminal is ours; or, where it is not, how much output there was
+    /// before this.
+    Go(Option<u64>),
 }
 
 /// What mode the server speaks.
@@ -142,7 +143,7 @@ fn of_packet(kind: u8, payload: Vec<u8>) -> Option<Said> {
         ENDED => Ended::read(&payload).map(Said::Ended),
         NOTICE => Some(Said::Notice(printable(&payload))),
         OFFER => Some(Said::Offer(payload)),
-        GO => Some(Said::Go),
+        GO => Some(Said::Go(payload.try_into().ok().map(u64::from_le_bytes))),
         PONG => None,
         _ => None,
     }

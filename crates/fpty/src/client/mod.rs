@@ -16,8 +16,12 @@
 //! | `obeying.rs` | what the server says is done |
 //! | `takeover.rs` | the terminal itself, where the server hands it over |
 //! | `listing.rs` | who is there, and the end of one of those |
+//! | `coming.rs` | a session that can be left and found again |
+//! | `pastes.rs` | pastes, which somebody else may have to end |
+//! | `painting.rs` | its screen, as it was |
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
+mod coming;
 mod command;
 mod escape;
 pub mod hearing;
@@ -25,6 +29,9 @@ pub mod listing;
 mod obeying;
 mod outcome;
 mod outputs;
+#[cfg(feature = "paint")]
+mod painting;
+mod pastes;
 pub mod request;
 mod session;
 mod stopping;
@@ -82,9 +89,30 @@ pub struct Client {
     pub status_json: bool,
     /// More variables for the program's environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// Which session it is to be.
+    pub which: Which,
+    /// Whoever else is attached has to go.
+    pub steal: bool,
+    /// Only watches: nothing that is typed is for the program.
+    pub read_only: bool,
     /// Signals that are ignored at the start by somebody else's doing, and
     /// count all the same.
     pub heeds: &'static [Signal],
+}
+
+/// Which session it is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// A new one.
+    #[default]
+    New,
+    /// A new one that has a name.
+    Named(String),
+    /// One that was left: its id, the beginning of that, or its name; empty:
+    /// the one that was left last.
+    Left(String),
+    /// The one of that name, or a new one.
+    Either(String),
 }
 
 /// Signals that we take by reading them.

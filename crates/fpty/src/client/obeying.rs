@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use super::hearing::Said;
-use super::introduction;
 use super::outcome::End;
 use super::session::{PING, Session};
 use super::takeover::Takeover;
 use super::typing::Input;
+use super::{coming, introduction};
 use crate::error::Result;
-use crate::proto;
+use crate::proto::{self, Ending};
 use crate::sys::Read;
 use crate::sys::socket::Transport;
 use crate::sys::stdio;
@@ -74,6 +74,7 @@ impl Session<'_> {
             if !self.hearing.is_extended() && self.first_bytes.len() < 1024 {
                 self.first_bytes.extend(output.iter().take(1024));
             }
+            self.coming.heard(&output);
             let is_plain = !self.hearing.is_extended() && !self.hearing.is_undecided();
             if self.config.needs_more() && is_plain && !may_be_refusal(&self.first_bytes) {
                 end = Some(End::SpeaksPlainly);
@@ -102,9 +103,13 @@ impl Session<'_> {
     fn obey(&mut self, said: Said) -> Result<()> {
         match said {
             Said::Agreed => {
-                let can_take: &[u8] = if self.transport == Transport::Unix { b"1" } else { b"0" };
-                let can_take = (proto::variables::CAN_TAKE, can_take);
-                let mut packets = introduction(self.config, &[can_take]);
+                let is_unix = self.transport == Transport::Unix;
+                let can_take: &[u8] = if is_unix { b"1" } else { b"0" };
+                let can_leave = is_unix && self.terminal.is_some();
+                let mut more = vec![(proto::variables::CAN_TAKE, can_take)];
+                coming::introduce(self.config, can_leave, &mut more);
+                let mut packets = introduction(self.config, &more);
+                coming::request(self.config, &mut packets);
                 self.config.wanted.encode(&mut packets);
                 packets.extend(proto::encode_bare(proto::VARIABLES, 0));
                 self.to_server.push(&packets);
@@ -121,23 +126,30 @@ impl Session<'_> {
                     }
                 }
             }
-            Said::Notice(text) => self.notice(&text),
+            Said::Notice(text) => {
+                self.notice(&text);
+                self.coming.stays();
+            }
             Said::Offer(names) => {
-                self.takeover.offered(&names, std::mem::take(&mut self.arrived))?;
+                let arrived = std::mem::take(&mut self.arrived);
+                self.coming.offered(self.takeover.offered(&names, arrived)?);
                 self.send_packet(&proto::encode_bare(proto::TAKEN, 0));
             }
-            Said::Go => {
+            Said::Go(before) => {
                 self.takeover.go()?;
+                self.come(before);
                 self.release_input();
                 // It may have changed on the way.
-                self.size_changed();
+                if !self.coming.is_smaller() {
+                    self.size_changed();
+                }
             }
         }
         Ok(())
     }
 
     /// Says something beside the output, on a line of its own.
-    fn notice(&self, text: &str) {
+    pub(super) fn notice(&self, text: &str) {
         let name = self.config.name;
         match self.terminal {
             Some(_) => stdio::say(&format!("\r\n{name} {text}\r")),
@@ -149,7 +161,7 @@ impl Session<'_> {
     pub(super) fn terminal_said(&mut self) {
         let mut buffer = std::mem::take(&mut self.buffer);
         if let Some(ours) = self.takeover.ours_mut() {
-            let count = ours.read(&mut buffer);
+            let count = ours.read(&mut buffer, self.coming.keeps());
             self.show(&buffer[..count]);
         }
         self.buffer = buffer;
@@ -163,6 +175,10 @@ impl Session<'_> {
         let server_ended = self.server_ended;
         match (&self.ended, self.takeover.ours_mut()) {
             (Some(ended), None) => Some(End::Told(ended.clone())),
+            // Somebody else reads what it says now.
+            (Some(ended), Some(_)) if ended.ending == Ending::Detached => {
+                Some(End::Told(ended.clone()))
+            }
             (Some(ended), Some(ours)) => {
                 let ended = ended.clone();
                 ours.is_drained().then_some(End::Told(ended))

@@ -65,6 +65,7 @@ impl End {
                 Ending::Stopped => "stopped",
                 Ending::Operator => "operator",
                 Ending::Lost => "lost",
+                Ending::Detached => "detached",
             },
             End::Signalled(_) => "signal",
             End::Refused | End::NotAttached(_) | End::SpeaksPlainly => "refused",
@@ -76,11 +77,14 @@ impl End {
     /// What a person is told; `None`: nothing.
     fn text(&self, address: &str) -> Option<String> {
         match self {
+            End::Told(Ended { ending: Ending::Detached, value: 0, text }) => {
+                Some(format!("detached: {text} (come back with: fpty -a {text} {address})"))
+            }
             End::Normal | End::Signalled(_) | End::Refused | End::OutputClosed => None,
             End::Told(ended) => told(ended),
             End::NotAttached(why) => Some(why.clone()),
             End::SpeaksPlainly => Some(format!(
-                "{address} is no router that runs commands: it does not speak the extended mode"
+                "{address} is no router that runs commands or keeps sessions: it does not speak the extended mode"
             )),
             End::Left => Some(format!("left {address}")),
             End::Lost(why) => Some(format!("connection to {address} lost: {why}")),
@@ -98,9 +102,12 @@ fn told(ended: &Ended) -> Option<String> {
         Ending::Signal => Some(format!("killed by {} ({text})", name_of(ended.value))),
         Ending::Refused => Some(format!("session refused: {text}")),
         Ending::Lost => Some(format!("session lost: {text}")),
-        Ending::ExecFailed | Ending::Idle | Ending::Limit | Ending::Stopped | Ending::Operator => {
-            Some(text.clone())
-        }
+        Ending::ExecFailed
+        | Ending::Idle
+        | Ending::Limit
+        | Ending::Stopped
+        | Ending::Operator
+        | Ending::Detached => Some(text.clone()),
     }
 }
 
@@ -113,7 +120,8 @@ fn name_of(number: u8) -> String {
 /// Says how it ended, and returns the status to exit with.
 pub fn tell(config: &Client, end: &End) -> i32 {
     let text = end.text(&config.address.to_string_lossy());
-    let went_wrong = !matches!(end, End::Left);
+    let went_wrong =
+        !matches!(end, End::Left | End::Told(Ended { ending: Ending::Detached, value: 0, .. }));
     if let Some(text) = text.as_ref().filter(|_| went_wrong || !config.quiet) {
         stdio::say(&format!("{} {text}", config.name));
     }
@@ -155,6 +163,16 @@ mod tests {
             r#"{"kind":"signal","signal":"SIGSEGV","status":139,"text":"killed by SIGSEGV (core dumped)"}"#
         );
         assert_eq!(ended(Ending::Signal, 34, "").text("").as_deref(), Some("killed by signal 34"));
+    }
+
+    #[test]
+    fn who_has_left_is_told_how_to_come_back() {
+        let end = ended(Ending::Detached, 0, "k3x9q2aa");
+        assert_eq!(end.status(), 0);
+        let text = "detached: k3x9q2aa (come back with: fpty -a k3x9q2aa /s)";
+        assert_eq!(end.text("/s").as_deref(), Some(text));
+        let end = ended(Ending::Detached, 1, "uid 7 has attached");
+        assert_eq!((end.status(), end.text("/s").as_deref()), (LOST, Some("uid 7 has attached")));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::Client;
+use super::{Client, Which};
 use crate::proto::request::{self, Verb};
 use crate::sys::{stdio, streams};
 
@@ -98,7 +98,7 @@ impl Client {
 
     /// Whether only a server that speaks the extended mode will do.
     pub(super) fn needs_more(&self) -> bool {
-        self.wanted != Wanted::Configured
+        self.wanted != Wanted::Configured || self.which != Which::New
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Client;
+use super::coming::Coming;
 use super::escape::Escapes;
 use super::hearing::Hearing;
 use super::outcome::End;
@@ -70,6 +71,8 @@ pub struct Session<'a> {
     /// Who the server is, and how the connection to it failed.
     pub(super) peer: Peer,
     pub(super) next_ping: Option<Instant>,
+    /// Where the session can be left and found again.
+    pub(super) coming: Coming,
     pub(super) buffer: Vec<u8>,
     pub(super) shown: Vec<u8>,
 }
@@ -111,6 +114,7 @@ impl<'a> Session<'a> {
             server_ended: false,
             peer: Peer::default(),
             next_ping: None,
+            coming: Coming::default(),
             buffer: vec![0; BUFFER],
             shown: Vec::new(),
         }
@@ -128,6 +132,12 @@ impl<'a> Session<'a> {
 
     /// Runs it to its end.
     pub fn run(&mut self) -> End {
+        let end = self.run_on();
+        self.give_back(&end);
+        end
+    }
+
+    fn run_on(&mut self) -> End {
         loop {
             if let Some(end) = self.flush().or_else(|| self.is_over()) {
                 return end;
@@ -145,7 +155,7 @@ impl<'a> Session<'a> {
                     return end;
                 }
             }
-            if ready.terminal {
+            if ready.terminal && !self.is_leaving() {
                 self.terminal_said();
             }
             if ready.input {
@@ -174,6 +184,7 @@ impl<'a> Session<'a> {
             self.send_packet(&proto::encode_bare(proto::PING, 0));
         }
         self.look(now);
+        self.stay(now);
         self.say_the_size();
         self.tell_the_end_of_input();
         let (stream, peer) = (&self.stream, &mut self.peer);
@@ -204,7 +215,7 @@ impl<'a> Session<'a> {
 
     fn say_the_size(&mut self) {
         let nobody_hears = self.server_ended && self.takeover.ours().is_none();
-        if !self.resize_due || self.takeover.is_taken() || nobody_hears {
+        if !self.resize_due || self.takeover.is_taken() || nobody_hears || self.config.read_only {
             return;
         }
         self.resize_due = false;
@@ -212,6 +223,12 @@ impl<'a> Session<'a> {
             return;
         };
         self.said_size = Some(size);
+        self.set_size(size);
+        self.coming.resized(size);
+    }
+
+    /// Gives the program a terminal of this size.
+    pub(super) fn set_size(&mut self, size: Size) {
         match self.takeover.ours() {
             Some(ours) => ours.resize(size),
             None => self.send_packet(&proto::encode_rows_and_cols(size.rows, size.cols)),

@@ -1,12 +1,13 @@
 //! The terminal itself, where the server hands it over: from then on its bytes
 //! go straight from here to it and back.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::ended::of_exit;
 use crate::error::{Error, Result};
-use crate::proto::{Ended, Ending, OFFER_MASTER, OFFER_PIDFD};
+use crate::proto::{Ended, Ending, OFFER_MASTER, OFFER_PIDFD, OFFER_RING};
+use crate::remains::Remains;
 use crate::sys::peer::Arrived;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pty::Master;
@@ -52,8 +53,9 @@ pub enum Takeover {
     /// The server's.
     #[default]
     Theirs,
-    /// Ours, when all input before that has arrived.
-    Taken(Terminal),
+    /// Ours, when all input before that has arrived; or the server's still,
+    /// and only what it keeps of the output has come.
+    Taken(Option<Terminal>),
     /// Ours.
     Ours(Terminal),
 }
@@ -80,16 +82,18 @@ impl Takeover {
         matches!(self, Takeover::Taken(_))
     }
 
-    /// Takes what was offered.
+    /// Takes what was offered; returns the ring of the last output, if that
+    /// is among it.
     ///
     /// # Errors
     /// It is not what an offer is made of: the server is none of ours.
-    pub fn offered(&mut self, names: &[u8], arrived: Arrived) -> Result<()> {
+    pub fn offered(&mut self, names: &[u8], arrived: Arrived) -> Result<Option<OwnedFd>> {
         if !matches!(self, Takeover::Theirs) {
             return Err(Error::new("the router offered its terminal twice"));
         }
-        *self = Takeover::Taken(Terminal::of_offer(names, arrived)?);
-        Ok(())
+        let (terminal, ring) = Terminal::of_offer(names, arrived)?;
+        *self = Takeover::Taken(terminal);
+        Ok(ring)
     }
 
     /// The word to go on.
@@ -98,17 +102,18 @@ impl Takeover {
     /// Nothing was offered.
     pub fn go(&mut self) -> Result<()> {
         match std::mem::take(self) {
-            Takeover::Taken(terminal) => {
+            Takeover::Taken(Some(terminal)) => {
                 *self = Takeover::Ours(terminal);
                 Ok(())
             }
+            Takeover::Taken(None) => Ok(()),
             _ => Err(Error::new("the router handed over what it had not offered")),
         }
     }
 }
 
 impl Terminal {
-    fn of_offer(names: &[u8], arrived: Arrived) -> Result<Self> {
+    fn of_offer(names: &[u8], arrived: Arrived) -> Result<(Option<Self>, Option<OwnedFd>)> {
         if arrived.truncated || arrived.descriptors.len() != names.len() {
             return Err(Error::new(format!(
                 "the router offered {} descriptors and sent {}",
@@ -116,30 +121,40 @@ impl Terminal {
                 arrived.descriptors.len()
             )));
         }
-        let (mut master, mut program) = (None, None);
+        let (mut master, mut program, mut ring) = (None, None, None);
         for (name, fd) in names.iter().zip(arrived.descriptors) {
             match *name {
                 OFFER_MASTER if master.is_none() => master = Some(Master::received(fd)?),
                 OFFER_PIDFD if program.is_none() => program = PidFd::received(fd),
+                OFFER_RING if ring.is_none() => ring = Some(fd),
                 _ => return Err(Error::new("the router offered something unknown")),
             }
         }
-        let master = master.ok_or_else(|| Error::new("the router offered no terminal"))?;
-        Ok(Self {
+        if master.is_none() && (ring.is_none() || names.contains(&OFFER_PIDFD)) {
+            return Err(Error::new("the router offered no terminal"));
+        }
+        let terminal = master.map(|master| Self {
             master,
             program,
             closed: None,
             drained: None,
             alone_since_end: None,
             input_ends: None,
-        })
+        });
+        Ok((terminal, ring))
     }
 
-    /// Reads what the program wrote, as much as there is room for; how much.
-    pub fn read(&mut self, buffer: &mut [u8]) -> usize {
+    /// Reads what the program wrote, as much as there is room for, and keeps
+    /// it where it is to be kept; how much.
+    pub fn read(&mut self, buffer: &mut [u8], mut keeps: Option<&mut Remains>) -> usize {
         let mut have = 0;
         while have < buffer.len() {
-            match self.master.read(&mut buffer[have..]) {
+            let room = &mut buffer[have..];
+            let read = match &mut keeps {
+                Some(remains) => remains.read(&self.master, room),
+                None => self.master.read(room),
+            };
+            match read {
                 Read::Bytes(count) => have += count,
                 Read::Blocked => {
                     self.closed = None;
@@ -164,6 +179,11 @@ impl Terminal {
     /// Writes input; how much was taken. `None`: nobody ever takes it.
     pub fn write(&self, bytes: &[u8]) -> Option<usize> {
         self.master.write(bytes).taken()
+    }
+
+    /// Its size.
+    pub fn size(&self) -> Option<Size> {
+        self.master.size()
     }
 
     /// Sets the size.
@@ -275,6 +295,8 @@ mod tests {
             ("mm", vec!["/dev/ptmx", "/dev/ptmx"]),
             ("p", vec!["/dev/ptmx"]),
             ("x", vec!["/dev/ptmx"]),
+            ("rr", vec!["/dev/null", "/dev/null"]),
+            ("pr", vec!["/dev/null", "/dev/null"]),
         ] {
             let mut takeover = Takeover::default();
             let outcome = takeover.offered(names.as_bytes(), arrived(&paths));

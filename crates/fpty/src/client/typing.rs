@@ -82,7 +82,15 @@ impl Session<'_> {
             }
             match typed {
                 Typed::Pass => {}
-                Typed::Leave => return Some(End::Left),
+                Typed::Leave => {
+                    self.end_for_good();
+                    return Some(End::Left);
+                }
+                Typed::Detach => {
+                    if let Some(end) = self.detach() {
+                        return Some(end);
+                    }
+                }
                 Typed::Help => {
                     let help = self.escapes.as_ref().map(|escapes| escapes.help());
                     self.show(help.unwrap_or_default().as_bytes());
@@ -95,6 +103,9 @@ impl Session<'_> {
 
     /// Sends what was typed, or keeps it until it is known how.
     fn pass(&mut self, bytes: &[u8]) -> Option<End> {
+        if self.config.read_only {
+            return None;
+        }
         if self.holds_input() {
             self.held.extend_from_slice(bytes);
             return None;
@@ -128,6 +139,7 @@ impl Session<'_> {
             return;
         }
         if self.takeover.ours().is_some() {
+            self.coming.typed(bytes);
             return self.to_terminal.push(bytes);
         }
         match self.config.protocol {

@@ -1,6 +1,6 @@
 //! Waits for both ends, and for what is due.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -18,6 +18,14 @@ pub struct Ready {
     pub output_closed: bool,
 }
 
+/// Waits until this takes something, or until then.
+pub fn until_writable<'a>(what: &'a impl AsFd, end: Instant) {
+    let fd: BorrowedFd<'a> = what.as_fd();
+    let left = end.saturating_duration_since(Instant::now());
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+    let _ = nix::poll::poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout);
+}
+
 impl Session<'_> {
     /// Waits until one of the ends has something, or takes something.
     pub(super) fn wait(&mut self) -> Ready {
@@ -30,7 +38,8 @@ impl Session<'_> {
         output.set(PollFlags::POLLOUT, !reads_output);
         let ours = self.takeover.ours();
         let mut terminal = PollFlags::empty();
-        terminal.set(PollFlags::POLLIN, reads_output && ours.is_some_and(|t| t.is_open()));
+        let reads_terminal = reads_output && !self.is_leaving();
+        terminal.set(PollFlags::POLLIN, reads_terminal && ours.is_some_and(|t| t.is_open()));
         terminal.set(PollFlags::POLLOUT, !self.to_terminal.is_empty());
 
         // An end that is not waited for is left out: poll(2) tells a hang-up
@@ -84,7 +93,7 @@ impl Session<'_> {
             .held_until
             .filter(|_| !self.held.is_empty() || matches!(self.input, Input::Ended(..)));
         let quiet = self.quiet_in().filter(|_| self.speaks_plainly()).map(|wait| now + wait);
-        [terminal, held, quiet, self.next_ping, self.next_look]
+        [terminal, held, quiet, self.next_ping, self.next_look, self.coming.when()]
             .into_iter()
             .flatten()
             .min()

@@ -8,6 +8,9 @@ pub const OFFER_MASTER: u8 = b'm';
 /// In an offer: a pidfd of the session's process.
 pub const OFFER_PIDFD: u8 = b'p';
 
+/// In an offer: the ring of the last output ([`crate::remains`]).
+pub const OFFER_RING: u8 = b'r';
+
 /// The longest text of a person's, in bytes; the rest of it is not shown.
 pub const LONGEST_TEXT: usize = 1024;
 
@@ -32,10 +35,13 @@ pub enum Ending {
     Operator,
     /// What became of it is not known.
     Lost,
+    /// It goes on without this client; the text is its id. A value other than
+    /// 0: not at the client's wish, and the text says why.
+    Detached,
 }
 
 /// By their number on the wire.
-const ENDINGS: [Ending; 9] = [
+const ENDINGS: [Ending; 10] = [
     Ending::Exit,
     Ending::Signal,
     Ending::ExecFailed,
@@ -45,6 +51,7 @@ const ENDINGS: [Ending; 9] = [
     Ending::Stopped,
     Ending::Operator,
     Ending::Lost,
+    Ending::Detached,
 ];
 
 /// How a session ended: the payload of [`super::ENDED`] is a byte for the
@@ -73,6 +80,8 @@ impl Ended {
             Ending::Exit | Ending::ExecFailed => self.value,
             Ending::Signal => 128 | (self.value & 127),
             Ending::Refused => 255,
+            Ending::Detached if self.value == 0 => 0,
+            Ending::Detached => 254,
             Ending::Idle | Ending::Limit | Ending::Stopped | Ending::Operator | Ending::Lost => 254,
         }
     }
@@ -80,7 +89,7 @@ impl Ended {
     /// The whole packet.
     pub fn packet(&self) -> Vec<u8> {
         let number = ENDINGS.iter().position(|ending| *ending == self.ending).unwrap_or(0);
-        // There are nine.
+        // There are ten.
         let mut payload = vec![number as u8, self.value];
         payload.extend_from_slice(self.text.as_bytes());
         let mut packet = Vec::new();

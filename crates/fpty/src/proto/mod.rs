@@ -21,10 +21,10 @@ pub use codec::{
     AnswerDecoder, Decoder, encode_bare, encode_input, encode_packet, encode_rows_and_cols,
     encode_signal,
 };
-pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, printable};
+pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, printable};
 pub use packet::{
-    Answer, DETACH, END_OF_STREAM, ENDED, ERROR_OUTPUT, GO, HEADER, HELLO, INPUT, NOTICE, OFFER,
-    PING, PONG, Packet, REQUEST, TAKEN, VARIABLES, VERSION, WINDOW,
+    Answer, DETACH, END_OF_STREAM, ENDED, ERROR_OUTPUT, FOR_GOOD, GO, HEADER, HELLO, INPUT, NOTICE,
+    OFFER, PING, PONG, Packet, REQUEST, TAKEN, VARIABLES, VERSION, WINDOW,
 };
 
 /// What a socket of the router speaks.

@@ -38,8 +38,11 @@ pub const PING: u8 = 107;
 pub const PONG: u8 = PING;
 /// From the client: the descriptors that were offered have arrived.
 pub const TAKEN: u8 = 108;
-/// From the client: the session is to go on without it.
+/// From the client: the session is to go on without it; with the payload
+/// [`FOR_GOOD`]: it is to end, and not to wait for anybody.
 pub const DETACH: u8 = 109;
+/// See [`DETACH`].
+pub const FOR_GOOD: &[u8] = b".";
 /// From the router: how the session ended; see [`super::Ended`].
 pub const ENDED: u8 = 110;
 /// From the router: one line of text for the person.
@@ -47,7 +50,9 @@ pub const NOTICE: u8 = 111;
 /// From the router: descriptors come with the first byte of this packet; its
 /// payload has a byte for each, see [`super::OFFER_MASTER`].
 pub const OFFER: u8 = 112;
-/// From the router: from now on the descriptors are the client's to use.
+/// From the router: from now on the descriptors are the client's to use. Where
+/// output goes on being relayed the payload says how much there was before
+/// (u64, little-endian): the ring has it up to there.
 pub const GO: u8 = 113;
 
 /// One packet of a client, or a piece of one: payloads are passed on as they

@@ -17,6 +17,17 @@ pub const PREFIX: &[u8] = b"fpty.";
 /// The client can take descriptors over (value 1).
 pub const CAN_TAKE: &[u8] = b"fpty.take";
 
+/// The client can leave its session and come back to it (value 1).
+pub const CAN_LEAVE: &[u8] = b"fpty.detach";
+/// The name that the session is to have.
+pub const SESSION_NAME: &[u8] = b"fpty.name";
+/// Where a session of that name is left, it is attached to; where none is, it
+/// is begun (value 1).
+pub const BEGIN: &[u8] = b"fpty.begin";
+/// Whoever else is attached has to go (value 1).
+pub const STEAL: &[u8] = b"fpty.steal";
+/// The client only watches (value 1).
+pub const READ_ONLY: &[u8] = b"fpty.readonly";
 /// Where the client's person was logged in from, as sshd(8) says it.
 pub const SSH_CONNECTION: &[u8] = b"fpty.ssh_connection";
 /// As whom the client's person has logged in, by what its environment says.

@@ -1,8 +1,10 @@
-//! What waits between two ends, one of which is slower, and what of it is shown
-//! again.
+//! What waits between two ends, one of which is slower; what of it is shown
+//! again; and what it makes of a terminal.
 
 mod backlog;
+pub mod modes;
 mod queries;
+pub mod trail;
 
 pub use backlog::{Backlog, is_free};
 pub use queries::Queries;

@@ -11,6 +11,8 @@ pub mod environment;
 pub mod folder;
 #[cfg(feature = "server")]
 pub mod fork;
+#[cfg(feature = "server")]
+pub mod interrupt;
 pub mod local_tcp;
 pub mod peer;
 pub mod pidfd;
@@ -23,6 +25,7 @@ pub mod pty;
 pub mod queue;
 #[cfg(feature = "server")]
 pub mod reader;
+pub mod ring;
 pub mod sessions;
 pub mod shared;
 pub mod signal;

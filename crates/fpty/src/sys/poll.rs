@@ -133,6 +133,14 @@ impl Poller {
     }
 }
 
+impl AsFd for Poller {
+    /// To be waited for in another one: readable while something in here has
+    /// something.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+}
+
 /// A few descriptors to wait for once (poll(2)).
 #[derive(Default)]
 pub struct Several<'a>(Vec<PollFd<'a>>);

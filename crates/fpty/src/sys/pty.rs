@@ -196,6 +196,27 @@ impl Master {
         super::write_outcome(nix::unistd::write(&self.0, bytes))
     }
 
+    /// One that was somebody else's for a while, and is ours again.
+    ///
+    /// # Errors
+    /// It is no terminal's.
+    pub fn given_back(fd: OwnedFd) -> Result<Self> {
+        let mut number: libc::c_uint = 0;
+        // SAFETY: TIOCGPTN writes one unsigned int.
+        ioctl(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGPTN, &mut number) })
+            .context("no terminal")?;
+        let master = Self(fd);
+        master.forbid_waiting();
+        Ok(master)
+    }
+
+    /// Reads and writes do not wait from now on; whoever has a copy can change
+    /// that again.
+    pub fn forbid_waiting(&self) {
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
+        let _ = nix::fcntl::fcntl(&self.0, nix::fcntl::FcntlArg::F_SETFL(flags));
+    }
+
     /// Sets the size; the foreground process group gets SIGWINCH if it is
     /// another one than before.
     ///
@@ -383,11 +404,12 @@ impl AsFd for Slave {
 /// standard output (ioctl(2) TIOCGWINSZ); `None` where neither is one or it
 /// does not know its size.
 pub fn size_of_ours() -> Option<Size> {
-    [0, 1].into_iter().find_map(|fd| {
-        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCGWINSZ writes one winsize.
-        ioctl(unsafe { libc::ioctl(fd, libc::TIOCGWINSZ, &mut size) }).ok()?;
-        (size.ws_row > 0 && size.ws_col > 0)
-            .then_some(Size { rows: size.ws_row, cols: size.ws_col })
-    })
+    [0, 1].into_iter().find_map(window)
+}
+
+fn window(terminal: libc::c_int) -> Option<Size> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize.
+    ioctl(unsafe { libc::ioctl(terminal, libc::TIOCGWINSZ, &mut size) }).ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some(Size { rows: size.ws_row, cols: size.ws_col })
 }

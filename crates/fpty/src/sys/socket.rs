@@ -123,6 +123,29 @@ impl Stream {
         Ok((Self(one), Self(other)))
     }
 
+    /// Whose process has connected to a UNIX socket (SO_PEERCRED, unix(7));
+    /// `None` where that cannot be known: over TCP, or of a user namespace in
+    /// which that user has no number.
+    pub fn peer_uid(&self) -> Option<u32> {
+        /// What the kernel says of such a user (overflowuid of proc(5)).
+        const UNKNOWN: u32 = 65_534;
+        Some(self.credentials()?.uid).filter(|uid| *uid != u32::MAX && *uid != UNKNOWN)
+    }
+
+    /// Waits until something can be written; not for long.
+    pub fn wait_for_room(&self, longest: Duration) {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut poll_fd = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
+        let _ = poll(&mut poll_fd, PollTimeout::try_from(longest).unwrap_or(PollTimeout::ZERO));
+    }
+
+    /// Waits until something can be read; not for long. Whether it can.
+    pub fn wait_for_more(&self, longest: Duration) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut poll_fd = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        poll(&mut poll_fd, PollTimeout::try_from(longest).unwrap_or(PollTimeout::ZERO)) == Ok(1)
+    }
+
     /// Reads; [`Read::End`] when the peer will send no more.
     pub fn read(&self, buffer: &mut [u8]) -> Read {
         super::read_outcome(nix::unistd::read(&self.0, buffer))

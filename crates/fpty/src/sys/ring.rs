@@ -1,0 +1,348 @@
+//! A ring of the last output of a terminal, in a file of memory (memfd_create(2))
+//! that goes from one process to the next: whoever reads the terminal writes
+//! it. Its length is sealed, so that nobody can take the memory away from
+//! under another; all that is in it may have been written by anybody.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+
+use super::Read;
+
+/// What such a file begins with, with the number of the layout.
+const MAGIC: [u8; 16] = *b"fpty ring\0\0\0\0\0\0\x01";
+
+/// How much output there was in all, eight bytes.
+const TOTAL_AT: usize = 16;
+/// How much there was when somebody last made room to read into, eight bytes.
+const ROOM_AT: usize = 24;
+/// How much room that is, at most.
+const ROOM: usize = 4096;
+/// Notes about the output.
+const NOTES_AT: usize = 64;
+/// The output; the notes end before it.
+const OUTPUT_AT: usize = 16 * 1024;
+
+/// Room for notes, in bytes.
+pub const NOTES: usize = OUTPUT_AT - NOTES_AT;
+
+/// The smallest and the largest ring, in bytes of output.
+pub const SMALLEST: usize = 16 * 1024;
+/// As above.
+pub const LARGEST: usize = 64 * 1024 * 1024;
+
+const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+
+/// The ring.
+#[derive(Debug)]
+pub struct Ring {
+    file: OwnedFd,
+    at: NonNull<u8>,
+    capacity: usize,
+    writes: bool,
+    /// We have put zeros up to the place that follows so much output.
+    zeros: Cell<u64>,
+}
+
+// SAFETY: a mapping that is this value's own.
+unsafe impl Send for Ring {}
+
+impl Ring {
+    /// A ring for so much output.
+    ///
+    /// # Errors
+    /// memfd_create(2), ftruncate(2), mmap(2).
+    pub fn new(capacity: usize) -> io::Result<Self> {
+        let capacity = capacity.clamp(SMALLEST, LARGEST);
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        // SAFETY: a name that ends with a NUL; the descriptor is nobody else's.
+        let file = unsafe {
+            let fd = libc::memfd_create(c"fpty ring".as_ptr(), flags);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        nix::unistd::ftruncate(&file, (OUTPUT_AT + capacity) as libc::off_t)?;
+        // SAFETY: F_ADD_SEALS takes a number.
+        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let at = map(&file, OUTPUT_AT + capacity, true)?;
+        let ring = Self { file, at, capacity, writes: true, zeros: Cell::new(0) };
+        ring.put(0, &MAGIC);
+        ring.counter(ROOM_AT).store(u64::MAX, Ordering::Release);
+        Ok(ring)
+    }
+
+    /// A ring that came from another process. One that is only looked at is
+    /// not written.
+    ///
+    /// # Errors
+    /// It is none, or its memory could go away.
+    pub fn received(file: OwnedFd, writes: bool) -> io::Result<Self> {
+        let none = || io::Error::from_raw_os_error(libc::EINVAL);
+        // SAFETY: F_GET_SEALS takes nothing.
+        let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+        if seals < 0 || seals & SEALS != SEALS {
+            return Err(none());
+        }
+        let length = usize::try_from(nix::sys::stat::fstat(&file)?.st_size).map_err(|_| none())?;
+        let capacity = length.checked_sub(OUTPUT_AT).ok_or_else(none)?;
+        if !(SMALLEST..=LARGEST).contains(&capacity) {
+            return Err(none());
+        }
+        let at = map(&file, length, writes)?;
+        let ring = Self { file, at, capacity, writes, zeros: Cell::new(0) };
+        let mut magic = [0; MAGIC.len()];
+        ring.get(0, &mut magic);
+        if magic != MAGIC {
+            return Err(none());
+        }
+        Ok(ring)
+    }
+
+    /// How much of the output is kept.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// How much output there was in all, says whoever counted it.
+    pub fn total(&self) -> u64 {
+        self.counter(TOTAL_AT).load(Ordering::Acquire)
+    }
+
+    /// Counts output that was written: it is there from now on.
+    #[inline]
+    pub fn count(&self, total: u64) {
+        if self.writes {
+            self.counter(TOTAL_AT).store(total, Ordering::Release);
+        }
+    }
+
+    /// Writes output whose first byte follows so much.
+    #[inline]
+    pub fn write(&self, mut total: u64, output: &[u8]) {
+        let (skipped, mut output) = output.split_at(output.len().saturating_sub(self.capacity));
+        total = total.wrapping_add(skipped.len() as u64);
+        while !output.is_empty() {
+            // Less than the capacity.
+            let at = (total % self.capacity as u64) as usize;
+            let (part, rest) = output.split_at(output.len().min(self.capacity - at));
+            self.put(OUTPUT_AT + at, part);
+            total = total.wrapping_add(part.len() as u64);
+            output = rest;
+        }
+    }
+
+    /// Reads output from a terminal straight into the ring, and from there into
+    /// the buffer: the kernel may have taken it from the terminal, and the
+    /// reader be killed before it knows. It is not counted. `None`: nothing
+    /// can be read this way.
+    #[inline]
+    pub fn read_from(&self, total: u64, terminal: impl AsFd, buffer: &mut [u8]) -> Option<Read> {
+        if !self.writes {
+            return None;
+        }
+        let (at, room) = self.room(total);
+        // What is left of the room before needs none.
+        let end = total.wrapping_add(room as u64);
+        let zeros = end.wrapping_sub(self.zeros.replace(end)).min(room as u64) as usize;
+        // SAFETY: within the mapping; nobody has a reference into it.
+        let result = unsafe {
+            let at = self.at.add(at).as_ptr();
+            std::ptr::write_bytes(at.add(room - zeros), 0, zeros);
+            self.counter(ROOM_AT).store(total, Ordering::Release);
+            libc::read(terminal.as_fd().as_raw_fd(), at.cast(), room.min(buffer.len()))
+        };
+        // No less than 0, where it is no error.
+        let read = super::read_outcome(Errno::result(result).map(|count| count as usize));
+        if let Read::Bytes(count) = read {
+            self.get(at, &mut buffer[..count]);
+        }
+        Some(read)
+    }
+
+    /// What a reader that was killed has read and not counted: a terminal
+    /// makes nothing of zeros, so what ends with them is no shorter for it.
+    pub fn uncounted(&self, total: u64) -> Vec<u8> {
+        if self.counter(ROOM_AT).load(Ordering::Acquire) != total {
+            return Vec::new();
+        }
+        let (at, room) = self.room(total);
+        let mut output = vec![0; room];
+        self.get(at, &mut output);
+        output.truncate(output.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        output
+    }
+
+    /// Where output is that follows so much, and how much can be read there.
+    fn room(&self, total: u64) -> (usize, usize) {
+        // Less than the capacity.
+        let at = (total % self.capacity as u64) as usize;
+        (OUTPUT_AT + at, ROOM.min(self.capacity - at))
+    }
+
+    /// The output between two places, no further apart than the capacity.
+    pub fn read(&self, from: u64, to: u64) -> Vec<u8> {
+        let length = usize::try_from(to.saturating_sub(from)).unwrap_or(0).min(self.capacity);
+        let mut output = vec![0; length];
+        let at = (from % self.capacity as u64) as usize;
+        let (first, second) = output.split_at_mut(length.min(self.capacity - at));
+        self.get(OUTPUT_AT + at, first);
+        self.get(OUTPUT_AT, second);
+        output
+    }
+
+    /// Writes a note.
+    pub fn note(&self, at: usize, note: &[u8]) {
+        if at <= NOTES && note.len() <= NOTES - at {
+            self.put(NOTES_AT + at, note);
+        }
+    }
+
+    /// The first of the notes.
+    pub fn notes<const N: usize>(&self) -> Box<[u8; N]> {
+        const { assert!(N <= NOTES) };
+        let mut notes = Box::new([0; N]);
+        self.get(NOTES_AT, notes.as_mut_slice());
+        notes
+    }
+
+    fn counter(&self, at: usize) -> &AtomicU64 {
+        // SAFETY: within the mapping, which lives as long as this value, is
+        // aligned to pages, and cannot shrink; an atomic may be shared with
+        // another process.
+        unsafe { &*self.at.add(at).as_ptr().cast() }
+    }
+
+    fn put(&self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= OUTPUT_AT + self.capacity);
+        if self.writes {
+            // SAFETY: within the mapping, which is written by nobody who has
+            // a reference into it.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    bytes.as_ptr(),
+                    self.at.add(at).as_ptr(),
+                    bytes.len(),
+                );
+            }
+        }
+    }
+
+    fn get(&self, at: usize, bytes: &mut [u8]) {
+        assert!(at + bytes.len() <= OUTPUT_AT + self.capacity);
+        // SAFETY: within the mapping. Another process may be writing there:
+        // what is copied is bytes, whatever they are.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.at.add(at).as_ptr(),
+                bytes.as_mut_ptr(),
+                bytes.len(),
+            );
+        }
+    }
+}
+
+impl AsFd for Ring {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, which nobody has a reference into.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), OUTPUT_AT + self.capacity) };
+    }
+}
+
+fn map(file: &OwnedFd, length: usize, writes: bool) -> io::Result<NonNull<u8>> {
+    let access = if writes { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+    // SAFETY: a new mapping at an address of the kernel's choice; the file
+    // cannot shrink.
+    let at = unsafe {
+        libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, file.as_raw_fd(), 0)
+    };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(at.cast()).ok_or_else(io::Error::last_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_keeps_the_last() {
+        let ring = Ring::new(SMALLEST).unwrap();
+        let all: Vec<u8> = (0..30_000u32).map(|n| n as u8).collect();
+        let mut total = 0;
+        for length in [0, 1, 7, 4000, 95, 4096, 17_000, 3] {
+            let output = &all[total as usize..total as usize + length];
+            ring.write(total, output);
+            total += length as u64;
+            ring.count(total);
+            let from = total.saturating_sub(SMALLEST as u64);
+            assert_eq!(ring.read(from, total), all[from as usize..total as usize]);
+        }
+        ring.note(3, b"note");
+        ring.note(NOTES - 1, b"too long");
+        let other = Ring::received(ring.as_fd().try_clone_to_owned().unwrap(), false).unwrap();
+        assert_eq!((other.total(), other.capacity()), (total, SMALLEST));
+        assert_eq!(other.notes::<7>().as_slice(), b"\0\0\0note");
+        assert_eq!(other.read(total - 9, total), all[total as usize - 9..total as usize]);
+        // It is only looked at.
+        other.count(5);
+        other.write(0, b"x");
+        assert_eq!(ring.total(), total);
+    }
+
+    #[test]
+    fn what_was_read_is_there_before_it_is_counted() {
+        let ring = Ring::new(SMALLEST).unwrap();
+        let (read, write) = nix::unistd::pipe().unwrap();
+        assert_eq!(ring.uncounted(0), b"");
+        let mut buffer = [0; 100];
+        let mut total = 0;
+        for round in 0..1000u32 {
+            let output = round.to_string().repeat(9);
+            nix::unistd::write(&write, output.as_bytes()).unwrap();
+            let Some(Read::Bytes(count)) = ring.read_from(total, &read, &mut buffer) else {
+                panic!("there is something");
+            };
+            // At the end of the ring it may be less.
+            assert!(output.as_bytes().starts_with(&buffer[..count]), "{round}");
+            assert_eq!(ring.uncounted(total), buffer[..count]);
+            total += count as u64;
+            ring.count(total);
+            assert_eq!(ring.uncounted(total), b"");
+            while count < output.len() && nix::unistd::read(&read, &mut buffer).unwrap() == 100 {}
+        }
+        assert_eq!(
+            ring.read_from(total, std::fs::File::open("/").unwrap(), &mut buffer),
+            Some(Read::Gone)
+        );
+        assert_eq!(ring.uncounted(total), b"");
+    }
+
+    #[test]
+    fn nothing_else_is_taken() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(Ring::received(file.into(), true).is_err());
+        let file = tempfile::tempfile().unwrap();
+        file.set_len((OUTPUT_AT + SMALLEST) as u64).unwrap();
+        assert!(Ring::received(file.into(), true).is_err(), "it could be cut");
+        let ring = Ring::new(SMALLEST).unwrap();
+        assert!(nix::unistd::ftruncate(&ring.file, 0).is_err());
+        ring.put(0, b"x");
+        let copy = ring.as_fd().try_clone_to_owned().unwrap();
+        assert!(Ring::received(copy, true).is_err(), "another layout");
+    }
+}

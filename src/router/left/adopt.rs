@@ -1,0 +1,129 @@
+//! Sessions of a gateway that was here before us, which was killed or whose
+//! instance was reloaded.
+
+use std::os::fd::AsFd;
+
+use super::super::GatewayLoop;
+use super::super::table::{Key, Source};
+use super::super::traffic::{Attached, Wires};
+use super::record::{Held, Record};
+use super::{Alone, Entry, Over, Place, RARELY, SOON, Taken, now};
+use crate::session::Session;
+use crate::session::keeping::Kept;
+use fpty::proto::{Ended, Ending};
+use fpty::remains::Remains;
+use fpty::sys::Size;
+use fpty::sys::child::Pid;
+use fpty::sys::pidfd::PidFd;
+use fpty::sys::poll::Interest;
+use fpty::sys::pty::Master;
+use fpty::sys::socket::{Stream, Transport};
+
+/// What was found.
+pub type Found = Vec<(Record, Held)>;
+
+impl GatewayLoop {
+    /// Takes them up.
+    pub(in crate::router) fn adopt(&mut self, found: Found) {
+        for (record, held) in found {
+            self.adopt_one(record, held);
+        }
+        self.look_at_left(SOON);
+    }
+
+    fn adopt_one(&mut self, record: Record, held: Held) -> Option<()> {
+        let Record { id, name, uid, door, pid, since, attached, left: at, ended } = record;
+        let door = self.doors.named(&door);
+        let pid = Pid::new(pid)?;
+        let Held { master, program, ring, client } = held;
+        let ring = ring?;
+        if let Some((ended, at)) = ended {
+            let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
+            let program = PidFd::reopened(pid, ring.try_clone().ok()?);
+            let place = Place::Over(Over { ring, ended, at });
+            let entry = entry(id, name, uid, door?, pid, program, since, place);
+            self.left.as_mut()?.entries.insert(entry);
+            return Some(());
+        }
+        let master = Master::given_back(master?).ok()?;
+        let program = PidFd::reopened(pid, program?);
+        let grace = self.config.hangup_grace;
+        let Some(door) = door.filter(|_| self.left.is_some()) else {
+            // Nobody could come to it any more.
+            self.left.as_mut()?.store.is_over(id);
+            self.end_program(program, grace);
+            return None;
+        };
+        let buffer = self.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
+        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let remains = Remains::go_on(ring).ok();
+        // It may have been written by anybody.
+        let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
+        let left = self.left.as_mut()?;
+        let (attached, client) = match (attached, client.map(Stream::from)) {
+            (Some(attached), Some(client)) => (attached, client),
+            _ => {
+                let since_left = at.unwrap_or_else(now);
+                let alone = Alone { master, remains, since: since_left, closed: None };
+                let place = Place::Alone(Box::new(alone));
+                let key =
+                    left.entries.insert(entry(id, name, uid, door, pid, program, since, place));
+                let entry = left.entries.get_mut(key)?;
+                let token = Source::Caller(key).token();
+                let _ = left.poller.add(&entry.program, token, Interest::READ);
+                if let Place::Alone(alone) = &entry.place {
+                    let token = Source::Terminal(key).token();
+                    let _ = left.poller.add(&alone.master, token, Interest::READ);
+                }
+                self.look_at_left(RARELY);
+                self.tell_store(key);
+                return Some(());
+            }
+        };
+        // Its client goes on with the terminal, and has noticed nothing.
+        let session = Session::resumed(size, Kept { remains, hidden: false, relays: false });
+        let wires = Wires { client, master, program: Some(pid), traffic: None };
+        let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
+        let (who, since_then) = attached;
+        let taken = Taken { session, uid: who, since: since_then, until: None, next: None };
+        let place = Place::Attached(taken);
+        let key: Key = left.entries.insert(entry(id, name, uid, door, pid, program, since, place));
+        left.by_session.insert(session, key);
+        let entry = left.entries.get_mut(key)?;
+        let _ = left.poller.add(&entry.program, Source::Caller(key).token(), Interest::READ);
+        let attached = self.sessions.get_mut(session)?;
+        let token = Source::Client(session).token();
+        let _ = self.turn.poller.add(attached.wires.client.as_fd(), token, Interest::READ);
+        self.begins_again(session, since);
+        self.tell_store(key);
+        Some(())
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn entry(
+    id: String,
+    name: String,
+    uid: u32,
+    door: u16,
+    pid: Pid,
+    program: PidFd,
+    since: u64,
+    place: Place,
+) -> Entry {
+    Entry {
+        id,
+        name,
+        uid,
+        door,
+        pid,
+        program,
+        adopted: true,
+        ending: None,
+        since,
+        place,
+        // What keeps sessions does not know it.
+        command: None,
+        untold: false,
+    }
+}

@@ -1,0 +1,264 @@
+//! A terminal without a client: its output is kept. A program that ends while
+//! nobody is there.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::super::GatewayLoop;
+use super::super::table::{Key, Source};
+use super::super::timers::Due;
+use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON, now};
+use fpty::ended::of_exit;
+use fpty::proto::{Ended, Ending};
+use fpty::sys::Read;
+use fpty::sys::child::{self, Exit, Pid};
+use fpty::sys::pidfd::PidFd;
+use fpty::sys::poll::Interest;
+
+/// What a terminal yields at once, how often one is asked in a turn, and how
+/// often at its end.
+const ONE_READ: usize = 4096;
+const READS: usize = 4;
+const LAST_READS: usize = 1024;
+
+/// How much is read of all of them in [`SOON`]: programs that flood nobody's
+/// terminal go on, and slowly.
+const ENOUGH: usize = 256 * 1024;
+
+/// How long whoever inherited a program may take to reap it.
+const REAPED: Duration = Duration::from_secs(5);
+
+/// What a program is told that asks what its terminal is: a VT220 with colours,
+/// as most are.
+const ANSWER: &[u8] = b"\x1b[?62;22c";
+
+impl GatewayLoop {
+    /// Something happened to what is waited for here.
+    pub(in crate::router) fn left_ready(&mut self) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let count = left.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
+        let ready: Vec<_> = (0..count).map(|index| left.poller.ready(index)).collect();
+        for ready in ready {
+            match Source::of(ready.token) {
+                Source::Terminal(entry) => self.read_alone(entry, READS),
+                Source::Caller(entry) => self.adopted_is_over(entry),
+                Source::Client(watcher) => self.watcher_ready(watcher, ready),
+                Source::Children => self.store_is_gone(),
+                _ => {}
+            }
+        }
+        let Some(left) = self.left.as_mut().filter(|left| left.taken > ENOUGH) else {
+            return;
+        };
+        if !std::mem::replace(&mut left.pauses, true) {
+            let token = Source::Left.token();
+            let _ = self.turn.poller.change(&left.poller, token, Interest::default());
+        }
+        self.look_at_left(SOON);
+    }
+
+    /// Reads on, at most so often.
+    fn read_alone(&mut self, key: Key, reads: usize) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let Left { entries, interrupts, poller, taken, .. } = &mut **left;
+        let Some(entry) = entries.get_mut(key) else {
+            return;
+        };
+        let answers = self.doors.rules(entry.door).is_some_and(|rules| rules.detach.answer);
+        let Place::Alone(alone) = &mut entry.place else {
+            return;
+        };
+        // Whoever had the terminal before may have made its reads wait.
+        alone.master.forbid_waiting();
+        let armed = interrupts.arm();
+        let buffer = &mut self.turn.buffer[..ONE_READ];
+        for _ in 0..reads {
+            match alone.master.read(buffer) {
+                Read::Bytes(count) => {
+                    *taken += count;
+                    alone.remains.keep(&buffer[..count]);
+                }
+                Read::Blocked => break,
+                Read::End | Read::Gone => {
+                    // It may be opened again.
+                    let _ = poller.remove(&alone.master);
+                    alone.closed = Some(Instant::now() + LOOK);
+                    break;
+                }
+            }
+        }
+        if alone.remains.take_asked() && answers {
+            let _ = alone.master.write(ANSWER);
+        }
+        let is_closed = alone.closed.is_some();
+        drop(armed);
+        if is_closed {
+            self.look_at_left(LOOK);
+        }
+    }
+
+    /// A terminal was closed: it may have been opened again.
+    pub(super) fn alone_reopened(&mut self, key: Key) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let Some(Place::Alone(alone)) = left.entries.get_mut(key).map(|entry| &mut entry.place)
+        else {
+            return;
+        };
+        alone.closed = None;
+        let token = Source::Terminal(key).token();
+        let _ = left.poller.add(&alone.master, token, Interest::READ);
+        self.read_alone(key, READS);
+    }
+
+    /// The program of a session that nobody is attached to has ended.
+    /// Whether it was one.
+    pub(in crate::router) fn left_program_ended(&mut self, program: Pid, exit: Exit) -> bool {
+        let Some(left) = &self.left else {
+            return false;
+        };
+        let is_it = |entry: &Entry| {
+            entry.pid == program && !entry.adopted && matches!(entry.place, Place::Alone(_))
+        };
+        let found = left.entries.iter().find(|(_, entry)| is_it(entry)).map(|(key, _)| key);
+        if let Some(key) = found {
+            self.alone_over(key, of_exit(exit));
+        }
+        found.is_some()
+    }
+
+    /// What is left of a session is kept for a while.
+    fn alone_over(&mut self, key: Key, ended: Ended) {
+        // What it wrote last is there by now.
+        self.read_alone(key, LAST_READS);
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let Some(entry) = left.entries.get_mut(key) else {
+            return;
+        };
+        entry.ending = None;
+        let Place::Alone(alone) = &mut entry.place else {
+            return;
+        };
+        let Alone { master, remains, .. } = &mut **alone;
+        let _ = left.poller.remove(&*master);
+        let Ok(ring) = remains.as_fd().try_clone_to_owned() else {
+            left.remove(key);
+            return;
+        };
+        entry.place = Place::Over(Over { ring, ended, at: now() });
+        left.bound_ended();
+        self.tell_store(key);
+        self.look_at_left(SOON);
+    }
+
+    /// A session is ended that nobody is attached to.
+    pub(super) fn end_alone(&mut self, key: Key) {
+        let grace = self.config.hangup_grace;
+        let Some(entry) = self.left.as_mut().and_then(|left| left.remove(key)) else {
+            return;
+        };
+        let Entry { pid, program, adopted, place, .. } = *entry;
+        let Place::Alone(alone) = place else {
+            return;
+        };
+        let foreground = alone.master.foreground_group();
+        match adopted {
+            true => self.end_program(program, grace),
+            false => {
+                program.signal(libc::SIGHUP);
+                program.signal(libc::SIGCONT);
+                self.programs.client_left(pid);
+                if let Some(grace) = grace {
+                    self.after(grace, Due::Outlived(pid));
+                }
+            }
+        }
+        if let Some(group) = foreground.filter(|group| Pid::new(*group) != Some(pid)) {
+            child::signal_group(group, Signal::SIGHUP);
+            child::signal_group(group, Signal::SIGCONT);
+        }
+    }
+
+    /// A program that is not our child has ended: whoever inherited it reaps it.
+    fn adopted_is_over(&mut self, key: Key) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let Some(entry) = left.entries.get_mut(key) else {
+            return;
+        };
+        let _ = left.poller.remove(&entry.program);
+        entry.ending.get_or_insert_with(|| Instant::now() + REAPED);
+        self.adopted_ended(key);
+    }
+
+    /// Its status may be known by now.
+    pub(super) fn adopted_ended(&mut self, key: Key) {
+        let Some(entry) = self.left.as_mut().and_then(|left| left.entries.get_mut(key)) else {
+            return;
+        };
+        let exit = entry.program.exit();
+        let is_late = entry.ending.is_some_and(|until| Instant::now() >= until);
+        if exit.is_none() && !is_late {
+            return self.look_at_left(LOOK);
+        }
+        let ended = exit.map(of_exit).unwrap_or_else(|| {
+            let why = "its gateway was killed, and this kernel does not tell a program's status";
+            Ended::because(Ending::Lost, why)
+        });
+        entry.ending = None;
+        match &entry.place {
+            Place::Attached(taken) => {
+                let session = taken.session;
+                if let Some(attached) = self.sessions.get_mut(session) {
+                    attached.wires.program = None;
+                }
+                self.session_ended(session, ended);
+            }
+            Place::Alone(_) | Place::Over(_) => self.alone_over(key, ended),
+        }
+    }
+
+    /// Kills what was told to end and has not; when to look again.
+    pub(super) fn end_doomed(&mut self) -> Option<Duration> {
+        let left = self.left.as_mut()?;
+        left.doomed.retain(|(_, program)| !program.has_ended());
+        let now = Instant::now();
+        let (due, rest): (Vec<_>, Vec<(Instant, PidFd)>) =
+            left.doomed.drain(..).partition(|(at, _)| now >= *at);
+        let waits = !rest.is_empty();
+        left.doomed = rest;
+        for (_, program) in due {
+            self.kill(program.into());
+        }
+        waits.then_some(RARELY)
+    }
+
+    /// What keeps sessions was killed: another one is told of them.
+    fn store_is_gone(&mut self) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        if let Some(stream) = left.store.stream() {
+            let _ = left.poller.remove(stream.as_fd());
+        }
+        // We have what it might have of ours.
+        let _ = left.store.connect();
+        if let Some(stream) = left.store.stream() {
+            let _ = left.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
+        }
+        let keys: Vec<Key> = left.entries.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.tell_store(key);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! A process that keeps the descriptors of sessions that can be left, where
+//! the gateways cannot: it outlives them, and a reload of the instance. A
+//! gateway tells it of each such session, and one that begins is told of those
+//! that the one before it had. It does nothing with them until the instance
+//! has stopped: then it ends them.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::record::{self, Held, Hello, Message, Received, Record};
+use fpty::proto::{Ended, Ending};
+use fpty::sys::Written;
+use fpty::sys::child::Pid;
+use fpty::sys::detached;
+use fpty::sys::pidfd::PidFd;
+use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::sessions::{Leader, SessionKiller};
+use fpty::sys::socket::Stream;
+
+/// How long a gateway that begins may take to be told all.
+const TELLING: Duration = Duration::from_secs(5);
+
+/// How often programs are looked after that were told to end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Starts the process, at the other end of what gateways say hello by.
+pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
+    let mut kept = vec![theirs];
+    kept.extend(PidFd::parent().map(OwnedFd::from));
+    detached::run(c"fpty-holder", kept, move |kept| {
+        let _ = run(kept, grace);
+    })
+}
+
+/// What an event is about; above that it is a gateway.
+const HELLOS: u64 = 0;
+const MASTER: u64 = 1;
+
+/// A gateway's connection.
+struct Gateway {
+    stream: Stream,
+    ordinal: usize,
+}
+
+struct Stored {
+    record: Record,
+    held: Held,
+    ordinal: usize,
+}
+
+struct Holder {
+    poller: Poller,
+    hellos: Stream,
+    gateways: HashMap<u64, Gateway>,
+    next: u64,
+    sessions: HashMap<String, Stored>,
+}
+
+fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
+    fpty::sys::forbid_inspection();
+    // Four for each session.
+    let _ = fpty::sys::raise_descriptor_limit();
+    let mut kept = kept.into_iter();
+    let Some(hellos) = kept.next().map(Stream::from) else {
+        return Ok(());
+    };
+    let master = kept.next();
+    let poller = Poller::new(64)?;
+    poller.add(hellos.as_fd(), HELLOS, Interest::READ)?;
+    if let Some(master) = &master {
+        poller.add(master.as_fd(), MASTER, Interest::READ)?;
+    }
+    let mut holder = Holder {
+        poller,
+        hellos,
+        gateways: HashMap::new(),
+        next: MASTER + 1,
+        sessions: HashMap::new(),
+    };
+    loop {
+        let count = holder.poller.wait(None)?;
+        for index in 0..count {
+            match holder.poller.ready(index).token {
+                HELLOS => {
+                    if !holder.hear_hellos() {
+                        holder.stop(grace);
+                        return Ok(());
+                    }
+                }
+                MASTER => {
+                    holder.stop(grace);
+                    return Ok(());
+                }
+                token => holder.hear(token),
+            }
+        }
+    }
+}
+
+impl Holder {
+    /// Gateways begin. Returns false when none ever will again.
+    fn hear_hellos(&mut self) -> bool {
+        loop {
+            match record::receive(&self.hellos) {
+                Received::Message(Message::Hello(hello, own)) => self.begins(hello, own.into()),
+                Received::Message(_) | Received::Nonsense => {}
+                Received::Nothing => return true,
+                Received::End => return false,
+            }
+        }
+    }
+
+    fn begins(&mut self, hello: Hello, stream: Stream) {
+        // What the one before it had said last.
+        let tokens: Vec<u64> = self.gateways.keys().copied().collect();
+        for token in tokens {
+            self.hear(token);
+        }
+        let count = hello.count.max(1);
+        let until = Instant::now() + TELLING;
+        let say = |say: &dyn Fn(&Stream) -> Written| loop {
+            match say(&stream) {
+                Written::Bytes(_) => return true,
+                Written::Blocked if Instant::now() < until => stream.wait_for_room(LOOK),
+                Written::Blocked | Written::Gone => return false,
+            }
+        };
+        for stored in self.sessions.values_mut() {
+            let is_served = self.gateways.values().any(|other| other.ordinal == stored.ordinal);
+            if is_served || stored.ordinal % count != hello.ordinal {
+                continue;
+            }
+            if !say(&|to| record::send_held(to, &stored.record, &stored.held)) {
+                return;
+            }
+            stored.ordinal = hello.ordinal;
+        }
+        if !say(&|to| record::send_done(to)) {
+            return;
+        }
+        let token = self.next;
+        self.next += 1;
+        if self.poller.add(stream.as_fd(), token, Interest::READ).is_ok() {
+            self.gateways.insert(token, Gateway { stream, ordinal: hello.ordinal });
+        }
+    }
+
+    /// A gateway says something, or has ended: its sessions wait for the next.
+    fn hear(&mut self, token: u64) {
+        while let Some(gateway) = self.gateways.get(&token) {
+            match record::receive(&gateway.stream) {
+                Received::Message(Message::Session(record, held)) => {
+                    let stored = Stored { record: *record, held, ordinal: gateway.ordinal };
+                    self.sessions.insert(stored.record.id.clone(), stored);
+                }
+                Received::Message(Message::Over(id)) => {
+                    self.sessions.remove(&id);
+                }
+                Received::Message(_) | Received::Nonsense => {}
+                Received::Nothing => return,
+                Received::End => {
+                    self.gateways.remove(&token);
+                }
+            }
+        }
+    }
+
+    /// The instance has stopped, and so do its sessions.
+    fn stop(&mut self, grace: Option<Duration>) {
+        let tokens: Vec<u64> = self.gateways.keys().copied().collect();
+        for token in tokens {
+            self.hear(token);
+        }
+        let told = Ended::because(Ending::Stopped, "the instance has stopped").packet();
+        let mut programs = Vec::new();
+        for (_, stored) in self.sessions.drain() {
+            let Held { program, client, .. } = stored.held;
+            if let Some(client) = client.map(Stream::from) {
+                let _ = client.write(&told);
+            }
+            if let (Some(fd), Some(pid)) = (program, Pid::new(stored.record.pid)) {
+                let program = PidFd::reopened(pid, fd);
+                program.signal(libc::SIGHUP);
+                program.signal(libc::SIGCONT);
+                programs.push(program);
+            }
+        }
+        let Some(grace) = grace else {
+            return;
+        };
+        let until = Instant::now() + grace;
+        while Instant::now() < until && !programs.is_empty() {
+            std::thread::sleep(LOOK);
+            programs.retain(|program| !program.has_ended());
+        }
+        programs.retain(|program| !program.has_ended());
+        if !programs.is_empty() {
+            let leaders = programs.into_iter().map(Leader::from);
+            SessionKiller::new(leaders).step(usize::MAX);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! A client leaves a session, or is lost: the session goes on.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use super::super::GatewayLoop;
+use super::super::doors::Newcomer;
+use super::super::table::{Key, Source};
+use super::super::told::Subject;
+use super::super::traffic::Attached;
+use super::{Alone, Entry, Place, RARELY, Taken, now};
+use crate::config::rules::Rules;
+use crate::session::greeting::Opening;
+use crate::session::keeping::Kept;
+use fpty::proto::variables;
+use fpty::proto::{Ended, Ending};
+use fpty::remains::Remains;
+use fpty::sys::Size;
+use fpty::sys::pidfd::PidFd;
+use fpty::sys::poll::Interest;
+use fpty::sys::socket::Transport;
+
+/// The longest name, in bytes.
+const LONGEST_NAME: usize = 64;
+
+/// Whether it can be the name of a session.
+pub fn is_name(name: &[u8]) -> bool {
+    let is_in_one = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    (1..=LONGEST_NAME).contains(&name.len()) && name.iter().all(is_in_one)
+}
+
+/// What a new session is to be called, and whose it is.
+pub struct Wish {
+    uid: u32,
+    name: String,
+}
+
+impl GatewayLoop {
+    /// Whether a client can leave the session that it is about to begin:
+    /// `None`: not.
+    ///
+    /// # Errors
+    /// It is to have a name that it cannot have: why there is no session.
+    pub(in crate::router) fn may_leave(
+        &self,
+        newcomer: &Newcomer,
+        opening: &Opening,
+    ) -> Result<Option<Wish>, Ended> {
+        let refused = |why: &str| Err(Ended::because(Ending::Refused, why));
+        let allows = |rules: &Rules| rules.detach.sessions > 0;
+        let is_allowed = self.doors.rules(newcomer.door).is_some_and(allows);
+        let Some(left) = self.left.as_ref().filter(|_| is_allowed) else {
+            return Ok(None);
+        };
+        let name = opening.variables.get(variables::SESSION_NAME).unwrap_or_default();
+        if !name.is_empty() && !is_name(name) {
+            return refused("a session's name has letters, digits, '.', '_' and '-', at most 64");
+        }
+        if opening.variables.get(variables::CAN_LEAVE) != Some(b"1") {
+            return Ok(None);
+        }
+        let is_known = newcomer.transport == Transport::Unix;
+        let uid = is_known.then(|| newcomer.client.peer_uid()).flatten();
+        let Some(uid) = uid else {
+            return Ok(None);
+        };
+        let name = String::from_utf8_lossy(name).into_owned();
+        if !name.is_empty() && !left.is_free(newcomer.door, uid, &name) {
+            return refused(&format!("there is a session {name} of yours (fpty -a {name})"));
+        }
+        Ok(Some(Wish { uid, name }))
+    }
+
+    /// The session that has just begun can be left from now on, where there is
+    /// the memory for it.
+    pub(in crate::router) fn can_be_left(
+        &mut self,
+        key: Key,
+        wish: Wish,
+        size: Size,
+        relays: bool,
+    ) {
+        let id = self.ids.of(key);
+        let command = self.command_of(Subject::Session(key)).map(Into::into);
+        let (Some(left), Some(attached)) = (&mut self.left, self.sessions.get_mut(key)) else {
+            return;
+        };
+        let door = attached.door;
+        let Attached { session, wires, .. } = attached;
+        let (Some(pid), Some(rules)) = (wires.program, self.doors.rules(door)) else {
+            return;
+        };
+        // What is recorded is recorded as a whole, or not at all.
+        if wires.recording().is_some() {
+            return;
+        }
+        // Up to 64 MB.
+        let remains = Remains::new(rules.detach.buffer as usize, size);
+        let (Ok(remains), Some(program)) = (remains, PidFd::open(pid)) else {
+            return session.notice("this session cannot be left: out of memory", wires);
+        };
+        session.keep(Kept { remains, hidden: false, relays });
+        let Wish { uid, name } = wish;
+        let taken = Taken { session: key, uid, since: now(), until: None, next: None };
+        let entry = left.entries.insert(Entry {
+            id,
+            name,
+            uid,
+            door,
+            pid,
+            program,
+            adopted: false,
+            ending: None,
+            since: now(),
+            place: Place::Attached(taken),
+            command,
+            untold: false,
+        });
+        left.by_session.insert(key, entry);
+        self.tell_store(entry);
+    }
+
+    /// The client asks to leave.
+    pub(in crate::router) fn client_leaves(&mut self, key: Key) {
+        let why_not = match self.why_not(key) {
+            Some(why) => why,
+            None => {
+                if let (Some(id), Some(attached)) = (self.id_of(key), self.sessions.get_mut(key)) {
+                    let told = Ended::because(Ending::Detached, id);
+                    attached.session.part_from_client(&told, &mut attached.wires);
+                }
+                if self.leave(key) {
+                    return;
+                }
+                return self.abandon(key);
+            }
+        };
+        if let Some(attached) = self.sessions.get_mut(key) {
+            attached.session.stays(&why_not, &mut attached.wires);
+        }
+        self.settle(key);
+    }
+
+    fn id_of(&self, session: Key) -> Option<String> {
+        let left = self.left.as_ref()?;
+        let entry = left.by_session.get(&session)?;
+        left.entries.get(*entry).map(|entry| entry.id.clone())
+    }
+
+    fn why_not(&mut self, key: Key) -> Option<String> {
+        let attached = self.sessions.get_mut(key)?;
+        let (transport, door) = (attached.transport, attached.door);
+        let is_recorded = attached.wires.recording().is_some();
+        let most = self.doors.rules(door).map_or(0, |rules| rules.detach.sessions as usize);
+        let Some(left) = self.left.as_ref().filter(|_| most > 0) else {
+            return Some(String::from("it is not allowed here (forkptyrouter-detach)"));
+        };
+        if transport != Transport::Unix {
+            return Some(String::from("over TCP nobody knows whose session it would be"));
+        }
+        if is_recorded {
+            return Some(String::from("it is recorded"));
+        }
+        if !left.has(key) {
+            return Some(String::from("this session cannot be left"));
+        }
+        (left.alone(door) >= most).then(|| format!("{most} sessions are without a client already"))
+    }
+
+    /// A client is lost: its session goes on where that is allowed. Whether it
+    /// does.
+    pub(in crate::router) fn leave_if_possible(&mut self, key: Key) -> bool {
+        let Some(left) = self.left.as_ref().filter(|left| left.has(key)) else {
+            return false;
+        };
+        // Somebody waits for it: it is not without a client for long.
+        let somebody_waits = left.by_session.get(&key).is_some_and(|entry| {
+            left.entries.get(*entry).is_some_and(
+                |entry| matches!(&entry.place, Place::Attached(taken) if taken.next.is_some()),
+            )
+        });
+        if somebody_waits {
+            return self.leave(key);
+        }
+        let may = |attached: &Attached| attached.session.may_go_on_alone();
+        self.sessions.get_mut(key).is_some_and(|attached| may(attached))
+            && self.why_not(key).is_none()
+            && self.leave(key)
+    }
+
+    /// A client does not answer, or does not go: it is let go.
+    pub(super) fn leave_after_all(&mut self, key: Key) {
+        if !self.leave(key) {
+            self.abandon(key);
+        }
+    }
+
+    /// A session goes on without its client. Whether it does.
+    fn leave(&mut self, key: Key) -> bool {
+        let has_program = |attached: &mut Attached| attached.wires.program.is_some();
+        let has_entry = self.left.as_ref().is_some_and(|left| left.has(key));
+        if !has_entry || !self.sessions.get_mut(key).is_some_and(has_program) {
+            return false;
+        }
+        // Its client has gone, and its place is free.
+        self.tell_end(key);
+        let Some(left) = &mut self.left else {
+            return false;
+        };
+        let Some(entry) = left.by_session.get(&key).copied() else {
+            return false;
+        };
+        let Some(mut attached) = self.sessions.remove(key) else {
+            return false;
+        };
+        left.by_session.remove(&key);
+        // Nobody has its tokens any more.
+        let _ = self.turn.poller.remove(attached.wires.client.as_fd());
+        attached.forget_terminal(&self.turn.poller);
+        let was_theirs = attached.session.is_handed_over();
+        let buffer = self.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
+        let Attached { mut session, wires, .. } = *attached;
+        wires.master.forbid_waiting();
+        let size = wires.master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let kept = session.take_kept().map(|kept| kept.remains);
+        // It may have been written by anybody.
+        let kept =
+            kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
+        let remains = kept.map_or_else(|| Remains::new(buffer as usize, size).ok(), Some);
+        let (Some(remains), Some(found)) = (remains, left.entries.get_mut(entry)) else {
+            return false;
+        };
+        let master = wires.master;
+        let token = Source::Terminal(entry).token();
+        let _ = left.poller.add(master.as_fd(), token, Interest::READ);
+        let alone = Box::new(Alone { master, remains, since: now(), closed: None });
+        let before = std::mem::replace(&mut found.place, Place::Alone(alone));
+        self.tell_store(entry);
+        self.look_at_left(RARELY);
+        if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = before {
+            self.come_next(entry, *waiting);
+        }
+        true
+    }
+
+    /// A session is over, whoever ended it.
+    pub(in crate::router) fn forget_left(&mut self, session: Key) {
+        let grace = self.config.hangup_grace;
+        let Some(left) = self.left.as_mut().filter(|left| left.has(session)) else {
+            return;
+        };
+        let Some(entry) = left.by_session.remove(&session) else {
+            return;
+        };
+        let Some(entry) = left.remove(entry) else {
+            return;
+        };
+        let Entry { program, adopted, place, .. } = *entry;
+        if adopted {
+            // It is nobody's child that we know.
+            if let Some(attached) = self.sessions.get_mut(session) {
+                attached.wires.program = None;
+            }
+            self.end_program(program, grace);
+        }
+        if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = place {
+            self.refuse_waiting(*waiting);
+        }
+    }
+
+    /// A program that is not our child is to end.
+    pub(super) fn end_program(&mut self, program: PidFd, grace: Option<std::time::Duration>) {
+        program.signal(libc::SIGHUP);
+        program.signal(libc::SIGCONT);
+        if let (Some(left), Some(grace)) = (&mut self.left, grace) {
+            left.doomed.push((Instant::now() + grace, program));
+            self.look_at_left(grace.min(RARELY));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_name;
+
+    #[test]
+    fn names_can_be_typed() {
+        for name in ["a", "Build_1.2-x", &"n".repeat(64)] {
+            assert!(is_name(name.as_bytes()), "{name}");
+        }
+        for name in ["", "a b", "a/b", "\u{e4}", "a\n", &"n".repeat(65)] {
+            assert!(!is_name(name.as_bytes()), "{name}");
+        }
+    }
+}

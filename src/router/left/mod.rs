@@ -1,0 +1,410 @@
+//! Sessions that can be left and found again.
+//!
+//! Such a session keeps its last output in a ring. While a client is attached
+//! it is a session like others; without one it is here: its terminal is read
+//! on into the ring, so that the program never waits. Its descriptors are also
+//! with a process that outlives the gateway, so that the next one takes it up.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `mod.rs` | which sessions there are, and whose; what is due |
+//! | `leaving.rs` | a client leaves, or is lost |
+//! | `coming.rs` | a client comes back, or has another one go |
+//! | `alone.rs` | a terminal without a client; a program that has ended |
+//! | `watch.rs` | clients that only watch, and those that see the last of an ended session |
+//! | `adopt.rs` | sessions of a gateway that was here before us |
+//! | `store.rs`, `holder.rs`, `record.rs` | the process that keeps descriptors, and what it is told |
+//! | `list.rs` | what is told of them |
+//!
+//! What is waited for here has an epoll of its own, which the loop waits for as
+//! for one thing: a flood of output of a hundred such terminals costs the others
+//! no more than one does.
+
+mod adopt;
+mod alone;
+mod coming;
+mod holder;
+mod leaving;
+mod list;
+mod record;
+mod store;
+mod watch;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::GatewayLoop;
+use super::table::{Key, Source, Table};
+use super::timers::Due;
+use crate::config::router::Router;
+use crate::uwsgi::outlives;
+use fpty::proto::Ended;
+use fpty::remains::Remains;
+use fpty::sys::Written;
+use fpty::sys::child::Pid;
+use fpty::sys::interrupt::Interrupts;
+use fpty::sys::pidfd::PidFd;
+use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::pty::Master;
+
+pub use coming::Waiting;
+pub use list::Listed;
+use record::{Hello, Record};
+use store::Store;
+use watch::Watcher;
+
+/// Ended sessions that are kept at most, and how long.
+const ENDED: usize = 100;
+const ENDED_FOR: u64 = 600;
+
+/// How long what had to wait waits, and how often it is looked after what
+/// nothing tells of.
+const SOON: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(200);
+const RARELY: Duration = Duration::from_secs(1);
+
+/// Sessions that can be left.
+pub struct Left {
+    poller: Poller,
+    interrupts: Interrupts,
+    entries: Table<Entry>,
+    by_session: HashMap<Key, Key>,
+    watchers: Table<Watcher>,
+    /// Programs of a gateway before us that were told to end: they are killed
+    /// then.
+    doomed: Vec<(Instant, PidFd)>,
+    store: Store,
+    /// Output that was read since it was last looked.
+    taken: usize,
+    /// No more is read until then.
+    pauses: bool,
+    due_at: Option<Instant>,
+}
+
+/// Such a session.
+struct Entry {
+    id: String,
+    /// What it is called; may be empty.
+    name: String,
+    uid: u32,
+    /// What runs, where that is known.
+    command: Option<Box<str>>,
+    /// Where it began: it is found there alone.
+    door: u16,
+    pid: Pid,
+    program: PidFd,
+    /// The program is not our child: its end is told by its descriptor.
+    adopted: bool,
+    /// Its end was told, and its status is waited for until then.
+    ending: Option<Instant>,
+    since: u64,
+    place: Place,
+    /// What keeps it was not told how it is.
+    untold: bool,
+}
+
+/// How it is with a session.
+enum Place {
+    /// A client is attached.
+    Attached(Taken),
+    /// Nobody is.
+    Alone(Box<Alone>),
+    /// Its program has ended, and nobody was there.
+    Over(Over),
+}
+
+/// A session's client.
+struct Taken {
+    session: Key,
+    uid: u32,
+    since: u64,
+    /// It has come back, and has to have answered by then.
+    until: Option<Instant>,
+    /// It has to go: somebody else waits, until then.
+    next: Option<(Box<Waiting>, Instant)>,
+}
+
+/// A terminal without a client.
+struct Alone {
+    master: Master,
+    remains: Remains,
+    since: u64,
+    /// The terminal is closed; it is looked at again then.
+    closed: Option<Instant>,
+}
+
+/// What is left of an ended session.
+struct Over {
+    ring: OwnedFd,
+    ended: Ended,
+    at: u64,
+}
+
+/// The wall clock.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl Left {
+    /// Of a gateway; `None`: no session can be left. Sessions of one before us
+    /// come along.
+    pub fn new(
+        config: &Router,
+        ordinal: usize,
+        poller: &Poller,
+    ) -> std::io::Result<(Option<Box<Self>>, adopt::Found)> {
+        let any = config.all_rules().any(|rules| rules.detach.sessions > 0);
+        if !any || outlives::get().is_none() || !PidFd::there_are() {
+            return Ok((None, Vec::new()));
+        }
+        let count = usize::try_from(config.processes).unwrap_or(1);
+        let (store, found) = Store::new(Hello { ordinal, count }, config.hangup_grace);
+        let left = Self {
+            poller: Poller::new(16)?,
+            interrupts: Interrupts::new(),
+            entries: Table::new(),
+            by_session: HashMap::new(),
+            watchers: Table::new(),
+            doomed: Vec::new(),
+            store,
+            taken: 0,
+            pauses: false,
+            due_at: None,
+        };
+        if let Some(stream) = left.store.stream() {
+            left.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ)?;
+        }
+        poller.add(&left.poller, Source::Left.token(), Interest::READ)?;
+        Ok((Some(Box::new(left)), found))
+    }
+
+    /// Whether this session can be left.
+    pub fn has(&self, session: Key) -> bool {
+        !self.by_session.is_empty() && self.by_session.contains_key(&session)
+    }
+
+    /// How many go on without a client.
+    fn alone(&self, door: u16) -> usize {
+        let is_one = |entry: &Entry| entry.door == door && matches!(entry.place, Place::Alone(_));
+        self.entries.iter().filter(|(_, entry)| is_one(entry)).count()
+    }
+
+    /// Whether this one may take a name: nobody of one's own has it.
+    fn is_free(&self, door: u16, uid: u32, name: &str) -> bool {
+        let has_it = |entry: &Entry| {
+            (entry.door, entry.uid) == (door, uid)
+                && entry.name == name
+                && !matches!(entry.place, Place::Over(_))
+        };
+        !self.entries.iter().any(|(_, entry)| has_it(entry))
+    }
+
+    /// A session is over, or can be left no more.
+    fn remove(&mut self, key: Key) -> Option<Box<Entry>> {
+        let entry = self.entries.remove(key)?;
+        if let Place::Attached(taken) = &entry.place {
+            self.by_session.remove(&taken.session);
+        }
+        self.store.is_over(entry.id.clone());
+        Some(entry)
+    }
+
+    /// The earliest of what ended is forgotten where there is too much.
+    fn bound_ended(&mut self) {
+        loop {
+            let ended = self.entries.iter().filter_map(|(key, entry)| match &entry.place {
+                Place::Over(over) => Some((over.at, key)),
+                _ => None,
+            });
+            let all: Vec<(u64, Key)> = ended.collect();
+            match all.iter().min() {
+                Some((_, key)) if all.len() > ENDED => self.remove(*key),
+                _ => return,
+            };
+        }
+    }
+}
+
+impl Entry {
+    fn record(&self, door: &str) -> Record {
+        let (mut attached, mut left, mut ended) = (None, None, None);
+        match &self.place {
+            Place::Attached(taken) => attached = Some((taken.uid, taken.since)),
+            Place::Alone(alone) => left = Some(alone.since),
+            Place::Over(over) => {
+                left = Some(over.at);
+                let payload = over.ended.packet().split_off(fpty::proto::HEADER);
+                ended = Some((payload, over.at));
+            }
+        }
+        Record {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            uid: self.uid,
+            door: door.to_owned(),
+            pid: self.pid.as_raw(),
+            since: self.since,
+            attached,
+            left,
+            ended,
+        }
+    }
+}
+
+impl GatewayLoop {
+    /// What keeps sessions is told how it is with this one.
+    pub(super) fn tell_store(&mut self, entry: Key) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let Some(found) = left.entries.get_mut(entry) else {
+            return;
+        };
+        let name = self.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
+        let record = found.record(name);
+        let program = &found.program;
+        let told = match &found.place {
+            Place::Alone(alone) => left
+                .store
+                .tell(&record, &[(b'm', &alone.master), (b'p', program), (b'r', &alone.remains)]),
+            Place::Over(over) => left.store.tell(&record, &[(b'r', &over.ring)]),
+            Place::Attached(taken) => {
+                let Some(attached) = self.sessions.get_mut(taken.session) else {
+                    return;
+                };
+                let Some(kept) = attached.session.kept() else {
+                    return;
+                };
+                let wires = &attached.wires;
+                let mut held: Vec<(u8, &dyn AsFd)> =
+                    vec![(b'm', &wires.master), (b'p', program), (b'r', &kept.remains)];
+                // One that is relayed would miss what was on its way.
+                if attached.session.is_handed_over() {
+                    held.push((b'c', &wires.client));
+                }
+                left.store.tell(&record, &held)
+            }
+        };
+        found.untold = told == Written::Blocked;
+        let (pid, untold) = (found.pid, found.untold);
+        if untold {
+            self.look_at_left(SOON);
+        } else if told != Written::Gone {
+            self.programs.entrusted(pid);
+        }
+    }
+
+    /// A terminal was handed over to its client: if that can leave, whoever
+    /// keeps the session is told. Whether it can.
+    pub(super) fn handed_over_for_a_while(&mut self, session: Key) -> bool {
+        let entry = self.left.as_ref().and_then(|left| left.by_session.get(&session).copied());
+        let Some(entry) = entry else {
+            return false;
+        };
+        if let Some(taken) = self.left.as_mut().and_then(|left| left.taken_mut(entry)) {
+            taken.until = None;
+        }
+        self.tell_store(entry);
+        true
+    }
+
+    /// Has it looked after what is due after so long, or before.
+    fn look_at_left(&mut self, wait: Duration) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let at = Instant::now() + wait;
+        if left.due_at.is_none_or(|due| at < due) {
+            left.due_at = Some(at);
+            self.after(wait, Due::Left);
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn look_after_left(&mut self) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let now = Instant::now();
+        // Another one that was asked for before.
+        if left.due_at.is_some_and(|due| now < due) {
+            return;
+        }
+        left.due_at = None;
+        left.taken = 0;
+        if std::mem::take(&mut left.pauses) {
+            let token = Source::Left.token();
+            let _ = self.turn.poller.change(&left.poller, token, Interest::READ);
+        }
+        let mut again = left.store.flush().then_some(SOON);
+        let keys: Vec<Key> = left.entries.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let next = self.look_after_entry(key);
+            again = again.into_iter().chain(next).min();
+        }
+        let next = self.feed_watchers();
+        again = again.into_iter().chain(next).chain(self.end_doomed()).min();
+        if let Some(wait) = again {
+            self.look_at_left(wait);
+        }
+    }
+
+    /// Does what is due for a session; when to look again.
+    fn look_after_entry(&mut self, key: Key) -> Option<Duration> {
+        let entry = self.left.as_mut()?.entries.get_mut(key)?;
+        let rules = self.doors.rules(entry.door)?;
+        let (time, whole) = (rules.detach.time.as_secs(), rules.max_time);
+        let whole = whole.map_or(u64::MAX, |whole| whole.as_secs());
+        if entry.untold {
+            self.tell_store(key);
+        }
+        let entry = self.left.as_mut()?.entries.get_mut(key)?;
+        if entry.ending.is_some() {
+            self.adopted_ended(key);
+            return Some(LOOK);
+        }
+        let now_at = Instant::now();
+        match &mut entry.place {
+            Place::Over(over) if now() >= over.at + ENDED_FOR => {
+                self.left.as_mut()?.remove(key);
+                None
+            }
+            Place::Over(_) => Some(RARELY),
+            Place::Alone(alone)
+                if now() >= alone.since.saturating_add(time)
+                    || now() >= entry.since.saturating_add(whole) =>
+            {
+                self.end_alone(key);
+                None
+            }
+            Place::Alone(alone) => match alone.closed {
+                Some(at) if now_at >= at => {
+                    self.alone_reopened(key);
+                    Some(LOOK)
+                }
+                Some(_) => Some(LOOK),
+                None => Some(RARELY),
+            },
+            Place::Attached(taken) => {
+                let session = taken.session;
+                let next_is_due = taken.next.as_ref().is_some_and(|(_, until)| now_at >= *until);
+                let late = taken.until.is_some_and(|until| now_at >= until);
+                let waits = taken.next.is_some() || taken.until.is_some();
+                if next_is_due || late {
+                    self.leave_after_all(session);
+                }
+                waits.then_some(LOOK)
+            }
+        }
+    }
+}
+
+impl Left {
+    fn taken_mut(&mut self, entry: Key) -> Option<&mut Taken> {
+        match &mut self.entries.get_mut(entry)?.place {
+            Place::Attached(taken) => Some(taken),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Clients that only see what a session shows: those that watch beside the one
+//! who is attached, and those that come to one that has ended. They are fed from
+//! the ring, whoever writes that.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::super::GatewayLoop;
+use super::super::doors::Newcomer;
+use super::super::table::{Key, Source};
+use super::Place;
+use crate::session::greeting::Opening;
+use fpty::proto::{
+    Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, OFFER_RING, PING, PONG, Packet, TAKEN,
+    encode_bare, encode_packet,
+};
+use fpty::relay::Backlog;
+use fpty::remains::Seen;
+use fpty::sys::poll::{Interest, Ready};
+use fpty::sys::socket::Stream;
+use fpty::sys::{Read, Written};
+
+/// How often it is looked for more output, and how much one gets then.
+const OFTEN: Duration = Duration::from_millis(30);
+const PIECE: u64 = 32 * 1024;
+
+/// Such clients at most.
+const MOST: usize = 256;
+
+/// Such a client.
+pub struct Watcher {
+    client: Stream,
+    decoder: Decoder,
+    seen: Seen,
+    /// How much of the output it has; `None`: it was not told to go on.
+    at: Option<u64>,
+    entry: Key,
+    /// What it has not taken.
+    backlog: Backlog,
+    /// How the session ended: it is told when it has seen all.
+    end: Option<Ended>,
+    /// The session waited for it to be told.
+    is_last: bool,
+}
+
+impl Watcher {
+    /// Gives it what there is; whether it is still there.
+    fn feed(&mut self) -> bool {
+        let Self { client, seen, at, backlog, .. } = self;
+        if !backlog.flush(|bytes| client.write(bytes).taken()) {
+            return false;
+        }
+        let Some(at) = at.as_mut().filter(|_| backlog.is_empty()) else {
+            return true;
+        };
+        let total = seen.total().filter(|total| total >= at);
+        let Some(total) = total else {
+            return self.lost("what is kept of the session's output makes no sense");
+        };
+        let to = total.min(*at + PIECE);
+        if to > *at {
+            let Some(output) = seen.between(*at, to) else {
+                return self.lost("its output came too fast");
+            };
+            *at = to;
+            let mut packet = Vec::with_capacity(HEADER + output.len());
+            encode_packet(INPUT, &output, &mut packet);
+            return self.say(&packet);
+        }
+        match self.end.take() {
+            Some(ended) => {
+                self.say(&ended.packet());
+                false
+            }
+            None => true,
+        }
+    }
+
+    fn lost(&mut self, why: &str) -> bool {
+        self.say(&Ended::because(Ending::Lost, why).packet());
+        false
+    }
+
+    fn say(&mut self, bytes: &[u8]) -> bool {
+        let taken = match self.backlog.is_empty() {
+            true => self.client.write(bytes).taken(),
+            false => Some(0),
+        };
+        taken.is_some_and(|taken| self.backlog.try_push(&bytes[taken..]))
+    }
+
+    /// Takes what it has sent: that it has the ring; whether it is still there.
+    fn hear(&mut self, mut bytes: &[u8]) -> bool {
+        let mut decoder = std::mem::take(&mut self.decoder);
+        let mut lives = true;
+        while let Some(packet) = decoder.next(&mut bytes) {
+            match packet {
+                Packet::Part(TAKEN, _, true) if self.at.is_none() => {
+                    let Some(total) = self.seen.total() else {
+                        return self.lost("what is kept of the session's output makes no sense");
+                    };
+                    self.at = Some(total);
+                    let mut go = Vec::new();
+                    encode_packet(GO, &total.to_le_bytes(), &mut go);
+                    lives &= self.say(&go);
+                }
+                Packet::Part(PING, _, true) if self.backlog.is_empty() => {
+                    lives &= self.say(&encode_bare(PONG, 0));
+                }
+                _ => {}
+            }
+        }
+        self.decoder = decoder;
+        lives && self.feed()
+    }
+}
+
+impl GatewayLoop {
+    /// A client sees a session.
+    pub(super) fn watch(&mut self, key: Key, newcomer: Newcomer, opening: Opening) {
+        let Newcomer { client, seat, .. } = newcomer;
+        // It is no session.
+        if let Ok(Some(seat)) = seat {
+            self.seats.leave(seat);
+        }
+        let refused = |why: &str| Ended::because(Ending::Refused, why);
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let Some(entry) = left.entries.get_mut(key) else {
+            return;
+        };
+        let (ring, end) = match &entry.place {
+            Place::Alone(alone) => (alone.remains.as_fd().try_clone_to_owned().ok(), None),
+            Place::Over(over) => (over.ring.try_clone().ok(), Some(over.ended.clone())),
+            Place::Attached(taken) => {
+                let attached = self.sessions.get_mut(taken.session);
+                let kept = attached.and_then(|attached| attached.session.kept());
+                (kept.and_then(|kept| kept.remains.as_fd().try_clone_to_owned().ok()), None)
+            }
+        };
+        let seen = ring.and_then(|ring| Some((ring.try_clone().ok()?, Seen::received(ring).ok()?)));
+        let Some((ring, seen)) = seen.filter(|_| left.watchers.len() < MOST) else {
+            return self.refuse(&client, true, refused("too many watch"));
+        };
+        let mut packet = Vec::new();
+        encode_packet(OFFER, &[OFFER_RING], &mut packet);
+        if !matches!(client.write_with_descriptors(&packet, &[ring.as_fd()]), Written::Bytes(_)) {
+            return;
+        }
+        let is_last = end.is_some();
+        let decoder = opening.decoder;
+        let watcher = Watcher {
+            client,
+            decoder,
+            seen,
+            at: None,
+            entry: key,
+            backlog: Backlog::default(),
+            end,
+            is_last,
+        };
+        let watcher = left.watchers.insert(watcher);
+        let Some(there) = left.watchers.get_mut(watcher) else {
+            return;
+        };
+        let token = Source::Client(watcher).token();
+        if left.poller.add(there.client.as_fd(), token, Interest::READ).is_err() {
+            left.watchers.remove(watcher);
+            return;
+        }
+        let sent = std::mem::take(&mut self.turn.input);
+        self.turn.input.reserve_exact(super::super::turn::BUFFER);
+        if !there.hear(&sent) {
+            return self.end_watcher(watcher);
+        }
+        self.look_at_left(OFTEN);
+    }
+
+    /// It said something, or has left.
+    pub(super) fn watcher_ready(&mut self, key: Key, ready: Ready) {
+        let Some(watcher) = self.left.as_mut().and_then(|left| left.watchers.get_mut(key)) else {
+            return;
+        };
+        let lives = match watcher.client.read(&mut self.turn.buffer[..]) {
+            Read::Bytes(count) => watcher.hear(&self.turn.buffer[..count]),
+            Read::Blocked => !ready.hang_up,
+            Read::End | Read::Gone => false,
+        };
+        if !lives {
+            self.end_watcher(key);
+        }
+    }
+
+    /// It has seen all, or is gone.
+    fn end_watcher(&mut self, key: Key) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let Some(watcher) = left.watchers.remove(key) else {
+            return;
+        };
+        // It was told how its session ended: nobody else has to be.
+        if watcher.is_last && watcher.at.is_some() && watcher.end.is_none() {
+            left.remove(watcher.entry);
+        }
+        watcher.client.end();
+    }
+
+    /// Those who watch this session are to be told how it ended.
+    pub(in crate::router) fn tell_watchers(&mut self, session: Key, ended: &Ended) {
+        let Some(left) = self.left.as_mut().filter(|left| left.has(session)) else {
+            return;
+        };
+        let Some(entry) = left.by_session.get(&session).copied() else {
+            return;
+        };
+        let keys: Vec<Key> = left.watchers.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(watcher) = left.watchers.get_mut(key).filter(|it| it.entry == entry) {
+                watcher.end = Some(ended.clone());
+            }
+        }
+    }
+
+    /// Gives all of them what there is; when to look again.
+    pub(super) fn feed_watchers(&mut self) -> Option<Duration> {
+        let left = self.left.as_mut()?;
+        let keys: Vec<Key> = left.watchers.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let Some(left) = &mut self.left else {
+                continue;
+            };
+            let Some(watcher) = left.watchers.get_mut(key) else {
+                continue;
+            };
+            if watcher.end.is_none() {
+                watcher.end = match left.entries.get_mut(watcher.entry).map(|it| &it.place) {
+                    Some(Place::Over(over)) => Some(over.ended.clone()),
+                    Some(_) => None,
+                    None => Some(Ended::because(Ending::Operator, "the session has ended")),
+                };
+            }
+            if !watcher.feed() {
+                self.end_watcher(key);
+            }
+        }
+        let left = self.left.as_ref()?;
+        (left.watchers.len() > 0).then_some(OFTEN)
+    }
+}

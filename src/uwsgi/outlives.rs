@@ -1,0 +1,112 @@
+//! Two descriptors that outlive a reload of the instance, in which the master
+//! executes itself anew: both ends of a connection, by which the gateways
+//! reach what keeps their sessions (router/left/holder.rs).
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use once_cell::sync::OnceCell;
+
+use crate::ffi;
+use fpty::sys::shared::SharedWords;
+use fpty::sys::socket::Stream;
+
+/// Both numbers, for the server that comes after a reload.
+const VARIABLE: &str = "FORKPTYROUTER_KEPT";
+
+/// What lives as long as the master.
+pub struct Outlives {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+    /// How many processes have had the other end so far, and what a gateway
+    /// has to know of the last one.
+    words: SharedWords,
+}
+
+static OUTLIVES: OnceCell<Outlives> = OnceCell::new();
+
+/// Takes what a server before a reload has left, where there is any use for
+/// it, or makes it anew. In the master, before it forks gateways.
+pub fn reserve(wanted: bool) {
+    let left = take();
+    if !wanted {
+        // It closes here: whoever has the other end is told that nobody comes.
+        return;
+    }
+    let is_left = left.is_some();
+    let pair = left.or_else(|| {
+        let (ours, theirs) = Stream::pair().ok()?;
+        Some((OwnedFd::from(ours), OwnedFd::from(theirs)))
+    });
+    let (Some((ours, theirs)), Ok(words)) = (pair, SharedWords::new(1)) else {
+        return;
+    };
+    words.words()[0].store(is_left.into(), std::sync::atomic::Ordering::Release);
+    for fd in [&ours, &theirs] {
+        // SAFETY: a descriptor's number. The server closes all that it does
+        // not know, at the start and before it executes itself.
+        unsafe { ffi::uwsgi_add_safe_fd(fd.as_raw_fd()) };
+    }
+    let _ = OUTLIVES.set(Outlives { ours, theirs, words });
+}
+
+fn take() -> Option<(OwnedFd, OwnedFd)> {
+    let text = std::env::var(VARIABLE).ok()?;
+    // SAFETY: the start of a server is on its only thread.
+    unsafe { std::env::remove_var(VARIABLE) };
+    let mut numbers = text.split(',').map(|number| number.parse::<RawFd>().ok());
+    let (one, other) = (numbers.next()??, numbers.next()??);
+    if one == other || !is_one(one) || !is_one(other) {
+        return None;
+    }
+    for number in [one, other] {
+        // SAFETY: fcntl(2) with a flag.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    // SAFETY: they were left by who was in this process before us, for us.
+    unsafe { Some((OwnedFd::from_raw_fd(one), OwnedFd::from_raw_fd(other))) }
+}
+
+/// Whether there is such a connection under a number, above the standard ones.
+fn is_one(number: RawFd) -> bool {
+    use nix::sys::socket::{SockType, getsockopt, sockopt};
+    // SAFETY: if it is not open the next call says so.
+    let fd = unsafe { BorrowedFd::borrow_raw(number.max(3)) };
+    number > 2 && getsockopt(&fd, sockopt::SockType) == Ok(SockType::SeqPacket)
+}
+
+/// The master may be about to execute itself.
+pub fn before_exec() {
+    let Some(outlives) = OUTLIVES.get() else {
+        return;
+    };
+    for fd in [&outlives.ours, &outlives.theirs] {
+        // SAFETY: fcntl(2) without a flag.
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) };
+    }
+    let numbers = format!("{},{}", outlives.ours.as_raw_fd(), outlives.theirs.as_raw_fd());
+    // SAFETY: the master is at its end, and starts no threads any more.
+    unsafe { std::env::set_var(VARIABLE, numbers) };
+}
+
+/// What lives as long as the master, where it was asked for.
+pub fn get() -> Option<&'static Outlives> {
+    OUTLIVES.get()
+}
+
+impl Outlives {
+    /// A copy of our end.
+    pub fn ours(&self) -> Option<Stream> {
+        self.ours.try_clone().ok().map(Stream::from)
+    }
+
+    /// A copy of the other end.
+    pub fn theirs(&self) -> Option<OwnedFd> {
+        self.theirs.try_clone().ok()
+    }
+
+    /// How many processes have had the other end so far; shared by all
+    /// gateways.
+    pub fn count(&self) -> &'static std::sync::atomic::AtomicI32 {
+        &self.words.words()[0]
+    }
+}

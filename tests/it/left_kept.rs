@@ -1,0 +1,236 @@
+//! Sessions that can be left outlive the gateway and a reload of the instance,
+//! and end with it.
+
+use nix::sys::signal::Signal;
+
+use crate::harness::leaver::{Leaver, comes_to_be_kept};
+use crate::harness::{Flavor, Server, Setup, on_every_server, process, wait_until};
+
+#[track_caller]
+fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
+    let setup = Setup::new(flavor).option("forkptyrouter-detach", "300");
+    options.iter().fold(setup, |setup, (name, value)| setup.option(name, value)).uwsgi()
+}
+
+#[track_caller]
+fn seated(server: &Server, variables: &[(&str, &str)]) -> Leaver {
+    let mut client = Leaver::begins(server, variables).takes();
+    client.terminal().send("\n");
+    client.terminal().read_until("$ ");
+    client
+}
+
+/// Kills the gateway, or reloads the instance.
+#[track_caller]
+fn replace_gateway(server: &Server, way: &str) {
+    let gateway = server.gateway();
+    let served = server.count_in_log("sessions at once");
+    match way {
+        "kill" => process::signal(gateway, Signal::SIGKILL),
+        _ => process::signal(server.master(), Signal::SIGHUP),
+    }
+    wait_until("there is another gateway", || server.gateway() != gateway);
+    wait_until("it serves", || server.count_in_log("sessions at once") > served);
+}
+
+fn holders(server: &Server) -> usize {
+    server.processes().iter().filter(|process| process.name == "fpty-holder").count()
+}
+
+#[test]
+fn one_that_was_left_is_found_by_the_next_gateway() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[]);
+        for (way, line, value) in
+            [("kill", "exit 9", 9), ("reload", "exit 0", 0), ("both", "exit 4", 4)]
+        {
+            let mut client = seated(&server, &[("fpty.name", "job")]);
+            client.terminal().send("A=7; (sleep 0.5; echo la''ter)&\n");
+            client.terminal().read_until("$ ");
+            let ring = client.ring.as_ref().unwrap().try_clone().unwrap();
+            let id = client.leaves();
+            if way == "both" {
+                replace_gateway(&server, "kill");
+                replace_gateway(&server, "reload");
+                replace_gateway(&server, "kill");
+            } else {
+                replace_gateway(&server, way);
+            }
+            comes_to_be_kept(&ring, "later\r\n");
+            let mut back = Leaver::comes(&server, "job", &[]).takes();
+            assert!(back.kept().contains("later\r\n"));
+            back.terminal().send("echo =$A=\n");
+            back.terminal().read_until("=7=\r\n");
+            assert_eq!(back.leaves(), id);
+            let mut back = Leaver::comes(&server, &id, &[]).takes();
+            back.terminal().send(format!("{line}\n"));
+            // The true status, of a program that is not the gateway's child.
+            assert_eq!(back.ended(), (0, value, String::new()), "{way}");
+        }
+        assert_eq!(holders(&server), 1);
+    });
+}
+
+#[test]
+fn one_that_is_attached_goes_on_and_its_client_notices_nothing() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[]);
+        for way in ["kill", "reload"] {
+            let mut client = seated(&server, &[("fpty.name", "job")]);
+            wait_until("it is handed over", || client.master.is_some());
+            replace_gateway(&server, way);
+            client.terminal().send("echo o''ne\n");
+            client.terminal().read_until("one\r\n");
+            let mut other = Leaver::comes(&server, "job", &[]);
+            assert!(other.ended().2.contains("is attached since"));
+            // The connection is the same.
+            let id = client.leaves();
+            let mut back = Leaver::comes(&server, &id, &[]).takes();
+            replace_gateway(&server, way);
+            drop(other);
+            back.terminal().send("exit 6\n");
+            assert_eq!(back.ended(), (0, 6, String::new()));
+        }
+    });
+}
+
+/// Lost while there is no gateway.
+#[test]
+fn a_client_that_is_lost_with_its_gateway_has_left() {
+    on_every_server(|flavor| {
+        for options in [&[][..], &[("forkptyrouter-handover", "false")]] {
+            let server = server(flavor, options);
+            let mut client = Leaver::begins(&server, &[("fpty.name", "job")]).takes();
+            client.types("A=7\n");
+            let gateway = server.gateway();
+            process::signal(gateway, Signal::SIGKILL);
+            drop(client);
+            wait_until("there is another gateway", || server.gateway() != gateway);
+            wait_until("it was left", || {
+                let mut back = Leaver::comes(&server, "job", &[]);
+                back.waits("anything", |it| it.end.is_some() || !it.offer.is_empty());
+                back.end.is_none()
+            });
+        }
+    });
+}
+
+#[test]
+fn what_ended_is_told_by_the_next_gateway() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[]);
+        let mut client = seated(&server, &[]);
+        client.terminal().send("sleep 0.2; echo la''st; exit 5\n");
+        client.terminal().read_until("exit 5");
+        let id = client.leaves();
+        wait_until("it has ended", || server.programs().is_empty());
+        replace_gateway(&server, "reload");
+        let mut back = Leaver::comes(&server, &id, &[]).takes();
+        assert!(back.kept().contains("last\r\n"));
+        assert_eq!(back.ended(), (0, 5, String::new()));
+        // One that ends while there is no gateway, or as nobody's child.
+        let mut client = seated(&server, &[]);
+        client.terminal().send("sleep 0.4; echo la''st; exit 6\n");
+        client.terminal().read_until("exit 6");
+        let id = client.leaves();
+        replace_gateway(&server, "kill");
+        let mut end = (3, 0, String::new());
+        wait_until("it has ended", || {
+            let mut back = Leaver::comes(&server, &id, &[]);
+            back.waits("an answer", |it| it.end.is_some() || !it.offer.is_empty());
+            let is_over = back.offer == "r";
+            if is_over {
+                let mut back = back.takes();
+                assert!(back.kept().contains("last\r\n"));
+                end = back.ended();
+            }
+            is_over
+        });
+        assert_eq!(end, (0, 6, String::new()));
+    });
+}
+
+/// What keeps the sessions is killed, and then the gateway.
+#[test]
+fn what_keeps_them_is_replaced() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[]);
+        let client = seated(&server, &[("fpty.name", "job")]);
+        client.leaves();
+        for process in server.processes() {
+            if process.name == "fpty-holder" {
+                process::signal(process.pid, Signal::SIGKILL);
+            }
+        }
+        wait_until("there is another", || holders(&server) == 1);
+        let mut none = Leaver::comes(&server, "nonesuch", &[]);
+        assert_eq!(none.ended().0, 3);
+        replace_gateway(&server, "kill");
+        let mut back = Leaver::comes(&server, "job", &[]).takes();
+        back.terminal().send("exit 3\n");
+        assert_eq!(back.ended().1, 3);
+    });
+}
+
+#[test]
+fn a_stop_ends_them() {
+    on_every_server(|flavor| {
+        let mut server = server(flavor, &[("forkptyrouter-hangup-grace", "1")]);
+        let mut attached = seated(&server, &[]);
+        let mut left = seated(&server, &[]);
+        left.terminal().send("trap '' HUP; echo tr''apped\n");
+        left.terminal().read_until("trapped");
+        left.leaves();
+        replace_gateway(&server, "kill");
+        seated(&server, &[]).leaves();
+        server.stop();
+        assert_eq!(attached.ended().0, 6);
+        wait_until("nothing is left", || server.processes().is_empty());
+    });
+}
+
+#[test]
+fn a_session_of_somebody_before_is_ended_like_others() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[("forkptyrouter-hangup-grace", "1")]);
+        let mut client = seated(&server, &[("fpty.name", "job")]);
+        client.terminal().send("trap '' HUP; echo tr''apped\n");
+        client.terminal().read_until("trapped");
+        replace_gateway(&server, "kill");
+        client.ends_it();
+        wait_until("nothing is left of it", || {
+            server.session_processes().iter().all(|process| process.name.starts_with("fpty-"))
+        });
+    });
+}
+
+/// Half of them flood.
+#[test]
+fn many_disturb_nobody() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[]);
+        for number in 0..60 {
+            let mut client = Leaver::begins(&server, &[]).takes();
+            if number % 2 == 0 {
+                client.terminal().send("yes\n");
+            }
+            client.leaves();
+        }
+        let before = process::Process::of(server.gateway()).unwrap().ticks;
+        let begin = std::time::Instant::now();
+        let mut other = server.connect("u");
+        other.resize(24, 80);
+        let mut worst = std::time::Duration::ZERO;
+        for number in 0..50 {
+            let at = std::time::Instant::now();
+            other.input(format!("echo =$(({number}+1000))=\n"));
+            other.read_until(&format!("={}=", number + 1000));
+            worst = worst.max(at.elapsed());
+        }
+        let rest = std::time::Duration::from_secs(2).saturating_sub(begin.elapsed());
+        std::thread::sleep(rest);
+        let used = process::Process::of(server.gateway()).unwrap().ticks - before;
+        eprintln!("worst {worst:?}, {used} ticks in {:?}", begin.elapsed());
+        assert!(used < 100 * begin.elapsed().as_secs() / 2, "{used} ticks");
+    });
+}

@@ -32,6 +32,7 @@ mod keys;
 mod left;
 mod left_kept;
 mod library;
+mod listing;
 mod load;
 mod metrics;
 mod namespaces;

@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// The answer for what does not exist, and for what is not one's own.
-const NO_SUCH_SESSION: &str = "no such session";
+const NO_SUCH_SESSION: &str = "there is no such session";
 
 /// Everybody who asks.
 #[derive(Default)]
@@ -126,7 +126,7 @@ impl Inquirer {
     fn end_of_list(&mut self) {
         self.says(if self.listed { b"]" } else { b"[]" });
         if self.unheard > 0 {
-            let line = format!("{} gateways did not answer: their sessions lack", self.unheard);
+            let line = format!("sessions lack: gateways that do not answer: {}", self.unheard);
             let mut packet = Vec::new();
             encode_packet(NOTICE, line.as_bytes(), &mut packet);
             self.answer.push(&packet);

@@ -214,6 +214,19 @@ fn a_stop_ends_them() {
     });
 }
 
+/// Nobody could come to it any more.
+#[test]
+fn a_reload_without_the_option_ends_them() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).ini("forkptyrouter-detach = 3").uwsgi();
+        let client = seated(&server, &[]);
+        client.leaves();
+        std::fs::write(server.path("server.ini"), "[uwsgi]\n").expect("a file");
+        replace_gateway(&server, "reload");
+        wait_until("nothing is left of it", || server.session_processes().is_empty());
+    });
+}
+
 #[test]
 fn a_session_of_somebody_before_is_ended_like_others() {
     on_every_server(|flavor| {

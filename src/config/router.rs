@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
@@ -357,10 +358,21 @@ impl Router {
     /// What can be told only when all options are known.
     ///
     /// # Errors
-    /// A program is to run as somebody whom this process cannot become.
+    /// A program is to run in a folder that there is not, or as somebody whom this
+    /// process cannot become.
     pub fn check(&self) -> Result<()> {
         for own in &self.own {
             let rules = own.numbered_rules(&self.rules, 0)?;
+            if let Some(folder) = &rules.folder {
+                let path = Path::new(OsStr::from_bytes(folder.as_bytes()));
+                if !path.is_dir() {
+                    return Err(Error::new(format!(
+                        "option {}: chdir = {}: there is no such folder",
+                        own.option(),
+                        path.display()
+                    )));
+                }
+            }
             let Some(identity) = rules.identity else { continue };
             if identity.is_ours() || accounts::may_change() {
                 continue;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::GatewayLoop;
 use super::aftercare::Kind;
 use super::doors::{Arrival, Newcomer};
+use super::listing;
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Refusal, Said, Subject};
@@ -119,6 +120,9 @@ impl GatewayLoop {
         arrived: Arrived,
         ended: bool,
     ) {
+        if listing::is_inquiry(&opening) {
+            return self.inquire(newcomer, opening);
+        }
         let (transport, door) = (newcomer.transport, newcomer.door);
         let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
         self.told.hears(door, mode, || Said::of(&opening.variables));
@@ -129,6 +133,7 @@ impl GatewayLoop {
         }
         let Some(place) = self.doors.door(door) else { return };
         let rules = Rc::clone(&place.rules);
+        let shown = opening.request.shown();
         let program = match self.granted(door, std::mem::take(&mut opening.request)) {
             Ok(program) => program,
             Err(why) => return self.turn_back(newcomer, opening.extended, why),
@@ -146,6 +151,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
+        self.inquirers.note_command(Subject::Session(key), shown);
         let Attached { session, wires, .. } = attached;
         session.early_input(&opening.input, wires);
         if !self.turn.input.is_empty() {
@@ -332,6 +338,7 @@ impl GatewayLoop {
         if let Some(mut attached) = self.sessions.remove(key) {
             self.told.was_none(Subject::Session(key));
             self.seats.ended(Subject::Session(key));
+            self.inquirers.forget(Subject::Session(key));
             self.forget_recording(attached.wires.recording().map(|it| it.session()));
             self.refuse(&attached.wires.client, attached.session.is_extended(), why);
             self.let_go(*attached);

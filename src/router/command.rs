@@ -69,6 +69,8 @@ struct Commanded {
     refused: bool,
     /// How its program ended.
     exit: Option<Gone>,
+    /// Where its client came in.
+    door: u16,
 }
 
 /// The ends of a command.
@@ -175,6 +177,7 @@ fn passed(names: &[u8], arrived: Arrived) -> Result<[Option<OwnedFd>; 3]> {
 impl GatewayLoop {
     /// Starts a command for a client that has said this.
     pub(super) fn command(&mut self, newcomer: Newcomer, mut opening: Opening, arrived: Arrived) {
+        let shown = opening.request.shown();
         let outcome = match self.is_full(&newcomer) {
             Some(why) => Err(why),
             None => self.start_command(newcomer.door, &mut opening, arrived),
@@ -206,7 +209,9 @@ impl GatewayLoop {
             begun: false,
             refused: false,
             exit: None,
+            door,
         });
+        self.inquirers.note_command(Subject::Command(key), shown);
         self.seats.is_of(seat.ok().flatten(), Subject::Command(key));
         if let Some(limit) = self.doors.rules(door).and_then(|rules| rules.max_time) {
             self.after(limit, Due::CommandLimit(key));
@@ -344,6 +349,15 @@ impl GatewayLoop {
         }
     }
 
+    /// Ends a command at somebody's wish.
+    pub(super) fn end_command(&mut self, key: Key, line: &str, last_word: Duration) {
+        if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
+            command.dismiss(Ending::Operator, line, wires);
+            self.after(last_word, Due::CommandDismissed(key));
+            self.settle_command(key);
+        }
+    }
+
     /// A TCP client may have vanished while there was output for it.
     pub(super) fn command_unanswered(&mut self, key: Key) {
         let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
@@ -386,6 +400,7 @@ impl GatewayLoop {
     pub(super) fn let_command_go(&mut self, key: Key) {
         self.tell_command_end(key);
         self.seats.ended(Subject::Command(key));
+        self.inquirers.forget(Subject::Command(key));
         let Some(commanded) = self.commands.running.remove(key) else {
             return;
         };

@@ -21,6 +21,7 @@
 //! | `keeper.rs` | a process that looks after terminals that were handed over |
 //! | `left/` | sessions that can be left and found again |
 //! | `told/` | what is told of sessions: audit, counters |
+//! | `listing/` | clients that ask who is there, and end sessions |
 //! | `siblings.rs` | what gateways ask each other |
 //! | `record/` | recordings, and the process that writes them |
 //! | `stats/` | the statistics and their clients |
@@ -44,6 +45,7 @@ mod ids;
 mod keeper;
 mod last_words;
 mod left;
+mod listing;
 mod programs;
 mod quiet;
 pub mod record;
@@ -85,6 +87,7 @@ use greet::Caller;
 use ids::Ids;
 use keeper::Keeper;
 use left::Left;
+use listing::Inquirers;
 use programs::Programs;
 use record::Recorder;
 use seats::Seats;
@@ -114,6 +117,7 @@ struct GatewayLoop {
     callers: Table<Caller>,
     sessions: Table<Attached>,
     commands: Commands,
+    inquirers: Inquirers,
     /// `None`: no session can be left.
     left: Option<Box<Left>>,
     departures: Departures,
@@ -238,6 +242,7 @@ impl GatewayLoop {
             callers: Table::new(),
             sessions: Table::new(),
             commands: Commands::default(),
+            inquirers: Inquirers::default(),
             left,
             departures: Departures::default(),
             programs: Programs::new(aftercare, left_behind),
@@ -292,6 +297,7 @@ impl GatewayLoop {
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
             Source::Caller(key) => router.caller_ready(key, ready),
+            Source::Inquirer(key) => router.inquirer_ready(key, ready),
             Source::CommandClient(key) => router.command_client_ready(key, ready),
             Source::CommandStream(key, number) => router.command_stream_ready(key, number, ready),
             Source::Left => router.left_ready(),
@@ -336,6 +342,8 @@ impl GatewayLoop {
                 router.try_the_log_again(took_some);
             }
             Due::Stats(key) => router.hurry_stats(key),
+            Due::Inquirer(key) => router.hurry_inquirer(key),
+            Due::CommandDismissed(key) => router.let_command_go(key),
             Due::Answer(number) => router.unanswered_question(number),
             Due::Recording => router.wake_recorder(),
             Due::Recorder => router.look_at_recorder(),
@@ -376,9 +384,11 @@ impl GatewayLoop {
         if self.turn.timers.pile_up() {
             let (sessions, programs) = (&self.sessions, &self.programs);
             let (statistics, callers) = (&self.statistics, &self.callers);
-            let commands = &self.commands;
+            let (commands, inquirers) = (&self.commands, &self.inquirers);
             self.turn.timers.retain(|due| match due {
                 Due::Stats(key) => statistics.has(key),
+                Due::Inquirer(key) => inquirers.has(key),
+                Due::CommandDismissed(key) => commands.has(key),
                 Due::Outlived(pid) => programs.has(pid),
                 Due::Silent(key) => callers.has(key),
                 Due::CommandUnanswered(key)

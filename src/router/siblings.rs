@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::GatewayLoop;
+use super::listing::beginning::Beginning;
+use super::listing::piece::{self, Asking};
 use super::table::{Key, Source};
 use super::timers::Due;
 use crate::uwsgi::log::log;
@@ -69,6 +71,17 @@ fn mailboxes() -> std::sync::MutexGuard<'static, Vec<Mailbox>> {
 pub enum Question {
     /// Its sessions from this place on, for the statistics.
     Sessions(u32),
+    /// Its sessions that somebody may know of, who asks.
+    Piece(Asking),
+    /// To end the session in this place that has this id, if this user may.
+    End {
+        /// The user.
+        by: u32,
+        /// The place.
+        place: u32,
+        /// The id.
+        id: Beginning,
+    },
 }
 
 /// Who asked, and waits for the answer.
@@ -76,6 +89,8 @@ pub enum Question {
 pub enum Asker {
     /// A client of the statistics.
     Statistics(Key),
+    /// A client that asks who is there.
+    Inquirer(Key),
 }
 
 /// The other gateways.
@@ -150,15 +165,40 @@ impl Question {
     fn encode(self) -> Vec<u8> {
         match self {
             Self::Sessions(from) => [&b"s"[..], &from.to_le_bytes()].concat(),
+            Self::Piece(Asking { by, from, beginning }) => {
+                let beginning = beginning.as_ref().map(Beginning::as_bytes).unwrap_or_default();
+                [&b"l"[..], &by.to_le_bytes(), &from.to_le_bytes(), beginning].concat()
+            }
+            Self::End { by, place, id } => {
+                [&b"k"[..], &by.to_le_bytes(), &place.to_le_bytes(), id.as_bytes()].concat()
+            }
         }
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         match bytes {
             [b's', from @ ..] => Some(Self::Sessions(u32::from_le_bytes(from.try_into().ok()?))),
+            [b'l', rest @ ..] => {
+                let (by, from, rest) = two_numbers(rest)?;
+                let beginning = match rest {
+                    [] => None,
+                    rest => Some(Beginning::of(rest)?),
+                };
+                Some(Self::Piece(Asking { by, from, beginning }))
+            }
+            [b'k', rest @ ..] => {
+                let (by, place, rest) = two_numbers(rest)?;
+                Some(Self::End { by, place, id: Beginning::of(rest)? })
+            }
             _ => None,
         }
     }
+}
+
+fn two_numbers(bytes: &[u8]) -> Option<(u32, u32, &[u8])> {
+    let (one, rest) = bytes.split_first_chunk()?;
+    let (other, rest) = rest.split_first_chunk()?;
+    Some((u32::from_le_bytes(*one), u32::from_le_bytes(*other), rest))
 }
 
 impl GatewayLoop {
@@ -205,6 +245,11 @@ impl GatewayLoop {
     fn answer(&mut self, message: &Message<'_>) {
         let body = match Question::decode(message.body) {
             Some(Question::Sessions(from)) => self.sessions_for_another(from),
+            Some(Question::Piece(asking)) => self.piece(asking).encode(),
+            Some(Question::End { by, place, id }) => match self.end_by(by, place, id) {
+                true => piece::ENDED.to_vec(),
+                false => Vec::new(),
+            },
             None => return,
         };
         let siblings = &self.siblings;
@@ -230,6 +275,7 @@ impl GatewayLoop {
     fn answered(&mut self, asker: Asker, answer: Option<&[u8]>) {
         match asker {
             Asker::Statistics(key) => self.listed(key, answer),
+            Asker::Inquirer(key) => self.inquirer_answered(key, answer),
         }
     }
 
@@ -256,8 +302,16 @@ mod tests {
         assert_eq!((read.from, read.is_answer, read.number), (63, true, u64::MAX - 7));
         assert_eq!(read.body, b"body");
         assert!((0..HEAD).all(|cut| Message::decode(&bytes[..cut]).is_none()));
-        let question = Question::Sessions(70_000);
-        assert_eq!(Question::decode(&question.encode()), Some(question));
+        let id = Beginning::of(b"0123abcd").expect("an id");
+        for question in [
+            Question::Sessions(70_000),
+            Question::Piece(Asking { by: 7, from: 70_000, beginning: None }),
+            Question::Piece(Asking { by: 7, from: 70_000, beginning: Beginning::of(b"0a") }),
+            Question::End { by: 0, place: 1 << 31, id },
+        ] {
+            assert_eq!(Question::decode(&question.encode()), Some(question));
+        }
+        assert_eq!(Question::decode(b"k1234"), None);
         assert_eq!(Question::decode(b"s123"), None);
         assert_eq!(Question::decode(b""), None);
     }

@@ -29,6 +29,8 @@ pub enum Source {
     CommandClient(Key),
     /// One of the streams of such a command, 0 to 2.
     CommandStream(Key, u8),
+    /// A client that asks who is there.
+    Inquirer(Key),
     /// What sessions wait for that can be left.
     Left,
 }
@@ -62,6 +64,7 @@ impl Source {
             Source::Caller(key) => (6, key),
             Source::Recorder => (1, Key { index: 1, generation: 0 }),
             Source::CommandClient(key) => (7, key),
+            Source::Inquirer(key) => (13, key),
             Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
             Source::Left => (12, Key { index: 0, generation: 0 }),
         };
@@ -86,6 +89,7 @@ impl Source {
             5 => Source::Terminal(key),
             6 => Source::Caller(key),
             7 => Source::CommandClient(key),
+            13 => Source::Inquirer(key),
             12 => Source::Left,
             // Up to 11; there are no more.
             kind => Source::CommandStream(key, (kind & 3) as u8),
@@ -226,6 +230,7 @@ mod tests {
             Source::CommandClient(key),
             Source::CommandStream(key, 0),
             Source::CommandStream(key, 2),
+            Source::Inquirer(key),
         ] {
             assert_eq!(Source::of(source.token()), source);
         }

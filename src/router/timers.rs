@@ -47,6 +47,10 @@ pub enum Due {
     Tidy,
     /// The log may take what it did not.
     Log,
+    /// A client that asks who is there has had its time.
+    Inquirer(Key),
+    /// The client of a command was told why it ends, and does not take it.
+    CommandDismissed(Key),
     /// A client of the statistics has said nothing, or does not read.
     Stats(Key),
     /// A question of another gateway's has had time enough for an answer.
@@ -103,6 +107,8 @@ impl Due {
             | Due::Recording
             | Due::Recorder
             | Due::Stats(_)
+            | Due::Inquirer(_)
+            | Due::CommandDismissed(_)
             | Due::Answer(_)
             | Due::Outlived(_)
             | Due::Kill

@@ -1,12 +1,15 @@
 //! The command's arguments. The man page and the completions are made from
 //! this definition, too (crates/fpty-documents).
 
+#[path = "cli/asking.rs"]
+mod asking;
 #[path = "cli/which.rs"]
 mod which;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
+use asking::AskingArguments;
 use clap::{Parser, ValueHint};
 use fpty::client::Client;
 use fpty::client::request::{Terminal, Wanted};
@@ -64,6 +67,9 @@ pub struct Arguments {
     #[arg(long)]
     pub no_isig: bool,
 
+    /// Who is there.
+    #[command(flatten)]
+    pub asking: AskingArguments,
     /// Which session.
     #[command(flatten)]
     pub which: WhichArguments,
@@ -191,6 +197,9 @@ mod tests {
             ["fpty", "-E", "1A=x"],
             ["fpty", "-E", "=x"],
             ["fpty", "--bogus", "x"],
+            ["fpty", "--json", "x"],
+            ["fpty", "-l", "-r"],
+            ["fpty", "-k", "*"],
             ["fpty", "-n", "a b"],
             ["fpty", "--read-only", "x"],
             ["fpty", "-r", "-t"],

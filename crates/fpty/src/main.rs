@@ -5,12 +5,18 @@ mod cli;
 use std::io::Write;
 
 use cli::Arguments;
+use fpty::client;
 
 fn main() {
     // Before anything is opened.
     fpty::sys::stdio::fill_closed();
-    let status = match Arguments::read().and_then(Arguments::client) {
-        Ok(client) => fpty::client::run(&client),
+    let read = Arguments::read().and_then(|arguments| {
+        let question = arguments.asking.question();
+        Ok((question, arguments.client()?))
+    });
+    let status = match read {
+        Ok((None, client)) => client::run(&client),
+        Ok((Some(question), client)) => client::listing::run(&client, &question),
         Err((text, 0)) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             0

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use super::{Commanded, Key};
 use crate::router::GatewayLoop;
+use crate::router::listing::Described;
 use crate::router::timers::Due;
 use crate::router::told::{Gone, New, Refusal, Subject};
 use fpty::proto::Ended;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::socket::Stream;
 
 /// How soon it is looked again whether a program was executed that takes long
 /// for it.
@@ -92,6 +94,28 @@ impl GatewayLoop {
         place: usize,
     ) -> impl Iterator<Item = (usize, Key)> {
         self.commands.running.from(place)
+    }
+
+    /// The client of a command that has begun and goes on.
+    pub(in crate::router) fn client_of_command(&self, key: Key) -> Option<&Stream> {
+        let commanded = self.commands.running.get(key)?;
+        let goes_on = commanded.begun && commanded.command.dismissed().is_none();
+        goes_on.then_some(&commanded.wires.client)
+    }
+
+    /// What a list has of a command.
+    pub(in crate::router) fn described_command(&self, key: Key) -> Option<Described<'_>> {
+        let commanded = self.commands.running.get(key)?;
+        let traffic = commanded.wires.traffic.as_ref();
+        Some(Described {
+            client: &commanded.wires.client,
+            door: commanded.door,
+            pid: commanded.wires.program,
+            tty: None,
+            size: None,
+            // What was passed is not seen.
+            idle: traffic.and_then(|traffic| traffic.last()).map(|last| last.elapsed()),
+        })
     }
 
     /// A command as it is now, as JSON.

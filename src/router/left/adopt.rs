@@ -124,6 +124,8 @@ fn entry(
         ending: None,
         since,
         place,
+        // What keeps sessions does not know it.
+        command: None,
         untold: false,
     }
 }

@@ -240,34 +240,6 @@ impl GatewayLoop {
             self.limit_time(session, limit.saturating_sub(passed));
         }
     }
-
-    /// Ends a session that can be left: its id, or name. Whether there is one.
-    #[allow(dead_code)]
-    pub(in crate::router) fn kill_left(&mut self, door: u16, uid: u32, which: &str) -> bool {
-        let Some(left) = &mut self.left else {
-            return false;
-        };
-        let Some(key) = left.find(door, uid, which, false).filter(|_| !which.is_empty()) else {
-            return false;
-        };
-        match left.entries.get_mut(key).map(|entry| &entry.place) {
-            Some(Place::Attached(taken)) => {
-                let session = taken.session;
-                if let Some(attached) = self.sessions.get_mut(session) {
-                    let why = "somebody has ended the session";
-                    attached.session.dismiss(Ending::Operator, why, &mut attached.wires);
-                    self.after(PATIENCE, Due::Dismissed(session));
-                    self.settle(session);
-                }
-            }
-            Some(Place::Alone(_)) => self.end_alone(key),
-            Some(Place::Over(_)) => {
-                left.remove(key);
-            }
-            None => return false,
-        }
-        true
-    }
 }
 
 impl super::Left {

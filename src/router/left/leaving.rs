@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
+use super::super::told::Subject;
 use super::super::traffic::Attached;
 use super::alone::{LAST_READS, ONE_READ};
 use super::{Alone, Entry, Over, Place, RARELY, Taken, now};
@@ -81,6 +82,7 @@ impl GatewayLoop {
         relays: bool,
     ) {
         let id = self.ids.of(key);
+        let command = self.command_of(Subject::Session(key)).map(Into::into);
         let (Some(left), Some(attached)) = (&mut self.left, self.sessions.get_mut(key)) else {
             return;
         };
@@ -112,6 +114,7 @@ impl GatewayLoop {
             ending: None,
             since: now(),
             place: Place::Attached(taken),
+            command,
             untold: false,
         });
         left.by_session.insert(key, entry);

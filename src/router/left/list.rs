@@ -1,59 +1,91 @@
-//! What is told of sessions that can be left.
+//! What a list has of sessions that can be left.
 
-use serde::Serialize;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Left, Place};
+use super::{Entry, Left, Place};
+use crate::router::GatewayLoop;
+use crate::router::table::Key;
+use fpty::sys::pty::Master;
 
-/// A session, as a list has it.
-#[derive(Debug, Serialize)]
-pub struct Listed {
+/// Such a session.
+pub struct Listed<'a> {
     /// Its id.
-    pub id: String,
+    pub id: &'a str,
     /// What it is called; may be empty.
-    pub name: String,
+    pub name: &'a str,
     /// Whose it is.
     pub uid: u32,
+    /// Where it began.
+    pub door: u16,
     /// Its program; of an ended one what it was.
     pub pid: i32,
-    /// When it began (RFC 3339).
-    pub since: String,
-    /// Whether somebody is attached.
-    pub attached: bool,
+    /// What runs, where that is known.
+    pub command: Option<&'a str>,
+    /// When it began.
+    pub since: SystemTime,
     /// When it was left.
-    pub detached_since: Option<String>,
-    /// Whether its program has ended.
-    pub ended: bool,
-    /// How: what `$?` would be.
+    pub left: Option<SystemTime>,
+    /// How it has ended: what `$?` would be.
     pub status: Option<u8>,
+    /// Its terminal, where nobody else has it.
+    pub master: Option<&'a Master>,
+}
+
+impl Entry {
+    fn listed(&self) -> Listed<'_> {
+        let time = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
+        let (left, status, master) = match &self.place {
+            Place::Attached(_) => (None, None, None),
+            Place::Alone(alone) => (Some(alone.since), None, Some(&alone.master)),
+            Place::Over(over) => (Some(over.at), Some(over.ended.status()), None),
+        };
+        Listed {
+            id: &self.id,
+            name: &self.name,
+            uid: self.uid,
+            door: self.door,
+            pid: self.pid.as_raw(),
+            command: self.command.as_deref(),
+            since: time(self.since),
+            left: left.map(time),
+            status,
+            master,
+        }
+    }
 }
 
 impl Left {
-    /// Those that somebody may know of.
-    #[allow(dead_code)]
-    pub fn list(&self, door: u16, uid: u32) -> Vec<Listed> {
-        let own = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.door == door && (uid == 0 || entry.uid == uid));
-        own.map(|(_, entry)| {
-            let (attached, left, status) = match &entry.place {
-                Place::Attached(_) => (true, None, None),
-                Place::Alone(alone) => (false, Some(alone.since), None),
-                Place::Over(over) => (false, Some(over.at), Some(over.ended.status())),
-            };
-            Listed {
-                id: entry.id.clone(),
-                name: entry.name.clone(),
-                uid: entry.uid,
-                pid: entry.pid.as_raw(),
-                since: written(entry.since),
-                attached,
-                detached_since: left.map(written),
-                ended: status.is_some(),
-                status,
+    /// The keys of those from this place on, each with its place.
+    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        self.entries.from(place)
+    }
+
+    /// One that nobody is attached to.
+    pub fn alone_or_over(&self, key: Key) -> Option<Listed<'_>> {
+        let is_left = |entry: &&Entry| !matches!(entry.place, Place::Attached(_));
+        self.entries.get(key).filter(is_left).map(Entry::listed)
+    }
+
+    /// A session that can be left.
+    pub fn of_session(&self, session: Key) -> Option<Listed<'_>> {
+        self.entries.get(*self.by_session.get(&session)?).map(Entry::listed)
+    }
+}
+
+impl GatewayLoop {
+    /// Ends one that nobody is attached to; what is left of one that has
+    /// ended is forgotten.
+    pub(in crate::router) fn end_left(&mut self, key: Key) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        match left.entries.get(key).map(|entry| &entry.place) {
+            Some(Place::Alone(_)) => self.end_alone(key),
+            Some(Place::Over(_)) => {
+                left.remove(key);
             }
-        })
-        .collect()
+            Some(Place::Attached(_)) | None => {}
+        }
     }
 }
 

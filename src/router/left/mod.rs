@@ -50,6 +50,7 @@ use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::pty::Master;
 
 pub use coming::Waiting;
+pub use list::Listed;
 use record::{Hello, Record};
 use store::Store;
 use watch::Watcher;
@@ -88,6 +89,8 @@ struct Entry {
     /// What it is called; may be empty.
     name: String,
     uid: u32,
+    /// What runs, where that is known.
+    command: Option<Box<str>>,
     /// Where it began: it is found there alone.
     door: u16,
     pid: Pid,

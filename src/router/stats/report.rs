@@ -16,10 +16,6 @@ const AT_ONCE: usize = 32;
 /// No session has more bytes than this.
 const LONGEST_SESSION: usize = 4096;
 
-/// The places of commands come after those of sessions, of which there are
-/// fewer than there can be descriptors.
-const COMMANDS: usize = 1 << 31;
-
 /// In the place of a place: that was all.
 const NO_MORE: u32 = u32::MAX;
 
@@ -147,10 +143,7 @@ impl GatewayLoop {
     /// Sessions from this place on, one behind the other, and where they go on.
     fn some_sessions(&self, from: usize) -> (String, Option<usize>) {
         let mut text = String::new();
-        let sessions = self.sessions.from(from).map(|(place, key)| (place, Subject::Session(key)));
-        let commands = self.commands_from(from.saturating_sub(COMMANDS));
-        let commands = commands.map(|(place, key)| (COMMANDS + place, Subject::Command(key)));
-        for (count, (place, subject)) in sessions.chain(commands).enumerate() {
+        for (count, (place, subject)) in self.subjects_from(from).enumerate() {
             if count == AT_ONCE || text.len() > LONGEST - LONGEST_SESSION {
                 return (text, Some(place));
             }

@@ -181,6 +181,11 @@ impl Told {
         self.facts.get(&subject).map(Box::as_ref)
     }
 
+    /// The name of a user, where it is known already.
+    pub fn known_name(&self, uid: u32) -> Option<String> {
+        self.names.known(uid)
+    }
+
     /// A program has ended.
     pub fn program_ended(&mut self, subject: Subject, exit: Exit) {
         if let Some(facts) = self.facts.get_mut(&subject) {
@@ -377,6 +382,7 @@ impl GatewayLoop {
     /// A session ends.
     pub(super) fn tell_end(&mut self, key: Key) {
         self.seats.ended(Subject::Session(key));
+        self.inquirers.forget(Subject::Session(key));
         // It was never seen to run, perhaps, and runs all the same.
         self.has_begun(key);
         let Some(attached) = self.sessions.get_mut(key) else {

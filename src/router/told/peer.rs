@@ -95,6 +95,12 @@ const GOOD_FOR: Duration = Duration::from_secs(600);
 const MOST: usize = 4096;
 
 impl Names {
+    /// The name of a user that was asked for before.
+    pub fn known(&self, uid: u32) -> Option<String> {
+        let (_, name) = self.known.get(&uid)?;
+        name.as_deref().map(str::to_owned)
+    }
+
     /// The name of a user; `None`: there is none.
     pub fn of(&mut self, uid: u32) -> Option<Arc<str>> {
         if uid == OF_ELSEWHERE {

@@ -13,6 +13,7 @@ pub mod server;
 pub mod servers;
 pub mod shared;
 pub mod terminal;
+pub mod users;
 pub mod wire;
 
 use std::time::{Duration, Instant};

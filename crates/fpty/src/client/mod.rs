@@ -15,6 +15,7 @@
 //! | `hearing.rs` | what the server says, in whatever mode it speaks |
 //! | `obeying.rs` | what the server says is done |
 //! | `takeover.rs` | the terminal itself, where the server hands it over |
+//! | `listing.rs` | who is there, and the end of one of those |
 //! | `coming.rs` | a session that can be left and found again |
 //! | `pastes.rs` | pastes, which somebody else may have to end |
 //! | `painting.rs` | its screen, as it was |
@@ -24,6 +25,7 @@ mod coming;
 mod command;
 mod escape;
 pub mod hearing;
+pub mod listing;
 mod obeying;
 mod outcome;
 mod outputs;

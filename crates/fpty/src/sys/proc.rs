@@ -1,6 +1,10 @@
 //! Whether /proc tells of this process's own PID namespace (pid_namespaces(7)):
 //! a jail may have the outer one, whose numbers are other processes', or none.
 
+use std::time::{Duration, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{SysconfVar, sysconf};
 use once_cell::sync::OnceCell;
 
 /// Whether the numbers in /proc are ours. It is found out once in a process
@@ -59,6 +63,16 @@ pub fn stat(pid: impl std::fmt::Display, field: usize) -> Option<String> {
     fields.split_ascii_whitespace().nth(field.checked_sub(3)?).map(str::to_owned)
 }
 
+/// When a process of this PID namespace began (proc(5), `starttime`).
+pub fn started(pid: i32) -> Option<SystemTime> {
+    let ticks: u64 = stat(pid, 22)?.parse().ok()?;
+    let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
+    let per_second = u64::try_from(per_second).ok().filter(|ticks| *ticks > 0)?;
+    let since_boot = Duration::from_millis(ticks.saturating_mul(1000) / per_second);
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
+    SystemTime::now().checked_sub(now.saturating_sub(since_boot))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,5 +106,9 @@ mod tests {
         let parent = nix::unistd::getppid().to_string();
         assert_eq!(stat(pid, 4), Some(parent));
         assert_eq!(stat(pid, 2), None);
+        let began = started(pid as i32).expect("ours");
+        let age = SystemTime::now().duration_since(began).unwrap_or_default();
+        assert!(age < Duration::from_secs(3600), "{age:?}");
+        assert_eq!(started(i32::MAX), None);
     }
 }

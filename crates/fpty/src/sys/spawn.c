@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/futex.h>
 #include <sched.h>
 #include <signal.h>
@@ -157,16 +158,22 @@ enum { STEP_USER = 1 << 16, STEP_FOLDER = 2 << 16 };
 
 /*
  * Becomes another user: the groups first and the user last, who may not change
- * them any more. Minus what failed. (The kernel's numbers: the C library would
+ * them any more, nor do what else a parent may that is not root (its ambient
+ * capabilities would outlive this, and the exec). Minus what failed. (The kernel's numbers: the C library would
  * change all threads of the parent's.)
  */
 static long become_user(const struct forkpty_plan *plan)
 {
+	static const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3];
+	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	long failed;
 
 	if ((failed = call(SYS_setgroups, plan->count, (long)plan->groups, 0, 0)) < 0 ||
 	    (failed = call(SYS_setresgid, plan->gid, plan->gid, plan->gid, 0)) < 0 ||
 	    (failed = call(SYS_setresuid, plan->uid, plan->uid, plan->uid, 0)) < 0)
+		return failed - STEP_USER;
+	/* What cannot be inherited is not ambient. */
+	if (plan->uid != 0 && (failed = call(SYS_capset, (long)&header, (long)none, 0, 0)) < 0)
 		return failed - STEP_USER;
 	return 0;
 }

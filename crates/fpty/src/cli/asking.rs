@@ -1,0 +1,38 @@
+//! Arguments that ask who is there.
+
+use clap::ValueHint;
+use fpty::client::listing::Question;
+
+/// What is asked, instead of a session.
+#[derive(Debug, Default, clap::Args)]
+pub struct AskingArguments {
+    /// List one's own sessions there (root: all)
+    #[arg(short, long, conflicts_with_all = ["kill", "command", "ssh", "raw", "tty", "no_tty"])]
+    pub list: bool,
+
+    /// With --list: as JSON
+    #[arg(long, requires = "list")]
+    pub json: bool,
+
+    /// End the session whose id begins with ID
+    #[arg(short, long, value_name = "ID", value_parser = id, value_hint = ValueHint::Other,
+        conflicts_with_all = ["command", "ssh", "raw", "tty", "no_tty"])]
+    pub kill: Option<String>,
+}
+
+fn id(typed: &str) -> Result<String, String> {
+    match !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        true => Ok(typed.to_owned()),
+        false => Err(String::from("not the beginning of an id, see --list")),
+    }
+}
+
+impl AskingArguments {
+    /// The question; `None`: a session is wanted.
+    pub fn question(&self) -> Option<Question> {
+        match &self.kill {
+            Some(id) => Some(Question::Kill(id.clone())),
+            None => self.list.then_some(Question::List { json: self.json }),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Who is there, and the end of one of those sessions.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::unistd::{Uid, User};
+use serde_json::{Map, Value};
+
+use super::hearing::{Hearing, Said};
+use super::outcome::{self, End};
+use super::{Client, obeying};
+use crate::error::{Error, Result, reason};
+use crate::proto::request::{self, Verb};
+use crate::proto::{self, Ending, encode_bare, printable};
+use crate::relay::Backlog;
+use crate::sys::poll::Several;
+use crate::sys::socket::connect;
+use crate::sys::{Read, stdio, streams};
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Who is there; as JSON, or as a table for a person.
+    List {
+        /// As JSON.
+        json: bool,
+    },
+    /// The end of the session whose id begins like this.
+    Kill(String),
+}
+
+/// How long a server may say nothing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A list has no more bytes than this.
+const LONGEST: usize = 64 * 1024 * 1024;
+
+/// How often a server is asked that speaks plainly.
+const ATTEMPTS: usize = 3;
+
+/// Asks a server, and returns the status to exit with.
+pub fn run(config: &Client, question: &Question) -> i32 {
+    stdio::fill_closed();
+    let mut end = End::SpeaksPlainly;
+    for _ in 0..ATTEMPTS {
+        end = ask(config, question).unwrap_or_else(|error| End::NotAttached(error.to_string()));
+        if end != End::SpeaksPlainly {
+            break;
+        }
+    }
+    outcome::tell(config, &end)
+}
+
+fn ask(config: &Client, question: &Question) -> Result<End> {
+    let mut answer = Vec::new();
+    let ended = match converse(config, question, &mut answer)? {
+        End::Told(ended) => ended,
+        end => return Ok(end),
+    };
+    if ended.ending == Ending::Refused {
+        return Ok(End::NotAttached(ended.text));
+    }
+    let Question::List { json } = question else {
+        return Ok(End::Told(ended));
+    };
+    let Ok(mut sessions) = serde_json::from_slice::<Vec<Map<String, Value>>>(&answer) else {
+        return Err(Error::new("the router sent no list of sessions"));
+    };
+    name_users(&mut sessions);
+    let text = match json {
+        true => serde_json::to_string(&sessions).unwrap_or_default() + "\n",
+        false => table(&sessions),
+    };
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(End::Told(ended)),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(End::OutputClosed),
+        Err(error) => Ok(End::OutputFailed(format!("standard output: {}", reason(&error)))),
+    }
+}
+
+/// Asks, and hears the answer to its end.
+fn converse(config: &Client, question: &Question, answer: &mut Vec<u8>) -> Result<End> {
+    let (stream, _) = connect(&config.address, super::PATIENCE)?;
+    let mut to_server = Backlog::default();
+    to_server.push(&encode_bare(proto::HELLO, proto::VERSION));
+    let mut hearing = Hearing::asked();
+    let mut plain = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut until = Instant::now() + PATIENCE;
+    loop {
+        // What it said before it went is still to be read.
+        if !to_server.flush(|bytes| stream.write(bytes).taken()) {
+            to_server.clear();
+        }
+        let mut polled = Several::default();
+        let server = polled.add(stream.as_fd(), true, !to_server.is_empty());
+        let found = polled.wait(Some(until.saturating_duration_since(Instant::now())));
+        if !found.readable(server) {
+            if Instant::now() >= until {
+                return match hearing.is_undecided() {
+                    true => Ok(End::SpeaksPlainly),
+                    false => Err(Error::new("the router does not answer")),
+                };
+            }
+            continue;
+        }
+        until = Instant::now() + PATIENCE;
+        let read = stream.read(&mut buffer);
+        let mut bytes = match read {
+            Read::Bytes(count) => &buffer[..count],
+            Read::Blocked => continue,
+            Read::End | Read::Gone if hearing.is_extended() => {
+                return Ok(End::Lost(String::from("it ended without a word")));
+            }
+            Read::End | Read::Gone if obeying::is_refusal(&plain) => {
+                streams::say_bytes(&plain);
+                return Ok(End::Refused);
+            }
+            Read::End | Read::Gone if plain.is_empty() => {
+                return Err(Error::new("the server closed the connection without a word"));
+            }
+            Read::End | Read::Gone => return Ok(End::SpeaksPlainly),
+        };
+        loop {
+            let output = if hearing.is_extended() { &mut *answer } else { &mut plain };
+            match hearing.next(&mut bytes, output) {
+                None => break,
+                Some(Said::Agreed) => to_server.push(&packets(question)),
+                Some(Said::Ended(ended)) => return Ok(End::Told(ended)),
+                Some(Said::Notice(line)) => stdio::say(&format!("{} {line}", config.name)),
+                Some(Said::Offer(_) | Said::Go(_)) => {}
+            }
+        }
+        if !hearing.is_undecided() && !hearing.is_extended() && !obeying::may_be_refusal(&plain) {
+            return Ok(End::SpeaksPlainly);
+        }
+        if answer.len() > LONGEST {
+            return Err(Error::new("the router's list has no end"));
+        }
+    }
+}
+
+fn packets(question: &Question) -> Vec<u8> {
+    let mut packets = Vec::new();
+    match question {
+        Question::List { .. } => request::encode(Verb::List, b"", &mut packets),
+        Question::Kill(id) => request::encode(Verb::Kill, id.as_bytes(), &mut packets),
+    }
+    packets.extend(encode_bare(proto::VARIABLES, 0));
+    packets
+}
+
+/// A router does not look names up; they are this machine's.
+fn name_users(sessions: &mut [Map<String, Value>]) {
+    let mut names: HashMap<u32, Option<String>> = HashMap::new();
+    for session in sessions {
+        let uid =
+            session.get("uid").and_then(Value::as_u64).and_then(|uid| u32::try_from(uid).ok());
+        let is_named = session.get("user").is_some_and(|user| !user.is_null());
+        if let Some(uid) = uid.filter(|_| !is_named) {
+            let look_up = || Some(User::from_uid(Uid::from_raw(uid)).ok()??.name);
+            let name = names.entry(uid).or_insert_with(look_up);
+            session.insert(String::from("user"), name.clone().into());
+        }
+    }
+}
+
+/// The columns, and what they have of a session.
+type Column = (&'static str, fn(&Map<String, Value>) -> String);
+const COLUMNS: [Column; 8] = [
+    ("ID", |session| text(session, "id")),
+    ("USER", |session| match text(session, "user") {
+        name if name == NOTHING => text(session, "uid"),
+        name => name,
+    }),
+    ("PEER", |session| text(session, "peer_pid")),
+    ("TTY", |session| {
+        let tty = text(session, "tty");
+        tty.strip_prefix("/dev/").map_or(tty.clone(), str::to_owned)
+    }),
+    ("SIZE", |session| match (text(session, "cols"), text(session, "rows")) {
+        (cols, rows) if cols != NOTHING && rows != NOTHING => format!("{cols}x{rows}"),
+        _ => String::from(NOTHING),
+    }),
+    ("STARTED", |session| {
+        // Without the milliseconds.
+        let started = text(session, "started");
+        started.split_once('.').map_or(started.clone(), |(seconds, _)| format!("{seconds}Z"))
+    }),
+    ("IDLE", |session| match session.get("idle").and_then(Value::as_f64) {
+        Some(idle) => duration(idle),
+        None => String::from(NOTHING),
+    }),
+    // The last one has all the room that there is.
+    ("COMMAND", |session| text(session, "command")),
+];
+
+const NOTHING: &str = "-";
+
+/// What a terminal may be shown of a value.
+fn text(session: &Map<String, Value>, key: &str) -> String {
+    match session.get(key) {
+        Some(Value::String(text)) if !text.is_empty() => printable(text.as_bytes()),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::from(NOTHING),
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    // A negative one is 0.
+    let seconds = seconds as u64;
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn table(sessions: &[Map<String, Value>]) -> String {
+    let titles = COLUMNS.map(|(title, _)| title.to_owned());
+    let rows = sessions.iter().map(|session| COLUMNS.map(|(_, of)| of(session)));
+    let rows: Vec<_> = std::iter::once(titles).chain(rows).collect();
+    let length = |row: &[String; 8], index: usize| row[index].chars().count();
+    let width = |index| rows.iter().map(|row| length(row, index)).max().unwrap_or(0) + 2;
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let mut table = String::new();
+    for row in &rows {
+        for (index, field) in row.iter().enumerate() {
+            if index + 1 == COLUMNS.len() {
+                table.push_str(field);
+                break;
+            }
+            let width = widths[index];
+            table.push_str(&format!("{field:width$}"));
+        }
+        table.push('\n');
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_a_line_a_session_and_does_nothing_to_a_terminal() {
+        let sessions: Vec<Map<String, Value>> = serde_json::from_str(
+            r#"[{"id":"0123abcd","user":"root","uid":0,"peer_pid":7,"tty":"/dev/pts/3","rows":24,
+            "cols":80,"started":"2026-11-25T13:00:00.123Z","idle":130.5,"command":"sh\u001b[2J\n"},
+            {"id":"k3x","uid":4001,"new":[1]}]"#,
+        )
+        .expect("sessions");
+        let table = table(&sessions);
+        let lines: Vec<Vec<&str>> =
+            table.lines().map(|line| line.split_whitespace().collect()).collect();
+        let expected: [Vec<&str>; 3] = [
+            COLUMNS.map(|(title, _)| title).to_vec(),
+            vec![
+                "0123abcd",
+                "root",
+                "7",
+                "pts/3",
+                "80x24",
+                "2026-11-25T13:00:00Z",
+                "2m",
+                "sh\u{fffd}[2J\u{fffd}",
+            ],
+            vec!["k3x", "4001", "-", "-", "-", "-", "-", "-"],
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn times_are_short() {
+        let shown = [0.9, 119.0, 120.0, 7200.0, 172_800.0, -1.0, 1e30].map(duration);
+        assert_eq!(shown[..6], ["0s", "119s", "2m", "2h", "2d", "0s"]);
+    }
+}

@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use super::GatewayLoop;
+use super::left::Left;
 use super::quiet::Quiet;
 use super::record::Recording;
 use super::table::{self, Source};
@@ -168,6 +169,7 @@ impl GatewayLoop {
         if self.keeps_time {
             attached.note_traffic();
         }
+        let _armed = Left::arm_for(self.left.as_deref(), &attached.session);
         let Attached { session, wires, last_input, .. } = attached;
         if ready.write {
             session.client_writable(wires);
@@ -208,6 +210,7 @@ impl GatewayLoop {
         if self.keeps_time {
             attached.note_traffic();
         }
+        let _armed = Left::arm_for(self.left.as_deref(), &attached.session);
         if ready.write {
             attached.session.terminal_writable(&mut attached.wires);
         }

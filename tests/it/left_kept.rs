@@ -115,6 +115,30 @@ fn a_client_that_is_lost_with_its_gateway_has_left() {
     });
 }
 
+/// A server that has given up root executes itself again as that user.
+#[test]
+fn without_root_it_is_the_same() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    on_every_server(|flavor| {
+        let setup = Setup::new(flavor).option("forkptyrouter-detach", "3");
+        let folder = setup.bytes_path(b"");
+        std::os::unix::fs::chown(folder, Some(4003), Some(4003)).expect("tests run as root");
+        let server = setup.option("uid", "4003").option("gid", "4003").uwsgi();
+        let mut client = seated(&server, &[("fpty.name", "job")]);
+        client.terminal().send("A=7\n");
+        client.terminal().read_until("$ ");
+        client.leaves();
+        replace_gateway(&server, "kill");
+        replace_gateway(&server, "reload");
+        let mut back = Leaver::comes(&server, "job", &[]).takes();
+        back.terminal().send("echo =$A=; id -u; exit 5\n");
+        back.terminal().read_until("=7=\r\n4003\r\n");
+        assert_eq!(back.ended(), (0, 5, String::new()));
+    });
+}
+
 #[test]
 fn what_ended_is_told_by_the_next_gateway() {
     on_every_server(|flavor| {
@@ -187,6 +211,19 @@ fn a_stop_ends_them() {
         server.stop();
         assert_eq!(attached.ended().0, 6);
         wait_until("nothing is left", || server.processes().is_empty());
+    });
+}
+
+/// Nobody could come to it any more.
+#[test]
+fn a_reload_without_the_option_ends_them() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).ini("forkptyrouter-detach = 3").uwsgi();
+        let client = seated(&server, &[]);
+        client.leaves();
+        std::fs::write(server.path("server.ini"), "[uwsgi]\n").expect("a file");
+        replace_gateway(&server, "reload");
+        wait_until("nothing is left of it", || server.session_processes().is_empty());
     });
 }
 

@@ -38,12 +38,13 @@ use super::GatewayLoop;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use crate::config::router::Router;
+use crate::session::Session;
 use crate::uwsgi::outlives;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
 use fpty::sys::Written;
 use fpty::sys::child::Pid;
-use fpty::sys::interrupt::Interrupts;
+use fpty::sys::interrupt::{Armed, Interrupts};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::pty::Master;
@@ -177,6 +178,14 @@ impl Left {
         }
         poller.add(&left.poller, Source::Left.token(), Interest::READ)?;
         Ok((Some(Box::new(left)), found))
+    }
+
+    /// What keeps a call from waiting while a client comes back to a terminal
+    /// that somebody else had, and may have a copy of; no other session needs it.
+    #[inline]
+    pub fn arm_for(left: Option<&Self>, session: &Session) -> Option<Armed> {
+        let is_coming = left.is_some() && session.is_hidden();
+        left.filter(|_| is_coming).map(|left| left.interrupts.arm())
     }
 
     /// Whether this session can be left.

@@ -69,6 +69,7 @@ const COMMANDS: &[(&str, How)] = &[
         "echo 'hostname; exit' | uwsgi --plugin ./pty_plugin.so --pty-connect /tmp/raw.socket",
         Attaches,
     ),
+    ("./fpty --list /tmp/uwsgi.socket", Prints("/bin/sh", "ID  USER  PEER")),
     // docs/commands.md
     ("uwsgi --plugin ./libforkptyrouter.so --ini examples/commands.ini", Serves),
     ("./fpty /tmp/fpty.socket 'echo $((6 * 7))'", Prints("/bin/sh", "42\n")),

@@ -201,7 +201,7 @@ fn what_is_not_ones_own_does_not_exist() {
         if let Some(several) = several {
             let ended = run(Some(SOMEBODY), &["-k", several, &u]);
             assert_eq!(ended.status.code(), Some(255));
-            assert_eq!(ended.stderr, format!("fpty: several sessions begin with {several}\n"));
+            assert_eq!(ended.stderr, format!("fpty: several sessions are meant by {several}\n"));
         }
         // One beginning that only one has, in large letters; whoever it is ends.
         kill(Some(SOMEBODY), &id(&own[0])[..7].to_uppercase(), &u);
@@ -277,6 +277,61 @@ fn a_gateway_that_hangs_and_a_house_that_is_full() {
     });
 }
 
+/// Those that can be left have more to tell, and are ended without a client.
+#[test]
+fn sessions_that_were_left() {
+    on_every_server(|flavor| {
+        let server = open(
+            Setup::new(flavor)
+                .option("forkpty-urouter", "{dir}/u")
+                .option("forkpty-urouter", "{dir}/v")
+                .option("forkptyrouter-allow-command", "true")
+                .option("forkptyrouter-detach", "5"),
+        );
+        let (to, v) = (server.path("u"), server.path("v"));
+        let begin = |name: &str, command: &[&str]| {
+            let words = [&["-n", name, "-t", &to][..], command].concat();
+            let mut terminal = Terminal::run(fpty(None, &words), 30, 100);
+            terminal.wire.read_until(if command.is_empty() { "$ " } else { "begun" });
+            wait_until("it is raw", || terminal.is_raw());
+            terminal
+        };
+        let mut build = begin("build", &[]);
+        let mut other = begin("other", &["echo begun; read x; exit 3"]);
+        let of = |name: &str| {
+            let sessions = list(None, &v);
+            let found = sessions.iter().find(|one| one["name"] == name);
+            found.cloned().unwrap_or_else(|| panic!("{name}: {sessions:?}"))
+        };
+        let before = of("build");
+        assert_eq!((&before["attached"], &before["ended"]), (&json!(true), &json!(false)));
+        for terminal in [&mut build, &mut other] {
+            terminal.wire.send("\r~d");
+            assert_eq!(terminal.wait().code(), Some(0));
+        }
+        let left = of("build");
+        for same in ["id", "pid", "uid", "tty", "rows", "cols", "command", "socket"] {
+            assert_eq!(left[same], before[same], "{same}");
+        }
+        assert_eq!((&left["attached"], &left["peer_pid"]), (&json!(false), &Value::Null));
+        assert!(left["detached_since"].as_str().unwrap().starts_with("20"), "{left}");
+        // One that has read its line has ended.
+        wait_until("the other one has ended", || of("other")["ended"] == true);
+        let ended = of("other");
+        assert_eq!((&ended["status"], &ended["pid"]), (&json!(3), &Value::Null));
+        assert_eq!(ended["command"], "echo begun; read x; exit 3");
+        if is_root() {
+            assert_eq!(list(Some(SOMEBODY), &to), NOTHING);
+            there_is_none(Some(SOMEBODY), "build", &to);
+            there_is_none(Some(SOMEBODY), id(&left), &to);
+        }
+        kill(None, "build", &to);
+        kill(None, &id(&ended)[..7], &v);
+        assert_eq!(list(None, &to), NOTHING);
+        wait_until("its program is gone", || server.programs().is_empty());
+    });
+}
+
 /// By the protocol's reference, with bytes of our own; and nonsense.
 #[test]
 fn what_goes_over_the_wire() {
@@ -303,7 +358,9 @@ fn what_goes_over_the_wire() {
         let list: Vec<Value> = serde_json::from_slice(&said.output).expect("a list");
         assert_eq!(list.len(), 1);
         let none = (3, 0, String::from("there is no such session"));
-        for request in [&b"k"[..], b"k\0", b"k*", b"k../..", b"k01234567890", b"k\xff\xff"] {
+        for request in
+            [&b"k"[..], b"k\0", b"k*", b"k../..", b"k01234567890", b"kno-name", b"k\xff\xff"]
+        {
             let said = ask(request);
             assert_eq!(said.ended, std::slice::from_ref(&none), "{request:?}");
         }

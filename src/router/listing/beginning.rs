@@ -1,40 +1,49 @@
-//! The id of a session, or how it begins.
+//! Which session is meant: by its id, how that begins, or its name.
 
 use std::fmt;
 
 use crate::router::ids::LENGTH;
 
-/// A part of an id that may be the whole.
+/// The longest name of a session.
+const LONGEST: usize = 64;
+
+/// What was typed: an id, how one begins, or a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beginning {
-    letters: [u8; LENGTH],
+    typed: [u8; LONGEST],
     length: usize,
 }
 
 impl Beginning {
-    /// Of what was typed; `None`: no id begins like that.
-    pub fn of(typed: &[u8]) -> Option<Self> {
-        let length = typed.len();
-        let is_one = (1..=LENGTH).contains(&length) && typed.iter().all(u8::is_ascii_alphanumeric);
-        let mut letters = [0; LENGTH];
-        letters.get_mut(..length).filter(|_| is_one)?.copy_from_slice(typed);
-        letters.make_ascii_lowercase();
-        Some(Self { letters, length })
+    /// Of what was typed; `None`: nothing is called like that.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let length = bytes.len();
+        let is_one = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+        let is_one = length > 0 && bytes.iter().all(is_one);
+        let mut typed = [0; LONGEST];
+        typed.get_mut(..length).filter(|_| is_one)?.copy_from_slice(bytes);
+        Some(Self { typed, length })
     }
 
-    /// Its letters.
+    /// What was typed.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.letters[..self.length]
+        &self.typed[..self.length]
     }
 
-    /// Whether it is a whole id.
+    /// Whether no two sessions are meant: it is as long as an id.
     pub fn is_whole(&self) -> bool {
         self.length == LENGTH
     }
 
-    /// Whether an id begins like that.
+    /// Whether an id begins like that, in whatever letters.
     pub fn begins(&self, id: &str) -> bool {
-        id.as_bytes().starts_with(self.as_bytes())
+        let begins = id.as_bytes().get(..self.length);
+        begins.is_some_and(|begins| begins.eq_ignore_ascii_case(self.as_bytes()))
+    }
+
+    /// Whether this is the name.
+    pub fn is_name(&self, name: &str) -> bool {
+        name.as_bytes() == self.as_bytes()
     }
 }
 
@@ -52,10 +61,11 @@ mod tests {
     fn what_begins_and_what_cannot() {
         let beginning = Beginning::of(b"K3x").expect("one");
         assert!(beginning.begins("k3x01234") && !beginning.begins("k3y01234"));
-        assert!(!beginning.is_whole());
-        assert_eq!(beginning.to_string(), "k3x");
+        assert!(!beginning.is_whole() && beginning.is_name("K3x") && !beginning.is_name("k3x"));
+        assert_eq!(beginning.to_string(), "K3x");
         assert!(Beginning::of(b"k3x01234").is_some_and(|whole| whole.is_whole()));
-        for nonsense in ["", "k3x012345", "k ", "../x", "\u{e9}", "*", "a\0"] {
+        assert!(Beginning::of(b"k3x012345").is_some_and(|long| !long.begins("k3x01234")));
+        for nonsense in ["", "k ", "../x", "\u{e9}", "*", "a\0", &"n".repeat(65)] {
             assert_eq!(Beginning::of(nonsense.as_bytes()), None, "{nonsense}");
         }
     }

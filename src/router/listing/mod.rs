@@ -7,7 +7,7 @@
 //! | `mod.rs` | clients: they ask, and read at their own pace |
 //! | `entry.rs` | a session as a list has it |
 //! | `piece.rs` | some sessions of one gateway, for whoever asks |
-//! | `beginning.rs` | an id, or how it begins |
+//! | `beginning.rs` | which session is meant: an id, how it begins, a name |
 
 pub mod beginning;
 mod entry;
@@ -305,7 +305,7 @@ impl GatewayLoop {
             }
             [found] => found,
             [..] => {
-                let why = format!("several sessions begin with {beginning}");
+                let why = format!("several sessions are meant by {beginning}");
                 return one.ends(&refusal(why));
             }
         };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::router::GatewayLoop;
+use crate::router::ids::LENGTH;
 use crate::router::left::Listed;
 use crate::router::siblings::LONGEST;
 use crate::router::table::Key;
@@ -94,7 +95,7 @@ impl Piece {
 
     /// The places and ids of what was sought.
     pub fn found(&self) -> impl Iterator<Item = (u32, Beginning)> {
-        let each = self.body.chunks_exact(4 + crate::router::ids::LENGTH);
+        let each = self.body.chunks_exact(4 + LENGTH);
         each.filter_map(|bytes| {
             let (place, id) = bytes.split_first_chunk()?;
             Some((u32::from_le_bytes(*place), Beginning::of(id)?))
@@ -135,7 +136,8 @@ impl GatewayLoop {
             match asking.beginning {
                 Some(beginning) => {
                     let id = self.listed_id(one);
-                    if beginning.begins(&id) {
+                    let is_meant = beginning.begins(&id) || self.has_name(one, beginning);
+                    if is_meant && id.len() == LENGTH {
                         body.extend_from_slice(&place.to_le_bytes());
                         body.extend_from_slice(id.as_bytes());
                         listed += 1;
@@ -206,6 +208,15 @@ impl GatewayLoop {
     /// What is known of a session that can be left.
     pub(super) fn left_session(&self, key: Key) -> Option<Listed<'_>> {
         self.left.as_ref()?.of_session(key)
+    }
+
+    fn has_name(&self, one: One, name: Beginning) -> bool {
+        let left = match one {
+            One::Here(Subject::Session(key)) => self.left_session(key),
+            One::Here(Subject::Command(_)) => None,
+            One::Left(key) => self.left.as_ref().and_then(|left| left.alone_or_over(key)),
+        };
+        left.is_some_and(|left| name.is_name(left.name))
     }
 
     /// The id of one.

@@ -14,16 +14,17 @@ pub struct AskingArguments {
     #[arg(long, requires = "list")]
     pub json: bool,
 
-    /// End the session whose id begins with ID
+    /// End the session ID: the beginning will do
     #[arg(short, long, value_name = "ID", value_parser = id, value_hint = ValueHint::Other,
         conflicts_with_all = ["command", "ssh", "raw", "tty", "no_tty"])]
     pub kill: Option<String>,
 }
 
 fn id(typed: &str) -> Result<String, String> {
-    match !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+    let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match !typed.is_empty() && typed.bytes().all(is_one) {
         true => Ok(typed.to_owned()),
-        false => Err(String::from("not the beginning of an id, see --list")),
+        false => Err(String::from("neither a session's id nor its name")),
     }
 }
 

@@ -170,8 +170,10 @@ fn name_users(sessions: &mut [Map<String, Value>]) {
 
 /// The columns, and what they have of a session.
 type Column = (&'static str, fn(&Map<String, Value>) -> String);
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 10] = [
     ("ID", |session| text(session, "id")),
+    ("NAME", |session| text(session, "name")),
+    ("STATE", state),
     ("USER", |session| match text(session, "user") {
         name if name == NOTHING => text(session, "uid"),
         name => name,
@@ -185,11 +187,7 @@ const COLUMNS: [Column; 8] = [
         (cols, rows) if cols != NOTHING && rows != NOTHING => format!("{cols}x{rows}"),
         _ => String::from(NOTHING),
     }),
-    ("STARTED", |session| {
-        // Without the milliseconds.
-        let started = text(session, "started");
-        started.split_once('.').map_or(started.clone(), |(seconds, _)| format!("{seconds}Z"))
-    }),
+    ("STARTED", |session| time(session, "started")),
     ("IDLE", |session| match session.get("idle").and_then(Value::as_f64) {
         Some(idle) => duration(idle),
         None => String::from(NOTHING),
@@ -198,7 +196,26 @@ const COLUMNS: [Column; 8] = [
     ("COMMAND", |session| text(session, "command")),
 ];
 
+/// What is only shown where there is something in it.
+const OF_THOSE_THAT_CAN_BE_LEFT: [&str; 2] = ["NAME", "STATE"];
+
 const NOTHING: &str = "-";
+
+/// Whether anybody is there: nothing of a session that cannot be left.
+fn state(session: &Map<String, Value>) -> String {
+    match (session.get("ended"), session.get("attached")) {
+        (Some(Value::Bool(true)), _) => format!("ended {}", text(session, "status")),
+        (_, Some(Value::Bool(false))) => format!("left {}", time(session, "detached_since")),
+        (_, Some(Value::Bool(true))) => String::from("attached"),
+        _ => String::from(NOTHING),
+    }
+}
+
+/// A time without the milliseconds.
+fn time(session: &Map<String, Value>, key: &str) -> String {
+    let time = text(session, key);
+    time.split_once('.').map_or(time.clone(), |(seconds, _)| format!("{seconds}Z"))
+}
 
 /// What a terminal may be shown of a value.
 fn text(session: &Map<String, Value>, key: &str) -> String {
@@ -221,16 +238,19 @@ fn duration(seconds: f64) -> String {
 }
 
 fn table(sessions: &[Map<String, Value>]) -> String {
-    let titles = COLUMNS.map(|(title, _)| title.to_owned());
-    let rows = sessions.iter().map(|session| COLUMNS.map(|(_, of)| of(session)));
-    let rows: Vec<_> = std::iter::once(titles).chain(rows).collect();
-    let length = |row: &[String; 8], index: usize| row[index].chars().count();
-    let width = |index| rows.iter().map(|row| length(row, index)).max().unwrap_or(0) + 2;
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let has_something = |(_, of): &Column| sessions.iter().any(|session| of(session) != NOTHING);
+    let is_shown =
+        |column: &Column| !OF_THOSE_THAT_CAN_BE_LEFT.contains(&column.0) || has_something(column);
+    let columns: Vec<Column> = COLUMNS.into_iter().filter(is_shown).collect();
+    let titles: Vec<String> = columns.iter().map(|(title, _)| String::from(*title)).collect();
+    let row = |session| columns.iter().map(|(_, of)| of(session)).collect::<Vec<String>>();
+    let rows: Vec<_> = std::iter::once(titles).chain(sessions.iter().map(row)).collect();
+    let width = |index: usize| rows.iter().map(|row| row[index].chars().count()).max();
+    let widths: Vec<usize> = (0..columns.len()).map(|at| width(at).unwrap_or(0) + 2).collect();
     let mut table = String::new();
     for row in &rows {
         for (index, field) in row.iter().enumerate() {
-            if index + 1 == COLUMNS.len() {
+            if index + 1 == columns.len() {
                 table.push_str(field);
                 break;
             }
@@ -258,7 +278,7 @@ mod tests {
         let lines: Vec<Vec<&str>> =
             table.lines().map(|line| line.split_whitespace().collect()).collect();
         let expected: [Vec<&str>; 3] = [
-            COLUMNS.map(|(title, _)| title).to_vec(),
+            vec!["ID", "USER", "PEER", "TTY", "SIZE", "STARTED", "IDLE", "COMMAND"],
             vec![
                 "0123abcd",
                 "root",
@@ -272,6 +292,21 @@ mod tests {
             vec!["k3x", "4001", "-", "-", "-", "-", "-", "-"],
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn who_can_come_back_sees_to_what() {
+        let sessions: Vec<Map<String, Value>> = serde_json::from_str(
+            r#"[{"id":"a","name":"job","attached":false,"ended":false,
+            "detached_since":"2026-11-25T13:32:08.000Z"},
+            {"id":"b","attached":true,"ended":false},
+            {"id":"c","attached":false,"ended":true,"status":7}]"#,
+        )
+        .expect("JSON");
+        let table = table(&sessions);
+        for part in ["NAME", "job", "left 2026-11-25T13:32:08Z", "attached", "ended 7"] {
+            assert!(table.contains(part), "{table}");
+        }
     }
 
     #[test]

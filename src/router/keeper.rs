@@ -19,7 +19,7 @@ use fpty::sys::child::{Exit, Pid};
 use fpty::sys::detached;
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::poll::{Interest, Poller, Several};
 use fpty::sys::sessions::{Leader, SessionKiller};
 use fpty::sys::socket::Stream;
 use fpty::sys::stdio::{self, Output};
@@ -291,15 +291,27 @@ fn take_those_over(sessions: &mut HashMap<u64, Kept>, now: Instant) -> Vec<Kept>
     tokens.into_iter().filter_map(|token| sessions.remove(&token)).collect()
 }
 
+/// Whether a session's client has closed its connection.
+fn has_left(kept: &Kept) -> bool {
+    kept.client.as_ref().is_none_or(|client| {
+        let mut polled = Several::default();
+        let at = polled.add(client.as_fd(), false, false);
+        polled.wait(Some(Duration::ZERO)).hung_up(at)
+    })
+}
+
 /// Tells a client how its program ended.
 fn tell(kept: &mut Kept, log: &Option<Output>) {
     let exit = kept.program.exit();
     let why = match exit {
         Some(Exit::Status(_)) => Gone::Exit,
+        // The kernel hangs a program up whose client has left, and that may be
+        // heard of first.
+        Some(Exit::Signal { number: libc::SIGHUP, .. }) if has_left(kept) => Gone::Hangup,
         Some(Exit::Signal { .. }) => Gone::Signal,
         None => Gone::Lost,
     };
-    kept.last.say(log, why, exit);
+    kept.last.say(log, why, exit.filter(|_| why != Gone::Hangup));
     let ended = exit.map(of_exit).unwrap_or_else(|| {
         let why = "its gateway was killed, and this kernel does not tell a program's status";
         Ended::because(Ending::Lost, why)

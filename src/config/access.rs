@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use fpty::error::{Error, Result};
 use fpty::sys::accounts;
-use fpty::sys::credentials::Credentials;
+use fpty::sys::credentials::{Credentials, OF_ELSEWHERE};
 
 /// An address and the bits of it that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +49,6 @@ pub struct Access {
     allow_addresses: Option<Vec<Network>>,
     deny_root: bool,
 }
-
-/// Whoever is in a user namespace that has no number here looks like this one
-/// (user_namespaces(7), overflowuid): nobody's name is theirs.
-const OF_ELSEWHERE: u32 = 65534;
 
 impl Network {
     /// Reads an address with or without a prefix length.

@@ -43,10 +43,7 @@ impl GatewayLoop {
         let line = format!("forkptyrouter: {name}: {who} is refused: {why}");
         self.doors.log_refusal(&line);
         let _ = client.write(format!("forkptyrouter: session refused: {REFUSED}\r\n").as_bytes());
-        client.end();
-        // Unread input would turn our close into a reset, which may overtake
-        // the line.
-        let _ = client.read(&mut self.turn.buffer[..]);
+        self.let_it_read(client);
         self.told.refused(Some(client), Refusal::Denied, why);
         false
     }

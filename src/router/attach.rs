@@ -160,9 +160,7 @@ impl GatewayLoop {
         if ended {
             session.client_ended();
         }
-        if opening.variables.left_some_out() {
-            let (most, bytes) = (variables::MOST, variables::MOST_BYTES);
-            let line = format!("some variables were left out: at most {most}, and {bytes} bytes");
+        if let Some(line) = opening.variables.remark() {
             session.notice(&line, wires);
         }
         let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
@@ -320,21 +318,22 @@ impl GatewayLoop {
             true => client.write(&why.packet()),
             false => client.write(format!("{line}\r\n").as_bytes()),
         };
-        client.end();
-        // Unread input would turn our close into a reset, which may overtake
-        // the line.
-        let _ = client.read(&mut self.turn.buffer[..]);
+        self.let_it_read(client);
         self.doors.log_refusal(&line);
         self.told.refused(Some(client), Refusal::of(&why), &why.text);
     }
 
-    /// Ends a session that never was one, because its program could not be
-    /// executed.
-    pub(super) fn not_executed(&mut self, key: Key, why: Ended) {
-        self.refuse_session(key, why);
+    /// What a client was just told is the last word to it.
+    pub(super) fn let_it_read(&mut self, client: &Stream) {
+        client.end();
+        // Unread input would turn our close into a reset, which may overtake
+        // the line.
+        let _ = client.read(&mut self.turn.buffer[..]);
     }
 
-    fn refuse_session(&mut self, key: Key, why: Ended) {
+    /// Ends a session that never was one, because its program could not be
+    /// executed, or nobody can wait for it.
+    pub(super) fn refuse_session(&mut self, key: Key, why: Ended) {
         if let Some(mut attached) = self.sessions.remove(key) {
             self.told.was_none(Subject::Session(key));
             self.seats.ended(Subject::Session(key));
@@ -355,7 +354,7 @@ pub(super) fn is_handed_over_by(rules: &Rules) -> bool {
 /// The end of a session whose program cannot be executed, as a shell has it:
 /// 127 for one that is not there.
 pub(super) fn not_executable(program: &Program, errno: i32) -> Ended {
-    // Of another step than that there is more above it.
+    // Where it was not execve(2) that failed there is a step above the errno.
     let value = if errno == libc::ENOENT { 127 } else { 126 };
     let text = program.refusal(errno).to_string();
     Ended { ending: Ending::ExecFailed, value, text }

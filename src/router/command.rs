@@ -7,11 +7,10 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 use super::GatewayLoop;
 use super::aftercare::Kind;
 use super::doors::Newcomer;
+use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use super::told::Subject;
@@ -22,7 +21,7 @@ use crate::session::command::{Command, Streams};
 use crate::session::greeting::Opening;
 use fpty::ended::of_exit;
 use fpty::error::{Error, Result, reason};
-use fpty::proto::{Ended, Ending, HEADER, variables};
+use fpty::proto::{Ended, Ending, HEADER};
 use fpty::relay::is_free;
 use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::peer::Arrived;
@@ -32,11 +31,6 @@ use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::spawn::{self, Started};
 use fpty::sys::streams::{FromProgram, ToProgram, may_be_passed};
 use fpty::sys::{Read, Written};
-
-/// How often a TCP client is looked after that leaves output unanswered, and
-/// how long it may.
-const LOOK: Duration = Duration::from_secs(20);
-const UNANSWERED: Duration = Duration::from_secs(120);
 
 /// The commands without a terminal of a gateway.
 #[derive(Default)]
@@ -110,7 +104,7 @@ impl Streams for Wires {
 
     fn signal(&mut self, number: u8) {
         if let Some(program) = self.program {
-            child::signal_group_by_number(program, number.into());
+            child::signal_group(program.as_raw(), number.into());
         }
     }
 }
@@ -237,13 +231,11 @@ impl GatewayLoop {
         if !self.turn.input.is_empty() {
             command.client_sent(&self.turn.input, wires);
         }
-        if opening.variables.left_some_out() {
-            let (most, bytes) = (variables::MOST, variables::MOST_BYTES);
-            let line = format!("some variables were left out: at most {most}, and {bytes} bytes");
+        if let Some(line) = opening.variables.remark() {
             command.notice(&line, wires);
         }
         if transport == Transport::Tcp {
-            self.after(LOOK, Due::CommandUnanswered(key));
+            self.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
         }
         self.settle_command(key);
     }
@@ -367,7 +359,7 @@ impl GatewayLoop {
             command.client_left();
             return self.settle_command(key);
         }
-        self.after(LOOK, Due::CommandUnanswered(key));
+        self.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
     }
 
     fn settle_command(&mut self, key: Key) {
@@ -412,7 +404,7 @@ impl GatewayLoop {
                 if let Some(grace) = self.config.hangup_grace {
                     self.after(grace, Due::Outlived(program));
                 }
-                for signal in [Signal::SIGHUP, Signal::SIGCONT] {
+                for signal in [libc::SIGHUP, libc::SIGCONT] {
                     child::signal_group(program.as_raw(), signal);
                 }
             }

@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 use super::GatewayLoop;
 use super::attach::not_executable;
 use super::table::Key;
@@ -94,7 +92,7 @@ impl GatewayLoop {
         };
         attached.wires.program = None;
         if let Some(why) = failure {
-            return self.not_executed(key, why);
+            return self.refuse_session(key, why);
         }
         self.has_begun(key);
         self.note_exit(key, exit);
@@ -224,8 +222,8 @@ impl GatewayLoop {
                 let _ = program.signal(libc::SIGCONT);
             }
             if let Some(group) = foreground.filter(|group| Pid::new(*group) != Some(program)) {
-                child::signal_group(group, Signal::SIGHUP);
-                child::signal_group(group, Signal::SIGCONT);
+                child::signal_group(group, libc::SIGHUP);
+                child::signal_group(group, libc::SIGCONT);
             }
         }
     }

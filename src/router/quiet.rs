@@ -21,10 +21,10 @@ const UNHEARD: Duration = Duration::from_secs(1);
 /// How long a client may leave output unanswered that the kernel sends again
 /// and again: as long as an idle one may leave keepalive probes. (By itself the
 /// kernel gives up after a quarter of an hour.)
-const UNANSWERED: Duration = Duration::from_secs(120);
+pub const UNANSWERED: Duration = Duration::from_secs(120);
 
 /// How often that is looked after, while there is such output.
-const UNANSWERED_LOOK: Duration = Duration::from_secs(20);
+pub const UNANSWERED_LOOK: Duration = Duration::from_secs(20);
 
 /// How often a program that closed its terminal is looked after.
 const REOPENED: Duration = Duration::from_millis(200);

@@ -4,8 +4,6 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-
 use super::super::GatewayLoop;
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
@@ -183,8 +181,8 @@ impl GatewayLoop {
             }
         }
         if let Some(group) = foreground.filter(|group| Pid::new(*group) != Some(pid)) {
-            child::signal_group(group, Signal::SIGHUP);
-            child::signal_group(group, Signal::SIGCONT);
+            child::signal_group(group, libc::SIGHUP);
+            child::signal_group(group, libc::SIGCONT);
         }
     }
 

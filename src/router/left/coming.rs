@@ -1,16 +1,16 @@
 //! A client comes back to a session, or has the one go that is attached.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::super::GatewayLoop;
 use super::super::attach::is_handed_over_by;
 use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
+use super::super::told::clock::Utc;
 use super::super::told::{Said, Subject};
 use super::super::traffic::{Attached, Wires};
-use super::list::written;
 use super::{Entry, LOOK, Place, Taken, leaving, now};
 use crate::config::rules::Rules;
 use crate::session::Session;
@@ -121,7 +121,8 @@ impl GatewayLoop {
         match &mut entry.place {
             Place::Alone(_) | Place::Over(_) => self.come_next(key, waiting),
             Place::Attached(taken) if !asked.steals => {
-                let (who, since) = (taken.uid, written(taken.since));
+                let since = UNIX_EPOCH + Duration::from_secs(taken.since);
+                let (who, since) = (taken.uid, Utc::of(since).in_seconds());
                 let why = format!(
                     "uid {who} is attached since {since} (--steal takes it, --read-only watches)"
                 );

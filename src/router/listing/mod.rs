@@ -27,6 +27,7 @@ use crate::session::greeting::Opening;
 use fpty::proto::request::Verb;
 use fpty::proto::{Ended, Ending, NOTICE, encode_input, encode_packet};
 use fpty::relay::Backlog;
+use fpty::sys::credentials::OF_ELSEWHERE;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Stream;
 
@@ -195,7 +196,7 @@ impl GatewayLoop {
         }
         let mut inquirer = Inquirer {
             client,
-            uid: uid.filter(|uid| *uid != piece::OF_ELSEWHERE),
+            uid: uid.filter(|uid| *uid != OF_ELSEWHERE),
             since: Instant::now(),
             ends: None,
             whose: None,

@@ -33,10 +33,6 @@ const NO_MORE: u32 = u32::MAX;
 /// How another gateway says that it has ended a session.
 pub const ENDED: &[u8] = b"1";
 
-/// Whoever is in a user namespace that has no number here looks like this one
-/// (user_namespaces(7), overflowuid): nothing is its own.
-pub const OF_ELSEWHERE: u32 = 65534;
-
 /// How long a client may take to hear that its session was ended.
 const LAST_WORD: Duration = Duration::from_secs(5);
 
@@ -202,7 +198,7 @@ impl GatewayLoop {
             }
             One::Here(Subject::Command(key)) => self.client_of_command(key)?,
         };
-        Some(client.credentials().map(|peer| peer.uid).filter(|uid| *uid != OF_ELSEWHERE))
+        Some(client.peer_uid())
     }
 
     /// What is known of a session that can be left.

@@ -49,6 +49,12 @@ impl Utc {
         let Self { year, month, day, hour, minute, second, millisecond } = self;
         format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millisecond:03}Z")
     }
+
+    /// The same in seconds.
+    pub fn in_seconds(self) -> String {
+        let Self { year, month, day, hour, minute, second, .. } = self;
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +83,19 @@ mod tests {
         }
         assert_eq!(at(1_000_000_000, 7).rfc3339(), "2001-09-09T01:46:40.007Z");
         assert_eq!(at(1_000_000_000, 7).in_a_name(), "20010909T014640Z");
+    }
+
+    #[test]
+    fn times_are_written_down() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_764_072_000, "2025-11-25T12:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(at(seconds, 0).in_seconds(), text);
+        }
     }
 
     #[test]

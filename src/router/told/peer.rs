@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Uid, User};
 
 use fpty::proto::variables::{LOGNAME, SSH_CONNECTION, Variables};
-use fpty::sys::credentials::Logins;
+use fpty::sys::credentials::{Logins, OF_ELSEWHERE};
 use fpty::sys::socket::Stream;
 
 /// The other end of a connection. What is not known is `None`: of TCP there
@@ -83,10 +83,6 @@ pub struct Names {
     known: HashMap<u32, (Instant, Option<Arc<str>>)>,
     logins: Logins,
 }
-
-/// Whoever is in a user namespace that has no number here looks like this one,
-/// which is `nobody` (user_namespaces(7), overflowuid).
-const OF_ELSEWHERE: u32 = 65534;
 
 /// How long a name is good for.
 const GOOD_FOR: Duration = Duration::from_secs(600);

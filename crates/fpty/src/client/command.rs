@@ -9,8 +9,8 @@ use super::hearing::{Hearing, Said};
 use super::outcome::End;
 use super::outputs::Outputs;
 use super::session::{ASKED_FOR_MORE, PING};
-use super::{Client, introduction, obeying};
-use crate::error::{Context, Error, Result};
+use super::{Client, introduction, obeying, read_signals};
+use crate::error::{Error, Result};
 use crate::proto::{
     self, Answer, AnswerDecoder, END_OF_STREAM, ENDED, Ended, Ending, NOTICE, OFFER, TAKEN, WINDOW,
     encode_bare, printable, window,
@@ -96,13 +96,11 @@ struct Running<'a> {
 /// # Errors
 /// The signals cannot be read, or the outputs are none.
 pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End> {
-    let is_taken = |signal: &Signal| config.heeds.contains(signal) || !signal::is_ignored(*signal);
-    let taken: Vec<Signal> = SIGNALS.into_iter().filter(is_taken).collect();
     // A file that must not grow is an error to tell (SIGXFSZ).
     for signal in [Signal::SIGPIPE, Signal::SIGXFSZ] {
         signal::ignore(signal);
     }
-    let signals = Signals::instead_of_handlers(&taken).context("cannot read signals")?;
+    let signals = read_signals(config, &SIGNALS)?;
     let mut running = Running {
         config,
         stream,

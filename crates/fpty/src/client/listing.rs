@@ -9,14 +9,13 @@ use nix::unistd::{Uid, User};
 use serde_json::{Map, Value};
 
 use super::hearing::{Hearing, Said};
-use super::outcome::{self, End};
+use super::outcome::End;
 use super::{Client, obeying};
 use crate::error::{Error, Result, reason};
 use crate::proto::request::{self, Verb};
 use crate::proto::{self, Ending, encode_bare, printable};
 use crate::relay::Backlog;
 use crate::sys::poll::Several;
-use crate::sys::socket::connect;
 use crate::sys::{Read, stdio, streams};
 
 /// What is asked.
@@ -37,20 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A list has no more bytes than this.
 const LONGEST: usize = 64 * 1024 * 1024;
 
-/// How often a server is asked that speaks plainly.
-const ATTEMPTS: usize = 3;
-
 /// Asks a server, and returns the status to exit with.
 pub fn run(config: &Client, question: &Question) -> i32 {
-    stdio::fill_closed();
-    let mut end = End::SpeaksPlainly;
-    for _ in 0..ATTEMPTS {
-        end = ask(config, question).unwrap_or_else(|error| End::NotAttached(error.to_string()));
-        if end != End::SpeaksPlainly {
-            break;
-        }
-    }
-    outcome::tell(config, &end)
+    super::conclude(config, || ask(config, question))
 }
 
 fn ask(config: &Client, question: &Question) -> Result<End> {
@@ -83,9 +71,8 @@ fn ask(config: &Client, question: &Question) -> Result<End> {
 
 /// Asks, and hears the answer to its end.
 fn converse(config: &Client, question: &Question, answer: &mut Vec<u8>) -> Result<End> {
-    let (stream, _) = connect(&config.address, super::PATIENCE)?;
+    let (stream, _) = super::call(config)?;
     let mut to_server = Backlog::default();
-    to_server.push(&encode_bare(proto::HELLO, proto::VERSION));
     let mut hearing = Hearing::asked();
     let mut plain = Vec::new();
     let mut buffer = vec![0; 64 * 1024];

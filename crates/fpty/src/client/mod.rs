@@ -48,7 +48,7 @@ use nix::sys::signal::Signal;
 use crate::error::{Context, Error, Result};
 use crate::proto::{self, Protocol};
 use crate::sys::signal::{self, Signals};
-use crate::sys::socket::connect;
+use crate::sys::socket::{Stream, Transport, connect};
 use crate::sys::stdio::{self, Output};
 use crate::sys::termios::{Raises, RawMode};
 
@@ -132,12 +132,18 @@ const ENVIRONMENT: [&str; 6] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_*",
 
 /// Runs a session and returns the status to exit with.
 pub fn run(config: &Client) -> i32 {
+    conclude(config, || attach(config))
+}
+
+/// Does something to its end, says how it ended, and returns the status to
+/// exit with.
+fn conclude(config: &Client, mut attempt: impl FnMut() -> Result<End>) -> i32 {
     stdio::fill_closed();
     let mut end = End::SpeaksPlainly;
     // On a machine that is too busy a router may have given us up before our
     // first word reached it.
     for _ in 0..ATTEMPTS {
-        end = attach(config).unwrap_or_else(|error| End::NotAttached(error.to_string()));
+        end = attempt().unwrap_or_else(|error| End::NotAttached(error.to_string()));
         if end != End::SpeaksPlainly {
             break;
         }
@@ -145,29 +151,38 @@ pub fn run(config: &Client) -> i32 {
     outcome::tell(config, &end)
 }
 
-fn attach(config: &Client) -> Result<End> {
-    if config.protocol == Protocol::Raw && (config.needs_more() || !config.wants_terminal()) {
-        return Err(Error::new("raw mode has only the configured program: use uwsgi mode"));
-    }
+/// Connects, and says hello to a server that may understand it.
+fn call(config: &Client) -> Result<(Stream, Transport)> {
     let (stream, transport) = connect(&config.address, PATIENCE)?;
     if config.protocol == Protocol::Uwsgi {
         // At once: a router waits only so long for the first word. A new
         // connection has room for it.
         let _ = stream.write(&proto::encode_bare(proto::HELLO, proto::VERSION));
     }
+    Ok((stream, transport))
+}
+
+/// Has these signals read, but for those that are ignored here.
+fn read_signals(config: &Client, signals: &[Signal]) -> Result<Signals> {
+    let is_taken = |signal: &Signal| config.heeds.contains(signal) || !signal::is_ignored(*signal);
+    let taken: Vec<Signal> = signals.iter().copied().filter(is_taken).collect();
+    Signals::instead_of_handlers(&taken).context("cannot read signals")
+}
+
+fn attach(config: &Client) -> Result<End> {
+    if config.protocol == Protocol::Raw && (config.needs_more() || !config.wants_terminal()) {
+        return Err(Error::new("raw mode has only the configured program: use uwsgi mode"));
+    }
+    let (stream, transport) = call(config)?;
     if !config.wants_terminal() {
         return command::run(config, stream, transport);
     }
-    // Before the terminal changes, so that nothing can end us in between.
-    let taken: Vec<Signal> = SIGNALS
-        .into_iter()
-        .filter(|signal| config.heeds.contains(signal) || !signal::is_ignored(*signal))
-        .collect();
     // A file that must not grow is an error to tell (SIGXFSZ).
     for signal in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE, Signal::SIGXFSZ] {
         signal::ignore(signal);
     }
-    let signals = Signals::instead_of_handlers(&taken).context("cannot read signals")?;
+    // Before the terminal changes, so that nothing can end us in between.
+    let signals = read_signals(config, &SIGNALS)?;
     let output = Output::stdout().context("cannot write to standard output")?;
     let terminal = match stdio::stdin_is_a_terminal() {
         true => {

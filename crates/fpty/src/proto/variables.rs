@@ -104,6 +104,13 @@ impl Variables {
         self.left_out
     }
 
+    /// What the client is told then.
+    pub fn remark(&self) -> Option<String> {
+        let line =
+            || format!("some variables were left out: at most {MOST}, and {MOST_BYTES} bytes");
+        self.left_some_out().then(line)
+    }
+
     fn is_full(&self) -> bool {
         self.pairs.len() >= MOST || self.bytes >= MOST_BYTES
     }

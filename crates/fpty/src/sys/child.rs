@@ -3,7 +3,6 @@
 use std::io;
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
 
 /// A process that is not us, not init, and no group: above 1.
@@ -78,17 +77,11 @@ impl std::fmt::Display for Pid {
 /// names it.
 ///
 /// [`Master::foreground_group`]: super::pty::Master::foreground_group
-pub fn signal_group(group: i32, signal: Signal) {
+pub fn signal_group(group: i32, number: i32) {
     if group > 1 {
-        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), signal);
+        // SAFETY: no memory is involved; the group is above 1.
+        unsafe { libc::kill(-group, number) };
     }
-}
-
-/// Sends a signal by its number to the process group of a leader that was not
-/// reaped.
-pub fn signal_group_by_number(leader: Pid, number: i32) {
-    // SAFETY: no memory is involved; the group is above 1.
-    unsafe { libc::kill(-leader.0, number) };
 }
 
 /// Reaps one child that has ended, whichever. The kernel looks through all of

@@ -25,6 +25,10 @@ pub struct Credentials {
     pub gid: u32,
 }
 
+/// Whoever is in a user namespace that has no number here looks like this one,
+/// which is `nobody` (user_namespaces(7), overflowuid of proc(5)).
+pub const OF_ELSEWHERE: u32 = 65_534;
+
 /// `SO_PEERPIDFD` of linux/socket.h (Linux 6.5).
 const SO_PEERPIDFD: libc::c_int = 77;
 

@@ -75,8 +75,8 @@ impl Leader {
     /// Sends SIGHUP to the process group that it leads.
     pub fn hang_up(&self) {
         // It was proved a moment ago.
-        super::child::signal_group(self.pid.as_raw(), nix::sys::signal::Signal::SIGHUP);
-        super::child::signal_group(self.pid.as_raw(), nix::sys::signal::Signal::SIGCONT);
+        super::child::signal_group(self.pid.as_raw(), libc::SIGHUP);
+        super::child::signal_group(self.pid.as_raw(), libc::SIGCONT);
     }
 
     fn signal(&self, number: i32) {

@@ -12,6 +12,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
 };
 
+use super::credentials::OF_ELSEWHERE;
 use super::{Read, Written};
 use crate::error::{Context, Error, Result};
 
@@ -127,9 +128,7 @@ impl Stream {
     /// `None` where that cannot be known: over TCP, or of a user namespace in
     /// which that user has no number.
     pub fn peer_uid(&self) -> Option<u32> {
-        /// What the kernel says of such a user (overflowuid of proc(5)).
-        const UNKNOWN: u32 = 65_534;
-        Some(self.credentials()?.uid).filter(|uid| *uid != u32::MAX && *uid != UNKNOWN)
+        Some(self.credentials()?.uid).filter(|uid| *uid != u32::MAX && *uid != OF_ELSEWHERE)
     }
 
     /// Waits until something can be written; not for long.

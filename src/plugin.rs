@@ -180,7 +180,7 @@ unsafe extern "C" fn router_before_all(
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
         let config = locked(&ROUTER).clone();
         let there_are_clients = sockets::asked_for(Owner::Router);
-        let rules = config.all_rules().filter(|_| there_are_clients);
+        let rules = config.early_rules().filter(|_| there_are_clients);
         door::open(rules.map(|rules| rules.record))
     });
     if let Err(error) = outcome {
@@ -202,16 +202,20 @@ unsafe extern "C" fn router_init() -> c_int {
         if let Some(stats) = &config.stats {
             sockets::add(stats, Role::Stats, 0)?;
         }
-        config.check()?;
+        let config = {
+            let mut router = locked(&ROUTER);
+            router.resolve()?;
+            router.clone()
+        };
         sockets::bind(Owner::Router, |number| config.ownership(number))?;
         aftercare::reserve(config.processes);
-        outlives::reserve(config.all_rules().any(|rules| rules.detach.sessions > 0));
+        outlives::reserve(config.all_rules().iter().any(|rules| rules.detach.sessions > 0));
         told::counters::reserve(config.processes);
         siblings::reserve(config.processes);
         if config.has_limits() {
             seats::reserve(config.processes);
         }
-        if config.all_rules().any(|rules| rules.audit.is_some()) {
+        if config.all_rules().iter().any(|rules| rules.audit.is_some()) {
             told::board::reserve(config.processes);
         }
         gateway::register(config.processes, config.harakiri, |gateway| {

@@ -279,6 +279,8 @@ pub struct Router {
     pub rules: Rules,
     /// Sockets with rules of their own.
     pub own: Vec<Own>,
+    /// The rules of all sockets, by their number: see [`Router::resolve`].
+    all: Vec<Rules>,
     /// How many gateways share the sockets, at least 1.
     pub processes: u32,
     /// How many events one turn of the loop takes, at least 1.
@@ -310,6 +312,7 @@ impl Default for Router {
         Self {
             rules: Rules::default(),
             own: Vec::new(),
+            all: Vec::new(),
             processes: 1,
             events: 64,
             stats: None,
@@ -329,7 +332,7 @@ const MAX_EVENTS: u32 = 65_536;
 impl Router {
     /// Whether anything limits how many there may be, or how fast they come.
     pub fn has_limits(&self) -> bool {
-        self.all_rules().any(|rules| {
+        self.all_rules().iter().any(|rules| {
             rules.max_sessions.is_some()
                 || rules.max_user_sessions.is_some()
                 || rules.rate.is_some()
@@ -338,12 +341,18 @@ impl Router {
 
     /// Whether it is to be known when a byte last went.
     pub fn keeps_time(&self) -> bool {
-        self.all_rules().any(|rules| rules.timeout.is_some()) || self.stats.is_some()
+        self.all_rules().iter().any(|rules| rules.timeout.is_some()) || self.stats.is_some()
     }
 
     /// The rules of all sockets: the global ones first, then those of
-    /// [`Router::own`].
-    pub fn all_rules(&self) -> impl Iterator<Item = Rules> {
+    /// [`Router::own`]. None before [`Router::resolve`].
+    pub fn all_rules(&self) -> &[Rules] {
+        &self.all
+    }
+
+    /// The same before that: the server is not in its jail yet, and a name may
+    /// come to mean another number there.
+    pub fn early_rules(&self) -> impl Iterator<Item = Rules> {
         let own = (1..).zip(&self.own);
         let own = own.filter_map(|(number, own)| own.numbered_rules(&self.rules, number).ok());
         std::iter::once(self.rules.clone()).chain(own)
@@ -355,14 +364,16 @@ impl Router {
         own.map(|own| own.ownership).unwrap_or_default()
     }
 
-    /// What can be told only when all options are known.
+    /// Makes the rules of all sockets, once, when all options are known: to look
+    /// names up may take long.
     ///
     /// # Errors
-    /// A program is to run in a folder that there is not, or as somebody whom this
-    /// process cannot become.
-    pub fn check(&self) -> Result<()> {
-        for own in &self.own {
-            let rules = own.numbered_rules(&self.rules, 0)?;
+    /// A name that is not known any more; a program is to run in a folder that
+    /// there is not, or as somebody whom this process cannot become.
+    pub fn resolve(&mut self) -> Result<()> {
+        let mut all = vec![self.rules.clone()];
+        for (number, own) in (1..).zip(&self.own) {
+            let rules = own.numbered_rules(&self.rules, number)?;
             if let Some(folder) = &rules.folder {
                 let path = Path::new(OsStr::from_bytes(folder.as_bytes()));
                 if !path.is_dir() {
@@ -373,17 +384,18 @@ impl Router {
                     )));
                 }
             }
-            let Some(identity) = rules.identity else { continue };
-            if identity.is_ours() || accounts::may_change() {
-                continue;
+            let becomes_another = rules.identity.as_ref().is_some_and(|it| !it.is_ours());
+            if becomes_another && !accounts::may_change() {
+                return Err(Error::new(format!(
+                    "option {}: uid, gid, groups: the server runs as user {} and cannot become \
+                     another: start it as root and leave its own uid and gid out",
+                    own.option(),
+                    accounts::own_uid()
+                )));
             }
-            return Err(Error::new(format!(
-                "option {}: uid, gid, groups: the server runs as user {} and cannot become another: \
-                 start it as root and leave its own uid and gid out",
-                own.option(),
-                accounts::own_uid()
-            )));
+            all.push(rules);
         }
+        self.all = all;
         Ok(())
     }
 

@@ -186,7 +186,7 @@ impl GatewayLoop {
         // A pipe raises it; what became of a write says it all.
         block(Signal::SIGPIPE);
         let limit = fpty::sys::raise_descriptor_limit().ok();
-        let rules: Vec<Rc<Rules>> = config.all_rules().map(Rc::new).collect();
+        let rules: Vec<Rc<Rules>> = config.all_rules().iter().cloned().map(Rc::new).collect();
         let programs: Vec<Arc<Program>> =
             rules.iter().map(|rules| Arc::new(programs::of_rules(rules, limit))).collect();
         let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;

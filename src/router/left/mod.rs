@@ -155,7 +155,7 @@ impl Left {
         ordinal: usize,
         poller: &Poller,
     ) -> std::io::Result<(Option<Box<Self>>, adopt::Found)> {
-        let any = config.all_rules().any(|rules| rules.detach.sessions > 0);
+        let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
         if !any || outlives::get().is_none() || !PidFd::there_are() {
             return Ok((None, Vec::new()));
         }

@@ -6,6 +6,9 @@ pub mod documents;
 pub mod fake;
 pub mod leaver;
 pub mod measure;
+// The same as in the tests of the client alone.
+#[allow(dead_code)]
+#[path = "../../../crates/fpty/tests/coming/person.rs"]
 pub mod person;
 pub mod process;
 pub mod refusal;

@@ -17,7 +17,8 @@ use fpty::sys::pty::{self, Master, Slave};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use super::person::DEADLINE;
+use super::DEADLINE;
+use super::person::Person;
 
 /// What the test may know.
 #[derive(Clone, Debug, Default)]
@@ -492,5 +493,25 @@ impl Session {
         let program = command.spawn().unwrap();
         let remains = Remains::new(256 * 1024, size).unwrap();
         Self { master, _slave: slave, program, remains, total: 0, ended: None }
+    }
+}
+
+impl Person {
+    /// Runs the command with these arguments before the address.
+    pub fn run(gateway: &Gateway, arguments: &[&str], size: (u16, u16)) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fpty"));
+        command.args(arguments).arg(&gateway.address);
+        Self::runs(command, size)
+    }
+
+    /// Runs it for a new session.
+    pub fn begins(gateway: &Gateway, arguments: &[&str], size: (u16, u16)) -> Self {
+        Self::run(gateway, arguments, size)
+    }
+
+    /// Runs it to come back.
+    pub fn attaches(gateway: &Gateway, arguments: &[&str], size: (u16, u16)) -> Self {
+        let arguments = [arguments, &["-a", "k3x9"]].concat();
+        Self::run(gateway, &arguments, size)
     }
 }

@@ -4,12 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod gateway;
+// The tests with real servers have the same person, who does other things there.
+#[allow(dead_code)]
 mod person;
 
 use std::time::Duration;
 
 use gateway::Gateway;
 use person::Person;
+
+/// How long anything may take.
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How a shell is started that says nothing of this machine.
 const SHELL: &str = "PS1='$ ' exec bash --norc --noprofile -i";

@@ -1,5 +1,5 @@
-//! A person at a terminal: the command on a pseudo-terminal, and an emulator
-//! that shows what it says.
+//! A person at a terminal: a client on a pseudo-terminal, and an emulator that
+//! shows what it says.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -12,10 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 
-use super::gateway::Gateway;
-
-/// How long anything may take.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+use super::DEADLINE;
 
 /// How long a screen does not change that has settled.
 const SETTLED: Duration = Duration::from_millis(250);
@@ -32,15 +29,14 @@ fn window((rows, cols): (u16, u16)) -> Winsize {
 }
 
 impl Person {
-    /// Runs the command with these arguments before the address.
-    pub fn run(gateway: &Gateway, arguments: &[&str], size: (u16, u16)) -> Self {
+    /// Runs a client on a terminal of this size.
+    pub fn runs(mut command: Command, size: (u16, u16)) -> Self {
         let pty = openpty(Some(&window(size)), None).unwrap();
         for end in [&pty.master, &pty.slave] {
             let flag = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
             nix::fcntl::fcntl(end, flag).unwrap();
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fpty"));
-        command.args(arguments).arg(&gateway.address).env("TERM", "xterm-256color");
+        command.env("TERM", "xterm-256color");
         let slave = || File::from(pty.slave.try_clone().unwrap());
         command.stdin(slave()).stdout(slave()).stderr(slave());
         // SAFETY: setsid and ioctl are async-signal-safe and touch no memory.
@@ -59,16 +55,13 @@ impl Person {
         Self { terminal: pty.master, client, screen, shown: RefCell::default() }
     }
 
-    /// Runs it for a new session.
-    pub fn begins(gateway: &Gateway, arguments: &[&str], size: (u16, u16)) -> Self {
-        Self::run(gateway, arguments, size)
+    /// The client's process.
+    pub fn client(&self) -> i32 {
+        self.client.id() as i32
     }
 
-    /// Runs it to come back.
-    pub fn attaches(gateway: &Gateway, arguments: &[&str], size: (u16, u16)) -> Self {
-        let arguments = [arguments, &["-a", "k3x9"]].concat();
-        Self::run(gateway, &arguments, size)
-    }
+    /// Has it killed, as with a machine that is gone.
+    pub fn vanishes(self) {}
 
     pub fn send(&self, keys: &str) {
         let mut bytes = keys.as_bytes();
@@ -126,13 +119,6 @@ impl Person {
         }
     }
 
-    /// Waits until anything was said.
-    pub fn sees_any(&mut self) {
-        while self.shown.borrow().is_empty() {
-            self.looks(DEADLINE);
-        }
-    }
-
     /// Waits until nothing changes any more.
     pub fn settles(&self) {
         while self.looks(SETTLED) {}
@@ -158,11 +144,6 @@ impl Person {
         text
     }
 
-    /// All that was said so far.
-    pub fn shown(&self) -> String {
-        String::from_utf8_lossy(&self.shown.borrow()).into_owned()
-    }
-
     /// At least so many lines are above the screen.
     #[track_caller]
     pub fn has_scrolled(&mut self, lines: usize) {
@@ -170,6 +151,33 @@ impl Person {
         screen.set_scrollback(usize::MAX);
         assert!(screen.scrollback() >= lines, "{}", screen.scrollback());
         screen.set_scrollback(0);
+    }
+
+    /// All lines, those above the screen, too.
+    pub fn all_lines(&mut self) -> String {
+        let screen = self.screen.get_mut().screen_mut();
+        let mut text = String::new();
+        screen.set_scrollback(usize::MAX);
+        let above = screen.scrollback();
+        for back in (1..=above).rev() {
+            screen.set_scrollback(back);
+            text.push_str(screen.rows(0, u16::MAX).next().unwrap_or_default().trim_end());
+            text.push('\n');
+        }
+        screen.set_scrollback(0);
+        text + &screen.contents()
+    }
+
+    /// Waits until anything was said.
+    pub fn sees_any(&mut self) {
+        while self.shown.borrow().is_empty() {
+            self.looks(DEADLINE);
+        }
+    }
+
+    /// All that was said so far.
+    pub fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.borrow()).into_owned()
     }
 
     /// Everything that an emulator knows of the screen.
@@ -205,6 +213,12 @@ impl Person {
             }
         }
         cells
+    }
+
+    /// How the client ended, if it has.
+    pub fn has_ended(&mut self) -> Option<i32> {
+        self.looks(Duration::ZERO);
+        self.client.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
     }
 
     /// How the command ended.

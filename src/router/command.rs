@@ -1,10 +1,17 @@
 //! Commands without a terminal: three streams, passed to the program where
 //! they can be, and else relayed through pipes.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `command.rs` | a command from its start to its end |
+//! | `wires.rs` | its client and its streams |
+//! | `told.rs` | what is told of it |
 
 mod told;
+mod wires;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::GatewayLoop;
@@ -14,23 +21,24 @@ use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use super::told::Subject;
-use super::told::{Gone, Refusal, Traffic};
+use super::told::{Gone, Refusal};
 use super::turn::BUFFER;
 use crate::session::Verdict;
-use crate::session::command::{Command, Streams};
+use crate::session::command::Command;
 use crate::session::greeting::Opening;
 use fpty::ended::of_exit;
-use fpty::error::{Error, Result, reason};
+use fpty::error::reason;
 use fpty::proto::{Ended, Ending, HEADER};
 use fpty::relay::is_free;
+use fpty::sys::Read;
 use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::peer::Arrived;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Ready};
-use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::socket::Transport;
 use fpty::sys::spawn::{self, Started};
-use fpty::sys::streams::{FromProgram, ToProgram, may_be_passed};
-use fpty::sys::{Read, Written};
+
+use wires::{Planned, Wires, passed};
 
 /// The commands without a terminal of a gateway.
 #[derive(Default)]
@@ -65,107 +73,6 @@ struct Commanded {
     exit: Option<Gone>,
     /// Where its client came in.
     door: u16,
-}
-
-/// The ends of a command.
-struct Wires {
-    client: Stream,
-    input: Option<ToProgram>,
-    outputs: [Option<FromProgram>; 2],
-    /// The process, until it is reaped: then its number is no longer its own.
-    program: Option<Pid>,
-    /// By this its process group is known when it was reaped.
-    leader: Option<PidFd>,
-    /// How much goes and when, where somebody wants to know.
-    traffic: Option<Box<Traffic>>,
-}
-
-impl Streams for Wires {
-    fn write_client(&mut self, bytes: &[u8]) -> Written {
-        self.client.write(bytes)
-    }
-
-    fn write_input(&mut self, bytes: &[u8]) -> Written {
-        let written = self.input.as_ref().map_or(Written::Gone, |input| input.write(bytes));
-        if let (Some(traffic), Written::Bytes(count)) = (&mut self.traffic, written) {
-            traffic.took_in(&bytes[..count]);
-        }
-        written
-    }
-
-    fn close_input(&mut self) {
-        // The poller forgets what closes.
-        self.input = None;
-    }
-
-    fn close_output(&mut self, number: u8) {
-        self.outputs[usize::from(number - 1)] = None;
-    }
-
-    fn signal(&mut self, number: u8) {
-        if let Some(program) = self.program {
-            child::signal_group(program.as_raw(), number.into());
-        }
-    }
-}
-
-/// The streams of a program that is about to be started.
-struct Planned {
-    wires_input: Option<ToProgram>,
-    wires_outputs: [Option<FromProgram>; 2],
-    /// What the program gets.
-    ends: [OwnedFd; 3],
-    relayed: [bool; 3],
-}
-
-impl Planned {
-    /// Pipes for what was not passed.
-    fn new(mut passed: [Option<OwnedFd>; 3]) -> std::io::Result<Self> {
-        let relayed = [0, 1, 2].map(|number: usize| passed[number].is_none());
-        let (mut wires_input, mut wires_outputs) = (None, [None, None]);
-        let input = match passed[0].take() {
-            Some(fd) => fd,
-            None => {
-                let (ours, end) = ToProgram::pipe()?;
-                wires_input = Some(ours);
-                end
-            }
-        };
-        let mut output = |number: usize| match passed[number].take() {
-            Some(fd) => Ok(fd),
-            None => FromProgram::pipe().map(|(ours, end)| {
-                wires_outputs[number - 1] = Some(ours);
-                end
-            }),
-        };
-        let ends = [input, output(1)?, output(2)?];
-        Ok(Self { wires_input, wires_outputs, ends, relayed })
-    }
-}
-
-/// The client's descriptors by the stream that they are to become.
-///
-/// # Errors
-/// They are not what they are said to be.
-fn passed(names: &[u8], arrived: Arrived) -> Result<[Option<OwnedFd>; 3]> {
-    let mut passed = [None, None, None];
-    if arrived.truncated || arrived.descriptors.len() != names.len() {
-        let (named, came) = (names.len(), arrived.descriptors.len());
-        return Err(Error::new(format!("{named} descriptors were offered and {came} came")));
-    }
-    for (name, fd) in names.iter().zip(arrived.descriptors) {
-        let number = usize::from(name.wrapping_sub(b'0'));
-        match passed.get_mut(number) {
-            Some(place @ None) if may_be_passed(fd.as_fd(), number) => *place = Some(fd),
-            Some(None) => {
-                return Err(Error::new(format!(
-                    "descriptor {number} is no pipe, no stream socket and not /dev/null"
-                )));
-            }
-            _ => return Err(Error::new("the descriptors are not 0, 1 and 2")),
-        }
-    }
-    Ok(passed)
 }
 
 impl GatewayLoop {

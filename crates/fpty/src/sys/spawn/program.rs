@@ -1,0 +1,185 @@
+//! What is to be executed: where it may be, its arguments and environment, as
+//! whom and where it runs.
+
+use std::ffi::{CStr, CString};
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::sys::DescriptorLimit;
+
+unsafe extern "C" {
+    fn forkpty_signals_not_default() -> libc::c_ulong;
+}
+
+/// A program with its arguments and environment, ready to be started any
+/// number of times, by a process that changes no signal's disposition any
+/// more.
+pub struct Program {
+    /// Where it may be: the first one that there is.
+    pub(super) paths: Vec<CString>,
+    pub(super) argv: Vec<CString>,
+    pub(super) envp: Arc<Vec<CString>>,
+    pub(super) nofile: Option<DescriptorLimit>,
+    pub(super) job: bool,
+    pub(super) not_default: libc::c_ulong,
+    pub(super) folder: Option<CString>,
+    pub(super) user: Option<Arc<As>>,
+}
+
+/// As whom a program runs.
+#[derive(Debug)]
+pub(super) struct As {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: Vec<u32>,
+}
+
+/// What failed, by its number above the errno; the same in spawn.c.
+const STEP_USER: i32 = 1;
+const STEP_FOLDER: i32 = 2;
+
+impl Program {
+    /// A command with a blank goes through `shell -c`, another one is
+    /// executed as it is, as the C plugin does.
+    pub fn from_command(command: &CStr, shell: &CStr) -> Self {
+        let blank = command.to_bytes().iter().any(|byte| matches!(byte, b' ' | b'\t'));
+        if blank {
+            return Self::through_shell(command, shell);
+        }
+        Self::of(vec![command.to_owned()], vec![command.to_owned()])
+    }
+
+    /// A command that goes through `shell -c`.
+    pub fn through_shell(command: &CStr, shell: &CStr) -> Self {
+        let argv = vec![shell.to_owned(), c"-c".to_owned(), command.to_owned()];
+        Self::of(vec![shell.to_owned()], argv)
+    }
+
+    /// A program with its arguments, its name the first of them: looked for
+    /// along this PATH where it has no slash in it, as execvp(3) does.
+    pub fn with_arguments(argv: Vec<CString>, path: &[u8]) -> Self {
+        let name = argv.first().map(|name| name.to_bytes()).unwrap_or_default();
+        let folders: Vec<&[u8]> = match name.contains(&b'/') || name.is_empty() {
+            true => Vec::new(),
+            false => path.split(|byte| *byte == b':').collect(),
+        };
+        let in_folder = |folder: &&[u8]| match folder {
+            // The current one.
+            [] => CString::new(name),
+            _ => CString::new([*folder, b"/", name].concat()),
+        };
+        let mut paths: Vec<CString> = folders.iter().filter_map(|f| in_folder(f).ok()).collect();
+        if paths.is_empty() {
+            paths.extend(argv.first().cloned());
+        }
+        Self::of(paths, argv)
+    }
+
+    fn of(paths: Vec<CString>, argv: Vec<CString>) -> Self {
+        // SAFETY: only asks; no memory of ours is involved.
+        let not_default = unsafe { forkpty_signals_not_default() };
+        Self {
+            paths,
+            argv,
+            envp: Arc::default(),
+            nofile: None,
+            job: false,
+            not_default,
+            folder: None,
+            user: None,
+        }
+    }
+
+    /// It begins no session: it becomes the foreground job of ours, whose
+    /// terminal it gets, and SIGHUP when the calling thread ends.
+    pub fn as_job(mut self) -> Self {
+        self.job = true;
+        self
+    }
+
+    /// Sets the whole environment (`NAME=value`).
+    pub fn environment(mut self, envp: Vec<CString>) -> Self {
+        self.envp = Arc::new(envp);
+        self
+    }
+
+    /// Runs it in another folder.
+    pub fn in_folder(mut self, folder: Option<CString>) -> Self {
+        self.folder = folder;
+        self
+    }
+
+    /// Runs it as another user, with these groups and no others.
+    pub fn as_user(mut self, uid: u32, gid: u32, groups: &[u32]) -> Self {
+        self.user = Some(Arc::new(As { uid, gid, groups: groups.to_vec() }));
+        self
+    }
+
+    /// The user that it runs as, where that is another one.
+    pub fn user(&self) -> Option<u32> {
+        self.user.as_ref().map(|user| user.uid)
+    }
+
+    /// Gives it environment and limits of another one, its folder and user.
+    pub fn surrounded_as(mut self, other: &Self) -> Self {
+        self.envp = Arc::clone(&other.envp);
+        self.nofile = other.nofile;
+        self.folder.clone_from(&other.folder);
+        self.user.clone_from(&other.user);
+        self
+    }
+
+    /// A variable of its environment.
+    pub fn variable(&self, name: &[u8]) -> Option<&[u8]> {
+        let mut pairs = self.envp.iter().map(|pair| pair.to_bytes());
+        pairs.find_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="))
+    }
+
+    /// Gives the program the soft limit of descriptors from before it was raised.
+    pub fn descriptor_limit(mut self, limit: Option<DescriptorLimit>) -> Self {
+        self.nofile = limit.filter(|limit| limit.before != limit.now);
+        self
+    }
+
+    /// Why it could not be executed.
+    pub fn refusal(&self, failure: i32) -> Error {
+        let (step, errno) = (failure >> 16, failure & 0xffff);
+        let reason = crate::error::errno_text(errno);
+        if step == STEP_USER {
+            let uid = self.user().unwrap_or_default();
+            return Error::new(format!("cannot become user {uid}: {reason}"));
+        }
+        if step == STEP_FOLDER {
+            let folder = self.folder.as_ref().map(|folder| folder.to_string_lossy());
+            let folder = folder.unwrap_or_default();
+            return Error::new(format!("cannot change to folder {folder}: {reason}"));
+        }
+        let name = self.argv.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let path = match self.paths.as_slice() {
+            [one] => one.to_string_lossy(),
+            _ => name,
+        };
+        let hint = match errno {
+            libc::ENOENT if self.paths.len() > 1 => " (in no folder of PATH)",
+            libc::ENOENT if !path.contains('/') => " (give a full path)",
+            _ => "",
+        };
+        Error::new(format!("cannot execute {path}: {reason}{hint}"))
+    }
+}
+
+/// An environment in which some variables (`NAME=value`) take the place of
+/// those of the same name.
+pub fn with_variables(mut environment: Vec<CString>, more: &[CString]) -> Vec<CString> {
+    environment.retain(|pair| !more.iter().any(|new| same_name(pair, new)));
+    environment.extend(more.iter().cloned());
+    environment
+}
+
+/// Whether two variables (`NAME=value`) have one name.
+pub(super) fn same_name(one: &CStr, other: &CStr) -> bool {
+    let name = |pair: &CStr| pair.to_bytes().split(|byte| *byte == b'=').next().map(<[u8]>::len);
+    let (one_length, other_length) = (name(one), name(other));
+    one_length == other_length
+        && one_length.is_some_and(|end| one.to_bytes()[..end] == other.to_bytes()[..end])
+}

@@ -12,7 +12,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::harness::client::Pipes;
 use crate::harness::process::signal;
-use crate::harness::wire::{header, input};
+use crate::harness::wire::{header, input, packet, variable};
 use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, servers, wait_until};
 
 const HELLO: u8 = 102;
@@ -27,13 +27,8 @@ const OFFER: u8 = 112;
 /// Bytes that come before the client says that it took some.
 const OUTPUT_WINDOW: usize = 1024 * 1024;
 
-fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
-    [&header(payload.len() as u16, kind)[..], payload].concat()
-}
-
 fn no_terminal() -> Vec<u8> {
-    let text = |text: &[u8]| [&(text.len() as u16).to_le_bytes()[..], text].concat();
-    packet(VARIABLES, &[text(b"fpty.terminal"), text(b"0")].concat())
+    packet(VARIABLES, &variable("fpty.terminal", "0"))
 }
 
 fn start(flavor: &Flavor) -> Server {

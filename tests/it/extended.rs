@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::client::both;
-use crate::harness::wire::{header, input};
+use crate::harness::wire::{header, input, packet, variable};
 use crate::harness::{Setup, Wire, assert_same, on_every_server, sequence};
 
 const HELLO: u8 = 102;
@@ -14,16 +14,6 @@ const PING: u8 = 107;
 const TAKEN: u8 = 108;
 const ENDED: u8 = 110;
 const NOTICE: u8 = 111;
-
-/// A packet with a payload.
-pub fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
-    [&header(payload.len() as u16, kind)[..], payload].concat()
-}
-
-pub fn variable(name: &str, value: &str) -> Vec<u8> {
-    let text = |text: &str| [&(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat();
-    [text(name), text(value)].concat()
-}
 
 /// What a router said, with adjacent output joined.
 #[derive(Debug, Default)]

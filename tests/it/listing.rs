@@ -10,10 +10,11 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::addresses::free_port;
-use crate::extended::{packet, to_the_end};
+use crate::extended::to_the_end;
 use crate::harness::client::{Finished, Pipes};
 use crate::harness::terminal::Terminal;
 use crate::harness::wire::header;
+use crate::harness::wire::packet;
 use crate::harness::{Server, Setup, Wire, on_every_server, process, servers, wait_until};
 
 /// A user who has only a number.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-use super::wire::{header, input};
+use super::wire::{header, input, packet, variable};
 use super::{DEADLINE, Server, Wire};
 
 const HELLO: u8 = 102;
@@ -42,10 +42,6 @@ pub struct Leaver {
     /// The terminal, where it was handed over.
     pub master: Option<Wire>,
     pub ring: Option<OwnedFd>,
-}
-
-fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
-    [&header(payload.len() as u16, kind)[..], payload].concat()
 }
 
 impl Leaver {
@@ -84,14 +80,13 @@ impl Leaver {
             master: None,
             ring: None,
         };
-        let text = |text: &str| [&(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat();
         let mut said = header(1, HELLO).to_vec();
         said.extend([header(24, 100), header(80, 101)].concat());
         if let Some(which) = which {
             said.extend(packet(REQUEST, format!("a{which}").as_bytes()));
         }
         for (name, value) in variables {
-            said.extend(packet(VARIABLES, &[text(name), text(value)].concat()));
+            said.extend(packet(VARIABLES, &variable(name, value)));
         }
         said.extend(packet(VARIABLES, &[]));
         client.say(&said);

@@ -269,3 +269,14 @@ pub fn input(bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let size = u16::try_from(bytes.len()).expect("a packet's worth of input");
     [&header(size, 0)[..], bytes].concat()
 }
+
+/// A packet of the extended mode with a payload.
+pub fn packet(kind: u8, payload: &[u8]) -> Vec<u8> {
+    [&header(payload.len() as u16, kind)[..], payload].concat()
+}
+
+/// A pair of the payload of variables.
+pub fn variable(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| [&(text.len() as u16).to_le_bytes()[..], text.as_bytes()].concat();
+    [text(name), text(value)].concat()
+}

@@ -155,7 +155,7 @@ impl GatewayLoop {
         let Attached { session, wires, .. } = attached;
         session.early_input(&opening.input, wires);
         if !self.turn.input.is_empty() {
-            session.client_sent(&mut self.turn.input, &mut self.turn.gather, wires);
+            self.turn.hear(key, session, wires);
         }
         if ended {
             session.client_ended();

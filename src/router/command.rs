@@ -49,6 +49,11 @@ pub struct Commands {
 }
 
 impl Commands {
+    /// One of whose client more is to be heard.
+    pub fn hears_more(&mut self, key: Key) -> Option<(&mut Command, &mut Wires)> {
+        self.running.get_mut(key).map(|one| (&mut one.command, &mut one.wires))
+    }
+
     /// Whether this one has not ended.
     pub fn has(&self, key: Key) -> bool {
         self.running.has(key)
@@ -136,7 +141,7 @@ impl GatewayLoop {
         };
         command.begin(&taken, &opening.input, opening.input_ended, wires);
         if !self.turn.input.is_empty() {
-            command.client_sent(&self.turn.input, wires);
+            self.turn.hear_command(key, command, wires);
         }
         if let Some(line) = opening.variables.remark() {
             command.notice(&line, wires);
@@ -189,9 +194,11 @@ impl GatewayLoop {
         if ready.write {
             command.client_writable(wires);
         }
-        if ready.read {
+        if command.is_behind() {
+            // It is read again when that was heard, to its end.
+        } else if ready.read {
             match wires.client.read_into(&mut self.turn.input) {
-                Read::Bytes(_) => command.client_sent(&self.turn.input, wires),
+                Read::Bytes(_) => self.turn.hear_command(key, command, wires),
                 // It has a packet to say that there is no more input.
                 Read::End | Read::Gone => command.client_left(),
                 Read::Blocked => {}
@@ -269,7 +276,7 @@ impl GatewayLoop {
         self.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
     }
 
-    fn settle_command(&mut self, key: Key) {
+    pub(super) fn settle_command(&mut self, key: Key) {
         let Some(commanded) = self.commands.running.get_mut(key) else {
             return;
         };

@@ -12,6 +12,7 @@
 //! | `requests.rs` | which program a client asks for |
 //! | `command.rs` | commands without a terminal |
 //! | `handover.rs` | the terminal itself is given to a client |
+//! | `behind.rs` | clients that ask for more than one turn has time for |
 //! | `traffic.rs` | bytes between a client and its terminal |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `depart.rs` | a session ends |
@@ -33,6 +34,7 @@
 mod admission;
 pub mod aftercare;
 mod attach;
+mod behind;
 mod command;
 mod depart;
 mod doors;
@@ -134,6 +136,7 @@ struct GatewayLoop {
 }
 
 /// What an event is about.
+#[derive(Clone, Copy)]
 enum Whose {
     Session(Key),
     Command(Key),
@@ -162,6 +165,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
             router.dispatch(router.turn.bulk[index]);
         }
         router.turn.bulk.clear();
+        router.catch_up();
         router.part(count);
         router.pass_on_recordings();
         router.try_the_log_again(false);
@@ -329,7 +333,7 @@ impl GatewayLoop {
             Due::CommandUnanswered(key) => router.command_unanswered(key),
             Due::CommandExecuted(key) => router.command_executed(key),
             // Each turn sees to them.
-            Due::Departures => {}
+            Due::Departures | Due::Behind => {}
             Due::Reap => router.reap(),
             Due::Tidy => {
                 router.turn.tidy_is_due = false;

@@ -181,7 +181,7 @@ impl GatewayLoop {
                     *last_input = count as u32;
                     #[cfg(feature = "fault-injection")]
                     super::fault::strike(&self.turn.input);
-                    session.client_sent(&mut self.turn.input, &mut self.turn.gather, wires);
+                    self.turn.hear(key, session, wires);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
                 // writing half was shut down is not.
@@ -190,7 +190,9 @@ impl GatewayLoop {
                 Read::Gone => session.client_left(),
                 Read::Blocked => {}
             }
-        } else if ready.hang_up {
+        } else if ready.hang_up && !session.is_behind() {
+            // Of one that is behind the rest is heard, then it is read to its
+            // end.
             session.client_left();
         } else if ready.read {
             let wanted = session.client_interest();

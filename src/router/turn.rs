@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::behind::Behind;
 use super::exchange::Exchange;
 use super::timers::{Due, Timers};
 use fpty::sys::pipe::Pipe;
@@ -23,6 +24,8 @@ pub struct Turn {
     /// What can run at the same time as we.
     pub parallel: Parallel,
     exchange: Exchange,
+    /// What had to wait of what clients sent.
+    pub behind: Behind,
     /// The log is tried again before long.
     pub log_is_due: bool,
     /// What slow programs needed is given back before long.
@@ -46,6 +49,7 @@ impl Turn {
             bulk: Vec::new(),
             parallel: Parallel::now(),
             exchange: Exchange::new(Instant::now()),
+            behind: Behind::new(),
             log_is_due: false,
             tidy_is_due: false,
             buffer: Box::new([0; BUFFER]),

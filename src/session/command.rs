@@ -74,6 +74,8 @@ pub struct Command {
     told: bool,
     dismissed: Option<Ending>,
     client_gone: bool,
+    /// Not all that was read of the client has been heard.
+    behind: bool,
     starved: bool,
 }
 
@@ -98,6 +100,7 @@ impl Command {
             told: false,
             dismissed: None,
             client_gone: false,
+            behind: false,
             starved: false,
         }
     }
@@ -124,19 +127,40 @@ impl Command {
         self.give_client(&packet, streams);
     }
 
-    /// Takes what the client sent.
-    pub fn client_sent(&mut self, mut bytes: &[u8], streams: &mut impl Streams) {
+    /// Takes what the client sent, as far as this turn has time for it: `acts`
+    /// is what may be asked for beside input, and is counted down. `gather` is
+    /// room for input that comes in many packets: it goes to the program in one
+    /// write. Returns how many of the last bytes are to come again in the next
+    /// turn.
+    pub fn client_sent(
+        &mut self,
+        mut bytes: &[u8],
+        gather: &mut Vec<u8>,
+        acts: &mut usize,
+        streams: &mut impl Streams,
+    ) -> usize {
         let mut decoder = std::mem::take(&mut self.decoder);
-        while let Some(packet) = decoder.next(&mut bytes) {
+        gather.clear();
+        while *acts > 0 {
+            let Some(packet) = decoder.next(&mut bytes) else {
+                break;
+            };
             match packet {
-                Packet::Input(input) => self.give_input(input, streams),
-                Packet::Signal(number) if self.program_runs => streams.signal(number),
-                // It has ended, and something that it left behind has its
-                // outputs: the client does not want to wait for that.
-                Packet::Signal(number) if ENDING.contains(&number.into()) => {
-                    self.tell_how_it_ended(streams);
+                // All of it in one piece: no copy.
+                Packet::Input(input) if gather.is_empty() && bytes.is_empty() => {
+                    self.give_input(input, streams);
+                }
+                Packet::Input(input) => gather.extend_from_slice(input),
+                Packet::Signal(number) => {
+                    self.give_input(gather, streams);
+                    gather.clear();
+                    *acts -= 1;
+                    self.signal(number, streams);
                 }
                 Packet::Part(kind, part, last) => {
+                    self.give_input(gather, streams);
+                    gather.clear();
+                    *acts -= 1;
                     let room = LONGEST.saturating_sub(self.payload.len()).min(part.len());
                     self.payload.extend_from_slice(&part[..room]);
                     if last {
@@ -144,14 +168,33 @@ impl Command {
                         self.said(kind, &payload, streams);
                     }
                 }
-                Packet::Signal(_)
-                | Packet::Rows(_)
-                | Packet::Cols(_)
-                | Packet::Hello(_)
-                | Packet::Unknown(..) => {}
+                Packet::Rows(_) | Packet::Cols(_) | Packet::Hello(_) | Packet::Unknown(..) => {}
             }
         }
+        self.give_input(gather, streams);
         self.decoder = decoder;
+        self.behind = !bytes.is_empty();
+        bytes.len()
+    }
+
+    fn signal(&mut self, number: u8, streams: &mut impl Streams) {
+        if self.program_runs {
+            streams.signal(number);
+        } else if ENDING.contains(&number.into()) {
+            // It has ended, and something that it left behind has its outputs:
+            // the client does not want to wait for that.
+            self.tell_how_it_ended(streams);
+        }
+    }
+
+    /// Whether not all that was read of the client has been heard.
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// There was no memory to keep what was not heard.
+    pub fn forget_the_rest(&mut self) {
+        (self.behind, self.starved) = (false, true);
     }
 
     fn said(&mut self, kind: u8, payload: &[u8], streams: &mut impl Streams) {
@@ -354,7 +397,10 @@ impl Command {
 
     /// What to wait for at the client's end.
     pub fn client_interest(&self) -> Interest {
-        Interest { read: self.to_program.len() < LIMIT, write: !self.to_client.is_empty() }
+        Interest {
+            read: self.to_program.len() < LIMIT && !self.behind,
+            write: !self.to_client.is_empty(),
+        }
     }
 
     /// What to wait for at the input's end; its being closed is told

@@ -79,7 +79,7 @@ impl Session {
         self.extended.as_ref().is_some_and(|extended| {
             extended.hand_over == HandOver::Ours && !extended.input_ended && !extended.told
         }) && self.program_runs
-            && self.client == Client::Open
+            && self.client <= Client::Behind
     }
 
     /// The terminal was offered.

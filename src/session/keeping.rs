@@ -75,10 +75,11 @@ impl Session {
         extended.ended.take()
     }
 
-    /// The client cannot leave: says why, and goes on.
-    pub fn stays(&mut self, why: &str, ends: &mut impl Ends) {
+    /// The client cannot leave: says why, and goes on. What it sent after that
+    /// may still have to be heard.
+    pub fn stays(&mut self, why: &str, behind: bool, ends: &mut impl Ends) {
         if self.client == Client::Leaves {
-            self.client = Client::Open;
+            self.client = if behind { Client::Behind } else { Client::Open };
         }
         self.notice(&format!("cannot detach: {why}"), ends);
     }

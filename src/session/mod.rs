@@ -10,18 +10,23 @@ pub mod command;
 mod extended;
 pub mod greeting;
 pub mod keeping;
+mod packets;
 
 use extended::Extended;
 use greeting::Opening;
 
-use fpty::proto::{Decoder, Ended, Ending, Packet};
+use fpty::proto::{Decoder, Ended, Ending};
 use fpty::relay::Backlog;
 use fpty::sys::{Size, Written, poll::Interest};
-use nix::sys::signal::Signal;
 
 /// Input that may wait for a program that does not read, in bytes; the next
 /// read from the client adds at most this again.
 pub const INPUT_LIMIT: usize = 64 * 1024;
+
+/// What one client may ask for in one turn of the loop beside input: signals,
+/// sizes and the like, each of which is a few system calls. A read has room
+/// for 16,000 of them.
+pub const ACTS: usize = 16;
 
 /// What a session has done to the world.
 pub trait Ends {
@@ -51,14 +56,13 @@ pub enum Key {
     None,
 }
 
-/// The signals that a terminal has keys for.
-const KEYS: [i32; 3] = [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTSTP as i32];
-
 /// The client's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Client {
     /// It sends and reads.
     Open,
+    /// The same, and not all that was read of it has been heard.
+    Behind,
     /// It sends no more, and still reads.
     Silent,
     /// It wants to leave, and the session to go on.
@@ -129,61 +133,6 @@ impl Session {
         session.decoder = Some(std::mem::take(&mut opening.decoder));
         session.extended = opening.extended.then(Box::default);
         session
-    }
-
-    /// Takes what the client sent. `gather` is room for input that comes in
-    /// many packets: it goes to the terminal in one write. Of both buffers the
-    /// contents are of no use afterwards.
-    pub fn client_sent(&mut self, sent: &mut Vec<u8>, gather: &mut Vec<u8>, ends: &mut impl Ends) {
-        let Some(mut decoder) = self.decoder.take() else {
-            self.give_all_input(sent, ends);
-            return;
-        };
-        let mut bytes = sent.as_slice();
-        gather.clear();
-        let mut resized = false;
-        while let Some(packet) = decoder.next(&mut bytes) {
-            if let Packet::Input(input) = packet {
-                if resized {
-                    self.resize(ends);
-                    resized = false;
-                }
-                // All of it in one piece: no copy.
-                if gather.is_empty() && bytes.is_empty() {
-                    self.give_input(input, ends);
-                } else {
-                    gather.extend_from_slice(input);
-                }
-                continue;
-            }
-            self.give_input(gather, ends);
-            gather.clear();
-            match packet {
-                Packet::Part(kind, part, last) => self.extended_said(kind, part, last, ends),
-                Packet::Rows(rows) => {
-                    self.size.rows = rows;
-                    resized = true;
-                }
-                Packet::Cols(cols) => {
-                    self.size.cols = cols;
-                    resized = true;
-                }
-                Packet::Signal(number) => {
-                    if std::mem::take(&mut resized) {
-                        self.resize(ends);
-                    }
-                    self.signal(number, ends);
-                }
-                Packet::Input(_) | Packet::Hello(_) | Packet::Unknown(..) => {}
-            }
-        }
-        self.give_all_input(gather, ends);
-        self.hand_over_where_due(ends);
-        // Rows and columns that come together make one change, not two.
-        if resized {
-            self.resize(ends);
-        }
-        self.decoder = Some(decoder);
     }
 
     /// The client will send no more, and still reads.
@@ -296,6 +245,7 @@ impl Session {
         let ended = self.extended.as_ref().is_some_and(|extended| extended.input_ended);
         (self.client == Client::Silent || ended)
             && self.input.is_empty()
+            && self.client != Client::Behind
             && self.terminal_open
             && self.program_runs
             && !self.is_handed_over()
@@ -305,6 +255,20 @@ impl Session {
     /// listened to, or has said all it has to say: it could leave unheard.
     pub fn is_deaf(&self) -> bool {
         !self.input.is_empty() && self.client != Client::Gone && !self.client_interest().read
+    }
+
+    /// Whether not all that was read of the client has been heard: there is
+    /// more for [`Session::client_goes_on`].
+    pub fn is_behind(&self) -> bool {
+        self.client == Client::Behind
+    }
+
+    /// There was no memory to keep what was not heard.
+    pub fn forget_the_rest(&mut self) {
+        if self.is_behind() {
+            self.client = Client::Open;
+        }
+        self.starve_unless(false);
     }
 
     /// Why it was ended, where that was not by one of its ends.
@@ -355,23 +319,6 @@ impl Session {
             Verdict::Over
         } else {
             Verdict::Lives
-        }
-    }
-
-    fn signal(&mut self, number: u8, ends: &mut impl Ends) {
-        if !KEYS.contains(&number.into()) {
-            return ends.signal(number);
-        }
-        if !self.terminal_open || !self.program_runs {
-            return;
-        }
-        match ends.key(number) {
-            Key::Drops(byte) => {
-                self.input.clear();
-                self.give_input(&[byte], ends);
-            }
-            Key::Is(byte) => self.give_input(&[byte], ends),
-            Key::None => {}
         }
     }
 

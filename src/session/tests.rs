@@ -72,6 +72,17 @@ fn roomy() -> Fake {
     Fake { terminal_room: usize::MAX, client_room: usize::MAX, ..Fake::default() }
 }
 
+/// Everything is heard, be it in many turns.
+fn sent(session: &mut Session, bytes: &mut Vec<u8>, ends: &mut Fake) {
+    let mut left = session.client_sent(bytes, &mut Vec::new(), &mut ACTS.clone(), ends);
+    while left > 0 {
+        assert!(session.is_behind() && !session.client_interest().read);
+        let rest = bytes[bytes.len() - left..].to_vec();
+        left = session.client_goes_on(&rest, &mut Vec::new(), &mut ACTS.clone(), ends);
+    }
+    assert!(!session.is_behind());
+}
+
 #[test]
 fn packets_take_effect_at_once_and_in_order() {
     let mut session = uwsgi();
@@ -82,7 +93,7 @@ fn packets_take_effect_at_once_and_in_order() {
     bytes.extend(encode_signal(2));
     bytes.extend([0, 1, 0, 200]);
     encode_input(b"c", &mut bytes);
-    session.client_sent(&mut bytes, &mut Vec::new(), &mut ends);
+    sent(&mut session, &mut bytes, &mut ends);
     assert_eq!(
         ends.did,
         [
@@ -101,7 +112,7 @@ fn a_signal_passes_input_that_waits() {
     let mut bytes = Vec::new();
     encode_input(b"never read", &mut bytes);
     bytes.extend(encode_signal(2));
-    session.client_sent(&mut bytes, &mut Vec::new(), &mut ends);
+    sent(&mut session, &mut bytes, &mut ends);
     assert_eq!(ends.did, [Did::Key(2)]);
     assert_eq!(session.terminal_interest(), Interest { read: true, write: true });
 }
@@ -111,7 +122,7 @@ fn a_flood_takes_the_clients_read_interest_away_and_nothing_is_lost() {
     let mut session = Session::raw(SIZE);
     let mut ends = Fake { terminal_room: 10, ..Fake::default() };
     let flood: Vec<u8> = (0..INPUT_LIMIT + 10).map(|at| at as u8).collect();
-    session.client_sent(&mut flood.clone(), &mut Vec::new(), &mut ends);
+    sent(&mut session, &mut flood.clone(), &mut ends);
     assert!(!session.client_interest().read);
     ends.terminal_room = usize::MAX;
     session.terminal_writable(&mut ends);
@@ -168,7 +179,7 @@ fn a_program_that_closes_its_terminal_and_runs_on_is_waited_for() {
 fn half_close_ends_the_input_after_the_last_byte() {
     let mut session = Session::raw(SIZE);
     let mut ends = Fake::default();
-    session.client_sent(&mut b"last".to_vec(), &mut Vec::new(), &mut ends);
+    sent(&mut session, &mut b"last".to_vec(), &mut ends);
     session.client_ended();
     assert!(!session.wants_end_of_input());
     ends.terminal_room = 100;
@@ -202,7 +213,7 @@ fn a_dismissal_is_delivered_first() {
 fn a_client_is_not_heard_while_its_input_waits() {
     let (mut ends, mut gather) = (Fake { client_room: 10, ..Fake::default() }, Vec::new());
     let mut session = Session::raw(SIZE);
-    session.client_sent(&mut b"some".to_vec(), &mut gather, &mut ends);
+    session.client_sent(&mut b"some".to_vec(), &mut gather, &mut usize::MAX.clone(), &mut ends);
     assert!(!session.is_deaf(), "it is listened to");
     session.client_ended();
     assert!(session.is_deaf(), "it may have left after that");
@@ -211,7 +222,12 @@ fn a_client_is_not_heard_while_its_input_waits() {
     assert!(!session.is_deaf(), "the program reads");
 
     let mut session = Session::raw(SIZE);
-    session.client_sent(&mut vec![b'x'; INPUT_LIMIT], &mut gather, &mut ends);
+    session.client_sent(
+        &mut vec![b'x'; INPUT_LIMIT],
+        &mut gather,
+        &mut usize::MAX.clone(),
+        &mut ends,
+    );
     assert!(session.is_deaf(), "it floods");
     session.client_left();
     assert!(!session.is_deaf(), "there is nobody");
@@ -229,7 +245,7 @@ fn extended() -> Session {
 }
 
 fn say(session: &mut Session, mut packet: Vec<u8>, ends: &mut Fake) {
-    session.client_sent(&mut packet, &mut Vec::new(), ends);
+    sent(session, &mut packet, ends);
 }
 
 #[test]
@@ -305,4 +321,57 @@ fn a_key_drops_what_waits_where_the_terminal_would() {
     ends.terminal_room = 100;
     session.terminal_writable(&mut ends);
     assert_eq!(ends.did, [Did::Key(2), Did::Terminal(b"waits\x03".to_vec())]);
+}
+
+/// What is heard in a turn of `bytes`: what was done, and what is left.
+fn in_one_turn(bytes: &[u8], key: Key) -> (Vec<Did>, usize) {
+    let mut ends = Fake { key: Some(key), ..roomy() };
+    let mut bytes = bytes.to_vec();
+    let left = uwsgi().client_sent(&mut bytes, &mut Vec::new(), &mut ACTS.clone(), &mut ends);
+    (ends.did, left)
+}
+
+#[test]
+fn a_turn_has_so_many_acts_and_the_rest_waits() {
+    for (packets, acts) in [
+        ([encode_signal(28).to_vec(), Vec::new()], ACTS),
+        ([encode_signal(2).to_vec(), encode_signal(3).to_vec()], ACTS),
+        ([encode_rows_and_cols(1, 2).to_vec(), b"\0\x01\0\0x".to_vec()], 2 * ACTS),
+    ] {
+        let flood = packets.concat().repeat(1000);
+        let (did, left) = in_one_turn(&flood, Key::None);
+        assert!(did.len() <= acts + 1 && did.len() >= ACTS, "{} acts", did.len());
+        assert!(left > flood.len() / 2, "{left} of {}", flood.len());
+        // In order, and nothing is lost.
+        let (mut session, mut ends) = (uwsgi(), roomy());
+        sent(&mut session, &mut flood.clone(), &mut ends);
+        assert_eq!(ends.did[..ACTS], did[..ACTS]);
+    }
+    let (mut session, mut ends) = (uwsgi(), roomy());
+    let numbers: Vec<u8> = (0..200).map(|number| 40 + number % 20).collect();
+    let mut flood: Vec<u8> = numbers.iter().flat_map(|number| encode_signal(*number)).collect();
+    sent(&mut session, &mut flood, &mut ends);
+    let all: Vec<Did> = numbers.into_iter().map(Did::Signal).collect();
+    assert_eq!(ends.did, all);
+}
+
+#[test]
+fn input_takes_no_turns() {
+    let mut flood = Vec::new();
+    (0..10_000).for_each(|_| encode_input(b"x", &mut flood));
+    flood.extend([0, 1, 0, 200].repeat(1000));
+    let (did, left) = in_one_turn(&flood, Key::None);
+    assert_eq!((did, left), (vec![Did::Terminal(vec![b'x'; 10_000])], 0));
+}
+
+#[test]
+fn a_key_pressed_in_a_row_drops_once_and_is_typed_as_often() {
+    let mut flood = b"\0\x01\0\0a".to_vec();
+    flood.extend(encode_signal(2).repeat(5000));
+    flood.extend(b"\0\x01\0\0b");
+    let typed = |bytes: &[u8]| Did::Terminal(bytes.to_vec());
+    let (did, left) = in_one_turn(&flood, Key::Drops(3));
+    assert_eq!((did, left), (vec![typed(b"a"), Did::Key(2), typed(b"\x03"), typed(b"b")], 0));
+    let (did, left) = in_one_turn(&flood, Key::Is(3));
+    assert_eq!((did, left), (vec![typed(b"a"), Did::Key(2), typed(&[3; 5000]), typed(b"b")], 0));
 }

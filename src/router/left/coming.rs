@@ -167,7 +167,7 @@ impl GatewayLoop {
         let Some(entry) = left.entries.boxed_mut(key).filter(is_alone) else {
             return self.refuse_waiting(waiting);
         };
-        let Waiting { newcomer, mut opening, uid, mut rest } = waiting;
+        let Waiting { newcomer, mut opening, uid, rest } = waiting;
         let Newcomer { client, seat, .. } = newcomer;
         let taken = Taken {
             session: Key::NONE,
@@ -213,7 +213,9 @@ impl GatewayLoop {
         let Attached { session: state, wires, .. } = attached;
         state.early_input(&opening.input, wires);
         if !rest.is_empty() {
-            state.client_sent(&mut rest, &mut self.turn.gather, wires);
+            self.turn.input.clear();
+            self.turn.input.extend_from_slice(&rest);
+            self.turn.hear(session, state, wires);
         }
         drop(armed);
         self.tell_store(key);

@@ -138,7 +138,8 @@ impl GatewayLoop {
             }
         };
         if let Some(attached) = self.sessions.get_mut(key) {
-            attached.session.stays(&why_not, &mut attached.wires);
+            let behind = self.turn.behind.has(key);
+            attached.session.stays(&why_not, behind, &mut attached.wires);
         }
         self.settle(key);
     }

@@ -1,3 +1,4 @@
+use super::super::ACTS;
 use super::*;
 use fpty::proto::{Answer, AnswerDecoder, encode_input};
 use proptest::prelude::*;
@@ -42,6 +43,39 @@ impl Streams for World {
     }
 }
 
+/// Everything is heard, be it in many turns.
+fn sent(command: &mut Command, bytes: &[u8], world: &mut World) {
+    let mut left = bytes.len();
+    while left > 0 {
+        let rest = &bytes[bytes.len() - left..];
+        left = command.client_sent(rest, &mut Vec::new(), &mut ACTS.clone(), world);
+        assert_eq!(command.is_behind(), left > 0);
+    }
+}
+
+#[test]
+fn a_turn_has_so_many_signals_and_the_rest_waits() {
+    let (mut command, mut world) = (Command::started(decoder(), [true; 3]), World::default());
+    let numbers: Vec<u8> = (0..200).map(|number| 40 + number % 20).collect();
+    let flood: Vec<u8> =
+        numbers.iter().flat_map(|number| fpty::proto::encode_signal(*number)).collect();
+    let left = command.client_sent(&flood, &mut Vec::new(), &mut ACTS.clone(), &mut world);
+    assert_eq!((world.signals.len(), left), (ACTS, flood.len() - 4 * ACTS));
+    assert!(command.is_behind() && !command.client_interest().read);
+    sent(&mut command, &flood[flood.len() - left..], &mut world);
+    assert_eq!(world.signals, numbers);
+}
+
+#[test]
+fn input_in_many_packets_is_one_write() {
+    let (mut command, mut world) = (Command::started(decoder(), [true; 3]), World::default());
+    (world.input_open, world.input_takes) = (true, 5000);
+    let mut flood = Vec::new();
+    (0..6000).for_each(|_| encode_input(b"x", &mut flood));
+    sent(&mut command, &flood, &mut world);
+    assert_eq!(world.input.len(), 5000);
+}
+
 fn decoder() -> Decoder {
     let mut decoder = Decoder::default();
     decoder.extend();
@@ -83,12 +117,12 @@ fn the_end_waits_for_the_outputs_that_come_through_here() {
 fn whoever_does_not_want_to_wait_says_so_by_a_signal() {
     let mut world = World { client_takes: usize::MAX, input_open: true, ..World::default() };
     let mut command = Command::started(decoder(), [true; 3]);
-    command.client_sent(&fpty::proto::encode_signal(15), &mut world);
+    sent(&mut command, &fpty::proto::encode_signal(15), &mut world);
     assert_eq!(world.signals, [15]);
     command.program_ended(exit(), &mut world);
-    command.client_sent(&fpty::proto::encode_signal(10), &mut world);
+    sent(&mut command, &fpty::proto::encode_signal(10), &mut world);
     assert_eq!(command.verdict(), Verdict::Lives);
-    command.client_sent(&fpty::proto::encode_signal(15), &mut world);
+    sent(&mut command, &fpty::proto::encode_signal(15), &mut world);
     assert_eq!((command.verdict(), world.signals.len()), (Verdict::Over, 1));
 }
 
@@ -108,7 +142,7 @@ proptest! {
         encode_input(&input, &mut packets);
         packets.extend(encode_bare(END_OF_STREAM, 0));
         for piece in packets.chunks(cut) {
-            command.client_sent(piece, &mut world);
+            sent(&mut command, piece, &mut world);
         }
         let mut wanted = [Vec::new(), Vec::new()];
         for (number, bytes) in output {

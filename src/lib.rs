@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`session`] | one terminal and its client, as a state machine |
 //! | [`config`] | options as typed, and the validated configuration |
+//! | `shares` | shares of what there is only so much of |
 //! | `uwsgi` | the server that loads us: options, gateways, log, ABI |
 //! | `router` | the gateway: `--forkpty-router` and its options |
 //! | `pty_server` | `--pty-socket` |
@@ -23,5 +24,6 @@ mod ffi;
 mod plugin;
 mod pty_server;
 mod router;
+mod shares;
 #[allow(unsafe_code)]
 mod uwsgi;

@@ -86,7 +86,7 @@ const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter process
 const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 51] = [
+pub static OPTIONS: [OptionSpec<Key>; 52] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -199,6 +199,11 @@ pub static OPTIONS: [OptionSpec<Key>; 51] = [
         c"forkptyrouter-detach",
         Key::Detach(detach::Part::Sessions),
         c"let so many sessions go on without their client, to be found again (default: 0, none)",
+    ),
+    with_value(
+        c"forkptyrouter-detach-user",
+        Key::Detach(detach::Part::User),
+        c"let one user have so many of them (default: 0, half of them)",
     ),
     with_value(
         c"forkptyrouter-detach-time",
@@ -488,52 +493,4 @@ fn or_default(number: u32, default: u16) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zero_is_the_default_as_with_the_c_plugin() {
-        let mut router = Router::default();
-        for (key, value) in [
-            (Key::Rows, "0"),
-            (Key::Cols, "132"),
-            (Key::Processes, "0"),
-            (Key::Events, "0"),
-            (Key::Timeout, "0"),
-        ] {
-            router.set(key, "option", value).expect("a valid value");
-        }
-        assert_eq!((router.rules.rows, router.rules.cols), (24, 132));
-        assert_eq!((router.processes, router.events), (1, 64));
-        assert_eq!(router.rules.timeout, None);
-    }
-
-    #[test]
-    fn nonsense_names_option_and_value() {
-        let mut router = Router::default();
-        for (key, value) in [
-            (Key::Rows, "abc"),
-            (Key::Cols, "70000"),
-            (Key::Processes, "65"),
-            (Key::Timeout, "-1"),
-            (Key::Harakiri, "soon"),
-            (Key::Cheap, "perhaps"),
-            (Key::Audit, "xml"),
-        ] {
-            let error = router.set(key, "forkptyrouter-x", value).expect_err(value).to_string();
-            assert!(error.contains("forkptyrouter-x") && error.contains(value), "{error}");
-        }
-        assert!(router.set(Key::Command, "forkptyrouter-command", " ").is_err());
-        assert_eq!(router.rules.rows, 24);
-    }
-
-    #[test]
-    fn options_without_meaning_say_so() {
-        let mut router = Router::default();
-        router.set(Key::Cheap, "forkptyrouter-cheap", "").expect("a switch");
-        router.set(Key::Fallback, "forkptyrouter-fallback", "127.0.0.1:1").expect("an address");
-        assert_eq!(router.remarks.len(), 2);
-        router.set(Key::Cheap, "forkptyrouter-cheap", "false").expect("a switch");
-        assert_eq!(router.remarks.len(), 2);
-    }
-}
+mod tests;

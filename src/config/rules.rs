@@ -138,7 +138,7 @@ const KEYS: &str = "addr, cmd, uid, gid, groups, chdir, env, accept_env, rows, c
                     allow_user, deny_user, allow_group, deny_group, allow_addr, deny_addr, root, max, \
                     max_user, rate, idle, max_time, handover, allow_command, sftp_server, record, \
                     record_format, record_input, record_limit, record_on_error, audit, detach, \
-                    detach_time, detach_buffer, detach_answer";
+                    detach_user, detach_time, detach_buffer, detach_answer";
 
 /// The list that a key or a global option is about.
 pub fn list(key: &str) -> Option<List> {
@@ -358,6 +358,7 @@ impl Rules {
             "record_on_error" => self.record.set(Part::OnError, what, one)?,
             "audit" => self.audit = audit::of(what, one)?,
             "detach" => self.detach.set(detach::Part::Sessions, what, one)?,
+            "detach_user" => self.detach.set(detach::Part::User, what, one)?,
             "detach_time" => self.detach.set(detach::Part::Time, what, one)?,
             "detach_buffer" => self.detach.set(detach::Part::Buffer, what, one)?,
             "detach_answer" => self.detach.set(detach::Part::Answer, what, one)?,
@@ -412,97 +413,4 @@ fn owner(what: &str, typed: &[u8]) -> Result<(Option<u32>, Option<u32>)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::record::Format;
-    use super::*;
-
-    fn read(typed: &str) -> Result<Rules> {
-        Own::read("forkpty-urouter2", Protocol::Uwsgi, typed.as_ref())?.rules(&Rules::default())
-    }
-
-    #[test]
-    fn a_socket_has_its_own() {
-        let rules = read(
-            "addr=/run/x.sock,cmd=/bin/sh -c 'a\\,b',uid=4711,gid=12,groups=5;6,chdir=/srv,\
-             env=A=1;B=2,rows=40,cols=132,allow_user=root;4711,root=deny,max=20,max_user=2,rate=5,\
-             idle=15m,max_time=8h,handover=no,allow_command=true,sftp_server=/x,audit=json,record=off",
-        )
-        .expect("rules");
-        assert_eq!(rules.command.to_bytes(), b"/bin/sh -c 'a,b'");
-        let identity = rules.identity.expect("somebody");
-        assert_eq!((identity.uid, identity.gid, identity.groups), (4711, 12, vec![5, 6]));
-        assert_eq!(rules.environment, [c"A=1".to_owned(), c"B=2".to_owned()]);
-        assert_eq!((rules.rows, rules.cols), (40, 132));
-        assert_eq!(
-            rules.max_sessions.zip(rules.max_user_sessions).zip(rules.rate),
-            Some(((20, 2), 5))
-        );
-        assert_eq!(rules.timeout, Some(Duration::from_secs(900)));
-        assert_eq!(rules.max_time, Some(Duration::from_secs(28_800)));
-        assert!(!rules.handover && rules.allow_command && rules.access.has_users());
-        assert_eq!(rules.record.folder, None);
-    }
-
-    #[test]
-    fn a_socket_is_recorded_elsewhere_or_not_at_all() {
-        let mut global = Rules::default();
-        global.record.folder = Some("/var/all".into());
-        let of = |typed: &str| {
-            let own = Own::read("x", Protocol::Raw, format!("addr=/s,{typed}").as_ref());
-            own.expect(typed).rules(&global).expect(typed).record
-        };
-        assert_eq!(of("record=yes").folder, Some("/var/all".into()));
-        assert_eq!(of("record=off").folder, None);
-        let own = of("record=/var/own,record_input=yes,record_format=v2,record_limit=8192");
-        assert_eq!((own.folder, own.input), (Some("/var/own".into()), true));
-        assert_eq!((own.format, own.limit), (Format::V2, Some(8192)));
-    }
-
-    #[test]
-    fn a_key_takes_the_place_of_the_global_option() {
-        let mut global = Rules { rows: 50, max_sessions: Some(9), ..Rules::default() };
-        let user = [b"1001".to_vec()];
-        global.access.add(List::AllowUser, "x", &user).expect("a number");
-        let own = Own::read("x", Protocol::Raw, "addr=/s,allow_user=1002,max=0".as_ref());
-        let rules = own.expect("one").rules(&global).expect("rules");
-        let peer = |uid| fpty::sys::credentials::Credentials { pid: 1, uid, gid: uid };
-        assert!(rules.access.admits(peer(1002), &[]).is_ok());
-        assert!(rules.access.admits(peer(1001), &[]).is_err());
-        assert_eq!((rules.rows, rules.max_sessions), (50, None));
-    }
-
-    #[test]
-    fn nonsense_names_option_key_and_value() {
-        for (typed, part) in [
-            ("cmd=/bin/sh", "no addr"),
-            ("addr=", "no addr"),
-            ("addr=/s,x=1", "x: no such key"),
-            ("addr=/s,record=perhaps", "record = perhaps"),
-            ("addr=/s,record_limit=1", "record_limit = 1"),
-            ("addr=/s,rows", "not a key=value"),
-            ("addr=/s,rows=1,rows=2", "twice"),
-            ("addr=/s,uid=no-such-user", "uid = no-such-user: no such user"),
-            ("addr=/s,gid=no-such-group", "gid = no-such-group: no such group"),
-            ("addr=/s,groups=root;no-such-group", "groups = no-such-group"),
-            ("addr=/s,allow_user=no-such-user", "allow_user = no-such-user"),
-            ("addr=/s,uid=4000000001", "gid= is needed"),
-            ("addr=/s,idle=soon", "idle = soon: not a time"),
-            ("addr=/s,max=-1", "max = -1"),
-            ("addr=/s,rate=x", "rate = x"),
-            ("addr=/s,chmod=999", "chmod = 999"),
-            ("addr=/s,chown=no-such-user:", "chown = no-such-user:"),
-            ("addr=/s,root=perhaps", "root = perhaps"),
-            ("addr=/s,handover=perhaps", "handover = perhaps"),
-            ("addr=/s,env=1A=x", "env = 1A=x"),
-            ("addr=/s,allow_addr=10.0.0.0/8", "allow_addr: only a TCP socket"),
-            ("addr=:5000,allow_user=root", "allow_user: only a UNIX socket"),
-            ("addr=:5000,allow_addr=10.0.0.0/40", "allow_addr = 10.0.0.0/40"),
-            ("addr=:5000,chmod=600", "chmod: only a UNIX socket"),
-            ("addr=/s,audit=xml", "audit = xml"),
-        ] {
-            let error = read(typed).expect_err(typed).to_string();
-            assert!(error.contains("forkpty-urouter2") && error.contains(part), "{error}");
-        }
-        assert!(read("addr=:5000,allow_addr=10.0.0.0/8").is_ok());
-    }
-}
+mod tests;

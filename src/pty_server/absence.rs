@@ -91,7 +91,8 @@ pub fn refuse_all(doors: &[Private<Listener>], why: &str) {
     }
 }
 
-fn refuse(client: &Stream, why: &str) {
+/// Tells a client why it gets no terminal.
+pub fn refuse(client: &Stream, why: &str) {
     // What was sent and not read would take the line along (tcp(7)).
     let mut buffer = [0; 4096];
     for _ in 0..AT_ONCE {

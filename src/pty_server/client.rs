@@ -1,8 +1,11 @@
 //! Somebody at the shared terminal.
 
+use std::time::Instant;
+
 use nix::poll::PollFlags;
 
 use super::fanout::{QUEUE_LIMIT, Scrollback};
+use crate::shares::Who;
 use fpty::relay::{Backlog, Queries};
 use fpty::sys::Read;
 use fpty::sys::fork::Private;
@@ -11,6 +14,9 @@ use fpty::sys::socket::Stream;
 /// A connection, and what it is still to get.
 pub struct Client {
     pub stream: Private<Stream>,
+    /// Whose share of the places it has, and since when.
+    pub who: Who,
+    pub since: Instant,
     readonly: bool,
     queue: Backlog,
     /// It came in the midst of a sequence.
@@ -45,11 +51,12 @@ pub enum Heard {
 
 impl Client {
     /// Somebody new, who is shown what was there before.
-    pub fn new(stream: Private<Stream>, readonly: bool, scrollback: &Scrollback) -> Self {
+    pub fn new(stream: Private<Stream>, who: Who, readonly: bool, scrollback: &Scrollback) -> Self {
         let mut queue = Backlog::default();
         let joining = scrollback.replay(&mut queue);
         let limit = QUEUE_LIMIT + queue.len();
-        let mut client = Self { stream, readonly, queue, joining, limit, state: State::Open };
+        let (since, state) = (Instant::now(), State::Open);
+        let mut client = Self { stream, who, since, readonly, queue, joining, limit, state };
         client.send();
         client
     }
@@ -117,6 +124,11 @@ impl Client {
     /// Whether it waits for what comes of its input.
     pub fn is_silent(&self) -> bool {
         self.state == State::Silent
+    }
+
+    /// It has to go at once.
+    pub fn drop_it(&mut self) {
+        self.state = State::Gone;
     }
 
     /// Nothing more is to come for it.

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
+use super::absence::refuse;
 use super::client::{Client, Heard};
 use super::ending::Ending;
 use super::fanout::{QUEUE_LIMIT, Scrollback};
 use super::log_copy::LogCopy;
+use crate::shares;
 use fpty::error::reason;
 use fpty::relay::Backlog;
 use fpty::sys::Read;
@@ -28,6 +30,11 @@ const BUFFER: usize = 64 * 1024;
 /// How often the terminal is read before whoever waits for the last of its
 /// output is let go: more than it holds.
 const LAST_READS: usize = 64;
+
+/// Clients at once, and of one user. Beyond the first whoever has the most
+/// loses the oldest of them.
+const CLIENTS: usize = 256;
+const CLIENTS_OF_ONE: usize = 64;
 
 /// How long nobody is accepted after running out of descriptors.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -242,7 +249,18 @@ impl Share {
         });
         match accepted {
             Ok(Some(stream)) => {
-                self.clients.push(Client::new(stream, door.readonly, &self.scrollback));
+                let who = shares::Who::of(&stream);
+                if self.clients.iter().filter(|client| client.who == who).count() >= CLIENTS_OF_ONE
+                {
+                    refuse(&stream, "too many clients of yours are at this terminal");
+                    return;
+                }
+                let places = self.clients.iter().enumerate();
+                let places = places.map(|(index, client)| (index, client.who, client.since));
+                if let Some(index) = shares::in_the_way(places, who, CLIENTS_OF_ONE, CLIENTS) {
+                    self.clients[index].drop_it();
+                }
+                self.clients.push(Client::new(stream, who, door.readonly, &self.scrollback));
             }
             Ok(None) => {}
             Err(error) => {

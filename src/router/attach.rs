@@ -58,7 +58,11 @@ impl GatewayLoop {
         match self.doors.accept(door) {
             Arrival::Nobody => self.nobody_came(door),
             Arrival::Client(client, transport, protocol)
-                if !self.may_enter(door, &client, transport, protocol) => {}
+                if !self.may_enter(door, &client, transport, protocol) =>
+            {
+                // Whoever is kept out does not use the rate up.
+                self.nobody_came(door);
+            }
             Arrival::Client(client, transport, Protocol::Uwsgi) => {
                 self.greet(client, transport, door);
             }
@@ -69,6 +73,7 @@ impl GatewayLoop {
                 let (size, program) = (place.rules.size(), Arc::clone(&place.program));
                 let session = Session::raw(size);
                 let seat = self.seats.take(&place.rules, &client);
+                let seat = seat.and_then(|seat| self.seats.sit(&place.rules, seat));
                 let newcomer = Newcomer { client, transport, door, seat };
                 self.attach(newcomer, session, &program, size, Vec::new());
             }
@@ -123,6 +128,7 @@ impl GatewayLoop {
         if listing::is_inquiry(&opening) {
             return self.inquire(newcomer, opening);
         }
+        let newcomer = self.seated(newcomer);
         let (transport, door) = (newcomer.transport, newcomer.door);
         let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
         self.told.hears(door, mode, || Said::of(&opening.variables));
@@ -179,6 +185,15 @@ impl GatewayLoop {
             self.after(OFFER_AFTER, Due::Offer(key));
         }
         self.settle(key);
+    }
+
+    /// A client is about to begin a session: its seat counts for all.
+    pub(super) fn seated(&mut self, newcomer: Newcomer) -> Newcomer {
+        let Some(rules) = self.doors.rules(newcomer.door) else {
+            return newcomer;
+        };
+        let seat = newcomer.seat.and_then(|seat| self.seats.sit(rules, seat));
+        Newcomer { seat, ..newcomer }
     }
 
     /// Gives a client its terminal and its program, or tells it why not.

@@ -53,6 +53,7 @@ mod quiet;
 pub mod record;
 mod requests;
 pub mod seats;
+
 pub mod siblings;
 mod stats;
 mod table;

@@ -85,22 +85,21 @@ impl Seats {
         Self { ordinal, free: Vec::new(), used: 0, taken: HashMap::new() }
     }
 
-    /// Takes a seat at a socket with these rules; `None`: nothing is limited
-    /// there.
+    /// Takes a seat at a socket with these rules for a client that has not said
+    /// what it wants: it counts for its user alone, so that connections which
+    /// say nothing do not keep others out. `None`: nothing is limited there.
     ///
     /// # Errors
     /// There is none left.
     pub fn take(&mut self, rules: &Rules, client: &Stream) -> Result<Option<Seat>, Full> {
-        let (max, max_user) = (rules.max_sessions, rules.max_user_sessions);
-        if max.is_none() && max_user.is_none() {
+        let max_user = rules.max_user_sessions;
+        if rules.max_sessions.is_none() && max_user.is_none() {
             return Ok(None);
         }
         let user = match max_user {
             Some(_) => user_of(client, rules.max_user_scope),
             None => FREE,
         };
-        // Both are counted from 1: 0 is a place that was never used.
-        let all = i32::try_from(rules.max_scope).unwrap_or(0) + 1;
         let Some(place) = self.place() else {
             return Err(Full::All);
         };
@@ -110,21 +109,34 @@ impl Seats {
         // First our own, then the count: two that come at once may both find
         // that there is none left, and never both that there is one.
         words[1].store(user, Ordering::SeqCst);
-        words[0].store(all, Ordering::SeqCst);
+        words[0].store(FREE, Ordering::SeqCst);
         let seat = Seat(place);
-        let (of_all, of_user) = count(all, user);
-        let full = match (max, max_user) {
-            (Some(max), _) if of_all > max => Some(Full::All),
-            (_, Some(max)) if of_user > max => Some(Full::User),
-            _ => None,
-        };
-        match full {
-            Some(full) => {
-                self.leave(seat);
-                Err(full)
-            }
-            None => Ok(Some(seat)),
+        if max_user.is_some_and(|max| count(FREE, user).1 > max) {
+            self.leave(seat);
+            return Err(Full::User);
         }
+        Ok(Some(seat))
+    }
+
+    /// The same client begins a session: its seat counts for all.
+    ///
+    /// # Errors
+    /// There are as many as there may be; it has lost its seat.
+    pub fn sit(&mut self, rules: &Rules, seat: Option<Seat>) -> Result<Option<Seat>, Full> {
+        let (Some(Seat(place)), Some(max)) = (&seat, rules.max_sessions) else {
+            return Ok(seat);
+        };
+        // Counted from 1: 0 is a place that was never used.
+        let all = i32::try_from(rules.max_scope).unwrap_or(0) + 1;
+        if let Some(word) = words(self.ordinal).and_then(|words| words.get(place * WORDS)) {
+            // As above.
+            word.store(all, Ordering::SeqCst);
+            if count(all, FREE).0 > max {
+                seat.into_iter().for_each(|seat| self.leave(seat));
+                return Err(Full::All);
+            }
+        }
+        Ok(seat)
     }
 
     fn place(&mut self) -> Option<usize> {
@@ -179,7 +191,8 @@ fn count(all: i32, user: i32) -> (u32, u32) {
         seats.map(|seat| (word(&seat[0]), word(&seat[1]))).take_while(|seat| seat.0 != NEVER_USED)
     });
     seats.fold((0, 0), |(of_all, of_user), seat| {
-        (of_all + u32::from(seat.0 == all), of_user + u32::from(user != FREE && seat.1 == user))
+        let counts = |ours: i32, seat: i32| u32::from(ours != FREE && seat == ours);
+        (of_all + counts(all, seat.0), of_user + counts(user, seat.1))
     })
 }
 

@@ -73,6 +73,7 @@ impl GatewayLoop {
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         let mode = Protocol::Uwsgi.name();
         self.told.hears(newcomer.door, mode, || Said::of(&opening.variables));
+        let newcomer = self.seated(newcomer);
         if let Some(why) = self.is_full(&newcomer) {
             return self.turn_back(newcomer, true, why);
         }
@@ -106,13 +107,13 @@ impl GatewayLoop {
             return self.turn_back(newcomer, true, refused(NO_SUCH));
         };
         if asked.watches {
-            return self.watch(key, newcomer, opening);
+            return self.watch(key, newcomer, opening, uid);
         }
         let Some(entry) = self.left.as_mut().and_then(|left| left.entries.get_mut(key)) else {
             return;
         };
         if matches!(entry.place, Place::Over(_)) {
-            return self.watch(key, newcomer, opening);
+            return self.watch(key, newcomer, opening, uid);
         }
         let rest = std::mem::take(&mut self.turn.input);
         // Its capacity is a turn's.

@@ -155,7 +155,9 @@ impl GatewayLoop {
         let attached = self.sessions.get_mut(key)?;
         let (transport, door) = (attached.transport, attached.door);
         let is_recorded = attached.wires.recording().is_some();
-        let most = self.doors.rules(door).map_or(0, |rules| rules.detach.sessions as usize);
+        let detach = self.doors.rules(door).map(|rules| &rules.detach);
+        let most = detach.map_or(0, |detach| detach.sessions as usize);
+        let most_of_one = detach.map_or(0, |detach| detach.of_one_user());
         let Some(left) = self.left.as_ref().filter(|_| most > 0) else {
             return Some(String::from("it is not allowed here (forkptyrouter-detach)"));
         };
@@ -165,10 +167,17 @@ impl GatewayLoop {
         if is_recorded {
             return Some(String::from("it is recorded"));
         }
-        if !left.has(key) {
+        let entry = left.by_session.get(&key).and_then(|entry| left.entries.get(*entry));
+        let Some(uid) = entry.map(|entry| entry.uid) else {
             return Some(String::from("this session cannot be left"));
+        };
+        let (all, own) = left.alone(door, uid);
+        if all >= most {
+            return Some(format!("{most} sessions are without a client already"));
         }
-        (left.alone(door) >= most).then(|| format!("{most} sessions are without a client already"))
+        // root may have all of them.
+        (own >= most_of_one && uid != 0)
+            .then(|| format!("{own} sessions of yours are without a client already (detach-user)"))
     }
 
     /// A client is lost: its session goes on where that is allowed. Whether it

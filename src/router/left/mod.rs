@@ -193,10 +193,11 @@ impl Left {
         !self.by_session.is_empty() && self.by_session.contains_key(&session)
     }
 
-    /// How many go on without a client.
-    fn alone(&self, door: u16) -> usize {
+    /// How many go on without a client, and how many of those are of this user.
+    fn alone(&self, door: u16, uid: u32) -> (usize, usize) {
         let is_one = |entry: &Entry| entry.door == door && matches!(entry.place, Place::Alone(_));
-        self.entries.iter().filter(|(_, entry)| is_one(entry)).count()
+        let alone = self.entries.iter().filter(|(_, entry)| is_one(entry));
+        alone.fold((0, 0), |(all, own), (_, entry)| (all + 1, own + usize::from(entry.uid == uid)))
     }
 
     /// Whether this one may take a name: nobody of one's own has it.
@@ -219,17 +220,25 @@ impl Left {
         Some(entry)
     }
 
-    /// The earliest of what ended is forgotten where there is too much.
+    /// The earliest of what ended is forgotten where there is too much, of
+    /// whoever has the most of it.
     fn bound_ended(&mut self) {
         loop {
             let ended = self.entries.iter().filter_map(|(key, entry)| match &entry.place {
-                Place::Over(over) => Some((over.at, key)),
+                Place::Over(over) => Some((entry.uid, over.at, key)),
                 _ => None,
             });
-            let all: Vec<(u64, Key)> = ended.collect();
-            match all.iter().min() {
-                Some((_, key)) if all.len() > ENDED => self.remove(*key),
-                _ => return,
+            let all: Vec<(u32, u64, Key)> = ended.collect();
+            if all.len() <= ENDED {
+                return;
+            }
+            let mut counts = HashMap::new();
+            all.iter().for_each(|(uid, ..)| *counts.entry(*uid).or_insert(0_usize) += 1);
+            let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(uid, _)| uid);
+            let of_one = all.iter().filter(|(uid, ..)| Some(*uid) == most);
+            match of_one.map(|(_, at, key)| (*at, *key)).min() {
+                Some((_, key)) => self.remove(key),
+                None => return,
             };
         }
     }

@@ -24,12 +24,18 @@ use fpty::sys::{Read, Written};
 const OFTEN: Duration = Duration::from_millis(30);
 const PIECE: u64 = 32 * 1024;
 
-/// Such clients at most.
+/// Such clients at most, and of one user.
 const MOST: usize = 256;
+const MOST_OF_ONE: usize = 64;
+
+/// What is read of one at once: each of the few packets that it sends may be
+/// worth an answer.
+const ONE_READ: usize = 256;
 
 /// Such a client.
 pub struct Watcher {
     client: Stream,
+    uid: u32,
     decoder: Decoder,
     seen: Seen,
     /// How much of the output it has; `None`: it was not told to go on.
@@ -117,7 +123,7 @@ impl Watcher {
 
 impl GatewayLoop {
     /// A client sees a session.
-    pub(super) fn watch(&mut self, key: Key, newcomer: Newcomer, opening: Opening) {
+    pub(super) fn watch(&mut self, key: Key, newcomer: Newcomer, opening: Opening, uid: u32) {
         let Newcomer { client, seat, .. } = newcomer;
         // It is no session.
         if let Ok(Some(seat)) = seat {
@@ -140,9 +146,17 @@ impl GatewayLoop {
             }
         };
         let seen = ring.and_then(|ring| Some((ring.try_clone().ok()?, Seen::received(ring).ok()?)));
-        let Some((ring, seen)) = seen.filter(|_| left.watchers.len() < MOST) else {
-            return self.refuse(&client, true, refused("too many watch"));
+        let Some((ring, seen)) = seen else {
+            return self.refuse(&client, true, refused("out of descriptors or memory"));
         };
+        let of_one = left.watchers.iter().filter(|(_, watcher)| watcher.uid == uid).count();
+        if left.watchers.len() >= MOST || of_one >= MOST_OF_ONE {
+            let why = match of_one >= MOST_OF_ONE {
+                true => "too many of yours watch",
+                false => "too many watch",
+            };
+            return self.refuse(&client, true, refused(why));
+        }
         let mut packet = Vec::new();
         encode_packet(OFFER, &[OFFER_RING], &mut packet);
         if !matches!(client.write_with_descriptors(&packet, &[ring.as_fd()]), Written::Bytes(_)) {
@@ -152,6 +166,7 @@ impl GatewayLoop {
         let decoder = opening.decoder;
         let watcher = Watcher {
             client,
+            uid,
             decoder,
             seen,
             at: None,
@@ -182,7 +197,7 @@ impl GatewayLoop {
         let Some(watcher) = self.left.as_mut().and_then(|left| left.watchers.get_mut(key)) else {
             return;
         };
-        let lives = match watcher.client.read(&mut self.turn.buffer[..]) {
+        let lives = match watcher.client.read(&mut self.turn.buffer[..ONE_READ]) {
             Read::Bytes(count) => watcher.hear(&self.turn.buffer[..count]),
             Read::Blocked => !ready.hang_up,
             Read::End | Read::Gone => false,

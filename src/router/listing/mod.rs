@@ -24,6 +24,7 @@ use super::table::{Key, Source, Table};
 use super::timers::Due;
 use super::told::Subject;
 use crate::session::greeting::Opening;
+use crate::shares::{self, Who};
 use fpty::proto::request::Verb;
 use fpty::proto::{Ended, Ending, NOTICE, encode_input, encode_packet};
 use fpty::relay::Backlog;
@@ -36,7 +37,7 @@ pub(super) use entry::Described;
 use piece::{Asking, Piece};
 
 /// Clients at once that ask, and of one user; for a further one, the one that
-/// has taken longest is let go.
+/// has taken longest is let go, of whoever has most of them.
 const CLIENTS: usize = 256;
 const CLIENTS_OF_ONE: usize = 16;
 
@@ -60,6 +61,8 @@ struct Inquirer {
     client: Stream,
     /// Its user; `None`: nobody knows.
     uid: Option<u32>,
+    /// Whose share of the places it has.
+    who: Who,
     since: Instant,
     /// The id that it wants ended; `None`: it wants the list.
     ends: Option<Beginning>,
@@ -164,17 +167,11 @@ impl Inquirers {
         }
     }
 
-    /// One that has to go for another of this user.
-    fn one_too_many(&self, uid: Option<u32>) -> Option<Key> {
-        let of_one = || self.clients.iter().filter(|(_, one)| one.uid == uid);
-        let slowest = |(key, one): (Key, &Inquirer)| (one.since, key);
-        if uid != Some(0) && of_one().count() >= CLIENTS_OF_ONE {
-            return of_one().map(slowest).min().map(|(_, key)| key);
-        }
-        match self.clients.len() >= CLIENTS {
-            true => self.clients.iter().map(slowest).min().map(|(_, key)| key),
-            false => None,
-        }
+    /// One that has to go for another of theirs.
+    fn one_too_many(&self, who: Who) -> Option<Key> {
+        let places = self.clients.iter().map(|(key, one)| (key, one.who, one.since));
+        let most = if who == Who::User(0) { CLIENTS } else { CLIENTS_OF_ONE };
+        shares::in_the_way(places, who, most, CLIENTS)
     }
 }
 
@@ -191,12 +188,14 @@ impl GatewayLoop {
             self.seats.leave(seat);
         }
         let uid = client.credentials().map(|peer| peer.uid);
-        if let Some(slowest) = self.inquirers.one_too_many(uid) {
+        let who = Who::of(&client);
+        if let Some(slowest) = self.inquirers.one_too_many(who) {
             self.close_inquirer(slowest);
         }
         let mut inquirer = Inquirer {
             client,
             uid: uid.filter(|uid| *uid != OF_ELSEWHERE),
+            who,
             since: Instant::now(),
             ends: None,
             whose: None,

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use super::GatewayLoop;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
+use crate::shares::{self, Who};
 use fpty::relay::Backlog;
 use fpty::sys::Read;
 use fpty::sys::poll::{Interest, Ready};
@@ -27,7 +28,7 @@ use report::{Goes, Listing};
 use request::{Asked, Request};
 
 /// Clients of the statistics at once; for a further one, the one that has
-/// taken longest is let go.
+/// taken longest is let go, of whoever has most of them.
 const CLIENTS: usize = 32;
 
 /// How long one may take to ask, and how long not to read.
@@ -39,6 +40,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// Somebody who asks.
 pub struct StatsClient {
     stream: Stream,
+    /// Whose share of the places it has.
+    who: Who,
     since: Instant,
     request: Request,
     answer: Backlog,
@@ -79,15 +82,15 @@ impl GatewayLoop {
             // It goes on waiting, and would be told of again at once.
             Err(_) => return self.pause(),
         };
-        let clients = &mut self.statistics.clients;
-        if clients.len() >= CLIENTS {
-            let slowest = clients.iter().min_by_key(|(_, client)| client.since);
-            if let Some((key, _)) = slowest {
-                self.close_stats(key);
-            }
+        let who = Who::of(&stream);
+        let clients = self.statistics.clients.iter();
+        let places = clients.map(|(key, client)| (key, client.who, client.since));
+        if let Some(slowest) = shares::in_the_way(places, who, CLIENTS, CLIENTS) {
+            self.close_stats(slowest);
         }
         let key = self.statistics.clients.insert(StatsClient {
             stream,
+            who,
             since: Instant::now(),
             request: Request::default(),
             answer: Backlog::default(),

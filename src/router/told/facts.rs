@@ -253,6 +253,8 @@ pub struct Refused<'a> {
     pub reason: Refusal,
     /// The same, in the words of the log.
     pub why: &'a str,
+    /// So many that have no line of their own, where it stands for them.
+    pub count: Option<u64>,
 }
 
 impl Refused<'_> {
@@ -267,6 +269,9 @@ impl Refused<'_> {
             .field("command", Value::text(self.command, place.command_room))
             .field("reason", Value::word(self.reason.word()))
             .field("why", Value::Text(self.why, WHY));
+        if let Some(count) = self.count {
+            line.field("count", Value::Number(count));
+        }
         finish(line, lost)
     }
 }
@@ -367,6 +372,7 @@ mod tests {
             command: Some(text),
             reason: Refusal::Resources,
             why: text,
+            count: Some(u64::MAX),
         };
         let recorded = Recorded {
             path: text.to_owned(),

@@ -7,6 +7,7 @@
 //! | `facts.rs` | what is known of it; its lines |
 //! | `peer.rs` | who is at the other end |
 //! | `reason.rs` | why it ended, why there was none |
+//! | `refusals.rs` | how many of them have a line of their own |
 //! | `line.rs` | how a line looks |
 //! | `board.rs` | last lines, in case that a gateway is killed |
 //! | `queue.rs` | lines on their way to the log |
@@ -22,6 +23,7 @@ pub mod line;
 mod peer;
 mod queue;
 mod reason;
+mod refusals;
 mod traffic;
 
 use std::collections::HashMap;
@@ -32,6 +34,7 @@ use super::GatewayLoop;
 use super::table::Key;
 use crate::config::router::Router;
 use crate::config::rules::Rules;
+use crate::shares::Who;
 use crate::uwsgi::{log, server};
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
@@ -46,6 +49,7 @@ use peer::Names;
 pub use peer::Said;
 use queue::Queue;
 pub use reason::{Gone, Refusal};
+use refusals::Refusals;
 pub use traffic::Traffic;
 
 /// How many bytes of a command a line has room for, and the least.
@@ -122,6 +126,7 @@ pub struct Told {
     place: Place,
     names: Names,
     queue: Queue,
+    refusals: Refusals,
     caller: Caller,
     /// Why it is about to be refused, where that is not for want of something.
     refusal: Option<Refusal>,
@@ -152,6 +157,7 @@ impl Told {
             },
             names: Names::default(),
             queue,
+            refusals: Refusals::new(),
             caller: Caller::default(),
             refusal: None,
             sockets,
@@ -232,6 +238,12 @@ impl Told {
         let Some(format) = caller.socket.audit else {
             return;
         };
+        let who = client.map_or(Who::Nobody, Who::of);
+        self.tell_of_refusals();
+        let at = (&caller.socket.name, format, caller.mode);
+        if !self.refusals.is_told(who, at, reason, why) {
+            return;
+        }
         let peer = client.map(|client| peer::Peer::of(client, &mut self.names, true));
         let refused = Refused {
             socket: &caller.socket.name,
@@ -241,9 +253,28 @@ impl Told {
             command: caller.command.as_deref(),
             reason,
             why,
+            count: None,
         };
         let (place, now) = (&self.place, SystemTime::now());
         self.queue.say(|lost| refused.line(format, place, now, lost), log::takes);
+    }
+
+    /// Writes how many of the second that is over had no line of their own.
+    fn tell_of_refusals(&mut self) {
+        for left_out in self.refusals.over(Instant::now()) {
+            let refused = Refused {
+                socket: &left_out.socket,
+                mode: left_out.mode,
+                peer: left_out.peer,
+                said: Said::default(),
+                command: None,
+                reason: left_out.reason,
+                why: &left_out.why,
+                count: Some(left_out.count),
+            };
+            let (format, place, now) = (left_out.format, &self.place, SystemTime::now());
+            self.queue.say(|lost| refused.line(format, place, now, lost), log::takes);
+        }
     }
 
     /// Whether anybody wants to know more of a session than that there is one.
@@ -324,11 +355,12 @@ impl Told {
 
     /// Whether lines wait for the log.
     pub fn waits(&self) -> bool {
-        self.queue.waits()
+        self.queue.waits() || self.refusals.count()
     }
 
     /// Writes some of them; returns whether the log took any.
     pub fn flush(&mut self) -> bool {
+        self.tell_of_refusals();
         self.queue.flush(log::takes) > 0
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, User};
 
+use crate::shares::Who;
 use fpty::proto::variables::{LOGNAME, SSH_CONNECTION, Variables};
 use fpty::sys::credentials::{Logins, OF_ELSEWHERE};
 use fpty::sys::socket::Stream;
@@ -33,6 +34,26 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// What is known of all that have a share together.
+    pub fn in_common(who: Who) -> Self {
+        match who {
+            Who::User(uid) => Self { uid: Some(uid), ..Self::default() },
+            Who::Elsewhere(pid) => Self {
+                pid: u32::try_from(pid).ok().filter(|pid| *pid > 0),
+                uid: Some(OF_ELSEWHERE),
+                ..Self::default()
+            },
+            Who::Address(address) => {
+                Self { address: Some(IpAddr::V4(address.into())), ..Self::default() }
+            }
+            Who::Network(upper) => {
+                let address = (u128::from(upper) << 64).into();
+                Self { address: Some(IpAddr::V6(address)), ..Self::default() }
+            }
+            Who::Nobody => Self::default(),
+        }
+    }
+
     /// The peer of a connection; as whom it has logged in only where that is
     /// asked for.
     pub fn of(client: &Stream, names: &mut Names, with_login: bool) -> Self {

@@ -69,7 +69,7 @@ impl Gone {
 }
 
 /// Why there was no session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
     /// The program cannot be executed.
     Exec,

@@ -42,3 +42,24 @@ pub fn as_user(command: &mut Command, uid: u32, groups: &[u32]) {
         });
     }
 }
+
+/// Does something in a thread that is another user: a connection that is made
+/// there is that user's.
+///
+/// # Panics
+/// It cannot be another user.
+pub fn connecting_as<T: Send>(uid: u32, body: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            // SAFETY: system calls with numbers. Without the C library they are
+            // about this thread alone (nptl(7)).
+            let done = unsafe {
+                libc::syscall(libc::SYS_setresgid, uid, uid, uid) == 0
+                    && libc::syscall(libc::SYS_setresuid, uid, uid, uid) == 0
+            };
+            assert!(done, "cannot be user {uid}");
+            body()
+        });
+        thread.join().expect("a thread")
+    })
+}

@@ -71,4 +71,6 @@ mod stats_hostile;
 mod stats_sessions;
 mod stream;
 mod streams;
+mod trust_inherit;
+mod trust_recordings;
 mod vanish;

@@ -22,6 +22,8 @@ pub enum Part {
     Limit,
     /// What becomes of a session that cannot be recorded.
     OnError,
+    /// What becomes of commands without a terminal, which are not recorded.
+    Commands,
 }
 
 /// How a recording is written.
@@ -44,6 +46,15 @@ pub enum OnError {
     Continue,
 }
 
+/// What becomes of commands without a terminal, which are not recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commands {
+    /// They run all the same.
+    Skip,
+    /// There are none.
+    Refuse,
+}
+
 /// A file has at least so much room: what stands at its beginning and its end.
 pub const LEAST: u64 = 4096;
 
@@ -60,9 +71,23 @@ pub struct Record {
     pub limit: Option<u64>,
     /// What becomes of a session that cannot be recorded.
     pub on_error: OnError,
+    /// What becomes of commands without a terminal; `None`: what follows from
+    /// [`Record::on_error`].
+    pub commands: Option<Commands>,
 }
 
 impl Record {
+    /// Whether commands without a terminal are refused: nothing goes
+    /// unrecorded where a session that cannot be recorded ends, unless that was
+    /// said.
+    pub fn refuses_commands(&self) -> bool {
+        let refuses = match self.commands {
+            Some(commands) => commands == Commands::Refuse,
+            None => self.on_error == OnError::Close,
+        };
+        self.folder.is_some() && refuses
+    }
+
     /// Takes what one socket has instead: another folder, or none (`off`).
     ///
     /// # Errors
@@ -118,6 +143,11 @@ impl Record {
                 "continue" => self.on_error = OnError::Continue,
                 _ => return neither("close", "continue"),
             },
+            Part::Commands => match word.trim() {
+                "skip" => self.commands = Some(Commands::Skip),
+                "refuse" => self.commands = Some(Commands::Refuse),
+                _ => return neither("skip", "refuse"),
+            },
         }
         Ok(())
     }
@@ -136,6 +166,7 @@ mod tests {
             (Part::Input, "true"),
             (Part::Limit, "5000000000"),
             (Part::OnError, "close"),
+            (Part::Commands, "skip"),
         ] {
             record.set(part, "forkptyrouter-x", good.as_ref()).expect(good);
         }
@@ -150,9 +181,26 @@ mod tests {
             (Part::Limit, "100"),
             (Part::Limit, "1GB"),
             (Part::OnError, "stop"),
+            (Part::Commands, "record"),
         ] {
             let error = record.set(part, "forkptyrouter-x", nonsense.as_ref()).expect_err(nonsense);
             assert!(error.to_string().contains("forkptyrouter-x"), "{error}");
         }
+    }
+
+    #[test]
+    fn nothing_goes_unrecorded_where_that_is_asked_for() {
+        let record = |on_error, commands| Record {
+            folder: Some("/r".into()),
+            on_error,
+            commands,
+            ..Record::default()
+        };
+        assert!(!record(OnError::Continue, None).refuses_commands());
+        assert!(record(OnError::Close, None).refuses_commands());
+        assert!(!record(OnError::Close, Some(Commands::Skip)).refuses_commands());
+        assert!(record(OnError::Continue, Some(Commands::Refuse)).refuses_commands());
+        let off = Record { folder: None, ..record(OnError::Close, Some(Commands::Refuse)) };
+        assert!(!off.refuses_commands());
     }
 }

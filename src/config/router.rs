@@ -86,7 +86,7 @@ const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter process
 const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 52] = [
+pub static OPTIONS: [OptionSpec<Key>; 53] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -179,6 +179,11 @@ pub static OPTIONS: [OptionSpec<Key>; 52] = [
         c"forkptyrouter-record-on-error",
         Key::Record(Part::OnError),
         c"close or continue a session that cannot be recorded (default: continue)",
+    ),
+    with_value(
+        c"forkptyrouter-record-commands",
+        Key::Record(Part::Commands),
+        c"skip or refuse commands without a terminal, which are not recorded (default: refuse with record-on-error = close)",
     ),
     with_value(
         c"forkptyrouter-allow-command",

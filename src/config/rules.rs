@@ -137,8 +137,8 @@ pub struct Own {
 const KEYS: &str = "addr, cmd, uid, gid, groups, chdir, env, accept_env, rows, cols, chmod, chown, \
                     allow_user, deny_user, allow_group, deny_group, allow_addr, deny_addr, root, max, \
                     max_user, rate, idle, max_time, handover, allow_command, sftp_server, record, \
-                    record_format, record_input, record_limit, record_on_error, audit, detach, \
-                    detach_user, detach_time, detach_buffer, detach_answer";
+                     record_format, record_input, record_limit, record_on_error, record_commands, \
+                     audit, detach, detach_user, detach_time, detach_buffer, detach_answer";
 
 /// The list that a key or a global option is about.
 pub fn list(key: &str) -> Option<List> {
@@ -356,6 +356,7 @@ impl Rules {
             "record_input" => self.record.set(Part::Input, what, one)?,
             "record_limit" => self.record.set(Part::Limit, what, one)?,
             "record_on_error" => self.record.set(Part::OnError, what, one)?,
+            "record_commands" => self.record.set(Part::Commands, what, one)?,
             "audit" => self.audit = audit::of(what, one)?,
             "detach" => self.detach.set(detach::Part::Sessions, what, one)?,
             "detach_user" => self.detach.set(detach::Part::User, what, one)?,

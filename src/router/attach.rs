@@ -15,7 +15,6 @@ use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Refusal, Said, Subject};
 use super::traffic::{Attached, Wires};
-use crate::config::rules::Rules;
 use crate::session::Session;
 use crate::session::greeting::Opening;
 use fpty::error::{Error, Result, reason};
@@ -27,14 +26,11 @@ use fpty::sys::child::Pid;
 use fpty::sys::peer::Arrived;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::{self, Master};
-use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::socket::Stream;
 use fpty::sys::spawn::{Program, Started, Streams};
 
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// An idle timeout that is shorter than this is to be exact.
-const ROUGHLY: Duration = Duration::from_secs(60);
 
 /// How soon what slow programs needed is looked after.
 const TIDY: Duration = Duration::from_millis(100);
@@ -129,7 +125,7 @@ impl GatewayLoop {
             return self.inquire(newcomer, opening);
         }
         let newcomer = self.seated(newcomer);
-        let (transport, door) = (newcomer.transport, newcomer.door);
+        let door = newcomer.door;
         let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
         self.told.hears(door, mode, || Said::of(&opening.variables));
         self.is_about_to_record(door);
@@ -170,18 +166,18 @@ impl GatewayLoop {
             session.notice(&line, wires);
         }
         let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
-        if is_named && wish.is_none() {
-            let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
+        let is_recorded = wires.is_recorded();
+        if is_named && (wish.is_none() || is_recorded) {
+            let line = match is_recorded {
+                true => "the session has no name: it is recorded, and cannot be left",
+                false => "the session has no name: it cannot be left (forkptyrouter-detach)",
+            };
             session.notice(line, wires);
         }
-        let can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
-        let is_recorded = attached.wires.recording().is_some();
-        let hands_over =
-            can_take && transport == Transport::Unix && is_handed_over_by(&rules) && !is_recorded;
-        if let Some(wish) = wish {
-            self.can_be_left(key, wish, size, !hands_over);
-            self.after(OFFER_AFTER, Due::Offer(key));
-        } else if hands_over {
+        attached.can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
+        let hands_over = self.may_be_handed_over(key);
+        let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));
+        if is_kept || hands_over {
             self.after(OFFER_AFTER, Due::Offer(key));
         }
         self.settle(key);
@@ -358,12 +354,6 @@ impl GatewayLoop {
             self.let_go(*attached);
         }
     }
-}
-
-/// Whether terminals are handed over where these rules hold.
-pub(super) fn is_handed_over_by(rules: &Rules) -> bool {
-    // Of one that was handed over the idle time is known roughly.
-    rules.handover && rules.timeout.is_none_or(|timeout| timeout >= ROUGHLY)
 }
 
 /// The end of a session whose program cannot be executed, as a shell has it:

@@ -84,7 +84,7 @@ impl GatewayLoop {
     /// Starts a command for a client that has said this.
     pub(super) fn command(&mut self, newcomer: Newcomer, mut opening: Opening, arrived: Arrived) {
         let shown = opening.request.shown();
-        let outcome = match self.is_full(&newcomer) {
+        let outcome = match self.is_full(&newcomer).or_else(|| self.is_never_recorded()) {
             Some(why) => Err(why),
             None => self.start_command(newcomer.door, &mut opening, arrived),
         };

@@ -14,9 +14,14 @@ use super::table::Key;
 use super::timers::Due;
 use super::told::Subject;
 use super::traffic::Wires;
+use crate::config::rules::Rules;
 use fpty::proto::{OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
 use fpty::sys::Written;
 use fpty::sys::pidfd::PidFd;
+use fpty::sys::socket::Transport;
+
+/// An idle timeout that is shorter than this is to be exact.
+const ROUGHLY: Duration = Duration::from_secs(60);
 
 /// How soon a keeper that is busy is asked again.
 const KEEPER: Duration = Duration::from_millis(5);
@@ -25,8 +30,23 @@ const KEEPER: Duration = Duration::from_millis(5);
 const AGAIN: Duration = Duration::from_millis(100);
 
 impl GatewayLoop {
-    /// Offers a session's terminal to its client.
+    /// Whether a session's terminal may be given to its client. This is the one
+    /// place that says so, whatever brought the session here, and every offer
+    /// asks it: what goes past the gateway is recorded by nobody.
+    pub(super) fn may_be_handed_over(&mut self, key: Key) -> bool {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return false;
+        };
+        self.doors.rules(attached.door).is_some_and(is_handed_over_by)
+            && attached.transport == Transport::Unix
+            && attached.can_take
+            && !attached.wires.is_recorded()
+    }
+
+    /// Offers a session's terminal to its client, or, where that may not be
+    /// handed over, what is kept of its output.
     pub(super) fn offer(&mut self, key: Key) {
+        let may = self.may_be_handed_over(key);
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
@@ -39,9 +59,15 @@ impl GatewayLoop {
             }
             return;
         }
+        if !may {
+            attached.session.relays_for_good();
+        }
         let (mut names, mut descriptors) = (Vec::new(), Vec::new());
         let kept = attached.session.kept();
-        let relays = kept.is_some_and(|kept| kept.relays);
+        let relays = !may || kept.is_some_and(|kept| kept.relays);
+        if relays && kept.is_none() {
+            return;
+        }
         let pidfd = PidFd::open(program).filter(|_| !relays);
         if !relays {
             names.push(OFFER_MASTER);
@@ -92,4 +118,10 @@ impl GatewayLoop {
             Written::Gone => {}
         }
     }
+}
+
+/// Whether terminals are handed over where these rules hold.
+fn is_handed_over_by(rules: &Rules) -> bool {
+    // Of one that was handed over the idle time is known roughly.
+    rules.handover && rules.timeout.is_none_or(|timeout| timeout >= ROUGHLY)
 }

@@ -49,6 +49,8 @@ pub struct Attached {
     /// The program was not executed yet: the wait before that is looked after
     /// again, in milliseconds. 0: it was.
     pub starting: u8,
+    /// Its client has said that it takes terminals.
+    pub can_take: bool,
     /// How its program ended.
     pub exit: Option<Gone>,
 }
@@ -79,6 +81,7 @@ impl Attached {
             quiet: Quiet::default(),
             drains: 0,
             starting: 0,
+            can_take: false,
             exit: None,
         }
     }
@@ -88,6 +91,12 @@ impl Wires {
     /// Where it is recorded, if it is.
     pub fn recording(&mut self) -> Option<&mut Recording> {
         self.traffic.as_mut()?.recording.as_mut()
+    }
+
+    /// Whether it is, or ever was: a recording that failed stays with its
+    /// session.
+    pub fn is_recorded(&self) -> bool {
+        self.traffic.as_ref().is_some_and(|traffic| traffic.recording.is_some())
     }
 }
 

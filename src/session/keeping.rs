@@ -48,6 +48,13 @@ impl Session {
         self.extended.as_ref()?.kept.as_deref()
     }
 
+    /// Its terminal is not handed over: what is kept is all that is offered.
+    pub fn relays_for_good(&mut self) {
+        if let Some(kept) = self.extended.as_mut().and_then(|extended| extended.kept.as_mut()) {
+            kept.relays = true;
+        }
+    }
+
     /// The same, for good: it is kept elsewhere from now on.
     pub fn take_kept(&mut self) -> Option<Box<Kept>> {
         self.extended.as_mut()?.kept.take()

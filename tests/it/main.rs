@@ -71,6 +71,8 @@ mod stats_hostile;
 mod stats_sessions;
 mod stream;
 mod streams;
+mod trust_inherit;
+mod trust_recordings;
 mod trust_shares;
 mod trust_turns;
 mod vanish;

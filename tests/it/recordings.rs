@@ -17,7 +17,7 @@ use crate::harness::{
 };
 
 /// The audit's lines of ends that tell of a recording.
-fn ends(server: &Server) -> Vec<Value> {
+pub fn ends(server: &Server) -> Vec<Value> {
     let log = server.log();
     let whole = log.rfind('\n').map_or("", |end| &log[..end]);
     let lines = whole.lines().filter_map(|line| line.strip_prefix("forkptyrouter-audit: "));
@@ -27,20 +27,20 @@ fn ends(server: &Server) -> Vec<Value> {
 
 /// Waits for so many ends, and returns what the last one says of a recording.
 #[track_caller]
-fn record(server: &Server, count: usize) -> Value {
+pub fn record(server: &Server, count: usize) -> Value {
     wait_until("the audit tells the end", || ends(server).len() >= count);
     ends(server)[count - 1]["record"].clone()
 }
 
 /// A server that records in `r`.
-fn recorded(flavor: &Flavor) -> Setup {
+pub fn recorded(flavor: &Flavor) -> Setup {
     both(Setup::new(flavor))
         .option("forkptyrouter-record", "{dir}/r")
         .option("forkptyrouter-audit", "json")
 }
 
 /// As [`recorded`], with sessions of nobody's where we may.
-fn dropping(flavor: &Flavor) -> Option<Setup> {
+pub fn dropping(flavor: &Flavor) -> Option<Setup> {
     if !nix::unistd::getuid().is_root() {
         eprintln!("skipped: only root can drop privileges");
         return None;
@@ -52,15 +52,15 @@ fn dropping(flavor: &Flavor) -> Option<Setup> {
 }
 
 /// A file as it is read back.
-struct Cast {
-    header: Value,
-    events: Vec<(f64, String, String)>,
-    last: String,
+pub struct Cast {
+    pub header: Value,
+    pub events: Vec<(f64, String, String)>,
+    pub last: String,
 }
 
 impl Cast {
     #[track_caller]
-    fn read(path: impl AsRef<Path>) -> Self {
+    pub fn read(path: impl AsRef<Path>) -> Self {
         let text = fs::read_to_string(path).expect("a recording");
         let mut lines: Vec<&str> = text.lines().collect();
         let last = lines.pop().expect("a last line").to_owned();
@@ -79,18 +79,18 @@ impl Cast {
         Self { header, events, last }
     }
 
-    fn all(&self, kind: &str) -> String {
+    pub fn all(&self, kind: &str) -> String {
         self.events.iter().filter(|(_, is, _)| is == kind).map(|(.., text)| text.as_str()).collect()
     }
 
-    fn total(&self, name: &str) -> &str {
+    pub fn total(&self, name: &str) -> &str {
         let (_, rest) = self.last.split_once(&format!("{name}=")).expect(name);
         rest.split([' ', '"']).next().expect("a value")
     }
 
     /// The hash is that of all before the last line, and the audit's.
     #[track_caller]
-    fn check(&self, record: &Value) {
+    pub fn check(&self, record: &Value) {
         let path = record["path"].as_str().expect("a path");
         let text = fs::read(path).expect("a recording");
         assert_eq!(record["bytes"], text.len());
@@ -104,7 +104,7 @@ impl Cast {
     }
 }
 
-fn files(server: &Server) -> Vec<PathBuf> {
+pub fn files(server: &Server) -> Vec<PathBuf> {
     let entries = fs::read_dir(server.path("r")).expect("the folder");
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     files.sort();
@@ -112,17 +112,17 @@ fn files(server: &Server) -> Vec<PathBuf> {
 }
 
 /// A process of the recorder's, by its name.
-fn find(server: &Server, name: &str) -> Option<Process> {
+pub fn find(server: &Server, name: &str) -> Option<Process> {
     server.processes().into_iter().find(|one| one.name == name && !one.is_zombie())
 }
 
-fn recorder(server: &Server) -> Option<Process> {
+pub fn recorder(server: &Server) -> Option<Process> {
     find(server, "fpty-recorder")
 }
 
 /// Its number, as soon as it runs.
 #[track_caller]
-fn running(server: &Server, name: &str) -> i32 {
+pub fn running(server: &Server, name: &str) -> i32 {
     wait_until(&format!("{name} runs"), || find(server, name).is_some());
     find(server, name).expect("it runs").pid
 }

@@ -8,8 +8,10 @@ use super::super::table::{Key, Source};
 use super::super::traffic::{Attached, Wires};
 use super::record::{Held, Record};
 use super::{Alone, Entry, Over, Place, RARELY, SOON, Taken, now};
+use crate::config::record::OnError;
 use crate::session::Session;
 use crate::session::keeping::Kept;
+use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
 use fpty::sys::Size;
@@ -18,6 +20,9 @@ use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
+
+/// Why a session is not recorded that is older than the option.
+const NOT_RECORDED: &str = "it began before recordings did";
 
 /// What was found.
 pub type Found = Vec<(Record, Held)>;
@@ -54,6 +59,25 @@ impl GatewayLoop {
             self.end_program(program, grace);
             return None;
         };
+        if let Some(record) = self.doors.rules(door).map(|rules| &rules.record) {
+            // What it wrote so far, and writes past us, is in no recording.
+            match record.folder.as_ref().map(|_| record.on_error) {
+                Some(OnError::Close) => {
+                    log(&format!("forkptyrouter: session {id} ends: {NOT_RECORDED}"));
+                    let why = format!("session ended: it cannot be recorded: {NOT_RECORDED}");
+                    if let Some(client) = client.map(Stream::from) {
+                        let _ = client.write(&Ended::because(Ending::Lost, why).packet());
+                    }
+                    self.left.as_mut()?.store.is_over(id);
+                    self.end_program(program, grace);
+                    return None;
+                }
+                Some(OnError::Continue) => {
+                    log(&format!("forkptyrouter: session {id} is not recorded: {NOT_RECORDED}"));
+                }
+                None => {}
+            }
+        }
         let buffer = self.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
         let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let remains = Remains::go_on(ring).ok();

@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::super::GatewayLoop;
-use super::super::attach::is_handed_over_by;
 use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
@@ -160,7 +159,6 @@ impl GatewayLoop {
     /// what is kept of it, is offered, and it is told to go on when it has that.
     pub(super) fn come_next(&mut self, key: Key, waiting: Waiting) {
         let door = waiting.newcomer.door;
-        let relays = !self.doors.rules(door).is_some_and(is_handed_over_by);
         let Some(left) = &mut self.left else {
             return;
         };
@@ -185,7 +183,7 @@ impl GatewayLoop {
         let _ = left.poller.remove(&alone.master);
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
-        session.keep(Kept { remains: alone.remains, hidden: true, relays });
+        session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
         let wires = Wires { client, master: alone.master, program: Some(pid), traffic: None };
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         self.seats.is_of(seat.ok().flatten(), Subject::Session(session));
@@ -200,6 +198,7 @@ impl GatewayLoop {
             return;
         };
         attached.terminal_interest = Some(Interest::default());
+        attached.can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
         let poller = &self.turn.poller;
         let (client, terminal) =
             (Source::Client(session).token(), Source::Terminal(session).token());

@@ -73,32 +73,33 @@ impl GatewayLoop {
     }
 
     /// The session that has just begun can be left from now on, where there is
-    /// the memory for it.
+    /// the memory for it. Whether it can.
     pub(in crate::router) fn can_be_left(
         &mut self,
         key: Key,
         wish: Wish,
         size: Size,
         relays: bool,
-    ) {
+    ) -> bool {
         let id = self.ids.of(key);
         let command = self.command_of(Subject::Session(key)).map(Into::into);
         let (Some(left), Some(attached)) = (&mut self.left, self.sessions.get_mut(key)) else {
-            return;
+            return false;
         };
         let door = attached.door;
         let Attached { session, wires, .. } = attached;
         let (Some(pid), Some(rules)) = (wires.program, self.doors.rules(door)) else {
-            return;
+            return false;
         };
         // What is recorded is recorded as a whole, or not at all.
-        if wires.recording().is_some() {
-            return;
+        if wires.is_recorded() {
+            return false;
         }
         // Up to 64 MB.
         let remains = Remains::new(rules.detach.buffer as usize, size);
         let (Ok(remains), Some(program)) = (remains, PidFd::open(pid)) else {
-            return session.notice("this session cannot be left: out of memory", wires);
+            session.notice("this session cannot be left: out of memory", wires);
+            return false;
         };
         session.keep(Kept { remains, hidden: false, relays });
         let Wish { uid, name } = wish;
@@ -119,6 +120,7 @@ impl GatewayLoop {
         });
         left.by_session.insert(key, entry);
         self.tell_store(entry);
+        true
     }
 
     /// The client asks to leave.
@@ -154,7 +156,7 @@ impl GatewayLoop {
     fn why_not(&mut self, key: Key) -> Option<String> {
         let attached = self.sessions.get_mut(key)?;
         let (transport, door) = (attached.transport, attached.door);
-        let is_recorded = attached.wires.recording().is_some();
+        let is_recorded = attached.wires.is_recorded();
         let detach = self.doors.rules(door).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| detach.sessions as usize);
         let most_of_one = detach.map_or(0, |detach| detach.of_one_user());

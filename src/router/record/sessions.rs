@@ -32,6 +32,19 @@ impl GatewayLoop {
             .then(|| Ended::because(Ending::Refused, "it cannot be recorded: there is no recorder"))
     }
 
+    /// Why there can be no command without a terminal, because those are not
+    /// recorded, and nothing may go unrecorded.
+    pub(in crate::router) fn is_never_recorded(&mut self) -> Option<Ended> {
+        let current = self.recorder.as_mut().and_then(|recorder| recorder.current.take());
+        current.is_some_and(|record| record.refuses_commands()).then(|| {
+            Ended::because(
+                Ending::Refused,
+                "it cannot be recorded: a command without a terminal never is (fpty -t gives it \
+                 one; forkptyrouter-record-commands)",
+            )
+        })
+    }
+
     /// A new session is to be recorded; it begins when its program is executed.
     pub(in crate::router) fn note_recording(&mut self, key: Key, size: Size) {
         let current = self.recorder.as_mut().and_then(|recorder| recorder.current.take());

@@ -49,6 +49,10 @@ pub struct Attached {
     /// The program was not executed yet: the wait before that is looked after
     /// again, in milliseconds. 0: it was.
     pub starting: u8,
+    /// Its program has shown something.
+    pub has_shown: bool,
+    /// It is over, and its client's first word is still waited for.
+    pub lingers: bool,
     /// How its program ended.
     pub exit: Option<Gone>,
 }
@@ -79,6 +83,8 @@ impl Attached {
             quiet: Quiet::default(),
             drains: 0,
             starting: 0,
+            has_shown: false,
+            lingers: false,
             exit: None,
         }
     }
@@ -240,9 +246,11 @@ impl GatewayLoop {
         };
         match attached.session.verdict() {
             Verdict::Lives => {}
+            Verdict::Over if attached.session.may_greet() => return self.linger(key),
             Verdict::Over => return self.close(key),
             Verdict::Abandoned => return self.depart(key),
             Verdict::Left => return self.client_leaves(key),
+            Verdict::Greets => return self.greets_late(key),
             Verdict::Starved => {
                 // In the midst of output that it does not read it would be
                 // misread.
@@ -337,6 +345,7 @@ impl Attached {
         // No more than BUFFER.
         self.last_output = have as u32;
         let spoke = have > 0;
+        self.has_shown |= spoke;
         if spoke {
             if let Some(traffic) = &mut self.wires.traffic {
                 traffic.gave_out(have);

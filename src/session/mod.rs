@@ -63,6 +63,8 @@ enum Client {
     Silent,
     /// It wants to leave, and the session to go on.
     Leaves,
+    /// Its first word is the hello, and comes late.
+    Greets,
     /// It has left.
     Gone,
 }
@@ -78,6 +80,9 @@ pub struct Session {
     client: Client,
     terminal_open: bool,
     program_runs: bool,
+    /// The program was started because the client said nothing, and it has
+    /// said nothing yet.
+    unspoken: bool,
     fate: Fate,
 }
 
@@ -103,6 +108,9 @@ pub enum Verdict {
     Abandoned,
     /// The client wants to leave, and the session to go on.
     Left,
+    /// The client says hello, which was waited for in vain: all that it sent
+    /// is still to be heard.
+    Greets,
     /// There is no memory for what one end does not take.
     Starved,
 }
@@ -119,6 +127,7 @@ impl Session {
             client: Client::Open,
             terminal_open: true,
             program_runs: true,
+            unspoken: false,
             fate: Fate::Open,
         }
     }
@@ -128,13 +137,42 @@ impl Session {
         let mut session = Self::raw(size);
         session.decoder = Some(std::mem::take(&mut opening.decoder));
         session.extended = opening.extended.then(Box::default);
+        session.unspoken = !opening.spoken;
         session
+    }
+
+    /// Whether the first thing that the client says is the hello; `sent` may
+    /// be a part of that.
+    #[cold]
+    fn greets_late(&mut self, sent: &[u8]) -> bool {
+        let mut decoder = self.decoder.clone();
+        let packet = decoder.as_mut().and_then(|decoder| decoder.next(&mut &*sent));
+        self.unspoken = packet.is_none();
+        let greets = matches!(packet, Some(Packet::Hello(1..)));
+        if greets {
+            self.client = Client::Greets;
+        }
+        greets
+    }
+
+    /// Whether the first word of its client, which was waited for in vain, may
+    /// still be on its way.
+    pub fn may_greet(&self) -> bool {
+        self.unspoken && self.client == Client::Open && self.fate == Fate::Open
+    }
+
+    /// What has come of the client's first packet, to go on with elsewhere.
+    pub fn take_decoder(&mut self) -> Option<Decoder> {
+        self.decoder.take()
     }
 
     /// Takes what the client sent. `gather` is room for input that comes in
     /// many packets: it goes to the terminal in one write. Of both buffers the
     /// contents are of no use afterwards.
     pub fn client_sent(&mut self, sent: &mut Vec<u8>, gather: &mut Vec<u8>, ends: &mut impl Ends) {
+        if self.unspoken && self.greets_late(sent) {
+            return;
+        }
         let Some(mut decoder) = self.decoder.take() else {
             self.give_all_input(sent, ends);
             return;
@@ -272,7 +310,7 @@ impl Session {
     pub fn client_interest(&self) -> Interest {
         Interest {
             read: self.client == Client::Open
-                && ((self.terminal_open && self.program_runs) || self.is_hidden())
+                && ((self.terminal_open && self.program_runs) || self.is_hidden() || self.unspoken)
                 && self.input.len() < INPUT_LIMIT,
             write: !self.output.is_empty(),
         }
@@ -345,7 +383,11 @@ impl Session {
     /// terminal ended first: a program may close its terminal and work on.
     pub fn verdict(&self) -> Verdict {
         if self.client >= Client::Leaves {
-            if self.client == Client::Gone { Verdict::Abandoned } else { Verdict::Left }
+            match self.client {
+                Client::Gone => Verdict::Abandoned,
+                Client::Greets => Verdict::Greets,
+                _ => Verdict::Left,
+            }
         } else if self.fate == Fate::Starved {
             Verdict::Starved
         } else if self.output.is_empty()

@@ -46,6 +46,8 @@ pub enum Key {
     Stats,
     /// The master kills a gateway whose turn takes longer than this.
     Harakiri,
+    /// How long a client may be silent before its request is complete.
+    HandshakeTimeout,
     /// How long a program may outlive its client.
     HangupGrace,
     /// Variables of the client that the program may get.
@@ -86,7 +88,7 @@ const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter process
 const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 53] = [
+pub static OPTIONS: [OptionSpec<Key>; 54] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -276,6 +278,11 @@ pub static OPTIONS: [OptionSpec<Key>; 53] = [
         c"end a session after the specified time, whatever it does (default: never)",
     ),
     with_value(
+        c"forkptyrouter-handshake-timeout",
+        Key::HandshakeTimeout,
+        c"refuse a client that says hello and then nothing for so many seconds (default: 10)",
+    ),
+    with_value(
         c"forkptyrouter-hangup-grace",
         Key::HangupGrace,
         c"kill a session that outlives its client by the specified seconds (default: 10, 0: never)",
@@ -299,6 +306,9 @@ pub struct Router {
     pub stats: Option<OsString>,
     /// The longest turn of the loop, in seconds.
     pub harakiri: Option<u32>,
+    /// How long a client that has said hello may be silent before it has said
+    /// all.
+    pub handshake_timeout: Duration,
     /// How long a session leader may outlive its client.
     pub hangup_grace: Option<Duration>,
     /// Whether a command without a terminal gets the client's descriptors.
@@ -317,6 +327,9 @@ pub const SFTP_SERVERS: [&CStr; 4] = [
     c"/usr/lib/ssh/sftp-server",
 ];
 
+/// Of [`Router::handshake_timeout`].
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 impl Default for Router {
     fn default() -> Self {
         Self {
@@ -327,6 +340,7 @@ impl Default for Router {
             events: 64,
             stats: None,
             harakiri: None,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
             hangup_grace: Some(Duration::from_secs(10)),
             pass_stdio: true,
             accept_env_given: false,
@@ -435,6 +449,9 @@ impl Router {
                 };
             }
             Key::Timeout => self.rules.timeout = seconds()?,
+            Key::HandshakeTimeout => {
+                self.handshake_timeout = seconds()?.unwrap_or(HANDSHAKE_TIMEOUT);
+            }
             Key::HangupGrace => self.hangup_grace = seconds()?,
             Key::AcceptEnv => {
                 let accept = AcceptEnv::of(value::bytes(option, typed)?.as_bytes());

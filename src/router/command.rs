@@ -288,7 +288,7 @@ impl GatewayLoop {
                 super::depart::discard_input(client, &mut self.turn.buffer[..]);
                 self.let_command_go(key);
             }
-            Verdict::Abandoned | Verdict::Left => self.let_command_go(key),
+            Verdict::Abandoned | Verdict::Left | Verdict::Greets => self.let_command_go(key),
             Verdict::Starved => {
                 let Commanded { command, wires, .. } = commanded;
                 if !command.has_output() {

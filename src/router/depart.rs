@@ -202,6 +202,11 @@ impl GatewayLoop {
     }
 
     pub(super) fn let_go(&mut self, attached: Attached) {
+        drop(self.let_go_but_client(attached));
+    }
+
+    /// The same, but for its client.
+    pub(super) fn let_go_but_client(&mut self, attached: Attached) -> Stream {
         // The poller forgets descriptors when they close here; where a copy
         // lives a moment longer (sys/detached.rs), nobody has its token.
         if let Some(program) = attached.wires.program {
@@ -226,6 +231,7 @@ impl GatewayLoop {
                 child::signal_group(group, libc::SIGCONT);
             }
         }
+        attached.wires.client
     }
 
     /// A session's leader has ignored that its client left.

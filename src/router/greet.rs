@@ -11,7 +11,10 @@ use super::doors::Newcomer;
 use super::seats::{Full, Seat};
 use super::table::{Key, Source};
 use super::timers::Due;
+use super::told::{Refusal, Said};
 use crate::session::greeting::{Greeting, Heard};
+use fpty::error::reason;
+use fpty::proto::{Ended, Ending, Protocol, TOO_LATE};
 use fpty::sys::Read;
 use fpty::sys::peer::Arrived;
 use fpty::sys::poll::{Interest, Ready};
@@ -19,10 +22,22 @@ use fpty::sys::socket::{Stream, Transport};
 
 /// How long a client that says nothing is waited for: one that only reads, as
 /// a plain socket may.
-const SILENCE: Duration = Duration::from_millis(50);
+pub const SILENCE: Duration = Duration::from_millis(50);
 
-/// How long one is that has said hello, over a slow link.
-const AFTER_HELLO: Duration = Duration::from_secs(1);
+/// After a hello a client that goes on sending has so many times as long, in
+/// all, as it may be silent.
+const IN_ALL: u32 = 30;
+
+/// Why nothing was started for a client that sends no more.
+const CUT: &str = "the connection was shut down in the midst of the request: nothing was started";
+
+/// Why a client gets nothing whose hello came when its program had something
+/// to say already. Its own end knows how it begins ([`fpty::proto::TOO_LATE`]).
+const WHAT_IS_LATE: &str = "the program had been started for a silent client by then";
+
+/// How long the end of a program that was started for a silent client waits
+/// for a hello that is late: whoever says it would take that for its own.
+const LINGER: Duration = Duration::from_millis(200);
 
 /// Descriptors that a client can pass.
 const DESCRIPTORS: usize = 3;
@@ -38,9 +53,20 @@ pub struct Caller {
     seat: Result<Option<Seat>, Full>,
     /// Descriptors that it passes.
     arrived: Arrived,
-    /// When it is no longer waited for.
+    /// When it came.
+    since: Instant,
+    /// When it is no longer waited for, and the latest that this can be.
     until: Instant,
+    latest: Instant,
     waited_for: bool,
+}
+
+impl Caller {
+    /// It says hello: it has so long for each part of what it wants.
+    fn has_greeted(&mut self, now: Instant, patience: Duration) {
+        self.latest = now + patience * IN_ALL;
+        self.until = now + patience;
+    }
 }
 
 impl GatewayLoop {
@@ -49,6 +75,8 @@ impl GatewayLoop {
     pub(super) fn greet(&mut self, client: Stream, transport: Transport, door: u16) {
         let Some(rules) = self.doors.rules(door) else { return };
         let seat = self.seats.take(rules, &client);
+        let now = Instant::now();
+        let until = now + self.latecomers.patience(&client, transport, now);
         let key = self.callers.insert(Caller {
             seat,
             client,
@@ -56,7 +84,9 @@ impl GatewayLoop {
             door,
             greeting: Greeting::default(),
             arrived: Arrived::default(),
-            until: Instant::now() + SILENCE,
+            since: now,
+            until,
+            latest: until,
             waited_for: false,
         });
         self.hear(key, false);
@@ -69,6 +99,12 @@ impl GatewayLoop {
 
     /// It was waited for long enough.
     pub(super) fn silent(&mut self, key: Key) {
+        let is_over = |caller: &Caller| Instant::now() >= caller.until;
+        // What has come meanwhile counts: this process may have been busy, or
+        // stopped.
+        if self.callers.get_mut(key).is_some_and(|caller| is_over(caller)) {
+            self.hear(key, false);
+        }
         let Some(caller) = self.callers.get_mut(key) else {
             return;
         };
@@ -77,7 +113,17 @@ impl GatewayLoop {
             let wait = caller.until - now;
             return self.after(wait, Due::Silent(key));
         }
-        self.begin(key, 0, false);
+        if !caller.greeting.is_extended() {
+            return self.begin(key, 0, false);
+        }
+        let patience = self.config.handshake_timeout;
+        let why = match caller.until < caller.latest {
+            true => format!("no complete request came: silence for {} seconds", patience.as_secs()),
+            false => {
+                format!("no complete request came in {} seconds", (patience * IN_ALL).as_secs())
+            }
+        };
+        self.refuse_caller(key, &format!("{why} (forkptyrouter-handshake-timeout)"));
     }
 
     fn hear(&mut self, key: Key, hang_up: bool) {
@@ -98,25 +144,45 @@ impl GatewayLoop {
             return self.forget_caller(key);
         }
         match read {
-            Read::Bytes(_) => {}
-            Read::Blocked if !hang_up => return self.wait_for(key),
-            // It only reads.
-            Read::End if !hang_up => return self.begin(key, 0, true),
+            Read::Bytes(_) => self.heard(key),
+            Read::Blocked if !hang_up => self.wait_for(key),
+            Read::End if !hang_up => match caller.greeting.is_extended() {
+                // Half a request is none.
+                true => self.refuse_caller(key, CUT),
+                // It only reads.
+                false => self.begin(key, 0, true),
+            },
             // It left before there was anything for it.
-            Read::Blocked | Read::End | Read::Gone => return self.forget_caller(key),
+            Read::Blocked | Read::End | Read::Gone => self.forget_caller(key),
+        }
+    }
+
+    /// Takes what a client has sent, which stands in the turn's buffer.
+    fn heard(&mut self, key: Key) {
+        let Some(caller) = self.callers.get_mut(key) else {
+            return;
+        };
+        let patience = self.config.handshake_timeout;
+        if caller.greeting.is_extended() {
+            caller.until = caller.latest.min(Instant::now() + patience);
         }
         let mut bytes = self.turn.input.as_slice();
         loop {
             match caller.greeting.hear(&mut bytes) {
                 Heard::Answer(answer) => {
                     let _ = caller.client.write(&answer);
-                    caller.until = Instant::now() + AFTER_HELLO;
+                    let now = Instant::now();
+                    if now - caller.since > SILENCE {
+                        self.latecomers.note(&caller.client, caller.transport, now);
+                    }
+                    caller.has_greeted(now, patience);
                 }
                 Heard::Waiting => return self.wait_for(key),
                 Heard::Begin => {
                     let left = bytes.len();
                     return self.begin(key, left, false);
                 }
+                Heard::Refuse(why) => return self.refuse_caller(key, why),
             }
         }
     }
@@ -125,20 +191,17 @@ impl GatewayLoop {
         let Some(caller) = self.callers.get_mut(key) else {
             return;
         };
-        let interest = Interest { read: caller.greeting.listens(), write: false };
+        if caller.waited_for {
+            return;
+        }
         let (client, token) = (caller.client.as_fd(), Source::Caller(key).token());
-        let waits = match caller.waited_for {
-            false => self.turn.poller.add(client, token, interest),
-            true if !interest.read => self.turn.poller.change(client, token, interest),
-            true => return,
-        };
-        if waits.is_err() {
-            return self.begin(key, 0, false);
+        if let Err(error) = self.turn.poller.add(client, token, Interest::READ) {
+            let why = format!("cannot wait for the client: {}", reason(&error));
+            return self.refuse_caller(key, &why);
         }
-        if !std::mem::replace(&mut caller.waited_for, true) {
-            let wait = caller.until.saturating_duration_since(Instant::now());
-            self.after(wait, Due::Silent(key));
-        }
+        caller.waited_for = true;
+        let wait = caller.until.saturating_duration_since(Instant::now());
+        self.after(wait, Due::Silent(key));
     }
 
     /// Starts the program; so many bytes of what was read last are for the
@@ -156,6 +219,76 @@ impl GatewayLoop {
         }
         let newcomer = Newcomer { client, transport, door, seat };
         self.open(newcomer, greeting.opening(), arrived, ended);
+    }
+
+    /// Starts nothing, and says why.
+    fn refuse_caller(&mut self, key: Key, why: &str) {
+        let Some(caller) = self.callers.remove(key) else {
+            return;
+        };
+        let Caller { client, transport, door, greeting, seat, waited_for, .. } = *caller;
+        if waited_for {
+            let _ = self.turn.poller.remove(client.as_fd());
+        }
+        let opening = greeting.opening();
+        let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
+        self.told.hears(door, mode, || Said::of(&opening.variables));
+        self.told.refuses(Refusal::Handshake);
+        let newcomer = Newcomer { client, transport, door, seat };
+        self.turn_back(newcomer, opening.extended, Ended::because(Ending::Refused, why));
+    }
+
+    /// The session of a client that has said nothing is over.
+    pub(super) fn linger(&mut self, key: Key) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            attached.forget_terminal(&self.turn.poller);
+            if !std::mem::replace(&mut attached.lingers, true) {
+                self.after(LINGER, Due::Dismissed(key));
+            }
+        }
+    }
+
+    /// A client that said nothing in time says hello after all: its first
+    /// packets stand in the turn's buffer. The program that was started for a
+    /// silent one ends. Where it has shown nothing, and runs, this is as if it
+    /// never had been; else the client would take it for what it asks for.
+    pub(super) fn greets_late(&mut self, key: Key) {
+        self.tell_end(key);
+        self.forget_left(key);
+        let Some(mut attached) = self.sessions.remove(key) else {
+            return;
+        };
+        let (transport, door) = (attached.transport, attached.door);
+        let is_too_late = attached.has_shown || !attached.session.program_runs();
+        let decoder = attached.session.take_decoder();
+        let _ = self.turn.poller.remove(attached.wires.client.as_fd());
+        attached.forget_terminal(&self.turn.poller);
+        let client = self.let_go_but_client(*attached);
+        let now = Instant::now();
+        self.latecomers.note(&client, transport, now);
+        let Some(rules) = self.doors.rules(door) else { return };
+        let seat = self.seats.take(rules, &client);
+        if is_too_late {
+            self.told.hears(door, Protocol::Uwsgi.name(), Said::default);
+            self.told.refuses(Refusal::Handshake);
+            // What it has shown may end within a line.
+            let _ = client.write(b"\r\n");
+            let why = Ended::because(Ending::Refused, format!("{TOO_LATE}: {WHAT_IS_LATE}"));
+            return self.turn_back(Newcomer { client, transport, door, seat }, false, why);
+        }
+        let key = self.callers.insert(Caller {
+            seat,
+            client,
+            transport,
+            door,
+            greeting: Greeting::late(decoder.unwrap_or_default()),
+            arrived: Arrived::default(),
+            since: now,
+            until: now + SILENCE,
+            latest: now + SILENCE,
+            waited_for: false,
+        });
+        self.heard(key);
     }
 
     pub(super) fn forget_caller(&mut self, key: Key) {

@@ -9,6 +9,7 @@
 //! | `seats.rs` | how many there may be, and how fast they may come |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `greet.rs` | what a client says before its program starts |
+//! | `latecomers.rs` | who is waited for longer before that |
 //! | `requests.rs` | which program a client asks for |
 //! | `command.rs` | commands without a terminal |
 //! | `handover.rs` | the terminal itself is given to a client |
@@ -46,6 +47,7 @@ mod handover;
 mod ids;
 mod keeper;
 mod last_words;
+mod latecomers;
 mod left;
 mod listing;
 mod programs;
@@ -89,6 +91,7 @@ use doors::{Door, Doors};
 use greet::Caller;
 use ids::Ids;
 use keeper::Keeper;
+use latecomers::Latecomers;
 use left::Left;
 use listing::Inquirers;
 use programs::Programs;
@@ -118,6 +121,7 @@ struct GatewayLoop {
     doors: Doors,
     /// Clients whose program has not started.
     callers: Table<Caller>,
+    latecomers: Latecomers,
     sessions: Table<Attached>,
     commands: Commands,
     inquirers: Inquirers,
@@ -245,6 +249,7 @@ impl GatewayLoop {
             turn: Turn::new(poller),
             doors: Doors::new(doors, statistics),
             callers: Table::new(),
+            latecomers: Latecomers::default(),
             sessions: Table::new(),
             commands: Commands::default(),
             inquirers: Inquirers::default(),

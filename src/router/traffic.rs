@@ -51,6 +51,10 @@ pub struct Attached {
     pub starting: u8,
     /// Its client has said that it takes terminals.
     pub can_take: bool,
+    /// Its program has shown something.
+    pub has_shown: bool,
+    /// It is over, and its client's first word is still waited for.
+    pub lingers: bool,
     /// How its program ended.
     pub exit: Option<Gone>,
 }
@@ -82,6 +86,8 @@ impl Attached {
             drains: 0,
             starting: 0,
             can_take: false,
+            has_shown: false,
+            lingers: false,
             exit: None,
         }
     }
@@ -251,9 +257,11 @@ impl GatewayLoop {
         };
         match attached.session.verdict() {
             Verdict::Lives => {}
+            Verdict::Over if attached.session.may_greet() => return self.linger(key),
             Verdict::Over => return self.close(key),
             Verdict::Abandoned => return self.depart(key),
             Verdict::Left => return self.client_leaves(key),
+            Verdict::Greets => return self.greets_late(key),
             Verdict::Starved => {
                 // In the midst of output that it does not read it would be
                 // misread.
@@ -348,6 +356,7 @@ impl Attached {
         // No more than BUFFER.
         self.last_output = have as u32;
         let spoke = have > 0;
+        self.has_shown |= spoke;
         if spoke {
             if let Some(traffic) = &mut self.wires.traffic {
                 traffic.gave_out(have);

@@ -9,7 +9,13 @@ use fpty::proto::{
 };
 use fpty::sys::Size;
 
-use super::INPUT_LIMIT;
+/// Input that is kept of a client that has not said that that was all, in
+/// bytes. One that hears no answer for a while sends some of it all the same
+/// (client/typing.rs).
+const EARLY_INPUT: usize = 256 * 1024;
+
+/// Why one is refused that sends more.
+const TOO_MUCH: &str = "too much input came before the request was complete";
 
 /// What has been heard of a client.
 #[derive(Debug, Default)]
@@ -41,6 +47,8 @@ pub enum Heard {
     Answer([u8; 4]),
     /// Start the program; what is left of the bytes is for the session.
     Begin,
+    /// Start nothing: why.
+    Refuse(&'static str),
 }
 
 /// What is known of a client when its program starts.
@@ -65,9 +73,17 @@ pub struct Opening {
     pub input: Vec<u8>,
     /// It has said that there is no more.
     pub input_ended: bool,
+    /// It has said something.
+    pub spoken: bool,
 }
 
 impl Greeting {
+    /// Of a client that said nothing in time, and says hello now: a part of
+    /// that may have come before.
+    pub fn late(decoder: Decoder) -> Self {
+        Self { decoder, ..Self::default() }
+    }
+
     /// Takes what the client sent off the front of `bytes`.
     pub fn hear(&mut self, bytes: &mut &[u8]) -> Heard {
         loop {
@@ -94,8 +110,16 @@ impl Greeting {
                     self.offered.extend_from_slice(&part[..room]);
                 }
                 Packet::Part(END_OF_STREAM, [], true) => self.input_ended = true,
-                Packet::Input(input) if self.extended => self.input.extend_from_slice(input),
-                Packet::Part(..) if self.extended => {}
+                Packet::Input(input) if self.extended => {
+                    // To read no further would be to wait for what stands
+                    // behind it.
+                    if self.input.len() + input.len() > EARLY_INPUT {
+                        return Heard::Refuse(TOO_MUCH);
+                    }
+                    self.input.extend_from_slice(input);
+                }
+                // There is nobody yet whom a signal could be for.
+                Packet::Part(..) | Packet::Signal(_) | Packet::Unknown(..) if self.extended => {}
                 // For the session.
                 Packet::Input(_) | Packet::Signal(_) | Packet::Part(..) | Packet::Unknown(..) => {
                     (*bytes, self.decoder) = (before, decoder);
@@ -107,11 +131,6 @@ impl Greeting {
                 return Heard::Begin;
             }
         }
-    }
-
-    /// Whether there is room for what the client may send next.
-    pub fn listens(&self) -> bool {
-        self.input.len() < INPUT_LIMIT
     }
 
     /// Whether the client has said hello.
@@ -131,6 +150,7 @@ impl Greeting {
             offered: self.offered,
             input: self.input,
             input_ended: self.input_ended,
+            spoken: self.spoken,
         }
     }
 }
@@ -150,7 +170,8 @@ impl Opening {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fpty::proto::variables;
+    use fpty::proto::request::{self, Verb};
+    use fpty::proto::{HEADER, variables};
     use fpty::proto::{encode_input, encode_rows_and_cols, encode_signal};
 
     /// What is heard of `said` in pieces of `cut` bytes, and what is left.
@@ -164,8 +185,8 @@ mod tests {
             loop {
                 match greeting.hear(&mut bytes) {
                     Heard::Waiting => break,
-                    Heard::Begin => {
-                        heard.push(Heard::Begin);
+                    last @ (Heard::Begin | Heard::Refuse(_)) => {
+                        heard.push(last);
                         let left = said[at - bytes.len()..].to_vec();
                         return (heard, left, greeting);
                     }
@@ -215,6 +236,44 @@ mod tests {
             assert_eq!(opening.variables.get(b"TERM"), Some(b"foot".as_slice()));
             assert_eq!(opening.rows, Some(33));
         }
+    }
+
+    /// Each part of what a client says, and each word of it that could be taken
+    /// for a beginning, but for the last.
+    #[test]
+    fn after_a_hello_nothing_begins_before_that_was_all() {
+        let mut said = encode_bare(HELLO, 1).to_vec();
+        said.extend(encode_signal(2));
+        said.extend(encode_rows_and_cols(33, 99));
+        said.extend(encode_bare(200, 0));
+        said.extend(encode_bare(END_OF_STREAM, 0));
+        request::encode(Verb::CommandLine, b"rm -f x/me-old", &mut said);
+        encode_input(b"exit\n", &mut said);
+        variables::encode([(b"A".as_slice(), b"b".as_slice())], &mut said);
+        said.extend(encode_bare(HELLO, 1));
+        for length in HEADER..=said.len() {
+            for cut in [1, 1000] {
+                let (heard, ..) = hear(&said[..length], cut);
+                assert_eq!(heard, [Heard::Answer([0, 1, 0, HELLO])], "{length} {cut}");
+            }
+        }
+        said.extend(encode_bare(VARIABLES, 0));
+        let (heard, _, greeting) = hear(&said, 3);
+        assert_eq!(heard.last(), Some(&Heard::Begin));
+        let request = greeting.opening().request.read();
+        assert_eq!(request, Ok(Some((Verb::CommandLine, b"rm -f x/me-old".to_vec()))));
+    }
+
+    #[test]
+    fn early_input_is_bounded_and_not_waited_behind() {
+        let mut said = encode_bare(HELLO, 1).to_vec();
+        encode_input(&[b'x'; EARLY_INPUT], &mut said);
+        let most = said.len();
+        said.extend(encode_bare(VARIABLES, 0));
+        assert_eq!(hear(&said, 65_536).0.last(), Some(&Heard::Begin));
+        said.truncate(most);
+        encode_input(b"y", &mut said);
+        assert_eq!(hear(&said, 65_536).0.last(), Some(&Heard::Refuse(TOO_MUCH)));
     }
 
     #[test]

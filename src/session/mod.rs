@@ -15,7 +15,7 @@ mod packets;
 use extended::Extended;
 use greeting::Opening;
 
-use fpty::proto::{Decoder, Ended, Ending};
+use fpty::proto::{Decoder, Ended, Ending, Packet};
 use fpty::relay::Backlog;
 use fpty::sys::{Size, Written, poll::Interest};
 
@@ -67,6 +67,8 @@ enum Client {
     Silent,
     /// It wants to leave, and the session to go on.
     Leaves,
+    /// Its first word is the hello, and comes late.
+    Greets,
     /// It has left.
     Gone,
 }
@@ -82,6 +84,9 @@ pub struct Session {
     client: Client,
     terminal_open: bool,
     program_runs: bool,
+    /// The program was started because the client said nothing, and it has
+    /// said nothing yet.
+    unspoken: bool,
     fate: Fate,
 }
 
@@ -107,6 +112,9 @@ pub enum Verdict {
     Abandoned,
     /// The client wants to leave, and the session to go on.
     Left,
+    /// The client says hello, which was waited for in vain: all that it sent
+    /// is still to be heard.
+    Greets,
     /// There is no memory for what one end does not take.
     Starved,
 }
@@ -123,6 +131,7 @@ impl Session {
             client: Client::Open,
             terminal_open: true,
             program_runs: true,
+            unspoken: false,
             fate: Fate::Open,
         }
     }
@@ -132,7 +141,33 @@ impl Session {
         let mut session = Self::raw(size);
         session.decoder = Some(std::mem::take(&mut opening.decoder));
         session.extended = opening.extended.then(Box::default);
+        session.unspoken = !opening.spoken;
         session
+    }
+
+    /// Whether the first thing that the client says is the hello; `sent` may
+    /// be a part of that.
+    #[cold]
+    pub(super) fn greets_late(&mut self, sent: &[u8]) -> bool {
+        let mut decoder = self.decoder.clone();
+        let packet = decoder.as_mut().and_then(|decoder| decoder.next(&mut &*sent));
+        self.unspoken = packet.is_none();
+        let greets = matches!(packet, Some(Packet::Hello(1..)));
+        if greets {
+            self.client = Client::Greets;
+        }
+        greets
+    }
+
+    /// Whether the first word of its client, which was waited for in vain, may
+    /// still be on its way.
+    pub fn may_greet(&self) -> bool {
+        self.unspoken && self.client == Client::Open && self.fate == Fate::Open
+    }
+
+    /// What has come of the client's first packet, to go on with elsewhere.
+    pub fn take_decoder(&mut self) -> Option<Decoder> {
+        self.decoder.take()
     }
 
     /// The client will send no more, and still reads.
@@ -221,7 +256,7 @@ impl Session {
     pub fn client_interest(&self) -> Interest {
         Interest {
             read: self.client == Client::Open
-                && ((self.terminal_open && self.program_runs) || self.is_hidden())
+                && ((self.terminal_open && self.program_runs) || self.is_hidden() || self.unspoken)
                 && self.input.len() < INPUT_LIMIT,
             write: !self.output.is_empty(),
         }
@@ -309,7 +344,11 @@ impl Session {
     /// terminal ended first: a program may close its terminal and work on.
     pub fn verdict(&self) -> Verdict {
         if self.client >= Client::Leaves {
-            if self.client == Client::Gone { Verdict::Abandoned } else { Verdict::Left }
+            match self.client {
+                Client::Gone => Verdict::Abandoned,
+                Client::Greets => Verdict::Greets,
+                _ => Verdict::Left,
+            }
         } else if self.fate == Fate::Starved {
             Verdict::Starved
         } else if self.output.is_empty()

@@ -34,6 +34,10 @@ impl Session {
         acts: &mut usize,
         ends: &mut impl Ends,
     ) -> usize {
+        // All of it is for somebody else to hear.
+        if self.unspoken && self.greets_late(sent) {
+            return 0;
+        }
         if self.decoder.is_none() {
             self.give_all_input(sent, ends);
             return 0;

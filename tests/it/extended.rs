@@ -121,10 +121,6 @@ fn who_says_nothing_is_waited_for_shortly() {
             client.resize(41, 131);
             client.read_until("41 131\r\n");
         }
-        // After a hello and nothing else, too.
-        let mut client = server.connect("u");
-        client.send(header(1, HELLO));
-        assert_eq!(to_the_end(&mut client).output, b"24 80\r\n");
     });
 }
 

@@ -81,12 +81,14 @@ pub enum Refusal {
     Limit,
     /// What it asked for is not allowed.
     Command,
+    /// What it wants did not come in time, or as a whole.
+    Handshake,
 }
 
 impl Refusal {
     /// All of them, by their number.
-    pub const ALL: [Self; 5] =
-        [Self::Exec, Self::Resources, Self::Denied, Self::Limit, Self::Command];
+    pub const ALL: [Self; 6] =
+        [Self::Exec, Self::Resources, Self::Denied, Self::Limit, Self::Command, Self::Handshake];
 
     /// What the client was told.
     pub fn of(why: &Ended) -> Self {
@@ -104,6 +106,7 @@ impl Refusal {
             Self::Denied => "denied",
             Self::Limit => "limit",
             Self::Command => "command",
+            Self::Handshake => "handshake",
         }
     }
 }

@@ -224,6 +224,20 @@ impl Seat {
     /// Sits down at the shell, and types a line that prepares the terminal.
     #[track_caller]
     pub fn prepared(client: &Command, prepare: &str) -> Self {
+        let mut seat = Self::sits(client, prepare);
+        seat.terminal.wire.send("\"$@\"\n");
+        seat.terminal.wire.read_until("\"$@\"");
+        seat
+    }
+
+    /// Sits down and starts nothing.
+    #[track_caller]
+    pub fn idle(client: &Command) -> Self {
+        Self::sits(client, ":")
+    }
+
+    #[track_caller]
+    fn sits(client: &Command, prepare: &str) -> Self {
         let shell = wrapped(SHELL, client);
         let mut terminal = Terminal::run(shell, 33, 111);
         terminal.wire.read_until("seated\r\n");
@@ -231,8 +245,6 @@ impl Seat {
         terminal.wire.read_until("status=0.");
         terminal.wire.read_until("\n");
         let before = terminal.settings();
-        terminal.wire.send("\"$@\"\n");
-        terminal.wire.read_until("\"$@\"");
         Self { terminal, before }
     }
 

@@ -11,6 +11,7 @@ pub mod measure;
 #[path = "../../../crates/fpty/tests/coming/person.rs"]
 pub mod person;
 pub mod process;
+pub mod proxy;
 pub mod refusal;
 pub mod server;
 pub mod servers;

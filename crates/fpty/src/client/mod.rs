@@ -50,7 +50,7 @@ use crate::proto::{self, Protocol};
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::{Stream, Transport, connect};
 use crate::sys::stdio::{self, Output};
-use crate::sys::termios::{Raises, RawMode};
+use crate::sys::termios::{self, Raises, RawMode};
 
 use outcome::End;
 use request::{Terminal, Wanted};
@@ -140,11 +140,12 @@ pub fn run(config: &Client) -> i32 {
 fn conclude(config: &Client, mut attempt: impl FnMut() -> Result<End>) -> i32 {
     stdio::fill_closed();
     let mut end = End::SpeaksPlainly;
-    // On a machine that is too busy a router may have given us up before our
-    // first word reached it.
+    // On a machine that is too busy, or over a slow line, a router may have
+    // given us up before our first word reached it. Once it has heard that it
+    // waits longer for the next one.
     for _ in 0..ATTEMPTS {
         end = attempt().unwrap_or_else(|error| End::NotAttached(error.to_string()));
-        if end != End::SpeaksPlainly {
+        if !matches!(end, End::SpeaksPlainly | End::CameTooLate { again: true }) {
             break;
         }
     }
@@ -172,6 +173,10 @@ fn read_signals(config: &Client, signals: &[Signal]) -> Result<Signals> {
 fn attach(config: &Client) -> Result<End> {
     if config.protocol == Protocol::Raw && (config.needs_more() || !config.wants_terminal()) {
         return Err(Error::new("raw mode has only the configured program: use uwsgi mode"));
+    }
+    if config.wants_terminal() {
+        // Not between two words to a server, which does not wait for long.
+        termios::wait_for_foreground();
     }
     let (stream, transport) = call(config)?;
     if !config.wants_terminal() {
@@ -214,11 +219,11 @@ fn introduction(config: &Client, more: &[(&[u8], &[u8])]) -> Vec<u8> {
             None => name == pattern.as_bytes(),
         })
     });
-    let mut pairs: Vec<(Vec<u8>, Vec<u8>)> = ours
-        .chain(config.environment.iter().cloned())
-        .map(|(name, value)| (name.into_vec(), value.into_vec()))
-        .collect();
-    pairs.extend(more.iter().map(|(name, value)| (name.to_vec(), value.to_vec())));
+    // What is too much is left out at the end, and is to be none of these.
+    let mut pairs: Vec<(Vec<u8>, Vec<u8>)> =
+        more.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
+    let ours = ours.chain(config.environment.iter().cloned());
+    pairs.extend(ours.map(|(name, value)| (name.into_vec(), value.into_vec())));
     // Whom the person behind sshd is said to be; nobody has to believe it.
     for (ours, theirs) in [
         ("SSH_CONNECTION", proto::variables::SSH_CONNECTION),

@@ -9,7 +9,7 @@ use super::takeover::Takeover;
 use super::typing::Input;
 use super::{coming, introduction};
 use crate::error::Result;
-use crate::proto::{self, Ending};
+use crate::proto::{self, Ending, Protocol};
 use crate::sys::Read;
 use crate::sys::socket::Transport;
 use crate::sys::stdio;
@@ -22,6 +22,17 @@ pub fn is_refusal(bytes: &[u8]) -> bool {
     let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
     line.starts_with(REFUSED) && !line.contains(&b'\n')
 }
+
+/// Whether what such a router said last is that it had started its program
+/// before our request arrived.
+fn is_too_late(last_bytes: &[u8]) -> bool {
+    let text = last_bytes.strip_suffix(b"\r\n").unwrap_or_default();
+    let line = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    line.strip_prefix(REFUSED).is_some_and(|why| why.starts_with(proto::TOO_LATE.as_bytes()))
+}
+
+/// What of the last bytes is of use.
+const LAST_BYTES: usize = 512;
 
 /// Whether it may become that.
 pub fn may_be_refusal(bytes: &[u8]) -> bool {
@@ -73,6 +84,11 @@ impl Session<'_> {
             let said = self.hearing.next(&mut bytes, &mut output);
             if !self.hearing.is_extended() && self.first_bytes.len() < 1024 {
                 self.first_bytes.extend(output.iter().take(1024));
+            }
+            if self.config.protocol == Protocol::Uwsgi && !self.hearing.is_extended() {
+                self.last_bytes.extend(&output[output.len().saturating_sub(LAST_BYTES)..]);
+                let most = self.last_bytes.len().saturating_sub(LAST_BYTES);
+                self.last_bytes.drain(..most);
             }
             self.coming.heard(&output);
             let is_plain = !self.hearing.is_extended() && !self.hearing.is_undecided();
@@ -203,6 +219,12 @@ impl Session<'_> {
         if gone || self.hearing.is_extended() {
             let why = if gone { "the server is gone" } else { "it ended without a word" };
             return End::Lost(why.to_owned());
+        }
+        // What it said in between was the program's.
+        if is_too_late(&self.last_bytes) {
+            let nothing_was_typed = self.early == 0 && self.held.is_empty();
+            let again = nothing_was_typed && self.input == Input::Open;
+            return End::CameTooLate { again };
         }
         if is_refusal(&self.first_bytes) {
             return End::Refused;

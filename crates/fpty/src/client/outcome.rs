@@ -24,8 +24,15 @@ pub enum End {
     Refused,
     /// No session came about: why.
     NotAttached(String),
-    /// The server knows no extended mode, and nothing else will do.
+    /// The server knows no extended mode, or had begun without us, and nothing
+    /// else will do.
     SpeaksPlainly,
+    /// The server had begun without us, and says so. Whether nothing that was
+    /// typed was lost with that, so that it can be asked again.
+    CameTooLate {
+        /// See above.
+        again: bool,
+    },
     /// The person left by `~.`.
     Left,
     /// The connection broke: how.
@@ -45,7 +52,9 @@ impl End {
             End::Normal | End::Left => 0,
             End::Told(ended) => ended.status().into(),
             End::Signalled(number) => 128 + i32::from(*number),
-            End::Refused | End::NotAttached(_) | End::SpeaksPlainly => NOT_ATTACHED,
+            End::Refused | End::NotAttached(_) | End::SpeaksPlainly | End::CameTooLate { .. } => {
+                NOT_ATTACHED
+            }
             End::Lost(_) | End::OutputFailed(_) => LOST,
             End::Signal(signal) => 128 + *signal as i32,
             End::OutputClosed => 128 + Signal::SIGPIPE as i32,
@@ -68,7 +77,9 @@ impl End {
                 Ending::Detached => "detached",
             },
             End::Signalled(_) => "signal",
-            End::Refused | End::NotAttached(_) | End::SpeaksPlainly => "refused",
+            End::Refused | End::NotAttached(_) | End::SpeaksPlainly | End::CameTooLate { .. } => {
+                "refused"
+            }
             End::Lost(_) => "lost",
             End::Left | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
         }
@@ -84,7 +95,13 @@ impl End {
             End::Told(ended) => told(ended),
             End::NotAttached(why) => Some(why.clone()),
             End::SpeaksPlainly => Some(format!(
-                "{address} is no router that runs commands or keeps sessions: it does not speak the extended mode"
+                "{address} is no router that runs commands or keeps sessions, or it had started its own \
+                 program before our request arrived: it does not speak the extended mode; nothing \
+                 that was asked for was run"
+            )),
+            End::CameTooLate { .. } => Some(format!(
+                "{address} had started its program before our request arrived (a slow line?): that \
+                 session is over, and what was typed into it is lost"
             )),
             End::Left => Some(format!("left {address}")),
             End::Lost(why) => Some(format!("connection to {address} lost: {why}")),

@@ -25,6 +25,12 @@ const BUFFER: usize = 64 * 1024;
 /// that knows only the plain one says nothing if its program does not.
 const ASKED: Duration = Duration::from_millis(100);
 
+/// So much input goes to a server that does not say it, in bytes, before it is
+/// waited for longer, and how long: a router of ours that is busy, or stopped,
+/// keeps no more of what comes before the request.
+pub const EARLY: usize = 64 * 1024;
+pub const ASKED_AT_LAST: Duration = Duration::from_secs(3);
+
 /// How long one may take where only a server that can do more will do.
 pub const ASKED_FOR_MORE: Duration = Duration::from_secs(10);
 
@@ -53,6 +59,9 @@ pub struct Session<'a> {
     pub(super) held: Vec<u8>,
     /// Until then, where the server does not say which mode it speaks.
     pub(super) held_until: Option<Instant>,
+    /// How much input went nevertheless, and until when there is a bound to that.
+    pub(super) early: usize,
+    pub(super) early_until: Option<Instant>,
     /// What the server has not taken yet: whole packets in uwsgi mode.
     pub(super) to_server: Backlog,
     /// What the terminal that is ours has not taken yet.
@@ -64,8 +73,9 @@ pub struct Session<'a> {
     pub(super) said_size: Option<Size>,
     pub(super) next_look: Option<Instant>,
     pub(super) input: Input,
-    /// The first bytes of a server that speaks plainly.
+    /// The first bytes of a server that speaks plainly, and the last.
     pub(super) first_bytes: Vec<u8>,
+    pub(super) last_bytes: Vec<u8>,
     pub(super) ended: Option<Ended>,
     pub(super) server_ended: bool,
     /// Who the server is, and how the connection to it failed.
@@ -102,6 +112,8 @@ impl<'a> Session<'a> {
             arrived: Arrived::default(),
             held: Vec::new(),
             held_until: None,
+            early: 0,
+            early_until: None,
             to_server: Backlog::default(),
             to_terminal: Backlog::default(),
             to_output: Backlog::default(),
@@ -110,6 +122,7 @@ impl<'a> Session<'a> {
             next_look: None,
             input: Input::Open,
             first_bytes: Vec::new(),
+            last_bytes: Vec::new(),
             ended: None,
             server_ended: false,
             peer: Peer::default(),
@@ -177,6 +190,7 @@ impl<'a> Session<'a> {
             if self.config.needs_more() && self.hearing.is_undecided() {
                 return Some(End::SpeaksPlainly);
             }
+            self.early_until = Some(now + ASKED_AT_LAST);
             self.release_input();
         }
         if self.next_ping.is_some_and(|at| now >= at) {
@@ -246,6 +260,12 @@ impl<'a> Session<'a> {
     /// the terminal is on its way to us.
     pub(super) fn holds_input(&self) -> bool {
         (self.hearing.is_undecided() && self.held_until.is_some()) || self.takeover.is_taken()
+    }
+
+    /// Whether the server has not said which mode it speaks for a while, and
+    /// may yet.
+    pub(super) fn may_agree(&self) -> bool {
+        self.hearing.is_undecided() && self.early_until.is_some_and(|at| Instant::now() < at)
     }
 
     /// Whether the server knows only plain uwsgi mode, or raw mode.

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::escape::Typed;
 use super::outcome::End;
-use super::session::Session;
+use super::session::{EARLY, Session};
 use crate::proto::{self, Protocol};
 use crate::sys::Read;
 use crate::sys::signal::Stopped;
@@ -42,6 +42,7 @@ impl Session<'_> {
             && self.to_server.len() < INPUT_LIMIT
             && self.to_terminal.len() < INPUT_LIMIT
             && self.held.len() < INPUT_LIMIT
+            && !(self.early >= EARLY && self.may_agree())
     }
 
     /// There is input.
@@ -145,6 +146,9 @@ impl Session<'_> {
         match self.config.protocol {
             Protocol::Raw => self.to_server.push(bytes),
             Protocol::Uwsgi => {
+                if !self.hearing.is_extended() {
+                    self.early = self.early.saturating_add(bytes.len());
+                }
                 let mut packets = Vec::with_capacity(bytes.len() + 8);
                 proto::encode_input(bytes, &mut packets);
                 self.to_server.push(&packets);
@@ -187,7 +191,11 @@ impl Session<'_> {
             return None;
         };
         let now = Instant::now();
-        let quiet = (heard + QUIET).min(ended + QUIET_AT_LAST);
+        let mut quiet = (heard + QUIET).min(ended + QUIET_AT_LAST);
+        // Half a request is none, to one that agrees later.
+        if let Some(until) = self.early_until.filter(|_| self.hearing.is_undecided()) {
+            quiet = quiet.max(until);
+        }
         self.to_server.is_empty().then(|| quiet.saturating_duration_since(now))
     }
 }

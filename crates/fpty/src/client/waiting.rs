@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::session::Session;
+use super::session::{EARLY, Session};
 use super::typing::Input;
 use crate::sys::stdio;
 
@@ -92,8 +92,9 @@ impl Session<'_> {
         let held = self
             .held_until
             .filter(|_| !self.held.is_empty() || matches!(self.input, Input::Ended(..)));
+        let early = self.early_until.filter(|_| self.early >= EARLY && self.may_agree());
         let quiet = self.quiet_in().filter(|_| self.speaks_plainly()).map(|wait| now + wait);
-        [terminal, held, quiet, self.next_ping, self.next_look, self.coming.when()]
+        [terminal, held, early, quiet, self.next_ping, self.next_look, self.coming.when()]
             .into_iter()
             .flatten()
             .min()

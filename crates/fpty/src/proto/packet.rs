@@ -24,6 +24,9 @@ pub const ROWS: u8 = 100;
 pub const COLS: u8 = 101;
 /// modifier2 of the hello, whose size is a version: either end can do more.
 pub const HELLO: u8 = 102;
+/// How the text of a refusal begins where the hello came when a program had
+/// been started and heard of: the one that a client in plain uwsgi mode knows.
+pub const TOO_LATE: &str = "the request came too late";
 /// Variables; without a payload: that was all, begin.
 pub const VARIABLES: u8 = 103;
 /// From the client: the input has ended. From the router: the output has.

@@ -7,6 +7,22 @@ use nix::sys::signal::Signal;
 use super::signal::{self, Blocked};
 use super::stdio;
 
+/// How often a job stops that is continued in the background.
+const STOPS: usize = 100;
+
+/// Stops a job in the background that is about to use its terminal, as the
+/// terminal would (SIGTTOU), until it is in the foreground. One that lets
+/// itself not be stopped, or that nobody could continue, goes on.
+pub fn wait_for_foreground() {
+    let may_be_stopped = stdio::stdin_is_a_terminal() && !signal::is_ignored(Signal::SIGTTOU);
+    for _ in 0..STOPS {
+        if !may_be_stopped || stdio::in_foreground() {
+            return;
+        }
+        let _ = nix::sys::signal::killpg(nix::unistd::getpgrp(), Signal::SIGTTOU);
+    }
+}
+
 /// A terminal in raw mode; dropping it restores every setting exactly.
 ///
 /// The C structs are used as they are: what they hold beyond the flags that

@@ -41,6 +41,8 @@ pub enum Due {
     CommandExecuted(Key),
     /// Sessions are to be ended that had to wait their turn.
     Departures,
+    /// Connections to which the last word was said are looked after.
+    Closing,
     /// More programs have ended than one turn sees to.
     Reap,
     /// Give back what slow programs needed.
@@ -102,6 +104,7 @@ impl Due {
             | Due::Tidy
             | Due::Silent(_)
             | Due::Departures
+            | Due::Closing
             | Due::Reap
             | Due::Log
             | Due::Recording

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::super::GatewayLoop;
+use super::super::closing::LastWord;
 use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
 use super::Place;
@@ -141,7 +142,7 @@ impl GatewayLoop {
         };
         let seen = ring.and_then(|ring| Some((ring.try_clone().ok()?, Seen::received(ring).ok()?)));
         let Some((ring, seen)) = seen.filter(|_| left.watchers.len() < MOST) else {
-            return self.refuse(&client, true, refused("too many watch"));
+            return self.refuse(client, true, refused("too many watch"));
         };
         let mut packet = Vec::new();
         encode_packet(OFFER, &[OFFER_RING], &mut packet);
@@ -204,7 +205,8 @@ impl GatewayLoop {
         if watcher.is_last && watcher.at.is_some() && watcher.end.is_none() {
             left.remove(watcher.entry);
         }
-        watcher.client.end();
+        let _ = left.poller.remove(watcher.client.as_fd());
+        self.close_when_read(watcher.client, LastWord::Packet { is_answered: false });
     }
 
     /// Those who watch this session are to be told how it ended.

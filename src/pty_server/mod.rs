@@ -67,6 +67,7 @@ pub fn start(config: &Server) -> Result<()> {
     if !sockets::asked_for(Owner::Pty) {
         return Ok(());
     }
+    absence::forget();
     if !worker::is_first() {
         sockets::close(Owner::Pty);
         return Ok(());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::absence::refuse;
+use super::absence::Refused;
 use super::client::{Client, Heard};
 use super::ending::Ending;
 use super::fanout::{QUEUE_LIMIT, Scrollback};
@@ -21,7 +21,7 @@ use fpty::relay::Backlog;
 use fpty::sys::Read;
 use fpty::sys::fork::Private;
 use fpty::sys::pty::{Master, Slave};
-use fpty::sys::socket::Listener;
+use fpty::sys::socket::{Listener, Stream};
 use fpty::sys::stdio::{self, Output};
 
 /// Bytes of one read.
@@ -53,6 +53,8 @@ pub struct Share {
     master: Private<Master>,
     scrollback: Scrollback,
     clients: Vec<Client>,
+    /// Those who could not come in, until they have read that.
+    refused: Refused<Private<Stream>>,
     /// Input that the terminal has not taken: then nobody's is read.
     input: Backlog,
     errors: Output,
@@ -90,6 +92,7 @@ impl Share {
             master,
             scrollback: Scrollback::new(scrollback),
             clients: Vec::new(),
+            refused: Refused::new(),
             input: Backlog::default(),
             errors,
             log,
@@ -119,6 +122,7 @@ impl Share {
                     Who::OriginalInput => self.original_input(),
                 }
             }
+            self.refused.look();
             self.look_at_the_clock(&slave);
             self.part();
         }
@@ -252,7 +256,8 @@ impl Share {
                 let who = shares::Who::of(&stream);
                 if self.clients.iter().filter(|client| client.who == who).count() >= CLIENTS_OF_ONE
                 {
-                    refuse(&stream, "too many clients of yours are at this terminal");
+                    let why = "too many clients of yours are at this terminal";
+                    self.refused.refuse(stream, why);
                     return;
                 }
                 let places = self.clients.iter().enumerate();

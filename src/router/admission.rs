@@ -43,7 +43,6 @@ impl GatewayLoop {
         let line = format!("forkptyrouter: {name}: {who} is refused: {why}");
         self.doors.log_refusal(&line);
         let _ = client.write(format!("forkptyrouter: session refused: {REFUSED}\r\n").as_bytes());
-        self.let_it_read(client);
         self.told.refused(Some(client), Refusal::Denied, why);
         false
     }

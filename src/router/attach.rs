@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::GatewayLoop;
 use super::aftercare::Kind;
+use super::closing::LastWord;
 use super::doors::{Arrival, Newcomer};
 use super::listing;
 use super::table::{Key, Source};
@@ -58,6 +59,7 @@ impl GatewayLoop {
             {
                 // Whoever is kept out does not use the rate up.
                 self.nobody_came(door);
+                self.close_when_read(client, LastWord::Eof);
             }
             Arrival::Client(client, transport, Protocol::Uwsgi) => {
                 self.greet(client, transport, door);
@@ -78,7 +80,9 @@ impl GatewayLoop {
                 self.told.hears(door, mode, Said::default);
                 match client {
                     Some(client) => {
-                        self.refuse(&client, false, Ended::because(Ending::Refused, why));
+                        self.refuse(client, false, Ended::because(Ending::Refused, why));
+                        // Others need its descriptor, and theirs, too.
+                        self.closing.close_all();
                     }
                     None => {
                         self.doors.log_refusal(&format!("forkptyrouter: {why}"));
@@ -319,27 +323,25 @@ impl GatewayLoop {
         if let Ok(Some(seat)) = newcomer.seat {
             self.seats.leave(seat);
         }
-        self.refuse(&newcomer.client, extended, why);
+        self.refuse(newcomer.client, extended, why);
     }
 
     /// Tells a client that it gets no session, and logs it.
-    pub(super) fn refuse(&mut self, client: &Stream, extended: bool, why: Ended) {
+    pub(super) fn refuse(&mut self, client: Stream, extended: bool, why: Ended) {
         let line = format!("forkptyrouter: session refused: {}", why.text);
-        let _ = match extended {
-            true => client.write(&why.packet()),
-            false => client.write(format!("{line}\r\n").as_bytes()),
+        let last = match extended {
+            true => {
+                let _ = client.write(&why.packet());
+                LastWord::Packet { is_answered: false }
+            }
+            false => {
+                let _ = client.write(format!("{line}\r\n").as_bytes());
+                LastWord::Eof
+            }
         };
-        self.let_it_read(client);
         self.doors.log_refusal(&line);
-        self.told.refused(Some(client), Refusal::of(&why), &why.text);
-    }
-
-    /// What a client was just told is the last word to it.
-    pub(super) fn let_it_read(&mut self, client: &Stream) {
-        client.end();
-        // Unread input would turn our close into a reset, which may overtake
-        // the line.
-        let _ = client.read(&mut self.turn.buffer[..]);
+        self.told.refused(Some(&client), Refusal::of(&why), &why.text);
+        self.close_when_read(client, last);
     }
 
     /// Ends a session that never was one, because its program could not be
@@ -350,8 +352,9 @@ impl GatewayLoop {
             self.seats.ended(Subject::Session(key));
             self.inquirers.forget(Subject::Session(key));
             self.forget_recording(attached.wires.recording().map(|it| it.session()));
-            self.refuse(&attached.wires.client, attached.session.is_extended(), why);
-            self.let_go(*attached);
+            let extended = attached.session.is_extended();
+            let client = self.let_go(*attached);
+            self.refuse(client, extended, why);
         }
     }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use super::GatewayLoop;
 use super::aftercare::Kind;
+use super::closing::LastWord;
 use super::doors::Newcomer;
 use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
 use super::table::{Key, Source, Table};
@@ -133,7 +134,7 @@ impl GatewayLoop {
             self.told.refused(Some(&commanded.wires.client), Refusal::Resources, &why);
             commanded.refused = true;
             commanded.command.dismiss(Ending::Refused, &why, &mut commanded.wires);
-            return self.let_command_go(key);
+            return self.close_command(key);
         }
         self.note_command(key);
         let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
@@ -282,12 +283,7 @@ impl GatewayLoop {
         };
         match commanded.command.verdict() {
             Verdict::Lives => commanded.watch_again(key, &self.turn.poller),
-            Verdict::Over => {
-                // Unread input would turn our close into a reset.
-                let client = &commanded.wires.client;
-                super::depart::discard_input(client, &mut self.turn.buffer[..]);
-                self.let_command_go(key);
-            }
+            Verdict::Over => self.close_command(key),
             Verdict::Abandoned | Verdict::Left | Verdict::Greets => self.let_command_go(key),
             Verdict::Starved => {
                 let Commanded { command, wires, .. } = commanded;
@@ -295,21 +291,33 @@ impl GatewayLoop {
                     command.dismiss(Ending::Lost, "command ended: out of memory", wires);
                 }
                 self.doors.log_refusal("forkptyrouter: command ended: out of memory");
-                self.let_command_go(key);
+                self.close_command(key);
             }
         }
     }
 
-    /// Closes everything. A program that still runs loses its client: its
-    /// process group is hung up. Where it has ended, and something that it
-    /// left behind had the outputs, that group is, too.
+    /// Closes everything: its client has left, or is let go.
     pub(super) fn let_command_go(&mut self, key: Key) {
+        self.end_of_command(key);
+    }
+
+    /// The same, of one that was told how it ended.
+    fn close_command(&mut self, key: Key) {
+        if let Some(commanded) = self.end_of_command(key) {
+            let is_answered = commanded.command.is_answered();
+            let Commanded { wires, .. } = *commanded;
+            self.close_when_read(wires.client, LastWord::Packet { is_answered });
+        }
+    }
+
+    /// A program that still runs loses its client: its process group is hung
+    /// up. Where it has ended, and something that it left behind had the
+    /// outputs, that group is, too.
+    fn end_of_command(&mut self, key: Key) -> Option<Box<Commanded>> {
         self.tell_command_end(key);
         self.seats.ended(Subject::Command(key));
         self.inquirers.forget(Subject::Command(key));
-        let Some(commanded) = self.commands.running.remove(key) else {
-            return;
-        };
+        let commanded = self.commands.running.remove(key)?;
         let outputs_open = commanded.wires.outputs.iter().any(Option::is_some);
         match (commanded.wires.program, &commanded.wires.leader) {
             (Some(program), _) => {
@@ -325,6 +333,7 @@ impl GatewayLoop {
             (None, Some(leader)) if outputs_open => leader.signal_group(libc::SIGHUP),
             _ => {}
         }
+        Some(commanded)
     }
 }
 

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::GatewayLoop;
 use super::attach::not_executable;
+use super::closing::LastWord;
 use super::table::Key;
 use super::timers::Due;
 use super::traffic::Attached;
 use crate::uwsgi::log::log;
 use fpty::ended::of_exit;
 use fpty::proto::Ended;
-use fpty::sys::Read;
 use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
@@ -183,12 +183,16 @@ impl GatewayLoop {
 
     /// Ends a session whose client has all that it will get.
     pub(super) fn close(&mut self, key: Key) {
-        if let Some(attached) = self.sessions.get_mut(key) {
-            // Unread input would turn our close into a reset, which may
-            // overtake what the client has not read yet.
-            discard_input(&attached.wires.client, &mut self.turn.buffer[..]);
+        self.tell_end(key);
+        self.forget_left(key);
+        if let Some(attached) = self.sessions.remove(key) {
+            let last = match attached.session.is_extended() {
+                true => LastWord::Packet { is_answered: false },
+                false => LastWord::Eof,
+            };
+            let client = self.let_go(*attached);
+            self.close_when_read(client, last);
         }
-        self.abandon(key);
     }
 
     /// Ends a session: its client has left, or is let go. A program that
@@ -201,12 +205,8 @@ impl GatewayLoop {
         }
     }
 
-    pub(super) fn let_go(&mut self, attached: Attached) {
-        drop(self.let_go_but_client(attached));
-    }
-
-    /// The same, but for its client.
-    pub(super) fn let_go_but_client(&mut self, attached: Attached) -> Stream {
+    /// Lets the program and its terminal go; the client may have more to read.
+    pub(super) fn let_go(&mut self, attached: Attached) -> Stream {
         // The poller forgets descriptors when they close here; where a copy
         // lives a moment longer (sys/detached.rs), nobody has its token.
         if let Some(program) = attached.wires.program {
@@ -266,14 +266,6 @@ impl GatewayLoop {
     pub(super) fn kill_outlived(&mut self) {
         if self.programs.go_on_killing() {
             self.after(Duration::ZERO, Due::Kill);
-        }
-    }
-}
-
-pub(super) fn discard_input(client: &Stream, buffer: &mut [u8]) {
-    for _ in 0..16 {
-        if !matches!(client.read(buffer), Read::Bytes(_)) {
-            return;
         }
     }
 }

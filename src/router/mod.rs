@@ -17,6 +17,7 @@
 //! | `traffic.rs` | bytes between a client and its terminal |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `depart.rs` | a session ends |
+//! | `closing.rs` | connections to which the last word was said |
 //! | `programs.rs` | programs: hung up, outlived, killed, reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
 //! | `last_words.rs` | what is told of a session by another process |
@@ -36,6 +37,7 @@ mod admission;
 pub mod aftercare;
 mod attach;
 mod behind;
+mod closing;
 mod command;
 mod depart;
 mod doors;
@@ -85,6 +87,7 @@ use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::signal::{Signals, block, own_dispositions};
 use fpty::sys::spawn::{Program, Spawner};
 
+use closing::Closing;
 use command::Commands;
 use depart::Departures;
 use doors::{Door, Doors};
@@ -128,6 +131,7 @@ struct GatewayLoop {
     /// `None`: no session can be left.
     left: Option<Box<Left>>,
     departures: Departures,
+    closing: Closing,
     programs: Programs,
     children: Signals,
     keeper: Keeper,
@@ -255,6 +259,7 @@ impl GatewayLoop {
             inquirers: Inquirers::default(),
             left,
             departures: Departures::default(),
+            closing: Closing::new(limit.map(|limit| limit.now)),
             programs: Programs::new(aftercare, left_behind),
             children,
             keeper: Keeper::default(),
@@ -310,6 +315,7 @@ impl GatewayLoop {
             Source::Inquirer(key) => router.inquirer_ready(key, ready),
             Source::CommandClient(key) => router.command_client_ready(key, ready),
             Source::CommandStream(key, number) => router.command_stream_ready(key, number, ready),
+            Source::Closing(key) => router.closing_ready(key, ready),
             Source::Left => router.left_ready(),
         });
     }
@@ -340,6 +346,7 @@ impl GatewayLoop {
             Due::CommandExecuted(key) => router.command_executed(key),
             // Each turn sees to them.
             Due::Departures | Due::Behind => {}
+            Due::Closing => router.look_after_closing(),
             Due::Reap => router.reap(),
             Due::Tidy => {
                 router.turn.tidy_is_due = false;

@@ -31,6 +31,8 @@ pub enum Source {
     CommandStream(Key, u8),
     /// A client that asks who is there.
     Inquirer(Key),
+    /// A client to which the last word was said.
+    Closing(Key),
     /// What sessions wait for that can be left.
     Left,
 }
@@ -65,6 +67,7 @@ impl Source {
             Source::Recorder => (1, Key { index: 1, generation: 0 }),
             Source::CommandClient(key) => (7, key),
             Source::Inquirer(key) => (13, key),
+            Source::Closing(key) => (14, key),
             Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
             Source::Left => (12, Key { index: 0, generation: 0 }),
         };
@@ -90,6 +93,7 @@ impl Source {
             6 => Source::Caller(key),
             7 => Source::CommandClient(key),
             13 => Source::Inquirer(key),
+            14 => Source::Closing(key),
             12 => Source::Left,
             // Up to 11; there are no more.
             kind => Source::CommandStream(key, (kind & 3) as u8),
@@ -231,6 +235,7 @@ mod tests {
             Source::CommandStream(key, 0),
             Source::CommandStream(key, 2),
             Source::Inquirer(key),
+            Source::Closing(key),
         ] {
             assert_eq!(Source::of(source.token()), source);
         }

@@ -43,6 +43,8 @@ pub enum Due {
     Behind,
     /// Sessions are to be ended that had to wait their turn.
     Departures,
+    /// Connections to which the last word was said are looked after.
+    Closing,
     /// More programs have ended than one turn sees to.
     Reap,
     /// Give back what slow programs needed.
@@ -105,6 +107,7 @@ impl Due {
             | Due::Silent(_)
             | Due::Behind
             | Due::Departures
+            | Due::Closing
             | Due::Reap
             | Due::Log
             | Due::Recording

@@ -390,6 +390,12 @@ impl Command {
         self.client_gone
     }
 
+    /// Whether the client is to say yet what it took of the outputs.
+    pub fn is_answered(&self) -> bool {
+        let untold = |output: &Output| window::OF_OUTPUT.saturating_sub(output.window);
+        self.outputs.iter().any(|output| window::is_to_be_told(untold(output), window::OF_OUTPUT))
+    }
+
     /// Whether bytes for the client wait for it to read.
     pub fn has_output(&self) -> bool {
         !self.to_client.is_empty()

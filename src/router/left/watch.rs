@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::super::GatewayLoop;
+use super::super::closing::LastWord;
 use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
 use super::Place;
@@ -147,7 +148,7 @@ impl GatewayLoop {
         };
         let seen = ring.and_then(|ring| Some((ring.try_clone().ok()?, Seen::received(ring).ok()?)));
         let Some((ring, seen)) = seen else {
-            return self.refuse(&client, true, refused("out of descriptors or memory"));
+            return self.refuse(client, true, refused("out of descriptors or memory"));
         };
         let of_one = left.watchers.iter().filter(|(_, watcher)| watcher.uid == uid).count();
         if left.watchers.len() >= MOST || of_one >= MOST_OF_ONE {
@@ -155,7 +156,7 @@ impl GatewayLoop {
                 true => "too many of yours watch",
                 false => "too many watch",
             };
-            return self.refuse(&client, true, refused(why));
+            return self.refuse(client, true, refused(why));
         }
         let mut packet = Vec::new();
         encode_packet(OFFER, &[OFFER_RING], &mut packet);
@@ -219,7 +220,8 @@ impl GatewayLoop {
         if watcher.is_last && watcher.at.is_some() && watcher.end.is_none() {
             left.remove(watcher.entry);
         }
-        watcher.client.end();
+        let _ = left.poller.remove(watcher.client.as_fd());
+        self.close_when_read(watcher.client, LastWord::Packet { is_answered: false });
     }
 
     /// Those who watch this session are to be told how it ended.

@@ -18,6 +18,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
+use super::closing::LastWord;
 use super::doors::Newcomer;
 use super::siblings::{Asker, Question};
 use super::table::{Key, Source, Table};
@@ -248,11 +249,10 @@ impl GatewayLoop {
             return self.watch_inquirer(key);
         }
         if one.over {
-            one.client.end();
-            // Unread input would turn our close into a reset, which may
-            // overtake the answer.
-            super::depart::discard_input(&one.client, &mut self.turn.buffer[..]);
-            return self.close_inquirer(key);
+            if let Some(one) = self.inquirers.clients.remove(key) {
+                self.close_when_read(one.client, LastWord::Packet { is_answered: false });
+            }
+            return;
         }
         self.look_further(key);
         self.watch_inquirer(key);

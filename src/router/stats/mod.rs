@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
+use super::closing::LastWord;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use crate::shares::{self, Who};
@@ -209,9 +210,9 @@ impl GatewayLoop {
             let _ = self.turn.poller.change(client.stream.as_fd(), token, interest);
             return;
         }
-        client.stream.end();
-        let _ = client.stream.read(&mut self.turn.buffer[..]);
-        self.close_stats(key);
+        if let Some(client) = self.statistics.clients.remove(key) {
+            self.close_when_read(client.stream, LastWord::Eof);
+        }
     }
 
     /// Another gateway has answered, or has not.

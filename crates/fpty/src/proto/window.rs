@@ -27,6 +27,11 @@ pub fn read(payload: &[u8]) -> Option<(u8, u32)> {
     Some((stream, u32::from_le_bytes([a, b, c, d])))
 }
 
+/// Whether so much that was taken of a window is to be told.
+pub fn is_to_be_told(taken: u32, window: u32) -> bool {
+    taken >= window / 4
+}
+
 /// What whoever takes a stream has to say of it: not each byte, but often
 /// enough that the sender never waits for the word.
 #[derive(Debug, Default)]
@@ -36,7 +41,7 @@ impl Taken {
     /// So many more were taken; returns how many are to be told of now.
     pub fn add(&mut self, count: usize, window: u32) -> Option<u32> {
         self.0 = self.0.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
-        (self.0 >= window / 4).then(|| std::mem::take(&mut self.0))
+        is_to_be_told(self.0, window).then(|| std::mem::take(&mut self.0))
     }
 }
 

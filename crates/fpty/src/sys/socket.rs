@@ -195,6 +195,29 @@ impl Stream {
         poll(&mut polled, PollTimeout::ZERO) == Ok(1)
     }
 
+    /// Whether it is a UNIX socket.
+    pub fn is_unix(&self) -> bool {
+        let mut domain: libc::c_int = 0;
+        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+        // SAFETY: writes one int; `length` says how long that is.
+        let asked = unsafe {
+            let to = (&raw mut domain).cast();
+            let (level, name) = (libc::SOL_SOCKET, libc::SO_DOMAIN);
+            libc::getsockopt(self.0.as_raw_fd(), level, name, to, &mut length)
+        };
+        asked == 0 && domain == libc::AF_UNIX
+    }
+
+    /// How many bytes the peer has not taken: over TCP its kernel, on a UNIX
+    /// socket itself, and there with what the kernel needs for them (SIOCOUTQ,
+    /// tcp(7), unix(7)).
+    pub fn untaken(&self) -> usize {
+        let mut untaken: libc::c_int = 0;
+        // SAFETY: writes one int.
+        let asked = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &mut untaken) };
+        if asked < 0 { 0 } else { usize::try_from(untaken).unwrap_or(0) }
+    }
+
     /// Tells the peer that no more will come.
     pub fn end(&self) {
         let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Write);

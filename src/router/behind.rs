@@ -5,12 +5,10 @@ use std::collections::VecDeque;
 
 use super::left::Left;
 use super::table::Key;
-use super::timers::Due;
 use super::turn::Turn;
 use super::{GatewayLoop, Whose};
 use crate::session::command::{Command, Streams};
 use crate::session::{ACTS, Ends, Session};
-use std::time::Duration;
 
 /// What all clients may ask for in one turn beside input, once for what they
 /// send, once for what had to wait. A signal that drops input takes up to 80
@@ -49,6 +47,11 @@ impl Behind {
     /// Whether more of a session's client is to be heard.
     pub fn has(&self, key: Key) -> bool {
         self.waiting.iter().any(|rest| matches!(rest.whose, Whose::Session(it) if it == key))
+    }
+
+    /// Whether nobody's turn is still to come.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Keeps what was not heard. Whether there was memory for it.
@@ -98,9 +101,6 @@ impl GatewayLoop {
             }
         }
         self.turn.behind.acts = ALL_ACTS;
-        if !self.turn.behind.waiting.is_empty() {
-            self.after(Duration::ZERO, Due::Behind);
-        }
     }
 
     fn go_on(&mut self, mut rest: Rest) {

@@ -47,6 +47,13 @@ pub struct Departures {
     reap_is_due: bool,
 }
 
+impl Departures {
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
 impl GatewayLoop {
     /// A program has ended, and others may have: the kernel tells it once.
     pub(super) fn child_ended(&mut self) {
@@ -131,9 +138,6 @@ impl GatewayLoop {
             // Nobody has its tokens any more.
             let _ = self.turn.poller.remove(attached.wires.client.as_fd());
             attached.forget_terminal(&self.turn.poller);
-            if self.departures.waiting.is_empty() {
-                self.after(Duration::ZERO, Due::Departures);
-            }
             self.departures.waiting.push_back(attached);
         }
     }
@@ -151,9 +155,6 @@ impl GatewayLoop {
                     self.let_go(*attached);
                 }
             }
-        }
-        if !self.departures.waiting.is_empty() {
-            self.after(Duration::ZERO, Due::Departures);
         }
     }
 

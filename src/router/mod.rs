@@ -156,7 +156,7 @@ enum Whose {
 pub fn run(gateway: Gateway, config: Router) -> Result<()> {
     let mut router = GatewayLoop::new(&gateway, config)?;
     loop {
-        let wait = router.turn.timers.wait(Instant::now());
+        let wait = router.wait();
         gateway.rests();
         let count = router.turn.poller.wait(wait).context("cannot wait for events")?;
         gateway.works();
@@ -294,6 +294,15 @@ impl GatewayLoop {
         Ok(router)
     }
 
+    /// How long to wait for events: not at all where something waits for its
+    /// turn. (A timer of no time would be over in the turn that set it.)
+    fn wait(&self) -> Option<Duration> {
+        match self.turn.behind.is_empty() && self.departures.is_empty() {
+            true => self.turn.timers.wait(Instant::now()),
+            false => Some(Duration::ZERO),
+        }
+    }
+
     /// Hands an event to whom it concerns.
     fn dispatch(&mut self, ready: Ready) {
         let source = Source::of(ready.token);
@@ -344,8 +353,6 @@ impl GatewayLoop {
             Due::Silent(key) => router.silent(key),
             Due::CommandUnanswered(key) => router.command_unanswered(key),
             Due::CommandExecuted(key) => router.command_executed(key),
-            // Each turn sees to them.
-            Due::Departures | Due::Behind => {}
             Due::Closing => router.look_after_closing(),
             Due::Reap => router.reap(),
             Due::Tidy => {

@@ -39,10 +39,6 @@ pub enum Due {
     CommandUnanswered(Key),
     /// Look whether the program of a command has been executed.
     CommandExecuted(Key),
-    /// Clients are to be heard that had to wait their turn.
-    Behind,
-    /// Sessions are to be ended that had to wait their turn.
-    Departures,
     /// Connections to which the last word was said are looked after.
     Closing,
     /// More programs have ended than one turn sees to.
@@ -105,8 +101,6 @@ impl Due {
             | Due::CommandExecuted(_)
             | Due::Tidy
             | Due::Silent(_)
-            | Due::Behind
-            | Due::Departures
             | Due::Closing
             | Due::Reap
             | Due::Log

@@ -76,5 +76,6 @@ mod trust_inherit;
 mod trust_recordings;
 mod trust_shares;
 mod trust_tcp_end;
+mod trust_text;
 mod trust_turns;
 mod vanish;

@@ -10,12 +10,12 @@ use super::super::timers::Due;
 use super::super::told::clock::Utc;
 use super::super::told::{Said, Subject};
 use super::super::traffic::{Attached, Wires};
-use super::{Entry, LOOK, Place, Taken, leaving, now};
+use super::{Entry, LOOK, Place, Taken, now};
 use crate::config::rules::Rules;
 use crate::session::Session;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
-use fpty::proto::{Ended, Ending, Protocol, variables};
+use fpty::proto::{Ended, Ending, Protocol, is_name, variables};
 use fpty::sys::Size;
 use fpty::sys::peer::Arrived;
 use fpty::sys::poll::Interest;
@@ -81,7 +81,7 @@ impl GatewayLoop {
             Ok(None) | Err(_) => return self.turn_back(newcomer, true, refused("bad request")),
         };
         let asked = Asked::of(&opening, which);
-        if asked.begins && !leaving::is_name(asked.which.as_bytes()) {
+        if asked.begins && !is_name(asked.which.as_bytes()) {
             return self.turn_back(newcomer, true, refused("bad request: no name"));
         }
         let is_unix = newcomer.transport == Transport::Unix;

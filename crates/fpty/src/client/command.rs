@@ -13,7 +13,7 @@ use super::{Client, introduction, obeying, read_signals};
 use crate::error::{Error, Result};
 use crate::proto::{
     self, Answer, AnswerDecoder, END_OF_STREAM, ENDED, Ended, Ending, NOTICE, OFFER, TAKEN, WINDOW,
-    encode_bare, printable, window,
+    encode_bare, text_of, window,
 };
 use crate::relay::Backlog;
 use crate::sys::Read;
@@ -207,23 +207,20 @@ impl Running<'_> {
             if let Some(why) = self.outputs.failure() {
                 return Ok(Some(End::OutputFailed(why)));
             }
-            let mut ended = ended.clone();
             // Who sent it, or closed the output, knows.
             let expected = self.passed_on.iter().any(|signal| *signal as u8 == ended.value);
             let expected = expected || ended.value == Signal::SIGPIPE as u8;
             if ended.ending == Ending::Signal && expected {
                 return Ok(Some(End::Signalled(ended.value)));
             }
-            ended.text.truncate(proto::LONGEST_TEXT);
-            return Ok(Some(End::Told(ended)));
+            return Ok(Some(End::Told(ended.clone())));
         }
         if !self.server_ended {
             return Ok(None);
         }
         match self.stage {
             Stage::Asked(_) if obeying::is_refusal(&self.plain) => {
-                streams::say_bytes(&self.plain);
-                Ok(Some(End::Refused))
+                Ok(Some(obeying::refused(&self.plain)))
             }
             Stage::Asked(_) if self.plain.is_empty() => {
                 Err(Error::new("the server closed the connection without a word"))
@@ -366,7 +363,7 @@ impl Running<'_> {
                 streams::give_up(streams::INPUT);
             }
             (END_OF_STREAM, [number @ 1..=2]) => self.outputs.ended(usize::from(*number)),
-            (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, printable(text))),
+            (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, text_of(text))),
             (ENDED, payload) => self.ended = self.ended.take().or_else(|| Ended::read(payload)),
             _ => {}
         }

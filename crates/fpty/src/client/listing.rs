@@ -13,10 +13,11 @@ use super::outcome::End;
 use super::{Client, obeying};
 use crate::error::{Error, Result, reason};
 use crate::proto::request::{self, Verb};
-use crate::proto::{self, Ending, encode_bare, printable};
+use crate::proto::{self, Ending, encode_bare};
 use crate::relay::Backlog;
 use crate::sys::poll::Several;
-use crate::sys::{Read, stdio, streams};
+use crate::sys::{Read, stdio};
+use crate::text::shown;
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +59,8 @@ fn ask(config: &Client, question: &Question) -> Result<End> {
     };
     name_users(&mut sessions);
     let text = match json {
-        true => serde_json::to_string(&sessions).unwrap_or_default() + "\n",
+        // It is still JSON, and read as it was.
+        true => shown(&serde_json::to_string(&sessions).unwrap_or_default()).into_owned() + "\n",
         false => table(&sessions),
     };
     let mut stdout = io::stdout();
@@ -103,8 +105,7 @@ fn converse(config: &Client, question: &Question, answer: &mut Vec<u8>) -> Resul
                 return Ok(End::Lost(String::from("it ended without a word")));
             }
             Read::End | Read::Gone if obeying::is_refusal(&plain) => {
-                streams::say_bytes(&plain);
-                return Ok(End::Refused);
+                return Ok(obeying::refused(&plain));
             }
             Read::End | Read::Gone if plain.is_empty() => {
                 return Err(Error::new("the server closed the connection without a word"));
@@ -207,7 +208,7 @@ fn time(session: &Map<String, Value>, key: &str) -> String {
 /// What a terminal may be shown of a value.
 fn text(session: &Map<String, Value>, key: &str) -> String {
     match session.get(key) {
-        Some(Value::String(text)) if !text.is_empty() => printable(text.as_bytes()),
+        Some(Value::String(text)) if !text.is_empty() => shown(text).into_owned(),
         Some(Value::Number(number)) => number.to_string(),
         _ => String::from(NOTHING),
     }
@@ -274,7 +275,7 @@ mod tests {
                 "80x24",
                 "2026-11-25T13:00:00Z",
                 "2m",
-                "sh\u{fffd}[2J\u{fffd}",
+                "sh\\u001b[2J\\n",
             ],
             vec!["k3x", "4001", "-", "-", "-", "-", "-", "-"],
         ];

@@ -5,8 +5,10 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{Client, LOST};
+use crate::proto::is_name;
 use crate::proto::{Ended, Ending};
 use crate::sys::stdio;
+use crate::text::is_control;
 
 /// Exit status when no session came about.
 const NOT_ATTACHED: i32 = 255;
@@ -20,8 +22,8 @@ pub enum End {
     Told(Ended),
     /// A signal ended the program that was to be expected: its number.
     Signalled(u8),
-    /// The server refused, in words that were shown.
-    Refused,
+    /// The server refused: why, where that was not shown as it came.
+    Refused(Option<String>),
     /// No session came about: why.
     NotAttached(String),
     /// The server knows no extended mode, or had begun without us, and nothing
@@ -52,9 +54,10 @@ impl End {
             End::Normal | End::Left => 0,
             End::Told(ended) => ended.status().into(),
             End::Signalled(number) => 128 + i32::from(*number),
-            End::Refused | End::NotAttached(_) | End::SpeaksPlainly | End::CameTooLate { .. } => {
-                NOT_ATTACHED
-            }
+            End::Refused(_)
+            | End::NotAttached(_)
+            | End::SpeaksPlainly
+            | End::CameTooLate { .. } => NOT_ATTACHED,
             End::Lost(_) | End::OutputFailed(_) => LOST,
             End::Signal(signal) => 128 + *signal as i32,
             End::OutputClosed => 128 + Signal::SIGPIPE as i32,
@@ -77,9 +80,10 @@ impl End {
                 Ending::Detached => "detached",
             },
             End::Signalled(_) => "signal",
-            End::Refused | End::NotAttached(_) | End::SpeaksPlainly | End::CameTooLate { .. } => {
-                "refused"
-            }
+            End::Refused(_)
+            | End::NotAttached(_)
+            | End::SpeaksPlainly
+            | End::CameTooLate { .. } => "refused",
             End::Lost(_) => "lost",
             End::Left | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
         }
@@ -89,9 +93,17 @@ impl End {
     fn text(&self, address: &str) -> Option<String> {
         match self {
             End::Told(Ended { ending: Ending::Detached, value: 0, text }) => {
-                Some(format!("detached: {text} (come back with: fpty -a {text} {address})"))
+                // It is made to be pasted into a shell.
+                Some(match (is_name(text.as_bytes()) && !text.starts_with('-'), quoted(address)) {
+                    (true, Some(address)) => {
+                        format!("detached: {text} (come back with: fpty -a {text} {address})")
+                    }
+                    (true, None) => format!("detached: {text}"),
+                    (false, _) => String::from("detached"),
+                })
             }
-            End::Normal | End::Signalled(_) | End::Refused | End::OutputClosed => None,
+            End::Refused(why) => why.as_ref().map(|why| format!("session refused: {why}")),
+            End::Normal | End::Signalled(_) | End::OutputClosed => None,
             End::Told(ended) => told(ended),
             End::NotAttached(why) => Some(why.clone()),
             End::SpeaksPlainly => Some(format!(
@@ -128,6 +140,16 @@ fn told(ended: &Ended) -> Option<String> {
     }
 }
 
+/// An address as a shell has to be told it; `None`: it cannot be typed.
+fn quoted(address: &str) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,+@%[]".contains(c);
+    match address.is_empty() || address.chars().any(|c| is_control(c) || c == '\u{fffd}') {
+        true => None,
+        false if address.chars().all(is_plain) => Some(address.to_owned()),
+        false => Some(format!("'{}'", address.replace('\'', "'\\''"))),
+    }
+}
+
 /// A signal's name; of those for free use its number (signal(7)).
 fn name_of(number: u8) -> String {
     Signal::try_from(i32::from(number))
@@ -158,7 +180,8 @@ fn json(end: &End, status: i32, text: &str) -> String {
         _ => None,
     };
     let kind = end.kind();
-    json!({ "kind": kind, "status": status, "signal": signal, "text": text }).to_string()
+    let object = json!({ "kind": kind, "status": status, "signal": signal, "text": text });
+    object.to_string()
 }
 
 #[cfg(test)]

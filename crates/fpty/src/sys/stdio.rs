@@ -62,10 +62,22 @@ pub fn stderr_copy() -> io::Result<OwnedFd> {
 }
 
 /// Writes a line to standard error, if anybody is there. (eprintln! panics
-/// where nobody is, as when the terminal was closed.)
+/// where nobody is, as when the terminal was closed.) Much of it may be
+/// somebody else's words: it is one line, and does nothing to a terminal.
 pub fn say(line: &str) {
+    say_between("", line, "\n");
+}
+
+/// The same to a terminal in raw mode, whose cursor may be anywhere.
+pub fn say_in_raw_mode(line: &str) {
+    say_between("\r\n", line, "\r\n");
+}
+
+fn say_between(before: &str, line: &str, after: &str) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{line}");
+    // In one write(2), or what others write comes in between.
+    let whole = format!("{before}{}{after}", crate::text::shown(line));
+    let _ = std::io::stderr().write_all(whole.as_bytes());
 }
 
 /// Whether standard error takes a line of up to PIPE_BUF bytes without

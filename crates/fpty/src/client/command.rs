@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::hearing::{Hearing, Said};
-use super::outcome::End;
+use super::outcome::{self, End};
 use super::outputs::Outputs;
 use super::session::{ASKED_FOR_MORE, PING};
 use super::{Client, introduction, obeying, read_signals};
@@ -123,6 +123,9 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
     };
     loop {
         if let Some(end) = running.turn()? {
+            if outcome::speaks(config, &end) && running.outputs.may_end_in_a_line() {
+                stdio::end_the_line();
+            }
             return Ok(end);
         }
     }
@@ -325,6 +328,9 @@ impl Running<'_> {
     fn pass(&mut self) {
         let numbers = [streams::INPUT, streams::OUTPUT, streams::ERROR];
         let passed = numbers.into_iter().filter(|n| streams::may_be_passed(streams::own(*n), *n));
+        // Where its last line is to be ours we have to know where the others end.
+        let is_ours = self.config.status_json;
+        let passed = passed.filter(|number| !(is_ours && *number == streams::ERROR));
         let passed: Vec<usize> = passed.collect();
         if passed.is_empty() || !self.to_server.is_empty() {
             return;

@@ -156,13 +156,23 @@ fn name_of(number: u8) -> String {
         .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
+/// What is said of it, where anything is.
+fn line(config: &Client, end: &End) -> Option<String> {
+    let went_wrong =
+        !matches!(end, End::Left | End::Told(Ended { ending: Ending::Detached, value: 0, .. }));
+    end.text(&config.address.to_string_lossy()).filter(|_| went_wrong || !config.quiet)
+}
+
+/// Whether anything is said of it.
+pub fn speaks(config: &Client, end: &End) -> bool {
+    config.status_json || line(config, end).is_some()
+}
+
 /// Says how it ended, and returns the status to exit with.
 pub fn tell(config: &Client, end: &End) -> i32 {
     let text = end.text(&config.address.to_string_lossy());
-    let went_wrong =
-        !matches!(end, End::Left | End::Told(Ended { ending: Ending::Detached, value: 0, .. }));
-    if let Some(text) = text.as_ref().filter(|_| went_wrong || !config.quiet) {
-        stdio::say(&format!("{} {text}", config.name));
+    if let Some(line) = line(config, end) {
+        stdio::say(&format!("{} {line}", config.name));
     }
     let status = end.status();
     if config.status_json {

@@ -3,11 +3,12 @@
 
 use std::os::fd::AsFd;
 
+use super::ending_line::Tail;
 use crate::error::{Context, Result};
 use crate::proto::{END_OF_STREAM, encode_packet, window};
 use crate::relay::Backlog;
 use crate::sys::poll::{Found, Several};
-use crate::sys::stdio::{Failure, Output};
+use crate::sys::stdio::{self, Failure, Output};
 use crate::sys::streams::{self, ERROR, OUTPUT};
 
 /// What becomes of one of them.
@@ -36,10 +37,12 @@ struct One {
     told: Vec<u8>,
     /// Its reader is known to have left.
     unread: bool,
+    /// The last that came of it.
+    tail: Tail,
 }
 
-/// Both.
-pub struct Outputs([One; 2]);
+/// Both, and the number of the one that something came of last.
+pub struct Outputs([One; 2], usize);
 
 impl One {
     fn new(number: usize) -> Result<Self> {
@@ -53,6 +56,7 @@ impl One {
             taken: window::Taken::default(),
             told: Vec::new(),
             unread: false,
+            tail: Tail::default(),
         })
     }
 
@@ -125,7 +129,7 @@ impl Outputs {
     /// # Errors
     /// One of them is closed.
     pub fn new() -> Result<Self> {
-        Ok(Self([One::new(OUTPUT)?, One::new(ERROR)?]))
+        Ok(Self([One::new(OUTPUT)?, One::new(ERROR)?], ERROR))
     }
 
     fn one(&mut self, number: usize) -> &mut One {
@@ -144,7 +148,21 @@ impl Outputs {
 
     /// Writes what came of one of them, or keeps what is not taken.
     pub fn show(&mut self, number: usize, bytes: &[u8]) {
-        self.one(number).show(bytes);
+        self.1 = number;
+        let one = self.one(number);
+        one.tail.shown(bytes);
+        one.show(bytes);
+    }
+
+    /// Whether somebody else's line may not have ended where we write: what the
+    /// program wrote there by itself nobody knows.
+    pub fn may_end_in_a_line(&self) -> bool {
+        let of = |one: &One| one.state == State::Passed || one.tail.is_in_a_line();
+        match (stdio::is_one_place(), &self.0) {
+            (false, [_, error]) => of(error),
+            (true, both) if both.iter().any(|one| one.state == State::Passed) => true,
+            (true, both) => both.iter().any(|one| one.number == self.1 && of(one)),
+        }
     }
 
     /// No more of one of them will come.

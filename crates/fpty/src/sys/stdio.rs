@@ -73,6 +73,24 @@ pub fn say_in_raw_mode(line: &str) {
     say_between("\r\n", line, "\r\n");
 }
 
+/// Ends the line on standard error that somebody else has begun there.
+pub fn end_the_line() {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(b"\n");
+}
+
+/// Whether what is written to standard output and to standard error comes to the
+/// same place: one terminal, pipe or file.
+pub fn is_one_place() -> bool {
+    // SAFETY: descriptor 2 is never closed by us.
+    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    let is_terminal = |fd| nix::unistd::isatty(fd).unwrap_or(false);
+    let place = |fd| fstat(fd).map(|status| (status.st_dev, status.st_ino)).ok();
+    let is_same = place(stdout()).is_some_and(|out| place(stderr) == Some(out));
+    // One terminal has several names.
+    is_same || is_terminal(stdout()) && is_terminal(stderr)
+}
+
 fn say_between(before: &str, line: &str, after: &str) {
     use std::io::Write;
     // In one write(2), or what others write comes in between.

@@ -9,6 +9,7 @@ use super::hearing::{Hearing, Said};
 use super::outcome::{self, End};
 use super::outputs::Outputs;
 use super::session::{ASKED_FOR_MORE, PING};
+use super::stopping::LOOK;
 use super::{Client, introduction, obeying, read_signals};
 use crate::error::{Error, Result};
 use crate::proto::{
@@ -81,6 +82,7 @@ struct Running<'a> {
     /// What a server says that speaks plainly.
     plain: Vec<u8>,
     input: Input,
+    input_is_a_terminal: bool,
     outputs: Outputs,
     to_server: Backlog,
     /// Signals that were passed on.
@@ -113,6 +115,7 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
         payload: Vec::new(),
         plain: Vec::new(),
         input: Input::Relayed(0),
+        input_is_a_terminal: stdio::stdin_is_a_terminal(),
         outputs: Outputs::new()?,
         to_server: Backlog::default(),
         passed_on: Vec::new(),
@@ -171,7 +174,10 @@ impl Running<'_> {
             Stage::Asked(until) => Some(until),
             Stage::Requested | Stage::Started => None,
         };
-        let at = [asked, self.next_ping].into_iter().flatten().min()?;
+        // No signal tells that we are in the foreground again.
+        let waits = self.input_is_a_terminal && self.wants_input() && !self.reads_input();
+        let looks = waits.then(|| Instant::now() + LOOK);
+        let at = [asked, self.next_ping, looks].into_iter().flatten().min()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
 
@@ -375,11 +381,16 @@ impl Running<'_> {
         }
     }
 
-    fn reads_input(&self) -> bool {
+    fn wants_input(&self) -> bool {
         matches!(self.input, Input::Relayed(1..))
             && self.ended.is_none()
             && !self.server_ended
             && self.to_server.len() < LIMIT
+    }
+
+    /// In the background a terminal's input is somebody else's.
+    fn reads_input(&self) -> bool {
+        self.wants_input() && (!self.input_is_a_terminal || stdio::in_foreground())
     }
 
     fn read_input(&mut self) {

@@ -2,6 +2,7 @@
 //! JSON for scripts.
 
 use nix::sys::signal::Signal;
+use nix::unistd::{Uid, User};
 use serde_json::json;
 
 use super::{Client, LOST};
@@ -129,15 +130,24 @@ fn told(ended: &Ended) -> Option<String> {
         Ending::Exit => None,
         Ending::Signal if text.is_empty() => Some(format!("killed by {}", name_of(ended.value))),
         Ending::Signal => Some(format!("killed by {} ({text})", name_of(ended.value))),
-        Ending::Refused => Some(format!("session refused: {text}")),
+        Ending::Refused => Some(format!("session refused: {}", with_name(text))),
         Ending::Lost => Some(format!("session lost: {text}")),
-        Ending::ExecFailed
-        | Ending::Idle
-        | Ending::Limit
-        | Ending::Stopped
-        | Ending::Operator
-        | Ending::Detached => Some(text.clone()),
+        Ending::ExecFailed | Ending::Idle | Ending::Limit | Ending::Stopped | Ending::Operator => {
+            Some(text.clone())
+        }
+        Ending::Detached => Some(with_name(text)),
     }
+}
+
+/// A text that begins with a user's number (`user 1000 ...`), with the name
+/// instead that this machine knows: a router looks none up while others wait.
+fn with_name(text: &str) -> String {
+    let number = |text: &str| {
+        let (number, rest) = text.strip_prefix("user ")?.split_once(' ')?;
+        let user = User::from_uid(Uid::from_raw(number.parse().ok()?)).ok()??;
+        Some(format!("{} {rest}", user.name))
+    };
+    number(text).unwrap_or_else(|| text.to_owned())
 }
 
 /// An address as a shell has to be told it; `None`: it cannot be typed.
@@ -221,8 +231,8 @@ mod tests {
         assert_eq!(end.status(), 0);
         let text = "detached: k3x9q2aa (come back with: fpty -a k3x9q2aa /s)";
         assert_eq!(end.text("/s").as_deref(), Some(text));
-        let end = ended(Ending::Detached, 1, "uid 7 has attached");
-        assert_eq!((end.status(), end.text("/s").as_deref()), (LOST, Some("uid 7 has attached")));
+        let end = ended(Ending::Detached, 1, "root has attached");
+        assert_eq!((end.status(), end.text("/s").as_deref()), (LOST, Some("root has attached")));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::uwsgi::worker::{self, First};
 use fpty::sys::Read;
 use fpty::sys::fork::Private;
 use fpty::sys::socket::{Listener, Stream};
+use fpty::text::shown;
 
 /// How many are refused in one turn, and how many of them may take their time
 /// to close.
@@ -137,7 +138,7 @@ impl<C: Deref<Target = Stream>> Refused<C> {
 
     /// Tells a client why it gets no terminal.
     pub fn refuse(&mut self, client: C, why: &str) {
-        client.write(format!("pty: refused: {why}\r\n").as_bytes());
+        client.write(format!("pty: refused: {}\r\n", shown(why)).as_bytes());
         client.end();
         if is_closed(&client) {
             return;

@@ -23,6 +23,7 @@ use fpty::sys::fork::Private;
 use fpty::sys::pty::{Master, Slave};
 use fpty::sys::socket::{Listener, Stream};
 use fpty::sys::stdio::{self, Output};
+use fpty::text::shown;
 
 /// Bytes of one read.
 const BUFFER: usize = 64 * 1024;
@@ -106,7 +107,7 @@ impl Share {
     /// A line for the server's log, as far as that takes it: the process's
     /// own standard error is the terminal by now.
     pub fn log(&self, line: &str) {
-        let _ = self.errors.write(format!("pty: {line}\n").as_bytes());
+        let _ = self.errors.write(format!("pty: {}\n", shown(line)).as_bytes());
     }
 
     /// Serves for as long as the process lives. The slave is held open, or

@@ -20,7 +20,7 @@ use crate::session::Session;
 use crate::session::greeting::Opening;
 use fpty::error::{Error, Result, reason};
 use fpty::proto::request::Verb;
-use fpty::proto::{Ended, Ending, Protocol, variables};
+use fpty::proto::{Ended, Ending, LONGEST_TEXT, Protocol, variables};
 use fpty::relay::is_free;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
@@ -29,6 +29,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::pty::{self, Master};
 use fpty::sys::socket::Stream;
 use fpty::sys::spawn::{Program, Started, Streams};
+use fpty::text::shown_within;
 
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -254,7 +255,7 @@ impl GatewayLoop {
             false => self.tell_start(key),
         }
         if let Some(timeout) = self.doors.rules(door).and_then(|rules| rules.timeout) {
-            self.after(timeout, Due::Idle(key));
+            self.watch_idleness(key, timeout);
         }
         Some(key)
     }
@@ -328,7 +329,8 @@ impl GatewayLoop {
 
     /// Tells a client that it gets no session, and logs it.
     pub(super) fn refuse(&mut self, client: Stream, extended: bool, why: Ended) {
-        let line = format!("forkptyrouter: session refused: {}", why.text);
+        let text = shown_within(&why.text, LONGEST_TEXT);
+        let line = format!("forkptyrouter: session refused: {text}");
         let last = match extended {
             true => {
                 let _ = client.write(&why.packet());

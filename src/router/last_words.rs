@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::told::{Gone, board};
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::stdio::Output;
+use fpty::text::shown;
 
 /// The line, and when the session began; none where nobody asked for it.
 #[derive(Debug, Default)]
@@ -61,7 +62,7 @@ impl LastWords {
         let (now, started) = (SystemTime::now(), UNIX_EPOCH + Duration::from_millis(self.started));
         let duration = now.duration_since(started).unwrap_or_default();
         let line = board::because(&board::at(&line, now, duration), why, exit);
-        let _ = log.write(format!("{line}\n").as_bytes());
+        let _ = log.write(format!("{}\n", shown(&line)).as_bytes());
     }
 }
 

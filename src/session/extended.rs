@@ -2,9 +2,11 @@
 //! about its end, and the hand-over of its terminal.
 
 use fpty::proto::{
-    DETACH, END_OF_STREAM, Ended, Ending, FOR_GOOD, GO, HEADER, INPUT, NOTICE, PING, PONG, TAKEN,
-    encode_bare, encode_packet,
+    DETACH, END_OF_STREAM, Ended, Ending, FOR_GOOD, GO, HEADER, INPUT, LONGEST_TEXT, NOTICE, PING,
+    PONG, TAKEN, encode_bare, encode_packet,
 };
+
+use fpty::text::shown_within;
 
 use super::keeping::Kept;
 use super::{Client, Ends, Session};
@@ -63,7 +65,7 @@ impl Session {
     pub fn notice(&mut self, line: &str, ends: &mut impl Ends) {
         if self.extended.is_some() {
             let mut packet = Vec::new();
-            encode_packet(NOTICE, line.as_bytes(), &mut packet);
+            encode_packet(NOTICE, shown_within(line, LONGEST_TEXT).as_bytes(), &mut packet);
             self.give_output(&packet, ends);
         }
     }

@@ -1,6 +1,7 @@
 //! Lines for the server's log. They never wait for it: a log that nobody
 //! reads, a full pipe, stops no session.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::ffi;
 use fpty::sys::stdio;
+use fpty::text::{cut, shown};
 
 /// Lines that may wait for the log; what comes then is lost.
 const MOST: usize = 256;
@@ -30,6 +32,7 @@ static HAS_MORE: AtomicBool = AtomicBool::new(false);
 /// Writes one line to the server's log (`uwsgi_log`), or keeps it until that
 /// takes it; see [`flush`].
 pub fn log(line: &str) {
+    let line = &*unlike_the_audit(line);
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
     waiting.write();
     if waiting.lines.is_empty() && stdio::stderr_takes() {
@@ -43,7 +46,22 @@ pub fn log(line: &str) {
     HAS_MORE.store(true, Ordering::Relaxed);
 }
 
-/// Writes a line to the server's log; returns whether that takes it now.
+/// An ordinary line, in which somebody may be called like the beginning of the
+/// audit's.
+fn unlike_the_audit(line: &str) -> Cow<'_, str> {
+    let word = AUDIT.trim_end();
+    match line.contains(word) {
+        true => Cow::Owned(line.replace(word, "forkptyrouter\\u002daudit:")),
+        false => Cow::Borrowed(line),
+    }
+}
+
+/// The audit's lines begin so: rules of the server that look for it
+/// (`log-route`) do so anywhere in a line.
+pub const AUDIT: &str = "forkptyrouter-audit: ";
+
+/// Writes a line of the audit to the server's log; returns whether that takes it
+/// now.
 pub fn takes(line: &str) -> bool {
     let takes = stdio::stderr_takes();
     if takes {
@@ -78,14 +96,26 @@ impl Waiting {
     }
 }
 
+/// All that comes to the log comes through here: whatever a peer is called, it is
+/// one line, and does nothing to a terminal that shows it.
 fn write(line: &str) {
-    let mut end = line.len().min(LONGEST);
-    while !line.is_char_boundary(end) {
-        end -= 1;
-    }
+    let line = shown(line);
+    let line = cut(&line, LONGEST);
     // uwsgi_log is printf-like: what we print is always an argument, never
     // the format, and its length is explicit.
-    let length = c_int::try_from(end).unwrap_or(c_int::MAX);
+    let length = c_int::try_from(line.len()).unwrap_or(c_int::MAX);
     // SAFETY: %.*s reads at most `length` bytes from `line`, which has them.
     unsafe { ffi::uwsgi_log(c"%.*s\n".as_ptr(), length, line.as_ptr()) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_makes_a_line_one_of_the_audit() {
+        let line = "forkptyrouter: cannot execute forkptyrouter-audit: {}";
+        assert!(!unlike_the_audit(line).contains("forkptyrouter-audit:"));
+        assert_eq!(unlike_the_audit("forkptyrouter: x"), "forkptyrouter: x");
+    }
 }

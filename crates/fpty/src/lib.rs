@@ -9,6 +9,7 @@
 //! | [`client`] | connects a terminal or pipes to a server |
 //! | [`ended`] | how a process ended, as the other end is told of it |
 //! | [`remains`] | what is left of a session for whoever comes back to it |
+//! | [`text`] | text of others, on its way to a terminal, a log or a file |
 //! | [`error`] | what failed, on what, and why |
 
 #![deny(unsafe_code)]
@@ -21,3 +22,4 @@ pub mod relay;
 pub mod remains;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod text;

@@ -22,7 +22,7 @@ fn main() {
             0
         }
         Err((text, status)) => {
-            let _ = std::io::stderr().write_all(text.as_bytes());
+            fpty::sys::stdio::say(text.trim_end_matches('\n'));
             status
         }
     };

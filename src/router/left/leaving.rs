@@ -9,26 +9,16 @@ use super::super::table::{Key, Source};
 use super::super::told::Subject;
 use super::super::traffic::Attached;
 use super::alone::{LAST_READS, ONE_READ};
-use super::{Alone, Entry, Over, Place, RARELY, Taken, now};
+use super::{Alone, Entry, Over, Place, RARELY, Taken, Turned, now};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
-use fpty::proto::variables;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::remains::Remains;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Transport;
 use fpty::sys::{Read, Size};
-
-/// The longest name, in bytes.
-const LONGEST_NAME: usize = 64;
-
-/// Whether it can be the name of a session.
-pub fn is_name(name: &[u8]) -> bool {
-    let is_in_one = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-    (1..=LONGEST_NAME).contains(&name.len()) && name.iter().all(is_in_one)
-}
 
 /// What a new session is to be called, and whose it is.
 pub struct Wish {
@@ -117,6 +107,7 @@ impl GatewayLoop {
             place: Place::Attached(taken),
             command,
             untold: false,
+            turned: Turned::default(),
         });
         left.by_session.insert(key, entry);
         self.tell_store(entry);
@@ -343,21 +334,6 @@ impl GatewayLoop {
         if let (Some(left), Some(grace)) = (&mut self.left, grace) {
             left.doomed.push((Instant::now() + grace, program));
             self.look_at_left(grace.min(RARELY));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_name;
-
-    #[test]
-    fn names_can_be_typed() {
-        for name in ["a", "Build_1.2-x", &"n".repeat(64)] {
-            assert!(is_name(name.as_bytes()), "{name}");
-        }
-        for name in ["", "a b", "a/b", "\u{e4}", "a\n", &"n".repeat(65)] {
-            assert!(!is_name(name.as_bytes()), "{name}");
         }
     }
 }

@@ -3,14 +3,12 @@
 use std::fmt;
 
 use crate::router::ids::LENGTH;
-
-/// The longest name of a session.
-const LONGEST: usize = 64;
+use fpty::proto::{LONGEST_NAME, is_name};
 
 /// What was typed: an id, how one begins, or a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beginning {
-    typed: [u8; LONGEST],
+    typed: [u8; LONGEST_NAME],
     length: usize,
 }
 
@@ -18,10 +16,8 @@ impl Beginning {
     /// Of what was typed; `None`: nothing is called like that.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let length = bytes.len();
-        let is_one = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-        let is_one = length > 0 && bytes.iter().all(is_one);
-        let mut typed = [0; LONGEST];
-        typed.get_mut(..length).filter(|_| is_one)?.copy_from_slice(bytes);
+        let mut typed = [0; LONGEST_NAME];
+        typed.get_mut(..length).filter(|_| is_name(bytes))?.copy_from_slice(bytes);
         Some(Self { typed, length })
     }
 
@@ -39,6 +35,11 @@ impl Beginning {
     pub fn begins(&self, id: &str) -> bool {
         let begins = id.as_bytes().get(..self.length);
         begins.is_some_and(|begins| begins.eq_ignore_ascii_case(self.as_bytes()))
+    }
+
+    /// Whether both are one id, in whatever letters.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.as_bytes().eq_ignore_ascii_case(other.as_bytes())
     }
 
     /// Whether this is the name.

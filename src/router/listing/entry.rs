@@ -14,6 +14,7 @@ use fpty::sys::child::Pid;
 use fpty::sys::proc;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
+use fpty::text::{cut, shown};
 
 /// So many bytes of a command are shown.
 const SHOWN: usize = 1000;
@@ -81,7 +82,9 @@ impl GatewayLoop {
             One::Here(subject) => self.entry_here(subject),
             One::Left(key) => self.entry_left(key),
         };
-        serde_json::to_vec(&entry.unwrap_or_default()).unwrap_or_default()
+        // JSON leaves some characters as they are that a terminal obeys.
+        let text = serde_json::to_string(&entry.unwrap_or_default()).unwrap_or_default();
+        shown(&text).into_owned().into_bytes()
     }
 
     fn entry_here(&self, subject: Subject) -> Option<Entry> {
@@ -107,7 +110,7 @@ impl GatewayLoop {
             uid: peer.map(|peer| peer.uid),
             peer_pid: peer.and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0),
             socket: self.socket(door),
-            command: command.map(shown),
+            command: command.map(bounded),
             pid,
             tty,
             rows: size.map(|size| size.rows),
@@ -129,7 +132,7 @@ impl GatewayLoop {
             uid: Some(left.uid),
             peer_pid: None,
             socket: self.socket(left.door),
-            command: left.command.map(str::to_owned).map(shown),
+            command: left.command.map(str::to_owned).map(bounded),
             // Of one that has ended it may be another's by now.
             pid: left.status.is_none().then_some(left.pid),
             tty: left.master.and_then(Master::slave_name),
@@ -190,12 +193,8 @@ fn seconds(time: Duration) -> f64 {
     time.as_millis() as f64 / 1000.0
 }
 
-fn shown(mut command: String) -> String {
-    if command.len() > SHOWN {
-        let end = (0..=SHOWN).rev().find(|end| command.is_char_boundary(*end));
-        command.truncate(end.unwrap_or(0));
-    }
-    command
+fn bounded(command: String) -> String {
+    cut(&command, SHOWN).to_owned()
 }
 
 #[cfg(test)]
@@ -204,8 +203,8 @@ mod tests {
 
     #[test]
     fn a_command_is_not_endless() {
-        assert_eq!(shown(String::from("ls")), "ls");
-        assert_eq!(shown("\u{e9}".repeat(3000)).len(), SHOWN);
-        assert_eq!(shown(format!("x{}", "\u{e9}".repeat(3000))).len(), SHOWN - 1);
+        assert_eq!(bounded(String::from("ls")), "ls");
+        assert_eq!(bounded("\u{e9}".repeat(3000)).len(), SHOWN);
+        assert_eq!(bounded(format!("x{}", "\u{e9}".repeat(3000))).len(), SHOWN - 1);
     }
 }

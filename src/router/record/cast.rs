@@ -5,9 +5,10 @@
 //! comments.
 
 use fpty::sys::Size;
+use fpty::text::{escape_json, shown};
 use serde::{Deserialize, Serialize};
 
-use super::text::{Text, escape};
+use super::text::Text;
 pub use crate::config::record::Format;
 
 /// What stands at the beginning.
@@ -91,7 +92,7 @@ impl Cast {
         let Head { rows, cols, timestamp, ref command, ref title, .. } = *head;
         let term = head.term.as_deref();
         let line = match head.format {
-            Format::V2 => serde_json::to_vec(&Version2 {
+            Format::V2 => serde_json::to_string(&Version2 {
                 version: 2,
                 width: cols,
                 height: rows,
@@ -100,7 +101,7 @@ impl Cast {
                 title,
                 env: term.map(|term| Environment { term }),
             }),
-            Format::V3 => serde_json::to_vec(&Version3 {
+            Format::V3 => serde_json::to_string(&Version3 {
                 version: 3,
                 term: Terminal { cols, rows, kind: term },
                 timestamp,
@@ -108,7 +109,8 @@ impl Cast {
                 title,
             }),
         };
-        out.extend_from_slice(&line.unwrap_or_default());
+        // JSON leaves some characters as they are that a terminal obeys.
+        out.extend_from_slice(shown(&line.unwrap_or_default()).as_bytes());
         out.push(b'\n');
         Self { format: head.format, last: 0, output: Text::default(), input: Text::default() }
     }
@@ -136,7 +138,7 @@ impl Cast {
 
     /// A mark that a player can show.
     pub fn mark(&mut self, at: u64, text: &str, out: &mut Vec<u8>) {
-        self.event(at, 'm', out, |out| escape(text.as_bytes(), out));
+        self.event(at, 'm', out, |out| escape_json(text.as_bytes(), out));
     }
 
     /// No more output and no more input will come; the program may have ended

@@ -1,6 +1,8 @@
 //! Bytes of a terminal as text in JSON: a character that is split between two
 //! reads is put together again, what is no UTF-8 becomes U+FFFD.
 
+use fpty::text::escape_json;
+
 /// What of a stream's text is not decided yet, and what was no text.
 #[derive(Clone, Debug, Default)]
 pub struct Text {
@@ -24,11 +26,11 @@ impl Text {
         }
         while !bytes.is_empty() {
             let error = match std::str::from_utf8(bytes) {
-                Ok(text) => return escape(text.as_bytes(), out),
+                Ok(text) => return escape_json(text.as_bytes(), out),
                 Err(error) => error,
             };
             let (valid, rest) = bytes.split_at(error.valid_up_to());
-            escape(valid, out);
+            escape_json(valid, out);
             match error.error_len() {
                 Some(length) => {
                     self.replace(length, out);
@@ -84,7 +86,7 @@ impl Text {
             }
         };
         let length = known.chars().next().map_or(0, char::len_utf8);
-        escape(&whole[..length], out);
+        escape_json(&whole[..length], out);
         self.count = 0;
         &bytes[length.saturating_sub(before)..]
     }
@@ -93,75 +95,6 @@ impl Text {
         self.invalid += length as u64;
         out.extend_from_slice(REPLACEMENT);
     }
-}
-
-/// What a byte of UTF-8 is to JSON: 0: itself.
-const KINDS: [u8; 256] = {
-    let mut kinds = [0; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        kinds[byte] = 1;
-        byte += 1;
-    }
-    kinds[b'"' as usize] = 1;
-    kinds[b'\\' as usize] = 1;
-    kinds[0x7f] = 1;
-    // The first one of U+0080 to U+009F, which a terminal obeys, and others.
-    kinds[0xc2] = 2;
-    kinds
-};
-
-/// Where the first byte is that may not be itself. Most are: a processor looks
-/// at some of them in one instruction.
-fn other(text: &[u8]) -> Option<usize> {
-    const STEP: usize = 16;
-    let is_other = |byte: u8| {
-        (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte == 0x7f) | (byte == 0xc2)
-    };
-    let any = |step: &[u8]| step.iter().fold(false, |one, byte| one | is_other(*byte));
-    let plain = text.chunks_exact(STEP).take_while(|step| !any(step)).count() * STEP;
-    let other = text[plain..].iter().position(|byte| KINDS[usize::from(*byte)] != 0)?;
-    Some(plain + other)
-}
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
-
-/// Appends UTF-8 as the inside of a JSON string in which nothing is left that
-/// a terminal would obey: whoever looks at the file is not attacked by it.
-pub fn escape(text: &[u8], out: &mut Vec<u8>) {
-    out.reserve(text.len() + text.len() / 4);
-    let (mut from, mut at) = (0, 0);
-    while let Some(next) = other(&text[at..]) {
-        at += next;
-        let kind = KINDS[usize::from(text[at])];
-        let control = match text.get(at + 1) {
-            _ if kind == 1 => text[at],
-            Some(second @ 0x80..=0x9f) => *second,
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        out.extend_from_slice(&text[from..at]);
-        let short = match control {
-            b'"' => b'"',
-            b'\\' => b'\\',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            _ => 0,
-        };
-        match short {
-            0 => {
-                let (high, low) = (usize::from(control >> 4), usize::from(control & 15));
-                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', HEX[high], HEX[low]]);
-            }
-            letter => out.extend_from_slice(&[b'\\', letter]),
-        }
-        at += usize::from(kind);
-        from = at;
-    }
-    out.extend_from_slice(&text[from..]);
 }
 
 #[cfg(test)]
@@ -201,7 +134,7 @@ mod tests {
         assert_eq!(text, "\u{1b}[1m\r\n\t\"\\\u{7f}\u{9b}\u{a9}\0");
         assert_eq!(invalid, 0);
         let mut out = Vec::new();
-        escape("\u{9b}\u{a9}".as_bytes(), &mut out);
+        escape_json("\u{9b}\u{a9}".as_bytes(), &mut out);
         assert_eq!(out, b"\\u009b\xc2\xa9");
     }
 

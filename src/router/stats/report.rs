@@ -9,6 +9,7 @@ use crate::router::table::Key;
 use crate::router::told::counters::Counted;
 use crate::router::told::{Gone, Refusal, Subject};
 use crate::uwsgi::server;
+use fpty::text::shown;
 
 /// Sessions that one turn lists.
 const AT_ONCE: usize = 32;
@@ -109,7 +110,8 @@ impl GatewayLoop {
             cheap: 0,
             counters: Counters::of(&counted),
         };
-        let mut text = serde_json::to_string(&report).unwrap_or_default();
+        // JSON leaves some characters as they are that a terminal obeys.
+        let mut text = shown(&serde_json::to_string(&report).unwrap_or_default()).into_owned();
         // The list comes piece by piece, and then the end.
         text.pop();
         text.push_str(",\"sessions\":[");

@@ -15,7 +15,7 @@ use fpty::sys::Size;
 use fpty::sys::child::Exit;
 
 /// The words before each line.
-pub const PREFIX: &str = "forkptyrouter-audit: ";
+pub use crate::uwsgi::log::AUDIT as PREFIX;
 
 /// How many bytes of a text there may be, so that all of them make a line that
 /// is written at once.

@@ -3,6 +3,8 @@
 
 use std::fmt::Write;
 
+use fpty::text::escape_json_within;
+
 pub use crate::config::audit::Audit as Format;
 
 /// What a field's value may be.
@@ -152,65 +154,17 @@ impl Line {
             }
             Value::Text(text, most) => {
                 self.text.push('"');
-                escape(text, most, &mut self.text);
+                escape_json_within(text, most, &mut self.text);
                 self.text.push('"');
             }
         }
     }
 }
 
-/// What stands for what was cut off.
-const CUT: char = '\u{2026}';
-
-/// Appends a text as JSON has it within quotes, in so many bytes. All that
-/// would begin another line, or do something to a terminal that shows it, is
-/// written as its number.
-fn escape(text: &str, most: usize, line: &mut String) {
-    let end = line.len() + most;
-    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
-    if text.len() <= most && text.bytes().all(is_plain) {
-        return line.push_str(text);
-    }
-    // As far as there is room for the mark behind it.
-    let mut whole = line.len();
-    for c in text.chars() {
-        match c {
-            '"' => line.push_str("\\\""),
-            '\\' => line.push_str("\\\\"),
-            '\n' => line.push_str("\\n"),
-            '\r' => line.push_str("\\r"),
-            '\t' => line.push_str("\\t"),
-            c if c.is_control() || is_format(c) => {
-                let mut units = [0; 2];
-                for unit in c.encode_utf16(&mut units) {
-                    let _ = write!(line, "\\u{unit:04x}");
-                }
-            }
-            c => line.push(c),
-        }
-        if line.len() > end {
-            line.truncate(whole);
-            line.push(CUT);
-            return;
-        }
-        if line.len() + CUT.len_utf8() <= end {
-            whole = line.len();
-        }
-    }
-}
-
-/// Characters that would show a text as another than it is.
-fn is_format(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fpty::text::{CUT, is_control};
     use proptest::prelude::*;
     use serde_json::Value as Json;
     use std::time::Duration;
@@ -265,8 +219,7 @@ mod tests {
         let evil = "\n{\"event\":\"x\"}\r\x1b[2J\u{9b}31m\u{202e}\u{2028}\\\"\x7f\0\u{e0041}";
         for format in [Format::Json, Format::KeyVal] {
             let line = line(format, evil, evil, 1000);
-            let shown = |c: char| !c.is_control() && !is_format(c);
-            assert!(line.chars().all(shown), "{line:?}");
+            assert!(!line.chars().any(is_control), "{line:?}");
             assert_eq!(line.matches("event").count(), 3);
         }
         let json = line(Format::Json, evil, "", 1000);
@@ -274,27 +227,12 @@ mod tests {
         assert_eq!(json["peer"]["user"], evil);
     }
 
-    #[test]
-    fn what_is_cut_off_leaves_a_mark() {
-        let cut = |text: &str, most| {
-            let mut line = String::new();
-            escape(text, most, &mut line);
-            line
-        };
-        assert_eq!(cut("abcdef", 6), "abcdef");
-        assert_eq!(cut("abcdefg", 6), "abc\u{2026}");
-        assert_eq!(cut("ab\n\n", 6), "ab\\n\\n");
-        assert_eq!(cut("ab\n\nx", 6), "ab\u{2026}");
-        assert_eq!(cut("\x01\x01", 11), "\\u0001\u{2026}");
-        assert_eq!(cut("\u{e0041}x", 12), "\u{2026}");
-    }
-
     proptest! {
         #[test]
         fn any_text_is_one_valid_line(one in ".{0,300}", other in any::<String>(), most in 3usize..900) {
             let line = line(Format::Json, &one, &other, most);
             prop_assert!(line.len() <= 200 + 2 * most);
-            prop_assert!(!line.chars().any(char::is_control));
+            prop_assert!(!line.chars().any(is_control));
             let json: Json = serde_json::from_str(&line["audit: ".len()..]).expect("JSON");
             for (got, wanted) in [(&json["peer"]["user"], &one), (&json["claimed"]["logname"], &other)] {
                 let got = got.as_str().expect("a text");

@@ -21,6 +21,11 @@ impl Fake {
         Self { _folder: folder, listener, address }
     }
 
+    /// What clients come to.
+    pub fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
     #[track_caller]
     pub fn accept(&self) -> Peer {
         self.listener.set_nonblocking(true).unwrap();

@@ -2,6 +2,7 @@
 
 use clap::ValueHint;
 use fpty::client::listing::Question;
+use fpty::proto::is_name;
 
 /// What is asked, instead of a session.
 #[derive(Debug, Default, clap::Args)]
@@ -21,8 +22,7 @@ pub struct AskingArguments {
 }
 
 fn id(typed: &str) -> Result<String, String> {
-    let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    match !typed.is_empty() && typed.bytes().all(is_one) {
+    match is_name(typed.as_bytes()) {
         true => Ok(typed.to_owned()),
         false => Err(String::from("neither a session's id nor its name")),
     }

@@ -5,9 +5,7 @@ use std::path::Path;
 
 use clap::ValueHint;
 use fpty::client::Which;
-
-/// What a session is called at most, in letters.
-const LONGEST: usize = 64;
+use fpty::proto::{LONGEST_NAME, is_name};
 
 /// Which session, and how.
 #[derive(Debug, Default, clap::Args)]
@@ -37,10 +35,11 @@ pub struct WhichArguments {
 
 /// A name: letters, digits, `.`, `_` and `-`.
 fn name(typed: &str) -> Result<String, String> {
-    let is_one = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    match (1..=LONGEST).contains(&typed.len()) && typed.chars().all(is_one) {
+    match is_name(typed.as_bytes()) {
         true => Ok(typed.to_owned()),
-        false => Err(format!("not a name: letters, digits, '.', '_' and '-', at most {LONGEST}")),
+        false => {
+            Err(format!("not a name: letters, digits, '.', '_' and '-', at most {LONGEST_NAME}"))
+        }
     }
 }
 

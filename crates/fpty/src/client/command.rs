@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::hearing::{Hearing, Said};
-use super::outcome::End;
+use super::outcome::{self, End};
 use super::outputs::Outputs;
 use super::session::{ASKED_FOR_MORE, PING};
+use super::stopping::LOOK;
 use super::{Client, introduction, obeying, read_signals};
 use crate::error::{Error, Result};
 use crate::proto::{
     self, Answer, AnswerDecoder, END_OF_STREAM, ENDED, Ended, Ending, NOTICE, OFFER, TAKEN, WINDOW,
-    encode_bare, printable, window,
+    encode_bare, text_of, window,
 };
 use crate::relay::Backlog;
 use crate::sys::Read;
@@ -81,6 +82,7 @@ struct Running<'a> {
     /// What a server says that speaks plainly.
     plain: Vec<u8>,
     input: Input,
+    input_is_a_terminal: bool,
     outputs: Outputs,
     to_server: Backlog,
     /// Signals that were passed on.
@@ -113,6 +115,7 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
         payload: Vec::new(),
         plain: Vec::new(),
         input: Input::Relayed(0),
+        input_is_a_terminal: stdio::stdin_is_a_terminal(),
         outputs: Outputs::new()?,
         to_server: Backlog::default(),
         passed_on: Vec::new(),
@@ -123,6 +126,9 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
     };
     loop {
         if let Some(end) = running.turn()? {
+            if outcome::speaks(config, &end) && running.outputs.may_end_in_a_line() {
+                stdio::end_the_line();
+            }
             return Ok(end);
         }
     }
@@ -168,7 +174,10 @@ impl Running<'_> {
             Stage::Asked(until) => Some(until),
             Stage::Requested | Stage::Started => None,
         };
-        let at = [asked, self.next_ping].into_iter().flatten().min()?;
+        // No signal tells that we are in the foreground again.
+        let waits = self.input_is_a_terminal && self.wants_input() && !self.reads_input();
+        let looks = waits.then(|| Instant::now() + LOOK);
+        let at = [asked, self.next_ping, looks].into_iter().flatten().min()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
 
@@ -207,23 +216,20 @@ impl Running<'_> {
             if let Some(why) = self.outputs.failure() {
                 return Ok(Some(End::OutputFailed(why)));
             }
-            let mut ended = ended.clone();
             // Who sent it, or closed the output, knows.
             let expected = self.passed_on.iter().any(|signal| *signal as u8 == ended.value);
             let expected = expected || ended.value == Signal::SIGPIPE as u8;
             if ended.ending == Ending::Signal && expected {
                 return Ok(Some(End::Signalled(ended.value)));
             }
-            ended.text.truncate(proto::LONGEST_TEXT);
-            return Ok(Some(End::Told(ended)));
+            return Ok(Some(End::Told(ended.clone())));
         }
         if !self.server_ended {
             return Ok(None);
         }
         match self.stage {
             Stage::Asked(_) if obeying::is_refusal(&self.plain) => {
-                streams::say_bytes(&self.plain);
-                Ok(Some(End::Refused))
+                Ok(Some(obeying::refused(&self.plain)))
             }
             Stage::Asked(_) if self.plain.is_empty() => {
                 Err(Error::new("the server closed the connection without a word"))
@@ -328,6 +334,9 @@ impl Running<'_> {
     fn pass(&mut self) {
         let numbers = [streams::INPUT, streams::OUTPUT, streams::ERROR];
         let passed = numbers.into_iter().filter(|n| streams::may_be_passed(streams::own(*n), *n));
+        // Where its last line is to be ours we have to know where the others end.
+        let is_ours = self.config.status_json;
+        let passed = passed.filter(|number| !(is_ours && *number == streams::ERROR));
         let passed: Vec<usize> = passed.collect();
         if passed.is_empty() || !self.to_server.is_empty() {
             return;
@@ -366,17 +375,22 @@ impl Running<'_> {
                 streams::give_up(streams::INPUT);
             }
             (END_OF_STREAM, [number @ 1..=2]) => self.outputs.ended(usize::from(*number)),
-            (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, printable(text))),
+            (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, text_of(text))),
             (ENDED, payload) => self.ended = self.ended.take().or_else(|| Ended::read(payload)),
             _ => {}
         }
     }
 
-    fn reads_input(&self) -> bool {
+    fn wants_input(&self) -> bool {
         matches!(self.input, Input::Relayed(1..))
             && self.ended.is_none()
             && !self.server_ended
             && self.to_server.len() < LIMIT
+    }
+
+    /// In the background a terminal's input is somebody else's.
+    fn reads_input(&self) -> bool {
+        self.wants_input() && (!self.input_is_a_terminal || stdio::in_foreground())
     }
 
     fn read_input(&mut self) {

@@ -2,7 +2,7 @@
 //! agreed on the extended mode.
 
 use crate::proto::{
-    Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, NOTICE, OFFER, PONG, printable,
+    Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, NOTICE, OFFER, PONG, text_of,
 };
 
 /// The longest payload that is collected; of notices and ends what is longer
@@ -141,7 +141,7 @@ impl Hearing {
 fn of_packet(kind: u8, payload: Vec<u8>) -> Option<Said> {
     match kind {
         ENDED => Ended::read(&payload).map(Said::Ended),
-        NOTICE => Some(Said::Notice(printable(&payload))),
+        NOTICE => Some(Said::Notice(text_of(&payload))),
         OFFER => Some(Said::Offer(payload)),
         GO => Some(Said::Go(payload.try_into().ok().map(u64::from_le_bytes))),
         PONG => None,
@@ -189,7 +189,7 @@ mod tests {
         bytes.extend(ended.packet());
         for cut in [1, 5, 1000] {
             let (said, output, _) = hear(Hearing::asked(), &bytes, cut);
-            let notice = Said::Notice(String::from("soon\u{fffd}[2J"));
+            let notice = Said::Notice(String::from("soon\u{1b}[2J"));
             assert_eq!(said, [Said::Agreed, notice, Said::Ended(ended.clone())]);
             assert_eq!(output, b"output");
         }

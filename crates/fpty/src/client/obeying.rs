@@ -17,6 +17,9 @@ use crate::sys::stdio;
 /// How a router begins that refuses a session and speaks plainly.
 const REFUSED: &[u8] = b"forkptyrouter: session refused: ";
 
+/// The longest such line, in bytes.
+const LONGEST_REFUSAL: usize = 4096;
+
 /// Whether this is all that such a router says.
 pub fn is_refusal(bytes: &[u8]) -> bool {
     let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
@@ -34,10 +37,17 @@ fn is_too_late(last_bytes: &[u8]) -> bool {
 /// What of the last bytes is of use.
 const LAST_BYTES: usize = 512;
 
-/// Whether it may become that.
+/// Whether it may become that: a line that is not endless.
 pub fn may_be_refusal(bytes: &[u8]) -> bool {
     let length = bytes.len().min(REFUSED.len());
-    bytes[..length] == REFUSED[..length]
+    let ends_at = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
+    bytes[..length] == REFUSED[..length] && bytes.len() <= LONGEST_REFUSAL && ends_at == bytes.len()
+}
+
+/// The end by a refusal that nobody has seen yet.
+pub fn refused(bytes: &[u8]) -> End {
+    let why = bytes.strip_prefix(REFUSED).unwrap_or(bytes).trim_ascii_end();
+    End::Refused(Some(proto::text_of(why)))
 }
 
 impl Session<'_> {
@@ -82,8 +92,8 @@ impl Session<'_> {
         loop {
             output.clear();
             let said = self.hearing.next(&mut bytes, &mut output);
-            if !self.hearing.is_extended() && self.first_bytes.len() < 1024 {
-                self.first_bytes.extend(output.iter().take(1024));
+            if !self.hearing.is_extended() && self.first_bytes.len() <= LONGEST_REFUSAL {
+                self.first_bytes.extend(output.iter().take(LONGEST_REFUSAL + 1));
             }
             if self.config.protocol == Protocol::Uwsgi && !self.hearing.is_extended() {
                 self.last_bytes.extend(&output[output.len().saturating_sub(LAST_BYTES)..]);
@@ -96,7 +106,10 @@ impl Session<'_> {
                 end = Some(End::SpeaksPlainly);
                 break;
             }
-            self.show(&output);
+            // A refusal is told when it is whole: as a line, and no more.
+            if !(self.config.needs_more() && is_plain) {
+                self.show(&output);
+            }
             let Some(said) = said else {
                 break;
             };
@@ -170,8 +183,13 @@ impl Session<'_> {
     pub(super) fn notice(&self, text: &str) {
         let name = self.config.name;
         match self.terminal {
-            Some(_) => stdio::say(&format!("\r\n{name} {text}\r")),
-            None => stdio::say(&format!("{name} {text}")),
+            Some(_) => stdio::say_in_raw_mode(&format!("{name} {text}")),
+            None => {
+                if stdio::is_one_place() && self.tail.is_in_a_line() {
+                    stdio::end_the_line();
+                }
+                stdio::say(&format!("{name} {text}"));
+            }
         }
     }
 
@@ -226,8 +244,16 @@ impl Session<'_> {
             let again = nothing_was_typed && self.input == Input::Open;
             return End::CameTooLate { again };
         }
+        // In raw mode, where nobody was asked, a program may have had nothing to
+        // say.
+        if self.hearing.is_undecided() && self.first_bytes.is_empty() {
+            return End::Lost(String::from("it closed before a single byte came"));
+        }
         if is_refusal(&self.first_bytes) {
-            return End::Refused;
+            return match self.config.needs_more() {
+                true => refused(&self.first_bytes),
+                false => End::Refused(None),
+            };
         }
         End::Normal
     }

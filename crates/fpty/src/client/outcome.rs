@@ -2,11 +2,14 @@
 //! JSON for scripts.
 
 use nix::sys::signal::Signal;
+use nix::unistd::{Uid, User};
 use serde_json::json;
 
 use super::{Client, LOST};
+use crate::proto::is_name;
 use crate::proto::{Ended, Ending};
 use crate::sys::stdio;
+use crate::text::is_control;
 
 /// Exit status when no session came about.
 const NOT_ATTACHED: i32 = 255;
@@ -20,8 +23,8 @@ pub enum End {
     Told(Ended),
     /// A signal ended the program that was to be expected: its number.
     Signalled(u8),
-    /// The server refused, in words that were shown.
-    Refused,
+    /// The server refused: why, where that was not shown as it came.
+    Refused(Option<String>),
     /// No session came about: why.
     NotAttached(String),
     /// The server knows no extended mode, or had begun without us, and nothing
@@ -52,9 +55,10 @@ impl End {
             End::Normal | End::Left => 0,
             End::Told(ended) => ended.status().into(),
             End::Signalled(number) => 128 + i32::from(*number),
-            End::Refused | End::NotAttached(_) | End::SpeaksPlainly | End::CameTooLate { .. } => {
-                NOT_ATTACHED
-            }
+            End::Refused(_)
+            | End::NotAttached(_)
+            | End::SpeaksPlainly
+            | End::CameTooLate { .. } => NOT_ATTACHED,
             End::Lost(_) | End::OutputFailed(_) => LOST,
             End::Signal(signal) => 128 + *signal as i32,
             End::OutputClosed => 128 + Signal::SIGPIPE as i32,
@@ -77,9 +81,10 @@ impl End {
                 Ending::Detached => "detached",
             },
             End::Signalled(_) => "signal",
-            End::Refused | End::NotAttached(_) | End::SpeaksPlainly | End::CameTooLate { .. } => {
-                "refused"
-            }
+            End::Refused(_)
+            | End::NotAttached(_)
+            | End::SpeaksPlainly
+            | End::CameTooLate { .. } => "refused",
             End::Lost(_) => "lost",
             End::Left | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
         }
@@ -89,9 +94,17 @@ impl End {
     fn text(&self, address: &str) -> Option<String> {
         match self {
             End::Told(Ended { ending: Ending::Detached, value: 0, text }) => {
-                Some(format!("detached: {text} (come back with: fpty -a {text} {address})"))
+                // It is made to be pasted into a shell.
+                Some(match (is_name(text.as_bytes()) && !text.starts_with('-'), quoted(address)) {
+                    (true, Some(address)) => {
+                        format!("detached: {text} (come back with: fpty -a {text} {address})")
+                    }
+                    (true, None) => format!("detached: {text}"),
+                    (false, _) => String::from("detached"),
+                })
             }
-            End::Normal | End::Signalled(_) | End::Refused | End::OutputClosed => None,
+            End::Refused(why) => why.as_ref().map(|why| format!("session refused: {why}")),
+            End::Normal | End::Signalled(_) | End::OutputClosed => None,
             End::Told(ended) => told(ended),
             End::NotAttached(why) => Some(why.clone()),
             End::SpeaksPlainly => Some(format!(
@@ -117,14 +130,33 @@ fn told(ended: &Ended) -> Option<String> {
         Ending::Exit => None,
         Ending::Signal if text.is_empty() => Some(format!("killed by {}", name_of(ended.value))),
         Ending::Signal => Some(format!("killed by {} ({text})", name_of(ended.value))),
-        Ending::Refused => Some(format!("session refused: {text}")),
+        Ending::Refused => Some(format!("session refused: {}", with_name(text))),
         Ending::Lost => Some(format!("session lost: {text}")),
-        Ending::ExecFailed
-        | Ending::Idle
-        | Ending::Limit
-        | Ending::Stopped
-        | Ending::Operator
-        | Ending::Detached => Some(text.clone()),
+        Ending::ExecFailed | Ending::Idle | Ending::Limit | Ending::Stopped | Ending::Operator => {
+            Some(text.clone())
+        }
+        Ending::Detached => Some(with_name(text)),
+    }
+}
+
+/// A text that begins with a user's number (`user 1000 ...`), with the name
+/// instead that this machine knows: a router looks none up while others wait.
+fn with_name(text: &str) -> String {
+    let number = |text: &str| {
+        let (number, rest) = text.strip_prefix("user ")?.split_once(' ')?;
+        let user = User::from_uid(Uid::from_raw(number.parse().ok()?)).ok()??;
+        Some(format!("{} {rest}", user.name))
+    };
+    number(text).unwrap_or_else(|| text.to_owned())
+}
+
+/// An address as a shell has to be told it; `None`: it cannot be typed.
+fn quoted(address: &str) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,+@%[]".contains(c);
+    match address.is_empty() || address.chars().any(|c| is_control(c) || c == '\u{fffd}') {
+        true => None,
+        false if address.chars().all(is_plain) => Some(address.to_owned()),
+        false => Some(format!("'{}'", address.replace('\'', "'\\''"))),
     }
 }
 
@@ -134,13 +166,23 @@ fn name_of(number: u8) -> String {
         .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
+/// What is said of it, where anything is.
+fn line(config: &Client, end: &End) -> Option<String> {
+    let went_wrong =
+        !matches!(end, End::Left | End::Told(Ended { ending: Ending::Detached, value: 0, .. }));
+    end.text(&config.address.to_string_lossy()).filter(|_| went_wrong || !config.quiet)
+}
+
+/// Whether anything is said of it.
+pub fn speaks(config: &Client, end: &End) -> bool {
+    config.status_json || line(config, end).is_some()
+}
+
 /// Says how it ended, and returns the status to exit with.
 pub fn tell(config: &Client, end: &End) -> i32 {
     let text = end.text(&config.address.to_string_lossy());
-    let went_wrong =
-        !matches!(end, End::Left | End::Told(Ended { ending: Ending::Detached, value: 0, .. }));
-    if let Some(text) = text.as_ref().filter(|_| went_wrong || !config.quiet) {
-        stdio::say(&format!("{} {text}", config.name));
+    if let Some(line) = line(config, end) {
+        stdio::say(&format!("{} {line}", config.name));
     }
     let status = end.status();
     if config.status_json {
@@ -158,7 +200,8 @@ fn json(end: &End, status: i32, text: &str) -> String {
         _ => None,
     };
     let kind = end.kind();
-    json!({ "kind": kind, "status": status, "signal": signal, "text": text }).to_string()
+    let object = json!({ "kind": kind, "status": status, "signal": signal, "text": text });
+    object.to_string()
 }
 
 #[cfg(test)]
@@ -188,8 +231,8 @@ mod tests {
         assert_eq!(end.status(), 0);
         let text = "detached: k3x9q2aa (come back with: fpty -a k3x9q2aa /s)";
         assert_eq!(end.text("/s").as_deref(), Some(text));
-        let end = ended(Ending::Detached, 1, "uid 7 has attached");
-        assert_eq!((end.status(), end.text("/s").as_deref()), (LOST, Some("uid 7 has attached")));
+        let end = ended(Ending::Detached, 1, "root has attached");
+        assert_eq!((end.status(), end.text("/s").as_deref()), (LOST, Some("root has attached")));
     }
 
     #[test]

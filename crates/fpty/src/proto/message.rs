@@ -2,6 +2,7 @@
 
 use super::codec::encode_packet;
 use super::packet::ENDED;
+use crate::text::shown_within;
 
 /// In an offer: the master of the session's terminal.
 pub const OFFER_MASTER: u8 = b'm';
@@ -91,7 +92,8 @@ impl Ended {
         let number = ENDINGS.iter().position(|ending| *ending == self.ending).unwrap_or(0);
         // There are ten.
         let mut payload = vec![number as u8, self.value];
-        payload.extend_from_slice(self.text.as_bytes());
+        // Who reads it may be an older client, which shows it as it is.
+        payload.extend_from_slice(shown_within(&self.text, LONGEST_TEXT).as_bytes());
         let mut packet = Vec::new();
         encode_packet(ENDED, &payload, &mut packet);
         packet
@@ -106,24 +108,17 @@ impl Ended {
         Some(Self {
             ending: ENDINGS.get(usize::from(*number)).copied().unwrap_or(Ending::Lost),
             value: *value,
-            text: printable(text),
+            text: text_of(text),
         })
     }
 }
 
-/// What of a peer's text a terminal may be shown: one line, no control
-/// characters, not endless.
-pub fn printable(text: &[u8]) -> String {
-    let text = &text[..text.len().min(LONGEST_TEXT)];
-    String::from_utf8_lossy(text)
-        .chars()
-        .map(|c| if c.is_control() || is_format(c) { '\u{fffd}' } else { c })
-        .collect()
-}
-
-/// Characters that would show a text as another than it is.
-fn is_format(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+/// A text of a peer's, not endless; what a person sees of it is for
+/// [`crate::text`].
+pub fn text_of(payload: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&payload[..payload.len().min(LONGEST_TEXT)]);
+    // What was cut is longer by that.
+    crate::text::cut(&text, LONGEST_TEXT).to_owned()
 }
 
 #[cfg(test)]
@@ -153,9 +148,18 @@ mod tests {
     }
 
     #[test]
-    fn a_peers_text_does_nothing_to_a_terminal() {
-        assert_eq!(printable(b"a\x1b[2Jb\r\nc\x9b"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}");
-        assert_eq!(printable("\u{202e}x\u{85}".as_bytes()), "\u{fffd}x\u{fffd}");
-        assert!(printable(&[b'x'; 60_000]).len() <= LONGEST_TEXT);
+    fn a_peers_text_is_not_endless() {
+        assert!(text_of(&[b'x'; 60_000]).len() <= LONGEST_TEXT);
+        assert!(text_of(&[0xff; 60_000]).len() <= LONGEST_TEXT);
+        let text = "\u{e9}".repeat(1500);
+        for before in ["", "x"] {
+            let text = format!("{before}{text}");
+            assert!(text_of(text.as_bytes()).len() <= LONGEST_TEXT);
+            let packet = Ended::because(Ending::Refused, text).packet();
+            let read = Ended::read(&packet[4..]).expect("an end");
+            assert!(read.text.len() <= LONGEST_TEXT && read.text.ends_with('\u{2026}'));
+        }
+        let packet = Ended::because(Ending::Refused, "a\n\x1b").packet();
+        assert_eq!(&packet[6..], b"a\\n\\u001b");
     }
 }

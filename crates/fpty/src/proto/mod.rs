@@ -21,11 +21,21 @@ pub use codec::{
     AnswerDecoder, Decoder, encode_bare, encode_input, encode_packet, encode_rows_and_cols,
     encode_signal,
 };
-pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, printable};
+pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, text_of};
 pub use packet::{
     Answer, DETACH, END_OF_STREAM, ENDED, ERROR_OUTPUT, FOR_GOOD, GO, HEADER, HELLO, INPUT, NOTICE,
     OFFER, PING, PONG, Packet, REQUEST, TAKEN, TOO_LATE, VARIABLES, VERSION, WINDOW,
 };
+
+/// The longest name of a session, in bytes.
+pub const LONGEST_NAME: usize = 64;
+
+/// Whether it can be the name of a session, or its id: letters, digits, `.`, `_`
+/// and `-`.
+pub fn is_name(name: &[u8]) -> bool {
+    let is_in_one = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    (1..=LONGEST_NAME).contains(&name.len()) && name.iter().all(is_in_one)
+}
 
 /// What a socket of the router speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +53,21 @@ impl Protocol {
         match self {
             Self::Raw => "raw",
             Self::Uwsgi => "uwsgi",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_name;
+
+    #[test]
+    fn names_can_be_typed() {
+        for name in ["a", "Build_1.2-x", &"n".repeat(64)] {
+            assert!(is_name(name.as_bytes()), "{name}");
+        }
+        for name in ["", "a b", "a/b", "\u{e4}", "a\n", "$(x)", &"n".repeat(65)] {
+            assert!(!is_name(name.as_bytes()), "{name}");
         }
     }
 }

@@ -20,6 +20,8 @@ pub use kept::SIZE;
 use parser::{Found, Parser, TITLE};
 use rendition::{Attributes, Rendition};
 
+use crate::text::is_control;
+
 /// Private modes (`CSI ? N h`) that are followed, by their bit; the alternate
 /// screen is not among them.
 const PRIVATE: [u16; 26] = [
@@ -245,7 +247,7 @@ impl Modes {
     /// The title, less what is no character.
     pub fn title(&self) -> String {
         let title = String::from_utf8_lossy(&self.title[..usize::from(self.title_length)]);
-        title.chars().filter(|c| !c.is_control()).collect()
+        title.chars().filter(|c| !is_control(*c)).collect()
     }
 
     fn found(&mut self, found: Found<'_>) {

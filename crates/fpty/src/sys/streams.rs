@@ -133,12 +133,6 @@ pub fn give_up(number: usize) {
     {}
 }
 
-/// Writes bytes to standard error, if anybody is there.
-pub fn say_bytes(bytes: &[u8]) {
-    use std::io::Write;
-    let _ = std::io::stderr().write_all(bytes);
-}
-
 /// Whether nobody can read any more what is written to one of our own
 /// standard descriptors: a pipe or socket whose other end is closed.
 pub fn is_unread(number: usize) -> bool {

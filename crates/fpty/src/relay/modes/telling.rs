@@ -1,6 +1,8 @@
 //! What makes a terminal's modes these, and what undoes them: nothing is said
 //! of modes that are as they always were.
 
+use crate::text::is_control;
+
 use super::parser::State;
 use super::rendition::{Rendition, write};
 use super::{
@@ -137,7 +139,7 @@ impl Modes {
             State::Title => {
                 out.extend_from_slice(b"\x1b]2;");
                 let title = String::from_utf8_lossy(parser.title());
-                out.extend(title.chars().filter(|c| !c.is_control()).collect::<String>().bytes());
+                out.extend(title.chars().filter(|c| !is_control(*c)).collect::<String>().bytes());
             }
             State::LinkParameters => out.extend_from_slice(b"\x1b]8;"),
             State::LinkAddress => out.extend_from_slice(b"\x1b]8;;"),

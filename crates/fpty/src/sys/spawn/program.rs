@@ -6,6 +6,10 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::sys::DescriptorLimit;
+use crate::text::shown_within;
+
+/// What is shown of a name, in bytes.
+const LONGEST_NAME: usize = 512;
 
 unsafe extern "C" {
     fn forkpty_signals_not_default() -> libc::c_ulong;
@@ -159,6 +163,8 @@ impl Program {
             [one] => one.to_string_lossy(),
             _ => name,
         };
+        // Whoever asks for it may have called it anything.
+        let path = shown_within(&path, LONGEST_NAME);
         let hint = match errno {
             libc::ENOENT if self.paths.len() > 1 => " (in no folder of PATH)",
             libc::ENOENT if !path.contains('/') => " (give a full path)",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::GatewayLoop;
 use super::attach::not_executable;
+use super::recovery::Whose;
 use super::table::Key;
 use super::timers::Due;
 use super::traffic::Attached;
@@ -47,6 +48,13 @@ pub struct Departures {
     reap_is_due: bool,
 }
 
+impl Departures {
+    /// The programs of those who wait.
+    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+        self.waiting.iter().filter_map(|attached| attached.wires.program)
+    }
+}
+
 impl GatewayLoop {
     /// A program has ended, and others may have: the kernel tells it once.
     pub(super) fn child_ended(&mut self) {
@@ -69,7 +77,7 @@ impl GatewayLoop {
             let Some(ended) = self.programs.reap() else {
                 return;
             };
-            self.program_ended(ended);
+            self.see_to_ended(ended);
         }
         self.after(Duration::ZERO, Due::Reap);
     }
@@ -77,8 +85,26 @@ impl GatewayLoop {
     /// This one may have ended.
     pub(super) fn reap_one(&mut self, program: Pid) {
         if let Some(ended) = self.programs.reap_one(program) {
-            self.program_ended(ended);
+            self.see_to_ended(ended);
         }
+    }
+
+    /// One of several: the others do not suffer from what happens here.
+    fn see_to_ended(&mut self, ended: (Pid, Key, Exit)) {
+        let (program, session, _) = ended;
+        let whose = match self.commands.of_program(program) {
+            Some(command) => Whose::Command(command),
+            None if self.sessions.has(session) => Whose::Session(session),
+            None => self
+                .left
+                .as_ref()
+                .and_then(|left| left.of_program(program))
+                .map_or(Whose::Past, Whose::Left),
+        };
+        self.guarded(whose, |router| {
+            super::fault::point("reaped");
+            router.program_ended(ended);
+        });
     }
 
     fn program_ended(&mut self, (program, key, exit): (Pid, Key, Exit)) {
@@ -148,7 +174,7 @@ impl GatewayLoop {
         if events < self.config.events as usize {
             for _ in 0..ENDED_PER_TURN {
                 if let Some(attached) = self.departures.waiting.pop_front() {
-                    self.let_go(*attached);
+                    self.guarded(Whose::Past, |router| router.let_go(*attached));
                 }
             }
         }

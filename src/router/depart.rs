@@ -233,8 +233,16 @@ impl GatewayLoop {
 
     /// The same, but for its client.
     pub(super) fn let_go_but_client(&mut self, attached: Attached) -> Stream {
+        // A terminal that was handed over may be open elsewhere, and is then
+        // not hung up by our close.
+        let is_elsewhere = attached.session.is_handed_over() || attached.session.kept().is_some();
         // The poller forgets descriptors when they close here; where a copy
-        // lives a moment longer (sys/detached.rs), nobody has its token.
+        // lives a moment longer (sys/detached.rs), nobody has its token. Those
+        // who look after the terminal have one of the client for as long as the
+        // program runs: its hang-up would be told of without end.
+        if is_elsewhere {
+            let _ = self.turn.poller.remove(attached.wires.client.as_fd());
+        }
         if let Some(program) = attached.wires.program {
             self.programs.client_left(program);
             if let Some(grace) = self.config.hangup_grace {
@@ -244,10 +252,6 @@ impl GatewayLoop {
             // leader; its foreground job would hear of it only when the
             // leader ends, and that may ignore it.
             let foreground = attached.wires.master.foreground_group();
-            // A terminal that was handed over may be open elsewhere, and is then
-            // not hung up by our close.
-            let is_elsewhere =
-                attached.session.is_handed_over() || attached.session.kept().is_some();
             if is_elsewhere {
                 let _ = program.signal(libc::SIGHUP);
                 let _ = program.signal(libc::SIGCONT);

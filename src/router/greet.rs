@@ -297,6 +297,7 @@ impl GatewayLoop {
             latest: now + SILENCE,
             waited_for: false,
         });
+        self.faults.made = Some(Whose::Caller(key));
         self.heard(key);
     }
 

@@ -66,7 +66,7 @@ soak: ## the tests that take long, and the fuzzer
 fuzz: ## the fuzzers of the packets, a minute each
 	@tools/fuzz
 
-lint: ## format, clippy, and the syntax of the scripts
+lint: ## format, clippy, the scripts, and what we depend on (ADVISORY_DB=CLONE)
 	@tools/setup lint
 	@tools/lint '$(UWSGI)'
 

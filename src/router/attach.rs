@@ -11,7 +11,9 @@ use super::GatewayLoop;
 use super::aftercare::Kind;
 use super::closing::LastWord;
 use super::doors::{Arrival, Newcomer};
+use super::fault;
 use super::listing;
+use super::recovery::Whose;
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Refusal, Said, Subject};
@@ -63,6 +65,7 @@ impl GatewayLoop {
                 self.close_when_read(client, LastWord::Eof);
             }
             Arrival::Client(client, transport, Protocol::Uwsgi) => {
+                fault::point("accepted");
                 self.greet(client, transport, door);
             }
             Arrival::Client(client, transport, Protocol::Raw) => {
@@ -162,6 +165,7 @@ impl GatewayLoop {
         let Attached { session, wires, .. } = attached;
         session.early_input(&opening.input, wires);
         if !self.turn.input.is_empty() {
+            fault::strike("input", || &self.turn.input);
             self.turn.hear(key, session, wires);
         }
         if ended {
@@ -180,8 +184,10 @@ impl GatewayLoop {
             session.notice(line, wires);
         }
         attached.can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
+        fault::point("opened");
         let hands_over = self.may_be_handed_over(key);
         let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));
+        fault::point("kept");
         if is_kept || hands_over {
             self.after(OFFER_AFTER, Due::Offer(key));
         }
@@ -225,13 +231,16 @@ impl GatewayLoop {
             transport,
             door,
         ));
-        self.programs.started(pid, key, Kind::Terminal);
+        self.faults.made = Some(Whose::Unborn(key));
+        fault::point("inserted");
+        self.programs.belongs_to(pid, key);
         self.seats.is_of(seat.ok().flatten(), Subject::Session(key));
         if let Some(limit) = self.doors.rules(door).and_then(|rules| rules.max_time) {
             self.limit_time(key, limit);
         }
         self.note_session(key, size);
         self.note_recording(key, size);
+        fault::point("noted");
         let attached = self.sessions.get_mut(key)?;
         if !self.spawner.has_executed(pid) {
             attached.starting = STARTING_FIRST;
@@ -250,6 +259,7 @@ impl GatewayLoop {
             self.refuse_session(key, Ended::because(Ending::Refused, why));
             return None;
         }
+        fault::point("registered");
         match is_starting {
             true => self.executed(key),
             false => self.tell_start(key),
@@ -305,6 +315,10 @@ impl GatewayLoop {
             slave.belongs_to(user);
         }
         let started = self.spawner.spawn(program, Streams::Terminal(&slave), environment)?;
+        if let Started::Running(pid) = &started {
+            self.programs.started(*pid, Key::NONE, Kind::Terminal);
+        }
+        fault::point("spawned");
         self.tidy_up();
         // Our copy of the slave closes here: the program's are the last ones,
         // so that their end is the end of the output.

@@ -3,10 +3,11 @@
 
 use std::collections::VecDeque;
 
+use super::GatewayLoop;
 use super::left::Left;
+use super::recovery::Whose;
 use super::table::Key;
 use super::turn::Turn;
-use super::{GatewayLoop, Whose};
 use crate::session::command::{Command, Streams};
 use crate::session::{ACTS, Ends, Session};
 
@@ -120,7 +121,7 @@ impl GatewayLoop {
                 }
                 None => return,
             },
-            Whose::Nobody => return,
+            _ => return,
         };
         let whose = rest.whose;
         rest.heard = rest.bytes.len() - left;
@@ -130,7 +131,7 @@ impl GatewayLoop {
         match whose {
             Whose::Session(key) => self.settle(key),
             Whose::Command(key) => self.settle_command(key),
-            Whose::Nobody => {}
+            _ => {}
         }
     }
 }

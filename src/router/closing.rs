@@ -112,6 +112,11 @@ impl Closing {
         self.connections = Table::new();
     }
 
+    /// Closes one.
+    pub fn drop_one(&mut self, key: Key) {
+        self.connections.remove(key);
+    }
+
     /// Makes room for one more: whoever has most of them loses the one that has
     /// been there longest. So nobody takes the places of others.
     fn make_room(&mut self) {

@@ -19,7 +19,9 @@ use super::admission::{LIMIT_COMES, NOTICE};
 use super::aftercare::Kind;
 use super::closing::LastWord;
 use super::doors::Newcomer;
+use super::fault;
 use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
+use super::recovery::Whose;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use super::told::Subject;
@@ -59,6 +61,18 @@ impl Commands {
     /// Whether this one has not ended.
     pub fn has(&self, key: Key) -> bool {
         self.running.has(key)
+    }
+
+    /// The programs of those that there are.
+    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+        let theirs = self.by_program.iter().filter(|(_, key)| self.running.has(**key));
+        theirs.map(|(program, _)| *program)
+    }
+
+    /// One is closed as it is.
+    pub fn drop_one(&mut self, key: Key) {
+        self.running.remove(key);
+        self.by_program.retain(|_, other| *other != key);
     }
 }
 
@@ -119,6 +133,8 @@ impl GatewayLoop {
             exit: None,
             door,
         });
+        self.faults.made = Some(Whose::Command(key));
+        fault::point("command-inserted");
         self.inquirers.note_command(Subject::Command(key), shown);
         self.seats.is_of(seat.ok().flatten(), Subject::Command(key));
         if let Some(limit) = self.doors.rules(door).and_then(|rules| rules.max_time) {
@@ -127,7 +143,6 @@ impl GatewayLoop {
             }
             self.after(limit, Due::CommandLimit(key));
         }
-        self.programs.started(started, Key::NONE, Kind::Command);
         self.commands.by_program.insert(started, key);
         let Some(commanded) = self.commands.running.get_mut(key) else {
             return;
@@ -141,6 +156,7 @@ impl GatewayLoop {
             return self.close_command(key);
         }
         self.note_command(key);
+        fault::point("command-noted");
         let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
             return;
         };
@@ -179,6 +195,10 @@ impl GatewayLoop {
         let [input, output, error] = &planned.ends;
         let streams = spawn::Streams::Apart([input.as_fd(), output.as_fd(), error.as_fd()]);
         let started = self.spawner.spawn(&program, streams, environment);
+        if let Ok(Started::Running(pid)) = &started {
+            self.programs.started(*pid, Key::NONE, Kind::Command);
+        }
+        fault::point("command-spawned");
         self.tidy_up();
         match started {
             Ok(Started::Running(pid)) => Ok((pid, planned)),
@@ -203,7 +223,10 @@ impl GatewayLoop {
             // It is read again when that was heard, to its end.
         } else if ready.read {
             match wires.client.read_into(&mut self.turn.input) {
-                Read::Bytes(_) => self.turn.hear_command(key, command, wires),
+                Read::Bytes(_) => {
+                    fault::strike("command", || &self.turn.input);
+                    self.turn.hear_command(key, command, wires);
+                }
                 // It has a packet to say that there is no more input.
                 Read::End | Read::Gone => command.client_left(),
                 Read::Blocked => {}
@@ -308,6 +331,20 @@ impl GatewayLoop {
         }
     }
 
+    /// A command ends for no fault of its own.
+    pub(super) fn end_panicked_command(&mut self, key: Key, why: &str) {
+        let programs = &self.programs;
+        let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
+            return;
+        };
+        // One that was reaped has no number any more.
+        wires.program = wires.program.filter(|program| programs.has(*program));
+        if !command.has_output() && command.dismissed().is_none() {
+            command.dismiss(Ending::Lost, &format!("command ended: {why}"), wires);
+        }
+        self.close_command(key);
+    }
+
     /// Closes everything: its client has left, or is let go.
     pub(super) fn let_command_go(&mut self, key: Key) {
         self.end_of_command(key);
@@ -407,6 +444,7 @@ impl Commanded {
         let most = self.command.room(number).min(BUFFER - HEADER - 1);
         match output.read(&mut buffer[HEADER..HEADER + most]) {
             Read::Bytes(count) => {
+                fault::strike("stream", || &buffer[HEADER..HEADER + count]);
                 if let Some(traffic) = &mut self.wires.traffic {
                     traffic.gave_out(count);
                 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::GatewayLoop;
 use super::attach::not_executable;
 use super::closing::LastWord;
+use super::recovery::Whose;
 use super::table::Key;
 use super::timers::Due;
 use super::traffic::Attached;
@@ -52,6 +53,11 @@ impl Departures {
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
+
+    /// The programs of those who wait.
+    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+        self.waiting.iter().filter_map(|attached| attached.wires.program)
+    }
 }
 
 impl GatewayLoop {
@@ -76,7 +82,7 @@ impl GatewayLoop {
             let Some(ended) = self.programs.reap() else {
                 return;
             };
-            self.program_ended(ended);
+            self.see_to_ended(ended);
         }
         self.after(Duration::ZERO, Due::Reap);
     }
@@ -84,8 +90,26 @@ impl GatewayLoop {
     /// This one may have ended.
     pub(super) fn reap_one(&mut self, program: Pid) {
         if let Some(ended) = self.programs.reap_one(program) {
-            self.program_ended(ended);
+            self.see_to_ended(ended);
         }
+    }
+
+    /// One of several: the others do not suffer from what happens here.
+    fn see_to_ended(&mut self, ended: (Pid, Key, Exit)) {
+        let (program, session, _) = ended;
+        let whose = match self.commands.of_program(program) {
+            Some(command) => Whose::Command(command),
+            None if self.sessions.has(session) => Whose::Session(session),
+            None => self
+                .left
+                .as_ref()
+                .and_then(|left| left.of_program(program))
+                .map_or(Whose::Past, Whose::Left),
+        };
+        self.guarded(whose, |router| {
+            super::fault::point("reaped");
+            router.program_ended(ended);
+        });
     }
 
     fn program_ended(&mut self, (program, key, exit): (Pid, Key, Exit)) {
@@ -152,7 +176,7 @@ impl GatewayLoop {
         if events < self.config.events as usize {
             for _ in 0..ENDED_PER_TURN {
                 if let Some(attached) = self.departures.waiting.pop_front() {
-                    self.let_go(*attached);
+                    self.guarded(Whose::Past, |router| drop(router.let_go(*attached)));
                 }
             }
         }
@@ -208,8 +232,16 @@ impl GatewayLoop {
 
     /// Lets the program and its terminal go; the client may have more to read.
     pub(super) fn let_go(&mut self, attached: Attached) -> Stream {
+        // A terminal that was handed over may be open elsewhere, and is then
+        // not hung up by our close.
+        let is_elsewhere = attached.session.is_handed_over() || attached.session.kept().is_some();
         // The poller forgets descriptors when they close here; where a copy
-        // lives a moment longer (sys/detached.rs), nobody has its token.
+        // lives a moment longer (sys/detached.rs), nobody has its token. Those
+        // who look after the terminal have one of the client for as long as the
+        // program runs: its hang-up would be told of without end.
+        if is_elsewhere {
+            let _ = self.turn.poller.remove(attached.wires.client.as_fd());
+        }
         if let Some(program) = attached.wires.program {
             self.programs.client_left(program);
             if let Some(grace) = self.config.hangup_grace {
@@ -219,10 +251,6 @@ impl GatewayLoop {
             // leader; its foreground job would hear of it only when the
             // leader ends, and that may ignore it.
             let foreground = attached.wires.master.foreground_group();
-            // A terminal that was handed over may be open elsewhere, and is then
-            // not hung up by our close.
-            let is_elsewhere =
-                attached.session.is_handed_over() || attached.session.kept().is_some();
             if is_elsewhere {
                 let _ = program.signal(libc::SIGHUP);
                 let _ = program.signal(libc::SIGCONT);

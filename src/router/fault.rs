@@ -1,10 +1,71 @@
-//! A panic inside one session, for the test that it ends that session alone.
-//! In no build but one with the feature `fault-injection`.
+//! Panics on demand, for the tests that each ends only what it was about. In
+//! no build but one with the feature `fault-injection`, and in no release:
+//! elsewhere these are nothing.
+//!
+//! What is handled asks for it: bytes with `forkpty-fault-in-PLACE` make
+//! whoever handles them there panic. Where no bytes come by, a session that
+//! types `forkpty-fault-at-PLACE;` has the next one panic who comes there, and
+//! with `PLACE!;` everybody from then on.
 
-/// What a client sends to have its session panic.
-const PANIC: &[u8] = b"forkpty-fault-panic";
+#[cfg(all(feature = "fault-injection", not(debug_assertions)))]
+compile_error!("the feature fault-injection is for tests: no release has it");
 
-/// Panics if the client asks for it.
-pub fn strike(bytes: &[u8]) {
-    assert!(!bytes.windows(PANIC.len()).any(|window| window == PANIC), "injected fault");
+#[cfg(feature = "fault-injection")]
+mod injected {
+    use std::cell::RefCell;
+
+    thread_local! {
+        /// The places where the next one is to panic.
+        static NEXT: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    }
+
+    fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+        bytes.windows(wanted.len()).position(|window| window == wanted)
+    }
+
+    /// Panics if these bytes ask for it.
+    pub fn strike<B: AsRef<[u8]>>(place: &str, bytes: impl FnOnce() -> B) {
+        let bytes = bytes();
+        let wanted = format!("forkpty-fault-in-{place}");
+        assert!(find(bytes.as_ref(), wanted.as_bytes()).is_none(), "injected fault in {place}");
+    }
+
+    /// What a session types may ask for a panic elsewhere.
+    pub fn arm(bytes: &[u8]) {
+        const ASKS: &[u8] = b"forkpty-fault-at-";
+        let Some(at) = find(bytes, ASKS) else { return };
+        let place = bytes[at + ASKS.len()..].split(|byte| *byte == b';').next();
+        NEXT.with_borrow_mut(|next| next.extend(place.map(<[u8]>::to_vec)));
+    }
+
+    /// Panics if that was asked for.
+    pub fn point(place: &str) {
+        let is_it = NEXT.with_borrow_mut(|next| {
+            let found = next
+                .iter()
+                .position(|wanted| wanted.strip_suffix(b"!").unwrap_or(wanted) == place.as_bytes());
+            found.inspect(|at| {
+                if !next[*at].ends_with(b"!") {
+                    next.remove(*at);
+                }
+            })
+        });
+        assert!(is_it.is_none(), "injected fault at {place}");
+    }
 }
+
+#[cfg(feature = "fault-injection")]
+pub use injected::{arm, point, strike};
+
+#[cfg(not(feature = "fault-injection"))]
+mod nothing {
+    #[inline(always)]
+    pub fn strike<B: AsRef<[u8]>>(_: &str, _: impl FnOnce() -> B) {}
+    #[inline(always)]
+    pub fn arm(_: &[u8]) {}
+    #[inline(always)]
+    pub fn point(_: &str) {}
+}
+
+#[cfg(not(feature = "fault-injection"))]
+pub use nothing::{arm, point, strike};

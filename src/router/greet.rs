@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
 use super::doors::Newcomer;
+use super::recovery::Whose;
 use super::seats::{Full, Seat};
 use super::table::{Key, Source};
 use super::timers::Due;
@@ -67,6 +68,11 @@ impl Caller {
         self.latest = now + patience * IN_ALL;
         self.until = now + patience;
     }
+
+    /// Its seat, where there are any and it has one.
+    pub fn seat(&self) -> Option<&Seat> {
+        self.seat.as_ref().ok()?.as_ref()
+    }
 }
 
 impl GatewayLoop {
@@ -89,6 +95,7 @@ impl GatewayLoop {
             latest: until,
             waited_for: false,
         });
+        self.faults.made = Some(Whose::Caller(key));
         self.hear(key, false);
     }
 
@@ -113,6 +120,7 @@ impl GatewayLoop {
             let wait = caller.until - now;
             return self.after(wait, Due::Silent(key));
         }
+        super::fault::point("silence");
         if !caller.greeting.is_extended() {
             return self.begin(key, 0, false);
         }
@@ -166,6 +174,7 @@ impl GatewayLoop {
         if caller.greeting.is_extended() {
             caller.until = caller.latest.min(Instant::now() + patience);
         }
+        super::fault::strike("greeting", || &self.turn.input);
         let mut bytes = self.turn.input.as_slice();
         loop {
             match caller.greeting.hear(&mut bytes) {
@@ -222,7 +231,7 @@ impl GatewayLoop {
     }
 
     /// Starts nothing, and says why.
-    fn refuse_caller(&mut self, key: Key, why: &str) {
+    pub(super) fn refuse_caller(&mut self, key: Key, why: &str) {
         let Some(caller) = self.callers.remove(key) else {
             return;
         };
@@ -288,6 +297,7 @@ impl GatewayLoop {
             latest: now + SILENCE,
             waited_for: false,
         });
+        self.faults.made = Some(Whose::Caller(key));
         self.heard(key);
     }
 

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::fault;
 use super::last_words::LastWords;
 use super::told::Gone;
 use fpty::ended::of_exit;
@@ -140,13 +141,14 @@ fn run(mut kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
         let count = state.poller.wait(state.timeout())?;
         for index in 0..count {
             match state.poller.ready(index).token {
-                CHANNEL => state.receive(),
+                CHANNEL => {
+                    let _ = detached::guarded(|| state.receive());
+                }
                 MASTER => {
                     state.poller.remove(master.as_fd())?;
                     state.stop();
                 }
-                token if token % 2 == FIRST % 2 => state.program_ended(token),
-                token => state.client_left(token - 1),
+                token => state.see_to(token),
             }
         }
         state.look();
@@ -155,6 +157,19 @@ fn run(mut kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
 }
 
 impl Loop {
+    /// Something happened to a session; if that panics it is let go, alone.
+    fn see_to(&mut self, token: u64) {
+        let is_program = token % 2 == FIRST % 2;
+        let session = if is_program { token } else { token - 1 };
+        let outcome = detached::guarded(|| match is_program {
+            true => self.program_ended(session),
+            false => self.client_left(session),
+        });
+        if outcome.is_err() {
+            self.sessions.remove(&session);
+        }
+    }
+
     /// The gateway entrusts us with a session, or has ended.
     fn receive(&mut self) {
         loop {
@@ -169,6 +184,7 @@ impl Loop {
                     if let (Ok([program, client]), Some((leader, last))) =
                         (pair, LastWords::of(&message[..count]))
                     {
+                        fault::strike("keeper", || &message[..count]);
                         self.add(leader, program, client, last);
                     }
                 }
@@ -258,7 +274,9 @@ impl Loop {
         let mut outlived = Vec::new();
         for mut kept in over {
             match kept.ended {
-                Some(_) => tell(&mut kept, &self.log),
+                Some(_) => {
+                    let _ = detached::guarded(|| tell(&mut kept, &self.log));
+                }
                 None => outlived.push(kept),
             }
         }

@@ -29,6 +29,7 @@
 //! | `record/` | recordings, and the process that writes them |
 //! | `stats/` | the statistics and their clients |
 //! | `turn.rs` | what each turn of the loop needs |
+//! | `recovery.rs`, `fault.rs` | what a panic ends; panics on demand, for tests |
 //! | `exchange.rs` | programs that answer each other in quick succession |
 //! | `ids.rs` | the names of sessions |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
@@ -42,7 +43,6 @@ mod command;
 mod depart;
 mod doors;
 mod exchange;
-#[cfg(feature = "fault-injection")]
 mod fault;
 mod greet;
 mod handover;
@@ -55,6 +55,7 @@ mod listing;
 mod programs;
 mod quiet;
 pub mod record;
+mod recovery;
 mod requests;
 pub mod seats;
 
@@ -67,7 +68,6 @@ mod traffic;
 mod turn;
 
 use std::os::fd::AsFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,8 +78,8 @@ use crate::config::router::Router;
 use crate::config::rules::Rules;
 use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::log::{self, log};
+use crate::uwsgi::server;
 use crate::uwsgi::sockets::Role;
-use crate::uwsgi::{guard, server};
 use fpty::error::{Context, Result};
 use fpty::proto::Protocol;
 use fpty::sys::local_tcp::LocalTcp;
@@ -99,10 +99,11 @@ use left::Left;
 use listing::Inquirers;
 use programs::Programs;
 use record::Recorder;
+use recovery::{Faults, Whose};
 use seats::Seats;
 use siblings::Siblings;
 use stats::Statistics;
-use table::{Key, Source, Table};
+use table::{Source, Table};
 use timers::Due;
 use told::Told;
 use traffic::Attached;
@@ -142,14 +143,7 @@ struct GatewayLoop {
     ids: Ids,
     siblings: Siblings,
     seats: Seats,
-}
-
-/// What an event is about.
-#[derive(Clone, Copy)]
-enum Whose {
-    Session(Key),
-    Command(Key),
-    Nobody,
+    faults: Faults,
 }
 
 /// Runs a gateway; returns only when it cannot go on.
@@ -175,15 +169,19 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         }
         router.turn.bulk.clear();
         router.catch_up();
-        router.part(count);
-        router.pass_on_recordings();
-        router.try_the_log_again(false);
+        router.guarded(Whose::All, |router| {
+            fault::point("turn");
+            router.part(count);
+            router.pass_on_recordings();
+            router.try_the_log_again(false);
+        });
         // What comes due meanwhile is for the next turn.
         let now = Instant::now();
         router.turn.ends(now, streams);
         while let Some(due) = router.turn.timers.next(now) {
             router.fire(due);
         }
+        router.faults.check()?;
     }
 }
 
@@ -270,6 +268,7 @@ impl GatewayLoop {
             ids: Ids::new(),
             siblings: Siblings::of(gateway.ordinal()),
             seats: Seats::of(gateway.ordinal()),
+            faults: Faults::default(),
         };
         router.reach_recorder();
         router.adopt(found);
@@ -306,12 +305,7 @@ impl GatewayLoop {
     /// Hands an event to whom it concerns.
     fn dispatch(&mut self, ready: Ready) {
         let source = Source::of(ready.token);
-        let whose = match source {
-            Source::Client(key) | Source::Terminal(key) => Whose::Session(key),
-            Source::CommandClient(key) | Source::CommandStream(key, _) => Whose::Command(key),
-            _ => Whose::Nobody,
-        };
-        self.guarded(whose, |router| match source {
+        self.guarded(source.whose(), |router| match source {
             Source::Listener(index) => router.accept(index),
             Source::StatsListener => router.accept_stats(),
             Source::Stats(key) => router.stats_ready(key, ready),
@@ -331,18 +325,15 @@ impl GatewayLoop {
 
     /// Does what is due.
     fn fire(&mut self, due: Due) {
-        let whose = match (due, due.session()) {
-            (
-                Due::CommandUnanswered(key)
-                | Due::CommandExecuted(key)
-                | Due::CommandLimitSoon(key)
-                | Due::CommandLimit(key),
-                _,
-            ) => Whose::Command(key),
-            (_, Some(key)) => Whose::Session(key),
-            (_, None) => Whose::Nobody,
-        };
-        self.guarded(whose, |router| match due {
+        self.guarded(due.whose(), |router| router.do_what_is_due(due));
+    }
+
+    fn do_what_is_due(&mut self, due: Due) {
+        let router = self;
+        if due.whose() == Whose::All {
+            fault::point("timer");
+        }
+        match due {
             Due::Idle(key) => router.idle(key, false),
             Due::IdleSoon(key) => router.idle(key, true),
             Due::Drained(key) => router.drained(key),
@@ -385,19 +376,6 @@ impl GatewayLoop {
             Due::Limit(key) => router.limit(key),
             Due::CommandLimitSoon(key) => router.command_limit_comes(key),
             Due::CommandLimit(key) => router.command_limit(key),
-        });
-    }
-
-    /// A bug in one session ends that session, not the others.
-    fn guarded(&mut self, whose: Whose, body: impl FnOnce(&mut Self)) {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| body(self))) {
-            log(&format!("forkptyrouter: internal error: {}", guard::text(&*payload)));
-            self.turn.clear();
-            match whose {
-                Whose::Session(key) => self.abandon(key),
-                Whose::Command(key) => self.let_command_go(key),
-                Whose::Nobody => {}
-            }
         }
     }
 

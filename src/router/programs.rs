@@ -1,7 +1,7 @@
 //! The programs of the sessions: which run, which have outlived their client,
 //! and how they ended.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::aftercare::{Aftercare, Kind, Listed};
@@ -142,7 +142,19 @@ impl Programs {
 
     /// The client of a program that still runs has left.
     pub fn client_left(&mut self, leader: Pid) {
-        self.left.insert(leader, Instant::now());
+        // One that was reaped has no number any more.
+        if self.running.contains_key(&leader) {
+            self.left.insert(leader, Instant::now());
+        }
+    }
+
+    /// Those that run for nobody: not for a session that there is, nor for
+    /// these.
+    pub fn orphans(&self, exists: impl Fn(Key) -> bool, owned: &HashSet<Pid>) -> Vec<Pid> {
+        let is_one = |(leader, running): &(&Pid, &Running)| {
+            !exists(running.session) && !owned.contains(leader) && !self.left.contains_key(leader)
+        };
+        self.running.iter().filter(is_one).map(|(leader, _)| *leader).collect()
     }
 
     /// Whether a program has outlived its client by so much.

@@ -125,6 +125,7 @@ impl GatewayLoop {
             return;
         };
         let wait = attached.quiet.end_of_input;
+        super::fault::point("end-of-input");
         if attached.has_left(&mut self.local_tcp) {
             return self.abandon(key);
         }

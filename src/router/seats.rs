@@ -2,7 +2,7 @@
 //! has a seat in memory that all gateways share, so that a limit holds over all
 //! of them; where nothing is limited there are no seats.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use once_cell::sync::OnceCell;
@@ -159,6 +159,25 @@ impl Seats {
     pub fn is_of(&mut self, seat: Option<Seat>, subject: Subject) {
         if let Some(seat) = seat {
             self.taken.insert(subject, seat);
+        }
+    }
+
+    /// After a panic: only those of sessions that there are, and these, are
+    /// taken.
+    pub fn retain<'a>(
+        &mut self,
+        exists: impl Fn(Subject) -> bool,
+        others: impl Iterator<Item = &'a Seat>,
+    ) {
+        let gone: Vec<Subject> =
+            self.taken.keys().copied().filter(|subject| !exists(*subject)).collect();
+        gone.into_iter().for_each(|subject| self.ended(subject));
+        let others = others.map(|seat| seat.0);
+        let known: HashSet<usize> = self.taken.values().map(|seat| seat.0).chain(others).collect();
+        let free: HashSet<usize> = self.free.iter().copied().collect();
+        for place in (0..self.used).filter(|place| !known.contains(place) && !free.contains(place))
+        {
+            self.leave(Seat(place));
         }
     }
 

@@ -8,8 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::GatewayLoop;
+use super::fault;
 use super::listing::beginning::Beginning;
 use super::listing::piece::{self, Asking};
+use super::recovery::Whose;
 use super::table::{Key, Source};
 use super::timers::Due;
 use crate::uwsgi::log::log;
@@ -235,7 +237,8 @@ impl GatewayLoop {
                 continue;
             };
             if !message.is_answer {
-                self.answer(&message);
+                // Whoever asks does without.
+                self.guarded(Whose::Past, |router| router.answer(&message));
             } else if let Some(asker) = self.siblings.asked.remove(&message.number) {
                 self.answered(asker, Some(message.body));
             }
@@ -243,6 +246,7 @@ impl GatewayLoop {
     }
 
     fn answer(&mut self, message: &Message<'_>) {
+        fault::point("question");
         let body = match Question::decode(message.body) {
             Some(Question::Sessions(from)) => self.sessions_for_another(from),
             Some(Question::Piece(asking)) => self.piece(asking).encode(),
@@ -273,10 +277,17 @@ impl GatewayLoop {
     }
 
     fn answered(&mut self, asker: Asker, answer: Option<&[u8]>) {
-        match asker {
-            Asker::Statistics(key) => self.listed(key, answer),
-            Asker::Inquirer(key) => self.inquirer_answered(key, answer),
-        }
+        let whose = match asker {
+            Asker::Statistics(key) => Whose::Stats(key),
+            Asker::Inquirer(key) => Whose::Inquirer(key),
+        };
+        self.guarded(whose, |router| {
+            fault::point("answer");
+            match asker {
+                Asker::Statistics(key) => router.listed(key, answer),
+                Asker::Inquirer(key) => router.inquirer_answered(key, answer),
+            }
+        });
     }
 
     /// Waits for what others write to us.

@@ -194,8 +194,8 @@ impl GatewayLoop {
                 Read::Bytes(count) => {
                     // No more than BUFFER.
                     *last_input = count as u32;
-                    #[cfg(feature = "fault-injection")]
-                    super::fault::strike(&self.turn.input);
+                    super::fault::strike("input", || &self.turn.input);
+                    super::fault::arm(&self.turn.input);
                     self.turn.hear(key, session, wires);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
@@ -358,6 +358,7 @@ impl Attached {
         let spoke = have > 0;
         self.has_shown |= spoke;
         if spoke {
+            super::fault::strike("output", || &buffer[start..start + have]);
             if let Some(traffic) = &mut self.wires.traffic {
                 traffic.gave_out(have);
                 if let Some(recording) = &mut traffic.recording {

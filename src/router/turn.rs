@@ -60,9 +60,11 @@ impl Turn {
     }
 
     /// Something panicked: what may be left in the pipe is not for the next
-    /// one.
+    /// one, and what was taken out to be put back is missing.
     pub fn clear(&mut self) {
         self.pipe = Pipe::new().ok();
+        self.input = Vec::with_capacity(BUFFER);
+        self.gather = Vec::with_capacity(BUFFER);
     }
 
     /// Has this done after a while.

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::harness::client::{Pipes, both};
+use crate::harness::measure::load;
 use crate::harness::process::{self, descriptors};
 use crate::harness::terminal::Terminal;
 use crate::harness::{DEADLINE, Flavor, Server, Setup, on_every_server, servers, wait_until};
@@ -133,6 +134,29 @@ fn it_can_be_turned_off_and_a_killed_gateway_is_no_success() {
         process::signal(server.gateway(), Signal::SIGKILL);
         terminal.wire.read_until("lost");
         assert_eq!(terminal.wait().code(), Some(254));
+    });
+}
+
+/// Whoever looks after the terminal has a copy of the client's connection, too,
+/// for as long as the program runs.
+#[test]
+fn a_program_that_outlives_its_client_costs_nothing() {
+    on_every_server(|flavor| {
+        let setup = Setup::new(flavor)
+            .script("trap '' HUP; echo ready; sleep 1000")
+            .option("forkptyrouter-hangup-grace", "0");
+        let server = both(setup).start();
+        let mut terminal = Terminal::run(fpty(&server), 30, 100);
+        terminal.wire.read_until("ready");
+        wait_until("it has the terminal", || has_the_terminal(terminal.leader()));
+        process::signal(terminal.leader(), Signal::SIGKILL);
+        terminal.wait();
+        wait_until("its end was heard", || {
+            descriptors(server.gateway()).iter().all(|(_, to)| !to.ends_with("ptmx"))
+        });
+        let used = load(server.gateway(), Duration::from_millis(500));
+        assert!(used < 0.1, "{used} of a processor");
+        assert_eq!(server.programs().len(), 1, "it goes on");
     });
 }
 

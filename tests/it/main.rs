@@ -22,6 +22,7 @@ mod documentation;
 mod documents;
 mod ends;
 mod extended;
+#[cfg(feature = "fault-injection")]
 mod fault;
 mod fpty_command;
 mod gateway;

@@ -136,7 +136,7 @@ impl GatewayLoop {
 
 impl super::Commands {
     /// Whose program this is.
-    pub(super) fn of_program(&self, program: Pid) -> Option<Key> {
+    pub fn of_program(&self, program: Pid) -> Option<Key> {
         self.by_program.get(&program).copied()
     }
 }

@@ -4,6 +4,8 @@
 use std::os::fd::AsFd;
 
 use super::super::GatewayLoop;
+use super::super::fault;
+use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
 use super::super::traffic::{Attached, Wires};
 use super::record::{Held, Record};
@@ -31,7 +33,16 @@ impl GatewayLoop {
     /// Takes them up.
     pub(in crate::router) fn adopt(&mut self, found: Found) {
         for (record, held) in found {
-            self.adopt_one(record, held);
+            let (id, mut is_done) = (record.id.clone(), false);
+            self.guarded(Whose::Past, |router| {
+                fault::strike("adoption", || record.name.clone());
+                router.adopt_one(record, held);
+                is_done = true;
+            });
+            // Or the next gateway would panic as well.
+            if let Some(left) = self.left.as_mut().filter(|_| !is_done) {
+                left.store.is_over(id);
+            }
         }
         self.look_at_left(SOON);
     }
@@ -94,6 +105,7 @@ impl GatewayLoop {
                 let turned = if at.is_some() { turned } else { 0 };
                 let entry = entry(id, name, uid, door, pid, program, since, place, turned);
                 let key = left.entries.insert(entry);
+                self.faults.made = Some(Whose::Left(key));
                 let entry = left.entries.get_mut(key)?;
                 let token = Source::Caller(key).token();
                 let _ = left.poller.add(&entry.program, token, Interest::READ);
@@ -116,6 +128,7 @@ impl GatewayLoop {
         let key: Key =
             left.entries.insert(entry(id, name, uid, door, pid, program, since, place, turned));
         left.by_session.insert(session, key);
+        self.faults.made = Some(Whose::Session(session));
         let entry = left.entries.get_mut(key)?;
         let _ = left.poller.add(&entry.program, Source::Caller(key).token(), Interest::READ);
         let attached = self.sessions.get_mut(session)?;

@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::super::GatewayLoop;
+use super::super::fault;
+use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
 use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON, now};
@@ -41,13 +43,19 @@ impl GatewayLoop {
         let count = left.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
         let ready: Vec<_> = (0..count).map(|index| left.poller.ready(index)).collect();
         for ready in ready {
-            match Source::of(ready.token) {
-                Source::Terminal(entry) => self.read_alone(entry, READS),
-                Source::Caller(entry) => self.adopted_is_over(entry),
-                Source::Client(watcher) => self.watcher_ready(watcher, ready),
-                Source::Children => self.store_is_gone(),
+            let source = Source::of(ready.token);
+            let whose = match source {
+                Source::Terminal(entry) | Source::Caller(entry) => Whose::Left(entry),
+                Source::Client(watcher) => Whose::Watcher(watcher),
+                _ => Whose::All,
+            };
+            self.guarded(whose, |router| match source {
+                Source::Terminal(entry) => router.read_alone(entry, READS),
+                Source::Caller(entry) => router.adopted_is_over(entry),
+                Source::Client(watcher) => router.watcher_ready(watcher, ready),
+                Source::Children => router.store_is_gone(),
                 _ => {}
-            }
+            });
         }
         let Some(left) = self.left.as_mut().filter(|left| left.taken > ENOUGH) else {
             return;
@@ -80,6 +88,7 @@ impl GatewayLoop {
             match alone.master.read(buffer) {
                 Read::Bytes(count) => {
                     *taken += count;
+                    fault::strike("left", || &buffer[..count]);
                     alone.remains.keep(&buffer[..count]);
                 }
                 Read::Blocked => break,
@@ -119,13 +128,7 @@ impl GatewayLoop {
     /// The program of a session that nobody is attached to has ended.
     /// Whether it was one.
     pub(in crate::router) fn left_program_ended(&mut self, program: Pid, exit: Exit) -> bool {
-        let Some(left) = &self.left else {
-            return false;
-        };
-        let is_it = |entry: &Entry| {
-            entry.pid == program && !entry.adopted && matches!(entry.place, Place::Alone(_))
-        };
-        let found = left.entries.iter().find(|(_, entry)| is_it(entry)).map(|(key, _)| key);
+        let found = self.left.as_ref().and_then(|left| left.of_program(program));
         if let Some(key) = found {
             self.alone_over(key, of_exit(exit));
         }

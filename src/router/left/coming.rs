@@ -5,6 +5,9 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
+use super::super::fault;
+use super::super::recovery::Whose;
+use super::super::seats::Seat;
 use super::super::table::{Key, Source};
 use super::super::told::clock::Utc;
 use super::super::told::{Said, Subject};
@@ -36,6 +39,13 @@ pub struct Waiting {
     uid: u32,
     /// What was sent after the request.
     rest: Vec<u8>,
+}
+
+impl Waiting {
+    /// Its seat, where there are any.
+    pub fn seat(&self) -> Option<&Seat> {
+        self.newcomer.seat.as_ref().ok()?.as_ref()
+    }
 }
 
 /// What a client asks for.
@@ -188,12 +198,15 @@ impl GatewayLoop {
             return;
         };
         let (pid, adopted, since) = (entry.pid, entry.adopted, entry.since);
+        fault::point("coming");
         let _ = left.poller.remove(&alone.master);
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
         let wires = Wires { client, master: alone.master, program: Some(pid), traffic: None };
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
+        self.faults.made = Some(Whose::Unborn(session));
+        fault::point("back");
         self.seats.is_of(seat.ok().flatten(), Subject::Session(session));
         if let Some(taken) = left.taken_mut(key) {
             taken.session = session;
@@ -229,6 +242,7 @@ impl GatewayLoop {
         self.tell_store(key);
         self.look_at_left(LOOK);
         self.begins_again(session, since);
+        fault::point("back-again");
         self.offer(session);
         self.settle(session);
     }

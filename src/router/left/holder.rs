@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::super::fault;
 use super::record::{self, Held, Hello, Message, Received, Record};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Written;
@@ -83,7 +84,8 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
         for index in 0..count {
             match holder.poller.ready(index).token {
                 HELLOS => {
-                    if !holder.hear_hellos() {
+                    // One that panics over a hello has heard it: the others go on.
+                    if !detached::guarded(|| holder.hear_hellos()).unwrap_or(true) {
                         holder.stop(grace);
                         return Ok(());
                     }
@@ -92,7 +94,9 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
                     holder.stop(grace);
                     return Ok(());
                 }
-                token => holder.hear(token),
+                token => {
+                    let _ = detached::guarded(|| holder.hear(token));
+                }
             }
         }
     }
@@ -151,6 +155,7 @@ impl Holder {
         while let Some(gateway) = self.gateways.get(&token) {
             match record::receive(&gateway.stream) {
                 Received::Message(Message::Session(record, held)) => {
+                    fault::strike("holder", || record.name.clone());
                     let stored = Stored { record: *record, held, ordinal: gateway.ordinal };
                     self.sessions.insert(stored.record.id.clone(), stored);
                 }

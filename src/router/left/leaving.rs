@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
+use super::super::fault;
 use super::super::table::{Key, Source};
 use super::super::told::Subject;
 use super::super::traffic::Attached;
@@ -273,6 +274,7 @@ impl GatewayLoop {
             return false;
         };
         left.by_session.remove(&key);
+        fault::point("leaving");
         // Nobody has its tokens any more.
         let _ = self.turn.poller.remove(attached.wires.client.as_fd());
         attached.forget_terminal(&self.turn.poller);
@@ -324,6 +326,33 @@ impl GatewayLoop {
         }
         if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = place {
             self.refuse_waiting(*waiting);
+        }
+    }
+
+    /// After a panic: sessions whose client is none any more are over.
+    pub(in crate::router) fn end_lost_entries(&mut self) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let sessions = &self.sessions;
+        let is_lost = |entry: &Entry| match &entry.place {
+            Place::Attached(taken) => !sessions.has(taken.session),
+            Place::Alone(_) | Place::Over(_) => false,
+        };
+        let all = left.entries.iter();
+        let lost: Vec<Key> = all.filter(|(_, one)| is_lost(one)).map(|(key, _)| key).collect();
+        let found: Vec<_> = lost.into_iter().filter_map(|key| left.remove(key)).collect();
+        let entries = &left.entries;
+        left.by_session.retain(|_, entry| entries.has(*entry));
+        for entry in found {
+            let Entry { program, adopted, place, .. } = *entry;
+            // Of ours nobody has the programs any more: see hang_up_orphans.
+            if adopted {
+                self.end_program(program, self.config.hangup_grace);
+            }
+            if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = place {
+                self.refuse_waiting(*waiting);
+            }
         }
     }
 

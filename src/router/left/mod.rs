@@ -35,6 +35,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::GatewayLoop;
+use super::fault;
+use super::recovery::Whose;
+use super::seats::Seat;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use crate::config::router::Router;
@@ -223,6 +226,44 @@ impl Left {
         alone.fold((0, 0), |(all, own), (_, entry)| (all + 1, own + usize::from(entry.uid == uid)))
     }
 
+    /// The session without a client whose program this is.
+    pub fn of_program(&self, program: Pid) -> Option<Key> {
+        let is_it = |entry: &Entry| {
+            entry.pid == program && !entry.adopted && matches!(entry.place, Place::Alone(_))
+        };
+        self.entries.iter().find(|(_, entry)| is_it(entry)).map(|(key, _)| key)
+    }
+
+    /// The session that this one is, where somebody is attached.
+    pub fn session_of(&self, entry: Key) -> Option<Key> {
+        match &self.entries.get(entry)?.place {
+            Place::Attached(taken) => Some(taken.session),
+            Place::Alone(_) | Place::Over(_) => None,
+        }
+    }
+
+    /// The programs of ours that run for nobody who is there.
+    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+        let is_one = |entry: &&Entry| !entry.adopted && matches!(entry.place, Place::Alone(_));
+        self.entries.iter().map(|(_, entry)| entry).filter(is_one).map(|entry| entry.pid)
+    }
+
+    /// The seats of those who wait for a session.
+    pub fn waiting_seats(&self) -> impl Iterator<Item = &Seat> {
+        self.entries.iter().filter_map(|(_, entry)| match &entry.place {
+            Place::Attached(Taken { next: Some((waiting, _)), .. }) => waiting.seat(),
+            _ => None,
+        })
+    }
+
+    /// One is closed as it is: a session, or somebody who watches.
+    pub fn drop_one(&mut self, key: Key, watches: bool) {
+        match watches {
+            true => drop(self.watchers.remove(key)),
+            false => drop(self.entries.remove(key)),
+        }
+    }
+
     /// Whether this one may take a name: nobody of one's own has it.
     fn is_free(&self, door: u16, uid: u32, name: &str) -> bool {
         let has_it = |entry: &Entry| {
@@ -366,7 +407,7 @@ impl GatewayLoop {
     }
 
     /// Has it looked after what is due after so long, or before.
-    fn look_at_left(&mut self, wait: Duration) {
+    pub(super) fn look_at_left(&mut self, wait: Duration) {
         let Some(left) = &mut self.left else {
             return;
         };
@@ -396,7 +437,8 @@ impl GatewayLoop {
         let mut again = left.store.flush().then_some(SOON);
         let keys: Vec<Key> = left.entries.iter().map(|(key, _)| key).collect();
         for key in keys {
-            let next = self.look_after_entry(key);
+            let mut next = None;
+            self.guarded(Whose::Left(key), |router| next = router.look_after_entry(key));
             again = again.into_iter().chain(next).min();
         }
         let next = self.feed_watchers();
@@ -409,6 +451,7 @@ impl GatewayLoop {
     /// Does what is due for a session; when to look again.
     fn look_after_entry(&mut self, key: Key) -> Option<Duration> {
         let entry = self.left.as_mut()?.entries.get_mut(key)?;
+        fault::point("left");
         let rules = self.doors.rules(entry.door)?;
         let (time, whole) = (rules.detach.time.as_secs(), rules.max_time);
         let whole = whole.map_or(u64::MAX, |whole| whole.as_secs());

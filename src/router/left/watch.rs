@@ -8,6 +8,8 @@ use std::time::Duration;
 use super::super::GatewayLoop;
 use super::super::closing::LastWord;
 use super::super::doors::Newcomer;
+use super::super::fault;
+use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
 use super::Place;
 use crate::session::greeting::Opening;
@@ -177,6 +179,7 @@ impl GatewayLoop {
             is_last,
         };
         let watcher = left.watchers.insert(watcher);
+        self.faults.made = Some(Whose::Watcher(watcher));
         let Some(there) = left.watchers.get_mut(watcher) else {
             return;
         };
@@ -199,7 +202,10 @@ impl GatewayLoop {
             return;
         };
         let lives = match watcher.client.read(&mut self.turn.buffer[..ONE_READ]) {
-            Read::Bytes(count) => watcher.hear(&self.turn.buffer[..count]),
+            Read::Bytes(count) => {
+                fault::strike("watcher", || &self.turn.buffer[..count]);
+                watcher.hear(&self.turn.buffer[..count])
+            }
             Read::Blocked => !ready.hang_up,
             Read::End | Read::Gone => false,
         };
@@ -209,7 +215,7 @@ impl GatewayLoop {
     }
 
     /// It has seen all, or is gone.
-    fn end_watcher(&mut self, key: Key) {
+    pub(in crate::router) fn end_watcher(&mut self, key: Key) {
         let Some(left) = &mut self.left else {
             return;
         };
@@ -245,24 +251,29 @@ impl GatewayLoop {
         let left = self.left.as_mut()?;
         let keys: Vec<Key> = left.watchers.iter().map(|(key, _)| key).collect();
         for key in keys {
-            let Some(left) = &mut self.left else {
-                continue;
-            };
-            let Some(watcher) = left.watchers.get_mut(key) else {
-                continue;
-            };
-            if watcher.end.is_none() {
-                watcher.end = match left.entries.get_mut(watcher.entry).map(|it| &it.place) {
-                    Some(Place::Over(over)) => Some(over.ended.clone()),
-                    Some(_) => None,
-                    None => Some(Ended::because(Ending::Operator, "the session has ended")),
-                };
-            }
-            if !watcher.feed() {
-                self.end_watcher(key);
-            }
+            self.guarded(Whose::Watcher(key), |router| router.feed_watcher(key));
         }
         let left = self.left.as_ref()?;
         (left.watchers.len() > 0).then_some(OFTEN)
+    }
+
+    fn feed_watcher(&mut self, key: Key) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        let Some(watcher) = left.watchers.get_mut(key) else {
+            return;
+        };
+        fault::point("watching");
+        if watcher.end.is_none() {
+            watcher.end = match left.entries.get_mut(watcher.entry).map(|it| &it.place) {
+                Some(Place::Over(over)) => Some(over.ended.clone()),
+                Some(_) => None,
+                None => Some(Ended::because(Ending::Operator, "the session has ended")),
+            };
+        }
+        if !watcher.feed() {
+            self.end_watcher(key);
+        }
     }
 }

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use super::GatewayLoop;
 use super::closing::LastWord;
 use super::doors::Newcomer;
+use super::fault;
+use super::recovery::Whose;
 use super::siblings::{Asker, Question};
 use super::table::{Key, Source, Table};
 use super::timers::Due;
@@ -168,6 +170,16 @@ impl Inquirers {
         }
     }
 
+    /// After a panic: only what sessions have asked for that there are.
+    pub fn retain(&mut self, exists: impl Fn(Subject) -> bool) {
+        self.asked_for.retain(|subject, _| exists(*subject));
+    }
+
+    /// One is closed as it is.
+    pub fn drop_one(&mut self, key: Key) {
+        self.clients.remove(key);
+    }
+
     /// One that has to go for another of theirs.
     fn one_too_many(&self, who: Who) -> Option<Key> {
         let places = self.clients.iter().map(|(key, one)| (key, one.who, one.since));
@@ -223,6 +235,8 @@ impl GatewayLoop {
             Ok(_) => {}
         }
         let key = self.inquirers.clients.insert(inquirer);
+        self.faults.made = Some(Whose::Inquirer(key));
+        fault::point("inquiry");
         let Some(inquirer) = self.inquirers.clients.get_mut(key) else { return };
         let token = Source::Inquirer(key).token();
         let interest = Interest { read: false, write: true };
@@ -263,6 +277,7 @@ impl GatewayLoop {
         let Some(one) = self.inquirers.clients.get(key) else { return };
         let Some(by) = one.uid else { return };
         let asking = Asking { by, from: one.next, beginning: one.ends };
+        fault::point("list");
         let Some(first) = one.whose else {
             let piece = self.piece(asking);
             if let Some(one) = self.inquirers.clients.get_mut(key) {
@@ -376,6 +391,16 @@ impl GatewayLoop {
         match reads && one.since.elapsed() < LONGEST {
             true => self.after(PATIENCE, Due::Inquirer(key)),
             false => self.close_inquirer(key),
+        }
+    }
+
+    /// One gets no answer, for no fault of its own.
+    pub(super) fn end_inquirer(&mut self, key: Key, why: &str) {
+        if let Some(one) = self.inquirers.clients.remove(key) {
+            if one.answer.is_empty() {
+                let _ = one.client.write(&Ended::because(Ending::Refused, why).packet());
+            }
+            self.close_when_read(one.client, LastWord::Packet { is_answered: false });
         }
     }
 

@@ -122,6 +122,18 @@ impl Recorder {
         self.current = record.filter(|record| record.folder.is_some()).cloned();
     }
 
+    /// After a panic: only sessions that there are go on being recorded.
+    pub fn retain(&mut self, exists: impl Fn(Key) -> bool) {
+        let sink = &self.sink;
+        self.sessions.retain(|number, session| {
+            let is_there = exists(session.key);
+            if !is_there && session.began {
+                Recording::is_over(sink, *number);
+            }
+            is_there
+        });
+    }
+
     /// What an audit says of a file of which nothing more is known.
     fn unknown(folder: usize, name: &str) -> Recorded {
         Recorded { path: door::path(folder, name), ..Recorded::default() }

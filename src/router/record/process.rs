@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::super::fault;
 use super::file::{Failure, Recording};
 use super::message::{self, Answer, Begin, Kind, Message, Nonsense};
+use crate::uwsgi::guard;
 use fpty::sys::folder::Folder;
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::poll::{Interest, Poller};
@@ -123,7 +125,7 @@ fn run(door: Stream, folders: &[Folder]) -> std::io::Result<()> {
     let mut next = DOOR + 1;
     while door.is_some() || !sources.is_empty() {
         let mut busy = false;
-        sources.retain(|token, source| match source.work(folders) {
+        sources.retain(|token, source| match source.guarded_work(folders) {
             Ok(worked) => {
                 busy |= worked || source.queue.sleep();
                 source.speak(&poller, *token);
@@ -160,7 +162,7 @@ fn run(door: Stream, folders: &[Folder]) -> std::io::Result<()> {
                     let Some(source) = sources.get_mut(&token) else { continue };
                     if source.has_ended() {
                         // Its last words are in the queue.
-                        while matches!(source.work(folders), Ok(true)) {}
+                        while matches!(source.guarded_work(folders), Ok(true)) {}
                         source.end();
                         sources.remove(&token);
                     }
@@ -204,6 +206,11 @@ fn enter(door: &Stream) -> Entry {
 }
 
 impl Source {
+    /// The same; a gateway over whose words it panics is none.
+    fn guarded_work(&mut self, folders: &[Folder]) -> Result<bool, Nonsense> {
+        detached::guarded(|| self.work(folders)).unwrap_or(Err(Nonsense))
+    }
+
     /// Takes some messages out of the queue and writes what comes of them;
     /// returns whether there were any.
     fn work(&mut self, folders: &[Folder]) -> Result<bool, Nonsense> {
@@ -221,24 +228,55 @@ impl Source {
             if self.sessions.len() + self.answers.len() > MOST {
                 return Err(Nonsense);
             }
-            self.take(message, folders);
+            let (session, length) = (message.session, message.body.len());
+            let is_end = message.kind == Kind::End;
+            if let Err(panic) = detached::guarded(|| self.take(message, folders)) {
+                self.panicked(session, length, is_end, guard::text(&*panic));
+            }
         }
         let done = bytes.len() - rest.len();
         bytes.drain(..done);
         self.bytes = bytes;
         for session in std::mem::take(&mut self.touched) {
-            if let Some(Session::Recorded(recording)) = self.sessions.get_mut(&session) {
-                let outcome = recording.write();
-                recording.give_room(&mut self.spare);
-                if let Err(failure) = outcome {
-                    self.failed(session, failure);
-                }
+            if let Err(panic) = detached::guarded(|| self.write(session)) {
+                self.panicked(session, 0, false, guard::text(&*panic));
             }
         }
         Ok(true)
     }
 
+    fn write(&mut self, session: u32) {
+        if let Some(Session::Recorded(recording)) = self.sessions.get_mut(&session) {
+            let outcome = recording.write();
+            recording.give_room(&mut self.spare);
+            if let Err(failure) = outcome {
+                self.failed(session, failure);
+            }
+        }
+    }
+
+    /// A bug showed itself with one session's file: that ends, as far as it
+    /// goes, and the others do not suffer.
+    fn panicked(&mut self, session: u32, length: usize, is_end: bool, why: &str) {
+        if let Some(Session::Recorded(recording)) = self.sessions.remove(&session) {
+            let _ = detached::guarded(|| recording.end(None));
+        }
+        if is_end {
+            let dropped = length as u64;
+            return self.answer(&Answer::Done {
+                session,
+                name: None,
+                bytes: 0,
+                dropped,
+                sha256: None,
+            });
+        }
+        self.sessions.insert(session, Session::Lost(length as u64));
+        self.failed(session, Failure::Error(format!("internal error: {why}")));
+    }
+
     fn take(&mut self, message: Message<'_>, folders: &[Folder]) {
+        fault::strike("recorder", || message.body);
         let session = message.session;
         match message.kind {
             Kind::Begin => self.begin(message, folders),

@@ -250,6 +250,11 @@ impl Recording {
         sink.flush();
     }
 
+    /// One of which nothing else is known is over.
+    pub fn is_over(sink: &Rc<RefCell<Sink>>, session: u32) {
+        sink.borrow_mut().put_surely(Kind::End, session, 0, &[]);
+    }
+
     /// Whether its terminal is not to be read now, because there may be no room
     /// for what comes from it.
     pub fn holds(&mut self) -> bool {

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use super::super::GatewayLoop;
+use super::super::fault;
+use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
 use super::super::told::Recorded;
@@ -24,6 +26,17 @@ const STALLED: u8 = 3;
 
 /// How long the end of a session waits for the last word on its recording.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Recorder {
+    /// Whom an answer is about.
+    fn whose(&self, answer: &Answer) -> Whose {
+        let number = match answer {
+            Answer::Failed { session, .. } | Answer::Done { session, .. } => session,
+            Answer::Here { .. } | Answer::Room => return Whose::All,
+        };
+        self.sessions.get(number).map_or(Whose::Past, |session| Whose::Session(session.key))
+    }
+}
 
 impl GatewayLoop {
     /// Reaches for the recorder, where there is one. Returns whether sessions
@@ -180,8 +193,9 @@ impl GatewayLoop {
             };
             match read {
                 Read::Bytes(count) => {
-                    if let Ok(answer) = serde_json::from_slice(&buffer[..count]) {
-                        self.recorder_says(answer);
+                    if let Ok(answer) = serde_json::from_slice::<Answer>(&buffer[..count]) {
+                        let whose = recorder.whose(&answer);
+                        self.guarded(whose, |router| router.recorder_says(answer));
                     }
                 }
                 Read::Blocked => return,
@@ -191,6 +205,7 @@ impl GatewayLoop {
     }
 
     fn recorder_says(&mut self, answer: Answer) {
+        fault::point("recorder-says");
         let Some(recorder) = &mut self.recorder else {
             return;
         };
@@ -246,7 +261,9 @@ impl GatewayLoop {
         }
         let goes_on = self.reach_recorder();
         for number in sessions {
-            self.record_on(number, goes_on);
+            let session = self.recorder.as_ref().and_then(|it| it.sessions.get(&number));
+            let whose = session.map_or(Whose::Past, |session| Whose::Session(session.key));
+            self.guarded(whose, |router| router.record_on(number, goes_on));
         }
     }
 }

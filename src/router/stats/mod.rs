@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
 use super::closing::LastWord;
+use super::fault;
+use super::recovery::Whose;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use crate::shares::{self, Who};
@@ -100,6 +102,8 @@ impl GatewayLoop {
             listing: None,
             waits: false,
         });
+        self.faults.made = Some(Whose::Stats(key));
+        fault::point("statistics");
         let Some(client) = self.statistics.clients.get_mut(key) else {
             return;
         };
@@ -124,6 +128,7 @@ impl GatewayLoop {
             let read = client.stream.read(&mut self.turn.buffer[..4096]);
             match read {
                 Read::Bytes(count) if !client.asked => {
+                    fault::strike("statistics", || &self.turn.buffer[..count]);
                     match client.request.hear(&self.turn.buffer[..count]) {
                         Some(asked) => return self.answer_stats(key, asked),
                         None => return,
@@ -228,7 +233,7 @@ impl GatewayLoop {
     }
 
     /// Lets a client of the statistics go.
-    fn close_stats(&mut self, key: Key) {
+    pub(super) fn close_stats(&mut self, key: Key) {
         if let Some(client) = self.statistics.clients.remove(key) {
             let _ = self.turn.poller.remove(client.stream.as_fd());
         }

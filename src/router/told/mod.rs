@@ -187,6 +187,11 @@ impl Told {
         self.facts.get(&subject).map(Box::as_ref)
     }
 
+    /// Of whom anything is known.
+    pub fn subjects(&self) -> impl Iterator<Item = Subject> {
+        self.facts.keys().copied()
+    }
+
     /// The name of a user, where it is known already.
     pub fn known_name(&self, uid: u32) -> Option<String> {
         self.names.known(uid)
@@ -407,12 +412,14 @@ impl GatewayLoop {
 
     /// A session has begun: its program was executed.
     pub(super) fn tell_start(&mut self, key: Key) {
+        self.faults.has_begun(key);
         self.told.begun(Subject::Session(key));
         self.begin_recording(key);
     }
 
     /// A session ends.
     pub(super) fn tell_end(&mut self, key: Key) {
+        super::fault::point("told-end");
         self.seats.ended(Subject::Session(key));
         self.inquirers.forget(Subject::Session(key));
         // It was never seen to run, perhaps, and runs all the same.

@@ -1,8 +1,10 @@
 //! A process that has nothing to do with the one that started it any more.
 
+use std::any::Any;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, setsid};
@@ -27,7 +29,9 @@ pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> 
         if let Ok(ForkResult::Child) = unsafe { fork() } {
             let _ = setsid();
             let _ = nix::sys::prctl::set_name(name);
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(kept)));
+            // What a panic says would go to whatever has the number 2 here.
+            std::panic::set_hook(Box::new(|_| {}));
+            let _ = catch_unwind(AssertUnwindSafe(|| body(kept)));
         }
     }
     // SAFETY: ends the process without the server's exit handlers.
@@ -50,11 +54,20 @@ pub fn watched(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
         },
         ForkResult::Child => {
             let _ = nix::sys::prctl::set_name(name);
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+            let outcome = catch_unwind(AssertUnwindSafe(body));
             // SAFETY: as in run.
             unsafe { libc::_exit(outcome.is_err().into()) }
         }
     }
+}
+
+/// Does something for one of many. Where that panics, whom it was about is to
+/// be let go; the others do not suffer.
+///
+/// # Errors
+/// It panicked: what that said.
+pub fn guarded<R>(body: impl FnOnce() -> R) -> Result<R, Box<dyn Any + Send>> {
+    catch_unwind(AssertUnwindSafe(body))
 }
 
 /// Closes every descriptor but these, which become the first ones.

@@ -75,6 +75,7 @@ mod trust_handshake;
 mod trust_inherit;
 mod trust_recordings;
 mod trust_shares;
+mod trust_signals;
 mod trust_tcp_end;
 mod trust_turns;
 mod vanish;

@@ -71,6 +71,7 @@ mod stats_hostile;
 mod stats_sessions;
 mod stream;
 mod streams;
+mod trust_ends;
 mod trust_handshake;
 mod trust_inherit;
 mod trust_recordings;

@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use once_cell::sync::OnceCell;
@@ -21,17 +21,20 @@ use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::sys::child::Pid;
 use fpty::sys::detached;
+use fpty::sys::noted::Noted;
 use fpty::sys::sessions::{Leader, SessionKiller};
-use fpty::sys::shared::SharedWords;
+use fpty::sys::shared::Shared;
 
 /// Sessions that can be listed, in each gateway; memory is used only for as
 /// many as there are.
 const MOST: usize = 1 << 20;
 
-/// What stands in a place: never used, free again, or a pid; of a command
-/// without a terminal that is negative.
-const NEVER_USED: i32 = 0;
-const FREE: i32 = -1;
+/// What stands in a place: never used, free again, or a leader, so that it can
+/// be told from another process that gets its number later; a command without
+/// a terminal is marked. A place is one word: nobody who is killed leaves half
+/// of it behind.
+const NEVER_USED: u64 = 0;
+const FREE: u64 = 1;
 
 /// What a leader has lost with its gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,29 +49,29 @@ pub enum Kind {
 static LISTS: OnceCell<Vec<List>> = OnceCell::new();
 
 /// One gateway's list, in shared memory.
-struct List(SharedWords);
+struct List(Shared<AtomicU64>);
 
 impl List {
     fn new() -> std::io::Result<Self> {
-        SharedWords::new(MOST + 1).map(Self)
+        Shared::new(MOST + 1).map(Self)
     }
 
-    /// The pids.
-    fn words(&self) -> &'static [AtomicI32] {
+    /// The leaders.
+    fn words(&self) -> &'static [AtomicU64] {
         &self.0.words()[1..]
     }
 
     /// Whether the gateway is in a PID namespace that the master is not in
     /// (the server's option `unshare`): then the numbers are none of the
     /// master's. All in there end with it.
-    fn is_of_another_namespace(&self) -> &'static AtomicI32 {
+    fn is_of_another_namespace(&self) -> &'static AtomicU64 {
         &self.0.words()[0]
     }
 }
 
 /// The list of one gateway, as that keeps it.
 pub struct Aftercare {
-    words: &'static [AtomicI32],
+    words: &'static [AtomicU64],
     free: VecDeque<usize>,
     used: usize,
 }
@@ -98,7 +101,10 @@ pub fn after_the_end(grace: Option<Duration>) {
         return;
     };
     let is_known = |list: &&List| list.is_of_another_namespace().load(Ordering::Acquire) == 0;
-    let leaders = || lists.iter().filter(is_known).flat_map(|list| living(list.words()));
+    let leaders = || {
+        let words = lists.iter().filter(is_known).flat_map(|list| listed(list.words()));
+        words.filter_map(Noted::of_bits).filter(|noted| Leader::open(*noted).is_some())
+    };
     lists.iter().filter(is_known).for_each(|list| hang_up_commands(list.words()));
     // They were hung up a moment ago: most are about to end.
     for _ in 0..5 {
@@ -107,14 +113,13 @@ pub fn after_the_end(grace: Option<Duration>) {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
-    let left: Vec<Leader> = leaders().collect();
-    let pids: Vec<Pid> = left.iter().map(Leader::pid).collect();
+    let noted: Vec<Noted> = leaders().collect();
     // Descriptors do not survive in there: each is opened anew.
     let _ = detached::run(c"fpty-aftercare", Vec::new(), move |_| {
         const LOOK: Duration = Duration::from_millis(100);
         // One for each leader.
         let _ = fpty::sys::raise_descriptor_limit();
-        let mut left: Vec<Leader> = pids.into_iter().filter_map(Leader::open).collect();
+        let mut left: Vec<Leader> = noted.into_iter().filter_map(Leader::open).collect();
         let mut waited = Duration::ZERO;
         while waited < grace && !left.is_empty() {
             std::thread::sleep(LOOK);
@@ -146,12 +151,12 @@ pub fn adopt(ordinal: usize, and_left_behind: bool) -> (Option<Aftercare>, Vec<L
 impl Aftercare {
     /// Puts a session's leader on the list.
     pub fn add(&mut self, leader: Pid, kind: Kind) -> Option<Listed> {
+        let mark = if kind == Kind::Command { Noted::MARK } else { 0 };
+        let word = Noted::running(leader)?.to_bits() | mark;
         let place = self.free.pop_front().unwrap_or_else(|| {
             self.used += 1;
             self.used - 1
         });
-        let pid = leader.as_raw();
-        let word = if kind == Kind::Command { -pid } else { pid };
         self.words.get(place)?.store(word, Ordering::Release);
         // Counted from 1: an Option of it takes no more room.
         u32::try_from(place + 1).ok().and_then(NonZeroU32::new).map(Listed)
@@ -168,19 +173,19 @@ impl Aftercare {
 }
 
 /// What stands on a list.
-fn listed(words: &[AtomicI32]) -> impl Iterator<Item = i32> {
+fn listed(words: &[AtomicU64]) -> impl Iterator<Item = u64> {
     words.iter().map(|word| word.load(Ordering::Acquire)).take_while(|word| *word != NEVER_USED)
 }
 
 /// The leaders on a list that have not ended.
-fn living(words: &[AtomicI32]) -> impl Iterator<Item = Leader> {
-    listed(words).map(i32::saturating_abs).filter_map(Pid::new).filter_map(Leader::open)
+fn living(words: &[AtomicU64]) -> impl Iterator<Item = Leader> {
+    listed(words).filter_map(Noted::of_bits).filter_map(Leader::open)
 }
 
 /// Tells the commands without a terminal that nobody is there any more.
-fn hang_up_commands(words: &[AtomicI32]) {
-    let commands = listed(words).filter(|word| *word < FREE).map(i32::saturating_neg);
-    for leader in commands.filter_map(Pid::new).filter_map(Leader::open) {
+fn hang_up_commands(words: &[AtomicU64]) {
+    let commands = listed(words).filter(|word| word & Noted::MARK != 0);
+    for leader in commands.filter_map(Noted::of_bits).filter_map(Leader::open) {
         leader.hang_up();
     }
 }

@@ -28,6 +28,7 @@ use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::peer::Arrived;
 use fpty::sys::poll::Interest;
+use fpty::sys::process::Process;
 use fpty::sys::pty::{self, Master};
 use fpty::sys::socket::Stream;
 use fpty::sys::spawn::{Program, Started, Streams};
@@ -227,7 +228,7 @@ impl GatewayLoop {
         let Newcomer { client, transport, door, seat } = newcomer;
         let key = self.sessions.insert(Attached::new(
             session,
-            Wires { client, master, program: Some(pid), traffic: None },
+            Wires { client, master, program: Some(Process::child(pid)), traffic: None },
             transport,
             door,
         ));
@@ -277,7 +278,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        let program = attached.wires.program;
+        let program = attached.wires.program.as_ref().map(Process::pid);
         if program.is_some_and(|program| !self.spawner.has_executed(program)) {
             let wait = Duration::from_millis(attached.starting.into());
             attached.starting = attached.starting.saturating_mul(2).min(STARTING_LAST);
@@ -369,7 +370,7 @@ impl GatewayLoop {
             self.inquirers.forget(Subject::Session(key));
             self.forget_recording(attached.wires.recording().map(|it| it.session()));
             let extended = attached.session.is_extended();
-            let client = self.let_go(*attached);
+            let client = self.let_go(key, *attached);
             self.refuse(client, extended, why);
         }
     }

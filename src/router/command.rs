@@ -376,10 +376,10 @@ impl GatewayLoop {
                     self.after(grace, Due::Outlived(program));
                 }
                 for signal in [libc::SIGHUP, libc::SIGCONT] {
-                    child::signal_group(program.as_raw(), signal);
+                    child::signal_group(program, signal);
                 }
             }
-            (None, Some(leader)) if outputs_open => leader.signal_group(libc::SIGHUP),
+            (None, Some(leader)) if outputs_open => drop(leader.signal_group(libc::SIGHUP)),
             _ => {}
         }
         Some(commanded)

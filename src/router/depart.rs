@@ -11,11 +11,14 @@ use super::closing::LastWord;
 use super::recovery::Whose;
 use super::table::Key;
 use super::timers::Due;
-use super::traffic::Attached;
+use super::traffic::{Attached, Wires};
 use crate::uwsgi::log::log;
 use fpty::ended::of_exit;
 use fpty::proto::Ended;
-use fpty::sys::child::{self, Exit, Pid};
+use fpty::sys::child::{Exit, Pid};
+use fpty::sys::foreground::Foreground;
+use fpty::sys::process::Process;
+use fpty::sys::pty::Master;
 use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
 
@@ -37,12 +40,23 @@ const REAPED_PER_TURN: usize = 32;
 /// nothing else to do.
 const ENDED_PER_TURN: usize = 2;
 
+/// Whether somebody else may have a copy of a terminal's master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// Our close is its end.
+    None,
+    /// It was handed over at some time; whoever had it has left.
+    MayBe,
+    /// The same, and it is to end whoever has it.
+    Ended,
+}
+
 /// Sessions whose clients have left, and that are still to be ended: closing
 /// a terminal takes a while, and where a network breaks thousands leave in
 /// one moment. Whoever types does not wait for that.
 #[derive(Default)]
 pub struct Departures {
-    waiting: VecDeque<Box<Attached>>,
+    waiting: VecDeque<(Key, Box<Attached>)>,
     this_turn: usize,
     /// Ended programs are looked for before long.
     reap_is_due: bool,
@@ -56,7 +70,8 @@ impl Departures {
 
     /// The programs of those who wait.
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
-        self.waiting.iter().filter_map(|attached| attached.wires.program)
+        let program = |attached: &Attached| attached.wires.program.as_ref().map(Process::pid);
+        self.waiting.iter().filter_map(move |(_, attached)| program(attached))
     }
 }
 
@@ -162,7 +177,7 @@ impl GatewayLoop {
             // Nobody has its tokens any more.
             let _ = self.turn.poller.remove(attached.wires.client.as_fd());
             attached.forget_terminal(&self.turn.poller);
-            self.departures.waiting.push_back(attached);
+            self.departures.waiting.push_back((key, attached));
         }
     }
 
@@ -175,8 +190,8 @@ impl GatewayLoop {
         }
         if events < self.config.events as usize {
             for _ in 0..ENDED_PER_TURN {
-                if let Some(attached) = self.departures.waiting.pop_front() {
-                    self.guarded(Whose::Past, |router| drop(router.let_go(*attached)));
+                if let Some((key, attached)) = self.departures.waiting.pop_front() {
+                    self.guarded(Whose::Past, |router| drop(router.let_go(key, *attached)));
                 }
             }
         }
@@ -215,7 +230,7 @@ impl GatewayLoop {
                 true => LastWord::Packet { is_answered: false },
                 false => LastWord::Eof,
             };
-            let client = self.let_go(*attached);
+            let client = self.let_go(key, *attached);
             self.close_when_read(client, last);
         }
     }
@@ -226,41 +241,85 @@ impl GatewayLoop {
         self.tell_end(key);
         self.forget_left(key);
         if let Some(attached) = self.sessions.remove(key) {
-            self.let_go(*attached);
+            self.let_go(key, *attached);
         }
     }
 
-    /// Lets the program and its terminal go; the client may have more to read.
-    pub(super) fn let_go(&mut self, attached: Attached) -> Stream {
-        // A terminal that was handed over may be open elsewhere, and is then
-        // not hung up by our close.
-        let is_elsewhere = attached.session.is_handed_over() || attached.session.kept().is_some();
+    /// Lets the program and its terminal go, of a session that nobody finds by its
+    /// key any more; the client may have more to read.
+    pub(super) fn let_go(&mut self, key: Key, attached: Attached) -> Stream {
         // The poller forgets descriptors when they close here; where a copy
         // lives a moment longer (sys/detached.rs), nobody has its token. Those
         // who look after the terminal have one of the client for as long as the
         // program runs: its hang-up would be told of without end.
-        if is_elsewhere {
+        if attached.session.is_handed_over() || attached.session.kept().is_some() {
             let _ = self.turn.poller.remove(attached.wires.client.as_fd());
         }
-        if let Some(program) = attached.wires.program {
-            self.programs.client_left(program);
-            if let Some(grace) = self.config.hangup_grace {
-                self.after(grace, Due::Outlived(program));
-            }
-            // Closing the master sends SIGHUP and SIGCONT to the session's
-            // leader; its foreground job would hear of it only when the
-            // leader ends, and that may ignore it.
-            let foreground = attached.wires.master.foreground_group();
-            if is_elsewhere {
-                let _ = program.signal(libc::SIGHUP);
-                let _ = program.signal(libc::SIGCONT);
-            }
-            if let Some(group) = foreground.filter(|group| Pid::new(*group) != Some(program)) {
-                child::signal_group(group, libc::SIGHUP);
-                child::signal_group(group, libc::SIGCONT);
-            }
+        let Attached { session, wires: Wires { client, master, program, .. }, .. } = attached;
+        // It may have been reaped while this had to wait its turn.
+        let is_its =
+            |program: &Process| !program.is_child() || self.programs.is_of(program.pid(), key);
+        if let Some(program) = program.filter(is_its) {
+            // A terminal that was handed over may be open elsewhere, and is then
+            // not hung up by our close.
+            let copies = match session.is_handed_over() || session.kept().is_some() {
+                true if session.dismissed().is_some() => Copies::Ended,
+                true => Copies::MayBe,
+                false => Copies::None,
+            };
+            self.hang_up(&master, program, copies);
         }
-        attached.wires.client
+        client
+    }
+
+    /// Hangs up the program of a terminal, its foreground job, and the terminal
+    /// where our close does not.
+    pub(super) fn hang_up(&mut self, terminal: &Master, program: Process, copies: Copies) {
+        // Closing the master sends SIGHUP and SIGCONT to the session's
+        // leader; its foreground job would hear of it only when the
+        // leader ends, and that may ignore it.
+        let leader = program.try_clone();
+        let foreground = leader.and_then(|leader| Foreground::of(terminal, leader));
+        if copies != Copies::None {
+            program.signal(libc::SIGHUP);
+            program.signal(libc::SIGCONT);
+        }
+        if foreground.is_some_and(|foreground| self.programs.hang_up(foreground)) {
+            self.after(Duration::ZERO, Due::Kill);
+        }
+        let is_over = copies == Copies::None || terminal.hang_up();
+        if !is_over && copies == Copies::Ended {
+            self.hang_up_users(terminal);
+        }
+        if program.is_child() {
+            self.programs.client_left(program.pid());
+            if let Some(grace) = self.config.hangup_grace {
+                self.after(grace, Due::Outlived(program.pid()));
+            }
+        } else if let Some(program) = program.pidfd() {
+            self.end_program(program);
+        }
+    }
+
+    /// The same of a terminal that we may not take from those who have it.
+    fn hang_up_users(&mut self, terminal: &Master) {
+        let grace = self.config.hangup_grace;
+        let name = terminal.slave_name().unwrap_or_default();
+        log(&format!(
+            "forkptyrouter: cannot hang {name} up (that takes CAP_SYS_ADMIN): \
+             telling those who have it open to end"
+        ));
+        self.programs.hang_up_users(terminal, grace);
+        self.after(Duration::ZERO, Due::Kill);
+        if let Some(grace) = grace {
+            self.after(grace, Due::TerminalUsers);
+        }
+    }
+
+    /// Those have not ended.
+    pub(super) fn kill_terminal_users(&mut self) {
+        self.programs.kill_users();
+        self.after(Duration::ZERO, Due::Kill);
     }
 
     /// A session's leader has ignored that its client left.

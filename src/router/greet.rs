@@ -272,7 +272,7 @@ impl GatewayLoop {
         let decoder = attached.session.take_decoder();
         let _ = self.turn.poller.remove(attached.wires.client.as_fd());
         attached.forget_terminal(&self.turn.poller);
-        let client = self.let_go(*attached);
+        let client = self.let_go(key, *attached);
         let now = Instant::now();
         self.latecomers.note(&client, transport, now);
         let Some(rules) = self.doors.rules(door) else { return };

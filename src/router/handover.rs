@@ -17,7 +17,6 @@ use super::traffic::Wires;
 use crate::config::rules::Rules;
 use fpty::proto::{OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
 use fpty::sys::Written;
-use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Transport;
 
 /// An idle timeout that is shorter than this is to be exact.
@@ -50,7 +49,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        let Some(program) = attached.wires.program else {
+        let Some(program) = &attached.wires.program else {
             return;
         };
         if !attached.session.can_be_offered() || attached.starting != 0 {
@@ -68,7 +67,7 @@ impl GatewayLoop {
         if relays && kept.is_none() {
             return;
         }
-        let pidfd = PidFd::open(program).filter(|_| !relays);
+        let pidfd = program.pidfd().filter(|_| !relays);
         if !relays {
             names.push(OFFER_MASTER);
             descriptors.push(attached.wires.master.as_fd());
@@ -108,9 +107,9 @@ impl GatewayLoop {
             return;
         };
         let last = LastWords::new(self.told.in_advance(Subject::Session(key)));
-        match self.keeper.keep(*program, client, self.config.hangup_grace, &last) {
+        match self.keeper.keep(program.pid(), client, self.config.hangup_grace, &last) {
             Written::Bytes(_) => {
-                self.programs.entrusted(*program);
+                self.programs.entrusted(program.pid());
                 self.told.entrusted(Subject::Session(key));
             }
             Written::Blocked => self.after(KEEPER, Due::Keeper(key)),

@@ -368,6 +368,7 @@ impl GatewayLoop {
             Due::Recorder => router.look_at_recorder(),
             Due::Outlived(pid) => router.outlived(pid),
             Due::Kill => router.kill_outlived(),
+            Due::TerminalUsers => router.kill_terminal_users(),
             Due::LeftBehind => router.end_left_behind(),
             Due::Accept => router.doors.open(&router.turn.poller),
             Due::Left => router.look_after_left(),

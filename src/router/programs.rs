@@ -10,8 +10,11 @@ use crate::config::rules::Rules;
 use crate::uwsgi::server;
 use fpty::sys::DescriptorLimit;
 use fpty::sys::child::{self, Exit, Pid};
+use fpty::sys::foreground::{Foreground, HangUps};
+use fpty::sys::pty::Master;
 use fpty::sys::sessions::{Leader, SessionKiller};
 use fpty::sys::spawn::Program;
+use fpty::sys::terminal_users::TerminalUsers;
 
 /// Members of sessions that are looked for at once.
 const AT_ONCE: usize = 64;
@@ -54,6 +57,12 @@ pub struct Programs {
     /// Leaders whose sessions are to be killed.
     outlived: Vec<Leader>,
     killing: Option<SessionKiller>,
+    /// Foreground groups whose members are to be hung up one by one.
+    hang_ups: HangUps,
+    /// Terminals whose users are signalled one by one.
+    users: TerminalUsers,
+    /// And those that are killed then.
+    doomed: Vec<(Instant, Master)>,
     /// Where the session leaders are listed for whoever comes after us.
     aftercare: Option<Aftercare>,
     /// Session leaders of a gateway that was here before us.
@@ -69,6 +78,9 @@ impl Programs {
             left: HashMap::new(),
             outlived: Vec::new(),
             killing: None,
+            hang_ups: HangUps::default(),
+            users: TerminalUsers::default(),
+            doomed: Vec::new(),
             aftercare,
             left_behind,
             is_init: std::process::id() == 1,
@@ -101,6 +113,11 @@ impl Programs {
         self.running.contains_key(&leader)
     }
 
+    /// Whether it is this session's, and was not reaped.
+    pub fn is_of(&self, leader: Pid, session: Key) -> bool {
+        self.running.get(&leader).is_some_and(|running| running.session == session)
+    }
+
     /// Whether there are so many that looking through them takes a while.
     pub fn are_many(&self) -> bool {
         self.running.len() > MANY
@@ -131,6 +148,7 @@ impl Programs {
         if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
             aftercare.remove(listed);
         }
+        self.hang_ups.forget(pid);
         if self.left.remove(&pid).is_some() {
             self.outlived.retain(|leader| leader.pid() != pid);
             if let Some(killing) = &mut self.killing {
@@ -182,16 +200,52 @@ impl Programs {
         first
     }
 
-    /// Kills what has been found to outlive its client or its gateway, a
-    /// little in each turn: the living are served meanwhile. Returns whether
-    /// there is more.
+    /// Hangs a terminal's foreground group up, where that is not the leader's
+    /// own; returns whether [`Programs::go_on_killing`] is to be called.
+    pub fn hang_up(&mut self, foreground: Foreground) -> bool {
+        let Some(later) = foreground.hang_up() else {
+            return false;
+        };
+        let first = self.hang_ups.is_empty();
+        self.hang_ups.add(later);
+        first
+    }
+
+    /// Signals whoever has a terminal open that could not be hung up, and has them
+    /// killed then by [`Programs::kill_users`]. [`Programs::go_on_killing`] is to be
+    /// called.
+    pub fn hang_up_users(&mut self, terminal: &Master, grace: Option<Duration>) {
+        if let (Some(grace), Ok(terminal)) = (grace, terminal.try_clone()) {
+            self.doomed.push((Instant::now() + grace, terminal));
+        }
+        if let Ok(terminal) = terminal.try_clone() {
+            self.users.add(terminal, libc::SIGHUP);
+        }
+    }
+
+    /// The grace of such users may be over.
+    pub fn kill_users(&mut self) {
+        let now = Instant::now();
+        let (due, rest): (Vec<_>, Vec<_>) = self.doomed.drain(..).partition(|(at, _)| now >= *at);
+        self.doomed = rest;
+        for (_, terminal) in due {
+            self.users.add(terminal, libc::SIGKILL);
+        }
+    }
+
+    /// Kills what has been found to outlive its client or its gateway, and hangs
+    /// up who has to be looked for, a little in each turn: the living are served
+    /// meanwhile. Returns whether there is more.
     pub fn go_on_killing(&mut self) -> bool {
+        self.hang_ups.step(AT_ONCE);
+        self.users.step(AT_ONCE);
         if self.killing.is_none() && !self.outlived.is_empty() {
             self.killing = Some(SessionKiller::new(self.outlived.drain(..)));
         }
         if self.killing.as_mut().is_some_and(|killing| killing.step(AT_ONCE)) {
             self.killing = None;
         }
-        self.killing.is_some() || !self.outlived.is_empty()
+        let has_more = !self.hang_ups.is_empty() || !self.users.is_empty();
+        has_more || self.killing.is_some() || !self.outlived.is_empty()
     }
 }

@@ -8,6 +8,7 @@ use super::timers::Due;
 use super::traffic::Attached;
 use fpty::proto::Ending;
 use fpty::sys::local_tcp::LocalTcp;
+use fpty::sys::process::Process;
 use fpty::sys::socket::Transport;
 
 /// The first and the longest wait before looking whether the program reads
@@ -93,7 +94,7 @@ impl GatewayLoop {
             return;
         }
         attached.quiet.reopens = true;
-        let program = attached.wires.program;
+        let program = attached.wires.program.as_ref().map(Process::pid);
         self.after(REOPENED, Due::Reopened(key));
         // Most often it has ended.
         if let Some(program) = program.filter(|_| self.programs.are_many()) {

@@ -23,6 +23,7 @@ use crate::uwsgi::log::log;
 use fpty::error::Error;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::{self, Pid};
+use fpty::sys::process::Process;
 
 /// What a client is told.
 const INTERNAL: &str = "internal error in the router: see the server's log";
@@ -226,7 +227,8 @@ impl GatewayLoop {
             return;
         };
         let programs = &self.programs;
-        attached.wires.program = attached.wires.program.filter(|program| programs.has(*program));
+        let is_there = |program: &Process| !program.is_child() || programs.has(program.pid());
+        attached.wires.program = attached.wires.program.take().filter(is_there);
     }
 
     /// It could not be ended: nobody hears of it any more.
@@ -292,7 +294,7 @@ impl GatewayLoop {
             }
             // It was not reaped: the number is its own, and its group's.
             for signal in [libc::SIGHUP, libc::SIGCONT] {
-                child::signal_group(program.as_raw(), signal);
+                child::signal_group(program, signal);
             }
         }
     }

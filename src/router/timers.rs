@@ -63,6 +63,8 @@ pub enum Due {
     Recorder,
     /// A session has outlived its client.
     Outlived(Pid),
+    /// Whoever has a terminal open that ended has had the grace.
+    TerminalUsers,
     /// Go on killing what has outlived its client or its gateway.
     Kill,
     /// Sessions of a gateway that was here before us have outlived it.
@@ -118,6 +120,7 @@ impl Due {
             | Due::Answer(_)
             | Due::Outlived(_)
             | Due::Kill
+            | Due::TerminalUsers
             | Due::LeftBehind
             | Due::Left
             | Due::Accept => None,

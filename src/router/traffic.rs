@@ -11,8 +11,8 @@ use super::told::{Gone, Traffic};
 use super::turn::{BUFFER, Turn};
 use crate::session::{Ends, Key, Session, Verdict};
 use fpty::proto::Ending;
-use fpty::sys::child::Pid;
 use fpty::sys::poll::{Interest, Poller, Ready};
+use fpty::sys::process::Process;
 use fpty::sys::processors::Parallel;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
@@ -65,7 +65,7 @@ pub struct Wires {
     pub master: Master,
     /// The session's process until it is reaped: then its number is no longer
     /// its own.
-    pub program: Option<Pid>,
+    pub program: Option<Process>,
     /// How much goes and when, where somebody wants to know.
     pub traffic: Option<Box<Traffic>>,
 }
@@ -140,8 +140,8 @@ impl Ends for Wires {
     }
 
     fn signal(&mut self, number: u8) {
-        if let Some(program) = self.program {
-            let _ = program.signal(number.into());
+        if let Some(program) = &self.program {
+            program.signal(number.into());
         }
     }
 

@@ -53,7 +53,7 @@ impl Streams for Wires {
 
     fn signal(&mut self, number: u8) {
         if let Some(program) = self.program {
-            child::signal_group(program.as_raw(), number.into());
+            child::signal_group(program, number.into());
         }
     }
 }

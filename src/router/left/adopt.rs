@@ -20,6 +20,7 @@ use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
+use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 
@@ -63,11 +64,10 @@ impl GatewayLoop {
         }
         let master = Master::given_back(master?).ok()?;
         let program = PidFd::reopened(pid, program?);
-        let grace = self.config.hangup_grace;
         let Some(door) = door.filter(|_| self.left.is_some()) else {
             // Nobody could come to it any more.
             self.left.as_mut()?.store.is_over(id);
-            self.end_program(program, grace);
+            self.end_program(program);
             return None;
         };
         if let Some(record) = self.doors.rules(door).map(|rules| &rules.record) {
@@ -80,7 +80,7 @@ impl GatewayLoop {
                         let _ = client.write(&Ended::because(Ending::Lost, why).packet());
                     }
                     self.left.as_mut()?.store.is_over(id);
-                    self.end_program(program, grace);
+                    self.end_program(program);
                     return None;
                 }
                 Some(OnError::Continue) => {
@@ -120,7 +120,8 @@ impl GatewayLoop {
         };
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Kept { remains, hidden: false, relays: false });
-        let wires = Wires { client, master, program: Some(pid), traffic: None };
+        let process = Process::held(program.try_clone().ok()?);
+        let wires = Wires { client, master, program: Some(process), traffic: None };
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let (who, since_then) = attached;
         let taken = Taken { session, uid: who, since: since_then, until: None, next: None };

@@ -5,17 +5,18 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::super::GatewayLoop;
+use super::super::depart::Copies;
 use super::super::fault;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
-use super::super::timers::Due;
 use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON, now};
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Read;
-use fpty::sys::child::{self, Exit, Pid};
+use fpty::sys::child::{Exit, Pid};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
+use fpty::sys::process::Process;
 
 /// What a terminal yields at once, how often one is asked in a turn, and how
 /// often at its end.
@@ -163,7 +164,6 @@ impl GatewayLoop {
 
     /// A session is ended that nobody is attached to.
     pub(super) fn end_alone(&mut self, key: Key) {
-        let grace = self.config.hangup_grace;
         let Some(entry) = self.left.as_mut().and_then(|left| left.remove(key)) else {
             return;
         };
@@ -171,22 +171,12 @@ impl GatewayLoop {
         let Place::Alone(alone) = place else {
             return;
         };
-        let foreground = alone.master.foreground_group();
-        match adopted {
-            true => self.end_program(program, grace),
-            false => {
-                program.signal(libc::SIGHUP);
-                program.signal(libc::SIGCONT);
-                self.programs.client_left(pid);
-                if let Some(grace) = grace {
-                    self.after(grace, Due::Outlived(pid));
-                }
-            }
-        }
-        if let Some(group) = foreground.filter(|group| Pid::new(*group) != Some(pid)) {
-            child::signal_group(group, libc::SIGHUP);
-            child::signal_group(group, libc::SIGCONT);
-        }
+        let program = match adopted {
+            true => Process::held(program),
+            false => Process::child(pid),
+        };
+        // Clients that had it may have kept a copy.
+        self.hang_up(&alone.master, program, Copies::Ended);
     }
 
     /// A program that is not our child has ended: whoever inherited it reaps it.

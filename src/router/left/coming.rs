@@ -21,6 +21,7 @@ use fpty::proto::{Ended, Ending, Protocol, is_name, variables};
 use fpty::sys::Size;
 use fpty::sys::peer::Arrived;
 use fpty::sys::poll::Interest;
+use fpty::sys::process::Process;
 use fpty::sys::socket::Transport;
 
 /// How long a client that comes back may take to answer, and one that has to
@@ -199,11 +200,16 @@ impl GatewayLoop {
         };
         let (pid, adopted, since) = (entry.pid, entry.adopted, entry.since);
         fault::point("coming");
+        let program = match adopted {
+            // What it cannot be signalled by ends by other ways.
+            true => entry.program.try_clone().ok().map(Process::held),
+            false => Some(Process::child(pid)),
+        };
         let _ = left.poller.remove(&alone.master);
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
-        let wires = Wires { client, master: alone.master, program: Some(pid), traffic: None };
+        let wires = Wires { client, master: alone.master, program, traffic: None };
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         self.faults.made = Some(Whose::Unborn(session));
         fault::point("back");

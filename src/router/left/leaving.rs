@@ -18,6 +18,7 @@ use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::remains::Remains;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
+use fpty::sys::process::Process;
 use fpty::sys::socket::Transport;
 use fpty::sys::{Read, Size};
 
@@ -79,7 +80,9 @@ impl GatewayLoop {
         };
         let door = attached.door;
         let Attached { session, wires, .. } = attached;
-        let (Some(pid), Some(rules)) = (wires.program, self.doors.rules(door)) else {
+        let (Some(pid), Some(rules)) =
+            (wires.program.as_ref().map(Process::pid), self.doors.rules(door))
+        else {
             return false;
         };
         // What is recorded is recorded as a whole, or not at all.
@@ -306,7 +309,6 @@ impl GatewayLoop {
 
     /// A session is over, whoever ended it.
     pub(in crate::router) fn forget_left(&mut self, session: Key) {
-        let grace = self.config.hangup_grace;
         let Some(left) = self.left.as_mut().filter(|left| left.has(session)) else {
             return;
         };
@@ -316,15 +318,7 @@ impl GatewayLoop {
         let Some(entry) = left.remove(entry) else {
             return;
         };
-        let Entry { program, adopted, place, .. } = *entry;
-        if adopted {
-            // It is nobody's child that we know.
-            if let Some(attached) = self.sessions.get_mut(session) {
-                attached.wires.program = None;
-            }
-            self.end_program(program, grace);
-        }
-        if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = place {
+        if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = entry.place {
             self.refuse_waiting(*waiting);
         }
     }
@@ -348,7 +342,7 @@ impl GatewayLoop {
             let Entry { program, adopted, place, .. } = *entry;
             // Of ours nobody has the programs any more: see hang_up_orphans.
             if adopted {
-                self.end_program(program, self.config.hangup_grace);
+                self.end_program(program);
             }
             if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = place {
                 self.refuse_waiting(*waiting);
@@ -357,9 +351,10 @@ impl GatewayLoop {
     }
 
     /// A program that is not our child is to end.
-    pub(super) fn end_program(&mut self, program: PidFd, grace: Option<std::time::Duration>) {
+    pub(in crate::router) fn end_program(&mut self, program: PidFd) {
         program.signal(libc::SIGHUP);
         program.signal(libc::SIGCONT);
+        let grace = self.config.hangup_grace;
         if let (Some(left), Some(grace)) = (&mut self.left, grace) {
             left.doomed.push((Instant::now() + grace, program));
             self.look_at_left(grace.min(RARELY));

@@ -12,6 +12,7 @@ use crate::router::told::clock::Utc;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::proc;
+use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 use fpty::text::{cut, shown};
@@ -176,7 +177,7 @@ impl GatewayLoop {
         Some(Described {
             client: &attached.wires.client,
             door: attached.door,
-            pid: attached.wires.program,
+            pid: attached.wires.program.as_ref().map(Process::pid),
             tty: master.slave_name(),
             size: master.size(),
             idle: idle.or_else(|| master.idle_for()),

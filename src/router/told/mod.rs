@@ -38,6 +38,7 @@ use crate::shares::Who;
 use crate::uwsgi::{log, server};
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::process::Process;
 use fpty::sys::socket::Stream;
 
 use board::Board;
@@ -394,7 +395,8 @@ impl GatewayLoop {
         };
         let wires = &mut attached.wires;
         let tty = wires.master.slave_name();
-        let new = New { pid: wires.program, tty, size: Some(size) };
+        let pid = wires.program.as_ref().map(Process::pid);
+        let new = New { pid, tty, size: Some(size) };
         let id = id.unwrap_or_else(|| self.ids.of(key));
         self.told.note(Subject::Session(key), id, &wires.client, new);
         wires.traffic.get_or_insert_with(Box::default);

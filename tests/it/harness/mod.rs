@@ -6,6 +6,7 @@ pub mod documents;
 pub mod fake;
 pub mod leaver;
 pub mod measure;
+pub mod numbers;
 // The same as in the tests of the client alone.
 #[allow(dead_code)]
 #[path = "../../../crates/fpty/tests/coming/person.rs"]

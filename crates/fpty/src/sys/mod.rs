@@ -9,16 +9,19 @@ pub mod detached;
 pub mod environment;
 #[cfg(feature = "server")]
 pub mod folder;
+pub mod foreground;
 #[cfg(feature = "server")]
 pub mod fork;
 #[cfg(feature = "server")]
 pub mod interrupt;
 pub mod local_tcp;
+pub mod noted;
 pub mod peer;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;
 pub mod proc;
+pub mod process;
 pub mod processors;
 pub mod pty;
 #[cfg(feature = "server")]
@@ -34,6 +37,7 @@ pub mod socket;
 pub mod spawn;
 pub mod stdio;
 pub mod streams;
+pub mod terminal_users;
 pub mod termios;
 pub mod tick;
 

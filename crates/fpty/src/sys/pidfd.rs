@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use once_cell::sync::OnceCell;
 
 use super::child::{Exit, Pid};
 use super::proc;
@@ -52,20 +53,46 @@ impl PidFd {
     /// Sends it a signal, whatever its number means by now
     /// (pidfd_send_signal(2)).
     pub fn signal(&self, number: i32) {
-        // Forbidden as such: only pidfd_open(2) may be allowed.
-        if matches!(send(&self.fd, number), Err(Errno::ENOSYS | Errno::EPERM)) && !self.is_over() {
+        if can_send() {
+            let _ = send(&self.fd, number, 0);
+        } else if !self.is_over() {
             let _ = self.pid.signal(number);
         }
     }
 
     /// Sends a signal to the process group that it leads, or led: what is left
-    /// of that (PIDFD_SIGNAL_PROCESS_GROUP; nothing before Linux 6.9).
-    pub fn signal_group(&self, number: i32) {
+    /// of that (PIDFD_SIGNAL_PROCESS_GROUP). Returns whether the kernel knows
+    /// how to (Linux 6.9).
+    pub fn signal_group(&self, number: i32) -> bool {
         const PROCESS_GROUP: libc::c_uint = 1 << 2;
-        let nothing = std::ptr::null::<u8>();
-        let (call, fd) = (libc::SYS_pidfd_send_signal, self.fd.as_raw_fd());
-        // SAFETY: numbers, and no more information; no memory is involved.
-        unsafe { libc::syscall(call, fd, number, nothing, PROCESS_GROUP) };
+        let sent = send(&self.fd, number, PROCESS_GROUP);
+        can_send() && !matches!(sent, Err(Errno::EINVAL | Errno::ENOSYS))
+    }
+
+    /// Whether its number is still its own: it runs, or waits to be reaped.
+    pub fn has_its_number(&self) -> bool {
+        match can_send() {
+            true => send(&self.fd, 0, 0) != Err(Errno::ESRCH),
+            false => !self.is_over(),
+        }
+    }
+
+    /// What no other process has until the next boot (the inode in pidfs, Linux
+    /// 6.9). `None`: this kernel has no such thing.
+    pub fn inode(&self) -> Option<u64> {
+        // PIDFS_MAGIC of linux/magic.h; before, all had the same inode.
+        const PIDFS: nix::sys::statfs::FsType = nix::sys::statfs::FsType(0x5049_4446);
+        let is_one = nix::sys::statfs::fstatfs(&self.fd).ok()?.filesystem_type() == PIDFS;
+        let status = nix::sys::stat::fstat(&self.fd).ok().filter(|_| is_one)?;
+        Some(status.st_ino)
+    }
+
+    /// Another descriptor of the same process.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(Self { pid: self.pid, fd: self.fd.try_clone()? })
     }
 
     /// Its number, as long as it has not been reaped.
@@ -76,7 +103,7 @@ impl PidFd {
     /// One that somebody has sent. `None`: it is none.
     pub fn received(fd: OwnedFd) -> Option<Self> {
         // It answers to no signal at all, or says that the process is gone.
-        let is_one = matches!(send(&fd, 0), Ok(()) | Err(Errno::ESRCH | Errno::EPERM));
+        let is_one = matches!(send(&fd, 0, 0), Ok(()) | Err(Errno::ESRCH | Errno::EPERM));
         // Its number is in another namespace, and not needed.
         is_one.then_some(Self { pid: Pid::UNKNOWN, fd })
     }
@@ -94,7 +121,7 @@ impl PidFd {
         }
         // 0 also for those who may not know.
         let status: i32 = proc::stat(self.pid, 52)?.parse().ok()?;
-        (status != 0 && send(&self.fd, 0).is_ok()).then(|| Exit::of_wait_status(status))
+        (status != 0 && send(&self.fd, 0, 0).is_ok()).then(|| Exit::of_wait_status(status))
     }
 
     /// PIDFD_GET_INFO with PIDFD_INFO_EXIT, of one that was reaped (Linux
@@ -162,11 +189,21 @@ fn open(pid: libc::pid_t) -> Option<OwnedFd> {
 }
 
 /// Sends a signal; 0 is none, and asks whether one could be sent.
-fn send(pidfd: &OwnedFd, number: i32) -> nix::Result<()> {
+fn send(pidfd: &OwnedFd, number: i32, flags: libc::c_uint) -> nix::Result<()> {
     let nothing = std::ptr::null::<u8>();
     // SAFETY: numbers, and no more information; no memory is involved.
     let sent = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, nothing, 0)
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), number, nothing, flags)
     };
     Errno::result(sent).map(drop)
+}
+
+/// Whether signals can be sent by descriptors at all: in a jail only
+/// pidfd_open(2) may be allowed. It is found out once in a process and its
+/// children.
+fn can_send() -> bool {
+    static CAN: OnceCell<bool> = OnceCell::new();
+    *CAN.get_or_init(|| {
+        open(nix::unistd::getpid().as_raw()).is_some_and(|own| send(&own, 0, 0).is_ok())
+    })
 }

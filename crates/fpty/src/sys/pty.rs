@@ -217,6 +217,55 @@ impl Master {
         let _ = nix::fcntl::fcntl(&self.0, nix::fcntl::FcntlArg::F_SETFL(flags));
     }
 
+    /// Takes the terminal away from everybody who has it, as vhangup(2) does: who
+    /// has its slave open reads the end and writes nothing any more, nor does
+    /// whoever has a copy of this; its session loses it, and the leader gets SIGHUP
+    /// and SIGCONT. Nobody opens it again. What was not read is lost. Returns
+    /// whether that is so: it takes CAP_SYS_ADMIN (TIOCVHANGUP in the kernel's
+    /// drivers/tty/tty_io.c).
+    pub fn hang_up(&self) -> bool {
+        const TIOCVHANGUP: libc::Ioctl = 0x5437;
+        // SAFETY: TIOCVHANGUP takes nothing.
+        let hang_up = |fd: &OwnedFd| unsafe { libc::ioctl(fd.as_raw_fd(), TIOCVHANGUP, 0) == 0 };
+        // Whoever has a copy may have locked it.
+        self.lock(false);
+        let slave = open_slave(&self.0);
+        self.lock(true);
+        let _ = slave.as_ref().map(hang_up);
+        hang_up(&self.0)
+    }
+
+    /// The device and the inode of its slave; no other terminal has them as long
+    /// as this is open.
+    pub(super) fn slave_file(&self) -> Option<(u64, u64)> {
+        // Only its path, or where the kernel cannot do that, itself.
+        let flags = libc::O_PATH | libc::O_CLOEXEC;
+        // SAFETY: TIOCGPTPEER takes open(2) flags and returns a descriptor.
+        let fd = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+        let slave = match fd {
+            // SAFETY: it is new and ours.
+            0.. => unsafe { OwnedFd::from_raw_fd(fd) },
+            _ => open_slave(&self.0).ok()?,
+        };
+        let status = nix::sys::stat::fstat(&slave).ok()?;
+        Some((status.st_dev, status.st_ino))
+    }
+
+    /// Another descriptor of the same.
+    ///
+    /// # Errors
+    /// There is none left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// Whether the slave cannot be opened from now on (TIOCSPTLCK).
+    fn lock(&self, locked: bool) {
+        let locked = libc::c_int::from(locked);
+        // SAFETY: TIOCSPTLCK reads one int.
+        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSPTLCK, &locked) };
+    }
+
     /// Sets the size; the foreground process group gets SIGWINCH if it is
     /// another one than before.
     ///

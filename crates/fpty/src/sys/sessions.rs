@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::ReadDir;
 
 use super::child::Pid;
+use super::noted::Noted;
 use super::pidfd::PidFd;
 use super::proc;
 
@@ -31,14 +32,20 @@ enum Proof {
 }
 
 impl Leader {
-    /// `None` where there is no such leader, or nothing to know it by.
-    pub fn open(pid: Pid) -> Option<Self> {
+    /// The one that was noted. `None` where it has ended, whoever has its
+    /// number now, or where nothing proves that it is the same.
+    pub fn open(noted: Noted) -> Option<Self> {
+        let pid = noted.pid();
         let proof = match PidFd::open(pid) {
             Some(pidfd) => Proof::Pidfd(pidfd),
             None => Proof::Started(proc::stat(pid, 22)?),
         };
         let leader = Self { pid, proof };
-        (session_of(pid) == Some(pid) && !leader.has_ended()).then_some(leader)
+        let is_it = match &leader.proof {
+            Proof::Pidfd(pidfd) => noted.is(pidfd),
+            _ => noted.has_begun(),
+        };
+        (is_it && session_of(pid) == Some(pid) && !leader.has_ended()).then_some(leader)
     }
 
     /// A child that leads a session and was not reaped; see
@@ -74,9 +81,15 @@ impl Leader {
 
     /// Sends SIGHUP to the process group that it leads.
     pub fn hang_up(&self) {
-        // It was proved a moment ago.
-        super::child::signal_group(self.pid.as_raw(), libc::SIGHUP);
-        super::child::signal_group(self.pid.as_raw(), libc::SIGCONT);
+        for number in [libc::SIGHUP, libc::SIGCONT] {
+            let is_sent = match &self.proof {
+                Proof::Pidfd(pidfd) => pidfd.signal_group(number),
+                Proof::Child | Proof::Started(_) => false,
+            };
+            if !is_sent && !self.is_over() {
+                super::child::signal_group(self.pid, number);
+            }
+        }
     }
 
     fn signal(&self, number: i32) {
@@ -98,14 +111,14 @@ impl From<PidFd> for Leader {
 }
 
 /// The session of a process (getsid(2)); `None` where there is no such one.
-fn session_of(pid: Pid) -> Option<Pid> {
+pub(super) fn session_of(pid: Pid) -> Option<Pid> {
     nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid.as_raw())))
         .ok()
         .and_then(|session| Pid::new(session.as_raw()))
 }
 
 /// The processes of this PID namespace.
-enum Listing {
+pub(super) enum Listing {
     /// As /proc has them.
     Proc(ReadDir),
     /// Where that is not there, or another namespace's, or hides some: every
@@ -125,7 +138,7 @@ fn pid_max() -> libc::pid_t {
 }
 
 impl Listing {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         match std::fs::read_dir("/proc") {
             Ok(processes) if proc::lists_all() => Self::Proc(processes),
             _ => Self::Numbers(2..pid_max()),
@@ -133,7 +146,7 @@ impl Listing {
     }
 
     /// Some more of them; `None`: that was all.
-    fn next(&mut self) -> Option<Vec<Pid>> {
+    pub(super) fn next(&mut self) -> Option<Vec<Pid>> {
         /// A number costs much less than an entry of /proc.
         const NUMBERS: usize = 64;
         match self {
@@ -256,8 +269,13 @@ impl SessionKiller {
     /// The leaders last: while one is there, its session keeps its number.
     fn kill(&self) {
         for member in &self.members {
-            if self.session_of_member(*member).is_some() {
-                let _ = member.signal(libc::SIGKILL);
+            let pidfd = PidFd::open(*member);
+            if self.session_of_member(*member).is_none() {
+                continue;
+            }
+            match pidfd {
+                Some(pidfd) => pidfd.signal(libc::SIGKILL),
+                None => drop(member.signal(libc::SIGKILL)),
             }
         }
         for leader in self.leaders.values() {
@@ -290,6 +308,10 @@ mod tests {
         Pid::new(child.id() as i32).expect("above 1")
     }
 
+    fn opened(pid: Pid) -> Option<Leader> {
+        Leader::open(Noted::running(pid)?)
+    }
+
     /// Until whoever inherited it has reaped it.
     fn ends(pid: Pid) {
         for _ in 0..1000 {
@@ -319,7 +341,7 @@ mod tests {
     #[test]
     fn a_session_is_killed_with_its_members_and_no_other() {
         killed_by(None, Leader::child);
-        killed_by(None, |pid| Leader::open(pid).expect("a leader"));
+        killed_by(None, |pid| opened(pid).expect("a leader"));
         killed_by(None, |pid| {
             let started = proc::stat(pid, 22).expect("a time");
             Leader { pid, proof: Proof::Started(started) }
@@ -342,11 +364,12 @@ mod tests {
         assert!(shell.try_wait().expect("a child").is_none());
         assert!(session_of(job).is_some());
 
-        let leader = Leader::open(number).expect("a leader");
+        let noted = Noted::running(number).expect("it runs");
+        let leader = Leader::open(noted).expect("a leader");
         shell.kill().expect("a child");
         shell.wait().expect("a child");
         assert!(leader.has_ended());
-        assert!(Leader::open(number).is_none());
+        assert!(Leader::open(noted).is_none());
         assert!(SessionKiller::new([leader]).step(usize::MAX));
         let still = session_of(job).is_some();
         let _ = job.signal(libc::SIGKILL);
@@ -356,7 +379,7 @@ mod tests {
     #[test]
     fn who_leads_no_session_is_no_leader() {
         let (mut shell, job) = session();
-        assert!(Leader::open(job).is_none());
+        assert!(opened(job).is_none());
         let _ = SessionKiller::new([Leader::child(pid(&shell))]).step(usize::MAX);
         shell.wait().expect("a child");
     }

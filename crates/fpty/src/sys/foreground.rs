@@ -1,0 +1,140 @@
+//! Hanging up the foreground process group of a terminal.
+//!
+//! The kernel remembers the group's number for as long as the terminal has a
+//! session, also when the group has ended, and somebody else may have that number
+//! by now. So a group is signalled only where a process of the terminal's own
+//! session is in it: a number keeps its meaning as long as anybody has it as
+//! his own, as his group's or as his session's.
+
+use nix::unistd::{Pid as Number, getpgid};
+
+use super::child::{self, Pid};
+use super::pidfd::PidFd;
+use super::process::Process;
+use super::pty::Master;
+use super::sessions::{Listing, session_of};
+
+/// A terminal's foreground process group.
+#[derive(Debug)]
+pub struct Foreground {
+    group: Pid,
+    /// The leader of the terminal's session.
+    leader: Process,
+}
+
+impl Foreground {
+    /// That of a terminal whose session this process leads; `None`: there is
+    /// none, or it is the leader's own group.
+    pub fn of(terminal: &Master, leader: Process) -> Option<Self> {
+        let group = terminal.foreground_group().and_then(Pid::new)?;
+        (group != leader.pid()).then_some(Self { group, leader })
+    }
+
+    /// Sends it SIGHUP and SIGCONT. Returns it where those who are in it have to
+    /// be looked for ([`HangUps`]): the process that it is named after has ended.
+    pub fn hang_up(self) -> Option<Self> {
+        let pidfd = PidFd::open(self.group);
+        let has_one = session_of(self.group).is_some();
+        if !has_one {
+            // Nobody is in it, neither ours nor another's; or just somebody.
+            return child::signal_group(self.group, 0).then_some(self);
+        }
+        if !self.is_session_of(self.group) || !self.leader.has_its_number() {
+            return None;
+        }
+        match pidfd {
+            // First opened, then looked at.
+            Some(pidfd) if pidfd.has_its_number() => {
+                for number in [libc::SIGHUP, libc::SIGCONT] {
+                    if !pidfd.signal_group(number) {
+                        child::signal_group(self.group, number);
+                    }
+                }
+            }
+            // It has ended meanwhile.
+            Some(_) => return Some(self),
+            None => {
+                child::signal_group(self.group, libc::SIGHUP);
+                child::signal_group(self.group, libc::SIGCONT);
+            }
+        }
+        None
+    }
+
+    fn is_session_of(&self, process: Pid) -> bool {
+        session_of(process) == Some(self.leader.pid())
+    }
+
+    fn has(&self, process: Pid) -> bool {
+        let group = getpgid(Some(Number::from_raw(process.as_raw())));
+        group.is_ok_and(|group| group.as_raw() == self.group.as_raw())
+            && self.is_session_of(process)
+            && self.leader.has_its_number()
+    }
+}
+
+/// Groups whose members are looked for, of all terminals at once and step by step:
+/// that takes a while on a large machine.
+#[derive(Default)]
+pub struct HangUps {
+    groups: Vec<Foreground>,
+    processes: Option<Listing>,
+    /// They came when a search was under way.
+    next: Vec<Foreground>,
+}
+
+impl HangUps {
+    /// One more.
+    pub fn add(&mut self, group: Foreground) {
+        self.next.push(group);
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.next.is_empty()
+    }
+
+    /// A leader was reaped: its number is no longer its own. (The kernel has hung
+    /// its foreground group up then.)
+    pub fn forget(&mut self, leader: Pid) {
+        let is_other = |one: &Foreground| !one.leader.is_child() || one.leader.pid() != leader;
+        self.groups.retain(is_other);
+        self.next.retain(is_other);
+    }
+
+    /// Takes so many steps.
+    pub fn step(&mut self, count: usize) {
+        for _ in 0..count {
+            if self.groups.is_empty() {
+                self.groups.append(&mut self.next);
+                self.processes = None;
+            }
+            if self.groups.is_empty() {
+                return;
+            }
+            let Some(some) = self.processes.get_or_insert_with(Listing::new).next() else {
+                self.groups.clear();
+                continue;
+            };
+            for pid in some {
+                if self.groups.iter().any(|group| group.has(pid)) {
+                    self.hang_up(pid);
+                }
+            }
+        }
+    }
+
+    fn hang_up(&self, member: Pid) {
+        // First taken hold of, then looked at once more.
+        let pidfd = PidFd::open(member);
+        if !self.groups.iter().any(|group| group.has(member)) {
+            return;
+        }
+        for number in [libc::SIGHUP, libc::SIGCONT] {
+            match &pidfd {
+                Some(pidfd) => pidfd.signal(number),
+                None => drop(member.signal(number)),
+            }
+        }
+    }
+}

@@ -12,6 +12,7 @@ use crate::uwsgi::{kept, log::log};
 use fpty::error::{Context, Result};
 use fpty::sys::Written;
 use fpty::sys::folder::Folder;
+use fpty::sys::queue::Giver;
 use fpty::sys::socket::Stream;
 
 use super::process;
@@ -128,12 +129,13 @@ pub fn path(folder: usize, name: &str) -> String {
     folder.map_or_else(|| name.to_owned(), |folder| folder.join(name).display().to_string())
 }
 
-/// Sends a recorder a queue and a channel. Returns whether there is one.
-pub fn enter(queue: &OwnedFd, channel: &Stream) -> bool {
+/// Sends a recorder a queue and a channel, and another queue with what is to be
+/// known of the first one. Returns whether there is one.
+pub fn enter(queue: &Giver, channel: &Stream, before: Option<&Giver>) -> bool {
     let door = door();
-    let sent = door
-        .as_ref()
-        .map(|door| door.stream.write_with_descriptors(b"+", &[queue.as_fd(), channel.as_fd()]));
+    let mut descriptors = vec![queue.as_fd(), channel.as_fd()];
+    descriptors.extend(before.map(AsFd::as_fd));
+    let sent = door.as_ref().map(|door| door.stream.write_with_descriptors(b"+", &descriptors));
     matches!(sent, Some(Written::Bytes(_)))
 }
 

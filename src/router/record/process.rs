@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::door;
 use super::file::{Failure, Recording};
 use super::ledger::{Ledger, Unfinished};
 use super::message::{self, Answer, Begin, Kind, Message, Nonsense, Resume};
@@ -65,6 +66,7 @@ pub fn start(folders: Vec<Folder>) -> std::io::Result<Stream> {
 
 /// The parent's life.
 fn supervise(kept: Vec<OwnedFd>) {
+    fpty::sys::forbid_inspection();
     own_dispositions(&[]);
     NOT_OURS.into_iter().for_each(block);
     let _ = std::env::set_current_dir("/");
@@ -196,10 +198,11 @@ enum Entry {
 /// Somebody is at the door: with a queue, a channel, and, where a recorder
 /// before us had that queue, another one with what is to be known of it.
 fn enter(door: &Stream, unfinished: &mut Option<Unfinished>, place: &Place<'_>) -> Entry {
-    let mut arrived = Arrived::default();
-    match door.read_with_descriptors(&mut [0; 16], &mut arrived, &mut Peer::default()) {
-        Read::Bytes(_) => {}
-        Read::Blocked => return Entry::Nobody,
+    let (mut word, mut arrived) = ([0; 32], Arrived::default());
+    match door.read_with_descriptors(&mut word, &mut arrived, &mut Peer::default()) {
+        Read::Bytes(count) if door::is_entry(&word[..count]) => {}
+        // The end of the door alone is not enough.
+        Read::Bytes(_) | Read::Blocked => return Entry::Nobody,
         Read::End | Read::Gone => return Entry::Closed,
     }
     let mut arrived = arrived.descriptors.into_iter();

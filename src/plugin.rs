@@ -13,7 +13,9 @@ use crate::router::{aftercare, record::door, seats, siblings, told};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
-use crate::uwsgi::{abi, guard::guard, log::log, options, outlives, passed, server, worker};
+use crate::uwsgi::{
+    abi, guard::guard, inherited, kept, log::log, options, outlives, passed, proof, server, worker,
+};
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 
@@ -66,7 +68,7 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     plugin.options = ROUTER_OPTIONS.as_ptr();
     plugin.jail = Some(router_before_all);
     plugin.init = Some(router_init);
-    plugin.post_init = Some(sockets_are_known);
+    plugin.post_init = Some(router_post_init);
     plugin.post_fork = Some(router_post_fork);
     plugin.master_cleanup = Some(router_end);
     plugin
@@ -106,6 +108,7 @@ static CHECK: extern "C" fn() = {
         // Or a socket of ours gets such a number, which the server, too, takes
         // for something else.
         fpty::sys::stdio::fill_closed();
+        kept::found();
         let outcome = std::panic::catch_unwind(abi::check)
             .unwrap_or_else(|_| Err(String::from("forkptyrouter: cannot tell the server's build")));
         if let Err(line) = outcome {
@@ -180,6 +183,9 @@ unsafe extern "C" fn router_before_all(
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
         let config = locked(&ROUTER).clone();
         let there_are_clients = sockets::asked_for(Owner::Router);
+        if there_are_clients {
+            proof::reserve();
+        }
         let rules = config.early_rules().filter(|_| there_are_clients);
         door::open(rules.map(|rules| rules.record))
     });
@@ -220,6 +226,7 @@ unsafe extern "C" fn router_init() -> c_int {
         if config.all_rules().iter().any(|rules| rules.audit.is_some()) {
             told::board::reserve(config.processes);
         }
+        worker::before_language_plugins(router_post_fork);
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
             crate::router::run(gateway, config)
@@ -237,19 +244,29 @@ unsafe extern "C" fn sockets_are_known() {
     guard("the start", (), passed::keep_from_the_server);
 }
 
+/// The same for the router, whose gateways are registered by now, as all others
+/// are.
+unsafe extern "C" fn router_post_init() {
+    guard("the start", (), || {
+        passed::keep_from_the_server();
+        if sockets::asked_for(Owner::Router) {
+            inherited::watch();
+        }
+    });
+}
+
 /// A process of the server has been forked that is no gateway.
 unsafe extern "C" fn router_post_fork() {
-    guard("the router", (), || {
-        siblings::close();
-        door::close();
-    });
+    guard("the router", (), inherited::leave);
 }
 
 /// The master ends or is about to execute itself anew; the gateways have been
 /// killed.
 unsafe extern "C" fn router_end() {
     guard("the end", (), || {
+        inherited::at_the_end();
         outlives::before_exec();
+        proof::before_exec();
         told::board::after_the_end();
         aftercare::after_the_end(locked(&ROUTER).hangup_grace);
         door::keep();

@@ -15,6 +15,7 @@ use super::recovery::Whose;
 use super::table::{Key, Source};
 use super::timers::Due;
 use crate::uwsgi::log::log;
+use crate::uwsgi::{inherited, proof};
 use fpty::error::reason;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
@@ -44,9 +45,13 @@ pub fn reserve(gateways: u32) {
     if gateways < 2 {
         return;
     }
-    let pairs: std::io::Result<Vec<_>> = (0..gateways).map(|_| Stream::pair()).collect();
+    let pairs: std::io::Result<Vec<_>> = (0..gateways).map(|_| Stream::pair_that_tells()).collect();
     match pairs {
         Ok(pairs) => {
+            for (theirs, ours) in &pairs {
+                inherited::by_gateways_only(theirs.as_fd());
+                inherited::by_gateways_only(ours.as_fd());
+            }
             let made = pairs.into_iter().map(|(theirs, ours)| Mailbox { theirs, ours });
             *mailboxes() = made.collect();
         }
@@ -57,11 +62,6 @@ pub fn reserve(gateways: u32) {
             ));
         }
     }
-}
-
-/// Closes them, in a process that is no gateway.
-pub fn close() {
-    mailboxes().clear();
 }
 
 fn mailboxes() -> std::sync::MutexGuard<'static, Vec<Mailbox>> {
@@ -230,12 +230,18 @@ impl GatewayLoop {
                 return;
             };
             let mut buffer = vec![0; HEAD + LONGEST];
-            let Read::Bytes(count) = mailbox.read(&mut buffer) else {
+            // Descriptors that come along close here.
+            let (read, sender) = mailbox.read_and_sender(&mut buffer, &mut Vec::new());
+            let Read::Bytes(count) = read else {
                 return;
             };
             let Some(message) = Message::decode(&buffer[..count]) else {
                 continue;
             };
+            // What another process says, or one that is gone, is nothing to us.
+            if !sender.is_some_and(|sender| proof::is_gateway(message.from, sender.pid)) {
+                continue;
+            }
             if !message.is_answer {
                 // Whoever asks does without.
                 self.guarded(Whose::Past, |router| router.answer(&message));

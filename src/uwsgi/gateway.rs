@@ -8,14 +8,14 @@ use once_cell::sync::OnceCell;
 
 use super::guard::guard;
 use super::log::log;
-use super::server;
 use super::sockets::{self, Owner, Socket};
+use super::{inherited, proof, server};
 use crate::ffi;
 use fpty::error::{Error, Result};
 
 /// The name of our gateways, which is that of their sockets' owner: by it the
 /// server finds out which sockets a gateway keeps.
-const NAME: &CStr = Owner::Router.name();
+pub(super) const NAME: &CStr = Owner::Router.name();
 
 /// One gateway process.
 pub struct Gateway {
@@ -56,10 +56,12 @@ pub fn register(count: u32, harakiri: Option<u32>, run: fn(Gateway) -> Result<()
 /// A gateway process begins here; when it returns, the server ends it.
 unsafe extern "C" fn gateway_main(id: c_int, _: *mut c_void) {
     guard("the gateway", (), || {
+        inherited::stay();
         let gateway = Gateway {
             id: usize::try_from(id).unwrap_or(0),
             harakiri: HARAKIRI.get().copied().flatten().filter(|_| server::has_master()),
         };
+        proof::i_am(gateway.ordinal());
         let outcome = match RUN.get() {
             Some(run) => run(gateway),
             None => Err(Error::new("registered without a purpose")),

@@ -6,6 +6,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::ffi;
 
+/// What they are kept under.
+const NAMES: [&str; 3] = ["FORKPTYROUTER_KEPT", "FORKPTYROUTER_PROOF", "FORKPTYROUTER_RECORDER"];
+
 /// Keeps a descriptor from the server, which after a reload closes what it does
 /// not know.
 pub fn protect(fd: BorrowedFd<'_>) {
@@ -25,9 +28,40 @@ pub fn keep(name: &str, fd: BorrowedFd<'_>, note: &OsStr) {
     unsafe { std::env::set_var(name, OsString::from_vec(value)) };
 }
 
+/// As soon as the library is loaded: what was kept closes with an exec again,
+/// before the server executes anything, and nobody looks into this process, who
+/// could take it from there.
+pub fn found() {
+    let values = NAMES.iter().filter_map(std::env::var_os);
+    for value in values {
+        super::inherited::forbid_inspection();
+        let text = value.to_string_lossy();
+        let numbers = text.split(' ').next().unwrap_or_default().split(',');
+        for number in numbers.filter_map(|number| number.parse::<c_int>().ok()) {
+            // SAFETY: fcntl(2) with numbers; whatever it is, it was left open
+            // for us.
+            unsafe { libc::fcntl(number.max(3), libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}
+
 /// Takes what was kept under this name: a socket that is open under the number
 /// that is said, and the note.
 pub fn take(name: &str) -> Option<(OwnedFd, OsString)> {
+    use nix::sys::socket::{SockType, getsockopt, sockopt};
+    take_if(name, |fd| getsockopt(fd, sockopt::SockType) == Ok(SockType::SeqPacket))
+}
+
+/// The same of memory.
+pub fn take_memory(name: &str) -> Option<OwnedFd> {
+    let is_memory = |fd: &OwnedFd| {
+        // SAFETY: fcntl(2) with numbers.
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) > 0 }
+    };
+    take_if(name, is_memory).map(|(fd, _)| fd)
+}
+
+fn take_if(name: &str, is_it: impl Fn(&OwnedFd) -> bool) -> Option<(OwnedFd, OsString)> {
     let value = std::env::var_os(name)?;
     // SAFETY: the server's only thread, while it starts.
     unsafe { std::env::remove_var(name) };
@@ -41,8 +75,7 @@ pub fn take(name: &str) -> Option<(OwnedFd, OsString)> {
     }
     // SAFETY: open, as we just saw, and ours: our last image left it to us.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    let kind = nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::SockType);
-    if kind != Ok(nix::sys::socket::SockType::SeqPacket) {
+    if !is_it(&fd) {
         // Somebody set the variable: the number is not ours to close.
         std::mem::forget(fd);
         return None;

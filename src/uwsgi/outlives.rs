@@ -2,12 +2,12 @@
 //! executes itself anew: both ends of a connection, by which the gateways
 //! reach what keeps their sessions (router/left/holder.rs).
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use once_cell::sync::OnceCell;
 
-use crate::ffi;
-use fpty::sys::shared::SharedWords;
+use super::{inherited, proof};
 use fpty::sys::socket::Stream;
 
 /// Both numbers, for the server that comes after a reload.
@@ -17,9 +17,8 @@ const VARIABLE: &str = "FORKPTYROUTER_KEPT";
 pub struct Outlives {
     ours: OwnedFd,
     theirs: OwnedFd,
-    /// How many processes have had the other end so far, and what a gateway
-    /// has to know of the last one.
-    words: SharedWords,
+    /// How many processes have had the other end so far.
+    count: &'static AtomicI32,
 }
 
 static OUTLIVES: OnceCell<Outlives> = OnceCell::new();
@@ -34,19 +33,21 @@ pub fn reserve(wanted: bool) {
     }
     let is_left = left.is_some();
     let pair = left.or_else(|| {
-        let (ours, theirs) = Stream::pair().ok()?;
+        // Whoever keeps sessions asks who says hello.
+        let (ours, theirs) = Stream::pair_that_tells().ok()?;
         Some((OwnedFd::from(ours), OwnedFd::from(theirs)))
     });
-    let (Some((ours, theirs)), Ok(words)) = (pair, SharedWords::new(1)) else {
+    let (Some((ours, theirs)), Some(count)) = (pair, proof::keepers()) else {
         return;
     };
-    words.words()[0].store(is_left.into(), std::sync::atomic::Ordering::Release);
-    for fd in [&ours, &theirs] {
-        // SAFETY: a descriptor's number. The server closes all that it does
-        // not know, at the start and before it executes itself.
-        unsafe { ffi::uwsgi_add_safe_fd(fd.as_raw_fd()) };
+    match is_left {
+        true => _ = count.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire),
+        false => count.store(0, Ordering::Release),
     }
-    let _ = OUTLIVES.set(Outlives { ours, theirs, words });
+    for fd in [&ours, &theirs] {
+        inherited::by_gateways_only(fd.as_fd());
+    }
+    let _ = OUTLIVES.set(Outlives { ours, theirs, count });
 }
 
 fn take() -> Option<(OwnedFd, OwnedFd)> {
@@ -106,7 +107,7 @@ impl Outlives {
 
     /// How many processes have had the other end so far; shared by all
     /// gateways.
-    pub fn count(&self) -> &'static std::sync::atomic::AtomicI32 {
-        &self.words.words()[0]
+    pub fn count(&self) -> &'static AtomicI32 {
+        self.count
     }
 }

@@ -55,8 +55,13 @@ pub fn may_rest() -> Option<&'static str> {
     }
 }
 
-/// Our hook, and the one that it stands in front of.
-static HOOKS: Mutex<[Option<Hook>; 2]> = Mutex::new([None, None]);
+/// Our hooks, and the one that they stand in front of.
+static HOOKS: Mutex<Hooks> = Mutex::new(Hooks { ours: [None; 2], theirs: None });
+
+struct Hooks {
+    ours: [Option<Hook>; 2],
+    theirs: Option<Hook>,
+}
 
 /// Has `hook` called in each forked process (worker, mule, spooler) before
 /// any language plugin's post_fork hook.
@@ -66,8 +71,16 @@ static HOOKS: Mutex<[Option<Hook>; 2]> = Mutex::new([None, None]);
 /// standard input, find its end, and run on it for ever. And in a mule it
 /// calls no others.
 ///
-/// To be called by the master, before it forks, once.
+/// To be called by the master, before it forks, once for each of two hooks.
 pub fn before_language_plugins(hook: Hook) {
+    let mut hooks = hooks();
+    let is_first = hooks.ours.iter().all(Option::is_none);
+    if let Some(free) = hooks.ours.iter_mut().find(|hook| hook.is_none()) {
+        *free = Some(hook);
+    }
+    if !is_first {
+        return;
+    }
     // SAFETY: the server's table of 256 plugins, of which none is NULL (the
     // free places share one that does nothing), on its only thread. The
     // structs live as long as the server; their hooks take no argument.
@@ -77,20 +90,23 @@ pub fn before_language_plugins(hook: Hook) {
             .iter()
             .find(|plugin| plugin.as_ref().is_some_and(|plugin| plugin.post_fork.is_some()));
         if let Some(plugin) = first_with_hook.unwrap_or(&plugins[0]).as_mut() {
-            *hooks() = [Some(hook), plugin.post_fork];
+            hooks.theirs = plugin.post_fork;
             plugin.post_fork = Some(ours_and_theirs);
         }
     }
 }
 
 unsafe extern "C" fn ours_and_theirs() {
-    let hooks = *hooks();
-    for hook in hooks.into_iter().flatten() {
+    let (ours, theirs) = {
+        let hooks = hooks();
+        (hooks.ours, hooks.theirs)
+    };
+    for hook in ours.into_iter().flatten().chain(theirs) {
         // SAFETY: a post_fork hook, called where the server calls it.
         unsafe { hook() };
     }
 }
 
-fn hooks() -> MutexGuard<'static, [Option<Hook>; 2]> {
+fn hooks() -> MutexGuard<'static, Hooks> {
     HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,8 +8,8 @@ use nix::sys::signal::Signal;
 use crate::extended::{open, to_the_end};
 use crate::harness::client::{Mode, fpty};
 use crate::harness::leaver::Leaver;
-use crate::harness::{on_every_server, process, wait_until};
-use crate::recordings::{Cast, ends, record, recorded};
+use crate::harness::{Server, assert_same, on_every_server, process, sequence, wait_until};
+use crate::recordings::{Cast, ends, files, record, recorded, recorder, running};
 
 /// The variables of a client that can leave, and takes terminals.
 const LEAVES: [(&str, &str); 3] = [("fpty.detach", "1"), ("fpty.take", "1"), ("fpty.name", "job")];
@@ -96,6 +96,150 @@ fn what_began_before_recordings_ends_or_is_said_to_go_on() {
             let (_, _, why) = attached.ended();
             assert!(why.contains("it cannot be recorded: it began before"), "{why}");
             wait_until("their programs end", || server.programs().is_empty());
+        }
+    });
+}
+
+/// What a session's files have of its output, in their order, whether they were
+/// finished or not.
+fn all_output(server: &Server) -> String {
+    let mut output = String::new();
+    let mut files = files(server);
+    files.sort_by_key(|path| path.with_extension(""));
+    for path in files {
+        let text = fs::read_to_string(path).expect("a recording");
+        assert!(text.is_empty() || text.ends_with('\n'), "whole lines");
+        for line in text.lines().skip(1).filter(|line| !line.starts_with('#')) {
+            let (_, kind, text): (f64, String, String) = serde_json::from_str(line).expect(line);
+            if kind == "o" {
+                output += &text;
+            }
+        }
+    }
+    output
+}
+
+fn kill_recorder(server: &Server, number: i32) {
+    process::signal(number, Signal::SIGKILL);
+    wait_until("there is another one", || recorder(server).is_some_and(|now| now.pid != number));
+}
+
+#[test]
+fn what_a_killed_recorder_had_not_written_is_written_by_the_next() {
+    on_every_server(|flavor| {
+        for on_error in ["continue", "close"] {
+            let server = recorded(flavor)
+                .script("stty raw -echo; printf ready; read x; seq 1 40000; printf done; read y; exit 4")
+                .option("forkptyrouter-record-on-error", on_error)
+                .start();
+            let mut client = server.connect("u");
+            open(&client, &[]);
+            client.read_until("ready");
+            wait_until("that is written", || all_output(&server) == "ready");
+            let stopped = running(&server, "fpty-recorder");
+            process::signal(stopped, Signal::SIGSTOP);
+            client.input("\n");
+            client.read_until("done");
+            kill_recorder(&server, stopped);
+            server.wait_for_log("the recorder was killed");
+            let status = if on_error == "close" { None } else { Some(4) };
+            if status.is_some() {
+                client.input("\n");
+            }
+            let said = to_the_end(&mut client);
+            assert_eq!(said.ended[0].1 == 4, status == Some(4), "{:?}", said.ended);
+            let record = record(&server, 1);
+            let path = record["path"].as_str().expect("a path");
+            assert!(path.ends_with("-part2.cast"), "{path}");
+            let cast = Cast::read(path);
+            cast.check(&record);
+            assert_eq!(record["dropped"], 0, "{record}");
+            let wanted = [b"ready".as_slice(), &sequence(40_000), b"done"].concat();
+            assert_same(all_output(&server).as_bytes(), &wanted);
+            assert_eq!(files(&server).len(), 2);
+            // It begins when its first bytes came, not when the session did.
+            assert!(cast.events[0].0 < 0.1, "{:?}", cast.events[0]);
+        }
+    });
+}
+
+/// Killed in the midst of writing: nothing is missing that is not counted, and
+/// nothing is there twice.
+#[test]
+fn what_was_half_written_is_there_once() {
+    on_every_server(|flavor| {
+        let server = recorded(flavor)
+            .script("stty raw -echo; printf ready; read x; seq 1 3000000; exit 6")
+            .start();
+        let mut client = server.connect("s");
+        client.read_until("ready");
+        let running = running(&server, "fpty-recorder");
+        client.send("\n");
+        let size = || {
+            files(&server)
+                .iter()
+                .map(|path| fs::metadata(path).map_or(0, |file| file.len()))
+                .sum::<u64>()
+        };
+        let output = std::thread::scope(|scope| {
+            let output = scope.spawn(|| client.read_to_end());
+            let mut number = running;
+            for _ in 0..2 {
+                let before = size();
+                wait_until("something is written", || {
+                    size() > before + 300_000 || output.is_finished()
+                });
+                kill_recorder(&server, number);
+                number = recorder(&server).expect("another one").pid;
+            }
+            output.join().expect("the output")
+        });
+        assert_same(&output, &[b"ready".as_slice(), &sequence(3_000_000)].concat());
+        let record = record(&server, 1);
+        let dropped = record["dropped"].as_u64().expect("a number");
+        let there = all_output(&server);
+        assert_eq!(there.len() as u64 + dropped, output.len() as u64, "{record}");
+        if dropped == 0 {
+            assert_same(there.as_bytes(), &output);
+        }
+        assert!(files(&server).len() > 1);
+    });
+}
+
+/// An end whose last words no recorder took; and one that nobody writes.
+#[test]
+fn ends_that_wait_for_a_killed_recorder_are_told_as_they_are() {
+    on_every_server(|flavor| {
+        let server = recorded(flavor)
+            .script("stty raw -echo; printf ready; read x; seq 1 2000; exit 7")
+            .start();
+        for keeper_lives in [true, false] {
+            let mut client = server.connect("s");
+            client.read_until("ready");
+            let count = ends(&server).len();
+            wait_until("that is written", || all_output(&server).ends_with("ready"));
+            let stopped = running(&server, "fpty-recorder");
+            process::signal(stopped, Signal::SIGSTOP);
+            client.send("\n");
+            client.read_to_end();
+            if keeper_lives {
+                kill_recorder(&server, stopped);
+                let record = record(&server, count + 1);
+                let cast = Cast::read(record["path"].as_str().expect("a path"));
+                cast.check(&record);
+                assert_eq!(cast.all("o").as_bytes(), sequence(2000));
+                assert_eq!((cast.all("x").as_str(), cast.total("dropped")), ("7", "0"));
+                continue;
+            }
+            let keeper = running(&server, "fpty-rec-keeper");
+            process::signal(keeper, Signal::SIGKILL);
+            wait_until("it is gone", || {
+                crate::recordings::find(&server, "fpty-rec-keeper").is_none()
+            });
+            process::signal(stopped, Signal::SIGKILL);
+            let record = record(&server, count + 1);
+            assert_eq!(record["sha256"], serde_json::Value::Null, "{record}");
+            assert_eq!(record["dropped"], sequence(2000).len(), "{record}");
         }
     });
 }

@@ -106,7 +106,7 @@ impl Holder {
     /// Gateways begin. Returns false when none ever will again.
     fn hear_hellos(&mut self) -> bool {
         loop {
-            match record::receive(&self.hellos) {
+            match record::receive_hello(&self.hellos) {
                 Received::Message(Message::Hello(hello, own)) => self.begins(hello, own.into()),
                 Received::Message(_) | Received::Nonsense => {}
                 Received::Nothing => return true,

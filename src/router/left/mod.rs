@@ -42,7 +42,7 @@ use super::table::{Key, Source, Table};
 use super::timers::Due;
 use crate::config::router::Router;
 use crate::session::Session;
-use crate::uwsgi::outlives;
+use crate::uwsgi::{outlives, proof};
 use fpty::proto::Ended;
 use fpty::remains::Remains;
 use fpty::sys::Written;
@@ -186,7 +186,8 @@ impl Left {
             return Ok((None, Vec::new()));
         }
         let count = usize::try_from(config.processes).unwrap_or(1);
-        let (store, found) = Store::new(Hello { ordinal, count }, config.hangup_grace);
+        let token = proof::token().unwrap_or_default();
+        let (store, found) = Store::new(Hello { ordinal, count, token }, config.hangup_grace);
         let left = Self {
             poller: Poller::new(16)?,
             interrupts: Interrupts::new(),

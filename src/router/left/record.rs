@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use crate::uwsgi::proof::{self, Token};
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
@@ -45,6 +46,9 @@ pub struct Hello {
     pub ordinal: usize,
     /// Of so many.
     pub count: usize,
+    /// By what it is known to be one.
+    #[serde(default)]
+    pub token: Token,
 }
 
 /// Descriptors of a session. An ended one has the ring alone.
@@ -122,6 +126,26 @@ pub fn send_over(to: &Stream, id: &str) -> Written {
 /// Says that that was all.
 pub fn send_done(to: &Stream) -> Written {
     to.write(b".")
+}
+
+/// Takes a message from where only gateways say hello. What somebody else says
+/// who has come to the descriptor is nonsense: the kernel tells whose process
+/// sends, and the token that it is a gateway.
+pub fn receive_hello(from: &Stream) -> Received {
+    let (mut buffer, mut descriptors) = ([0; LONGEST], Vec::new());
+    let (count, sender) = match from.read_and_sender(&mut buffer, &mut descriptors) {
+        (Read::Bytes(count), sender) => (count, sender),
+        (Read::Blocked, _) => return Received::Nothing,
+        (Read::End | Read::Gone, _) => return Received::End,
+    };
+    let own = nix::unistd::geteuid().as_raw();
+    let is_of_us = sender.is_some_and(|sender| sender.uid == own || sender.uid == 0);
+    match read(&buffer[..count], descriptors) {
+        Some(Message::Hello(hello, own)) if is_of_us && proof::is_proved_by(&hello.token) => {
+            Received::Message(Message::Hello(hello, own))
+        }
+        _ => Received::Nonsense,
+    }
 }
 
 /// Takes a message.

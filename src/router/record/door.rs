@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::record::Record;
-use crate::uwsgi::{kept, log::log};
+use crate::uwsgi::proof::{self, Token};
+use crate::uwsgi::{inherited, kept, log::log};
 use fpty::error::{Context, Result};
 use fpty::sys::Written;
 use fpty::sys::folder::Folder;
+use fpty::sys::queue::Giver;
 use fpty::sys::socket::Stream;
 
 use super::process;
@@ -104,11 +106,6 @@ pub fn keep() {
     }
 }
 
-/// Whoever has nothing to do with recordings closes it.
-pub fn close() {
-    *door() = None;
-}
-
 /// The number of a folder, as the recorder has it; after a reload that changed
 /// it that may be another's.
 pub fn number(folder: &OsStr) -> usize {
@@ -128,18 +125,41 @@ pub fn path(folder: usize, name: &str) -> String {
     folder.map_or_else(|| name.to_owned(), |folder| folder.join(name).display().to_string())
 }
 
-/// Sends a recorder a queue and a channel. Returns whether there is one.
-pub fn enter(queue: &OwnedFd, channel: &Stream) -> bool {
+/// Sends a recorder a queue and a channel, and another queue with what is to be
+/// known of the first one. Returns whether there is one.
+pub fn enter(queue: &Giver, channel: &Stream, before: Option<&Giver>) -> bool {
     let door = door();
-    let sent = door
-        .as_ref()
-        .map(|door| door.stream.write_with_descriptors(b"+", &[queue.as_fd(), channel.as_fd()]));
+    let mut descriptors = vec![queue.as_fd(), channel.as_fd()];
+    descriptors.extend(before.map(AsFd::as_fd));
+    let word = entry(proof::token().unwrap_or_default());
+    let sent = door.as_ref().map(|door| door.stream.write_with_descriptors(&word, &descriptors));
     matches!(sent, Some(Written::Bytes(_)))
+}
+
+/// What a gateway says at the door.
+fn entry(token: Token) -> Vec<u8> {
+    let token = token.iter().flat_map(|word| word.to_ne_bytes());
+    std::iter::once(b'+').chain(token).collect()
+}
+
+/// Whether it was a gateway that has said this.
+pub(super) fn is_entry(said: &[u8]) -> bool {
+    let mut token = Token::default();
+    let Some((b'+', bytes)) = said.split_first() else {
+        return false;
+    };
+    if bytes.len() != size_of::<Token>() {
+        return false;
+    }
+    for (word, bytes) in token.iter_mut().zip(bytes.chunks_exact(4)) {
+        *word = i32::from_ne_bytes(bytes.try_into().unwrap_or_default());
+    }
+    proof::is_proved_by(&token)
 }
 
 impl Door {
     fn install(self) {
-        kept::protect(self.stream.as_fd());
+        inherited::by_gateways_only(self.stream.as_fd());
         *door() = Some(self);
     }
 

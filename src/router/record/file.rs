@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 
 use sha2::{Digest, Sha256};
 
 use super::cast::{Cast, Totals};
-use super::message::{Begin, Kind, Message};
+use super::ledger::{Entry, Ledger};
+use super::message::{Begin, Kind, Message, Resume};
 use fpty::error::reason;
 use fpty::sys::Size;
 use fpty::sys::folder::Folder;
@@ -24,7 +25,12 @@ const NAMES: u32 = 20;
 /// A recording.
 pub struct Recording {
     name: String,
+    /// Its folder's number.
+    folder: usize,
+    inode: u64,
     file: File,
+    /// The last batch that wrote to it.
+    batch: u64,
     cast: Cast,
     hash: Sha256,
     /// Lines that are not in the file yet.
@@ -37,6 +43,8 @@ pub struct Recording {
     dropped: u64,
     /// When the last message was.
     at: u64,
+    /// When the file begins, as messages have it.
+    from: u64,
     /// Nothing more is written but the last lines.
     ended: bool,
     /// Because it is as long as it may become.
@@ -70,7 +78,7 @@ impl Recording {
     ///
     /// # Errors
     /// The system's words.
-    pub fn begin(folder: &Folder, begin: &Begin) -> Result<Self, Failure> {
+    pub fn begin(folder: &Folder, begin: &Begin, ledger: &Ledger) -> Result<Self, Failure> {
         let mut failure = io::ErrorKind::AlreadyExists.into();
         for number in 1..=NAMES {
             let name = match number {
@@ -78,7 +86,11 @@ impl Recording {
                 _ => format!("{}-{number}.cast", begin.name),
             };
             match folder.create(&name) {
-                Ok(file) => return Self::of(name, file, begin),
+                Ok(file) => {
+                    let mut recording = Self::of(name, file, begin);
+                    recording.is_written_to(ledger, true);
+                    return Ok(recording);
+                }
                 Err(error) => failure = error,
             }
             if failure.kind() != io::ErrorKind::AlreadyExists {
@@ -88,26 +100,56 @@ impl Recording {
         Err(Failure::Error(reason(&failure)))
     }
 
-    fn of(name: String, file: File, begin: &Begin) -> Result<Self, Failure> {
+    /// Makes the file of a session that goes on, of which this message is the
+    /// next one.
+    ///
+    /// # Errors
+    /// The system's words.
+    pub fn resume(
+        folder: &Folder,
+        resume: &Resume,
+        message: Message<'_>,
+        ledger: &Ledger,
+    ) -> Result<Self, Failure> {
+        let mut begin = resume.begin.clone();
+        begin.head.timestamp = begin.head.timestamp.saturating_add(message.at / 1_000_000);
+        let recording = Self::begin(folder, &begin, ledger)?;
+        Ok(Self { from: message.at, dropped: resume.dropped, ..recording })
+    }
+
+    fn of(name: String, file: File, begin: &Begin) -> Self {
         let mut lines = Vec::new();
         let cast = Cast::begin(&begin.head, &mut lines);
-        let limit = begin.limit.map_or(u64::MAX, |limit| limit.saturating_sub(LAST_LINES));
-        let hash = Sha256::new();
-        let (ends, written, dropped, at, ended) = (Vec::new(), 0, 0, 0, false);
-        Ok(Self {
+        Self {
             name,
+            folder: begin.folder,
+            inode: file.metadata().map_or(0, |file| file.ino()),
             file,
+            batch: 0,
             cast,
-            hash,
+            hash: Sha256::new(),
             lines,
-            ends,
-            written,
-            limit,
-            dropped,
-            at,
-            ended,
+            ends: Vec::new(),
+            written: 0,
+            limit: begin.limit.map_or(u64::MAX, |limit| limit.saturating_sub(LAST_LINES)),
+            dropped: 0,
+            at: 0,
+            from: 0,
+            ended: false,
             is_full: false,
-        })
+        }
+    }
+
+    /// The batch is about to change the file: it is noted how it is.
+    fn is_written_to(&mut self, ledger: &Ledger, is_new: bool) {
+        if self.batch == ledger.batch() {
+            return;
+        }
+        self.batch = ledger.batch();
+        // It may be shorter than what was written: somebody has emptied it.
+        let length = self.file.metadata().map_or(self.written, |file| file.len());
+        let (folder, name, inode) = (self.folder, self.name.clone(), self.inode);
+        ledger.note(&Entry { folder, name, inode, length, is_new });
     }
 
     /// Takes the room that nobody uses now, where it has none of its own.
@@ -132,13 +174,14 @@ impl Recording {
     ///
     /// # Errors
     /// Nothing more is written from here on, but the last lines.
-    pub fn note(&mut self, message: Message<'_>) -> Result<(), Failure> {
+    pub fn note(&mut self, message: Message<'_>, ledger: &Ledger) -> Result<(), Failure> {
+        let message = Message { at: message.at.saturating_sub(self.from), ..message };
         let Message { kind, at, body, .. } = message;
         self.at = self.at.max(at);
         let is_of_session = matches!(kind, Kind::Output | Kind::Input);
         let lost = match kind {
-            Kind::Missing => missing(body),
-            _ if is_of_session && self.ended => body.len() as u64,
+            Kind::Missing => message.lost(),
+            _ if self.ended => message.lost(),
             _ => 0,
         };
         self.dropped = self.dropped.saturating_add(lost);
@@ -165,7 +208,7 @@ impl Recording {
         if there == body.len() {
             return Ok(());
         }
-        self.write()?;
+        self.write(ledger)?;
         self.ended = true;
         self.is_full = true;
         Err(Failure::Full)
@@ -177,7 +220,7 @@ impl Recording {
             Kind::Output => self.cast.output(at, body, &mut self.lines),
             Kind::Input => self.cast.input(at, body, &mut self.lines),
             Kind::Missing => {
-                let missing = missing(body);
+                let missing = message.lost();
                 self.cast.mark(at, &format!("{missing} bytes are missing"), &mut self.lines);
             }
             Kind::Resize => {
@@ -186,7 +229,7 @@ impl Recording {
                     self.cast.resize(at, Size { rows, cols }, &mut self.lines);
                 }
             }
-            Kind::Begin | Kind::End => {}
+            Kind::Begin | Kind::End | Kind::Resume => {}
         }
     }
 
@@ -194,7 +237,10 @@ impl Recording {
     ///
     /// # Errors
     /// As [`Recording::note`]. The file then ends with a whole line.
-    pub fn write(&mut self) -> Result<(), Failure> {
+    pub fn write(&mut self, ledger: &Ledger) -> Result<(), Failure> {
+        if !self.lines.is_empty() {
+            self.is_written_to(ledger, false);
+        }
         let (count, outcome) = write_all(&mut self.file, &self.lines);
         let whole = match outcome {
             Ok(()) => count,
@@ -212,27 +258,34 @@ impl Recording {
             return Ok(());
         };
         self.ended = true;
-        let _ = self.file.set_len(self.written);
+        self.take_back(count - whole);
         Err(Failure::Error(reason(&error)))
     }
 
+    /// Takes so many bytes off its end, where there are any: it is shorter than
+    /// what was written if somebody has emptied it.
+    fn take_back(&self, count: usize) {
+        let length = self.file.metadata().map_or(0, |file| file.len());
+        if count > 0 && length >= count as u64 {
+            let _ = self.file.set_len(length - count as u64);
+        }
+    }
+
     /// The session is over, with this status where it is known.
-    pub fn end(mut self, status: Option<i32>) -> Outcome {
+    pub fn end(mut self, status: Option<i32>, ledger: &Ledger) -> Outcome {
         if !self.ended || self.is_full {
             self.cast.end(self.at, status, &mut self.lines);
         }
-        let _ = self.write();
-        let sha256 = hex(&self.hash.finalize());
+        let _ = self.write(ledger);
+        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
         let totals = Totals { bytes: self.written, dropped: self.dropped, sha256: &sha256 };
         let mut line = Vec::new();
         self.cast.last_line(totals, &mut line);
+        self.is_written_to(ledger, false);
         // Where it does not fit it is not there, and nothing of it.
-        let fits = self.file.write_all_at(&line, self.written).is_ok();
-        match fits {
-            true => self.written += line.len() as u64,
-            false => {
-                let _ = self.file.set_len(self.written);
-            }
+        match write_all(&mut self.file, &line) {
+            (count, Ok(())) => self.written += count as u64,
+            (count, Err(_)) => self.take_back(count),
         }
         Outcome {
             name: self.name,
@@ -242,10 +295,6 @@ impl Recording {
             sha256: Some(sha256),
         }
     }
-}
-
-fn missing(body: &[u8]) -> u64 {
-    body.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Writes as much as there is room for, and says how much that was.
@@ -306,13 +355,14 @@ mod tests {
     fn the_last_line_has_the_hash_of_those_before_it() {
         let place = tempfile::tempdir().expect("a directory");
         let folder = Folder::open(place.path()).expect("a folder");
+        let ledger = Ledger::new().expect("memory");
         let path = place.path().join("20260101T000000Z-root-0123abcd.cast");
         std::fs::write(&path, "foreign").expect("a foreign file");
-        let mut recording = Recording::begin(&folder, &begin(None)).expect("a file");
-        assert_eq!(recording.note(output(b"one\n")), Ok(()));
-        assert_eq!(recording.write(), Ok(()));
-        assert_eq!(recording.note(output(b"two\n")), Ok(()));
-        let outcome = recording.end(Some(3));
+        let mut recording = Recording::begin(&folder, &begin(None), &ledger).expect("a file");
+        assert_eq!(recording.note(output(b"one\n"), &ledger), Ok(()));
+        assert_eq!(recording.write(&ledger), Ok(()));
+        assert_eq!(recording.note(output(b"two\n"), &ledger), Ok(()));
+        let outcome = recording.end(Some(3), &ledger);
         assert_eq!(outcome.name, "20260101T000000Z-root-0123abcd-2.cast");
         let text = std::fs::read_to_string(place.path().join(&outcome.name)).expect("a file");
         assert_eq!(outcome.bytes, text.len() as u64);
@@ -326,17 +376,18 @@ mod tests {
     fn a_file_becomes_no_longer_than_it_may() {
         let place = tempfile::tempdir().expect("a directory");
         let folder = Folder::open(place.path()).expect("a folder");
-        let mut recording = Recording::begin(&folder, &begin(Some(4096))).expect("a file");
+        let ledger = Ledger::new().expect("memory");
+        let mut recording = Recording::begin(&folder, &begin(Some(4096)), &ledger).expect("a file");
         let mut given = 0;
         let failure = loop {
-            if let Err(failure) = recording.note(output(&[b'\x1b'; 100])) {
+            if let Err(failure) = recording.note(output(&[b'\x1b'; 100]), &ledger) {
                 break failure;
             }
             given += 100;
         };
         assert_eq!(failure, Failure::Full);
-        assert_eq!(recording.note(output(b"more")), Ok(()));
-        let outcome = recording.end(Some(0));
+        assert_eq!(recording.note(output(b"more"), &ledger), Ok(()));
+        let outcome = recording.end(Some(0), &ledger);
         assert!(outcome.bytes <= 4096 && outcome.bytes > 3500, "{outcome:?}");
         assert!(given > 300);
         let text = std::fs::read_to_string(place.path().join(&outcome.name)).expect("a file");
@@ -354,12 +405,47 @@ mod tests {
     fn a_full_disk_leaves_whole_lines() {
         // Every write to it fails.
         let full = File::options().write(true).open("/dev/full").expect("/dev/full");
-        let mut recording = Recording::of(String::from("x"), full, &begin(None)).expect("a file");
-        assert_eq!(recording.note(output(b"lost, too")), Ok(()));
-        let failure = recording.write().expect_err("no room");
+        let ledger = Ledger::new().expect("memory");
+        let mut recording = Recording::of(String::from("x"), full, &begin(None));
+        assert_eq!(recording.note(output(b"lost, too"), &ledger), Ok(()));
+        let failure = recording.write(&ledger).expect_err("no room");
         assert!(matches!(failure, Failure::Error(why) if why.contains("space")));
-        assert_eq!(recording.note(output(b"lost")), Ok(()));
-        let outcome = recording.end(None);
+        assert_eq!(recording.note(output(b"lost"), &ledger), Ok(()));
+        let outcome = recording.end(None, &ledger);
         assert_eq!((outcome.bytes, outcome.dropped), (0, 13));
+    }
+
+    #[test]
+    fn one_that_is_emptied_meanwhile_has_no_hole() {
+        let place = tempfile::tempdir().expect("a directory");
+        let folder = Folder::open(place.path()).expect("a folder");
+        let ledger = Ledger::new().expect("memory");
+        let mut recording = Recording::begin(&folder, &begin(None), &ledger).expect("a file");
+        let path = place.path().join(&recording.name);
+        assert_eq!(recording.note(output(b"one"), &ledger), Ok(()));
+        assert_eq!(recording.write(&ledger), Ok(()));
+        std::fs::File::options().write(true).truncate(true).open(&path).expect("emptied");
+        assert_eq!(recording.note(output(b"two"), &ledger), Ok(()));
+        recording.end(Some(0), &ledger);
+        let text = std::fs::read_to_string(&path).expect("a file");
+        assert!(text.starts_with("[0.000000, \"o\", \"two\"]\n"), "{text:?}");
+        assert!(text.ends_with('\n') && !text.contains('\0'), "{text:?}");
+    }
+
+    #[test]
+    fn what_goes_on_begins_with_its_next_message() {
+        let place = tempfile::tempdir().expect("a directory");
+        let folder = Folder::open(place.path()).expect("a folder");
+        let ledger = Ledger::new().expect("memory");
+        let resume = Resume { begin: begin(None), before: String::new(), dropped: 7, ends: false };
+        let message = Message { at: 65_000_000, ..output(b"later") };
+        let mut recording = Recording::resume(&folder, &resume, message, &ledger).expect("a file");
+        assert_eq!(recording.note(message, &ledger), Ok(()));
+        let outcome = recording.end(Some(0), &ledger);
+        assert_eq!(outcome.dropped, 7);
+        let text = std::fs::read_to_string(place.path().join(&outcome.name)).expect("a file");
+        assert!(text.contains("\"timestamp\":66,"), "{text}");
+        assert!(text.contains("\n[0.000000, \"o\", \"later\"]\n"), "{text}");
+        checked(&text);
     }
 }

@@ -31,10 +31,13 @@ pub enum Kind {
     Missing,
     /// It is over; with its exit status in four bytes, where that is known.
     End,
+    /// It goes on, of which a recorder before this one has written the
+    /// beginning: a [`Resume`] as JSON.
+    Resume,
 }
 
-const KINDS: [Kind; 6] =
-    [Kind::Begin, Kind::Output, Kind::Input, Kind::Resize, Kind::Missing, Kind::End];
+const KINDS: [Kind; 7] =
+    [Kind::Begin, Kind::Output, Kind::Input, Kind::Resize, Kind::Missing, Kind::End, Kind::Resume];
 
 /// A session that begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +50,20 @@ pub struct Begin {
     pub limit: Option<u64>,
     /// What stands in it.
     pub head: Head,
+}
+
+/// A session that goes on in another file. That is made when there is something
+/// to be written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// As it would begin there. Its time is that of the session's beginning.
+    pub begin: Begin,
+    /// The name of the file before.
+    pub before: String,
+    /// How many bytes are missing so far.
+    pub dropped: u64,
+    /// Its end alone is worth a file.
+    pub ends: bool,
 }
 
 /// What the recorder answers.
@@ -74,8 +91,8 @@ pub enum Answer {
         session: u32,
         /// The file's name; `None`: there is none.
         name: Option<String>,
-        /// Its length.
-        bytes: u64,
+        /// Its length; `None`: nothing is known of it.
+        bytes: Option<u64>,
         /// How many of the session's bytes are not in it.
         dropped: u64,
         /// The hash of all before the last line; `None`: there is no last line.
@@ -94,6 +111,17 @@ pub struct Message<'a> {
     pub at: u64,
     /// What follows.
     pub body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// How many bytes of the session are missing if it is written nowhere.
+    pub fn lost(&self) -> u64 {
+        match self.kind {
+            Kind::Output | Kind::Input => self.body.len() as u64,
+            Kind::Missing => self.body.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)),
+            Kind::Begin | Kind::Resize | Kind::End | Kind::Resume => 0,
+        }
+    }
 }
 
 /// The header of a message.

@@ -9,16 +9,19 @@
 //! | `message.rs` | what both say to each other |
 //! | `door.rs` | the recorder is started, and kept over a reload |
 //! | `process.rs` | the recorder itself |
+//! | `takeover.rs`, `ledger.rs` | the recorder was killed: what the next one is given; what was half written |
 //! | `file.rs` | the file of a session |
 //! | `cast.rs`, `text.rs` | asciicast; bytes as text in JSON |
 
 mod cast;
 pub mod door;
 mod file;
+mod ledger;
 mod message;
 mod process;
 mod sessions;
 mod sink;
+mod takeover;
 mod talking;
 mod text;
 
@@ -37,7 +40,7 @@ use fpty::sys::child::Exit;
 use fpty::sys::queue::Giver;
 use fpty::sys::socket::Stream;
 
-use message::Begin;
+use message::{Begin, Resume};
 pub use sink::Recording;
 use sink::{Link, Sink};
 
@@ -78,10 +81,11 @@ struct Session {
 }
 
 struct Over {
-    folder: usize,
-    name: String,
+    session: Session,
     since: Instant,
     last: Box<Last>,
+    /// How many bytes are missing, as the recorder was told.
+    dropped: u64,
 }
 
 impl Recorder {
@@ -166,17 +170,24 @@ impl Session {
     fn file(&self) -> String {
         format!("{}.cast", self.name())
     }
+
+    /// It goes on in another file; what a recorder has to know for that.
+    fn resume(&mut self, dropped: u64, ends: bool) -> Resume {
+        let before = self.file();
+        self.part += 1;
+        Resume { begin: Begin { name: self.name(), ..self.begin.clone() }, before, dropped, ends }
+    }
 }
 
 fn log_of(id: &str, what: &str) {
     log(&format!("forkptyrouter: session {id} {what}"));
 }
 
-/// Makes a queue and a channel and sends them to the recorder.
-fn connect() -> Result<Link, String> {
-    let (queue, its_queue) = Giver::new().map_err(|error| reason(&error))?;
+/// Sends the recorder a queue and a channel, and, where a recorder before it
+/// had that queue, what is to be known of it.
+fn connect(queue: Giver, before: Option<&Giver>) -> Result<Link, String> {
     let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
-    match door::enter(&its_queue, &its_channel) {
+    match door::enter(&queue, &its_channel, before) {
         true => Ok(Link { queue, channel }),
         false => Err(String::from("there is no recorder")),
     }

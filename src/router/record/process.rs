@@ -4,7 +4,9 @@
 //!
 //! It has a door: whoever holds the other end, the server and each gateway, may
 //! send it a queue (`sys/queue.rs`) and a channel. It ends with the last of
-//! them. A parent that does nothing else starts another one if it is killed.
+//! them. A parent that does nothing else starts another one if it is killed,
+//! and the gateways give that one their queues: what was not in the files is in
+//! there, and what was half in them is taken out of them again (`ledger.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,8 +15,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::super::fault;
+use super::door;
 use super::file::{Failure, Recording};
-use super::message::{self, Answer, Begin, Kind, Message, Nonsense};
+use super::ledger::{Ledger, Unfinished};
+use super::message::{self, Answer, Begin, Kind, Message, Nonsense, Resume};
 use crate::uwsgi::guard;
 use fpty::sys::folder::Folder;
 use fpty::sys::peer::{Arrived, Peer};
@@ -64,6 +68,7 @@ pub fn start(folders: Vec<Folder>) -> std::io::Result<Stream> {
 
 /// The parent's life.
 fn supervise(kept: Vec<OwnedFd>) {
+    fpty::sys::forbid_inspection();
     own_dispositions(&[]);
     NOT_OURS.into_iter().for_each(block);
     let _ = std::env::set_current_dir("/");
@@ -72,11 +77,14 @@ fn supervise(kept: Vec<OwnedFd>) {
         return;
     };
     let folders: Vec<Folder> = kept.map(Folder::of).collect();
+    let Ok(ledger) = Ledger::new() else {
+        return;
+    };
     loop {
         let begin = Instant::now();
         let ended = detached::watched(c"fpty-recorder", || {
             if let Ok(door) = door.try_clone() {
-                let _ = run(Stream::from(door), &folders);
+                let _ = run(Stream::from(door), &Place { folders: &folders, ledger: &ledger });
             }
         });
         if matches!(ended, Ok(true)) {
@@ -89,6 +97,13 @@ fn supervise(kept: Vec<OwnedFd>) {
 }
 
 const DOOR: u64 = 0;
+
+/// Where it writes.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    folders: &'a [Folder],
+    ledger: &'a Ledger,
+}
 
 /// A gateway, as the recorder knows it.
 struct Source {
@@ -109,12 +124,14 @@ struct Source {
 /// One of its sessions.
 enum Session {
     Recorded(Box<Recording>),
+    /// One before us has recorded it; there is nothing of it for us so far.
+    Waits(Box<Resume>),
     /// There is no file; so many bytes would have gone there.
     Lost(u64),
 }
 
 /// The process's life.
-fn run(door: Stream, folders: &[Folder]) -> std::io::Result<()> {
+fn run(door: Stream, place: &Place<'_>) -> std::io::Result<()> {
     fpty::sys::forbid_inspection();
     // One for each session.
     let _ = fpty::sys::raise_descriptor_limit();
@@ -122,17 +139,18 @@ fn run(door: Stream, folders: &[Folder]) -> std::io::Result<()> {
     poller.add(door.as_fd(), DOOR, Interest::READ)?;
     let mut door = Some(door);
     let mut sources: HashMap<u64, Source> = HashMap::new();
+    let mut unfinished = place.ledger.take();
     let mut next = DOOR + 1;
     while door.is_some() || !sources.is_empty() {
         let mut busy = false;
-        sources.retain(|token, source| match source.guarded_work(folders) {
+        sources.retain(|token, source| match source.guarded_work(place) {
             Ok(worked) => {
                 busy |= worked || source.queue.sleep();
                 source.speak(&poller, *token);
                 true
             }
             Err(Nonsense) => {
-                source.end();
+                source.end(place);
                 false
             }
         });
@@ -141,7 +159,7 @@ fn run(door: Stream, folders: &[Folder]) -> std::io::Result<()> {
             match poller.ready(index).token {
                 DOOR => {
                     let Some(open) = &door else { continue };
-                    match enter(open) {
+                    match enter(open, &mut unfinished, place) {
                         Entry::Source(mut source) => {
                             let there = poller.add(source.channel.as_fd(), next, Interest::READ);
                             if there.is_ok() {
@@ -162,8 +180,8 @@ fn run(door: Stream, folders: &[Folder]) -> std::io::Result<()> {
                     let Some(source) = sources.get_mut(&token) else { continue };
                     if source.has_ended() {
                         // Its last words are in the queue.
-                        while matches!(source.guarded_work(folders), Ok(true)) {}
-                        source.end();
+                        while matches!(source.guarded_work(place), Ok(true)) {}
+                        source.end(place);
                         sources.remove(&token);
                     }
                 }
@@ -179,50 +197,78 @@ enum Entry {
     Closed,
 }
 
-/// Somebody is at the door.
-fn enter(door: &Stream) -> Entry {
-    let mut arrived = Arrived::default();
-    match door.read_with_descriptors(&mut [0; 16], &mut arrived, &mut Peer::default()) {
-        Read::Bytes(_) => {}
-        Read::Blocked => return Entry::Nobody,
+/// Somebody is at the door: with a queue, a channel, and, where a recorder
+/// before us had that queue, another one with what is to be known of it.
+fn enter(door: &Stream, unfinished: &mut Option<Unfinished>, place: &Place<'_>) -> Entry {
+    let (mut word, mut arrived) = ([0; 32], Arrived::default());
+    match door.read_with_descriptors(&mut word, &mut arrived, &mut Peer::default()) {
+        Read::Bytes(count) if door::is_entry(&word[..count]) => {}
+        // The end of the door alone is not enough.
+        Read::Bytes(_) | Read::Blocked => return Entry::Nobody,
         Read::End | Read::Gone => return Entry::Closed,
     }
-    let Ok([queue, channel]) = <[OwnedFd; 2]>::try_from(arrived.descriptors) else {
+    let mut arrived = arrived.descriptors.into_iter();
+    let (Some(queue), Some(channel), before) = (arrived.next(), arrived.next(), arrived.next())
+    else {
         return Entry::Nobody;
     };
-    match Taker::of(&queue) {
-        Ok(queue) => Entry::Source(Box::new(Source {
-            channel: Stream::from(channel),
-            queue,
-            bytes: Vec::new(),
-            sessions: HashMap::new(),
-            spare: Vec::new(),
-            touched: Vec::new(),
-            answers: VecDeque::new(),
-            waits: false,
-        })),
-        Err(_) => Entry::Nobody,
+    let Ok(queue) = Taker::of(&queue) else {
+        return Entry::Nobody;
+    };
+    if let Some(unfinished) = unfinished.take_if(|unfinished| unfinished.is_of(queue.id())) {
+        unfinished.undo(queue.begins_at(), place.folders);
+    }
+    let mut source = Source {
+        channel: Stream::from(channel),
+        queue,
+        bytes: Vec::new(),
+        sessions: HashMap::new(),
+        spare: Vec::new(),
+        touched: Vec::new(),
+        answers: VecDeque::new(),
+        waits: false,
+    };
+    match before.is_none_or(|before| source.learn(&before).is_ok()) {
+        true => Entry::Source(Box::new(source)),
+        false => Entry::Nobody,
     }
 }
 
 impl Source {
-    /// The same; a gateway over whose words it panics is none.
-    fn guarded_work(&mut self, folders: &[Folder]) -> Result<bool, Nonsense> {
-        detached::guarded(|| self.work(folders)).unwrap_or(Err(Nonsense))
+    /// What is to be known of sessions that one before us has recorded.
+    fn learn(&mut self, before: &OwnedFd) -> Result<(), Nonsense> {
+        let mut bytes = Vec::new();
+        let mut before = Taker::of(before).map_err(|_| Nonsense)?;
+        before.take(usize::MAX, &mut bytes).map_err(|_| Nonsense)?;
+        let mut rest = bytes.as_slice();
+        while let Some(message) = message::next(&mut rest)? {
+            let resume = serde_json::from_slice(message.body).map_err(|_| Nonsense)?;
+            if message.kind != Kind::Resume || self.sessions.len() > MOST {
+                return Err(Nonsense);
+            }
+            self.sessions.insert(message.session, Session::Waits(Box::new(resume)));
+        }
+        Ok(())
+    }
+
+    /// Works; a gateway over whose words it panics is none.
+    fn guarded_work(&mut self, place: &Place<'_>) -> Result<bool, Nonsense> {
+        detached::guarded(|| self.work(place)).unwrap_or(Err(Nonsense))
     }
 
     /// Takes some messages out of the queue and writes what comes of them;
-    /// returns whether there were any.
-    fn work(&mut self, folders: &[Folder]) -> Result<bool, Nonsense> {
+    /// returns whether there were any. The queue has them until that is done.
+    fn work(&mut self, place: &Place<'_>) -> Result<bool, Nonsense> {
         let mut bytes = std::mem::take(&mut self.bytes);
         let taken = self.queue.take(AT_ONCE, &mut bytes).map_err(|_| Nonsense)?;
         if taken == 0 {
             self.bytes = bytes;
             return Ok(false);
         }
-        if self.queue.must_tell_of_room() {
-            self.answer(&Answer::Room);
-        }
+        let mut unread = bytes.as_slice();
+        while message::next(&mut unread)?.is_some() {}
+        let unread = unread.len();
+        place.ledger.begin(self.queue.id(), self.queue.would_begin_at(unread));
         let mut rest = bytes.as_slice();
         while let Some(message) = message::next(&mut rest)? {
             if self.sessions.len() + self.answers.len() > MOST {
@@ -230,24 +276,30 @@ impl Source {
             }
             let (session, length) = (message.session, message.body.len());
             let is_end = message.kind == Kind::End;
-            if let Err(panic) = detached::guarded(|| self.take(message, folders)) {
-                self.panicked(session, length, is_end, guard::text(&*panic));
+            if let Err(panic) = detached::guarded(|| self.take(message, place)) {
+                self.panicked(session, length, is_end, guard::text(&*panic), place);
             }
         }
         let done = bytes.len() - rest.len();
         bytes.drain(..done);
         self.bytes = bytes;
         for session in std::mem::take(&mut self.touched) {
-            if let Err(panic) = detached::guarded(|| self.write(session)) {
-                self.panicked(session, 0, false, guard::text(&*panic));
+            if let Err(panic) = detached::guarded(|| self.write(session, place)) {
+                self.panicked(session, 0, false, guard::text(&*panic), place);
             }
+        }
+        // From here on it is in the files; answers go out after that.
+        self.queue.is_done(unread);
+        place.ledger.end();
+        if self.queue.must_tell_of_room() {
+            self.answer(&Answer::Room);
         }
         Ok(true)
     }
 
-    fn write(&mut self, session: u32) {
+    fn write(&mut self, session: u32, place: &Place<'_>) {
         if let Some(Session::Recorded(recording)) = self.sessions.get_mut(&session) {
-            let outcome = recording.write();
+            let outcome = recording.write(place.ledger);
             recording.give_room(&mut self.spare);
             if let Err(failure) = outcome {
                 self.failed(session, failure);
@@ -257,49 +309,63 @@ impl Source {
 
     /// A bug showed itself with one session's file: that ends, as far as it
     /// goes, and the others do not suffer.
-    fn panicked(&mut self, session: u32, length: usize, is_end: bool, why: &str) {
+    fn panicked(
+        &mut self,
+        session: u32,
+        length: usize,
+        is_end: bool,
+        why: &str,
+        place: &Place<'_>,
+    ) {
         if let Some(Session::Recorded(recording)) = self.sessions.remove(&session) {
-            let _ = detached::guarded(|| recording.end(None));
+            let _ = detached::guarded(|| recording.end(None, place.ledger));
         }
+        let dropped = length as u64;
         if is_end {
-            let dropped = length as u64;
-            return self.answer(&Answer::Done {
-                session,
-                name: None,
-                bytes: 0,
-                dropped,
-                sha256: None,
-            });
+            let (name, bytes, sha256) = (None, None, None);
+            return self.answer(&Answer::Done { session, name, bytes, dropped, sha256 });
         }
-        self.sessions.insert(session, Session::Lost(length as u64));
+        self.sessions.insert(session, Session::Lost(dropped));
         self.failed(session, Failure::Error(format!("internal error: {why}")));
     }
 
-    fn take(&mut self, message: Message<'_>, folders: &[Folder]) {
+    fn take(&mut self, message: Message<'_>, place: &Place<'_>) {
         fault::strike("recorder", || message.body);
         let session = message.session;
+        let is_end = message.kind == Kind::End;
+        if let Some(Session::Waits(resume)) = self.sessions.get(&session) {
+            if !is_end || resume.ends {
+                self.resume(message, place);
+            }
+        }
         match message.kind {
-            Kind::Begin => self.begin(message, folders),
+            Kind::Begin => self.begin(message, place),
+            Kind::Resume => {}
             Kind::End => {
                 let status = message.body.first_chunk().map(|bytes| i32::from_le_bytes(*bytes));
                 let done = match self.sessions.remove(&session) {
                     Some(Session::Recorded(mut recording)) => {
-                        let _ = recording.note(message);
-                        let outcome = recording.end(status);
+                        let _ = recording.note(message, place.ledger);
+                        let outcome = recording.end(status, place.ledger);
                         Answer::Done {
                             session,
                             name: Some(outcome.name),
-                            bytes: outcome.bytes,
+                            bytes: Some(outcome.bytes),
                             dropped: outcome.dropped,
                             sha256: outcome.sha256,
                         }
+                    }
+                    Some(Session::Waits(resume)) => {
+                        let Resume { before, dropped, .. } = *resume;
+                        let name = Some(before);
+                        Answer::Done { session, name, bytes: None, dropped, sha256: None }
                     }
                     other => {
                         let dropped = match other {
                             Some(Session::Lost(dropped)) => dropped,
                             _ => 0,
                         };
-                        Answer::Done { session, name: None, bytes: 0, dropped, sha256: None }
+                        Answer::Done { session, name: None, bytes: Some(0), dropped, sha256: None }
                     }
                 };
                 self.answer(&done);
@@ -307,33 +373,52 @@ impl Source {
             _ => match self.sessions.get_mut(&session) {
                 Some(Session::Recorded(recording)) => {
                     recording.take_room(&mut self.spare);
-                    if let Err(failure) = recording.note(message) {
+                    if let Err(failure) = recording.note(message, place.ledger) {
                         self.failed(session, failure);
                     }
                     if self.touched.last() != Some(&session) {
                         self.touched.push(session);
                     }
                 }
-                Some(Session::Lost(bytes)) => *bytes += message.body.len() as u64,
-                None => {}
+                Some(Session::Lost(bytes)) => *bytes += message.lost(),
+                Some(Session::Waits(_)) | None => {}
             },
         }
     }
 
-    fn begin(&mut self, message: Message<'_>, folders: &[Folder]) {
-        let session = message.session;
+    fn begin(&mut self, message: Message<'_>, place: &Place<'_>) {
         let begin = serde_json::from_slice::<Begin>(message.body).ok();
         let recording = begin.as_ref().and_then(|begin| {
-            let folder = folders.get(begin.folder)?;
-            Some(Recording::begin(folder, begin))
+            let folder = place.folders.get(begin.folder)?;
+            Some(Recording::begin(folder, begin, place.ledger))
         });
+        self.has_begun(message.session, recording, 0);
+    }
+
+    /// Something is to be written of a session that one before us has recorded.
+    fn resume(&mut self, message: Message<'_>, place: &Place<'_>) {
+        let Some(Session::Waits(resume)) = self.sessions.remove(&message.session) else {
+            return;
+        };
+        let folder = place.folders.get(resume.begin.folder);
+        let recording =
+            folder.map(|folder| Recording::resume(folder, &resume, message, place.ledger));
+        self.has_begun(message.session, recording, resume.dropped);
+    }
+
+    fn has_begun(
+        &mut self,
+        session: u32,
+        recording: Option<Result<Recording, Failure>>,
+        dropped: u64,
+    ) {
         match recording {
             Some(Ok(recording)) => {
                 self.sessions.insert(session, Session::Recorded(Box::new(recording)));
                 self.touched.push(session);
             }
             Some(Err(failure)) => {
-                self.sessions.insert(session, Session::Lost(0));
+                self.sessions.insert(session, Session::Lost(dropped));
                 self.failed(session, failure);
             }
             None => {}
@@ -381,11 +466,13 @@ impl Source {
     }
 
     /// Nobody tells how its sessions ended.
-    fn end(&mut self) {
+    fn end(&mut self, place: &Place<'_>) {
+        // The queue goes with it: nobody will find it unfinished.
         for (_, session) in self.sessions.drain() {
             if let Session::Recorded(recording) = session {
-                recording.end(None);
+                recording.end(None, place.ledger);
             }
         }
+        place.ledger.end();
     }
 }

@@ -10,6 +10,7 @@ use super::super::told::clock::Utc;
 use super::super::told::{Last, Recorded, Subject};
 use super::cast::Head;
 use super::message::Begin;
+use super::takeover::Bytes;
 use super::{Over, Recorder, Recording, Session, door, in_a_name, log_of, status_of};
 use crate::config::record::OnError;
 use fpty::proto::{Ended, Ending};
@@ -152,8 +153,8 @@ impl GatewayLoop {
             return None;
         }
         recording.end(exit.map(status_of));
-        let (folder, name) = (session.begin.folder, session.file());
-        let over = Over { folder, name, since: Instant::now(), last };
+        let dropped = recording.told_missing(Bytes::default());
+        let over = Over { session, since: Instant::now(), last, dropped };
         recorder.over.insert(recording.session(), over);
         self.look_after_recorder();
         None
@@ -166,48 +167,9 @@ impl GatewayLoop {
         }
     }
 
-    /// A session whose recorder is gone is recorded on, in another file, if it
-    /// may go on at all.
-    pub(super) fn record_on(&mut self, number: u32, goes_on: bool) {
-        let Some(session) = self.recorder.as_mut().and_then(|it| it.sessions.get_mut(&number))
-        else {
-            return;
-        };
-        let key = session.key;
-        if !session.began {
-            return;
-        }
-        let why = "the recorder was killed";
-        if !goes_on || session.on_error == OnError::Close {
-            self.cut(key);
-            return self.lose(key, why, false);
-        }
-        session.part += 1;
-        let mut begin = session.begin.clone();
-        begin.name = session.name();
-        begin.head.timestamp = fpty::sys::wall_clock_seconds().unsigned_abs();
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let size = attached.session.size();
-        (begin.head.rows, begin.head.cols) = (size.rows, size.cols);
-        let json = serde_json::to_vec(&begin).unwrap_or_default();
-        let again = attached.wires.recording().is_some_and(|it| it.begin_again(&json));
-        match again {
-            true => {
-                self.log_of(key, "is recorded in another file from here on");
-                self.settle(key);
-            }
-            false => {
-                self.cut(key);
-                self.lose(key, why, false);
-            }
-        }
-    }
-
     fn cut(&mut self, key: Key) {
         if let Some(recording) = self.sessions.get_mut(key).and_then(|it| it.wires.recording()) {
-            recording.cut();
+            recording.cut(Bytes::default());
         }
     }
 
@@ -237,7 +199,7 @@ impl GatewayLoop {
         self.settle(key);
     }
 
-    fn log_of(&mut self, key: Key, what: &str) {
+    pub(super) fn log_of(&mut self, key: Key, what: &str) {
         log_of(&self.ids.of(key), what);
     }
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::message::{Kind, header};
+use super::takeover::Bytes;
 use fpty::sys::Size;
 use fpty::sys::queue::{CAPACITY, Giver};
 use fpty::sys::socket::Stream;
@@ -50,6 +51,25 @@ impl Sink {
     /// Goes to this recorder from now on, or to none.
     pub fn connect(&mut self, link: Option<Link>) {
         *self = Self { link, ..Self::default() };
+    }
+
+    /// Goes to another recorder from now on, which has the same queue.
+    pub fn go_on(&mut self, link: Link) {
+        (self.link, self.stalled, self.fresh) = (Some(link), false, true);
+        // The one before may have taken note of that, and said nothing.
+        if !self.held.is_empty() {
+            self.wait_for_room();
+        }
+    }
+
+    /// The recorder is gone: what it was not done with is in the queue.
+    pub fn disconnect(&mut self) -> Option<Giver> {
+        self.link.take().map(|link| link.queue)
+    }
+
+    /// Words that found no room, and wait for some.
+    pub fn later(&self) -> impl Iterator<Item = &[u8]> {
+        self.later.iter().map(Vec::as_slice)
     }
 
     /// Whether it goes anywhere.
@@ -154,6 +174,8 @@ pub struct Recording {
     early: Option<Vec<u8>>,
     /// Bytes that found no room.
     missing: u64,
+    /// Those before, as the recorder was told.
+    told_missing: u64,
     /// Its terminal is not read.
     is_held: bool,
     /// Its recorder is gone: all that comes is missing.
@@ -170,6 +192,7 @@ impl Recording {
             with_input,
             early: Some(Vec::new()),
             missing: 0,
+            told_missing: 0,
             is_held: false,
             is_cut: false,
         }
@@ -192,13 +215,6 @@ impl Recording {
         // The file is there before the program can do much.
         sink.flush();
         taken
-    }
-
-    /// It goes on in another file.
-    pub fn begin_again(&mut self, begin: &[u8]) -> bool {
-        (self.missing, self.is_held, self.began) = (0, false, Instant::now());
-        self.early = Some(Vec::new());
-        self.begin(begin)
     }
 
     /// Its program wrote this.
@@ -239,6 +255,7 @@ impl Recording {
         let mut sink = self.sink.borrow_mut();
         let missing = std::mem::take(&mut self.missing);
         if missing > 0 {
+            self.told_missing += missing;
             sink.put_surely(Kind::Missing, self.session, at, &missing.to_le_bytes());
         }
         match status {
@@ -269,13 +286,22 @@ impl Recording {
         self.is_held
     }
 
-    /// Its recorder is gone, and there is no other for it.
-    pub fn cut(&mut self) {
+    /// Its recorder is gone, and there is no other for it: this was left in the
+    /// queue.
+    pub fn cut(&mut self, left: Bytes) {
+        self.missing += self.told_missing(left) + left.lost;
+        self.told_missing = 0;
         self.is_cut = true;
         self.is_held = false;
     }
 
-    /// Whether it has none; how many bytes are missing since then.
+    /// How many bytes are missing, as the recorder knows that has left this in
+    /// the queue.
+    pub fn told_missing(&self, left: Bytes) -> u64 {
+        self.told_missing.saturating_sub(left.missing)
+    }
+
+    /// Whether it has none; how many bytes are missing.
     pub fn is_cut(&self) -> Option<u64> {
         self.is_cut.then_some(self.missing)
     }
@@ -317,6 +343,7 @@ impl Recording {
                 return;
             }
             self.missing = 0;
+            self.told_missing += missing;
         }
         if !sink.put(kind, self.session, at, bytes, RESERVE) {
             self.missing += bytes.len() as u64;
@@ -336,7 +363,8 @@ mod tests {
     use fpty::sys::queue::Taker;
 
     fn connected() -> (Rc<RefCell<Sink>>, Taker, Stream) {
-        let (queue, fd) = Giver::new().expect("a queue");
+        let queue = Giver::new().expect("a queue");
+        let fd = queue.as_fd().try_clone_to_owned().expect("a descriptor");
         let (channel, other) = Stream::pair().expect("a channel");
         let sink = Rc::new(RefCell::new(Sink::default()));
         sink.borrow_mut().connect(Some(Link { queue, channel }));
@@ -347,6 +375,7 @@ mod tests {
     fn told(taker: &mut Taker) -> Vec<(Kind, u32, Vec<u8>)> {
         let mut bytes = Vec::new();
         taker.take(CAPACITY, &mut bytes).expect("bytes");
+        taker.is_done(0);
         let mut rest = bytes.as_slice();
         let mut told = Vec::new();
         while let Some(message) = message::next(&mut rest).expect("sense") {

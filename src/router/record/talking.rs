@@ -10,10 +10,13 @@ use super::super::table::{Key, Source};
 use super::super::timers::Due;
 use super::super::told::Recorded;
 use super::message::Answer;
+use super::takeover::Bytes;
 use super::{Over, Recorder, connect, door, log_of};
 use crate::uwsgi::log::log;
+use fpty::error::reason;
 use fpty::sys::Read;
 use fpty::sys::poll::Interest;
+use fpty::sys::queue::Giver;
 
 /// How soon the recorder is woken up for a little.
 const SOON: Duration = Duration::from_millis(20);
@@ -48,14 +51,22 @@ impl GatewayLoop {
         if recorder.sink.borrow().is_connected() {
             return true;
         }
-        let link = match connect() {
-            Ok(link) => link,
-            // Whoever is not recorded for that is told, or the log is.
-            Err(_) => return false,
+        // Whoever is not recorded for want of it is told, or the log is.
+        let link = Giver::new().map_err(|error| reason(&error));
+        let Ok(link) = link.and_then(|queue| connect(queue, None)) else {
+            return false;
+        };
+        recorder.sink.borrow_mut().connect(Some(link));
+        self.hear_recorder()
+    }
+
+    /// Waits for what the recorder says. Returns whether it can.
+    pub(super) fn hear_recorder(&mut self) -> bool {
+        let Some(recorder) = &self.recorder else {
+            return false;
         };
         let token = Source::Recorder.token();
         let mut sink = recorder.sink.borrow_mut();
-        sink.connect(Some(link));
         let registered = sink
             .descriptor()
             .is_some_and(|channel| self.turn.poller.add(channel, token, Interest::READ).is_ok());
@@ -148,14 +159,18 @@ impl GatewayLoop {
             .map(|(number, _)| *number)
             .collect();
         for number in late {
-            self.tell_without(number);
+            self.tell_without(number, Bytes::default());
         }
     }
 
-    fn tell_without(&mut self, number: u32) {
+    /// Tells an end of whose recording nothing more is known, but that this is
+    /// lost of it.
+    pub(super) fn tell_without(&mut self, number: u32, left: Bytes) {
         let over = self.recorder.as_mut().and_then(|recorder| recorder.over.remove(&number));
-        if let Some(Over { folder, name, last, .. }) = over {
-            self.told.tell_last(&last, Some(&Recorder::unknown(folder, &name)));
+        if let Some(Over { session, last, dropped, .. }) = over {
+            let dropped = (dropped + left.lost).saturating_sub(left.missing);
+            let recorded = Recorder::unknown(session.begin.folder, &session.file());
+            self.told.tell_last(&last, Some(&Recorded { dropped, ..recorded }));
         }
     }
 
@@ -231,39 +246,15 @@ impl GatewayLoop {
                 let Some(over) = recorder.over.remove(&session) else {
                     return;
                 };
-                let name = name.unwrap_or(over.name);
+                let name = name.unwrap_or_else(|| over.session.file());
                 let recorded = Recorded {
-                    path: door::path(over.folder, &name),
-                    bytes: Some(bytes),
+                    path: door::path(over.session.begin.folder, &name),
+                    bytes,
                     dropped,
                     sha256,
                 };
                 self.told.tell_last(&over.last, Some(&recorded));
             }
-        }
-    }
-
-    /// The recorder was killed. Another one is most often there at once.
-    fn recorder_is_gone(&mut self) {
-        let Some(recorder) = &mut self.recorder else {
-            return;
-        };
-        if let Some(channel) = recorder.sink.borrow().descriptor() {
-            let _ = self.turn.poller.remove(channel);
-        }
-        recorder.sink.borrow_mut().connect(None);
-        let over: Vec<u32> = recorder.over.keys().copied().collect();
-        let mut sessions: Vec<u32> = recorder.sessions.keys().copied().collect();
-        sessions.sort_unstable();
-        log("forkptyrouter: the recorder was killed");
-        for number in over {
-            self.tell_without(number);
-        }
-        let goes_on = self.reach_recorder();
-        for number in sessions {
-            let session = self.recorder.as_ref().and_then(|it| it.sessions.get(&number));
-            let whose = session.map_or(Whose::Past, |session| Whose::Session(session.key));
-            self.guarded(whose, |router| router.record_on(number, goes_on));
         }
     }
 }

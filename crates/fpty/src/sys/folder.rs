@@ -9,6 +9,7 @@ use std::path::Path;
 
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::unistd::UnlinkatFlags;
 
 /// A folder that is open, whatever its name means by now.
 #[derive(Debug)]
@@ -50,7 +51,10 @@ impl Folder {
         if name.is_empty() || name.starts_with('.') || name.contains('/') {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        // Whoever empties the file meanwhile (logrotate's copytruncate) makes no
+        // hole in it.
         let flags = OFlag::O_WRONLY
+            | OFlag::O_APPEND
             | OFlag::O_CREAT
             | OFlag::O_EXCL
             | OFlag::O_NOFOLLOW
@@ -61,6 +65,27 @@ impl Folder {
         // Whatever the umask and the folder's own lists (acl(5)) made of it.
         fchmod(&file, mode)?;
         Ok(file.into())
+    }
+
+    /// Makes a file as long as it was, or takes it away (`None`): if it is this
+    /// very one.
+    ///
+    /// # Errors
+    /// There is no such file here, or it cannot be changed.
+    pub fn cut(&self, name: &str, inode: u64, length: Option<u64>) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = File::from(openat(&self.0, name, flags, Mode::empty())?);
+        let stat = fstat(&file)?;
+        if stat.st_ino != inode || stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        match length {
+            Some(length) if u64::try_from(stat.st_size).is_ok_and(|now| now > length) => {
+                file.set_len(length)
+            }
+            Some(_) => Ok(()),
+            None => Ok(nix::unistd::unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir)?),
+        }
     }
 
     /// Of a descriptor that is one.

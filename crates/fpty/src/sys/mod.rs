@@ -29,6 +29,8 @@ pub mod queue;
 #[cfg(feature = "server")]
 pub mod reader;
 pub mod ring;
+#[cfg(feature = "server")]
+pub mod sender;
 pub mod sessions;
 pub mod shared;
 pub mod signal;
@@ -197,6 +199,20 @@ pub fn is_executable(path: &std::ffi::CStr) -> bool {
 /// (ptrace(2), proc(5)): those are other people's terminals.
 pub fn forbid_inspection() {
     let _ = nix::sys::prctl::set_dumpable(false);
+}
+
+/// Fills a few bytes, at most 256, with what nobody can guess (getrandom(2)).
+///
+/// # Errors
+/// The kernel is too old, or forbids it.
+pub fn random(bytes: &mut [u8]) -> io::Result<()> {
+    // SAFETY: writes as many bytes as there are.
+    let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    match usize::try_from(count) {
+        Ok(count) if count == bytes.len() => Ok(()),
+        Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Whether this process would give its programs the group root without being

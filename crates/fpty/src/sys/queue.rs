@@ -2,6 +2,9 @@
 //! share (memfd_create(2)): to put something in takes no system call, and what
 //! is in it outlives whoever put it there.
 //!
+//! What was taken out keeps its place until whoever took it is done with it:
+//! if that is killed before, the next one finds it there again.
+//!
 //! Only whoever takes bytes out checks what it finds: it may be the one with
 //! more privileges.
 
@@ -23,7 +26,7 @@ const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEA
 struct Header {
     /// Bytes that were put in, ever.
     head: AtomicU64,
-    /// Bytes that were taken out.
+    /// Bytes that were taken out, and done with.
     tail: AtomicU64,
     /// Whoever takes them out sleeps, and is to be woken up.
     sleeps: AtomicU32,
@@ -73,6 +76,24 @@ impl Memory {
         let start = unsafe { self.0.add(PAGE + at) };
         (start, count.min(CAPACITY - at))
     }
+
+    /// Appends a copy of the bytes from a position on.
+    fn copy(&self, mut from: u64, count: usize, into: &mut Vec<u8>) {
+        into.reserve(count);
+        let mut left = count;
+        while left > 0 {
+            let (start, piece) = self.piece(from, left);
+            // SAFETY: mapped bytes; room for as many was just reserved. If the
+            // other end changes them meanwhile, they are other bytes.
+            unsafe {
+                let to = into.as_mut_ptr().add(into.len());
+                std::ptr::copy_nonoverlapping(start.as_ptr(), to, piece);
+                into.set_len(into.len() + piece);
+            }
+            from = from.wrapping_add(piece as u64);
+            left -= piece;
+        }
+    }
 }
 
 impl Drop for Memory {
@@ -85,15 +106,23 @@ impl Drop for Memory {
 /// The end that puts bytes in.
 pub struct Giver {
     memory: Memory,
+    fd: OwnedFd,
     head: u64,
 }
 
+impl AsFd for Giver {
+    /// What is sent to whoever takes bytes out.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl Giver {
-    /// A new queue, and a descriptor to be sent to whoever takes bytes out.
+    /// A new queue.
     ///
     /// # Errors
     /// Out of memory or descriptors, or the kernel has no such thing.
-    pub fn new() -> io::Result<(Self, OwnedFd)> {
+    pub fn new() -> io::Result<Self> {
         // SAFETY: a NUL-terminated name; returns a new descriptor or -1.
         let fd = unsafe {
             libc::memfd_create(c"fpty-queue".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
@@ -108,7 +137,16 @@ impl Giver {
         if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok((Self { memory: Memory::map(fd.as_fd())?, head: 0 }, fd))
+        Ok(Self { memory: Memory::map(fd.as_fd())?, fd, head: 0 })
+    }
+
+    /// A copy of what nobody is done with. To be asked when nobody takes
+    /// anything: whoever did has ended.
+    pub fn left(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let used = self.used();
+        self.memory.copy(self.head.wrapping_sub(used as u64), used, &mut bytes);
+        bytes
     }
 
     /// Bytes that nobody has taken out.
@@ -162,53 +200,70 @@ impl Giver {
 /// The end that takes bytes out.
 pub struct Taker {
     memory: Memory,
+    /// Before that we are done with everything.
     tail: u64,
+    /// Before that everything was taken out.
+    at: u64,
+    id: u64,
 }
 
 impl Taker {
-    /// The other end of a queue that somebody has sent.
+    /// The other end of a queue that somebody has sent: it begins where whoever
+    /// had it before was done.
     ///
     /// # Errors
     /// It is none, or there is no memory.
     pub fn of(fd: &OwnedFd) -> io::Result<Self> {
         // SAFETY: fcntl(2) with numbers.
         let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
-        let length = nix::sys::stat::fstat(fd)?.st_size;
-        if seals & SEALS != SEALS || u64::try_from(length) != Ok((PAGE + CAPACITY) as u64) {
+        let stat = nix::sys::stat::fstat(fd)?;
+        if seals & SEALS != SEALS || u64::try_from(stat.st_size) != Ok((PAGE + CAPACITY) as u64) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Ok(Self { memory: Memory::map(fd.as_fd())?, tail: 0 })
+        let memory = Memory::map(fd.as_fd())?;
+        let tail = memory.header().tail.load(Ordering::Acquire);
+        Ok(Self { memory, tail, at: tail, id: stat.st_ino })
     }
 
-    /// Takes out at most so many bytes and appends them. Returns how many that
-    /// were.
+    /// What the queue is known by, as long as it is open anywhere.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Where it will begin for the next one if we end now.
+    pub fn begins_at(&self) -> u64 {
+        self.tail
+    }
+
+    /// Where it will begin for the next one once we are done with all that was
+    /// taken out but the last bytes.
+    pub fn would_begin_at(&self, unread: usize) -> u64 {
+        self.at.wrapping_sub(unread as u64)
+    }
+
+    /// Takes out at most so many bytes and appends them; their place is not free
+    /// before [`Taker::is_done`]. Returns how many that were.
     ///
     /// # Errors
     /// The other end says nonsense.
     pub fn take(&mut self, most: usize, into: &mut Vec<u8>) -> io::Result<usize> {
         let head = self.memory.header().head.load(Ordering::Acquire);
-        let used = head.wrapping_sub(self.tail);
-        if used > CAPACITY as u64 {
+        if head.wrapping_sub(self.tail) > CAPACITY as u64
+            || head.wrapping_sub(self.at) > CAPACITY as u64
+        {
             return Err(io::ErrorKind::InvalidData.into());
         }
         // No more than CAPACITY.
-        let count = (used as usize).min(most);
-        into.reserve(count);
-        let mut left = count;
-        while left > 0 {
-            let (from, piece) = self.memory.piece(self.tail, left);
-            // SAFETY: mapped bytes; room for as many was just reserved. If the
-            // other end changes them meanwhile, they are other bytes.
-            unsafe {
-                let to = into.as_mut_ptr().add(into.len());
-                std::ptr::copy_nonoverlapping(from.as_ptr(), to, piece);
-                into.set_len(into.len() + piece);
-            }
-            self.tail += piece as u64;
-            left -= piece;
-        }
-        self.memory.header().tail.store(self.tail, Ordering::Release);
+        let count = (head.wrapping_sub(self.at) as usize).min(most);
+        self.memory.copy(self.at, count, into);
+        self.at = self.at.wrapping_add(count as u64);
         Ok(count)
+    }
+
+    /// All that was taken out is done with, but the last bytes.
+    pub fn is_done(&mut self, unread: usize) {
+        self.tail = self.would_begin_at(unread);
+        self.memory.header().tail.store(self.tail, Ordering::Release);
     }
 
     /// Says that from now on we are to be woken up; returns whether there is
@@ -217,7 +272,7 @@ impl Taker {
         let header = self.memory.header();
         header.sleeps.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        header.head.load(Ordering::SeqCst) != self.tail
+        header.head.load(Ordering::SeqCst) != self.at
     }
 
     /// Whether somebody waits for room, and there is some; once.
@@ -234,15 +289,45 @@ impl Taker {
 mod tests {
     use super::*;
 
+    fn other_end(giver: &Giver) -> Taker {
+        Taker::of(&giver.as_fd().try_clone_to_owned().unwrap()).unwrap()
+    }
+
+    /// Whoever takes bytes out is killed before it is done with all of them.
+    #[test]
+    fn the_next_one_finds_what_the_one_before_was_not_done_with() {
+        let mut giver = Giver::new().unwrap();
+        let filler = vec![0; CAPACITY - 3];
+        assert!(giver.put([&filler, &[]]));
+        let mut first = other_end(&giver);
+        first.take(CAPACITY, &mut Vec::new()).unwrap();
+        first.is_done(0);
+        assert!(giver.put([b"one", b"other"]));
+        let mut bytes = Vec::new();
+        assert_eq!(first.take(CAPACITY, &mut bytes).unwrap(), 8);
+        assert_eq!((first.sleep(), giver.used()), (false, 8));
+        let would = first.would_begin_at(5);
+        first.is_done(5);
+        assert_eq!(would, first.begins_at());
+        drop(first);
+        assert_eq!(giver.left(), b"other");
+        let mut second = other_end(&giver);
+        assert_eq!(second.begins_at(), would);
+        bytes.clear();
+        second.take(CAPACITY, &mut bytes).unwrap();
+        assert_eq!(bytes, b"other");
+    }
+
     #[test]
     fn all_bytes_come_in_order_across_the_end() {
-        let (mut giver, fd) = Giver::new().unwrap();
-        let mut taker = Taker::of(&fd).unwrap();
+        let mut giver = Giver::new().unwrap();
+        let mut taker = other_end(&giver);
         let thread = std::thread::spawn(move || {
             let mut wanted = 0u64;
             while wanted < 3 * CAPACITY as u64 {
                 let mut bytes = Vec::new();
                 taker.take(100_001, &mut bytes).unwrap();
+                taker.is_done(0);
                 for byte in bytes {
                     assert_eq!(byte, (wanted % 251) as u8);
                     wanted += 1;
@@ -263,8 +348,8 @@ mod tests {
 
     #[test]
     fn it_is_bounded_and_tells_of_room() {
-        let (mut giver, fd) = Giver::new().unwrap();
-        let mut taker = Taker::of(&fd).unwrap();
+        let mut giver = Giver::new().unwrap();
+        let mut taker = other_end(&giver);
         assert!(!taker.sleep());
         let half = vec![1; CAPACITY / 2 + 1];
         assert!(giver.put([&half, &[]]) && !giver.put([&half, &[]]));
@@ -273,17 +358,19 @@ mod tests {
         giver.wait_for_room();
         assert!(!taker.must_tell_of_room());
         assert_eq!(taker.take(2, &mut Vec::new()).unwrap(), 2);
+        assert!(!taker.must_tell_of_room());
+        taker.is_done(0);
         assert!(taker.must_tell_of_room() && !taker.must_tell_of_room());
         assert_eq!((giver.taken(), giver.used()), (2, half.len() - 2));
     }
 
     #[test]
     fn what_outlives_its_giver_can_be_taken_and_nonsense_not() {
-        let (mut giver, fd) = Giver::new().unwrap();
+        let mut giver = Giver::new().unwrap();
         giver.put([b"last", b" words"]);
+        let mut taker = other_end(&giver);
         drop(giver);
         let mut bytes = Vec::new();
-        let mut taker = Taker::of(&fd).unwrap();
         taker.take(CAPACITY, &mut bytes).unwrap();
         assert_eq!(bytes, b"last words");
         taker.memory.header().head.store(u64::MAX, Ordering::Relaxed);

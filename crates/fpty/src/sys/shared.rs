@@ -2,7 +2,9 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU64};
 
 /// What may lie in shared memory: all zero is one, and it may be read and
@@ -40,34 +42,152 @@ unsafe impl<T: Word> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T: Word> Sync for Shared<T> {}
 
+/// All mappings of this process: where, and how long.
+static ALL: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
+/// Nobody makes it smaller (or whoever reads would get SIGBUS) or larger.
+const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+
 impl<T: Word> Shared<T> {
     /// Reserves the words; a page of memory is used when one in it is.
     ///
     /// # Errors
     /// mmap(2).
     pub fn new(count: usize) -> io::Result<Self> {
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+        Self::map(count, libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1)
+    }
+
+    /// The same in memory that has a descriptor, by which it can outlive an
+    /// exec.
+    ///
+    /// # Errors
+    /// memfd_create(2), mmap(2).
+    pub fn to_be_kept(count: usize) -> io::Result<(Self, OwnedFd)> {
+        // SAFETY: a NUL-terminated name; returns a new descriptor or -1.
+        let fd = unsafe {
+            libc::memfd_create(c"fpty-shared".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it is new and ours.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        nix::unistd::ftruncate(&fd, length::<T>(count) as libc::off_t)?;
+        // SAFETY: fcntl(2) with numbers.
+        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((Self::of(fd.as_fd(), count)?, fd))
+    }
+
+    /// The words in memory that was kept.
+    ///
+    /// # Errors
+    /// It is none, or of another length; mmap(2).
+    pub fn of(fd: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        // SAFETY: fcntl(2) with numbers.
+        let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+        let size = nix::sys::stat::fstat(fd)?.st_size;
+        if seals < 0
+            || seals & SEALS != SEALS
+            || u64::try_from(size) != Ok(length::<T>(count) as u64)
+        {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Self::map(count, 0, fd.as_raw_fd())
+    }
+
+    fn map(count: usize, flags: libc::c_int, fd: libc::c_int) -> io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice: anonymous,
+        // or of a file of that length which cannot change.
         let address = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                count.max(1) * size_of::<T>(),
+                length::<T>(count),
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
+                libc::MAP_SHARED | flags,
+                fd,
                 0,
             )
         };
         if address == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let words = NonNull::new(address.cast()).ok_or_else(io::Error::last_os_error)?;
+        let words: NonNull<T> =
+            NonNull::new(address.cast()).ok_or_else(io::Error::last_os_error)?;
+        if let Ok(mut all) = ALL.lock() {
+            all.push((words.as_ptr().addr(), length::<T>(count)));
+        }
         Ok(Self { words, count, of: PhantomData })
     }
 
     /// The words.
     pub fn words(&self) -> &'static [T] {
-        // SAFETY: a mapping of that many zeroed words, which stays; atomics
-        // may be shared.
+        // SAFETY: a mapping of that many words, which stays; atomics may be
+        // shared, and any value is one.
         unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.count) }
+    }
+}
+
+fn length<T>(count: usize) -> usize {
+    count.max(1) * size_of::<T>()
+}
+
+/// Puts memory of this process's own, all zero, in the place of all that it
+/// shares: it sees nothing of the others any more, nor they of it. For a process
+/// that was just forked; it makes system calls alone.
+pub fn forget() {
+    // Nobody holds that while he forks.
+    let Ok(all) = ALL.try_lock() else { return };
+    for (address, length) in all.iter() {
+        // SAFETY: a mapping of ours that stays one of as many words, of which
+        // zero is a value: references to them stay good.
+        unsafe {
+            libc::mmap(
+                std::ptr::without_provenance_mut(*address),
+                *length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
+                -1,
+                0,
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    #[test]
+    fn a_child_that_forgets_sees_zero_and_changes_nothing() {
+        let anonymous: Shared<AtomicU64> = Shared::new(3000).unwrap();
+        let (kept, fd) = SharedWords::to_be_kept(10).unwrap();
+        anonymous.words()[2999].store(5, SeqCst);
+        kept.words()[9].store(6, SeqCst);
+        let again = SharedWords::of(fd.as_fd(), 10).unwrap();
+        assert_eq!(again.words()[9].load(SeqCst), 6);
+        assert!(SharedWords::of(fd.as_fd(), 11).is_err());
+        // SAFETY: the child makes a few system calls and ends without exit
+        // handlers.
+        let child = match unsafe { libc::fork() } {
+            0 => {
+                kept.words()[0].store(1, SeqCst);
+                forget();
+                let seen =
+                    anonymous.words()[2999].load(SeqCst) + kept.words()[9].load(SeqCst) as u64;
+                anonymous.words()[0].store(7, SeqCst);
+                kept.words()[1].store(7, SeqCst);
+                // SAFETY: as above.
+                unsafe { libc::_exit(seen as i32) }
+            }
+            pid => nix::unistd::Pid::from_raw(pid),
+        };
+        let ended = nix::sys::wait::waitpid(child, None).unwrap();
+        assert_eq!(ended, nix::sys::wait::WaitStatus::Exited(child, 0));
+        assert_eq!(anonymous.words()[0].load(SeqCst), 0);
+        let words = kept.words();
+        assert_eq!((words[0].load(SeqCst), words[1].load(SeqCst)), (1, 0));
     }
 }

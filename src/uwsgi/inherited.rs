@@ -1,0 +1,178 @@
+//! What only gateways inherit from the master: descriptors that lead to other
+//! people's terminals (the connection to what keeps sessions, mailboxes, the
+//! recorder's door), and memory that gateways share. All else that the server
+//! forks has nothing of it: workers, mules, spoolers, other plugins' gateways,
+//! the Emperor, and what any of them starts.
+//!
+//! Three things see to it, because no one of them is everywhere. Whatever
+//! executes something loses them by close-on-exec. What is forked while all of
+//! our gateways run is none of them: it loses them within fork(3), before any
+//! code of its own. While one is missing the child may be that one, so it is
+//! asked who it is: a gateway says so as its first deed, other plugins' gateways
+//! begin in a function of ours, and for the rest there are the server's hooks.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{addr_of, addr_of_mut};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+
+use super::kept;
+use crate::ffi;
+use fpty::sys::shared;
+
+/// Two ends for each of 64 gateways, and a few more.
+const MOST: usize = 160;
+
+/// Numbers of descriptors; 0: none.
+static DESCRIPTORS: [AtomicI32; MOST] = [const { AtomicI32::new(0) }; MOST];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// This is the master, and what it forks is looked at.
+static IS_MASTER: AtomicBool = AtomicBool::new(false);
+
+/// The child that is about to be forked may be a gateway of ours.
+static MAY_BE_OURS: AtomicBool = AtomicBool::new(true);
+
+/// No gateway is forked any more.
+static AT_THE_END: AtomicBool = AtomicBool::new(false);
+
+/// The master could be inspected before we forbade that, and so can what it
+/// forks.
+static WAS_DUMPABLE: AtomicBool = AtomicBool::new(false);
+
+type Loop = unsafe extern "C" fn(c_int, *mut c_void);
+
+/// Where other plugins' gateways begin, by their numbers.
+static LOOPS: OnceLock<Vec<Option<Loop>>> = OnceLock::new();
+
+/// Of a descriptor of the master's that stays open in it: gateways alone have
+/// it. The server does not close it either, as it does after a reload with what
+/// it does not know: its number could mean something else then.
+pub fn by_gateways_only(fd: BorrowedFd<'_>) {
+    kept::protect(fd);
+    let at = COUNT.fetch_add(1, Ordering::Relaxed);
+    if let Some(number) = DESCRIPTORS.get(at) {
+        number.store(fd.as_raw_fd(), Ordering::Release);
+    }
+}
+
+/// From here on what the master forks is looked at; and nobody of its user, who
+/// is also that of workers and sessions, may look into the master itself: it
+/// has all of that. To be called by the master when all gateways are
+/// registered, and before any is forked.
+///
+/// What is forked can be inspected as before: a worker's core dump is the
+/// application's. Where the master is root nobody else could inspect it.
+pub fn watch() {
+    forbid_inspection();
+    wrap_others();
+    IS_MASTER.store(true, Ordering::Release);
+    // SAFETY: functions that live as long as the process, and that make
+    // system calls alone. Without memory for them there are the hooks.
+    unsafe { libc::pthread_atfork(Some(before_fork), None, Some(in_child)) };
+}
+
+/// Nobody of its own user looks into the master any more.
+pub fn forbid_inspection() {
+    if !nix::unistd::geteuid().is_root() {
+        let was = nix::sys::prctl::get_dumpable().unwrap_or(false);
+        WAS_DUMPABLE.fetch_or(was, Ordering::Relaxed);
+        fpty::sys::forbid_inspection();
+    }
+}
+
+/// This process is a gateway of ours. To be called before anything else.
+pub fn stay() {
+    IS_MASTER.store(false, Ordering::Release);
+}
+
+/// This process is none: it loses all of it, once.
+pub fn leave() {
+    for number in &DESCRIPTORS {
+        let number = number.swap(0, Ordering::AcqRel);
+        if number > 2 {
+            // SAFETY: a descriptor of the master's that was open when this
+            // process was forked, and that nobody in it uses: see `forget` of
+            // those who own it.
+            unsafe { libc::close(number) };
+        }
+    }
+    shared::forget();
+    IS_MASTER.store(false, Ordering::Release);
+    if WAS_DUMPABLE.swap(false, Ordering::Relaxed) {
+        let _ = nix::sys::prctl::set_dumpable(true);
+    }
+}
+
+/// The master is about to execute itself, and its descriptors do not close with
+/// that any more: whatever it forks before that has none.
+pub fn at_the_end() {
+    AT_THE_END.store(true, Ordering::Release);
+}
+
+extern "C" fn before_fork() {
+    if IS_MASTER.load(Ordering::Acquire) {
+        let may_be = !AT_THE_END.load(Ordering::Acquire) && is_one_missing();
+        MAY_BE_OURS.store(may_be, Ordering::Release);
+    }
+}
+
+extern "C" fn in_child() {
+    if IS_MASTER.load(Ordering::Acquire) && !MAY_BE_OURS.load(Ordering::Acquire) {
+        leave();
+    }
+}
+
+/// Whether one of our gateways does not run: the server may be about to fork it.
+fn is_one_missing() -> bool {
+    // SAFETY: a fixed array in memory that the master shares with its children;
+    // a name is NULL or lives for ever.
+    let gateways = unsafe { &(*(*addr_of!(ffi::uwsgi)).shared).gateways };
+    gateways.iter().filter(|gateway| !gateway.name.is_null()).any(|gateway| {
+        // SAFETY: as above.
+        let is_ours = unsafe { CStr::from_ptr(gateway.name) } == super::gateway::NAME;
+        is_ours && !is_child(gateway.pid)
+    })
+}
+
+/// Whether this is a child of ours that runs. It is not reaped by that: the
+/// server does so.
+fn is_child(pid: libc::pid_t) -> bool {
+    // SAFETY: a plain struct, all zero.
+    let mut state: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let Ok(id) = libc::id_t::try_from(pid) else { return false };
+    // SAFETY: waitid(2) fills in the struct.
+    let outcome = unsafe { libc::waitid(libc::P_PID, id, &mut state, flags) };
+    // SAFETY: of a struct that is zero, or filled in; 0: it runs.
+    pid > 0 && outcome == 0 && unsafe { state.si_pid() } == 0
+}
+
+/// Other plugins' gateways begin in a function of ours.
+fn wrap_others() {
+    // SAFETY: the master, before it forks any gateway, is alone with that
+    // array; see is_one_missing.
+    let gateways = unsafe { &mut (*(*addr_of_mut!(ffi::uwsgi)).shared).gateways };
+    let mut loops = Vec::new();
+    for gateway in gateways.iter_mut() {
+        // SAFETY: as above.
+        let is_other = !gateway.name.is_null()
+            && unsafe { CStr::from_ptr(gateway.name) } != super::gateway::NAME;
+        loops.push(gateway.loop_.filter(|_| is_other));
+        if is_other && gateway.loop_.is_some() {
+            gateway.loop_ = Some(begin_other);
+        }
+    }
+    let _ = LOOPS.set(loops);
+}
+
+unsafe extern "C" fn begin_other(id: c_int, data: *mut c_void) {
+    leave();
+    let number = usize::try_from(id).ok();
+    let theirs = number.and_then(|number| LOOPS.get()?.get(number).copied().flatten());
+    if let Some(theirs) = theirs {
+        // SAFETY: what the server would have called here, with the same.
+        unsafe { theirs(id, data) };
+    }
+}

@@ -1,0 +1,103 @@
+//! By what the processes that a gateway talks to know that it is one: a number
+//! that only those know who have a page of memory which the master shares with
+//! its gateways, and nobody else has (`inherited.rs`). A descriptor that went
+//! astray is not enough.
+//!
+//! The page outlives a reload, as what keeps sessions and the recorder do.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use super::{inherited, kept};
+use fpty::sys::shared::SharedWords;
+
+/// What the page is called for the next image of the server.
+const NAME: &str = "FORKPTYROUTER_PROOF";
+
+/// Words of the page: how many processes have kept sessions so far, the
+/// number, and the gateways' processes.
+const COUNT: usize = 0;
+const TOKEN: usize = 1;
+const LENGTH: usize = 4;
+const GATEWAYS: usize = 8;
+const WORDS: usize = GATEWAYS + 64;
+
+struct Page {
+    words: SharedWords,
+    fd: OwnedFd,
+}
+
+static PAGE: OnceLock<Page> = OnceLock::new();
+
+/// What proves a gateway.
+pub type Token = [i32; LENGTH];
+
+/// Makes the page, or takes over that of the server's image before a reload. In
+/// the master, before it starts anything that has to know it.
+pub fn reserve() {
+    let before = kept::take_memory(NAME);
+    let before = before.and_then(|fd| Some((SharedWords::of(fd.as_fd(), WORDS).ok()?, fd)));
+    let Some((words, fd)) = before.or_else(|| {
+        let (words, fd) = SharedWords::to_be_kept(WORDS).ok()?;
+        let mut bytes = [0; LENGTH * 4];
+        fpty::sys::random(&mut bytes).ok()?;
+        for (word, four) in words.words()[TOKEN..].iter().zip(bytes.chunks_exact(4)) {
+            let four = four.try_into().unwrap_or_default();
+            word.store(i32::from_ne_bytes(four), Ordering::Relaxed);
+        }
+        Some((words, fd))
+    }) else {
+        // Nobody is proved then: no session can be left, nothing recorded.
+        return;
+    };
+    inherited::by_gateways_only(fd.as_fd());
+    let _ = PAGE.set(Page { words, fd });
+}
+
+/// The master is about to execute itself.
+pub fn before_exec() {
+    if let Some(page) = PAGE.get() {
+        kept::keep(NAME, page.fd.as_fd(), OsStr::new(""));
+    }
+}
+
+fn words() -> &'static [AtomicI32] {
+    PAGE.get().map(|page| page.words.words()).unwrap_or_default()
+}
+
+/// The number; `None` for whoever has not the page: all zero there.
+pub fn token() -> Option<Token> {
+    let mut token = [0; LENGTH];
+    for (part, word) in token.iter_mut().zip(words().get(TOKEN..)?) {
+        *part = word.load(Ordering::Relaxed);
+    }
+    (token != [0; LENGTH]).then_some(token)
+}
+
+/// Whether somebody else has said it.
+pub fn is_proved_by(said: &Token) -> bool {
+    // One that guesses learns nothing of how much of it was right.
+    let is_it = |token: Token| token.iter().zip(said).fold(0, |all, (a, b)| all | (a ^ b)) == 0;
+    token().is_some_and(is_it)
+}
+
+/// How many processes have kept sessions so far.
+pub fn keepers() -> Option<&'static AtomicI32> {
+    words().get(COUNT)
+}
+
+/// This process is the gateway of that number.
+pub fn i_am(ordinal: usize) {
+    if let Some(word) = words().get(GATEWAYS + ordinal) {
+        // A pid is positive.
+        word.store(std::process::id() as i32, Ordering::Release);
+    }
+}
+
+/// Whether a process is the gateway of that number.
+pub fn is_gateway(ordinal: usize, pid: i32) -> bool {
+    let word = words().get(GATEWAYS + ordinal);
+    pid > 0 && word.is_some_and(|word| word.load(Ordering::Acquire) == pid)
+}

@@ -117,6 +117,7 @@ impl GatewayLoop {
                     let left = bytes.len();
                     return self.begin(key, left, false);
                 }
+                Heard::Web => return self.begin_no_more(key),
             }
         }
     }
@@ -144,6 +145,9 @@ impl GatewayLoop {
     /// Starts the program; so many bytes of what was read last are for the
     /// session. The client may have said that it sends no more.
     fn begin(&mut self, key: Key, left: usize, ended: bool) {
+        if self.callers.get(key).is_some_and(|caller| caller.greeting.may_be_web()) {
+            return self.begin_no_more(key);
+        }
         let Some(caller) = self.callers.remove(key) else {
             return;
         };
@@ -156,6 +160,15 @@ impl GatewayLoop {
         }
         let newcomer = Newcomer { client, transport, door, seat };
         self.open(newcomer, greeting.opening(), arrived, ended);
+    }
+
+    /// A web page has no business here.
+    fn begin_no_more(&mut self, key: Key) {
+        let Some(caller) = self.callers.remove(key) else { return };
+        self.refuse_web_caller(caller.door, &caller.client);
+        if let Ok(Some(seat)) = caller.seat {
+            self.seats.leave(seat);
+        }
     }
 
     pub(super) fn forget_caller(&mut self, key: Key) {

@@ -11,6 +11,7 @@
 //! | `greet.rs` | what a client says before its program starts |
 //! | `requests.rs` | which program a client asks for |
 //! | `command.rs` | commands without a terminal |
+//! | `web.rs` | web pages that come where a terminal is |
 //! | `handover.rs` | the terminal itself is given to a client |
 //! | `behind.rs` | clients that ask for more than one turn has time for |
 //! | `traffic.rs` | bytes between a client and its terminal |
@@ -61,6 +62,7 @@ mod timers;
 pub mod told;
 mod traffic;
 mod turn;
+mod web;
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -101,6 +103,7 @@ use timers::Due;
 use told::Told;
 use traffic::Attached;
 use turn::Turn;
+use web::Beginnings;
 
 /// How often a log that takes nothing is tried again.
 const LOG_AGAIN: Duration = Duration::from_millis(100);
@@ -119,6 +122,7 @@ struct GatewayLoop {
     /// Clients whose program has not started.
     callers: Table<Caller>,
     sessions: Table<Attached>,
+    beginnings: Beginnings,
     commands: Commands,
     inquirers: Inquirers,
     /// `None`: no session can be left.
@@ -246,6 +250,7 @@ impl GatewayLoop {
             doors: Doors::new(doors, statistics),
             callers: Table::new(),
             sessions: Table::new(),
+            beginnings: Beginnings::new(),
             commands: Commands::default(),
             inquirers: Inquirers::default(),
             left,
@@ -329,6 +334,7 @@ impl GatewayLoop {
             Due::Dismissed(key) => router.abandon(key),
             Due::Executed(key) => router.executed(key),
             Due::Offer(key) => router.offer(key),
+            Due::First(key) => router.give_first(key),
             Due::Keeper(key) => router.handed_over(key),
             Due::Silent(key) => router.silent(key),
             Due::CommandUnanswered(key) => router.command_unanswered(key),

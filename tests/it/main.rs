@@ -73,4 +73,5 @@ mod stream;
 mod streams;
 mod trust_shares;
 mod trust_turns;
+mod trust_web;
 mod vanish;

@@ -132,7 +132,7 @@ mod tests {
     fn what_is_beyond_a_users_lines_is_counted() {
         let mut refusals = Refusals::new();
         let socket: Arc<str> = "/s".into();
-        let mut told = |refusals: &mut Refusals, who, count: u32| {
+        let told = |refusals: &mut Refusals, who, count: u32| {
             let at = (&socket, Format::Json, "raw");
             let is_told = |_: &u32| refusals.is_told(who, at, Refusal::Denied, "no");
             (0..count).filter(is_told).count() as u32

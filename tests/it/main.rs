@@ -71,6 +71,7 @@ mod stats_hostile;
 mod stats_sessions;
 mod stream;
 mod streams;
+mod trust_rules;
 mod trust_shares;
 mod trust_turns;
 mod trust_web;

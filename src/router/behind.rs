@@ -5,12 +5,10 @@ use std::collections::VecDeque;
 
 use super::left::Left;
 use super::table::Key;
-use super::timers::Due;
 use super::turn::Turn;
 use super::{GatewayLoop, Whose};
 use crate::session::command::{Command, Streams};
 use crate::session::{ACTS, Ends, Session};
-use std::time::Duration;
 
 /// What all clients may ask for in one turn beside input, once for what they
 /// send, once for what had to wait. A signal that drops input takes up to 80
@@ -35,6 +33,11 @@ impl Behind {
     /// Nobody.
     pub fn new() -> Self {
         Self { waiting: VecDeque::new(), acts: ALL_ACTS }
+    }
+
+    /// Whether nobody waits: then the loop may.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Has a client ask for what it may; whoever it is may for something.
@@ -98,9 +101,6 @@ impl GatewayLoop {
             }
         }
         self.turn.behind.acts = ALL_ACTS;
-        if !self.turn.behind.waiting.is_empty() {
-            self.after(Duration::ZERO, Due::Behind);
-        }
     }
 
     fn go_on(&mut self, mut rest: Rest) {

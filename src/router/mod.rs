@@ -152,7 +152,11 @@ enum Whose {
 pub fn run(gateway: Gateway, config: Router) -> Result<()> {
     let mut router = GatewayLoop::new(&gateway, config)?;
     loop {
-        let wait = router.turn.timers.wait(Instant::now());
+        let wait = match router.turn.behind.is_empty() {
+            true => router.turn.timers.wait(Instant::now()),
+            // There is more to do, whoever comes.
+            false => Some(Duration::ZERO),
+        };
         gateway.rests();
         let count = router.turn.poller.wait(wait).context("cannot wait for events")?;
         gateway.works();
@@ -170,12 +174,12 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
             router.dispatch(router.turn.bulk[index]);
         }
         router.turn.bulk.clear();
+        // What comes due meanwhile is for the next turn.
+        let now = Instant::now();
         router.catch_up();
         router.part(count);
         router.pass_on_recordings();
         router.try_the_log_again(false);
-        // What comes due meanwhile is for the next turn.
-        let now = Instant::now();
         router.turn.ends(now, streams);
         while let Some(due) = router.turn.timers.next(now) {
             router.fire(due);
@@ -340,7 +344,7 @@ impl GatewayLoop {
             Due::CommandUnanswered(key) => router.command_unanswered(key),
             Due::CommandExecuted(key) => router.command_executed(key),
             // Each turn sees to them.
-            Due::Departures | Due::Behind => {}
+            Due::Departures => {}
             Due::Reap => router.reap(),
             Due::Tidy => {
                 router.turn.tidy_is_due = false;

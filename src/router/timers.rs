@@ -41,8 +41,6 @@ pub enum Due {
     CommandUnanswered(Key),
     /// Look whether the program of a command has been executed.
     CommandExecuted(Key),
-    /// Clients are to be heard that had to wait their turn.
-    Behind,
     /// Sessions are to be ended that had to wait their turn.
     Departures,
     /// More programs have ended than one turn sees to.
@@ -106,7 +104,6 @@ impl Due {
             | Due::CommandExecuted(_)
             | Due::Tidy
             | Due::Silent(_)
-            | Due::Behind
             | Due::Departures
             | Due::Reap
             | Due::Log

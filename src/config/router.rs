@@ -387,6 +387,9 @@ impl Router {
                     )));
                 }
             }
+            if rules.identity.is_some() {
+                fpty::sys::pty::look_up_group();
+            }
             let becomes_another = rules.identity.as_ref().is_some_and(|it| !it.is_ours());
             if becomes_another && !accounts::may_change() {
                 return Err(Error::new(format!(

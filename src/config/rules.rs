@@ -15,7 +15,7 @@ use super::record::{Part, Record};
 use super::value;
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
-use fpty::proto::variables::is_environment_name;
+use fpty::proto::variables::{Variables, is_environment_name};
 use fpty::sys::bind::Ownership;
 use fpty::sys::socket::Transport;
 use fpty::sys::{Size, accounts};
@@ -372,6 +372,11 @@ impl Own {
 }
 
 impl Rules {
+    /// What of a client's variables is for the program's environment.
+    pub fn environment_of(&self, variables: &Variables) -> Vec<CString> {
+        self.accept_env.of_client(variables, self.identity.is_some())
+    }
+
     /// A terminal's size before the client says one.
     pub fn size(&self) -> Size {
         Size { rows: self.rows, cols: self.cols }

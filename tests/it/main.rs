@@ -71,6 +71,8 @@ mod stats_hostile;
 mod stats_sessions;
 mod stream;
 mod streams;
+mod trust_environment;
+mod trust_names;
 mod trust_rules;
 mod trust_shares;
 mod trust_turns;

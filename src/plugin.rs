@@ -215,7 +215,11 @@ unsafe extern "C" fn router_init() -> c_int {
             router.resolve()?;
             router.clone()
         };
-        sockets::bind(Owner::Router, |number| config.ownership(number))?;
+        sockets::bind(
+            Owner::Router,
+            |number| config.own_of(number).map(|own| own.ownership).unwrap_or_default(),
+            |number, kind| config.own_of(number).map_or(Ok(()), |own| own.fits(kind)),
+        )?;
         aftercare::reserve(config.processes);
         outlives::reserve(config.all_rules().iter().any(|rules| rules.detach.sessions > 0));
         told::counters::reserve(config.processes);

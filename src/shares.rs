@@ -80,6 +80,20 @@ pub fn in_the_way<K: Copy>(
     of_those.min_by_key(oldest).map(|(key, ..)| *key)
 }
 
+impl std::fmt::Display for Who {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::User(uid) => write!(f, "user {uid}"),
+            Self::Elsewhere(pid) => write!(f, "a user of elsewhere (process {pid})"),
+            Self::Address(address) => std::net::Ipv4Addr::from_bits(*address).fmt(f),
+            Self::Network(upper) => {
+                write!(f, "{}/64", std::net::Ipv6Addr::from_bits(u128::from(*upper) << 64))
+            }
+            Self::Nobody => f.write_str("somebody"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

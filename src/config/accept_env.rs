@@ -10,6 +10,63 @@ use fpty::proto::variables::{Variables, is_environment_name};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptEnv(Vec<Vec<u8>>);
 
+/// Whose a session is, and where its programs are.
+const IDENTITY: [&[u8]; 6] = [b"HOME", b"USER", b"LOGNAME", b"SHELL", b"MAIL", b"PATH"];
+
+/// Files that shells and interpreters run or read before what they are asked
+/// to, and how a shell takes a line apart (sudoers(5): env_delete).
+const STARTUP: [&[u8]; 22] = [
+    b"BASH_ENV",
+    b"BASHOPTS",
+    b"CDPATH",
+    b"ENV",
+    b"FPATH",
+    b"GLOBIGNORE",
+    b"IFS",
+    b"JAVA_TOOL_OPTIONS",
+    b"NODE_OPTIONS",
+    b"PERL5DB",
+    b"PERL5LIB",
+    b"PERL5OPT",
+    b"PERLLIB",
+    b"PS4",
+    b"PYTHONHOME",
+    b"PYTHONINSPECT",
+    b"PYTHONPATH",
+    b"PYTHONUSERBASE",
+    b"RUBYLIB",
+    b"RUBYOPT",
+    b"SHELLOPTS",
+    b"ZDOTDIR",
+];
+
+/// What names files that the C library or a terminal's library opens
+/// (sudoers(5): env_check; ld.so(8): secure-execution mode; terminfo(5)).
+const CHECKED: [&[u8]; 22] = [
+    b"COLORTERM",
+    b"GCONV_PATH",
+    b"GETCONF_DIR",
+    b"HOSTALIASES",
+    b"LANG",
+    b"LANGUAGE",
+    b"LINGUAS",
+    b"LOCALDOMAIN",
+    b"LOCPATH",
+    b"MALLOC_TRACE",
+    b"NIS_PATH",
+    b"NLSPATH",
+    b"PATH_LOCALE",
+    b"RESOLV_HOST_CONF",
+    b"RES_OPTIONS",
+    b"TERM",
+    b"TERMCAP",
+    b"TERMINFO",
+    b"TERMINFO_DIRS",
+    b"TERMPATH",
+    b"TMPDIR",
+    b"TZDIR",
+];
+
 impl Default for AcceptEnv {
     /// What a terminal needs to look right, and its person's language.
     fn default() -> Self {
@@ -29,21 +86,31 @@ impl AcceptEnv {
         self.0.extend(other.0);
     }
 
-    /// Whether a variable may be set. What the dynamic linker reads
-    /// (ld.so(8)) never may, nor what is no name of a variable.
+    /// Whether a variable may be set, by its name. What the dynamic linker reads
+    /// (ld.so(8)) never may, nor what is no name of a variable; what says whose
+    /// a session is, or what is to be run before its program, only where a
+    /// pattern is that very name.
     pub fn accepts(&self, name: &[u8]) -> bool {
+        let must_be_named = is_one(&IDENTITY, name) || is_one(&STARTUP, name);
         is_environment_name(name)
             && !name.starts_with(b"LD_")
-            && self.0.iter().any(|pattern| matches(pattern, name))
+            && self.0.iter().any(|pattern| match must_be_named {
+                true => pattern == name,
+                false => matches(pattern, name),
+            })
     }
 
     /// What of a client's variables is for the environment, as `NAME=value`:
-    /// of several with one name the last.
-    pub fn of_client(&self, variables: &Variables) -> Vec<CString> {
+    /// of several with one name the last. Where programs run as another user
+    /// (`of_account`), it is that account's environment in any case.
+    pub fn of_client(&self, variables: &Variables, of_account: bool) -> Vec<CString> {
         let mut accepted: Vec<(&[u8], CString)> = Vec::new();
         for (name, value) in variables.iter().filter(|(name, _)| self.accepts(name)) {
             // An empty TERM is none.
-            if name == b"TERM" && value.is_empty() {
+            if (name == b"TERM" && value.is_empty())
+                || (of_account && is_one(&IDENTITY, name))
+                || !is_safe(name, value)
+            {
                 continue;
             }
             if let Ok(pair) = CString::new([name, b"=", value].concat()) {
@@ -55,14 +122,52 @@ impl AcceptEnv {
     }
 }
 
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    match (pattern, name) {
-        ([], []) => true,
-        ([b'*', rest @ ..], _) => (0..=name.len()).any(|at| matches(rest, &name[at..])),
-        ([b'?', rest @ ..], [_, name @ ..]) => matches(rest, name),
-        ([first, rest @ ..], [letter, name @ ..]) => first == letter && matches(rest, name),
-        _ => false,
+fn is_one(names: &[&[u8]], name: &[u8]) -> bool {
+    names.contains(&name)
+}
+
+/// Whether the value names no file that the client chooses: the program may be
+/// another user's, and read what the client cannot, or believe what it says
+/// (sudoers(5): env_check).
+fn is_safe(name: &[u8], value: &[u8]) -> bool {
+    let climbs = value.windows(2).any(|pair| pair == b"..");
+    let is_plain = value.iter().all(u8::is_ascii_graphic);
+    match name {
+        // A zone below the system's folder.
+        b"TZ" => is_plain && !climbs && !value.starts_with(b"/") && !value.starts_with(b":"),
+        _ if name.starts_with(b"LC_") || is_one(&CHECKED, name) => {
+            !climbs && !value.starts_with(b":") && !value.iter().any(|byte| b"/%".contains(byte))
+        }
+        _ => true,
     }
+}
+
+/// Whether a name matches a pattern: what follows a star is looked for as early
+/// as it can be, so that no star before it has to be thought of again.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut at, mut of_name) = (0, 0);
+    // Behind the last star, and how much of the name that one has.
+    let mut star: Option<(usize, usize)> = None;
+    while of_name < name.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                at += 1;
+                star = Some((at, of_name));
+            }
+            Some(letter) if *letter == b'?' || *letter == name[of_name] => {
+                at += 1;
+                of_name += 1;
+            }
+            _ => {
+                let Some((behind, taken)) = &mut star else {
+                    return false;
+                };
+                *taken += 1;
+                (at, of_name) = (*behind, *taken);
+            }
+        }
+    }
+    pattern[at..].iter().all(|letter| *letter == b'*')
 }
 
 #[cfg(test)]
@@ -100,7 +205,105 @@ mod tests {
         variables::encode(bytes, &mut packets);
         let mut variables = Variables::default();
         variables.part(&packets[HEADER..], true);
-        let accepted = AcceptEnv::default().of_client(&variables);
+        let accepted = AcceptEnv::default().of_client(&variables, false);
         assert_eq!(accepted, [c"LANG=C".to_owned(), c"TERM=b".to_owned()]);
+    }
+
+    /// What of these is accepted, by names.
+    fn accepted(accept: &str, pairs: &[(&str, &str)], of_account: bool) -> Vec<String> {
+        let mut packets = Vec::new();
+        let bytes = pairs.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
+        variables::encode(bytes, &mut packets);
+        let mut variables = Variables::default();
+        variables.part(&packets[HEADER..], true);
+        let accepted = AcceptEnv::of(accept.as_bytes()).of_client(&variables, of_account);
+        let name = |pair: &CString| {
+            let text = pair.to_string_lossy().into_owned();
+            text.split('=').next().unwrap_or_default().to_owned()
+        };
+        accepted.iter().map(name).collect()
+    }
+
+    #[test]
+    fn no_value_names_a_file() {
+        for (name, value) in [
+            ("TZ", "/etc/shadow"),
+            ("TZ", ":/etc/shadow"),
+            ("TZ", ":x"),
+            ("TZ", "../../../etc/shadow"),
+            ("TZ", "Europe/../../x"),
+            ("TZ", "a b"),
+            ("TZ", "a\u{1b}"),
+            ("LANG", "/tmp/x"),
+            ("LANG", "../x"),
+            ("LANG", ".."),
+            ("LANG", "%s"),
+            ("LANGUAGE", "de:../../tmp"),
+            ("LC_ALL", "x/y"),
+            ("LC_MESSAGES", "/tmp"),
+            ("TERM", "../../tmp/x"),
+            ("TERM", "/tmp/x"),
+            ("COLORTERM", "/x"),
+            ("TERMINFO", "/tmp"),
+            ("TERMCAP", "/tmp/x"),
+            ("TERMINFO_DIRS", ":/tmp"),
+            ("NLSPATH", "%N"),
+            ("LOCPATH", "/tmp"),
+        ] {
+            assert!(accepted("*", &[(name, value)], false).is_empty(), "{name}={value}");
+            assert!(accepted(name, &[(name, value)], false).is_empty(), "{name}={value}");
+        }
+        for (name, value) in [
+            ("TZ", "Europe/Berlin"),
+            ("TZ", "America/Argentina/Buenos_Aires"),
+            ("TZ", "CET-1CEST,M3.5.0,M10.5.0/3"),
+            ("TZ", "<+03>-3"),
+            ("TZ", ""),
+            ("LANG", "de_DE.UTF-8"),
+            ("LANG", "sr_RS@latin"),
+            ("LANGUAGE", "de:en"),
+            ("LC_ALL", "C"),
+            ("TERM", "xterm-256color"),
+            ("TERM", "screen.xterm-256color"),
+            ("COLORTERM", "truecolor"),
+            ("EDITOR", "/usr/bin/vi"),
+        ] {
+            assert_eq!(accepted("*", &[(name, value)], false), [name], "{value}");
+        }
+    }
+
+    #[test]
+    fn whose_a_session_is_must_be_named_and_is_the_accounts() {
+        for name in ["HOME", "USER", "LOGNAME", "SHELL", "MAIL", "PATH"] {
+            assert!(accepted("*", &[(name, "x")], false).is_empty(), "{name}");
+            assert_eq!(accepted(&format!("* {name}"), &[(name, "x")], false), [name]);
+            assert!(accepted(&format!("* {name}"), &[(name, "x")], true).is_empty(), "{name}");
+        }
+        assert!(accepted("* BASH_*", &[("BASH_ENV", "x"), ("ENV", "x")], false).is_empty());
+        assert_eq!(accepted("BASH_ENV", &[("BASH_ENV", "x")], true), ["BASH_ENV"]);
+    }
+
+    #[test]
+    fn a_pattern_with_many_stars_takes_no_time() {
+        let pattern = b"*a*b*c*d*e*f*g*h*i*j*k*l*m*n*o*p*x";
+        let name = b"abcdefghijklmnop".repeat(4000);
+        let begin = std::time::Instant::now();
+        assert!(!matches(pattern, &name));
+        assert!(!matches(&b"*a".repeat(40_000), &b"a".repeat(30_000)));
+        assert!(begin.elapsed() < std::time::Duration::from_secs(2), "{:?}", begin.elapsed());
+        for (pattern, name, is_one) in [
+            ("*", "", true),
+            ("", "", true),
+            ("", "a", false),
+            ("*a*b*c*", "xaxbxcx", true),
+            ("*a*b*c", "abcabc", true),
+            ("a*b?c", "aXXbbXc", true),
+            ("a*b?c", "abc", false),
+            ("*?*", "", false),
+            ("**a", "a", true),
+            ("*ab", "aab", true),
+        ] {
+            assert_eq!(matches(pattern.as_bytes(), name.as_bytes()), is_one, "{pattern} {name}");
+        }
     }
 }

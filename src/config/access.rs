@@ -131,7 +131,7 @@ impl Access {
         }
     }
 
-    /// Whether root is like everybody.
+    /// Whether root comes in only where an allow list has him.
     pub fn deny_root(&mut self, deny: bool) {
         self.deny_root = deny;
     }
@@ -162,7 +162,13 @@ impl Access {
         groups: &[u32],
     ) -> std::result::Result<(), &'static str> {
         if peer.uid == 0 {
-            return if self.deny_root { Err("root is denied") } else { Ok(()) };
+            if !self.deny_root {
+                return Ok(());
+            }
+            // Like everybody, but that somebody must have named him.
+            if self.allow_users.is_none() && self.allow_groups.is_none() {
+                return Err("root is denied");
+            }
         }
         let known = peer.uid != OF_ELSEWHERE;
         let is_user = |ids: &[u32]| known && ids.contains(&peer.uid);
@@ -235,6 +241,13 @@ mod tests {
         assert!(access.admits(peer(0, 0), &[]).is_ok());
         assert!(access.admits(peer(65534, 65534), &[]).is_err());
         access.deny_root(true);
+        assert!(access.admits(peer(0, 0), &[]).is_err());
+        let mut none = Access::default();
+        none.deny_root(true);
+        assert!(none.admits(peer(0, 0), &[]).is_err() && none.admits(peer(1, 1), &[]).is_ok());
+        access.add(List::AllowUser, "x", &[b"root".to_vec()]).expect("root");
+        assert!(access.admits(peer(0, 0), &[]).is_ok());
+        access.add(List::DenyGroup, "x", &[b"0".to_vec()]).expect("a group");
         assert!(access.admits(peer(0, 0), &[]).is_err());
     }
 

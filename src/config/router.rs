@@ -15,7 +15,6 @@ use super::{OptionSpec, switch, value, with_value};
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 use fpty::sys::accounts;
-use fpty::sys::bind::Ownership;
 
 /// What an option of the router sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -382,10 +381,9 @@ impl Router {
         std::iter::once(self.rules.clone()).chain(own)
     }
 
-    /// Mode and owner of the socket with this number's rules.
-    pub fn ownership(&self, number: usize) -> Ownership {
-        let own = number.checked_sub(1).and_then(|number| self.own.get(number));
-        own.map(|own| own.ownership).unwrap_or_default()
+    /// The socket with this number's rules, where it has some of its own.
+    pub fn own_of(&self, number: usize) -> Option<&Own> {
+        number.checked_sub(1).and_then(|number| self.own.get(number))
     }
 
     /// Makes the rules of all sockets, once, when all options are known: to look
@@ -407,6 +405,9 @@ impl Router {
                         path.display()
                     )));
                 }
+            }
+            if rules.identity.is_some() {
+                fpty::sys::pty::look_up_group();
             }
             let becomes_another = rules.identity.as_ref().is_some_and(|it| !it.is_ours());
             if becomes_another && !accounts::may_change() {

@@ -16,8 +16,9 @@ use super::record::{Part, Record};
 use super::value;
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
-use fpty::proto::variables::is_environment_name;
+use fpty::proto::variables::{Variables, is_environment_name};
 use fpty::sys::bind::Ownership;
+use fpty::sys::socket::Transport;
 use fpty::sys::{Size, accounts};
 
 /// What holds at a socket.
@@ -139,6 +140,19 @@ pub struct Own {
     pairs: Vec<(String, Value)>,
 }
 
+/// What a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketKind {
+    /// A UNIX socket that has a path.
+    Path,
+    /// One that has none.
+    Abstract,
+    /// TCP.
+    Tcp,
+    /// It was bound by somebody else: `fd://N`, `=N`, a zerg server.
+    Passed(Transport),
+}
+
 /// The keys, for whoever types another.
 const KEYS: &str = "addr, cmd, uid, gid, groups, chdir, env, accept_env, rows, cols, chmod, chown, \
                     allow_user, deny_user, allow_group, deny_group, allow_addr, deny_addr, root, max, \
@@ -188,6 +202,15 @@ impl Own {
                 _ => {}
             }
         }
+        match own.kind() {
+            Some(kind) => own.fits(kind)?,
+            // Whether it is TCP is known when it is bound.
+            None => {
+                let is_owned = |(key, _): &&(String, Value)| key == "chmod" || key == "chown";
+                let owned = own.pairs.iter().filter(is_owned).cloned().collect();
+                Self { pairs: owned, ..own.clone() }.fits(SocketKind::Passed(Transport::Unix))?;
+            }
+        }
         own.rules(&Rules::default())?;
         Ok(own)
     }
@@ -201,14 +224,62 @@ impl Own {
         format!("{}: {key}", self.option)
     }
 
+    /// Whether the rules mean something at a socket of this kind: what would
+    /// protect nothing is refused.
+    ///
+    /// # Errors
+    /// A key that means nothing there.
+    pub fn fits(&self, kind: SocketKind) -> Result<()> {
+        for (key, typed) in &self.pairs {
+            let why = match (key.as_str(), kind) {
+                ("chmod" | "chown", SocketKind::Abstract) => {
+                    "an abstract socket has neither mode nor owner: it is for everybody who is not \
+                     kept out by allow_user, allow_group"
+                }
+                ("chmod" | "chown", SocketKind::Passed(_)) => {
+                    "whoever has bound the socket gives it its mode and owner"
+                }
+                ("chmod" | "chown", SocketKind::Tcp) => "only a UNIX socket has users",
+                (key, SocketKind::Tcp | SocketKind::Passed(Transport::Tcp))
+                    if key == "root" || list(key).is_some_and(|list| !list.is_of_addresses()) =>
+                {
+                    "only a UNIX socket knows users"
+                }
+                (
+                    key,
+                    SocketKind::Path | SocketKind::Abstract | SocketKind::Passed(Transport::Unix),
+                ) if list(key).is_some_and(List::is_of_addresses) => {
+                    "only a TCP socket knows addresses"
+                }
+                _ => continue,
+            };
+            let value = String::from_utf8_lossy(&typed.one()).trim().to_owned();
+            return Err(Error::new(format!("option {} = {value}: {why}", self.what(key))));
+        }
+        Ok(())
+    }
+
+    /// What can be told of that by the address.
+    fn kind(&self) -> Option<SocketKind> {
+        let address = self.address.as_bytes();
+        if self.is_tcp() {
+            return Some(SocketKind::Tcp);
+        }
+        if address.starts_with(b"@") || address.starts_with(b"\\0") {
+            return Some(SocketKind::Abstract);
+        }
+        // Of one that was passed on it is known later what it is.
+        (!self.is_passed()).then_some(SocketKind::Path)
+    }
+
+    fn is_passed(&self) -> bool {
+        let address = self.address.as_bytes();
+        address.starts_with(b"=") || address.starts_with(b"fd://")
+    }
+
     fn is_tcp(&self) -> bool {
         let address = self.address.as_bytes();
         address.contains(&b':') && !address.starts_with(b"fd://")
-    }
-
-    fn is_unix(&self) -> bool {
-        let address = self.address.as_bytes();
-        !address.contains(&b':') && !address.starts_with(b"=")
     }
 
     /// Its rules, where these are the global ones, and this is its number.
@@ -227,14 +298,6 @@ impl Own {
         let mut rules = global.clone();
         for (key, typed) in &self.pairs {
             let what = self.what(key);
-            let wrong = |why: &str| Err(Error::new(format!("option {what}: {why}")));
-            let of_users = list(key).is_some_and(|list| !list.is_of_addresses());
-            if (of_users || matches!(key.as_str(), "root" | "chmod" | "chown")) && self.is_tcp() {
-                return wrong("only a UNIX socket knows users");
-            }
-            if list(key).is_some_and(List::is_of_addresses) && self.is_unix() {
-                return wrong("only a TCP socket knows addresses");
-            }
             if let Some(list) = list(key) {
                 rules.access.clear(list);
                 rules.access.add(list, &format!("option {what}"), &typed.list())?;
@@ -320,6 +383,11 @@ impl Own {
 }
 
 impl Rules {
+    /// What of a client's variables is for the program's environment.
+    pub fn environment_of(&self, variables: &Variables) -> Vec<CString> {
+        self.accept_env.of_client(variables, self.identity.is_some())
+    }
+
     /// A terminal's size before the client says one.
     pub fn size(&self) -> Size {
         Size { rows: self.rows, cols: self.cols }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use nix::poll::PollFlags;
 
 use super::fanout::{QUEUE_LIMIT, Scrollback};
+use crate::session::web::{ANSWER, Beginning, Begins, HELD};
 use crate::shares::Who;
 use fpty::relay::{Backlog, Queries};
 use fpty::sys::Read;
@@ -24,6 +25,17 @@ pub struct Client {
     /// What may wait for it before it loses its place.
     limit: usize,
     state: State,
+    first: First,
+}
+
+/// What is known of its first bytes.
+enum First {
+    /// None have come.
+    None,
+    /// They may be a web page's; held back until then.
+    Some(Box<Beginning>, Option<Instant>),
+    /// They are none.
+    Plain,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +51,18 @@ enum State {
 }
 
 /// What came of a client's event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// Nothing for the terminal.
     Nothing,
     /// So many bytes for it.
     Input(usize),
-    /// The client will send no more.
-    End,
+    /// Bytes for it that were held back.
+    First(Vec<u8>),
+    /// A web page speaks.
+    Web,
+    /// The client will send no more; bytes that were held back.
+    End(Vec<u8>),
 }
 
 impl Client {
@@ -56,7 +72,8 @@ impl Client {
         let joining = scrollback.replay(&mut queue);
         let limit = QUEUE_LIMIT + queue.len();
         let (since, state) = (Instant::now(), State::Open);
-        let mut client = Self { stream, who, since, readonly, queue, joining, limit, state };
+        let mut client =
+            Self { stream, who, since, readonly, queue, joining, limit, state, first: First::None };
         client.send();
         client
     }
@@ -84,7 +101,10 @@ impl Client {
         }
         match self.stream.read(buffer) {
             Read::Bytes(_) if self.readonly => {}
-            Read::Bytes(count) => return Heard::Input(count),
+            Read::Bytes(count) => match self.first {
+                First::Plain => return Heard::Input(count),
+                _ => return self.hear_first(&buffer[..count]),
+            },
             Read::Blocked => {}
             Read::Gone => self.state = State::Gone,
             // A UNIX socket that was closed is hung up as well; one whose
@@ -96,10 +116,47 @@ impl Client {
                 if self.state == State::Open {
                     self.state = State::Silent;
                 }
-                return Heard::End;
+                return Heard::End(self.take_held());
             }
         }
         Heard::Nothing
+    }
+
+    /// Looks at its first bytes, see [`crate::session::web`].
+    fn hear_first(&mut self, bytes: &[u8]) -> Heard {
+        let (mut beginning, until) = match std::mem::replace(&mut self.first, First::Plain) {
+            First::Some(beginning, until) => (beginning, until),
+            First::None | First::Plain => (Box::default(), Some(Instant::now() + HELD)),
+        };
+        let begins = beginning.hear(bytes);
+        match begins {
+            Begins::Web => return Heard::Web,
+            Begins::Plain => return Heard::First(beginning.take().to_vec()),
+            Begins::Likely | Begins::Unlikely => {}
+        }
+        let is_held = begins == Begins::Likely && until.is_some();
+        let given = if is_held { Vec::new() } else { beginning.take().to_vec() };
+        self.first = First::Some(beginning, until);
+        Heard::First(given)
+    }
+
+    /// Until when its first bytes are held back.
+    pub fn held_until(&self) -> Option<Instant> {
+        match self.first {
+            First::Some(_, until) => until,
+            First::None | First::Plain => None,
+        }
+    }
+
+    /// What was held back, where that was for long enough.
+    pub fn take_held(&mut self) -> Vec<u8> {
+        match &mut self.first {
+            First::Some(beginning, until) => {
+                *until = None;
+                beginning.take().to_vec()
+            }
+            First::None | First::Plain => Vec::new(),
+        }
     }
 
     /// Takes output of the terminal.
@@ -124,6 +181,21 @@ impl Client {
     /// Whether it waits for what comes of its input.
     pub fn is_silent(&self) -> bool {
         self.state == State::Silent
+    }
+
+    /// A web page is told that this is nothing for it, and goes.
+    pub fn refuse_web(&mut self, buffer: &mut [u8]) {
+        if self.queue.is_empty() {
+            let _ = self.stream.write(ANSWER);
+        }
+        self.stream.end();
+        // Unread input would turn our close into a reset.
+        for _ in 0..16 {
+            if !matches!(self.stream.read(buffer), Read::Bytes(_)) {
+                break;
+            }
+        }
+        self.state = State::Gone;
     }
 
     /// It has to go at once.

@@ -55,7 +55,7 @@ pub fn bind(config: &Server) -> Result<()> {
     if let Some(address) = &config.readonly_socket {
         sockets::add(address, Role::Watched, 0)?;
     }
-    sockets::bind(Owner::Pty, |_| Ownership::default())
+    sockets::bind(Owner::Pty, |_| Ownership::default(), |_, _| Ok(()))
 }
 
 /// Gives the first worker its terminal, and the thread that shares it. Where

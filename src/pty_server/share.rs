@@ -15,6 +15,7 @@ use super::client::{Client, Heard};
 use super::ending::Ending;
 use super::fanout::{QUEUE_LIMIT, Scrollback};
 use super::log_copy::LogCopy;
+use crate::session::web::WHY;
 use crate::shares;
 use fpty::error::reason;
 use fpty::relay::Backlog;
@@ -168,7 +169,7 @@ impl Share {
     fn timeout(&self) -> PollTimeout {
         let log = self.log.as_ref().and_then(LogCopy::due);
         let ending = self.ending.as_ref().map(Ending::due);
-        let Some(due) = [self.paused, log, ending].into_iter().flatten().min() else {
+        let Some(due) = [self.paused, log, ending, self.held()].into_iter().flatten().min() else {
             return PollTimeout::NONE;
         };
         // Rounded up, or the last millisecond would be spent asking.
@@ -176,13 +177,19 @@ impl Share {
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }
 
+    /// When first bytes are held back no more.
+    fn held(&self) -> Option<Instant> {
+        self.clients.iter().filter_map(Client::held_until).min()
+    }
+
     fn look_at_the_clock(&mut self, slave: &Slave) {
         let log = self.log.as_ref().and_then(LogCopy::due);
         let ending = self.ending.as_ref().map(Ending::due);
-        if self.paused.is_none() && log.is_none() && ending.is_none() {
+        if [self.paused, log, ending, self.held()].iter().all(Option::is_none) {
             return;
         }
         let now = Instant::now();
+        self.give_what_was_held(now);
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if is_due(self.paused) {
             self.paused = None;
@@ -280,7 +287,12 @@ impl Share {
         match self.clients[index].ready(events, &mut self.buffer) {
             Heard::Nothing => {}
             Heard::Input(count) => self.give_input(count),
-            Heard::End => self.ending = Some(Ending::new()),
+            Heard::First(bytes) => self.give_held(&bytes),
+            Heard::Web => self.refuse_web(index),
+            Heard::End(bytes) => {
+                self.give_held(&bytes);
+                self.ending = Some(Ending::new());
+            }
         }
     }
 
@@ -293,6 +305,28 @@ impl Share {
             Read::Blocked => {}
             // Readable for ever, were it still asked.
             Read::End | Read::Gone => self.original_input = None,
+        }
+    }
+
+    fn refuse_web(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        client.refuse_web(&mut self.buffer);
+        let who = client.who;
+        self.log(&format!("{who} was refused: {WHY}"));
+    }
+
+    fn give_held(&mut self, bytes: &[u8]) {
+        self.input.push(bytes);
+        self.flush_input();
+    }
+
+    /// First bytes that were held back for long enough are no web page's.
+    fn give_what_was_held(&mut self, now: Instant) {
+        for index in 0..self.clients.len() {
+            if self.clients[index].held_until().is_some_and(|until| until <= now) {
+                let bytes = self.clients[index].take_held();
+                self.give_held(&bytes);
+            }
         }
     }
 

@@ -127,8 +127,16 @@ fn admits_process(rules: &Rules, client: &Stream) -> Result<(), (String, &'stati
         true => client.peer_groups(),
         false => Vec::new(),
     };
-    let who = || format!("user {} (process {})", peer.uid, peer.pid);
-    rules.access.admits(peer, &groups).map_err(|why| (who(), why))
+    rules.access.admits(peer, &groups).map_err(|why| (who(client), why))
+}
+
+/// Who has connected, for the log.
+pub fn who(client: &Stream) -> String {
+    match (client.credentials(), client.peer_address()) {
+        (Some(peer), _) => format!("user {} (process {})", peer.uid, peer.pid),
+        (None, Some((address, port))) => format!("{address} port {port}"),
+        (None, None) => String::from("somebody"),
+    }
 }
 
 fn admits_address(rules: &Rules, client: &Stream) -> Result<(), (String, &'static str)> {

@@ -154,7 +154,7 @@ impl GatewayLoop {
             Err(why) => return self.turn_back(newcomer, opening.extended, why),
         };
         let size = opening.size(rules.size());
-        let environment = rules.accept_env.of_client(&opening.variables);
+        let environment = rules.environment_of(&opening.variables);
         let session = Session::opened(&mut opening, size);
         let Some(key) = self.attach(newcomer, session, &program, size, environment) else {
             return;

@@ -36,6 +36,11 @@ impl Behind {
         Self { waiting: VecDeque::new(), acts: ALL_ACTS }
     }
 
+    /// Whether nobody waits: then the loop may.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Has a client ask for what it may; whoever it is may for something.
     fn share<T>(&mut self, hear: impl FnOnce(&mut usize) -> T) -> T {
         let most = self.acts.clamp(1, ACTS);
@@ -48,11 +53,6 @@ impl Behind {
     /// Whether more of a session's client is to be heard.
     pub fn has(&self, key: Key) -> bool {
         self.waiting.iter().any(|rest| matches!(rest.whose, Whose::Session(it) if it == key))
-    }
-
-    /// Whether nobody's turn is still to come.
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
     }
 
     /// Keeps what was not heard. Whether there was memory for it.

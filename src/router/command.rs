@@ -183,7 +183,7 @@ impl GatewayLoop {
         let program = self.granted(door, std::mem::take(&mut opening.request))?;
         let rules = self.doors.rules(door);
         let environment =
-            rules.map(|rules| rules.accept_env.of_client(&opening.variables)).unwrap_or_default();
+            rules.map(|rules| rules.environment_of(&opening.variables)).unwrap_or_default();
         let passed = passed(&opening.offered, arrived)
             .map_err(|error| refused(format!("bad request: {error}")))?;
         let passed = if self.config.pass_stdio { passed } else { [None, None, None] };

@@ -192,6 +192,7 @@ impl GatewayLoop {
                     return self.begin(key, left, false);
                 }
                 Heard::Refuse(why) => return self.refuse_caller(key, why),
+                Heard::Web => return self.begin_no_more(key),
             }
         }
     }
@@ -216,6 +217,9 @@ impl GatewayLoop {
     /// Starts the program; so many bytes of what was read last are for the
     /// session. The client may have said that it sends no more.
     fn begin(&mut self, key: Key, left: usize, ended: bool) {
+        if self.callers.get(key).is_some_and(|caller| caller.greeting.may_be_web()) {
+            return self.begin_no_more(key);
+        }
         let Some(caller) = self.callers.remove(key) else {
             return;
         };
@@ -299,6 +303,16 @@ impl GatewayLoop {
         });
         self.faults.made = Some(Whose::Caller(key));
         self.heard(key);
+    }
+
+    /// A web page has no business here.
+    fn begin_no_more(&mut self, key: Key) {
+        let Some(caller) = self.callers.remove(key) else { return };
+        let Caller { client, door, seat, .. } = *caller;
+        if let Ok(Some(seat)) = seat {
+            self.seats.leave(seat);
+        }
+        self.refuse_web_caller(door, client);
     }
 
     pub(super) fn forget_caller(&mut self, key: Key) {

@@ -12,6 +12,7 @@
 //! | `latecomers.rs` | who is waited for longer before that |
 //! | `requests.rs` | which program a client asks for |
 //! | `command.rs` | commands without a terminal |
+//! | `web.rs` | web pages that come where a terminal is |
 //! | `handover.rs` | the terminal itself is given to a client |
 //! | `behind.rs` | clients that ask for more than one turn has time for |
 //! | `traffic.rs` | bytes between a client and its terminal |
@@ -66,6 +67,7 @@ mod timers;
 pub mod told;
 mod traffic;
 mod turn;
+mod web;
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -108,6 +110,7 @@ use timers::Due;
 use told::Told;
 use traffic::Attached;
 use turn::Turn;
+use web::Beginnings;
 
 /// How often a log that takes nothing is tried again.
 const LOG_AGAIN: Duration = Duration::from_millis(100);
@@ -127,6 +130,7 @@ struct GatewayLoop {
     callers: Table<Caller>,
     latecomers: Latecomers,
     sessions: Table<Attached>,
+    beginnings: Beginnings,
     commands: Commands,
     inquirers: Inquirers,
     /// `None`: no session can be left.
@@ -253,6 +257,7 @@ impl GatewayLoop {
             callers: Table::new(),
             latecomers: Latecomers::default(),
             sessions: Table::new(),
+            beginnings: Beginnings::new(),
             commands: Commands::default(),
             inquirers: Inquirers::default(),
             left,
@@ -344,6 +349,7 @@ impl GatewayLoop {
             Due::Dismissed(key) => router.abandon(key),
             Due::Executed(key) => router.executed(key),
             Due::Offer(key) => router.offer(key),
+            Due::First(key) => router.give_first(key),
             Due::Keeper(key) => router.handed_over(key),
             Due::Silent(key) => router.silent(key),
             Due::CommandUnanswered(key) => router.command_unanswered(key),

@@ -32,6 +32,8 @@ pub enum Due {
     Executed(Key),
     /// Look whether the terminal can be offered to the client.
     Offer(Key),
+    /// The first bytes of a client were held back for long enough.
+    First(Key),
     /// Somebody is to look after a terminal that was handed over.
     Keeper(Key),
     /// A client has said nothing yet that its program would start after.
@@ -99,6 +101,7 @@ impl Due {
             | Due::Dismissed(key)
             | Due::Executed(key)
             | Due::Offer(key)
+            | Due::First(key)
             | Due::Keeper(key)
             | Due::LimitSoon(key)
             | Due::Limit(key) => Some(key),

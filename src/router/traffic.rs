@@ -184,7 +184,7 @@ impl GatewayLoop {
         if self.keeps_time {
             attached.note_traffic();
         }
-        let _armed = Left::arm_for(self.left.as_deref(), &attached.session);
+        let armed = Left::arm_for(self.left.as_deref(), &attached.session);
         let Attached { session, wires, last_input, .. } = attached;
         if ready.write {
             session.client_writable(wires);
@@ -196,12 +196,23 @@ impl GatewayLoop {
                     *last_input = count as u32;
                     super::fault::strike("input", || &self.turn.input);
                     super::fault::arm(&self.turn.input);
+                    if session.is_new() {
+                        drop(armed);
+                        return self.hear_first(key);
+                    }
                     self.turn.hear(key, session, wires);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
                 // writing half was shut down is not.
                 Read::End if ready.hang_up => session.client_left(),
-                Read::End => session.client_ended(),
+                Read::End => {
+                    if session.is_new() {
+                        if let Some(mut beginning) = self.beginnings.remove(&key) {
+                            session.early_input(beginning.take(), wires);
+                        }
+                    }
+                    session.client_ended();
+                }
                 Read::Gone => session.client_left(),
                 Read::Blocked => {}
             }

@@ -5,9 +5,11 @@
 use fpty::proto::request::Request;
 use fpty::proto::variables::{TERMINAL, Variables};
 use fpty::proto::{
-    Decoder, END_OF_STREAM, HELLO, OFFER, Packet, REQUEST, VARIABLES, VERSION, encode_bare,
+    Decoder, END_OF_STREAM, HEADER, HELLO, OFFER, Packet, REQUEST, VARIABLES, VERSION, encode_bare,
 };
 use fpty::sys::Size;
+
+use super::web;
 
 /// Input that is kept of a client that has not said that that was all, in
 /// bytes. One that hears no answer for a while sends some of it all the same
@@ -20,6 +22,9 @@ const TOO_MUCH: &str = "too much input came before the request was complete";
 /// What has been heard of a client.
 #[derive(Debug, Default)]
 pub struct Greeting {
+    /// The first bytes, and how many of them have come.
+    first: [u8; HEADER],
+    come: usize,
     decoder: Decoder,
     /// Something was said, so that a hello comes too late.
     spoken: bool,
@@ -49,6 +54,8 @@ pub enum Heard {
     Begin,
     /// Start nothing: why.
     Refuse(&'static str),
+    /// A web page speaks.
+    Web,
 }
 
 /// What is known of a client when its program starts.
@@ -86,6 +93,14 @@ impl Greeting {
 
     /// Takes what the client sent off the front of `bytes`.
     pub fn hear(&mut self, bytes: &mut &[u8]) -> Heard {
+        if self.come < HEADER {
+            let count = bytes.len().min(HEADER - self.come);
+            self.first[self.come..self.come + count].copy_from_slice(&bytes[..count]);
+            self.come += count;
+            if self.come == HEADER && web::is_no_packet(self.first) {
+                return Heard::Web;
+            }
+        }
         loop {
             let (before, decoder) = (*bytes, self.decoder.clone());
             let Some(packet) = self.decoder.next(bytes) else {
@@ -131,6 +146,11 @@ impl Greeting {
                 return Heard::Begin;
             }
         }
+    }
+
+    /// Whether less than a packet has come, and looks like a web page's.
+    pub fn may_be_web(&self) -> bool {
+        (1..HEADER).contains(&self.come) && web::may_be_no_packet(&self.first[..self.come])
     }
 
     /// Whether the client has said hello.

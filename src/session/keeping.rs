@@ -25,6 +25,7 @@ impl Session {
     /// terminal.
     pub fn resumed(size: Size, kept: Kept) -> Self {
         let mut session = Self::raw(size);
+        session.is_known_now();
         let mut decoder = Decoder::default();
         decoder.extend();
         session.decoder = Some(decoder);

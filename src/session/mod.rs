@@ -11,6 +11,7 @@ mod extended;
 pub mod greeting;
 pub mod keeping;
 mod packets;
+pub mod web;
 
 use extended::Extended;
 use greeting::Opening;
@@ -59,6 +60,8 @@ pub enum Key {
 /// The client's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Client {
+    /// The same as the next, and what its first bytes are is not known.
+    New,
     /// It sends and reads.
     Open,
     /// The same, and not all that was read of it has been heard.
@@ -128,7 +131,7 @@ impl Session {
             size,
             input: Backlog::default(),
             output: Backlog::default(),
-            client: Client::Open,
+            client: Client::New,
             terminal_open: true,
             program_runs: true,
             unspoken: false,
@@ -142,6 +145,7 @@ impl Session {
         session.decoder = Some(std::mem::take(&mut opening.decoder));
         session.extended = opening.extended.then(Box::default);
         session.unspoken = !opening.spoken;
+        session.is_known_now();
         session
     }
 
@@ -172,7 +176,7 @@ impl Session {
 
     /// The client will send no more, and still reads.
     pub fn client_ended(&mut self) {
-        if self.client == Client::Open {
+        if self.client <= Client::Open {
             self.client = Client::Silent;
         }
     }
@@ -255,7 +259,7 @@ impl Session {
     /// that does not read is no longer listened to.
     pub fn client_interest(&self) -> Interest {
         Interest {
-            read: self.client == Client::Open
+            read: self.client <= Client::Open
                 && ((self.terminal_open && self.program_runs) || self.is_hidden() || self.unspoken)
                 && self.input.len() < INPUT_LIMIT,
             write: !self.output.is_empty(),
@@ -290,6 +294,19 @@ impl Session {
     /// listened to, or has said all it has to say: it could leave unheard.
     pub fn is_deaf(&self) -> bool {
         !self.input.is_empty() && self.client != Client::Gone && !self.client_interest().read
+    }
+
+    /// Whether it is in raw mode, and what the first bytes of its client are is
+    /// not known.
+    pub fn is_new(&self) -> bool {
+        self.client == Client::New
+    }
+
+    /// They are no browser's.
+    pub fn is_known_now(&mut self) {
+        if self.client == Client::New {
+            self.client = Client::Open;
+        }
     }
 
     /// Whether not all that was read of the client has been heard: there is

@@ -10,6 +10,7 @@ use std::ptr::addr_of_mut;
 
 use super::log::log;
 use super::passed;
+use crate::config::rules::SocketKind;
 use crate::ffi;
 use fpty::error::{Context, Error, Result};
 use fpty::sys::bind::{self, Ownership};
@@ -171,12 +172,17 @@ pub fn add_from_zerg(address: &OsStr) -> Result<()> {
     Err(failed("it sent something else than sockets"))
 }
 
-/// Binds a plugin's sockets.
+/// Binds a plugin's sockets, each with the mode and owner that its rules say;
+/// these are asked whether they fit what it is.
 ///
 /// # Errors
 /// The line for the operator. (Where the server's own bind fails, it says so
 /// itself and exits.)
-pub fn bind(owner: Owner, ownership: impl Fn(usize) -> Ownership) -> Result<()> {
+pub fn bind(
+    owner: Owner,
+    ownership: impl Fn(usize) -> Ownership,
+    fits: impl Fn(usize, SocketKind) -> Result<()>,
+) -> Result<()> {
     // Once more: what the server had open there when we were loaded may have
     // been closed.
     fpty::sys::stdio::fill_closed();
@@ -185,6 +191,7 @@ pub fn bind(owner: Owner, ownership: impl Fn(usize) -> Ownership) -> Result<()> 
         // Of a number, or for a person.
         let name = text(socket.name);
         let (role, rules) = role_and_rules(socket.mode);
+        let was_bound = socket.fd >= 0 || name.starts_with('=') || name.starts_with("fd://");
         let (fd, raw_name, shared) = if socket.fd >= 0 {
             close_with_exec(socket.fd);
             (socket.fd, raw_name, false)
@@ -196,12 +203,19 @@ pub fn bind(owner: Owner, ownership: impl Fn(usize) -> Ownership) -> Result<()> 
             let fd = passed::take(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
             (fd, name_of(fd).unwrap_or(raw_name), owner == Owner::Pty)
         } else {
+            if is_abstract(&raw_name) {
+                fits(rules, SocketKind::Abstract)?;
+            }
             let fd = bind_address(&raw_name, socket.name, ownership(rules))?;
             close_with_exec(fd);
             (fd, raw_name, owner == Owner::Pty)
         };
         let name = String::from_utf8_lossy(&raw_name);
-        Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
+        let listener =
+            Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
+        if was_bound {
+            fits(rules, SocketKind::Passed(listener.transport()))?;
+        }
         socket.fd = fd;
         socket.shared = shared.into();
         rename(socket, &raw_name);
@@ -247,6 +261,13 @@ fn inherited(number: &str, name: &str) -> Result<c_int> {
         .ok_or_else(|| Error::new(format!("{name}: not a descriptor's number")))
 }
 
+/// Whether an address is a UNIX socket's that has no path.
+fn is_abstract(name: &[u8]) -> bool {
+    // SAFETY: a plain int of the server's configuration, which is complete.
+    let all = unsafe { (*addr_of_mut!(ffi::uwsgi)).abstract_socket != 0 };
+    !name.contains(&b':') && (all || name.starts_with(b"@") || name.starts_with(b"\\0"))
+}
+
 fn bind_address(name: &[u8], raw_name: *mut c_char, ownership: Ownership) -> Result<c_int> {
     // SAFETY: the fields are plain ints of the server's configuration, which
     // is complete; this is the only thread. The names are NUL-terminated. A
@@ -267,9 +288,7 @@ fn bind_address(name: &[u8], raw_name: *mut c_char, ownership: Ownership) -> Res
             (*server).no_defer_accept = deferred;
             return Ok(fd);
         }
-        let is_abstract =
-            (*server).abstract_socket != 0 || name.starts_with(b"@") || name.starts_with(b"\\0");
-        if !is_abstract {
+        if !is_abstract(name) {
             check_path(name)?;
             return bind_path(name, backlog, ownership);
         }

@@ -57,3 +57,22 @@ fn nothing_of_a_flood_is_lost() {
         wait_until("the last one arrives", || std::path::Path::new(&path).exists());
     });
 }
+
+/// Where nothing else happens the rest is heard all the same.
+#[test]
+fn a_flood_is_heard_to_its_end_where_nobody_else_is() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).script("stty raw -echo; echo ready; exec cat").uwsgi();
+        let mut client = server.connect("u");
+        client.read_until("ready\n");
+        for number in 0..20 {
+            // Signals that do nothing to it.
+            client.send([header(0, 28).repeat(500), input(format!("<{number}>"))].concat());
+            client.read_until(&format!("<{number}>"));
+        }
+        // The program has begun before that was all.
+        let mut early = server.connect("u");
+        early.send([header(0, 28).repeat(2000), input("early")].concat());
+        early.read_until("early");
+    });
+}

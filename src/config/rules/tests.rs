@@ -76,10 +76,10 @@ fn nonsense_names_option_key_and_value() {
         ("addr=/s,root=perhaps", "root = perhaps"),
         ("addr=/s,handover=perhaps", "handover = perhaps"),
         ("addr=/s,env=1A=x", "env = 1A=x"),
-        ("addr=/s,allow_addr=10.0.0.0/8", "allow_addr: only a TCP socket"),
-        ("addr=:5000,allow_user=root", "allow_user: only a UNIX socket"),
+        ("addr=/s,allow_addr=10.0.0.0/8", "allow_addr = 10.0.0.0/8: only a TCP"),
+        ("addr=:5000,allow_user=root", "allow_user = root: only a UNIX"),
         ("addr=:5000,allow_addr=10.0.0.0/40", "allow_addr = 10.0.0.0/40"),
-        ("addr=:5000,chmod=600", "chmod: only a UNIX socket"),
+        ("addr=:5000,chmod=600", "chmod = 600: only a UNIX"),
         ("addr=/s,audit=xml", "audit = xml"),
     ] {
         let error = read(typed).expect_err(typed).to_string();

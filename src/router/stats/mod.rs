@@ -157,6 +157,11 @@ impl GatewayLoop {
         let Some(client) = self.statistics.clients.get_mut(key) else {
             return;
         };
+        // It says no more, and has said enough, perhaps.
+        if let Some(asked) = client.request.end().filter(|_| !client.asked) {
+            self.after(PATIENCE, Due::Stats(key));
+            return self.answer_stats(key, asked);
+        }
         if std::mem::take(&mut client.reads) && client.since.elapsed() < LONGEST {
             return self.after(PATIENCE, Due::Stats(key));
         }
@@ -166,7 +171,8 @@ impl GatewayLoop {
     fn answer_stats(&mut self, key: Key, asked: Asked) {
         let (body, listing) = match asked {
             Asked::Metrics => (prometheus::text(&self.told.counters.now()), None),
-            Asked::Head => (String::new(), None),
+            Asked::Head(_) => (String::new(), None),
+            Asked::Not(_, _, why) => (format!("{why}\n"), None),
             Asked::Plain | Asked::Json => (self.report(), Some(Listing::default())),
         };
         if let Some(client) = self.statistics.clients.get_mut(key) {

@@ -6,6 +6,7 @@
 //! | `mod.rs` | a session begins, ends, or is refused |
 //! | `facts.rs` | what is known of it; its lines |
 //! | `peer.rs` | who is at the other end |
+//! | `names.rs` | names of users, without waiting for one |
 //! | `reason.rs` | why it ended, why there was none |
 //! | `refusals.rs` | how many of them have a line of their own |
 //! | `line.rs` | how a line looks |
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod counters;
 mod facts;
 pub mod line;
+mod names;
 mod peer;
 mod queue;
 mod reason;
@@ -46,7 +48,7 @@ use counters::Counters;
 pub use facts::{End, Facts, Last, Recorded};
 use facts::{Place, Refused};
 use line::Format;
-use peer::Names;
+use names::Names;
 pub use peer::Said;
 use queue::Queue;
 pub use reason::{Gone, Refusal};

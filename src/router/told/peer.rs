@@ -1,16 +1,13 @@
 //! Who is at the other end: as far as the kernel tells, and what the client
 //! says of itself.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use nix::unistd::{Uid, User};
-
+use super::names::Names;
 use crate::shares::Who;
 use fpty::proto::variables::{LOGNAME, SSH_CONNECTION, Variables};
-use fpty::sys::credentials::{Logins, OF_ELSEWHERE};
+use fpty::sys::credentials::OF_ELSEWHERE;
 use fpty::sys::socket::Stream;
 
 /// The other end of a connection. What is not known is `None`: of TCP there
@@ -66,7 +63,7 @@ impl Peer {
             uid: Some(credentials.uid),
             gid: Some(credentials.gid),
             user: names.of(credentials.uid),
-            login_uid: with_login.then(|| names.logins.of(client, credentials)).flatten(),
+            login_uid: with_login.then(|| names.login_of(client, credentials)).flatten(),
             ..Self::default()
         }
     }
@@ -96,48 +93,6 @@ impl Said {
     }
 }
 
-/// Names of users, and as whom they have logged in. To ask for a name may take
-/// long, where it comes over a network, so that each is asked for once in a
-/// while.
-#[derive(Debug, Default)]
-pub struct Names {
-    known: HashMap<u32, (Instant, Option<Arc<str>>)>,
-    logins: Logins,
-}
-
-/// How long a name is good for.
-const GOOD_FOR: Duration = Duration::from_secs(600);
-
-/// How many are kept.
-const MOST: usize = 4096;
-
-impl Names {
-    /// The name of a user that was asked for before.
-    pub fn known(&self, uid: u32) -> Option<String> {
-        let (_, name) = self.known.get(&uid)?;
-        name.as_deref().map(str::to_owned)
-    }
-
-    /// The name of a user; `None`: there is none.
-    pub fn of(&mut self, uid: u32) -> Option<Arc<str>> {
-        if uid == OF_ELSEWHERE {
-            return None;
-        }
-        if let Some((asked, name)) = self.known.get(&uid) {
-            if asked.elapsed() < GOOD_FOR {
-                return name.clone();
-            }
-        }
-        if self.known.len() >= MOST {
-            self.known.clear();
-        }
-        let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-        let name: Option<Arc<str>> = user.map(|user| user.name.into());
-        self.known.insert(uid, (Instant::now(), name.clone()));
-        name
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,15 +110,5 @@ mod tests {
         assert_eq!(said.ssh_connection.map(|text| text.len()), Some(1024));
         assert_eq!(said.logname.as_deref(), Some("\u{fffd}\n"));
         assert_eq!(said.term, None);
-    }
-
-    #[test]
-    fn root_has_a_name_and_nobody_else_has_a_number_as_high() {
-        let mut names = Names::default();
-        assert_eq!(names.of(0).as_deref(), Some("root"));
-        assert_eq!(names.of(3_999_999_999), None);
-        assert_eq!(names.of(OF_ELSEWHERE), None);
-        assert_eq!(names.known.len(), 2);
-        assert_eq!(names.of(0).as_deref(), Some("root"));
     }
 }

@@ -51,6 +51,29 @@ pub fn account(uid: u32) -> Option<Account> {
     })
 }
 
+/// The name of a user, whoever has to be asked for it: this may take for ever.
+pub fn name_of(uid: u32) -> Option<String> {
+    Some(User::from_uid(Uid::from_raw(uid)).ok()??.name)
+}
+
+/// The same by passwd(5) alone, which is a file of this machine.
+pub fn name_in_file(uid: u32) -> Option<String> {
+    let file = std::fs::read("/etc/passwd").ok()?;
+    name_in(&file, uid)
+}
+
+fn name_in(file: &[u8], uid: u32) -> Option<String> {
+    let number = uid.to_string();
+    file.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        let (name, of_line) = (fields.next()?, fields.nth(1)?);
+        // Lines that begin with these stand for a directory's (nsswitch.conf(5)).
+        let is_it = of_line == number.as_bytes() && !name.starts_with(b"+");
+        (is_it && !name.starts_with(b"-") && !name.is_empty())
+            .then(|| String::from_utf8_lossy(name).into_owned())
+    })
+}
+
 /// The user of this process.
 pub fn own_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
@@ -91,5 +114,14 @@ mod tests {
             assert_eq!(user(nonsense), None, "{nonsense}");
         }
         assert_eq!(account(0).expect("root").name, "root");
+        assert_eq!((name_of(0), name_in_file(0)), (Some("root".into()), Some("root".into())));
+    }
+
+    #[test]
+    fn the_file_has_names_by_number() {
+        let file = b"root:x:0:0::/:\n+x:x:7:1\nbad\n:x:8:1\nanna:x:10:1\nother:x:10:1\nx:y:100:1";
+        let name = |uid| name_in(file, uid);
+        assert_eq!((name(0), name(10)), (Some("root".into()), Some("anna".into())));
+        assert_eq!((name(7), name(8), name(1), name(100)), (None, None, None, Some("x".into())));
     }
 }

@@ -32,14 +32,21 @@ impl Slave {
     /// Makes it somebody's, as login(1) does: programs open their terminal by
     /// its path, too. The group is that of terminals where there is one.
     pub fn belongs_to(&self, uid: u32) {
-        static GROUP: OnceCell<Option<nix::unistd::Gid>> = OnceCell::new();
-        let group = GROUP.get_or_init(|| {
-            nix::unistd::Group::from_name("tty").ok().flatten().map(|group| group.gid)
-        });
         let user = nix::unistd::Uid::from_raw(uid);
+        let group = GROUP.get().copied().flatten();
         // Where it cannot be given away the program has it open all the same.
-        let _ = nix::unistd::fchown(&self.0, Some(user), *group);
+        let _ = nix::unistd::fchown(&self.0, Some(user), group);
     }
+}
+
+/// The group that terminals have; `None` in there: there is no such group.
+static GROUP: OnceCell<Option<nix::unistd::Gid>> = OnceCell::new();
+
+/// Looks up which group terminals have: to be called before [`Slave::belongs_to`],
+/// and where it may wait, as a directory service may have to be asked.
+pub fn look_up_group() {
+    GROUP
+        .get_or_init(|| nix::unistd::Group::from_name("tty").ok().flatten().map(|group| group.gid));
 }
 
 /// Opens a terminal of this size. Neither end becomes our controlling

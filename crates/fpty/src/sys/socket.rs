@@ -62,6 +62,16 @@ impl Listener {
         Ok(Self(listener))
     }
 
+    /// What connections come over.
+    pub fn transport(self) -> Transport {
+        let name = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>;
+        let name = name(self.0.as_raw_fd()).ok();
+        match name.and_then(|name| nix::sys::socket::SockaddrLike::family(&name)) {
+            Some(nix::sys::socket::AddressFamily::Unix) => Transport::Unix,
+            _ => Transport::Tcp,
+        }
+    }
+
     /// Keeps it from what this process executes.
     pub fn close_on_exec(self) {
         use nix::fcntl::{FcntlArg, FdFlag, fcntl};

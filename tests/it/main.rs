@@ -74,6 +74,7 @@ mod stream;
 mod streams;
 mod trust_handshake;
 mod trust_inherit;
+mod trust_proxies;
 mod trust_recordings;
 mod trust_shares;
 mod trust_tcp_end;

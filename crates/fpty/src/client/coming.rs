@@ -203,7 +203,7 @@ impl Session<'_> {
             Some("over TCP nobody knows whose session it would be")
         } else if self.server_ended {
             Some("the gateway is gone")
-        } else if self.holds_input() {
+        } else if self.hearing.is_undecided() && self.holds_input() {
             Some("the session has not begun yet")
         } else if !self.hearing.is_extended() {
             Some("the server is too old for it")

@@ -2,7 +2,8 @@
 //! agreed on the extended mode.
 
 use crate::proto::{
-    Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, NOTICE, OFFER, PONG, RING_PIECE, text_of,
+    Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, NOTICE, OFFER, PONG, RING_PIECE,
+    text_of,
 };
 
 /// The longest payload that is collected; of notices and ends what is longer

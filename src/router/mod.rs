@@ -172,6 +172,9 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
             router.dispatch(router.turn.bulk[index]);
         }
         router.turn.bulk.clear();
+        // What comes due meanwhile is for the next turn, and no wait comes
+        // before that: what had to wait for its turn is looked for in each.
+        let now = Instant::now();
         router.catch_up();
         router.guarded(Whose::All, |router| {
             fault::point("turn");
@@ -179,8 +182,6 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
             router.pass_on_recordings();
             router.try_the_log_again(false);
         });
-        // What comes due meanwhile is for the next turn.
-        let now = Instant::now();
         router.turn.ends(now, streams);
         while let Some(due) = router.turn.timers.next(now) {
             router.fire(due);

@@ -2,8 +2,8 @@
 //! about its end, and the hand-over of its terminal.
 
 use fpty::proto::{
-    DETACH, END_OF_STREAM, Ended, Ending, FOR_GOOD, GO, HEADER, INPUT, LONGEST_TEXT, NOTICE, PING,
-    PONG, TAKEN, encode_bare, encode_packet,
+    DETACH, END_OF_STREAM, Ended, Ending, FOR_GOOD, GO, HEADER, INPUT, LONGEST_TEXT, NOTICE, OFFER,
+    PING, PONG, RING_PIECE, TAKEN, encode_bare, encode_packet,
 };
 
 use fpty::text::shown_within;
@@ -42,6 +42,8 @@ pub struct Extended {
     pub told: bool,
     /// What is kept for whoever comes back, where the session can be left.
     pub kept: Option<Box<Kept>>,
+    /// What was offered has not arrived: what is kept goes in pieces.
+    pub in_pieces: bool,
     /// The word to go on is still to be said.
     pub owes_go: bool,
     /// The client ends the session, be it one that can be left.
@@ -79,7 +81,11 @@ impl Session {
     /// Whether it could be offered at some time.
     pub fn may_be_offered_later(&self) -> bool {
         self.extended.as_ref().is_some_and(|extended| {
-            extended.hand_over == HandOver::Ours && !extended.input_ended && !extended.told
+            // Who comes back is told to go on after the offer alone.
+            let may_be_relayed = extended.kept.as_ref().is_some_and(|kept| kept.hidden);
+            extended.hand_over == HandOver::Ours
+                && (!extended.input_ended || may_be_relayed)
+                && !extended.told
         }) && self.program_runs
             && self.client <= Client::Behind
     }
@@ -114,9 +120,26 @@ impl Session {
             return;
         };
         match kind {
-            END_OF_STREAM if part.is_empty() && last => extended.input_ended = true,
+            END_OF_STREAM if part.is_empty() && last => {
+                extended.input_ended = true;
+                // It is the router that tells the program.
+                if let Some(kept) = extended.kept.as_mut().filter(|kept| kept.hidden) {
+                    kept.relays |= extended.hand_over == HandOver::Ours;
+                }
+            }
             TAKEN if last && extended.hand_over == HandOver::Offered => {
                 extended.hand_over = HandOver::Taken;
+            }
+            // Something in between passes bytes alone.
+            OFFER if part.is_empty() && last && extended.hand_over == HandOver::Offered => {
+                extended.in_pieces = true;
+                extended.hand_over = match &mut extended.kept {
+                    Some(kept) => {
+                        kept.relays = true;
+                        HandOver::Taken
+                    }
+                    None => HandOver::Relayed,
+                };
             }
             // A payload comes in pieces, at least one of which has its byte.
             DETACH if part == FOR_GOOD => {
@@ -146,9 +169,16 @@ impl Session {
             match extended.kept.as_mut().filter(|kept| kept.relays) {
                 Some(kept) => {
                     extended.hand_over = HandOver::Relayed;
-                    let mut packet = Vec::new();
-                    encode_packet(GO, &kept.remains.total().to_le_bytes(), &mut packet);
-                    self.give_output(&packet, ends);
+                    let mut packets = Vec::new();
+                    let total = kept.remains.total();
+                    if extended.in_pieces {
+                        let kept = kept.remains.seen().and_then(|seen| seen.in_pieces(total));
+                        for piece in kept.unwrap_or_default().chunks(u16::MAX.into()) {
+                            encode_packet(RING_PIECE, piece, &mut packets);
+                        }
+                    }
+                    encode_packet(GO, &total.to_le_bytes(), &mut packets);
+                    self.give_output(&packets, ends);
                 }
                 None => {
                     extended.hand_over = HandOver::Theirs;

@@ -176,6 +176,13 @@ impl Session {
 
     /// The client will send no more, and still reads.
     pub fn client_ended(&mut self) {
+        // By a proxy this is all that is told of a client that is gone, and a
+        // shell that is told of an end of its input would not go on without it.
+        // Who speaks the extended mode has a packet for that end.
+        let is_gone = |extended: &Extended| extended.told || extended.kept.is_some();
+        if self.extended.as_deref().is_some_and(is_gone) {
+            return self.client_left();
+        }
         if self.client <= Client::Open {
             self.client = Client::Silent;
         }

@@ -243,7 +243,12 @@ fn what_is_no_terminal_is_not_taken() {
             liar.pass(&[0, 1, 0, 112, b'm'], &[number]);
             liar.end(254, "instead of a terminal");
         }
-        for count in [0, 2, 20] {
+        // As through a proxy: nothing is taken, and the session goes on.
+        let liar = Liar::met(flavor);
+        liar.pass(&[0, 1, 0, 112, b'm'], &[]);
+        liar.pass(&[0, 1, 0, 0, b'x'], &[]);
+        liar.end(254, "it ended without a word");
+        for count in [2, 20] {
             let liar = Liar::met(flavor);
             liar.pass(&[0, 1, 0, 112, b'm'], &vec![pty.master.as_raw_fd(); count]);
             liar.end(254, "descriptors");

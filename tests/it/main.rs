@@ -76,6 +76,7 @@ mod trust_environment;
 mod trust_handshake;
 mod trust_inherit;
 mod trust_names;
+mod trust_proxies;
 mod trust_recordings;
 mod trust_rules;
 mod trust_shares;

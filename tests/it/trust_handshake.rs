@@ -161,6 +161,9 @@ fn a_job_that_is_stopped_asks_for_nothing() {
     });
 }
 
+/// A router waits longer for who was late, for so long.
+const REMEMBERED: Duration = Duration::from_secs(11);
+
 fn through(proxy: &Proxy, arguments: &[&str]) -> Command {
     let mut client = fpty(Mode::Uwsgi, &proxy.address);
     client.args(arguments);
@@ -195,7 +198,7 @@ fn a_late_hello_ends_in_no_other_program() {
 fn a_late_session_is_begun_anew_or_refused() {
     on_every_server(|flavor| {
         let server = server(flavor, "echo ready; read line; exit $line");
-        let delay = Duration::from_millis(70);
+        let delay = Duration::from_millis(150);
         let proxy = Proxy::unix(&server.path("u"), Line { delay, ..Line::default() });
         let mut client = Pipes::open(through(&proxy, &[]));
         client.stdout.read_until("ready\r\n");
@@ -203,6 +206,12 @@ fn a_late_session_is_begun_anew_or_refused() {
         // What is typed now is for the one that has begun anew.
         client.stdout.read_until("ready\r\n");
         client.send("7\n");
+        assert_eq!(client.finish().status.code(), Some(7));
+        // What was typed for the first one as well.
+        std::thread::sleep(REMEMBERED);
+        let mut client = Pipes::open(through(&proxy, &[]));
+        client.send("7\n");
+        client.stdin = None;
         assert_eq!(client.finish().status.code(), Some(7));
 
         // So late that nobody waits for it.

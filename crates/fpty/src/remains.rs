@@ -21,6 +21,10 @@ const PIECE: usize = 4096;
 /// Where it is noted that a paste is under way (a byte).
 const PASTE_AT: usize = AREA;
 
+/// How much output is passed on in pieces, where the distance of its notes
+/// allows that.
+const IN_PIECES: usize = 1024 * 1024;
+
 /// The size that is taken where none is noted.
 const USUAL: (u16, u16) = (24, 80);
 
@@ -114,6 +118,11 @@ impl Remains {
         self.trail.resized((size.rows, size.cols), |at, note| ring.note(at, note));
     }
 
+    /// The same, to be looked at.
+    pub fn seen(&self) -> Option<Seen> {
+        Seen::received(self.as_fd().try_clone_to_owned().ok()?).ok()
+    }
+
     /// The modes in force.
     pub fn modes(&self) -> &Modes {
         self.trail.modes()
@@ -178,6 +187,57 @@ impl Seen {
         let output = self.0.read(past.from, total);
         Some((past, output))
     }
+
+    /// The same as bytes, for whom the ring does not reach: see [`Pieces`].
+    pub fn in_pieces(&self, until: u64) -> Option<Vec<u8>> {
+        let now = self.0.total().min(MOST);
+        let total = now.min(until);
+        let lost = usize::try_from(now - total).ok()?;
+        let kept = self.0.capacity().checked_sub(lost + PIECE)?;
+        // There is a note in each fourteenth.
+        let enough = IN_PIECES.max(self.0.capacity() / 7);
+        let notes = self.0.notes::<AREA>();
+        let from = Past::oldest(&notes, kept.min(enough), total)?.from;
+        let mut bytes = notes.to_vec();
+        bytes.extend_from_slice(&from.to_le_bytes());
+        bytes.extend_from_slice(&self.0.read(from, total));
+        Some(bytes)
+    }
+}
+
+/// What is kept of the output, as it comes in pieces: the ring's notes, how
+/// much output there was before what follows (u64, little-endian), and the
+/// output from there on.
+#[derive(Debug, Default)]
+pub struct Pieces(Vec<u8>);
+
+/// The longest ring that there is, and what comes before its output.
+const LONGEST: usize = 64 * 1024 * 1024 + AREA + 8;
+
+impl Pieces {
+    /// One more.
+    ///
+    /// # Errors
+    /// They have no end.
+    pub fn push(&mut self, piece: &[u8]) -> Result<()> {
+        if self.0.len() + piece.len() > LONGEST {
+            return Err(Error::new("the router sends output of old without end"));
+        }
+        self.0.extend_from_slice(piece);
+        Ok(())
+    }
+
+    /// What [`Seen::output`] says of a ring.
+    pub fn output(self) -> Option<(Past, Vec<u8>)> {
+        let (notes, rest) = self.0.split_first_chunk::<AREA>()?;
+        let (from, output) = rest.split_first_chunk()?;
+        let from = u64::from_le_bytes(*from);
+        let total = from.checked_add(output.len() as u64).filter(|total| *total <= MOST)?;
+        let past = Past::oldest(notes, output.len(), total)?;
+        let before = usize::try_from(past.from - from).ok()?;
+        let output = output[before..].to_vec();
+        Some((past, output))
+    }
 }
 
 #[cfg(test)]
@@ -204,6 +264,31 @@ mod tests {
         assert!(output.ends_with(b"\x1b[32mgreen\x1b[c"));
         assert!((11_000..=12_288).contains(&output.len()), "{}", output.len());
         assert_eq!(past.size, (24, 80));
+    }
+
+    #[test]
+    fn pieces_say_what_the_ring_does() {
+        let mut one = Remains::new(16_384, Size { rows: 24, cols: 80 }).unwrap();
+        for _ in 0..2 {
+            let seen = Seen::received(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
+            let mut pieces = Pieces::default();
+            for piece in seen.in_pieces(one.total()).unwrap().chunks(1000) {
+                pieces.push(piece).unwrap();
+            }
+            let (past, output) = pieces.output().unwrap();
+            let (there, kept) = seen.output(None).unwrap();
+            assert_eq!((past.from, past.size, output), (there.from, there.size, kept));
+            for number in 0..3000 {
+                one.keep(format!("line {number}\x1b[1m\r\n").as_bytes());
+            }
+            one.resized(Size { rows: 50, cols: 90 });
+        }
+        for length in [0, AREA, AREA + 8, AREA + 100] {
+            let mut pieces = Pieces::default();
+            pieces.push(&vec![255; length]).unwrap();
+            assert!(pieces.output().is_none());
+        }
+        assert!(Pieces::default().push(&vec![0; LONGEST + 1]).is_err());
     }
 
     #[test]

@@ -40,6 +40,7 @@ use super::recovery::Whose;
 use super::seats::Seat;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
+use super::traffic::Attached;
 use crate::config::router::Router;
 use crate::session::Session;
 use crate::uwsgi::{outlives, proof};
@@ -488,6 +489,11 @@ impl GatewayLoop {
             },
             Place::Attached(taken) => {
                 let session = taken.session;
+                // One that has come back was told to go on.
+                let is_hidden = |attached: &mut Attached| attached.session.is_hidden();
+                if !self.sessions.get_mut(session).is_some_and(is_hidden) {
+                    taken.until = None;
+                }
                 let next_is_due = taken.next.as_ref().is_some_and(|(_, until)| now_at >= *until);
                 let late = taken.until.is_some_and(|until| now_at >= until);
                 let waits = taken.next.is_some() || taken.until.is_some();

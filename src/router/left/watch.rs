@@ -14,8 +14,8 @@ use super::super::table::{Key, Source};
 use super::Place;
 use crate::session::greeting::Opening;
 use fpty::proto::{
-    Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, OFFER_RING, PING, PONG, Packet, TAKEN,
-    encode_bare, encode_packet,
+    Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, OFFER_RING, PING, PONG, Packet, RING_PIECE,
+    TAKEN, encode_bare, encode_packet,
 };
 use fpty::relay::Backlog;
 use fpty::remains::Seen;
@@ -104,12 +104,21 @@ impl Watcher {
         let mut lives = true;
         while let Some(packet) = decoder.next(&mut bytes) {
             match packet {
-                Packet::Part(TAKEN, _, true) if self.at.is_none() => {
+                Packet::Part(kind @ (TAKEN | OFFER), part, true)
+                    if self.at.is_none() && (kind == TAKEN || part.is_empty()) =>
+                {
                     let Some(total) = self.seen.total() else {
                         return self.lost("what is kept of the session's output makes no sense");
                     };
                     self.at = Some(total);
                     let mut go = Vec::new();
+                    // It did not arrive.
+                    if kind == OFFER {
+                        let kept = self.seen.in_pieces(total).unwrap_or_default();
+                        for piece in kept.chunks(u16::MAX.into()) {
+                            encode_packet(RING_PIECE, piece, &mut go);
+                        }
+                    }
                     encode_packet(GO, &total.to_le_bytes(), &mut go);
                     lives &= self.say(&go);
                 }

@@ -11,12 +11,12 @@ use super::pastes::{self, Pastes};
 use super::session::Session;
 use super::waiting::until_writable;
 use super::{Client, Which};
-use crate::error::Context;
+use crate::error::{Context, Result};
 use crate::proto::request::Verb;
 use crate::proto::{self, Ended, Ending, Protocol, variables};
 use crate::relay::modes::Modes;
 use crate::relay::trail::Past;
-use crate::remains::{Remains, Seen};
+use crate::remains::{Pieces, Remains, Seen};
 use crate::sys::socket::Transport;
 use crate::sys::{Size, pty};
 
@@ -33,8 +33,8 @@ const LAST_WORD: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub struct Coming {
     kept: Kept,
-    /// A ring that was offered; others write it until the word to go on.
-    offered: Option<OwnedFd>,
+    /// What was kept of the output, until the word to go on.
+    offered: Option<Before>,
     /// There was output before that: it is a new session, and was shown.
     is_new: bool,
     /// The server was asked to let the session go on alone: until then it may
@@ -43,6 +43,25 @@ pub struct Coming {
     /// The terminal is smaller than it should be until then.
     smaller: Option<Instant>,
     pastes: Pastes,
+}
+
+/// What was kept of the output before us.
+enum Before {
+    /// It is in a ring; others write it still.
+    Ring(OwnedFd),
+    /// It comes in pieces.
+    Pieces(Pieces),
+}
+
+impl Before {
+    /// What was in force where it begins, and the output from there; `None`:
+    /// nothing is known.
+    fn output(self, until: Option<u64>) -> Result<Option<(Past, Vec<u8>)>> {
+        match self {
+            Self::Ring(ring) => Ok(Seen::received(ring)?.output(until)),
+            Self::Pieces(pieces) => Ok(pieces.output()),
+        }
+    }
 }
 
 /// What is kept of the output.
@@ -60,7 +79,23 @@ enum Kept {
 impl Coming {
     /// A ring came with an offer.
     pub fn offered(&mut self, ring: Option<OwnedFd>) {
-        self.offered = ring;
+        self.offered = ring.map(Before::Ring);
+    }
+
+    /// The ring that was offered is lost, and what is in it comes in pieces.
+    pub fn was_lost(&mut self) {
+        self.offered = Some(Before::Pieces(Pieces::default()));
+    }
+
+    /// One of those.
+    ///
+    /// # Errors
+    /// They have no end.
+    pub fn piece(&mut self, piece: &[u8]) -> Result<()> {
+        match &mut self.offered {
+            Some(Before::Pieces(pieces)) => pieces.push(piece),
+            _ => Ok(()),
+        }
     }
 
     /// What keeps output that we read from the terminal.
@@ -168,7 +203,7 @@ impl Session<'_> {
             Some("over TCP nobody knows whose session it would be")
         } else if self.server_ended {
             Some("the gateway is gone")
-        } else if self.holds_input() {
+        } else if self.hearing.is_undecided() && self.holds_input() {
             Some("the session has not begun yet")
         } else if !self.hearing.is_extended() {
             Some("the server is too old for it")
@@ -225,11 +260,14 @@ impl Session<'_> {
     /// The word to go on: from here on we know what is in the ring. `before`:
     /// how much output there was, where the server goes on relaying it.
     pub(super) fn come(&mut self, before: Option<u64>) {
-        let Some(ring) = self.coming.offered.take() else {
+        let Some(offered) = self.coming.offered.take() else {
             return;
         };
-        let copy = ring.try_clone().context("cannot use kept output");
-        let seen = copy.and_then(Seen::received).map(|seen| seen.output(before));
+        let ring = match &offered {
+            Before::Ring(ring) => Some(ring.try_clone().context("cannot use kept output")),
+            Before::Pieces(_) => None,
+        };
+        let seen = offered.output(before);
         let is_new = matches!(self.config.which, Which::New | Which::Named(_));
         let (mut modes, mut shown) = (Modes::default(), false);
         match seen {
@@ -244,7 +282,8 @@ impl Session<'_> {
         }
         let draws_all = modes.is_alternate();
         let is_ours = self.takeover.ours().is_some();
-        self.coming.kept = match is_ours.then(|| Remains::go_on(ring)) {
+        let ring = ring.filter(|_| is_ours).map(|ring| ring.and_then(Remains::go_on));
+        self.coming.kept = match ring {
             Some(Ok(remains)) => Kept::Output(Box::new(remains)),
             // It was said above.
             Some(Err(_)) => Kept::Nothing,

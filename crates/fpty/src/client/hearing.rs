@@ -2,7 +2,8 @@
 //! agreed on the extended mode.
 
 use crate::proto::{
-    Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, NOTICE, OFFER, PONG, text_of,
+    Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, NOTICE, OFFER, PONG, RING_PIECE,
+    text_of,
 };
 
 /// The longest payload that is collected; of notices and ends what is longer
@@ -20,6 +21,8 @@ pub enum Said {
     Notice(String),
     /// Descriptors of these kinds come along.
     Offer(Vec<u8>),
+    /// A piece of what is kept of the output, or of such a piece.
+    Piece(Vec<u8>),
     /// The terminal is ours; or, where it is not, how much output there was
     /// before this.
     Go(Option<u64>),
@@ -111,6 +114,10 @@ impl Hearing {
                             output.extend_from_slice(bytes);
                         }
                         Answer::Hello(_) => {}
+                        // These may be long.
+                        Answer::Part(RING_PIECE, part, _) => {
+                            return Some(Said::Piece(part.to_vec()));
+                        }
                         Answer::Part(kind, part, last) => {
                             let room = LONGEST.saturating_sub(payload.len()).min(part.len());
                             payload.extend_from_slice(&part[..room]);
@@ -159,7 +166,10 @@ mod tests {
         let (mut said, mut output) = (Vec::new(), Vec::new());
         for mut piece in bytes.chunks(cut.max(1)) {
             while let Some(one) = hearing.next(&mut piece, &mut output) {
-                said.push(one);
+                match (said.last_mut(), one) {
+                    (Some(Said::Piece(before)), Said::Piece(more)) => before.extend(more),
+                    (_, one) => said.push(one),
+                }
             }
         }
         (said, output, hearing)

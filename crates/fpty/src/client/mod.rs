@@ -134,7 +134,8 @@ const ENVIRONMENT: [&str; 6] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_*",
 
 /// Runs a session and returns the status to exit with.
 pub fn run(config: &Client) -> i32 {
-    conclude(config, || attach(config))
+    let mut typed = Vec::new();
+    conclude(config, || attach(config, &mut typed))
 }
 
 /// Does something to its end, says how it ended, and returns the status to
@@ -172,7 +173,8 @@ fn read_signals(config: &Client, signals: &[Signal]) -> Result<Signals> {
     Signals::instead_of_handlers(&taken).context("cannot read signals")
 }
 
-fn attach(config: &Client) -> Result<End> {
+/// Attaches once, with what was typed into a session that came to nothing.
+fn attach(config: &Client, typed: &mut Vec<u8>) -> Result<End> {
     if config.protocol == Protocol::Raw && (config.needs_more() || !config.wants_terminal()) {
         return Err(Error::new("raw mode has only the configured program: use uwsgi mode"));
     }
@@ -208,8 +210,11 @@ fn attach(config: &Client) -> Result<End> {
     let mut session = Session::new(config, stream, transport, signals, output, terminal);
     if config.protocol == Protocol::Uwsgi {
         session.greet();
+        session.holds(std::mem::take(typed));
     }
-    Ok(session.run())
+    let end = session.run();
+    *typed = session.take_typed();
+    Ok(end)
 }
 
 /// The packets with our environment, and what else is to be said.

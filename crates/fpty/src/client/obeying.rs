@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::hearing::Said;
 use super::outcome::End;
 use super::session::{PING, Session};
-use super::takeover::Takeover;
+use super::takeover::{Offered, Takeover};
 use super::typing::Input;
 use super::{coming, introduction};
 use crate::error::Result;
@@ -161,15 +161,32 @@ impl Session<'_> {
             }
             Said::Offer(names) => {
                 let arrived = std::mem::take(&mut self.arrived);
-                self.coming.offered(self.takeover.offered(&names, arrived)?);
-                self.send_packet(&proto::encode_bare(proto::TAKEN, 0));
+                let answer = match self.takeover.offered(&names, arrived)? {
+                    Offered::Arrived(ring) => {
+                        self.coming.offered(ring);
+                        proto::TAKEN
+                    }
+                    Offered::Lost => {
+                        if names.contains(&proto::OFFER_RING) {
+                            self.coming.was_lost();
+                        }
+                        proto::OFFER
+                    }
+                };
+                self.send_packet(&proto::encode_bare(answer, 0));
             }
+            Said::Piece(piece) => self.coming.piece(&piece)?,
             // A gateway that comes after one that was killed says it again.
             Said::Go(_) if self.takeover.ours().is_some() => {}
             Said::Go(before) => {
                 self.takeover.go()?;
                 self.come(before);
                 self.release_input();
+                // The server was told of it, and has the terminal no more.
+                if self.takeover.ours().is_some() && self.input == Input::Told {
+                    let now = Instant::now();
+                    self.input = Input::Ended(now, now);
+                }
                 // It may have changed on the way.
                 if !self.coming.is_smaller() {
                     self.size_changed();
@@ -240,9 +257,7 @@ impl Session<'_> {
         }
         // What it said in between was the program's.
         if is_too_late(&self.last_bytes) {
-            let nothing_was_typed = self.early == 0 && self.held.is_empty();
-            let again = nothing_was_typed && self.input == Input::Open;
-            return End::CameTooLate { again };
+            return End::CameTooLate { again: self.early_typed.is_some() };
         }
         // In raw mode, where nobody was asked, a program may have had nothing to
         // say.

@@ -30,8 +30,8 @@ pub enum End {
     /// The server knows no extended mode, or had begun without us, and nothing
     /// else will do.
     SpeaksPlainly,
-    /// The server had begun without us, and says so. Whether nothing that was
-    /// typed was lost with that, so that it can be asked again.
+    /// The server had begun without us, and says so. Whether all that was typed
+    /// is still known, so that it can be asked again: none of it was executed.
     CameTooLate {
         /// See above.
         again: bool,
@@ -114,7 +114,7 @@ impl End {
             )),
             End::CameTooLate { .. } => Some(format!(
                 "{address} had started its program before our request arrived (a slow line?): that \
-                 session is over, and what was typed into it is lost"
+                 session is over, and nothing that was typed was executed"
             )),
             End::Left => Some(format!("left {address}")),
             End::Lost(why) => Some(format!("connection to {address} lost: {why}")),

@@ -62,6 +62,8 @@ pub struct Session<'a> {
     pub(super) held_until: Option<Instant>,
     /// How much input went nevertheless, and until when there is a bound to that.
     pub(super) early: usize,
+    /// That input, while it is little: for another attempt.
+    pub(super) early_typed: Option<Vec<u8>>,
     pub(super) early_until: Option<Instant>,
     /// What the server has not taken yet: whole packets in uwsgi mode.
     pub(super) to_server: Backlog,
@@ -116,6 +118,7 @@ impl<'a> Session<'a> {
             held: Vec::new(),
             held_until: None,
             early: 0,
+            early_typed: Some(Vec::new()),
             early_until: None,
             to_server: Backlog::default(),
             to_terminal: Backlog::default(),

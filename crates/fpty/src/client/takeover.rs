@@ -56,8 +56,19 @@ pub enum Takeover {
     /// Ours, when all input before that has arrived; or the server's still,
     /// and only what it keeps of the output has come.
     Taken(Option<Terminal>),
+    /// The server's for good: what it has offered was lost on the way.
+    Declined,
     /// Ours.
     Ours(Terminal),
+}
+
+/// What has come of an offer.
+#[derive(Debug)]
+pub enum Offered {
+    /// All of it; the ring of the last output, if that is among it.
+    Arrived(Option<OwnedFd>),
+    /// Nothing.
+    Lost,
 }
 
 impl Takeover {
@@ -65,7 +76,7 @@ impl Takeover {
     pub fn ours(&self) -> Option<&Terminal> {
         match self {
             Takeover::Ours(terminal) => Some(terminal),
-            Takeover::Theirs | Takeover::Taken(_) => None,
+            Takeover::Theirs | Takeover::Taken(_) | Takeover::Declined => None,
         }
     }
 
@@ -73,7 +84,7 @@ impl Takeover {
     pub fn ours_mut(&mut self) -> Option<&mut Terminal> {
         match self {
             Takeover::Ours(terminal) => Some(terminal),
-            Takeover::Theirs | Takeover::Taken(_) => None,
+            Takeover::Theirs | Takeover::Taken(_) | Takeover::Declined => None,
         }
     }
 
@@ -83,17 +94,23 @@ impl Takeover {
     }
 
     /// Takes what was offered; returns the ring of the last output, if that
-    /// is among it.
+    /// is among it. Where nothing has arrived there is something between us and
+    /// the server that passes bytes alone (`ssh -L`, a proxy): the server is to
+    /// keep all of it ([`Offered::Lost`]).
     ///
     /// # Errors
     /// It is not what an offer is made of: the server is none of ours.
-    pub fn offered(&mut self, names: &[u8], arrived: Arrived) -> Result<Option<OwnedFd>> {
+    pub fn offered(&mut self, names: &[u8], arrived: Arrived) -> Result<Offered> {
         if !matches!(self, Takeover::Theirs) {
             return Err(Error::new("the router offered its terminal twice"));
         }
+        if !names.is_empty() && arrived.descriptors.is_empty() && !arrived.truncated {
+            *self = Takeover::Declined;
+            return Ok(Offered::Lost);
+        }
         let (terminal, ring) = Terminal::of_offer(names, arrived)?;
         *self = Takeover::Taken(terminal);
-        Ok(ring)
+        Ok(Offered::Arrived(ring))
     }
 
     /// The word to go on.
@@ -107,6 +124,10 @@ impl Takeover {
                 Ok(())
             }
             Takeover::Taken(None) => Ok(()),
+            Takeover::Declined => {
+                *self = Takeover::Declined;
+                Ok(())
+            }
             _ => Err(Error::new("the router handed over what it had not offered")),
         }
     }
@@ -286,7 +307,8 @@ mod tests {
     #[test]
     fn only_a_terminal_is_taken() {
         for (names, paths) in [
-            ("m", vec![]),
+            ("", vec![]),
+            ("mp", vec!["/dev/ptmx"]),
             ("m", vec!["/dev/ptmx", "/dev/ptmx"]),
             ("", vec!["/dev/ptmx"]),
             ("m", vec!["/dev/null"]),
@@ -304,6 +326,19 @@ mod tests {
             assert!(matches!(takeover, Takeover::Theirs));
         }
         let mut cut = arrived(&["/dev/ptmx"]);
+        cut.truncated = true;
+        assert!(Takeover::default().offered(b"m", cut).is_err());
+    }
+
+    /// As through a proxy.
+    #[test]
+    fn what_was_lost_on_the_way_is_the_servers() {
+        let mut takeover = Takeover::default();
+        assert!(matches!(takeover.offered(b"mpr", arrived(&[])), Ok(Offered::Lost)));
+        assert!(!takeover.is_taken() && takeover.ours().is_none());
+        assert!(takeover.go().is_ok() && takeover.ours().is_none());
+        assert!(takeover.offered(b"m", arrived(&[])).is_err());
+        let mut cut = arrived(&[]);
         cut.truncated = true;
         assert!(Takeover::default().offered(b"m", cut).is_err());
     }

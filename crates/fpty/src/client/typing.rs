@@ -15,6 +15,9 @@ use crate::sys::stdio;
 /// Input that may wait before no more is read, in bytes.
 const INPUT_LIMIT: usize = 64 * 1024;
 
+/// What is kept of input for another attempt, in bytes.
+const EARLY_TYPED: usize = 256 * 1024;
+
 /// After the end of our input a server that knows no better is told of it when
 /// it has been silent for so long, or after so long in all: the C router ends
 /// the session at once when it hears of it, whatever output is under way.
@@ -111,6 +114,9 @@ impl Session<'_> {
             self.held.extend_from_slice(bytes);
             return None;
         }
+        if self.config.protocol == Protocol::Uwsgi && !self.hearing.is_extended() {
+            self.note_early(bytes);
+        }
         let keys = self.keys();
         let mut from = 0;
         for (at, byte) in bytes.iter().enumerate() {
@@ -135,6 +141,25 @@ impl Session<'_> {
         signals.into_iter().filter_map(key_of).collect()
     }
 
+    /// This goes to a server that has not said that it speaks the extended mode.
+    fn note_early(&mut self, bytes: &[u8]) {
+        self.early = self.early.saturating_add(bytes.len());
+        self.early_typed = self.early_typed.take().filter(|_| self.early <= EARLY_TYPED);
+        if let Some(typed) = &mut self.early_typed {
+            typed.extend_from_slice(bytes);
+        }
+    }
+
+    /// Has what was typed before, for nobody, sent as well.
+    pub fn holds(&mut self, typed: Vec<u8>) {
+        self.held = typed;
+    }
+
+    /// What was typed into this session, if it came to nothing.
+    pub fn take_typed(&mut self) -> Vec<u8> {
+        self.early_typed.take().unwrap_or_default()
+    }
+
     fn send_input(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -146,9 +171,6 @@ impl Session<'_> {
         match self.config.protocol {
             Protocol::Raw => self.to_server.push(bytes),
             Protocol::Uwsgi => {
-                if !self.hearing.is_extended() {
-                    self.early = self.early.saturating_add(bytes.len());
-                }
                 let mut packets = Vec::with_capacity(bytes.len() + 8);
                 proto::encode_input(bytes, &mut packets);
                 self.to_server.push(&packets);

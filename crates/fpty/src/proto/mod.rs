@@ -24,7 +24,7 @@ pub use codec::{
 pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, text_of};
 pub use packet::{
     Answer, DETACH, END_OF_STREAM, ENDED, ERROR_OUTPUT, FOR_GOOD, GO, HEADER, HELLO, INPUT, NOTICE,
-    OFFER, PING, PONG, Packet, REQUEST, TAKEN, TOO_LATE, VARIABLES, VERSION, WINDOW,
+    OFFER, PING, PONG, Packet, REQUEST, RING_PIECE, TAKEN, TOO_LATE, VARIABLES, VERSION, WINDOW,
 };
 
 /// The longest name of a session, in bytes.

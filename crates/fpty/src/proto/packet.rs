@@ -51,12 +51,17 @@ pub const ENDED: u8 = 110;
 /// From the router: one line of text for the person.
 pub const NOTICE: u8 = 111;
 /// From the router: descriptors come with the first byte of this packet; its
-/// payload has a byte for each, see [`super::OFFER_MASTER`].
+/// payload has a byte for each, see [`super::OFFER_MASTER`]. From the client:
+/// likewise; without a payload: those of the router's have not arrived, and it
+/// keeps them.
 pub const OFFER: u8 = 112;
 /// From the router: from now on the descriptors are the client's to use. Where
 /// output goes on being relayed the payload says how much there was before
 /// (u64, little-endian): the ring has it up to there.
 pub const GO: u8 = 113;
+/// From the router: a piece of what is kept of the output, for who got no ring
+/// ([`crate::remains::Pieces`]).
+pub const RING_PIECE: u8 = 114;
 
 /// One packet of a client, or a piece of one: payloads are passed on as they
 /// come.

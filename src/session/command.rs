@@ -350,9 +350,7 @@ impl Command {
     /// Whether the client is to say yet what it took of the outputs.
     pub fn is_answered(&self) -> bool {
         let untold = |output: &Output| window::OF_OUTPUT.saturating_sub(output.window);
-        self.outputs
-            .iter()
-            .any(|output| window::is_to_be_told(untold(output), window::OF_OUTPUT))
+        self.outputs.iter().any(|output| window::is_to_be_told(untold(output), window::OF_OUTPUT))
     }
 
     /// Whether bytes for the client wait for it to read.

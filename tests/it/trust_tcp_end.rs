@@ -40,7 +40,8 @@ fn peek(client: &Wire) -> Vec<u8> {
 /// Whether the other end has said that no more will come.
 fn is_over(client: &Wire) -> bool {
     use std::os::fd::AsFd;
-    let mut asked = [PollFd::new(client.fd().as_fd(), PollFlags::from_bits_retain(libc::POLLRDHUP))];
+    let mut asked =
+        [PollFd::new(client.fd().as_fd(), PollFlags::from_bits_retain(libc::POLLRDHUP))];
     nix::poll::poll(&mut asked, PollTimeout::ZERO) == Ok(1)
 }
 
@@ -167,7 +168,10 @@ fn what_has_not_left_the_gateways_kernel_is_not_thrown_away() {
                 let got = client.read_to_end();
                 let count = got.iter().filter(|byte| **byte == b'x').count();
                 assert_eq!(count, 9000, "{what}");
-                assert!(!packets.starts_with(&header(1, 102)) || contains(&got, &ENDED), "{what}: its end");
+                assert!(
+                    !packets.starts_with(&header(1, 102)) || contains(&got, &ENDED),
+                    "{what}: its end"
+                );
             }
         }
     });

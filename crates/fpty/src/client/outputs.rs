@@ -39,7 +39,11 @@ struct One {
 }
 
 /// Both.
-pub struct Outputs([One; 2]);
+pub struct Outputs {
+    both: [One; 2],
+    /// Whoever reads one of them reads the other, too.
+    are_one: bool,
+}
 
 impl One {
     fn new(number: usize) -> Result<Self> {
@@ -125,16 +129,17 @@ impl Outputs {
     /// # Errors
     /// One of them is closed.
     pub fn new() -> Result<Self> {
-        Ok(Self([One::new(OUTPUT)?, One::new(ERROR)?]))
+        let both = [One::new(OUTPUT)?, One::new(ERROR)?];
+        Ok(Self { both, are_one: streams::are_the_same(OUTPUT, ERROR) })
     }
 
     fn one(&mut self, number: usize) -> &mut One {
-        &mut self.0[usize::from(number != OUTPUT)]
+        &mut self.both[usize::from(number != OUTPUT)]
     }
 
     /// The program has those itself whose numbers these are.
     pub fn passed(&mut self, names: &[u8]) {
-        for one in &mut self.0 {
+        for one in &mut self.both {
             if names.contains(&(b'0' + one.number as u8)) {
                 one.state = State::Passed;
                 one.close();
@@ -158,7 +163,7 @@ impl Outputs {
     /// Writes what waits, as far as it is taken; appends what the server is to
     /// be told.
     pub fn flush(&mut self, packets: &mut Vec<u8>) {
-        for one in &mut self.0 {
+        for one in &mut self.both {
             one.flush();
             packets.append(&mut one.told);
         }
@@ -166,26 +171,31 @@ impl Outputs {
 
     /// Whether nothing waits to be written.
     pub fn are_flushed(&self) -> bool {
-        self.0.iter().all(|one| one.waiting.is_empty())
+        self.both.iter().all(|one| one.waiting.is_empty())
     }
 
     /// Why one of them took no more, where that was not for want of a reader.
     pub fn failure(&self) -> Option<String> {
         let name = |number| if number == OUTPUT { "standard output" } else { "standard error" };
         let of = |one: &One| Some(format!("{}: {}", name(one.number), one.failure.reason()?));
-        self.0.iter().find_map(of)
+        self.both.iter().find_map(of)
     }
 
-    /// Whether all that is known of our readers is that they have left.
+    /// Whether the readers of both have left: then nobody waits for the
+    /// command. That of one alone is the program's business, which gets SIGPIPE
+    /// if it writes there, and else ends as it would have. Of an output that
+    /// the program has itself nothing is known, but where it is the other one,
+    /// too: then that tells.
     pub fn nobody_reads(&self) -> bool {
-        self.0[0].state != State::Open && self.0[1].unread || self.0.iter().all(|one| one.unread)
+        let [output, error] = &self.both;
+        error.unread && (output.unread || (self.are_one && output.state == State::Passed))
     }
 
     /// Waits for room where something is to be written, and else for the
     /// reader to leave.
     pub fn watch<'a>(&'a self, polled: &mut Several<'a>) -> [Option<usize>; 2] {
         [0, 1].map(|at: usize| {
-            let one = &self.0[at];
+            let one = &self.both[at];
             if one.unread {
                 return None;
             }
@@ -201,7 +211,7 @@ impl Outputs {
 
     /// Takes note of what the wait found.
     pub fn look(&mut self, found: &Found, at: [Option<usize>; 2]) {
-        for (one, at) in self.0.iter_mut().zip(at) {
+        for (one, at) in self.both.iter_mut().zip(at) {
             if at.is_some_and(|at| found.hung_up(at)) && streams::is_unread(one.number) {
                 one.is_gone();
             }

@@ -47,6 +47,29 @@ pub fn may_be_passed(fd: BorrowedFd<'_>, number: usize) -> bool {
     }
 }
 
+/// Whether a program of this user could open a stream of its own once more
+/// (`/dev/stdin`, `/dev/stderr`; proc_pid_fd(5)), as scripts do: a pipe that
+/// belongs to somebody else lets nobody in. What is no pipe is no matter of
+/// its owner's: a socket cannot be opened in any case, /dev/null always.
+pub fn can_be_reopened(fd: BorrowedFd<'_>, number: usize, uid: u32) -> bool {
+    let Ok(status) = fstat(fd) else {
+        return false;
+    };
+    let mode = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
+    let (of_owner, of_others) = if number == INPUT { (0o400, 0o004) } else { (0o200, 0o002) };
+    mode != SFlag::S_IFIFO
+        || uid == 0
+        || status.st_mode & of_others != 0
+        || (status.st_uid == uid && status.st_mode & of_owner != 0)
+}
+
+/// Gives a pipe to the user whose program gets it, or that could not open it
+/// once more.
+pub fn belongs_to(pipe: &OwnedFd, uid: u32) {
+    // Where it cannot be given away the program has it open all the same.
+    let _ = nix::unistd::fchown(pipe, Some(nix::unistd::Uid::from_raw(uid)), None);
+}
+
 /// Where a program's standard input comes from; writes do not wait.
 pub struct ToProgram(OwnedFd);
 
@@ -137,6 +160,13 @@ pub fn give_up(number: usize) {
 pub fn say_bytes(bytes: &[u8]) {
     use std::io::Write;
     let _ = std::io::stderr().write_all(bytes);
+}
+
+/// Whether two of our own standard descriptors are the same pipe, socket or
+/// file.
+pub fn are_the_same(one: usize, other: usize) -> bool {
+    let of = |number| fstat(own(number)).map(|status| (status.st_dev, status.st_ino));
+    of(one).is_ok_and(|one| of(other) == Ok(one))
 }
 
 /// Whether nobody can read any more what is written to one of our own

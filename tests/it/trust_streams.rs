@@ -24,7 +24,7 @@ fn bash(address: &str, line: &str) -> (String, String, Option<i32>) {
 }
 
 /// Streams that are passed, and those that are relayed, by both transports.
-fn ways(flavor: &Flavor) -> (Vec<Server>, Vec<(String, bool)>) {
+fn ways(flavor: &Flavor) -> (Vec<Server>, Vec<String>) {
     let tcp = format!("127.0.0.1:{}", free_port());
     let passes = Setup::new(flavor)
         .option("forkpty-urouter", "{dir}/u")
@@ -36,7 +36,7 @@ fn ways(flavor: &Flavor) -> (Vec<Server>, Vec<(String, bool)>) {
         .option("forkptyrouter-pass-stdio", "false")
         .option("forkptyrouter-allow-command", "true")
         .start();
-    let ways = vec![(passes.path("u"), true), (relays.path("u"), false), (tcp, false)];
+    let ways = vec![passes.path("u"), relays.path("u"), tcp];
     (vec![passes, relays], ways)
 }
 
@@ -44,7 +44,7 @@ fn ways(flavor: &Flavor) -> (Vec<Server>, Vec<(String, bool)>) {
 fn the_reader_of_one_output_leaves() {
     on_every_server(|flavor| {
         let (_servers, ways) = ways(flavor);
-        for (address, _) in &ways {
+        for address in &ways {
             let line = "fpty 'sleep .5; echo done; exit 5' 2> >(exec true) | cat; \
                         exit ${PIPESTATUS[0]}";
             let (stdout, _, status) = bash(address, line);
@@ -66,7 +66,7 @@ fn the_reader_of_one_output_leaves() {
 fn whoever_writes_where_nobody_reads_is_told_by_a_signal() {
     on_every_server(|flavor| {
         let (_servers, ways) = ways(flavor);
-        for (address, _) in &ways {
+        for address in &ways {
             let line = "fpty 'exec yes' 2> >(cat >&2) | head -n 1; exit ${PIPESTATUS[0]}";
             let (stdout, _, status) = bash(address, line);
             assert_eq!((stdout.as_str(), status), ("y\n", Some(141)), "stdout, {address}");
@@ -78,16 +78,34 @@ fn whoever_writes_where_nobody_reads_is_told_by_a_signal() {
 }
 
 #[test]
+fn an_output_that_the_program_closes_ends_at_once() {
+    on_every_server(|flavor| {
+        let (_servers, ways) = ways(flavor);
+        for address in &ways {
+            // Its reader ends, and so does what it was to wait for.
+            let line = "mkfifo $FIFO; fpty \"echo out; exec >&-; read x < $FIFO; exit 5\" \
+                        2> >(exec true) | (cat; echo go > $FIFO); exit ${PIPESTATUS[0]}";
+            let folder = tempfile::tempdir().expect("a folder");
+            let fifo = folder.path().join("fifo").display().to_string();
+            let (stdout, _, status) = bash(address, &line.replace("$FIFO", &fifo));
+            assert_eq!((stdout.as_str(), status), ("out\n", Some(5)), "{address}");
+        }
+    });
+}
+
+#[test]
 fn the_readers_of_both_leave() {
     on_every_server(|flavor| {
         let (_servers, ways) = ways(flavor);
-        for (address, is_passed) in &ways {
-            let line = "fpty 'sleep 100' 2>&1 | true; exit ${PIPESTATUS[0]}";
-            assert_eq!(bash(address, line).2, Some(141), "one reader, {address}");
-            // Of a pipe that is the program's nothing is known here.
-            if !is_passed {
-                let line = "fpty 'sleep 100' 2> >(exec true) | true; exit ${PIPESTATUS[0]}";
-                assert_eq!(bash(address, line).2, Some(141), "two readers, {address}");
+        for address in &ways {
+            for line in [
+                "fpty 'sleep 100' 2>&1 | true",
+                "fpty 'sleep 100' 2> >(exec true) | true",
+                "fpty 'sleep 100' 2> >(exec true) | sleep .7",
+                "fpty 'sleep 100' 2> >(exec sleep .7) | true",
+            ] {
+                let line = format!("{line}; exit ${{PIPESTATUS[0]}}");
+                assert_eq!(bash(address, &line).2, Some(141), "{line}, {address}");
             }
         }
     });

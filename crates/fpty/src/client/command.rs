@@ -168,7 +168,7 @@ impl Running<'_> {
             Stage::Asked(until) => Some(until),
             Stage::Requested | Stage::Started => None,
         };
-        let at = [asked, self.next_ping].into_iter().flatten().min()?;
+        let at = [asked, self.next_ping, self.outputs.when()].into_iter().flatten().min()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
 

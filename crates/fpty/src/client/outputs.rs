@@ -2,13 +2,14 @@
 //! window and its end.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use crate::error::{Context, Result};
 use crate::proto::{END_OF_STREAM, encode_packet, window};
 use crate::relay::Backlog;
 use crate::sys::poll::{Found, Several};
 use crate::sys::stdio::{Failure, Output};
-use crate::sys::streams::{self, ERROR, OUTPUT};
+use crate::sys::streams::{self, ERROR, GivenAway, OUTPUT};
 
 /// What becomes of one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +42,14 @@ struct One {
 /// Both.
 pub struct Outputs {
     both: [One; 2],
-    /// Whoever reads one of them reads the other, too.
-    are_one: bool,
+    /// Standard output, where the program has it itself.
+    away: Option<GivenAway>,
+    /// It is asked for its reader then.
+    next_look: Instant,
 }
+
+/// How often, where standard error has none any more.
+const LOOK: Duration = Duration::from_millis(500);
 
 impl One {
     fn new(number: usize) -> Result<Self> {
@@ -130,7 +136,7 @@ impl Outputs {
     /// One of them is closed.
     pub fn new() -> Result<Self> {
         let both = [One::new(OUTPUT)?, One::new(ERROR)?];
-        Ok(Self { both, are_one: streams::are_the_same(OUTPUT, ERROR) })
+        Ok(Self { both, away: None, next_look: Instant::now() })
     }
 
     fn one(&mut self, number: usize) -> &mut One {
@@ -139,6 +145,10 @@ impl Outputs {
 
     /// The program has those itself whose numbers these are.
     pub fn passed(&mut self, names: &[u8]) {
+        // 1 as it is named.
+        if names.contains(&b'1') {
+            self.away = Some(GivenAway::of(OUTPUT));
+        }
         for one in &mut self.both {
             if names.contains(&(b'0' + one.number as u8)) {
                 one.state = State::Passed;
@@ -183,12 +193,29 @@ impl Outputs {
 
     /// Whether the readers of both have left: then nobody waits for the
     /// command. That of one alone is the program's business, which gets SIGPIPE
-    /// if it writes there, and else ends as it would have. Of an output that
-    /// the program has itself nothing is known, but where it is the other one,
-    /// too: then that tells.
-    pub fn nobody_reads(&self) -> bool {
+    /// if it writes there, and else ends as it would have.
+    pub fn nobody_reads(&mut self) -> bool {
         let [output, error] = &self.both;
-        error.unread && (output.unread || (self.are_one && output.state == State::Passed))
+        error.unread && (output.unread || self.is_away_unread())
+    }
+
+    fn is_away_unread(&mut self) -> bool {
+        let now = Instant::now();
+        match &self.away {
+            // Those of sshd: it closes all of them or none.
+            Some(GivenAway::Socket) => true,
+            Some(away) if now >= self.next_look => {
+                self.next_look = now + LOOK;
+                away.is_unread() == Some(true)
+            }
+            _ => false,
+        }
+    }
+
+    /// When it is to be looked whether anybody reads.
+    pub fn when(&self) -> Option<Instant> {
+        let is_pipe = matches!(self.away, Some(GivenAway::Pipe(_)));
+        (is_pipe && self.both[1].unread).then_some(self.next_look)
     }
 
     /// Waits for room where something is to be written, and else for the

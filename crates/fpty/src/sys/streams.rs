@@ -162,11 +162,56 @@ pub fn say_bytes(bytes: &[u8]) {
     let _ = std::io::stderr().write_all(bytes);
 }
 
-/// Whether two of our own standard descriptors are the same pipe, socket or
-/// file.
-pub fn are_the_same(one: usize, other: usize) -> bool {
-    let of = |number| fstat(own(number)).map(|status| (status.st_dev, status.st_ino));
-    of(one).is_ok_and(|one| of(other) == Ok(one))
+/// A descriptor that was given away, and whose reader is asked for: we do not
+/// have it open any more, or that reader would never see its end.
+pub enum GivenAway {
+    /// A pipe, by a descriptor that is for no reading or writing (O_PATH,
+    /// open(2)).
+    Pipe(OwnedFd),
+    /// A stream socket.
+    Socket,
+    /// Nobody reads that who could leave.
+    Other,
+}
+
+impl GivenAway {
+    /// One of our own standard descriptors, before it is given away.
+    pub fn of(number: usize) -> Self {
+        let kind =
+            fstat(own(number)).map(|it| SFlag::from_bits_truncate(it.st_mode) & SFlag::S_IFMT);
+        match kind {
+            Ok(SFlag::S_IFIFO) => {
+                let own = own(number).as_raw_fd();
+                open(own, OFlag::O_PATH).map_or(Self::Other, Self::Pipe)
+            }
+            Ok(SFlag::S_IFSOCK) => Self::Socket,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether a pipe has no reader any more; `None`: nobody can tell.
+    pub fn is_unread(&self) -> Option<bool> {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let Self::Pipe(pipe) = self else {
+            return None;
+        };
+        // Open for a moment: whoever reads it notices nothing of that.
+        match open(pipe.as_raw_fd(), OFlag::O_WRONLY | OFlag::O_NONBLOCK) {
+            // A named one says so at once.
+            Err(Errno::ENXIO) => Some(true),
+            Err(_) => None,
+            Ok(writes) => {
+                let mut asked = [PollFd::new(writes.as_fd(), PollFlags::empty())];
+                Some(poll(&mut asked, PollTimeout::ZERO) == Ok(1))
+            }
+        }
+    }
+}
+
+/// Opens what a descriptor of ours stands for once more.
+fn open(number: i32, flags: OFlag) -> nix::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{number}");
+    nix::fcntl::open(path.as_str(), flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
 }
 
 /// Whether nobody can read any more what is written to one of our own
@@ -189,6 +234,20 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    #[test]
+    fn a_pipe_that_was_given_away_is_not_held_open() {
+        let (reads, writes) = pipe().expect("a pipe");
+        let path = open(writes.as_raw_fd(), OFlag::O_PATH).expect("/proc");
+        let away = GivenAway::Pipe(path);
+        assert_eq!(away.is_unread(), Some(false));
+        drop(writes);
+        assert_eq!(away.is_unread(), Some(false));
+        assert_eq!(nix::unistd::read(&reads, &mut [0]), Ok(0), "its end is seen");
+        drop(reads);
+        assert_eq!(away.is_unread(), Some(true));
+        assert_eq!(GivenAway::Socket.is_unread(), None);
+    }
 
     #[test]
     fn only_what_leads_nowhere_is_passed() {

@@ -138,3 +138,52 @@ fn another_users_program_opens_its_streams_once_more() {
         }
     });
 }
+
+/// Terminals that are handed over, and those that are relayed, by both
+/// transports; and those that can be left.
+fn terminals(flavor: &Flavor) -> (Vec<Server>, Vec<String>) {
+    let tcp = format!("127.0.0.1:{}", free_port());
+    let setup = |handover| {
+        Setup::new(flavor)
+            .option("forkpty-urouter", "{dir}/u")
+            .option("forkptyrouter-handover", handover)
+            .option("forkptyrouter-allow-command", "true")
+    };
+    let hands_over = setup("true").option("forkpty-urouter", &tcp).start();
+    let relays = setup("false").start();
+    let keeps = setup("true").option("forkptyrouter-detach", "9").start();
+    let ways = vec![hands_over.path("u"), relays.path("u"), keeps.path("u"), tcp];
+    (vec![hands_over, relays, keeps], ways)
+}
+
+#[test]
+fn the_end_of_a_pipe_reaches_the_program_at_a_terminal() {
+    on_every_server(|flavor| {
+        let (_servers, ways) = terminals(flavor);
+        for address in &ways {
+            // Before the terminal changes hands, at that moment, and after it.
+            for pause in ["0", ".03", ".5"] {
+                for (input, command, wanted) in [
+                    // More than waits anywhere: the last of it has to wait for room.
+                    ("yes $(printf %0100d 0) | head -800", "wc -c", "80800"),
+                    ("printf 'a\\n'", "cat; cat; wc -c", "0"),
+                    ("printf abc", "cat; echo", "abc"),
+                    ("true", "wc -c", "0"),
+                ] {
+                    let line = format!(
+                        "(sleep {pause}; {input}) | timeout 20 \"$FPTY\" -t {address} \
+                         'stty -echo; {command}; exit 5'; exit ${{PIPESTATUS[1]}}"
+                    );
+                    let (stdout, stderr, status) = bash(address, &line);
+                    assert_eq!(status, Some(5), "{line}: {stdout} {stderr}");
+                    assert!(stdout.contains(&format!("{wanted}\r\n")), "{line}: {stdout:?}");
+                }
+                let line = format!(
+                    "(sleep {pause}; printf 'exit 3\\n') | timeout 20 \"$FPTY\" {address}; \
+                     exit ${{PIPESTATUS[1]}}"
+                );
+                assert_eq!(bash(address, &line).2, Some(3), "{line}");
+            }
+        }
+    });
+}

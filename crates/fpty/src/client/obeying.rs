@@ -141,6 +141,11 @@ impl Session<'_> {
                 self.takeover.go()?;
                 self.come(before);
                 self.release_input();
+                // The router was told that it has ended, and tells the program no
+                // more: the terminal was on its way.
+                if let (Input::Told, Some(ours)) = (self.input, self.takeover.ours_mut()) {
+                    ours.end_input();
+                }
                 // It may have changed on the way.
                 if !self.coming.is_smaller() {
                     self.size_changed();

@@ -361,14 +361,17 @@ impl Own {
         let groups = groups.or_else(|| ours().map(|own| own.into_iter().collect()));
         let groups = groups.or(account.as_ref().map(|account| account.groups.clone()));
         let mut environment = Vec::new();
-        if let Some(account) = &account {
-            let pairs: [(&str, &OsStr); 4] = [
-                ("HOME", &account.home),
-                ("USER", account.name.as_ref()),
-                ("LOGNAME", account.name.as_ref()),
-                ("SHELL", &account.shell),
-            ];
-            for (name, value) in pairs {
+        // Without an account it has a number for a name, as in `id`, and no folder:
+        // the server's own would be another user's.
+        let number = uid.unwrap_or_default().to_string();
+        let (home, name, shell): (&OsStr, &OsStr, &OsStr) = match &account {
+            Some(account) => (&account.home, account.name.as_ref(), &account.shell),
+            None => ("/".as_ref(), number.as_ref(), "/bin/sh".as_ref()),
+        };
+        if uid.is_some() {
+            for (name, value) in
+                [("HOME", home), ("USER", name), ("LOGNAME", name), ("SHELL", shell)]
+            {
                 let pair = [name.as_bytes(), b"=", value.as_bytes()].concat();
                 environment.extend(CString::new(pair).ok());
             }

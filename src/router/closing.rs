@@ -43,6 +43,9 @@ const LOOK: Duration = Duration::from_millis(500);
 const MOST: usize = 1024;
 const SHARE: u64 = 16;
 
+/// So many of one user, or over TCP of one address.
+const OF_ONE: usize = 48;
+
 /// How a client learns that this was all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastWord {
@@ -59,6 +62,8 @@ pub enum LastWord {
 /// All such connections of a gateway.
 pub struct Closing {
     connections: Table<Connection>,
+    /// How many of each of those that were asked for.
+    counts: HashMap<Peer, usize>,
     most: usize,
     is_due: bool,
 }
@@ -75,6 +80,8 @@ struct Connection {
     /// It was told by the end of the stream.
     ended: bool,
     peer: Option<Peer>,
+    /// It is in the counts.
+    counted: bool,
 }
 
 /// Whose connections count together.
@@ -104,40 +111,76 @@ impl Closing {
     pub fn new(descriptors: Option<u64>) -> Self {
         let most = descriptors
             .map_or(MOST, |all| usize::try_from(all / SHARE).unwrap_or(MOST).clamp(1, MOST));
-        Self { connections: Table::new(), most, is_due: false }
+        Self { connections: Table::new(), counts: HashMap::new(), most, is_due: false }
     }
 
     /// Closes all of them: descriptors are needed for those who come.
     pub fn close_all(&mut self) {
         self.connections = Table::new();
+        self.counts.clear();
     }
 
     /// Closes one.
     pub fn drop_one(&mut self, key: Key) {
-        self.connections.remove(key);
+        self.remove(key);
     }
 
-    /// Makes room for one more: whoever has most of them loses the one that has
-    /// been there longest. So nobody takes the places of others.
-    fn make_room(&mut self) {
-        if self.connections.len() < self.most {
-            return;
+    fn insert(&mut self, mut one: Connection) -> Key {
+        // Below that nobody has too many, and nobody has to be asked for.
+        if self.connections.len() >= OF_ONE {
+            self.count_all();
+            let peer = one.peer();
+            if self.count(peer) >= OF_ONE {
+                self.make_room(peer);
+            } else if self.connections.len() >= self.most {
+                let most = self.counts.iter().max_by_key(|(_, count)| **count);
+                if let Some(peer) = most.map(|(peer, _)| *peer) {
+                    self.make_room(peer);
+                }
+            }
+            *self.counts.entry(peer).or_default() += 1;
+            one.counted = true;
         }
-        let keys: Vec<Key> = self.connections.iter().map(|(key, _)| key).collect();
-        let mut held: HashMap<Peer, (usize, Instant, Key)> = HashMap::new();
-        for key in keys {
-            let Some(one) = self.connections.get_mut(key) else { continue };
-            let (since, client) = (one.since, &one.client);
-            let peer = *one.peer.get_or_insert_with(|| Peer::of(client));
-            let (count, oldest, whose) = held.entry(peer).or_insert((0, since, key));
-            *count += 1;
-            if since < *oldest {
-                (*oldest, *whose) = (since, key);
+        self.connections.insert(one)
+    }
+
+    fn remove(&mut self, key: Key) {
+        let Some(one) = self.connections.remove(key) else { return };
+        let peer = one.peer.filter(|_| one.counted);
+        if let Some(count) = peer.and_then(|peer| self.counts.get_mut(&peer)) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.retain(|_, count| *count > 0);
             }
         }
-        let most = held.into_values().max_by_key(|(count, since, _)| (*count, since.elapsed()));
-        if let Some((_, _, key)) = most {
-            self.connections.remove(key);
+    }
+
+    fn count(&self, peer: Peer) -> usize {
+        self.counts.get(&peer).copied().unwrap_or(0)
+    }
+
+    /// Asks for those who came while there were few.
+    fn count_all(&mut self) {
+        let keys: Vec<Key> = self.of(|one| !one.counted);
+        for key in keys {
+            if let Some(one) = self.connections.get_mut(key) {
+                *self.counts.entry(one.peer()).or_default() += 1;
+                one.counted = true;
+            }
+        }
+    }
+
+    fn of(&self, is_one: impl Fn(&Connection) -> bool) -> Vec<Key> {
+        self.connections.iter().filter(|(_, one)| is_one(one)).map(|(key, _)| key).collect()
+    }
+
+    /// Somebody loses the connection that has been there longest, if possible
+    /// of those that have taken everything.
+    fn make_room(&mut self, peer: Peer) {
+        let of_peer = self.connections.iter().filter(|(_, one)| one.peer == Some(peer));
+        let first = of_peer.min_by_key(|(_, one)| (one.client.untaken() > 0, one.since));
+        if let Some((key, _)) = first {
+            self.remove(key);
         }
     }
 }
@@ -161,9 +204,8 @@ impl GatewayLoop {
             client.end();
             ended = true;
         }
-        self.closing.make_room();
         let now = Instant::now();
-        let key = self.closing.connections.insert(Connection {
+        let key = self.closing.insert(Connection {
             client,
             since: now,
             heard: now,
@@ -171,6 +213,7 @@ impl GatewayLoop {
             untaken: None,
             ended,
             peer: None,
+            counted: false,
         });
         let Some(one) = self.closing.connections.get_mut(key) else { return };
         let (poller, token) = (&self.turn.poller, Source::Closing(key).token());
@@ -179,7 +222,7 @@ impl GatewayLoop {
             .change(one.client.as_fd(), token, Interest::READ)
             .or_else(|_| poller.add(one.client.as_fd(), token, Interest::READ));
         if waits.is_err() {
-            self.closing.connections.remove(key);
+            self.closing.remove(key);
             return;
         }
         if !std::mem::replace(&mut self.closing.is_due, true) {
@@ -196,7 +239,7 @@ impl GatewayLoop {
             Read::Blocked if !ready.hang_up => {}
             // It sends no more, so nothing would be answered by a reset.
             Read::Blocked | Read::End | Read::Gone => {
-                self.closing.connections.remove(key);
+                self.closing.remove(key);
             }
         }
     }
@@ -204,11 +247,10 @@ impl GatewayLoop {
     /// Closes those that have had their time.
     pub(super) fn look_after_closing(&mut self) {
         let now = Instant::now();
-        let keys: Vec<Key> = self.closing.connections.iter().map(|(key, _)| key).collect();
-        for key in keys {
+        for key in self.closing.of(|_| true) {
             let Some(one) = self.closing.connections.get_mut(key) else { continue };
             if one.has_had_its_time(now) {
-                self.closing.connections.remove(key);
+                self.closing.remove(key);
             }
         }
         self.closing.is_due = self.closing.connections.len() > 0;
@@ -219,6 +261,10 @@ impl GatewayLoop {
 }
 
 impl Connection {
+    fn peer(&mut self) -> Peer {
+        *self.peer.get_or_insert_with(|| Peer::of(&self.client))
+    }
+
     fn has_had_its_time(&mut self, now: Instant) -> bool {
         let untaken = self.client.untaken();
         if self.untaken.replace(untaken).is_some_and(|before| untaken < before) {
@@ -250,31 +296,49 @@ mod tests {
             untaken: None,
             ended: false,
             peer: Some(peer),
+            counted: false,
         };
         (one, theirs)
     }
 
     #[test]
-    fn who_has_most_of_them_makes_room() {
-        let mut closing = Closing::new(Some(4 * SHARE));
+    fn nobody_takes_the_places_of_others() {
+        let most = 2 * OF_ONE as u64 + 2;
+        let mut closing = Closing::new(Some(most * SHARE));
         let mut theirs = Vec::new();
         let mut insert = |closing: &mut Closing, user| {
-            closing.make_room();
             let (one, other) = connection(Peer::User(user));
             theirs.push(other);
-            closing.connections.insert(one)
+            closing.insert(one)
         };
         let one = insert(&mut closing, 1);
         let first = insert(&mut closing, 2);
         let second = insert(&mut closing, 2);
+        let third = insert(&mut closing, 2);
+        // It has not taken what there was for it.
+        closing.connections.get_mut(second).expect("it is there").client.write(b"more");
+        for _ in 3..OF_ONE {
+            insert(&mut closing, 2);
+        }
+        assert!(closing.connections.has(first));
         insert(&mut closing, 2);
+        assert!(!closing.connections.has(first));
         insert(&mut closing, 2);
-        assert!(closing.connections.has(one) && !closing.connections.has(first));
-        insert(&mut closing, 3);
-        assert!(closing.connections.has(one) && !closing.connections.has(second));
-        assert_eq!(closing.connections.len(), 4);
-        closing.close_all();
-        assert_eq!(closing.connections.len(), 0);
+        assert!(closing.connections.has(second) && !closing.connections.has(third));
+        assert_eq!(closing.count(Peer::User(2)), OF_ONE);
+        // There is room for so many, and for two more.
+        for _ in 0..OF_ONE {
+            insert(&mut closing, 3);
+        }
+        insert(&mut closing, 4);
+        insert(&mut closing, 4);
+        assert!(closing.connections.has(one));
+        assert_eq!(closing.connections.len(), 2 * OF_ONE + 2);
+        assert_eq!(closing.count(Peer::User(2)) + closing.count(Peer::User(3)), 2 * OF_ONE - 1);
+        for key in closing.of(|_| true) {
+            closing.remove(key);
+        }
+        assert!(closing.counts.is_empty());
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl GatewayLoop {
         if !is_free(0) {
             return Err(refused(String::from("out of memory")));
         }
-        let planned = Planned::new(passed)
+        let planned = Planned::new(passed, program.user())
             .map_err(|error| refused(format!("cannot make a pipe: {}", reason(&error))))?;
         let [input, output, error] = &planned.ends;
         let streams = spawn::Streams::Apart([input.as_fd(), output.as_fd(), error.as_fd()]);

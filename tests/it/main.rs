@@ -81,6 +81,7 @@ mod trust_recordings;
 mod trust_rules;
 mod trust_shares;
 mod trust_signals;
+mod trust_streams;
 mod trust_tcp_end;
 mod trust_text;
 mod trust_truth;

@@ -7,11 +7,12 @@ use crate::router::told::Traffic;
 use crate::session::command::Streams;
 use fpty::error::{Error, Result};
 use fpty::sys::Written;
+use fpty::sys::accounts;
 use fpty::sys::child::{self, Pid};
 use fpty::sys::peer::Arrived;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
-use fpty::sys::streams::{FromProgram, ToProgram, may_be_passed};
+use fpty::sys::streams::{FromProgram, ToProgram, belongs_to, can_be_reopened, may_be_passed};
 
 /// The ends of a command.
 pub struct Wires {
@@ -71,8 +72,19 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Pipes for what was not passed.
-    pub fn new(mut passed: [Option<OwnedFd>; 3]) -> std::io::Result<Self> {
+    /// Pipes for what was not passed, or what the program could not open
+    /// again: it runs as this user, where that is another one.
+    pub fn new(mut passed: [Option<OwnedFd>; 3], user: Option<u32>) -> std::io::Result<Self> {
+        let uid = user.unwrap_or_else(accounts::own_uid);
+        for (fd, number) in passed.iter_mut().zip(0..) {
+            fd.take_if(|fd| !can_be_reopened(fd.as_fd(), number, uid));
+        }
+        let given = |end: OwnedFd| {
+            if let Some(user) = user {
+                belongs_to(&end, user);
+            }
+            end
+        };
         let relayed = [0, 1, 2].map(|number: usize| passed[number].is_none());
         let (mut wires_input, mut wires_outputs) = (None, [None, None]);
         let input = match passed[0].take() {
@@ -80,14 +92,14 @@ impl Planned {
             None => {
                 let (ours, end) = ToProgram::pipe()?;
                 wires_input = Some(ours);
-                end
+                given(end)
             }
         };
         let mut output = |number: usize| match passed[number].take() {
             Some(fd) => Ok(fd),
             None => FromProgram::pipe().map(|(ours, end)| {
                 wires_outputs[number - 1] = Some(ours);
-                end
+                given(end)
             }),
         };
         let ends = [input, output(1)?, output(2)?];

@@ -177,7 +177,8 @@ impl Running<'_> {
         // No signal tells that we are in the foreground again.
         let waits = self.input_is_a_terminal && self.wants_input() && !self.reads_input();
         let looks = waits.then(|| Instant::now() + LOOK);
-        let at = [asked, self.next_ping, looks].into_iter().flatten().min()?;
+        let when = self.outputs.when();
+        let at = [asked, self.next_ping, looks, when].into_iter().flatten().min()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
 

@@ -2,6 +2,7 @@
 //! window and its end.
 
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use super::ending_line::Tail;
 use crate::error::{Context, Result};
@@ -9,7 +10,7 @@ use crate::proto::{END_OF_STREAM, encode_packet, window};
 use crate::relay::Backlog;
 use crate::sys::poll::{Found, Several};
 use crate::sys::stdio::{self, Failure, Output};
-use crate::sys::streams::{self, ERROR, OUTPUT};
+use crate::sys::streams::{self, ERROR, GivenAway, OUTPUT};
 
 /// What becomes of one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +49,14 @@ pub struct Outputs {
     last: usize,
     /// What is written to them comes to one place.
     is_one_place: bool,
+    /// Standard output, where the program has it itself.
+    away: Option<GivenAway>,
+    /// It is asked for its reader then.
+    next_look: Instant,
 }
+
+/// How often, where standard error has none any more.
+const LOOK: Duration = Duration::from_millis(500);
 
 impl One {
     fn new(number: usize) -> Result<Self> {
@@ -139,6 +147,8 @@ impl Outputs {
             both: [One::new(OUTPUT)?, One::new(ERROR)?],
             last: ERROR,
             is_one_place: stdio::is_one_place(),
+            away: None,
+            next_look: Instant::now(),
         })
     }
 
@@ -148,6 +158,10 @@ impl Outputs {
 
     /// The program has those itself whose numbers these are.
     pub fn passed(&mut self, names: &[u8]) {
+        // 1 as it is named.
+        if names.contains(&b'1') {
+            self.away = Some(GivenAway::of(OUTPUT));
+        }
         for one in &mut self.both {
             if names.contains(&(b'0' + one.number as u8)) {
                 one.state = State::Passed;
@@ -204,10 +218,31 @@ impl Outputs {
         self.both.iter().find_map(of)
     }
 
-    /// Whether all that is known of our readers is that they have left.
-    pub fn nobody_reads(&self) -> bool {
-        self.both[0].state != State::Open && self.both[1].unread
-            || self.both.iter().all(|one| one.unread)
+    /// Whether the readers of both have left: then nobody waits for the
+    /// command. That of one alone is the program's business, which gets SIGPIPE
+    /// if it writes there, and else ends as it would have.
+    pub fn nobody_reads(&mut self) -> bool {
+        let [output, error] = &self.both;
+        error.unread && (output.unread || self.is_away_unread())
+    }
+
+    fn is_away_unread(&mut self) -> bool {
+        let now = Instant::now();
+        match &self.away {
+            // Those of sshd: it closes all of them or none.
+            Some(GivenAway::Socket) => true,
+            Some(away) if now >= self.next_look => {
+                self.next_look = now + LOOK;
+                away.is_unread() == Some(true)
+            }
+            _ => false,
+        }
+    }
+
+    /// When it is to be looked whether anybody reads.
+    pub fn when(&self) -> Option<Instant> {
+        let is_pipe = matches!(self.away, Some(GivenAway::Pipe(_)));
+        (is_pipe && self.both[1].unread).then_some(self.next_look)
     }
 
     /// Waits for room where something is to be written, and else for the

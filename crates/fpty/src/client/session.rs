@@ -210,17 +210,19 @@ impl<'a> Session<'a> {
         self.look(now);
         self.stay(now);
         self.say_the_size();
+        if let Some(ours) = self.takeover.ours() {
+            if !self.to_terminal.flush(|bytes| ours.write(bytes)) {
+                self.to_terminal.clear();
+            }
+        }
+        // After the last of the input is there, and before the rest is sent:
+        // nothing would wake us for it again.
         self.tell_the_end_of_input();
         let (stream, peer) = (&self.stream, &mut self.peer);
         if !self.server_ended && !self.to_server.flush(|bytes| stream.write_to(bytes, peer).taken())
         {
             // What it said before it went is still to be read.
             self.to_server.clear();
-        }
-        if let Some(ours) = self.takeover.ours() {
-            if !self.to_terminal.flush(|bytes| ours.write(bytes)) {
-                self.to_terminal.clear();
-            }
         }
         let (output, failure) = (&self.output, &self.failure);
         let read = self.to_output.flush(|bytes| output.write_noting(bytes, failure).taken());

@@ -47,6 +47,29 @@ pub fn may_be_passed(fd: BorrowedFd<'_>, number: usize) -> bool {
     }
 }
 
+/// Whether a program of this user could open a stream of its own once more
+/// (`/dev/stdin`, `/dev/stderr`; proc_pid_fd(5)), as scripts do: a pipe that
+/// belongs to somebody else lets nobody in. What is no pipe is no matter of
+/// its owner's: a socket cannot be opened in any case, /dev/null always.
+pub fn can_be_reopened(fd: BorrowedFd<'_>, number: usize, uid: u32) -> bool {
+    let Ok(status) = fstat(fd) else {
+        return false;
+    };
+    let mode = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
+    let (of_owner, of_others) = if number == INPUT { (0o400, 0o004) } else { (0o200, 0o002) };
+    mode != SFlag::S_IFIFO
+        || uid == 0
+        || status.st_mode & of_others != 0
+        || (status.st_uid == uid && status.st_mode & of_owner != 0)
+}
+
+/// Gives a pipe to the user whose program gets it, or that could not open it
+/// once more.
+pub fn belongs_to(pipe: &OwnedFd, uid: u32) {
+    // Where it cannot be given away the program has it open all the same.
+    let _ = nix::unistd::fchown(pipe, Some(nix::unistd::Uid::from_raw(uid)), None);
+}
+
 /// Where a program's standard input comes from; writes do not wait.
 pub struct ToProgram(OwnedFd);
 
@@ -133,6 +156,58 @@ pub fn give_up(number: usize) {
     {}
 }
 
+/// A descriptor that was given away, and whose reader is asked for: we do not
+/// have it open any more, or that reader would never see its end.
+pub enum GivenAway {
+    /// A pipe, by a descriptor that is for no reading or writing (O_PATH,
+    /// open(2)).
+    Pipe(OwnedFd),
+    /// A stream socket.
+    Socket,
+    /// Nobody reads that who could leave.
+    Other,
+}
+
+impl GivenAway {
+    /// One of our own standard descriptors, before it is given away.
+    pub fn of(number: usize) -> Self {
+        let kind =
+            fstat(own(number)).map(|it| SFlag::from_bits_truncate(it.st_mode) & SFlag::S_IFMT);
+        match kind {
+            Ok(SFlag::S_IFIFO) => {
+                let own = own(number).as_raw_fd();
+                open(own, OFlag::O_PATH).map_or(Self::Other, Self::Pipe)
+            }
+            Ok(SFlag::S_IFSOCK) => Self::Socket,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether a pipe has no reader any more; `None`: nobody can tell.
+    pub fn is_unread(&self) -> Option<bool> {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let Self::Pipe(pipe) = self else {
+            return None;
+        };
+        // Open for a moment: whoever reads it notices nothing of that.
+        match open(pipe.as_raw_fd(), OFlag::O_WRONLY | OFlag::O_NONBLOCK) {
+            // A named one says so at once.
+            Err(Errno::ENXIO) => Some(true),
+            Err(_) => None,
+            Ok(writes) => {
+                let mut asked = [PollFd::new(writes.as_fd(), PollFlags::empty())];
+                Some(poll(&mut asked, PollTimeout::ZERO) == Ok(1))
+            }
+        }
+    }
+}
+
+/// Opens what a descriptor of ours stands for once more.
+fn open(number: i32, flags: OFlag) -> nix::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{number}");
+    nix::fcntl::open(path.as_str(), flags | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+}
+
 /// Whether nobody can read any more what is written to one of our own
 /// standard descriptors: a pipe or socket whose other end is closed.
 pub fn is_unread(number: usize) -> bool {
@@ -153,6 +228,20 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    #[test]
+    fn a_pipe_that_was_given_away_is_not_held_open() {
+        let (reads, writes) = pipe().expect("a pipe");
+        let path = open(writes.as_raw_fd(), OFlag::O_PATH).expect("/proc");
+        let away = GivenAway::Pipe(path);
+        assert_eq!(away.is_unread(), Some(false));
+        drop(writes);
+        assert_eq!(away.is_unread(), Some(false));
+        assert_eq!(nix::unistd::read(&reads, &mut [0]), Ok(0), "its end is seen");
+        drop(reads);
+        assert_eq!(away.is_unread(), Some(true));
+        assert_eq!(GivenAway::Socket.is_unread(), None);
+    }
 
     #[test]
     fn only_what_leads_nowhere_is_passed() {

@@ -1,0 +1,189 @@
+//! The streams of a command: each has a reader of its own, who may leave, and
+//! an owner, who may open it once more.
+
+use std::process::{Command, Stdio};
+
+use crate::addresses::free_port;
+use crate::harness::client::{Mode, fpty};
+use crate::harness::users::can_be_others;
+use crate::harness::{Flavor, Server, Setup, on_every_server};
+
+/// What a line of bash does, in which `fpty` is the client for this address.
+#[track_caller]
+fn bash(address: &str, line: &str) -> (String, String, Option<i32>) {
+    let client = fpty(Mode::Uwsgi, address);
+    let line = format!("fpty() {{ exec \"$FPTY\" {address} \"$@\"; }}\n{line}");
+    let output = Command::new("/bin/bash")
+        .args(["-c", &line])
+        .env("FPTY", client.get_program())
+        .stdin(Stdio::null())
+        .output()
+        .expect("a shell");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (text(output.stdout), text(output.stderr), output.status.code())
+}
+
+/// Streams that are passed, and those that are relayed, by both transports.
+fn ways(flavor: &Flavor) -> (Vec<Server>, Vec<String>) {
+    let tcp = format!("127.0.0.1:{}", free_port());
+    let passes = Setup::new(flavor)
+        .option("forkpty-urouter", "{dir}/u")
+        .option("forkpty-urouter", &tcp)
+        .option("forkptyrouter-allow-command", "true")
+        .start();
+    let relays = Setup::new(flavor)
+        .option("forkpty-urouter", "{dir}/u")
+        .option("forkptyrouter-pass-stdio", "false")
+        .option("forkptyrouter-allow-command", "true")
+        .start();
+    let ways = vec![passes.path("u"), relays.path("u"), tcp];
+    (vec![passes, relays], ways)
+}
+
+#[test]
+fn the_reader_of_one_output_leaves() {
+    on_every_server(|flavor| {
+        let (_servers, ways) = ways(flavor);
+        for address in &ways {
+            let line = "fpty 'sleep .5; echo done; exit 5' 2> >(exec true) | cat; \
+                        exit ${PIPESTATUS[0]}";
+            let (stdout, _, status) = bash(address, line);
+            assert_eq!((stdout.as_str(), status), ("done\n", Some(5)), "stderr, {address}");
+            let line = "{ fpty 'sleep .5; echo done >&2; exit 5' 2>&3 | true; } 3> >(cat >&2); \
+                        status=${PIPESTATUS[0]}; wait $!; exit $status";
+            let (_, stderr, status) = bash(address, line);
+            assert_eq!((stderr.as_str(), status), ("done\n", Some(5)), "stdout, {address}");
+            // More than waits anywhere.
+            let line = "fpty 'head -c 3000000 /dev/zero; exit 5' 2> >(exec true) | wc -c; \
+                        exit ${PIPESTATUS[0]}";
+            let (stdout, _, status) = bash(address, line);
+            assert_eq!((stdout.as_str(), status), ("3000000\n", Some(5)), "much, {address}");
+        }
+    });
+}
+
+#[test]
+fn whoever_writes_where_nobody_reads_is_told_by_a_signal() {
+    on_every_server(|flavor| {
+        let (_servers, ways) = ways(flavor);
+        for address in &ways {
+            let line = "fpty 'exec yes' 2> >(cat >&2) | head -n 1; exit ${PIPESTATUS[0]}";
+            let (stdout, _, status) = bash(address, line);
+            assert_eq!((stdout.as_str(), status), ("y\n", Some(141)), "stdout, {address}");
+            let line = "fpty 'sleep .5; exec yes >&2' 2> >(exec true) | cat; exit ${PIPESTATUS[0]}";
+            let (_, _, status) = bash(address, line);
+            assert_eq!(status, Some(141), "stderr, {address}");
+        }
+    });
+}
+
+#[test]
+fn an_output_that_the_program_closes_ends_at_once() {
+    on_every_server(|flavor| {
+        let (_servers, ways) = ways(flavor);
+        for address in &ways {
+            // Its reader ends, and so does what it was to wait for.
+            let line = "mkfifo $FIFO; fpty \"echo out; exec >&-; read x < $FIFO; exit 5\" \
+                        2> >(exec true) | (cat; echo go > $FIFO); exit ${PIPESTATUS[0]}";
+            let folder = tempfile::tempdir().expect("a folder");
+            let fifo = folder.path().join("fifo").display().to_string();
+            let (stdout, _, status) = bash(address, &line.replace("$FIFO", &fifo));
+            assert_eq!((stdout.as_str(), status), ("out\n", Some(5)), "{address}");
+        }
+    });
+}
+
+#[test]
+fn the_readers_of_both_leave() {
+    on_every_server(|flavor| {
+        let (_servers, ways) = ways(flavor);
+        for address in &ways {
+            for line in [
+                "fpty 'sleep 100' 2>&1 | true",
+                "fpty 'sleep 100' 2> >(exec true) | true",
+                "fpty 'sleep 100' 2> >(exec true) | sleep .7",
+                "fpty 'sleep 100' 2> >(exec sleep .7) | true",
+            ] {
+                let line = format!("{line}; exit ${{PIPESTATUS[0]}}");
+                assert_eq!(bash(address, &line).2, Some(141), "{line}, {address}");
+            }
+        }
+    });
+}
+
+const NOBODY: u32 = 48_011;
+
+#[test]
+fn another_users_program_opens_its_streams_once_more() {
+    if !can_be_others() {
+        return;
+    }
+    on_every_server(|flavor| {
+        let tcp = format!("127.0.0.1:{}", free_port());
+        let rules = format!("uid={NOBODY},gid={NOBODY},allow_command=true,chdir=/");
+        let server = Setup::new(flavor)
+            .option("forkpty-urouter2", &format!("addr={{dir}}/u,{rules}"))
+            .option("forkpty-urouter2", &format!("addr={tcp},{rules}"))
+            .start();
+        for address in [server.path("u"), tcp] {
+            let line = "echo given | fpty 'cat /dev/stdin; echo out > /dev/stdout; \
+                        echo x | tee /dev/stderr; echo err > /dev/stderr' 2> >(cat >&2) | cat; wait $!";
+            let (stdout, stderr, _) = bash(&address, line);
+            assert_eq!(stdout, "given\nout\nx\n", "{address}: {stderr}");
+            assert_eq!(stderr, "x\nerr\n", "{address}");
+            let line = "fpty 'echo $HOME $USER $LOGNAME $SHELL; id -u' | cat";
+            let (stdout, stderr, _) = bash(&address, line);
+            let wanted = format!("/ {NOBODY} {NOBODY} /bin/sh\n{NOBODY}\n");
+            assert_eq!(stdout, wanted, "{address}: {stderr}");
+        }
+    });
+}
+
+/// Terminals that are handed over, and those that are relayed, by both
+/// transports; and those that can be left.
+fn terminals(flavor: &Flavor) -> (Vec<Server>, Vec<String>) {
+    let tcp = format!("127.0.0.1:{}", free_port());
+    let setup = |handover| {
+        Setup::new(flavor)
+            .option("forkpty-urouter", "{dir}/u")
+            .option("forkptyrouter-handover", handover)
+            .option("forkptyrouter-allow-command", "true")
+    };
+    let hands_over = setup("true").option("forkpty-urouter", &tcp).start();
+    let relays = setup("false").start();
+    let keeps = setup("true").option("forkptyrouter-detach", "9").start();
+    let ways = vec![hands_over.path("u"), relays.path("u"), keeps.path("u"), tcp];
+    (vec![hands_over, relays, keeps], ways)
+}
+
+#[test]
+fn the_end_of_a_pipe_reaches_the_program_at_a_terminal() {
+    on_every_server(|flavor| {
+        let (_servers, ways) = terminals(flavor);
+        for address in &ways {
+            // Before the terminal changes hands, at that moment, and after it.
+            for pause in ["0", ".03", ".5"] {
+                for (input, command, wanted) in [
+                    // More than waits anywhere: the last of it has to wait for room.
+                    ("yes $(printf %0100d 0) | head -800", "wc -c", "80800"),
+                    ("printf 'a\\n'", "cat; cat; wc -c", "0"),
+                    ("printf abc", "cat; echo", "abc"),
+                    ("true", "wc -c", "0"),
+                ] {
+                    let line = format!(
+                        "(sleep {pause}; {input}) | timeout 20 \"$FPTY\" -t {address} \
+                         'stty -echo; {command}; exit 5'; exit ${{PIPESTATUS[1]}}"
+                    );
+                    let (stdout, stderr, status) = bash(address, &line);
+                    assert_eq!(status, Some(5), "{line}: {stdout} {stderr}");
+                    assert!(stdout.contains(&format!("{wanted}\r\n")), "{line}: {stdout:?}");
+                }
+                let line = format!(
+                    "(sleep {pause}; printf 'exit 3\\n') | timeout 20 \"$FPTY\" {address}; \
+                     exit ${{PIPESTATUS[1]}}"
+                );
+                assert_eq!(bash(address, &line).2, Some(3), "{line}");
+            }
+        }
+    });
+}

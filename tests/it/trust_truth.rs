@@ -148,16 +148,16 @@ fn users_have_names() {
     if !can_be_others() {
         return;
     }
-    let Some(nobody) = nix::unistd::User::from_name("nobody").expect("accounts") else { return };
+    let Some(daemon) = nix::unistd::User::from_name("daemon").expect("accounts") else { return };
     on_every_server(|flavor| {
         let server = leaving(flavor).uwsgi();
-        let uid = nobody.uid.as_raw();
+        let uid = daemon.uid.as_raw();
         let first = connecting_as(uid, || begun(&server, "one"));
         let arguments = ["-a", "one", &server.path("u")];
-        let mut again = fpty_as(&server, uid, &[nobody.gid.as_raw()], &arguments);
+        let mut again = fpty_as(&server, uid, &[daemon.gid.as_raw()], &arguments);
         let output = again.stdin(Stdio::null()).output().expect("fpty runs");
         let text = String::from_utf8(output.stderr).expect("text");
-        assert!(text.starts_with("fpty: session refused: nobody is attached since"), "{text}");
+        assert!(text.starts_with("fpty: session refused: daemon is attached since"), "{text}");
         let id = first.leaves();
         let mut back = Leaver::comes(&server, &id, &[]).takes();
         let mut thief = Leaver::comes(&server, &id, &[("fpty.steal", "1")]);

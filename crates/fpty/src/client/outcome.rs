@@ -65,6 +65,16 @@ impl End {
         }
     }
 
+    /// Whether no program has run.
+    pub fn is_without_a_program(&self) -> bool {
+        let never_ran =
+            |ended: &Ended| matches!(ended.ending, Ending::ExecFailed | Ending::Refused);
+        match self {
+            End::Told(ended) => never_ran(ended),
+            _ => self.status() == NOT_ATTACHED,
+        }
+    }
+
     /// What a script is told.
     fn kind(&self) -> &'static str {
         match self {

@@ -127,7 +127,10 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
     loop {
         if let Some(end) = running.turn()? {
             let has_run = !end.is_without_a_program();
-            if outcome::speaks(config, &end) && running.outputs.may_end_in_a_line(has_run) {
+            let for_a_person = outcome::is_for_a_person(config);
+            if outcome::speaks(config, &end)
+                && running.outputs.may_end_in_a_line(has_run, for_a_person)
+            {
                 stdio::end_the_line();
             }
             return Ok(end);

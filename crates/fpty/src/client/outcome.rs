@@ -183,6 +183,11 @@ fn line(config: &Client, end: &End) -> Option<String> {
     end.text(&config.address.to_string_lossy()).filter(|_| went_wrong || !config.quiet)
 }
 
+/// Whether it is said to a person's eyes alone.
+pub fn is_for_a_person(config: &Client) -> bool {
+    !config.status_json && stdio::columns_of_output().is_some()
+}
+
 /// Whether anything is said of it.
 pub fn speaks(config: &Client, end: &End) -> bool {
     config.status_json || line(config, end).is_some()

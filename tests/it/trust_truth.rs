@@ -1,8 +1,7 @@
 //! What is told is so: ends, who has a session, which one is meant, what an
 //! instance is called.
 
-use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -131,13 +130,13 @@ fn a_name_is_ones_own_and_an_id_is_an_id() {
         assert_ne!(own, stranger);
         // Somebody calls a session like another's id: by -a and -k the id is meant.
         let shadow = begun(&server, &own).leaves();
-        let mut back = Leaver::comes(&server, &own, &[]).takes();
+        let back = Leaver::comes(&server, &own, &[]).takes();
         assert_eq!(back.leaves(), own);
         assert_eq!(kill(&own).0, Some(0), "{:?}", kill(&own));
         // Then it is a name, and root has a stranger's by its id, or how that begins.
-        let mut back = Leaver::comes(&server, &own, &[]).takes();
+        let back = Leaver::comes(&server, &own, &[]).takes();
         assert_eq!(back.leaves(), shadow);
-        let mut back = Leaver::comes(&server, &stranger[..7], &[]).takes();
+        let back = Leaver::comes(&server, &stranger[..7], &[]).takes();
         assert_eq!(back.leaves(), stranger);
         assert_eq!(kill(&stranger).0, Some(0));
     });
@@ -148,16 +147,16 @@ fn users_have_names() {
     if !can_be_others() {
         return;
     }
-    let Some(nobody) = nix::unistd::User::from_name("nobody").expect("accounts") else { return };
+    let Some(daemon) = nix::unistd::User::from_name("daemon").expect("accounts") else { return };
     on_every_server(|flavor| {
         let server = leaving(flavor).uwsgi();
-        let uid = nobody.uid.as_raw();
+        let uid = daemon.uid.as_raw();
         let first = connecting_as(uid, || begun(&server, "one"));
         let arguments = ["-a", "one", &server.path("u")];
-        let mut again = fpty_as(&server, uid, &[nobody.gid.as_raw()], &arguments);
+        let mut again = fpty_as(&server, uid, &[daemon.gid.as_raw()], &arguments);
         let output = again.stdin(Stdio::null()).output().expect("fpty runs");
         let text = String::from_utf8(output.stderr).expect("text");
-        assert!(text.starts_with("fpty: session refused: nobody is attached since"), "{text}");
+        assert!(text.starts_with("fpty: session refused: daemon is attached since"), "{text}");
         let id = first.leaves();
         let mut back = Leaver::comes(&server, &id, &[]).takes();
         let mut thief = Leaver::comes(&server, &id, &[("fpty.steal", "1")]);

@@ -126,7 +126,11 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
     };
     loop {
         if let Some(end) = running.turn()? {
-            if outcome::speaks(config, &end) && running.outputs.may_end_in_a_line() {
+            let has_run = !end.is_without_a_program();
+            let for_a_person = outcome::is_for_a_person(config);
+            if outcome::speaks(config, &end)
+                && running.outputs.may_end_in_a_line(has_run, for_a_person)
+            {
                 stdio::end_the_line();
             }
             return Ok(end);

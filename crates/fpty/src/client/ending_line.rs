@@ -19,9 +19,13 @@ impl Tail {
         self.0.extend_from_slice(bytes);
     }
 
-    /// Whether something stands on the line that the cursor is in.
-    pub fn is_in_a_line(&self) -> bool {
+    /// Whether something stands on the line that the cursor is in: for a person
+    /// something that is seen, for a program any byte.
+    pub fn is_in_a_line(&self, for_a_person: bool) -> bool {
         let start = self.0.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        if !for_a_person {
+            return start < self.0.len();
+        }
         let mut line = self.0[start..].iter().copied();
         while let Some(byte) = line.next() {
             match byte {
@@ -42,9 +46,8 @@ fn skip_sequence(bytes: &mut impl Iterator<Item = u8>) {
         }
         // A string, to its terminator.
         Some(b']' | b'P' | b'X' | b'^' | b'_') => {
-            if bytes.find(|byte| matches!(byte, 0x07 | 0x1b)) == Some(0x1b) {
-                bytes.next();
-            }
+            let end = bytes.find(|byte| matches!(byte, 0x07 | 0x1b));
+            end.filter(|byte| *byte == 0x1b).and_then(|_| bytes.next());
         }
         Some(0x20..=0x2f) => {
             bytes.find(|byte| !matches!(byte, 0x20..=0x2f));
@@ -61,7 +64,7 @@ mod tests {
         let mut tail = Tail::default();
         pieces.iter().for_each(|piece| tail.shown(piece));
         assert!(tail.0.len() <= KEPT);
-        tail.is_in_a_line()
+        tail.is_in_a_line(true)
     }
 
     #[test]
@@ -73,6 +76,11 @@ mod tests {
         ]));
         assert!(is_in_a_line(&[b"x\n", b"$ "]) && is_in_a_line(&[b"50 %\r"]));
         assert!(is_in_a_line(&[&[b'x'; 1000], &[0; 255]]) && !is_in_a_line(&[b"x", &[0; 256]]));
+        let mut tail = Tail::default();
+        tail.shown(b"x\n\x1b[m");
+        assert!(tail.is_in_a_line(false) && !tail.is_in_a_line(true));
+        tail.shown(b"\n");
+        assert!(!tail.is_in_a_line(false));
         assert!(is_in_a_line(&[b"\n\x1b[1mb"]) && is_in_a_line(&["\n\u{e9}".as_bytes()]));
     }
 }

@@ -202,7 +202,7 @@ impl Session<'_> {
         match self.terminal {
             Some(_) => stdio::say_in_raw_mode(&format!("{name} {text}")),
             None => {
-                if stdio::is_one_place() && self.tail.is_in_a_line() {
+                if stdio::is_one_place() && self.tail.is_in_a_line(true) {
                     stdio::end_the_line();
                 }
                 stdio::say(&format!("{name} {text}"));

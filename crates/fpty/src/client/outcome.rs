@@ -65,6 +65,16 @@ impl End {
         }
     }
 
+    /// Whether no program has run.
+    pub fn is_without_a_program(&self) -> bool {
+        let never_ran =
+            |ended: &Ended| matches!(ended.ending, Ending::ExecFailed | Ending::Refused);
+        match self {
+            End::Told(ended) => never_ran(ended),
+            _ => self.status() == NOT_ATTACHED,
+        }
+    }
+
     /// What a script is told.
     fn kind(&self) -> &'static str {
         match self {
@@ -171,6 +181,11 @@ fn line(config: &Client, end: &End) -> Option<String> {
     let went_wrong =
         !matches!(end, End::Left | End::Told(Ended { ending: Ending::Detached, value: 0, .. }));
     end.text(&config.address.to_string_lossy()).filter(|_| went_wrong || !config.quiet)
+}
+
+/// Whether it is said to a person's eyes alone.
+pub fn is_for_a_person(config: &Client) -> bool {
+    !config.status_json && stdio::columns_of_output().is_some()
 }
 
 /// Whether anything is said of it.

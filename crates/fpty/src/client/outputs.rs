@@ -178,15 +178,16 @@ impl Outputs {
         one.show(bytes);
     }
 
-    /// Whether somebody else's line may not have ended where we write: what the
-    /// program wrote there by itself nobody knows.
-    pub fn may_end_in_a_line(&self) -> bool {
-        let of = |one: &One| one.state == State::Passed || one.tail.is_in_a_line();
-        match (self.is_one_place, &self.both) {
-            (false, [_, error]) => of(error),
-            (true, both) if both.iter().any(|one| one.state == State::Passed) => true,
-            (true, both) => both.iter().any(|one| one.number == self.last && of(one)),
+    /// Whether somebody else's line may not have ended where we write. What a program
+    /// wrote by itself nobody knows: it is taken for a part of one where its output
+    /// comes to the same place, not where it has that for its errors alone.
+    pub fn may_end_in_a_line(&self, has_run: bool, for_a_person: bool) -> bool {
+        let is_passed = |one: &One| one.state == State::Passed;
+        if self.is_one_place && self.both.iter().any(is_passed) {
+            return has_run;
         }
+        let last = if self.is_one_place { self.last } else { ERROR };
+        self.both.iter().any(|one| one.number == last && one.tail.is_in_a_line(for_a_person))
     }
 
     /// No more of one of them will come.

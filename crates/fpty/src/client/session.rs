@@ -154,7 +154,11 @@ impl<'a> Session<'a> {
     pub fn run(&mut self) -> End {
         let end = self.run_on();
         self.give_back(&end);
-        if outcome::speaks(self.config, &end) && stdio::is_one_place() && self.tail.is_in_a_line() {
+        let for_a_person = outcome::is_for_a_person(self.config);
+        if outcome::speaks(self.config, &end)
+            && stdio::is_one_place()
+            && self.tail.is_in_a_line(for_a_person)
+        {
             self.show_at_last(b"\r\n");
         }
         end

@@ -205,7 +205,7 @@ impl GatewayLoop {
         let Newcomer { client, transport, door, seat } = newcomer;
         let key = self.sessions.insert(Attached::new(
             session,
-            Wires { client, master, program: Some(pid), traffic: None },
+            Wires::new(client, master, pid),
             transport,
             door,
         ));

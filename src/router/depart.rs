@@ -201,9 +201,14 @@ impl GatewayLoop {
         }
     }
 
-    pub(super) fn let_go(&mut self, attached: Attached) {
+    pub(super) fn let_go(&mut self, mut attached: Attached) {
         // The poller forgets descriptors when they close here; where a copy
-        // lives a moment longer (sys/detached.rs), nobody has its token.
+        // lives a moment longer (sys/detached.rs), nobody has its token. Others'
+        // copies live as long as those like: it would tell of them without end.
+        if attached.wires.master.is_shared() || attached.session.kept().is_some() {
+            attached.forget_terminal(&self.turn.poller);
+            let _ = self.turn.poller.remove(attached.wires.client.as_fd());
+        }
         if let Some(program) = attached.wires.program {
             self.programs.client_left(program);
             if let Some(grace) = self.config.hangup_grace {
@@ -213,10 +218,10 @@ impl GatewayLoop {
             // leader; its foreground job would hear of it only when the
             // leader ends, and that may ignore it.
             let foreground = attached.wires.master.foreground_group();
-            // A terminal that was handed over may be open elsewhere, and is then
-            // not hung up by our close.
+            // A terminal that was offered may be open elsewhere, and is then not
+            // hung up by our close.
             let is_elsewhere =
-                attached.session.is_handed_over() || attached.session.kept().is_some();
+                attached.wires.master.is_shared() || attached.session.kept().is_some();
             if is_elsewhere {
                 let _ = program.signal(libc::SIGHUP);
                 let _ = program.signal(libc::SIGCONT);

@@ -71,4 +71,5 @@ mod stats_hostile;
 mod stats_sessions;
 mod stream;
 mod streams;
+mod trust_terminal;
 mod vanish;

@@ -32,7 +32,7 @@ impl GatewayLoop {
     }
 
     fn adopt_one(&mut self, record: Record, held: Held) -> Option<()> {
-        let Record { id, name, uid, door, pid, since, attached, left: at, ended } = record;
+        let Record { id, name, uid, door, pid, since, attached, left: at, ended, shared } = record;
         let door = self.doors.named(&door);
         let pid = Pid::new(pid)?;
         let Held { master, program, ring, client } = held;
@@ -45,7 +45,7 @@ impl GatewayLoop {
             self.left.as_mut()?.entries.insert(entry);
             return Some(());
         }
-        let master = Master::given_back(master?).ok()?;
+        let master = Master::given_back(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
         let grace = self.config.hangup_grace;
         let Some(door) = door.filter(|_| self.left.is_some()) else {
@@ -82,7 +82,7 @@ impl GatewayLoop {
         };
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Kept { remains, hidden: false, relays: false });
-        let wires = Wires { client, master, program: Some(pid), traffic: None };
+        let wires = Wires::new(client, master, pid);
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let (who, since_then) = attached;
         let taken = Taken { session, uid: who, since: since_then, until: None, next: None };

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::super::GatewayLoop;
+use super::super::handover::HELD_UP;
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
 use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON, now};
@@ -64,7 +65,7 @@ impl GatewayLoop {
         let Some(left) = &mut self.left else {
             return;
         };
-        let Left { entries, interrupts, poller, taken, .. } = &mut **left;
+        let Left { entries, poller, taken, .. } = &mut **left;
         let Some(entry) = entries.get_mut(key) else {
             return;
         };
@@ -72,9 +73,7 @@ impl GatewayLoop {
         let Place::Alone(alone) = &mut entry.place else {
             return;
         };
-        // Whoever had the terminal before may have made its reads wait.
-        alone.master.forbid_waiting();
-        let armed = interrupts.arm();
+        let armed = alone.master.arm();
         let buffer = &mut self.turn.buffer[..ONE_READ];
         for _ in 0..reads {
             match alone.master.read(buffer) {
@@ -94,8 +93,12 @@ impl GatewayLoop {
         if alone.remains.take_asked() && answers {
             let _ = alone.master.write(ANSWER);
         }
-        let is_closed = alone.closed.is_some();
+        let (is_closed, is_held_up) = (alone.closed.is_some(), alone.master.is_held_up());
         drop(armed);
+        if is_held_up {
+            self.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
+            return self.end_alone(key);
+        }
         if is_closed {
             self.look_at_left(LOOK);
         }
@@ -168,6 +171,10 @@ impl GatewayLoop {
         let Place::Alone(alone) = place else {
             return;
         };
+        if let Some(left) = &self.left {
+            // Others may have copies.
+            let _ = left.poller.remove(&alone.master);
+        }
         let foreground = alone.master.foreground_group();
         match adopted {
             true => self.end_program(program, grace),

@@ -185,7 +185,7 @@ impl GatewayLoop {
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays });
-        let wires = Wires { client, master: alone.master, program: Some(pid), traffic: None };
+        let wires = Wires::new(client, alone.master, pid);
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         self.seats.is_of(seat.ok().flatten(), Subject::Session(session));
         if let Some(taken) = left.taken_mut(key) {
@@ -209,8 +209,8 @@ impl GatewayLoop {
         if registered.is_err() {
             return self.leave_after_all(session);
         }
-        let armed = left.interrupts.arm();
         let Attached { session: state, wires, .. } = attached;
+        let armed = wires.master.arm();
         state.early_input(&opening.input, wires);
         if !rest.is_empty() {
             state.client_sent(&mut rest, &mut self.turn.gather, wires);

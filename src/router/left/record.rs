@@ -33,6 +33,14 @@ pub struct Record {
     pub left: Option<u64>,
     /// How and when its program ended: the payload of an END.
     pub ended: Option<(Vec<u8>, u64)>,
+    /// Somebody else has its terminal, or had it, or is about to.
+    #[serde(default = "is_likely")]
+    pub shared: bool,
+}
+
+/// What is believed of a terminal where nothing is said.
+fn is_likely() -> bool {
+    true
 }
 
 /// Which gateway it is, of how many.

@@ -11,7 +11,6 @@ pub mod environment;
 pub mod folder;
 #[cfg(feature = "server")]
 pub mod fork;
-#[cfg(feature = "server")]
 pub mod interrupt;
 pub mod local_tcp;
 pub mod peer;

@@ -24,7 +24,7 @@ use fpty::proto::{Ended, Ending, Protocol, variables};
 use fpty::relay::is_free;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
-use fpty::sys::peer::Arrived;
+use fpty::sys::peer::Passed;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::{self, Master};
 use fpty::sys::socket::{Stream, Transport};
@@ -103,7 +103,7 @@ impl GatewayLoop {
         &mut self,
         newcomer: Newcomer,
         opening: Opening,
-        arrived: Arrived,
+        arrived: Passed,
         ended: bool,
     ) {
         match opening.request.verb() {
@@ -117,7 +117,7 @@ impl GatewayLoop {
         &mut self,
         newcomer: Newcomer,
         mut opening: Opening,
-        arrived: Arrived,
+        arrived: Passed,
         ended: bool,
     ) {
         if listing::is_inquiry(&opening) {

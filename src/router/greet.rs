@@ -13,7 +13,7 @@ use super::table::{Key, Source};
 use super::timers::Due;
 use crate::session::greeting::{Greeting, Heard};
 use fpty::sys::Read;
-use fpty::sys::peer::Arrived;
+use fpty::sys::peer::Passed;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::{Stream, Transport};
 
@@ -37,7 +37,7 @@ pub struct Caller {
     /// Its seat, where there are any.
     seat: Result<Option<Seat>, Full>,
     /// Descriptors that it passes.
-    arrived: Arrived,
+    arrived: Passed,
     /// When it is no longer waited for.
     until: Instant,
     waited_for: bool,
@@ -55,7 +55,7 @@ impl GatewayLoop {
             transport,
             door,
             greeting: Greeting::default(),
-            arrived: Arrived::default(),
+            arrived: Passed::default(),
             until: Instant::now() + SILENCE,
             waited_for: false,
         });
@@ -105,10 +105,16 @@ impl GatewayLoop {
             // It left before there was anything for it.
             Read::Blocked | Read::End | Read::Gone => return self.forget_caller(key),
         }
+        let commands = self.doors.rules(caller.door).is_some_and(|rules| rules.allow_command);
+        let takes_streams = commands && self.config.pass_stdio;
         let mut bytes = self.turn.input.as_slice();
         loop {
             match caller.greeting.hear(&mut bytes) {
                 Heard::Answer(answer) => {
+                    // It may pass its streams from here on, and no sooner.
+                    if caller.transport == Transport::Unix && takes_streams {
+                        caller.client.accept_descriptors();
+                    }
                     let _ = caller.client.write(&answer);
                     caller.until = Instant::now() + AFTER_HELLO;
                 }
@@ -154,6 +160,7 @@ impl GatewayLoop {
             // It gets another token.
             let _ = self.turn.poller.remove(client.as_fd());
         }
+        client.refuse_descriptors();
         let newcomer = Newcomer { client, transport, door, seat };
         self.open(newcomer, greeting.opening(), arrived, ended);
     }

@@ -59,6 +59,7 @@ pub mod told;
 mod traffic;
 mod turn;
 
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -142,7 +143,9 @@ enum Whose {
 
 /// Runs a gateway; returns only when it cannot go on.
 pub fn run(gateway: Gateway, config: Router) -> Result<()> {
-    let mut router = GatewayLoop::new(&gateway, config)?;
+    // Where it cannot go on its clients' connections are others' to end.
+    let mut router = ManuallyDrop::new(GatewayLoop::new(&gateway, config)?);
+    let router: &mut GatewayLoop = &mut router;
     loop {
         let wait = router.turn.timers.wait(Instant::now());
         gateway.rests();

@@ -71,5 +71,6 @@ mod stats_hostile;
 mod stats_sessions;
 mod stream;
 mod streams;
+mod trust_descriptors;
 mod trust_terminal;
 mod vanish;

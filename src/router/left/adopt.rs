@@ -60,7 +60,7 @@ impl GatewayLoop {
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let left = self.left.as_mut()?;
-        let (attached, client) = match (attached, client.map(Stream::from)) {
+        let (attached, client) = match (attached, client.map(Stream::of_stranger)) {
             (Some(attached), Some(client)) => (attached, client),
             _ => {
                 let since_left = at.unwrap_or_else(now);

@@ -18,7 +18,7 @@ use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
 use fpty::proto::{Ended, Ending, Protocol, variables};
 use fpty::sys::Size;
-use fpty::sys::peer::Arrived;
+use fpty::sys::peer::Passed;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Transport;
 
@@ -67,7 +67,7 @@ impl GatewayLoop {
         &mut self,
         newcomer: Newcomer,
         mut opening: Opening,
-        arrived: Arrived,
+        arrived: Passed,
         ended: bool,
     ) {
         let refused = |why: &str| Ended::because(Ending::Refused, why);

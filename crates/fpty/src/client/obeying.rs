@@ -17,6 +17,9 @@ use crate::sys::stdio;
 /// How a router begins that refuses a session and speaks plainly.
 const REFUSED: &[u8] = b"forkptyrouter: session refused: ";
 
+/// No offer has more descriptors.
+const MOST_OFFERED: usize = 8;
+
 /// Whether this is all that such a router says.
 pub fn is_refusal(bytes: &[u8]) -> bool {
     let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
@@ -33,9 +36,7 @@ impl Session<'_> {
     pub(super) fn server_said(&mut self) -> Option<End> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let read = match self.hearing.is_extended() && self.takeover.ours().is_none() {
-            true => {
-                self.stream.read_with_descriptors(&mut buffer, &mut self.arrived, &mut self.peer)
-            }
+            true => self.stream.read_passed(&mut buffer, &mut self.arrived, &mut self.peer),
             false => self.stream.read_from(&mut buffer, &mut self.peer),
         };
         let end = match read {
@@ -97,6 +98,10 @@ impl Session<'_> {
         if end.is_none() && unasked && !self.hearing.may_be_in_an_offer() {
             end = Some(End::Lost(String::from("the router sent descriptors without an offer")));
         }
+        // More in each piece of an offer that has no end.
+        if end.is_none() && self.arrived.descriptors.len() > MOST_OFFERED {
+            end = Some(End::Lost(String::from("the router sent too many descriptors")));
+        }
         end
     }
 
@@ -139,6 +144,8 @@ impl Session<'_> {
             Said::Go(_) if self.takeover.ours().is_some() => {}
             Said::Go(before) => {
                 self.takeover.go()?;
+                // There is no second offer.
+                self.stream.refuse_descriptors();
                 self.come(before);
                 self.release_input();
                 // It may have changed on the way.

@@ -26,7 +26,7 @@ use fpty::proto::{Ended, Ending, LONGEST_TEXT, Protocol, variables};
 use fpty::relay::is_free;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
-use fpty::sys::peer::Arrived;
+use fpty::sys::peer::Passed;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::{self, Master};
@@ -113,7 +113,7 @@ impl GatewayLoop {
         &mut self,
         newcomer: Newcomer,
         opening: Opening,
-        arrived: Arrived,
+        arrived: Passed,
         ended: bool,
     ) {
         match opening.request.verb() {
@@ -127,7 +127,7 @@ impl GatewayLoop {
         &mut self,
         newcomer: Newcomer,
         mut opening: Opening,
-        arrived: Arrived,
+        arrived: Passed,
         ended: bool,
     ) {
         if listing::is_inquiry(&opening) {
@@ -228,7 +228,7 @@ impl GatewayLoop {
         let Newcomer { client, transport, door, seat } = newcomer;
         let key = self.sessions.insert(Attached::new(
             session,
-            Wires { client, master, program: Some(Process::child(pid)), traffic: None },
+            Wires::new(client, master, Some(Process::child(pid))),
             transport,
             door,
         ));

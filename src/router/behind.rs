@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 
 use super::GatewayLoop;
-use super::left::Left;
 use super::recovery::Whose;
 use super::table::Key;
 use super::turn::Turn;
@@ -111,7 +110,7 @@ impl GatewayLoop {
             Whose::Session(key) => {
                 // It may have been left, or ended.
                 let Some(attached) = self.sessions.get_mut(key) else { return };
-                let _armed = Left::arm_for(self.left.as_deref(), &attached.session);
+                let _armed = attached.wires.master.arm();
                 let (session, wires) = (&mut attached.session, &mut attached.wires);
                 behind.share(|acts| session.client_goes_on(bytes, gather, acts, wires))
             }

@@ -36,7 +36,7 @@ use fpty::proto::{Ended, Ending, HEADER};
 use fpty::relay::is_free;
 use fpty::sys::Read;
 use fpty::sys::child::{self, Exit, Pid};
-use fpty::sys::peer::Arrived;
+use fpty::sys::peer::Passed;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::socket::Transport;
@@ -98,7 +98,7 @@ struct Commanded {
 
 impl GatewayLoop {
     /// Starts a command for a client that has said this.
-    pub(super) fn command(&mut self, newcomer: Newcomer, mut opening: Opening, arrived: Arrived) {
+    pub(super) fn command(&mut self, newcomer: Newcomer, mut opening: Opening, arrived: Passed) {
         let shown = opening.request.shown();
         let outcome = match self.is_full(&newcomer).or_else(|| self.is_never_recorded()) {
             Some(why) => Err(why),
@@ -177,7 +177,7 @@ impl GatewayLoop {
         &mut self,
         door: u16,
         opening: &mut Opening,
-        arrived: Arrived,
+        arrived: Passed,
     ) -> std::result::Result<(Pid, Planned), Ended> {
         let refused = |why: String| Ended::because(Ending::Refused, why);
         let program = self.granted(door, std::mem::take(&mut opening.request))?;
@@ -193,7 +193,12 @@ impl GatewayLoop {
         let planned = Planned::new(passed, program.user())
             .map_err(|error| refused(format!("cannot make a pipe: {}", reason(&error))))?;
         let [input, output, error] = &planned.ends;
-        let streams = spawn::Streams::Apart([input.as_fd(), output.as_fd(), error.as_fd()]);
+        let (Some(input), Some(output), Some(error)) =
+            (input.as_fd(), output.as_fd(), error.as_fd())
+        else {
+            return Err(refused(String::from("a stream is missing")));
+        };
+        let streams = spawn::Streams::Apart([input, output, error]);
         let started = self.spawner.spawn(&program, streams, environment);
         if let Ok(Started::Running(pid)) = &started {
             self.programs.started(*pid, Key::NONE, Kind::Command);

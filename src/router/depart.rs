@@ -247,12 +247,14 @@ impl GatewayLoop {
 
     /// Lets the program and its terminal go, of a session that nobody finds by its
     /// key any more; the client may have more to read.
-    pub(super) fn let_go(&mut self, key: Key, attached: Attached) -> Stream {
+    pub(super) fn let_go(&mut self, key: Key, mut attached: Attached) -> Stream {
         // The poller forgets descriptors when they close here; where a copy
-        // lives a moment longer (sys/detached.rs), nobody has its token. Those
-        // who look after the terminal have one of the client for as long as the
-        // program runs: its hang-up would be told of without end.
-        if attached.session.is_handed_over() || attached.session.kept().is_some() {
+        // lives a moment longer (sys/detached.rs), nobody has its token. Others'
+        // copies, of the terminal and of the client, live as long as those like:
+        // it would tell of them without end.
+        let is_elsewhere = attached.wires.master.is_shared() || attached.session.kept().is_some();
+        if is_elsewhere {
+            attached.forget_terminal(&self.turn.poller);
             let _ = self.turn.poller.remove(attached.wires.client.as_fd());
         }
         let Attached { session, wires: Wires { client, master, program, .. }, .. } = attached;
@@ -260,9 +262,9 @@ impl GatewayLoop {
         let is_its =
             |program: &Process| !program.is_child() || self.programs.is_of(program.pid(), key);
         if let Some(program) = program.filter(is_its) {
-            // A terminal that was handed over may be open elsewhere, and is then
-            // not hung up by our close.
-            let copies = match session.is_handed_over() || session.kept().is_some() {
+            // A terminal that was offered may be open elsewhere, and is then not
+            // hung up by our close.
+            let copies = match is_elsewhere {
                 true if session.dismissed().is_some() => Copies::Ended,
                 true => Copies::MayBe,
                 false => Copies::None,

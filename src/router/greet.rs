@@ -17,7 +17,7 @@ use crate::session::greeting::{Greeting, Heard};
 use fpty::error::reason;
 use fpty::proto::{Ended, Ending, Protocol, TOO_LATE};
 use fpty::sys::Read;
-use fpty::sys::peer::Arrived;
+use fpty::sys::peer::Passed;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::{Stream, Transport};
 
@@ -53,7 +53,7 @@ pub struct Caller {
     /// Its seat, where there are any.
     seat: Result<Option<Seat>, Full>,
     /// Descriptors that it passes.
-    arrived: Arrived,
+    arrived: Passed,
     /// When it came.
     since: Instant,
     /// When it is no longer waited for, and the latest that this can be.
@@ -89,7 +89,7 @@ impl GatewayLoop {
             transport,
             door,
             greeting: Greeting::default(),
-            arrived: Arrived::default(),
+            arrived: Passed::default(),
             since: now,
             until,
             latest: until,
@@ -175,10 +175,16 @@ impl GatewayLoop {
             caller.until = caller.latest.min(Instant::now() + patience);
         }
         super::fault::strike("greeting", || &self.turn.input);
+        let commands = self.doors.rules(caller.door).is_some_and(|rules| rules.allow_command);
+        let takes_streams = commands && self.config.pass_stdio;
         let mut bytes = self.turn.input.as_slice();
         loop {
             match caller.greeting.hear(&mut bytes) {
                 Heard::Answer(answer) => {
+                    // It may pass its streams from here on, and no sooner.
+                    if caller.transport == Transport::Unix && takes_streams {
+                        caller.client.accept_descriptors();
+                    }
                     let _ = caller.client.write(&answer);
                     let now = Instant::now();
                     if now - caller.since > SILENCE {
@@ -230,6 +236,7 @@ impl GatewayLoop {
             // It gets another token.
             let _ = self.turn.poller.remove(client.as_fd());
         }
+        client.refuse_descriptors();
         let newcomer = Newcomer { client, transport, door, seat };
         self.open(newcomer, greeting.opening(), arrived, ended);
     }
@@ -295,7 +302,7 @@ impl GatewayLoop {
             transport,
             door,
             greeting: Greeting::late(decoder.unwrap_or_default()),
-            arrived: Arrived::default(),
+            arrived: Passed::default(),
             since: now,
             until: now + SILENCE,
             latest: now + SILENCE,

@@ -15,7 +15,7 @@ use super::timers::Due;
 use super::told::Subject;
 use super::traffic::Wires;
 use crate::config::rules::Rules;
-use fpty::proto::{OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
+use fpty::proto::{Ending, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
 use fpty::sys::Written;
 use fpty::sys::socket::Transport;
 
@@ -28,7 +28,22 @@ const KEEPER: Duration = Duration::from_millis(5);
 /// How soon an offer is tried again that output was in the way of.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// What a client is told that has made its terminal wait.
+pub(super) const HELD_UP: &str =
+    "session ended: whoever was given its terminal made it wait (O_NONBLOCK)";
+
 impl GatewayLoop {
+    /// A terminal that was offered made us wait: nobody else is to pay for that.
+    pub(super) fn held_up(&mut self, key: Key) {
+        let Some(attached) = self.sessions.get_mut(key) else {
+            return;
+        };
+        attached.session.dismiss(Ending::Operator, HELD_UP, &mut attached.wires);
+        self.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
+        // It is told once, and not waited for.
+        self.close(key);
+    }
+
     /// Whether a session's terminal may be given to its client. This is the one
     /// place that says so, whatever brought the session here, and every offer
     /// asks it: what goes past the gateway is recorded by nobody.
@@ -84,7 +99,12 @@ impl GatewayLoop {
         let mut packet = Vec::new();
         encode_packet(OFFER, &names, &mut packet);
         match attached.wires.client.write_with_descriptors(&packet, &descriptors) {
-            Written::Bytes(_) => attached.session.offered(),
+            Written::Bytes(_) => {
+                attached.session.offered();
+                if !relays {
+                    attached.wires.master.share();
+                }
+            }
             Written::Blocked => self.after(AGAIN, Due::Offer(key)),
             // The next event says so.
             Written::Gone => {}

@@ -200,7 +200,7 @@ impl Loop {
         let kept = Kept {
             program: PidFd::reopened(leader, program),
             last,
-            client: Some(Stream::from(client)),
+            client: Some(Stream::of_stranger(client)),
             ended: None,
             killed: None,
         };
@@ -225,8 +225,10 @@ impl Loop {
             return;
         };
         if self.channel.is_some() {
-            // The gateway reaps it, and tells its client.
-            self.sessions.remove(&token);
+            // The gateway reaps it, and tells its client: ours is a copy.
+            if let Some(client) = self.sessions.remove(&token).and_then(|kept| kept.client) {
+                drop(OwnedFd::from(client));
+            }
             return;
         }
         let _ = self.poller.remove(kept.program.as_fd());

@@ -69,6 +69,7 @@ mod traffic;
 mod turn;
 mod web;
 
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -152,7 +153,9 @@ struct GatewayLoop {
 
 /// Runs a gateway; returns only when it cannot go on.
 pub fn run(gateway: Gateway, config: Router) -> Result<()> {
-    let mut router = GatewayLoop::new(&gateway, config)?;
+    // Where it cannot go on its clients' connections are others' to end.
+    let mut router = ManuallyDrop::new(GatewayLoop::new(&gateway, config)?);
+    let router: &mut GatewayLoop = &mut router;
     loop {
         let wait = router.wait();
         gateway.rests();

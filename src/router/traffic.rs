@@ -3,7 +3,6 @@
 use std::os::fd::AsFd;
 
 use super::GatewayLoop;
-use super::left::Left;
 use super::quiet::Quiet;
 use super::record::Recording;
 use super::table::{self, Source};
@@ -25,7 +24,7 @@ const ONE_READ: usize = 4096;
 const MORE_LIKELY: usize = 1024;
 
 /// Who sends as much at once is no person that types.
-const BULK: u32 = 1024;
+const BULK: u16 = 1024;
 
 /// A session and what it is connected to.
 pub struct Attached {
@@ -36,10 +35,6 @@ pub struct Attached {
     pub client_interest: Interest,
     /// What the poller was told; `None`: it does not have the descriptor.
     pub terminal_interest: Option<Interest>,
-    /// How much the client sent last.
-    last_input: u32,
-    /// How much the program wrote last.
-    last_output: u32,
     /// Where its client came in.
     pub door: u16,
     /// What of it is looked after.
@@ -68,6 +63,10 @@ pub struct Wires {
     pub program: Option<Process>,
     /// How much goes and when, where somebody wants to know.
     pub traffic: Option<Box<Traffic>>,
+    /// How much the client sent last, as far as it fits.
+    last_input: u16,
+    /// How much the program wrote last, likewise.
+    last_output: u16,
 }
 
 impl Attached {
@@ -79,8 +78,6 @@ impl Attached {
             transport,
             client_interest: Interest::READ,
             terminal_interest: None,
-            last_input: 0,
-            last_output: 0,
             door,
             quiet: Quiet::default(),
             drains: 0,
@@ -93,7 +90,17 @@ impl Attached {
     }
 }
 
+/// How much, as far as it fits.
+fn about(count: usize) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
 impl Wires {
+    /// Of a session just begun.
+    pub fn new(client: Stream, master: Master, program: Option<Process>) -> Self {
+        Self { client, master, program, traffic: None, last_input: 0, last_output: 0 }
+    }
+
     /// Where it is recorded, if it is.
     pub fn recording(&mut self) -> Option<&mut Recording> {
         self.traffic.as_mut()?.recording.as_mut()
@@ -170,7 +177,8 @@ impl GatewayLoop {
             _ => return false,
         };
         self.sessions.get_mut(key).is_some_and(|attached| {
-            let (input, output) = (attached.last_input >= BULK, attached.last_output >= BULK);
+            let wires = &attached.wires;
+            let (input, output) = (wires.last_input >= BULK, wires.last_output >= BULK);
             let (more, room) = if of_client { (input, output) } else { (output, input) };
             more || (ready.write && room)
         })
@@ -184,16 +192,15 @@ impl GatewayLoop {
         if self.keeps_time {
             attached.note_traffic();
         }
-        let armed = Left::arm_for(self.left.as_deref(), &attached.session);
-        let Attached { session, wires, last_input, .. } = attached;
+        let Attached { session, wires, .. } = attached;
+        let armed = wires.master.arm();
         if ready.write {
             session.client_writable(wires);
         }
         if ready.read && session.client_interest().read {
             match wires.client.read_into(&mut self.turn.input) {
                 Read::Bytes(count) => {
-                    // No more than BUFFER.
-                    *last_input = count as u32;
+                    wires.last_input = about(count);
                     super::fault::strike("input", || &self.turn.input);
                     super::fault::arm(&self.turn.input);
                     if session.is_new() {
@@ -224,6 +231,7 @@ impl GatewayLoop {
             let wanted = session.client_interest();
             attached.watch_client(key, wanted, &self.turn.poller);
         }
+        drop(armed);
         self.settle(key);
     }
 
@@ -238,7 +246,7 @@ impl GatewayLoop {
         if self.keeps_time {
             attached.note_traffic();
         }
-        let _armed = Left::arm_for(self.left.as_deref(), &attached.session);
+        let armed = attached.wires.master.arm();
         if ready.write {
             attached.session.terminal_writable(&mut attached.wires);
         }
@@ -256,6 +264,7 @@ impl GatewayLoop {
                 attached.forget_terminal(&self.turn.poller);
             }
         }
+        drop(armed);
         self.look_for_answers(key);
         self.settle(key);
     }
@@ -266,6 +275,9 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
+        if attached.wires.master.is_held_up() && attached.session.dismissed().is_none() {
+            return self.held_up(key);
+        }
         match attached.session.verdict() {
             Verdict::Lives => {}
             Verdict::Over if attached.session.may_greet() => return self.linger(key),
@@ -330,8 +342,10 @@ impl Attached {
         let mut ended = false;
         // That takes a system call more, so it pays where there are many reads.
         let mut none = None;
-        // What is recorded, or kept, is looked at.
-        let through_it = self.last_output as usize > ONE_READ
+        // What is recorded, or kept, is looked at; and one that others have could
+        // make it wait.
+        let through_it = usize::from(self.wires.last_output) > ONE_READ
+            && !self.wires.master.is_shared()
             && self.wires.recording().is_none()
             && self.session.kept().is_none();
         let pipe = if through_it { pipe } else { &mut none };
@@ -364,8 +378,7 @@ impl Attached {
                 }
             }
         }
-        // No more than BUFFER.
-        self.last_output = have as u32;
+        self.wires.last_output = about(have);
         let spoke = have > 0;
         self.has_shown |= spoke;
         if spoke {

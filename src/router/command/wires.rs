@@ -1,7 +1,7 @@
 //! What a command is connected to: its client, and its streams, which were
 //! passed to the program or are pipes of ours.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::router::told::Traffic;
 use crate::session::command::Streams;
@@ -9,7 +9,8 @@ use fpty::error::{Error, Result};
 use fpty::sys::Written;
 use fpty::sys::accounts;
 use fpty::sys::child::{self, Pid};
-use fpty::sys::peer::Arrived;
+use fpty::sys::closer::Foreign;
+use fpty::sys::peer::Passed;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
 use fpty::sys::streams::{FromProgram, ToProgram, belongs_to, can_be_reopened, may_be_passed};
@@ -66,29 +67,48 @@ pub struct Planned {
     /// Our ends of the outputs, likewise.
     pub wires_outputs: [Option<FromProgram>; 2],
     /// What the program gets.
-    pub ends: [OwnedFd; 3],
+    pub ends: [End; 3],
     /// Which of the streams are relayed.
     pub relayed: [bool; 3],
+}
+
+/// What a program gets as a stream.
+pub enum End {
+    /// Of a pipe of ours.
+    Ours(OwnedFd),
+    /// What its client has passed.
+    Passed(Foreign),
+}
+
+impl End {
+    /// The descriptor.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            End::Ours(fd) => Some(fd.as_fd()),
+            End::Passed(fd) => fd.as_fd(),
+        }
+    }
 }
 
 impl Planned {
     /// Pipes for what was not passed, or what the program could not open
     /// again: it runs as this user, where that is another one.
-    pub fn new(mut passed: [Option<OwnedFd>; 3], user: Option<u32>) -> std::io::Result<Self> {
+    pub fn new(mut passed: [Option<Foreign>; 3], user: Option<u32>) -> std::io::Result<Self> {
         let uid = user.unwrap_or_else(accounts::own_uid);
         for (fd, number) in passed.iter_mut().zip(0..) {
-            fd.take_if(|fd| !can_be_reopened(fd.as_fd(), number, uid));
+            let can = |fd: &Foreign| fd.as_fd().is_some_and(|fd| can_be_reopened(fd, number, uid));
+            fd.take_if(|fd| !can(fd));
         }
         let given = |end: OwnedFd| {
             if let Some(user) = user {
                 belongs_to(&end, user);
             }
-            end
+            End::Ours(end)
         };
         let relayed = [0, 1, 2].map(|number: usize| passed[number].is_none());
         let (mut wires_input, mut wires_outputs) = (None, [None, None]);
         let input = match passed[0].take() {
-            Some(fd) => fd,
+            Some(fd) => End::Passed(fd),
             None => {
                 let (ours, end) = ToProgram::pipe()?;
                 wires_input = Some(ours);
@@ -96,7 +116,7 @@ impl Planned {
             }
         };
         let mut output = |number: usize| match passed[number].take() {
-            Some(fd) => Ok(fd),
+            Some(fd) => Ok(End::Passed(fd)),
             None => FromProgram::pipe().map(|(ours, end)| {
                 wires_outputs[number - 1] = Some(ours);
                 given(end)
@@ -107,11 +127,16 @@ impl Planned {
     }
 }
 
+/// Whether it can be this stream.
+fn may_be(fd: &Foreign, number: usize) -> bool {
+    fd.as_fd().is_some_and(|fd| may_be_passed(fd, number))
+}
+
 /// The client's descriptors by the stream that they are to become.
 ///
 /// # Errors
 /// They are not what they are said to be.
-pub fn passed(names: &[u8], arrived: Arrived) -> Result<[Option<OwnedFd>; 3]> {
+pub fn passed(names: &[u8], arrived: Passed) -> Result<[Option<Foreign>; 3]> {
     let mut passed = [None, None, None];
     // Something in between passes bytes alone: they are relayed.
     if arrived.descriptors.is_empty() && !arrived.truncated {
@@ -124,10 +149,10 @@ pub fn passed(names: &[u8], arrived: Arrived) -> Result<[Option<OwnedFd>; 3]> {
     for (name, fd) in names.iter().zip(arrived.descriptors) {
         let number = usize::from(name.wrapping_sub(b'0'));
         match passed.get_mut(number) {
-            Some(place @ None) if may_be_passed(fd.as_fd(), number) => *place = Some(fd),
+            Some(place @ None) if may_be(&fd, number) => *place = Some(fd),
             Some(None) => {
                 return Err(Error::new(format!(
-                    "descriptor {number} is no pipe, no stream socket and not /dev/null"
+                    "descriptor {number} is no pipe, no connected stream socket and not /dev/null"
                 )));
             }
             _ => return Err(Error::new("the descriptors are not 0, 1 and 2")),

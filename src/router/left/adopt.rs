@@ -49,7 +49,8 @@ impl GatewayLoop {
     }
 
     fn adopt_one(&mut self, record: Record, held: Held) -> Option<()> {
-        let Record { id, name, uid, door, pid, since, attached, left: at, ended, turned } = record;
+        let Record { id, name, uid, door, pid, since, attached, left: at, ended, turned, shared } =
+            record;
         let door = self.doors.named(&door);
         let pid = Pid::new(pid)?;
         let Held { master, program, ring, client } = held;
@@ -62,7 +63,7 @@ impl GatewayLoop {
             self.left.as_mut()?.entries.insert(entry);
             return Some(());
         }
-        let master = Master::given_back(master?).ok()?;
+        let master = Master::given_back(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
         let Some(door) = door.filter(|_| self.left.is_some()) else {
             // Nobody could come to it any more.
@@ -95,7 +96,7 @@ impl GatewayLoop {
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let left = self.left.as_mut()?;
-        let (attached, client) = match (attached, client.map(Stream::from)) {
+        let (attached, client) = match (attached, client.map(Stream::of_stranger)) {
             (Some(attached), Some(client)) => (attached, client),
             _ => {
                 let since_left = at.unwrap_or_else(now);
@@ -121,7 +122,7 @@ impl GatewayLoop {
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Kept { remains, hidden: false, relays: false });
         let process = Process::held(program.try_clone().ok()?);
-        let wires = Wires { client, master, program: Some(process), traffic: None };
+        let wires = Wires::new(client, master, Some(process));
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let (who, since_then) = attached;
         let taken = Taken { session, uid: who, since: since_then, until: None, next: None };

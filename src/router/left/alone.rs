@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::GatewayLoop;
 use super::super::depart::Copies;
 use super::super::fault;
+use super::super::handover::HELD_UP;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
 use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON, now};
@@ -73,7 +74,7 @@ impl GatewayLoop {
         let Some(left) = &mut self.left else {
             return;
         };
-        let Left { entries, interrupts, poller, taken, .. } = &mut **left;
+        let Left { entries, poller, taken, .. } = &mut **left;
         let Some(entry) = entries.get_mut(key) else {
             return;
         };
@@ -81,9 +82,7 @@ impl GatewayLoop {
         let Place::Alone(alone) = &mut entry.place else {
             return;
         };
-        // Whoever had the terminal before may have made its reads wait.
-        alone.master.forbid_waiting();
-        let armed = interrupts.arm();
+        let armed = alone.master.arm();
         let buffer = &mut self.turn.buffer[..ONE_READ];
         for _ in 0..reads {
             match alone.master.read(buffer) {
@@ -104,8 +103,12 @@ impl GatewayLoop {
         if alone.remains.take_asked() && answers {
             let _ = alone.master.write(ANSWER);
         }
-        let is_closed = alone.closed.is_some();
+        let (is_closed, is_held_up) = (alone.closed.is_some(), alone.master.is_held_up());
         drop(armed);
+        if is_held_up {
+            self.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
+            return self.end_alone(key);
+        }
         if is_closed {
             self.look_at_left(LOOK);
         }
@@ -171,6 +174,10 @@ impl GatewayLoop {
         let Place::Alone(alone) = place else {
             return;
         };
+        if let Some(left) = &self.left {
+            // Others may have copies.
+            let _ = left.poller.remove(&alone.master);
+        }
         let program = match adopted {
             true => Process::held(program),
             false => Process::child(pid),

@@ -19,7 +19,7 @@ use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
 use fpty::proto::{Ended, Ending, Protocol, is_name, variables};
 use fpty::sys::Size;
-use fpty::sys::peer::Arrived;
+use fpty::sys::peer::Passed;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::socket::Transport;
@@ -76,7 +76,7 @@ impl GatewayLoop {
         &mut self,
         newcomer: Newcomer,
         mut opening: Opening,
-        arrived: Arrived,
+        arrived: Passed,
         ended: bool,
     ) {
         let refused = |why: &str| Ended::because(Ending::Refused, why);
@@ -209,7 +209,7 @@ impl GatewayLoop {
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
-        let wires = Wires { client, master: alone.master, program, traffic: None };
+        let wires = Wires::new(client, alone.master, program);
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         self.faults.made = Some(Whose::Unborn(session));
         fault::point("back");
@@ -236,8 +236,8 @@ impl GatewayLoop {
         if registered.is_err() {
             return self.leave_after_all(session);
         }
-        let armed = left.interrupts.arm();
         let Attached { session: state, wires, .. } = attached;
+        let armed = wires.master.arm();
         state.early_input(&opening.input, wires);
         if !rest.is_empty() {
             self.turn.input.clear();

@@ -181,7 +181,7 @@ impl Holder {
         let mut programs = Vec::new();
         for (_, stored) in self.sessions.drain() {
             let Held { program, client, .. } = stored.held;
-            if let Some(client) = client.map(Stream::from) {
+            if let Some(client) = client.map(Stream::of_stranger) {
                 let _ = client.write(&told);
             }
             if let (Some(fd), Some(pid)) = (program, Pid::new(stored.record.pid)) {

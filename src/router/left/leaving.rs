@@ -224,13 +224,17 @@ impl GatewayLoop {
             return false;
         };
         left.by_session.remove(&key);
+        // Others may have copies.
+        attached.forget_terminal(&self.turn.poller);
         let kept = attached.session.take_kept().map(|kept| kept.remains);
         let kept =
             kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
         let ring = kept.and_then(|mut kept| {
             // What it wrote last.
-            attached.wires.master.forbid_waiting();
-            let _armed = left.interrupts.arm();
+            if was_theirs {
+                attached.wires.master.take_back();
+            }
+            let _armed = attached.wires.master.arm();
             let buffer = &mut self.turn.buffer[..ONE_READ];
             for _ in 0..LAST_READS {
                 match attached.wires.master.read(buffer) {
@@ -284,7 +288,9 @@ impl GatewayLoop {
         let was_theirs = attached.session.is_handed_over();
         let buffer = self.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
         let Attached { mut session, wires, .. } = *attached;
-        wires.master.forbid_waiting();
+        if wires.master.is_shared() {
+            wires.master.take_back();
+        }
         let size = wires.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let kept = session.take_kept().map(|kept| kept.remains);
         // It may have been written by anybody.

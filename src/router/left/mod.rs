@@ -42,13 +42,11 @@ use super::table::{Key, Source, Table};
 use super::timers::Due;
 use super::traffic::Attached;
 use crate::config::router::Router;
-use crate::session::Session;
 use crate::uwsgi::{outlives, proof};
 use fpty::proto::Ended;
 use fpty::remains::Remains;
 use fpty::sys::Written;
 use fpty::sys::child::Pid;
-use fpty::sys::interrupt::{Armed, Interrupts};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::pty::Master;
@@ -72,7 +70,6 @@ const RARELY: Duration = Duration::from_secs(1);
 /// Sessions that can be left.
 pub struct Left {
     poller: Poller,
-    interrupts: Interrupts,
     entries: Table<Entry>,
     by_session: HashMap<Key, Key>,
     watchers: Table<Watcher>,
@@ -191,7 +188,6 @@ impl Left {
         let (store, found) = Store::new(Hello { ordinal, count, token }, config.hangup_grace);
         let left = Self {
             poller: Poller::new(16)?,
-            interrupts: Interrupts::new(),
             entries: Table::new(),
             by_session: HashMap::new(),
             watchers: Table::new(),
@@ -206,14 +202,6 @@ impl Left {
         }
         poller.add(&left.poller, Source::Left.token(), Interest::READ)?;
         Ok((Some(Box::new(left)), found))
-    }
-
-    /// What keeps a call from waiting while a client comes back to a terminal
-    /// that somebody else had, and may have a copy of; no other session needs it.
-    #[inline]
-    pub fn arm_for(left: Option<&Self>, session: &Session) -> Option<Armed> {
-        let is_coming = left.is_some() && session.is_hidden();
-        left.filter(|_| is_coming).map(|left| left.interrupts.arm())
     }
 
     /// Whether this session can be left.
@@ -333,6 +321,7 @@ impl Entry {
             left,
             ended,
             turned: self.turned.at,
+            shared: true,
         }
     }
 
@@ -355,12 +344,15 @@ impl GatewayLoop {
         };
         found.turn();
         let name = self.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
-        let record = found.record(name);
+        let mut record = found.record(name);
         let program = &found.program;
         let told = match &found.place {
-            Place::Alone(alone) => left
-                .store
-                .tell(&record, &[(b'm', &alone.master), (b'p', program), (b'r', &alone.remains)]),
+            Place::Alone(alone) => {
+                record.shared = alone.master.is_shared();
+                let held: [(u8, &dyn AsFd); 3] =
+                    [(b'm', &alone.master), (b'p', program), (b'r', &alone.remains)];
+                left.store.tell(&record, &held)
+            }
             Place::Over(over) => left.store.tell(&record, &[(b'r', &over.ring)]),
             Place::Attached(taken) => {
                 let Some(attached) = self.sessions.get_mut(taken.session) else {
@@ -370,6 +362,7 @@ impl GatewayLoop {
                     return;
                 };
                 let wires = &attached.wires;
+                record.shared = wires.master.is_shared() || !kept.relays;
                 let mut held: Vec<(u8, &dyn AsFd)> =
                     vec![(b'm', &wires.master), (b'p', program), (b'r', &kept.remains)];
                 // One that is relayed would miss what was on its way.

@@ -37,6 +37,14 @@ pub struct Record {
     /// Since when it is what it is, in microseconds since the machine's start.
     #[serde(default)]
     pub turned: u64,
+    /// Somebody else has its terminal, or had it, or is about to.
+    #[serde(default = "is_likely")]
+    pub shared: bool,
+}
+
+/// What is believed of a terminal where nothing is said.
+fn is_likely() -> bool {
+    true
 }
 
 /// Which gateway it is, of how many.

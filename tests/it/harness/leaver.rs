@@ -117,6 +117,14 @@ impl Leaver {
         self
     }
 
+    /// Has the terminal that is offered, and does not say so.
+    #[track_caller]
+    pub fn keeps_silent(&mut self) -> OwnedFd {
+        self.waits("an offer", |client| !client.offer.is_empty());
+        assert!(self.offer.starts_with('m'), "{}", self.offer);
+        self.arrived.remove(0)
+    }
+
     /// The terminal.
     #[track_caller]
     pub fn terminal(&mut self) -> &mut Wire {

@@ -103,6 +103,8 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
         signal::ignore(signal);
     }
     let signals = read_signals(config, &SIGNALS)?;
+    // There are none for a command.
+    stream.refuse_descriptors();
     let mut running = Running {
         config,
         stream,

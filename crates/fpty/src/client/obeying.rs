@@ -19,6 +19,8 @@ const REFUSED: &[u8] = b"forkptyrouter: session refused: ";
 
 /// The longest such line, in bytes.
 const LONGEST_REFUSAL: usize = 4096;
+/// No offer has more descriptors.
+const MOST_OFFERED: usize = 8;
 
 /// Whether this is all that such a router says.
 pub fn is_refusal(bytes: &[u8]) -> bool {
@@ -54,9 +56,7 @@ impl Session<'_> {
     pub(super) fn server_said(&mut self) -> Option<End> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let read = match self.hearing.is_extended() && self.takeover.ours().is_none() {
-            true => {
-                self.stream.read_with_descriptors(&mut buffer, &mut self.arrived, &mut self.peer)
-            }
+            true => self.stream.read_passed(&mut buffer, &mut self.arrived, &mut self.peer),
             false => self.stream.read_from(&mut buffer, &mut self.peer),
         };
         let end = match read {
@@ -126,6 +126,10 @@ impl Session<'_> {
         if end.is_none() && unasked && !self.hearing.may_be_in_an_offer() {
             end = Some(End::Lost(String::from("the router sent descriptors without an offer")));
         }
+        // More in each piece of an offer that has no end.
+        if end.is_none() && self.arrived.descriptors.len() > MOST_OFFERED {
+            end = Some(End::Lost(String::from("the router sent too many descriptors")));
+        }
         end
     }
 
@@ -180,6 +184,8 @@ impl Session<'_> {
             Said::Go(_) if self.takeover.ours().is_some() => {}
             Said::Go(before) => {
                 self.takeover.go()?;
+                // There is no second offer.
+                self.stream.refuse_descriptors();
                 self.come(before);
                 self.release_input();
                 // The server was told of it, and has the terminal no more.

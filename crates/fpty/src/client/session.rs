@@ -12,7 +12,7 @@ use super::takeover::Takeover;
 use super::typing::Input;
 use crate::proto::{self, Ended, Protocol};
 use crate::relay::Backlog;
-use crate::sys::peer::{Arrived, Peer};
+use crate::sys::peer::{Passed, Peer};
 use crate::sys::signal::Signals;
 use crate::sys::socket::{Stream, Transport};
 use crate::sys::stdio::{self, Failure, Output};
@@ -55,7 +55,7 @@ pub struct Session<'a> {
     pub(super) hearing: Hearing,
     pub(super) takeover: Takeover,
     /// Descriptors that came, until the packet that names them is complete.
-    pub(super) arrived: Arrived,
+    pub(super) arrived: Passed,
     /// Input that waits for the word how to send it.
     pub(super) held: Vec<u8>,
     /// Until then, where the server does not say which mode it speaks.
@@ -114,7 +114,7 @@ impl<'a> Session<'a> {
             terminal_is_ours: stdio::terminal_is_ours(),
             hearing: Hearing::plain(),
             takeover: Takeover::default(),
-            arrived: Arrived::default(),
+            arrived: Passed::default(),
             held: Vec::new(),
             held_until: None,
             early: 0,

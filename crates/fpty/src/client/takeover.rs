@@ -8,7 +8,7 @@ use crate::ended::of_exit;
 use crate::error::{Error, Result};
 use crate::proto::{Ended, Ending, OFFER_MASTER, OFFER_PIDFD, OFFER_RING};
 use crate::remains::Remains;
-use crate::sys::peer::Arrived;
+use crate::sys::peer::Passed;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pty::Master;
 use crate::sys::{Read, Size};
@@ -100,7 +100,7 @@ impl Takeover {
     ///
     /// # Errors
     /// It is not what an offer is made of: the server is none of ours.
-    pub fn offered(&mut self, names: &[u8], arrived: Arrived) -> Result<Offered> {
+    pub fn offered(&mut self, names: &[u8], arrived: Passed) -> Result<Offered> {
         if !matches!(self, Takeover::Theirs) {
             return Err(Error::new("the router offered its terminal twice"));
         }
@@ -134,7 +134,7 @@ impl Takeover {
 }
 
 impl Terminal {
-    fn of_offer(names: &[u8], arrived: Arrived) -> Result<(Option<Self>, Option<OwnedFd>)> {
+    fn of_offer(names: &[u8], arrived: Passed) -> Result<(Option<Self>, Option<OwnedFd>)> {
         if arrived.truncated || arrived.descriptors.len() != names.len() {
             return Err(Error::new(format!(
                 "the router offered {} descriptors and sent {}",
@@ -144,6 +144,11 @@ impl Terminal {
         }
         let (mut master, mut program, mut ring) = (None, None, None);
         for (name, fd) in names.iter().zip(arrived.descriptors) {
+            // Nothing that is offered is one; closing it here might take long.
+            let is_socket = fd.is_socket();
+            let Some(fd) = (!is_socket).then(|| fd.accept()).flatten() else {
+                return Err(Error::new("the router offered something unknown"));
+            };
             match *name {
                 OFFER_MASTER if master.is_none() => master = Some(Master::received(fd)?),
                 OFFER_PIDFD if program.is_none() => program = PidFd::received(fd),
@@ -299,9 +304,9 @@ mod tests {
     use std::fs::File;
     use std::os::fd::OwnedFd;
 
-    fn arrived(paths: &[&str]) -> Arrived {
+    fn arrived(paths: &[&str]) -> Passed {
         let open = |path: &&str| OwnedFd::from(File::options().read(true).open(path).unwrap());
-        Arrived { descriptors: paths.iter().map(open).collect(), truncated: false }
+        Passed::of(paths.iter().map(open).collect())
     }
 
     #[test]
@@ -350,7 +355,7 @@ mod tests {
             crate::sys::pty::open(Size { rows: 24, cols: 80 }).expect("a terminal");
         let fd = master.as_fd().try_clone_to_owned().unwrap();
         let mut takeover = Takeover::default();
-        takeover.offered(b"m", Arrived { descriptors: vec![fd], truncated: false }).unwrap();
+        takeover.offered(b"m", Passed::of(vec![fd])).unwrap();
         assert!(takeover.is_taken() && takeover.ours().is_none());
         assert!(takeover.offered(b"m", arrived(&["/dev/ptmx"])).is_err());
         takeover.go().unwrap();

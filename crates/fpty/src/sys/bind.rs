@@ -1,7 +1,7 @@
 //! UNIX sockets that nobody reaches before they have their mode and owner.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -64,6 +64,9 @@ pub fn path(path: &Path, ownership: Ownership, backlog: i32) -> Result<OwnedFd> 
         fchownat(&file, "", uid, gid, AtFlags::AT_EMPTY_PATH)
             .context("cannot give it its owner")?;
     }
+    // To nobody who connects anybody sends descriptors, where the kernel can
+    // see to that.
+    super::socket::refuse_descriptors(bound.as_fd());
     // Only now can anybody connect.
     // SAFETY: listen(2) with two numbers.
     if unsafe { libc::listen(bound.as_raw_fd(), backlog) } < 0 {

@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, setsid};
 
+use super::closer;
+
 /// Runs `body` in a process of its own, of this name, in a session of its
 /// own, with no descriptor of ours but those `kept`, which it is given. It is
 /// nobody's child: whoever is asked for its end is init.
@@ -16,12 +18,16 @@ use nix::unistd::{ForkResult, fork, setsid};
 /// # Errors
 /// There can be no more processes.
 pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> io::Result<()> {
+    let forking = closer::before_fork();
     // SAFETY: the C library makes its allocator usable in the child of a
-    // threaded process; `body` is told to use no other lock.
+    // threaded process; of other locks `body` is told to use none but the one
+    // that is held meanwhile.
     if let ForkResult::Parent { child } = unsafe { fork() }? {
+        drop(forking);
         while waitpid(child, None) == Err(nix::errno::Errno::EINTR) {}
         return Ok(());
     }
+    forking.is_child();
     // Our descriptors are closed before whoever called goes on: a socket's
     // address is free when it has closed its own.
     if let Some(kept) = keep_only(kept) {
@@ -44,15 +50,20 @@ pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> 
 /// # Errors
 /// There can be no more processes.
 pub fn watched(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
+    let forking = closer::before_fork();
     // SAFETY: as in run.
     match unsafe { fork() }? {
-        ForkResult::Parent { child } => loop {
-            match waitpid(child, None) {
-                Err(nix::errno::Errno::EINTR) => {}
-                outcome => return Ok(outcome == Ok(WaitStatus::Exited(child, 0))),
+        ForkResult::Parent { child } => {
+            drop(forking);
+            loop {
+                match waitpid(child, None) {
+                    Err(nix::errno::Errno::EINTR) => {}
+                    outcome => return Ok(outcome == Ok(WaitStatus::Exited(child, 0))),
+                }
             }
-        },
+        }
         ForkResult::Child => {
+            forking.is_child();
             let _ = nix::sys::prctl::set_name(name);
             let outcome = catch_unwind(AssertUnwindSafe(body));
             // SAFETY: as in run.

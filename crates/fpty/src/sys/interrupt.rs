@@ -2,52 +2,78 @@
 //! has one can take the flag away that keeps a call from waiting (O_NONBLOCK
 //! belongs to what was opened, not to the descriptor). A timer then ends the
 //! wait.
+//!
+//! For the loop of a gateway signal and timer are the process's: one thread
+//! arms, the one that gets SIGALRM, and every other one has to block that. A
+//! thread that closes what others have sent has a timer of its own
+//! ([`Hurried`]).
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
-/// How long a call can wait.
-const LONGEST: Duration = Duration::from_millis(20);
+/// How long a call can wait. One that does not wait takes a thousandth of that.
+const LONGEST: Duration = Duration::from_millis(2);
 
-/// A signal that ends calls, and does nothing else (SIGALRM).
+/// The timer runs.
+static ARMED: AtomicBool = AtomicBool::new(false);
+
+/// It has run out since somebody asked.
+static FIRED: AtomicBool = AtomicBool::new(false);
+
+/// Calls are ended until this is dropped, where it was the first.
 #[derive(Debug)]
-pub struct Interrupts(());
+pub struct Armed {
+    is_first: bool,
+}
 
-/// Calls are ended until this is dropped.
-#[derive(Debug)]
-pub struct Armed(());
+extern "C" fn note(_: libc::c_int) {
+    FIRED.store(true, Ordering::Relaxed);
+}
 
-extern "C" fn nothing(_: libc::c_int) {}
-
-impl Interrupts {
-    /// From now on the signal is this process's own.
-    pub fn new() -> Self {
-        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-        let handler: extern "C" fn(libc::c_int) = nothing;
-        // SAFETY: a struct that is all zero but for a handler that does
-        // nothing; without SA_RESTART a call is not begun again.
-        unsafe {
-            (*action.as_mut_ptr()).sa_sigaction = handler as libc::sighandler_t;
-            libc::sigaction(libc::SIGALRM, action.as_ptr(), std::ptr::null_mut());
-        }
-        Self(())
-    }
-
-    /// Ends calls that take longer than they should.
-    pub fn arm(&self) -> Armed {
-        set(LONGEST);
-        Armed(())
+/// From now on the signal is this process's own, and this thread's.
+fn take_signal() {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    let mut signals = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    let handler: extern "C" fn(libc::c_int) = note;
+    // SAFETY: a struct that is all zero but for a handler that stores one
+    // atomic; without SA_RESTART a call is not begun again. sigemptyset(3) makes
+    // a set of the other, before that is used.
+    unsafe {
+        (*action.as_mut_ptr()).sa_sigaction = handler as libc::sighandler_t;
+        libc::sigaction(libc::SIGALRM, action.as_ptr(), std::ptr::null_mut());
+        libc::sigemptyset(signals.as_mut_ptr());
+        libc::sigaddset(signals.as_mut_ptr(), libc::SIGALRM);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, signals.as_ptr(), std::ptr::null_mut());
     }
 }
 
-impl Default for Interrupts {
-    fn default() -> Self {
-        Self::new()
+/// Ends calls that take longer than they should (SIGALRM, setitimer(2)).
+pub fn arm() -> Armed {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(take_signal);
+    FIRED.store(false, Ordering::Relaxed);
+    let is_first = !ARMED.swap(true, Ordering::Relaxed);
+    if is_first {
+        set(LONGEST);
+    }
+    Armed { is_first }
+}
+
+impl Armed {
+    /// Whether the time ran out since the last call of [`arm`]: a call may have
+    /// been ended, or the machine is slow.
+    pub fn has_fired(&self) -> bool {
+        FIRED.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Armed {
     fn drop(&mut self) {
-        set(Duration::ZERO);
+        if self.is_first {
+            set(Duration::ZERO);
+            ARMED.store(false, Ordering::Relaxed);
+        }
     }
 }
 
@@ -58,6 +84,98 @@ fn set(every: Duration) {
     let timer = libc::itimerval { it_interval: time, it_value: time };
     // SAFETY: setitimer(2) reads one struct.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+}
+
+/// The signal of threads' own timers: the last but one of the real-time ones.
+fn own_signal() -> libc::c_int {
+    libc::SIGRTMAX() - 1
+}
+
+/// Until this is dropped no call of this thread waits long that a signal can
+/// end (timer_create(2)). Where the process uses that signal itself, or there is
+/// no timer, it changes nothing.
+#[derive(Debug)]
+pub struct Hurried(Option<libc::timer_t>);
+
+impl Hurried {
+    /// From now on.
+    pub fn new() -> Self {
+        if !takes_own_signal() {
+            return Self(None);
+        }
+        let mut timer: libc::timer_t = std::ptr::null_mut();
+        let mut event = std::mem::MaybeUninit::<libc::sigevent>::zeroed();
+        let nanoseconds = LONGEST.as_nanos() as libc::c_long;
+        let time = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds };
+        let times = libc::itimerspec { it_interval: time, it_value: time };
+        // SAFETY: a struct that is all zero but for three numbers; the timer is
+        // written by the kernel before it is used, and is this value's own.
+        unsafe {
+            let event = event.as_mut_ptr();
+            (*event).sigev_notify = libc::SIGEV_THREAD_ID;
+            (*event).sigev_signo = own_signal();
+            (*event).sigev_notify_thread_id = libc::gettid();
+            if libc::timer_create(libc::CLOCK_MONOTONIC, event, &mut timer) < 0 {
+                return Self(None);
+            }
+            libc::timer_settime(timer, 0, &times, std::ptr::null_mut());
+        }
+        mask(libc::SIG_UNBLOCK);
+        Self(Some(timer))
+    }
+
+    /// Whether it changes anything.
+    pub fn has_timer(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl Default for Hurried {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Hurried {
+    fn drop(&mut self) {
+        if let Some(timer) = self.0.take() {
+            // SAFETY: this value's own, and not used any more.
+            unsafe { libc::timer_delete(timer) };
+            mask(libc::SIG_BLOCK);
+        }
+    }
+}
+
+/// Whether the signal is ours: nobody else had a handler for it.
+fn takes_own_signal() -> bool {
+    static IS_OURS: OnceLock<bool> = OnceLock::new();
+    *IS_OURS.get_or_init(|| {
+        let mut before = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        let handler: extern "C" fn(libc::c_int) = nothing;
+        // SAFETY: sigaction(2) fills the one struct, and reads the other, which is
+        // all zero but for a handler that does nothing.
+        unsafe {
+            libc::sigaction(own_signal(), std::ptr::null(), before.as_mut_ptr());
+            if before.assume_init().sa_sigaction != libc::SIG_DFL {
+                return false;
+            }
+            (*action.as_mut_ptr()).sa_sigaction = handler as libc::sighandler_t;
+            libc::sigaction(own_signal(), action.as_ptr(), std::ptr::null_mut()) == 0
+        }
+    })
+}
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+fn mask(how: libc::c_int) {
+    let mut signals = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: sigemptyset(3) makes a set of it before that is used.
+    unsafe {
+        libc::sigemptyset(signals.as_mut_ptr());
+        libc::sigaddset(signals.as_mut_ptr(), own_signal());
+        libc::pthread_sigmask(how, signals.as_ptr(), std::ptr::null_mut());
+    }
 }
 
 #[cfg(test)]
@@ -73,15 +191,19 @@ mod tests {
         // SAFETY: the child makes a few system calls.
         match unsafe { nix::unistd::fork() }.unwrap() {
             nix::unistd::ForkResult::Child => {
-                let interrupts = Interrupts::new();
                 let begin = Instant::now();
-                let armed = interrupts.arm();
+                let outer = arm();
+                let inner = arm();
                 let read = nix::unistd::read(&reading, &mut [0]);
-                drop(armed);
-                let ended = read == Err(nix::errno::Errno::EINTR);
+                let fired = inner.has_fired();
+                drop(inner);
+                // The first one is still there.
+                let again = nix::unistd::read(&reading, &mut [0]);
+                drop(outer);
+                let ended = [read, again].iter().all(|it| *it == Err(nix::errno::Errno::EINTR));
                 let soon = begin.elapsed() < Duration::from_secs(5);
                 // SAFETY: ends without the test's exit handlers.
-                unsafe { libc::_exit(i32::from(!(ended && soon))) };
+                unsafe { libc::_exit(i32::from(!(ended && fired && soon))) };
             }
             nix::unistd::ForkResult::Parent { child } => {
                 let status = nix::sys::wait::waitpid(child, None).unwrap();

@@ -4,6 +4,8 @@
 pub mod accounts;
 pub mod bind;
 pub mod child;
+pub mod closer;
+pub mod control;
 pub mod credentials;
 pub mod detached;
 pub mod environment;
@@ -12,7 +14,6 @@ pub mod folder;
 pub mod foreground;
 #[cfg(feature = "server")]
 pub mod fork;
-#[cfg(feature = "server")]
 pub mod interrupt;
 pub mod local_tcp;
 pub mod noted;
@@ -44,6 +45,7 @@ pub mod termios;
 pub mod tick;
 
 use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// What came of a read that does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +147,26 @@ pub fn raise_descriptor_limit() -> io::Result<DescriptorLimit> {
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
+    LIMIT.store(i32::try_from(hard).unwrap_or(i32::MAX), Ordering::Relaxed);
     Ok(DescriptorLimit { before: soft, now: hard })
+}
+
+/// The limit of descriptors, where it was raised.
+static LIMIT: AtomicI32 = AtomicI32::new(i32::MAX);
+
+/// The highest number that was given of late.
+static LATEST: AtomicI32 = AtomicI32::new(0);
+
+/// A descriptor was made: the kernel gives the lowest number that is free.
+fn note_latest(fd: i32) {
+    LATEST.store(fd, Ordering::Relaxed);
+}
+
+/// Whether there may be no numbers for as many descriptors as one message can
+/// bring.
+fn is_short_of_descriptors() -> bool {
+    const MANY: i32 = 512;
+    LIMIT.load(Ordering::Relaxed) - LATEST.load(Ordering::Relaxed) < MANY
 }
 
 /// A limit of descriptors that was raised.

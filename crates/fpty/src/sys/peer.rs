@@ -1,14 +1,16 @@
 //! The process at the other end of a UNIX socket.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, setsockopt, sockopt::PassCred,
-};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, setsockopt, sockopt::PassCred};
 
 use super::child::Pid;
+use super::closer::{Foreign, NOBODY};
+use super::control;
+use super::interrupt::Hurried;
 use super::pidfd::PidFd;
 use super::socket::Stream;
 use super::{Read, Written};
@@ -53,9 +55,9 @@ impl Peer {
 /// `SO_PASSPIDFD` and `SCM_PIDFD` of linux/socket.h (Linux 6.5): the kernel
 /// sends a pidfd of the sender along, whatever PID namespace that is in.
 const SO_PASSPIDFD: libc::c_int = 76;
-const SCM_PIDFD: libc::c_int = 4;
+const SCM_PIDFD: i32 = 4;
 
-/// Descriptors that came with bytes.
+/// Descriptors that came with bytes from a process of our own.
 #[derive(Debug, Default)]
 pub struct Arrived {
     /// In their order.
@@ -64,9 +66,120 @@ pub struct Arrived {
     pub truncated: bool,
 }
 
+/// Descriptors that a stranger has sent: those that nobody takes are closed
+/// where nobody waits.
+#[derive(Debug, Default)]
+pub struct Passed {
+    /// In their order.
+    pub descriptors: Vec<Foreign>,
+    /// Some were lost: we have too many open.
+    pub truncated: bool,
+}
+
+impl Passed {
+    /// Of whom nothing is known.
+    pub fn of(descriptors: Vec<OwnedFd>) -> Self {
+        let descriptors = descriptors.into_iter().map(|fd| Foreign::new(fd, NOBODY)).collect();
+        Self { descriptors, truncated: false }
+    }
+
+    fn add(&mut self, received: &mut Received, user: impl FnOnce() -> u32) {
+        self.truncated |= received.truncated;
+        if !received.descriptors.is_empty() {
+            let user = user();
+            let new = received.descriptors.drain(..).map(|fd| Foreign::new(fd, user));
+            self.descriptors.extend(new);
+        }
+    }
+}
+
 /// Descriptors that one read has room for: as many as the kernel passes at
-/// most (SCM_MAX_FD).
+/// most (SCM_MAX_FD). What it finds no room for it closes in our name, and that
+/// may take as long as whoever has sent it likes.
 const ROOM: usize = 253;
+
+/// Room for those, and for what else may be asked for: who sends, by number,
+/// pidfd and label.
+const SPACE: usize = 16 + (4 * ROOM).next_multiple_of(8) + 512;
+
+/// Control data begins at a multiple of its head's alignment.
+#[repr(align(8))]
+struct Control(MaybeUninit<[u8; SPACE]>);
+
+/// What a message has brought.
+pub(super) struct Received {
+    pub(super) count: usize,
+    pub(super) descriptors: Vec<OwnedFd>,
+    /// Control data was cut: for want of descriptors, as there is room.
+    pub(super) truncated: bool,
+    number: Option<Pid>,
+    pidfd: Option<OwnedFd>,
+}
+
+/// Reads bytes with all that comes along; does not wait.
+pub(super) fn receive(
+    from: BorrowedFd<'_>,
+    buffer: &mut [MaybeUninit<u8>],
+) -> nix::Result<Received> {
+    // What finds no number the kernel closes in our name.
+    let _hurried = super::is_short_of_descriptors().then(Hurried::new);
+    let mut control = Control(MaybeUninit::uninit());
+    let mut piece = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut message = MaybeUninit::<libc::msghdr>::zeroed();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: a header that is all zero but for two buffers, each of the length
+    // that is said, which outlive the call; recvmsg(2) writes no more than that.
+    let (count, message) = unsafe {
+        let header = message.as_mut_ptr();
+        (*header).msg_iov = &raw mut piece;
+        (*header).msg_iovlen = 1;
+        (*header).msg_control = control.0.as_mut_ptr().cast();
+        (*header).msg_controllen = SPACE as _;
+        (libc::recvmsg(from.as_raw_fd(), header, flags), message.assume_init())
+    };
+    // Below 0 it is an errno.
+    let count = Errno::result(count)? as usize;
+    let length = message.msg_controllen.min(SPACE);
+    // SAFETY: so many bytes the kernel has written there.
+    let written = unsafe { std::slice::from_raw_parts(control.0.as_ptr().cast::<u8>(), length) };
+    let mut received = Received {
+        count,
+        descriptors: Vec::new(),
+        truncated: message.msg_flags & libc::MSG_CTRUNC != 0,
+        number: None,
+        pidfd: None,
+    };
+    let all = control::items(written).filter(|item| item.level == libc::SOL_SOCKET);
+    for control::Item { kind, data, .. } in all {
+        match kind {
+            libc::SCM_RIGHTS => {
+                // SAFETY: of this kind each number is a descriptor that was just
+                // made for this process, and nobody else knows it.
+                let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+                received.descriptors.extend(control::numbers(data).map(owned));
+            }
+            // Its first number is the process; 0 for one that is not in our
+            // PID namespace.
+            libc::SCM_CREDENTIALS => {
+                received.number = control::numbers(data).next().and_then(Pid::new);
+            }
+            // Negative: an errno.
+            SCM_PIDFD => {
+                let fd = control::numbers(data).next().filter(|fd| *fd >= 0);
+                // SAFETY: as above.
+                received.pidfd = fd.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+            }
+            _ => {}
+        }
+    }
+    Ok(received)
+}
+
+/// A buffer that is written before it is read.
+pub(super) fn room(buffer: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    // SAFETY: the same bytes; whoever has them writes bytes alone.
+    unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), buffer.len()) }
+}
 
 impl Stream {
     /// Has the kernel say who sends; see [`Stream::read_from`].
@@ -90,9 +203,15 @@ impl Stream {
     /// SO_PASSCRED.) A failure is noted, too.
     pub fn read_from(&self, buffer: &mut [u8], peer: &mut Peer) -> Read {
         if peer.sender.is_some() {
-            return super::read_outcome(peer.note(nix::unistd::read(self, buffer)));
+            return super::read_outcome(peer.note(self.take(room(buffer))));
         }
-        self.read_with_descriptors(buffer, &mut Arrived::default(), peer)
+        let mut passed = Passed::default();
+        let read = self.read_passed(buffer, &mut passed, peer);
+        match passed.descriptors.is_empty() {
+            true => read,
+            // As it is once the sender is known.
+            false => super::read_outcome(peer.note(Err(Errno::EPROTO))),
+        }
     }
 
     /// Writes, and never raises SIGPIPE; notes a failure.
@@ -102,73 +221,65 @@ impl Stream {
         super::write_outcome(peer.note(sent))
     }
 
-    /// Reads, with the descriptors that come along (SCM_RIGHTS, unix(7)); they
-    /// are not passed to children.
+    /// Reads, with the descriptors that come along (SCM_RIGHTS, unix(7)) from a
+    /// process of our own; they are not passed to children.
     pub fn read_with_descriptors(
         &self,
         buffer: &mut [u8],
         arrived: &mut Arrived,
         peer: &mut Peer,
     ) -> Read {
-        let mut space = nix::cmsg_space!(
-            nix::sys::socket::UnixCredentials,
-            std::os::fd::RawFd,
-            [std::os::fd::RawFd; ROOM]
-        );
-        let mut pieces = [IoSliceMut::new(buffer)];
-        let received = recvmsg::<UnixAddr>(
-            self.as_fd().as_raw_fd(),
-            &mut pieces,
-            Some(&mut space),
-            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC,
-        );
-        if let Ok(message) = &received {
-            // Not for want of room, but of descriptors: nix does not walk what
-            // was cut, so whoever is told of it had better end.
-            arrived.truncated |= message.flags.contains(MsgFlags::MSG_CTRUNC);
-            let mut number = None;
-            let mut pidfd = None;
-            for control in message.cmsgs().into_iter().flatten() {
-                match control {
-                    ControlMessageOwned::ScmRights(numbers) => {
-                        arrived.descriptors.extend(numbers.into_iter().map(owned));
-                    }
-                    ControlMessageOwned::ScmCredentials(credentials) => {
-                        // 0 for one that is not in our PID namespace.
-                        number = Pid::new(credentials.pid());
-                    }
-                    ControlMessageOwned::Unknown(control)
-                        if control.cmsg_header.cmsg_type == SCM_PIDFD =>
-                    {
-                        let bytes = control.data_bytes.first_chunk();
-                        let fd = bytes.map_or(-1, |bytes| i32::from_ne_bytes(*bytes));
-                        // Negative: an errno.
-                        pidfd = (fd >= 0).then(|| owned(fd));
-                    }
-                    _ => {}
-                }
-            }
-            if peer.sender.is_none() {
-                peer.sender = match (number, pidfd) {
-                    (Some(pid), Some(pidfd)) => Some(PidFd::reopened(pid, pidfd)),
-                    (None, Some(pidfd)) => Some(PidFd::reopened(Pid::UNKNOWN, pidfd)),
-                    (number, None) => number.and_then(PidFd::open),
-                };
-                if peer.sender.is_some() {
-                    self.ask_for_sender(false);
-                }
-            }
-        }
-        super::read_outcome(peer.note(received.map(|message| message.bytes)))
+        let received = self.receive_from(room(buffer), peer);
+        let read = received.map(|mut received| {
+            arrived.truncated |= received.truncated;
+            arrived.descriptors.append(&mut received.descriptors);
+            received.count
+        });
+        super::read_outcome(peer.note(read))
     }
 
-    /// The same, as much as the buffer has room for, in place of what was in
-    /// it.
-    pub fn read_into_with_descriptors(&self, buffer: &mut Vec<u8>, arrived: &mut Arrived) -> Read {
-        buffer.resize(buffer.capacity(), 0);
-        let outcome = self.read_with_descriptors(buffer, arrived, &mut Peer::default());
-        buffer.truncate(if let Read::Bytes(count) = outcome { count } else { 0 });
-        outcome
+    /// The same from a stranger.
+    pub fn read_passed(&self, buffer: &mut [u8], passed: &mut Passed, peer: &mut Peer) -> Read {
+        let received = self.receive_from(room(buffer), peer);
+        let read = received.map(|mut received| {
+            passed.add(&mut received, || self.user());
+            received.count
+        });
+        super::read_outcome(peer.note(read))
+    }
+
+    fn receive_from(
+        &self,
+        buffer: &mut [MaybeUninit<u8>],
+        peer: &mut Peer,
+    ) -> nix::Result<Received> {
+        let mut received = receive(self.as_fd(), buffer)?;
+        if peer.sender.is_none() {
+            peer.sender = match (received.number, received.pidfd.take()) {
+                (Some(pid), Some(pidfd)) => Some(PidFd::reopened(pid, pidfd)),
+                (None, Some(pidfd)) => Some(PidFd::reopened(Pid::UNKNOWN, pidfd)),
+                (number, None) => number.and_then(PidFd::open),
+            };
+            if peer.sender.is_some() {
+                self.ask_for_sender(false);
+            }
+        }
+        Ok(received)
+    }
+
+    /// The same from a stranger, as much as the buffer has room for, in place of
+    /// what was in it.
+    pub fn read_into_with_descriptors(&self, buffer: &mut Vec<u8>, passed: &mut Passed) -> Read {
+        buffer.clear();
+        let received = receive(self.as_fd(), buffer.spare_capacity_mut());
+        if let Ok(received) = &received {
+            // SAFETY: so many were just written.
+            unsafe { buffer.set_len(received.count) };
+        }
+        super::read_outcome(received.map(|mut received| {
+            passed.add(&mut received, || self.user());
+            received.count
+        }))
     }
 
     /// Writes a few bytes with copies of descriptors at the first of them
@@ -188,10 +299,4 @@ impl Stream {
             sent => super::write_outcome(sent),
         }
     }
-}
-
-/// A descriptor that came with a message.
-fn owned(fd: std::os::fd::RawFd) -> OwnedFd {
-    // SAFETY: it was just made for this process, and nobody else knows it.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }

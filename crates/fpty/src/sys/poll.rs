@@ -1,7 +1,8 @@
 //! epoll(7), level-triggered; and poll(2) for a few.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -46,6 +47,33 @@ pub struct Ready {
     pub hang_up: bool,
 }
 
+/// The sets of this process.
+static ALL: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+
+fn all() -> MutexGuard<'static, Vec<RawFd>> {
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes a descriptor from whatever set it is in: it is about to be closed
+/// elsewhere, and would be told of until then.
+pub(super) fn remove_everywhere(fd: BorrowedFd<'_>) {
+    for epoll in all().iter() {
+        // SAFETY: epoll_ctl(2) with numbers; it takes no event. Where the one is
+        // no epoll any more it says so.
+        unsafe {
+            let nothing = std::ptr::null_mut();
+            libc::epoll_ctl(*epoll, libc::EPOLL_CTL_DEL, fd.as_raw_fd(), nothing)
+        };
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        let ours = self.epoll.0.as_raw_fd();
+        all().retain(|epoll| *epoll != ours);
+    }
+}
+
 /// A set of descriptors to wait for.
 pub struct Poller {
     epoll: Epoll,
@@ -58,10 +86,9 @@ impl Poller {
     /// # Errors
     /// epoll_create1(2).
     pub fn new(events: usize) -> io::Result<Self> {
-        Ok(Self {
-            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
-            events: vec![EpollEvent::empty(); events.max(1)],
-        })
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        all().push(epoll.0.as_raw_fd());
+        Ok(Self { epoll, events: vec![EpollEvent::empty(); events.max(1)] })
     }
 
     /// Adds a descriptor. It is removed when it closes, with its last copy: a

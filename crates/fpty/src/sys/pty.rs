@@ -1,5 +1,6 @@
 //! Pseudo-terminals (pty(7), ioctl_tty(2)).
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -9,11 +10,22 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices};
 use once_cell::sync::OnceCell;
 
+mod shared;
+
 use super::{Read, Size, Written};
 use crate::error::{Context, Error, Result};
 
 /// The side of a pseudo-terminal that we keep.
-pub struct Master(OwnedFd);
+pub struct Master {
+    fd: OwnedFd,
+    /// Others have copies, or had: what they do to the one terminal must not
+    /// have us wait.
+    shared: bool,
+    /// How often it had, of late.
+    strikes: Cell<u8>,
+    /// When, in periods that come round.
+    period: Cell<u8>,
+}
 
 /// A key that stands for a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +74,7 @@ pub fn open(size: Size) -> Result<(Master, Slave)> {
     ioctl(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlock) })
         .context("cannot unlock the new terminal")?;
     let slave = open_slave(&master)?;
-    let master = Master(master);
+    let master = Master::of(master, false);
     master.resize(size).context("cannot set the size of the new terminal")?;
     // So that a backspace in cooked mode takes a character, not a byte.
     if let Some(settings) = initial_settings(&slave) {
@@ -141,8 +153,13 @@ fn ioctl(result: libc::c_int) -> io::Result<()> {
 }
 
 impl Master {
+    fn of(fd: OwnedFd, shared: bool) -> Self {
+        Self { fd, shared, strikes: Cell::new(0), period: Cell::new(0) }
+    }
+
     /// Its size as it is now, whoever has set it (TIOCGWINSZ).
     pub fn size(&self) -> Option<Size> {
+        let _armed = self.arm();
         let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: TIOCGWINSZ writes one winsize.
         ioctl(unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &mut size) })
@@ -152,6 +169,7 @@ impl Master {
 
     /// The name of its slave, where devpts is mounted as usual (ptsname(3)).
     pub fn slave_name(&self) -> Option<String> {
+        let _armed = self.arm();
         let mut number: libc::c_uint = 0;
         // SAFETY: TIOCGPTN writes one unsigned int.
         ioctl(unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCGPTN, &mut number) })
@@ -189,31 +207,46 @@ impl Master {
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
         nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(flags))
             .context("cannot use the terminal")?;
-        Ok(Self(fd))
+        Ok(Self::of(fd, false))
     }
 
     /// Reads what the program wrote. [`Read::Gone`] (EIO) is the end: no
     /// process has the slave open, and everything written to it was read.
     pub fn read(&self, buffer: &mut [u8]) -> Read {
-        super::read_outcome(nix::unistd::read(&self.0, buffer))
+        super::read_outcome(self.at_once(buffer.len(), |fd| nix::unistd::read(fd, buffer)))
     }
 
     /// Writes input for the program.
     pub fn write(&self, bytes: &[u8]) -> Written {
-        super::write_outcome(nix::unistd::write(&self.0, bytes))
+        super::write_outcome(self.at_once(bytes.len(), |fd| nix::unistd::write(fd, bytes)))
     }
 
-    /// One that was somebody else's for a while, and is ours again.
+    /// A read or a write of so much: of a terminal that others have it could
+    /// wait, and is ended then.
+    #[inline]
+    fn at_once(
+        &self,
+        count: usize,
+        call: impl FnOnce(&OwnedFd) -> nix::Result<usize>,
+    ) -> nix::Result<usize> {
+        match self.shared {
+            true => self.guarded(count, || call(&self.fd)),
+            false => call(&self.fd),
+        }
+    }
+
+    /// One that was elsewhere for a while, and is ours again; somebody else may
+    /// have a copy.
     ///
     /// # Errors
     /// It is no terminal's.
-    pub fn given_back(fd: OwnedFd) -> Result<Self> {
+    pub fn given_back(fd: OwnedFd, shared: bool) -> Result<Self> {
         let mut number: libc::c_uint = 0;
         // SAFETY: TIOCGPTN writes one unsigned int.
         ioctl(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGPTN, &mut number) })
             .context("no terminal")?;
-        let master = Self(fd);
-        master.forbid_waiting();
+        let master = Self::of(fd, shared);
+        master.take_back();
         Ok(master)
     }
 
@@ -221,7 +254,7 @@ impl Master {
     /// that again.
     pub fn forbid_waiting(&self) {
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK;
-        let _ = nix::fcntl::fcntl(&self.0, nix::fcntl::FcntlArg::F_SETFL(flags));
+        let _ = nix::fcntl::fcntl(&self.fd, nix::fcntl::FcntlArg::F_SETFL(flags));
     }
 
     /// Takes the terminal away from everybody who has it, as vhangup(2) does: who
@@ -236,10 +269,10 @@ impl Master {
         let hang_up = |fd: &OwnedFd| unsafe { libc::ioctl(fd.as_raw_fd(), TIOCVHANGUP, 0) == 0 };
         // Whoever has a copy may have locked it.
         self.lock(false);
-        let slave = open_slave(&self.0);
+        let slave = open_slave(&self.fd);
         self.lock(true);
         let _ = slave.as_ref().map(hang_up);
-        hang_up(&self.0)
+        hang_up(&self.fd)
     }
 
     /// The device and the inode of its slave; no other terminal has them as long
@@ -248,11 +281,11 @@ impl Master {
         // Only its path, or where the kernel cannot do that, itself.
         let flags = libc::O_PATH | libc::O_CLOEXEC;
         // SAFETY: TIOCGPTPEER takes open(2) flags and returns a descriptor.
-        let fd = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+        let fd = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCGPTPEER, flags) };
         let slave = match fd {
             // SAFETY: it is new and ours.
             0.. => unsafe { OwnedFd::from_raw_fd(fd) },
-            _ => open_slave(&self.0).ok()?,
+            _ => open_slave(&self.fd).ok()?,
         };
         let status = nix::sys::stat::fstat(&slave).ok()?;
         Some((status.st_dev, status.st_ino))
@@ -263,14 +296,14 @@ impl Master {
     /// # Errors
     /// There is none left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        Ok(Self::of(self.fd.try_clone()?, self.shared))
     }
 
     /// Whether the slave cannot be opened from now on (TIOCSPTLCK).
     fn lock(&self, locked: bool) {
         let locked = libc::c_int::from(locked);
         // SAFETY: TIOCSPTLCK reads one int.
-        unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSPTLCK, &locked) };
+        unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSPTLCK, &locked) };
     }
 
     /// Sets the size; the foreground process group gets SIGWINCH if it is
@@ -279,10 +312,11 @@ impl Master {
     /// # Errors
     /// ioctl(2) TIOCSWINSZ.
     pub fn resize(&self, size: Size) -> io::Result<()> {
+        let _armed = self.arm();
         let size =
             libc::winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: TIOCSWINSZ reads one winsize.
-        ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSWINSZ, &size) })
+        ioctl(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSWINSZ, &size) })
     }
 
     /// Sends SIGINT, SIGQUIT or SIGTSTP to the foreground process group, as
@@ -292,13 +326,15 @@ impl Master {
     /// # Errors
     /// ioctl(2) TIOCSIG: another signal than these.
     pub fn signal_foreground(&self, signal: i32) -> io::Result<()> {
+        let _armed = self.arm();
         // SAFETY: TIOCSIG takes a number.
-        ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSIG, signal) })
+        ioctl(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSIG, signal) })
     }
 
     /// The key that stands for SIGINT, SIGQUIT or SIGTSTP, as the program has
     /// set it (termios(3)); `None` where there is none.
     pub fn signal_key(&self, signal: i32) -> Option<SignalKey> {
+        let _armed = self.arm();
         let index = match signal {
             libc::SIGINT => libc::VINTR,
             libc::SIGQUIT => libc::VQUIT,
@@ -310,7 +346,7 @@ impl Master {
         // the slave, with which the C library's begins; all zero is a valid
         // one.
         let settings = unsafe {
-            ioctl(libc::ioctl(self.0.as_raw_fd(), libc::TCGETS, settings.as_mut_ptr())).ok()?;
+            ioctl(libc::ioctl(self.fd.as_raw_fd(), libc::TCGETS, settings.as_mut_ptr())).ok()?;
             settings.assume_init()
         };
         let byte = settings.c_cc[index];
@@ -325,8 +361,9 @@ impl Master {
     /// keeps that for terminals in steps of eight seconds (`tty_update_time`
     /// in its drivers/tty/tty_io.c). `None` where it cannot be known.
     pub fn idle_for(&self) -> Option<std::time::Duration> {
+        let _armed = self.arm();
         const STEP: i64 = 8;
-        let slave = open_slave(&self.0).ok()?;
+        let slave = open_slave(&self.fd).ok()?;
         let times = nix::sys::stat::fstat(&slave).ok()?;
         let last = times.st_atime.max(times.st_mtime);
         let idle = super::wall_clock_seconds() - last - STEP;
@@ -336,9 +373,10 @@ impl Master {
     /// Drops the input that the program has not read: what is on its way to
     /// the terminal, then what has arrived there.
     pub fn drop_input(&self) {
+        let _armed = self.arm();
         // SAFETY: TCFLSH takes a number.
-        let _ = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TCFLSH, libc::TCOFLUSH) };
-        if let Ok(slave) = open_slave(&self.0) {
+        let _ = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TCFLSH, libc::TCOFLUSH) };
+        if let Ok(slave) = open_slave(&self.fd) {
             // SAFETY: as above.
             let _ = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TCFLSH, libc::TCIFLUSH) };
         }
@@ -347,9 +385,10 @@ impl Master {
     /// The foreground process group; `None` where the session is over: the
     /// kernel then says 0, and a signal to group 0 would hit ourselves.
     pub fn foreground_group(&self) -> Option<i32> {
+        let _armed = self.arm();
         let mut group: libc::pid_t = 0;
         // SAFETY: TIOCGPGRP writes one pid_t.
-        ioctl(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCGPGRP, &mut group) }).ok()?;
+        ioctl(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCGPGRP, &mut group) }).ok()?;
         (group > 1).then_some(group)
     }
 
@@ -359,7 +398,8 @@ impl Master {
     /// end. In a line editor's mode (no ICANON, but ISIG) the editor takes
     /// the character for it.
     pub fn end_input(&self) {
-        let Ok(slave) = open_slave(&self.0) else {
+        let _armed = self.arm();
+        let Ok(slave) = open_slave(&self.fd) else {
             return;
         };
         if has_input(slave.as_fd()) {
@@ -387,7 +427,7 @@ fn has_input(slave: BorrowedFd<'_>) -> bool {
 
 impl AsFd for Master {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 

@@ -1,27 +1,45 @@
 //! Stream sockets, of the UNIX and the TCP kind (unix(7), tcp(7)).
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
 };
 
 use super::credentials::OF_ELSEWHERE;
+use super::peer::room;
 use super::{Read, Written};
 use crate::error::{Context, Error, Result};
 
+mod passing;
+
+use passing::{Passing, finish, has_passing_refused, passes_descriptors};
+
 /// A socket that waits for connections and belongs to the server.
 #[derive(Clone, Copy)]
-pub struct Listener(BorrowedFd<'static>);
+pub struct Listener {
+    fd: BorrowedFd<'static>,
+    /// Nobody can send descriptors to what comes from there; what came before
+    /// that was said was accepted, too.
+    refuses: Option<&'static AtomicBool>,
+}
 
 /// A connection. Reads and writes do not wait.
-pub struct Stream(OwnedFd);
+pub struct Stream {
+    /// Taken out at the end.
+    fd: ManuallyDrop<OwnedFd>,
+    passing: Cell<Passing>,
+}
 
 /// What a connection comes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +49,12 @@ pub enum Transport {
     Unix,
     /// TCP: it is not, until the next byte to it fails.
     Tcp,
+}
+
+/// Nobody can send descriptors to what is accepted there, where the kernel knows
+/// that.
+pub(super) fn refuse_descriptors(listener: BorrowedFd<'_>) {
+    passes_descriptors(listener, false);
 }
 
 impl Listener {
@@ -59,13 +83,16 @@ impl Listener {
             return Err(io::Error::last_os_error())
                 .context(format!("cannot make descriptor {fd} non-blocking"));
         }
-        Ok(Self(listener))
+        // There are dozens, for as long as the process lives.
+        let refuses = passes_descriptors(listener, false)
+            .then(|| &*Box::leak(Box::new(AtomicBool::new(false))));
+        Ok(Self { fd: listener, refuses })
     }
 
     /// What connections come over.
     pub fn transport(self) -> Transport {
         let name = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>;
-        let name = name(self.0.as_raw_fd()).ok();
+        let name = name(self.fd.as_raw_fd()).ok();
         match name.and_then(|name| nix::sys::socket::SockaddrLike::family(&name)) {
             Some(nix::sys::socket::AddressFamily::Unix) => Transport::Unix,
             _ => Transport::Tcp,
@@ -75,7 +102,7 @@ impl Listener {
     /// Keeps it from what this process executes.
     pub fn close_on_exec(self) {
         use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-        let _ = fcntl(self.0, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        let _ = fcntl(self.fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     }
 
     /// Takes the next connection; `None` when there is none now, or when it
@@ -89,7 +116,7 @@ impl Listener {
         // SAFETY: storage has room for every address, and length says so.
         let fd = unsafe {
             libc::accept4(
-                self.0.as_raw_fd(),
+                self.fd.as_raw_fd(),
                 storage.as_mut_ptr().cast(),
                 &mut length,
                 libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
@@ -102,22 +129,38 @@ impl Listener {
                 _ => Ok(None),
             };
         }
+        super::note_latest(fd);
         // SAFETY: it is new and ours.
-        let stream = Stream(unsafe { OwnedFd::from_raw_fd(fd) });
+        let stream = Stream::from(unsafe { OwnedFd::from_raw_fd(fd) });
         // SAFETY: zeroed, and filled by the kernel as far as it had to.
         let family = unsafe { storage.assume_init() }.ss_family;
         let transport =
             if i32::from(family) == libc::AF_UNIX { Transport::Unix } else { Transport::Tcp };
-        if transport == Transport::Tcp {
-            stream.prepare_tcp();
+        match transport {
+            Transport::Tcp => stream.prepare_tcp(),
+            Transport::Unix if self.refuses_for(&stream) => {}
+            Transport::Unix => stream.may_bring_descriptors(),
         }
         Ok(Some((stream, transport)))
+    }
+
+    /// Whether nobody can have sent descriptors to a connection: it was made
+    /// after that was said to the listener. They come in their order, so after
+    /// the first such one nobody has to ask.
+    fn refuses_for(self, stream: &Stream) -> bool {
+        self.refuses.is_some_and(|all| {
+            all.load(Ordering::Relaxed) || {
+                let refuses = has_passing_refused(stream.as_fd());
+                all.store(refuses, Ordering::Relaxed);
+                refuses
+            }
+        })
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0
+        self.fd
     }
 }
 
@@ -131,7 +174,7 @@ impl Stream {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (one, other) =
             nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-        Ok((Self(one), Self(other)))
+        Ok((Self::from(one), Self::from(other)))
     }
 
     /// Whose process has connected to a UNIX socket (SO_PEERCRED, unix(7));
@@ -144,32 +187,40 @@ impl Stream {
     /// Waits until something can be written; not for long.
     pub fn wait_for_room(&self, longest: Duration) {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let mut poll_fd = [PollFd::new(self.0.as_fd(), PollFlags::POLLOUT)];
+        let mut poll_fd = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
         let _ = poll(&mut poll_fd, PollTimeout::try_from(longest).unwrap_or(PollTimeout::ZERO));
     }
 
     /// Waits until something can be read; not for long. Whether it can.
     pub fn wait_for_more(&self, longest: Duration) -> bool {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let mut poll_fd = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let mut poll_fd = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         poll(&mut poll_fd, PollTimeout::try_from(longest).unwrap_or(PollTimeout::ZERO)) == Ok(1)
+    }
+
+    /// Reads bytes from a peer that may send more than those: that is closed, and
+    /// then nothing more is read.
+    pub(super) fn take(&self, buffer: &mut [MaybeUninit<u8>]) -> nix::Result<usize> {
+        if self.passing.get() == Passing::Never {
+            // SAFETY: read(2) writes at most so many bytes there.
+            let count = unsafe {
+                libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len())
+            };
+            // Below 0 it is an errno.
+            return Errno::result(count).map(|count| count as usize);
+        }
+        self.take_guarded(buffer)
     }
 
     /// Reads; [`Read::End`] when the peer will send no more.
     pub fn read(&self, buffer: &mut [u8]) -> Read {
-        super::read_outcome(nix::unistd::read(&self.0, buffer))
+        super::read_outcome(self.take(room(buffer)))
     }
 
     /// Reads as much as the buffer has room for, in place of what was in it.
     pub fn read_into(&self, buffer: &mut Vec<u8>) -> Read {
         buffer.clear();
-        let room = buffer.spare_capacity_mut();
-        // SAFETY: read(2) writes at most so many bytes there.
-        let count = unsafe { libc::read(self.0.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
-        let outcome = super::read_outcome(nix::errno::Errno::result(count).map(|count| {
-            // Not below 0, or it were an error.
-            usize::try_from(count).unwrap_or(0)
-        }));
+        let outcome = super::read_outcome(self.take(buffer.spare_capacity_mut()));
         if let Read::Bytes(count) = outcome {
             // SAFETY: so many were just written.
             unsafe { buffer.set_len(count) };
@@ -180,7 +231,7 @@ impl Stream {
     /// Writes, and never raises SIGPIPE.
     pub fn write(&self, bytes: &[u8]) -> Written {
         super::write_outcome(nix::sys::socket::send(
-            self.0.as_raw_fd(),
+            self.fd.as_raw_fd(),
             bytes,
             MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT,
         ))
@@ -195,13 +246,13 @@ impl Stream {
         let flags = MsgFlags::MSG_NOSIGNAL
             | MsgFlags::MSG_DONTWAIT
             | MsgFlags::from_bits_retain(libc::MSG_MORE);
-        nix::sys::socket::send(self.0.as_raw_fd(), bytes, flags).unwrap_or(0)
+        nix::sys::socket::send(self.fd.as_raw_fd(), bytes, flags).unwrap_or(0)
     }
 
     /// Whether the other end was closed.
     pub fn has_hung_up(&self) -> bool {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        let mut polled = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
         poll(&mut polled, PollTimeout::ZERO) == Ok(1)
     }
 
@@ -213,7 +264,7 @@ impl Stream {
         let asked = unsafe {
             let to = (&raw mut domain).cast();
             let (level, name) = (libc::SOL_SOCKET, libc::SO_DOMAIN);
-            libc::getsockopt(self.0.as_raw_fd(), level, name, to, &mut length)
+            libc::getsockopt(self.fd.as_raw_fd(), level, name, to, &mut length)
         };
         asked == 0 && domain == libc::AF_UNIX
     }
@@ -224,13 +275,13 @@ impl Stream {
     pub fn untaken(&self) -> usize {
         let mut untaken: libc::c_int = 0;
         // SAFETY: writes one int.
-        let asked = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &mut untaken) };
+        let asked = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &mut untaken) };
         if asked < 0 { 0 } else { usize::try_from(untaken).unwrap_or(0) }
     }
 
     /// Tells the peer that no more will come.
     pub fn end(&self) {
-        let _ = nix::sys::socket::shutdown(self.0.as_raw_fd(), nix::sys::socket::Shutdown::Write);
+        let _ = nix::sys::socket::shutdown(self.fd.as_raw_fd(), nix::sys::socket::Shutdown::Write);
     }
 
     /// How long a TCP peer has acknowledged nothing although the kernel has
@@ -240,7 +291,7 @@ impl Stream {
     pub fn unanswered_for(&self) -> Option<Duration> {
         let mut queued: libc::c_int = 0;
         // SAFETY: writes one int.
-        let asked = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ, &mut queued) };
+        let asked = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &mut queued) };
         if asked < 0 || queued == 0 {
             return None;
         }
@@ -261,7 +312,7 @@ impl Stream {
     pub fn has_unread(&self) -> bool {
         let mut unread: libc::c_int = 0;
         // SAFETY: writes one int.
-        let asked = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::FIONREAD, &mut unread) };
+        let asked = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::FIONREAD, &mut unread) };
         asked == 0 && unread > 0
     }
 
@@ -270,9 +321,9 @@ impl Stream {
     /// (tcp_fin_timeout, tcp(7)), and would not be asked before the next one is
     /// over. One that does not answer at all has as long as any other.
     pub fn probe_often(&self) {
-        let _ = setsockopt(&self.0, sockopt::TcpKeepIdle, &5);
-        let _ = setsockopt(&self.0, sockopt::TcpKeepInterval, &5);
-        let _ = setsockopt(&self.0, sockopt::TcpKeepCount, &24);
+        let _ = setsockopt(self, sockopt::TcpKeepIdle, &5);
+        let _ = setsockopt(self, sockopt::TcpKeepInterval, &5);
+        let _ = setsockopt(self, sockopt::TcpKeepCount, &24);
     }
 
     /// All zero for another socket.
@@ -284,7 +335,7 @@ impl Stream {
         unsafe {
             let info_at = info.as_mut_ptr().cast();
             let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
-            libc::getsockopt(self.0.as_raw_fd(), level, name, info_at, &mut length);
+            libc::getsockopt(self.fd.as_raw_fd(), level, name, info_at, &mut length);
             info.assume_init()
         }
     }
@@ -292,30 +343,45 @@ impl Stream {
     /// Every key wants its echo at once; and a peer whose machine vanished is
     /// noticed within two minutes (tcp(7)).
     fn prepare_tcp(&self) {
-        let _ = setsockopt(&self.0, sockopt::TcpNoDelay, &true);
-        let _ = setsockopt(&self.0, sockopt::KeepAlive, &true);
-        let _ = setsockopt(&self.0, sockopt::TcpKeepIdle, &60);
-        let _ = setsockopt(&self.0, sockopt::TcpKeepInterval, &15);
-        let _ = setsockopt(&self.0, sockopt::TcpKeepCount, &4);
+        let _ = setsockopt(self, sockopt::TcpNoDelay, &true);
+        let _ = setsockopt(self, sockopt::KeepAlive, &true);
+        let _ = setsockopt(self, sockopt::TcpKeepIdle, &60);
+        let _ = setsockopt(self, sockopt::TcpKeepInterval, &15);
+        let _ = setsockopt(self, sockopt::TcpKeepCount, &4);
     }
 }
 
 impl From<OwnedFd> for Stream {
-    /// A connection that somebody has sent.
+    /// A connection within this machine between processes of our own, or one
+    /// over TCP.
     fn from(fd: OwnedFd) -> Self {
-        Self(fd)
+        Self { fd: ManuallyDrop::new(fd), passing: Cell::new(Passing::Never) }
     }
 }
 
 impl From<Stream> for OwnedFd {
+    /// One of several copies: it closes as it is.
     fn from(stream: Stream) -> Self {
-        stream.0
+        stream.passing.set(Passing::Never);
+        let mut stream = ManuallyDrop::new(stream);
+        // SAFETY: the stream is not used any more, nor dropped.
+        unsafe { ManuallyDrop::take(&mut stream.fd) }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: it is not used after this.
+        let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
+        if self.passing.get() != Passing::Never {
+            finish(fd);
+        }
     }
 }
 
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -338,11 +404,12 @@ pub fn connect(address: &OsStr, timeout: Duration) -> Result<(Stream, Transport)
     };
     nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
         .context(failed())?;
-    let stream = Stream(fd);
+    let stream = Stream::from(fd);
     if tcp {
         stream.prepare_tcp();
         return Ok((stream, Transport::Tcp));
     }
+    stream.may_bring_descriptors();
     Ok((stream, Transport::Unix))
 }
 
@@ -354,11 +421,11 @@ fn connect_unix(address: &OsStr) -> io::Result<OwnedFd> {
             SockFlag::SOCK_CLOEXEC,
             None,
         )?;
-        let socket = Stream(socket);
+        let socket = Stream::from(socket);
         // Before anything can be sent.
         socket.ask_for_sender(true);
-        nix::sys::socket::connect(socket.0.as_raw_fd(), &address)?;
-        Ok(socket.0)
+        nix::sys::socket::connect(socket.fd.as_raw_fd(), &address)?;
+        Ok(socket.into())
     };
     let bytes = address.as_bytes();
     let Some(name) = bytes.strip_prefix(b"@").or_else(|| bytes.strip_prefix(b"\\0")) else {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::sys::socket::{SockType, SockaddrStorage, getpeername, getsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 
 use super::{Read, Written};
@@ -20,7 +20,7 @@ pub const OUTPUT: usize = 1;
 pub const ERROR: usize = 2;
 
 /// /dev/null: the first memory device is 1:1 (Linux, devices.txt).
-const NULL: libc::dev_t = libc::makedev(1, 3);
+pub(super) const NULL: libc::dev_t = libc::makedev(1, 3);
 
 /// Whether a descriptor of ours can become this stream of a program that we
 /// do not trust: a pipe, a stream socket, or /dev/null, open for it. Not a
@@ -41,7 +41,7 @@ pub fn may_be_passed(fd: BorrowedFd<'_>, number: usize) -> bool {
     }
     match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
         SFlag::S_IFIFO => true,
-        SFlag::S_IFSOCK => getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream),
+        SFlag::S_IFSOCK => is_connected_stream(fd),
         SFlag::S_IFCHR => status.st_rdev == NULL,
         _ => false,
     }
@@ -68,6 +68,28 @@ pub fn can_be_reopened(fd: BorrowedFd<'_>, number: usize, uid: u32) -> bool {
 pub fn belongs_to(pipe: &OwnedFd, uid: u32) {
     // Where it cannot be given away the program has it open all the same.
     let _ = nix::unistd::fchown(pipe, Some(nix::unistd::Uid::from_raw(uid)), None);
+}
+
+/// Whether it is one end of a byte stream: not a socket that listens, whose
+/// connections a program could take, and none without another end.
+fn is_connected_stream(fd: BorrowedFd<'_>) -> bool {
+    let mut domain: libc::c_int = -1;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: writes at most one int.
+    let asked = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DOMAIN,
+            (&raw mut domain).cast(),
+            &mut length,
+        )
+    };
+    asked == 0
+        && matches!(domain, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6)
+        && getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream)
+        && getsockopt(&fd, sockopt::AcceptConn) == Ok(false)
+        && getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok()
 }
 
 /// Where a program's standard input comes from; writes do not wait.
@@ -226,8 +248,10 @@ pub fn is_unread(number: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, socket};
     use std::fs::File;
-    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     #[test]
     fn a_pipe_that_was_given_away_is_not_held_open() {
@@ -250,8 +274,37 @@ mod tests {
         assert!(may_be_passed(writes.as_fd(), ERROR) && !may_be_passed(writes.as_fd(), INPUT));
         let (stream, _other) = UnixStream::pair().expect("a socket");
         assert!(may_be_passed(stream.as_fd(), INPUT) && may_be_passed(stream.as_fd(), OUTPUT));
+        let (ended, _other_end) = UnixStream::pair().expect("a socket");
         let (datagrams, _other) = UnixDatagram::pair().expect("a socket");
         assert!(!may_be_passed(datagrams.as_fd(), INPUT));
+        // One whose other end has closed is a stream still.
+        drop(_other_end);
+        assert!(may_be_passed(ended.as_fd(), INPUT));
+        let listener = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(listener.path().join("s")).expect("a listener");
+        assert!(!may_be_passed(listener.as_fd(), INPUT));
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let client = TcpStream::connect(tcp.local_addr().expect("its address")).expect("it");
+        assert!(!may_be_passed(tcp.as_fd(), INPUT) && may_be_passed(client.as_fd(), OUTPUT));
+        for (family, kind) in [
+            (AddressFamily::Unix, SockType::Stream),
+            (AddressFamily::Inet, SockType::Stream),
+            (AddressFamily::Netlink, SockType::Raw),
+            (AddressFamily::Unix, SockType::SeqPacket),
+        ] {
+            let alone = socket(family, kind, SockFlag::empty(), None).expect("a socket");
+            assert!(!may_be_passed(alone.as_fd(), INPUT), "{family:?} {kind:?}");
+        }
+        let (packets, _other) = crate::sys::socket::Stream::pair().expect("a pair");
+        assert!(!may_be_passed(packets.as_fd(), INPUT));
+        let path = nix::fcntl::open("/dev/null", OFlag::O_PATH, nix::sys::stat::Mode::empty());
+        assert!(!may_be_passed(path.expect("it").as_fd(), INPUT));
+        let ring = crate::sys::ring::Ring::new(0).expect("a memfd");
+        assert!(!may_be_passed(ring.as_fd(), INPUT));
+        let pidfd = crate::sys::pidfd::PidFd::parent().expect("a pidfd");
+        assert!(!may_be_passed(pidfd.as_fd(), INPUT));
+        let poller = nix::sys::epoll::Epoll::new(nix::sys::epoll::EpollCreateFlags::empty());
+        assert!(!may_be_passed(poller.expect("an epoll").0.as_fd(), INPUT));
         let nothing = File::open("/dev/null").expect("/dev/null");
         assert!(may_be_passed(nothing.as_fd(), INPUT) && !may_be_passed(nothing.as_fd(), OUTPUT));
         for path in ["/dev/zero", "/", "/etc/passwd", "/dev/ptmx"] {

@@ -7,6 +7,9 @@ use std::os::unix::net::UnixListener;
 use crate::harness::users::{can_be_others, connecting_as};
 use crate::harness::{Setup, Wire, on_every_server};
 
+/// Gives a server what it is started with.
+type Prepare<'a> = &'a dyn Fn(Setup) -> Setup;
+
 /// The one line that ended the start.
 #[track_caller]
 fn refusal(setup: Setup) -> String {
@@ -27,7 +30,7 @@ fn rules_that_protect_nothing_end_the_start() {
         };
         let tcp = |setup: Setup| setup.inherit(TcpListener::bind("127.0.0.1:0").unwrap());
         let none = |setup: Setup| setup;
-        let cases: [(&dyn Fn(Setup) -> Setup, &str, &str); 11] = [
+        let cases: [(Prepare<'_>, &str, &str); 11] = [
             (&none, "addr=@fpty-rules,chmod=600", "chmod = 600"),
             (&none, "addr=\\\\0fpty-rules,chown=root", "chown = root"),
             (&none, "addr=127.0.0.1:0,chmod=600", "chmod = 600"),

@@ -115,7 +115,7 @@ fn ended_sessions_of_one_user_do_not_push_out_anothers() {
         return;
     }
     on_every_server(|flavor| {
-        let script = "trap '' HUP; sleep 0.1; exit 5";
+        let script = "trap '' HUP; sleep 1; exit 5";
         let server = ruled(flavor, "detach=300,detach_user=300").script(script).start();
         let ends = |uid| connecting_as(uid, || Leaver::begins(&server, &[])).takes().leaves();
         let id = ends(OTHER);

@@ -101,7 +101,8 @@ fn asked(head: &[u8]) -> Asked {
         return BAD;
     };
     let is_first = matches!(version, b"" | b"HTTP/1.0");
-    if !is_first && !(version.starts_with(b"HTTP/1.") && version.len() == 8) {
+    let is_later = version.len() == 8 && version.starts_with(b"HTTP/1.");
+    if !is_first && !is_later {
         return BAD;
     }
     let mut hosts = Vec::new();

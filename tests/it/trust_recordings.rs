@@ -243,3 +243,43 @@ fn ends_that_wait_for_a_killed_recorder_are_told_as_they_are() {
         }
     });
 }
+
+/// Who may write where the folder is to be cannot lead root elsewhere.
+#[test]
+fn a_link_of_somebody_elses_ends_the_start() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    on_every_server(|flavor| {
+        for mode in [0o755, 0o777] {
+            let setup = crate::harness::client::both(crate::harness::Setup::new(flavor))
+                .option("forkptyrouter-record", "{dir}/place/link/r")
+                .option("forkptyrouter-audit", "json")
+                .script("exit 3");
+            for name in ["place", "elsewhere"] {
+                fs::create_dir(setup.path(name)).expect("a folder");
+            }
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(setup.path("place"), permissions).expect("mode");
+            symlink("../elsewhere", setup.path("place/link")).expect("a link");
+            if mode == 0o777 {
+                let elsewhere = setup.path("elsewhere");
+                let ended = setup.run();
+                assert!(!ended.status.success());
+                assert!(
+                    ended.log.contains("/place/link/r: link on the way is a link"),
+                    "{}",
+                    ended.log
+                );
+                assert!(ended.log.contains("option forkptyrouter-record = "), "{}", ended.log);
+                assert!(!fs::exists(format!("{elsewhere}/r")).unwrap_or(true));
+                continue;
+            }
+            let server = setup.start();
+            server.connect("s").read_to_end();
+            record(&server, 1);
+            let made = fs::read_dir(server.path("elsewhere/r")).expect("the folder");
+            assert_eq!(made.count(), 1);
+            let folder = fs::metadata(server.path("elsewhere/r")).expect("the folder");
+            assert_eq!(folder.permissions().mode() & 0o7777, 0o700);
+        }
+    });
+}

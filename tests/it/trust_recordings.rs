@@ -2,13 +2,16 @@
 //! without a word.
 
 use std::fs;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 use crate::extended::{open, to_the_end};
 use crate::harness::client::{Mode, fpty};
 use crate::harness::leaver::Leaver;
-use crate::harness::{Server, assert_same, on_every_server, process, sequence, wait_until};
+use crate::harness::{
+    DEADLINE, Server, assert_same, on_every_server, process, sequence, wait_until,
+};
 use crate::recordings::{Cast, ends, files, record, recorded, recorder, running};
 
 /// The variables of a client that can leave, and takes terminals.
@@ -181,19 +184,23 @@ fn what_was_half_written_is_there_once() {
                 .map(|path| fs::metadata(path).map_or(0, |file| file.len()))
                 .sum::<u64>()
         };
-        let output = std::thread::scope(|scope| {
-            let output = scope.spawn(|| client.read_to_end());
-            let mut number = running;
-            for _ in 0..2 {
-                let before = size();
-                wait_until("something is written", || {
-                    size() > before + 300_000 || output.is_finished()
-                });
-                kill_recorder(&server, number);
-                number = recorder(&server).expect("another one").pid;
+        let mut number = running;
+        for _ in 0..3 {
+            // There is much for it to write at once; and as soon as that can be
+            // seen in the file, it is not done with it.
+            process::signal(number, Signal::SIGSTOP);
+            let most = client.seen().len() + 1_000_000;
+            client.read_while("a megabyte", |seen| seen.len() > most);
+            let before = size();
+            process::signal(number, Signal::SIGCONT);
+            let begin = Instant::now();
+            while size() == before && begin.elapsed() < DEADLINE {
+                std::thread::yield_now();
             }
-            output.join().expect("the output")
-        });
+            kill_recorder(&server, number);
+            number = recorder(&server).expect("another one").pid;
+        }
+        let output = client.read_to_end();
         assert_same(&output, &[b"ready".as_slice(), &sequence(3_000_000)].concat());
         let record = record(&server, 1);
         let dropped = record["dropped"].as_u64().expect("a number");

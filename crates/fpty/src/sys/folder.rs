@@ -48,7 +48,7 @@ impl Way {
     }
 
     /// Goes as far as the last name; the folder that it is in is `at` then.
-    fn to_the_last(&mut self) -> io::Result<OsString> {
+    fn go_to_the_last(&mut self) -> io::Result<OsString> {
         while let Some(name) = self.rest.pop_front() {
             let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let there = match openat(&self.at, name.as_os_str(), flags, Mode::empty()) {
@@ -102,7 +102,7 @@ impl Folder {
     /// It cannot be made, is something else, or there is another link.
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut way = Way::new(path)?;
-        let name = way.to_the_last()?;
+        let name = way.go_to_the_last()?;
         let only_us = Mode::S_IRWXU;
         let is_new = match mkdirat(&way.at, name.as_os_str(), only_us) {
             Ok(()) => true,

@@ -184,7 +184,7 @@ pub static OPTIONS: [OptionSpec<Key>; 54] = [
     with_value(
         c"forkptyrouter-record-commands",
         Key::Record(Part::Commands),
-        c"skip or refuse commands without a terminal, which are not recorded (default: refuse with record-on-error = close)",
+        c"skip or refuse commands without a terminal, which are not recorded (default: refuse with record-on-error = close or else skip)",
     ),
     with_value(
         c"forkptyrouter-allow-command",

@@ -2,13 +2,16 @@
 //! without a word.
 
 use std::fs;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 use crate::extended::{open, to_the_end};
 use crate::harness::client::{Mode, fpty};
 use crate::harness::leaver::Leaver;
-use crate::harness::{Server, assert_same, on_every_server, process, sequence, wait_until};
+use crate::harness::{
+    DEADLINE, Server, assert_same, on_every_server, process, sequence, wait_until,
+};
 use crate::recordings::{Cast, ends, files, record, recorded, recorder, running};
 
 /// The variables of a client that can leave, and takes terminals.
@@ -181,19 +184,23 @@ fn what_was_half_written_is_there_once() {
                 .map(|path| fs::metadata(path).map_or(0, |file| file.len()))
                 .sum::<u64>()
         };
-        let output = std::thread::scope(|scope| {
-            let output = scope.spawn(|| client.read_to_end());
-            let mut number = running;
-            for _ in 0..2 {
-                let before = size();
-                wait_until("something is written", || {
-                    size() > before + 300_000 || output.is_finished()
-                });
-                kill_recorder(&server, number);
-                number = recorder(&server).expect("another one").pid;
+        let mut number = running;
+        for _ in 0..3 {
+            // There is much for it to write at once; and as soon as that can be
+            // seen in the file, it is not done with it.
+            process::signal(number, Signal::SIGSTOP);
+            let most = client.seen().len() + 1_000_000;
+            client.read_while("a megabyte", |seen| seen.len() > most);
+            let before = size();
+            process::signal(number, Signal::SIGCONT);
+            let begin = Instant::now();
+            while size() == before && begin.elapsed() < DEADLINE {
+                std::thread::yield_now();
             }
-            output.join().expect("the output")
-        });
+            kill_recorder(&server, number);
+            number = recorder(&server).expect("another one").pid;
+        }
+        let output = client.read_to_end();
         assert_same(&output, &[b"ready".as_slice(), &sequence(3_000_000)].concat());
         let record = record(&server, 1);
         let dropped = record["dropped"].as_u64().expect("a number");
@@ -240,6 +247,46 @@ fn ends_that_wait_for_a_killed_recorder_are_told_as_they_are() {
             let record = record(&server, count + 1);
             assert_eq!(record["sha256"], serde_json::Value::Null, "{record}");
             assert_eq!(record["dropped"], sequence(2000).len(), "{record}");
+        }
+    });
+}
+
+/// Who may write where the folder is to be cannot lead root elsewhere.
+#[test]
+fn a_link_of_somebody_elses_ends_the_start() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    on_every_server(|flavor| {
+        for mode in [0o755, 0o777] {
+            let setup = crate::harness::client::both(crate::harness::Setup::new(flavor))
+                .option("forkptyrouter-record", "{dir}/place/link/r")
+                .option("forkptyrouter-audit", "json")
+                .script("exit 3");
+            for name in ["place", "elsewhere"] {
+                fs::create_dir(setup.path(name)).expect("a folder");
+            }
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(setup.path("place"), permissions).expect("mode");
+            symlink("../elsewhere", setup.path("place/link")).expect("a link");
+            if mode == 0o777 {
+                let elsewhere = setup.path("elsewhere");
+                let ended = setup.run();
+                assert!(!ended.status.success());
+                assert!(
+                    ended.log.contains("/place/link/r: link on the way is a link"),
+                    "{}",
+                    ended.log
+                );
+                assert!(ended.log.contains("option forkptyrouter-record = "), "{}", ended.log);
+                assert!(!fs::exists(format!("{elsewhere}/r")).unwrap_or(true));
+                continue;
+            }
+            let server = setup.start();
+            server.connect("s").read_to_end();
+            record(&server, 1);
+            let made = fs::read_dir(server.path("elsewhere/r")).expect("the folder");
+            assert_eq!(made.count(), 1);
+            let folder = fs::metadata(server.path("elsewhere/r")).expect("the folder");
+            assert_eq!(folder.permissions().mode() & 0o7777, 0o700);
         }
     });
 }

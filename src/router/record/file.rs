@@ -448,4 +448,35 @@ mod tests {
         assert!(text.contains("\n[0.000000, \"o\", \"later\"]\n"), "{text}");
         checked(&text);
     }
+
+    /// Killed in the midst of a batch: what it has written is taken back.
+    #[test]
+    fn a_batch_notes_its_files_before_it_writes_to_them() {
+        let place = tempfile::tempdir().expect("a directory");
+        let folders = [Folder::open(place.path()).expect("a folder")];
+        let ledger = Ledger::new().expect("memory");
+        ledger.begin(7, 1);
+        let mut recording = Recording::begin(&folders[0], &begin(None), &ledger).expect("a file");
+        let path = place.path().join(&recording.name);
+        assert_eq!(recording.note(output(b"one"), &ledger), Ok(()));
+        assert_eq!(recording.write(&ledger), Ok(()));
+        let before = std::fs::read_to_string(&path).expect("a file");
+        ledger.begin(7, 2);
+        for text in [b"two", b"six"] {
+            assert_eq!(recording.note(output(text), &ledger), Ok(()));
+            assert_eq!(recording.write(&ledger), Ok(()));
+        }
+        recording.end(Some(0), &ledger);
+        assert!(std::fs::read_to_string(&path).expect("a file").len() > before.len());
+        ledger.take().expect("a file").undo(1, &folders);
+        assert_eq!(std::fs::read_to_string(&path).expect("a file"), before);
+        // One that the batch has made is not there.
+        ledger.begin(7, 3);
+        let mut recording = Recording::begin(&folders[0], &begin(None), &ledger).expect("a file");
+        let path = place.path().join(&recording.name);
+        assert_eq!(recording.write(&ledger), Ok(()));
+        assert!(path.exists());
+        ledger.take().expect("a file").undo(2, &folders);
+        assert!(!path.exists());
+    }
 }

@@ -5,8 +5,10 @@ use std::process::{Command, Stdio};
 
 use crate::addresses::free_port;
 use crate::harness::client::{Mode, fpty};
+use crate::harness::leaver::Leaver;
 use crate::harness::users::can_be_others;
-use crate::harness::{Flavor, Server, Setup, on_every_server};
+use crate::harness::wire::input;
+use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
 
 /// What a line of bash does, in which `fpty` is the client for this address.
 #[track_caller]
@@ -185,5 +187,89 @@ fn the_end_of_a_pipe_reaches_the_program_at_a_terminal() {
                 assert_eq!(bash(address, &line).2, Some(3), "{line}");
             }
         }
+    });
+}
+
+/// What the terminal is asked in pieces, with a pause between them, while
+/// nobody is attached from the first pause on; how often it is answered.
+#[track_caller]
+fn answers(server: &Server, before: &str, after: &[&str]) -> usize {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (go, done) = (file("go"), file("done"));
+    let pieces: String =
+        after.iter().map(|piece| format!("printf '{piece}'; sleep .15; ")).collect();
+    let line = format!(
+        "stty raw -echo; printf 'here{before}'; until [ -e {go} ]; do sleep .02; done; {pieces} \
+         sleep .3; stty min 0 time 3; dd bs=99 count=9 2>/dev/null | od -An -v -tx1 | tr -d ' \\n' \
+         > {done}.new; mv {done}.new {done}; stty sane; echo\n"
+    );
+    let mut client = Leaver::begins(server, &[]).takes();
+    match client.offer.as_str() {
+        "r" => {
+            client.say(&input(&line));
+            client.waits("the first piece", |client| {
+                String::from_utf8_lossy(&client.output).contains(&format!("here{}", shown(before)))
+            });
+        }
+        _ => {
+            client.terminal().send(&line);
+            client.terminal().read_until(&format!("here{}", shown(before)));
+        }
+    }
+    let id = client.leaves();
+    std::fs::write(&go, "").expect("a file");
+    wait_until("it has read its answers", || std::path::Path::new(&done).exists());
+    Leaver::comes(server, &id, &[]).takes().ends_it();
+    let read = std::fs::read_to_string(&done).expect("what it has read");
+    read.matches("1b5b3f").count()
+}
+
+/// What printf(1) makes of it.
+fn shown(piece: &str) -> String {
+    piece.replace("\\033", "\x1b")
+}
+
+#[test]
+fn a_question_in_pieces_is_answered_once() {
+    on_every_server(|flavor| {
+        for handover in ["true", "false"] {
+            let server = Setup::new(flavor)
+                .option("forkpty-urouter", "{dir}/u")
+                .option("forkptyrouter-handover", handover)
+                .option("forkptyrouter-detach", "9")
+                .start();
+            for pieces in [
+                &["\\033[c"][..],
+                &["\\033[", "c"],
+                &["\\033", "[c"],
+                &["\\033", "[", "c"],
+                &["\\033[0", "c", "more"],
+                &["\\033", "Z"],
+                &["some\\033[", "0", "c\\033", "[1mmore"],
+            ] {
+                assert_eq!(answers(&server, "", pieces), 1, "handover {handover}: {pieces:?}");
+            }
+            for pieces in [&["\\033[1", "c"][..], &["\\033[>", "c"], &["\\033[", "\\030c"], &["c"]]
+            {
+                assert_eq!(answers(&server, "", pieces), 0, "handover {handover}: {pieces:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_question_is_whoevers_who_was_there_at_its_end() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor)
+            .option("forkpty-urouter", "{dir}/u")
+            .option("forkptyrouter-handover", "false")
+            .option("forkptyrouter-detach", "9")
+            .start();
+        // The client's terminal has answered that, or not.
+        assert_eq!(answers(&server, "\\033[c", &["more", "and more"]), 0);
+        assert_eq!(answers(&server, "\\033[c", &["\\033[", "c"]), 1);
+        assert_eq!(answers(&server, "\\033[", &["c"]), 1);
+        assert_eq!(answers(&server, "\\033", &["[", "c"]), 1);
     });
 }

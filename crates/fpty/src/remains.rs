@@ -260,8 +260,13 @@ mod tests {
         two.resized(Size { rows: 50, cols: 90 });
         two.keep(b"2mgreen\x1b[c");
         assert!(!two.modes().is_in_a_sequence() && two.take_asked());
+        two.keep(b"\x1b[");
+        let mut three = Remains::go_on(file.try_clone().unwrap()).unwrap();
+        assert!(!three.take_asked(), "it was asked before");
+        three.keep(b"c");
+        assert!(three.take_asked());
         let (past, output) = Seen::received(file).unwrap().output(None).unwrap();
-        assert!(output.ends_with(b"\x1b[32mgreen\x1b[c"));
+        assert!(output.ends_with(b"\x1b[32mgreen\x1b[c\x1b[c"));
         assert!((11_000..=12_288).contains(&output.len()), "{}", output.len());
         assert_eq!(past.size, (24, 80));
     }

@@ -296,7 +296,12 @@ impl GatewayLoop {
         // It may have been written by anybody.
         let kept =
             kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
-        let remains = kept.map_or_else(|| Remains::new(buffer as usize, size).ok(), Some);
+        let mut remains = kept.map_or_else(|| Remains::new(buffer as usize, size).ok(), Some);
+        // What was asked while the client was there its terminal has answered. (Of
+        // what comes from the client only what it had not counted is looked at.)
+        if let Some(remains) = remains.as_mut().filter(|_| !was_theirs) {
+            remains.take_asked();
+        }
         let (Some(remains), Some(found)) = (remains, left.entries.get_mut(entry)) else {
             return false;
         };

@@ -76,7 +76,9 @@ impl Trail {
         let output = read(past.from, total);
         past.walk(total, &output, |_, _| {});
         let changes = numbers(area).max().unwrap_or(0);
-        let Past { modes, size, .. } = past;
+        let Past { mut modes, size, .. } = past;
+        // Whoever read it has answered, or the terminal that it was shown to.
+        modes.take_asked();
         Self { modes, size, total, step: step(capacity), changes }
     }
 

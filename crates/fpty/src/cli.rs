@@ -10,6 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use asking::AskingArguments;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueHint};
 use fpty::client::Client;
 use fpty::client::request::{Terminal, Wanted};
@@ -59,7 +60,7 @@ pub struct Arguments {
     pub escape: Escape,
 
     /// Send a variable, where the server accepts it
-    #[arg(short = 'E', long = "env", value_name = "NAME[=VALUE]", value_parser = variable,
+    #[arg(short = 'E', long = "env", value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(|typed| variable(&typed)),
         value_hint = ValueHint::Other)]
     pub environment: Vec<Variable>,
 
@@ -100,13 +101,15 @@ fn escape(typed: &str) -> Result<Escape, String> {
     }
 }
 
-fn variable(typed: &str) -> Result<Variable, String> {
-    let (name, value) = match typed.split_once('=') {
-        Some((name, value)) => (name, Some(OsString::from(value))),
-        None => (typed, std::env::var_os(typed)),
+/// A value is bytes, whatever they mean here.
+fn variable(typed: &OsStr) -> Result<Variable, String> {
+    let typed = typed.as_bytes();
+    let (name, value) = match typed.iter().position(|byte| *byte == b'=') {
+        Some(at) => (&typed[..at], Some(OsStr::from_bytes(&typed[at + 1..]).to_owned())),
+        None => (typed, std::env::var_os(OsStr::from_bytes(typed))),
     };
-    match is_environment_name(name.as_bytes()) {
-        true => Ok(Variable(name.into(), value)),
+    match is_environment_name(name) {
+        true => Ok(Variable(OsStr::from_bytes(name).to_owned(), value)),
         false => Err(String::from("not the name of an environment variable")),
     }
 }

@@ -307,8 +307,13 @@ impl Session<'_> {
         if !modes.is_alternate() {
             bytes.extend_from_slice(b"\r\n");
         }
+        self.show_at_last(&bytes);
+    }
+
+    /// Shows something although nobody waits for our output any more.
+    pub(super) fn show_at_last(&mut self, bytes: &[u8]) {
         let until = Instant::now() + LAST_WORD;
-        self.show(&bytes);
+        self.show(bytes);
         let (output, failure) = (&self.output, &self.failure);
         while !self.to_output.is_empty() && Instant::now() < until {
             if !self.to_output.flush(|bytes| output.write_noting(bytes, failure).taken()) {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::hearing::{Hearing, Said};
-use super::outcome::End;
+use super::outcome::{self, End};
 use super::outputs::Outputs;
 use super::session::{ASKED_FOR_MORE, PING};
+use super::stopping::LOOK;
 use super::{Client, introduction, obeying, read_signals};
 use crate::error::{Error, Result};
 use crate::proto::{
@@ -81,6 +82,7 @@ struct Running<'a> {
     /// What a server says that speaks plainly.
     plain: Vec<u8>,
     input: Input,
+    input_is_a_terminal: bool,
     outputs: Outputs,
     to_server: Backlog,
     /// Signals that were passed on.
@@ -113,6 +115,7 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
         payload: Vec::new(),
         plain: Vec::new(),
         input: Input::Relayed(0),
+        input_is_a_terminal: stdio::stdin_is_a_terminal(),
         outputs: Outputs::new()?,
         to_server: Backlog::default(),
         passed_on: Vec::new(),
@@ -123,6 +126,13 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
     };
     loop {
         if let Some(end) = running.turn()? {
+            let has_run = !end.is_without_a_program();
+            let for_a_person = outcome::is_for_a_person(config);
+            if outcome::speaks(config, &end)
+                && running.outputs.may_end_in_a_line(has_run, for_a_person)
+            {
+                stdio::end_the_line();
+            }
             return Ok(end);
         }
     }
@@ -168,7 +178,10 @@ impl Running<'_> {
             Stage::Asked(until) => Some(until),
             Stage::Requested | Stage::Started => None,
         };
-        let at = [asked, self.next_ping].into_iter().flatten().min()?;
+        // No signal tells that we are in the foreground again.
+        let waits = self.input_is_a_terminal && self.wants_input() && !self.reads_input();
+        let looks = waits.then(|| Instant::now() + LOOK);
+        let at = [asked, self.next_ping, looks].into_iter().flatten().min()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
 
@@ -325,6 +338,9 @@ impl Running<'_> {
     fn pass(&mut self) {
         let numbers = [streams::INPUT, streams::OUTPUT, streams::ERROR];
         let passed = numbers.into_iter().filter(|n| streams::may_be_passed(streams::own(*n), *n));
+        // Where its last line is to be ours we have to know where the others end.
+        let is_ours = self.config.status_json;
+        let passed = passed.filter(|number| !(is_ours && *number == streams::ERROR));
         let passed: Vec<usize> = passed.collect();
         if passed.is_empty() || !self.to_server.is_empty() {
             return;
@@ -369,11 +385,16 @@ impl Running<'_> {
         }
     }
 
-    fn reads_input(&self) -> bool {
+    fn wants_input(&self) -> bool {
         matches!(self.input, Input::Relayed(1..))
             && self.ended.is_none()
             && !self.server_ended
             && self.to_server.len() < LIMIT
+    }
+
+    /// In the background a terminal's input is somebody else's.
+    fn reads_input(&self) -> bool {
+        self.wants_input() && (!self.input_is_a_terminal || stdio::in_foreground())
     }
 
     fn read_input(&mut self) {

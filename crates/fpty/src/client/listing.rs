@@ -17,7 +17,7 @@ use crate::proto::{self, Ending, encode_bare};
 use crate::relay::Backlog;
 use crate::sys::poll::Several;
 use crate::sys::{Read, stdio};
-use crate::text::shown;
+use crate::text::{CUT, shown};
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ fn ask(config: &Client, question: &Question) -> Result<End> {
     let text = match json {
         // It is still JSON, and read as it was.
         true => shown(&serde_json::to_string(&sessions).unwrap_or_default()).into_owned() + "\n",
-        false => table(&sessions),
+        false => table(&sessions, stdio::columns_of_output()),
     };
     let mut stdout = io::stdout();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -225,29 +225,88 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-fn table(sessions: &[Map<String, Value>]) -> String {
+/// A line for each; where it is to fit into so many columns the command is cut, and
+/// a name that is long.
+fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
     let has_something = |(_, of): &Column| sessions.iter().any(|session| of(session) != NOTHING);
     let is_shown =
         |column: &Column| !OF_THOSE_THAT_CAN_BE_LEFT.contains(&column.0) || has_something(column);
     let columns: Vec<Column> = COLUMNS.into_iter().filter(is_shown).collect();
     let titles: Vec<String> = columns.iter().map(|(title, _)| String::from(*title)).collect();
     let row = |session| columns.iter().map(|(_, of)| of(session)).collect::<Vec<String>>();
-    let rows: Vec<_> = std::iter::once(titles).chain(sessions.iter().map(row)).collect();
-    let width = |index: usize| rows.iter().map(|row| row[index].chars().count()).max();
-    let widths: Vec<usize> = (0..columns.len()).map(|at| width(at).unwrap_or(0) + 2).collect();
+    let mut rows: Vec<_> = std::iter::once(titles).chain(sessions.iter().map(row)).collect();
+    let last = columns.len() - 1;
+    let widest = |rows: &[Vec<String>], index: usize| {
+        rows.iter().map(|row| columns_of(&row[index])).max().unwrap_or(0) + GAP
+    };
+    let others = |rows: &[Vec<String>]| (0..last).map(|at| widest(rows, at)).sum::<usize>();
+    if width.is_some_and(|width| others(&rows) + LEAST_COMMAND > width) {
+        let named = columns.iter().position(|(title, _)| *title == "NAME");
+        named.iter().for_each(|at| rows.iter_mut().for_each(|row| fit(&mut row[*at], SHORT_NAME)));
+    }
+    let widths: Vec<usize> = (0..last).map(|at| widest(&rows, at)).collect();
+    let before: usize = widths.iter().sum();
     let mut table = String::new();
-    for row in &rows {
-        for (index, field) in row.iter().enumerate() {
-            if index + 1 == columns.len() {
-                table.push_str(field);
-                break;
-            }
-            let width = widths[index];
-            table.push_str(&format!("{field:width$}"));
+    for row in &mut rows {
+        if let Some(width) = width {
+            fit(&mut row[last], width.saturating_sub(before).max(1));
         }
+        let mut line = String::new();
+        for (field, width) in row.iter().zip(&widths) {
+            line.push_str(field);
+            line.extend(std::iter::repeat_n(' ', width - columns_of(field)));
+        }
+        line.push_str(&row[last]);
+        if let Some(width) = width {
+            fit(&mut line, width);
+        }
+        table.push_str(&line);
         table.push('\n');
     }
     table
+}
+
+/// Blanks between two columns, what a command has at least, and a long name.
+const GAP: usize = 2;
+const LEAST_COMMAND: usize = 16;
+const SHORT_NAME: usize = 16;
+
+/// How many columns of a terminal a text takes.
+fn columns_of(text: &str) -> usize {
+    text.chars().map(column_of).sum()
+}
+
+/// The same of a character: those of East Asia and emoji take two (Unicode's
+/// EastAsianWidth.txt, W and F, roughly), marks none.
+fn column_of(c: char) -> usize {
+    match c {
+        '\u{300}'..='\u{36f}' | '\u{20d0}'..='\u{20ff}' | '\u{fe00}'..='\u{fe0f}' => 0,
+        '\u{1100}'..='\u{115f}'
+        | '\u{2e80}'..='\u{303e}'
+        | '\u{3041}'..='\u{a4cf}'
+        | '\u{ac00}'..='\u{d7a3}'
+        | '\u{f900}'..='\u{faff}'
+        | '\u{fe30}'..='\u{fe6f}'
+        | '\u{ff00}'..='\u{ff60}'
+        | '\u{ffe0}'..='\u{ffe6}'
+        | '\u{1f300}'..='\u{1faff}'
+        | '\u{20000}'..='\u{3fffd}' => 2,
+        _ => 1,
+    }
+}
+
+/// Cuts a text to so many columns; what is cut off leaves a mark.
+fn fit(text: &mut String, columns: usize) {
+    if columns_of(text) <= columns {
+        return;
+    }
+    let mut taken = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        taken += column_of(*c);
+        taken >= columns
+    });
+    text.truncate(end.map_or(text.len(), |(at, _)| at));
+    text.push(CUT);
 }
 
 #[cfg(test)]
@@ -262,7 +321,7 @@ mod tests {
             {"id":"k3x","uid":4001,"new":[1]}]"#,
         )
         .expect("sessions");
-        let table = table(&sessions);
+        let table = table(&sessions, None);
         let lines: Vec<Vec<&str>> =
             table.lines().map(|line| line.split_whitespace().collect()).collect();
         let expected: [Vec<&str>; 3] = [
@@ -291,10 +350,33 @@ mod tests {
             {"id":"c","attached":false,"ended":true,"status":7}]"#,
         )
         .expect("JSON");
-        let table = table(&sessions);
+        let table = table(&sessions, None);
         for part in ["NAME", "job", "left 2026-11-25T13:32:08Z", "attached", "ended 7"] {
             assert!(table.contains(part), "{table}");
         }
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let sessions: Vec<Map<String, Value>> = serde_json::from_value(serde_json::json!([
+            {"id": "0123abcd", "user": "anna", "name": "n".repeat(64), "attached": true,
+             "peer_pid": 1234567, "tty": "/dev/pts/100", "rows": 50, "cols": 132,
+             "started": "2026-11-25T13:00:00.123Z", "idle": 5.0, "command": "x".repeat(900)},
+            {"id": "k3x9q2aa", "uid": 4001, "command": "\u{65e5}\u{672c}".repeat(90)},
+            {"id": "k3x9q2ab", "uid": 4001, "command": "sh"},
+        ]))
+        .expect("sessions");
+        for width in [200, 100, 80, 30, 1] {
+            let table = table(&sessions, Some(width));
+            assert_eq!(table.lines().count(), 4);
+            for line in table.lines() {
+                assert!(columns_of(line) <= width, "{width}: {line}");
+            }
+        }
+        let at_100 = table(&sessions[1..], Some(100));
+        assert!(at_100.lines().nth(2).is_some_and(|line| line.ends_with("  sh")), "{at_100}");
+        assert!(at_100.contains(CUT) && !at_100.contains(&"\u{65e5}\u{672c}".repeat(40)));
+        assert!(table(&sessions, None).contains(&"x".repeat(900)));
     }
 
     #[test]

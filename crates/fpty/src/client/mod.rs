@@ -19,10 +19,12 @@
 //! | `coming.rs` | a session that can be left and found again |
 //! | `pastes.rs` | pastes, which somebody else may have to end |
 //! | `painting.rs` | its screen, as it was |
+//! | `ending_line.rs` | whether the output ended within a line |
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
 mod coming;
 mod command;
+mod ending_line;
 mod escape;
 pub mod hearing;
 pub mod listing;

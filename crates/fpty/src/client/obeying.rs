@@ -184,7 +184,12 @@ impl Session<'_> {
         let name = self.config.name;
         match self.terminal {
             Some(_) => stdio::say_in_raw_mode(&format!("{name} {text}")),
-            None => stdio::say(&format!("{name} {text}")),
+            None => {
+                if stdio::is_one_place() && self.tail.is_in_a_line(true) {
+                    stdio::end_the_line();
+                }
+                stdio::say(&format!("{name} {text}"));
+            }
         }
     }
 
@@ -238,6 +243,11 @@ impl Session<'_> {
             let nothing_was_typed = self.early == 0 && self.held.is_empty();
             let again = nothing_was_typed && self.input == Input::Open;
             return End::CameTooLate { again };
+        }
+        // In raw mode, where nobody was asked, a program may have had nothing to
+        // say.
+        if self.hearing.is_undecided() && self.first_bytes.is_empty() {
+            return End::Lost(String::from("it closed before a single byte came"));
         }
         if is_refusal(&self.first_bytes) {
             return match self.config.needs_more() {

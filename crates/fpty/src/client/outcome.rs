@@ -2,6 +2,7 @@
 //! JSON for scripts.
 
 use nix::sys::signal::Signal;
+use nix::unistd::{Uid, User};
 use serde_json::json;
 
 use super::{Client, LOST};
@@ -61,6 +62,16 @@ impl End {
             End::Lost(_) | End::OutputFailed(_) => LOST,
             End::Signal(signal) => 128 + *signal as i32,
             End::OutputClosed => 128 + Signal::SIGPIPE as i32,
+        }
+    }
+
+    /// Whether no program has run.
+    pub fn is_without_a_program(&self) -> bool {
+        let never_ran =
+            |ended: &Ended| matches!(ended.ending, Ending::ExecFailed | Ending::Refused);
+        match self {
+            End::Told(ended) => never_ran(ended),
+            _ => self.status() == NOT_ATTACHED,
         }
     }
 
@@ -129,15 +140,24 @@ fn told(ended: &Ended) -> Option<String> {
         Ending::Exit => None,
         Ending::Signal if text.is_empty() => Some(format!("killed by {}", name_of(ended.value))),
         Ending::Signal => Some(format!("killed by {} ({text})", name_of(ended.value))),
-        Ending::Refused => Some(format!("session refused: {text}")),
+        Ending::Refused => Some(format!("session refused: {}", with_name(text))),
         Ending::Lost => Some(format!("session lost: {text}")),
-        Ending::ExecFailed
-        | Ending::Idle
-        | Ending::Limit
-        | Ending::Stopped
-        | Ending::Operator
-        | Ending::Detached => Some(text.clone()),
+        Ending::ExecFailed | Ending::Idle | Ending::Limit | Ending::Stopped | Ending::Operator => {
+            Some(text.clone())
+        }
+        Ending::Detached => Some(with_name(text)),
     }
+}
+
+/// A text that begins with a user's number (`user 1000 ...`), with the name
+/// instead that this machine knows: a router looks none up while others wait.
+fn with_name(text: &str) -> String {
+    let number = |text: &str| {
+        let (number, rest) = text.strip_prefix("user ")?.split_once(' ')?;
+        let user = User::from_uid(Uid::from_raw(number.parse().ok()?)).ok()??;
+        Some(format!("{} {rest}", user.name))
+    };
+    number(text).unwrap_or_else(|| text.to_owned())
 }
 
 /// An address as a shell has to be told it; `None`: it cannot be typed.
@@ -156,13 +176,28 @@ fn name_of(number: u8) -> String {
         .map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
 }
 
+/// What is said of it, where anything is.
+fn line(config: &Client, end: &End) -> Option<String> {
+    let went_wrong =
+        !matches!(end, End::Left | End::Told(Ended { ending: Ending::Detached, value: 0, .. }));
+    end.text(&config.address.to_string_lossy()).filter(|_| went_wrong || !config.quiet)
+}
+
+/// Whether it is said to a person's eyes alone.
+pub fn is_for_a_person(config: &Client) -> bool {
+    !config.status_json && stdio::columns_of_output().is_some()
+}
+
+/// Whether anything is said of it.
+pub fn speaks(config: &Client, end: &End) -> bool {
+    config.status_json || line(config, end).is_some()
+}
+
 /// Says how it ended, and returns the status to exit with.
 pub fn tell(config: &Client, end: &End) -> i32 {
     let text = end.text(&config.address.to_string_lossy());
-    let went_wrong =
-        !matches!(end, End::Left | End::Told(Ended { ending: Ending::Detached, value: 0, .. }));
-    if let Some(text) = text.as_ref().filter(|_| went_wrong || !config.quiet) {
-        stdio::say(&format!("{} {text}", config.name));
+    if let Some(line) = line(config, end) {
+        stdio::say(&format!("{} {line}", config.name));
     }
     let status = end.status();
     if config.status_json {
@@ -211,8 +246,8 @@ mod tests {
         assert_eq!(end.status(), 0);
         let text = "detached: k3x9q2aa (come back with: fpty -a k3x9q2aa /s)";
         assert_eq!(end.text("/s").as_deref(), Some(text));
-        let end = ended(Ending::Detached, 1, "uid 7 has attached");
-        assert_eq!((end.status(), end.text("/s").as_deref()), (LOST, Some("uid 7 has attached")));
+        let end = ended(Ending::Detached, 1, "root has attached");
+        assert_eq!((end.status(), end.text("/s").as_deref()), (LOST, Some("root has attached")));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 
 use std::os::fd::AsFd;
 
+use super::ending_line::Tail;
 use crate::error::{Context, Result};
 use crate::proto::{END_OF_STREAM, encode_packet, window};
 use crate::relay::Backlog;
 use crate::sys::poll::{Found, Several};
-use crate::sys::stdio::{Failure, Output};
+use crate::sys::stdio::{self, Failure, Output};
 use crate::sys::streams::{self, ERROR, OUTPUT};
 
 /// What becomes of one of them.
@@ -36,10 +37,18 @@ struct One {
     told: Vec<u8>,
     /// Its reader is known to have left.
     unread: bool,
+    /// The last that came of it.
+    tail: Tail,
 }
 
 /// Both.
-pub struct Outputs([One; 2]);
+pub struct Outputs {
+    both: [One; 2],
+    /// The number of the one that something came of last.
+    last: usize,
+    /// What is written to them comes to one place.
+    is_one_place: bool,
+}
 
 impl One {
     fn new(number: usize) -> Result<Self> {
@@ -53,6 +62,7 @@ impl One {
             taken: window::Taken::default(),
             told: Vec::new(),
             unread: false,
+            tail: Tail::default(),
         })
     }
 
@@ -125,16 +135,20 @@ impl Outputs {
     /// # Errors
     /// One of them is closed.
     pub fn new() -> Result<Self> {
-        Ok(Self([One::new(OUTPUT)?, One::new(ERROR)?]))
+        Ok(Self {
+            both: [One::new(OUTPUT)?, One::new(ERROR)?],
+            last: ERROR,
+            is_one_place: stdio::is_one_place(),
+        })
     }
 
     fn one(&mut self, number: usize) -> &mut One {
-        &mut self.0[usize::from(number != OUTPUT)]
+        &mut self.both[usize::from(number != OUTPUT)]
     }
 
     /// The program has those itself whose numbers these are.
     pub fn passed(&mut self, names: &[u8]) {
-        for one in &mut self.0 {
+        for one in &mut self.both {
             if names.contains(&(b'0' + one.number as u8)) {
                 one.state = State::Passed;
                 one.close();
@@ -144,7 +158,22 @@ impl Outputs {
 
     /// Writes what came of one of them, or keeps what is not taken.
     pub fn show(&mut self, number: usize, bytes: &[u8]) {
-        self.one(number).show(bytes);
+        self.last = number;
+        let one = self.one(number);
+        one.tail.shown(bytes);
+        one.show(bytes);
+    }
+
+    /// Whether somebody else's line may not have ended where we write. What a program
+    /// wrote by itself nobody knows: it is taken for a part of one where its output
+    /// comes to the same place, not where it has that for its errors alone.
+    pub fn may_end_in_a_line(&self, has_run: bool, for_a_person: bool) -> bool {
+        let is_passed = |one: &One| one.state == State::Passed;
+        if self.is_one_place && self.both.iter().any(is_passed) {
+            return has_run;
+        }
+        let last = if self.is_one_place { self.last } else { ERROR };
+        self.both.iter().any(|one| one.number == last && one.tail.is_in_a_line(for_a_person))
     }
 
     /// No more of one of them will come.
@@ -158,7 +187,7 @@ impl Outputs {
     /// Writes what waits, as far as it is taken; appends what the server is to
     /// be told.
     pub fn flush(&mut self, packets: &mut Vec<u8>) {
-        for one in &mut self.0 {
+        for one in &mut self.both {
             one.flush();
             packets.append(&mut one.told);
         }
@@ -166,26 +195,27 @@ impl Outputs {
 
     /// Whether nothing waits to be written.
     pub fn are_flushed(&self) -> bool {
-        self.0.iter().all(|one| one.waiting.is_empty())
+        self.both.iter().all(|one| one.waiting.is_empty())
     }
 
     /// Why one of them took no more, where that was not for want of a reader.
     pub fn failure(&self) -> Option<String> {
         let name = |number| if number == OUTPUT { "standard output" } else { "standard error" };
         let of = |one: &One| Some(format!("{}: {}", name(one.number), one.failure.reason()?));
-        self.0.iter().find_map(of)
+        self.both.iter().find_map(of)
     }
 
     /// Whether all that is known of our readers is that they have left.
     pub fn nobody_reads(&self) -> bool {
-        self.0[0].state != State::Open && self.0[1].unread || self.0.iter().all(|one| one.unread)
+        self.both[0].state != State::Open && self.both[1].unread
+            || self.both.iter().all(|one| one.unread)
     }
 
     /// Waits for room where something is to be written, and else for the
     /// reader to leave.
     pub fn watch<'a>(&'a self, polled: &mut Several<'a>) -> [Option<usize>; 2] {
         [0, 1].map(|at: usize| {
-            let one = &self.0[at];
+            let one = &self.both[at];
             if one.unread {
                 return None;
             }
@@ -201,7 +231,7 @@ impl Outputs {
 
     /// Takes note of what the wait found.
     pub fn look(&mut self, found: &Found, at: [Option<usize>; 2]) {
-        for (one, at) in self.0.iter_mut().zip(at) {
+        for (one, at) in self.both.iter_mut().zip(at) {
             if at.is_some_and(|at| found.hung_up(at)) && streams::is_unread(one.number) {
                 one.is_gone();
             }

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::Client;
 use super::coming::Coming;
+use super::ending_line::Tail;
 use super::escape::Escapes;
 use super::hearing::Hearing;
-use super::outcome::End;
+use super::outcome::{self, End};
 use super::takeover::Takeover;
 use super::typing::Input;
 use crate::proto::{self, Ended, Protocol};
@@ -76,6 +77,8 @@ pub struct Session<'a> {
     /// The first bytes of a server that speaks plainly, and the last.
     pub(super) first_bytes: Vec<u8>,
     pub(super) last_bytes: Vec<u8>,
+    /// The last that was shown.
+    pub(super) tail: Tail,
     pub(super) ended: Option<Ended>,
     pub(super) server_ended: bool,
     /// Who the server is, and how the connection to it failed.
@@ -123,6 +126,7 @@ impl<'a> Session<'a> {
             input: Input::Open,
             first_bytes: Vec::new(),
             last_bytes: Vec::new(),
+            tail: Tail::default(),
             ended: None,
             server_ended: false,
             peer: Peer::default(),
@@ -147,6 +151,13 @@ impl<'a> Session<'a> {
     pub fn run(&mut self) -> End {
         let end = self.run_on();
         self.give_back(&end);
+        let for_a_person = outcome::is_for_a_person(self.config);
+        if outcome::speaks(self.config, &end)
+            && stdio::is_one_place()
+            && self.tail.is_in_a_line(for_a_person)
+        {
+            self.show_at_last(b"\r\n");
+        }
         end
     }
 
@@ -283,6 +294,7 @@ impl<'a> Session<'a> {
         if bytes.is_empty() {
             return;
         }
+        self.tail.shown(bytes);
         let taken = match self.to_output.is_empty() {
             true => self.output.write_noting(bytes, &self.failure).taken(),
             false => Some(0),

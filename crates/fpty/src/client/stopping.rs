@@ -13,7 +13,7 @@ use crate::sys::signal::{Arrived, Stopped, is_ignored, stop};
 use crate::sys::stdio;
 
 /// How often that is looked at which no signal tells.
-const LOOK: Duration = Duration::from_millis(300);
+pub(super) const LOOK: Duration = Duration::from_millis(300);
 
 impl Session<'_> {
     /// A signal came.
@@ -60,6 +60,10 @@ impl Session<'_> {
 
     /// Stops, with the terminal as it was before.
     pub(super) fn suspend(&mut self, who: Stopped) {
+        // By somebody who cannot continue us, as a shell without jobs.
+        if is_ignored(Signal::SIGTSTP) {
+            return self.notice("cannot suspend: SIGTSTP is ignored here");
+        }
         if let Some(terminal) = &mut self.terminal {
             terminal.suspend();
         }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
+use once_cell::sync::OnceCell;
 
 use super::{Read, Written};
 
@@ -71,6 +72,24 @@ pub fn say(line: &str) {
 /// The same to a terminal in raw mode, whose cursor may be anywhere.
 pub fn say_in_raw_mode(line: &str) {
     say_between("\r\n", line, "\r\n");
+}
+
+/// Ends the line on standard error that somebody else has begun there.
+pub fn end_the_line() {
+    use std::io::Write;
+    let _ = std::io::stderr().write_all(b"\n");
+}
+
+/// Whether what is written to standard output and to standard error comes to the
+/// same place: one terminal, pipe or file.
+pub fn is_one_place() -> bool {
+    // SAFETY: descriptor 2 is never closed by us.
+    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
+    let is_terminal = |fd| nix::unistd::isatty(fd).unwrap_or(false);
+    let place = |fd| fstat(fd).map(|status| (status.st_dev, status.st_ino)).ok();
+    let is_same = place(stdout()).is_some_and(|out| place(stderr) == Some(out));
+    // One terminal has several names.
+    is_same || is_terminal(stdout()) && is_terminal(stderr)
 }
 
 fn say_between(before: &str, line: &str, after: &str) {
@@ -138,13 +157,47 @@ pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Read {
 /// Reads from standard input. Only a terminal that is gone takes the person
 /// with it ([`Read::Gone`]); what cannot be read has ended: nohup(1) gives one
 /// that is open for writing only.
+///
+/// A read of a terminal never waits: while we were stopped, or in the background,
+/// somebody else may have taken what a poll found there.
 pub fn read_input(buffer: &mut [u8]) -> Read {
-    match nix::unistd::read(stdin(), buffer) {
+    // What was waited for in the foreground comes in the background, too, where a
+    // read stops us (SIGTTIN).
+    if !in_foreground() {
+        return Read::Blocked;
+    }
+    let read = match own_terminal() {
+        Some(terminal) => nix::unistd::read(terminal, buffer),
+        None if !has_input() => return Read::Blocked,
+        None => nix::unistd::read(stdin(), buffer),
+    };
+    match read {
+        // Nobody can stop us there, and it is not ours to read.
+        Err(Errno::EIO) if !in_foreground() => Read::Blocked,
         Err(Errno::EIO) if stdin_is_a_terminal() => Read::Gone,
         Err(Errno::EAGAIN | Errno::EINTR) => Read::Blocked,
         Ok(count) if count > 0 => Read::Bytes(count),
         _ => Read::End,
     }
+}
+
+/// A description of our own of the terminal on standard input, which does not
+/// wait; to make the inherited one so would make it so for the shell, too. `None`:
+/// it is none, or cannot be opened again.
+fn own_terminal() -> Option<&'static File> {
+    static OWN: OnceCell<Option<File>> = OnceCell::new();
+    let open = || {
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        let own = || OpenOptions::new().read(true).custom_flags(flags).open("/proc/self/fd/0");
+        stdin_is_a_terminal().then(own)?.ok()
+    };
+    OWN.get_or_init(open).as_ref()
+}
+
+/// Whether a read of standard input finds something, or its end.
+fn has_input() -> bool {
+    let mut asked = [nix::poll::PollFd::new(stdin(), nix::poll::PollFlags::POLLIN)];
+    nix::poll::poll(&mut asked, nix::poll::PollTimeout::ZERO) != Ok(0)
 }
 
 /// Whether the terminal on standard input is our controlling one: the keys
@@ -158,6 +211,15 @@ pub fn terminal_is_ours() -> bool {
 /// Whether standard input is a terminal.
 pub fn stdin_is_a_terminal() -> bool {
     nix::unistd::isatty(stdin()).unwrap_or(false)
+}
+
+/// How wide the terminal on standard output is; `None`: it is none, or does not
+/// know.
+pub fn columns_of_output() -> Option<usize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize; it fails where there is no terminal.
+    let got = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &mut size) };
+    (got == 0 && size.ws_col > 0).then_some(size.ws_col.into())
 }
 
 /// Whether our process group is the terminal's foreground one, or the

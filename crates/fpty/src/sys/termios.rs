@@ -30,6 +30,7 @@ pub fn wait_for_foreground() {
 pub struct RawMode {
     before: libc::termios,
     raw: libc::termios,
+    raises: Raises,
     is_raw: bool,
 }
 
@@ -52,33 +53,13 @@ impl RawMode {
     /// # Errors
     /// Standard input is no terminal.
     pub fn enter(raises: Raises) -> io::Result<Self> {
+        // What a line editor has set while we are in the background is not what is
+        // to come back.
+        wait_for_foreground();
         let before = get()?;
-        let mut raw = before;
-        raw.c_iflag |= libc::IGNPAR;
-        raw.c_iflag &= !(libc::ISTRIP
-            | libc::IMAXBEL
-            | libc::BRKINT
-            | libc::INLCR
-            | libc::IGNCR
-            | libc::ICRNL
-            | libc::IUCLC
-            | libc::IXON
-            | libc::IXANY
-            | libc::IXOFF);
-        raw.c_lflag &=
-            !(libc::ICANON | libc::ECHO | libc::ECHOE | libc::ECHOK | libc::ECHONL | libc::IEXTEN);
-        match raises {
-            Raises::All => {}
-            Raises::Interrupts => raw.c_cc[libc::VSUSP] = libc::_POSIX_VDISABLE,
-            Raises::Nothing => raw.c_lflag &= !libc::ISIG,
-        }
-        raw.c_oflag &= !libc::OPOST;
-        raw.c_cc[libc::VMIN] = 1;
-        raw.c_cc[libc::VTIME] = 0;
-        let mut mode = Self { before, raw, is_raw: false };
-        // In the background the terminal stops us at this, as it should, until
-        // we are in the foreground; one that lets itself not be stopped would
-        // change it under the foreground program.
+        let mut mode = Self { before, raw: raw_of(before, raises), raises, is_raw: false };
+        // One that lets itself not be stopped would change it under the foreground
+        // program.
         if stdio::in_foreground() || !signal::is_ignored(Signal::SIGTTOU) {
             mode.resume()?;
         }
@@ -116,11 +97,17 @@ impl RawMode {
         let _ = set(&self.before);
     }
 
-    /// Sets raw mode again.
+    /// Sets raw mode again. What was set there is what comes back at the end: what
+    /// we found in the background, or before we stopped, may have been a line
+    /// editor's, and somebody may have changed it since.
     ///
     /// # Errors
     /// The terminal is gone.
     pub fn resume(&mut self) -> io::Result<()> {
+        if !self.is_raw && !self.are_still_ours() {
+            self.before = get()?;
+            self.raw = raw_of(self.before, self.raises);
+        }
         set(&self.raw)?;
         self.is_raw = true;
         Ok(())
@@ -164,6 +151,33 @@ fn index_of(signal: Signal) -> Option<usize> {
         Signal::SIGTSTP => Some(libc::VSUSP),
         _ => None,
     }
+}
+
+/// These settings in raw mode.
+fn raw_of(before: libc::termios, raises: Raises) -> libc::termios {
+    let mut raw = before;
+    raw.c_iflag |= libc::IGNPAR;
+    raw.c_iflag &= !(libc::ISTRIP
+        | libc::IMAXBEL
+        | libc::BRKINT
+        | libc::INLCR
+        | libc::IGNCR
+        | libc::ICRNL
+        | libc::IUCLC
+        | libc::IXON
+        | libc::IXANY
+        | libc::IXOFF);
+    raw.c_lflag &=
+        !(libc::ICANON | libc::ECHO | libc::ECHOE | libc::ECHOK | libc::ECHONL | libc::IEXTEN);
+    match raises {
+        Raises::All => {}
+        Raises::Interrupts => raw.c_cc[libc::VSUSP] = libc::_POSIX_VDISABLE,
+        Raises::Nothing => raw.c_lflag &= !libc::ISIG,
+    }
+    raw.c_oflag &= !libc::OPOST;
+    raw.c_cc[libc::VMIN] = 1;
+    raw.c_cc[libc::VTIME] = 0;
+    raw
 }
 
 fn get() -> io::Result<libc::termios> {

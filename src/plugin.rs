@@ -193,6 +193,8 @@ unsafe extern "C" fn router_before_all(
 unsafe extern "C" fn router_init() -> c_int {
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
         let config = locked(&ROUTER).clone();
+        // While the arguments are known.
+        server::instance();
         for remark in &config.remarks {
             log(&format!("forkptyrouter: {remark}"));
         }

@@ -2,6 +2,7 @@
 //! many and how long. The global options are the defaults; a socket may have
 //! rules of its own (`forkpty-urouter2 = addr=...,max=20`).
 
+use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
@@ -111,11 +112,16 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Without its own: to have that twice is no right more.
+    fn other_groups(&self, groups: impl IntoIterator<Item = u32>) -> BTreeSet<u32> {
+        groups.into_iter().filter(|group| *group != self.gid).collect()
+    }
+
     /// Whether this process is already what it is.
     pub fn is_ours(&self) -> bool {
         self.uid == accounts::own_uid()
             && self.gid == accounts::own_gid()
-            && accounts::own_groups() == self.groups.iter().copied().collect()
+            && self.other_groups(accounts::own_groups()) == self.other_groups(self.groups.clone())
     }
 }
 
@@ -285,6 +291,11 @@ impl Own {
                 format!("option {} = {uid}: it has no account: gid= is needed", self.what("uid"));
             return Err(Error::new(text));
         };
+        // Of the server's own user, where nothing else was asked for, they are the
+        // server's, whatever its account says now.
+        let is_ours = uid == Some(accounts::own_uid()) && gid == accounts::own_gid();
+        let ours = || (is_ours && !accounts::may_change()).then(accounts::own_groups);
+        let groups = groups.or_else(|| ours().map(|own| own.into_iter().collect()));
         let groups = groups.or(account.as_ref().map(|account| account.groups.clone()));
         let mut environment = Vec::new();
         if let Some(account) = &account {

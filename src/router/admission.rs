@@ -51,8 +51,12 @@ impl GatewayLoop {
 /// What a client is told whose time is over.
 pub const TIME_IS_OVER: &str = "session ended: its time is over (max-time)";
 
+/// What it is told before that.
+pub(super) const LIMIT_COMES: &str =
+    "this session ends in a minute: its time is over then (max-time)";
+
 /// How long before that it is told that it will be.
-const NOTICE: Duration = Duration::from_secs(60);
+pub(super) const NOTICE: Duration = Duration::from_secs(60);
 
 /// How long a client may take to hear that its time is over.
 const LAST_WORD: Duration = Duration::from_secs(5);
@@ -97,8 +101,7 @@ impl GatewayLoop {
     /// A session's time is over before long.
     pub(super) fn limit_comes(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            let line = "this session ends in a minute: its time is over then (max-time)";
-            attached.session.notice(line, &mut attached.wires);
+            attached.session.notice(LIMIT_COMES, &mut attached.wires);
             self.settle(key);
         }
     }

@@ -255,7 +255,7 @@ impl GatewayLoop {
             false => self.tell_start(key),
         }
         if let Some(timeout) = self.doors.rules(door).and_then(|rules| rules.timeout) {
-            self.after(timeout, Due::Idle(key));
+            self.watch_idleness(key, timeout);
         }
         Some(key)
     }

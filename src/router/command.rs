@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::GatewayLoop;
+use super::admission::{LIMIT_COMES, NOTICE};
 use super::aftercare::Kind;
 use super::closing::LastWord;
 use super::doors::Newcomer;
@@ -121,6 +122,9 @@ impl GatewayLoop {
         self.inquirers.note_command(Subject::Command(key), shown);
         self.seats.is_of(seat.ok().flatten(), Subject::Command(key));
         if let Some(limit) = self.doors.rules(door).and_then(|rules| rules.max_time) {
+            if limit > NOTICE {
+                self.after(limit - NOTICE, Due::CommandLimitSoon(key));
+            }
             self.after(limit, Due::CommandLimit(key));
         }
         self.programs.started(started, Key::NONE, Kind::Command);
@@ -246,6 +250,14 @@ impl GatewayLoop {
         wires.program = None;
         command.program_ended(ended, wires);
         self.settle_command(key);
+    }
+
+    /// A command's time is over before long.
+    pub(super) fn command_limit_comes(&mut self, key: Key) {
+        if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
+            command.notice(LIMIT_COMES, wires);
+            self.settle_command(key);
+        }
     }
 
     /// A command's time is over.

@@ -324,14 +324,18 @@ impl GatewayLoop {
     fn fire(&mut self, due: Due) {
         let whose = match (due, due.session()) {
             (
-                Due::CommandUnanswered(key) | Due::CommandExecuted(key) | Due::CommandLimit(key),
+                Due::CommandUnanswered(key)
+                | Due::CommandExecuted(key)
+                | Due::CommandLimitSoon(key)
+                | Due::CommandLimit(key),
                 _,
             ) => Whose::Command(key),
             (_, Some(key)) => Whose::Session(key),
             (_, None) => Whose::Nobody,
         };
         self.guarded(whose, |router| match due {
-            Due::Idle(key) => router.idle(key),
+            Due::Idle(key) => router.idle(key, false),
+            Due::IdleSoon(key) => router.idle(key, true),
             Due::Drained(key) => router.drained(key),
             Due::EndOfInput(key) => router.end_of_input(key),
             Due::Unheard(key) => router.unheard(key),
@@ -372,6 +376,7 @@ impl GatewayLoop {
             Due::Door(door) => router.doors.wake(door, &router.turn.poller),
             Due::LimitSoon(key) => router.limit_comes(key),
             Due::Limit(key) => router.limit(key),
+            Due::CommandLimitSoon(key) => router.command_limit_comes(key),
             Due::CommandLimit(key) => router.command_limit(key),
         });
     }
@@ -410,6 +415,7 @@ impl GatewayLoop {
                 Due::Silent(key) => callers.has(key),
                 Due::CommandUnanswered(key)
                 | Due::CommandExecuted(key)
+                | Due::CommandLimitSoon(key)
                 | Due::CommandLimit(key) => commands.has(key),
                 _ => due.session().is_none_or(|key| sessions.has(key)),
             });

@@ -31,7 +31,8 @@ pub fn of_rules(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
         .environment(environment)
         .descriptor_limit(limit)
         .in_folder(rules.folder.clone());
-    match &rules.identity {
+    // Who is it already needs no right to become it.
+    match rules.identity.as_ref().filter(|identity| !identity.is_ours()) {
         Some(identity) => program.as_user(identity.uid, identity.gid, &identity.groups),
         None => program,
     }

@@ -29,6 +29,10 @@ pub const UNANSWERED_LOOK: Duration = Duration::from_secs(20);
 /// How often a program that closed its terminal is looked after.
 const REOPENED: Duration = Duration::from_millis(200);
 
+/// How long before the end of an idle session its client is told, where that is
+/// not all of its time.
+const IDLE_NOTICE: Duration = Duration::from_secs(60);
+
 /// What of a session is looked after, because nothing would tell.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quiet {
@@ -180,8 +184,16 @@ impl GatewayLoop {
         self.settle(key);
     }
 
-    /// Looks whether a session has been idle for too long.
-    pub(super) fn idle(&mut self, key: Key) {
+    /// A session begins that may be idle only for so long.
+    pub(super) fn watch_idleness(&mut self, key: Key, timeout: Duration) {
+        let warns = timeout > IDLE_NOTICE;
+        let wait = if warns { timeout - IDLE_NOTICE } else { timeout };
+        self.after(wait, Due::Idle(key));
+    }
+
+    /// Looks whether a session has been idle for too long, or will have been before
+    /// long, which its client is told once.
+    pub(super) fn idle(&mut self, key: Key, was_warned: bool) {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
@@ -193,7 +205,18 @@ impl GatewayLoop {
             false => attached.idle_for().unwrap_or(timeout),
         };
         if idle < timeout {
-            return self.after(timeout - idle, Due::Idle(key));
+            let left = timeout - idle;
+            let warns = timeout > IDLE_NOTICE;
+            if warns && left > IDLE_NOTICE {
+                return self.after(left - IDLE_NOTICE, Due::Idle(key));
+            }
+            // A terminal's own clock is rough: what was said is not said again.
+            if warns && !(was_warned && left < IDLE_NOTICE / 4) {
+                let line = "this session ends in a minute, unless something goes either way before";
+                attached.session.notice(line, &mut attached.wires);
+                self.settle(key);
+            }
+            return self.after(left, Due::IdleSoon(key));
         }
         let line = format!("session ended: no traffic for {} seconds", timeout.as_secs());
         attached.session.dismiss(Ending::Idle, &line, &mut attached.wires);

@@ -14,6 +14,8 @@ use fpty::sys::child::Pid;
 pub enum Due {
     /// Look whether a session has been idle for too long.
     Idle(Key),
+    /// The same, where its client was told so a minute ago.
+    IdleSoon(Key),
     /// The program has ended, and something else holds its terminal open.
     Drained(Key),
     /// Look whether the program reads at the end of its input again.
@@ -75,6 +77,8 @@ pub enum Due {
     LimitSoon(Key),
     /// A session's time is over.
     Limit(Key),
+    /// A command's is before long.
+    CommandLimitSoon(Key),
     /// A command's is.
     CommandLimit(Key),
     /// Accept again after running out of something.
@@ -88,6 +92,7 @@ impl Due {
     pub fn session(self) -> Option<Key> {
         match self {
             Due::Idle(key)
+            | Due::IdleSoon(key)
             | Due::Drained(key)
             | Due::EndOfInput(key)
             | Due::Unheard(key)
@@ -101,6 +106,7 @@ impl Due {
             | Due::Limit(key) => Some(key),
             Due::CommandUnanswered(_)
             | Due::CommandLimit(_)
+            | Due::CommandLimitSoon(_)
             | Due::Door(_)
             | Due::CommandExecuted(_)
             | Due::Tidy

@@ -1,7 +1,9 @@
 //! Facts about the running server.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr::addr_of;
+
+use once_cell::sync::OnceCell;
 
 use super::abi::BUILT_FOR;
 use crate::ffi;
@@ -19,8 +21,42 @@ pub fn stats_http() -> bool {
 }
 
 /// What the instance is called: its `procname`, or else the path of its
-/// configuration.
+/// configuration, as it was given first. To be asked once before gateways are
+/// forked.
 pub fn instance() -> Option<String> {
+    static INSTANCE: OnceCell<Option<String>> = OnceCell::new();
+    INSTANCE.get_or_init(find_instance).clone()
+}
+
+unsafe extern "C" {
+    /// Where the arguments begin that are no options (getopt(3)).
+    static optind: c_int;
+}
+
+/// A configuration that was given without an option (`uwsgi x.ini`): the server
+/// reads those that getopt_long(3) has left at the end of the arguments, and lists
+/// only what they include.
+fn positional() -> Option<String> {
+    // SAFETY: a plain int of the C library's; the server's copy of its arguments,
+    // of which there are as many as is said, NUL-terminated strings that stay.
+    let arguments = unsafe {
+        let (argv, argc) = (addr_of!(ffi::uwsgi.argv).read(), addr_of!(ffi::uwsgi.argc).read());
+        let first = usize::try_from(addr_of!(optind).read()).unwrap_or(usize::MAX).max(1);
+        let count = usize::try_from(argc).unwrap_or(0);
+        if argv.is_null() || first >= count {
+            return None;
+        }
+        std::slice::from_raw_parts(argv.add(first), count - first)
+    };
+    let files = arguments.iter().filter(|argument| !argument.is_null()).map(|argument| {
+        // SAFETY: as above.
+        unsafe { CStr::from_ptr(*argument) }.to_string_lossy()
+    });
+    // `[section]` is none.
+    files.into_iter().find(|name| !name.starts_with(['-', '['])).map(|name| name.into_owned())
+}
+
+fn find_instance() -> Option<String> {
     const FILES: [&CStr; 7] = [c"ini", c"yaml", c"yml", c"json", c"xml", c"config", c"ini-paste"];
     let text = |string: *const c_char| {
         // SAFETY: NULL, or a NUL-terminated string of the configuration.
@@ -44,7 +80,8 @@ pub fn instance() -> Option<String> {
             text(option.key).filter(|key| FILES.contains(key)).and(text(option.value))
         })
     };
-    name.or_else(file).map(|name| name.to_string_lossy().into_owned())
+    let text = |name: &CStr| name.to_string_lossy().into_owned();
+    name.map(text).or_else(positional).or_else(|| file().map(text))
 }
 
 /// Whether there is a master process.

@@ -133,7 +133,7 @@ fn one_is_attached_others_are_refused_or_steal_or_watch() {
         let mut second = Leaver::comes(&server, "one", &[]);
         let (kind, _, why) = second.ended();
         assert_eq!(kind, 3);
-        assert!(why.starts_with("uid ") && why.contains("is attached since 20"), "{why}");
+        assert!(why.starts_with("root ") && why.contains("is attached since 20"), "{why}");
         let mut named = Leaver::begins(&server, &[("fpty.name", "one")]);
         assert_eq!(named.ended().0, 3, "the name is in use");
         let mut watcher = Leaver::comes(&server, "one", &[("fpty.readonly", "1")]).takes();

@@ -77,5 +77,6 @@ mod trust_recordings;
 mod trust_shares;
 mod trust_tcp_end;
 mod trust_text;
+mod trust_truth;
 mod trust_turns;
 mod vanish;

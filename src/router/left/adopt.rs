@@ -7,7 +7,7 @@ use super::super::GatewayLoop;
 use super::super::table::{Key, Source};
 use super::super::traffic::{Attached, Wires};
 use super::record::{Held, Record};
-use super::{Alone, Entry, Over, Place, RARELY, SOON, Taken, now};
+use super::{Alone, Entry, Over, Place, RARELY, SOON, Taken, Turned, now};
 use crate::config::record::OnError;
 use crate::session::Session;
 use crate::session::keeping::Kept;
@@ -37,7 +37,7 @@ impl GatewayLoop {
     }
 
     fn adopt_one(&mut self, record: Record, held: Held) -> Option<()> {
-        let Record { id, name, uid, door, pid, since, attached, left: at, ended } = record;
+        let Record { id, name, uid, door, pid, since, attached, left: at, ended, turned } = record;
         let door = self.doors.named(&door);
         let pid = Pid::new(pid)?;
         let Held { master, program, ring, client } = held;
@@ -46,7 +46,7 @@ impl GatewayLoop {
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let program = PidFd::reopened(pid, ring.try_clone().ok()?);
             let place = Place::Over(Over { ring, ended, at });
-            let entry = entry(id, name, uid, door?, pid, program, since, place);
+            let entry = entry(id, name, uid, door?, pid, program, since, place, turned);
             self.left.as_mut()?.entries.insert(entry);
             return Some(());
         }
@@ -90,8 +90,10 @@ impl GatewayLoop {
                 let since_left = at.unwrap_or_else(now);
                 let alone = Alone { master, remains, since: since_left, closed: None };
                 let place = Place::Alone(Box::new(alone));
-                let key =
-                    left.entries.insert(entry(id, name, uid, door, pid, program, since, place));
+                // Its client was lost with the one before us: that is now.
+                let turned = if at.is_some() { turned } else { 0 };
+                let entry = entry(id, name, uid, door, pid, program, since, place, turned);
+                let key = left.entries.insert(entry);
                 let entry = left.entries.get_mut(key)?;
                 let token = Source::Caller(key).token();
                 let _ = left.poller.add(&entry.program, token, Interest::READ);
@@ -111,7 +113,8 @@ impl GatewayLoop {
         let (who, since_then) = attached;
         let taken = Taken { session, uid: who, since: since_then, until: None, next: None };
         let place = Place::Attached(taken);
-        let key: Key = left.entries.insert(entry(id, name, uid, door, pid, program, since, place));
+        let key: Key =
+            left.entries.insert(entry(id, name, uid, door, pid, program, since, place, turned));
         left.by_session.insert(session, key);
         let entry = left.entries.get_mut(key)?;
         let _ = left.poller.add(&entry.program, Source::Caller(key).token(), Interest::READ);
@@ -136,6 +139,7 @@ fn entry(
     program: PidFd,
     since: u64,
     place: Place,
+    turned: u64,
 ) -> Entry {
     Entry {
         id,
@@ -147,6 +151,7 @@ fn entry(
         adopted: true,
         ending: None,
         since,
+        turned: Turned { place: place.rank(), at: turned },
         place,
         // What keeps sessions does not know it.
         command: None,

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
 use super::super::table::{Key, Source};
-use super::super::timers::Due;
 use super::super::told::clock::Utc;
 use super::super::told::{Said, Subject};
 use super::super::traffic::{Attached, Wires};
@@ -123,8 +122,9 @@ impl GatewayLoop {
             Place::Attached(taken) if !asked.steals => {
                 let since = UNIX_EPOCH + Duration::from_secs(taken.since);
                 let (who, since) = (taken.uid, Utc::of(since).in_seconds());
+                let who = self.who(who);
                 let why = format!(
-                    "uid {who} is attached since {since} (--steal takes it, --read-only watches)"
+                    "{who} is attached since {since} (--steal takes it, --read-only watches)"
                 );
                 self.turn_back(waiting.newcomer, true, refused(&why));
             }
@@ -140,10 +140,18 @@ impl GatewayLoop {
         }
     }
 
+    /// A user for people, by its name where that is known without asking: clients
+    /// know the others'.
+    fn who(&self, uid: u32) -> String {
+        let root = || (uid == 0).then(|| String::from("root"));
+        self.told.known_name(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+    }
+
     /// The one who is attached is told to go.
     fn has_to_go(&mut self, session: Key, uid: u32) {
+        let who = self.who(uid);
         if let Some(attached) = self.sessions.get_mut(session) {
-            let text = format!("uid {uid} has taken the session");
+            let text = format!("{who} has taken the session");
             let told = Ended { ending: Ending::Detached, value: 1, text };
             attached.session.part_from_client(&told, &mut attached.wires);
         }
@@ -236,7 +244,7 @@ impl GatewayLoop {
         self.note_session(session, size.unwrap_or(Size { rows: 24, cols: 80 }));
         self.tell_start(session);
         if let Some(timeout) = timeout {
-            self.after(timeout, Due::Idle(session));
+            self.watch_idleness(session, timeout);
         }
         if let Some(limit) = limit {
             let passed = Duration::from_secs(now().saturating_sub(since));
@@ -246,30 +254,34 @@ impl GatewayLoop {
 }
 
 impl super::Left {
-    /// The session that is meant: by its name, its id or the unique beginning of
-    /// one; nothing: the one that was left last and runs, else the last that has
-    /// ended. One that has ended is none to go on with where it `begins` anew.
+    /// The session that is meant: by its id; by its name, which is one's own, also
+    /// for root; by the unique beginning of an id; nothing: the one that was left
+    /// last and runs, else the last that has ended. One that has ended is none to go
+    /// on with where it `begins` anew, which is asked for by a name alone.
     fn find(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<Key> {
         let all = || {
-            self.entries.iter().filter(|(_, entry)| {
-                entry.door == door
-                    && (uid == 0 || entry.uid == uid)
-                    && !(begins && matches!(entry.place, Place::Over(_)))
+            self.entries
+                .iter()
+                .filter(|(_, entry)| entry.door == door && (uid == 0 || entry.uid == uid))
+        };
+        let own = || {
+            all().filter(|(_, entry)| {
+                entry.uid == uid && !(begins && matches!(entry.place, Place::Over(_)))
             })
         };
-        let rank = |entry: &Entry| match &entry.place {
-            Place::Alone(alone) => (2, alone.since),
-            Place::Over(over) => (1, over.at),
-            Place::Attached(taken) => (0, taken.since),
-        };
+        let rank = |entry: &Entry| (entry.place.rank(), entry.turned.at);
         if which.is_empty() {
-            let left = all().filter(|(_, entry)| entry.uid == uid && rank(entry).0 > 0);
+            let left = own().filter(|(_, entry)| entry.place.rank() > 0);
             return left.max_by_key(|(_, entry)| rank(entry)).map(|(key, _)| key);
         }
-        let named = all().filter(|(_, entry)| entry.name == which);
-        let named = named.max_by_key(|(_, entry)| {
-            (entry.uid == uid, !matches!(entry.place, Place::Over(_)), rank(entry))
-        });
+        // Somebody may have named a session like another's id.
+        let whole = all().find(|(_, entry)| !begins && entry.id == which);
+        if let Some((key, _)) = whole {
+            return Some(key);
+        }
+        let named = own().filter(|(_, entry)| entry.name == which);
+        let named =
+            named.max_by_key(|(_, entry)| (!matches!(entry.place, Place::Over(_)), rank(entry)));
         if let Some((key, _)) = named {
             return Some(key);
         }

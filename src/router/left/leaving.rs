@@ -9,7 +9,7 @@ use super::super::table::{Key, Source};
 use super::super::told::Subject;
 use super::super::traffic::Attached;
 use super::alone::{LAST_READS, ONE_READ};
-use super::{Alone, Entry, Over, Place, RARELY, Taken, now};
+use super::{Alone, Entry, Over, Place, RARELY, Taken, Turned, now};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
@@ -107,6 +107,7 @@ impl GatewayLoop {
             place: Place::Attached(taken),
             command,
             untold: false,
+            turned: Turned::default(),
         });
         left.by_session.insert(key, entry);
         self.tell_store(entry);

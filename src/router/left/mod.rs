@@ -103,6 +103,17 @@ struct Entry {
     place: Place,
     /// What keeps it was not told how it is.
     untold: bool,
+    turned: Turned,
+}
+
+/// When it last became what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Turned {
+    /// Into what, by its rank.
+    place: u8,
+    /// By the clock that counts on over gateways, in microseconds: seconds do not
+    /// tell which of two was left last.
+    at: u64,
 }
 
 /// How it is with a session.
@@ -113,6 +124,18 @@ enum Place {
     Alone(Box<Alone>),
     /// Its program has ended, and nobody was there.
     Over(Over),
+}
+
+impl Place {
+    /// How near it is to whoever comes back and says no more: what runs alone comes
+    /// before what has ended, and both before what is attached.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Alone(_) => 2,
+            Self::Over(_) => 1,
+            Self::Attached(_) => 0,
+        }
+    }
 }
 
 /// A session's client.
@@ -266,6 +289,14 @@ impl Entry {
             attached,
             left,
             ended,
+            turned: self.turned.at,
+        }
+    }
+
+    /// Notes since when it is what it is.
+    fn turn(&mut self) {
+        if self.turned.place != self.place.rank() || self.turned.at == 0 {
+            self.turned = Turned { place: self.place.rank(), at: fpty::sys::boot_microseconds() };
         }
     }
 }
@@ -279,6 +310,7 @@ impl GatewayLoop {
         let Some(found) = left.entries.get_mut(entry) else {
             return;
         };
+        found.turn();
         let name = self.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
         let record = found.record(name);
         let program = &found.program;

@@ -33,6 +33,9 @@ pub struct Record {
     pub left: Option<u64>,
     /// How and when its program ended: the payload of an END.
     pub ended: Option<(Vec<u8>, u64)>,
+    /// Since when it is what it is, in microseconds since the machine's start.
+    #[serde(default)]
+    pub turned: u64,
 }
 
 /// Which gateway it is, of how many.

@@ -37,6 +37,11 @@ impl Beginning {
         begins.is_some_and(|begins| begins.eq_ignore_ascii_case(self.as_bytes()))
     }
 
+    /// Whether both are one id, in whatever letters.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.as_bytes().eq_ignore_ascii_case(other.as_bytes())
+    }
+
     /// Whether this is the name.
     pub fn is_name(&self, name: &str) -> bool {
         name.as_bytes() == self.as_bytes()

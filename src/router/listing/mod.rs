@@ -270,7 +270,9 @@ impl GatewayLoop {
             }
             return;
         };
-        let is_several = one.found.len() > 1;
+        // Among several there may be one that has the whole as its id.
+        let is_whole = one.ends.is_some_and(|sought| sought.is_whole());
+        let is_several = one.found.len() > 1 && !is_whole;
         let whom = self.siblings.others().find(|number| *number >= first);
         let Some(whom) = whom.filter(|_| !is_several) else {
             return self.conclude(key, by);
@@ -292,6 +294,10 @@ impl GatewayLoop {
         let Some(beginning) = one.ends else {
             return one.end_of_list();
         };
+        // Somebody may have named a session like another's id.
+        if let Some(whole) = one.found.iter().find(|(.., id)| id.is_same(&beginning)).copied() {
+            one.found = vec![whole];
+        }
         let refusal = |why: String| Ended::because(Ending::Refused, why);
         let (whose, place, id) = match one.found[..] {
             [] if one.unheard > 0 => {

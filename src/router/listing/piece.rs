@@ -132,7 +132,11 @@ impl GatewayLoop {
             match asking.beginning {
                 Some(beginning) => {
                     let id = self.listed_id(one);
-                    let is_meant = beginning.begins(&id) || self.has_name(one, beginning);
+                    // Names are one's own, also for root: a stranger may have
+                    // called anything like that.
+                    let is_own = self.user_of(one) == Some(Some(asking.by));
+                    let is_named = || is_own && self.has_name(one, beginning);
+                    let is_meant = beginning.begins(&id) || is_named();
                     if is_meant && id.len() == LENGTH {
                         body.extend_from_slice(&place.to_le_bytes());
                         body.extend_from_slice(id.as_bytes());

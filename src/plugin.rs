@@ -13,7 +13,9 @@ use crate::router::{aftercare, record::door, seats, siblings, told};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
-use crate::uwsgi::{abi, guard::guard, log::log, options, outlives, passed, server, worker};
+use crate::uwsgi::{
+    abi, guard::guard, log::log, options, outlives, passed, server, stopping, worker,
+};
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 
@@ -68,6 +70,7 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     plugin.init = Some(router_init);
     plugin.post_init = Some(sockets_are_known);
     plugin.post_fork = Some(router_post_fork);
+    plugin.master_cycle = Some(router_master_cycle);
     plugin.master_cleanup = Some(router_end);
     plugin
 };
@@ -211,6 +214,7 @@ unsafe extern "C" fn router_init() -> c_int {
         };
         sockets::bind(Owner::Router, |number| config.ownership(number))?;
         aftercare::reserve(config.processes);
+        stopping::reserve(config.processes);
         outlives::reserve(config.all_rules().iter().any(|rules| rules.detach.sessions > 0));
         told::counters::reserve(config.processes);
         siblings::reserve(config.processes);
@@ -243,6 +247,11 @@ unsafe extern "C" fn router_post_fork() {
         siblings::close();
         door::close();
     });
+}
+
+/// The master's turn, for the first time when it has set its handlers.
+unsafe extern "C" fn router_master_cycle() {
+    guard("the master", (), stopping::watch);
 }
 
 /// The master ends or is about to execute itself anew; the gateways have been

@@ -15,7 +15,7 @@ use fpty::error::{Error, Result};
 
 /// The name of our gateways, which is that of their sockets' owner: by it the
 /// server finds out which sockets a gateway keeps.
-const NAME: &CStr = Owner::Router.name();
+pub(super) const NAME: &CStr = Owner::Router.name();
 
 /// One gateway process.
 pub struct Gateway {

@@ -13,4 +13,5 @@ pub mod outlives;
 pub mod passed;
 pub mod server;
 pub mod sockets;
+pub mod stopping;
 pub mod worker;

@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, setsid};
 
@@ -27,6 +28,9 @@ pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> 
         if let Ok(ForkResult::Child) = unsafe { fork() } {
             let _ = setsid();
             let _ = nix::sys::prctl::set_name(name);
+            // Who started it may read these instead.
+            let ends: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+            let _ = ends.thread_unblock();
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| body(kept)));
         }
     }

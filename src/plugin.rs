@@ -14,7 +14,8 @@ use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
 use crate::uwsgi::{
-    abi, guard::guard, inherited, kept, log::log, options, outlives, passed, proof, server, worker,
+    abi, guard::guard, inherited, kept, log::log, options, outlives, passed, proof, server, stopping,
+    worker,
 };
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
@@ -70,6 +71,7 @@ pub static mut forkptyrouter_plugin: ffi::uwsgi_plugin = {
     plugin.init = Some(router_init);
     plugin.post_init = Some(router_post_init);
     plugin.post_fork = Some(router_post_fork);
+    plugin.master_cycle = Some(router_master_cycle);
     plugin.master_cleanup = Some(router_end);
     plugin
 };
@@ -221,6 +223,7 @@ unsafe extern "C" fn router_init() -> c_int {
             |number, kind| config.own_of(number).map_or(Ok(()), |own| own.fits(kind)),
         )?;
         aftercare::reserve(config.processes);
+        stopping::reserve(config.processes);
         outlives::reserve(config.all_rules().iter().any(|rules| rules.detach.sessions > 0));
         told::counters::reserve(config.processes);
         siblings::reserve(config.processes);
@@ -262,6 +265,11 @@ unsafe extern "C" fn router_post_init() {
 /// A process of the server has been forked that is no gateway.
 unsafe extern "C" fn router_post_fork() {
     guard("the router", (), inherited::leave);
+}
+
+/// The master's turn, for the first time when it has set its handlers.
+unsafe extern "C" fn router_master_cycle() {
+    guard("the master", (), stopping::watch);
 }
 
 /// The master ends or is about to execute itself anew; the gateways have been

@@ -296,6 +296,13 @@ impl GatewayLoop {
         }
     }
 
+    /// Tells a command's client why it ends, at the gateway's own end.
+    pub(super) fn stop_command(&mut self, key: Key, why: Ending, line: &str) {
+        if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
+            command.dismiss(why, line, wires);
+        }
+    }
+
     /// Ends a command at somebody's wish.
     pub(super) fn end_command(&mut self, key: Key, line: &str, last_word: Duration) {
         if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {

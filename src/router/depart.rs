@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+
 use super::GatewayLoop;
 use super::attach::not_executable;
 use super::closing::LastWord;
@@ -14,7 +16,7 @@ use super::timers::Due;
 use super::traffic::{Attached, Wires};
 use crate::uwsgi::log::log;
 use fpty::ended::of_exit;
-use fpty::proto::Ended;
+use fpty::proto::{Ended, Ending};
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::foreground::Foreground;
 use fpty::sys::process::Process;
@@ -78,7 +80,13 @@ impl Departures {
 impl GatewayLoop {
     /// A program has ended, and others may have: the kernel tells it once.
     pub(super) fn child_ended(&mut self) {
-        let told = self.children.next().and_then(|arrived| arrived.sender);
+        let arrived = self.children.next();
+        if let Some(arrived) = arrived.filter(|arrived| arrived.signal != Signal::SIGCHLD) {
+            let by_master =
+                arrived.sender.map(Pid::as_raw) == Some(nix::unistd::getppid().as_raw());
+            self.ends_with(by_master || arrived.by_terminal);
+        }
+        let told = arrived.and_then(|arrived| arrived.sender);
         if !self.programs.are_many() {
             return self.reap();
         }
@@ -88,6 +96,33 @@ impl GatewayLoop {
         if !std::mem::replace(&mut self.departures.reap_is_due, true) {
             self.after(SCAN, Due::Reap);
         }
+    }
+
+    /// The gateway is to end: whoever it relays for is told so, as far as that is
+    /// taken at once; the audit's lines are the master's to write, as of a gateway that
+    /// was killed. Terminals that were handed over have somebody else who does.
+    fn ends_with(&mut self, instance_stops: bool) -> ! {
+        let (why, line) = match instance_stops {
+            true => (Ending::Stopped, "session ended: the instance has stopped"),
+            false => (Ending::Lost, "the gateway was ended by a signal"),
+        };
+        let keys: Vec<Key> = self.sessions.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            let is_ours = |attached: &&mut Attached| !attached.session.is_handed_over();
+            if let Some(attached) = self.sessions.get_mut(key).filter(is_ours) {
+                if attached.session.dismissed().is_none() {
+                    attached.session.dismiss(why, line, &mut attached.wires);
+                }
+            }
+        }
+        let commands: Vec<Key> = self.commands_from(0).map(|(_, key)| key).collect();
+        for key in commands {
+            self.stop_command(key, why, line);
+        }
+        crate::uwsgi::log::flush();
+        self.told.flush();
+        crate::uwsgi::stopping::has_told(self.ordinal);
+        crate::uwsgi::server::exit(0)
     }
 
     /// Takes the statuses of those that have ended.

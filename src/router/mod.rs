@@ -122,6 +122,8 @@ const LOG_SOON: Duration = Duration::from_millis(2);
 /// more than one of them.
 struct GatewayLoop {
     config: Router,
+    /// Its number.
+    ordinal: usize,
     /// Whether it is to be known when a byte last went.
     keeps_time: bool,
     spawner: Spawner,
@@ -200,7 +202,8 @@ impl GatewayLoop {
         if fpty::sys::has_root_group_only() {
             log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
         }
-        // The server's own gateways end by these two.
+        // The server's own gateways end by SIGTERM and SIGINT; so do we, when the
+        // clients were told.
         own_dispositions(&[Signal::SIGTERM, Signal::SIGINT]);
         // A pipe raises it; what became of a write says it all.
         block(Signal::SIGPIPE);
@@ -209,8 +212,9 @@ impl GatewayLoop {
         let programs: Vec<Arc<Program>> =
             rules.iter().map(|rules| Arc::new(programs::of_rules(rules, limit))).collect();
         let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
-        let children = Signals::instead_of_handlers(&[Signal::SIGCHLD])
-            .context("cannot be told of ended programs")?;
+        let told = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
+        let children =
+            Signals::instead_of_handlers(&told).context("cannot be told of ended programs")?;
         poller
             .add(children.as_fd(), Source::Children.token(), Interest::READ)
             .context("cannot wait for ended programs")?;
@@ -253,6 +257,7 @@ impl GatewayLoop {
         );
         let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), gateway.is_first());
         let mut router = Self {
+            ordinal: gateway.ordinal(),
             keeps_time: config.keeps_time(),
             config,
             spawner: Spawner::new()?,

@@ -15,4 +15,5 @@ pub mod passed;
 pub mod proof;
 pub mod server;
 pub mod sockets;
+pub mod stopping;
 pub mod worker;

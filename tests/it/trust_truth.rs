@@ -315,3 +315,46 @@ fn a_list_fits_the_terminal() {
         drop(sleeper);
     });
 }
+
+/// Whom the gateway relays for it tells that the instance stops.
+#[test]
+fn a_stop_is_told_as_a_stop() {
+    on_every_server(|flavor| {
+        for gateways in ["1", "2"] {
+            let setup = audited(flavor)
+                .option("forkptyrouter-handover", "false")
+                .option("forkptyrouter-processes", gateways)
+                .option("forkptyrouter-allow-command", "true");
+            let mut server = both(setup).start();
+            let mut terminal = Leaver::connects(&server, "u", None, &[]);
+            terminal.waits("a prompt", |client| !client.output.is_empty());
+            let plain = server.connect("s");
+            plain.send("echo plain\n");
+            let command = Pipes::open(fpty(&["-T", &server.path("u"), "echo begun; sleep 1000"]));
+            let person = Pipes::open(fpty(&["-t", &server.path("u"), "echo begun; sleep 1000"]));
+            wait_for(&server, "session-start", 4);
+            server.stop();
+            let why = "session ended: the instance has stopped";
+            assert_eq!(terminal.ended(), (6, 0, String::from(why)));
+            let mut plain = plain;
+            let text = plain.text_to_end();
+            assert!(text.ends_with(&format!("\r\nforkptyrouter: {why}\r\n")), "{text:?}");
+            for client in [command, person] {
+                let finished = client.finish();
+                assert_eq!(finished.status.code(), Some(254), "{finished:?}");
+                assert!(finished.stderr.ends_with(&format!("fpty: {why}\n")), "{finished:?}");
+            }
+            wait_until("nothing is left", || server.session_processes().is_empty());
+        }
+        // A gateway that somebody ends is not the instance, and another comes.
+        let server = audited(flavor).option("forkptyrouter-handover", "false").uwsgi();
+        let mut terminal = Leaver::connects(&server, "u", None, &[]);
+        terminal.waits("a prompt", |client| !client.output.is_empty());
+        crate::harness::process::signal(server.gateway(), nix::sys::signal::Signal::SIGTERM);
+        let (kind, _, text) = terminal.ended();
+        assert_eq!((kind, text.as_str()), (8, "the gateway was ended by a signal"));
+        wait_until("another gateway", || server.log().contains("respawned uWSGI forkptyrouter"));
+        let mut terminal = Leaver::connects(&server, "u", None, &[]);
+        terminal.waits("a prompt", |client| !client.output.is_empty());
+    });
+}

@@ -270,6 +270,11 @@ impl Session<'_> {
         if self.hearing.is_undecided() && self.first_bytes.is_empty() {
             return End::Lost(String::from("it closed before a single byte came"));
         }
+        // In raw mode, where nobody was asked, a program may have had nothing to
+        // say.
+        if self.hearing.is_undecided() && self.first_bytes.is_empty() {
+            return End::Lost(String::from("it closed before a single byte came"));
+        }
         if is_refusal(&self.first_bytes) {
             return match self.config.needs_more() {
                 true => refused(&self.first_bytes),

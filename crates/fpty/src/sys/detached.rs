@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, setsid};
 
@@ -35,6 +36,9 @@ pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> 
         if let Ok(ForkResult::Child) = unsafe { fork() } {
             let _ = setsid();
             let _ = nix::sys::prctl::set_name(name);
+            // Who started it may read these instead.
+            let ends: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+            let _ = ends.thread_unblock();
             // What a panic says would go to whatever has the number 2 here.
             std::panic::set_hook(Box::new(|_| {}));
             let _ = catch_unwind(AssertUnwindSafe(|| body(kept)));

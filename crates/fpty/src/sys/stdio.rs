@@ -161,6 +161,11 @@ pub fn read(fd: impl AsFd, buffer: &mut [u8]) -> Read {
 /// A read of a terminal never waits: while we were stopped, or in the background,
 /// somebody else may have taken what a poll found there.
 pub fn read_input(buffer: &mut [u8]) -> Read {
+    // What was waited for in the foreground comes in the background, too, where a
+    // read stops us (SIGTTIN).
+    if !in_foreground() {
+        return Read::Blocked;
+    }
     let read = match own_terminal() {
         Some(terminal) => nix::unistd::read(terminal, buffer),
         None if !has_input() => return Read::Blocked,

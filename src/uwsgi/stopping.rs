@@ -1,0 +1,128 @@
+//! The instance stops: its gateways tell their clients so before the master kills
+//! them. That happens in the master's handler of the signal, at once and by SIGKILL
+//! (kill_them_all and uwsgi_destroy_processes in uWSGI's core), so ours goes first.
+//! Reloads have other handlers, and are left alone.
+
+use std::ffi::c_int;
+use std::ptr::{addr_of, addr_of_mut};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+
+use once_cell::sync::OnceCell;
+
+use super::gateway::NAME;
+use crate::ffi;
+use fpty::sys::shared::SharedWords;
+
+/// The process of each gateway that has told its clients.
+static HAVE_TOLD: OnceCell<SharedWords> = OnceCell::new();
+
+/// The process whose handlers are ours, and the one that it had before.
+static MASTER: AtomicI32 = AtomicI32::new(0);
+static BEFORE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
+
+/// How long the gateways may take, in steps of so many nanoseconds.
+const STEPS: u32 = 150;
+const STEP: libc::c_long = 2_000_000;
+
+/// Makes room for what gateways say, in the master, before it forks them.
+pub fn reserve(gateways: u32) {
+    if let Ok(words) = SharedWords::new(gateways as usize) {
+        let _ = HAVE_TOLD.set(words);
+    }
+}
+
+/// The gateway of this number has told its clients.
+pub fn has_told(ordinal: usize) {
+    if let Some(word) = HAVE_TOLD.get().and_then(|words| words.words().get(ordinal)) {
+        word.store(std::process::id() as i32, Ordering::Release);
+    }
+}
+
+/// Has the gateways told before the signals that stop the instance do what they
+/// did. In the master, when it has set its handlers; more than once does nothing.
+pub fn watch() {
+    static WATCHES: AtomicBool = AtomicBool::new(false);
+    if HAVE_TOLD.get().is_none() || WATCHES.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let stops = action(libc::SIGINT);
+    let is_one = |action: &libc::sigaction| {
+        !matches!(action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)
+            && action.sa_flags & libc::SA_SIGINFO == 0
+    };
+    if !is_one(&stops) {
+        return;
+    }
+    MASTER.store(std::process::id() as i32, Ordering::Relaxed);
+    BEFORE.store(stops.sa_sigaction, Ordering::Release);
+    // SIGTERM stops only where it is asked to (`die-on-term`).
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        let mut action = action(signal);
+        if is_one(&action) && action.sa_sigaction == stops.sa_sigaction {
+            let ours: extern "C" fn(c_int) = on_stop;
+            action.sa_sigaction = ours as usize;
+            // SAFETY: the server's own action but for the handler, which only does
+            // what a handler may (signal-safety(7)), and then what it did before.
+            unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
+        }
+    }
+}
+
+fn action(signal: c_int) -> libc::sigaction {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: sigaction(2) with no new action fills one struct; all zero is a valid
+    // one.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    }
+}
+
+extern "C" fn on_stop(signal: c_int) {
+    // Those that the master forks have its handlers for a moment.
+    // SAFETY: getpid(2).
+    if unsafe { libc::getpid() } == MASTER.load(Ordering::Relaxed) {
+        tell_gateways();
+    }
+    let before = BEFORE.load(Ordering::Acquire);
+    // SAFETY: the address of the handler that the server had set for this signal,
+    // without SA_SIGINFO.
+    let before = unsafe { std::mem::transmute::<usize, extern "C" fn(c_int)>(before) };
+    before(signal);
+}
+
+/// Asks all gateways to tell their clients, and waits for them, not long. Called
+/// in a handler.
+fn tell_gateways() {
+    static ONCE: AtomicBool = AtomicBool::new(false);
+    let Some(words) = HAVE_TOLD.get().filter(|_| !ONCE.swap(true, Ordering::Relaxed)) else {
+        return;
+    };
+    let words = words.words();
+    // SAFETY: a fixed array in memory shared with the gateways, written by this
+    // process alone; names are compared by their address, which is that of ours.
+    let pids = || unsafe {
+        let gateways = &(*(*addr_of_mut!(ffi::uwsgi)).shared).gateways;
+        let count =
+            usize::try_from(addr_of!((*(*addr_of_mut!(ffi::uwsgi)).shared).gateways_cnt).read());
+        gateways
+            .iter()
+            .take(count.unwrap_or(0))
+            .filter(|gateway| gateway.name.cast_const() == NAME.as_ptr())
+            .map(|gateway| gateway.pid)
+    };
+    for pid in pids().filter(|pid| *pid > 1) {
+        // SAFETY: kill(2); a child that was not waited for.
+        unsafe { libc::kill(pid, libc::SIGTERM) };
+    }
+    for _ in 0..STEPS {
+        let is_done =
+            |(pid, word): (i32, &AtomicI32)| pid <= 1 || word.load(Ordering::Acquire) == pid;
+        if pids().zip(words).all(is_done) {
+            return;
+        }
+        let step = libc::timespec { tv_sec: 0, tv_nsec: STEP };
+        // SAFETY: nanosleep(2) reads one timespec.
+        unsafe { libc::nanosleep(&step, std::ptr::null_mut()) };
+    }
+}

@@ -1,13 +1,14 @@
 //! Processes that we started: signals for them, and their status.
 
 use std::io;
+use std::num::NonZeroI32;
 
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 
 /// A process that is not us, not init, and no group: above 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Pid(libc::pid_t);
+pub struct Pid(NonZeroI32);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,11 +37,11 @@ impl Exit {
 
 impl Pid {
     /// Of a process in another namespace; it is never signalled.
-    pub(super) const UNKNOWN: Self = Self(libc::pid_t::MAX);
+    pub(super) const UNKNOWN: Self = Self(NonZeroI32::MAX);
 
     /// `None` for anything that kill(2) would take for more than one process.
     pub fn new(pid: libc::pid_t) -> Option<Self> {
-        (pid > 1).then_some(Self(pid))
+        NonZeroI32::new(pid).filter(|pid| pid.get() > 1).map(Self)
     }
 
     /// Sends a signal by its number. It must not have been reaped, so that
@@ -50,7 +51,7 @@ impl Pid {
     /// No such signal, or no permission (a set-user-ID program).
     pub fn signal(self, number: i32) -> io::Result<()> {
         // SAFETY: no memory is involved; the pid is above 1.
-        if unsafe { libc::kill(self.0, number) } < 0 {
+        if unsafe { libc::kill(self.0.get(), number) } < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(())
@@ -58,12 +59,12 @@ impl Pid {
 
     /// The number.
     pub fn as_raw(self) -> libc::pid_t {
-        self.0
+        self.0.get()
     }
 
     /// Waits until it has ended, and reaps it.
     pub fn reap(self) {
-        while waitpid(nix::unistd::Pid::from_raw(self.0), None) == Err(Errno::EINTR) {}
+        while waitpid(nix::unistd::Pid::from_raw(self.0.get()), None) == Err(Errno::EINTR) {}
     }
 }
 
@@ -92,7 +93,7 @@ pub fn reap_any() -> Option<(Pid, Exit)> {
 
 /// Reaps this child, if it has ended.
 pub fn reap_one(child: Pid) -> Option<(Pid, Exit)> {
-    reap_by(child.0)
+    reap_by(child.as_raw())
 }
 
 fn reap_by(which: libc::pid_t) -> Option<(Pid, Exit)> {
@@ -110,6 +111,6 @@ fn reap_by(which: libc::pid_t) -> Option<(Pid, Exit)> {
             }
             status => Exit::Status(libc::WEXITSTATUS(status)),
         };
-        return (pid > 0).then_some((Pid(pid), exit));
+        return NonZeroI32::new(pid).filter(|pid| pid.get() > 0).map(|pid| (Pid(pid), exit));
     }
 }

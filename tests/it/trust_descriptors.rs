@@ -85,7 +85,8 @@ impl Lingering {
 #[track_caller]
 fn nobody_waits(other: &mut Wire, what: &str) {
     let took = echoes(other, 30);
-    assert!(took[28] < Duration::from_millis(200), "{what}: {took:?}");
+    // Days, or never: a slow machine is neither.
+    assert!(took[28] < Duration::from_secs(1), "{what}: {took:?}");
 }
 
 fn servers_of(flavor: &Flavor) -> [(bool, Setup); 2] {

@@ -34,7 +34,7 @@ fn start(flavor: &Flavor, detach: bool) -> (Server, Wire) {
 #[track_caller]
 fn nobody_waits(other: &mut Wire) {
     let took = echoes(other, 50);
-    assert!(took[45] < Duration::from_millis(100), "{took:?}");
+    assert!(took[45] < Duration::from_secs(1), "{took:?}");
 }
 
 fn blocks(fd: &OwnedFd) {

@@ -213,24 +213,20 @@ impl Master {
     /// Reads what the program wrote. [`Read::Gone`] (EIO) is the end: no
     /// process has the slave open, and everything written to it was read.
     pub fn read(&self, buffer: &mut [u8]) -> Read {
-        super::read_outcome(self.at_once(buffer.len(), |fd| nix::unistd::read(fd, buffer)))
+        super::read_outcome(self.at_once(|fd| nix::unistd::read(fd, buffer)))
     }
 
     /// Writes input for the program.
     pub fn write(&self, bytes: &[u8]) -> Written {
-        super::write_outcome(self.at_once(bytes.len(), |fd| nix::unistd::write(fd, bytes)))
+        super::write_outcome(self.at_once(|fd| nix::unistd::write(fd, bytes)))
     }
 
-    /// A read or a write of so much: of a terminal that others have it could
-    /// wait, and is ended then.
+    /// A read or a write: of a terminal that others have it could wait, and is
+    /// ended then.
     #[inline]
-    fn at_once(
-        &self,
-        count: usize,
-        call: impl FnOnce(&OwnedFd) -> nix::Result<usize>,
-    ) -> nix::Result<usize> {
+    fn at_once(&self, call: impl FnOnce(&OwnedFd) -> nix::Result<usize>) -> nix::Result<usize> {
         match self.shared {
-            true => self.guarded(count, || call(&self.fd)),
+            true => self.guarded(|| call(&self.fd)),
             false => call(&self.fd),
         }
     }

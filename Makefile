@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 
 # The server to build for; empty: uwsgi on PATH, else one from PyPI.
 UWSGI ?=
-# The servers to test with: quick or full.
+# The servers to test with: quick or full; and one more: UWSGI_DEV=/path/to/uwsgi.
 MATRIX ?= quick
 # Where `make install` puts fpty and the documentation.
 PREFIX ?= /usr/local
@@ -15,12 +15,14 @@ DESTDIR ?=
 PLUGINDIR ?=
 # Arguments for `make bench`: --quick, --unconfined, --rounds N, --only NAME.
 BENCH ?=
+# Seconds for each fuzzer, and which ones: FUZZ='600 greeting'.
+FUZZ ?=
 # 1: install over files that belong to a Debian package.
 FORCE ?=
 
 export PREFIX DESTDIR PLUGINDIR FORCE
 # For what tools/ runs, not for uWSGI's own builds.
-unexport MATRIX
+unexport MATRIX FUZZ
 
 PRODUCTS = forkptyrouter_plugin.so libforkptyrouter.so libforkptyrouter.so_plugin.so pty_plugin.so fpty
 
@@ -59,12 +61,12 @@ bench: ## measure, side by side with the C plugins
 	@tools/setup bench
 	@benches/run $(BENCH)
 
-soak: ## the tests that take long, and the fuzzer
+soak: ## the tests that take long, and the fuzzers
 	@tools/test '$(MATRIX)' -- --ignored soak
 	@tools/fuzz
 
-fuzz: ## the fuzzers of the packets, a minute each
-	@tools/fuzz
+fuzz: ## the fuzzers, FUZZ=60 seconds each
+	@tools/fuzz $(FUZZ)
 
 lint: ## format, clippy, the scripts, and what we depend on (ADVISORY_DB=CLONE)
 	@tools/setup lint

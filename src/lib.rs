@@ -27,3 +27,8 @@ mod router;
 mod shares;
 #[allow(unsafe_code)]
 mod uwsgi;
+
+/// What the fuzzers try that is not for others.
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use router::fuzzing;

@@ -102,9 +102,9 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
 
 /// Runs when the library is loaded, before the server reads a plugin struct.
 /// A plugin without a name is one that the server refuses.
-// Not in a test program, which no server loads.
-#[cfg_attr(not(test), used, unsafe(link_section = ".init_array"))]
-#[cfg_attr(test, allow(dead_code))]
+// Not in a test program or a fuzzer, which no server loads.
+#[cfg_attr(not(any(test, feature = "fuzzing")), used, unsafe(link_section = ".init_array"))]
+#[cfg_attr(any(test, feature = "fuzzing"), allow(dead_code))]
 static CHECK: extern "C" fn() = {
     extern "C" fn check() {
         // Or a socket of ours gets such a number, which the server, too, takes

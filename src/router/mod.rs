@@ -45,6 +45,8 @@ mod depart;
 mod doors;
 mod exchange;
 mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod greet;
 mod handover;
 mod ids;

@@ -101,7 +101,7 @@ fn whole(line: Vec<u8>) -> Result<CString, Ended> {
 }
 
 /// A NUL stands after each.
-fn arguments(data: &[u8]) -> Result<Vec<CString>, Ended> {
+pub(super) fn arguments(data: &[u8]) -> Result<Vec<CString>, Ended> {
     let data = data.strip_suffix(b"\0").unwrap_or(data);
     let words: Vec<CString> =
         data.split(|byte| *byte == 0).filter_map(|word| CString::new(word).ok()).collect();

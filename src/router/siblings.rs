@@ -134,18 +134,18 @@ impl Siblings {
 
 /// A message as it is sent: whose it is, whether it is an answer, which
 /// question it is about, and the rest.
-struct Message<'a> {
+pub(super) struct Message<'a> {
     from: usize,
     is_answer: bool,
     number: u64,
-    body: &'a [u8],
+    pub(super) body: &'a [u8],
 }
 
 /// Bytes before the rest.
 const HEAD: usize = 2 + 8;
 
 impl<'a> Message<'a> {
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         // There are 64 at most.
         let mut bytes = vec![self.from as u8, self.is_answer.into()];
         bytes.extend_from_slice(&self.number.to_le_bytes());
@@ -153,7 +153,7 @@ impl<'a> Message<'a> {
         bytes
     }
 
-    fn decode(bytes: &'a [u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let (head, body) = bytes.split_at_checked(HEAD)?;
         let [from, kind, number @ ..] = head else {
             return None;
@@ -164,7 +164,7 @@ impl<'a> Message<'a> {
 }
 
 impl Question {
-    fn encode(self) -> Vec<u8> {
+    pub(super) fn encode(self) -> Vec<u8> {
         match self {
             Self::Sessions(from) => [&b"s"[..], &from.to_le_bytes()].concat(),
             Self::Piece(Asking { by, from, beginning }) => {
@@ -177,7 +177,7 @@ impl Question {
         }
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         match bytes {
             [b's', from @ ..] => Some(Self::Sessions(u32::from_le_bytes(from.try_into().ok()?))),
             [b'l', rest @ ..] => {

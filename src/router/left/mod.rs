@@ -26,7 +26,7 @@ mod coming;
 mod holder;
 mod leaving;
 mod list;
-mod record;
+pub(super) mod record;
 mod store;
 mod watch;
 

@@ -168,7 +168,8 @@ pub fn receive(from: &Stream) -> Received {
     }
 }
 
-fn read(message: &[u8], mut descriptors: Vec<OwnedFd>) -> Option<Message> {
+/// What a message says that came with these descriptors; `None`: nonsense.
+pub fn read(message: &[u8], mut descriptors: Vec<OwnedFd>) -> Option<Message> {
     match message.split_first()? {
         (b'H', text) => {
             Some(Message::Hello(serde_json::from_slice(text).ok()?, descriptors.pop()?))

@@ -13,11 +13,11 @@
 //! | `file.rs` | the file of a session |
 //! | `cast.rs`, `text.rs` | asciicast; bytes as text in JSON |
 
-mod cast;
+pub(super) mod cast;
 pub mod door;
 mod file;
 mod ledger;
-mod message;
+pub(super) mod message;
 mod process;
 mod sessions;
 mod sink;

@@ -32,7 +32,8 @@ mod obeying;
 mod outcome;
 mod outputs;
 #[cfg(feature = "paint")]
-mod painting;
+#[doc(hidden)]
+pub mod painting;
 mod pastes;
 pub mod request;
 mod session;

@@ -1,0 +1,50 @@
+//! The output of a program, cut anywhere: the same modes are in force, in
+//! whatever state it is left they are kept and told, and the same queries are
+//! left out.
+//!
+//! The first byte says how the others are cut.
+
+#![no_main]
+
+use fpty::relay::Queries;
+use fpty::relay::modes::Modes;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&cut, output)) = data.split_first() else {
+        return;
+    };
+    let cut = usize::from(cut).max(1);
+    let (mut whole, mut pieces) = (Modes::default(), Modes::default());
+    whole.follow(output);
+    for piece in output.chunks(cut) {
+        pieces.follow(piece);
+        // As if another process went on.
+        if !pieces.is_in_a_sequence() {
+            pieces = Modes::from_bytes(&pieces.to_bytes()).expect("what was written is read");
+        }
+    }
+    assert_eq!(whole.is_in_a_sequence(), pieces.is_in_a_sequence());
+    for tell in [Modes::restore, Modes::restore_unpainted, Modes::begin_again, Modes::undo] {
+        let (mut told, mut again) = (Vec::new(), Vec::new());
+        tell(&whole, &mut told);
+        tell(&pieces, &mut again);
+        assert!(told == again && told.len() < 64 * 1024);
+    }
+    // What is told puts another terminal into the same modes.
+    let mut told = Vec::new();
+    whole.begin_again(&mut told);
+    whole.restore(&mut told);
+    let mut other = Modes::default();
+    other.follow(&told);
+    assert!(!other.is_in_a_sequence());
+    let _ = (whole.title(), whole.take_asked());
+
+    let (mut filter, mut through) = (Queries::default(), Vec::new());
+    filter.pass(output, &mut through);
+    let (mut other, mut again) = (Queries::default(), Vec::new());
+    output.chunks(cut).for_each(|piece| other.pass(piece, &mut again));
+    assert_eq!(through, again);
+    assert_eq!(filter.is_undecided(), other.is_undecided());
+    assert!(through.len() <= output.len());
+});

@@ -27,6 +27,10 @@ const MORE_LIKELY: usize = 1024;
 /// Who sends as much at once is no person that types.
 const BULK: u32 = 1024;
 
+/// Instead of how often, in `drains`: it is over, and its client's first word
+/// is still waited for.
+pub const LINGERS: u8 = u8::MAX;
+
 /// A session and what it is connected to.
 pub struct Attached {
     pub session: Session,
@@ -38,23 +42,18 @@ pub struct Attached {
     pub terminal_interest: Option<Interest>,
     /// How much the client sent last.
     last_input: u32,
-    /// How much the program wrote last.
+    /// How much the program wrote last; 0: it never has.
     last_output: u32,
     /// Where its client came in.
     pub door: u16,
     /// What of it is looked after.
     pub quiet: Quiet,
-    /// How often a terminal that outlives its program still had output.
+    /// How often a terminal that outlives its program still had output; see
+    /// [`LINGERS`].
     pub drains: u8,
     /// The program was not executed yet: the wait before that is looked after
     /// again, in milliseconds. 0: it was.
     pub starting: u8,
-    /// Its client has said that it takes terminals.
-    pub can_take: bool,
-    /// Its program has shown something.
-    pub has_shown: bool,
-    /// It is over, and its client's first word is still waited for.
-    pub lingers: bool,
     /// How its program ended.
     pub exit: Option<Gone>,
 }
@@ -85,9 +84,6 @@ impl Attached {
             quiet: Quiet::default(),
             drains: 0,
             starting: 0,
-            can_take: false,
-            has_shown: false,
-            lingers: false,
             exit: None,
         }
     }
@@ -365,9 +361,8 @@ impl Attached {
             }
         }
         // No more than BUFFER.
-        self.last_output = have as u32;
+        self.last_output = (have as u32).max(u32::from(self.has_shown()));
         let spoke = have > 0;
-        self.has_shown |= spoke;
         if spoke {
             super::fault::strike("output", || &buffer[start..start + have]);
             if let Some(traffic) = &mut self.wires.traffic {
@@ -399,6 +394,11 @@ impl Attached {
             self.session.terminal_ended(&mut self.wires);
         }
         spoke
+    }
+
+    /// Whether its program has shown something.
+    pub(super) fn has_shown(&self) -> bool {
+        self.last_output > 0
     }
 
     fn note_traffic(&mut self) {

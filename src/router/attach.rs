@@ -184,7 +184,6 @@ impl GatewayLoop {
             };
             session.notice(line, wires);
         }
-        attached.can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
         fault::point("opened");
         let hands_over = self.may_be_handed_over(key);
         let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));

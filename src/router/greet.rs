@@ -13,6 +13,7 @@ use super::seats::{Full, Seat};
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Refusal, Said};
+use super::traffic::LINGERS;
 use crate::session::greeting::{Greeting, Heard};
 use fpty::error::reason;
 use fpty::proto::{Ended, Ending, Protocol, TOO_LATE};
@@ -262,7 +263,7 @@ impl GatewayLoop {
     pub(super) fn linger(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
             attached.forget_terminal(&self.turn.poller);
-            if !std::mem::replace(&mut attached.lingers, true) {
+            if std::mem::replace(&mut attached.drains, LINGERS) != LINGERS {
                 self.after(LINGER, Due::Dismissed(key));
             }
         }
@@ -279,7 +280,7 @@ impl GatewayLoop {
             return;
         };
         let (transport, door) = (attached.transport, attached.door);
-        let is_too_late = attached.has_shown || !attached.session.program_runs();
+        let is_too_late = attached.has_shown() || !attached.session.program_runs();
         let decoder = attached.session.take_decoder();
         let _ = self.turn.poller.remove(attached.wires.client.as_fd());
         attached.forget_terminal(&self.turn.poller);

@@ -53,7 +53,7 @@ impl GatewayLoop {
         };
         self.doors.rules(attached.door).is_some_and(is_handed_over_by)
             && attached.transport == Transport::Unix
-            && attached.can_take
+            && attached.session.can_take()
             && !attached.wires.is_recorded()
     }
 

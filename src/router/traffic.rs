@@ -26,6 +26,10 @@ const MORE_LIKELY: usize = 1024;
 /// Who sends as much at once is no person that types.
 const BULK: u16 = 1024;
 
+/// Instead of how often, in `drains`: it is over, and its client's first word
+/// is still waited for.
+pub const LINGERS: u8 = u8::MAX;
+
 /// A session and what it is connected to.
 pub struct Attached {
     pub session: Session,
@@ -39,17 +43,12 @@ pub struct Attached {
     pub door: u16,
     /// What of it is looked after.
     pub quiet: Quiet,
-    /// How often a terminal that outlives its program still had output.
+    /// How often a terminal that outlives its program still had output; see
+    /// [`LINGERS`].
     pub drains: u8,
     /// The program was not executed yet: the wait before that is looked after
     /// again, in milliseconds. 0: it was.
     pub starting: u8,
-    /// Its client has said that it takes terminals.
-    pub can_take: bool,
-    /// Its program has shown something.
-    pub has_shown: bool,
-    /// It is over, and its client's first word is still waited for.
-    pub lingers: bool,
     /// How its program ended.
     pub exit: Option<Gone>,
 }
@@ -65,7 +64,7 @@ pub struct Wires {
     pub traffic: Option<Box<Traffic>>,
     /// How much the client sent last, as far as it fits.
     last_input: u16,
-    /// How much the program wrote last, likewise.
+    /// How much the program wrote last, likewise; 0: it never has.
     last_output: u16,
 }
 
@@ -82,9 +81,6 @@ impl Attached {
             quiet: Quiet::default(),
             drains: 0,
             starting: 0,
-            can_take: false,
-            has_shown: false,
-            lingers: false,
             exit: None,
         }
     }
@@ -378,9 +374,8 @@ impl Attached {
                 }
             }
         }
-        self.wires.last_output = about(have);
+        self.wires.last_output = about(have).max(u16::from(self.has_shown()));
         let spoke = have > 0;
-        self.has_shown |= spoke;
         if spoke {
             super::fault::strike("output", || &buffer[start..start + have]);
             if let Some(traffic) = &mut self.wires.traffic {
@@ -412,6 +407,11 @@ impl Attached {
             self.session.terminal_ended(&mut self.wires);
         }
         spoke
+    }
+
+    /// Whether its program has shown something.
+    pub(super) fn has_shown(&self) -> bool {
+        self.wires.last_output > 0
     }
 
     fn note_traffic(&mut self) {

@@ -32,6 +32,8 @@ pub enum HandOver {
 /// The state of the extended mode.
 #[derive(Debug, Default)]
 pub struct Extended {
+    /// The client has said that it takes terminals.
+    pub can_take: bool,
     /// The client has said that its input has ended.
     pub input_ended: bool,
     /// Whose the terminal is.
@@ -88,6 +90,11 @@ impl Session {
                 && !extended.told
         }) && self.program_runs
             && self.client <= Client::Behind
+    }
+
+    /// Whether the client takes terminals.
+    pub fn can_take(&self) -> bool {
+        self.extended.as_ref().is_some_and(|extended| extended.can_take)
     }
 
     /// The terminal was offered.

@@ -16,6 +16,7 @@ pub mod web;
 use extended::Extended;
 use greeting::Opening;
 
+use fpty::proto::variables::CAN_TAKE;
 use fpty::proto::{Decoder, Ended, Ending, Packet};
 use fpty::relay::Backlog;
 use fpty::sys::{Size, Written, poll::Interest};
@@ -62,6 +63,9 @@ pub enum Key {
 enum Client {
     /// The same as the next, and what its first bytes are is not known.
     New,
+    /// The same as the next; its program was started because it said nothing, and
+    /// it has said nothing yet.
+    Unspoken,
     /// It sends and reads.
     Open,
     /// The same, and not all that was read of it has been heard.
@@ -87,9 +91,6 @@ pub struct Session {
     client: Client,
     terminal_open: bool,
     program_runs: bool,
-    /// The program was started because the client said nothing, and it has
-    /// said nothing yet.
-    unspoken: bool,
     fate: Fate,
 }
 
@@ -134,7 +135,6 @@ impl Session {
             client: Client::New,
             terminal_open: true,
             program_runs: true,
-            unspoken: false,
             fate: Fate::Open,
         }
     }
@@ -144,8 +144,10 @@ impl Session {
         let mut session = Self::raw(size);
         session.decoder = Some(std::mem::take(&mut opening.decoder));
         session.extended = opening.extended.then(Box::default);
-        session.unspoken = !opening.spoken;
-        session.is_known_now();
+        session.client = if opening.spoken { Client::Open } else { Client::Unspoken };
+        if let Some(extended) = &mut session.extended {
+            extended.can_take = opening.variables.get(CAN_TAKE) == Some(b"1");
+        }
         session
     }
 
@@ -155,18 +157,18 @@ impl Session {
     pub(super) fn greets_late(&mut self, sent: &[u8]) -> bool {
         let mut decoder = self.decoder.clone();
         let packet = decoder.as_mut().and_then(|decoder| decoder.next(&mut &*sent));
-        self.unspoken = packet.is_none();
-        let greets = matches!(packet, Some(Packet::Hello(1..)));
-        if greets {
-            self.client = Client::Greets;
-        }
-        greets
+        self.client = match packet {
+            None => return false,
+            Some(Packet::Hello(1..)) => Client::Greets,
+            Some(_) => Client::Open,
+        };
+        self.client == Client::Greets
     }
 
     /// Whether the first word of its client, which was waited for in vain, may
     /// still be on its way.
     pub fn may_greet(&self) -> bool {
-        self.unspoken && self.client == Client::Open && self.fate == Fate::Open
+        self.client == Client::Unspoken && self.fate == Fate::Open
     }
 
     /// What has come of the client's first packet, to go on with elsewhere.
@@ -267,7 +269,9 @@ impl Session {
     pub fn client_interest(&self) -> Interest {
         Interest {
             read: self.client <= Client::Open
-                && ((self.terminal_open && self.program_runs) || self.is_hidden() || self.unspoken)
+                && ((self.terminal_open && self.program_runs)
+                    || self.is_hidden()
+                    || self.client == Client::Unspoken)
                 && self.input.len() < INPUT_LIMIT,
             write: !self.output.is_empty(),
         }

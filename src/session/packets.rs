@@ -35,7 +35,7 @@ impl Session {
         ends: &mut impl Ends,
     ) -> usize {
         // All of it is for somebody else to hear.
-        if self.unspoken && self.greets_late(sent) {
+        if self.client == Client::Unspoken && self.greets_late(sent) {
             return 0;
         }
         if self.decoder.is_none() {

@@ -225,7 +225,6 @@ impl GatewayLoop {
             return;
         };
         attached.terminal_interest = Some(Interest::default());
-        attached.can_take = opening.variables.get(variables::CAN_TAKE) == Some(b"1");
         let poller = &self.turn.poller;
         let (client, terminal) =
             (Source::Client(session).token(), Source::Terminal(session).token());

@@ -221,7 +221,9 @@ unsafe extern "C" fn router_init() -> c_int {
             |number, kind| config.own_of(number).map_or(Ok(()), |own| own.fits(kind)),
         )?;
         aftercare::reserve(config.processes);
-        outlives::reserve(config.all_rules().iter().any(|rules| rules.detach.sessions > 0));
+        outlives::reserve(
+            config.all_rules().iter().any(|rules| rules.handover || rules.detach.sessions > 0),
+        );
         told::counters::reserve(config.processes);
         siblings::reserve(config.processes);
         if config.has_limits() {

@@ -14,8 +14,8 @@ use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
 use crate::uwsgi::{
-    abi, guard::guard, inherited, kept, log::log, options, outlives, passed, proof, server, stopping,
-    worker,
+    abi, guard::guard, inherited, kept, log::log, options, outlives, passed, proof, server,
+    stopping, worker,
 };
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
@@ -224,7 +224,9 @@ unsafe extern "C" fn router_init() -> c_int {
         )?;
         aftercare::reserve(config.processes);
         stopping::reserve(config.processes);
-        outlives::reserve(config.all_rules().iter().any(|rules| rules.detach.sessions > 0));
+        outlives::reserve(
+            config.all_rules().iter().any(|rules| rules.handover || rules.detach.sessions > 0),
+        );
         told::counters::reserve(config.processes);
         siblings::reserve(config.processes);
         if config.has_limits() {

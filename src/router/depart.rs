@@ -202,12 +202,12 @@ impl GatewayLoop {
         if self.leave_if_possible(key) {
             return;
         }
-        self.forget_left(key);
         if self.departures.this_turn < ENDED_PER_TURN && self.departures.waiting.is_empty() {
             self.departures.this_turn += 1;
             return self.abandon(key);
         }
         self.tell_end(key);
+        self.forget_left(key);
         if let Some(mut attached) = self.sessions.remove(key) {
             // Nobody has its tokens any more.
             let _ = self.turn.poller.remove(attached.wires.client.as_fd());

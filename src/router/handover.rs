@@ -9,11 +9,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::GatewayLoop;
-use super::last_words::LastWords;
 use super::table::Key;
 use super::timers::Due;
-use super::told::Subject;
-use super::traffic::Wires;
 use crate::config::rules::Rules;
 use fpty::proto::{Ending, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
 use fpty::sys::Written;
@@ -21,9 +18,6 @@ use fpty::sys::socket::Transport;
 
 /// An idle timeout that is shorter than this is to be exact.
 const ROUGHLY: Duration = Duration::from_secs(60);
-
-/// How soon a keeper that is busy is asked again.
-const KEEPER: Duration = Duration::from_millis(5);
 
 /// How soon an offer is tried again that output was in the way of.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -123,19 +117,7 @@ impl GatewayLoop {
         if attached.session.owes_go() {
             attached.session.say_go(&mut attached.wires);
         }
-        let Wires { client, program: Some(program), .. } = &attached.wires else {
-            return;
-        };
-        let last = LastWords::new(self.told.in_advance(Subject::Session(key)));
-        match self.keeper.keep(program.pid(), client, self.config.hangup_grace, &last) {
-            Written::Bytes(_) => {
-                self.programs.entrusted(program.pid());
-                self.told.entrusted(Subject::Session(key));
-            }
-            Written::Blocked => self.after(KEEPER, Due::Keeper(key)),
-            // It ends with this gateway, as others do.
-            Written::Gone => {}
-        }
+        self.entrust(key);
     }
 }
 

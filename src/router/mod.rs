@@ -22,7 +22,6 @@
 //! | `programs.rs` | programs: hung up, outlived, killed, reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
 //! | `last_words.rs` | what is told of a session by another process |
-//! | `keeper.rs` | a process that looks after terminals that were handed over |
 //! | `left/` | sessions that can be left and found again |
 //! | `told/` | what is told of sessions: audit, counters |
 //! | `listing/` | clients that ask who is there, and end sessions |
@@ -50,7 +49,6 @@ pub mod fuzzing;
 mod greet;
 mod handover;
 mod ids;
-mod keeper;
 mod last_words;
 mod latecomers;
 mod left;
@@ -98,7 +96,6 @@ use depart::Departures;
 use doors::{Door, Doors};
 use greet::Caller;
 use ids::Ids;
-use keeper::Keeper;
 use latecomers::Latecomers;
 use left::Left;
 use listing::Inquirers;
@@ -138,13 +135,12 @@ struct GatewayLoop {
     beginnings: Beginnings,
     commands: Commands,
     inquirers: Inquirers,
-    /// `None`: no session can be left.
+    /// `None`: no session can outlive the gateway.
     left: Option<Box<Left>>,
     departures: Departures,
     closing: Closing,
     programs: Programs,
     children: Signals,
-    keeper: Keeper,
     local_tcp: LocalTcp,
     statistics: Statistics,
     told: Told,
@@ -276,7 +272,6 @@ impl GatewayLoop {
             closing: Closing::new(limit.map(|limit| limit.now)),
             programs: Programs::new(aftercare, left_behind),
             children,
-            keeper: Keeper::default(),
             local_tcp: LocalTcp::default(),
             statistics: Statistics::new(server::stats_http()),
             told,
@@ -288,6 +283,7 @@ impl GatewayLoop {
         };
         router.reach_recorder();
         router.adopt(found);
+        router.seats.free_rest();
         if let Some(grace) =
             router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
         {

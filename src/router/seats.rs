@@ -73,16 +73,44 @@ pub struct Seats {
 }
 
 impl Seats {
-    /// Those of the gateway of this number: what one had that was here before
-    /// is free.
+    /// Those of the gateway of this number. Those of one that was here before stay
+    /// taken until [`Seats::free_rest`].
     pub fn of(ordinal: usize) -> Self {
-        if let Some(words) = words(ordinal) {
-            // Behind the first place that was never used there is nothing.
-            for seat in words.chunks(WORDS).take_while(|seat| word(&seat[0]) != NEVER_USED) {
-                seat.iter().for_each(|word| word.store(NEVER_USED, Ordering::Release));
-            }
-        }
         Self { ordinal, free: Vec::new(), used: 0, taken: HashMap::new() }
+    }
+
+    /// Takes a seat for a session of a gateway that was here before, be there none
+    /// left; `None`: nothing is limited there.
+    pub fn keep(&mut self, rules: &Rules, client: &Stream) -> Option<Seat> {
+        if rules.max_sessions.is_none() && rules.max_user_sessions.is_none() {
+            return None;
+        }
+        let user = match rules.max_user_sessions {
+            Some(_) => user_of(client, rules.max_user_scope),
+            None => FREE,
+        };
+        let all = match rules.max_sessions {
+            Some(_) => i32::try_from(rules.max_scope).unwrap_or(0) + 1,
+            None => FREE,
+        };
+        let place = self.place()?;
+        let words = words(self.ordinal).and_then(|words| words.get(place * WORDS..))?;
+        words[1].store(user, Ordering::SeqCst);
+        words[0].store(all, Ordering::SeqCst);
+        Some(Seat(place))
+    }
+
+    /// All sessions that one had that was here before, and that go on, have their
+    /// seats again: the rest is free.
+    pub fn free_rest(&mut self) {
+        let Some(words) = words(self.ordinal) else {
+            return;
+        };
+        // Behind the first place that was never used there is nothing.
+        let rest = words.chunks(WORDS).skip(self.used);
+        for seat in rest.take_while(|seat| word(&seat[0]) != NEVER_USED) {
+            seat.iter().for_each(|word| word.store(NEVER_USED, Ordering::Release));
+        }
     }
 
     /// Takes a seat at a socket with these rules for a client that has not said

@@ -23,7 +23,7 @@ pub struct Kept {
 impl Session {
     /// A session of a gateway that was here before us, whose client has its
     /// terminal.
-    pub fn resumed(size: Size, kept: Kept) -> Self {
+    pub fn resumed(size: Size, kept: Option<Kept>) -> Self {
         let mut session = Self::raw(size);
         session.is_known_now();
         let mut decoder = Decoder::default();
@@ -31,7 +31,7 @@ impl Session {
         session.decoder = Some(decoder);
         session.extended = Some(Box::new(Extended {
             hand_over: HandOver::Theirs,
-            kept: Some(Box::new(kept)),
+            kept: kept.map(Box::new),
             ..Extended::default()
         }));
         session

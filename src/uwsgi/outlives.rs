@@ -10,7 +10,8 @@ use once_cell::sync::OnceCell;
 use super::{inherited, proof};
 use fpty::sys::socket::Stream;
 
-/// Both numbers, for the server that comes after a reload.
+/// Both numbers, and whether the other end is used, for the server that comes
+/// after a reload.
 const VARIABLE: &str = "FORKPTYROUTER_KEPT";
 
 /// What lives as long as the master.
@@ -27,12 +28,11 @@ static OUTLIVES: OnceCell<Outlives> = OnceCell::new();
 /// it, or makes it anew. In the master, before it forks gateways.
 pub fn reserve(wanted: bool) {
     let left = take();
-    if !wanted {
-        // It closes here: whoever has the other end is told that nobody comes.
+    if !wanted && !left.as_ref().is_some_and(|(.., is_used)| *is_used) {
         return;
     }
-    let is_left = left.is_some();
-    let pair = left.or_else(|| {
+    let is_used = left.as_ref().is_some_and(|(.., is_used)| *is_used);
+    let pair = left.map(|(ours, theirs, _)| (ours, theirs)).or_else(|| {
         // Whoever keeps sessions asks who says hello.
         let (ours, theirs) = Stream::pair_that_tells().ok()?;
         Some((OwnedFd::from(ours), OwnedFd::from(theirs)))
@@ -40,7 +40,7 @@ pub fn reserve(wanted: bool) {
     let (Some((ours, theirs)), Some(count)) = (pair, proof::keepers()) else {
         return;
     };
-    match is_left {
+    match is_used {
         true => _ = count.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Acquire),
         false => count.store(0, Ordering::Release),
     }
@@ -50,12 +50,15 @@ pub fn reserve(wanted: bool) {
     let _ = OUTLIVES.set(Outlives { ours, theirs, count });
 }
 
-fn take() -> Option<(OwnedFd, OwnedFd)> {
+/// The descriptors, and whether somebody has had the other end.
+fn take() -> Option<(OwnedFd, OwnedFd, bool)> {
     let text = std::env::var(VARIABLE).ok()?;
     // SAFETY: the start of a server is on its only thread.
     unsafe { std::env::remove_var(VARIABLE) };
     let mut numbers = text.split(',').map(|number| number.parse::<RawFd>().ok());
     let (one, other) = (numbers.next()??, numbers.next()??);
+    // A server before this had it only where it was used.
+    let is_used = numbers.next() != Some(Some(0));
     if one == other || !is_one(one) || !is_one(other) {
         return None;
     }
@@ -64,7 +67,7 @@ fn take() -> Option<(OwnedFd, OwnedFd)> {
         unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
     // SAFETY: they were left by who was in this process before us, for us.
-    unsafe { Some((OwnedFd::from_raw_fd(one), OwnedFd::from_raw_fd(other))) }
+    unsafe { Some((OwnedFd::from_raw_fd(one), OwnedFd::from_raw_fd(other), is_used)) }
 }
 
 /// Whether there is such a connection under a number, above the standard ones.
@@ -84,7 +87,9 @@ pub fn before_exec() {
         // SAFETY: fcntl(2) without a flag.
         unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) };
     }
-    let numbers = format!("{},{}", outlives.ours.as_raw_fd(), outlives.theirs.as_raw_fd());
+    let (ours, theirs) = (outlives.ours.as_raw_fd(), outlives.theirs.as_raw_fd());
+    let count = outlives.count().load(std::sync::atomic::Ordering::Acquire);
+    let numbers = format!("{ours},{theirs},{}", i32::from(count != 0));
     // SAFETY: the master is at its end, and starts no threads any more.
     unsafe { std::env::set_var(VARIABLE, numbers) };
 }

@@ -36,7 +36,7 @@ fn is_kept(server: &Server) -> bool {
     let pidfds = |pid| {
         descriptors(pid).iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
     };
-    server.processes().iter().any(|one| one.name == "fpty-keeper" && pidfds(one.pid) > 1)
+    server.processes().iter().any(|one| one.name == "fpty-holder" && pidfds(one.pid) > 1)
 }
 
 /// A shell whose terminal the client has, while somebody else looks after it.
@@ -55,10 +55,6 @@ fn seated(server: &Server) -> Terminal {
 fn ends_with(mut terminal: Terminal, line: &str, status: i32) {
     terminal.wire.send(format!("{line}\n"));
     assert_eq!(terminal.wait().code(), Some(status), "{line}");
-}
-
-fn no_keeper_of(server: &Server) -> bool {
-    server.processes().iter().all(|process| process.name != "fpty-keeper")
 }
 
 #[test]
@@ -104,7 +100,7 @@ fn it_outlives_a_killed_gateway_and_a_reload() {
             // to those that may look.
             ends_with(terminal, line, status);
         }
-        wait_until("the keepers end", || no_keeper_of(&server));
+        wait_until("nothing is kept any more", || !is_kept(&server));
     });
 }
 

@@ -2,6 +2,7 @@
 //! the gateway that gave it away.
 
 use std::process::Command;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -109,5 +110,159 @@ fn without_the_right_to_hang_it_up_its_users_end() {
         wait_until("it is killed", || Process::of(other).is_none_or(|it| it.is_zombie()));
         assert_eq!(server.count_in_log("cannot hang /dev/pts/"), 1);
         assert!(server.count_in_log("that takes CAP_SYS_ADMIN") == 1);
+    });
+}
+
+/// Kills the gateway, or reloads the instance, and waits until the next one serves.
+#[track_caller]
+fn replace_gateway(server: &Server, way: &str) {
+    let gateway = server.gateway();
+    let served = server.count_in_log("sessions at once");
+    match way {
+        "kill" => process::signal(gateway, Signal::SIGKILL),
+        _ => process::signal(server.master(), Signal::SIGHUP),
+    }
+    wait_until("there is another gateway", || server.gateway() != gateway);
+    wait_until("it serves", || server.count_in_log("sessions at once") > served);
+}
+
+/// Waits until somebody else has what the session needs.
+#[track_caller]
+fn is_kept(server: &Server) {
+    let pidfds = |pid| {
+        let open = process::descriptors(pid);
+        open.iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
+    };
+    wait_until("the session is kept", || {
+        server.processes().iter().any(|one| one.name == "fpty-holder" && pidfds(one.pid) > 1)
+    });
+}
+
+/// It is in the list as it was, and is ended like any other.
+#[test]
+fn the_next_gateway_has_what_was_handed_over() {
+    on_every_server(|flavor| {
+        for way in ["kill", "reload"] {
+            let server = Setup::new(flavor)
+                .option("forkptyrouter-allow-command", "true")
+                .option("forkptyrouter-audit", "json")
+                .uwsgi();
+            let request = [("fpty.take", "1"), ("TERM", "vt100")];
+            let mut client = Leaver::connects(&server, "u", None, &request).takes();
+            client.terminal().send("\n");
+            client.terminal().read_until("$ ");
+            let other = begins_elsewhere(&mut client);
+            is_kept(&server);
+            let before = list(&server);
+            replace_gateway(&server, way);
+            let after = list(&server);
+            assert_eq!((before.len(), after.len()), (1, 1), "{after:?}");
+            for (name, value) in before[0].as_object().unwrap() {
+                if name != "idle" {
+                    assert_eq!(&after[0][name], value, "{name} after {way}");
+                }
+            }
+            // And by one after that.
+            replace_gateway(&server, "kill");
+            client.terminal().send("echo st''ill\n");
+            client.terminal().read_until("still\r\n");
+            kill(&server);
+            assert_eq!(client.ended().0, 7, "{:?}", client.end);
+            if users::can_be_others() {
+                is_dead(client.terminal());
+            }
+            wait_until("its end is told", || server.count_in_log("session-end") > 0);
+            let log = server.log();
+            let line = log.lines().find(|line| line.contains("session-end")).unwrap();
+            assert!(line.contains("\"reason\":\"operator\""), "{line}");
+            let id = before[0]["id"].as_str().unwrap();
+            assert!(line.contains(id), "{line}");
+            assert!(line.contains("\"pid\":"), "{line}");
+            assert!(list(&server).is_empty());
+            assert_eq!(server.count_in_log("session-end"), 1);
+            assert_eq!(server.count_in_log("session-start"), 1);
+            let group = nix::unistd::Pid::from_raw(other);
+            let _ = nix::sys::signal::killpg(group, Signal::SIGKILL);
+        }
+    });
+}
+
+/// Its time began when it did.
+#[test]
+fn the_time_of_what_was_handed_over_goes_on() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).option("forkptyrouter-max-time", "4").uwsgi();
+        let began = Instant::now();
+        let mut client = seated(&server);
+        is_kept(&server);
+        replace_gateway(&server, "kill");
+        let (kind, ..) = client.ended();
+        assert_eq!(kind, 5, "{:?}", client.end);
+        let took = began.elapsed();
+        assert!((3500..6500).contains(&took.as_millis()), "{took:?}");
+    });
+}
+
+/// It holds its seat, over a kill and a reload, and gives it back.
+#[test]
+fn the_seat_of_what_was_handed_over_is_taken() {
+    on_every_server(|flavor| {
+        for (option, why) in [
+            ("forkptyrouter-max-sessions", "max-sessions"),
+            ("forkptyrouter-max-user-sessions", "max-user-sessions"),
+        ] {
+            for way in ["kill", "reload"] {
+                let server = Setup::new(flavor).option(option, "1").uwsgi();
+                let mut client = seated(&server);
+                is_kept(&server);
+                replace_gateway(&server, way);
+                let mut other = Leaver::connects(&server, "u", None, &[]);
+                let end = other.ended();
+                assert!(end.2.contains(why), "{end:?} after {way}");
+                client.terminal().send("exit 6\n");
+                assert_eq!(client.ended().1, 6);
+                wait_until("there is room", || {
+                    let mut other = Leaver::connects(&server, "u", None, &[]);
+                    other.waits("something", |it| it.end.is_some() || !it.output.is_empty());
+                    other.end.is_none()
+                });
+            }
+        }
+    });
+}
+
+/// Where no gateway comes for a while, clients are told of the end all the same.
+#[test]
+fn an_end_is_told_while_there_is_no_gateway() {
+    on_every_server(|flavor| {
+        let server = Setup::new(flavor).option("forkptyrouter-audit", "json").uwsgi();
+        let (mut one, mut other) = (seated(&server), seated(&server));
+        is_kept(&server);
+        wait_until("both are kept", || {
+            let holder = server.processes().into_iter().find(|one| one.name == "fpty-holder");
+            let open = process::descriptors(holder.unwrap().pid);
+            open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == 2
+        });
+        let (master, gateway) = (server.master(), server.gateway());
+        process::signal(master, Signal::SIGSTOP);
+        process::signal(gateway, Signal::SIGKILL);
+        one.terminal().send("kill -9 $$\n");
+        // A stopped master reaps nobody who has become its child.
+        let shell = server.session_processes();
+        other.terminal().send("echo th''ere\n");
+        other.terminal().read_until("there\r\n");
+        assert!(shell.len() >= 2);
+        assert_eq!((one.ended().0, one.ended().1), (1, 9));
+        drop(other);
+        wait_until("both ends are told", || server.count_in_log("session-end") == 2);
+        let told = |reason: &str| server.count_in_log(&format!("\"reason\":\"{reason}\""));
+        assert_eq!((told("signal"), told("hangup")), (1, 1));
+        process::signal(master, Signal::SIGCONT);
+        wait_until("there is another gateway", || server.gateway() != gateway);
+        wait_until("nothing is left", || {
+            server.session_processes().iter().all(|one| one.name == "fpty-holder")
+        });
+        assert!(list(&server).is_empty());
+        assert_eq!(server.count_in_log("session-end"), 2);
     });
 }

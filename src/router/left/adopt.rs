@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 
 use super::super::GatewayLoop;
+use super::super::depart::Copies;
 use super::super::fault;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
@@ -49,46 +50,49 @@ impl GatewayLoop {
     }
 
     fn adopt_one(&mut self, record: Record, held: Held) -> Option<()> {
-        let Record { id, name, uid, door, pid, since, attached, left: at, ended, turned, shared } =
-            record;
+        if record.bound.is_some() {
+            return self.adopt_bound(record, held);
+        }
+        let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
+        let Record { ended, command, turned, shared, .. } = record;
         let door = self.doors.named(&door);
         let pid = Pid::new(pid)?;
+        let command: Option<Box<str>> = command.map(Into::into);
+        let entry = |door, program, place, turned| Entry {
+            command,
+            ..entry(id.clone(), name, uid, door, pid, program, since, place, turned)
+        };
         let Held { master, program, ring, client } = held;
         let ring = ring?;
         if let Some((ended, at)) = ended {
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let program = PidFd::reopened(pid, ring.try_clone().ok()?);
             let place = Place::Over(Over { ring, ended, at });
-            let entry = entry(id, name, uid, door?, pid, program, since, place, turned);
+            let entry = entry(door?, program, place, turned);
             self.left.as_mut()?.entries.insert(entry);
             return Some(());
         }
         let master = Master::given_back(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
-        let Some(door) = door.filter(|_| self.left.is_some()) else {
+        let allows =
+            |door: &u16| self.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
+        let Some(door) = door.filter(allows) else {
             // Nobody could come to it any more.
+            if let Some(client) = client.map(Stream::of_stranger) {
+                let why = "sessions cannot be left here any more (forkptyrouter-detach)";
+                let _ = client.write(&Ended::because(Ending::Stopped, why).packet());
+            }
             self.left.as_mut()?.store.is_over(id);
-            self.end_program(program);
+            self.hang_up(&master, Process::held(program), Copies::Ended);
             return None;
         };
-        if let Some(record) = self.doors.rules(door).map(|rules| &rules.record) {
-            // What it wrote so far, and writes past us, is in no recording.
-            match record.folder.as_ref().map(|_| record.on_error) {
-                Some(OnError::Close) => {
-                    log(&format!("forkptyrouter: session {id} ends: {NOT_RECORDED}"));
-                    let why = format!("session ended: it cannot be recorded: {NOT_RECORDED}");
-                    if let Some(client) = client.map(Stream::from) {
-                        let _ = client.write(&Ended::because(Ending::Lost, why).packet());
-                    }
-                    self.left.as_mut()?.store.is_over(id);
-                    self.end_program(program);
-                    return None;
-                }
-                Some(OnError::Continue) => {
-                    log(&format!("forkptyrouter: session {id} is not recorded: {NOT_RECORDED}"));
-                }
-                None => {}
+        if let Some(why) = self.cannot_be_recorded(door, &id) {
+            if let Some(client) = client.map(Stream::of_stranger) {
+                let _ = client.write(&why.packet());
             }
+            self.left.as_mut()?.store.is_over(id);
+            self.hang_up(&master, Process::held(program), Copies::Ended);
+            return None;
         }
         let buffer = self.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
         let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
@@ -104,8 +108,7 @@ impl GatewayLoop {
                 let place = Place::Alone(Box::new(alone));
                 // Its client was lost with the one before us: that is now.
                 let turned = if at.is_some() { turned } else { 0 };
-                let entry = entry(id, name, uid, door, pid, program, since, place, turned);
-                let key = left.entries.insert(entry);
+                let key = left.entries.insert(entry(door, program, place, turned));
                 self.faults.made = Some(Whose::Left(key));
                 let entry = left.entries.get_mut(key)?;
                 let token = Source::Caller(key).token();
@@ -120,15 +123,14 @@ impl GatewayLoop {
             }
         };
         // Its client goes on with the terminal, and has noticed nothing.
-        let session = Session::resumed(size, Kept { remains, hidden: false, relays: false });
+        let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
         let process = Process::held(program.try_clone().ok()?);
         let wires = Wires::new(client, master, Some(process));
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let (who, since_then) = attached;
         let taken = Taken { session, uid: who, since: since_then, until: None, next: None };
         let place = Place::Attached(taken);
-        let key: Key =
-            left.entries.insert(entry(id, name, uid, door, pid, program, since, place, turned));
+        let key: Key = left.entries.insert(entry(door, program, place, turned));
         left.by_session.insert(session, key);
         self.faults.made = Some(Whose::Session(session));
         let entry = left.entries.get_mut(key)?;
@@ -138,14 +140,36 @@ impl GatewayLoop {
         let _ = self.turn.poller.add(attached.wires.client.as_fd(), token, Interest::READ);
         // The one before may have been killed before it said so.
         attached.session.say_go(&mut attached.wires);
+        self.keeps_seat(session);
         self.begins_again(session, since);
         self.tell_store(key);
         Some(())
     }
 }
 
+impl GatewayLoop {
+    /// Why a session of a gateway before us cannot go on where sessions are
+    /// recorded by now: what it wrote so far, and writes past us, is in no
+    /// recording.
+    pub(super) fn cannot_be_recorded(&self, door: u16, id: &str) -> Option<Ended> {
+        let record = &self.doors.rules(door)?.record;
+        record.folder.as_ref()?;
+        match record.on_error {
+            OnError::Close => {
+                log(&format!("forkptyrouter: session {id} ends: {NOT_RECORDED}"));
+                let why = format!("session ended: it cannot be recorded: {NOT_RECORDED}");
+                Some(Ended::because(Ending::Lost, why))
+            }
+            OnError::Continue => {
+                log(&format!("forkptyrouter: session {id} is not recorded: {NOT_RECORDED}"));
+                None
+            }
+        }
+    }
+}
+
 #[allow(clippy::too_many_arguments)]
-fn entry(
+pub(super) fn entry(
     id: String,
     name: String,
     uid: u32,
@@ -168,8 +192,8 @@ fn entry(
         since,
         turned: Turned { place: place.rank(), at: turned },
         place,
-        // What keeps sessions does not know it.
         command: None,
         untold: false,
+        bound: None,
     }
 }

@@ -217,6 +217,9 @@ impl GatewayLoop {
         match &entry.place {
             Place::Attached(taken) => {
                 let session = taken.session;
+                if let Some(exit) = exit {
+                    self.note_exit(session, exit);
+                }
                 if let Some(attached) = self.sessions.get_mut(session) {
                     attached.wires.program = None;
                 }
@@ -251,12 +254,11 @@ impl GatewayLoop {
         }
         // We have what it might have of ours.
         let _ = left.store.connect();
-        if let Some(stream) = left.store.stream() {
-            let _ = left.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
-        }
+        left.hear_store();
         let keys: Vec<Key> = left.entries.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.tell_store(key);
         }
+        self.entrust_all();
     }
 }

@@ -257,18 +257,10 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(session) else {
             return;
         };
-        let (door, size) = (attached.door, attached.wires.master.size());
-        let rules = self.doors.rules(door);
-        let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
+        let size = attached.wires.master.size();
         self.note_session(session, size.unwrap_or(Size { rows: 24, cols: 80 }));
         self.tell_start(session);
-        if let Some(timeout) = timeout {
-            self.watch_idleness(session, timeout);
-        }
-        if let Some(limit) = limit {
-            let passed = Duration::from_secs(now().saturating_sub(since));
-            self.limit_time(session, limit.saturating_sub(passed));
-        }
+        self.goes_on(session, UNIX_EPOCH + Duration::from_secs(since));
     }
 }
 
@@ -279,9 +271,9 @@ impl super::Left {
     /// on with where it `begins` anew, which is asked for by a name alone.
     fn find(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<Key> {
         let all = || {
-            self.entries
-                .iter()
-                .filter(|(_, entry)| entry.door == door && (uid == 0 || entry.uid == uid))
+            self.entries.iter().filter(|(_, entry)| {
+                entry.door == door && entry.bound.is_none() && (uid == 0 || entry.uid == uid)
+            })
         };
         let own = || {
             all().filter(|(_, entry)| {

@@ -112,6 +112,7 @@ impl GatewayLoop {
             command,
             untold: false,
             turned: Turned::default(),
+            bound: None,
         });
         left.by_session.insert(key, entry);
         self.tell_store(entry);
@@ -165,6 +166,7 @@ impl GatewayLoop {
             return Some(String::from("it is recorded"));
         }
         let entry = left.by_session.get(&key).and_then(|entry| left.entries.get(*entry));
+        let entry = entry.filter(|entry| entry.bound.is_none());
         let Some(uid) = entry.map(|entry| entry.uid) else {
             return Some(String::from("this session cannot be left"));
         };

@@ -27,6 +27,10 @@ pub struct Listed<'a> {
     pub left: Option<SystemTime>,
     /// How it has ended: what `$?` would be.
     pub status: Option<u8>,
+    /// It ends with its client.
+    pub is_bound: bool,
+    /// The address where it began, where there is no such socket any more.
+    pub socket: Option<&'a str>,
     /// Its terminal, where nobody else has it.
     pub master: Option<&'a Master>,
 }
@@ -49,6 +53,8 @@ impl Entry {
             since: time(self.since),
             left: left.map(time),
             status,
+            is_bound: self.bound.is_some(),
+            socket: self.bound.as_ref().and_then(|bound| bound.socket.as_deref()),
             master,
         }
     }

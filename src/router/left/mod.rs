@@ -13,7 +13,8 @@
 //! | `alone.rs` | a terminal without a client; a program that has ended |
 //! | `watch.rs` | clients that only watch, and those that see the last of an ended session |
 //! | `adopt.rs` | sessions of a gateway that was here before us |
-//! | `store.rs`, `holder.rs`, `record.rs` | the process that keeps descriptors, and what it is told |
+//! | `bound.rs` | sessions that end with their client, and outlive the gateway all the same |
+//! | `store.rs`, `holder.rs`, `orphans.rs`, `record.rs` | the process that keeps descriptors, and what it is told |
 //! | `list.rs` | what is told of them |
 //!
 //! What is waited for here has an epoll of its own, which the loop waits for as
@@ -22,10 +23,12 @@
 
 mod adopt;
 mod alone;
+mod bound;
 mod coming;
 mod holder;
 mod leaving;
 mod list;
+mod orphans;
 pub(super) mod record;
 mod store;
 mod watch;
@@ -105,6 +108,9 @@ struct Entry {
     /// What keeps it was not told how it is.
     untold: bool,
     turned: Turned,
+    /// It cannot be left: it came from a gateway before us, and ends with its
+    /// client.
+    bound: Option<Box<bound::Origin>>,
 }
 
 /// When it last became what it is.
@@ -172,7 +178,7 @@ fn now() -> u64 {
 }
 
 impl Left {
-    /// Of a gateway; `None`: no session can be left. Sessions of one before us
+    /// Of a gateway; `None`: no session can outlive it. Sessions of one before us
     /// come along.
     pub fn new(
         config: &Router,
@@ -180,12 +186,13 @@ impl Left {
         poller: &Poller,
     ) -> std::io::Result<(Option<Box<Self>>, adopt::Found)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
-        if !any || outlives::get().is_none() || !PidFd::there_are() {
+        if outlives::get().is_none() || !PidFd::there_are() {
             return Ok((None, Vec::new()));
         }
         let count = usize::try_from(config.processes).unwrap_or(1);
-        let token = proof::token().unwrap_or_default();
-        let (store, found) = Store::new(Hello { ordinal, count, token }, config.hangup_grace);
+        let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
+        let hello = Hello { ordinal, count, token: proof::token().unwrap_or_default() };
+        let (store, found) = Store::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,
             entries: Table::new(),
@@ -197,14 +204,20 @@ impl Left {
             pauses: false,
             due_at: None,
         };
-        if let Some(stream) = left.store.stream() {
-            left.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ)?;
-        }
+        left.hear_store();
         poller.add(&left.poller, Source::Left.token(), Interest::READ)?;
         Ok((Some(Box::new(left)), found))
     }
 
-    /// Whether this session can be left.
+    /// Waits for what keeps the sessions to end.
+    fn hear_store(&self) {
+        if let Some(stream) = self.store.stream() {
+            let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
+        }
+    }
+
+    /// Whether there is more to know of this session: it can be left, or came from
+    /// a gateway before us.
     pub fn has(&self, session: Key) -> bool {
         !self.by_session.is_empty() && self.by_session.contains_key(&session)
     }
@@ -320,6 +333,8 @@ impl Entry {
             attached,
             left,
             ended,
+            command: self.command.as_deref().map(str::to_owned),
+            bound: None,
             turned: self.turned.at,
             shared: true,
         }
@@ -339,7 +354,7 @@ impl GatewayLoop {
         let Some(left) = &mut self.left else {
             return;
         };
-        let Some(found) = left.entries.get_mut(entry) else {
+        let Some(found) = left.entries.get_mut(entry).filter(|found| found.bound.is_none()) else {
             return;
         };
         found.turn();

@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use crate::router::last_words::LastWords;
 use crate::uwsgi::proof::{self, Token};
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
 
 /// The longest message, in bytes.
-const LONGEST: usize = 8192;
+const LONGEST: usize = 16 * 1024;
 
 /// What is known of a session.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -40,6 +41,24 @@ pub struct Record {
     /// Somebody else has its terminal, or had it, or is about to.
     #[serde(default = "is_likely")]
     pub shared: bool,
+    /// What runs, where that is known.
+    #[serde(default)]
+    pub command: Option<String>,
+    /// It cannot be left: what is known of one that was handed over for good.
+    #[serde(default)]
+    pub bound: Option<Bound>,
+}
+
+/// What is kept of a session that ends with its client, which has its terminal.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Bound {
+    /// When it began, in milliseconds since 1970.
+    pub started: u64,
+    /// What its client says of itself: where it was logged in from, as whom, and
+    /// the kind of its terminal.
+    pub said: [Option<String>; 3],
+    /// The audit's line of its end.
+    pub last: LastWords,
 }
 
 /// What is believed of a terminal where nothing is said.

@@ -19,16 +19,39 @@ pub struct Store {
     own: Option<Stream>,
     hello: Hello,
     grace: Option<Duration>,
+    /// It is to write lines of the audit.
+    has_audit: bool,
+    /// There is nothing that keeps sessions, and can be nothing.
+    given_up: bool,
     /// Sessions that are over, and of which that was not said.
     over: Vec<String>,
 }
 
 impl Store {
-    /// Connects, and returns what the gateway before us had.
-    pub fn new(hello: Hello, grace: Option<Duration>) -> (Self, Vec<(Record, Held)>) {
-        let mut store = Self { own: None, hello, grace, over: Vec::new() };
-        let left = store.connect();
+    /// Connects where it is `wanted`, or where the gateway before us has, and
+    /// returns what that had.
+    pub fn new(
+        hello: Hello,
+        grace: Option<Duration>,
+        has_audit: bool,
+        wanted: bool,
+    ) -> (Self, Vec<(Record, Held)>) {
+        let over = Vec::new();
+        let mut store = Self { own: None, hello, grace, has_audit, given_up: false, over };
+        let there_is_one = || {
+            outlives::get().is_some_and(|outlives| outlives.count().load(Ordering::Acquire) != 0)
+        };
+        let left = if wanted || there_is_one() { store.connect() } else { Vec::new() };
         (store, left)
+    }
+
+    /// Connects if that was not worth it before; whether it has.
+    pub fn connect_at_last(&mut self) -> bool {
+        if self.own.is_some() || self.given_up {
+            return false;
+        }
+        self.connect();
+        self.own.is_some()
     }
 
     /// Connects; again, where what was connected to is gone.
@@ -51,7 +74,8 @@ impl Store {
         if let Some(left) = self.say_hello(outlives) {
             return left;
         }
-        log("forkptyrouter: nothing keeps sessions that were left: they end with their gateway");
+        self.given_up = true;
+        log("forkptyrouter: nothing keeps sessions: they end with their gateway");
         Vec::new()
     }
 
@@ -60,7 +84,7 @@ impl Store {
         let count = outlives.count();
         if count.compare_exchange(number, next, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             if let Some(theirs) = outlives.theirs() {
-                let _ = holder::start(theirs, self.grace);
+                let _ = holder::start(theirs, self.grace, self.has_audit);
             }
         }
     }
@@ -109,6 +133,11 @@ impl Store {
     pub fn is_over(&mut self, id: String) {
         self.over.push(id);
         self.flush();
+    }
+
+    /// Whether something has to wait.
+    pub fn waits(&self) -> bool {
+        !self.over.is_empty()
     }
 
     /// Says what had to wait; whether something still has to.

@@ -100,7 +100,9 @@ impl GatewayLoop {
             Some(left) => left.command.map(str::to_owned),
             None => self.command_of(subject),
         };
-        let started = match (self.told.of(subject), &left) {
+        let socket = left.as_ref().and_then(|left| left.socket).map(str::to_owned);
+        let of_left = left.as_ref().filter(|left| !left.is_bound);
+        let started = match (self.told.of(subject), of_left) {
             (_, Some(left)) => Some(left.since),
             (Some(facts), None) => Some(facts.started),
             (None, None) => pid.and_then(proc::started),
@@ -110,7 +112,7 @@ impl GatewayLoop {
             user: peer.and_then(|peer| self.told.known_name(peer.uid)),
             uid: peer.map(|peer| peer.uid),
             peer_pid: peer.and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0),
-            socket: self.socket(door),
+            socket: socket.unwrap_or_else(|| self.socket(door)),
             command: command.map(bounded),
             pid,
             tty,

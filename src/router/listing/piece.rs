@@ -195,7 +195,7 @@ impl GatewayLoop {
                     return None;
                 }
                 // Root may have come back to another's.
-                match self.left_session(key) {
+                match self.left_session(key).filter(|left| !left.is_bound) {
                     Some(left) => return Some(Some(left.uid)),
                     None => &attached.wires.client,
                 }

@@ -113,6 +113,19 @@ impl Counters {
         add(self.own(OWN_SESSIONS), 1);
     }
 
+    /// A session of a gateway that was here before goes on. It was counted among
+    /// the lost ones, or, before a reload, nowhere.
+    pub fn goes_on(self) {
+        let lost = self.word(ENDED + Gone::Lost as usize);
+        let fewer = lost.fetch_update(Relaxed, Relaxed, |lost| lost.checked_sub(1));
+        if fewer.is_err() {
+            self.word(ACCEPTED).fetch_add(1, Relaxed);
+        }
+        let now = self.word(SESSIONS).fetch_add(1, Relaxed) + 1;
+        self.word(PEAK).fetch_max(now, Relaxed);
+        add(self.own(OWN_SESSIONS), 1);
+    }
+
     /// A session has ended; after how long where that is known.
     pub fn ended(self, why: Gone, after: Option<Duration>) {
         self.word(ENDED + why as usize).fetch_add(1, Relaxed);

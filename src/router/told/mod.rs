@@ -372,6 +372,22 @@ impl Told {
         self.queue.flush(log::takes) > 0
     }
 
+    /// A session of a gateway that was here before goes on: its beginning was told
+    /// then. Whoever keeps it has the line of its end.
+    pub fn goes_on(&mut self, subject: Subject, started: SystemTime) {
+        self.counters.goes_on();
+        if let Some(facts) = self.facts.get_mut(&subject) {
+            facts.started = started;
+            let passed = SystemTime::now().duration_since(started).unwrap_or_default();
+            facts.since = facts.since.checked_sub(passed).unwrap_or(facts.since);
+        }
+    }
+
+    /// Writes a line that somebody has written in advance.
+    pub fn say(&mut self, line: String) {
+        self.queue.say(|_| line, log::takes);
+    }
+
     /// A session has begun: its program was executed.
     pub fn begun(&mut self, subject: Subject) {
         self.counters.began();
@@ -442,11 +458,19 @@ impl GatewayLoop {
             true => (None, None),
             false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
         };
+        let is_entrusted = session.is_handed_over() && session.kept().is_none();
+        let exit = self.told.of(Subject::Session(key)).and_then(|facts| facts.exit);
+        if let Some(line) = self.last_words_of(key, why, exit) {
+            self.told.say(line);
+        }
         if let Some(last) = self.told.ended(Subject::Session(key), why, bytes) {
             let (exit, last) = (last.facts.exit, Box::new(last));
             if let Some(last) = self.end_recording(key, exit, last) {
                 self.told.tell_last(&last, None);
             }
+        }
+        if is_entrusted {
+            self.no_longer_entrusted(key);
         }
     }
 

@@ -45,8 +45,7 @@ impl Stranger {
         });
         assert!(came, "no process can have the number {number}: {failure:?}");
         let stranger = Self(number);
-        let sleeps = || Process::of(number).is_some_and(|it| it.name == "sleep");
-        assert!(comes_true(super::DEADLINE, sleeps), "it does not sleep");
+        assert!(comes_true(super::DEADLINE, || stranger.lives()), "it does not sleep");
         stranger
     }
 

@@ -187,9 +187,9 @@ pub fn what_is_missing() -> Vec<&'static str> {
             "no pidfd here (Linux before 5.3, or forbidden): terminals that were handed over end with their gateway",
         );
     }
-    if !has_pidfd && !proc::is_ours() {
+    if !proc::is_ours() && !pidfd::have_inodes() {
         missing.push(
-            "no /proc of this PID namespace and no pidfd: what ignores SIGHUP may outlive its gateway",
+            "no /proc of this PID namespace and no pidfs (Linux 6.9): what ignores SIGHUP may outlive its gateway",
         );
     }
     if std::fs::File::open("/proc/net/tcp").is_err() {

@@ -188,6 +188,12 @@ fn open(pid: libc::pid_t) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Whether a process can be told from others by an inode of its own.
+pub(super) fn have_inodes() -> bool {
+    let own = open(nix::unistd::getpid().as_raw());
+    own.is_some_and(|fd| PidFd { pid: Pid::UNKNOWN, fd }.inode().is_some())
+}
+
 /// Sends a signal; 0 is none, and asks whether one could be sent.
 fn send(pidfd: &OwnedFd, number: i32, flags: libc::c_uint) -> nix::Result<()> {
     let nothing = std::ptr::null::<u8>();

@@ -37,17 +37,41 @@ const IDLE_NOTICE: Duration = Duration::from_secs(60);
 /// What of a session is looked after, because nothing would tell.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quiet {
-    /// Its terminal may be opened again.
-    reopens: bool,
-    /// Its client could leave unheard.
-    unheard: bool,
-    /// Its client's machine could be gone.
-    unanswered: bool,
-    /// Its client sends no more, and is asked often whether it is there.
-    probed: bool,
+    /// Those of [`flag`] that are so: there is one of these for each session.
+    flags: u8,
     /// The wait before the end of the input is looked after again, in
     /// milliseconds; 0: it has not ended.
     end_of_input: u16,
+}
+
+/// What of a session is so, of [`Quiet`].
+mod flag {
+    /// Its terminal may be opened again.
+    pub const REOPENS: u8 = 1;
+    /// Its client could leave unheard.
+    pub const UNHEARD: u8 = 2;
+    /// Its client's machine could be gone.
+    pub const UNANSWERED: u8 = 4;
+    /// Its client sends no more, and is asked often whether it is there.
+    pub const PROBED: u8 = 8;
+}
+
+impl Quiet {
+    fn is(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// It is so; returns whether it was not.
+    fn begin(&mut self, flag: u8) -> bool {
+        let before = self.flags;
+        self.flags |= flag;
+        before & flag == 0
+    }
+
+    /// It is so no more.
+    fn end(&mut self, flag: u8) {
+        self.flags &= !flag;
+    }
 }
 
 impl Attached {
@@ -65,7 +89,7 @@ impl Attached {
             return false;
         }
         let sends_no_more = client.peer_sends_no_more();
-        if sends_no_more && !std::mem::replace(&mut self.quiet.probed, true) {
+        if sends_no_more && self.quiet.begin(flag::PROBED) {
             client.probe_often();
         }
         // Behind what is not read its end may not have found room.
@@ -79,8 +103,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if attached.transport == Transport::Tcp && !attached.quiet.unanswered {
-            attached.quiet.unanswered = true;
+        if attached.transport == Transport::Tcp && attached.quiet.begin(flag::UNANSWERED) {
             self.after(UNANSWERED_LOOK, Due::Unanswered(key));
         }
     }
@@ -90,10 +113,10 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if !attached.session.program_runs() || attached.quiet.reopens {
+        if !attached.session.program_runs() || attached.quiet.is(flag::REOPENS) {
             return;
         }
-        attached.quiet.reopens = true;
+        attached.quiet.begin(flag::REOPENS);
         let program = attached.wires.program.as_ref().map(Process::pid);
         self.after(REOPENED, Due::Reopened(key));
         // Most often it has ended.
@@ -109,8 +132,7 @@ impl GatewayLoop {
             return;
         };
         let (session, quiet) = (&attached.session, &mut attached.quiet);
-        if attached.transport == Transport::Tcp && !quiet.unheard && session.is_deaf() {
-            quiet.unheard = true;
+        if attached.transport == Transport::Tcp && session.is_deaf() && quiet.begin(flag::UNHEARD) {
             self.after(UNHEARD, Due::Unheard(key));
         } else if quiet.end_of_input == 0 && session.wants_end_of_input() {
             quiet.end_of_input = END_OF_INPUT_FIRST;
@@ -145,7 +167,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        attached.quiet.unheard = false;
+        attached.quiet.end(flag::UNHEARD);
         if attached.session.is_deaf() && attached.has_left(&mut self.local_tcp) {
             self.abandon(key);
         } else {
@@ -159,7 +181,7 @@ impl GatewayLoop {
             return;
         };
         match attached.wires.client.unanswered_for() {
-            None => attached.quiet.unanswered = false,
+            None => attached.quiet.end(flag::UNANSWERED),
             Some(silence) if silence >= UNANSWERED => self.abandon(key),
             Some(_) => self.after(UNANSWERED_LOOK, Due::Unanswered(key)),
         }
@@ -170,7 +192,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        attached.quiet.reopens = false;
+        attached.quiet.end(flag::REOPENS);
         if attached.session.terminal_open() || !attached.session.program_runs() {
             return;
         }

@@ -23,8 +23,19 @@ const ONE_READ: usize = 4096;
 /// After a read of less than this there is most likely nothing more.
 const MORE_LIKELY: usize = 1024;
 
-/// Who sends as much at once is no person that types.
-const BULK: u16 = 1024;
+/// Who sends as much at once (1,024 bytes) is no person that types.
+const BULK: Magnitude = 11;
+/// More than one read yields.
+const MUCH: Magnitude = 13;
+
+/// How much went at once, by the number of its bits: there are two of these for
+/// each session.
+type Magnitude = u8;
+
+fn magnitude(count: usize) -> Magnitude {
+    // At most 64.
+    (usize::BITS - count.leading_zeros()) as u8
+}
 
 /// Instead of how often, in `drains`: it is over, and its client's first word
 /// is still waited for.
@@ -39,6 +50,10 @@ pub struct Attached {
     pub client_interest: Interest,
     /// What the poller was told; `None`: it does not have the descriptor.
     pub terminal_interest: Option<Interest>,
+    /// How much the client sent last.
+    last_input: Magnitude,
+    /// How much the program wrote last; 0: it never has.
+    last_output: Magnitude,
     /// Where its client came in.
     pub door: u16,
     /// What of it is looked after.
@@ -62,10 +77,6 @@ pub struct Wires {
     pub program: Option<Process>,
     /// How much goes and when, where somebody wants to know.
     pub traffic: Option<Box<Traffic>>,
-    /// How much the client sent last, as far as it fits.
-    last_input: u16,
-    /// How much the program wrote last, likewise; 0: it never has.
-    last_output: u16,
 }
 
 impl Attached {
@@ -77,6 +88,8 @@ impl Attached {
             transport,
             client_interest: Interest::READ,
             terminal_interest: None,
+            last_input: 0,
+            last_output: 0,
             door,
             quiet: Quiet::default(),
             drains: 0,
@@ -86,15 +99,10 @@ impl Attached {
     }
 }
 
-/// How much, as far as it fits.
-fn about(count: usize) -> u16 {
-    u16::try_from(count).unwrap_or(u16::MAX)
-}
-
 impl Wires {
     /// Of a session just begun.
     pub fn new(client: Stream, master: Master, program: Option<Process>) -> Self {
-        Self { client, master, program, traffic: None, last_input: 0, last_output: 0 }
+        Self { client, master, program, traffic: None }
     }
 
     /// Where it is recorded, if it is.
@@ -173,8 +181,7 @@ impl GatewayLoop {
             _ => return false,
         };
         self.sessions.get_mut(key).is_some_and(|attached| {
-            let wires = &attached.wires;
-            let (input, output) = (wires.last_input >= BULK, wires.last_output >= BULK);
+            let (input, output) = (attached.last_input >= BULK, attached.last_output >= BULK);
             let (more, room) = if of_client { (input, output) } else { (output, input) };
             more || (ready.write && room)
         })
@@ -188,7 +195,7 @@ impl GatewayLoop {
         if self.keeps_time {
             attached.note_traffic();
         }
-        let Attached { session, wires, .. } = attached;
+        let Attached { session, wires, last_input, .. } = attached;
         let armed = wires.master.arm();
         if ready.write {
             session.client_writable(wires);
@@ -196,7 +203,7 @@ impl GatewayLoop {
         if ready.read && session.client_interest().read {
             match wires.client.read_into(&mut self.turn.input) {
                 Read::Bytes(count) => {
-                    wires.last_input = about(count);
+                    *last_input = magnitude(count);
                     super::fault::strike("input", || &self.turn.input);
                     super::fault::arm(&self.turn.input);
                     if session.is_new() {
@@ -340,7 +347,7 @@ impl Attached {
         let mut none = None;
         // What is recorded, or kept, is looked at; and one that others have could
         // make it wait.
-        let through_it = usize::from(self.wires.last_output) > ONE_READ
+        let through_it = self.last_output >= MUCH
             && !self.wires.master.is_shared()
             && self.wires.recording().is_none()
             && self.session.kept().is_none();
@@ -374,7 +381,7 @@ impl Attached {
                 }
             }
         }
-        self.wires.last_output = about(have).max(u16::from(self.has_shown()));
+        self.last_output = magnitude(have).max(u8::from(self.has_shown()));
         let spoke = have > 0;
         if spoke {
             super::fault::strike("output", || &buffer[start..start + have]);
@@ -411,7 +418,7 @@ impl Attached {
 
     /// Whether its program has shown something.
     pub(super) fn has_shown(&self) -> bool {
-        self.wires.last_output > 0
+        self.last_output > 0
     }
 
     fn note_traffic(&mut self) {

@@ -37,10 +37,12 @@ pub fn found() {
         super::inherited::forbid_inspection();
         let text = value.to_string_lossy();
         let numbers = text.split(' ').next().unwrap_or_default().split(',');
-        for number in numbers.filter_map(|number| number.parse::<c_int>().ok()) {
+        // What else is noted there is no descriptor of ours.
+        let numbers = numbers.filter_map(|number| number.parse::<c_int>().ok());
+        for number in numbers.filter(|number| *number > 2) {
             // SAFETY: fcntl(2) with numbers; whatever it is, it was left open
             // for us.
-            unsafe { libc::fcntl(number.max(3), libc::F_SETFD, libc::FD_CLOEXEC) };
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
 }

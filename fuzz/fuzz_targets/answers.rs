@@ -12,7 +12,11 @@ fn hear<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Said>, Vec<u8>) {
     let (mut hearing, mut said, mut output) = (Hearing::asked(), Vec::new(), Vec::new());
     for mut piece in pieces {
         while let Some(one) = hearing.next(&mut piece, &mut output) {
-            said.push(one);
+            // Its pieces are cut as the others are.
+            match (said.last_mut(), one) {
+                (Some(Said::Piece(before)), Said::Piece(more)) => before.extend(more),
+                (_, one) => said.push(one),
+            }
         }
     }
     output.extend(hearing.rest());
@@ -35,6 +39,9 @@ fuzz_target!(|data: &[u8]| {
             _ => continue,
         };
         // A replaced byte takes three.
-        assert!(text.len() <= 3 * 1024 && !text.chars().any(char::is_control));
+        assert!(text.len() <= 3 * 2048);
+        // It is shown like this, wherever it is shown.
+        let shown = fpty::text::shown(&text);
+        assert!(!shown.chars().any(fpty::text::is_control), "{shown:?}");
     }
 });

@@ -33,7 +33,6 @@ fuzz_target!(|data: &[u8]| {
     }
     // What is told puts another terminal into the same modes.
     let mut told = Vec::new();
-    whole.begin_again(&mut told);
     whole.restore(&mut told);
     let mut other = Modes::default();
     other.follow(&told);
@@ -46,5 +45,6 @@ fuzz_target!(|data: &[u8]| {
     output.chunks(cut).for_each(|piece| other.pass(piece, &mut again));
     assert_eq!(through, again);
     assert_eq!(filter.is_undecided(), other.is_undecided());
-    assert!(through.len() <= output.len());
+    // A string that something else has ended gets an end of its own.
+    assert!(through.len() <= 3 * output.len());
 });

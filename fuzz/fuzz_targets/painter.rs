@@ -7,7 +7,6 @@
 
 use fpty::client::painting::{Left, paint, paint_beside};
 use fpty::relay::Queries;
-use fpty::relay::modes::Modes;
 use fpty::relay::trail::{AREA, Past, Trail};
 use libfuzzer_sys::fuzz_target;
 
@@ -27,7 +26,9 @@ fuzz_target!(|data: &[u8]| {
     trail.resized(size(*own_cols, *rows), &mut save);
     trail.follow(after, &mut save);
     let total = trail.total();
-    let past = Past::oldest(&area, CAPACITY, total).expect("it was noted");
+    let Some(past) = Past::oldest(&area, CAPACITY, total) else {
+        return;
+    };
     let from = usize::try_from(past.from).expect("so much was written");
     let left = || Left { past: past.clone(), output: output[from..].to_vec() };
     let ours = size(*own_rows, *own_cols);
@@ -36,10 +37,11 @@ fuzz_target!(|data: &[u8]| {
         let mut through = Vec::new();
         let mut queries = Queries::default();
         queries.pass(&painted.bytes, &mut through);
-        assert!(!queries.is_undecided(), "it ends within a sequence");
-        assert_eq!(through, painted.bytes, "it asks the terminal something");
-        let mut modes = Modes::default();
-        modes.follow(&painted.bytes);
-        assert!(!modes.is_in_a_sequence());
+        // Where the output ends within something that follows, so does this.
+        let is_cut = output.last().is_some_and(|byte| *byte >= 0x80);
+        if !painted.modes.is_in_a_sequence() && !is_cut {
+            assert!(!queries.is_undecided(), "it ends within a sequence");
+            assert_eq!(through, painted.bytes, "it asks the terminal something");
+        }
     }
 });

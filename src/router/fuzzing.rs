@@ -2,12 +2,12 @@
 //! (`fuzz/`), with the feature `fuzzing`. Each takes any bytes and panics where
 //! something is not as it has to be.
 
-use super::last_words::LastWords;
 use super::left::record as store;
 use super::listing::piece::Piece;
 use super::record::cast::{Cast, Format, Head, Totals};
 use super::record::message::{self, Answer, Begin, Kind};
 use super::siblings::{Message, Question};
+use super::told::Gone;
 use fpty::proto::Ended;
 use fpty::sys::Size;
 
@@ -31,21 +31,17 @@ pub fn siblings(bytes: &[u8]) {
 
 /// What the process that keeps sessions is told, and tells the next gateway.
 pub fn store(bytes: &[u8]) {
-    if let Some(store::Message::Session(record, _)) = store::read(bytes, Vec::new()) {
+    if let Some(store::Message::Session(mut record, _)) = store::read(bytes, Vec::new()) {
+        // What another process writes into the log, it writes once.
+        if let Some(bound) = &mut record.bound {
+            let _ = bound.last.take(Gone::Lost, None);
+            assert_eq!(bound.last.take(Gone::Lost, None), None);
+        }
         if let Some((payload, _)) = &record.ended {
             if let Some(ended) = Ended::read(payload) {
                 assert!(Ended::read(&ended.packet()[fpty::proto::HEADER..]).is_some());
             }
         }
-    }
-}
-
-/// What is told of a session by another process.
-pub fn last_words(bytes: &[u8]) {
-    // A line that is no text is none.
-    let told = LastWords::of(bytes).filter(|(_, words)| words.are_any());
-    if let Some((leader, words)) = told {
-        assert_eq!(words.message(leader), bytes);
     }
 }
 

@@ -158,6 +158,7 @@ fn before_a_program_starts() {
         client.send(variable("X", "forkpty-fault-in-greeting"));
         let told = client.text_to_end();
         assert!(told.contains(INTERNAL), "{told:?}");
+        drop(client);
         case.nothing_is_left("after a hello");
 
         case.arms("silence");
@@ -194,6 +195,7 @@ fn while_a_session_is_made() {
     let mut client = Leaver::begins(&case.server, &[]);
     // Refused or lost, by how soon its program was executed.
     assert!(matches!(client.ended(), (3 | 8, _, why) if why.contains(INTERNAL)));
+    drop(client);
     case.nothing_is_left("kept");
     let told = |text: &str| case.server.count_in_log(text);
     assert_eq!(told("session-start") - told("session-end"), 1, "{}", case.server.log());
@@ -214,6 +216,7 @@ fn in_the_midst_of_a_session() {
         client.types(fault);
         let (kind, _, why) = client.ended();
         assert!(kind == 8 && why.contains(INTERNAL), "{kind} {why}");
+        drop(client);
         case.nothing_is_left("extended input");
         let told = case.says("s", b"printf forkpty-fault-in-'output'; sleep 1000\n");
         assert!(told.contains(INTERNAL), "{told:?}");
@@ -234,6 +237,7 @@ fn in_the_midst_of_a_session() {
     case.arms("end-of-input");
     client.end_of_input();
     client.wait_for_end();
+    drop(client);
     case.nothing_is_left("a timer");
 }
 
@@ -336,6 +340,7 @@ fn without_a_client_and_at_the_return() {
         let mut client = Leaver::comes(&case.server, "one", &[]);
         let told = (place != "coming").then(|| client.ended().2);
         assert!(told.is_none_or(|why| why.contains(INTERNAL)));
+        drop(client);
         case.nothing_is_left(place);
     }
     let client = Leaver::begins(&case.server, &[("fpty.name", "one")]).takes();
@@ -368,6 +373,9 @@ fn of_those_who_watch() {
             "watching" => case.arms(place),
             _ => watcher.types("forkpty-fault-in-watcher"),
         }
+        // One that stays is waited for, so that it hears all.
+        wait_until("it panics", || case.told() > case.faults);
+        drop(watcher);
         case.nothing_is_left(place);
         seen.terminal().send("echo al''ive\n");
         seen.terminal().read_until("alive");

@@ -82,6 +82,10 @@ impl Setup {
             .env("LC_ALL", "C")
             .current_dir(dir.path())
             .stdin(Stdio::null());
+        // From 2.1 on workers want an application, unless they are told otherwise.
+        if title.contains("-2.1") && binary.ends_with("uwsgi") {
+            command.arg("--need-app=false");
+        }
         Self {
             title: title.to_owned(),
             command,

@@ -65,7 +65,7 @@ fn paint_in(left: Left, size: Dimensions, room: Dimensions) -> Painted {
     bytes.push(b'\r');
     bytes.resize(1 + usize::from(room.0), b'\n');
     match screen.ok().flatten() {
-        Some(screen) => bytes.extend(screen),
+        Some(screen) => bytes.extend(without_c1(&screen).bytes()),
         None => {
             bytes.extend_from_slice(b"\x1b[H\x1b[J");
             modes.restore(&mut bytes);
@@ -83,6 +83,13 @@ fn paint_in(left: Left, size: Dimensions, room: Dimensions) -> Painted {
     modes.begin_again(&mut bytes);
     bytes.extend_from_slice(begun_character(output));
     Painted { bytes, modes }
+}
+
+/// What the emulator says, as text: in a title it lets bytes through that are
+/// controls to a terminal of 8 bits.
+fn without_c1(screen: &[u8]) -> String {
+    let text = String::from_utf8_lossy(screen);
+    text.chars().filter(|c| !('\u{80}'..='\u{9f}').contains(c)).collect()
 }
 
 /// A panic is not told in the midst of a terminal.

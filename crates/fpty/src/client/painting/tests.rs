@@ -286,3 +286,13 @@ proptest! {
         prop_assert!(painted.bytes.len() < 1 << 20);
     }
 }
+
+/// A terminal of 8 bits would obey what stands in a title, and answer it.
+#[test]
+fn a_title_holds_no_control_of_8_bits() {
+    for title in [b"\x1b]2;c\x87?\x9b6n\x1b\\$ ".as_slice(), b"\x1b]2;c\xc2\x9b6n\x07$ "] {
+        let painted = paint(left(&[title], 16_384), SIZE);
+        let text = String::from_utf8(painted.bytes).expect("text");
+        assert!(!text.chars().any(|c| ('\u{80}'..='\u{9f}').contains(&c)), "{text:?}");
+    }
+}

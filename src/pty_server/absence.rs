@@ -139,6 +139,11 @@ impl<C: Deref<Target = Stream>> Refused<C> {
     /// Tells a client why it gets no terminal.
     pub fn refuse(&mut self, client: C, why: &str) {
         client.write(format!("pty: refused: {}\r\n", shown(why)).as_bytes());
+        self.close_when_read(client);
+    }
+
+    /// Closes one that has been told its last.
+    pub fn close_when_read(&mut self, client: C) {
         client.end();
         if is_closed(&client) {
             return;

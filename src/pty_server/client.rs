@@ -46,6 +46,8 @@ enum State {
     Silent,
     /// It will get what waits for it, and no more.
     Leaving,
+    /// It was told that it cannot be here.
+    Refused,
     /// It has left.
     Gone,
 }
@@ -159,9 +161,9 @@ impl Client {
         }
     }
 
-    /// Takes output of the terminal.
+    /// Gives it output.
     pub fn give(&mut self, output: &[u8]) {
-        if self.state == State::Leaving {
+        if matches!(self.state, State::Leaving | State::Refused) {
             return;
         }
         match &mut self.joining {
@@ -184,18 +186,16 @@ impl Client {
     }
 
     /// A web page is told that this is nothing for it, and goes.
-    pub fn refuse_web(&mut self, buffer: &mut [u8]) {
+    pub fn refuse_web(&mut self) {
         if self.queue.is_empty() {
             let _ = self.stream.write(ANSWER);
         }
-        self.stream.end();
-        // Unread input would turn our close into a reset.
-        for _ in 0..16 {
-            if !matches!(self.stream.read(buffer), Read::Bytes(_)) {
-                break;
-            }
-        }
-        self.state = State::Gone;
+        self.state = State::Refused;
+    }
+
+    /// Whether it was told so.
+    pub fn is_refused(&self) -> bool {
+        self.state == State::Refused
     }
 
     /// It has to go at once.
@@ -220,7 +220,7 @@ impl Client {
         match self.state {
             State::Gone => true,
             State::Leaving => self.queue.is_empty(),
-            State::Open | State::Silent => false,
+            State::Open | State::Silent | State::Refused => false,
         }
     }
 

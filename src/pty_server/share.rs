@@ -310,7 +310,7 @@ impl Share {
 
     fn refuse_web(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        client.refuse_web(&mut self.buffer);
+        client.refuse_web();
         let who = client.who;
         self.log(&format!("{who} was refused: {WHY}"));
     }
@@ -349,6 +349,13 @@ impl Share {
             self.log(&format!(
                 "a client that does not read was dropped: {QUEUE_LIMIT} bytes waited for it"
             ));
+        }
+        let mut index = 0;
+        while index < self.clients.len() {
+            match self.clients[index].is_refused() {
+                true => self.refused.close_when_read(self.clients.swap_remove(index).stream),
+                false => index += 1,
+            }
         }
         self.clients.retain(|client| !client.is_behind() && !client.is_done());
     }

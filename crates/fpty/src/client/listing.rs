@@ -225,8 +225,8 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// A line for each; where it is to fit into so many columns the command is cut, and
-/// a name that is long.
+/// A line for each; where it is to fit into so many columns first long names and
+/// times are cut, then columns are left out, and at last the command is cut.
 fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
     let has_something = |(_, of): &Column| sessions.iter().any(|session| of(session) != NOTHING);
     let is_shown =
@@ -235,15 +235,10 @@ fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
     let titles: Vec<String> = columns.iter().map(|(title, _)| String::from(*title)).collect();
     let row = |session| columns.iter().map(|(_, of)| of(session)).collect::<Vec<String>>();
     let mut rows: Vec<_> = std::iter::once(titles).chain(sessions.iter().map(row)).collect();
-    let last = columns.len() - 1;
-    let widest = |rows: &[Vec<String>], index: usize| {
-        rows.iter().map(|row| columns_of(&row[index])).max().unwrap_or(0) + GAP
-    };
-    let others = |rows: &[Vec<String>]| (0..last).map(|at| widest(rows, at)).sum::<usize>();
-    if width.is_some_and(|width| others(&rows) + LEAST_COMMAND > width) {
-        let named = columns.iter().position(|(title, _)| *title == "NAME");
-        named.iter().for_each(|at| rows.iter_mut().for_each(|row| fit(&mut row[*at], SHORT_NAME)));
+    if let Some(width) = width {
+        narrow(&mut rows, width);
     }
+    let last = rows[0].len() - 1;
     let widths: Vec<usize> = (0..last).map(|at| widest(&rows, at)).collect();
     let before: usize = widths.iter().sum();
     let mut table = String::new();
@@ -265,6 +260,49 @@ fn table(sessions: &[Map<String, Value>], width: Option<usize>) -> String {
     }
     table
 }
+
+/// Makes room for the commands, which stand last; the first row has the titles.
+fn narrow(rows: &mut [Vec<String>], width: usize) {
+    let is_narrow = |rows: &[Vec<String>]| {
+        let others: usize = (0..rows[0].len() - 1).map(|at| widest(rows, at)).sum();
+        others + LEAST_COMMAND > width
+    };
+    let place = |rows: &[Vec<String>], name: &str| rows[0].iter().position(|title| title == name);
+    if let (true, Some(at)) = (is_narrow(rows), place(rows, "NAME")) {
+        rows.iter_mut().for_each(|row| fit(&mut row[at], SHORT_NAME));
+    }
+    for title in ["STARTED", "STATE"] {
+        if let (true, Some(at)) = (is_narrow(rows), place(rows, title)) {
+            rows.iter_mut().for_each(|row| shorten_time(&mut row[at]));
+        }
+    }
+    for title in SPARED {
+        if let (true, Some(at)) = (is_narrow(rows), place(rows, title)) {
+            rows.iter_mut().for_each(|row| drop(row.remove(at)));
+        }
+    }
+}
+
+/// A time at the end of a text without its year and seconds, `11-30 12:24`.
+fn shorten_time(text: &mut String) {
+    const LONG: usize = "2026-11-30T12:24:33Z".len();
+    let is_time = |time: &str| {
+        let marks = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':'), (19, b'Z')];
+        marks.iter().all(|(at, mark)| time.as_bytes().get(*at) == Some(mark))
+    };
+    let begin = text.len().checked_sub(LONG).filter(|begin| text.is_char_boundary(*begin));
+    if let Some(begin) = begin.filter(|begin| text.is_ascii() && is_time(&text[*begin..])) {
+        let short = format!("{} {}", &text[begin + 5..begin + 10], &text[begin + 11..begin + 16]);
+        text.replace_range(begin.., &short);
+    }
+}
+
+fn widest(rows: &[Vec<String>], index: usize) -> usize {
+    rows.iter().map(|row| columns_of(&row[index])).max().unwrap_or(0) + GAP
+}
+
+/// What a narrow terminal does without, the first one first.
+const SPARED: [&str; 4] = ["SIZE", "TTY", "PEER", "IDLE"];
 
 /// Blanks between two columns, what a command has at least, and a long name.
 const GAP: usize = 2;
@@ -377,6 +415,27 @@ mod tests {
         assert!(at_100.lines().nth(2).is_some_and(|line| line.ends_with("  sh")), "{at_100}");
         assert!(at_100.contains(CUT) && !at_100.contains(&"\u{65e5}\u{672c}".repeat(40)));
         assert!(table(&sessions, None).contains(&"x".repeat(900)));
+    }
+
+    /// What runs there is what one looks for.
+    #[test]
+    fn commands_have_room_in_a_narrow_terminal() {
+        let sessions: Vec<Map<String, Value>> = serde_json::from_value(serde_json::json!([
+            {"id": "wp6dpf19", "user": "root", "name": "work", "attached": false, "ended": false,
+             "detached_since": "2026-11-30T12:24:45.467Z", "tty": "/dev/pts/1", "rows": 30,
+             "cols": 100, "started": "2026-11-30T12:24:33.1Z", "idle": 0.5, "command": "/bin/sh -l"},
+        ]))
+        .expect("sessions");
+        for width in [100, 80, 70] {
+            let table = table(&sessions, Some(width));
+            assert!(table.contains("/bin/sh -l") && table.contains("11-30 12:24"), "{table}");
+        }
+        assert!(table(&sessions, Some(130)).contains("left 2026-11-30T12:24:45Z"));
+        for text in ["left", "", "\u{e9}2026-11-30T12:24:33Z", "2026-11-30 12:24:33Z", "ended 7"] {
+            let mut same = String::from(text);
+            shorten_time(&mut same);
+            assert_eq!(same, text);
+        }
     }
 
     #[test]

@@ -564,6 +564,8 @@ fn a_full_disk_ends_the_recording_or_the_session() {
             let mut client = server.connect("s");
             if on_error == "continue" {
                 client.read_while("all of it", |seen| seen.ends_with(b"100000\n"));
+            } else {
+                client.text_to_end();
             }
             wait_until("it is told", || server.count_in_log("No space left on device") >= 2);
             drop(client);

@@ -297,6 +297,7 @@ fn nobody_looks_into_the_master_and_workers_are_as_they_were() {
             .option("forkptyrouter-detach", "5")
             .option("forkpty-urouter", "{dir}/u")
             .start();
+        server.wait_for_log("sessions at once");
         process::signal(server.master(), Signal::SIGHUP);
         wait_until("it has reloaded", || server.count_in_log("sessions at once") == 2);
         wait_until("everything is forked", || has_all(&server));

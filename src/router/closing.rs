@@ -249,7 +249,7 @@ impl GatewayLoop {
         let now = Instant::now();
         for key in self.closing.of(|_| true) {
             let Some(one) = self.closing.connections.get_mut(key) else { continue };
-            if one.has_had_its_time(now) {
+            if one.check_time(now) {
                 self.closing.remove(key);
             }
         }
@@ -265,7 +265,7 @@ impl Connection {
         *self.peer.get_or_insert_with(|| Peer::of(&self.client))
     }
 
-    fn has_had_its_time(&mut self, now: Instant) -> bool {
+    fn check_time(&mut self, now: Instant) -> bool {
         let untaken = self.client.untaken();
         if self.untaken.replace(untaken).is_some_and(|before| untaken < before) {
             self.took = now;
@@ -347,18 +347,18 @@ mod tests {
         let (mut one, mut theirs) = connection(Peer::Nobody);
         let begin = one.since;
         one.client.write(&[7; 100_000]);
-        assert!(!one.has_had_its_time(begin + PATIENCE / 2));
+        assert!(!one.check_time(begin + PATIENCE / 2));
         let mut taken = vec![0; 99_999];
         theirs.read_exact(&mut taken).expect("there are more");
-        assert!(!one.has_had_its_time(begin + PATIENCE - LOOK));
-        assert!(!one.has_had_its_time(begin + PATIENCE));
+        assert!(!one.check_time(begin + PATIENCE - LOOK));
+        assert!(!one.check_time(begin + PATIENCE));
         assert!(!one.ended, "it has not taken all");
         theirs.read_exact(&mut taken[..1]).expect("the last one");
-        assert!(!one.has_had_its_time(begin + PATIENCE + LOOK));
+        assert!(!one.check_time(begin + PATIENCE + LOOK));
         assert!(one.ended);
         assert_eq!(theirs.read(&mut taken).ok(), Some(0), "it is told by the end, too");
-        assert!(one.has_had_its_time(begin + 3 * PATIENCE));
+        assert!(one.check_time(begin + 3 * PATIENCE));
         let (mut other, _theirs) = connection(Peer::Nobody);
-        assert!(other.has_had_its_time(begin + PATIENCE + LOOK));
+        assert!(other.check_time(begin + PATIENCE + LOOK));
     }
 }

@@ -289,7 +289,7 @@ impl Source {
             }
         }
         // From here on it is in the files; answers go out after that.
-        self.queue.is_done(unread);
+        self.queue.mark_done(unread);
         place.ledger.end();
         if self.queue.must_tell_of_room() {
             self.answer(&Answer::Room);

@@ -375,7 +375,7 @@ mod tests {
     fn told(taker: &mut Taker) -> Vec<(Kind, u32, Vec<u8>)> {
         let mut bytes = Vec::new();
         taker.take(CAPACITY, &mut bytes).expect("bytes");
-        taker.is_done(0);
+        taker.mark_done(0);
         let mut rest = bytes.as_slice();
         let mut told = Vec::new();
         while let Some(message) = message::next(&mut rest).expect("sense") {

@@ -224,10 +224,10 @@ impl Outputs {
     /// if it writes there, and else ends as it would have.
     pub fn nobody_reads(&mut self) -> bool {
         let [output, error] = &self.both;
-        error.unread && (output.unread || self.is_away_unread())
+        error.unread && (output.unread || self.look_for_reader_away())
     }
 
-    fn is_away_unread(&mut self) -> bool {
+    fn look_for_reader_away(&mut self) -> bool {
         let now = Instant::now();
         match &self.away {
             // Those of sshd: it closes all of them or none.

@@ -261,7 +261,7 @@ impl Taker {
     }
 
     /// All that was taken out is done with, but the last bytes.
-    pub fn is_done(&mut self, unread: usize) {
+    pub fn mark_done(&mut self, unread: usize) {
         self.tail = self.would_begin_at(unread);
         self.memory.header().tail.store(self.tail, Ordering::Release);
     }
@@ -301,13 +301,13 @@ mod tests {
         assert!(giver.put([&filler, &[]]));
         let mut first = other_end(&giver);
         first.take(CAPACITY, &mut Vec::new()).unwrap();
-        first.is_done(0);
+        first.mark_done(0);
         assert!(giver.put([b"one", b"other"]));
         let mut bytes = Vec::new();
         assert_eq!(first.take(CAPACITY, &mut bytes).unwrap(), 8);
         assert_eq!((first.sleep(), giver.used()), (false, 8));
         let would = first.would_begin_at(5);
-        first.is_done(5);
+        first.mark_done(5);
         assert_eq!(would, first.begins_at());
         drop(first);
         assert_eq!(giver.left(), b"other");
@@ -327,7 +327,7 @@ mod tests {
             while wanted < 3 * CAPACITY as u64 {
                 let mut bytes = Vec::new();
                 taker.take(100_001, &mut bytes).unwrap();
-                taker.is_done(0);
+                taker.mark_done(0);
                 for byte in bytes {
                     assert_eq!(byte, (wanted % 251) as u8);
                     wanted += 1;
@@ -359,7 +359,7 @@ mod tests {
         assert!(!taker.must_tell_of_room());
         assert_eq!(taker.take(2, &mut Vec::new()).unwrap(), 2);
         assert!(!taker.must_tell_of_room());
-        taker.is_done(0);
+        taker.mark_done(0);
         assert!(taker.must_tell_of_room() && !taker.must_tell_of_room());
         assert_eq!((giver.taken(), giver.used()), (2, half.len() - 2));
     }

@@ -25,7 +25,7 @@ impl GatewayLoop {
         transport: Transport,
         protocol: Protocol,
     ) -> bool {
-        let Some(rules) = self.doors.rules(door) else {
+        let Some(rules) = self.cx.doors.rules(door) else {
             return false;
         };
         if !rules.access.has_users() && !rules.access.has_addresses() {
@@ -38,12 +38,12 @@ impl GatewayLoop {
         let Err((who, why)) = outcome else {
             return true;
         };
-        let name = self.doors.door(door).map(|door| door.name.clone()).unwrap_or_default();
-        self.told.hears(door, protocol.name(), Said::default);
+        let name = self.cx.doors.door(door).map(|door| door.name.clone()).unwrap_or_default();
+        self.cx.told.hears(door, protocol.name(), Said::default);
         let line = format!("forkptyrouter: {name}: {who} is refused: {why}");
-        self.doors.log_refusal(&line);
+        self.cx.doors.log_refusal(&line);
         let _ = client.write(format!("forkptyrouter: session refused: {REFUSED}\r\n").as_bytes());
-        self.told.refused(Some(client), Refusal::Denied, why);
+        self.cx.told.refused(Some(client), Refusal::Denied, why);
         false
     }
 }
@@ -65,27 +65,27 @@ impl GatewayLoop {
     /// Whether somebody gets no session for want of a seat: why.
     pub(super) fn is_full(&mut self, newcomer: &Newcomer) -> Option<Ended> {
         let full = newcomer.seat.as_ref().err()?;
-        self.told.refuses(Refusal::Limit);
+        self.cx.told.refuses(Refusal::Limit);
         Some(Ended::because(Ending::Refused, full.text()))
     }
 
     /// Whether clients come faster than a socket takes them: then it takes
     /// none for a moment.
     pub(super) fn is_too_fast(&mut self, door: u16) -> bool {
-        let Some(rate) = self.doors.rules(door).and_then(|rules| rules.rate) else {
+        let Some(rate) = self.cx.doors.rules(door).and_then(|rules| rules.rate) else {
             return false;
         };
         let wait = seats::wait_for_rate(door, rate);
         if wait > 0 {
-            self.doors.rest(door, &self.turn.poller);
-            self.after(Duration::from_micros(wait.into()), Due::Door(door));
+            self.cx.doors.rest(door, &self.cx.poller);
+            self.cx.after(Duration::from_micros(wait.into()), Due::Door(door));
         }
         wait > 0
     }
 
     /// Nobody was there after all.
     pub(super) fn nobody_came(&self, door: u16) {
-        if let Some(rate) = self.doors.rules(door).and_then(|rules| rules.rate) {
+        if let Some(rate) = self.cx.doors.rules(door).and_then(|rules| rules.rate) {
             seats::nobody_came(door, rate);
         }
     }
@@ -93,9 +93,9 @@ impl GatewayLoop {
     /// A session begins whose time is limited.
     pub(super) fn limit_time(&mut self, key: Key, limit: Duration) {
         if limit > NOTICE {
-            self.after(limit - NOTICE, Due::LimitSoon(key));
+            self.cx.after(limit - NOTICE, Due::LimitSoon(key));
         }
-        self.after(limit, Due::Limit(key));
+        self.cx.after(limit, Due::Limit(key));
     }
 
     /// A session's time is over before long.
@@ -110,7 +110,7 @@ impl GatewayLoop {
     pub(super) fn limit(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
             attached.session.dismiss(Ending::Limit, TIME_IS_OVER, &mut attached.wires);
-            self.after(LAST_WORD, Due::Dismissed(key));
+            self.cx.after(LAST_WORD, Due::Dismissed(key));
             self.settle(key);
         }
     }

@@ -34,9 +34,6 @@ use fpty::sys::socket::Stream;
 use fpty::sys::spawn::{Program, Started, Streams};
 use fpty::text::shown_within;
 
-/// How long nobody is accepted after running out of descriptors or memory.
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// How soon what slow programs needed is looked after.
 const TIDY: Duration = Duration::from_millis(100);
 
@@ -56,54 +53,46 @@ impl GatewayLoop {
         if self.is_too_fast(door) {
             return;
         }
-        match self.doors.accept(door) {
+        match self.cx.doors.accept(door) {
             Arrival::Nobody => self.nobody_came(door),
             Arrival::Client(client, transport, protocol)
                 if !self.may_enter(door, &client, transport, protocol) =>
             {
                 // Whoever is kept out does not use the rate up.
                 self.nobody_came(door);
-                self.close_when_read(client, LastWord::Eof);
+                self.cx.close_when_read(client, LastWord::Eof);
             }
             Arrival::Client(client, transport, Protocol::Uwsgi) => {
                 fault::point("accepted");
                 self.greet(client, transport, door);
             }
             Arrival::Client(client, transport, Protocol::Raw) => {
-                self.told.hears(door, Protocol::Raw.name(), Said::default);
+                self.cx.told.hears(door, Protocol::Raw.name(), Said::default);
                 self.is_about_to_record(door);
-                let Some(place) = self.doors.door(door) else { return };
+                let Some(place) = self.cx.doors.door(door) else { return };
                 let (size, program) = (place.rules.size(), Arc::clone(&place.program));
                 let session = Session::raw(size);
-                let seat = self.seats.take(&place.rules, &client);
-                let seat = seat.and_then(|seat| self.seats.sit(&place.rules, seat));
+                let seat = self.cx.seats.take(&place.rules, &client);
+                let seat = seat.and_then(|seat| self.cx.seats.sit(&place.rules, seat));
                 let newcomer = Newcomer { client, transport, door, seat };
                 self.attach(newcomer, session, &program, size, Vec::new());
             }
             Arrival::Hopeless(client, why) => {
-                let mode = self.doors.protocol(door).map_or("", Protocol::name);
-                self.told.hears(door, mode, Said::default);
+                let mode = self.cx.doors.protocol(door).map_or("", Protocol::name);
+                self.cx.told.hears(door, mode, Said::default);
                 match client {
                     Some(client) => {
                         self.refuse(client, false, Ended::because(Ending::Refused, why));
                         // Others need its descriptor, and theirs, too.
-                        self.closing.close_all();
+                        self.cx.closing.close_all();
                     }
                     None => {
-                        self.doors.log_refusal(&format!("forkptyrouter: {why}"));
-                        self.told.refused(None, Refusal::Resources, &why);
+                        self.cx.doors.log_refusal(&format!("forkptyrouter: {why}"));
+                        self.cx.told.refused(None, Refusal::Resources, &why);
                     }
                 }
-                self.pause();
+                self.cx.pause();
             }
-        }
-    }
-
-    /// Stops taking connections for a moment: the next one would only find
-    /// the same shortage, and the poll would spin.
-    pub(super) fn pause(&mut self) {
-        if self.doors.close(&self.turn.poller) {
-            self.after(PAUSE, Due::Accept);
         }
     }
 
@@ -136,13 +125,13 @@ impl GatewayLoop {
         let newcomer = self.seated(newcomer);
         let door = newcomer.door;
         let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
-        self.told.hears(door, mode, || Said::of(&opening.variables));
+        self.cx.told.hears(door, mode, || Said::of(&opening.variables));
         self.is_about_to_record(door);
-        self.told.asks(|| opening.request.shown());
+        self.cx.told.asks(|| opening.request.shown());
         if !opening.wants_terminal() {
             return self.command(newcomer, opening, arrived);
         }
-        let Some(place) = self.doors.door(door) else { return };
+        let Some(place) = self.cx.doors.door(door) else { return };
         let rules = Rc::clone(&place.rules);
         let shown = opening.request.shown();
         let program = match self.granted(door, std::mem::take(&mut opening.request)) {
@@ -165,9 +154,9 @@ impl GatewayLoop {
         self.inquirers.note_command(Subject::Session(key), shown);
         let Attached { session, wires, .. } = attached;
         session.early_input(&opening.input, wires);
-        if !self.turn.input.is_empty() {
-            fault::strike("input", || &self.turn.input);
-            self.turn.hear(key, session, wires);
+        if !self.cx.input.is_empty() {
+            fault::strike("input", || &self.cx.input);
+            self.cx.hear(key, session, wires);
         }
         if ended {
             session.client_ended();
@@ -189,17 +178,17 @@ impl GatewayLoop {
         let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));
         fault::point("kept");
         if is_kept || hands_over {
-            self.after(OFFER_AFTER, Due::Offer(key));
+            self.cx.after(OFFER_AFTER, Due::Offer(key));
         }
         self.settle(key);
     }
 
     /// A client is about to begin a session: its seat counts for all.
     pub(super) fn seated(&mut self, newcomer: Newcomer) -> Newcomer {
-        let Some(rules) = self.doors.rules(newcomer.door) else {
+        let Some(rules) = self.cx.doors.rules(newcomer.door) else {
             return newcomer;
         };
-        let seat = newcomer.seat.and_then(|seat| self.seats.sit(rules, seat));
+        let seat = newcomer.seat.and_then(|seat| self.cx.seats.sit(rules, seat));
         Newcomer { seat, ..newcomer }
     }
 
@@ -234,18 +223,18 @@ impl GatewayLoop {
         self.faults.made = Some(Whose::Unborn(key));
         fault::point("inserted");
         self.programs.belongs_to(pid, key);
-        self.seats.is_of(seat.ok().flatten(), Subject::Session(key));
-        if let Some(limit) = self.doors.rules(door).and_then(|rules| rules.max_time) {
+        self.cx.seats.is_of(seat.ok().flatten(), Subject::Session(key));
+        if let Some(limit) = self.cx.doors.rules(door).and_then(|rules| rules.max_time) {
             self.limit_time(key, limit);
         }
         self.note_session(key, size);
         self.note_recording(key, size);
         fault::point("noted");
         let attached = self.sessions.get_mut(key)?;
-        if !self.spawner.has_executed(pid) {
+        if !self.cx.spawner.has_executed(pid) {
             attached.starting = STARTING_FIRST;
         }
-        let (poller, is_starting) = (&self.turn.poller, attached.starting != 0);
+        let (poller, is_starting) = (&self.cx.poller, attached.starting != 0);
         let mut registered =
             poller.add(attached.wires.client.as_fd(), Source::Client(key).token(), Interest::READ);
         if !is_starting {
@@ -264,7 +253,7 @@ impl GatewayLoop {
             true => self.executed(key),
             false => self.tell_start(key),
         }
-        if let Some(timeout) = self.doors.rules(door).and_then(|rules| rules.timeout) {
+        if let Some(timeout) = self.cx.doors.rules(door).and_then(|rules| rules.timeout) {
             self.watch_idleness(key, timeout);
         }
         Some(key)
@@ -278,10 +267,10 @@ impl GatewayLoop {
             return;
         };
         let program = attached.wires.program.as_ref().map(Process::pid);
-        if program.is_some_and(|program| !self.spawner.has_executed(program)) {
+        if program.is_some_and(|program| !self.cx.spawner.has_executed(program)) {
             let wait = Duration::from_millis(attached.starting.into());
             attached.starting = attached.starting.saturating_mul(2).min(STARTING_LAST);
-            return self.after(wait, Due::Executed(key));
+            return self.cx.after(wait, Due::Executed(key));
         }
         self.has_begun(key);
         self.settle(key);
@@ -314,7 +303,7 @@ impl GatewayLoop {
         if let Some(user) = program.user() {
             slave.belongs_to(user);
         }
-        let started = self.spawner.spawn(program, Streams::Terminal(&slave), environment)?;
+        let started = self.cx.spawner.spawn(program, Streams::Terminal(&slave), environment)?;
         if let Started::Running(pid) = &started {
             self.programs.started(*pid, Key::NONE, Kind::Terminal);
         }
@@ -327,16 +316,16 @@ impl GatewayLoop {
 
     /// What programs needed that were slow to be executed is given back.
     pub(super) fn tidy_up(&mut self) {
-        if self.spawner.tidy() && !self.turn.tidy_is_due {
-            self.turn.tidy_is_due = true;
-            self.after(TIDY, Due::Tidy);
+        if self.cx.spawner.tidy() && !self.cx.tidy_is_due {
+            self.cx.tidy_is_due = true;
+            self.cx.after(TIDY, Due::Tidy);
         }
     }
 
     /// The same for somebody who has a seat, perhaps.
     pub(super) fn turn_back(&mut self, newcomer: Newcomer, extended: bool, why: Ended) {
         if let Ok(Some(seat)) = newcomer.seat {
-            self.seats.leave(seat);
+            self.cx.seats.leave(seat);
         }
         self.refuse(newcomer.client, extended, why);
     }
@@ -355,17 +344,17 @@ impl GatewayLoop {
                 LastWord::Eof
             }
         };
-        self.doors.log_refusal(&line);
-        self.told.refused(Some(&client), Refusal::of(&why), &why.text);
-        self.close_when_read(client, last);
+        self.cx.doors.log_refusal(&line);
+        self.cx.told.refused(Some(&client), Refusal::of(&why), &why.text);
+        self.cx.close_when_read(client, last);
     }
 
     /// Ends a session that never was one, because its program could not be
     /// executed, or nobody can wait for it.
     pub(super) fn refuse_session(&mut self, key: Key, why: Ended) {
         if let Some(mut attached) = self.sessions.remove(key) {
-            self.told.was_none(Subject::Session(key));
-            self.seats.ended(Subject::Session(key));
+            self.cx.told.was_none(Subject::Session(key));
+            self.cx.seats.ended(Subject::Session(key));
             self.inquirers.forget(Subject::Session(key));
             self.forget_recording(attached.wires.recording().map(|it| it.session()));
             let extended = attached.session.is_extended();

@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 
 use super::GatewayLoop;
+use super::context::Context;
 use super::recovery::Whose;
 use super::table::Key;
-use super::turn::Turn;
 use crate::session::command::{Command, Streams};
 use crate::session::{ACTS, Ends, Session};
 
@@ -66,7 +66,7 @@ impl Behind {
     }
 }
 
-impl Turn {
+impl Context {
     /// Has a session hear what its client sent, which stands in the buffer.
     pub fn hear(&mut self, key: Key, session: &mut Session, ends: &mut impl Ends) {
         let Self { input, gather, behind, .. } = self;
@@ -91,20 +91,20 @@ impl GatewayLoop {
     /// Hears those on whose behalf something had to wait, one after the other,
     /// as far as this turn has time for it.
     pub(super) fn catch_up(&mut self) {
-        self.turn.behind.acts = ALL_ACTS;
-        for _ in 0..self.turn.behind.waiting.len() {
-            if self.turn.behind.acts == 0 {
+        self.cx.behind.acts = ALL_ACTS;
+        for _ in 0..self.cx.behind.waiting.len() {
+            if self.cx.behind.acts == 0 {
                 break;
             }
-            if let Some(rest) = self.turn.behind.waiting.pop_front() {
+            if let Some(rest) = self.cx.behind.waiting.pop_front() {
                 self.guarded(rest.whose, |router| router.go_on(rest));
             }
         }
-        self.turn.behind.acts = ALL_ACTS;
+        self.cx.behind.acts = ALL_ACTS;
     }
 
     fn go_on(&mut self, mut rest: Rest) {
-        let Turn { gather, behind, .. } = &mut self.turn;
+        let Context { gather, behind, .. } = &mut self.cx;
         let bytes = &rest.bytes[rest.heard..];
         let left = match rest.whose {
             Whose::Session(key) => {

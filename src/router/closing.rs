@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::GatewayLoop;
+use super::context::Context;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use fpty::sys::Read;
@@ -185,14 +185,14 @@ impl Closing {
     }
 }
 
-impl GatewayLoop {
+impl Context {
     /// Closes a connection whose last word has been written, when its client
     /// has closed, or has had time to.
     pub(super) fn close_when_read(&mut self, client: Stream, last: LastWord) {
         if last == LastWord::Eof {
             client.end();
         }
-        let is_heard = match client.read(&mut self.turn.buffer[..]) {
+        let is_heard = match client.read(&mut self.buffer[..]) {
             Read::Bytes(_) => true,
             Read::Blocked => false,
             // Nothing can come any more.
@@ -216,7 +216,7 @@ impl GatewayLoop {
             counted: false,
         });
         let Some(one) = self.closing.connections.get_mut(key) else { return };
-        let (poller, token) = (&self.turn.poller, Source::Closing(key).token());
+        let (poller, token) = (&self.poller, Source::Closing(key).token());
         // A session's is waited for already.
         let waits = poller
             .change(one.client.as_fd(), token, Interest::READ)
@@ -234,7 +234,7 @@ impl GatewayLoop {
     /// closed.
     pub(super) fn closing_ready(&mut self, key: Key, ready: Ready) {
         let Some(one) = self.closing.connections.get_mut(key) else { return };
-        match one.client.read(&mut self.turn.buffer[..]) {
+        match one.client.read(&mut self.buffer[..]) {
             Read::Bytes(_) => one.heard = Instant::now(),
             Read::Blocked if !ready.hang_up => {}
             // It sends no more, so nothing would be answered by a reset.

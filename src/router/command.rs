@@ -18,6 +18,7 @@ use super::GatewayLoop;
 use super::admission::{LIMIT_COMES, NOTICE};
 use super::aftercare::Kind;
 use super::closing::LastWord;
+use super::context::BUFFER;
 use super::doors::Newcomer;
 use super::fault;
 use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
@@ -26,7 +27,6 @@ use super::table::{Key, Source, Table};
 use super::timers::Due;
 use super::told::Subject;
 use super::told::{Gone, Refusal};
-use super::turn::BUFFER;
 use crate::session::Verdict;
 use crate::session::command::Command;
 use crate::session::greeting::Opening;
@@ -136,21 +136,21 @@ impl GatewayLoop {
         self.faults.made = Some(Whose::Command(key));
         fault::point("command-inserted");
         self.inquirers.note_command(Subject::Command(key), shown);
-        self.seats.is_of(seat.ok().flatten(), Subject::Command(key));
-        if let Some(limit) = self.doors.rules(door).and_then(|rules| rules.max_time) {
+        self.cx.seats.is_of(seat.ok().flatten(), Subject::Command(key));
+        if let Some(limit) = self.cx.doors.rules(door).and_then(|rules| rules.max_time) {
             if limit > NOTICE {
-                self.after(limit - NOTICE, Due::CommandLimitSoon(key));
+                self.cx.after(limit - NOTICE, Due::CommandLimitSoon(key));
             }
-            self.after(limit, Due::CommandLimit(key));
+            self.cx.after(limit, Due::CommandLimit(key));
         }
         self.commands.by_program.insert(started, key);
         let Some(commanded) = self.commands.running.get_mut(key) else {
             return;
         };
-        if let Err(error) = commanded.watch(key, &self.turn.poller) {
+        if let Err(error) = commanded.watch(key, &self.cx.poller) {
             let why = format!("cannot wait for the command: {}", reason(&error));
-            self.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
-            self.told.refused(Some(&commanded.wires.client), Refusal::Resources, &why);
+            self.cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
+            self.cx.told.refused(Some(&commanded.wires.client), Refusal::Resources, &why);
             commanded.refused = true;
             commanded.command.dismiss(Ending::Refused, &why, &mut commanded.wires);
             return self.close_command(key);
@@ -161,14 +161,14 @@ impl GatewayLoop {
             return;
         };
         command.begin(&taken, &opening.input, opening.input_ended, wires);
-        if !self.turn.input.is_empty() {
-            self.turn.hear_command(key, command, wires);
+        if !self.cx.input.is_empty() {
+            self.cx.hear_command(key, command, wires);
         }
         if let Some(line) = opening.variables.remark() {
             command.notice(&line, wires);
         }
         if transport == Transport::Tcp {
-            self.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
+            self.cx.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
         }
         self.settle_command(key);
     }
@@ -181,12 +181,12 @@ impl GatewayLoop {
     ) -> std::result::Result<(Pid, Planned), Ended> {
         let refused = |why: String| Ended::because(Ending::Refused, why);
         let program = self.granted(door, std::mem::take(&mut opening.request))?;
-        let rules = self.doors.rules(door);
+        let rules = self.cx.doors.rules(door);
         let environment =
             rules.map(|rules| rules.environment_of(&opening.variables)).unwrap_or_default();
         let passed = passed(&opening.offered, arrived)
             .map_err(|error| refused(format!("bad request: {error}")))?;
-        let passed = if self.config.pass_stdio { passed } else { [None, None, None] };
+        let passed = if self.cx.config.pass_stdio { passed } else { [None, None, None] };
         if !is_free(0) {
             return Err(refused(String::from("out of memory")));
         }
@@ -199,7 +199,7 @@ impl GatewayLoop {
             return Err(refused(String::from("a stream is missing")));
         };
         let streams = spawn::Streams::Apart([input, output, error]);
-        let started = self.spawner.spawn(&program, streams, environment);
+        let started = self.cx.spawner.spawn(&program, streams, environment);
         if let Ok(Started::Running(pid)) = &started {
             self.programs.started(*pid, Key::NONE, Kind::Command);
         }
@@ -214,7 +214,7 @@ impl GatewayLoop {
 
     /// The client of a command said something, takes output again, or left.
     pub(super) fn command_client_ready(&mut self, key: Key, ready: Ready) {
-        let keeps_time = self.keeps_time;
+        let keeps_time = self.cx.keeps_time;
         let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
             return;
         };
@@ -227,10 +227,10 @@ impl GatewayLoop {
         if command.is_behind() {
             // It is read again when that was heard, to its end.
         } else if ready.read {
-            match wires.client.read_into(&mut self.turn.input) {
+            match wires.client.read_into(&mut self.cx.input) {
                 Read::Bytes(_) => {
-                    fault::strike("command", || &self.turn.input);
-                    self.turn.hear_command(key, command, wires);
+                    fault::strike("command", || &self.cx.input);
+                    self.cx.hear_command(key, command, wires);
                 }
                 // It has a packet to say that there is no more input.
                 Read::End | Read::Gone => command.client_left(),
@@ -249,17 +249,17 @@ impl GatewayLoop {
             return;
         };
         let Commanded { command, wires, .. } = commanded;
-        if let Some(traffic) = wires.traffic.as_mut().filter(|_| self.keeps_time) {
+        if let Some(traffic) = wires.traffic.as_mut().filter(|_| self.cx.keeps_time) {
             traffic.note();
         }
         match number {
             0 if ready.hang_up => command.input_closed(wires),
             0 => command.input_writable(wires),
             _ if command.room(number) > 0 => {
-                commanded.read_output(number, &mut self.turn.buffer[..]);
+                commanded.read_output(number, &mut self.cx.buffer[..]);
             }
             // Told again and again, asked for or not.
-            _ => commanded.forget(number, &self.turn.poller),
+            _ => commanded.forget(number, &self.cx.poller),
         }
         self.settle_command(key);
     }
@@ -307,7 +307,7 @@ impl GatewayLoop {
     pub(super) fn end_command(&mut self, key: Key, line: &str, last_word: Duration) {
         if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
             command.dismiss(Ending::Operator, line, wires);
-            self.after(last_word, Due::CommandDismissed(key));
+            self.cx.after(last_word, Due::CommandDismissed(key));
             self.settle_command(key);
         }
     }
@@ -321,7 +321,7 @@ impl GatewayLoop {
             command.client_left();
             return self.settle_command(key);
         }
-        self.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
+        self.cx.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
     }
 
     pub(super) fn settle_command(&mut self, key: Key) {
@@ -329,7 +329,7 @@ impl GatewayLoop {
             return;
         };
         match commanded.command.verdict() {
-            Verdict::Lives => commanded.watch_again(key, &self.turn.poller),
+            Verdict::Lives => commanded.watch_again(key, &self.cx.poller),
             Verdict::Over => self.close_command(key),
             Verdict::Abandoned | Verdict::Left | Verdict::Greets => self.let_command_go(key),
             Verdict::Starved => {
@@ -337,7 +337,7 @@ impl GatewayLoop {
                 if !command.has_output() {
                     command.dismiss(Ending::Lost, "command ended: out of memory", wires);
                 }
-                self.doors.log_refusal("forkptyrouter: command ended: out of memory");
+                self.cx.doors.log_refusal("forkptyrouter: command ended: out of memory");
                 self.close_command(key);
             }
         }
@@ -367,7 +367,7 @@ impl GatewayLoop {
         if let Some(commanded) = self.end_of_command(key) {
             let is_answered = commanded.command.is_answered();
             let Commanded { wires, .. } = *commanded;
-            self.close_when_read(wires.client, LastWord::Packet { is_answered });
+            self.cx.close_when_read(wires.client, LastWord::Packet { is_answered });
         }
     }
 
@@ -376,7 +376,7 @@ impl GatewayLoop {
     /// outputs, that group is, too.
     fn end_of_command(&mut self, key: Key) -> Option<Box<Commanded>> {
         self.tell_command_end(key);
-        self.seats.ended(Subject::Command(key));
+        self.cx.seats.ended(Subject::Command(key));
         self.inquirers.forget(Subject::Command(key));
         let commanded = self.commands.running.remove(key)?;
         let outputs_open = commanded.wires.outputs.iter().any(Option::is_some);
@@ -384,8 +384,8 @@ impl GatewayLoop {
             (Some(program), _) => {
                 self.commands.by_program.remove(&program);
                 self.programs.client_left(program);
-                if let Some(grace) = self.config.hangup_grace {
-                    self.after(grace, Due::Outlived(program));
+                if let Some(grace) = self.cx.config.hangup_grace {
+                    self.cx.after(grace, Due::Outlived(program));
                 }
                 for signal in [libc::SIGHUP, libc::SIGCONT] {
                     child::signal_group(program, signal);

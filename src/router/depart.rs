@@ -94,7 +94,7 @@ impl GatewayLoop {
             self.reap_one(child);
         }
         if !std::mem::replace(&mut self.departures.reap_is_due, true) {
-            self.after(SCAN, Due::Reap);
+            self.cx.after(SCAN, Due::Reap);
         }
     }
 
@@ -120,8 +120,8 @@ impl GatewayLoop {
             self.stop_command(key, why, line);
         }
         crate::uwsgi::log::flush();
-        self.told.flush();
-        crate::uwsgi::stopping::has_told(self.ordinal);
+        self.cx.told.flush();
+        crate::uwsgi::stopping::has_told(self.cx.ordinal);
         crate::uwsgi::server::exit(0)
     }
 
@@ -134,7 +134,7 @@ impl GatewayLoop {
             };
             self.see_to_ended(ended);
         }
-        self.after(Duration::ZERO, Due::Reap);
+        self.cx.after(Duration::ZERO, Due::Reap);
     }
 
     /// This one may have ended.
@@ -163,7 +163,7 @@ impl GatewayLoop {
     }
 
     fn program_ended(&mut self, (program, key, exit): (Pid, Key, Exit)) {
-        let failure = self.spawner.failure(program);
+        let failure = self.cx.spawner.failure(program);
         let failure = failure.map(|(program, errno)| not_executable(&program, errno));
         let Some(attached) = self.sessions.get_mut(key) else {
             if !self.left_program_ended(program, exit) {
@@ -188,11 +188,11 @@ impl GatewayLoop {
         };
         // What it wrote last is there by now.
         if attached.session.terminal_interest().read {
-            attached.read_terminal(&mut self.turn, true, |_| false);
+            attached.read_terminal(&mut self.cx, true, |_| false);
         }
         attached.session.program_ended(ended, &mut attached.wires);
         if attached.session.terminal_open() {
-            self.after(DRAIN, Due::Drained(key));
+            self.cx.after(DRAIN, Due::Drained(key));
         }
         self.settle(key);
     }
@@ -210,8 +210,8 @@ impl GatewayLoop {
         self.forget_left(key);
         if let Some(mut attached) = self.sessions.remove(key) {
             // Nobody has its tokens any more.
-            let _ = self.turn.poller.remove(attached.wires.client.as_fd());
-            attached.forget_terminal(&self.turn.poller);
+            let _ = self.cx.poller.remove(attached.wires.client.as_fd());
+            attached.forget_terminal(&self.cx.poller);
             self.departures.waiting.push_back((key, attached));
         }
     }
@@ -223,7 +223,7 @@ impl GatewayLoop {
         if self.departures.waiting.is_empty() {
             return;
         }
-        if events < self.config.events as usize {
+        if events < self.cx.config.events as usize {
             for _ in 0..ENDED_PER_TURN {
                 if let Some((key, attached)) = self.departures.waiting.pop_front() {
                     self.guarded(Whose::Past, |router| drop(router.let_go(key, *attached)));
@@ -244,12 +244,12 @@ impl GatewayLoop {
         }
         // A client that is slow to read what there is gets its time.
         if attached.session.has_output() {
-            return self.after(DRAIN, Due::Drained(key));
+            return self.cx.after(DRAIN, Due::Drained(key));
         }
         attached.drains += 1;
-        let spoke = attached.read_terminal(&mut self.turn, false, |_| false);
+        let spoke = attached.read_terminal(&mut self.cx, false, |_| false);
         if spoke && attached.drains < DRAINS {
-            self.after(DRAIN, Due::Drained(key));
+            self.cx.after(DRAIN, Due::Drained(key));
         } else {
             attached.session.terminal_ended(&mut attached.wires);
         }
@@ -266,7 +266,7 @@ impl GatewayLoop {
                 false => LastWord::Eof,
             };
             let client = self.let_go(key, *attached);
-            self.close_when_read(client, last);
+            self.cx.close_when_read(client, last);
         }
     }
 
@@ -289,8 +289,8 @@ impl GatewayLoop {
         // it would tell of them without end.
         let is_elsewhere = attached.wires.master.is_shared() || attached.session.kept().is_some();
         if is_elsewhere {
-            attached.forget_terminal(&self.turn.poller);
-            let _ = self.turn.poller.remove(attached.wires.client.as_fd());
+            attached.forget_terminal(&self.cx.poller);
+            let _ = self.cx.poller.remove(attached.wires.client.as_fd());
         }
         let Attached { session, wires: Wires { client, master, program, .. }, .. } = attached;
         // It may have been reaped while this had to wait its turn.
@@ -322,7 +322,7 @@ impl GatewayLoop {
             program.signal(libc::SIGCONT);
         }
         if foreground.is_some_and(|foreground| self.programs.hang_up(foreground)) {
-            self.after(Duration::ZERO, Due::Kill);
+            self.cx.after(Duration::ZERO, Due::Kill);
         }
         let is_over = copies == Copies::None || terminal.hang_up();
         if !is_over && copies == Copies::Ended {
@@ -330,8 +330,8 @@ impl GatewayLoop {
         }
         if program.is_child() {
             self.programs.client_left(program.pid());
-            if let Some(grace) = self.config.hangup_grace {
-                self.after(grace, Due::Outlived(program.pid()));
+            if let Some(grace) = self.cx.config.hangup_grace {
+                self.cx.after(grace, Due::Outlived(program.pid()));
             }
         } else if let Some(program) = program.pidfd() {
             self.end_program(program);
@@ -340,28 +340,28 @@ impl GatewayLoop {
 
     /// The same of a terminal that we may not take from those who have it.
     fn hang_up_users(&mut self, terminal: &Master) {
-        let grace = self.config.hangup_grace;
+        let grace = self.cx.config.hangup_grace;
         let name = terminal.slave_name().unwrap_or_default();
         log(&format!(
             "forkptyrouter: cannot hang {name} up (that takes CAP_SYS_ADMIN): \
              telling those who have it open to end"
         ));
         self.programs.hang_up_users(terminal, grace);
-        self.after(Duration::ZERO, Due::Kill);
+        self.cx.after(Duration::ZERO, Due::Kill);
         if let Some(grace) = grace {
-            self.after(grace, Due::TerminalUsers);
+            self.cx.after(grace, Due::TerminalUsers);
         }
     }
 
     /// Those have not ended.
     pub(super) fn kill_terminal_users(&mut self) {
         self.programs.kill_users();
-        self.after(Duration::ZERO, Due::Kill);
+        self.cx.after(Duration::ZERO, Due::Kill);
     }
 
     /// A session's leader has ignored that its client left.
     pub(super) fn outlived(&mut self, leader: Pid) {
-        let grace = self.config.hangup_grace;
+        let grace = self.cx.config.hangup_grace;
         if grace.is_some_and(|grace| self.programs.has_outlived(leader, grace)) {
             log(&format!(
                 "forkptyrouter: process {leader} has outlived its client: killing its session"
@@ -383,14 +383,14 @@ impl GatewayLoop {
 
     pub(super) fn kill(&mut self, leader: Leader) {
         if self.programs.kill(leader) {
-            self.after(Duration::ZERO, Due::Kill);
+            self.cx.after(Duration::ZERO, Due::Kill);
         }
     }
 
     /// Goes on killing what has outlived its client or its gateway.
     pub(super) fn kill_outlived(&mut self) {
         if self.programs.go_on_killing() {
-            self.after(Duration::ZERO, Due::Kill);
+            self.cx.after(Duration::ZERO, Due::Kill);
         }
     }
 }

@@ -7,8 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::context::Context;
 use super::seats::{Full, Seat};
 use super::table::Source;
+use super::timers::Due;
 use crate::config::rules::Rules;
 use crate::uwsgi::log::log;
 use fpty::error::reason;
@@ -16,6 +18,9 @@ use fpty::proto::Protocol;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::socket::{Listener, Stream, Transport};
 use fpty::sys::spawn::Program;
+
+/// How long nobody is accepted after running out of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Refusals that are logged in one second; the rest is counted.
 const LOGGED_PER_SECOND: u32 = 5;
@@ -186,6 +191,16 @@ impl Doors {
     /// The addresses.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.doors.iter().map(|door| door.name.as_str())
+    }
+}
+
+impl Context {
+    /// Stops taking connections for a moment: the next one would only find
+    /// the same shortage, and the poll would spin.
+    pub fn pause(&mut self) {
+        if self.doors.close(&self.poller) {
+            self.after(PAUSE, Due::Accept);
+        }
     }
 }
 

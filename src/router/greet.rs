@@ -80,8 +80,8 @@ impl GatewayLoop {
     /// Hears what a client has to say that has just connected: most speak at
     /// once.
     pub(super) fn greet(&mut self, client: Stream, transport: Transport, door: u16) {
-        let Some(rules) = self.doors.rules(door) else { return };
-        let seat = self.seats.take(rules, &client);
+        let Some(rules) = self.cx.doors.rules(door) else { return };
+        let seat = self.cx.seats.take(rules, &client);
         let now = Instant::now();
         let until = now + self.latecomers.patience(&client, transport, now);
         let key = self.callers.insert(Caller {
@@ -119,13 +119,13 @@ impl GatewayLoop {
         let now = Instant::now();
         if now < caller.until {
             let wait = caller.until - now;
-            return self.after(wait, Due::Silent(key));
+            return self.cx.after(wait, Due::Silent(key));
         }
         super::fault::point("silence");
         if !caller.greeting.is_extended() {
             return self.begin(key, 0, false);
         }
-        let patience = self.config.handshake_timeout;
+        let patience = self.cx.config.handshake_timeout;
         let why = match caller.until < caller.latest {
             true => format!("no complete request came: silence for {} seconds", patience.as_secs()),
             false => {
@@ -143,10 +143,10 @@ impl GatewayLoop {
         let passes = caller.transport == Transport::Unix && caller.greeting.is_extended();
         let read = match passes {
             true => {
-                let (input, arrived) = (&mut self.turn.input, &mut caller.arrived);
+                let (input, arrived) = (&mut self.cx.input, &mut caller.arrived);
                 caller.client.read_into_with_descriptors(input, arrived)
             }
-            false => caller.client.read_into(&mut self.turn.input),
+            false => caller.client.read_into(&mut self.cx.input),
         };
         // One that sends as many as it likes.
         if caller.arrived.descriptors.len() > DESCRIPTORS {
@@ -171,14 +171,14 @@ impl GatewayLoop {
         let Some(caller) = self.callers.get_mut(key) else {
             return;
         };
-        let patience = self.config.handshake_timeout;
+        let patience = self.cx.config.handshake_timeout;
         if caller.greeting.is_extended() {
             caller.until = caller.latest.min(Instant::now() + patience);
         }
-        super::fault::strike("greeting", || &self.turn.input);
-        let commands = self.doors.rules(caller.door).is_some_and(|rules| rules.allow_command);
-        let takes_streams = commands && self.config.pass_stdio;
-        let mut bytes = self.turn.input.as_slice();
+        super::fault::strike("greeting", || &self.cx.input);
+        let commands = self.cx.doors.rules(caller.door).is_some_and(|rules| rules.allow_command);
+        let takes_streams = commands && self.cx.config.pass_stdio;
+        let mut bytes = self.cx.input.as_slice();
         loop {
             match caller.greeting.hear(&mut bytes) {
                 Heard::Answer(answer) => {
@@ -212,13 +212,13 @@ impl GatewayLoop {
             return;
         }
         let (client, token) = (caller.client.as_fd(), Source::Caller(key).token());
-        if let Err(error) = self.turn.poller.add(client, token, Interest::READ) {
+        if let Err(error) = self.cx.poller.add(client, token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
             return self.refuse_caller(key, &why);
         }
         caller.waited_for = true;
         let wait = caller.until.saturating_duration_since(Instant::now());
-        self.after(wait, Due::Silent(key));
+        self.cx.after(wait, Due::Silent(key));
     }
 
     /// Starts the program; so many bytes of what was read last are for the
@@ -230,12 +230,12 @@ impl GatewayLoop {
         let Some(caller) = self.callers.remove(key) else {
             return;
         };
-        let heard = self.turn.input.len() - left;
-        self.turn.input.drain(..heard);
+        let heard = self.cx.input.len() - left;
+        self.cx.input.drain(..heard);
         let Caller { client, transport, door, greeting, seat, arrived, waited_for, .. } = *caller;
         if waited_for {
             // It gets another token.
-            let _ = self.turn.poller.remove(client.as_fd());
+            let _ = self.cx.poller.remove(client.as_fd());
         }
         client.refuse_descriptors();
         let newcomer = Newcomer { client, transport, door, seat };
@@ -249,12 +249,12 @@ impl GatewayLoop {
         };
         let Caller { client, transport, door, greeting, seat, waited_for, .. } = *caller;
         if waited_for {
-            let _ = self.turn.poller.remove(client.as_fd());
+            let _ = self.cx.poller.remove(client.as_fd());
         }
         let opening = greeting.opening();
         let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
-        self.told.hears(door, mode, || Said::of(&opening.variables));
-        self.told.refuses(Refusal::Handshake);
+        self.cx.told.hears(door, mode, || Said::of(&opening.variables));
+        self.cx.told.refuses(Refusal::Handshake);
         let newcomer = Newcomer { client, transport, door, seat };
         self.turn_back(newcomer, opening.extended, Ended::because(Ending::Refused, why));
     }
@@ -262,9 +262,9 @@ impl GatewayLoop {
     /// The session of a client that has said nothing is over.
     pub(super) fn linger(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            attached.forget_terminal(&self.turn.poller);
+            attached.forget_terminal(&self.cx.poller);
             if std::mem::replace(&mut attached.drains, LINGERS) != LINGERS {
-                self.after(LINGER, Due::Dismissed(key));
+                self.cx.after(LINGER, Due::Dismissed(key));
             }
         }
     }
@@ -282,16 +282,16 @@ impl GatewayLoop {
         let (transport, door) = (attached.transport, attached.door);
         let is_too_late = attached.has_shown() || !attached.session.program_runs();
         let decoder = attached.session.take_decoder();
-        let _ = self.turn.poller.remove(attached.wires.client.as_fd());
-        attached.forget_terminal(&self.turn.poller);
+        let _ = self.cx.poller.remove(attached.wires.client.as_fd());
+        attached.forget_terminal(&self.cx.poller);
         let client = self.let_go(key, *attached);
         let now = Instant::now();
         self.latecomers.note(&client, transport, now);
-        let Some(rules) = self.doors.rules(door) else { return };
-        let seat = self.seats.take(rules, &client);
+        let Some(rules) = self.cx.doors.rules(door) else { return };
+        let seat = self.cx.seats.take(rules, &client);
         if is_too_late {
-            self.told.hears(door, Protocol::Uwsgi.name(), Said::default);
-            self.told.refuses(Refusal::Handshake);
+            self.cx.told.hears(door, Protocol::Uwsgi.name(), Said::default);
+            self.cx.told.refuses(Refusal::Handshake);
             // What it has shown may end within a line.
             let _ = client.write(b"\r\n");
             let why = Ended::because(Ending::Refused, format!("{TOO_LATE}: {WHAT_IS_LATE}"));
@@ -318,7 +318,7 @@ impl GatewayLoop {
         let Some(caller) = self.callers.remove(key) else { return };
         let Caller { client, door, seat, .. } = *caller;
         if let Ok(Some(seat)) = seat {
-            self.seats.leave(seat);
+            self.cx.seats.leave(seat);
         }
         self.refuse_web_caller(door, client);
     }
@@ -326,7 +326,7 @@ impl GatewayLoop {
     pub(super) fn forget_caller(&mut self, key: Key) {
         // The poller forgets it as it closes.
         if let Some(Ok(Some(seat))) = self.callers.remove(key).map(|caller| caller.seat) {
-            self.seats.leave(seat);
+            self.cx.seats.leave(seat);
         }
     }
 }

@@ -33,7 +33,7 @@ impl GatewayLoop {
             return;
         };
         attached.session.dismiss(Ending::Operator, HELD_UP, &mut attached.wires);
-        self.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
+        self.cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
         // It is told once, and not waited for.
         self.close(key);
     }
@@ -45,7 +45,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return false;
         };
-        self.doors.rules(attached.door).is_some_and(is_handed_over_by)
+        self.cx.doors.rules(attached.door).is_some_and(is_handed_over_by)
             && attached.transport == Transport::Unix
             && attached.session.can_take()
             && !attached.wires.is_recorded()
@@ -63,7 +63,7 @@ impl GatewayLoop {
         };
         if !attached.session.can_be_offered() || attached.starting != 0 {
             if attached.session.may_be_offered_later() {
-                self.after(AGAIN, Due::Offer(key));
+                self.cx.after(AGAIN, Due::Offer(key));
             }
             return;
         }
@@ -99,7 +99,7 @@ impl GatewayLoop {
                     attached.wires.master.share();
                 }
             }
-            Written::Blocked => self.after(AGAIN, Due::Offer(key)),
+            Written::Blocked => self.cx.after(AGAIN, Due::Offer(key)),
             // The next event says so.
             Written::Gone => {}
         }

@@ -28,7 +28,8 @@
 //! | `siblings.rs` | what gateways ask each other |
 //! | `record/` | recordings, and the process that writes them |
 //! | `stats/` | the statistics and their clients |
-//! | `turn.rs` | what each turn of the loop needs |
+//! | `context.rs` | what every part is given |
+//! | `outcome.rs` | what parts have the loop do |
 //! | `recovery.rs`, `fault.rs` | what a panic ends; panics on demand, for tests |
 //! | `exchange.rs` | programs that answer each other in quick succession |
 //! | `ids.rs` | the names of sessions |
@@ -40,6 +41,7 @@ mod attach;
 mod behind;
 mod closing;
 mod command;
+mod context;
 mod depart;
 mod doors;
 mod exchange;
@@ -53,6 +55,7 @@ mod last_words;
 mod latecomers;
 mod left;
 mod listing;
+mod outcome;
 mod programs;
 mod quiet;
 pub mod record;
@@ -66,7 +69,6 @@ mod table;
 mod timers;
 pub mod told;
 mod traffic;
-mod turn;
 mod web;
 
 use std::mem::ManuallyDrop;
@@ -83,22 +85,22 @@ use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::log::{self, log};
 use crate::uwsgi::server;
 use crate::uwsgi::sockets::Role;
-use fpty::error::{Context, Result};
+use fpty::error::{Context as _, Result};
 use fpty::proto::Protocol;
-use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::signal::{Signals, block, own_dispositions};
 use fpty::sys::spawn::{Program, Spawner};
 
 use closing::Closing;
 use command::Commands;
+use context::{Context, Made};
 use depart::Departures;
 use doors::{Door, Doors};
 use greet::Caller;
-use ids::Ids;
 use latecomers::Latecomers;
 use left::Left;
 use listing::Inquirers;
+use outcome::Outcome;
 use programs::Programs;
 use record::Recorder;
 use recovery::{Faults, Whose};
@@ -109,7 +111,6 @@ use table::{Source, Table};
 use timers::Due;
 use told::Told;
 use traffic::Attached;
-use turn::Turn;
 use web::Beginnings;
 
 /// How often a log that takes nothing is tried again.
@@ -120,14 +121,7 @@ const LOG_SOON: Duration = Duration::from_millis(2);
 /// One gateway process: parts with a state of their own, and what concerns
 /// more than one of them.
 struct GatewayLoop {
-    config: Router,
-    /// Its number.
-    ordinal: usize,
-    /// Whether it is to be known when a byte last went.
-    keeps_time: bool,
-    spawner: Spawner,
-    turn: Turn,
-    doors: Doors,
+    cx: Context,
     /// Clients whose program has not started.
     callers: Table<Caller>,
     latecomers: Latecomers,
@@ -138,16 +132,11 @@ struct GatewayLoop {
     /// `None`: no session can outlive the gateway.
     left: Option<Box<Left>>,
     departures: Departures,
-    closing: Closing,
     programs: Programs,
     children: Signals,
-    local_tcp: LocalTcp,
     statistics: Statistics,
-    told: Told,
     recorder: Option<Box<Recorder>>,
-    ids: Ids,
     siblings: Siblings,
-    seats: Seats,
     faults: Faults,
 }
 
@@ -159,22 +148,22 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
     loop {
         let wait = router.wait();
         gateway.rests();
-        let count = router.turn.poller.wait(wait).context("cannot wait for events")?;
+        let count = router.cx.poller.wait(wait).context("cannot wait for events")?;
         gateway.works();
         for index in 0..count {
-            let ready = router.turn.poller.ready(index);
+            let ready = router.cx.poller.ready(index);
             if router.is_bulk(ready) {
-                router.turn.bulk.push(ready);
+                router.cx.bulk.push(ready);
             } else {
                 router.dispatch(ready);
             }
         }
-        let streams = !router.turn.bulk.is_empty();
+        let streams = !router.cx.bulk.is_empty();
         // A key that is typed does not wait for the megabytes of others.
-        for index in 0..router.turn.bulk.len() {
-            router.dispatch(router.turn.bulk[index]);
+        for index in 0..router.cx.bulk.len() {
+            router.dispatch(router.cx.bulk[index]);
         }
-        router.turn.bulk.clear();
+        router.cx.bulk.clear();
         // What comes due meanwhile is for the next turn, and no wait comes
         // before that: what had to wait for its turn is looked for in each.
         let now = Instant::now();
@@ -185,10 +174,12 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
             router.pass_on_recordings();
             router.try_the_log_again(false);
         });
-        router.turn.ends(now, streams);
-        while let Some(due) = router.turn.timers.next(now) {
+        router.follow();
+        router.cx.ends(now, streams);
+        while let Some(due) = router.cx.timers.next(now) {
             router.fire(due);
         }
+        router.clear_timers();
         router.faults.check()?;
     }
 }
@@ -255,12 +246,16 @@ impl GatewayLoop {
         );
         let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), gateway.is_first());
         let mut router = Self {
-            ordinal: gateway.ordinal(),
-            keeps_time: config.keeps_time(),
-            config,
-            spawner: Spawner::new()?,
-            turn: Turn::new(poller),
-            doors: Doors::new(doors, statistics),
+            cx: Context::new(Made {
+                ordinal: gateway.ordinal(),
+                config,
+                spawner: Spawner::new()?,
+                doors: Doors::new(doors, statistics),
+                seats: Seats::of(gateway.ordinal()),
+                told,
+                closing: Closing::new(limit.map(|limit| limit.now)),
+                poller,
+            }),
             callers: Table::new(),
             latecomers: Latecomers::default(),
             sessions: Table::new(),
@@ -269,31 +264,26 @@ impl GatewayLoop {
             inquirers: Inquirers::default(),
             left,
             departures: Departures::default(),
-            closing: Closing::new(limit.map(|limit| limit.now)),
             programs: Programs::new(aftercare, left_behind),
             children,
-            local_tcp: LocalTcp::default(),
             statistics: Statistics::new(server::stats_http()),
-            told,
             recorder,
-            ids: Ids::new(),
             siblings: Siblings::of(gateway.ordinal()),
-            seats: Seats::of(gateway.ordinal()),
             faults: Faults::default(),
         };
         router.reach_recorder();
         router.adopt(found);
-        router.seats.free_rest();
+        router.cx.seats.free_rest();
         if let Some(grace) =
-            router.config.hangup_grace.filter(|_| router.programs.has_left_behind())
+            router.cx.config.hangup_grace.filter(|_| router.programs.has_left_behind())
         {
-            router.after(grace, Due::LeftBehind);
+            router.cx.after(grace, Due::LeftBehind);
         }
         for remark in fpty::sys::what_is_missing() {
             log(&format!("forkptyrouter: {remark}"));
         }
         router.hear_siblings();
-        router.doors.open(&router.turn.poller);
+        router.cx.doors.open(&router.cx.poller);
         if let Some(limit) = limit {
             // Two descriptors a session, a few dozen for the gateway itself.
             log(&format!(
@@ -308,8 +298,8 @@ impl GatewayLoop {
     /// How long to wait for events: not at all where something waits for its
     /// turn. (A timer of no time would be over in the turn that set it.)
     fn wait(&self) -> Option<Duration> {
-        match self.turn.behind.is_empty() && self.departures.is_empty() {
-            true => self.turn.timers.wait(Instant::now()),
+        match self.cx.behind.is_empty() && self.departures.is_empty() {
+            true => self.cx.timers.wait(Instant::now()),
             false => Some(Duration::ZERO),
         }
     }
@@ -330,14 +320,16 @@ impl GatewayLoop {
             Source::Inquirer(key) => router.inquirer_ready(key, ready),
             Source::CommandClient(key) => router.command_client_ready(key, ready),
             Source::CommandStream(key, number) => router.command_stream_ready(key, number, ready),
-            Source::Closing(key) => router.closing_ready(key, ready),
+            Source::Closing(key) => router.cx.closing_ready(key, ready),
             Source::Left => router.left_ready(),
         });
+        self.follow();
     }
 
     /// Does what is due.
     fn fire(&mut self, due: Due) {
         self.guarded(due.whose(), |router| router.do_what_is_due(due));
+        self.follow();
     }
 
     fn do_what_is_due(&mut self, due: Due) {
@@ -361,16 +353,16 @@ impl GatewayLoop {
             Due::Silent(key) => router.silent(key),
             Due::CommandUnanswered(key) => router.command_unanswered(key),
             Due::CommandExecuted(key) => router.command_executed(key),
-            Due::Closing => router.look_after_closing(),
+            Due::Closing => router.cx.look_after_closing(),
             Due::Reap => router.reap(),
             Due::Tidy => {
-                router.turn.tidy_is_due = false;
+                router.cx.tidy_is_due = false;
                 router.tidy_up();
             }
             Due::Log => {
-                router.turn.log_is_due = false;
+                router.cx.log_is_due = false;
                 log::flush();
-                let took_some = router.told.flush();
+                let took_some = router.cx.told.flush();
                 router.try_the_log_again(took_some);
             }
             Due::Stats(key) => router.hurry_stats(key),
@@ -383,9 +375,9 @@ impl GatewayLoop {
             Due::Kill => router.kill_outlived(),
             Due::TerminalUsers => router.kill_terminal_users(),
             Due::LeftBehind => router.end_left_behind(),
-            Due::Accept => router.doors.open(&router.turn.poller),
+            Due::Accept => router.cx.doors.open(&router.cx.poller),
             Due::Left => router.look_after_left(),
-            Due::Door(door) => router.doors.wake(door, &router.turn.poller),
+            Due::Door(door) => router.cx.doors.wake(door, &router.cx.poller),
             Due::LimitSoon(key) => router.limit_comes(key),
             Due::Limit(key) => router.limit(key),
             Due::CommandLimitSoon(key) => router.command_limit_comes(key),
@@ -395,30 +387,45 @@ impl GatewayLoop {
 
     /// Where lines wait for the log, they are written before long.
     fn try_the_log_again(&mut self, somebody_reads: bool) {
-        if (log::has_more() || self.told.waits()) && !self.turn.log_is_due {
-            self.turn.log_is_due = true;
-            self.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
+        if (log::has_more() || self.cx.told.waits()) && !self.cx.log_is_due {
+            self.cx.log_is_due = true;
+            self.cx.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
         }
     }
 
-    fn after(&mut self, wait: Duration, due: Due) {
-        if self.turn.timers.pile_up() {
-            let (sessions, programs) = (&self.sessions, &self.programs);
-            let (statistics, callers) = (&self.statistics, &self.callers);
-            let (commands, inquirers) = (&self.commands, &self.inquirers);
-            self.turn.timers.retain(|due| match due {
-                Due::Stats(key) => statistics.has(key),
-                Due::Inquirer(key) => inquirers.has(key),
-                Due::CommandDismissed(key) => commands.has(key),
-                Due::Outlived(pid) => programs.has(pid),
-                Due::Silent(key) => callers.has(key),
-                Due::CommandUnanswered(key)
-                | Due::CommandExecuted(key)
-                | Due::CommandLimitSoon(key)
-                | Due::CommandLimit(key) => commands.has(key),
-                _ => due.session().is_none_or(|key| sessions.has(key)),
-            });
+    /// Deadlines of those who are not there any more are thrown out.
+    fn clear_timers(&mut self) {
+        if !self.cx.timers.pile_up() {
+            return;
         }
-        self.turn.after(wait, due);
+        let (sessions, programs) = (&self.sessions, &self.programs);
+        let (statistics, callers) = (&self.statistics, &self.callers);
+        let (commands, inquirers) = (&self.commands, &self.inquirers);
+        self.cx.timers.retain(|due| match due {
+            Due::Stats(key) => statistics.has(key),
+            Due::Inquirer(key) => inquirers.has(key),
+            Due::CommandDismissed(key) => commands.has(key),
+            Due::Outlived(pid) => programs.has(pid),
+            Due::Silent(key) => callers.has(key),
+            Due::CommandUnanswered(key)
+            | Due::CommandExecuted(key)
+            | Due::CommandLimitSoon(key)
+            | Due::CommandLimit(key) => commands.has(key),
+            _ => due.session().is_none_or(|key| sessions.has(key)),
+        });
+    }
+
+    /// Does what parts have come to.
+    fn follow(&mut self) {
+        while let Some(outcome) = self.cx.next_outcome() {
+            self.guarded(outcome.whose(), |router| router.obey(outcome));
+        }
+    }
+
+    fn obey(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Settle(key) => self.settle(key),
+            Outcome::SettleCommand(key) => self.settle_command(key),
+        }
     }
 }

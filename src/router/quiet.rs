@@ -104,7 +104,7 @@ impl GatewayLoop {
             return;
         };
         if attached.transport == Transport::Tcp && attached.quiet.begin(flag::UNANSWERED) {
-            self.after(UNANSWERED_LOOK, Due::Unanswered(key));
+            self.cx.after(UNANSWERED_LOOK, Due::Unanswered(key));
         }
     }
 
@@ -118,7 +118,7 @@ impl GatewayLoop {
         }
         attached.quiet.begin(flag::REOPENS);
         let program = attached.wires.program.as_ref().map(Process::pid);
-        self.after(REOPENED, Due::Reopened(key));
+        self.cx.after(REOPENED, Due::Reopened(key));
         // Most often it has ended.
         if let Some(program) = program.filter(|_| self.programs.are_many()) {
             self.reap_one(program);
@@ -133,7 +133,7 @@ impl GatewayLoop {
         };
         let (session, quiet) = (&attached.session, &mut attached.quiet);
         if attached.transport == Transport::Tcp && session.is_deaf() && quiet.begin(flag::UNHEARD) {
-            self.after(UNHEARD, Due::Unheard(key));
+            self.cx.after(UNHEARD, Due::Unheard(key));
         } else if quiet.end_of_input == 0 && session.wants_end_of_input() {
             quiet.end_of_input = END_OF_INPUT_FIRST;
             self.end_of_input(key);
@@ -149,7 +149,7 @@ impl GatewayLoop {
         };
         let wait = attached.quiet.end_of_input;
         super::fault::point("end-of-input");
-        if attached.has_left(&mut self.local_tcp) {
+        if attached.has_left(&mut self.cx.local_tcp) {
             return self.abandon(key);
         }
         // Less and less often: a program that does not take it for the end
@@ -158,7 +158,7 @@ impl GatewayLoop {
         if attached.session.wants_end_of_input() {
             attached.wires.master.end_input();
         }
-        self.after(Duration::from_millis(wait.into()), Due::EndOfInput(key));
+        self.cx.after(Duration::from_millis(wait.into()), Due::EndOfInput(key));
     }
 
     /// A client whose input the program does not read may have left: over TCP
@@ -168,7 +168,7 @@ impl GatewayLoop {
             return;
         };
         attached.quiet.end(flag::UNHEARD);
-        if attached.session.is_deaf() && attached.has_left(&mut self.local_tcp) {
+        if attached.session.is_deaf() && attached.has_left(&mut self.cx.local_tcp) {
             self.abandon(key);
         } else {
             self.settle(key);
@@ -183,7 +183,7 @@ impl GatewayLoop {
         match attached.wires.client.unanswered_for() {
             None => attached.quiet.end(flag::UNANSWERED),
             Some(silence) if silence >= UNANSWERED => self.abandon(key),
-            Some(_) => self.after(UNANSWERED_LOOK, Due::Unanswered(key)),
+            Some(_) => self.cx.after(UNANSWERED_LOOK, Due::Unanswered(key)),
         }
     }
 
@@ -197,13 +197,13 @@ impl GatewayLoop {
             return;
         }
         // Nobody reads what it sends meanwhile, so its end is not heard.
-        if attached.has_left(&mut self.local_tcp) {
+        if attached.has_left(&mut self.cx.local_tcp) {
             return self.abandon(key);
         }
         // Not before the client has read what there was: it would pile up.
         if !attached.session.has_output() {
             attached.session.terminal_reopened();
-            attached.read_terminal(&mut self.turn, false, |_| false);
+            attached.read_terminal(&mut self.cx, false, |_| false);
         }
         self.settle(key);
     }
@@ -212,7 +212,7 @@ impl GatewayLoop {
     pub(super) fn watch_idleness(&mut self, key: Key, timeout: Duration) {
         let warns = timeout > IDLE_NOTICE;
         let wait = if warns { timeout - IDLE_NOTICE } else { timeout };
-        self.after(wait, Due::Idle(key));
+        self.cx.after(wait, Due::Idle(key));
     }
 
     /// Looks whether a session has been idle for too long, or will have been before
@@ -221,7 +221,8 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        let Some(timeout) = self.doors.rules(attached.door).and_then(|rules| rules.timeout) else {
+        let Some(timeout) = self.cx.doors.rules(attached.door).and_then(|rules| rules.timeout)
+        else {
             return;
         };
         let idle = match attached.session.is_handed_over() {
@@ -232,7 +233,7 @@ impl GatewayLoop {
             let left = timeout - idle;
             let warns = timeout > IDLE_NOTICE;
             if warns && left > IDLE_NOTICE {
-                return self.after(left - IDLE_NOTICE, Due::Idle(key));
+                return self.cx.after(left - IDLE_NOTICE, Due::Idle(key));
             }
             // A terminal's own clock is rough: what was said is not said again.
             if warns && !(was_warned && left < IDLE_NOTICE / 4) {
@@ -240,11 +241,11 @@ impl GatewayLoop {
                 attached.session.notice(line, &mut attached.wires);
                 self.settle(key);
             }
-            return self.after(left, Due::IdleSoon(key));
+            return self.cx.after(left, Due::IdleSoon(key));
         }
         let line = format!("session ended: no traffic for {} seconds", timeout.as_secs());
         attached.session.dismiss(Ending::Idle, &line, &mut attached.wires);
-        self.after(Duration::from_secs(5), Due::Dismissed(key));
+        self.cx.after(Duration::from_secs(5), Due::Dismissed(key));
         self.settle(key);
     }
 }

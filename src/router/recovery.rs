@@ -162,7 +162,7 @@ impl GatewayLoop {
     #[cold]
     fn recover(&mut self, whose: Whose, made: Option<Whose>, payload: &(dyn Any + Send)) {
         log(&format!("forkptyrouter: internal error: {}", guard::text(payload)));
-        self.turn.clear();
+        self.cx.clear();
         let theirs = [Some(whose), made];
         for whose in theirs.into_iter().flatten() {
             let ends = |router: &mut Self| router.end_whose(whose);
@@ -194,15 +194,15 @@ impl GatewayLoop {
                 None => self.end_left(key),
             },
             Whose::Watcher(key) => self.end_watcher(key),
-            Whose::Closing(key) => self.closing.drop_one(key),
+            Whose::Closing(key) => self.cx.closing.drop_one(key),
             Whose::Past => {}
-            Whose::Door => self.pause(),
+            Whose::Door => self.cx.pause(),
             Whose::All => {
                 self.faults.strike(Instant::now());
                 // Whatever was cut short, and waits for nothing else.
-                self.pause();
-                self.after(AGAIN, Due::Reap);
-                self.after(AGAIN, Due::Kill);
+                self.cx.pause();
+                self.cx.after(AGAIN, Due::Reap);
+                self.cx.after(AGAIN, Due::Kill);
                 self.look_at_left(AGAIN);
             }
         }
@@ -244,7 +244,7 @@ impl GatewayLoop {
                     left.drop_one(key, matches!(whose, Whose::Watcher(_)));
                 }
             }
-            Whose::Closing(key) => self.closing.drop_one(key),
+            Whose::Closing(key) => self.cx.closing.drop_one(key),
             Whose::Past => {}
             Whose::Door | Whose::All => self.faults.is_hopeless = true,
         }
@@ -259,10 +259,10 @@ impl GatewayLoop {
             Subject::Command(key) => router.commands.has(key),
         };
         let gone: Vec<Subject> =
-            self.told.subjects().filter(|subject| !is_there(self, *subject)).collect();
+            self.cx.told.subjects().filter(|subject| !is_there(self, *subject)).collect();
         for subject in gone {
-            if let Some(last) = self.told.ended(subject, Gone::Lost, (None, None)) {
-                self.told.tell_last(&last, None);
+            if let Some(last) = self.cx.told.ended(subject, Gone::Lost, (None, None)) {
+                self.cx.told.tell_last(&last, None);
             }
         }
         let (sessions, commands) = (&self.sessions, &self.commands);
@@ -273,7 +273,7 @@ impl GatewayLoop {
         self.inquirers.retain(exists);
         let waiting = self.left.iter().flat_map(|left| left.waiting_seats());
         let calling = self.callers.iter().filter_map(|(_, caller)| caller.seat());
-        self.seats.retain(exists, calling.chain(waiting));
+        self.cx.seats.retain(exists, calling.chain(waiting));
         if let Some(recorder) = &mut self.recorder {
             recorder.retain(|key| sessions.has(key));
         }
@@ -289,8 +289,8 @@ impl GatewayLoop {
         let orphans = self.programs.orphans(|key| sessions.has(key), &owned);
         for program in orphans {
             self.programs.client_left(program);
-            if let Some(grace) = self.config.hangup_grace {
-                self.after(grace, Due::Outlived(program));
+            if let Some(grace) = self.cx.config.hangup_grace {
+                self.cx.after(grace, Due::Outlived(program));
             }
             // It was not reaped: the number is its own, and its group's.
             for signal in [libc::SIGHUP, libc::SIGCONT] {

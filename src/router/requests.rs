@@ -24,7 +24,7 @@ impl GatewayLoop {
     /// It does not get it: how its session ends.
     fn asked_for(&self, door: u16, request: Request) -> Result<Arc<Program>, Ended> {
         let request = request.read().map_err(|why| refused(format!("bad request: {why}")))?;
-        let Some(place) = self.doors.door(door) else {
+        let Some(place) = self.cx.doors.door(door) else {
             return Err(refused("the socket is closed"));
         };
         let Some((verb, data)) = request else {
@@ -57,7 +57,7 @@ impl GatewayLoop {
     pub(super) fn granted(&mut self, door: u16, request: Request) -> Result<Arc<Program>, Ended> {
         let asked = self.asked_for(door, request);
         if asked.as_ref().is_err_and(|why| why.ending == Ending::Refused) {
-            self.told.refuses(Refusal::Command);
+            self.cx.told.refuses(Refusal::Command);
         }
         asked
     }

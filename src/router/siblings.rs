@@ -219,7 +219,7 @@ impl GatewayLoop {
         }
         siblings.next += 1;
         siblings.asked.insert(number, asker);
-        self.after(PATIENCE, Due::Answer(number));
+        self.cx.after(PATIENCE, Due::Answer(number));
         true
     }
 
@@ -300,7 +300,7 @@ impl GatewayLoop {
     pub(super) fn hear_siblings(&mut self) {
         if let Some(mailbox) = self.siblings.mailbox() {
             let token = Source::Siblings.token();
-            if let Err(error) = self.turn.poller.add(mailbox, token, Interest::READ) {
+            if let Err(error) = self.cx.poller.add(mailbox, token, Interest::READ) {
                 log(&format!("forkptyrouter: gateways know of their own sessions only: {error}"));
             }
         }

@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 
 use super::GatewayLoop;
+use super::context::{BUFFER, Context};
 use super::quiet::Quiet;
 use super::record::Recording;
-use super::table::{self, Source};
+use super::table::{self, Source, Table};
 use super::told::{Gone, Traffic};
-use super::turn::{BUFFER, Turn};
 use crate::session::{Ends, Key, Session, Verdict};
 use fpty::proto::Ending;
 use fpty::sys::poll::{Interest, Poller, Ready};
@@ -67,6 +67,9 @@ pub struct Attached {
     /// How its program ended.
     pub exit: Option<Gone>,
 }
+
+/// The sessions of a gateway.
+pub type Sessions = Table<Attached>;
 
 /// The two ends of a session.
 pub struct Wires {
@@ -192,7 +195,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if self.keeps_time {
+        if self.cx.keeps_time {
             attached.note_traffic();
         }
         let Attached { session, wires, last_input, .. } = attached;
@@ -201,16 +204,16 @@ impl GatewayLoop {
             session.client_writable(wires);
         }
         if ready.read && session.client_interest().read {
-            match wires.client.read_into(&mut self.turn.input) {
+            match wires.client.read_into(&mut self.cx.input) {
                 Read::Bytes(count) => {
                     *last_input = magnitude(count);
-                    super::fault::strike("input", || &self.turn.input);
-                    super::fault::arm(&self.turn.input);
+                    super::fault::strike("input", || &self.cx.input);
+                    super::fault::arm(&self.cx.input);
                     if session.is_new() {
                         drop(armed);
                         return self.hear_first(key);
                     }
-                    self.turn.hear(key, session, wires);
+                    self.cx.hear(key, session, wires);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
                 // writing half was shut down is not.
@@ -232,7 +235,7 @@ impl GatewayLoop {
             session.client_left();
         } else if ready.read {
             let wanted = session.client_interest();
-            attached.watch_client(key, wanted, &self.turn.poller);
+            attached.watch_client(key, wanted, &self.cx.poller);
         }
         drop(armed);
         self.settle(key);
@@ -242,11 +245,11 @@ impl GatewayLoop {
     pub(super) fn terminal_ready(&mut self, key: table::Key, ready: Ready) {
         // Whoever is alone keeps nobody waiting.
         let alone = self.sessions.len() == 1;
-        let in_parallel = self.turn.parallel != Parallel::Nothing;
+        let in_parallel = self.cx.parallel != Parallel::Nothing;
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if self.keeps_time {
+        if self.cx.keeps_time {
             attached.note_traffic();
         }
         let armed = attached.wires.master.arm();
@@ -260,11 +263,11 @@ impl GatewayLoop {
                 // it an echo beside a stream took a third longer.
                 let wait =
                     |poller: &Poller| !alone && (poller.others_ready(ready.token) || in_parallel);
-                attached.read_terminal(&mut self.turn, ready.hang_up, wait);
+                attached.read_terminal(&mut self.cx, ready.hang_up, wait);
             } else if ready.hang_up {
                 // A hang-up is told again and again, asked for or not: until
                 // its client reads again the poller does without it.
-                attached.forget_terminal(&self.turn.poller);
+                attached.forget_terminal(&self.cx.poller);
             }
         }
         drop(armed);
@@ -295,7 +298,7 @@ impl GatewayLoop {
                     let line = "session ended: out of memory";
                     attached.session.dismiss(Ending::Lost, line, &mut attached.wires);
                 }
-                self.doors.log_refusal("forkptyrouter: session ended: out of memory");
+                self.cx.doors.log_refusal("forkptyrouter: session ended: out of memory");
                 return self.close(key);
             }
         }
@@ -305,23 +308,23 @@ impl GatewayLoop {
         if wanted.write != attached.client_interest.write
             || (wanted.read && !attached.client_interest.read)
         {
-            attached.watch_client(key, wanted, &self.turn.poller);
+            attached.watch_client(key, wanted, &self.cx.poller);
         }
         if attached.session.is_handed_over()
             && (attached.terminal_interest.is_some() || attached.session.owes_go())
         {
-            attached.forget_terminal(&self.turn.poller);
+            attached.forget_terminal(&self.cx.poller);
             return self.handed_over(key);
         }
         if !attached.session.terminal_open() {
-            attached.forget_terminal(&self.turn.poller);
+            attached.forget_terminal(&self.cx.poller);
             return self.look_for_reopened(key);
         }
         let mut wanted = attached.session.terminal_interest();
         wanted.read &= !attached.is_held();
         let is_ours = !attached.session.is_handed_over() && attached.starting == 0;
         if attached.terminal_interest != Some(wanted) && is_ours {
-            attached.watch_terminal(key, wanted, &self.turn.poller);
+            attached.watch_terminal(key, wanted, &self.cx.poller);
         }
         self.look_after_input(key);
     }
@@ -336,11 +339,11 @@ impl Attached {
     /// anything.
     pub(super) fn read_terminal(
         &mut self,
-        turn: &mut Turn,
+        cx: &mut Context,
         hung_up: bool,
         somebody_waits: impl Fn(&Poller) -> bool,
     ) -> bool {
-        let Turn { buffer, pipe, poller, .. } = turn;
+        let Context { buffer, pipe, poller, .. } = cx;
         let mut have = 0;
         let mut ended = false;
         // That takes a system call more, so it pays where there are many reads.

@@ -29,8 +29,8 @@ impl GatewayLoop {
         };
         let before = self.beginnings.get_mut(&key);
         let begins = match before {
-            Some(beginning) => beginning.hear(&self.turn.input),
-            None => begins(&self.turn.input),
+            Some(beginning) => beginning.hear(&self.cx.input),
+            None => begins(&self.cx.input),
         };
         match begins {
             Begins::Web => return self.refuse_web(key),
@@ -38,20 +38,20 @@ impl GatewayLoop {
                 session.is_known_now();
                 match self.beginnings.remove(&key) {
                     Some(mut beginning) => session.early_input(beginning.take(), wires),
-                    None => self.turn.hear(key, session, wires),
+                    None => self.cx.hear(key, session, wires),
                 }
             }
             Begins::Likely | Begins::Unlikely => {
                 let is_new = !self.beginnings.contains_key(&key);
                 let beginning = self.beginnings.entry(key).or_default();
                 if is_new {
-                    beginning.hear(&self.turn.input);
+                    beginning.hear(&self.cx.input);
                 }
                 if begins == Begins::Unlikely || beginning.is_released() {
                     session.early_input(beginning.take(), wires);
                 }
                 if is_new {
-                    self.after(HELD, Due::First(key));
+                    self.cx.after(HELD, Due::First(key));
                     if self.beginnings.len() > FEW {
                         self.beginnings.retain(|key, _| self.sessions.has(*key));
                     }
@@ -81,10 +81,10 @@ impl GatewayLoop {
         let (door, client) = (*door, &wires.client);
         let said_all = !session.has_output();
         session.client_left();
-        self.told.hears(door, Protocol::Raw.name(), Said::default);
-        self.told.refused(Some(client), Refusal::Denied, WHY);
-        let line = line(self.doors.door(door).map(|door| door.name.as_str()), client);
-        self.doors.log_refusal(&line);
+        self.cx.told.hears(door, Protocol::Raw.name(), Said::default);
+        self.cx.told.refused(Some(client), Refusal::Denied, WHY);
+        let line = line(self.cx.doors.door(door).map(|door| door.name.as_str()), client);
+        self.cx.doors.log_refusal(&line);
         if said_all {
             let _ = client.write(ANSWER);
         }
@@ -93,12 +93,12 @@ impl GatewayLoop {
 
     /// The same of a client of uwsgi mode, whose program has not started.
     pub(super) fn refuse_web_caller(&mut self, door: u16, client: Stream) {
-        self.told.hears(door, Protocol::Uwsgi.name(), Said::default);
-        self.told.refused(Some(&client), Refusal::Denied, WHY);
-        let line = line(self.doors.door(door).map(|door| door.name.as_str()), &client);
-        self.doors.log_refusal(&line);
+        self.cx.told.hears(door, Protocol::Uwsgi.name(), Said::default);
+        self.cx.told.refused(Some(&client), Refusal::Denied, WHY);
+        let line = line(self.cx.doors.door(door).map(|door| door.name.as_str()), &client);
+        self.cx.doors.log_refusal(&line);
         let _ = client.write(ANSWER);
-        self.close_when_read(client, LastWord::Eof);
+        self.cx.close_when_read(client, LastWord::Eof);
     }
 }
 

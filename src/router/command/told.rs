@@ -18,12 +18,12 @@ const EXECUTED: Duration = Duration::from_millis(10);
 impl GatewayLoop {
     /// Notes what is known of a new command, where somebody wants to know it.
     pub(super) fn note_command(&mut self, key: Key) {
-        let keeps_facts = self.told.keeps_facts();
+        let keeps_facts = self.cx.told.keeps_facts();
         let commanded = self.commands.running.get_mut(key).filter(|_| keeps_facts);
         if let Some(Commanded { wires, .. }) = commanded {
             let new = New { pid: wires.program, tty: None, size: None };
-            let id = self.ids.of(("command", key));
-            self.told.note(Subject::Command(key), id, &wires.client, new);
+            let id = self.cx.ids.of(("command", key));
+            self.cx.told.note(Subject::Command(key), id, &wires.client, new);
             wires.traffic = Some(Box::default());
         }
         self.command_executed(key);
@@ -35,8 +35,9 @@ impl GatewayLoop {
             return;
         };
         let program = commanded.wires.program;
-        if !commanded.begun && program.is_some_and(|program| !self.spawner.has_executed(program)) {
-            return self.after(EXECUTED, Due::CommandExecuted(key));
+        if !commanded.begun && program.is_some_and(|program| !self.cx.spawner.has_executed(program))
+        {
+            return self.cx.after(EXECUTED, Due::CommandExecuted(key));
         }
         self.command_has_begun(key);
     }
@@ -44,7 +45,7 @@ impl GatewayLoop {
     fn command_has_begun(&mut self, key: Key) {
         let commanded = self.commands.running.get_mut(key);
         if commanded.is_some_and(|one| !std::mem::replace(&mut one.begun, true)) {
-            self.told.begun(Subject::Command(key));
+            self.cx.told.begun(Subject::Command(key));
         }
     }
 
@@ -56,14 +57,18 @@ impl GatewayLoop {
             };
             // There is nothing to tell of its end.
             commanded.refused = true;
-            self.told.was_none(Subject::Command(key));
-            return self.told.refused(Some(&commanded.wires.client), Refusal::of(why), &why.text);
+            self.cx.told.was_none(Subject::Command(key));
+            return self.cx.told.refused(
+                Some(&commanded.wires.client),
+                Refusal::of(why),
+                &why.text,
+            );
         }
         self.command_has_begun(key);
         if let Some(commanded) = self.commands.running.get_mut(key) {
             commanded.exit = Some(Gone::of_exit(exit));
         }
-        self.told.program_ended(Subject::Command(key), exit);
+        self.cx.told.program_ended(Subject::Command(key), exit);
     }
 
     /// A command is over.
@@ -83,8 +88,8 @@ impl GatewayLoop {
         };
         let bytes = commanded.bytes();
         self.command_has_begun(key);
-        if let Some(last) = self.told.ended(Subject::Command(key), why, bytes) {
-            self.told.tell_last(&last, None);
+        if let Some(last) = self.cx.told.ended(Subject::Command(key), why, bytes) {
+            self.cx.told.tell_last(&last, None);
         }
     }
 
@@ -120,7 +125,7 @@ impl GatewayLoop {
 
     /// A command as it is now, as JSON.
     pub(in crate::router) fn command_as_json(&self, key: Key) -> Option<String> {
-        let facts = self.told.of(Subject::Command(key))?;
+        let facts = self.cx.told.of(Subject::Command(key))?;
         let commanded = self.commands.running.get(key).filter(|commanded| commanded.begun)?;
         let traffic = commanded.wires.traffic.as_ref();
         let is_passed = commanded.relayed != [true; 3];

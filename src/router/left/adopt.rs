@@ -55,7 +55,7 @@ impl GatewayLoop {
         }
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
         let Record { ended, command, turned, shared, .. } = record;
-        let door = self.doors.named(&door);
+        let door = self.cx.doors.named(&door);
         let pid = Pid::new(pid)?;
         let command: Option<Box<str>> = command.map(Into::into);
         let entry = |door, program, place, turned| Entry {
@@ -75,7 +75,7 @@ impl GatewayLoop {
         let master = Master::given_back(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
         let allows =
-            |door: &u16| self.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
+            |door: &u16| self.cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
         let Some(door) = door.filter(allows) else {
             // Nobody could come to it any more.
             if let Some(client) = client.map(Stream::of_stranger) {
@@ -94,7 +94,7 @@ impl GatewayLoop {
             self.hang_up(&master, Process::held(program), Copies::Ended);
             return None;
         }
-        let buffer = self.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
+        let buffer = self.cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
         let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let remains = Remains::go_on(ring).ok();
         // It may have been written by anybody.
@@ -137,7 +137,7 @@ impl GatewayLoop {
         let _ = left.poller.add(&entry.program, Source::Caller(key).token(), Interest::READ);
         let attached = self.sessions.get_mut(session)?;
         let token = Source::Client(session).token();
-        let _ = self.turn.poller.add(attached.wires.client.as_fd(), token, Interest::READ);
+        let _ = self.cx.poller.add(attached.wires.client.as_fd(), token, Interest::READ);
         // The one before may have been killed before it said so.
         attached.session.say_go(&mut attached.wires);
         self.keeps_seat(session);
@@ -152,7 +152,7 @@ impl GatewayLoop {
     /// recorded by now: what it wrote so far, and writes past us, is in no
     /// recording.
     pub(super) fn cannot_be_recorded(&self, door: u16, id: &str) -> Option<Ended> {
-        let record = &self.doors.rules(door)?.record;
+        let record = &self.cx.doors.rules(door)?.record;
         record.folder.as_ref()?;
         match record.on_error {
             OnError::Close => {

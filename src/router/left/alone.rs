@@ -64,7 +64,7 @@ impl GatewayLoop {
         };
         if !std::mem::replace(&mut left.pauses, true) {
             let token = Source::Left.token();
-            let _ = self.turn.poller.change(&left.poller, token, Interest::default());
+            let _ = self.cx.poller.change(&left.poller, token, Interest::default());
         }
         self.look_at_left(SOON);
     }
@@ -78,12 +78,12 @@ impl GatewayLoop {
         let Some(entry) = entries.get_mut(key) else {
             return;
         };
-        let answers = self.doors.rules(entry.door).is_some_and(|rules| rules.detach.answer);
+        let answers = self.cx.doors.rules(entry.door).is_some_and(|rules| rules.detach.answer);
         let Place::Alone(alone) = &mut entry.place else {
             return;
         };
         let armed = alone.master.arm();
-        let buffer = &mut self.turn.buffer[..ONE_READ];
+        let buffer = &mut self.cx.buffer[..ONE_READ];
         for _ in 0..reads {
             match alone.master.read(buffer) {
                 Read::Bytes(count) => {
@@ -106,7 +106,7 @@ impl GatewayLoop {
         let (is_closed, is_held_up) = (alone.closed.is_some(), alone.master.is_held_up());
         drop(armed);
         if is_held_up {
-            self.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
+            self.cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
             return self.end_alone(key);
         }
         if is_closed {

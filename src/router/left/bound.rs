@@ -61,9 +61,9 @@ impl GatewayLoop {
         match left.store.tell(&record, &[(b'm', master), (b'p', &pidfd), (b'c', client)]) {
             Written::Bytes(_) => {
                 self.programs.entrusted(pidfd.pid());
-                self.told.entrusted(Subject::Session(session));
+                self.cx.told.entrusted(Subject::Session(session));
             }
-            Written::Blocked => self.after(AGAIN, Due::Keeper(session)),
+            Written::Blocked => self.cx.after(AGAIN, Due::Keeper(session)),
             // It ends with this gateway, as others do.
             Written::Gone => {}
         }
@@ -86,7 +86,7 @@ impl GatewayLoop {
         // Those that have more to tell say it themselves.
         if let Some(left) = self.left.as_mut().filter(|left| !left.has(session)) {
             if left.store.stream().is_some() {
-                left.store.is_over(self.ids.of(session));
+                left.store.is_over(self.cx.ids.of(session));
                 if left.store.waits() {
                     self.look_at_left(SOON);
                 }
@@ -97,7 +97,7 @@ impl GatewayLoop {
     fn bound_record(&self, session: Key) -> Option<Record> {
         let attached = self.sessions.get(session)?;
         let subject = Subject::Session(session);
-        let facts = self.told.of(subject);
+        let facts = self.cx.told.of(subject);
         let pid = attached.wires.program.as_ref()?.pid().as_raw();
         let started = facts.map(|facts| facts.started).or_else(|| proc::started(pid));
         let started = started.unwrap_or_else(SystemTime::now);
@@ -113,12 +113,17 @@ impl GatewayLoop {
                 text(|said| &said.logname),
                 text(|said| &said.term),
             ],
-            last: LastWords::new(self.told.in_advance(subject)),
+            last: LastWords::new(self.cx.told.in_advance(subject)),
         };
         Some(Record {
-            id: self.left_id(session).unwrap_or_else(|| self.ids.of(session)),
+            id: self.left_id(session).unwrap_or_else(|| self.cx.ids.of(session)),
             uid: attached.wires.client.peer_uid().unwrap_or(u32::MAX),
-            door: self.doors.door(attached.door).map(|door| door.name.clone()).unwrap_or_default(),
+            door: self
+                .cx
+                .doors
+                .door(attached.door)
+                .map(|door| door.name.clone())
+                .unwrap_or_default(),
             pid,
             since: since.as_secs(),
             command: self.command_of(subject),
@@ -131,7 +136,7 @@ impl GatewayLoop {
     pub(super) fn adopt_bound(&mut self, record: Record, held: Held) -> Option<()> {
         let Record { id, uid, door: socket, pid, since, command, bound, .. } = record;
         let Bound { started, said: [ssh_connection, logname, term], last } = bound?;
-        let (pid, door) = (Pid::new(pid)?, self.doors.named(&socket));
+        let (pid, door) = (Pid::new(pid)?, self.cx.doors.named(&socket));
         let Held { master: Some(master), program: Some(program), client: Some(client), .. } = held
         else {
             self.left.as_mut()?.store.is_over(id);
@@ -146,7 +151,7 @@ impl GatewayLoop {
         if let Some(why) = self.cannot_be_recorded(at, &id) {
             let _ = client.write(&why.packet());
             let mut last = last;
-            last.take(Gone::Lost, None).into_iter().for_each(|line| self.told.say(line));
+            last.take(Gone::Lost, None).into_iter().for_each(|line| self.cx.told.say(line));
             self.left.as_mut()?.store.is_over(id);
             self.hang_up(&master, process, Copies::Ended);
             return None;
@@ -173,15 +178,15 @@ impl GatewayLoop {
         let text = |text: Option<String>| text.map(Into::into);
         let said =
             Said { ssh_connection: text(ssh_connection), logname: text(logname), term: text(term) };
-        self.told.hears(at, "extended", || said);
-        self.told.asks(|| command);
+        self.cx.told.hears(at, "extended", || said);
+        self.cx.told.asks(|| command);
         self.note_session(session, size);
         let started = UNIX_EPOCH + Duration::from_millis(started);
-        self.told.goes_on(Subject::Session(session), started);
+        self.cx.told.goes_on(Subject::Session(session), started);
         self.goes_on(session, started);
         let attached = self.sessions.get(session)?;
         let token = Source::Client(session).token();
-        let _ = self.turn.poller.add(attached.wires.client.as_fd(), token, Interest::READ);
+        let _ = self.cx.poller.add(attached.wires.client.as_fd(), token, Interest::READ);
         Some(())
     }
 
@@ -190,9 +195,9 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get(session) else {
             return;
         };
-        if let Some(rules) = self.doors.rules(attached.door) {
-            let seat = self.seats.keep(rules, &attached.wires.client);
-            self.seats.is_of(seat, Subject::Session(session));
+        if let Some(rules) = self.cx.doors.rules(attached.door) {
+            let seat = self.cx.seats.keep(rules, &attached.wires.client);
+            self.cx.seats.is_of(seat, Subject::Session(session));
         }
     }
 
@@ -202,7 +207,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get(session) else {
             return;
         };
-        let rules = self.doors.rules(attached.door);
+        let rules = self.cx.doors.rules(attached.door);
         let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
         if let Some(timeout) = timeout {
             self.watch_idleness(session, timeout);

@@ -81,7 +81,7 @@ impl GatewayLoop {
     ) {
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         let mode = Protocol::Uwsgi.name();
-        self.told.hears(newcomer.door, mode, || Said::of(&opening.variables));
+        self.cx.told.hears(newcomer.door, mode, || Said::of(&opening.variables));
         let newcomer = self.seated(newcomer);
         if let Some(why) = self.is_full(&newcomer) {
             return self.turn_back(newcomer, true, why);
@@ -97,7 +97,7 @@ impl GatewayLoop {
         let is_unix = newcomer.transport == Transport::Unix;
         let uid = is_unix.then(|| newcomer.client.peer_uid()).flatten();
         let allows = |rules: &Rules| rules.detach.sessions > 0;
-        let is_allowed = self.doors.rules(newcomer.door).is_some_and(allows);
+        let is_allowed = self.cx.doors.rules(newcomer.door).is_some_and(allows);
         let (Some(left), Some(uid)) = (self.left.as_ref().filter(|_| is_allowed), uid) else {
             if asked.begins {
                 return self.open_new(newcomer, opening, arrived, ended);
@@ -124,9 +124,9 @@ impl GatewayLoop {
         if matches!(entry.place, Place::Over(_)) {
             return self.watch(key, newcomer, opening, uid);
         }
-        let rest = std::mem::take(&mut self.turn.input);
+        let rest = std::mem::take(&mut self.cx.input);
         // Its capacity is a turn's.
-        self.turn.input.reserve_exact(super::super::turn::BUFFER);
+        self.cx.input.reserve_exact(super::super::context::BUFFER);
         let waiting = Waiting { newcomer, opening, uid, rest };
         match &mut entry.place {
             Place::Alone(_) | Place::Over(_) => self.come_next(key, waiting),
@@ -155,7 +155,7 @@ impl GatewayLoop {
     /// know the others'.
     fn who(&self, uid: u32) -> String {
         let root = || (uid == 0).then(|| String::from("root"));
-        self.told.known_name(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+        self.cx.told.known_name(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
     }
 
     /// The one who is attached is told to go.
@@ -213,7 +213,7 @@ impl GatewayLoop {
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         self.faults.made = Some(Whose::Unborn(session));
         fault::point("back");
-        self.seats.is_of(seat.ok().flatten(), Subject::Session(session));
+        self.cx.seats.is_of(seat.ok().flatten(), Subject::Session(session));
         if let Some(taken) = left.taken_mut(key) {
             taken.session = session;
         }
@@ -225,7 +225,7 @@ impl GatewayLoop {
             return;
         };
         attached.terminal_interest = Some(Interest::default());
-        let poller = &self.turn.poller;
+        let poller = &self.cx.poller;
         let (client, terminal) =
             (Source::Client(session).token(), Source::Terminal(session).token());
         let registered =
@@ -239,9 +239,9 @@ impl GatewayLoop {
         let armed = wires.master.arm();
         state.early_input(&opening.input, wires);
         if !rest.is_empty() {
-            self.turn.input.clear();
-            self.turn.input.extend_from_slice(&rest);
-            self.turn.hear(session, state, wires);
+            self.cx.input.clear();
+            self.cx.input.extend_from_slice(&rest);
+            self.cx.hear(session, state, wires);
         }
         drop(armed);
         self.tell_store(key);

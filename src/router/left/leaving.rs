@@ -41,7 +41,7 @@ impl GatewayLoop {
     ) -> Result<Option<Wish>, Ended> {
         let refused = |why: &str| Err(Ended::because(Ending::Refused, why));
         let allows = |rules: &Rules| rules.detach.sessions > 0;
-        let is_allowed = self.doors.rules(newcomer.door).is_some_and(allows);
+        let is_allowed = self.cx.doors.rules(newcomer.door).is_some_and(allows);
         let Some(left) = self.left.as_ref().filter(|_| is_allowed) else {
             return Ok(None);
         };
@@ -73,7 +73,7 @@ impl GatewayLoop {
         size: Size,
         relays: bool,
     ) -> bool {
-        let id = self.ids.of(key);
+        let id = self.cx.ids.of(key);
         let command = self.command_of(Subject::Session(key)).map(Into::into);
         let (Some(left), Some(attached)) = (&mut self.left, self.sessions.get_mut(key)) else {
             return false;
@@ -81,7 +81,7 @@ impl GatewayLoop {
         let door = attached.door;
         let Attached { session, wires, .. } = attached;
         let (Some(pid), Some(rules)) =
-            (wires.program.as_ref().map(Process::pid), self.doors.rules(door))
+            (wires.program.as_ref().map(Process::pid), self.cx.doors.rules(door))
         else {
             return false;
         };
@@ -136,7 +136,7 @@ impl GatewayLoop {
             }
         };
         if let Some(attached) = self.sessions.get_mut(key) {
-            let behind = self.turn.behind.has(key);
+            let behind = self.cx.behind.has(key);
             attached.session.stays(&why_not, behind, &mut attached.wires);
         }
         self.settle(key);
@@ -153,7 +153,7 @@ impl GatewayLoop {
         let attached = self.sessions.get_mut(key)?;
         let (transport, door) = (attached.transport, attached.door);
         let is_recorded = attached.wires.is_recorded();
-        let detach = self.doors.rules(door).map(|rules| &rules.detach);
+        let detach = self.cx.doors.rules(door).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| detach.sessions as usize);
         let most_of_one = detach.map_or(0, |detach| detach.of_one_user());
         let Some(left) = self.left.as_ref().filter(|_| most > 0) else {
@@ -227,7 +227,7 @@ impl GatewayLoop {
         };
         left.by_session.remove(&key);
         // Others may have copies.
-        attached.forget_terminal(&self.turn.poller);
+        attached.forget_terminal(&self.cx.poller);
         let kept = attached.session.take_kept().map(|kept| kept.remains);
         let kept =
             kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
@@ -237,7 +237,7 @@ impl GatewayLoop {
                 attached.wires.master.take_back();
             }
             let _armed = attached.wires.master.arm();
-            let buffer = &mut self.turn.buffer[..ONE_READ];
+            let buffer = &mut self.cx.buffer[..ONE_READ];
             for _ in 0..LAST_READS {
                 match attached.wires.master.read(buffer) {
                     Read::Bytes(count) => kept.keep(&buffer[..count]),
@@ -285,10 +285,10 @@ impl GatewayLoop {
         left.by_session.remove(&key);
         fault::point("leaving");
         // Nobody has its tokens any more.
-        let _ = self.turn.poller.remove(attached.wires.client.as_fd());
-        attached.forget_terminal(&self.turn.poller);
+        let _ = self.cx.poller.remove(attached.wires.client.as_fd());
+        attached.forget_terminal(&self.cx.poller);
         let was_theirs = attached.session.is_handed_over();
-        let buffer = self.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
+        let buffer = self.cx.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
         let Attached { mut session, wires, .. } = *attached;
         if wires.master.is_shared() {
             wires.master.take_back();
@@ -367,7 +367,7 @@ impl GatewayLoop {
     pub(in crate::router) fn end_program(&mut self, program: PidFd) {
         program.signal(libc::SIGHUP);
         program.signal(libc::SIGCONT);
-        let grace = self.config.hangup_grace;
+        let grace = self.cx.config.hangup_grace;
         if let (Some(left), Some(grace)) = (&mut self.left, grace) {
             left.doomed.push((Instant::now() + grace, program));
             self.look_at_left(grace.min(RARELY));

@@ -358,7 +358,8 @@ impl GatewayLoop {
             return;
         };
         found.turn();
-        let name = self.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
+        let name =
+            self.cx.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
         let mut record = found.record(name);
         let program = &found.program;
         let told = match &found.place {
@@ -424,7 +425,7 @@ impl GatewayLoop {
         let at = Instant::now() + wait;
         if left.due_at.is_none_or(|due| at < due) {
             left.due_at = Some(at);
-            self.after(wait, Due::Left);
+            self.cx.after(wait, Due::Left);
         }
     }
 
@@ -442,7 +443,7 @@ impl GatewayLoop {
         left.taken = 0;
         if std::mem::take(&mut left.pauses) {
             let token = Source::Left.token();
-            let _ = self.turn.poller.change(&left.poller, token, Interest::READ);
+            let _ = self.cx.poller.change(&left.poller, token, Interest::READ);
         }
         let mut again = left.store.flush().then_some(SOON);
         let keys: Vec<Key> = left.entries.iter().map(|(key, _)| key).collect();
@@ -462,7 +463,7 @@ impl GatewayLoop {
     fn look_after_entry(&mut self, key: Key) -> Option<Duration> {
         let entry = self.left.as_mut()?.entries.get_mut(key)?;
         fault::point("left");
-        let rules = self.doors.rules(entry.door)?;
+        let rules = self.cx.doors.rules(entry.door)?;
         let (time, whole) = (rules.detach.time.as_secs(), rules.max_time);
         let whole = whole.map_or(u64::MAX, |whole| whole.as_secs());
         if entry.untold {

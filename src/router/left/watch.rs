@@ -139,7 +139,7 @@ impl GatewayLoop {
         let Newcomer { client, seat, .. } = newcomer;
         // It is no session.
         if let Ok(Some(seat)) = seat {
-            self.seats.leave(seat);
+            self.cx.seats.leave(seat);
         }
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         let Some(left) = &mut self.left else {
@@ -197,8 +197,8 @@ impl GatewayLoop {
             left.watchers.remove(watcher);
             return;
         }
-        let sent = std::mem::take(&mut self.turn.input);
-        self.turn.input.reserve_exact(super::super::turn::BUFFER);
+        let sent = std::mem::take(&mut self.cx.input);
+        self.cx.input.reserve_exact(super::super::context::BUFFER);
         if !there.hear(&sent) {
             return self.end_watcher(watcher);
         }
@@ -210,10 +210,10 @@ impl GatewayLoop {
         let Some(watcher) = self.left.as_mut().and_then(|left| left.watchers.get_mut(key)) else {
             return;
         };
-        let lives = match watcher.client.read(&mut self.turn.buffer[..ONE_READ]) {
+        let lives = match watcher.client.read(&mut self.cx.buffer[..ONE_READ]) {
             Read::Bytes(count) => {
-                fault::strike("watcher", || &self.turn.buffer[..count]);
-                watcher.hear(&self.turn.buffer[..count])
+                fault::strike("watcher", || &self.cx.buffer[..count]);
+                watcher.hear(&self.cx.buffer[..count])
             }
             Read::Blocked => !ready.hang_up,
             Read::End | Read::Gone => false,
@@ -236,7 +236,7 @@ impl GatewayLoop {
             left.remove(watcher.entry);
         }
         let _ = left.poller.remove(watcher.client.as_fd());
-        self.close_when_read(watcher.client, LastWord::Packet { is_answered: false });
+        self.cx.close_when_read(watcher.client, LastWord::Packet { is_answered: false });
     }
 
     /// Those who watch this session are to be told how it ended.

@@ -102,14 +102,14 @@ impl GatewayLoop {
         };
         let socket = left.as_ref().and_then(|left| left.socket).map(str::to_owned);
         let of_left = left.as_ref().filter(|left| !left.is_bound);
-        let started = match (self.told.of(subject), of_left) {
+        let started = match (self.cx.told.of(subject), of_left) {
             (_, Some(left)) => Some(left.since),
             (Some(facts), None) => Some(facts.started),
             (None, None) => pid.and_then(proc::started),
         };
         Some(Entry {
             id: self.listed_id(One::Here(subject)),
-            user: peer.and_then(|peer| self.told.known_name(peer.uid)),
+            user: peer.and_then(|peer| self.cx.told.known_name(peer.uid)),
             uid: peer.map(|peer| peer.uid),
             peer_pid: peer.and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0),
             socket: socket.unwrap_or_else(|| self.socket(door)),
@@ -131,7 +131,7 @@ impl GatewayLoop {
         let size = left.master.and_then(Master::size);
         Some(Entry {
             id: left.id.to_owned(),
-            user: self.told.known_name(left.uid),
+            user: self.cx.told.known_name(left.uid),
             uid: Some(left.uid),
             peer_pid: None,
             socket: self.socket(left.door),
@@ -152,7 +152,7 @@ impl GatewayLoop {
     }
 
     fn socket(&self, door: u16) -> String {
-        self.doors.door(door).map(|door| door.name.clone()).unwrap_or_default()
+        self.cx.doors.door(door).map(|door| door.name.clone()).unwrap_or_default()
     }
 
     /// What runs in a session or command.
@@ -164,7 +164,7 @@ impl GatewayLoop {
             Subject::Session(key) => self.sessions.get(key)?.door,
             Subject::Command(key) => self.described_command(key)?.door,
         };
-        let rules = self.doors.rules(door)?;
+        let rules = self.cx.doors.rules(door)?;
         Some(rules.command.to_string_lossy().into_owned())
     }
 

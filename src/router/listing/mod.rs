@@ -198,7 +198,7 @@ impl GatewayLoop {
     pub(super) fn inquire(&mut self, newcomer: Newcomer, opening: Opening) {
         let Newcomer { client, seat, .. } = newcomer;
         if let Ok(Some(seat)) = seat {
-            self.seats.leave(seat);
+            self.cx.seats.leave(seat);
         }
         let uid = client.credentials().map(|peer| peer.uid);
         let who = Who::of(&client);
@@ -240,11 +240,11 @@ impl GatewayLoop {
         let Some(inquirer) = self.inquirers.clients.get_mut(key) else { return };
         let token = Source::Inquirer(key).token();
         let interest = Interest { read: false, write: true };
-        if self.turn.poller.add(inquirer.client.as_fd(), token, interest).is_err() {
+        if self.cx.poller.add(inquirer.client.as_fd(), token, interest).is_err() {
             self.inquirers.clients.remove(key);
             return;
         }
-        self.after(PATIENCE, Due::Inquirer(key));
+        self.cx.after(PATIENCE, Due::Inquirer(key));
     }
 
     /// Somebody who asks takes more of the answer, or has left.
@@ -264,7 +264,7 @@ impl GatewayLoop {
         }
         if one.over {
             if let Some(one) = self.inquirers.clients.remove(key) {
-                self.close_when_read(one.client, LastWord::Packet { is_answered: false });
+                self.cx.close_when_read(one.client, LastWord::Packet { is_answered: false });
             }
             return;
         }
@@ -380,7 +380,7 @@ impl GatewayLoop {
             let write = !one.waits || !one.answer.is_empty();
             let interest = Interest { read: false, write };
             let token = Source::Inquirer(key).token();
-            let _ = self.turn.poller.change(one.client.as_fd(), token, interest);
+            let _ = self.cx.poller.change(one.client.as_fd(), token, interest);
         }
     }
 
@@ -389,7 +389,7 @@ impl GatewayLoop {
         let Some(one) = self.inquirers.clients.get_mut(key) else { return };
         let reads = std::mem::take(&mut one.reads) || one.waits;
         match reads && one.since.elapsed() < LONGEST {
-            true => self.after(PATIENCE, Due::Inquirer(key)),
+            true => self.cx.after(PATIENCE, Due::Inquirer(key)),
             false => self.close_inquirer(key),
         }
     }
@@ -400,13 +400,13 @@ impl GatewayLoop {
             if one.answer.is_empty() {
                 let _ = one.client.write(&Ended::because(Ending::Refused, why).packet());
             }
-            self.close_when_read(one.client, LastWord::Packet { is_answered: false });
+            self.cx.close_when_read(one.client, LastWord::Packet { is_answered: false });
         }
     }
 
     fn close_inquirer(&mut self, key: Key) {
         if let Some(one) = self.inquirers.clients.remove(key) {
-            let _ = self.turn.poller.remove(one.client.as_fd());
+            let _ = self.cx.poller.remove(one.client.as_fd());
         }
     }
 }

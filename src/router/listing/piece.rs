@@ -178,7 +178,7 @@ impl GatewayLoop {
     fn end_session(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
             attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, &mut attached.wires);
-            self.after(LAST_WORD, Due::Dismissed(key));
+            self.cx.after(LAST_WORD, Due::Dismissed(key));
             self.settle(key);
         }
     }
@@ -228,9 +228,9 @@ impl GatewayLoop {
             }
             One::Here(Subject::Session(key)) => match self.left_session(key) {
                 Some(left) => left.id.to_owned(),
-                None => self.ids.of(key),
+                None => self.cx.ids.of(key),
             },
-            One::Here(Subject::Command(key)) => self.ids.of(("command", key)),
+            One::Here(Subject::Command(key)) => self.cx.ids.of(("command", key)),
         }
     }
 }

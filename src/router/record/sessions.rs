@@ -59,7 +59,7 @@ impl GatewayLoop {
             return self.log_of(key, "is not recorded: there is no recorder");
         }
         let (Some(recorder), Some(facts)) =
-            (&mut self.recorder, self.told.of(Subject::Session(key)))
+            (&mut self.recorder, self.cx.told.of(Subject::Session(key)))
         else {
             return;
         };
@@ -93,7 +93,7 @@ impl GatewayLoop {
         let on_error = record.on_error;
         let session = Session { key, begin, on_error, part: 1, began: false };
         let path = door::path(session.begin.folder, &session.file());
-        self.told.records_to(key, &path);
+        self.cx.told.records_to(key, &path);
         recorder.sessions.insert(number, session);
         if let Some(attached) = self.sessions.get_mut(key) {
             attached.wires.traffic.get_or_insert_with(Box::default).recording = Some(recording);
@@ -115,7 +115,7 @@ impl GatewayLoop {
         session.began = true;
         let json = serde_json::to_vec(&session.begin).unwrap_or_default();
         match recording.begin(&json) {
-            true => self.told.is_recorded(key, true),
+            true => self.cx.told.is_recorded(key, true),
             false => {
                 self.cut(key);
                 self.lose(key, "the recorder takes nothing", false);
@@ -149,7 +149,7 @@ impl GatewayLoop {
         if let Some(dropped) = recording.is_cut() {
             let recorded =
                 Recorded { dropped, ..Recorder::unknown(session.begin.folder, &session.file()) };
-            self.told.tell_last(&last, Some(&recorded));
+            self.cx.told.tell_last(&last, Some(&recorded));
             return None;
         }
         recording.end(exit.map(status_of));
@@ -176,7 +176,7 @@ impl GatewayLoop {
     /// A session is not recorded any more: it ends, or goes on without.
     pub(super) fn lose(&mut self, key: Key, why: &str, full: bool) {
         self.log_of(key, &format!("is not recorded any more: {why}"));
-        self.told.is_recorded(key, false);
+        self.cx.told.is_recorded(key, false);
         self.cannot_go_on(key, why, full);
     }
 
@@ -194,12 +194,12 @@ impl GatewayLoop {
             let ending = if full { Ending::Limit } else { Ending::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
             attached.session.dismiss(ending, &line, &mut attached.wires);
-            self.after(Duration::from_secs(5), Due::Dismissed(key));
+            self.cx.after(Duration::from_secs(5), Due::Dismissed(key));
         }
         self.settle(key);
     }
 
     pub(super) fn log_of(&mut self, key: Key, what: &str) {
-        log_of(&self.ids.of(key), what);
+        log_of(&self.cx.ids.of(key), what);
     }
 }

@@ -65,7 +65,7 @@ impl GatewayLoop {
             return;
         };
         if let Some(channel) = recorder.sink.borrow().descriptor() {
-            let _ = self.turn.poller.remove(channel);
+            let _ = self.cx.poller.remove(channel);
         }
         log(&format!("forkptyrouter: {KILLED}"));
         let mut left = Left::default();

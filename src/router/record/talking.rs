@@ -69,7 +69,7 @@ impl GatewayLoop {
         let mut sink = recorder.sink.borrow_mut();
         let registered = sink
             .descriptor()
-            .is_some_and(|channel| self.turn.poller.add(channel, token, Interest::READ).is_ok());
+            .is_some_and(|channel| self.cx.poller.add(channel, token, Interest::READ).is_ok());
         if !registered {
             sink.connect(None);
         }
@@ -85,7 +85,7 @@ impl GatewayLoop {
         match fresh {
             Some(true) => recorder.sink.borrow_mut().flush(),
             Some(false) if !std::mem::replace(&mut recorder.soon_is_due, true) => {
-                self.after(SOON, Due::Recording);
+                self.cx.after(SOON, Due::Recording);
             }
             _ => {}
         }
@@ -112,7 +112,7 @@ impl GatewayLoop {
         };
         if !std::mem::replace(&mut recorder.look_is_due, true) {
             recorder.taken = recorder.sink.borrow().taken();
-            self.after(LOOK, Due::Recorder);
+            self.cx.after(LOOK, Due::Recorder);
         }
     }
 
@@ -170,7 +170,7 @@ impl GatewayLoop {
         if let Some(Over { session, last, dropped, .. }) = over {
             let dropped = (dropped + left.lost).saturating_sub(left.missing);
             let recorded = Recorder::unknown(session.begin.folder, &session.file());
-            self.told.tell_last(&last, Some(&Recorded { dropped, ..recorded }));
+            self.cx.told.tell_last(&last, Some(&Recorded { dropped, ..recorded }));
         }
     }
 
@@ -253,7 +253,7 @@ impl GatewayLoop {
                     dropped,
                     sha256,
                 };
-                self.told.tell_last(&over.last, Some(&recorded));
+                self.cx.told.tell_last(&over.last, Some(&recorded));
             }
         }
     }

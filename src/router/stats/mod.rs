@@ -79,11 +79,11 @@ impl Statistics {
 impl GatewayLoop {
     /// Takes the next client of the statistics.
     pub(super) fn accept_stats(&mut self) {
-        let stream = match self.doors.accept_statistics() {
+        let stream = match self.cx.doors.accept_statistics() {
             Ok(Some(stream)) => stream,
             Ok(None) => return,
             // It goes on waiting, and would be told of again at once.
-            Err(_) => return self.pause(),
+            Err(_) => return self.cx.pause(),
         };
         let who = Who::of(&stream);
         let clients = self.statistics.clients.iter();
@@ -108,11 +108,11 @@ impl GatewayLoop {
             return;
         };
         let token = Source::Stats(key).token();
-        if self.turn.poller.add(client.stream.as_fd(), token, Interest::READ).is_err() {
+        if self.cx.poller.add(client.stream.as_fd(), token, Interest::READ).is_err() {
             self.statistics.clients.remove(key);
             return;
         }
-        self.after(PATIENCE, Due::Stats(key));
+        self.cx.after(PATIENCE, Due::Stats(key));
         // Without stats-http nobody has to ask.
         if !self.statistics.http {
             self.answer_stats(key, Asked::Plain);
@@ -125,11 +125,11 @@ impl GatewayLoop {
             return;
         };
         if ready.read || ready.hang_up {
-            let read = client.stream.read(&mut self.turn.buffer[..4096]);
+            let read = client.stream.read(&mut self.cx.buffer[..4096]);
             match read {
                 Read::Bytes(count) if !client.asked => {
-                    fault::strike("statistics", || &self.turn.buffer[..count]);
-                    match client.request.hear(&self.turn.buffer[..count]) {
+                    fault::strike("statistics", || &self.cx.buffer[..count]);
+                    match client.request.hear(&self.cx.buffer[..count]) {
                         Some(asked) => return self.answer_stats(key, asked),
                         None => return,
                     }
@@ -140,7 +140,7 @@ impl GatewayLoop {
                     None => return self.close_stats(key),
                 },
                 Read::End if client.asked && !ready.hang_up => {
-                    let _ = self.turn.poller.change(
+                    let _ = self.cx.poller.change(
                         client.stream.as_fd(),
                         Source::Stats(key).token(),
                         Interest { read: false, write: true },
@@ -159,18 +159,18 @@ impl GatewayLoop {
         };
         // It says no more, and has said enough, perhaps.
         if let Some(asked) = client.request.end().filter(|_| !client.asked) {
-            self.after(PATIENCE, Due::Stats(key));
+            self.cx.after(PATIENCE, Due::Stats(key));
             return self.answer_stats(key, asked);
         }
         if std::mem::take(&mut client.reads) && client.since.elapsed() < LONGEST {
-            return self.after(PATIENCE, Due::Stats(key));
+            return self.cx.after(PATIENCE, Due::Stats(key));
         }
         self.close_stats(key);
     }
 
     fn answer_stats(&mut self, key: Key, asked: Asked) {
         let (body, listing) = match asked {
-            Asked::Metrics => (prometheus::text(&self.told.counters.now()), None),
+            Asked::Metrics => (prometheus::text(&self.cx.told.counters.now()), None),
             Asked::Head(_) => (String::new(), None),
             Asked::Not(_, _, why) => (format!("{why}\n"), None),
             Asked::Plain | Asked::Json => (self.report(), Some(Listing::default())),
@@ -218,11 +218,11 @@ impl GatewayLoop {
             let token = Source::Stats(key).token();
             // Until another gateway has answered there is nothing to write.
             let interest = Interest { read: false, write: !client.answer.is_empty() };
-            let _ = self.turn.poller.change(client.stream.as_fd(), token, interest);
+            let _ = self.cx.poller.change(client.stream.as_fd(), token, interest);
             return;
         }
         if let Some(client) = self.statistics.clients.remove(key) {
-            self.close_when_read(client.stream, LastWord::Eof);
+            self.cx.close_when_read(client.stream, LastWord::Eof);
         }
     }
 
@@ -241,7 +241,7 @@ impl GatewayLoop {
     /// Lets a client of the statistics go.
     pub(super) fn close_stats(&mut self, key: Key) {
         if let Some(client) = self.statistics.clients.remove(key) {
-            let _ = self.turn.poller.remove(client.stream.as_fd());
+            let _ = self.cx.poller.remove(client.stream.as_fd());
         }
     }
 }

@@ -98,7 +98,7 @@ pub enum Goes {
 impl GatewayLoop {
     /// The report, up to the list of sessions.
     pub(super) fn report(&self) -> String {
-        let counted = self.told.counters.now();
+        let counted = self.cx.told.counters.now();
         let report = Report {
             version: server::version(),
             pid: std::process::id(),
@@ -106,7 +106,7 @@ impl GatewayLoop {
             gid: nix::unistd::getgid().as_raw(),
             cwd: std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default(),
             active_sessions: counted.sessions,
-            forkptyrouter: self.doors.names().collect(),
+            forkptyrouter: self.cx.doors.names().collect(),
             cheap: 0,
             counters: Counters::of(&counted),
         };
@@ -171,7 +171,7 @@ impl GatewayLoop {
     }
 
     fn session_as_json(&self, key: Key) -> Option<String> {
-        let facts = self.told.of(Subject::Session(key))?;
+        let facts = self.cx.told.of(Subject::Session(key))?;
         // Not one whose program may yet turn out not to be executable.
         let attached = self.sessions.get(key).filter(|attached| attached.starting == 0)?;
         let is_handed_over = attached.session.is_handed_over();

@@ -408,15 +408,15 @@ impl GatewayLoop {
     pub(super) fn note_session(&mut self, key: Key, size: Size) {
         // One that was left keeps its own.
         let id = self.left_id(key);
-        let Some(attached) = self.sessions.get_mut(key).filter(|_| self.told.keeps_facts) else {
+        let Some(attached) = self.sessions.get_mut(key).filter(|_| self.cx.told.keeps_facts) else {
             return;
         };
         let wires = &mut attached.wires;
         let tty = wires.master.slave_name();
         let pid = wires.program.as_ref().map(Process::pid);
         let new = New { pid, tty, size: Some(size) };
-        let id = id.unwrap_or_else(|| self.ids.of(key));
-        self.told.note(Subject::Session(key), id, &wires.client, new);
+        let id = id.unwrap_or_else(|| self.cx.ids.of(key));
+        self.cx.told.note(Subject::Session(key), id, &wires.client, new);
         wires.traffic.get_or_insert_with(Box::default);
     }
 
@@ -433,14 +433,14 @@ impl GatewayLoop {
     /// A session has begun: its program was executed.
     pub(super) fn tell_start(&mut self, key: Key) {
         self.faults.has_begun(key);
-        self.told.begun(Subject::Session(key));
+        self.cx.told.begun(Subject::Session(key));
         self.begin_recording(key);
     }
 
     /// A session ends.
     pub(super) fn tell_end(&mut self, key: Key) {
         super::fault::point("told-end");
-        self.seats.ended(Subject::Session(key));
+        self.cx.seats.ended(Subject::Session(key));
         self.inquirers.forget(Subject::Session(key));
         // It was never seen to run, perhaps, and runs all the same.
         self.has_begun(key);
@@ -459,14 +459,14 @@ impl GatewayLoop {
             false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
         };
         let is_entrusted = session.is_handed_over() && session.kept().is_none();
-        let exit = self.told.of(Subject::Session(key)).and_then(|facts| facts.exit);
+        let exit = self.cx.told.of(Subject::Session(key)).and_then(|facts| facts.exit);
         if let Some(line) = self.last_words_of(key, why, exit) {
-            self.told.say(line);
+            self.cx.told.say(line);
         }
-        if let Some(last) = self.told.ended(Subject::Session(key), why, bytes) {
+        if let Some(last) = self.cx.told.ended(Subject::Session(key), why, bytes) {
             let (exit, last) = (last.facts.exit, Box::new(last));
             if let Some(last) = self.end_recording(key, exit, last) {
-                self.told.tell_last(&last, None);
+                self.cx.told.tell_last(&last, None);
             }
         }
         if is_entrusted {
@@ -479,6 +479,6 @@ impl GatewayLoop {
         if let Some(attached) = self.sessions.get_mut(key) {
             attached.exit = Some(Gone::of_exit(exit));
         }
-        self.told.program_ended(Subject::Session(key), exit);
+        self.cx.told.program_ended(Subject::Session(key), exit);
     }
 }

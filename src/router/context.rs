@@ -1,20 +1,52 @@
-//! What the loop needs in each of its turns, whatever happens in it.
+//! What every part of the gateway needs: waiting, time, room for bytes, the
+//! sockets and their rules, and a way to have the loop do something afterwards.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::behind::Behind;
+use super::closing::Closing;
+use super::doors::Doors;
 use super::exchange::Exchange;
+use super::ids::Ids;
+use super::outcome::Outcome;
+use super::seats::Seats;
 use super::timers::{Due, Timers};
+use super::told::Told;
+use crate::config::router::Router;
+use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
 use fpty::sys::processors::Parallel;
+use fpty::sys::spawn::Spawner;
 use fpty::sys::tick;
 
 /// Bytes of one read from a client, and of one write to it.
 pub const BUFFER: usize = 64 * 1024;
 
-/// Waiting, time, and room for bytes on their way.
-pub struct Turn {
+/// What every part is given.
+pub struct Context {
+    /// The options.
+    pub config: Router,
+    /// The gateway's number.
+    pub ordinal: usize,
+    /// Whether it is to be known when a byte last went.
+    pub keeps_time: bool,
+    /// Starts programs.
+    pub spawner: Spawner,
+    /// The sockets, and what holds there.
+    pub doors: Doors,
+    /// The limits.
+    pub seats: Seats,
+    /// The audit, and what is known of each session.
+    pub told: Told,
+    /// Names for sessions.
+    pub ids: Ids,
+    /// Connections to which the last word was said.
+    pub closing: Closing,
+    /// Connections over TCP to this machine, asked whether their other end is closed.
+    pub local_tcp: LocalTcp,
+    outcomes: VecDeque<Outcome>,
     /// What is waited for.
     pub poller: Poller,
     /// What is due when.
@@ -40,10 +72,35 @@ pub struct Turn {
     pub pipe: Option<Pipe>,
 }
 
-impl Turn {
-    /// The first one.
-    pub fn new(poller: Poller) -> Self {
+/// Of a [`Context`], what is made elsewhere.
+pub struct Made {
+    /// See [`Context`], all of them.
+    pub config: Router,
+    pub ordinal: usize,
+    pub spawner: Spawner,
+    pub doors: Doors,
+    pub seats: Seats,
+    pub told: Told,
+    pub closing: Closing,
+    pub poller: Poller,
+}
+
+impl Context {
+    /// At the gateway's start.
+    pub fn new(made: Made) -> Self {
+        let Made { config, ordinal, spawner, doors, seats, told, closing, poller } = made;
         Self {
+            keeps_time: config.keeps_time(),
+            config,
+            ordinal,
+            spawner,
+            doors,
+            seats,
+            told,
+            ids: Ids::new(),
+            closing,
+            local_tcp: LocalTcp::default(),
+            outcomes: VecDeque::new(),
             poller,
             timers: Timers::default(),
             bulk: Vec::new(),
@@ -70,6 +127,16 @@ impl Turn {
     /// Has this done after a while.
     pub fn after(&mut self, wait: Duration, due: Due) {
         self.timers.after(Instant::now(), wait, due);
+    }
+
+    /// Has the loop do something when whoever is at work now has finished.
+    pub fn then(&mut self, outcome: Outcome) {
+        self.outcomes.push_back(outcome);
+    }
+
+    /// What the loop is to do now.
+    pub fn next_outcome(&mut self) -> Option<Outcome> {
+        self.outcomes.pop_front()
     }
 
     /// The events of a turn were handled, with streams among them or without.

@@ -120,7 +120,7 @@ impl GatewayLoop {
         ended: bool,
     ) {
         if listing::is_inquiry(&opening) {
-            return self.inquire(newcomer, opening);
+            return self.inquirers.inquire(&mut self.cx, newcomer, opening);
         }
         let newcomer = self.seated(newcomer);
         let door = newcomer.door;
@@ -151,7 +151,7 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        self.inquirers.note_command(Subject::Session(key), shown);
+        self.cx.asked_for.note(Subject::Session(key), shown);
         let Attached { session, wires, .. } = attached;
         session.early_input(&opening.input, wires);
         if !self.cx.input.is_empty() {
@@ -355,7 +355,7 @@ impl GatewayLoop {
         if let Some(mut attached) = self.sessions.remove(key) {
             self.cx.told.was_none(Subject::Session(key));
             self.cx.seats.ended(Subject::Session(key));
-            self.inquirers.forget(Subject::Session(key));
+            self.cx.asked_for.forget(Subject::Session(key));
             self.forget_recording(attached.wires.recording().map(|it| it.session()));
             let extended = attached.session.is_extended();
             let client = self.let_go(key, *attached);

@@ -135,7 +135,7 @@ impl GatewayLoop {
         });
         self.faults.made = Some(Whose::Command(key));
         fault::point("command-inserted");
-        self.inquirers.note_command(Subject::Command(key), shown);
+        self.cx.asked_for.note(Subject::Command(key), shown);
         self.cx.seats.is_of(seat.ok().flatten(), Subject::Command(key));
         if let Some(limit) = self.cx.doors.rules(door).and_then(|rules| rules.max_time) {
             if limit > NOTICE {
@@ -377,7 +377,7 @@ impl GatewayLoop {
     fn end_of_command(&mut self, key: Key) -> Option<Box<Commanded>> {
         self.tell_command_end(key);
         self.cx.seats.ended(Subject::Command(key));
-        self.inquirers.forget(Subject::Command(key));
+        self.cx.asked_for.forget(Subject::Command(key));
         let commanded = self.commands.running.remove(key)?;
         let outputs_open = commanded.wires.outputs.iter().any(Option::is_some);
         match (commanded.wires.program, &commanded.wires.leader) {

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::asked_for::AskedFor;
 use super::behind::Behind;
 use super::closing::Closing;
 use super::doors::Doors;
@@ -42,6 +43,8 @@ pub struct Context {
     pub told: Told,
     /// Names for sessions.
     pub ids: Ids,
+    /// What they have asked to have run.
+    pub asked_for: AskedFor,
     /// Connections to which the last word was said.
     pub closing: Closing,
     /// Connections over TCP to this machine, asked whether their other end is closed.
@@ -98,6 +101,7 @@ impl Context {
             seats,
             told,
             ids: Ids::new(),
+            asked_for: AskedFor::default(),
             closing,
             local_tcp: LocalTcp::default(),
             outcomes: VecDeque::new(),

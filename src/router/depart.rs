@@ -115,7 +115,7 @@ impl GatewayLoop {
                 }
             }
         }
-        let commands: Vec<Key> = self.commands_from(0).map(|(_, key)| key).collect();
+        let commands: Vec<Key> = self.commands.from(0).map(|(_, key)| key).collect();
         for key in commands {
             self.stop_command(key, why, line);
         }

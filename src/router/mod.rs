@@ -24,11 +24,12 @@
 //! | `last_words.rs` | what is told of a session by another process |
 //! | `left/` | sessions that can be left and found again |
 //! | `told/` | what is told of sessions: audit, counters |
-//! | `listing/` | clients that ask who is there, and end sessions |
+//! | `listing/` | clients that ask who is there, end sessions, or ask for the statistics |
 //! | `siblings.rs` | what gateways ask each other |
 //! | `record/` | recordings, and the process that writes them |
-//! | `stats/` | the statistics and their clients |
+//! | `stats/` | the statistics |
 //! | `context.rs` | what every part is given |
+//! | `asked_for.rs` | what sessions have asked to have run |
 //! | `outcome.rs` | what parts have the loop do |
 //! | `recovery.rs`, `fault.rs` | what a panic ends; panics on demand, for tests |
 //! | `exchange.rs` | programs that answer each other in quick succession |
@@ -37,6 +38,7 @@
 
 mod admission;
 pub mod aftercare;
+mod asked_for;
 mod attach;
 mod behind;
 mod closing;
@@ -86,7 +88,7 @@ use crate::uwsgi::log::{self, log};
 use crate::uwsgi::server;
 use crate::uwsgi::sockets::Role;
 use fpty::error::{Context as _, Result};
-use fpty::proto::Protocol;
+use fpty::proto::{Ending, Protocol};
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::signal::{Signals, block, own_dispositions};
 use fpty::sys::spawn::{Program, Spawner};
@@ -100,16 +102,16 @@ use greet::Caller;
 use latecomers::Latecomers;
 use left::Left;
 use listing::Inquirers;
+use listing::view::{One, View};
 use outcome::Outcome;
 use programs::Programs;
 use record::Recorder;
 use recovery::{Faults, Whose};
 use seats::Seats;
-use siblings::Siblings;
-use stats::Statistics;
+use siblings::{Asker, Siblings};
 use table::{Source, Table};
 use timers::Due;
-use told::Told;
+use told::{Subject, Told};
 use traffic::Attached;
 use web::Beginnings;
 
@@ -117,6 +119,11 @@ use web::Beginnings;
 const LOG_AGAIN: Duration = Duration::from_millis(100);
 /// And one that somebody reads.
 const LOG_SOON: Duration = Duration::from_millis(2);
+
+/// What the client of a session is told that was ended at somebody's wish, and how
+/// long it may take to hear that.
+const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// One gateway process: parts with a state of their own, and what concerns
 /// more than one of them.
@@ -134,7 +141,6 @@ struct GatewayLoop {
     departures: Departures,
     programs: Programs,
     children: Signals,
-    statistics: Statistics,
     recorder: Option<Box<Recorder>>,
     siblings: Siblings,
     faults: Faults,
@@ -261,12 +267,11 @@ impl GatewayLoop {
             sessions: Table::new(),
             beginnings: Beginnings::new(),
             commands: Commands::default(),
-            inquirers: Inquirers::default(),
+            inquirers: Inquirers::new(server::stats_http()),
             left,
             departures: Departures::default(),
             programs: Programs::new(aftercare, left_behind),
             children,
-            statistics: Statistics::new(server::stats_http()),
             recorder,
             siblings: Siblings::of(gateway.ordinal()),
             faults: Faults::default(),
@@ -282,7 +287,7 @@ impl GatewayLoop {
         for remark in fpty::sys::what_is_missing() {
             log(&format!("forkptyrouter: {remark}"));
         }
-        router.hear_siblings();
+        router.siblings.hear(&router.cx);
         router.cx.doors.open(&router.cx.poller);
         if let Some(limit) = limit {
             // Two descriptors a session, a few dozen for the gateway itself.
@@ -309,15 +314,18 @@ impl GatewayLoop {
         let source = Source::of(ready.token);
         self.guarded(source.whose(), |router| match source {
             Source::Listener(index) => router.accept(index),
-            Source::StatsListener => router.accept_stats(),
-            Source::Stats(key) => router.stats_ready(key, ready),
+            Source::StatsListener => router.inquirers.accept_statistics(&mut router.cx),
             Source::Children => router.child_ended(),
-            Source::Siblings => router.siblings_ready(),
+            Source::Siblings => router.siblings.ready(&mut router.cx),
             Source::Recorder => router.recorder_ready(),
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
             Source::Caller(key) => router.caller_ready(key, ready),
-            Source::Inquirer(key) => router.inquirer_ready(key, ready),
+            Source::Inquirer(key) => {
+                let view = View::of(&router.sessions, &router.commands, router.left.as_deref());
+                let siblings = &mut router.siblings;
+                router.inquirers.ready(&mut router.cx, siblings, view, key, ready);
+            }
             Source::CommandClient(key) => router.command_client_ready(key, ready),
             Source::CommandStream(key, number) => router.command_stream_ready(key, number, ready),
             Source::Closing(key) => router.cx.closing_ready(key, ready),
@@ -365,10 +373,12 @@ impl GatewayLoop {
                 let took_some = router.cx.told.flush();
                 router.try_the_log_again(took_some);
             }
-            Due::Stats(key) => router.hurry_stats(key),
-            Due::Inquirer(key) => router.hurry_inquirer(key),
+            Due::Inquirer(key) => {
+                let view = View::of(&router.sessions, &router.commands, router.left.as_deref());
+                router.inquirers.hurry(&mut router.cx, &mut router.siblings, view, key);
+            }
             Due::CommandDismissed(key) => router.let_command_go(key),
-            Due::Answer(number) => router.unanswered_question(number),
+            Due::Answer(number) => router.siblings.unanswered(&mut router.cx, number),
             Due::Recording => router.wake_recorder(),
             Due::Recorder => router.look_at_recorder(),
             Due::Outlived(pid) => router.outlived(pid),
@@ -399,10 +409,8 @@ impl GatewayLoop {
             return;
         }
         let (sessions, programs) = (&self.sessions, &self.programs);
-        let (statistics, callers) = (&self.statistics, &self.callers);
-        let (commands, inquirers) = (&self.commands, &self.inquirers);
+        let (commands, inquirers, callers) = (&self.commands, &self.inquirers, &self.callers);
         self.cx.timers.retain(|due| match due {
-            Due::Stats(key) => statistics.has(key),
             Due::Inquirer(key) => inquirers.has(key),
             Due::CommandDismissed(key) => commands.has(key),
             Due::Outlived(pid) => programs.has(pid),
@@ -426,6 +434,33 @@ impl GatewayLoop {
         match outcome {
             Outcome::Settle(key) => self.settle(key),
             Outcome::SettleCommand(key) => self.settle_command(key),
+            Outcome::Inquires(key) => self.inquirers.begin(&mut self.cx, key),
+            Outcome::End(one) => self.end_at_wish(one),
+            Outcome::Asked(posed) => {
+                fault::point("question");
+                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
+                let answer = view.answer(&mut self.cx, posed.question);
+                self.siblings.reply(&posed, &answer);
+            }
+            Outcome::Answered(Asker::Inquirer(key), answer) => {
+                self.inquirers.answered(&mut self.cx, key, answer.as_deref());
+            }
+        }
+    }
+
+    /// A session is to end at somebody's wish.
+    fn end_at_wish(&mut self, one: One) {
+        match one {
+            One::Here(Subject::Session(key)) => {
+                if let Some(attached) = self.sessions.get_mut(key) {
+                    let wires = &mut attached.wires;
+                    attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, wires);
+                    self.cx.after(LAST_WORD, Due::Dismissed(key));
+                    self.settle(key);
+                }
+            }
+            One::Here(Subject::Command(key)) => self.end_command(key, BY_AN_OPERATOR, LAST_WORD),
+            One::Left(key) => self.end_left(key),
         }
     }
 }

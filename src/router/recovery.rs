@@ -46,10 +46,8 @@ pub enum Whose {
     Command(Key),
     /// A client whose session has not begun.
     Caller(Key),
-    /// A client that asks who is there.
+    /// A client that asks who is there, or for the statistics.
     Inquirer(Key),
-    /// A client of the statistics.
-    Stats(Key),
     /// A session that can be left.
     Left(Key),
     /// A client that only watches.
@@ -81,7 +79,6 @@ impl Source {
             Self::CommandClient(key) | Self::CommandStream(key, _) => Whose::Command(key),
             Self::Caller(key) => Whose::Caller(key),
             Self::Inquirer(key) => Whose::Inquirer(key),
-            Self::Stats(key) => Whose::Stats(key),
             Self::Closing(key) => Whose::Closing(key),
             Self::Listener(_) | Self::StatsListener => Whose::Door,
             // These look at one after the other, see there.
@@ -101,7 +98,6 @@ impl Due {
             | Self::CommandLimit(key) => Whose::Command(key),
             Self::Silent(key) => Whose::Caller(key),
             Self::Inquirer(key) => Whose::Inquirer(key),
-            Self::Stats(key) => Whose::Stats(key),
             // Whoever asked gives up by itself.
             Self::Answer(_) => Whose::Past,
             _ => self.session().map_or(Whose::All, Whose::Session),
@@ -187,8 +183,7 @@ impl GatewayLoop {
             }
             Whose::Command(key) => self.end_panicked_command(key, INTERNAL),
             Whose::Caller(key) => self.refuse_caller(key, INTERNAL),
-            Whose::Inquirer(key) => self.end_inquirer(key, INTERNAL),
-            Whose::Stats(key) => self.close_stats(key),
+            Whose::Inquirer(key) => self.inquirers.end(&mut self.cx, key, INTERNAL),
             Whose::Left(key) => match self.left.as_ref().and_then(|left| left.session_of(key)) {
                 Some(session) => self.end_panicked(session),
                 None => self.end_left(key),
@@ -238,7 +233,6 @@ impl GatewayLoop {
             Whose::Command(key) => self.commands.drop_one(key),
             Whose::Caller(key) => drop(self.callers.remove(key)),
             Whose::Inquirer(key) => self.inquirers.drop_one(key),
-            Whose::Stats(key) => self.close_stats(key),
             Whose::Left(key) | Whose::Watcher(key) => {
                 if let Some(left) = &mut self.left {
                     left.drop_one(key, matches!(whose, Whose::Watcher(_)));
@@ -270,7 +264,7 @@ impl GatewayLoop {
             Subject::Session(key) => sessions.has(key),
             Subject::Command(key) => commands.has(key),
         };
-        self.inquirers.retain(exists);
+        self.cx.asked_for.retain(exists);
         let waiting = self.left.iter().flat_map(|left| left.waiting_seats());
         let calling = self.callers.iter().filter_map(|(_, caller)| caller.seat());
         self.cx.seats.retain(exists, calling.chain(waiting));

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{Commanded, Key};
 use crate::router::GatewayLoop;
-use crate::router::listing::Described;
+use crate::router::listing::view::Described;
 use crate::router::timers::Due;
-use crate::router::told::{Gone, New, Refusal, Subject};
+use crate::router::told::{Facts, Gone, New, Refusal, Subject};
 use fpty::proto::Ended;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::socket::Stream;
@@ -92,54 +92,43 @@ impl GatewayLoop {
             self.cx.told.tell_last(&last, None);
         }
     }
+}
 
-    /// The commands from this place on, each with its place.
-    pub(in crate::router) fn commands_from(
-        &self,
-        place: usize,
-    ) -> impl Iterator<Item = (usize, Key)> {
-        self.commands.running.from(place)
+impl super::Commands {
+    /// Those from this place on, each with its place.
+    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        self.running.from(place)
     }
 
-    /// The client of a command that has begun and goes on.
-    pub(in crate::router) fn client_of_command(&self, key: Key) -> Option<&Stream> {
-        let commanded = self.commands.running.get(key)?;
+    /// The client of one that has begun and goes on.
+    pub fn client_of(&self, key: Key) -> Option<&Stream> {
+        let commanded = self.running.get(key)?;
         let goes_on = commanded.begun && commanded.command.dismissed().is_none();
         goes_on.then_some(&commanded.wires.client)
     }
 
-    /// What a list has of a command.
-    pub(in crate::router) fn described_command(&self, key: Key) -> Option<Described<'_>> {
-        let commanded = self.commands.running.get(key)?;
+    /// What lists have of one.
+    pub fn described(&self, key: Key, facts: Option<&Facts>) -> Option<Described<'_>> {
+        let commanded = self.running.get(key)?;
         let traffic = commanded.wires.traffic.as_ref();
+        let is_handed_over = commanded.relayed != [true; 3];
+        // What was passed is not seen.
+        let idle = match traffic.and_then(|traffic| traffic.last()) {
+            Some(last) => Some(last.elapsed()),
+            None if is_handed_over => None,
+            None => facts.map(|facts| facts.since.elapsed()),
+        };
         Some(Described {
             client: &commanded.wires.client,
             door: commanded.door,
             pid: commanded.wires.program,
-            tty: None,
-            size: None,
-            // What was passed is not seen.
-            idle: traffic.and_then(|traffic| traffic.last()).map(|last| last.elapsed()),
+            master: None,
+            idle,
+            is_handed_over,
+            bytes: commanded.bytes(),
         })
     }
 
-    /// A command as it is now, as JSON.
-    pub(in crate::router) fn command_as_json(&self, key: Key) -> Option<String> {
-        let facts = self.cx.told.of(Subject::Command(key))?;
-        let commanded = self.commands.running.get(key).filter(|commanded| commanded.begun)?;
-        let traffic = commanded.wires.traffic.as_ref();
-        let is_passed = commanded.relayed != [true; 3];
-        // What was passed is not seen.
-        let idle = match traffic.and_then(|traffic| traffic.last()) {
-            Some(last) => Some(last.elapsed()),
-            None if is_passed => None,
-            None => Some(facts.since.elapsed()),
-        };
-        Some(facts.as_json(None, idle, is_passed, commanded.bytes()))
-    }
-}
-
-impl super::Commands {
     /// Whose program this is.
     pub fn of_program(&self, program: Pid) -> Option<Key> {
         self.by_program.get(&program).copied()

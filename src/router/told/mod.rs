@@ -441,7 +441,7 @@ impl GatewayLoop {
     pub(super) fn tell_end(&mut self, key: Key) {
         super::fault::point("told-end");
         self.cx.seats.ended(Subject::Session(key));
-        self.inquirers.forget(Subject::Session(key));
+        self.cx.asked_for.forget(Subject::Session(key));
         // It was never seen to run, perhaps, and runs all the same.
         self.has_begun(key);
         let Some(attached) = self.sessions.get_mut(key) else {

@@ -10,6 +10,7 @@ use super::doors::Doors;
 use super::exchange::Exchange;
 use super::ids::Ids;
 use super::outcome::Outcome;
+use super::recovery::Faults;
 use super::seats::Seats;
 use super::timers::{Due, Timers};
 use super::told::Told;
@@ -44,6 +45,8 @@ pub struct Context {
     pub ids: Ids,
     /// Connections to which the last word was said.
     pub closing: Closing,
+    /// What is known of panics.
+    pub faults: Faults,
     /// Connections over TCP to this machine, asked whether their other end is closed.
     pub local_tcp: LocalTcp,
     outcomes: VecDeque<Outcome>,
@@ -99,6 +102,7 @@ impl Context {
             told,
             ids: Ids::new(),
             closing,
+            faults: Faults::default(),
             local_tcp: LocalTcp::default(),
             outcomes: VecDeque::new(),
             poller,

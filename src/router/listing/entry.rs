@@ -91,7 +91,7 @@ impl GatewayLoop {
     fn entry_here(&self, subject: Subject) -> Option<Entry> {
         let (described, left) = match subject {
             Subject::Session(key) => (self.described_session(key), self.left_session(key)),
-            Subject::Command(key) => (self.described_command(key), None),
+            Subject::Command(key) => (self.commands.described(key), None),
         };
         let Described { client, door, pid, tty, size, idle } = described?;
         let peer = client.credentials();
@@ -162,7 +162,7 @@ impl GatewayLoop {
         }
         let door = match subject {
             Subject::Session(key) => self.sessions.get(key)?.door,
-            Subject::Command(key) => self.described_command(key)?.door,
+            Subject::Command(key) => self.commands.described(key)?.door,
         };
         let rules = self.cx.doors.rules(door)?;
         Some(rules.command.to_string_lossy().into_owned())

@@ -235,7 +235,7 @@ impl GatewayLoop {
             Ok(_) => {}
         }
         let key = self.inquirers.clients.insert(inquirer);
-        self.faults.made = Some(Whose::Inquirer(key));
+        self.cx.faults.made = Some(Whose::Inquirer(key));
         fault::point("inquiry");
         let Some(inquirer) = self.inquirers.clients.get_mut(key) else { return };
         let token = Source::Inquirer(key).token();

@@ -12,6 +12,7 @@ use crate::router::told::Subject;
 use fpty::proto::Ending;
 
 use super::beginning::Beginning;
+use crate::router::outcome::Outcome;
 
 /// Sessions that one turn looks at, and lists.
 const LOOKED_AT: usize = 512;
@@ -106,7 +107,7 @@ impl GatewayLoop {
         from: usize,
     ) -> impl Iterator<Item = (usize, Subject)> {
         let sessions = self.sessions.from(from).map(|(place, key)| (place, Subject::Session(key)));
-        let commands = self.commands_from(from.saturating_sub(COMMANDS));
+        let commands = self.commands.from(from.saturating_sub(COMMANDS));
         sessions.chain(commands.map(|(place, key)| (COMMANDS + place, Subject::Command(key))))
     }
 
@@ -169,7 +170,11 @@ impl GatewayLoop {
         }
         match one {
             One::Here(Subject::Session(key)) => self.end_session(key),
-            One::Here(Subject::Command(key)) => self.end_command(key, BY_AN_OPERATOR, LAST_WORD),
+            One::Here(Subject::Command(key)) => {
+                self.commands.dismiss(key, Ending::Operator, BY_AN_OPERATOR);
+                self.cx.after(LAST_WORD, Due::CommandDismissed(key));
+                self.cx.then(Outcome::SettleCommand(key));
+            }
             One::Left(key) => self.end_left(key),
         }
         true
@@ -200,7 +205,7 @@ impl GatewayLoop {
                     None => &attached.wires.client,
                 }
             }
-            One::Here(Subject::Command(key)) => self.client_of_command(key)?,
+            One::Here(Subject::Command(key)) => self.commands.client_of(key)?,
         };
         Some(client.peer_uid())
     }

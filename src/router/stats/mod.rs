@@ -102,7 +102,7 @@ impl GatewayLoop {
             listing: None,
             waits: false,
         });
-        self.faults.made = Some(Whose::Stats(key));
+        self.cx.faults.made = Some(Whose::Stats(key));
         fault::point("statistics");
         let Some(client) = self.statistics.clients.get_mut(key) else {
             return;

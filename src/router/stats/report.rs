@@ -151,7 +151,7 @@ impl GatewayLoop {
             }
             let session = match subject {
                 Subject::Session(key) => self.session_as_json(key),
-                Subject::Command(key) => self.command_as_json(key),
+                Subject::Command(key) => self.commands.as_json(&self.cx.told, key),
             };
             if let Some(session) = session {
                 if !text.is_empty() {

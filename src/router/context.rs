@@ -11,6 +11,7 @@ use super::doors::Doors;
 use super::exchange::Exchange;
 use super::ids::Ids;
 use super::outcome::Outcome;
+use super::recovery::Faults;
 use super::seats::Seats;
 use super::timers::{Due, Timers};
 use super::told::Told;
@@ -47,6 +48,8 @@ pub struct Context {
     pub asked_for: AskedFor,
     /// Connections to which the last word was said.
     pub closing: Closing,
+    /// What is known of panics.
+    pub faults: Faults,
     /// Connections over TCP to this machine, asked whether their other end is closed.
     pub local_tcp: LocalTcp,
     outcomes: VecDeque<Outcome>,
@@ -103,6 +106,7 @@ impl Context {
             ids: Ids::new(),
             asked_for: AskedFor::default(),
             closing,
+            faults: Faults::default(),
             local_tcp: LocalTcp::default(),
             outcomes: VecDeque::new(),
             poller,

@@ -4,10 +4,11 @@
 use std::os::fd::AsFd;
 
 use super::super::GatewayLoop;
-use super::super::depart::Copies;
 use super::super::fault;
+use super::super::hang_up::Copies;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
+use super::super::told::Said;
 use super::super::traffic::{Attached, Wires};
 use super::record::{Held, Record};
 use super::{Alone, Entry, Over, Place, RARELY, SOON, Taken, Turned, now};
@@ -83,7 +84,12 @@ impl GatewayLoop {
                 let _ = client.write(&Ended::because(Ending::Stopped, why).packet());
             }
             self.left.as_mut()?.store.is_over(id);
-            self.hang_up(&master, Process::held(program), Copies::Ended);
+            self.programs.hang_up_terminal(
+                &mut self.cx,
+                &master,
+                Process::held(program),
+                Copies::Ended,
+            );
             return None;
         };
         if let Some(why) = self.cannot_be_recorded(door, &id) {
@@ -91,7 +97,12 @@ impl GatewayLoop {
                 let _ = client.write(&why.packet());
             }
             self.left.as_mut()?.store.is_over(id);
-            self.hang_up(&master, Process::held(program), Copies::Ended);
+            self.programs.hang_up_terminal(
+                &mut self.cx,
+                &master,
+                Process::held(program),
+                Copies::Ended,
+            );
             return None;
         }
         let buffer = self.cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
@@ -109,7 +120,7 @@ impl GatewayLoop {
                 // Its client was lost with the one before us: that is now.
                 let turned = if at.is_some() { turned } else { 0 };
                 let key = left.entries.insert(entry(door, program, place, turned));
-                self.faults.made = Some(Whose::Left(key));
+                self.cx.faults.made = Some(Whose::Left(key));
                 let entry = left.entries.get_mut(key)?;
                 let token = Source::Caller(key).token();
                 let _ = left.poller.add(&entry.program, token, Interest::READ);
@@ -132,7 +143,7 @@ impl GatewayLoop {
         let place = Place::Attached(taken);
         let key: Key = left.entries.insert(entry(door, program, place, turned));
         left.by_session.insert(session, key);
-        self.faults.made = Some(Whose::Session(session));
+        self.cx.faults.made = Some(Whose::Session(session));
         let entry = left.entries.get_mut(key)?;
         let _ = left.poller.add(&entry.program, Source::Caller(key).token(), Interest::READ);
         let attached = self.sessions.get_mut(session)?;
@@ -141,7 +152,8 @@ impl GatewayLoop {
         // The one before may have been killed before it said so.
         attached.session.say_go(&mut attached.wires);
         self.keeps_seat(session);
-        self.begins_again(session, since);
+        let origin = self.cx.told.origin(door, "extended", Said::default);
+        self.begins_again(session, origin, since);
         self.tell_store(key);
         Some(())
     }

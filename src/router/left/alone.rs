@@ -5,9 +5,9 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::super::GatewayLoop;
-use super::super::depart::Copies;
 use super::super::fault;
 use super::super::handover::HELD_UP;
+use super::super::hang_up::Copies;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
 use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON, now};
@@ -183,7 +183,7 @@ impl GatewayLoop {
             false => Process::child(pid),
         };
         // Clients that had it may have kept a copy.
-        self.hang_up(&alone.master, program, Copies::Ended);
+        self.programs.hang_up_terminal(&mut self.cx, &alone.master, program, Copies::Ended);
     }
 
     /// A program that is not our child has ended: whoever inherited it reaps it.
@@ -218,7 +218,7 @@ impl GatewayLoop {
             Place::Attached(taken) => {
                 let session = taken.session;
                 if let Some(exit) = exit {
-                    self.note_exit(session, exit);
+                    self.sessions.exited(&mut self.cx, session, exit);
                 }
                 if let Some(attached) = self.sessions.get_mut(session) {
                     attached.wires.program = None;
@@ -239,7 +239,7 @@ impl GatewayLoop {
         let waits = !rest.is_empty();
         left.doomed = rest;
         for (_, program) in due {
-            self.kill(program.into());
+            self.programs.kill_session(&mut self.cx, program.into());
         }
         waits.then_some(RARELY)
     }

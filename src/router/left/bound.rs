@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::super::GatewayLoop;
-use super::super::depart::Copies;
+use super::super::hang_up::Copies;
 use super::super::last_words::LastWords;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
@@ -153,7 +153,7 @@ impl GatewayLoop {
             let mut last = last;
             last.take(Gone::Lost, None).into_iter().for_each(|line| self.cx.told.say(line));
             self.left.as_mut()?.store.is_over(id);
-            self.hang_up(&master, process, Copies::Ended);
+            self.programs.hang_up_terminal(&mut self.cx, &master, process, Copies::Ended);
             return None;
         }
         let wires = Wires::new(client, master, Some(process));
@@ -170,7 +170,7 @@ impl GatewayLoop {
         let left = self.left.as_mut()?;
         let key = left.entries.insert(entry);
         left.by_session.insert(session, key);
-        self.faults.made = Some(Whose::Session(session));
+        self.cx.faults.made = Some(Whose::Session(session));
         let entry = left.entries.get(key)?;
         let _ = left.poller.add(&entry.program, Source::Caller(key).token(), Interest::READ);
         self.cx.asked_for.note(Subject::Session(session), command.clone());
@@ -178,9 +178,12 @@ impl GatewayLoop {
         let text = |text: Option<String>| text.map(Into::into);
         let said =
             Said { ssh_connection: text(ssh_connection), logname: text(logname), term: text(term) };
-        self.cx.told.hears(at, "extended", || said);
-        self.cx.told.asks(|| command);
-        self.note_session(session, size);
+        let origin = self.cx.told.origin(at, "extended", || said);
+        let origin = self.cx.told.asking(origin, || command);
+        let id = self.left_id(session).unwrap_or_else(|| self.cx.ids.of(session));
+        if let Some(attached) = self.sessions.get_mut(session) {
+            attached.note(&mut self.cx, session, id, origin, size);
+        }
         let started = UNIX_EPOCH + Duration::from_millis(started);
         self.cx.told.goes_on(Subject::Session(session), started);
         self.goes_on(session, started);
@@ -210,11 +213,11 @@ impl GatewayLoop {
         let rules = self.cx.doors.rules(attached.door);
         let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
         if let Some(timeout) = timeout {
-            self.watch_idleness(session, timeout);
+            self.cx.watch_idleness(session, timeout);
         }
         if let Some(limit) = limit {
             let passed = SystemTime::now().duration_since(started).unwrap_or_default();
-            self.limit_time(session, limit.saturating_sub(passed));
+            self.cx.limit_time(session, limit.saturating_sub(passed));
         }
     }
 

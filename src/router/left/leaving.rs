@@ -132,7 +132,7 @@ impl GatewayLoop {
                 if self.leave(key) {
                     return;
                 }
-                return self.abandon(key);
+                return self.sessions.abandon(&mut self.cx, &mut self.programs, key);
             }
         };
         if let Some(attached) = self.sessions.get_mut(key) {
@@ -206,7 +206,7 @@ impl GatewayLoop {
     /// A client does not answer, or does not go: it is let go.
     pub(super) fn leave_after_all(&mut self, key: Key) {
         if !self.ends_untold(key) && !self.leave(key) {
-            self.abandon(key);
+            self.sessions.abandon(&mut self.cx, &mut self.programs, key);
         }
     }
 
@@ -221,8 +221,8 @@ impl GatewayLoop {
             return false;
         };
         let was_theirs = attached.session.is_handed_over();
-        self.tell_end(key);
-        let (Some(left), Some(mut attached)) = (&mut self.left, self.sessions.remove(key)) else {
+        let ended_session = self.sessions.end(&mut self.cx, key);
+        let (Some(left), Some(mut attached)) = (&mut self.left, ended_session) else {
             return false;
         };
         left.by_session.remove(&key);
@@ -271,15 +271,14 @@ impl GatewayLoop {
         if !has_entry || !self.sessions.get_mut(key).is_some_and(has_program) {
             return false;
         }
-        // Its client has gone, and its place is free.
-        self.tell_end(key);
         let Some(left) = &mut self.left else {
             return false;
         };
         let Some(entry) = left.by_session.get(&key).copied() else {
             return false;
         };
-        let Some(mut attached) = self.sessions.remove(key) else {
+        // Its client has gone, and its place is free.
+        let Some(mut attached) = self.sessions.end(&mut self.cx, key) else {
             return false;
         };
         left.by_session.remove(&key);

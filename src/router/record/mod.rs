@@ -64,8 +64,6 @@ pub struct Recorder {
     users: Vec<u32>,
     /// What is recorded of those who come to each socket.
     sockets: Vec<Rc<Record>>,
-    /// What is to be recorded of whoever is about to get a session.
-    current: Option<Rc<Record>>,
 }
 
 /// A session that is recorded.
@@ -115,15 +113,13 @@ impl Recorder {
                 tells,
                 users,
                 sockets,
-                current: None,
             })
         })
     }
 
-    /// Somebody is about to get a session who came to this socket.
-    pub fn hears(&mut self, socket: u16) {
-        let record = self.sockets.get(usize::from(socket));
-        self.current = record.filter(|record| record.folder.is_some()).cloned();
+    /// What is recorded of those who come to this socket, if anything is.
+    fn of_socket(&self, socket: u16) -> Option<&Rc<Record>> {
+        self.sockets.get(usize::from(socket)).filter(|record| record.folder.is_some())
     }
 
     /// After a panic: only sessions that there are go on being recorded.

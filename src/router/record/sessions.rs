@@ -18,26 +18,20 @@ use fpty::sys::Size;
 use fpty::sys::child::Exit;
 
 impl GatewayLoop {
-    /// Somebody is about to get a session who came to this socket.
-    pub(in crate::router) fn is_about_to_record(&mut self, socket: u16) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.hears(socket);
-        }
-    }
-
-    /// Why there can be no session, because it is to be recorded and cannot.
-    pub(in crate::router) fn cannot_record(&mut self) -> Option<Ended> {
-        let current = self.recorder.as_ref().and_then(|recorder| recorder.current.as_ref());
-        let must = current.is_some_and(|record| record.on_error == OnError::Close);
+    /// Why there can be no session at a socket, because it is to be recorded and
+    /// cannot.
+    pub(in crate::router) fn cannot_record(&mut self, door: u16) -> Option<Ended> {
+        let record = self.recorder.as_ref().and_then(|recorder| recorder.of_socket(door));
+        let must = record.is_some_and(|record| record.on_error == OnError::Close);
         (must && !self.reach_recorder())
             .then(|| Ended::because(Ending::Refused, "it cannot be recorded: there is no recorder"))
     }
 
     /// Why there can be no command without a terminal, because those are not
     /// recorded, and nothing may go unrecorded.
-    pub(in crate::router) fn is_never_recorded(&mut self) -> Option<Ended> {
-        let current = self.recorder.as_mut().and_then(|recorder| recorder.current.take());
-        current.is_some_and(|record| record.refuses_commands()).then(|| {
+    pub(in crate::router) fn is_never_recorded(&self, door: u16) -> Option<Ended> {
+        let record = self.recorder.as_ref().and_then(|recorder| recorder.of_socket(door));
+        record.is_some_and(|record| record.refuses_commands()).then(|| {
             Ended::because(
                 Ending::Refused,
                 "it cannot be recorded: a command without a terminal never is (fpty -t gives it \
@@ -48,7 +42,12 @@ impl GatewayLoop {
 
     /// A new session is to be recorded; it begins when its program is executed.
     pub(in crate::router) fn note_recording(&mut self, key: Key, size: Size) {
-        let current = self.recorder.as_mut().and_then(|recorder| recorder.current.take());
+        let door = self.sessions.get(key).map(|attached| attached.door);
+        let current = self
+            .recorder
+            .as_ref()
+            .zip(door)
+            .and_then(|(recorder, door)| recorder.of_socket(door).cloned());
         let Some((record, folder)) =
             current.as_ref().and_then(|record| Some((record, record.folder.as_deref()?)))
         else {
@@ -123,21 +122,15 @@ impl GatewayLoop {
         }
     }
 
-    /// A session ends, of which this is the last word but for the recording.
+    /// A session has ended, of which this is the last word but for the recording.
     /// Returns it where there is none.
     pub(in crate::router) fn end_recording(
         &mut self,
-        key: Key,
+        recording: Option<Recording>,
         exit: Option<Exit>,
         last: Box<Last>,
     ) -> Option<Box<Last>> {
-        let (Some(recorder), Some(attached)) = (&mut self.recorder, self.sessions.get_mut(key))
-        else {
-            return Some(last);
-        };
-        let recording =
-            attached.wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
-        let Some(mut recording) = recording else {
+        let (Some(recorder), Some(mut recording)) = (&mut self.recorder, recording) else {
             return Some(last);
         };
         let Some(session) = recorder.sessions.remove(&recording.session()) else {

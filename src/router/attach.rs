@@ -68,7 +68,6 @@ impl GatewayLoop {
             }
             Arrival::Client(client, transport, Protocol::Raw) => {
                 self.cx.told.hears(door, Protocol::Raw.name(), Said::default);
-                self.is_about_to_record(door);
                 let Some(place) = self.cx.doors.door(door) else { return };
                 let (size, program) = (place.rules.size(), Arc::clone(&place.program));
                 let session = Session::raw(size);
@@ -126,7 +125,6 @@ impl GatewayLoop {
         let door = newcomer.door;
         let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
         self.cx.told.hears(door, mode, || Said::of(&opening.variables));
-        self.is_about_to_record(door);
         self.cx.told.asks(|| opening.request.shown());
         if !opening.wants_terminal() {
             return self.command(newcomer, opening, arrived);
@@ -201,7 +199,9 @@ impl GatewayLoop {
         size: Size,
         environment: Vec<CString>,
     ) -> Option<Key> {
-        let cannot = self.is_full(&newcomer).or_else(|| self.cannot_record());
+        let cannot = self.is_full(&newcomer);
+        let cannot =
+            cannot.or_else(|| self.recorder.as_mut()?.why_not(&mut self.cx, newcomer.door));
         let started = match cannot {
             Some(why) => Err(why),
             None => self.start(program, size, environment),
@@ -228,7 +228,7 @@ impl GatewayLoop {
             self.limit_time(key, limit);
         }
         self.note_session(key, size);
-        self.note_recording(key, size);
+        self.recorded(|it, cx, sessions| it.expect(cx, sessions, key, size));
         fault::point("noted");
         let attached = self.sessions.get_mut(key)?;
         if !self.cx.spawner.has_executed(pid) {
@@ -352,11 +352,11 @@ impl GatewayLoop {
     /// Ends a session that never was one, because its program could not be
     /// executed, or nobody can wait for it.
     pub(super) fn refuse_session(&mut self, key: Key, why: Ended) {
-        if let Some(mut attached) = self.sessions.remove(key) {
+        if let Some(attached) = self.sessions.remove(key) {
             self.cx.told.was_none(Subject::Session(key));
             self.cx.seats.ended(Subject::Session(key));
             self.inquirers.forget(Subject::Session(key));
-            self.forget_recording(attached.wires.recording().map(|it| it.session()));
+            self.recorded(|it, _, _| it.forget(attached.wires.recording()));
             let extended = attached.session.is_extended();
             let client = self.let_go(key, *attached);
             self.refuse(client, extended, why);

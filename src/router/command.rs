@@ -100,7 +100,10 @@ impl GatewayLoop {
     /// Starts a command for a client that has said this.
     pub(super) fn command(&mut self, newcomer: Newcomer, mut opening: Opening, arrived: Passed) {
         let shown = opening.request.shown();
-        let outcome = match self.is_full(&newcomer).or_else(|| self.is_never_recorded()) {
+        let outcome = match self
+            .is_full(&newcomer)
+            .or_else(|| self.recorder.as_ref()?.why_no_command(newcomer.door))
+        {
             Some(why) => Err(why),
             None => self.start_command(newcomer.door, &mut opening, arrived),
         };

@@ -110,7 +110,7 @@ use stats::Statistics;
 use table::{Source, Table};
 use timers::Due;
 use told::Told;
-use traffic::Attached;
+use traffic::{Attached, Sessions};
 use web::Beginnings;
 
 /// How often a log that takes nothing is tried again.
@@ -171,7 +171,7 @@ pub fn run(gateway: Gateway, config: Router) -> Result<()> {
         router.guarded(Whose::All, |router| {
             fault::point("turn");
             router.part(count);
-            router.pass_on_recordings();
+            router.recorded(|recorder, cx, _| recorder.pass_on(cx));
             router.try_the_log_again(false);
         });
         router.follow();
@@ -271,7 +271,7 @@ impl GatewayLoop {
             siblings: Siblings::of(gateway.ordinal()),
             faults: Faults::default(),
         };
-        router.reach_recorder();
+        router.recorded(|recorder, cx, _| recorder.reach(cx));
         router.adopt(found);
         router.cx.seats.free_rest();
         if let Some(grace) =
@@ -313,7 +313,7 @@ impl GatewayLoop {
             Source::Stats(key) => router.stats_ready(key, ready),
             Source::Children => router.child_ended(),
             Source::Siblings => router.siblings_ready(),
-            Source::Recorder => router.recorder_ready(),
+            Source::Recorder => router.recorded(|it, cx, _| it.ready(cx)).unwrap_or(()),
             Source::Client(key) => router.client_ready(key, ready),
             Source::Terminal(key) => router.terminal_ready(key, ready),
             Source::Caller(key) => router.caller_ready(key, ready),
@@ -369,8 +369,8 @@ impl GatewayLoop {
             Due::Inquirer(key) => router.hurry_inquirer(key),
             Due::CommandDismissed(key) => router.let_command_go(key),
             Due::Answer(number) => router.unanswered_question(number),
-            Due::Recording => router.wake_recorder(),
-            Due::Recorder => router.look_at_recorder(),
+            Due::Recording => router.recorded(|it, _, _| it.wake()).unwrap_or(()),
+            Due::Recorder => router.recorded(|it, cx, _| it.look(cx)).unwrap_or(()),
             Due::Outlived(pid) => router.outlived(pid),
             Due::Kill => router.kill_outlived(),
             Due::TerminalUsers => router.kill_terminal_users(),
@@ -415,6 +415,15 @@ impl GatewayLoop {
         });
     }
 
+    /// Has what is recorded seen to; `None`: nothing is.
+    fn recorded<T>(
+        &mut self,
+        see_to: impl FnOnce(&mut Recorder, &mut Context, &mut Sessions) -> T,
+    ) -> Option<T> {
+        let recorder = self.recorder.as_mut()?;
+        Some(see_to(recorder, &mut self.cx, &mut self.sessions))
+    }
+
     /// Does what parts have come to.
     fn follow(&mut self) {
         while let Some(outcome) = self.cx.next_outcome() {
@@ -426,6 +435,9 @@ impl GatewayLoop {
         match outcome {
             Outcome::Settle(key) => self.settle(key),
             Outcome::SettleCommand(key) => self.settle_command(key),
+            Outcome::Recording(_, news) => {
+                self.recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What a part of the gateway has come to, and others are concerned by: the loop
 //! does it when the part has finished, so that no part calls one above it.
 
+use super::record::News;
 use super::recovery::Whose;
 use super::table::Key;
 
@@ -11,6 +12,8 @@ pub enum Outcome {
     Settle(Key),
     /// Look what a command needs now.
     SettleCommand(Key),
+    /// See to what the recorder has said of somebody.
+    Recording(Whose, Box<News>),
 }
 
 impl Outcome {
@@ -19,6 +22,7 @@ impl Outcome {
         match self {
             Self::Settle(key) => Whose::Session(*key),
             Self::SettleCommand(key) => Whose::Command(*key),
+            Self::Recording(whose, _) => *whose,
         }
     }
 }

@@ -434,7 +434,7 @@ impl GatewayLoop {
     pub(super) fn tell_start(&mut self, key: Key) {
         self.faults.has_begun(key);
         self.cx.told.begun(Subject::Session(key));
-        self.begin_recording(key);
+        self.recorded(|it, cx, sessions| it.begin(cx, sessions, key));
     }
 
     /// A session ends.
@@ -464,9 +464,9 @@ impl GatewayLoop {
             self.cx.told.say(line);
         }
         if let Some(last) = self.cx.told.ended(Subject::Session(key), why, bytes) {
-            let (exit, last) = (last.facts.exit, Box::new(last));
-            if let Some(last) = self.end_recording(key, exit, last) {
-                self.cx.told.tell_last(&last, None);
+            match &mut self.recorder {
+                Some(recorder) => recorder.end(&mut self.cx, &mut self.sessions, key, last),
+                None => self.cx.told.tell_last(&last, None),
             }
         }
         if is_entrusted {

@@ -103,7 +103,7 @@ pub fn run(gateway: &Gateway, router: GatewayLoop) -> Result<()> {
         router.guarded(Whose::All, |router| {
             fault::point("turn");
             router.departures.part(&mut router.cx, count);
-            router.pass_on_recordings();
+            router.recorded(|recorder, cx, _| recorder.pass_on(cx));
             router.try_the_log_again(false);
         });
         router.follow();
@@ -157,7 +157,7 @@ impl GatewayLoop {
             Source::Stats(key) => self.stats_ready(key, ready),
             Source::Children => self.signalled(),
             Source::Siblings => self.siblings_ready(),
-            Source::Recorder => self.recorder_ready(),
+            Source::Recorder => self.recorded(|it, cx, _| it.ready(cx)),
             Source::Caller(key) => {
                 let greeted = self.callers.hear(cx, key, ready.hang_up);
                 self.greeted(greeted);
@@ -247,8 +247,8 @@ impl GatewayLoop {
             Due::Stats(key) => self.hurry_stats(key),
             Due::Inquirer(key) => self.hurry_inquirer(key),
             Due::Answer(number) => self.unanswered_question(number),
-            Due::Recording => self.wake_recorder(),
-            Due::Recorder => self.look_at_recorder(),
+            Due::Recording => self.recorded(|it, _, _| it.wake()),
+            Due::Recorder => self.recorded(|it, cx, _| it.look(cx)),
             Due::Outlived(pid) => programs.outlived(cx, pid),
             Due::Kill => programs.kill_outlived(cx),
             Due::TerminalUsers => programs.kill_terminal_users(cx),
@@ -289,18 +289,27 @@ impl GatewayLoop {
             Outcome::Reaped(program, session, exit) => self.program_ended(program, session, exit),
             Outcome::LetGo => self.departures.let_go(cx, programs),
             Outcome::EndProgram(program) => self.end_program(program),
-            Outcome::Pending(key, size) => self.note_recording(key, size),
+            Outcome::Pending(key, size) => {
+                self.recorded(|it, cx, sessions| it.expect(cx, sessions, key, size));
+            }
             Outcome::AskedFor(subject, command) => {
                 self.inquirers.note_command(subject, Some(command));
             }
-            Outcome::Started(Subject::Session(key)) => self.begin_recording(key),
+            Outcome::Started(Subject::Session(key)) => {
+                self.recorded(|it, cx, sessions| it.begin(cx, sessions, key));
+            }
             Outcome::Started(Subject::Command(_)) => {}
             Outcome::NeverWas(subject, recording) => {
                 self.inquirers.forget(subject);
-                self.forget_recording(recording);
+                if let Some(recording) = recording {
+                    self.recorded(|it, _, _| it.forget(&recording));
+                }
                 self.forget_left_of(subject);
             }
             Outcome::Closed(closed) => self.closed(closed),
+            Outcome::Recording(_, news) => {
+                self.recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
+            }
         }
     }
 
@@ -397,7 +406,8 @@ impl GatewayLoop {
     }
 
     fn open_command(&mut self, opened: Opened) {
-        if let Some(why) = self.is_never_recorded(opened.newcomer.door) {
+        let recorder = self.recorder.as_ref();
+        if let Some(why) = recorder.and_then(|it| it.why_no_command(opened.newcomer.door)) {
             return self.cx.turn_back(opened.newcomer, true, why);
         }
         self.commands.start(&mut self.cx, &mut self.programs, opened);
@@ -461,7 +471,8 @@ impl GatewayLoop {
 
     /// Gives a client its terminal and its program, or tells it why not.
     fn attach(&mut self, newcomer: super::doors::Newcomer, plan: Plan) -> Option<Key> {
-        if let Some(why) = self.cannot_record(newcomer.door) {
+        let recorder = self.recorder.as_mut();
+        if let Some(why) = recorder.and_then(|it| it.why_not(&mut self.cx, newcomer.door)) {
             self.cx.turn_back(newcomer, plan.session.is_extended(), why);
             return None;
         }
@@ -560,24 +571,26 @@ impl GatewayLoop {
     fn closed(&mut self, closed: Closed) {
         let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
         self.inquirers.forget(subject);
-        let Subject::Session(key) = subject else {
-            if let Some(last) = last {
-                self.cx.told.tell_last(&last, None);
-            }
-            return;
-        };
+        match (&mut self.recorder, last) {
+            (Some(recorder), Some(last)) => recorder.end(&mut self.cx, recording, last),
+            (None, Some(last)) => self.cx.told.tell_last(&last, None),
+            (_, None) => {}
+        }
+        let Subject::Session(key) = subject else { return };
         if let Some(line) = self.last_words_of(key, why, exit) {
             self.cx.told.say(line);
-        }
-        if let Some(last) = last {
-            if let Some(last) = self.end_recording(recording, exit, last) {
-                self.cx.told.tell_last(&last, None);
-            }
         }
         if was_entrusted {
             self.no_longer_entrusted(key);
         }
         self.forget_left(key);
+    }
+
+    /// Has what is recorded seen to, where anything is.
+    fn recorded(&mut self, see_to: impl FnOnce(&mut Recorder, &mut Context, &mut Sessions)) {
+        if let Some(recorder) = &mut self.recorder {
+            see_to(recorder, &mut self.cx, &mut self.sessions);
+        }
     }
 
     fn forget_left_of(&mut self, subject: Subject) {

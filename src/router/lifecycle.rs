@@ -3,6 +3,8 @@
 //! (audit, metrics, limits, lists, recordings, sessions that can be left) hears
 //! of it from here, and from nowhere else.
 
+use std::rc::Rc;
+
 use super::command::Commanded;
 use super::context::Context;
 use super::outcome::Outcome;
@@ -28,7 +30,7 @@ enum Event {
     /// It is over.
     Closed(Closed),
     /// It never was one.
-    Refused { subject: Subject, recording: Option<u32> },
+    Refused { subject: Subject, recording: Option<Rc<Recording>> },
 }
 
 /// How a session ended, and what is still to be told of that.
@@ -42,7 +44,7 @@ pub struct Closed {
     /// The audit's last line of it.
     pub last: Option<Box<Last>>,
     /// Its recording.
-    pub recording: Option<Recording>,
+    pub recording: Option<Rc<Recording>>,
     /// Its terminal was its client's, for good.
     pub was_entrusted: bool,
 }
@@ -116,7 +118,7 @@ impl Attached {
     /// There never was such a session: where its client comes from.
     pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Session(key);
-        let recording = self.wires.recording().map(|recording| recording.session());
+        let recording = self.wires.recording().cloned();
         let origin = cx.told.was_none(subject);
         cx.emit(Event::Refused { subject, recording });
         origin

@@ -1,8 +1,11 @@
 //! What a part of the gateway has come to, and others are concerned by: the loop
 //! does it when the part has finished, so that no part calls one above it.
 
+use std::rc::Rc;
+
 use super::behind::Rest;
 use super::lifecycle::Closed;
+use super::record::{News, Recording};
 use super::recovery::Whose;
 use super::table::Key;
 use super::told::Subject;
@@ -30,10 +33,12 @@ pub enum Outcome {
     AskedFor(Subject, String),
     /// A program was executed.
     Started(Subject),
-    /// There never was such a session; its recording has this number.
-    NeverWas(Subject, Option<u32>),
+    /// There never was such a session, nor this recording of it.
+    NeverWas(Subject, Option<Rc<Recording>>),
     /// A session is over.
     Closed(Closed),
+    /// See to what the recorder has said of somebody.
+    Recording(Whose, Box<News>),
 }
 
 impl Outcome {
@@ -46,6 +51,7 @@ impl Outcome {
             Self::Started(subject) | Self::AskedFor(subject, _) => Whose::from(*subject),
             // Nobody finds them any more.
             Self::LetGo | Self::EndProgram(_) | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
+            Self::Recording(whose, _) => *whose,
             // The loop knows whose it is.
             Self::Reaped(..) => Whose::Past,
         }

@@ -125,7 +125,9 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         recorder,
         siblings: Siblings::of(gateway.ordinal()),
     };
-    router.reach_recorder();
+    if let Some(recorder) = &mut router.recorder {
+        recorder.reach(&mut router.cx);
+    }
     router.adopt(found);
     router.cx.seats.free_rest();
     if let Some(grace) = router.cx.config.hangup_grace.filter(|_| router.programs.has_left_behind())

@@ -1,5 +1,6 @@
 //! Bytes of a session, where somebody wants to know of them.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::counters;
@@ -13,7 +14,7 @@ pub struct Traffic {
     /// When a byte last went either way.
     last: Option<Instant>,
     /// Where it is written down.
-    pub recording: Option<Recording>,
+    pub recording: Option<Rc<Recording>>,
 }
 
 impl Traffic {
@@ -21,7 +22,7 @@ impl Traffic {
     pub fn took_in(&mut self, bytes: &[u8]) {
         self.input += bytes.len() as u64;
         counters::took_in(bytes.len());
-        if let Some(recording) = &mut self.recording {
+        if let Some(recording) = &self.recording {
             recording.input(bytes);
         }
     }

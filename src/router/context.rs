@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::asked_for::AskedFor;
 use super::behind::Behind;
 use super::closing::Closing;
 use super::doors::Doors;
@@ -43,6 +44,8 @@ pub struct Context {
     pub told: Told,
     /// Names for sessions.
     pub ids: Ids,
+    /// What they have asked to have run.
+    pub asked_for: AskedFor,
     /// Connections to which the last word was said.
     pub closing: Closing,
     /// What is known of panics.
@@ -101,6 +104,7 @@ impl Context {
             seats,
             told,
             ids: Ids::new(),
+            asked_for: AskedFor::default(),
             closing,
             faults: Faults::default(),
             local_tcp: LocalTcp::default(),

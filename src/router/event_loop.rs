@@ -15,13 +15,13 @@ use super::fault;
 use super::greet::{Callers, Greeted, Opened};
 use super::left::Left;
 use super::lifecycle::Closed;
+use super::listing::view::{One, View};
 use super::listing::{self, Inquirers};
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recorder;
 use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover, Whose};
-use super::siblings::Siblings;
-use super::stats::Statistics;
+use super::siblings::{Asker, Siblings};
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Refusal, Rejection, Subject};
@@ -44,6 +44,11 @@ const LOG_AGAIN: Duration = Duration::from_millis(100);
 /// And one that somebody reads.
 const LOG_SOON: Duration = Duration::from_millis(2);
 
+/// What the client of a session is told that was ended at somebody's wish, and how
+/// long it may take to hear that.
+const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
+const LAST_WORD: Duration = Duration::from_secs(5);
+
 /// How old a session is before its terminal is handed over: a short one ends
 /// without the effort.
 const OFFER_AFTER: Duration = Duration::from_millis(30);
@@ -61,7 +66,6 @@ pub struct GatewayLoop {
     pub(super) departures: Departures,
     pub(super) programs: Programs,
     pub(super) children: Signals,
-    pub(super) statistics: Statistics,
     pub(super) recorder: Option<Box<Recorder>>,
     pub(super) siblings: Siblings,
 }
@@ -153,16 +157,18 @@ impl GatewayLoop {
                 self.settle(key);
             }
             Source::Listener(index) => self.accept(index),
-            Source::StatsListener => self.accept_stats(),
-            Source::Stats(key) => self.stats_ready(key, ready),
+            Source::StatsListener => self.inquirers.accept_statistics(cx),
             Source::Children => self.signalled(),
-            Source::Siblings => self.siblings_ready(),
+            Source::Siblings => self.siblings.ready(cx),
             Source::Recorder => self.recorded(|it, cx, _| it.ready(cx)),
             Source::Caller(key) => {
                 let greeted = self.callers.hear(cx, key, ready.hang_up);
                 self.greeted(greeted);
             }
-            Source::Inquirer(key) => self.inquirer_ready(key, ready),
+            Source::Inquirer(key) => {
+                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
+                self.inquirers.ready(cx, &mut self.siblings, view, key, ready);
+            }
             Source::CommandClient(key) => {
                 self.commands.client_ready(cx, key, ready);
                 self.commands.settle(cx, &mut self.programs, key);
@@ -244,9 +250,11 @@ impl GatewayLoop {
                 let took_some = cx.told.flush();
                 self.try_the_log_again(took_some);
             }
-            Due::Stats(key) => self.hurry_stats(key),
-            Due::Inquirer(key) => self.hurry_inquirer(key),
-            Due::Answer(number) => self.unanswered_question(number),
+            Due::Inquirer(key) => {
+                let view = View::of(sessions, &self.commands, self.left.as_deref());
+                self.inquirers.hurry(cx, &mut self.siblings, view, key);
+            }
+            Due::Answer(number) => self.siblings.unanswered(cx, number),
             Due::Recording => self.recorded(|it, _, _| it.wake()),
             Due::Recorder => self.recorded(|it, cx, _| it.look(cx)),
             Due::Outlived(pid) => programs.outlived(cx, pid),
@@ -292,21 +300,28 @@ impl GatewayLoop {
             Outcome::Pending(key, size) => {
                 self.recorded(|it, cx, sessions| it.expect(cx, sessions, key, size));
             }
-            Outcome::AskedFor(subject, command) => {
-                self.inquirers.note_command(subject, Some(command));
-            }
             Outcome::Started(Subject::Session(key)) => {
                 self.recorded(|it, cx, sessions| it.begin(cx, sessions, key));
             }
             Outcome::Started(Subject::Command(_)) => {}
             Outcome::NeverWas(subject, recording) => {
-                self.inquirers.forget(subject);
                 if let Some(recording) = recording {
                     self.recorded(|it, _, _| it.forget(&recording));
                 }
                 self.forget_left_of(subject);
             }
             Outcome::Closed(closed) => self.closed(closed),
+            Outcome::Inquires(key) => self.inquirers.begin(cx, key),
+            Outcome::End(one) => self.end_at_wish(one),
+            Outcome::Asked(posed) => {
+                fault::point("question");
+                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
+                let answer = view.answer(cx, posed.question);
+                self.siblings.reply(&posed, &answer);
+            }
+            Outcome::Answered(Asker::Inquirer(key), answer) => {
+                self.inquirers.answered(cx, key, answer.as_deref());
+            }
             Outcome::Recording(_, news) => {
                 self.recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
             }
@@ -386,7 +401,7 @@ impl GatewayLoop {
         match opened.opening.request.verb() {
             Some(Verb::Attach) => self.come_back(opened),
             _ if listing::is_inquiry(&opened.opening) => {
-                self.inquire(opened.newcomer, opened.opening);
+                self.inquirers.inquire(&mut self.cx, opened.newcomer, opened.opening);
             }
             _ => self.open_new(opened),
         }
@@ -570,7 +585,6 @@ impl GatewayLoop {
     /// A session is over: those hear of it who were not told at once.
     fn closed(&mut self, closed: Closed) {
         let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
-        self.inquirers.forget(subject);
         match (&mut self.recorder, last) {
             (Some(recorder), Some(last)) => recorder.end(&mut self.cx, recording, last),
             (None, Some(last)) => self.cx.told.tell_last(&last, None),
@@ -590,6 +604,26 @@ impl GatewayLoop {
     fn recorded(&mut self, see_to: impl FnOnce(&mut Recorder, &mut Context, &mut Sessions)) {
         if let Some(recorder) = &mut self.recorder {
             see_to(recorder, &mut self.cx, &mut self.sessions);
+        }
+    }
+
+    /// A session is to end at somebody's wish.
+    fn end_at_wish(&mut self, one: One) {
+        match one {
+            One::Here(Subject::Session(key)) => {
+                if let Some(attached) = self.sessions.get_mut(key) {
+                    let wires = &mut attached.wires;
+                    attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, wires);
+                    self.cx.after(LAST_WORD, Due::Dismissed(key));
+                    self.settle(key);
+                }
+            }
+            One::Here(Subject::Command(key)) => {
+                self.commands.dismiss(key, Ending::Operator, BY_AN_OPERATOR);
+                self.cx.after(LAST_WORD, Due::CommandDismissed(key));
+                self.commands.settle(&mut self.cx, &mut self.programs, key);
+            }
+            One::Left(key) => self.end_left(key),
         }
     }
 
@@ -613,10 +647,8 @@ impl GatewayLoop {
             return;
         }
         let (sessions, programs) = (&self.sessions, &self.programs);
-        let (statistics, callers) = (&self.statistics, &self.callers);
-        let (commands, inquirers) = (&self.commands, &self.inquirers);
+        let (commands, inquirers, callers) = (&self.commands, &self.inquirers, &self.callers);
         self.cx.timers.retain(|due| match due {
-            Due::Stats(key) => statistics.has(key),
             Due::Inquirer(key) => inquirers.has(key),
             Due::CommandDismissed(key) => commands.has(key),
             Due::Outlived(pid) => programs.has(pid),
@@ -671,8 +703,7 @@ impl Recover for GatewayLoop {
             }
             Whose::Command(key) => self.commands.end_panicked(cx, programs, key, INTERNAL),
             Whose::Caller(key) => drop(self.callers.refuse(cx, key, INTERNAL)),
-            Whose::Inquirer(key) => self.end_inquirer(key, INTERNAL),
-            Whose::Stats(key) => self.close_stats(key),
+            Whose::Inquirer(key) => self.inquirers.end(cx, key, INTERNAL),
             Whose::Left(key) => match self.left.as_ref().and_then(|left| left.session_of(key)) {
                 Some(session) => self.sessions.end_panicked(cx, programs, session),
                 None => self.end_left(key),
@@ -699,7 +730,6 @@ impl Recover for GatewayLoop {
             Whose::Command(key) => self.commands.drop_one(key),
             Whose::Caller(key) => self.callers.drop_one(key),
             Whose::Inquirer(key) => self.inquirers.drop_one(key),
-            Whose::Stats(key) => self.close_stats(key),
             Whose::Left(key) | Whose::Watcher(key) => {
                 if let Some(left) = &mut self.left {
                     left.drop_one(key, matches!(whose, Whose::Watcher(_)));
@@ -726,7 +756,7 @@ impl Recover for GatewayLoop {
             Subject::Session(key) => sessions.has(key),
             Subject::Command(key) => commands.has(key),
         };
-        self.inquirers.retain(exists);
+        self.cx.asked_for.retain(exists);
         let waiting = self.left.iter().flat_map(|left| left.waiting_seats());
         self.cx.seats.retain(exists, self.callers.seats().chain(waiting));
         if let Some(recorder) = &mut self.recorder {

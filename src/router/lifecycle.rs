@@ -61,9 +61,7 @@ impl Context {
         match event {
             Event::Pending { subject, seat, shown } => {
                 self.seats.is_of(seat, subject);
-                if let Some(shown) = shown {
-                    self.then(Outcome::AskedFor(subject, shown));
-                }
+                self.asked_for.note(subject, shown);
             }
             Event::Started(subject) => {
                 if let Subject::Session(key) = subject {
@@ -75,10 +73,12 @@ impl Context {
             Event::Exited(subject, exit) => self.told.program_ended(subject, exit),
             Event::Closed(closed) => {
                 self.seats.ended(closed.subject);
+                self.asked_for.forget(closed.subject);
                 self.then(Outcome::Closed(closed));
             }
             Event::Refused { subject, recording } => {
                 self.seats.ended(subject);
+                self.asked_for.forget(subject);
                 self.then(Outcome::NeverWas(subject, recording));
             }
         }

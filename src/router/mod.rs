@@ -27,11 +27,12 @@
 //! | `last_words.rs` | what is told of a session by another process |
 //! | `left/` | sessions that can be left and found again |
 //! | `told/` | what is told of sessions: audit, counters |
-//! | `listing/` | clients that ask who is there, and end sessions |
+//! | `listing/` | clients that ask who is there, end sessions, or ask for the statistics |
 //! | `siblings.rs` | what gateways ask each other |
 //! | `record/` | recordings, and the process that writes them |
-//! | `stats/` | the statistics and their clients |
+//! | `stats/` | the statistics |
 //! | `context.rs` | what every part is given |
+//! | `asked_for.rs` | what sessions have asked to have run |
 //! | `outcome.rs` | what parts have the loop do |
 //! | `recovery.rs`, `fault.rs` | what a panic ends; panics on demand, for tests |
 //! | `exchange.rs` | programs that answer each other in quick succession |
@@ -40,6 +41,7 @@
 
 mod admission;
 pub mod aftercare;
+mod asked_for;
 mod attach;
 mod behind;
 mod closing;

@@ -5,8 +5,10 @@ use std::rc::Rc;
 
 use super::behind::Rest;
 use super::lifecycle::Closed;
+use super::listing::view::One;
 use super::record::{News, Recording};
 use super::recovery::Whose;
+use super::siblings::{Asker, Posed};
 use super::table::Key;
 use super::told::Subject;
 use fpty::sys::Size;
@@ -29,14 +31,20 @@ pub enum Outcome {
     EndProgram(PidFd),
     /// A session is about to begin, with a terminal of this size.
     Pending(Key, Size),
-    /// Its client has asked for this command.
-    AskedFor(Subject, String),
     /// A program was executed.
     Started(Subject),
     /// There never was such a session, nor this recording of it.
     NeverWas(Subject, Option<Rc<Recording>>),
     /// A session is over.
     Closed(Closed),
+    /// Somebody asks who is there, or for the statistics.
+    Inquires(Key),
+    /// A session is to end at somebody's wish.
+    End(One),
+    /// Another gateway asks something.
+    Asked(Posed),
+    /// Another gateway has answered; `None`: it has not.
+    Answered(Asker, Option<Vec<u8>>),
     /// See to what the recorder has said of somebody.
     Recording(Whose, Box<News>),
 }
@@ -48,10 +56,14 @@ impl Outcome {
             Self::Settle(key) | Self::Pending(key, _) => Whose::Session(*key),
             Self::SettleCommand(key) => Whose::Command(*key),
             Self::GoOn(rest) => rest.whose(),
-            Self::Started(subject) | Self::AskedFor(subject, _) => Whose::from(*subject),
+            Self::Started(subject) => Whose::from(*subject),
             // Nobody finds them any more.
             Self::LetGo | Self::EndProgram(_) | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
             Self::Recording(whose, _) => *whose,
+            Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
+            Self::End(one) => (*one).into(),
+            // Whoever asks does without.
+            Self::Asked(_) => Whose::Past,
             // The loop knows whose it is.
             Self::Reaped(..) => Whose::Past,
         }

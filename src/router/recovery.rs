@@ -46,10 +46,8 @@ pub enum Whose {
     Command(Key),
     /// A client whose session has not begun.
     Caller(Key),
-    /// A client that asks who is there.
+    /// A client that asks who is there, or for the statistics.
     Inquirer(Key),
-    /// A client of the statistics.
-    Stats(Key),
     /// A session that can be left.
     Left(Key),
     /// A client that only watches.
@@ -81,7 +79,6 @@ impl Source {
             Self::CommandClient(key) | Self::CommandStream(key, _) => Whose::Command(key),
             Self::Caller(key) => Whose::Caller(key),
             Self::Inquirer(key) => Whose::Inquirer(key),
-            Self::Stats(key) => Whose::Stats(key),
             Self::Closing(key) => Whose::Closing(key),
             Self::Listener(_) | Self::StatsListener => Whose::Door,
             // These look at one after the other, see there.
@@ -101,7 +98,6 @@ impl Due {
             | Self::CommandLimit(key) => Whose::Command(key),
             Self::Silent(key) => Whose::Caller(key),
             Self::Inquirer(key) => Whose::Inquirer(key),
-            Self::Stats(key) => Whose::Stats(key),
             // Whoever asked gives up by itself.
             Self::Answer(_) => Whose::Past,
             _ => self.session().map_or(Whose::All, Whose::Session),

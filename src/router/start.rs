@@ -21,7 +21,6 @@ use super::programs::{self, Programs};
 use super::record::Recorder;
 use super::seats::Seats;
 use super::siblings::Siblings;
-use super::stats::Statistics;
 use super::table::{Source, Table};
 use super::timers::Due;
 use super::told::{self, Told};
@@ -116,12 +115,11 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         sessions: Table::new(),
         beginnings: Beginnings::default(),
         commands: Commands::default(),
-        inquirers: Inquirers::default(),
+        inquirers: Inquirers::new(server::stats_http()),
         left,
         departures: Departures::default(),
         programs: Programs::new(aftercare, left_behind),
         children,
-        statistics: Statistics::new(server::stats_http()),
         recorder,
         siblings: Siblings::of(gateway.ordinal()),
     };
@@ -137,7 +135,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     for remark in fpty::sys::what_is_missing() {
         log(&format!("forkptyrouter: {remark}"));
     }
-    router.hear_siblings();
+    router.siblings.hear(&router.cx);
     router.cx.doors.open(&router.cx.poller);
     if let Some(limit) = limit {
         // Two descriptors a session, a few dozen for the gateway itself.

@@ -126,7 +126,7 @@ impl GatewayLoop {
                 .unwrap_or_default(),
             pid,
             since: since.as_secs(),
-            command: self.command_of(subject),
+            command: self.cx.command_of(subject, attached.door),
             bound: Some(bound),
             ..Record::default()
         })
@@ -173,7 +173,7 @@ impl GatewayLoop {
         self.cx.faults.made = Some(Whose::Session(session));
         let entry = left.entries.get(key)?;
         let _ = left.poller.add(&entry.program, Source::Caller(key).token(), Interest::READ);
-        self.inquirers.note_command(Subject::Session(session), command.clone());
+        self.cx.asked_for.note(Subject::Session(session), command.clone());
         self.keeps_seat(session);
         let text = |text: Option<String>| text.map(Into::into);
         let said =

@@ -74,11 +74,11 @@ impl GatewayLoop {
         relays: bool,
     ) -> bool {
         let id = self.cx.ids.of(key);
-        let command = self.command_of(Subject::Session(key)).map(Into::into);
         let (Some(left), Some(attached)) = (&mut self.left, self.sessions.get_mut(key)) else {
             return false;
         };
         let door = attached.door;
+        let command = self.cx.command_of(Subject::Session(key), door).map(Into::into);
         let Attached { session, wires, .. } = attached;
         let (Some(pid), Some(rules)) =
             (wires.program.as_ref().map(Process::pid), self.cx.doors.rules(door))

@@ -322,6 +322,7 @@ impl GatewayLoop {
             Source::CommandStream(key, number) => router.command_stream_ready(key, number, ready),
             Source::Closing(key) => router.cx.closing_ready(key, ready),
             Source::Left => router.left_ready(),
+            Source::Alarm => router.cx.timers.rings(),
         });
         self.follow();
     }

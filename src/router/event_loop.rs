@@ -179,6 +179,7 @@ impl GatewayLoop {
             }
             Source::Closing(key) => cx.closing_ready(key, ready),
             Source::Left => self.left_ready(),
+            Source::Alarm => cx.timers.rings(),
         }
     }
 

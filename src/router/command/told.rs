@@ -28,7 +28,7 @@ impl Commands {
         let idle = match traffic.and_then(|traffic| traffic.last()) {
             Some(last) => Some(last.elapsed()),
             None if is_handed_over => None,
-            None => facts.map(|facts| facts.since.elapsed()),
+            None => facts.map(|facts| facts.started.elapsed()),
         };
         Some(Described {
             client: &commanded.wires.client,

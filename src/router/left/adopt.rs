@@ -11,7 +11,7 @@ use super::super::table::{Key, Source};
 use super::super::told::Said;
 use super::super::traffic::{Attached, Wires};
 use super::record::{Held, Record};
-use super::{Alone, Entry, Over, Place, RARELY, SOON, Taken, Turned, now};
+use super::{Alone, Entry, Over, Place, RARELY, SOON, Taken, Turned};
 use crate::config::record::OnError;
 use crate::session::Session;
 use crate::session::keeping::Kept;
@@ -20,6 +20,7 @@ use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
+use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -57,7 +58,7 @@ impl GatewayLoop {
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
         let Record { ended, command, turned, shared, .. } = record;
         let door = self.cx.doors.named(&door);
-        let pid = Pid::new(pid)?;
+        let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
         let entry = |door, program, place, turned| Entry {
             command,
@@ -68,7 +69,7 @@ impl GatewayLoop {
         if let Some((ended, at)) = ended {
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let program = PidFd::reopened(pid, ring.try_clone().ok()?);
-            let place = Place::Over(Over { ring, ended, at });
+            let place = Place::Over(Over { ring, ended, at: at.into() });
             let entry = entry(door?, program, place, turned);
             self.left.as_mut()?.entries.insert(entry);
             return Some(());
@@ -114,7 +115,7 @@ impl GatewayLoop {
         let (attached, client) = match (attached, client.map(Stream::of_stranger)) {
             (Some(attached), Some(client)) => (attached, client),
             _ => {
-                let since_left = at.unwrap_or_else(now);
+                let since_left = at.map_or_else(Timestamp::now, Timestamp::from);
                 let alone = Alone { master, remains, since: since_left, closed: None };
                 let place = Place::Alone(Box::new(alone));
                 // Its client was lost with the one before us: that is now.
@@ -139,7 +140,7 @@ impl GatewayLoop {
         let wires = Wires::new(client, master, Some(process));
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let (who, since_then) = attached;
-        let taken = Taken { session, uid: who, since: since_then, until: None, next: None };
+        let taken = Taken { session, uid: who, since: since_then.into(), until: None, next: None };
         let place = Place::Attached(taken);
         let key: Key = left.entries.insert(entry(door, program, place, turned));
         left.by_session.insert(session, key);
@@ -188,7 +189,7 @@ pub(super) fn entry(
     door: u16,
     pid: Pid,
     program: PidFd,
-    since: u64,
+    since: Timestamp,
     place: Place,
     turned: u64,
 ) -> Entry {
@@ -202,7 +203,7 @@ pub(super) fn entry(
         adopted: true,
         ending: None,
         since,
-        turned: Turned { place: place.rank(), at: turned },
+        turned: Turned { place: place.rank(), at: BootInstant::from_nanos(turned) },
         place,
         command: None,
         untold: false,

@@ -3,7 +3,7 @@
 //! gateway goes on where the one before it was.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::super::GatewayLoop;
 use super::super::hang_up::Copies;
@@ -15,9 +15,10 @@ use super::super::told::{Gone, Said, Subject};
 use super::super::traffic::{Attached, Wires};
 use super::adopt::entry;
 use super::record::{Bound, Held, Record};
-use super::{Entry, Place, SOON, Taken, now};
+use super::{Entry, Place, SOON, Taken};
 use crate::session::Session;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -99,15 +100,13 @@ impl GatewayLoop {
         let subject = Subject::Session(session);
         let facts = self.cx.told.of(subject);
         let pid = attached.wires.program.as_ref()?.pid().as_raw();
-        let started = facts.map(|facts| facts.started).or_else(|| proc::started(pid));
-        let started = started.unwrap_or_else(SystemTime::now);
-        let since = started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started = facts.map(|facts| facts.started);
+        let started = started.or_else(|| proc::started(pid).map(Timestamp::from));
         let said = facts.map(|facts| &facts.said);
         let text = |of: fn(&Said) -> &Option<Box<str>>| {
             said.and_then(|said| of(said).as_deref()).map(str::to_owned)
         };
         let bound = Bound {
-            started: u64::try_from(since.as_millis()).unwrap_or(0),
             said: [
                 text(|said| &said.ssh_connection),
                 text(|said| &said.logname),
@@ -125,7 +124,7 @@ impl GatewayLoop {
                 .map(|door| door.name.clone())
                 .unwrap_or_default(),
             pid,
-            since: since.as_secs(),
+            since: started.unwrap_or_else(Timestamp::now).into(),
             command: self.cx.command_of(subject, attached.door),
             bound: Some(bound),
             ..Record::default()
@@ -135,8 +134,9 @@ impl GatewayLoop {
     /// Takes one up: its client goes on with the terminal, and has noticed nothing.
     pub(super) fn adopt_bound(&mut self, record: Record, held: Held) -> Option<()> {
         let Record { id, uid, door: socket, pid, since, command, bound, .. } = record;
-        let Bound { started, said: [ssh_connection, logname, term], last } = bound?;
+        let Bound { said: [ssh_connection, logname, term], last } = bound?;
         let (pid, door) = (Pid::new(pid)?, self.cx.doors.named(&socket));
+        let since = Timestamp::from(since);
         let Held { master: Some(master), program: Some(program), client: Some(client), .. } = held
         else {
             self.left.as_mut()?.store.is_over(id);
@@ -159,7 +159,7 @@ impl GatewayLoop {
         let wires = Wires::new(client, master, Some(process));
         let session = Session::resumed(size, None);
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, at));
-        let taken = Taken { session, uid, since: now(), until: None, next: None };
+        let taken = Taken { session, uid, since: Timestamp::now(), until: None, next: None };
         let place = Place::Attached(taken);
         let origin = Origin { socket: door.is_none().then_some(socket), last };
         let entry = Entry {
@@ -184,9 +184,8 @@ impl GatewayLoop {
         if let Some(attached) = self.sessions.get_mut(session) {
             attached.note(&mut self.cx, session, id, origin, size);
         }
-        let started = UNIX_EPOCH + Duration::from_millis(started);
-        self.cx.told.goes_on(Subject::Session(session), started);
-        self.goes_on(session, started);
+        self.cx.told.goes_on(Subject::Session(session), since);
+        self.goes_on(session, since);
         let attached = self.sessions.get(session)?;
         let token = Source::Client(session).token();
         let _ = self.cx.poller.add(attached.wires.client.as_fd(), token, Interest::READ);
@@ -206,7 +205,7 @@ impl GatewayLoop {
 
     /// The idle time and the time of a session that began long ago are looked
     /// after again.
-    pub(super) fn goes_on(&mut self, session: Key, started: SystemTime) {
+    pub(super) fn goes_on(&mut self, session: Key, started: Timestamp) {
         let Some(attached) = self.sessions.get(session) else {
             return;
         };
@@ -216,8 +215,7 @@ impl GatewayLoop {
             self.cx.watch_idleness(session, timeout);
         }
         if let Some(limit) = limit {
-            let passed = SystemTime::now().duration_since(started).unwrap_or_default();
-            self.cx.limit_time(session, limit.saturating_sub(passed));
+            self.cx.limit_time(session, limit.saturating_sub(started.elapsed()));
         }
     }
 

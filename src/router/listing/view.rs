@@ -156,7 +156,7 @@ impl<'a> View<'a> {
         let attached = self.sessions.get(key)?;
         let (wires, is_handed_over) = (&attached.wires, attached.session.is_handed_over());
         let master = &wires.master;
-        let since_start = || facts.map(|facts| facts.since.elapsed());
+        let since_start = || facts.map(|facts| facts.started.elapsed());
         // Where nobody keeps the time the terminal has it, roughly.
         let idle = match is_handed_over {
             true => None,

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::GatewayLoop;
+use super::outcome::Outcome;
 use super::table::Key;
 use super::timers::Due;
 use crate::config::rules::Rules;
@@ -117,7 +118,7 @@ impl GatewayLoop {
         if attached.session.owes_go() {
             attached.session.say_go(&mut attached.wires);
         }
-        self.entrust(key);
+        self.cx.then(Outcome::Entrust(key));
     }
 }
 

@@ -75,7 +75,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::Signal;
 
@@ -86,7 +86,7 @@ use crate::uwsgi::log::{self, log};
 use crate::uwsgi::server;
 use crate::uwsgi::sockets::Role;
 use fpty::error::{Context as _, Result};
-use fpty::proto::Protocol;
+use fpty::proto::{Ending, Protocol};
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::signal::{Signals, block, own_dispositions};
 use fpty::sys::spawn::{Program, Spawner};
@@ -94,11 +94,14 @@ use fpty::sys::spawn::{Program, Spawner};
 use closing::Closing;
 use command::Commands;
 use context::{Context, Made};
-use depart::Departures;
+use depart::{Copies, Departures};
 use doors::{Door, Doors};
 use greet::Caller;
 use latecomers::Latecomers;
 use left::Left;
+use left::adopt::{Found, NOT_HEARD, Restored};
+use left::bound::{self, Past};
+use left::record::{Held, Record};
 use listing::Inquirers;
 use outcome::Outcome;
 use programs::Programs;
@@ -107,9 +110,9 @@ use recovery::{Faults, Whose};
 use seats::Seats;
 use siblings::Siblings;
 use stats::Statistics;
-use table::{Source, Table};
+use table::{Key, Source, Table};
 use timers::Due;
-use told::Told;
+use told::{Subject, Told};
 use traffic::Attached;
 use web::Beginnings;
 
@@ -272,7 +275,7 @@ impl GatewayLoop {
             faults: Faults::default(),
         };
         router.reach_recorder();
-        router.adopt(found);
+        router.restore(found);
         router.cx.seats.free_rest();
         if let Some(grace) =
             router.cx.config.hangup_grace.filter(|_| router.programs.has_left_behind())
@@ -349,7 +352,7 @@ impl GatewayLoop {
             Due::Executed(key) => router.executed(key),
             Due::Offer(key) => router.offer(key),
             Due::First(key) => router.give_first(key),
-            Due::Keeper(key) => router.handed_over(key),
+            Due::Keeper(key) => router.entrust(key),
             Due::Silent(key) => router.silent(key),
             Due::CommandUnanswered(key) => router.command_unanswered(key),
             Due::CommandExecuted(key) => router.command_executed(key),
@@ -426,6 +429,94 @@ impl GatewayLoop {
         match outcome {
             Outcome::Settle(key) => self.settle(key),
             Outcome::SettleCommand(key) => self.settle_command(key),
+            Outcome::Entrust(key) => self.entrust(key),
+            Outcome::NotHeard(key) => self.end_unheard(key),
+        }
+    }
+
+    fn entrust(&mut self, key: Key) {
+        let command = self.command_of(Subject::Session(key));
+        if let Some(left) = &mut self.left {
+            left.entrust(&mut self.cx, &self.sessions, &mut self.programs, key, command);
+        }
+    }
+
+    /// Nobody can wait for a session.
+    fn end_unheard(&mut self, key: Key) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            let line = format!("session ended: {NOT_HEARD}");
+            log(&format!("forkptyrouter: {line}"));
+            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
+            self.close(key);
+        }
+    }
+
+    /// Takes up the sessions of a gateway that was here before us.
+    fn restore(&mut self, found: Found) {
+        for (record, held) in found {
+            let (id, mut is_done) = (record.id.clone(), false);
+            self.guarded(Whose::Past, |router| {
+                fault::strike("adoption", || record.name.clone());
+                router.restore_one(record, held);
+                is_done = true;
+            });
+            // Or the next gateway would panic as well.
+            if let Some(left) = self.left.as_mut().filter(|_| !is_done) {
+                left.is_over(id);
+            }
+            self.follow();
+        }
+        if let Some(left) = &mut self.left {
+            left.look_after(&mut self.cx, left::SOON);
+        }
+    }
+
+    fn restore_one(&mut self, record: Record, held: Held) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        match left.restore(&mut self.cx, &mut self.sessions, record, held) {
+            Restored::Over => {}
+            Restored::Alone(key) => {
+                self.faults.made = Some(Whose::Left(key));
+                self.tell_store(key);
+            }
+            Restored::Attached { entry, session, since } => {
+                self.faults.made = Some(Whose::Session(session));
+                bound::keep_seat(&mut self.cx, &self.sessions, session);
+                self.begins_again(session, since);
+                self.tell_store(entry);
+            }
+            Restored::Bound(session, past) => {
+                self.faults.made = Some(Whose::Session(session));
+                let Past { said, command, started, door, size } = *past;
+                let subject = Subject::Session(session);
+                self.inquirers.note_command(subject, command.clone());
+                bound::keep_seat(&mut self.cx, &self.sessions, session);
+                self.cx.told.hears(door, "extended", || said);
+                self.cx.told.asks(|| command);
+                self.note_session(session, size);
+                self.cx.told.goes_on(subject, started);
+                self.goes_on(session, started);
+            }
+            Restored::Ends(master, program) => self.hang_up(&master, program, Copies::Ended),
+        }
+    }
+
+    /// The idle time and the time of a session that began long ago are looked
+    /// after again.
+    fn goes_on(&mut self, session: Key, started: SystemTime) {
+        let Some(attached) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let rules = self.cx.doors.rules(attached.door);
+        let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
+        if let Some(timeout) = timeout {
+            self.watch_idleness(session, timeout);
+        }
+        if let Some(limit) = limit {
+            let passed = SystemTime::now().duration_since(started).unwrap_or_default();
+            self.limit_time(session, limit.saturating_sub(passed));
         }
     }
 }

@@ -11,13 +11,18 @@ pub enum Outcome {
     Settle(Key),
     /// Look what a command needs now.
     SettleCommand(Key),
+    /// What keeps sessions is to have this one, whose client has its terminal for
+    /// good.
+    Entrust(Key),
+    /// The kernel refuses to tell of this session: it ends.
+    NotHeard(Key),
 }
 
 impl Outcome {
     /// Whom it is about: who ends where it panics.
     pub fn whose(&self) -> Whose {
         match self {
-            Self::Settle(key) => Whose::Session(*key),
+            Self::Settle(key) | Self::Entrust(key) | Self::NotHeard(key) => Whose::Session(*key),
             Self::SettleCommand(key) => Whose::Command(*key),
         }
     }

@@ -253,7 +253,7 @@ impl GatewayLoop {
     }
 
     /// A session that began long ago has another client, or another gateway.
-    pub(super) fn begins_again(&mut self, session: Key, since: u64) {
+    pub(in crate::router) fn begins_again(&mut self, session: Key, since: u64) {
         let Some(attached) = self.sessions.get_mut(session) else {
             return;
         };

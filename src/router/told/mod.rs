@@ -460,7 +460,8 @@ impl GatewayLoop {
         };
         let is_entrusted = session.is_handed_over() && session.kept().is_none();
         let exit = self.cx.told.of(Subject::Session(key)).and_then(|facts| facts.exit);
-        if let Some(line) = self.last_words_of(key, why, exit) {
+        let left = self.left.as_mut();
+        if let Some(line) = left.and_then(|left| left.last_words_of(key, why, exit)) {
             self.cx.told.say(line);
         }
         if let Some(last) = self.cx.told.ended(Subject::Session(key), why, bytes) {
@@ -469,8 +470,8 @@ impl GatewayLoop {
                 self.cx.told.tell_last(&last, None);
             }
         }
-        if is_entrusted {
-            self.no_longer_entrusted(key);
+        if let Some(left) = self.left.as_mut().filter(|_| is_entrusted) {
+            left.no_longer_entrusted(&mut self.cx, key);
         }
     }
 

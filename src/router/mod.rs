@@ -75,7 +75,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -87,6 +87,7 @@ use crate::uwsgi::server;
 use crate::uwsgi::sockets::Role;
 use fpty::error::{Context as _, Result};
 use fpty::proto::{Ending, Protocol};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::signal::{Signals, block, own_dispositions};
 use fpty::sys::spawn::{Program, Spawner};
@@ -325,6 +326,7 @@ impl GatewayLoop {
             Source::CommandStream(key, number) => router.command_stream_ready(key, number, ready),
             Source::Closing(key) => router.cx.closing_ready(key, ready),
             Source::Left => router.left_ready(),
+            Source::Alarm => router.cx.timers.rings(),
         });
         self.follow();
     }
@@ -505,7 +507,7 @@ impl GatewayLoop {
 
     /// The idle time and the time of a session that began long ago are looked
     /// after again.
-    fn goes_on(&mut self, session: Key, started: SystemTime) {
+    fn goes_on(&mut self, session: Key, started: Timestamp) {
         let Some(attached) = self.sessions.get_mut(session) else {
             return;
         };
@@ -515,8 +517,7 @@ impl GatewayLoop {
             self.watch_idleness(session, timeout);
         }
         if let Some(limit) = limit {
-            let passed = SystemTime::now().duration_since(started).unwrap_or_default();
-            self.limit_time(session, limit.saturating_sub(passed));
+            self.limit_time(session, limit.saturating_sub(started.elapsed()));
         }
     }
 }

@@ -85,7 +85,9 @@ impl Source {
             Self::Closing(key) => Whose::Closing(key),
             Self::Listener(_) | Self::StatsListener => Whose::Door,
             // These look at one after the other, see there.
-            Self::Children | Self::Siblings | Self::Recorder | Self::Left => Whose::All,
+            Self::Children | Self::Siblings | Self::Recorder | Self::Left | Self::Alarm => {
+                Whose::All
+            }
         }
     }
 }

@@ -35,6 +35,8 @@ pub enum Source {
     Closing(Key),
     /// What sessions wait for that can be left.
     Left,
+    /// What is due after a long time.
+    Alarm,
 }
 
 /// A place in a [`Table`], and whose it was.
@@ -65,6 +67,7 @@ impl Source {
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
             Source::Recorder => (1, Key { index: 1, generation: 0 }),
+            Source::Alarm => (1, Key { index: 2, generation: 0 }),
             Source::CommandClient(key) => (7, key),
             Source::Inquirer(key) => (13, key),
             Source::Closing(key) => (14, key),
@@ -84,6 +87,7 @@ impl Source {
         match token >> 60 {
             0 => Source::Listener(key.index as u16),
             1 if key.index == 0 => Source::StatsListener,
+            1 if key.index == 2 => Source::Alarm,
             1 => Source::Recorder,
             2 => Source::Stats(key),
             3 if key.index == 1 => Source::Siblings,
@@ -225,6 +229,7 @@ mod tests {
             Source::Listener(7),
             Source::StatsListener,
             Source::Recorder,
+            Source::Alarm,
             Source::Stats(key),
             Source::Children,
             Source::Siblings,

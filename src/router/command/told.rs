@@ -133,7 +133,7 @@ impl GatewayLoop {
         let idle = match traffic.and_then(|traffic| traffic.last()) {
             Some(last) => Some(last.elapsed()),
             None if is_passed => None,
-            None => Some(facts.since.elapsed()),
+            None => Some(facts.started.elapsed()),
         };
         Some(facts.as_json(None, idle, is_passed, commanded.bytes()))
     }

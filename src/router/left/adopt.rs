@@ -6,7 +6,7 @@ use super::super::table::{Key, Source};
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::bound::Past;
 use super::record::{Held, Record};
-use super::{Alone, Entry, Left, Over, Place, Taken, Turned, now};
+use super::{Alone, Entry, Left, Over, Place, Taken, Turned};
 use crate::config::record::OnError;
 use crate::session::Session;
 use crate::session::keeping::Kept;
@@ -15,6 +15,7 @@ use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
+use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -44,7 +45,7 @@ pub enum Restored {
         /// The session.
         session: Key,
         /// When it began.
-        since: u64,
+        since: Timestamp,
     },
     /// The same of one that ends with its client.
     Bound(Key, Box<Past>),
@@ -83,7 +84,7 @@ impl Left {
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
         let Record { ended, command, turned, shared, .. } = record;
         let door = cx.doors.named(&door);
-        let pid = Pid::new(pid)?;
+        let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
         let entry = |door, program, place, turned| Entry {
             command,
@@ -94,7 +95,7 @@ impl Left {
         if let Some((ended, at)) = ended {
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let program = PidFd::reopened(pid, ring.try_clone().ok()?);
-            let place = Place::Over(Over { ring, ended, at });
+            let place = Place::Over(Over { ring, ended, at: at.into() });
             self.entries.insert(entry(door?, program, place, turned));
             return Some(Restored::Over);
         }
@@ -123,7 +124,7 @@ impl Left {
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
-            let since_left = at.unwrap_or_else(now);
+            let since_left = at.map_or_else(Timestamp::now, Timestamp::from);
             let alone = Alone { master, remains, since: since_left, closed: None };
             let place = Place::Alone(Box::new(alone));
             // Its client was lost with the one before us: that is now.
@@ -139,7 +140,7 @@ impl Left {
         let process = Process::held(program.try_clone().ok()?);
         let wires = Wires::new(client, master, Some(process));
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
-        let taken = Taken { session, uid: who, since: since_then, until: None, next: None };
+        let taken = Taken { session, uid: who, since: since_then.into(), until: None, next: None };
         let place = Place::Attached(taken);
         let key: Key = self.entries.insert(entry(door, program, place, turned));
         self.by_session.insert(session, key);
@@ -202,7 +203,7 @@ pub(super) fn entry(
     door: u16,
     pid: Pid,
     program: PidFd,
-    since: u64,
+    since: Timestamp,
     place: Place,
     turned: u64,
 ) -> Entry {
@@ -216,7 +217,7 @@ pub(super) fn entry(
         adopted: true,
         ending: None,
         since,
-        turned: Turned { place: place.rank(), at: turned },
+        turned: Turned { place: place.rank(), at: BootInstant::from_nanos(turned) },
         place,
         command: None,
         untold: false,

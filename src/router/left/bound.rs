@@ -3,7 +3,7 @@
 //! gateway goes on where the one before it was.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::super::context::Context;
 use super::super::last_words::LastWords;
@@ -15,9 +15,10 @@ use super::super::told::{Gone, Said, Subject};
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::adopt::{Restored, entry, not_recorded};
 use super::record::{Bound, Held, Record};
-use super::{Entry, Left, Place, SOON, Taken, now};
+use super::{Entry, Left, Place, SOON, Taken};
 use crate::session::Session;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -46,7 +47,7 @@ pub struct Past {
     /// What runs, where that is known.
     pub command: Option<String>,
     /// When it began.
-    pub started: SystemTime,
+    pub started: Timestamp,
     /// Where it began.
     pub door: u16,
     /// The size of its terminal.
@@ -112,15 +113,13 @@ impl Left {
         let subject = Subject::Session(session);
         let facts = cx.told.of(subject);
         let pid = attached.wires.program.as_ref()?.pid().as_raw();
-        let started = facts.map(|facts| facts.started).or_else(|| proc::started(pid));
-        let started = started.unwrap_or_else(SystemTime::now);
-        let since = started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started = facts.map(|facts| facts.started);
+        let started = started.or_else(|| proc::started(pid).map(Timestamp::from));
         let said = facts.map(|facts| &facts.said);
         let text = |of: fn(&Said) -> &Option<Box<str>>| {
             said.and_then(|said| of(said).as_deref()).map(str::to_owned)
         };
         let bound = Bound {
-            started: u64::try_from(since.as_millis()).unwrap_or(0),
             said: [
                 text(|said| &said.ssh_connection),
                 text(|said| &said.logname),
@@ -134,7 +133,7 @@ impl Left {
             uid: attached.wires.client.peer_uid().unwrap_or(u32::MAX),
             door: cx.doors.door(attached.door).map(|door| door.name.clone()).unwrap_or_default(),
             pid,
-            since: since.as_secs(),
+            since: started.unwrap_or_else(Timestamp::now).into(),
             command,
             bound: Some(bound),
             ..Record::default()
@@ -150,8 +149,9 @@ impl Left {
         held: Held,
     ) -> Option<Restored> {
         let Record { id, uid, door: socket, pid, since, command, bound, .. } = record;
-        let Bound { started, said: [ssh_connection, logname, term], mut last } = bound?;
+        let Bound { said: [ssh_connection, logname, term], mut last } = bound?;
         let (pid, door) = (Pid::new(pid)?, cx.doors.named(&socket));
+        let since = Timestamp::from(since);
         let Held { master: Some(master), program: Some(program), client: Some(client), .. } = held
         else {
             self.store.is_over(id);
@@ -172,7 +172,7 @@ impl Left {
         let wires = Wires::new(client, master, Some(process));
         let session = Session::resumed(size, None);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, at));
-        let taken = Taken { session, uid, since: now(), until: None, next: None };
+        let taken = Taken { session, uid, since: Timestamp::now(), until: None, next: None };
         let place = Place::Attached(taken);
         let origin = Origin { socket: door.is_none().then_some(socket), last };
         let entry = Entry {
@@ -186,8 +186,7 @@ impl Left {
         let text = |text: Option<String>| text.map(Into::into);
         let said =
             Said { ssh_connection: text(ssh_connection), logname: text(logname), term: text(term) };
-        let started = UNIX_EPOCH + Duration::from_millis(started);
-        let past = Past { said, command, started, door: at, size };
+        let past = Past { said, command, started: since, door: at, size };
         Some(Restored::Bound(session, Box::new(past)))
     }
 

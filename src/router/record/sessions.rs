@@ -70,8 +70,8 @@ impl GatewayLoop {
             (None, None, Some(uid)) => uid.to_string(),
             (None, None, None) => String::from("unknown"),
         };
-        let started = facts.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let name = format!("{}-{user}-{}", Utc::of(facts.started).in_a_name(), facts.id);
+        let started = facts.started.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let name = format!("{}-{user}-{}", Utc::of(facts.started.wall).in_a_name(), facts.id);
         let begin = Begin {
             folder: door::number(folder),
             name,

@@ -177,7 +177,7 @@ impl GatewayLoop {
         let is_handed_over = attached.session.is_handed_over();
         let idle = match is_handed_over {
             true => attached.wires.master.idle_for(),
-            false => Some(attached.idle_for().unwrap_or_else(|| facts.since.elapsed())),
+            false => Some(attached.idle_for().unwrap_or_else(|| facts.started.elapsed())),
         };
         let size = attached.wires.master.size();
         let traffic = attached.wires.traffic.as_ref().filter(|_| !is_handed_over);

@@ -40,6 +40,7 @@ use crate::shares::Who;
 use crate::uwsgi::{log, server};
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::process::Process;
 use fpty::sys::socket::Stream;
 
@@ -306,8 +307,7 @@ impl Told {
             pid: new.pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
             tty: new.tty.map(Into::into),
             size: new.size.filter(|_| mode != "raw"),
-            started: SystemTime::now(),
-            since: Instant::now(),
+            started: Timestamp::now(),
             exit: None,
             audit: None,
             recorded: false,
@@ -326,7 +326,7 @@ impl Told {
         bytes: (Option<u64>, Option<u64>),
     ) -> Option<Last> {
         let facts = self.facts.remove(&subject);
-        let duration = facts.as_ref().map(|facts| facts.since.elapsed());
+        let duration = facts.as_ref().map(|facts| facts.started.elapsed());
         self.counters.ended(why, duration);
         let end = End { at: SystemTime::now(), duration: duration?, why, bytes };
         Some(Last { facts: facts?, end })
@@ -347,9 +347,9 @@ impl Told {
 
     /// The line of a session's end, in advance, and when the session began:
     /// for somebody else to write.
-    pub fn in_advance(&self, subject: Subject) -> Option<(String, SystemTime)> {
+    pub fn in_advance(&self, subject: Subject) -> Option<(String, BootInstant)> {
         let facts = self.facts.get(&subject)?;
-        Some((facts.line_in_advance(&self.place)?, facts.started))
+        Some((facts.line_in_advance(&self.place)?, facts.started.boot))
     }
 
     /// Somebody else tells of a session's end, where this gateway is killed.
@@ -374,12 +374,10 @@ impl Told {
 
     /// A session of a gateway that was here before goes on: its beginning was told
     /// then. Whoever keeps it has the line of its end.
-    pub fn goes_on(&mut self, subject: Subject, started: SystemTime) {
+    pub fn goes_on(&mut self, subject: Subject, started: Timestamp) {
         self.counters.goes_on();
         if let Some(facts) = self.facts.get_mut(&subject) {
             facts.started = started;
-            let passed = SystemTime::now().duration_since(started).unwrap_or_default();
-            facts.since = facts.since.checked_sub(passed).unwrap_or(facts.since);
         }
     }
 
@@ -397,7 +395,7 @@ impl Told {
         if facts.audit.is_some() {
             let advance = facts.line_in_advance(&self.place).unwrap_or_default();
             let board = self.board.as_mut();
-            facts.board = board.and_then(|board| board.put(&advance, facts.started));
+            facts.board = board.and_then(|board| board.put(&advance, facts.started.boot));
             self.queue.say(|lost| facts.start_line(lost).unwrap_or_default(), log::takes);
         }
     }

@@ -1,9 +1,8 @@
 //! Bytes of a session, where somebody wants to know of them.
 
-use std::time::Instant;
-
 use super::counters;
 use crate::router::record::Recording;
+use fpty::sys::clock::BootInstant;
 
 /// What went between a session's ends, without the headers of packets.
 #[derive(Default)]
@@ -11,7 +10,7 @@ pub struct Traffic {
     input: u64,
     output: u64,
     /// When a byte last went either way.
-    last: Option<Instant>,
+    last: Option<BootInstant>,
     /// Where it is written down.
     pub recording: Option<Recording>,
 }
@@ -39,11 +38,11 @@ impl Traffic {
 
     /// Something went either way.
     pub fn note(&mut self) {
-        self.last = Some(Instant::now());
+        self.last = Some(BootInstant::now());
     }
 
     /// When that was.
-    pub fn last(&self) -> Option<Instant> {
+    pub fn last(&self) -> Option<BootInstant> {
         self.last
     }
 }

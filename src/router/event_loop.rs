@@ -13,7 +13,11 @@ use super::context::Context;
 use super::depart::Departures;
 use super::fault;
 use super::greet::{Callers, Greeted, Opened};
-use super::left::Left;
+use super::hang_up::Copies;
+use super::left::adopt::{Found, NOT_HEARD, Restored};
+use super::left::bound::{self, Past};
+use super::left::record::{Held, Record};
+use super::left::{self, Left};
 use super::lifecycle::Closed;
 use super::listing::view::{One, View};
 use super::listing::{self, Inquirers};
@@ -24,7 +28,7 @@ use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover, Whose};
 use super::siblings::{Asker, Siblings};
 use super::table::{Key, Source};
 use super::timers::Due;
-use super::told::{Refusal, Rejection, Subject};
+use super::told::{Refusal, Rejection, Said, Subject};
 use super::traffic::{Heard, Next, Sessions};
 use super::web::Beginnings;
 use crate::session::Session;
@@ -35,6 +39,7 @@ use fpty::error::{Context as _, Result};
 use fpty::proto::request::Verb;
 use fpty::proto::{Ended, Ending, variables};
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Ready;
 use fpty::sys::signal::Signals;
 use fpty::sys::socket::{Stream, Transport};
@@ -220,7 +225,7 @@ impl GatewayLoop {
             Due::Dismissed(key) => sessions.abandon(cx, programs, key),
             Due::Executed(key) => sessions.look_for_execution(cx, key),
             Due::Offer(key) => sessions.offer(cx, key),
-            Due::Keeper(key) => self.handed_over(key),
+            Due::Keeper(key) => self.entrust(key),
             Due::Silent(key) => {
                 let greeted = self.callers.silent(cx, key);
                 self.greeted(greeted);
@@ -312,6 +317,8 @@ impl GatewayLoop {
                 self.forget_left_of(subject);
             }
             Outcome::Closed(closed) => self.closed(closed),
+            Outcome::Entrust(key) => self.entrust(key),
+            Outcome::NotHeard(key) => self.end_unheard(key),
             Outcome::Inquires(key) => self.inquirers.begin(cx, key),
             Outcome::End(one) => self.end_at_wish(one),
             Outcome::Asked(posed) => {
@@ -592,11 +599,13 @@ impl GatewayLoop {
             (_, None) => {}
         }
         let Subject::Session(key) = subject else { return };
-        if let Some(line) = self.last_words_of(key, why, exit) {
-            self.cx.told.say(line);
-        }
-        if was_entrusted {
-            self.no_longer_entrusted(key);
+        if let Some(left) = &mut self.left {
+            if let Some(line) = left.last_words_of(key, why, exit) {
+                self.cx.told.say(line);
+            }
+            if was_entrusted {
+                left.no_longer_entrusted(&mut self.cx, key);
+            }
         }
         self.forget_left(key);
     }
@@ -631,6 +640,99 @@ impl GatewayLoop {
     fn forget_left_of(&mut self, subject: Subject) {
         if let Subject::Session(key) = subject {
             self.forget_left(key);
+        }
+    }
+
+    fn entrust(&mut self, key: Key) {
+        let door = self.sessions.get(key).map(|attached| attached.door);
+        let command = door.and_then(|door| self.cx.command_of(Subject::Session(key), door));
+        if let Some(left) = &mut self.left {
+            left.entrust(&mut self.cx, &self.sessions, &mut self.programs, key, command);
+        }
+    }
+
+    /// Nobody can wait for a session.
+    fn end_unheard(&mut self, key: Key) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            let line = format!("session ended: {NOT_HEARD}");
+            log::log(&format!("forkptyrouter: {line}"));
+            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
+            self.sessions.close(&mut self.cx, &mut self.programs, key);
+        }
+    }
+
+    /// Takes up the sessions of a gateway that was here before us.
+    pub(super) fn restore(&mut self, found: Found) {
+        for (record, held) in found {
+            let (id, mut is_done) = (record.id.clone(), false);
+            self.guarded(Whose::Past, |router| {
+                fault::strike("adoption", || record.name.clone());
+                router.restore_one(record, held);
+                is_done = true;
+            });
+            // Or the next gateway would panic as well.
+            if let Some(left) = self.left.as_mut().filter(|_| !is_done) {
+                left.is_over(id);
+            }
+            self.follow();
+        }
+        if let Some(left) = &mut self.left {
+            left.look_after(&mut self.cx, left::SOON);
+        }
+    }
+
+    fn restore_one(&mut self, record: Record, held: Held) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        match left.restore(&mut self.cx, &mut self.sessions, record, held) {
+            Restored::Over => {}
+            Restored::Alone(key) => {
+                self.cx.faults.made = Some(Whose::Left(key));
+                self.tell_store(key);
+            }
+            Restored::Attached { entry, session, since } => {
+                self.cx.faults.made = Some(Whose::Session(session));
+                bound::keep_seat(&mut self.cx, &self.sessions, session);
+                let door = self.sessions.get(session).map_or(u16::MAX, |it| it.door);
+                let origin = self.cx.told.origin(door, "extended", Said::default);
+                self.begins_again(session, origin, since);
+                self.tell_store(entry);
+            }
+            Restored::Bound(session, past) => {
+                self.cx.faults.made = Some(Whose::Session(session));
+                let Past { said, command, started, door, size } = *past;
+                let subject = Subject::Session(session);
+                self.cx.asked_for.note(subject, command.clone());
+                bound::keep_seat(&mut self.cx, &self.sessions, session);
+                let origin = self.cx.told.origin(door, "extended", || said);
+                let origin = self.cx.told.asking(origin, || command);
+                let id = self.left_id(session).unwrap_or_else(|| self.cx.ids.of(session));
+                if let Some(attached) = self.sessions.get_mut(session) {
+                    attached.note(&mut self.cx, session, id, origin, size);
+                }
+                self.cx.told.goes_on(subject, started);
+                self.goes_on(session, started);
+            }
+            Restored::Ends(master, program) => {
+                self.programs.hang_up_terminal(&mut self.cx, &master, program, Copies::Ended);
+            }
+        }
+    }
+
+    /// The idle time and the time of a session that began long ago are looked
+    /// after again.
+    pub(super) fn goes_on(&mut self, session: Key, started: Timestamp) {
+        let Some(attached) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let rules = self.cx.doors.rules(attached.door);
+        let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
+        if let Some(timeout) = timeout {
+            self.cx.watch_idleness(session, timeout);
+        }
+        if let Some(limit) = limit {
+            self.cx.limit_time(session, limit.saturating_sub(started.elapsed()));
         }
     }
 

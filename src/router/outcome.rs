@@ -45,6 +45,11 @@ pub enum Outcome {
     Asked(Posed),
     /// Another gateway has answered; `None`: it has not.
     Answered(Asker, Option<Vec<u8>>),
+    /// What keeps sessions is to have this one, whose client has its terminal for
+    /// good.
+    Entrust(Key),
+    /// The kernel refuses to tell of this session: it ends.
+    NotHeard(Key),
     /// See to what the recorder has said of somebody.
     Recording(Whose, Box<News>),
 }
@@ -53,7 +58,10 @@ impl Outcome {
     /// Whom it is about: who ends where it panics.
     pub fn whose(&self) -> Whose {
         match self {
-            Self::Settle(key) | Self::Pending(key, _) => Whose::Session(*key),
+            Self::Settle(key)
+            | Self::Pending(key, _)
+            | Self::Entrust(key)
+            | Self::NotHeard(key) => Whose::Session(*key),
             Self::SettleCommand(key) => Whose::Command(*key),
             Self::GoOn(rest) => rest.whose(),
             Self::Started(subject) => Whose::from(*subject),

@@ -126,7 +126,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     if let Some(recorder) = &mut router.recorder {
         recorder.reach(&mut router.cx);
     }
-    router.adopt(found);
+    router.restore(found);
     router.cx.seats.free_rest();
     if let Some(grace) = router.cx.config.hangup_grace.filter(|_| router.programs.has_left_behind())
     {

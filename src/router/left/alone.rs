@@ -8,8 +8,10 @@ use super::super::GatewayLoop;
 use super::super::fault;
 use super::super::handover::HELD_UP;
 use super::super::hang_up::Copies;
+use super::super::outcome::Outcome;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
+use super::bound::handed_over_for_good;
 use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON};
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
@@ -260,6 +262,8 @@ impl GatewayLoop {
         for key in keys {
             self.tell_store(key);
         }
-        self.entrust_all();
+        for key in handed_over_for_good(&self.sessions) {
+            self.cx.then(Outcome::Entrust(key));
+        }
     }
 }

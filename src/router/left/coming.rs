@@ -246,7 +246,12 @@ impl GatewayLoop {
     }
 
     /// A session that began long ago has another client, or another gateway.
-    pub(super) fn begins_again(&mut self, session: Key, origin: Origin, since: Timestamp) {
+    pub(in crate::router) fn begins_again(
+        &mut self,
+        session: Key,
+        origin: Origin,
+        since: Timestamp,
+    ) {
         let id = self.left_id(session).unwrap_or_else(|| self.cx.ids.of(session));
         let Some(attached) = self.sessions.get_mut(session) else {
             return;

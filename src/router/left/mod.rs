@@ -21,9 +21,9 @@
 //! for one thing: a flood of output of a hundred such terminals costs the others
 //! no more than one does.
 
-mod adopt;
+pub mod adopt;
 mod alone;
-mod bound;
+pub mod bound;
 mod coming;
 mod holder;
 mod leaving;
@@ -38,6 +38,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
+use super::context::Context;
 use super::fault;
 use super::recovery::Whose;
 use super::seats::Seat;
@@ -67,7 +68,7 @@ const ENDED_FOR: Duration = Duration::from_secs(600);
 
 /// How long what had to wait waits, and how often it is looked after what
 /// nothing tells of.
-const SOON: Duration = Duration::from_millis(10);
+pub const SOON: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(200);
 const RARELY: Duration = Duration::from_secs(1);
 
@@ -414,13 +415,8 @@ impl GatewayLoop {
 
     /// Has it looked after what is due after so long, or before.
     pub(super) fn look_at_left(&mut self, wait: Duration) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        let at = BootInstant::now() + wait;
-        if left.due_at.is_none_or(|due| at < due) {
-            left.due_at = Some(at);
-            self.cx.after(wait, Due::Left);
+        if let Some(left) = &mut self.left {
+            left.look_after(&mut self.cx, wait);
         }
     }
 
@@ -509,6 +505,15 @@ impl GatewayLoop {
 }
 
 impl Left {
+    /// Has it looked after what is due after so long, or before.
+    pub fn look_after(&mut self, cx: &mut Context, wait: Duration) {
+        let at = BootInstant::now() + wait;
+        if self.due_at.is_none_or(|due| at < due) {
+            self.due_at = Some(at);
+            cx.after(wait, Due::Left);
+        }
+    }
+
     fn taken_mut(&mut self, entry: Key) -> Option<&mut Taken> {
         match &mut self.entries.get_mut(entry)?.place {
             Place::Attached(taken) => Some(taken),

@@ -309,7 +309,7 @@ impl GatewayLoop {
             Outcome::Started(Subject::Session(key)) => {
                 self.recorded(|it, cx, sessions| it.begin(cx, sessions, key));
             }
-            Outcome::Started(Subject::Command(_)) => {}
+            Outcome::Started(Subject::Command(_) | Subject::Left(_)) => {}
             Outcome::NeverWas(subject, recording) => {
                 if let Some(recording) = recording {
                     self.recorded(|it, _, _| it.forget(&recording));
@@ -633,7 +633,7 @@ impl GatewayLoop {
                 self.cx.after(LAST_WORD, Due::CommandDismissed(key));
                 self.commands.settle(&mut self.cx, &mut self.programs, key);
             }
-            One::Left(key) => self.end_left(key),
+            One::Left(key) | One::Here(Subject::Left(key)) => self.end_left(key),
         }
     }
 
@@ -772,6 +772,7 @@ impl GatewayLoop {
     fn exists(&self, subject: Subject) -> bool {
         match subject {
             Subject::Session(key) => self.sessions.has(key),
+            Subject::Left(key) => self.left.as_ref().is_some_and(|left| left.has_entry(key)),
             Subject::Command(key) => self.commands.has(key),
         }
     }
@@ -854,9 +855,10 @@ impl Recover for GatewayLoop {
         for subject in gone {
             self.cx.lost(subject);
         }
-        let (sessions, commands) = (&self.sessions, &self.commands);
+        let (sessions, commands, left) = (&self.sessions, &self.commands, &self.left);
         let exists = |subject: Subject| match subject {
             Subject::Session(key) => sessions.has(key),
+            Subject::Left(key) => left.as_ref().is_some_and(|left| left.has_entry(key)),
             Subject::Command(key) => commands.has(key),
         };
         self.cx.asked_for.retain(exists);

@@ -66,6 +66,7 @@ impl From<Subject> for Whose {
     fn from(subject: Subject) -> Self {
         match subject {
             Subject::Session(key) => Self::Session(key),
+            Subject::Left(key) => Self::Left(key),
             Subject::Command(key) => Self::Command(key),
         }
     }

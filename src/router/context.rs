@@ -134,7 +134,7 @@ impl Context {
 
     /// Has this done after a while.
     pub fn after(&mut self, wait: Duration, due: Due) {
-        self.timers.after(Instant::now(), wait, due);
+        self.timers.after(wait, due, &self.poller);
     }
 
     /// Has the loop do something when whoever is at work now has finished.

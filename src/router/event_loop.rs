@@ -13,7 +13,11 @@ use super::context::Context;
 use super::depart::Departures;
 use super::fault;
 use super::greet::{Callers, Greeted, Opened};
-use super::left::Left;
+use super::hang_up::Copies;
+use super::left::adopt::{Found, NOT_HEARD, Restored};
+use super::left::bound::{self, Past};
+use super::left::record::{Held, Record};
+use super::left::{self, Left};
 use super::lifecycle::Closed;
 use super::listing::view::{One, View};
 use super::listing::{self, Inquirers};
@@ -24,7 +28,7 @@ use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover, Whose};
 use super::siblings::{Asker, Siblings};
 use super::table::{Key, Source};
 use super::timers::Due;
-use super::told::{Refusal, Rejection, Subject};
+use super::told::{Refusal, Rejection, Said, Subject};
 use super::traffic::{Heard, Next, Sessions};
 use super::web::Beginnings;
 use crate::session::Session;
@@ -35,6 +39,7 @@ use fpty::error::{Context as _, Result};
 use fpty::proto::request::Verb;
 use fpty::proto::{Ended, Ending, variables};
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Ready;
 use fpty::sys::signal::Signals;
 use fpty::sys::socket::{Stream, Transport};
@@ -44,14 +49,14 @@ const LOG_AGAIN: Duration = Duration::from_millis(100);
 /// And one that somebody reads.
 const LOG_SOON: Duration = Duration::from_millis(2);
 
-/// How old a session is before its terminal is handed over: a short one ends
-/// without the effort.
-const OFFER_AFTER: Duration = Duration::from_millis(30);
-
 /// What the client of a session is told that was ended at somebody's wish, and how
 /// long it may take to hear that.
 const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
 const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// How old a session is before its terminal is handed over: a short one ends
+/// without the effort.
+const OFFER_AFTER: Duration = Duration::from_millis(30);
 
 /// One gateway process, and its parts.
 pub struct GatewayLoop {
@@ -107,7 +112,7 @@ pub fn run(gateway: &Gateway, router: GatewayLoop) -> Result<()> {
         router.guarded(Whose::All, |router| {
             fault::point("turn");
             router.departures.part(&mut router.cx, count);
-            router.pass_on_recordings();
+            router.recorded(|recorder, cx, _| recorder.pass_on(cx));
             router.try_the_log_again(false);
         });
         router.follow();
@@ -160,7 +165,7 @@ impl GatewayLoop {
             Source::StatsListener => self.inquirers.accept_statistics(cx),
             Source::Children => self.signalled(),
             Source::Siblings => self.siblings.ready(cx),
-            Source::Recorder => self.recorder_ready(),
+            Source::Recorder => self.recorded(|it, cx, _| it.ready(cx)),
             Source::Caller(key) => {
                 let greeted = self.callers.hear(cx, key, ready.hang_up);
                 self.greeted(greeted);
@@ -179,6 +184,7 @@ impl GatewayLoop {
             }
             Source::Closing(key) => cx.closing_ready(key, ready),
             Source::Left => self.left_ready(),
+            Source::Alarm => cx.timers.rings(),
         }
     }
 
@@ -219,7 +225,7 @@ impl GatewayLoop {
             Due::Dismissed(key) => sessions.abandon(cx, programs, key),
             Due::Executed(key) => sessions.look_for_execution(cx, key),
             Due::Offer(key) => sessions.offer(cx, key),
-            Due::Keeper(key) => self.handed_over(key),
+            Due::Keeper(key) => self.entrust(key),
             Due::Silent(key) => {
                 let greeted = self.callers.silent(cx, key);
                 self.greeted(greeted);
@@ -255,8 +261,8 @@ impl GatewayLoop {
                 self.inquirers.hurry(cx, &mut self.siblings, view, key);
             }
             Due::Answer(number) => self.siblings.unanswered(cx, number),
-            Due::Recording => self.wake_recorder(),
-            Due::Recorder => self.look_at_recorder(),
+            Due::Recording => self.recorded(|it, _, _| it.wake()),
+            Due::Recorder => self.recorded(|it, cx, _| it.look(cx)),
             Due::Outlived(pid) => programs.outlived(cx, pid),
             Due::Kill => programs.kill_outlived(cx),
             Due::TerminalUsers => programs.kill_terminal_users(cx),
@@ -297,14 +303,22 @@ impl GatewayLoop {
             Outcome::Reaped(program, session, exit) => self.program_ended(program, session, exit),
             Outcome::LetGo => self.departures.let_go(cx, programs),
             Outcome::EndProgram(program) => self.end_program(program),
-            Outcome::Pending(key, size) => self.note_recording(key, size),
-            Outcome::Started(Subject::Session(key)) => self.begin_recording(key),
-            Outcome::Started(Subject::Command(_)) => {}
+            Outcome::Pending(key, size) => {
+                self.recorded(|it, cx, sessions| it.expect(cx, sessions, key, size));
+            }
+            Outcome::Started(Subject::Session(key)) => {
+                self.recorded(|it, cx, sessions| it.begin(cx, sessions, key));
+            }
+            Outcome::Started(Subject::Command(_) | Subject::Left(_)) => {}
             Outcome::NeverWas(subject, recording) => {
-                self.forget_recording(recording);
+                if let Some(recording) = recording {
+                    self.recorded(|it, _, _| it.forget(&recording));
+                }
                 self.forget_left_of(subject);
             }
             Outcome::Closed(closed) => self.closed(closed),
+            Outcome::Entrust(key) => self.entrust(key),
+            Outcome::NotHeard(key) => self.end_unheard(key),
             Outcome::Inquires(key) => self.inquirers.begin(cx, key),
             Outcome::End(one) => self.end_at_wish(one),
             Outcome::Asked(posed) => {
@@ -316,27 +330,9 @@ impl GatewayLoop {
             Outcome::Answered(Asker::Inquirer(key), answer) => {
                 self.inquirers.answered(cx, key, answer.as_deref());
             }
-        }
-    }
-
-    /// A session is to end at somebody's wish.
-    fn end_at_wish(&mut self, one: One) {
-        let cx = &mut self.cx;
-        match one {
-            One::Here(Subject::Session(key)) => {
-                if let Some(attached) = self.sessions.get_mut(key) {
-                    let wires = &mut attached.wires;
-                    attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, wires);
-                    cx.after(LAST_WORD, Due::Dismissed(key));
-                    self.settle(key);
-                }
+            Outcome::Recording(_, news) => {
+                self.recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
             }
-            One::Here(Subject::Command(key)) => {
-                self.commands.dismiss(key, Ending::Operator, BY_AN_OPERATOR);
-                cx.after(LAST_WORD, Due::CommandDismissed(key));
-                self.commands.settle(cx, &mut self.programs, key);
-            }
-            One::Left(key) => self.end_left(key),
         }
     }
 
@@ -433,7 +429,8 @@ impl GatewayLoop {
     }
 
     fn open_command(&mut self, opened: Opened) {
-        if let Some(why) = self.is_never_recorded(opened.newcomer.door) {
+        let recorder = self.recorder.as_ref();
+        if let Some(why) = recorder.and_then(|it| it.why_no_command(opened.newcomer.door)) {
             return self.cx.turn_back(opened.newcomer, true, why);
         }
         self.commands.start(&mut self.cx, &mut self.programs, opened);
@@ -497,7 +494,8 @@ impl GatewayLoop {
 
     /// Gives a client its terminal and its program, or tells it why not.
     fn attach(&mut self, newcomer: super::doors::Newcomer, plan: Plan) -> Option<Key> {
-        if let Some(why) = self.cannot_record(newcomer.door) {
+        let recorder = self.recorder.as_mut();
+        if let Some(why) = recorder.and_then(|it| it.why_not(&mut self.cx, newcomer.door)) {
             self.cx.turn_back(newcomer, plan.session.is_extended(), why);
             return None;
         }
@@ -595,29 +593,146 @@ impl GatewayLoop {
     /// A session is over: those hear of it who were not told at once.
     fn closed(&mut self, closed: Closed) {
         let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
-        let Subject::Session(key) = subject else {
-            if let Some(last) = last {
-                self.cx.told.tell_last(&last, None);
-            }
-            return;
-        };
-        if let Some(line) = self.last_words_of(key, why, exit) {
-            self.cx.told.say(line);
+        match (&mut self.recorder, last) {
+            (Some(recorder), Some(last)) => recorder.end(&mut self.cx, recording, last),
+            (None, Some(last)) => self.cx.told.tell_last(&last, None),
+            (_, None) => {}
         }
-        if let Some(last) = last {
-            if let Some(last) = self.end_recording(recording, exit, last) {
-                self.cx.told.tell_last(&last, None);
+        let Subject::Session(key) = subject else { return };
+        if let Some(left) = &mut self.left {
+            if let Some(line) = left.last_words_of(key, why, exit) {
+                self.cx.told.say(line);
             }
-        }
-        if was_entrusted {
-            self.no_longer_entrusted(key);
+            if was_entrusted {
+                left.no_longer_entrusted(&mut self.cx, key);
+            }
         }
         self.forget_left(key);
+    }
+
+    /// Has what is recorded seen to, where anything is.
+    fn recorded(&mut self, see_to: impl FnOnce(&mut Recorder, &mut Context, &mut Sessions)) {
+        if let Some(recorder) = &mut self.recorder {
+            see_to(recorder, &mut self.cx, &mut self.sessions);
+        }
+    }
+
+    /// A session is to end at somebody's wish.
+    fn end_at_wish(&mut self, one: One) {
+        match one {
+            One::Here(Subject::Session(key)) => {
+                if let Some(attached) = self.sessions.get_mut(key) {
+                    let wires = &mut attached.wires;
+                    attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, wires);
+                    self.cx.after(LAST_WORD, Due::Dismissed(key));
+                    self.settle(key);
+                }
+            }
+            One::Here(Subject::Command(key)) => {
+                self.commands.dismiss(key, Ending::Operator, BY_AN_OPERATOR);
+                self.cx.after(LAST_WORD, Due::CommandDismissed(key));
+                self.commands.settle(&mut self.cx, &mut self.programs, key);
+            }
+            One::Left(key) | One::Here(Subject::Left(key)) => self.end_left(key),
+        }
     }
 
     fn forget_left_of(&mut self, subject: Subject) {
         if let Subject::Session(key) = subject {
             self.forget_left(key);
+        }
+    }
+
+    fn entrust(&mut self, key: Key) {
+        let door = self.sessions.get(key).map(|attached| attached.door);
+        let command = door.and_then(|door| self.cx.command_of(Subject::Session(key), door));
+        if let Some(left) = &mut self.left {
+            left.entrust(&mut self.cx, &self.sessions, &mut self.programs, key, command);
+        }
+    }
+
+    /// Nobody can wait for a session.
+    fn end_unheard(&mut self, key: Key) {
+        if let Some(attached) = self.sessions.get_mut(key) {
+            let line = format!("session ended: {NOT_HEARD}");
+            log::log(&format!("forkptyrouter: {line}"));
+            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
+            self.sessions.close(&mut self.cx, &mut self.programs, key);
+        }
+    }
+
+    /// Takes up the sessions of a gateway that was here before us.
+    pub(super) fn restore(&mut self, found: Found) {
+        for (record, held) in found {
+            let (id, mut is_done) = (record.id.clone(), false);
+            self.guarded(Whose::Past, |router| {
+                fault::strike("adoption", || record.name.clone());
+                router.restore_one(record, held);
+                is_done = true;
+            });
+            // Or the next gateway would panic as well.
+            if let Some(left) = self.left.as_mut().filter(|_| !is_done) {
+                left.is_over(id);
+            }
+            self.follow();
+        }
+        if let Some(left) = &mut self.left {
+            left.look_after(&mut self.cx, left::SOON);
+        }
+    }
+
+    fn restore_one(&mut self, record: Record, held: Held) {
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        match left.restore(&mut self.cx, &mut self.sessions, record, held) {
+            Restored::Over => {}
+            Restored::Alone(key) => {
+                self.cx.faults.made = Some(Whose::Left(key));
+                self.tell_store(key);
+            }
+            Restored::Attached { entry, session, since } => {
+                self.cx.faults.made = Some(Whose::Session(session));
+                bound::keep_seat(&mut self.cx, &self.sessions, session);
+                let door = self.sessions.get(session).map_or(u16::MAX, |it| it.door);
+                let origin = self.cx.told.origin(door, "extended", Said::default);
+                self.begins_again(session, origin, since);
+                self.tell_store(entry);
+            }
+            Restored::Bound(session, past) => {
+                self.cx.faults.made = Some(Whose::Session(session));
+                let Past { said, command, started, door, size } = *past;
+                let subject = Subject::Session(session);
+                self.cx.asked_for.note(subject, command.clone());
+                bound::keep_seat(&mut self.cx, &self.sessions, session);
+                let origin = self.cx.told.origin(door, "extended", || said);
+                let origin = self.cx.told.asking(origin, || command);
+                let id = self.left_id(session).unwrap_or_else(|| self.cx.ids.of(session));
+                if let Some(attached) = self.sessions.get_mut(session) {
+                    attached.note(&mut self.cx, session, id, origin, size);
+                }
+                self.cx.told.goes_on(subject, started);
+                self.goes_on(session, started);
+            }
+            Restored::Ends(master, program) => {
+                self.programs.hang_up_terminal(&mut self.cx, &master, program, Copies::Ended);
+            }
+        }
+    }
+
+    /// The idle time and the time of a session that began long ago are looked
+    /// after again.
+    pub(super) fn goes_on(&mut self, session: Key, started: Timestamp) {
+        let Some(attached) = self.sessions.get_mut(session) else {
+            return;
+        };
+        let rules = self.cx.doors.rules(attached.door);
+        let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
+        if let Some(timeout) = timeout {
+            self.cx.watch_idleness(session, timeout);
+        }
+        if let Some(limit) = limit {
+            self.cx.limit_time(session, limit.saturating_sub(started.elapsed()));
         }
     }
 
@@ -657,6 +772,7 @@ impl GatewayLoop {
     fn exists(&self, subject: Subject) -> bool {
         match subject {
             Subject::Session(key) => self.sessions.has(key),
+            Subject::Left(key) => self.left.as_ref().is_some_and(|left| left.has_entry(key)),
             Subject::Command(key) => self.commands.has(key),
         }
     }
@@ -739,9 +855,10 @@ impl Recover for GatewayLoop {
         for subject in gone {
             self.cx.lost(subject);
         }
-        let (sessions, commands) = (&self.sessions, &self.commands);
+        let (sessions, commands, left) = (&self.sessions, &self.commands, &self.left);
         let exists = |subject: Subject| match subject {
             Subject::Session(key) => sessions.has(key),
+            Subject::Left(key) => left.as_ref().is_some_and(|left| left.has_entry(key)),
             Subject::Command(key) => commands.has(key),
         };
         self.cx.asked_for.retain(exists);

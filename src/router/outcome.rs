@@ -1,9 +1,12 @@
 //! What a part of the gateway has come to, and others are concerned by: the loop
 //! does it when the part has finished, so that no part calls one above it.
 
+use std::rc::Rc;
+
 use super::behind::Rest;
 use super::lifecycle::Closed;
 use super::listing::view::One;
+use super::record::{News, Recording};
 use super::recovery::Whose;
 use super::siblings::{Asker, Posed};
 use super::table::Key;
@@ -30,8 +33,8 @@ pub enum Outcome {
     Pending(Key, Size),
     /// A program was executed.
     Started(Subject),
-    /// There never was such a session; its recording has this number.
-    NeverWas(Subject, Option<u32>),
+    /// There never was such a session, nor this recording of it.
+    NeverWas(Subject, Option<Rc<Recording>>),
     /// A session is over.
     Closed(Closed),
     /// Somebody asks who is there, or for the statistics.
@@ -42,18 +45,29 @@ pub enum Outcome {
     Asked(Posed),
     /// Another gateway has answered; `None`: it has not.
     Answered(Asker, Option<Vec<u8>>),
+    /// What keeps sessions is to have this one, whose client has its terminal for
+    /// good.
+    Entrust(Key),
+    /// The kernel refuses to tell of this session: it ends.
+    NotHeard(Key),
+    /// See to what the recorder has said of somebody.
+    Recording(Whose, Box<News>),
 }
 
 impl Outcome {
     /// Whom it is about: who ends where it panics.
     pub fn whose(&self) -> Whose {
         match self {
-            Self::Settle(key) | Self::Pending(key, _) => Whose::Session(*key),
+            Self::Settle(key)
+            | Self::Pending(key, _)
+            | Self::Entrust(key)
+            | Self::NotHeard(key) => Whose::Session(*key),
             Self::SettleCommand(key) => Whose::Command(*key),
             Self::GoOn(rest) => rest.whose(),
             Self::Started(subject) => Whose::from(*subject),
             // Nobody finds them any more.
             Self::LetGo | Self::EndProgram(_) | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
+            Self::Recording(whose, _) => *whose,
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
             Self::End(one) => (*one).into(),
             // Whoever asks does without.

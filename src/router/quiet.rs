@@ -247,6 +247,8 @@ impl Sessions {
 impl Context {
     /// A session begins that may be idle only for so long.
     pub fn watch_idleness(&mut self, key: Key, timeout: Duration) {
+        // A terminal that is handed over keeps its times by that one.
+        fpty::sys::clock::look_at_wall_clock();
         let warns = timeout > IDLE_NOTICE;
         let wait = if warns { timeout - IDLE_NOTICE } else { timeout };
         self.after(wait, Due::Idle(key));

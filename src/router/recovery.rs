@@ -66,6 +66,7 @@ impl From<Subject> for Whose {
     fn from(subject: Subject) -> Self {
         match subject {
             Subject::Session(key) => Self::Session(key),
+            Subject::Left(key) => Self::Left(key),
             Subject::Command(key) => Self::Command(key),
         }
     }
@@ -82,7 +83,9 @@ impl Source {
             Self::Closing(key) => Whose::Closing(key),
             Self::Listener(_) | Self::StatsListener => Whose::Door,
             // These look at one after the other, see there.
-            Self::Children | Self::Siblings | Self::Recorder | Self::Left => Whose::All,
+            Self::Children | Self::Siblings | Self::Recorder | Self::Left | Self::Alarm => {
+                Whose::All
+            }
         }
     }
 }

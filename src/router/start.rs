@@ -123,8 +123,10 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         recorder,
         siblings: Siblings::of(gateway.ordinal()),
     };
-    router.reach_recorder();
-    router.adopt(found);
+    if let Some(recorder) = &mut router.recorder {
+        recorder.reach(&mut router.cx);
+    }
+    router.restore(found);
     router.cx.seats.free_rest();
     if let Some(grace) = router.cx.config.hangup_grace.filter(|_| router.programs.has_left_behind())
     {

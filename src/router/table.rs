@@ -33,6 +33,8 @@ pub enum Source {
     Closing(Key),
     /// What sessions wait for that can be left.
     Left,
+    /// What is due after a long time.
+    Alarm,
 }
 
 /// A place in a [`Table`], and whose it was.
@@ -62,6 +64,7 @@ impl Source {
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
             Source::Recorder => (1, Key { index: 1, generation: 0 }),
+            Source::Alarm => (1, Key { index: 2, generation: 0 }),
             Source::CommandClient(key) => (7, key),
             Source::Inquirer(key) => (13, key),
             Source::Closing(key) => (14, key),
@@ -81,6 +84,7 @@ impl Source {
         match token >> 60 {
             0 => Source::Listener(key.index as u16),
             1 if key.index == 0 => Source::StatsListener,
+            1 if key.index == 2 => Source::Alarm,
             1 => Source::Recorder,
             3 if key.index == 1 => Source::Siblings,
             3 => Source::Children,
@@ -221,6 +225,7 @@ mod tests {
             Source::Listener(7),
             Source::StatsListener,
             Source::Recorder,
+            Source::Alarm,
             Source::Children,
             Source::Siblings,
             Source::Client(key),

@@ -1,6 +1,7 @@
 //! Bytes between a client and its terminal.
 
 use std::os::fd::AsFd;
+use std::rc::Rc;
 
 use super::context::{BUFFER, Context};
 use super::quiet::Quiet;
@@ -108,26 +109,26 @@ impl Wires {
     }
 
     /// Where it is recorded, if it is.
-    pub fn recording(&mut self) -> Option<&mut Recording> {
-        self.traffic.as_mut()?.recording.as_mut()
+    pub fn recording(&self) -> Option<&Rc<Recording>> {
+        self.traffic.as_ref()?.recording.as_ref()
     }
 
     /// Whether it is, or ever was: a recording that failed stays with its
     /// session.
     pub fn is_recorded(&self) -> bool {
-        self.traffic.as_ref().is_some_and(|traffic| traffic.recording.is_some())
+        self.recording().is_some()
     }
 }
 
 impl Attached {
     /// Whether the terminal is not to be read now: there might be no room to
     /// record what comes from it.
-    fn holds(&mut self) -> bool {
-        self.wires.recording().is_some_and(Recording::holds)
+    fn holds(&self) -> bool {
+        self.wires.recording().is_some_and(|recording| recording.holds())
     }
 
     /// Whether it was not read for that.
-    fn is_held(&mut self) -> bool {
+    fn is_held(&self) -> bool {
         self.wires.recording().is_some_and(|recording| recording.is_held())
     }
 }
@@ -419,7 +420,7 @@ impl Attached {
             super::fault::strike("output", || &buffer[start..start + have]);
             if let Some(traffic) = &mut self.wires.traffic {
                 traffic.gave_out(have);
-                if let Some(recording) = &mut traffic.recording {
+                if let Some(recording) = &traffic.recording {
                     recording.output(&buffer[start..start + have]);
                 }
             }

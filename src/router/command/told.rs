@@ -1,4 +1,4 @@
-//! What is told of commands without a terminal: as of sessions.
+//! What lists have of commands without a terminal.
 
 use super::{Commanded, Commands, Key};
 use crate::router::listing::view::Described;
@@ -7,12 +7,12 @@ use fpty::sys::child::Pid;
 use fpty::sys::socket::Stream;
 
 impl Commands {
-    /// The commands from this place on, each with its place.
+    /// Those from this place on, each with its place.
     pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
         self.running.from(place)
     }
 
-    /// The client of a command that has begun and goes on.
+    /// The client of one that has begun and goes on.
     pub fn client_of(&self, key: Key) -> Option<&Stream> {
         let commanded = self.running.get(key)?;
         let goes_on = commanded.begun && commanded.command.dismissed().is_none();
@@ -28,7 +28,7 @@ impl Commands {
         let idle = match traffic.and_then(|traffic| traffic.last()) {
             Some(last) => Some(last.elapsed()),
             None if is_handed_over => None,
-            None => facts.map(|facts| facts.since.elapsed()),
+            None => facts.map(|facts| facts.started.elapsed()),
         };
         Some(Described {
             client: &commanded.wires.client,

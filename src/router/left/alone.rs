@@ -8,13 +8,16 @@ use super::super::GatewayLoop;
 use super::super::fault;
 use super::super::handover::HELD_UP;
 use super::super::hang_up::Copies;
+use super::super::outcome::Outcome;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
-use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON, now};
+use super::bound::handed_over_for_good;
+use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON};
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Read;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -159,7 +162,7 @@ impl GatewayLoop {
             left.remove(key);
             return;
         };
-        entry.place = Place::Over(Over { ring, ended, at: now() });
+        entry.place = Place::Over(Over { ring, ended, at: Timestamp::now() });
         left.bound_ended();
         self.tell_store(key);
         self.look_at_left(SOON);
@@ -259,6 +262,8 @@ impl GatewayLoop {
         for key in keys {
             self.tell_store(key);
         }
-        self.entrust_all();
+        for key in handed_over_for_good(&self.sessions) {
+            self.cx.then(Outcome::Entrust(key));
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A client comes back to a session, or has the one go that is attached.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
@@ -13,13 +13,14 @@ use super::super::table::{Key, Source};
 use super::super::told::clock::Utc;
 use super::super::told::{Origin, Subject};
 use super::super::traffic::{Attached, Wires};
-use super::{Entry, LOOK, Place, Taken, now};
+use super::{Entry, LOOK, Place, Taken};
 use crate::config::rules::Rules;
 use crate::session::Session;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
 use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::sys::Size;
+use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::socket::Transport;
@@ -124,8 +125,7 @@ impl GatewayLoop {
         match &mut entry.place {
             Place::Alone(_) | Place::Over(_) => self.come_next(key, waiting),
             Place::Attached(taken) if !asked.steals => {
-                let since = UNIX_EPOCH + Duration::from_secs(taken.since);
-                let (who, since) = (taken.uid, Utc::of(since).in_seconds());
+                let (who, since) = (taken.uid, Utc::of(taken.since.wall).in_seconds());
                 let who = self.who(who);
                 let why = format!(
                     "{who} is attached since {since} (--steal takes it, --read-only watches)"
@@ -183,7 +183,7 @@ impl GatewayLoop {
         let taken = Taken {
             session: Key::NONE,
             uid,
-            since: now(),
+            since: Timestamp::now(),
             until: Some(Instant::now() + PATIENCE),
             next: None,
         };
@@ -246,7 +246,12 @@ impl GatewayLoop {
     }
 
     /// A session that began long ago has another client, or another gateway.
-    pub(super) fn begins_again(&mut self, session: Key, origin: Origin, since: u64) {
+    pub(in crate::router) fn begins_again(
+        &mut self,
+        session: Key,
+        origin: Origin,
+        since: Timestamp,
+    ) {
         let id = self.left_id(session).unwrap_or_else(|| self.cx.ids.of(session));
         let Some(attached) = self.sessions.get_mut(session) else {
             return;
@@ -254,7 +259,7 @@ impl GatewayLoop {
         let size = attached.wires.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         attached.note(&mut self.cx, session, id, origin, size);
         self.sessions.started(&mut self.cx, session);
-        self.goes_on(session, UNIX_EPOCH + Duration::from_secs(since));
+        self.goes_on(session, since);
     }
 }
 

@@ -10,12 +10,13 @@ use super::super::table::{Key, Source};
 use super::super::told::Subject;
 use super::super::traffic::Attached;
 use super::alone::{LAST_READS, ONE_READ};
-use super::{Alone, Entry, Over, Place, RARELY, Taken, Turned, now};
+use super::{Alone, Entry, Over, Place, RARELY, Taken, Turned};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
 use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::remains::Remains;
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -97,7 +98,7 @@ impl GatewayLoop {
         };
         session.keep(Kept { remains, hidden: false, relays });
         let Wish { uid, name } = wish;
-        let taken = Taken { session: key, uid, since: now(), until: None, next: None };
+        let taken = Taken { session: key, uid, since: Timestamp::now(), until: None, next: None };
         let entry = left.entries.insert(Entry {
             id,
             name,
@@ -107,7 +108,7 @@ impl GatewayLoop {
             program,
             adopted: false,
             ending: None,
-            since: now(),
+            since: Timestamp::now(),
             place: Place::Attached(taken),
             command,
             untold: false,
@@ -247,9 +248,10 @@ impl GatewayLoop {
             kept.as_fd().try_clone_to_owned().ok()
         });
         let before = match (ring, left.entries.get_mut(entry)) {
-            (Some(ring), Some(found)) => {
-                std::mem::replace(&mut found.place, Place::Over(Over { ring, ended, at: now() }))
-            }
+            (Some(ring), Some(found)) => std::mem::replace(
+                &mut found.place,
+                Place::Over(Over { ring, ended, at: Timestamp::now() }),
+            ),
             _ => match left.remove(entry) {
                 Some(removed) => removed.place,
                 None => return true,
@@ -309,7 +311,7 @@ impl GatewayLoop {
         let master = wires.master;
         let token = Source::Terminal(entry).token();
         let _ = left.poller.add(master.as_fd(), token, Interest::READ);
-        let alone = Box::new(Alone { master, remains, since: now(), closed: None });
+        let alone = Box::new(Alone { master, remains, since: Timestamp::now(), closed: None });
         let before = std::mem::replace(&mut found.place, Place::Alone(alone));
         self.tell_store(entry);
         self.look_at_left(RARELY);

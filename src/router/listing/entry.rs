@@ -10,6 +10,7 @@ use crate::router::context::Context;
 use crate::router::told::Subject;
 use crate::router::told::clock::Utc;
 use fpty::sys::child::Pid;
+use fpty::sys::clock::Timestamp;
 use fpty::sys::proc;
 use fpty::sys::pty::Master;
 use fpty::text::{cut, shown};
@@ -82,9 +83,9 @@ impl View<'_> {
         let socket = left.as_ref().and_then(|left| left.socket).map(str::to_owned);
         let of_left = left.as_ref().filter(|left| !left.is_bound);
         let started = match (facts, of_left) {
-            (_, Some(left)) => Some(left.since),
-            (Some(facts), None) => Some(facts.started),
-            (None, None) => pid.and_then(proc::started),
+            (_, Some(left)) => Some(left.since.wall),
+            (Some(facts), None) => Some(facts.started.wall),
+            (None, None) => pid.and_then(proc::started).map(|began| Timestamp::from(began).wall),
         };
         let size = described.size();
         Some(Entry {
@@ -121,11 +122,11 @@ impl View<'_> {
             tty: left.master.and_then(Master::slave_name),
             rows: size.map(|size| size.rows),
             cols: size.map(|size| size.cols),
-            started: Some(written(left.since)),
+            started: Some(written(left.since.wall)),
             idle: left.master.and_then(Master::idle_for).map(seconds),
             name: Some(left.name.to_owned()).filter(|name| !name.is_empty()),
             attached: false,
-            detached_since: left.left.map(written),
+            detached_since: left.left.map(|left| written(left.wall)),
             ended: left.status.is_some(),
             status: left.status,
         })

@@ -30,7 +30,7 @@ mod traffic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::table::Key;
 use crate::config::router::Router;
@@ -40,17 +40,19 @@ use crate::uwsgi::{log, server};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::socket::Stream;
 
 use board::Board;
 use counters::Counters;
+use facts::Act;
 pub use facts::{End, Facts, Last, Recorded};
 use facts::{Place, Refused};
 use line::Format;
 use names::Names;
 pub use peer::Said;
 use queue::Queue;
-pub use reason::{Gone, Refusal};
+pub use reason::{Gone, Parted, Refusal};
 use refusals::Refusals;
 pub use traffic::Traffic;
 
@@ -63,8 +65,10 @@ const THE_REST: usize = 2100;
 /// What is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
-    /// A session with a terminal.
+    /// A session with a terminal, and a client.
     Session(Key),
+    /// One whose client has left, by its entry among those.
+    Left(Key),
     /// A command without one.
     Command(Key),
 }
@@ -327,16 +331,82 @@ impl Told {
             pid: new.pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
             tty: new.tty.map(Into::into),
             size: new.size.filter(|_| mode != "raw"),
-            started: SystemTime::now(),
-            since: Instant::now(),
+            started: Timestamp::now(),
             exit: None,
             audit: None,
             recorded: false,
             recording: None,
             board: None,
+            client: None,
+            attached: Timestamp::now(),
+            before: (Some(0), Some(0)),
         };
         facts.audit = audit.map(|format| (format, facts.common(format, &self.place)));
         self.facts.insert(subject, Box::new(facts));
+    }
+
+    /// A client has left a session, which goes on without it.
+    pub fn detached(
+        &mut self,
+        from: Subject,
+        to: Subject,
+        how: Parted,
+        bytes: (Option<u64>, Option<u64>),
+    ) {
+        let Some(mut facts) = self.facts.remove(&from) else {
+            return;
+        };
+        facts.before = facts.bytes_with(bytes);
+        let by = match how {
+            Parted::Stolen(uid) => Some((uid, self.names.of(uid))),
+            Parted::Asked | Parted::Lost => None,
+        };
+        let by = by.as_ref().map(|(uid, name)| (*uid, name.as_deref()));
+        let act = Act::Detach(how, facts.attached.elapsed(), by);
+        self.act(&facts, act, facts.client());
+        self.facts.insert(to, facts);
+    }
+
+    /// A client attaches to a session that goes on.
+    pub fn attached(&mut self, from: Subject, to: Subject, origin: &Origin, client: &Stream) {
+        let Some(mut facts) = self.facts.remove(&from) else {
+            return;
+        };
+        let peer = peer::Peer::of(client, &mut self.names, facts.audit.is_some());
+        self.act(&facts, Act::Attach(&origin.said), &peer);
+        facts.client = Some(Box::new(peer));
+        facts.attached = Timestamp::now();
+        self.facts.insert(to, facts);
+    }
+
+    /// A client looks on, from now on.
+    pub fn viewed(&mut self, subject: Subject, origin: &Origin, client: &Stream) {
+        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
+            let peer = peer::Peer::of(client, &mut self.names, true);
+            Self::write(&mut self.queue, &self.place, facts, Act::Watch(&origin.said), &peer);
+        }
+    }
+
+    /// It does so no more, after so long.
+    pub fn unviewed(&mut self, subject: Subject, client: &Stream, after: Duration) {
+        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
+            let peer = peer::Peer::of(client, &mut self.names, true);
+            Self::write(&mut self.queue, &self.place, facts, Act::Unwatch(after), &peer);
+        }
+    }
+
+    fn act(&mut self, facts: &Facts, act: Act<'_>, peer: &peer::Peer) {
+        if facts.audit.is_some() {
+            Self::write(&mut self.queue, &self.place, facts, act, peer);
+        }
+    }
+
+    fn write(queue: &mut Queue, place: &Place, facts: &Facts, act: Act<'_>, peer: &peer::Peer) {
+        let now = SystemTime::now();
+        queue.say(
+            |lost| facts.act_line(act, peer, place, now, lost).unwrap_or_default(),
+            log::takes,
+        );
     }
 
     /// It is over; what of that is still to be told.
@@ -347,7 +417,8 @@ impl Told {
         bytes: (Option<u64>, Option<u64>),
     ) -> Option<Last> {
         let facts = self.facts.remove(&subject);
-        let duration = facts.as_ref().map(|facts| facts.since.elapsed());
+        let duration = facts.as_ref().map(|facts| facts.started.elapsed());
+        let bytes = facts.as_ref().map_or(bytes, |facts| facts.bytes_with(bytes));
         self.counters.ended(why, duration);
         let end = End { at: SystemTime::now(), duration: duration?, why, bytes };
         Some(Last { facts: facts?, end })
@@ -368,9 +439,9 @@ impl Told {
 
     /// The line of a session's end, in advance, and when the session began:
     /// for somebody else to write.
-    pub fn in_advance(&self, subject: Subject) -> Option<(String, SystemTime)> {
+    pub fn in_advance(&self, subject: Subject) -> Option<(String, BootInstant)> {
         let facts = self.facts.get(&subject)?;
-        Some((facts.line_in_advance(&self.place)?, facts.started))
+        Some((facts.line_in_advance(&self.place)?, facts.started.boot))
     }
 
     /// Somebody else tells of a session's end, where this gateway is killed.
@@ -395,12 +466,10 @@ impl Told {
 
     /// A session of a gateway that was here before goes on: its beginning was told
     /// then. Whoever keeps it has the line of its end.
-    pub fn goes_on(&mut self, subject: Subject, started: SystemTime) {
+    pub fn goes_on(&mut self, subject: Subject, started: Timestamp) {
         self.counters.goes_on();
         if let Some(facts) = self.facts.get_mut(&subject) {
             facts.started = started;
-            let passed = SystemTime::now().duration_since(started).unwrap_or_default();
-            facts.since = facts.since.checked_sub(passed).unwrap_or(facts.since);
         }
     }
 
@@ -418,7 +487,7 @@ impl Told {
         if facts.audit.is_some() {
             let advance = facts.line_in_advance(&self.place).unwrap_or_default();
             let board = self.board.as_mut();
-            facts.board = board.and_then(|board| board.put(&advance, facts.started));
+            facts.board = board.and_then(|board| board.put(&advance, facts.started.boot));
             self.queue.say(|lost| facts.start_line(lost).unwrap_or_default(), log::takes);
         }
     }

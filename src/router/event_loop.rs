@@ -19,7 +19,7 @@ use super::left::bound::{self, Past};
 use super::left::record::{Held, Record};
 use super::left::{self, Left};
 use super::lifecycle::Closed;
-use super::listing::view::{One, View};
+use super::listing::view::View;
 use super::listing::{self, Inquirers};
 use super::outcome::Outcome;
 use super::programs::Programs;
@@ -320,7 +320,7 @@ impl GatewayLoop {
             Outcome::Entrust(key) => self.entrust(key),
             Outcome::NotHeard(key) => self.end_unheard(key),
             Outcome::Inquires(key) => self.inquirers.begin(cx, key),
-            Outcome::End(one) => self.end_at_wish(one),
+            Outcome::End(subject) => self.end_at_wish(subject),
             Outcome::Asked(posed) => {
                 fault::point("question");
                 let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
@@ -618,9 +618,9 @@ impl GatewayLoop {
     }
 
     /// A session is to end at somebody's wish.
-    fn end_at_wish(&mut self, one: One) {
-        match one {
-            One::Here(Subject::Session(key)) => {
+    fn end_at_wish(&mut self, subject: Subject) {
+        match subject {
+            Subject::Session(key) => {
                 if let Some(attached) = self.sessions.get_mut(key) {
                     let wires = &mut attached.wires;
                     attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, wires);
@@ -628,12 +628,12 @@ impl GatewayLoop {
                     self.settle(key);
                 }
             }
-            One::Here(Subject::Command(key)) => {
+            Subject::Command(key) => {
                 self.commands.dismiss(key, Ending::Operator, BY_AN_OPERATOR);
                 self.cx.after(LAST_WORD, Due::CommandDismissed(key));
                 self.commands.settle(&mut self.cx, &mut self.programs, key);
             }
-            One::Left(key) | One::Here(Subject::Left(key)) => self.end_left(key),
+            Subject::Left(key) => self.end_left(key),
         }
     }
 

@@ -34,6 +34,7 @@ mod left_kept;
 mod left_person;
 mod library;
 mod listing;
+mod lists;
 mod load;
 mod metrics;
 mod namespaces;

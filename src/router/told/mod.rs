@@ -46,11 +46,11 @@ use fpty::sys::socket::Stream;
 use board::Board;
 use counters::Counters;
 use facts::Act;
-pub use facts::{End, Facts, Last, Recorded};
+pub use facts::{End, Facts, Last, Recorded, of_peer};
 use facts::{Place, Refused};
 use line::Format;
 use names::Names;
-pub use peer::Said;
+pub use peer::{Peer, Said};
 use queue::Queue;
 pub use reason::{Gone, Parted, Refusal};
 use refusals::Refusals;
@@ -219,7 +219,17 @@ impl Told {
         self.facts.keys().copied()
     }
 
-    /// The name of a user, where it is known already.
+    /// As which user and group programs run that are started at a socket.
+    pub fn ids_at(&self, door: u16) -> Option<(u32, u32)> {
+        self.sockets.get(usize::from(door)).map(|socket| socket.ids)
+    }
+
+    /// The name of a user, as far as that is known without waiting for it.
+    pub fn name_of(&mut self, uid: u32) -> Option<Arc<str>> {
+        self.names.of(uid)
+    }
+
+    /// The same, where it is known already.
     pub fn known_name(&self, uid: u32) -> Option<String> {
         self.names.known(uid)
     }

@@ -11,6 +11,7 @@ mod audit;
 mod audit_commands;
 mod audit_lost;
 mod audit_routes;
+mod audit_story;
 mod coming_back;
 mod command;
 mod command_wire;

@@ -15,12 +15,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::GatewayLoop;
-use super::admission::{LIMIT_COMES, NOTICE};
+use super::admission::{LAST_WORD, LIMIT_COMES, NOTICE, TIME_IS_OVER};
 use super::aftercare::Kind;
 use super::closing::LastWord;
 use super::context::BUFFER;
 use super::doors::Newcomer;
 use super::fault;
+use super::idle::{ENDS_SOON, Idleness};
 use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
 use super::recovery::Whose;
 use super::table::{Key, Source, Table};
@@ -36,6 +37,7 @@ use fpty::proto::{Ended, Ending, HEADER};
 use fpty::relay::is_free;
 use fpty::sys::Read;
 use fpty::sys::child::{self, Exit, Pid};
+use fpty::sys::clock::BootInstant;
 use fpty::sys::peer::Passed;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Ready};
@@ -143,6 +145,12 @@ impl GatewayLoop {
             }
             self.cx.after(limit, Due::CommandLimit(key));
         }
+        if self.cx.doors.rules(door).is_some_and(|rules| rules.command_timeout.is_some()) {
+            if let Some(Commanded { wires, .. }) = self.commands.running.get_mut(key) {
+                wires.traffic.get_or_insert_with(Box::default).note();
+            }
+            self.command_idle(key, false);
+        }
         self.commands.by_program.insert(started, key);
         let Some(commanded) = self.commands.running.get_mut(key) else {
             return;
@@ -186,7 +194,10 @@ impl GatewayLoop {
             rules.map(|rules| rules.environment_of(&opening.variables)).unwrap_or_default();
         let passed = passed(&opening.offered, arrived)
             .map_err(|error| refused(format!("bad request: {error}")))?;
-        let passed = if self.cx.config.pass_stdio { passed } else { [None, None, None] };
+        // What is passed is not seen, and so could not be told from idleness.
+        let is_seen = rules.is_some_and(|rules| rules.command_timeout.is_some());
+        let passes = self.cx.config.pass_stdio && !is_seen;
+        let passed = if passes { passed } else { [None, None, None] };
         if !is_free(0) {
             return Err(refused(String::from("out of memory")));
         }
@@ -214,13 +225,9 @@ impl GatewayLoop {
 
     /// The client of a command said something, takes output again, or left.
     pub(super) fn command_client_ready(&mut self, key: Key, ready: Ready) {
-        let keeps_time = self.cx.keeps_time;
         let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
             return;
         };
-        if let Some(traffic) = wires.traffic.as_mut().filter(|_| keeps_time) {
-            traffic.note();
-        }
         if ready.write {
             command.client_writable(wires);
         }
@@ -249,9 +256,6 @@ impl GatewayLoop {
             return;
         };
         let Commanded { command, wires, .. } = commanded;
-        if let Some(traffic) = wires.traffic.as_mut().filter(|_| self.cx.keeps_time) {
-            traffic.note();
-        }
         match number {
             0 if ready.hang_up => command.input_closed(wires),
             0 => command.input_writable(wires),
@@ -291,9 +295,39 @@ impl GatewayLoop {
     /// A command's time is over.
     pub(super) fn command_limit(&mut self, key: Key) {
         if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
-            command.dismiss(Ending::Limit, super::admission::TIME_IS_OVER, wires);
+            command.dismiss(Ending::Limit, TIME_IS_OVER, wires);
+            self.cx.after(LAST_WORD, Due::CommandDismissed(key));
             self.settle_command(key);
         }
+    }
+
+    /// Looks whether a command has been idle for too long, or will have been before
+    /// long.
+    pub(super) fn command_idle(&mut self, key: Key, was_told: bool) {
+        let Some(Commanded { command, wires, door, .. }) = self.commands.running.get_mut(key)
+        else {
+            return;
+        };
+        let rules = self.cx.doors.rules(*door);
+        let Some(timeout) = rules.and_then(|rules| rules.command_timeout) else {
+            return;
+        };
+        let last = wires.traffic.as_ref().and_then(|traffic| traffic.last());
+        let idle = last.map_or(timeout, BootInstant::elapsed);
+        match Idleness::of(idle, timeout, was_told) {
+            Idleness::Wait(wait) => return self.cx.after(wait, Due::CommandIdle(key)),
+            Idleness::WaitOfTold(wait) => return self.cx.after(wait, Due::CommandIdleSoon(key)),
+            Idleness::Tell(wait) => {
+                command.notice(ENDS_SOON, wires);
+                self.cx.after(wait, Due::CommandIdleSoon(key));
+            }
+            Idleness::Over => {
+                let line = Idleness::line("command", timeout);
+                command.dismiss(Ending::Idle, &line, wires);
+                self.cx.after(LAST_WORD, Due::CommandDismissed(key));
+            }
+        }
+        self.settle_command(key);
     }
 
     /// Tells a command's client why it ends, at the gateway's own end.

@@ -16,6 +16,7 @@
 //! | `handover.rs` | the terminal itself is given to a client |
 //! | `behind.rs` | clients that ask for more than one turn has time for |
 //! | `traffic.rs` | bytes between a client and its terminal |
+//! | `idle.rs` | when what is idle is told, and ends |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `depart.rs` | a session ends |
 //! | `closing.rs` | connections to which the last word was said |
@@ -50,6 +51,7 @@ mod fault;
 pub mod fuzzing;
 mod greet;
 mod handover;
+mod idle;
 mod ids;
 mod last_words;
 mod latecomers;
@@ -383,6 +385,8 @@ impl GatewayLoop {
             Due::Limit(key) => router.limit(key),
             Due::CommandLimitSoon(key) => router.command_limit_comes(key),
             Due::CommandLimit(key) => router.command_limit(key),
+            Due::CommandIdle(key) => router.command_idle(key, false),
+            Due::CommandIdleSoon(key) => router.command_idle(key, true),
         }
     }
 
@@ -411,6 +415,8 @@ impl GatewayLoop {
             Due::CommandUnanswered(key)
             | Due::CommandExecuted(key)
             | Due::CommandLimitSoon(key)
+            | Due::CommandIdle(key)
+            | Due::CommandIdleSoon(key)
             | Due::CommandLimit(key) => commands.has(key),
             _ => due.session().is_none_or(|key| sessions.has(key)),
         });

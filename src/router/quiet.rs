@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::GatewayLoop;
+use super::admission::LAST_WORD;
+use super::idle::{ENDS_SOON, Idleness};
 use super::table::Key;
 use super::timers::Due;
 use super::traffic::Attached;
@@ -29,10 +31,6 @@ pub const UNANSWERED_LOOK: Duration = Duration::from_secs(20);
 
 /// How often a program that closed its terminal is looked after.
 const REOPENED: Duration = Duration::from_millis(200);
-
-/// How long before the end of an idle session its client is told, where that is
-/// not all of its time.
-const IDLE_NOTICE: Duration = Duration::from_secs(60);
 
 /// What of a session is looked after, because nothing would tell.
 #[derive(Clone, Copy, Debug, Default)]
@@ -212,14 +210,17 @@ impl GatewayLoop {
     pub(super) fn watch_idleness(&mut self, key: Key, timeout: Duration) {
         // A terminal that is handed over keeps its times by that one.
         fpty::sys::clock::look_at_wall_clock();
-        let warns = timeout > IDLE_NOTICE;
-        let wait = if warns { timeout - IDLE_NOTICE } else { timeout };
-        self.cx.after(wait, Due::Idle(key));
+        if let Some(attached) = self.sessions.get_mut(key) {
+            attached.wires.traffic.get_or_insert_with(Box::default).note();
+        }
+        if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
+            self.cx.after(wait, Due::Idle(key));
+        }
     }
 
     /// Looks whether a session has been idle for too long, or will have been before
     /// long, which its client is told once.
-    pub(super) fn idle(&mut self, key: Key, was_warned: bool) {
+    pub(super) fn idle(&mut self, key: Key, was_told: bool) {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
@@ -228,26 +229,23 @@ impl GatewayLoop {
             return;
         };
         let idle = match attached.session.is_handed_over() {
-            true => attached.wires.master.idle_for().unwrap_or(timeout),
-            false => attached.idle_for().unwrap_or(timeout),
+            true => attached.wires.master.idle_for(),
+            false => attached.idle_for(),
         };
-        if idle < timeout {
-            let left = timeout - idle;
-            let warns = timeout > IDLE_NOTICE;
-            if warns && left > IDLE_NOTICE {
-                return self.cx.after(left - IDLE_NOTICE, Due::Idle(key));
-            }
-            // A terminal's own clock is rough: what was said is not said again.
-            if warns && !(was_warned && left < IDLE_NOTICE / 4) {
-                let line = "this session ends in a minute, unless something goes either way before";
-                attached.session.notice(line, &mut attached.wires);
+        match Idleness::of(idle.unwrap_or(timeout), timeout, was_told) {
+            Idleness::Wait(wait) => self.cx.after(wait, Due::Idle(key)),
+            Idleness::WaitOfTold(wait) => self.cx.after(wait, Due::IdleSoon(key)),
+            Idleness::Tell(wait) => {
+                attached.session.notice(ENDS_SOON, &mut attached.wires);
+                self.cx.after(wait, Due::IdleSoon(key));
                 self.settle(key);
             }
-            return self.cx.after(left, Due::IdleSoon(key));
+            Idleness::Over => {
+                let line = Idleness::line("session", timeout);
+                attached.session.dismiss(Ending::Idle, &line, &mut attached.wires);
+                self.cx.after(LAST_WORD, Due::Dismissed(key));
+                self.settle(key);
+            }
         }
-        let line = format!("session ended: no traffic for {} seconds", timeout.as_secs());
-        attached.session.dismiss(Ending::Idle, &line, &mut attached.wires);
-        self.cx.after(Duration::from_secs(5), Due::Dismissed(key));
-        self.settle(key);
     }
 }

@@ -195,9 +195,6 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if self.cx.keeps_time {
-            attached.note_traffic();
-        }
         let Attached { session, wires, last_input, .. } = attached;
         let armed = wires.master.arm();
         if ready.write {
@@ -249,9 +246,6 @@ impl GatewayLoop {
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
-        if self.cx.keeps_time {
-            attached.note_traffic();
-        }
         let armed = attached.wires.master.arm();
         if ready.write {
             attached.session.terminal_writable(&mut attached.wires);
@@ -422,10 +416,6 @@ impl Attached {
     /// Whether its program has shown something.
     pub(super) fn has_shown(&self) -> bool {
         self.last_output > 0
-    }
-
-    fn note_traffic(&mut self) {
-        self.wires.traffic.get_or_insert_with(Box::default).note();
     }
 
     fn watch_client(&mut self, key: table::Key, wanted: Interest, poller: &Poller) {

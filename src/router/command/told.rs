@@ -24,7 +24,7 @@ impl GatewayLoop {
             let new = New { pid: wires.program, tty: None, size: None };
             let id = self.cx.ids.of(("command", key));
             self.cx.told.note(Subject::Command(key), id, &wires.client, new);
-            wires.traffic = Some(Box::default());
+            wires.traffic.get_or_insert_with(Box::default);
         }
         self.command_executed(key);
     }

@@ -415,7 +415,7 @@ impl GatewayLoop {
         let new = New { pid, tty, size: Some(size) };
         let id = id.unwrap_or_else(|| self.cx.ids.of(key));
         self.cx.told.note(Subject::Session(key), id, &wires.client, new);
-        wires.traffic.get_or_insert_with(Box::default);
+        wires.traffic.get_or_insert_with(Box::default).note();
     }
 
     /// Its program was executed, if that was not known yet.

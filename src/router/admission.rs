@@ -59,8 +59,8 @@ pub(super) const LIMIT_COMES: &str =
 /// How long before that it is told that it will be.
 pub(super) const NOTICE: Duration = Duration::from_secs(60);
 
-/// How long a client may take to hear that its time is over.
-const LAST_WORD: Duration = Duration::from_secs(5);
+/// How long a client may take to hear that its time is over, or that it was idle.
+pub(super) const LAST_WORD: Duration = Duration::from_secs(5);
 
 impl Context {
     /// Why somebody gets no session: for want of a seat.

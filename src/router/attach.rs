@@ -266,7 +266,7 @@ impl Sessions {
         let door = self.get_mut(key).map(|attached| attached.door);
         let timeout = door.and_then(|door| cx.doors.rules(door)).and_then(|rules| rules.timeout);
         if let Some(timeout) = timeout {
-            cx.watch_idleness(key, timeout);
+            self.watch_idleness(cx, key, timeout);
         }
         Ok(())
     }

@@ -32,8 +32,6 @@ pub struct Context {
     pub config: Router,
     /// The gateway's number.
     pub ordinal: usize,
-    /// Whether it is to be known when a byte last went.
-    pub keeps_time: bool,
     /// Starts programs.
     pub spawner: Spawner,
     /// The sockets, and what holds there.
@@ -96,7 +94,6 @@ impl Context {
     pub fn new(made: Made) -> Self {
         let Made { config, ordinal, spawner, doors, seats, told, closing, poller } = made;
         Self {
-            keeps_time: config.keeps_time(),
             config,
             ordinal,
             spawner,

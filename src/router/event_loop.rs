@@ -241,7 +241,11 @@ impl GatewayLoop {
                 self.commands.settle(cx, programs, key);
             }
             Due::CommandLimit(key) => {
-                self.commands.dismiss(key, Ending::Limit, super::admission::TIME_IS_OVER);
+                self.commands.limit(cx, key);
+                self.commands.settle(cx, programs, key);
+            }
+            Due::CommandIdle(key) | Due::CommandIdleSoon(key) => {
+                self.commands.idle(cx, key, matches!(due, Due::CommandIdleSoon(_)));
                 self.commands.settle(cx, programs, key);
             }
             Due::Closing => cx.look_after_closing(),
@@ -729,7 +733,7 @@ impl GatewayLoop {
         let rules = self.cx.doors.rules(attached.door);
         let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
         if let Some(timeout) = timeout {
-            self.cx.watch_idleness(session, timeout);
+            self.sessions.watch_idleness(&mut self.cx, session, timeout);
         }
         if let Some(limit) = limit {
             self.cx.limit_time(session, limit.saturating_sub(started.elapsed()));
@@ -759,6 +763,8 @@ impl GatewayLoop {
             Due::CommandUnanswered(key)
             | Due::CommandExecuted(key)
             | Due::CommandLimitSoon(key)
+            | Due::CommandIdle(key)
+            | Due::CommandIdleSoon(key)
             | Due::CommandLimit(key) => commands.has(key),
             _ => due.session().is_none_or(|key| sessions.has(key)),
         });

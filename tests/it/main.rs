@@ -72,6 +72,7 @@ mod stats_hostile;
 mod stats_sessions;
 mod stream;
 mod streams;
+mod times;
 mod trust_descriptors;
 mod trust_ends;
 mod trust_environment;

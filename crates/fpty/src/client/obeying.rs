@@ -7,8 +7,9 @@ use super::outcome::End;
 use super::session::{PING, Session};
 use super::takeover::{Offered, Takeover};
 use super::typing::Input;
-use super::{coming, introduction};
+use super::{coming, introduction, reconnect};
 use crate::error::Result;
+use crate::proto::request::Verb;
 use crate::proto::{self, Ending, Protocol};
 use crate::sys::Read;
 use crate::sys::socket::Transport;
@@ -71,7 +72,7 @@ impl Session<'_> {
         end
     }
 
-    fn server_is_gone(&mut self) {
+    pub(super) fn server_is_gone(&mut self) {
         self.server_ended = true;
         self.next_ping = None;
         self.to_server.clear();
@@ -102,12 +103,12 @@ impl Session<'_> {
             }
             self.coming.heard(&output);
             let is_plain = !self.hearing.is_extended() && !self.hearing.is_undecided();
-            if self.config.needs_more() && is_plain && !may_be_refusal(&self.first_bytes) {
+            if self.needs_more() && is_plain && !may_be_refusal(&self.first_bytes) {
                 end = Some(End::SpeaksPlainly);
                 break;
             }
             // A refusal is told when it is whole: as a line, and no more.
-            if !(self.config.needs_more() && is_plain) {
+            if !(self.needs_more() && is_plain) {
                 self.show(&output);
             }
             let Some(said) = said else {
@@ -138,12 +139,21 @@ impl Session<'_> {
             Said::Agreed => {
                 let is_unix = self.transport == Transport::Unix;
                 let can_take: &[u8] = if is_unix { b"1" } else { b"0" };
-                let can_leave = is_unix && self.terminal.is_some();
+                let can_leave = self.terminal.is_some();
                 let mut more = vec![(proto::variables::CAN_TAKE, can_take)];
-                coming::introduce(self.config, can_leave, &mut more);
+                let asked = reconnect::asked_for(&self.config.which, &self.again);
+                let secret = asked.as_ref().and_then(|(_, secret)| secret.as_ref());
+                coming::introduce(self.config, can_leave, self.again.is_awaited(), &mut more);
+                if let Some(secret) = secret {
+                    more.push((proto::variables::SECRET, secret.bytes()));
+                }
                 let mut packets = introduction(self.config, &more);
-                coming::request(self.config, &mut packets);
-                self.config.wanted.encode(&mut packets);
+                match asked {
+                    Some((which, _)) => {
+                        proto::request::encode(Verb::Attach, which.as_bytes(), &mut packets);
+                    }
+                    None => self.config.wanted.encode(&mut packets),
+                }
                 packets.extend(proto::encode_bare(proto::VARIABLES, 0));
                 self.to_server.push(&packets);
                 if self.transport == Transport::Tcp {
@@ -179,6 +189,7 @@ impl Session<'_> {
                 };
                 self.send_packet(&proto::encode_bare(answer, 0));
             }
+            Said::Key(key) => self.again.is_found_by(key, &self.config.which),
             Said::Piece(piece) => self.coming.piece(&piece)?,
             // A gateway that comes after one that was killed says it again.
             Said::Go(_) if self.takeover.ours().is_some() => {}
@@ -186,7 +197,8 @@ impl Session<'_> {
                 self.takeover.go()?;
                 // There is no second offer.
                 self.stream.refuse_descriptors();
-                self.come(before);
+                let comes_back = self.again.arrives();
+                self.come(before, comes_back);
                 self.release_input();
                 // The server was told of it, and has the terminal no more.
                 if self.takeover.ours().is_some() && self.input == Input::Told {
@@ -252,6 +264,9 @@ impl Session<'_> {
     /// the server has not said so.
     fn how_it_ended(&self) -> End {
         let gone = self.peer.has_ended();
+        if let Some(why) = self.again.why() {
+            return End::Lost(why);
+        }
         // A process that lives, and closes a UNIX socket before it has read
         // all input, resets it, too.
         if let Some(why) = self.peer.failure().filter(|_| !self.peer.is_known()) {
@@ -270,13 +285,8 @@ impl Session<'_> {
         if self.hearing.is_undecided() && self.first_bytes.is_empty() {
             return End::Lost(String::from("it closed before a single byte came"));
         }
-        // In raw mode, where nobody was asked, a program may have had nothing to
-        // say.
-        if self.hearing.is_undecided() && self.first_bytes.is_empty() {
-            return End::Lost(String::from("it closed before a single byte came"));
-        }
         if is_refusal(&self.first_bytes) {
-            return match self.config.needs_more() {
+            return match self.needs_more() {
                 true => refused(&self.first_bytes),
                 false => End::Refused(None),
             };

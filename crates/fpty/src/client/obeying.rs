@@ -1,6 +1,6 @@
 //! What the server says is done, to the session's end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::hearing::Said;
 use super::outcome::End;
@@ -37,6 +37,10 @@ fn is_too_late(last_bytes: &[u8]) -> bool {
     line.strip_prefix(REFUSED).is_some_and(|why| why.starts_with(proto::TOO_LATE.as_bytes()))
 }
 
+/// How long what may be such a line waits for the connection's end: the router
+/// says nothing after it.
+const WITHHELD: Duration = Duration::from_secs(1);
+
 /// What of the last bytes is of use.
 const LAST_BYTES: usize = 512;
 
@@ -47,10 +51,10 @@ pub fn may_be_refusal(bytes: &[u8]) -> bool {
     bytes[..length] == REFUSED[..length] && bytes.len() <= LONGEST_REFUSAL && ends_at == bytes.len()
 }
 
-/// The end by a refusal that nobody has seen yet.
+/// The end by such a line.
 pub fn refused(bytes: &[u8]) -> End {
     let why = bytes.strip_prefix(REFUSED).unwrap_or(bytes).trim_ascii_end();
-    End::Refused(Some(proto::text_of(why)))
+    End::Refused(proto::text_of(why))
 }
 
 impl Session<'_> {
@@ -77,6 +81,9 @@ impl Session<'_> {
         self.next_ping = None;
         self.to_server.clear();
         let rest = self.hearing.rest();
+        if !self.needs_more() && !is_refusal(&self.first_bytes) {
+            self.show_withheld();
+        }
         self.show(&rest);
         // Who has not had the word to go on never will.
         if self.takeover.is_taken() {
@@ -107,8 +114,11 @@ impl Session<'_> {
                 end = Some(End::SpeaksPlainly);
                 break;
             }
-            // A refusal is told when it is whole: as a line, and no more.
-            if !(self.needs_more() && is_plain) {
+            // A refusal is told when it is whole: as a line, and beside the output.
+            if is_plain && self.may_be_refused(&output) {
+                self.withhold(&output);
+            } else {
+                self.show_withheld();
                 self.show(&output);
             }
             let Some(said) = said else {
@@ -132,6 +142,26 @@ impl Session<'_> {
             end = Some(End::Lost(String::from("the router sent too many descriptors")));
         }
         end
+    }
+
+    /// Whether all that a server has said may be a refusal. Where others may be its
+    /// words, too, its beginning has to have come at once.
+    fn may_be_refused(&self, output: &[u8]) -> bool {
+        let is_begun = output.starts_with(REFUSED) || self.withheld.is_some();
+        (is_begun || self.needs_more()) && may_be_refusal(&self.first_bytes)
+    }
+
+    fn withhold(&mut self, output: &[u8]) {
+        let until = Instant::now() + WITHHELD;
+        let (withheld, _) = self.withheld.get_or_insert_with(|| (Vec::new(), until));
+        withheld.extend_from_slice(output);
+    }
+
+    /// It is none.
+    pub(super) fn show_withheld(&mut self) {
+        if let Some((output, _)) = self.withheld.take() {
+            self.show(&output);
+        }
     }
 
     fn obey(&mut self, said: Said) -> Result<()> {
@@ -286,10 +316,7 @@ impl Session<'_> {
             return End::Lost(String::from("it closed before a single byte came"));
         }
         if is_refusal(&self.first_bytes) {
-            return match self.needs_more() {
-                true => refused(&self.first_bytes),
-                false => End::Refused(None),
-            };
+            return refused(&self.first_bytes);
         }
         End::Normal
     }

@@ -23,8 +23,8 @@ pub enum End {
     Told(Ended),
     /// A signal ended the program that was to be expected: its number.
     Signalled(u8),
-    /// The server refused: why, where that was not shown as it came.
-    Refused(Option<String>),
+    /// The server refused, and speaks plainly: why.
+    Refused(String),
     /// No session came about: why.
     NotAttached(String),
     /// The server knows no extended mode, or had begun without us, and nothing
@@ -118,7 +118,7 @@ impl End {
                     (None, _) => String::from("detached"),
                 })
             }
-            End::Refused(why) => why.as_ref().map(|why| format!("session refused: {why}")),
+            End::Refused(why) => Some(format!("session refused: {why}")),
             End::Normal | End::Signalled(_) | End::OutputClosed => None,
             End::Told(ended) => told(ended),
             End::NotAttached(why) => Some(why.clone()),

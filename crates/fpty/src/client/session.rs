@@ -80,6 +80,8 @@ pub struct Session<'a> {
     /// The first bytes of a server that speaks plainly, and the last.
     pub(super) first_bytes: Vec<u8>,
     pub(super) last_bytes: Vec<u8>,
+    /// What may be a refusal, until then.
+    pub(super) withheld: Option<(Vec<u8>, Instant)>,
     /// The last that was shown.
     pub(super) tail: Tail,
     pub(super) ended: Option<Ended>,
@@ -132,6 +134,7 @@ impl<'a> Session<'a> {
             input: Input::Open,
             first_bytes: Vec::new(),
             last_bytes: Vec::new(),
+            withheld: None,
             tail: Tail::default(),
             ended: None,
             server_ended: false,
@@ -208,6 +211,9 @@ impl<'a> Session<'a> {
             }
             self.early_until = Some(now + ASKED_AT_LAST);
             self.release_input();
+        }
+        if !self.needs_more() && self.withheld.as_ref().is_some_and(|(_, until)| now >= *until) {
+            self.show_withheld();
         }
         if self.next_ping.is_some_and(|at| now >= at) {
             self.next_ping = Some(now + PING);

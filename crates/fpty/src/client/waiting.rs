@@ -96,7 +96,8 @@ impl Session<'_> {
         let quiet = self.quiet_in().filter(|_| self.speaks_plainly()).map(|wait| now + wait);
         let (ping, look) = (self.next_ping, self.next_look);
         let own = [self.coming.when(), self.again.when().filter(|_| !server_ended)];
-        [terminal, held, early, quiet, ping, look]
+        let withheld = self.withheld.as_ref().filter(|_| !self.needs_more()).map(|(_, at)| *at);
+        [terminal, held, early, quiet, ping, look, withheld]
             .into_iter()
             .chain(own)
             .flatten()

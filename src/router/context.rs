@@ -4,12 +4,14 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::asked_for::AskedFor;
 use super::behind::Behind;
 use super::closing::Closing;
 use super::doors::Doors;
 use super::exchange::Exchange;
 use super::ids::Ids;
 use super::outcome::Outcome;
+use super::recovery::Faults;
 use super::seats::Seats;
 use super::timers::{Due, Timers};
 use super::told::Told;
@@ -42,8 +44,12 @@ pub struct Context {
     pub told: Told,
     /// Names for sessions.
     pub ids: Ids,
+    /// What they have asked to have run.
+    pub asked_for: AskedFor,
     /// Connections to which the last word was said.
     pub closing: Closing,
+    /// What is known of panics.
+    pub faults: Faults,
     /// Connections over TCP to this machine, asked whether their other end is closed.
     pub local_tcp: LocalTcp,
     outcomes: VecDeque<Outcome>,
@@ -98,7 +104,9 @@ impl Context {
             seats,
             told,
             ids: Ids::new(),
+            asked_for: AskedFor::default(),
             closing,
+            faults: Faults::default(),
             local_tcp: LocalTcp::default(),
             outcomes: VecDeque::new(),
             poller,
@@ -126,7 +134,7 @@ impl Context {
 
     /// Has this done after a while.
     pub fn after(&mut self, wait: Duration, due: Due) {
-        self.timers.after(Instant::now(), wait, due);
+        self.timers.after(wait, due, &self.poller);
     }
 
     /// Has the loop do something when whoever is at work now has finished.

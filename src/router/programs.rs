@@ -68,6 +68,8 @@ pub struct Programs {
     /// Session leaders of a gateway that was here before us.
     left_behind: Vec<Leader>,
     is_init: bool,
+    /// Ended programs are looked for before long.
+    pub(super) reap_is_due: bool,
 }
 
 impl Programs {
@@ -84,6 +86,7 @@ impl Programs {
             aftercare,
             left_behind,
             is_init: std::process::id() == 1,
+            reap_is_due: false,
         }
     }
 

@@ -5,16 +5,19 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::super::GatewayLoop;
-use super::super::depart::Copies;
 use super::super::fault;
 use super::super::handover::HELD_UP;
+use super::super::hang_up::Copies;
+use super::super::outcome::Outcome;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
-use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON, now};
+use super::bound::handed_over_for_good;
+use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON};
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Read;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -159,7 +162,7 @@ impl GatewayLoop {
             left.remove(key);
             return;
         };
-        entry.place = Place::Over(Over { ring, ended, at: now() });
+        entry.place = Place::Over(Over { ring, ended, at: Timestamp::now() });
         left.bound_ended();
         self.tell_store(key);
         self.look_at_left(SOON);
@@ -183,7 +186,7 @@ impl GatewayLoop {
             false => Process::child(pid),
         };
         // Clients that had it may have kept a copy.
-        self.hang_up(&alone.master, program, Copies::Ended);
+        self.programs.hang_up_terminal(&mut self.cx, &alone.master, program, Copies::Ended);
     }
 
     /// A program that is not our child has ended: whoever inherited it reaps it.
@@ -218,7 +221,7 @@ impl GatewayLoop {
             Place::Attached(taken) => {
                 let session = taken.session;
                 if let Some(exit) = exit {
-                    self.note_exit(session, exit);
+                    self.sessions.exited(&mut self.cx, session, exit);
                 }
                 if let Some(attached) = self.sessions.get_mut(session) {
                     attached.wires.program = None;
@@ -239,7 +242,7 @@ impl GatewayLoop {
         let waits = !rest.is_empty();
         left.doomed = rest;
         for (_, program) in due {
-            self.kill(program.into());
+            self.programs.kill_session(&mut self.cx, program.into());
         }
         waits.then_some(RARELY)
     }
@@ -259,6 +262,8 @@ impl GatewayLoop {
         for key in keys {
             self.tell_store(key);
         }
-        self.entrust_all();
+        for key in handed_over_for_good(&self.sessions) {
+            self.cx.then(Outcome::Entrust(key));
+        }
     }
 }

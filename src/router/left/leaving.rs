@@ -10,12 +10,13 @@ use super::super::table::{Key, Source};
 use super::super::told::Subject;
 use super::super::traffic::Attached;
 use super::alone::{LAST_READS, ONE_READ};
-use super::{Alone, Entry, Over, Place, RARELY, Taken, Turned, now};
+use super::{Alone, Entry, Over, Place, RARELY, Taken, Turned};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
 use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::remains::Remains;
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -74,11 +75,11 @@ impl GatewayLoop {
         relays: bool,
     ) -> bool {
         let id = self.cx.ids.of(key);
-        let command = self.command_of(Subject::Session(key)).map(Into::into);
         let (Some(left), Some(attached)) = (&mut self.left, self.sessions.get_mut(key)) else {
             return false;
         };
         let door = attached.door;
+        let command = self.cx.command_of(Subject::Session(key), door).map(Into::into);
         let Attached { session, wires, .. } = attached;
         let (Some(pid), Some(rules)) =
             (wires.program.as_ref().map(Process::pid), self.cx.doors.rules(door))
@@ -97,7 +98,7 @@ impl GatewayLoop {
         };
         session.keep(Kept { remains, hidden: false, relays });
         let Wish { uid, name } = wish;
-        let taken = Taken { session: key, uid, since: now(), until: None, next: None };
+        let taken = Taken { session: key, uid, since: Timestamp::now(), until: None, next: None };
         let entry = left.entries.insert(Entry {
             id,
             name,
@@ -107,7 +108,7 @@ impl GatewayLoop {
             program,
             adopted: false,
             ending: None,
-            since: now(),
+            since: Timestamp::now(),
             place: Place::Attached(taken),
             command,
             untold: false,
@@ -132,7 +133,7 @@ impl GatewayLoop {
                 if self.leave(key) {
                     return;
                 }
-                return self.abandon(key);
+                return self.sessions.abandon(&mut self.cx, &mut self.programs, key);
             }
         };
         if let Some(attached) = self.sessions.get_mut(key) {
@@ -206,7 +207,7 @@ impl GatewayLoop {
     /// A client does not answer, or does not go: it is let go.
     pub(super) fn leave_after_all(&mut self, key: Key) {
         if !self.ends_untold(key) && !self.leave(key) {
-            self.abandon(key);
+            self.sessions.abandon(&mut self.cx, &mut self.programs, key);
         }
     }
 
@@ -221,8 +222,8 @@ impl GatewayLoop {
             return false;
         };
         let was_theirs = attached.session.is_handed_over();
-        self.tell_end(key);
-        let (Some(left), Some(mut attached)) = (&mut self.left, self.sessions.remove(key)) else {
+        let ended_session = self.sessions.end(&mut self.cx, key);
+        let (Some(left), Some(mut attached)) = (&mut self.left, ended_session) else {
             return false;
         };
         left.by_session.remove(&key);
@@ -247,9 +248,10 @@ impl GatewayLoop {
             kept.as_fd().try_clone_to_owned().ok()
         });
         let before = match (ring, left.entries.get_mut(entry)) {
-            (Some(ring), Some(found)) => {
-                std::mem::replace(&mut found.place, Place::Over(Over { ring, ended, at: now() }))
-            }
+            (Some(ring), Some(found)) => std::mem::replace(
+                &mut found.place,
+                Place::Over(Over { ring, ended, at: Timestamp::now() }),
+            ),
             _ => match left.remove(entry) {
                 Some(removed) => removed.place,
                 None => return true,
@@ -271,15 +273,14 @@ impl GatewayLoop {
         if !has_entry || !self.sessions.get_mut(key).is_some_and(has_program) {
             return false;
         }
-        // Its client has gone, and its place is free.
-        self.tell_end(key);
         let Some(left) = &mut self.left else {
             return false;
         };
         let Some(entry) = left.by_session.get(&key).copied() else {
             return false;
         };
-        let Some(mut attached) = self.sessions.remove(key) else {
+        // Its client has gone, and its place is free.
+        let Some(mut attached) = self.sessions.end(&mut self.cx, key) else {
             return false;
         };
         left.by_session.remove(&key);
@@ -310,7 +311,7 @@ impl GatewayLoop {
         let master = wires.master;
         let token = Source::Terminal(entry).token();
         let _ = left.poller.add(master.as_fd(), token, Interest::READ);
-        let alone = Box::new(Alone { master, remains, since: now(), closed: None });
+        let alone = Box::new(Alone { master, remains, since: Timestamp::now(), closed: None });
         let before = std::mem::replace(&mut found.place, Place::Alone(alone));
         self.tell_store(entry);
         self.look_at_left(RARELY);

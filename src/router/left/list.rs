@@ -1,10 +1,9 @@
 //! What a list has of sessions that can be left.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use super::{Entry, Left, Place};
 use crate::router::GatewayLoop;
 use crate::router::table::Key;
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
 
 /// Such a session.
@@ -22,9 +21,9 @@ pub struct Listed<'a> {
     /// What runs, where that is known.
     pub command: Option<&'a str>,
     /// When it began.
-    pub since: SystemTime,
+    pub since: Timestamp,
     /// When it was left.
-    pub left: Option<SystemTime>,
+    pub left: Option<Timestamp>,
     /// How it has ended: what `$?` would be.
     pub status: Option<u8>,
     /// It ends with its client.
@@ -37,7 +36,6 @@ pub struct Listed<'a> {
 
 impl Entry {
     fn listed(&self) -> Listed<'_> {
-        let time = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
         let (left, status, master) = match &self.place {
             Place::Attached(_) => (None, None, None),
             Place::Alone(alone) => (Some(alone.since), None, Some(&alone.master)),
@@ -50,8 +48,8 @@ impl Entry {
             door: self.door,
             pid: self.pid.as_raw(),
             command: self.command.as_deref(),
-            since: time(self.since),
-            left: left.map(time),
+            since: self.since,
+            left,
             status,
             is_bound: self.bound.is_some(),
             socket: self.bound.as_ref().and_then(|bound| bound.socket.as_deref()),

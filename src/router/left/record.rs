@@ -27,15 +27,15 @@ pub struct Record {
     pub door: String,
     /// Its program, as long as that was not reaped.
     pub pid: i32,
-    /// When it began (seconds since 1970).
-    pub since: u64,
+    /// When it began, as a [`Timestamp`](fpty::sys::clock::Timestamp) is said.
+    pub since: (u64, u64),
     /// Who is attached, since when.
-    pub attached: Option<(u32, u64)>,
+    pub attached: Option<(u32, (u64, u64))>,
     /// When it was left.
-    pub left: Option<u64>,
+    pub left: Option<(u64, u64)>,
     /// How and when its program ended: the payload of an END.
-    pub ended: Option<(Vec<u8>, u64)>,
-    /// Since when it is what it is, in microseconds since the machine's start.
+    pub ended: Option<(Vec<u8>, (u64, u64))>,
+    /// Since when it is what it is, in nanoseconds since the machine's start.
     #[serde(default)]
     pub turned: u64,
     /// Somebody else has its terminal, or had it, or is about to.
@@ -52,8 +52,6 @@ pub struct Record {
 /// What is kept of a session that ends with its client, which has its terminal.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Bound {
-    /// When it began, in milliseconds since 1970.
-    pub started: u64,
     /// What its client says of itself: where it was logged in from, as whom, and
     /// the kind of its terminal.
     pub said: [Option<String>; 3],
@@ -228,7 +226,7 @@ mod tests {
             id: String::from("0123abcd"),
             name: "n".repeat(64),
             uid: 7,
-            ended: Some((vec![0xff; 100], 5)),
+            ended: Some((vec![0xff; 100], (5, 6))),
             ..Record::default()
         };
         let null = || Some(OwnedFd::from(std::fs::File::open("/dev/null").expect("a device")));

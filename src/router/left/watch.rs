@@ -136,7 +136,7 @@ impl Watcher {
 impl GatewayLoop {
     /// A client sees a session.
     pub(super) fn watch(&mut self, key: Key, newcomer: Newcomer, opening: Opening, uid: u32) {
-        let Newcomer { client, seat, .. } = newcomer;
+        let Newcomer { client, seat, origin, .. } = newcomer;
         // It is no session.
         if let Ok(Some(seat)) = seat {
             self.cx.seats.leave(seat);
@@ -159,7 +159,12 @@ impl GatewayLoop {
         };
         let seen = ring.and_then(|ring| Some((ring.try_clone().ok()?, Seen::received(ring).ok()?)));
         let Some((ring, seen)) = seen else {
-            return self.refuse(client, true, refused("out of descriptors or memory"));
+            return self.cx.refuse(
+                client,
+                origin,
+                true,
+                &refused("out of descriptors or memory").into(),
+            );
         };
         let of_one = left.watchers.iter().filter(|(_, watcher)| watcher.uid == uid).count();
         if left.watchers.len() >= MOST || of_one >= MOST_OF_ONE {
@@ -167,7 +172,7 @@ impl GatewayLoop {
                 true => "too many of yours watch",
                 false => "too many watch",
             };
-            return self.refuse(client, true, refused(why));
+            return self.cx.refuse(client, origin, true, &refused(why).into());
         }
         let mut packet = Vec::new();
         encode_packet(OFFER, &[OFFER_RING], &mut packet);
@@ -188,7 +193,7 @@ impl GatewayLoop {
             is_last,
         };
         let watcher = left.watchers.insert(watcher);
-        self.faults.made = Some(Whose::Watcher(watcher));
+        self.cx.faults.made = Some(Whose::Watcher(watcher));
         let Some(there) = left.watchers.get_mut(watcher) else {
             return;
         };

@@ -30,8 +30,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::context::Context;
+use super::outcome::Outcome;
+use super::recovery::Whose;
 use super::table::Key;
 use super::told::{Last, Recorded};
+use super::traffic::Sessions;
 use crate::config::record::{OnError, Record};
 use crate::config::rules::Rules;
 use crate::uwsgi::log::log;
@@ -40,11 +44,14 @@ use fpty::sys::child::Exit;
 use fpty::sys::queue::Giver;
 use fpty::sys::socket::Stream;
 
-use message::{Begin, Resume};
+use message::{Answer, Begin, Resume};
 pub use sink::Recording;
 use sink::{Link, Sink};
+use takeover::Bytes;
 
-/// The sessions of a gateway that are recorded.
+/// The sessions of a gateway that are recorded: it is told when one is about to
+/// begin, has begun and is over; what goes by in between it sees by the
+/// [`Recording`] that it leaves with whoever reads the terminal.
 pub struct Recorder {
     sink: Rc<RefCell<Sink>>,
     sessions: HashMap<u32, Session>,
@@ -63,14 +70,34 @@ pub struct Recorder {
     /// As whom those run who are recorded.
     users: Vec<u32>,
     /// What is recorded of those who come to each socket.
-    sockets: Vec<Rc<Record>>,
-    /// What is to be recorded of whoever is about to get a session.
-    current: Option<Rc<Record>>,
+    sockets: Vec<Record>,
+}
+
+/// What a recorder's word, or its end, means for one session: others do not
+/// suffer from what becomes of that.
+#[derive(Debug)]
+pub enum News {
+    /// It was said.
+    Said(Answer),
+    /// It was killed.
+    Gone,
+    /// The same, for one session of those that it had.
+    Lost {
+        /// Its number.
+        session: u32,
+        /// There is another one, who has it.
+        goes_on: bool,
+        /// It begins in the queue, and its file with it.
+        begins: bool,
+        /// What is lost of it where nobody has it.
+        left: Bytes,
+    },
 }
 
 /// A session that is recorded.
 struct Session {
     key: Key,
+    recording: Rc<Recording>,
     begin: Begin,
     /// What becomes of it where it cannot be recorded.
     on_error: OnError,
@@ -98,7 +125,7 @@ impl Recorder {
                 if rules.record.folder.is_some() {
                     users.push(rules.identity.as_ref().map_or(own, |identity| identity.uid));
                 }
-                Rc::new(rules.record.clone())
+                rules.record.clone()
             })
             .collect();
         let any = !users.is_empty();
@@ -115,15 +142,29 @@ impl Recorder {
                 tells,
                 users,
                 sockets,
-                current: None,
             })
         })
     }
 
-    /// Somebody is about to get a session who came to this socket.
-    pub fn hears(&mut self, socket: u16) {
-        let record = self.sockets.get(usize::from(socket));
-        self.current = record.filter(|record| record.folder.is_some()).cloned();
+    /// What is recorded of those who come to a socket, if anything is.
+    fn of_socket(&self, socket: u16) -> Option<&Record> {
+        self.sockets.get(usize::from(socket)).filter(|record| record.folder.is_some())
+    }
+
+    /// Has the loop turn to this when it is its turn.
+    fn then(cx: &mut Context, whose: Whose, news: News) {
+        cx.then(Outcome::Recording(whose, Box::new(news)));
+    }
+
+    /// What was to be done in its turn.
+    pub fn turn_to(&mut self, cx: &mut Context, sessions: &mut Sessions, news: News) {
+        match news {
+            News::Said(answer) => self.hear(cx, sessions, answer),
+            News::Gone => self.is_gone(cx, sessions),
+            News::Lost { session, goes_on, begins, left } => {
+                self.record_on(cx, sessions, session, (goes_on, begins, left));
+            }
+        }
     }
 
     /// After a panic: only sessions that there are go on being recorded.
@@ -159,6 +200,10 @@ fn in_a_name(text: &str) -> String {
 }
 
 impl Session {
+    fn whose(&self) -> Whose {
+        Whose::Session(self.key)
+    }
+
     /// The file's name, without its ending.
     fn name(&self) -> String {
         match self.part {

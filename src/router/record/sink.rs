@@ -1,7 +1,7 @@
 //! The gateway's end of the queue to the recorder. What goes in there waits for
 //! nobody: no system call, and where there is no room it is counted.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -164,22 +164,23 @@ impl Sink {
     }
 }
 
-/// A session that is recorded, as its traffic passes by.
+/// A session that is recorded, as its traffic passes by. Whoever reads its
+/// terminal has it, and the gateway's [`Recorder`](super::Recorder).
 pub struct Recording {
     sink: Rc<RefCell<Sink>>,
     session: u32,
     began: Instant,
     with_input: bool,
     /// What was put in before the session began; `None`: it has.
-    early: Option<Vec<u8>>,
+    early: RefCell<Option<Vec<u8>>>,
     /// Bytes that found no room.
-    missing: u64,
+    missing: Cell<u64>,
     /// Those before, as the recorder was told.
-    told_missing: u64,
+    told_missing: Cell<u64>,
     /// Its terminal is not read.
-    is_held: bool,
+    is_held: Cell<bool>,
     /// Its recorder is gone: all that comes is missing.
-    is_cut: bool,
+    is_cut: Cell<bool>,
 }
 
 impl Recording {
@@ -190,11 +191,11 @@ impl Recording {
             session,
             began: Instant::now(),
             with_input,
-            early: Some(Vec::new()),
-            missing: 0,
-            told_missing: 0,
-            is_held: false,
-            is_cut: false,
+            early: RefCell::new(Some(Vec::new())),
+            missing: Cell::new(0),
+            told_missing: Cell::new(0),
+            is_held: Cell::new(false),
+            is_cut: Cell::new(false),
         }
     }
 
@@ -205,7 +206,7 @@ impl Recording {
 
     /// It begins: this is to be known of it. Returns whether there is anybody
     /// who takes it.
-    pub fn begin(&mut self, begin: &[u8]) -> bool {
+    pub fn begin(&self, begin: &[u8]) -> bool {
         let mut sink = self.sink.borrow_mut();
         if !sink.put(Kind::Begin, self.session, 0, begin, 0) {
             return false;
@@ -218,23 +219,23 @@ impl Recording {
     }
 
     /// Its program wrote this.
-    pub fn output(&mut self, bytes: &[u8]) {
+    pub fn output(&self, bytes: &[u8]) {
         self.put(Kind::Output, bytes);
     }
 
     /// Its program was given this.
-    pub fn input(&mut self, bytes: &[u8]) {
+    pub fn input(&self, bytes: &[u8]) {
         if self.with_input {
             self.put(Kind::Input, bytes);
         }
     }
 
     /// Its terminal has this size now.
-    pub fn resized(&mut self, size: Size) {
+    pub fn resized(&self, size: Size) {
         let [r1, r2] = size.rows.to_le_bytes();
         let [c1, c2] = size.cols.to_le_bytes();
         let (at, body) = (self.now(), [r1, r2, c1, c2]);
-        match &mut self.early {
+        match &mut *self.early.borrow_mut() {
             Some(early) if early.len() < EARLY => {
                 append(early, Kind::Resize, self.session, at, &body)
             }
@@ -247,15 +248,15 @@ impl Recording {
     }
 
     /// It is over, with this exit status where that is known.
-    pub fn end(&mut self, status: Option<i32>) {
-        if self.early.is_some() || self.is_cut {
+    pub fn end(&self, status: Option<i32>) {
+        if self.has_not_begun() || self.is_cut.get() {
             return;
         }
         let at = self.now();
         let mut sink = self.sink.borrow_mut();
-        let missing = std::mem::take(&mut self.missing);
+        let missing = self.missing.take();
         if missing > 0 {
-            self.told_missing += missing;
+            self.told_missing.set(self.told_missing.get() + missing);
             sink.put_surely(Kind::Missing, self.session, at, &missing.to_le_bytes());
         }
         match status {
@@ -274,46 +275,51 @@ impl Recording {
 
     /// Whether its terminal is not to be read now, because there may be no room
     /// for what comes from it.
-    pub fn holds(&mut self) -> bool {
-        if !self.is_held && !self.is_cut && self.early.is_none() {
+    pub fn holds(&self) -> bool {
+        if !self.is_held.get() && !self.is_cut.get() && !self.has_not_begun() {
             let mut sink = self.sink.borrow_mut();
             if sink.is_tight() {
-                self.is_held = true;
+                self.is_held.set(true);
                 sink.held.push(self.session);
                 sink.wait_for_room();
             }
         }
-        self.is_held
+        self.is_held.get()
     }
 
     /// Its recorder is gone, and there is no other for it: this was left in the
     /// queue.
-    pub fn cut(&mut self, left: Bytes) {
-        self.missing += self.told_missing(left) + left.lost;
-        self.told_missing = 0;
-        self.is_cut = true;
-        self.is_held = false;
+    pub fn cut(&self, left: Bytes) {
+        let lost = self.told_missing(left) + left.lost;
+        self.missing.set(self.missing.get() + lost);
+        self.told_missing.set(0);
+        self.is_cut.set(true);
+        self.is_held.set(false);
     }
 
     /// How many bytes are missing, as the recorder knows that has left this in
     /// the queue.
     pub fn told_missing(&self, left: Bytes) -> u64 {
-        self.told_missing.saturating_sub(left.missing)
+        self.told_missing.get().saturating_sub(left.missing)
     }
 
     /// Whether it has none; how many bytes are missing.
     pub fn is_cut(&self) -> Option<u64> {
-        self.is_cut.then_some(self.missing)
+        self.is_cut.get().then_some(self.missing.get())
     }
 
     /// Whether its terminal is not read now.
     pub fn is_held(&self) -> bool {
-        self.is_held
+        self.is_held.get()
     }
 
     /// It is read again.
-    pub fn let_go(&mut self) {
-        self.is_held = false;
+    pub fn let_go(&self) {
+        self.is_held.set(false);
+    }
+
+    fn has_not_begun(&self) -> bool {
+        self.early.borrow().is_some()
     }
 
     fn now(&self) -> u64 {
@@ -321,32 +327,30 @@ impl Recording {
         self.began.elapsed().as_micros() as u64
     }
 
-    fn put(&mut self, kind: Kind, bytes: &[u8]) {
-        if self.is_cut {
-            self.missing += bytes.len() as u64;
-            return;
+    fn put(&self, kind: Kind, bytes: &[u8]) {
+        let misses = || self.missing.set(self.missing.get() + bytes.len() as u64);
+        if self.is_cut.get() {
+            return misses();
         }
         let at = self.now();
-        if let Some(early) = &mut self.early {
-            match early.len() + bytes.len() < EARLY {
+        if let Some(early) = &mut *self.early.borrow_mut() {
+            return match early.len() + bytes.len() < EARLY {
                 true => append(early, kind, self.session, at, bytes),
-                false => self.missing += bytes.len() as u64,
-            }
-            return;
+                false => misses(),
+            };
         }
         let mut sink = self.sink.borrow_mut();
-        let missing = self.missing;
+        let missing = self.missing.get();
         if missing > 0 {
             // One gap instead of many.
             if !sink.put(Kind::Missing, self.session, at, &missing.to_le_bytes(), TIGHT) {
-                self.missing += bytes.len() as u64;
-                return;
+                return misses();
             }
-            self.missing = 0;
-            self.told_missing += missing;
+            self.missing.set(0);
+            self.told_missing.set(self.told_missing.get() + missing);
         }
         if !sink.put(kind, self.session, at, bytes, RESERVE) {
-            self.missing += bytes.len() as u64;
+            misses();
         }
     }
 }
@@ -388,7 +392,7 @@ mod tests {
     #[test]
     fn what_comes_early_waits_for_the_beginning() {
         let (sink, mut taker, _other) = connected();
-        let mut recording = Recording::new(&sink, 7, true);
+        let recording = Recording::new(&sink, 7, true);
         recording.input(b"early");
         recording.resized(Size { rows: 1, cols: 2 });
         assert_eq!(told(&mut taker), []);
@@ -398,7 +402,7 @@ mod tests {
         let kinds: Vec<_> = told(&mut taker).into_iter().map(|(kind, _, _)| kind).collect();
         assert_eq!(kinds, [Kind::Begin, Kind::Input, Kind::Resize, Kind::Output, Kind::End]);
         // Without the option no input goes there.
-        let mut recording = Recording::new(&sink, 8, false);
+        let recording = Recording::new(&sink, 8, false);
         assert!(recording.begin(b"{}"));
         recording.input(b"secret");
         assert_eq!(told(&mut taker).len(), 1);
@@ -407,20 +411,20 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_counted_and_the_end_is_told() {
         let (sink, mut taker, _other) = connected();
-        let mut recording = Recording::new(&sink, 7, false);
+        let recording = Recording::new(&sink, 7, false);
         assert!(recording.begin(b"{}"));
         let piece = vec![b'x'; 64 * 1024];
         while !recording.holds() {
             recording.output(&piece);
         }
         let mut beyond = 0;
-        while recording.missing == 0 {
+        while recording.missing.get() == 0 {
             recording.output(&piece);
             beyond += 1;
         }
         assert!(beyond >= 4);
         recording.output(&piece);
-        let lost = recording.missing;
+        let lost = recording.missing.get();
         assert_eq!(lost, 2 * piece.len() as u64);
         recording.end(None);
         let mut all = told(&mut taker);
@@ -436,7 +440,7 @@ mod tests {
     #[test]
     fn without_a_recorder_nothing_begins() {
         let sink = Rc::new(RefCell::new(Sink::default()));
-        let mut recording = Recording::new(&sink, 7, true);
+        let recording = Recording::new(&sink, 7, true);
         recording.input(b"x");
         assert!(!recording.begin(b"{}") && !recording.holds());
         recording.end(None);

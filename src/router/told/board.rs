@@ -12,13 +12,15 @@ use super::reason::Gone;
 use crate::uwsgi::log::{self, log};
 use fpty::error::reason;
 use fpty::sys::child::Exit;
+use fpty::sys::clock::BootInstant;
 use fpty::sys::shared::Shared;
 
 /// Sessions that have room, in each gateway; memory is used only for as many
 /// as there are.
 const MOST: usize = 1 << 14;
 
-/// Words of a session: the length of its line, when it began, the line.
+/// Words of a session: the length of its line, when it began (nanoseconds since
+/// the machine's start), the line.
 const WORDS: usize = 256;
 const HEAD: usize = 2;
 
@@ -82,7 +84,7 @@ pub struct Place(u32);
 
 impl Board {
     /// Puts a line up; `None`: there is no room for it.
-    pub fn put(&mut self, line: &str, started: SystemTime) -> Option<Place> {
+    pub fn put(&mut self, line: &str, started: BootInstant) -> Option<Place> {
         if line.len() > LONGEST {
             return None;
         }
@@ -96,8 +98,7 @@ impl Board {
             eight[..bytes.len()].copy_from_slice(bytes);
             word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
         }
-        let since = started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        words[1].store(u64::try_from(since.as_millis()).unwrap_or(0), Ordering::Relaxed);
+        words[1].store(started.as_nanos(), Ordering::Relaxed);
         // Last: what is not complete is not there.
         words[0].store(line.len() as u64, Ordering::Release);
         Some(Place(place))
@@ -125,9 +126,9 @@ fn take_left(words: &[AtomicU64]) -> Vec<String> {
         let bytes =
             words[HEAD..].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
         let line: Vec<u8> = bytes.take(usize::try_from(length).unwrap_or(0)).collect();
-        let started = UNIX_EPOCH + Duration::from_millis(words[1].swap(0, Ordering::Relaxed));
+        let started = BootInstant::from_nanos(words[1].swap(0, Ordering::Relaxed));
         if let (1.., Ok(line)) = (length, String::from_utf8(line)) {
-            left.push(at(&line, now, now.duration_since(started).unwrap_or_default()));
+            left.push(at(&line, now, started.elapsed()));
         }
     }
     left
@@ -192,7 +193,7 @@ mod tests {
             )
         };
         let long = "x".repeat(LONGEST - line("").len());
-        let started = SystemTime::now() - Duration::from_millis(61_500);
+        let started = BootInstant::now().before(Duration::from_millis(61_500));
         let first = board.put(&line("first"), started).expect("room");
         assert!(board.put(&line(&long), started).is_some());
         assert!(board.put(&line("third"), started).is_some());

@@ -2,7 +2,7 @@
 //! an audit that say so.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -13,6 +13,7 @@ use super::peer::{Peer, Said};
 use super::reason::{Gone, Refusal};
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
+use fpty::sys::clock::Timestamp;
 
 /// The words before each line.
 pub use crate::uwsgi::log::AUDIT as PREFIX;
@@ -63,9 +64,7 @@ pub struct Facts {
     /// That one's size at the beginning, as its client said it.
     pub size: Option<Size>,
     /// When it began.
-    pub started: SystemTime,
-    /// The same, by the clock that nobody sets.
-    pub since: Instant,
+    pub started: Timestamp,
     /// How its program ended.
     pub exit: Option<Exit>,
     /// How its lines look, and what both of them have; `None`: it has none.
@@ -155,7 +154,7 @@ impl Facts {
             .field("term", Value::text(self.said.term.as_deref(), SHORT))
             .field("rows", Value::number(size.map(|size| size.rows)))
             .field("cols", Value::number(size.map(|size| size.cols)))
-            .field("started", Value::word(&Utc::of(self.started).rfc3339()))
+            .field("started", Value::word(&Utc::of(self.started.wall).rfc3339()))
             .field("idle", idle.map_or(Value::Null, Value::Seconds))
             .field("handed_over", Value::Truth(is_handed_over))
             .field("recorded", Value::Truth(self.recorded))
@@ -193,7 +192,7 @@ impl Facts {
     /// The line of its beginning.
     pub fn start_line(&self, lost: u64) -> Option<String> {
         let (format, common) = self.audit.as_ref()?;
-        let mut line = begin(*format, "session-start", self.started);
+        let mut line = begin(*format, "session-start", self.started.wall);
         line.fields(common);
         line.member(
             "claimed",
@@ -339,8 +338,7 @@ mod tests {
             pid: Some(u32::MAX),
             tty: Some(text.into()),
             size: Some(Size { rows: u16::MAX, cols: u16::MAX }),
-            started: SystemTime::UNIX_EPOCH,
-            since: Instant::now(),
+            started: Timestamp::default(),
             exit: Some(Exit::Signal { number: 64, core: true }),
             audit: None,
             recorded: false,

@@ -32,15 +32,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::GatewayLoop;
 use super::table::Key;
 use crate::config::router::Router;
 use crate::config::rules::Rules;
 use crate::shares::Who;
 use crate::uwsgi::{log, server};
+use fpty::proto::{Ended, Ending};
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
-use fpty::sys::process::Process;
+use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::socket::Stream;
 
 use board::Board;
@@ -110,14 +110,38 @@ impl Socket {
     }
 }
 
-/// Who is about to get a session, or a refusal.
-#[derive(Default)]
-struct Caller {
+/// Where a session, or a refusal, comes from. It travels with the connection
+/// from its first word on; empty where nobody wants to know.
+#[derive(Clone, Default)]
+pub struct Origin {
     socket: Socket,
     mode: &'static str,
     said: Said,
     /// The command that it asks for.
     command: Option<Arc<str>>,
+}
+
+/// Why somebody gets no session: what it is told, and what is counted.
+#[derive(Debug)]
+pub struct Rejection {
+    /// For the client.
+    pub ended: Ended,
+    /// For the audit and the metrics.
+    pub reason: Refusal,
+}
+
+impl From<Ended> for Rejection {
+    fn from(ended: Ended) -> Self {
+        let reason = Refusal::of(&ended);
+        Self { ended, reason }
+    }
+}
+
+impl Rejection {
+    /// For this reason, which the client is told in a text.
+    pub fn because(reason: Refusal, text: impl Into<String>) -> Self {
+        Self { ended: Ended::because(Ending::Refused, text), reason }
+    }
 }
 
 /// What a gateway tells of its sessions.
@@ -130,9 +154,6 @@ pub struct Told {
     names: Names,
     queue: Queue,
     refusals: Refusals,
-    caller: Caller,
-    /// Why it is about to be refused, where that is not for want of something.
-    refusal: Option<Refusal>,
     sockets: Vec<Socket>,
     facts: HashMap<Subject, Box<Facts>>,
     board: Option<Board>,
@@ -161,27 +182,27 @@ impl Told {
             names: Names::default(),
             queue,
             refusals: Refusals::new(),
-            caller: Caller::default(),
-            refusal: None,
             sockets,
             facts: HashMap::new(),
             board,
         }
     }
 
-    /// Notes who is about to get a session or a refusal: at which socket, what
-    /// it speaks, and what it says of itself.
-    pub fn hears(&mut self, door: u16, mode: &'static str, said: impl FnOnce() -> Said) {
-        if self.keeps_facts {
-            let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
-            self.caller = Caller { socket, mode, said: said(), command: None };
+    /// Where somebody comes from: at which socket, what it speaks, and what it
+    /// says of itself.
+    pub fn origin(&self, door: u16, mode: &'static str, said: impl FnOnce() -> Said) -> Origin {
+        if !self.keeps_facts {
+            return Origin::default();
         }
+        let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
+        Origin { socket, mode, said: said(), command: None }
     }
 
-    /// The same: which command it asks for.
-    pub fn asks(&mut self, command: impl FnOnce() -> Option<String>) {
-        if self.keeps_facts {
-            self.caller.command = command().map(Arc::from);
+    /// The same, of somebody who asks for a command.
+    pub fn asking(&self, origin: Origin, command: impl FnOnce() -> Option<String>) -> Origin {
+        match self.keeps_facts {
+            true => Origin { command: command().map(Arc::from), ..origin },
+            false => origin,
         }
     }
 
@@ -221,44 +242,38 @@ impl Told {
         }
     }
 
-    /// There never was such a session: its client is about to be refused.
-    pub fn was_none(&mut self, subject: Subject) {
-        if let Some(facts) = self.facts.remove(&subject) {
-            let Facts { socket: name, mode, said, audit, command, uid, gid, .. } = *facts;
-            let audit = audit.map(|(format, _)| format);
-            let ids = (uid, gid);
-            let socket = Socket { name, audit, is_recorded: false, command: command.clone(), ids };
-            let command = Some(command);
-            self.caller = Caller { socket, mode, said, command };
-        }
-    }
-
-    /// Says why the next one is refused.
-    pub fn refuses(&mut self, reason: Refusal) {
-        self.refusal = Some(reason);
+    /// There never was such a session: where its client comes from, which is about
+    /// to be refused.
+    pub fn was_none(&mut self, subject: Subject) -> Origin {
+        let Some(facts) = self.facts.remove(&subject) else {
+            return Origin::default();
+        };
+        let Facts { socket: name, mode, said, audit, command, uid, gid, .. } = *facts;
+        let audit = audit.map(|(format, _)| format);
+        let ids = (uid, gid);
+        let socket = Socket { name, audit, is_recorded: false, command: command.clone(), ids };
+        Origin { socket, mode, said, command: Some(command) }
     }
 
     /// Somebody gets no session.
-    pub fn refused(&mut self, client: Option<&Stream>, reason: Refusal, why: &str) {
-        let reason = self.refusal.take().unwrap_or(reason);
+    pub fn refused(&mut self, origin: Origin, client: Option<&Stream>, reason: Refusal, why: &str) {
         self.counters.refused(reason);
-        let caller = std::mem::take(&mut self.caller);
-        let Some(format) = caller.socket.audit else {
+        let Some(format) = origin.socket.audit else {
             return;
         };
         let who = client.map_or(Who::Nobody, Who::of);
         self.tell_of_refusals();
-        let at = (&caller.socket.name, format, caller.mode);
+        let at = (&origin.socket.name, format, origin.mode);
         if !self.refusals.is_told(who, at, reason, why) {
             return;
         }
         let peer = client.map(|client| peer::Peer::of(client, &mut self.names, true));
         let refused = Refused {
-            socket: &caller.socket.name,
-            mode: caller.mode,
+            socket: &origin.socket.name,
+            mode: origin.mode,
             peer: peer.unwrap_or_default(),
-            said: caller.said,
-            command: caller.command.as_deref(),
+            said: origin.said,
+            command: origin.command.as_deref(),
             reason,
             why,
             count: None,
@@ -291,8 +306,15 @@ impl Told {
     }
 
     /// Notes what is known of a new session or command.
-    pub fn note(&mut self, subject: Subject, id: String, client: &Stream, new: New) {
-        let Caller { socket, mode, said, command } = std::mem::take(&mut self.caller);
+    pub fn note(
+        &mut self,
+        subject: Subject,
+        origin: Origin,
+        id: String,
+        client: &Stream,
+        new: New,
+    ) {
+        let Origin { socket, mode, said, command } = origin;
         let audit = socket.audit;
         let mut facts = Facts {
             id,
@@ -306,8 +328,7 @@ impl Told {
             pid: new.pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
             tty: new.tty.map(Into::into),
             size: new.size.filter(|_| mode != "raw"),
-            started: SystemTime::now(),
-            since: Instant::now(),
+            started: Timestamp::now(),
             exit: None,
             audit: None,
             recorded: false,
@@ -326,7 +347,7 @@ impl Told {
         bytes: (Option<u64>, Option<u64>),
     ) -> Option<Last> {
         let facts = self.facts.remove(&subject);
-        let duration = facts.as_ref().map(|facts| facts.since.elapsed());
+        let duration = facts.as_ref().map(|facts| facts.started.elapsed());
         self.counters.ended(why, duration);
         let end = End { at: SystemTime::now(), duration: duration?, why, bytes };
         Some(Last { facts: facts?, end })
@@ -347,9 +368,9 @@ impl Told {
 
     /// The line of a session's end, in advance, and when the session began:
     /// for somebody else to write.
-    pub fn in_advance(&self, subject: Subject) -> Option<(String, SystemTime)> {
+    pub fn in_advance(&self, subject: Subject) -> Option<(String, BootInstant)> {
         let facts = self.facts.get(&subject)?;
-        Some((facts.line_in_advance(&self.place)?, facts.started))
+        Some((facts.line_in_advance(&self.place)?, facts.started.boot))
     }
 
     /// Somebody else tells of a session's end, where this gateway is killed.
@@ -374,12 +395,10 @@ impl Told {
 
     /// A session of a gateway that was here before goes on: its beginning was told
     /// then. Whoever keeps it has the line of its end.
-    pub fn goes_on(&mut self, subject: Subject, started: SystemTime) {
+    pub fn goes_on(&mut self, subject: Subject, started: Timestamp) {
         self.counters.goes_on();
         if let Some(facts) = self.facts.get_mut(&subject) {
             facts.started = started;
-            let passed = SystemTime::now().duration_since(started).unwrap_or_default();
-            facts.since = facts.since.checked_sub(passed).unwrap_or(facts.since);
         }
     }
 
@@ -397,88 +416,8 @@ impl Told {
         if facts.audit.is_some() {
             let advance = facts.line_in_advance(&self.place).unwrap_or_default();
             let board = self.board.as_mut();
-            facts.board = board.and_then(|board| board.put(&advance, facts.started));
+            facts.board = board.and_then(|board| board.put(&advance, facts.started.boot));
             self.queue.say(|lost| facts.start_line(lost).unwrap_or_default(), log::takes);
         }
-    }
-}
-
-impl GatewayLoop {
-    /// Notes what is known of a new session, where somebody wants to know it.
-    pub(super) fn note_session(&mut self, key: Key, size: Size) {
-        // One that was left keeps its own.
-        let id = self.left_id(key);
-        let Some(attached) = self.sessions.get_mut(key).filter(|_| self.cx.told.keeps_facts) else {
-            return;
-        };
-        let wires = &mut attached.wires;
-        let tty = wires.master.slave_name();
-        let pid = wires.program.as_ref().map(Process::pid);
-        let new = New { pid, tty, size: Some(size) };
-        let id = id.unwrap_or_else(|| self.cx.ids.of(key));
-        self.cx.told.note(Subject::Session(key), id, &wires.client, new);
-        wires.traffic.get_or_insert_with(Box::default);
-    }
-
-    /// Its program was executed, if that was not known yet.
-    pub(super) fn has_begun(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        if std::mem::take(&mut attached.starting) != 0 {
-            self.tell_start(key);
-        }
-    }
-
-    /// A session has begun: its program was executed.
-    pub(super) fn tell_start(&mut self, key: Key) {
-        self.faults.has_begun(key);
-        self.cx.told.begun(Subject::Session(key));
-        self.begin_recording(key);
-    }
-
-    /// A session ends.
-    pub(super) fn tell_end(&mut self, key: Key) {
-        super::fault::point("told-end");
-        self.cx.seats.ended(Subject::Session(key));
-        self.inquirers.forget(Subject::Session(key));
-        // It was never seen to run, perhaps, and runs all the same.
-        self.has_begun(key);
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let session = &attached.session;
-        let why = match (session.dismissed(), attached.exit) {
-            (Some(ending), _) => Gone::of(ending),
-            (None, Some(gone)) => gone,
-            (None, None) if session.client_is_gone() => Gone::Hangup,
-            (None, None) => Gone::Lost,
-        };
-        let bytes = match session.is_handed_over() {
-            true => (None, None),
-            false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
-        };
-        let is_entrusted = session.is_handed_over() && session.kept().is_none();
-        let exit = self.cx.told.of(Subject::Session(key)).and_then(|facts| facts.exit);
-        if let Some(line) = self.last_words_of(key, why, exit) {
-            self.cx.told.say(line);
-        }
-        if let Some(last) = self.cx.told.ended(Subject::Session(key), why, bytes) {
-            let (exit, last) = (last.facts.exit, Box::new(last));
-            if let Some(last) = self.end_recording(key, exit, last) {
-                self.cx.told.tell_last(&last, None);
-            }
-        }
-        if is_entrusted {
-            self.no_longer_entrusted(key);
-        }
-    }
-
-    /// A program has ended by itself or by a signal.
-    pub(super) fn note_exit(&mut self, key: Key, exit: Exit) {
-        if let Some(attached) = self.sessions.get_mut(key) {
-            attached.exit = Some(Gone::of_exit(exit));
-        }
-        self.cx.told.program_ended(Subject::Session(key), exit);
     }
 }

@@ -1,9 +1,10 @@
 //! Bytes of a session, where somebody wants to know of them.
 
-use std::time::Instant;
+use std::rc::Rc;
 
 use super::counters;
 use crate::router::record::Recording;
+use fpty::sys::clock::BootInstant;
 
 /// What went between a session's ends, without the headers of packets.
 #[derive(Default)]
@@ -11,9 +12,9 @@ pub struct Traffic {
     input: u64,
     output: u64,
     /// When a byte last went either way.
-    last: Option<Instant>,
+    last: Option<BootInstant>,
     /// Where it is written down.
-    pub recording: Option<Recording>,
+    pub recording: Option<Rc<Recording>>,
 }
 
 impl Traffic {
@@ -21,7 +22,7 @@ impl Traffic {
     pub fn took_in(&mut self, bytes: &[u8]) {
         self.input += bytes.len() as u64;
         counters::took_in(bytes.len());
-        if let Some(recording) = &mut self.recording {
+        if let Some(recording) = &self.recording {
             recording.input(bytes);
         }
     }
@@ -39,11 +40,11 @@ impl Traffic {
 
     /// Something went either way.
     pub fn note(&mut self) {
-        self.last = Some(Instant::now());
+        self.last = Some(BootInstant::now());
     }
 
     /// When that was.
-    pub fn last(&self) -> Option<Instant> {
+    pub fn last(&self) -> Option<BootInstant> {
         self.last
     }
 }

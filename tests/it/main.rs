@@ -58,6 +58,7 @@ mod pty_server_life;
 mod pty_server_python;
 mod pty_server_scrollback;
 mod recordings;
+mod refusal_told;
 mod refused_calls;
 mod resources;
 mod rules;

@@ -8,7 +8,7 @@ use super::seats::{self, Full};
 use super::table::Key;
 use super::timers::Due;
 use super::told::{Refusal, Rejection, Said};
-use super::traffic::Sessions;
+use super::traffic::{Next, Sessions};
 use crate::config::rules::Rules;
 use fpty::proto::{Ending, Protocol};
 use fpty::sys::socket::{Stream, Transport};
@@ -104,18 +104,20 @@ impl Context {
 
 impl Sessions {
     /// A session's time is over before long.
-    pub fn limit_comes(&mut self, key: Key) {
+    pub fn limit_comes(&mut self, cx: &mut Context, key: Key) -> Next {
         if let Some(attached) = self.get_mut(key) {
             attached.session.notice(LIMIT_COMES, &mut attached.wires);
         }
+        self.settle(cx, key)
     }
 
     /// A session's time is over.
-    pub fn limit(&mut self, cx: &mut Context, key: Key) {
+    pub fn limit(&mut self, cx: &mut Context, key: Key) -> Next {
         if let Some(attached) = self.get_mut(key) {
             attached.session.dismiss(Ending::Limit, TIME_IS_OVER, &mut attached.wires);
             cx.after(LAST_WORD, Due::Dismissed(key));
         }
+        self.settle(cx, key)
     }
 }
 

@@ -266,9 +266,10 @@ impl Commands {
     }
 
     /// A command's time is over before long.
-    pub fn limit_comes(&mut self, key: Key) {
+    pub fn limit_comes(&mut self, cx: &mut Context, key: Key) {
         if let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) {
             command.notice(LIMIT_COMES, wires);
+            cx.then(Outcome::SettleCommand(key));
         }
     }
 
@@ -276,6 +277,7 @@ impl Commands {
     pub fn limit(&mut self, cx: &mut Context, key: Key) {
         self.dismiss(key, Ending::Limit, TIME_IS_OVER);
         cx.after(LAST_WORD, Due::CommandDismissed(key));
+        cx.then(Outcome::SettleCommand(key));
     }
 
     /// Looks whether a command has been idle for too long, or will have been before
@@ -303,6 +305,7 @@ impl Commands {
                 cx.after(LAST_WORD, Due::CommandDismissed(key));
             }
         }
+        cx.then(Outcome::SettleCommand(key));
     }
 
     /// A command ends, and its client is told why.
@@ -326,7 +329,8 @@ impl Commands {
             return;
         };
         if wires.client.unanswered_for().is_some_and(|silence| silence >= UNANSWERED) {
-            return command.client_left();
+            command.client_left();
+            return cx.then(Outcome::SettleCommand(key));
         }
         cx.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
     }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::GatewayLoop;
-use super::aftercare::Kind;
 use super::closing::LastWord;
 use super::doors::{Arrival, Newcomer};
 use super::fault;
 use super::listing;
 use super::recovery::Whose;
+use super::supervisor::leaders::Kind;
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Refusal, Said, Subject};

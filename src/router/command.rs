@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use super::GatewayLoop;
 use super::admission::{LIMIT_COMES, NOTICE};
-use super::aftercare::Kind;
 use super::closing::LastWord;
 use super::context::BUFFER;
 use super::doors::Newcomer;
 use super::fault;
 use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
 use super::recovery::Whose;
+use super::supervisor::leaders::Kind;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use super::told::Subject;

@@ -11,6 +11,7 @@ use super::GatewayLoop;
 use super::attach::not_executable;
 use super::closing::LastWord;
 use super::recovery::Whose;
+use super::supervisor;
 use super::table::Key;
 use super::timers::Due;
 use super::traffic::{Attached, Wires};
@@ -107,8 +108,9 @@ impl GatewayLoop {
             false => (Ending::Lost, "the gateway was ended by a signal"),
         };
         let keys: Vec<Key> = self.sessions.iter().map(|(key, _)| key).collect();
+        let is_held = supervisor::door::is_held();
         for key in keys {
-            let is_ours = |attached: &&mut Attached| !attached.session.is_handed_over();
+            let is_ours = |attached: &&mut Attached| !is_held || !attached.session.is_handed_over();
             if let Some(attached) = self.sessions.get_mut(key).filter(is_ours) {
                 if attached.session.dismissed().is_none() {
                     attached.session.dismiss(why, line, &mut attached.wires);
@@ -334,7 +336,7 @@ impl GatewayLoop {
                 self.cx.after(grace, Due::Outlived(program.pid()));
             }
         } else if let Some(program) = program.pidfd() {
-            self.end_program(program);
+            self.programs.end_program(&mut self.cx, program);
         }
     }
 
@@ -370,7 +372,8 @@ impl GatewayLoop {
         }
     }
 
-    /// The grace of what a gateway before us left is over.
+    /// The grace is over of what a gateway before us left, or of what we took up of
+    /// it.
     pub(super) fn end_left_behind(&mut self) {
         for leader in self.programs.take_left_behind() {
             log(&format!(
@@ -378,6 +381,9 @@ impl GatewayLoop {
                 leader.pid()
             ));
             self.kill(leader);
+        }
+        if let Some(wait) = self.programs.grace_lasts() {
+            self.cx.after(wait, Due::LeftBehind);
         }
     }
 

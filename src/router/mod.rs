@@ -20,8 +20,8 @@
 //! | `depart.rs` | a session ends |
 //! | `closing.rs` | connections to which the last word was said |
 //! | `programs.rs` | programs: hung up, outlived, killed, reaped |
-//! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
-//! | `last_words.rs` | what is told of a session by another process |
+//! | `memory.rs` | what gateways share |
+//! | `supervisor/` | what outlives a gateway, and who sees to it |
 //! | `left/` | sessions that can be left and found again |
 //! | `told/` | what is told of sessions: audit, counters |
 //! | `listing/` | clients that ask who is there, and end sessions |
@@ -36,7 +36,6 @@
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
 mod admission;
-pub mod aftercare;
 mod attach;
 mod behind;
 mod closing;
@@ -51,10 +50,10 @@ pub mod fuzzing;
 mod greet;
 mod handover;
 mod ids;
-mod last_words;
 mod latecomers;
 mod left;
 mod listing;
+pub mod memory;
 mod outcome;
 mod programs;
 mod quiet;
@@ -65,6 +64,7 @@ pub mod seats;
 
 pub mod siblings;
 mod stats;
+pub mod supervisor;
 mod table;
 mod timers;
 pub mod told;
@@ -87,6 +87,7 @@ use crate::uwsgi::server;
 use crate::uwsgi::sockets::Role;
 use fpty::error::{Context as _, Result};
 use fpty::proto::{Ending, Protocol};
+use fpty::sys::child::Pid;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::signal::{Signals, block, own_dispositions};
 use fpty::sys::spawn::{Program, Spawner};
@@ -99,9 +100,8 @@ use doors::{Door, Doors};
 use greet::Caller;
 use latecomers::Latecomers;
 use left::Left;
-use left::adopt::{Found, NOT_HEARD, Restored};
+use left::adopt::{NOT_HEARD, Restored};
 use left::bound::{self, Past};
-use left::record::{Held, Record};
 use listing::Inquirers;
 use outcome::Outcome;
 use programs::Programs;
@@ -110,6 +110,10 @@ use recovery::{Faults, Whose};
 use seats::Seats;
 use siblings::Siblings;
 use stats::Statistics;
+use supervisor::client::Found;
+use supervisor::leaders::Leaders;
+use supervisor::left_behind::LeftBehind;
+use supervisor::protocol::{Record, SessionFds};
 use table::{Key, Source, Table};
 use timers::Due;
 use told::{Subject, Told};
@@ -238,16 +242,19 @@ impl GatewayLoop {
                 rests: false,
             });
         }
-        let (aftercare, left_behind) =
-            aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
+        // Before anything of ours is noted down there.
+        let (ordinal, kept_too) = (gateway.ordinal(), !supervisor::door::is_held());
+        let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, kept_too);
         let (left, found) = Left::new(&config, gateway.ordinal(), &poller)
             .context("cannot keep sessions that are left")?;
         let told = Told::new(
             &config,
             gateway.ordinal(),
             doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
+            std::mem::take(&mut left_behind.lines),
         );
         let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), gateway.is_first());
+        let grace = config.hangup_grace;
         let mut router = Self {
             cx: Context::new(Made {
                 ordinal: gateway.ordinal(),
@@ -267,7 +274,7 @@ impl GatewayLoop {
             inquirers: Inquirers::default(),
             left,
             departures: Departures::default(),
-            programs: Programs::new(aftercare, left_behind),
+            programs: Programs::new(Leaders::of(ordinal), left_behind.grace(grace)),
             children,
             statistics: Statistics::new(server::stats_http()),
             recorder,
@@ -277,10 +284,8 @@ impl GatewayLoop {
         router.reach_recorder();
         router.restore(found);
         router.cx.seats.free_rest();
-        if let Some(grace) =
-            router.cx.config.hangup_grace.filter(|_| router.programs.has_left_behind())
-        {
-            router.cx.after(grace, Due::LeftBehind);
+        if let Some(wait) = router.programs.grace_lasts() {
+            router.cx.after(wait, Due::LeftBehind);
         }
         for remark in fpty::sys::what_is_missing() {
             log(&format!("forkptyrouter: {remark}"));
@@ -434,6 +439,22 @@ impl GatewayLoop {
         }
     }
 
+    /// The supervisor was killed: another one is told of all that it had.
+    fn supervisor_is_gone(&mut self) {
+        self.programs.nothing_is_entrusted();
+        self.cx.told.nothing_is_entrusted();
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        left.reconnect();
+        for key in left.keys() {
+            self.tell_store(key);
+        }
+        for key in bound::handed_over_for_good(&self.sessions) {
+            self.cx.then(Outcome::Entrust(key));
+        }
+    }
+
     fn entrust(&mut self, key: Key) {
         let command = self.command_of(Subject::Session(key));
         if let Some(left) = &mut self.left {
@@ -471,23 +492,24 @@ impl GatewayLoop {
         }
     }
 
-    fn restore_one(&mut self, record: Record, held: Held) {
+    fn restore_one(&mut self, record: Record, held: SessionFds) {
         let Some(left) = &mut self.left else {
             return;
         };
-        match left.restore(&mut self.cx, &mut self.sessions, record, held) {
+        let program = Pid::new(record.pid);
+        let restored = left.restore(&mut self.cx, &mut self.sessions, record, held);
+        if let (Restored::Alone(_) | Restored::Attached { .. }, Some(program)) =
+            (&restored, program)
+        {
+            self.programs.restored(program);
+        }
+        match restored {
             Restored::Over => {}
             Restored::Alone(key) => {
                 self.faults.made = Some(Whose::Left(key));
                 self.tell_store(key);
             }
-            Restored::Attached { entry, session, since } => {
-                self.faults.made = Some(Whose::Session(session));
-                bound::keep_seat(&mut self.cx, &self.sessions, session);
-                self.begins_again(session, since);
-                self.tell_store(entry);
-            }
-            Restored::Bound(session, past) => {
+            Restored::Attached { entry, session, past } => {
                 self.faults.made = Some(Whose::Session(session));
                 let Past { said, command, started, door, size } = *past;
                 let subject = Subject::Session(session);
@@ -498,6 +520,7 @@ impl GatewayLoop {
                 self.note_session(session, size);
                 self.cx.told.goes_on(subject, started);
                 self.goes_on(session, started);
+                self.tell_store(entry);
             }
             Restored::Ends(master, program) => self.hang_up(&master, program, Copies::Ended),
         }

@@ -6,13 +6,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::aftercare::Kind;
 use super::closing::LastWord;
 use super::context::Context;
 use super::doors::{Arrival, Newcomer};
 use super::fault;
 use super::programs::Programs;
 use super::recovery::Whose;
+use super::supervisor::leaders::Kind;
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Origin, Refusal, Rejection, Said};

@@ -15,7 +15,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::admission::{LAST_WORD, LIMIT_COMES, NOTICE, TIME_IS_OVER};
-use super::aftercare::Kind;
 use super::attach::not_executable;
 use super::closing::LastWord;
 use super::context::{BUFFER, Context};
@@ -27,6 +26,7 @@ use super::outcome::Outcome;
 use super::programs::Programs;
 use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
 use super::recovery::Whose;
+use super::supervisor::leaders::Kind;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use super::told::{Gone, Refusal, Rejection};

@@ -8,6 +8,7 @@ use super::closing::LastWord;
 use super::context::Context;
 use super::outcome::Outcome;
 use super::programs::Programs;
+use super::supervisor;
 use super::table::Key;
 use super::timers::Due;
 use super::traffic::{Attached, Next, Sessions};
@@ -157,8 +158,9 @@ impl Sessions {
     /// taken at once. Terminals that were handed over have somebody else who does.
     pub fn stop(&mut self, why: Ending, line: &str) {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
+        let is_held = supervisor::door::is_held();
         for key in keys {
-            let is_ours = |attached: &&mut Attached| !attached.session.is_handed_over();
+            let is_ours = |attached: &&mut Attached| !is_held || !attached.session.is_handed_over();
             if let Some(attached) = self.get_mut(key).filter(is_ours) {
                 if attached.session.dismissed().is_none() {
                     attached.session.dismiss(why, line, &mut attached.wires);

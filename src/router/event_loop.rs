@@ -14,9 +14,8 @@ use super::depart::Departures;
 use super::fault;
 use super::greet::{Callers, Greeted, Opened};
 use super::hang_up::Copies;
-use super::left::adopt::{Found, NOT_HEARD, Restored};
+use super::left::adopt::{NOT_HEARD, Restored};
 use super::left::bound::{self, Past};
-use super::left::record::{Held, Record};
 use super::left::{self, Left};
 use super::lifecycle::Closed;
 use super::listing::view::{One, View};
@@ -26,9 +25,11 @@ use super::programs::Programs;
 use super::record::Recorder;
 use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover, Whose};
 use super::siblings::{Asker, Siblings};
+use super::supervisor::client::Found;
+use super::supervisor::protocol::{Record, SessionFds};
 use super::table::{Key, Source};
 use super::timers::Due;
-use super::told::{Refusal, Rejection, Said, Subject};
+use super::told::{Refusal, Rejection, Subject};
 use super::traffic::{Attached, Heard, Next, Sessions};
 use super::web::Beginnings;
 use crate::session::Session;
@@ -271,7 +272,6 @@ impl GatewayLoop {
             Outcome::GoOn(rest) => cx.hear_rest(rest, &mut self.sessions, &mut self.commands),
             Outcome::Reaped(program, session, exit) => self.program_ended(program, session, exit),
             Outcome::LetGo => self.departures.let_go(cx, programs),
-            Outcome::EndProgram(program) => self.end_program(program),
             Outcome::Pending(key, size) => {
                 self.recorded(|it, cx, sessions| it.expect(cx, sessions, key, size));
             }
@@ -593,6 +593,22 @@ impl GatewayLoop {
         }
     }
 
+    /// The supervisor was killed: another one is told of all sessions.
+    pub(super) fn supervisor_is_gone(&mut self) {
+        self.programs.nothing_is_entrusted();
+        self.cx.told.nothing_is_entrusted();
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        left.reconnect();
+        for key in left.keys() {
+            self.tell_store(key);
+        }
+        for key in bound::handed_over_for_good(&self.sessions) {
+            self.cx.then(Outcome::Entrust(key));
+        }
+    }
+
     fn entrust(&mut self, key: Key) {
         let door = self.sessions.get(key).map(|attached| attached.door);
         let command = door.and_then(|door| self.cx.command_of(Subject::Session(key), door));
@@ -631,25 +647,24 @@ impl GatewayLoop {
         }
     }
 
-    fn restore_one(&mut self, record: Record, held: Held) {
+    fn restore_one(&mut self, record: Record, held: SessionFds) {
         let Some(left) = &mut self.left else {
             return;
         };
-        match left.restore(&mut self.cx, &mut self.sessions, record, held) {
+        let program = Pid::new(record.pid);
+        let restored = left.restore(&mut self.cx, &mut self.sessions, record, held);
+        if let (Restored::Alone(_) | Restored::Attached { .. }, Some(program)) =
+            (&restored, program)
+        {
+            self.programs.restored(program);
+        }
+        match restored {
             Restored::Over => {}
             Restored::Alone(key) => {
                 self.cx.faults.made = Some(Whose::Left(key));
                 self.tell_store(key);
             }
-            Restored::Attached { entry, session, since } => {
-                self.cx.faults.made = Some(Whose::Session(session));
-                bound::keep_seat(&mut self.cx, &self.sessions, session);
-                let door = self.sessions.get(session).map_or(u16::MAX, |it| it.door);
-                let origin = self.cx.told.origin(door, "extended", Said::default);
-                self.begins_again(session, origin, since);
-                self.tell_store(entry);
-            }
-            Restored::Bound(session, past) => {
+            Restored::Attached { entry, session, past } => {
                 self.cx.faults.made = Some(Whose::Session(session));
                 let Past { said, command, started, door, size } = *past;
                 let subject = Subject::Session(session);
@@ -663,6 +678,7 @@ impl GatewayLoop {
                 }
                 self.cx.told.goes_on(subject, started);
                 self.goes_on(session, started);
+                self.tell_store(entry);
             }
             Restored::Ends(master, program) => {
                 self.programs.hang_up_terminal(&mut self.cx, &master, program, Copies::Ended);

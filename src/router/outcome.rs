@@ -13,7 +13,6 @@ use super::table::Key;
 use super::told::Subject;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
-use fpty::sys::pidfd::PidFd;
 
 /// Something for the loop to do.
 pub enum Outcome {
@@ -27,8 +26,6 @@ pub enum Outcome {
     Reaped(Pid, Key, Exit),
     /// Let the next one go of those sessions that wait for it.
     LetGo,
-    /// A program that is not our child is to end.
-    EndProgram(PidFd),
     /// A session is about to begin, with a terminal of this size.
     Pending(Key, Size),
     /// A program was executed.
@@ -66,7 +63,7 @@ impl Outcome {
             Self::GoOn(rest) => rest.whose(),
             Self::Started(subject) => Whose::from(*subject),
             // Nobody finds them any more.
-            Self::LetGo | Self::EndProgram(_) | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
+            Self::LetGo | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
             Self::Recording(whose, _) => *whose,
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
             Self::End(one) => (*one).into(),

@@ -1,11 +1,15 @@
 //! Sessions of a gateway that was here before us, which was killed or whose
 //! instance was reloaded.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use super::super::context::Context;
+use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
+use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
+use super::alone::{LAST_READS, ONE_READ};
 use super::bound::Past;
-use super::record::{Held, Record};
 use super::{Alone, Entry, Left, Over, Place, Taken, Turned};
 use crate::config::record::OnError;
 use crate::session::Session;
@@ -13,7 +17,6 @@ use crate::session::keeping::Kept;
 use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
-use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
@@ -21,15 +24,13 @@ use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::{Read, Size};
 
 /// Why a session is not recorded that is older than the option.
 const NOT_RECORDED: &str = "it began before recordings did";
 
 /// Why one ends that the kernel refuses to tell of.
 pub const NOT_HEARD: &str = "the router cannot wait for it (out of memory)";
-
-/// What was found.
-pub type Found = Vec<(Record, Held)>;
 
 /// What became of one.
 #[must_use]
@@ -40,15 +41,13 @@ pub enum Restored {
     Alone(Key),
     /// It goes on, with its client.
     Attached {
-        /// Where it is known as one that can be left.
+        /// Where it is known here.
         entry: Key,
         /// The session.
         session: Key,
-        /// When it began.
-        since: Timestamp,
+        /// What it was before.
+        past: Box<Past>,
     },
-    /// The same of one that ends with its client.
-    Bound(Key, Box<Past>),
     /// It cannot go on.
     Ends(Master, Process),
 }
@@ -60,9 +59,9 @@ impl Left {
         cx: &mut Context,
         sessions: &mut Sessions,
         record: Record,
-        held: Held,
+        held: SessionFds,
     ) -> Restored {
-        let restored = match record.bound.is_some() {
+        let restored = match record.bound {
             true => self.restore_bound(cx, sessions, record, held),
             false => self.restore_one(cx, sessions, record, held),
         };
@@ -79,10 +78,11 @@ impl Left {
         cx: &mut Context,
         sessions: &mut Sessions,
         record: Record,
-        held: Held,
+        held: SessionFds,
     ) -> Option<Restored> {
+        let past = Past::of(&record);
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
-        let Record { ended, command, turned, shared, .. } = record;
+        let Record { ended, command, turned, shared, mut last, .. } = record;
         let door = cx.doors.named(&door);
         let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
@@ -90,9 +90,14 @@ impl Left {
             command,
             ..entry(id.clone(), name, uid, door, pid, program, since, place, turned)
         };
-        let Held { master, program, ring, client } = held;
-        let ring = ring?;
+        let SessionFds { master, program, ring, client } = held;
+        let mut ring = ring?;
         if let Some((ended, at)) = ended {
+            // It ended while there was no gateway.
+            let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
+            if let Some(whole) = terminal.and_then(|terminal| with_the_rest(cx, &ring, terminal)) {
+                ring = whole;
+            }
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let program = PidFd::reopened(pid, ring.try_clone().ok()?);
             let place = Place::Over(Over { ring, ended, at: at.into() });
@@ -114,6 +119,7 @@ impl Left {
             Ok(door) => door,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
+                last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
                 self.store.is_over(id);
                 return Some(Restored::Ends(master, Process::held(program)));
             }
@@ -124,6 +130,8 @@ impl Left {
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
+            // That its client was lost was told by nobody.
+            last.take(Gone::Hangup, None).into_iter().for_each(|line| cx.told.say(line));
             let since_left = at.map_or_else(Timestamp::now, Timestamp::from);
             let alone = Alone { master, remains, since: since_left, closed: None };
             let place = Place::Alone(Box::new(alone));
@@ -148,7 +156,8 @@ impl Left {
         let attached = sessions.get_mut(session)?;
         // The one before may have been killed before it said so.
         attached.session.say_go(&mut attached.wires);
-        Some(Restored::Attached { entry: key, session, since })
+        let past = Past { door, size, ..past };
+        Some(Restored::Attached { entry: key, session, past: Box::new(past) })
     }
 
     /// Waits for the terminal of one that has no client, and for the end of its
@@ -174,6 +183,20 @@ impl Left {
         };
         Some(Restored::Ends(alone.master, Process::held(entry.program)))
     }
+}
+
+/// What is left of an ended program, with what nobody has read of its terminal.
+fn with_the_rest(cx: &mut Context, ring: &OwnedFd, terminal: Master) -> Option<OwnedFd> {
+    let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
+    let _armed = terminal.arm();
+    let buffer = &mut cx.buffer[..ONE_READ];
+    for _ in 0..LAST_READS {
+        match terminal.read(buffer) {
+            Read::Bytes(count) => remains.keep(&buffer[..count]),
+            Read::Blocked | Read::End | Read::Gone => break,
+        }
+    }
+    remains.as_fd().try_clone_to_owned().ok()
 }
 
 /// Why a session of a gateway before us cannot go on where sessions are

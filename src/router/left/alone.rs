@@ -8,17 +8,14 @@ use super::super::GatewayLoop;
 use super::super::fault;
 use super::super::handover::HELD_UP;
 use super::super::hang_up::Copies;
-use super::super::outcome::Outcome;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
-use super::bound::handed_over_for_good;
-use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON};
+use super::{Alone, Entry, LOOK, Left, Over, Place, SOON};
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Read;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 
@@ -58,7 +55,7 @@ impl GatewayLoop {
                 Source::Terminal(entry) => router.read_alone(entry, READS),
                 Source::Caller(entry) => router.adopted_is_over(entry),
                 Source::Client(watcher) => router.watcher_ready(watcher, ready),
-                Source::Children => router.store_is_gone(),
+                Source::Children => router.supervisor_is_gone(),
                 _ => {}
             });
         }
@@ -229,41 +226,6 @@ impl GatewayLoop {
                 self.session_ended(session, ended);
             }
             Place::Alone(_) | Place::Over(_) => self.alone_over(key, ended),
-        }
-    }
-
-    /// Kills what was told to end and has not; when to look again.
-    pub(super) fn end_doomed(&mut self) -> Option<Duration> {
-        let left = self.left.as_mut()?;
-        left.doomed.retain(|(_, program)| !program.has_ended());
-        let now = Instant::now();
-        let (due, rest): (Vec<_>, Vec<(Instant, PidFd)>) =
-            left.doomed.drain(..).partition(|(at, _)| now >= *at);
-        let waits = !rest.is_empty();
-        left.doomed = rest;
-        for (_, program) in due {
-            self.programs.kill_session(&mut self.cx, program.into());
-        }
-        waits.then_some(RARELY)
-    }
-
-    /// What keeps sessions was killed: another one is told of them.
-    fn store_is_gone(&mut self) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        if let Some(stream) = left.store.stream() {
-            let _ = left.poller.remove(stream.as_fd());
-        }
-        // We have what it might have of ours.
-        let _ = left.store.connect();
-        left.hear_store();
-        let keys: Vec<Key> = left.entries.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            self.tell_store(key);
-        }
-        for key in handed_over_for_good(&self.sessions) {
-            self.cx.then(Outcome::Entrust(key));
         }
     }
 }

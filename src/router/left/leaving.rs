@@ -1,7 +1,6 @@
 //! A client leaves a session, or is lost: the session goes on.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
@@ -356,22 +355,11 @@ impl GatewayLoop {
             let Entry { program, adopted, place, .. } = *entry;
             // Of ours nobody has the programs any more: see hang_up_orphans.
             if adopted {
-                self.end_program(program);
+                self.programs.end_program(&mut self.cx, program);
             }
             if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = place {
                 self.refuse_waiting(*waiting);
             }
-        }
-    }
-
-    /// A program that is not our child is to end.
-    pub(in crate::router) fn end_program(&mut self, program: PidFd) {
-        program.signal(libc::SIGHUP);
-        program.signal(libc::SIGCONT);
-        let grace = self.cx.config.hangup_grace;
-        if let (Some(left), Some(grace)) = (&mut self.left, grace) {
-            left.doomed.push((Instant::now() + grace, program));
-            self.look_at_left(grace.min(RARELY));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::record::Record;
 use crate::uwsgi::proof::{self, Token};
-use crate::uwsgi::{inherited, kept, log::log};
+use crate::uwsgi::{exec_handoff, inherited, log::log};
 use fpty::error::{Context, Result};
 use fpty::sys::Written;
 use fpty::sys::folder::Folder;
@@ -42,7 +42,8 @@ fn door() -> MutexGuard<'static, Option<Door>> {
 /// # Errors
 /// A folder cannot be used: the line for the operator.
 pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
-    let before = kept::take(NAME).and_then(|(fd, note)| Door::of(fd, &note));
+    let before = exec_handoff::take(NAME);
+    let before = before.and_then(|(fds, note)| Door::of(fds.into_iter().next()?, &note));
     let mut folders = Vec::new();
     for folder in records.filter_map(|record| record.folder) {
         let path = absolute(&folder)?;
@@ -102,7 +103,7 @@ pub fn keep() {
             note.push("\n");
             note.push(folder);
         }
-        kept::keep(NAME, door.stream.as_fd(), &note);
+        exec_handoff::keep(NAME, &[door.stream.as_fd()], &note);
     }
 }
 

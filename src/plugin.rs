@@ -291,9 +291,19 @@ unsafe extern "C" fn router_end() {
 /// Runs the client, or binds the sockets of the shared terminal.
 unsafe extern "C" fn pty_init() -> c_int {
     let config = locked(&PTY).clone();
-    if let Some(client) = config.client() {
-        let status = guard("the pty client", fpty::client::LOST, || fpty::client::run(&client));
-        server::exit(status);
+    match config.client() {
+        Ok(None) => {}
+        Ok(Some(client)) => {
+            let status = guard("the pty client", fpty::client::LOST, || match config.question() {
+                Some(question) => fpty::client::listing::run(&client, &question),
+                None => fpty::client::run(&client),
+            });
+            server::exit(status);
+        }
+        Err(error) => {
+            log(&format!("pty: {error}"));
+            server::exit(1);
+        }
     }
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
         crate::pty_server::bind(&config.server)?;

@@ -45,6 +45,7 @@ mod pty_client_jobs;
 mod pty_client_keys;
 mod pty_client_output;
 mod pty_client_pipe;
+mod pty_client_sessions;
 mod pty_client_smoke;
 mod pty_client_start;
 mod pty_client_status;

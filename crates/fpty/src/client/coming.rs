@@ -327,7 +327,10 @@ impl Session<'_> {
 
     #[cfg(not(feature = "paint"))]
     fn show_again(&mut self, past: Past, output: Vec<u8>) -> Modes {
-        past.after(&output)
+        let rows = pty::size_of_ours().map_or(past.size.0, |size| size.rows);
+        let (bytes, modes) = super::replay::replay(past, &output, rows);
+        self.show(&bytes);
+        modes
     }
 
     /// Gives our terminal back as it was, where it is known what is on in it:

@@ -20,13 +20,14 @@
 //! | `reconnect.rs` | a connection that broke is taken up again |
 //! | `pastes.rs` | pastes, which somebody else may have to end |
 //! | `painting.rs` | its screen, as it was |
+//! | `replay.rs` | about that, where no terminal emulator is part of the program |
 //! | `ending_line.rs` | whether the output ended within a line |
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
 mod coming;
 mod command;
 mod ending_line;
-mod escape;
+pub mod escape;
 pub mod hearing;
 pub mod listing;
 mod obeying;
@@ -37,6 +38,8 @@ mod outputs;
 pub mod painting;
 mod pastes;
 mod reconnect;
+#[cfg(any(test, not(feature = "paint")))]
+mod replay;
 pub mod request;
 mod session;
 mod stopping;

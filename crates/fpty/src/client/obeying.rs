@@ -174,8 +174,9 @@ impl Session<'_> {
                 let asked = reconnect::asked_for(&self.config.which, &self.again);
                 let secret = asked.as_ref().and_then(|(_, secret)| secret.as_ref());
                 coming::introduce(self.config, can_leave, self.again.is_awaited(), &mut more);
-                if let Some(secret) = secret {
-                    more.push((proto::variables::SECRET, secret.bytes()));
+                let secret = secret.map_or(&[][..], |secret| secret.bytes());
+                if can_leave || !secret.is_empty() {
+                    more.push((proto::variables::SECRET, secret));
                 }
                 let mut packets = introduction(self.config, &more);
                 match asked {

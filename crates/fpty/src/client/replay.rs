@@ -45,7 +45,7 @@ mod tests {
         let seen = Seen::received(ring).expect("a ring").output(None);
         let (past, output) = seen.expect("output");
         let (bytes, _) = replay(past, &output, 24);
-        let mut parser = vt100::Parser::new(24, 80, 1000);
+        let mut parser = vt100::Parser::new(24.try_into().unwrap(), 80.try_into().unwrap(), 1000);
         parser.process(b"mine\r\n");
         parser.process(&bytes);
         (parser, bytes)

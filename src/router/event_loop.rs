@@ -330,6 +330,7 @@ impl GatewayLoop {
             Outcome::Answered(Asker::Inquirer(key), answer) => {
                 self.inquirers.answered(cx, key, answer.as_deref());
             }
+            Outcome::ReadOn(entry) => self.alone_goes_on(entry),
             Outcome::Recording(_, news) => {
                 self.recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
             }
@@ -474,12 +475,8 @@ impl GatewayLoop {
             session.notice(&line, wires);
         }
         let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
-        let is_recorded = wires.is_recorded();
-        if is_named && (wish.is_none() || is_recorded) {
-            let line = match is_recorded {
-                true => "the session has no name: it is recorded, and cannot be left",
-                false => "the session has no name: it cannot be left (forkptyrouter-detach)",
-            };
+        if is_named && wish.is_none() {
+            let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
             session.notice(line, wires);
         }
         fault::point("opened");
@@ -594,9 +591,9 @@ impl GatewayLoop {
     fn closed(&mut self, closed: Closed) {
         let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
         match (&mut self.recorder, last) {
-            (Some(recorder), Some(last)) => recorder.end(&mut self.cx, recording, last),
+            (Some(recorder), last) => recorder.end(&mut self.cx, recording, exit, last),
             (None, Some(last)) => self.cx.told.tell_last(&last, None),
-            (_, None) => {}
+            (None, None) => {}
         }
         let Subject::Session(key) = subject else { return };
         if let Some(left) = &mut self.left {
@@ -685,7 +682,8 @@ impl GatewayLoop {
         let Some(left) = &mut self.left else {
             return;
         };
-        match left.restore(&mut self.cx, &mut self.sessions, record, held) {
+        let recorder = self.recorder.as_deref_mut();
+        match left.restore(&mut self.cx, &mut self.sessions, recorder, (record, held)) {
             Restored::Over => {}
             Restored::Alone(key) => {
                 self.cx.faults.made = Some(Whose::Left(key));
@@ -863,7 +861,7 @@ impl Recover for GatewayLoop {
         let waiting = self.left.iter().flat_map(|left| left.waiting_seats());
         self.cx.seats.retain(exists, self.callers.seats().chain(waiting));
         if let Some(recorder) = &mut self.recorder {
-            recorder.retain(|key| sessions.has(key));
+            recorder.retain();
         }
         self.hang_up_orphans();
     }

@@ -99,7 +99,9 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         gateway.ordinal(),
         doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
     );
-    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), gateway.is_first());
+    // There are a few.
+    let number = (u32::try_from(gateway.ordinal()).unwrap_or(0), config.processes);
+    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), number);
     let mut router = GatewayLoop {
         cx: Context::new(Made {
             ordinal: gateway.ordinal(),
@@ -123,10 +125,10 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         recorder,
         siblings: Siblings::of(gateway.ordinal()),
     };
-    if let Some(recorder) = &mut router.recorder {
-        recorder.reach(&mut router.cx);
-    }
     router.restore(found);
+    if let Some(recorder) = &mut router.recorder {
+        recorder.took_up(&mut router.cx);
+    }
     router.cx.seats.free_rest();
     if let Some(grace) = router.cx.config.hangup_grace.filter(|_| router.programs.has_left_behind())
     {

@@ -2,6 +2,8 @@
 //! instance was reloaded.
 
 use super::super::context::Context;
+use super::super::record::Recorder;
+use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::bound::Past;
@@ -59,12 +61,12 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        record: Record,
-        held: Held,
+        recorder: Option<&mut Recorder>,
+        (record, held): (Record, Held),
     ) -> Restored {
         let restored = match record.bound.is_some() {
             true => self.restore_bound(cx, sessions, record, held),
-            false => self.restore_one(cx, sessions, record, held),
+            false => self.restore_one(cx, sessions, recorder, (record, held)),
         };
         restored.unwrap_or(Restored::Over)
     }
@@ -78,11 +80,11 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        record: Record,
-        held: Held,
+        recorder: Option<&mut Recorder>,
+        (record, held): (Record, Held),
     ) -> Option<Restored> {
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
-        let Record { ended, command, turned, shared, .. } = record;
+        let Record { ended, command, turned, shared, recording, .. } = record;
         let door = cx.doors.named(&door);
         let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
@@ -106,12 +108,17 @@ impl Left {
             |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
         // Nobody could come to it any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
-        let door = match door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why)) {
-            Ok(door) => not_recorded(cx, door, &id).map_or(Ok(door), Err),
-            Err(why) => Err(why),
-        };
-        let door = match door {
-            Ok(door) => door,
+        let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
+        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let goes_on = door.and_then(|door| {
+            let recording = match (recording, recorder) {
+                (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
+                _ => not_recorded(cx, door, &id).map_or(Ok(None), Err)?,
+            };
+            Ok((door, recording))
+        });
+        let (door, recording) = match goes_on {
+            Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
                 self.store.is_over(id);
@@ -119,13 +126,12 @@ impl Left {
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
-        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let remains = Remains::go_on(ring).ok();
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
             let since_left = at.map_or_else(Timestamp::now, Timestamp::from);
-            let alone = Alone { master, remains, since: since_left, closed: None };
+            let alone = Alone { master, remains, since: since_left, closed: None, recording };
             let place = Place::Alone(Box::new(alone));
             // Its client was lost with the one before us: that is now.
             let turned = if at.is_some() { turned } else { 0 };
@@ -138,7 +144,8 @@ impl Left {
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
         let process = Process::held(program.try_clone().ok()?);
-        let wires = Wires::new(client, master, Some(process));
+        let mut wires = Wires::new(client, master, Some(process));
+        wires.is_recorded_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let taken = Taken { session, uid: who, since: since_then.into(), until: None, next: None };
         let place = Place::Attached(taken);
@@ -161,6 +168,9 @@ impl Left {
         let Place::Alone(alone) = &entry.place else {
             return heard.is_ok();
         };
+        if let Some(recording) = &alone.recording {
+            recording.belongs_to(Whose::Left(key));
+        }
         let token = Source::Terminal(key).token();
         heard.and_then(|()| self.poller.add(&alone.master, token, Interest::READ)).is_ok()
     }

@@ -35,11 +35,13 @@ mod watch;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
 use super::context::Context;
 use super::fault;
+use super::record::Recording;
 use super::recovery::Whose;
 use super::seats::Seat;
 use super::table::{Key, Source, Table};
@@ -164,6 +166,8 @@ struct Alone {
     since: Timestamp,
     /// The terminal is closed; it is looked at again then.
     closed: Option<Instant>,
+    /// Where it is recorded.
+    recording: Option<Rc<Recording>>,
 }
 
 /// What is left of an ended session.
@@ -331,6 +335,7 @@ impl Entry {
             ended,
             command: self.command.as_deref().map(str::to_owned),
             bound: None,
+            recording: None,
             turned: self.turned.at.as_nanos(),
             shared: true,
         }
@@ -361,6 +366,7 @@ impl GatewayLoop {
         let told = match &found.place {
             Place::Alone(alone) => {
                 record.shared = alone.master.is_shared();
+                record.recording = alone.recording.as_ref().map(|recording| recording.kept());
                 let held: [(u8, &dyn AsFd); 3] =
                     [(b'm', &alone.master), (b'p', program), (b'r', &alone.remains)];
                 left.store.tell(&record, &held)
@@ -375,6 +381,7 @@ impl GatewayLoop {
                 };
                 let wires = &attached.wires;
                 record.shared = wires.master.is_shared() || !kept.relays;
+                record.recording = wires.recording().map(|recording| recording.kept());
                 let mut held: Vec<(u8, &dyn AsFd)> =
                     vec![(b'm', &wires.master), (b'p', program), (b'r', &kept.remains)];
                 // One that is relayed would miss what was on its way.

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use crate::router::last_words::LastWords;
+use crate::router::record::Kept;
 use crate::uwsgi::proof::{self, Token};
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::socket::Stream;
@@ -44,6 +45,9 @@ pub struct Record {
     /// What runs, where that is known.
     #[serde(default)]
     pub command: Option<String>,
+    /// Its recording, where it has one.
+    #[serde(default)]
+    pub recording: Option<Kept>,
     /// It cannot be left: what is known of one that was handed over for good.
     #[serde(default)]
     pub bound: Option<Bound>,

@@ -184,6 +184,7 @@ impl Pty {
             which: Which::New,
             steal: false,
             read_only: false,
+            reconnects: true,
             environment: Vec::new(),
             // The server ignores these when it starts.
             heeds: &[Signal::SIGHUP, Signal::SIGTERM],

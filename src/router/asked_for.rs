@@ -17,6 +17,13 @@ impl AskedFor {
         }
     }
 
+    /// A session keeps its command when its client leaves, or comes back.
+    pub fn moves(&mut self, from: Subject, to: Subject) {
+        if let Some(command) = self.0.remove(&from) {
+            self.0.insert(to, command);
+        }
+    }
+
     /// A session is over.
     pub fn forget(&mut self, subject: Subject) {
         if !self.0.is_empty() {

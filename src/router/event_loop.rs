@@ -29,7 +29,7 @@ use super::siblings::{Asker, Siblings};
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Refusal, Rejection, Said, Subject};
-use super::traffic::{Heard, Next, Sessions};
+use super::traffic::{Attached, Heard, Next, Sessions};
 use super::web::Beginnings;
 use crate::session::Session;
 use crate::uwsgi::gateway::Gateway;
@@ -43,11 +43,6 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Ready;
 use fpty::sys::signal::Signals;
 use fpty::sys::socket::{Stream, Transport};
-
-/// How often a log that takes nothing is tried again.
-const LOG_AGAIN: Duration = Duration::from_millis(100);
-/// And one that somebody reads.
-const LOG_SOON: Duration = Duration::from_millis(2);
 
 /// What the client of a session is told that was ended at somebody's wish, and how
 /// long it may take to hear that.
@@ -113,7 +108,7 @@ pub fn run(gateway: &Gateway, router: GatewayLoop) -> Result<()> {
             fault::point("turn");
             router.departures.part(&mut router.cx, count);
             router.recorded(|recorder, cx, _| recorder.pass_on(cx));
-            router.try_the_log_again(false);
+            router.cx.try_the_log_again(false);
         });
         router.follow();
         router.cx.ends(now, streams);
@@ -200,86 +195,60 @@ impl GatewayLoop {
         }
         let (cx, sessions, programs) = (&mut self.cx, &mut self.sessions, &mut self.programs);
         let next = match due {
-            Due::Idle(key) => Some((key, sessions.idle(cx, key, false))),
-            Due::IdleSoon(key) => Some((key, sessions.idle(cx, key, true))),
-            Due::EndOfInput(key) => Some((key, sessions.end_of_input(cx, key))),
-            Due::Unheard(key) => Some((key, sessions.unheard(cx, key))),
-            Due::Unanswered(key) => Some((key, sessions.unanswered(cx, key))),
-            Due::Reopened(key) => Some((key, sessions.reopened(cx, key))),
-            Due::First(key) => Some((key, self.beginnings.give(sessions, cx, key))),
-            Due::LimitSoon(key) => {
-                sessions.limit_comes(key);
-                Some((key, sessions.settle(cx, key)))
-            }
-            Due::Limit(key) => {
-                sessions.limit(cx, key);
-                Some((key, sessions.settle(cx, key)))
-            }
-            _ => None,
-        };
-        if let Some((key, next)) = next {
-            return self.go_on(key, next);
-        }
-        match due {
+            Due::Idle(key) => sessions.idle(cx, key, false),
+            Due::IdleSoon(key) => sessions.idle(cx, key, true),
+            Due::EndOfInput(key) => sessions.end_of_input(cx, key),
+            Due::Unheard(key) => sessions.unheard(cx, key),
+            Due::Unanswered(key) => sessions.unanswered(cx, key),
+            Due::Reopened(key) => sessions.reopened(cx, key),
+            Due::First(key) => self.beginnings.give(sessions, cx, key),
+            Due::LimitSoon(key) => sessions.limit_comes(cx, key),
+            Due::Limit(key) => sessions.limit(cx, key),
             Due::Drained(key) => sessions.drained(cx, key),
-            Due::Dismissed(key) => sessions.abandon(cx, programs, key),
             Due::Executed(key) => sessions.look_for_execution(cx, key),
-            Due::Offer(key) => sessions.offer(cx, key),
-            Due::Keeper(key) => self.entrust(key),
+            Due::Dismissed(_) => Next::Abandon,
+            Due::Offer(key) => return sessions.offer(cx, key),
+            Due::Keeper(key) => return self.entrust(key),
             Due::Silent(key) => {
                 let greeted = self.callers.silent(cx, key);
-                self.greeted(greeted);
+                return self.greeted(greeted);
             }
-            Due::CommandExecuted(key) => self.commands.look_for_execution(cx, key),
-            Due::CommandUnanswered(key) => {
-                self.commands.unanswered(cx, key);
-                self.commands.settle(cx, programs, key);
-            }
-            Due::CommandDismissed(key) => self.commands.abandon(cx, programs, key),
-            Due::CommandLimitSoon(key) => {
-                self.commands.limit_comes(key);
-                self.commands.settle(cx, programs, key);
-            }
-            Due::CommandLimit(key) => {
-                self.commands.dismiss(key, Ending::Limit, super::admission::TIME_IS_OVER);
-                self.commands.settle(cx, programs, key);
-            }
-            Due::Closing => cx.look_after_closing(),
-            Due::Reap => programs.reap_all(cx),
+            Due::CommandExecuted(key) => return self.commands.look_for_execution(cx, key),
+            Due::CommandUnanswered(key) => return self.commands.unanswered(cx, key),
+            Due::CommandDismissed(key) => return self.commands.abandon(cx, programs, key),
+            Due::CommandLimitSoon(key) => return self.commands.limit_comes(cx, key),
+            Due::CommandLimit(key) => return self.commands.limit(cx, key),
+            Due::CommandIdle(key) => return self.commands.idle(cx, key, false),
+            Due::CommandIdleSoon(key) => return self.commands.idle(cx, key, true),
+            Due::Closing => return cx.look_after_closing(),
+            Due::Reap => return programs.reap_all(cx),
             Due::Tidy => {
                 cx.tidy_is_due = false;
-                cx.tidy_up();
+                return cx.tidy_up();
             }
             Due::Log => {
                 cx.log_is_due = false;
                 log::flush();
                 let took_some = cx.told.flush();
-                self.try_the_log_again(took_some);
+                return cx.try_the_log_again(took_some);
             }
             Due::Inquirer(key) => {
                 let view = View::of(sessions, &self.commands, self.left.as_deref());
-                self.inquirers.hurry(cx, &mut self.siblings, view, key);
+                return self.inquirers.hurry(cx, &mut self.siblings, view, key);
             }
-            Due::Answer(number) => self.siblings.unanswered(cx, number),
-            Due::Recording => self.recorded(|it, _, _| it.wake()),
-            Due::Recorder => self.recorded(|it, cx, _| it.look(cx)),
-            Due::Outlived(pid) => programs.outlived(cx, pid),
-            Due::Kill => programs.kill_outlived(cx),
-            Due::TerminalUsers => programs.kill_terminal_users(cx),
-            Due::LeftBehind => programs.end_left_behind(cx),
-            Due::Accept => cx.doors.open(&cx.poller),
-            Due::Left => self.look_after_left(),
-            Due::Door(door) => cx.doors.wake(door, &cx.poller),
-            // Above.
-            Due::Idle(_)
-            | Due::IdleSoon(_)
-            | Due::EndOfInput(_)
-            | Due::Unheard(_)
-            | Due::Unanswered(_)
-            | Due::Reopened(_)
-            | Due::First(_)
-            | Due::LimitSoon(_)
-            | Due::Limit(_) => {}
+            Due::Answer(number) => return self.siblings.unanswered(cx, number),
+            Due::Recording => return self.recorded(|it, _, _| it.wake()),
+            Due::Recorder => return self.recorded(|it, cx, _| it.look(cx)),
+            Due::Outlived(pid) => return programs.outlived(cx, pid),
+            Due::Kill => return programs.kill_outlived(cx),
+            Due::TerminalUsers => return programs.kill_terminal_users(cx),
+            Due::LeftBehind => return programs.end_left_behind(cx),
+            Due::Accept => return cx.doors.open(&cx.poller),
+            Due::Left => return self.look_after_left(),
+            Due::Door(door) => return cx.doors.wake(door, &cx.poller),
+        };
+        if let Some(key) = due.session() {
+            self.go_on(key, next);
         }
     }
 
@@ -309,7 +278,7 @@ impl GatewayLoop {
             Outcome::Started(Subject::Session(key)) => {
                 self.recorded(|it, cx, sessions| it.begin(cx, sessions, key));
             }
-            Outcome::Started(Subject::Command(_)) => {}
+            Outcome::Started(Subject::Command(_) | Subject::Left(_)) => {}
             Outcome::NeverWas(subject, recording) => {
                 if let Some(recording) = recording {
                     self.recorded(|it, _, _| it.forget(&recording));
@@ -439,41 +408,22 @@ impl GatewayLoop {
 
     fn open_session(&mut self, opened: Opened) {
         let Opened { newcomer, mut opening, ended, .. } = opened;
-        let Some(rules) = self.cx.doors.door(newcomer.door).map(|place| place.rules.clone()) else {
-            return;
-        };
-        let shown = opening.request.shown();
-        let granted = self.cx.granted(newcomer.door, std::mem::take(&mut opening.request));
-        let program = match granted {
-            Ok(program) => program,
+        let plan = match self.cx.plan(newcomer.door, &mut opening) {
+            Ok(plan) => plan,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
         let wish = match self.may_leave(&newcomer, &opening) {
             Ok(wish) => wish,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
-        let size = opening.size(rules.size());
-        let environment = rules.environment_of(&opening.variables);
-        let session = Session::opened(&mut opening, size);
-        let plan = Plan { session, program, size, environment, shown };
+        let size = plan.size;
         let Some(key) = self.attach(newcomer, plan) else {
             return;
         };
-        let Some(attached) = self.sessions.get_mut(key) else {
+        self.sessions.hear_opening(&mut self.cx, key, &opening, ended);
+        let Some(Attached { session, wires, .. }) = self.sessions.get_mut(key) else {
             return;
         };
-        let (session, wires) = (&mut attached.session, &mut attached.wires);
-        session.early_input(&opening.input, wires);
-        if !self.cx.input.is_empty() {
-            fault::strike("input", || &self.cx.input);
-            self.cx.hear(key, session, wires);
-        }
-        if ended {
-            session.client_ended();
-        }
-        if let Some(line) = opening.variables.remark() {
-            session.notice(&line, wires);
-        }
         let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
         if is_named && wish.is_none() {
             let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
@@ -630,7 +580,7 @@ impl GatewayLoop {
                 self.cx.after(LAST_WORD, Due::CommandDismissed(key));
                 self.commands.settle(&mut self.cx, &mut self.programs, key);
             }
-            One::Left(key) => self.end_left(key),
+            One::Left(key) | One::Here(Subject::Left(key)) => self.end_left(key),
         }
     }
 
@@ -727,18 +677,10 @@ impl GatewayLoop {
         let rules = self.cx.doors.rules(attached.door);
         let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
         if let Some(timeout) = timeout {
-            self.cx.watch_idleness(session, timeout);
+            self.sessions.watch_idleness(&mut self.cx, session, timeout);
         }
         if let Some(limit) = limit {
             self.cx.limit_time(session, limit.saturating_sub(started.elapsed()));
-        }
-    }
-
-    /// Where lines wait for the log, they are written before long.
-    fn try_the_log_again(&mut self, somebody_reads: bool) {
-        if (log::has_more() || self.cx.told.waits()) && !self.cx.log_is_due {
-            self.cx.log_is_due = true;
-            self.cx.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
         }
     }
 
@@ -757,6 +699,8 @@ impl GatewayLoop {
             Due::CommandUnanswered(key)
             | Due::CommandExecuted(key)
             | Due::CommandLimitSoon(key)
+            | Due::CommandIdle(key)
+            | Due::CommandIdleSoon(key)
             | Due::CommandLimit(key) => commands.has(key),
             _ => due.session().is_none_or(|key| sessions.has(key)),
         });
@@ -770,6 +714,7 @@ impl GatewayLoop {
     fn exists(&self, subject: Subject) -> bool {
         match subject {
             Subject::Session(key) => self.sessions.has(key),
+            Subject::Left(key) => self.left.as_ref().is_some_and(|left| left.has_entry(key)),
             Subject::Command(key) => self.commands.has(key),
         }
     }
@@ -852,9 +797,10 @@ impl Recover for GatewayLoop {
         for subject in gone {
             self.cx.lost(subject);
         }
-        let (sessions, commands) = (&self.sessions, &self.commands);
+        let (sessions, commands, left) = (&self.sessions, &self.commands, &self.left);
         let exists = |subject: Subject| match subject {
             Subject::Session(key) => sessions.has(key),
+            Subject::Left(key) => left.as_ref().is_some_and(|left| left.has_entry(key)),
             Subject::Command(key) => commands.has(key),
         };
         self.cx.asked_for.retain(exists);

@@ -17,6 +17,7 @@
 //! | `handover.rs` | the terminal itself is given to a client |
 //! | `behind.rs` | clients that ask for more than one turn has time for |
 //! | `traffic.rs` | bytes between a client and its terminal |
+//! | `idle.rs` | when what is idle is told, and ends |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
 //! | `depart.rs` | a session ends |
@@ -57,6 +58,7 @@ pub mod fuzzing;
 mod greet;
 mod handover;
 mod hang_up;
+mod idle;
 mod ids;
 mod last_words;
 mod latecomers;

@@ -66,6 +66,7 @@ impl From<Subject> for Whose {
     fn from(subject: Subject) -> Self {
         match subject {
             Subject::Session(key) => Self::Session(key),
+            Subject::Left(key) => Self::Left(key),
             Subject::Command(key) => Self::Command(key),
         }
     }
@@ -97,6 +98,8 @@ impl Due {
             | Self::CommandExecuted(key)
             | Self::CommandDismissed(key)
             | Self::CommandLimitSoon(key)
+            | Self::CommandIdle(key)
+            | Self::CommandIdleSoon(key)
             | Self::CommandLimit(key) => Whose::Command(key),
             Self::Silent(key) => Whose::Caller(key),
             Self::Inquirer(key) => Whose::Inquirer(key),

@@ -190,6 +190,15 @@ impl Seats {
         }
     }
 
+    /// A session keeps its seat when its client leaves, or comes back.
+    pub fn moves(&mut self, from: Subject, to: Subject) {
+        if !self.taken.is_empty() {
+            if let Some(seat) = self.taken.remove(&from) {
+                self.taken.insert(to, seat);
+            }
+        }
+    }
+
     /// After a panic: only those of sessions that there are, and these, are
     /// taken.
     pub fn retain<'a>(

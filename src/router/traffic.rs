@@ -241,9 +241,6 @@ impl Sessions {
         let Some(attached) = self.get_mut(key) else {
             return Heard::Nobody;
         };
-        if cx.keeps_time {
-            attached.note_traffic();
-        }
         let Attached { session, wires, last_input, .. } = attached;
         let _armed = wires.master.arm();
         if ready.write {
@@ -287,9 +284,6 @@ impl Sessions {
         let Some(attached) = self.get_mut(key) else {
             return;
         };
-        if cx.keeps_time {
-            attached.note_traffic();
-        }
         let armed = attached.wires.master.arm();
         if ready.write {
             attached.session.terminal_writable(&mut attached.wires);
@@ -459,10 +453,6 @@ impl Attached {
     /// Whether its program has shown something.
     pub(super) fn has_shown(&self) -> bool {
         self.last_output > 0
-    }
-
-    fn note_traffic(&mut self) {
-        self.wires.traffic.get_or_insert_with(Box::default).note();
     }
 
     fn watch_client(&mut self, key: table::Key, wanted: Interest, poller: &Poller) {

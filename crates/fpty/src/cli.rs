@@ -172,6 +172,7 @@ impl Arguments {
             which,
             steal: self.which.steal,
             read_only: self.which.read_only,
+            reconnects: !self.which.no_reconnect,
             environment: self.environment.into_iter().filter_map(set).collect(),
             heeds: &[],
         })

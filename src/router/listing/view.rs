@@ -98,7 +98,9 @@ impl<'a> View<'a> {
     /// nobody knows.
     pub fn user_of(self, one: One) -> Option<Option<u32>> {
         let client = match one {
-            One::Left(key) => return Some(Some(self.left?.alone_or_over(key)?.uid)),
+            One::Left(key) | One::Here(Subject::Left(key)) => {
+                return Some(Some(self.left?.alone_or_over(key)?.uid));
+            }
             One::Here(Subject::Session(key)) => {
                 let attached = self.sessions.get(key)?;
                 // Not one whose program may yet turn out not to be executable.
@@ -121,7 +123,7 @@ impl<'a> View<'a> {
         match one {
             One::Here(Subject::Session(key)) => self.left_session(key),
             One::Here(Subject::Command(_)) => None,
-            One::Left(key) => self.left?.alone_or_over(key),
+            One::Left(key) | One::Here(Subject::Left(key)) => self.left?.alone_or_over(key),
         }
     }
 
@@ -140,7 +142,7 @@ impl<'a> View<'a> {
             (Some(left), _) => left.id.to_owned(),
             (None, One::Here(Subject::Session(key))) => cx.ids.of(key),
             (None, One::Here(Subject::Command(key))) => cx.ids.of(("command", key)),
-            (None, One::Left(_)) => String::new(),
+            (None, One::Left(_) | One::Here(Subject::Left(_))) => String::new(),
         }
     }
 
@@ -149,6 +151,8 @@ impl<'a> View<'a> {
         match subject {
             Subject::Session(key) => self.described_session(key, facts),
             Subject::Command(key) => self.commands.described(key, facts),
+            // It has none.
+            Subject::Left(_) => None,
         }
     }
 

@@ -10,7 +10,7 @@ use super::board;
 use super::clock::Utc;
 use super::line::{Format, Line, Value};
 use super::peer::{Peer, Said};
-use super::reason::{Gone, Refusal};
+use super::reason::{Gone, Parted, Refusal};
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::Timestamp;
@@ -75,6 +75,27 @@ pub struct Facts {
     pub recording: Option<Box<str>>,
     /// Where its last line is written in advance.
     pub board: Option<board::Place>,
+    /// The client that is attached, or was last, where it is not the first one.
+    pub client: Option<Box<Peer>>,
+    /// Since when that is.
+    pub attached: Timestamp,
+    /// Bytes of input and output of the clients before; `None`: not all came
+    /// through here.
+    pub before: (Option<u64>, Option<u64>),
+}
+
+/// What a client does with a session, that goes on before and afterwards.
+#[derive(Clone, Copy, Debug)]
+pub enum Act<'a> {
+    /// It attaches, and says this of itself.
+    Attach(&'a Said),
+    /// It leaves, after so long; where another one has taken the session, that one's
+    /// user and name.
+    Detach(Parted, Duration, Option<(u32, Option<&'a str>)>),
+    /// It looks on.
+    Watch(&'a Said),
+    /// It does so no more, after so long.
+    Unwatch(Duration),
 }
 
 /// What became of the recording of a session.
@@ -187,16 +208,60 @@ impl Facts {
         let (format, common) = self.audit.as_ref()?;
         let mut line = begin(*format, "session-start", self.started.wall);
         line.fields(common);
-        line.member(
-            "claimed",
-            "ssh_connection",
-            Value::text(self.said.ssh_connection.as_deref(), ADDRESS),
-        )
-        .member("claimed", "logname", Value::text(self.said.logname.as_deref(), SHORT))
-        .field("tty", Value::text(self.tty.as_deref(), SHORT))
-        .field("term", Value::text(self.said.term.as_deref(), SHORT))
-        .field("rows", Value::number(self.size.map(|size| size.rows)))
-        .field("cols", Value::number(self.size.map(|size| size.cols)));
+        of_claim(&mut line, &self.said);
+        line.field("tty", Value::text(self.tty.as_deref(), SHORT))
+            .field("term", Value::text(self.said.term.as_deref(), SHORT))
+            .field("rows", Value::number(self.size.map(|size| size.rows)))
+            .field("cols", Value::number(self.size.map(|size| size.cols)));
+        Some(finish(line, lost))
+    }
+
+    /// Bytes of all its clients, with these of the last one.
+    pub fn bytes_with(&self, last: (Option<u64>, Option<u64>)) -> (Option<u64>, Option<u64>) {
+        let both = |before: Option<u64>, last: Option<u64>| Some(before? + last?);
+        (both(self.before.0, last.0), both(self.before.1, last.1))
+    }
+
+    /// The client that is attached, or was last.
+    pub fn client(&self) -> &Peer {
+        self.client.as_deref().unwrap_or(&self.peer)
+    }
+
+    /// The line of what a client does with it.
+    pub fn act_line(
+        &self,
+        act: Act<'_>,
+        peer: &Peer,
+        place: &Place,
+        at: SystemTime,
+        lost: u64,
+    ) -> Option<String> {
+        let (format, _) = self.audit.as_ref()?;
+        let event = match act {
+            Act::Attach(_) => "session-attach",
+            Act::Detach(..) => "session-detach",
+            Act::Watch(_) => "session-watch",
+            Act::Unwatch(_) => "session-unwatch",
+        };
+        let mut line = begin(*format, event, at);
+        of_place(&mut line, Some(&self.id), place);
+        of_peer(&mut line, &self.socket, self.mode, peer);
+        match act {
+            Act::Attach(said) | Act::Watch(said) => {
+                of_claim(&mut line, said);
+                line.field("term", Value::text(said.term.as_deref(), SHORT));
+            }
+            Act::Unwatch(duration) => {
+                line.field("duration", Value::Seconds(duration));
+            }
+            Act::Detach(how, duration, by) => {
+                let (uid, user) = by.unzip();
+                line.field("duration", Value::Seconds(duration))
+                    .field("reason", Value::word(how.word()))
+                    .member("by", "uid", Value::number(uid))
+                    .member("by", "user", Value::text(user.flatten(), SHORT));
+            }
+        }
         Some(finish(line, lost))
     }
 
@@ -255,10 +320,8 @@ impl Refused<'_> {
         let mut line = begin(format, "refused", now);
         of_place(&mut line, None, place);
         of_peer(&mut line, self.socket, self.mode, &self.peer);
-        let Said { ssh_connection, logname, .. } = &self.said;
-        line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
-            .member("claimed", "logname", Value::text(logname.as_deref(), SHORT))
-            .field("command", Value::text(self.command, place.command_room))
+        of_claim(&mut line, &self.said);
+        line.field("command", Value::text(self.command, place.command_room))
             .field("reason", Value::word(self.reason.word()))
             .field("why", Value::Text(self.why, WHY));
         if let Some(count) = self.count {
@@ -278,6 +341,12 @@ fn of_place(line: &mut Line, id: Option<&str>, place: &Place) {
     line.field("id", Value::text(id, SHORT))
         .field("host", Value::Text(&place.host, SHORT))
         .field("instance", Value::text(place.instance.as_deref(), ADDRESS));
+}
+
+fn of_claim(line: &mut Line, said: &Said) {
+    let Said { ssh_connection, logname, .. } = said;
+    line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
+        .member("claimed", "logname", Value::text(logname.as_deref(), SHORT));
 }
 
 fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
@@ -337,6 +406,9 @@ mod tests {
             recorded: false,
             recording: None,
             board: None,
+            client: None,
+            attached: Timestamp::now(),
+            before: (Some(0), Some(0)),
         }
     }
 

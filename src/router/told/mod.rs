@@ -30,7 +30,7 @@ mod traffic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::table::Key;
 use crate::config::router::Router;
@@ -45,13 +45,14 @@ use fpty::sys::socket::Stream;
 
 use board::Board;
 use counters::Counters;
+use facts::Act;
 pub use facts::{End, Facts, Last, Recorded};
 use facts::{Place, Refused};
 use line::Format;
 use names::Names;
 pub use peer::Said;
 use queue::Queue;
-pub use reason::{Gone, Refusal};
+pub use reason::{Gone, Parted, Refusal};
 use refusals::Refusals;
 pub use traffic::Traffic;
 
@@ -64,8 +65,10 @@ const THE_REST: usize = 2100;
 /// What is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
-    /// A session with a terminal.
+    /// A session with a terminal, and a client.
     Session(Key),
+    /// One whose client has left, by its entry among those.
+    Left(Key),
     /// A command without one.
     Command(Key),
 }
@@ -334,9 +337,76 @@ impl Told {
             recorded: false,
             recording: None,
             board: None,
+            client: None,
+            attached: Timestamp::now(),
+            before: (Some(0), Some(0)),
         };
         facts.audit = audit.map(|format| (format, facts.common(format, &self.place)));
         self.facts.insert(subject, Box::new(facts));
+    }
+
+    /// A client has left a session, which goes on without it.
+    pub fn detached(
+        &mut self,
+        from: Subject,
+        to: Subject,
+        how: Parted,
+        bytes: (Option<u64>, Option<u64>),
+    ) {
+        let Some(mut facts) = self.facts.remove(&from) else {
+            return;
+        };
+        facts.before = facts.bytes_with(bytes);
+        let by = match how {
+            Parted::Stolen(uid) => Some((uid, self.names.of(uid))),
+            Parted::Asked | Parted::Lost => None,
+        };
+        let by = by.as_ref().map(|(uid, name)| (*uid, name.as_deref()));
+        let act = Act::Detach(how, facts.attached.elapsed(), by);
+        self.act(&facts, act, facts.client());
+        self.facts.insert(to, facts);
+    }
+
+    /// A client attaches to a session that goes on.
+    pub fn attached(&mut self, from: Subject, to: Subject, origin: &Origin, client: &Stream) {
+        let Some(mut facts) = self.facts.remove(&from) else {
+            return;
+        };
+        let peer = peer::Peer::of(client, &mut self.names, facts.audit.is_some());
+        self.act(&facts, Act::Attach(&origin.said), &peer);
+        facts.client = Some(Box::new(peer));
+        facts.attached = Timestamp::now();
+        self.facts.insert(to, facts);
+    }
+
+    /// A client looks on, from now on.
+    pub fn viewed(&mut self, subject: Subject, origin: &Origin, client: &Stream) {
+        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
+            let peer = peer::Peer::of(client, &mut self.names, true);
+            Self::write(&mut self.queue, &self.place, facts, Act::Watch(&origin.said), &peer);
+        }
+    }
+
+    /// It does so no more, after so long.
+    pub fn unviewed(&mut self, subject: Subject, client: &Stream, after: Duration) {
+        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
+            let peer = peer::Peer::of(client, &mut self.names, true);
+            Self::write(&mut self.queue, &self.place, facts, Act::Unwatch(after), &peer);
+        }
+    }
+
+    fn act(&mut self, facts: &Facts, act: Act<'_>, peer: &peer::Peer) {
+        if facts.audit.is_some() {
+            Self::write(&mut self.queue, &self.place, facts, act, peer);
+        }
+    }
+
+    fn write(queue: &mut Queue, place: &Place, facts: &Facts, act: Act<'_>, peer: &peer::Peer) {
+        let now = SystemTime::now();
+        queue.say(
+            |lost| facts.act_line(act, peer, place, now, lost).unwrap_or_default(),
+            log::takes,
+        );
     }
 
     /// It is over; what of that is still to be told.
@@ -348,6 +418,7 @@ impl Told {
     ) -> Option<Last> {
         let facts = self.facts.remove(&subject);
         let duration = facts.as_ref().map(|facts| facts.started.elapsed());
+        let bytes = facts.as_ref().map_or(bytes, |facts| facts.bytes_with(bytes));
         self.counters.ended(why, duration);
         let end = End { at: SystemTime::now(), duration: duration?, why, bytes };
         Some(Last { facts: facts?, end })

@@ -299,6 +299,7 @@ impl GatewayLoop {
             Outcome::Answered(Asker::Inquirer(key), answer) => {
                 self.inquirers.answered(cx, key, answer.as_deref());
             }
+            Outcome::ReadOn(entry) => self.alone_goes_on(entry),
             Outcome::Recording(_, news) => {
                 self.recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
             }
@@ -424,12 +425,8 @@ impl GatewayLoop {
             return;
         };
         let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
-        let is_recorded = wires.is_recorded();
-        if is_named && (wish.is_none() || is_recorded) {
-            let line = match is_recorded {
-                true => "the session has no name: it is recorded, and cannot be left",
-                false => "the session has no name: it cannot be left (forkptyrouter-detach)",
-            };
+        if is_named && wish.is_none() {
+            let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
             session.notice(line, wires);
         }
         fault::point("opened");
@@ -544,9 +541,9 @@ impl GatewayLoop {
     fn closed(&mut self, closed: Closed) {
         let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
         match (&mut self.recorder, last) {
-            (Some(recorder), Some(last)) => recorder.end(&mut self.cx, recording, last),
+            (Some(recorder), last) => recorder.end(&mut self.cx, recording, exit, last),
             (None, Some(last)) => self.cx.told.tell_last(&last, None),
-            (_, None) => {}
+            (None, None) => {}
         }
         let Subject::Session(key) = subject else { return };
         if let Some(left) = &mut self.left {
@@ -652,7 +649,8 @@ impl GatewayLoop {
             return;
         };
         let program = Pid::new(record.pid);
-        let restored = left.restore(&mut self.cx, &mut self.sessions, record, held);
+        let recorder = self.recorder.as_deref_mut();
+        let restored = left.restore(&mut self.cx, &mut self.sessions, recorder, (record, held));
         if let (Restored::Alone(_) | Restored::Attached { .. }, Some(program)) =
             (&restored, program)
         {
@@ -825,7 +823,7 @@ impl Recover for GatewayLoop {
         let waiting = self.left.iter().flat_map(|left| left.waiting_seats());
         self.cx.seats.retain(exists, self.callers.seats().chain(waiting));
         if let Some(recorder) = &mut self.recorder {
-            recorder.retain(|key| sessions.has(key));
+            recorder.retain();
         }
         self.hang_up_orphans();
     }

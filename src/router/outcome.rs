@@ -49,6 +49,8 @@ pub enum Outcome {
     NotHeard(Key),
     /// See to what the recorder has said of somebody.
     Recording(Whose, Box<News>),
+    /// Read the terminal on of a session without a client.
+    ReadOn(Key),
 }
 
 impl Outcome {
@@ -65,6 +67,7 @@ impl Outcome {
             // Nobody finds them any more.
             Self::LetGo | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
             Self::Recording(whose, _) => *whose,
+            Self::ReadOn(key) => Whose::Left(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
             Self::End(one) => (*one).into(),
             // Whoever asks does without.

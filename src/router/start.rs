@@ -103,8 +103,10 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
         std::mem::take(&mut left_behind.lines),
     );
-    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), gateway.is_first());
     let grace = config.hangup_grace;
+    // There are a few.
+    let number = (u32::try_from(gateway.ordinal()).unwrap_or(0), config.processes);
+    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), number);
     let mut router = GatewayLoop {
         cx: Context::new(Made {
             ordinal: gateway.ordinal(),
@@ -128,10 +130,10 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         recorder,
         siblings: Siblings::of(gateway.ordinal()),
     };
-    if let Some(recorder) = &mut router.recorder {
-        recorder.reach(&mut router.cx);
-    }
     router.restore(found);
+    if let Some(recorder) = &mut router.recorder {
+        recorder.took_up(&mut router.cx);
+    }
     router.cx.seats.free_rest();
     if let Some(wait) = router.programs.grace_lasts() {
         router.cx.after(wait, Due::LeftBehind);

@@ -108,6 +108,13 @@ impl Wires {
         Self { client, master, program, traffic: None }
     }
 
+    /// It goes on to be recorded, if it was.
+    pub fn is_recorded_by(&mut self, recording: Option<Rc<Recording>>) {
+        if recording.is_some() {
+            self.traffic.get_or_insert_with(Box::default).recording = recording;
+        }
+    }
+
     /// Where it is recorded, if it is.
     pub fn recording(&self) -> Option<&Rc<Recording>> {
         self.traffic.as_ref()?.recording.as_ref()

@@ -30,11 +30,13 @@ mod watch;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
 use super::context::Context;
 use super::fault;
+use super::record::Recording;
 use super::recovery::Whose;
 use super::seats::Seat;
 use super::supervisor::client::{Client, Found};
@@ -159,6 +161,8 @@ struct Alone {
     since: Timestamp,
     /// The terminal is closed; it is looked at again then.
     closed: Option<Instant>,
+    /// Where it is recorded.
+    recording: Option<Rc<Recording>>,
 }
 
 /// What is left of an ended session.
@@ -370,6 +374,7 @@ impl GatewayLoop {
         let told = match &found.place {
             Place::Alone(alone) => {
                 record.shared = alone.master.is_shared();
+                record.recording = alone.recording.as_ref().map(|recording| recording.kept());
                 let held = Lent {
                     master: Some(alone.master.as_fd()),
                     program: Some(program.as_fd()),
@@ -394,6 +399,7 @@ impl GatewayLoop {
                 let subject = Subject::Session(taken.session);
                 record.last = EndRecord::new(self.cx.told.in_advance(subject));
                 record.said = bound::said_of(&self.cx, subject);
+                record.recording = wires.recording().map(|recording| recording.kept());
                 // One that is relayed would miss what was on its way.
                 let is_theirs = attached.session.is_handed_over();
                 let held = Lent {

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::end_record::EndRecord;
+use crate::router::record::Kept;
 use crate::uwsgi::proof::{self, Token};
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::socket::Stream;
@@ -48,6 +49,8 @@ pub struct Record {
     pub shared: bool,
     /// What runs, where that is known.
     pub command: Option<String>,
+    /// Its recording, where it has one.
+    pub recording: Option<Kept>,
     /// It cannot be left: it was handed over for good, and ends with its client.
     pub bound: bool,
 }

@@ -137,13 +137,6 @@ pub struct Last {
     pub end: End,
 }
 
-impl Last {
-    /// The session's id.
-    pub fn id(&self) -> &str {
-        &self.facts.id
-    }
-}
-
 impl Facts {
     /// The fields that all lines about it have, in this format and no longer
     /// than there is room for.

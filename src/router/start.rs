@@ -144,10 +144,10 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     router.siblings.hear(&router.cx);
     router.cx.doors.open(&router.cx.poller);
     if let Some(limit) = limit {
-        // Two descriptors a session, a few dozen for the gateway itself.
+        // A few dozen are for the gateway itself.
         log(&format!(
             "forkptyrouter: up to {} sessions at once ({} descriptors)",
-            limit.now.saturating_sub(64) / 2,
+            limit.now.saturating_sub(64) / router.cx.config.descriptors_of_a_session(),
             limit.now
         ));
     }

@@ -8,7 +8,7 @@ use super::seats::{self, Full};
 use super::table::Key;
 use super::timers::Due;
 use super::told::{Refusal, Rejection, Said};
-use super::traffic::Sessions;
+use super::traffic::{Next, Sessions};
 use crate::config::rules::Rules;
 use fpty::proto::{Ending, Protocol};
 use fpty::sys::socket::{Stream, Transport};
@@ -59,8 +59,8 @@ pub(super) const LIMIT_COMES: &str =
 /// How long before that it is told that it will be.
 pub(super) const NOTICE: Duration = Duration::from_secs(60);
 
-/// How long a client may take to hear that its time is over.
-const LAST_WORD: Duration = Duration::from_secs(5);
+/// How long a client may take to hear that its time is over, or that it was idle.
+pub(super) const LAST_WORD: Duration = Duration::from_secs(5);
 
 impl Context {
     /// Why somebody gets no session: for want of a seat.
@@ -104,18 +104,20 @@ impl Context {
 
 impl Sessions {
     /// A session's time is over before long.
-    pub fn limit_comes(&mut self, key: Key) {
+    pub fn limit_comes(&mut self, cx: &mut Context, key: Key) -> Next {
         if let Some(attached) = self.get_mut(key) {
             attached.session.notice(LIMIT_COMES, &mut attached.wires);
         }
+        self.settle(cx, key)
     }
 
     /// A session's time is over.
-    pub fn limit(&mut self, cx: &mut Context, key: Key) {
+    pub fn limit(&mut self, cx: &mut Context, key: Key) -> Next {
         if let Some(attached) = self.get_mut(key) {
             attached.session.dismiss(Ending::Limit, TIME_IS_OVER, &mut attached.wires);
             cx.after(LAST_WORD, Due::Dismissed(key));
         }
+        self.settle(cx, key)
     }
 }
 

@@ -6,19 +6,19 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::aftercare::Kind;
 use super::closing::LastWord;
 use super::context::Context;
 use super::doors::{Arrival, Newcomer};
 use super::fault;
-use super::outcome::Outcome;
 use super::programs::Programs;
 use super::recovery::Whose;
+use super::supervisor::leaders::Kind;
 use super::table::{Key, Source};
 use super::timers::Due;
 use super::told::{Origin, Refusal, Rejection, Said};
-use super::traffic::{Attached, Sessions, Wires};
+use super::traffic::{Attached, Next, Sessions, Wires};
 use crate::session::Session;
+use crate::session::greeting::Opening;
 use fpty::error::{Error, Result, reason};
 use fpty::proto::{Ended, Ending, LONGEST_TEXT, Protocol};
 use fpty::relay::is_free;
@@ -148,6 +148,21 @@ impl Context {
         self.close_when_read(client, last);
     }
 
+    /// The session that a client has asked for.
+    ///
+    /// # Errors
+    /// It does not get it.
+    pub fn plan(&self, door: u16, opening: &mut Opening) -> std::result::Result<Plan, Rejection> {
+        let shown = opening.request.shown();
+        let program = self.granted(door, std::mem::take(&mut opening.request))?;
+        let closed = || Rejection::because(Refusal::Resources, "the socket is closed");
+        let rules = self.doors.rules(door).ok_or_else(closed)?;
+        let size = opening.size(rules.size());
+        let environment = rules.environment_of(&opening.variables);
+        let session = Session::opened(opening, size);
+        Ok(Plan { session, program, size, environment, shown })
+    }
+
     /// What programs needed that were slow to be executed is given back.
     pub fn tidy_up(&mut self) {
         if self.spawner.tidy() && !self.tidy_is_due {
@@ -239,6 +254,25 @@ impl Sessions {
         Some(key)
     }
 
+    /// A session that was just made hears what its client sent with its request, and
+    /// after that, which stands in the buffer.
+    pub fn hear_opening(&mut self, cx: &mut Context, key: Key, opening: &Opening, ended: bool) {
+        let Some(Attached { session, wires, .. }) = self.get_mut(key) else {
+            return;
+        };
+        session.early_input(&opening.input, wires);
+        if !cx.input.is_empty() {
+            fault::strike("input", || &cx.input);
+            cx.hear(key, session, wires);
+        }
+        if ended {
+            session.client_ended();
+        }
+        if let Some(line) = opening.variables.remark() {
+            session.notice(&line, wires);
+        }
+    }
+
     /// Waits for both ends of a session that was just made.
     ///
     /// # Errors
@@ -260,13 +294,13 @@ impl Sessions {
         })?;
         fault::point("registered");
         match is_starting {
-            true => self.look_for_execution(cx, key),
+            true => cx.after(Duration::from_millis(STARTING_FIRST.into()), Due::Executed(key)),
             false => self.started(cx, key),
         }
         let door = self.get_mut(key).map(|attached| attached.door);
         let timeout = door.and_then(|door| cx.doors.rules(door)).and_then(|rules| rules.timeout);
         if let Some(timeout) = timeout {
-            cx.watch_idleness(key, timeout);
+            self.watch_idleness(cx, key, timeout);
         }
         Ok(())
     }
@@ -274,18 +308,19 @@ impl Sessions {
     /// A program may have been executed meanwhile. Until then its terminal is not
     /// read: what a client typed comes back from there, and if there is to be no
     /// session it is told so in one line.
-    pub fn look_for_execution(&mut self, cx: &mut Context, key: Key) {
+    pub fn look_for_execution(&mut self, cx: &mut Context, key: Key) -> Next {
         let Some(attached) = self.get_mut(key) else {
-            return;
+            return Next::Waits;
         };
         let program = attached.wires.program.as_ref().map(Process::pid);
         if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
             let wait = Duration::from_millis(attached.starting.into());
             attached.starting = attached.starting.saturating_mul(2).min(STARTING_LAST);
-            return cx.after(wait, Due::Executed(key));
+            cx.after(wait, Due::Executed(key));
+            return Next::Waits;
         }
         self.has_begun(cx, key);
-        cx.then(Outcome::Settle(key));
+        self.settle(cx, key)
     }
 
     /// Ends a session that never was one, because its program could not be

@@ -14,18 +14,19 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::admission::{LIMIT_COMES, NOTICE};
-use super::aftercare::Kind;
+use super::admission::{LAST_WORD, LIMIT_COMES, NOTICE, TIME_IS_OVER};
 use super::attach::not_executable;
 use super::closing::LastWord;
 use super::context::{BUFFER, Context};
 use super::doors::Newcomer;
 use super::fault;
 use super::greet::Opened;
+use super::idle::{ENDS_SOON, Idleness};
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
 use super::recovery::Whose;
+use super::supervisor::leaders::Kind;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
 use super::told::{Gone, Refusal, Rejection};
@@ -38,6 +39,7 @@ use fpty::proto::{Ended, Ending, HEADER};
 use fpty::relay::is_free;
 use fpty::sys::Read;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::BootInstant;
 use fpty::sys::peer::Passed;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Ready};
@@ -152,6 +154,7 @@ impl Commands {
             return;
         };
         commanded.pends(cx, key, seat.ok().flatten(), origin, shown);
+        commanded.watch_idleness(cx, key);
         fault::point("command-noted");
         if let Err(error) = commanded.watch(key, &cx.poller) {
             let why = format!("cannot wait for the command: {}", reason(&error));
@@ -195,9 +198,6 @@ impl Commands {
         let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) else {
             return;
         };
-        if let Some(traffic) = wires.traffic.as_mut().filter(|_| cx.keeps_time) {
-            traffic.note();
-        }
         if ready.write {
             command.client_writable(wires);
         }
@@ -225,9 +225,6 @@ impl Commands {
             return;
         };
         let Commanded { command, wires, .. } = commanded;
-        if let Some(traffic) = wires.traffic.as_mut().filter(|_| cx.keeps_time) {
-            traffic.note();
-        }
         match number {
             0 if ready.hang_up => command.input_closed(wires),
             0 => command.input_writable(wires),
@@ -269,10 +266,46 @@ impl Commands {
     }
 
     /// A command's time is over before long.
-    pub fn limit_comes(&mut self, key: Key) {
+    pub fn limit_comes(&mut self, cx: &mut Context, key: Key) {
         if let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) {
             command.notice(LIMIT_COMES, wires);
+            cx.then(Outcome::SettleCommand(key));
         }
+    }
+
+    /// A command's time is over.
+    pub fn limit(&mut self, cx: &mut Context, key: Key) {
+        self.dismiss(key, Ending::Limit, TIME_IS_OVER);
+        cx.after(LAST_WORD, Due::CommandDismissed(key));
+        cx.then(Outcome::SettleCommand(key));
+    }
+
+    /// Looks whether a command has been idle for too long, or will have been before
+    /// long.
+    pub fn idle(&mut self, cx: &mut Context, key: Key, was_told: bool) {
+        let Some(Commanded { command, wires, door, .. }) = self.running.get_mut(key) else {
+            return;
+        };
+        let rules = cx.doors.rules(*door);
+        let Some(timeout) = rules.and_then(|rules| rules.command_timeout) else {
+            return;
+        };
+        let last = wires.traffic.as_ref().and_then(|traffic| traffic.last());
+        let idle = last.map_or(timeout, BootInstant::elapsed);
+        match Idleness::of(idle, timeout, was_told) {
+            Idleness::Wait(wait) => cx.after(wait, Due::CommandIdle(key)),
+            Idleness::WaitOfTold(wait) => cx.after(wait, Due::CommandIdleSoon(key)),
+            Idleness::Tell(wait) => {
+                command.notice(ENDS_SOON, wires);
+                cx.after(wait, Due::CommandIdleSoon(key));
+            }
+            Idleness::Over => {
+                let line = Idleness::line("command", timeout);
+                command.dismiss(Ending::Idle, &line, wires);
+                cx.after(LAST_WORD, Due::CommandDismissed(key));
+            }
+        }
+        cx.then(Outcome::SettleCommand(key));
     }
 
     /// A command ends, and its client is told why.
@@ -296,7 +329,8 @@ impl Commands {
             return;
         };
         if wires.client.unanswered_for().is_some_and(|silence| silence >= UNANSWERED) {
-            return command.client_left();
+            command.client_left();
+            return cx.then(Outcome::SettleCommand(key));
         }
         cx.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
     }
@@ -389,7 +423,10 @@ fn start(
         rules.map(|rules| rules.environment_of(&opening.variables)).unwrap_or_default();
     let passed = passed(&opening.offered, arrived)
         .map_err(|error| refused(format!("bad request: {error}")))?;
-    let passed = if cx.config.pass_stdio { passed } else { [None, None, None] };
+    // What is passed is not seen, and so could not be told from idleness.
+    let is_seen = rules.is_some_and(|rules| rules.command_timeout.is_some());
+    let passes = cx.config.pass_stdio && !is_seen;
+    let passed = if passes { passed } else { [None, None, None] };
     if !is_free(0) {
         return Err(refused(String::from("out of memory")));
     }
@@ -415,6 +452,18 @@ fn start(
 }
 
 impl Commanded {
+    /// A command begins that may be idle only for so long.
+    fn watch_idleness(&mut self, cx: &mut Context, key: Key) {
+        let rules = cx.doors.rules(self.door);
+        let Some(timeout) = rules.and_then(|rules| rules.command_timeout) else {
+            return;
+        };
+        self.wires.traffic.get_or_insert_with(Box::default).note();
+        if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
+            cx.after(wait, Due::CommandIdle(key));
+        }
+    }
+
     fn watch(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
         let token = Source::CommandClient(key).token();
         poller.add(self.wires.client.as_fd(), token, Interest::READ)?;

@@ -16,6 +16,7 @@ use super::seats::Seats;
 use super::timers::{Due, Timers};
 use super::told::Told;
 use crate::config::router::Router;
+use crate::uwsgi::log;
 use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
@@ -26,14 +27,17 @@ use fpty::sys::tick;
 /// Bytes of one read from a client, and of one write to it.
 pub const BUFFER: usize = 64 * 1024;
 
+/// How often a log that takes nothing is tried again.
+const LOG_AGAIN: Duration = Duration::from_millis(100);
+/// And one that somebody reads.
+const LOG_SOON: Duration = Duration::from_millis(2);
+
 /// What every part is given.
 pub struct Context {
     /// The options.
     pub config: Router,
     /// The gateway's number.
     pub ordinal: usize,
-    /// Whether it is to be known when a byte last went.
-    pub keeps_time: bool,
     /// Starts programs.
     pub spawner: Spawner,
     /// The sockets, and what holds there.
@@ -96,7 +100,6 @@ impl Context {
     pub fn new(made: Made) -> Self {
         let Made { config, ordinal, spawner, doors, seats, told, closing, poller } = made;
         Self {
-            keeps_time: config.keeps_time(),
             config,
             ordinal,
             spawner,
@@ -135,6 +138,14 @@ impl Context {
     /// Has this done after a while.
     pub fn after(&mut self, wait: Duration, due: Due) {
         self.timers.after(wait, due, &self.poller);
+    }
+
+    /// Where lines wait for the log, they are written before long.
+    pub fn try_the_log_again(&mut self, somebody_reads: bool) {
+        if (log::has_more() || self.told.waits()) && !self.log_is_due {
+            self.log_is_due = true;
+            self.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
+        }
     }
 
     /// Has the loop do something when whoever is at work now has finished.

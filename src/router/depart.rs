@@ -8,9 +8,10 @@ use super::closing::LastWord;
 use super::context::Context;
 use super::outcome::Outcome;
 use super::programs::Programs;
+use super::supervisor;
 use super::table::Key;
 use super::timers::Due;
-use super::traffic::{Attached, Sessions};
+use super::traffic::{Attached, Next, Sessions};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Pid;
 use fpty::sys::process::Process;
@@ -111,16 +112,17 @@ impl Sessions {
     /// The program ended a while ago and its terminal is still open: another
     /// process has it. What the program wrote was delivered; what the other
     /// one writes is waited for only so long.
-    pub fn drained(&mut self, cx: &mut Context, key: Key) {
+    pub fn drained(&mut self, cx: &mut Context, key: Key) -> Next {
         let Some(attached) = self.get_mut(key) else {
-            return;
+            return Next::Waits;
         };
         if !attached.session.terminal_open() {
-            return;
+            return Next::Waits;
         }
         // A client that is slow to read what there is gets its time.
         if attached.session.has_output() {
-            return cx.after(DRAIN, Due::Drained(key));
+            cx.after(DRAIN, Due::Drained(key));
+            return Next::Waits;
         }
         attached.drains += 1;
         let spoke = attached.read_terminal(cx, false, |_| false);
@@ -129,7 +131,7 @@ impl Sessions {
         } else {
             attached.session.terminal_ended(&mut attached.wires);
         }
-        cx.then(Outcome::Settle(key));
+        self.settle(cx, key)
     }
 
     /// Ends a session whose client has all that it will get.
@@ -156,8 +158,9 @@ impl Sessions {
     /// taken at once. Terminals that were handed over have somebody else who does.
     pub fn stop(&mut self, why: Ending, line: &str) {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
+        let is_held = supervisor::door::is_held();
         for key in keys {
-            let is_ours = |attached: &&mut Attached| !attached.session.is_handed_over();
+            let is_ours = |attached: &&mut Attached| !is_held || !attached.session.is_handed_over();
             if let Some(attached) = self.get_mut(key).filter(is_ours) {
                 if attached.session.dismissed().is_none() {
                     attached.session.dismiss(why, line, &mut attached.wires);

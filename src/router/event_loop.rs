@@ -14,9 +14,8 @@ use super::depart::Departures;
 use super::fault;
 use super::greet::{Callers, Greeted, Opened};
 use super::hang_up::Copies;
-use super::left::adopt::{Found, NOT_HEARD, Restored};
+use super::left::adopt::{NOT_HEARD, Restored};
 use super::left::bound::{self, Past};
-use super::left::record::{Held, Record};
 use super::left::{self, Left};
 use super::lifecycle::Closed;
 use super::listing::view::View;
@@ -26,10 +25,12 @@ use super::programs::Programs;
 use super::record::Recorder;
 use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover, Whose};
 use super::siblings::{Asker, Siblings};
+use super::supervisor::client::Found;
+use super::supervisor::protocol::{Record, SessionFds};
 use super::table::{Key, Source};
 use super::timers::Due;
-use super::told::{Refusal, Rejection, Said, Subject};
-use super::traffic::{Heard, Next, Sessions};
+use super::told::{Refusal, Rejection, Subject};
+use super::traffic::{Attached, Heard, Next, Sessions};
 use super::web::Beginnings;
 use crate::session::Session;
 use crate::uwsgi::gateway::Gateway;
@@ -43,11 +44,6 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Ready;
 use fpty::sys::signal::Signals;
 use fpty::sys::socket::{Stream, Transport};
-
-/// How often a log that takes nothing is tried again.
-const LOG_AGAIN: Duration = Duration::from_millis(100);
-/// And one that somebody reads.
-const LOG_SOON: Duration = Duration::from_millis(2);
 
 /// What the client of a session is told that was ended at somebody's wish, and how
 /// long it may take to hear that.
@@ -113,7 +109,7 @@ pub fn run(gateway: &Gateway, router: GatewayLoop) -> Result<()> {
             fault::point("turn");
             router.departures.part(&mut router.cx, count);
             router.recorded(|recorder, cx, _| recorder.pass_on(cx));
-            router.try_the_log_again(false);
+            router.cx.try_the_log_again(false);
         });
         router.follow();
         router.cx.ends(now, streams);
@@ -200,86 +196,60 @@ impl GatewayLoop {
         }
         let (cx, sessions, programs) = (&mut self.cx, &mut self.sessions, &mut self.programs);
         let next = match due {
-            Due::Idle(key) => Some((key, sessions.idle(cx, key, false))),
-            Due::IdleSoon(key) => Some((key, sessions.idle(cx, key, true))),
-            Due::EndOfInput(key) => Some((key, sessions.end_of_input(cx, key))),
-            Due::Unheard(key) => Some((key, sessions.unheard(cx, key))),
-            Due::Unanswered(key) => Some((key, sessions.unanswered(cx, key))),
-            Due::Reopened(key) => Some((key, sessions.reopened(cx, key))),
-            Due::First(key) => Some((key, self.beginnings.give(sessions, cx, key))),
-            Due::LimitSoon(key) => {
-                sessions.limit_comes(key);
-                Some((key, sessions.settle(cx, key)))
-            }
-            Due::Limit(key) => {
-                sessions.limit(cx, key);
-                Some((key, sessions.settle(cx, key)))
-            }
-            _ => None,
-        };
-        if let Some((key, next)) = next {
-            return self.go_on(key, next);
-        }
-        match due {
+            Due::Idle(key) => sessions.idle(cx, key, false),
+            Due::IdleSoon(key) => sessions.idle(cx, key, true),
+            Due::EndOfInput(key) => sessions.end_of_input(cx, key),
+            Due::Unheard(key) => sessions.unheard(cx, key),
+            Due::Unanswered(key) => sessions.unanswered(cx, key),
+            Due::Reopened(key) => sessions.reopened(cx, key),
+            Due::First(key) => self.beginnings.give(sessions, cx, key),
+            Due::LimitSoon(key) => sessions.limit_comes(cx, key),
+            Due::Limit(key) => sessions.limit(cx, key),
             Due::Drained(key) => sessions.drained(cx, key),
-            Due::Dismissed(key) => sessions.abandon(cx, programs, key),
             Due::Executed(key) => sessions.look_for_execution(cx, key),
-            Due::Offer(key) => sessions.offer(cx, key),
-            Due::Keeper(key) => self.entrust(key),
+            Due::Dismissed(_) => Next::Abandon,
+            Due::Offer(key) => return sessions.offer(cx, key),
+            Due::Keeper(key) => return self.entrust(key),
             Due::Silent(key) => {
                 let greeted = self.callers.silent(cx, key);
-                self.greeted(greeted);
+                return self.greeted(greeted);
             }
-            Due::CommandExecuted(key) => self.commands.look_for_execution(cx, key),
-            Due::CommandUnanswered(key) => {
-                self.commands.unanswered(cx, key);
-                self.commands.settle(cx, programs, key);
-            }
-            Due::CommandDismissed(key) => self.commands.abandon(cx, programs, key),
-            Due::CommandLimitSoon(key) => {
-                self.commands.limit_comes(key);
-                self.commands.settle(cx, programs, key);
-            }
-            Due::CommandLimit(key) => {
-                self.commands.dismiss(key, Ending::Limit, super::admission::TIME_IS_OVER);
-                self.commands.settle(cx, programs, key);
-            }
-            Due::Closing => cx.look_after_closing(),
-            Due::Reap => programs.reap_all(cx),
+            Due::CommandExecuted(key) => return self.commands.look_for_execution(cx, key),
+            Due::CommandUnanswered(key) => return self.commands.unanswered(cx, key),
+            Due::CommandDismissed(key) => return self.commands.abandon(cx, programs, key),
+            Due::CommandLimitSoon(key) => return self.commands.limit_comes(cx, key),
+            Due::CommandLimit(key) => return self.commands.limit(cx, key),
+            Due::CommandIdle(key) => return self.commands.idle(cx, key, false),
+            Due::CommandIdleSoon(key) => return self.commands.idle(cx, key, true),
+            Due::Closing => return cx.look_after_closing(),
+            Due::Reap => return programs.reap_all(cx),
             Due::Tidy => {
                 cx.tidy_is_due = false;
-                cx.tidy_up();
+                return cx.tidy_up();
             }
             Due::Log => {
                 cx.log_is_due = false;
                 log::flush();
                 let took_some = cx.told.flush();
-                self.try_the_log_again(took_some);
+                return cx.try_the_log_again(took_some);
             }
             Due::Inquirer(key) => {
                 let view = View::of(sessions, &self.commands, self.left.as_deref());
-                self.inquirers.hurry(cx, &mut self.siblings, view, key);
+                return self.inquirers.hurry(cx, &mut self.siblings, view, key);
             }
-            Due::Answer(number) => self.siblings.unanswered(cx, number),
-            Due::Recording => self.recorded(|it, _, _| it.wake()),
-            Due::Recorder => self.recorded(|it, cx, _| it.look(cx)),
-            Due::Outlived(pid) => programs.outlived(cx, pid),
-            Due::Kill => programs.kill_outlived(cx),
-            Due::TerminalUsers => programs.kill_terminal_users(cx),
-            Due::LeftBehind => programs.end_left_behind(cx),
-            Due::Accept => cx.doors.open(&cx.poller),
-            Due::Left => self.look_after_left(),
-            Due::Door(door) => cx.doors.wake(door, &cx.poller),
-            // Above.
-            Due::Idle(_)
-            | Due::IdleSoon(_)
-            | Due::EndOfInput(_)
-            | Due::Unheard(_)
-            | Due::Unanswered(_)
-            | Due::Reopened(_)
-            | Due::First(_)
-            | Due::LimitSoon(_)
-            | Due::Limit(_) => {}
+            Due::Answer(number) => return self.siblings.unanswered(cx, number),
+            Due::Recording => return self.recorded(|it, _, _| it.wake()),
+            Due::Recorder => return self.recorded(|it, cx, _| it.look(cx)),
+            Due::Outlived(pid) => return programs.outlived(cx, pid),
+            Due::Kill => return programs.kill_outlived(cx),
+            Due::TerminalUsers => return programs.kill_terminal_users(cx),
+            Due::LeftBehind => return programs.end_left_behind(cx),
+            Due::Accept => return cx.doors.open(&cx.poller),
+            Due::Left => return self.look_after_left(),
+            Due::Door(door) => return cx.doors.wake(door, &cx.poller),
+        };
+        if let Some(key) = due.session() {
+            self.go_on(key, next);
         }
     }
 
@@ -302,7 +272,6 @@ impl GatewayLoop {
             Outcome::GoOn(rest) => cx.hear_rest(rest, &mut self.sessions, &mut self.commands),
             Outcome::Reaped(program, session, exit) => self.program_ended(program, session, exit),
             Outcome::LetGo => self.departures.let_go(cx, programs),
-            Outcome::EndProgram(program) => self.end_program(program),
             Outcome::Pending(key, size) => {
                 self.recorded(|it, cx, sessions| it.expect(cx, sessions, key, size));
             }
@@ -330,6 +299,7 @@ impl GatewayLoop {
             Outcome::Answered(Asker::Inquirer(key), answer) => {
                 self.inquirers.answered(cx, key, answer.as_deref());
             }
+            Outcome::ReadOn(entry) => self.alone_goes_on(entry),
             Outcome::Recording(_, news) => {
                 self.recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
             }
@@ -438,48 +408,25 @@ impl GatewayLoop {
 
     fn open_session(&mut self, opened: Opened) {
         let Opened { newcomer, mut opening, ended, .. } = opened;
-        let Some(rules) = self.cx.doors.door(newcomer.door).map(|place| place.rules.clone()) else {
-            return;
-        };
-        let shown = opening.request.shown();
-        let granted = self.cx.granted(newcomer.door, std::mem::take(&mut opening.request));
-        let program = match granted {
-            Ok(program) => program,
+        let plan = match self.cx.plan(newcomer.door, &mut opening) {
+            Ok(plan) => plan,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
         let wish = match self.may_leave(&newcomer, &opening) {
             Ok(wish) => wish,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
-        let size = opening.size(rules.size());
-        let environment = rules.environment_of(&opening.variables);
-        let session = Session::opened(&mut opening, size);
-        let plan = Plan { session, program, size, environment, shown };
+        let size = plan.size;
         let Some(key) = self.attach(newcomer, plan) else {
             return;
         };
-        let Some(attached) = self.sessions.get_mut(key) else {
+        self.sessions.hear_opening(&mut self.cx, key, &opening, ended);
+        let Some(Attached { session, wires, .. }) = self.sessions.get_mut(key) else {
             return;
         };
-        let (session, wires) = (&mut attached.session, &mut attached.wires);
-        session.early_input(&opening.input, wires);
-        if !self.cx.input.is_empty() {
-            fault::strike("input", || &self.cx.input);
-            self.cx.hear(key, session, wires);
-        }
-        if ended {
-            session.client_ended();
-        }
-        if let Some(line) = opening.variables.remark() {
-            session.notice(&line, wires);
-        }
         let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
-        let is_recorded = wires.is_recorded();
-        if is_named && (wish.is_none() || is_recorded) {
-            let line = match is_recorded {
-                true => "the session has no name: it is recorded, and cannot be left",
-                false => "the session has no name: it cannot be left (forkptyrouter-detach)",
-            };
+        if is_named && wish.is_none() {
+            let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
             session.notice(line, wires);
         }
         fault::point("opened");
@@ -594,9 +541,9 @@ impl GatewayLoop {
     fn closed(&mut self, closed: Closed) {
         let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
         match (&mut self.recorder, last) {
-            (Some(recorder), Some(last)) => recorder.end(&mut self.cx, recording, last),
+            (Some(recorder), last) => recorder.end(&mut self.cx, recording, exit, last),
             (None, Some(last)) => self.cx.told.tell_last(&last, None),
-            (_, None) => {}
+            (None, None) => {}
         }
         let Subject::Session(key) = subject else { return };
         if let Some(left) = &mut self.left {
@@ -643,6 +590,22 @@ impl GatewayLoop {
         }
     }
 
+    /// The supervisor was killed: another one is told of all sessions.
+    pub(super) fn supervisor_is_gone(&mut self) {
+        self.programs.nothing_is_entrusted();
+        self.cx.told.nothing_is_entrusted();
+        let Some(left) = &mut self.left else {
+            return;
+        };
+        left.reconnect();
+        for key in left.keys() {
+            self.tell_store(key);
+        }
+        for key in bound::handed_over_for_good(&self.sessions) {
+            self.cx.then(Outcome::Entrust(key));
+        }
+    }
+
     fn entrust(&mut self, key: Key) {
         let door = self.sessions.get(key).map(|attached| attached.door);
         let command = door.and_then(|door| self.cx.command_of(Subject::Session(key), door));
@@ -681,25 +644,25 @@ impl GatewayLoop {
         }
     }
 
-    fn restore_one(&mut self, record: Record, held: Held) {
+    fn restore_one(&mut self, record: Record, held: SessionFds) {
         let Some(left) = &mut self.left else {
             return;
         };
-        match left.restore(&mut self.cx, &mut self.sessions, record, held) {
+        let program = Pid::new(record.pid);
+        let recorder = self.recorder.as_deref_mut();
+        let restored = left.restore(&mut self.cx, &mut self.sessions, recorder, (record, held));
+        if let (Restored::Alone(_) | Restored::Attached { .. }, Some(program)) =
+            (&restored, program)
+        {
+            self.programs.restored(program);
+        }
+        match restored {
             Restored::Over => {}
             Restored::Alone(key) => {
                 self.cx.faults.made = Some(Whose::Left(key));
                 self.tell_store(key);
             }
-            Restored::Attached { entry, session, since } => {
-                self.cx.faults.made = Some(Whose::Session(session));
-                bound::keep_seat(&mut self.cx, &self.sessions, session);
-                let door = self.sessions.get(session).map_or(u16::MAX, |it| it.door);
-                let origin = self.cx.told.origin(door, "extended", Said::default);
-                self.begins_again(session, origin, since);
-                self.tell_store(entry);
-            }
-            Restored::Bound(session, past) => {
+            Restored::Attached { entry, session, past } => {
                 self.cx.faults.made = Some(Whose::Session(session));
                 let Past { said, command, started, door, size } = *past;
                 let subject = Subject::Session(session);
@@ -713,6 +676,7 @@ impl GatewayLoop {
                 }
                 self.cx.told.goes_on(subject, started);
                 self.goes_on(session, started);
+                self.tell_store(entry);
             }
             Restored::Ends(master, program) => {
                 self.programs.hang_up_terminal(&mut self.cx, &master, program, Copies::Ended);
@@ -729,18 +693,10 @@ impl GatewayLoop {
         let rules = self.cx.doors.rules(attached.door);
         let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
         if let Some(timeout) = timeout {
-            self.cx.watch_idleness(session, timeout);
+            self.sessions.watch_idleness(&mut self.cx, session, timeout);
         }
         if let Some(limit) = limit {
             self.cx.limit_time(session, limit.saturating_sub(started.elapsed()));
-        }
-    }
-
-    /// Where lines wait for the log, they are written before long.
-    fn try_the_log_again(&mut self, somebody_reads: bool) {
-        if (log::has_more() || self.cx.told.waits()) && !self.cx.log_is_due {
-            self.cx.log_is_due = true;
-            self.cx.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
         }
     }
 
@@ -759,6 +715,8 @@ impl GatewayLoop {
             Due::CommandUnanswered(key)
             | Due::CommandExecuted(key)
             | Due::CommandLimitSoon(key)
+            | Due::CommandIdle(key)
+            | Due::CommandIdleSoon(key)
             | Due::CommandLimit(key) => commands.has(key),
             _ => due.session().is_none_or(|key| sessions.has(key)),
         });
@@ -865,7 +823,7 @@ impl Recover for GatewayLoop {
         let waiting = self.left.iter().flat_map(|left| left.waiting_seats());
         self.cx.seats.retain(exists, self.callers.seats().chain(waiting));
         if let Some(recorder) = &mut self.recorder {
-            recorder.retain(|key| sessions.has(key));
+            recorder.retain();
         }
         self.hang_up_orphans();
     }

@@ -126,7 +126,7 @@ impl Programs {
         if program.is_child() {
             self.lose_client(cx, program.pid());
         } else if let Some(program) = program.pidfd() {
-            cx.then(Outcome::EndProgram(program));
+            self.end_program(cx, program);
         }
     }
 
@@ -178,7 +178,8 @@ impl Programs {
         }
     }
 
-    /// The grace of what a gateway before us left is over.
+    /// The grace is over of what a gateway before us left, or of what we took up of
+    /// it.
     pub fn end_left_behind(&mut self, cx: &mut Context) {
         for leader in self.take_left_behind() {
             log(&format!(
@@ -186,6 +187,9 @@ impl Programs {
                 leader.pid()
             ));
             self.kill_session(cx, leader);
+        }
+        if let Some(wait) = self.grace_lasts() {
+            cx.after(wait, Due::LeftBehind);
         }
     }
 

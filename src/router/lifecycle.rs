@@ -159,7 +159,7 @@ impl Attached {
         let pid = wires.program.as_ref().map(Process::pid);
         let new = New { pid, tty, size: Some(size) };
         cx.told.note(Subject::Session(key), origin, id, &wires.client, new);
-        wires.traffic.get_or_insert_with(Box::default);
+        wires.traffic.get_or_insert_with(Box::default).note();
     }
 
     /// The session without a client that was this entry has this one.
@@ -276,7 +276,7 @@ impl Commanded {
             let new = New { pid: self.wires.program, tty: None, size: None };
             let id = cx.ids.of(("command", key));
             cx.told.note(subject, origin, id, &self.wires.client, new);
-            self.wires.traffic = Some(Box::default());
+            self.wires.traffic.get_or_insert_with(Box::default);
         }
         cx.emit(Event::Pending { subject, seat, shown });
     }

@@ -17,14 +17,15 @@
 //! | `handover.rs` | the terminal itself is given to a client |
 //! | `behind.rs` | clients that ask for more than one turn has time for |
 //! | `traffic.rs` | bytes between a client and its terminal |
+//! | `idle.rs` | when what is idle is told, and ends |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
 //! | `depart.rs` | a session ends |
 //! | `closing.rs` | connections to which the last word was said |
 //! | `programs.rs` | programs: which run, which have outlived their client |
 //! | `hang_up.rs` | they are hung up, killed, reaped |
-//! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
-//! | `last_words.rs` | what is told of a session by another process |
+//! | `memory.rs` | what gateways share |
+//! | `supervisor/` | what outlives a gateway, and who sees to it |
 //! | `left/` | sessions that can be left and found again |
 //! | `told/` | what is told of sessions: audit, counters |
 //! | `listing/` | clients that ask who is there, end sessions, or ask for the statistics |
@@ -40,7 +41,6 @@
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
 mod admission;
-pub mod aftercare;
 mod asked_for;
 mod attach;
 mod behind;
@@ -57,12 +57,13 @@ pub mod fuzzing;
 mod greet;
 mod handover;
 mod hang_up;
+mod idle;
 mod ids;
-mod last_words;
 mod latecomers;
 mod left;
 mod lifecycle;
 mod listing;
+pub mod memory;
 mod outcome;
 mod programs;
 mod quiet;
@@ -74,6 +75,7 @@ pub mod seats;
 pub mod siblings;
 mod start;
 mod stats;
+pub mod supervisor;
 mod table;
 mod timers;
 pub mod told;

@@ -12,7 +12,6 @@ use super::table::Key;
 use super::told::Subject;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
-use fpty::sys::pidfd::PidFd;
 
 /// Something for the loop to do.
 pub enum Outcome {
@@ -26,8 +25,6 @@ pub enum Outcome {
     Reaped(Pid, Key, Exit),
     /// Let the next one go of those sessions that wait for it.
     LetGo,
-    /// A program that is not our child is to end.
-    EndProgram(PidFd),
     /// A session is about to begin, with a terminal of this size.
     Pending(Key, Size),
     /// A program was executed.
@@ -51,6 +48,8 @@ pub enum Outcome {
     NotHeard(Key),
     /// See to what the recorder has said of somebody.
     Recording(Whose, Box<News>),
+    /// Read the terminal on of a session without a client.
+    ReadOn(Key),
 }
 
 impl Outcome {
@@ -65,8 +64,9 @@ impl Outcome {
             Self::GoOn(rest) => rest.whose(),
             Self::Started(subject) => Whose::from(*subject),
             // Nobody finds them any more.
-            Self::LetGo | Self::EndProgram(_) | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
+            Self::LetGo | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
             Self::Recording(whose, _) => *whose,
+            Self::ReadOn(key) => Whose::Left(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
             Self::End(subject) => (*subject).into(),
             // Whoever asks does without.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::admission::LAST_WORD;
 use super::context::Context;
+use super::idle::{ENDS_SOON, Idleness};
 use super::programs::Programs;
 use super::table::Key;
 use super::timers::Due;
@@ -30,10 +32,6 @@ pub const UNANSWERED_LOOK: Duration = Duration::from_secs(20);
 
 /// How often a program that closed its terminal is looked after.
 const REOPENED: Duration = Duration::from_millis(200);
-
-/// How long before the end of an idle session its client is told, where that is
-/// not all of its time.
-const IDLE_NOTICE: Duration = Duration::from_secs(60);
 
 /// What of a session is looked after, because nothing would tell.
 #[derive(Clone, Copy, Debug, Default)]
@@ -210,7 +208,7 @@ impl Sessions {
 
     /// Looks whether a session has been idle for too long, or will have been before
     /// long, which its client is told once.
-    pub fn idle(&mut self, cx: &mut Context, key: Key, was_warned: bool) -> Next {
+    pub fn idle(&mut self, cx: &mut Context, key: Key, was_told: bool) -> Next {
         let Some(attached) = self.get_mut(key) else {
             return Next::Waits;
         };
@@ -218,39 +216,36 @@ impl Sessions {
             return Next::Waits;
         };
         let idle = match attached.session.is_handed_over() {
-            true => attached.wires.master.idle_for().unwrap_or(timeout),
-            false => attached.idle_for().unwrap_or(timeout),
+            true => attached.wires.master.idle_for(),
+            false => attached.idle_for(),
         };
-        if idle < timeout {
-            let left = timeout - idle;
-            let warns = timeout > IDLE_NOTICE;
-            if warns && left > IDLE_NOTICE {
-                cx.after(left - IDLE_NOTICE, Due::Idle(key));
-                return Next::Waits;
-            }
-            cx.after(left, Due::IdleSoon(key));
-            // A terminal's own clock is rough: what was said is not said again.
-            if warns && !(was_warned && left < IDLE_NOTICE / 4) {
-                let line = "this session ends in a minute, unless something goes either way before";
-                attached.session.notice(line, &mut attached.wires);
+        match Idleness::of(idle.unwrap_or(timeout), timeout, was_told) {
+            Idleness::Wait(wait) => cx.after(wait, Due::Idle(key)),
+            Idleness::WaitOfTold(wait) => cx.after(wait, Due::IdleSoon(key)),
+            Idleness::Tell(wait) => {
+                attached.session.notice(ENDS_SOON, &mut attached.wires);
+                cx.after(wait, Due::IdleSoon(key));
                 return self.settle(cx, key);
             }
-            return Next::Waits;
+            Idleness::Over => {
+                let line = Idleness::line("session", timeout);
+                attached.session.dismiss(Ending::Idle, &line, &mut attached.wires);
+                cx.after(LAST_WORD, Due::Dismissed(key));
+                return self.settle(cx, key);
+            }
         }
-        let line = format!("session ended: no traffic for {} seconds", timeout.as_secs());
-        attached.session.dismiss(Ending::Idle, &line, &mut attached.wires);
-        cx.after(Duration::from_secs(5), Due::Dismissed(key));
-        self.settle(cx, key)
+        Next::Waits
     }
-}
 
-impl Context {
     /// A session begins that may be idle only for so long.
-    pub fn watch_idleness(&mut self, key: Key, timeout: Duration) {
+    pub fn watch_idleness(&mut self, cx: &mut Context, key: Key, timeout: Duration) {
         // A terminal that is handed over keeps its times by that one.
         fpty::sys::clock::look_at_wall_clock();
-        let warns = timeout > IDLE_NOTICE;
-        let wait = if warns { timeout - IDLE_NOTICE } else { timeout };
-        self.after(wait, Due::Idle(key));
+        if let Some(attached) = self.get_mut(key) {
+            attached.wires.traffic.get_or_insert_with(Box::default).note();
+        }
+        if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
+            cx.after(wait, Due::Idle(key));
+        }
     }
 }

@@ -98,6 +98,8 @@ impl Due {
             | Self::CommandExecuted(key)
             | Self::CommandDismissed(key)
             | Self::CommandLimitSoon(key)
+            | Self::CommandIdle(key)
+            | Self::CommandIdleSoon(key)
             | Self::CommandLimit(key) => Whose::Command(key),
             Self::Silent(key) => Whose::Caller(key),
             Self::Inquirer(key) => Whose::Inquirer(key),

@@ -5,41 +5,24 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use once_cell::sync::OnceCell;
-
+use super::memory::{self, Part};
 use super::told::Subject;
 use crate::config::rules::Rules;
-use crate::uwsgi::log::log;
-use fpty::error::reason;
-use fpty::sys::shared::SharedWords;
+use fpty::sys::shared::halves;
 use fpty::sys::socket::Stream;
 
 /// Seats of one gateway; memory is used only for as many as were taken at
 /// once.
 const MOST: usize = 1 << 17;
 
-/// Words of a seat: which limit of all it counts for, and which of a user's.
-const WORDS: usize = 2;
+/// Halves of words that a seat has: which limit of all it counts for, and which of
+/// a user's.
+const OF_ONE: usize = 2;
 
-/// A list for each gateway, and a word for each socket's rate.
-static SHARED: OnceCell<(Vec<SharedWords>, SharedWords)> = OnceCell::new();
-
-/// Sockets whose rate can be limited.
-const SOCKETS: usize = 4096;
-
-/// Reserves the memory, in the master, before it forks the gateways.
-pub fn reserve(gateways: u32) {
-    let lists: std::io::Result<Vec<_>> =
-        (0..gateways).map(|_| SharedWords::new(MOST * WORDS)).collect();
-    match lists.and_then(|lists| Ok((lists, SharedWords::new(SOCKETS)?))) {
-        Ok(shared) => {
-            let _ = SHARED.set(shared);
-        }
-        Err(error) => {
-            log(&format!("forkptyrouter: the limits of sessions do not hold: {}", reason(&error)))
-        }
-    }
-}
+/// Words of a gateway's seats, and of the sockets' rates; those of 4096 can be
+/// limited.
+pub const WORDS: usize = MOST * OF_ONE / 2;
+pub const RATES: usize = 4096 / 2;
 
 /// A seat.
 #[derive(Debug)]
@@ -94,7 +77,7 @@ impl Seats {
             None => FREE,
         };
         let place = self.place()?;
-        let words = words(self.ordinal).and_then(|words| words.get(place * WORDS..))?;
+        let words = words(self.ordinal).and_then(|words| words.get(place * OF_ONE..))?;
         words[1].store(user, Ordering::SeqCst);
         words[0].store(all, Ordering::SeqCst);
         Some(Seat(place))
@@ -107,7 +90,7 @@ impl Seats {
             return;
         };
         // Behind the first place that was never used there is nothing.
-        let rest = words.chunks(WORDS).skip(self.used);
+        let rest = words.chunks(OF_ONE).skip(self.used);
         for seat in rest.take_while(|seat| word(&seat[0]) != NEVER_USED) {
             seat.iter().for_each(|word| word.store(NEVER_USED, Ordering::Release));
         }
@@ -131,7 +114,7 @@ impl Seats {
         let Some(place) = self.place() else {
             return Err(Full::All);
         };
-        let Some(words) = words(self.ordinal).and_then(|words| words.get(place * WORDS..)) else {
+        let Some(words) = words(self.ordinal).and_then(|words| words.get(place * OF_ONE..)) else {
             return Ok(None);
         };
         // First our own, then the count: two that come at once may both find
@@ -156,7 +139,7 @@ impl Seats {
         };
         // Counted from 1: 0 is a place that was never used.
         let all = i32::try_from(rules.max_scope).unwrap_or(0) + 1;
-        if let Some(word) = words(self.ordinal).and_then(|words| words.get(place * WORDS)) {
+        if let Some(word) = words(self.ordinal).and_then(|words| words.get(place * OF_ONE)) {
             // As above.
             word.store(all, Ordering::SeqCst);
             if count(all, FREE).0 > max {
@@ -177,8 +160,8 @@ impl Seats {
     /// Gives a seat back.
     pub fn leave(&mut self, Seat(place): Seat) {
         if let Some(words) = words(self.ordinal) {
-            words[place * WORDS].store(FREE, Ordering::Release);
-            words[place * WORDS + 1].store(FREE, Ordering::Release);
+            words[place * OF_ONE].store(FREE, Ordering::Release);
+            words[place * OF_ONE + 1].store(FREE, Ordering::Release);
         }
         self.free.push(place);
     }
@@ -236,14 +219,14 @@ fn word(word: &AtomicI32) -> i32 {
 }
 
 fn words(ordinal: usize) -> Option<&'static [AtomicI32]> {
-    SHARED.get().and_then(|(lists, _)| lists.get(ordinal)).map(SharedWords::words)
+    memory::part(Part::Seats(ordinal)).map(halves)
 }
 
 /// How many seats count for both, over all gateways.
 fn count(all: i32, user: i32) -> (u32, u32) {
-    let lists = SHARED.get().map(|(lists, _)| lists.as_slice()).unwrap_or_default();
-    let seats = lists.iter().flat_map(|list| {
-        let seats = list.words().chunks(WORDS);
+    let lists = (0..memory::gateways()).filter_map(words);
+    let seats = lists.flat_map(|list| {
+        let seats = list.chunks(OF_ONE);
         seats.map(|seat| (word(&seat[0]), word(&seat[1]))).take_while(|seat| seat.0 != NEVER_USED)
     });
     seats.fold((0, 0), |(of_all, of_user), seat| {
@@ -275,7 +258,7 @@ const SECOND: i32 = 1_000_000;
 
 /// When a socket with a rate has made up for all that came, in microseconds.
 fn due(door: u16) -> Option<&'static AtomicI32> {
-    SHARED.get().and_then(|(_, rates)| rates.words().get(usize::from(door)))
+    memory::part(Part::Rates).and_then(|rates| halves(rates).get(usize::from(door)))
 }
 
 fn step(rate: u32) -> i32 {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
-use super::aftercare;
 use super::closing::Closing;
 use super::command::Commands;
 use super::context::{Context, Made};
@@ -21,6 +20,9 @@ use super::programs::{self, Programs};
 use super::record::Recorder;
 use super::seats::Seats;
 use super::siblings::Siblings;
+use super::supervisor;
+use super::supervisor::leaders::Leaders;
+use super::supervisor::left_behind::LeftBehind;
 use super::table::{Source, Table};
 use super::timers::Due;
 use super::told::{self, Told};
@@ -90,16 +92,21 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
             rests: false,
         });
     }
-    let (aftercare, left_behind) =
-        aftercare::adopt(gateway.ordinal(), config.hangup_grace.is_some());
+    // Before anything of ours is noted down there.
+    let (ordinal, kept_too) = (gateway.ordinal(), !supervisor::door::is_held());
+    let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, kept_too);
     let (left, found) = Left::new(&config, gateway.ordinal(), &poller)
         .context("cannot keep sessions that are left")?;
     let told = Told::new(
         &config,
         gateway.ordinal(),
         doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
+        std::mem::take(&mut left_behind.lines),
     );
-    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), gateway.is_first());
+    let grace = config.hangup_grace;
+    // There are a few.
+    let number = (u32::try_from(gateway.ordinal()).unwrap_or(0), config.processes);
+    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), number);
     let mut router = GatewayLoop {
         cx: Context::new(Made {
             ordinal: gateway.ordinal(),
@@ -118,19 +125,18 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         inquirers: Inquirers::new(server::stats_http()),
         left,
         departures: Departures::default(),
-        programs: Programs::new(aftercare, left_behind),
+        programs: Programs::new(Leaders::of(ordinal), left_behind.grace(grace)),
         children,
         recorder,
         siblings: Siblings::of(gateway.ordinal()),
     };
-    if let Some(recorder) = &mut router.recorder {
-        recorder.reach(&mut router.cx);
-    }
     router.restore(found);
+    if let Some(recorder) = &mut router.recorder {
+        recorder.took_up(&mut router.cx);
+    }
     router.cx.seats.free_rest();
-    if let Some(grace) = router.cx.config.hangup_grace.filter(|_| router.programs.has_left_behind())
-    {
-        router.cx.after(grace, Due::LeftBehind);
+    if let Some(wait) = router.programs.grace_lasts() {
+        router.cx.after(wait, Due::LeftBehind);
     }
     for remark in fpty::sys::what_is_missing() {
         log(&format!("forkptyrouter: {remark}"));
@@ -138,10 +144,10 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     router.siblings.hear(&router.cx);
     router.cx.doors.open(&router.cx.poller);
     if let Some(limit) = limit {
-        // Two descriptors a session, a few dozen for the gateway itself.
+        // A few dozen are for the gateway itself.
         log(&format!(
             "forkptyrouter: up to {} sessions at once ({} descriptors)",
-            limit.now.saturating_sub(64) / 2,
+            limit.now.saturating_sub(64) / router.cx.config.descriptors_of_a_session(),
             limit.now
         ));
     }

@@ -87,6 +87,10 @@ pub enum Due {
     CommandLimitSoon(Key),
     /// A command's is.
     CommandLimit(Key),
+    /// Look whether a command has been idle for too long.
+    CommandIdle(Key),
+    /// The same, where its client was told so.
+    CommandIdleSoon(Key),
     /// Accept again after running out of something.
     Accept,
     /// Look after sessions that can be left.
@@ -114,6 +118,8 @@ impl Due {
             Due::CommandUnanswered(_)
             | Due::CommandLimit(_)
             | Due::CommandLimitSoon(_)
+            | Due::CommandIdle(_)
+            | Due::CommandIdleSoon(_)
             | Due::Door(_)
             | Due::CommandExecuted(_)
             | Due::Tidy

@@ -108,6 +108,13 @@ impl Wires {
         Self { client, master, program, traffic: None }
     }
 
+    /// It goes on to be recorded, if it was.
+    pub fn is_recorded_by(&mut self, recording: Option<Rc<Recording>>) {
+        if recording.is_some() {
+            self.traffic.get_or_insert_with(Box::default).recording = recording;
+        }
+    }
+
     /// Where it is recorded, if it is.
     pub fn recording(&self) -> Option<&Rc<Recording>> {
         self.traffic.as_ref()?.recording.as_ref()
@@ -234,9 +241,6 @@ impl Sessions {
         let Some(attached) = self.get_mut(key) else {
             return Heard::Nobody;
         };
-        if cx.keeps_time {
-            attached.note_traffic();
-        }
         let Attached { session, wires, last_input, .. } = attached;
         let _armed = wires.master.arm();
         if ready.write {
@@ -280,9 +284,6 @@ impl Sessions {
         let Some(attached) = self.get_mut(key) else {
             return;
         };
-        if cx.keeps_time {
-            attached.note_traffic();
-        }
         let armed = attached.wires.master.arm();
         if ready.write {
             attached.session.terminal_writable(&mut attached.wires);
@@ -452,10 +453,6 @@ impl Attached {
     /// Whether its program has shown something.
     pub(super) fn has_shown(&self) -> bool {
         self.last_output > 0
-    }
-
-    fn note_traffic(&mut self) {
-        self.wires.traffic.get_or_insert_with(Box::default).note();
     }
 
     fn watch_client(&mut self, key: table::Key, wanted: Interest, poller: &Poller) {

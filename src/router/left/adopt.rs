@@ -1,11 +1,17 @@
 //! Sessions of a gateway that was here before us, which was killed or whose
 //! instance was reloaded.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use super::super::context::Context;
+use super::super::record::Recorder;
+use super::super::recovery::Whose;
+use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
+use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
+use super::alone::{LAST_READS, ONE_READ};
 use super::bound::Past;
-use super::record::{Held, Record};
 use super::{Alone, Entry, Left, Over, Place, Taken, Turned};
 use crate::config::record::OnError;
 use crate::session::Session;
@@ -13,7 +19,6 @@ use crate::session::keeping::Kept;
 use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
-use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
@@ -21,15 +26,13 @@ use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::{Read, Size};
 
 /// Why a session is not recorded that is older than the option.
 const NOT_RECORDED: &str = "it began before recordings did";
 
 /// Why one ends that the kernel refuses to tell of.
 pub const NOT_HEARD: &str = "the router cannot wait for it (out of memory)";
-
-/// What was found.
-pub type Found = Vec<(Record, Held)>;
 
 /// What became of one.
 #[must_use]
@@ -40,15 +43,13 @@ pub enum Restored {
     Alone(Key),
     /// It goes on, with its client.
     Attached {
-        /// Where it is known as one that can be left.
+        /// Where it is known here.
         entry: Key,
         /// The session.
         session: Key,
-        /// When it began.
-        since: Timestamp,
+        /// What it was before.
+        past: Box<Past>,
     },
-    /// The same of one that ends with its client.
-    Bound(Key, Box<Past>),
     /// It cannot go on.
     Ends(Master, Process),
 }
@@ -59,12 +60,12 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        record: Record,
-        held: Held,
+        recorder: Option<&mut Recorder>,
+        (record, held): (Record, SessionFds),
     ) -> Restored {
-        let restored = match record.bound.is_some() {
+        let restored = match record.bound {
             true => self.restore_bound(cx, sessions, record, held),
-            false => self.restore_one(cx, sessions, record, held),
+            false => self.restore_one(cx, sessions, recorder, (record, held)),
         };
         restored.unwrap_or(Restored::Over)
     }
@@ -78,11 +79,12 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        record: Record,
-        held: Held,
+        recorder: Option<&mut Recorder>,
+        (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
+        let past = Past::of(&record);
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
-        let Record { ended, command, turned, shared, .. } = record;
+        let Record { ended, command, turned, shared, recording, mut last, .. } = record;
         let door = cx.doors.named(&door);
         let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
@@ -90,9 +92,14 @@ impl Left {
             command,
             ..entry(id.clone(), name, uid, door, pid, program, since, place, turned)
         };
-        let Held { master, program, ring, client } = held;
-        let ring = ring?;
+        let SessionFds { master, program, ring, client } = held;
+        let mut ring = ring?;
         if let Some((ended, at)) = ended {
+            // It ended while there was no gateway.
+            let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
+            if let Some(whole) = terminal.and_then(|terminal| with_the_rest(cx, &ring, terminal)) {
+                ring = whole;
+            }
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let program = PidFd::reopened(pid, ring.try_clone().ok()?);
             let place = Place::Over(Over { ring, ended, at: at.into() });
@@ -106,26 +113,33 @@ impl Left {
             |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
         // Nobody could come to it any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
-        let door = match door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why)) {
-            Ok(door) => not_recorded(cx, door, &id).map_or(Ok(door), Err),
-            Err(why) => Err(why),
-        };
-        let door = match door {
-            Ok(door) => door,
+        let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
+        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let goes_on = door.and_then(|door| {
+            let recording = match (recording, recorder) {
+                (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
+                _ => not_recorded(cx, door, &id).map_or(Ok(None), Err)?,
+            };
+            Ok((door, recording))
+        });
+        let (door, recording) = match goes_on {
+            Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
+                last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
                 self.store.is_over(id);
                 return Some(Restored::Ends(master, Process::held(program)));
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
-        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let remains = Remains::go_on(ring).ok();
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
+            // That its client was lost was told by nobody.
+            last.take(Gone::Hangup, None).into_iter().for_each(|line| cx.told.say(line));
             let since_left = at.map_or_else(Timestamp::now, Timestamp::from);
-            let alone = Alone { master, remains, since: since_left, closed: None };
+            let alone = Alone { master, remains, since: since_left, closed: None, recording };
             let place = Place::Alone(Box::new(alone));
             // Its client was lost with the one before us: that is now.
             let turned = if at.is_some() { turned } else { 0 };
@@ -138,7 +152,8 @@ impl Left {
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
         let process = Process::held(program.try_clone().ok()?);
-        let wires = Wires::new(client, master, Some(process));
+        let mut wires = Wires::new(client, master, Some(process));
+        wires.is_recorded_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let taken = Taken { session, uid: who, since: since_then.into(), until: None, next: None };
         let place = Place::Attached(taken);
@@ -148,7 +163,8 @@ impl Left {
         let attached = sessions.get_mut(session)?;
         // The one before may have been killed before it said so.
         attached.session.say_go(&mut attached.wires);
-        Some(Restored::Attached { entry: key, session, since })
+        let past = Past { door, size, ..past };
+        Some(Restored::Attached { entry: key, session, past: Box::new(past) })
     }
 
     /// Waits for the terminal of one that has no client, and for the end of its
@@ -161,6 +177,9 @@ impl Left {
         let Place::Alone(alone) = &entry.place else {
             return heard.is_ok();
         };
+        if let Some(recording) = &alone.recording {
+            recording.belongs_to(Whose::Left(key));
+        }
         let token = Source::Terminal(key).token();
         heard.and_then(|()| self.poller.add(&alone.master, token, Interest::READ)).is_ok()
     }
@@ -174,6 +193,20 @@ impl Left {
         };
         Some(Restored::Ends(alone.master, Process::held(entry.program)))
     }
+}
+
+/// What is left of an ended program, with what nobody has read of its terminal.
+fn with_the_rest(cx: &mut Context, ring: &OwnedFd, terminal: Master) -> Option<OwnedFd> {
+    let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
+    let _armed = terminal.arm();
+    let buffer = &mut cx.buffer[..ONE_READ];
+    for _ in 0..LAST_READS {
+        match terminal.read(buffer) {
+            Read::Bytes(count) => remains.keep(&buffer[..count]),
+            Read::Blocked | Read::End | Read::Gone => break,
+        }
+    }
+    remains.as_fd().try_clone_to_owned().ok()
 }
 
 /// Why a session of a gateway before us cannot go on where sessions are

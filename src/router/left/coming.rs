@@ -202,7 +202,8 @@ impl GatewayLoop {
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
-        let wires = Wires::new(client, alone.master, program);
+        let mut wires = Wires::new(client, alone.master, program);
+        wires.is_recorded_by(alone.recording);
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         self.cx.faults.made = Some(Whose::Unborn(session));
         fault::point("back");

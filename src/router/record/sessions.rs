@@ -5,19 +5,22 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::super::context::Context;
+use super::super::listing::view::One;
 use super::super::outcome::Outcome;
+use super::super::recovery::Whose;
 use super::super::table::Key;
 use super::super::timers::Due;
 use super::super::told::clock::Utc;
 use super::super::told::{Last, Recorded, Subject};
 use super::super::traffic::Sessions;
 use super::cast::Head;
-use super::message::Begin;
+use super::message::{Begin, Kind};
 use super::takeover::Bytes;
-use super::{Over, Recorder, Recording, Session, door, in_a_name, log_of, status_of};
+use super::{Kept, Over, Recorder, Recording, door, in_a_name, log_of, status_of};
 use crate::config::record::OnError;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Size;
+use fpty::sys::child::Exit;
 
 /// How long a client may take to read why its session ends.
 const DISMISSED: Duration = Duration::from_secs(5);
@@ -74,6 +77,7 @@ impl Recorder {
         let begin = Begin {
             folder: door::number(folder),
             name,
+            part: 1,
             limit: record.limit,
             head: Head {
                 format: record.format,
@@ -86,63 +90,120 @@ impl Recorder {
                 term: facts.said.term.as_deref().map(String::from),
             },
         };
-        let (input, on_error) = (record.input, record.on_error);
-        let number = self.next;
-        self.next = self.next.wrapping_add(1);
-        let recording = Rc::new(Recording::new(&self.sink, number, input));
+        let recording = Recording::new(&self.sink, self.next, record, begin);
+        cx.told.records_to(key, &recording.path());
         attached.wires.traffic.get_or_insert_with(Box::default).recording =
-            Some(Rc::clone(&recording));
-        let session = Session { key, recording, begin, on_error, part: 1, began: false };
-        cx.told.records_to(key, &door::path(session.begin.folder, &session.file()));
-        self.sessions.insert(number, session);
+            Some(self.add(recording, Whose::Session(key)));
     }
 
-    /// The program of a session was executed.
+    /// The program of a session was executed; or it has its terminal again, which
+    /// was recorded meanwhile.
     pub fn begin(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key) {
-        let Some(session) = self.of(sessions, key) else {
+        let recording = sessions.get(key).and_then(|attached| attached.wires.recording());
+        let Some(recording) = recording else {
             return;
         };
-        session.began = true;
-        let json = serde_json::to_vec(&session.begin).unwrap_or_default();
-        match session.recording.begin(&json) {
+        if recording.has_begun() {
+            recording.belongs_to(Whose::Session(key));
+            cx.told.records_to(key, &recording.path());
+            return cx.told.is_recorded(key, recording.goes_on());
+        }
+        match recording.begin() {
             true => cx.told.is_recorded(key, true),
             false => {
-                session.recording.cut(Bytes::default());
-                let number = session.recording.session();
-                self.lose(cx, sessions, number, "the recorder takes nothing", false);
+                recording.cut(Bytes::default());
+                let recording = Rc::clone(recording);
+                self.lose(cx, sessions, &recording, "the recorder takes nothing", false);
             }
+        }
+    }
+
+    /// A session that a gateway before us has begun goes on, at this socket, with a
+    /// terminal of this size. `None`: it is not recorded there any more.
+    ///
+    /// # Errors
+    /// It may not go on: why.
+    pub fn go_on(
+        &mut self,
+        cx: &mut Context,
+        socket: u16,
+        kept: Kept,
+        size: Size,
+    ) -> Result<Option<Rc<Recording>>, Ended> {
+        let is_reached = self.reach(cx);
+        let Some(record) = self.of_socket(socket) else {
+            log_of(&kept.id(), "is not recorded any more: forkptyrouter-record is off");
+            return Ok(None);
+        };
+        if !is_reached {
+            log_of(&kept.id(), "is not recorded any more: there is no recorder");
+            let line = "session ended: it cannot be recorded: there is no recorder";
+            return match record.on_error {
+                OnError::Close => Err(Ended::because(Ending::Lost, line)),
+                OnError::Continue => Ok(None),
+            };
+        }
+        let folder = record.folder.as_deref().map_or(0, door::number);
+        let recording = Recording::resumed(&self.sink, self.next, record, (kept, folder), size);
+        Ok(Some(self.add(recording, Whose::Past)))
+    }
+
+    /// Whatever goes on of what gateways before us had has gone on.
+    pub fn took_up(&mut self, cx: &mut Context) {
+        self.retain();
+        if self.reach(cx) {
+            self.sink.borrow_mut().put_surely(Kind::Rest, 0, 0, &[]);
         }
     }
 
     /// A session is over. That is told as soon as it is known what became of its
     /// recording: at once where there is none.
-    pub fn end(&mut self, cx: &mut Context, recording: Option<Rc<Recording>>, last: Box<Last>) {
-        let session = recording.and_then(|recording| self.sessions.remove(&recording.session()));
-        let Some(session) = session.filter(|session| session.began) else {
-            return cx.told.tell_last(&last, None);
+    pub fn end(
+        &mut self,
+        cx: &mut Context,
+        recording: Option<Rc<Recording>>,
+        exit: Option<Exit>,
+        last: Option<Box<Last>>,
+    ) {
+        let recording = recording.and_then(|it| self.sessions.remove(&it.number()));
+        let recording = recording.filter(|recording| recording.has_begun());
+        let tell = |cx: &mut Context, recorded: Option<&Recorded>| {
+            last.iter().for_each(|last| cx.told.tell_last(last, recorded));
         };
-        let recording = &session.recording;
+        let Some(recording) = recording else {
+            return tell(cx, None);
+        };
         if let Some(dropped) = recording.is_cut() {
-            let recorded =
-                Recorded { dropped, ..Self::unknown(session.begin.folder, &session.file()) };
-            return cx.told.tell_last(&last, Some(&recorded));
+            let path = recording.path();
+            return tell(cx, Some(&Recorded { path, dropped, ..Recorded::default() }));
         }
-        recording.end(last.facts.exit.map(status_of));
+        recording.end(exit.map(status_of));
         let dropped = recording.told_missing(Bytes::default());
-        let number = recording.session();
-        self.over.insert(number, Over { session, since: Instant::now(), last, dropped });
+        let number = recording.number();
+        self.over.insert(number, Over { recording, since: Instant::now(), last, dropped });
         self.look_after(cx);
     }
 
     /// There never was such a session.
     pub fn forget(&mut self, recording: &Recording) {
-        self.sessions.remove(&recording.session());
+        self.sessions.remove(&recording.number());
     }
 
-    /// A session that is recorded.
-    fn of(&mut self, sessions: &Sessions, key: Key) -> Option<&mut Session> {
-        let number = sessions.get(key)?.wires.recording()?.session();
-        self.sessions.get_mut(&number)
+    fn add(&mut self, recording: Recording, whose: Whose) -> Rc<Recording> {
+        let recording = Rc::new(recording);
+        recording.belongs_to(whose);
+        self.sessions.insert(self.next, Rc::clone(&recording));
+        self.next = self.next.wrapping_add(1);
+        recording
+    }
+
+    /// Whoever reads the terminal goes on.
+    pub(super) fn read_on(cx: &mut Context, recording: &Recording) {
+        match recording.whose() {
+            Whose::Session(key) => cx.then(Outcome::Settle(key)),
+            Whose::Left(entry) => cx.then(Outcome::ReadOn(entry)),
+            _ => {}
+        }
     }
 
     /// A session is not recorded any more: it ends, or goes on without.
@@ -150,26 +211,33 @@ impl Recorder {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        number: u32,
+        recording: &Recording,
         why: &str,
         full: bool,
     ) {
-        let Some(session) = self.sessions.get(&number) else {
+        if !recording.lose() {
             return;
-        };
-        let key = session.key;
-        log_of(&cx.ids.of(key), &format!("is not recorded any more: {why}"));
-        cx.told.is_recorded(key, false);
-        session.recording.let_go();
-        if session.on_error == OnError::Close {
-            let attached = sessions.get_mut(key);
-            if let Some(attached) = attached.filter(|it| it.session.dismissed().is_none()) {
-                let ending = if full { Ending::Limit } else { Ending::Lost };
-                let line = format!("session ended: it cannot be recorded: {why}");
-                attached.session.dismiss(ending, &line, &mut attached.wires);
-                cx.after(DISMISSED, Due::Dismissed(key));
+        }
+        log_of(&recording.id(), &format!("is not recorded any more: {why}"));
+        let whose = recording.whose();
+        if let Whose::Session(key) = whose {
+            cx.told.is_recorded(key, false);
+        }
+        if recording.must_be() {
+            let ending = if full { Ending::Limit } else { Ending::Lost };
+            let line = format!("session ended: it cannot be recorded: {why}");
+            match whose {
+                Whose::Session(key) => {
+                    let attached = sessions.get_mut(key);
+                    if let Some(attached) = attached.filter(|it| it.session.dismissed().is_none()) {
+                        attached.session.dismiss(ending, &line, &mut attached.wires);
+                        cx.after(DISMISSED, Due::Dismissed(key));
+                    }
+                }
+                Whose::Left(entry) => return cx.then(Outcome::End(One::Left(entry))),
+                _ => {}
             }
         }
-        cx.then(Outcome::Settle(key));
+        Self::read_on(cx, recording);
     }
 }

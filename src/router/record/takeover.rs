@@ -3,24 +3,23 @@
 //! What nobody takes is counted as missing.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use super::super::context::Context;
-use super::super::outcome::Outcome;
 use super::super::recovery::Whose;
 use super::super::traffic::Sessions;
 use super::message::{self, Kind, Message, Resume, header};
-use super::{News, Recorder, connect, log_of};
-use crate::config::record::OnError;
+use super::{News, Recorder};
 use crate::uwsgi::log::log;
 use fpty::sys::queue::Giver;
 
 /// Why a session is not recorded as it was.
-const KILLED: &str = "the recorder was killed";
+pub(super) const KILLED: &str = "the recorder was killed";
 
 /// What a queue has that no recorder was done with.
 #[derive(Default)]
 pub(super) struct Left {
-    /// Sessions that begin in there.
+    /// Sessions that begin in there, or go on there.
     begins: HashSet<u32>,
     /// Sessions that end.
     ends: HashSet<u32>,
@@ -43,14 +42,14 @@ impl Left {
             let of_session = self.of_sessions.entry(session).or_default();
             of_session.lost += message.lost();
             match kind {
-                Kind::Begin => {
+                Kind::Begin | Kind::Resume => {
                     self.begins.insert(session);
                 }
                 Kind::End => {
                     self.ends.insert(session);
                 }
                 Kind::Missing => of_session.missing += message.lost(),
-                Kind::Output | Kind::Input | Kind::Resize | Kind::Resume => {}
+                Kind::Output | Kind::Input | Kind::Resize | Kind::Rest => {}
             }
         }
     }
@@ -62,7 +61,7 @@ impl Left {
 
 impl Recorder {
     /// The recorder was killed. Another one is most often there at once.
-    pub(super) fn is_gone(&mut self, cx: &mut Context, sessions: &Sessions) {
+    pub(super) fn is_gone(&mut self, cx: &mut Context) {
         if let Some(channel) = self.sink.borrow().descriptor() {
             let _ = cx.poller.remove(channel);
         }
@@ -79,7 +78,7 @@ impl Recorder {
         for number in over {
             self.tell_without(cx, number, Bytes::default());
         }
-        let taken = queue.and_then(|queue| self.hand_on(cx, sessions, queue, &left));
+        let taken = queue.and_then(|queue| self.hand_on(cx, queue, &left));
         let goes_on = |number: &u32| taken.as_ref().is_some_and(|taken| taken.contains(number));
         let lost = self.over.keys().filter(|number| !goes_on(number));
         let lost: Vec<u32> = lost.copied().collect();
@@ -90,12 +89,8 @@ impl Recorder {
         numbers.sort_unstable();
         for number in numbers {
             let whose = self.sessions.get(&number).map_or(Whose::Past, |it| it.whose());
-            let lost = News::Lost {
-                session: number,
-                goes_on: goes_on(&number),
-                begins: left.begins.contains(&number),
-                left: left.of(number),
-            };
+            let (goes_on, left) = (goes_on(&number), left.of(number));
+            let lost = News::Lost { session: number, goes_on, left };
             Self::then(cx, whose, lost);
         }
         self.look_after(cx);
@@ -103,15 +98,9 @@ impl Recorder {
 
     /// Gives a queue to the next recorder; which sessions go on there. `None`:
     /// there is no recorder.
-    fn hand_on(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        queue: Giver,
-        left: &Left,
-    ) -> Option<HashSet<u32>> {
+    fn hand_on(&mut self, cx: &mut Context, queue: Giver, left: &Left) -> Option<HashSet<u32>> {
         let mut taken: HashSet<u32> = left.begins.clone();
-        let resumes = self.resumes(sessions, left);
+        let resumes = self.resumes(left);
         let mut before = if resumes.is_empty() { None } else { Some(Giver::new().ok()?) };
         for (number, resume) in resumes {
             let json = serde_json::to_vec(&resume).ok()?;
@@ -120,60 +109,53 @@ impl Recorder {
                 taken.insert(number);
             }
         }
-        let link = connect(queue, before.as_ref()).ok()?;
+        let link = self.connect(queue, before.as_ref()).ok()?;
         self.sink.borrow_mut().go_on(link);
         self.listen(cx).then_some(taken)
     }
 
     /// What the next recorder has to know of sessions whose beginning it does
     /// not find in the queue.
-    fn resumes(&mut self, sessions: &Sessions, left: &Left) -> Vec<(u32, Resume)> {
+    fn resumes(&self, left: &Left) -> Vec<(u32, Resume)> {
         let mut resumes = Vec::new();
-        for (number, session) in &mut self.sessions {
-            let is_cut = session.recording.is_cut().is_some();
-            if !session.began || is_cut || left.begins.contains(number) {
+        for (number, recording) in &self.sessions {
+            let is_cut = recording.is_cut().is_some();
+            if !recording.has_begun() || is_cut || left.begins.contains(number) {
                 continue;
             }
-            let Some(attached) = sessions.get(session.key) else { continue };
-            let size = attached.session.size();
-            let ends = session.on_error == OnError::Continue;
-            let dropped = session.recording.told_missing(left.of(*number));
-            let mut resume = session.resume(dropped, ends);
-            (resume.begin.head.rows, resume.begin.head.cols) = (size.rows, size.cols);
-            resumes.push((*number, resume));
+            let dropped = recording.told_missing(left.of(*number));
+            resumes.push((*number, recording.resume(dropped)));
         }
-        for (number, over) in &mut self.over {
+        for (number, over) in &self.over {
             if left.begins.contains(number) {
                 continue;
             }
             let dropped = over.dropped.saturating_sub(left.of(*number).missing);
-            resumes.push((*number, over.session.resume(dropped, true)));
+            resumes.push((*number, Resume { ends: true, ..over.recording.resume(dropped) }));
         }
         resumes
     }
 
-    /// A session whose recorder is gone is recorded on, in another file unless it
-    /// begins there, if it may go on at all.
+    /// A session whose recorder is gone is recorded on, if it may go on at all.
     pub(super) fn record_on(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
         number: u32,
-        (goes_on, begins, left): (bool, bool, Bytes),
+        goes_on: bool,
+        left: Bytes,
     ) {
-        let Some(session) = self.sessions.get(&number).filter(|session| session.began) else {
+        let recording = self.sessions.get(&number).filter(|it| it.has_begun()).map(Rc::clone);
+        let Some(recording) = recording else {
             return;
         };
         if !goes_on {
-            session.recording.cut(left);
+            recording.cut(left);
         }
-        if !goes_on || session.on_error == OnError::Close {
-            return self.lose(cx, sessions, number, KILLED, false);
+        match !goes_on || recording.must_be() {
+            true => self.lose(cx, sessions, &recording, KILLED, false),
+            false => Self::read_on(cx, &recording),
         }
-        if !begins {
-            log_of(&cx.ids.of(session.key), "is recorded in another file from here on");
-        }
-        cx.then(Outcome::Settle(session.key));
     }
 }
 

@@ -1,19 +1,19 @@
 //! What a gateway and its recorder have to say to each other, and what waits for
 //! that.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::context::Context;
 use super::super::fault;
-use super::super::outcome::Outcome;
 use super::super::recovery::Whose;
 use super::super::table::Source;
 use super::super::timers::Due;
 use super::super::told::Recorded;
 use super::super::traffic::Sessions;
 use super::message::Answer;
-use super::takeover::Bytes;
-use super::{News, Over, Recorder, connect, door, log_of};
+use super::takeover::{Bytes, KILLED};
+use super::{News, Over, Recorder, log_of};
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::sys::Read;
@@ -36,10 +36,12 @@ impl Recorder {
     /// Whom an answer is about.
     fn whose(&self, answer: &Answer) -> Whose {
         let number = match answer {
-            Answer::Failed { session, .. } | Answer::Done { session, .. } => session,
+            Answer::Failed { session, .. }
+            | Answer::Done { session, .. }
+            | Answer::Resumed { session, .. } => session,
             Answer::Here { .. } | Answer::Room => return Whose::All,
         };
-        self.sessions.get(number).map_or(Whose::Past, |session| session.whose())
+        self.sessions.get(number).map_or(Whose::Past, |recording| recording.whose())
     }
 
     /// Reaches for the recorder, where there is one. Returns whether sessions
@@ -50,7 +52,7 @@ impl Recorder {
         }
         // Whoever is not recorded for want of it is told, or the log is.
         let link = Giver::new().map_err(|error| reason(&error));
-        let Ok(link) = link.and_then(|queue| connect(queue, None)) else {
+        let Ok(link) = link.and_then(|queue| self.connect(queue, None)) else {
             return false;
         };
         self.sink.borrow_mut().connect(Some(link));
@@ -139,19 +141,20 @@ impl Recorder {
     /// Tells an end of whose recording nothing more is known, but that this is
     /// lost of it.
     pub(super) fn tell_without(&mut self, cx: &mut Context, number: u32, left: Bytes) {
-        if let Some(Over { session, last, dropped, .. }) = self.over.remove(&number) {
+        if let Some(Over { recording, last, dropped, .. }) = self.over.remove(&number) {
             let dropped = (dropped + left.lost).saturating_sub(left.missing);
-            let recorded = Self::unknown(session.begin.folder, &session.file());
-            cx.told.tell_last(&last, Some(&Recorded { dropped, ..recorded }));
+            let path = recording.path();
+            let recorded = Recorded { path, dropped, ..Recorded::default() };
+            last.iter().for_each(|last| cx.told.tell_last(last, Some(&recorded)));
         }
     }
 
     /// Terminals are read again.
     fn let_go_of_held(&mut self, cx: &mut Context) {
         let held = std::mem::take(&mut self.sink.borrow_mut().held);
-        for session in held.iter().filter_map(|number| self.sessions.get(number)) {
-            session.recording.let_go();
-            cx.then(Outcome::Settle(session.key));
+        for recording in held.iter().filter_map(|number| self.sessions.get(number)) {
+            recording.let_go();
+            Self::read_on(cx, recording);
         }
     }
 
@@ -191,24 +194,38 @@ impl Recorder {
                 }
             }
             Answer::Room => self.let_go_of_held(cx),
+            Answer::Resumed { session, part, moved, dropped } => {
+                let Some(recording) = self.sessions.get(&session).map(Rc::clone) else {
+                    return;
+                };
+                recording.has_resumed(part, dropped);
+                if let Whose::Session(key) = recording.whose() {
+                    cx.told.records_to(key, &recording.path());
+                }
+                // Its file before that lacks what was lost with the recorder.
+                if moved && recording.must_be() {
+                    self.lose(cx, sessions, &recording, KILLED, false);
+                } else if moved {
+                    log_of(&recording.id(), "is recorded in another file from here on");
+                }
+            }
             Answer::Failed { session, why, full } => {
                 if let Some(over) = self.over.get(&session) {
-                    log_of(over.last.id(), &format!("is not recorded any more: {why}"));
+                    let id = over.recording.id();
+                    log_of(&id, &format!("is not recorded any more: {why}"));
                 }
-                self.lose(cx, sessions, session, &why, full);
+                if let Some(recording) = self.sessions.get(&session).map(Rc::clone) {
+                    self.lose(cx, sessions, &recording, &why, full);
+                }
             }
             Answer::Done { session, name, bytes, dropped, sha256 } => {
                 let Some(over) = self.over.remove(&session) else {
                     return;
                 };
-                let name = name.unwrap_or_else(|| over.session.file());
-                let recorded = Recorded {
-                    path: door::path(over.session.begin.folder, &name),
-                    bytes,
-                    dropped,
-                    sha256,
-                };
-                cx.told.tell_last(&over.last, Some(&recorded));
+                let recording = &over.recording;
+                let path = name.map_or_else(|| recording.path(), |name| recording.path_of(&name));
+                let recorded = Recorded { path, bytes, dropped, sha256 };
+                over.last.iter().for_each(|last| cx.told.tell_last(last, Some(&recorded)));
             }
         }
     }

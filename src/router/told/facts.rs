@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::board;
 use super::clock::Utc;
+use super::in_advance::{self, LONGEST};
 use super::line::{Format, Line, Value};
 use super::peer::{Peer, Said};
 use super::reason::{Gone, Parted, Refusal};
+use crate::router::supervisor::lines;
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::Timestamp;
@@ -72,7 +73,9 @@ pub struct Facts {
     /// Where its recording is to be.
     pub recording: Option<Box<str>>,
     /// Where its last line is written in advance.
-    pub board: Option<board::Place>,
+    pub place: Option<lines::Place>,
+    /// The supervisor has that line.
+    pub is_kept: bool,
     /// The client that is attached, or was last, where it is not the first one.
     pub client: Option<Box<Peer>>,
     /// Since when that is.
@@ -132,13 +135,6 @@ pub struct Last {
     pub end: End,
 }
 
-impl Last {
-    /// The session's id.
-    pub fn id(&self) -> &str {
-        &self.facts.id
-    }
-}
-
 impl Facts {
     /// The fields that all lines about it have, in this format and no longer
     /// than there is room for.
@@ -158,7 +154,7 @@ impl Facts {
     /// was killed; `None`: it has no lines.
     pub fn line_in_advance(&self, place: &Place) -> Option<String> {
         let end = End {
-            at: board::NO_TIME,
+            at: in_advance::NO_TIME,
             duration: Duration::ZERO,
             why: Gone::Lost,
             bytes: (None, None),
@@ -170,7 +166,7 @@ impl Facts {
             .map(|path| Recorded { path: path.to_string(), ..Recorded::default() });
         for recorded in [recorded.as_ref(), None] {
             let line = self.end_line(&end, recorded, 0)?;
-            if line.len() <= board::LONGEST {
+            if line.len() <= LONGEST {
                 return Some(line);
             }
         }
@@ -383,7 +379,8 @@ mod tests {
             audit: None,
             recorded: false,
             recording: None,
-            board: None,
+            place: None,
+            is_kept: false,
             client: None,
             attached: Timestamp::now(),
             before: (Some(0), Some(0)),
@@ -453,9 +450,9 @@ mod tests {
             for format in [Format::Json, Format::KeyVal] {
                 let facts = Facts { exit: None, ..audited(format, &text) };
                 let line = facts.line_in_advance(&place(&text)).expect("a line");
-                assert!(line.len() <= board::LONGEST, "{} bytes", line.len());
+                assert!(line.len() <= LONGEST, "{} bytes", line.len());
                 let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-                let line = board::at(&line, later, Duration::from_millis(7007));
+                let line = in_advance::at(&line, later, Duration::from_millis(7007));
                 assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
                 let duration = match format {
                     Format::Json => "\"duration\":7.007,\"reason\":\"lost\",\"status\":null",
@@ -467,7 +464,7 @@ mod tests {
                     Format::KeyVal => " reason=\"signal\" status=null signal=9 ",
                 };
                 let killed = Exit::Signal { number: 9, core: false };
-                let line = board::because(&line, Gone::Signal, Some(killed));
+                let line = in_advance::because(&line, Gone::Signal, Some(killed));
                 assert!(line.contains(known), "{line}");
             }
         }

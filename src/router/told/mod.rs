@@ -10,16 +10,16 @@
 //! | `reason.rs` | why it ended, why there was none |
 //! | `refusals.rs` | how many of them have a line of their own |
 //! | `line.rs` | how a line looks |
-//! | `board.rs` | last lines, in case that a gateway is killed |
+//! | `in_advance.rs` | last lines, in case that a gateway is killed |
 //! | `queue.rs` | lines on their way to the log |
 //! | `counters.rs` | what happened since the start, of all gateways |
 //! | `traffic.rs` | bytes of a session |
 //! | `clock.rs` | the time as it is written down |
 
-pub mod board;
 pub mod clock;
 pub mod counters;
 mod facts;
+pub mod in_advance;
 pub mod line;
 mod names;
 mod peer;
@@ -32,6 +32,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::supervisor::lines::Lines;
 use super::table::Key;
 use crate::config::router::Router;
 use crate::config::rules::Rules;
@@ -43,7 +44,6 @@ use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::socket::Stream;
 
-use board::Board;
 use counters::Counters;
 use facts::Act;
 pub use facts::{End, Facts, Last, Recorded, of_peer};
@@ -159,18 +159,23 @@ pub struct Told {
     refusals: Refusals,
     sockets: Vec<Socket>,
     facts: HashMap<Subject, Box<Facts>>,
-    board: Option<Board>,
+    lines: Option<Lines>,
 }
 
 impl Told {
-    /// Of the gateway of this number, with these sockets.
-    pub fn new(config: &Router, ordinal: usize, sockets: Vec<Socket>) -> Self {
+    /// Of the gateway of this number, with these sockets, and with the lines that one
+    /// that was here before us has not written.
+    pub fn new(
+        config: &Router,
+        ordinal: usize,
+        sockets: Vec<Socket>,
+        left_behind: Vec<String>,
+    ) -> Self {
         let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
-        let (board, left) = board::adopt(ordinal);
         let mut queue = Queue::default();
-        for line in left {
+        for line in left_behind {
             queue.say(|_| line, log::takes);
         }
         Self {
@@ -187,7 +192,7 @@ impl Told {
             refusals: Refusals::new(),
             sockets,
             facts: HashMap::new(),
-            board,
+            lines: Lines::of(ordinal),
         }
     }
 
@@ -346,7 +351,8 @@ impl Told {
             audit: None,
             recorded: false,
             recording: None,
-            board: None,
+            place: None,
+            is_kept: false,
             client: None,
             attached: Timestamp::now(),
             before: (Some(0), Some(0)),
@@ -437,8 +443,8 @@ impl Told {
     /// Writes the line of a session's end, as soon as it is known what became
     /// of its recording.
     pub fn tell_last(&mut self, last: &Last, recorded: Option<&Recorded>) {
-        if let (Some(board), Some(place)) = (&mut self.board, last.facts.board) {
-            board.take(place);
+        if let (Some(lines), Some(place)) = (&mut self.lines, last.facts.place) {
+            lines.take(place);
         }
         if last.facts.audit.is_some() {
             let Last { facts, end } = last;
@@ -454,12 +460,36 @@ impl Told {
         Some((facts.line_in_advance(&self.place)?, facts.started.boot))
     }
 
-    /// Somebody else tells of a session's end, where this gateway is killed.
+    /// The supervisor tells of a session's end, where this gateway is killed.
     pub fn entrusted(&mut self, subject: Subject) {
-        let facts = self.facts.get_mut(&subject);
-        let place = facts.and_then(|facts| facts.board.take());
-        if let (Some(board), Some(place)) = (&mut self.board, place) {
-            board.take(place);
+        if let Some(facts) = self.facts.get_mut(&subject) {
+            facts.is_kept = true;
+            if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
+                lines.keep(place, true);
+            }
+        }
+    }
+
+    /// There is no supervisor any more.
+    pub fn nothing_is_entrusted(&mut self) {
+        for facts in self.facts.values_mut().filter(|facts| facts.is_kept) {
+            facts.is_kept = false;
+            if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
+                lines.keep(place, false);
+            }
+        }
+    }
+
+    /// Writes a session's last line in advance.
+    fn write_in_advance(&mut self, subject: Subject) {
+        let (Some(lines), Some(facts)) = (&mut self.lines, self.facts.get_mut(&subject)) else {
+            return;
+        };
+        if let Some(line) = facts.line_in_advance(&self.place) {
+            facts.place = lines.put(&line, facts.started.boot);
+        }
+        if let Some(place) = facts.place.filter(|_| facts.is_kept) {
+            lines.keep(place, true);
         }
     }
 
@@ -480,7 +510,9 @@ impl Told {
         self.counters.goes_on();
         if let Some(facts) = self.facts.get_mut(&subject) {
             facts.started = started;
+            facts.is_kept = true;
         }
+        self.write_in_advance(subject);
     }
 
     /// Writes a line that somebody has written in advance.
@@ -491,13 +523,8 @@ impl Told {
     /// A session has begun: its program was executed.
     pub fn begun(&mut self, subject: Subject) {
         self.counters.began();
-        let Some(facts) = self.facts.get_mut(&subject) else {
-            return;
-        };
-        if facts.audit.is_some() {
-            let advance = facts.line_in_advance(&self.place).unwrap_or_default();
-            let board = self.board.as_mut();
-            facts.board = board.and_then(|board| board.put(&advance, facts.started.boot));
+        self.write_in_advance(subject);
+        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
             self.queue.say(|lost| facts.start_line(lost).unwrap_or_default(), log::takes);
         }
     }

@@ -9,6 +9,7 @@ use once_cell::sync::OnceCell;
 
 use super::seats;
 use super::supervisor::{leaders, lines};
+use super::tallies;
 use super::told::counters;
 use crate::uwsgi::log::log;
 use fpty::error::reason;
@@ -29,6 +30,8 @@ pub enum Part {
     Leaders(usize),
     /// The last lines of a gateway's sessions.
     Lines(usize),
+    /// A gateway's numbers that all others see.
+    Tallies(usize),
 }
 
 /// What is asked for.
@@ -40,6 +43,8 @@ pub struct Wants {
     pub limits: bool,
     /// There is an audit.
     pub audit: bool,
+    /// There are sessions that can be left.
+    pub detach: bool,
 }
 
 /// A part begins at a page of its own: memory is used by the page.
@@ -56,12 +61,16 @@ impl Wants {
             Part::Seats(_) => only(self.limits, seats::WORDS),
             Part::Leaders(_) => leaders::WORDS,
             Part::Lines(_) => only(self.audit, lines::WORDS),
+            // One alone has nobody to show them.
+            Part::Tallies(_) => only(self.detach && self.gateways > 1, tallies::WORDS),
         }
     }
 
     /// All parts, in their order.
     fn parts(&self) -> impl Iterator<Item = Part> {
-        let own = |number| [Part::Seats(number), Part::Leaders(number), Part::Lines(number)];
+        let own = |number| {
+            [Part::Seats(number), Part::Leaders(number), Part::Lines(number), Part::Tallies(number)]
+        };
         let common = [Part::HaveTold, Part::Counters, Part::Rates];
         common.into_iter().chain((0..self.gateways).flat_map(own))
     }
@@ -121,10 +130,12 @@ mod tests {
     #[test]
     fn no_part_reaches_into_the_next() {
         for gateways in [1, 4, 64] {
-            for (limits, audit) in [(false, false), (true, false), (true, true)] {
-                let wants = Wants { gateways, limits, audit };
+            for (limits, audit, detach) in
+                [(false, false, false), (true, false, true), (true, true, true)]
+            {
+                let wants = Wants { gateways, limits, audit, detach };
                 let (parts, end) = wants.layout();
-                assert_eq!(parts.len(), 3 + 3 * gateways);
+                assert_eq!(parts.len(), 3 + 4 * gateways);
                 let ends = parts.iter().skip(1).map(|(_, begin, _)| *begin).chain([end]);
                 for ((part, begin, words), next) in parts.iter().zip(ends) {
                     assert!(begin + words <= next && begin % PAGE == 0, "{part:?}");

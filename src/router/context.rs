@@ -139,6 +139,11 @@ impl Context {
         self.gather = Vec::with_capacity(BUFFER);
     }
 
+    /// What a client sent that stands in the turn's buffer.
+    pub fn take_input(&mut self) -> Vec<u8> {
+        std::mem::replace(&mut self.input, Vec::with_capacity(BUFFER))
+    }
+
     /// Has this done after a while.
     pub fn after(&mut self, wait: Duration, due: Due) {
         self.timers.after(wait, due, &self.poller);

@@ -24,7 +24,8 @@ use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recorder;
 use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover, Whose};
-use super::siblings::{Asker, Siblings};
+use super::seeking::{self, Goes, Seekers};
+use super::siblings::{Asker, Posed, Question, Siblings};
 use super::supervisor::client::Found;
 use super::supervisor::protocol::{Record, SessionFds};
 use super::table::{Key, Source};
@@ -69,6 +70,7 @@ pub struct GatewayLoop {
     pub(super) children: Signals,
     pub(super) recorder: Option<Box<Recorder>>,
     pub(super) siblings: Siblings,
+    pub(super) seekers: Seekers,
 }
 
 /// Serves; returns only when it cannot go on.
@@ -290,11 +292,16 @@ impl GatewayLoop {
             Outcome::NotHeard(key) => self.end_unheard(key),
             Outcome::Inquires(key) => self.inquirers.begin(cx, key),
             Outcome::End(subject) => self.end_at_wish(subject),
-            Outcome::Asked(posed) => {
-                fault::point("question");
-                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
-                let answer = view.answer(cx, posed.question);
-                self.siblings.reply(&posed, &answer);
+            Outcome::Asked(posed) => self.asked(posed),
+            Outcome::Sought(key) => {
+                let goes = self.seekers.conclude(cx, &mut self.siblings, key);
+                self.goes(goes);
+            }
+            Outcome::Answered(Asker::Seeker(key, whom), answer) => {
+                self.seekers.hear(cx, key, whom, answer.as_deref());
+            }
+            Outcome::Answered(Asker::Handed(key), answer) => {
+                self.seekers.handed(cx, key, answer.as_deref());
             }
             Outcome::Answered(Asker::Inquirer(key), answer) => {
                 self.inquirers.answered(cx, key, answer.as_deref());
@@ -377,12 +384,57 @@ impl GatewayLoop {
     /// Does what a client wants.
     fn open(&mut self, opened: Opened) {
         match opened.opening.request.verb() {
-            Some(Verb::Attach) => self.come_back(opened),
+            Some(Verb::Attach) => {
+                let (cx, siblings) = (&mut self.cx, &mut self.siblings);
+                let opened = Box::new(opened);
+                let goes = self.seekers.seek(cx, siblings, self.left.as_deref(), opened, 0);
+                self.goes(goes);
+            }
             _ if listing::is_inquiry(&opened.opening) => {
                 self.inquirers.inquire(&mut self.cx, opened.newcomer, opened.opening);
             }
             _ => self.open_new(opened),
         }
+    }
+
+    /// A client wants a session that was left, and it is known whose that is.
+    fn goes(&mut self, goes: Goes) {
+        if let Goes::Here(opened) = goes {
+            self.come_back(*opened);
+        }
+    }
+
+    /// Another gateway asks something.
+    fn asked(&mut self, mut posed: Posed) {
+        fault::point("question");
+        let cx = &mut self.cx;
+        let answer = match posed.question {
+            Question::Piece(asking) => {
+                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
+                view.piece(cx, asking).encode()
+            }
+            Question::End { by, place, id } => {
+                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
+                match view.end(cx, by, place, id) {
+                    true => listing::piece::ENDED.to_vec(),
+                    false => Vec::new(),
+                }
+            }
+            Question::Seek(sought) => {
+                let found = self.left.as_ref().and_then(|left| left.found(&sought));
+                found.map(|found| found.encode()).unwrap_or_default()
+            }
+            Question::Take(handed) => {
+                let Some(opened) = seeking::arrives(cx, &mut posed, handed) else {
+                    return;
+                };
+                self.siblings.reply(&posed, seeking::TAKEN);
+                let (siblings, left) = (&mut self.siblings, self.left.as_deref());
+                let goes = self.seekers.seek(cx, siblings, left, opened, handed.hops);
+                return self.goes(goes);
+            }
+        };
+        self.siblings.reply(&posed, &answer);
     }
 
     /// Makes a session of a client that has not come back to an old one.
@@ -407,12 +459,12 @@ impl GatewayLoop {
     }
 
     fn open_session(&mut self, opened: Opened) {
-        let Opened { newcomer, mut opening, ended, .. } = opened;
+        let Opened { newcomer, mut opening, ended, name, .. } = opened;
         let plan = match self.cx.plan(newcomer.door, &mut opening) {
             Ok(plan) => plan,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
-        let wish = match self.may_leave(&newcomer, &opening) {
+        let wish = match self.may_leave(&newcomer, &opening, name) {
             Ok(wish) => wish,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
@@ -766,6 +818,7 @@ impl Recover for GatewayLoop {
             Whose::Command(key) => self.commands.end_panicked(cx, programs, key, INTERNAL),
             Whose::Caller(key) => drop(self.callers.refuse(cx, key, INTERNAL)),
             Whose::Inquirer(key) => self.inquirers.end(cx, key, INTERNAL),
+            Whose::Seeker(key) => self.seekers.end(cx, key, INTERNAL),
             Whose::Left(key) => match self.left.as_ref().and_then(|left| left.session_of(key)) {
                 Some(session) => self.sessions.end_panicked(cx, programs, session),
                 None => self.end_left(key),
@@ -792,6 +845,7 @@ impl Recover for GatewayLoop {
             Whose::Command(key) => self.commands.drop_one(key),
             Whose::Caller(key) => self.callers.drop_one(key),
             Whose::Inquirer(key) => self.inquirers.drop_one(key),
+            Whose::Seeker(key) => self.seekers.drop_one(key),
             Whose::Left(key) | Whose::Watcher(key) => {
                 if let Some(left) = &mut self.left {
                     left.drop_one(key, matches!(whose, Whose::Watcher(_)));
@@ -821,7 +875,8 @@ impl Recover for GatewayLoop {
         };
         self.cx.asked_for.retain(exists);
         let waiting = self.left.iter().flat_map(|left| left.waiting_seats());
-        self.cx.seats.retain(exists, self.callers.seats().chain(waiting));
+        let seeking = self.seekers.seats();
+        self.cx.seats.retain(exists, self.callers.seats().chain(waiting).chain(seeking));
         if let Some(recorder) = &mut self.recorder {
             recorder.retain();
         }

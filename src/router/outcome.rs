@@ -37,6 +37,8 @@ pub enum Outcome {
     Inquires(Key),
     /// A session is to end at somebody's wish.
     End(Subject),
+    /// It is known whose the session is that somebody seeks.
+    Sought(Key),
     /// Another gateway asks something.
     Asked(Posed),
     /// Another gateway has answered; `None`: it has not.
@@ -68,6 +70,9 @@ impl Outcome {
             Self::Recording(whose, _) => *whose,
             Self::ReadOn(key) => Whose::Left(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
+            Self::Sought(key) | Self::Answered(Asker::Seeker(key, _) | Asker::Handed(key), _) => {
+                Whose::Seeker(*key)
+            }
             Self::End(subject) => (*subject).into(),
             // Whoever asks does without.
             Self::Asked(_) => Whose::Past,

@@ -19,6 +19,7 @@ use super::listing::Inquirers;
 use super::programs::{self, Programs};
 use super::record::Recorder;
 use super::seats::Seats;
+use super::seeking::Seekers;
 use super::siblings::Siblings;
 use super::supervisor;
 use super::supervisor::leaders::Leaders;
@@ -129,12 +130,14 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         children,
         recorder,
         siblings: Siblings::of(gateway.ordinal()),
+        seekers: Seekers::default(),
     };
     router.restore(found);
     if let Some(recorder) = &mut router.recorder {
         recorder.took_up(&mut router.cx);
     }
     router.cx.seats.free_rest();
+    router.cx.tallies.free_rest();
     if let Some(wait) = router.programs.grace_lasts() {
         router.cx.after(wait, Due::LeftBehind);
     }

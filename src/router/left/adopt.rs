@@ -255,5 +255,7 @@ pub(super) fn entry(
         command: None,
         untold: false,
         bound: None,
+        held: None,
+        counts: None,
     }
 }

@@ -9,6 +9,7 @@ use super::super::fault;
 use super::super::greet::Opened;
 use super::super::recovery::Whose;
 use super::super::seats::Seat;
+use super::super::siblings::sought::{Fits, Found, Sought};
 use super::super::table::{Key, Source};
 use super::super::told::clock::Utc;
 use super::super::told::{Origin, Subject};
@@ -74,7 +75,7 @@ impl GatewayLoop {
     /// A client asks for a session that was left. What it sent after that
     /// stands in the buffer.
     pub(in crate::router) fn come_back(&mut self, opened: Opened) {
-        let Opened { newcomer, mut opening, arrived, ended } = opened;
+        let Opened { newcomer, mut opening, arrived, ended, name } = opened;
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         let newcomer = self.cx.seated(newcomer);
         if let Err(why) = self.cx.check_limits(&newcomer) {
@@ -94,7 +95,7 @@ impl GatewayLoop {
         let is_allowed = self.cx.doors.rules(newcomer.door).is_some_and(allows);
         let (Some(left), Some(uid)) = (self.left.as_ref().filter(|_| is_allowed), uid) else {
             if asked.begins {
-                return self.open_new(Opened { newcomer, opening, arrived, ended });
+                return self.open_new(Opened { newcomer, opening, arrived, ended, name });
             }
             let why = match newcomer.transport {
                 _ if !is_allowed => "sessions cannot be left here (forkptyrouter-detach)",
@@ -105,7 +106,7 @@ impl GatewayLoop {
         };
         let Some(key) = left.find(newcomer.door, uid, &asked.which, asked.begins) else {
             if asked.begins {
-                return self.open_new(Opened { newcomer, opening, arrived, ended });
+                return self.open_new(Opened { newcomer, opening, arrived, ended, name });
             }
             return self.cx.turn_back(newcomer, true, refused(NO_SUCH));
         };
@@ -270,6 +271,22 @@ impl super::Left {
     /// last and runs, else the last that has ended. One that has ended is none to go
     /// on with where it `begins` anew, which is asked for by a name alone.
     fn find(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<Key> {
+        self.fitting(door, uid, which, begins).map(|(_, key)| key)
+    }
+
+    /// The same for whoever seeks one among several gateways: the best that is here.
+    pub fn found(&self, sought: &Sought) -> Option<Found> {
+        let which = sought.which.map(|which| which.to_string()).unwrap_or_default();
+        let (fits, key) = self.fitting(sought.door, sought.uid, &which, false)?;
+        let entry = self.entries.get(key)?;
+        // What is called so and runs comes before what has ended.
+        let runs = fits == Fits::Is && !which.is_empty() && !matches!(entry.place, Place::Over(_));
+        let rank = entry.place.rank() + if runs { 4 } else { 0 };
+        let since = entry.turned.at;
+        Some(Found { fits, rank, since, id: entry.id.clone() })
+    }
+
+    fn fitting(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<(Fits, Key)> {
         let all = || {
             self.entries.iter().filter(|(_, entry)| {
                 entry.door == door && entry.bound.is_none() && (uid == 0 || entry.uid == uid)
@@ -283,24 +300,24 @@ impl super::Left {
         let rank = |entry: &Entry| (entry.place.rank(), entry.turned.at);
         if which.is_empty() {
             let left = own().filter(|(_, entry)| entry.place.rank() > 0);
-            return left.max_by_key(|(_, entry)| rank(entry)).map(|(key, _)| key);
+            return left.max_by_key(|(_, entry)| rank(entry)).map(|(key, _)| (Fits::Is, key));
         }
         // Somebody may have named a session like another's id.
         let whole = all().find(|(_, entry)| !begins && entry.id == which);
         if let Some((key, _)) = whole {
-            return Some(key);
+            return Some((Fits::Whole, key));
         }
         let named = own().filter(|(_, entry)| entry.name == which);
         let named =
             named.max_by_key(|(_, entry)| (!matches!(entry.place, Place::Over(_)), rank(entry)));
         if let Some((key, _)) = named {
-            return Some(key);
+            return Some((Fits::Is, key));
         }
         if begins {
             return None;
         }
         let mut by_id = all().filter(|(_, entry)| entry.id.starts_with(which));
         let (key, _) = by_id.next()?;
-        by_id.next().is_none().then_some(key)
+        by_id.next().is_none().then_some((Fits::Begins, key))
     }
 }

@@ -5,12 +5,15 @@ use std::os::fd::AsFd;
 use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::listing::beginning::Beginning;
 use super::super::recovery::Whose;
+use super::super::seeking;
 use super::super::table::{Key, Source};
+use super::super::tallies::Tally;
 use super::super::told::Subject;
 use super::super::traffic::Attached;
 use super::alone::{LAST_READS, ONE_READ};
-use super::{Alone, Entry, Over, Place, RARELY, Taken, Turned};
+use super::{Alone, Entry, Over, Place, RARELY, Taken, Turned, keys, without_client};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
@@ -27,6 +30,8 @@ use fpty::sys::{Read, Size};
 pub struct Wish {
     uid: u32,
     name: String,
+    /// Nobody else of one's own is called so.
+    held: Option<Tally>,
 }
 
 impl GatewayLoop {
@@ -39,13 +44,14 @@ impl GatewayLoop {
         &self,
         newcomer: &Newcomer,
         opening: &Opening,
+        held: Option<Tally>,
     ) -> Result<Option<Wish>, Ended> {
         let refused = |why: &str| Err(Ended::because(Ending::Refused, why));
         let allows = |rules: &Rules| rules.detach.sessions > 0;
         let is_allowed = self.cx.doors.rules(newcomer.door).is_some_and(allows);
-        let Some(left) = self.left.as_ref().filter(|_| is_allowed) else {
+        if self.left.is_none() || !is_allowed {
             return Ok(None);
-        };
+        }
         let name = opening.variables.get(variables::SESSION_NAME).unwrap_or_default();
         if !name.is_empty() && !is_name(name) {
             return refused("a session's name has letters, digits, '.', '_' and '-', at most 64");
@@ -58,11 +64,18 @@ impl GatewayLoop {
         let Some(uid) = uid else {
             return Ok(None);
         };
+        let held = match Beginning::of(name).map(|name| seeking::name(newcomer.door, uid, name)) {
+            None => None,
+            Some(key) => match held.filter(|held| held.is(key)) {
+                None => Some(self.cx.tallies.claim(key)),
+                held => held.map(Ok),
+            },
+        };
         let name = String::from_utf8_lossy(name).into_owned();
-        if !name.is_empty() && !left.is_free(newcomer.door, uid, &name) {
-            return refused(&format!("there is a session {name} of yours (fpty -a {name})"));
+        match held.transpose() {
+            Ok(held) => Ok(Some(Wish { uid, name, held })),
+            Err(_) => refused(&format!("there is a session {name} of yours (fpty -a {name})")),
         }
-        Ok(Some(Wish { uid, name }))
     }
 
     /// The session that has just begun can be left from now on, where there is
@@ -93,7 +106,7 @@ impl GatewayLoop {
             return false;
         };
         session.keep(Kept { remains, hidden: false, relays });
-        let Wish { uid, name } = wish;
+        let Wish { uid, name, held } = wish;
         let taken = Taken { session: key, uid, since: Timestamp::now(), until: None, next: None };
         let entry = left.entries.insert(Entry {
             id,
@@ -110,6 +123,8 @@ impl GatewayLoop {
             untold: false,
             turned: Turned::default(),
             bound: None,
+            held,
+            counts: None,
         });
         left.by_session.insert(key, entry);
         self.tell_store(entry);
@@ -150,26 +165,36 @@ impl GatewayLoop {
         let attached = self.sessions.get_mut(key)?;
         let (transport, door) = (attached.transport, attached.door);
         let detach = self.cx.doors.rules(door).map(|rules| &rules.detach);
-        let most = detach.map_or(0, |detach| detach.sessions as usize);
-        let most_of_one = detach.map_or(0, |detach| detach.of_one_user());
-        let Some(left) = self.left.as_ref().filter(|_| most > 0) else {
+        let most = detach.map_or(0, |detach| u64::from(detach.sessions));
+        let most_of_one = detach.map_or(0, |detach| detach.of_one_user() as u64);
+        let Some(left) = self.left.as_mut().filter(|_| most > 0) else {
             return Some(String::from("it is not allowed here (forkptyrouter-detach)"));
         };
         if transport != Transport::Unix {
             return Some(String::from("over TCP nobody knows whose session it would be"));
         }
-        let entry = left.by_session.get(&key).and_then(|entry| left.entries.get(*entry));
-        let entry = entry.filter(|entry| entry.bound.is_none());
-        let Some(uid) = entry.map(|entry| entry.uid) else {
+        let entry = left.by_session.get(&key).copied();
+        let entry = entry.and_then(|entry| left.entries.get_mut(entry));
+        let Some(entry) = entry.filter(|entry| entry.bound.is_none()) else {
             return Some(String::from("this session cannot be left"));
         };
-        let (all, own) = left.alone(door, uid);
-        if all >= most {
+        // First our own, then a look at all: two that leave at once may both find that
+        // they may not, and never both that they may.
+        let (tallies, uid) = (&self.cx.tallies, entry.uid);
+        let counts = without_client(tallies, door, uid);
+        let (all, own) = keys(door, uid);
+        let (all, own) = (tallies.sum(all), tallies.sum(own));
+        if all > most {
             return Some(format!("{most} sessions are without a client already"));
         }
         // root may have all of them.
-        (own >= most_of_one && uid != 0)
-            .then(|| format!("{own} sessions of yours are without a client already (detach-user)"))
+        if own > most_of_one && uid != 0 {
+            let before = own - 1;
+            let why = "sessions of yours are without a client already (detach-user)";
+            return Some(format!("{before} {why}"));
+        }
+        entry.counts = Some(counts);
+        None
     }
 
     /// A client is lost: its session goes on where that is allowed. Whether it

@@ -36,14 +36,17 @@ use std::time::{Duration, Instant};
 use super::GatewayLoop;
 use super::context::Context;
 use super::fault;
+use super::listing::beginning::Beginning;
 use super::record::Recording;
 use super::recovery::Whose;
 use super::seats::Seat;
+use super::seeking;
 use super::supervisor::client::{Client, Found};
 use super::supervisor::door;
 use super::supervisor::end_record::EndRecord;
 use super::supervisor::protocol::{Hello, Lent, Record, SessionFds};
 use super::table::{Key, Source, Table};
+use super::tallies::{Tallies, Tally};
 use super::timers::Due;
 use super::told::Subject;
 use super::traffic::Attached;
@@ -110,6 +113,10 @@ struct Entry {
     /// It cannot be left: it came from a gateway before us, and ends with its
     /// client.
     bound: Option<Box<bound::Origin>>,
+    /// Its name is its own, over all gateways.
+    held: Option<Tally>,
+    /// It is one of those without a client, over all gateways.
+    counts: Option<[Tally; 2]>,
 }
 
 /// When it last became what it is.
@@ -172,6 +179,17 @@ struct Over {
     at: Timestamp,
 }
 
+/// The keys of those without a client: of all at a socket, and of a user's.
+fn keys(door: u16, uid: u32) -> ((&'static str, u16), (&'static str, u16, u32)) {
+    (("left", door), ("left", door, uid))
+}
+
+/// One more that goes on without a client.
+fn without_client(tallies: &Tallies, door: u16, uid: u32) -> [Tally; 2] {
+    let (all, own) = keys(door, uid);
+    [tallies.hold(all), tallies.hold(own)]
+}
+
 impl Left {
     /// Of a gateway; `None`: no session can outlive it. Sessions of one before us
     /// come along.
@@ -231,13 +249,6 @@ impl Left {
         !self.by_session.is_empty() && self.by_session.contains_key(&session)
     }
 
-    /// How many go on without a client, and how many of those are of this user.
-    fn alone(&self, door: u16, uid: u32) -> (usize, usize) {
-        let is_one = |entry: &Entry| entry.door == door && matches!(entry.place, Place::Alone(_));
-        let alone = self.entries.iter().filter(|(_, entry)| is_one(entry));
-        alone.fold((0, 0), |(all, own), (_, entry)| (all + 1, own + usize::from(entry.uid == uid)))
-    }
-
     /// The session without a client whose program this is.
     pub fn of_program(&self, program: Pid) -> Option<Key> {
         let is_it = |entry: &Entry| {
@@ -274,16 +285,6 @@ impl Left {
             true => drop(self.watchers.remove(key)),
             false => drop(self.entries.remove(key)),
         }
-    }
-
-    /// Whether this one may take a name: nobody of one's own has it.
-    fn is_free(&self, door: u16, uid: u32, name: &str) -> bool {
-        let has_it = |entry: &Entry| {
-            (entry.door, entry.uid) == (door, uid)
-                && entry.name == name
-                && !matches!(entry.place, Place::Over(_))
-        };
-        !self.entries.iter().any(|(_, entry)| has_it(entry))
     }
 
     /// A session is over, or can be left no more.
@@ -349,6 +350,20 @@ impl Entry {
         }
     }
 
+    /// Has it count as what it is, over all gateways.
+    fn count(&mut self, tallies: &Tallies) {
+        let name = Beginning::of(self.name.as_bytes());
+        let name = name.filter(|_| !matches!(self.place, Place::Over(_)));
+        let name = name.map(|name| seeking::name(self.door, self.uid, name));
+        self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name).ok()));
+        self.counts = match self.place {
+            Place::Alone(_) => {
+                self.counts.take().or_else(|| Some(without_client(tallies, self.door, self.uid)))
+            }
+            Place::Attached(_) | Place::Over(_) => None,
+        };
+    }
+
     /// Notes since when it is what it is.
     fn turn(&mut self) {
         if self.turned.place != self.place.rank() || self.turned.at == BootInstant::default() {
@@ -367,6 +382,7 @@ impl GatewayLoop {
             return;
         };
         found.turn();
+        found.count(&self.cx.tallies);
         let name =
             self.cx.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
         let mut record = found.record(name);

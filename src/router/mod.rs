@@ -125,6 +125,10 @@ const LOG_AGAIN: Duration = Duration::from_millis(100);
 /// And one that somebody reads.
 const LOG_SOON: Duration = Duration::from_millis(2);
 
+/// Of a session that the supervisor has no room for.
+const NOT_KEPT: &str = "forkptyrouter: a session ends with its gateway: what keeps sessions has \
+                        no descriptor left (ulimit -Hn)";
+
 /// One gateway process: parts with a state of their own, and what concerns
 /// more than one of them.
 struct GatewayLoop {
@@ -439,8 +443,19 @@ impl GatewayLoop {
         }
     }
 
-    /// The supervisor was killed: another one is told of all that it had.
-    fn supervisor_is_gone(&mut self) {
+    /// The supervisor says something, or was killed: another one is told of all that
+    /// it had.
+    fn supervisor_ready(&mut self) {
+        while let Some(program) = self.left.as_ref().and_then(|left| left.could_not_be_kept()) {
+            let session = self.programs.not_entrusted(program);
+            if let Some(session) = session {
+                self.cx.told.not_entrusted(Subject::Session(session));
+            }
+            self.cx.doors.log_refusal(NOT_KEPT);
+        }
+        if !self.left.as_ref().is_some_and(|left| left.supervisor_is_gone()) {
+            return;
+        }
         self.programs.nothing_is_entrusted();
         self.cx.told.nothing_is_entrusted();
         let Some(left) = &mut self.left else {

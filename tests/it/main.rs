@@ -71,6 +71,7 @@ mod stats_hostile;
 mod stats_sessions;
 mod stream;
 mod streams;
+mod supervisor;
 mod trust_descriptors;
 mod trust_ends;
 mod trust_environment;

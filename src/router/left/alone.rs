@@ -54,7 +54,7 @@ impl GatewayLoop {
                 Source::Terminal(entry) => router.read_alone(entry, READS),
                 Source::Caller(entry) => router.adopted_is_over(entry),
                 Source::Client(watcher) => router.watcher_ready(watcher, ready),
-                Source::Children => router.supervisor_is_gone(),
+                Source::Children => router.supervisor_ready(),
                 _ => {}
             });
         }

@@ -7,6 +7,7 @@ use super::protocol::{self, Hello, Message, Received, Record, SessionFds};
 use super::{door, server};
 use crate::uwsgi::log::log;
 use fpty::sys::Written;
+use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
 
@@ -123,6 +124,14 @@ impl Client {
         match &self.own {
             Some(own) => protocol::send_session(own, record, held),
             None => Written::Gone,
+        }
+    }
+
+    /// The next program whose session it could not keep; there are no other answers.
+    pub fn could_not_be_kept(&self) -> Option<Pid> {
+        match protocol::receive(self.own.as_ref()?) {
+            Received::Message(Message::Lacks(program)) => Pid::new(program),
+            _ => None,
         }
     }
 

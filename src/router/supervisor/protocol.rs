@@ -114,8 +114,13 @@ pub enum Message {
     Hello(Hello, OwnedFd),
     /// A session is as it is here.
     Session(Box<Record>, SessionFds),
+    /// The same, of which descriptors were lost on the way: whoever reads has too many
+    /// open.
+    Cut(Box<Record>),
     /// A session is over.
     Over(String),
+    /// The session with this program could not be kept.
+    Lacks(i32),
     /// That was all.
     Done,
 }
@@ -135,6 +140,7 @@ pub enum Received {
 const HELLO: u8 = b'H';
 const SESSION: u8 = b'S';
 const OVER: u8 = b'D';
+const LACKS: u8 = b'L';
 const DONE: u8 = b'.';
 
 /// Sends a session, with copies of its descriptors.
@@ -162,6 +168,11 @@ pub fn send_hello(to: &Stream, hello: Hello, own: &Stream) -> Written {
 /// Says that a session is over.
 pub fn send_over(to: &Stream, id: &str) -> Written {
     to.write(&[&[OVER], id.as_bytes()].concat())
+}
+
+/// Says that the session with this program could not be kept.
+pub fn send_lacks(to: &Stream, program: i32) -> Written {
+    to.write(&[&[LACKS], &program.to_le_bytes()[..]].concat())
 }
 
 /// Says that that was all.
@@ -201,8 +212,8 @@ pub fn receive(from: &Stream) -> Received {
     }
 }
 
-/// What a message says that came with these descriptors; `None`: nonsense. One that
-/// lacks some, or has one too many, is: whoever has sent it had all of them.
+/// What a message says that came with these descriptors; `None`: nonsense. Whoever
+/// sends one has all of them, and no more.
 pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
     let (kind, rest) = message.split_first()?;
     let mut descriptors = descriptors.into_iter();
@@ -211,13 +222,19 @@ pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
         SESSION => {
             let (count, rest) = rest.split_first()?;
             let (names, text) = rest.split_at_checked(usize::from(*count))?;
+            let record = serde_json::from_slice(text).ok()?;
             let mut held = SessionFds::default();
             for name in names {
-                *held.place(*name).filter(|place| place.is_none())? = Some(descriptors.next()?);
+                let place = held.place(*name).filter(|place| place.is_none())?;
+                let Some(fd) = descriptors.next() else {
+                    return Some(Message::Cut(record));
+                };
+                *place = Some(fd);
             }
-            Message::Session(serde_json::from_slice(text).ok()?, held)
+            Message::Session(record, held)
         }
         OVER => Message::Over(String::from_utf8(rest.to_vec()).ok()?),
+        LACKS => Message::Lacks(i32::from_le_bytes(rest.try_into().ok()?)),
         DONE => Message::Done,
         _ => return None,
     };
@@ -259,11 +276,15 @@ mod tests {
     }
 
     #[test]
-    fn one_that_lacks_a_descriptor_or_has_one_too_many_is_none() {
-        let message = session(&Record::default(), b"mp").expect("a message");
+    fn one_that_lacks_a_descriptor_is_known_and_one_that_has_too_many_is_none() {
+        let record = Record { pid: 7, ..Record::default() };
+        let message = session(&record, b"mp").expect("a message");
         for count in [0, 1, 2, 3] {
-            let fds = (0..count).map(|_| null()).collect();
-            assert_eq!(decode(&message, fds).is_some(), count == 2, "{count}");
+            match (count, decode(&message, (0..count).map(|_| null()).collect())) {
+                (0 | 1, Some(Message::Cut(read))) => assert_eq!(read.pid, 7),
+                (2, Some(Message::Session(..))) | (3, None) => {}
+                (_, other) => panic!("{count}: {other:?}"),
+            }
         }
         let twice = session(&Record::default(), b"mm").expect("a message");
         assert!(decode(&twice, vec![null(), null()]).is_none());

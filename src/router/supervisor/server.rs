@@ -225,6 +225,12 @@ impl Supervisor {
                     let stored = Stored { record: *record, held, ordinal, orphan: None };
                     self.sessions.insert(stored.record.id.clone(), stored);
                 }
+                Received::Message(Message::Cut(record)) => {
+                    // What we have of it is as good.
+                    if !self.sessions.contains_key(&record.id) {
+                        let _ = protocol::send_lacks(&gateway.stream, record.pid);
+                    }
+                }
                 Received::Message(Message::Over(id)) => {
                     self.sessions.remove(&id);
                 }

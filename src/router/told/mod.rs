@@ -360,22 +360,28 @@ impl Told {
 
     /// The supervisor tells of a session's end, where this gateway is killed.
     pub fn entrusted(&mut self, subject: Subject) {
+        self.mark_entrusted(subject, true);
+    }
+
+    /// It does not.
+    pub fn not_entrusted(&mut self, subject: Subject) {
+        self.mark_entrusted(subject, false);
+    }
+
+    fn mark_entrusted(&mut self, subject: Subject, kept: bool) {
         if let Some(facts) = self.facts.get_mut(&subject) {
-            facts.is_kept = true;
+            facts.is_kept = kept;
             if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
-                lines.keep(place, true);
+                lines.keep(place, kept);
             }
         }
     }
 
     /// There is no supervisor any more.
     pub fn nothing_is_entrusted(&mut self) {
-        for facts in self.facts.values_mut().filter(|facts| facts.is_kept) {
-            facts.is_kept = false;
-            if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
-                lines.keep(place, false);
-            }
-        }
+        let kept = self.facts.iter().filter(|(_, facts)| facts.is_kept);
+        let kept: Vec<Subject> = kept.map(|(subject, _)| *subject).collect();
+        kept.into_iter().for_each(|subject| self.not_entrusted(subject));
     }
 
     /// Writes a session's last line in advance.

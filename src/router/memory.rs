@@ -109,8 +109,7 @@ pub fn reserve(wants: Wants) {
             let _ = MEMORY.set(Memory { words, parts, gateways: wants.gateways });
         }
         Err(error) => log(&format!(
-            "forkptyrouter: no memory for what gateways share: limits do not hold, nothing is \
-             counted, and what ignores SIGHUP may outlive them: {}",
+            "forkptyrouter: gateways share no memory (limits, counters, lists of sessions): {}",
             reason(&error)
         )),
     }

@@ -112,7 +112,7 @@ use siblings::Siblings;
 use stats::Statistics;
 use supervisor::client::Found;
 use supervisor::leaders::Leaders;
-use supervisor::left_behind::LeftBehind;
+use supervisor::left_behind::{Kept, LeftBehind};
 use supervisor::protocol::{Record, SessionFds};
 use table::{Key, Source, Table};
 use timers::Due;
@@ -126,8 +126,8 @@ const LOG_AGAIN: Duration = Duration::from_millis(100);
 const LOG_SOON: Duration = Duration::from_millis(2);
 
 /// Of a session that the supervisor has no room for.
-const NOT_KEPT: &str = "forkptyrouter: a session ends with its gateway: what keeps sessions has \
-                        no descriptor left (ulimit -Hn)";
+const NOT_KEPT: &str =
+    "forkptyrouter: a session ends with its gateway: what keeps it has no descriptor left";
 
 /// One gateway process: parts with a state of their own, and what concerns
 /// more than one of them.
@@ -247,8 +247,8 @@ impl GatewayLoop {
             });
         }
         // Before anything of ours is noted down there.
-        let (ordinal, kept_too) = (gateway.ordinal(), !supervisor::door::is_held());
-        let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, kept_too);
+        let ordinal = gateway.ordinal();
+        let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, Kept::now());
         let (left, found) = Left::new(&config, gateway.ordinal(), &poller)
             .context("cannot keep sessions that are left")?;
         let told = Told::new(
@@ -480,9 +480,8 @@ impl GatewayLoop {
     /// Nobody can wait for a session.
     fn end_unheard(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            let line = format!("session ended: {NOT_HEARD}");
-            log(&format!("forkptyrouter: {line}"));
-            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
+            log(&format!("forkptyrouter: {NOT_HEARD}"));
+            attached.session.dismiss(Ending::Lost, NOT_HEARD, &mut attached.wires);
             self.close(key);
         }
     }

@@ -217,38 +217,72 @@ fn a_killed_master_leaves_nothing() {
     });
 }
 
-/// Each end is told once, with its status, whoever tells it.
+/// Each end is told once, with its status, whoever tells it; also where the master
+/// writes the log, by way of a pipe that is another one after a reload.
 #[test]
 fn ends_without_a_gateway_have_their_status() {
     on_every_server(|flavor| {
-        let server = server(flavor);
-        let Kept { mut bound, mut attached, left } = Kept::new(&server, "true");
-        let mut other = at_the_prompt(Leaver::begins(&server, &[]).takes(), "true");
-        let (master, gateway) = (server.master(), server.gateway());
-        process::signal(master, Signal::SIGSTOP);
-        process::signal(gateway, Signal::SIGKILL);
-        bound.terminal().send("exit 3\n");
-        assert_eq!(bound.ended(), (0, 3, String::new()));
-        attached.terminal().send("kill -9 $$\n");
-        assert_eq!((attached.ended().0, attached.ended().1), (1, 9));
-        let told = wait_for(&server, "session-end", 3);
-        let at = |number: usize| of(&told, "session-start")[number]["id"].clone();
-        let end = |id: &Value| {
-            let ends = of(&told, "session-end");
-            let end = *ends.iter().find(|end| end["id"] == *id).expect("an end");
-            (end["reason"].clone(), end["status"].clone(), end["signal"].clone())
-        };
-        assert_eq!(end(&at(0)), (json!("exit"), json!(3), Value::Null));
-        assert_eq!(end(&at(1)), (json!("signal"), Value::Null, json!(9)));
-        process::signal(master, Signal::SIGCONT);
-        wait_until("there is another gateway", || server.gateway() != gateway);
-        let mut back = Leaver::comes(&server, &left, &[]).takes();
-        back.terminal().send("exit 5\n");
-        assert_eq!(back.ended().1, 5);
-        other.terminal().send("exit 6\n");
-        assert_eq!(other.ended().1, 6);
-        wait_for(&server, "session-end", server.count_in_log("session-start"));
-        assert!(ends(&server).iter().all(|(reason, _)| reason != "lost"), "{:?}", ends(&server));
+        for (log_master, reloaded) in [(false, false), (true, false), (true, true)] {
+            let setup = setup(flavor);
+            let setup = if log_master { setup.switch("log-master") } else { setup };
+            let server = setup.uwsgi();
+            let Kept { mut bound, mut attached, left } = Kept::new(&server, "true");
+            let mut other = at_the_prompt(Leaver::begins(&server, &[]).takes(), "true");
+            if reloaded {
+                replace_gateway(&server, "reload");
+            }
+            let (master, gateway) = (server.master(), server.gateway());
+            process::signal(master, Signal::SIGSTOP);
+            process::signal(gateway, Signal::SIGKILL);
+            bound.terminal().send("exit 3\n");
+            assert_eq!(bound.ended(), (0, 3, String::new()));
+            attached.terminal().send("kill -9 $$\n");
+            assert_eq!((attached.ended().0, attached.ended().1), (1, 9));
+            process::signal(master, Signal::SIGCONT);
+            let told = wait_for(&server, "session-end", 3);
+            let at = |number: usize| of(&told, "session-start")[number]["id"].clone();
+            let end = |id: &Value| {
+                let ends = of(&told, "session-end");
+                let end = *ends.iter().find(|end| end["id"] == *id).expect("an end");
+                (end["reason"].clone(), end["status"].clone(), end["signal"].clone())
+            };
+            assert_eq!(end(&at(0)), (json!("exit"), json!(3), Value::Null));
+            assert_eq!(end(&at(1)), (json!("signal"), Value::Null, json!(9)));
+            wait_until("there is another gateway", || server.gateway() != gateway);
+            let mut back = Leaver::comes(&server, &left, &[]).takes();
+            back.terminal().send("exit 5\n");
+            assert_eq!(back.ended().1, 5);
+            other.terminal().send("exit 6\n");
+            assert_eq!(other.ended().1, 6);
+            wait_for(&server, "session-end", server.count_in_log("session-start"));
+            let ends = ends(&server);
+            assert!(ends.iter().all(|(reason, _)| reason != "lost"), "{ends:?}");
+        }
+    });
+}
+
+/// What has ended by the stop is told once, also where the log goes with the master.
+#[test]
+fn a_stop_tells_of_all() {
+    on_every_server(|flavor| {
+        for (log_master, reloaded) in [(false, false), (true, false), (true, true)] {
+            let setup = setup(flavor);
+            let setup = if log_master { setup.switch("log-master") } else { setup };
+            let mut server = setup.uwsgi();
+            let mut kept = Kept::new(&server, "true");
+            let mut plain = server.connect("s");
+            plain.shell("true");
+            if reloaded {
+                replace_gateway(&server, "reload");
+            }
+            server.stop();
+            assert_eq!(kept.bound.ended().0, 6);
+            nothing_is_left(&server);
+            let lost = (json!("lost"), Value::Null);
+            let ends = ends(&server);
+            assert_eq!(ends.len(), 4);
+            assert_eq!((&ends[0], &ends[1], &ends[3]), (&lost, &lost, &lost), "{log_master}");
+        }
     });
 }
 
@@ -286,6 +320,6 @@ fn one_that_says_nothing_is_replaced() {
         wait_until("there is another", || supervisor(&server).is_some_and(|pid| pid != before));
         next.terminal().send("exit 7\n");
         assert_eq!(next.ended().1, 7);
-        drop(bound.terminal());
+        let _ = bound.terminal();
     });
 }

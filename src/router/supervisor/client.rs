@@ -10,6 +10,7 @@ use fpty::sys::Written;
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
+use fpty::sys::stdio;
 
 /// How long it may take to say what it has, and how often is looked meanwhile
 /// whether it is there.
@@ -69,7 +70,7 @@ impl Client {
             if !door::is_held() {
                 // Of several that begin at once all but one end at once.
                 let Some(theirs) = door::theirs() else { break };
-                let _ = server::start(theirs, self.grace, self.has_audit);
+                let _ = server::start(theirs, self.grace);
             }
             if let Some(found) = self.say_hello() {
                 return found;
@@ -83,7 +84,9 @@ impl Client {
     fn say_hello(&mut self) -> Option<Found> {
         let to = door::ours()?;
         let (ours, theirs) = Stream::pair().ok()?;
-        let Written::Bytes(_) = protocol::send_hello(&to, self.hello, &theirs) else {
+        let log = stdio::stderr_copy().ok().filter(|_| self.has_audit);
+        let log = log.as_ref().map(AsFd::as_fd);
+        let Written::Bytes(_) = protocol::send_hello(&to, self.hello, &theirs, log) else {
             return None;
         };
         drop(theirs);

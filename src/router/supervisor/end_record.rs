@@ -30,6 +30,11 @@ impl EndRecord {
         Self { line: Some(line), started: u64::try_from(since.as_millis()).unwrap_or(0) }
     }
 
+    /// The line as it was written in advance, and when the session began.
+    pub fn in_advance(&self) -> Option<(&str, SystemTime)> {
+        Some((self.line.as_deref()?, UNIX_EPOCH + Duration::from_millis(self.started)))
+    }
+
     /// The line as it is to be written, once.
     pub fn take(&mut self, why: Gone, exit: Option<Exit>) -> Option<String> {
         let line = self.line.take()?;

@@ -110,8 +110,9 @@ impl<T> SessionFds<T> {
 /// What one end says to the other.
 #[derive(Debug)]
 pub enum Message {
-    /// A gateway begins; its own connection comes along.
-    Hello(Hello, OwnedFd),
+    /// A gateway begins; its own connection comes along, and the log, where that is to
+    /// have lines of the audit.
+    Hello(Hello, OwnedFd, Option<OwnedFd>),
     /// A session is as it is here.
     Session(Box<Record>, SessionFds),
     /// The same, of which descriptors were lost on the way: whoever reads has too many
@@ -159,10 +160,11 @@ fn session(record: &Record, names: &[u8]) -> Option<Vec<u8>> {
     Some([&[SESSION, names.len() as u8], names, &text].concat())
 }
 
-/// Says that a gateway begins, which has this connection.
-pub fn send_hello(to: &Stream, hello: Hello, own: &Stream) -> Written {
+/// Says that a gateway begins, which has this connection, and this log.
+pub fn send_hello(to: &Stream, hello: Hello, own: &Stream, log: Option<BorrowedFd>) -> Written {
     let text = serde_json::to_vec(&hello).unwrap_or_default();
-    to.write_with_descriptors(&[&[HELLO][..], &text].concat(), &[own.as_fd()])
+    let descriptors: Vec<_> = [own.as_fd()].into_iter().chain(log).collect();
+    to.write_with_descriptors(&[&[HELLO][..], &text].concat(), &descriptors)
 }
 
 /// Says that a session is over.
@@ -193,8 +195,8 @@ pub fn receive_hello(from: &Stream) -> Received {
     let own = nix::unistd::geteuid().as_raw();
     let is_of_us = sender.is_some_and(|sender| sender.uid == own || sender.uid == 0);
     match decode(&buffer[..count], descriptors) {
-        Some(Message::Hello(hello, own)) if is_of_us && proof::is_proved_by(&hello.token) => {
-            Received::Message(Message::Hello(hello, own))
+        Some(Message::Hello(hello, own, log)) if is_of_us && proof::is_proved_by(&hello.token) => {
+            Received::Message(Message::Hello(hello, own, log))
         }
         _ => Received::Nonsense,
     }
@@ -218,7 +220,10 @@ pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
     let (kind, rest) = message.split_first()?;
     let mut descriptors = descriptors.into_iter();
     let message = match *kind {
-        HELLO => Message::Hello(serde_json::from_slice(rest).ok()?, descriptors.next()?),
+        HELLO => {
+            let hello = serde_json::from_slice(rest).ok()?;
+            Message::Hello(hello, descriptors.next()?, descriptors.next())
+        }
         SESSION => {
             let (count, rest) = rest.split_first()?;
             let (names, text) = rest.split_at_checked(usize::from(*count))?;

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::GatewayLoop;
-use super::supervisor::lines::Lines;
+use super::supervisor::lines::{self, Lines};
 use super::table::Key;
 use crate::config::router::Router;
 use crate::config::rules::Rules;
@@ -426,6 +426,22 @@ impl Told {
         self.queue.say(|_| line, log::takes);
     }
 
+    /// The line that was written in advance for a session of which nothing else is
+    /// known here.
+    pub fn put_in_advance(&mut self, line: &str, started: SystemTime) -> Option<lines::Place> {
+        let lines = self.lines.as_mut()?;
+        let place = lines.put(line, started)?;
+        lines.keep(place, true);
+        Some(place)
+    }
+
+    /// It was written.
+    pub fn take_down(&mut self, place: lines::Place) {
+        if let Some(lines) = &mut self.lines {
+            lines.take(place);
+        }
+    }
+
     /// A session has begun: its program was executed.
     pub fn begun(&mut self, subject: Subject) {
         self.counters.began();
@@ -493,9 +509,8 @@ impl GatewayLoop {
         };
         let is_entrusted = session.is_handed_over() && session.kept().is_none();
         let exit = self.cx.told.of(Subject::Session(key)).and_then(|facts| facts.exit);
-        let left = self.left.as_mut();
-        if let Some(line) = left.and_then(|left| left.last_words_of(key, why, exit)) {
-            self.cx.told.say(line);
+        if let Some(left) = &mut self.left {
+            left.tell_last_of(&mut self.cx, key, why, exit);
         }
         if let Some(last) = self.cx.told.ended(Subject::Session(key), why, bytes) {
             let (exit, last) = (last.facts.exit, Box::new(last));

@@ -50,6 +50,10 @@ use fpty::sys::socket::{Stream, Transport};
 const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
 const LAST_WORD: Duration = Duration::from_secs(5);
 
+/// Of a session that the supervisor has no room for.
+const NOT_KEPT: &str =
+    "forkptyrouter: a session ends with its gateway: what keeps it has no descriptor left";
+
 /// How old a session is before its terminal is handed over: a short one ends
 /// without the effort.
 const OFFER_AFTER: Duration = Duration::from_millis(30);
@@ -547,9 +551,7 @@ impl GatewayLoop {
         }
         let Subject::Session(key) = subject else { return };
         if let Some(left) = &mut self.left {
-            if let Some(line) = left.last_words_of(key, why, exit) {
-                self.cx.told.say(line);
-            }
+            left.tell_last_of(&mut self.cx, key, why, exit);
             if was_entrusted {
                 left.no_longer_entrusted(&mut self.cx, key);
             }
@@ -590,8 +592,19 @@ impl GatewayLoop {
         }
     }
 
-    /// The supervisor was killed: another one is told of all sessions.
-    pub(super) fn supervisor_is_gone(&mut self) {
+    /// The supervisor says something, or was killed: another one is told of all that
+    /// it had.
+    pub(super) fn supervisor_ready(&mut self) {
+        while let Some(program) = self.left.as_ref().and_then(|left| left.could_not_be_kept()) {
+            let session = self.programs.not_entrusted(program);
+            if let Some(session) = session {
+                self.cx.told.not_entrusted(Subject::Session(session));
+            }
+            self.cx.doors.log_refusal(NOT_KEPT);
+        }
+        if !self.left.as_ref().is_some_and(|left| left.supervisor_is_gone()) {
+            return;
+        }
         self.programs.nothing_is_entrusted();
         self.cx.told.nothing_is_entrusted();
         let Some(left) = &mut self.left else {
@@ -617,9 +630,8 @@ impl GatewayLoop {
     /// Nobody can wait for a session.
     fn end_unheard(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            let line = format!("session ended: {NOT_HEARD}");
-            log::log(&format!("forkptyrouter: {line}"));
-            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
+            log::log(&format!("forkptyrouter: {NOT_HEARD}"));
+            attached.session.dismiss(Ending::Lost, NOT_HEARD, &mut attached.wires);
             self.sessions.close(&mut self.cx, &mut self.programs, key);
         }
     }

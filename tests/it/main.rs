@@ -75,6 +75,7 @@ mod stats_hostile;
 mod stats_sessions;
 mod stream;
 mod streams;
+mod supervisor;
 mod times;
 mod trust_descriptors;
 mod trust_ends;

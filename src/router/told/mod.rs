@@ -32,7 +32,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::supervisor::lines::Lines;
+use super::supervisor::lines::{self, Lines};
 use super::table::Key;
 use crate::config::router::Router;
 use crate::config::rules::Rules;
@@ -462,22 +462,28 @@ impl Told {
 
     /// The supervisor tells of a session's end, where this gateway is killed.
     pub fn entrusted(&mut self, subject: Subject) {
+        self.mark_entrusted(subject, true);
+    }
+
+    /// It does not.
+    pub fn not_entrusted(&mut self, subject: Subject) {
+        self.mark_entrusted(subject, false);
+    }
+
+    fn mark_entrusted(&mut self, subject: Subject, kept: bool) {
         if let Some(facts) = self.facts.get_mut(&subject) {
-            facts.is_kept = true;
+            facts.is_kept = kept;
             if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
-                lines.keep(place, true);
+                lines.keep(place, kept);
             }
         }
     }
 
     /// There is no supervisor any more.
     pub fn nothing_is_entrusted(&mut self) {
-        for facts in self.facts.values_mut().filter(|facts| facts.is_kept) {
-            facts.is_kept = false;
-            if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
-                lines.keep(place, false);
-            }
-        }
+        let kept = self.facts.iter().filter(|(_, facts)| facts.is_kept);
+        let kept: Vec<Subject> = kept.map(|(subject, _)| *subject).collect();
+        kept.into_iter().for_each(|subject| self.not_entrusted(subject));
     }
 
     /// Writes a session's last line in advance.
@@ -518,6 +524,22 @@ impl Told {
     /// Writes a line that somebody has written in advance.
     pub fn say(&mut self, line: String) {
         self.queue.say(|_| line, log::takes);
+    }
+
+    /// The line that was written in advance for a session of which nothing else is
+    /// known here.
+    pub fn put_in_advance(&mut self, line: &str, started: BootInstant) -> Option<lines::Place> {
+        let lines = self.lines.as_mut()?;
+        let place = lines.put(line, started)?;
+        lines.keep(place, true);
+        Some(place)
+    }
+
+    /// It was written.
+    pub fn take_down(&mut self, place: lines::Place) {
+        if let Some(lines) = &mut self.lines {
+            lines.take(place);
+        }
     }
 
     /// A session has begun: its program was executed.

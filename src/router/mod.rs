@@ -6,7 +6,7 @@
 //! | `mod.rs` | the loop: waits, and hands each event to whom it concerns |
 //! | `doors.rs` | the sockets; what is said to those who cannot come in |
 //! | `admission.rs` | who may come in |
-//! | `seats.rs` | how many there may be, and how fast they may come |
+//! | `seats.rs`, `tally.rs` | how many there may be, and how fast they may come; counts that all gateways see |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `greet.rs` | what a client says before its program starts |
 //! | `latecomers.rs` | who is waited for longer before that |
@@ -68,6 +68,7 @@ pub mod seats;
 pub mod siblings;
 mod stats;
 mod table;
+mod tally;
 mod timers;
 pub mod told;
 mod traffic;

@@ -1,37 +1,33 @@
-//! How many sessions there may be, and how fast they may come. Each session
-//! has a seat in memory that all gateways share, so that a limit holds over all
-//! of them; where nothing is limited there are no seats.
+//! How many sessions there may be, and how fast they may come. Each gateway counts
+//! its own in memory that all share, by limit and by user, so that a limit holds
+//! over all of them and costs the same however many there are; where nothing is
+//! limited nothing is counted.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
 
+use super::tally::{self, Key, Tally};
 use super::told::Subject;
 use crate::config::rules::Rules;
+use crate::shares::Who;
 use crate::uwsgi::log::log;
 use fpty::error::reason;
-use fpty::sys::shared::SharedWords;
+use fpty::sys::shared::{Shared, SharedWords};
 use fpty::sys::socket::Stream;
 
-/// Seats of one gateway; memory is used only for as many as were taken at
-/// once.
-const MOST: usize = 1 << 17;
-
-/// Words of a seat: which limit of all it counts for, and which of a user's.
-const WORDS: usize = 2;
-
-/// A list for each gateway, and a word for each socket's rate.
-static SHARED: OnceCell<(Vec<SharedWords>, SharedWords)> = OnceCell::new();
+/// The counts of each gateway, and a word for each socket's rate.
+static SHARED: OnceCell<(Vec<Shared<AtomicU64>>, SharedWords)> = OnceCell::new();
 
 /// Sockets whose rate can be limited.
 const SOCKETS: usize = 4096;
 
 /// Reserves the memory, in the master, before it forks the gateways.
 pub fn reserve(gateways: u32) {
-    let lists: std::io::Result<Vec<_>> =
-        (0..gateways).map(|_| SharedWords::new(MOST * WORDS)).collect();
-    match lists.and_then(|lists| Ok((lists, SharedWords::new(SOCKETS)?))) {
+    let counts: std::io::Result<Vec<_>> =
+        (0..gateways).map(|_| Shared::new(tally::WORDS)).collect();
+    match counts.and_then(|counts| Ok((counts, SharedWords::new(SOCKETS)?))) {
         Ok(shared) => {
             let _ = SHARED.set(shared);
         }
@@ -41,9 +37,18 @@ pub fn reserve(gateways: u32) {
     }
 }
 
-/// A seat.
+/// A seat: what it counts for, of all and of a user's.
 #[derive(Debug)]
-pub struct Seat(usize);
+pub struct Seat {
+    all: Option<Key>,
+    user: Option<Key>,
+}
+
+impl Seat {
+    fn keys(&self) -> impl Iterator<Item = Key> + use<> {
+        self.all.into_iter().chain(self.user)
+    }
+}
 
 /// Why there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +71,10 @@ impl Full {
 
 /// The seats of a gateway.
 pub struct Seats {
-    ordinal: usize,
-    free: Vec<usize>,
-    used: usize,
+    /// `None`: the limits do not hold.
+    tally: Option<Tally>,
+    /// What goes on of a gateway that was here before, until all of that is known.
+    kept: Option<HashMap<Key, u64>>,
     taken: HashMap<Subject, Seat>,
 }
 
@@ -76,40 +82,23 @@ impl Seats {
     /// Those of the gateway of this number. Those of one that was here before stay
     /// taken until [`Seats::free_rest`].
     pub fn of(ordinal: usize) -> Self {
-        Self { ordinal, free: Vec::new(), used: 0, taken: HashMap::new() }
+        let tally = lists().get(ordinal).and_then(|words| Tally::of(words.words()));
+        Self { tally, kept: Some(HashMap::new()), taken: HashMap::new() }
     }
 
     /// Takes a seat for a session of a gateway that was here before, be there none
     /// left; `None`: nothing is limited there.
-    pub fn keep(&mut self, rules: &Rules, client: &Stream) -> Option<Seat> {
-        if rules.max_sessions.is_none() && rules.max_user_sessions.is_none() {
-            return None;
-        }
-        let user = match rules.max_user_sessions {
-            Some(_) => user_of(client, rules.max_user_scope),
-            None => FREE,
-        };
-        let all = match rules.max_sessions {
-            Some(_) => i32::try_from(rules.max_scope).unwrap_or(0) + 1,
-            None => FREE,
-        };
-        let place = self.place()?;
-        let words = words(self.ordinal).and_then(|words| words.get(place * WORDS..))?;
-        words[1].store(user, Ordering::SeqCst);
-        words[0].store(all, Ordering::SeqCst);
-        Some(Seat(place))
+    pub fn keep(&mut self, rules: &Rules, who: Who) -> Option<Seat> {
+        let seat = Seat { all: all(rules), user: user(rules, who) };
+        seat.keys().for_each(|key| drop(self.add(key)));
+        seat.keys().next().is_some().then_some(seat)
     }
 
     /// All sessions that one had that was here before, and that go on, have their
     /// seats again: the rest is free.
     pub fn free_rest(&mut self) {
-        let Some(words) = words(self.ordinal) else {
-            return;
-        };
-        // Behind the first place that was never used there is nothing.
-        let rest = words.chunks(WORDS).skip(self.used);
-        for seat in rest.take_while(|seat| word(&seat[0]) != NEVER_USED) {
-            seat.iter().for_each(|word| word.store(NEVER_USED, Ordering::Release));
+        if let (Some(tally), Some(kept)) = (self.tally, self.kept.take()) {
+            tally.become_like(kept);
         }
     }
 
@@ -120,28 +109,14 @@ impl Seats {
     /// # Errors
     /// There is none left.
     pub fn take(&mut self, rules: &Rules, client: &Stream) -> Result<Option<Seat>, Full> {
-        let max_user = rules.max_user_sessions;
-        if rules.max_sessions.is_none() && max_user.is_none() {
+        let max = rules.max_user_sessions;
+        if rules.max_sessions.is_none() && max.is_none() {
             return Ok(None);
         }
-        let user = match max_user {
-            Some(_) => user_of(client, rules.max_user_scope),
-            None => FREE,
-        };
-        let Some(place) = self.place() else {
-            return Err(Full::All);
-        };
-        let Some(words) = words(self.ordinal).and_then(|words| words.get(place * WORDS..)) else {
-            return Ok(None);
-        };
-        // First our own, then the count: two that come at once may both find
-        // that there is none left, and never both that there is one.
-        words[1].store(user, Ordering::SeqCst);
-        words[0].store(FREE, Ordering::SeqCst);
-        let seat = Seat(place);
-        if max_user.is_some_and(|max| count(FREE, user).1 > max) {
-            self.leave(seat);
-            return Err(Full::User);
+        let mut seat = Seat { all: None, user: None };
+        if let Some((key, max)) = max.and_then(|max| Some((user(rules, Who::of(client))?, max))) {
+            self.count(key, max, Full::User)?;
+            seat.user = Some(key);
         }
         Ok(Some(seat))
     }
@@ -151,36 +126,58 @@ impl Seats {
     /// # Errors
     /// There are as many as there may be; it has lost its seat.
     pub fn sit(&mut self, rules: &Rules, seat: Option<Seat>) -> Result<Option<Seat>, Full> {
-        let (Some(Seat(place)), Some(max)) = (&seat, rules.max_sessions) else {
+        let (Some(seat), Some(key), Some(max)) = (&seat, all(rules), rules.max_sessions) else {
             return Ok(seat);
         };
-        // Counted from 1: 0 is a place that was never used.
-        let all = i32::try_from(rules.max_scope).unwrap_or(0) + 1;
-        if let Some(word) = words(self.ordinal).and_then(|words| words.get(place * WORDS)) {
-            // As above.
-            word.store(all, Ordering::SeqCst);
-            if count(all, FREE).0 > max {
-                seat.into_iter().for_each(|seat| self.leave(seat));
-                return Err(Full::All);
+        let user = seat.user;
+        match self.count(key, max, Full::All) {
+            Ok(()) => Ok(Some(Seat { all: Some(key), user })),
+            Err(full) => {
+                self.leave(Seat { all: None, user });
+                Err(full)
             }
         }
-        Ok(seat)
     }
 
-    fn place(&mut self) -> Option<usize> {
-        self.free.pop().or_else(|| {
-            let place = self.used;
-            (place < MOST).then(|| self.used += 1).map(|()| place)
-        })
+    /// One more counts for a key, where there are no more than so many then.
+    fn count(&mut self, key: Key, max: u32, full: Full) -> Result<(), Full> {
+        if !self.add(key) {
+            return Err(Full::All);
+        }
+        // First our own, then the count: two that come at once may both find
+        // that there is none left, and never both that there is one.
+        let tallies = lists().iter().filter_map(|words| Tally::of(words.words()));
+        if tallies.map(|tally| tally.count(key)).sum::<u64>() > max.into() {
+            self.give_back(key);
+            return Err(full);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, key: Key) -> bool {
+        match (&mut self.kept, self.tally) {
+            (Some(kept), _) => {
+                *kept.entry(key).or_default() += 1;
+                true
+            }
+            (None, Some(tally)) => tally.add(key, 1),
+            (None, None) => true,
+        }
+    }
+
+    fn give_back(&mut self, key: Key) {
+        match (&mut self.kept, self.tally) {
+            (Some(kept), _) => {
+                kept.entry(key).and_modify(|count| *count = count.saturating_sub(1));
+            }
+            (None, Some(tally)) => tally.take(key),
+            (None, None) => {}
+        }
     }
 
     /// Gives a seat back.
-    pub fn leave(&mut self, Seat(place): Seat) {
-        if let Some(words) = words(self.ordinal) {
-            words[place * WORDS].store(FREE, Ordering::Release);
-            words[place * WORDS + 1].store(FREE, Ordering::Release);
-        }
-        self.free.push(place);
+    pub fn leave(&mut self, seat: Seat) {
+        seat.keys().for_each(|key| self.give_back(key));
     }
 
     /// A seat is a session's from now on.
@@ -197,16 +194,14 @@ impl Seats {
         exists: impl Fn(Subject) -> bool,
         others: impl Iterator<Item = &'a Seat>,
     ) {
-        let gone: Vec<Subject> =
-            self.taken.keys().copied().filter(|subject| !exists(*subject)).collect();
-        gone.into_iter().for_each(|subject| self.ended(subject));
-        let others = others.map(|seat| seat.0);
-        let known: HashSet<usize> = self.taken.values().map(|seat| seat.0).chain(others).collect();
-        let free: HashSet<usize> = self.free.iter().copied().collect();
-        for place in (0..self.used).filter(|place| !known.contains(place) && !free.contains(place))
-        {
-            self.leave(Seat(place));
+        self.taken.retain(|subject, _| exists(*subject));
+        let mut counts = HashMap::new();
+        let keys = self.taken.values().flat_map(Seat::keys);
+        for key in keys.chain(others.flat_map(Seat::keys)) {
+            *counts.entry(key).or_default() += 1;
         }
+        self.kept = Some(counts);
+        self.free_rest();
     }
 
     /// A session is over.
@@ -219,47 +214,26 @@ impl Seats {
     }
 }
 
-const NEVER_USED: i32 = 0;
-const FREE: i32 = -1;
-
-fn word(word: &AtomicI32) -> i32 {
-    word.load(Ordering::SeqCst)
+fn lists() -> &'static [Shared<AtomicU64>] {
+    SHARED.get().map(|(lists, _)| lists.as_slice()).unwrap_or_default()
 }
 
-fn words(ordinal: usize) -> Option<&'static [AtomicI32]> {
-    SHARED.get().and_then(|(lists, _)| lists.get(ordinal)).map(SharedWords::words)
+/// What all sessions under the same limit count for.
+fn all(rules: &Rules) -> Option<Key> {
+    rules.max_sessions.map(|_| Key::exact(rules.max_scope))
 }
 
-/// How many seats count for both, over all gateways.
-fn count(all: i32, user: i32) -> (u32, u32) {
-    let lists = SHARED.get().map(|(lists, _)| lists.as_slice()).unwrap_or_default();
-    let seats = lists.iter().flat_map(|list| {
-        let seats = list.words().chunks(WORDS);
-        seats.map(|seat| (word(&seat[0]), word(&seat[1]))).take_while(|seat| seat.0 != NEVER_USED)
-    });
-    seats.fold((0, 0), |(of_all, of_user), seat| {
-        let counts = |ours: i32, seat: i32| u32::from(ours != FREE && seat == ours);
-        (of_all + counts(all, seat.0), of_user + counts(user, seat.1))
-    })
-}
-
-/// Who comes, as a number: the user on a UNIX socket, and over TCP the address,
-/// of which IPv6 users have 64 bits. Strangers share one only by a rare chance.
-fn user_of(client: &Stream, scope: u32) -> i32 {
-    use std::net::IpAddr;
-    let (kind, number) = match (client.credentials(), client.peer_address()) {
-        (Some(peer), _) => (1, u64::from(peer.uid)),
-        (None, Some((IpAddr::V4(address), _))) => (2, u64::from(address.to_bits())),
-        // The upper half.
-        (None, Some((IpAddr::V6(address), _))) => (3, (address.to_bits() >> 64) as u64),
-        (None, None) => (4, 0),
+/// What those of a user do.
+fn user(rules: &Rules, who: Who) -> Option<Key> {
+    rules.max_user_sessions?;
+    let (kind, number) = match who.together() {
+        Who::User(uid) => (1, uid.into()),
+        Who::Address(address) => (2, address.into()),
+        Who::Network(network) => (3, network),
+        Who::Elsewhere(_) => (4, 0),
+        Who::Nobody => (5, 0),
     };
-    // Multiplying mixes upwards (Knuth, TAOCP 6.4).
-    let mixed = [kind, u64::from(scope), number].into_iter().fold(0_u64, |mixed, part| {
-        (mixed ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
-    });
-    // A positive number: the others mean that there is none.
-    ((mixed >> 33) as i32 & i32::MAX).max(1)
+    Some(Key::of(u64::from(rules.max_user_scope) << 3 | kind, number))
 }
 
 const SECOND: i32 = 1_000_000;
@@ -290,7 +264,7 @@ pub fn wait_for_rate(door: u16, rate: u32) -> u32 {
     // It comes round every 71 minutes: only differences mean anything.
     let now = fpty::sys::monotonic_microseconds() as i32;
     loop {
-        let before = word(due);
+        let before = due.load(Ordering::SeqCst);
         let ahead = before.wrapping_sub(now);
         // In the past, or of long ago.
         let ahead = if (0..=2 * SECOND).contains(&ahead) { ahead } else { 0 };
@@ -301,5 +275,72 @@ pub fn wait_for_rate(door: u16, rate: u32) -> u32 {
         if due.compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             return 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::Table;
+    use super::*;
+
+    /// Of one gateway whose counts nobody else sees.
+    fn seats() -> (Seats, Tally) {
+        let words = (0..tally::WORDS).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+        let tally = Tally::of(Vec::leak(words)).expect("room");
+        (Seats { tally: Some(tally), kept: Some(HashMap::new()), taken: HashMap::new() }, tally)
+    }
+
+    fn rules() -> Rules {
+        let max = Some(10);
+        Rules { max_sessions: max, max_user_sessions: max, max_scope: 3, ..Rules::default() }
+    }
+
+    #[test]
+    fn what_goes_on_is_kept_and_the_rest_of_one_that_was_killed_is_free() {
+        let (mut before, tally) = seats();
+        before.free_rest();
+        let (rules, mut table) = (rules(), Table::new());
+        let key = all(&rules).expect("a limit");
+        let of = |uid| user(&rules, Who::User(uid)).expect("a limit");
+        for uid in [1, 1, 2, 3] {
+            let seat = before.keep(&rules, Who::User(uid));
+            before.is_of(seat, Subject::Session(table.insert(())));
+        }
+        assert_eq!((tally.count(key), tally.count(of(1)), tally.count(of(2))), (4, 2, 1));
+        // It is killed, and nobody has given anything back.
+        let (mut next, _) = seats();
+        next.tally = Some(tally);
+        let goes_on = [1, 3].map(|uid| next.keep(&rules, Who::User(uid)).expect("a limit"));
+        assert_eq!(tally.count(key), 4, "as long as not all is known");
+        // One of those ends meanwhile.
+        let [first, last] = goes_on;
+        next.leave(first);
+        next.free_rest();
+        let counts = [key, of(1), of(2), of(3)].map(|key| tally.count(key));
+        assert_eq!(counts, [1, 0, 0, 1]);
+        next.leave(last);
+        assert_eq!(tally.count(key), 0);
+    }
+
+    #[test]
+    fn after_a_panic_only_those_count_that_there_are() {
+        let (mut seats, tally) = seats();
+        seats.free_rest();
+        let (rules, mut table) = (rules(), Table::new());
+        let subjects = [(); 3].map(|()| Subject::Session(table.insert(())));
+        for subject in subjects {
+            let seat = seats.keep(&rules, Who::User(7));
+            seats.is_of(seat, subject);
+        }
+        let waiting = seats.keep(&rules, Who::User(8)).expect("a limit");
+        // It was dropped by whoever panicked.
+        drop(seats.keep(&rules, Who::User(9)));
+        seats.retain(|subject| subject != subjects[1], [&waiting].into_iter());
+        let of = |uid| tally.count(user(&rules, Who::User(uid)).expect("a limit"));
+        assert_eq!([of(7), of(8), of(9)], [2, 1, 0]);
+        assert_eq!(tally.count(all(&rules).expect("a limit")), 3);
+        seats.ended(subjects[1]);
+        seats.ended(subjects[0]);
+        assert_eq!(of(7), 1);
     }
 }

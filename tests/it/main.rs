@@ -33,6 +33,7 @@ mod left;
 mod left_kept;
 mod left_person;
 mod library;
+mod limits;
 mod listing;
 mod load;
 mod metrics;

@@ -17,6 +17,7 @@ use super::adopt::entry;
 use super::record::{Bound, Held, Record};
 use super::{Entry, Place, SOON, Taken};
 use crate::session::Session;
+use crate::shares::Who;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
@@ -195,7 +196,7 @@ impl GatewayLoop {
             return;
         };
         if let Some(rules) = self.cx.doors.rules(attached.door) {
-            let seat = self.cx.seats.keep(rules, &attached.wires.client);
+            let seat = self.cx.seats.keep(rules, Who::of(&attached.wires.client));
             self.cx.seats.is_of(seat, Subject::Session(session));
         }
     }

@@ -138,7 +138,9 @@ impl GatewayLoop {
             Ok(program) => program,
             Err(why) => return self.turn_back(newcomer, opening.extended, why),
         };
-        let wish = match self.may_leave(&newcomer, &opening) {
+        let left = self.left.as_ref();
+        let wish = left.map_or(Ok(None), |left| left.may_leave(&self.cx, &newcomer, &opening));
+        let wish = match wish {
             Ok(wish) => wish,
             Err(why) => return self.turn_back(newcomer, opening.extended, why),
         };
@@ -352,6 +354,8 @@ impl GatewayLoop {
     /// Ends a session that never was one, because its program could not be
     /// executed, or nobody can wait for it.
     pub(super) fn refuse_session(&mut self, key: Key, why: Ended) {
+        // Its name is free again.
+        self.forget_left(key);
         if let Some(mut attached) = self.sessions.remove(key) {
             self.cx.told.was_none(Subject::Session(key));
             self.cx.seats.ended(Subject::Session(key));

@@ -10,6 +10,7 @@ use super::doors::Doors;
 use super::exchange::Exchange;
 use super::ids::Ids;
 use super::outcome::Outcome;
+use super::recovery::Whose;
 use super::seats::Seats;
 use super::timers::{Due, Timers};
 use super::told::Told;
@@ -46,6 +47,8 @@ pub struct Context {
     pub closing: Closing,
     /// Connections over TCP to this machine, asked whether their other end is closed.
     pub local_tcp: LocalTcp,
+    /// What was made by what is done now: it ends where that panics.
+    pub made: Option<Whose>,
     outcomes: VecDeque<Outcome>,
     /// What is waited for.
     pub poller: Poller,
@@ -100,6 +103,7 @@ impl Context {
             ids: Ids::new(),
             closing,
             local_tcp: LocalTcp::default(),
+            made: None,
             outcomes: VecDeque::new(),
             poller,
             timers: Timers::default(),

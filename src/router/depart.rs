@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use super::GatewayLoop;
 use super::attach::not_executable;
 use super::closing::LastWord;
+use super::left::Why;
 use super::recovery::Whose;
 use super::table::Key;
 use super::timers::Due;
@@ -166,7 +167,7 @@ impl GatewayLoop {
         let failure = self.cx.spawner.failure(program);
         let failure = failure.map(|(program, errno)| not_executable(&program, errno));
         let Some(attached) = self.sessions.get_mut(key) else {
-            if !self.left_program_ended(program, exit) {
+            if !self.is_end_of_left(program, exit) {
                 self.command_ended(program, exit, failure);
             }
             return;
@@ -182,7 +183,9 @@ impl GatewayLoop {
 
     /// The program of a session has ended, and was reaped.
     pub(super) fn session_ended(&mut self, key: Key, ended: Ended) {
-        self.tell_watchers(key, &ended);
+        if let Some(left) = &mut self.left {
+            left.tell_watchers(key, &ended);
+        }
         let Some(attached) = self.sessions.get_mut(key) else {
             return;
         };
@@ -199,7 +202,7 @@ impl GatewayLoop {
 
     /// A client has left: its session ends, now or when it is its turn.
     pub(super) fn depart(&mut self, key: Key) {
-        if self.leave_if_possible(key) {
+        if self.goes_on_alone(key, Why::Lost) {
             return;
         }
         if self.departures.this_turn < ENDED_PER_TURN && self.departures.waiting.is_empty() {
@@ -334,7 +337,7 @@ impl GatewayLoop {
                 self.cx.after(grace, Due::Outlived(program.pid()));
             }
         } else if let Some(program) = program.pidfd() {
-            self.end_program(program);
+            self.with_left(|left, cx, _, _| left.end_program(cx, program));
         }
     }
 

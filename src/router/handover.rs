@@ -109,7 +109,9 @@ impl GatewayLoop {
     /// From here on a session's terminal is its client's, and outlives this
     /// gateway: somebody else sees to it then.
     pub(super) fn handed_over(&mut self, key: Key) {
-        if self.handed_over_for_a_while(key) {
+        let Self { left, cx, sessions, programs, .. } = self;
+        let left = left.as_mut();
+        if left.is_some_and(|left| left.handed_over_for_a_while(cx, sessions, programs, key)) {
             return;
         }
         let Some(attached) = self.sessions.get_mut(key) else {

@@ -18,6 +18,7 @@
 //! | `traffic.rs` | bytes between a client and its terminal |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `depart.rs` | a session ends |
+//! | `detached.rs` | what becomes of a session whose client leaves, or comes |
 //! | `closing.rs` | connections to which the last word was said |
 //! | `programs.rs` | programs: hung up, outlived, killed, reaped |
 //! | `aftercare.rs` | what becomes of sessions when the gateway itself ends |
@@ -43,6 +44,7 @@ mod closing;
 mod command;
 mod context;
 mod depart;
+mod detached;
 mod doors;
 mod exchange;
 mod fault;
@@ -325,7 +327,7 @@ impl GatewayLoop {
             Source::CommandClient(key) => router.command_client_ready(key, ready),
             Source::CommandStream(key, number) => router.command_stream_ready(key, number, ready),
             Source::Closing(key) => router.cx.closing_ready(key, ready),
-            Source::Left => router.left_ready(),
+            Source::Left => router.with_left(|left, cx, _, _| left.left_ready(cx)),
             Source::Alarm => router.cx.timers.rings(),
         });
         self.follow();
@@ -381,7 +383,9 @@ impl GatewayLoop {
             Due::TerminalUsers => router.kill_terminal_users(),
             Due::LeftBehind => router.end_left_behind(),
             Due::Accept => router.cx.doors.open(&router.cx.poller),
-            Due::Left => router.look_after_left(),
+            Due::Left => router.with_left(|left, cx, _, programs| {
+                left.look_after_left(cx, programs);
+            }),
             Due::Door(door) => router.cx.doors.wake(door, &router.cx.poller),
             Due::LimitSoon(key) => router.limit_comes(key),
             Due::Limit(key) => router.limit(key),
@@ -433,6 +437,24 @@ impl GatewayLoop {
             Outcome::SettleCommand(key) => self.settle_command(key),
             Outcome::Entrust(key) => self.entrust(key),
             Outcome::NotHeard(key) => self.end_unheard(key),
+            Outcome::Offer(key) => self.offer(key),
+            Outcome::LetGo(key) => self.let_client_go(key),
+            Outcome::BeginsAgain(key, since) => self.begins_again(key, since),
+            Outcome::AdoptedEnded(key, exit, ended) => self.adopted_ended(key, exit, ended),
+            Outcome::TurnBack(newcomer, why) => self.turn_back(*newcomer, true, why),
+            Outcome::HangUp(both, copies) => {
+                let (master, program) = *both;
+                self.hang_up(&master, program, copies);
+            }
+            Outcome::LeftReady(ready) => self.with_left(|left, cx, sessions, programs| {
+                left.one_ready(cx, sessions, programs, ready);
+            }),
+            Outcome::LookAfterLeft(key) => self.with_left(|left, cx, sessions, programs| {
+                left.look_after_entry(cx, sessions, programs, key);
+            }),
+            Outcome::FeedWatcher(key) => {
+                self.with_left(|left, cx, _, _| left.feed_watcher(cx, key))
+            }
         }
     }
 

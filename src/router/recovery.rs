@@ -153,9 +153,10 @@ impl Faults {
 impl GatewayLoop {
     /// Does something for somebody; if it panics they end.
     pub(super) fn guarded(&mut self, whose: Whose, body: impl FnOnce(&mut Self)) {
-        let before = self.faults.made.take();
+        let before = self.faults.made.take().or(self.cx.made.take());
         let outcome = catch_unwind(AssertUnwindSafe(|| body(self)));
-        let made = std::mem::replace(&mut self.faults.made, before);
+        let made = self.cx.made.take();
+        let made = std::mem::replace(&mut self.faults.made, before).or(made);
         if let Err(payload) = outcome {
             self.recover(whose, made, &*payload);
         }
@@ -193,9 +194,9 @@ impl GatewayLoop {
             Whose::Stats(key) => self.close_stats(key),
             Whose::Left(key) => match self.left.as_ref().and_then(|left| left.session_of(key)) {
                 Some(session) => self.end_panicked(session),
-                None => self.end_left(key),
+                None => self.with_left(|left, cx, _, _| left.end_left(cx, key)),
             },
-            Whose::Watcher(key) => self.end_watcher(key),
+            Whose::Watcher(key) => self.with_left(|left, cx, _, _| left.end_watcher(cx, key)),
             Whose::Closing(key) => self.cx.closing.drop_one(key),
             Whose::Past => {}
             Whose::Door => self.cx.pause(),
@@ -205,7 +206,7 @@ impl GatewayLoop {
                 self.cx.pause();
                 self.cx.after(AGAIN, Due::Reap);
                 self.cx.after(AGAIN, Due::Kill);
-                self.look_at_left(AGAIN);
+                self.with_left(|left, cx, _, _| left.look_after(cx, AGAIN));
             }
         }
     }
@@ -255,7 +256,7 @@ impl GatewayLoop {
     /// What belongs to nobody is given back, and what says that somebody is
     /// there who is not.
     fn put_in_order(&mut self) {
-        self.end_lost_entries();
+        self.with_left(|left, cx, sessions, _| left.end_lost_entries(cx, sessions));
         let is_there = |router: &Self, subject: Subject| match subject {
             Subject::Session(key) => router.sessions.has(key),
             Subject::Command(key) => router.commands.has(key),

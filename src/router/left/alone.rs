@@ -4,20 +4,22 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::super::GatewayLoop;
+use super::super::context::Context;
 use super::super::depart::Copies;
 use super::super::fault;
 use super::super::handover::HELD_UP;
 use super::super::outcome::Outcome;
-use super::super::recovery::Whose;
+use super::super::programs::Programs;
 use super::super::table::{Key, Source};
+use super::super::timers::Due;
+use super::super::traffic::Sessions;
 use super::bound::handed_over_for_good;
-use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON};
+use super::{LOOK, Left, Over, SOON};
+use crate::uwsgi::log::log;
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Read;
-use fpty::sys::child::{Exit, Pid};
-use fpty::sys::clock::Timestamp;
+use fpty::sys::clock::BootInstant;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -25,7 +27,7 @@ use fpty::sys::process::Process;
 /// What a terminal yields at once, how often one is asked in a turn, and how
 /// often at its end.
 pub(super) const ONE_READ: usize = 4096;
-const READS: usize = 4;
+pub(super) const READS: usize = 4;
 pub(super) const LAST_READS: usize = 1024;
 
 /// How much is read of all of them in [`SOON`]: programs that flood nobody's
@@ -39,54 +41,19 @@ const REAPED: Duration = Duration::from_secs(5);
 /// as most are.
 const ANSWER: &[u8] = b"\x1b[?62;22c";
 
-impl GatewayLoop {
-    /// Something happened to what is waited for here.
-    pub(in crate::router) fn left_ready(&mut self) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        let count = left.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
-        let ready: Vec<_> = (0..count).map(|index| left.poller.ready(index)).collect();
-        for ready in ready {
-            let source = Source::of(ready.token);
-            let whose = match source {
-                Source::Terminal(entry) | Source::Caller(entry) => Whose::Left(entry),
-                Source::Client(watcher) => Whose::Watcher(watcher),
-                _ => Whose::All,
-            };
-            self.guarded(whose, |router| match source {
-                Source::Terminal(entry) => router.read_alone(entry, READS),
-                Source::Caller(entry) => router.adopted_is_over(entry),
-                Source::Client(watcher) => router.watcher_ready(watcher, ready),
-                Source::Children => router.store_is_gone(),
-                _ => {}
-            });
-        }
-        let Some(left) = self.left.as_mut().filter(|left| left.taken > ENOUGH) else {
-            return;
-        };
-        if !std::mem::replace(&mut left.pauses, true) {
-            let token = Source::Left.token();
-            let _ = self.cx.poller.change(&left.poller, token, Interest::default());
-        }
-        self.look_at_left(SOON);
-    }
-
+impl Left {
     /// Reads on, at most so often.
-    fn read_alone(&mut self, key: Key, reads: usize) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        let Left { entries, poller, taken, .. } = &mut **left;
+    pub(super) fn read_alone(&mut self, cx: &mut Context, key: Key, reads: usize) {
+        let Self { entries, poller, taken, .. } = self;
         let Some(entry) = entries.get_mut(key) else {
             return;
         };
-        let answers = self.cx.doors.rules(entry.door).is_some_and(|rules| rules.detach.answer);
-        let Place::Alone(alone) = &mut entry.place else {
+        let answers = cx.doors.rules(entry.door).is_some_and(|rules| rules.detach.answer);
+        let Some(alone) = entry.state.terminal_mut() else {
             return;
         };
         let armed = alone.master.arm();
-        let buffer = &mut self.cx.buffer[..ONE_READ];
+        let buffer = &mut cx.buffer[..ONE_READ];
         for _ in 0..reads {
             match alone.master.read(buffer) {
                 Read::Bytes(count) => {
@@ -98,7 +65,7 @@ impl GatewayLoop {
                 Read::End | Read::Gone => {
                     // It may be opened again.
                     let _ = poller.remove(&alone.master);
-                    alone.closed = Some(Instant::now() + LOOK);
+                    alone.closed = Some(BootInstant::now() + LOOK);
                     break;
                 }
             }
@@ -109,161 +76,171 @@ impl GatewayLoop {
         let (is_closed, is_held_up) = (alone.closed.is_some(), alone.master.is_held_up());
         drop(armed);
         if is_held_up {
-            self.cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
-            return self.end_alone(key);
+            cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
+            return self.end_left(cx, key);
         }
         if is_closed {
-            self.look_at_left(LOOK);
+            self.arm(cx, key);
+        }
+        self.rests_where_enough(cx);
+    }
+
+    /// Programs that flood terminals which nobody sees leave the others their time.
+    fn rests_where_enough(&mut self, cx: &mut Context) {
+        if self.taken > ENOUGH && !std::mem::replace(&mut self.pauses, true) {
+            let _ = cx.poller.change(&self.poller, Source::Left.token(), Interest::default());
+            self.look_after(cx, SOON);
         }
     }
 
     /// A terminal was closed: it may have been opened again.
-    pub(super) fn alone_reopened(&mut self, key: Key) {
-        let Some(left) = &mut self.left else {
+    pub(super) fn alone_reopened(&mut self, cx: &mut Context, key: Key) {
+        let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let Some(Place::Alone(alone)) = left.entries.get_mut(key).map(|entry| &mut entry.place)
-        else {
+        let Some(alone) = entry.state.terminal_mut() else {
             return;
         };
         alone.closed = None;
         let token = Source::Terminal(key).token();
-        let _ = left.poller.add(&alone.master, token, Interest::READ);
-        self.read_alone(key, READS);
-    }
-
-    /// The program of a session that nobody is attached to has ended.
-    /// Whether it was one.
-    pub(in crate::router) fn left_program_ended(&mut self, program: Pid, exit: Exit) -> bool {
-        let found = self.left.as_ref().and_then(|left| left.of_program(program));
-        if let Some(key) = found {
-            self.alone_over(key, of_exit(exit));
+        if self.poller.add(&alone.master, token, Interest::READ).is_err() {
+            let id = &entry.id;
+            log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
+            return self.end_left(cx, key);
         }
-        found.is_some()
+        self.read_alone(cx, key, READS);
     }
 
-    /// What is left of a session is kept for a while.
-    fn alone_over(&mut self, key: Key, ended: Ended) {
+    /// The program of a session that nobody is attached to has ended: what is left is
+    /// kept for a while.
+    pub fn alone_over(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        key: Key,
+        ended: Ended,
+    ) {
         // What it wrote last is there by now.
-        self.read_alone(key, LAST_READS);
-        let Some(left) = &mut self.left else {
+        self.read_alone(cx, key, LAST_READS);
+        let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let Some(entry) = left.entries.get_mut(key) else {
+        let Some(alone) = entry.state.terminal() else {
             return;
         };
-        entry.ending = None;
-        let Place::Alone(alone) = &mut entry.place else {
+        let _ = self.poller.remove(&alone.master);
+        let Ok(ring) = alone.remains.as_fd().try_clone_to_owned() else {
+            drop(self.remove(cx, key));
             return;
         };
-        let Alone { master, remains, .. } = &mut **alone;
-        let _ = left.poller.remove(&*master);
-        let Ok(ring) = remains.as_fd().try_clone_to_owned() else {
-            left.remove(key);
-            return;
-        };
-        entry.place = Place::Over(Over { ring, ended, at: Timestamp::now() });
-        left.bound_ended();
-        self.tell_store(key);
-        self.look_at_left(SOON);
+        self.is_over_now(cx, sessions, programs, key, Over { ring, ended });
     }
 
-    /// A session is ended that nobody is attached to.
-    pub(super) fn end_alone(&mut self, key: Key) {
-        let Some(entry) = self.left.as_mut().and_then(|left| left.remove(key)) else {
+    /// Ends a session that nobody is attached to; what is left of one that has
+    /// ended is forgotten.
+    pub fn end_left(&mut self, cx: &mut Context, key: Key) {
+        let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
+        let Some(entry) = is_left.then(|| self.remove(cx, key)).flatten() else {
             return;
         };
-        let Entry { pid, program, adopted, place, .. } = *entry;
-        let Place::Alone(alone) = place else {
+        let pid = entry.pid;
+        let (Some(program), Some(alone), _) = entry.state.forgotten() else {
             return;
         };
-        if let Some(left) = &self.left {
-            // Others may have copies.
-            let _ = left.poller.remove(&alone.master);
-        }
-        let program = match adopted {
-            true => Process::held(program),
+        // Others may have copies.
+        let _ = self.poller.remove(&alone.master);
+        let program = match program.adopted {
+            true => Process::held(program.pidfd),
             false => Process::child(pid),
         };
         // Clients that had it may have kept a copy.
-        self.hang_up(&alone.master, program, Copies::Ended);
+        cx.then(Outcome::HangUp(Box::new((alone.master, program)), Copies::Ended));
     }
 
     /// A program that is not our child has ended: whoever inherited it reaps it.
-    fn adopted_is_over(&mut self, key: Key) {
-        let Some(left) = &mut self.left else {
+    pub(super) fn adopted_is_over(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        key: Key,
+    ) {
+        let entry = self.entries.get_mut(key);
+        let Some(program) = entry.and_then(|entry| entry.state.program_mut()) else {
             return;
         };
-        let Some(entry) = left.entries.get_mut(key) else {
-            return;
-        };
-        let _ = left.poller.remove(&entry.program);
-        entry.ending.get_or_insert_with(|| Instant::now() + REAPED);
-        self.adopted_ended(key);
+        let _ = self.poller.remove(&program.pidfd);
+        program.ending.get_or_insert_with(|| BootInstant::now() + REAPED);
+        self.adopted_ended(cx, sessions, programs, key);
     }
 
     /// Its status may be known by now.
-    pub(super) fn adopted_ended(&mut self, key: Key) {
-        let Some(entry) = self.left.as_mut().and_then(|left| left.entries.get_mut(key)) else {
+    pub(super) fn adopted_ended(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        key: Key,
+    ) {
+        let entry = self.entries.get_mut(key);
+        let Some(program) = entry.and_then(|entry| entry.state.program_mut()) else {
             return;
         };
-        let exit = entry.program.exit();
-        let is_late = entry.ending.is_some_and(|until| Instant::now() >= until);
+        let exit = program.pidfd.exit();
+        let is_late = program.ending.is_some_and(|until| BootInstant::now() >= until);
         if exit.is_none() && !is_late {
-            return self.look_at_left(LOOK);
+            return self.arm(cx, key);
         }
+        program.ending = None;
         let ended = exit.map(of_exit).unwrap_or_else(|| {
             let why = "its gateway was killed, and this kernel does not tell a program's status";
             Ended::because(Ending::Lost, why)
         });
-        entry.ending = None;
-        match &entry.place {
-            Place::Attached(taken) => {
-                let session = taken.session;
-                if let Some(exit) = exit {
-                    self.note_exit(session, exit);
-                }
-                if let Some(attached) = self.sessions.get_mut(session) {
-                    attached.wires.program = None;
-                }
-                self.session_ended(session, ended);
-            }
-            Place::Alone(_) | Place::Over(_) => self.alone_over(key, ended),
+        match self.session_of(key) {
+            Some(session) => cx.then(Outcome::AdoptedEnded(session, exit, ended)),
+            None => self.alone_over(cx, sessions, programs, key, ended),
         }
     }
 
     /// Kills what was told to end and has not; when to look again.
-    pub(super) fn end_doomed(&mut self) -> Option<Duration> {
-        let left = self.left.as_mut()?;
-        left.doomed.retain(|(_, program)| !program.has_ended());
+    pub(super) fn end_doomed(
+        &mut self,
+        cx: &mut Context,
+        programs: &mut Programs,
+    ) -> Option<Duration> {
+        self.doomed.retain(|(_, program)| !program.has_ended());
         let now = Instant::now();
         let (due, rest): (Vec<_>, Vec<(Instant, PidFd)>) =
-            left.doomed.drain(..).partition(|(at, _)| now >= *at);
-        let waits = !rest.is_empty();
-        left.doomed = rest;
+            self.doomed.drain(..).partition(|(at, _)| now >= *at);
+        self.doomed = rest;
         for (_, program) in due {
-            self.kill(program.into());
+            if programs.kill(program.into()) {
+                cx.after(Duration::ZERO, Due::Kill);
+            }
         }
-        waits.then_some(RARELY)
+        self.doomed.iter().map(|(at, _)| at.saturating_duration_since(now)).min()
     }
 
     /// What keeps sessions was killed: another one is told of them.
-    fn store_is_gone(&mut self) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        if let Some(stream) = left.store.stream() {
-            let _ = left.poller.remove(stream.as_fd());
+    pub(super) fn store_is_gone(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+    ) {
+        if let Some(stream) = self.store.stream() {
+            let _ = self.poller.remove(stream.as_fd());
         }
         // We have what it might have of ours.
-        let _ = left.store.connect();
-        left.hear_store();
-        let keys: Vec<Key> = left.entries.iter().map(|(key, _)| key).collect();
+        let _ = self.store.connect();
+        self.hear_store();
+        let keys: Vec<Key> = self.entries.iter().map(|(key, _)| key).collect();
         for key in keys {
-            self.tell_store(key);
+            self.tell_store(cx, sessions, programs, key);
         }
-        for key in handed_over_for_good(&self.sessions) {
-            self.cx.then(Outcome::Entrust(key));
+        for session in handed_over_for_good(sessions) {
+            cx.then(Outcome::Entrust(session));
         }
     }
 }

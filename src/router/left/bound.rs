@@ -15,7 +15,8 @@ use super::super::told::{Gone, Said, Subject};
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::adopt::{Restored, entry, not_recorded};
 use super::record::{Bound, Held, Record};
-use super::{Entry, Left, Place, SOON, Taken};
+use super::state::State;
+use super::{Client, Entry, Left, Program, SOON};
 use crate::session::Session;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
@@ -127,7 +128,7 @@ impl Left {
             ],
             last: LastWords::new(cx.told.in_advance(subject)),
         };
-        let known = self.by_session.get(&session).and_then(|entry| self.entries.get(*entry));
+        let known = self.index.of_session(session).and_then(|entry| self.entries.get(entry));
         Some(Record {
             id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.clone()),
             uid: attached.wires.client.peer_uid().unwrap_or(u32::MAX),
@@ -158,8 +159,8 @@ impl Left {
             return None;
         };
         let master = Master::given_back(master, true).ok()?;
-        let program = PidFd::reopened(pid, program);
-        let process = Process::held(program.try_clone().ok()?);
+        let program = Program::adopted(PidFd::reopened(pid, program));
+        let process = Process::held(program.pidfd.try_clone().ok()?);
         let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let client = Stream::of_stranger(client);
         let at = door.unwrap_or(NO_DOOR);
@@ -172,16 +173,15 @@ impl Left {
         let wires = Wires::new(client, master, Some(process));
         let session = Session::resumed(size, None);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, at));
-        let taken = Taken { session, uid, since: Timestamp::now(), until: None, next: None };
-        let place = Place::Attached(taken);
+        let client = Client { session, uid };
+        let state = State::attached(program, client, Timestamp::now());
         let origin = Origin { socket: door.is_none().then_some(socket), last };
         let entry = Entry {
             command: command.as_deref().map(Into::into),
             bound: Some(Box::new(origin)),
-            ..entry(id, String::new(), uid, at, pid, program, since, place, 0)
+            ..entry(id, uid, at, pid, since, state)
         };
-        let key = self.entries.insert(entry);
-        self.by_session.insert(session, key);
+        let key = self.insert(entry);
         self.hear_adopted(cx, sessions, key, session);
         let text = |text: Option<String>| text.map(Into::into);
         let said =
@@ -199,11 +199,12 @@ impl Left {
         key: Key,
         session: Key,
     ) {
-        let (Some(entry), Some(attached)) = (self.entries.get(key), sessions.get(session)) else {
+        let program = self.entries.get(key).and_then(|entry| entry.state.program());
+        let (Some(program), Some(attached)) = (program, sessions.get(session)) else {
             return;
         };
         let token = Source::Caller(key).token();
-        let heard = self.poller.add(&entry.program, token, Interest::READ);
+        let heard = self.poller.add(&program.pidfd, token, Interest::READ);
         let client = attached.wires.client.as_fd();
         let token = Source::Client(session).token();
         if heard.and_then(|()| cx.poller.add(client, token, Interest::READ)).is_err() {
@@ -213,7 +214,7 @@ impl Left {
 
     /// The line of the end of a session whose socket there is not any more.
     pub fn last_words_of(&mut self, session: Key, why: Gone, exit: Option<Exit>) -> Option<String> {
-        let entry = self.by_session.get(&session).copied()?;
+        let entry = self.index.of_session(session)?;
         let bound = self.entries.get_mut(entry)?.bound.as_mut()?;
         bound.socket.as_ref()?;
         bound.last.take(why, exit)

@@ -170,7 +170,7 @@ impl GatewayLoop {
         match one {
             One::Here(Subject::Session(key)) => self.end_session(key),
             One::Here(Subject::Command(key)) => self.end_command(key, BY_AN_OPERATOR, LAST_WORD),
-            One::Left(key) => self.end_left(key),
+            One::Left(key) => self.with_left(|left, cx, _, _| left.end_left(cx, key)),
         }
         true
     }

@@ -405,7 +405,7 @@ impl GatewayLoop {
     /// Notes what is known of a new session, where somebody wants to know it.
     pub(super) fn note_session(&mut self, key: Key, size: Size) {
         // One that was left keeps its own.
-        let id = self.left_id(key);
+        let id = self.left.as_ref().and_then(|left| left.left_id(key));
         let Some(attached) = self.sessions.get_mut(key).filter(|_| self.cx.told.keeps_facts) else {
             return;
         };

@@ -41,6 +41,8 @@ pub enum Key {
     Cheap,
     /// Ends a session after so many idle seconds.
     Timeout,
+    /// Ends a command without a terminal after so many idle seconds.
+    CommandTimeout,
     /// The address of the statistics.
     Stats,
     /// The master kills a gateway whose turn takes longer than this.
@@ -87,7 +89,7 @@ const PROCESSES: &CStr = c"prefork the specified number of forkptyrouter process
 const STATS: &CStr = c"run the forkptyrouter stats server on the specified address";
 
 /// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [OptionSpec<Key>; 54] = [
+pub static OPTIONS: [OptionSpec<Key>; 55] = [
     with_value(c"forkptyrouter", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkpty-router", Key::Listen(Protocol::Raw), LISTEN),
     with_value(c"forkptyurouter", Key::Listen(Protocol::Uwsgi), ULISTEN),
@@ -132,6 +134,11 @@ pub static OPTIONS: [OptionSpec<Key>; 54] = [
         c"forkptyrouter-timeout",
         Key::Timeout,
         c"end a session after the specified time (15m) without traffic (default: never)",
+    ),
+    with_value(
+        c"forkptyrouter-timeout-commands",
+        Key::CommandTimeout,
+        c"end a command without a terminal after the specified time without traffic, and relay all of its streams (default: never)",
     ),
     with_value(c"forkptyrouter-stats", Key::Stats, STATS),
     with_value(c"forkptyrouter-stats-server", Key::Stats, STATS),
@@ -362,11 +369,6 @@ impl Router {
         })
     }
 
-    /// Whether it is to be known when a byte last went.
-    pub fn keeps_time(&self) -> bool {
-        self.all_rules().iter().any(|rules| rules.timeout.is_some()) || self.stats.is_some()
-    }
-
     /// The rules of all sockets: the global ones first, then those of
     /// [`Router::own`]. None before [`Router::resolve`].
     pub fn all_rules(&self) -> &[Rules] {
@@ -450,6 +452,7 @@ impl Router {
                 };
             }
             Key::Timeout => self.rules.timeout = seconds()?,
+            Key::CommandTimeout => self.rules.command_timeout = seconds()?,
             Key::HandshakeTimeout => {
                 self.handshake_timeout = seconds()?.unwrap_or(HANDSHAKE_TIMEOUT);
             }

@@ -54,6 +54,8 @@ pub struct Rules {
     pub rate: Option<u32>,
     /// Ends a session after so long without traffic.
     pub timeout: Option<Duration>,
+    /// Ends a command without a terminal after so long without traffic.
+    pub command_timeout: Option<Duration>,
     /// Ends a session after so long.
     pub max_time: Option<Duration>,
     /// Whether clients that can take the terminal itself get it.
@@ -88,6 +90,7 @@ impl Default for Rules {
             max_user_scope: 0,
             rate: None,
             timeout: None,
+            command_timeout: None,
             max_time: None,
             handover: true,
             allow_command: false,
@@ -156,7 +159,7 @@ pub enum SocketKind {
 /// The keys, for whoever types another.
 const KEYS: &str = "addr, cmd, uid, gid, groups, chdir, env, accept_env, rows, cols, chmod, chown, \
                     allow_user, deny_user, allow_group, deny_group, allow_addr, deny_addr, root, max, \
-                    max_user, rate, idle, max_time, handover, allow_command, sftp_server, record, \
+                    max_user, rate, idle, idle_commands, max_time, handover, allow_command, sftp_server, record, \
                      record_format, record_input, record_limit, record_on_error, record_commands, \
                      audit, detach, detach_user, detach_time, detach_buffer, detach_answer";
 
@@ -429,6 +432,7 @@ impl Rules {
             "max_user" => self.max_user_sessions = count()?,
             "rate" => self.rate = count()?,
             "idle" => self.timeout = value::time(what, one)?,
+            "idle_commands" => self.command_timeout = value::time(what, one)?,
             "max_time" => self.max_time = value::time(what, one)?,
             "handover" => self.handover = value::switch(what, one)?,
             "allow_command" => self.allow_command = value::switch(what, one)?,

@@ -4,17 +4,19 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::asked_for::AskedFor;
 use super::behind::Behind;
 use super::closing::Closing;
 use super::doors::Doors;
 use super::exchange::Exchange;
 use super::ids::Ids;
 use super::outcome::Outcome;
-use super::recovery::Whose;
+use super::recovery::Faults;
 use super::seats::Seats;
 use super::timers::{Due, Timers};
 use super::told::Told;
 use crate::config::router::Router;
+use crate::uwsgi::log;
 use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
@@ -25,14 +27,17 @@ use fpty::sys::tick;
 /// Bytes of one read from a client, and of one write to it.
 pub const BUFFER: usize = 64 * 1024;
 
+/// How often a log that takes nothing is tried again.
+const LOG_AGAIN: Duration = Duration::from_millis(100);
+/// And one that somebody reads.
+const LOG_SOON: Duration = Duration::from_millis(2);
+
 /// What every part is given.
 pub struct Context {
     /// The options.
     pub config: Router,
     /// The gateway's number.
     pub ordinal: usize,
-    /// Whether it is to be known when a byte last went.
-    pub keeps_time: bool,
     /// Starts programs.
     pub spawner: Spawner,
     /// The sockets, and what holds there.
@@ -43,12 +48,14 @@ pub struct Context {
     pub told: Told,
     /// Names for sessions.
     pub ids: Ids,
+    /// What they have asked to have run.
+    pub asked_for: AskedFor,
     /// Connections to which the last word was said.
     pub closing: Closing,
+    /// What is known of panics.
+    pub faults: Faults,
     /// Connections over TCP to this machine, asked whether their other end is closed.
     pub local_tcp: LocalTcp,
-    /// What was made by what is done now: it ends where that panics.
-    pub made: Option<Whose>,
     outcomes: VecDeque<Outcome>,
     /// What is waited for.
     pub poller: Poller,
@@ -93,7 +100,6 @@ impl Context {
     pub fn new(made: Made) -> Self {
         let Made { config, ordinal, spawner, doors, seats, told, closing, poller } = made;
         Self {
-            keeps_time: config.keeps_time(),
             config,
             ordinal,
             spawner,
@@ -101,9 +107,10 @@ impl Context {
             seats,
             told,
             ids: Ids::new(),
+            asked_for: AskedFor::default(),
             closing,
+            faults: Faults::default(),
             local_tcp: LocalTcp::default(),
-            made: None,
             outcomes: VecDeque::new(),
             poller,
             timers: Timers::default(),
@@ -131,6 +138,14 @@ impl Context {
     /// Has this done after a while.
     pub fn after(&mut self, wait: Duration, due: Due) {
         self.timers.after(wait, due, &self.poller);
+    }
+
+    /// Where lines wait for the log, they are written before long.
+    pub fn try_the_log_again(&mut self, somebody_reads: bool) {
+        if (log::has_more() || self.told.waits()) && !self.log_is_due {
+            self.log_is_due = true;
+            self.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
+        }
     }
 
     /// Has the loop do something when whoever is at work now has finished.

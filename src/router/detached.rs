@@ -1,21 +1,18 @@
 //! What becomes of a session whose client leaves, is lost, or comes back: the parts
 //! say what it is, and this has each of them do theirs.
 
-use super::GatewayLoop;
 use super::context::Context;
-use super::doors::Newcomer;
-use super::left::{self, Came, Left, Parting, Why};
+use super::event_loop::GatewayLoop;
+use super::greet::Opened;
+use super::left::{self, Came, Left, Parting, Why, Wish};
 use super::programs::Programs;
 use super::table::Key;
-use super::told::{Said, Subject};
+use super::told::Gone;
 use super::traffic::Sessions;
-use crate::session::greeting::Opening;
 use fpty::ended::of_exit;
-use fpty::proto::{Ended, Ending, Protocol};
+use fpty::proto::{Ended, Ending};
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
-use fpty::sys::clock::Timestamp;
-use fpty::sys::peer::Passed;
 
 impl GatewayLoop {
     /// Has the sessions that can be left do something, where there can be any.
@@ -29,26 +26,17 @@ impl GatewayLoop {
     }
 
     /// A client asks for a session that was left. What it sent after that
-    /// stands in the turn's buffer.
-    pub(super) fn come_back(
-        &mut self,
-        newcomer: Newcomer,
-        opening: Opening,
-        arrived: Passed,
-        ended: bool,
-    ) {
-        let mode = Protocol::Uwsgi.name();
-        self.cx.told.hears(newcomer.door, mode, || Said::of(&opening.variables));
-        let newcomer = self.seated(newcomer);
-        if let Some(why) = self.is_full(&newcomer) {
-            return self.turn_back(newcomer, true, why);
-        }
+    /// stands in the buffer.
+    pub(super) fn come_back(&mut self, opened: Opened) {
+        let Opened { newcomer, opening, arrived, ended } = opened;
         let Self { left, cx, sessions, programs, .. } = self;
         let left = left.as_deref_mut();
         match left::comes_back(left, cx, sessions, programs, newcomer, opening) {
             Came::In => {}
-            Came::New(newcomer, opening) => self.open_new(newcomer, opening, arrived, ended),
-            Came::Not(newcomer, why) => self.turn_back(newcomer, true, why),
+            Came::New(newcomer, opening) => {
+                self.open_new(Opened { newcomer, opening, arrived, ended });
+            }
+            Came::Not(newcomer, why) => self.cx.turn_back(newcomer, true, why),
         }
     }
 
@@ -66,16 +54,31 @@ impl GatewayLoop {
         }
     }
 
+    /// A session is over, and its client has all that it will get: unless somebody
+    /// else waits for it, who is to see how it ended.
+    pub(super) fn close(&mut self, key: Key) {
+        if !self.goes_on_alone(key, Why::Closes) {
+            self.with_left(|left, cx, _, _| left.unwatch_session(cx, key));
+            self.sessions.close(&mut self.cx, &mut self.programs, key);
+        }
+    }
+
+    /// A session ends with its client.
+    pub(super) fn abandon(&mut self, key: Key) {
+        self.with_left(|left, cx, _, _| left.unwatch_session(cx, key));
+        self.sessions.abandon(&mut self.cx, &mut self.programs, key);
+    }
+
     /// A session may go on without its client, or with it after all. Whether it goes
     /// on.
     pub(super) fn goes_on_alone(&mut self, key: Key, why: Why) -> bool {
         let Some(left) = &mut self.left else {
             return why == Why::Asked && self.client_stays(key, left::NOT_ALLOWED);
         };
-        let parted = match left.parting(&self.cx, &mut self.sessions, key, why) {
+        let (leaves, how) = match left.parting(&self.cx, &mut self.sessions, key, why) {
             Parting::Ends => return false,
             Parting::Stays(why_not) => return self.client_stays(key, &why_not),
-            Parting::GoesOn(parted) => parted,
+            Parting::GoesOn(leaves, how) => (leaves, how),
         };
         // All that it takes is there: now the client may know.
         let id = left.left_id(key).filter(|_| why == Why::Asked);
@@ -83,10 +86,8 @@ impl GatewayLoop {
             let told = Ended::because(Ending::Detached, id);
             attached.session.part_from_client(&told, &mut attached.wires);
         }
-        // Its place is free.
-        self.tell_end(key);
         self.with_left(|left, cx, sessions, programs| {
-            left.goes_on_without(cx, sessions, programs, key, parted);
+            left.goes_on_without(cx, sessions, programs, key, leaves, how);
         });
         true
     }
@@ -102,9 +103,12 @@ impl GatewayLoop {
 
     /// A session is over, whoever ended it.
     pub(super) fn forget_left(&mut self, session: Key) {
-        self.with_left(|left, cx, sessions, programs| {
-            left.forget_left(cx, sessions, programs, session);
-        });
+        self.with_left(|left, cx, _, _| left.forget_left(cx, session));
+    }
+
+    /// Ends a session that nobody is attached to.
+    pub(super) fn end_left(&mut self, entry: Key, why: Gone) {
+        self.with_left(|left, cx, _, programs| left.end_left(cx, programs, entry, why));
     }
 
     /// What keeps sessions is told how it is with this one.
@@ -114,17 +118,6 @@ impl GatewayLoop {
         });
     }
 
-    /// A session that began long ago has another client, or another gateway.
-    pub(super) fn begins_again(&mut self, session: Key, since: Timestamp) {
-        let Some(attached) = self.sessions.get_mut(session) else {
-            return;
-        };
-        let size = attached.wires.master.size();
-        self.note_session(session, size.unwrap_or(Size { rows: 24, cols: 80 }));
-        self.tell_start(session);
-        self.goes_on(session, since);
-    }
-
     /// The program of a session that nobody is attached to has ended. Whether it was
     /// one.
     pub(super) fn is_end_of_left(&mut self, program: Pid, exit: Exit) -> bool {
@@ -132,35 +125,23 @@ impl GatewayLoop {
             return false;
         };
         self.with_left(|left, cx, sessions, programs| {
-            left.alone_over(cx, sessions, programs, key, of_exit(exit));
+            left.alone_over(cx, sessions, programs, key, Some(exit), of_exit(exit));
         });
         true
     }
 
-    /// The program of a session of a gateway before us has ended.
-    pub(super) fn adopted_ended(&mut self, session: Key, exit: Option<Exit>, ended: Ended) {
-        if let Some(exit) = exit {
-            self.note_exit(session, exit);
-        }
-        if let Some(attached) = self.sessions.get_mut(session) {
-            attached.wires.program = None;
-        }
-        self.session_ended(session, ended);
+    /// A terminal was handed over to its client: whether that can leave.
+    pub(super) fn handed_over_for_a_while(&mut self, key: Key) -> bool {
+        let Self { left, cx, sessions, programs, .. } = self;
+        let left = left.as_mut();
+        left.is_some_and(|left| left.handed_over_for_a_while(cx, sessions, programs, key))
     }
 
     /// The session that has just begun can be left from now on, where there is the
     /// memory for it. Whether it can.
-    pub(super) fn can_be_left(
-        &mut self,
-        key: Key,
-        wish: left::Wish,
-        size: Size,
-        relays: bool,
-    ) -> bool {
-        let command = self.command_of(Subject::Session(key));
+    pub(super) fn can_be_left(&mut self, key: Key, wish: Wish, size: Size, relays: bool) -> bool {
         let Self { left, cx, sessions, programs, .. } = self;
-        left.as_mut().is_some_and(|left| {
-            left.can_be_left(cx, sessions, programs, key, wish, command, size, relays)
-        })
+        let left = left.as_mut();
+        left.is_some_and(|left| left.can_be_left(cx, sessions, programs, key, wish, size, relays))
     }
 }

@@ -1,16 +1,19 @@
 //! What a part of the gateway has come to, and others are concerned by: the loop
 //! does it when the part has finished, so that no part calls one above it.
 
-use super::depart::Copies;
-use super::doors::Newcomer;
+use std::rc::Rc;
+
+use super::behind::Rest;
+use super::lifecycle::Closed;
+use super::listing::view::One;
+use super::record::{News, Recording};
 use super::recovery::Whose;
+use super::siblings::{Asker, Posed};
 use super::table::{Key, Source};
-use fpty::proto::Ended;
-use fpty::sys::child::Exit;
-use fpty::sys::clock::Timestamp;
+use super::told::Subject;
+use fpty::sys::Size;
+use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;
-use fpty::sys::process::Process;
-use fpty::sys::pty::Master;
 
 /// Something for the loop to do.
 pub enum Outcome {
@@ -18,30 +21,47 @@ pub enum Outcome {
     Settle(Key),
     /// Look what a command needs now.
     SettleCommand(Key),
+    /// Hear the rest of what a client sent.
+    GoOn(Box<Rest>),
+    /// A program was reaped: whose, and how it ended.
+    Reaped(Pid, Key, Exit),
+    /// Let the next one go of those sessions that wait for it.
+    LetGo,
+    /// A session is about to begin, with a terminal of this size.
+    Pending(Key, Size),
+    /// A program was executed.
+    Started(Subject),
+    /// There never was such a session, nor this recording of it.
+    NeverWas(Subject, Option<Rc<Recording>>),
+    /// A session is over.
+    Closed(Closed),
+    /// Somebody asks who is there, or for the statistics.
+    Inquires(Key),
+    /// A session is to end at somebody's wish.
+    End(One),
+    /// Another gateway asks something.
+    Asked(Posed),
+    /// Another gateway has answered; `None`: it has not.
+    Answered(Asker, Option<Vec<u8>>),
     /// What keeps sessions is to have this one, whose client has its terminal for
     /// good.
     Entrust(Key),
     /// The kernel refuses to tell of this session: it ends.
     NotHeard(Key),
-    /// Offer a session's terminal to its client.
-    Offer(Key),
+    /// The supervisor was killed.
+    SupervisorGone,
     /// The client of a session does not answer, or does not go.
-    LetGo(Key),
-    /// A session that began then has another client.
-    BeginsAgain(Key, Timestamp),
-    /// The program of a session of a gateway before us has ended: how, where that is
-    /// known, and what its client is told.
-    AdoptedEnded(Key, Option<Exit>, Ended),
-    /// Somebody gets no session.
-    TurnBack(Box<Newcomer>, Ended),
-    /// A program is to be hung up, and the terminal that nobody is attached to.
-    HangUp(Box<(Master, Process)>, Copies),
+    LetClientGo(Key),
     /// Something happened to a session that can be left, or to who watches it.
     LeftReady(Ready),
     /// Do what is due for a session that can be left.
     LookAfterLeft(Key),
     /// Give somebody who watches what there is.
     FeedWatcher(Key),
+    /// See to what the recorder has said of somebody.
+    Recording(Whose, Box<News>),
+    /// Read the terminal on of a session without a client.
+    ReadOn(Key),
 }
 
 impl Outcome {
@@ -49,13 +69,17 @@ impl Outcome {
     pub fn whose(&self) -> Whose {
         match self {
             Self::Settle(key)
+            | Self::Pending(key, _)
             | Self::Entrust(key)
-            | Self::NotHeard(key)
-            | Self::Offer(key)
-            | Self::LetGo(key)
-            | Self::BeginsAgain(key, _)
-            | Self::AdoptedEnded(key, ..) => Whose::Session(*key),
-            Self::TurnBack(..) | Self::HangUp(..) => Whose::Past,
+            | Self::LetClientGo(key)
+            | Self::NotHeard(key) => Whose::Session(*key),
+            Self::SettleCommand(key) => Whose::Command(*key),
+            Self::GoOn(rest) => rest.whose(),
+            Self::Started(subject) => Whose::from(*subject),
+            // Nobody finds them any more.
+            Self::LetGo | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
+            Self::Recording(whose, _) => *whose,
+            Self::SupervisorGone => Whose::All,
             Self::LeftReady(ready) => match Source::of(ready.token) {
                 Source::Terminal(entry) | Source::Caller(entry) => Whose::Left(entry),
                 Source::Client(watcher) => Whose::Watcher(watcher),
@@ -63,7 +87,13 @@ impl Outcome {
             },
             Self::LookAfterLeft(key) => Whose::Left(*key),
             Self::FeedWatcher(key) => Whose::Watcher(*key),
-            Self::SettleCommand(key) => Whose::Command(*key),
+            Self::ReadOn(key) => Whose::Left(*key),
+            Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
+            Self::End(one) => (*one).into(),
+            // Whoever asks does without.
+            Self::Asked(_) => Whose::Past,
+            // The loop knows whose it is.
+            Self::Reaped(..) => Whose::Past,
         }
     }
 }

@@ -5,41 +5,24 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use once_cell::sync::OnceCell;
-
+use super::memory::{self, Part};
 use super::told::Subject;
 use crate::config::rules::Rules;
-use crate::uwsgi::log::log;
-use fpty::error::reason;
-use fpty::sys::shared::SharedWords;
+use fpty::sys::shared::halves;
 use fpty::sys::socket::Stream;
 
 /// Seats of one gateway; memory is used only for as many as were taken at
 /// once.
 const MOST: usize = 1 << 17;
 
-/// Words of a seat: which limit of all it counts for, and which of a user's.
-const WORDS: usize = 2;
+/// Halves of words that a seat has: which limit of all it counts for, and which of
+/// a user's.
+const OF_ONE: usize = 2;
 
-/// A list for each gateway, and a word for each socket's rate.
-static SHARED: OnceCell<(Vec<SharedWords>, SharedWords)> = OnceCell::new();
-
-/// Sockets whose rate can be limited.
-const SOCKETS: usize = 4096;
-
-/// Reserves the memory, in the master, before it forks the gateways.
-pub fn reserve(gateways: u32) {
-    let lists: std::io::Result<Vec<_>> =
-        (0..gateways).map(|_| SharedWords::new(MOST * WORDS)).collect();
-    match lists.and_then(|lists| Ok((lists, SharedWords::new(SOCKETS)?))) {
-        Ok(shared) => {
-            let _ = SHARED.set(shared);
-        }
-        Err(error) => {
-            log(&format!("forkptyrouter: the limits of sessions do not hold: {}", reason(&error)))
-        }
-    }
-}
+/// Words of a gateway's seats, and of the sockets' rates; those of 4096 can be
+/// limited.
+pub const WORDS: usize = MOST * OF_ONE / 2;
+pub const RATES: usize = 4096 / 2;
 
 /// A seat.
 #[derive(Debug)]
@@ -82,11 +65,20 @@ impl Seats {
     /// Takes a seat for a session of a gateway that was here before, be there none
     /// left; `None`: nothing is limited there.
     pub fn keep(&mut self, rules: &Rules, client: &Stream) -> Option<Seat> {
+        self.keep_of(rules, |scope| user_of(client, scope))
+    }
+
+    /// The same, of one that has no client: whose it is is known.
+    pub fn keep_for(&mut self, rules: &Rules, uid: u32) -> Option<Seat> {
+        self.keep_of(rules, |scope| mixed(USER, uid.into(), scope))
+    }
+
+    fn keep_of(&mut self, rules: &Rules, user: impl FnOnce(u32) -> i32) -> Option<Seat> {
         if rules.max_sessions.is_none() && rules.max_user_sessions.is_none() {
             return None;
         }
         let user = match rules.max_user_sessions {
-            Some(_) => user_of(client, rules.max_user_scope),
+            Some(_) => user(rules.max_user_scope),
             None => FREE,
         };
         let all = match rules.max_sessions {
@@ -94,7 +86,7 @@ impl Seats {
             None => FREE,
         };
         let place = self.place()?;
-        let words = words(self.ordinal).and_then(|words| words.get(place * WORDS..))?;
+        let words = words(self.ordinal).and_then(|words| words.get(place * OF_ONE..))?;
         words[1].store(user, Ordering::SeqCst);
         words[0].store(all, Ordering::SeqCst);
         Some(Seat(place))
@@ -107,7 +99,7 @@ impl Seats {
             return;
         };
         // Behind the first place that was never used there is nothing.
-        let rest = words.chunks(WORDS).skip(self.used);
+        let rest = words.chunks(OF_ONE).skip(self.used);
         for seat in rest.take_while(|seat| word(&seat[0]) != NEVER_USED) {
             seat.iter().for_each(|word| word.store(NEVER_USED, Ordering::Release));
         }
@@ -131,7 +123,7 @@ impl Seats {
         let Some(place) = self.place() else {
             return Err(Full::All);
         };
-        let Some(words) = words(self.ordinal).and_then(|words| words.get(place * WORDS..)) else {
+        let Some(words) = words(self.ordinal).and_then(|words| words.get(place * OF_ONE..)) else {
             return Ok(None);
         };
         // First our own, then the count: two that come at once may both find
@@ -156,7 +148,7 @@ impl Seats {
         };
         // Counted from 1: 0 is a place that was never used.
         let all = i32::try_from(rules.max_scope).unwrap_or(0) + 1;
-        if let Some(word) = words(self.ordinal).and_then(|words| words.get(place * WORDS)) {
+        if let Some(word) = words(self.ordinal).and_then(|words| words.get(place * OF_ONE)) {
             // As above.
             word.store(all, Ordering::SeqCst);
             if count(all, FREE).0 > max {
@@ -177,8 +169,8 @@ impl Seats {
     /// Gives a seat back.
     pub fn leave(&mut self, Seat(place): Seat) {
         if let Some(words) = words(self.ordinal) {
-            words[place * WORDS].store(FREE, Ordering::Release);
-            words[place * WORDS + 1].store(FREE, Ordering::Release);
+            words[place * OF_ONE].store(FREE, Ordering::Release);
+            words[place * OF_ONE + 1].store(FREE, Ordering::Release);
         }
         self.free.push(place);
     }
@@ -187,6 +179,15 @@ impl Seats {
     pub fn is_of(&mut self, seat: Option<Seat>, subject: Subject) {
         if let Some(seat) = seat {
             self.taken.insert(subject, seat);
+        }
+    }
+
+    /// A session keeps its seat when its client leaves, or comes back.
+    pub fn moves(&mut self, from: Subject, to: Subject) {
+        if !self.taken.is_empty() {
+            if let Some(seat) = self.taken.remove(&from) {
+                self.taken.insert(to, seat);
+            }
         }
     }
 
@@ -227,14 +228,14 @@ fn word(word: &AtomicI32) -> i32 {
 }
 
 fn words(ordinal: usize) -> Option<&'static [AtomicI32]> {
-    SHARED.get().and_then(|(lists, _)| lists.get(ordinal)).map(SharedWords::words)
+    memory::part(Part::Seats(ordinal)).map(halves)
 }
 
 /// How many seats count for both, over all gateways.
 fn count(all: i32, user: i32) -> (u32, u32) {
-    let lists = SHARED.get().map(|(lists, _)| lists.as_slice()).unwrap_or_default();
-    let seats = lists.iter().flat_map(|list| {
-        let seats = list.words().chunks(WORDS);
+    let lists = (0..memory::gateways()).filter_map(words);
+    let seats = lists.flat_map(|list| {
+        let seats = list.chunks(OF_ONE);
         seats.map(|seat| (word(&seat[0]), word(&seat[1]))).take_while(|seat| seat.0 != NEVER_USED)
     });
     seats.fold((0, 0), |(of_all, of_user), seat| {
@@ -248,12 +249,19 @@ fn count(all: i32, user: i32) -> (u32, u32) {
 fn user_of(client: &Stream, scope: u32) -> i32 {
     use std::net::IpAddr;
     let (kind, number) = match (client.credentials(), client.peer_address()) {
-        (Some(peer), _) => (1, u64::from(peer.uid)),
+        (Some(peer), _) => (USER, u64::from(peer.uid)),
         (None, Some((IpAddr::V4(address), _))) => (2, u64::from(address.to_bits())),
         // The upper half.
         (None, Some((IpAddr::V6(address), _))) => (3, (address.to_bits() >> 64) as u64),
         (None, None) => (4, 0),
     };
+    mixed(kind, number, scope)
+}
+
+/// A user that the kernel knows.
+const USER: u64 = 1;
+
+fn mixed(kind: u64, number: u64, scope: u32) -> i32 {
     // Multiplying mixes upwards (Knuth, TAOCP 6.4).
     let mixed = [kind, u64::from(scope), number].into_iter().fold(0_u64, |mixed, part| {
         (mixed ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
@@ -266,7 +274,7 @@ const SECOND: i32 = 1_000_000;
 
 /// When a socket with a rate has made up for all that came, in microseconds.
 fn due(door: u16) -> Option<&'static AtomicI32> {
-    SHARED.get().and_then(|(_, rates)| rates.words().get(usize::from(door)))
+    memory::part(Part::Rates).and_then(|rates| halves(rates).get(usize::from(door)))
 }
 
 fn step(rate: u32) -> i32 {

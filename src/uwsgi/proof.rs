@@ -3,22 +3,22 @@
 //! its gateways, and nobody else has (`inherited.rs`). A descriptor that went
 //! astray is not enough.
 //!
-//! The page outlives a reload, as what keeps sessions and the recorder do.
+//! The page outlives a reload, as what keeps sessions and the recorder do. Who keeps
+//! sessions has its lock.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::{inherited, kept};
+use super::{exec_handoff, inherited};
 use fpty::sys::shared::SharedWords;
 
 /// What the page is called for the next image of the server.
 const NAME: &str = "FORKPTYROUTER_PROOF";
 
-/// Words of the page: how many processes have kept sessions so far, the
-/// number, and the gateways' processes.
-const COUNT: usize = 0;
+/// Words of the page: one that a server before this used, the number, and the
+/// gateways' processes.
 const TOKEN: usize = 1;
 const LENGTH: usize = 4;
 const GATEWAYS: usize = 8;
@@ -37,7 +37,7 @@ pub type Token = [i32; LENGTH];
 /// Makes the page, or takes over that of the server's image before a reload. In
 /// the master, before it starts anything that has to know it.
 pub fn reserve() {
-    let before = kept::take_memory(NAME);
+    let before = exec_handoff::take_memory(NAME);
     let before = before.and_then(|fd| Some((SharedWords::of(fd.as_fd(), WORDS).ok()?, fd)));
     let Some((words, fd)) = before.or_else(|| {
         let (words, fd) = SharedWords::to_be_kept(WORDS).ok()?;
@@ -59,7 +59,7 @@ pub fn reserve() {
 /// The master is about to execute itself.
 pub fn before_exec() {
     if let Some(page) = PAGE.get() {
-        kept::keep(NAME, page.fd.as_fd(), OsStr::new(""));
+        exec_handoff::keep(NAME, &[page.fd.as_fd()], OsStr::new(""));
     }
 }
 
@@ -83,9 +83,9 @@ pub fn is_proved_by(said: &Token) -> bool {
     token().is_some_and(is_it)
 }
 
-/// How many processes have kept sessions so far.
-pub fn keepers() -> Option<&'static AtomicI32> {
-    words().get(COUNT)
+/// The page itself, for its lock.
+pub fn page() -> Option<BorrowedFd<'static>> {
+    PAGE.get().map(|page| page.fd.as_fd())
 }
 
 /// This process is the gateway of that number.

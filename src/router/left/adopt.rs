@@ -1,20 +1,25 @@
 //! Sessions of a gateway that was here before us, which was killed or whose
 //! instance was reloaded.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use super::super::context::Context;
+use super::super::record::Recorder;
+use super::super::recovery::Whose;
+use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
+use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
+use super::alone::{LAST_READS, ONE_READ};
 use super::bound::Past;
-use super::record::{Held, Record};
 use super::state::State;
-use super::{Alone, Client, Entry, Left, Over, Program};
+use super::{Alone, Client, Entry, Held, Left, Over, Program};
 use crate::config::record::OnError;
 use crate::session::Session;
 use crate::session::keeping::Kept;
 use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
-use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
@@ -22,6 +27,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::{Read, Size};
 
 /// Why a session is not recorded that is older than the option.
 const NOT_RECORDED: &str = "it began before recordings did";
@@ -29,27 +35,29 @@ const NOT_RECORDED: &str = "it began before recordings did";
 /// Why one ends that the kernel refuses to tell of.
 pub const NOT_HEARD: &str = "the router cannot wait for it (out of memory)";
 
-/// What was found.
-pub type Found = Vec<(Record, Held)>;
-
 /// What became of one.
 #[must_use]
 pub enum Restored {
     /// There is nothing of it, or it has ended.
     Over,
     /// It goes on without a client.
-    Alone(Key),
+    Alone {
+        /// Where it is known here.
+        entry: Key,
+        /// What it was before.
+        past: Box<Past>,
+        /// It had a client since then, which was lost with its gateway.
+        lost: Option<Timestamp>,
+    },
     /// It goes on, with its client.
     Attached {
-        /// Where it is known as one that can be left.
+        /// Where it is known here.
         entry: Key,
         /// The session.
         session: Key,
-        /// When it began.
-        since: Timestamp,
+        /// What it was before.
+        past: Box<Past>,
     },
-    /// The same of one that ends with its client.
-    Bound(Key, Box<Past>),
     /// It cannot go on.
     Ends(Master, Process),
 }
@@ -60,12 +68,12 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        record: Record,
-        held: Held,
+        recorder: Option<&mut Recorder>,
+        (record, held): (Record, SessionFds),
     ) -> Restored {
-        let restored = match record.bound.is_some() {
+        let restored = match record.bound {
             true => self.restore_bound(cx, sessions, record, held),
-            false => self.restore_one(cx, sessions, record, held),
+            false => self.restore_one(cx, sessions, recorder, (record, held)),
         };
         restored.unwrap_or(Restored::Over)
     }
@@ -79,11 +87,12 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        record: Record,
-        held: Held,
+        recorder: Option<&mut Recorder>,
+        (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
+        let past = Past::of(&record);
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
-        let Record { ended, command, shared, .. } = record;
+        let Record { ended, command, shared, recording, mut last, .. } = record;
         let door = cx.doors.named(&door);
         let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
@@ -92,9 +101,14 @@ impl Left {
             command,
             ..entry(id.clone(), uid, door, pid, since, state)
         };
-        let Held { master, program, ring, client } = held;
-        let ring = ring?;
+        let SessionFds { master, program, ring, client } = held;
+        let mut ring = ring?;
         if let Some((ended, at)) = ended {
+            // It ended while there was no gateway.
+            let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
+            if let Some(whole) = terminal.and_then(|terminal| with_the_rest(cx, &ring, terminal)) {
+                ring = whole;
+            }
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let state = State::Over(Over { ring, ended }, at.into());
             let key = self.insert(entry(door?, state));
@@ -108,38 +122,46 @@ impl Left {
             |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
         // Nobody could come to it any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
-        let door = match door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why)) {
-            Ok(door) => not_recorded(cx, door, &id).map_or(Ok(door), Err),
-            Err(why) => Err(why),
-        };
-        let door = match door {
-            Ok(door) => door,
+        let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
+        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let goes_on = door.and_then(|door| {
+            let recording = match (recording, recorder) {
+                (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
+                _ => not_recorded(cx, door, &id).map_or(Ok(None), Err)?,
+            };
+            Ok((door, recording))
+        });
+        let (door, recording) = match goes_on {
+            Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
+                last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
                 self.store.is_over(id);
                 return Some(Restored::Ends(master, Process::held(program.pidfd)));
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
-        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let past = Past { door, size, ..past };
         let remains = Remains::go_on(ring).ok();
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
             // Its client was lost with the one before us: that is now.
-            let since = at.map_or_else(Timestamp::now, Timestamp::from);
-            let alone = Alone { master, remains, closed: None };
-            let key = self.insert(entry(door, State::alone(program, Box::new(alone), since)));
+            let left = at.map_or_else(Timestamp::now, Timestamp::from);
+            let alone = Box::new(Alone { master, remains, closed: None, recording });
+            let key = self.insert(entry(door, State::alone(program, alone, left)));
             self.arm(cx, key);
+            let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
             return match self.hear_alone(key) {
-                true => Some(Restored::Alone(key)),
+                true => Some(Restored::Alone { entry: key, past: Box::new(past), lost }),
                 false => self.end_unheard(cx, key),
             };
         };
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
         let process = Process::held(program.pidfd.try_clone().ok()?);
-        let wires = Wires::new(client, master, Some(process));
+        let mut wires = Wires::new(client, master, Some(process));
+        wires.is_recorded_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let client = Client { session, uid: who };
         let key = self.insert(entry(door, State::attached(program, client, since_then.into())));
@@ -147,7 +169,7 @@ impl Left {
         let attached = sessions.get_mut(session)?;
         // The one before may have been killed before it said so.
         attached.session.say_go(&mut attached.wires);
-        Some(Restored::Attached { entry: key, session, since })
+        Some(Restored::Attached { entry: key, session, past: Box::new(past) })
     }
 
     /// Waits for the terminal of one that has no client, and for the end of its
@@ -161,6 +183,9 @@ impl Left {
         };
         let token = Source::Caller(key).token();
         let heard = self.poller.add(&program.pidfd, token, Interest::READ);
+        if let Some(recording) = &alone.recording {
+            recording.belongs_to(Whose::Left(key));
+        }
         let token = Source::Terminal(key).token();
         heard.and_then(|()| self.poller.add(&alone.master, token, Interest::READ)).is_ok()
     }
@@ -172,6 +197,20 @@ impl Left {
         let (program, alone, _) = entry.state.forgotten();
         Some(Restored::Ends(alone?.master, Process::held(program?.pidfd)))
     }
+}
+
+/// What is left of an ended program, with what nobody has read of its terminal.
+fn with_the_rest(cx: &mut Context, ring: &OwnedFd, terminal: Master) -> Option<OwnedFd> {
+    let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
+    let _armed = terminal.arm();
+    let buffer = &mut cx.buffer[..ONE_READ];
+    for _ in 0..LAST_READS {
+        match terminal.read(buffer) {
+            Read::Bytes(count) => remains.keep(&buffer[..count]),
+            Read::Blocked | Read::End | Read::Gone => break,
+        }
+    }
+    remains.as_fd().try_clone_to_owned().ok()
 }
 
 /// Why a session of a gateway before us cannot go on where sessions are
@@ -200,7 +239,7 @@ pub(super) fn entry(
     door: u16,
     pid: Pid,
     since: Timestamp,
-    state: State<super::Held>,
+    state: State<Held>,
 ) -> Entry {
     Entry {
         id,

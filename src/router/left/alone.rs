@@ -2,25 +2,23 @@
 //! nobody is there.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::context::Context;
-use super::super::depart::Copies;
 use super::super::fault;
 use super::super::handover::HELD_UP;
-use super::super::outcome::Outcome;
+use super::super::hang_up::Copies;
 use super::super::programs::Programs;
 use super::super::table::{Key, Source};
-use super::super::timers::Due;
+use super::super::told::Gone;
 use super::super::traffic::Sessions;
-use super::bound::handed_over_for_good;
 use super::{LOOK, Left, Over, SOON};
 use crate::uwsgi::log::log;
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Read;
+use fpty::sys::child::Exit;
 use fpty::sys::clock::BootInstant;
-use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 
@@ -42,8 +40,51 @@ const REAPED: Duration = Duration::from_secs(5);
 const ANSWER: &[u8] = b"\x1b[?62;22c";
 
 impl Left {
+    /// A terminal has something; it waits where there might be no room to record it.
+    pub(super) fn alone_ready(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        let Some(alone) = self.entries.get(key).and_then(|entry| entry.state.terminal()) else {
+            return;
+        };
+        if alone.recording.as_ref().is_some_and(|recording| recording.holds()) {
+            // A hang-up is told again and again, asked for or not.
+            let _ = self.poller.remove(&alone.master);
+            return;
+        }
+        self.read_alone(cx, programs, key, READS);
+    }
+
+    /// There is room to record it again.
+    pub fn alone_goes_on(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        let Some(entry) = self.entries.get(key) else {
+            return;
+        };
+        let Some(alone) = entry.state.terminal().filter(|alone| alone.closed.is_none()) else {
+            return;
+        };
+        let token = Source::Terminal(key).token();
+        if self.poller.add(&alone.master, token, Interest::READ).is_err() {
+            return self.is_unheard(cx, programs, key);
+        }
+        self.alone_ready(cx, programs, key);
+    }
+
+    /// The poller refuses to tell of its terminal.
+    fn is_unheard(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        if let Some(entry) = self.entries.get(key) {
+            let id = &entry.id;
+            log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
+        }
+        self.end_left(cx, programs, key, Gone::Lost);
+    }
+
     /// Reads on, at most so often.
-    pub(super) fn read_alone(&mut self, cx: &mut Context, key: Key, reads: usize) {
+    pub(super) fn read_alone(
+        &mut self,
+        cx: &mut Context,
+        programs: &mut Programs,
+        key: Key,
+        reads: usize,
+    ) {
         let Self { entries, poller, taken, .. } = self;
         let Some(entry) = entries.get_mut(key) else {
             return;
@@ -60,6 +101,9 @@ impl Left {
                     *taken += count;
                     fault::strike("left", || &buffer[..count]);
                     alone.remains.keep(&buffer[..count]);
+                    if let Some(recording) = &alone.recording {
+                        recording.output(&buffer[..count]);
+                    }
                 }
                 Read::Blocked => break,
                 Read::End | Read::Gone => {
@@ -77,7 +121,7 @@ impl Left {
         drop(armed);
         if is_held_up {
             cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
-            return self.end_left(cx, key);
+            return self.end_left(cx, programs, key, Gone::Operator);
         }
         if is_closed {
             self.arm(cx, key);
@@ -94,7 +138,7 @@ impl Left {
     }
 
     /// A terminal was closed: it may have been opened again.
-    pub(super) fn alone_reopened(&mut self, cx: &mut Context, key: Key) {
+    pub(super) fn alone_reopened(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -104,11 +148,9 @@ impl Left {
         alone.closed = None;
         let token = Source::Terminal(key).token();
         if self.poller.add(&alone.master, token, Interest::READ).is_err() {
-            let id = &entry.id;
-            log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
-            return self.end_left(cx, key);
+            return self.is_unheard(cx, programs, key);
         }
-        self.read_alone(cx, key, READS);
+        self.alone_ready(cx, programs, key);
     }
 
     /// The program of a session that nobody is attached to has ended: what is left is
@@ -119,18 +161,24 @@ impl Left {
         sessions: &mut Sessions,
         programs: &mut Programs,
         key: Key,
+        exit: Option<Exit>,
         ended: Ended,
     ) {
         // What it wrote last is there by now.
-        self.read_alone(cx, key, LAST_READS);
+        self.read_alone(cx, programs, key, LAST_READS);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let Some(alone) = entry.state.terminal() else {
+        let Some(alone) = entry.state.terminal_mut() else {
             return;
         };
         let _ = self.poller.remove(&alone.master);
-        let Ok(ring) = alone.remains.as_fd().try_clone_to_owned() else {
+        let recording = alone.recording.take();
+        let ring = alone.remains.as_fd().try_clone_to_owned();
+        let why = exit.map_or(Gone::Lost, Gone::of_exit);
+        self.unwatch(cx, key);
+        cx.closed_without_client(key, why, exit, recording);
+        let Ok(ring) = ring else {
             drop(self.remove(cx, key));
             return;
         };
@@ -139,8 +187,11 @@ impl Left {
 
     /// Ends a session that nobody is attached to; what is left of one that has
     /// ended is forgotten.
-    pub fn end_left(&mut self, cx: &mut Context, key: Key) {
+    pub fn end_left(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: Gone) {
         let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
+        if is_left {
+            self.unwatch(cx, key);
+        }
         let Some(entry) = is_left.then(|| self.remove(cx, key)).flatten() else {
             return;
         };
@@ -154,8 +205,9 @@ impl Left {
             true => Process::held(program.pidfd),
             false => Process::child(pid),
         };
+        cx.closed_without_client(key, why, None, alone.recording);
         // Clients that had it may have kept a copy.
-        cx.then(Outcome::HangUp(Box::new((alone.master, program)), Copies::Ended));
+        programs.hang_up_terminal(cx, &alone.master, program, Copies::Ended);
     }
 
     /// A program that is not our child has ended: whoever inherited it reaps it.
@@ -198,49 +250,14 @@ impl Left {
             Ended::because(Ending::Lost, why)
         });
         match self.session_of(key) {
-            Some(session) => cx.then(Outcome::AdoptedEnded(session, exit, ended)),
-            None => self.alone_over(cx, sessions, programs, key, ended),
-        }
-    }
-
-    /// Kills what was told to end and has not; when to look again.
-    pub(super) fn end_doomed(
-        &mut self,
-        cx: &mut Context,
-        programs: &mut Programs,
-    ) -> Option<Duration> {
-        self.doomed.retain(|(_, program)| !program.has_ended());
-        let now = Instant::now();
-        let (due, rest): (Vec<_>, Vec<(Instant, PidFd)>) =
-            self.doomed.drain(..).partition(|(at, _)| now >= *at);
-        self.doomed = rest;
-        for (_, program) in due {
-            if programs.kill(program.into()) {
-                cx.after(Duration::ZERO, Due::Kill);
+            Some(session) => {
+                if let Some(exit) = exit {
+                    sessions.exited(cx, session, exit);
+                }
+                self.tell_watchers(cx, session, &ended);
+                sessions.program_ended(cx, session, ended);
             }
-        }
-        self.doomed.iter().map(|(at, _)| at.saturating_duration_since(now)).min()
-    }
-
-    /// What keeps sessions was killed: another one is told of them.
-    pub(super) fn store_is_gone(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        programs: &mut Programs,
-    ) {
-        if let Some(stream) = self.store.stream() {
-            let _ = self.poller.remove(stream.as_fd());
-        }
-        // We have what it might have of ours.
-        let _ = self.store.connect();
-        self.hear_store();
-        let keys: Vec<Key> = self.entries.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            self.tell_store(cx, sessions, programs, key);
-        }
-        for session in handed_over_for_good(sessions) {
-            cx.then(Outcome::Entrust(session));
+            None => self.alone_over(cx, sessions, programs, key, exit, ended),
         }
     }
 }

@@ -6,15 +6,15 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::super::context::Context;
-use super::super::last_words::LastWords;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
+use super::super::supervisor::end_record::EndRecord;
+use super::super::supervisor::protocol::{Lent, Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
 use super::super::told::{Gone, Said, Subject};
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::adopt::{Restored, entry, not_recorded};
-use super::record::{Bound, Held, Record};
 use super::state::State;
 use super::{Client, Entry, Left, Program, SOON};
 use crate::session::Session;
@@ -38,7 +38,7 @@ pub struct Origin {
     /// The address where it began, where there is no such socket any more.
     pub socket: Option<String>,
     /// The line of its end, where nobody else would write it.
-    last: LastWords,
+    last: EndRecord,
 }
 
 /// What its client said of itself, and what it asked for, before us.
@@ -53,6 +53,39 @@ pub struct Past {
     pub door: u16,
     /// The size of its terminal.
     pub size: Size,
+    /// Whose it is.
+    pub uid: u32,
+    /// Its id.
+    pub id: String,
+    /// Its program.
+    pub pid: Option<Pid>,
+}
+
+impl Past {
+    /// What is known of it, but for the socket and the size.
+    pub fn of(record: &Record) -> Self {
+        let [ssh_connection, logname, term] =
+            record.said.each_ref().map(|text| text.as_deref().map(Into::into));
+        Self {
+            said: Said { ssh_connection, logname, term },
+            command: record.command.clone(),
+            started: Timestamp::from(record.since),
+            door: NO_DOOR,
+            size: Size { rows: 24, cols: 80 },
+            uid: record.uid,
+            id: record.id.clone(),
+            pid: Pid::new(record.pid),
+        }
+    }
+}
+
+/// What the client of a session says of itself, as a record has it.
+pub(super) fn said_of(cx: &Context, subject: Subject) -> [Option<String>; 3] {
+    let said = cx.told.of(subject).map(|facts| &facts.said);
+    let text = |of: fn(&Said) -> &Option<Box<str>>| {
+        said.and_then(|said| of(said).as_deref()).map(str::to_owned)
+    };
+    [text(|said| &said.ssh_connection), text(|said| &said.logname), text(|said| &said.term)]
 }
 
 impl Left {
@@ -81,7 +114,13 @@ impl Left {
         let Some(pidfd) = program.pidfd() else {
             return;
         };
-        match self.store.tell(&record, &[(b'm', master), (b'p', &pidfd), (b'c', client)]) {
+        let held = Lent {
+            master: Some(master.as_fd()),
+            program: Some(pidfd.as_fd()),
+            client: Some(client.as_fd()),
+            ring: None,
+        };
+        match self.store.tell(&record, &held) {
             Written::Bytes(_) => {
                 programs.entrusted(pidfd.pid());
                 cx.told.entrusted(Subject::Session(session));
@@ -116,18 +155,6 @@ impl Left {
         let pid = attached.wires.program.as_ref()?.pid().as_raw();
         let started = facts.map(|facts| facts.started);
         let started = started.or_else(|| proc::started(pid).map(Timestamp::from));
-        let said = facts.map(|facts| &facts.said);
-        let text = |of: fn(&Said) -> &Option<Box<str>>| {
-            said.and_then(|said| of(said).as_deref()).map(str::to_owned)
-        };
-        let bound = Bound {
-            said: [
-                text(|said| &said.ssh_connection),
-                text(|said| &said.logname),
-                text(|said| &said.term),
-            ],
-            last: LastWords::new(cx.told.in_advance(subject)),
-        };
         let known = self.index.of_session(session).and_then(|entry| self.entries.get(entry));
         Some(Record {
             id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.clone()),
@@ -135,8 +162,10 @@ impl Left {
             door: cx.doors.door(attached.door).map(|door| door.name.clone()).unwrap_or_default(),
             pid,
             since: started.unwrap_or_else(Timestamp::now).into(),
+            said: said_of(cx, subject),
+            last: EndRecord::new(cx.told.in_advance(subject)),
             command,
-            bound: Some(bound),
+            bound: true,
             ..Record::default()
         })
     }
@@ -147,13 +176,14 @@ impl Left {
         cx: &mut Context,
         sessions: &mut Sessions,
         record: Record,
-        held: Held,
+        held: SessionFds,
     ) -> Option<Restored> {
-        let Record { id, uid, door: socket, pid, since, command, bound, .. } = record;
-        let Bound { said: [ssh_connection, logname, term], mut last } = bound?;
+        let past = Past::of(&record);
+        let Record { id, uid, door: socket, pid, since, command, mut last, .. } = record;
         let (pid, door) = (Pid::new(pid)?, cx.doors.named(&socket));
-        let since = Timestamp::from(since);
-        let Held { master: Some(master), program: Some(program), client: Some(client), .. } = held
+        let SessionFds {
+            master: Some(master), program: Some(program), client: Some(client), ..
+        } = held
         else {
             self.store.is_over(id);
             return None;
@@ -179,15 +209,12 @@ impl Left {
         let entry = Entry {
             command: command.as_deref().map(Into::into),
             bound: Some(Box::new(origin)),
-            ..entry(id, uid, at, pid, since, state)
+            ..entry(id, uid, at, pid, since.into(), state)
         };
         let key = self.insert(entry);
         self.hear_adopted(cx, sessions, key, session);
-        let text = |text: Option<String>| text.map(Into::into);
-        let said =
-            Said { ssh_connection: text(ssh_connection), logname: text(logname), term: text(term) };
-        let past = Past { said, command, started: since, door: at, size };
-        Some(Restored::Bound(session, Box::new(past)))
+        let past = Past { door: at, size, ..past };
+        Some(Restored::Attached { entry: key, session, past: Box::new(past) })
     }
 
     /// Waits for what its client says and for the end of its program. What cannot be

@@ -11,7 +11,6 @@ use super::super::recovery::Whose;
 use super::super::seats::Seat;
 use super::super::table::{Key, Source};
 use super::super::told::clock::Utc;
-use super::super::told::{Said, Subject};
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::state::Answer;
 use super::{Alone, Client, Entry, Left};
@@ -20,7 +19,7 @@ use crate::session::Session;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
 use fpty::error::reason;
-use fpty::proto::{Ended, Ending, Protocol, is_name, variables};
+use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
@@ -52,7 +51,7 @@ impl Waiting {
     /// It gets nothing.
     pub(super) fn is_refused(self, cx: &mut Context, why: &str) {
         let why = Ended::because(Ending::Refused, why);
-        cx.then(Outcome::TurnBack(Box::new(self.newcomer), why));
+        cx.turn_back(self.newcomer, true, why);
     }
 }
 
@@ -238,21 +237,26 @@ impl Left {
         };
         let is_adopted = adopted.is_some();
         let Waiting { newcomer, mut opening, rest, .. } = waiting;
-        let Newcomer { client, seat, door, .. } = newcomer;
+        let Newcomer { client, seat, door, origin, .. } = newcomer;
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
-        let wires = Wires::new(client, alone.master, program);
+        let mut wires = Wires::new(client, alone.master, program);
+        wires.is_recorded_by(alone.recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
-        cx.made = Some(Whose::Unborn(session));
+        cx.faults.made = Some(Whose::Session(session));
         fault::point("back");
-        cx.seats.is_of(seat.ok().flatten(), Subject::Session(session));
+        // The session has its own.
+        if let Ok(Some(seat)) = seat {
+            cx.seats.leave(seat);
+        }
         if !is_adopted {
             programs.belongs_to(pid, session);
         }
         let Some(attached) = sessions.get_mut(session) else {
             return;
         };
+        attached.attaches(cx, session, key, &origin);
         attached.terminal_interest = Some(Interest::default());
         let poller = &cx.poller;
         let (client, terminal) =
@@ -266,7 +270,7 @@ impl Left {
             let why = format!("cannot wait for the session: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
             state.part_from_client(&Ended::because(Ending::Refused, why), wires);
-            return cx.then(Outcome::LetGo(session));
+            return cx.then(Outcome::LetClientGo(session));
         }
         let armed = wires.master.arm();
         state.early_input(&opening.input, wires);
@@ -278,11 +282,9 @@ impl Left {
         drop(armed);
         self.tell_store(cx, sessions, programs, key);
         self.arm(cx, key);
-        // Others may have come since, where it had to wait.
-        cx.told.hears(door, Protocol::Uwsgi.name(), || Said::of(&opening.variables));
-        cx.then(Outcome::BeginsAgain(session, since));
+        sessions.goes_on(cx, session, since);
         fault::point("back-again");
-        cx.then(Outcome::Offer(session));
+        sessions.offer(cx, session);
         cx.then(Outcome::Settle(session));
     }
 

@@ -1,15 +1,15 @@
 //! A client leaves a session, or is lost: the session goes on.
 
-use std::os::fd::AsFd;
-use std::time::Instant;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::context::Context;
-use super::super::depart::Copies;
 use super::super::doors::Newcomer;
 use super::super::fault;
-use super::super::outcome::Outcome;
+use super::super::hang_up::Copies;
 use super::super::programs::Programs;
+use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
+use super::super::told::{self, Subject};
 use super::super::traffic::{Attached, Sessions};
 use super::alone::{LAST_READS, ONE_READ};
 use super::coming::{HAS_ENDED, Waiting};
@@ -47,6 +47,8 @@ pub enum Why {
     Lost,
     /// The client does not answer, or does not go when it has to.
     LetGo,
+    /// The session is over, and its client has all that it will get.
+    Closes,
 }
 
 /// What becomes of a session without its client.
@@ -57,11 +59,11 @@ pub enum Parting {
     /// The client stays: why.
     Stays(String),
     /// It goes on. All that takes is there already.
-    GoesOn(Parted),
+    GoesOn(Leaves, told::Parted),
 }
 
 /// What a client leaves.
-pub enum Parted {
+pub enum Leaves {
     /// The program, which runs, and what is kept of its output: this instead of what
     /// there was, where somebody has written nonsense into that.
     Terminal(Option<Remains>),
@@ -121,7 +123,6 @@ impl Left {
         programs: &mut Programs,
         key: Key,
         wish: Wish,
-        command: Option<String>,
         size: Size,
         relays: bool,
     ) -> bool {
@@ -129,16 +130,13 @@ impl Left {
             return false;
         };
         let door = attached.door;
+        let command = cx.command_of(Subject::Session(key), door);
         let Attached { session, wires, .. } = attached;
         let (Some(pid), Some(rules)) =
             (wires.program.as_ref().map(Process::pid), cx.doors.rules(door))
         else {
             return false;
         };
-        // What is recorded is recorded as a whole, or not at all.
-        if wires.is_recorded() {
-            return false;
-        }
         // Up to 64 MB.
         let remains = Remains::new(rules.detach.buffer as usize, size);
         let (Ok(remains), Some(pidfd)) = (remains, PidFd::open(pid)) else {
@@ -183,9 +181,6 @@ impl Left {
         if attached.transport != Transport::Unix {
             return Some(String::from("over TCP nobody knows whose session it would be"));
         }
-        if attached.wires.is_recorded() {
-            return Some(String::from("it is recorded"));
-        }
         let entry = entry.filter(|entry| entry.bound.is_none());
         let Some(uid) = entry.map(|entry| entry.uid) else {
             return Some(String::from("this session cannot be left"));
@@ -213,7 +208,13 @@ impl Left {
         let Some(attached) = sessions.get_mut(session) else {
             return Parting::Ends;
         };
-        let somebody_waits = entry.is_some_and(|entry| entry.state.next().is_some());
+        let next = entry.and_then(|entry| entry.state.next()).map(|waiting| waiting.uid);
+        let somebody_waits = next.is_some();
+        let how = match (next, why) {
+            (Some(uid), _) => told::Parted::Stolen(uid),
+            (None, Why::Asked) => told::Parted::Asked,
+            (None, Why::Lost | Why::LetGo | Why::Closes) => told::Parted::Lost,
+        };
         // Who waits has it at once: it is not without a client for long.
         let why_not = match (why, somebody_waits) {
             (Why::LetGo, _) | (_, true) => None,
@@ -230,14 +231,14 @@ impl Left {
             return Parting::Ends;
         }
         if let Some(ended) = attached.session.take_untold_end(somebody_waits) {
-            return Parting::GoesOn(Parted::End(ended));
+            return Parting::GoesOn(Leaves::End(ended), how);
         }
         let may_not = why == Why::Lost && !somebody_waits && !attached.session.may_go_on_alone();
-        if may_not || why_not.is_some() || attached.wires.program.is_none() {
+        if why == Why::Closes || may_not || why_not.is_some() || attached.wires.program.is_none() {
             return Parting::Ends;
         }
         match self.reserve(cx, attached, key) {
-            Ok(remains) => Parting::GoesOn(Parted::Terminal(remains)),
+            Ok(remains) => Parting::GoesOn(Leaves::Terminal(remains), how),
             Err(error) if why == Why::Asked => Parting::Stays(error),
             Err(error) => {
                 let id = &entry.id;
@@ -281,22 +282,34 @@ impl Left {
         sessions: &mut Sessions,
         programs: &mut Programs,
         session: Key,
-        parted: Parted,
+        leaves: Leaves,
+        how: told::Parted,
     ) {
-        let key = self.index.of_session(session);
-        let (Some(key), Some(mut attached)) = (key, sessions.remove(session)) else {
+        let Some(key) = self.index.of_session(session) else {
             return;
         };
-        fault::point("leaving");
-        // Nobody has its tokens any more, and others may have copies.
-        let _ = cx.poller.remove(attached.wires.client.as_fd());
-        attached.forget_terminal(&cx.poller);
-        match parted {
-            Parted::Terminal(remains) => {
+        match leaves {
+            Leaves::Terminal(remains) => {
+                let Some(mut attached) = sessions.detach(cx, session, key, how) else {
+                    return;
+                };
+                fault::point("leaving");
+                attached.is_with_nobody(cx);
                 self.goes_on(cx, sessions, programs, key, *attached, remains);
             }
-            Parted::End(ended) => {
-                self.keeps_end(cx, sessions, programs, key, *attached, ended);
+            Leaves::End(ended) => {
+                let ring = last_output(cx, sessions, session);
+                self.unwatch(cx, key);
+                if let Some(mut attached) = sessions.end(cx, session) {
+                    attached.is_with_nobody(cx);
+                }
+                match ring {
+                    Some(ring) => {
+                        let last = Over { ring, ended };
+                        self.is_over_now(cx, sessions, programs, key, last);
+                    }
+                    None => self.forget_entry(cx, key),
+                }
             }
         }
     }
@@ -311,7 +324,12 @@ impl Left {
         remains: Option<Remains>,
     ) {
         let was_theirs = attached.session.is_handed_over();
-        let Attached { mut session, wires, .. } = attached;
+        let Attached { mut session, mut wires, .. } = attached;
+        // It goes on with the terminal.
+        let recording = wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
+        if let Some(recording) = &recording {
+            recording.belongs_to(Whose::Left(key));
+        }
         let master = wires.master;
         if master.is_shared() {
             master.take_back();
@@ -328,7 +346,7 @@ impl Left {
             // what comes from the client only what it had not counted is looked at.)
             remains.take_asked();
         }
-        let alone = Box::new(Alone { master, remains, closed: None });
+        let alone = Box::new(Alone { master, remains, closed: None, recording });
         let next = sessions.vacant_key();
         let next = |waiting: &Box<Waiting>| Client { session: next, uid: waiting.uid };
         let left = self.change(key, |entry| entry.state.leaves(alone, next, Timestamp::now()));
@@ -344,48 +362,11 @@ impl Left {
             Some(state::Left::Nobody(alone)) => {
                 let _ = self.poller.remove(&alone.master);
                 if let Some(program) = wires.program {
-                    let copies = Copies::Ended;
-                    cx.then(Outcome::HangUp(Box::new((alone.master, program)), copies));
+                    programs.hang_up_terminal(cx, &alone.master, program, Copies::Ended);
                 }
             }
             None => {}
         }
-    }
-
-    /// A program has ended, and its client went before it was told: the next one
-    /// is.
-    fn keeps_end(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        programs: &mut Programs,
-        key: Key,
-        mut attached: Attached,
-        ended: Ended,
-    ) {
-        let was_theirs = attached.session.is_handed_over();
-        let kept = attached.session.take_kept().map(|kept| kept.remains);
-        let kept =
-            kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
-        let ring = kept.and_then(|mut kept| {
-            // What it wrote last.
-            if was_theirs {
-                attached.wires.master.take_back();
-            }
-            let _armed = attached.wires.master.arm();
-            let buffer = &mut cx.buffer[..ONE_READ];
-            for _ in 0..LAST_READS {
-                match attached.wires.master.read(buffer) {
-                    Read::Bytes(count) => kept.keep(&buffer[..count]),
-                    _ => break,
-                }
-            }
-            kept.as_fd().try_clone_to_owned().ok()
-        });
-        let Some(ring) = ring else {
-            return self.forget_entry(cx, key);
-        };
-        self.is_over_now(cx, sessions, programs, key, Over { ring, ended });
     }
 
     /// The program of a session has ended, and this is left.
@@ -407,23 +388,10 @@ impl Left {
     }
 
     /// A session with a client is over, whoever ended it.
-    pub fn forget_left(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        programs: &mut Programs,
-        session: Key,
-    ) {
-        let Some(key) = self.index.of_session(session) else {
-            return;
-        };
-        let waits = self.entries.get(key).is_some_and(|entry| entry.state.next().is_some());
-        // Who waits sees how it ended, which nobody was told.
-        let ended = sessions.get_mut(session).filter(|_| waits);
-        if let Some(ended) = ended.and_then(|attached| attached.session.take_untold_end(true)) {
-            return self.goes_on_without(cx, sessions, programs, session, Parted::End(ended));
+    pub fn forget_left(&mut self, cx: &mut Context, session: Key) {
+        if let Some(key) = self.index.of_session(session) {
+            self.forget_entry(cx, key);
         }
-        self.forget_entry(cx, key);
     }
 
     fn forget_entry(&mut self, cx: &mut Context, key: Key) {
@@ -436,7 +404,12 @@ impl Left {
     }
 
     /// After a panic: sessions whose client is none any more are over.
-    pub fn end_lost_entries(&mut self, cx: &mut Context, sessions: &Sessions) {
+    pub fn end_lost_entries(
+        &mut self,
+        cx: &mut Context,
+        sessions: &Sessions,
+        programs: &mut Programs,
+    ) {
         let is_lost =
             |entry: &Entry| entry.state.client().is_some_and(|it| !sessions.has(it.session));
         let all = self.entries.iter();
@@ -448,21 +421,42 @@ impl Left {
             let (program, _, waiting) = entry.state.forgotten();
             // Of ours nobody has the programs any more: see hang_up_orphans.
             if let Some(program) = program.filter(|program| program.adopted) {
-                self.end_program(cx, program.pidfd);
+                programs.end_program(cx, program.pidfd);
             }
             if let Some(waiting) = waiting {
                 waiting.is_refused(cx, HAS_ENDED);
             }
         }
     }
+}
 
-    /// A program that is not our child is to end.
-    pub fn end_program(&mut self, cx: &mut Context, program: PidFd) {
-        program.signal(libc::SIGHUP);
-        program.signal(libc::SIGCONT);
-        if let Some(grace) = cx.config.hangup_grace {
-            self.doomed.push((Instant::now() + grace, program));
-            self.look_after(cx, grace);
+impl Attached {
+    /// Nobody has its tokens any more, and others may have copies.
+    fn is_with_nobody(&mut self, cx: &Context) {
+        let _ = cx.poller.remove(self.wires.client.as_fd());
+        self.forget_terminal(&cx.poller);
+    }
+}
+
+/// What is left of a session whose program has ended, and whose client went before it
+/// was told: the next one is.
+fn last_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Option<OwnedFd> {
+    let attached = sessions.get_mut(session)?;
+    let was_theirs = attached.session.is_handed_over();
+    let mut kept = attached.session.take_kept()?.remains;
+    if was_theirs {
+        kept.catch_up().ok()?;
+        // What it wrote last.
+        attached.wires.master.take_back();
+    }
+    let _armed = attached.wires.master.arm();
+    let buffer = &mut cx.buffer[..ONE_READ];
+    for _ in 0..LAST_READS {
+        let Read::Bytes(count) = attached.wires.master.read(buffer) else { break };
+        kept.keep(&buffer[..count]);
+        if let Some(recording) = attached.wires.recording() {
+            recording.output(&buffer[..count]);
         }
     }
+    kept.as_fd().try_clone_to_owned().ok()
 }

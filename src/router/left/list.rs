@@ -55,6 +55,11 @@ impl Entry {
 }
 
 impl Left {
+    /// Whether there is such a session.
+    pub fn has_entry(&self, key: Key) -> bool {
+        self.entries.has(key)
+    }
+
     /// The keys of those from this place on, each with its place.
     pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
         self.entries.from(place)

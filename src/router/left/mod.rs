@@ -10,13 +10,13 @@
 //! | `mod.rs` | which sessions there are, and whose; what is due |
 //! | `state.rs` | attaching and leaving, as a state machine |
 //! | `index.rs` | where they are |
+//! | `due.rs` | what is due, and when |
 //! | `leaving.rs` | a client leaves, or is lost |
 //! | `coming.rs` | a client comes back, or has another one go |
 //! | `alone.rs` | a terminal without a client; a program that has ended |
 //! | `watch.rs` | clients that only watch, and those that see the last of an ended session |
 //! | `adopt.rs` | sessions of a gateway that was here before us |
 //! | `bound.rs` | sessions that end with their client, and outlive the gateway all the same |
-//! | `store.rs`, `holder.rs`, `orphans.rs`, `record.rs` | the process that keeps descriptors, and what it is told |
 //! | `list.rs` | what is told of them |
 //!
 //! What is waited for here has an epoll of its own, which the loop waits for as
@@ -27,30 +27,32 @@ pub mod adopt;
 mod alone;
 pub mod bound;
 mod coming;
-mod holder;
+mod due;
 mod index;
 mod leaving;
 mod list;
-mod orphans;
-pub(super) mod record;
 mod state;
-mod store;
 mod watch;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
 use super::context::Context;
-use super::fault;
 use super::outcome::Outcome;
 use super::programs::Programs;
+use super::record::Recording;
 use super::seats::Seat;
+use super::supervisor::client::{self, Found};
+use super::supervisor::door;
+use super::supervisor::end_record::EndRecord;
+use super::supervisor::protocol::{Hello, Lent, Record, SessionFds};
 use super::table::{Key, Source, Table};
-use super::timers::Due;
+use super::told::Subject;
 use super::traffic::Sessions;
 use crate::config::router::Router;
-use crate::uwsgi::{outlives, proof};
+use crate::uwsgi::proof;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
 use fpty::sys::Written;
@@ -64,9 +66,7 @@ pub use coming::{Came, Waiting, comes_back};
 use index::Index;
 pub use leaving::{NOT_ALLOWED, Parting, Why, Wish};
 pub use list::Listed;
-use record::{Hello, Record};
-use state::{Overdue, State, Things, Times};
-use store::Store;
+use state::{State, Things};
 use watch::Watcher;
 
 /// Ended sessions that are kept at most.
@@ -83,10 +83,7 @@ pub struct Left {
     entries: Table<Entry>,
     index: Index,
     watchers: Table<Watcher>,
-    /// Programs of a gateway before us that were told to end: they are killed
-    /// then.
-    doomed: Vec<(Instant, PidFd)>,
-    store: Store,
+    store: client::Client,
     /// Output that was read since it was last looked.
     taken: usize,
     /// No more is read until then.
@@ -164,6 +161,8 @@ struct Alone {
     remains: Remains,
     /// The terminal is closed; it is looked at again then.
     closed: Option<BootInstant>,
+    /// Where it is recorded.
+    recording: Option<Rc<Recording>>,
 }
 
 /// What is left of an ended session.
@@ -179,21 +178,20 @@ impl Left {
         config: &Router,
         ordinal: usize,
         poller: &Poller,
-    ) -> std::io::Result<(Option<Box<Self>>, adopt::Found)> {
+    ) -> std::io::Result<(Option<Box<Self>>, Found)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
-        if outlives::get().is_none() || !PidFd::there_are() {
+        if !door::there_is_one() || !PidFd::there_are() {
             return Ok((None, Vec::new()));
         }
         let count = usize::try_from(config.processes).unwrap_or(1);
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
         let hello = Hello { ordinal, count, token: proof::token().unwrap_or_default() };
-        let (store, found) = Store::new(hello, config.hangup_grace, has_audit, any);
+        let (store, found) = client::Client::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,
             entries: Table::new(),
             index: Index::default(),
             watchers: Table::new(),
-            doomed: Vec::new(),
             store,
             taken: 0,
             pauses: false,
@@ -216,6 +214,21 @@ impl Left {
     /// a gateway before us.
     pub fn has(&self, session: Key) -> bool {
         self.index.of_session(session).is_some()
+    }
+
+    /// Connects to the supervisor once more: it is another one.
+    pub fn reconnect(&mut self) {
+        if let Some(stream) = self.store.stream() {
+            let _ = self.poller.remove(stream.as_fd());
+        }
+        // We have what it might have of ours.
+        let _ = self.store.connect();
+        self.hear_store();
+    }
+
+    /// All of them.
+    pub fn keys(&self) -> Vec<Key> {
+        self.entries.iter().map(|(key, _)| key).collect()
     }
 
     /// The session without a client whose program this is.
@@ -337,29 +350,10 @@ impl Entry {
             left,
             ended,
             command: self.command.as_deref().map(str::to_owned),
-            bound: None,
             turned: self.state.since().boot.as_nanos(),
             shared: true,
+            ..Record::default()
         }
-    }
-
-    /// How long it is kept, by the rules of where it began.
-    fn times(&self, cx: &Context) -> Times {
-        let rules = cx.doors.rules(self.door);
-        Times {
-            alone: rules.map_or(Duration::MAX, |rules| rules.detach.time),
-            end: rules.and_then(|rules| rules.max_time).map(|whole| self.since.boot + whole),
-        }
-    }
-
-    /// When it is to be looked after next.
-    fn due(&self, cx: &Context) -> Option<BootInstant> {
-        let ending = self.state.program().and_then(|program| program.ending);
-        let untold = self.untold.then(|| BootInstant::now() + SOON);
-        let ending = ending.map(|_| BootInstant::now() + LOOK);
-        let closed = self.state.terminal().and_then(|alone| alone.closed);
-        let due = self.state.due(self.times(cx));
-        due.into_iter().chain(untold).chain(ending).chain(closed).min()
     }
 }
 
@@ -377,36 +371,42 @@ impl Left {
         };
         let name = cx.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
         let mut record = found.record(name);
-        let told = match &found.state {
-            State::Over(over, _) => self.store.tell(&record, &[(b'r', &over.ring)]),
-            State::Runs(running) => {
-                let program = &running.program.pidfd;
-                if let Some(alone) = found.state.terminal() {
-                    record.shared = alone.master.is_shared();
-                    let held: [(u8, &dyn AsFd); 3] =
-                        [(b'm', &alone.master), (b'p', program), (b'r', &alone.remains)];
-                    self.store.tell(&record, &held)
-                } else {
-                    let client = found.state.client();
-                    let attached = client.and_then(|client| sessions.get(client.session));
-                    let Some(attached) = attached else {
-                        return;
-                    };
-                    let Some(kept) = attached.session.kept() else {
-                        return;
-                    };
-                    let wires = &attached.wires;
-                    record.shared = wires.master.is_shared() || !kept.relays;
-                    let mut held: Vec<(u8, &dyn AsFd)> =
-                        vec![(b'm', &wires.master), (b'p', program), (b'r', &kept.remains)];
-                    // One that is relayed would miss what was on its way.
-                    if attached.session.is_handed_over() {
-                        held.push((b'c', &wires.client));
-                    }
-                    self.store.tell(&record, &held)
+        let client = found.state.client();
+        let subject = client.map_or(Subject::Left(entry), |it| Subject::Session(it.session));
+        record.last = EndRecord::new(cx.told.in_advance(subject));
+        record.said = bound::said_of(cx, subject);
+        let program = found.state.program().map(|program| program.pidfd.as_fd());
+        let attached = client.and_then(|client| sessions.get(client.session));
+        let held = match (found.state.last(), found.state.terminal(), attached) {
+            (Some(over), ..) => Lent { ring: Some(over.ring.as_fd()), ..SessionFds::default() },
+            (_, Some(alone), _) => {
+                record.shared = alone.master.is_shared();
+                record.recording = alone.recording.as_ref().map(|recording| recording.kept());
+                let (master, ring) = (alone.master.as_fd(), alone.remains.as_fd());
+                Lent { master: Some(master), program, ring: Some(ring), client: None }
+            }
+            (_, _, Some(attached)) => {
+                let Some(kept) = attached.session.kept() else {
+                    return;
+                };
+                let wires = &attached.wires;
+                record.shared = wires.master.is_shared() || !kept.relays;
+                record.recording = wires.recording().map(|recording| recording.kept());
+                // One that is relayed would miss what was on its way.
+                let is_theirs = attached.session.is_handed_over();
+                Lent {
+                    master: Some(wires.master.as_fd()),
+                    program,
+                    ring: Some(kept.remains.as_fd()),
+                    client: is_theirs.then(|| wires.client.as_fd()),
                 }
             }
+            (None, None, None) => return,
         };
+        let told = self.store.tell(&record, &held);
+        if matches!(told, Written::Bytes(_)) {
+            cx.told.entrusted(subject);
+        }
         found.untold = told == Written::Blocked;
         let pid = found.pid;
         match told {
@@ -441,98 +441,6 @@ impl Left {
         true
     }
 
-    /// Has a session looked after when something of it is due.
-    fn arm(&mut self, cx: &mut Context, key: Key) {
-        let Some(entry) = self.entries.get_mut(key) else {
-            return;
-        };
-        let due = entry.due(cx);
-        if due == entry.armed {
-            return;
-        }
-        if let Some(before) = std::mem::replace(&mut entry.armed, due) {
-            self.due.remove(&(before, key));
-        }
-        if let Some(due) = due {
-            self.due.insert((due, key));
-            self.look_after(cx, due.since(BootInstant::now()));
-        }
-    }
-
-    /// Does what is due for a session.
-    pub fn look_after_entry(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        programs: &mut Programs,
-        key: Key,
-    ) {
-        let Some(entry) = self.entries.get_mut(key) else {
-            return;
-        };
-        fault::point("left");
-        let ends = entry.state.program().is_some_and(|program| program.ending.is_some());
-        let now = BootInstant::now();
-        let is_closed = |alone: &Box<Alone>| alone.closed.is_some_and(|at| now >= at);
-        let is_closed = entry.state.terminal().is_some_and(is_closed);
-        // One that has come was told to go on.
-        let client = entry.state.client().and_then(|client| sessions.get(client.session));
-        if client.is_some_and(|attached| !attached.session.is_hidden()) {
-            entry.state.has_arrived();
-        }
-        if entry.untold {
-            self.tell_store(cx, sessions, programs, key);
-        }
-        if ends {
-            self.adopted_ended(cx, sessions, programs, key);
-        } else if is_closed {
-            self.alone_reopened(cx, key);
-        }
-        let Some(entry) = self.entries.get(key) else {
-            return;
-        };
-        match entry.state.overdue(entry.times(cx), now) {
-            Some(Overdue::LetGo(client)) => cx.then(Outcome::LetGo(client.session)),
-            Some(Overdue::Ends) => self.end_left(cx, key),
-            None => self.arm(cx, key),
-        }
-    }
-
-    /// Has it looked after what is due after so long, or before.
-    pub fn look_after(&mut self, cx: &mut Context, wait: Duration) {
-        let at = BootInstant::now() + wait;
-        if self.alarms.last().is_none_or(|next| at < *next) {
-            self.alarms.push(at);
-            cx.after(wait, Due::Left);
-        }
-    }
-
-    /// Does what is due, and has the loop look after each session of which something
-    /// is.
-    pub fn look_after_left(&mut self, cx: &mut Context, programs: &mut Programs) {
-        let now = BootInstant::now();
-        while self.alarms.last().is_some_and(|next| *next <= now) {
-            self.alarms.pop();
-        }
-        self.taken = 0;
-        if std::mem::take(&mut self.pauses) {
-            let _ = cx.poller.change(&self.poller, Source::Left.token(), Interest::READ);
-        }
-        while let Some((_, key)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
-            self.due.pop_first();
-            if let Some(entry) = self.entries.get_mut(key) {
-                entry.armed = None;
-            }
-            cx.then(Outcome::LookAfterLeft(key));
-        }
-        let next = self.due.first().map(|(at, _)| at.since(now));
-        let again = self.store.flush().then_some(SOON).into_iter().chain(next);
-        let again = again.chain(self.watched(cx)).chain(self.end_doomed(cx, programs));
-        if let Some(wait) = again.min() {
-            self.look_after(cx, wait);
-        }
-    }
-
     /// Something happened to what is waited for here.
     pub fn left_ready(&mut self, cx: &mut Context) {
         let count = self.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
@@ -550,10 +458,10 @@ impl Left {
         ready: Ready,
     ) {
         match Source::of(ready.token) {
-            Source::Terminal(entry) => self.read_alone(cx, entry, alone::READS),
+            Source::Terminal(entry) => self.alone_ready(cx, programs, entry),
             Source::Caller(entry) => self.adopted_is_over(cx, sessions, programs, entry),
             Source::Client(watcher) => self.watcher_ready(cx, watcher, ready),
-            Source::Children => self.store_is_gone(cx, sessions, programs),
+            Source::Children => cx.then(Outcome::SupervisorGone),
             _ => {}
         }
     }

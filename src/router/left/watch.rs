@@ -12,6 +12,7 @@ use super::super::fault;
 use super::super::outcome::Outcome;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
+use super::super::told::Subject;
 use super::super::traffic::Sessions;
 use super::Left;
 use super::coming::Waiting;
@@ -23,6 +24,7 @@ use fpty::proto::{
 };
 use fpty::relay::Backlog;
 use fpty::remains::Seen;
+use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
@@ -54,6 +56,9 @@ pub struct Watcher {
     end: Option<Ended>,
     /// The session waited for it to be told.
     is_last: bool,
+    /// Since when it looks on; `None`: that it does no more was told, or it never
+    /// did.
+    since: Option<BootInstant>,
 }
 
 impl Watcher {
@@ -147,20 +152,18 @@ impl Left {
         waiting: Waiting,
     ) {
         let Waiting { newcomer, opening, uid, rest } = waiting;
-        let refused = |newcomer: Newcomer, why: &str| {
-            Outcome::TurnBack(Box::new(newcomer), Ended::because(Ending::Refused, why))
-        };
+        let refused = |why: &str| Ended::because(Ending::Refused, why);
         let of_one = self.watchers.iter().filter(|(_, watcher)| watcher.uid == uid).count();
         if of_one >= MOST_OF_ONE {
-            return cx.then(refused(newcomer, "too many of yours watch"));
+            return cx.turn_back(newcomer, true, refused("too many of yours watch"));
         }
         if self.watchers.len() >= MOST {
-            return cx.then(refused(newcomer, "too many watch"));
+            return cx.turn_back(newcomer, true, refused("too many watch"));
         }
         let Some((ring, seen, end)) = self.seen(sessions, key) else {
-            return cx.then(refused(newcomer, "out of descriptors or memory"));
+            return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
         };
-        let Newcomer { client, seat, .. } = newcomer;
+        let Newcomer { client, seat, origin, .. } = newcomer;
         // It is no session.
         if let Ok(Some(seat)) = seat {
             cx.seats.leave(seat);
@@ -180,11 +183,15 @@ impl Left {
             at: None,
             entry: key,
             backlog: Backlog::default(),
+            since: (!is_last).then(BootInstant::now),
             end,
             is_last,
         };
+        if !is_last {
+            cx.viewed(self.subject_of(key), &origin, &watcher.client);
+        }
         let watcher = self.watchers.insert(watcher);
-        cx.made = Some(Whose::Watcher(watcher));
+        cx.faults.made = Some(Whose::Watcher(watcher));
         if let Some(entry) = self.entries.get_mut(key) {
             entry.watchers += 1;
         }
@@ -239,6 +246,7 @@ impl Left {
 
     /// It has seen all, or is gone.
     pub fn end_watcher(&mut self, cx: &mut Context, key: Key) {
+        self.unviewed(cx, key);
         let Some(watcher) = self.watchers.remove(key) else {
             return;
         };
@@ -253,19 +261,57 @@ impl Left {
         cx.close_when_read(watcher.client, LastWord::Packet { is_answered: false });
     }
 
+    /// What is told of a session is told of this.
+    fn subject_of(&self, entry: Key) -> Subject {
+        self.session_of(entry).map_or(Subject::Left(entry), Subject::Session)
+    }
+
+    /// Those who watch a session.
+    fn watchers_at(&self, entry: Key) -> Vec<Key> {
+        match self.watchers_of(entry) {
+            0 => Vec::new(),
+            _ => {
+                let at = self.watchers.iter().filter(|(_, watcher)| watcher.entry == entry);
+                at.map(|(key, _)| key).collect()
+            }
+        }
+    }
+
     /// Those who watch this session are to be told how it ended.
-    pub fn tell_watchers(&mut self, session: Key, ended: &Ended) {
+    pub fn tell_watchers(&mut self, cx: &mut Context, session: Key, ended: &Ended) {
         let Some(entry) = self.index.of_session(session) else {
             return;
         };
-        if self.watchers_of(entry) == 0 {
-            return;
-        }
-        let keys: Vec<Key> = self.watchers.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            if let Some(watcher) = self.watchers.get_mut(key).filter(|it| it.entry == entry) {
+        for key in self.watchers_at(entry) {
+            if let Some(watcher) = self.watchers.get_mut(key) {
                 watcher.end = Some(ended.clone());
             }
+        }
+        self.unwatch(cx, entry);
+    }
+
+    /// A session is over: nobody looks on any more, as far as that is told.
+    pub(super) fn unwatch(&mut self, cx: &mut Context, entry: Key) {
+        for key in self.watchers_at(entry) {
+            self.unviewed(cx, key);
+        }
+    }
+
+    /// The same, of a session with a client.
+    pub fn unwatch_session(&mut self, cx: &mut Context, session: Key) {
+        if let Some(entry) = self.index.of_session(session) {
+            self.unwatch(cx, entry);
+        }
+    }
+
+    fn unviewed(&mut self, cx: &mut Context, key: Key) {
+        let Some(watcher) = self.watchers.get_mut(key) else {
+            return;
+        };
+        let (since, entry) = (watcher.since.take(), watcher.entry);
+        let subject = self.subject_of(entry);
+        if let (Some(since), Some(watcher)) = (since, self.watchers.get(key)) {
+            cx.unviewed(subject, &watcher.client, since.elapsed());
         }
     }
 

@@ -119,7 +119,7 @@ fn converse(config: &Client, question: &Question, answer: &mut Vec<u8>) -> Resul
                 Some(Said::Agreed) => to_server.push(&packets(question)),
                 Some(Said::Ended(ended)) => return Ok(End::Told(ended)),
                 Some(Said::Notice(line)) => stdio::say(&format!("{} {line}", config.name)),
-                Some(Said::Offer(_) | Said::Piece(_) | Said::Go(_)) => {}
+                Some(Said::Offer(_) | Said::Key(_) | Said::Piece(_) | Said::Go(_)) => {}
             }
         }
         if !hearing.is_undecided() && !hearing.is_extended() && !obeying::may_be_refusal(&plain) {

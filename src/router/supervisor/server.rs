@@ -1,40 +1,50 @@
-//! A process that keeps the descriptors of sessions that can be left, and of
-//! those whose terminal their client has, where the gateways cannot: it outlives
-//! them, and a reload of the instance. A gateway tells it of each such session,
-//! and one that begins is told of those that the one before it had. While there
-//! is no gateway it tells the clients of the latter how their programs ended, and
-//! sees to it that nothing outlives a client. When the instance has stopped, it
-//! ends them all.
+//! The supervisor: a process that keeps the descriptors of sessions that can be
+//! left, and of those whose terminal their client has, where the gateways cannot: it
+//! outlives them, and a reload of the instance. A gateway tells it of each such
+//! session, and one that begins is told of those that the one before it had. While
+//! there is no gateway it tells how their programs ended, and sees to it that
+//! nothing outlives a client. When the instance has stopped, it ends them all, and
+//! what else gateways have left.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::super::fault;
-use super::orphans::{self, Orphan};
-use super::record::{self, Held, Hello, Message, Received, Record};
+use super::end_record::say;
+use super::grace::Grace;
+use super::left_behind::LeftBehind;
+use super::orphans::Orphan;
+use super::protocol::{self, Hello, Message, Received, Record, SessionFds};
 use crate::router::told::Gone;
+use crate::router::{fault, memory};
+use crate::uwsgi::proof;
 use fpty::proto::{Ended, Ending};
-use fpty::sys::Written;
 use fpty::sys::child::Pid;
-use fpty::sys::detached;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::pty::Master;
-use fpty::sys::sessions::{Leader, SessionKiller};
+use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
 use fpty::sys::stdio::{self, Output};
+use fpty::sys::{Written, detached, lock};
 
-/// How long a gateway that begins may take to be told all.
+/// How long a gateway that begins may take to be told all, and how often it is
+/// tried.
 const TELLING: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(50);
 
-/// How often programs are looked after that were told to end.
-const LOOK: Duration = Duration::from_millis(50);
+/// How long gateways may take to end when their master has.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Starts the process, at the other end of what gateways say hello by; it holds
-/// the log open only where it is to write lines of the audit there.
+/// the log open only where it is to write lines of the audit there. Where there is
+/// one already it ends at once.
+///
+/// # Errors
+/// There can be no more processes or descriptors.
 pub fn start(theirs: OwnedFd, grace: Option<Duration>, has_audit: bool) -> std::io::Result<()> {
-    let mut kept = vec![theirs];
+    let page = proof::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
+    let mut kept = vec![theirs, page];
     let log = stdio::stderr_copy().ok().filter(|_| has_audit);
     let has_log = log.is_some();
     kept.extend(log);
@@ -54,9 +64,10 @@ struct Gateway {
     ordinal: usize,
 }
 
+/// A session, as a gateway has told of it.
 pub(super) struct Stored {
     pub record: Record,
-    pub held: Held,
+    pub held: SessionFds,
     ordinal: usize,
     /// Nobody else looks after it.
     pub orphan: Option<Orphan>,
@@ -69,29 +80,31 @@ impl Stored {
     }
 }
 
-pub(super) struct Holder {
+pub(super) struct Supervisor {
     pub poller: Poller,
     hellos: Stream,
     gateways: HashMap<u64, Gateway>,
     next: u64,
     pub sessions: HashMap<String, Stored>,
     pub log: Option<Output>,
-    pub grace: Option<Duration>,
     /// Orphans' sessions, by the tokens of their programs; their clients have the
     /// next one.
     pub watched: HashMap<u64, String>,
-    /// Programs that have lost their client, and are killed then.
-    pub doomed: Vec<(Instant, PidFd)>,
+    /// Programs that have lost their client.
+    pub grace: Grace,
 }
 
 fn run(kept: Vec<OwnedFd>, grace: Option<Duration>, has_log: bool) -> std::io::Result<()> {
     fpty::sys::forbid_inspection();
-    // Four for each session.
-    let _ = fpty::sys::raise_descriptor_limit();
     let mut kept = kept.into_iter();
-    let Some(hellos) = kept.next().map(Stream::from) else {
+    let (Some(hellos), Some(page)) = (kept.next().map(Stream::from), kept.next()) else {
         return Ok(());
     };
+    if !lock::take(&page) {
+        return Ok(());
+    }
+    // Four for each session.
+    let _ = fpty::sys::raise_descriptor_limit();
     let log = if has_log { kept.next() } else { None };
     let master = kept.next();
     let poller = Poller::new(64)?;
@@ -99,49 +112,51 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>, has_log: bool) -> std::io::R
     if let Some(master) = &master {
         poller.add(master.as_fd(), MASTER, Interest::READ)?;
     }
-    let mut holder = Holder {
+    let mut supervisor = Supervisor {
         poller,
         hellos,
         gateways: HashMap::new(),
         next: MASTER + 1,
         sessions: HashMap::new(),
         log: log.and_then(|log| Output::of(log.as_fd()).ok()),
-        grace,
         watched: HashMap::new(),
-        doomed: Vec::new(),
+        grace: Grace::new(grace),
     };
-    loop {
-        let wait = detached::guarded(|| holder.look_at_orphans()).unwrap_or(Some(LOOK));
-        let count = holder.poller.wait(wait)?;
-        for index in 0..count {
-            match holder.poller.ready(index).token {
-                HELLOS => {
-                    // One that panics over a hello has heard it: the others go on.
-                    if !detached::guarded(|| holder.hear_hellos()).unwrap_or(true) {
-                        holder.stop(grace);
-                        return Ok(());
+    supervisor.serve()?;
+    supervisor.stop();
+    Ok(())
+}
+
+impl Supervisor {
+    /// Until the instance has stopped.
+    fn serve(&mut self) -> std::io::Result<()> {
+        loop {
+            let wait = detached::guarded(|| self.look_after_orphans()).unwrap_or(Some(AGAIN));
+            let count = self.poller.wait(wait)?;
+            for index in 0..count {
+                match self.poller.ready(index).token {
+                    HELLOS => {
+                        // One that panics over a hello has heard it: the others go on.
+                        if !detached::guarded(|| self.hear_hellos()).unwrap_or(true) {
+                            return Ok(());
+                        }
                     }
-                }
-                MASTER => {
-                    holder.stop(grace);
-                    return Ok(());
-                }
-                token if holder.gateways.contains_key(&token) => {
-                    let _ = detached::guarded(|| holder.hear(token));
-                }
-                token => {
-                    let _ = detached::guarded(|| holder.orphan_ready(token));
+                    MASTER => return Ok(()),
+                    token if self.gateways.contains_key(&token) => {
+                        let _ = detached::guarded(|| self.hear(token));
+                    }
+                    token => {
+                        let _ = detached::guarded(|| self.orphan_ready(token));
+                    }
                 }
             }
         }
     }
-}
 
-impl Holder {
     /// Gateways begin. Returns false when none ever will again.
     fn hear_hellos(&mut self) -> bool {
         loop {
-            match record::receive_hello(&self.hellos) {
+            match protocol::receive_hello(&self.hellos) {
                 Received::Message(Message::Hello(hello, own)) => self.begins(hello, own.into()),
                 Received::Message(_) | Received::Nonsense => {}
                 Received::Nothing => return true,
@@ -152,16 +167,13 @@ impl Holder {
 
     fn begins(&mut self, hello: Hello, stream: Stream) {
         // What the one before it had said last.
-        let tokens: Vec<u64> = self.gateways.keys().copied().collect();
-        for token in tokens {
-            self.hear(token);
-        }
+        self.hear_all();
         let count = hello.count.max(1);
         let until = Instant::now() + TELLING;
         let say = |say: &dyn Fn(&Stream) -> Written| loop {
             match say(&stream) {
                 Written::Bytes(_) => return true,
-                Written::Blocked if Instant::now() < until => stream.wait_for_room(LOOK),
+                Written::Blocked if Instant::now() < until => stream.wait_for_room(AGAIN),
                 Written::Blocked | Written::Gone => return false,
             }
         };
@@ -170,16 +182,15 @@ impl Holder {
             if is_served || stored.ordinal % count != hello.ordinal {
                 continue;
             }
-            if !say(&|to| record::send_held(to, &stored.record, &stored.held)) {
+            if !say(&|to| protocol::send_session(to, &stored.record, &stored.held)) {
                 return;
             }
             stored.ordinal = hello.ordinal;
             if let Some(orphan) = stored.orphan.take() {
-                self.watched.remove(&orphan.token);
-                orphans::forget(&self.poller, &stored.held);
+                orphan.is_adopted(&self.poller, &mut self.watched, &stored.held);
             }
         }
-        if !say(&|to| record::send_done(to)) {
+        if !say(&|to| protocol::send_done(to)) {
             return;
         }
         let token = self.token();
@@ -194,16 +205,21 @@ impl Holder {
         self.next - 2
     }
 
+    fn hear_all(&mut self) {
+        let tokens: Vec<u64> = self.gateways.keys().copied().collect();
+        tokens.into_iter().for_each(|token| self.hear(token));
+    }
+
     /// A gateway says something, or has ended: its sessions wait for the next.
     fn hear(&mut self, token: u64) {
         while let Some(gateway) = self.gateways.get(&token) {
-            match record::receive(&gateway.stream) {
+            match protocol::receive(&gateway.stream) {
                 Received::Message(Message::Session(record, held)) => {
                     let ordinal = gateway.ordinal;
                     fault::strike("holder", || record.name.clone());
-                    if let Some(bound) = &record.bound {
+                    if record.bound {
                         fault::strike("keeper", || {
-                            bound.said.clone().map(Option::unwrap_or_default).concat()
+                            record.said.clone().map(Option::unwrap_or_default).concat()
                         });
                     }
                     let stored = Stored { record: *record, held, ordinal, orphan: None };
@@ -226,44 +242,36 @@ impl Holder {
     }
 
     /// The instance has stopped, and so do its sessions.
-    fn stop(&mut self, grace: Option<Duration>) {
-        let tokens: Vec<u64> = self.gateways.keys().copied().collect();
-        for token in tokens {
-            self.hear(token);
+    fn stop(mut self) {
+        // Gateways end with their master, and what they said last is heard.
+        let until = Instant::now() + ENDING;
+        self.hear_all();
+        while !self.gateways.is_empty() && Instant::now() < until {
+            std::thread::sleep(AGAIN);
+            self.hear_all();
         }
+        // What is ours stands below.
+        let left = LeftBehind::of(0..memory::gateways(), false);
+        left.lines.iter().for_each(|line| say(&self.log, line));
+        left.leaders().for_each(|leader| self.grace.add(leader));
         let told = Ended::because(Ending::Stopped, "the instance has stopped").packet();
-        let mut programs: Vec<PidFd> = self.doomed.drain(..).map(|(_, program)| program).collect();
         for (_, mut stored) in self.sessions.drain() {
-            let Held { master, program, client, .. } = stored.held;
+            let SessionFds { master, program, client, .. } = stored.held;
             if let Some(client) = client.map(Stream::of_stranger) {
                 let _ = client.write(&told);
             }
-            if let Some(bound) = &mut stored.record.bound {
-                bound.last.say(&self.log, Gone::Lost, None);
+            if stored.record.ended.is_some() {
+                continue;
             }
+            stored.record.last.say(&self.log, Gone::Lost, None);
             if let (Some(fd), Some(pid)) = (program, Pid::new(stored.record.pid)) {
-                let program = PidFd::reopened(pid, fd);
-                program.signal(libc::SIGHUP);
-                program.signal(libc::SIGCONT);
-                programs.push(program);
+                self.grace.hang_up(Leader::from(PidFd::reopened(pid, fd)));
             }
             // Clients may keep it.
             if let Some(Ok(master)) = master.map(|master| Master::given_back(master, true)) {
                 master.hang_up();
             }
         }
-        let Some(grace) = grace else {
-            return;
-        };
-        let until = Instant::now() + grace;
-        while Instant::now() < until && !programs.is_empty() {
-            std::thread::sleep(LOOK);
-            programs.retain(|program| !program.has_ended());
-        }
-        programs.retain(|program| !program.has_ended());
-        if !programs.is_empty() {
-            let leaders = programs.into_iter().map(Leader::from);
-            SessionKiller::new(leaders).step(usize::MAX);
-        }
+        self.grace.end_all();
     }
 }

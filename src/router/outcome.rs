@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use super::behind::Rest;
 use super::lifecycle::Closed;
-use super::listing::view::One;
 use super::record::{News, Recording};
 use super::recovery::Whose;
 use super::siblings::{Asker, Posed};
@@ -37,7 +36,7 @@ pub enum Outcome {
     /// Somebody asks who is there, or for the statistics.
     Inquires(Key),
     /// A session is to end at somebody's wish.
-    End(One),
+    End(Subject),
     /// Another gateway asks something.
     Asked(Posed),
     /// Another gateway has answered; `None`: it has not.
@@ -69,7 +68,7 @@ impl Outcome {
             Self::Recording(whose, _) => *whose,
             Self::ReadOn(key) => Whose::Left(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
-            Self::End(one) => (*one).into(),
+            Self::End(subject) => (*subject).into(),
             // Whoever asks does without.
             Self::Asked(_) => Whose::Past,
             // The loop knows whose it is.

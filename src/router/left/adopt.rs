@@ -35,7 +35,7 @@ const SIZE: Size = Size { rows: 24, cols: 80 };
 const NOT_RECORDED: &str = "it began before recordings did";
 
 /// Why one ends that the kernel refuses to tell of.
-pub const NOT_HEARD: &str = "the router cannot wait for it (out of memory)";
+pub const NOT_HEARD: &str = "session ended: the router cannot wait for it (out of memory)";
 
 /// What became of one.
 #[must_use]
@@ -199,7 +199,7 @@ impl Left {
     /// What nobody can wait for ends.
     fn end_unheard(&mut self, key: Key) -> Option<Restored> {
         let entry = self.remove(key)?;
-        log(&format!("forkptyrouter: session {} ends: {NOT_HEARD}", entry.id));
+        log(&format!("forkptyrouter: {NOT_HEARD}"));
         let Place::Alone(alone) = entry.place else {
             return None;
         };

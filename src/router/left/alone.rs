@@ -55,7 +55,7 @@ impl GatewayLoop {
                 Source::Terminal(entry) => router.alone_ready(entry),
                 Source::Caller(entry) => router.adopted_is_over(entry),
                 Source::Client(watcher) => router.watcher_ready(watcher, ready),
-                Source::Children => router.supervisor_is_gone(),
+                Source::Children => router.supervisor_ready(),
                 _ => {}
             });
         }

@@ -57,6 +57,7 @@ use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::pty::Master;
+use fpty::sys::socket::Stream;
 
 pub use coming::Waiting;
 pub use list::Listed;
@@ -208,6 +209,16 @@ impl Left {
         if let Some(stream) = self.store.stream() {
             let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
         }
+    }
+
+    /// The next program whose session the supervisor could not keep.
+    pub fn could_not_be_kept(&self) -> Option<Pid> {
+        self.store.could_not_be_kept()
+    }
+
+    /// Whether the supervisor has ended.
+    pub fn supervisor_is_gone(&self) -> bool {
+        self.store.stream().is_none_or(Stream::has_hung_up)
     }
 
     /// Connects to the supervisor once more: it is another one.

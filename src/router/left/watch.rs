@@ -43,7 +43,7 @@ pub struct Watcher {
     seen: Seen,
     /// How much of the output it has; `None`: it was not told to go on.
     at: Option<u64>,
-    entry: Key,
+    pub(super) entry: Key,
     /// What it has not taken.
     backlog: Backlog,
     /// How the session ended: it is told when it has seen all.

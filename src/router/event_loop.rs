@@ -832,8 +832,7 @@ impl Recover for GatewayLoop {
             Subject::Command(key) => commands.has(key),
         };
         self.cx.asked_for.retain(exists);
-        let waiting = self.left.iter().flat_map(|left| left.waiting_seats());
-        self.cx.seats.retain(exists, self.callers.seats().chain(waiting));
+        self.cx.seats.retain(exists);
         if let Some(recorder) = &mut self.recorder {
             recorder.retain();
         }

@@ -25,8 +25,6 @@ pub enum Part {
     Counters,
     /// How fast clients come at each socket.
     Rates,
-    /// The seats of a gateway's clients.
-    Seats(usize),
     /// The leaders of a gateway's sessions.
     Leaders(usize),
     /// The last lines of a gateway's sessions.
@@ -42,10 +40,9 @@ impl Part {
             Self::HaveTold => 0,
             Self::Counters => 1,
             Self::Rates => 2,
-            Self::Seats(gateway) => 3 + 4 * gateway,
-            Self::Leaders(gateway) => 4 + 4 * gateway,
-            Self::Lines(gateway) => 5 + 4 * gateway,
-            Self::Tallies(gateway) => 6 + 4 * gateway,
+            Self::Leaders(gateway) => 3 + 3 * gateway,
+            Self::Lines(gateway) => 4 + 3 * gateway,
+            Self::Tallies(gateway) => 5 + 3 * gateway,
         }
     }
 }
@@ -74,19 +71,18 @@ impl Wants {
             Part::HaveTold => self.gateways,
             Part::Counters => counters::words(self.gateways),
             Part::Rates => only(self.limits, seats::RATES),
-            Part::Seats(_) => only(self.limits, seats::WORDS),
             Part::Leaders(_) => leaders::WORDS,
             Part::Lines(_) => only(self.audit, lines::WORDS),
             // One alone has nobody to show them.
-            Part::Tallies(_) => only(self.detach && self.gateways > 1, tallies::WORDS),
+            Part::Tallies(_) => {
+                only((self.detach || self.limits) && self.gateways > 1, tallies::WORDS)
+            }
         }
     }
 
     /// All parts, in their order.
     fn parts(&self) -> impl Iterator<Item = Part> {
-        let own = |number| {
-            [Part::Seats(number), Part::Leaders(number), Part::Lines(number), Part::Tallies(number)]
-        };
+        let own = |number| [Part::Leaders(number), Part::Lines(number), Part::Tallies(number)];
         let common = [Part::HaveTold, Part::Counters, Part::Rates];
         common.into_iter().chain((0..self.gateways).flat_map(own))
     }
@@ -149,7 +145,7 @@ mod tests {
             {
                 let wants = Wants { gateways, limits, audit, detach };
                 let (parts, end) = wants.layout();
-                assert_eq!(parts.len(), 3 + 4 * gateways);
+                assert_eq!(parts.len(), 3 + 3 * gateways);
                 for (number, part) in wants.parts().enumerate() {
                     assert_eq!(part.number(), number, "{part:?}");
                     assert_eq!(parts[number].len(), wants.words(part), "{part:?}");

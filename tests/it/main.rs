@@ -34,6 +34,7 @@ mod left;
 mod left_kept;
 mod left_person;
 mod library;
+mod limits;
 mod listing;
 mod lists;
 mod load;

@@ -18,6 +18,7 @@ use super::super::traffic::{Attached, Sessions, Wires};
 use super::adopt::{Restored, entry, not_recorded};
 use super::{Entry, Left, Place, SOON, Taken};
 use crate::session::Session;
+use crate::shares::Who;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
@@ -266,7 +267,7 @@ pub fn keep_seat(cx: &mut Context, sessions: &Sessions, session: Key) {
         return;
     };
     if let Some(rules) = cx.doors.rules(attached.door) {
-        let seat = cx.seats.keep(rules, &attached.wires.client);
+        let seat = cx.seats.keep(rules, Who::of(&attached.wires.client));
         cx.seats.is_of(seat, Subject::Session(session));
     }
 }

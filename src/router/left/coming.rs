@@ -8,7 +8,6 @@ use super::super::doors::Newcomer;
 use super::super::fault;
 use super::super::greet::Opened;
 use super::super::recovery::Whose;
-use super::super::seats::Seat;
 use super::super::table::{Key, Source};
 use super::super::told::clock::Utc;
 use super::super::told::{Origin, Subject};
@@ -41,13 +40,6 @@ pub struct Waiting {
     uid: u32,
     /// What was sent after the request.
     rest: Vec<u8>,
-}
-
-impl Waiting {
-    /// Its seat, where there are any.
-    pub fn seat(&self) -> Option<&Seat> {
-        self.newcomer.seat.as_ref().ok()?.as_ref()
-    }
 }
 
 /// What a client asks for.

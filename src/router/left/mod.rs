@@ -38,7 +38,6 @@ use super::context::Context;
 use super::fault;
 use super::record::Recording;
 use super::recovery::Whose;
-use super::seats::Seat;
 use super::supervisor::client::{Client, Found};
 use super::supervisor::door;
 use super::supervisor::end_record::EndRecord;
@@ -269,14 +268,6 @@ impl Left {
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
         let is_one = |entry: &&Entry| !entry.adopted && matches!(entry.place, Place::Alone(_));
         self.entries.iter().map(|(_, entry)| entry).filter(is_one).map(|entry| entry.pid)
-    }
-
-    /// The seats of those who wait for a session.
-    pub fn waiting_seats(&self) -> impl Iterator<Item = &Seat> {
-        self.entries.iter().filter_map(|(_, entry)| match &entry.place {
-            Place::Attached(Taken { next: Some((waiting, _)), .. }) => waiting.seat(),
-            _ => None,
-        })
     }
 
     /// One is closed as it is: a session, or somebody who watches.

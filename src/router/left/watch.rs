@@ -136,11 +136,8 @@ impl Watcher {
 impl GatewayLoop {
     /// A client sees a session.
     pub(super) fn watch(&mut self, key: Key, newcomer: Newcomer, opening: Opening, uid: u32) {
-        let Newcomer { client, seat, origin, .. } = newcomer;
-        // It is no session.
-        if let Ok(Some(seat)) = seat {
-            self.cx.seats.leave(seat);
-        }
+        // Its seat is free: it is no session.
+        let Newcomer { client, origin, .. } = newcomer;
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         let Some(left) = &mut self.left else {
             return;

@@ -62,6 +62,7 @@ mod pty_server_life;
 mod pty_server_python;
 mod pty_server_scrollback;
 mod recordings;
+mod recordings_left;
 mod refusal_told;
 mod refused_calls;
 mod resources;

@@ -13,6 +13,7 @@ pub mod options;
 pub mod outlives;
 pub mod passed;
 pub mod proof;
+pub mod queue;
 pub mod server;
 pub mod sockets;
 pub mod stopping;

@@ -13,6 +13,7 @@ use once_cell::sync::OnceCell;
 
 use super::seats;
 use super::supervisor::{leaders, lines};
+use super::tallies;
 use super::told::counters;
 use crate::uwsgi::{exec_handoff, inherited, log::log};
 use fpty::error::reason;
@@ -27,12 +28,12 @@ pub enum Part {
     Counters,
     /// How fast clients come at each socket.
     Rates,
-    /// The seats of a gateway's clients.
-    Seats(usize),
     /// The leaders of a gateway's sessions.
     Leaders(usize),
     /// The last lines of a gateway's sessions.
     Lines(usize),
+    /// A gateway's numbers that all others see.
+    Tallies(usize),
 }
 
 impl Part {
@@ -42,9 +43,9 @@ impl Part {
             Self::HaveTold => 0,
             Self::Counters => 1,
             Self::Rates => 2,
-            Self::Seats(gateway) => 3 + 3 * gateway,
-            Self::Leaders(gateway) => 4 + 3 * gateway,
-            Self::Lines(gateway) => 5 + 3 * gateway,
+            Self::Leaders(gateway) => 3 + 3 * gateway,
+            Self::Lines(gateway) => 4 + 3 * gateway,
+            Self::Tallies(gateway) => 5 + 3 * gateway,
         }
     }
 }
@@ -58,6 +59,8 @@ pub struct Wants {
     pub limits: bool,
     /// There is an audit.
     pub audit: bool,
+    /// There are sessions that can be left.
+    pub detach: bool,
 }
 
 /// A part begins at a page of its own: memory is used by the page.
@@ -71,9 +74,12 @@ impl Wants {
             Part::HaveTold => self.gateways,
             Part::Counters => counters::words(self.gateways),
             Part::Rates => only(self.limits, seats::RATES),
-            Part::Seats(_) => only(self.limits, seats::WORDS),
             Part::Leaders(_) => leaders::WORDS,
             Part::Lines(_) => only(self.audit, lines::WORDS),
+            // One alone has nobody to show them.
+            Part::Tallies(_) => {
+                only((self.detach || self.limits) && self.gateways > 1, tallies::WORDS)
+            }
         }
     }
 
@@ -86,7 +92,7 @@ impl Wants {
 
     /// All parts, in their order.
     fn parts(&self) -> impl Iterator<Item = Part> {
-        let own = |number| [Part::Seats(number), Part::Leaders(number), Part::Lines(number)];
+        let own = |number| [Part::Leaders(number), Part::Lines(number), Part::Tallies(number)];
         let common = [Part::HaveTold, Part::Counters, Part::Rates];
         common.into_iter().chain((0..self.gateways).flat_map(own))
     }
@@ -164,8 +170,10 @@ mod tests {
     #[test]
     fn no_part_reaches_into_the_next() {
         for gateways in [1, 4, 64] {
-            for (limits, audit) in [(false, false), (true, false), (true, true)] {
-                let wants = Wants { gateways, limits, audit };
+            for (limits, audit, detach) in
+                [(false, false, false), (true, false, true), (true, true, true)]
+            {
+                let wants = Wants { gateways, limits, audit, detach };
                 let (parts, end) = wants.layout();
                 assert_eq!(parts.len(), 3 + 3 * gateways);
                 for (number, part) in wants.parts().enumerate() {

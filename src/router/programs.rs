@@ -74,6 +74,8 @@ pub struct Programs {
     /// Those that are not our children and were told to end.
     grace: Grace,
     is_init: bool,
+    /// Ended programs are looked for before long.
+    pub(super) reap_is_due: bool,
 }
 
 impl Programs {
@@ -91,6 +93,7 @@ impl Programs {
             restored: HashMap::new(),
             grace: left_behind,
             is_init: std::process::id() == 1,
+            reap_is_due: false,
         }
     }
 

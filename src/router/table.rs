@@ -11,8 +11,6 @@ pub enum Source {
     Listener(u16),
     /// The statistics' socket.
     StatsListener,
-    /// A client of the statistics.
-    Stats(Key),
     /// A child has ended.
     Children,
     /// Another gateway has written to us.
@@ -29,12 +27,14 @@ pub enum Source {
     CommandClient(Key),
     /// One of the streams of such a command, 0 to 2.
     CommandStream(Key, u8),
-    /// A client that asks who is there.
+    /// A client that asks who is there, or for the statistics.
     Inquirer(Key),
     /// A client to which the last word was said.
     Closing(Key),
     /// What sessions wait for that can be left.
     Left,
+    /// What is due after a long time.
+    Alarm,
 }
 
 /// A place in a [`Table`], and whose it was.
@@ -58,13 +58,13 @@ impl Source {
         let (kind, key) = match self {
             Source::Listener(index) => (0, Key { index: index.into(), generation: 0 }),
             Source::StatsListener => (1, Key { index: 0, generation: 0 }),
-            Source::Stats(key) => (2, key),
             Source::Children => (3, Key { index: 0, generation: 0 }),
             Source::Siblings => (3, Key { index: 1, generation: 0 }),
             Source::Client(key) => (4, key),
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
             Source::Recorder => (1, Key { index: 1, generation: 0 }),
+            Source::Alarm => (1, Key { index: 2, generation: 0 }),
             Source::CommandClient(key) => (7, key),
             Source::Inquirer(key) => (13, key),
             Source::Closing(key) => (14, key),
@@ -84,8 +84,8 @@ impl Source {
         match token >> 60 {
             0 => Source::Listener(key.index as u16),
             1 if key.index == 0 => Source::StatsListener,
+            1 if key.index == 2 => Source::Alarm,
             1 => Source::Recorder,
-            2 => Source::Stats(key),
             3 if key.index == 1 => Source::Siblings,
             3 => Source::Children,
             4 => Source::Client(key),
@@ -225,7 +225,7 @@ mod tests {
             Source::Listener(7),
             Source::StatsListener,
             Source::Recorder,
-            Source::Stats(key),
+            Source::Alarm,
             Source::Children,
             Source::Siblings,
             Source::Client(key),

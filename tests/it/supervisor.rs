@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::audit::{lines, of, wait_for};
 use crate::harness::leaver::Leaver;
 use crate::harness::process::{self, Process};
-use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
 
 /// What it is called.
 const NAME: &str = "fpty-holder";

@@ -4,13 +4,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::context::Context;
+use super::super::record::Recorder;
+use super::super::recovery::Whose;
 use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::alone::{LAST_READS, ONE_READ};
 use super::bound::Past;
-use super::{Alone, Entry, Left, Over, Place, Taken, Turned, now};
+use super::{Alone, Entry, Left, Over, Place, Taken, Turned};
 use crate::config::record::OnError;
 use crate::session::Session;
 use crate::session::keeping::Kept;
@@ -18,6 +20,7 @@ use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
 use fpty::sys::child::Pid;
+use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -57,12 +60,12 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        record: Record,
-        held: SessionFds,
+        recorder: Option<&mut Recorder>,
+        (record, held): (Record, SessionFds),
     ) -> Restored {
         let restored = match record.bound {
             true => self.restore_bound(cx, sessions, record, held),
-            false => self.restore_one(cx, sessions, record, held),
+            false => self.restore_one(cx, sessions, recorder, (record, held)),
         };
         restored.unwrap_or(Restored::Over)
     }
@@ -76,14 +79,14 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        record: Record,
-        held: SessionFds,
+        recorder: Option<&mut Recorder>,
+        (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
         let past = Past::of(&record);
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
-        let Record { ended, command, turned, shared, mut last, .. } = record;
+        let Record { ended, command, turned, shared, recording, mut last, .. } = record;
         let door = cx.doors.named(&door);
-        let pid = Pid::new(pid)?;
+        let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
         let entry = |door, program, place, turned| Entry {
             command,
@@ -99,7 +102,7 @@ impl Left {
             }
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let program = PidFd::reopened(pid, ring.try_clone().ok()?);
-            let place = Place::Over(Over { ring, ended, at });
+            let place = Place::Over(Over { ring, ended, at: at.into() });
             self.entries.insert(entry(door?, program, place, turned));
             return Some(Restored::Over);
         }
@@ -110,12 +113,17 @@ impl Left {
             |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
         // Nobody could come to it any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
-        let door = match door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why)) {
-            Ok(door) => not_recorded(cx, door, &id).map_or(Ok(door), Err),
-            Err(why) => Err(why),
-        };
-        let door = match door {
-            Ok(door) => door,
+        let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
+        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let goes_on = door.and_then(|door| {
+            let recording = match (recording, recorder) {
+                (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
+                _ => not_recorded(cx, door, &id).map_or(Ok(None), Err)?,
+            };
+            Ok((door, recording))
+        });
+        let (door, recording) = match goes_on {
+            Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
                 last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
@@ -124,15 +132,14 @@ impl Left {
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
-        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let remains = Remains::go_on(ring).ok();
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
             // That its client was lost was told by nobody.
             last.take(Gone::Hangup, None).into_iter().for_each(|line| cx.told.say(line));
-            let since_left = at.unwrap_or_else(now);
-            let alone = Alone { master, remains, since: since_left, closed: None };
+            let since_left = at.map_or_else(Timestamp::now, Timestamp::from);
+            let alone = Alone { master, remains, since: since_left, closed: None, recording };
             let place = Place::Alone(Box::new(alone));
             // Its client was lost with the one before us: that is now.
             let turned = if at.is_some() { turned } else { 0 };
@@ -145,9 +152,10 @@ impl Left {
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
         let process = Process::held(program.try_clone().ok()?);
-        let wires = Wires::new(client, master, Some(process));
+        let mut wires = Wires::new(client, master, Some(process));
+        wires.is_recorded_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
-        let taken = Taken { session, uid: who, since: since_then, until: None, next: None };
+        let taken = Taken { session, uid: who, since: since_then.into(), until: None, next: None };
         let place = Place::Attached(taken);
         let key: Key = self.entries.insert(entry(door, program, place, turned));
         self.by_session.insert(session, key);
@@ -169,6 +177,9 @@ impl Left {
         let Place::Alone(alone) = &entry.place else {
             return heard.is_ok();
         };
+        if let Some(recording) = &alone.recording {
+            recording.belongs_to(Whose::Left(key));
+        }
         let token = Source::Terminal(key).token();
         heard.and_then(|()| self.poller.add(&alone.master, token, Interest::READ)).is_ok()
     }
@@ -225,7 +236,7 @@ pub(super) fn entry(
     door: u16,
     pid: Pid,
     program: PidFd,
-    since: u64,
+    since: Timestamp,
     place: Place,
     turned: u64,
 ) -> Entry {
@@ -239,7 +250,7 @@ pub(super) fn entry(
         adopted: true,
         ending: None,
         since,
-        turned: Turned { place: place.rank(), at: turned },
+        turned: Turned { place: place.rank(), at: BootInstant::from_nanos(turned) },
         place,
         command: None,
         untold: false,

@@ -3,7 +3,7 @@
 //! gateway goes on where the one before it was.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::super::context::Context;
 use super::super::outcome::Outcome;
@@ -16,9 +16,11 @@ use super::super::timers::Due;
 use super::super::told::{Gone, Said, Subject};
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::adopt::{Restored, entry, not_recorded};
-use super::{Entry, Left, Place, SOON, Taken, now};
+use super::{Entry, Left, Place, SOON, Taken};
 use crate::session::Session;
+use crate::shares::Who;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
@@ -48,7 +50,7 @@ pub struct Past {
     /// What runs, where that is known.
     pub command: Option<String>,
     /// When it began.
-    pub started: SystemTime,
+    pub started: Timestamp,
     /// Where it began.
     pub door: u16,
     /// The size of its terminal.
@@ -63,7 +65,7 @@ impl Past {
         Self {
             said: Said { ssh_connection, logname, term },
             command: record.command.clone(),
-            started: UNIX_EPOCH + Duration::from_millis(record.started),
+            started: Timestamp::from(record.since),
             door: NO_DOOR,
             size: Size { rows: 24, cols: 80 },
         }
@@ -144,17 +146,15 @@ impl Left {
         let subject = Subject::Session(session);
         let facts = cx.told.of(subject);
         let pid = attached.wires.program.as_ref()?.pid().as_raw();
-        let started = facts.map(|facts| facts.started).or_else(|| proc::started(pid));
-        let started = started.unwrap_or_else(SystemTime::now);
-        let since = started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started = facts.map(|facts| facts.started);
+        let started = started.or_else(|| proc::started(pid).map(Timestamp::from));
         let known = self.by_session.get(&session).and_then(|entry| self.entries.get(*entry));
         Some(Record {
             id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.clone()),
             uid: attached.wires.client.peer_uid().unwrap_or(u32::MAX),
             door: cx.doors.door(attached.door).map(|door| door.name.clone()).unwrap_or_default(),
             pid,
-            since: since.as_secs(),
-            started: u64::try_from(since.as_millis()).unwrap_or(0),
+            since: started.unwrap_or_else(Timestamp::now).into(),
             said: said_of(cx, subject),
             last: EndRecord::new(cx.told.in_advance(subject)),
             command,
@@ -196,7 +196,7 @@ impl Left {
         let wires = Wires::new(client, master, Some(process));
         let session = Session::resumed(size, None);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, at));
-        let taken = Taken { session, uid, since: now(), until: None, next: None };
+        let taken = Taken { session, uid, since: Timestamp::now(), until: None, next: None };
         let place = Place::Attached(taken);
         let noted = match (door, last.in_advance()) {
             (None, Some((line, started))) => cx.told.put_in_advance(line, started),
@@ -206,7 +206,7 @@ impl Left {
         let entry = Entry {
             command: command.as_deref().map(Into::into),
             bound: Some(Box::new(origin)),
-            ..entry(id, String::new(), uid, at, pid, program, since, place, 0)
+            ..entry(id, String::new(), uid, at, pid, program, since.into(), place, 0)
         };
         let key = self.entries.insert(entry);
         self.by_session.insert(session, key);
@@ -267,7 +267,7 @@ pub fn keep_seat(cx: &mut Context, sessions: &Sessions, session: Key) {
         return;
     };
     if let Some(rules) = cx.doors.rules(attached.door) {
-        let seat = cx.seats.keep(rules, &attached.wires.client);
+        let seat = cx.seats.keep(rules, Who::of(&attached.wires.client));
         cx.seats.is_of(seat, Subject::Session(session));
     }
 }

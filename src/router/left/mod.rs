@@ -30,13 +30,14 @@ mod watch;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
 use super::context::Context;
 use super::fault;
+use super::record::Recording;
 use super::recovery::Whose;
-use super::seats::Seat;
 use super::supervisor::client::{Client, Found};
 use super::supervisor::door;
 use super::supervisor::end_record::EndRecord;
@@ -51,6 +52,7 @@ use fpty::proto::Ended;
 use fpty::remains::Remains;
 use fpty::sys::Written;
 use fpty::sys::child::Pid;
+use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::pty::Master;
@@ -62,7 +64,7 @@ use watch::Watcher;
 
 /// Ended sessions that are kept at most, and how long.
 const ENDED: usize = 100;
-const ENDED_FOR: u64 = 600;
+const ENDED_FOR: Duration = Duration::from_secs(600);
 
 /// How long what had to wait waits, and how often it is looked after what
 /// nothing tells of.
@@ -81,7 +83,7 @@ pub struct Left {
     taken: usize,
     /// No more is read until then.
     pauses: bool,
-    due_at: Option<Instant>,
+    due_at: Option<BootInstant>,
 }
 
 /// Such a session.
@@ -100,7 +102,7 @@ struct Entry {
     adopted: bool,
     /// Its end was told, and its status is waited for until then.
     ending: Option<Instant>,
-    since: u64,
+    since: Timestamp,
     place: Place,
     /// What keeps it was not told how it is.
     untold: bool,
@@ -115,9 +117,8 @@ struct Entry {
 struct Turned {
     /// Into what, by its rank.
     place: u8,
-    /// By the clock that counts on over gateways, in microseconds: seconds do not
-    /// tell which of two was left last.
-    at: u64,
+    /// Seconds would not tell which of two was left last.
+    at: BootInstant,
 }
 
 /// How it is with a session.
@@ -146,7 +147,7 @@ impl Place {
 struct Taken {
     session: Key,
     uid: u32,
-    since: u64,
+    since: Timestamp,
     /// It has come back, and has to have answered by then.
     until: Option<Instant>,
     /// It has to go: somebody else waits, until then.
@@ -157,21 +158,18 @@ struct Taken {
 struct Alone {
     master: Master,
     remains: Remains,
-    since: u64,
+    since: Timestamp,
     /// The terminal is closed; it is looked at again then.
     closed: Option<Instant>,
+    /// Where it is recorded.
+    recording: Option<Rc<Recording>>,
 }
 
 /// What is left of an ended session.
 struct Over {
     ring: OwnedFd,
     ended: Ended,
-    at: u64,
-}
-
-/// The wall clock.
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    at: Timestamp,
 }
 
 impl Left {
@@ -272,14 +270,6 @@ impl Left {
         self.entries.iter().map(|(_, entry)| entry).filter(is_one).map(|entry| entry.pid)
     }
 
-    /// The seats of those who wait for a session.
-    pub fn waiting_seats(&self) -> impl Iterator<Item = &Seat> {
-        self.entries.iter().filter_map(|(_, entry)| match &entry.place {
-            Place::Attached(Taken { next: Some((waiting, _)), .. }) => waiting.seat(),
-            _ => None,
-        })
-    }
-
     /// One is closed as it is: a session, or somebody who watches.
     pub fn drop_one(&mut self, key: Key, watches: bool) {
         match watches {
@@ -313,10 +303,10 @@ impl Left {
     fn bound_ended(&mut self) {
         loop {
             let ended = self.entries.iter().filter_map(|(key, entry)| match &entry.place {
-                Place::Over(over) => Some((entry.uid, over.at, key)),
+                Place::Over(over) => Some((entry.uid, over.at.boot, key)),
                 _ => None,
             });
-            let all: Vec<(u32, u64, Key)> = ended.collect();
+            let all: Vec<(u32, BootInstant, Key)> = ended.collect();
             if all.len() <= ENDED {
                 return;
             }
@@ -336,12 +326,12 @@ impl Entry {
     fn record(&self, door: &str) -> Record {
         let (mut attached, mut left, mut ended) = (None, None, None);
         match &self.place {
-            Place::Attached(taken) => attached = Some((taken.uid, taken.since)),
-            Place::Alone(alone) => left = Some(alone.since),
+            Place::Attached(taken) => attached = Some((taken.uid, taken.since.into())),
+            Place::Alone(alone) => left = Some(alone.since.into()),
             Place::Over(over) => {
-                left = Some(over.at);
+                left = Some(over.at.into());
                 let payload = over.ended.packet().split_off(fpty::proto::HEADER);
-                ended = Some((payload, over.at));
+                ended = Some((payload, over.at.into()));
             }
         }
         Record {
@@ -350,22 +340,21 @@ impl Entry {
             uid: self.uid,
             door: door.to_owned(),
             pid: self.pid.as_raw(),
-            since: self.since,
+            since: self.since.into(),
             attached,
             left,
             ended,
             command: self.command.as_deref().map(str::to_owned),
-            turned: self.turned.at,
+            turned: self.turned.at.as_nanos(),
             shared: true,
-            started: self.since.saturating_mul(1000),
             ..Record::default()
         }
     }
 
     /// Notes since when it is what it is.
     fn turn(&mut self) {
-        if self.turned.place != self.place.rank() || self.turned.at == 0 {
-            self.turned = Turned { place: self.place.rank(), at: fpty::sys::boot_microseconds() };
+        if self.turned.place != self.place.rank() || self.turned.at == BootInstant::default() {
+            self.turned = Turned { place: self.place.rank(), at: BootInstant::now() };
         }
     }
 }
@@ -387,6 +376,7 @@ impl GatewayLoop {
         let told = match &found.place {
             Place::Alone(alone) => {
                 record.shared = alone.master.is_shared();
+                record.recording = alone.recording.as_ref().map(|recording| recording.kept());
                 let held = Lent {
                     master: Some(alone.master.as_fd()),
                     program: Some(program.as_fd()),
@@ -411,6 +401,7 @@ impl GatewayLoop {
                 let subject = Subject::Session(taken.session);
                 record.last = EndRecord::new(self.cx.told.in_advance(subject));
                 record.said = bound::said_of(&self.cx, subject);
+                record.recording = wires.recording().map(|recording| recording.kept());
                 // One that is relayed would miss what was on its way.
                 let is_theirs = attached.session.is_handed_over();
                 let held = Lent {
@@ -467,7 +458,7 @@ impl GatewayLoop {
         let Some(left) = &mut self.left else {
             return;
         };
-        let now = Instant::now();
+        let now = BootInstant::now();
         // Another one that was asked for before.
         if left.due_at.is_some_and(|due| now < due) {
             return;
@@ -497,8 +488,7 @@ impl GatewayLoop {
         let entry = self.left.as_mut()?.entries.get_mut(key)?;
         fault::point("left");
         let rules = self.cx.doors.rules(entry.door)?;
-        let (time, whole) = (rules.detach.time.as_secs(), rules.max_time);
-        let whole = whole.map_or(u64::MAX, |whole| whole.as_secs());
+        let (time, whole) = (rules.detach.time, rules.max_time.unwrap_or(Duration::MAX));
         if entry.untold {
             self.tell_store(key);
         }
@@ -509,14 +499,13 @@ impl GatewayLoop {
         }
         let now_at = Instant::now();
         match &mut entry.place {
-            Place::Over(over) if now() >= over.at + ENDED_FOR => {
+            Place::Over(over) if over.at.elapsed() >= ENDED_FOR => {
                 self.left.as_mut()?.remove(key);
                 None
             }
             Place::Over(_) => Some(RARELY),
             Place::Alone(alone)
-                if now() >= alone.since.saturating_add(time)
-                    || now() >= entry.since.saturating_add(whole) =>
+                if alone.since.elapsed() >= time || entry.since.elapsed() >= whole =>
             {
                 self.end_alone(key);
                 None
@@ -551,7 +540,7 @@ impl GatewayLoop {
 impl Left {
     /// Has it looked after what is due after so long, or before.
     pub fn look_after(&mut self, cx: &mut Context, wait: Duration) {
-        let at = Instant::now() + wait;
+        let at = BootInstant::now() + wait;
         if self.due_at.is_none_or(|due| at < due) {
             self.due_at = Some(at);
             cx.after(wait, Due::Left);

@@ -1,13 +1,14 @@
 //! The audit's line of a session's end, written in advance for a process that
 //! knows nothing else of the session.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use crate::router::told::Gone;
 use crate::router::told::in_advance::{self, LONGEST};
 use fpty::sys::child::Exit;
+use fpty::sys::clock::BootInstant;
 use fpty::sys::stdio::Output;
 use fpty::text::shown;
 
@@ -16,31 +17,29 @@ use fpty::text::shown;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndRecord {
     line: Option<String>,
-    /// Milliseconds since 1970.
-    started: u64,
+    /// Nanoseconds since the machine's start.
+    began: u64,
 }
 
 impl EndRecord {
     /// Of a line in advance.
-    pub fn new(in_advance: Option<(String, SystemTime)>) -> Self {
-        let Some((line, started)) = in_advance.filter(|(line, _)| line.len() <= LONGEST) else {
-            return Self::default();
-        };
-        let since = started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { line: Some(line), started: u64::try_from(since.as_millis()).unwrap_or(0) }
+    pub fn new(in_advance: Option<(String, BootInstant)>) -> Self {
+        match in_advance.filter(|(line, _)| line.len() <= LONGEST) {
+            Some((line, began)) => Self { line: Some(line), began: began.as_nanos() },
+            None => Self::default(),
+        }
     }
 
     /// The line as it was written in advance, and when the session began.
-    pub fn in_advance(&self) -> Option<(&str, SystemTime)> {
-        Some((self.line.as_deref()?, UNIX_EPOCH + Duration::from_millis(self.started)))
+    pub fn in_advance(&self) -> Option<(&str, BootInstant)> {
+        Some((self.line.as_deref()?, BootInstant::from_nanos(self.began)))
     }
 
     /// The line as it is to be written, once.
     pub fn take(&mut self, why: Gone, exit: Option<Exit>) -> Option<String> {
         let line = self.line.take()?;
-        let (now, started) = (SystemTime::now(), UNIX_EPOCH + Duration::from_millis(self.started));
-        let duration = now.duration_since(started).unwrap_or_default();
-        Some(in_advance::because(&in_advance::at(&line, now, duration), why, exit))
+        let duration = BootInstant::from_nanos(self.began).elapsed();
+        Some(in_advance::because(&in_advance::at(&line, SystemTime::now(), duration), why, exit))
     }
 
     /// Writes the line, once; a log that nobody reads goes without.
@@ -65,12 +64,12 @@ mod tests {
 
     #[test]
     fn they_are_said_once_and_never_too_long() {
-        let started = UNIX_EPOCH + Duration::from_millis(1234);
-        let mut last = EndRecord::new(Some((String::from("line"), started)));
-        assert_eq!(last.started, 1234);
+        let began = BootInstant::from_nanos(1234);
+        let mut last = EndRecord::new(Some((String::from("line"), began)));
+        assert_eq!(last.began, 1234);
         assert_eq!(last.take(Gone::Lost, None).as_deref(), Some("line"));
         assert_eq!(last.take(Gone::Lost, None), None);
         let long = "x".repeat(LONGEST + 1);
-        assert!(EndRecord::new(Some((long, started))).line.is_none());
+        assert!(EndRecord::new(Some((long, began))).line.is_none());
     }
 }

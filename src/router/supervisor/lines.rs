@@ -2,16 +2,18 @@
 //! outlives their gateway: whoever comes after it has them to write.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use crate::router::memory::{self, Part};
 use crate::router::told::in_advance::{self, LONGEST};
+use fpty::sys::clock::BootInstant;
 
 /// Sessions that have room, in each gateway; memory is used only for as many
 /// as there are.
 const MOST: usize = 1 << 14;
 
-/// Words of a session: the length of its line, when it began, the line.
+/// Words of a session: the length of its line, when it began (nanoseconds since
+/// the machine's start), the line.
 const OF_ONE: usize = 256;
 const HEAD: usize = OF_ONE - LONGEST / size_of::<AtomicU64>();
 
@@ -41,7 +43,7 @@ impl Lines {
     }
 
     /// Puts a line up; `None`: there is no room for it.
-    pub fn put(&mut self, line: &str, started: SystemTime) -> Option<Place> {
+    pub fn put(&mut self, line: &str, started: BootInstant) -> Option<Place> {
         if line.len() > LONGEST {
             return None;
         }
@@ -55,8 +57,7 @@ impl Lines {
             eight[..bytes.len()].copy_from_slice(bytes);
             word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
         }
-        let since = started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        words[1].store(u64::try_from(since.as_millis()).unwrap_or(0), Ordering::Relaxed);
+        words[1].store(started.as_nanos(), Ordering::Relaxed);
         // Last: what is not complete is not there.
         words[0].store(line.len() as u64, Ordering::Release);
         Some(Place(place))
@@ -108,9 +109,9 @@ fn take(words: &[AtomicU64], kept_too: bool) -> Vec<String> {
         let bytes =
             words[HEAD..].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
         let line: Vec<u8> = bytes.take(length).collect();
-        let started = UNIX_EPOCH + Duration::from_millis(began);
+        let started = BootInstant::from_nanos(began);
         if let (1.., Ok(line)) = (length, String::from_utf8(line)) {
-            left.push(in_advance::at(&line, now, now.duration_since(started).unwrap_or_default()));
+            left.push(in_advance::at(&line, now, started.elapsed()));
         }
     }
     left
@@ -119,6 +120,7 @@ fn take(words: &[AtomicU64], kept_too: bool) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn what_is_left_is_told_once_and_the_rest_never() {
@@ -132,7 +134,7 @@ mod tests {
             )
         };
         let long = "x".repeat(LONGEST - line("").len());
-        let started = SystemTime::now() - Duration::from_millis(61_500);
+        let started = BootInstant::now().before(Duration::from_millis(61_500));
         let first = lines.put(&line("first"), started).expect("room");
         assert!(lines.put(&line(&long), started).is_some());
         assert!(lines.put(&line("third"), started).is_some());
@@ -156,7 +158,7 @@ mod tests {
         let words: &'static [AtomicU64] =
             Box::leak((0..2 * OF_ONE).map(|_| AtomicU64::new(0)).collect());
         let mut lines = Lines { words, free: Vec::new(), used: 0 };
-        let kept = ["one", "two"].map(|line| lines.put(line, SystemTime::now()).expect("room"));
+        let kept = ["one", "two"].map(|line| lines.put(line, BootInstant::now()).expect("room"));
         kept.iter().for_each(|place| lines.keep(*place, true));
         lines.keep(kept[1], false);
         assert_eq!(take(words, true), ["one", "two"]);

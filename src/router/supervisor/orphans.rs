@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use super::protocol::SessionFds;
 use super::server::{Stored, Supervisor};
@@ -12,6 +12,7 @@ use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending, HEADER};
 use fpty::sys::Written;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Several};
 use fpty::sys::sessions::Leader;
@@ -169,9 +170,9 @@ impl Supervisor {
         let is_told =
             client.is_some_and(|client| matches!(client.write(&packet), Written::Bytes(_)));
         if !is_told && !stored.record.bound && stored.held.ring.is_some() {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            stored.record.ended = Some((packet[HEADER..].to_vec(), now.as_secs()));
-            stored.record.left.get_or_insert(now.as_secs());
+            let now = Timestamp::now().into();
+            stored.record.ended = Some((packet[HEADER..].to_vec(), now));
+            stored.record.left.get_or_insert(now);
             stored.held.program = None;
             self.sessions.insert(id.to_owned(), stored);
         }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::end_record::EndRecord;
+use crate::router::record::Kept;
 use crate::uwsgi::proof::{self, Token};
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::socket::Stream;
@@ -29,27 +30,27 @@ pub struct Record {
     pub door: String,
     /// Its program, as long as that was not reaped.
     pub pid: i32,
-    /// When it began (seconds since 1970).
-    pub since: u64,
-    /// The same, in milliseconds.
-    pub started: u64,
+    /// When it began, as a [`Timestamp`](fpty::sys::clock::Timestamp) is said.
+    pub since: (u64, u64),
     /// What its client says of itself: where it was logged in from, as whom, and
     /// the kind of its terminal.
     pub said: [Option<String>; 3],
     /// The audit's line of its end, where that was not written.
     pub last: EndRecord,
     /// Who is attached, since when.
-    pub attached: Option<(u32, u64)>,
+    pub attached: Option<(u32, (u64, u64))>,
     /// When it was left.
-    pub left: Option<u64>,
+    pub left: Option<(u64, u64)>,
     /// How and when its program ended: the payload of an END.
-    pub ended: Option<(Vec<u8>, u64)>,
-    /// Since when it is what it is, in microseconds since the machine's start.
+    pub ended: Option<(Vec<u8>, (u64, u64))>,
+    /// Since when it is what it is, in nanoseconds since the machine's start.
     pub turned: u64,
     /// Somebody else has its terminal, or had it, or is about to.
     pub shared: bool,
     /// What runs, where that is known.
     pub command: Option<String>,
+    /// Its recording, where it has one.
+    pub recording: Option<Kept>,
     /// It cannot be left: it was handed over for good, and ends with its client.
     pub bound: bool,
 }
@@ -262,7 +263,7 @@ mod tests {
             id: String::from("0123abcd"),
             name: "n".repeat(64),
             uid: 7,
-            ended: Some((vec![0xff; 100], 5)),
+            ended: Some((vec![0xff; 100], (5, 6))),
             said: [None, Some(String::from("me")), None],
             bound: true,
             ..Record::default()
@@ -307,9 +308,9 @@ mod tests {
         #[test]
         fn whatever_is_known_comes_across(
             texts in proptest::collection::vec(".{0,40}", 5),
-            numbers in any::<(u32, i32, u64, u64, u64)>(),
+            numbers in any::<(u32, i32, (u64, u64), u64)>(),
             marks in any::<(bool, bool)>(),
-            ended in proptest::option::of((proptest::collection::vec(any::<u8>(), 0..50), any::<u64>())),
+            ended in proptest::option::of((proptest::collection::vec(any::<u8>(), 0..50), any::<(u64, u64)>())),
         ) {
             let record = Record {
                 id: texts[0].clone(),
@@ -318,10 +319,9 @@ mod tests {
                 door: texts[2].clone(),
                 pid: numbers.1,
                 since: numbers.2,
-                started: numbers.3,
                 said: [Some(texts[3].clone()), None, Some(texts[4].clone())],
                 attached: marks.0.then_some((numbers.0, numbers.2)),
-                turned: numbers.4,
+                turned: numbers.3,
                 ended,
                 bound: marks.1,
                 ..Record::default()

@@ -2,7 +2,7 @@
 //! an audit that say so.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
@@ -10,10 +10,11 @@ use super::clock::Utc;
 use super::in_advance::{self, LONGEST};
 use super::line::{Format, Line, Value};
 use super::peer::{Peer, Said};
-use super::reason::{Gone, Refusal};
+use super::reason::{Gone, Parted, Refusal};
 use crate::router::supervisor::lines;
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
+use fpty::sys::clock::Timestamp;
 
 /// The words before each line.
 pub use crate::uwsgi::log::AUDIT as PREFIX;
@@ -24,8 +25,6 @@ const SHORT: usize = 64;
 const ADDRESS: usize = 200;
 const WHY: usize = 300;
 const PATH: usize = 500;
-/// And of a command in a list.
-const LISTED: usize = 1000;
 
 /// Where a line is from.
 #[derive(Clone, Debug, Default)]
@@ -64,9 +63,7 @@ pub struct Facts {
     /// That one's size at the beginning, as its client said it.
     pub size: Option<Size>,
     /// When it began.
-    pub started: SystemTime,
-    /// The same, by the clock that nobody sets.
-    pub since: Instant,
+    pub started: Timestamp,
     /// How its program ended.
     pub exit: Option<Exit>,
     /// How its lines look, and what both of them have; `None`: it has none.
@@ -79,6 +76,27 @@ pub struct Facts {
     pub place: Option<lines::Place>,
     /// The supervisor has that line.
     pub is_kept: bool,
+    /// The client that is attached, or was last, where it is not the first one.
+    pub client: Option<Box<Peer>>,
+    /// Since when that is.
+    pub attached: Timestamp,
+    /// Bytes of input and output of the clients before; `None`: not all came
+    /// through here.
+    pub before: (Option<u64>, Option<u64>),
+}
+
+/// What a client does with a session, that goes on before and afterwards.
+#[derive(Clone, Copy, Debug)]
+pub enum Act<'a> {
+    /// It attaches, and says this of itself.
+    Attach(&'a Said),
+    /// It leaves, after so long; where another one has taken the session, that one's
+    /// user and name.
+    Detach(Parted, Duration, Option<(u32, Option<&'a str>)>),
+    /// It looks on.
+    Watch(&'a Said),
+    /// It does so no more, after so long.
+    Unwatch(Duration),
 }
 
 /// What became of the recording of a session.
@@ -117,13 +135,6 @@ pub struct Last {
     pub end: End,
 }
 
-impl Last {
-    /// The session's id.
-    pub fn id(&self) -> &str {
-        &self.facts.id
-    }
-}
-
 impl Facts {
     /// The fields that all lines about it have, in this format and no longer
     /// than there is room for.
@@ -137,34 +148,6 @@ impl Facts {
                 .field("pid", Value::number(self.pid));
         };
         Line::part(format, fields).into()
-    }
-
-    /// Itself as it is now, as JSON: its names are those of the audit.
-    pub fn as_json(
-        &self,
-        size: Option<Size>,
-        idle: Option<Duration>,
-        is_handed_over: bool,
-        bytes: (Option<u64>, Option<u64>),
-    ) -> String {
-        let mut line = Line::new(Format::Json, "");
-        line.field("id", Value::Text(&self.id, SHORT));
-        of_peer(&mut line, &self.socket, self.mode, &self.peer);
-        line.field("uid", Value::Number(self.uid.into()))
-            .field("gid", Value::Number(self.gid.into()))
-            .field("command", Value::Text(&self.command, LISTED))
-            .field("pid", Value::number(self.pid))
-            .field("tty", Value::text(self.tty.as_deref(), SHORT))
-            .field("term", Value::text(self.said.term.as_deref(), SHORT))
-            .field("rows", Value::number(size.map(|size| size.rows)))
-            .field("cols", Value::number(size.map(|size| size.cols)))
-            .field("started", Value::word(&Utc::of(self.started).rfc3339()))
-            .field("idle", idle.map_or(Value::Null, Value::Seconds))
-            .field("handed_over", Value::Truth(is_handed_over))
-            .field("recorded", Value::Truth(self.recorded))
-            .field("bytes_in", Value::number(bytes.0))
-            .field("bytes_out", Value::number(bytes.1));
-        line.finish()
     }
 
     /// The line of its end, in advance, for whoever comes after a gateway that
@@ -196,18 +179,62 @@ impl Facts {
     /// The line of its beginning.
     pub fn start_line(&self, lost: u64) -> Option<String> {
         let (format, common) = self.audit.as_ref()?;
-        let mut line = begin(*format, "session-start", self.started);
+        let mut line = begin(*format, "session-start", self.started.wall);
         line.fields(common);
-        line.member(
-            "claimed",
-            "ssh_connection",
-            Value::text(self.said.ssh_connection.as_deref(), ADDRESS),
-        )
-        .member("claimed", "logname", Value::text(self.said.logname.as_deref(), SHORT))
-        .field("tty", Value::text(self.tty.as_deref(), SHORT))
-        .field("term", Value::text(self.said.term.as_deref(), SHORT))
-        .field("rows", Value::number(self.size.map(|size| size.rows)))
-        .field("cols", Value::number(self.size.map(|size| size.cols)));
+        of_claim(&mut line, &self.said);
+        line.field("tty", Value::text(self.tty.as_deref(), SHORT))
+            .field("term", Value::text(self.said.term.as_deref(), SHORT))
+            .field("rows", Value::number(self.size.map(|size| size.rows)))
+            .field("cols", Value::number(self.size.map(|size| size.cols)));
+        Some(finish(line, lost))
+    }
+
+    /// Bytes of all its clients, with these of the last one.
+    pub fn bytes_with(&self, last: (Option<u64>, Option<u64>)) -> (Option<u64>, Option<u64>) {
+        let both = |before: Option<u64>, last: Option<u64>| Some(before? + last?);
+        (both(self.before.0, last.0), both(self.before.1, last.1))
+    }
+
+    /// The client that is attached, or was last.
+    pub fn client(&self) -> &Peer {
+        self.client.as_deref().unwrap_or(&self.peer)
+    }
+
+    /// The line of what a client does with it.
+    pub fn act_line(
+        &self,
+        act: Act<'_>,
+        peer: &Peer,
+        place: &Place,
+        at: SystemTime,
+        lost: u64,
+    ) -> Option<String> {
+        let (format, _) = self.audit.as_ref()?;
+        let event = match act {
+            Act::Attach(_) => "session-attach",
+            Act::Detach(..) => "session-detach",
+            Act::Watch(_) => "session-watch",
+            Act::Unwatch(_) => "session-unwatch",
+        };
+        let mut line = begin(*format, event, at);
+        of_place(&mut line, Some(&self.id), place);
+        of_peer(&mut line, &self.socket, self.mode, peer);
+        match act {
+            Act::Attach(said) | Act::Watch(said) => {
+                of_claim(&mut line, said);
+                line.field("term", Value::text(said.term.as_deref(), SHORT));
+            }
+            Act::Unwatch(duration) => {
+                line.field("duration", Value::Seconds(duration));
+            }
+            Act::Detach(how, duration, by) => {
+                let (uid, user) = by.unzip();
+                line.field("duration", Value::Seconds(duration))
+                    .field("reason", Value::word(how.word()))
+                    .member("by", "uid", Value::number(uid))
+                    .member("by", "user", Value::text(user.flatten(), SHORT));
+            }
+        }
         Some(finish(line, lost))
     }
 
@@ -266,10 +293,8 @@ impl Refused<'_> {
         let mut line = begin(format, "refused", now);
         of_place(&mut line, None, place);
         of_peer(&mut line, self.socket, self.mode, &self.peer);
-        let Said { ssh_connection, logname, .. } = &self.said;
-        line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
-            .member("claimed", "logname", Value::text(logname.as_deref(), SHORT))
-            .field("command", Value::text(self.command, place.command_room))
+        of_claim(&mut line, &self.said);
+        line.field("command", Value::text(self.command, place.command_room))
             .field("reason", Value::word(self.reason.word()))
             .field("why", Value::Text(self.why, WHY));
         if let Some(count) = self.count {
@@ -291,7 +316,14 @@ fn of_place(line: &mut Line, id: Option<&str>, place: &Place) {
         .field("instance", Value::text(place.instance.as_deref(), ADDRESS));
 }
 
-fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
+fn of_claim(line: &mut Line, said: &Said) {
+    let Said { ssh_connection, logname, .. } = said;
+    line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
+        .member("claimed", "logname", Value::text(logname.as_deref(), SHORT));
+}
+
+/// Where a session's client came in, and who it is.
+pub fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
     let address = peer.address.map(|address| address.to_string());
     line.field("socket", Value::Text(socket, ADDRESS))
         .field("mode", Value::word(mode))
@@ -342,14 +374,16 @@ mod tests {
             pid: Some(u32::MAX),
             tty: Some(text.into()),
             size: Some(Size { rows: u16::MAX, cols: u16::MAX }),
-            started: SystemTime::UNIX_EPOCH,
-            since: Instant::now(),
+            started: Timestamp::default(),
             exit: Some(Exit::Signal { number: 64, core: true }),
             audit: None,
             recorded: false,
             recording: None,
             place: None,
             is_kept: false,
+            client: None,
+            attached: Timestamp::now(),
+            before: (Some(0), Some(0)),
         }
     }
 

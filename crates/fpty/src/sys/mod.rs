@@ -4,6 +4,7 @@
 pub mod accounts;
 pub mod bind;
 pub mod child;
+pub mod clock;
 pub mod closer;
 pub mod control;
 pub mod credentials;
@@ -117,14 +118,6 @@ pub fn wall_clock_seconds() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
-}
-
-/// Microseconds since the machine was started: what came later has more, also in
-/// another process (clock_gettime(2)).
-pub fn boot_microseconds() -> u64 {
-    let clock = nix::time::ClockId::CLOCK_BOOTTIME;
-    let now = nix::time::clock_gettime(clock).map_or(std::time::Duration::ZERO, Into::into);
-    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The monotonic clock in microseconds, as far as they fit: for differences

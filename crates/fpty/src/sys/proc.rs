@@ -1,9 +1,7 @@
 //! Whether /proc tells of this process's own PID namespace (pid_namespaces(7)):
 //! a jail may have the outer one, whose numbers are other processes', or none.
 
-use std::time::{Duration, SystemTime};
-
-use nix::time::{ClockId, clock_gettime};
+use super::clock::BootInstant;
 use nix::unistd::{SysconfVar, sysconf};
 use once_cell::sync::OnceCell;
 
@@ -64,13 +62,11 @@ pub fn stat(pid: impl std::fmt::Display, field: usize) -> Option<String> {
 }
 
 /// When a process of this PID namespace began (proc(5), `starttime`).
-pub fn started(pid: i32) -> Option<SystemTime> {
+pub fn started(pid: i32) -> Option<BootInstant> {
     let ticks: u64 = stat(pid, 22)?.parse().ok()?;
     let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
     let per_second = u64::try_from(per_second).ok().filter(|ticks| *ticks > 0)?;
-    let since_boot = Duration::from_millis(ticks.saturating_mul(1000) / per_second);
-    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?);
-    SystemTime::now().checked_sub(now.saturating_sub(since_boot))
+    Some(BootInstant::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second)))
 }
 
 #[cfg(test)]
@@ -107,8 +103,8 @@ mod tests {
         assert_eq!(stat(pid, 4), Some(parent));
         assert_eq!(stat(pid, 2), None);
         let began = started(pid as i32).expect("ours");
-        let age = SystemTime::now().duration_since(began).unwrap_or_default();
-        assert!(age < Duration::from_secs(3600), "{age:?}");
+        let age = began.elapsed();
+        assert!(age < std::time::Duration::from_secs(3600), "{age:?}");
         assert_eq!(started(i32::MAX), None);
     }
 }

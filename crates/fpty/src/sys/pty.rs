@@ -355,15 +355,16 @@ impl Master {
 
     /// How long the program has neither read nor written, at least: the kernel
     /// keeps that for terminals in steps of eight seconds (`tty_update_time`
-    /// in its drivers/tty/tty_io.c). `None` where it cannot be known.
+    /// in its drivers/tty/tty_io.c), by the wall clock, which may have been set
+    /// meanwhile ([`super::clock::look_at_wall_clock`]). `None` where it cannot be
+    /// known.
     pub fn idle_for(&self) -> Option<std::time::Duration> {
         let _armed = self.arm();
-        const STEP: i64 = 8;
+        const STEP: std::time::Duration = std::time::Duration::from_secs(8);
         let slave = open_slave(&self.fd).ok()?;
         let times = nix::sys::stat::fstat(&slave).ok()?;
         let last = times.st_atime.max(times.st_mtime);
-        let idle = super::wall_clock_seconds() - last - STEP;
-        Some(std::time::Duration::from_secs(u64::try_from(idle).unwrap_or(0)))
+        Some(super::clock::since_wall(last).saturating_sub(STEP))
     }
 
     /// Drops the input that the program has not read: what is on its way to

@@ -85,9 +85,9 @@ impl Wants {
 
     /// By what the next image knows that it would make the same.
     fn note(&self) -> OsString {
-        let Self { gateways, limits, audit } = self;
+        let Self { gateways, limits, detach, audit } = self;
         let version = env!("CARGO_PKG_VERSION");
-        format!("{version} {gateways} {limits} {audit}").into()
+        format!("{version} {gateways} {limits} {detach} {audit}").into()
     }
 
     /// All parts, in their order.

@@ -65,11 +65,20 @@ impl Seats {
     /// Takes a seat for a session of a gateway that was here before, be there none
     /// left; `None`: nothing is limited there.
     pub fn keep(&mut self, rules: &Rules, client: &Stream) -> Option<Seat> {
+        self.keep_of(rules, |scope| user_of(client, scope))
+    }
+
+    /// The same, of one that has no client: whose it is is known.
+    pub fn keep_for(&mut self, rules: &Rules, uid: u32) -> Option<Seat> {
+        self.keep_of(rules, |scope| mixed(USER, uid.into(), scope))
+    }
+
+    fn keep_of(&mut self, rules: &Rules, user: impl FnOnce(u32) -> i32) -> Option<Seat> {
         if rules.max_sessions.is_none() && rules.max_user_sessions.is_none() {
             return None;
         }
         let user = match rules.max_user_sessions {
-            Some(_) => user_of(client, rules.max_user_scope),
+            Some(_) => user(rules.max_user_scope),
             None => FREE,
         };
         let all = match rules.max_sessions {
@@ -240,12 +249,19 @@ fn count(all: i32, user: i32) -> (u32, u32) {
 fn user_of(client: &Stream, scope: u32) -> i32 {
     use std::net::IpAddr;
     let (kind, number) = match (client.credentials(), client.peer_address()) {
-        (Some(peer), _) => (1, u64::from(peer.uid)),
+        (Some(peer), _) => (USER, u64::from(peer.uid)),
         (None, Some((IpAddr::V4(address), _))) => (2, u64::from(address.to_bits())),
         // The upper half.
         (None, Some((IpAddr::V6(address), _))) => (3, (address.to_bits() >> 64) as u64),
         (None, None) => (4, 0),
     };
+    mixed(kind, number, scope)
+}
+
+/// A user that the kernel knows.
+const USER: u64 = 1;
+
+fn mixed(kind: u64, number: u64, scope: u32) -> i32 {
     // Multiplying mixes upwards (Knuth, TAOCP 6.4).
     let mixed = [kind, u64::from(scope), number].into_iter().fold(0_u64, |mixed, part| {
         (mixed ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)

@@ -1,7 +1,6 @@
 //! What a list has of sessions that can be left.
 
-use super::{Entry, Left, Place};
-use crate::router::GatewayLoop;
+use super::{Entry, Left};
 use crate::router::table::Key;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
@@ -36,11 +35,8 @@ pub struct Listed<'a> {
 
 impl Entry {
     fn listed(&self) -> Listed<'_> {
-        let (left, status, master) = match &self.place {
-            Place::Attached(_) => (None, None, None),
-            Place::Alone(alone) => (Some(alone.since), None, Some(&alone.master)),
-            Place::Over(over) => (Some(over.at), Some(over.ended.status()), None),
-        };
+        let (alone, over) = (self.state.terminal(), self.state.last());
+        let left = self.state.client().is_none().then(|| self.state.since());
         Listed {
             id: &self.id,
             name: &self.name,
@@ -50,10 +46,10 @@ impl Entry {
             command: self.command.as_deref(),
             since: self.since,
             left,
-            status,
+            status: over.map(|over| over.ended.status()),
             is_bound: self.bound.is_some(),
             socket: self.bound.as_ref().and_then(|bound| bound.socket.as_deref()),
-            master,
+            master: alone.map(|alone| &alone.master),
         }
     }
 }
@@ -71,29 +67,12 @@ impl Left {
 
     /// One that nobody is attached to.
     pub fn alone_or_over(&self, key: Key) -> Option<Listed<'_>> {
-        let is_left = |entry: &&Entry| !matches!(entry.place, Place::Attached(_));
+        let is_left = |entry: &&Entry| entry.state.client().is_none();
         self.entries.get(key).filter(is_left).map(Entry::listed)
     }
 
     /// A session that can be left.
     pub fn of_session(&self, session: Key) -> Option<Listed<'_>> {
-        self.entries.get(*self.by_session.get(&session)?).map(Entry::listed)
-    }
-}
-
-impl GatewayLoop {
-    /// Ends one that nobody is attached to; what is left of one that has
-    /// ended is forgotten.
-    pub(in crate::router) fn end_left(&mut self, key: Key) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        match left.entries.get(key).map(|entry| &entry.place) {
-            Some(Place::Alone(_)) => self.end_alone(key),
-            Some(Place::Over(_)) => {
-                left.remove(key);
-            }
-            Some(Place::Attached(_)) | None => {}
-        }
+        self.entries.get(self.index.of_session(session)?).map(Entry::listed)
     }
 }

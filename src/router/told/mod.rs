@@ -322,13 +322,33 @@ impl Told {
         client: &Stream,
         new: New,
     ) {
+        let with_login = origin.socket.audit.is_some();
+        let peer = peer::Peer::of(client, &mut self.names, with_login);
+        self.note_peer(subject, origin, id, peer, new);
+    }
+
+    /// The same of one that goes on without a client, and is this user's.
+    pub fn note_user(&mut self, subject: Subject, origin: Origin, id: String, uid: u32, new: New) {
+        let user = self.names.of(uid);
+        let peer = peer::Peer { uid: Some(uid), user, ..peer::Peer::default() };
+        self.note_peer(subject, origin, id, peer, new);
+    }
+
+    fn note_peer(
+        &mut self,
+        subject: Subject,
+        origin: Origin,
+        id: String,
+        peer: peer::Peer,
+        new: New,
+    ) {
         let Origin { socket, mode, said, command } = origin;
         let audit = socket.audit;
         let mut facts = Facts {
             id,
             socket: socket.name,
             mode,
-            peer: peer::Peer::of(client, &mut self.names, audit.is_some()),
+            peer,
             said,
             uid: socket.ids.0,
             gid: socket.ids.1,
@@ -371,6 +391,14 @@ impl Told {
         let act = Act::Detach(how, facts.attached.elapsed(), by);
         self.act(&facts, act, facts.client());
         self.facts.insert(to, facts);
+    }
+
+    /// The client of a session, which was there since then, was lost with its gateway.
+    pub fn lost_with_its_gateway(&mut self, subject: Subject, since: Timestamp) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
+            facts.attached = since;
+        }
+        self.detached(subject, subject, Parted::Lost, (None, None));
     }
 
     /// A client attaches to a session that goes on.

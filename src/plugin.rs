@@ -228,6 +228,7 @@ unsafe extern "C" fn router_init() -> c_int {
             gateways: config.processes as usize,
             limits: config.has_limits(),
             audit: config.all_rules().iter().any(|rules| rules.audit.is_some()),
+            detach: config.all_rules().iter().any(|rules| rules.detach.sessions > 0),
         });
         if let Some(words) = memory::part(memory::Part::HaveTold) {
             stopping::hear(words);

@@ -369,6 +369,15 @@ impl Router {
         })
     }
 
+    /// How many descriptors a session takes at most that has a terminal: its client
+    /// and the terminal; and where it can be left its program and its last output.
+    pub fn descriptors_of_a_session(&self) -> u64 {
+        match self.all_rules().iter().any(|rules| rules.detach.sessions > 0) {
+            true => 4,
+            false => 2,
+        }
+    }
+
     /// The rules of all sockets: the global ones first, then those of
     /// [`Router::own`]. None before [`Router::resolve`].
     pub fn all_rules(&self) -> &[Rules] {

@@ -13,6 +13,7 @@ use super::ids::Ids;
 use super::outcome::Outcome;
 use super::recovery::Faults;
 use super::seats::Seats;
+use super::tallies::Tallies;
 use super::timers::{Due, Timers};
 use super::told::Told;
 use crate::config::router::Router;
@@ -46,6 +47,8 @@ pub struct Context {
     pub seats: Seats,
     /// The audit, and what is known of each session.
     pub told: Told,
+    /// What counts over all gateways.
+    pub tallies: Tallies,
     /// Names for sessions.
     pub ids: Ids,
     /// What they have asked to have run.
@@ -106,6 +109,7 @@ impl Context {
             doors,
             seats,
             told,
+            tallies: Tallies::of(ordinal),
             ids: Ids::new(),
             asked_for: AskedFor::default(),
             closing,

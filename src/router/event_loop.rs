@@ -18,7 +18,7 @@ use super::left::adopt::{NOT_HEARD, Restored};
 use super::left::bound::{self, Past};
 use super::left::{self, Left, Why};
 use super::lifecycle::Closed;
-use super::listing::view::{One, View};
+use super::listing::view::View;
 use super::listing::{self, Inquirers};
 use super::outcome::Outcome;
 use super::programs::Programs;
@@ -48,6 +48,10 @@ use fpty::sys::socket::{Stream, Transport};
 /// long it may take to hear that.
 const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
 const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// Of a session that the supervisor has no room for.
+const NOT_KEPT: &str =
+    "forkptyrouter: a session ends with its gateway: what keeps it has no descriptor left";
 
 /// How old a session is before its terminal is handed over: a short one ends
 /// without the effort.
@@ -288,7 +292,7 @@ impl GatewayLoop {
             Outcome::Entrust(key) => self.entrust(key),
             Outcome::NotHeard(key) => self.end_unheard(key),
             Outcome::Inquires(key) => self.inquirers.begin(cx, key),
-            Outcome::End(one) => self.end_at_wish(one),
+            Outcome::End(subject) => self.end_at_wish(subject),
             Outcome::Asked(posed) => {
                 fault::point("question");
                 let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
@@ -301,7 +305,7 @@ impl GatewayLoop {
             Outcome::ReadOn(key) => self.with_left(|left, cx, _, programs| {
                 left.alone_goes_on(cx, programs, key);
             }),
-            Outcome::SupervisorGone => self.supervisor_is_gone(),
+            Outcome::SupervisorReady => self.supervisor_ready(),
             Outcome::LetClientGo(key) => self.let_client_go(key),
             Outcome::LeftReady(ready) => self.with_left(|left, cx, sessions, programs| {
                 left.one_ready(cx, sessions, programs, ready);
@@ -562,9 +566,7 @@ impl GatewayLoop {
         }
         let Subject::Session(key) = subject else { return };
         if let Some(left) = &mut self.left {
-            if let Some(line) = left.last_words_of(key, why, exit) {
-                self.cx.told.say(line);
-            }
+            left.tell_last_of(&mut self.cx, key, why, exit);
             if was_entrusted {
                 left.no_longer_entrusted(&mut self.cx, key);
             }
@@ -580,9 +582,9 @@ impl GatewayLoop {
     }
 
     /// A session is to end at somebody's wish.
-    fn end_at_wish(&mut self, one: One) {
-        match one {
-            One::Here(Subject::Session(key)) => {
+    fn end_at_wish(&mut self, subject: Subject) {
+        match subject {
+            Subject::Session(key) => {
                 if let Some(attached) = self.sessions.get_mut(key) {
                     let wires = &mut attached.wires;
                     attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, wires);
@@ -590,12 +592,12 @@ impl GatewayLoop {
                     self.settle(key);
                 }
             }
-            One::Here(Subject::Command(key)) => {
+            Subject::Command(key) => {
                 self.commands.dismiss(key, Ending::Operator, BY_AN_OPERATOR);
                 self.cx.after(LAST_WORD, Due::CommandDismissed(key));
                 self.commands.settle(&mut self.cx, &mut self.programs, key);
             }
-            One::Left(key) | One::Here(Subject::Left(key)) => self.end_left(key, Gone::Operator),
+            Subject::Left(key) => self.end_left(key, Gone::Operator),
         }
     }
 
@@ -605,8 +607,19 @@ impl GatewayLoop {
         }
     }
 
-    /// The supervisor was killed: another one is told of all sessions.
-    pub(super) fn supervisor_is_gone(&mut self) {
+    /// The supervisor says something, or was killed: another one is told of all that
+    /// it had.
+    pub(super) fn supervisor_ready(&mut self) {
+        while let Some(program) = self.left.as_ref().and_then(|left| left.could_not_be_kept()) {
+            let session = self.programs.not_entrusted(program);
+            if let Some(session) = session {
+                self.cx.told.not_entrusted(Subject::Session(session));
+            }
+            self.cx.doors.log_refusal(NOT_KEPT);
+        }
+        if !self.left.as_ref().is_some_and(|left| left.supervisor_is_gone()) {
+            return;
+        }
         self.programs.nothing_is_entrusted();
         self.cx.told.nothing_is_entrusted();
         let Some(left) = &mut self.left else {
@@ -632,9 +645,8 @@ impl GatewayLoop {
     /// Nobody can wait for a session.
     fn end_unheard(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            let line = format!("session ended: {NOT_HEARD}");
-            log::log(&format!("forkptyrouter: {line}"));
-            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
+            log::log(&format!("forkptyrouter: {NOT_HEARD}"));
+            attached.session.dismiss(Ending::Lost, NOT_HEARD, &mut attached.wires);
             self.sessions.close(&mut self.cx, &mut self.programs, key);
         }
     }

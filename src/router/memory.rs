@@ -3,12 +3,14 @@
 //! is forked. Whoever is killed leaves in there what others have to know of it.
 //! (What has to outlive a reload is elsewhere: uwsgi/proof.rs.)
 
+use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
 use once_cell::sync::OnceCell;
 
 use super::seats;
 use super::supervisor::{leaders, lines};
+use super::tallies;
 use super::told::counters;
 use crate::uwsgi::log::log;
 use fpty::error::reason;
@@ -29,6 +31,23 @@ pub enum Part {
     Leaders(usize),
     /// The last lines of a gateway's sessions.
     Lines(usize),
+    /// A gateway's numbers that all others see.
+    Tallies(usize),
+}
+
+impl Part {
+    /// Its place among all.
+    fn number(self) -> usize {
+        match self {
+            Self::HaveTold => 0,
+            Self::Counters => 1,
+            Self::Rates => 2,
+            Self::Seats(gateway) => 3 + 4 * gateway,
+            Self::Leaders(gateway) => 4 + 4 * gateway,
+            Self::Lines(gateway) => 5 + 4 * gateway,
+            Self::Tallies(gateway) => 6 + 4 * gateway,
+        }
+    }
 }
 
 /// What is asked for.
@@ -40,6 +59,8 @@ pub struct Wants {
     pub limits: bool,
     /// There is an audit.
     pub audit: bool,
+    /// There are sessions that can be left.
+    pub detach: bool,
 }
 
 /// A part begins at a page of its own: memory is used by the page.
@@ -56,24 +77,27 @@ impl Wants {
             Part::Seats(_) => only(self.limits, seats::WORDS),
             Part::Leaders(_) => leaders::WORDS,
             Part::Lines(_) => only(self.audit, lines::WORDS),
+            // One alone has nobody to show them.
+            Part::Tallies(_) => only(self.detach && self.gateways > 1, tallies::WORDS),
         }
     }
 
     /// All parts, in their order.
     fn parts(&self) -> impl Iterator<Item = Part> {
-        let own = |number| [Part::Seats(number), Part::Leaders(number), Part::Lines(number)];
+        let own = |number| {
+            [Part::Seats(number), Part::Leaders(number), Part::Lines(number), Part::Tallies(number)]
+        };
         let common = [Part::HaveTold, Part::Counters, Part::Rates];
         common.into_iter().chain((0..self.gateways).flat_map(own))
     }
 
-    /// Each part with the word that it begins at and how many it has; and where the
-    /// last one ends.
-    fn layout(&self) -> (Vec<(Part, usize, usize)>, usize) {
+    /// The words of each part, by its number; and where the last one ends.
+    fn layout(&self) -> (Vec<Range<usize>>, usize) {
         let mut end = 0;
         let parts = self.parts().map(|part| {
             let (begin, words) = (end, self.words(part));
             end += words.next_multiple_of(PAGE);
-            (part, begin, words)
+            begin..begin + words
         });
         (parts.collect(), end)
     }
@@ -81,7 +105,7 @@ impl Wants {
 
 struct Memory {
     words: Shared<AtomicU64>,
-    parts: Vec<(Part, usize, usize)>,
+    parts: Vec<Range<usize>>,
     gateways: usize,
 }
 
@@ -95,8 +119,7 @@ pub fn reserve(wants: Wants) {
             let _ = MEMORY.set(Memory { words, parts, gateways: wants.gateways });
         }
         Err(error) => log(&format!(
-            "forkptyrouter: no memory for what gateways share: limits do not hold, nothing is \
-             counted, and what ignores SIGHUP may outlive them: {}",
+            "forkptyrouter: gateways share no memory (limits, counters, lists of sessions): {}",
             reason(&error)
         )),
     }
@@ -105,8 +128,8 @@ pub fn reserve(wants: Wants) {
 /// A part; `None`: there is none.
 pub fn part(wanted: Part) -> Option<&'static [AtomicU64]> {
     let memory = MEMORY.get()?;
-    let (_, begin, words) = memory.parts.iter().find(|(part, ..)| *part == wanted)?;
-    memory.words.words().get(*begin..begin + words).filter(|words| !words.is_empty())
+    let part = memory.parts.get(wanted.number())?;
+    memory.words.words().get(part.clone()).filter(|words| !words.is_empty())
 }
 
 /// For how many gateways there is room.
@@ -121,14 +144,19 @@ mod tests {
     #[test]
     fn no_part_reaches_into_the_next() {
         for gateways in [1, 4, 64] {
-            for (limits, audit) in [(false, false), (true, false), (true, true)] {
-                let wants = Wants { gateways, limits, audit };
+            for (limits, audit, detach) in
+                [(false, false, false), (true, false, true), (true, true, true)]
+            {
+                let wants = Wants { gateways, limits, audit, detach };
                 let (parts, end) = wants.layout();
-                assert_eq!(parts.len(), 3 + 3 * gateways);
-                let ends = parts.iter().skip(1).map(|(_, begin, _)| *begin).chain([end]);
-                for ((part, begin, words), next) in parts.iter().zip(ends) {
-                    assert!(begin + words <= next && begin % PAGE == 0, "{part:?}");
-                    assert_eq!(*words, wants.words(*part));
+                assert_eq!(parts.len(), 3 + 4 * gateways);
+                for (number, part) in wants.parts().enumerate() {
+                    assert_eq!(part.number(), number, "{part:?}");
+                    assert_eq!(parts[number].len(), wants.words(part), "{part:?}");
+                }
+                let ends = parts.iter().skip(1).map(|part| part.start).chain([end]);
+                for (part, next) in parts.iter().zip(ends) {
+                    assert!(part.end <= next && part.start % PAGE == 0, "{part:?}");
                 }
             }
         }

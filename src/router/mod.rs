@@ -39,6 +39,7 @@
 //! | `recovery.rs`, `fault.rs` | what a panic ends; panics on demand, for tests |
 //! | `exchange.rs` | programs that answer each other in quick succession |
 //! | `ids.rs` | the names of sessions |
+//! | `tallies.rs` | numbers that all gateways see: who has a name, and how much there is |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
 mod admission;
@@ -79,6 +80,7 @@ mod start;
 mod stats;
 pub mod supervisor;
 mod table;
+mod tallies;
 mod timers;
 pub mod told;
 mod traffic;

@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use super::behind::Rest;
 use super::lifecycle::Closed;
-use super::listing::view::One;
 use super::record::{News, Recording};
 use super::recovery::Whose;
 use super::siblings::{Asker, Posed};
@@ -38,7 +37,7 @@ pub enum Outcome {
     /// Somebody asks who is there, or for the statistics.
     Inquires(Key),
     /// A session is to end at somebody's wish.
-    End(One),
+    End(Subject),
     /// Another gateway asks something.
     Asked(Posed),
     /// Another gateway has answered; `None`: it has not.
@@ -48,8 +47,8 @@ pub enum Outcome {
     Entrust(Key),
     /// The kernel refuses to tell of this session: it ends.
     NotHeard(Key),
-    /// The supervisor was killed.
-    SupervisorGone,
+    /// The supervisor says something, or was killed.
+    SupervisorReady,
     /// The client of a session does not answer, or does not go.
     LetClientGo(Key),
     /// Something happened to a session that can be left, or to who watches it.
@@ -79,7 +78,7 @@ impl Outcome {
             // Nobody finds them any more.
             Self::LetGo | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
             Self::Recording(whose, _) => *whose,
-            Self::SupervisorGone => Whose::All,
+            Self::SupervisorReady => Whose::All,
             Self::LeftReady(ready) => match Source::of(ready.token) {
                 Source::Terminal(entry) | Source::Caller(entry) => Whose::Left(entry),
                 Source::Client(watcher) => Whose::Watcher(watcher),
@@ -89,7 +88,7 @@ impl Outcome {
             Self::FeedWatcher(key) => Whose::Watcher(*key),
             Self::ReadOn(key) => Whose::Left(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
-            Self::End(one) => (*one).into(),
+            Self::End(subject) => (*subject).into(),
             // Whoever asks does without.
             Self::Asked(_) => Whose::Past,
             // The loop knows whose it is.

@@ -20,9 +20,8 @@ use super::programs::{self, Programs};
 use super::record::Recorder;
 use super::seats::Seats;
 use super::siblings::Siblings;
-use super::supervisor;
 use super::supervisor::leaders::Leaders;
-use super::supervisor::left_behind::LeftBehind;
+use super::supervisor::left_behind::{Kept, LeftBehind};
 use super::table::{Source, Table};
 use super::timers::Due;
 use super::told::{self, Told};
@@ -93,8 +92,8 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         });
     }
     // Before anything of ours is noted down there.
-    let (ordinal, kept_too) = (gateway.ordinal(), !supervisor::door::is_held());
-    let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, kept_too);
+    let ordinal = gateway.ordinal();
+    let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, Kept::now());
     let (left, found) = Left::new(&config, gateway.ordinal(), &poller)
         .context("cannot keep sessions that are left")?;
     let told = Told::new(
@@ -144,10 +143,10 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     router.siblings.hear(&router.cx);
     router.cx.doors.open(&router.cx.poller);
     if let Some(limit) = limit {
-        // Two descriptors a session, a few dozen for the gateway itself.
+        // A few dozen are for the gateway itself.
         log(&format!(
             "forkptyrouter: up to {} sessions at once ({} descriptors)",
-            limit.now.saturating_sub(64) / 2,
+            limit.now.saturating_sub(64) / router.cx.config.descriptors_of_a_session(),
             limit.now
         ));
     }

@@ -11,35 +11,39 @@ use std::borrow::Cow;
 /// What stands for what was cut off.
 pub const CUT: char = '\u{2026}';
 
-/// Whether a character does more than to be seen: the categories Cc (control,
-/// among them U+0080 to U+009F, which terminals obey), Cf (format: those that
-/// turn text around or are not seen at all), Zl and Zp (line and paragraph
-/// separator) of Unicode 16.
+/// The first and the last of each run of characters beyond ASCII that do more than
+/// to be seen, in order: the categories Cc (control: U+0080 to U+009F, which
+/// terminals obey), Cf (format: those that turn text around or are not seen at
+/// all), Zl and Zp (line and paragraph separator) of Unicode 16.
+const CONTROLS: [(char, char); 21] = [
+    ('\u{80}', '\u{9f}'),
+    ('\u{ad}', '\u{ad}'),
+    ('\u{600}', '\u{605}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{6dd}', '\u{6dd}'),
+    ('\u{70f}', '\u{70f}'),
+    ('\u{890}', '\u{891}'),
+    ('\u{8e2}', '\u{8e2}'),
+    ('\u{180e}', '\u{180e}'),
+    ('\u{200b}', '\u{200f}'),
+    ('\u{2028}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{fff9}', '\u{fffb}'),
+    ('\u{110bd}', '\u{110bd}'),
+    ('\u{110cd}', '\u{110cd}'),
+    ('\u{13430}', '\u{1343f}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0001}', '\u{e0001}'),
+    ('\u{e0020}', '\u{e007f}'),
+];
+
+/// Whether a character does more than to be seen: a control of ASCII's, or one of
+/// those above.
 pub fn is_control(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{ad}'
-                | '\u{600}'..='\u{605}'
-                | '\u{61c}'
-                | '\u{6dd}'
-                | '\u{70f}'
-                | '\u{890}'..='\u{891}'
-                | '\u{8e2}'
-                | '\u{180e}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-                | '\u{fff9}'..='\u{fffb}'
-                | '\u{110bd}'
-                | '\u{110cd}'
-                | '\u{13430}'..='\u{1343f}'
-                | '\u{1bca0}'..='\u{1bca3}'
-                | '\u{1d173}'..='\u{1d17a}'
-                | '\u{e0001}'
-                | '\u{e0020}'..='\u{e007f}'
-        )
+    let next = CONTROLS.partition_point(|(_, last)| *last < c);
+    c.is_ascii_control() || CONTROLS.get(next).is_some_and(|(first, _)| *first <= c)
 }
 
 /// The text in one line, to be seen.
@@ -127,15 +131,28 @@ const KINDS: [u8; 256] = {
     kinds[0x7f] = CONTROL;
     kinds[b'"' as usize] = QUOTE;
     kinds[b'\\' as usize] = QUOTE;
-    // Those that characters begin with for which `is_control` holds.
-    let first = [0xc2, 0xd8, 0xdb, 0xdc, 0xe0, 0xe1, 0xe2, 0xef, 0xf0, 0xf3];
     let mut at = 0;
-    while at < first.len() {
-        kinds[first[at]] = MAYBE;
+    while at < CONTROLS.len() {
+        let (first, last) = (begins(CONTROLS[at].0), begins(CONTROLS[at].1));
+        let mut byte = first;
+        while byte <= last {
+            kinds[byte] = MAYBE;
+            byte += 1;
+        }
         at += 1;
     }
     kinds
 };
+
+/// The byte that a character beyond ASCII begins with in UTF-8 (RFC 3629).
+const fn begins(c: char) -> usize {
+    match c as usize {
+        c @ 0..0x800 => 0xc0 | c >> 6,
+        c @ 0x800..0x1_0000 => 0xe0 | c >> 12,
+        c => 0xf0 | c >> 18,
+    }
+}
+
 const CONTROL: u8 = 1;
 const QUOTE: u8 = 2;
 const MAYBE: u8 = 3;

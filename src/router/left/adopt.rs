@@ -33,7 +33,7 @@ use fpty::sys::{Read, Size};
 const NOT_RECORDED: &str = "it began before recordings did";
 
 /// Why one ends that the kernel refuses to tell of.
-pub const NOT_HEARD: &str = "the router cannot wait for it (out of memory)";
+pub const NOT_HEARD: &str = "session ended: the router cannot wait for it (out of memory)";
 
 /// What became of one.
 #[must_use]
@@ -193,7 +193,7 @@ impl Left {
     /// What nobody can wait for ends.
     fn end_unheard(&mut self, cx: &mut Context, key: Key) -> Option<Restored> {
         let entry = self.remove(cx, key)?;
-        log(&format!("forkptyrouter: session {} ends: {NOT_HEARD}", entry.id));
+        log(&format!("forkptyrouter: {NOT_HEARD}"));
         let (program, alone, _) = entry.state.forgotten();
         Some(Restored::Ends(alone?.master, Process::held(program?.pidfd)))
     }

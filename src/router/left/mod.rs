@@ -61,6 +61,7 @@ use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::pty::Master;
+use fpty::sys::socket::Stream;
 
 pub use coming::{Came, Waiting, comes_back};
 use index::Index;
@@ -208,6 +209,16 @@ impl Left {
         if let Some(stream) = self.store.stream() {
             let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
         }
+    }
+
+    /// The next program whose session the supervisor could not keep.
+    pub fn could_not_be_kept(&self) -> Option<Pid> {
+        self.store.could_not_be_kept()
+    }
+
+    /// Whether the supervisor has ended.
+    pub fn supervisor_is_gone(&self) -> bool {
+        self.store.stream().is_none_or(Stream::has_hung_up)
     }
 
     /// Whether there is more to know of this session: it can be left, or came from
@@ -461,7 +472,7 @@ impl Left {
             Source::Terminal(entry) => self.alone_ready(cx, programs, entry),
             Source::Caller(entry) => self.adopted_is_over(cx, sessions, programs, entry),
             Source::Client(watcher) => self.watcher_ready(cx, watcher, ready),
-            Source::Children => cx.then(Outcome::SupervisorGone),
+            Source::Children => cx.then(Outcome::SupervisorReady),
             _ => {}
         }
     }

@@ -355,7 +355,7 @@ mod tests {
         Begin { folder: 0, name: String::from("now-me-0123abcd"), part: 1, limit: None, head }
     }
 
-    fn recording(sink: &Rc<RefCell<Sink>>, input: bool) -> Recording {
+    fn made(sink: &Rc<RefCell<Sink>>, input: bool) -> Recording {
         let record = Record { input, ..Record::default() };
         Recording::new(sink, 7, &record, begin())
     }
@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn what_comes_early_waits_for_the_beginning() {
         let (sink, mut taker, _other) = connected();
-        let recording = recording(&sink, true);
+        let recording = made(&sink, true);
         recording.input(b"early");
         recording.resized(Size { rows: 1, cols: 2 });
         assert_eq!(told(&mut taker), []);
@@ -396,7 +396,7 @@ mod tests {
         let kinds: Vec<_> = told(&mut taker).into_iter().map(|(kind, _, _)| kind).collect();
         assert_eq!(kinds, [Kind::Begin, Kind::Input, Kind::Resize, Kind::Output, Kind::End]);
         // Without the option no input goes there.
-        let recording = recording(&sink, false);
+        let recording = made(&sink, false);
         assert!(recording.begin());
         recording.input(b"secret");
         assert_eq!(told(&mut taker).len(), 1);
@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn what_finds_no_room_is_counted_and_the_end_is_told() {
         let (sink, mut taker, _other) = connected();
-        let recording = recording(&sink, false);
+        let recording = made(&sink, false);
         assert!(recording.begin());
         let piece = vec![b'x'; 64 * 1024];
         while !recording.holds() {
@@ -434,7 +434,7 @@ mod tests {
     #[test]
     fn without_a_recorder_nothing_begins() {
         let sink = Rc::new(RefCell::new(Sink::default()));
-        let recording = recording(&sink, true);
+        let recording = made(&sink, true);
         recording.input(b"x");
         assert!(!recording.begin() && !recording.holds());
         recording.end(None);

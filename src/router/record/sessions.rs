@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::super::context::Context;
-use super::super::listing::view::One;
 use super::super::outcome::Outcome;
 use super::super::recovery::Whose;
 use super::super::table::Key;
@@ -234,7 +233,7 @@ impl Recorder {
                         cx.after(DISMISSED, Due::Dismissed(key));
                     }
                 }
-                Whose::Left(entry) => return cx.then(Outcome::End(One::Left(entry))),
+                Whose::Left(entry) => return cx.then(Outcome::End(Subject::Left(entry))),
                 _ => {}
             }
         }

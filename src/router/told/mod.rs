@@ -32,7 +32,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::supervisor::lines::Lines;
+use super::supervisor::lines::{self, Lines};
 use super::table::Key;
 use crate::config::router::Router;
 use crate::config::rules::Rules;
@@ -46,11 +46,11 @@ use fpty::sys::socket::Stream;
 
 use counters::Counters;
 use facts::Act;
-pub use facts::{End, Facts, Last, Recorded};
+pub use facts::{End, Facts, Last, Recorded, of_peer};
 use facts::{Place, Refused};
 use line::Format;
 use names::Names;
-pub use peer::Said;
+pub use peer::{Peer, Said};
 use queue::Queue;
 pub use reason::{Gone, Parted, Refusal};
 use refusals::Refusals;
@@ -224,7 +224,17 @@ impl Told {
         self.facts.keys().copied()
     }
 
-    /// The name of a user, where it is known already.
+    /// As which user and group programs run that are started at a socket.
+    pub fn ids_at(&self, door: u16) -> Option<(u32, u32)> {
+        self.sockets.get(usize::from(door)).map(|socket| socket.ids)
+    }
+
+    /// The name of a user, as far as that is known without waiting for it.
+    pub fn name_of(&mut self, uid: u32) -> Option<Arc<str>> {
+        self.names.of(uid)
+    }
+
+    /// The same, where it is known already.
     pub fn known_name(&self, uid: u32) -> Option<String> {
         self.names.known(uid)
     }
@@ -480,22 +490,28 @@ impl Told {
 
     /// The supervisor tells of a session's end, where this gateway is killed.
     pub fn entrusted(&mut self, subject: Subject) {
+        self.mark_entrusted(subject, true);
+    }
+
+    /// It does not.
+    pub fn not_entrusted(&mut self, subject: Subject) {
+        self.mark_entrusted(subject, false);
+    }
+
+    fn mark_entrusted(&mut self, subject: Subject, kept: bool) {
         if let Some(facts) = self.facts.get_mut(&subject) {
-            facts.is_kept = true;
+            facts.is_kept = kept;
             if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
-                lines.keep(place, true);
+                lines.keep(place, kept);
             }
         }
     }
 
     /// There is no supervisor any more.
     pub fn nothing_is_entrusted(&mut self) {
-        for facts in self.facts.values_mut().filter(|facts| facts.is_kept) {
-            facts.is_kept = false;
-            if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
-                lines.keep(place, false);
-            }
-        }
+        let kept = self.facts.iter().filter(|(_, facts)| facts.is_kept);
+        let kept: Vec<Subject> = kept.map(|(subject, _)| *subject).collect();
+        kept.into_iter().for_each(|subject| self.not_entrusted(subject));
     }
 
     /// Writes a session's last line in advance.
@@ -536,6 +552,22 @@ impl Told {
     /// Writes a line that somebody has written in advance.
     pub fn say(&mut self, line: String) {
         self.queue.say(|_| line, log::takes);
+    }
+
+    /// The line that was written in advance for a session of which nothing else is
+    /// known here.
+    pub fn put_in_advance(&mut self, line: &str, started: BootInstant) -> Option<lines::Place> {
+        let lines = self.lines.as_mut()?;
+        let place = lines.put(line, started)?;
+        lines.keep(place, true);
+        Some(place)
+    }
+
+    /// It was written.
+    pub fn take_down(&mut self, place: lines::Place) {
+        if let Some(lines) = &mut self.lines {
+            lines.take(place);
+        }
     }
 
     /// A session has begun: its program was executed.

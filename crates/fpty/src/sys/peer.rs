@@ -112,7 +112,8 @@ pub(super) struct Received {
     pub(super) descriptors: Vec<OwnedFd>,
     /// Control data was cut: for want of descriptors, as there is room.
     pub(super) truncated: bool,
-    number: Option<Pid>,
+    /// Process and user; a process that is not in our PID namespace is 0.
+    pub(super) sender: Option<(i32, u32)>,
     pidfd: Option<OwnedFd>,
 }
 
@@ -146,7 +147,7 @@ pub(super) fn receive(
         count,
         descriptors: Vec::new(),
         truncated: message.msg_flags & libc::MSG_CTRUNC != 0,
-        number: None,
+        sender: None,
         pidfd: None,
     };
     let all = control::items(written).filter(|item| item.level == libc::SOL_SOCKET);
@@ -158,10 +159,11 @@ pub(super) fn receive(
                 let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
                 received.descriptors.extend(control::numbers(data).map(owned));
             }
-            // Its first number is the process; 0 for one that is not in our
-            // PID namespace.
+            // Process, user, group (struct ucred).
             libc::SCM_CREDENTIALS => {
-                received.number = control::numbers(data).next().and_then(Pid::new);
+                let mut numbers = control::numbers(data);
+                // A user has the bits of a number without a sign.
+                received.sender = numbers.next().zip(numbers.next().map(|uid| uid as u32));
             }
             // Negative: an errno.
             SCM_PIDFD => {
@@ -255,7 +257,8 @@ impl Stream {
     ) -> nix::Result<Received> {
         let mut received = receive(self.as_fd(), buffer)?;
         if peer.sender.is_none() {
-            peer.sender = match (received.number, received.pidfd.take()) {
+            let number = received.sender.and_then(|(pid, _)| Pid::new(pid));
+            peer.sender = match (number, received.pidfd.take()) {
                 (Some(pid), Some(pidfd)) => Some(PidFd::reopened(pid, pidfd)),
                 (None, Some(pidfd)) => Some(PidFd::reopened(Pid::UNKNOWN, pidfd)),
                 (number, None) => number.and_then(PidFd::open),

@@ -48,7 +48,7 @@ pub enum Outcome {
     Entrust(Key),
     /// The kernel refuses to tell of this session: it ends.
     NotHeard(Key),
-    /// The supervisor was killed.
+    /// The supervisor says something, or was killed.
     SupervisorReady,
     /// The client of a session does not answer, or does not go.
     LetClientGo(Key),

@@ -16,7 +16,7 @@ use super::greet::{Callers, Greeted, Opened};
 use super::hang_up::Copies;
 use super::left::adopt::{NOT_HEARD, Restored};
 use super::left::bound::{self, Past};
-use super::left::{self, Left};
+use super::left::{self, Left, Why};
 use super::lifecycle::Closed;
 use super::listing::view::View;
 use super::listing::{self, Inquirers};
@@ -29,7 +29,7 @@ use super::supervisor::client::Found;
 use super::supervisor::protocol::{Record, SessionFds};
 use super::table::{Key, Source};
 use super::timers::Due;
-use super::told::{Refusal, Rejection, Subject};
+use super::told::{Gone, Refusal, Rejection, Subject};
 use super::traffic::{Attached, Heard, Next, Sessions};
 use super::web::Beginnings;
 use crate::session::Session;
@@ -40,7 +40,6 @@ use fpty::error::{Context as _, Result};
 use fpty::proto::request::Verb;
 use fpty::proto::{Ended, Ending, variables};
 use fpty::sys::child::{Exit, Pid};
-use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Ready;
 use fpty::sys::signal::Signals;
 use fpty::sys::socket::{Stream, Transport};
@@ -183,7 +182,7 @@ impl GatewayLoop {
                 self.commands.settle(cx, &mut self.programs, key);
             }
             Source::Closing(key) => cx.closing_ready(key, ready),
-            Source::Left => self.left_ready(),
+            Source::Left => self.with_left(|left, cx, _, _| left.left_ready(cx)),
             Source::Alarm => cx.timers.rings(),
         }
     }
@@ -249,7 +248,7 @@ impl GatewayLoop {
             Due::TerminalUsers => return programs.kill_terminal_users(cx),
             Due::LeftBehind => return programs.end_left_behind(cx),
             Due::Accept => return cx.doors.open(&cx.poller),
-            Due::Left => return self.look_after_left(),
+            Due::Left => return self.with_left(|left, cx, _, _| left.look_after_left(cx)),
             Due::Door(door) => return cx.doors.wake(door, &cx.poller),
         };
         if let Some(key) = due.session() {
@@ -303,7 +302,20 @@ impl GatewayLoop {
             Outcome::Answered(Asker::Inquirer(key), answer) => {
                 self.inquirers.answered(cx, key, answer.as_deref());
             }
-            Outcome::ReadOn(entry) => self.alone_goes_on(entry),
+            Outcome::ReadOn(key) => self.with_left(|left, cx, _, programs| {
+                left.alone_goes_on(cx, programs, key);
+            }),
+            Outcome::SupervisorReady => self.supervisor_ready(),
+            Outcome::LetClientGo(key) => self.let_client_go(key),
+            Outcome::LeftReady(ready) => self.with_left(|left, cx, sessions, programs| {
+                left.one_ready(cx, sessions, programs, ready);
+            }),
+            Outcome::LookAfterLeft(key) => self.with_left(|left, cx, sessions, programs| {
+                left.look_after_entry(cx, sessions, programs, key);
+            }),
+            Outcome::FeedWatcher(key) => {
+                self.with_left(|left, cx, _, _| left.feed_watcher(cx, key));
+            }
             Outcome::Recording(_, news) => {
                 self.recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
             }
@@ -323,13 +335,14 @@ impl GatewayLoop {
             Next::Waits => {}
             Next::HeldUp => {
                 sessions.dismiss_held_up(cx, key);
-                sessions.close(cx, programs, key);
+                self.close(key);
             }
             Next::Linger => sessions.linger(cx, key),
-            Next::Close => sessions.close(cx, programs, key),
-            Next::Abandon => sessions.abandon(cx, programs, key),
+            Next::Close => self.close(key),
+            Next::Abandon => self.abandon(key),
             Next::Depart => {
-                if !self.leave_if_possible(key) {
+                if !self.goes_on_alone(key, Why::Lost) {
+                    self.with_left(|left, cx, _, _| left.unwatch_session(cx, key));
                     let (cx, sessions) = (&mut self.cx, &mut self.sessions);
                     self.departures.depart(sessions, cx, &mut self.programs, key);
                 }
@@ -416,7 +429,9 @@ impl GatewayLoop {
             Ok(plan) => plan,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
-        let wish = match self.may_leave(&newcomer, &opening) {
+        let left = self.left.as_ref();
+        let wish = left.map_or(Ok(None), |left| left.may_leave(&self.cx, &newcomer, &opening));
+        let wish = match wish {
             Ok(wish) => wish,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
@@ -515,7 +530,7 @@ impl GatewayLoop {
         let failure = self.cx.spawner.failure(program);
         let failure = failure.map(|(program, errno)| not_executable(&program, errno));
         if !self.sessions.has(key) {
-            if !self.left_program_ended(program, exit) {
+            if !self.is_end_of_left(program, exit) {
                 self.commands.program_ended(&mut self.cx, program, exit, failure);
             }
             return;
@@ -537,7 +552,7 @@ impl GatewayLoop {
     /// The program of a session has ended, and that is known: whoever looks on is
     /// told, and whoever is attached.
     pub(super) fn session_ended(&mut self, key: Key, ended: Ended) {
-        self.tell_watchers(key, &ended);
+        self.with_left(|left, cx, _, _| left.tell_watchers(cx, key, &ended));
         self.sessions.program_ended(&mut self.cx, key, ended);
     }
 
@@ -582,7 +597,7 @@ impl GatewayLoop {
                 self.cx.after(LAST_WORD, Due::CommandDismissed(key));
                 self.commands.settle(&mut self.cx, &mut self.programs, key);
             }
-            Subject::Left(key) => self.end_left(key),
+            Subject::Left(key) => self.end_left(key, Gone::Operator),
         }
     }
 
@@ -663,52 +678,39 @@ impl GatewayLoop {
         let program = Pid::new(record.pid);
         let recorder = self.recorder.as_deref_mut();
         let restored = left.restore(&mut self.cx, &mut self.sessions, recorder, (record, held));
-        if let (Restored::Alone(_) | Restored::Attached { .. }, Some(program)) =
+        if let (Restored::Alone { .. } | Restored::Attached { .. }, Some(program)) =
             (&restored, program)
         {
             self.programs.restored(program);
         }
         match restored {
             Restored::Over => {}
-            Restored::Alone(key) => {
-                self.cx.faults.made = Some(Whose::Left(key));
-                self.tell_store(key);
+            Restored::Alone { entry, past, lost } => {
+                self.cx.faults.made = Some(Whose::Left(entry));
+                self.cx.goes_on_alone(entry, *past, lost);
+                self.tell_store(entry);
             }
             Restored::Attached { entry, session, past } => {
                 self.cx.faults.made = Some(Whose::Session(session));
-                let Past { said, command, started, door, size } = *past;
+                let Past { said, command, started, door, size, .. } = *past;
                 let subject = Subject::Session(session);
                 self.cx.asked_for.note(subject, command.clone());
                 bound::keep_seat(&mut self.cx, &self.sessions, session);
                 let origin = self.cx.told.origin(door, "extended", || said);
                 let origin = self.cx.told.asking(origin, || command);
-                let id = self.left_id(session).unwrap_or_else(|| self.cx.ids.of(session));
+                let left = self.left.as_ref();
+                let id = left.and_then(|left| left.left_id(session));
+                let id = id.unwrap_or_else(|| self.cx.ids.of(session));
                 if let Some(attached) = self.sessions.get_mut(session) {
                     attached.note(&mut self.cx, session, id, origin, size);
                 }
                 self.cx.told.goes_on(subject, started);
-                self.goes_on(session, started);
+                self.sessions.goes_on(&mut self.cx, session, started);
                 self.tell_store(entry);
             }
             Restored::Ends(master, program) => {
                 self.programs.hang_up_terminal(&mut self.cx, &master, program, Copies::Ended);
             }
-        }
-    }
-
-    /// The idle time and the time of a session that began long ago are looked
-    /// after again.
-    pub(super) fn goes_on(&mut self, session: Key, started: Timestamp) {
-        let Some(attached) = self.sessions.get_mut(session) else {
-            return;
-        };
-        let rules = self.cx.doors.rules(attached.door);
-        let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
-        if let Some(timeout) = timeout {
-            self.sessions.watch_idleness(&mut self.cx, session, timeout);
-        }
-        if let Some(limit) = limit {
-            self.cx.limit_time(session, limit.saturating_sub(started.elapsed()));
         }
     }
 
@@ -780,9 +782,9 @@ impl Recover for GatewayLoop {
             Whose::Inquirer(key) => self.inquirers.end(cx, key, INTERNAL),
             Whose::Left(key) => match self.left.as_ref().and_then(|left| left.session_of(key)) {
                 Some(session) => self.sessions.end_panicked(cx, programs, session),
-                None => self.end_left(key),
+                None => self.end_left(key, Gone::Lost),
             },
-            Whose::Watcher(key) => self.end_watcher(key),
+            Whose::Watcher(key) => self.with_left(|left, cx, _, _| left.end_watcher(cx, key)),
             Whose::Closing(key) => cx.closing.drop_one(key),
             Whose::Past => {}
             Whose::Door => cx.pause(),
@@ -792,7 +794,7 @@ impl Recover for GatewayLoop {
                 cx.pause();
                 cx.after(AGAIN, Due::Reap);
                 cx.after(AGAIN, Due::Kill);
-                self.look_at_left(AGAIN);
+                self.with_left(|left, cx, _, _| left.look_after(cx, AGAIN));
             }
         }
     }
@@ -819,7 +821,9 @@ impl Recover for GatewayLoop {
     /// there who is not.
     fn put_in_order(&mut self) {
         self.cx.clear();
-        self.end_lost_entries();
+        self.with_left(|left, cx, sessions, programs| {
+            left.end_lost_entries(cx, sessions, programs);
+        });
         let gone: Vec<Subject> =
             self.cx.told.subjects().filter(|subject| !self.exists(*subject)).collect();
         for subject in gone {

@@ -21,6 +21,7 @@
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
 //! | `depart.rs` | a session ends |
+//! | `detached.rs` | what becomes of a session whose client leaves, or comes back |
 //! | `closing.rs` | connections to which the last word was said |
 //! | `programs.rs` | programs: which run, which have outlived their client |
 //! | `hang_up.rs` | they are hung up, killed, reaped |
@@ -49,6 +50,7 @@ mod closing;
 mod command;
 mod context;
 mod depart;
+mod detached;
 mod doors;
 mod event_loop;
 mod exchange;
@@ -87,8 +89,6 @@ mod web;
 use crate::config::router::Router;
 use crate::uwsgi::gateway::Gateway;
 use fpty::error::Result;
-
-use event_loop::GatewayLoop;
 
 /// Runs a gateway; returns only when it cannot go on.
 pub fn run(gateway: Gateway, config: Router) -> Result<()> {

@@ -8,10 +8,11 @@ use super::lifecycle::Closed;
 use super::record::{News, Recording};
 use super::recovery::Whose;
 use super::siblings::{Asker, Posed};
-use super::table::Key;
+use super::table::{Key, Source};
 use super::told::Subject;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::poll::Ready;
 
 /// Something for the loop to do.
 pub enum Outcome {
@@ -46,6 +47,16 @@ pub enum Outcome {
     Entrust(Key),
     /// The kernel refuses to tell of this session: it ends.
     NotHeard(Key),
+    /// The supervisor was killed.
+    SupervisorReady,
+    /// The client of a session does not answer, or does not go.
+    LetClientGo(Key),
+    /// Something happened to a session that can be left, or to who watches it.
+    LeftReady(Ready),
+    /// Do what is due for a session that can be left.
+    LookAfterLeft(Key),
+    /// Give somebody who watches what there is.
+    FeedWatcher(Key),
     /// See to what the recorder has said of somebody.
     Recording(Whose, Box<News>),
     /// Read the terminal on of a session without a client.
@@ -59,6 +70,7 @@ impl Outcome {
             Self::Settle(key)
             | Self::Pending(key, _)
             | Self::Entrust(key)
+            | Self::LetClientGo(key)
             | Self::NotHeard(key) => Whose::Session(*key),
             Self::SettleCommand(key) => Whose::Command(*key),
             Self::GoOn(rest) => rest.whose(),
@@ -66,6 +78,14 @@ impl Outcome {
             // Nobody finds them any more.
             Self::LetGo | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
             Self::Recording(whose, _) => *whose,
+            Self::SupervisorReady => Whose::All,
+            Self::LeftReady(ready) => match Source::of(ready.token) {
+                Source::Terminal(entry) | Source::Caller(entry) => Whose::Left(entry),
+                Source::Client(watcher) => Whose::Watcher(watcher),
+                _ => Whose::All,
+            },
+            Self::LookAfterLeft(key) => Whose::Left(*key),
+            Self::FeedWatcher(key) => Whose::Watcher(*key),
             Self::ReadOn(key) => Whose::Left(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
             Self::End(subject) => (*subject).into(),

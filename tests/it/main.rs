@@ -19,6 +19,7 @@ mod commands;
 mod compat;
 mod departure;
 mod descriptors;
+mod detach_orders;
 mod documentation;
 mod documents;
 mod ends;

@@ -201,9 +201,7 @@ impl Recorder {
                     return;
                 };
                 recording.has_resumed(part, dropped);
-                if let Whose::Session(key) = recording.whose() {
-                    cx.told.records_to(key, &recording.path());
-                }
+                Self::tell(cx, &recording);
                 // Its file before that lacks what was lost with the recorder.
                 if moved && recording.must_be() && !recording.is_elsewhere() {
                     self.lose(cx, sessions, &recording, KILLED, false);

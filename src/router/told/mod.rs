@@ -249,15 +249,15 @@ impl Told {
     }
 
     /// Where a session's recording is to be.
-    pub fn records_to(&mut self, key: Key, path: &str) {
-        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+    pub fn records_to(&mut self, subject: Subject, path: &str) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.recording = Some(path.into());
         }
     }
 
     /// A session is recorded, or no more.
-    pub fn is_recorded(&mut self, key: Key, recorded: bool) {
-        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+    pub fn is_recorded(&mut self, subject: Subject, recorded: bool) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.recorded = recorded;
         }
     }

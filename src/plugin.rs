@@ -10,13 +10,15 @@ use once_cell::sync::Lazy;
 use crate::config::options::Sets;
 use crate::config::{self, pty, router};
 use crate::ffi;
-use crate::router::{aftercare, record::door, seats, siblings, told};
+use crate::router::supervisor::{self, left_behind};
+use crate::router::told::counters;
+use crate::router::{memory, record::door, siblings};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
 use crate::uwsgi::{
-    abi, guard::guard, inherited, kept, log::log, options, outlives, passed, proof, server,
-    stopping, worker,
+    abi, exec_handoff, guard::guard, inherited, log::log, options, passed, proof, server, stopping,
+    worker,
 };
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
@@ -113,7 +115,7 @@ static CHECK: extern "C" fn() = {
         // Or a socket of ours gets such a number, which the server, too, takes
         // for something else.
         fpty::sys::stdio::fill_closed();
-        kept::found();
+        exec_handoff::found();
         let outcome = std::panic::catch_unwind(abi::check)
             .unwrap_or_else(|_| Err(String::from("forkptyrouter: cannot tell the server's build")));
         if let Err(line) = outcome {
@@ -222,19 +224,20 @@ unsafe extern "C" fn router_init() -> c_int {
             |number| config.own_of(number).map(|own| own.ownership).unwrap_or_default(),
             |number, kind| config.own_of(number).map_or(Ok(()), |own| own.fits(kind)),
         )?;
-        aftercare::reserve(config.processes);
-        stopping::reserve(config.processes);
-        outlives::reserve(
+        memory::reserve(memory::Wants {
+            gateways: config.processes as usize,
+            limits: config.has_limits(),
+            audit: config.all_rules().iter().any(|rules| rules.audit.is_some()),
+            detach: config.all_rules().iter().any(|rules| rules.detach.sessions > 0),
+        });
+        if let Some(words) = memory::part(memory::Part::HaveTold) {
+            stopping::hear(words);
+        }
+        counters::register();
+        supervisor::door::reserve(
             config.all_rules().iter().any(|rules| rules.handover || rules.detach.sessions > 0),
         );
-        told::counters::reserve(config.processes);
         siblings::reserve(config.processes);
-        if config.has_limits() {
-            seats::reserve(config.processes);
-        }
-        if config.all_rules().iter().any(|rules| rules.audit.is_some()) {
-            told::board::reserve(config.processes);
-        }
         worker::before_language_plugins(router_post_fork);
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
@@ -279,10 +282,9 @@ unsafe extern "C" fn router_master_cycle() {
 unsafe extern "C" fn router_end() {
     guard("the end", (), || {
         inherited::at_the_end();
-        outlives::before_exec();
+        supervisor::door::before_exec();
         proof::before_exec();
-        told::board::after_the_end();
-        aftercare::after_the_end(locked(&ROUTER).hangup_grace);
+        left_behind::after_the_end(locked(&ROUTER).hangup_grace);
         door::keep();
     });
 }
@@ -290,9 +292,19 @@ unsafe extern "C" fn router_end() {
 /// Runs the client, or binds the sockets of the shared terminal.
 unsafe extern "C" fn pty_init() -> c_int {
     let config = locked(&PTY).clone();
-    if let Some(client) = config.client() {
-        let status = guard("the pty client", fpty::client::LOST, || fpty::client::run(&client));
-        server::exit(status);
+    match config.client() {
+        Ok(None) => {}
+        Ok(Some(client)) => {
+            let status = guard("the pty client", fpty::client::LOST, || match config.question() {
+                Some(question) => fpty::client::listing::run(&client, &question),
+                None => fpty::client::run(&client),
+            });
+            server::exit(status);
+        }
+        Err(error) => {
+            log(&format!("pty: {error}"));
+            server::exit(1);
+        }
     }
     let outcome = guard("the start", Err(Error::new("cannot start")), || {
         crate::pty_server::bind(&config.server)?;

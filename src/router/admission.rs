@@ -2,30 +2,31 @@
 
 use std::time::Duration;
 
-use super::GatewayLoop;
+use super::context::Context;
 use super::doors::Newcomer;
-use super::seats;
+use super::seats::{self, Full};
 use super::table::Key;
 use super::timers::Due;
-use super::told::{Refusal, Said};
+use super::told::{Refusal, Rejection, Said};
+use super::traffic::{Next, Sessions};
 use crate::config::rules::Rules;
-use fpty::proto::{Ended, Ending, Protocol};
+use fpty::proto::{Ending, Protocol};
 use fpty::sys::socket::{Stream, Transport};
 
 /// All that a stranger hears.
 const REFUSED: &str = "not permitted";
 
-impl GatewayLoop {
+impl Context {
     /// Whether a client may come in at a socket; else it is told that it may
     /// not, and the log is told why.
-    pub(super) fn may_enter(
+    pub fn admit(
         &mut self,
         door: u16,
         client: &Stream,
         transport: Transport,
         protocol: Protocol,
     ) -> bool {
-        let Some(rules) = self.cx.doors.rules(door) else {
+        let Some(rules) = self.doors.rules(door) else {
             return false;
         };
         if !rules.access.has_users() && !rules.access.has_addresses() {
@@ -38,12 +39,12 @@ impl GatewayLoop {
         let Err((who, why)) = outcome else {
             return true;
         };
-        let name = self.cx.doors.door(door).map(|door| door.name.clone()).unwrap_or_default();
-        self.cx.told.hears(door, protocol.name(), Said::default);
+        let name = self.doors.door(door).map(|door| door.name.clone()).unwrap_or_default();
+        let origin = self.told.origin(door, protocol.name(), Said::default);
         let line = format!("forkptyrouter: {name}: {who} is refused: {why}");
-        self.cx.doors.log_refusal(&line);
+        self.doors.log_refusal(&line);
         let _ = client.write(format!("forkptyrouter: session refused: {REFUSED}\r\n").as_bytes());
-        self.cx.told.refused(Some(client), Refusal::Denied, why);
+        self.told.refused(origin, Some(client), Refusal::Denied, why);
         false
     }
 }
@@ -61,58 +62,62 @@ pub(super) const NOTICE: Duration = Duration::from_secs(60);
 /// How long a client may take to hear that its time is over, or that it was idle.
 pub(super) const LAST_WORD: Duration = Duration::from_secs(5);
 
-impl GatewayLoop {
-    /// Whether somebody gets no session for want of a seat: why.
-    pub(super) fn is_full(&mut self, newcomer: &Newcomer) -> Option<Ended> {
-        let full = newcomer.seat.as_ref().err()?;
-        self.cx.told.refuses(Refusal::Limit);
-        Some(Ended::because(Ending::Refused, full.text()))
+impl Context {
+    /// Why somebody gets no session: for want of a seat.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn check_limits(&self, newcomer: &Newcomer) -> Result<(), Rejection> {
+        let full = |full: &Full| Rejection::because(Refusal::Limit, full.text());
+        newcomer.seat.as_ref().map(|_| ()).map_err(full)
     }
 
-    /// Whether clients come faster than a socket takes them: then it takes
-    /// none for a moment.
-    pub(super) fn is_too_fast(&mut self, door: u16) -> bool {
-        let Some(rate) = self.cx.doors.rules(door).and_then(|rules| rules.rate) else {
+    /// Where clients come faster than a socket takes them it takes none for a
+    /// moment. Whether that is so.
+    pub fn slow_down(&mut self, door: u16) -> bool {
+        let Some(rate) = self.doors.rules(door).and_then(|rules| rules.rate) else {
             return false;
         };
         let wait = seats::wait_for_rate(door, rate);
         if wait > 0 {
-            self.cx.doors.rest(door, &self.cx.poller);
-            self.cx.after(Duration::from_micros(wait.into()), Due::Door(door));
+            self.doors.rest(door, &self.poller);
+            self.after(Duration::from_micros(wait.into()), Due::Door(door));
         }
         wait > 0
     }
 
     /// Nobody was there after all.
-    pub(super) fn nobody_came(&self, door: u16) {
-        if let Some(rate) = self.cx.doors.rules(door).and_then(|rules| rules.rate) {
+    pub fn nobody_came(&self, door: u16) {
+        if let Some(rate) = self.doors.rules(door).and_then(|rules| rules.rate) {
             seats::nobody_came(door, rate);
         }
     }
 
     /// A session begins whose time is limited.
-    pub(super) fn limit_time(&mut self, key: Key, limit: Duration) {
+    pub fn limit_time(&mut self, key: Key, limit: Duration) {
         if limit > NOTICE {
-            self.cx.after(limit - NOTICE, Due::LimitSoon(key));
+            self.after(limit - NOTICE, Due::LimitSoon(key));
         }
-        self.cx.after(limit, Due::Limit(key));
+        self.after(limit, Due::Limit(key));
     }
+}
 
+impl Sessions {
     /// A session's time is over before long.
-    pub(super) fn limit_comes(&mut self, key: Key) {
-        if let Some(attached) = self.sessions.get_mut(key) {
+    pub fn limit_comes(&mut self, cx: &mut Context, key: Key) -> Next {
+        if let Some(attached) = self.get_mut(key) {
             attached.session.notice(LIMIT_COMES, &mut attached.wires);
-            self.settle(key);
         }
+        self.settle(cx, key)
     }
 
     /// A session's time is over.
-    pub(super) fn limit(&mut self, key: Key) {
-        if let Some(attached) = self.sessions.get_mut(key) {
+    pub fn limit(&mut self, cx: &mut Context, key: Key) -> Next {
+        if let Some(attached) = self.get_mut(key) {
             attached.session.dismiss(Ending::Limit, TIME_IS_OVER, &mut attached.wires);
-            self.cx.after(LAST_WORD, Due::Dismissed(key));
-            self.settle(key);
+            cx.after(LAST_WORD, Due::Dismissed(key));
         }
+        self.settle(cx, key)
     }
 }
 

@@ -3,10 +3,12 @@
 
 use std::collections::VecDeque;
 
-use super::GatewayLoop;
+use super::command::Commands;
 use super::context::Context;
+use super::outcome::Outcome;
 use super::recovery::Whose;
 use super::table::Key;
+use super::traffic::Sessions;
 use crate::session::command::{Command, Streams};
 use crate::session::{ACTS, Ends, Session};
 
@@ -16,7 +18,8 @@ use crate::session::{ACTS, Ends, Session};
 const ALL_ACTS: usize = 64;
 
 /// What is left to be heard of a client.
-struct Rest {
+#[derive(Debug)]
+pub struct Rest {
     whose: Whose,
     bytes: Vec<u8>,
     /// Of these so many were heard.
@@ -27,6 +30,13 @@ struct Rest {
 pub struct Behind {
     waiting: VecDeque<Rest>,
     acts: usize,
+}
+
+impl Rest {
+    /// Whose it is.
+    pub fn whose(&self) -> Whose {
+        self.whose
+    }
 }
 
 impl Behind {
@@ -47,6 +57,11 @@ impl Behind {
         let heard = hear(&mut acts);
         self.acts = self.acts.saturating_sub(most - acts);
         heard
+    }
+
+    /// What there is time for begins anew.
+    pub fn renew(&mut self) {
+        self.acts = ALL_ACTS;
     }
 
     /// Whether more of a session's client is to be heard.
@@ -87,34 +102,37 @@ impl Context {
     }
 }
 
-impl GatewayLoop {
-    /// Hears those on whose behalf something had to wait, one after the other,
-    /// as far as this turn has time for it.
-    pub(super) fn catch_up(&mut self) {
-        self.cx.behind.acts = ALL_ACTS;
-        for _ in 0..self.cx.behind.waiting.len() {
-            if self.cx.behind.acts == 0 {
-                break;
-            }
-            if let Some(rest) = self.cx.behind.waiting.pop_front() {
-                self.guarded(rest.whose, |router| router.go_on(rest));
-            }
+impl Context {
+    /// A turn begins: those on whose behalf something had to wait are to be heard,
+    /// one after the other.
+    pub fn catch_up(&mut self) {
+        self.behind.renew();
+        for rest in std::mem::take(&mut self.behind.waiting) {
+            self.then(Outcome::GoOn(Box::new(rest)));
         }
-        self.cx.behind.acts = ALL_ACTS;
     }
 
-    fn go_on(&mut self, mut rest: Rest) {
-        let Context { gather, behind, .. } = &mut self.cx;
+    /// Hears more of a session's client, as far as this turn has time for it.
+    pub fn hear_rest(
+        &mut self,
+        mut rest: Box<Rest>,
+        sessions: &mut Sessions,
+        commands: &mut Commands,
+    ) {
+        let Context { gather, behind, .. } = self;
+        if behind.acts == 0 {
+            return behind.waiting.push_back(*rest);
+        }
         let bytes = &rest.bytes[rest.heard..];
         let left = match rest.whose {
             Whose::Session(key) => {
                 // It may have been left, or ended.
-                let Some(attached) = self.sessions.get_mut(key) else { return };
+                let Some(attached) = sessions.get_mut(key) else { return };
                 let _armed = attached.wires.master.arm();
                 let (session, wires) = (&mut attached.session, &mut attached.wires);
                 behind.share(|acts| session.client_goes_on(bytes, gather, acts, wires))
             }
-            Whose::Command(key) => match self.commands.hears_more(key) {
+            Whose::Command(key) => match commands.hears_more(key) {
                 Some((command, wires)) => {
                     behind.share(|acts| command.client_sent(bytes, gather, acts, wires))
                 }
@@ -125,11 +143,11 @@ impl GatewayLoop {
         let whose = rest.whose;
         rest.heard = rest.bytes.len() - left;
         if left > 0 {
-            behind.waiting.push_back(rest);
+            behind.waiting.push_back(*rest);
         }
         match whose {
-            Whose::Session(key) => self.settle(key),
-            Whose::Command(key) => self.settle_command(key),
+            Whose::Session(key) => self.then(Outcome::Settle(key)),
+            Whose::Command(key) => self.then(Outcome::SettleCommand(key)),
             _ => {}
         }
     }

@@ -14,20 +14,22 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::GatewayLoop;
 use super::admission::{LAST_WORD, LIMIT_COMES, NOTICE, TIME_IS_OVER};
-use super::aftercare::Kind;
+use super::attach::not_executable;
 use super::closing::LastWord;
-use super::context::BUFFER;
+use super::context::{BUFFER, Context};
 use super::doors::Newcomer;
 use super::fault;
+use super::greet::Opened;
 use super::idle::{ENDS_SOON, Idleness};
+use super::outcome::Outcome;
+use super::programs::Programs;
 use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
 use super::recovery::Whose;
+use super::supervisor::leaders::Kind;
 use super::table::{Key, Source, Table};
 use super::timers::Due;
-use super::told::Subject;
-use super::told::{Gone, Refusal};
+use super::told::{Gone, Refusal, Rejection};
 use crate::session::Verdict;
 use crate::session::command::Command;
 use crate::session::greeting::Opening;
@@ -36,7 +38,7 @@ use fpty::error::reason;
 use fpty::proto::{Ended, Ending, HEADER};
 use fpty::relay::is_free;
 use fpty::sys::Read;
-use fpty::sys::child::{self, Exit, Pid};
+use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::BootInstant;
 use fpty::sys::peer::Passed;
 use fpty::sys::pidfd::PidFd;
@@ -78,10 +80,14 @@ impl Commands {
     }
 }
 
+/// How soon it is looked again whether a program was executed that takes long
+/// for it.
+const EXECUTED: Duration = Duration::from_millis(10);
+
 /// A command and what it is connected to.
-struct Commanded {
-    command: Command,
-    wires: Wires,
+pub struct Commanded {
+    pub(super) command: Command,
+    pub(super) wires: Wires,
     /// What the poller was told of the client.
     client_interest: Interest,
     /// What it was told of the streams; `None`: it does not have them.
@@ -89,28 +95,28 @@ struct Commanded {
     /// Which streams come through here.
     relayed: [bool; 3],
     /// Its program was executed, and that was told.
-    begun: bool,
+    pub(super) begun: bool,
     /// Its program could not be executed, and that was told.
-    refused: bool,
+    pub(super) refused: bool,
     /// How its program ended.
-    exit: Option<Gone>,
+    pub(super) exit: Option<Gone>,
     /// Where its client came in.
     door: u16,
 }
 
-impl GatewayLoop {
+impl Commands {
     /// Starts a command for a client that has said this.
-    pub(super) fn command(&mut self, newcomer: Newcomer, mut opening: Opening, arrived: Passed) {
+    pub fn start(&mut self, cx: &mut Context, programs: &mut Programs, opened: Opened) {
+        let Opened { newcomer, mut opening, arrived, .. } = opened;
         let shown = opening.request.shown();
-        let outcome = match self.is_full(&newcomer).or_else(|| self.is_never_recorded()) {
-            Some(why) => Err(why),
-            None => self.start_command(newcomer.door, &mut opening, arrived),
-        };
+        let outcome = cx
+            .check_limits(&newcomer)
+            .and_then(|()| start(cx, programs, newcomer.door, &mut opening, arrived));
         let (started, planned) = match outcome {
             Ok(started) => started,
-            Err(why) => return self.turn_back(newcomer, true, why),
+            Err(why) => return cx.turn_back(newcomer, true, why),
         };
-        let Newcomer { client, transport, door, seat } = newcomer;
+        let Newcomer { client, transport, door, seat, origin } = newcomer;
         let Planned { wires_input, wires_outputs, ends, relayed } = planned;
         // The program has its own; ours would keep the streams open.
         drop(ends);
@@ -124,7 +130,7 @@ impl GatewayLoop {
             leader: PidFd::open(started),
             traffic: None,
         };
-        let key = self.commands.running.insert(Commanded {
+        let key = self.running.insert(Commanded {
             command: Command::started(std::mem::take(&mut opening.decoder), relayed),
             wires,
             client_interest: Interest::READ,
@@ -135,97 +141,61 @@ impl GatewayLoop {
             exit: None,
             door,
         });
-        self.faults.made = Some(Whose::Command(key));
+        cx.faults.made = Some(Whose::Command(key));
         fault::point("command-inserted");
-        self.inquirers.note_command(Subject::Command(key), shown);
-        self.cx.seats.is_of(seat.ok().flatten(), Subject::Command(key));
-        if let Some(limit) = self.cx.doors.rules(door).and_then(|rules| rules.max_time) {
+        if let Some(limit) = cx.doors.rules(door).and_then(|rules| rules.max_time) {
             if limit > NOTICE {
-                self.cx.after(limit - NOTICE, Due::CommandLimitSoon(key));
+                cx.after(limit - NOTICE, Due::CommandLimitSoon(key));
             }
-            self.cx.after(limit, Due::CommandLimit(key));
+            cx.after(limit, Due::CommandLimit(key));
         }
-        if self.cx.doors.rules(door).is_some_and(|rules| rules.command_timeout.is_some()) {
-            if let Some(Commanded { wires, .. }) = self.commands.running.get_mut(key) {
-                wires.traffic.get_or_insert_with(Box::default).note();
-            }
-            self.command_idle(key, false);
-        }
-        self.commands.by_program.insert(started, key);
-        let Some(commanded) = self.commands.running.get_mut(key) else {
+        self.by_program.insert(started, key);
+        let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
-        if let Err(error) = commanded.watch(key, &self.cx.poller) {
-            let why = format!("cannot wait for the command: {}", reason(&error));
-            self.cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
-            self.cx.told.refused(Some(&commanded.wires.client), Refusal::Resources, &why);
-            commanded.refused = true;
-            commanded.command.dismiss(Ending::Refused, &why, &mut commanded.wires);
-            return self.close_command(key);
-        }
-        self.note_command(key);
+        commanded.pends(cx, key, seat.ok().flatten(), origin, shown);
+        commanded.watch_idleness(cx, key);
         fault::point("command-noted");
-        let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
+        if let Err(error) = commanded.watch(key, &cx.poller) {
+            let why = format!("cannot wait for the command: {}", reason(&error));
+            cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
+            let origin = commanded.never_was(cx, key);
+            cx.told.refused(origin, Some(&commanded.wires.client), Refusal::Resources, &why);
+            commanded.command.dismiss(Ending::Refused, &why, &mut commanded.wires);
+            return self.close(cx, programs, key);
+        }
+        self.look_for_execution(cx, key);
+        let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) else {
             return;
         };
         command.begin(&taken, &opening.input, opening.input_ended, wires);
-        if !self.cx.input.is_empty() {
-            self.cx.hear_command(key, command, wires);
+        if !cx.input.is_empty() {
+            cx.hear_command(key, command, wires);
         }
         if let Some(line) = opening.variables.remark() {
             command.notice(&line, wires);
         }
         if transport == Transport::Tcp {
-            self.cx.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
+            cx.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
         }
-        self.settle_command(key);
+        self.settle(cx, programs, key);
     }
 
-    fn start_command(
-        &mut self,
-        door: u16,
-        opening: &mut Opening,
-        arrived: Passed,
-    ) -> std::result::Result<(Pid, Planned), Ended> {
-        let refused = |why: String| Ended::because(Ending::Refused, why);
-        let program = self.granted(door, std::mem::take(&mut opening.request))?;
-        let rules = self.cx.doors.rules(door);
-        let environment =
-            rules.map(|rules| rules.environment_of(&opening.variables)).unwrap_or_default();
-        let passed = passed(&opening.offered, arrived)
-            .map_err(|error| refused(format!("bad request: {error}")))?;
-        // What is passed is not seen, and so could not be told from idleness.
-        let is_seen = rules.is_some_and(|rules| rules.command_timeout.is_some());
-        let passes = self.cx.config.pass_stdio && !is_seen;
-        let passed = if passes { passed } else { [None, None, None] };
-        if !is_free(0) {
-            return Err(refused(String::from("out of memory")));
-        }
-        let planned = Planned::new(passed, program.user())
-            .map_err(|error| refused(format!("cannot make a pipe: {}", reason(&error))))?;
-        let [input, output, error] = &planned.ends;
-        let (Some(input), Some(output), Some(error)) =
-            (input.as_fd(), output.as_fd(), error.as_fd())
-        else {
-            return Err(refused(String::from("a stream is missing")));
+    /// A command has begun when its program was executed.
+    pub fn look_for_execution(&mut self, cx: &mut Context, key: Key) {
+        let Some(commanded) = self.running.get_mut(key) else {
+            return;
         };
-        let streams = spawn::Streams::Apart([input, output, error]);
-        let started = self.cx.spawner.spawn(&program, streams, environment);
-        if let Ok(Started::Running(pid)) = &started {
-            self.programs.started(*pid, Key::NONE, Kind::Command);
+        let program = commanded.wires.program;
+        if !commanded.begun && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
+            return cx.after(EXECUTED, Due::CommandExecuted(key));
         }
-        fault::point("command-spawned");
-        self.tidy_up();
-        match started {
-            Ok(Started::Running(pid)) => Ok((pid, planned)),
-            Ok(Started::NotExecuted(errno)) => Err(super::attach::not_executable(&program, errno)),
-            Err(error) => Err(refused(error.to_string())),
-        }
+        commanded.has_begun(cx, key);
     }
 
     /// The client of a command said something, takes output again, or left.
-    pub(super) fn command_client_ready(&mut self, key: Key, ready: Ready) {
-        let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
+    pub fn client_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
+        let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) else {
             return;
         };
         if ready.write {
@@ -234,10 +204,10 @@ impl GatewayLoop {
         if command.is_behind() {
             // It is read again when that was heard, to its end.
         } else if ready.read {
-            match wires.client.read_into(&mut self.cx.input) {
+            match wires.client.read_into(&mut cx.input) {
                 Read::Bytes(_) => {
-                    fault::strike("command", || &self.cx.input);
-                    self.cx.hear_command(key, command, wires);
+                    fault::strike("command", || &cx.input);
+                    cx.hear_command(key, command, wires);
                 }
                 // It has a packet to say that there is no more input.
                 Read::End | Read::Gone => command.client_left(),
@@ -246,13 +216,12 @@ impl GatewayLoop {
         } else if ready.hang_up {
             command.client_left();
         }
-        self.settle_command(key);
     }
 
     /// One of a command's streams has something, takes something, or was
     /// closed by the program.
-    pub(super) fn command_stream_ready(&mut self, key: Key, number: u8, ready: Ready) {
-        let Some(commanded) = self.commands.running.get_mut(key) else {
+    pub fn stream_ready(&mut self, cx: &mut Context, key: Key, number: u8, ready: Ready) {
+        let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
         let Commanded { command, wires, .. } = commanded;
@@ -260,127 +229,138 @@ impl GatewayLoop {
             0 if ready.hang_up => command.input_closed(wires),
             0 => command.input_writable(wires),
             _ if command.room(number) > 0 => {
-                commanded.read_output(number, &mut self.cx.buffer[..]);
+                commanded.read_output(number, &mut cx.buffer[..]);
             }
             // Told again and again, asked for or not.
-            _ => commanded.forget(number, &self.cx.poller),
+            _ => commanded.forget(number, &cx.poller),
         }
-        self.settle_command(key);
     }
 
-    /// A program has ended: whether it was a command's.
-    pub(super) fn command_ended(&mut self, program: Pid, exit: Exit, failure: Option<Ended>) {
-        let Some(key) = self.commands.of_program(program) else {
+    /// The program of a command has ended, or could not be executed.
+    pub fn program_ended(
+        &mut self,
+        cx: &mut Context,
+        program: Pid,
+        exit: Exit,
+        failure: Option<Ended>,
+    ) {
+        let Some(key) = self.of_program(program) else {
             return;
         };
-        self.commands.by_program.remove(&program);
-        self.note_command_ended(key, exit, failure.as_ref());
-        let ended = failure.unwrap_or_else(|| of_exit(exit));
-        let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
+        self.by_program.remove(&program);
+        let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
+        match &failure {
+            Some(why) => {
+                let origin = commanded.never_was(cx, key);
+                let client = Some(&commanded.wires.client);
+                cx.told.refused(origin, client, Refusal::of(why), &why.text);
+            }
+            None => commanded.exited(cx, key, exit),
+        }
+        let Commanded { command, wires, .. } = commanded;
         wires.program = None;
-        command.program_ended(ended, wires);
-        self.settle_command(key);
+        command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), wires);
+        cx.then(Outcome::SettleCommand(key));
     }
 
     /// A command's time is over before long.
-    pub(super) fn command_limit_comes(&mut self, key: Key) {
-        if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
+    pub fn limit_comes(&mut self, cx: &mut Context, key: Key) {
+        if let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) {
             command.notice(LIMIT_COMES, wires);
-            self.settle_command(key);
+            cx.then(Outcome::SettleCommand(key));
         }
     }
 
     /// A command's time is over.
-    pub(super) fn command_limit(&mut self, key: Key) {
-        if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
-            command.dismiss(Ending::Limit, TIME_IS_OVER, wires);
-            self.cx.after(LAST_WORD, Due::CommandDismissed(key));
-            self.settle_command(key);
-        }
+    pub fn limit(&mut self, cx: &mut Context, key: Key) {
+        self.dismiss(key, Ending::Limit, TIME_IS_OVER);
+        cx.after(LAST_WORD, Due::CommandDismissed(key));
+        cx.then(Outcome::SettleCommand(key));
     }
 
     /// Looks whether a command has been idle for too long, or will have been before
     /// long.
-    pub(super) fn command_idle(&mut self, key: Key, was_told: bool) {
-        let Some(Commanded { command, wires, door, .. }) = self.commands.running.get_mut(key)
-        else {
+    pub fn idle(&mut self, cx: &mut Context, key: Key, was_told: bool) {
+        let Some(Commanded { command, wires, door, .. }) = self.running.get_mut(key) else {
             return;
         };
-        let rules = self.cx.doors.rules(*door);
+        let rules = cx.doors.rules(*door);
         let Some(timeout) = rules.and_then(|rules| rules.command_timeout) else {
             return;
         };
         let last = wires.traffic.as_ref().and_then(|traffic| traffic.last());
         let idle = last.map_or(timeout, BootInstant::elapsed);
         match Idleness::of(idle, timeout, was_told) {
-            Idleness::Wait(wait) => return self.cx.after(wait, Due::CommandIdle(key)),
-            Idleness::WaitOfTold(wait) => return self.cx.after(wait, Due::CommandIdleSoon(key)),
+            Idleness::Wait(wait) => cx.after(wait, Due::CommandIdle(key)),
+            Idleness::WaitOfTold(wait) => cx.after(wait, Due::CommandIdleSoon(key)),
             Idleness::Tell(wait) => {
                 command.notice(ENDS_SOON, wires);
-                self.cx.after(wait, Due::CommandIdleSoon(key));
+                cx.after(wait, Due::CommandIdleSoon(key));
             }
             Idleness::Over => {
                 let line = Idleness::line("command", timeout);
                 command.dismiss(Ending::Idle, &line, wires);
-                self.cx.after(LAST_WORD, Due::CommandDismissed(key));
+                cx.after(LAST_WORD, Due::CommandDismissed(key));
             }
         }
-        self.settle_command(key);
+        cx.then(Outcome::SettleCommand(key));
     }
 
-    /// Tells a command's client why it ends, at the gateway's own end.
-    pub(super) fn stop_command(&mut self, key: Key, why: Ending, line: &str) {
-        if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
+    /// A command ends, and its client is told why.
+    pub fn dismiss(&mut self, key: Key, why: Ending, line: &str) {
+        if let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) {
             command.dismiss(why, line, wires);
         }
     }
 
-    /// Ends a command at somebody's wish.
-    pub(super) fn end_command(&mut self, key: Key, line: &str, last_word: Duration) {
-        if let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) {
-            command.dismiss(Ending::Operator, line, wires);
-            self.cx.after(last_word, Due::CommandDismissed(key));
-            self.settle_command(key);
+    /// Tells all clients why they end, at the gateway's own end.
+    pub fn stop(&mut self, why: Ending, line: &str) {
+        let keys: Vec<Key> = self.from(0).map(|(_, key)| key).collect();
+        for key in keys {
+            self.dismiss(key, why, line);
         }
     }
 
     /// A TCP client may have vanished while there was output for it.
-    pub(super) fn command_unanswered(&mut self, key: Key) {
-        let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
+    pub fn unanswered(&mut self, cx: &mut Context, key: Key) {
+        let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) else {
             return;
         };
         if wires.client.unanswered_for().is_some_and(|silence| silence >= UNANSWERED) {
             command.client_left();
-            return self.settle_command(key);
+            return cx.then(Outcome::SettleCommand(key));
         }
-        self.cx.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
+        cx.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
     }
 
-    pub(super) fn settle_command(&mut self, key: Key) {
-        let Some(commanded) = self.commands.running.get_mut(key) else {
+    /// After anything that happened to a command: waits for what it needs now, or
+    /// ends it.
+    pub fn settle(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
         match commanded.command.verdict() {
-            Verdict::Lives => commanded.watch_again(key, &self.cx.poller),
-            Verdict::Over => self.close_command(key),
-            Verdict::Abandoned | Verdict::Left | Verdict::Greets => self.let_command_go(key),
+            Verdict::Lives => commanded.watch_again(key, &cx.poller),
+            Verdict::Over => self.close(cx, programs, key),
+            Verdict::Abandoned | Verdict::Left | Verdict::Greets => {
+                self.abandon(cx, programs, key);
+            }
             Verdict::Starved => {
                 let Commanded { command, wires, .. } = commanded;
                 if !command.has_output() {
                     command.dismiss(Ending::Lost, "command ended: out of memory", wires);
                 }
-                self.cx.doors.log_refusal("forkptyrouter: command ended: out of memory");
-                self.close_command(key);
+                cx.doors.log_refusal("forkptyrouter: command ended: out of memory");
+                self.close(cx, programs, key);
             }
         }
     }
 
     /// A command ends for no fault of its own.
-    pub(super) fn end_panicked_command(&mut self, key: Key, why: &str) {
-        let programs = &self.programs;
-        let Some(Commanded { command, wires, .. }) = self.commands.running.get_mut(key) else {
+    pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &str) {
+        let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) else {
             return;
         };
         // One that was reaped has no number any more.
@@ -388,42 +368,39 @@ impl GatewayLoop {
         if !command.has_output() && command.dismissed().is_none() {
             command.dismiss(Ending::Lost, &format!("command ended: {why}"), wires);
         }
-        self.close_command(key);
+        self.close(cx, programs, key);
     }
 
     /// Closes everything: its client has left, or is let go.
-    pub(super) fn let_command_go(&mut self, key: Key) {
-        self.end_of_command(key);
+    pub fn abandon(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        self.end(cx, programs, key);
     }
 
     /// The same, of one that was told how it ended.
-    fn close_command(&mut self, key: Key) {
-        if let Some(commanded) = self.end_of_command(key) {
+    fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        if let Some(commanded) = self.end(cx, programs, key) {
             let is_answered = commanded.command.is_answered();
             let Commanded { wires, .. } = *commanded;
-            self.cx.close_when_read(wires.client, LastWord::Packet { is_answered });
+            cx.close_when_read(wires.client, LastWord::Packet { is_answered });
         }
     }
 
     /// A program that still runs loses its client: its process group is hung
     /// up. Where it has ended, and something that it left behind had the
     /// outputs, that group is, too.
-    fn end_of_command(&mut self, key: Key) -> Option<Box<Commanded>> {
-        self.tell_command_end(key);
-        self.cx.seats.ended(Subject::Command(key));
-        self.inquirers.forget(Subject::Command(key));
-        let commanded = self.commands.running.remove(key)?;
+    fn end(
+        &mut self,
+        cx: &mut Context,
+        programs: &mut Programs,
+        key: Key,
+    ) -> Option<Box<Commanded>> {
+        let mut commanded = self.running.remove(key)?;
+        commanded.closes(cx, key);
         let outputs_open = commanded.wires.outputs.iter().any(Option::is_some);
         match (commanded.wires.program, &commanded.wires.leader) {
             (Some(program), _) => {
-                self.commands.by_program.remove(&program);
-                self.programs.client_left(program);
-                if let Some(grace) = self.cx.config.hangup_grace {
-                    self.cx.after(grace, Due::Outlived(program));
-                }
-                for signal in [libc::SIGHUP, libc::SIGCONT] {
-                    child::signal_group(program, signal);
-                }
+                self.by_program.remove(&program);
+                programs.hang_up_group(cx, program);
             }
             (None, Some(leader)) if outputs_open => drop(leader.signal_group(libc::SIGHUP)),
             _ => {}
@@ -432,7 +409,61 @@ impl GatewayLoop {
     }
 }
 
+fn start(
+    cx: &mut Context,
+    programs: &mut Programs,
+    door: u16,
+    opening: &mut Opening,
+    arrived: Passed,
+) -> std::result::Result<(Pid, Planned), Rejection> {
+    let refused = |why: String| Rejection::because(Refusal::Resources, why);
+    let program = cx.granted(door, std::mem::take(&mut opening.request))?;
+    let rules = cx.doors.rules(door);
+    let environment =
+        rules.map(|rules| rules.environment_of(&opening.variables)).unwrap_or_default();
+    let passed = passed(&opening.offered, arrived)
+        .map_err(|error| refused(format!("bad request: {error}")))?;
+    // What is passed is not seen, and so could not be told from idleness.
+    let is_seen = rules.is_some_and(|rules| rules.command_timeout.is_some());
+    let passes = cx.config.pass_stdio && !is_seen;
+    let passed = if passes { passed } else { [None, None, None] };
+    if !is_free(0) {
+        return Err(refused(String::from("out of memory")));
+    }
+    let planned = Planned::new(passed, program.user())
+        .map_err(|error| refused(format!("cannot make a pipe: {}", reason(&error))))?;
+    let [input, output, error] = &planned.ends;
+    let (Some(input), Some(output), Some(error)) = (input.as_fd(), output.as_fd(), error.as_fd())
+    else {
+        return Err(refused(String::from("a stream is missing")));
+    };
+    let streams = spawn::Streams::Apart([input, output, error]);
+    let started = cx.spawner.spawn(&program, streams, environment);
+    if let Ok(Started::Running(pid)) = &started {
+        programs.started(*pid, Key::NONE, Kind::Command);
+    }
+    fault::point("command-spawned");
+    cx.tidy_up();
+    match started {
+        Ok(Started::Running(pid)) => Ok((pid, planned)),
+        Ok(Started::NotExecuted(errno)) => Err(not_executable(&program, errno).into()),
+        Err(error) => Err(refused(error.to_string())),
+    }
+}
+
 impl Commanded {
+    /// A command begins that may be idle only for so long.
+    fn watch_idleness(&mut self, cx: &mut Context, key: Key) {
+        let rules = cx.doors.rules(self.door);
+        let Some(timeout) = rules.and_then(|rules| rules.command_timeout) else {
+            return;
+        };
+        self.wires.traffic.get_or_insert_with(Box::default).note();
+        if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
+            cx.after(wait, Due::CommandIdle(key));
+        }
+    }
+
     fn watch(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
         let token = Source::CommandClient(key).token();
         poller.add(self.wires.client.as_fd(), token, Interest::READ)?;

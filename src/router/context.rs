@@ -4,16 +4,20 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::asked_for::AskedFor;
 use super::behind::Behind;
 use super::closing::Closing;
 use super::doors::Doors;
 use super::exchange::Exchange;
 use super::ids::Ids;
 use super::outcome::Outcome;
+use super::recovery::Faults;
 use super::seats::Seats;
+use super::tallies::Tallies;
 use super::timers::{Due, Timers};
 use super::told::Told;
 use crate::config::router::Router;
+use crate::uwsgi::log;
 use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
@@ -23,6 +27,11 @@ use fpty::sys::tick;
 
 /// Bytes of one read from a client, and of one write to it.
 pub const BUFFER: usize = 64 * 1024;
+
+/// How often a log that takes nothing is tried again.
+const LOG_AGAIN: Duration = Duration::from_millis(100);
+/// And one that somebody reads.
+const LOG_SOON: Duration = Duration::from_millis(2);
 
 /// What every part is given.
 pub struct Context {
@@ -38,10 +47,16 @@ pub struct Context {
     pub seats: Seats,
     /// The audit, and what is known of each session.
     pub told: Told,
+    /// What counts over all gateways.
+    pub tallies: Tallies,
     /// Names for sessions.
     pub ids: Ids,
+    /// What they have asked to have run.
+    pub asked_for: AskedFor,
     /// Connections to which the last word was said.
     pub closing: Closing,
+    /// What is known of panics.
+    pub faults: Faults,
     /// Connections over TCP to this machine, asked whether their other end is closed.
     pub local_tcp: LocalTcp,
     outcomes: VecDeque<Outcome>,
@@ -77,7 +92,6 @@ pub struct Made {
     pub ordinal: usize,
     pub spawner: Spawner,
     pub doors: Doors,
-    pub seats: Seats,
     pub told: Told,
     pub closing: Closing,
     pub poller: Poller,
@@ -86,16 +100,20 @@ pub struct Made {
 impl Context {
     /// At the gateway's start.
     pub fn new(made: Made) -> Self {
-        let Made { config, ordinal, spawner, doors, seats, told, closing, poller } = made;
+        let Made { config, ordinal, spawner, doors, told, closing, poller } = made;
+        let tallies = Tallies::of(ordinal);
         Self {
             config,
             ordinal,
             spawner,
             doors,
-            seats,
+            seats: Seats::of(tallies.clone()),
             told,
+            tallies,
             ids: Ids::new(),
+            asked_for: AskedFor::default(),
             closing,
+            faults: Faults::default(),
             local_tcp: LocalTcp::default(),
             outcomes: VecDeque::new(),
             poller,
@@ -124,6 +142,14 @@ impl Context {
     /// Has this done after a while.
     pub fn after(&mut self, wait: Duration, due: Due) {
         self.timers.after(wait, due, &self.poller);
+    }
+
+    /// Where lines wait for the log, they are written before long.
+    pub fn try_the_log_again(&mut self, somebody_reads: bool) {
+        if (log::has_more() || self.told.waits()) && !self.log_is_due {
+            self.log_is_due = true;
+            self.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
+        }
     }
 
     /// Has the loop do something when whoever is at work now has finished.

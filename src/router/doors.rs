@@ -11,6 +11,7 @@ use super::context::Context;
 use super::seats::{Full, Seat};
 use super::table::Source;
 use super::timers::Due;
+use super::told::Origin;
 use crate::config::rules::Rules;
 use crate::uwsgi::log::log;
 use fpty::error::reason;
@@ -61,6 +62,8 @@ pub struct Newcomer {
     pub door: u16,
     /// Its seat, where there are any.
     pub seat: Result<Option<Seat>, Full>,
+    /// What is told of it.
+    pub origin: Origin,
 }
 
 /// Who was waiting at a door.

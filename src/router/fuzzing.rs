@@ -2,11 +2,11 @@
 //! (`fuzz/`), with the feature `fuzzing`. Each takes any bytes and panics where
 //! something is not as it has to be.
 
-use super::left::record as store;
 use super::listing::piece::Piece;
 use super::record::cast::{Cast, Format, Head, Totals};
 use super::record::message::{self, Answer, Begin, Kind};
 use super::siblings::{Message, Question};
+use super::supervisor::protocol;
 use super::told::Gone;
 use fpty::proto::Ended;
 use fpty::sys::Size;
@@ -31,12 +31,11 @@ pub fn siblings(bytes: &[u8]) {
 
 /// What the process that keeps sessions is told, and tells the next gateway.
 pub fn store(bytes: &[u8]) {
-    if let Some(store::Message::Session(mut record, _)) = store::read(bytes, Vec::new()) {
+    let message = protocol::decode(bytes, Vec::new());
+    if let Some(protocol::Message::Session(mut record, _)) = message {
         // What another process writes into the log, it writes once.
-        if let Some(bound) = &mut record.bound {
-            let _ = bound.last.take(Gone::Lost, None);
-            assert_eq!(bound.last.take(Gone::Lost, None), None);
-        }
+        let _ = record.last.take(Gone::Lost, None);
+        assert_eq!(record.last.take(Gone::Lost, None), None);
         if let Some((payload, _)) = &record.ended {
             if let Some(ended) = Ended::read(payload) {
                 assert!(Ended::read(&ended.packet()[fpty::proto::HEADER..]).is_some());

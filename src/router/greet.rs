@@ -6,20 +6,23 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::GatewayLoop;
+use super::closing::LastWord;
+use super::context::Context;
 use super::doors::Newcomer;
+use super::latecomers::Latecomers;
+use super::programs::Programs;
 use super::recovery::Whose;
 use super::seats::{Full, Seat};
-use super::table::{Key, Source};
+use super::table::{Key, Source, Table};
 use super::timers::Due;
-use super::told::{Refusal, Said};
-use super::traffic::LINGERS;
-use crate::session::greeting::{Greeting, Heard};
+use super::told::{Refusal, Rejection, Said};
+use super::traffic::{LINGERS, Sessions};
+use crate::session::greeting::{Greeting, Heard, Opening};
 use fpty::error::reason;
-use fpty::proto::{Ended, Ending, Protocol, TOO_LATE};
+use fpty::proto::{Decoder, Protocol, TOO_LATE};
 use fpty::sys::Read;
 use fpty::sys::peer::Passed;
-use fpty::sys::poll::{Interest, Ready};
+use fpty::sys::poll::Interest;
 use fpty::sys::socket::{Stream, Transport};
 
 /// How long a client that says nothing is waited for: one that only reads, as
@@ -45,7 +48,7 @@ const LINGER: Duration = Duration::from_millis(200);
 const DESCRIPTORS: usize = 3;
 
 /// A client whose program has not started yet.
-pub struct Caller {
+struct Caller {
     client: Stream,
     transport: Transport,
     /// The socket that it came to, by its index.
@@ -69,19 +72,71 @@ impl Caller {
         self.latest = now + patience * IN_ALL;
         self.until = now + patience;
     }
-
-    /// Its seat, where there are any and it has one.
-    pub fn seat(&self) -> Option<&Seat> {
-        self.seat.as_ref().ok()?.as_ref()
-    }
 }
 
-impl GatewayLoop {
+/// Clients whose program has not started.
+#[derive(Default)]
+pub struct Callers {
+    callers: Table<Caller>,
+    latecomers: Latecomers,
+}
+
+/// What a client that has connected comes to.
+#[must_use]
+pub enum Greeted {
+    /// It is waited for, or is gone.
+    Waits,
+    /// It has said what it wants; what it sent after that stands in the buffer.
+    Opens(Box<Opened>),
+}
+
+/// A client that has said what it wants.
+pub struct Opened {
+    /// Who it is.
+    pub newcomer: Newcomer,
+    /// What it has said.
+    pub opening: Opening,
+    /// Descriptors that came with that.
+    pub arrived: Passed,
+    /// Whether it sends no more.
+    pub ended: bool,
+}
+
+/// A session whose client says hello after all.
+pub struct Late {
+    /// Its client.
+    pub client: Stream,
+    /// How it came, and where.
+    pub transport: Transport,
+    pub door: u16,
+    /// What it has said so far.
+    pub decoder: Option<Decoder>,
+    /// What the program has shown would be taken for something else.
+    pub is_too_late: bool,
+}
+
+impl Callers {
+    /// Whether it is still one.
+    pub fn has(&self, key: Key) -> bool {
+        self.callers.has(key)
+    }
+
+    /// One is closed as it is.
+    pub fn drop_one(&mut self, key: Key) {
+        self.callers.remove(key);
+    }
+
     /// Hears what a client has to say that has just connected: most speak at
     /// once.
-    pub(super) fn greet(&mut self, client: Stream, transport: Transport, door: u16) {
-        let Some(rules) = self.cx.doors.rules(door) else { return };
-        let seat = self.cx.seats.take(rules, &client);
+    pub fn greet(
+        &mut self,
+        cx: &mut Context,
+        client: Stream,
+        transport: Transport,
+        door: u16,
+    ) -> Greeted {
+        let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
+        let seat = cx.seats.take(rules, &client);
         let now = Instant::now();
         let until = now + self.latecomers.patience(&client, transport, now);
         let key = self.callers.insert(Caller {
@@ -96,89 +151,88 @@ impl GatewayLoop {
             latest: until,
             waited_for: false,
         });
-        self.faults.made = Some(Whose::Caller(key));
-        self.hear(key, false);
-    }
-
-    /// A client that is waited for said something, or has left.
-    pub(super) fn caller_ready(&mut self, key: Key, ready: Ready) {
-        self.hear(key, ready.hang_up);
+        cx.faults.made = Some(Whose::Caller(key));
+        self.hear(cx, key, false)
     }
 
     /// It was waited for long enough.
-    pub(super) fn silent(&mut self, key: Key) {
+    pub fn silent(&mut self, cx: &mut Context, key: Key) -> Greeted {
         let is_over = |caller: &Caller| Instant::now() >= caller.until;
         // What has come meanwhile counts: this process may have been busy, or
         // stopped.
-        if self.callers.get_mut(key).is_some_and(|caller| is_over(caller)) {
-            self.hear(key, false);
+        if self.callers.get(key).is_some_and(is_over) {
+            if let Greeted::Opens(opened) = self.hear(cx, key, false) {
+                return Greeted::Opens(opened);
+            }
         }
         let Some(caller) = self.callers.get_mut(key) else {
-            return;
+            return Greeted::Waits;
         };
         let now = Instant::now();
         if now < caller.until {
             let wait = caller.until - now;
-            return self.cx.after(wait, Due::Silent(key));
+            cx.after(wait, Due::Silent(key));
+            return Greeted::Waits;
         }
         super::fault::point("silence");
         if !caller.greeting.is_extended() {
-            return self.begin(key, 0, false);
+            return self.begin(cx, key, 0, false);
         }
-        let patience = self.cx.config.handshake_timeout;
+        let patience = cx.config.handshake_timeout;
         let why = match caller.until < caller.latest {
             true => format!("no complete request came: silence for {} seconds", patience.as_secs()),
             false => {
                 format!("no complete request came in {} seconds", (patience * IN_ALL).as_secs())
             }
         };
-        self.refuse_caller(key, &format!("{why} (forkptyrouter-handshake-timeout)"));
+        self.refuse(cx, key, &format!("{why} (forkptyrouter-handshake-timeout)"))
     }
 
-    fn hear(&mut self, key: Key, hang_up: bool) {
+    /// A client that is waited for said something, or has left.
+    pub fn hear(&mut self, cx: &mut Context, key: Key, hang_up: bool) -> Greeted {
         let Some(caller) = self.callers.get_mut(key) else {
-            return;
+            return Greeted::Waits;
         };
         // Only who has had the answer to its hello passes anything.
         let passes = caller.transport == Transport::Unix && caller.greeting.is_extended();
         let read = match passes {
             true => {
-                let (input, arrived) = (&mut self.cx.input, &mut caller.arrived);
+                let (input, arrived) = (&mut cx.input, &mut caller.arrived);
                 caller.client.read_into_with_descriptors(input, arrived)
             }
-            false => caller.client.read_into(&mut self.cx.input),
+            false => caller.client.read_into(&mut cx.input),
         };
         // One that sends as many as it likes.
         if caller.arrived.descriptors.len() > DESCRIPTORS {
-            return self.forget_caller(key);
+            return self.forget(key);
         }
         match read {
-            Read::Bytes(_) => self.heard(key),
-            Read::Blocked if !hang_up => self.wait_for(key),
+            Read::Bytes(_) => self.heard(cx, key),
+            Read::Blocked if !hang_up => self.wait_for(cx, key),
             Read::End if !hang_up => match caller.greeting.is_extended() {
                 // Half a request is none.
-                true => self.refuse_caller(key, CUT),
+                true => self.refuse(cx, key, CUT),
                 // It only reads.
-                false => self.begin(key, 0, true),
+                false => self.begin(cx, key, 0, true),
             },
             // It left before there was anything for it.
-            Read::Blocked | Read::End | Read::Gone => self.forget_caller(key),
+            Read::Blocked | Read::End | Read::Gone => self.forget(key),
         }
     }
 
-    /// Takes what a client has sent, which stands in the turn's buffer.
-    fn heard(&mut self, key: Key) {
+    /// Takes what a client has sent, which stands in the buffer.
+    fn heard(&mut self, cx: &mut Context, key: Key) -> Greeted {
         let Some(caller) = self.callers.get_mut(key) else {
-            return;
+            return Greeted::Waits;
         };
-        let patience = self.cx.config.handshake_timeout;
+        let patience = cx.config.handshake_timeout;
         if caller.greeting.is_extended() {
             caller.until = caller.latest.min(Instant::now() + patience);
         }
-        super::fault::strike("greeting", || &self.cx.input);
-        let commands = self.cx.doors.rules(caller.door).is_some_and(|rules| rules.allow_command);
-        let takes_streams = commands && self.cx.config.pass_stdio;
-        let mut bytes = self.cx.input.as_slice();
+        super::fault::strike("greeting", || &cx.input);
+        let commands = cx.doors.rules(caller.door).is_some_and(|rules| rules.allow_command);
+        let takes_streams = commands && cx.config.pass_stdio;
+        let mut bytes = cx.input.as_slice();
         loop {
             match caller.greeting.hear(&mut bytes) {
                 Heard::Answer(answer) => {
@@ -193,109 +247,92 @@ impl GatewayLoop {
                     }
                     caller.has_greeted(now, patience);
                 }
-                Heard::Waiting => return self.wait_for(key),
+                Heard::Waiting => return self.wait_for(cx, key),
                 Heard::Begin => {
                     let left = bytes.len();
-                    return self.begin(key, left, false);
+                    return self.begin(cx, key, left, false);
                 }
-                Heard::Refuse(why) => return self.refuse_caller(key, why),
-                Heard::Web => return self.begin_no_more(key),
+                Heard::Refuse(why) => return self.refuse(cx, key, why),
+                Heard::Web => return self.begin_no_more(cx, key),
             }
         }
     }
 
-    fn wait_for(&mut self, key: Key) {
+    fn wait_for(&mut self, cx: &mut Context, key: Key) -> Greeted {
         let Some(caller) = self.callers.get_mut(key) else {
-            return;
+            return Greeted::Waits;
         };
         if caller.waited_for {
-            return;
+            return Greeted::Waits;
         }
         let (client, token) = (caller.client.as_fd(), Source::Caller(key).token());
-        if let Err(error) = self.cx.poller.add(client, token, Interest::READ) {
+        if let Err(error) = cx.poller.add(client, token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
-            return self.refuse_caller(key, &why);
+            return self.refuse(cx, key, &why);
         }
         caller.waited_for = true;
         let wait = caller.until.saturating_duration_since(Instant::now());
-        self.cx.after(wait, Due::Silent(key));
+        cx.after(wait, Due::Silent(key));
+        Greeted::Waits
     }
 
-    /// Starts the program; so many bytes of what was read last are for the
+    /// Its program is to start; so many bytes of what was read last are for the
     /// session. The client may have said that it sends no more.
-    fn begin(&mut self, key: Key, left: usize, ended: bool) {
+    fn begin(&mut self, cx: &mut Context, key: Key, left: usize, ended: bool) -> Greeted {
         if self.callers.get(key).is_some_and(|caller| caller.greeting.may_be_web()) {
-            return self.begin_no_more(key);
+            return self.begin_no_more(cx, key);
         }
         let Some(caller) = self.callers.remove(key) else {
-            return;
+            return Greeted::Waits;
         };
-        let heard = self.cx.input.len() - left;
-        self.cx.input.drain(..heard);
+        let heard = cx.input.len() - left;
+        cx.input.drain(..heard);
         let Caller { client, transport, door, greeting, seat, arrived, waited_for, .. } = *caller;
         if waited_for {
             // It gets another token.
-            let _ = self.cx.poller.remove(client.as_fd());
+            let _ = cx.poller.remove(client.as_fd());
         }
         client.refuse_descriptors();
-        let newcomer = Newcomer { client, transport, door, seat };
-        self.open(newcomer, greeting.opening(), arrived, ended);
+        let opening = greeting.opening();
+        let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
+        let newcomer = Newcomer { client, transport, door, seat, origin };
+        Greeted::Opens(Box::new(Opened { newcomer, opening, arrived, ended }))
     }
 
     /// Starts nothing, and says why.
-    pub(super) fn refuse_caller(&mut self, key: Key, why: &str) {
+    pub fn refuse(&mut self, cx: &mut Context, key: Key, why: &str) -> Greeted {
         let Some(caller) = self.callers.remove(key) else {
-            return;
+            return Greeted::Waits;
         };
         let Caller { client, transport, door, greeting, seat, waited_for, .. } = *caller;
         if waited_for {
-            let _ = self.cx.poller.remove(client.as_fd());
+            let _ = cx.poller.remove(client.as_fd());
         }
         let opening = greeting.opening();
-        let mode = if opening.extended { "extended" } else { Protocol::Uwsgi.name() };
-        self.cx.told.hears(door, mode, || Said::of(&opening.variables));
-        self.cx.told.refuses(Refusal::Handshake);
-        let newcomer = Newcomer { client, transport, door, seat };
-        self.turn_back(newcomer, opening.extended, Ended::because(Ending::Refused, why));
-    }
-
-    /// The session of a client that has said nothing is over.
-    pub(super) fn linger(&mut self, key: Key) {
-        if let Some(attached) = self.sessions.get_mut(key) {
-            attached.forget_terminal(&self.cx.poller);
-            if std::mem::replace(&mut attached.drains, LINGERS) != LINGERS {
-                self.cx.after(LINGER, Due::Dismissed(key));
-            }
-        }
+        let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
+        let newcomer = Newcomer { client, transport, door, seat, origin };
+        cx.turn_back(newcomer, opening.extended, Rejection::because(Refusal::Handshake, why));
+        Greeted::Waits
     }
 
     /// A client that said nothing in time says hello after all: its first
-    /// packets stand in the turn's buffer. The program that was started for a
-    /// silent one ends. Where it has shown nothing, and runs, this is as if it
-    /// never had been; else the client would take it for what it asks for.
-    pub(super) fn greets_late(&mut self, key: Key) {
-        self.tell_end(key);
-        self.forget_left(key);
-        let Some(mut attached) = self.sessions.remove(key) else {
-            return;
-        };
-        let (transport, door) = (attached.transport, attached.door);
-        let is_too_late = attached.has_shown() || !attached.session.program_runs();
-        let decoder = attached.session.take_decoder();
-        let _ = self.cx.poller.remove(attached.wires.client.as_fd());
-        attached.forget_terminal(&self.cx.poller);
-        let client = self.let_go(key, *attached);
+    /// packets stand in the buffer. Where the program that was started for a
+    /// silent one has shown nothing, and ran, this is as if it never had been; else
+    /// the client would take it for what it asks for.
+    pub fn greet_late(&mut self, cx: &mut Context, late: Late) -> Greeted {
+        let Late { client, transport, door, decoder, is_too_late } = late;
         let now = Instant::now();
         self.latecomers.note(&client, transport, now);
-        let Some(rules) = self.cx.doors.rules(door) else { return };
-        let seat = self.cx.seats.take(rules, &client);
+        let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
+        let seat = cx.seats.take(rules, &client);
         if is_too_late {
-            self.cx.told.hears(door, Protocol::Uwsgi.name(), Said::default);
-            self.cx.told.refuses(Refusal::Handshake);
+            let origin = cx.told.origin(door, Protocol::Uwsgi.name(), Said::default);
             // What it has shown may end within a line.
             let _ = client.write(b"\r\n");
-            let why = Ended::because(Ending::Refused, format!("{TOO_LATE}: {WHAT_IS_LATE}"));
-            return self.turn_back(Newcomer { client, transport, door, seat }, false, why);
+            let text = format!("{TOO_LATE}: {WHAT_IS_LATE}");
+            let newcomer = Newcomer { client, transport, door, seat, origin };
+            cx.turn_back(newcomer, false, Rejection::because(Refusal::Handshake, text));
+            return Greeted::Waits;
         }
         let key = self.callers.insert(Caller {
             seat,
@@ -309,24 +346,57 @@ impl GatewayLoop {
             latest: now + SILENCE,
             waited_for: false,
         });
-        self.faults.made = Some(Whose::Caller(key));
-        self.heard(key);
+        cx.faults.made = Some(Whose::Caller(key));
+        self.heard(cx, key)
     }
 
     /// A web page has no business here.
-    fn begin_no_more(&mut self, key: Key) {
-        let Some(caller) = self.callers.remove(key) else { return };
+    fn begin_no_more(&mut self, cx: &mut Context, key: Key) -> Greeted {
+        let Some(caller) = self.callers.remove(key) else { return Greeted::Waits };
         let Caller { client, door, seat, .. } = *caller;
-        if let Ok(Some(seat)) = seat {
-            self.cx.seats.leave(seat);
-        }
-        self.refuse_web_caller(door, client);
+        drop(seat);
+        cx.refuse_page(door, Protocol::Uwsgi, &client, true);
+        cx.close_when_read(client, LastWord::Eof);
+        Greeted::Waits
     }
 
-    pub(super) fn forget_caller(&mut self, key: Key) {
+    fn forget(&mut self, key: Key) -> Greeted {
         // The poller forgets it as it closes.
-        if let Some(Ok(Some(seat))) = self.callers.remove(key).map(|caller| caller.seat) {
-            self.cx.seats.leave(seat);
+        self.callers.remove(key);
+        Greeted::Waits
+    }
+}
+
+fn mode_of(opening: &Opening) -> &'static str {
+    if opening.extended { "extended" } else { Protocol::Uwsgi.name() }
+}
+
+impl Sessions {
+    /// The session of a client that has said nothing is over.
+    pub fn linger(&mut self, cx: &mut Context, key: Key) {
+        if let Some(attached) = self.get_mut(key) {
+            attached.forget_terminal(&cx.poller);
+            if std::mem::replace(&mut attached.drains, LINGERS) != LINGERS {
+                cx.after(LINGER, Due::Dismissed(key));
+            }
         }
+    }
+
+    /// Ends the session of one that says hello late, for whom it was started as for
+    /// one that is silent.
+    pub fn take_late(
+        &mut self,
+        cx: &mut Context,
+        programs: &mut Programs,
+        key: Key,
+    ) -> Option<Late> {
+        let mut attached = self.end(cx, key)?;
+        let (transport, door) = (attached.transport, attached.door);
+        let is_too_late = attached.has_shown() || !attached.session.program_runs();
+        let decoder = attached.session.take_decoder();
+        let _ = cx.poller.remove(attached.wires.client.as_fd());
+        attached.forget_terminal(&cx.poller);
+        let client = programs.let_go(cx, key, *attached);
+        Some(Late { client, transport, door, decoder, is_too_late })
     }
 }

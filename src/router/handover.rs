@@ -8,9 +8,10 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::GatewayLoop;
+use super::context::Context;
 use super::table::Key;
 use super::timers::Due;
+use super::traffic::Sessions;
 use crate::config::rules::Rules;
 use fpty::proto::{Ending, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
 use fpty::sys::Written;
@@ -26,26 +27,24 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub(super) const HELD_UP: &str =
     "session ended: whoever was given its terminal made it wait (O_NONBLOCK)";
 
-impl GatewayLoop {
-    /// A terminal that was offered made us wait: nobody else is to pay for that.
-    pub(super) fn held_up(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        attached.session.dismiss(Ending::Operator, HELD_UP, &mut attached.wires);
-        self.cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
-        // It is told once, and not waited for.
-        self.close(key);
+impl Sessions {
+    /// A terminal that was offered made us wait: nobody else is to pay for that. It
+    /// is told once, and not waited for.
+    pub fn dismiss_held_up(&mut self, cx: &mut Context, key: Key) {
+        if let Some(attached) = self.get_mut(key) {
+            attached.session.dismiss(Ending::Operator, HELD_UP, &mut attached.wires);
+            cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
+        }
     }
 
     /// Whether a session's terminal may be given to its client. This is the one
     /// place that says so, whatever brought the session here, and every offer
     /// asks it: what goes past the gateway is recorded by nobody.
-    pub(super) fn may_be_handed_over(&mut self, key: Key) -> bool {
-        let Some(attached) = self.sessions.get_mut(key) else {
+    pub fn may_be_handed_over(&mut self, cx: &Context, key: Key) -> bool {
+        let Some(attached) = self.get_mut(key) else {
             return false;
         };
-        self.cx.doors.rules(attached.door).is_some_and(is_handed_over_by)
+        cx.doors.rules(attached.door).is_some_and(is_handed_over_by)
             && attached.transport == Transport::Unix
             && attached.session.can_take()
             && !attached.wires.is_recorded()
@@ -53,9 +52,9 @@ impl GatewayLoop {
 
     /// Offers a session's terminal to its client, or, where that may not be
     /// handed over, what is kept of its output.
-    pub(super) fn offer(&mut self, key: Key) {
-        let may = self.may_be_handed_over(key);
-        let Some(attached) = self.sessions.get_mut(key) else {
+    pub fn offer(&mut self, cx: &mut Context, key: Key) {
+        let may = self.may_be_handed_over(cx, key);
+        let Some(attached) = self.get_mut(key) else {
             return;
         };
         let Some(program) = &attached.wires.program else {
@@ -63,7 +62,7 @@ impl GatewayLoop {
         };
         if !attached.session.can_be_offered() || attached.starting != 0 {
             if attached.session.may_be_offered_later() {
-                self.cx.after(AGAIN, Due::Offer(key));
+                cx.after(AGAIN, Due::Offer(key));
             }
             return;
         }
@@ -99,25 +98,19 @@ impl GatewayLoop {
                     attached.wires.master.share();
                 }
             }
-            Written::Blocked => self.cx.after(AGAIN, Due::Offer(key)),
+            Written::Blocked => cx.after(AGAIN, Due::Offer(key)),
             // The next event says so.
             Written::Gone => {}
         }
     }
 
-    /// From here on a session's terminal is its client's, and outlives this
-    /// gateway: somebody else sees to it then.
-    pub(super) fn handed_over(&mut self, key: Key) {
-        if self.handed_over_for_a_while(key) {
-            return;
+    /// From here on a session's terminal is its client's: it is told so.
+    pub fn say_go(&mut self, key: Key) {
+        if let Some(attached) = self.get_mut(key) {
+            if attached.session.owes_go() {
+                attached.session.say_go(&mut attached.wires);
+            }
         }
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        if attached.session.owes_go() {
-            attached.session.say_go(&mut attached.wires);
-        }
-        self.entrust(key);
     }
 }
 

@@ -1,24 +1,78 @@
 //! What a part of the gateway has come to, and others are concerned by: the loop
 //! does it when the part has finished, so that no part calls one above it.
 
+use std::rc::Rc;
+
+use super::behind::Rest;
+use super::lifecycle::Closed;
+use super::record::{News, Recording};
 use super::recovery::Whose;
+use super::siblings::{Asker, Posed};
 use super::table::Key;
+use super::told::Subject;
+use fpty::sys::Size;
+use fpty::sys::child::{Exit, Pid};
 
 /// Something for the loop to do.
-#[derive(Debug)]
 pub enum Outcome {
     /// Look what a session needs now.
     Settle(Key),
     /// Look what a command needs now.
     SettleCommand(Key),
+    /// Hear the rest of what a client sent.
+    GoOn(Box<Rest>),
+    /// A program was reaped: whose, and how it ended.
+    Reaped(Pid, Key, Exit),
+    /// Let the next one go of those sessions that wait for it.
+    LetGo,
+    /// A session is about to begin, with a terminal of this size.
+    Pending(Key, Size),
+    /// A program was executed.
+    Started(Subject),
+    /// There never was such a session, nor this recording of it.
+    NeverWas(Subject, Option<Rc<Recording>>),
+    /// A session is over.
+    Closed(Closed),
+    /// Somebody asks who is there, or for the statistics.
+    Inquires(Key),
+    /// A session is to end at somebody's wish.
+    End(Subject),
+    /// Another gateway asks something.
+    Asked(Posed),
+    /// Another gateway has answered; `None`: it has not.
+    Answered(Asker, Option<Vec<u8>>),
+    /// What keeps sessions is to have this one, whose client has its terminal for
+    /// good.
+    Entrust(Key),
+    /// The kernel refuses to tell of this session: it ends.
+    NotHeard(Key),
+    /// See to what the recorder has said of somebody.
+    Recording(Whose, Box<News>),
+    /// Read the terminal on of a session without a client.
+    ReadOn(Key),
 }
 
 impl Outcome {
     /// Whom it is about: who ends where it panics.
     pub fn whose(&self) -> Whose {
         match self {
-            Self::Settle(key) => Whose::Session(*key),
+            Self::Settle(key)
+            | Self::Pending(key, _)
+            | Self::Entrust(key)
+            | Self::NotHeard(key) => Whose::Session(*key),
             Self::SettleCommand(key) => Whose::Command(*key),
+            Self::GoOn(rest) => rest.whose(),
+            Self::Started(subject) => Whose::from(*subject),
+            // Nobody finds them any more.
+            Self::LetGo | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
+            Self::Recording(whose, _) => *whose,
+            Self::ReadOn(key) => Whose::Left(*key),
+            Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
+            Self::End(subject) => (*subject).into(),
+            // Whoever asks does without.
+            Self::Asked(_) => Whose::Past,
+            // The loop knows whose it is.
+            Self::Reaped(..) => Whose::Past,
         }
     }
 }

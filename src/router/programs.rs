@@ -4,13 +4,17 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::aftercare::{Aftercare, Kind, Listed};
+use super::context::Context;
+use super::supervisor::grace::Grace;
+use super::supervisor::leaders::{Kind, Leaders, Listed};
 use super::table::Key;
+use super::timers::Due;
 use crate::config::rules::Rules;
 use crate::uwsgi::server;
 use fpty::sys::DescriptorLimit;
 use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::foreground::{Foreground, HangUps};
+use fpty::sys::pidfd::PidFd;
 use fpty::sys::pty::Master;
 use fpty::sys::sessions::{Leader, SessionKiller};
 use fpty::sys::spawn::Program;
@@ -64,15 +68,19 @@ pub struct Programs {
     /// And those that are killed then.
     doomed: Vec<(Instant, Master)>,
     /// Where the session leaders are listed for whoever comes after us.
-    aftercare: Option<Aftercare>,
-    /// Session leaders of a gateway that was here before us.
-    left_behind: Vec<Leader>,
+    leaders: Option<Leaders>,
+    /// Those of sessions that we have taken up.
+    restored: HashMap<Pid, Listed>,
+    /// Those that are not our children and were told to end.
+    grace: Grace,
     is_init: bool,
+    /// Ended programs are looked for before long.
+    pub(super) reap_is_due: bool,
 }
 
 impl Programs {
     /// None yet of ours; some may be left of a gateway that was here before.
-    pub fn new(aftercare: Option<Aftercare>, left_behind: Vec<Leader>) -> Self {
+    pub fn new(leaders: Option<Leaders>, left_behind: Grace) -> Self {
         Self {
             running: HashMap::new(),
             left: HashMap::new(),
@@ -81,15 +89,17 @@ impl Programs {
             hang_ups: HangUps::default(),
             users: TerminalUsers::default(),
             doomed: Vec::new(),
-            aftercare,
-            left_behind,
+            leaders,
+            restored: HashMap::new(),
+            grace: left_behind,
             is_init: std::process::id() == 1,
+            reap_is_due: false,
         }
     }
 
     /// A session's program has been started.
     pub fn started(&mut self, leader: Pid, session: Key, kind: Kind) {
-        let listed = self.aftercare.as_mut().and_then(|aftercare| aftercare.add(leader, kind));
+        let listed = self.leaders.as_mut().and_then(|leaders| leaders.add(leader, kind));
         self.running.insert(leader, Running { session, listed });
     }
 
@@ -100,11 +110,40 @@ impl Programs {
         }
     }
 
-    /// Somebody else looks after it when this gateway has ended.
+    /// The supervisor looks after it when this gateway has ended.
     pub fn entrusted(&mut self, leader: Pid) {
-        let listed = self.running.get_mut(&leader).and_then(|running| running.listed.take());
-        if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
-            aftercare.remove(listed);
+        let running = self.running.get(&leader).and_then(|running| running.listed);
+        let listed = running.or_else(|| self.restored.get(&leader).copied());
+        if let (Some(leaders), Some(listed)) = (&self.leaders, listed) {
+            leaders.keep(listed, true);
+        }
+    }
+
+    /// The supervisor could not do so: whose program it is.
+    pub fn not_entrusted(&mut self, leader: Pid) -> Option<Key> {
+        let running = self.running.get(&leader)?;
+        if let (Some(leaders), Some(listed)) = (&self.leaders, running.listed) {
+            leaders.keep(listed, false);
+        }
+        Some(running.session)
+    }
+
+    /// A program that a gateway before us has started goes on.
+    pub fn restored(&mut self, leader: Pid) {
+        let add = |leaders: &mut Leaders| leaders.add(leader, Kind::Terminal);
+        if let Some(listed) = self.leaders.as_mut().and_then(add) {
+            self.restored.insert(leader, listed);
+        }
+        self.entrusted(leader);
+    }
+
+    /// There is no supervisor any more.
+    pub fn nothing_is_entrusted(&self) {
+        let running = self.running.values().filter_map(|running| running.listed);
+        for listed in running.chain(self.restored.values().copied()) {
+            if let Some(leaders) = &self.leaders {
+                leaders.keep(listed, false);
+            }
         }
     }
 
@@ -145,8 +184,8 @@ impl Programs {
 
     fn reaped(&mut self, pid: Pid, exit: Exit) -> Option<(Pid, Key, Exit)> {
         let Running { session, listed } = self.running.remove(&pid)?;
-        if let (Some(aftercare), Some(listed)) = (&mut self.aftercare, listed) {
-            aftercare.remove(listed);
+        if let (Some(leaders), Some(listed)) = (&mut self.leaders, listed) {
+            leaders.remove(listed);
         }
         self.hang_ups.forget(pid);
         if self.left.remove(&pid).is_some() {
@@ -181,15 +220,23 @@ impl Programs {
         self.left.get(&leader).is_some_and(|since| since.elapsed() >= grace)
     }
 
-    /// Whether a gateway that was here before us left any.
-    pub fn has_left_behind(&self) -> bool {
-        !self.left_behind.is_empty()
+    /// How long until those are to be looked at that are not our children and were
+    /// told to end.
+    pub fn grace_lasts(&self) -> Option<Duration> {
+        self.grace.wait()
     }
 
-    /// Those that a gateway before us left and that still run.
+    /// Those of them whose grace is over, and that still run.
     pub fn take_left_behind(&mut self) -> Vec<Leader> {
-        self.left_behind.retain(|leader| !leader.has_ended());
-        std::mem::take(&mut self.left_behind)
+        self.grace.over()
+    }
+
+    /// A program that is not our child is to end.
+    pub fn end_program(&mut self, cx: &mut Context, program: PidFd) {
+        self.grace.hang_up(Leader::from(program));
+        if let Some(wait) = self.grace_lasts() {
+            cx.after(wait, Due::LeftBehind);
+        }
     }
 
     /// Has the session of this leader killed, by [`Programs::go_on_killing`];

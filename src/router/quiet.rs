@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::GatewayLoop;
 use super::admission::LAST_WORD;
+use super::context::Context;
 use super::idle::{ENDS_SOON, Idleness};
+use super::programs::Programs;
 use super::table::Key;
 use super::timers::Due;
-use super::traffic::Attached;
+use super::traffic::{Attached, Next, Sessions};
 use fpty::proto::Ending;
 use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::process::Process;
@@ -95,20 +96,48 @@ impl Attached {
     }
 }
 
-impl GatewayLoop {
+impl Attached {
     /// There may be output that the client's machine does not answer.
-    pub(super) fn look_for_answers(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        if attached.transport == Transport::Tcp && attached.quiet.begin(flag::UNANSWERED) {
-            self.cx.after(UNANSWERED_LOOK, Due::Unanswered(key));
+    pub fn look_for_answers(&mut self, cx: &mut Context, key: Key) {
+        if self.transport == Transport::Tcp && self.quiet.begin(flag::UNANSWERED) {
+            cx.after(UNANSWERED_LOOK, Due::Unanswered(key));
         }
     }
 
+    /// The client may be one that cannot be heard, or has said all that it
+    /// has to say.
+    pub fn look_after_input(&mut self, cx: &mut Context, key: Key) -> Next {
+        let (session, quiet) = (&self.session, &mut self.quiet);
+        if self.transport == Transport::Tcp && session.is_deaf() && quiet.begin(flag::UNHEARD) {
+            cx.after(UNHEARD, Due::Unheard(key));
+        } else if quiet.end_of_input == 0 && session.wants_end_of_input() {
+            quiet.end_of_input = END_OF_INPUT_FIRST;
+            return self.end_of_input(cx, key);
+        }
+        Next::Waits
+    }
+
+    fn end_of_input(&mut self, cx: &mut Context, key: Key) -> Next {
+        let wait = self.quiet.end_of_input;
+        super::fault::point("end-of-input");
+        if self.has_left(&mut cx.local_tcp) {
+            return Next::Abandon;
+        }
+        // Less and less often: a program that does not take it for the end
+        // (IGNOREEOF) would else be told in a rage.
+        self.quiet.end_of_input = (wait * 2).min(END_OF_INPUT_LAST);
+        if self.session.wants_end_of_input() {
+            self.wires.master.end_input();
+        }
+        cx.after(Duration::from_millis(wait.into()), Due::EndOfInput(key));
+        Next::Waits
+    }
+}
+
+impl Sessions {
     /// A terminal is closed: its program may open it again.
-    pub(super) fn look_for_reopened(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
+    pub fn look_for_reopened(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        let Some(attached) = self.get_mut(key) else {
             return;
         };
         if !attached.session.program_runs() || attached.quiet.is(flag::REOPENS) {
@@ -116,136 +145,107 @@ impl GatewayLoop {
         }
         attached.quiet.begin(flag::REOPENS);
         let program = attached.wires.program.as_ref().map(Process::pid);
-        self.cx.after(REOPENED, Due::Reopened(key));
+        cx.after(REOPENED, Due::Reopened(key));
         // Most often it has ended.
-        if let Some(program) = program.filter(|_| self.programs.are_many()) {
-            self.reap_one(program);
-        }
-    }
-
-    /// The client may be one that cannot be heard, or has said all that it
-    /// has to say.
-    pub(super) fn look_after_input(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let (session, quiet) = (&attached.session, &mut attached.quiet);
-        if attached.transport == Transport::Tcp && session.is_deaf() && quiet.begin(flag::UNHEARD) {
-            self.cx.after(UNHEARD, Due::Unheard(key));
-        } else if quiet.end_of_input == 0 && session.wants_end_of_input() {
-            quiet.end_of_input = END_OF_INPUT_FIRST;
-            self.end_of_input(key);
+        if let Some(program) = program.filter(|_| programs.are_many()) {
+            programs.reap_this(cx, program);
         }
     }
 
     /// The client sends no more: whenever the program reads and nothing is
     /// left, it gets an end of file, as often as it asks; a pipe's reader
     /// would. What a client sends at once may be for several programs in turn.
-    pub(super) fn end_of_input(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let wait = attached.quiet.end_of_input;
-        super::fault::point("end-of-input");
-        if attached.has_left(&mut self.cx.local_tcp) {
-            return self.abandon(key);
-        }
-        // Less and less often: a program that does not take it for the end
-        // (IGNOREEOF) would else be told in a rage.
-        attached.quiet.end_of_input = (wait * 2).min(END_OF_INPUT_LAST);
-        if attached.session.wants_end_of_input() {
-            attached.wires.master.end_input();
-        }
-        self.cx.after(Duration::from_millis(wait.into()), Due::EndOfInput(key));
+    pub fn end_of_input(&mut self, cx: &mut Context, key: Key) -> Next {
+        self.get_mut(key).map_or(Next::Waits, |attached| attached.end_of_input(cx, key))
     }
 
     /// A client whose input the program does not read may have left: over TCP
     /// the end of what it sent comes after all that it sent.
-    pub(super) fn unheard(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
+    pub fn unheard(&mut self, cx: &mut Context, key: Key) -> Next {
+        let Some(attached) = self.get_mut(key) else {
+            return Next::Waits;
         };
         attached.quiet.end(flag::UNHEARD);
-        if attached.session.is_deaf() && attached.has_left(&mut self.cx.local_tcp) {
-            self.abandon(key);
-        } else {
-            self.settle(key);
+        if attached.session.is_deaf() && attached.has_left(&mut cx.local_tcp) {
+            return Next::Abandon;
         }
+        self.settle(cx, key)
     }
 
     /// A client may have vanished while there was output for it.
-    pub(super) fn unanswered(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
+    pub fn unanswered(&mut self, cx: &mut Context, key: Key) -> Next {
+        let Some(attached) = self.get_mut(key) else {
+            return Next::Waits;
         };
         match attached.wires.client.unanswered_for() {
             None => attached.quiet.end(flag::UNANSWERED),
-            Some(silence) if silence >= UNANSWERED => self.abandon(key),
-            Some(_) => self.cx.after(UNANSWERED_LOOK, Due::Unanswered(key)),
+            Some(silence) if silence >= UNANSWERED => return Next::Abandon,
+            Some(_) => cx.after(UNANSWERED_LOOK, Due::Unanswered(key)),
         }
+        Next::Waits
     }
 
     /// A program that closed its terminal may have opened it again.
-    pub(super) fn reopened(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
+    pub fn reopened(&mut self, cx: &mut Context, key: Key) -> Next {
+        let Some(attached) = self.get_mut(key) else {
+            return Next::Waits;
         };
         attached.quiet.end(flag::REOPENS);
         if attached.session.terminal_open() || !attached.session.program_runs() {
-            return;
+            return Next::Waits;
         }
         // Nobody reads what it sends meanwhile, so its end is not heard.
-        if attached.has_left(&mut self.cx.local_tcp) {
-            return self.abandon(key);
+        if attached.has_left(&mut cx.local_tcp) {
+            return Next::Abandon;
         }
         // Not before the client has read what there was: it would pile up.
         if !attached.session.has_output() {
             attached.session.terminal_reopened();
-            attached.read_terminal(&mut self.cx, false, |_| false);
+            attached.read_terminal(cx, false, |_| false);
         }
-        self.settle(key);
-    }
-
-    /// A session begins that may be idle only for so long.
-    pub(super) fn watch_idleness(&mut self, key: Key, timeout: Duration) {
-        // A terminal that is handed over keeps its times by that one.
-        fpty::sys::clock::look_at_wall_clock();
-        if let Some(attached) = self.sessions.get_mut(key) {
-            attached.wires.traffic.get_or_insert_with(Box::default).note();
-        }
-        if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
-            self.cx.after(wait, Due::Idle(key));
-        }
+        self.settle(cx, key)
     }
 
     /// Looks whether a session has been idle for too long, or will have been before
     /// long, which its client is told once.
-    pub(super) fn idle(&mut self, key: Key, was_told: bool) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
+    pub fn idle(&mut self, cx: &mut Context, key: Key, was_told: bool) -> Next {
+        let Some(attached) = self.get_mut(key) else {
+            return Next::Waits;
         };
-        let Some(timeout) = self.cx.doors.rules(attached.door).and_then(|rules| rules.timeout)
-        else {
-            return;
+        let Some(timeout) = cx.doors.rules(attached.door).and_then(|rules| rules.timeout) else {
+            return Next::Waits;
         };
         let idle = match attached.session.is_handed_over() {
             true => attached.wires.master.idle_for(),
             false => attached.idle_for(),
         };
         match Idleness::of(idle.unwrap_or(timeout), timeout, was_told) {
-            Idleness::Wait(wait) => self.cx.after(wait, Due::Idle(key)),
-            Idleness::WaitOfTold(wait) => self.cx.after(wait, Due::IdleSoon(key)),
+            Idleness::Wait(wait) => cx.after(wait, Due::Idle(key)),
+            Idleness::WaitOfTold(wait) => cx.after(wait, Due::IdleSoon(key)),
             Idleness::Tell(wait) => {
                 attached.session.notice(ENDS_SOON, &mut attached.wires);
-                self.cx.after(wait, Due::IdleSoon(key));
-                self.settle(key);
+                cx.after(wait, Due::IdleSoon(key));
+                return self.settle(cx, key);
             }
             Idleness::Over => {
                 let line = Idleness::line("session", timeout);
                 attached.session.dismiss(Ending::Idle, &line, &mut attached.wires);
-                self.cx.after(LAST_WORD, Due::Dismissed(key));
-                self.settle(key);
+                cx.after(LAST_WORD, Due::Dismissed(key));
+                return self.settle(cx, key);
             }
+        }
+        Next::Waits
+    }
+
+    /// A session begins that may be idle only for so long.
+    pub fn watch_idleness(&mut self, cx: &mut Context, key: Key, timeout: Duration) {
+        // A terminal that is handed over keeps its times by that one.
+        fpty::sys::clock::look_at_wall_clock();
+        if let Some(attached) = self.get_mut(key) {
+            attached.wires.traffic.get_or_insert_with(Box::default).note();
+        }
+        if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
+            cx.after(wait, Due::Idle(key));
         }
     }
 }

@@ -4,8 +4,8 @@
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
-use super::GatewayLoop;
-use super::told::Refusal;
+use super::context::Context;
+use super::told::{Refusal, Rejection};
 use crate::config::router::SFTP_SERVERS;
 use crate::config::rules::Rules;
 use crate::uwsgi::server;
@@ -17,14 +17,14 @@ fn refused(why: impl Into<String>) -> Ended {
     Ended::because(Ending::Refused, why)
 }
 
-impl GatewayLoop {
+impl Context {
     /// The program that a client asks for.
     ///
     /// # Errors
     /// It does not get it: how its session ends.
     fn asked_for(&self, door: u16, request: Request) -> Result<Arc<Program>, Ended> {
         let request = request.read().map_err(|why| refused(format!("bad request: {why}")))?;
-        let Some(place) = self.cx.doors.door(door) else {
+        let Some(place) = self.doors.door(door) else {
             return Err(refused("the socket is closed"));
         };
         let Some((verb, data)) = request else {
@@ -54,12 +54,11 @@ impl GatewayLoop {
     ///
     /// # Errors
     /// As above.
-    pub(super) fn granted(&mut self, door: u16, request: Request) -> Result<Arc<Program>, Ended> {
-        let asked = self.asked_for(door, request);
-        if asked.as_ref().is_err_and(|why| why.ending == Ending::Refused) {
-            self.cx.told.refuses(Refusal::Command);
-        }
-        asked
+    pub fn granted(&self, door: u16, request: Request) -> Result<Arc<Program>, Rejection> {
+        self.asked_for(door, request).map_err(|ended| match ended.ending {
+            Ending::Refused => Rejection { ended, reason: Refusal::Command },
+            _ => ended.into(),
+        })
     }
 }
 

@@ -3,15 +3,14 @@
 //! does not answer in time is done without.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::GatewayLoop;
-use super::fault;
+use super::context::Context;
 use super::listing::beginning::Beginning;
-use super::listing::piece::{self, Asking};
-use super::recovery::Whose;
+use super::listing::piece::Asking;
+use super::outcome::Outcome;
 use super::table::{Key, Source};
 use super::timers::Due;
 use crate::uwsgi::log::log;
@@ -71,9 +70,7 @@ fn mailboxes() -> std::sync::MutexGuard<'static, Vec<Mailbox>> {
 /// What one is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// Its sessions from this place on, for the statistics.
-    Sessions(u32),
-    /// Its sessions that somebody may know of, who asks.
+    /// Its sessions that somebody may know of.
     Piece(Asking),
     /// To end the session in this place that has this id, if this user may.
     End {
@@ -89,10 +86,17 @@ pub enum Question {
 /// Who asked, and waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
-    /// A client of the statistics.
-    Statistics(Key),
     /// A client that asks who is there.
     Inquirer(Key),
+}
+
+/// A question of another gateway's, which waits for the answer.
+#[derive(Debug)]
+pub struct Posed {
+    from: usize,
+    number: u64,
+    /// What it asks.
+    pub question: Question,
 }
 
 /// The other gateways.
@@ -119,11 +123,6 @@ impl Siblings {
         // An answer to a gateway that was here before is none to us.
         let next = u64::from(std::process::id()) << 32;
         Self { ordinal, mailbox, others, asked: HashMap::new(), next }
-    }
-
-    /// The descriptor to wait for, where there is anybody to hear of.
-    pub fn mailbox(&self) -> Option<BorrowedFd<'_>> {
-        self.mailbox.as_ref().map(AsFd::as_fd)
     }
 
     /// Their numbers.
@@ -166,11 +165,7 @@ impl<'a> Message<'a> {
 impl Question {
     pub(super) fn encode(self) -> Vec<u8> {
         match self {
-            Self::Sessions(from) => [&b"s"[..], &from.to_le_bytes()].concat(),
-            Self::Piece(Asking { by, from, beginning }) => {
-                let beginning = beginning.as_ref().map(Beginning::as_bytes).unwrap_or_default();
-                [&b"l"[..], &by.to_le_bytes(), &from.to_le_bytes(), beginning].concat()
-            }
+            Self::Piece(asking) => asking.encode(),
             Self::End { by, place, id } => {
                 [&b"k"[..], &by.to_le_bytes(), &place.to_le_bytes(), id.as_bytes()].concat()
             }
@@ -178,129 +173,87 @@ impl Question {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        match bytes {
-            [b's', from @ ..] => Some(Self::Sessions(u32::from_le_bytes(from.try_into().ok()?))),
-            [b'l', rest @ ..] => {
-                let (by, from, rest) = two_numbers(rest)?;
-                let beginning = match rest {
-                    [] => None,
-                    rest => Some(Beginning::of(rest)?),
-                };
-                Some(Self::Piece(Asking { by, from, beginning }))
-            }
-            [b'k', rest @ ..] => {
-                let (by, place, rest) = two_numbers(rest)?;
-                Some(Self::End { by, place, id: Beginning::of(rest)? })
-            }
-            _ => None,
-        }
+        let Some(rest) = bytes.strip_prefix(b"k") else {
+            return Asking::decode(bytes).map(Self::Piece);
+        };
+        let (by, rest) = rest.split_first_chunk()?;
+        let (place, rest) = rest.split_first_chunk()?;
+        let (by, place) = (u32::from_le_bytes(*by), u32::from_le_bytes(*place));
+        Some(Self::End { by, place, id: Beginning::of(rest)? })
     }
 }
 
-fn two_numbers(bytes: &[u8]) -> Option<(u32, u32, &[u8])> {
-    let (one, rest) = bytes.split_first_chunk()?;
-    let (other, rest) = rest.split_first_chunk()?;
-    Some((u32::from_le_bytes(*one), u32::from_le_bytes(*other), rest))
-}
-
-impl GatewayLoop {
+impl Siblings {
     /// Asks another gateway; returns whether there will be an answer, or the
     /// word that there was none.
-    pub(super) fn ask(&mut self, whom: usize, question: Question, asker: Asker) -> bool {
-        let siblings = &mut self.siblings;
-        let Some(to) = siblings.others.get(whom) else {
+    pub fn ask(&mut self, cx: &mut Context, whom: usize, question: Question, asker: Asker) -> bool {
+        let Some(to) = self.others.get(whom) else {
             return false;
         };
-        let number = siblings.next;
-        let message =
-            Message { from: siblings.ordinal, is_answer: false, number, body: &question.encode() };
+        let number = self.next;
+        let body = question.encode();
+        let message = Message { from: self.ordinal, is_answer: false, number, body: &body };
         if !matches!(to.write(&message.encode()), Written::Bytes(_)) {
             return false;
         }
-        siblings.next += 1;
-        siblings.asked.insert(number, asker);
-        self.cx.after(PATIENCE, Due::Answer(number));
+        self.next += 1;
+        self.asked.insert(number, asker);
+        cx.after(PATIENCE, Due::Answer(number));
         true
     }
 
-    /// Somebody has written to us.
-    pub(super) fn siblings_ready(&mut self) {
+    /// Answers another gateway. Whoever has no room for it will not miss it for
+    /// long.
+    pub fn reply(&self, to: &Posed, body: &[u8]) {
+        let message = Message { from: self.ordinal, is_answer: true, number: to.number, body };
+        if let Some(to) = self.others.get(to.from) {
+            let _ = to.write(&message.encode());
+        }
+    }
+
+    /// Somebody has written to us: the loop hears of each question and answer.
+    pub fn ready(&mut self, cx: &mut Context) {
+        let Some(mailbox) = &self.mailbox else {
+            return;
+        };
+        let mut buffer = vec![0; HEAD + LONGEST];
         for _ in 0..AT_ONCE {
-            let Some(mailbox) = &self.siblings.mailbox else {
-                return;
-            };
-            let mut buffer = vec![0; HEAD + LONGEST];
             // Descriptors that come along close here.
             let (read, sender) = mailbox.read_and_sender(&mut buffer, &mut Vec::new());
             let Read::Bytes(count) = read else {
                 return;
             };
-            let Some(message) = Message::decode(&buffer[..count]) else {
+            let Some(Message { from, is_answer, number, body }) = Message::decode(&buffer[..count])
+            else {
                 continue;
             };
             // What another process says, or one that is gone, is nothing to us.
-            if !sender.is_some_and(|sender| proof::is_gateway(message.from, sender.pid)) {
+            if !sender.is_some_and(|sender| proof::is_gateway(from, sender.pid)) {
                 continue;
             }
-            if !message.is_answer {
-                // Whoever asks does without.
-                self.guarded(Whose::Past, |router| router.answer(&message));
-            } else if let Some(asker) = self.siblings.asked.remove(&message.number) {
-                self.answered(asker, Some(message.body));
+            if is_answer {
+                let asker = self.asked.remove(&number);
+                asker.into_iter().for_each(|asker| {
+                    cx.then(Outcome::Answered(asker, Some(body.to_vec())));
+                });
+            } else if let Some(question) = Question::decode(body) {
+                cx.then(Outcome::Asked(Posed { from, number, question }));
             }
-        }
-    }
-
-    fn answer(&mut self, message: &Message<'_>) {
-        fault::point("question");
-        let body = match Question::decode(message.body) {
-            Some(Question::Sessions(from)) => self.sessions_for_another(from),
-            Some(Question::Piece(asking)) => self.piece(asking).encode(),
-            Some(Question::End { by, place, id }) => match self.end_by(by, place, id) {
-                true => piece::ENDED.to_vec(),
-                false => Vec::new(),
-            },
-            None => return,
-        };
-        let siblings = &self.siblings;
-        let answer = Message {
-            from: siblings.ordinal,
-            is_answer: true,
-            number: message.number,
-            body: &body,
-        };
-        // Whoever has no room for it will not miss it for long.
-        if let Some(to) = siblings.others.get(message.from) {
-            let _ = to.write(&answer.encode());
         }
     }
 
     /// No answer came in time.
-    pub(super) fn unanswered_question(&mut self, number: u64) {
-        if let Some(asker) = self.siblings.asked.remove(&number) {
-            self.answered(asker, None);
+    pub fn unanswered(&mut self, cx: &mut Context, number: u64) {
+        if let Some(asker) = self.asked.remove(&number) {
+            cx.then(Outcome::Answered(asker, None));
         }
     }
 
-    fn answered(&mut self, asker: Asker, answer: Option<&[u8]>) {
-        let whose = match asker {
-            Asker::Statistics(key) => Whose::Stats(key),
-            Asker::Inquirer(key) => Whose::Inquirer(key),
-        };
-        self.guarded(whose, |router| {
-            fault::point("answer");
-            match asker {
-                Asker::Statistics(key) => router.listed(key, answer),
-                Asker::Inquirer(key) => router.inquirer_answered(key, answer),
-            }
-        });
-    }
-
     /// Waits for what others write to us.
-    pub(super) fn hear_siblings(&mut self) {
-        if let Some(mailbox) = self.siblings.mailbox() {
+    pub fn hear(&self, cx: &Context) {
+        if let Some(mailbox) = &self.mailbox {
             let token = Source::Siblings.token();
-            if let Err(error) = self.cx.poller.add(mailbox, token, Interest::READ) {
+            if let Err(error) = cx.poller.add(mailbox.as_fd(), token, Interest::READ) {
                 log(&format!("forkptyrouter: gateways know of their own sessions only: {error}"));
             }
         }
@@ -310,6 +263,7 @@ impl GatewayLoop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::router::listing::piece::Wanted;
 
     #[test]
     fn messages_are_read_as_they_were_written() {
@@ -321,15 +275,15 @@ mod tests {
         assert!((0..HEAD).all(|cut| Message::decode(&bytes[..cut]).is_none()));
         let id = Beginning::of(b"0123abcd").expect("an id");
         for question in [
-            Question::Sessions(70_000),
-            Question::Piece(Asking { by: 7, from: 70_000, beginning: None }),
-            Question::Piece(Asking { by: 7, from: 70_000, beginning: Beginning::of(b"0a") }),
+            Question::Piece(Asking { by: 7, from: 70_000, wanted: Wanted::List }),
+            Question::Piece(Asking { by: 0, from: 1 << 31, wanted: Wanted::Statistics }),
+            Question::Piece(Asking { by: 7, from: 0, wanted: Wanted::Places(id) }),
             Question::End { by: 0, place: 1 << 31, id },
         ] {
             assert_eq!(Question::decode(&question.encode()), Some(question));
         }
-        assert_eq!(Question::decode(b"k1234"), None);
-        assert_eq!(Question::decode(b"s123"), None);
-        assert_eq!(Question::decode(b""), None);
+        for cut in [&b"k1234"[..], b"s123", b"l01234567x", b"p01234567", b"x01234567", b""] {
+            assert_eq!(Question::decode(cut), None);
+        }
     }
 }

@@ -11,8 +11,6 @@ pub enum Source {
     Listener(u16),
     /// The statistics' socket.
     StatsListener,
-    /// A client of the statistics.
-    Stats(Key),
     /// A child has ended.
     Children,
     /// Another gateway has written to us.
@@ -29,7 +27,7 @@ pub enum Source {
     CommandClient(Key),
     /// One of the streams of such a command, 0 to 2.
     CommandStream(Key, u8),
-    /// A client that asks who is there.
+    /// A client that asks who is there, or for the statistics.
     Inquirer(Key),
     /// A client to which the last word was said.
     Closing(Key),
@@ -60,7 +58,6 @@ impl Source {
         let (kind, key) = match self {
             Source::Listener(index) => (0, Key { index: index.into(), generation: 0 }),
             Source::StatsListener => (1, Key { index: 0, generation: 0 }),
-            Source::Stats(key) => (2, key),
             Source::Children => (3, Key { index: 0, generation: 0 }),
             Source::Siblings => (3, Key { index: 1, generation: 0 }),
             Source::Client(key) => (4, key),
@@ -89,7 +86,6 @@ impl Source {
             1 if key.index == 0 => Source::StatsListener,
             1 if key.index == 2 => Source::Alarm,
             1 => Source::Recorder,
-            2 => Source::Stats(key),
             3 if key.index == 1 => Source::Siblings,
             3 => Source::Children,
             4 => Source::Client(key),
@@ -230,7 +226,6 @@ mod tests {
             Source::StatsListener,
             Source::Recorder,
             Source::Alarm,
-            Source::Stats(key),
             Source::Children,
             Source::Siblings,
             Source::Client(key),

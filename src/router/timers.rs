@@ -59,12 +59,10 @@ pub enum Due {
     Tidy,
     /// The log may take what it did not.
     Log,
-    /// A client that asks who is there has had its time.
+    /// A client that asks who is there, or for the statistics, has had its time.
     Inquirer(Key),
     /// The client of a command was told why it ends, and does not take it.
     CommandDismissed(Key),
-    /// A client of the statistics has said nothing, or does not read.
-    Stats(Key),
     /// A question of another gateway's has had time enough for an answer.
     Answer(u64),
     /// What was recorded is to be passed on.
@@ -131,7 +129,6 @@ impl Due {
             | Due::Log
             | Due::Recording
             | Due::Recorder
-            | Due::Stats(_)
             | Due::Inquirer(_)
             | Due::CommandDismissed(_)
             | Due::Answer(_)

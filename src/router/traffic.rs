@@ -1,8 +1,8 @@
 //! Bytes between a client and its terminal.
 
 use std::os::fd::AsFd;
+use std::rc::Rc;
 
-use super::GatewayLoop;
 use super::context::{BUFFER, Context};
 use super::quiet::Quiet;
 use super::record::Recording;
@@ -108,27 +108,34 @@ impl Wires {
         Self { client, master, program, traffic: None }
     }
 
+    /// It goes on to be recorded, if it was.
+    pub fn is_recorded_by(&mut self, recording: Option<Rc<Recording>>) {
+        if recording.is_some() {
+            self.traffic.get_or_insert_with(Box::default).recording = recording;
+        }
+    }
+
     /// Where it is recorded, if it is.
-    pub fn recording(&mut self) -> Option<&mut Recording> {
-        self.traffic.as_mut()?.recording.as_mut()
+    pub fn recording(&self) -> Option<&Rc<Recording>> {
+        self.traffic.as_ref()?.recording.as_ref()
     }
 
     /// Whether it is, or ever was: a recording that failed stays with its
     /// session.
     pub fn is_recorded(&self) -> bool {
-        self.traffic.as_ref().is_some_and(|traffic| traffic.recording.is_some())
+        self.recording().is_some()
     }
 }
 
 impl Attached {
     /// Whether the terminal is not to be read now: there might be no room to
     /// record what comes from it.
-    fn holds(&mut self) -> bool {
-        self.wires.recording().is_some_and(Recording::holds)
+    fn holds(&self) -> bool {
+        self.wires.recording().is_some_and(|recording| recording.holds())
     }
 
     /// Whether it was not read for that.
-    fn is_held(&mut self) -> bool {
+    fn is_held(&self) -> bool {
         self.wires.recording().is_some_and(|recording| recording.is_held())
     }
 }
@@ -174,16 +181,55 @@ impl Ends for Wires {
     }
 }
 
-impl GatewayLoop {
+/// What a client's event has come to.
+#[must_use]
+pub enum Heard {
+    /// See what its session needs now.
+    Settle,
+    /// Its first bytes stand in the buffer: is it a terminal's client at all?
+    First,
+    /// There are no more of them.
+    FirstEnded,
+    /// There is no such session.
+    Nobody,
+}
+
+/// What a session comes to, that concerns others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// Nothing: it waits.
+    Waits,
+    /// Whoever was given its terminal made it wait.
+    HeldUp,
+    /// It is over, and its client's first word is still waited for.
+    Linger,
+    /// It is over: its client has all that it will get.
+    Close,
+    /// Its client has left.
+    Depart,
+    /// Its client is gone for good, or is let go.
+    Abandon,
+    /// Its client asks to leave.
+    Leave,
+    /// Its client says hello after all.
+    Greet,
+    /// Its terminal is its client's from here on.
+    HandedOver,
+    /// Its terminal was closed, and may be opened again.
+    MayReopen,
+}
+
+impl Sessions {
     /// Whether an event is about one end of a stream, which takes a while to
     /// pass on: there is more of it, or room for what there was.
-    pub(super) fn is_bulk(&mut self, ready: Ready) -> bool {
+    pub fn is_bulk(&mut self, ready: Ready) -> bool {
         let (key, of_client) = match Source::of(ready.token) {
             Source::Client(key) => (key, true),
             Source::Terminal(key) => (key, false),
             _ => return false,
         };
-        self.sessions.get_mut(key).is_some_and(|attached| {
+        self.get_mut(key).is_some_and(|attached| {
             let (input, output) = (attached.last_input >= BULK, attached.last_output >= BULK);
             let (more, room) = if of_client { (input, output) } else { (output, input) };
             more || (ready.write && room)
@@ -191,38 +237,31 @@ impl GatewayLoop {
     }
 
     /// The client sent something, takes output again, or left.
-    pub(super) fn client_ready(&mut self, key: table::Key, ready: Ready) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
+    pub fn client_ready(&mut self, cx: &mut Context, key: table::Key, ready: Ready) -> Heard {
+        let Some(attached) = self.get_mut(key) else {
+            return Heard::Nobody;
         };
         let Attached { session, wires, last_input, .. } = attached;
-        let armed = wires.master.arm();
+        let _armed = wires.master.arm();
         if ready.write {
             session.client_writable(wires);
         }
         if ready.read && session.client_interest().read {
-            match wires.client.read_into(&mut self.cx.input) {
+            match wires.client.read_into(&mut cx.input) {
                 Read::Bytes(count) => {
                     *last_input = magnitude(count);
-                    super::fault::strike("input", || &self.cx.input);
-                    super::fault::arm(&self.cx.input);
+                    super::fault::strike("input", || &cx.input);
+                    super::fault::arm(&cx.input);
                     if session.is_new() {
-                        drop(armed);
-                        return self.hear_first(key);
+                        return Heard::First;
                     }
-                    self.cx.hear(key, session, wires);
+                    cx.hear(key, session, wires);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
                 // writing half was shut down is not.
                 Read::End if ready.hang_up => session.client_left(),
-                Read::End => {
-                    if session.is_new() {
-                        if let Some(mut beginning) = self.beginnings.remove(&key) {
-                            session.early_input(beginning.take(), wires);
-                        }
-                    }
-                    session.client_ended();
-                }
+                Read::End if session.is_new() => return Heard::FirstEnded,
+                Read::End => session.client_ended(),
                 Read::Gone => session.client_left(),
                 Read::Blocked => {}
             }
@@ -232,18 +271,17 @@ impl GatewayLoop {
             session.client_left();
         } else if ready.read {
             let wanted = session.client_interest();
-            attached.watch_client(key, wanted, &self.cx.poller);
+            attached.watch_client(key, wanted, &cx.poller);
         }
-        drop(armed);
-        self.settle(key);
+        Heard::Settle
     }
 
     /// The program wrote something, takes input again, or closed its terminal.
-    pub(super) fn terminal_ready(&mut self, key: table::Key, ready: Ready) {
+    pub fn terminal_ready(&mut self, cx: &mut Context, key: table::Key, ready: Ready) {
         // Whoever is alone keeps nobody waiting.
-        let alone = self.sessions.len() == 1;
-        let in_parallel = self.cx.parallel != Parallel::Nothing;
-        let Some(attached) = self.sessions.get_mut(key) else {
+        let alone = self.len() == 1;
+        let in_parallel = cx.parallel != Parallel::Nothing;
+        let Some(attached) = self.get_mut(key) else {
             return;
         };
         let armed = attached.wires.master.arm();
@@ -257,34 +295,33 @@ impl GatewayLoop {
                 // it an echo beside a stream took a third longer.
                 let wait =
                     |poller: &Poller| !alone && (poller.others_ready(ready.token) || in_parallel);
-                attached.read_terminal(&mut self.cx, ready.hang_up, wait);
+                attached.read_terminal(cx, ready.hang_up, wait);
             } else if ready.hang_up {
                 // A hang-up is told again and again, asked for or not: until
                 // its client reads again the poller does without it.
-                attached.forget_terminal(&self.cx.poller);
+                attached.forget_terminal(&cx.poller);
             }
         }
         drop(armed);
-        self.look_for_answers(key);
-        self.settle(key);
+        attached.look_for_answers(cx, key);
     }
 
-    /// After anything that happened to a session: ends it, or waits for what
-    /// it needs now.
-    pub(super) fn settle(&mut self, key: table::Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
+    /// After anything that happened to a session: waits for what it needs now, or
+    /// says what it comes to.
+    pub fn settle(&mut self, cx: &mut Context, key: table::Key) -> Next {
+        let Some(attached) = self.get_mut(key) else {
+            return Next::Waits;
         };
         if attached.wires.master.is_held_up() && attached.session.dismissed().is_none() {
-            return self.held_up(key);
+            return Next::HeldUp;
         }
         match attached.session.verdict() {
             Verdict::Lives => {}
-            Verdict::Over if attached.session.may_greet() => return self.linger(key),
-            Verdict::Over => return self.close(key),
-            Verdict::Abandoned => return self.depart(key),
-            Verdict::Left => return self.client_leaves(key),
-            Verdict::Greets => return self.greets_late(key),
+            Verdict::Over if attached.session.may_greet() => return Next::Linger,
+            Verdict::Over => return Next::Close,
+            Verdict::Abandoned => return Next::Depart,
+            Verdict::Left => return Next::Leave,
+            Verdict::Greets => return Next::Greet,
             Verdict::Starved => {
                 // In the midst of output that it does not read it would be
                 // misread.
@@ -292,8 +329,8 @@ impl GatewayLoop {
                     let line = "session ended: out of memory";
                     attached.session.dismiss(Ending::Lost, line, &mut attached.wires);
                 }
-                self.cx.doors.log_refusal("forkptyrouter: session ended: out of memory");
-                return self.close(key);
+                cx.doors.log_refusal("forkptyrouter: session ended: out of memory");
+                return Next::Close;
             }
         }
         let wanted = attached.session.client_interest();
@@ -302,25 +339,25 @@ impl GatewayLoop {
         if wanted.write != attached.client_interest.write
             || (wanted.read && !attached.client_interest.read)
         {
-            attached.watch_client(key, wanted, &self.cx.poller);
+            attached.watch_client(key, wanted, &cx.poller);
         }
         if attached.session.is_handed_over()
             && (attached.terminal_interest.is_some() || attached.session.owes_go())
         {
-            attached.forget_terminal(&self.cx.poller);
-            return self.handed_over(key);
+            attached.forget_terminal(&cx.poller);
+            return Next::HandedOver;
         }
         if !attached.session.terminal_open() {
-            attached.forget_terminal(&self.cx.poller);
-            return self.look_for_reopened(key);
+            attached.forget_terminal(&cx.poller);
+            return Next::MayReopen;
         }
         let mut wanted = attached.session.terminal_interest();
         wanted.read &= !attached.is_held();
         let is_ours = !attached.session.is_handed_over() && attached.starting == 0;
         if attached.terminal_interest != Some(wanted) && is_ours {
-            attached.watch_terminal(key, wanted, &self.cx.poller);
+            attached.watch_terminal(key, wanted, &cx.poller);
         }
-        self.look_after_input(key);
+        attached.look_after_input(cx, key)
     }
 }
 
@@ -384,7 +421,7 @@ impl Attached {
             super::fault::strike("output", || &buffer[start..start + have]);
             if let Some(traffic) = &mut self.wires.traffic {
                 traffic.gave_out(have);
-                if let Some(recording) = &mut traffic.recording {
+                if let Some(recording) = &traffic.recording {
                     recording.output(&buffer[start..start + have]);
                 }
             }

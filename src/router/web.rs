@@ -3,102 +3,115 @@
 
 use std::collections::HashMap;
 
-use super::GatewayLoop;
 use super::admission::who;
-use super::closing::LastWord;
+use super::context::Context;
 use super::table::Key;
 use super::timers::Due;
 use super::told::{Refusal, Said};
-use super::traffic::Attached;
+use super::traffic::{Attached, Next, Sessions};
 use crate::session::web::{ANSWER, Beginning, Begins, HELD, WHY, begins};
 use fpty::proto::Protocol;
 use fpty::sys::socket::Stream;
 
 /// Sessions of raw mode whose first bytes have come, and are not known; most
 /// are known with the first read.
-pub type Beginnings = HashMap<Key, Beginning>;
+#[derive(Default)]
+pub struct Beginnings {
+    held: HashMap<Key, Beginning>,
+}
 
 /// So many are no reason to look whether they still are.
 const FEW: usize = 64;
 
-impl GatewayLoop {
+impl Beginnings {
     /// Looks at the first bytes of a session, which stand in the buffer.
-    pub(super) fn hear_first(&mut self, key: Key) {
-        let Some(Attached { session, wires, .. }) = self.sessions.get_mut(key) else {
-            return;
+    pub fn hear(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> Next {
+        let Some(Attached { session, wires, .. }) = sessions.get_mut(key) else {
+            return Next::Waits;
         };
-        let before = self.beginnings.get_mut(&key);
-        let begins = match before {
-            Some(beginning) => beginning.hear(&self.cx.input),
-            None => begins(&self.cx.input),
+        let _armed = wires.master.arm();
+        let begins = match self.held.get_mut(&key) {
+            Some(beginning) => beginning.hear(&cx.input),
+            None => begins(&cx.input),
         };
         match begins {
-            Begins::Web => return self.refuse_web(key),
+            Begins::Web => return self.refuse(sessions, cx, key),
             Begins::Plain => {
                 session.is_known_now();
-                match self.beginnings.remove(&key) {
+                match self.held.remove(&key) {
                     Some(mut beginning) => session.early_input(beginning.take(), wires),
-                    None => self.cx.hear(key, session, wires),
+                    None => cx.hear(key, session, wires),
                 }
             }
             Begins::Likely | Begins::Unlikely => {
-                let is_new = !self.beginnings.contains_key(&key);
-                let beginning = self.beginnings.entry(key).or_default();
+                let is_new = !self.held.contains_key(&key);
+                let beginning = self.held.entry(key).or_default();
                 if is_new {
-                    beginning.hear(&self.cx.input);
+                    beginning.hear(&cx.input);
                 }
                 if begins == Begins::Unlikely || beginning.is_released() {
                     session.early_input(beginning.take(), wires);
                 }
                 if is_new {
-                    self.cx.after(HELD, Due::First(key));
-                    if self.beginnings.len() > FEW {
-                        self.beginnings.retain(|key, _| self.sessions.has(*key));
+                    cx.after(HELD, Due::First(key));
+                    if self.held.len() > FEW {
+                        self.held.retain(|key, _| sessions.has(*key));
                     }
                 }
             }
         }
-        self.settle(key);
+        sessions.settle(cx, key)
+    }
+
+    /// There are no more of them than came.
+    pub fn ended(&mut self, sessions: &mut Sessions, key: Key) {
+        let Some(Attached { session, wires, .. }) = sessions.get_mut(key) else {
+            return;
+        };
+        if let Some(mut beginning) = self.held.remove(&key) {
+            let _armed = wires.master.arm();
+            session.early_input(beginning.take(), wires);
+        }
+        session.client_ended();
     }
 
     /// First bytes were held back for long enough.
-    pub(super) fn give_first(&mut self, key: Key) {
-        let Some(Attached { session, wires, .. }) = self.sessions.get_mut(key) else {
-            self.beginnings.remove(&key);
-            return;
+    pub fn give(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> Next {
+        let Some(Attached { session, wires, .. }) = sessions.get_mut(key) else {
+            self.held.remove(&key);
+            return Next::Waits;
         };
-        if let Some(beginning) = self.beginnings.get_mut(&key) {
-            session.early_input(beginning.release(), wires);
-            self.settle(key);
-        }
+        let Some(beginning) = self.held.get_mut(&key) else {
+            return Next::Waits;
+        };
+        session.early_input(beginning.release(), wires);
+        sessions.settle(cx, key)
     }
 
-    fn refuse_web(&mut self, key: Key) {
-        self.beginnings.remove(&key);
-        let Some(Attached { session, wires, door, .. }) = self.sessions.get_mut(key) else {
-            return;
+    fn refuse(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> Next {
+        self.held.remove(&key);
+        let Some(Attached { session, wires, door, .. }) = sessions.get_mut(key) else {
+            return Next::Waits;
         };
         let (door, client) = (*door, &wires.client);
         let said_all = !session.has_output();
         session.client_left();
-        self.cx.told.hears(door, Protocol::Raw.name(), Said::default);
-        self.cx.told.refused(Some(client), Refusal::Denied, WHY);
-        let line = line(self.cx.doors.door(door).map(|door| door.name.as_str()), client);
-        self.cx.doors.log_refusal(&line);
-        if said_all {
+        cx.refuse_page(door, Protocol::Raw, client, said_all);
+        Next::Close
+    }
+}
+
+impl Context {
+    /// A web page has come to a terminal's socket: it is told so, where nothing
+    /// else was said to it.
+    pub fn refuse_page(&mut self, door: u16, protocol: Protocol, client: &Stream, is_told: bool) {
+        let origin = self.told.origin(door, protocol.name(), Said::default);
+        self.told.refused(origin, Some(client), Refusal::Denied, WHY);
+        let line = line(self.doors.door(door).map(|door| door.name.as_str()), client);
+        self.doors.log_refusal(&line);
+        if is_told {
             let _ = client.write(ANSWER);
         }
-        self.close(key);
-    }
-
-    /// The same of a client of uwsgi mode, whose program has not started.
-    pub(super) fn refuse_web_caller(&mut self, door: u16, client: Stream) {
-        self.cx.told.hears(door, Protocol::Uwsgi.name(), Said::default);
-        self.cx.told.refused(Some(&client), Refusal::Denied, WHY);
-        let line = line(self.cx.doors.door(door).map(|door| door.name.as_str()), &client);
-        self.cx.doors.log_refusal(&line);
-        let _ = client.write(ANSWER);
-        self.cx.close_when_read(client, LastWord::Eof);
     }
 }
 

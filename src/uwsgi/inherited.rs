@@ -17,7 +17,7 @@ use std::ptr::{addr_of, addr_of_mut};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
-use super::kept;
+use super::exec_handoff;
 use crate::ffi;
 use fpty::sys::shared;
 
@@ -50,7 +50,7 @@ static LOOPS: OnceLock<Vec<Option<Loop>>> = OnceLock::new();
 /// it. The server does not close it either, as it does after a reload with what
 /// it does not know: its number could mean something else then.
 pub fn by_gateways_only(fd: BorrowedFd<'_>) {
-    kept::protect(fd);
+    exec_handoff::protect(fd);
     let at = COUNT.fetch_add(1, Ordering::Relaxed);
     if let Some(number) = DESCRIPTORS.get(at) {
         number.store(fd.as_raw_fd(), Ordering::Release);

@@ -2,15 +2,14 @@
 //! No raw pointer of the server leaves this folder.
 
 pub mod abi;
+pub mod exec_handoff;
 pub mod fingerprint;
 pub mod gateway;
 pub mod guard;
 pub mod inherited;
-pub mod kept;
 pub mod log;
 pub mod metrics;
 pub mod options;
-pub mod outlives;
 pub mod passed;
 pub mod proof;
 pub mod queue;

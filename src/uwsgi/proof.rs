@@ -3,22 +3,23 @@
 //! its gateways, and nobody else has (`inherited.rs`). A descriptor that went
 //! astray is not enough.
 //!
-//! The page outlives a reload, as what keeps sessions and the recorder do.
+//! The page outlives a reload, as what keeps sessions and the recorder do. Who keeps
+//! sessions has its lock.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::{inherited, kept};
+use super::{exec_handoff, inherited};
 use fpty::sys::shared::SharedWords;
 
 /// What the page is called for the next image of the server.
 const NAME: &str = "FORKPTYROUTER_PROOF";
 
-/// Words of the page: how many processes have kept sessions so far, the
-/// number, and the gateways' processes.
-const COUNT: usize = 0;
+/// Words of the page: whether the audit has all ends, the number, and the gateways'
+/// processes.
+const ENDS: usize = 0;
 const TOKEN: usize = 1;
 const LENGTH: usize = 4;
 const GATEWAYS: usize = 8;
@@ -37,8 +38,12 @@ pub type Token = [i32; LENGTH];
 /// Makes the page, or takes over that of the server's image before a reload. In
 /// the master, before it starts anything that has to know it.
 pub fn reserve() {
-    let before = kept::take_memory(NAME);
+    let before = exec_handoff::take_memory(NAME);
     let before = before.and_then(|fd| Some((SharedWords::of(fd.as_fd(), WORDS).ok()?, fd)));
+    if let Some((words, _)) = &before {
+        // A server before this counted something there.
+        words.words()[ENDS].store(0, Ordering::Release);
+    }
     let Some((words, fd)) = before.or_else(|| {
         let (words, fd) = SharedWords::to_be_kept(WORDS).ok()?;
         let mut bytes = [0; LENGTH * 4];
@@ -59,7 +64,7 @@ pub fn reserve() {
 /// The master is about to execute itself.
 pub fn before_exec() {
     if let Some(page) = PAGE.get() {
-        kept::keep(NAME, page.fd.as_fd(), OsStr::new(""));
+        exec_handoff::keep(NAME, &[page.fd.as_fd()], OsStr::new(""));
     }
 }
 
@@ -83,9 +88,22 @@ pub fn is_proved_by(said: &Token) -> bool {
     token().is_some_and(is_it)
 }
 
-/// How many processes have kept sessions so far.
-pub fn keepers() -> Option<&'static AtomicI32> {
-    words().get(COUNT)
+/// The page itself, for its lock.
+pub fn page() -> Option<BorrowedFd<'static>> {
+    PAGE.get().map(|page| page.fd.as_fd())
+}
+
+/// The master, at its end, has written how all sessions ended, also of those that are
+/// kept by a process that outlives it.
+pub fn ends_are_told() {
+    if let Some(word) = words().get(ENDS) {
+        word.store(1, Ordering::Release);
+    }
+}
+
+/// Whether it has.
+pub fn are_ends_told() -> bool {
+    words().get(ENDS).is_some_and(|word| word.load(Ordering::Acquire) == 1)
 }
 
 /// This process is the gateway of that number.

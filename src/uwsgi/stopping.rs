@@ -5,16 +5,15 @@
 
 use std::ffi::c_int;
 use std::ptr::{addr_of, addr_of_mut};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use once_cell::sync::OnceCell;
 
 use super::gateway::NAME;
 use crate::ffi;
-use fpty::sys::shared::SharedWords;
 
 /// The process of each gateway that has told its clients.
-static HAVE_TOLD: OnceCell<SharedWords> = OnceCell::new();
+static HAVE_TOLD: OnceCell<&'static [AtomicU64]> = OnceCell::new();
 
 /// The process whose handlers are ours, and the one that it had before.
 static MASTER: AtomicI32 = AtomicI32::new(0);
@@ -24,17 +23,15 @@ static BEFORE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
 const STEPS: u32 = 150;
 const STEP: libc::c_long = 2_000_000;
 
-/// Makes room for what gateways say, in the master, before it forks them.
-pub fn reserve(gateways: u32) {
-    if let Ok(words) = SharedWords::new(gateways as usize) {
-        let _ = HAVE_TOLD.set(words);
-    }
+/// Where gateways say so, a word for each: memory that the master shares with them.
+pub fn hear(words: &'static [AtomicU64]) {
+    let _ = HAVE_TOLD.set(words);
 }
 
 /// The gateway of this number has told its clients.
 pub fn has_told(ordinal: usize) {
-    if let Some(word) = HAVE_TOLD.get().and_then(|words| words.words().get(ordinal)) {
-        word.store(std::process::id() as i32, Ordering::Release);
+    if let Some(word) = HAVE_TOLD.get().and_then(|words| words.get(ordinal)) {
+        word.store(std::process::id().into(), Ordering::Release);
     }
 }
 
@@ -98,7 +95,6 @@ fn tell_gateways() {
     let Some(words) = HAVE_TOLD.get().filter(|_| !ONCE.swap(true, Ordering::Relaxed)) else {
         return;
     };
-    let words = words.words();
     // SAFETY: a fixed array in memory shared with the gateways, written by this
     // process alone; names are compared by their address, which is that of ours.
     let pids = || unsafe {
@@ -117,8 +113,8 @@ fn tell_gateways() {
     }
     for _ in 0..STEPS {
         let is_done =
-            |(pid, word): (i32, &AtomicI32)| pid <= 1 || word.load(Ordering::Acquire) == pid;
-        if pids().zip(words).all(is_done) {
+            |(pid, word): (i32, &AtomicU64)| pid <= 1 || word.load(Ordering::Acquire) == pid as u64;
+        if pids().zip(*words).all(is_done) {
             return;
         }
         let step = libc::timespec { tv_sec: 0, tv_nsec: STEP };

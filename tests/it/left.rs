@@ -319,20 +319,6 @@ fn each_socket_has_its_own() {
 }
 
 #[test]
-fn what_is_recorded_cannot_be_left() {
-    on_every_server(|flavor| {
-        let setup = Setup::new(flavor).option("forkptyrouter-detach", "5");
-        let server = setup.option("forkptyrouter-record", "{dir}/records").uwsgi();
-        let mut client = Leaver::begins(&server, &[]);
-        client.types("echo o''ne\n");
-        client.sees("one\r\n");
-        assert!(client.stays().contains("it is recorded"));
-        client.types("exit 4\n");
-        assert_eq!(client.ended().1, 4);
-    });
-}
-
-#[test]
 fn one_is_left_only_so_long() {
     on_every_server(|flavor| {
         let server = server(flavor, &[("forkptyrouter-detach-time", "1")]);

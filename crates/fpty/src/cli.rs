@@ -12,10 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use asking::AskingArguments;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueHint};
-use fpty::client::Client;
-use fpty::client::request::{Terminal, Wanted};
+use fpty::client::request::{self, Terminal, Wanted};
+use fpty::client::{self, Client};
 use fpty::proto::Protocol;
-use fpty::proto::variables::is_environment_name;
 use which::WhichArguments;
 
 /// Attach to a terminal inside of a uWSGI instance, jail or container
@@ -92,26 +91,13 @@ pub struct Escape(Option<u8>);
 #[derive(Clone, Debug)]
 pub struct Variable(OsString, Option<OsString>);
 
-fn escape(typed: &str) -> Result<Escape, String> {
-    match typed.as_bytes() {
-        b"none" => Ok(Escape(None)),
-        b"." | b"?" | b"d" => Err(String::from("it means something after the escape character")),
-        [character] if character.is_ascii_graphic() => Ok(Escape(Some(*character))),
-        _ => Err(String::from("neither one character nor none")),
-    }
+fn escape(typed: &str) -> Result<Escape, &'static str> {
+    client::escape::character(typed).map(Escape)
 }
 
 /// A value is bytes, whatever they mean here.
-fn variable(typed: &OsStr) -> Result<Variable, String> {
-    let typed = typed.as_bytes();
-    let (name, value) = match typed.iter().position(|byte| *byte == b'=') {
-        Some(at) => (&typed[..at], Some(OsStr::from_bytes(&typed[at + 1..]).to_owned())),
-        None => (typed, std::env::var_os(OsStr::from_bytes(typed))),
-    };
-    match is_environment_name(name) {
-        true => Ok(Variable(OsStr::from_bytes(name).to_owned(), value)),
-        false => Err(String::from("not the name of an environment variable")),
-    }
+fn variable(typed: &OsStr) -> Result<Variable, &'static str> {
+    request::variable(typed).map(|(name, value)| Variable(name, value))
 }
 
 impl Arguments {
@@ -172,6 +158,7 @@ impl Arguments {
             which,
             steal: self.which.steal,
             read_only: self.which.read_only,
+            reconnects: !self.which.no_reconnect,
             environment: self.environment.into_iter().filter_map(set).collect(),
             heeds: &[],
         })

@@ -1,23 +1,24 @@
 //! Sessions of a gateway that was here before us, which was killed or whose
 //! instance was reloaded.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use super::super::GatewayLoop;
-use super::super::depart::Copies;
-use super::super::fault;
+use super::super::context::Context;
+use super::super::record::Recorder;
 use super::super::recovery::Whose;
+use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
-use super::super::traffic::{Attached, Wires};
-use super::record::{Held, Record};
-use super::{Alone, Entry, Over, Place, RARELY, SOON, Taken, Turned};
+use super::super::told::Gone;
+use super::super::traffic::{Attached, Sessions, Wires};
+use super::alone::{LAST_READS, ONE_READ};
+use super::bound::Past;
+use super::{Alone, Entry, Left, Over, Place, Taken, Turned};
 use crate::config::record::OnError;
 use crate::session::Session;
 use crate::session::keeping::Kept;
 use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
-use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
@@ -25,146 +26,204 @@ use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::{Read, Size};
 
 /// Why a session is not recorded that is older than the option.
 const NOT_RECORDED: &str = "it began before recordings did";
 
-/// What was found.
-pub type Found = Vec<(Record, Held)>;
+/// Why one ends that the kernel refuses to tell of.
+pub const NOT_HEARD: &str = "session ended: the router cannot wait for it (out of memory)";
 
-impl GatewayLoop {
-    /// Takes them up.
-    pub(in crate::router) fn adopt(&mut self, found: Found) {
-        for (record, held) in found {
-            let (id, mut is_done) = (record.id.clone(), false);
-            self.guarded(Whose::Past, |router| {
-                fault::strike("adoption", || record.name.clone());
-                router.adopt_one(record, held);
-                is_done = true;
-            });
-            // Or the next gateway would panic as well.
-            if let Some(left) = self.left.as_mut().filter(|_| !is_done) {
-                left.store.is_over(id);
-            }
-        }
-        self.look_at_left(SOON);
+/// What became of one.
+#[must_use]
+pub enum Restored {
+    /// There is nothing of it, or it has ended.
+    Over,
+    /// It goes on without a client.
+    Alone(Key),
+    /// It goes on, with its client.
+    Attached {
+        /// Where it is known here.
+        entry: Key,
+        /// The session.
+        session: Key,
+        /// What it was before.
+        past: Box<Past>,
+    },
+    /// It cannot go on.
+    Ends(Master, Process),
+}
+
+impl Left {
+    /// Takes one up.
+    pub fn restore(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        recorder: Option<&mut Recorder>,
+        (record, held): (Record, SessionFds),
+    ) -> Restored {
+        let restored = match record.bound {
+            true => self.restore_bound(cx, sessions, record, held),
+            false => self.restore_one(cx, sessions, recorder, (record, held)),
+        };
+        restored.unwrap_or(Restored::Over)
     }
 
-    fn adopt_one(&mut self, record: Record, held: Held) -> Option<()> {
-        if record.bound.is_some() {
-            return self.adopt_bound(record, held);
-        }
+    /// Nothing is left of one: or the next gateway would find it again.
+    pub fn is_over(&mut self, id: String) {
+        self.store.is_over(id);
+    }
+
+    fn restore_one(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        recorder: Option<&mut Recorder>,
+        (record, held): (Record, SessionFds),
+    ) -> Option<Restored> {
+        let past = Past::of(&record);
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
-        let Record { ended, command, turned, shared, .. } = record;
-        let door = self.cx.doors.named(&door);
+        let Record { ended, command, turned, shared, recording, mut last, .. } = record;
+        let door = cx.doors.named(&door);
         let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
         let entry = |door, program, place, turned| Entry {
             command,
             ..entry(id.clone(), name, uid, door, pid, program, since, place, turned)
         };
-        let Held { master, program, ring, client } = held;
-        let ring = ring?;
+        let SessionFds { master, program, ring, client } = held;
+        let mut ring = ring?;
         if let Some((ended, at)) = ended {
+            // It ended while there was no gateway.
+            let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
+            if let Some(whole) = terminal.and_then(|terminal| with_the_rest(cx, &ring, terminal)) {
+                ring = whole;
+            }
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let program = PidFd::reopened(pid, ring.try_clone().ok()?);
             let place = Place::Over(Over { ring, ended, at: at.into() });
-            let entry = entry(door?, program, place, turned);
-            self.left.as_mut()?.entries.insert(entry);
-            return Some(());
+            self.entries.insert(entry(door?, program, place, turned));
+            return Some(Restored::Over);
         }
         let master = Master::given_back(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
+        let client = client.map(Stream::of_stranger);
         let allows =
-            |door: &u16| self.cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
-        let Some(door) = door.filter(allows) else {
-            // Nobody could come to it any more.
-            if let Some(client) = client.map(Stream::of_stranger) {
-                let why = "sessions cannot be left here any more (forkptyrouter-detach)";
-                let _ = client.write(&Ended::because(Ending::Stopped, why).packet());
-            }
-            self.left.as_mut()?.store.is_over(id);
-            self.hang_up(&master, Process::held(program), Copies::Ended);
-            return None;
-        };
-        if let Some(why) = self.cannot_be_recorded(door, &id) {
-            if let Some(client) = client.map(Stream::of_stranger) {
-                let _ = client.write(&why.packet());
-            }
-            self.left.as_mut()?.store.is_over(id);
-            self.hang_up(&master, Process::held(program), Copies::Ended);
-            return None;
-        }
-        let buffer = self.cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
+            |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
+        // Nobody could come to it any more.
+        let why = "sessions cannot be left here any more (forkptyrouter-detach)";
+        let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
         let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let goes_on = door.and_then(|door| {
+            let recording = match (recording, recorder) {
+                (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
+                _ => not_recorded(cx, door, &id).map_or(Ok(None), Err)?,
+            };
+            Ok((door, recording))
+        });
+        let (door, recording) = match goes_on {
+            Ok(goes_on) => goes_on,
+            Err(why) => {
+                client.map(|client| client.write(&why.packet()));
+                last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
+                self.store.is_over(id);
+                return Some(Restored::Ends(master, Process::held(program)));
+            }
+        };
+        let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
         let remains = Remains::go_on(ring).ok();
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
-        let left = self.left.as_mut()?;
-        let (attached, client) = match (attached, client.map(Stream::of_stranger)) {
-            (Some(attached), Some(client)) => (attached, client),
-            _ => {
-                let since_left = at.map_or_else(Timestamp::now, Timestamp::from);
-                let alone = Alone { master, remains, since: since_left, closed: None };
-                let place = Place::Alone(Box::new(alone));
-                // Its client was lost with the one before us: that is now.
-                let turned = if at.is_some() { turned } else { 0 };
-                let key = left.entries.insert(entry(door, program, place, turned));
-                self.faults.made = Some(Whose::Left(key));
-                let entry = left.entries.get_mut(key)?;
-                let token = Source::Caller(key).token();
-                let _ = left.poller.add(&entry.program, token, Interest::READ);
-                if let Place::Alone(alone) = &entry.place {
-                    let token = Source::Terminal(key).token();
-                    let _ = left.poller.add(&alone.master, token, Interest::READ);
-                }
-                self.look_at_left(RARELY);
-                self.tell_store(key);
-                return Some(());
-            }
+        let (Some((who, since_then)), Some(client)) = (attached, client) else {
+            // That its client was lost was told by nobody.
+            last.take(Gone::Hangup, None).into_iter().for_each(|line| cx.told.say(line));
+            let since_left = at.map_or_else(Timestamp::now, Timestamp::from);
+            let alone = Alone { master, remains, since: since_left, closed: None, recording };
+            let place = Place::Alone(Box::new(alone));
+            // Its client was lost with the one before us: that is now.
+            let turned = if at.is_some() { turned } else { 0 };
+            let key = self.entries.insert(entry(door, program, place, turned));
+            return match self.hear_alone(key) {
+                true => Some(Restored::Alone(key)),
+                false => self.end_unheard(key),
+            };
         };
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
         let process = Process::held(program.try_clone().ok()?);
-        let wires = Wires::new(client, master, Some(process));
-        let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
-        let (who, since_then) = attached;
+        let mut wires = Wires::new(client, master, Some(process));
+        wires.is_recorded_by(recording);
+        let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let taken = Taken { session, uid: who, since: since_then.into(), until: None, next: None };
         let place = Place::Attached(taken);
-        let key: Key = left.entries.insert(entry(door, program, place, turned));
-        left.by_session.insert(session, key);
-        self.faults.made = Some(Whose::Session(session));
-        let entry = left.entries.get_mut(key)?;
-        let _ = left.poller.add(&entry.program, Source::Caller(key).token(), Interest::READ);
-        let attached = self.sessions.get_mut(session)?;
-        let token = Source::Client(session).token();
-        let _ = self.cx.poller.add(attached.wires.client.as_fd(), token, Interest::READ);
+        let key: Key = self.entries.insert(entry(door, program, place, turned));
+        self.by_session.insert(session, key);
+        self.hear_adopted(cx, sessions, key, session);
+        let attached = sessions.get_mut(session)?;
         // The one before may have been killed before it said so.
         attached.session.say_go(&mut attached.wires);
-        self.keeps_seat(session);
-        self.begins_again(session, since);
-        self.tell_store(key);
-        Some(())
+        let past = Past { door, size, ..past };
+        Some(Restored::Attached { entry: key, session, past: Box::new(past) })
+    }
+
+    /// Waits for the terminal of one that has no client, and for the end of its
+    /// program. Whether it can.
+    fn hear_alone(&self, key: Key) -> bool {
+        let Some(entry) = self.entries.get(key) else {
+            return false;
+        };
+        let heard = self.poller.add(&entry.program, Source::Caller(key).token(), Interest::READ);
+        let Place::Alone(alone) = &entry.place else {
+            return heard.is_ok();
+        };
+        if let Some(recording) = &alone.recording {
+            recording.belongs_to(Whose::Left(key));
+        }
+        let token = Source::Terminal(key).token();
+        heard.and_then(|()| self.poller.add(&alone.master, token, Interest::READ)).is_ok()
+    }
+
+    /// What nobody can wait for ends.
+    fn end_unheard(&mut self, key: Key) -> Option<Restored> {
+        let entry = self.remove(key)?;
+        log(&format!("forkptyrouter: {NOT_HEARD}"));
+        let Place::Alone(alone) = entry.place else {
+            return None;
+        };
+        Some(Restored::Ends(alone.master, Process::held(entry.program)))
     }
 }
 
-impl GatewayLoop {
-    /// Why a session of a gateway before us cannot go on where sessions are
-    /// recorded by now: what it wrote so far, and writes past us, is in no
-    /// recording.
-    pub(super) fn cannot_be_recorded(&self, door: u16, id: &str) -> Option<Ended> {
-        let record = &self.cx.doors.rules(door)?.record;
-        record.folder.as_ref()?;
-        match record.on_error {
-            OnError::Close => {
-                log(&format!("forkptyrouter: session {id} ends: {NOT_RECORDED}"));
-                let why = format!("session ended: it cannot be recorded: {NOT_RECORDED}");
-                Some(Ended::because(Ending::Lost, why))
-            }
-            OnError::Continue => {
-                log(&format!("forkptyrouter: session {id} is not recorded: {NOT_RECORDED}"));
-                None
-            }
+/// What is left of an ended program, with what nobody has read of its terminal.
+fn with_the_rest(cx: &mut Context, ring: &OwnedFd, terminal: Master) -> Option<OwnedFd> {
+    let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
+    let _armed = terminal.arm();
+    let buffer = &mut cx.buffer[..ONE_READ];
+    for _ in 0..LAST_READS {
+        match terminal.read(buffer) {
+            Read::Bytes(count) => remains.keep(&buffer[..count]),
+            Read::Blocked | Read::End | Read::Gone => break,
+        }
+    }
+    remains.as_fd().try_clone_to_owned().ok()
+}
+
+/// Why a session of a gateway before us cannot go on where sessions are
+/// recorded by now: what it wrote so far, and writes past us, is in no
+/// recording.
+pub(super) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<Ended> {
+    let record = &cx.doors.rules(door)?.record;
+    record.folder.as_ref()?;
+    match record.on_error {
+        OnError::Close => {
+            log(&format!("forkptyrouter: session {id} ends: {NOT_RECORDED}"));
+            let why = format!("session ended: it cannot be recorded: {NOT_RECORDED}");
+            Some(Ended::because(Ending::Lost, why))
+        }
+        OnError::Continue => {
+            log(&format!("forkptyrouter: session {id} is not recorded: {NOT_RECORDED}"));
+            None
         }
     }
 }

@@ -5,18 +5,17 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::super::GatewayLoop;
-use super::super::depart::Copies;
 use super::super::fault;
 use super::super::handover::HELD_UP;
+use super::super::hang_up::Copies;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
-use super::{Alone, Entry, LOOK, Left, Over, Place, RARELY, SOON};
+use super::{Alone, Entry, LOOK, Left, Over, Place, SOON};
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Read;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 
@@ -53,10 +52,10 @@ impl GatewayLoop {
                 _ => Whose::All,
             };
             self.guarded(whose, |router| match source {
-                Source::Terminal(entry) => router.read_alone(entry, READS),
+                Source::Terminal(entry) => router.alone_ready(entry),
                 Source::Caller(entry) => router.adopted_is_over(entry),
                 Source::Client(watcher) => router.watcher_ready(watcher, ready),
-                Source::Children => router.store_is_gone(),
+                Source::Children => router.supervisor_ready(),
                 _ => {}
             });
         }
@@ -68,6 +67,36 @@ impl GatewayLoop {
             let _ = self.cx.poller.change(&left.poller, token, Interest::default());
         }
         self.look_at_left(SOON);
+    }
+
+    /// A terminal has something; it waits where there might be no room to record it.
+    fn alone_ready(&mut self, key: Key) {
+        if let Some(left) = &mut self.left {
+            let Left { entries, poller, .. } = &mut **left;
+            let Some(Place::Alone(alone)) = entries.get(key).map(|entry| &entry.place) else {
+                return;
+            };
+            if alone.recording.as_ref().is_some_and(|recording| recording.holds()) {
+                // A hang-up is told again and again, asked for or not.
+                let _ = poller.remove(&alone.master);
+                return;
+            }
+        }
+        self.read_alone(key, READS);
+    }
+
+    /// There is room to record it again.
+    pub(in crate::router) fn alone_goes_on(&mut self, key: Key) {
+        let Some(left) = &self.left else {
+            return;
+        };
+        let Some(Place::Alone(alone)) = left.entries.get(key).map(|entry| &entry.place) else {
+            return;
+        };
+        if alone.closed.is_none() {
+            let _ = left.poller.add(&alone.master, Source::Terminal(key).token(), Interest::READ);
+            self.alone_ready(key);
+        }
     }
 
     /// Reads on, at most so often.
@@ -91,6 +120,9 @@ impl GatewayLoop {
                     *taken += count;
                     fault::strike("left", || &buffer[..count]);
                     alone.remains.keep(&buffer[..count]);
+                    if let Some(recording) = &alone.recording {
+                        recording.output(&buffer[..count]);
+                    }
                 }
                 Read::Blocked => break,
                 Read::End | Read::Gone => {
@@ -127,7 +159,7 @@ impl GatewayLoop {
         alone.closed = None;
         let token = Source::Terminal(key).token();
         let _ = left.poller.add(&alone.master, token, Interest::READ);
-        self.read_alone(key, READS);
+        self.alone_ready(key);
     }
 
     /// The program of a session that nobody is attached to has ended.
@@ -135,13 +167,13 @@ impl GatewayLoop {
     pub(in crate::router) fn left_program_ended(&mut self, program: Pid, exit: Exit) -> bool {
         let found = self.left.as_ref().and_then(|left| left.of_program(program));
         if let Some(key) = found {
-            self.alone_over(key, of_exit(exit));
+            self.alone_over(key, of_exit(exit), Some(exit));
         }
         found.is_some()
     }
 
     /// What is left of a session is kept for a while.
-    fn alone_over(&mut self, key: Key, ended: Ended) {
+    fn alone_over(&mut self, key: Key, ended: Ended, exit: Option<Exit>) {
         // What it wrote last is there by now.
         self.read_alone(key, LAST_READS);
         let Some(left) = &mut self.left else {
@@ -154,7 +186,10 @@ impl GatewayLoop {
         let Place::Alone(alone) = &mut entry.place else {
             return;
         };
-        let Alone { master, remains, .. } = &mut **alone;
+        let Alone { master, remains, recording, .. } = &mut **alone;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end(&mut self.cx, recording.take(), exit, None);
+        }
         let _ = left.poller.remove(&*master);
         let Ok(ring) = remains.as_fd().try_clone_to_owned() else {
             left.remove(key);
@@ -175,6 +210,9 @@ impl GatewayLoop {
         let Place::Alone(alone) = place else {
             return;
         };
+        if let Some(recorder) = &mut self.recorder {
+            recorder.end(&mut self.cx, alone.recording, None, None);
+        }
         if let Some(left) = &self.left {
             // Others may have copies.
             let _ = left.poller.remove(&alone.master);
@@ -184,7 +222,7 @@ impl GatewayLoop {
             false => Process::child(pid),
         };
         // Clients that had it may have kept a copy.
-        self.hang_up(&alone.master, program, Copies::Ended);
+        self.programs.hang_up_terminal(&mut self.cx, &alone.master, program, Copies::Ended);
     }
 
     /// A program that is not our child has ended: whoever inherited it reaps it.
@@ -219,47 +257,14 @@ impl GatewayLoop {
             Place::Attached(taken) => {
                 let session = taken.session;
                 if let Some(exit) = exit {
-                    self.note_exit(session, exit);
+                    self.sessions.exited(&mut self.cx, session, exit);
                 }
                 if let Some(attached) = self.sessions.get_mut(session) {
                     attached.wires.program = None;
                 }
                 self.session_ended(session, ended);
             }
-            Place::Alone(_) | Place::Over(_) => self.alone_over(key, ended),
+            Place::Alone(_) | Place::Over(_) => self.alone_over(key, ended, exit),
         }
-    }
-
-    /// Kills what was told to end and has not; when to look again.
-    pub(super) fn end_doomed(&mut self) -> Option<Duration> {
-        let left = self.left.as_mut()?;
-        left.doomed.retain(|(_, program)| !program.has_ended());
-        let now = Instant::now();
-        let (due, rest): (Vec<_>, Vec<(Instant, PidFd)>) =
-            left.doomed.drain(..).partition(|(at, _)| now >= *at);
-        let waits = !rest.is_empty();
-        left.doomed = rest;
-        for (_, program) in due {
-            self.kill(program.into());
-        }
-        waits.then_some(RARELY)
-    }
-
-    /// What keeps sessions was killed: another one is told of them.
-    fn store_is_gone(&mut self) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        if let Some(stream) = left.store.stream() {
-            let _ = left.poller.remove(stream.as_fd());
-        }
-        // We have what it might have of ours.
-        let _ = left.store.connect();
-        left.hear_store();
-        let keys: Vec<Key> = left.entries.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            self.tell_store(key);
-        }
-        self.entrust_all();
     }
 }

@@ -6,21 +6,20 @@ use std::time::{Duration, Instant};
 use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::greet::Opened;
 use super::super::recovery::Whose;
-use super::super::seats::Seat;
 use super::super::table::{Key, Source};
 use super::super::told::clock::Utc;
-use super::super::told::{Said, Subject};
+use super::super::told::{Origin, Subject};
 use super::super::traffic::{Attached, Wires};
 use super::{Entry, LOOK, Place, Taken};
 use crate::config::rules::Rules;
 use crate::session::Session;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
-use fpty::proto::{Ended, Ending, Protocol, is_name, variables};
+use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
-use fpty::sys::peer::Passed;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::socket::Transport;
@@ -41,13 +40,6 @@ pub struct Waiting {
     uid: u32,
     /// What was sent after the request.
     rest: Vec<u8>,
-}
-
-impl Waiting {
-    /// Its seat, where there are any.
-    pub fn seat(&self) -> Option<&Seat> {
-        self.newcomer.seat.as_ref().ok()?.as_ref()
-    }
 }
 
 /// What a client asks for.
@@ -72,28 +64,21 @@ impl Asked {
 
 impl GatewayLoop {
     /// A client asks for a session that was left. What it sent after that
-    /// stands in the turn's buffer.
-    pub(in crate::router) fn come_back(
-        &mut self,
-        newcomer: Newcomer,
-        mut opening: Opening,
-        arrived: Passed,
-        ended: bool,
-    ) {
+    /// stands in the buffer.
+    pub(in crate::router) fn come_back(&mut self, opened: Opened) {
+        let Opened { newcomer, mut opening, arrived, ended } = opened;
         let refused = |why: &str| Ended::because(Ending::Refused, why);
-        let mode = Protocol::Uwsgi.name();
-        self.cx.told.hears(newcomer.door, mode, || Said::of(&opening.variables));
-        let newcomer = self.seated(newcomer);
-        if let Some(why) = self.is_full(&newcomer) {
-            return self.turn_back(newcomer, true, why);
+        let newcomer = self.cx.seated(newcomer);
+        if let Err(why) = self.cx.check_limits(&newcomer) {
+            return self.cx.turn_back(newcomer, true, why);
         }
         let which = match std::mem::take(&mut opening.request).read() {
             Ok(Some((_, which))) => which,
-            Ok(None) | Err(_) => return self.turn_back(newcomer, true, refused("bad request")),
+            Ok(None) | Err(_) => return self.cx.turn_back(newcomer, true, refused("bad request")),
         };
         let asked = Asked::of(&opening, which);
         if asked.begins && !is_name(asked.which.as_bytes()) {
-            return self.turn_back(newcomer, true, refused("bad request: no name"));
+            return self.cx.turn_back(newcomer, true, refused("bad request: no name"));
         }
         let is_unix = newcomer.transport == Transport::Unix;
         let uid = is_unix.then(|| newcomer.client.peer_uid()).flatten();
@@ -101,20 +86,20 @@ impl GatewayLoop {
         let is_allowed = self.cx.doors.rules(newcomer.door).is_some_and(allows);
         let (Some(left), Some(uid)) = (self.left.as_ref().filter(|_| is_allowed), uid) else {
             if asked.begins {
-                return self.open_new(newcomer, opening, arrived, ended);
+                return self.open_new(Opened { newcomer, opening, arrived, ended });
             }
             let why = match newcomer.transport {
                 _ if !is_allowed => "sessions cannot be left here (forkptyrouter-detach)",
                 Transport::Tcp => "over TCP nobody knows whose session it would be",
                 Transport::Unix => "nobody knows whose session it would be",
             };
-            return self.turn_back(newcomer, true, refused(why));
+            return self.cx.turn_back(newcomer, true, refused(why));
         };
         let Some(key) = left.find(newcomer.door, uid, &asked.which, asked.begins) else {
             if asked.begins {
-                return self.open_new(newcomer, opening, arrived, ended);
+                return self.open_new(Opened { newcomer, opening, arrived, ended });
             }
-            return self.turn_back(newcomer, true, refused(NO_SUCH));
+            return self.cx.turn_back(newcomer, true, refused(NO_SUCH));
         };
         if asked.watches {
             return self.watch(key, newcomer, opening, uid);
@@ -137,7 +122,7 @@ impl GatewayLoop {
                 let why = format!(
                     "{who} is attached since {since} (--steal takes it, --read-only watches)"
                 );
-                self.turn_back(waiting.newcomer, true, refused(&why));
+                self.cx.turn_back(waiting.newcomer, true, refused(&why));
             }
             Place::Attached(taken) => {
                 let session = taken.session;
@@ -171,7 +156,7 @@ impl GatewayLoop {
 
     /// Somebody who waits gets nothing.
     pub(super) fn refuse_waiting(&mut self, waiting: Waiting) {
-        self.turn_back(waiting.newcomer, true, Ended::because(Ending::Refused, NO_SUCH));
+        self.cx.turn_back(waiting.newcomer, true, Ended::because(Ending::Refused, NO_SUCH));
     }
 
     /// A client gets a session that nobody is attached to: its terminal, or
@@ -186,7 +171,7 @@ impl GatewayLoop {
             return self.refuse_waiting(waiting);
         };
         let Waiting { newcomer, mut opening, uid, rest } = waiting;
-        let Newcomer { client, seat, .. } = newcomer;
+        let Newcomer { client, seat, origin, .. } = newcomer;
         let taken = Taken {
             session: Key::NONE,
             uid,
@@ -209,9 +194,10 @@ impl GatewayLoop {
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
-        let wires = Wires::new(client, alone.master, program);
+        let mut wires = Wires::new(client, alone.master, program);
+        wires.is_recorded_by(alone.recording);
         let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
-        self.faults.made = Some(Whose::Unborn(session));
+        self.cx.faults.made = Some(Whose::Unborn(session));
         fault::point("back");
         self.cx.seats.is_of(seat.ok().flatten(), Subject::Session(session));
         if let Some(taken) = left.taken_mut(key) {
@@ -246,20 +232,26 @@ impl GatewayLoop {
         drop(armed);
         self.tell_store(key);
         self.look_at_left(LOOK);
-        self.begins_again(session, since);
+        self.begins_again(session, origin, since);
         fault::point("back-again");
-        self.offer(session);
+        self.sessions.offer(&mut self.cx, session);
         self.settle(session);
     }
 
     /// A session that began long ago has another client, or another gateway.
-    pub(super) fn begins_again(&mut self, session: Key, since: Timestamp) {
+    pub(in crate::router) fn begins_again(
+        &mut self,
+        session: Key,
+        origin: Origin,
+        since: Timestamp,
+    ) {
+        let id = self.left_id(session).unwrap_or_else(|| self.cx.ids.of(session));
         let Some(attached) = self.sessions.get_mut(session) else {
             return;
         };
-        let size = attached.wires.master.size();
-        self.note_session(session, size.unwrap_or(Size { rows: 24, cols: 80 }));
-        self.tell_start(session);
+        let size = attached.wires.master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        attached.note(&mut self.cx, session, id, origin, size);
+        self.sessions.started(&mut self.cx, session);
         self.goes_on(session, since);
     }
 }

@@ -1,11 +1,11 @@
 //! A client leaves a session, or is lost: the session goes on.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 use super::super::GatewayLoop;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
 use super::super::told::Subject;
 use super::super::traffic::Attached;
@@ -75,21 +75,17 @@ impl GatewayLoop {
         relays: bool,
     ) -> bool {
         let id = self.cx.ids.of(key);
-        let command = self.command_of(Subject::Session(key)).map(Into::into);
         let (Some(left), Some(attached)) = (&mut self.left, self.sessions.get_mut(key)) else {
             return false;
         };
         let door = attached.door;
+        let command = self.cx.command_of(Subject::Session(key), door).map(Into::into);
         let Attached { session, wires, .. } = attached;
         let (Some(pid), Some(rules)) =
             (wires.program.as_ref().map(Process::pid), self.cx.doors.rules(door))
         else {
             return false;
         };
-        // What is recorded is recorded as a whole, or not at all.
-        if wires.is_recorded() {
-            return false;
-        }
         // Up to 64 MB.
         let remains = Remains::new(rules.detach.buffer as usize, size);
         let (Ok(remains), Some(program)) = (remains, PidFd::open(pid)) else {
@@ -133,7 +129,7 @@ impl GatewayLoop {
                 if self.leave(key) {
                     return;
                 }
-                return self.abandon(key);
+                return self.sessions.abandon(&mut self.cx, &mut self.programs, key);
             }
         };
         if let Some(attached) = self.sessions.get_mut(key) {
@@ -153,7 +149,6 @@ impl GatewayLoop {
     fn why_not(&mut self, key: Key) -> Option<String> {
         let attached = self.sessions.get_mut(key)?;
         let (transport, door) = (attached.transport, attached.door);
-        let is_recorded = attached.wires.is_recorded();
         let detach = self.cx.doors.rules(door).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| detach.sessions as usize);
         let most_of_one = detach.map_or(0, |detach| detach.of_one_user());
@@ -162,9 +157,6 @@ impl GatewayLoop {
         };
         if transport != Transport::Unix {
             return Some(String::from("over TCP nobody knows whose session it would be"));
-        }
-        if is_recorded {
-            return Some(String::from("it is recorded"));
         }
         let entry = left.by_session.get(&key).and_then(|entry| left.entries.get(*entry));
         let entry = entry.filter(|entry| entry.bound.is_none());
@@ -207,7 +199,7 @@ impl GatewayLoop {
     /// A client does not answer, or does not go: it is let go.
     pub(super) fn leave_after_all(&mut self, key: Key) {
         if !self.ends_untold(key) && !self.leave(key) {
-            self.abandon(key);
+            self.sessions.abandon(&mut self.cx, &mut self.programs, key);
         }
     }
 
@@ -222,13 +214,6 @@ impl GatewayLoop {
             return false;
         };
         let was_theirs = attached.session.is_handed_over();
-        self.tell_end(key);
-        let (Some(left), Some(mut attached)) = (&mut self.left, self.sessions.remove(key)) else {
-            return false;
-        };
-        left.by_session.remove(&key);
-        // Others may have copies.
-        attached.forget_terminal(&self.cx.poller);
         let kept = attached.session.take_kept().map(|kept| kept.remains);
         let kept =
             kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
@@ -240,13 +225,21 @@ impl GatewayLoop {
             let _armed = attached.wires.master.arm();
             let buffer = &mut self.cx.buffer[..ONE_READ];
             for _ in 0..LAST_READS {
-                match attached.wires.master.read(buffer) {
-                    Read::Bytes(count) => kept.keep(&buffer[..count]),
-                    _ => break,
+                let Read::Bytes(count) = attached.wires.master.read(buffer) else { break };
+                kept.keep(&buffer[..count]);
+                if let Some(recording) = attached.wires.recording() {
+                    recording.output(&buffer[..count]);
                 }
             }
             kept.as_fd().try_clone_to_owned().ok()
         });
+        let ended_session = self.sessions.end(&mut self.cx, key);
+        let (Some(left), Some(mut attached)) = (&mut self.left, ended_session) else {
+            return false;
+        };
+        left.by_session.remove(&key);
+        // Others may have copies.
+        attached.forget_terminal(&self.cx.poller);
         let before = match (ring, left.entries.get_mut(entry)) {
             (Some(ring), Some(found)) => std::mem::replace(
                 &mut found.place,
@@ -273,15 +266,17 @@ impl GatewayLoop {
         if !has_entry || !self.sessions.get_mut(key).is_some_and(has_program) {
             return false;
         }
-        // Its client has gone, and its place is free.
-        self.tell_end(key);
         let Some(left) = &mut self.left else {
             return false;
         };
         let Some(entry) = left.by_session.get(&key).copied() else {
             return false;
         };
-        let Some(mut attached) = self.sessions.remove(key) else {
+        // It goes on with the terminal.
+        let traffic = self.sessions.get_mut(key).and_then(|it| it.wires.traffic.as_mut());
+        let recording = traffic.and_then(|traffic| traffic.recording.take());
+        // Its client has gone, and its place is free.
+        let Some(mut attached) = self.sessions.end(&mut self.cx, key) else {
             return false;
         };
         left.by_session.remove(&key);
@@ -307,12 +302,19 @@ impl GatewayLoop {
             remains.take_asked();
         }
         let (Some(remains), Some(found)) = (remains, left.entries.get_mut(entry)) else {
+            if let Some(recorder) = &mut self.recorder {
+                recorder.end(&mut self.cx, recording, None, None);
+            }
             return false;
         };
         let master = wires.master;
         let token = Source::Terminal(entry).token();
         let _ = left.poller.add(master.as_fd(), token, Interest::READ);
-        let alone = Box::new(Alone { master, remains, since: Timestamp::now(), closed: None });
+        if let Some(recording) = &recording {
+            recording.belongs_to(Whose::Left(entry));
+        }
+        let (since, closed) = (Timestamp::now(), None);
+        let alone = Box::new(Alone { master, remains, since, closed, recording });
         let before = std::mem::replace(&mut found.place, Place::Alone(alone));
         self.tell_store(entry);
         self.look_at_left(RARELY);
@@ -357,22 +359,11 @@ impl GatewayLoop {
             let Entry { program, adopted, place, .. } = *entry;
             // Of ours nobody has the programs any more: see hang_up_orphans.
             if adopted {
-                self.end_program(program);
+                self.programs.end_program(&mut self.cx, program);
             }
             if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = place {
                 self.refuse_waiting(*waiting);
             }
-        }
-    }
-
-    /// A program that is not our child is to end.
-    pub(in crate::router) fn end_program(&mut self, program: PidFd) {
-        program.signal(libc::SIGHUP);
-        program.signal(libc::SIGCONT);
-        let grace = self.cx.config.hangup_grace;
-        if let (Some(left), Some(grace)) = (&mut self.left, grace) {
-            left.doomed.push((Instant::now() + grace, program));
-            self.look_at_left(grace.min(RARELY));
         }
     }
 }

@@ -32,10 +32,12 @@ pub struct Listed<'a> {
     pub socket: Option<&'a str>,
     /// Its terminal, where nobody else has it.
     pub master: Option<&'a Master>,
+    /// How many watch it.
+    pub watchers: u32,
 }
 
 impl Entry {
-    fn listed(&self) -> Listed<'_> {
+    fn listed(&self, watchers: u32) -> Listed<'_> {
         let (left, status, master) = match &self.place {
             Place::Attached(_) => (None, None, None),
             Place::Alone(alone) => (Some(alone.since), None, Some(&alone.master)),
@@ -54,25 +56,38 @@ impl Entry {
             is_bound: self.bound.is_some(),
             socket: self.bound.as_ref().and_then(|bound| bound.socket.as_deref()),
             master,
+            watchers,
         }
     }
 }
 
 impl Left {
+    /// Whether there is such a session.
+    pub fn has_entry(&self, key: Key) -> bool {
+        self.entries.has(key)
+    }
+
     /// The keys of those from this place on, each with its place.
     pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
         self.entries.from(place)
     }
 
+    fn watchers_of(&self, key: Key) -> u32 {
+        let watching = self.watchers.iter().filter(|(_, watcher)| watcher.entry == key);
+        // There are few of them, see there.
+        watching.count() as u32
+    }
+
     /// One that nobody is attached to.
     pub fn alone_or_over(&self, key: Key) -> Option<Listed<'_>> {
         let is_left = |entry: &&Entry| !matches!(entry.place, Place::Attached(_));
-        self.entries.get(key).filter(is_left).map(Entry::listed)
+        self.entries.get(key).filter(is_left).map(|it| it.listed(self.watchers_of(key)))
     }
 
     /// A session that can be left.
     pub fn of_session(&self, session: Key) -> Option<Listed<'_>> {
-        self.entries.get(*self.by_session.get(&session)?).map(Entry::listed)
+        let key = *self.by_session.get(&session)?;
+        self.entries.get(key).map(|it| it.listed(self.watchers_of(key)))
     }
 }
 

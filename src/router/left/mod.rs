@@ -14,38 +14,40 @@
 //! | `watch.rs` | clients that only watch, and those that see the last of an ended session |
 //! | `adopt.rs` | sessions of a gateway that was here before us |
 //! | `bound.rs` | sessions that end with their client, and outlive the gateway all the same |
-//! | `store.rs`, `holder.rs`, `orphans.rs`, `record.rs` | the process that keeps descriptors, and what it is told |
 //! | `list.rs` | what is told of them |
 //!
 //! What is waited for here has an epoll of its own, which the loop waits for as
 //! for one thing: a flood of output of a hundred such terminals costs the others
 //! no more than one does.
 
-mod adopt;
+pub mod adopt;
 mod alone;
-mod bound;
+pub mod bound;
 mod coming;
-mod holder;
 mod leaving;
 mod list;
-mod orphans;
-pub(super) mod record;
-mod store;
 mod watch;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::GatewayLoop;
+use super::context::Context;
 use super::fault;
+use super::record::Recording;
 use super::recovery::Whose;
-use super::seats::Seat;
+use super::supervisor::client::{Client, Found};
+use super::supervisor::door;
+use super::supervisor::end_record::EndRecord;
+use super::supervisor::protocol::{Hello, Lent, Record, SessionFds};
 use super::table::{Key, Source, Table};
 use super::timers::Due;
+use super::told::Subject;
 use super::traffic::Attached;
 use crate::config::router::Router;
-use crate::uwsgi::{outlives, proof};
+use crate::uwsgi::proof;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
 use fpty::sys::Written;
@@ -54,11 +56,10 @@ use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::pty::Master;
+use fpty::sys::socket::Stream;
 
 pub use coming::Waiting;
 pub use list::Listed;
-use record::{Hello, Record};
-use store::Store;
 use watch::Watcher;
 
 /// Ended sessions that are kept at most, and how long.
@@ -67,7 +68,7 @@ const ENDED_FOR: Duration = Duration::from_secs(600);
 
 /// How long what had to wait waits, and how often it is looked after what
 /// nothing tells of.
-const SOON: Duration = Duration::from_millis(10);
+pub const SOON: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(200);
 const RARELY: Duration = Duration::from_secs(1);
 
@@ -77,10 +78,7 @@ pub struct Left {
     entries: Table<Entry>,
     by_session: HashMap<Key, Key>,
     watchers: Table<Watcher>,
-    /// Programs of a gateway before us that were told to end: they are killed
-    /// then.
-    doomed: Vec<(Instant, PidFd)>,
-    store: Store,
+    store: Client,
     /// Output that was read since it was last looked.
     taken: usize,
     /// No more is read until then.
@@ -163,6 +161,8 @@ struct Alone {
     since: Timestamp,
     /// The terminal is closed; it is looked at again then.
     closed: Option<Instant>,
+    /// Where it is recorded.
+    recording: Option<Rc<Recording>>,
 }
 
 /// What is left of an ended session.
@@ -179,21 +179,20 @@ impl Left {
         config: &Router,
         ordinal: usize,
         poller: &Poller,
-    ) -> std::io::Result<(Option<Box<Self>>, adopt::Found)> {
+    ) -> std::io::Result<(Option<Box<Self>>, Found)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
-        if outlives::get().is_none() || !PidFd::there_are() {
+        if !door::there_is_one() || !PidFd::there_are() {
             return Ok((None, Vec::new()));
         }
         let count = usize::try_from(config.processes).unwrap_or(1);
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
         let hello = Hello { ordinal, count, token: proof::token().unwrap_or_default() };
-        let (store, found) = Store::new(hello, config.hangup_grace, has_audit, any);
+        let (store, found) = Client::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,
             entries: Table::new(),
             by_session: HashMap::new(),
             watchers: Table::new(),
-            doomed: Vec::new(),
             store,
             taken: 0,
             pauses: false,
@@ -209,6 +208,31 @@ impl Left {
         if let Some(stream) = self.store.stream() {
             let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
         }
+    }
+
+    /// The next program whose session the supervisor could not keep.
+    pub fn could_not_be_kept(&self) -> Option<Pid> {
+        self.store.could_not_be_kept()
+    }
+
+    /// Whether the supervisor has ended.
+    pub fn supervisor_is_gone(&self) -> bool {
+        self.store.stream().is_none_or(Stream::has_hung_up)
+    }
+
+    /// Connects to the supervisor once more: it is another one.
+    pub fn reconnect(&mut self) {
+        if let Some(stream) = self.store.stream() {
+            let _ = self.poller.remove(stream.as_fd());
+        }
+        // We have what it might have of ours.
+        let _ = self.store.connect();
+        self.hear_store();
+    }
+
+    /// All of them.
+    pub fn keys(&self) -> Vec<Key> {
+        self.entries.iter().map(|(key, _)| key).collect()
     }
 
     /// Whether there is more to know of this session: it can be left, or came from
@@ -244,14 +268,6 @@ impl Left {
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
         let is_one = |entry: &&Entry| !entry.adopted && matches!(entry.place, Place::Alone(_));
         self.entries.iter().map(|(_, entry)| entry).filter(is_one).map(|entry| entry.pid)
-    }
-
-    /// The seats of those who wait for a session.
-    pub fn waiting_seats(&self) -> impl Iterator<Item = &Seat> {
-        self.entries.iter().filter_map(|(_, entry)| match &entry.place {
-            Place::Attached(Taken { next: Some((waiting, _)), .. }) => waiting.seat(),
-            _ => None,
-        })
     }
 
     /// One is closed as it is: a session, or somebody who watches.
@@ -329,9 +345,9 @@ impl Entry {
             left,
             ended,
             command: self.command.as_deref().map(str::to_owned),
-            bound: None,
             turned: self.turned.at.as_nanos(),
             shared: true,
+            ..Record::default()
         }
     }
 
@@ -360,11 +376,19 @@ impl GatewayLoop {
         let told = match &found.place {
             Place::Alone(alone) => {
                 record.shared = alone.master.is_shared();
-                let held: [(u8, &dyn AsFd); 3] =
-                    [(b'm', &alone.master), (b'p', program), (b'r', &alone.remains)];
+                record.recording = alone.recording.as_ref().map(|recording| recording.kept());
+                let held = Lent {
+                    master: Some(alone.master.as_fd()),
+                    program: Some(program.as_fd()),
+                    ring: Some(alone.remains.as_fd()),
+                    client: None,
+                };
                 left.store.tell(&record, &held)
             }
-            Place::Over(over) => left.store.tell(&record, &[(b'r', &over.ring)]),
+            Place::Over(over) => {
+                let ring = Some(over.ring.as_fd());
+                left.store.tell(&record, &Lent { ring, ..SessionFds::default() })
+            }
             Place::Attached(taken) => {
                 let Some(attached) = self.sessions.get_mut(taken.session) else {
                     return;
@@ -374,13 +398,23 @@ impl GatewayLoop {
                 };
                 let wires = &attached.wires;
                 record.shared = wires.master.is_shared() || !kept.relays;
-                let mut held: Vec<(u8, &dyn AsFd)> =
-                    vec![(b'm', &wires.master), (b'p', program), (b'r', &kept.remains)];
+                let subject = Subject::Session(taken.session);
+                record.last = EndRecord::new(self.cx.told.in_advance(subject));
+                record.said = bound::said_of(&self.cx, subject);
+                record.recording = wires.recording().map(|recording| recording.kept());
                 // One that is relayed would miss what was on its way.
-                if attached.session.is_handed_over() {
-                    held.push((b'c', &wires.client));
+                let is_theirs = attached.session.is_handed_over();
+                let held = Lent {
+                    master: Some(wires.master.as_fd()),
+                    program: Some(program.as_fd()),
+                    ring: Some(kept.remains.as_fd()),
+                    client: is_theirs.then(|| wires.client.as_fd()),
+                };
+                let told = left.store.tell(&record, &held);
+                if matches!(told, Written::Bytes(_)) {
+                    self.cx.told.entrusted(subject);
                 }
-                left.store.tell(&record, &held)
+                told
             }
         };
         found.untold = told == Written::Blocked;
@@ -414,13 +448,8 @@ impl GatewayLoop {
 
     /// Has it looked after what is due after so long, or before.
     pub(super) fn look_at_left(&mut self, wait: Duration) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        let at = BootInstant::now() + wait;
-        if left.due_at.is_none_or(|due| at < due) {
-            left.due_at = Some(at);
-            self.cx.after(wait, Due::Left);
+        if let Some(left) = &mut self.left {
+            left.look_after(&mut self.cx, wait);
         }
     }
 
@@ -448,7 +477,7 @@ impl GatewayLoop {
             again = again.into_iter().chain(next).min();
         }
         let next = self.feed_watchers();
-        again = again.into_iter().chain(next).chain(self.end_doomed()).min();
+        again = again.into_iter().chain(next).min();
         if let Some(wait) = again {
             self.look_at_left(wait);
         }
@@ -509,6 +538,15 @@ impl GatewayLoop {
 }
 
 impl Left {
+    /// Has it looked after what is due after so long, or before.
+    pub fn look_after(&mut self, cx: &mut Context, wait: Duration) {
+        let at = BootInstant::now() + wait;
+        if self.due_at.is_none_or(|due| at < due) {
+            self.due_at = Some(at);
+            cx.after(wait, Due::Left);
+        }
+    }
+
     fn taken_mut(&mut self, entry: Key) -> Option<&mut Taken> {
         match &mut self.entries.get_mut(entry)?.place {
             Place::Attached(taken) => Some(taken),

@@ -43,7 +43,7 @@ pub struct Watcher {
     seen: Seen,
     /// How much of the output it has; `None`: it was not told to go on.
     at: Option<u64>,
-    entry: Key,
+    pub(super) entry: Key,
     /// What it has not taken.
     backlog: Backlog,
     /// How the session ended: it is told when it has seen all.
@@ -136,11 +136,9 @@ impl Watcher {
 impl GatewayLoop {
     /// A client sees a session.
     pub(super) fn watch(&mut self, key: Key, newcomer: Newcomer, opening: Opening, uid: u32) {
-        let Newcomer { client, seat, .. } = newcomer;
+        let Newcomer { client, seat, origin, .. } = newcomer;
         // It is no session.
-        if let Ok(Some(seat)) = seat {
-            self.cx.seats.leave(seat);
-        }
+        drop(seat);
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         let Some(left) = &mut self.left else {
             return;
@@ -159,7 +157,12 @@ impl GatewayLoop {
         };
         let seen = ring.and_then(|ring| Some((ring.try_clone().ok()?, Seen::received(ring).ok()?)));
         let Some((ring, seen)) = seen else {
-            return self.refuse(client, true, refused("out of descriptors or memory"));
+            return self.cx.refuse(
+                client,
+                origin,
+                true,
+                &refused("out of descriptors or memory").into(),
+            );
         };
         let of_one = left.watchers.iter().filter(|(_, watcher)| watcher.uid == uid).count();
         if left.watchers.len() >= MOST || of_one >= MOST_OF_ONE {
@@ -167,7 +170,7 @@ impl GatewayLoop {
                 true => "too many of yours watch",
                 false => "too many watch",
             };
-            return self.refuse(client, true, refused(why));
+            return self.cx.refuse(client, origin, true, &refused(why).into());
         }
         let mut packet = Vec::new();
         encode_packet(OFFER, &[OFFER_RING], &mut packet);
@@ -188,7 +191,7 @@ impl GatewayLoop {
             is_last,
         };
         let watcher = left.watchers.insert(watcher);
-        self.faults.made = Some(Whose::Watcher(watcher));
+        self.cx.faults.made = Some(Whose::Watcher(watcher));
         let Some(there) = left.watchers.get_mut(watcher) else {
             return;
         };

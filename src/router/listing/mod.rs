@@ -1,191 +1,69 @@
-//! Clients that ask who is there, or want a session ended: over all sockets and
-//! gateways, and piece by piece, so that nobody else waits for it. What is not
-//! one's own does not exist.
+//! Clients that ask who is there, want a session ended, or the statistics: over
+//! all sockets and gateways, and piece by piece, so that nobody else waits for it.
+//! What is not one's own does not exist.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `mod.rs` | clients: they ask, and read at their own pace |
+//! | `mod.rs` | everybody who asks; they read at their own pace |
+//! | `inquirer.rs` | one of them: what it asks for, and its answer |
+//! | `pages.rs` | a list over all gateways, page by page |
+//! | `piece.rs` | some sessions of one gateway |
+//! | `view.rs` | all sessions of a gateway, to be looked at |
 //! | `entry.rs` | a session as a list has it |
-//! | `piece.rs` | some sessions of one gateway, for whoever asks |
 //! | `beginning.rs` | which session is meant: an id, how it begins, a name |
 
 pub mod beginning;
 mod entry;
+mod inquirer;
+mod pages;
 pub mod piece;
+pub mod view;
 
-use std::collections::HashMap;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::GatewayLoop;
 use super::closing::LastWord;
+use super::context::Context;
 use super::doors::Newcomer;
 use super::fault;
-use super::recovery::Whose;
-use super::siblings::{Asker, Question};
+use super::outcome::Outcome;
+use super::siblings::{Asker, Question, Siblings};
+use super::stats::{Asked, Request};
 use super::table::{Key, Source, Table};
 use super::timers::Due;
-use super::told::Subject;
 use crate::session::greeting::Opening;
 use crate::shares::{self, Who};
 use fpty::proto::request::Verb;
-use fpty::proto::{Ended, Ending, NOTICE, encode_input, encode_packet};
-use fpty::relay::Backlog;
-use fpty::sys::credentials::OF_ELSEWHERE;
-use fpty::sys::poll::{Interest, Ready};
-use fpty::sys::socket::Stream;
+use fpty::proto::{Ended, Ending};
+use fpty::sys::Read;
+use fpty::sys::poll::Ready;
 
 use beginning::Beginning;
-pub(super) use entry::Described;
-use piece::{Asking, Piece};
+use inquirer::{Inquirer, Search, Wants};
+use pages::Next;
+use view::View;
 
 /// Clients at once that ask, and of one user; for a further one, the one that
 /// has taken longest is let go, of whoever has most of them.
 const CLIENTS: usize = 256;
 const CLIENTS_OF_ONE: usize = 16;
 
-/// How long one may not read, and how long it may take in all.
+/// The same of those who ask for the statistics.
+const CLIENTS_OF_STATISTICS: usize = 32;
+
+/// How long one may take to ask, how long not to read, and how long it may take
+/// in all.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// The answer for what does not exist, and for what is not one's own.
-const NO_SUCH_SESSION: &str = "there is no such session";
+/// What is read of a request at once.
+const ONE_READ: usize = 4096;
 
 /// Everybody who asks.
-#[derive(Default)]
 pub struct Inquirers {
     clients: Table<Inquirer>,
-    /// The commands of sessions that asked for one.
-    asked_for: HashMap<Subject, Box<str>>,
-}
-
-/// Somebody who asks.
-struct Inquirer {
-    client: Stream,
-    /// Its user; `None`: nobody knows.
-    uid: Option<u32>,
-    /// Whose share of the places it has.
-    who: Who,
-    since: Instant,
-    /// The id that it wants ended; `None`: it wants the list.
-    ends: Option<Beginning>,
-    /// The gateway whose turn it is; `None`: our own.
-    whose: Option<usize>,
-    /// Where its sessions go on.
-    next: u32,
-    /// Another gateway is to say something.
-    waits: bool,
-    /// Sessions that were found: whose they are, where, and their ids.
-    found: Vec<(Option<usize>, u32, Beginning)>,
-    /// One of them is being ended by another gateway.
-    is_ending: bool,
-    /// Something was listed.
-    listed: bool,
-    /// Gateways that did not answer.
-    unheard: u32,
-    answer: Backlog,
-    /// It has taken something of late.
-    reads: bool,
-    /// The answer is complete.
-    over: bool,
-}
-
-impl Inquirer {
-    fn says(&mut self, text: &[u8]) {
-        let mut packets = Vec::new();
-        encode_input(text, &mut packets);
-        self.answer.push(&packets);
-    }
-
-    fn ends(&mut self, ended: &Ended) {
-        self.answer.push(&ended.packet());
-        self.over = true;
-    }
-
-    /// Adds what a gateway has.
-    fn add(&mut self, piece: &Piece) {
-        let whose = self.whose;
-        match self.ends {
-            Some(_) => {
-                let found = piece.found().map(|(place, id)| (whose, place, id));
-                self.found.extend(found);
-            }
-            None if piece.body.is_empty() => {}
-            None => {
-                let comma = if std::mem::replace(&mut self.listed, true) { "," } else { "[" };
-                let text = [comma.as_bytes(), &piece.body].concat();
-                self.says(&text);
-            }
-        }
-        match piece.next {
-            Some(next) => self.next = next,
-            None => self.goes_on(),
-        }
-    }
-
-    /// The gateway whose turn it was says no more.
-    fn goes_on(&mut self) {
-        self.next = 0;
-        self.whose = Some(self.whose.map_or(0, |whose| whose + 1));
-    }
-
-    /// All gateways have been asked for the list.
-    fn end_of_list(&mut self) {
-        self.says(if self.listed { b"]" } else { b"[]" });
-        if self.unheard > 0 {
-            let line = format!("sessions lack: gateways that do not answer: {}", self.unheard);
-            let mut packet = Vec::new();
-            encode_packet(NOTICE, line.as_bytes(), &mut packet);
-            self.answer.push(&packet);
-        }
-        self.ends(&Ended { ending: Ending::Exit, value: 0, text: String::new() });
-    }
-
-    /// A session was ended, or was not there any more.
-    fn end_of_kill(&mut self, was_ended: bool) {
-        self.ends(&match was_ended {
-            true => Ended { ending: Ending::Exit, value: 0, text: String::new() },
-            false => Ended::because(Ending::Refused, NO_SUCH_SESSION),
-        });
-    }
-}
-
-impl Inquirers {
-    /// Whether this one is still there.
-    pub fn has(&self, key: Key) -> bool {
-        self.clients.has(key)
-    }
-
-    /// Notes which command a session has asked for.
-    pub fn note_command(&mut self, subject: Subject, command: Option<String>) {
-        if let Some(command) = command {
-            self.asked_for.insert(subject, command.into());
-        }
-    }
-
-    /// A session is over.
-    pub fn forget(&mut self, subject: Subject) {
-        if !self.asked_for.is_empty() {
-            self.asked_for.remove(&subject);
-        }
-    }
-
-    /// After a panic: only what sessions have asked for that there are.
-    pub fn retain(&mut self, exists: impl Fn(Subject) -> bool) {
-        self.asked_for.retain(|subject, _| exists(*subject));
-    }
-
-    /// One is closed as it is.
-    pub fn drop_one(&mut self, key: Key) {
-        self.clients.remove(key);
-    }
-
-    /// One that has to go for another of theirs.
-    fn one_too_many(&self, who: Who) -> Option<Key> {
-        let places = self.clients.iter().map(|(key, one)| (key, one.who, one.since));
-        let most = if who == Who::User(0) { CLIENTS } else { CLIENTS_OF_ONE };
-        shares::in_the_way(places, who, most, CLIENTS)
-    }
+    /// Whether statistics are asked for by HTTP.
+    http: bool,
 }
 
 /// What a client asks that wants no session of its own.
@@ -193,220 +71,242 @@ pub fn is_inquiry(opening: &Opening) -> bool {
     opening.extended && matches!(opening.request.verb(), Some(Verb::List | Verb::Kill))
 }
 
-impl GatewayLoop {
+impl Inquirers {
+    /// Nobody yet.
+    pub fn new(http: bool) -> Self {
+        Self { clients: Table::new(), http }
+    }
+
+    /// Whether this one is still there.
+    pub fn has(&self, key: Key) -> bool {
+        self.clients.has(key)
+    }
+
+    /// One is closed as it is.
+    pub fn drop_one(&mut self, key: Key) {
+        self.clients.remove(key);
+    }
+
     /// Somebody asks: it needs no seat, and whoever may come in may.
-    pub(super) fn inquire(&mut self, newcomer: Newcomer, opening: Opening) {
+    pub fn inquire(&mut self, cx: &mut Context, newcomer: Newcomer, opening: Opening) {
         let Newcomer { client, seat, .. } = newcomer;
-        if let Ok(Some(seat)) = seat {
-            self.cx.seats.leave(seat);
-        }
-        let uid = client.credentials().map(|peer| peer.uid);
-        let who = Who::of(&client);
-        if let Some(slowest) = self.inquirers.one_too_many(who) {
-            self.close_inquirer(slowest);
-        }
-        let mut inquirer = Inquirer {
-            client,
-            uid: uid.filter(|uid| *uid != OF_ELSEWHERE),
-            who,
-            since: Instant::now(),
-            ends: None,
-            whose: None,
-            next: 0,
-            waits: false,
-            found: Vec::new(),
-            is_ending: false,
-            listed: false,
-            unheard: 0,
-            answer: Backlog::default(),
-            reads: false,
-            over: false,
+        drop(seat);
+        let is_known = client.peer_uid().is_some();
+        let request = opening.request.read();
+        let sought = match &request {
+            Ok(Some((Verb::Kill, id))) => Some(Beginning::of(id)),
+            _ => None,
         };
-        match opening.request.read() {
-            Err(why) => {
-                let why = format!("bad request: {why}");
-                inquirer.ends(&Ended::because(Ending::Refused, why));
-            }
-            Ok(Some((Verb::Kill, id))) => match Beginning::of(&id) {
-                Some(beginning) if inquirer.uid.is_some() => inquirer.ends = Some(beginning),
-                _ => inquirer.end_of_kill(false),
-            },
-            Ok(_) if inquirer.uid.is_none() => inquirer.end_of_list(),
-            Ok(_) => {}
+        let wants = match sought.flatten() {
+            Some(sought) => Wants::End(Search::of(sought)),
+            None => Wants::List,
+        };
+        let mut inquirer = Inquirer::new(client, wants);
+        match (request, sought) {
+            (Err(why), _) => inquirer.is_refused(format!("bad request: {why}")),
+            (Ok(_), Some(Some(_))) | (Ok(_), None) if is_known => {}
+            (Ok(_), Some(_)) => inquirer.end_of_kill(false),
+            (Ok(_), None) => inquirer.end_of_list(),
         }
-        let key = self.inquirers.clients.insert(inquirer);
-        self.faults.made = Some(Whose::Inquirer(key));
-        fault::point("inquiry");
-        let Some(inquirer) = self.inquirers.clients.get_mut(key) else { return };
+        self.insert(cx, inquirer);
+    }
+
+    /// Takes the next client of the statistics.
+    pub fn accept_statistics(&mut self, cx: &mut Context) {
+        let client = match cx.doors.accept_statistics() {
+            Ok(Some(client)) => client,
+            Ok(None) => return,
+            // It goes on waiting, and would be told of again at once.
+            Err(_) => return cx.pause(),
+        };
+        self.insert(cx, Inquirer::new(client, Wants::Some(Request::default())));
+    }
+
+    /// One that has to go for another one of this kind and theirs.
+    fn one_too_many(&self, inquirer: &Inquirer) -> Option<Key> {
+        let of_statistics = inquirer.is_of_statistics();
+        let (all, most) = match (of_statistics, inquirer.who) {
+            (true, _) => (CLIENTS_OF_STATISTICS, CLIENTS_OF_STATISTICS),
+            (false, Who::User(0)) => (CLIENTS, CLIENTS),
+            (false, _) => (CLIENTS, CLIENTS_OF_ONE),
+        };
+        let alike =
+            self.clients.iter().filter(|(_, other)| other.is_of_statistics() == of_statistics);
+        let places = alike.map(|(key, one)| (key, one.who, one.since));
+        shares::in_the_way(places, inquirer.who, most, all)
+    }
+
+    fn insert(&mut self, cx: &mut Context, inquirer: Inquirer) {
+        if let Some(slowest) = self.one_too_many(&inquirer) {
+            self.close(cx, slowest);
+        }
+        cx.then(Outcome::Inquires(self.clients.insert(inquirer)));
+    }
+
+    /// One has come.
+    pub fn begin(&mut self, cx: &mut Context, key: Key) {
+        let Some(one) = self.clients.get_mut(key) else { return };
+        match one.is_of_statistics() {
+            true => fault::point("statistics"),
+            false => fault::point("inquiry"),
+        }
+        // Without stats-http nobody has to say anything.
+        if matches!(one.wants, Wants::Some(_)) && !self.http {
+            one.asks(cx, Asked::Plain);
+        }
         let token = Source::Inquirer(key).token();
-        let interest = Interest { read: false, write: true };
-        if self.cx.poller.add(inquirer.client.as_fd(), token, interest).is_err() {
-            self.inquirers.clients.remove(key);
+        if cx.poller.add(one.client.as_fd(), token, one.interest()).is_err() {
+            self.clients.remove(key);
             return;
         }
-        self.cx.after(PATIENCE, Due::Inquirer(key));
+        cx.after(PATIENCE, Due::Inquirer(key));
     }
 
-    /// Somebody who asks takes more of the answer, or has left.
-    pub(super) fn inquirer_ready(&mut self, key: Key, ready: Ready) {
-        if ready.hang_up {
-            return self.close_inquirer(key);
-        }
-        let Some(one) = self.inquirers.clients.get_mut(key) else { return };
-        let before = one.answer.len();
-        let client = &one.client;
-        if !one.answer.flush(|bytes| client.write(bytes).taken()) {
-            return self.close_inquirer(key);
-        }
-        one.reads |= one.answer.len() < before;
-        if !one.answer.is_empty() || one.waits {
-            return self.watch_inquirer(key);
-        }
-        if one.over {
-            if let Some(one) = self.inquirers.clients.remove(key) {
-                self.cx.close_when_read(one.client, LastWord::Packet { is_answered: false });
-            }
-            return;
-        }
-        self.look_further(key);
-        self.watch_inquirer(key);
-    }
-
-    /// Looks at some more sessions, of us or of another.
-    fn look_further(&mut self, key: Key) {
-        let Some(one) = self.inquirers.clients.get(key) else { return };
-        let Some(by) = one.uid else { return };
-        let asking = Asking { by, from: one.next, beginning: one.ends };
-        fault::point("list");
-        let Some(first) = one.whose else {
-            let piece = self.piece(asking);
-            if let Some(one) = self.inquirers.clients.get_mut(key) {
-                one.add(&piece);
-            }
-            return;
+    /// Somebody who asks says what for, takes more of the answer, or has left.
+    pub fn ready(
+        &mut self,
+        cx: &mut Context,
+        siblings: &mut Siblings,
+        view: View<'_>,
+        key: Key,
+        ready: Ready,
+    ) {
+        let Some(one) = self.clients.get_mut(key) else { return };
+        let Wants::Some(request) = &mut one.wants else {
+            return match ready.hang_up {
+                true => self.close(cx, key),
+                false => self.send(cx, siblings, view, key),
+            };
         };
-        // Among several there may be one that has the whole as its id.
-        let is_whole = one.ends.is_some_and(|sought| sought.is_whole());
-        let is_several = one.found.len() > 1 && !is_whole;
-        let whom = self.siblings.others().find(|number| *number >= first);
-        let Some(whom) = whom.filter(|_| !is_several) else {
-            return self.conclude(key, by);
-        };
-        let asked = self.ask(whom, Question::Piece(asking), Asker::Inquirer(key));
-        if let Some(one) = self.inquirers.clients.get_mut(key) {
-            one.whose = Some(whom);
-            one.waits = asked;
-            if !asked {
-                one.unheard += 1;
-                one.goes_on();
-            }
-        }
-    }
-
-    /// Everybody was asked.
-    fn conclude(&mut self, key: Key, by: u32) {
-        let Some(one) = self.inquirers.clients.get_mut(key) else { return };
-        let Some(beginning) = one.ends else {
-            return one.end_of_list();
-        };
-        // Somebody may have named a session like another's id.
-        if let Some(whole) = one.found.iter().find(|(.., id)| id.is_same(&beginning)).copied() {
-            one.found = vec![whole];
-        }
-        let refusal = |why: String| Ended::because(Ending::Refused, why);
-        let (whose, place, id) = match one.found[..] {
-            [] if one.unheard > 0 => {
-                let why = format!("{NO_SUCH_SESSION}, but for gateways that do not answer");
-                return one.ends(&refusal(why));
-            }
-            [] => return one.end_of_kill(false),
-            [_] if one.unheard > 0 && !beginning.is_whole() => {
-                let why = "a gateway does not answer: give the whole id";
-                return one.ends(&refusal(String::from(why)));
-            }
-            [found] => found,
-            [..] => {
-                let why = format!("several sessions are meant by {beginning}");
-                return one.ends(&refusal(why));
-            }
-        };
-        let is_ended = match whose {
-            None => Some(self.end_by(by, place, id)),
-            Some(whom) => {
-                let question = Question::End { by, place, id };
-                match self.ask(whom, question, Asker::Inquirer(key)) {
-                    true => None,
-                    false => Some(false),
+        let asked = match one.client.read(&mut cx.buffer[..ONE_READ]) {
+            Read::Bytes(count) => {
+                fault::strike("statistics", || &cx.buffer[..count]);
+                match request.hear(&cx.buffer[..count]) {
+                    Some(asked) => asked,
+                    None => return,
                 }
             }
+            Read::Blocked if !ready.hang_up => return,
+            Read::End if !ready.hang_up => match request.end() {
+                Some(asked) => asked,
+                None => return self.close(cx, key),
+            },
+            Read::Blocked | Read::End | Read::Gone => return self.close(cx, key),
         };
-        let Some(one) = self.inquirers.clients.get_mut(key) else { return };
-        match is_ended {
-            Some(is_ended) => one.end_of_kill(is_ended),
-            None => (one.waits, one.is_ending) = (true, true),
+        one.asks(cx, asked);
+        self.send(cx, siblings, view, key);
+    }
+
+    /// Gives one more of its answer.
+    fn send(&mut self, cx: &mut Context, siblings: &mut Siblings, view: View<'_>, key: Key) {
+        let Some(one) = self.clients.get_mut(key) else { return };
+        let (before, client) = (one.answer.len(), &one.client);
+        if !one.answer.flush(|bytes| client.write(bytes).taken()) {
+            return self.close(cx, key);
         }
+        one.reads |= one.answer.len() < before;
+        // A little at a time: sessions do not wait for a list of them, nor
+        // does a list wait in memory for its reader.
+        if one.answer.is_empty() && one.over {
+            let last = match one.is_of_statistics() {
+                true => LastWord::Eof,
+                false => LastWord::Packet { is_answered: false },
+            };
+            if let Some(one) = self.clients.remove(key) {
+                cx.close_when_read(one.client, last);
+            }
+            return;
+        }
+        if one.answer.is_empty() && !one.pages.waits {
+            look_further(one, cx, siblings, view, key);
+        }
+        self.watch(cx, key);
     }
 
     /// Another gateway has answered, or has not.
-    pub(super) fn inquirer_answered(&mut self, key: Key, answer: Option<&[u8]>) {
-        let Some(one) = self.inquirers.clients.get_mut(key).filter(|one| one.waits) else {
-            return;
-        };
-        one.waits = false;
-        if one.is_ending {
-            match answer {
-                Some(answer) => one.end_of_kill(answer == piece::ENDED),
-                None => {
-                    let why = "the session's gateway does not answer";
-                    one.ends(&Ended::because(Ending::Refused, why));
-                }
-            }
-        } else {
-            match answer.and_then(Piece::decode) {
-                Some(piece) => one.add(&piece),
-                None => {
-                    one.unheard += 1;
-                    one.goes_on();
-                }
-            }
+    pub fn answered(&mut self, cx: &mut Context, key: Key, answer: Option<&[u8]>) {
+        fault::point("answer");
+        if let Some(one) = self.clients.get_mut(key).filter(|one| one.pages.waits) {
+            one.hears(answer);
+            self.watch(cx, key);
         }
-        self.watch_inquirer(key);
     }
 
     /// Whoever takes something is told of in the next turn.
-    fn watch_inquirer(&mut self, key: Key) {
-        if let Some(one) = self.inquirers.clients.get_mut(key) {
-            // Until another gateway has answered there is nothing to write.
-            let write = !one.waits || !one.answer.is_empty();
-            let interest = Interest { read: false, write };
+    fn watch(&mut self, cx: &mut Context, key: Key) {
+        if let Some(one) = self.clients.get(key) {
             let token = Source::Inquirer(key).token();
-            let _ = self.cx.poller.change(one.client.as_fd(), token, interest);
+            let _ = cx.poller.change(one.client.as_fd(), token, one.interest());
         }
     }
 
     /// One has had its time, and more of it if it reads.
-    pub(super) fn hurry_inquirer(&mut self, key: Key) {
-        let Some(one) = self.inquirers.clients.get_mut(key) else { return };
-        let reads = std::mem::take(&mut one.reads) || one.waits;
+    pub fn hurry(&mut self, cx: &mut Context, siblings: &mut Siblings, view: View<'_>, key: Key) {
+        let Some(one) = self.clients.get_mut(key) else { return };
+        // It says no more, and has said enough, perhaps.
+        let asked = match &one.wants {
+            Wants::Some(request) => request.end(),
+            _ => None,
+        };
+        if let Some(asked) = asked {
+            cx.after(PATIENCE, Due::Inquirer(key));
+            one.asks(cx, asked);
+            return self.send(cx, siblings, view, key);
+        }
+        let reads = std::mem::take(&mut one.reads) || one.pages.waits;
         match reads && one.since.elapsed() < LONGEST {
-            true => self.cx.after(PATIENCE, Due::Inquirer(key)),
-            false => self.close_inquirer(key),
+            true => cx.after(PATIENCE, Due::Inquirer(key)),
+            false => self.close(cx, key),
         }
     }
 
     /// One gets no answer, for no fault of its own.
-    pub(super) fn end_inquirer(&mut self, key: Key, why: &str) {
-        if let Some(one) = self.inquirers.clients.remove(key) {
+    pub fn end(&mut self, cx: &mut Context, key: Key, why: &str) {
+        let Some(one) = self.clients.get(key) else { return };
+        if one.is_of_statistics() {
+            return self.close(cx, key);
+        }
+        if let Some(one) = self.clients.remove(key) {
             if one.answer.is_empty() {
                 let _ = one.client.write(&Ended::because(Ending::Refused, why).packet());
             }
-            self.cx.close_when_read(one.client, LastWord::Packet { is_answered: false });
+            cx.close_when_read(one.client, LastWord::Packet { is_answered: false });
         }
     }
 
-    fn close_inquirer(&mut self, key: Key) {
-        if let Some(one) = self.inquirers.clients.remove(key) {
-            let _ = self.cx.poller.remove(one.client.as_fd());
+    fn close(&mut self, cx: &mut Context, key: Key) {
+        if let Some(one) = self.clients.remove(key) {
+            let _ = cx.poller.remove(one.client.as_fd());
         }
+    }
+}
+
+/// Looks at some more sessions, of us or of another.
+fn look_further(
+    one: &mut Inquirer,
+    cx: &mut Context,
+    siblings: &mut Siblings,
+    view: View<'_>,
+    key: Key,
+) {
+    fault::point("list");
+    let asker = Asker::Inquirer(key);
+    let next = match one.knows_enough() {
+        true => Next::Over,
+        false => one.pages.next(cx, siblings, view, asker),
+    };
+    let found = match next {
+        Next::Page(whose, piece) => return one.add(whose, &piece),
+        Next::Asked => return,
+        Next::Over => one.conclude(),
+    };
+    let Some(found) = found else { return };
+    let (by, place, id) = (one.pages.by(), found.place, found.id);
+    match found.whose {
+        None => one.end_of_kill(view.end(cx, by, place, id)),
+        Some(whom) => match siblings.ask(cx, whom, Question::End { by, place, id }, asker) {
+            true => one.pages.waits = true,
+            false => one.end_of_kill(false),
+        },
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::record::Record;
 use crate::uwsgi::proof::{self, Token};
-use crate::uwsgi::{inherited, kept, log::log};
+use crate::uwsgi::{exec_handoff, inherited, log::log};
 use fpty::error::{Context, Result};
 use fpty::sys::Written;
 use fpty::sys::folder::Folder;
@@ -21,6 +21,10 @@ use super::process;
 /// What the door is called where the next image of the server looks for it.
 const NAME: &str = "FORKPTYROUTER_RECORDER";
 
+/// How gateways and the recorder speak: one of another version of ours, which was
+/// there before a reload, understands nothing of it.
+const SPEAKS: &str = "2";
+
 /// The door to the recorder, in the server and, by a fork, in each gateway.
 static DOOR: Mutex<Option<Door>> = Mutex::new(None);
 
@@ -30,6 +34,8 @@ struct Door {
     folders: Vec<PathBuf>,
     /// Who started it.
     uid: u32,
+    /// It understands us.
+    understands: bool,
 }
 
 fn door() -> MutexGuard<'static, Option<Door>> {
@@ -42,7 +48,8 @@ fn door() -> MutexGuard<'static, Option<Door>> {
 /// # Errors
 /// A folder cannot be used: the line for the operator.
 pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
-    let before = kept::take(NAME).and_then(|(fd, note)| Door::of(fd, &note));
+    let before = exec_handoff::take(NAME);
+    let before = before.and_then(|(fds, note)| Door::of(fds.into_iter().next()?, &note));
     let mut folders = Vec::new();
     for folder in records.filter_map(|record| record.folder) {
         let path = absolute(&folder)?;
@@ -55,6 +62,11 @@ pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
     }
     let uid = nix::unistd::geteuid().as_raw();
     if let Some(before) = before.filter(|before| !before.stream.has_hung_up()) {
+        if !before.understands && before.uid != uid {
+            log("forkptyrouter: nothing is recorded: the recorder is of another version, and the \
+                 server has no privileges any more to start another; stop it and start it again");
+            return Ok(());
+        }
         let other = folders.iter().find(|folder| !before.folders.contains(folder));
         if let Some(other) = other.filter(|_| before.uid != uid) {
             log(&format!(
@@ -64,7 +76,7 @@ pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
                 other.display()
             ));
         }
-        if other.is_none() || before.uid != uid {
+        if before.understands && (other.is_none() || before.uid != uid) {
             before.install();
             return Ok(());
         }
@@ -82,7 +94,7 @@ pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
         open.push(folder);
     }
     let stream = process::start(open).context("cannot start the recorder")?;
-    Door { stream, folders, uid }.install();
+    Door { stream, folders, uid, understands: true }.install();
     Ok(())
 }
 
@@ -97,12 +109,12 @@ fn absolute(folder: &OsStr) -> Result<PathBuf> {
 /// The server is about to execute itself anew: the next image takes over.
 pub fn keep() {
     if let Some(door) = &*door() {
-        let mut note = OsString::from(door.uid.to_string());
+        let mut note = OsString::from(format!("{} {SPEAKS}", door.uid));
         for folder in &door.folders {
             note.push("\n");
             note.push(folder);
         }
-        kept::keep(NAME, door.stream.as_fd(), &note);
+        exec_handoff::keep(NAME, &[door.stream.as_fd()], &note);
     }
 }
 
@@ -126,35 +138,39 @@ pub fn path(folder: usize, name: &str) -> String {
 }
 
 /// Sends a recorder a queue and a channel, and another queue with what is to be
-/// known of the first one. Returns whether there is one.
-pub fn enter(queue: &Giver, channel: &Stream, before: Option<&Giver>) -> bool {
+/// known of the first one: from the gateway of this number, of so many. Returns
+/// whether there is one.
+pub fn enter(number: (u32, u32), queue: &Giver, channel: &Stream, before: Option<&Giver>) -> bool {
     let door = door();
     let mut descriptors = vec![queue.as_fd(), channel.as_fd()];
     descriptors.extend(before.map(AsFd::as_fd));
-    let word = entry(proof::token().unwrap_or_default());
+    let word = entry(proof::token().unwrap_or_default(), number);
     let sent = door.as_ref().map(|door| door.stream.write_with_descriptors(&word, &descriptors));
     matches!(sent, Some(Written::Bytes(_)))
 }
 
 /// What a gateway says at the door.
-fn entry(token: Token) -> Vec<u8> {
+fn entry(token: Token, (ordinal, count): (u32, u32)) -> Vec<u8> {
     let token = token.iter().flat_map(|word| word.to_ne_bytes());
-    std::iter::once(b'+').chain(token).collect()
+    let number = [ordinal, count].into_iter().flat_map(u32::to_ne_bytes);
+    std::iter::once(b'+').chain(number).chain(token).collect()
 }
 
-/// Whether it was a gateway that has said this.
-pub(super) fn is_entry(said: &[u8]) -> bool {
-    let mut token = Token::default();
-    let Some((b'+', bytes)) = said.split_first() else {
-        return false;
+/// Which gateway it was that has said this, of how many; `None`: none.
+pub(super) fn entered(said: &[u8]) -> Option<(u32, u32)> {
+    let (b'+', said) = said.split_first()? else {
+        return None;
     };
-    if bytes.len() != size_of::<Token>() {
-        return false;
+    let (numbers, said) = said.split_at_checked(8)?;
+    if said.len() != size_of::<Token>() {
+        return None;
     }
-    for (word, bytes) in token.iter_mut().zip(bytes.chunks_exact(4)) {
+    let mut token = Token::default();
+    for (word, bytes) in token.iter_mut().zip(said.chunks_exact(4)) {
         *word = i32::from_ne_bytes(bytes.try_into().unwrap_or_default());
     }
-    proof::is_proved_by(&token)
+    let number = |at: usize| numbers[at..].first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
+    proof::is_proved_by(&token).then_some((number(0)?, number(4)?))
 }
 
 impl Door {
@@ -166,9 +182,11 @@ impl Door {
     /// One that was kept, under this note.
     fn of(fd: OwnedFd, note: &OsStr) -> Option<Self> {
         let mut lines = note.as_bytes().split(|byte| *byte == b'\n');
-        let uid = std::str::from_utf8(lines.next()?).ok()?.parse().ok()?;
+        let mut first = std::str::from_utf8(lines.next()?).ok()?.split(' ');
+        let uid = first.next()?.parse().ok()?;
+        let understands = first.next() == Some(SPEAKS);
         let folders: Vec<_> = lines.map(|line| PathBuf::from(OsStr::from_bytes(line))).collect();
         let stream = Stream::from(fd);
-        (!folders.is_empty()).then_some(Self { stream, folders, uid })
+        (!folders.is_empty()).then_some(Self { stream, folders, uid, understands })
     }
 }

@@ -25,8 +25,8 @@ const NAMES: u32 = 20;
 /// A recording.
 pub struct Recording {
     name: String,
-    /// Its folder's number.
-    folder: usize,
+    of: Of,
+    part: u32,
     inode: u64,
     file: File,
     /// The last batch that wrote to it.
@@ -45,11 +45,12 @@ pub struct Recording {
     at: u64,
     /// When the file begins, as messages have it.
     from: u64,
-    /// Nothing more is written but the last lines.
-    ended: bool,
-    /// Because it is as long as it may become.
-    is_full: bool,
+    /// Why nothing more is written but the last lines.
+    failure: Option<Failure>,
 }
+
+/// Which session it is of: its folder's number, and its name.
+pub type Of = (usize, String);
 
 /// Why nothing more is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,8 +83,8 @@ impl Recording {
         let mut failure = io::ErrorKind::AlreadyExists.into();
         for number in 1..=NAMES {
             let name = match number {
-                1 => format!("{}.cast", begin.name),
-                _ => format!("{}-{number}.cast", begin.name),
+                1 => begin.file(),
+                _ => format!("{}-{number}.cast", begin.stem()),
             };
             match folder.create(&name) {
                 Ok(file) => {
@@ -100,8 +101,7 @@ impl Recording {
         Err(Failure::Error(reason(&failure)))
     }
 
-    /// Makes the file of a session that goes on, of which this message is the
-    /// next one.
+    /// Makes the next file of a session, of which this message is the next one.
     ///
     /// # Errors
     /// The system's words.
@@ -112,6 +112,7 @@ impl Recording {
         ledger: &Ledger,
     ) -> Result<Self, Failure> {
         let mut begin = resume.begin.clone();
+        begin.part += 1;
         begin.head.timestamp = begin.head.timestamp.saturating_add(message.at / 1_000_000);
         let recording = Self::begin(folder, &begin, ledger)?;
         Ok(Self { from: message.at, dropped: resume.dropped, ..recording })
@@ -122,7 +123,8 @@ impl Recording {
         let cast = Cast::begin(&begin.head, &mut lines);
         Self {
             name,
-            folder: begin.folder,
+            of: (begin.folder, begin.name.clone()),
+            part: begin.part,
             inode: file.metadata().map_or(0, |file| file.ino()),
             file,
             batch: 0,
@@ -135,9 +137,28 @@ impl Recording {
             dropped: 0,
             at: 0,
             from: 0,
-            ended: false,
-            is_full: false,
+            failure: None,
         }
+    }
+
+    /// Which session it is of.
+    pub fn of_session(&self) -> &Of {
+        &self.of
+    }
+
+    /// Which of its files.
+    pub fn part(&self) -> u32 {
+        self.part
+    }
+
+    /// How many bytes are missing so far.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Why nothing more is written, if that is so.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_ref()
     }
 
     /// The batch is about to change the file: it is noted how it is.
@@ -148,7 +169,7 @@ impl Recording {
         self.batch = ledger.batch();
         // It may be shorter than what was written: somebody has emptied it.
         let length = self.file.metadata().map_or(self.written, |file| file.len());
-        let (folder, name, inode) = (self.folder, self.name.clone(), self.inode);
+        let (folder, name, inode) = (self.of.0, self.name.clone(), self.inode);
         ledger.note(&Entry { folder, name, inode, length, is_new });
     }
 
@@ -181,11 +202,11 @@ impl Recording {
         let is_of_session = matches!(kind, Kind::Output | Kind::Input);
         let lost = match kind {
             Kind::Missing => message.lost(),
-            _ if self.ended => message.lost(),
+            _ if self.failure.is_some() => message.lost(),
             _ => 0,
         };
         self.dropped = self.dropped.saturating_add(lost);
-        if self.ended {
+        if self.failure.is_some() {
             return Ok(());
         }
         let (before, cast) = (self.lines.len(), self.cast.clone());
@@ -209,8 +230,7 @@ impl Recording {
             return Ok(());
         }
         self.write(ledger)?;
-        self.ended = true;
-        self.is_full = true;
+        self.failure = Some(Failure::Full);
         Err(Failure::Full)
     }
 
@@ -229,7 +249,7 @@ impl Recording {
                     self.cast.resize(at, Size { rows, cols }, &mut self.lines);
                 }
             }
-            Kind::Begin | Kind::End | Kind::Resume => {}
+            Kind::Begin | Kind::End | Kind::Resume | Kind::Rest => {}
         }
     }
 
@@ -257,9 +277,10 @@ impl Recording {
         let Err(error) = outcome else {
             return Ok(());
         };
-        self.ended = true;
         self.take_back(count - whole);
-        Err(Failure::Error(reason(&error)))
+        let failure = Failure::Error(reason(&error));
+        self.failure = Some(failure.clone());
+        Err(failure)
     }
 
     /// Takes so many bytes off its end, where there are any: it is shorter than
@@ -273,7 +294,7 @@ impl Recording {
 
     /// The session is over, with this status where it is known.
     pub fn end(mut self, status: Option<i32>, ledger: &Ledger) -> Outcome {
-        if !self.ended || self.is_full {
+        if matches!(self.failure, None | Some(Failure::Full)) {
             self.cast.end(self.at, status, &mut self.lines);
         }
         let _ = self.write(ledger);
@@ -334,7 +355,8 @@ mod tests {
             title: String::from("x"),
             term: None,
         };
-        Begin { folder: 0, name: String::from("20260101T000000Z-root-0123abcd"), limit, head }
+        let name = String::from("20260101T000000Z-root-0123abcd");
+        Begin { folder: 0, name, part: 1, limit, head }
     }
 
     fn output(body: &[u8]) -> Message<'_> {
@@ -437,12 +459,13 @@ mod tests {
         let place = tempfile::tempdir().expect("a directory");
         let folder = Folder::open(place.path()).expect("a folder");
         let ledger = Ledger::new().expect("memory");
-        let resume = Resume { begin: begin(None), before: String::new(), dropped: 7, ends: false };
+        let resume = Resume { begin: begin(None), dropped: 7, ends: false };
         let message = Message { at: 65_000_000, ..output(b"later") };
         let mut recording = Recording::resume(&folder, &resume, message, &ledger).expect("a file");
         assert_eq!(recording.note(message, &ledger), Ok(()));
         let outcome = recording.end(Some(0), &ledger);
         assert_eq!(outcome.dropped, 7);
+        assert_eq!(outcome.name, "20260101T000000Z-root-0123abcd-part2.cast");
         let text = std::fs::read_to_string(place.path().join(&outcome.name)).expect("a file");
         assert!(text.contains("\"timestamp\":66,"), "{text}");
         assert!(text.contains("\n[0.000000, \"o\", \"later\"]\n"), "{text}");

@@ -31,35 +31,66 @@ pub enum Kind {
     Missing,
     /// It is over; with its exit status in four bytes, where that is known.
     End,
-    /// It goes on, of which a recorder before this one has written the
-    /// beginning: a [`Resume`] as JSON.
+    /// It goes on, after the end of its gateway or its recorder: a [`Resume`] as
+    /// JSON.
     Resume,
+    /// A gateway has taken up what it will: what else those before it had is
+    /// over.
+    Rest,
 }
 
-const KINDS: [Kind; 7] =
-    [Kind::Begin, Kind::Output, Kind::Input, Kind::Resize, Kind::Missing, Kind::End, Kind::Resume];
+const KINDS: [Kind; 8] = [
+    Kind::Begin,
+    Kind::Output,
+    Kind::Input,
+    Kind::Resize,
+    Kind::Missing,
+    Kind::End,
+    Kind::Resume,
+    Kind::Rest,
+];
 
 /// A session that begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
     /// Of the folders, by its index.
     pub folder: usize,
-    /// The file's name, without its ending.
+    /// The file's name, without what tells its parts from each other.
     pub name: String,
+    /// In which of its files it is; most have one.
+    pub part: u32,
     /// How long the file may become.
     pub limit: Option<u64>,
     /// What stands in it.
     pub head: Head,
 }
 
-/// A session that goes on in another file. That is made when there is something
-/// to be written.
+impl Begin {
+    /// The session's id: what comes last in the name.
+    pub fn id(&self) -> &str {
+        self.name.rsplit('-').next().unwrap_or_default()
+    }
+
+    /// The file's name, without its ending.
+    pub fn stem(&self) -> String {
+        match self.part {
+            1 => self.name.clone(),
+            part => format!("{}-part{part}", self.name),
+        }
+    }
+
+    /// The file's name.
+    pub fn file(&self) -> String {
+        format!("{}.cast", self.stem())
+    }
+}
+
+/// A session that goes on: in the file that it had, where the recorder has that,
+/// or in its next part. That is made when there is something to be written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
-    /// As it would begin there. Its time is that of the session's beginning.
+    /// As it began. Its size is what it is now.
     pub begin: Begin,
-    /// The name of the file before.
-    pub before: String,
     /// How many bytes are missing so far.
     pub dropped: u64,
     /// Its end alone is worth a file.
@@ -76,6 +107,17 @@ pub enum Answer {
     },
     /// There is room in the queue again.
     Room,
+    /// A session goes on.
+    Resumed {
+        /// Its number.
+        session: u32,
+        /// In which of its files.
+        part: u32,
+        /// That is another one than before.
+        moved: bool,
+        /// How many of its bytes are missing so far.
+        dropped: u64,
+    },
     /// A session is not recorded any more.
     Failed {
         /// Its number.
@@ -119,7 +161,7 @@ impl Message<'_> {
         match self.kind {
             Kind::Output | Kind::Input => self.body.len() as u64,
             Kind::Missing => self.body.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)),
-            Kind::Begin | Kind::Resize | Kind::End | Kind::Resume => 0,
+            Kind::Begin | Kind::Resize | Kind::End | Kind::Resume | Kind::Rest => 0,
         }
     }
 }

@@ -5,10 +5,11 @@
 //! | `mod.rs` | what a gateway knows of its recorder |
 //! | `sessions.rs` | sessions that are recorded |
 //! | `talking.rs` | what both have to say to each other |
+//! | `recording.rs` | one of them, as whoever reads its terminal has it |
 //! | `sink.rs` | the gateway's end of the queue to the recorder |
 //! | `message.rs` | what both say to each other |
 //! | `door.rs` | the recorder is started, and kept over a reload |
-//! | `process.rs` | the recorder itself |
+//! | `process.rs`, `source.rs` | the recorder itself; a gateway, as it knows it |
 //! | `takeover.rs`, `ledger.rs` | the recorder was killed: what the next one is given; what was half written |
 //! | `file.rs` | the file of a session |
 //! | `cast.rs`, `text.rs` | asciicast; bytes as text in JSON |
@@ -19,8 +20,10 @@ mod file;
 mod ledger;
 pub(super) mod message;
 mod process;
+mod recording;
 mod sessions;
 mod sink;
+mod source;
 mod takeover;
 mod talking;
 mod text;
@@ -30,9 +33,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::table::Key;
-use super::told::{Last, Recorded};
-use crate::config::record::{OnError, Record};
+use super::context::Context;
+use super::outcome::Outcome;
+use super::recovery::Whose;
+use super::told::Last;
+use super::traffic::Sessions;
+use crate::config::record::Record;
 use crate::config::rules::Rules;
 use crate::uwsgi::log::log;
 use fpty::error::reason;
@@ -40,14 +46,17 @@ use fpty::sys::child::Exit;
 use fpty::sys::queue::Giver;
 use fpty::sys::socket::Stream;
 
-use message::{Begin, Resume};
-pub use sink::Recording;
+use message::Answer;
+pub use recording::{Kept, Recording};
 use sink::{Link, Sink};
+use takeover::Bytes;
 
-/// The sessions of a gateway that are recorded.
+/// The sessions of a gateway that are recorded: it is told when one is about to
+/// begin, has begun and is over; what goes by in between it sees by the
+/// [`Recording`] that it leaves with whoever reads the terminal.
 pub struct Recorder {
     sink: Rc<RefCell<Sink>>,
-    sessions: HashMap<u32, Session>,
+    sessions: HashMap<u32, Rc<Recording>>,
     /// Sessions that are over, until the recorder has said what became of
     /// their files.
     over: HashMap<u32, Over>,
@@ -58,39 +67,52 @@ pub struct Recorder {
     still: u8,
     soon_is_due: bool,
     look_is_due: bool,
+    /// The gateway's number, of so many.
+    number: (u32, u32),
     /// The first gateway tells what concerns all of them.
     tells: bool,
     /// As whom those run who are recorded.
     users: Vec<u32>,
     /// What is recorded of those who come to each socket.
-    sockets: Vec<Rc<Record>>,
-    /// What is to be recorded of whoever is about to get a session.
-    current: Option<Rc<Record>>,
+    sockets: Vec<Record>,
 }
 
-/// A session that is recorded.
-struct Session {
-    key: Key,
-    begin: Begin,
-    /// What becomes of it where it cannot be recorded.
-    on_error: OnError,
-    /// In which of its files it is.
-    part: u32,
-    /// It has begun.
-    began: bool,
+/// What a recorder's word, or its end, means for one session: others do not
+/// suffer from what becomes of that.
+#[derive(Debug)]
+pub enum News {
+    /// It was said.
+    Said(Answer),
+    /// It was killed.
+    Gone,
+    /// The same, for one session of those that it had.
+    Lost {
+        /// Its number.
+        session: u32,
+        /// There is another one, who has it.
+        goes_on: bool,
+        /// What is lost of it where nobody has it.
+        left: Bytes,
+    },
 }
 
+/// A session that is over.
 struct Over {
-    session: Session,
+    recording: Rc<Recording>,
     since: Instant,
-    last: Box<Last>,
+    /// What is to be told of its end, where anybody wants to know.
+    last: Option<Box<Last>>,
     /// How many bytes are missing, as the recorder was told.
     dropped: u64,
 }
 
 impl Recorder {
-    /// One for a gateway with these sockets, where anything is recorded.
-    pub fn new<'a>(sockets: impl Iterator<Item = &'a Rules>, tells: bool) -> Option<Box<Self>> {
+    /// One for the gateway of this number, of so many, with these sockets, where
+    /// anything is recorded.
+    pub fn new<'a>(
+        sockets: impl Iterator<Item = &'a Rules>,
+        number: (u32, u32),
+    ) -> Option<Box<Self>> {
         let own = nix::unistd::geteuid().as_raw();
         let mut users = Vec::new();
         let sockets: Vec<_> = sockets
@@ -98,7 +120,7 @@ impl Recorder {
                 if rules.record.folder.is_some() {
                     users.push(rules.identity.as_ref().map_or(own, |identity| identity.uid));
                 }
-                Rc::new(rules.record.clone())
+                rules.record.clone()
             })
             .collect();
         let any = !users.is_empty();
@@ -112,35 +134,55 @@ impl Recorder {
                 still: 0,
                 soon_is_due: false,
                 look_is_due: false,
-                tells,
+                number,
+                tells: number.0 == 0,
                 users,
                 sockets,
-                current: None,
             })
         })
     }
 
-    /// Somebody is about to get a session who came to this socket.
-    pub fn hears(&mut self, socket: u16) {
-        let record = self.sockets.get(usize::from(socket));
-        self.current = record.filter(|record| record.folder.is_some()).cloned();
+    /// What is recorded of those who come to a socket, if anything is.
+    fn of_socket(&self, socket: u16) -> Option<&Record> {
+        self.sockets.get(usize::from(socket)).filter(|record| record.folder.is_some())
     }
 
-    /// After a panic: only sessions that there are go on being recorded.
-    pub fn retain(&mut self, exists: impl Fn(Key) -> bool) {
-        let sink = &self.sink;
-        self.sessions.retain(|number, session| {
-            let is_there = exists(session.key);
-            if !is_there && session.began {
-                Recording::is_over(sink, *number);
+    /// Has the loop turn to this when it is its turn.
+    fn then(cx: &mut Context, whose: Whose, news: News) {
+        cx.then(Outcome::Recording(whose, Box::new(news)));
+    }
+
+    /// What was to be done in its turn.
+    pub fn turn_to(&mut self, cx: &mut Context, sessions: &mut Sessions, news: News) {
+        match news {
+            News::Said(answer) => self.hear(cx, sessions, answer),
+            News::Gone => self.is_gone(cx),
+            News::Lost { session, goes_on, left } => {
+                self.record_on(cx, sessions, session, goes_on, left);
             }
-            is_there
+        }
+    }
+
+    /// What nobody reads any more is over: after a panic, and where a session was
+    /// not taken up after all.
+    pub fn retain(&mut self) {
+        self.sessions.retain(|_, recording| {
+            let is_read = Rc::strong_count(recording) > 1;
+            if !is_read {
+                recording.end(None);
+            }
+            is_read
         });
     }
 
-    /// What an audit says of a file of which nothing more is known.
-    fn unknown(folder: usize, name: &str) -> Recorded {
-        Recorded { path: door::path(folder, name), ..Recorded::default() }
+    /// Sends the recorder a queue and a channel, and, where a recorder before it
+    /// had that queue, what is to be known of it.
+    fn connect(&self, queue: Giver, before: Option<&Giver>) -> Result<Link, String> {
+        let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
+        match door::enter(self.number, &queue, &its_channel, before) {
+            true => Ok(Link { queue, channel }),
+            false => Err(String::from("there is no recorder")),
+        }
     }
 }
 
@@ -158,37 +200,6 @@ fn in_a_name(text: &str) -> String {
     text.chars().take(32).map(safe).collect()
 }
 
-impl Session {
-    /// The file's name, without its ending.
-    fn name(&self) -> String {
-        match self.part {
-            1 => self.begin.name.clone(),
-            part => format!("{}-part{part}", self.begin.name),
-        }
-    }
-
-    fn file(&self) -> String {
-        format!("{}.cast", self.name())
-    }
-
-    /// It goes on in another file; what a recorder has to know for that.
-    fn resume(&mut self, dropped: u64, ends: bool) -> Resume {
-        let before = self.file();
-        self.part += 1;
-        Resume { begin: Begin { name: self.name(), ..self.begin.clone() }, before, dropped, ends }
-    }
-}
-
 fn log_of(id: &str, what: &str) {
     log(&format!("forkptyrouter: session {id} {what}"));
-}
-
-/// Sends the recorder a queue and a channel, and, where a recorder before it
-/// had that queue, what is to be known of it.
-fn connect(queue: Giver, before: Option<&Giver>) -> Result<Link, String> {
-    let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
-    match door::enter(&queue, &its_channel, before) {
-        true => Ok(Link { queue, channel }),
-        false => Err(String::from("there is no recorder")),
-    }
 }

@@ -1,43 +1,42 @@
 //! Sessions that are recorded: how each begins and ends, and what becomes of one
 //! that cannot be recorded any more.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::super::GatewayLoop;
+use super::super::context::Context;
+use super::super::outcome::Outcome;
+use super::super::recovery::Whose;
 use super::super::table::Key;
 use super::super::timers::Due;
 use super::super::told::clock::Utc;
 use super::super::told::{Last, Recorded, Subject};
+use super::super::traffic::Sessions;
 use super::cast::Head;
-use super::message::Begin;
+use super::message::{Begin, Kind};
 use super::takeover::Bytes;
-use super::{Over, Recorder, Recording, Session, door, in_a_name, log_of, status_of};
+use super::{Kept, Over, Recorder, Recording, door, in_a_name, log_of, status_of};
 use crate::config::record::OnError;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
 
-impl GatewayLoop {
-    /// Somebody is about to get a session who came to this socket.
-    pub(in crate::router) fn is_about_to_record(&mut self, socket: u16) {
-        if let Some(recorder) = &mut self.recorder {
-            recorder.hears(socket);
-        }
-    }
+/// How long a client may take to read why its session ends.
+const DISMISSED: Duration = Duration::from_secs(5);
 
-    /// Why there can be no session, because it is to be recorded and cannot.
-    pub(in crate::router) fn cannot_record(&mut self) -> Option<Ended> {
-        let current = self.recorder.as_ref().and_then(|recorder| recorder.current.as_ref());
-        let must = current.is_some_and(|record| record.on_error == OnError::Close);
-        (must && !self.reach_recorder())
+impl Recorder {
+    /// Why somebody who came to this socket can have no session: it is to be
+    /// recorded and cannot.
+    pub fn why_not(&mut self, cx: &mut Context, socket: u16) -> Option<Ended> {
+        let must = self.of_socket(socket).is_some_and(|it| it.on_error == OnError::Close);
+        (must && !self.reach(cx))
             .then(|| Ended::because(Ending::Refused, "it cannot be recorded: there is no recorder"))
     }
 
-    /// Why there can be no command without a terminal, because those are not
-    /// recorded, and nothing may go unrecorded.
-    pub(in crate::router) fn is_never_recorded(&mut self) -> Option<Ended> {
-        let current = self.recorder.as_mut().and_then(|recorder| recorder.current.take());
-        current.is_some_and(|record| record.refuses_commands()).then(|| {
+    /// Why somebody who came to this socket can have no command without a
+    /// terminal: those are not recorded, and nothing may go unrecorded.
+    pub fn why_no_command(&self, socket: u16) -> Option<Ended> {
+        self.of_socket(socket).is_some_and(|record| record.refuses_commands()).then(|| {
             Ended::because(
                 Ending::Refused,
                 "it cannot be recorded: a command without a terminal never is (fpty -t gives it \
@@ -46,21 +45,23 @@ impl GatewayLoop {
         })
     }
 
-    /// A new session is to be recorded; it begins when its program is executed.
-    pub(in crate::router) fn note_recording(&mut self, key: Key, size: Size) {
-        let current = self.recorder.as_mut().and_then(|recorder| recorder.current.take());
-        let Some((record, folder)) =
-            current.as_ref().and_then(|record| Some((record, record.folder.as_deref()?)))
-        else {
+    /// A session is about to begin. What is typed before its program is executed
+    /// is recorded, too.
+    pub fn expect(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key, size: Size) {
+        let Some(attached) = sessions.get_mut(key) else {
             return;
         };
-        if !self.reach_recorder() {
-            // It may go on, or there would be none.
-            return self.log_of(key, "is not recorded: there is no recorder");
+        if self.of_socket(attached.door).is_none() {
+            return;
         }
-        let (Some(recorder), Some(facts)) =
-            (&mut self.recorder, self.cx.told.of(Subject::Session(key)))
-        else {
+        if !self.reach(cx) {
+            // It may go on, or there would be none.
+            return log_of(&cx.ids.of(key), "is not recorded: there is no recorder");
+        }
+        let record = self.of_socket(attached.door);
+        let folder = record.and_then(|record| Some((record, record.folder.as_deref()?)));
+        let facts = cx.told.of(Subject::Session(key));
+        let (Some((record, folder)), Some(facts)) = (folder, facts) else {
             return;
         };
         let peer = &facts.peer;
@@ -75,6 +76,7 @@ impl GatewayLoop {
         let begin = Begin {
             folder: door::number(folder),
             name,
+            part: 1,
             limit: record.limit,
             head: Head {
                 format: record.format,
@@ -87,119 +89,154 @@ impl GatewayLoop {
                 term: facts.said.term.as_deref().map(String::from),
             },
         };
-        let number = recorder.next;
-        recorder.next = recorder.next.wrapping_add(1);
-        let recording = Recording::new(&recorder.sink, number, record.input);
-        let on_error = record.on_error;
-        let session = Session { key, begin, on_error, part: 1, began: false };
-        let path = door::path(session.begin.folder, &session.file());
-        self.cx.told.records_to(key, &path);
-        recorder.sessions.insert(number, session);
-        if let Some(attached) = self.sessions.get_mut(key) {
-            attached.wires.traffic.get_or_insert_with(Box::default).recording = Some(recording);
-        }
+        let recording = Recording::new(&self.sink, self.next, record, begin);
+        cx.told.records_to(key, &recording.path());
+        attached.wires.traffic.get_or_insert_with(Box::default).recording =
+            Some(self.add(recording, Whose::Session(key)));
     }
 
-    /// The program of a session was executed.
-    pub(in crate::router) fn begin_recording(&mut self, key: Key) {
-        let Some(recorder) = &mut self.recorder else {
-            return;
-        };
-        let recording = self.sessions.get_mut(key).and_then(|attached| attached.wires.recording());
+    /// The program of a session was executed; or it has its terminal again, which
+    /// was recorded meanwhile.
+    pub fn begin(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key) {
+        let recording = sessions.get(key).and_then(|attached| attached.wires.recording());
         let Some(recording) = recording else {
             return;
         };
-        let Some(session) = recorder.sessions.get_mut(&recording.session()) else {
-            return;
-        };
-        session.began = true;
-        let json = serde_json::to_vec(&session.begin).unwrap_or_default();
-        match recording.begin(&json) {
-            true => self.cx.told.is_recorded(key, true),
+        if recording.has_begun() {
+            recording.belongs_to(Whose::Session(key));
+            cx.told.records_to(key, &recording.path());
+            return cx.told.is_recorded(key, recording.goes_on());
+        }
+        match recording.begin() {
+            true => cx.told.is_recorded(key, true),
             false => {
-                self.cut(key);
-                self.lose(key, "the recorder takes nothing", false);
+                recording.cut(Bytes::default());
+                let recording = Rc::clone(recording);
+                self.lose(cx, sessions, &recording, "the recorder takes nothing", false);
             }
         }
     }
 
-    /// A session ends, of which this is the last word but for the recording.
-    /// Returns it where there is none.
-    pub(in crate::router) fn end_recording(
+    /// A session that a gateway before us has begun goes on, at this socket, with a
+    /// terminal of this size. `None`: it is not recorded there any more.
+    ///
+    /// # Errors
+    /// It may not go on: why.
+    pub fn go_on(
         &mut self,
-        key: Key,
-        exit: Option<Exit>,
-        last: Box<Last>,
-    ) -> Option<Box<Last>> {
-        let (Some(recorder), Some(attached)) = (&mut self.recorder, self.sessions.get_mut(key))
-        else {
-            return Some(last);
+        cx: &mut Context,
+        socket: u16,
+        kept: Kept,
+        size: Size,
+    ) -> Result<Option<Rc<Recording>>, Ended> {
+        let is_reached = self.reach(cx);
+        let Some(record) = self.of_socket(socket) else {
+            log_of(&kept.id(), "is not recorded any more: forkptyrouter-record is off");
+            return Ok(None);
         };
-        let recording =
-            attached.wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
-        let Some(mut recording) = recording else {
-            return Some(last);
-        };
-        let Some(session) = recorder.sessions.remove(&recording.session()) else {
-            return Some(last);
-        };
-        if !session.began {
-            return Some(last);
+        if !is_reached {
+            log_of(&kept.id(), "is not recorded any more: there is no recorder");
+            let line = "session ended: it cannot be recorded: there is no recorder";
+            return match record.on_error {
+                OnError::Close => Err(Ended::because(Ending::Lost, line)),
+                OnError::Continue => Ok(None),
+            };
         }
+        let folder = record.folder.as_deref().map_or(0, door::number);
+        let recording = Recording::resumed(&self.sink, self.next, record, (kept, folder), size);
+        Ok(Some(self.add(recording, Whose::Past)))
+    }
+
+    /// Whatever goes on of what gateways before us had has gone on.
+    pub fn took_up(&mut self, cx: &mut Context) {
+        self.retain();
+        if self.reach(cx) {
+            self.sink.borrow_mut().put_surely(Kind::Rest, 0, 0, &[]);
+        }
+    }
+
+    /// A session is over. That is told as soon as it is known what became of its
+    /// recording: at once where there is none.
+    pub fn end(
+        &mut self,
+        cx: &mut Context,
+        recording: Option<Rc<Recording>>,
+        exit: Option<Exit>,
+        last: Option<Box<Last>>,
+    ) {
+        let recording = recording.and_then(|it| self.sessions.remove(&it.number()));
+        let recording = recording.filter(|recording| recording.has_begun());
+        let tell = |cx: &mut Context, recorded: Option<&Recorded>| {
+            last.iter().for_each(|last| cx.told.tell_last(last, recorded));
+        };
+        let Some(recording) = recording else {
+            return tell(cx, None);
+        };
         if let Some(dropped) = recording.is_cut() {
-            let recorded =
-                Recorded { dropped, ..Recorder::unknown(session.begin.folder, &session.file()) };
-            self.cx.told.tell_last(&last, Some(&recorded));
-            return None;
+            let path = recording.path();
+            return tell(cx, Some(&Recorded { path, dropped, ..Recorded::default() }));
         }
         recording.end(exit.map(status_of));
         let dropped = recording.told_missing(Bytes::default());
-        let over = Over { session, since: Instant::now(), last, dropped };
-        recorder.over.insert(recording.session(), over);
-        self.look_after_recorder();
-        None
+        let number = recording.number();
+        self.over.insert(number, Over { recording, since: Instant::now(), last, dropped });
+        self.look_after(cx);
     }
 
     /// There never was such a session.
-    pub(in crate::router) fn forget_recording(&mut self, number: Option<u32>) {
-        if let (Some(recorder), Some(number)) = (&mut self.recorder, number) {
-            recorder.sessions.remove(&number);
-        }
+    pub fn forget(&mut self, recording: &Recording) {
+        self.sessions.remove(&recording.number());
     }
 
-    fn cut(&mut self, key: Key) {
-        if let Some(recording) = self.sessions.get_mut(key).and_then(|it| it.wires.recording()) {
-            recording.cut(Bytes::default());
+    fn add(&mut self, recording: Recording, whose: Whose) -> Rc<Recording> {
+        let recording = Rc::new(recording);
+        recording.belongs_to(whose);
+        self.sessions.insert(self.next, Rc::clone(&recording));
+        self.next = self.next.wrapping_add(1);
+        recording
+    }
+
+    /// Whoever reads the terminal goes on.
+    pub(super) fn read_on(cx: &mut Context, recording: &Recording) {
+        match recording.whose() {
+            Whose::Session(key) => cx.then(Outcome::Settle(key)),
+            Whose::Left(entry) => cx.then(Outcome::ReadOn(entry)),
+            _ => {}
         }
     }
 
     /// A session is not recorded any more: it ends, or goes on without.
-    pub(super) fn lose(&mut self, key: Key, why: &str, full: bool) {
-        self.log_of(key, &format!("is not recorded any more: {why}"));
-        self.cx.told.is_recorded(key, false);
-        self.cannot_go_on(key, why, full);
-    }
-
-    fn cannot_go_on(&mut self, key: Key, why: &str, full: bool) {
-        let Some(attached) = self.sessions.get_mut(key) else {
+    pub(super) fn lose(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        recording: &Recording,
+        why: &str,
+        full: bool,
+    ) {
+        if !recording.lose() {
             return;
-        };
-        let (Some(recording), Some(recorder)) = (attached.wires.recording(), &self.recorder) else {
-            return;
-        };
-        recording.let_go();
-        let session = recorder.sessions.get(&recording.session());
-        let closes = session.is_some_and(|session| session.on_error == OnError::Close);
-        if closes && attached.session.dismissed().is_none() {
+        }
+        log_of(&recording.id(), &format!("is not recorded any more: {why}"));
+        let whose = recording.whose();
+        if let Whose::Session(key) = whose {
+            cx.told.is_recorded(key, false);
+        }
+        if recording.must_be() {
             let ending = if full { Ending::Limit } else { Ending::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
-            attached.session.dismiss(ending, &line, &mut attached.wires);
-            self.cx.after(Duration::from_secs(5), Due::Dismissed(key));
+            match whose {
+                Whose::Session(key) => {
+                    let attached = sessions.get_mut(key);
+                    if let Some(attached) = attached.filter(|it| it.session.dismissed().is_none()) {
+                        attached.session.dismiss(ending, &line, &mut attached.wires);
+                        cx.after(DISMISSED, Due::Dismissed(key));
+                    }
+                }
+                Whose::Left(entry) => return cx.then(Outcome::End(Subject::Left(entry))),
+                _ => {}
+            }
         }
-        self.settle(key);
-    }
-
-    pub(super) fn log_of(&mut self, key: Key, what: &str) {
-        log_of(&self.cx.ids.of(key), what);
+        Self::read_on(cx, recording);
     }
 }

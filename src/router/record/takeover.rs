@@ -3,22 +3,23 @@
 //! What nobody takes is counted as missing.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
-use super::super::GatewayLoop;
+use super::super::context::Context;
 use super::super::recovery::Whose;
+use super::super::traffic::Sessions;
 use super::message::{self, Kind, Message, Resume, header};
-use super::{Recorder, connect};
-use crate::config::record::OnError;
+use super::{News, Recorder};
 use crate::uwsgi::log::log;
 use fpty::sys::queue::Giver;
 
 /// Why a session is not recorded as it was.
-const KILLED: &str = "the recorder was killed";
+pub(super) const KILLED: &str = "the recorder was killed";
 
 /// What a queue has that no recorder was done with.
 #[derive(Default)]
 pub(super) struct Left {
-    /// Sessions that begin in there.
+    /// Sessions that begin in there, or go on there.
     begins: HashSet<u32>,
     /// Sessions that end.
     ends: HashSet<u32>,
@@ -41,14 +42,14 @@ impl Left {
             let of_session = self.of_sessions.entry(session).or_default();
             of_session.lost += message.lost();
             match kind {
-                Kind::Begin => {
+                Kind::Begin | Kind::Resume => {
                     self.begins.insert(session);
                 }
                 Kind::End => {
                     self.ends.insert(session);
                 }
                 Kind::Missing => of_session.missing += message.lost(),
-                Kind::Output | Kind::Input | Kind::Resize | Kind::Resume => {}
+                Kind::Output | Kind::Input | Kind::Resize | Kind::Rest => {}
             }
         }
     }
@@ -58,52 +59,46 @@ impl Left {
     }
 }
 
-impl GatewayLoop {
+impl Recorder {
     /// The recorder was killed. Another one is most often there at once.
-    pub(super) fn recorder_is_gone(&mut self) {
-        let Some(recorder) = &mut self.recorder else {
-            return;
-        };
-        if let Some(channel) = recorder.sink.borrow().descriptor() {
-            let _ = self.cx.poller.remove(channel);
+    pub(super) fn is_gone(&mut self, cx: &mut Context) {
+        if let Some(channel) = self.sink.borrow().descriptor() {
+            let _ = cx.poller.remove(channel);
         }
         log(&format!("forkptyrouter: {KILLED}"));
         let mut left = Left::default();
-        let queue = recorder.sink.borrow_mut().disconnect();
+        let queue = self.sink.borrow_mut().disconnect();
         if let Some(queue) = &queue {
             left.note(&queue.left());
         }
-        recorder.sink.borrow().later().for_each(|word| left.note(word));
+        self.sink.borrow().later().for_each(|word| left.note(word));
         // It had taken the last word of these, and did not live to answer.
-        let over = recorder.over.keys().filter(|number| !left.ends.contains(number));
+        let over = self.over.keys().filter(|number| !left.ends.contains(number));
         let over: Vec<u32> = over.copied().collect();
         for number in over {
-            self.tell_without(number, Bytes::default());
+            self.tell_without(cx, number, Bytes::default());
         }
-        let taken = queue.and_then(|queue| self.hand_on(queue, &left));
-        let Some(recorder) = &self.recorder else {
-            return;
-        };
+        let taken = queue.and_then(|queue| self.hand_on(cx, queue, &left));
         let goes_on = |number: &u32| taken.as_ref().is_some_and(|taken| taken.contains(number));
-        let lost = recorder.over.keys().filter(|number| !goes_on(number));
+        let lost = self.over.keys().filter(|number| !goes_on(number));
         let lost: Vec<u32> = lost.copied().collect();
-        let mut sessions: Vec<u32> = recorder.sessions.keys().copied().collect();
-        sessions.sort_unstable();
         for number in lost {
-            self.tell_without(number, left.of(number));
+            self.tell_without(cx, number, left.of(number));
         }
-        for number in sessions {
-            let session = self.recorder.as_ref().and_then(|it| it.sessions.get(&number));
-            let whose = session.map_or(Whose::Past, |session| Whose::Session(session.key));
-            let goes_on = goes_on(&number);
-            self.guarded(whose, |router| router.record_on(number, goes_on, &left));
+        let mut numbers: Vec<u32> = self.sessions.keys().copied().collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            let whose = self.sessions.get(&number).map_or(Whose::Past, |it| it.whose());
+            let (goes_on, left) = (goes_on(&number), left.of(number));
+            let lost = News::Lost { session: number, goes_on, left };
+            Self::then(cx, whose, lost);
         }
-        self.look_after_recorder();
+        self.look_after(cx);
     }
 
     /// Gives a queue to the next recorder; which sessions go on there. `None`:
     /// there is no recorder.
-    fn hand_on(&mut self, queue: Giver, left: &Left) -> Option<HashSet<u32>> {
+    fn hand_on(&mut self, cx: &mut Context, queue: Giver, left: &Left) -> Option<HashSet<u32>> {
         let mut taken: HashSet<u32> = left.begins.clone();
         let resumes = self.resumes(left);
         let mut before = if resumes.is_empty() { None } else { Some(Giver::new().ok()?) };
@@ -114,70 +109,53 @@ impl GatewayLoop {
                 taken.insert(number);
             }
         }
-        let link = connect(queue, before.as_ref()).ok()?;
-        let recorder = self.recorder.as_ref()?;
-        recorder.sink.borrow_mut().go_on(link);
-        self.hear_recorder().then_some(taken)
+        let link = self.connect(queue, before.as_ref()).ok()?;
+        self.sink.borrow_mut().go_on(link);
+        self.listen(cx).then_some(taken)
     }
 
     /// What the next recorder has to know of sessions whose beginning it does
     /// not find in the queue.
-    fn resumes(&mut self, left: &Left) -> Vec<(u32, Resume)> {
-        let Some(recorder) = &mut self.recorder else {
-            return Vec::new();
-        };
+    fn resumes(&self, left: &Left) -> Vec<(u32, Resume)> {
         let mut resumes = Vec::new();
-        let Recorder { sessions, over, .. } = &mut **recorder;
-        for (number, session) in sessions.iter_mut() {
-            if !session.began || left.begins.contains(number) {
-                continue;
-            }
-            let ends = session.on_error == OnError::Continue;
-            let attached = self.sessions.get_mut(session.key);
-            let Some(attached) = attached else { continue };
-            let size = attached.session.size();
-            let Some(recording) = attached.wires.recording() else { continue };
-            if recording.is_cut().is_some() {
+        for (number, recording) in &self.sessions {
+            let is_cut = recording.is_cut().is_some();
+            if !recording.has_begun() || is_cut || left.begins.contains(number) {
                 continue;
             }
             let dropped = recording.told_missing(left.of(*number));
-            let mut resume = session.resume(dropped, ends);
-            (resume.begin.head.rows, resume.begin.head.cols) = (size.rows, size.cols);
-            resumes.push((*number, resume));
+            resumes.push((*number, recording.resume(dropped)));
         }
-        for (number, over) in over.iter_mut() {
+        for (number, over) in &self.over {
             if left.begins.contains(number) {
                 continue;
             }
             let dropped = over.dropped.saturating_sub(left.of(*number).missing);
-            resumes.push((*number, over.session.resume(dropped, true)));
+            resumes.push((*number, Resume { ends: true, ..over.recording.resume(dropped) }));
         }
         resumes
     }
 
-    /// A session whose recorder is gone is recorded on, in another file, if it
-    /// may go on at all.
-    fn record_on(&mut self, number: u32, goes_on: bool, left: &Left) {
-        let Some(session) = self.recorder.as_ref().and_then(|it| it.sessions.get(&number)) else {
+    /// A session whose recorder is gone is recorded on, if it may go on at all.
+    pub(super) fn record_on(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        number: u32,
+        goes_on: bool,
+        left: Bytes,
+    ) {
+        let recording = self.sessions.get(&number).filter(|it| it.has_begun()).map(Rc::clone);
+        let Some(recording) = recording else {
             return;
         };
-        let (key, closes) = (session.key, session.on_error == OnError::Close);
-        if !session.began {
-            return;
-        }
         if !goes_on {
-            let recording = self.sessions.get_mut(key).and_then(|it| it.wires.recording());
-            if let Some(recording) = recording {
-                recording.cut(left.of(number));
-            }
+            recording.cut(left);
         }
-        if !goes_on || closes {
-            return self.lose(key, KILLED, false);
+        match !goes_on || recording.must_be() {
+            true => self.lose(cx, sessions, &recording, KILLED, false),
+            false => Self::read_on(cx, &recording),
         }
-        if !left.begins.contains(&number) {
-            self.log_of(key, "is recorded in another file from here on");
-        }
-        self.settle(key);
     }
 }
 

@@ -8,10 +8,8 @@ use std::time::Duration;
 use once_cell::sync::OnceCell;
 
 use super::reason::{Gone, Refusal};
-use crate::uwsgi::log::log;
+use crate::router::memory::{self, Part};
 use crate::uwsgi::metrics::{self, Kind};
-use fpty::error::reason;
-use fpty::sys::shared::Shared;
 
 /// Bounds of the histogram of durations, in seconds; the last bucket has none.
 pub const BUCKETS: [u64; 10] =
@@ -35,24 +33,22 @@ const OWN_SESSIONS: usize = 0;
 const OWN_IN: usize = 1;
 const OWN_OUT: usize = 2;
 
-static SHARED: OnceCell<Shared<AtomicU64>> = OnceCell::new();
-
 /// The first word that is a gateway's own.
 const fn own(ordinal: usize) -> usize {
     (COMMON.div_ceil(OWN) + ordinal) * OWN
 }
 
-/// Reserves the memory, in the master, before it forks the gateways.
-pub fn reserve(gateways: u32) {
-    match Shared::new(own(gateways as usize)) {
-        Ok(shared) => {
-            let words = shared.words();
-            metrics::register(c"forkptyrouter.sessions", Kind::Gauge, &words[SESSIONS]);
-            metrics::register(c"forkptyrouter.accepted", Kind::Counter, &words[ACCEPTED]);
-            metrics::register(c"forkptyrouter.refused", Kind::Counter, &words[REFUSALS]);
-            let _ = SHARED.set(shared);
-        }
-        Err(error) => log(&format!("forkptyrouter: no counters: {}", reason(&error))),
+/// How many words so many gateways need.
+pub const fn words(gateways: usize) -> usize {
+    own(gateways)
+}
+
+/// Has the server show some of them. In the master, before it forks the gateways.
+pub fn register() {
+    if let Some(words) = memory::part(Part::Counters) {
+        metrics::register(c"forkptyrouter.sessions", Kind::Gauge, &words[SESSIONS]);
+        metrics::register(c"forkptyrouter.accepted", Kind::Counter, &words[ACCEPTED]);
+        metrics::register(c"forkptyrouter.refused", Kind::Counter, &words[REFUSALS]);
     }
 }
 
@@ -90,10 +86,7 @@ impl Counters {
     /// Those of the gateway of this number. Sessions that it had when it was
     /// killed are lost.
     pub fn of_gateway(ordinal: usize) -> Self {
-        let words = match SHARED.get() {
-            Some(shared) => shared.words(),
-            None => private(own(ordinal + 1)),
-        };
+        let words = memory::part(Part::Counters).unwrap_or_else(|| private(own(ordinal + 1)));
         let (words, all) = words.split_at(own(0).min(words.len()));
         let own = all.chunks(OWN).nth(ordinal).unwrap_or(&[]);
         let counters = Self { words, own };
@@ -167,7 +160,7 @@ impl Counters {
 
     /// What all gateways have of their own.
     fn sum(self, at: usize) -> u64 {
-        let all = SHARED.get().map_or(self.own, |shared| &shared.words()[own(0)..]);
+        let all = memory::part(Part::Counters).map_or(self.own, |words| &words[own(0)..]);
         all.chunks(OWN).filter_map(|own| own.get(at)).map(|word| word.load(Relaxed)).sum()
     }
 

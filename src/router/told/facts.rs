@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use super::board;
 use super::clock::Utc;
+use super::in_advance::{self, LONGEST};
 use super::line::{Format, Line, Value};
 use super::peer::{Peer, Said};
-use super::reason::{Gone, Refusal};
+use super::reason::{Gone, Parted, Refusal};
+use crate::router::supervisor::lines;
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::Timestamp;
@@ -24,8 +25,6 @@ const SHORT: usize = 64;
 const ADDRESS: usize = 200;
 const WHY: usize = 300;
 const PATH: usize = 500;
-/// And of a command in a list.
-const LISTED: usize = 1000;
 
 /// Where a line is from.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +73,30 @@ pub struct Facts {
     /// Where its recording is to be.
     pub recording: Option<Box<str>>,
     /// Where its last line is written in advance.
-    pub board: Option<board::Place>,
+    pub place: Option<lines::Place>,
+    /// The supervisor has that line.
+    pub is_kept: bool,
+    /// The client that is attached, or was last, where it is not the first one.
+    pub client: Option<Box<Peer>>,
+    /// Since when that is.
+    pub attached: Timestamp,
+    /// Bytes of input and output of the clients before; `None`: not all came
+    /// through here.
+    pub before: (Option<u64>, Option<u64>),
+}
+
+/// What a client does with a session, that goes on before and afterwards.
+#[derive(Clone, Copy, Debug)]
+pub enum Act<'a> {
+    /// It attaches, and says this of itself.
+    Attach(&'a Said),
+    /// It leaves, after so long; where another one has taken the session, that one's
+    /// user and name.
+    Detach(Parted, Duration, Option<(u32, Option<&'a str>)>),
+    /// It looks on.
+    Watch(&'a Said),
+    /// It does so no more, after so long.
+    Unwatch(Duration),
 }
 
 /// What became of the recording of a session.
@@ -113,13 +135,6 @@ pub struct Last {
     pub end: End,
 }
 
-impl Last {
-    /// The session's id.
-    pub fn id(&self) -> &str {
-        &self.facts.id
-    }
-}
-
 impl Facts {
     /// The fields that all lines about it have, in this format and no longer
     /// than there is room for.
@@ -135,39 +150,11 @@ impl Facts {
         Line::part(format, fields).into()
     }
 
-    /// Itself as it is now, as JSON: its names are those of the audit.
-    pub fn as_json(
-        &self,
-        size: Option<Size>,
-        idle: Option<Duration>,
-        is_handed_over: bool,
-        bytes: (Option<u64>, Option<u64>),
-    ) -> String {
-        let mut line = Line::new(Format::Json, "");
-        line.field("id", Value::Text(&self.id, SHORT));
-        of_peer(&mut line, &self.socket, self.mode, &self.peer);
-        line.field("uid", Value::Number(self.uid.into()))
-            .field("gid", Value::Number(self.gid.into()))
-            .field("command", Value::Text(&self.command, LISTED))
-            .field("pid", Value::number(self.pid))
-            .field("tty", Value::text(self.tty.as_deref(), SHORT))
-            .field("term", Value::text(self.said.term.as_deref(), SHORT))
-            .field("rows", Value::number(size.map(|size| size.rows)))
-            .field("cols", Value::number(size.map(|size| size.cols)))
-            .field("started", Value::word(&Utc::of(self.started.wall).rfc3339()))
-            .field("idle", idle.map_or(Value::Null, Value::Seconds))
-            .field("handed_over", Value::Truth(is_handed_over))
-            .field("recorded", Value::Truth(self.recorded))
-            .field("bytes_in", Value::number(bytes.0))
-            .field("bytes_out", Value::number(bytes.1));
-        line.finish()
-    }
-
     /// The line of its end, in advance, for whoever comes after a gateway that
     /// was killed; `None`: it has no lines.
     pub fn line_in_advance(&self, place: &Place) -> Option<String> {
         let end = End {
-            at: board::NO_TIME,
+            at: in_advance::NO_TIME,
             duration: Duration::ZERO,
             why: Gone::Lost,
             bytes: (None, None),
@@ -179,7 +166,7 @@ impl Facts {
             .map(|path| Recorded { path: path.to_string(), ..Recorded::default() });
         for recorded in [recorded.as_ref(), None] {
             let line = self.end_line(&end, recorded, 0)?;
-            if line.len() <= board::LONGEST {
+            if line.len() <= LONGEST {
                 return Some(line);
             }
         }
@@ -194,16 +181,60 @@ impl Facts {
         let (format, common) = self.audit.as_ref()?;
         let mut line = begin(*format, "session-start", self.started.wall);
         line.fields(common);
-        line.member(
-            "claimed",
-            "ssh_connection",
-            Value::text(self.said.ssh_connection.as_deref(), ADDRESS),
-        )
-        .member("claimed", "logname", Value::text(self.said.logname.as_deref(), SHORT))
-        .field("tty", Value::text(self.tty.as_deref(), SHORT))
-        .field("term", Value::text(self.said.term.as_deref(), SHORT))
-        .field("rows", Value::number(self.size.map(|size| size.rows)))
-        .field("cols", Value::number(self.size.map(|size| size.cols)));
+        of_claim(&mut line, &self.said);
+        line.field("tty", Value::text(self.tty.as_deref(), SHORT))
+            .field("term", Value::text(self.said.term.as_deref(), SHORT))
+            .field("rows", Value::number(self.size.map(|size| size.rows)))
+            .field("cols", Value::number(self.size.map(|size| size.cols)));
+        Some(finish(line, lost))
+    }
+
+    /// Bytes of all its clients, with these of the last one.
+    pub fn bytes_with(&self, last: (Option<u64>, Option<u64>)) -> (Option<u64>, Option<u64>) {
+        let both = |before: Option<u64>, last: Option<u64>| Some(before? + last?);
+        (both(self.before.0, last.0), both(self.before.1, last.1))
+    }
+
+    /// The client that is attached, or was last.
+    pub fn client(&self) -> &Peer {
+        self.client.as_deref().unwrap_or(&self.peer)
+    }
+
+    /// The line of what a client does with it.
+    pub fn act_line(
+        &self,
+        act: Act<'_>,
+        peer: &Peer,
+        place: &Place,
+        at: SystemTime,
+        lost: u64,
+    ) -> Option<String> {
+        let (format, _) = self.audit.as_ref()?;
+        let event = match act {
+            Act::Attach(_) => "session-attach",
+            Act::Detach(..) => "session-detach",
+            Act::Watch(_) => "session-watch",
+            Act::Unwatch(_) => "session-unwatch",
+        };
+        let mut line = begin(*format, event, at);
+        of_place(&mut line, Some(&self.id), place);
+        of_peer(&mut line, &self.socket, self.mode, peer);
+        match act {
+            Act::Attach(said) | Act::Watch(said) => {
+                of_claim(&mut line, said);
+                line.field("term", Value::text(said.term.as_deref(), SHORT));
+            }
+            Act::Unwatch(duration) => {
+                line.field("duration", Value::Seconds(duration));
+            }
+            Act::Detach(how, duration, by) => {
+                let (uid, user) = by.unzip();
+                line.field("duration", Value::Seconds(duration))
+                    .field("reason", Value::word(how.word()))
+                    .member("by", "uid", Value::number(uid))
+                    .member("by", "user", Value::text(user.flatten(), SHORT));
+            }
+        }
         Some(finish(line, lost))
     }
 
@@ -262,10 +293,8 @@ impl Refused<'_> {
         let mut line = begin(format, "refused", now);
         of_place(&mut line, None, place);
         of_peer(&mut line, self.socket, self.mode, &self.peer);
-        let Said { ssh_connection, logname, .. } = &self.said;
-        line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
-            .member("claimed", "logname", Value::text(logname.as_deref(), SHORT))
-            .field("command", Value::text(self.command, place.command_room))
+        of_claim(&mut line, &self.said);
+        line.field("command", Value::text(self.command, place.command_room))
             .field("reason", Value::word(self.reason.word()))
             .field("why", Value::Text(self.why, WHY));
         if let Some(count) = self.count {
@@ -287,7 +316,14 @@ fn of_place(line: &mut Line, id: Option<&str>, place: &Place) {
         .field("instance", Value::text(place.instance.as_deref(), ADDRESS));
 }
 
-fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
+fn of_claim(line: &mut Line, said: &Said) {
+    let Said { ssh_connection, logname, .. } = said;
+    line.member("claimed", "ssh_connection", Value::text(ssh_connection.as_deref(), ADDRESS))
+        .member("claimed", "logname", Value::text(logname.as_deref(), SHORT));
+}
+
+/// Where a session's client came in, and who it is.
+pub fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
     let address = peer.address.map(|address| address.to_string());
     line.field("socket", Value::Text(socket, ADDRESS))
         .field("mode", Value::word(mode))
@@ -343,7 +379,11 @@ mod tests {
             audit: None,
             recorded: false,
             recording: None,
-            board: None,
+            place: None,
+            is_kept: false,
+            client: None,
+            attached: Timestamp::now(),
+            before: (Some(0), Some(0)),
         }
     }
 
@@ -410,9 +450,9 @@ mod tests {
             for format in [Format::Json, Format::KeyVal] {
                 let facts = Facts { exit: None, ..audited(format, &text) };
                 let line = facts.line_in_advance(&place(&text)).expect("a line");
-                assert!(line.len() <= board::LONGEST, "{} bytes", line.len());
+                assert!(line.len() <= LONGEST, "{} bytes", line.len());
                 let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
-                let line = board::at(&line, later, Duration::from_millis(7007));
+                let line = in_advance::at(&line, later, Duration::from_millis(7007));
                 assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
                 let duration = match format {
                     Format::Json => "\"duration\":7.007,\"reason\":\"lost\",\"status\":null",
@@ -424,7 +464,7 @@ mod tests {
                     Format::KeyVal => " reason=\"signal\" status=null signal=9 ",
                 };
                 let killed = Exit::Signal { number: 9, core: false };
-                let line = board::because(&line, Gone::Signal, Some(killed));
+                let line = in_advance::because(&line, Gone::Signal, Some(killed));
                 assert!(line.contains(known), "{line}");
             }
         }

@@ -10,15 +10,15 @@
 //! | `reason.rs` | why it ended, why there was none |
 //! | `refusals.rs` | how many of them have a line of their own |
 //! | `line.rs` | how a line looks |
-//! | `board.rs` | last lines, in case that a gateway is killed |
+//! | `in_advance.rs` | last lines, in case that a gateway is killed |
 //! | `counters.rs` | what happened since the start, of all gateways |
 //! | `traffic.rs` | bytes of a session |
 //! | `clock.rs` | the time as it is written down |
 
-pub mod board;
 pub mod clock;
 pub mod counters;
 mod facts;
+pub mod in_advance;
 pub mod line;
 mod names;
 mod peer;
@@ -29,29 +29,29 @@ mod traffic;
 use std::collections::HashMap;
 use std::mem::take;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::GatewayLoop;
+use super::supervisor::lines::{self, Lines};
 use super::table::Key;
 use crate::config::router::Router;
 use crate::config::rules::Rules;
 use crate::shares::Who;
 use crate::uwsgi::queue::Queue;
 use crate::uwsgi::{log, server};
+use fpty::proto::{Ended, Ending};
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::{BootInstant, Timestamp};
-use fpty::sys::process::Process;
 use fpty::sys::socket::Stream;
 
-use board::Board;
 use counters::Counters;
-pub use facts::{End, Facts, Last, Recorded};
+use facts::Act;
+pub use facts::{End, Facts, Last, Recorded, of_peer};
 use facts::{Place, Refused};
 use line::Format;
 use names::Names;
-pub use peer::Said;
-pub use reason::{Gone, Refusal};
+pub use peer::{Peer, Said};
+pub use reason::{Gone, Parted, Refusal};
 use refusals::Refusals;
 pub use traffic::Traffic;
 
@@ -67,8 +67,10 @@ const LINES: usize = 4096;
 /// What is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
-    /// A session with a terminal.
+    /// A session with a terminal, and a client.
     Session(Key),
+    /// One whose client has left, by its entry among those.
+    Left(Key),
     /// A command without one.
     Command(Key),
 }
@@ -113,14 +115,38 @@ impl Socket {
     }
 }
 
-/// Who is about to get a session, or a refusal.
-#[derive(Default)]
-struct Caller {
+/// Where a session, or a refusal, comes from. It travels with the connection
+/// from its first word on; empty where nobody wants to know.
+#[derive(Clone, Default)]
+pub struct Origin {
     socket: Socket,
     mode: &'static str,
     said: Said,
     /// The command that it asks for.
     command: Option<Arc<str>>,
+}
+
+/// Why somebody gets no session: what it is told, and what is counted.
+#[derive(Debug)]
+pub struct Rejection {
+    /// For the client.
+    pub ended: Ended,
+    /// For the audit and the metrics.
+    pub reason: Refusal,
+}
+
+impl From<Ended> for Rejection {
+    fn from(ended: Ended) -> Self {
+        let reason = Refusal::of(&ended);
+        Self { ended, reason }
+    }
+}
+
+impl Rejection {
+    /// For this reason, which the client is told in a text.
+    pub fn because(reason: Refusal, text: impl Into<String>) -> Self {
+        Self { ended: Ended::because(Ending::Refused, text), reason }
+    }
 }
 
 /// What a gateway tells of its sessions.
@@ -133,23 +159,25 @@ pub struct Told {
     names: Names,
     queue: Queue,
     refusals: Refusals,
-    caller: Caller,
-    /// Why it is about to be refused, where that is not for want of something.
-    refusal: Option<Refusal>,
     sockets: Vec<Socket>,
     facts: HashMap<Subject, Box<Facts>>,
-    board: Option<Board>,
+    lines: Option<Lines>,
 }
 
 impl Told {
-    /// Of the gateway of this number, with these sockets.
-    pub fn new(config: &Router, ordinal: usize, sockets: Vec<Socket>) -> Self {
+    /// Of the gateway of this number, with these sockets, and with the lines that one
+    /// that was here before us has not written.
+    pub fn new(
+        config: &Router,
+        ordinal: usize,
+        sockets: Vec<Socket>,
+        left_behind: Vec<String>,
+    ) -> Self {
         let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
-        let (board, left) = board::adopt(ordinal);
         let mut queue = Queue::of(LINES);
-        for line in left {
+        for line in left_behind {
             queue.say(|_| line, log::takes);
         }
         Self {
@@ -164,27 +192,27 @@ impl Told {
             names: Names::default(),
             queue,
             refusals: Refusals::new(),
-            caller: Caller::default(),
-            refusal: None,
             sockets,
             facts: HashMap::new(),
-            board,
+            lines: Lines::of(ordinal),
         }
     }
 
-    /// Notes who is about to get a session or a refusal: at which socket, what
-    /// it speaks, and what it says of itself.
-    pub fn hears(&mut self, door: u16, mode: &'static str, said: impl FnOnce() -> Said) {
-        if self.keeps_facts {
-            let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
-            self.caller = Caller { socket, mode, said: said(), command: None };
+    /// Where somebody comes from: at which socket, what it speaks, and what it
+    /// says of itself.
+    pub fn origin(&self, door: u16, mode: &'static str, said: impl FnOnce() -> Said) -> Origin {
+        if !self.keeps_facts {
+            return Origin::default();
         }
+        let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
+        Origin { socket, mode, said: said(), command: None }
     }
 
-    /// The same: which command it asks for.
-    pub fn asks(&mut self, command: impl FnOnce() -> Option<String>) {
-        if self.keeps_facts {
-            self.caller.command = command().map(Arc::from);
+    /// The same, of somebody who asks for a command.
+    pub fn asking(&self, origin: Origin, command: impl FnOnce() -> Option<String>) -> Origin {
+        match self.keeps_facts {
+            true => Origin { command: command().map(Arc::from), ..origin },
+            false => origin,
         }
     }
 
@@ -198,7 +226,17 @@ impl Told {
         self.facts.keys().copied()
     }
 
-    /// The name of a user, where it is known already.
+    /// As which user and group programs run that are started at a socket.
+    pub fn ids_at(&self, door: u16) -> Option<(u32, u32)> {
+        self.sockets.get(usize::from(door)).map(|socket| socket.ids)
+    }
+
+    /// The name of a user, as far as that is known without waiting for it.
+    pub fn name_of(&mut self, uid: u32) -> Option<Arc<str>> {
+        self.names.of(uid)
+    }
+
+    /// The same, where it is known already.
     pub fn known_name(&self, uid: u32) -> Option<String> {
         self.names.known(uid)
     }
@@ -224,44 +262,38 @@ impl Told {
         }
     }
 
-    /// There never was such a session: its client is about to be refused.
-    pub fn was_none(&mut self, subject: Subject) {
-        if let Some(facts) = self.facts.remove(&subject) {
-            let Facts { socket: name, mode, said, audit, command, uid, gid, .. } = *facts;
-            let audit = audit.map(|(format, _)| format);
-            let ids = (uid, gid);
-            let socket = Socket { name, audit, is_recorded: false, command: command.clone(), ids };
-            let command = Some(command);
-            self.caller = Caller { socket, mode, said, command };
-        }
-    }
-
-    /// Says why the next one is refused.
-    pub fn refuses(&mut self, reason: Refusal) {
-        self.refusal = Some(reason);
+    /// There never was such a session: where its client comes from, which is about
+    /// to be refused.
+    pub fn was_none(&mut self, subject: Subject) -> Origin {
+        let Some(facts) = self.facts.remove(&subject) else {
+            return Origin::default();
+        };
+        let Facts { socket: name, mode, said, audit, command, uid, gid, .. } = *facts;
+        let audit = audit.map(|(format, _)| format);
+        let ids = (uid, gid);
+        let socket = Socket { name, audit, is_recorded: false, command: command.clone(), ids };
+        Origin { socket, mode, said, command: Some(command) }
     }
 
     /// Somebody gets no session.
-    pub fn refused(&mut self, client: Option<&Stream>, reason: Refusal, why: &str) {
-        let reason = self.refusal.take().unwrap_or(reason);
+    pub fn refused(&mut self, origin: Origin, client: Option<&Stream>, reason: Refusal, why: &str) {
         self.counters.refused(reason);
-        let caller = std::mem::take(&mut self.caller);
-        let Some(format) = caller.socket.audit else {
+        let Some(format) = origin.socket.audit else {
             return;
         };
         let who = client.map_or(Who::Nobody, Who::of);
         self.tell_of_refusals();
-        let at = (&caller.socket.name, format, caller.mode);
+        let at = (&origin.socket.name, format, origin.mode);
         if !self.refusals.is_told(who, at, reason, why) {
             return;
         }
         let peer = client.map(|client| peer::Peer::of(client, &mut self.names, true));
         let refused = Refused {
-            socket: &caller.socket.name,
-            mode: caller.mode,
+            socket: &origin.socket.name,
+            mode: origin.mode,
             peer: peer.unwrap_or_default(),
-            said: caller.said,
-            command: caller.command.as_deref(),
+            said: origin.said,
+            command: origin.command.as_deref(),
             reason,
             why,
             count: None,
@@ -294,8 +326,15 @@ impl Told {
     }
 
     /// Notes what is known of a new session or command.
-    pub fn note(&mut self, subject: Subject, id: String, client: &Stream, new: New) {
-        let Caller { socket, mode, said, command } = std::mem::take(&mut self.caller);
+    pub fn note(
+        &mut self,
+        subject: Subject,
+        origin: Origin,
+        id: String,
+        client: &Stream,
+        new: New,
+    ) {
+        let Origin { socket, mode, said, command } = origin;
         let audit = socket.audit;
         let mut facts = Facts {
             id,
@@ -314,10 +353,78 @@ impl Told {
             audit: None,
             recorded: false,
             recording: None,
-            board: None,
+            place: None,
+            is_kept: false,
+            client: None,
+            attached: Timestamp::now(),
+            before: (Some(0), Some(0)),
         };
         facts.audit = audit.map(|format| (format, facts.common(format, &self.place)));
         self.facts.insert(subject, Box::new(facts));
+    }
+
+    /// A client has left a session, which goes on without it.
+    pub fn detached(
+        &mut self,
+        from: Subject,
+        to: Subject,
+        how: Parted,
+        bytes: (Option<u64>, Option<u64>),
+    ) {
+        let Some(mut facts) = self.facts.remove(&from) else {
+            return;
+        };
+        facts.before = facts.bytes_with(bytes);
+        let by = match how {
+            Parted::Stolen(uid) => Some((uid, self.names.of(uid))),
+            Parted::Asked | Parted::Lost => None,
+        };
+        let by = by.as_ref().map(|(uid, name)| (*uid, name.as_deref()));
+        let act = Act::Detach(how, facts.attached.elapsed(), by);
+        self.act(&facts, act, facts.client());
+        self.facts.insert(to, facts);
+    }
+
+    /// A client attaches to a session that goes on.
+    pub fn attached(&mut self, from: Subject, to: Subject, origin: &Origin, client: &Stream) {
+        let Some(mut facts) = self.facts.remove(&from) else {
+            return;
+        };
+        let peer = peer::Peer::of(client, &mut self.names, facts.audit.is_some());
+        self.act(&facts, Act::Attach(&origin.said), &peer);
+        facts.client = Some(Box::new(peer));
+        facts.attached = Timestamp::now();
+        self.facts.insert(to, facts);
+    }
+
+    /// A client looks on, from now on.
+    pub fn viewed(&mut self, subject: Subject, origin: &Origin, client: &Stream) {
+        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
+            let peer = peer::Peer::of(client, &mut self.names, true);
+            Self::write(&mut self.queue, &self.place, facts, Act::Watch(&origin.said), &peer);
+        }
+    }
+
+    /// It does so no more, after so long.
+    pub fn unviewed(&mut self, subject: Subject, client: &Stream, after: Duration) {
+        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
+            let peer = peer::Peer::of(client, &mut self.names, true);
+            Self::write(&mut self.queue, &self.place, facts, Act::Unwatch(after), &peer);
+        }
+    }
+
+    fn act(&mut self, facts: &Facts, act: Act<'_>, peer: &peer::Peer) {
+        if facts.audit.is_some() {
+            Self::write(&mut self.queue, &self.place, facts, act, peer);
+        }
+    }
+
+    fn write(queue: &mut Queue, place: &Place, facts: &Facts, act: Act<'_>, peer: &peer::Peer) {
+        let now = SystemTime::now();
+        queue.say(
+            |lost| facts.act_line(act, peer, place, now, take(lost)).unwrap_or_default(),
+            log::takes,
+        );
     }
 
     /// It is over; what of that is still to be told.
@@ -329,6 +436,7 @@ impl Told {
     ) -> Option<Last> {
         let facts = self.facts.remove(&subject);
         let duration = facts.as_ref().map(|facts| facts.started.elapsed());
+        let bytes = facts.as_ref().map_or(bytes, |facts| facts.bytes_with(bytes));
         self.counters.ended(why, duration);
         let end = End { at: SystemTime::now(), duration: duration?, why, bytes };
         Some(Last { facts: facts?, end })
@@ -337,8 +445,8 @@ impl Told {
     /// Writes the line of a session's end, as soon as it is known what became
     /// of its recording.
     pub fn tell_last(&mut self, last: &Last, recorded: Option<&Recorded>) {
-        if let (Some(board), Some(place)) = (&mut self.board, last.facts.board) {
-            board.take(place);
+        if let (Some(lines), Some(place)) = (&mut self.lines, last.facts.place) {
+            lines.take(place);
         }
         if last.facts.audit.is_some() {
             let Last { facts, end } = last;
@@ -355,12 +463,42 @@ impl Told {
         Some((facts.line_in_advance(&self.place)?, facts.started.boot))
     }
 
-    /// Somebody else tells of a session's end, where this gateway is killed.
+    /// The supervisor tells of a session's end, where this gateway is killed.
     pub fn entrusted(&mut self, subject: Subject) {
-        let facts = self.facts.get_mut(&subject);
-        let place = facts.and_then(|facts| facts.board.take());
-        if let (Some(board), Some(place)) = (&mut self.board, place) {
-            board.take(place);
+        self.mark_entrusted(subject, true);
+    }
+
+    /// It does not.
+    pub fn not_entrusted(&mut self, subject: Subject) {
+        self.mark_entrusted(subject, false);
+    }
+
+    fn mark_entrusted(&mut self, subject: Subject, kept: bool) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
+            facts.is_kept = kept;
+            if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
+                lines.keep(place, kept);
+            }
+        }
+    }
+
+    /// There is no supervisor any more.
+    pub fn nothing_is_entrusted(&mut self) {
+        let kept = self.facts.iter().filter(|(_, facts)| facts.is_kept);
+        let kept: Vec<Subject> = kept.map(|(subject, _)| *subject).collect();
+        kept.into_iter().for_each(|subject| self.not_entrusted(subject));
+    }
+
+    /// Writes a session's last line in advance.
+    fn write_in_advance(&mut self, subject: Subject) {
+        let (Some(lines), Some(facts)) = (&mut self.lines, self.facts.get_mut(&subject)) else {
+            return;
+        };
+        if let Some(line) = facts.line_in_advance(&self.place) {
+            facts.place = lines.put(&line, facts.started.boot);
+        }
+        if let Some(place) = facts.place.filter(|_| facts.is_kept) {
+            lines.keep(place, true);
         }
     }
 
@@ -381,7 +519,9 @@ impl Told {
         self.counters.goes_on();
         if let Some(facts) = self.facts.get_mut(&subject) {
             facts.started = started;
+            facts.is_kept = true;
         }
+        self.write_in_advance(subject);
     }
 
     /// Writes a line that somebody has written in advance.
@@ -389,97 +529,28 @@ impl Told {
         self.queue.say(|_| line, log::takes);
     }
 
+    /// The line that was written in advance for a session of which nothing else is
+    /// known here.
+    pub fn put_in_advance(&mut self, line: &str, started: BootInstant) -> Option<lines::Place> {
+        let lines = self.lines.as_mut()?;
+        let place = lines.put(line, started)?;
+        lines.keep(place, true);
+        Some(place)
+    }
+
+    /// It was written.
+    pub fn take_down(&mut self, place: lines::Place) {
+        if let Some(lines) = &mut self.lines {
+            lines.take(place);
+        }
+    }
+
     /// A session has begun: its program was executed.
     pub fn begun(&mut self, subject: Subject) {
         self.counters.began();
-        let Some(facts) = self.facts.get_mut(&subject) else {
-            return;
-        };
-        if facts.audit.is_some() {
-            let advance = facts.line_in_advance(&self.place).unwrap_or_default();
-            let board = self.board.as_mut();
-            facts.board = board.and_then(|board| board.put(&advance, facts.started.boot));
+        self.write_in_advance(subject);
+        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
             self.queue.say(|lost| facts.start_line(take(lost)).unwrap_or_default(), log::takes);
         }
-    }
-}
-
-impl GatewayLoop {
-    /// Notes what is known of a new session, where somebody wants to know it.
-    pub(super) fn note_session(&mut self, key: Key, size: Size) {
-        // One that was left keeps its own.
-        let id = self.left_id(key);
-        let Some(attached) = self.sessions.get_mut(key).filter(|_| self.cx.told.keeps_facts) else {
-            return;
-        };
-        let wires = &mut attached.wires;
-        let tty = wires.master.slave_name();
-        let pid = wires.program.as_ref().map(Process::pid);
-        let new = New { pid, tty, size: Some(size) };
-        let id = id.unwrap_or_else(|| self.cx.ids.of(key));
-        self.cx.told.note(Subject::Session(key), id, &wires.client, new);
-        wires.traffic.get_or_insert_with(Box::default).note();
-    }
-
-    /// Its program was executed, if that was not known yet.
-    pub(super) fn has_begun(&mut self, key: Key) {
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        if std::mem::take(&mut attached.starting) != 0 {
-            self.tell_start(key);
-        }
-    }
-
-    /// A session has begun: its program was executed.
-    pub(super) fn tell_start(&mut self, key: Key) {
-        self.faults.has_begun(key);
-        self.cx.told.begun(Subject::Session(key));
-        self.begin_recording(key);
-    }
-
-    /// A session ends.
-    pub(super) fn tell_end(&mut self, key: Key) {
-        super::fault::point("told-end");
-        self.cx.seats.ended(Subject::Session(key));
-        self.inquirers.forget(Subject::Session(key));
-        // It was never seen to run, perhaps, and runs all the same.
-        self.has_begun(key);
-        let Some(attached) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let session = &attached.session;
-        let why = match (session.dismissed(), attached.exit) {
-            (Some(ending), _) => Gone::of(ending),
-            (None, Some(gone)) => gone,
-            (None, None) if session.client_is_gone() => Gone::Hangup,
-            (None, None) => Gone::Lost,
-        };
-        let bytes = match session.is_handed_over() {
-            true => (None, None),
-            false => attached.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
-        };
-        let is_entrusted = session.is_handed_over() && session.kept().is_none();
-        let exit = self.cx.told.of(Subject::Session(key)).and_then(|facts| facts.exit);
-        if let Some(line) = self.last_words_of(key, why, exit) {
-            self.cx.told.say(line);
-        }
-        if let Some(last) = self.cx.told.ended(Subject::Session(key), why, bytes) {
-            let (exit, last) = (last.facts.exit, Box::new(last));
-            if let Some(last) = self.end_recording(key, exit, last) {
-                self.cx.told.tell_last(&last, None);
-            }
-        }
-        if is_entrusted {
-            self.no_longer_entrusted(key);
-        }
-    }
-
-    /// A program has ended by itself or by a signal.
-    pub(super) fn note_exit(&mut self, key: Key, exit: Exit) {
-        if let Some(attached) = self.sessions.get_mut(key) {
-            attached.exit = Some(Gone::of_exit(exit));
-        }
-        self.cx.told.program_ended(Subject::Session(key), exit);
     }
 }

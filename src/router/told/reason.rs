@@ -68,6 +68,28 @@ impl Gone {
     }
 }
 
+/// How a client came to leave a session that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parted {
+    /// It has asked to.
+    Asked,
+    /// It was lost.
+    Lost,
+    /// This user has taken the session.
+    Stolen(u32),
+}
+
+impl Parted {
+    /// As it is written down.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Lost => "lost",
+            Self::Stolen(_) => "stolen",
+        }
+    }
+}
+
 /// Why there was no session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {

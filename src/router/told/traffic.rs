@@ -1,5 +1,7 @@
 //! Bytes of a session, where somebody wants to know of them.
 
+use std::rc::Rc;
+
 use super::counters;
 use crate::router::record::Recording;
 use fpty::sys::clock::BootInstant;
@@ -12,7 +14,7 @@ pub struct Traffic {
     /// When a byte last went either way, or that was first of interest.
     last: Option<BootInstant>,
     /// Where it is written down.
-    pub recording: Option<Recording>,
+    pub recording: Option<Rc<Recording>>,
 }
 
 impl Traffic {
@@ -21,7 +23,7 @@ impl Traffic {
         self.input += bytes.len() as u64;
         self.note();
         counters::took_in(bytes.len());
-        if let Some(recording) = &mut self.recording {
+        if let Some(recording) = &self.recording {
             recording.input(bytes);
         }
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use clap::ValueHint;
 use fpty::client::Which;
+use fpty::proto::key::of_word;
 use fpty::proto::{LONGEST_NAME, is_name};
 
 /// Which session, and how.
@@ -31,6 +32,10 @@ pub struct WhichArguments {
     /// Coming back: only watch
     #[arg(long, requires = "attach", conflicts_with = "steal")]
     pub read_only: bool,
+
+    /// A connection that breaks is not taken up again
+    #[arg(long)]
+    pub no_reconnect: bool,
 }
 
 /// A name: letters, digits, `.`, `_` and `-`.
@@ -79,7 +84,8 @@ impl WhichArguments {
             _ => return Err(String::from("-a takes a session and an address")),
         };
         let session = session.unwrap_or_default();
-        let session = session.into_string().ok().filter(|it| it.is_empty() || name(it).is_ok());
+        let is_one = |it: &String| it.is_empty() || of_word(it).is_some();
+        let session = session.into_string().ok().filter(is_one);
         let session = session.ok_or("neither a session's id nor its name")?;
         Ok((Which::Left(session), address))
     }
@@ -117,6 +123,9 @@ mod tests {
         // What the environment says.
         assert_eq!(resolve(&back, &["s"], Some("s")), left("", "s"));
         assert_eq!(resolve(&back, &["/t"], Some("/s")), left("", "/t"));
+        let word = format!("k3x9q2aa+{}", "0f".repeat(16));
+        assert_eq!(resolve(&back, &[&word, ":7000"], None), left(&word, ":7000"));
+        assert!(resolve(&back, &["a+0f", "/s"], None).is_err());
         assert!(resolve(&back, &["a b", "/s"], None).is_err());
         assert!(resolve(&back, &["a", "/s", "ls"], None).is_err());
     }

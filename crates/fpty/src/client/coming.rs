@@ -12,12 +12,10 @@ use super::session::Session;
 use super::waiting::until_writable;
 use super::{Client, Which};
 use crate::error::{Context, Result};
-use crate::proto::request::Verb;
 use crate::proto::{self, Ended, Ending, Protocol, variables};
 use crate::relay::modes::Modes;
 use crate::relay::trail::Past;
 use crate::remains::{Pieces, Remains, Seen};
-use crate::sys::socket::Transport;
 use crate::sys::{Size, pty};
 
 /// How long a server may take to let a session go on alone.
@@ -161,11 +159,23 @@ impl Coming {
 }
 
 /// Adds what is said of this in the introduction; `can_leave`: there is a
-/// person at a terminal, and the server knows who we are.
-pub fn introduce<'a>(config: &'a Client, can_leave: bool, pairs: &mut Vec<(&'a [u8], &'a [u8])>) {
+/// person at a terminal. Whose connection broke wants that session and no
+/// other, and has nobody go who has come to it since.
+pub fn introduce<'a>(
+    config: &'a Client,
+    can_leave: bool,
+    was_lost: bool,
+    pairs: &mut Vec<(&'a [u8], &'a [u8])>,
+) {
     let mut say = |name, value| pairs.push((name, value));
     if can_leave || config.which != Which::New {
         say(variables::CAN_LEAVE, b"1");
+    }
+    if config.read_only {
+        say(variables::READ_ONLY, b"1");
+    }
+    if was_lost {
+        return;
     }
     match &config.which {
         Which::New | Which::Left(_) => {}
@@ -178,16 +188,6 @@ pub fn introduce<'a>(config: &'a Client, can_leave: bool, pairs: &mut Vec<(&'a [
     if config.steal {
         say(variables::STEAL, b"1");
     }
-    if config.read_only {
-        say(variables::READ_ONLY, b"1");
-    }
-}
-
-/// Appends the request, where it is to be a session that was left.
-pub fn request(config: &Client, packets: &mut Vec<u8>) {
-    if let Which::Left(name) | Which::Either(name) = &config.which {
-        proto::request::encode(Verb::Attach, name.as_bytes(), packets);
-    }
 }
 
 impl Session<'_> {
@@ -199,8 +199,6 @@ impl Session<'_> {
         }
         let why_not = if self.config.protocol == Protocol::Raw {
             Some("raw mode cannot say so")
-        } else if self.transport == Transport::Tcp {
-            Some("over TCP nobody knows whose session it would be")
         } else if self.server_ended {
             Some("the gateway is gone")
         } else if self.hearing.is_undecided() && self.holds_input() {
@@ -258,8 +256,9 @@ impl Session<'_> {
     }
 
     /// The word to go on: from here on we know what is in the ring. `before`:
-    /// how much output there was, where the server goes on relaying it.
-    pub(super) fn come(&mut self, before: Option<u64>) {
+    /// how much output there was, where the server goes on relaying it;
+    /// `comes_back`: the connection broke before.
+    pub(super) fn come(&mut self, before: Option<u64>, comes_back: bool) {
         let Some(offered) = self.coming.offered.take() else {
             return;
         };
@@ -268,7 +267,7 @@ impl Session<'_> {
             Before::Pieces(_) => None,
         };
         let seen = offered.output(before);
-        let is_new = matches!(self.config.which, Which::New | Which::Named(_));
+        let is_new = !comes_back && matches!(self.config.which, Which::New | Which::Named(_));
         let (mut modes, mut shown) = (Modes::default(), false);
         match seen {
             Ok(Some((past, output))) if is_new || self.coming.is_new => {
@@ -328,7 +327,10 @@ impl Session<'_> {
 
     #[cfg(not(feature = "paint"))]
     fn show_again(&mut self, past: Past, output: Vec<u8>) -> Modes {
-        past.after(&output)
+        let rows = pty::size_of_ours().map_or(past.size.0, |size| size.rows);
+        let (bytes, modes) = super::replay::replay(past, &output, rows);
+        self.show(&bytes);
+        modes
     }
 
     /// Gives our terminal back as it was, where it is known what is on in it:

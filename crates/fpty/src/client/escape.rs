@@ -33,6 +33,19 @@ pub struct Escapes {
 
 const CTRL_Z: u8 = 0x1a;
 
+/// The character that was typed to begin escapes with; `none`: there are none.
+///
+/// # Errors
+/// It cannot be that: why.
+pub fn character(typed: &str) -> Result<Option<u8>, &'static str> {
+    match typed.as_bytes() {
+        b"none" => Ok(None),
+        b"." | b"?" | b"d" => Err("it means something after the escape character"),
+        [character] if character.is_ascii_graphic() => Ok(Some(*character)),
+        _ => Err("neither one character nor none"),
+    }
+}
+
 impl Escapes {
     /// Nothing was typed yet: a line begins.
     pub fn new(character: u8) -> Self {

@@ -1,8 +1,9 @@
 //! What a server says: bytes of the terminal, or packets where both ends have
 //! agreed on the extended mode.
 
+use crate::proto::key::SessionKey;
 use crate::proto::{
-    Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, NOTICE, OFFER, PONG, RING_PIECE,
+    Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, KEY, NOTICE, OFFER, PONG, RING_PIECE,
     text_of,
 };
 
@@ -21,6 +22,8 @@ pub enum Said {
     Notice(String),
     /// Descriptors of these kinds come along.
     Offer(Vec<u8>),
+    /// By what the session is found again.
+    Key(SessionKey),
     /// A piece of what is kept of the output, or of such a piece.
     Piece(Vec<u8>),
     /// The terminal is ours; or, where it is not, how much output there was
@@ -151,6 +154,7 @@ fn of_packet(kind: u8, payload: Vec<u8>) -> Option<Said> {
         NOTICE => Some(Said::Notice(text_of(&payload))),
         OFFER => Some(Said::Offer(payload)),
         GO => Some(Said::Go(payload.try_into().ok().map(u64::from_le_bytes))),
+        KEY => SessionKey::read(&payload).map(Said::Key),
         PONG => None,
         _ => None,
     }

@@ -17,15 +17,17 @@
 //! | `takeover.rs` | the terminal itself, where the server hands it over |
 //! | `listing.rs` | who is there, and the end of one of those |
 //! | `coming.rs` | a session that can be left and found again |
+//! | `reconnect.rs` | a connection that broke is taken up again |
 //! | `pastes.rs` | pastes, which somebody else may have to end |
 //! | `painting.rs` | its screen, as it was |
+//! | `replay.rs` | about that, where no terminal emulator is part of the program |
 //! | `ending_line.rs` | whether the output ended within a line |
 //! | `outcome.rs` | how it ended: the status, the line, the JSON |
 
 mod coming;
 mod command;
 mod ending_line;
-mod escape;
+pub mod escape;
 pub mod hearing;
 pub mod listing;
 mod obeying;
@@ -35,6 +37,9 @@ mod outputs;
 #[doc(hidden)]
 pub mod painting;
 mod pastes;
+mod reconnect;
+#[cfg(any(test, not(feature = "paint")))]
+mod replay;
 pub mod request;
 mod session;
 mod stopping;
@@ -98,6 +103,8 @@ pub struct Client {
     pub steal: bool,
     /// Only watches: nothing that is typed is for the program.
     pub read_only: bool,
+    /// A connection that breaks is taken up again, where the session goes on.
+    pub reconnects: bool,
     /// Signals that are ignored at the start by somebody else's doing, and
     /// count all the same.
     pub heeds: &'static [Signal],
@@ -213,8 +220,8 @@ fn attach(config: &Client, typed: &mut Vec<u8>) -> Result<End> {
         session.greet();
         session.holds(std::mem::take(typed));
     }
-    let end = session.run();
-    *typed = session.take_typed();
+    let end;
+    (end, *typed) = session.run_to_its_end();
     Ok(end)
 }
 

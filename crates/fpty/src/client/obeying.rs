@@ -1,14 +1,15 @@
 //! What the server says is done, to the session's end.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::hearing::Said;
 use super::outcome::End;
 use super::session::{PING, Session};
 use super::takeover::{Offered, Takeover};
 use super::typing::Input;
-use super::{coming, introduction};
+use super::{coming, introduction, reconnect};
 use crate::error::Result;
+use crate::proto::request::Verb;
 use crate::proto::{self, Ending, Protocol};
 use crate::sys::Read;
 use crate::sys::socket::Transport;
@@ -36,6 +37,10 @@ fn is_too_late(last_bytes: &[u8]) -> bool {
     line.strip_prefix(REFUSED).is_some_and(|why| why.starts_with(proto::TOO_LATE.as_bytes()))
 }
 
+/// How long what may be such a line waits for the connection's end: the router
+/// says nothing after it.
+const WITHHELD: Duration = Duration::from_secs(1);
+
 /// What of the last bytes is of use.
 const LAST_BYTES: usize = 512;
 
@@ -46,10 +51,10 @@ pub fn may_be_refusal(bytes: &[u8]) -> bool {
     bytes[..length] == REFUSED[..length] && bytes.len() <= LONGEST_REFUSAL && ends_at == bytes.len()
 }
 
-/// The end by a refusal that nobody has seen yet.
+/// The end by such a line.
 pub fn refused(bytes: &[u8]) -> End {
     let why = bytes.strip_prefix(REFUSED).unwrap_or(bytes).trim_ascii_end();
-    End::Refused(Some(proto::text_of(why)))
+    End::Refused(proto::text_of(why))
 }
 
 impl Session<'_> {
@@ -71,11 +76,14 @@ impl Session<'_> {
         end
     }
 
-    fn server_is_gone(&mut self) {
+    pub(super) fn server_is_gone(&mut self) {
         self.server_ended = true;
         self.next_ping = None;
         self.to_server.clear();
         let rest = self.hearing.rest();
+        if !self.needs_more() && !is_refusal(&self.first_bytes) {
+            self.show_withheld();
+        }
         self.show(&rest);
         // Who has not had the word to go on never will.
         if self.takeover.is_taken() {
@@ -102,12 +110,15 @@ impl Session<'_> {
             }
             self.coming.heard(&output);
             let is_plain = !self.hearing.is_extended() && !self.hearing.is_undecided();
-            if self.config.needs_more() && is_plain && !may_be_refusal(&self.first_bytes) {
+            if self.needs_more() && is_plain && !may_be_refusal(&self.first_bytes) {
                 end = Some(End::SpeaksPlainly);
                 break;
             }
-            // A refusal is told when it is whole: as a line, and no more.
-            if !(self.config.needs_more() && is_plain) {
+            // A refusal is told when it is whole: as a line, and beside the output.
+            if is_plain && self.may_be_refused(&output) {
+                self.withhold(&output);
+            } else {
+                self.show_withheld();
                 self.show(&output);
             }
             let Some(said) = said else {
@@ -133,17 +144,47 @@ impl Session<'_> {
         end
     }
 
+    /// Whether all that a server has said may be a refusal. Where others may be its
+    /// words, too, its beginning has to have come at once.
+    fn may_be_refused(&self, output: &[u8]) -> bool {
+        let is_begun = output.starts_with(REFUSED) || self.withheld.is_some();
+        (is_begun || self.needs_more()) && may_be_refusal(&self.first_bytes)
+    }
+
+    fn withhold(&mut self, output: &[u8]) {
+        let until = Instant::now() + WITHHELD;
+        let (withheld, _) = self.withheld.get_or_insert_with(|| (Vec::new(), until));
+        withheld.extend_from_slice(output);
+    }
+
+    /// It is none.
+    pub(super) fn show_withheld(&mut self) {
+        if let Some((output, _)) = self.withheld.take() {
+            self.show(&output);
+        }
+    }
+
     fn obey(&mut self, said: Said) -> Result<()> {
         match said {
             Said::Agreed => {
                 let is_unix = self.transport == Transport::Unix;
                 let can_take: &[u8] = if is_unix { b"1" } else { b"0" };
-                let can_leave = is_unix && self.terminal.is_some();
+                let can_leave = self.terminal.is_some();
                 let mut more = vec![(proto::variables::CAN_TAKE, can_take)];
-                coming::introduce(self.config, can_leave, &mut more);
+                let asked = reconnect::asked_for(&self.config.which, &self.again);
+                let secret = asked.as_ref().and_then(|(_, secret)| secret.as_ref());
+                coming::introduce(self.config, can_leave, self.again.is_awaited(), &mut more);
+                let secret = secret.map_or(&[][..], |secret| secret.bytes());
+                if can_leave || !secret.is_empty() {
+                    more.push((proto::variables::SECRET, secret));
+                }
                 let mut packets = introduction(self.config, &more);
-                coming::request(self.config, &mut packets);
-                self.config.wanted.encode(&mut packets);
+                match asked {
+                    Some((which, _)) => {
+                        proto::request::encode(Verb::Attach, which.as_bytes(), &mut packets);
+                    }
+                    None => self.config.wanted.encode(&mut packets),
+                }
                 packets.extend(proto::encode_bare(proto::VARIABLES, 0));
                 self.to_server.push(&packets);
                 if self.transport == Transport::Tcp {
@@ -179,6 +220,7 @@ impl Session<'_> {
                 };
                 self.send_packet(&proto::encode_bare(answer, 0));
             }
+            Said::Key(key) => self.again.is_found_by(key, &self.config.which),
             Said::Piece(piece) => self.coming.piece(&piece)?,
             // A gateway that comes after one that was killed says it again.
             Said::Go(_) if self.takeover.ours().is_some() => {}
@@ -186,7 +228,8 @@ impl Session<'_> {
                 self.takeover.go()?;
                 // There is no second offer.
                 self.stream.refuse_descriptors();
-                self.come(before);
+                let comes_back = self.again.arrives();
+                self.come(before, comes_back);
                 self.release_input();
                 // The server was told of it, and has the terminal no more.
                 if self.takeover.ours().is_some() && self.input == Input::Told {
@@ -252,6 +295,9 @@ impl Session<'_> {
     /// the server has not said so.
     fn how_it_ended(&self) -> End {
         let gone = self.peer.has_ended();
+        if let Some(why) = self.again.why() {
+            return End::Lost(why);
+        }
         // A process that lives, and closes a UNIX socket before it has read
         // all input, resets it, too.
         if let Some(why) = self.peer.failure().filter(|_| !self.peer.is_known()) {
@@ -270,16 +316,8 @@ impl Session<'_> {
         if self.hearing.is_undecided() && self.first_bytes.is_empty() {
             return End::Lost(String::from("it closed before a single byte came"));
         }
-        // In raw mode, where nobody was asked, a program may have had nothing to
-        // say.
-        if self.hearing.is_undecided() && self.first_bytes.is_empty() {
-            return End::Lost(String::from("it closed before a single byte came"));
-        }
         if is_refusal(&self.first_bytes) {
-            return match self.config.needs_more() {
-                true => refused(&self.first_bytes),
-                false => End::Refused(None),
-            };
+            return refused(&self.first_bytes);
         }
         End::Normal
     }

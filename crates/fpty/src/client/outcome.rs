@@ -6,7 +6,7 @@ use nix::unistd::{Uid, User};
 use serde_json::json;
 
 use super::{Client, LOST};
-use crate::proto::is_name;
+use crate::proto::key::of_word;
 use crate::proto::{Ended, Ending};
 use crate::sys::stdio;
 use crate::text::is_control;
@@ -23,8 +23,8 @@ pub enum End {
     Told(Ended),
     /// A signal ended the program that was to be expected: its number.
     Signalled(u8),
-    /// The server refused: why, where that was not shown as it came.
-    Refused(Option<String>),
+    /// The server refused, and speaks plainly: why.
+    Refused(String),
     /// No session came about: why.
     NotAttached(String),
     /// The server knows no extended mode, or had begun without us, and nothing
@@ -40,6 +40,13 @@ pub enum End {
     Left,
     /// The connection broke: how.
     Lost(String),
+    /// It broke, and was not taken up again.
+    NotTakenUp {
+        /// Why not.
+        why: String,
+        /// What to come back with, where that may be possible.
+        word: Option<String>,
+    },
     /// A signal ended us.
     Signal(Signal),
     /// Nobody reads our output.
@@ -59,7 +66,7 @@ impl End {
             | End::NotAttached(_)
             | End::SpeaksPlainly
             | End::CameTooLate { .. } => NOT_ATTACHED,
-            End::Lost(_) | End::OutputFailed(_) => LOST,
+            End::Lost(_) | End::NotTakenUp { .. } | End::OutputFailed(_) => LOST,
             End::Signal(signal) => 128 + *signal as i32,
             End::OutputClosed => 128 + Signal::SIGPIPE as i32,
         }
@@ -95,7 +102,7 @@ impl End {
             | End::NotAttached(_)
             | End::SpeaksPlainly
             | End::CameTooLate { .. } => "refused",
-            End::Lost(_) => "lost",
+            End::Lost(_) | End::NotTakenUp { .. } => "lost",
             End::Left | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
         }
     }
@@ -104,16 +111,14 @@ impl End {
     fn text(&self, address: &str) -> Option<String> {
         match self {
             End::Told(Ended { ending: Ending::Detached, value: 0, text }) => {
-                // It is made to be pasted into a shell.
-                Some(match (is_name(text.as_bytes()) && !text.starts_with('-'), quoted(address)) {
-                    (true, Some(address)) => {
-                        format!("detached: {text} (come back with: fpty -a {text} {address})")
-                    }
-                    (true, None) => format!("detached: {text}"),
-                    (false, _) => String::from("detached"),
+                let id = of_word(text).filter(|_| !text.starts_with('-')).map(|(id, _)| id);
+                Some(match (id, way_back(text, address)) {
+                    (Some(id), Some(way)) => format!("detached: {id} ({way})"),
+                    (Some(_), None) => format!("detached: {text}"),
+                    (None, _) => String::from("detached"),
                 })
             }
-            End::Refused(why) => why.as_ref().map(|why| format!("session refused: {why}")),
+            End::Refused(why) => Some(format!("session refused: {why}")),
             End::Normal | End::Signalled(_) | End::OutputClosed => None,
             End::Told(ended) => told(ended),
             End::NotAttached(why) => Some(why.clone()),
@@ -128,6 +133,12 @@ impl End {
             )),
             End::Left => Some(format!("left {address}")),
             End::Lost(why) => Some(format!("connection to {address} lost: {why}")),
+            End::NotTakenUp { why, word } => {
+                let why = with_name(why);
+                let way = word.as_ref().and_then(|word| way_back(word, address));
+                let way = way.map(|way| format!(" ({way})")).unwrap_or_default();
+                Some(format!("connection to {address} lost, and not taken up again: {why}{way}"))
+            }
             End::Signal(signal) => Some(format!("ended by {signal}")),
             End::OutputFailed(why) => Some(format!("cannot write to {why}")),
         }
@@ -147,6 +158,13 @@ fn told(ended: &Ended) -> Option<String> {
         }
         Ending::Detached => Some(with_name(text)),
     }
+}
+
+/// What brings a person back, made to be pasted into a shell; `None`: it cannot be.
+fn way_back(word: &str, address: &str) -> Option<String> {
+    let is_one = of_word(word).is_some() && !word.starts_with('-');
+    let address = quoted(address).filter(|_| is_one)?;
+    Some(format!("come back with: fpty -a {word} {address}"))
 }
 
 /// A text that begins with a user's number (`user 1000 ...`), with the name

@@ -1,11 +1,12 @@
 //! What is asked for: the program that the server has configured, or a
 //! command, with a terminal or without.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::{Client, Which};
 use crate::proto::request::{self, Verb};
+use crate::proto::variables::is_environment_name;
 use crate::sys::{stdio, streams};
 
 /// What is to run at the other end.
@@ -35,6 +36,23 @@ pub enum Terminal {
     Always,
     /// Never.
     Never,
+}
+
+/// A variable to send as it was typed, `NAME=VALUE`, or `NAME` alone for one that
+/// has its value from here, if it has one.
+///
+/// # Errors
+/// It is no name of an environment variable: why.
+pub fn variable(typed: &OsStr) -> Result<(OsString, Option<OsString>), &'static str> {
+    let typed = typed.as_bytes();
+    let (name, value) = match typed.iter().position(|byte| *byte == b'=') {
+        Some(at) => (&typed[..at], Some(OsStr::from_bytes(&typed[at + 1..]).to_owned())),
+        None => (typed, std::env::var_os(OsStr::from_bytes(typed))),
+    };
+    match is_environment_name(name) {
+        true => Ok((OsStr::from_bytes(name).to_owned(), value)),
+        false => Err("not the name of an environment variable"),
+    }
 }
 
 impl Wanted {

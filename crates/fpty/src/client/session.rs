@@ -8,6 +8,7 @@ use super::ending_line::Tail;
 use super::escape::Escapes;
 use super::hearing::Hearing;
 use super::outcome::{self, End};
+use super::reconnect::Again;
 use super::takeover::Takeover;
 use super::typing::Input;
 use crate::proto::{self, Ended, Protocol};
@@ -79,6 +80,8 @@ pub struct Session<'a> {
     /// The first bytes of a server that speaks plainly, and the last.
     pub(super) first_bytes: Vec<u8>,
     pub(super) last_bytes: Vec<u8>,
+    /// What may be a refusal, until then.
+    pub(super) withheld: Option<(Vec<u8>, Instant)>,
     /// The last that was shown.
     pub(super) tail: Tail,
     pub(super) ended: Option<Ended>,
@@ -88,6 +91,8 @@ pub struct Session<'a> {
     pub(super) next_ping: Option<Instant>,
     /// Where the session can be left and found again.
     pub(super) coming: Coming,
+    /// By what it is found again if the connection breaks.
+    pub(super) again: Again,
     pub(super) buffer: Vec<u8>,
     pub(super) shown: Vec<u8>,
 }
@@ -129,12 +134,14 @@ impl<'a> Session<'a> {
             input: Input::Open,
             first_bytes: Vec::new(),
             last_bytes: Vec::new(),
+            withheld: None,
             tail: Tail::default(),
             ended: None,
             server_ended: false,
             peer: Peer::default(),
             next_ping: None,
             coming: Coming::default(),
+            again: Again::default(),
             buffer: vec![0; BUFFER],
             shown: Vec::new(),
         }
@@ -144,27 +151,25 @@ impl<'a> Session<'a> {
     /// is, which every server understands.
     pub fn greet(&mut self) {
         self.hearing = Hearing::asked();
-        let patience = if self.config.needs_more() { ASKED_FOR_MORE } else { ASKED };
+        let patience = if self.needs_more() { ASKED_FOR_MORE } else { ASKED };
         self.held_until = Some(Instant::now() + patience);
         self.resize_due = true;
         self.say_the_size();
     }
 
-    /// Runs it to its end.
-    pub fn run(&mut self) -> End {
-        let end = self.run_on();
-        self.give_back(&end);
+    /// What is said of the end stands on a line of its own.
+    pub(super) fn end_the_line(&mut self, end: &End) {
         let for_a_person = outcome::is_for_a_person(self.config);
-        if outcome::speaks(self.config, &end)
+        if outcome::speaks(self.config, end)
             && stdio::is_one_place()
             && self.tail.is_in_a_line(for_a_person)
         {
             self.show_at_last(b"\r\n");
         }
-        end
     }
 
-    fn run_on(&mut self) -> End {
+    /// Runs it to the end of its connection.
+    pub(super) fn run_on(&mut self) -> End {
         loop {
             if let Some(end) = self.flush().or_else(|| self.is_over()) {
                 return end;
@@ -201,11 +206,14 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         if self.held_until.is_some_and(|until| now >= until) {
             self.held_until = None;
-            if self.config.needs_more() && self.hearing.is_undecided() {
+            if self.needs_more() && self.hearing.is_undecided() {
                 return Some(End::SpeaksPlainly);
             }
             self.early_until = Some(now + ASKED_AT_LAST);
             self.release_input();
+        }
+        if !self.needs_more() && self.withheld.as_ref().is_some_and(|(_, until)| now >= *until) {
+            self.show_withheld();
         }
         if self.next_ping.is_some_and(|at| now >= at) {
             self.next_ping = Some(now + PING);
@@ -222,6 +230,12 @@ impl<'a> Session<'a> {
         // After the last of the input is there, and before the rest is sent:
         // nothing would wake us for it again.
         self.tell_the_end_of_input();
+        if !self.to_server.is_empty() {
+            self.has_sent(now);
+        }
+        if self.is_unanswered(now) {
+            self.server_is_gone();
+        }
         let (stream, peer) = (&self.stream, &mut self.peer);
         if !self.server_ended && !self.to_server.flush(|bytes| stream.write_to(bytes, peer).taken())
         {
@@ -233,7 +247,7 @@ impl<'a> Session<'a> {
         if read { None } else { Some(self.output_ended()) }
     }
 
-    fn output_ended(&self) -> End {
+    pub(super) fn output_ended(&self) -> End {
         let why = self.failure.reason().map(|why| format!("standard output: {why}"));
         why.map_or(End::OutputClosed, End::OutputFailed)
     }
@@ -270,6 +284,11 @@ impl<'a> Session<'a> {
         if !self.server_ended {
             self.to_server.push(packet);
         }
+    }
+
+    /// Whether only a server that speaks the extended mode will do.
+    pub(super) fn needs_more(&self) -> bool {
+        self.config.needs_more() || self.again.is_awaited()
     }
 
     /// Whether input is kept: the server has not said which mode it speaks, or

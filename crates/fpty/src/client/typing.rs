@@ -86,6 +86,7 @@ impl Session<'_> {
             }
             match typed {
                 Typed::Pass => {}
+                Typed::Leave | Typed::Detach if self.again.is_awaited() => return self.gives_up(),
                 Typed::Leave => {
                     self.end_for_good();
                     return Some(End::Left);
@@ -107,6 +108,9 @@ impl Session<'_> {
 
     /// Sends what was typed, or keeps it until it is known how.
     fn pass(&mut self, bytes: &[u8]) -> Option<End> {
+        if self.again.is_awaited() {
+            return self.drops(bytes);
+        }
         if self.config.read_only {
             return None;
         }

@@ -94,8 +94,12 @@ impl Session<'_> {
             .filter(|_| !self.held.is_empty() || matches!(self.input, Input::Ended(..)));
         let early = self.early_until.filter(|_| self.early >= EARLY && self.may_agree());
         let quiet = self.quiet_in().filter(|_| self.speaks_plainly()).map(|wait| now + wait);
-        [terminal, held, early, quiet, self.next_ping, self.next_look, self.coming.when()]
+        let (ping, look) = (self.next_ping, self.next_look);
+        let own = [self.coming.when(), self.again.when().filter(|_| !server_ended)];
+        let withheld = self.withheld.as_ref().filter(|_| !self.needs_more()).map(|(_, at)| *at);
+        [terminal, held, early, quiet, ping, look, withheld]
             .into_iter()
+            .chain(own)
             .flatten()
             .min()
             .map(|at| at.saturating_duration_since(now))

@@ -7,10 +7,12 @@
 //! | `codec.rs` | packets from and to bytes, in any fragmentation |
 //! | `message.rs` | payloads of the router |
 //! | `request.rs` | what a client asks for beside a terminal |
+//! | `key.rs` | by what a client finds its session again |
 //! | `window.rs` | how much of a relayed stream may be on its way |
 //! | `variables.rs` | payloads of the client: its environment, what it can do |
 
 mod codec;
+pub mod key;
 mod message;
 mod packet;
 pub mod request;
@@ -23,8 +25,9 @@ pub use codec::{
 };
 pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, text_of};
 pub use packet::{
-    Answer, DETACH, END_OF_STREAM, ENDED, ERROR_OUTPUT, FOR_GOOD, GO, HEADER, HELLO, INPUT, NOTICE,
-    OFFER, PING, PONG, Packet, REQUEST, RING_PIECE, TAKEN, TOO_LATE, VARIABLES, VERSION, WINDOW,
+    Answer, DETACH, END_OF_STREAM, ENDED, ERROR_OUTPUT, FOR_GOOD, GO, HEADER, HELLO, INPUT, KEY,
+    NO_SUCH, NOTICE, OFFER, PING, PONG, Packet, REQUEST, RING_PIECE, TAKEN, TOO_LATE, VARIABLES,
+    VERSION, WINDOW,
 };
 
 /// The longest name of a session, in bytes.

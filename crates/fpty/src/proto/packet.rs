@@ -62,6 +62,12 @@ pub const GO: u8 = 113;
 /// From the router: a piece of what is kept of the output, for who got no ring
 /// ([`crate::remains::Pieces`]).
 pub const RING_PIECE: u8 = 114;
+/// From the router: by what the client finds its session again
+/// ([`super::key::SessionKey`]).
+pub const KEY: u8 = 115;
+/// What everybody is told of a session that there is not, and who has no right
+/// of one that there is.
+pub const NO_SUCH: &str = "there is no such session";
 
 /// One packet of a client, or a piece of one: payloads are passed on as they
 /// come.

@@ -17,6 +17,7 @@ pub mod foreground;
 pub mod fork;
 pub mod interrupt;
 pub mod local_tcp;
+pub mod lock;
 pub mod noted;
 pub mod peer;
 pub mod pidfd;

@@ -10,9 +10,9 @@ use super::proc;
 
 /// A number is below 4 194 304 (PID_MAX_LIMIT in include/linux/threads.h).
 const PID_BITS: u32 = 22;
-/// One that its user may have; see [`Noted::to_bits`].
+/// Two that their user may have; see [`Noted::to_bits`].
 const FREE_BIT: u32 = PID_BITS;
-const INODE_BIT: u32 = FREE_BIT + 1;
+const INODE_BIT: u32 = FREE_BIT + 2;
 const PROOF_BITS: u32 = INODE_BIT + 1;
 
 /// What proves it.
@@ -49,8 +49,8 @@ impl Noted {
         self.pid
     }
 
-    /// In one word, which is never 0 and has one bit free, that of
-    /// [`Noted::MARK`].
+    /// In one word, which is never 0 and has two bits free, those of
+    /// [`Noted::MARK`] and [`Noted::OTHER_MARK`].
     pub fn to_bits(self) -> u64 {
         let (is_inode, proof) = match self.proof {
             Proof::RanAt(ticks) => (0, shortened(ticks)),
@@ -59,10 +59,12 @@ impl Noted {
         proof << PROOF_BITS | is_inode | u64::from(self.pid.as_raw().unsigned_abs())
     }
 
-    /// The bit that is free.
+    /// A bit that is free.
     pub const MARK: u64 = 1 << FREE_BIT;
+    /// The other one.
+    pub const OTHER_MARK: u64 = 1 << (FREE_BIT + 1);
 
-    /// What was noted in a word, whatever its mark.
+    /// What was noted in a word, whatever its marks.
     pub fn of_bits(bits: u64) -> Option<Self> {
         // Bits that fit.
         let pid = Pid::new((bits & ((1 << PID_BITS) - 1)) as i32)?;
@@ -93,7 +95,7 @@ impl Noted {
     }
 }
 
-/// So much as there is room for: 348 years, or more processes than there are
+/// So much as there is room for: 174 years, or more processes than there are
 /// until the next boot.
 fn shortened(number: u64) -> u64 {
     number & (u64::MAX >> PROOF_BITS)
@@ -117,9 +119,10 @@ mod tests {
             for pid in [2, 4_194_303] {
                 let noted = Noted { pid: Pid::new(pid).expect("above 1"), proof };
                 let bits = noted.to_bits();
-                assert_eq!(bits & Noted::MARK, 0);
+                let marks = Noted::MARK | Noted::OTHER_MARK;
+                assert_eq!(bits & marks, 0);
                 assert_eq!(Noted::of_bits(bits), Some(noted));
-                assert_eq!(Noted::of_bits(bits | Noted::MARK), Some(noted));
+                assert_eq!(Noted::of_bits(bits | marks), Some(noted));
             }
         }
         assert_eq!((Noted::of_bits(0), Noted::of_bits(1)), (None, None));

@@ -129,6 +129,13 @@ impl<T: Word> Shared<T> {
     }
 }
 
+/// The same memory as words of half the size: for whoever has it to use alone.
+pub fn halves(words: &'static [AtomicU64]) -> &'static [AtomicI32] {
+    // SAFETY: as much memory, which stays as long, and is aligned for larger ones;
+    // any value is one of either, and both may be changed while they are shared.
+    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) }
+}
+
 fn length<T>(count: usize) -> usize {
     count.max(1) * size_of::<T>()
 }

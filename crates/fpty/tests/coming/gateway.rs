@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use fpty::proto::key::{Finds, Secret, SessionKey};
 use fpty::proto::{self, Decoder, Ended, Ending, Packet};
 use fpty::remains::{Remains, Seen};
 use fpty::sys::Size;
@@ -34,6 +35,11 @@ pub struct Told {
     /// What the gateway itself has read.
     pub output: Vec<u8>,
     pub size: (u16, u16),
+    /// The secrets that were given, and the last that somebody came with.
+    pub secrets: Vec<Vec<u8>>,
+    pub came_with: Option<Vec<u8>>,
+    /// How many clients have come.
+    pub clients: usize,
 }
 
 impl Told {
@@ -50,6 +56,12 @@ struct Orders {
     refuses: Option<String>,
     silent: bool,
     takes_away: Option<String>,
+    /// Clients are told by what they find their session again.
+    gives_keys: bool,
+    breaks: bool,
+    /// Nobody is let in.
+    is_deaf: bool,
+    turns_away: Option<String>,
 }
 
 pub struct Gateway {
@@ -181,6 +193,30 @@ impl Gateway {
         (orders.refuses, orders.silent) = (None, true);
     }
 
+    /// Relays, and tells its clients by what they find their session again.
+    pub fn with_keys(command: &str) -> Self {
+        let gateway = Self::new(command, true);
+        gateway.orders.lock().unwrap().gives_keys = true;
+        gateway
+    }
+
+    /// Breaks the connection; `deaf`: lets nobody in from then on.
+    #[track_caller]
+    pub fn breaks(&self, deaf: bool) {
+        let mut orders = self.orders.lock().unwrap();
+        (orders.breaks, orders.is_deaf) = (true, deaf);
+        drop(orders);
+        self.wait_for("the connection breaks", |told| !told.attached);
+    }
+
+    pub fn hears_again(&self) {
+        self.orders.lock().unwrap().is_deaf = false;
+    }
+
+    pub fn turns_away(&self, why: &str) {
+        self.orders.lock().unwrap().turns_away = Some(why.to_owned());
+    }
+
     pub fn takes_away(&self, why: &str) {
         self.orders.lock().unwrap().takes_away = Some(why.to_owned());
     }
@@ -234,8 +270,16 @@ impl Work {
     fn run(&mut self) {
         while !self.orders.lock().unwrap().over {
             self.wait();
-            if let Ok((stream, _)) = self.listener.accept() {
-                self.greet(stream);
+            let mut orders = self.orders.lock().unwrap();
+            let (breaks, is_deaf) = (std::mem::take(&mut orders.breaks), orders.is_deaf);
+            drop(orders);
+            if breaks {
+                self.lost();
+            }
+            if !is_deaf {
+                if let Ok((stream, _)) = self.listener.accept() {
+                    self.greet(stream);
+                }
             }
             self.hear();
             self.read();
@@ -268,7 +312,12 @@ impl Work {
         let mut decoder = Decoder::default();
         decoder.extend();
         let mut told = self.told.lock().unwrap();
-        *told = Told { output: std::mem::take(&mut told.output), ..Told::default() };
+        *told = Told {
+            output: std::mem::take(&mut told.output),
+            secrets: std::mem::take(&mut told.secrets),
+            clients: told.clients + 1,
+            ..Told::default()
+        };
         drop(told);
         let payload = Vec::new();
         self.client = Some(Client { stream, decoder, payload, size: (0, 0), gone_on: false });
@@ -334,10 +383,15 @@ impl Work {
                     let (length, after) = rest.split_first_chunk::<2>()?;
                     let (word, after) = after.split_at(u16::from_le_bytes(*length).into());
                     rest = after;
-                    Some(String::from_utf8_lossy(word).into_owned())
+                    Some(word.to_vec())
                 };
+                let text = |word: &[u8]| String::from_utf8_lossy(word).into_owned();
                 while let (Some(name), Some(value)) = (word(), word()) {
-                    self.told.lock().unwrap().variables.push((name, value));
+                    let mut told = self.told.lock().unwrap();
+                    told.variables.push((text(&name), text(&value)));
+                    if name == b"fpty.secret" {
+                        told.came_with = Some(value);
+                    }
                 }
             }
             proto::REQUEST => {
@@ -370,7 +424,22 @@ impl Work {
     }
 
     fn begin(&mut self) {
+        let orders = self.orders.lock().unwrap();
+        let (turns_away, gives_keys) = (orders.turns_away.clone(), orders.gives_keys);
+        drop(orders);
+        if let Some(why) = turns_away {
+            return self.end(Ended::because(Ending::Refused, why));
+        }
         let client = self.client.as_mut().unwrap();
+        if gives_keys {
+            let secret = Secret::new().unwrap();
+            self.told.lock().unwrap().secrets.push(secret.bytes().to_vec());
+            let (id, secret) = (String::from("k3x9q2aa"), Some(secret));
+            let key = SessionKey { id, secret, finds: Finds::Secret };
+            let mut packet = Vec::new();
+            proto::encode_packet(proto::KEY, &key.payload(), &mut packet);
+            client.say(&packet);
+        }
         if self.session.is_none() {
             let size = Size { rows: client.size.0, cols: client.size.1 };
             let session = Session::new(&self.command, &self.file, size);

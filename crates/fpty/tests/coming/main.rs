@@ -7,6 +7,7 @@ mod gateway;
 // The tests with real servers have the same person, who does other things there.
 #[allow(dead_code)]
 mod person;
+mod reconnect;
 
 use std::time::Duration;
 

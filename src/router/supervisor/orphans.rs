@@ -1,18 +1,21 @@
-//! Sessions whose terminal their client has, while there is no gateway that looks
-//! after them: between a killed one and the next, and during a reload.
+//! Sessions while there is no gateway that looks after them: between a killed one
+//! and the next, and during a reload.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::holder::{Holder, Stored};
-use super::record::{Bound, Held};
+use super::protocol::SessionFds;
+use super::server::{Stored, Supervisor};
 use crate::router::told::Gone;
 use fpty::ended::of_exit;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{Ended, Ending, HEADER};
+use fpty::sys::Written;
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Several};
-use fpty::sys::sessions::{Leader, SessionKiller};
+use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
 
 /// How long whoever inherited an ended program may take to reap it, and how
@@ -23,15 +26,23 @@ const LOOK: Duration = Duration::from_millis(50);
 /// What becomes of such a session.
 pub struct Orphan {
     /// Its program has it; its client has the next one.
-    pub token: u64,
+    token: u64,
     /// When the program ended; its status is waited for.
     ended: Option<Instant>,
 }
 
-/// Nothing of it is waited for any more.
-pub fn forget(poller: &Poller, held: &Held) {
-    for fd in [&held.program, &held.client].into_iter().flatten() {
-        let _ = poller.remove(fd.as_fd());
+impl Orphan {
+    /// A gateway looks after it again: nothing of it is waited for any more.
+    pub fn is_adopted(
+        self,
+        poller: &Poller,
+        watched: &mut HashMap<u64, String>,
+        held: &SessionFds,
+    ) {
+        watched.remove(&self.token);
+        for fd in [&held.program, &held.client].into_iter().flatten() {
+            let _ = poller.remove(fd.as_fd());
+        }
     }
 }
 
@@ -40,10 +51,11 @@ fn program_of(stored: &Stored) -> Option<PidFd> {
     Some(PidFd::reopened(Pid::new(stored.record.pid)?, copy))
 }
 
-impl Holder {
-    /// A gateway has ended: clients that leave tell nobody else.
+impl Supervisor {
+    /// A gateway has ended: programs that end, and clients that leave, tell nobody
+    /// else.
     pub(super) fn are_orphans(&mut self, ordinal: usize) {
-        let is_one = |stored: &Stored| stored.record.bound.is_some() && stored.is_of(ordinal);
+        let is_one = |stored: &Stored| stored.record.ended.is_none() && stored.is_of(ordinal);
         let ids = self.sessions.iter().filter(|(_, stored)| is_one(stored));
         let ids: Vec<String> = ids.map(|(id, _)| id.clone()).collect();
         for id in ids {
@@ -51,11 +63,15 @@ impl Holder {
             let Some(stored) = self.sessions.get_mut(&id) else {
                 continue;
             };
-            stored.orphan = Some(Orphan { token, ended: None });
-            if let Some(program) = &stored.held.program {
-                let _ = self.poller.add(program.as_fd(), token, Interest::READ);
-            }
-            if let Some(client) = &stored.held.client {
+            let held = &stored.held;
+            let program = held.program.as_ref();
+            let is_heard =
+                program.map(|program| self.poller.add(program.as_fd(), token, Interest::READ));
+            // What cannot be waited for is looked at.
+            let ended = (!matches!(is_heard, Some(Ok(())))).then(Instant::now);
+            stored.orphan = Some(Orphan { token, ended });
+            // One that can be left goes on without its client.
+            if let Some(client) = held.client.as_ref().filter(|_| stored.record.bound) {
                 let _ = self.poller.add(client.as_fd(), token + 1, Interest::default());
             }
             self.watched.insert(token, id);
@@ -83,83 +99,82 @@ impl Holder {
     }
 
     /// Takes one out.
-    fn take(&mut self, id: &str) -> Option<(Stored, Bound)> {
+    fn take(&mut self, id: &str) -> Option<Stored> {
         let mut stored = self.sessions.remove(id)?;
-        forget(&self.poller, &stored.held);
-        if let Some(orphan) = &stored.orphan {
-            self.watched.remove(&orphan.token);
+        if let Some(orphan) = stored.orphan.take() {
+            orphan.is_adopted(&self.poller, &mut self.watched, &stored.held);
         }
-        let bound = stored.record.bound.take()?;
-        Some((stored, bound))
+        Some(stored)
     }
 
     /// The client has left. Our copy of its terminal is the last one.
     fn client_left(&mut self, id: &str) {
-        let Some((mut stored, mut bound)) = self.take(id) else {
+        let Some(mut stored) = self.take(id) else {
             return;
         };
-        bound.last.say(&self.log, Gone::Hangup, None);
+        stored.record.last.say(&self.log, Gone::Hangup, None);
         stored.held.master = None;
-        let Some(program) = program_of(&stored) else {
-            return;
-        };
-        // Unless somebody else has it.
-        program.signal(libc::SIGHUP);
-        program.signal(libc::SIGCONT);
-        if let Some(grace) = self.grace {
-            self.doomed.push((Instant::now() + grace, program));
+        if let Some(program) = program_of(&stored) {
+            // Unless somebody else has it.
+            self.grace.hang_up(Leader::from(program));
         }
     }
 
     /// Does what is due; how long until the next time.
-    pub(super) fn look_at_orphans(&mut self) -> Option<Duration> {
+    pub(super) fn look_after_orphans(&mut self) -> Option<Duration> {
         let now = Instant::now();
         let is_told = |stored: &Stored| {
             let Some(ended) = stored.orphan.as_ref().and_then(|orphan| orphan.ended) else {
                 return false;
             };
-            now >= ended + REAPED || program_of(stored).is_none_or(|it| it.exit().is_some())
+            program_of(stored)
+                .is_none_or(|it| it.has_ended() && (now >= ended + REAPED || it.exit().is_some()))
         };
         let told = self.sessions.iter().filter(|(_, stored)| is_told(stored));
         let told: Vec<String> = told.map(|(id, _)| id.clone()).collect();
         for id in told {
             self.tell(&id);
         }
-        self.doomed.retain(|(_, program)| !program.has_ended());
-        let (due, rest): (Vec<_>, Vec<_>) = self.doomed.drain(..).partition(|(at, _)| now >= *at);
-        self.doomed = rest;
-        if !due.is_empty() {
-            let leaders = due.into_iter().map(|(_, program)| Leader::from(program));
-            SessionKiller::new(leaders).step(usize::MAX);
-        }
+        let wait = self.grace.kill_over();
         let waits = |stored: &Stored| stored.orphan.as_ref().is_some_and(|it| it.ended.is_some());
-        (!self.doomed.is_empty() || self.sessions.values().any(waits)).then_some(LOOK)
+        wait.or_else(|| self.sessions.values().any(waits).then_some(LOOK))
     }
 
-    /// Tells a client how its program ended.
+    /// Tells how a program ended: the audit, its client, and, where whoever comes
+    /// back is to be told, the next gateway.
     fn tell(&mut self, id: &str) {
-        let Some((stored, mut bound)) = self.take(id) else {
+        let Some(mut stored) = self.take(id) else {
             return;
         };
         let exit = program_of(&stored).and_then(|program| program.exit());
-        let client = stored.held.client.map(Stream::of_stranger);
+        let client = stored.held.client.take().map(Stream::of_stranger);
+        let has_client = stored.record.bound || client.is_some();
         let why = match exit {
             Some(Exit::Status(_)) => Gone::Exit,
             // The kernel hangs a program up whose client has left, and that may be
             // heard of first.
-            Some(Exit::Signal { number: libc::SIGHUP, .. }) if has_left(client.as_ref()) => {
+            Some(Exit::Signal { number: libc::SIGHUP, .. })
+                if has_client && has_left(client.as_ref()) =>
+            {
                 Gone::Hangup
             }
             Some(Exit::Signal { .. }) => Gone::Signal,
             None => Gone::Lost,
         };
-        bound.last.say(&self.log, why, exit.filter(|_| why != Gone::Hangup));
+        stored.record.last.say(&self.log, why, exit.filter(|_| why != Gone::Hangup));
         let ended = exit.map(of_exit).unwrap_or_else(|| {
             let why = "its gateway was killed, and this kernel does not tell a program's status";
             Ended::because(Ending::Lost, why)
         });
-        if let Some(client) = client {
-            let _ = client.write(&ended.packet());
+        let packet = ended.packet();
+        let is_told =
+            client.is_some_and(|client| matches!(client.write(&packet), Written::Bytes(_)));
+        if !is_told && !stored.record.bound && stored.held.ring.is_some() {
+            let now = Timestamp::now().into();
+            stored.record.ended = Some((packet[HEADER..].to_vec(), now));
+            stored.record.left.get_or_insert(now);
+            stored.held.program = None;
+            self.sessions.insert(id.to_owned(), stored);
         }
     }
 }

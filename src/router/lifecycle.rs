@@ -1,0 +1,326 @@
+//! The life of a session, and the one place that tells of it: it is pending,
+//! started, left and found again, looked at, exited, closed, or never was one. Whoever wants to know of it
+//! (audit, metrics, limits, lists, recordings, sessions that can be left) hears
+//! of it from here, and from nowhere else.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::command::Commanded;
+use super::context::Context;
+use super::outcome::Outcome;
+use super::seats::Seat;
+use super::table::Key;
+use super::told::{Gone, Last, New, Origin, Parted, Subject};
+use super::traffic::{Attached, Sessions};
+use crate::router::record::Recording;
+use fpty::sys::Size;
+use fpty::sys::child::Exit;
+use fpty::sys::process::Process;
+use fpty::sys::socket::Stream;
+
+/// What happens to a session. The observers that every part has at hand are told
+/// at once; the others by the loop, when the part that is at work has finished.
+enum Event<'a> {
+    /// It is about to begin: it has a terminal or streams, and a program that is
+    /// not known to have been executed.
+    Pending { subject: Subject, seat: Option<Seat>, shown: Option<String> },
+    /// Its program was executed.
+    Started(Subject),
+    /// Its client has left, and it goes on as this entry of those without one.
+    Detached { key: Key, entry: Key, how: Parted, bytes: (Option<u64>, Option<u64>) },
+    /// A client has come to that, and is its client from now on.
+    Attached { key: Key, entry: Key, origin: &'a Origin, client: &'a Stream },
+    /// A client looks on.
+    Viewed { subject: Subject, origin: &'a Origin, client: &'a Stream },
+    /// It does so no more, after so long.
+    Unviewed { subject: Subject, client: &'a Stream, after: Duration },
+    /// Its program has ended.
+    Exited(Subject, Exit),
+    /// It is over.
+    Closed(Closed),
+    /// It never was one.
+    Refused { subject: Subject, recording: Option<Rc<Recording>> },
+}
+
+/// How a session ended, and what is still to be told of that.
+pub struct Closed {
+    /// Which.
+    pub subject: Subject,
+    /// Why.
+    pub why: Gone,
+    /// How its program ended, as far as that is known.
+    pub exit: Option<Exit>,
+    /// The audit's last line of it.
+    pub last: Option<Box<Last>>,
+    /// Its recording.
+    pub recording: Option<Rc<Recording>>,
+    /// Its terminal was its client's, for good.
+    pub was_entrusted: bool,
+}
+
+impl Context {
+    /// A session went without an end: it is told as lost.
+    pub fn lost(&mut self, subject: Subject) {
+        if let Some(last) = self.told.ended(subject, Gone::Lost, (None, None)) {
+            self.told.tell_last(&last, None);
+        }
+    }
+
+    /// A client looks on at a session.
+    pub fn viewed(&mut self, subject: Subject, origin: &Origin, client: &Stream) {
+        self.emit(Event::Viewed { subject, origin, client });
+    }
+
+    /// It does so no more, after so long.
+    pub fn unviewed(&mut self, subject: Subject, client: &Stream, after: Duration) {
+        self.emit(Event::Unviewed { subject, client, after });
+    }
+
+    /// A session without a client is over.
+    pub fn closed_without_client(&mut self, entry: Key, why: Gone, exit: Option<Exit>) {
+        let subject = Subject::Left(entry);
+        if let Some(exit) = exit {
+            self.emit(Event::Exited(subject, exit));
+        }
+        let last = self.told.ended(subject, why, (Some(0), Some(0))).map(Box::new);
+        let (recording, was_entrusted) = (None, false);
+        self.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));
+    }
+
+    fn emit(&mut self, event: Event<'_>) {
+        match event {
+            Event::Pending { subject, seat, shown } => {
+                self.seats.is_of(seat, subject);
+                self.asked_for.note(subject, shown);
+            }
+            Event::Started(subject) => {
+                if let Subject::Session(key) = subject {
+                    self.faults.has_begun(key);
+                }
+                self.told.begun(subject);
+                self.then(Outcome::Started(subject));
+            }
+            Event::Detached { key, entry, how, bytes } => {
+                let (from, to) = (Subject::Session(key), Subject::Left(entry));
+                self.seats.moves(from, to);
+                self.asked_for.moves(from, to);
+                self.told.detached(from, to, how, bytes);
+            }
+            Event::Attached { key, entry, origin, client } => {
+                let (from, to) = (Subject::Left(entry), Subject::Session(key));
+                self.seats.moves(from, to);
+                self.asked_for.moves(from, to);
+                self.told.attached(from, to, origin, client);
+            }
+            Event::Viewed { subject, origin, client } => self.told.viewed(subject, origin, client),
+            Event::Unviewed { subject, client, after } => {
+                self.told.unviewed(subject, client, after);
+            }
+            Event::Exited(subject, exit) => self.told.program_ended(subject, exit),
+            Event::Closed(closed) => {
+                self.seats.ended(closed.subject);
+                self.asked_for.forget(closed.subject);
+                self.then(Outcome::Closed(closed));
+            }
+            Event::Refused { subject, recording } => {
+                self.seats.ended(subject);
+                self.asked_for.forget(subject);
+                self.then(Outcome::NeverWas(subject, recording));
+            }
+        }
+    }
+}
+
+impl Attached {
+    /// A session is about to begin.
+    pub fn pends(
+        &mut self,
+        cx: &mut Context,
+        key: Key,
+        seat: Option<Seat>,
+        origin: Origin,
+        size: Size,
+        shown: Option<String>,
+    ) {
+        let id = cx.ids.of(key);
+        self.note(cx, key, id, origin, size);
+        cx.emit(Event::Pending { subject: Subject::Session(key), seat, shown });
+        cx.then(Outcome::Pending(key, size));
+    }
+
+    /// Notes what is known of a session, where somebody wants to know it.
+    pub fn note(&mut self, cx: &mut Context, key: Key, id: String, origin: Origin, size: Size) {
+        if !cx.told.keeps_facts() {
+            return;
+        }
+        let wires = &mut self.wires;
+        let tty = wires.master.slave_name();
+        let pid = wires.program.as_ref().map(Process::pid);
+        let new = New { pid, tty, size: Some(size) };
+        cx.told.note(Subject::Session(key), origin, id, &wires.client, new);
+        wires.traffic.get_or_insert_with(Box::default).note();
+    }
+
+    /// The session without a client that was this entry has this one.
+    pub fn attaches(&mut self, cx: &mut Context, key: Key, entry: Key, origin: &Origin) {
+        let client = &self.wires.client;
+        cx.emit(Event::Attached { key, entry, origin, client });
+        if cx.told.keeps_facts() {
+            self.wires.traffic.get_or_insert_with(Box::default);
+        }
+    }
+
+    /// There never was such a session: where its client comes from.
+    pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
+        let subject = Subject::Session(key);
+        let recording = self.wires.recording().cloned();
+        let origin = cx.told.was_none(subject);
+        cx.emit(Event::Refused { subject, recording });
+        origin
+    }
+
+    /// Bytes of input and output of its client; `None`: they did not come through
+    /// here.
+    fn bytes(&self) -> (Option<u64>, Option<u64>) {
+        match self.session.is_handed_over() {
+            true => (None, None),
+            false => self.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
+        }
+    }
+
+    /// A session is over.
+    fn closes(&mut self, cx: &mut Context, key: Key) {
+        let (session, subject) = (&self.session, Subject::Session(key));
+        let why = match (session.dismissed(), self.exit) {
+            (Some(ending), _) => Gone::of(ending),
+            (None, Some(gone)) => gone,
+            (None, None) if session.client_is_gone() => Gone::Hangup,
+            (None, None) => Gone::Lost,
+        };
+        let traffic = self.wires.traffic.as_mut();
+        let recording = traffic.and_then(|traffic| traffic.recording.take());
+        let bytes = self.bytes();
+        let was_entrusted = session.is_handed_over() && session.kept().is_none();
+        let exit = cx.told.of(subject).and_then(|facts| facts.exit);
+        let last = cx.told.ended(subject, why, bytes).map(Box::new);
+        cx.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));
+    }
+}
+
+impl Sessions {
+    /// A session's program was executed, if that was not known yet.
+    pub fn has_begun(&mut self, cx: &mut Context, key: Key) {
+        let Some(attached) = self.get_mut(key) else {
+            return;
+        };
+        if std::mem::take(&mut attached.starting) != 0 {
+            self.started(cx, key);
+        }
+    }
+
+    /// A session has begun: its program was executed.
+    pub fn started(&mut self, cx: &mut Context, key: Key) {
+        cx.emit(Event::Started(Subject::Session(key)));
+    }
+
+    /// A session's program has ended, by itself or by a signal.
+    pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
+        self.has_begun(cx, key);
+        if let Some(attached) = self.get_mut(key) {
+            attached.exit = Some(Gone::of_exit(exit));
+        }
+        cx.emit(Event::Exited(Subject::Session(key), exit));
+    }
+
+    /// A session goes on without its client, as this entry of those that do: nobody
+    /// finds it by its key any more.
+    pub fn detach(
+        &mut self,
+        cx: &mut Context,
+        key: Key,
+        entry: Key,
+        how: Parted,
+    ) -> Option<Box<Attached>> {
+        // It was never seen to run, perhaps, and runs all the same.
+        self.has_begun(cx, key);
+        let attached = self.remove(key)?;
+        let bytes = attached.bytes();
+        cx.emit(Event::Detached { key, entry, how, bytes });
+        Some(attached)
+    }
+
+    /// A session is over: everybody is told, and nobody finds it any more.
+    pub fn end(&mut self, cx: &mut Context, key: Key) -> Option<Box<Attached>> {
+        super::fault::point("told-end");
+        // It was never seen to run, perhaps, and runs all the same.
+        self.has_begun(cx, key);
+        let mut attached = self.remove(key)?;
+        attached.closes(cx, key);
+        Some(attached)
+    }
+}
+
+impl Commanded {
+    /// A command is about to begin.
+    pub fn pends(
+        &mut self,
+        cx: &mut Context,
+        key: Key,
+        seat: Option<Seat>,
+        origin: Origin,
+        shown: Option<String>,
+    ) {
+        let subject = Subject::Command(key);
+        if cx.told.keeps_facts() {
+            let new = New { pid: self.wires.program, tty: None, size: None };
+            let id = cx.ids.of(("command", key));
+            cx.told.note(subject, origin, id, &self.wires.client, new);
+            self.wires.traffic.get_or_insert_with(Box::default);
+        }
+        cx.emit(Event::Pending { subject, seat, shown });
+    }
+
+    /// There never was such a command.
+    pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
+        let subject = Subject::Command(key);
+        self.refused = true;
+        let origin = cx.told.was_none(subject);
+        cx.emit(Event::Refused { subject, recording: None });
+        origin
+    }
+
+    /// Its program was executed, if that was not known yet.
+    pub fn has_begun(&mut self, cx: &mut Context, key: Key) {
+        if !std::mem::replace(&mut self.begun, true) {
+            cx.emit(Event::Started(Subject::Command(key)));
+        }
+    }
+
+    /// Its program has ended, by itself or by a signal.
+    pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
+        self.has_begun(cx, key);
+        self.exit = Some(Gone::of_exit(exit));
+        cx.emit(Event::Exited(Subject::Command(key), exit));
+    }
+
+    /// A command is over.
+    pub fn closes(&mut self, cx: &mut Context, key: Key) {
+        // Of one that never was there is nothing to tell.
+        if self.refused {
+            return;
+        }
+        let (command, subject) = (&self.command, Subject::Command(key));
+        let why = match (command.dismissed(), self.exit) {
+            (Some(ending), _) => Gone::of(ending),
+            (None, Some(gone)) => gone,
+            (None, None) if command.client_is_gone() => Gone::Hangup,
+            (None, None) => Gone::Lost,
+        };
+        let bytes = self.bytes();
+        self.has_begun(cx, key);
+        let last = cx.told.ended(subject, why, bytes).map(Box::new);
+        let (exit, recording, was_entrusted) = (None, None, false);
+        cx.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));
+    }
+}

@@ -1,0 +1,159 @@
+//! All sessions of a gateway, to be looked at: those with a client, commands, and
+//! those that were left.
+
+use std::time::Duration;
+
+use crate::router::command::Commands;
+use crate::router::context::Context;
+use crate::router::left::{Left, Listed};
+use crate::router::table::Key;
+use crate::router::told::{Facts, Subject};
+use crate::router::traffic::Sessions;
+use fpty::sys::Size;
+use fpty::sys::child::Pid;
+use fpty::sys::process::Process;
+use fpty::sys::pty::Master;
+use fpty::sys::socket::Stream;
+
+use super::beginning::Beginning;
+
+/// The places of commands come after those of sessions, of which there are
+/// fewer than there can be descriptors.
+const COMMANDS: usize = 1 << 31;
+
+/// And those of sessions that were left after these.
+const LEFT: usize = 3 << 30;
+
+/// What lists have of a session or command with its client.
+pub struct Described<'a> {
+    /// Its client.
+    pub client: &'a Stream,
+    /// Where that came in.
+    pub door: u16,
+    /// Its process, while it runs.
+    pub pid: Option<Pid>,
+    /// Its terminal, where it has one.
+    pub master: Option<&'a Master>,
+    /// How long it has been idle, where that is known.
+    pub idle: Option<Duration>,
+    /// Whether its client has the terminal, or a stream of the command's.
+    pub is_handed_over: bool,
+    /// Bytes of input and output that came through here; `None`: not all did.
+    pub bytes: (Option<u64>, Option<u64>),
+}
+
+impl Described<'_> {
+    /// The size of its terminal.
+    pub fn size(&self) -> Option<Size> {
+        self.master.and_then(Master::size)
+    }
+}
+
+/// The sessions of a gateway.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    sessions: &'a Sessions,
+    commands: &'a Commands,
+    left: Option<&'a Left>,
+}
+
+impl<'a> View<'a> {
+    /// Of these.
+    pub fn of(sessions: &'a Sessions, commands: &'a Commands, left: Option<&'a Left>) -> Self {
+        Self { sessions, commands, left }
+    }
+
+    /// All from this place on, each with its place.
+    pub fn all_from(self, from: usize) -> impl Iterator<Item = (usize, Subject)> {
+        let sessions = self.sessions.from(from).map(|(place, key)| (place, Subject::Session(key)));
+        let commands = self.commands.from(from.saturating_sub(COMMANDS));
+        let commands = commands.map(|(place, key)| (COMMANDS + place, Subject::Command(key)));
+        let left = self.left.into_iter();
+        let left = left.flat_map(move |left| left.from(from.saturating_sub(LEFT)));
+        sessions.chain(commands).chain(left.map(|(place, key)| (LEFT + place, Subject::Left(key))))
+    }
+
+    /// Whose a session is that has begun and goes on, or was left; `Some(None)`:
+    /// nobody knows.
+    pub fn user_of(self, one: Subject) -> Option<Option<u32>> {
+        let client = match one {
+            Subject::Left(key) => {
+                return Some(Some(self.left?.alone_or_over(key)?.uid));
+            }
+            Subject::Session(key) => {
+                let attached = self.sessions.get(key)?;
+                // Not one whose program may yet turn out not to be executable.
+                if attached.starting != 0 || attached.session.dismissed().is_some() {
+                    return None;
+                }
+                // Root may have come back to another's.
+                match self.left_session(key).filter(|left| !left.is_bound) {
+                    Some(left) => return Some(Some(left.uid)),
+                    None => &attached.wires.client,
+                }
+            }
+            Subject::Command(key) => self.commands.client_of(key)?,
+        };
+        Some(client.peer_uid())
+    }
+
+    /// What is known of one that can be left, or was.
+    pub fn can_be_left(self, one: Subject) -> Option<Listed<'a>> {
+        match one {
+            Subject::Session(key) => self.left_session(key),
+            Subject::Command(_) => None,
+            Subject::Left(key) => self.left?.alone_or_over(key),
+        }
+    }
+
+    fn left_session(self, key: Key) -> Option<Listed<'a>> {
+        self.left?.of_session(key)
+    }
+
+    /// Whether this is its name.
+    pub fn has_name(self, one: Subject, name: Beginning) -> bool {
+        self.can_be_left(one).is_some_and(|left| name.is_name(left.name))
+    }
+
+    /// The id of one.
+    pub fn id_of(self, cx: &Context, one: Subject) -> String {
+        match (self.can_be_left(one), one) {
+            (Some(left), _) => left.id.to_owned(),
+            (None, Subject::Session(key)) => cx.ids.of(key),
+            (None, Subject::Command(key)) => cx.ids.of(("command", key)),
+            (None, Subject::Left(_)) => String::new(),
+        }
+    }
+
+    /// What is to be told of one that has a client.
+    pub fn described(self, subject: Subject, facts: Option<&Facts>) -> Option<Described<'a>> {
+        match subject {
+            Subject::Session(key) => self.described_session(key, facts),
+            Subject::Command(key) => self.commands.described(key, facts),
+            // It has none.
+            Subject::Left(_) => None,
+        }
+    }
+
+    fn described_session(self, key: Key, facts: Option<&Facts>) -> Option<Described<'a>> {
+        let attached = self.sessions.get(key)?;
+        let (wires, is_handed_over) = (&attached.wires, attached.session.is_handed_over());
+        let master = &wires.master;
+        let since_start = || facts.map(|facts| facts.started.elapsed());
+        // Where nobody keeps the time the terminal has it, roughly.
+        let idle = match is_handed_over {
+            true => None,
+            false => attached.idle_for().or_else(since_start),
+        };
+        let traffic = wires.traffic.as_ref().filter(|_| !is_handed_over);
+        Some(Described {
+            client: &wires.client,
+            door: attached.door,
+            pid: wires.program.as_ref().map(Process::pid),
+            master: Some(master),
+            idle: idle.or_else(|| master.idle_for()),
+            is_handed_over,
+            bytes: traffic.map(|traffic| traffic.bytes()).unzip(),
+        })
+    }
+}

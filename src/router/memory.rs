@@ -1,0 +1,160 @@
+//! What gateways share with each other, with their master, and with the process
+//! that keeps their sessions: one piece of memory, made once, before any of them
+//! is forked. Whoever is killed leaves in there what others have to know of it.
+//! (What has to outlive a reload is elsewhere: uwsgi/proof.rs.)
+
+use std::ops::Range;
+use std::sync::atomic::AtomicU64;
+
+use once_cell::sync::OnceCell;
+
+use super::seats;
+use super::supervisor::{leaders, lines};
+use super::tallies;
+use super::told::counters;
+use crate::uwsgi::log::log;
+use fpty::error::reason;
+use fpty::sys::shared::Shared;
+
+/// What it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Which gateways have told their clients that the instance stops.
+    HaveTold,
+    /// What happened since the start.
+    Counters,
+    /// How fast clients come at each socket.
+    Rates,
+    /// The leaders of a gateway's sessions.
+    Leaders(usize),
+    /// The last lines of a gateway's sessions.
+    Lines(usize),
+    /// A gateway's numbers that all others see.
+    Tallies(usize),
+}
+
+impl Part {
+    /// Its place among all.
+    fn number(self) -> usize {
+        match self {
+            Self::HaveTold => 0,
+            Self::Counters => 1,
+            Self::Rates => 2,
+            Self::Leaders(gateway) => 3 + 3 * gateway,
+            Self::Lines(gateway) => 4 + 3 * gateway,
+            Self::Tallies(gateway) => 5 + 3 * gateway,
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wants {
+    /// So many gateways.
+    pub gateways: usize,
+    /// How many there may be is limited somewhere.
+    pub limits: bool,
+    /// There is an audit.
+    pub audit: bool,
+    /// There are sessions that can be left.
+    pub detach: bool,
+}
+
+/// A part begins at a page of its own: memory is used by the page.
+const PAGE: usize = 4096 / size_of::<AtomicU64>();
+
+impl Wants {
+    /// How many words a part has.
+    fn words(&self, part: Part) -> usize {
+        let only = |wanted: bool, words: usize| if wanted { words } else { 0 };
+        match part {
+            Part::HaveTold => self.gateways,
+            Part::Counters => counters::words(self.gateways),
+            Part::Rates => only(self.limits, seats::RATES),
+            Part::Leaders(_) => leaders::WORDS,
+            Part::Lines(_) => only(self.audit, lines::WORDS),
+            // One alone has nobody to show them.
+            Part::Tallies(_) => {
+                only((self.detach || self.limits) && self.gateways > 1, tallies::WORDS)
+            }
+        }
+    }
+
+    /// All parts, in their order.
+    fn parts(&self) -> impl Iterator<Item = Part> {
+        let own = |number| [Part::Leaders(number), Part::Lines(number), Part::Tallies(number)];
+        let common = [Part::HaveTold, Part::Counters, Part::Rates];
+        common.into_iter().chain((0..self.gateways).flat_map(own))
+    }
+
+    /// The words of each part, by its number; and where the last one ends.
+    fn layout(&self) -> (Vec<Range<usize>>, usize) {
+        let mut end = 0;
+        let parts = self.parts().map(|part| {
+            let (begin, words) = (end, self.words(part));
+            end += words.next_multiple_of(PAGE);
+            begin..begin + words
+        });
+        (parts.collect(), end)
+    }
+}
+
+struct Memory {
+    words: Shared<AtomicU64>,
+    parts: Vec<Range<usize>>,
+    gateways: usize,
+}
+
+static MEMORY: OnceCell<Memory> = OnceCell::new();
+
+/// Makes it, in the master, before it forks the gateways.
+pub fn reserve(wants: Wants) {
+    let (parts, end) = wants.layout();
+    match Shared::new(end) {
+        Ok(words) => {
+            let _ = MEMORY.set(Memory { words, parts, gateways: wants.gateways });
+        }
+        Err(error) => log(&format!(
+            "forkptyrouter: gateways share no memory (limits, counters, lists of sessions): {}",
+            reason(&error)
+        )),
+    }
+}
+
+/// A part; `None`: there is none.
+pub fn part(wanted: Part) -> Option<&'static [AtomicU64]> {
+    let memory = MEMORY.get()?;
+    let part = memory.parts.get(wanted.number())?;
+    memory.words.words().get(part.clone()).filter(|words| !words.is_empty())
+}
+
+/// For how many gateways there is room.
+pub fn gateways() -> usize {
+    MEMORY.get().map_or(0, |memory| memory.gateways)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_part_reaches_into_the_next() {
+        for gateways in [1, 4, 64] {
+            for (limits, audit, detach) in
+                [(false, false, false), (true, false, true), (true, true, true)]
+            {
+                let wants = Wants { gateways, limits, audit, detach };
+                let (parts, end) = wants.layout();
+                assert_eq!(parts.len(), 3 + 3 * gateways);
+                for (number, part) in wants.parts().enumerate() {
+                    assert_eq!(part.number(), number, "{part:?}");
+                    assert_eq!(parts[number].len(), wants.words(part), "{part:?}");
+                }
+                let ends = parts.iter().skip(1).map(|part| part.start).chain([end]);
+                for (part, next) in parts.iter().zip(ends) {
+                    assert!(part.end <= next && part.start % PAGE == 0, "{part:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What there is when a gateway begins: its sockets, its parts, and what a
+//! gateway that was here before has left.
+
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nix::sys::signal::Signal;
+
+use super::closing::Closing;
+use super::command::Commands;
+use super::context::{Context, Made};
+use super::depart::Departures;
+use super::doors::{Door, Doors};
+use super::event_loop::GatewayLoop;
+use super::greet::Callers;
+use super::left::Left;
+use super::listing::Inquirers;
+use super::programs::{self, Programs};
+use super::record::Recorder;
+use super::siblings::Siblings;
+use super::supervisor::leaders::Leaders;
+use super::supervisor::left_behind::{Kept, LeftBehind};
+use super::table::{Source, Table};
+use super::timers::Due;
+use super::told::{self, Told};
+use super::web::Beginnings;
+use crate::config::router::Router;
+use crate::config::rules::Rules;
+use crate::uwsgi::gateway::Gateway;
+use crate::uwsgi::log::log;
+use crate::uwsgi::server;
+use crate::uwsgi::sockets::Role;
+use fpty::error::{Context as _, Result};
+use fpty::proto::Protocol;
+use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::signal::{Signals, block, own_dispositions};
+use fpty::sys::spawn::{Program, Spawner};
+
+/// A gateway as it begins.
+///
+/// # Errors
+/// It cannot wait for anything.
+pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
+    fpty::sys::forbid_inspection();
+    fpty::sys::stdio::stderr_stays(config.processes > 1);
+    if fpty::sys::has_root_group_only() {
+        log("forkptyrouter: sessions have the group root: name a gid, not only a uid");
+    }
+    // The server's own gateways end by SIGTERM and SIGINT; so do we, when the
+    // clients were told.
+    own_dispositions(&[Signal::SIGTERM, Signal::SIGINT]);
+    // A pipe raises it; what became of a write says it all.
+    block(Signal::SIGPIPE);
+    let limit = fpty::sys::raise_descriptor_limit().ok();
+    let rules: Vec<Rc<Rules>> = config.all_rules().iter().cloned().map(Rc::new).collect();
+    let programs: Vec<Arc<Program>> =
+        rules.iter().map(|rules| Arc::new(programs::of_rules(rules, limit))).collect();
+    let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
+    let told = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
+    let children =
+        Signals::instead_of_handlers(&told).context("cannot be told of ended programs")?;
+    poller
+        .add(children.as_fd(), Source::Children.token(), Interest::READ)
+        .context("cannot wait for ended programs")?;
+
+    let mut doors = Vec::new();
+    let mut statistics = None;
+    for socket in gateway.sockets()? {
+        let protocol = match socket.role {
+            Role::Raw => Protocol::Raw,
+            Role::Uwsgi => Protocol::Uwsgi,
+            // One gateway is enough to tell of.
+            Role::Stats if gateway.is_first() => {
+                statistics = Some(socket.listener);
+                continue;
+            }
+            Role::Stats | Role::Shared | Role::Watched => continue,
+        };
+        let (Some(rules), Some(program)) = (rules.get(socket.rules), programs.get(socket.rules))
+        else {
+            continue;
+        };
+        doors.push(Door {
+            listener: socket.listener,
+            protocol,
+            name: socket.name,
+            rules: Rc::clone(rules),
+            program: Arc::clone(program),
+            rests: false,
+        });
+    }
+    // Before anything of ours is noted down there.
+    let ordinal = gateway.ordinal();
+    let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, Kept::now());
+    let (left, found) = Left::new(&config, gateway.ordinal(), &poller)
+        .context("cannot keep sessions that are left")?;
+    let told = Told::new(
+        &config,
+        gateway.ordinal(),
+        doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
+        std::mem::take(&mut left_behind.lines),
+    );
+    let grace = config.hangup_grace;
+    // There are a few.
+    let number = (u32::try_from(gateway.ordinal()).unwrap_or(0), config.processes);
+    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), number);
+    let mut router = GatewayLoop {
+        cx: Context::new(Made {
+            ordinal: gateway.ordinal(),
+            config,
+            spawner: Spawner::new()?,
+            doors: Doors::new(doors, statistics),
+            told,
+            closing: Closing::new(limit.map(|limit| limit.now)),
+            poller,
+        }),
+        callers: Callers::default(),
+        sessions: Table::new(),
+        beginnings: Beginnings::default(),
+        commands: Commands::default(),
+        inquirers: Inquirers::new(server::stats_http()),
+        left,
+        departures: Departures::default(),
+        programs: Programs::new(Leaders::of(ordinal), left_behind.grace(grace)),
+        children,
+        recorder,
+        siblings: Siblings::of(gateway.ordinal()),
+    };
+    router.restore(found);
+    if let Some(recorder) = &mut router.recorder {
+        recorder.took_up(&mut router.cx);
+    }
+    router.cx.tallies.free_rest();
+    if let Some(wait) = router.programs.grace_lasts() {
+        router.cx.after(wait, Due::LeftBehind);
+    }
+    for remark in fpty::sys::what_is_missing() {
+        log(&format!("forkptyrouter: {remark}"));
+    }
+    router.siblings.hear(&router.cx);
+    router.cx.doors.open(&router.cx.poller);
+    if let Some(limit) = limit {
+        // A few dozen are for the gateway itself.
+        log(&format!(
+            "forkptyrouter: up to {} sessions at once ({} descriptors)",
+            limit.now.saturating_sub(64) / router.cx.config.descriptors_of_a_session(),
+            limit.now
+        ));
+    }
+    Ok(router)
+}

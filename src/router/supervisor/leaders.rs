@@ -1,0 +1,183 @@
+//! The leaders of the open sessions, in memory that outlives their gateway: whoever
+//! comes after it sees to what ignores that its terminal is gone.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::router::memory::{self, Part};
+use fpty::sys::child::Pid;
+use fpty::sys::noted::Noted;
+use fpty::sys::sessions::Leader;
+
+/// Sessions that can be listed, in each gateway; memory is used only for as
+/// many as there are.
+const MOST: usize = 1 << 20;
+
+/// Words of a gateway's list: whose numbers they are, and the leaders.
+pub const WORDS: usize = 1 + MOST;
+
+/// What stands in a place: never used, free again, or a leader, so that it can
+/// be told from another process that gets its number later. A place is one word:
+/// nobody who is killed leaves half of it behind.
+const NEVER_USED: u64 = 0;
+const FREE: u64 = 1;
+
+/// A command without a terminal: nobody hangs it up but us.
+const COMMAND: u64 = Noted::MARK;
+/// The supervisor has what it needs, and sees to it.
+const KEPT: u64 = Noted::OTHER_MARK;
+
+/// What a leader has lost with its gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Its terminal.
+    Terminal,
+    /// Its client, and nobody tells it.
+    Command,
+}
+
+/// The list of one gateway, as that keeps it.
+pub struct Leaders {
+    words: &'static [AtomicU64],
+    free: VecDeque<usize>,
+    used: usize,
+}
+
+/// A place on the list.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed(NonZeroU32);
+
+impl Leaders {
+    /// The list of the gateway of this number, on which nothing is left.
+    pub fn of(ordinal: usize) -> Option<Self> {
+        let (other, words) = memory::part(Part::Leaders(ordinal))?.split_first()?;
+        other.store(is_outside().into(), Ordering::Release);
+        Some(Self { words, free: VecDeque::new(), used: 0 })
+    }
+
+    /// Puts a session's leader on the list.
+    pub fn add(&mut self, leader: Pid, kind: Kind) -> Option<Listed> {
+        let mark = if kind == Kind::Command { COMMAND } else { 0 };
+        let word = Noted::running(leader)?.to_bits() | mark;
+        let place = self.free.pop_front().unwrap_or_else(|| {
+            self.used += 1;
+            self.used - 1
+        });
+        self.words.get(place)?.store(word, Ordering::Release);
+        // Counted from 1: an Option of it takes no more room.
+        u32::try_from(place + 1).ok().and_then(NonZeroU32::new).map(Listed)
+    }
+
+    fn word(&self, Listed(place): Listed) -> Option<&'static AtomicU64> {
+        self.words.get(place.get() as usize - 1)
+    }
+
+    /// The supervisor has it, or not any more.
+    pub fn keep(&self, listed: Listed, kept: bool) {
+        if let Some(word) = self.word(listed) {
+            match kept {
+                true => word.fetch_or(KEPT, Ordering::AcqRel),
+                false => word.fetch_and(!KEPT, Ordering::AcqRel),
+            };
+        }
+    }
+
+    /// Takes it off: it was reaped.
+    pub fn remove(&mut self, listed: Listed) {
+        if let Some(word) = self.word(listed) {
+            word.store(FREE, Ordering::Release);
+            self.free.push_back(listed.0.get() as usize - 1);
+        }
+    }
+}
+
+/// Takes all off the list of a gateway that is gone. Those that are there and that
+/// nobody else sees to are told to end, where closing their terminal has not; they
+/// are returned. `kept_too`: nobody keeps those that were kept.
+pub(super) fn take_left(ordinal: usize, kept_too: bool) -> Vec<Noted> {
+    let words = memory::part(Part::Leaders(ordinal)).and_then(<[_]>::split_first);
+    words.map_or_else(Vec::new, |(_, words)| take(words, kept_too))
+}
+
+/// Whether the numbers on the list of that gateway mean something to this process.
+pub(super) fn can_be_known(ordinal: usize) -> bool {
+    let other = memory::part(Part::Leaders(ordinal)).and_then(<[_]>::first);
+    other.is_none_or(|other| other.load(Ordering::Acquire) == 0 || is_outside())
+}
+
+/// Whether our parent is in another PID namespace (pid_namespaces(7)): it has the
+/// number 0 then.
+fn is_outside() -> bool {
+    nix::unistd::getppid().as_raw() == 0
+}
+
+fn take(words: &[AtomicU64], kept_too: bool) -> Vec<Noted> {
+    let words = words.iter().map(|word| word.swap(NEVER_USED, Ordering::AcqRel));
+    let mut left = Vec::new();
+    for word in words.take_while(|word| *word != NEVER_USED) {
+        let is_kept = word & KEPT != 0;
+        let Some(noted) = Noted::of_bits(word).filter(|_| kept_too || !is_kept) else {
+            continue;
+        };
+        if is_kept || word & COMMAND != 0 {
+            if let Some(leader) = Leader::open(noted) {
+                leader.hang_up();
+            }
+        }
+        left.push(noted);
+    }
+    left.retain(|noted| Leader::open(*noted).is_some());
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command};
+
+    /// A process that leads a session of its own.
+    fn session() -> Child {
+        let child = Command::new("setsid").args(["sleep", "1000"]).spawn().expect("a process");
+        let number = nix::unistd::Pid::from_raw(child.id() as i32);
+        while nix::unistd::getsid(Some(number)) != Ok(number) {
+            std::thread::yield_now();
+        }
+        child
+    }
+
+    #[test]
+    fn what_is_left_is_taken_once_and_what_is_kept_by_nobody_else() {
+        let words: &'static [AtomicU64] = Box::leak((0..8).map(|_| AtomicU64::new(0)).collect());
+        let mut leaders = Leaders { words, free: VecDeque::new(), used: 0 };
+        let mut children: Vec<Child> = (0..4).map(|_| session()).collect();
+        let pid = |child: &Child| Pid::new(child.id() as i32).expect("above 1");
+        let kinds = [Kind::Terminal, Kind::Terminal, Kind::Terminal, Kind::Command];
+        let mut put = || -> Vec<Listed> {
+            let add = |(child, kind): (&Child, Kind)| leaders.add(pid(child), kind).expect("room");
+            children.iter().zip(kinds).map(add).collect()
+        };
+        let listed = put();
+        leaders.keep(listed[1], true);
+        leaders.keep(listed[2], true);
+        leaders.keep(listed[2], false);
+        leaders.remove(listed[0]);
+        let left: Vec<Pid> = take(words, false).iter().map(Noted::pid).collect();
+        // The command was told to end, and may have.
+        assert_eq!(left[0], pid(&children[2]));
+        assert!(left.len() <= 2 && left.iter().all(|one| *one != pid(&children[1])));
+        assert!(take(words, true).is_empty());
+        let command = children.pop().expect("the last one").wait().expect("a child");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&command), Some(libc::SIGHUP));
+        leaders = Leaders { words, free: VecDeque::new(), used: 0 };
+        let listed = leaders.add(pid(&children[1]), Kind::Terminal).expect("room");
+        leaders.keep(listed, true);
+        let _ = take(words, true);
+        let kept = children.remove(1).wait().expect("a child");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&kept), Some(libc::SIGHUP));
+        for mut child in children {
+            child.kill().expect("a child");
+            child.wait().expect("a child");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The open sessions' last lines of the audit, written in advance, in memory that
+//! outlives their gateway: whoever comes after it has them to write.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use crate::router::memory::{self, Part};
+use crate::router::told::in_advance::{self, LONGEST};
+use fpty::sys::clock::BootInstant;
+
+/// Sessions that have room, in each gateway; memory is used only for as many
+/// as there are.
+const MOST: usize = 1 << 14;
+
+/// Words of a session: the length of its line, when it began (nanoseconds since
+/// the machine's start), the line.
+const OF_ONE: usize = 256;
+const HEAD: usize = OF_ONE - LONGEST / size_of::<AtomicU64>();
+
+/// Words of a gateway's lines.
+pub const WORDS: usize = MOST * OF_ONE;
+
+/// Beside the length: the supervisor has the line, and writes it.
+const KEPT: u64 = 1 << 32;
+
+/// The lines of one gateway, as that keeps them.
+pub struct Lines {
+    words: &'static [AtomicU64],
+    free: Vec<u32>,
+    used: u32,
+}
+
+/// A place among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(u32);
+
+impl Lines {
+    /// Those of the gateway of this number, of which none is left; `None`: nobody
+    /// asked for any.
+    pub fn of(ordinal: usize) -> Option<Self> {
+        let words = memory::part(Part::Lines(ordinal))?;
+        Some(Self { words, free: Vec::new(), used: 0 })
+    }
+
+    /// Puts a line up; `None`: there is no room for it.
+    pub fn put(&mut self, line: &str, started: BootInstant) -> Option<Place> {
+        if line.len() > LONGEST {
+            return None;
+        }
+        let place = self.free.pop().unwrap_or(self.used);
+        let words = self.words.chunks_exact(OF_ONE).nth(place as usize)?;
+        if place == self.used {
+            self.used += 1;
+        }
+        for (word, bytes) in words[HEAD..].iter().zip(line.as_bytes().chunks(8)) {
+            let mut eight = [0; 8];
+            eight[..bytes.len()].copy_from_slice(bytes);
+            word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
+        }
+        words[1].store(started.as_nanos(), Ordering::Relaxed);
+        // Last: what is not complete is not there.
+        words[0].store(line.len() as u64, Ordering::Release);
+        Some(Place(place))
+    }
+
+    fn length(&self, Place(place): Place) -> Option<&'static AtomicU64> {
+        self.words.chunks_exact(OF_ONE).nth(place as usize).and_then(<[_]>::first)
+    }
+
+    /// The supervisor has it, or not any more.
+    pub fn keep(&self, place: Place, kept: bool) {
+        if let Some(length) = self.length(place) {
+            match kept {
+                true => length.fetch_or(KEPT, Ordering::AcqRel),
+                false => length.fetch_and(!KEPT, Ordering::AcqRel),
+            };
+        }
+    }
+
+    /// Takes it down: its session has ended, and that was told.
+    pub fn take(&mut self, place: Place) {
+        if let Some(length) = self.length(place) {
+            length.store(0, Ordering::Release);
+            self.free.push(place.0);
+        }
+    }
+}
+
+/// Takes down all lines of a gateway that is gone, each with its time and duration:
+/// those that nobody else writes. `kept_too`: nobody keeps those that were kept.
+pub(super) fn take_left(ordinal: usize, kept_too: bool) -> Vec<String> {
+    memory::part(Part::Lines(ordinal)).map_or_else(Vec::new, |words| take(words, kept_too))
+}
+
+fn take(words: &[AtomicU64], kept_too: bool) -> Vec<String> {
+    let now = SystemTime::now();
+    let mut left = Vec::new();
+    for words in words.chunks_exact(OF_ONE) {
+        let length = words[0].swap(0, Ordering::Acquire);
+        let began = words[1].swap(0, Ordering::Relaxed);
+        // They are used from the first one on.
+        if length == 0 && began == 0 {
+            break;
+        }
+        if length & KEPT != 0 && !kept_too {
+            continue;
+        }
+        let length = usize::try_from(length & !KEPT).unwrap_or(0);
+        let bytes =
+            words[HEAD..].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+        let line: Vec<u8> = bytes.take(length).collect();
+        let started = BootInstant::from_nanos(began);
+        if let (1.., Ok(line)) = (length, String::from_utf8(line)) {
+            left.push(in_advance::at(&line, now, started.elapsed()));
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_is_left_is_told_once_and_the_rest_never() {
+        let words: &'static [AtomicU64] =
+            Box::leak((0..4 * OF_ONE).map(|_| AtomicU64::new(0)).collect());
+        let mut lines = Lines { words, free: Vec::new(), used: 0 };
+        let line = |name: &str| {
+            format!(
+                "{{\"time\":\"1970-01-01T00:00:00.000Z\",\"command\":\"{name} 0.000\",\
+                 \"duration\":0.000,\"reason\":\"lost\",\"record\":\"duration=0.000\"}}"
+            )
+        };
+        let long = "x".repeat(LONGEST - line("").len());
+        let started = BootInstant::now().before(Duration::from_millis(61_500));
+        let first = lines.put(&line("first"), started).expect("room");
+        assert!(lines.put(&line(&long), started).is_some());
+        assert!(lines.put(&line("third"), started).is_some());
+        let kept = lines.put(&line("kept"), started).expect("room");
+        assert_eq!(lines.put(&line("fifth"), started), None);
+        lines.take(first);
+        assert_eq!(lines.put(&(line(&long) + "x"), started), None);
+        lines.keep(kept, true);
+        let left = take(words, false);
+        assert_eq!(left.len(), 2);
+        for (left, name) in left.iter().zip([long.as_str(), "third"]) {
+            assert!(left.contains(&format!("\"command\":\"{name} 0.000\"")), "{left}");
+            assert!(left.contains("\"duration\":61.5"), "{left}");
+            assert!(!left.contains("1970"), "{left}");
+        }
+        assert_eq!(take(words, true), [] as [String; 0]);
+    }
+
+    #[test]
+    fn what_nobody_keeps_any_more_is_told_as_the_rest() {
+        let words: &'static [AtomicU64] =
+            Box::leak((0..2 * OF_ONE).map(|_| AtomicU64::new(0)).collect());
+        let mut lines = Lines { words, free: Vec::new(), used: 0 };
+        let kept = ["one", "two"].map(|line| lines.put(line, BootInstant::now()).expect("room"));
+        kept.iter().for_each(|place| lines.keep(*place, true));
+        lines.keep(kept[1], false);
+        assert_eq!(take(words, true), ["one", "two"]);
+    }
+}

@@ -1,0 +1,336 @@
+//! What a gateway and the supervisor say to each other: one message a packet. A byte
+//! says which, descriptors come along, each with a letter that says what it is; the
+//! rest is JSON.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::{Deserialize, Serialize};
+
+use super::end_record::EndRecord;
+use crate::router::record::Kept;
+use crate::uwsgi::proof::{self, Token};
+use fpty::sys::peer::{Arrived, Peer};
+use fpty::sys::socket::Stream;
+use fpty::sys::{Read, Written};
+
+/// The longest message, in bytes.
+const LONGEST: usize = 16 * 1024;
+
+/// What is known of a session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Record {
+    /// Its id.
+    pub id: String,
+    /// What it is called; may be empty.
+    pub name: String,
+    /// Whose it is.
+    pub uid: u32,
+    /// The address that it began at.
+    pub door: String,
+    /// Its program, as long as that was not reaped.
+    pub pid: i32,
+    /// When it began, as a [`Timestamp`](fpty::sys::clock::Timestamp) is said.
+    pub since: (u64, u64),
+    /// What its client says of itself: where it was logged in from, as whom, and
+    /// the kind of its terminal.
+    pub said: [Option<String>; 3],
+    /// The audit's line of its end, where that was not written.
+    pub last: EndRecord,
+    /// Who is attached, since when.
+    pub attached: Option<(u32, (u64, u64))>,
+    /// When it was left.
+    pub left: Option<(u64, u64)>,
+    /// How and when its program ended: the payload of an END.
+    pub ended: Option<(Vec<u8>, (u64, u64))>,
+    /// Since when it is what it is, in nanoseconds since the machine's start.
+    pub turned: u64,
+    /// Somebody else has its terminal, or had it, or is about to.
+    pub shared: bool,
+    /// What runs, where that is known.
+    pub command: Option<String>,
+    /// Its recording, where it has one.
+    pub recording: Option<Kept>,
+    /// It cannot be left: it was handed over for good, and ends with its client.
+    pub bound: bool,
+}
+
+/// Which gateway it is, of how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Its number.
+    pub ordinal: usize,
+    /// Of so many.
+    pub count: usize,
+    /// By what it is known to be one.
+    pub token: Token,
+}
+
+/// Descriptors of a session. An ended one has the ring alone.
+#[derive(Debug)]
+pub struct SessionFds<T = OwnedFd> {
+    /// The terminal's master.
+    pub master: Option<T>,
+    /// The program.
+    pub program: Option<T>,
+    /// The last output.
+    pub ring: Option<T>,
+    /// The client that has the terminal.
+    pub client: Option<T>,
+}
+
+/// Those that a gateway goes on to use itself.
+pub type Lent<'a> = SessionFds<BorrowedFd<'a>>;
+
+impl<T> Default for SessionFds<T> {
+    fn default() -> Self {
+        Self { master: None, program: None, ring: None, client: None }
+    }
+}
+
+impl<T> SessionFds<T> {
+    /// Each with its letter, in their order.
+    fn named(&self) -> impl Iterator<Item = (u8, &T)> {
+        let all =
+            [(b'm', &self.master), (b'p', &self.program), (b'r', &self.ring), (b'c', &self.client)];
+        all.into_iter().filter_map(|(name, fd)| Some((name, fd.as_ref()?)))
+    }
+
+    /// Where the one with this letter belongs.
+    fn place(&mut self, name: u8) -> Option<&mut Option<T>> {
+        match name {
+            b'm' => Some(&mut self.master),
+            b'p' => Some(&mut self.program),
+            b'r' => Some(&mut self.ring),
+            b'c' => Some(&mut self.client),
+            _ => None,
+        }
+    }
+}
+
+/// What one end says to the other.
+#[derive(Debug)]
+pub enum Message {
+    /// A gateway begins; its own connection comes along, and the log, where that is to
+    /// have lines of the audit.
+    Hello(Hello, OwnedFd, Option<OwnedFd>),
+    /// A session is as it is here.
+    Session(Box<Record>, SessionFds),
+    /// The same, of which descriptors were lost on the way: whoever reads has too many
+    /// open.
+    Cut(Box<Record>),
+    /// A session is over.
+    Over(String),
+    /// The session with this program could not be kept.
+    Lacks(i32),
+    /// That was all.
+    Done,
+}
+
+/// What came of waiting for a message.
+pub enum Received {
+    /// One.
+    Message(Message),
+    /// One that makes no sense.
+    Nonsense,
+    /// None now.
+    Nothing,
+    /// There will be none.
+    End,
+}
+
+const HELLO: u8 = b'H';
+const SESSION: u8 = b'S';
+const OVER: u8 = b'D';
+const LACKS: u8 = b'L';
+const DONE: u8 = b'.';
+
+/// Sends a session, with copies of its descriptors.
+pub fn send_session<T: AsFd>(to: &Stream, record: &Record, held: &SessionFds<T>) -> Written {
+    let names: Vec<u8> = held.named().map(|(name, _)| name).collect();
+    let descriptors: Vec<_> = held.named().map(|(_, fd)| fd.as_fd()).collect();
+    match session(record, &names) {
+        Some(message) => to.write_with_descriptors(&message, &descriptors),
+        None => Written::Gone,
+    }
+}
+
+fn session(record: &Record, names: &[u8]) -> Option<Vec<u8>> {
+    let text = serde_json::to_vec(record).ok()?;
+    // There are four letters.
+    Some([&[SESSION, names.len() as u8], names, &text].concat())
+}
+
+/// Says that a gateway begins, which has this connection, and this log.
+pub fn send_hello(to: &Stream, hello: Hello, own: &Stream, log: Option<BorrowedFd>) -> Written {
+    let text = serde_json::to_vec(&hello).unwrap_or_default();
+    let descriptors: Vec<_> = [own.as_fd()].into_iter().chain(log).collect();
+    to.write_with_descriptors(&[&[HELLO][..], &text].concat(), &descriptors)
+}
+
+/// Says that a session is over.
+pub fn send_over(to: &Stream, id: &str) -> Written {
+    to.write(&[&[OVER], id.as_bytes()].concat())
+}
+
+/// Says that the session with this program could not be kept.
+pub fn send_lacks(to: &Stream, program: i32) -> Written {
+    to.write(&[&[LACKS], &program.to_le_bytes()[..]].concat())
+}
+
+/// Says that that was all.
+pub fn send_done(to: &Stream) -> Written {
+    to.write(&[DONE])
+}
+
+/// Takes a message from where only gateways say hello. What somebody else says
+/// who has come to the descriptor is nonsense: the kernel tells whose process
+/// sends, and the token that it is a gateway.
+pub fn receive_hello(from: &Stream) -> Received {
+    let (mut buffer, mut descriptors) = ([0; LONGEST], Vec::new());
+    let (count, sender) = match from.read_and_sender(&mut buffer, &mut descriptors) {
+        (Read::Bytes(count), sender) => (count, sender),
+        (Read::Blocked, _) => return Received::Nothing,
+        (Read::End | Read::Gone, _) => return Received::End,
+    };
+    let own = nix::unistd::geteuid().as_raw();
+    let is_of_us = sender.is_some_and(|sender| sender.uid == own || sender.uid == 0);
+    match decode(&buffer[..count], descriptors) {
+        Some(Message::Hello(hello, own, log)) if is_of_us && proof::is_proved_by(&hello.token) => {
+            Received::Message(Message::Hello(hello, own, log))
+        }
+        _ => Received::Nonsense,
+    }
+}
+
+/// Takes a message.
+pub fn receive(from: &Stream) -> Received {
+    let mut buffer = [0; LONGEST];
+    let mut arrived = Arrived::default();
+    match from.read_with_descriptors(&mut buffer, &mut arrived, &mut Peer::default()) {
+        Read::Bytes(count) => decode(&buffer[..count], arrived.descriptors)
+            .map_or(Received::Nonsense, Received::Message),
+        Read::Blocked => Received::Nothing,
+        Read::End | Read::Gone => Received::End,
+    }
+}
+
+/// What a message says that came with these descriptors; `None`: nonsense. Whoever
+/// sends one has all of them, and no more.
+pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
+    let (kind, rest) = message.split_first()?;
+    let mut descriptors = descriptors.into_iter();
+    let message = match *kind {
+        HELLO => {
+            let hello = serde_json::from_slice(rest).ok()?;
+            Message::Hello(hello, descriptors.next()?, descriptors.next())
+        }
+        SESSION => {
+            let (count, rest) = rest.split_first()?;
+            let (names, text) = rest.split_at_checked(usize::from(*count))?;
+            let record = serde_json::from_slice(text).ok()?;
+            let mut held = SessionFds::default();
+            for name in names {
+                let place = held.place(*name).filter(|place| place.is_none())?;
+                let Some(fd) = descriptors.next() else {
+                    return Some(Message::Cut(record));
+                };
+                *place = Some(fd);
+            }
+            Message::Session(record, held)
+        }
+        OVER => Message::Over(String::from_utf8(rest.to_vec()).ok()?),
+        LACKS => Message::Lacks(i32::from_le_bytes(rest.try_into().ok()?)),
+        DONE => Message::Done,
+        _ => return None,
+    };
+    descriptors.next().is_none().then_some(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn null() -> OwnedFd {
+        OwnedFd::from(std::fs::File::open("/dev/null").expect("a device"))
+    }
+
+    #[test]
+    fn a_session_is_told_again_as_it_was() {
+        let (one, other) = Stream::pair().expect("a pair");
+        let record = Record {
+            id: String::from("0123abcd"),
+            name: "n".repeat(64),
+            uid: 7,
+            ended: Some((vec![0xff; 100], (5, 6))),
+            said: [None, Some(String::from("me")), None],
+            bound: true,
+            ..Record::default()
+        };
+        let held = SessionFds { ring: Some(null()), master: Some(null()), ..SessionFds::default() };
+        assert!(matches!(send_session(&one, &record, &held), Written::Bytes(_)));
+        let Received::Message(Message::Session(read, held)) = receive(&other) else {
+            panic!("another message");
+        };
+        assert_eq!(*read, record);
+        assert!(held.ring.is_some() && held.master.is_some() && held.client.is_none());
+        let _ = one.write(b"Snonsense");
+        assert!(matches!(receive(&other), Received::Nonsense));
+        drop(one);
+        assert!(matches!(receive(&other), Received::End));
+    }
+
+    #[test]
+    fn one_that_lacks_a_descriptor_is_known_and_one_that_has_too_many_is_none() {
+        let record = Record { pid: 7, ..Record::default() };
+        let message = session(&record, b"mp").expect("a message");
+        for count in [0, 1, 2, 3] {
+            match (count, decode(&message, (0..count).map(|_| null()).collect())) {
+                (0 | 1, Some(Message::Cut(read))) => assert_eq!(read.pid, 7),
+                (2, Some(Message::Session(..))) | (3, None) => {}
+                (_, other) => panic!("{count}: {other:?}"),
+            }
+        }
+        let twice = session(&Record::default(), b"mm").expect("a message");
+        assert!(decode(&twice, vec![null(), null()]).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_none(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300), count in 0_usize..5
+        ) {
+            let fds = (0..count).map(|_| null()).collect();
+            let _ = decode(&bytes, fds);
+        }
+
+        #[test]
+        fn whatever_is_known_comes_across(
+            texts in proptest::collection::vec(".{0,40}", 5),
+            numbers in any::<(u32, i32, (u64, u64), u64)>(),
+            marks in any::<(bool, bool)>(),
+            ended in proptest::option::of((proptest::collection::vec(any::<u8>(), 0..50), any::<(u64, u64)>())),
+        ) {
+            let record = Record {
+                id: texts[0].clone(),
+                name: texts[1].clone(),
+                uid: numbers.0,
+                door: texts[2].clone(),
+                pid: numbers.1,
+                since: numbers.2,
+                said: [Some(texts[3].clone()), None, Some(texts[4].clone())],
+                attached: marks.0.then_some((numbers.0, numbers.2)),
+                turned: numbers.3,
+                ended,
+                bound: marks.1,
+                ..Record::default()
+            };
+            let message = session(&record, b"").expect("a message");
+            let Some(Message::Session(read, _)) = decode(&message, Vec::new()) else {
+                return Err(TestCaseError::fail("another message"));
+            };
+            prop_assert_eq!(*read, record);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The audit's line of a session's end, written in advance: for whoever comes after
+//! a gateway that was killed, and knows nothing else of the session.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::clock::Utc;
+use super::reason::Gone;
+use fpty::sys::child::Exit;
+
+/// The longest line that there is room for, in bytes.
+pub const LONGEST: usize = 2032;
+
+/// What stands in the place of a time that is not known yet, and of a
+/// duration.
+pub const NO_TIME: SystemTime = UNIX_EPOCH;
+const NO_DURATION: &str = "0.000";
+
+/// The line, now that it is known when its session ended, and after how long.
+pub fn at(line: &str, ended: SystemTime, duration: Duration) -> String {
+    let mut line = line.replacen(&Utc::of(NO_TIME).rfc3339(), &Utc::of(ended).rfc3339(), 1);
+    // As JSON has it, or keyval. Within a text the quotes would be escaped.
+    for (before, behind) in [("\"duration\":", ",\"reason\":\""), ("duration=", " reason=\"")] {
+        if let Some(at) = line.find(&format!("{before}{NO_DURATION}{behind}")) {
+            let at = at + before.len();
+            let seconds = format!("{}.{:03}", duration.as_secs(), duration.subsec_millis());
+            line.replace_range(at..at + NO_DURATION.len(), &seconds);
+            break;
+        }
+    }
+    line
+}
+
+/// The same, of a session whose end is known.
+pub fn because(line: &str, why: Gone, exit: Option<Exit>) -> String {
+    let (status, signal) = match exit {
+        Some(Exit::Status(status)) => (status.to_string(), String::from("null")),
+        Some(Exit::Signal { number, .. }) => (String::from("null"), number.to_string()),
+        None => (String::from("null"), String::from("null")),
+    };
+    let why = why.word();
+    // As JSON has it, or keyval, and no text.
+    let forms = [
+        (
+            "\"reason\":\"lost\",\"status\":null,\"signal\":null",
+            format!("\"reason\":\"{why}\",\"status\":{status},\"signal\":{signal}"),
+        ),
+        (
+            "reason=\"lost\" status=null signal=null",
+            format!("reason=\"{why}\" status={status} signal={signal}"),
+        ),
+    ];
+    let mut line = line.to_owned();
+    let found = forms.iter().filter_map(|(lost, told)| Some((line.rfind(lost)?, lost, told)));
+    if let Some((at, lost, told)) = found.max() {
+        line.replace_range(at..at + lost.len(), told);
+    }
+    line
+}

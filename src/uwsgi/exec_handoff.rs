@@ -1,0 +1,119 @@
+//! Descriptors that the server keeps when it executes itself anew (a reload).
+
+use std::ffi::{OsStr, OsString, c_int};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use crate::ffi;
+
+/// What they are kept under.
+const NAMES: [&str; 3] = ["FORKPTYROUTER_KEPT", "FORKPTYROUTER_PROOF", "FORKPTYROUTER_RECORDER"];
+
+/// Keeps a descriptor from the server, which after a reload closes what it does
+/// not know.
+pub fn protect(fd: BorrowedFd<'_>) {
+    // SAFETY: a number on a list of the server's.
+    unsafe { ffi::uwsgi_add_safe_fd(fd.as_raw_fd()) };
+}
+
+/// Keeps descriptors, with a note, for the server's next image. To be called
+/// by the master as the last thing before that; they were protected before.
+pub fn keep(name: &str, fds: &[BorrowedFd<'_>], note: &OsStr) {
+    let mut value = Vec::new();
+    for fd in fds {
+        let number = fd.as_raw_fd();
+        // SAFETY: fcntl(2) with numbers.
+        unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+        if !value.is_empty() {
+            value.push(b',');
+        }
+        value.extend_from_slice(number.to_string().as_bytes());
+    }
+    value.push(b' ');
+    value.extend_from_slice(note.as_bytes());
+    // SAFETY: the master has no other thread that looks at the environment at
+    // this moment: it is about to be executed.
+    unsafe { std::env::set_var(name, OsString::from_vec(value)) };
+}
+
+/// As soon as the library is loaded: what was kept closes with an exec again,
+/// before the server executes anything, and nobody looks into this process, who
+/// could take it from there.
+pub fn found() {
+    let values = NAMES.iter().filter_map(std::env::var_os);
+    for value in values {
+        super::inherited::forbid_inspection();
+        // What else is noted there is no descriptor of ours.
+        for number in taken_apart(value.as_bytes()).0.into_iter().flatten() {
+            // SAFETY: fcntl(2) with numbers; whatever it is, it was left open
+            // for us.
+            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}
+
+/// Takes what was kept under this name: sockets that are open under the numbers
+/// that are said, and the note.
+pub fn take(name: &str) -> Option<(Vec<OwnedFd>, OsString)> {
+    use nix::sys::socket::{SockType, getsockopt, sockopt};
+    take_if(name, |fd| getsockopt(fd, sockopt::SockType) == Ok(SockType::SeqPacket))
+}
+
+/// The same of memory.
+pub fn take_memory(name: &str) -> Option<OwnedFd> {
+    let is_memory = |fd: &OwnedFd| {
+        // SAFETY: fcntl(2) with numbers.
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) > 0 }
+    };
+    take_if(name, is_memory).and_then(|(fds, _)| fds.into_iter().next())
+}
+
+fn take_if(name: &str, is_it: impl Fn(&OwnedFd) -> bool) -> Option<(Vec<OwnedFd>, OsString)> {
+    let value = std::env::var_os(name)?;
+    // SAFETY: the server's only thread, while it starts.
+    unsafe { std::env::remove_var(name) };
+    let (numbers, note) = taken_apart(value.as_bytes());
+    let fds: Option<Vec<OwnedFd>> =
+        numbers.into_iter().map(|number| take_number(number?, &is_it)).collect();
+    Some((fds?, note.to_owned()))
+}
+
+/// What [`keep`] has written: the numbers, `None` for what is none of ours, and the
+/// note.
+fn taken_apart(value: &[u8]) -> (Vec<Option<c_int>>, &OsStr) {
+    let blank = value.iter().position(|byte| *byte == b' ');
+    let (numbers, note) = value.split_at(blank.unwrap_or(value.len()));
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse().ok().filter(|fd| *fd > 2);
+    let numbers = numbers.split(|byte| *byte == b',').map(number).collect();
+    (numbers, OsStr::from_bytes(note.get(1..).unwrap_or_default()))
+}
+
+fn take_number(number: c_int, is_it: impl Fn(&OwnedFd) -> bool) -> Option<OwnedFd> {
+    // SAFETY: fcntl(2) with numbers: says so where there is no such descriptor.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    // SAFETY: open, as we just saw, and ours: our last image left it to us.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    if !is_it(&fd) {
+        // Somebody set the variable: the number is not ours to close.
+        std::mem::forget(fd);
+        return None;
+    }
+    Some(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_else_is_a_number() {
+        let apart = |text: &'static str| taken_apart(text.as_bytes());
+        assert_eq!(apart("7,8 a note"), (vec![Some(7), Some(8)], OsStr::new("a note")));
+        assert_eq!(apart("7 "), (vec![Some(7)], OsStr::new("")));
+        assert_eq!(apart("7,8,1"), (vec![Some(7), Some(8), None], OsStr::new("")));
+        assert_eq!(apart("2,x,-1 "), (vec![None, None, None], OsStr::new("")));
+        assert_eq!(apart(""), (vec![None], OsStr::new("")));
+    }
+}

@@ -90,9 +90,9 @@ pub struct Made {
     /// See [`Context`], all of them.
     pub config: Router,
     pub ordinal: usize,
+    pub tallies: Tallies,
     pub spawner: Spawner,
     pub doors: Doors,
-    pub seats: Seats,
     pub told: Told,
     pub closing: Closing,
     pub poller: Poller,
@@ -101,15 +101,15 @@ pub struct Made {
 impl Context {
     /// At the gateway's start.
     pub fn new(made: Made) -> Self {
-        let Made { config, ordinal, spawner, doors, seats, told, closing, poller } = made;
+        let Made { config, ordinal, tallies, spawner, doors, told, closing, poller } = made;
         Self {
             config,
             ordinal,
             spawner,
             doors,
-            seats,
+            seats: Seats::new(tallies.clone()),
             told,
-            tallies: Tallies::of(ordinal),
+            tallies,
             ids: Ids::new(),
             asked_for: AskedFor::default(),
             closing,

@@ -16,7 +16,6 @@ use super::greet::{Opened, mode_of};
 use super::left::Left;
 use super::listing::beginning::Beginning;
 use super::outcome::Outcome;
-use super::seats::Seat;
 use super::siblings::sought::{Best, Fits, Found, Sought};
 use super::siblings::{Asker, Handed, PATIENCE, Posed, Question, Siblings};
 use super::table::{Key, Table};
@@ -115,11 +114,6 @@ impl Seekers {
         if let Some(one) = self.0.remove(key) {
             cx.turn_back(one.opened.newcomer, true, Ended::because(Ending::Refused, why));
         }
-    }
-
-    /// The seats of all of them.
-    pub fn seats(&self) -> impl Iterator<Item = &Seat> {
-        self.0.iter().filter_map(|(_, one)| one.opened.newcomer.seat.as_ref().ok()?.as_ref())
     }
 
     /// A client wants a session, which may be another gateway's. So many have had it
@@ -249,8 +243,7 @@ impl Seekers {
             return Goes::Away;
         }
         // It takes one there.
-        let seat = std::mem::replace(&mut opened.newcomer.seat, Ok(None));
-        seat.ok().flatten().into_iter().for_each(|seat| cx.seats.leave(seat));
+        opened.newcomer.seat = Ok(None);
         let said = match memory_file::of(&said(&opened.opening, &cx.input)) {
             Ok(said) => said,
             Err(error) => {

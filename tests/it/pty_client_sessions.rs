@@ -47,9 +47,9 @@ fn a_person_leaves_and_comes_back() {
         thief.sees("(come back with: fpty -a ");
         let watches = ["--pty-attach-last", "--pty-read-only"];
         let mut watcher = Person::runs(asks(flavor, &server, &watches), size);
-        watcher.sees("one\n$ ");
+        watcher.sees("one\n$");
         let mut back = Person::runs(asks(flavor, &server, &["--pty-join", "build"]), size);
-        back.sees("one\n$ ");
+        back.sees("one\n$");
         back.send("echo tw''o; stty size\r");
         back.sees("two\n24 100\n$ ");
         watcher.sees("two\n24 100\n$ ");

@@ -1,0 +1,103 @@
+//! A line over TCP that breaks: its client is reset, and the router is told of
+//! that, or not.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+/// How often each end is looked at.
+const OFTEN: Duration = Duration::from_millis(3);
+
+#[derive(Default)]
+struct State {
+    /// Grows with each break.
+    breaks: usize,
+    /// Routers' ends that nobody tells of that.
+    half_open: Vec<TcpStream>,
+    tells_router: bool,
+    refuses: bool,
+}
+
+/// What listens. Its threads end with the test.
+pub struct Breaker {
+    /// Where clients connect to.
+    pub address: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl Breaker {
+    /// To a router's address.
+    pub fn to(router: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::<Mutex<State>>::default();
+        let (router, all) = (router.to_owned(), state.clone());
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let refuses = all.lock().unwrap().refuses;
+                match TcpStream::connect(&router) {
+                    Ok(router) if !refuses => {
+                        let all = all.clone();
+                        thread::spawn(move || passes(client, router, &all));
+                    }
+                    _ => reset(&client),
+                }
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Breaks all lines.
+    pub fn breaks(&self, tells_router: bool) {
+        let mut state = self.state.lock().unwrap();
+        (state.breaks, state.tells_router) = (state.breaks + 1, tells_router);
+    }
+
+    /// Whether whoever comes is turned away.
+    pub fn refuses(&self, refuses: bool) {
+        self.state.lock().unwrap().refuses = refuses;
+    }
+}
+
+/// Its close is a reset.
+fn reset(stream: &TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let _ = setsockopt(stream, sockopt::Linger, &linger);
+}
+
+fn passes(mut client: TcpStream, mut router: TcpStream, state: &Mutex<State>) {
+    let breaks = state.lock().unwrap().breaks;
+    for end in [&client, &router] {
+        end.set_read_timeout(Some(OFTEN)).unwrap();
+        end.set_nodelay(true).unwrap();
+    }
+    loop {
+        let mut state = state.lock().unwrap();
+        if state.breaks != breaks {
+            reset(&client);
+            if state.tells_router {
+                reset(&router);
+            } else {
+                state.half_open.push(router);
+            }
+            return;
+        }
+        drop(state);
+        if !(copies(&mut client, &mut router) && copies(&mut router, &mut client)) {
+            return;
+        }
+    }
+}
+
+fn copies(from: &mut TcpStream, to: &mut TcpStream) -> bool {
+    let mut buffer = [0; 65_536];
+    match from.read(&mut buffer) {
+        Ok(0) => false,
+        Ok(count) => to.write_all(&buffer[..count]).is_ok(),
+        Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}

@@ -177,7 +177,6 @@ impl Attached {
         let id = cx.ids.of(key);
         self.note(cx, key, id, origin, size);
         cx.emit(Event::Pending { subject: Subject::Session(key), seat, shown });
-        cx.then(Outcome::Pending(key, size));
     }
 
     /// Notes what is known of a session, where somebody wants to know it.

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::memory::{self, Part};
+use super::secrets::NOBODY;
 use super::told::Subject;
 use crate::config::rules::Rules;
 use fpty::sys::shared::halves;
@@ -68,9 +69,13 @@ impl Seats {
         self.keep_of(rules, |scope| user_of(client, scope))
     }
 
-    /// The same, of one that has no client: whose it is is known.
+    /// The same, of one that has no client. Where it is not known whose it is, nor is
+    /// any more where that one came from, it is one of all.
     pub fn keep_for(&mut self, rules: &Rules, uid: u32) -> Option<Seat> {
-        self.keep_of(rules, |scope| mixed(USER, uid.into(), scope))
+        self.keep_of(rules, |scope| match uid {
+            NOBODY => FREE,
+            _ => mixed(USER, uid.into(), scope),
+        })
     }
 
     fn keep_of(&mut self, rules: &Rules, user: impl FnOnce(u32) -> i32) -> Option<Seat> {

@@ -59,6 +59,7 @@ mod pty_server_flood;
 mod pty_server_life;
 mod pty_server_python;
 mod pty_server_scrollback;
+mod reconnect;
 mod recordings;
 mod refusal_told;
 mod refused_calls;

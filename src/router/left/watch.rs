@@ -18,15 +18,16 @@ use super::Left;
 use super::coming::Waiting;
 use super::state::State;
 use fpty::error::reason;
+use fpty::proto::key::{Finds, SessionKey};
 use fpty::proto::{
-    Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, OFFER_RING, PING, PONG, Packet, RING_PIECE,
-    TAKEN, encode_bare, encode_packet,
+    Decoder, Ended, Ending, GO, HEADER, INPUT, KEY, OFFER, OFFER_RING, PING, PONG, Packet,
+    RING_PIECE, TAKEN, encode_bare, encode_packet,
 };
 use fpty::relay::Backlog;
 use fpty::remains::Seen;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
-use fpty::sys::socket::Stream;
+use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{Read, Written};
 
 /// How often it is looked for more output, and how much one gets then.
@@ -151,7 +152,7 @@ impl Left {
         key: Key,
         waiting: Waiting,
     ) {
-        let Waiting { newcomer, opening, uid, rest } = waiting;
+        let Waiting { newcomer, opening, uid, rest, .. } = waiting;
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         let of_one = self.watchers.iter().filter(|(_, watcher)| watcher.uid == uid).count();
         if of_one >= MOST_OF_ONE {
@@ -163,14 +164,25 @@ impl Left {
         let Some((ring, seen, end)) = self.seen(sessions, key) else {
             return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
         };
-        let Newcomer { client, seat, origin, .. } = newcomer;
+        let Newcomer { client, transport, seat, origin, .. } = newcomer;
         // It is no session.
         if let Ok(Some(seat)) = seat {
             cx.seats.leave(seat);
         }
-        let mut packet = Vec::new();
-        encode_packet(OFFER, &[OFFER_RING], &mut packet);
-        if !matches!(client.write_with_descriptors(&packet, &[ring.as_fd()]), Written::Bytes(_)) {
+        let (mut packet, mut offer) = (Vec::new(), Vec::new());
+        if let Some(entry) = self.entries.get(key) {
+            let id = entry.id.clone();
+            let its_key = SessionKey { id, secret: None, finds: Finds::Watcher };
+            encode_packet(KEY, &its_key.payload(), &mut packet);
+        }
+        encode_packet(OFFER, &[OFFER_RING], &mut offer);
+        // There is room for both in a new connection.
+        let _ = client.write(&packet);
+        let offered = match transport {
+            Transport::Tcp => client.write(&offer),
+            Transport::Unix => client.write_with_descriptors(&offer, &[ring.as_fd()]),
+        };
+        if !matches!(offered, Written::Bytes(_)) {
             return;
         }
         let is_last = end.is_some();

@@ -112,8 +112,8 @@ impl View<'_> {
         let size = left.master.and_then(Master::size);
         Some(Entry {
             id: left.id.to_owned(),
-            user: cx.told.known_name(left.uid),
-            uid: Some(left.uid),
+            user: left.uid.and_then(|uid| cx.told.known_name(uid)),
+            uid: left.uid,
             peer_pid: None,
             socket: address(cx, left.door),
             command: left.command.map(str::to_owned).map(bounded),

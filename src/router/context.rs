@@ -13,6 +13,7 @@ use super::ids::Ids;
 use super::outcome::Outcome;
 use super::recovery::Faults;
 use super::seats::Seats;
+use super::tallies::Tallies;
 use super::timers::{Due, Timers};
 use super::told::Told;
 use crate::config::router::Router;
@@ -46,6 +47,8 @@ pub struct Context {
     pub seats: Seats,
     /// The audit, and what is known of each session.
     pub told: Told,
+    /// What counts over all gateways.
+    pub tallies: Tallies,
     /// Names for sessions.
     pub ids: Ids,
     /// What they have asked to have run.
@@ -89,7 +92,6 @@ pub struct Made {
     pub ordinal: usize,
     pub spawner: Spawner,
     pub doors: Doors,
-    pub seats: Seats,
     pub told: Told,
     pub closing: Closing,
     pub poller: Poller,
@@ -98,14 +100,16 @@ pub struct Made {
 impl Context {
     /// At the gateway's start.
     pub fn new(made: Made) -> Self {
-        let Made { config, ordinal, spawner, doors, seats, told, closing, poller } = made;
+        let Made { config, ordinal, spawner, doors, told, closing, poller } = made;
+        let tallies = Tallies::of(ordinal);
         Self {
             config,
             ordinal,
             spawner,
             doors,
-            seats,
+            seats: Seats::new(tallies.clone()),
             told,
+            tallies,
             ids: Ids::new(),
             asked_for: AskedFor::default(),
             closing,

@@ -11,10 +11,12 @@ use super::context::Context;
 use super::left::bound::Past;
 use super::outcome::Outcome;
 use super::seats::Seat;
+use super::secrets::NOBODY;
 use super::table::Key;
 use super::told::{Gone, Last, New, Origin, Parted, Subject};
 use super::traffic::{Attached, Sessions};
 use crate::router::record::Recording;
+use crate::shares::Who;
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::Timestamp;
@@ -85,7 +87,9 @@ impl Context {
         let Past { said, command, started, door, size, uid, id, pid } = past;
         let subject = Subject::Left(entry);
         if let Some(rules) = self.doors.rules(door) {
-            let seat = self.seats.keep_for(rules, uid);
+            // Over TCP it is not known any more where it came from.
+            let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
+            let seat = self.seats.keep(rules, who);
             self.seats.is_of(seat, subject);
         }
         self.asked_for.note(subject, command.clone());
@@ -176,7 +180,6 @@ impl Attached {
         let id = cx.ids.of(key);
         self.note(cx, key, id, origin, size);
         cx.emit(Event::Pending { subject: Subject::Session(key), seat, shown });
-        cx.then(Outcome::Pending(key, size));
     }
 
     /// Notes what is known of a session, where somebody wants to know it.

@@ -1,18 +1,23 @@
 //! What gateways share with each other, with their master, and with the process
 //! that keeps their sessions: one piece of memory, made once, before any of them
 //! is forked. Whoever is killed leaves in there what others have to know of it.
-//! (What has to outlive a reload is elsewhere: uwsgi/proof.rs.)
+//! After a reload it is empty, and the same: what outlives that sees what the next
+//! gateways leave. (What they are known by is elsewhere: uwsgi/proof.rs.)
 
+use std::ffi::OsString;
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
 use once_cell::sync::OnceCell;
 
 use super::seats;
 use super::supervisor::{leaders, lines};
+use super::tallies;
 use super::told::counters;
-use crate::uwsgi::log::log;
+use crate::uwsgi::{exec_handoff, inherited, log::log};
 use fpty::error::reason;
-use fpty::sys::shared::Shared;
+use fpty::sys::shared::{Shared, clear};
 
 /// What it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,12 +28,26 @@ pub enum Part {
     Counters,
     /// How fast clients come at each socket.
     Rates,
-    /// The seats of a gateway's clients.
-    Seats(usize),
     /// The leaders of a gateway's sessions.
     Leaders(usize),
     /// The last lines of a gateway's sessions.
     Lines(usize),
+    /// A gateway's numbers that all others see.
+    Tallies(usize),
+}
+
+impl Part {
+    /// Its place among all.
+    fn number(self) -> usize {
+        match self {
+            Self::HaveTold => 0,
+            Self::Counters => 1,
+            Self::Rates => 2,
+            Self::Leaders(gateway) => 3 + 3 * gateway,
+            Self::Lines(gateway) => 4 + 3 * gateway,
+            Self::Tallies(gateway) => 5 + 3 * gateway,
+        }
+    }
 }
 
 /// What is asked for.
@@ -40,6 +59,8 @@ pub struct Wants {
     pub limits: bool,
     /// There is an audit.
     pub audit: bool,
+    /// There are sessions that can be left.
+    pub detach: bool,
 }
 
 /// A part begins at a page of its own: memory is used by the page.
@@ -53,27 +74,36 @@ impl Wants {
             Part::HaveTold => self.gateways,
             Part::Counters => counters::words(self.gateways),
             Part::Rates => only(self.limits, seats::RATES),
-            Part::Seats(_) => only(self.limits, seats::WORDS),
             Part::Leaders(_) => leaders::WORDS,
             Part::Lines(_) => only(self.audit, lines::WORDS),
+            // One alone has nobody to show them.
+            Part::Tallies(_) => {
+                only((self.detach || self.limits) && self.gateways > 1, tallies::WORDS)
+            }
         }
+    }
+
+    /// By what the next image knows that it would make the same.
+    fn note(&self) -> OsString {
+        let Self { gateways, limits, detach, audit } = self;
+        let version = env!("CARGO_PKG_VERSION");
+        format!("{version} {gateways} {limits} {detach} {audit}").into()
     }
 
     /// All parts, in their order.
     fn parts(&self) -> impl Iterator<Item = Part> {
-        let own = |number| [Part::Seats(number), Part::Leaders(number), Part::Lines(number)];
+        let own = |number| [Part::Leaders(number), Part::Lines(number), Part::Tallies(number)];
         let common = [Part::HaveTold, Part::Counters, Part::Rates];
         common.into_iter().chain((0..self.gateways).flat_map(own))
     }
 
-    /// Each part with the word that it begins at and how many it has; and where the
-    /// last one ends.
-    fn layout(&self) -> (Vec<(Part, usize, usize)>, usize) {
+    /// The words of each part, by its number; and where the last one ends.
+    fn layout(&self) -> (Vec<Range<usize>>, usize) {
         let mut end = 0;
         let parts = self.parts().map(|part| {
             let (begin, words) = (end, self.words(part));
             end += words.next_multiple_of(PAGE);
-            (part, begin, words)
+            begin..begin + words
         });
         (parts.collect(), end)
     }
@@ -81,37 +111,56 @@ impl Wants {
 
 struct Memory {
     words: Shared<AtomicU64>,
-    parts: Vec<(Part, usize, usize)>,
-    gateways: usize,
+    /// By which it outlives an exec, where it can.
+    fd: Option<OwnedFd>,
+    parts: Vec<Range<usize>>,
+    wants: Wants,
 }
 
 static MEMORY: OnceCell<Memory> = OnceCell::new();
 
+/// What it is called for the next image of the server.
+const NAME: &str = "FORKPTYROUTER_MEMORY";
+
 /// Makes it, in the master, before it forks the gateways.
 pub fn reserve(wants: Wants) {
     let (parts, end) = wants.layout();
-    match Shared::new(end) {
-        Ok(words) => {
-            let _ = MEMORY.set(Memory { words, parts, gateways: wants.gateways });
+    let before = exec_handoff::take_memory(NAME);
+    let before = before.filter(|(fd, note)| *note == *wants.note() && clear(fd.as_fd()).is_ok());
+    let before = before.and_then(|(fd, _)| Some((Shared::of(fd.as_fd(), end).ok()?, fd)));
+    let made = before.map_or_else(|| Shared::to_be_kept(end), Ok);
+    let made = made.map(|(words, fd)| (words, Some(fd)));
+    match made.or_else(|_| Ok((Shared::new(end)?, None))) {
+        Ok((words, fd)) => {
+            if let Some(fd) = &fd {
+                inherited::by_gateways_only(fd.as_fd());
+            }
+            let _ = MEMORY.set(Memory { words, fd, parts, wants });
         }
         Err(error) => log(&format!(
-            "forkptyrouter: no memory for what gateways share: limits do not hold, nothing is \
-             counted, and what ignores SIGHUP may outlive them: {}",
+            "forkptyrouter: gateways share no memory (limits, counters, lists of sessions): {}",
             reason(&error)
         )),
+    }
+}
+
+/// The master is about to execute itself.
+pub fn before_exec() {
+    if let Some(Memory { fd: Some(fd), wants, .. }) = MEMORY.get() {
+        exec_handoff::keep(NAME, &[fd.as_fd()], &wants.note());
     }
 }
 
 /// A part; `None`: there is none.
 pub fn part(wanted: Part) -> Option<&'static [AtomicU64]> {
     let memory = MEMORY.get()?;
-    let (_, begin, words) = memory.parts.iter().find(|(part, ..)| *part == wanted)?;
-    memory.words.words().get(*begin..begin + words).filter(|words| !words.is_empty())
+    let part = memory.parts.get(wanted.number())?;
+    memory.words.words().get(part.clone()).filter(|words| !words.is_empty())
 }
 
 /// For how many gateways there is room.
 pub fn gateways() -> usize {
-    MEMORY.get().map_or(0, |memory| memory.gateways)
+    MEMORY.get().map_or(0, |memory| memory.wants.gateways)
 }
 
 #[cfg(test)]
@@ -121,14 +170,19 @@ mod tests {
     #[test]
     fn no_part_reaches_into_the_next() {
         for gateways in [1, 4, 64] {
-            for (limits, audit) in [(false, false), (true, false), (true, true)] {
-                let wants = Wants { gateways, limits, audit };
+            for (limits, audit, detach) in
+                [(false, false, false), (true, false, true), (true, true, true)]
+            {
+                let wants = Wants { gateways, limits, audit, detach };
                 let (parts, end) = wants.layout();
                 assert_eq!(parts.len(), 3 + 3 * gateways);
-                let ends = parts.iter().skip(1).map(|(_, begin, _)| *begin).chain([end]);
-                for ((part, begin, words), next) in parts.iter().zip(ends) {
-                    assert!(begin + words <= next && begin % PAGE == 0, "{part:?}");
-                    assert_eq!(*words, wants.words(*part));
+                for (number, part) in wants.parts().enumerate() {
+                    assert_eq!(part.number(), number, "{part:?}");
+                    assert_eq!(parts[number].len(), wants.words(part), "{part:?}");
+                }
+                let ends = parts.iter().skip(1).map(|part| part.start).chain([end]);
+                for (part, next) in parts.iter().zip(ends) {
+                    assert!(part.end <= next && part.start % PAGE == 0, "{part:?}");
                 }
             }
         }

@@ -22,7 +22,7 @@
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
 //! | `depart.rs` | a session ends |
-//! | `detached.rs` | what becomes of a session whose client leaves, or comes back |
+//! | `lives.rs` | how a session begins, is left, found again, and ends |
 //! | `closing.rs` | connections to which the last word was said |
 //! | `programs.rs` | programs: which run, which have outlived their client |
 //! | `hang_up.rs` | they are hung up, killed, reaped |
@@ -40,6 +40,7 @@
 //! | `recovery.rs`, `fault.rs` | what a panic ends; panics on demand, for tests |
 //! | `exchange.rs` | programs that answer each other in quick succession |
 //! | `ids.rs` | the names of sessions |
+//! | `tallies.rs` | numbers that all gateways see: who has a name, and how much there is |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
 mod admission;
@@ -50,7 +51,6 @@ mod closing;
 mod command;
 mod context;
 mod depart;
-mod detached;
 mod doors;
 mod event_loop;
 mod exchange;
@@ -66,6 +66,7 @@ mod latecomers;
 mod left;
 mod lifecycle;
 mod listing;
+mod lives;
 pub mod memory;
 mod outcome;
 mod programs;
@@ -81,6 +82,7 @@ mod start;
 mod stats;
 pub mod supervisor;
 mod table;
+mod tallies;
 mod timers;
 pub mod told;
 mod traffic;

@@ -4,14 +4,13 @@
 use std::rc::Rc;
 
 use super::behind::Rest;
+use super::greet::Late;
 use super::lifecycle::Closed;
-use super::listing::view::One;
 use super::record::{News, Recording};
 use super::recovery::Whose;
 use super::siblings::{Asker, Posed};
 use super::table::{Key, Source};
 use super::told::Subject;
-use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;
 
@@ -27,8 +26,9 @@ pub enum Outcome {
     Reaped(Pid, Key, Exit),
     /// Let the next one go of those sessions that wait for it.
     LetGo,
-    /// A session is about to begin, with a terminal of this size.
-    Pending(Key, Size),
+    /// A client says hello after all, whose session was that of a silent one: its first
+    /// packets stand in the buffer.
+    GreetLate(Box<Late>),
     /// A program was executed.
     Started(Subject),
     /// There never was such a session, nor this recording of it.
@@ -38,7 +38,7 @@ pub enum Outcome {
     /// Somebody asks who is there, or for the statistics.
     Inquires(Key),
     /// A session is to end at somebody's wish.
-    End(One),
+    End(Subject),
     /// Another gateway asks something.
     Asked(Posed),
     /// Another gateway has answered; `None`: it has not.
@@ -48,8 +48,8 @@ pub enum Outcome {
     Entrust(Key),
     /// The kernel refuses to tell of this session: it ends.
     NotHeard(Key),
-    /// The supervisor was killed.
-    SupervisorGone,
+    /// The supervisor says something, or was killed.
+    SupervisorReady,
     /// The client of a session does not answer, or does not go.
     LetClientGo(Key),
     /// Something happened to a session that can be left, or to who watches it.
@@ -69,7 +69,6 @@ impl Outcome {
     pub fn whose(&self) -> Whose {
         match self {
             Self::Settle(key)
-            | Self::Pending(key, _)
             | Self::Entrust(key)
             | Self::LetClientGo(key)
             | Self::NotHeard(key) => Whose::Session(*key),
@@ -77,9 +76,9 @@ impl Outcome {
             Self::GoOn(rest) => rest.whose(),
             Self::Started(subject) => Whose::from(*subject),
             // Nobody finds them any more.
-            Self::LetGo | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
+            Self::LetGo | Self::GreetLate(_) | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
             Self::Recording(whose, _) => *whose,
-            Self::SupervisorGone => Whose::All,
+            Self::SupervisorReady => Whose::All,
             Self::LeftReady(ready) => match Source::of(ready.token) {
                 Source::Terminal(entry) | Source::Caller(entry) => Whose::Left(entry),
                 Source::Client(watcher) => Whose::Watcher(watcher),
@@ -89,7 +88,7 @@ impl Outcome {
             Self::FeedWatcher(key) => Whose::Watcher(*key),
             Self::ReadOn(key) => Whose::Left(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
-            Self::End(one) => (*one).into(),
+            Self::End(subject) => (*subject).into(),
             // Whoever asks does without.
             Self::Asked(_) => Whose::Past,
             // The loop knows whose it is.

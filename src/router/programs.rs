@@ -119,6 +119,15 @@ impl Programs {
         }
     }
 
+    /// The supervisor could not do so: whose program it is.
+    pub fn not_entrusted(&mut self, leader: Pid) -> Option<Key> {
+        let running = self.running.get(&leader)?;
+        if let (Some(leaders), Some(listed)) = (&self.leaders, running.listed) {
+            leaders.keep(listed, false);
+        }
+        Some(running.session)
+    }
+
     /// A program that a gateway before us has started goes on.
     pub fn restored(&mut self, leader: Pid) {
         let add = |leaders: &mut Leaders| leaders.add(leader, Kind::Terminal);

@@ -18,11 +18,9 @@ use super::left::Left;
 use super::listing::Inquirers;
 use super::programs::{self, Programs};
 use super::record::Recorder;
-use super::seats::Seats;
 use super::siblings::Siblings;
-use super::supervisor;
 use super::supervisor::leaders::Leaders;
-use super::supervisor::left_behind::LeftBehind;
+use super::supervisor::left_behind::{Kept, LeftBehind};
 use super::table::{Source, Table};
 use super::timers::Due;
 use super::told::{self, Told};
@@ -93,8 +91,8 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         });
     }
     // Before anything of ours is noted down there.
-    let (ordinal, kept_too) = (gateway.ordinal(), !supervisor::door::is_held());
-    let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, kept_too);
+    let ordinal = gateway.ordinal();
+    let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, Kept::now());
     let (left, found) = Left::new(&config, gateway.ordinal(), &poller)
         .context("cannot keep sessions that are left")?;
     let told = Told::new(
@@ -113,7 +111,6 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
             config,
             spawner: Spawner::new()?,
             doors: Doors::new(doors, statistics),
-            seats: Seats::of(gateway.ordinal()),
             told,
             closing: Closing::new(limit.map(|limit| limit.now)),
             poller,
@@ -134,7 +131,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     if let Some(recorder) = &mut router.recorder {
         recorder.took_up(&mut router.cx);
     }
-    router.cx.seats.free_rest();
+    router.cx.tallies.free_rest();
     if let Some(wait) = router.programs.grace_lasts() {
         router.cx.after(wait, Due::LeftBehind);
     }

@@ -17,8 +17,9 @@ use fpty::sys::shared::SharedWords;
 /// What the page is called for the next image of the server.
 const NAME: &str = "FORKPTYROUTER_PROOF";
 
-/// Words of the page: one that a server before this used, the number, and the
-/// gateways' processes.
+/// Words of the page: whether the audit has all ends, the number, and the gateways'
+/// processes.
+const ENDS: usize = 0;
 const TOKEN: usize = 1;
 const LENGTH: usize = 4;
 const GATEWAYS: usize = 8;
@@ -38,7 +39,11 @@ pub type Token = [i32; LENGTH];
 /// the master, before it starts anything that has to know it.
 pub fn reserve() {
     let before = exec_handoff::take_memory(NAME);
-    let before = before.and_then(|fd| Some((SharedWords::of(fd.as_fd(), WORDS).ok()?, fd)));
+    let before = before.and_then(|(fd, _)| Some((SharedWords::of(fd.as_fd(), WORDS).ok()?, fd)));
+    if let Some((words, _)) = &before {
+        // A server before this counted something there.
+        words.words()[ENDS].store(0, Ordering::Release);
+    }
     let Some((words, fd)) = before.or_else(|| {
         let (words, fd) = SharedWords::to_be_kept(WORDS).ok()?;
         let mut bytes = [0; LENGTH * 4];
@@ -86,6 +91,19 @@ pub fn is_proved_by(said: &Token) -> bool {
 /// The page itself, for its lock.
 pub fn page() -> Option<BorrowedFd<'static>> {
     PAGE.get().map(|page| page.fd.as_fd())
+}
+
+/// The master, at its end, has written how all sessions ended, also of those that are
+/// kept by a process that outlives it.
+pub fn ends_are_told() {
+    if let Some(word) = words().get(ENDS) {
+        word.store(1, Ordering::Release);
+    }
+}
+
+/// Whether it has.
+pub fn are_ends_told() -> bool {
+    words().get(ENDS).is_some_and(|word| word.load(Ordering::Acquire) == 1)
 }
 
 /// This process is the gateway of that number.

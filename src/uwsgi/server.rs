@@ -84,6 +84,23 @@ fn find_instance() -> Option<String> {
     name.map(text).or_else(positional).or_else(|| file().map(text))
 }
 
+/// Whether the instance stops for good, and does not begin anew.
+pub fn stops() -> bool {
+    // SAFETY: plain ints of the master's, which sets them in its handlers of signals
+    // (uwsgi_instance_is_dying and uwsgi_instance_is_reloading in the server's header).
+    let (dies, reloads) = unsafe {
+        let status = addr_of!(ffi::uwsgi.status);
+        let any = |one: *const c_int, other: *const c_int| {
+            one.read_volatile() != 0 || other.read_volatile() != 0
+        };
+        (
+            any(addr_of!((*status).gracefully_destroying), addr_of!((*status).brutally_destroying)),
+            any(addr_of!((*status).gracefully_reloading), addr_of!((*status).brutally_reloading)),
+        )
+    };
+    dies || !reloads
+}
+
 /// Whether there is a master process.
 pub fn has_master() -> bool {
     // SAFETY: as in stats_http.

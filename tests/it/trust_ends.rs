@@ -164,7 +164,8 @@ fn the_next_gateway_has_what_was_handed_over() {
             }
             // And by one after that.
             replace_gateway(&server, "kill");
-            client.terminal().send("echo st''ill\n");
+            // Both read the terminal: the other may get some of them.
+            client.terminal().send("echo st''ill\n".repeat(20));
             client.terminal().read_until("still\r\n");
             kill(&server);
             assert_eq!(client.ended().0, 7, "{:?}", client.end);

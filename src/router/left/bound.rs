@@ -9,6 +9,7 @@ use super::super::context::Context;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
 use super::super::supervisor::end_record::EndRecord;
+use super::super::supervisor::lines;
 use super::super::supervisor::protocol::{Lent, Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
@@ -18,6 +19,7 @@ use super::adopt::{Restored, entry, not_recorded};
 use super::state::State;
 use super::{Client, Entry, Left, Program, SOON};
 use crate::session::Session;
+use crate::shares::Who;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
@@ -39,6 +41,7 @@ pub struct Origin {
     pub socket: Option<String>,
     /// The line of its end, where nobody else would write it.
     last: EndRecord,
+    noted: Option<lines::Place>,
 }
 
 /// What its client said of itself, and what it asked for, before us.
@@ -205,7 +208,11 @@ impl Left {
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, at));
         let client = Client { session, uid };
         let state = State::attached(program, client, Timestamp::now());
-        let origin = Origin { socket: door.is_none().then_some(socket), last };
+        let noted = match (door, last.in_advance()) {
+            (None, Some((line, started))) => cx.told.put_in_advance(line, started),
+            _ => None,
+        };
+        let origin = Origin { socket: door.is_none().then_some(socket), last, noted };
         let entry = Entry {
             command: command.as_deref().map(Into::into),
             bound: Some(Box::new(origin)),
@@ -239,12 +246,18 @@ impl Left {
         }
     }
 
-    /// The line of the end of a session whose socket there is not any more.
-    pub fn last_words_of(&mut self, session: Key, why: Gone, exit: Option<Exit>) -> Option<String> {
-        let entry = self.index.of_session(session)?;
-        let bound = self.entries.get_mut(entry)?.bound.as_mut()?;
-        bound.socket.as_ref()?;
-        bound.last.take(why, exit)
+    /// Writes the line of the end of a session whose socket there is not any more.
+    pub fn tell_last_of(&mut self, cx: &mut Context, session: Key, why: Gone, exit: Option<Exit>) {
+        let entry = self.index.of_session(session).and_then(|entry| self.entries.get_mut(entry));
+        let Some(bound) = entry.and_then(|entry| entry.bound.as_mut()) else {
+            return;
+        };
+        if let Some(noted) = bound.noted.take() {
+            cx.told.take_down(noted);
+        }
+        if bound.socket.is_some() {
+            bound.last.take(why, exit).into_iter().for_each(|line| cx.told.say(line));
+        }
     }
 }
 
@@ -264,7 +277,7 @@ pub fn keep_seat(cx: &mut Context, sessions: &Sessions, session: Key) {
         return;
     };
     if let Some(rules) = cx.doors.rules(attached.door) {
-        let seat = cx.seats.keep(rules, &attached.wires.client);
+        let seat = cx.seats.keep(rules, Who::of(&attached.wires.client));
         cx.seats.is_of(seat, Subject::Session(session));
     }
 }

@@ -32,6 +32,8 @@ pub struct Listed<'a> {
     pub socket: Option<&'a str>,
     /// Its terminal, where nobody else has it.
     pub master: Option<&'a Master>,
+    /// So many watch it.
+    pub watchers: u32,
 }
 
 impl Entry {
@@ -51,6 +53,7 @@ impl Entry {
             is_bound: self.bound.is_some(),
             socket: self.bound.as_ref().and_then(|bound| bound.socket.as_deref()),
             master: alone.map(|alone| &alone.master),
+            watchers: self.watchers,
         }
     }
 }

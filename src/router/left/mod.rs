@@ -43,7 +43,6 @@ use super::context::Context;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recording;
-use super::seats::Seat;
 use super::secrets::Secrets;
 use super::supervisor::client::{self, Found};
 use super::supervisor::door;
@@ -62,6 +61,7 @@ use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::pty::Master;
+use fpty::sys::socket::Stream;
 
 pub use coming::{Came, Waiting, comes_back};
 use index::Index;
@@ -218,6 +218,16 @@ impl Left {
         self.index.of_session(session).is_some()
     }
 
+    /// The next program whose session the supervisor could not keep.
+    pub fn could_not_be_kept(&self) -> Option<Pid> {
+        self.store.could_not_be_kept()
+    }
+
+    /// Whether the supervisor has ended.
+    pub fn supervisor_is_gone(&self) -> bool {
+        self.store.stream().is_none_or(Stream::has_hung_up)
+    }
+
     /// Connects to the supervisor once more: it is another one.
     pub fn reconnect(&mut self) {
         if let Some(stream) = self.store.stream() {
@@ -251,11 +261,6 @@ impl Left {
     /// How many watch a session.
     pub fn watchers_of(&self, entry: Key) -> u32 {
         self.entries.get(entry).map_or(0, |entry| entry.watchers)
-    }
-
-    /// The seats of those who wait for a session.
-    pub fn waiting_seats(&self) -> impl Iterator<Item = &Seat> {
-        self.entries.iter().filter_map(|(_, entry)| entry.state.next()?.seat())
     }
 
     /// One is closed as it is: a session, or somebody who watches.
@@ -465,7 +470,7 @@ impl Left {
             Source::Terminal(entry) => self.alone_ready(cx, programs, entry),
             Source::Caller(entry) => self.adopted_is_over(cx, sessions, programs, entry),
             Source::Client(watcher) => self.watcher_ready(cx, watcher, ready),
-            Source::Children => cx.then(Outcome::SupervisorGone),
+            Source::Children => cx.then(Outcome::SupervisorReady),
             _ => {}
         }
     }

@@ -164,11 +164,8 @@ impl Left {
         let Some((ring, seen, end)) = self.seen(sessions, key) else {
             return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
         };
-        let Newcomer { client, transport, seat, origin, .. } = newcomer;
-        // It is no session.
-        if let Ok(Some(seat)) = seat {
-            cx.seats.leave(seat);
-        }
+        // Its seat is free: it is no session.
+        let Newcomer { client, transport, origin, .. } = newcomer;
         let (mut packet, mut offer) = (Vec::new(), Vec::new());
         if let Some(entry) = self.entries.get(key) {
             let id = entry.id.clone();

@@ -1,175 +1,161 @@
-//! A session as a list has it, and the statistics: described when somebody asks,
-//! and not before.
+//! A session as lists and statistics have it: described when somebody asks, and
+//! not before. What is not known is null.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use serde::Serialize;
-
-use super::view::{Described, One, View};
+use super::view::{Described, View};
 use crate::router::context::Context;
-use crate::router::told::Subject;
+use crate::router::left::Listed;
 use crate::router::told::clock::Utc;
+use crate::router::told::line::{Format, Line, Value};
+use crate::router::told::{Facts, Peer, Subject, of_peer};
 use fpty::sys::child::Pid;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::proc;
 use fpty::sys::pty::Master;
-use fpty::text::{cut, shown};
 
-/// So many bytes of a command are shown.
-const SHOWN: usize = 1000;
+/// So many bytes of a command are shown, of an address, and of what has a bound
+/// of its own.
+const COMMAND: usize = 1000;
+const ADDRESS: usize = 400;
+const SHORT: usize = 64;
 
-/// A session. What is not known is `None`.
-#[derive(Debug, Default, Serialize)]
-pub struct Entry {
-    /// Its id.
-    pub id: String,
-    /// The name of its client's user, where that is known already: to ask for it
-    /// may take long.
-    pub user: Option<String>,
-    /// The number of that one; of TCP there is none.
-    pub uid: Option<u32>,
-    /// The client's process.
-    pub peer_pid: Option<u32>,
-    /// Where it came in.
-    pub socket: String,
-    /// What runs.
-    pub command: Option<String>,
-    /// Its process.
-    pub pid: Option<i32>,
-    /// Its terminal, where it has one.
-    pub tty: Option<String>,
-    /// The height of that.
-    pub rows: Option<u16>,
-    /// Its width.
-    pub cols: Option<u16>,
-    /// When it began (RFC 3339).
-    pub started: Option<String>,
-    /// For how many seconds nothing has gone either way.
-    pub idle: Option<f64>,
-    /// What it is called, where it can be left.
-    pub name: Option<String>,
-    /// Whether it has a client.
-    pub attached: bool,
-    /// When the last one left.
-    pub detached_since: Option<String>,
-    /// Whether its program has ended, so that only its last output is left.
-    pub ended: bool,
-    /// How: what `$?` would be.
-    pub status: Option<u8>,
+/// What is known of a session now.
+struct Now<'a> {
+    subject: Subject,
+    facts: Option<&'a Facts>,
+    /// What it has with its client.
+    described: Option<Described<'a>>,
+    /// What it has as one that can be left, or was.
+    left: Option<Listed<'a>>,
+    /// Where it began.
+    door: u16,
 }
 
 impl View<'_> {
-    /// A session or command as JSON.
-    pub(super) fn entry(self, cx: &Context, one: One) -> Vec<u8> {
-        let entry = match one {
-            One::Here(subject) => self.entry_here(cx, subject),
-            One::Left(_) => self.entry_left(cx, one),
-        };
-        // JSON leaves some characters as they are that a terminal obeys.
-        let text = serde_json::to_string(&entry.unwrap_or_default()).unwrap_or_default();
-        shown(&text).into_owned().into_bytes()
+    /// A session as a list has it, as JSON.
+    pub(super) fn entry(self, cx: &mut Context, subject: Subject) -> Option<String> {
+        let uid = self.user_of(subject)?;
+        // Where nobody has asked for it yet: an answer may come for the next list.
+        let user = uid.and_then(|uid| cx.told.name_of(uid));
+        let now = self.now(cx, subject)?;
+        let peer = now.described.as_ref().and_then(|described| described.client.credentials());
+        let pid = peer.and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0);
+        let mut line = Line::new(Format::Json, "");
+        line.field("id", Value::Text(&self.id_of(cx, subject), SHORT))
+            .field("user", Value::text(user.as_deref(), SHORT))
+            .field("uid", Value::number(peer.map(|peer| peer.uid).or(uid)))
+            .field("peer_pid", Value::number(pid))
+            .field("socket", Value::Text(&now.socket(cx), ADDRESS));
+        now.fields(cx, &mut line);
+        Some(line.finish())
     }
 
-    fn entry_here(self, cx: &Context, subject: Subject) -> Option<Entry> {
+    /// The same as the statistics have it: with the names of the audit.
+    pub(super) fn statistics_of(self, cx: &mut Context, subject: Subject) -> Option<String> {
+        let uid = self.user_of(subject)?;
+        let user = uid.and_then(|uid| cx.told.name_of(uid));
+        let now = self.now(cx, subject)?;
+        let owner = || Peer { uid, user: user.map(Into::into), ..Peer::default() };
+        let attached = now.facts.filter(|_| now.described.is_some());
+        let peer = attached.map_or_else(owner, |facts| facts.client().clone());
+        let ids = now.facts.map(|facts| (facts.uid, facts.gid));
+        let (uid, gid) = ids.or_else(|| cx.told.ids_at(now.door)).unzip();
+        // Who can leave speaks that.
+        let mode = now.facts.map_or("extended", |facts| facts.mode);
+        let term = now.facts.and_then(|facts| facts.said.term.as_deref());
+        let last = now.described.as_ref().map_or((Some(0), Some(0)), |described| described.bytes);
+        let (input, output) = now.facts.map(|facts| facts.bytes_with(last)).unwrap_or_default();
+        let is_handed_over = now.described.as_ref().is_some_and(|it| it.is_handed_over);
+        let mut line = Line::new(Format::Json, "");
+        line.field("id", Value::Text(&self.id_of(cx, subject), SHORT));
+        of_peer(&mut line, &now.socket(cx), mode, &peer);
+        line.field("uid", Value::number(uid)).field("gid", Value::number(gid));
+        now.fields(cx, &mut line);
+        line.field("term", Value::text(term, SHORT))
+            .field("handed_over", Value::Truth(is_handed_over))
+            .field("recorded", Value::Truth(now.facts.is_some_and(|facts| facts.recorded)))
+            .field("bytes_in", Value::number(input))
+            .field("bytes_out", Value::number(output));
+        Some(line.finish())
+    }
+
+    fn now<'a>(&'a self, cx: &'a Context, subject: Subject) -> Option<Now<'a>> {
         let facts = cx.told.of(subject);
-        let described = self.described(subject, facts)?;
-        let left = self.can_be_left(One::Here(subject));
-        let peer = described.client.credentials();
-        let pid = described.pid.map(Pid::as_raw);
-        let command = match &left {
-            Some(left) => left.command.map(str::to_owned),
-            None => cx.command_of(subject, described.door),
+        let (described, left) = (self.described(subject, facts), self.can_be_left(subject));
+        let door = match (&described, &left) {
+            (Some(described), _) => described.door,
+            (None, left) => left.as_ref()?.door,
         };
-        let socket = left.as_ref().and_then(|left| left.socket).map(str::to_owned);
-        let of_left = left.as_ref().filter(|left| !left.is_bound);
-        let started = match (facts, of_left) {
-            (_, Some(left)) => Some(left.since.wall),
-            (Some(facts), None) => Some(facts.started.wall),
-            (None, None) => pid.and_then(proc::started).map(|began| Timestamp::from(began).wall),
+        Some(Now { subject, facts, described, left, door })
+    }
+}
+
+impl Now<'_> {
+    /// The address that it began at.
+    fn socket(&self, cx: &Context) -> String {
+        let gone = self.left.as_ref().and_then(|left| left.socket);
+        let door = || cx.doors.door(self.door).map(|door| door.name.clone());
+        gone.map(str::to_owned).or_else(door).unwrap_or_default()
+    }
+
+    fn command(&self, cx: &Context) -> Option<String> {
+        let kept = self.left.as_ref().and_then(|left| left.command);
+        kept.map(str::to_owned).or_else(|| cx.command_of(self.subject, self.door))
+    }
+
+    /// Its program, while it runs: of one that has ended the number may be another's
+    /// by now.
+    fn pid(&self) -> Option<i32> {
+        match (&self.described, &self.left) {
+            (Some(described), _) => described.pid.map(Pid::as_raw),
+            (None, left) => left.as_ref().filter(|left| left.status.is_none()).map(|it| it.pid),
+        }
+    }
+
+    /// Its terminal.
+    fn master(&self) -> Option<&Master> {
+        match &self.described {
+            Some(described) => described.master,
+            None => self.left.as_ref()?.master,
+        }
+    }
+
+    fn started(&self) -> Option<SystemTime> {
+        match (self.left.as_ref().filter(|left| !left.is_bound), self.facts) {
+            (Some(left), _) => Some(left.since.wall),
+            (None, Some(facts)) => Some(facts.started.wall),
+            (None, None) => Some(Timestamp::from(proc::started(self.pid()?)?).wall),
+        }
+    }
+
+    /// What lists and statistics both have of it.
+    fn fields(&self, cx: &Context, line: &mut Line) {
+        let (left, master) = (self.left.as_ref(), self.master());
+        let (tty, size) = (master.and_then(Master::slave_name), master.and_then(Master::size));
+        let idle = match &self.described {
+            Some(described) => described.idle,
+            None => master.and_then(Master::idle_for),
         };
-        let size = described.size();
-        Some(Entry {
-            id: self.id_of(cx, One::Here(subject)),
-            user: peer.and_then(|peer| cx.told.known_name(peer.uid)),
-            uid: peer.map(|peer| peer.uid),
-            peer_pid: peer.and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0),
-            socket: socket.unwrap_or_else(|| address(cx, described.door)),
-            command: command.map(bounded),
-            pid,
-            tty: described.master.and_then(Master::slave_name),
-            rows: size.map(|size| size.rows),
-            cols: size.map(|size| size.cols),
-            started: started.map(written),
-            idle: described.idle.map(seconds),
-            name: left.map(|left| left.name.to_owned()).filter(|name| !name.is_empty()),
-            attached: true,
-            ..Entry::default()
-        })
-    }
-
-    fn entry_left(self, cx: &Context, one: One) -> Option<Entry> {
-        let left = self.can_be_left(one)?;
-        let size = left.master.and_then(Master::size);
-        Some(Entry {
-            id: left.id.to_owned(),
-            user: left.uid.and_then(|uid| cx.told.known_name(uid)),
-            uid: left.uid,
-            peer_pid: None,
-            socket: address(cx, left.door),
-            command: left.command.map(str::to_owned).map(bounded),
-            // Of one that has ended it may be another's by now.
-            pid: left.status.is_none().then_some(left.pid),
-            tty: left.master.and_then(Master::slave_name),
-            rows: size.map(|size| size.rows),
-            cols: size.map(|size| size.cols),
-            started: Some(written(left.since.wall)),
-            idle: left.master.and_then(Master::idle_for).map(seconds),
-            name: Some(left.name.to_owned()).filter(|name| !name.is_empty()),
-            attached: false,
-            detached_since: left.left.map(|left| written(left.wall)),
-            ended: left.status.is_some(),
-            status: left.status,
-        })
-    }
-}
-
-impl View<'_> {
-    /// What the statistics have of one, as JSON.
-    pub(super) fn statistics_of(self, cx: &Context, one: One) -> Option<String> {
-        let One::Here(subject) = one else { return None };
-        let facts = cx.told.of(subject)?;
-        let described = self.described(subject, Some(facts))?;
-        let Described { idle, is_handed_over, bytes, .. } = described;
-        Some(facts.as_json(described.size(), idle, is_handed_over, bytes))
-    }
-}
-
-/// That of a socket.
-fn address(cx: &Context, door: u16) -> String {
-    cx.doors.door(door).map(|door| door.name.clone()).unwrap_or_default()
-}
-
-fn written(time: SystemTime) -> String {
-    Utc::of(time).rfc3339()
-}
-
-/// In milliseconds.
-fn seconds(time: Duration) -> f64 {
-    time.as_millis() as f64 / 1000.0
-}
-
-fn bounded(command: String) -> String {
-    cut(&command, SHOWN).to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_is_not_endless() {
-        assert_eq!(bounded(String::from("ls")), "ls");
-        assert_eq!(bounded("\u{e9}".repeat(3000)).len(), SHOWN);
-        assert_eq!(bounded(format!("x{}", "\u{e9}".repeat(3000))).len(), SHOWN - 1);
+        let written = |time: SystemTime| Utc::of(time).rfc3339();
+        let (started, since) = (
+            self.started().map(written),
+            left.and_then(|left| left.left).map(|time| written(time.wall)),
+        );
+        let status = left.and_then(|left| left.status);
+        let name = left.map(|left| left.name).filter(|name| !name.is_empty());
+        line.field("command", Value::text(self.command(cx).as_deref(), COMMAND))
+            .field("pid", Value::number(self.pid().and_then(|pid| u32::try_from(pid).ok())))
+            .field("tty", Value::text(tty.as_deref(), SHORT))
+            .field("rows", Value::number(size.map(|size| size.rows)))
+            .field("cols", Value::number(size.map(|size| size.cols)))
+            .field("started", Value::text(started.as_deref(), SHORT))
+            .field("idle", idle.map_or(Value::Null, Value::Seconds))
+            .field("name", Value::text(name, SHORT))
+            .field("attached", Value::Truth(self.described.is_some()))
+            .field("detached_since", Value::text(since.as_deref(), SHORT))
+            .field("ended", Value::Truth(status.is_some()))
+            .field("status", Value::number(status))
+            .field("watchers", Value::Number(left.map_or(0, |left| left.watchers).into()));
     }
 }

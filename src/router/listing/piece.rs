@@ -107,17 +107,18 @@ impl Piece {
         })
     }
 
-    fn add(&mut self, entry: &[u8]) {
+    fn add(&mut self, entry: Option<String>) {
+        let Some(entry) = entry else { return };
         if !self.body.is_empty() {
             self.body.push(b',');
         }
-        self.body.extend_from_slice(entry);
+        self.body.extend_from_slice(entry.as_bytes());
     }
 }
 
 impl View<'_> {
     /// Some of our sessions.
-    pub fn piece(&self, cx: &Context, asking: Asking) -> Piece {
+    pub fn piece(&self, cx: &mut Context, asking: Asking) -> Piece {
         let (mut piece, mut listed) = (Piece::default(), 0);
         for (count, (place, one)) in self.all_from(asking.from as usize).enumerate() {
             // Places are fewer than there can be descriptors, twice.
@@ -130,11 +131,8 @@ impl View<'_> {
                 continue;
             };
             match asking.wanted {
-                Wanted::List => piece.add(&self.entry(cx, one)),
-                Wanted::Statistics => match self.statistics_of(cx, one) {
-                    Some(entry) => piece.add(entry.as_bytes()),
-                    None => continue,
-                },
+                Wanted::List => piece.add(self.entry(cx, one)),
+                Wanted::Statistics => piece.add(self.statistics_of(cx, one)),
                 Wanted::Places(beginning) => {
                     let id = self.id_of(cx, one);
                     // Names are one's own, also for root: a stranger may have

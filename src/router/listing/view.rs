@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::router::command::Commands;
 use crate::router::context::Context;
 use crate::router::left::{Left, Listed};
-use crate::router::recovery::Whose;
 use crate::router::table::Key;
 use crate::router::told::{Facts, Subject};
 use crate::router::traffic::Sessions;
@@ -24,24 +23,6 @@ const COMMANDS: usize = 1 << 31;
 
 /// And those of sessions that were left after these.
 const LEFT: usize = 3 << 30;
-
-/// What is listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum One {
-    /// A session or command with its client.
-    Here(Subject),
-    /// A session that was left.
-    Left(Key),
-}
-
-impl From<One> for Whose {
-    fn from(one: One) -> Self {
-        match one {
-            One::Here(subject) => subject.into(),
-            One::Left(key) => Self::Left(key),
-        }
-    }
-}
 
 /// What lists have of a session or command with its client.
 pub struct Described<'a> {
@@ -83,25 +64,23 @@ impl<'a> View<'a> {
     }
 
     /// All from this place on, each with its place.
-    pub fn all_from(self, from: usize) -> impl Iterator<Item = (usize, One)> {
-        let here = |(place, subject)| (place, One::Here(subject));
+    pub fn all_from(self, from: usize) -> impl Iterator<Item = (usize, Subject)> {
         let sessions = self.sessions.from(from).map(|(place, key)| (place, Subject::Session(key)));
         let commands = self.commands.from(from.saturating_sub(COMMANDS));
         let commands = commands.map(|(place, key)| (COMMANDS + place, Subject::Command(key)));
         let left = self.left.into_iter();
         let left = left.flat_map(move |left| left.from(from.saturating_sub(LEFT)));
-        let left = left.map(|(place, key)| (LEFT + place, One::Left(key)));
-        sessions.chain(commands).map(here).chain(left)
+        sessions.chain(commands).chain(left.map(|(place, key)| (LEFT + place, Subject::Left(key))))
     }
 
     /// Whose a session is that has begun and goes on, or was left; `Some(None)`:
     /// nobody knows.
-    pub fn user_of(self, one: One) -> Option<Option<u32>> {
+    pub fn user_of(self, one: Subject) -> Option<Option<u32>> {
         let client = match one {
-            One::Left(key) | One::Here(Subject::Left(key)) => {
+            Subject::Left(key) => {
                 return Some(self.left?.alone_or_over(key)?.uid);
             }
-            One::Here(Subject::Session(key)) => {
+            Subject::Session(key) => {
                 let attached = self.sessions.get(key)?;
                 // Not one whose program may yet turn out not to be executable.
                 if attached.starting != 0 || attached.session.dismissed().is_some() {
@@ -113,17 +92,17 @@ impl<'a> View<'a> {
                     None => &attached.wires.client,
                 }
             }
-            One::Here(Subject::Command(key)) => self.commands.client_of(key)?,
+            Subject::Command(key) => self.commands.client_of(key)?,
         };
         Some(client.peer_uid())
     }
 
     /// What is known of one that can be left, or was.
-    pub fn can_be_left(self, one: One) -> Option<Listed<'a>> {
+    pub fn can_be_left(self, one: Subject) -> Option<Listed<'a>> {
         match one {
-            One::Here(Subject::Session(key)) => self.left_session(key),
-            One::Here(Subject::Command(_)) => None,
-            One::Left(key) | One::Here(Subject::Left(key)) => self.left?.alone_or_over(key),
+            Subject::Session(key) => self.left_session(key),
+            Subject::Command(_) => None,
+            Subject::Left(key) => self.left?.alone_or_over(key),
         }
     }
 
@@ -132,17 +111,17 @@ impl<'a> View<'a> {
     }
 
     /// Whether this is its name.
-    pub fn has_name(self, one: One, name: Beginning) -> bool {
+    pub fn has_name(self, one: Subject, name: Beginning) -> bool {
         self.can_be_left(one).is_some_and(|left| name.is_name(left.name))
     }
 
     /// The id of one.
-    pub fn id_of(self, cx: &Context, one: One) -> String {
+    pub fn id_of(self, cx: &Context, one: Subject) -> String {
         match (self.can_be_left(one), one) {
             (Some(left), _) => left.id.to_owned(),
-            (None, One::Here(Subject::Session(key))) => cx.ids.of(key),
-            (None, One::Here(Subject::Command(key))) => cx.ids.of(("command", key)),
-            (None, One::Left(_) | One::Here(Subject::Left(_))) => String::new(),
+            (None, Subject::Session(key)) => cx.ids.of(key),
+            (None, Subject::Command(key)) => cx.ids.of(("command", key)),
+            (None, Subject::Left(_)) => String::new(),
         }
     }
 

@@ -7,8 +7,10 @@ use super::protocol::{self, Hello, Message, Received, Record, SessionFds};
 use super::{door, server};
 use crate::uwsgi::log::log;
 use fpty::sys::Written;
+use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
+use fpty::sys::stdio;
 
 /// How long it may take to say what it has, and how often is looked meanwhile
 /// whether it is there.
@@ -68,7 +70,7 @@ impl Client {
             if !door::is_held() {
                 // Of several that begin at once all but one end at once.
                 let Some(theirs) = door::theirs() else { break };
-                let _ = server::start(theirs, self.grace, self.has_audit);
+                let _ = server::start(theirs, self.grace);
             }
             if let Some(found) = self.say_hello() {
                 return found;
@@ -82,7 +84,9 @@ impl Client {
     fn say_hello(&mut self) -> Option<Found> {
         let to = door::ours()?;
         let (ours, theirs) = Stream::pair().ok()?;
-        let Written::Bytes(_) = protocol::send_hello(&to, self.hello, &theirs) else {
+        let log = stdio::stderr_copy().ok().filter(|_| self.has_audit);
+        let log = log.as_ref().map(AsFd::as_fd);
+        let Written::Bytes(_) = protocol::send_hello(&to, self.hello, &theirs, log) else {
             return None;
         };
         drop(theirs);
@@ -123,6 +127,14 @@ impl Client {
         match &self.own {
             Some(own) => protocol::send_session(own, record, held),
             None => Written::Gone,
+        }
+    }
+
+    /// The next program whose session it could not keep; there are no other answers.
+    pub fn could_not_be_kept(&self) -> Option<Pid> {
+        match protocol::receive(self.own.as_ref()?) {
+            Received::Message(Message::Lacks(program)) => Pid::new(program),
+            _ => None,
         }
     }
 

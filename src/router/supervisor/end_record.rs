@@ -30,6 +30,11 @@ impl EndRecord {
         }
     }
 
+    /// The line as it was written in advance, and when the session began.
+    pub fn in_advance(&self) -> Option<(&str, BootInstant)> {
+        Some((self.line.as_deref()?, BootInstant::from_nanos(self.began)))
+    }
+
     /// The line as it is to be written, once.
     pub fn take(&mut self, why: Gone, exit: Option<Exit>) -> Option<String> {
         let line = self.line.take()?;

@@ -17,10 +17,31 @@ use std::time::Duration;
 use super::grace::Grace;
 use super::{door, leaders, lines};
 use crate::router::memory;
-use crate::uwsgi::log;
+use crate::uwsgi::{log, proof, server};
 use fpty::sys::detached;
 use fpty::sys::noted::Noted;
 use fpty::sys::sessions::Leader;
+
+/// Whose those sessions are that were kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// The supervisor's.
+    Elsewhere,
+    /// The same, but for their last lines: it will have no log.
+    Silently,
+    /// Nobody's: the supervisor is gone.
+    ByNobody,
+}
+
+impl Kept {
+    /// As it is now.
+    pub fn now() -> Self {
+        match door::is_held() {
+            true => Self::Elsewhere,
+            false => Self::ByNobody,
+        }
+    }
+}
 
 /// What is left.
 pub struct LeftBehind {
@@ -31,18 +52,15 @@ pub struct LeftBehind {
 }
 
 impl LeftBehind {
-    /// Of the gateways of these numbers, which are gone; what was kept is nobody's
-    /// where the supervisor is gone as well (`kept_too`).
-    pub fn of(gateways: Range<usize>, kept_too: bool) -> Self {
+    /// Of the gateways of these numbers, which are gone.
+    pub fn of(gateways: Range<usize>, kept: Kept) -> Self {
+        let lines_too = kept != Kept::Elsewhere;
+        let lines = gateways.clone().flat_map(|one| lines::take_left(one, lines_too));
+        let lines = lines.collect();
         // In another PID namespace all end with their gateway.
-        let is_known = |one: &usize| leaders::can_be_known(*one);
-        Self {
-            lines: gateways.clone().flat_map(|one| lines::take_left(one, kept_too)).collect(),
-            leaders: gateways
-                .filter(is_known)
-                .flat_map(|one| leaders::take_left(one, kept_too))
-                .collect(),
-        }
+        let known = gateways.filter(|one| leaders::can_be_known(*one));
+        let leaders = known.flat_map(|one| leaders::take_left(one, kept == Kept::ByNobody));
+        Self { lines, leaders: leaders.collect() }
     }
 
     /// The leaders that still live.
@@ -60,7 +78,15 @@ impl LeftBehind {
 
 /// At the end of the master, the gateways being gone.
 pub fn after_the_end(grace: Option<Duration>) {
-    let mut left = LeftBehind::of(0..memory::gateways(), !door::is_held());
+    let kept = match Kept::now() {
+        // What the supervisor writes to is the master's, where that logs for all.
+        Kept::Elsewhere if server::stops() => {
+            proof::ends_are_told();
+            Kept::Silently
+        }
+        kept => kept,
+    };
+    let mut left = LeftBehind::of(0..memory::gateways(), kept);
     for line in &left.lines {
         // The end does not wait for a log that nobody reads.
         if !log::takes(line) {

@@ -114,12 +114,18 @@ impl<T> SessionFds<T> {
 /// What one end says to the other.
 #[derive(Debug)]
 pub enum Message {
-    /// A gateway begins; its own connection comes along.
-    Hello(Hello, OwnedFd),
+    /// A gateway begins; its own connection comes along, and the log, where that is to
+    /// have lines of the audit.
+    Hello(Hello, OwnedFd, Option<OwnedFd>),
     /// A session is as it is here.
     Session(Box<Record>, SessionFds),
+    /// The same, of which descriptors were lost on the way: whoever reads has too many
+    /// open.
+    Cut(Box<Record>),
     /// A session is over.
     Over(String),
+    /// The session with this program could not be kept.
+    Lacks(i32),
     /// That was all.
     Done,
 }
@@ -139,6 +145,7 @@ pub enum Received {
 const HELLO: u8 = b'H';
 const SESSION: u8 = b'S';
 const OVER: u8 = b'D';
+const LACKS: u8 = b'L';
 const DONE: u8 = b'.';
 
 /// Sends a session, with copies of its descriptors.
@@ -157,15 +164,21 @@ fn session(record: &Record, names: &[u8]) -> Option<Vec<u8>> {
     Some([&[SESSION, names.len() as u8], names, &text].concat())
 }
 
-/// Says that a gateway begins, which has this connection.
-pub fn send_hello(to: &Stream, hello: Hello, own: &Stream) -> Written {
+/// Says that a gateway begins, which has this connection, and this log.
+pub fn send_hello(to: &Stream, hello: Hello, own: &Stream, log: Option<BorrowedFd>) -> Written {
     let text = serde_json::to_vec(&hello).unwrap_or_default();
-    to.write_with_descriptors(&[&[HELLO][..], &text].concat(), &[own.as_fd()])
+    let descriptors: Vec<_> = [own.as_fd()].into_iter().chain(log).collect();
+    to.write_with_descriptors(&[&[HELLO][..], &text].concat(), &descriptors)
 }
 
 /// Says that a session is over.
 pub fn send_over(to: &Stream, id: &str) -> Written {
     to.write(&[&[OVER], id.as_bytes()].concat())
+}
+
+/// Says that the session with this program could not be kept.
+pub fn send_lacks(to: &Stream, program: i32) -> Written {
+    to.write(&[&[LACKS], &program.to_le_bytes()[..]].concat())
 }
 
 /// Says that that was all.
@@ -186,8 +199,8 @@ pub fn receive_hello(from: &Stream) -> Received {
     let own = nix::unistd::geteuid().as_raw();
     let is_of_us = sender.is_some_and(|sender| sender.uid == own || sender.uid == 0);
     match decode(&buffer[..count], descriptors) {
-        Some(Message::Hello(hello, own)) if is_of_us && proof::is_proved_by(&hello.token) => {
-            Received::Message(Message::Hello(hello, own))
+        Some(Message::Hello(hello, own, log)) if is_of_us && proof::is_proved_by(&hello.token) => {
+            Received::Message(Message::Hello(hello, own, log))
         }
         _ => Received::Nonsense,
     }
@@ -205,23 +218,32 @@ pub fn receive(from: &Stream) -> Received {
     }
 }
 
-/// What a message says that came with these descriptors; `None`: nonsense. One that
-/// lacks some, or has one too many, is: whoever has sent it had all of them.
+/// What a message says that came with these descriptors; `None`: nonsense. Whoever
+/// sends one has all of them, and no more.
 pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
     let (kind, rest) = message.split_first()?;
     let mut descriptors = descriptors.into_iter();
     let message = match *kind {
-        HELLO => Message::Hello(serde_json::from_slice(rest).ok()?, descriptors.next()?),
+        HELLO => {
+            let hello = serde_json::from_slice(rest).ok()?;
+            Message::Hello(hello, descriptors.next()?, descriptors.next())
+        }
         SESSION => {
             let (count, rest) = rest.split_first()?;
             let (names, text) = rest.split_at_checked(usize::from(*count))?;
+            let record = serde_json::from_slice(text).ok()?;
             let mut held = SessionFds::default();
             for name in names {
-                *held.place(*name).filter(|place| place.is_none())? = Some(descriptors.next()?);
+                let place = held.place(*name).filter(|place| place.is_none())?;
+                let Some(fd) = descriptors.next() else {
+                    return Some(Message::Cut(record));
+                };
+                *place = Some(fd);
             }
-            Message::Session(serde_json::from_slice(text).ok()?, held)
+            Message::Session(record, held)
         }
         OVER => Message::Over(String::from_utf8(rest.to_vec()).ok()?),
+        LACKS => Message::Lacks(i32::from_le_bytes(rest.try_into().ok()?)),
         DONE => Message::Done,
         _ => return None,
     };
@@ -263,11 +285,15 @@ mod tests {
     }
 
     #[test]
-    fn one_that_lacks_a_descriptor_or_has_one_too_many_is_none() {
-        let message = session(&Record::default(), b"mp").expect("a message");
+    fn one_that_lacks_a_descriptor_is_known_and_one_that_has_too_many_is_none() {
+        let record = Record { pid: 7, ..Record::default() };
+        let message = session(&record, b"mp").expect("a message");
         for count in [0, 1, 2, 3] {
-            let fds = (0..count).map(|_| null()).collect();
-            assert_eq!(decode(&message, fds).is_some(), count == 2, "{count}");
+            match (count, decode(&message, (0..count).map(|_| null()).collect())) {
+                (0 | 1, Some(Message::Cut(read))) => assert_eq!(read.pid, 7),
+                (2, Some(Message::Session(..))) | (3, None) => {}
+                (_, other) => panic!("{count}: {other:?}"),
+            }
         }
         let twice = session(&Record::default(), b"mm").expect("a message");
         assert!(decode(&twice, vec![null(), null()]).is_none());

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::end_record::say;
 use super::grace::Grace;
-use super::left_behind::LeftBehind;
+use super::left_behind::{Kept, LeftBehind};
 use super::orphans::Orphan;
 use super::protocol::{self, Hello, Message, Received, Record, SessionFds};
 use crate::router::told::Gone;
@@ -25,7 +25,7 @@ use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::pty::Master;
 use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
-use fpty::sys::stdio::{self, Output};
+use fpty::sys::stdio::Output;
 use fpty::sys::{Written, detached, lock};
 
 /// How long a gateway that begins may take to be told all, and how often it is
@@ -36,21 +36,17 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// How long gateways may take to end when their master has.
 const ENDING: Duration = Duration::from_secs(1);
 
-/// Starts the process, at the other end of what gateways say hello by; it holds
-/// the log open only where it is to write lines of the audit there. Where there is
-/// one already it ends at once.
+/// Starts the process, at the other end of what gateways say hello by. Where there
+/// is one already it ends at once.
 ///
 /// # Errors
 /// There can be no more processes or descriptors.
-pub fn start(theirs: OwnedFd, grace: Option<Duration>, has_audit: bool) -> std::io::Result<()> {
+pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
     let page = proof::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
     let mut kept = vec![theirs, page];
-    let log = stdio::stderr_copy().ok().filter(|_| has_audit);
-    let has_log = log.is_some();
-    kept.extend(log);
     kept.extend(PidFd::parent().map(OwnedFd::from));
     detached::run(c"fpty-holder", kept, move |kept| {
-        let _ = run(kept, grace, has_log);
+        let _ = run(kept, grace);
     })
 }
 
@@ -86,6 +82,8 @@ pub(super) struct Supervisor {
     gateways: HashMap<u64, Gateway>,
     next: u64,
     pub sessions: HashMap<String, Stored>,
+    /// Where lines of the audit go: the last gateway's, as after a reload the log may
+    /// be another one.
     pub log: Option<Output>,
     /// Orphans' sessions, by the tokens of their programs; their clients have the
     /// next one.
@@ -94,7 +92,7 @@ pub(super) struct Supervisor {
     pub grace: Grace,
 }
 
-fn run(kept: Vec<OwnedFd>, grace: Option<Duration>, has_log: bool) -> std::io::Result<()> {
+fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
     fpty::sys::forbid_inspection();
     let mut kept = kept.into_iter();
     let (Some(hellos), Some(page)) = (kept.next().map(Stream::from), kept.next()) else {
@@ -105,7 +103,6 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>, has_log: bool) -> std::io::R
     }
     // Four for each session.
     let _ = fpty::sys::raise_descriptor_limit();
-    let log = if has_log { kept.next() } else { None };
     let master = kept.next();
     let poller = Poller::new(64)?;
     poller.add(hellos.as_fd(), HELLOS, Interest::READ)?;
@@ -118,7 +115,7 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>, has_log: bool) -> std::io::R
         gateways: HashMap::new(),
         next: MASTER + 1,
         sessions: HashMap::new(),
-        log: log.and_then(|log| Output::of(log.as_fd()).ok()),
+        log: None,
         watched: HashMap::new(),
         grace: Grace::new(grace),
     };
@@ -157,7 +154,11 @@ impl Supervisor {
     fn hear_hellos(&mut self) -> bool {
         loop {
             match protocol::receive_hello(&self.hellos) {
-                Received::Message(Message::Hello(hello, own)) => self.begins(hello, own.into()),
+                Received::Message(Message::Hello(hello, own, log)) => {
+                    let log = log.and_then(|log| Output::of(log.as_fd()).ok());
+                    self.log = log.or(self.log.take());
+                    self.begins(hello, own.into());
+                }
                 Received::Message(_) | Received::Nonsense => {}
                 Received::Nothing => return true,
                 Received::End => return false,
@@ -225,6 +226,12 @@ impl Supervisor {
                     let stored = Stored { record: *record, held, ordinal, orphan: None };
                     self.sessions.insert(stored.record.id.clone(), stored);
                 }
+                Received::Message(Message::Cut(record)) => {
+                    // What we have of it is as good.
+                    if !self.sessions.contains_key(&record.id) {
+                        let _ = protocol::send_lacks(&gateway.stream, record.pid);
+                    }
+                }
                 Received::Message(Message::Over(id)) => {
                     self.sessions.remove(&id);
                 }
@@ -251,7 +258,7 @@ impl Supervisor {
             self.hear_all();
         }
         // What is ours stands below.
-        let left = LeftBehind::of(0..memory::gateways(), false);
+        let left = LeftBehind::of(0..memory::gateways(), Kept::Elsewhere);
         left.lines.iter().for_each(|line| say(&self.log, line));
         left.leaders().for_each(|leader| self.grace.add(leader));
         let told = Ended::because(Ending::Stopped, "the instance has stopped").packet();
@@ -263,7 +270,10 @@ impl Supervisor {
             if stored.record.ended.is_some() {
                 continue;
             }
-            stored.record.last.say(&self.log, Gone::Lost, None);
+            // The master has written its own copy while it had a log.
+            if !proof::are_ends_told() {
+                stored.record.last.say(&self.log, Gone::Lost, None);
+            }
             if let (Some(fd), Some(pid)) = (program, Pid::new(stored.record.pid)) {
                 self.grace.hang_up(Leader::from(PidFd::reopened(pid, fd)));
             }

@@ -25,8 +25,6 @@ const SHORT: usize = 64;
 const ADDRESS: usize = 200;
 const WHY: usize = 300;
 const PATH: usize = 500;
-/// And of a command in a list.
-const LISTED: usize = 1000;
 
 /// Where a line is from.
 #[derive(Clone, Debug, Default)]
@@ -150,34 +148,6 @@ impl Facts {
                 .field("pid", Value::number(self.pid));
         };
         Line::part(format, fields).into()
-    }
-
-    /// Itself as it is now, as JSON: its names are those of the audit.
-    pub fn as_json(
-        &self,
-        size: Option<Size>,
-        idle: Option<Duration>,
-        is_handed_over: bool,
-        bytes: (Option<u64>, Option<u64>),
-    ) -> String {
-        let mut line = Line::new(Format::Json, "");
-        line.field("id", Value::Text(&self.id, SHORT));
-        of_peer(&mut line, &self.socket, self.mode, &self.peer);
-        line.field("uid", Value::Number(self.uid.into()))
-            .field("gid", Value::Number(self.gid.into()))
-            .field("command", Value::Text(&self.command, LISTED))
-            .field("pid", Value::number(self.pid))
-            .field("tty", Value::text(self.tty.as_deref(), SHORT))
-            .field("term", Value::text(self.said.term.as_deref(), SHORT))
-            .field("rows", Value::number(size.map(|size| size.rows)))
-            .field("cols", Value::number(size.map(|size| size.cols)))
-            .field("started", Value::word(&Utc::of(self.started.wall).rfc3339()))
-            .field("idle", idle.map_or(Value::Null, Value::Seconds))
-            .field("handed_over", Value::Truth(is_handed_over))
-            .field("recorded", Value::Truth(self.recorded))
-            .field("bytes_in", Value::number(bytes.0))
-            .field("bytes_out", Value::number(bytes.1));
-        line.finish()
     }
 
     /// The line of its end, in advance, for whoever comes after a gateway that
@@ -352,7 +322,8 @@ fn of_claim(line: &mut Line, said: &Said) {
         .member("claimed", "logname", Value::text(logname.as_deref(), SHORT));
 }
 
-fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
+/// Where a session's client came in, and who it is.
+pub fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
     let address = peer.address.map(|address| address.to_string());
     line.field("socket", Value::Text(socket, ADDRESS))
         .field("mode", Value::word(mode))

@@ -11,7 +11,6 @@
 //! | `refusals.rs` | how many of them have a line of their own |
 //! | `line.rs` | how a line looks |
 //! | `in_advance.rs` | last lines, in case that a gateway is killed |
-//! | `queue.rs` | lines on their way to the log |
 //! | `counters.rs` | what happened since the start, of all gateways |
 //! | `traffic.rs` | bytes of a session |
 //! | `clock.rs` | the time as it is written down |
@@ -23,21 +22,22 @@ pub mod in_advance;
 pub mod line;
 mod names;
 mod peer;
-mod queue;
 mod reason;
 mod refusals;
 mod traffic;
 
 use std::collections::HashMap;
+use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::secrets::NOBODY;
-use super::supervisor::lines::Lines;
+use super::supervisor::lines::{self, Lines};
 use super::table::Key;
 use crate::config::router::Router;
 use crate::config::rules::Rules;
 use crate::shares::Who;
+use crate::uwsgi::queue::Queue;
 use crate::uwsgi::{log, server};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Size;
@@ -47,12 +47,11 @@ use fpty::sys::socket::Stream;
 
 use counters::Counters;
 use facts::Act;
-pub use facts::{End, Facts, Last, Recorded};
+pub use facts::{End, Facts, Last, Recorded, of_peer};
 use facts::{Place, Refused};
 use line::Format;
 use names::Names;
-pub use peer::Said;
-use queue::Queue;
+pub use peer::{Peer, Said};
 pub use reason::{Gone, Parted, Refusal};
 use refusals::Refusals;
 pub use traffic::Traffic;
@@ -62,6 +61,9 @@ const COMMAND_ROOM: usize = 900;
 const LEAST_ROOM: usize = 64;
 /// How many bytes the rest of it may have.
 const THE_REST: usize = 2100;
+
+/// Lines that may wait for the log.
+const LINES: usize = 4096;
 
 /// What is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -175,7 +177,7 @@ impl Told {
         let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
-        let mut queue = Queue::default();
+        let mut queue = Queue::of(LINES);
         for line in left_behind {
             queue.say(|_| line, log::takes);
         }
@@ -225,7 +227,17 @@ impl Told {
         self.facts.keys().copied()
     }
 
-    /// The name of a user, where it is known already.
+    /// As which user and group programs run that are started at a socket.
+    pub fn ids_at(&self, door: u16) -> Option<(u32, u32)> {
+        self.sockets.get(usize::from(door)).map(|socket| socket.ids)
+    }
+
+    /// The name of a user, as far as that is known without waiting for it.
+    pub fn name_of(&mut self, uid: u32) -> Option<Arc<str>> {
+        self.names.of(uid)
+    }
+
+    /// The same, where it is known already.
     pub fn known_name(&self, uid: u32) -> Option<String> {
         self.names.known(uid)
     }
@@ -238,15 +250,15 @@ impl Told {
     }
 
     /// Where a session's recording is to be.
-    pub fn records_to(&mut self, key: Key, path: &str) {
-        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+    pub fn records_to(&mut self, subject: Subject, path: &str) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.recording = Some(path.into());
         }
     }
 
     /// A session is recorded, or no more.
-    pub fn is_recorded(&mut self, key: Key, recorded: bool) {
-        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+    pub fn is_recorded(&mut self, subject: Subject, recorded: bool) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.recorded = recorded;
         }
     }
@@ -288,7 +300,7 @@ impl Told {
             count: None,
         };
         let (place, now) = (&self.place, SystemTime::now());
-        self.queue.say(|lost| refused.line(format, place, now, lost), log::takes);
+        self.queue.say(|lost| refused.line(format, place, now, take(lost)), log::takes);
     }
 
     /// Writes how many of the second that is over had no line of their own.
@@ -305,7 +317,7 @@ impl Told {
                 count: Some(left_out.count),
             };
             let (format, place, now) = (left_out.format, &self.place, SystemTime::now());
-            self.queue.say(|lost| refused.line(format, place, now, lost), log::takes);
+            self.queue.say(|lost| refused.line(format, place, now, take(lost)), log::takes);
         }
     }
 
@@ -441,7 +453,7 @@ impl Told {
     fn write(queue: &mut Queue, place: &Place, facts: &Facts, act: Act<'_>, peer: &peer::Peer) {
         let now = SystemTime::now();
         queue.say(
-            |lost| facts.act_line(act, peer, place, now, lost).unwrap_or_default(),
+            |lost| facts.act_line(act, peer, place, now, take(lost)).unwrap_or_default(),
             log::takes,
         );
     }
@@ -469,7 +481,8 @@ impl Told {
         }
         if last.facts.audit.is_some() {
             let Last { facts, end } = last;
-            let line = |lost| facts.end_line(end, recorded, lost).unwrap_or_default();
+            let line =
+                |lost: &mut u64| facts.end_line(end, recorded, take(lost)).unwrap_or_default();
             self.queue.say(line, log::takes);
         }
     }
@@ -483,22 +496,28 @@ impl Told {
 
     /// The supervisor tells of a session's end, where this gateway is killed.
     pub fn entrusted(&mut self, subject: Subject) {
+        self.mark_entrusted(subject, true);
+    }
+
+    /// It does not.
+    pub fn not_entrusted(&mut self, subject: Subject) {
+        self.mark_entrusted(subject, false);
+    }
+
+    fn mark_entrusted(&mut self, subject: Subject, kept: bool) {
         if let Some(facts) = self.facts.get_mut(&subject) {
-            facts.is_kept = true;
+            facts.is_kept = kept;
             if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
-                lines.keep(place, true);
+                lines.keep(place, kept);
             }
         }
     }
 
     /// There is no supervisor any more.
     pub fn nothing_is_entrusted(&mut self) {
-        for facts in self.facts.values_mut().filter(|facts| facts.is_kept) {
-            facts.is_kept = false;
-            if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
-                lines.keep(place, false);
-            }
-        }
+        let kept = self.facts.iter().filter(|(_, facts)| facts.is_kept);
+        let kept: Vec<Subject> = kept.map(|(subject, _)| *subject).collect();
+        kept.into_iter().for_each(|subject| self.not_entrusted(subject));
     }
 
     /// Writes a session's last line in advance.
@@ -541,12 +560,28 @@ impl Told {
         self.queue.say(|_| line, log::takes);
     }
 
+    /// The line that was written in advance for a session of which nothing else is
+    /// known here.
+    pub fn put_in_advance(&mut self, line: &str, started: BootInstant) -> Option<lines::Place> {
+        let lines = self.lines.as_mut()?;
+        let place = lines.put(line, started)?;
+        lines.keep(place, true);
+        Some(place)
+    }
+
+    /// It was written.
+    pub fn take_down(&mut self, place: lines::Place) {
+        if let Some(lines) = &mut self.lines {
+            lines.take(place);
+        }
+    }
+
     /// A session has begun: its program was executed.
     pub fn begun(&mut self, subject: Subject) {
         self.counters.began();
         self.write_in_advance(subject);
         if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
-            self.queue.say(|lost| facts.start_line(lost).unwrap_or_default(), log::takes);
+            self.queue.say(|lost| facts.start_line(take(lost)).unwrap_or_default(), log::takes);
         }
     }
 }

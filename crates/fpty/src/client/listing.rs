@@ -158,7 +158,7 @@ fn name_users(sessions: &mut [Map<String, Value>]) {
 
 /// The columns, and what they have of a session.
 type Column = (&'static str, fn(&Map<String, Value>) -> String);
-const COLUMNS: [Column; 10] = [
+const COLUMNS: [Column; 11] = [
     ("ID", |session| text(session, "id")),
     ("NAME", |session| text(session, "name")),
     ("STATE", state),
@@ -180,12 +180,16 @@ const COLUMNS: [Column; 10] = [
         Some(idle) => duration(idle),
         None => String::from(NOTHING),
     }),
+    ("WATCHERS", |session| match session.get("watchers").and_then(Value::as_u64) {
+        Some(count @ 1..) => count.to_string(),
+        _ => String::from(NOTHING),
+    }),
     // The last one has all the room that there is.
     ("COMMAND", |session| text(session, "command")),
 ];
 
 /// What is only shown where there is something in it.
-const OF_THOSE_THAT_CAN_BE_LEFT: [&str; 2] = ["NAME", "STATE"];
+const OF_THOSE_THAT_CAN_BE_LEFT: [&str; 3] = ["NAME", "STATE", "WATCHERS"];
 
 const NOTHING: &str = "-";
 
@@ -302,7 +306,7 @@ fn widest(rows: &[Vec<String>], index: usize) -> usize {
 }
 
 /// What a narrow terminal does without, the first one first.
-const SPARED: [&str; 4] = ["SIZE", "TTY", "PEER", "IDLE"];
+const SPARED: [&str; 5] = ["SIZE", "TTY", "PEER", "IDLE", "WATCHERS"];
 
 /// Blanks between two columns, what a command has at least, and a long name.
 const GAP: usize = 2;
@@ -384,12 +388,14 @@ mod tests {
         let sessions: Vec<Map<String, Value>> = serde_json::from_str(
             r#"[{"id":"a","name":"job","attached":false,"ended":false,
             "detached_since":"2026-11-25T13:32:08.000Z"},
-            {"id":"b","attached":true,"ended":false},
+            {"id":"b","attached":true,"ended":false,"watchers":2},
             {"id":"c","attached":false,"ended":true,"status":7}]"#,
         )
         .expect("JSON");
         let table = table(&sessions, None);
-        for part in ["NAME", "job", "left 2026-11-25T13:32:08Z", "attached", "ended 7"] {
+        for part in
+            ["NAME", "job", "left 2026-11-25T13:32:08Z", "attached", "ended 7", "WATCHERS", "  2  "]
+        {
             assert!(table.contains(part), "{table}");
         }
     }

@@ -1,0 +1,237 @@
+//! Every session that lives is in the list and in the statistics, where both say the
+//! same of it: with a client or without, relayed or handed over, watched or not, of
+//! this gateway or of one before it.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::extended::to_the_end;
+use crate::harness::client::Pipes;
+use crate::harness::leaver::Leaver;
+use crate::harness::wire::{header, packet};
+use crate::harness::{Flavor, Server, Setup, on_every_server, process, servers, wait_until};
+
+/// What both have to say.
+const ALIKE: [&str; 13] = [
+    "id",
+    "socket",
+    "command",
+    "pid",
+    "tty",
+    "rows",
+    "cols",
+    "name",
+    "attached",
+    "detached_since",
+    "ended",
+    "status",
+    "watchers",
+];
+
+/// What stays known of a session, whatever becomes of its gateway.
+const KNOWN: [&str; 7] = ["id", "socket", "command", "name", "uid", "user", "tty"];
+
+fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
+    let setup = Setup::new(flavor)
+        .option("forkptyrouter-detach", "9")
+        .option("forkptyrouter-allow-command", "true")
+        .option("forkptyrouter-stats", "{dir}/stats")
+        .option("forkpty-router", "{dir}/s")
+        .option("forkpty-urouter", "{dir}/u");
+    options.iter().fold(setup, |setup, (name, value)| setup.option(name, value)).start()
+}
+
+fn by_id(sessions: Vec<Value>) -> BTreeMap<String, Value> {
+    sessions.into_iter().map(|one| (one["id"].as_str().expect("an id").to_owned(), one)).collect()
+}
+
+fn list(server: &Server) -> Vec<Value> {
+    let mut client = server.connect("u");
+    client.send(header(1, 102));
+    client.send(packet(105, b"l"));
+    client.send(packet(103, &[]));
+    let said = to_the_end(&mut client);
+    serde_json::from_slice(&said.output).expect("a list")
+}
+
+fn statistics(server: &Server) -> Vec<Value> {
+    let text = server.connect("stats").text_to_end();
+    let statistics: Value =
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"));
+    assert_eq!(statistics["unheard"], Value::Null);
+    statistics["sessions"].as_array().expect("a list").clone()
+}
+
+/// What both have of each session, and that it is the same; by the list's names.
+#[track_caller]
+fn all(server: &Server) -> BTreeMap<String, Value> {
+    let mut listed = by_id(list(server));
+    let counted = by_id(statistics(server));
+    assert_eq!(listed.keys().collect::<Vec<_>>(), counted.keys().collect::<Vec<_>>());
+    for (id, one) in &mut listed {
+        let other = &counted[id];
+        for name in ALIKE {
+            assert!(other.get(name).is_some(), "{name} in {other}");
+            assert_eq!(one[name], other[name], "{name} of {one} and {other}");
+        }
+        assert_eq!((&one["user"], &one["uid"]), (&other["peer"]["user"], &other["peer"]["uid"]));
+        assert_eq!(one["peer_pid"], other["peer"]["pid"]);
+        one["statistics"] = other.clone();
+    }
+    listed
+}
+
+#[track_caller]
+fn named(server: &Server, name: &str) -> Value {
+    let all = all(server);
+    let found = all.values().find(|one| one["name"] == name);
+    found.cloned().unwrap_or_else(|| panic!("{name}: {all:?}"))
+}
+
+/// When it began, in seconds of the day: as precise as a clock that was read twice.
+fn began(session: &Value) -> f64 {
+    let text = session["started"].as_str().expect("a time");
+    let (_, time) = text.split_once('T').expect("RFC 3339");
+    let parts = time.trim_end_matches('Z').split(':').map(|part| part.parse::<f64>().unwrap());
+    parts.fold(0.0, |all, part| all * 60.0 + part)
+}
+
+#[track_caller]
+fn is_still_known(before: &Value, now: &Value) {
+    for name in KNOWN {
+        // What has ended has no terminal.
+        if name != "tty" || now["ended"] == false {
+            assert_eq!(now[name], before[name], "{name} of {now}, before: {before}");
+        }
+    }
+    let (statistics, then) = (&now["statistics"], &before["statistics"]);
+    for name in ["mode", "uid", "gid"] {
+        assert_eq!(statistics[name], then[name], "{name} of {statistics}, before: {then}");
+    }
+    for (one, other) in [(now, before), (statistics, then), (now, statistics)] {
+        assert!((began(one) - began(other)).abs() < 0.05, "{one}\n{other}");
+    }
+}
+
+/// Kills the gateway, or reloads the instance.
+#[track_caller]
+fn replace_gateway(server: &Server, way: &str) {
+    let gateway = server.gateway();
+    let served = server.count_in_log("sessions at once");
+    match way {
+        "kill" => process::signal(gateway, Signal::SIGKILL),
+        _ => process::signal(server.master(), Signal::SIGHUP),
+    }
+    wait_until("there is another gateway", || server.gateway() != gateway);
+    wait_until("it serves", || server.count_in_log("sessions at once") > served);
+}
+
+/// It has its terminal, and a shell that has said so.
+#[track_caller]
+fn ready(client: Leaver) -> Leaver {
+    let mut client = client.takes();
+    client.terminal().send("\n");
+    client.terminal().read_until("$ ");
+    client
+}
+
+/// One that is left, and whose program ends then.
+#[track_caller]
+fn ends_alone(server: &Server, name: &str, status: i32) {
+    let mut client = ready(Leaver::begins(server, &[("fpty.name", name)]));
+    client.terminal().send(format!("sleep 0.4; exit {status}\n"));
+    client.leaves();
+    wait_until("it has ended", || named(server, name)["ended"] == true);
+}
+
+#[test]
+fn each_of_them_before_and_after() {
+    on_every_server(|flavor| {
+        for options in [&[][..], &[("forkptyrouter-audit", "json")]] {
+            let server = server(flavor, options);
+            let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap();
+            let mut bound = ready(Leaver::connects(&server, "u", None, &[("fpty.take", "1")]));
+            let mut here = ready(Leaver::begins(&server, &[("fpty.name", "here")]));
+            let left = ready(Leaver::begins(&server, &[("fpty.name", "left")]));
+            let left = left.leaves();
+            ends_alone(&server, "over", 3);
+            let mut raw = server.connect("s");
+            raw.shell("true");
+            let mut fpty = Command::new(servers::fpty());
+            fpty.args([&server.path("u"), "echo begun; exec cat"]);
+            let mut command = Pipes::reading(fpty, Stdio::piped());
+            command.stdout.read_until("begun");
+            let before = all(&server);
+            assert_eq!(before.len(), 6, "{before:?}");
+            for one in before.values() {
+                assert_eq!((&one["user"], &one["watchers"]), (&json!(me.name), &json!(0)), "{one}");
+                assert!(!one["command"].is_null() && !one["statistics"]["uid"].is_null(), "{one}");
+            }
+            let over = named(&server, "over");
+            assert_eq!((&over["status"], &over["pid"]), (&json!(3), &Value::Null));
+            let one = &before[&left];
+            assert_eq!((&one["attached"], &one["peer_pid"]), (&json!(false), &Value::Null));
+            assert!(one["detached_since"].is_string() && one["pid"].is_number(), "{one}");
+            drop((raw, command));
+            wait_until("the others are gone", || list(&server).len() == 4);
+            for way in ["kill", "reload", "kill"] {
+                let before = all(&server);
+                replace_gateway(&server, way);
+                wait_until("all are back", || list(&server).len() == 4);
+                let now = all(&server);
+                for (id, one) in &before {
+                    is_still_known(one, &now[id]);
+                    for name in ["attached", "detached_since", "ended", "status", "pid"] {
+                        assert_eq!(now[id][name], one[name], "{way}: {name} of {}", now[id]);
+                    }
+                }
+            }
+            // They are as before.
+            here.terminal().send("echo he''re\n");
+            here.terminal().read_until("here\r\n");
+            let mut back = Leaver::comes(&server, &left, &[]).takes();
+            back.terminal().send("echo ba''ck\n");
+            back.terminal().read_until("back\r\n");
+            let again = named(&server, "left");
+            is_still_known(&before[&left], &again);
+            assert_eq!(
+                (&again["attached"], &again["detached_since"]),
+                (&json!(true), &Value::Null)
+            );
+            bound.terminal().send("exit 5\n");
+            assert_eq!(bound.ended(), (0, 5, String::new()));
+            wait_until("it is gone", || all(&server).len() == 3);
+        }
+    });
+}
+
+#[test]
+fn who_watches_is_counted() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[]);
+        let client = ready(Leaver::begins(&server, &[("fpty.name", "job")]));
+        let other = Leaver::begins(&server, &[("fpty.name", "other")]).takes();
+        let watch = || Leaver::comes(&server, "job", &[("fpty.readonly", "1")]).takes();
+        let mut watchers = vec![watch(), watch()];
+        let count = |name: &str| named(&server, name)["watchers"].as_u64().expect("a number");
+        assert_eq!((count("job"), count("other")), (2, 0));
+        drop(watchers.pop());
+        wait_until("one is gone", || count("job") == 1);
+        client.leaves();
+        assert_eq!(count("job"), 1, "whoever is attached");
+        let mut fpty = Command::new(servers::fpty());
+        let listed = fpty.args(["--list", &server.path("u")]).output().expect("it runs");
+        let listed = String::from_utf8(listed.stdout).expect("a table");
+        let line = |name: &str| listed.lines().find(|line| line.contains(name)).expect("a line");
+        assert!(listed.lines().next().is_some_and(|head| head.contains("WATCHERS")), "{listed}");
+        let fields =
+            |name: &str| line(name).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert!(fields("job").contains(&String::from("1")), "{listed}");
+        assert!(!fields("other").contains(&String::from("1")), "{listed}");
+        drop((watchers, other));
+        wait_until("nobody watches", || count("job") == 0);
+    });
+}

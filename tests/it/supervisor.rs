@@ -1,0 +1,333 @@
+//! The process that keeps sessions is killed, alone or with its gateway or the
+//! master; sessions end while there is no gateway.
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::audit::{lines, of, wait_for};
+use crate::harness::leaver::Leaver;
+use crate::harness::process::{self, Process};
+use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
+
+/// What it is called.
+const NAME: &str = "fpty-holder";
+
+#[track_caller]
+fn server(flavor: &Flavor) -> Server {
+    setup(flavor).uwsgi()
+}
+
+fn setup(flavor: &Flavor) -> Setup {
+    Setup::new(flavor)
+        .option("forkptyrouter-detach", "300")
+        .option("forkptyrouter-audit", "json")
+        .option("forkptyrouter-hangup-grace", "1")
+        .option("forkpty-router", "{dir}/s")
+}
+
+fn supervisor(server: &Server) -> Option<i32> {
+    let all = server.processes().into_iter();
+    all.filter(|it| it.name == NAME && !it.is_zombie()).map(|it| it.pid).next()
+}
+
+/// One session of each kind that outlives its gateway.
+struct Kept {
+    /// It has its terminal, and cannot leave.
+    bound: Leaver,
+    /// It has its terminal, and can.
+    attached: Leaver,
+    /// One that was left.
+    left: String,
+}
+
+#[track_caller]
+fn at_the_prompt(mut client: Leaver, says: &str) -> Leaver {
+    client.terminal().send(format!("{says}; echo re''ady\n"));
+    client.terminal().read_until("ready\r\n");
+    client
+}
+
+impl Kept {
+    #[track_caller]
+    fn new(server: &Server, says: &str) -> Self {
+        let begins = || Leaver::begins(server, &[]).takes();
+        let bound = Leaver::connects(server, "u", None, &[("fpty.take", "1")]).takes();
+        let kept = Self {
+            bound: at_the_prompt(bound, says),
+            attached: at_the_prompt(begins(), says),
+            left: at_the_prompt(begins(), says).leaves(),
+        };
+        has_all(server);
+        kept
+    }
+}
+
+/// Waits until there is a supervisor that has all three terminals.
+#[track_caller]
+fn has_all(server: &Server) -> i32 {
+    let mut found = 0;
+    wait_until("all are kept", || {
+        let Some(pid) = supervisor(server) else {
+            return false;
+        };
+        found = pid;
+        let open = process::descriptors(pid);
+        open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == 3
+    });
+    found
+}
+
+#[track_caller]
+fn kill_supervisor(server: &Server) -> i32 {
+    let pid = supervisor(server).expect("something keeps them");
+    process::signal(pid, Signal::SIGKILL);
+    wait_until("it is gone", || Process::of(pid).is_none_or(|it| it.is_zombie()));
+    pid
+}
+
+#[track_caller]
+fn replace_gateway(server: &Server, way: &str) {
+    let gateway = server.gateway();
+    let served = server.count_in_log("sessions at once");
+    match way {
+        "kill" => process::signal(gateway, Signal::SIGKILL),
+        _ => process::signal(server.master(), Signal::SIGHUP),
+    }
+    wait_until("there is another gateway", || server.gateway() != gateway);
+    wait_until("it serves", || server.count_in_log("sessions at once") > served);
+}
+
+/// The reason and status of each session's end, in the order of their beginnings.
+/// What has begun as often has ended.
+fn ends(server: &Server) -> Vec<(Value, Value)> {
+    let all = lines(&server.log());
+    let (starts, ends) = (of(&all, "session-start"), of(&all, "session-end"));
+    let mut ids: Vec<&Value> = Vec::new();
+    starts.iter().map(|start| &start["id"]).for_each(|id| {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    });
+    let end = |id: &Value| {
+        let count = |lines: &[&Value]| lines.iter().filter(|line| line["id"] == *id).count();
+        assert_eq!(count(&starts), count(&ends), "{id}: {all:#?}");
+        let last = ends.iter().rfind(|end| end["id"] == *id).expect("an end");
+        (last["reason"].clone(), last["status"].clone())
+    };
+    ids.into_iter().map(end).collect()
+}
+
+fn nothing_is_left(server: &Server) {
+    wait_until("nothing is left", || server.processes().is_empty());
+}
+
+/// The next one is told of all, and the next gateway by that.
+#[test]
+fn what_it_kept_is_known_to_the_next_one() {
+    on_every_server(|flavor| {
+        for way in ["exit", "kill", "reload"] {
+            let server = server(flavor);
+            let Kept { mut bound, mut attached, left } = Kept::new(&server, "true");
+            let mut plain = server.connect("s");
+            plain.shell("true");
+            let before = kill_supervisor(&server);
+            assert_ne!(has_all(&server), before);
+            if way != "exit" {
+                replace_gateway(&server, way);
+            } else {
+                plain.shell("true");
+            }
+            bound.terminal().send("exit 3\n");
+            assert_eq!(bound.ended(), (0, 3, String::new()), "{way}");
+            attached.terminal().send("exit 4\n");
+            assert_eq!(attached.ended(), (0, 4, String::new()), "{way}");
+            let mut back = Leaver::comes(&server, &left, &[]).takes();
+            back.terminal().send("exit 5\n");
+            assert_eq!(back.ended(), (0, 5, String::new()), "{way}");
+            drop(plain);
+            wait_for(&server, "session-end", server.count_in_log("session-start"));
+            let ends = ends(&server);
+            assert_eq!(ends[0], (json!("exit"), json!(3)), "{way}");
+            assert_eq!(ends[1], (json!("exit"), json!(4)), "{way}");
+        }
+    });
+}
+
+/// Nobody has noticed that it is gone when the instance stops.
+#[test]
+fn killed_before_a_stop_it_leaves_nothing() {
+    on_every_server(|flavor| {
+        for noticed in [false, true] {
+            let mut server = server(flavor);
+            let Kept { mut bound, attached, left: _ } = Kept::new(&server, "trap '' HUP");
+            if !noticed {
+                process::signal(server.gateway(), Signal::SIGSTOP);
+            }
+            kill_supervisor(&server);
+            server.stop();
+            nothing_is_left(&server);
+            if noticed {
+                assert_eq!(bound.ended().0, 6, "{:?}", bound.end);
+            }
+            drop(attached);
+            let reasons: Vec<Value> = ends(&server).into_iter().map(|(why, _)| why).collect();
+            assert_eq!(reasons[..2], [json!("lost"), json!("lost")]);
+        }
+    });
+}
+
+/// Nobody has their terminals any more but their clients.
+#[test]
+fn killed_with_its_gateway_it_leaves_nothing() {
+    on_every_server(|flavor| {
+        let server = server(flavor);
+        let _kept = Kept::new(&server, "trap '' HUP");
+        let gateway = server.gateway();
+        process::signal(gateway, Signal::SIGSTOP);
+        kill_supervisor(&server);
+        process::signal(gateway, Signal::SIGKILL);
+        wait_until("there is another gateway", || server.gateway() != gateway);
+        wait_until("their programs end", || {
+            server.session_processes().iter().all(|one| one.name.starts_with("fpty-"))
+        });
+        wait_for(&server, "session-end", 3);
+        let lost = (json!("lost"), Value::Null);
+        assert_eq!(ends(&server)[..2], [lost.clone(), lost]);
+        // And whoever comes is served.
+        let mut next = at_the_prompt(Leaver::begins(&server, &[]).takes(), "true");
+        next.terminal().send("exit 7\n");
+        assert_eq!(next.ended().1, 7);
+    });
+}
+
+/// Who dies with the master leaves its sessions to the supervisor, also to one that
+/// was there before a reload.
+#[test]
+fn a_killed_master_leaves_nothing() {
+    on_every_server(|flavor| {
+        for reloaded in [false, true] {
+            let server = setup(flavor).killed_at_end().uwsgi();
+            let Kept { mut bound, .. } = Kept::new(&server, "trap '' HUP");
+            let before = supervisor(&server);
+            if reloaded {
+                replace_gateway(&server, "reload");
+            }
+            let mut plain = server.connect("s");
+            plain.shell("trap '' HUP");
+            assert_eq!(supervisor(&server), before);
+            process::signal(server.master(), Signal::SIGKILL);
+            assert_eq!(bound.ended().0, 6, "{:?}", bound.end);
+            wait_until("their programs end", || server.session_processes().is_empty());
+            let lost = (json!("lost"), Value::Null);
+            let ends = ends(&server);
+            assert_eq!((ends.len(), &ends[0], &ends[3]), (4, &lost, &lost));
+        }
+    });
+}
+
+/// Each end is told once, with its status, whoever tells it; also where the master
+/// writes the log, by way of a pipe that is another one after a reload.
+#[test]
+fn ends_without_a_gateway_have_their_status() {
+    on_every_server(|flavor| {
+        for (log_master, reloaded) in [(false, false), (true, false), (true, true)] {
+            let setup = setup(flavor);
+            let setup = if log_master { setup.switch("log-master") } else { setup };
+            let server = setup.uwsgi();
+            let Kept { mut bound, mut attached, left } = Kept::new(&server, "true");
+            let mut other = at_the_prompt(Leaver::begins(&server, &[]).takes(), "true");
+            if reloaded {
+                replace_gateway(&server, "reload");
+            }
+            let (master, gateway) = (server.master(), server.gateway());
+            process::signal(master, Signal::SIGSTOP);
+            process::signal(gateway, Signal::SIGKILL);
+            bound.terminal().send("exit 3\n");
+            assert_eq!(bound.ended(), (0, 3, String::new()));
+            attached.terminal().send("kill -9 $$\n");
+            assert_eq!((attached.ended().0, attached.ended().1), (1, 9));
+            process::signal(master, Signal::SIGCONT);
+            let told = wait_for(&server, "session-end", 3);
+            let at = |number: usize| of(&told, "session-start")[number]["id"].clone();
+            let end = |id: &Value| {
+                let ends = of(&told, "session-end");
+                let end = *ends.iter().find(|end| end["id"] == *id).expect("an end");
+                (end["reason"].clone(), end["status"].clone(), end["signal"].clone())
+            };
+            assert_eq!(end(&at(0)), (json!("exit"), json!(3), Value::Null));
+            assert_eq!(end(&at(1)), (json!("signal"), Value::Null, json!(9)));
+            wait_until("there is another gateway", || server.gateway() != gateway);
+            let mut back = Leaver::comes(&server, &left, &[]).takes();
+            back.terminal().send("exit 5\n");
+            assert_eq!(back.ended().1, 5);
+            other.terminal().send("exit 6\n");
+            assert_eq!(other.ended().1, 6);
+            wait_for(&server, "session-end", server.count_in_log("session-start"));
+            let ends = ends(&server);
+            assert!(ends.iter().all(|(reason, _)| reason != "lost"), "{ends:?}");
+        }
+    });
+}
+
+/// What has ended by the stop is told once, also where the log goes with the master.
+#[test]
+fn a_stop_tells_of_all() {
+    on_every_server(|flavor| {
+        for (log_master, reloaded) in [(false, false), (true, false), (true, true)] {
+            let setup = setup(flavor);
+            let setup = if log_master { setup.switch("log-master") } else { setup };
+            let mut server = setup.uwsgi();
+            let mut kept = Kept::new(&server, "true");
+            let mut plain = server.connect("s");
+            plain.shell("true");
+            if reloaded {
+                replace_gateway(&server, "reload");
+            }
+            server.stop();
+            assert_eq!(kept.bound.ended().0, 6);
+            nothing_is_left(&server);
+            let lost = (json!("lost"), Value::Null);
+            let ends = ends(&server);
+            assert_eq!(ends.len(), 4);
+            assert_eq!((&ends[0], &ends[1], &ends[3]), (&lost, &lost, &lost), "{log_master}");
+        }
+    });
+}
+
+/// It began once, and ends once, over any number of gateways.
+#[test]
+fn one_that_goes_on_has_one_beginning_and_one_end() {
+    on_every_server(|flavor| {
+        let server = server(flavor);
+        let client = Leaver::begins(&server, &[]).takes();
+        let mut client = at_the_prompt(client, "true");
+        for way in ["kill", "reload", "kill"] {
+            replace_gateway(&server, way);
+            client.terminal().send("echo st''ill\n");
+            client.terminal().read_until("still\r\n");
+        }
+        client.terminal().send("exit 6\n");
+        assert_eq!(client.ended(), (0, 6, String::new()));
+        let told = wait_for(&server, "session-end", 1);
+        assert_eq!(of(&told, "session-start").len(), 1);
+        assert_eq!(ends(&server), [(json!("exit"), json!(6))]);
+    });
+}
+
+/// One that is stopped keeps nobody waiting for ever.
+#[test]
+fn one_that_says_nothing_is_replaced() {
+    on_every_server(|flavor| {
+        let server = server(flavor);
+        let Kept { mut bound, .. } = Kept::new(&server, "true");
+        let before = supervisor(&server).expect("something keeps them");
+        process::signal(before, Signal::SIGSTOP);
+        replace_gateway(&server, "kill");
+        wait_until("it is gone", || Process::of(before).is_none_or(|it| it.is_zombie()));
+        let mut next = at_the_prompt(Leaver::begins(&server, &[]).takes(), "true");
+        wait_until("there is another", || supervisor(&server).is_some_and(|pid| pid != before));
+        next.terminal().send("exit 7\n");
+        assert_eq!(next.ended().1, 7);
+        let _ = bound.terminal();
+    });
+}

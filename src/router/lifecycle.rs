@@ -11,6 +11,7 @@ use super::context::Context;
 use super::left::bound::Past;
 use super::outcome::Outcome;
 use super::seats::Seat;
+use super::secrets::NOBODY;
 use super::table::Key;
 use super::told::{Gone, Last, New, Origin, Parted, Subject};
 use super::traffic::{Attached, Sessions};
@@ -86,7 +87,9 @@ impl Context {
         let Past { said, command, started, door, size, uid, id, pid } = past;
         let subject = Subject::Left(entry);
         if let Some(rules) = self.doors.rules(door) {
-            let seat = self.seats.keep(rules, Who::User(uid));
+            // Over TCP it is not known any more where it came from.
+            let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
+            let seat = self.seats.keep(rules, who);
             self.seats.is_of(seat, subject);
         }
         self.asked_for.note(subject, command.clone());

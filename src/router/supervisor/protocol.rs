@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::end_record::EndRecord;
 use crate::router::record::Kept;
+use crate::router::secrets;
 use crate::uwsgi::proof::{self, Token};
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::socket::Stream;
@@ -26,6 +27,8 @@ pub struct Record {
     pub name: String,
     /// Whose it is.
     pub uid: u32,
+    /// By what its client finds it again.
+    pub secrets: secrets::Kept,
     /// The address that it began at.
     pub door: String,
     /// Its program, as long as that was not reaped.

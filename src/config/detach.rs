@@ -20,16 +20,13 @@ pub struct Detach {
 
 impl Default for Detach {
     fn default() -> Self {
-        Self {
-            sessions: 0,
-            user: None,
-            time: Duration::from_secs(7 * 24 * 60 * 60),
-            buffer: 256 * 1024,
-            answer: true,
-        }
+        Self { sessions: 0, user: None, time: DETACH_TIME, buffer: BUFFER, answer: true }
     }
 }
 
+/// The usual time, and how much is usually kept.
+pub(super) const DETACH_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub(super) const BUFFER: u32 = 256 * 1024;
 /// More would not be bounded work.
 pub(super) const MAX_SESSIONS: u32 = 100_000;
 /// As large as a ring can be.

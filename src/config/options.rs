@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
 use super::access::List;
-use super::detach::{MAX_BUFFER, MAX_SESSIONS};
+use super::detach::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_SESSIONS};
 use super::router::{HANDSHAKE_TIMEOUT, MAX_EVENTS, MAX_PROCESSES, Router};
 use super::rules::{MOST, Rules};
 use super::{audit, record, value};
@@ -62,6 +62,26 @@ fn set<T>(place: &mut T, value: Result<T>) -> Result<()> {
     Ok(())
 }
 
+/// What of the rules an option sets, at one socket by this key, and how it is read.
+macro_rules! rule {
+    ($key:literal, $($place:ident).+, $read:expr) => {
+        Rule($key, |rules, what, typed| {
+            let read: fn(&str, &OsStr) -> Result<_> = $read;
+            set(&mut rules.$($place).+, read(what, typed))
+        })
+    };
+}
+
+/// The same of what is the router's.
+macro_rules! global {
+    ($($place:ident).+, $read:expr) => {
+        Global(|router, what, typed| {
+            let read: fn(&str, &OsStr) -> Result<_> = $read;
+            set(&mut router.$($place).+, read(what, typed))
+        })
+    };
+}
+
 /// A number of which 0 means the default.
 fn or_default(what: &str, typed: &OsStr, max: u32, default: u32) -> Result<u32> {
     let number = value::number(what, typed, 0..=max)?;
@@ -84,6 +104,11 @@ fn most(what: &str, typed: &OsStr, max: u32) -> Result<Option<u32>> {
 pub fn named(name: &str) -> Option<&'static RouterOption> {
     let is_it = |known: &&CStr| known.to_bytes() == name.as_bytes();
     OPTIONS.iter().find(|option| option.names.iter().any(|known| is_it(&known)))
+}
+
+/// A time of which 0 means the default.
+fn time(what: &str, typed: &OsStr, default: Duration) -> Result<Duration> {
+    Ok(value::time(what, typed)?.unwrap_or(default))
 }
 
 /// How a key at a socket is read that an option has.
@@ -150,24 +175,22 @@ pub static OPTIONS: [RouterOption; 45] = [
             c"forkpty-router-cmd",
         ],
         c"run the specified command on every connection (default: /bin/sh)",
-        Rule("cmd", |rules, what, typed| set(&mut rules.command, value::command(what, typed))),
+        rule!("cmd", command, value::command),
     ),
     option(
         &[c"forkptyrouter-rows"],
         c"set forkptyrouter default pty window rows (default: 24)",
-        Rule("rows", |rules, what, typed| set(&mut rules.rows, size(what, typed, 24))),
+        rule!("rows", rows, |what, typed| size(what, typed, 24)),
     ),
     option(
         &[c"forkptyrouter-cols"],
         c"set forkptyrouter default pty window cols (default: 80)",
-        Rule("cols", |rules, what, typed| set(&mut rules.cols, size(what, typed, 80))),
+        rule!("cols", cols, |what, typed| size(what, typed, 80)),
     ),
     option(
         &[c"forkptyrouter-processes", c"forkptyrouter-workers"],
         c"prefork the specified number of forkptyrouter processes",
-        Global(|router, what, typed| {
-            set(&mut router.processes, or_default(what, typed, MAX_PROCESSES, 1))
-        }),
+        global!(processes, |what, typed| or_default(what, typed, MAX_PROCESSES, 1)),
     ),
     option(&[c"forkptyrouter-zerg"], c"attach the forkptyrouter to a zerg server", Zerg),
     option(
@@ -185,9 +208,7 @@ pub static OPTIONS: [RouterOption; 45] = [
     option(
         &[c"forkptyrouter-events"],
         c"set the maximum number of events of one turn (default: 64)",
-        Global(|router, what, typed| {
-            set(&mut router.events, or_default(what, typed, MAX_EVENTS, 64))
-        }),
+        global!(events, |what, typed| or_default(what, typed, MAX_EVENTS, 64)),
     ),
     switch(
         &[c"forkptyrouter-cheap"],
@@ -205,19 +226,17 @@ pub static OPTIONS: [RouterOption; 45] = [
     option(
         &[c"forkptyrouter-timeout"],
         c"end a session after the specified time (15m) without traffic (default: never)",
-        Rule("idle", |rules, what, typed| set(&mut rules.timeout, value::time(what, typed))),
+        rule!("idle", timeout, value::time),
     ),
     option(
         &[c"forkptyrouter-timeout-commands"],
         c"end a command without a terminal after the specified time without traffic, and relay all of its streams (default: never)",
-        Rule("idle_commands", |rules, what, typed| {
-            set(&mut rules.command_timeout, value::time(what, typed))
-        }),
+        rule!("idle_commands", command_timeout, value::time),
     ),
     option(
         &[c"forkptyrouter-stats", c"forkptyrouter-stats-server", c"forkptyrouter-ss"],
         c"run the forkptyrouter stats server on the specified address",
-        Global(|router, what, typed| set(&mut router.stats, value::bytes(what, typed).map(Some))),
+        global!(stats, |what, typed| value::bytes(what, typed).map(Some)),
     ),
     option(
         &[c"forkptyrouter-harakiri"],
@@ -239,110 +258,82 @@ pub static OPTIONS: [RouterOption; 45] = [
     option(
         &[c"forkptyrouter-handover"],
         c"hand terminals over to clients that can take them (default: true)",
-        Rule("handover", |rules, what, typed| set(&mut rules.handover, value::switch(what, typed))),
+        rule!("handover", handover, value::switch),
     ),
     option(
         &[c"forkptyrouter-audit"],
         c"log who came, when, and what became of it: json, keyval or off (default: off)",
-        Rule("audit", |rules, what, typed| set(&mut rules.audit, audit::of(what, typed))),
+        rule!("audit", audit, audit::of),
     ),
     option(
         &[c"forkptyrouter-record"],
         c"record each session's terminal in a file of its own in the specified folder (default: off)",
-        Global(|router, what, typed| {
-            set(&mut router.rules.record.folder, record::folder(what, typed).map(Some))
-        }),
+        global!(rules.record.folder, |what, typed| record::folder(what, typed).map(Some)),
     ),
     option(
         &[c"forkptyrouter-record-format"],
         c"write recordings as asciicast v2 or v3 (default: v3)",
-        Rule("record_format", |rules, what, typed| {
-            set(&mut rules.record.format, record::format(what, typed))
-        }),
+        rule!("record_format", record.format, record::format),
     ),
     option(
         &[c"forkptyrouter-record-input"],
         c"record what is typed, too, with every password (default: false)",
-        Rule("record_input", |rules, what, typed| {
-            set(&mut rules.record.input, value::switch(what, typed))
-        }),
+        rule!("record_input", record.input, value::switch),
     ),
     option(
         &[c"forkptyrouter-record-limit"],
         c"let a recording have at most the specified bytes (default: 0, no limit)",
-        Rule("record_limit", |rules, what, typed| {
-            set(&mut rules.record.limit, record::limit(what, typed))
-        }),
+        rule!("record_limit", record.limit, record::limit),
     ),
     option(
         &[c"forkptyrouter-record-on-error"],
         c"close or continue a session that cannot be recorded (default: continue)",
-        Rule("record_on_error", |rules, what, typed| {
-            set(&mut rules.record.on_error, record::on_error(what, typed))
-        }),
+        rule!("record_on_error", record.on_error, record::on_error),
     ),
     option(
         &[c"forkptyrouter-record-commands"],
         c"skip or refuse commands without a terminal, which are not recorded (default: refuse with record-on-error = close or else skip)",
-        Rule("record_commands", |rules, what, typed| {
-            set(&mut rules.record.commands, record::commands(what, typed).map(Some))
-        }),
+        rule!("record_commands", record.commands, |what, typed| record::commands(what, typed).map(Some)),
     ),
     option(
         &[c"forkptyrouter-allow-command"],
         c"let clients run commands of their own, and the SFTP server (default: false)",
-        Rule("allow_command", |rules, what, typed| {
-            set(&mut rules.allow_command, value::switch(what, typed))
-        }),
+        rule!("allow_command", allow_command, value::switch),
     ),
     option(
         &[c"forkptyrouter-pass-stdio"],
         c"pass the client's pipes and sockets to a command without a terminal (default: true)",
-        Global(|router, what, typed| set(&mut router.pass_stdio, value::switch(what, typed))),
+        global!(pass_stdio, value::switch),
     ),
     option(
         &[c"forkptyrouter-sftp-server"],
         c"run the specified program for sftp (else OpenSSH's, where it usually is)",
-        Rule("sftp_server", |rules, what, typed| {
-            set(&mut rules.sftp_server, value::command(what, typed).map(Some))
-        }),
+        rule!("sftp_server", sftp_server, |what, typed| value::command(what, typed).map(Some)),
     ),
     option(
         &[c"forkptyrouter-detach"],
         c"let so many sessions go on without their client, to be found again (default: 0, none)",
-        Rule("detach", |rules, what, typed| {
-            set(&mut rules.detach.sessions, value::number(what, typed, 0..=MAX_SESSIONS))
-        }),
+        rule!("detach", detach.sessions, |what, typed| value::number(what, typed, 0..=MAX_SESSIONS)),
     ),
     option(
         &[c"forkptyrouter-detach-user"],
         c"let one user have so many of them (default: 0, half of them)",
-        Rule("detach_user", |rules, what, typed| {
-            set(&mut rules.detach.user, most(what, typed, MAX_SESSIONS))
-        }),
+        rule!("detach_user", detach.user, |what, typed| most(what, typed, MAX_SESSIONS)),
     ),
     option(
         &[c"forkptyrouter-detach-time"],
         c"end a session that is without a client for the specified seconds (default: 604800)",
-        Rule("detach_time", |rules, what, typed| {
-            let usual = Rules::default().detach.time;
-            set(&mut rules.detach.time, value::time(what, typed).map(|time| time.unwrap_or(usual)))
-        }),
+        rule!("detach_time", detach.time, |what, typed| time(what, typed, DETACH_TIME)),
     ),
     option(
         &[c"forkptyrouter-detach-buffer"],
         c"keep so many bytes of the last output of a session that can be left (default: 262144)",
-        Rule("detach_buffer", |rules, what, typed| {
-            let usual = Rules::default().detach.buffer;
-            set(&mut rules.detach.buffer, or_default(what, typed, MAX_BUFFER, usual))
-        }),
+        rule!("detach_buffer", detach.buffer, |what, typed| or_default(what, typed, MAX_BUFFER, BUFFER)),
     ),
     option(
         &[c"forkptyrouter-detach-answer"],
         c"tell programs that ask what their terminal is while there is no client (default: true)",
-        Rule("detach_answer", |rules, what, typed| {
-            set(&mut rules.detach.answer, value::switch(what, typed))
-        }),
+        rule!("detach_answer", detach.answer, value::switch),
     ),
     option(
         &[c"forkptyrouter-allow-user"],
@@ -377,36 +368,31 @@ pub static OPTIONS: [RouterOption; 45] = [
     option(
         &[c"forkptyrouter-max-sessions"],
         c"let there be at most the specified number of sessions (default: 0, any number)",
-        Rule("max", |rules, what, typed| set(&mut rules.max_sessions, most(what, typed, MOST))),
+        rule!("max", max_sessions, |what, typed| most(what, typed, MOST)),
     ),
     option(
         &[c"forkptyrouter-max-user-sessions"],
         c"let a user, or an address, have at most so many sessions (default: 0, any number)",
-        Rule("max_user", |rules, what, typed| {
-            set(&mut rules.max_user_sessions, most(what, typed, MOST))
-        }),
+        rule!("max_user", max_user_sessions, |what, typed| most(what, typed, MOST)),
     ),
     option(
         &[c"forkptyrouter-rate"],
         c"take at most so many new sessions a second at each socket (default: 0, any number)",
-        Rule("rate", |rules, what, typed| set(&mut rules.rate, most(what, typed, MOST))),
+        rule!("rate", rate, |what, typed| most(what, typed, MOST)),
     ),
     option(
         &[c"forkptyrouter-max-time"],
         c"end a session after the specified time, whatever it does (default: never)",
-        Rule("max_time", |rules, what, typed| set(&mut rules.max_time, value::time(what, typed))),
+        rule!("max_time", max_time, value::time),
     ),
     option(
         &[c"forkptyrouter-handshake-timeout"],
         c"refuse a client that says hello and then nothing for so many seconds (default: 10)",
-        Global(|router, what, typed| {
-            let time = value::time(what, typed).map(|time| time.unwrap_or(HANDSHAKE_TIMEOUT));
-            set(&mut router.handshake_timeout, time)
-        }),
+        global!(handshake_timeout, |what, typed| time(what, typed, HANDSHAKE_TIMEOUT)),
     ),
     option(
         &[c"forkptyrouter-hangup-grace"],
         c"kill a session that outlives its client by the specified seconds (default: 10, 0: never)",
-        Global(|router, what, typed| set(&mut router.hangup_grace, value::time(what, typed))),
+        global!(hangup_grace, value::time),
     ),
 ];

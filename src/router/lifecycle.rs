@@ -8,14 +8,17 @@ use std::time::Duration;
 
 use super::command::Commanded;
 use super::context::Context;
+use super::left::bound::Past;
 use super::outcome::Outcome;
 use super::seats::Seat;
 use super::table::Key;
 use super::told::{Gone, Last, New, Origin, Parted, Subject};
 use super::traffic::{Attached, Sessions};
 use crate::router::record::Recording;
+use crate::shares::Who;
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
+use fpty::sys::clock::Timestamp;
 use fpty::sys::process::Process;
 use fpty::sys::socket::Stream;
 
@@ -77,14 +80,42 @@ impl Context {
         self.emit(Event::Unviewed { subject, client, after });
     }
 
+    /// A session without a client goes on, of a gateway that was here before; its client
+    /// was `lost` with that one, which had come then.
+    pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
+        let Past { said, command, started, door, size, uid, id, pid } = past;
+        let subject = Subject::Left(entry);
+        if let Some(rules) = self.doors.rules(door) {
+            let seat = self.seats.keep(rules, Who::User(uid));
+            self.seats.is_of(seat, subject);
+        }
+        self.asked_for.note(subject, command.clone());
+        if self.told.keeps_facts() {
+            let origin = self.told.origin(door, "extended", || said);
+            let origin = self.told.asking(origin, || command);
+            let new = New { pid, tty: None, size: Some(size) };
+            self.told.note_user(subject, origin, id, uid, new);
+        }
+        self.told.goes_on(subject, started);
+        if let Some(since) = lost {
+            self.told.lost_with_its_gateway(subject, since);
+        }
+    }
+
     /// A session without a client is over.
-    pub fn closed_without_client(&mut self, entry: Key, why: Gone, exit: Option<Exit>) {
+    pub fn closed_without_client(
+        &mut self,
+        entry: Key,
+        why: Gone,
+        exit: Option<Exit>,
+        recording: Option<Rc<Recording>>,
+    ) {
         let subject = Subject::Left(entry);
         if let Some(exit) = exit {
             self.emit(Event::Exited(subject, exit));
         }
         let last = self.told.ended(subject, why, (Some(0), Some(0))).map(Box::new);
-        let (recording, was_entrusted) = (None, false);
+        let was_entrusted = false;
         self.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));
     }
 
@@ -146,7 +177,6 @@ impl Attached {
         let id = cx.ids.of(key);
         self.note(cx, key, id, origin, size);
         cx.emit(Event::Pending { subject: Subject::Session(key), seat, shown });
-        cx.then(Outcome::Pending(key, size));
     }
 
     /// Notes what is known of a session, where somebody wants to know it.

@@ -21,6 +21,7 @@
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
 //! | `depart.rs` | a session ends |
+//! | `lives.rs` | how a session begins, is left, found again, and ends |
 //! | `closing.rs` | connections to which the last word was said |
 //! | `programs.rs` | programs: which run, which have outlived their client |
 //! | `hang_up.rs` | they are hung up, killed, reaped |
@@ -64,6 +65,7 @@ mod latecomers;
 mod left;
 mod lifecycle;
 mod listing;
+mod lives;
 pub mod memory;
 mod outcome;
 mod programs;
@@ -87,8 +89,6 @@ mod web;
 use crate::config::router::Router;
 use crate::uwsgi::gateway::Gateway;
 use fpty::error::Result;
-
-use event_loop::GatewayLoop;
 
 /// Runs a gateway; returns only when it cannot go on.
 pub fn run(gateway: Gateway, config: Router) -> Result<()> {

@@ -6,7 +6,7 @@ use fpty::remains::Remains;
 use fpty::sys::Size;
 
 use super::extended::{Extended, HandOver};
-use super::{Client, Ends, Session};
+use super::{Client, Ends, Fate, Session};
 
 /// What is kept, and how it is with the client that has come for it.
 #[derive(Debug)]
@@ -49,6 +49,11 @@ impl Session {
         self.extended.as_ref()?.kept.as_deref()
     }
 
+    /// The same, to be written.
+    pub fn kept_mut(&mut self) -> Option<&mut Kept> {
+        self.extended.as_mut()?.kept.as_deref_mut()
+    }
+
     /// Its terminal is not handed over: what is kept is all that is offered.
     pub fn relays_for_good(&mut self) {
         if let Some(kept) = self.extended.as_mut().and_then(|extended| extended.kept.as_mut()) {
@@ -74,10 +79,13 @@ impl Session {
     }
 
     /// How the program has ended, where the client was not told, and somebody
-    /// else may come for it.
-    pub fn take_untold_end(&mut self) -> Option<Ended> {
+    /// else may come for it, or does: a client that had to go `for_another` was told
+    /// that alone.
+    pub fn take_untold_end(&mut self, for_another: bool) -> Option<Ended> {
+        let is_dismissed = self.fate != Fate::Open;
         let extended = self.extended.as_mut()?;
-        if extended.told || extended.for_good || extended.kept.is_none() {
+        let is_told = is_dismissed || (extended.told && !for_another);
+        if is_told || extended.for_good || extended.kept.is_none() {
             return None;
         }
         extended.ended.take()

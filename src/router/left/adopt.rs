@@ -4,6 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::context::Context;
+use super::super::lifecycle::Past;
 use super::super::record::{Recorder, Recording};
 use super::super::recovery::Whose;
 use super::super::secrets::Secrets;
@@ -12,7 +13,7 @@ use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::alone::{LAST_READS, ONE_READ};
-use super::bound::Past;
+use super::bound::past_of;
 use super::state::State;
 use super::{Alone, Client, Entry, Held, Left, Over, Program};
 use crate::config::record::OnError;
@@ -94,7 +95,7 @@ impl Left {
         mut recorder: Option<&mut Recorder>,
         (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
-        let past = Past::of(&record);
+        let past = past_of(&record);
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
         let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
         let secrets = Secrets::of(secrets);

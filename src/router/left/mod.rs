@@ -382,7 +382,7 @@ impl Left {
         let client = found.state.client();
         let subject = client.map_or(Subject::Left(entry), |it| Subject::Session(it.session));
         record.last = EndRecord::new(cx.told.in_advance(subject));
-        record.said = bound::said_of(cx, subject);
+        record.story = cx.told.story(subject);
         let program = found.state.program().map(|program| program.pidfd.as_fd());
         let attached = client.and_then(|client| sessions.get(client.session));
         let held = match (found.state.last(), found.state.terminal(), attached) {

@@ -13,7 +13,7 @@ use super::fault;
 use super::greet::Opened;
 use super::hang_up::Copies;
 use super::left::adopt::{NOT_HEARD, Restored};
-use super::left::bound::{self, Past};
+use super::left::bound;
 use super::left::{self, Came, Left, Parting, Why, Wish};
 use super::lifecycle::Closed;
 use super::outcome::Outcome;
@@ -287,19 +287,12 @@ impl Lives<'_> {
             }
             Restored::Attached { entry, session, past } => {
                 self.cx.faults.made = Some(Whose::Session(session));
-                let Past { said, command, started, door, size, .. } = *past;
-                let subject = Subject::Session(session);
-                self.cx.asked_for.note(subject, command.clone());
+                let (command, started) = (past.command.clone(), past.started);
+                self.cx.asked_for.note(Subject::Session(session), command);
                 bound::keep_seat(self.cx, self.sessions, session);
-                let origin = self.cx.told.origin(door, "extended", || said);
-                let origin = self.cx.told.asking(origin, || command);
-                let left = self.left.as_ref();
-                let id = left.and_then(|left| left.left_id(session));
-                let id = id.unwrap_or_else(|| self.cx.ids.of(session));
                 if let Some(attached) = self.sessions.get_mut(session) {
-                    attached.note(self.cx, session, id, origin, size);
+                    attached.goes_on(self.cx, session, *past);
                 }
-                self.cx.told.goes_on(subject, started);
                 self.sessions.goes_on(self.cx, session, started);
                 self.tell_store(entry);
             }

@@ -44,6 +44,7 @@ use super::listing::beginning::Beginning;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recording;
+use super::secrets::{NOBODY, Secrets};
 use super::seeking;
 use super::supervisor::client::{self, Found};
 use super::supervisor::door;
@@ -106,6 +107,7 @@ struct Entry {
     /// What it is called; may be empty.
     name: String,
     uid: u32,
+    secrets: Secrets,
     /// What runs, where that is known.
     command: Option<Box<str>>,
     /// Where it began: it is found there alone.
@@ -351,7 +353,8 @@ impl Left {
 impl Entry {
     /// Has it count as what it is, over all gateways.
     fn count(&mut self, tallies: &Tallies) {
-        let name = Beginning::of(self.name.as_bytes()).filter(|_| !self.state.is_over());
+        let is_ones_own = self.uid != NOBODY && !self.state.is_over();
+        let name = Beginning::of(self.name.as_bytes()).filter(|_| is_ones_own);
         let name = name.map(|name| seeking::name(self.door, self.uid, name));
         self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name).ok()));
         self.counts = match self.state.terminal() {
@@ -385,6 +388,7 @@ impl Entry {
             id: self.id.clone(),
             name: self.name.clone(),
             uid: self.uid,
+            secrets: self.secrets.kept(),
             door: door.to_owned(),
             pid: self.pid.as_raw(),
             since: self.since.into(),
@@ -416,7 +420,7 @@ impl Left {
         let client = found.state.client();
         let subject = client.map_or(Subject::Left(entry), |it| Subject::Session(it.session));
         record.last = EndRecord::new(cx.told.in_advance(subject));
-        record.said = bound::said_of(cx, subject);
+        record.story = cx.told.story(subject);
         let program = found.state.program().map(|program| program.pidfd.as_fd());
         let attached = client.and_then(|client| sessions.get(client.session));
         let held = match (found.state.last(), found.state.terminal(), attached) {
@@ -472,6 +476,7 @@ impl Left {
         };
         if let Some(found) = self.entries.get_mut(entry) {
             found.state.has_arrived();
+            found.secrets.has_arrived();
         }
         self.tell_store(cx, sessions, programs, entry);
         if let Some(attached) = sessions.get_mut(session) {

@@ -9,7 +9,6 @@ use crate::router::left::{Left, Listed};
 use crate::router::table::Key;
 use crate::router::told::{Facts, Subject};
 use crate::router::traffic::Sessions;
-use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
@@ -42,13 +41,6 @@ pub struct Described<'a> {
     pub bytes: (Option<u64>, Option<u64>),
 }
 
-impl Described<'_> {
-    /// The size of its terminal.
-    pub fn size(&self) -> Option<Size> {
-        self.master.and_then(Master::size)
-    }
-}
-
 /// The sessions of a gateway.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -78,7 +70,7 @@ impl<'a> View<'a> {
     pub fn user_of(self, one: Subject) -> Option<Option<u32>> {
         let client = match one {
             Subject::Left(key) => {
-                return Some(Some(self.left?.alone_or_over(key)?.uid));
+                return Some(self.left?.alone_or_over(key)?.uid);
             }
             Subject::Session(key) => {
                 let attached = self.sessions.get(key)?;
@@ -88,7 +80,7 @@ impl<'a> View<'a> {
                 }
                 // Root may have come back to another's.
                 match self.left_session(key).filter(|left| !left.is_bound) {
-                    Some(left) => return Some(Some(left.uid)),
+                    Some(left) => return Some(left.uid),
                     None => &attached.wires.client,
                 }
             }

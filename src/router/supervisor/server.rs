@@ -220,7 +220,7 @@ impl Supervisor {
                     fault::strike("holder", || record.name.clone());
                     if record.bound {
                         fault::strike("keeper", || {
-                            record.said.clone().map(Option::unwrap_or_default).concat()
+                            serde_json::to_vec(&record.story).unwrap_or_default()
                         });
                     }
                     let stored = Stored { record: *record, held, ordinal, orphan: None };

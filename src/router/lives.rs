@@ -280,9 +280,14 @@ impl Lives<'_> {
         }
         match restored {
             Restored::Over => {}
+            // Its recording is no more for the next one to end.
+            Restored::Ended(entry) => self.tell_store(entry),
             Restored::Alone { entry, past, lost } => {
                 self.cx.faults.made = Some(Whose::Left(entry));
                 self.cx.goes_on_alone(entry, *past, lost);
+                if let Some(recording) = self.left.as_ref().and_then(|it| it.recording(entry)) {
+                    Recorder::tell(self.cx, recording);
+                }
                 self.tell_store(entry);
             }
             Restored::Attached { entry, session, past } => {

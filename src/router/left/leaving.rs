@@ -361,7 +361,7 @@ impl Left {
             // what comes from the client only what it had not counted is looked at.)
             remains.take_asked();
         }
-        let alone = Box::new(Alone { master, remains, closed: None, recording });
+        let alone = Box::new(Alone::new(master, remains, recording));
         let next = sessions.vacant_key();
         let next = |waiting: &Box<Waiting>| Client { session: next, uid: waiting.uid };
         let left = self.change(key, |entry| entry.state.leaves(alone, next, Timestamp::now()));

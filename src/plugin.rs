@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use once_cell::sync::Lazy;
 
-use crate::config::{pty, router};
+use crate::config::options::Sets;
+use crate::config::{self, pty, router};
 use crate::ffi;
 use crate::router::supervisor::{self, left_behind};
 use crate::router::told::counters;
@@ -25,19 +26,21 @@ use fpty::proto::Protocol;
 /// The router's options as they are read, on the server's only thread.
 static ROUTER: Lazy<Mutex<router::Router>> = Lazy::new(Mutex::default);
 
-static ROUTER_OPTIONS: OptionTable<{ router::OPTIONS.len() + 1 }> = {
-    let mut specs = [Spec::NONE; router::OPTIONS.len()];
-    let mut at = 0;
-    while at < specs.len() {
-        let option = &router::OPTIONS[at];
-        let implies = match option.key {
-            router::Key::Listen(_) | router::Key::ListenBy(_) | router::Key::Zerg => {
-                Implies::Master
-            }
+static ROUTER_OPTIONS: OptionTable<{ config::options::NAMES + 1 }> = {
+    let mut specs = [Spec::NONE; config::options::NAMES];
+    let (mut at, mut row) = (0, 0);
+    while row < config::options::OPTIONS.len() {
+        let option = &config::options::OPTIONS[row];
+        let implies = match option.sets {
+            Sets::Listen(_) | Sets::ListenBy(_) | Sets::Zerg => Implies::Master,
             _ => Implies::Nothing,
         };
-        specs[at] = Spec::new(option.name, option.takes_value, option.help, implies);
-        at += 1;
+        let mut name = 0;
+        while name < option.names.len() {
+            specs[at] = Spec::new(option.names[name], option.takes_value, option.help, implies);
+            (at, name) = (at + 1, name + 1);
+        }
+        row += 1;
     }
     OptionTable::new(&specs, router_option)
 };
@@ -135,16 +138,13 @@ unsafe extern "C" fn router_option(name: *mut c_char, value: *mut c_char, _: *mu
 }
 
 fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
-    use router::Key;
-    let option = router::OPTIONS
-        .iter()
-        .find(|option| option.name.to_bytes() == name.as_bytes())
+    let option = config::options::named(name)
         .ok_or_else(|| Error::new(format!("option {name} is not one of the router's")))?;
-    locked(&ROUTER).set(option.key, name, value)?;
-    match option.key {
-        Key::Listen(Protocol::Raw) => sockets::add(value, Role::Raw, 0),
-        Key::Listen(Protocol::Uwsgi) => sockets::add(value, Role::Uwsgi, 0),
-        Key::ListenBy(protocol) => {
+    locked(&ROUTER).set(option, name, value)?;
+    match option.sets {
+        Sets::Listen(Protocol::Raw) => sockets::add(value, Role::Raw, 0),
+        Sets::Listen(Protocol::Uwsgi) => sockets::add(value, Role::Uwsgi, 0),
+        Sets::ListenBy(protocol) => {
             let role = if protocol == Protocol::Raw { Role::Raw } else { Role::Uwsgi };
             let (address, number) = {
                 let router = locked(&ROUTER);
@@ -153,7 +153,7 @@ fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
             };
             sockets::add(&address, role, number)
         }
-        Key::Zerg => sockets::add_from_zerg(value),
+        Sets::Zerg => sockets::add_from_zerg(value),
         _ => Ok(()),
     }
 }
@@ -284,6 +284,7 @@ unsafe extern "C" fn router_end() {
         inherited::at_the_end();
         supervisor::door::before_exec();
         proof::before_exec();
+        memory::before_exec();
         left_behind::after_the_end(locked(&ROUTER).hangup_grace);
         door::keep();
     });

@@ -40,7 +40,7 @@ impl Who {
     }
 
     /// With whom it shares a share: processes cost nothing.
-    fn together(self) -> Self {
+    pub fn together(self) -> Self {
         match self {
             Self::Elsewhere(_) => Self::Elsewhere(0),
             who => who,

@@ -1,10 +1,6 @@
 //! How sessions go on without a client.
 
-use std::ffi::OsStr;
 use std::time::Duration;
-
-use super::value;
-use fpty::error::Result;
 
 /// How sessions go on without a client.
 #[derive(Clone, Debug)]
@@ -22,65 +18,23 @@ pub struct Detach {
     pub answer: bool,
 }
 
-/// One of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// How many.
-    Sessions,
-    /// How many of one user.
-    User,
-    /// How long.
-    Time,
-    /// How much is kept.
-    Buffer,
-    /// Whether programs are answered.
-    Answer,
-}
-
 impl Default for Detach {
     fn default() -> Self {
-        Self {
-            sessions: 0,
-            user: None,
-            time: Duration::from_secs(7 * 24 * 60 * 60),
-            buffer: 256 * 1024,
-            answer: true,
-        }
+        Self { sessions: 0, user: None, time: DETACH_TIME, buffer: BUFFER, answer: true }
     }
 }
 
+/// The usual time, and how much is usually kept.
+pub(super) const DETACH_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub(super) const BUFFER: u32 = 256 * 1024;
 /// More would not be bounded work.
-const MAX_SESSIONS: u32 = 100_000;
+pub(super) const MAX_SESSIONS: u32 = 100_000;
 /// As large as a ring can be.
-const MAX_BUFFER: u32 = 64 * 1024 * 1024;
+pub(super) const MAX_BUFFER: u32 = 64 * 1024 * 1024;
 
 impl Detach {
     /// How many sessions of one user may go on without a client.
     pub fn of_one_user(&self) -> usize {
         self.user.unwrap_or(self.sessions.div_ceil(2)) as usize
-    }
-
-    /// Takes one of them as typed; a number of 0 means the default.
-    ///
-    /// # Errors
-    /// A value that it cannot have: the line for the operator.
-    pub fn set(&mut self, part: Part, option: &str, typed: impl AsRef<OsStr>) -> Result<()> {
-        let usual = Self::default();
-        match part {
-            Part::Sessions => self.sessions = value::number(option, typed, 0..=MAX_SESSIONS)?,
-            Part::User => {
-                let count = value::number(option, typed, 0..=MAX_SESSIONS)?;
-                self.user = (count > 0).then_some(count);
-            }
-            Part::Time => self.time = value::time(option, typed)?.unwrap_or(usual.time),
-            Part::Buffer => {
-                self.buffer = match value::number(option, typed, 0..=MAX_BUFFER)? {
-                    0 => usual.buffer,
-                    bytes => bytes,
-                };
-            }
-            Part::Answer => self.answer = value::switch(option, typed)?,
-        }
-        Ok(())
     }
 }

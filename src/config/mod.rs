@@ -8,6 +8,7 @@ pub mod accept_env;
 pub mod access;
 pub mod audit;
 pub mod detach;
+pub mod options;
 mod pairs;
 pub mod pty;
 pub mod record;

@@ -9,23 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::value;
 use fpty::error::{Error, Result};
 
-/// One of the options.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// The folder.
-    Folder,
-    /// How a recording is written.
-    Format,
-    /// Whether input is recorded.
-    Input,
-    /// How long a file may become.
-    Limit,
-    /// What becomes of a session that cannot be recorded.
-    OnError,
-    /// What becomes of commands without a terminal, which are not recorded.
-    Commands,
-}
-
 /// How a recording is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
@@ -94,7 +77,7 @@ impl Record {
     /// It is neither a switch nor the path of a folder.
     pub fn set_here(&mut self, what: &str, typed: &OsStr) -> Result<()> {
         match value::switch(what, typed) {
-            _ if typed.as_bytes().starts_with(b"/") => self.set(Part::Folder, what, typed)?,
+            _ if typed.as_bytes().starts_with(b"/") => self.folder = Some(folder(what, typed)?),
             Ok(true) => {}
             Ok(false) => self.folder = None,
             Err(_) => {
@@ -105,52 +88,55 @@ impl Record {
         }
         Ok(())
     }
+}
 
-    /// Takes one option as typed.
-    ///
-    /// # Errors
-    /// A value that it cannot have.
-    pub fn set(&mut self, part: Part, option: &str, typed: &OsStr) -> Result<()> {
-        let word = typed.to_string_lossy();
-        let neither = |one: &str, other: &str| {
-            Err(Error::new(format!("option {option} = {word}: neither {one} nor {other}")))
-        };
-        match part {
-            Part::Folder => {
-                let folder = value::bytes(option, typed)?;
-                if folder.as_bytes().contains(&b'\n') {
-                    return Err(Error::new(format!("option {option}: a line feed in a path")));
-                }
-                self.folder = Some(folder);
-            }
-            Part::Format => match word.trim() {
-                "v2" => self.format = Format::V2,
-                "v3" => self.format = Format::V3,
-                _ => return neither("v2", "v3"),
-            },
-            Part::Input => self.input = value::switch(option, typed)?,
-            Part::Limit => match word.trim().parse::<u64>() {
-                Ok(0) => self.limit = None,
-                Ok(limit @ LEAST..) => self.limit = Some(limit),
-                _ => {
-                    return Err(Error::new(format!(
-                        "option {option} = {word}: neither 0 nor a number of bytes from {LEAST}"
-                    )));
-                }
-            },
-            Part::OnError => match word.trim() {
-                "close" => self.on_error = OnError::Close,
-                "continue" => self.on_error = OnError::Continue,
-                _ => return neither("close", "continue"),
-            },
-            Part::Commands => match word.trim() {
-                "skip" => self.commands = Some(Commands::Skip),
-                "refuse" => self.commands = Some(Commands::Refuse),
-                _ => return neither("skip", "refuse"),
-            },
-        }
-        Ok(())
+/// Reads the path of a folder.
+///
+/// # Errors
+/// It can be none; likewise those below.
+pub fn folder(what: &str, typed: &OsStr) -> Result<OsString> {
+    let folder = value::bytes(what, typed)?;
+    match folder.as_bytes().contains(&b'\n') {
+        true => Err(Error::new(format!("option {what}: a line feed in a path"))),
+        false => Ok(folder),
     }
+}
+
+/// Reads one of two words.
+fn either<T>(what: &str, typed: &OsStr, words: [(&str, T); 2]) -> Result<T> {
+    let (word, names) = (typed.to_string_lossy(), [words[0].0, words[1].0]);
+    let found = words.into_iter().find(|(name, _)| *name == word.trim());
+    found.map(|(_, value)| value).ok_or_else(|| {
+        let [one, other] = names;
+        Error::new(format!("option {what} = {word}: neither {one} nor {other}"))
+    })
+}
+
+/// Reads how a recording is written.
+pub fn format(what: &str, typed: &OsStr) -> Result<Format> {
+    either(what, typed, [("v2", Format::V2), ("v3", Format::V3)])
+}
+
+/// Reads how long a file may become; 0: as long as it likes.
+pub fn limit(what: &str, typed: &OsStr) -> Result<Option<u64>> {
+    let word = typed.to_string_lossy();
+    match word.trim().parse() {
+        Ok(0) => Ok(None),
+        Ok(limit @ LEAST..) => Ok(Some(limit)),
+        _ => Err(Error::new(format!(
+            "option {what} = {word}: neither 0 nor a number of bytes from {LEAST}"
+        ))),
+    }
+}
+
+/// Reads what becomes of a session that cannot be recorded.
+pub fn on_error(what: &str, typed: &OsStr) -> Result<OnError> {
+    either(what, typed, [("close", OnError::Close), ("continue", OnError::Continue)])
+}
+
+/// Reads what becomes of commands without a terminal.
+pub fn commands(what: &str, typed: &OsStr) -> Result<Commands> {
+    either(what, typed, [("skip", Commands::Skip), ("refuse", Commands::Refuse)])
 }
 
 #[cfg(test)]
@@ -159,32 +145,24 @@ mod tests {
 
     #[test]
     fn each_takes_what_it_can_have_and_names_what_not() {
-        let mut record = Record::default();
-        for (part, good) in [
-            (Part::Folder, "/var/lib/recordings"),
-            (Part::Format, "v2"),
-            (Part::Input, "true"),
-            (Part::Limit, "5000000000"),
-            (Part::OnError, "close"),
-            (Part::Commands, "skip"),
+        let (of, typed) = ("forkptyrouter-x", OsStr::new);
+        assert_eq!(folder(of, typed("/var/r")).ok().as_deref(), Some(typed("/var/r")));
+        assert_eq!(format(of, typed(" v2 ")).ok(), Some(Format::V2));
+        assert_eq!(limit(of, typed("5000000000")).ok(), Some(Some(5_000_000_000)));
+        assert_eq!(limit(of, typed("0")).ok(), Some(None));
+        assert_eq!(on_error(of, typed("close")).ok(), Some(OnError::Close));
+        assert_eq!(commands(of, typed("skip")).ok(), Some(Commands::Skip));
+        for error in [
+            folder(of, typed(" ")).err(),
+            folder(of, typed("/var/a\nb")).err(),
+            format(of, typed("v4")).err(),
+            limit(of, typed("100")).err(),
+            limit(of, typed("1GB")).err(),
+            on_error(of, typed("stop")).err(),
+            commands(of, typed("record")).err(),
         ] {
-            record.set(part, "forkptyrouter-x", good.as_ref()).expect(good);
-        }
-        assert_eq!(record.folder.as_deref(), Some("/var/lib/recordings".as_ref()));
-        assert_eq!((record.format, record.input), (Format::V2, true));
-        assert_eq!((record.limit, record.on_error), (Some(5_000_000_000), OnError::Close));
-        for (part, nonsense) in [
-            (Part::Folder, " "),
-            (Part::Folder, "/var/a\nb"),
-            (Part::Format, "v4"),
-            (Part::Input, "perhaps"),
-            (Part::Limit, "100"),
-            (Part::Limit, "1GB"),
-            (Part::OnError, "stop"),
-            (Part::Commands, "record"),
-        ] {
-            let error = record.set(part, "forkptyrouter-x", nonsense.as_ref()).expect_err(nonsense);
-            assert!(error.to_string().contains("forkptyrouter-x"), "{error}");
+            let error = error.expect("nonsense").to_string();
+            assert!(error.contains("forkptyrouter-x"), "{error}");
         }
     }
 

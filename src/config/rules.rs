@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
 use super::access::{Access, List};
-use super::audit::{self, Audit};
-use super::detach::{self, Detach};
+use super::audit::Audit;
+use super::detach::Detach;
+use super::options::{self, list};
 use super::pairs::{self, Value};
-use super::record::{Part, Record};
+use super::record::Record;
 use super::value;
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
@@ -156,25 +157,9 @@ pub enum SocketKind {
     Passed(Transport),
 }
 
-/// The keys, for whoever types another.
-const KEYS: &str = "addr, cmd, uid, gid, groups, chdir, env, accept_env, rows, cols, chmod, chown, \
-                    allow_user, deny_user, allow_group, deny_group, allow_addr, deny_addr, root, max, \
-                    max_user, rate, idle, idle_commands, max_time, handover, allow_command, sftp_server, record, \
-                     record_format, record_input, record_limit, record_on_error, record_commands, \
-                     audit, detach, detach_user, detach_time, detach_buffer, detach_answer";
-
-/// The list that a key or a global option is about.
-pub fn list(key: &str) -> Option<List> {
-    Some(match key {
-        "allow_user" => List::AllowUser,
-        "deny_user" => List::DenyUser,
-        "allow_group" => List::AllowGroup,
-        "deny_group" => List::DenyGroup,
-        "allow_addr" => List::AllowAddress,
-        "deny_addr" => List::DenyAddress,
-        _ => return None,
-    })
-}
+/// The keys that mean something at one socket alone, or something else than the
+/// option of that name.
+const KEYS: &str = "addr, uid, gid, groups, chdir, env, accept_env, chmod, chown, root, record";
 
 impl Own {
     /// Reads the option. What can be told of its values is told at once.
@@ -403,22 +388,12 @@ impl Rules {
     fn set(&mut self, key: &str, what: &str, typed: &Value) -> Result<()> {
         let one = OsString::from_vec(typed.one());
         let one = one.as_os_str();
-        let count = || {
-            let count = value::number(what, one, 0..=MOST)?;
-            Ok((count > 0).then_some(count))
-        };
-        let lines = |value: u32, default: u16| u16::try_from(value).map_or(default, |n| n.max(1));
         match key {
             // See Own::read and Own::identity.
             "addr" | "chmod" | "chown" | "uid" | "gid" | "groups" => {}
-            "cmd" => self.command = value::command(what, one)?,
             "chdir" => self.folder = Some(value::command(what, one)?),
             "env" => self.environment = variables(what, &typed.list())?,
-            "accept_env" => {
-                self.accept_env = AcceptEnv::of(&typed.list().join(&b' '));
-            }
-            "rows" => self.rows = lines(value::number(what, one, 1..=u16::MAX.into())?, 24),
-            "cols" => self.cols = lines(value::number(what, one, 1..=u16::MAX.into())?, 80),
+            "accept_env" => self.accept_env = AcceptEnv::of(&typed.list().join(&b' ')),
             "root" => match one.to_string_lossy().trim() {
                 "deny" => self.access.deny_root(true),
                 "allow" => self.access.deny_root(false),
@@ -428,30 +403,16 @@ impl Rules {
                     )));
                 }
             },
-            "max" => self.max_sessions = count()?,
-            "max_user" => self.max_user_sessions = count()?,
-            "rate" => self.rate = count()?,
-            "idle" => self.timeout = value::time(what, one)?,
-            "idle_commands" => self.command_timeout = value::time(what, one)?,
-            "max_time" => self.max_time = value::time(what, one)?,
-            "handover" => self.handover = value::switch(what, one)?,
-            "allow_command" => self.allow_command = value::switch(what, one)?,
-            "sftp_server" => self.sftp_server = Some(value::command(what, one)?),
             "record" => self.record.set_here(what, one)?,
-            "record_format" => self.record.set(Part::Format, what, one)?,
-            "record_input" => self.record.set(Part::Input, what, one)?,
-            "record_limit" => self.record.set(Part::Limit, what, one)?,
-            "record_on_error" => self.record.set(Part::OnError, what, one)?,
-            "record_commands" => self.record.set(Part::Commands, what, one)?,
-            "audit" => self.audit = audit::of(what, one)?,
-            "detach" => self.detach.set(detach::Part::Sessions, what, one)?,
-            "detach_user" => self.detach.set(detach::Part::User, what, one)?,
-            "detach_time" => self.detach.set(detach::Part::Time, what, one)?,
-            "detach_buffer" => self.detach.set(detach::Part::Buffer, what, one)?,
-            "detach_answer" => self.detach.set(detach::Part::Answer, what, one)?,
-            _ => {
-                return Err(Error::new(format!("option {what}: no such key (there are {KEYS})")));
-            }
+            key => match options::rule(key) {
+                Some(take) => take(self, what, one)?,
+                None => {
+                    let keys: Vec<&str> = [KEYS].into_iter().chain(options::keys()).collect();
+                    let keys = keys.join(", ");
+                    let line = format!("option {what}: no such key (there are {keys})");
+                    return Err(Error::new(line));
+                }
+            },
         }
         Ok(())
     }

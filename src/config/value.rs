@@ -8,8 +8,8 @@ use std::time::Duration;
 use fpty::error::{Error, Result};
 
 /// A whole number within a range.
-pub fn number(option: &str, value: impl AsRef<OsStr>, range: RangeInclusive<u32>) -> Result<u32> {
-    let value = value.as_ref().to_string_lossy();
+pub fn number(option: &str, value: &OsStr, range: RangeInclusive<u32>) -> Result<u32> {
+    let value = value.to_string_lossy();
     value.trim().parse::<u32>().ok().filter(|number| range.contains(number)).ok_or_else(|| {
         Error::new(format!(
             "option {option} = {value}: not a whole number from {} to {}",
@@ -23,8 +23,8 @@ pub fn number(option: &str, value: impl AsRef<OsStr>, range: RangeInclusive<u32>
 ///
 /// # Errors
 /// Says the option and the value.
-pub fn time(option: &str, value: impl AsRef<OsStr>) -> Result<Option<Duration>> {
-    let value = value.as_ref().to_string_lossy();
+pub fn time(option: &str, value: &OsStr) -> Result<Option<Duration>> {
+    let value = value.to_string_lossy();
     let typed = value.trim();
     let (digits, unit) = match typed.as_bytes().last() {
         Some(b's') => (&typed[..typed.len() - 1], 1),
@@ -48,8 +48,8 @@ const MOST_SECONDS: u64 = i32::MAX.unsigned_abs() as u64;
 
 /// The words that uWSGI itself takes for true and false; a switch without a
 /// value is on.
-pub fn switch(option: &str, value: impl AsRef<OsStr>) -> Result<bool> {
-    let value = value.as_ref().to_string_lossy();
+pub fn switch(option: &str, value: &OsStr) -> Result<bool> {
+    let value = value.to_string_lossy();
     match value.trim().to_ascii_lowercase().as_str() {
         "" | "true" | "on" | "yes" | "1" => Ok(true),
         "false" | "off" | "no" | "0" => Ok(false),
@@ -59,8 +59,7 @@ pub fn switch(option: &str, value: impl AsRef<OsStr>) -> Result<bool> {
 
 /// An address or a list, which is not empty: its bytes as they were typed, of
 /// which any but NUL may stand in a path.
-pub fn bytes(option: &str, value: impl AsRef<OsStr>) -> Result<OsString> {
-    let value = value.as_ref();
+pub fn bytes(option: &str, value: &OsStr) -> Result<OsString> {
     if value.as_bytes().trim_ascii().is_empty() {
         return Err(Error::new(format!("option {option}: the value is empty")));
     }
@@ -68,7 +67,7 @@ pub fn bytes(option: &str, value: impl AsRef<OsStr>) -> Result<OsString> {
 }
 
 /// A command: likewise, but for blanks around it.
-pub fn command(option: &str, value: impl AsRef<OsStr>) -> Result<CString> {
+pub fn command(option: &str, value: &OsStr) -> Result<CString> {
     CString::new(bytes(option, value)?.as_bytes().trim_ascii())
         .map_err(|_| Error::new(format!("option {option}: the value holds a NUL byte")))
 }
@@ -79,9 +78,10 @@ mod tests {
 
     #[test]
     fn a_number_is_taken_whole_or_refused() {
-        assert_eq!(number("rows", " 40 ", 0..=65535).ok(), Some(40));
+        assert_eq!(number("rows", " 40 ".as_ref(), 0..=65535).ok(), Some(40));
         for nonsense in ["abc", "", "-1", "70000", "4O", "1.5", "0x10", "99999999999999999999"] {
-            let error = number("forkptyrouter-rows", nonsense, 0..=65535).expect_err(nonsense);
+            let error =
+                number("forkptyrouter-rows", nonsense.as_ref(), 0..=65535).expect_err(nonsense);
             let text = error.to_string();
             assert!(text.contains("forkptyrouter-rows") && text.contains(nonsense), "{text}");
         }
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_time_has_a_unit_or_is_in_seconds() {
-        let read = |typed: &str| time("forkptyrouter-timeout", typed);
+        let read = |typed: &str| time("forkptyrouter-timeout", typed.as_ref());
         for (typed, seconds) in
             [("90", 90), (" 15m ", 900), ("8h", 28_800), ("7d", 604_800), ("5s", 5)]
         {
@@ -104,17 +104,17 @@ mod tests {
 
     #[test]
     fn a_switch_knows_the_words_of_uwsgi() {
-        assert_eq!(switch("x", "").ok(), Some(true));
-        assert_eq!(switch("x", "TRUE").ok(), Some(true));
-        assert_eq!(switch("x", "no").ok(), Some(false));
-        assert!(switch("x", "maybe").is_err());
+        assert_eq!(switch("x", "".as_ref()).ok(), Some(true));
+        assert_eq!(switch("x", "TRUE".as_ref()).ok(), Some(true));
+        assert_eq!(switch("x", "no".as_ref()).ok(), Some(false));
+        assert!(switch("x", "maybe".as_ref()).is_err());
     }
 
     #[test]
     fn bytes_are_bytes_and_not_none() {
-        assert_eq!(command("x", " /bin/sh ").ok(), CString::new("/bin/sh").ok());
-        assert!(bytes("x", "  ").is_err());
-        assert!(command("x", "a\0b").is_err());
+        assert_eq!(command("x", " /bin/sh ".as_ref()).ok(), CString::new("/bin/sh").ok());
+        assert!(bytes("x", "  ".as_ref()).is_err());
+        assert!(command("x", "a\0b".as_ref()).is_err());
         let latin = OsStr::from_bytes(b"/tmp/\xe9\xa0 ");
         assert_eq!(bytes("x", latin).ok().as_deref(), Some(latin));
         assert_eq!(command("x", latin).ok(), CString::new(&b"/tmp/\xe9\xa0"[..]).ok());

@@ -57,6 +57,9 @@ pub const TIME_IS_OVER: &str = "session ended: its time is over (max-time)";
 pub(super) const LIMIT_COMES: &str =
     "this session ends in a minute: its time is over then (max-time)";
 
+/// What the client of a session is told that was ended at somebody's wish.
+pub const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
+
 /// How long before that it is told that it will be.
 pub(super) const NOTICE: Duration = Duration::from_secs(60);
 

@@ -92,7 +92,6 @@ pub struct Made {
     pub ordinal: usize,
     pub spawner: Spawner,
     pub doors: Doors,
-    pub seats: Seats,
     pub told: Told,
     pub closing: Closing,
     pub poller: Poller,
@@ -101,15 +100,16 @@ pub struct Made {
 impl Context {
     /// At the gateway's start.
     pub fn new(made: Made) -> Self {
-        let Made { config, ordinal, spawner, doors, seats, told, closing, poller } = made;
+        let Made { config, ordinal, spawner, doors, told, closing, poller } = made;
+        let tallies = Tallies::of(ordinal);
         Self {
             config,
             ordinal,
             spawner,
             doors,
-            seats,
+            seats: Seats::new(tallies.clone()),
             told,
-            tallies: Tallies::of(ordinal),
+            tallies,
             ids: Ids::new(),
             asked_for: AskedFor::default(),
             closing,

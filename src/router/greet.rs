@@ -72,11 +72,6 @@ impl Caller {
         self.latest = now + patience * IN_ALL;
         self.until = now + patience;
     }
-
-    /// Its seat, where there are any and it has one.
-    fn seat(&self) -> Option<&Seat> {
-        self.seat.as_ref().ok()?.as_ref()
-    }
 }
 
 /// Clients whose program has not started.
@@ -124,11 +119,6 @@ impl Callers {
     /// Whether it is still one.
     pub fn has(&self, key: Key) -> bool {
         self.callers.has(key)
-    }
-
-    /// The seats of those that have one.
-    pub fn seats(&self) -> impl Iterator<Item = &Seat> {
-        self.callers.iter().filter_map(|(_, caller)| caller.seat())
     }
 
     /// One is closed as it is.
@@ -214,7 +204,7 @@ impl Callers {
         };
         // One that sends as many as it likes.
         if caller.arrived.descriptors.len() > DESCRIPTORS {
-            return self.forget(cx, key);
+            return self.forget(key);
         }
         match read {
             Read::Bytes(_) => self.heard(cx, key),
@@ -226,7 +216,7 @@ impl Callers {
                 false => self.begin(cx, key, 0, true),
             },
             // It left before there was anything for it.
-            Read::Blocked | Read::End | Read::Gone => self.forget(cx, key),
+            Read::Blocked | Read::End | Read::Gone => self.forget(key),
         }
     }
 
@@ -363,20 +353,15 @@ impl Callers {
     /// A web page has no business here.
     fn begin_no_more(&mut self, cx: &mut Context, key: Key) -> Greeted {
         let Some(caller) = self.callers.remove(key) else { return Greeted::Waits };
-        let Caller { client, door, seat, .. } = *caller;
-        if let Ok(Some(seat)) = seat {
-            cx.seats.leave(seat);
-        }
+        let Caller { client, door, .. } = *caller;
         cx.refuse_page(door, Protocol::Uwsgi, &client, true);
         cx.close_when_read(client, LastWord::Eof);
         Greeted::Waits
     }
 
-    fn forget(&mut self, cx: &mut Context, key: Key) -> Greeted {
+    fn forget(&mut self, key: Key) -> Greeted {
         // The poller forgets it as it closes.
-        if let Some(Ok(Some(seat))) = self.callers.remove(key).map(|caller| caller.seat) {
-            cx.seats.leave(seat);
-        }
+        self.callers.remove(key);
         Greeted::Waits
     }
 }

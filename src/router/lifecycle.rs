@@ -15,6 +15,7 @@ use super::table::Key;
 use super::told::{Gone, Last, New, Origin, Parted, Subject};
 use super::traffic::{Attached, Sessions};
 use crate::router::record::Recording;
+use crate::shares::Who;
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::Timestamp;
@@ -85,7 +86,7 @@ impl Context {
         let Past { said, command, started, door, size, uid, id, pid } = past;
         let subject = Subject::Left(entry);
         if let Some(rules) = self.doors.rules(door) {
-            let seat = self.seats.keep_for(rules, uid);
+            let seat = self.seats.keep(rules, Who::User(uid));
             self.seats.is_of(seat, subject);
         }
         self.asked_for.note(subject, command.clone());
@@ -176,7 +177,6 @@ impl Attached {
         let id = cx.ids.of(key);
         self.note(cx, key, id, origin, size);
         cx.emit(Event::Pending { subject: Subject::Session(key), seat, shown });
-        cx.then(Outcome::Pending(key, size));
     }
 
     /// Notes what is known of a session, where somebody wants to know it.

@@ -21,7 +21,7 @@
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
 //! | `depart.rs` | a session ends |
-//! | `detached.rs` | what becomes of a session whose client leaves, or comes back |
+//! | `lives.rs` | how a session begins, is left, found again, and ends |
 //! | `closing.rs` | connections to which the last word was said |
 //! | `programs.rs` | programs: which run, which have outlived their client |
 //! | `hang_up.rs` | they are hung up, killed, reaped |
@@ -50,7 +50,6 @@ mod closing;
 mod command;
 mod context;
 mod depart;
-mod detached;
 mod doors;
 mod event_loop;
 mod exchange;
@@ -66,6 +65,7 @@ mod latecomers;
 mod left;
 mod lifecycle;
 mod listing;
+mod lives;
 pub mod memory;
 mod outcome;
 mod programs;

@@ -4,13 +4,13 @@
 use std::rc::Rc;
 
 use super::behind::Rest;
+use super::greet::Late;
 use super::lifecycle::Closed;
 use super::record::{News, Recording};
 use super::recovery::Whose;
 use super::siblings::{Asker, Posed};
 use super::table::{Key, Source};
 use super::told::Subject;
-use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;
 
@@ -26,8 +26,9 @@ pub enum Outcome {
     Reaped(Pid, Key, Exit),
     /// Let the next one go of those sessions that wait for it.
     LetGo,
-    /// A session is about to begin, with a terminal of this size.
-    Pending(Key, Size),
+    /// A client says hello after all, whose session was that of a silent one: its first
+    /// packets stand in the buffer.
+    GreetLate(Box<Late>),
     /// A program was executed.
     Started(Subject),
     /// There never was such a session, nor this recording of it.
@@ -68,7 +69,6 @@ impl Outcome {
     pub fn whose(&self) -> Whose {
         match self {
             Self::Settle(key)
-            | Self::Pending(key, _)
             | Self::Entrust(key)
             | Self::LetClientGo(key)
             | Self::NotHeard(key) => Whose::Session(*key),
@@ -76,7 +76,7 @@ impl Outcome {
             Self::GoOn(rest) => rest.whose(),
             Self::Started(subject) => Whose::from(*subject),
             // Nobody finds them any more.
-            Self::LetGo | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
+            Self::LetGo | Self::GreetLate(_) | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
             Self::Recording(whose, _) => *whose,
             Self::SupervisorReady => Whose::All,
             Self::LeftReady(ready) => match Source::of(ready.token) {

@@ -18,7 +18,6 @@ use super::left::Left;
 use super::listing::Inquirers;
 use super::programs::{self, Programs};
 use super::record::Recorder;
-use super::seats::Seats;
 use super::siblings::Siblings;
 use super::supervisor::leaders::Leaders;
 use super::supervisor::left_behind::{Kept, LeftBehind};
@@ -112,7 +111,6 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
             config,
             spawner: Spawner::new()?,
             doors: Doors::new(doors, statistics),
-            seats: Seats::of(gateway.ordinal()),
             told,
             closing: Closing::new(limit.map(|limit| limit.now)),
             poller,
@@ -133,7 +131,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     if let Some(recorder) = &mut router.recorder {
         recorder.took_up(&mut router.cx);
     }
-    router.cx.seats.free_rest();
+    router.cx.tallies.free_rest();
     if let Some(wait) = router.programs.grace_lasts() {
         router.cx.after(wait, Due::LeftBehind);
     }

@@ -2,11 +2,11 @@
 //! reads, a full pipe, stops no session.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::queue::Queue;
 use crate::ffi;
 use fpty::sys::stdio;
 use fpty::text::{cut, shown};
@@ -19,12 +19,7 @@ const MOST: usize = 256;
 const LONGEST: usize = 3072;
 
 /// Lines that the log has not taken.
-struct Waiting {
-    lines: VecDeque<String>,
-    lost: usize,
-}
-
-static WAITING: Mutex<Waiting> = Mutex::new(Waiting { lines: VecDeque::new(), lost: 0 });
+static WAITING: Mutex<Queue> = Mutex::new(Queue::of(MOST));
 
 /// Whether there are any: a look at it costs nothing.
 static HAS_MORE: AtomicBool = AtomicBool::new(false);
@@ -32,18 +27,11 @@ static HAS_MORE: AtomicBool = AtomicBool::new(false);
 /// Writes one line to the server's log (`uwsgi_log`), or keeps it until that
 /// takes it; see [`flush`].
 pub fn log(line: &str) {
-    let line = &*unlike_the_audit(line);
+    let line = unlike_the_audit(line).into_owned();
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    waiting.write();
-    if waiting.lines.is_empty() && stdio::stderr_takes() {
-        return write(line);
-    }
-    if waiting.lines.len() < MOST {
-        waiting.lines.push_back(line.to_owned());
-    } else {
-        waiting.lost += 1;
-    }
-    HAS_MORE.store(true, Ordering::Relaxed);
+    go_on(&mut waiting);
+    waiting.say(|_| line, takes);
+    HAS_MORE.store(waiting.waits(), Ordering::Relaxed);
 }
 
 /// An ordinary line, in which somebody may be called like the beginning of the
@@ -60,8 +48,8 @@ fn unlike_the_audit(line: &str) -> Cow<'_, str> {
 /// (`log-route`) do so anywhere in a line.
 pub const AUDIT: &str = "forkptyrouter-audit: ";
 
-/// Writes a line of the audit to the server's log; returns whether that takes it
-/// now.
+/// Writes a line to the server's log, as of the audit; returns whether that takes
+/// it now.
 pub fn takes(line: &str) -> bool {
     let takes = stdio::stderr_takes();
     if takes {
@@ -78,21 +66,18 @@ pub fn has_more() -> bool {
 /// Writes the lines that wait, as far as the log takes them.
 pub fn flush() {
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    waiting.write();
-    HAS_MORE.store(!waiting.lines.is_empty(), Ordering::Relaxed);
+    go_on(&mut waiting);
+    HAS_MORE.store(waiting.waits(), Ordering::Relaxed);
 }
 
-impl Waiting {
-    fn write(&mut self) {
-        while !self.lines.is_empty() && stdio::stderr_takes() {
-            if let Some(line) = self.lines.pop_front() {
-                write(&line);
-            }
-        }
-        if self.lost > 0 && self.lines.is_empty() && stdio::stderr_takes() {
-            let lost = std::mem::take(&mut self.lost);
-            write(&format!("forkptyrouter: {lost} lines were lost: nobody read the log"));
-        }
+fn go_on(waiting: &mut Queue) {
+    waiting.flush(takes);
+    if *waiting.lost() > 0 && !waiting.waits() {
+        let line = |lost: &mut u64| {
+            let lost = std::mem::take(lost);
+            format!("forkptyrouter: {lost} lines were lost: nobody read the log")
+        };
+        waiting.say(line, takes);
     }
 }
 

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod options;
 pub mod passed;
 pub mod proof;
+pub mod queue;
 pub mod server;
 pub mod sockets;
 pub mod stopping;

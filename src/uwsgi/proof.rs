@@ -39,7 +39,7 @@ pub type Token = [i32; LENGTH];
 /// the master, before it starts anything that has to know it.
 pub fn reserve() {
     let before = exec_handoff::take_memory(NAME);
-    let before = before.and_then(|fd| Some((SharedWords::of(fd.as_fd(), WORDS).ok()?, fd)));
+    let before = before.and_then(|(fd, _)| Some((SharedWords::of(fd.as_fd(), WORDS).ok()?, fd)));
     if let Some((words, _)) = &before {
         // A server before this counted something there.
         words.words()[ENDS].store(0, Ordering::Release);

@@ -108,18 +108,20 @@ fn every_document_is_linked_from_the_readme() {
 fn options(source: &str) -> Vec<(String, String)> {
     let text = fs::read_to_string(root().join(source)).unwrap();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let string = |text: &str| text.split('"').nth(1).unwrap_or_default().to_owned();
     let (_, array) = text.split_once("OPTIONS: [").expect(source);
     let (array, _) = array.split_once(" ];").expect(source);
-    let entries = array.replace("switch(", "with_value(");
-    let entries = entries.split("with_value(").skip(1).map(|entry| {
-        // A name in the place of the line: of a constant.
-        let constant = entry.trim_end_matches([')', ',', ' ']).rsplit(' ').next().unwrap();
-        let help = match text.split_once(&format!("const {constant}: ")) {
-            Some((_, value)) => string(value),
-            None => entry.split('"').nth(3).unwrap_or_default().to_owned(),
+    // A row has its names, in brackets where there are several, and then the line.
+    let entries = array.replace(" switch(", " option(").replace(" with_value(", " option(");
+    let entries = entries.split(" option(").skip(1).flat_map(|entry| {
+        let entry = entry.trim_start();
+        let texts = |text: &str| text.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+        let (names, rest) = match entry.strip_prefix("&[").map(|entry| entry.split_once(']')) {
+            Some(both) => both.expect(source),
+            None => entry.split_once(',').expect(source),
         };
-        (string(entry), help)
+        let (names, rest): (Vec<String>, Vec<String>) = (texts(names), texts(rest));
+        let help = rest.into_iter().next().unwrap_or_default();
+        names.into_iter().map(move |name| (name, help.clone())).collect::<Vec<_>>()
     });
     entries.collect()
 }
@@ -150,7 +152,7 @@ fn check_options(section: &str, options: &[(String, String)]) {
 #[test]
 fn every_option_is_told_with_its_default() {
     let document = documents::read("docs/options.md");
-    check_options(document.section("The router"), &options("src/config/router.rs"));
+    check_options(document.section("The router"), &options("src/config/options.rs"));
     check_options(document.section("The pty plugin"), &options("src/config/pty.rs"));
 }
 

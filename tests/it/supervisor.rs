@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::audit::{lines, of, wait_for};
 use crate::harness::leaver::Leaver;
 use crate::harness::process::{self, Process};
-use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
 
 /// What it is called.
 const NAME: &str = "fpty-holder";
@@ -200,20 +200,28 @@ fn killed_with_its_gateway_it_leaves_nothing() {
     });
 }
 
-/// Who dies with the master leaves its sessions to the supervisor.
+/// Who dies with the master leaves its sessions to the supervisor, also to one that
+/// was there before a reload.
 #[test]
 fn a_killed_master_leaves_nothing() {
     on_every_server(|flavor| {
-        let server = setup(flavor).killed_at_end().uwsgi();
-        let Kept { mut bound, .. } = Kept::new(&server, "trap '' HUP");
-        let mut plain = server.connect("s");
-        plain.shell("trap '' HUP");
-        process::signal(server.master(), Signal::SIGKILL);
-        assert_eq!(bound.ended().0, 6, "{:?}", bound.end);
-        wait_until("their programs end", || server.session_processes().is_empty());
-        let lost = (json!("lost"), Value::Null);
-        let ends = ends(&server);
-        assert_eq!((ends.len(), &ends[0], &ends[3]), (4, &lost, &lost));
+        for reloaded in [false, true] {
+            let server = setup(flavor).killed_at_end().uwsgi();
+            let Kept { mut bound, .. } = Kept::new(&server, "trap '' HUP");
+            let before = supervisor(&server);
+            if reloaded {
+                replace_gateway(&server, "reload");
+            }
+            let mut plain = server.connect("s");
+            plain.shell("trap '' HUP");
+            assert_eq!(supervisor(&server), before);
+            process::signal(server.master(), Signal::SIGKILL);
+            assert_eq!(bound.ended().0, 6, "{:?}", bound.end);
+            wait_until("their programs end", || server.session_processes().is_empty());
+            let lost = (json!("lost"), Value::Null);
+            let ends = ends(&server);
+            assert_eq!((ends.len(), &ends[0], &ends[3]), (4, &lost, &lost));
+        }
     });
 }
 

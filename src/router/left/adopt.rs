@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::context::Context;
-use super::super::record::Recorder;
+use super::super::record::{Recorder, Recording};
 use super::super::recovery::Whose;
 use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
@@ -20,7 +20,7 @@ use crate::session::keeping::Kept;
 use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
-use fpty::sys::child::Pid;
+use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
@@ -28,6 +28,9 @@ use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{Read, Size};
+
+/// The size of a terminal that does not tell it.
+const SIZE: Size = Size { rows: 24, cols: 80 };
 
 /// Why a session is not recorded that is older than the option.
 const NOT_RECORDED: &str = "it began before recordings did";
@@ -87,7 +90,7 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        recorder: Option<&mut Recorder>,
+        mut recorder: Option<&mut Recorder>,
         (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
         let past = Past::of(&record);
@@ -106,10 +109,19 @@ impl Left {
         if let Some((ended, at)) = ended {
             // It ended while there was no gateway.
             let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
-            if let Some(whole) = terminal.and_then(|terminal| with_the_rest(cx, &ring, terminal)) {
+            let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
+            let size = terminal.as_ref().and_then(Master::size).unwrap_or(SIZE);
+            let recording = recording.zip(door).and_then(|(kept, door)| {
+                recorder.as_mut()?.go_on(cx, door, kept, size).ok().flatten()
+            });
+            let whole = terminal
+                .and_then(|terminal| with_the_rest(cx, &ring, terminal, recording.as_deref()));
+            if let Some(whole) = whole {
                 ring = whole;
             }
-            let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
+            if let Some(recorder) = recorder {
+                recorder.end(cx, recording, exit_of(&ended), None);
+            }
             let state = State::Over(Over { ring, ended }, at.into());
             let key = self.insert(entry(door?, state));
             self.arm(cx, key);
@@ -123,7 +135,7 @@ impl Left {
         // Nobody could come to it any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
         let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
-        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let size = master.size().unwrap_or(SIZE);
         let goes_on = door.and_then(|door| {
             let recording = match (recording, recorder) {
                 (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
@@ -200,17 +212,32 @@ impl Left {
 }
 
 /// What is left of an ended program, with what nobody has read of its terminal.
-fn with_the_rest(cx: &mut Context, ring: &OwnedFd, terminal: Master) -> Option<OwnedFd> {
+fn with_the_rest(
+    cx: &mut Context,
+    ring: &OwnedFd,
+    terminal: Master,
+    recording: Option<&Recording>,
+) -> Option<OwnedFd> {
     let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
     let _armed = terminal.arm();
     let buffer = &mut cx.buffer[..ONE_READ];
     for _ in 0..LAST_READS {
-        match terminal.read(buffer) {
-            Read::Bytes(count) => remains.keep(&buffer[..count]),
-            Read::Blocked | Read::End | Read::Gone => break,
+        let Read::Bytes(count) = terminal.read(buffer) else { break };
+        remains.keep(&buffer[..count]);
+        if let Some(recording) = recording {
+            recording.output(&buffer[..count]);
         }
     }
     remains.as_fd().try_clone_to_owned().ok()
+}
+
+/// How a program ended whose end was told, as far as it was its own.
+fn exit_of(ended: &Ended) -> Option<Exit> {
+    match ended.ending {
+        Ending::Exit => Some(Exit::Status(ended.value.into())),
+        Ending::Signal => Some(Exit::Signal { number: ended.value.into(), core: false }),
+        _ => None,
+    }
 }
 
 /// Why a session of a gateway before us cannot go on where sessions are

@@ -19,6 +19,7 @@ use super::adopt::{Restored, entry, not_recorded};
 use super::state::State;
 use super::{Client, Entry, Left, Program, SOON};
 use crate::session::Session;
+use crate::shares::Who;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
@@ -276,7 +277,7 @@ pub fn keep_seat(cx: &mut Context, sessions: &Sessions, session: Key) {
         return;
     };
     if let Some(rules) = cx.doors.rules(attached.door) {
-        let seat = cx.seats.keep(rules, &attached.wires.client);
+        let seat = cx.seats.keep(rules, Who::of(&attached.wires.client));
         cx.seats.is_of(seat, Subject::Session(session));
     }
 }

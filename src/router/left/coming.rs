@@ -8,7 +8,6 @@ use super::super::fault;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
 use super::super::recovery::Whose;
-use super::super::seats::Seat;
 use super::super::table::{Key, Source};
 use super::super::told::clock::Utc;
 use super::super::traffic::{Attached, Sessions, Wires};
@@ -43,11 +42,6 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Its seat, where there are any.
-    pub fn seat(&self) -> Option<&Seat> {
-        self.newcomer.seat.as_ref().ok()?.as_ref()
-    }
-
     /// It gets nothing.
     pub(super) fn is_refused(self, cx: &mut Context, why: &str) {
         let why = Ended::because(Ending::Refused, why);
@@ -247,9 +241,7 @@ impl Left {
         cx.faults.made = Some(Whose::Session(session));
         fault::point("back");
         // The session has its own.
-        if let Ok(Some(seat)) = seat {
-            cx.seats.leave(seat);
-        }
+        drop(seat);
         if !is_adopted {
             programs.belongs_to(pid, session);
         }

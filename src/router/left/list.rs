@@ -31,7 +31,7 @@ pub struct Listed<'a> {
     pub socket: Option<&'a str>,
     /// Its terminal, where nobody else has it.
     pub master: Option<&'a Master>,
-    /// How many watch it.
+    /// So many watch it.
     pub watchers: u32,
 }
 

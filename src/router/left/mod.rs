@@ -43,7 +43,6 @@ use super::context::Context;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recording;
-use super::seats::Seat;
 use super::supervisor::client::{self, Found};
 use super::supervisor::door;
 use super::supervisor::end_record::EndRecord;
@@ -211,6 +210,12 @@ impl Left {
         }
     }
 
+    /// Whether there is more to know of this session: it can be left, or came from
+    /// a gateway before us.
+    pub fn has(&self, session: Key) -> bool {
+        self.index.of_session(session).is_some()
+    }
+
     /// The next program whose session the supervisor could not keep.
     pub fn could_not_be_kept(&self) -> Option<Pid> {
         self.store.could_not_be_kept()
@@ -219,12 +224,6 @@ impl Left {
     /// Whether the supervisor has ended.
     pub fn supervisor_is_gone(&self) -> bool {
         self.store.stream().is_none_or(Stream::has_hung_up)
-    }
-
-    /// Whether there is more to know of this session: it can be left, or came from
-    /// a gateway before us.
-    pub fn has(&self, session: Key) -> bool {
-        self.index.of_session(session).is_some()
     }
 
     /// Connects to the supervisor once more: it is another one.
@@ -260,11 +259,6 @@ impl Left {
     /// How many watch a session.
     pub fn watchers_of(&self, entry: Key) -> u32 {
         self.entries.get(entry).map_or(0, |entry| entry.watchers)
-    }
-
-    /// The seats of those who wait for a session.
-    pub fn waiting_seats(&self) -> impl Iterator<Item = &Seat> {
-        self.entries.iter().filter_map(|(_, entry)| entry.state.next()?.seat())
     }
 
     /// One is closed as it is: a session, or somebody who watches.

@@ -171,11 +171,8 @@ impl Left {
         let Some((ring, seen, end)) = self.seen(sessions, key) else {
             return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
         };
-        let Newcomer { client, seat, origin, .. } = newcomer;
-        // It is no session.
-        if let Ok(Some(seat)) = seat {
-            cx.seats.leave(seat);
-        }
+        // Its seat is free: it is no session.
+        let Newcomer { client, origin, .. } = newcomer;
         let mut packet = Vec::new();
         encode_packet(OFFER, &[OFFER_RING], &mut packet);
         if !matches!(client.write_with_descriptors(&packet, &[ring.as_fd()]), Written::Bytes(_)) {

@@ -11,7 +11,6 @@
 //! | `refusals.rs` | how many of them have a line of their own |
 //! | `line.rs` | how a line looks |
 //! | `in_advance.rs` | last lines, in case that a gateway is killed |
-//! | `queue.rs` | lines on their way to the log |
 //! | `counters.rs` | what happened since the start, of all gateways |
 //! | `traffic.rs` | bytes of a session |
 //! | `clock.rs` | the time as it is written down |
@@ -23,12 +22,12 @@ pub mod in_advance;
 pub mod line;
 mod names;
 mod peer;
-mod queue;
 mod reason;
 mod refusals;
 mod traffic;
 
 use std::collections::HashMap;
+use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,6 +36,7 @@ use super::table::Key;
 use crate::config::router::Router;
 use crate::config::rules::Rules;
 use crate::shares::Who;
+use crate::uwsgi::queue::Queue;
 use crate::uwsgi::{log, server};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Size;
@@ -51,7 +51,6 @@ use facts::{Place, Refused};
 use line::Format;
 use names::Names;
 pub use peer::{Peer, Said};
-use queue::Queue;
 pub use reason::{Gone, Parted, Refusal};
 use refusals::Refusals;
 pub use traffic::Traffic;
@@ -61,6 +60,9 @@ const COMMAND_ROOM: usize = 900;
 const LEAST_ROOM: usize = 64;
 /// How many bytes the rest of it may have.
 const THE_REST: usize = 2100;
+
+/// Lines that may wait for the log.
+const LINES: usize = 4096;
 
 /// What is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -174,7 +176,7 @@ impl Told {
         let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
-        let mut queue = Queue::default();
+        let mut queue = Queue::of(LINES);
         for line in left_behind {
             queue.say(|_| line, log::takes);
         }
@@ -247,15 +249,15 @@ impl Told {
     }
 
     /// Where a session's recording is to be.
-    pub fn records_to(&mut self, key: Key, path: &str) {
-        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+    pub fn records_to(&mut self, subject: Subject, path: &str) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.recording = Some(path.into());
         }
     }
 
     /// A session is recorded, or no more.
-    pub fn is_recorded(&mut self, key: Key, recorded: bool) {
-        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+    pub fn is_recorded(&mut self, subject: Subject, recorded: bool) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.recorded = recorded;
         }
     }
@@ -297,7 +299,7 @@ impl Told {
             count: None,
         };
         let (place, now) = (&self.place, SystemTime::now());
-        self.queue.say(|lost| refused.line(format, place, now, lost), log::takes);
+        self.queue.say(|lost| refused.line(format, place, now, take(lost)), log::takes);
     }
 
     /// Writes how many of the second that is over had no line of their own.
@@ -314,7 +316,7 @@ impl Told {
                 count: Some(left_out.count),
             };
             let (format, place, now) = (left_out.format, &self.place, SystemTime::now());
-            self.queue.say(|lost| refused.line(format, place, now, lost), log::takes);
+            self.queue.say(|lost| refused.line(format, place, now, take(lost)), log::takes);
         }
     }
 
@@ -448,7 +450,7 @@ impl Told {
     fn write(queue: &mut Queue, place: &Place, facts: &Facts, act: Act<'_>, peer: &peer::Peer) {
         let now = SystemTime::now();
         queue.say(
-            |lost| facts.act_line(act, peer, place, now, lost).unwrap_or_default(),
+            |lost| facts.act_line(act, peer, place, now, take(lost)).unwrap_or_default(),
             log::takes,
         );
     }
@@ -476,7 +478,8 @@ impl Told {
         }
         if last.facts.audit.is_some() {
             let Last { facts, end } = last;
-            let line = |lost| facts.end_line(end, recorded, lost).unwrap_or_default();
+            let line =
+                |lost: &mut u64| facts.end_line(end, recorded, take(lost)).unwrap_or_default();
             self.queue.say(line, log::takes);
         }
     }
@@ -575,7 +578,7 @@ impl Told {
         self.counters.began();
         self.write_in_advance(subject);
         if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
-            self.queue.say(|lost| facts.start_line(lost).unwrap_or_default(), log::takes);
+            self.queue.say(|lost| facts.start_line(take(lost)).unwrap_or_default(), log::takes);
         }
     }
 }

@@ -1,37 +1,50 @@
-//! Lines on their way to a log that may not be read: so many wait, the rest
-//! is counted, and the next line says how many those were.
+//! Lines on their way to a log that may not be read: so many wait, the rest is
+//! counted.
 
 use std::collections::VecDeque;
 
-/// Lines that may wait.
-const MOST: usize = 4096;
-/// Their bytes, likewise.
+/// Bytes of them that may wait.
 const MOST_BYTES: usize = 2 * 1024 * 1024;
 
 /// Lines that the log has not taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
     lines: VecDeque<String>,
+    most: usize,
     bytes: usize,
     lost: u64,
 }
 
 impl Queue {
-    /// Writes a line, behind those that wait, or keeps it. `line` is given the
-    /// number of those that were lost since the last one; `write` returns
-    /// whether the log took it.
-    pub fn say(&mut self, line: impl FnOnce(u64) -> String, mut write: impl FnMut(&str) -> bool) {
+    /// In which so many may wait.
+    pub const fn of(most: usize) -> Self {
+        Self { lines: VecDeque::new(), most, bytes: 0, lost: 0 }
+    }
+
+    /// Writes a line, behind those that wait, or keeps it, or counts it as lost.
+    /// `line` is given the count, to tell of it and take it; `write` returns whether
+    /// the log took it.
+    pub fn say(
+        &mut self,
+        line: impl FnOnce(&mut u64) -> String,
+        mut write: impl FnMut(&str) -> bool,
+    ) {
         self.flush(&mut write);
-        if self.lines.len() >= MOST || self.bytes >= MOST_BYTES {
+        if self.lines.len() >= self.most || self.bytes >= MOST_BYTES {
             self.lost += 1;
             return;
         }
-        let line = line(std::mem::take(&mut self.lost));
+        let line = line(&mut self.lost);
         if self.lines.is_empty() && write(&line) {
             return;
         }
         self.bytes += line.len();
         self.lines.push_back(line);
+    }
+
+    /// How many were lost that nobody has told of.
+    pub fn lost(&mut self) -> &mut u64 {
+        &mut self.lost
     }
 
     /// Writes those that wait, as far as the log takes them; returns how many.
@@ -55,13 +68,19 @@ impl Queue {
 mod tests {
     use super::*;
 
+    const MOST: usize = 4096;
+
+    fn told(lost: &mut u64) -> String {
+        std::mem::take(lost).to_string()
+    }
+
     #[test]
     fn a_log_that_takes_all_gets_all_at_once() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::of(MOST);
         let mut log = Vec::new();
         for number in 0..3 {
             queue.say(
-                |lost| format!("{number} {lost}"),
+                |lost| format!("{number} {}", told(lost)),
                 |line| {
                     log.push(line.to_owned());
                     true
@@ -74,9 +93,9 @@ mod tests {
 
     #[test]
     fn what_is_lost_is_counted_in_the_next_line() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::of(MOST);
         for _ in 0..MOST + 7 {
-            queue.say(|lost| lost.to_string(), |_| false);
+            queue.say(told, |_| false);
         }
         assert_eq!((queue.lines.len(), queue.lost), (MOST, 7));
         let mut log = Vec::new();
@@ -90,8 +109,8 @@ mod tests {
             true
         };
         assert_eq!(queue.flush(&mut write), 10);
-        queue.say(|lost| lost.to_string(), |_| false);
-        queue.say(|lost| lost.to_string(), |_| false);
+        queue.say(told, |_| false);
+        queue.say(told, |_| false);
         let mut all = Vec::new();
         queue.flush(|line| {
             all.push(line.to_owned());
@@ -104,7 +123,7 @@ mod tests {
 
     #[test]
     fn long_lines_have_a_bound_of_their_own() {
-        let mut queue = Queue::default();
+        let mut queue = Queue::of(MOST);
         for _ in 0..MOST {
             queue.say(|_| "x".repeat(3000), |_| false);
         }

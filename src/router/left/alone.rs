@@ -61,6 +61,8 @@ impl Left {
         let Some(alone) = entry.state.terminal().filter(|alone| alone.closed.is_none()) else {
             return;
         };
+        // It may not have had to wait.
+        let _ = self.poller.remove(&alone.master);
         let token = Source::Terminal(key).token();
         if self.poller.add(&alone.master, token, Interest::READ).is_err() {
             return self.is_unheard(cx, programs, key);

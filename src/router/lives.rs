@@ -380,15 +380,13 @@ impl Lives<'_> {
             Parting::Stays(why_not) => return self.client_stays(key, &why_not),
             Parting::GoesOn(leaves, how) => (leaves, how),
         };
-        // All that it takes is there: now the client may know.
         let id = left.left_id(key).filter(|_| why == Why::Asked);
-        if let (Some(id), Some(attached)) = (id, self.sessions.get_mut(key)) {
-            let told = Ended::because(Ending::Detached, id);
-            attached.session.part_from_client(&told, &mut attached.wires);
+        let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
+        let client = left.goes_on_without(cx, sessions, programs, key, leaves, how);
+        // It is so, whatever becomes of this gateway: now the client may know.
+        if let (Some(id), Some(client)) = (id, client) {
+            let _ = client.write(&Ended::because(Ending::Detached, id).packet());
         }
-        self.with_left(|left, cx, sessions, programs| {
-            left.goes_on_without(cx, sessions, programs, key, leaves, how);
-        });
         true
     }
 

@@ -74,6 +74,11 @@ impl Stored {
     pub fn is_of(&self, ordinal: usize) -> bool {
         self.ordinal == ordinal
     }
+
+    /// The number of the gateway that it is, or was, of.
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
 }
 
 pub(super) struct Supervisor {

@@ -10,6 +10,7 @@ use super::command::Commanded;
 use super::context::Context;
 use super::outcome::Outcome;
 use super::seats::Seat;
+use super::secrets::NOBODY;
 use super::table::Key;
 use super::told::{Gone, Last, New, Origin, Parted, Said, Story, Subject};
 use super::traffic::{Attached, Sessions};
@@ -105,7 +106,9 @@ impl Context {
         let Past { story, command, started, door, size, uid, id, pid } = past;
         let subject = Subject::Left(entry);
         if let Some(rules) = self.doors.rules(door) {
-            let seat = self.seats.keep(rules, Who::User(uid));
+            // Over TCP it is not known any more where it came from.
+            let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
+            let seat = self.seats.keep(rules, who);
             self.seats.is_of(seat, subject);
         }
         self.asked_for.note(subject, command.clone());

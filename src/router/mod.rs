@@ -7,6 +7,7 @@
 //! | `start.rs` | what there is when it begins |
 //! | `doors.rs` | the sockets; what is said to those who cannot come in |
 //! | `admission.rs` | who may come in |
+//! | `secrets.rs` | who may come to a session that was left |
 //! | `seats.rs` | how many there may be, and how fast they may come |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `greet.rs` | what a client says before its program starts |
@@ -74,6 +75,7 @@ pub mod record;
 mod recovery;
 mod requests;
 pub mod seats;
+mod secrets;
 
 pub mod siblings;
 mod start;

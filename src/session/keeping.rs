@@ -1,7 +1,8 @@
 //! What a session has more that can be left and found again: its last output
 //! is kept, and who comes back sees nothing of it before the word to go on.
 
-use fpty::proto::{Decoder, Ended, GO, encode_bare};
+use fpty::proto::key::SessionKey;
+use fpty::proto::{Decoder, Ended, GO, KEY, encode_bare, encode_packet};
 use fpty::remains::Remains;
 use fpty::sys::Size;
 
@@ -42,6 +43,13 @@ impl Session {
         if let Some(extended) = &mut self.extended {
             extended.kept = Some(Box::new(kept));
         }
+    }
+
+    /// The client is told by what it finds its session again.
+    pub fn tell_key(&mut self, key: &SessionKey, ends: &mut impl Ends) {
+        let mut packet = Vec::new();
+        encode_packet(KEY, &key.payload(), &mut packet);
+        self.give_output(&packet, ends);
     }
 
     /// What is kept, where the session can be left.

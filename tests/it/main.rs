@@ -61,6 +61,7 @@ mod pty_server_flood;
 mod pty_server_life;
 mod pty_server_python;
 mod pty_server_scrollback;
+mod reconnect;
 mod recordings;
 mod recordings_left;
 mod refusal_told;

@@ -13,7 +13,7 @@ use crate::harness::wire::header;
 use crate::harness::{
     Flavor, Server, Setup, assert_same, on_every_server, process, sequence, servers, wait_until,
 };
-use crate::recordings::{Cast, ends, files, recorded, recorder, running, wait_until_written};
+use crate::recordings::{Cast, ends, files, find, recorded, recorder, running, wait_until_written};
 
 /// A shell that shows nothing of itself.
 const SHELL: &str = "stty raw -echo; printf ready; while read -r x; do eval \"$x\"; done";
@@ -57,9 +57,15 @@ fn the_file(server: &Server) -> Cast {
     cast
 }
 
-/// Kills the gateway, or reloads the instance.
+/// Kills the gateway, or reloads the instance; or kills what keeps its sessions.
 #[track_caller]
-fn replace_gateway(server: &Server, way: &str) {
+fn replace(server: &Server, way: &str) {
+    if way == "keeper" {
+        let killed = running(server, "fpty-holder");
+        process::signal(killed, Signal::SIGKILL);
+        let another = || find(server, "fpty-holder").is_some_and(|now| now.pid != killed);
+        return wait_until("there is another one", another);
+    }
     let gateway = server.gateway();
     let served = server.count_in_log("sessions at once");
     match way {
@@ -130,7 +136,7 @@ fn one_that_is_stolen_and_watched_has_one_file() {
 #[test]
 fn a_killed_gateway_and_a_reload_leave_one_file() {
     on_every_server(|flavor| {
-        for ways in [&["kill"][..], &["reload"], &["kill", "reload", "kill"]] {
+        for ways in [&["kill"][..], &["reload"], &["kill", "keeper", "reload", "kill"]] {
             for left in [true, false] {
                 let server = server(flavor, &[("forkptyrouter-record-input", "true")]);
                 let mut client = seated(&server, &[("fpty.name", "job")]);
@@ -142,7 +148,7 @@ fn a_killed_gateway_and_a_reload_leave_one_file() {
                     // It is relayed: what it has of that ends with the gateway.
                     wait_until_written(&server, "one");
                 }
-                ways.iter().for_each(|way| replace_gateway(&server, way));
+                ways.iter().for_each(|way| replace(&server, way));
                 wait_until_written(&server, "later");
                 let mut client = back(&server, "job");
                 assert!(client.kept().ends_with("readyonelater"), "{}", client.kept());
@@ -150,7 +156,7 @@ fn a_killed_gateway_and_a_reload_leave_one_file() {
                 client.types("printf two\n");
                 client.sees("two");
                 // And once more, with somebody there.
-                replace_gateway(&server, ways[0]);
+                replace(&server, ways[0]);
                 let mut client = back(&server, "job");
                 client.types("exit 9\n");
                 assert_eq!(client.ended(), (0, 9, String::new()));
@@ -339,7 +345,7 @@ fn a_limit_that_is_reached_without_a_client_ends_the_recording_or_the_session() 
                 continue;
             }
             // It is not forgotten with the gateway that it is full.
-            replace_gateway(&server, "kill");
+            replace(&server, "kill");
             wait_until("that is said again", || {
                 server.count_in_log("the recording is as long as it may become") == 2
             });
@@ -373,7 +379,7 @@ fn a_gateway_takes_up_its_own_recordings_alone() {
             texts.filter(|text| text.contains("sha256=")).count()
         };
         wait_until("the one that cannot be left is complete", || complete() == 1);
-        replace_gateway(&server, "kill");
+        replace(&server, "kill");
         let mut goes_on = 0;
         for client in &mut clients {
             client.types("printf more; exit 3\n");
@@ -413,7 +419,7 @@ fn another_folder_is_another_file_and_off_is_the_end_of_it() {
                 _ => format!("[uwsgi]\nforkptyrouter-record = {}\n", server.path(folder)),
             };
             fs::write(server.path("server.ini"), ini).expect("a file");
-            replace_gateway(&server, "reload");
+            replace(&server, "reload");
             wait_until("the first file is complete", || {
                 fs::read_to_string(&files(&server)[0]).unwrap().contains("sha256=")
             });

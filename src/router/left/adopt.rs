@@ -7,6 +7,7 @@ use super::super::context::Context;
 use super::super::lifecycle::Past;
 use super::super::record::{Recorder, Recording};
 use super::super::recovery::Whose;
+use super::super::secrets::Secrets;
 use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
@@ -96,13 +97,15 @@ impl Left {
     ) -> Option<Restored> {
         let past = past_of(&record);
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
-        let Record { ended, command, shared, recording, mut last, .. } = record;
+        let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
+        let secrets = Secrets::of(secrets);
         let door = cx.doors.named(&door);
         let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
         let entry = |door, state| Entry {
             name,
             command,
+            secrets,
             ..entry(id.clone(), uid, door, pid, since, state)
         };
         let SessionFds { master, program, ring, client } = held;
@@ -273,6 +276,7 @@ pub(super) fn entry(
         id,
         name: String::new(),
         uid,
+        secrets: Secrets::default(),
         command: None,
         door,
         pid,

@@ -8,6 +8,7 @@ use super::super::fault;
 use super::super::hang_up::Copies;
 use super::super::programs::Programs;
 use super::super::recovery::Whose;
+use super::super::secrets::{self, NOBODY, Secrets};
 use super::super::table::{Key, Source};
 use super::super::told::{self, Subject};
 use super::super::traffic::{Attached, Sessions};
@@ -26,7 +27,6 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
-use fpty::sys::socket::Transport;
 use fpty::sys::{Read, Size};
 
 /// Why a client stays where it may not leave.
@@ -95,13 +95,13 @@ impl Left {
         if opening.variables.get(variables::CAN_LEAVE) != Some(b"1") {
             return Ok(None);
         }
-        let is_known = newcomer.transport == Transport::Unix;
-        let uid = is_known.then(|| newcomer.client.peer_uid()).flatten();
-        let Some(uid) = uid else {
+        let uid = secrets::user_of(&newcomer.client);
+        // Who keeps no secret would never find it again.
+        if uid == NOBODY && opening.variables.get(variables::SECRET).is_none() {
             return Ok(None);
-        };
+        }
         let name = String::from_utf8_lossy(name).into_owned();
-        if !name.is_empty() && !self.is_free(newcomer.door, uid, &name) {
+        if !name.is_empty() && uid != NOBODY && !self.is_free(newcomer.door, uid, &name) {
             return refused(&format!("there is a session {name} of yours (fpty -a {name})"));
         }
         Ok(Some(Wish { uid, name }))
@@ -143,14 +143,27 @@ impl Left {
             session.notice("this session cannot be left: out of memory", wires);
             return false;
         };
-        session.keep(Kept { remains, hidden: false, relays });
         let Wish { uid, name } = wish;
+        let secrets = match Secrets::new() {
+            Err(error) if uid == NOBODY => {
+                let line = format!("this session cannot be left: no secret: {}", reason(&error));
+                session.notice(&line, wires);
+                return false;
+            }
+            made => made.unwrap_or_default(),
+        };
+        session.keep(Kept { remains, hidden: false, relays });
+        let id = cx.ids.of(key);
+        if let Some(its_key) = secrets.key(&id, uid) {
+            session.tell_key(&its_key, wires);
+        }
         let began = Timestamp::now();
         let program = Program { pidfd, adopted: false, ending: None };
         let entry = self.insert(Entry {
-            id: cx.ids.of(key),
+            id,
             name,
             uid,
+            secrets,
             command: command.map(Into::into),
             door,
             pid,
@@ -177,9 +190,6 @@ impl Left {
         let most_of_one = detach.map_or(0, |detach| detach.of_one_user());
         if most == 0 {
             return Some(NOT_ALLOWED.to_owned());
-        }
-        if attached.transport != Transport::Unix {
-            return Some(String::from("over TCP nobody knows whose session it would be"));
         }
         let entry = entry.filter(|entry| entry.bound.is_none());
         let Some(uid) = entry.map(|entry| entry.uid) else {
@@ -208,10 +218,12 @@ impl Left {
         let Some(attached) = sessions.get_mut(session) else {
             return Parting::Ends;
         };
-        let next = entry.and_then(|entry| entry.state.next()).map(|waiting| waiting.uid);
+        let next = entry.and_then(|entry| entry.state.next());
         let somebody_waits = next.is_some();
         let how = match (next, why) {
-            (Some(uid), _) => told::Parted::Stolen(uid),
+            // Its client has lost this connection, and has come by another.
+            (Some(waiting), _) if waiting.came_with.is_some() => told::Parted::Lost,
+            (Some(waiting), _) => told::Parted::Stolen(waiting.uid),
             (None, Why::Asked) => told::Parted::Asked,
             (None, Why::Lost | Why::LetGo | Why::Closes) => told::Parted::Lost,
         };
@@ -325,6 +337,9 @@ impl Left {
     ) {
         let was_theirs = attached.session.is_handed_over();
         let Attached { mut session, mut wires, .. } = attached;
+        if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_hidden()) {
+            entry.secrets.has_arrived();
+        }
         // It goes on with the terminal.
         let recording = wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
         if let Some(recording) = &recording {

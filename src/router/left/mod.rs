@@ -43,6 +43,7 @@ use super::context::Context;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recording;
+use super::secrets::Secrets;
 use super::supervisor::client::{self, Found};
 use super::supervisor::door;
 use super::supervisor::end_record::EndRecord;
@@ -101,6 +102,7 @@ struct Entry {
     /// What it is called; may be empty.
     name: String,
     uid: u32,
+    secrets: Secrets,
     /// What runs, where that is known.
     command: Option<Box<str>>,
     /// Where it began: it is found there alone.
@@ -348,6 +350,7 @@ impl Entry {
             id: self.id.clone(),
             name: self.name.clone(),
             uid: self.uid,
+            secrets: self.secrets.kept(),
             door: door.to_owned(),
             pid: self.pid.as_raw(),
             since: self.since.into(),
@@ -435,6 +438,7 @@ impl Left {
         };
         if let Some(found) = self.entries.get_mut(entry) {
             found.state.has_arrived();
+            found.secrets.has_arrived();
         }
         self.tell_store(cx, sessions, programs, entry);
         if let Some(attached) = sessions.get_mut(session) {

@@ -3,7 +3,7 @@
 //! the ring, whoever writes that.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::closing::LastWord;
 use super::super::context::Context;
@@ -17,16 +17,17 @@ use super::super::traffic::Sessions;
 use super::Left;
 use super::coming::Waiting;
 use super::state::State;
+use crate::shares::{self, Who};
 use fpty::error::reason;
+use fpty::proto::key::{Finds, SessionKey};
 use fpty::proto::{
-    Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, OFFER_RING, PING, PONG, Packet, RING_PIECE,
-    TAKEN, encode_bare, encode_packet,
+    Decoder, Ended, Ending, GO, HEADER, INPUT, KEY, OFFER, OFFER_RING, PING, PONG, Packet,
+    RING_PIECE, TAKEN, encode_bare, encode_packet,
 };
 use fpty::relay::Backlog;
 use fpty::remains::Seen;
-use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
-use fpty::sys::socket::Stream;
+use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{Read, Written};
 
 /// How often it is looked for more output, and how much one gets then.
@@ -37,6 +38,9 @@ const PIECE: u64 = 32 * 1024;
 const MOST: usize = 256;
 const MOST_OF_ONE: usize = 64;
 
+/// Why one is seen off that may watch.
+const NO_PLACE: &str = "others watch that have fewer places, and there are no more";
+
 /// What is read of one at once: each of the few packets that it sends may be
 /// worth an answer.
 const ONE_READ: usize = 256;
@@ -44,7 +48,7 @@ const ONE_READ: usize = 256;
 /// Such a client.
 pub struct Watcher {
     client: Stream,
-    uid: u32,
+    who: Who,
     decoder: Decoder,
     seen: Seen,
     /// How much of the output it has; `None`: it was not told to go on.
@@ -56,9 +60,10 @@ pub struct Watcher {
     end: Option<Ended>,
     /// The session waited for it to be told.
     is_last: bool,
-    /// Since when it looks on; `None`: that it does no more was told, or it never
-    /// did.
-    since: Option<BootInstant>,
+    /// Since when it is there.
+    since: Instant,
+    /// It was told that it looks on, and not yet that it does so no more.
+    is_told: bool,
 }
 
 impl Watcher {
@@ -151,36 +156,52 @@ impl Left {
         key: Key,
         waiting: Waiting,
     ) {
-        let Waiting { newcomer, opening, uid, rest } = waiting;
+        let Waiting { newcomer, opening, rest, .. } = waiting;
         let refused = |why: &str| Ended::because(Ending::Refused, why);
-        let of_one = self.watchers.iter().filter(|(_, watcher)| watcher.uid == uid).count();
-        if of_one >= MOST_OF_ONE {
+        let who = Who::of(&newcomer.client);
+        if self.watchers.iter().filter(|(_, watcher)| watcher.who == who).count() >= MOST_OF_ONE {
             return cx.turn_back(newcomer, true, refused("too many of yours watch"));
         }
-        if self.watchers.len() >= MOST {
-            return cx.turn_back(newcomer, true, refused("too many watch"));
+        let places = self.watchers.iter().map(|(key, it)| (key, it.who, it.since));
+        if let Some(key) = shares::in_the_way(places, who, MOST_OF_ONE, MOST) {
+            if let Some(watcher) = self.watchers.get_mut(key) {
+                watcher.lost(NO_PLACE);
+            }
+            self.end_watcher(cx, key);
         }
         let Some((ring, seen, end)) = self.seen(sessions, key) else {
             return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
         };
         // Its seat is free: it is no session.
-        let Newcomer { client, origin, .. } = newcomer;
-        let mut packet = Vec::new();
-        encode_packet(OFFER, &[OFFER_RING], &mut packet);
-        if !matches!(client.write_with_descriptors(&packet, &[ring.as_fd()]), Written::Bytes(_)) {
+        let Newcomer { client, transport, origin, .. } = newcomer;
+        let (mut packet, mut offer) = (Vec::new(), Vec::new());
+        if let Some(entry) = self.entries.get(key) {
+            let id = entry.id.clone();
+            let its_key = SessionKey { id, secret: None, finds: Finds::Watcher };
+            encode_packet(KEY, &its_key.payload(), &mut packet);
+        }
+        encode_packet(OFFER, &[OFFER_RING], &mut offer);
+        // There is room for both in a new connection.
+        let _ = client.write(&packet);
+        let offered = match transport {
+            Transport::Tcp => client.write(&offer),
+            Transport::Unix => client.write_with_descriptors(&offer, &[ring.as_fd()]),
+        };
+        if !matches!(offered, Written::Bytes(_)) {
             return;
         }
         let is_last = end.is_some();
         let decoder = opening.decoder;
         let watcher = Watcher {
             client,
-            uid,
+            who,
             decoder,
             seen,
             at: None,
             entry: key,
             backlog: Backlog::default(),
-            since: (!is_last).then(BootInstant::now),
+            since: Instant::now(),
+            is_told: !is_last,
             end,
             is_last,
         };
@@ -305,10 +326,10 @@ impl Left {
         let Some(watcher) = self.watchers.get_mut(key) else {
             return;
         };
-        let (since, entry) = (watcher.since.take(), watcher.entry);
+        let (is_told, entry) = (std::mem::take(&mut watcher.is_told), watcher.entry);
         let subject = self.subject_of(entry);
-        if let (Some(since), Some(watcher)) = (since, self.watchers.get(key)) {
-            cx.unviewed(subject, &watcher.client, since.elapsed());
+        if let Some(watcher) = self.watchers.get(key).filter(|_| is_told) {
+            cx.unviewed(subject, &watcher.client, watcher.since.elapsed());
         }
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::end_record::EndRecord;
 use crate::router::record::Kept;
+use crate::router::secrets;
 use crate::router::told::Story;
 use crate::uwsgi::proof::{self, Token};
 use fpty::sys::peer::{Arrived, Peer};
@@ -27,6 +28,8 @@ pub struct Record {
     pub name: String,
     /// Whose it is.
     pub uid: u32,
+    /// By what its client finds it again.
+    pub secrets: secrets::Kept,
     /// The address that it began at.
     pub door: String,
     /// Its program, as long as that was not reaped.

@@ -33,6 +33,7 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::secrets::NOBODY;
 use super::supervisor::lines::{self, Lines};
 use super::table::Key;
 use crate::config::router::Router;
@@ -344,8 +345,10 @@ impl Told {
 
     /// The same of one that goes on without a client, and is this user's.
     pub fn note_user(&mut self, subject: Subject, origin: Origin, id: String, uid: u32, new: New) {
-        let user = self.names.of(uid);
-        let peer = peer::Peer { uid: Some(uid), user, ..peer::Peer::default() };
+        let peer = match uid {
+            NOBODY => peer::Peer::default(),
+            _ => peer::Peer { uid: Some(uid), user: self.names.of(uid), ..peer::Peer::default() },
+        };
         self.note_peer(subject, origin, id, peer, new);
     }
 

@@ -10,7 +10,7 @@ use crate::harness::process::{self, Process};
 use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
 
 /// What it is called.
-const NAME: &str = "fpty-holder";
+const NAME: &str = "fpty-supervisor";
 
 #[track_caller]
 fn server(flavor: &Flavor) -> Server {

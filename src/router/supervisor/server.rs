@@ -45,7 +45,7 @@ pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
     let page = proof::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
     let mut kept = vec![theirs, page];
     kept.extend(PidFd::parent().map(OwnedFd::from));
-    detached::run(c"fpty-holder", kept, move |kept| {
+    detached::run(c"fpty-supervisor", kept, move |kept| {
         let _ = run(kept, grace);
     })
 }

@@ -106,6 +106,7 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
     if !lock::take(&page) {
         return Ok(());
     }
+    proof::i_keep();
     // Four for each session.
     let _ = fpty::sys::raise_descriptor_limit();
     let master = kept.next();

@@ -45,7 +45,7 @@ pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
     let page = proof::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
     let mut kept = vec![theirs, page];
     kept.extend(PidFd::parent().map(OwnedFd::from));
-    detached::run(c"fpty-holder", kept, move |kept| {
+    detached::run(c"fpty-supervisor", kept, move |kept| {
         let _ = run(kept, grace);
     })
 }
@@ -74,6 +74,11 @@ impl Stored {
     pub fn is_of(&self, ordinal: usize) -> bool {
         self.ordinal == ordinal
     }
+
+    /// The number of the gateway that it is, or was, of.
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
 }
 
 pub(super) struct Supervisor {
@@ -101,6 +106,7 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
     if !lock::take(&page) {
         return Ok(());
     }
+    proof::i_keep();
     // Four for each session.
     let _ = fpty::sys::raise_descriptor_limit();
     let master = kept.next();

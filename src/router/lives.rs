@@ -57,13 +57,13 @@ pub struct Lives<'a> {
 
 impl Lives<'_> {
     pub fn open(&mut self, opened: Opened) {
-        let Opened { newcomer, mut opening, ended, .. } = opened;
+        let Opened { newcomer, mut opening, ended, name, .. } = opened;
         let plan = match self.cx.plan(newcomer.door, &mut opening) {
             Ok(plan) => plan,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
         let left = self.left.as_ref();
-        let wish = left.map_or(Ok(None), |left| left.may_leave(self.cx, &newcomer, &opening));
+        let wish = left.map_or(Ok(None), |left| left.may_leave(self.cx, &newcomer, &opening, name));
         let wish = match wish {
             Ok(wish) => wish,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
@@ -327,12 +327,14 @@ impl Lives<'_> {
     /// A client asks for a session that was left. What it sent after that
     /// stands in the buffer. Who is to begin a new one is given back.
     pub fn come_back(&mut self, opened: Opened) -> Option<Opened> {
-        let Opened { newcomer, opening, arrived, ended } = opened;
+        let Opened { newcomer, opening, arrived, ended, name } = opened;
         let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
         let left = self.left.as_deref_mut();
         match left::comes_back(left, cx, sessions, programs, newcomer, opening) {
             Came::In => None,
-            Came::New(newcomer, opening) => Some(Opened { newcomer, opening, arrived, ended }),
+            Came::New(newcomer, opening) => {
+                Some(Opened { newcomer, opening, arrived, ended, name })
+            }
             Came::Not(newcomer, why) => {
                 cx.turn_back(newcomer, true, why);
                 None

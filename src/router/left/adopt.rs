@@ -293,5 +293,7 @@ pub(super) fn entry(
         armed: None,
         watchers: 0,
         bound: None,
+        held: None,
+        counts: None,
     }
 }

@@ -16,6 +16,7 @@ use super::greet::{Opened, mode_of};
 use super::left::Left;
 use super::listing::beginning::Beginning;
 use super::outcome::Outcome;
+use super::secrets::{self, NOBODY};
 use super::siblings::sought::{Best, Fits, Found, Sought};
 use super::siblings::{Asker, Handed, PATIENCE, Posed, Question, Siblings};
 use super::table::{Key, Table};
@@ -88,18 +89,23 @@ impl Sought {
         let newcomer = &opened.newcomer;
         let allows = |rules: &Rules| rules.detach.sessions > 0;
         let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
-        let uid = newcomer.client.peer_uid().filter(|_| is_allowed)?;
+        let uid = secrets::user_of(&newcomer.client);
+        let has_secret = opened.opening.variables.get(variables::SECRET).is_some();
+        if !is_allowed || (uid == NOBODY && !has_secret) {
+            return None;
+        }
         let (_, which) = opened.opening.request.clone().read().ok()??;
         let which = match which.as_slice() {
             [] => None,
             which => Some(Beginning::of(which)?),
         };
-        Some(Self { door: newcomer.door, uid, which })
+        Some(Self { door: newcomer.door, uid, has_secret, which })
     }
 
     /// The key of its name.
     fn name(&self) -> Option<Name> {
-        Some(name(self.door, self.uid, self.which?))
+        let which = self.which.filter(|_| self.uid != NOBODY)?;
+        Some(name(self.door, self.uid, which))
     }
 }
 

@@ -94,8 +94,8 @@ mod tests {
             Question::Piece(Asking { by: 0, from: 1 << 31, wanted: Wanted::Statistics }),
             Question::Piece(Asking { by: 7, from: 0, wanted: Wanted::Places(id) }),
             Question::End { by: 0, place: 1 << 31, id },
-            Question::Seek(Sought { door: 300, uid: 70_000, which: Some(name) }),
-            Question::Seek(Sought { door: 0, uid: 0, which: None }),
+            Question::Seek(Sought { door: 300, uid: 70_000, has_secret: true, which: Some(name) }),
+            Question::Seek(Sought { door: 0, uid: 0, has_secret: false, which: None }),
             Question::Take(Handed { door: 300, until, hops: 3, ended: true }),
             Question::Take(Handed { door: 0, until, hops: 0, ended: false }),
         ] {

@@ -11,6 +11,8 @@ pub struct Sought {
     pub door: u16,
     /// Who seeks it.
     pub uid: u32,
+    /// It has said a session's secret: it is found by its id, whosever it is.
+    pub has_secret: bool,
     /// Its id, how that begins, or its name; `None`: the one that was left last.
     pub which: Option<Beginning>,
 }
@@ -19,18 +21,21 @@ impl Sought {
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
         let which = self.which.as_ref().map(Beginning::as_bytes).unwrap_or_default();
-        [&self.door.to_le_bytes()[..], &self.uid.to_le_bytes(), which].concat()
+        let head = [&self.door.to_le_bytes()[..], &self.uid.to_le_bytes()].concat();
+        [&head, &[u8::from(self.has_secret)][..], which].concat()
     }
 
     /// As it is read.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (door, rest) = bytes.split_first_chunk()?;
         let (uid, rest) = rest.split_first_chunk()?;
+        let (has_secret, rest) = rest.split_first()?;
         let which = match rest {
             [] => None,
             which => Some(Beginning::of(which)?),
         };
-        Some(Self { door: u16::from_le_bytes(*door), uid: u32::from_le_bytes(*uid), which })
+        let (door, uid) = (u16::from_le_bytes(*door), u32::from_le_bytes(*uid));
+        Some(Self { door, uid, has_secret: *has_secret != 0, which })
     }
 }
 

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use super::command::Commanded;
 use super::context::Context;
-use super::left::bound::Past;
 use super::outcome::Outcome;
 use super::seats::Seat;
+use super::secrets::NOBODY;
 use super::table::Key;
-use super::told::{Gone, Last, New, Origin, Parted, Subject};
+use super::told::{Gone, Last, New, Origin, Parted, Said, Story, Subject};
 use super::traffic::{Attached, Sessions};
 use crate::router::record::Recording;
 use crate::shares::Who;
 use fpty::sys::Size;
-use fpty::sys::child::Exit;
+use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::process::Process;
 use fpty::sys::socket::Stream;
@@ -44,6 +44,26 @@ enum Event<'a> {
     Closed(Closed),
     /// It never was one.
     Refused { subject: Subject, recording: Option<Rc<Recording>> },
+}
+
+/// What is known of a session of a gateway that was here before.
+pub struct Past {
+    /// What is told of it, where anybody wanted to know.
+    pub story: Option<Box<Story>>,
+    /// What runs, where that is known.
+    pub command: Option<String>,
+    /// When it began.
+    pub started: Timestamp,
+    /// Where it began.
+    pub door: u16,
+    /// The size of its terminal.
+    pub size: Size,
+    /// Whose it is.
+    pub uid: u32,
+    /// Its id.
+    pub id: String,
+    /// Its program.
+    pub pid: Option<Pid>,
 }
 
 /// How a session ended, and what is still to be told of that.
@@ -83,18 +103,24 @@ impl Context {
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
     pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
-        let Past { said, command, started, door, size, uid, id, pid } = past;
+        let Past { story, command, started, door, size, uid, id, pid } = past;
         let subject = Subject::Left(entry);
         if let Some(rules) = self.doors.rules(door) {
-            let seat = self.seats.keep(rules, Who::User(uid));
+            // Over TCP it is not known any more where it came from.
+            let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
+            let seat = self.seats.keep(rules, who);
             self.seats.is_of(seat, subject);
         }
         self.asked_for.note(subject, command.clone());
-        if self.told.keeps_facts() {
-            let origin = self.told.origin(door, "extended", || said);
-            let origin = self.told.asking(origin, || command);
-            let new = New { pid, tty: None, size: Some(size) };
-            self.told.note_user(subject, origin, id, uid, new);
+        match story.filter(|_| self.told.keeps_facts()) {
+            Some(story) => self.told.note_story(subject, *story, door, (id, pid, started)),
+            None if self.told.keeps_facts() => {
+                let origin = self.told.origin(door, "extended", Said::default);
+                let origin = self.told.asking(origin, || command);
+                let new = New { pid, tty: None, size: Some(size) };
+                self.told.note_user(subject, origin, id, uid, new);
+            }
+            None => {}
         }
         self.told.goes_on(subject, started);
         if let Some(since) = lost {
@@ -190,6 +216,24 @@ impl Attached {
         let new = New { pid, tty, size: Some(size) };
         cx.told.note(Subject::Session(key), origin, id, &wires.client, new);
         wires.traffic.get_or_insert_with(Box::default).note();
+    }
+
+    /// It goes on, of a gateway that was here before.
+    pub fn goes_on(&mut self, cx: &mut Context, key: Key, past: Past) {
+        let Past { story, command, started, door, size, id, pid, .. } = past;
+        let subject = Subject::Session(key);
+        match story.filter(|_| cx.told.keeps_facts()) {
+            Some(story) => {
+                cx.told.note_story(subject, *story, door, (id, pid, started));
+                self.wires.traffic.get_or_insert_with(Box::default).note();
+            }
+            None => {
+                let origin = cx.told.origin(door, "extended", Said::default);
+                let origin = cx.told.asking(origin, || command);
+                self.note(cx, key, id, origin, size);
+            }
+        }
+        cx.told.goes_on(subject, started);
     }
 
     /// The session without a client that was this entry has this one.

@@ -13,7 +13,7 @@ use super::fault;
 use super::greet::Opened;
 use super::hang_up::Copies;
 use super::left::adopt::{NOT_HEARD, Restored};
-use super::left::bound::{self, Past};
+use super::left::bound;
 use super::left::{self, Came, Left, Parting, Why, Wish};
 use super::lifecycle::Closed;
 use super::outcome::Outcome;
@@ -57,13 +57,13 @@ pub struct Lives<'a> {
 
 impl Lives<'_> {
     pub fn open(&mut self, opened: Opened) {
-        let Opened { newcomer, mut opening, ended, .. } = opened;
+        let Opened { newcomer, mut opening, ended, name, .. } = opened;
         let plan = match self.cx.plan(newcomer.door, &mut opening) {
             Ok(plan) => plan,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
         let left = self.left.as_ref();
-        let wish = left.map_or(Ok(None), |left| left.may_leave(self.cx, &newcomer, &opening));
+        let wish = left.map_or(Ok(None), |left| left.may_leave(self.cx, &newcomer, &opening, name));
         let wish = match wish {
             Ok(wish) => wish,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
@@ -292,19 +292,12 @@ impl Lives<'_> {
             }
             Restored::Attached { entry, session, past } => {
                 self.cx.faults.made = Some(Whose::Session(session));
-                let Past { said, command, started, door, size, .. } = *past;
-                let subject = Subject::Session(session);
-                self.cx.asked_for.note(subject, command.clone());
+                let (command, started) = (past.command.clone(), past.started);
+                self.cx.asked_for.note(Subject::Session(session), command);
                 bound::keep_seat(self.cx, self.sessions, session);
-                let origin = self.cx.told.origin(door, "extended", || said);
-                let origin = self.cx.told.asking(origin, || command);
-                let left = self.left.as_ref();
-                let id = left.and_then(|left| left.left_id(session));
-                let id = id.unwrap_or_else(|| self.cx.ids.of(session));
                 if let Some(attached) = self.sessions.get_mut(session) {
-                    attached.note(self.cx, session, id, origin, size);
+                    attached.goes_on(self.cx, session, *past);
                 }
-                self.cx.told.goes_on(subject, started);
                 self.sessions.goes_on(self.cx, session, started);
                 self.tell_store(entry);
             }
@@ -334,12 +327,14 @@ impl Lives<'_> {
     /// A client asks for a session that was left. What it sent after that
     /// stands in the buffer. Who is to begin a new one is given back.
     pub fn come_back(&mut self, opened: Opened) -> Option<Opened> {
-        let Opened { newcomer, opening, arrived, ended } = opened;
+        let Opened { newcomer, opening, arrived, ended, name } = opened;
         let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
         let left = self.left.as_deref_mut();
         match left::comes_back(left, cx, sessions, programs, newcomer, opening) {
             Came::In => None,
-            Came::New(newcomer, opening) => Some(Opened { newcomer, opening, arrived, ended }),
+            Came::New(newcomer, opening) => {
+                Some(Opened { newcomer, opening, arrived, ended, name })
+            }
             Came::Not(newcomer, why) => {
                 cx.turn_back(newcomer, true, why);
                 None
@@ -387,15 +382,13 @@ impl Lives<'_> {
             Parting::Stays(why_not) => return self.client_stays(key, &why_not),
             Parting::GoesOn(leaves, how) => (leaves, how),
         };
-        // All that it takes is there: now the client may know.
         let id = left.left_id(key).filter(|_| why == Why::Asked);
-        if let (Some(id), Some(attached)) = (id, self.sessions.get_mut(key)) {
-            let told = Ended::because(Ending::Detached, id);
-            attached.session.part_from_client(&told, &mut attached.wires);
+        let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
+        let client = left.goes_on_without(cx, sessions, programs, key, leaves, how);
+        // It is so, whatever becomes of this gateway: now the client may know.
+        if let (Some(id), Some(client)) = (id, client) {
+            let _ = client.write(&Ended::because(Ending::Detached, id).packet());
         }
-        self.with_left(|left, cx, sessions, programs| {
-            left.goes_on_without(cx, sessions, programs, key, leaves, how);
-        });
         true
     }
 

@@ -7,6 +7,7 @@
 //! | `start.rs` | what there is when it begins |
 //! | `doors.rs` | the sockets; what is said to those who cannot come in |
 //! | `admission.rs` | who may come in |
+//! | `secrets.rs` | who may come to a session that was left |
 //! | `seats.rs` | how many there may be, and how fast they may come |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `greet.rs` | what a client says before its program starts |
@@ -30,7 +31,8 @@
 //! | `left/` | sessions that can be left and found again |
 //! | `told/` | what is told of sessions: audit, counters |
 //! | `listing/` | clients that ask who is there, end sessions, or ask for the statistics |
-//! | `siblings.rs` | what gateways ask each other |
+//! | `siblings/` | what gateways ask each other |
+//! | `seeking.rs` | clients whose session another gateway may have |
 //! | `record/` | recordings, and the process that writes them |
 //! | `stats/` | the statistics |
 //! | `context.rs` | what every part is given |
@@ -74,7 +76,8 @@ pub mod record;
 mod recovery;
 mod requests;
 pub mod seats;
-
+mod secrets;
+mod seeking;
 pub mod siblings;
 mod start;
 mod stats;

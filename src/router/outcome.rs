@@ -39,6 +39,8 @@ pub enum Outcome {
     Inquires(Key),
     /// A session is to end at somebody's wish.
     End(Subject),
+    /// It is known whose the session is that somebody seeks.
+    Sought(Key),
     /// Another gateway asks something.
     Asked(Posed),
     /// Another gateway has answered; `None`: it has not.
@@ -90,6 +92,9 @@ impl Outcome {
             Self::FeedWatcher(key) => Whose::Watcher(*key),
             Self::ReadOn(key) | Self::EndLeft(key, _) => Whose::Left(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
+            Self::Sought(key) | Self::Answered(Asker::Seeker(key, _) | Asker::Handed(key), _) => {
+                Whose::Seeker(*key)
+            }
             Self::End(subject) => (*subject).into(),
             // Whoever asks does without.
             Self::Asked(_) => Whose::Past,

@@ -1,7 +1,8 @@
 //! What a session has more that can be left and found again: its last output
 //! is kept, and who comes back sees nothing of it before the word to go on.
 
-use fpty::proto::{Decoder, Ended, GO, encode_bare};
+use fpty::proto::key::SessionKey;
+use fpty::proto::{Decoder, Ended, GO, KEY, encode_bare, encode_packet};
 use fpty::remains::Remains;
 use fpty::sys::Size;
 
@@ -42,6 +43,13 @@ impl Session {
         if let Some(extended) = &mut self.extended {
             extended.kept = Some(Box::new(kept));
         }
+    }
+
+    /// The client is told by what it finds its session again.
+    pub fn tell_key(&mut self, key: &SessionKey, ends: &mut impl Ends) {
+        let mut packet = Vec::new();
+        encode_packet(KEY, &key.payload(), &mut packet);
+        self.give_output(&packet, ends);
     }
 
     /// What is kept, where the session can be left.
@@ -103,12 +111,17 @@ impl Session {
     /// The session goes on without this client: it is told so, where that does
     /// not have to wait for what it does not read.
     pub fn part_from_client(&mut self, why: &Ended, ends: &mut impl Ends) {
+        if self.leaves_client(ends) {
+            let _ = ends.write_client(&why.packet());
+        }
+    }
+
+    /// The same, where it is told by others. Whether it can be.
+    pub fn leaves_client(&mut self, ends: &mut impl Ends) -> bool {
         if let Some(extended) = &mut self.extended {
             extended.told = true;
         }
-        if self.output.flush(|bytes| ends.write_client(bytes).taken()) && self.output.is_empty() {
-            let _ = ends.write_client(&why.packet());
-        }
+        self.output.flush(|bytes| ends.write_client(bytes).taken()) && self.output.is_empty()
     }
 
     /// Whether the client was not told to go on, although the terminal is its

@@ -72,9 +72,9 @@ fn the_file(server: &Server) -> Cast {
 #[track_caller]
 fn replace(server: &Server, way: &str) {
     if way == "keeper" {
-        let killed = running(server, "fpty-holder");
+        let killed = running(server, "fpty-supervisor");
         process::signal(killed, Signal::SIGKILL);
-        let another = || find(server, "fpty-holder").is_some_and(|now| now.pid != killed);
+        let another = || find(server, "fpty-supervisor").is_some_and(|now| now.pid != killed);
         return wait_until("there is another one", another);
     }
     let gateway = server.gateway();

@@ -4,14 +4,16 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::context::Context;
+use super::super::lifecycle::Past;
 use super::super::record::{Recorder, Recording};
 use super::super::recovery::Whose;
+use super::super::secrets::Secrets;
 use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::alone::{LAST_READS, ONE_READ};
-use super::bound::Past;
+use super::bound::past_of;
 use super::state::State;
 use super::{Alone, Client, Entry, Held, Left, Over, Program};
 use crate::config::record::OnError;
@@ -100,15 +102,17 @@ impl Left {
         mut recorder: Option<&mut Recorder>,
         (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
-        let past = Past::of(&record);
+        let past = past_of(&record);
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
-        let Record { ended, command, shared, recording, mut last, .. } = record;
+        let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
+        let secrets = Secrets::of(secrets);
         let door = cx.doors.named(&door);
         let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
         let entry = |door, state| Entry {
             name,
             command,
+            secrets,
             ..entry(id.clone(), uid, door, pid, since, state)
         };
         let SessionFds { master, program, ring, client } = held;
@@ -279,6 +283,7 @@ pub(super) fn entry(
         id,
         name: String::new(),
         uid,
+        secrets: Secrets::default(),
         command: None,
         door,
         pid,
@@ -288,5 +293,7 @@ pub(super) fn entry(
         armed: None,
         watchers: 0,
         bound: None,
+        held: None,
+        counts: None,
     }
 }

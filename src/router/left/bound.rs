@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::super::context::Context;
+use super::super::lifecycle::Past;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
 use super::super::supervisor::end_record::EndRecord;
@@ -13,7 +14,7 @@ use super::super::supervisor::lines;
 use super::super::supervisor::protocol::{Lent, Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
-use super::super::told::{Gone, Said, Subject};
+use super::super::told::{Gone, Subject};
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::adopt::{Restored, entry, not_recorded};
 use super::state::State;
@@ -44,51 +45,18 @@ pub struct Origin {
     noted: Option<lines::Place>,
 }
 
-/// What its client said of itself, and what it asked for, before us.
-pub struct Past {
-    /// Where it was logged in from, as whom, and the kind of its terminal.
-    pub said: Said,
-    /// What runs, where that is known.
-    pub command: Option<String>,
-    /// When it began.
-    pub started: Timestamp,
-    /// Where it began.
-    pub door: u16,
-    /// The size of its terminal.
-    pub size: Size,
-    /// Whose it is.
-    pub uid: u32,
-    /// Its id.
-    pub id: String,
-    /// Its program.
-    pub pid: Option<Pid>,
-}
-
-impl Past {
-    /// What is known of it, but for the socket and the size.
-    pub fn of(record: &Record) -> Self {
-        let [ssh_connection, logname, term] =
-            record.said.each_ref().map(|text| text.as_deref().map(Into::into));
-        Self {
-            said: Said { ssh_connection, logname, term },
-            command: record.command.clone(),
-            started: Timestamp::from(record.since),
-            door: NO_DOOR,
-            size: Size { rows: 24, cols: 80 },
-            uid: record.uid,
-            id: record.id.clone(),
-            pid: Pid::new(record.pid),
-        }
+/// What was known of one, but for the socket and the size.
+pub(super) fn past_of(record: &Record) -> Past {
+    Past {
+        story: record.story.clone(),
+        command: record.command.clone(),
+        started: Timestamp::from(record.since),
+        door: NO_DOOR,
+        size: Size { rows: 24, cols: 80 },
+        uid: record.uid,
+        id: record.id.clone(),
+        pid: Pid::new(record.pid),
     }
-}
-
-/// What the client of a session says of itself, as a record has it.
-pub(super) fn said_of(cx: &Context, subject: Subject) -> [Option<String>; 3] {
-    let said = cx.told.of(subject).map(|facts| &facts.said);
-    let text = |of: fn(&Said) -> &Option<Box<str>>| {
-        said.and_then(|said| of(said).as_deref()).map(str::to_owned)
-    };
-    [text(|said| &said.ssh_connection), text(|said| &said.logname), text(|said| &said.term)]
 }
 
 impl Left {
@@ -165,7 +133,7 @@ impl Left {
             door: cx.doors.door(attached.door).map(|door| door.name.clone()).unwrap_or_default(),
             pid,
             since: started.unwrap_or_else(Timestamp::now).into(),
-            said: said_of(cx, subject),
+            story: cx.told.story(subject),
             last: EndRecord::new(cx.told.in_advance(subject)),
             command,
             bound: true,
@@ -181,7 +149,7 @@ impl Left {
         record: Record,
         held: SessionFds,
     ) -> Option<Restored> {
-        let past = Past::of(&record);
+        let past = past_of(&record);
         let Record { id, uid, door: socket, pid, since, command, mut last, .. } = record;
         let (pid, door) = (Pid::new(pid)?, cx.doors.named(&socket));
         let SessionFds {

@@ -8,6 +8,8 @@ use super::super::fault;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
 use super::super::recovery::Whose;
+use super::super::secrets::{self, NOBODY};
+use super::super::siblings::sought::{Fits, Found, Sought};
 use super::super::table::{Key, Source};
 use super::super::told::clock::Utc;
 use super::super::traffic::{Attached, Sessions, Wires};
@@ -18,25 +20,29 @@ use crate::session::Session;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
 use fpty::error::reason;
-use fpty::proto::{Ended, Ending, is_name, variables};
+use fpty::proto::key::Secret;
+use fpty::proto::{Ended, Ending, NO_SUCH, is_name, variables};
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
-use fpty::sys::socket::Transport;
 
-/// What everybody is told of a session that there is not, and who has no right
-/// of one that there is.
-const NO_SUCH: &str = "there is no such session";
+/// What the connection is told that had the session before.
+const BY_ANOTHER: &str = "its client has come back by another connection";
 
 /// What somebody is told who waited for one.
 pub(super) const HAS_ENDED: &str = "the session has ended";
+
+/// Higher than the rank of anything that has ended.
+const ABOVE_ENDED: u8 = 4;
 
 /// Somebody who waits for a session.
 pub struct Waiting {
     pub(super) newcomer: Newcomer,
     pub(super) opening: Opening,
     pub(super) uid: u32,
+    /// The session's secret, where it has said that.
+    pub(super) came_with: Option<Secret>,
     /// What was sent after the request.
     pub(super) rest: Vec<u8>,
 }
@@ -99,29 +105,21 @@ pub fn comes_back(
     if asked.begins && !is_name(asked.which.as_bytes()) {
         return Came::Not(newcomer, refused("bad request: no name"));
     }
-    let is_unix = newcomer.transport == Transport::Unix;
-    let uid = is_unix.then(|| newcomer.client.peer_uid()).flatten();
     let allows = |rules: &Rules| rules.detach.sessions > 0;
     let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
-    match (left.filter(|_| is_allowed), uid) {
-        (Some(left), Some(uid)) => {
-            left.comes_back(cx, sessions, programs, newcomer, opening, uid, asked)
-        }
-        _ if asked.begins => Came::New(newcomer, opening),
-        _ => {
-            let why = match newcomer.transport {
-                _ if !is_allowed => "sessions cannot be left here (forkptyrouter-detach)",
-                Transport::Tcp => "over TCP nobody knows whose session it would be",
-                Transport::Unix => "nobody knows whose session it would be",
-            };
-            Came::Not(newcomer, refused(why))
-        }
+    match left.filter(|_| is_allowed) {
+        Some(left) => left.comes_back(cx, sessions, programs, newcomer, opening, asked),
+        None if asked.begins => Came::New(newcomer, opening),
+        None => Came::Not(newcomer, refused("sessions cannot be left here (forkptyrouter-detach)")),
     }
 }
 
 /// A user for people, by its name where that is known without asking: clients
 /// know the others'.
 fn who(cx: &Context, uid: u32) -> String {
+    if uid == NOBODY {
+        return String::from("somebody");
+    }
     let root = || (uid == 0).then(|| String::from("root"));
     cx.told.known_name(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
 }
@@ -132,7 +130,6 @@ fn taken_by(cx: &Context, uid: u32) -> String {
 }
 
 impl Left {
-    #[allow(clippy::too_many_arguments)]
     fn comes_back(
         &mut self,
         cx: &mut Context,
@@ -140,10 +137,16 @@ impl Left {
         programs: &mut Programs,
         newcomer: Newcomer,
         opening: Opening,
-        uid: u32,
         asked: Asked,
     ) -> Came {
-        let Some(key) = self.find(newcomer.door, uid, &asked.which, asked.begins) else {
+        let uid = secrets::user_of(&newcomer.client);
+        let came_with = opening.variables.get(variables::SECRET).and_then(Secret::read);
+        let opened = came_with
+            .as_ref()
+            .and_then(|secret| self.opened_by(sessions, newcomer.door, &asked.which, secret));
+        let came_with = came_with.filter(|_| opened.is_some());
+        let found = opened.or_else(|| self.find(newcomer.door, uid, &asked.which, asked.begins));
+        let Some(key) = found else {
             return match asked.begins {
                 true => Came::New(newcomer, opening),
                 false => Came::Not(newcomer, Ended::because(Ending::Refused, NO_SUCH)),
@@ -153,16 +156,18 @@ impl Left {
         let rest = std::mem::take(&mut cx.input);
         // Its capacity is a turn's.
         cx.input.reserve_exact(super::super::context::BUFFER);
-        let waiting = Box::new(Waiting { newcomer, opening, uid, rest });
+        let waiting = Box::new(Waiting { newcomer, opening, uid, came_with, rest });
         if asked.watches || is_over {
             self.watch(cx, sessions, key, *waiting);
             return Came::In;
         }
         let session = sessions.vacant_key();
         let client = |_: &Box<Waiting>| Client { session, uid };
-        let answer = self.change(key, |entry| {
-            entry.state.comes(waiting, asked.steals, client, Timestamp::now())
-        });
+        // Its client may have lost the connection that has it.
+        let is_its_client = waiting.came_with.is_some();
+        let steals = asked.steals || is_its_client;
+        let answer =
+            self.change(key, |entry| entry.state.comes(waiting, steals, client, Timestamp::now()));
         match answer {
             Some(Answer::Begins(alone, waiting)) => {
                 self.begins(cx, sessions, programs, key, alone, *waiting);
@@ -172,7 +177,10 @@ impl Left {
                 return Came::Not(waiting.newcomer, self.is_taken(cx, key));
             }
             Some(Answer::Waits { is_news, overtaken }) => {
-                let taken_by = taken_by(cx, uid);
+                let taken_by = match is_its_client {
+                    true => BY_ANOTHER.to_owned(),
+                    false => taken_by(cx, uid),
+                };
                 if let Some(overtaken) = overtaken {
                     overtaken.is_refused(cx, &taken_by);
                 }
@@ -219,9 +227,12 @@ impl Left {
     ) {
         let _ = self.poller.remove(&alone.master);
         fault::point("coming");
-        let Some(entry) = self.entries.get(key) else {
+        let Waiting { newcomer, mut opening, came_with, rest, .. } = waiting;
+        let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
+        entry.secrets.renew(came_with);
+        let its_key = entry.secrets.key(&entry.id, entry.uid);
         let (pid, since) = (entry.pid, entry.since);
         let adopted = entry.state.program().filter(|program| program.adopted);
         let program = match adopted {
@@ -230,14 +241,13 @@ impl Left {
             None => Some(Process::child(pid)),
         };
         let is_adopted = adopted.is_some();
-        let Waiting { newcomer, mut opening, rest, .. } = waiting;
-        let Newcomer { client, seat, door, origin, .. } = newcomer;
+        let Newcomer { client, transport, seat, door, origin } = newcomer;
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
         let mut wires = Wires::new(client, alone.master, program);
         wires.is_recorded_by(alone.recording);
-        let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
+        let session = sessions.insert(Attached::new(session, wires, transport, door));
         cx.faults.made = Some(Whose::Session(session));
         fault::point("back");
         // The session has its own.
@@ -264,6 +274,9 @@ impl Left {
             state.part_from_client(&Ended::because(Ending::Refused, why), wires);
             return cx.then(Outcome::LetClientGo(session));
         }
+        if let Some(its_key) = its_key {
+            state.tell_key(&its_key, wires);
+        }
         let armed = wires.master.arm();
         state.early_input(&opening.input, wires);
         if !rest.is_empty() {
@@ -280,15 +293,50 @@ impl Left {
         cx.then(Outcome::Settle(session));
     }
 
+    /// The session of this id, where this is its secret.
+    fn opened_by(
+        &mut self,
+        sessions: &Sessions,
+        door: u16,
+        id: &str,
+        secret: &Secret,
+    ) -> Option<Key> {
+        let is_it = |key: &Key| {
+            self.entries.get(*key).is_some_and(|entry| entry.door == door && entry.id == id)
+        };
+        let key = self.index.beginning(id).find(is_it)?;
+        self.note_arrival(sessions, key);
+        self.entries.get(key)?.secrets.are(secret).then_some(key)
+    }
+
     /// The session that is meant: by its id; by its name, which is one's own, also
     /// for root; by the unique beginning of an id; nothing: the one that was left
     /// last and runs, else the last that has ended. One that has ended is none to go
     /// on with where it `begins` anew, which is asked for by a name alone.
     fn find(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<Key> {
-        if which.is_empty() {
-            return self.index.nearest(door, uid);
+        self.fitting(door, uid, which, begins).map(|(_, key)| key)
+    }
+
+    /// The same for whoever seeks one among several gateways: the best that is here.
+    pub fn found(&self, sought: &Sought) -> Option<Found> {
+        let which = sought.which.map(|which| which.to_string()).unwrap_or_default();
+        let (fits, key) = self.fitting(sought.door, sought.uid, &which, false)?;
+        let entry = self.entries.get(key)?;
+        // What is called so and runs comes before what has ended.
+        let is_named = fits == Fits::Is && !which.is_empty();
+        let above = if is_named && !entry.state.is_over() { ABOVE_ENDED } else { 0 };
+        let (rank, since) = (entry.state.rank() + above, entry.state.since().boot);
+        Some(Found { fits, rank, since, id: entry.id.clone() })
+    }
+
+    fn fitting(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<(Fits, Key)> {
+        if uid == NOBODY {
+            return None;
         }
-        let is_known = |entry: &&Entry| entry.door == door && (uid == 0 || entry.uid == uid);
+        if which.is_empty() {
+            return self.index.nearest(door, uid).map(|key| (Fits::Is, key));
+        }
+        let is_known = |entry: &&Entry| entry.door == door && secrets::is_open_to(entry.uid, uid);
         let known = |key: &Key| self.entries.get(*key).filter(is_known);
         // Somebody may have named a session like another's id.
         if !begins {
@@ -296,7 +344,7 @@ impl Left {
             let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| it.id == which);
             let mut whole = self.index.beginning(which).take_while(is_whole);
             if let Some(key) = whole.find(|key| known(key).is_some()) {
-                return Some(key);
+                return Some((Fits::Whole, key));
             }
         }
         let rank =
@@ -305,13 +353,13 @@ impl Left {
         let named = named.filter_map(|key| Some((key, self.entries.get(key)?)));
         let named = named.filter(|(_, entry)| !(begins && entry.state.is_over()));
         if let Some((key, _)) = named.max_by_key(|(_, entry)| rank(entry)) {
-            return Some(key);
+            return Some((Fits::Is, key));
         }
         if begins {
             return None;
         }
         let mut by_id = self.index.beginning(which).filter(|key| known(key).is_some());
         let key = by_id.next()?;
-        by_id.next().is_none().then_some(key)
+        by_id.next().is_none().then_some((Fits::Begins, key))
     }
 }

@@ -56,6 +56,19 @@ impl Left {
         }
     }
 
+    /// A client that has come may have been told to go on: it has answered, and
+    /// knows its secret.
+    pub(super) fn note_arrival(&mut self, sessions: &Sessions, key: Key) {
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let client = entry.state.client().and_then(|client| sessions.get(client.session));
+        if client.is_some_and(|attached| !attached.session.is_hidden()) {
+            entry.state.has_arrived();
+            entry.untold |= entry.secrets.has_arrived();
+        }
+    }
+
     /// Does what is due for a session.
     pub fn look_after_entry(
         &mut self,
@@ -64,19 +77,15 @@ impl Left {
         programs: &mut Programs,
         key: Key,
     ) {
+        fault::point("left");
+        self.note_arrival(sessions, key);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        fault::point("left");
         let ends = entry.state.program().is_some_and(|program| program.ending.is_some());
         let now = BootInstant::now();
         let is_closed = |alone: &Box<Alone>| alone.closed.is_some_and(|at| now >= at);
         let is_closed = entry.state.terminal().is_some_and(is_closed);
-        // One that has come was told to go on.
-        let client = entry.state.client().and_then(|client| sessions.get(client.session));
-        if client.is_some_and(|attached| !attached.session.is_hidden()) {
-            entry.state.has_arrived();
-        }
         if entry.untold {
             self.tell_store(cx, sessions, programs, key);
         }

@@ -1,6 +1,7 @@
 //! What a list has of sessions that can be left.
 
 use super::{Entry, Left};
+use crate::router::secrets::NOBODY;
 use crate::router::table::Key;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
@@ -11,8 +12,8 @@ pub struct Listed<'a> {
     pub id: &'a str,
     /// What it is called; may be empty.
     pub name: &'a str,
-    /// Whose it is.
-    pub uid: u32,
+    /// Whose it is, where that is known.
+    pub uid: Option<u32>,
     /// Where it began.
     pub door: u16,
     /// Its program; of an ended one what it was.
@@ -42,7 +43,7 @@ impl Entry {
         Listed {
             id: &self.id,
             name: &self.name,
-            uid: self.uid,
+            uid: (self.uid != NOBODY).then_some(self.uid),
             door: self.door,
             pid: self.pid.as_raw(),
             command: self.command.as_deref(),

@@ -19,14 +19,15 @@ use super::coming::Waiting;
 use super::state::State;
 use crate::shares::{self, Who};
 use fpty::error::reason;
+use fpty::proto::key::{Finds, SessionKey};
 use fpty::proto::{
-    Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, OFFER_RING, PING, PONG, Packet, RING_PIECE,
-    TAKEN, encode_bare, encode_packet,
+    Decoder, Ended, Ending, GO, HEADER, INPUT, KEY, OFFER, OFFER_RING, PING, PONG, Packet,
+    RING_PIECE, TAKEN, encode_bare, encode_packet,
 };
-use fpty::relay::Backlog;
+use fpty::relay::{Backlog, Given};
 use fpty::remains::Seen;
 use fpty::sys::poll::{Interest, Ready};
-use fpty::sys::socket::Stream;
+use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{Read, Written};
 
 /// How often it is looked for more output, and how much one gets then.
@@ -104,11 +105,8 @@ impl Watcher {
     }
 
     fn say(&mut self, bytes: &[u8]) -> bool {
-        let taken = match self.backlog.is_empty() {
-            true => self.client.write(bytes).taken(),
-            false => Some(0),
-        };
-        taken.is_some_and(|taken| self.backlog.try_push(&bytes[taken..]))
+        let given = self.backlog.give(bytes, |bytes| self.client.write(bytes).taken());
+        matches!(given, Given::Taken(_))
     }
 
     /// Takes what it has sent: that it has the ring; whether it is still there.
@@ -172,10 +170,21 @@ impl Left {
             return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
         };
         // Its seat is free: it is no session.
-        let Newcomer { client, origin, .. } = newcomer;
-        let mut packet = Vec::new();
-        encode_packet(OFFER, &[OFFER_RING], &mut packet);
-        if !matches!(client.write_with_descriptors(&packet, &[ring.as_fd()]), Written::Bytes(_)) {
+        let Newcomer { client, transport, origin, .. } = newcomer;
+        let (mut packet, mut offer) = (Vec::new(), Vec::new());
+        if let Some(entry) = self.entries.get(key) {
+            let id = entry.id.clone();
+            let its_key = SessionKey { id, secret: None, finds: Finds::Watcher };
+            encode_packet(KEY, &its_key.payload(), &mut packet);
+        }
+        encode_packet(OFFER, &[OFFER_RING], &mut offer);
+        // There is room for both in a new connection.
+        let _ = client.write(&packet);
+        let offered = match transport {
+            Transport::Tcp => client.write(&offer),
+            Transport::Unix => client.write_with_descriptors(&offer, &[ring.as_fd()]),
+        };
+        if !matches!(offered, Written::Bytes(_)) {
             return;
         }
         let is_last = end.is_some();

@@ -11,6 +11,7 @@
 //! | `refusals.rs` | how many of them have a line of their own |
 //! | `line.rs` | how a line looks |
 //! | `in_advance.rs` | last lines, in case that a gateway is killed |
+//! | `story.rs` | what the next gateway is to know of a session |
 //! | `counters.rs` | what happened since the start, of all gateways |
 //! | `traffic.rs` | bytes of a session |
 //! | `clock.rs` | the time as it is written down |
@@ -24,6 +25,7 @@ mod names;
 mod peer;
 mod reason;
 mod refusals;
+mod story;
 mod traffic;
 
 use std::collections::HashMap;
@@ -31,6 +33,7 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::secrets::NOBODY;
 use super::supervisor::lines::{self, Lines};
 use super::table::Key;
 use crate::config::router::Router;
@@ -53,6 +56,7 @@ use names::Names;
 pub use peer::{Peer, Said};
 pub use reason::{Gone, Parted, Refusal};
 use refusals::Refusals;
+pub use story::Story;
 pub use traffic::Traffic;
 
 /// How many bytes of a command a line has room for, and the least.
@@ -341,8 +345,10 @@ impl Told {
 
     /// The same of one that goes on without a client, and is this user's.
     pub fn note_user(&mut self, subject: Subject, origin: Origin, id: String, uid: u32, new: New) {
-        let user = self.names.of(uid);
-        let peer = peer::Peer { uid: Some(uid), user, ..peer::Peer::default() };
+        let peer = match uid {
+            NOBODY => peer::Peer::default(),
+            _ => peer::Peer { uid: Some(uid), user: self.names.of(uid), ..peer::Peer::default() },
+        };
         self.note_peer(subject, origin, id, peer, new);
     }
 
@@ -550,6 +556,27 @@ impl Told {
             facts.is_kept = true;
         }
         self.write_in_advance(subject);
+    }
+
+    /// What the next gateway is to know of a session, where anybody wants to know it.
+    pub fn story(&self, subject: Subject) -> Option<Box<Story>> {
+        self.facts.get(&subject).map(|facts| Box::new(Story::of(facts)))
+    }
+
+    /// A session of a gateway that was here before has this story, and this id and
+    /// process; it began at this socket, then.
+    pub fn note_story(
+        &mut self,
+        subject: Subject,
+        story: Story,
+        door: u16,
+        (id, pid, started): (String, Option<Pid>, Timestamp),
+    ) {
+        let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
+        let pid = pid.and_then(|pid| u32::try_from(pid.as_raw()).ok());
+        let mut facts = story.facts(id, &socket.name, pid, started);
+        facts.audit = socket.audit.map(|format| (format, facts.common(format, &self.place)));
+        self.facts.insert(subject, Box::new(facts));
     }
 
     /// Writes a line that somebody has written in advance.

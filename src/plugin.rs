@@ -284,6 +284,7 @@ unsafe extern "C" fn router_end() {
         inherited::at_the_end();
         supervisor::door::before_exec();
         proof::before_exec();
+        memory::before_exec();
         left_behind::after_the_end(locked(&ROUTER).hangup_grace);
         door::keep();
     });

@@ -11,6 +11,7 @@ use super::told::{Refusal, Rejection, Said};
 use super::traffic::{Next, Sessions};
 use crate::config::rules::Rules;
 use fpty::proto::{Ending, Protocol};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::socket::{Stream, Transport};
 
 /// All that a stranger hears.
@@ -55,6 +56,9 @@ pub const TIME_IS_OVER: &str = "session ended: its time is over (max-time)";
 /// What it is told before that.
 pub(super) const LIMIT_COMES: &str =
     "this session ends in a minute: its time is over then (max-time)";
+
+/// What the client of a session is told that was ended at somebody's wish.
+pub const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
 
 /// How long before that it is told that it will be.
 pub(super) const NOTICE: Duration = Duration::from_secs(60);
@@ -103,6 +107,22 @@ impl Context {
 }
 
 impl Sessions {
+    /// The idle time and the time of a session that began long ago are looked
+    /// after again.
+    pub fn goes_on(&mut self, cx: &mut Context, key: Key, started: Timestamp) {
+        let Some(attached) = self.get_mut(key) else {
+            return;
+        };
+        let rules = cx.doors.rules(attached.door);
+        let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
+        if let Some(timeout) = timeout {
+            self.watch_idleness(cx, key, timeout);
+        }
+        if let Some(limit) = limit {
+            cx.limit_time(key, limit.saturating_sub(started.elapsed()));
+        }
+    }
+
     /// A session's time is over before long.
     pub fn limit_comes(&mut self, cx: &mut Context, key: Key) -> Next {
         if let Some(attached) = self.get_mut(key) {

@@ -122,7 +122,6 @@ impl Context {
 
     /// Tells somebody who has a seat, perhaps, that there is no session.
     pub fn turn_back(&mut self, newcomer: Newcomer, extended: bool, why: impl Into<Rejection>) {
-        drop(newcomer.seat);
         self.refuse(newcomer.client, newcomer.origin, extended, &why.into());
     }
 

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::admission::{LAST_WORD, LIMIT_COMES, NOTICE, TIME_IS_OVER};
+use super::admission::{BY_AN_OPERATOR, LAST_WORD, LIMIT_COMES, NOTICE, TIME_IS_OVER};
 use super::attach::not_executable;
 use super::closing::LastWord;
 use super::context::{BUFFER, Context};
@@ -313,6 +313,13 @@ impl Commands {
         if let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) {
             command.dismiss(why, line, wires);
         }
+    }
+
+    /// A command is to end at somebody's wish.
+    pub fn end_at_wish(&mut self, cx: &mut Context, key: Key) {
+        self.dismiss(key, Ending::Operator, BY_AN_OPERATOR);
+        cx.after(LAST_WORD, Due::CommandDismissed(key));
+        cx.then(Outcome::SettleCommand(key));
     }
 
     /// Tells all clients why they end, at the gateway's own end.

@@ -107,7 +107,7 @@ impl Context {
             ordinal,
             spawner,
             doors,
-            seats: Seats::of(tallies.clone()),
+            seats: Seats::new(tallies.clone()),
             told,
             tallies,
             ids: Ids::new(),

@@ -155,12 +155,17 @@ impl Sessions {
     }
 
     /// Tells whoever is relayed for that the gateway is to end, as far as that is
-    /// taken at once. Terminals that were handed over have somebody else who does.
+    /// taken at once. Terminals that were handed over have somebody else who does, and
+    /// who can come back is no more told of this than of a gateway that is killed.
     pub fn stop(&mut self, why: Ending, line: &str) {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
         let is_held = supervisor::door::is_held();
         for key in keys {
-            let is_ours = |attached: &&mut Attached| !is_held || !attached.session.is_handed_over();
+            let is_ours = |attached: &&mut Attached| {
+                let session = &attached.session;
+                let comes_back = why == Ending::Lost && session.kept().is_some();
+                !is_held || !(comes_back || session.is_handed_over())
+            };
             if let Some(attached) = self.get_mut(key).filter(is_ours) {
                 if attached.session.dismissed().is_none() {
                     attached.session.dismiss(why, line, &mut attached.wires);

@@ -11,52 +11,34 @@ use super::attach::{Arrived, Plan, not_executable};
 use super::command::Commands;
 use super::context::Context;
 use super::depart::Departures;
+use super::doors::Newcomer;
 use super::fault;
 use super::greet::{Callers, Greeted, Opened};
-use super::hang_up::Copies;
-use super::left::adopt::{NOT_HEARD, Restored};
-use super::left::bound::{self, Past};
 use super::left::{self, Left};
-use super::lifecycle::Closed;
 use super::listing::view::View;
 use super::listing::{self, Inquirers};
+use super::lives::Lives;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recorder;
 use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover, Whose};
 use super::siblings::{Asker, Siblings};
 use super::supervisor::client::Found;
-use super::supervisor::protocol::{Record, SessionFds};
 use super::table::{Key, Source};
 use super::timers::Due;
-use super::told::{Refusal, Rejection, Subject};
-use super::traffic::{Attached, Heard, Next, Sessions};
+use super::told::{Gone, Refusal, Rejection, Subject};
+use super::traffic::{Heard, Next, Sessions};
 use super::web::Beginnings;
 use crate::session::Session;
 use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::log;
-use fpty::ended::of_exit;
 use fpty::error::{Context as _, Result};
+use fpty::proto::Ending;
 use fpty::proto::request::Verb;
-use fpty::proto::{Ended, Ending, variables};
 use fpty::sys::child::{Exit, Pid};
-use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Ready;
 use fpty::sys::signal::Signals;
 use fpty::sys::socket::{Stream, Transport};
-
-/// What the client of a session is told that was ended at somebody's wish, and how
-/// long it may take to hear that.
-const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
-const LAST_WORD: Duration = Duration::from_secs(5);
-
-/// Of a session that the supervisor has no room for.
-const NOT_KEPT: &str =
-    "forkptyrouter: a session ends with its gateway: what keeps it has no descriptor left";
-
-/// How old a session is before its terminal is handed over: a short one ends
-/// without the effort.
-const OFFER_AFTER: Duration = Duration::from_millis(30);
 
 /// One gateway process, and its parts.
 pub struct GatewayLoop {
@@ -112,7 +94,7 @@ pub fn run(gateway: &Gateway, router: GatewayLoop) -> Result<()> {
         router.guarded(Whose::All, |router| {
             fault::point("turn");
             router.departures.part(&mut router.cx, count);
-            router.recorded(|recorder, cx, _| recorder.pass_on(cx));
+            router.lives().recorded(|recorder, cx, _| recorder.pass_on(cx));
             router.cx.try_the_log_again(false);
         });
         router.follow();
@@ -150,7 +132,7 @@ impl GatewayLoop {
                     Heard::Settle => {}
                     Heard::First => {
                         let next = self.beginnings.hear(&mut self.sessions, cx, key);
-                        return self.go_on(key, next);
+                        return self.lives().go_on(key, next);
                     }
                     Heard::FirstEnded => self.beginnings.ended(&mut self.sessions, key),
                     Heard::Nobody => return,
@@ -165,7 +147,7 @@ impl GatewayLoop {
             Source::StatsListener => self.inquirers.accept_statistics(cx),
             Source::Children => self.signalled(),
             Source::Siblings => self.siblings.ready(cx),
-            Source::Recorder => self.recorded(|it, cx, _| it.ready(cx)),
+            Source::Recorder => self.lives().recorded(|it, cx, _| it.ready(cx)),
             Source::Caller(key) => {
                 let greeted = self.callers.hear(cx, key, ready.hang_up);
                 self.greeted(greeted);
@@ -183,7 +165,7 @@ impl GatewayLoop {
                 self.commands.settle(cx, &mut self.programs, key);
             }
             Source::Closing(key) => cx.closing_ready(key, ready),
-            Source::Left => self.left_ready(),
+            Source::Left => self.lives().with_left(|left, cx, _, _| left.left_ready(cx)),
             Source::Alarm => cx.timers.rings(),
         }
     }
@@ -213,7 +195,7 @@ impl GatewayLoop {
             Due::Executed(key) => sessions.look_for_execution(cx, key),
             Due::Dismissed(_) => Next::Abandon,
             Due::Offer(key) => return sessions.offer(cx, key),
-            Due::Keeper(key) => return self.entrust(key),
+            Due::Keeper(key) => return self.lives().entrust(key),
             Due::Silent(key) => {
                 let greeted = self.callers.silent(cx, key);
                 return self.greeted(greeted);
@@ -242,18 +224,18 @@ impl GatewayLoop {
                 return self.inquirers.hurry(cx, &mut self.siblings, view, key);
             }
             Due::Answer(number) => return self.siblings.unanswered(cx, number),
-            Due::Recording => return self.recorded(|it, _, _| it.wake()),
-            Due::Recorder => return self.recorded(|it, cx, _| it.look(cx)),
+            Due::Recording => return self.lives().recorded(|it, _, _| it.wake()),
+            Due::Recorder => return self.lives().recorded(|it, cx, _| it.look(cx)),
             Due::Outlived(pid) => return programs.outlived(cx, pid),
             Due::Kill => return programs.kill_outlived(cx),
             Due::TerminalUsers => return programs.kill_terminal_users(cx),
             Due::LeftBehind => return programs.end_left_behind(cx),
             Due::Accept => return cx.doors.open(&cx.poller),
-            Due::Left => return self.look_after_left(),
+            Due::Left => return self.lives().with_left(|left, cx, _, _| left.look_after_left(cx)),
             Due::Door(door) => return cx.doors.wake(door, &cx.poller),
         };
         if let Some(key) = due.session() {
-            self.go_on(key, next);
+            self.lives().go_on(key, next);
         }
     }
 
@@ -276,24 +258,24 @@ impl GatewayLoop {
             Outcome::GoOn(rest) => cx.hear_rest(rest, &mut self.sessions, &mut self.commands),
             Outcome::Reaped(program, session, exit) => self.program_ended(program, session, exit),
             Outcome::LetGo => self.departures.let_go(cx, programs),
-            Outcome::Pending(key, size) => {
-                self.recorded(|it, cx, sessions| it.expect(cx, sessions, key, size));
-            }
             Outcome::Started(Subject::Session(key)) => {
-                self.recorded(|it, cx, sessions| it.begin(cx, sessions, key));
+                self.lives().recorded(|it, cx, sessions| it.begin(cx, sessions, key));
             }
             Outcome::Started(Subject::Command(_) | Subject::Left(_)) => {}
             Outcome::NeverWas(subject, recording) => {
-                if let Some(recording) = recording {
-                    self.recorded(|it, _, _| it.forget(&recording));
-                }
-                self.forget_left_of(subject);
+                self.lives().never_was(subject, recording.as_deref());
             }
-            Outcome::Closed(closed) => self.closed(closed),
-            Outcome::Entrust(key) => self.entrust(key),
-            Outcome::NotHeard(key) => self.end_unheard(key),
+            Outcome::GreetLate(late) => {
+                let greeted = self.callers.greet_late(cx, *late);
+                self.greeted(greeted);
+            }
+            Outcome::Closed(closed) => self.lives().closed(closed),
+            Outcome::Entrust(key) => self.lives().entrust(key),
+            Outcome::NotHeard(key) => self.lives().end_unheard(key),
             Outcome::Inquires(key) => self.inquirers.begin(cx, key),
-            Outcome::End(subject) => self.end_at_wish(subject),
+            Outcome::End(Subject::Session(key)) => self.lives().end_at_wish(key),
+            Outcome::End(Subject::Left(key)) => self.lives().end_left(key, Gone::Operator),
+            Outcome::End(Subject::Command(key)) => self.commands.end_at_wish(cx, key),
             Outcome::Asked(posed) => {
                 fault::point("question");
                 let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
@@ -303,47 +285,46 @@ impl GatewayLoop {
             Outcome::Answered(Asker::Inquirer(key), answer) => {
                 self.inquirers.answered(cx, key, answer.as_deref());
             }
-            Outcome::ReadOn(entry) => self.alone_goes_on(entry),
+            Outcome::ReadOn(key) => self.lives().with_left(|left, cx, _, programs| {
+                left.alone_goes_on(cx, programs, key);
+            }),
+            Outcome::EndLeft(key, why) => self.lives().end_left(key, why),
+            Outcome::SupervisorReady => self.lives().supervisor_ready(),
+            Outcome::LetClientGo(key) => self.lives().let_client_go(key),
+            Outcome::LeftReady(ready) => self.lives().with_left(|left, cx, sessions, programs| {
+                left.one_ready(cx, sessions, programs, ready);
+            }),
+            Outcome::LookAfterLeft(key) => {
+                self.lives().with_left(|left, cx, sessions, programs| {
+                    left.look_after_entry(cx, sessions, programs, key);
+                })
+            }
+            Outcome::FeedWatcher(key) => {
+                self.lives().with_left(|left, cx, _, _| left.feed_watcher(cx, key));
+            }
             Outcome::Recording(_, news) => {
-                self.recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
+                self.lives().recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
             }
         }
     }
 
-    /// After anything that happened to a session.
-    pub(super) fn settle(&mut self, key: Key) {
-        let next = self.sessions.settle(&mut self.cx, key);
-        self.go_on(key, next);
+    /// The parts that a session's life concerns.
+    pub(super) fn lives(&mut self) -> Lives<'_> {
+        Lives {
+            cx: &mut self.cx,
+            sessions: &mut self.sessions,
+            programs: &mut self.programs,
+            departures: &mut self.departures,
+            left: self.left.as_deref_mut(),
+            recorder: self.recorder.as_deref_mut(),
+        }
     }
 
-    /// Does what a session has come to.
-    fn go_on(&mut self, key: Key, next: Next) {
-        let (cx, sessions, programs) = (&mut self.cx, &mut self.sessions, &mut self.programs);
-        match next {
+    /// After anything that happened to a session: most often it waits.
+    fn settle(&mut self, key: Key) {
+        match self.sessions.settle(&mut self.cx, key) {
             Next::Waits => {}
-            Next::HeldUp => {
-                sessions.dismiss_held_up(cx, key);
-                sessions.close(cx, programs, key);
-            }
-            Next::Linger => sessions.linger(cx, key),
-            Next::Close => sessions.close(cx, programs, key),
-            Next::Abandon => sessions.abandon(cx, programs, key),
-            Next::Depart => {
-                if !self.leave_if_possible(key) {
-                    let (cx, sessions) = (&mut self.cx, &mut self.sessions);
-                    self.departures.depart(sessions, cx, &mut self.programs, key);
-                }
-            }
-            Next::Leave => self.client_leaves(key),
-            Next::Greet => {
-                if let Some(late) = sessions.take_late(cx, programs, key) {
-                    self.follow();
-                    let greeted = self.callers.greet_late(&mut self.cx, late);
-                    self.greeted(greeted);
-                }
-            }
-            Next::HandedOver => self.handed_over(key),
-            Next::MayReopen => sessions.look_for_reopened(cx, programs, key),
+            next => self.lives().go_on(key, next),
         }
     }
 
@@ -362,7 +343,7 @@ impl GatewayLoop {
                     environment: Vec::new(),
                     shown: None,
                 };
-                self.attach(newcomer, plan);
+                self.lives().attach(newcomer, plan);
             }
         }
     }
@@ -381,7 +362,11 @@ impl GatewayLoop {
     /// Does what a client wants.
     fn open(&mut self, opened: Opened) {
         match opened.opening.request.verb() {
-            Some(Verb::Attach) => self.come_back(opened),
+            Some(Verb::Attach) => {
+                if let Some(opened) = self.lives().come_back(opened) {
+                    self.open_new(opened);
+                }
+            }
             _ if listing::is_inquiry(&opened.opening) => {
                 self.inquirers.inquire(&mut self.cx, opened.newcomer, opened.opening);
             }
@@ -389,15 +374,14 @@ impl GatewayLoop {
         }
     }
 
-    /// Makes a session of a client that has not come back to an old one.
-    pub(super) fn open_new(&mut self, mut opened: Opened) {
-        let Opened { newcomer, opening, .. } = opened;
-        let newcomer = self.cx.seated(newcomer);
-        let origin = self.cx.told.asking(newcomer.origin, || opening.request.shown());
-        opened =
-            Opened { newcomer: super::doors::Newcomer { origin, ..newcomer }, opening, ..opened };
+    /// Makes a session, or a command, of a client that has not come back to an old one.
+    fn open_new(&mut self, opened: Opened) {
+        let newcomer = self.cx.seated(opened.newcomer);
+        let asked = || opened.opening.request.shown();
+        let origin = self.cx.told.asking(newcomer.origin, asked);
+        let opened = Opened { newcomer: Newcomer { origin, ..newcomer }, ..opened };
         match opened.opening.wants_terminal() {
-            true => self.open_session(opened),
+            true => self.lives().open(opened),
             false => self.open_command(opened),
         }
     }
@@ -408,67 +392,6 @@ impl GatewayLoop {
             return self.cx.turn_back(opened.newcomer, true, why);
         }
         self.commands.start(&mut self.cx, &mut self.programs, opened);
-    }
-
-    fn open_session(&mut self, opened: Opened) {
-        let Opened { newcomer, mut opening, ended, .. } = opened;
-        let plan = match self.cx.plan(newcomer.door, &mut opening) {
-            Ok(plan) => plan,
-            Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
-        };
-        let wish = match self.may_leave(&newcomer, &opening) {
-            Ok(wish) => wish,
-            Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
-        };
-        let size = plan.size;
-        let Some(key) = self.attach(newcomer, plan) else {
-            return;
-        };
-        self.sessions.hear_opening(&mut self.cx, key, &opening, ended);
-        let Some(Attached { session, wires, .. }) = self.sessions.get_mut(key) else {
-            return;
-        };
-        let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
-        if is_named && wish.is_none() {
-            let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
-            session.notice(line, wires);
-        }
-        fault::point("opened");
-        let hands_over = self.sessions.may_be_handed_over(&self.cx, key);
-        let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));
-        fault::point("kept");
-        if is_kept || hands_over {
-            self.cx.after(OFFER_AFTER, Due::Offer(key));
-        }
-        self.settle(key);
-    }
-
-    /// Gives a client its terminal and its program, or tells it why not.
-    fn attach(&mut self, newcomer: super::doors::Newcomer, plan: Plan) -> Option<Key> {
-        let recorder = self.recorder.as_mut();
-        if let Some(why) = recorder.and_then(|it| it.why_not(&mut self.cx, newcomer.door)) {
-            self.cx.turn_back(newcomer, plan.session.is_extended(), why);
-            return None;
-        }
-        let (cx, programs) = (&mut self.cx, &mut self.programs);
-        let key = self.sessions.attach(cx, programs, newcomer, plan)?;
-        // Whoever observes it does before anything comes of it.
-        self.follow();
-        if let Err(why) = self.sessions.watch(&mut self.cx, key) {
-            self.sessions.refuse(&mut self.cx, &mut self.programs, key, &why);
-            return None;
-        }
-        self.follow();
-        Some(key)
-    }
-
-    /// From here on a session's terminal is its client's, and outlives this
-    /// gateway: somebody else sees to it then.
-    fn handed_over(&mut self, key: Key) {
-        if !self.handed_over_for_a_while(key) {
-            self.sessions.say_go(key);
-            self.entrust(key);
-        }
     }
 
     /// A program has ended, or the gateway is to.
@@ -497,6 +420,16 @@ impl GatewayLoop {
         crate::uwsgi::server::exit(0)
     }
 
+    /// A program was reaped.
+    fn program_ended(&mut self, program: Pid, key: Key, exit: Exit) {
+        fault::point("reaped");
+        let failure = self.cx.spawner.failure(program);
+        let failure = failure.map(|(program, errno)| not_executable(&program, errno));
+        if !self.lives().program_ended(program, key, exit, failure.clone()) {
+            self.commands.program_ended(&mut self.cx, program, exit, failure);
+        }
+    }
+
     fn whose_program(&self, program: Pid, session: Key) -> Whose {
         match self.commands.of_program(program) {
             Some(command) => Whose::Command(command),
@@ -509,140 +442,13 @@ impl GatewayLoop {
         }
     }
 
-    /// A program was reaped.
-    fn program_ended(&mut self, program: Pid, key: Key, exit: Exit) {
-        fault::point("reaped");
-        let failure = self.cx.spawner.failure(program);
-        let failure = failure.map(|(program, errno)| not_executable(&program, errno));
-        if !self.sessions.has(key) {
-            if !self.left_program_ended(program, exit) {
-                self.commands.program_ended(&mut self.cx, program, exit, failure);
-            }
-            return;
-        }
-        match failure {
-            Some(why) => {
-                if let Some(attached) = self.sessions.get_mut(key) {
-                    attached.wires.program = None;
-                }
-                self.sessions.refuse(&mut self.cx, &mut self.programs, key, &why.into());
-            }
-            None => {
-                self.sessions.exited(&mut self.cx, key, exit);
-                self.session_ended(key, of_exit(exit));
-            }
-        }
-    }
-
-    /// The program of a session has ended, and that is known: whoever looks on is
-    /// told, and whoever is attached.
-    pub(super) fn session_ended(&mut self, key: Key, ended: Ended) {
-        self.tell_watchers(key, &ended);
-        self.sessions.program_ended(&mut self.cx, key, ended);
-    }
-
-    /// A session is over: those hear of it who were not told at once.
-    fn closed(&mut self, closed: Closed) {
-        let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
-        match (&mut self.recorder, last) {
-            (Some(recorder), last) => recorder.end(&mut self.cx, recording, exit, last),
-            (None, Some(last)) => self.cx.told.tell_last(&last, None),
-            (None, None) => {}
-        }
-        let Subject::Session(key) = subject else { return };
-        if let Some(left) = &mut self.left {
-            left.tell_last_of(&mut self.cx, key, why, exit);
-            if was_entrusted {
-                left.no_longer_entrusted(&mut self.cx, key);
-            }
-        }
-        self.forget_left(key);
-    }
-
-    /// Has what is recorded seen to, where anything is.
-    fn recorded(&mut self, see_to: impl FnOnce(&mut Recorder, &mut Context, &mut Sessions)) {
-        if let Some(recorder) = &mut self.recorder {
-            see_to(recorder, &mut self.cx, &mut self.sessions);
-        }
-    }
-
-    /// A session is to end at somebody's wish.
-    fn end_at_wish(&mut self, subject: Subject) {
-        match subject {
-            Subject::Session(key) => {
-                if let Some(attached) = self.sessions.get_mut(key) {
-                    let wires = &mut attached.wires;
-                    attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, wires);
-                    self.cx.after(LAST_WORD, Due::Dismissed(key));
-                    self.settle(key);
-                }
-            }
-            Subject::Command(key) => {
-                self.commands.dismiss(key, Ending::Operator, BY_AN_OPERATOR);
-                self.cx.after(LAST_WORD, Due::CommandDismissed(key));
-                self.commands.settle(&mut self.cx, &mut self.programs, key);
-            }
-            Subject::Left(key) => self.end_left(key),
-        }
-    }
-
-    fn forget_left_of(&mut self, subject: Subject) {
-        if let Subject::Session(key) = subject {
-            self.forget_left(key);
-        }
-    }
-
-    /// The supervisor says something, or was killed: another one is told of all that
-    /// it had.
-    pub(super) fn supervisor_ready(&mut self) {
-        while let Some(program) = self.left.as_ref().and_then(|left| left.could_not_be_kept()) {
-            let session = self.programs.not_entrusted(program);
-            if let Some(session) = session {
-                self.cx.told.not_entrusted(Subject::Session(session));
-            }
-            self.cx.doors.log_refusal(NOT_KEPT);
-        }
-        if !self.left.as_ref().is_some_and(|left| left.supervisor_is_gone()) {
-            return;
-        }
-        self.programs.nothing_is_entrusted();
-        self.cx.told.nothing_is_entrusted();
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        left.reconnect();
-        for key in left.keys() {
-            self.tell_store(key);
-        }
-        for key in bound::handed_over_for_good(&self.sessions) {
-            self.cx.then(Outcome::Entrust(key));
-        }
-    }
-
-    fn entrust(&mut self, key: Key) {
-        let door = self.sessions.get(key).map(|attached| attached.door);
-        let command = door.and_then(|door| self.cx.command_of(Subject::Session(key), door));
-        if let Some(left) = &mut self.left {
-            left.entrust(&mut self.cx, &self.sessions, &mut self.programs, key, command);
-        }
-    }
-
-    /// Nobody can wait for a session.
-    fn end_unheard(&mut self, key: Key) {
-        if let Some(attached) = self.sessions.get_mut(key) {
-            log::log(&format!("forkptyrouter: {NOT_HEARD}"));
-            attached.session.dismiss(Ending::Lost, NOT_HEARD, &mut attached.wires);
-            self.sessions.close(&mut self.cx, &mut self.programs, key);
-        }
-    }
-
     /// Takes up the sessions of a gateway that was here before us.
     pub(super) fn restore(&mut self, found: Found) {
         for (record, held) in found {
             let (id, mut is_done) = (record.id.clone(), false);
             self.guarded(Whose::Past, |router| {
                 fault::strike("adoption", || record.name.clone());
-                router.restore_one(record, held);
+                router.lives().restore(record, held);
                 is_done = true;
             });
             // Or the next gateway would panic as well.
@@ -653,62 +459,6 @@ impl GatewayLoop {
         }
         if let Some(left) = &mut self.left {
             left.look_after(&mut self.cx, left::SOON);
-        }
-    }
-
-    fn restore_one(&mut self, record: Record, held: SessionFds) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        let program = Pid::new(record.pid);
-        let recorder = self.recorder.as_deref_mut();
-        let restored = left.restore(&mut self.cx, &mut self.sessions, recorder, (record, held));
-        if let (Restored::Alone(_) | Restored::Attached { .. }, Some(program)) =
-            (&restored, program)
-        {
-            self.programs.restored(program);
-        }
-        match restored {
-            Restored::Over => {}
-            Restored::Alone(key) => {
-                self.cx.faults.made = Some(Whose::Left(key));
-                self.tell_store(key);
-            }
-            Restored::Attached { entry, session, past } => {
-                self.cx.faults.made = Some(Whose::Session(session));
-                let Past { said, command, started, door, size } = *past;
-                let subject = Subject::Session(session);
-                self.cx.asked_for.note(subject, command.clone());
-                bound::keep_seat(&mut self.cx, &self.sessions, session);
-                let origin = self.cx.told.origin(door, "extended", || said);
-                let origin = self.cx.told.asking(origin, || command);
-                let id = self.left_id(session).unwrap_or_else(|| self.cx.ids.of(session));
-                if let Some(attached) = self.sessions.get_mut(session) {
-                    attached.note(&mut self.cx, session, id, origin, size);
-                }
-                self.cx.told.goes_on(subject, started);
-                self.goes_on(session, started);
-                self.tell_store(entry);
-            }
-            Restored::Ends(master, program) => {
-                self.programs.hang_up_terminal(&mut self.cx, &master, program, Copies::Ended);
-            }
-        }
-    }
-
-    /// The idle time and the time of a session that began long ago are looked
-    /// after again.
-    pub(super) fn goes_on(&mut self, session: Key, started: Timestamp) {
-        let Some(attached) = self.sessions.get_mut(session) else {
-            return;
-        };
-        let rules = self.cx.doors.rules(attached.door);
-        let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
-        if let Some(timeout) = timeout {
-            self.sessions.watch_idleness(&mut self.cx, session, timeout);
-        }
-        if let Some(limit) = limit {
-            self.cx.limit_time(session, limit.saturating_sub(started.elapsed()));
         }
     }
 
@@ -780,9 +530,11 @@ impl Recover for GatewayLoop {
             Whose::Inquirer(key) => self.inquirers.end(cx, key, INTERNAL),
             Whose::Left(key) => match self.left.as_ref().and_then(|left| left.session_of(key)) {
                 Some(session) => self.sessions.end_panicked(cx, programs, session),
-                None => self.end_left(key),
+                None => self.lives().end_left(key, Gone::Lost),
             },
-            Whose::Watcher(key) => self.end_watcher(key),
+            Whose::Watcher(key) => {
+                self.lives().with_left(|left, cx, _, _| left.end_watcher(cx, key))
+            }
             Whose::Closing(key) => cx.closing.drop_one(key),
             Whose::Past => {}
             Whose::Door => cx.pause(),
@@ -792,7 +544,7 @@ impl Recover for GatewayLoop {
                 cx.pause();
                 cx.after(AGAIN, Due::Reap);
                 cx.after(AGAIN, Due::Kill);
-                self.look_at_left(AGAIN);
+                self.lives().with_left(|left, cx, _, _| left.look_after(cx, AGAIN));
             }
         }
     }
@@ -819,7 +571,9 @@ impl Recover for GatewayLoop {
     /// there who is not.
     fn put_in_order(&mut self) {
         self.cx.clear();
-        self.end_lost_entries();
+        self.lives().with_left(|left, cx, sessions, programs| {
+            left.end_lost_entries(cx, sessions, programs);
+        });
         let gone: Vec<Subject> =
             self.cx.told.subjects().filter(|subject| !self.exists(*subject)).collect();
         for subject in gone {

@@ -353,8 +353,7 @@ impl Callers {
     /// A web page has no business here.
     fn begin_no_more(&mut self, cx: &mut Context, key: Key) -> Greeted {
         let Some(caller) = self.callers.remove(key) else { return Greeted::Waits };
-        let Caller { client, door, seat, .. } = *caller;
-        drop(seat);
+        let Caller { client, door, .. } = *caller;
         cx.refuse_page(door, Protocol::Uwsgi, &client, true);
         cx.close_when_read(client, LastWord::Eof);
         Greeted::Waits

@@ -91,6 +91,9 @@ impl Sessions {
         }
         let mut packet = Vec::new();
         encode_packet(OFFER, &names, &mut packet);
+        if attached.transport == Transport::Tcp {
+            return attached.session.offer_in_pieces(&packet, &mut attached.wires);
+        }
         match attached.wires.client.write_with_descriptors(&packet, &descriptors) {
             Written::Bytes(_) => {
                 attached.session.offered();

@@ -10,12 +10,15 @@ use super::command::Commanded;
 use super::context::Context;
 use super::outcome::Outcome;
 use super::seats::Seat;
+use super::secrets::NOBODY;
 use super::table::Key;
-use super::told::{Gone, Last, New, Origin, Parted, Subject};
+use super::told::{Gone, Last, New, Origin, Parted, Said, Story, Subject};
 use super::traffic::{Attached, Sessions};
 use crate::router::record::Recording;
+use crate::shares::Who;
 use fpty::sys::Size;
-use fpty::sys::child::Exit;
+use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::process::Process;
 use fpty::sys::socket::Stream;
 
@@ -41,6 +44,26 @@ enum Event<'a> {
     Closed(Closed),
     /// It never was one.
     Refused { subject: Subject, recording: Option<Rc<Recording>> },
+}
+
+/// What is known of a session of a gateway that was here before.
+pub struct Past {
+    /// What is told of it, where anybody wanted to know.
+    pub story: Option<Box<Story>>,
+    /// What runs, where that is known.
+    pub command: Option<String>,
+    /// When it began.
+    pub started: Timestamp,
+    /// Where it began.
+    pub door: u16,
+    /// The size of its terminal.
+    pub size: Size,
+    /// Whose it is.
+    pub uid: u32,
+    /// Its id.
+    pub id: String,
+    /// Its program.
+    pub pid: Option<Pid>,
 }
 
 /// How a session ended, and what is still to be told of that.
@@ -77,14 +100,48 @@ impl Context {
         self.emit(Event::Unviewed { subject, client, after });
     }
 
+    /// A session without a client goes on, of a gateway that was here before; its client
+    /// was `lost` with that one, which had come then.
+    pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
+        let Past { story, command, started, door, size, uid, id, pid } = past;
+        let subject = Subject::Left(entry);
+        if let Some(rules) = self.doors.rules(door) {
+            // Over TCP it is not known any more where it came from.
+            let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
+            let seat = self.seats.keep(rules, who);
+            self.seats.is_of(seat, subject);
+        }
+        self.asked_for.note(subject, command.clone());
+        match story.filter(|_| self.told.keeps_facts()) {
+            Some(story) => self.told.note_story(subject, *story, door, (id, pid, started)),
+            None if self.told.keeps_facts() => {
+                let origin = self.told.origin(door, "extended", Said::default);
+                let origin = self.told.asking(origin, || command);
+                let new = New { pid, tty: None, size: Some(size) };
+                self.told.note_user(subject, origin, id, uid, new);
+            }
+            None => {}
+        }
+        self.told.goes_on(subject, started);
+        if let Some(since) = lost {
+            self.told.lost_with_its_gateway(subject, since);
+        }
+    }
+
     /// A session without a client is over.
-    pub fn closed_without_client(&mut self, entry: Key, why: Gone, exit: Option<Exit>) {
+    pub fn closed_without_client(
+        &mut self,
+        entry: Key,
+        why: Gone,
+        exit: Option<Exit>,
+        recording: Option<Rc<Recording>>,
+    ) {
         let subject = Subject::Left(entry);
         if let Some(exit) = exit {
             self.emit(Event::Exited(subject, exit));
         }
         let last = self.told.ended(subject, why, (Some(0), Some(0))).map(Box::new);
-        let (recording, was_entrusted) = (None, false);
+        let was_entrusted = false;
         self.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));
     }
 
@@ -146,7 +203,6 @@ impl Attached {
         let id = cx.ids.of(key);
         self.note(cx, key, id, origin, size);
         cx.emit(Event::Pending { subject: Subject::Session(key), seat, shown });
-        cx.then(Outcome::Pending(key, size));
     }
 
     /// Notes what is known of a session, where somebody wants to know it.
@@ -160,6 +216,24 @@ impl Attached {
         let new = New { pid, tty, size: Some(size) };
         cx.told.note(Subject::Session(key), origin, id, &wires.client, new);
         wires.traffic.get_or_insert_with(Box::default).note();
+    }
+
+    /// It goes on, of a gateway that was here before.
+    pub fn goes_on(&mut self, cx: &mut Context, key: Key, past: Past) {
+        let Past { story, command, started, door, size, id, pid, .. } = past;
+        let subject = Subject::Session(key);
+        match story.filter(|_| cx.told.keeps_facts()) {
+            Some(story) => {
+                cx.told.note_story(subject, *story, door, (id, pid, started));
+                self.wires.traffic.get_or_insert_with(Box::default).note();
+            }
+            None => {
+                let origin = cx.told.origin(door, "extended", Said::default);
+                let origin = cx.told.asking(origin, || command);
+                self.note(cx, key, id, origin, size);
+            }
+        }
+        cx.told.goes_on(subject, started);
     }
 
     /// The session without a client that was this entry has this one.

@@ -1,9 +1,12 @@
 //! What gateways share with each other, with their master, and with the process
 //! that keeps their sessions: one piece of memory, made once, before any of them
 //! is forked. Whoever is killed leaves in there what others have to know of it.
-//! (What has to outlive a reload is elsewhere: uwsgi/proof.rs.)
+//! After a reload it is empty, and the same: what outlives that sees what the next
+//! gateways leave. (What they are known by is elsewhere: uwsgi/proof.rs.)
 
+use std::ffi::OsString;
 use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
 use once_cell::sync::OnceCell;
@@ -12,9 +15,9 @@ use super::seats;
 use super::supervisor::{leaders, lines};
 use super::tallies;
 use super::told::counters;
-use crate::uwsgi::log::log;
+use crate::uwsgi::{exec_handoff, inherited, log::log};
 use fpty::error::reason;
-use fpty::sys::shared::Shared;
+use fpty::sys::shared::{Shared, clear};
 
 /// What it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +83,13 @@ impl Wants {
         }
     }
 
+    /// By what the next image knows that it would make the same.
+    fn note(&self) -> OsString {
+        let Self { gateways, limits, detach, audit } = self;
+        let version = env!("CARGO_PKG_VERSION");
+        format!("{version} {gateways} {limits} {detach} {audit}").into()
+    }
+
     /// All parts, in their order.
     fn parts(&self) -> impl Iterator<Item = Part> {
         let own = |number| [Part::Leaders(number), Part::Lines(number), Part::Tallies(number)];
@@ -101,23 +111,43 @@ impl Wants {
 
 struct Memory {
     words: Shared<AtomicU64>,
+    /// By which it outlives an exec, where it can.
+    fd: Option<OwnedFd>,
     parts: Vec<Range<usize>>,
-    gateways: usize,
+    wants: Wants,
 }
 
 static MEMORY: OnceCell<Memory> = OnceCell::new();
 
+/// What it is called for the next image of the server.
+const NAME: &str = "FORKPTYROUTER_MEMORY";
+
 /// Makes it, in the master, before it forks the gateways.
 pub fn reserve(wants: Wants) {
     let (parts, end) = wants.layout();
-    match Shared::new(end) {
-        Ok(words) => {
-            let _ = MEMORY.set(Memory { words, parts, gateways: wants.gateways });
+    let before = exec_handoff::take_memory(NAME);
+    let before = before.filter(|(fd, note)| *note == *wants.note() && clear(fd.as_fd()).is_ok());
+    let before = before.and_then(|(fd, _)| Some((Shared::of(fd.as_fd(), end).ok()?, fd)));
+    let made = before.map_or_else(|| Shared::to_be_kept(end), Ok);
+    let made = made.map(|(words, fd)| (words, Some(fd)));
+    match made.or_else(|_| Ok((Shared::new(end)?, None))) {
+        Ok((words, fd)) => {
+            if let Some(fd) = &fd {
+                inherited::by_gateways_only(fd.as_fd());
+            }
+            let _ = MEMORY.set(Memory { words, fd, parts, wants });
         }
         Err(error) => log(&format!(
             "forkptyrouter: gateways share no memory (limits, counters, lists of sessions): {}",
             reason(&error)
         )),
+    }
+}
+
+/// The master is about to execute itself.
+pub fn before_exec() {
+    if let Some(Memory { fd: Some(fd), wants, .. }) = MEMORY.get() {
+        exec_handoff::keep(NAME, &[fd.as_fd()], &wants.note());
     }
 }
 
@@ -130,7 +160,7 @@ pub fn part(wanted: Part) -> Option<&'static [AtomicU64]> {
 
 /// For how many gateways there is room.
 pub fn gateways() -> usize {
-    MEMORY.get().map_or(0, |memory| memory.gateways)
+    MEMORY.get().map_or(0, |memory| memory.wants.gateways)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! | `start.rs` | what there is when it begins |
 //! | `doors.rs` | the sockets; what is said to those who cannot come in |
 //! | `admission.rs` | who may come in |
+//! | `secrets.rs` | who may come to a session that was left |
 //! | `seats.rs` | how many there may be, and how fast they may come |
 //! | `attach.rs` | a client connects: its terminal and its program |
 //! | `greet.rs` | what a client says before its program starts |
@@ -21,6 +22,7 @@
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
 //! | `depart.rs` | a session ends |
+//! | `lives.rs` | how a session begins, is left, found again, and ends |
 //! | `closing.rs` | connections to which the last word was said |
 //! | `programs.rs` | programs: which run, which have outlived their client |
 //! | `hang_up.rs` | they are hung up, killed, reaped |
@@ -64,6 +66,7 @@ mod latecomers;
 mod left;
 mod lifecycle;
 mod listing;
+mod lives;
 pub mod memory;
 mod outcome;
 mod programs;
@@ -72,6 +75,7 @@ pub mod record;
 mod recovery;
 mod requests;
 pub mod seats;
+mod secrets;
 
 pub mod siblings;
 mod start;
@@ -87,8 +91,6 @@ mod web;
 use crate::config::router::Router;
 use crate::uwsgi::gateway::Gateway;
 use fpty::error::Result;
-
-use event_loop::GatewayLoop;
 
 /// Runs a gateway; returns only when it cannot go on.
 pub fn run(gateway: Gateway, config: Router) -> Result<()> {

@@ -4,14 +4,15 @@
 use std::rc::Rc;
 
 use super::behind::Rest;
+use super::greet::Late;
 use super::lifecycle::Closed;
 use super::record::{News, Recording};
 use super::recovery::Whose;
 use super::siblings::{Asker, Posed};
-use super::table::Key;
-use super::told::Subject;
-use fpty::sys::Size;
+use super::table::{Key, Source};
+use super::told::{Gone, Subject};
 use fpty::sys::child::{Exit, Pid};
+use fpty::sys::poll::Ready;
 
 /// Something for the loop to do.
 pub enum Outcome {
@@ -25,8 +26,9 @@ pub enum Outcome {
     Reaped(Pid, Key, Exit),
     /// Let the next one go of those sessions that wait for it.
     LetGo,
-    /// A session is about to begin, with a terminal of this size.
-    Pending(Key, Size),
+    /// A client says hello after all, whose session was that of a silent one: its first
+    /// packets stand in the buffer.
+    GreetLate(Box<Late>),
     /// A program was executed.
     Started(Subject),
     /// There never was such a session, nor this recording of it.
@@ -46,10 +48,22 @@ pub enum Outcome {
     Entrust(Key),
     /// The kernel refuses to tell of this session: it ends.
     NotHeard(Key),
+    /// The supervisor says something, or was killed.
+    SupervisorReady,
+    /// The client of a session does not answer, or does not go.
+    LetClientGo(Key),
+    /// Something happened to a session that can be left, or to who watches it.
+    LeftReady(Ready),
+    /// Do what is due for a session that can be left.
+    LookAfterLeft(Key),
+    /// Give somebody who watches what there is.
+    FeedWatcher(Key),
     /// See to what the recorder has said of somebody.
     Recording(Whose, Box<News>),
     /// Read the terminal on of a session without a client.
     ReadOn(Key),
+    /// A session without a client is to end.
+    EndLeft(Key, Gone),
 }
 
 impl Outcome {
@@ -57,16 +71,24 @@ impl Outcome {
     pub fn whose(&self) -> Whose {
         match self {
             Self::Settle(key)
-            | Self::Pending(key, _)
             | Self::Entrust(key)
+            | Self::LetClientGo(key)
             | Self::NotHeard(key) => Whose::Session(*key),
             Self::SettleCommand(key) => Whose::Command(*key),
             Self::GoOn(rest) => rest.whose(),
             Self::Started(subject) => Whose::from(*subject),
             // Nobody finds them any more.
-            Self::LetGo | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
+            Self::LetGo | Self::GreetLate(_) | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
             Self::Recording(whose, _) => *whose,
-            Self::ReadOn(key) => Whose::Left(*key),
+            Self::SupervisorReady => Whose::All,
+            Self::LeftReady(ready) => match Source::of(ready.token) {
+                Source::Terminal(entry) | Source::Caller(entry) => Whose::Left(entry),
+                Source::Client(watcher) => Whose::Watcher(watcher),
+                _ => Whose::All,
+            },
+            Self::LookAfterLeft(key) => Whose::Left(*key),
+            Self::FeedWatcher(key) => Whose::Watcher(*key),
+            Self::ReadOn(key) | Self::EndLeft(key, _) => Whose::Left(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
             Self::End(subject) => (*subject).into(),
             // Whoever asks does without.

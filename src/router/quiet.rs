@@ -121,7 +121,7 @@ impl Attached {
         let wait = self.quiet.end_of_input;
         super::fault::point("end-of-input");
         if self.has_left(&mut cx.local_tcp) {
-            return Next::Abandon;
+            return Next::Depart;
         }
         // Less and less often: a program that does not take it for the end
         // (IGNOREEOF) would else be told in a rage.
@@ -167,7 +167,7 @@ impl Sessions {
         };
         attached.quiet.end(flag::UNHEARD);
         if attached.session.is_deaf() && attached.has_left(&mut cx.local_tcp) {
-            return Next::Abandon;
+            return Next::Depart;
         }
         self.settle(cx, key)
     }
@@ -179,7 +179,7 @@ impl Sessions {
         };
         match attached.wires.client.unanswered_for() {
             None => attached.quiet.end(flag::UNANSWERED),
-            Some(silence) if silence >= UNANSWERED => return Next::Abandon,
+            Some(silence) if silence >= UNANSWERED => return Next::Depart,
             Some(_) => cx.after(UNANSWERED_LOOK, Due::Unanswered(key)),
         }
         Next::Waits
@@ -196,7 +196,7 @@ impl Sessions {
         }
         // Nobody reads what it sends meanwhile, so its end is not heard.
         if attached.has_left(&mut cx.local_tcp) {
-            return Next::Abandon;
+            return Next::Depart;
         }
         // Not before the client has read what there was: it would pile up.
         if !attached.session.has_output() {

@@ -1,6 +1,7 @@
-//! How many sessions there may be, and how fast they may come. Each counts, by
-//! limit and by user, among the numbers that all gateways see: so a limit holds
-//! over all of them, and costs the same however many there are.
+//! How many sessions there may be, and how fast they may come. What counts for a
+//! limit is a number that all gateways see (`tallies.rs`), so that it holds over all
+//! of them, and costs the same however many sessions there are; where nothing is
+//! limited nothing is counted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -16,7 +17,7 @@ use fpty::sys::socket::Stream;
 /// Words of the sockets' rates; those of 4096 can be limited.
 pub const RATES: usize = 4096 / 2;
 
-/// A seat: what counts as long as it is there, of all and of a user's.
+/// A seat: what it counts for as long as it is there, of all and of a user's.
 pub struct Seat {
     all: Option<Tally>,
     user: Option<Tally>,
@@ -41,36 +42,31 @@ impl Full {
     }
 }
 
-/// What is limited, as it is counted.
-#[derive(Clone, Copy, Hash)]
-enum Limit {
-    /// Sessions at the sockets of this scope.
-    Sessions(u32),
-    /// Those of a user.
-    UserSessions(u32, Who),
-}
-
-/// The seats of a gateway.
+/// The seats of a gateway's sessions.
 pub struct Seats {
     tallies: Tallies,
     taken: HashMap<Subject, Seat>,
 }
 
+/// What all sessions under the same limit count for, and those of a user.
+#[derive(Hash)]
+enum Limit {
+    All(u32),
+    User(u32, Who),
+}
+
 impl Seats {
-    /// With these numbers. What a gateway had that was here before stays taken until
-    /// [`Tallies::free_rest`].
-    pub fn of(tallies: Tallies) -> Self {
+    /// None is taken.
+    pub fn new(tallies: Tallies) -> Self {
         Self { tallies, taken: HashMap::new() }
     }
 
     /// Takes a seat for a session of a gateway that was here before, be there none
     /// left; `None`: nothing is limited there.
-    pub fn keep(&mut self, rules: &Rules, who: Who) -> Option<Seat> {
-        let seat = Seat {
-            all: rules.max_sessions.map(|_| self.tallies.hold(all(rules))),
-            user: rules.max_user_sessions.map(|_| self.tallies.hold(user(rules, who))),
-        };
-        (seat.all.is_some() || seat.user.is_some()).then_some(seat)
+    pub fn keep(&self, rules: &Rules, who: Who) -> Option<Seat> {
+        let all = rules.max_sessions.map(|_| self.tallies.hold(Limit::All(rules.max_scope)));
+        let user = rules.max_user_sessions.map(|_| self.tallies.hold(user(rules, who)));
+        (all.is_some() || user.is_some()).then_some(Seat { all, user })
     }
 
     /// Takes a seat at a socket with these rules for a client that has not said
@@ -79,36 +75,37 @@ impl Seats {
     ///
     /// # Errors
     /// There is none left.
-    pub fn take(&mut self, rules: &Rules, client: &Stream) -> Result<Option<Seat>, Full> {
-        let user = match rules.max_user_sessions {
-            Some(max) => Some(self.one_more(user(rules, Who::of(client)), max).ok_or(Full::User)?),
-            None if rules.max_sessions.is_none() => return Ok(None),
-            None => None,
-        };
-        Ok(Some(Seat { all: None, user }))
+    pub fn take(&self, rules: &Rules, client: &Stream) -> Result<Option<Seat>, Full> {
+        let max = rules.max_user_sessions;
+        if rules.max_sessions.is_none() && max.is_none() {
+            return Ok(None);
+        }
+        let count = |max| self.count(user(rules, Who::of(client)), max, Full::User);
+        Ok(Some(Seat { all: None, user: max.map(count).transpose()? }))
     }
 
     /// The same client begins a session: its seat counts for all.
     ///
     /// # Errors
     /// There are as many as there may be; it has lost its seat.
-    pub fn sit(&mut self, rules: &Rules, seat: Option<Seat>) -> Result<Option<Seat>, Full> {
-        let Some(max) = rules.max_sessions else {
-            return Ok(seat);
-        };
-        let Some(seat) = seat else {
-            return Ok(None);
-        };
-        let all = Some(self.one_more(all(rules), max).ok_or(Full::All)?);
-        Ok(Some(Seat { all, ..seat }))
+    pub fn sit(&self, rules: &Rules, seat: Option<Seat>) -> Result<Option<Seat>, Full> {
+        match (seat, rules.max_sessions) {
+            (Some(seat), Some(max)) => {
+                let all = self.count(Limit::All(rules.max_scope), max, Full::All)?;
+                Ok(Some(Seat { all: Some(all), ..seat }))
+            }
+            (seat, _) => Ok(seat),
+        }
     }
 
-    /// One more counts, where there are no more than so many then.
-    fn one_more(&self, limit: Limit, max: u32) -> Option<Tally> {
-        // First our own, then the sum: two that come at once may both find
+    fn count(&self, limit: Limit, max: u32, full: Full) -> Result<Tally, Full> {
+        // First our own, then the count: two that come at once may both find
         // that there is none left, and never both that there is one.
-        let tally = self.tallies.hold(limit);
-        (self.tallies.sum(limit) <= max.into()).then_some(tally)
+        let held = self.tallies.hold(&limit);
+        match self.tallies.sum(&limit) > max.into() {
+            true => Err(full),
+            false => Ok(held),
+        }
     }
 
     /// A seat is a session's from now on.
@@ -140,12 +137,10 @@ impl Seats {
     }
 }
 
-fn all(rules: &Rules) -> Limit {
-    Limit::Sessions(rules.max_scope)
-}
-
+/// What the sessions of a user count for: over TCP those of an address, of which
+/// IPv6 users have 64 bits.
 fn user(rules: &Rules, who: Who) -> Limit {
-    Limit::UserSessions(rules.max_user_scope, who.together())
+    Limit::User(rules.max_user_scope, who.together())
 }
 
 const SECOND: i32 = 1_000_000;
@@ -187,48 +182,5 @@ pub fn wait_for_rate(door: u16, rate: u32) -> u32 {
         if due.compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
             return 0;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::table::Table;
-    use super::*;
-
-    #[test]
-    fn a_seat_counts_as_long_as_it_is_there() {
-        let (client, _other) = Stream::pair().expect("a pair");
-        let who = Who::of(&client);
-        let limited = |max, max_user| Rules {
-            max_sessions: max,
-            max_user_sessions: max_user,
-            ..Rules::default()
-        };
-        let tallies = Tallies::of(0);
-        let mut seats = Seats::of(tallies.clone());
-        assert!(matches!(seats.take(&limited(None, None), &client), Ok(None)));
-        let rules = limited(Some(1), Some(2));
-        let counts = || [all(&rules), user(&rules, who)].map(|limit| tallies.sum(limit));
-        let first = seats.take(&rules, &client).and_then(|seat| seats.sit(&rules, seat));
-        let mut table = Table::new();
-        let (session, command) =
-            (Subject::Session(table.insert(())), Subject::Command(table.insert(())));
-        seats.is_of(first.expect("there are two"), session);
-        assert_eq!(counts(), [1, 1]);
-        let second = seats.take(&rules, &client).expect("it says nothing yet");
-        assert_eq!(seats.take(&rules, &client).err(), Some(Full::User));
-        assert_eq!(counts(), [1, 2]);
-        // It has no seat any more.
-        assert_eq!(seats.sit(&rules, second).err(), Some(Full::All));
-        assert_eq!(counts(), [1, 1]);
-        // One of a gateway before us, though there is no room.
-        let kept = seats.keep(&rules, who);
-        seats.is_of(kept, command);
-        assert_eq!(counts(), [2, 2]);
-        seats.retain(|subject| subject == command);
-        assert_eq!(counts(), [1, 1]);
-        seats.ended(session);
-        seats.ended(command);
-        assert_eq!(counts(), [0, 0]);
     }
 }

@@ -48,6 +48,9 @@ pub struct Key {
 const GENERATION: u32 = (1 << 28) - 1;
 
 impl Key {
+    /// The least that there is.
+    pub const FIRST: Self = Self { index: 0, generation: 0 };
+
     /// That of no value, ever.
     pub const NONE: Self = Self { index: u32::MAX, generation: u32::MAX };
 }
@@ -129,7 +132,15 @@ impl<T> Table<T> {
         self.places.len() - self.free.len()
     }
 
-    /// Adds what `make` returns for the key that it will have.
+    /// The key that the next value will have.
+    pub fn vacant_key(&self) -> Key {
+        // Fewer than there can be descriptors, which are an int.
+        let index = self.free.last().copied().unwrap_or(self.places.len() as u32);
+        let generation = self.places.get(index as usize).map_or(0, |place| place.generation);
+        Key { index, generation }
+    }
+
+    /// Adds a value.
     pub fn insert(&mut self, value: T) -> Key {
         let value = Some(Box::new(value));
         if let Some(index) = self.free.pop() {
@@ -146,11 +157,6 @@ impl<T> Table<T> {
     /// The value of a key, if it is still there.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         self.place(key)?.value.as_deref_mut()
-    }
-
-    /// The same, with its place.
-    pub fn boxed_mut(&mut self, key: Key) -> Option<&mut Box<T>> {
-        self.place(key)?.value.as_mut()
     }
 
     /// All that are there.
@@ -203,9 +209,13 @@ mod tests {
     #[test]
     fn a_key_never_reaches_the_next_value_in_its_place() {
         let mut table = Table::new();
+        assert_eq!(table.vacant_key(), Key::FIRST);
         let first = table.insert("first");
+        assert_eq!(first, Key::FIRST);
         assert_eq!(table.remove(first).as_deref(), Some(&"first"));
+        let vacant = table.vacant_key();
         let second = table.insert("second");
+        assert_eq!(vacant, second);
         assert_eq!(first.index, second.index);
         assert!(table.get_mut(first).is_none() && table.remove(first).is_none());
         assert_eq!(table.get_mut(second), Some(&mut "second"));

@@ -104,6 +104,13 @@ impl Session {
         }
     }
 
+    /// What is kept is offered to a client that no descriptor can come to: it says
+    /// that none has, and gets it in pieces.
+    pub fn offer_in_pieces(&mut self, offer: &[u8], ends: &mut impl Ends) {
+        self.give_output(offer, ends);
+        self.offered();
+    }
+
     /// Whether the client has the terminal, and bytes do not come through
     /// here any more.
     pub fn is_handed_over(&self) -> bool {

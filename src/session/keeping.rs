@@ -1,12 +1,13 @@
 //! What a session has more that can be left and found again: its last output
 //! is kept, and who comes back sees nothing of it before the word to go on.
 
-use fpty::proto::{Decoder, Ended, GO, encode_bare};
+use fpty::proto::key::SessionKey;
+use fpty::proto::{Decoder, Ended, GO, KEY, encode_bare, encode_packet};
 use fpty::remains::Remains;
 use fpty::sys::Size;
 
 use super::extended::{Extended, HandOver};
-use super::{Client, Ends, Session};
+use super::{Client, Ends, Fate, Session};
 
 /// What is kept, and how it is with the client that has come for it.
 #[derive(Debug)]
@@ -44,9 +45,21 @@ impl Session {
         }
     }
 
+    /// The client is told by what it finds its session again.
+    pub fn tell_key(&mut self, key: &SessionKey, ends: &mut impl Ends) {
+        let mut packet = Vec::new();
+        encode_packet(KEY, &key.payload(), &mut packet);
+        self.give_output(&packet, ends);
+    }
+
     /// What is kept, where the session can be left.
     pub fn kept(&self) -> Option<&Kept> {
         self.extended.as_ref()?.kept.as_deref()
+    }
+
+    /// The same, to be written.
+    pub fn kept_mut(&mut self) -> Option<&mut Kept> {
+        self.extended.as_mut()?.kept.as_deref_mut()
     }
 
     /// Its terminal is not handed over: what is kept is all that is offered.
@@ -74,10 +87,13 @@ impl Session {
     }
 
     /// How the program has ended, where the client was not told, and somebody
-    /// else may come for it.
-    pub fn take_untold_end(&mut self) -> Option<Ended> {
+    /// else may come for it, or does: a client that had to go `for_another` was told
+    /// that alone.
+    pub fn take_untold_end(&mut self, for_another: bool) -> Option<Ended> {
+        let is_dismissed = self.fate != Fate::Open;
         let extended = self.extended.as_mut()?;
-        if extended.told || extended.for_good || extended.kept.is_none() {
+        let is_told = is_dismissed || (extended.told && !for_another);
+        if is_told || extended.for_good || extended.kept.is_none() {
             return None;
         }
         extended.ended.take()
@@ -95,12 +111,17 @@ impl Session {
     /// The session goes on without this client: it is told so, where that does
     /// not have to wait for what it does not read.
     pub fn part_from_client(&mut self, why: &Ended, ends: &mut impl Ends) {
+        if self.leaves_client(ends) {
+            let _ = ends.write_client(&why.packet());
+        }
+    }
+
+    /// The same, where it is told by others. Whether it can be.
+    pub fn leaves_client(&mut self, ends: &mut impl Ends) -> bool {
         if let Some(extended) = &mut self.extended {
             extended.told = true;
         }
-        if self.output.flush(|bytes| ends.write_client(bytes).taken()) && self.output.is_empty() {
-            let _ = ends.write_client(&why.packet());
-        }
+        self.output.flush(|bytes| ends.write_client(bytes).taken()) && self.output.is_empty()
     }
 
     /// Whether the client was not told to go on, although the terminal is its

@@ -7,7 +7,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use crate::ffi;
 
 /// What they are kept under.
-const NAMES: [&str; 3] = ["FORKPTYROUTER_KEPT", "FORKPTYROUTER_PROOF", "FORKPTYROUTER_RECORDER"];
+const NAMES: [&str; 4] =
+    ["FORKPTYROUTER_KEPT", "FORKPTYROUTER_MEMORY", "FORKPTYROUTER_PROOF", "FORKPTYROUTER_RECORDER"];
 
 /// Keeps a descriptor from the server, which after a reload closes what it does
 /// not know.
@@ -60,12 +61,12 @@ pub fn take(name: &str) -> Option<(Vec<OwnedFd>, OsString)> {
 }
 
 /// The same of memory.
-pub fn take_memory(name: &str) -> Option<OwnedFd> {
+pub fn take_memory(name: &str) -> Option<(OwnedFd, OsString)> {
     let is_memory = |fd: &OwnedFd| {
         // SAFETY: fcntl(2) with numbers.
         unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) > 0 }
     };
-    take_if(name, is_memory).and_then(|(fds, _)| fds.into_iter().next())
+    take_if(name, is_memory).and_then(|(fds, note)| Some((fds.into_iter().next()?, note)))
 }
 
 fn take_if(name: &str, is_it: impl Fn(&OwnedFd) -> bool) -> Option<(Vec<OwnedFd>, OsString)> {

@@ -6,12 +6,16 @@ use serde_json::{Value, json};
 
 use crate::audit::{audited, lines, wait_for};
 use crate::harness::leaver::Leaver;
-use crate::harness::{Flavor, Server, on_every_server, process, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_every_server, process, wait_until};
 
 #[track_caller]
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
     let setup = audited(flavor).option("forkptyrouter-detach", "10").argument("--chmod-socket=666");
-    options.iter().fold(setup, |setup, (name, value)| setup.option(name, value)).uwsgi()
+    let with = |setup: Setup, (name, value): &(&str, &str)| match *value {
+        "" => setup.argument(&format!("--{name}")),
+        _ => setup.option(name, value),
+    };
+    options.iter().fold(setup, with).uwsgi()
 }
 
 #[track_caller]
@@ -125,7 +129,7 @@ fn replace_gateway(server: &Server, way: &str) {
 #[test]
 fn over_a_killed_gateway_and_a_reload() {
     on_every_server(|flavor| {
-        for options in [&[][..], &[("log-master", "true")][..]] {
+        for options in [&[][..], &[("log-master", "")][..]] {
             let server = server(flavor, options);
             // One that was left, and is found again.
             let client = seated(&server, &[("fpty.name", "one")]);

@@ -10,11 +10,11 @@ use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, wait_until};
 
 /// A lease (fcntl(2) F_SETLEASE): whoever opens the file, to execute it, waits
 /// until it is given up.
-struct Lease(File);
+pub struct Lease(File);
 
 impl Lease {
     #[track_caller]
-    fn take(path: &str) -> Self {
+    pub fn take(path: &str) -> Self {
         // Of linux/fcntl.h.
         const F_SETSIG: libc::c_int = 10;
         let file = File::open(path).unwrap();
@@ -30,7 +30,7 @@ impl Lease {
         Self(file)
     }
 
-    fn give_up(self) {
+    pub fn give_up(self) {
         drop(self.0);
     }
 }

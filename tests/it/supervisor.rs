@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use crate::audit::{lines, of, wait_for};
 use crate::harness::leaver::Leaver;
 use crate::harness::process::{self, Process};
-use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
 
 /// What it is called.
-const NAME: &str = "fpty-holder";
+const NAME: &str = "fpty-supervisor";
 
 #[track_caller]
 fn server(flavor: &Flavor) -> Server {
@@ -170,8 +170,8 @@ fn killed_before_a_stop_it_leaves_nothing() {
                 assert_eq!(bound.ended().0, 6, "{:?}", bound.end);
             }
             drop(attached);
-            let reasons: Vec<Value> = ends(&server).into_iter().map(|(why, _)| why).collect();
-            assert_eq!(reasons[..2], [json!("lost"), json!("lost")]);
+            let lost = (json!("lost"), Value::Null);
+            assert_eq!(ends(&server), [lost.clone(), lost.clone(), lost]);
         }
     });
 }
@@ -192,7 +192,7 @@ fn killed_with_its_gateway_it_leaves_nothing() {
         });
         wait_for(&server, "session-end", 3);
         let lost = (json!("lost"), Value::Null);
-        assert_eq!(ends(&server)[..2], [lost.clone(), lost]);
+        assert_eq!(ends(&server), [lost.clone(), lost.clone(), lost]);
         // And whoever comes is served.
         let mut next = at_the_prompt(Leaver::begins(&server, &[]).takes(), "true");
         next.terminal().send("exit 7\n");
@@ -200,20 +200,64 @@ fn killed_with_its_gateway_it_leaves_nothing() {
     });
 }
 
-/// Who dies with the master leaves its sessions to the supervisor.
+/// Another gateway has started the next supervisor, which never heard of them.
+#[test]
+fn killed_with_one_of_two_gateways_it_leaves_nothing_of_that() {
+    on_every_server(|flavor| {
+        let server = setup(flavor).option("forkptyrouter-processes", "2").uwsgi();
+        server.wait_for_log("spawned uWSGI forkptyrouter 2 (pid: ");
+        let (one, of_one) = (server.gateway(), |gateway| process::children(gateway).len());
+        let mut clients = Vec::new();
+        wait_until("each gateway has one", || {
+            let request = [("fpty.take", "1")];
+            let client = Leaver::connects(&server, "u", None, &request).takes();
+            clients.push(at_the_prompt(client, "trap '' HUP"));
+            let here = of_one(one);
+            (1..clients.len()).contains(&here)
+        });
+        let (all, here) = (clients.len(), of_one(one));
+        wait_until("all are kept", || {
+            let open = supervisor(&server).map(process::descriptors).unwrap_or_default();
+            open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == all
+        });
+        process::signal(one, Signal::SIGSTOP);
+        let before = kill_supervisor(&server);
+        wait_until("the other one has another", || {
+            let now = supervisor(&server).filter(|now| *now != before);
+            let open = now.map(process::descriptors).unwrap_or_default();
+            open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == all - here
+        });
+        process::signal(one, Signal::SIGKILL);
+        wait_for(&server, "session-end", here);
+        wait_until("its programs end", || {
+            let programs = server.session_processes().into_iter();
+            programs.filter(|it| !it.name.starts_with("fpty-")).count() == all - here
+        });
+        assert_eq!(server.count_in_log("\"reason\":\"lost\""), here);
+    });
+}
+
+/// Who dies with the master leaves its sessions to the supervisor, also to one that
+/// was there before a reload.
 #[test]
 fn a_killed_master_leaves_nothing() {
     on_every_server(|flavor| {
-        let server = setup(flavor).killed_at_end().uwsgi();
-        let Kept { mut bound, .. } = Kept::new(&server, "trap '' HUP");
-        let mut plain = server.connect("s");
-        plain.shell("trap '' HUP");
-        process::signal(server.master(), Signal::SIGKILL);
-        assert_eq!(bound.ended().0, 6, "{:?}", bound.end);
-        wait_until("their programs end", || server.session_processes().is_empty());
-        let lost = (json!("lost"), Value::Null);
-        let ends = ends(&server);
-        assert_eq!((ends.len(), &ends[0], &ends[3]), (4, &lost, &lost));
+        for reloaded in [false, true] {
+            let server = setup(flavor).killed_at_end().uwsgi();
+            let Kept { mut bound, .. } = Kept::new(&server, "trap '' HUP");
+            let before = supervisor(&server);
+            if reloaded {
+                replace_gateway(&server, "reload");
+            }
+            let mut plain = server.connect("s");
+            plain.shell("trap '' HUP");
+            assert_eq!(supervisor(&server), before);
+            process::signal(server.master(), Signal::SIGKILL);
+            assert_eq!(bound.ended().0, 6, "{:?}", bound.end);
+            wait_until("their programs end", || server.session_processes().is_empty());
+            let lost = (json!("lost"), Value::Null);
+            assert_eq!(ends(&server), vec![lost; 4]);
+        }
     });
 }
 
@@ -239,7 +283,7 @@ fn ends_without_a_gateway_have_their_status() {
             attached.terminal().send("kill -9 $$\n");
             assert_eq!((attached.ended().0, attached.ended().1), (1, 9));
             process::signal(master, Signal::SIGCONT);
-            let told = wait_for(&server, "session-end", 3);
+            let told = wait_for(&server, "session-end", 2);
             let at = |number: usize| of(&told, "session-start")[number]["id"].clone();
             let end = |id: &Value| {
                 let ends = of(&told, "session-end");
@@ -279,9 +323,7 @@ fn a_stop_tells_of_all() {
             assert_eq!(kept.bound.ended().0, 6);
             nothing_is_left(&server);
             let lost = (json!("lost"), Value::Null);
-            let ends = ends(&server);
-            assert_eq!(ends.len(), 4);
-            assert_eq!((&ends[0], &ends[1], &ends[3]), (&lost, &lost, &lost), "{log_master}");
+            assert_eq!(ends(&server), vec![lost; 4], "{log_master}");
         }
     });
 }
@@ -301,7 +343,11 @@ fn one_that_goes_on_has_one_beginning_and_one_end() {
         client.terminal().send("exit 6\n");
         assert_eq!(client.ended(), (0, 6, String::new()));
         let told = wait_for(&server, "session-end", 1);
-        assert_eq!(of(&told, "session-start").len(), 1);
+        let (starts, ends_told) = (of(&told, "session-start"), of(&told, "session-end"));
+        assert_eq!(starts.len(), 1);
+        for name in ["id", "socket", "mode", "peer", "command", "pid", "uid", "gid"] {
+            assert_eq!(starts[0][name], ends_told[0][name], "{name}");
+        }
         assert_eq!(ends(&server), [(json!("exit"), json!(6))]);
     });
 }

@@ -4,29 +4,35 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::context::Context;
-use super::super::record::Recorder;
+use super::super::lifecycle::Past;
+use super::super::record::{Recorder, Recording};
 use super::super::recovery::Whose;
+use super::super::secrets::Secrets;
 use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::alone::{LAST_READS, ONE_READ};
-use super::bound::Past;
-use super::{Alone, Entry, Left, Over, Place, Taken, Turned};
+use super::bound::past_of;
+use super::state::State;
+use super::{Alone, Client, Entry, Held, Left, Over, Program};
 use crate::config::record::OnError;
 use crate::session::Session;
 use crate::session::keeping::Kept;
 use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
-use fpty::sys::child::Pid;
-use fpty::sys::clock::{BootInstant, Timestamp};
+use fpty::sys::child::{Exit, Pid};
+use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{Read, Size};
+
+/// The size of a terminal that does not tell it.
+const SIZE: Size = Size { rows: 24, cols: 80 };
 
 /// Why a session is not recorded that is older than the option.
 const NOT_RECORDED: &str = "it began before recordings did";
@@ -37,10 +43,19 @@ pub const NOT_HEARD: &str = "session ended: the router cannot wait for it (out o
 /// What became of one.
 #[must_use]
 pub enum Restored {
-    /// There is nothing of it, or it has ended.
+    /// There is nothing of it.
     Over,
+    /// It has ended, and there is nobody so far to be told.
+    Ended(Key),
     /// It goes on without a client.
-    Alone(Key),
+    Alone {
+        /// Where it is known here.
+        entry: Key,
+        /// What it was before.
+        past: Box<Past>,
+        /// It had a client since then, which was lost with its gateway.
+        lost: Option<Timestamp>,
+    },
     /// It goes on, with its client.
     Attached {
         /// Where it is known here.
@@ -70,6 +85,11 @@ impl Left {
         restored.unwrap_or(Restored::Over)
     }
 
+    /// The recording of one without a client.
+    pub fn recording(&self, key: Key) -> Option<&Recording> {
+        self.entries.get(key)?.state.terminal()?.recording.as_deref()
+    }
+
     /// Nothing is left of one: or the next gateway would find it again.
     pub fn is_over(&mut self, id: String) {
         self.store.is_over(id);
@@ -79,42 +99,54 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        recorder: Option<&mut Recorder>,
+        mut recorder: Option<&mut Recorder>,
         (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
-        let past = Past::of(&record);
+        let past = past_of(&record);
         let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
-        let Record { ended, command, turned, shared, recording, mut last, .. } = record;
+        let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
+        let secrets = Secrets::of(secrets);
         let door = cx.doors.named(&door);
         let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
         let command: Option<Box<str>> = command.map(Into::into);
-        let entry = |door, program, place, turned| Entry {
+        let entry = |door, state| Entry {
+            name,
             command,
-            ..entry(id.clone(), name, uid, door, pid, program, since, place, turned)
+            secrets,
+            ..entry(id.clone(), uid, door, pid, since, state)
         };
         let SessionFds { master, program, ring, client } = held;
         let mut ring = ring?;
         if let Some((ended, at)) = ended {
             // It ended while there was no gateway.
             let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
-            if let Some(whole) = terminal.and_then(|terminal| with_the_rest(cx, &ring, terminal)) {
+            let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
+            let size = terminal.as_ref().and_then(Master::size).unwrap_or(SIZE);
+            let recording = recording.zip(door).and_then(|(kept, door)| {
+                recorder.as_mut()?.go_on(cx, door, kept, size).ok().flatten()
+            });
+            let whole = terminal
+                .and_then(|terminal| with_the_rest(cx, &ring, terminal, recording.as_deref()));
+            if let Some(whole) = whole {
                 ring = whole;
             }
-            let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
-            let program = PidFd::reopened(pid, ring.try_clone().ok()?);
-            let place = Place::Over(Over { ring, ended, at: at.into() });
-            self.entries.insert(entry(door?, program, place, turned));
-            return Some(Restored::Over);
+            if let Some(recorder) = recorder {
+                recorder.end(cx, recording, exit_of(&ended), None);
+            }
+            let state = State::Over(Over { ring, ended }, at.into());
+            let key = self.insert(entry(door?, state));
+            self.arm(cx, key);
+            return Some(Restored::Ended(key));
         }
         let master = Master::given_back(master?, shared).ok()?;
-        let program = PidFd::reopened(pid, program?);
+        let program = Program::adopted(PidFd::reopened(pid, program?));
         let client = client.map(Stream::of_stranger);
         let allows =
             |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
         // Nobody could come to it any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
         let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
-        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let size = master.size().unwrap_or(SIZE);
         let goes_on = door.and_then(|door| {
             let recording = match (recording, recorder) {
                 (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
@@ -128,42 +160,38 @@ impl Left {
                 client.map(|client| client.write(&why.packet()));
                 last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
                 self.store.is_over(id);
-                return Some(Restored::Ends(master, Process::held(program)));
+                return Some(Restored::Ends(master, Process::held(program.pidfd)));
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
+        let past = Past { door, size, ..past };
         let remains = Remains::go_on(ring).ok();
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
-            // That its client was lost was told by nobody.
-            last.take(Gone::Hangup, None).into_iter().for_each(|line| cx.told.say(line));
-            let since_left = at.map_or_else(Timestamp::now, Timestamp::from);
-            let alone = Alone { master, remains, since: since_left, closed: None, recording };
-            let place = Place::Alone(Box::new(alone));
             // Its client was lost with the one before us: that is now.
-            let turned = if at.is_some() { turned } else { 0 };
-            let key = self.entries.insert(entry(door, program, place, turned));
+            let left = at.map_or_else(Timestamp::now, Timestamp::from);
+            let alone = Box::new(Alone::new(master, remains, recording));
+            let key = self.insert(entry(door, State::alone(program, alone, left)));
+            self.arm(cx, key);
+            let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
             return match self.hear_alone(key) {
-                true => Some(Restored::Alone(key)),
-                false => self.end_unheard(key),
+                true => Some(Restored::Alone { entry: key, past: Box::new(past), lost }),
+                false => self.end_unheard(cx, key),
             };
         };
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
-        let process = Process::held(program.try_clone().ok()?);
+        let process = Process::held(program.pidfd.try_clone().ok()?);
         let mut wires = Wires::new(client, master, Some(process));
         wires.is_recorded_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
-        let taken = Taken { session, uid: who, since: since_then.into(), until: None, next: None };
-        let place = Place::Attached(taken);
-        let key: Key = self.entries.insert(entry(door, program, place, turned));
-        self.by_session.insert(session, key);
+        let client = Client { session, uid: who };
+        let key = self.insert(entry(door, State::attached(program, client, since_then.into())));
         self.hear_adopted(cx, sessions, key, session);
         let attached = sessions.get_mut(session)?;
         // The one before may have been killed before it said so.
         attached.session.say_go(&mut attached.wires);
-        let past = Past { door, size, ..past };
         Some(Restored::Attached { entry: key, session, past: Box::new(past) })
     }
 
@@ -173,10 +201,11 @@ impl Left {
         let Some(entry) = self.entries.get(key) else {
             return false;
         };
-        let heard = self.poller.add(&entry.program, Source::Caller(key).token(), Interest::READ);
-        let Place::Alone(alone) = &entry.place else {
-            return heard.is_ok();
+        let (Some(program), Some(alone)) = (entry.state.program(), entry.state.terminal()) else {
+            return false;
         };
+        let token = Source::Caller(key).token();
+        let heard = self.poller.add(&program.pidfd, token, Interest::READ);
         if let Some(recording) = &alone.recording {
             recording.belongs_to(Whose::Left(key));
         }
@@ -185,28 +214,41 @@ impl Left {
     }
 
     /// What nobody can wait for ends.
-    fn end_unheard(&mut self, key: Key) -> Option<Restored> {
-        let entry = self.remove(key)?;
+    fn end_unheard(&mut self, cx: &mut Context, key: Key) -> Option<Restored> {
+        let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {NOT_HEARD}"));
-        let Place::Alone(alone) = entry.place else {
-            return None;
-        };
-        Some(Restored::Ends(alone.master, Process::held(entry.program)))
+        let (program, alone, _) = entry.state.forgotten();
+        Some(Restored::Ends(alone?.master, Process::held(program?.pidfd)))
     }
 }
 
 /// What is left of an ended program, with what nobody has read of its terminal.
-fn with_the_rest(cx: &mut Context, ring: &OwnedFd, terminal: Master) -> Option<OwnedFd> {
+fn with_the_rest(
+    cx: &mut Context,
+    ring: &OwnedFd,
+    terminal: Master,
+    recording: Option<&Recording>,
+) -> Option<OwnedFd> {
     let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
     let _armed = terminal.arm();
     let buffer = &mut cx.buffer[..ONE_READ];
     for _ in 0..LAST_READS {
-        match terminal.read(buffer) {
-            Read::Bytes(count) => remains.keep(&buffer[..count]),
-            Read::Blocked | Read::End | Read::Gone => break,
+        let Read::Bytes(count) = terminal.read(buffer) else { break };
+        remains.keep(&buffer[..count]);
+        if let Some(recording) = recording {
+            recording.output(&buffer[..count]);
         }
     }
     remains.as_fd().try_clone_to_owned().ok()
+}
+
+/// How a program ended whose end was told, as far as it was its own.
+fn exit_of(ended: &Ended) -> Option<Exit> {
+    match ended.ending {
+        Ending::Exit => Some(Exit::Status(ended.value.into())),
+        Ending::Signal => Some(Exit::Signal { number: ended.value.into(), core: false }),
+        _ => None,
+    }
 }
 
 /// Why a session of a gateway before us cannot go on where sessions are
@@ -228,32 +270,28 @@ pub(super) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<Ended> {
     }
 }
 
-#[allow(clippy::too_many_arguments)]
+/// One that has no name, and can be left.
 pub(super) fn entry(
     id: String,
-    name: String,
     uid: u32,
     door: u16,
     pid: Pid,
-    program: PidFd,
     since: Timestamp,
-    place: Place,
-    turned: u64,
+    state: State<Held>,
 ) -> Entry {
     Entry {
         id,
-        name,
+        name: String::new(),
         uid,
+        secrets: Secrets::default(),
+        command: None,
         door,
         pid,
-        program,
-        adopted: true,
-        ending: None,
         since,
-        turned: Turned { place: place.rank(), at: BootInstant::from_nanos(turned) },
-        place,
-        command: None,
+        state,
         untold: false,
+        armed: None,
+        watchers: 0,
         bound: None,
     }
 }

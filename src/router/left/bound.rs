@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::super::context::Context;
+use super::super::lifecycle::Past;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
 use super::super::supervisor::end_record::EndRecord;
@@ -13,10 +14,11 @@ use super::super::supervisor::lines;
 use super::super::supervisor::protocol::{Lent, Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
-use super::super::told::{Gone, Said, Subject};
+use super::super::told::{Gone, Subject};
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::adopt::{Restored, entry, not_recorded};
-use super::{Entry, Left, Place, SOON, Taken};
+use super::state::State;
+use super::{Client, Entry, Left, Program, SOON};
 use crate::session::Session;
 use crate::shares::Who;
 use fpty::sys::child::{Exit, Pid};
@@ -43,42 +45,18 @@ pub struct Origin {
     noted: Option<lines::Place>,
 }
 
-/// What its client said of itself, and what it asked for, before us.
-pub struct Past {
-    /// Where it was logged in from, as whom, and the kind of its terminal.
-    pub said: Said,
-    /// What runs, where that is known.
-    pub command: Option<String>,
-    /// When it began.
-    pub started: Timestamp,
-    /// Where it began.
-    pub door: u16,
-    /// The size of its terminal.
-    pub size: Size,
-}
-
-impl Past {
-    /// What is known of it, but for the socket and the size.
-    pub fn of(record: &Record) -> Self {
-        let [ssh_connection, logname, term] =
-            record.said.each_ref().map(|text| text.as_deref().map(Into::into));
-        Self {
-            said: Said { ssh_connection, logname, term },
-            command: record.command.clone(),
-            started: Timestamp::from(record.since),
-            door: NO_DOOR,
-            size: Size { rows: 24, cols: 80 },
-        }
+/// What was known of one, but for the socket and the size.
+pub(super) fn past_of(record: &Record) -> Past {
+    Past {
+        story: record.story.clone(),
+        command: record.command.clone(),
+        started: Timestamp::from(record.since),
+        door: NO_DOOR,
+        size: Size { rows: 24, cols: 80 },
+        uid: record.uid,
+        id: record.id.clone(),
+        pid: Pid::new(record.pid),
     }
-}
-
-/// What the client of a session says of itself, as a record has it.
-pub(super) fn said_of(cx: &Context, subject: Subject) -> [Option<String>; 3] {
-    let said = cx.told.of(subject).map(|facts| &facts.said);
-    let text = |of: fn(&Said) -> &Option<Box<str>>| {
-        said.and_then(|said| of(said).as_deref()).map(str::to_owned)
-    };
-    [text(|said| &said.ssh_connection), text(|said| &said.logname), text(|said| &said.term)]
 }
 
 impl Left {
@@ -148,14 +126,14 @@ impl Left {
         let pid = attached.wires.program.as_ref()?.pid().as_raw();
         let started = facts.map(|facts| facts.started);
         let started = started.or_else(|| proc::started(pid).map(Timestamp::from));
-        let known = self.by_session.get(&session).and_then(|entry| self.entries.get(*entry));
+        let known = self.index.of_session(session).and_then(|entry| self.entries.get(entry));
         Some(Record {
             id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.clone()),
             uid: attached.wires.client.peer_uid().unwrap_or(u32::MAX),
             door: cx.doors.door(attached.door).map(|door| door.name.clone()).unwrap_or_default(),
             pid,
             since: started.unwrap_or_else(Timestamp::now).into(),
-            said: said_of(cx, subject),
+            story: cx.told.story(subject),
             last: EndRecord::new(cx.told.in_advance(subject)),
             command,
             bound: true,
@@ -171,7 +149,7 @@ impl Left {
         record: Record,
         held: SessionFds,
     ) -> Option<Restored> {
-        let past = Past::of(&record);
+        let past = past_of(&record);
         let Record { id, uid, door: socket, pid, since, command, mut last, .. } = record;
         let (pid, door) = (Pid::new(pid)?, cx.doors.named(&socket));
         let SessionFds {
@@ -182,8 +160,8 @@ impl Left {
             return None;
         };
         let master = Master::given_back(master, true).ok()?;
-        let program = PidFd::reopened(pid, program);
-        let process = Process::held(program.try_clone().ok()?);
+        let program = Program::adopted(PidFd::reopened(pid, program));
+        let process = Process::held(program.pidfd.try_clone().ok()?);
         let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let client = Stream::of_stranger(client);
         let at = door.unwrap_or(NO_DOOR);
@@ -196,8 +174,8 @@ impl Left {
         let wires = Wires::new(client, master, Some(process));
         let session = Session::resumed(size, None);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, at));
-        let taken = Taken { session, uid, since: Timestamp::now(), until: None, next: None };
-        let place = Place::Attached(taken);
+        let client = Client { session, uid };
+        let state = State::attached(program, client, Timestamp::now());
         let noted = match (door, last.in_advance()) {
             (None, Some((line, started))) => cx.told.put_in_advance(line, started),
             _ => None,
@@ -206,10 +184,9 @@ impl Left {
         let entry = Entry {
             command: command.as_deref().map(Into::into),
             bound: Some(Box::new(origin)),
-            ..entry(id, String::new(), uid, at, pid, program, since.into(), place, 0)
+            ..entry(id, uid, at, pid, since.into(), state)
         };
-        let key = self.entries.insert(entry);
-        self.by_session.insert(session, key);
+        let key = self.insert(entry);
         self.hear_adopted(cx, sessions, key, session);
         let past = Past { door: at, size, ..past };
         Some(Restored::Attached { entry: key, session, past: Box::new(past) })
@@ -224,11 +201,12 @@ impl Left {
         key: Key,
         session: Key,
     ) {
-        let (Some(entry), Some(attached)) = (self.entries.get(key), sessions.get(session)) else {
+        let program = self.entries.get(key).and_then(|entry| entry.state.program());
+        let (Some(program), Some(attached)) = (program, sessions.get(session)) else {
             return;
         };
         let token = Source::Caller(key).token();
-        let heard = self.poller.add(&entry.program, token, Interest::READ);
+        let heard = self.poller.add(&program.pidfd, token, Interest::READ);
         let client = attached.wires.client.as_fd();
         let token = Source::Client(session).token();
         if heard.and_then(|()| cx.poller.add(client, token, Interest::READ)).is_err() {
@@ -238,7 +216,7 @@ impl Left {
 
     /// Writes the line of the end of a session whose socket there is not any more.
     pub fn tell_last_of(&mut self, cx: &mut Context, session: Key, why: Gone, exit: Option<Exit>) {
-        let entry = self.by_session.get(&session).and_then(|entry| self.entries.get_mut(*entry));
+        let entry = self.index.of_session(session).and_then(|entry| self.entries.get_mut(entry));
         let Some(bound) = entry.and_then(|entry| entry.bound.as_mut()) else {
             return;
         };

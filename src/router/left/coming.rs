@@ -1,45 +1,65 @@
 //! A client comes back to a session, or has the one go that is attached.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
 
-use super::super::GatewayLoop;
+use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
-use super::super::greet::Opened;
+use super::super::outcome::Outcome;
+use super::super::programs::Programs;
 use super::super::recovery::Whose;
+use super::super::secrets::{self, NOBODY};
 use super::super::table::{Key, Source};
 use super::super::told::clock::Utc;
-use super::super::told::{Origin, Subject};
-use super::super::traffic::{Attached, Wires};
-use super::{Entry, LOOK, Place, Taken};
+use super::super::traffic::{Attached, Sessions, Wires};
+use super::state::Answer;
+use super::{Alone, Client, Entry, Left};
 use crate::config::rules::Rules;
 use crate::session::Session;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
-use fpty::proto::{Ended, Ending, is_name, variables};
+use fpty::error::reason;
+use fpty::proto::key::Secret;
+use fpty::proto::{Ended, Ending, NO_SUCH, is_name, variables};
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
-use fpty::sys::socket::Transport;
 
-/// How long a client that comes back may take to answer, and one that has to
-/// go may take for it.
-const PATIENCE: Duration = Duration::from_secs(2);
-const GOING: Duration = Duration::from_secs(1);
+/// What the connection is told that had the session before.
+const BY_ANOTHER: &str = "its client has come back by another connection";
 
-/// What everybody is told of a session that there is not, and who has no right
-/// of one that there is.
-const NO_SUCH: &str = "there is no such session";
+/// What somebody is told who waited for one.
+pub(super) const HAS_ENDED: &str = "the session has ended";
 
 /// Somebody who waits for a session.
 pub struct Waiting {
-    newcomer: Newcomer,
-    opening: Opening,
-    uid: u32,
+    pub(super) newcomer: Newcomer,
+    pub(super) opening: Opening,
+    pub(super) uid: u32,
+    /// The session's secret, where it has said that.
+    pub(super) came_with: Option<Secret>,
     /// What was sent after the request.
-    rest: Vec<u8>,
+    pub(super) rest: Vec<u8>,
+}
+
+impl Waiting {
+    /// It gets nothing.
+    pub(super) fn is_refused(self, cx: &mut Context, why: &str) {
+        let why = Ended::because(Ending::Refused, why);
+        cx.turn_back(self.newcomer, true, why);
+    }
+}
+
+/// What became of somebody who asked for a session that was left.
+#[must_use]
+pub enum Came {
+    /// It is seen to.
+    In,
+    /// There is none to come back to: a new one begins.
+    New(Newcomer, Opening),
+    /// It gets nothing.
+    Not(Newcomer, Ended),
 }
 
 /// What a client asks for.
@@ -62,237 +82,264 @@ impl Asked {
     }
 }
 
-impl GatewayLoop {
-    /// A client asks for a session that was left. What it sent after that
-    /// stands in the buffer.
-    pub(in crate::router) fn come_back(&mut self, opened: Opened) {
-        let Opened { newcomer, mut opening, arrived, ended } = opened;
-        let refused = |why: &str| Ended::because(Ending::Refused, why);
-        let newcomer = self.cx.seated(newcomer);
-        if let Err(why) = self.cx.check_limits(&newcomer) {
-            return self.cx.turn_back(newcomer, true, why);
-        }
-        let which = match std::mem::take(&mut opening.request).read() {
-            Ok(Some((_, which))) => which,
-            Ok(None) | Err(_) => return self.cx.turn_back(newcomer, true, refused("bad request")),
-        };
-        let asked = Asked::of(&opening, which);
-        if asked.begins && !is_name(asked.which.as_bytes()) {
-            return self.cx.turn_back(newcomer, true, refused("bad request: no name"));
-        }
-        let is_unix = newcomer.transport == Transport::Unix;
-        let uid = is_unix.then(|| newcomer.client.peer_uid()).flatten();
-        let allows = |rules: &Rules| rules.detach.sessions > 0;
-        let is_allowed = self.cx.doors.rules(newcomer.door).is_some_and(allows);
-        let (Some(left), Some(uid)) = (self.left.as_ref().filter(|_| is_allowed), uid) else {
-            if asked.begins {
-                return self.open_new(Opened { newcomer, opening, arrived, ended });
-            }
-            let why = match newcomer.transport {
-                _ if !is_allowed => "sessions cannot be left here (forkptyrouter-detach)",
-                Transport::Tcp => "over TCP nobody knows whose session it would be",
-                Transport::Unix => "nobody knows whose session it would be",
+/// A client asks for a session that was left. What it sent after that stands in the
+/// turn's buffer.
+pub fn comes_back(
+    left: Option<&mut Left>,
+    cx: &mut Context,
+    sessions: &mut Sessions,
+    programs: &mut Programs,
+    newcomer: Newcomer,
+    mut opening: Opening,
+) -> Came {
+    let refused = |why: &str| Ended::because(Ending::Refused, why);
+    let which = match std::mem::take(&mut opening.request).read() {
+        Ok(Some((_, which))) => which,
+        Ok(None) | Err(_) => return Came::Not(newcomer, refused("bad request")),
+    };
+    let asked = Asked::of(&opening, which);
+    if asked.begins && !is_name(asked.which.as_bytes()) {
+        return Came::Not(newcomer, refused("bad request: no name"));
+    }
+    let allows = |rules: &Rules| rules.detach.sessions > 0;
+    let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
+    match left.filter(|_| is_allowed) {
+        Some(left) => left.comes_back(cx, sessions, programs, newcomer, opening, asked),
+        None if asked.begins => Came::New(newcomer, opening),
+        None => Came::Not(newcomer, refused("sessions cannot be left here (forkptyrouter-detach)")),
+    }
+}
+
+/// A user for people, by its name where that is known without asking: clients
+/// know the others'.
+fn who(cx: &Context, uid: u32) -> String {
+    if uid == NOBODY {
+        return String::from("somebody");
+    }
+    let root = || (uid == 0).then(|| String::from("root"));
+    cx.told.known_name(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+}
+
+/// What those are told from whom somebody has taken a session.
+fn taken_by(cx: &Context, uid: u32) -> String {
+    format!("{} has taken the session", who(cx, uid))
+}
+
+impl Left {
+    fn comes_back(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        newcomer: Newcomer,
+        opening: Opening,
+        asked: Asked,
+    ) -> Came {
+        let uid = secrets::user_of(&newcomer.client);
+        let came_with = opening.variables.get(variables::SECRET).and_then(Secret::read);
+        let opened = came_with
+            .as_ref()
+            .and_then(|secret| self.opened_by(sessions, newcomer.door, &asked.which, secret));
+        let came_with = came_with.filter(|_| opened.is_some());
+        let found = opened.or_else(|| self.find(newcomer.door, uid, &asked.which, asked.begins));
+        let Some(key) = found else {
+            return match asked.begins {
+                true => Came::New(newcomer, opening),
+                false => Came::Not(newcomer, Ended::because(Ending::Refused, NO_SUCH)),
             };
-            return self.cx.turn_back(newcomer, true, refused(why));
         };
-        let Some(key) = left.find(newcomer.door, uid, &asked.which, asked.begins) else {
-            if asked.begins {
-                return self.open_new(Opened { newcomer, opening, arrived, ended });
-            }
-            return self.cx.turn_back(newcomer, true, refused(NO_SUCH));
-        };
-        if asked.watches {
-            return self.watch(key, newcomer, opening, uid);
-        }
-        let Some(entry) = self.left.as_mut().and_then(|left| left.entries.get_mut(key)) else {
-            return;
-        };
-        if matches!(entry.place, Place::Over(_)) {
-            return self.watch(key, newcomer, opening, uid);
-        }
-        let rest = std::mem::take(&mut self.cx.input);
+        let is_over = self.entries.get(key).is_some_and(|entry| entry.state.is_over());
+        let rest = std::mem::take(&mut cx.input);
         // Its capacity is a turn's.
-        self.cx.input.reserve_exact(super::super::context::BUFFER);
-        let waiting = Waiting { newcomer, opening, uid, rest };
-        match &mut entry.place {
-            Place::Alone(_) | Place::Over(_) => self.come_next(key, waiting),
-            Place::Attached(taken) if !asked.steals => {
-                let (who, since) = (taken.uid, Utc::of(taken.since.wall).in_seconds());
-                let who = self.who(who);
-                let why = format!(
-                    "{who} is attached since {since} (--steal takes it, --read-only watches)"
-                );
-                self.cx.turn_back(waiting.newcomer, true, refused(&why));
-            }
-            Place::Attached(taken) => {
-                let session = taken.session;
-                let until = Instant::now() + GOING;
-                let before = taken.next.replace((Box::new(waiting), until));
-                if let Some((before, _)) = before {
-                    self.refuse_waiting(*before);
-                }
-                self.has_to_go(session, uid);
-            }
+        cx.input.reserve_exact(super::super::context::BUFFER);
+        let waiting = Box::new(Waiting { newcomer, opening, uid, came_with, rest });
+        if asked.watches || is_over {
+            self.watch(cx, sessions, key, *waiting);
+            return Came::In;
         }
+        let session = sessions.vacant_key();
+        let client = |_: &Box<Waiting>| Client { session, uid };
+        // Its client may have lost the connection that has it.
+        let is_its_client = waiting.came_with.is_some();
+        let steals = asked.steals || is_its_client;
+        let answer =
+            self.change(key, |entry| entry.state.comes(waiting, steals, client, Timestamp::now()));
+        match answer {
+            Some(Answer::Begins(alone, waiting)) => {
+                self.begins(cx, sessions, programs, key, alone, *waiting);
+            }
+            Some(Answer::Sees(waiting)) => self.watch(cx, sessions, key, *waiting),
+            Some(Answer::IsTaken(waiting)) => {
+                return Came::Not(waiting.newcomer, self.is_taken(cx, key));
+            }
+            Some(Answer::Waits { is_news, overtaken }) => {
+                let taken_by = match is_its_client {
+                    true => BY_ANOTHER.to_owned(),
+                    false => taken_by(cx, uid),
+                };
+                if let Some(overtaken) = overtaken {
+                    overtaken.is_refused(cx, &taken_by);
+                }
+                if is_news {
+                    self.has_to_go(sessions, key, taken_by);
+                }
+                self.arm(cx, key);
+            }
+            None => {}
+        }
+        Came::In
     }
 
-    /// A user for people, by its name where that is known without asking: clients
-    /// know the others'.
-    fn who(&self, uid: u32) -> String {
-        let root = || (uid == 0).then(|| String::from("root"));
-        self.cx.told.known_name(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+    /// Why somebody does not get a session.
+    fn is_taken(&self, cx: &Context, key: Key) -> Ended {
+        let state = self.entries.get(key).map(|entry| &entry.state);
+        let client = state.and_then(|state| Some((state.client()?, state.since())));
+        let why = client.map(|(client, since)| {
+            let (who, since) = (who(cx, client.uid), Utc::of(since.wall).in_seconds());
+            format!("{who} is attached since {since} (--steal takes it, --read-only watches)")
+        });
+        Ended::because(Ending::Refused, why.unwrap_or_else(|| NO_SUCH.to_owned()))
     }
 
     /// The one who is attached is told to go.
-    fn has_to_go(&mut self, session: Key, uid: u32) {
-        let who = self.who(uid);
-        if let Some(attached) = self.sessions.get_mut(session) {
-            let text = format!("{who} has taken the session");
+    fn has_to_go(&mut self, sessions: &mut Sessions, key: Key, text: String) {
+        let client = self.entries.get(key).and_then(|entry| entry.state.client());
+        if let Some(attached) = client.and_then(|client| sessions.get_mut(client.session)) {
             let told = Ended { ending: Ending::Detached, value: 1, text };
             attached.session.part_from_client(&told, &mut attached.wires);
         }
-        self.look_at_left(LOOK);
-    }
-
-    /// Somebody who waits gets nothing.
-    pub(super) fn refuse_waiting(&mut self, waiting: Waiting) {
-        self.cx.turn_back(waiting.newcomer, true, Ended::because(Ending::Refused, NO_SUCH));
     }
 
     /// A client gets a session that nobody is attached to: its terminal, or
     /// what is kept of it, is offered, and it is told to go on when it has that.
-    pub(super) fn come_next(&mut self, key: Key, waiting: Waiting) {
-        let door = waiting.newcomer.door;
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        let is_alone = |entry: &&mut Box<Entry>| matches!(entry.place, Place::Alone(_));
-        let Some(entry) = left.entries.boxed_mut(key).filter(is_alone) else {
-            return self.refuse_waiting(waiting);
-        };
-        let Waiting { newcomer, mut opening, uid, rest } = waiting;
-        let Newcomer { client, seat, origin, .. } = newcomer;
-        let taken = Taken {
-            session: Key::NONE,
-            uid,
-            since: Timestamp::now(),
-            until: Some(Instant::now() + PATIENCE),
-            next: None,
-        };
-        let Place::Alone(alone) = std::mem::replace(&mut entry.place, Place::Attached(taken))
-        else {
-            return;
-        };
-        let (pid, adopted, since) = (entry.pid, entry.adopted, entry.since);
+    pub(super) fn begins(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        key: Key,
+        alone: Box<Alone>,
+        waiting: Waiting,
+    ) {
+        let _ = self.poller.remove(&alone.master);
         fault::point("coming");
+        let Waiting { newcomer, mut opening, came_with, rest, .. } = waiting;
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        entry.secrets.renew(came_with);
+        let its_key = entry.secrets.key(&entry.id, entry.uid);
+        let (pid, since) = (entry.pid, entry.since);
+        let adopted = entry.state.program().filter(|program| program.adopted);
         let program = match adopted {
             // What it cannot be signalled by ends by other ways.
-            true => entry.program.try_clone().ok().map(Process::held),
-            false => Some(Process::child(pid)),
+            Some(adopted) => adopted.pidfd.try_clone().ok().map(Process::held),
+            None => Some(Process::child(pid)),
         };
-        let _ = left.poller.remove(&alone.master);
+        let is_adopted = adopted.is_some();
+        let Newcomer { client, transport, seat, door, origin } = newcomer;
         let size = alone.master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
         let mut wires = Wires::new(client, alone.master, program);
         wires.is_recorded_by(alone.recording);
-        let session = self.sessions.insert(Attached::new(session, wires, Transport::Unix, door));
-        self.cx.faults.made = Some(Whose::Unborn(session));
+        let session = sessions.insert(Attached::new(session, wires, transport, door));
+        cx.faults.made = Some(Whose::Session(session));
         fault::point("back");
-        self.cx.seats.is_of(seat.ok().flatten(), Subject::Session(session));
-        if let Some(taken) = left.taken_mut(key) {
-            taken.session = session;
+        // The session has its own.
+        drop(seat);
+        if !is_adopted {
+            programs.belongs_to(pid, session);
         }
-        left.by_session.insert(session, key);
-        if !adopted {
-            self.programs.belongs_to(pid, session);
-        }
-        let Some(attached) = self.sessions.get_mut(session) else {
+        let Some(attached) = sessions.get_mut(session) else {
             return;
         };
+        attached.attaches(cx, session, key, &origin);
         attached.terminal_interest = Some(Interest::default());
-        let poller = &self.cx.poller;
+        let poller = &cx.poller;
         let (client, terminal) =
             (Source::Client(session).token(), Source::Terminal(session).token());
         let registered =
             poller.add(attached.wires.client.as_fd(), client, Interest::READ).and_then(|()| {
                 poller.add(attached.wires.master.as_fd(), terminal, Interest::default())
             });
-        if registered.is_err() {
-            return self.leave_after_all(session);
-        }
         let Attached { session: state, wires, .. } = attached;
+        if let Err(error) = registered {
+            let why = format!("cannot wait for the session: {}", reason(&error));
+            cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
+            state.part_from_client(&Ended::because(Ending::Refused, why), wires);
+            return cx.then(Outcome::LetClientGo(session));
+        }
+        if let Some(its_key) = its_key {
+            state.tell_key(&its_key, wires);
+        }
         let armed = wires.master.arm();
         state.early_input(&opening.input, wires);
         if !rest.is_empty() {
-            self.cx.input.clear();
-            self.cx.input.extend_from_slice(&rest);
-            self.cx.hear(session, state, wires);
+            cx.input.clear();
+            cx.input.extend_from_slice(&rest);
+            cx.hear(session, state, wires);
         }
         drop(armed);
-        self.tell_store(key);
-        self.look_at_left(LOOK);
-        self.begins_again(session, origin, since);
+        self.tell_store(cx, sessions, programs, key);
+        self.arm(cx, key);
+        sessions.goes_on(cx, session, since);
         fault::point("back-again");
-        self.sessions.offer(&mut self.cx, session);
-        self.settle(session);
+        sessions.offer(cx, session);
+        cx.then(Outcome::Settle(session));
     }
 
-    /// A session that began long ago has another client, or another gateway.
-    pub(in crate::router) fn begins_again(
+    /// The session of this id, where this is its secret.
+    fn opened_by(
         &mut self,
-        session: Key,
-        origin: Origin,
-        since: Timestamp,
-    ) {
-        let id = self.left_id(session).unwrap_or_else(|| self.cx.ids.of(session));
-        let Some(attached) = self.sessions.get_mut(session) else {
-            return;
+        sessions: &Sessions,
+        door: u16,
+        id: &str,
+        secret: &Secret,
+    ) -> Option<Key> {
+        let is_it = |key: &Key| {
+            self.entries.get(*key).is_some_and(|entry| entry.door == door && entry.id == id)
         };
-        let size = attached.wires.master.size().unwrap_or(Size { rows: 24, cols: 80 });
-        attached.note(&mut self.cx, session, id, origin, size);
-        self.sessions.started(&mut self.cx, session);
-        self.goes_on(session, since);
+        let key = self.index.beginning(id).find(is_it)?;
+        self.note_arrival(sessions, key);
+        self.entries.get(key)?.secrets.are(secret).then_some(key)
     }
-}
 
-impl super::Left {
     /// The session that is meant: by its id; by its name, which is one's own, also
     /// for root; by the unique beginning of an id; nothing: the one that was left
     /// last and runs, else the last that has ended. One that has ended is none to go
     /// on with where it `begins` anew, which is asked for by a name alone.
     fn find(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<Key> {
-        let all = || {
-            self.entries.iter().filter(|(_, entry)| {
-                entry.door == door && entry.bound.is_none() && (uid == 0 || entry.uid == uid)
-            })
-        };
-        let own = || {
-            all().filter(|(_, entry)| {
-                entry.uid == uid && !(begins && matches!(entry.place, Place::Over(_)))
-            })
-        };
-        let rank = |entry: &Entry| (entry.place.rank(), entry.turned.at);
+        if uid == NOBODY {
+            return None;
+        }
         if which.is_empty() {
-            let left = own().filter(|(_, entry)| entry.place.rank() > 0);
-            return left.max_by_key(|(_, entry)| rank(entry)).map(|(key, _)| key);
+            return self.index.nearest(door, uid);
         }
+        let is_known = |entry: &&Entry| entry.door == door && secrets::is_open_to(entry.uid, uid);
+        let known = |key: &Key| self.entries.get(*key).filter(is_known);
         // Somebody may have named a session like another's id.
-        let whole = all().find(|(_, entry)| !begins && entry.id == which);
-        if let Some((key, _)) = whole {
-            return Some(key);
+        if !begins {
+            // It comes before those that only begin so.
+            let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| it.id == which);
+            let mut whole = self.index.beginning(which).take_while(is_whole);
+            if let Some(key) = whole.find(|key| known(key).is_some()) {
+                return Some(key);
+            }
         }
-        let named = own().filter(|(_, entry)| entry.name == which);
-        let named =
-            named.max_by_key(|(_, entry)| (!matches!(entry.place, Place::Over(_)), rank(entry)));
-        if let Some((key, _)) = named {
+        let rank =
+            |entry: &Entry| (!entry.state.is_over(), entry.state.rank(), entry.state.since().boot);
+        let named = self.index.named(door, uid, which);
+        let named = named.filter_map(|key| Some((key, self.entries.get(key)?)));
+        let named = named.filter(|(_, entry)| !(begins && entry.state.is_over()));
+        if let Some((key, _)) = named.max_by_key(|(_, entry)| rank(entry)) {
             return Some(key);
         }
         if begins {
             return None;
         }
-        let mut by_id = all().filter(|(_, entry)| entry.id.starts_with(which));
-        let (key, _) = by_id.next()?;
+        let mut by_id = self.index.beginning(which).filter(|key| known(key).is_some());
+        let key = by_id.next()?;
         by_id.next().is_none().then_some(key)
     }
 }

@@ -1,27 +1,37 @@
 //! A client leaves a session, or is lost: the session goes on.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use super::super::GatewayLoop;
+use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::hang_up::Copies;
+use super::super::programs::Programs;
 use super::super::recovery::Whose;
+use super::super::secrets::{self, NOBODY, Secrets};
 use super::super::table::{Key, Source};
-use super::super::told::Subject;
-use super::super::traffic::Attached;
+use super::super::told::{self, Subject};
+use super::super::traffic::{Attached, Sessions};
 use super::alone::{LAST_READS, ONE_READ};
-use super::{Alone, Entry, Over, Place, RARELY, Taken, Turned};
+use super::coming::{HAS_ENDED, Waiting};
+use super::state::{self, State};
+use super::{Alone, Client, Entry, Left, Over, Program};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
+use crate::uwsgi::log::log;
+use fpty::error::reason;
 use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::remains::Remains;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
-use fpty::sys::socket::Transport;
+use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Size};
+
+/// Why a client stays where it may not leave.
+pub const NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
 
 /// What a new session is to be called, and whose it is.
 pub struct Wish {
@@ -29,23 +39,56 @@ pub struct Wish {
     name: String,
 }
 
-impl GatewayLoop {
+/// Why a session is to go on without its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The client asks for it.
+    Asked,
+    /// The client is lost.
+    Lost,
+    /// The client does not answer, or does not go when it has to.
+    LetGo,
+    /// The session is over, and its client has all that it will get.
+    Closes,
+}
+
+/// What becomes of a session without its client.
+#[must_use]
+pub enum Parting {
+    /// It ends with it.
+    Ends,
+    /// The client stays: why.
+    Stays(String),
+    /// It goes on. All that takes is there already.
+    GoesOn(Leaves, told::Parted),
+}
+
+/// What a client leaves.
+pub enum Leaves {
+    /// The program, which runs, and what is kept of its output: this instead of what
+    /// there was, where somebody has written nonsense into that.
+    Terminal(Option<Remains>),
+    /// The program has ended so, and nobody was told.
+    End(Ended),
+}
+
+impl Left {
     /// Whether a client can leave the session that it is about to begin:
     /// `None`: not.
     ///
     /// # Errors
     /// It is to have a name that it cannot have: why there is no session.
-    pub(in crate::router) fn may_leave(
+    pub fn may_leave(
         &self,
+        cx: &Context,
         newcomer: &Newcomer,
         opening: &Opening,
     ) -> Result<Option<Wish>, Ended> {
         let refused = |why: &str| Err(Ended::because(Ending::Refused, why));
         let allows = |rules: &Rules| rules.detach.sessions > 0;
-        let is_allowed = self.cx.doors.rules(newcomer.door).is_some_and(allows);
-        let Some(left) = self.left.as_ref().filter(|_| is_allowed) else {
+        if !cx.doors.rules(newcomer.door).is_some_and(allows) {
             return Ok(None);
-        };
+        }
         let name = opening.variables.get(variables::SESSION_NAME).unwrap_or_default();
         if !name.is_empty() && !is_name(name) {
             return refused("a session's name has letters, digits, '.', '_' and '-', at most 64");
@@ -53,117 +96,107 @@ impl GatewayLoop {
         if opening.variables.get(variables::CAN_LEAVE) != Some(b"1") {
             return Ok(None);
         }
-        let is_known = newcomer.transport == Transport::Unix;
-        let uid = is_known.then(|| newcomer.client.peer_uid()).flatten();
-        let Some(uid) = uid else {
+        let uid = secrets::user_of(&newcomer.client);
+        // Who keeps no secret would never find it again.
+        if uid == NOBODY && opening.variables.get(variables::SECRET).is_none() {
             return Ok(None);
-        };
+        }
         let name = String::from_utf8_lossy(name).into_owned();
-        if !name.is_empty() && !left.is_free(newcomer.door, uid, &name) {
+        if !name.is_empty() && uid != NOBODY && !self.is_free(newcomer.door, uid, &name) {
             return refused(&format!("there is a session {name} of yours (fpty -a {name})"));
         }
         Ok(Some(Wish { uid, name }))
     }
 
+    /// Whether this one may take a name: nobody of one's own has it.
+    fn is_free(&self, door: u16, uid: u32, name: &str) -> bool {
+        let mut named = self.index.named(door, uid, name);
+        named.all(|key| self.entries.get(key).is_none_or(|entry| entry.state.is_over()))
+    }
+
     /// The session that has just begun can be left from now on, where there is
     /// the memory for it. Whether it can.
-    pub(in crate::router) fn can_be_left(
+    #[allow(clippy::too_many_arguments)]
+    pub fn can_be_left(
         &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
         key: Key,
         wish: Wish,
         size: Size,
         relays: bool,
     ) -> bool {
-        let id = self.cx.ids.of(key);
-        let (Some(left), Some(attached)) = (&mut self.left, self.sessions.get_mut(key)) else {
+        let Some(attached) = sessions.get_mut(key) else {
             return false;
         };
         let door = attached.door;
-        let command = self.cx.command_of(Subject::Session(key), door).map(Into::into);
+        let command = cx.command_of(Subject::Session(key), door);
         let Attached { session, wires, .. } = attached;
         let (Some(pid), Some(rules)) =
-            (wires.program.as_ref().map(Process::pid), self.cx.doors.rules(door))
+            (wires.program.as_ref().map(Process::pid), cx.doors.rules(door))
         else {
             return false;
         };
         // Up to 64 MB.
         let remains = Remains::new(rules.detach.buffer as usize, size);
-        let (Ok(remains), Some(program)) = (remains, PidFd::open(pid)) else {
+        let (Ok(remains), Some(pidfd)) = (remains, PidFd::open(pid)) else {
             session.notice("this session cannot be left: out of memory", wires);
             return false;
         };
-        session.keep(Kept { remains, hidden: false, relays });
         let Wish { uid, name } = wish;
-        let taken = Taken { session: key, uid, since: Timestamp::now(), until: None, next: None };
-        let entry = left.entries.insert(Entry {
+        let secrets = match Secrets::new() {
+            Err(error) if uid == NOBODY => {
+                let line = format!("this session cannot be left: no secret: {}", reason(&error));
+                session.notice(&line, wires);
+                return false;
+            }
+            made => made.unwrap_or_default(),
+        };
+        session.keep(Kept { remains, hidden: false, relays });
+        let id = cx.ids.of(key);
+        if let Some(its_key) = secrets.key(&id, uid) {
+            session.tell_key(&its_key, wires);
+        }
+        let began = Timestamp::now();
+        let program = Program { pidfd, adopted: false, ending: None };
+        let entry = self.insert(Entry {
             id,
             name,
             uid,
+            secrets,
+            command: command.map(Into::into),
             door,
             pid,
-            program,
-            adopted: false,
-            ending: None,
-            since: Timestamp::now(),
-            place: Place::Attached(taken),
-            command,
+            since: began,
+            state: State::attached(program, Client { session: key, uid }, began),
             untold: false,
-            turned: Turned::default(),
+            armed: None,
+            watchers: 0,
             bound: None,
         });
-        left.by_session.insert(key, entry);
-        self.tell_store(entry);
+        self.tell_store(cx, sessions, programs, entry);
         true
     }
 
-    /// The client asks to leave.
-    pub(in crate::router) fn client_leaves(&mut self, key: Key) {
-        let why_not = match self.why_not(key) {
-            Some(why) => why,
-            None => {
-                if let (Some(id), Some(attached)) = (self.left_id(key), self.sessions.get_mut(key))
-                {
-                    let told = Ended::because(Ending::Detached, id);
-                    attached.session.part_from_client(&told, &mut attached.wires);
-                }
-                if self.leave(key) {
-                    return;
-                }
-                return self.sessions.abandon(&mut self.cx, &mut self.programs, key);
-            }
-        };
-        if let Some(attached) = self.sessions.get_mut(key) {
-            let behind = self.cx.behind.has(key);
-            attached.session.stays(&why_not, behind, &mut attached.wires);
-        }
-        self.settle(key);
-    }
-
     /// The id of a session that can be left: whoever comes back gets the same.
-    pub(in crate::router) fn left_id(&self, session: Key) -> Option<String> {
-        let left = self.left.as_ref()?;
-        let entry = left.by_session.get(&session)?;
-        left.entries.get(*entry).map(|entry| entry.id.clone())
+    pub fn left_id(&self, session: Key) -> Option<String> {
+        let entry = self.index.of_session(session)?;
+        self.entries.get(entry).map(|entry| entry.id.clone())
     }
 
-    fn why_not(&mut self, key: Key) -> Option<String> {
-        let attached = self.sessions.get_mut(key)?;
-        let (transport, door) = (attached.transport, attached.door);
-        let detach = self.cx.doors.rules(door).map(|rules| &rules.detach);
+    fn why_not(&self, cx: &Context, attached: &Attached, entry: Option<&Entry>) -> Option<String> {
+        let detach = cx.doors.rules(attached.door).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| detach.sessions as usize);
         let most_of_one = detach.map_or(0, |detach| detach.of_one_user());
-        let Some(left) = self.left.as_ref().filter(|_| most > 0) else {
-            return Some(String::from("it is not allowed here (forkptyrouter-detach)"));
-        };
-        if transport != Transport::Unix {
-            return Some(String::from("over TCP nobody knows whose session it would be"));
+        if most == 0 {
+            return Some(NOT_ALLOWED.to_owned());
         }
-        let entry = left.by_session.get(&key).and_then(|entry| left.entries.get(*entry));
         let entry = entry.filter(|entry| entry.bound.is_none());
         let Some(uid) = entry.map(|entry| entry.uid) else {
             return Some(String::from("this session cannot be left"));
         };
-        let (all, own) = left.alone(door, uid);
+        let (all, own) = self.index.alone(attached.door, uid);
         if all >= most {
             return Some(format!("{most} sessions are without a client already"));
         }
@@ -172,198 +205,277 @@ impl GatewayLoop {
             .then(|| format!("{own} sessions of yours are without a client already (detach-user)"))
     }
 
-    /// A client is lost: its session goes on where that is allowed. Whether it
-    /// does.
-    pub(in crate::router) fn leave_if_possible(&mut self, key: Key) -> bool {
-        if self.ends_untold(key) {
-            return true;
-        }
-        let Some(left) = self.left.as_ref().filter(|left| left.has(key)) else {
-            return false;
+    /// What becomes of a session whose client leaves, or is lost. What it takes to go
+    /// on is there before anybody is told that it does.
+    pub fn parting(
+        &mut self,
+        cx: &Context,
+        sessions: &mut Sessions,
+        session: Key,
+        why: Why,
+    ) -> Parting {
+        let key = self.index.of_session(session);
+        let (key, entry) = (key, key.and_then(|key| self.entries.get(key)));
+        let Some(attached) = sessions.get_mut(session) else {
+            return Parting::Ends;
         };
-        // Somebody waits for it: it is not without a client for long.
-        let somebody_waits = left.by_session.get(&key).is_some_and(|entry| {
-            left.entries.get(*entry).is_some_and(
-                |entry| matches!(&entry.place, Place::Attached(taken) if taken.next.is_some()),
-            )
-        });
-        if somebody_waits {
-            return self.leave(key);
-        }
-        let may = |attached: &Attached| attached.session.may_go_on_alone();
-        self.sessions.get_mut(key).is_some_and(|attached| may(attached))
-            && self.why_not(key).is_none()
-            && self.leave(key)
-    }
-
-    /// A client does not answer, or does not go: it is let go.
-    pub(super) fn leave_after_all(&mut self, key: Key) {
-        if !self.ends_untold(key) && !self.leave(key) {
-            self.sessions.abandon(&mut self.cx, &mut self.programs, key);
-        }
-    }
-
-    /// A program has ended, and its client went before it was told: the next one
-    /// is. Whether that is so.
-    fn ends_untold(&mut self, key: Key) -> bool {
-        let entry = self.left.as_ref().and_then(|left| left.by_session.get(&key).copied());
-        let (Some(entry), Some(attached)) = (entry, self.sessions.get_mut(key)) else {
-            return false;
+        let next = entry.and_then(|entry| entry.state.next());
+        let somebody_waits = next.is_some();
+        let how = match (next, why) {
+            // Its client has lost this connection, and has come by another.
+            (Some(waiting), _) if waiting.came_with.is_some() => told::Parted::Lost,
+            (Some(waiting), _) => told::Parted::Stolen(waiting.uid),
+            (None, Why::Asked) => told::Parted::Asked,
+            (None, Why::Lost | Why::LetGo | Why::Closes) => told::Parted::Lost,
         };
-        let Some(ended) = attached.session.take_untold_end() else {
-            return false;
+        // Who waits has it at once: it is not without a client for long.
+        let why_not = match (why, somebody_waits) {
+            (Why::LetGo, _) | (_, true) => None,
+            _ => self.why_not(cx, attached, entry),
         };
-        let was_theirs = attached.session.is_handed_over();
-        let kept = attached.session.take_kept().map(|kept| kept.remains);
-        let kept =
-            kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
-        let ring = kept.and_then(|mut kept| {
-            // What it wrote last.
-            if was_theirs {
-                attached.wires.master.take_back();
+        if let (Why::Asked, Some(why_not)) = (why, &why_not) {
+            return Parting::Stays(why_not.clone());
+        }
+        let (Some(key), Some(entry)) = (key, entry.filter(|entry| entry.bound.is_none())) else {
+            return Parting::Ends;
+        };
+        // Whoever ended it meant the session.
+        if attached.session.dismissed().is_some() {
+            return Parting::Ends;
+        }
+        if let Some(ended) = attached.session.take_untold_end(somebody_waits) {
+            return Parting::GoesOn(Leaves::End(ended), how);
+        }
+        let may_not = why == Why::Lost && !somebody_waits && !attached.session.may_go_on_alone();
+        if why == Why::Closes || may_not || why_not.is_some() || attached.wires.program.is_none() {
+            return Parting::Ends;
+        }
+        match self.reserve(cx, attached, key) {
+            Ok(remains) => Parting::GoesOn(Leaves::Terminal(remains), how),
+            Err(error) if why == Why::Asked => Parting::Stays(error),
+            Err(error) => {
+                let id = &entry.id;
+                log(&format!("forkptyrouter: session {id} cannot go on without a client: {error}"));
+                Parting::Ends
             }
-            let _armed = attached.wires.master.arm();
-            let buffer = &mut self.cx.buffer[..ONE_READ];
-            for _ in 0..LAST_READS {
-                let Read::Bytes(count) = attached.wires.master.read(buffer) else { break };
-                kept.keep(&buffer[..count]);
-                if let Some(recording) = attached.wires.recording() {
-                    recording.output(&buffer[..count]);
-                }
-            }
-            kept.as_fd().try_clone_to_owned().ok()
-        });
-        let ended_session = self.sessions.end(&mut self.cx, key);
-        let (Some(left), Some(mut attached)) = (&mut self.left, ended_session) else {
-            return false;
-        };
-        left.by_session.remove(&key);
-        // Others may have copies.
-        attached.forget_terminal(&self.cx.poller);
-        let before = match (ring, left.entries.get_mut(entry)) {
-            (Some(ring), Some(found)) => std::mem::replace(
-                &mut found.place,
-                Place::Over(Over { ring, ended, at: Timestamp::now() }),
-            ),
-            _ => match left.remove(entry) {
-                Some(removed) => removed.place,
-                None => return true,
-            },
-        };
-        left.bound_ended();
-        self.tell_store(entry);
-        self.look_at_left(RARELY);
-        if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = before {
-            self.come_next(entry, *waiting);
         }
-        true
     }
 
-    /// A session goes on without its client. Whether it does.
-    fn leave(&mut self, key: Key) -> bool {
-        let has_program = |attached: &mut Attached| attached.wires.program.is_some();
-        let has_entry = self.left.as_ref().is_some_and(|left| left.has(key));
-        if !has_entry || !self.sessions.get_mut(key).is_some_and(has_program) {
-            return false;
-        }
-        let Some(left) = &mut self.left else {
-            return false;
-        };
-        let Some(entry) = left.by_session.get(&key).copied() else {
-            return false;
-        };
-        // It goes on with the terminal.
-        let traffic = self.sessions.get_mut(key).and_then(|it| it.wires.traffic.as_mut());
-        let recording = traffic.and_then(|traffic| traffic.recording.take());
-        // Its client has gone, and its place is free.
-        let Some(mut attached) = self.sessions.end(&mut self.cx, key) else {
-            return false;
-        };
-        left.by_session.remove(&key);
-        fault::point("leaving");
-        // Nobody has its tokens any more.
-        let _ = self.cx.poller.remove(attached.wires.client.as_fd());
-        attached.forget_terminal(&self.cx.poller);
-        let was_theirs = attached.session.is_handed_over();
-        let buffer = self.cx.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
-        let Attached { mut session, wires, .. } = *attached;
-        if wires.master.is_shared() {
-            wires.master.take_back();
-        }
-        let size = wires.master.size().unwrap_or(Size { rows: 24, cols: 80 });
-        let kept = session.take_kept().map(|kept| kept.remains);
+    /// All that a terminal takes that is to go on without a client.
+    fn reserve(
+        &self,
+        cx: &Context,
+        attached: &mut Attached,
+        key: Key,
+    ) -> Result<Option<Remains>, String> {
+        fault::point("reserving");
+        let is_theirs = attached.session.is_handed_over();
+        let kept = attached.session.kept_mut();
         // It may have been written by anybody.
-        let kept =
-            kept.and_then(|mut kept| (!was_theirs || kept.catch_up().is_ok()).then_some(kept));
-        let mut remains = kept.map_or_else(|| Remains::new(buffer as usize, size).ok(), Some);
-        // What was asked while the client was there its terminal has answered. (Of
-        // what comes from the client only what it had not counted is looked at.)
-        if let Some(remains) = remains.as_mut().filter(|_| !was_theirs) {
+        let is_good = kept.is_some_and(|kept| !is_theirs || kept.remains.catch_up().is_ok());
+        let remains = match is_good {
+            true => None,
+            false => {
+                let buffer = cx.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
+                let size = attached.wires.master.size().unwrap_or(Size { rows: 24, cols: 80 });
+                let made = Remains::new(buffer as usize, size);
+                Some(made.map_err(|error| error.to_string())?)
+            }
+        };
+        let (master, token) = (attached.wires.master.as_fd(), Source::Terminal(key).token());
+        let waits = self.poller.add(master, token, Interest::READ);
+        waits.map_err(|error| format!("cannot wait for its terminal: {}", reason(&error)))?;
+        Ok(remains)
+    }
+
+    /// A session goes on without its client, or what is left of it. Returns that client,
+    /// where it can be told: when all others know.
+    pub fn goes_on_without(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        session: Key,
+        leaves: Leaves,
+        how: told::Parted,
+    ) -> Option<Stream> {
+        let key = self.index.of_session(session)?;
+        match leaves {
+            Leaves::Terminal(remains) => {
+                let mut attached = sessions.detach(cx, session, key, how)?;
+                fault::point("leaving");
+                attached.is_with_nobody(cx);
+                self.goes_on(cx, sessions, programs, key, *attached, remains)
+            }
+            Leaves::End(ended) => {
+                let ring = last_output(cx, sessions, session);
+                self.unwatch(cx, key);
+                let mut attached = sessions.end(cx, session);
+                if let Some(attached) = &mut attached {
+                    attached.is_with_nobody(cx);
+                }
+                match ring {
+                    Some(ring) => {
+                        let last = Over { ring, ended };
+                        self.is_over_now(cx, sessions, programs, key, last);
+                    }
+                    None => self.forget_entry(cx, key),
+                }
+                let Attached { mut session, mut wires, .. } = *attached?;
+                session.leaves_client(&mut wires).then_some(wires.client)
+            }
+        }
+    }
+
+    fn goes_on(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        key: Key,
+        attached: Attached,
+        remains: Option<Remains>,
+    ) -> Option<Stream> {
+        let was_theirs = attached.session.is_handed_over();
+        let Attached { mut session, mut wires, .. } = attached;
+        if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_hidden()) {
+            entry.secrets.has_arrived();
+        }
+        let may_hear = session.leaves_client(&mut wires);
+        // It goes on with the terminal.
+        let recording = wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
+        if let Some(recording) = &recording {
+            recording.belongs_to(Whose::Left(key));
+        }
+        let master = wires.master;
+        if master.is_shared() {
+            master.take_back();
+        }
+        let Some(mut remains) = remains.or_else(|| Some(session.take_kept()?.remains)) else {
+            self.forget_entry(cx, key);
+            return None;
+        };
+        if was_theirs {
+            // What came since, and before its client was told. Where that makes no sense
+            // it goes on from where it did.
+            let _ = remains.catch_up();
+        } else {
+            // What was asked while the client was there its terminal has answered. (Of
+            // what comes from the client only what it had not counted is looked at.)
             remains.take_asked();
         }
-        let (Some(remains), Some(found)) = (remains, left.entries.get_mut(entry)) else {
-            if let Some(recorder) = &mut self.recorder {
-                recorder.end(&mut self.cx, recording, None, None);
+        let alone = Box::new(Alone::new(master, remains, recording));
+        let next = sessions.vacant_key();
+        let next = |waiting: &Box<Waiting>| Client { session: next, uid: waiting.uid };
+        let left = self.change(key, |entry| entry.state.leaves(alone, next, Timestamp::now()));
+        match left {
+            Some(state::Left::Next(alone, waiting)) => {
+                self.begins(cx, sessions, programs, key, alone, *waiting);
             }
-            return false;
-        };
-        let master = wires.master;
-        let token = Source::Terminal(entry).token();
-        let _ = left.poller.add(master.as_fd(), token, Interest::READ);
-        if let Some(recording) = &recording {
-            recording.belongs_to(Whose::Left(entry));
+            Some(state::Left::Alone) => {
+                self.tell_store(cx, sessions, programs, key);
+                self.arm(cx, key);
+            }
+            // There is no such session any more.
+            Some(state::Left::Nobody(alone)) => {
+                let _ = self.poller.remove(&alone.master);
+                if let Some(program) = wires.program {
+                    programs.hang_up_terminal(cx, &alone.master, program, Copies::Ended);
+                }
+            }
+            None => {}
         }
-        let (since, closed) = (Timestamp::now(), None);
-        let alone = Box::new(Alone { master, remains, since, closed, recording });
-        let before = std::mem::replace(&mut found.place, Place::Alone(alone));
-        self.tell_store(entry);
-        self.look_at_left(RARELY);
-        if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = before {
-            self.come_next(entry, *waiting);
-        }
-        true
+        may_hear.then_some(wires.client)
     }
 
-    /// A session is over, whoever ended it.
-    pub(in crate::router) fn forget_left(&mut self, session: Key) {
-        let Some(left) = self.left.as_mut().filter(|left| left.has(session)) else {
+    /// The program of a session has ended, and this is left.
+    pub(super) fn is_over_now(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        key: Key,
+        last: Over,
+    ) {
+        let waited = self.change(key, |entry| entry.state.ends(last, Timestamp::now()));
+        self.bound_ended(cx);
+        self.tell_store(cx, sessions, programs, key);
+        self.arm(cx, key);
+        if let Some(Some(waiting)) = waited {
+            self.watch(cx, sessions, key, *waiting);
+        }
+    }
+
+    /// A session with a client is over, whoever ended it.
+    pub fn forget_left(&mut self, cx: &mut Context, session: Key) {
+        if let Some(key) = self.index.of_session(session) {
+            self.forget_entry(cx, key);
+        }
+    }
+
+    fn forget_entry(&mut self, cx: &mut Context, key: Key) {
+        let Some(entry) = self.remove(cx, key) else {
             return;
         };
-        let Some(entry) = left.by_session.remove(&session) else {
-            return;
-        };
-        let Some(entry) = left.remove(entry) else {
-            return;
-        };
-        if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = entry.place {
-            self.refuse_waiting(*waiting);
+        if let (_, _, Some(waiting)) = entry.state.forgotten() {
+            waiting.is_refused(cx, HAS_ENDED);
         }
     }
 
     /// After a panic: sessions whose client is none any more are over.
-    pub(in crate::router) fn end_lost_entries(&mut self) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        let sessions = &self.sessions;
-        let is_lost = |entry: &Entry| match &entry.place {
-            Place::Attached(taken) => !sessions.has(taken.session),
-            Place::Alone(_) | Place::Over(_) => false,
-        };
-        let all = left.entries.iter();
+    pub fn end_lost_entries(
+        &mut self,
+        cx: &mut Context,
+        sessions: &Sessions,
+        programs: &mut Programs,
+    ) {
+        let is_lost =
+            |entry: &Entry| entry.state.client().is_some_and(|it| !sessions.has(it.session));
+        let all = self.entries.iter();
         let lost: Vec<Key> = all.filter(|(_, one)| is_lost(one)).map(|(key, _)| key).collect();
-        let found: Vec<_> = lost.into_iter().filter_map(|key| left.remove(key)).collect();
-        let entries = &left.entries;
-        left.by_session.retain(|_, entry| entries.has(*entry));
-        for entry in found {
-            let Entry { program, adopted, place, .. } = *entry;
+        for key in lost {
+            let Some(entry) = self.remove(cx, key) else {
+                continue;
+            };
+            let (program, _, waiting) = entry.state.forgotten();
             // Of ours nobody has the programs any more: see hang_up_orphans.
-            if adopted {
-                self.programs.end_program(&mut self.cx, program);
+            if let Some(program) = program.filter(|program| program.adopted) {
+                programs.end_program(cx, program.pidfd);
             }
-            if let Place::Attached(Taken { next: Some((waiting, _)), .. }) = place {
-                self.refuse_waiting(*waiting);
+            if let Some(waiting) = waiting {
+                waiting.is_refused(cx, HAS_ENDED);
             }
         }
     }
+}
+
+impl Attached {
+    /// Nobody has its tokens any more, and others may have copies.
+    fn is_with_nobody(&mut self, cx: &Context) {
+        let _ = cx.poller.remove(self.wires.client.as_fd());
+        self.forget_terminal(&cx.poller);
+    }
+}
+
+/// What is left of a session whose program has ended, and whose client went before it
+/// was told: the next one is.
+fn last_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Option<OwnedFd> {
+    let attached = sessions.get_mut(session)?;
+    let was_theirs = attached.session.is_handed_over();
+    let mut kept = attached.session.take_kept()?.remains;
+    if was_theirs {
+        kept.catch_up().ok()?;
+        // What it wrote last.
+        attached.wires.master.take_back();
+    }
+    let _armed = attached.wires.master.arm();
+    let buffer = &mut cx.buffer[..ONE_READ];
+    for _ in 0..LAST_READS {
+        let Read::Bytes(count) = attached.wires.master.read(buffer) else { break };
+        kept.keep(&buffer[..count]);
+        if let Some(recording) = attached.wires.recording() {
+            recording.output(&buffer[..count]);
+        }
+    }
+    kept.as_fd().try_clone_to_owned().ok()
 }

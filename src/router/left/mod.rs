@@ -8,6 +8,9 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `mod.rs` | which sessions there are, and whose; what is due |
+//! | `state.rs` | attaching and leaving, as a state machine |
+//! | `index.rs` | where they are |
+//! | `due.rs` | what is due, and when |
 //! | `leaving.rs` | a client leaves, or is lost |
 //! | `coming.rs` | a client comes back, or has another one go |
 //! | `alone.rs` | a terminal without a client; a program that has ended |
@@ -24,28 +27,30 @@ pub mod adopt;
 mod alone;
 pub mod bound;
 mod coming;
+mod due;
+mod index;
 mod leaving;
 mod list;
+mod state;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::GatewayLoop;
 use super::context::Context;
-use super::fault;
+use super::outcome::Outcome;
+use super::programs::Programs;
 use super::record::Recording;
-use super::recovery::Whose;
-use super::supervisor::client::{Client, Found};
+use super::secrets::Secrets;
+use super::supervisor::client::{self, Found};
 use super::supervisor::door;
 use super::supervisor::end_record::EndRecord;
 use super::supervisor::protocol::{Hello, Lent, Record, SessionFds};
 use super::table::{Key, Source, Table};
-use super::timers::Due;
 use super::told::Subject;
-use super::traffic::Attached;
+use super::traffic::Sessions;
 use crate::config::router::Router;
 use crate::uwsgi::proof;
 use fpty::proto::Ended;
@@ -54,36 +59,41 @@ use fpty::sys::Written;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 
-pub use coming::Waiting;
+pub use coming::{Came, Waiting, comes_back};
+use index::Index;
+pub use leaving::{NOT_ALLOWED, Parting, Why, Wish};
 pub use list::Listed;
+use state::{State, Things};
 use watch::Watcher;
 
-/// Ended sessions that are kept at most, and how long.
+/// Ended sessions that are kept at most.
 const ENDED: usize = 100;
-const ENDED_FOR: Duration = Duration::from_secs(600);
 
 /// How long what had to wait waits, and how often it is looked after what
 /// nothing tells of.
 pub const SOON: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(200);
-const RARELY: Duration = Duration::from_secs(1);
 
 /// Sessions that can be left.
 pub struct Left {
     poller: Poller,
     entries: Table<Entry>,
-    by_session: HashMap<Key, Key>,
+    index: Index,
     watchers: Table<Watcher>,
-    store: Client,
+    store: client::Client,
     /// Output that was read since it was last looked.
     taken: usize,
     /// No more is read until then.
     pauses: bool,
-    due_at: Option<BootInstant>,
+    /// Which sessions are to be looked after, and when.
+    due: BTreeSet<(BootInstant, Key)>,
+    /// When the loop is to have us look, the next time last: who wants it earlier
+    /// adds one, and each comes.
+    alarms: Vec<BootInstant>,
 }
 
 /// Such a session.
@@ -92,84 +102,83 @@ struct Entry {
     /// What it is called; may be empty.
     name: String,
     uid: u32,
+    secrets: Secrets,
     /// What runs, where that is known.
     command: Option<Box<str>>,
     /// Where it began: it is found there alone.
     door: u16,
+    /// Its program; of one that has ended what it was.
     pid: Pid,
-    program: PidFd,
-    /// The program is not our child: its end is told by its descriptor.
-    adopted: bool,
-    /// Its end was told, and its status is waited for until then.
-    ending: Option<Instant>,
+    /// When it began.
     since: Timestamp,
-    place: Place,
+    state: State<Held>,
     /// What keeps it was not told how it is.
     untold: bool,
-    turned: Turned,
+    /// When it is looked after next: its place among what is due.
+    armed: Option<BootInstant>,
+    /// How many watch it.
+    watchers: u32,
     /// It cannot be left: it came from a gateway before us, and ends with its
     /// client.
     bound: Option<Box<bound::Origin>>,
 }
 
-/// When it last became what it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Turned {
-    /// Into what, by its rank.
-    place: u8,
-    /// Seconds would not tell which of two was left last.
-    at: BootInstant,
+/// What is held of a session.
+struct Held;
+
+impl Things for Held {
+    type Program = Program;
+    type Client = Client;
+    type Terminal = Box<Alone>;
+    type Last = Over;
+    type Newcomer = Box<Waiting>;
 }
 
-/// How it is with a session.
-enum Place {
-    /// A client is attached.
-    Attached(Taken),
-    /// Nobody is.
-    Alone(Box<Alone>),
-    /// Its program has ended, and nobody was there.
-    Over(Over),
+/// A program that runs.
+struct Program {
+    pidfd: PidFd,
+    /// It is not our child: its end is told by its descriptor.
+    adopted: bool,
+    /// Its end was told, and its status is waited for until then.
+    ending: Option<BootInstant>,
 }
 
-impl Place {
-    /// How near it is to whoever comes back and says no more: what runs alone comes
-    /// before what has ended, and both before what is attached.
-    fn rank(&self) -> u8 {
-        match self {
-            Self::Alone(_) => 2,
-            Self::Over(_) => 1,
-            Self::Attached(_) => 0,
-        }
+impl Program {
+    /// One of a gateway before us.
+    fn adopted(pidfd: PidFd) -> Self {
+        Self { pidfd, adopted: true, ending: None }
     }
 }
 
 /// A session's client.
-struct Taken {
+#[derive(Clone, Copy)]
+struct Client {
     session: Key,
     uid: u32,
-    since: Timestamp,
-    /// It has come back, and has to have answered by then.
-    until: Option<Instant>,
-    /// It has to go: somebody else waits, until then.
-    next: Option<(Box<Waiting>, Instant)>,
 }
 
 /// A terminal without a client.
 struct Alone {
     master: Master,
     remains: Remains,
-    since: Timestamp,
     /// The terminal is closed; it is looked at again then.
-    closed: Option<Instant>,
+    closed: Option<BootInstant>,
     /// Where it is recorded.
     recording: Option<Rc<Recording>>,
+    /// It is not read until there is room to record what comes.
+    waits: bool,
+}
+
+impl Alone {
+    fn new(master: Master, remains: Remains, recording: Option<Rc<Recording>>) -> Self {
+        Self { master, remains, closed: None, recording, waits: false }
+    }
 }
 
 /// What is left of an ended session.
 struct Over {
     ring: OwnedFd,
     ended: Ended,
-    at: Timestamp,
 }
 
 impl Left {
@@ -187,16 +196,17 @@ impl Left {
         let count = usize::try_from(config.processes).unwrap_or(1);
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
         let hello = Hello { ordinal, count, token: proof::token().unwrap_or_default() };
-        let (store, found) = Client::new(hello, config.hangup_grace, has_audit, any);
+        let (store, found) = client::Client::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,
             entries: Table::new(),
-            by_session: HashMap::new(),
+            index: Index::default(),
             watchers: Table::new(),
             store,
             taken: 0,
             pauses: false,
-            due_at: None,
+            due: BTreeSet::new(),
+            alarms: Vec::new(),
         };
         left.hear_store();
         poller.add(&left.poller, Source::Left.token(), Interest::READ)?;
@@ -208,6 +218,12 @@ impl Left {
         if let Some(stream) = self.store.stream() {
             let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
         }
+    }
+
+    /// Whether there is more to know of this session: it can be left, or came from
+    /// a gateway before us.
+    pub fn has(&self, session: Key) -> bool {
+        self.index.of_session(session).is_some()
     }
 
     /// The next program whose session the supervisor could not keep.
@@ -235,109 +251,114 @@ impl Left {
         self.entries.iter().map(|(key, _)| key).collect()
     }
 
-    /// Whether there is more to know of this session: it can be left, or came from
-    /// a gateway before us.
-    pub fn has(&self, session: Key) -> bool {
-        !self.by_session.is_empty() && self.by_session.contains_key(&session)
-    }
-
-    /// How many go on without a client, and how many of those are of this user.
-    fn alone(&self, door: u16, uid: u32) -> (usize, usize) {
-        let is_one = |entry: &Entry| entry.door == door && matches!(entry.place, Place::Alone(_));
-        let alone = self.entries.iter().filter(|(_, entry)| is_one(entry));
-        alone.fold((0, 0), |(all, own), (_, entry)| (all + 1, own + usize::from(entry.uid == uid)))
-    }
-
     /// The session without a client whose program this is.
     pub fn of_program(&self, program: Pid) -> Option<Key> {
-        let is_it = |entry: &Entry| {
-            entry.pid == program && !entry.adopted && matches!(entry.place, Place::Alone(_))
-        };
-        self.entries.iter().find(|(_, entry)| is_it(entry)).map(|(key, _)| key)
+        self.index.of_program(program)
     }
 
     /// The session that this one is, where somebody is attached.
     pub fn session_of(&self, entry: Key) -> Option<Key> {
-        match &self.entries.get(entry)?.place {
-            Place::Attached(taken) => Some(taken.session),
-            Place::Alone(_) | Place::Over(_) => None,
-        }
+        self.entries.get(entry)?.state.client().map(|client| client.session)
     }
 
     /// The programs of ours that run for nobody who is there.
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
-        let is_one = |entry: &&Entry| !entry.adopted && matches!(entry.place, Place::Alone(_));
-        self.entries.iter().map(|(_, entry)| entry).filter(is_one).map(|entry| entry.pid)
+        self.index.programs()
+    }
+
+    /// How many watch a session.
+    pub fn watchers_of(&self, entry: Key) -> u32 {
+        self.entries.get(entry).map_or(0, |entry| entry.watchers)
     }
 
     /// One is closed as it is: a session, or somebody who watches.
     pub fn drop_one(&mut self, key: Key, watches: bool) {
         match watches {
             true => drop(self.watchers.remove(key)),
-            false => drop(self.entries.remove(key)),
+            false => drop(self.take(key)),
         }
     }
 
-    /// Whether this one may take a name: nobody of one's own has it.
-    fn is_free(&self, door: u16, uid: u32, name: &str) -> bool {
-        let has_it = |entry: &Entry| {
-            (entry.door, entry.uid) == (door, uid)
-                && entry.name == name
-                && !matches!(entry.place, Place::Over(_))
-        };
-        !self.entries.iter().any(|(_, entry)| has_it(entry))
+    /// A session that has begun, or comes from a gateway before us.
+    fn insert(&mut self, entry: Entry) -> Key {
+        let key = self.entries.insert(entry);
+        if let Some(entry) = self.entries.get(key) {
+            self.index.add(key, entry);
+        }
+        key
+    }
+
+    /// Has a session become something else; where it is found by follows that.
+    fn change<T>(&mut self, key: Key, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let entry = self.entries.get_mut(key)?;
+        self.index.remove(key, entry);
+        let outcome = change(entry);
+        self.index.add(key, entry);
+        Some(outcome)
+    }
+
+    fn take(&mut self, key: Key) -> Option<Box<Entry>> {
+        let entry = self.entries.remove(key)?;
+        self.index.remove(key, &entry);
+        if let Some(armed) = entry.armed {
+            self.due.remove(&(armed, key));
+        }
+        // Others may have copies of it.
+        if let Some(program) = entry.state.program().filter(|program| program.adopted) {
+            let _ = self.poller.remove(&program.pidfd);
+        }
+        Some(entry)
     }
 
     /// A session is over, or can be left no more.
-    fn remove(&mut self, key: Key) -> Option<Box<Entry>> {
-        let entry = self.entries.remove(key)?;
-        if let Place::Attached(taken) = &entry.place {
-            self.by_session.remove(&taken.session);
-        }
-        self.store.is_over(entry.id.clone());
+    fn remove(&mut self, cx: &mut Context, key: Key) -> Option<Box<Entry>> {
+        let entry = self.take(key)?;
+        self.tell_over(cx, entry.id.clone());
         Some(entry)
+    }
+
+    /// What keeps sessions is told that one is over, now or when it listens.
+    fn tell_over(&mut self, cx: &mut Context, id: String) {
+        self.store.is_over(id);
+        if self.store.waits() {
+            self.look_after(cx, SOON);
+        }
     }
 
     /// The earliest of what ended is forgotten where there is too much, of
     /// whoever has the most of it.
-    fn bound_ended(&mut self) {
-        loop {
-            let ended = self.entries.iter().filter_map(|(key, entry)| match &entry.place {
-                Place::Over(over) => Some((entry.uid, over.at.boot, key)),
-                _ => None,
-            });
-            let all: Vec<(u32, BootInstant, Key)> = ended.collect();
-            if all.len() <= ENDED {
-                return;
-            }
-            let mut counts = HashMap::new();
-            all.iter().for_each(|(uid, ..)| *counts.entry(*uid).or_insert(0_usize) += 1);
-            let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(uid, _)| uid);
-            let of_one = all.iter().filter(|(uid, ..)| Some(*uid) == most);
-            match of_one.map(|(_, at, key)| (*at, *key)).min() {
-                Some((_, key)) => self.remove(key),
-                None => return,
-            };
+    fn bound_ended(&mut self, cx: &mut Context) {
+        while let Some(key) = self.index.too_much(ENDED) {
+            drop(self.remove(cx, key));
         }
     }
 }
 
 impl Entry {
+    /// The program is not our child.
+    fn is_adopted(&self) -> bool {
+        self.state.program().is_some_and(|program| program.adopted)
+    }
+
     fn record(&self, door: &str) -> Record {
+        let since = self.state.since().into();
         let (mut attached, mut left, mut ended) = (None, None, None);
-        match &self.place {
-            Place::Attached(taken) => attached = Some((taken.uid, taken.since.into())),
-            Place::Alone(alone) => left = Some(alone.since.into()),
-            Place::Over(over) => {
-                left = Some(over.at.into());
-                let payload = over.ended.packet().split_off(fpty::proto::HEADER);
-                ended = Some((payload, over.at.into()));
-            }
+        if let Some(client) = self.state.client() {
+            attached = Some((client.uid, since));
+        }
+        if self.state.terminal().is_some() {
+            left = Some(since);
+        }
+        if let Some(over) = self.state.last() {
+            left = Some(since);
+            let payload = over.ended.packet().split_off(fpty::proto::HEADER);
+            ended = Some((payload, since));
         }
         Record {
             id: self.id.clone(),
             name: self.name.clone(),
             uid: self.uid,
+            secrets: self.secrets.kept(),
             door: door.to_owned(),
             pid: self.pid.as_raw(),
             since: self.since.into(),
@@ -345,212 +366,120 @@ impl Entry {
             left,
             ended,
             command: self.command.as_deref().map(str::to_owned),
-            turned: self.turned.at.as_nanos(),
+            turned: self.state.since().boot.as_nanos(),
             shared: true,
             ..Record::default()
-        }
-    }
-
-    /// Notes since when it is what it is.
-    fn turn(&mut self) {
-        if self.turned.place != self.place.rank() || self.turned.at == BootInstant::default() {
-            self.turned = Turned { place: self.place.rank(), at: BootInstant::now() };
-        }
-    }
-}
-
-impl GatewayLoop {
-    /// What keeps sessions is told how it is with this one.
-    pub(super) fn tell_store(&mut self, entry: Key) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        let Some(found) = left.entries.get_mut(entry).filter(|found| found.bound.is_none()) else {
-            return;
-        };
-        found.turn();
-        let name =
-            self.cx.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
-        let mut record = found.record(name);
-        let program = &found.program;
-        let told = match &found.place {
-            Place::Alone(alone) => {
-                record.shared = alone.master.is_shared();
-                record.recording = alone.recording.as_ref().map(|recording| recording.kept());
-                let held = Lent {
-                    master: Some(alone.master.as_fd()),
-                    program: Some(program.as_fd()),
-                    ring: Some(alone.remains.as_fd()),
-                    client: None,
-                };
-                left.store.tell(&record, &held)
-            }
-            Place::Over(over) => {
-                let ring = Some(over.ring.as_fd());
-                left.store.tell(&record, &Lent { ring, ..SessionFds::default() })
-            }
-            Place::Attached(taken) => {
-                let Some(attached) = self.sessions.get_mut(taken.session) else {
-                    return;
-                };
-                let Some(kept) = attached.session.kept() else {
-                    return;
-                };
-                let wires = &attached.wires;
-                record.shared = wires.master.is_shared() || !kept.relays;
-                let subject = Subject::Session(taken.session);
-                record.last = EndRecord::new(self.cx.told.in_advance(subject));
-                record.said = bound::said_of(&self.cx, subject);
-                record.recording = wires.recording().map(|recording| recording.kept());
-                // One that is relayed would miss what was on its way.
-                let is_theirs = attached.session.is_handed_over();
-                let held = Lent {
-                    master: Some(wires.master.as_fd()),
-                    program: Some(program.as_fd()),
-                    ring: Some(kept.remains.as_fd()),
-                    client: is_theirs.then(|| wires.client.as_fd()),
-                };
-                let told = left.store.tell(&record, &held);
-                if matches!(told, Written::Bytes(_)) {
-                    self.cx.told.entrusted(subject);
-                }
-                told
-            }
-        };
-        found.untold = told == Written::Blocked;
-        let (pid, untold) = (found.pid, found.untold);
-        if untold {
-            self.look_at_left(SOON);
-        } else if told != Written::Gone {
-            self.programs.entrusted(pid);
-        }
-    }
-
-    /// A terminal was handed over to its client: if that can leave, whoever
-    /// keeps the session is told. Whether it can.
-    pub(super) fn handed_over_for_a_while(&mut self, session: Key) -> bool {
-        let entry = self.left.as_ref().and_then(|left| left.by_session.get(&session).copied());
-        let Some(entry) = entry else {
-            return false;
-        };
-        if let Some(taken) = self.left.as_mut().and_then(|left| left.taken_mut(entry)) {
-            taken.until = None;
-        }
-        self.tell_store(entry);
-        if let Some(attached) = self.sessions.get_mut(session) {
-            if attached.session.owes_go() {
-                attached.session.say_go(&mut attached.wires);
-            }
-        }
-        self.settle(session);
-        true
-    }
-
-    /// Has it looked after what is due after so long, or before.
-    pub(super) fn look_at_left(&mut self, wait: Duration) {
-        if let Some(left) = &mut self.left {
-            left.look_after(&mut self.cx, wait);
-        }
-    }
-
-    /// Does what is due.
-    pub(super) fn look_after_left(&mut self) {
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        let now = BootInstant::now();
-        // Another one that was asked for before.
-        if left.due_at.is_some_and(|due| now < due) {
-            return;
-        }
-        left.due_at = None;
-        left.taken = 0;
-        if std::mem::take(&mut left.pauses) {
-            let token = Source::Left.token();
-            let _ = self.cx.poller.change(&left.poller, token, Interest::READ);
-        }
-        let mut again = left.store.flush().then_some(SOON);
-        let keys: Vec<Key> = left.entries.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            let mut next = None;
-            self.guarded(Whose::Left(key), |router| next = router.look_after_entry(key));
-            again = again.into_iter().chain(next).min();
-        }
-        let next = self.feed_watchers();
-        again = again.into_iter().chain(next).min();
-        if let Some(wait) = again {
-            self.look_at_left(wait);
-        }
-    }
-
-    /// Does what is due for a session; when to look again.
-    fn look_after_entry(&mut self, key: Key) -> Option<Duration> {
-        let entry = self.left.as_mut()?.entries.get_mut(key)?;
-        fault::point("left");
-        let rules = self.cx.doors.rules(entry.door)?;
-        let (time, whole) = (rules.detach.time, rules.max_time.unwrap_or(Duration::MAX));
-        if entry.untold {
-            self.tell_store(key);
-        }
-        let entry = self.left.as_mut()?.entries.get_mut(key)?;
-        if entry.ending.is_some() {
-            self.adopted_ended(key);
-            return Some(LOOK);
-        }
-        let now_at = Instant::now();
-        match &mut entry.place {
-            Place::Over(over) if over.at.elapsed() >= ENDED_FOR => {
-                self.left.as_mut()?.remove(key);
-                None
-            }
-            Place::Over(_) => Some(RARELY),
-            Place::Alone(alone)
-                if alone.since.elapsed() >= time || entry.since.elapsed() >= whole =>
-            {
-                self.end_alone(key);
-                None
-            }
-            Place::Alone(alone) => match alone.closed {
-                Some(at) if now_at >= at => {
-                    self.alone_reopened(key);
-                    Some(LOOK)
-                }
-                Some(_) => Some(LOOK),
-                None => Some(RARELY),
-            },
-            Place::Attached(taken) => {
-                let session = taken.session;
-                // One that has come back was told to go on.
-                let is_hidden = |attached: &mut Attached| attached.session.is_hidden();
-                if !self.sessions.get_mut(session).is_some_and(is_hidden) {
-                    taken.until = None;
-                }
-                let next_is_due = taken.next.as_ref().is_some_and(|(_, until)| now_at >= *until);
-                let late = taken.until.is_some_and(|until| now_at >= until);
-                let waits = taken.next.is_some() || taken.until.is_some();
-                if next_is_due || late {
-                    self.leave_after_all(session);
-                }
-                waits.then_some(LOOK)
-            }
         }
     }
 }
 
 impl Left {
-    /// Has it looked after what is due after so long, or before.
-    pub fn look_after(&mut self, cx: &mut Context, wait: Duration) {
-        let at = BootInstant::now() + wait;
-        if self.due_at.is_none_or(|due| at < due) {
-            self.due_at = Some(at);
-            cx.after(wait, Due::Left);
+    /// What keeps sessions is told how it is with this one.
+    pub fn tell_store(
+        &mut self,
+        cx: &mut Context,
+        sessions: &Sessions,
+        programs: &mut Programs,
+        entry: Key,
+    ) {
+        let Some(found) = self.entries.get_mut(entry).filter(|found| found.bound.is_none()) else {
+            return;
+        };
+        let name = cx.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
+        let mut record = found.record(name);
+        let client = found.state.client();
+        let subject = client.map_or(Subject::Left(entry), |it| Subject::Session(it.session));
+        record.last = EndRecord::new(cx.told.in_advance(subject));
+        record.story = cx.told.story(subject);
+        let program = found.state.program().map(|program| program.pidfd.as_fd());
+        let attached = client.and_then(|client| sessions.get(client.session));
+        let held = match (found.state.last(), found.state.terminal(), attached) {
+            (Some(over), ..) => Lent { ring: Some(over.ring.as_fd()), ..SessionFds::default() },
+            (_, Some(alone), _) => {
+                record.shared = alone.master.is_shared();
+                record.recording = alone.recording.as_ref().map(|recording| recording.kept());
+                let (master, ring) = (alone.master.as_fd(), alone.remains.as_fd());
+                Lent { master: Some(master), program, ring: Some(ring), client: None }
+            }
+            (_, _, Some(attached)) => {
+                let Some(kept) = attached.session.kept() else {
+                    return;
+                };
+                let wires = &attached.wires;
+                record.shared = wires.master.is_shared() || !kept.relays;
+                record.recording = wires.recording().map(|recording| recording.kept());
+                // One that is relayed would miss what was on its way.
+                let is_theirs = attached.session.is_handed_over();
+                Lent {
+                    master: Some(wires.master.as_fd()),
+                    program,
+                    ring: Some(kept.remains.as_fd()),
+                    client: is_theirs.then(|| wires.client.as_fd()),
+                }
+            }
+            (None, None, None) => return,
+        };
+        let told = self.store.tell(&record, &held);
+        if matches!(told, Written::Bytes(_)) {
+            cx.told.entrusted(subject);
+        }
+        found.untold = told == Written::Blocked;
+        let pid = found.pid;
+        match told {
+            Written::Blocked => self.arm(cx, entry),
+            Written::Bytes(_) => programs.entrusted(pid),
+            Written::Gone => {}
         }
     }
 
-    fn taken_mut(&mut self, entry: Key) -> Option<&mut Taken> {
-        match &mut self.entries.get_mut(entry)?.place {
-            Place::Attached(taken) => Some(taken),
-            _ => None,
+    /// A terminal was handed over to its client: if that can leave, whoever
+    /// keeps the session is told. Whether it can.
+    pub fn handed_over_for_a_while(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        session: Key,
+    ) -> bool {
+        let Some(entry) = self.index.of_session(session) else {
+            return false;
+        };
+        if let Some(found) = self.entries.get_mut(entry) {
+            found.state.has_arrived();
+            found.secrets.has_arrived();
+        }
+        self.tell_store(cx, sessions, programs, entry);
+        if let Some(attached) = sessions.get_mut(session) {
+            if attached.session.owes_go() {
+                attached.session.say_go(&mut attached.wires);
+            }
+        }
+        cx.then(Outcome::Settle(session));
+        true
+    }
+
+    /// Something happened to what is waited for here.
+    pub fn left_ready(&mut self, cx: &mut Context) {
+        let count = self.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
+        for index in 0..count {
+            cx.then(Outcome::LeftReady(self.poller.ready(index)));
+        }
+    }
+
+    /// What that was.
+    pub fn one_ready(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        ready: Ready,
+    ) {
+        match Source::of(ready.token) {
+            Source::Terminal(entry) => self.alone_ready(cx, programs, entry),
+            Source::Caller(entry) => self.adopted_is_over(cx, sessions, programs, entry),
+            Source::Client(watcher) => self.watcher_ready(cx, watcher, ready),
+            Source::Children => cx.then(Outcome::SupervisorReady),
+            _ => {}
         }
     }
 }

@@ -2,25 +2,32 @@
 //! who is attached, and those that come to one that has ended. They are fed from
 //! the ring, whoever writes that.
 
-use std::os::fd::AsFd;
-use std::time::Duration;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use super::super::GatewayLoop;
 use super::super::closing::LastWord;
+use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::outcome::Outcome;
 use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
-use super::Place;
-use crate::session::greeting::Opening;
+use super::super::told::Subject;
+use super::super::traffic::Sessions;
+use super::Left;
+use super::coming::Waiting;
+use super::state::State;
+use crate::shares::{self, Who};
+use fpty::error::reason;
+use fpty::proto::key::{Finds, SessionKey};
 use fpty::proto::{
-    Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, OFFER_RING, PING, PONG, Packet, RING_PIECE,
-    TAKEN, encode_bare, encode_packet,
+    Decoder, Ended, Ending, GO, HEADER, INPUT, KEY, OFFER, OFFER_RING, PING, PONG, Packet,
+    RING_PIECE, TAKEN, encode_bare, encode_packet,
 };
 use fpty::relay::{Backlog, Given};
 use fpty::remains::Seen;
 use fpty::sys::poll::{Interest, Ready};
-use fpty::sys::socket::Stream;
+use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{Read, Written};
 
 /// How often it is looked for more output, and how much one gets then.
@@ -31,6 +38,9 @@ const PIECE: u64 = 32 * 1024;
 const MOST: usize = 256;
 const MOST_OF_ONE: usize = 64;
 
+/// Why one is seen off that may watch.
+const NO_PLACE: &str = "others watch that have fewer places, and there are no more";
+
 /// What is read of one at once: each of the few packets that it sends may be
 /// worth an answer.
 const ONE_READ: usize = 256;
@@ -38,18 +48,22 @@ const ONE_READ: usize = 256;
 /// Such a client.
 pub struct Watcher {
     client: Stream,
-    uid: u32,
+    who: Who,
     decoder: Decoder,
     seen: Seen,
     /// How much of the output it has; `None`: it was not told to go on.
     at: Option<u64>,
-    pub(super) entry: Key,
+    entry: Key,
     /// What it has not taken.
     backlog: Backlog,
     /// How the session ended: it is told when it has seen all.
     end: Option<Ended>,
     /// The session waited for it to be told.
     is_last: bool,
+    /// Since when it is there.
+    since: Instant,
+    /// It was told that it looks on, and not yet that it does so no more.
+    is_told: bool,
 }
 
 impl Watcher {
@@ -130,159 +144,212 @@ impl Watcher {
     }
 }
 
-impl GatewayLoop {
+impl Left {
     /// A client sees a session.
-    pub(super) fn watch(&mut self, key: Key, newcomer: Newcomer, opening: Opening, uid: u32) {
-        let Newcomer { client, seat, origin, .. } = newcomer;
-        // It is no session.
-        drop(seat);
+    pub(super) fn watch(
+        &mut self,
+        cx: &mut Context,
+        sessions: &Sessions,
+        key: Key,
+        waiting: Waiting,
+    ) {
+        let Waiting { newcomer, opening, rest, .. } = waiting;
         let refused = |why: &str| Ended::because(Ending::Refused, why);
-        let Some(left) = &mut self.left else {
-            return;
-        };
-        let Some(entry) = left.entries.get_mut(key) else {
-            return;
-        };
-        let (ring, end) = match &entry.place {
-            Place::Alone(alone) => (alone.remains.as_fd().try_clone_to_owned().ok(), None),
-            Place::Over(over) => (over.ring.try_clone().ok(), Some(over.ended.clone())),
-            Place::Attached(taken) => {
-                let attached = self.sessions.get_mut(taken.session);
-                let kept = attached.and_then(|attached| attached.session.kept());
-                (kept.and_then(|kept| kept.remains.as_fd().try_clone_to_owned().ok()), None)
-            }
-        };
-        let seen = ring.and_then(|ring| Some((ring.try_clone().ok()?, Seen::received(ring).ok()?)));
-        let Some((ring, seen)) = seen else {
-            return self.cx.refuse(
-                client,
-                origin,
-                true,
-                &refused("out of descriptors or memory").into(),
-            );
-        };
-        let of_one = left.watchers.iter().filter(|(_, watcher)| watcher.uid == uid).count();
-        if left.watchers.len() >= MOST || of_one >= MOST_OF_ONE {
-            let why = match of_one >= MOST_OF_ONE {
-                true => "too many of yours watch",
-                false => "too many watch",
-            };
-            return self.cx.refuse(client, origin, true, &refused(why).into());
+        let who = Who::of(&newcomer.client);
+        if self.watchers.iter().filter(|(_, watcher)| watcher.who == who).count() >= MOST_OF_ONE {
+            return cx.turn_back(newcomer, true, refused("too many of yours watch"));
         }
-        let mut packet = Vec::new();
-        encode_packet(OFFER, &[OFFER_RING], &mut packet);
-        if !matches!(client.write_with_descriptors(&packet, &[ring.as_fd()]), Written::Bytes(_)) {
+        let places = self.watchers.iter().map(|(key, it)| (key, it.who, it.since));
+        if let Some(key) = shares::in_the_way(places, who, MOST_OF_ONE, MOST) {
+            if let Some(watcher) = self.watchers.get_mut(key) {
+                watcher.lost(NO_PLACE);
+            }
+            self.end_watcher(cx, key);
+        }
+        let Some((ring, seen, end)) = self.seen(sessions, key) else {
+            return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
+        };
+        // Its seat is free: it is no session.
+        let Newcomer { client, transport, origin, .. } = newcomer;
+        let (mut packet, mut offer) = (Vec::new(), Vec::new());
+        if let Some(entry) = self.entries.get(key) {
+            let id = entry.id.clone();
+            let its_key = SessionKey { id, secret: None, finds: Finds::Watcher };
+            encode_packet(KEY, &its_key.payload(), &mut packet);
+        }
+        encode_packet(OFFER, &[OFFER_RING], &mut offer);
+        // There is room for both in a new connection.
+        let _ = client.write(&packet);
+        let offered = match transport {
+            Transport::Tcp => client.write(&offer),
+            Transport::Unix => client.write_with_descriptors(&offer, &[ring.as_fd()]),
+        };
+        if !matches!(offered, Written::Bytes(_)) {
             return;
         }
         let is_last = end.is_some();
         let decoder = opening.decoder;
         let watcher = Watcher {
             client,
-            uid,
+            who,
             decoder,
             seen,
             at: None,
             entry: key,
             backlog: Backlog::default(),
+            since: Instant::now(),
+            is_told: !is_last,
             end,
             is_last,
         };
-        let watcher = left.watchers.insert(watcher);
-        self.cx.faults.made = Some(Whose::Watcher(watcher));
-        let Some(there) = left.watchers.get_mut(watcher) else {
+        if !is_last {
+            cx.viewed(self.subject_of(key), &origin, &watcher.client);
+        }
+        let watcher = self.watchers.insert(watcher);
+        cx.faults.made = Some(Whose::Watcher(watcher));
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.watchers += 1;
+        }
+        let Some(there) = self.watchers.get_mut(watcher) else {
             return;
         };
         let token = Source::Client(watcher).token();
-        if left.poller.add(there.client.as_fd(), token, Interest::READ).is_err() {
-            left.watchers.remove(watcher);
-            return;
+        if let Err(error) = self.poller.add(there.client.as_fd(), token, Interest::READ) {
+            let why = format!("cannot wait for the client: {}", reason(&error));
+            cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
+            there.say(&Ended::because(Ending::Refused, why).packet());
+            return self.end_watcher(cx, watcher);
         }
-        let sent = std::mem::take(&mut self.cx.input);
-        self.cx.input.reserve_exact(super::super::context::BUFFER);
-        if !there.hear(&sent) {
-            return self.end_watcher(watcher);
+        if !there.hear(&rest) {
+            return self.end_watcher(cx, watcher);
         }
-        self.look_at_left(OFTEN);
+        self.look_after(cx, OFTEN);
+    }
+
+    /// What there is to see of a session, and how it has ended.
+    fn seen(&self, sessions: &Sessions, key: Key) -> Option<(OwnedFd, Seen, Option<Ended>)> {
+        let state = &self.entries.get(key)?.state;
+        let (ring, end) = match (state, state.client(), state.terminal()) {
+            (State::Over(over, _), ..) => (over.ring.as_fd(), Some(over.ended.clone())),
+            (_, Some(client), _) => {
+                (sessions.get(client.session)?.session.kept()?.remains.as_fd(), None)
+            }
+            (.., alone) => (alone?.remains.as_fd(), None),
+        };
+        let ring = ring.try_clone_to_owned().ok()?;
+        let seen = Seen::received(ring.try_clone().ok()?).ok()?;
+        Some((ring, seen, end))
     }
 
     /// It said something, or has left.
-    pub(super) fn watcher_ready(&mut self, key: Key, ready: Ready) {
-        let Some(watcher) = self.left.as_mut().and_then(|left| left.watchers.get_mut(key)) else {
+    pub(super) fn watcher_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
+        let Some(watcher) = self.watchers.get_mut(key) else {
             return;
         };
-        let lives = match watcher.client.read(&mut self.cx.buffer[..ONE_READ]) {
+        let lives = match watcher.client.read(&mut cx.buffer[..ONE_READ]) {
             Read::Bytes(count) => {
-                fault::strike("watcher", || &self.cx.buffer[..count]);
-                watcher.hear(&self.cx.buffer[..count])
+                fault::strike("watcher", || &cx.buffer[..count]);
+                watcher.hear(&cx.buffer[..count])
             }
             Read::Blocked => !ready.hang_up,
             Read::End | Read::Gone => false,
         };
         if !lives {
-            self.end_watcher(key);
+            self.end_watcher(cx, key);
         }
     }
 
     /// It has seen all, or is gone.
-    pub(in crate::router) fn end_watcher(&mut self, key: Key) {
-        let Some(left) = &mut self.left else {
+    pub fn end_watcher(&mut self, cx: &mut Context, key: Key) {
+        self.unviewed(cx, key);
+        let Some(watcher) = self.watchers.remove(key) else {
             return;
         };
-        let Some(watcher) = left.watchers.remove(key) else {
-            return;
-        };
+        if let Some(entry) = self.entries.get_mut(watcher.entry) {
+            entry.watchers = entry.watchers.saturating_sub(1);
+        }
         // It was told how its session ended: nobody else has to be.
         if watcher.is_last && watcher.at.is_some() && watcher.end.is_none() {
-            left.remove(watcher.entry);
+            drop(self.remove(cx, watcher.entry));
         }
-        let _ = left.poller.remove(watcher.client.as_fd());
-        self.cx.close_when_read(watcher.client, LastWord::Packet { is_answered: false });
+        let _ = self.poller.remove(watcher.client.as_fd());
+        cx.close_when_read(watcher.client, LastWord::Packet { is_answered: false });
     }
 
-    /// Those who watch this session are to be told how it ended.
-    pub(in crate::router) fn tell_watchers(&mut self, session: Key, ended: &Ended) {
-        let Some(left) = self.left.as_mut().filter(|left| left.has(session)) else {
-            return;
-        };
-        let Some(entry) = left.by_session.get(&session).copied() else {
-            return;
-        };
-        let keys: Vec<Key> = left.watchers.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            if let Some(watcher) = left.watchers.get_mut(key).filter(|it| it.entry == entry) {
-                watcher.end = Some(ended.clone());
+    /// What is told of a session is told of this.
+    fn subject_of(&self, entry: Key) -> Subject {
+        self.session_of(entry).map_or(Subject::Left(entry), Subject::Session)
+    }
+
+    /// Those who watch a session.
+    fn watchers_at(&self, entry: Key) -> Vec<Key> {
+        match self.watchers_of(entry) {
+            0 => Vec::new(),
+            _ => {
+                let at = self.watchers.iter().filter(|(_, watcher)| watcher.entry == entry);
+                at.map(|(key, _)| key).collect()
             }
         }
     }
 
-    /// Gives all of them what there is; when to look again.
-    pub(super) fn feed_watchers(&mut self) -> Option<Duration> {
-        let left = self.left.as_mut()?;
-        let keys: Vec<Key> = left.watchers.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            self.guarded(Whose::Watcher(key), |router| router.feed_watcher(key));
-        }
-        let left = self.left.as_ref()?;
-        (left.watchers.len() > 0).then_some(OFTEN)
-    }
-
-    fn feed_watcher(&mut self, key: Key) {
-        let Some(left) = &mut self.left else {
+    /// Those who watch this session are to be told how it ended.
+    pub fn tell_watchers(&mut self, cx: &mut Context, session: Key, ended: &Ended) {
+        let Some(entry) = self.index.of_session(session) else {
             return;
         };
-        let Some(watcher) = left.watchers.get_mut(key) else {
+        for key in self.watchers_at(entry) {
+            if let Some(watcher) = self.watchers.get_mut(key) {
+                watcher.end = Some(ended.clone());
+            }
+        }
+        self.unwatch(cx, entry);
+    }
+
+    /// A session is over: nobody looks on any more, as far as that is told.
+    pub(super) fn unwatch(&mut self, cx: &mut Context, entry: Key) {
+        for key in self.watchers_at(entry) {
+            self.unviewed(cx, key);
+        }
+    }
+
+    /// The same, of a session with a client.
+    pub fn unwatch_session(&mut self, cx: &mut Context, session: Key) {
+        if let Some(entry) = self.index.of_session(session) {
+            self.unwatch(cx, entry);
+        }
+    }
+
+    fn unviewed(&mut self, cx: &mut Context, key: Key) {
+        let Some(watcher) = self.watchers.get_mut(key) else {
+            return;
+        };
+        let (is_told, entry) = (std::mem::take(&mut watcher.is_told), watcher.entry);
+        let subject = self.subject_of(entry);
+        if let Some(watcher) = self.watchers.get(key).filter(|_| is_told) {
+            cx.unviewed(subject, &watcher.client, watcher.since.elapsed());
+        }
+    }
+
+    /// Has all of them fed; when to look again.
+    pub(super) fn watched(&self, cx: &mut Context) -> Option<Duration> {
+        self.watchers.iter().for_each(|(key, _)| cx.then(Outcome::FeedWatcher(key)));
+        (self.watchers.len() > 0).then_some(OFTEN)
+    }
+
+    /// Gives one what there is.
+    pub fn feed_watcher(&mut self, cx: &mut Context, key: Key) {
+        let Some(watcher) = self.watchers.get_mut(key) else {
             return;
         };
         fault::point("watching");
         if watcher.end.is_none() {
-            watcher.end = match left.entries.get_mut(watcher.entry).map(|it| &it.place) {
-                Some(Place::Over(over)) => Some(over.ended.clone()),
-                Some(_) => None,
+            watcher.end = match self.entries.get(watcher.entry) {
+                Some(entry) => entry.state.last().map(|over| over.ended.clone()),
                 None => Some(Ended::because(Ending::Operator, "the session has ended")),
             };
         }
         if !watcher.feed() {
-            self.end_watcher(key);
+            self.end_watcher(cx, key);
         }
     }
 }

@@ -89,8 +89,8 @@ impl Inquirers {
 
     /// Somebody asks: it needs no seat, and whoever may come in may.
     pub fn inquire(&mut self, cx: &mut Context, newcomer: Newcomer, opening: Opening) {
-        let Newcomer { client, seat, .. } = newcomer;
-        drop(seat);
+        // Its seat is free: it is no session.
+        let Newcomer { client, .. } = newcomer;
         let is_known = client.peer_uid().is_some();
         let request = opening.request.read();
         let sought = match &request {

@@ -78,7 +78,7 @@ impl<'a> View<'a> {
     pub fn user_of(self, one: Subject) -> Option<Option<u32>> {
         let client = match one {
             Subject::Left(key) => {
-                return Some(Some(self.left?.alone_or_over(key)?.uid));
+                return Some(self.left?.alone_or_over(key)?.uid);
             }
             Subject::Session(key) => {
                 let attached = self.sessions.get(key)?;
@@ -88,7 +88,7 @@ impl<'a> View<'a> {
                 }
                 // Root may have come back to another's.
                 match self.left_session(key).filter(|left| !left.is_bound) {
-                    Some(left) => return Some(Some(left.uid)),
+                    Some(left) => return Some(left.uid),
                     None => &attached.wires.client,
                 }
             }

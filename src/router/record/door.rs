@@ -190,3 +190,29 @@ impl Door {
         (!folders.is_empty()).then_some(Self { stream, folders, uid, understands })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorder_of_another_version_is_known() {
+        let of = |note: &str| {
+            let (fd, _) = Stream::pair().expect("a pair");
+            Door::of(OwnedFd::from(fd), OsStr::new(note))
+        };
+        let read = |note| of(note).map(|door| (door.uid, door.understands, door.folders.len()));
+        assert_eq!(read("7 2\n/a\n/b"), Some((7, true, 2)));
+        assert_eq!(read("7\n/a"), Some((7, false, 1)));
+        assert_eq!(read("x 2\n/a"), None);
+    }
+
+    #[test]
+    fn who_is_no_gateway_does_not_enter() {
+        let said = entry(Token::default(), (1, 2));
+        assert_eq!(said.len(), 9 + size_of::<Token>());
+        assert_eq!(entered(&said), None);
+        assert_eq!(entered(&said[..10]), None);
+        assert_eq!(entered(b""), None);
+    }
+}

@@ -146,19 +146,10 @@ impl Recording {
         &self.of
     }
 
-    /// Which of its files.
-    pub fn part(&self) -> u32 {
-        self.part
-    }
-
-    /// How many bytes are missing so far.
-    pub fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    /// Why nothing more is written, if that is so.
-    pub fn failure(&self) -> Option<&Failure> {
-        self.failure.as_ref()
+    /// Which of its files it is, how many bytes are missing so far, and why nothing
+    /// more is written, if that is so.
+    pub fn so_far(&self) -> (u32, u64, Option<Failure>) {
+        (self.part, self.dropped, self.failure.clone())
     }
 
     /// The batch is about to change the file: it is noted how it is.
@@ -278,9 +269,8 @@ impl Recording {
             return Ok(());
         };
         self.take_back(count - whole);
-        let failure = Failure::Error(reason(&error));
-        self.failure = Some(failure.clone());
-        Err(failure)
+        self.failure = Some(Failure::Error(reason(&error)));
+        self.failure.clone().map_or(Ok(()), Err)
     }
 
     /// Takes so many bytes off its end, where there are any: it is shorter than
@@ -464,9 +454,9 @@ mod tests {
         let mut recording = Recording::resume(&folder, &resume, message, &ledger).expect("a file");
         assert_eq!(recording.note(message, &ledger), Ok(()));
         let outcome = recording.end(Some(0), &ledger);
-        assert_eq!(outcome.dropped, 7);
-        assert_eq!(outcome.name, "20260101T000000Z-root-0123abcd-part2.cast");
-        let text = std::fs::read_to_string(place.path().join(&outcome.name)).expect("a file");
+        let name = "20260101T000000Z-root-0123abcd-part2.cast";
+        assert_eq!((outcome.dropped, outcome.name.as_str()), (7, name));
+        let text = std::fs::read_to_string(place.path().join(name)).expect("a file");
         assert!(text.contains("\"timestamp\":66,"), "{text}");
         assert!(text.contains("\n[0.000000, \"o\", \"later\"]\n"), "{text}");
         checked(&text);

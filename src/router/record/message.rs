@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(next(&mut rest), Ok(None));
         let mut cut = &bytes[..bytes.len() - 1];
         while let Ok(Some(_)) = next(&mut cut) {}
-        assert_eq!(cut.len(), HEADER + 5);
+        assert_eq!(cut.len(), HEADER + 6);
     }
 
     proptest! {

@@ -10,6 +10,7 @@
 //! | `message.rs` | what both say to each other |
 //! | `door.rs` | the recorder is started, and kept over a reload |
 //! | `process.rs`, `source.rs` | the recorder itself; a gateway, as it knows it |
+//! | `parked.rs` | what it has of gateways that have ended |
 //! | `takeover.rs`, `ledger.rs` | the recorder was killed: what the next one is given; what was half written |
 //! | `file.rs` | the file of a session |
 //! | `cast.rs`, `text.rs` | asciicast; bytes as text in JSON |
@@ -19,6 +20,7 @@ pub mod door;
 mod file;
 mod ledger;
 pub(super) mod message;
+mod parked;
 mod process;
 mod recording;
 mod sessions;

@@ -21,8 +21,10 @@ const EARLY: usize = 128 * 1024;
 /// What the next gateway has to know to go on with a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
-    /// What it is of, and where.
+    /// What it is of.
     begin: Begin,
+    /// Where that is.
+    path: String,
     /// When it began, in nanoseconds since the machine's start.
     began: u64,
 }
@@ -53,6 +55,8 @@ pub struct Recording {
     has_begun: Cell<bool>,
     /// It is not recorded any more, and that was told.
     is_lost: Cell<bool>,
+    /// Since a reload its files are in another folder.
+    is_elsewhere: bool,
     /// What was put in before the session began; `None`: it has.
     early: RefCell<Option<Vec<u8>>>,
     /// Bytes that found no room.
@@ -79,6 +83,7 @@ impl Recording {
             whose: Cell::new(Whose::Past),
             has_begun: Cell::new(false),
             is_lost: Cell::new(false),
+            is_elsewhere: false,
             early: RefCell::new(Some(Vec::new())),
             missing: Cell::new(0),
             told_missing: Cell::new(0),
@@ -96,13 +101,15 @@ impl Recording {
         (kept, folder): (Kept, usize),
         size: Size,
     ) -> Self {
-        let Kept { begin, began } = kept;
-        // A reload may have given the folders other numbers.
+        let Kept { begin, path, began } = kept;
+        // A reload may have given the folders other numbers, or it another folder.
         let begin = Begin { folder, limit: record.limit, ..begin };
+        let is_elsewhere = door::path(folder, &begin.file()) != path;
         let new = Self::new(sink, number, record, begin);
         let began = BootInstant::from_nanos(began);
         let (size, has_begun) = (Cell::new(size), Cell::new(true));
-        let resumed = Self { began, size, has_begun, early: RefCell::new(None), ..new };
+        let early = RefCell::new(None);
+        let resumed = Self { began, size, has_begun, early, is_elsewhere, ..new };
         let json = serde_json::to_vec(&resumed.resume(0)).unwrap_or_default();
         sink.borrow_mut().put_surely(Kind::Resume, number, resumed.now(), &json);
         resumed
@@ -144,6 +151,11 @@ impl Recording {
         self.on_error == OnError::Close
     }
 
+    /// Whether its files are in another folder than the gateway before us had them.
+    pub fn is_elsewhere(&self) -> bool {
+        self.is_elsewhere
+    }
+
     /// Whether its program was executed.
     pub fn has_begun(&self) -> bool {
         self.has_begun.get()
@@ -162,7 +174,8 @@ impl Recording {
 
     /// What the next gateway is to know.
     pub fn kept(&self) -> Kept {
-        Kept { begin: self.begin.borrow().clone(), began: self.began.as_nanos() }
+        let (begin, path) = (self.begin.borrow().clone(), self.path());
+        Kept { begin, path, began: self.began.as_nanos() }
     }
 
     /// What the next recorder is to know, which finds nothing of it but the file.

@@ -10,7 +10,7 @@ use super::super::recovery::Whose;
 use super::super::table::Key;
 use super::super::timers::Due;
 use super::super::told::clock::Utc;
-use super::super::told::{Last, Recorded, Subject};
+use super::super::told::{Gone, Last, Recorded, Subject};
 use super::super::traffic::Sessions;
 use super::cast::Head;
 use super::message::{Begin, Kind};
@@ -90,7 +90,7 @@ impl Recorder {
             },
         };
         let recording = Recording::new(&self.sink, self.next, record, begin);
-        cx.told.records_to(key, &recording.path());
+        cx.told.records_to(Subject::Session(key), &recording.path());
         attached.wires.traffic.get_or_insert_with(Box::default).recording =
             Some(self.add(recording, Whose::Session(key)));
     }
@@ -104,11 +104,10 @@ impl Recorder {
         };
         if recording.has_begun() {
             recording.belongs_to(Whose::Session(key));
-            cx.told.records_to(key, &recording.path());
-            return cx.told.is_recorded(key, recording.goes_on());
+            return Self::tell(cx, recording);
         }
         match recording.begin() {
-            true => cx.told.is_recorded(key, true),
+            true => Self::tell(cx, recording),
             false => {
                 recording.cut(Bytes::default());
                 let recording = Rc::clone(recording);
@@ -196,6 +195,17 @@ impl Recorder {
         recording
     }
 
+    /// Who tells of the session is told whether it is recorded, and where.
+    pub fn tell(cx: &mut Context, recording: &Recording) {
+        let subject = match recording.whose() {
+            Whose::Session(key) => Subject::Session(key),
+            Whose::Left(entry) => Subject::Left(entry),
+            _ => return,
+        };
+        cx.told.records_to(subject, &recording.path());
+        cx.told.is_recorded(subject, recording.goes_on());
+    }
+
     /// Whoever reads the terminal goes on.
     pub(super) fn read_on(cx: &mut Context, recording: &Recording) {
         match recording.whose() {
@@ -218,10 +228,8 @@ impl Recorder {
             return;
         }
         log_of(&recording.id(), &format!("is not recorded any more: {why}"));
+        Self::tell(cx, recording);
         let whose = recording.whose();
-        if let Whose::Session(key) = whose {
-            cx.told.is_recorded(key, false);
-        }
         if recording.must_be() {
             let ending = if full { Ending::Limit } else { Ending::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
@@ -233,7 +241,7 @@ impl Recorder {
                         cx.after(DISMISSED, Due::Dismissed(key));
                     }
                 }
-                Whose::Left(entry) => return cx.then(Outcome::End(Subject::Left(entry))),
+                Whose::Left(entry) => return cx.then(Outcome::EndLeft(entry, Gone::of(ending))),
                 _ => {}
             }
         }

@@ -2,15 +2,13 @@
 //! becomes of these when it has ended.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::Hash;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::fault;
 use super::file::{Failure, Of, Recording};
-use super::ledger::Ledger;
 use super::message::{self, Answer, Begin, Kind, Message, Nonsense, Resume};
+use super::parked::{Parked, Place, Session};
 use crate::uwsgi::guard;
-use fpty::sys::folder::Folder;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::queue::Taker;
 use fpty::sys::socket::Stream;
@@ -22,15 +20,6 @@ const AT_ONCE: usize = 512 * 1024;
 /// A gateway that has more sessions than there are descriptors, or that takes no
 /// answers, is none.
 const MOST: usize = 1 << 20;
-
-/// Where a recorder writes.
-#[derive(Clone, Copy)]
-pub struct Place<'a> {
-    /// Its folders.
-    pub folders: &'a [Folder],
-    /// What the next one is to know.
-    pub ledger: &'a Ledger,
-}
 
 /// A gateway.
 pub struct Source {
@@ -52,62 +41,6 @@ pub struct Source {
     answers: VecDeque<Vec<u8>>,
     /// Its channel is waited for to take more.
     waits: bool,
-}
-
-/// One of its sessions.
-enum Session {
-    Recorded(Box<Recording>),
-    /// It is to go on in its next file; there is nothing of it for that so far.
-    Waits(Box<Resume>),
-    /// There is no file, for this reason; so many bytes would have gone there.
-    Lost(Of, u64, Failure),
-}
-
-/// Sessions whose gateway has ended, by its number: the next one may take them
-/// up.
-#[derive(Default)]
-pub struct Parked(HashMap<Of, (u32, Session)>);
-
-impl Session {
-    fn of(&self) -> Of {
-        match self {
-            Self::Recorded(recording) => recording.of_session().clone(),
-            Self::Waits(resume) => (resume.begin.folder, resume.begin.name.clone()),
-            Self::Lost(of, ..) => of.clone(),
-        }
-    }
-
-    /// Nobody tells how it ended.
-    fn end(self, place: &Place<'_>) {
-        if let Self::Recorded(recording) = self {
-            recording.end(None, place.ledger);
-        }
-    }
-}
-
-impl Parked {
-    /// What a gateway has not taken up, of those whose place it has, is over.
-    fn end_rest(&mut self, ordinal: u32, count: u32, place: &Place<'_>) {
-        let is_its = |(before, _): &(u32, Session)| before % count.max(1) == ordinal;
-        for (_, session) in take_out(&mut self.0, |_, parked| is_its(parked)) {
-            session.end(place);
-        }
-    }
-
-    /// All are over.
-    pub fn end(self, place: &Place<'_>) {
-        self.0.into_values().for_each(|(_, session)| session.end(place));
-    }
-}
-
-/// Takes those out that are meant.
-pub fn take_out<K: Clone + Eq + Hash, V>(
-    from: &mut HashMap<K, V>,
-    mut is_one: impl FnMut(&K, &mut V) -> bool,
-) -> Vec<V> {
-    let all = from.iter_mut().filter_map(|(key, value)| is_one(key, value).then(|| key.clone()));
-    let keys: Vec<K> = all.collect();
-    keys.iter().filter_map(|key| from.remove(key)).collect()
 }
 
 impl Source {
@@ -307,11 +240,11 @@ impl Source {
             return;
         };
         let resume = Session::Waits(Box::new(resume));
-        let before = parked.0.remove(&resume.of()).map(|(_, before)| before);
+        let before = parked.take(&resume.of());
         let (number, moved) = (message.session, before.is_none());
         let session = before.unwrap_or(resume);
         let (part, dropped, failure) = match &session {
-            Session::Recorded(it) => (it.part(), it.dropped(), it.failure().cloned()),
+            Session::Recorded(recording) => recording.so_far(),
             Session::Waits(resume) => (resume.begin.part + 1, resume.dropped, None),
             Session::Lost(.., failure) => (1, 0, Some(failure.clone())),
         };
@@ -371,6 +304,12 @@ impl Source {
         self.answers.extend(serde_json::to_vec(answer).ok());
     }
 
+    /// What it was not answered.
+    #[cfg(test)]
+    pub fn answers(&mut self) -> impl Iterator<Item = Vec<u8>> {
+        self.answers.drain(..)
+    }
+
     /// Sends the answers, as far as the gateway takes them.
     pub fn speak(&mut self, poller: &Poller, token: u64) {
         while let Some(answer) = self.answers.front() {
@@ -412,9 +351,7 @@ impl Source {
             return self.end(place);
         }
         place.ledger.end();
-        for (_, session) in self.sessions.drain() {
-            parked.0.insert(session.of(), (self.ordinal, session));
-        }
+        parked.put(self.ordinal, self.sessions.drain().map(|(_, session)| session));
     }
 
     /// It is none: nobody tells how its sessions ended.

@@ -195,15 +195,15 @@ impl Recorder {
             }
             Answer::Room => self.let_go_of_held(cx),
             Answer::Resumed { session, part, moved, dropped } => {
-                let Some(recording) = self.sessions.get(&session).map(Rc::clone) else {
+                // It may be over by now.
+                let over = self.over.get(&session).map(|over| &over.recording);
+                let Some(recording) = self.sessions.get(&session).or(over).map(Rc::clone) else {
                     return;
                 };
                 recording.has_resumed(part, dropped);
-                if let Whose::Session(key) = recording.whose() {
-                    cx.told.records_to(key, &recording.path());
-                }
+                Self::tell(cx, &recording);
                 // Its file before that lacks what was lost with the recorder.
-                if moved && recording.must_be() {
+                if moved && recording.must_be() && !recording.is_elsewhere() {
                     self.lose(cx, sessions, &recording, KILLED, false);
                 } else if moved {
                     log_of(&recording.id(), "is recorded in another file from here on");

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::end_record::EndRecord;
 use crate::router::record::Kept;
+use crate::router::secrets;
+use crate::router::told::Story;
 use crate::uwsgi::proof::{self, Token};
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::socket::Stream;
@@ -26,15 +28,16 @@ pub struct Record {
     pub name: String,
     /// Whose it is.
     pub uid: u32,
+    /// By what its client finds it again.
+    pub secrets: secrets::Kept,
     /// The address that it began at.
     pub door: String,
     /// Its program, as long as that was not reaped.
     pub pid: i32,
     /// When it began, as a [`Timestamp`](fpty::sys::clock::Timestamp) is said.
     pub since: (u64, u64),
-    /// What its client says of itself: where it was logged in from, as whom, and
-    /// the kind of its terminal.
-    pub said: [Option<String>; 3],
+    /// What is told of it, where anybody wants to know.
+    pub story: Option<Box<Story>>,
     /// The audit's line of its end, where that was not written.
     pub last: EndRecord,
     /// Who is attached, since when.
@@ -264,7 +267,7 @@ mod tests {
             name: "n".repeat(64),
             uid: 7,
             ended: Some((vec![0xff; 100], (5, 6))),
-            said: [None, Some(String::from("me")), None],
+            story: Some(Box::default()),
             bound: true,
             ..Record::default()
         };
@@ -307,7 +310,7 @@ mod tests {
 
         #[test]
         fn whatever_is_known_comes_across(
-            texts in proptest::collection::vec(".{0,40}", 5),
+            texts in proptest::collection::vec(".{0,40}", 4),
             numbers in any::<(u32, i32, (u64, u64), u64)>(),
             marks in any::<(bool, bool)>(),
             ended in proptest::option::of((proptest::collection::vec(any::<u8>(), 0..50), any::<(u64, u64)>())),
@@ -319,7 +322,8 @@ mod tests {
                 door: texts[2].clone(),
                 pid: numbers.1,
                 since: numbers.2,
-                said: [Some(texts[3].clone()), None, Some(texts[4].clone())],
+                command: Some(texts[3].clone()),
+                story: marks.1.then(Box::default),
                 attached: marks.0.then_some((numbers.0, numbers.2)),
                 turned: numbers.3,
                 ended,

@@ -11,6 +11,7 @@
 //! | `refusals.rs` | how many of them have a line of their own |
 //! | `line.rs` | how a line looks |
 //! | `in_advance.rs` | last lines, in case that a gateway is killed |
+//! | `story.rs` | what the next gateway is to know of a session |
 //! | `counters.rs` | what happened since the start, of all gateways |
 //! | `traffic.rs` | bytes of a session |
 //! | `clock.rs` | the time as it is written down |
@@ -24,6 +25,7 @@ mod names;
 mod peer;
 mod reason;
 mod refusals;
+mod story;
 mod traffic;
 
 use std::collections::HashMap;
@@ -31,6 +33,7 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::secrets::NOBODY;
 use super::supervisor::lines::{self, Lines};
 use super::table::Key;
 use crate::config::router::Router;
@@ -53,6 +56,7 @@ use names::Names;
 pub use peer::{Peer, Said};
 pub use reason::{Gone, Parted, Refusal};
 use refusals::Refusals;
+pub use story::Story;
 pub use traffic::Traffic;
 
 /// How many bytes of a command a line has room for, and the least.
@@ -249,15 +253,15 @@ impl Told {
     }
 
     /// Where a session's recording is to be.
-    pub fn records_to(&mut self, key: Key, path: &str) {
-        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+    pub fn records_to(&mut self, subject: Subject, path: &str) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.recording = Some(path.into());
         }
     }
 
     /// A session is recorded, or no more.
-    pub fn is_recorded(&mut self, key: Key, recorded: bool) {
-        if let Some(facts) = self.facts.get_mut(&Subject::Session(key)) {
+    pub fn is_recorded(&mut self, subject: Subject, recorded: bool) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.recorded = recorded;
         }
     }
@@ -334,13 +338,35 @@ impl Told {
         client: &Stream,
         new: New,
     ) {
+        let with_login = origin.socket.audit.is_some();
+        let peer = peer::Peer::of(client, &mut self.names, with_login);
+        self.note_peer(subject, origin, id, peer, new);
+    }
+
+    /// The same of one that goes on without a client, and is this user's.
+    pub fn note_user(&mut self, subject: Subject, origin: Origin, id: String, uid: u32, new: New) {
+        let peer = match uid {
+            NOBODY => peer::Peer::default(),
+            _ => peer::Peer { uid: Some(uid), user: self.names.of(uid), ..peer::Peer::default() },
+        };
+        self.note_peer(subject, origin, id, peer, new);
+    }
+
+    fn note_peer(
+        &mut self,
+        subject: Subject,
+        origin: Origin,
+        id: String,
+        peer: peer::Peer,
+        new: New,
+    ) {
         let Origin { socket, mode, said, command } = origin;
         let audit = socket.audit;
         let mut facts = Facts {
             id,
             socket: socket.name,
             mode,
-            peer: peer::Peer::of(client, &mut self.names, audit.is_some()),
+            peer,
             said,
             uid: socket.ids.0,
             gid: socket.ids.1,
@@ -383,6 +409,14 @@ impl Told {
         let act = Act::Detach(how, facts.attached.elapsed(), by);
         self.act(&facts, act, facts.client());
         self.facts.insert(to, facts);
+    }
+
+    /// The client of a session, which was there since then, was lost with its gateway.
+    pub fn lost_with_its_gateway(&mut self, subject: Subject, since: Timestamp) {
+        if let Some(facts) = self.facts.get_mut(&subject) {
+            facts.attached = since;
+        }
+        self.detached(subject, subject, Parted::Lost, (None, None));
     }
 
     /// A client attaches to a session that goes on.
@@ -522,6 +556,27 @@ impl Told {
             facts.is_kept = true;
         }
         self.write_in_advance(subject);
+    }
+
+    /// What the next gateway is to know of a session, where anybody wants to know it.
+    pub fn story(&self, subject: Subject) -> Option<Box<Story>> {
+        self.facts.get(&subject).map(|facts| Box::new(Story::of(facts)))
+    }
+
+    /// A session of a gateway that was here before has this story, and this id and
+    /// process; it began at this socket, then.
+    pub fn note_story(
+        &mut self,
+        subject: Subject,
+        story: Story,
+        door: u16,
+        (id, pid, started): (String, Option<Pid>, Timestamp),
+    ) {
+        let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
+        let pid = pid.and_then(|pid| u32::try_from(pid.as_raw()).ok());
+        let mut facts = story.facts(id, &socket.name, pid, started);
+        facts.audit = socket.audit.map(|format| (format, facts.common(format, &self.place)));
+        self.facts.insert(subject, Box::new(facts));
     }
 
     /// Writes a line that somebody has written in advance.

@@ -164,6 +164,11 @@ impl Leaver {
         self.end.clone().expect("just seen")
     }
 
+    /// Whether its connection is over, be its end told or not.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
     /// Types where the terminal was not handed over.
     pub fn types(&mut self, text: &str) {
         self.say(&input(text));

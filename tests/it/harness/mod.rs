@@ -1,6 +1,7 @@
 //! What every case needs: the servers to test, one of them running, a client
 //! of our own, and the truth about processes.
 
+pub mod breaker;
 pub mod client;
 pub mod documents;
 pub mod fake;

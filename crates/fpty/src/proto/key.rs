@@ -33,6 +33,11 @@ impl Secret {
         Self(bytes)
     }
 
+    /// What a client has sent; `None`: it is none.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &[u8; SECRET] {
         &self.0

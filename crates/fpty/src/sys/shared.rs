@@ -61,8 +61,15 @@ impl<T: Word> Shared<T> {
     /// exec.
     ///
     /// # Errors
-    /// memfd_create(2), mmap(2).
+    /// memfd_create(2), mmap(2); no file may become as large (RLIMIT_FSIZE of
+    /// getrlimit(2)).
     pub fn to_be_kept(count: usize) -> io::Result<(Self, OwnedFd)> {
+        use nix::sys::resource::{Resource, getrlimit};
+        // Or a signal would end us.
+        let (most, _) = getrlimit(Resource::RLIMIT_FSIZE)?;
+        if most < length::<T>(count) as u64 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         // SAFETY: a NUL-terminated name; returns a new descriptor or -1.
         let fd = unsafe {
             libc::memfd_create(c"fpty-shared".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
@@ -136,6 +143,18 @@ pub fn halves(words: &'static [AtomicU64]) -> &'static [AtomicI32] {
     unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) }
 }
 
+/// Sets all words in memory that was kept to zero, for all who share it, and gives
+/// its pages back.
+///
+/// # Errors
+/// fallocate(2).
+pub fn clear(fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::fcntl::{FallocateFlags, fallocate};
+    let size = nix::sys::stat::fstat(fd)?.st_size;
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(fd, flags, 0, size)?)
+}
+
 fn length<T>(count: usize) -> usize {
     count.max(1) * size_of::<T>()
 }
@@ -196,5 +215,7 @@ mod tests {
         assert_eq!(anonymous.words()[0].load(SeqCst), 0);
         let words = kept.words();
         assert_eq!((words[0].load(SeqCst), words[1].load(SeqCst)), (1, 0));
+        clear(fd.as_fd()).unwrap();
+        assert_eq!((words[0].load(SeqCst), again.words()[9].load(SeqCst)), (0, 0));
     }
 }

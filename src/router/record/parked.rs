@@ -1,0 +1,218 @@
+//! What the recorder has of gateways that have ended, until the next ones have
+//! taken up what goes on.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use super::file::{Failure, Of, Recording};
+use super::ledger::Ledger;
+use super::message::Resume;
+use fpty::sys::folder::Folder;
+
+/// Where a recorder writes.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// Its folders.
+    pub folders: &'a [Folder],
+    /// What the next one is to know.
+    pub ledger: &'a Ledger,
+}
+
+/// A session of a gateway's.
+pub enum Session {
+    /// It has a file.
+    Recorded(Box<Recording>),
+    /// It is to go on in its next file; there is nothing of it for that so far.
+    Waits(Box<Resume>),
+    /// There is no file, for this reason; so many bytes would have gone there.
+    Lost(Of, u64, Failure),
+}
+
+/// Sessions whose gateway has ended, by its number: the next one may take them
+/// up.
+#[derive(Default)]
+pub struct Parked(HashMap<Of, (u32, Session)>);
+
+impl Session {
+    /// Which it is.
+    pub fn of(&self) -> Of {
+        match self {
+            Self::Recorded(recording) => recording.of_session().clone(),
+            Self::Waits(resume) => (resume.begin.folder, resume.begin.name.clone()),
+            Self::Lost(of, ..) => of.clone(),
+        }
+    }
+
+    /// Nobody tells how it ended.
+    pub fn end(self, place: &Place<'_>) {
+        if let Self::Recorded(recording) = self {
+            recording.end(None, place.ledger);
+        }
+    }
+}
+
+impl Parked {
+    /// One that a gateway takes up, where it is here.
+    pub fn take(&mut self, of: &Of) -> Option<Session> {
+        self.0.remove(of).map(|(_, session)| session)
+    }
+
+    /// Those of a gateway of this number, which has ended.
+    pub fn put(&mut self, ordinal: u32, sessions: impl Iterator<Item = Session>) {
+        self.0.extend(sessions.map(|session| (session.of(), (ordinal, session))));
+    }
+
+    /// What a gateway has not taken up, of those whose place it has, is over.
+    pub fn end_rest(&mut self, ordinal: u32, count: u32, place: &Place<'_>) {
+        let is_its = |(before, _): &(u32, Session)| before % count.max(1) == ordinal;
+        for (_, session) in take_out(&mut self.0, |_, parked| is_its(parked)) {
+            session.end(place);
+        }
+    }
+
+    /// All are over.
+    pub fn end(self, place: &Place<'_>) {
+        self.0.into_values().for_each(|(_, session)| session.end(place));
+    }
+}
+
+/// Takes those out that are meant.
+pub fn take_out<K: Clone + Eq + Hash, V>(
+    from: &mut HashMap<K, V>,
+    mut is_one: impl FnMut(&K, &mut V) -> bool,
+) -> Vec<V> {
+    let all = from.iter_mut().filter_map(|(key, value)| is_one(key, value).then(|| key.clone()));
+    let keys: Vec<K> = all.collect();
+    keys.iter().filter_map(|key| from.remove(key)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cast::{Format, Head};
+    use super::super::message::header;
+    use super::super::message::{Answer, Begin, Kind};
+    use super::super::source::Source;
+    use super::*;
+    use fpty::sys::queue::Giver;
+    use fpty::sys::queue::Taker;
+    use fpty::sys::socket::Stream;
+    use std::os::fd::AsFd;
+
+    fn begin(name: &str) -> Begin {
+        let head = Head {
+            format: Format::V3,
+            rows: 24,
+            cols: 80,
+            timestamp: 1,
+            command: String::new(),
+            title: String::new(),
+            term: None,
+        };
+        Begin { folder: 0, name: name.to_owned(), part: 1, limit: None, head }
+    }
+
+    fn resume(name: &str) -> Vec<u8> {
+        let resume = Resume { begin: begin(name), dropped: 5, ends: true };
+        serde_json::to_vec(&resume).expect("JSON")
+    }
+
+    /// A gateway, and how it speaks.
+    fn gateway(number: (u32, u32)) -> (Source, impl FnMut(Kind, u32, &[u8])) {
+        let mut giver = Giver::new().expect("a queue");
+        let taker = Taker::of(&giver.as_fd().try_clone_to_owned().expect("a copy"));
+        let (channel, _) = Stream::pair().expect("a channel");
+        let say = move |kind, session, body: &[u8]| {
+            assert!(giver.put([&header(kind, session, 0, body.len()), body]));
+        };
+        (Source::new(channel, taker.expect("a queue"), number), say)
+    }
+
+    fn answers(source: &mut Source) -> Vec<Answer> {
+        let answers = source.answers();
+        answers.map(|it| serde_json::from_slice(&it).expect("JSON")).collect()
+    }
+
+    #[test]
+    fn the_next_gateway_goes_on_in_the_same_file_and_ends_the_rest() {
+        let place = tempfile::tempdir().expect("a directory");
+        let text = |name: &str| std::fs::read_to_string(place.path().join(name));
+        let (folders, ledger) =
+            ([Folder::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
+        let here = Place { folders: &folders, ledger: &ledger };
+        let mut parked = Parked::default();
+        let (first, mut say) = gateway((3, 4));
+        for (session, name) in [(1, "on"), (2, "over")] {
+            say(Kind::Begin, session, &serde_json::to_vec(&begin(name)).expect("JSON"));
+            say(Kind::Output, session, b"before");
+        }
+        first.park(&here, &mut parked);
+        let (other, mut say) = gateway((0, 4));
+        say(Kind::Begin, 1, &serde_json::to_vec(&begin("other")).expect("JSON"));
+        other.park(&here, &mut parked);
+        // There are fewer gateways now: this one has the place of the first.
+        let (mut next, mut say) = gateway((1, 2));
+        assert!(gateway((3, 4)).0.is_followed_by(&next));
+        assert!(!gateway((0, 4)).0.is_followed_by(&next));
+        say(Kind::Resume, 7, &resume("on"));
+        say(Kind::Resume, 8, &resume("unknown"));
+        say(Kind::Rest, 0, &[]);
+        say(Kind::Output, 7, b"after");
+        say(Kind::End, 7, &9_i32.to_le_bytes());
+        assert_eq!(next.work(&here, &mut parked), Ok(true));
+        let answers = answers(&mut next);
+        let resumed =
+            |session, part, moved, dropped| Answer::Resumed { session, part, moved, dropped };
+        assert_eq!(answers[..2], [resumed(7, 1, false, 0), resumed(8, 2, true, 5)]);
+        let Answer::Done { session: 7, name: Some(name), bytes, dropped: 0, .. } = &answers[2]
+        else {
+            panic!("{answers:?}");
+        };
+        let on = text(name).expect("a file");
+        assert_eq!((name.as_str(), *bytes), ("on.cast", Some(on.len() as u64)));
+        assert!(on.contains("\"before\"]\n[0.000000, \"o\", \"after\"]\n"), "{on}");
+        assert!(on.contains("\"x\", \"9\"") && on.matches("sha256=").count() == 1, "{on}");
+        assert!(text("over.cast").expect("a file").contains("sha256="));
+        // It is another gateway's.
+        assert!(!text("other.cast").expect("a file").contains("sha256="));
+        // One with nothing to be written has no file, and one with its end has.
+        assert!(text("unknown-part2.cast").is_err());
+        next.park(&here, &mut parked);
+        parked.end(&here);
+        assert!(text("unknown-part2.cast").is_err());
+        assert!(text("other.cast").expect("a file").contains("sha256="));
+    }
+
+    #[test]
+    fn what_failed_is_not_forgotten() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (folders, ledger) =
+            ([Folder::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
+        let here = Place { folders: &folders, ledger: &ledger };
+        let mut parked = Parked::default();
+        let (mut first, mut say) = gateway((0, 1));
+        let limited = Begin { limit: Some(1024), ..begin("full") };
+        say(Kind::Begin, 1, &serde_json::to_vec(&limited).expect("JSON"));
+        say(Kind::Output, 1, &[b'x'; 2048]);
+        say(Kind::Begin, 2, &serde_json::to_vec(&begin("no/such")).expect("JSON"));
+        assert_eq!(first.work(&here, &mut parked), Ok(true));
+        let before = answers(&mut first);
+        assert!(matches!(before[..], [Answer::Failed { .. }, Answer::Failed { .. }]), "{before:?}");
+        first.park(&here, &mut parked);
+        let (mut next, mut say) = gateway((0, 1));
+        say(Kind::Resume, 5, &resume("full"));
+        say(Kind::Resume, 6, &resume("no/such"));
+        say(Kind::Output, 6, b"more");
+        say(Kind::End, 6, &[]);
+        assert_eq!(next.work(&here, &mut parked), Ok(true));
+        let answers = answers(&mut next);
+        let [
+            Answer::Failed { session: 5, full: true, .. },
+            Answer::Failed { session: 6, .. },
+            done,
+        ] = &answers[..]
+        else {
+            panic!("{answers:?}");
+        };
+        assert!(matches!(done, Answer::Done { session: 6, dropped: 4, .. }), "{done:?}");
+    }
+}

@@ -323,11 +323,15 @@ impl Left {
     }
 
     /// The same for whoever seeks one among several gateways: the best that is here.
-    pub fn found(&self, sought: &Sought) -> Option<Found> {
+    pub fn found(&mut self, sessions: &Sessions, sought: &Sought) -> Option<Found> {
         let which = sought.which.map(|which| which.to_string()).unwrap_or_default();
-        let whole = self.whole(sought.door, &which).filter(|_| sought.has_secret);
-        let fitting = || self.fitting(sought.door, sought.uid, &which, false);
-        let (fits, key) = whole.map(|key| (Fits::Whole, key)).or_else(fitting)?;
+        let secret = sought.secret.as_ref();
+        let opened =
+            secret.and_then(|secret| self.opened_by(sessions, sought.door, &which, secret));
+        let (fits, key) = match opened {
+            Some(key) => (Fits::Whole, key),
+            None => self.fitting(sought.door, sought.uid, &which, false)?,
+        };
         let entry = self.entries.get(key)?;
         // What is called so and runs comes before what has ended.
         let is_named = fits == Fits::Is && !which.is_empty();

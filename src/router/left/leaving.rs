@@ -107,9 +107,8 @@ impl Left {
         if uid == NOBODY && opening.variables.get(variables::SECRET).is_none() {
             return Ok(None);
         }
-        // Of nobody who is known there is nobody else who could have it.
-        let wanted = Beginning::of(name).filter(|_| uid != NOBODY);
-        let held = match wanted.map(|name| seeking::name(newcomer.door, uid, name)) {
+        let key = Beginning::of(name).filter(|_| uid != NOBODY);
+        let held = match key.map(|name| seeking::name(newcomer.door, uid, name)) {
             None => None,
             // It may have it already.
             Some(key) => match held.filter(|held| held.is(key)) {

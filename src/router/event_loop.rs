@@ -295,6 +295,7 @@ impl GatewayLoop {
             Outcome::ReadOn(key) => self.lives().with_left(|left, cx, _, programs| {
                 left.alone_goes_on(cx, programs, key);
             }),
+            Outcome::EndLeft(key, why) => self.lives().end_left(key, why),
             Outcome::SupervisorReady => self.lives().supervisor_ready(),
             Outcome::LetClientGo(key) => self.lives().let_client_go(key),
             Outcome::LeftReady(ready) => self.lives().with_left(|left, cx, sessions, programs| {

@@ -17,9 +17,10 @@ use fpty::sys::shared::SharedWords;
 /// What the page is called for the next image of the server.
 const NAME: &str = "FORKPTYROUTER_PROOF";
 
-/// Words of the page: whether the audit has all ends, the number, and the gateways'
-/// processes.
+/// Words of the page: whether the audit has all ends, the number, how many processes
+/// have kept sessions so far, and the gateways' processes.
 const ENDS: usize = 0;
+const KEEPERS: usize = TOKEN + LENGTH;
 const TOKEN: usize = 1;
 const LENGTH: usize = 4;
 const GATEWAYS: usize = 8;
@@ -91,6 +92,19 @@ pub fn is_proved_by(said: &Token) -> bool {
 /// The page itself, for its lock.
 pub fn page() -> Option<BorrowedFd<'static>> {
     PAGE.get().map(|page| page.fd.as_fd())
+}
+
+/// This process keeps sessions from now on.
+pub fn i_keep() {
+    if let Some(word) = words().get(KEEPERS) {
+        word.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// The how manyth it is that does, or did last; 0: there was none.
+pub fn keeper() -> u64 {
+    let word = words().get(KEEPERS);
+    word.map_or(0, |word| u64::from(word.load(Ordering::Acquire).unsigned_abs()))
 }
 
 /// The master, at its end, has written how all sessions ended, also of those that are

@@ -68,7 +68,7 @@ fn a_session_that_outlives_its_gateway_has_its_own_end() {
                     open.iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
                 };
                 let all = server.processes();
-                all.iter().any(|one| one.name == "fpty-holder" && pidfds(one.pid) > 1)
+                all.iter().any(|one| one.name == "fpty-supervisor" && pidfds(one.pid) > 1)
             });
             let gateway = server.gateway();
             process::signal(gateway, Signal::SIGKILL);

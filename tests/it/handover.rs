@@ -36,7 +36,7 @@ fn is_kept(server: &Server) -> bool {
     let pidfds = |pid| {
         descriptors(pid).iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
     };
-    server.processes().iter().any(|one| one.name == "fpty-holder" && pidfds(one.pid) > 1)
+    server.processes().iter().any(|one| one.name == "fpty-supervisor" && pidfds(one.pid) > 1)
 }
 
 /// A shell whose terminal the client has, while somebody else looks after it.

@@ -125,7 +125,7 @@ fn with_the_option_off_all_is_as_before() {
         wait_until("nothing is kept", || {
             let all = server.processes().into_iter();
             let mut open = all
-                .filter(|one| one.name == "fpty-holder")
+                .filter(|one| one.name == "fpty-supervisor")
                 .flat_map(|one| process::descriptors(one.pid).into_iter().map(|(_, path)| path));
             !open.any(|path| path.ends_with("ptmx") || path.ends_with("fpty ring"))
         });

@@ -34,7 +34,7 @@ fn replace_gateway(server: &Server, way: &str) {
 }
 
 fn holders(server: &Server) -> usize {
-    server.processes().iter().filter(|process| process.name == "fpty-holder").count()
+    server.processes().iter().filter(|process| process.name == "fpty-supervisor").count()
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn what_keeps_them_is_replaced() {
         client.leaves();
         let holder = || {
             let all = server.processes().into_iter();
-            all.filter(|it| it.name == "fpty-holder" && !it.is_zombie()).map(|it| it.pid).next()
+            all.filter(|it| it.name == "fpty-supervisor" && !it.is_zombie()).map(|it| it.pid).next()
         };
         let before = holder().expect("something keeps it");
         process::signal(before, Signal::SIGKILL);
@@ -224,7 +224,7 @@ fn a_reload_without_the_option_ends_them() {
         std::fs::write(server.path("server.ini"), "[uwsgi]\n").expect("a file");
         replace_gateway(&server, "reload");
         wait_until("nothing is left of it", || {
-            server.session_processes().iter().all(|process| process.name == "fpty-holder")
+            server.session_processes().iter().all(|process| process.name == "fpty-supervisor")
         });
     });
 }

@@ -144,7 +144,7 @@ fn a_session_is_described_when_somebody_asks() {
         there_is_none(None, id(session), &to);
         // What keeps a terminal that was handed over stays, for the next one.
         wait_until("nothing is left", || {
-            server.session_processes().iter().all(|one| one.name == "fpty-holder")
+            server.session_processes().iter().all(|one| one.name == "fpty-supervisor")
         });
     });
 }

@@ -153,7 +153,7 @@ fn behind_sshd(case: impl Fn(&Server, &Sshd)) {
         let Some(sshd) = Sshd::start(&server.path("u")) else { return };
         case(&server, &sshd);
         // But for whoever looks after terminals that were handed over.
-        let is_left = |process: &Process| process.name != "fpty-holder";
+        let is_left = |process: &Process| process.name != "fpty-supervisor";
         let nothing = || !server.session_processes().iter().any(is_left);
         wait_until("nothing is left in the instance", nothing);
     });

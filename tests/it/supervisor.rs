@@ -10,7 +10,7 @@ use crate::harness::process::{self, Process};
 use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
 
 /// What it is called.
-const NAME: &str = "fpty-holder";
+const NAME: &str = "fpty-supervisor";
 
 #[track_caller]
 fn server(flavor: &Flavor) -> Server {
@@ -197,6 +197,43 @@ fn killed_with_its_gateway_it_leaves_nothing() {
         let mut next = at_the_prompt(Leaver::begins(&server, &[]).takes(), "true");
         next.terminal().send("exit 7\n");
         assert_eq!(next.ended().1, 7);
+    });
+}
+
+/// Another gateway has started the next supervisor, which never heard of them.
+#[test]
+fn killed_with_one_of_two_gateways_it_leaves_nothing_of_that() {
+    on_every_server(|flavor| {
+        let server = setup(flavor).option("forkptyrouter-processes", "2").uwsgi();
+        server.wait_for_log("spawned uWSGI forkptyrouter 2 (pid: ");
+        let (one, of_one) = (server.gateway(), |gateway| process::children(gateway).len());
+        let mut clients = Vec::new();
+        wait_until("each gateway has one", || {
+            let request = [("fpty.take", "1")];
+            let client = Leaver::connects(&server, "u", None, &request).takes();
+            clients.push(at_the_prompt(client, "trap '' HUP"));
+            let here = of_one(one);
+            (1..clients.len()).contains(&here)
+        });
+        let (all, here) = (clients.len(), of_one(one));
+        wait_until("all are kept", || {
+            let open = supervisor(&server).map(process::descriptors).unwrap_or_default();
+            open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == all
+        });
+        process::signal(one, Signal::SIGSTOP);
+        let before = kill_supervisor(&server);
+        wait_until("the other one has another", || {
+            let now = supervisor(&server).filter(|now| *now != before);
+            let open = now.map(process::descriptors).unwrap_or_default();
+            open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == all - here
+        });
+        process::signal(one, Signal::SIGKILL);
+        wait_for(&server, "session-end", here);
+        wait_until("its programs end", || {
+            let programs = server.session_processes().into_iter();
+            programs.filter(|it| !it.name.starts_with("fpty-")).count() == all - here
+        });
+        assert_eq!(server.count_in_log("\"reason\":\"lost\""), here);
     });
 }
 

@@ -134,7 +134,7 @@ fn is_kept(server: &Server) {
         open.iter().filter(|(_, path)| path.ends_with("anon_inode:[pidfd]")).count()
     };
     wait_until("the session is kept", || {
-        server.processes().iter().any(|one| one.name == "fpty-holder" && pidfds(one.pid) > 1)
+        server.processes().iter().any(|one| one.name == "fpty-supervisor" && pidfds(one.pid) > 1)
     });
 }
 
@@ -240,7 +240,7 @@ fn an_end_is_told_while_there_is_no_gateway() {
         let (mut one, mut other) = (seated(&server), seated(&server));
         is_kept(&server);
         wait_until("both are kept", || {
-            let holder = server.processes().into_iter().find(|one| one.name == "fpty-holder");
+            let holder = server.processes().into_iter().find(|one| one.name == "fpty-supervisor");
             let open = process::descriptors(holder.unwrap().pid);
             open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == 2
         });
@@ -261,7 +261,7 @@ fn an_end_is_told_while_there_is_no_gateway() {
         process::signal(master, Signal::SIGCONT);
         wait_until("there is another gateway", || server.gateway() != gateway);
         wait_until("nothing is left", || {
-            server.session_processes().iter().all(|one| one.name == "fpty-holder")
+            server.session_processes().iter().all(|one| one.name == "fpty-supervisor")
         });
         assert!(list(&server).is_empty());
         assert_eq!(server.count_in_log("session-end"), 2);

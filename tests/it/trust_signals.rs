@@ -118,7 +118,8 @@ fn of_the_program_of_a_session_from_an_earlier_gateway() {
             let text = client.terminal().read_until("end\r\n");
             let shell = number_after(&text, "pid ");
             wait_until("the session is kept", || {
-                let holder = server.processes().into_iter().find(|one| one.name == "fpty-holder");
+                let holder =
+                    server.processes().into_iter().find(|one| one.name == "fpty-supervisor");
                 let open = holder.map(|holder| process::descriptors(holder.pid));
                 open.is_some_and(|open| open.iter().any(|(_, path)| path.ends_with("ptmx")))
             });

@@ -301,12 +301,17 @@ impl Left {
         id: &str,
         secret: &Secret,
     ) -> Option<Key> {
+        let key = self.whole(door, id)?;
+        self.note_arrival(sessions, key);
+        self.entries.get(key)?.secrets.are(secret).then_some(key)
+    }
+
+    /// The session that began at this socket and has this id.
+    fn whole(&self, door: u16, id: &str) -> Option<Key> {
         let is_it = |key: &Key| {
             self.entries.get(*key).is_some_and(|entry| entry.door == door && entry.id == id)
         };
-        let key = self.index.beginning(id).find(is_it)?;
-        self.note_arrival(sessions, key);
-        self.entries.get(key)?.secrets.are(secret).then_some(key)
+        self.index.beginning(id).find(is_it)
     }
 
     /// The session that is meant: by its id; by its name, which is one's own, also

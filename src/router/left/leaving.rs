@@ -30,6 +30,7 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
+use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Size};
 
 /// Why a client stays where it may not leave.
@@ -317,7 +318,8 @@ impl Left {
         Ok(remains)
     }
 
-    /// A session goes on without its client, or what is left of it.
+    /// A session goes on without its client, or what is left of it. Returns that client,
+    /// where it can be told: when all others know.
     pub fn goes_on_without(
         &mut self,
         cx: &mut Context,
@@ -326,23 +328,20 @@ impl Left {
         session: Key,
         leaves: Leaves,
         how: told::Parted,
-    ) {
-        let Some(key) = self.index.of_session(session) else {
-            return;
-        };
+    ) -> Option<Stream> {
+        let key = self.index.of_session(session)?;
         match leaves {
             Leaves::Terminal(remains) => {
-                let Some(mut attached) = sessions.detach(cx, session, key, how) else {
-                    return;
-                };
+                let mut attached = sessions.detach(cx, session, key, how)?;
                 fault::point("leaving");
                 attached.is_with_nobody(cx);
-                self.goes_on(cx, sessions, programs, key, *attached, remains);
+                self.goes_on(cx, sessions, programs, key, *attached, remains)
             }
             Leaves::End(ended) => {
                 let ring = last_output(cx, sessions, session);
                 self.unwatch(cx, key);
-                if let Some(mut attached) = sessions.end(cx, session) {
+                let mut attached = sessions.end(cx, session);
+                if let Some(attached) = &mut attached {
                     attached.is_with_nobody(cx);
                 }
                 match ring {
@@ -352,6 +351,8 @@ impl Left {
                     }
                     None => self.forget_entry(cx, key),
                 }
+                let Attached { mut session, mut wires, .. } = *attached?;
+                session.leaves_client(&mut wires).then_some(wires.client)
             }
         }
     }
@@ -364,12 +365,13 @@ impl Left {
         key: Key,
         attached: Attached,
         remains: Option<Remains>,
-    ) {
+    ) -> Option<Stream> {
         let was_theirs = attached.session.is_handed_over();
         let Attached { mut session, mut wires, .. } = attached;
         if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_hidden()) {
             entry.secrets.has_arrived();
         }
+        let may_hear = session.leaves_client(&mut wires);
         // It goes on with the terminal.
         let recording = wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
         if let Some(recording) = &recording {
@@ -380,7 +382,8 @@ impl Left {
             master.take_back();
         }
         let Some(mut remains) = remains.or_else(|| Some(session.take_kept()?.remains)) else {
-            return self.forget_entry(cx, key);
+            self.forget_entry(cx, key);
+            return None;
         };
         if was_theirs {
             // What came since, and before its client was told. Where that makes no sense
@@ -391,7 +394,7 @@ impl Left {
             // what comes from the client only what it had not counted is looked at.)
             remains.take_asked();
         }
-        let alone = Box::new(Alone { master, remains, closed: None, recording });
+        let alone = Box::new(Alone::new(master, remains, recording));
         let next = sessions.vacant_key();
         let next = |waiting: &Box<Waiting>| Client { session: next, uid: waiting.uid };
         let left = self.change(key, |entry| entry.state.leaves(alone, next, Timestamp::now()));
@@ -412,6 +415,7 @@ impl Left {
             }
             None => {}
         }
+        may_hear.then_some(wires.client)
     }
 
     /// The program of a session has ended, and this is left.

@@ -185,6 +185,14 @@ struct Alone {
     closed: Option<BootInstant>,
     /// Where it is recorded.
     recording: Option<Rc<Recording>>,
+    /// It is not read until there is room to record what comes.
+    waits: bool,
+}
+
+impl Alone {
+    fn new(master: Master, remains: Remains, recording: Option<Rc<Recording>>) -> Self {
+        Self { master, remains, closed: None, recording, waits: false }
+    }
 }
 
 /// What is left of an ended session.

@@ -4,8 +4,9 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::protocol::{self, Hello, Message, Received, Record, SessionFds};
-use super::{door, server};
+use super::{door, leaders, server};
 use crate::uwsgi::log::log;
+use crate::uwsgi::proof;
 use fpty::sys::Written;
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
@@ -113,6 +114,7 @@ impl Client {
                 Received::End => return None,
             }
         }
+        leaders::are_kept_by(self.hello.ordinal, proof::keeper());
         self.own = Some(ours);
         Some(found)
     }

@@ -14,8 +14,10 @@ use fpty::sys::sessions::Leader;
 /// many as there are.
 const MOST: usize = 1 << 20;
 
-/// Words of a gateway's list: whose numbers they are, and the leaders.
-pub const WORDS: usize = 1 + MOST;
+/// Words of a gateway's list: whose numbers they are, which supervisor has those
+/// that are kept, and the leaders.
+pub const WORDS: usize = HEAD + MOST;
+const HEAD: usize = 2;
 
 /// What stands in a place: never used, free again, or a leader, so that it can
 /// be told from another process that gets its number later. A place is one word:
@@ -51,8 +53,8 @@ pub struct Listed(NonZeroU32);
 impl Leaders {
     /// The list of the gateway of this number, on which nothing is left.
     pub fn of(ordinal: usize) -> Option<Self> {
-        let (other, words) = memory::part(Part::Leaders(ordinal))?.split_first()?;
-        other.store(is_outside().into(), Ordering::Release);
+        let (head, words) = memory::part(Part::Leaders(ordinal))?.split_at_checked(HEAD)?;
+        head[0].store(is_outside().into(), Ordering::Release);
         Some(Self { words, free: VecDeque::new(), used: 0 })
     }
 
@@ -96,8 +98,21 @@ impl Leaders {
 /// nobody else sees to are told to end, where closing their terminal has not; they
 /// are returned. `kept_too`: nobody keeps those that were kept.
 pub(super) fn take_left(ordinal: usize, kept_too: bool) -> Vec<Noted> {
-    let words = memory::part(Part::Leaders(ordinal)).and_then(<[_]>::split_first);
-    words.map_or_else(Vec::new, |(_, words)| take(words, kept_too))
+    let words = memory::part(Part::Leaders(ordinal)).and_then(|words| words.get(HEAD..));
+    words.map_or_else(Vec::new, |words| take(words, kept_too))
+}
+
+/// What the gateway of this number has kept, this supervisor has.
+pub(super) fn are_kept_by(ordinal: usize, keeper: u64) {
+    if let Some(word) = memory::part(Part::Leaders(ordinal)).and_then(|words| words.get(1)) {
+        word.store(keeper, Ordering::Release);
+    }
+}
+
+/// Which one has it.
+pub(super) fn keeper_of(ordinal: usize) -> u64 {
+    let word = memory::part(Part::Leaders(ordinal)).and_then(|words| words.get(1));
+    word.map_or(0, |word| word.load(Ordering::Acquire))
 }
 
 /// Whether the numbers on the list of that gateway mean something to this process.

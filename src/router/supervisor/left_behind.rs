@@ -54,13 +54,20 @@ pub struct LeftBehind {
 impl LeftBehind {
     /// Of the gateways of these numbers, which are gone.
     pub fn of(gateways: Range<usize>, kept: Kept) -> Self {
-        let lines_too = kept != Kept::Elsewhere;
-        let lines = gateways.clone().flat_map(|one| lines::take_left(one, lines_too));
-        let lines = lines.collect();
-        // In another PID namespace all end with their gateway.
-        let known = gateways.filter(|one| leaders::can_be_known(*one));
-        let leaders = known.flat_map(|one| leaders::take_left(one, kept == Kept::ByNobody));
-        Self { lines, leaders: leaders.collect() }
+        let mut left = Self { lines: Vec::new(), leaders: Vec::new() };
+        for one in gateways {
+            let kept = match leaders::keeper_of(one) == proof::keeper() {
+                true => kept,
+                // It was gone before the gateway was, which had no time for the next.
+                false => Kept::ByNobody,
+            };
+            left.lines.extend(lines::take_left(one, kept != Kept::Elsewhere));
+            // In another PID namespace all end with their gateway.
+            if leaders::can_be_known(one) {
+                left.leaders.extend(leaders::take_left(one, kept == Kept::ByNobody));
+            }
+        }
+        left
     }
 
     /// The leaders that still live.

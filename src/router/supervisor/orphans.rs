@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use super::grace::hang_up_foreground;
 use super::protocol::SessionFds;
 use super::server::{Stored, Supervisor};
 use crate::router::told::Gone;
+use crate::router::told::counters::Counters;
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending, HEADER};
 use fpty::sys::Written;
@@ -15,6 +17,7 @@ use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Several};
+use fpty::sys::pty::Master;
 use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
 
@@ -55,7 +58,13 @@ impl Supervisor {
     /// A gateway has ended: programs that end, and clients that leave, tell nobody
     /// else.
     pub(super) fn are_orphans(&mut self, ordinal: usize) {
-        let is_one = |stored: &Stored| stored.record.ended.is_none() && stored.is_of(ordinal);
+        // The end of what is recorded belongs into its recording: the next gateway has
+        // both.
+        let is_one = |stored: &Stored| {
+            stored.is_of(ordinal)
+                && stored.record.ended.is_none()
+                && stored.record.recording.is_none()
+        };
         let ids = self.sessions.iter().filter(|(_, stored)| is_one(stored));
         let ids: Vec<String> = ids.map(|(id, _)| id.clone()).collect();
         for id in ids {
@@ -112,12 +121,22 @@ impl Supervisor {
         let Some(mut stored) = self.take(id) else {
             return;
         };
-        stored.record.last.say(&self.log, Gone::Hangup, None);
-        stored.held.master = None;
+        self.end(&mut stored, Gone::Hangup, None);
+        let terminal = stored.held.master.take().and_then(|it| Master::given_back(it, true).ok());
         if let Some(program) = program_of(&stored) {
+            if let Some(terminal) = terminal {
+                hang_up_foreground(&terminal, &program);
+            }
             // Unless somebody else has it.
             self.grace.hang_up(Leader::from(program));
         }
+    }
+
+    /// Writes and counts how a session has ended.
+    fn end(&self, stored: &mut Stored, why: Gone, exit: Option<Exit>) {
+        stored.record.last.say(&self.log, why, exit);
+        let lasted = Timestamp::from(stored.record.since).elapsed();
+        Counters::at(stored.ordinal()).ended_elsewhere(why, lasted);
     }
 
     /// Does what is due; how long until the next time.
@@ -161,7 +180,7 @@ impl Supervisor {
             Some(Exit::Signal { .. }) => Gone::Signal,
             None => Gone::Lost,
         };
-        stored.record.last.say(&self.log, why, exit.filter(|_| why != Gone::Hangup));
+        self.end(&mut stored, why, exit.filter(|_| why != Gone::Hangup));
         let ended = exit.map(of_exit).unwrap_or_else(|| {
             let why = "its gateway was killed, and this kernel does not tell a program's status";
             Ended::because(Ending::Lost, why)

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::end_record::say;
-use super::grace::Grace;
+use super::grace::{Grace, hang_up_foreground};
 use super::left_behind::{Kept, LeftBehind};
 use super::orphans::Orphan;
 use super::protocol::{self, Hello, Message, Received, Record, SessionFds};
@@ -45,7 +45,7 @@ pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
     let page = proof::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
     let mut kept = vec![theirs, page];
     kept.extend(PidFd::parent().map(OwnedFd::from));
-    detached::run(c"fpty-holder", kept, move |kept| {
+    detached::run(c"fpty-supervisor", kept, move |kept| {
         let _ = run(kept, grace);
     })
 }
@@ -74,6 +74,11 @@ impl Stored {
     pub fn is_of(&self, ordinal: usize) -> bool {
         self.ordinal == ordinal
     }
+
+    /// The number of the gateway that it is, or was, of.
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
 }
 
 pub(super) struct Supervisor {
@@ -101,6 +106,7 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
     if !lock::take(&page) {
         return Ok(());
     }
+    proof::i_keep();
     // Four for each session.
     let _ = fpty::sys::raise_descriptor_limit();
     let master = kept.next();
@@ -274,11 +280,16 @@ impl Supervisor {
             if !proof::are_ends_told() {
                 stored.record.last.say(&self.log, Gone::Lost, None);
             }
+            let master = master.and_then(|master| Master::given_back(master, true).ok());
             if let (Some(fd), Some(pid)) = (program, Pid::new(stored.record.pid)) {
-                self.grace.hang_up(Leader::from(PidFd::reopened(pid, fd)));
+                let program = PidFd::reopened(pid, fd);
+                if let Some(master) = &master {
+                    hang_up_foreground(master, &program);
+                }
+                self.grace.hang_up(Leader::from(program));
             }
             // Clients may keep it.
-            if let Some(Ok(master)) = master.map(|master| Master::given_back(master, true)) {
+            if let Some(master) = master {
                 master.hang_up();
             }
         }

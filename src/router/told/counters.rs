@@ -83,13 +83,22 @@ pub struct Counted {
 }
 
 impl Counters {
+    /// Those of the gateway of this number, for somebody else.
+    pub fn at(ordinal: usize) -> Self {
+        let words = memory::part(Part::Counters).unwrap_or_default();
+        Self::of_words(words, ordinal)
+    }
+
+    fn of_words(words: &'static [AtomicU64], ordinal: usize) -> Self {
+        let (words, all) = words.split_at(own(0).min(words.len()));
+        Self { words, own: all.chunks(OWN).nth(ordinal).unwrap_or(&[]) }
+    }
+
     /// Those of the gateway of this number. Sessions that it had when it was
     /// killed are lost.
     pub fn of_gateway(ordinal: usize) -> Self {
         let words = memory::part(Part::Counters).unwrap_or_else(|| private(own(ordinal + 1)));
-        let (words, all) = words.split_at(own(0).min(words.len()));
-        let own = all.chunks(OWN).nth(ordinal).unwrap_or(&[]);
-        let counters = Self { words, own };
+        let counters = Self::of_words(words, ordinal);
         let _ = OURS.set(counters);
         let left = counters.own(OWN_SESSIONS).swap(0, Relaxed);
         // Not less so many: it may have been killed in the midst of counting.
@@ -133,6 +142,14 @@ impl Counters {
         self.word(DURATIONS + bucket).fetch_add(1, Relaxed);
         let microseconds = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
         self.word(MICROSECONDS).fetch_add(microseconds, Relaxed);
+    }
+
+    /// The same of a session whose gateway is gone, where that had counted it: after a
+    /// reload it was counted nowhere.
+    pub fn ended_elsewhere(self, why: Gone, after: Duration) {
+        if self.own(OWN_SESSIONS).load(Relaxed) > 0 {
+            self.ended(why, Some(after));
+        }
     }
 
     /// Nobody got a session.

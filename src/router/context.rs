@@ -90,6 +90,7 @@ pub struct Made {
     /// See [`Context`], all of them.
     pub config: Router,
     pub ordinal: usize,
+    pub tallies: Tallies,
     pub spawner: Spawner,
     pub doors: Doors,
     pub told: Told,
@@ -100,8 +101,7 @@ pub struct Made {
 impl Context {
     /// At the gateway's start.
     pub fn new(made: Made) -> Self {
-        let Made { config, ordinal, spawner, doors, told, closing, poller } = made;
-        let tallies = Tallies::of(ordinal);
+        let Made { config, ordinal, tallies, spawner, doors, told, closing, poller } = made;
         Self {
             config,
             ordinal,
@@ -137,6 +137,11 @@ impl Context {
         self.pipe = Pipe::new().ok();
         self.input = Vec::with_capacity(BUFFER);
         self.gather = Vec::with_capacity(BUFFER);
+    }
+
+    /// What a client sent that stands in the turn's buffer.
+    pub fn take_input(&mut self) -> Vec<u8> {
+        std::mem::replace(&mut self.input, Vec::with_capacity(BUFFER))
     }
 
     /// Has this done after a while.

@@ -22,7 +22,8 @@ use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recorder;
 use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover, Whose};
-use super::siblings::{Asker, Siblings};
+use super::seeking::{self, Goes, Seekers};
+use super::siblings::{Asker, Posed, Question, Siblings};
 use super::supervisor::client::Found;
 use super::table::{Key, Source};
 use super::timers::Due;
@@ -55,6 +56,7 @@ pub struct GatewayLoop {
     pub(super) children: Signals,
     pub(super) recorder: Option<Box<Recorder>>,
     pub(super) siblings: Siblings,
+    pub(super) seekers: Seekers,
 }
 
 /// Serves; returns only when it cannot go on.
@@ -276,11 +278,16 @@ impl GatewayLoop {
             Outcome::End(Subject::Session(key)) => self.lives().end_at_wish(key),
             Outcome::End(Subject::Left(key)) => self.lives().end_left(key, Gone::Operator),
             Outcome::End(Subject::Command(key)) => self.commands.end_at_wish(cx, key),
-            Outcome::Asked(posed) => {
-                fault::point("question");
-                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
-                let answer = view.answer(cx, posed.question);
-                self.siblings.reply(&posed, &answer);
+            Outcome::Asked(posed) => self.asked(posed),
+            Outcome::Sought(key) => {
+                let goes = self.seekers.conclude(cx, &mut self.siblings, key);
+                self.goes(goes);
+            }
+            Outcome::Answered(Asker::Seeker(key, whom), answer) => {
+                self.seekers.hear(cx, key, whom, answer.as_deref());
+            }
+            Outcome::Answered(Asker::Handed(key), answer) => {
+                self.seekers.handed(cx, key, answer.as_deref());
             }
             Outcome::Answered(Asker::Inquirer(key), answer) => {
                 self.inquirers.answered(cx, key, answer.as_deref());
@@ -288,6 +295,7 @@ impl GatewayLoop {
             Outcome::ReadOn(key) => self.lives().with_left(|left, cx, _, programs| {
                 left.alone_goes_on(cx, programs, key);
             }),
+            Outcome::EndLeft(key, why) => self.lives().end_left(key, why),
             Outcome::SupervisorReady => self.lives().supervisor_ready(),
             Outcome::LetClientGo(key) => self.lives().let_client_go(key),
             Outcome::LeftReady(ready) => self.lives().with_left(|left, cx, sessions, programs| {
@@ -362,15 +370,53 @@ impl GatewayLoop {
     fn open(&mut self, opened: Opened) {
         match opened.opening.request.verb() {
             Some(Verb::Attach) => {
-                if let Some(opened) = self.lives().come_back(opened) {
-                    self.open_new(opened);
-                }
+                let (cx, siblings) = (&mut self.cx, &mut self.siblings);
+                let opened = Box::new(opened);
+                let goes = self.seekers.seek(cx, siblings, self.left.as_deref(), opened, 0);
+                self.goes(goes);
             }
             _ if listing::is_inquiry(&opened.opening) => {
                 self.inquirers.inquire(&mut self.cx, opened.newcomer, opened.opening);
             }
             _ => self.open_new(opened),
         }
+    }
+
+    /// It is known which gateway has the session that a client wants.
+    fn goes(&mut self, goes: Goes) {
+        if let Goes::Here(opened) = goes {
+            if let Some(opened) = self.lives().come_back(*opened) {
+                self.open_new(opened);
+            }
+        }
+    }
+
+    /// Another gateway asks something.
+    fn asked(&mut self, mut posed: Posed) {
+        fault::point("question");
+        let cx = &mut self.cx;
+        let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
+        let answer = match posed.question {
+            Question::Piece(asking) => view.piece(cx, asking).encode(),
+            Question::End { by, place, id } => match view.end(cx, by, place, id) {
+                true => listing::piece::ENDED.to_vec(),
+                false => Vec::new(),
+            },
+            Question::Seek(sought) => {
+                let found = self.left.as_ref().and_then(|left| left.found(&sought));
+                found.map(|found| found.encode()).unwrap_or_default()
+            }
+            Question::Take(handed) => {
+                let Some(opened) = seeking::arrives(cx, &mut posed, handed) else {
+                    return;
+                };
+                self.siblings.reply(&posed, seeking::TAKEN);
+                let (siblings, left) = (&mut self.siblings, self.left.as_deref());
+                let goes = self.seekers.seek(cx, siblings, left, opened, handed.hops);
+                return self.goes(goes);
+            }
+        };
+        self.siblings.reply(&posed, &answer);
     }
 
     /// Makes a session, or a command, of a client that has not come back to an old one.
@@ -527,6 +573,7 @@ impl Recover for GatewayLoop {
             Whose::Command(key) => self.commands.end_panicked(cx, programs, key, INTERNAL),
             Whose::Caller(key) => drop(self.callers.refuse(cx, key, INTERNAL)),
             Whose::Inquirer(key) => self.inquirers.end(cx, key, INTERNAL),
+            Whose::Seeker(key) => self.seekers.end(cx, key, INTERNAL),
             Whose::Left(key) => match self.left.as_ref().and_then(|left| left.session_of(key)) {
                 Some(session) => self.sessions.end_panicked(cx, programs, session),
                 None => self.lives().end_left(key, Gone::Lost),
@@ -555,6 +602,7 @@ impl Recover for GatewayLoop {
             Whose::Command(key) => self.commands.drop_one(key),
             Whose::Caller(key) => self.callers.drop_one(key),
             Whose::Inquirer(key) => self.inquirers.drop_one(key),
+            Whose::Seeker(key) => self.seekers.drop_one(key),
             Whose::Left(key) | Whose::Watcher(key) => {
                 if let Some(left) = &mut self.left {
                     left.drop_one(key, matches!(whose, Whose::Watcher(_)));

@@ -14,6 +14,7 @@ use super::programs::Programs;
 use super::recovery::Whose;
 use super::seats::{Full, Seat};
 use super::table::{Key, Source, Table};
+use super::tallies::Tally;
 use super::timers::Due;
 use super::told::{Refusal, Rejection, Said};
 use super::traffic::{LINGERS, Sessions};
@@ -100,6 +101,8 @@ pub struct Opened {
     pub arrived: Passed,
     /// Whether it sends no more.
     pub ended: bool,
+    /// The name that it has for a session that it begins.
+    pub name: Option<Tally>,
 }
 
 /// A session whose client says hello after all.
@@ -296,7 +299,7 @@ impl Callers {
         let opening = greeting.opening();
         let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
         let newcomer = Newcomer { client, transport, door, seat, origin };
-        Greeted::Opens(Box::new(Opened { newcomer, opening, arrived, ended }))
+        Greeted::Opens(Box::new(Opened { newcomer, opening, arrived, ended, name: None }))
     }
 
     /// Starts nothing, and says why.
@@ -366,7 +369,8 @@ impl Callers {
     }
 }
 
-fn mode_of(opening: &Opening) -> &'static str {
+/// What a client speaks.
+pub fn mode_of(opening: &Opening) -> &'static str {
     if opening.extended { "extended" } else { Protocol::Uwsgi.name() }
 }
 

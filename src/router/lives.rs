@@ -57,13 +57,13 @@ pub struct Lives<'a> {
 
 impl Lives<'_> {
     pub fn open(&mut self, opened: Opened) {
-        let Opened { newcomer, mut opening, ended, .. } = opened;
+        let Opened { newcomer, mut opening, ended, name, .. } = opened;
         let plan = match self.cx.plan(newcomer.door, &mut opening) {
             Ok(plan) => plan,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
         };
         let left = self.left.as_ref();
-        let wish = left.map_or(Ok(None), |left| left.may_leave(self.cx, &newcomer, &opening));
+        let wish = left.map_or(Ok(None), |left| left.may_leave(self.cx, &newcomer, &opening, name));
         let wish = match wish {
             Ok(wish) => wish,
             Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
@@ -280,9 +280,14 @@ impl Lives<'_> {
         }
         match restored {
             Restored::Over => {}
+            // Its recording is no more for the next one to end.
+            Restored::Ended(entry) => self.tell_store(entry),
             Restored::Alone { entry, past, lost } => {
                 self.cx.faults.made = Some(Whose::Left(entry));
                 self.cx.goes_on_alone(entry, *past, lost);
+                if let Some(recording) = self.left.as_ref().and_then(|it| it.recording(entry)) {
+                    Recorder::tell(self.cx, recording);
+                }
                 self.tell_store(entry);
             }
             Restored::Attached { entry, session, past } => {
@@ -322,12 +327,14 @@ impl Lives<'_> {
     /// A client asks for a session that was left. What it sent after that
     /// stands in the buffer. Who is to begin a new one is given back.
     pub fn come_back(&mut self, opened: Opened) -> Option<Opened> {
-        let Opened { newcomer, opening, arrived, ended } = opened;
+        let Opened { newcomer, opening, arrived, ended, name } = opened;
         let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
         let left = self.left.as_deref_mut();
         match left::comes_back(left, cx, sessions, programs, newcomer, opening) {
             Came::In => None,
-            Came::New(newcomer, opening) => Some(Opened { newcomer, opening, arrived, ended }),
+            Came::New(newcomer, opening) => {
+                Some(Opened { newcomer, opening, arrived, ended, name })
+            }
             Came::Not(newcomer, why) => {
                 cx.turn_back(newcomer, true, why);
                 None
@@ -375,15 +382,13 @@ impl Lives<'_> {
             Parting::Stays(why_not) => return self.client_stays(key, &why_not),
             Parting::GoesOn(leaves, how) => (leaves, how),
         };
-        // All that it takes is there: now the client may know.
         let id = left.left_id(key).filter(|_| why == Why::Asked);
-        if let (Some(id), Some(attached)) = (id, self.sessions.get_mut(key)) {
-            let told = Ended::because(Ending::Detached, id);
-            attached.session.part_from_client(&told, &mut attached.wires);
+        let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
+        let client = left.goes_on_without(cx, sessions, programs, key, leaves, how);
+        // It is so, whatever becomes of this gateway: now the client may know.
+        if let (Some(id), Some(client)) = (id, client) {
+            let _ = client.write(&Ended::because(Ending::Detached, id).packet());
         }
-        self.with_left(|left, cx, sessions, programs| {
-            left.goes_on_without(cx, sessions, programs, key, leaves, how);
-        });
         true
     }
 

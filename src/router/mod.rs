@@ -31,7 +31,8 @@
 //! | `left/` | sessions that can be left and found again |
 //! | `told/` | what is told of sessions: audit, counters |
 //! | `listing/` | clients that ask who is there, end sessions, or ask for the statistics |
-//! | `siblings.rs` | what gateways ask each other |
+//! | `siblings/` | what gateways ask each other |
+//! | `seeking.rs` | clients whose session another gateway may have |
 //! | `record/` | recordings, and the process that writes them |
 //! | `stats/` | the statistics |
 //! | `context.rs` | what every part is given |
@@ -76,7 +77,7 @@ mod recovery;
 mod requests;
 pub mod seats;
 mod secrets;
-
+mod seeking;
 pub mod siblings;
 mod start;
 mod stats;

@@ -10,7 +10,7 @@ use super::record::{News, Recording};
 use super::recovery::Whose;
 use super::siblings::{Asker, Posed};
 use super::table::{Key, Source};
-use super::told::Subject;
+use super::told::{Gone, Subject};
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;
 
@@ -39,6 +39,8 @@ pub enum Outcome {
     Inquires(Key),
     /// A session is to end at somebody's wish.
     End(Subject),
+    /// It is known whose the session is that somebody seeks.
+    Sought(Key),
     /// Another gateway asks something.
     Asked(Posed),
     /// Another gateway has answered; `None`: it has not.
@@ -62,6 +64,8 @@ pub enum Outcome {
     Recording(Whose, Box<News>),
     /// Read the terminal on of a session without a client.
     ReadOn(Key),
+    /// A session without a client is to end.
+    EndLeft(Key, Gone),
 }
 
 impl Outcome {
@@ -86,8 +90,11 @@ impl Outcome {
             },
             Self::LookAfterLeft(key) => Whose::Left(*key),
             Self::FeedWatcher(key) => Whose::Watcher(*key),
-            Self::ReadOn(key) => Whose::Left(*key),
+            Self::ReadOn(key) | Self::EndLeft(key, _) => Whose::Left(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
+            Self::Sought(key) | Self::Answered(Asker::Seeker(key, _) | Asker::Handed(key), _) => {
+                Whose::Seeker(*key)
+            }
             Self::End(subject) => (*subject).into(),
             // Whoever asks does without.
             Self::Asked(_) => Whose::Past,

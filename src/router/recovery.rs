@@ -46,6 +46,8 @@ pub enum Whose {
     Command(Key),
     /// A client whose session has not begun.
     Caller(Key),
+    /// A client that wants a session which another gateway may have.
+    Seeker(Key),
     /// A client that asks who is there, or for the statistics.
     Inquirer(Key),
     /// A session that can be left.

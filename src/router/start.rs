@@ -18,10 +18,12 @@ use super::left::Left;
 use super::listing::Inquirers;
 use super::programs::{self, Programs};
 use super::record::Recorder;
+use super::seeking::Seekers;
 use super::siblings::Siblings;
 use super::supervisor::leaders::Leaders;
 use super::supervisor::left_behind::{Kept, LeftBehind};
 use super::table::{Source, Table};
+use super::tallies::Tallies;
 use super::timers::Due;
 use super::told::{self, Told};
 use super::web::Beginnings;
@@ -93,7 +95,8 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     // Before anything of ours is noted down there.
     let ordinal = gateway.ordinal();
     let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, Kept::now());
-    let (left, found) = Left::new(&config, gateway.ordinal(), &poller)
+    let tallies = Tallies::of(ordinal);
+    let (left, found) = Left::new(&config, ordinal, &poller, tallies.clone())
         .context("cannot keep sessions that are left")?;
     let told = Told::new(
         &config,
@@ -107,6 +110,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), number);
     let mut router = GatewayLoop {
         cx: Context::new(Made {
+            tallies,
             ordinal: gateway.ordinal(),
             config,
             spawner: Spawner::new()?,
@@ -126,6 +130,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         children,
         recorder,
         siblings: Siblings::of(gateway.ordinal()),
+        seekers: Seekers::default(),
     };
     router.restore(found);
     if let Some(recorder) = &mut router.recorder {

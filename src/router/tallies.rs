@@ -236,6 +236,13 @@ pub struct Tally {
     key: u64,
 }
 
+impl Tally {
+    /// Whether it is of this.
+    pub fn is(&self, of: impl Hash) -> bool {
+        self.tallies.key(of) == self.key
+    }
+}
+
 impl Drop for Tally {
     fn drop(&mut self) {
         self.tallies.0.borrow_mut().take(self.key);

@@ -5,9 +5,9 @@
 
 use fpty::proto::{
     Decoder, END_OF_STREAM, ERROR_OUTPUT, Ended, Ending, HEADER, INPUT, NOTICE, PING, PONG, Packet,
-    TAKEN, WINDOW, encode_bare, encode_packet, window,
+    TAKEN, WINDOW, collect, encode_bare, encode_packet, window,
 };
-use fpty::relay::Backlog;
+use fpty::relay::{Backlog, Given};
 use fpty::sys::Written;
 use fpty::sys::poll::Interest;
 
@@ -161,10 +161,7 @@ impl Command {
                     self.give_input(gather, streams);
                     gather.clear();
                     *acts -= 1;
-                    let room = LONGEST.saturating_sub(self.payload.len()).min(part.len());
-                    self.payload.extend_from_slice(&part[..room]);
-                    if last {
-                        let payload = std::mem::take(&mut self.payload);
+                    if let Some(payload) = collect(&mut self.payload, part, last, LONGEST) {
                         self.said(kind, &payload, streams);
                     }
                 }
@@ -241,16 +238,10 @@ impl Command {
         if bytes.is_empty() || self.input == Input::Done {
             return;
         }
-        let taken = match self.to_program.is_empty() {
-            true => streams.write_input(bytes).taken(),
-            false => Some(0),
-        };
-        match taken {
-            Some(taken) => {
-                self.starved |= !self.to_program.try_push(&bytes[taken..]);
-                self.input_taken(taken, streams);
-            }
-            None => self.input_closed(streams),
+        match self.to_program.give(bytes, |bytes| streams.write_input(bytes).taken()) {
+            Given::Taken(taken) => self.input_taken(taken, streams),
+            Given::Starved => self.starved = true,
+            Given::Gone => self.input_closed(streams),
         }
     }
 
@@ -370,13 +361,10 @@ impl Command {
         if self.client_gone {
             return;
         }
-        let taken = match self.to_client.is_empty() {
-            true => streams.write_client(bytes).taken(),
-            false => Some(0),
-        };
-        match taken {
-            Some(taken) => self.starved |= !self.to_client.try_push(&bytes[taken..]),
-            None => self.client_left(),
+        match self.to_client.give(bytes, |bytes| streams.write_client(bytes).taken()) {
+            Given::Taken(_) => {}
+            Given::Starved => self.starved = true,
+            Given::Gone => self.client_left(),
         }
     }
 

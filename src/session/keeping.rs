@@ -111,12 +111,17 @@ impl Session {
     /// The session goes on without this client: it is told so, where that does
     /// not have to wait for what it does not read.
     pub fn part_from_client(&mut self, why: &Ended, ends: &mut impl Ends) {
+        if self.leaves_client(ends) {
+            let _ = ends.write_client(&why.packet());
+        }
+    }
+
+    /// The same, where it is told by others. Whether it can be.
+    pub fn leaves_client(&mut self, ends: &mut impl Ends) -> bool {
         if let Some(extended) = &mut self.extended {
             extended.told = true;
         }
-        if self.output.flush(|bytes| ends.write_client(bytes).taken()) && self.output.is_empty() {
-            let _ = ends.write_client(&why.packet());
-        }
+        self.output.flush(|bytes| ends.write_client(bytes).taken()) && self.output.is_empty()
     }
 
     /// Whether the client was not told to go on, although the terminal is its

@@ -18,7 +18,7 @@ use greeting::Opening;
 
 use fpty::proto::variables::CAN_TAKE;
 use fpty::proto::{Decoder, Ended, Ending, Packet};
-use fpty::relay::Backlog;
+use fpty::relay::{Backlog, Given};
 use fpty::sys::{Size, Written, poll::Interest};
 
 /// Input that may wait for a program that does not read, in bytes; the next
@@ -422,16 +422,10 @@ impl Session {
     }
 
     fn give_output(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        let taken = match self.output.is_empty() {
-            true => ends.write_client(bytes).taken(),
-            false => Some(0),
-        };
-        match taken {
-            Some(taken) => {
-                let there_is = self.output.try_push(&bytes[taken..]);
-                self.starve_unless(there_is);
-            }
-            None => self.client_left(),
+        match self.output.give(bytes, |bytes| ends.write_client(bytes).taken()) {
+            Given::Taken(_) => {}
+            Given::Starved => self.starve_unless(false),
+            Given::Gone => self.client_left(),
         }
     }
 }

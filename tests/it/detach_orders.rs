@@ -4,6 +4,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use crate::audit::{audited, lines, wait_for};
 use crate::harness::leaver::Leaver;
 use crate::harness::{Flavor, Server, Setup, on_every_server, process, servers, wait_until};
 use crate::slow_start::Lease;
@@ -149,5 +150,87 @@ fn the_foreground_job_of_one_that_was_taken_up_is_hung_up() {
                 server.session_processes().iter().all(|it| it.name.starts_with("fpty-"))
             });
         }
+    });
+}
+
+#[test]
+fn one_that_was_left_keeps_its_place_and_whoever_comes_back_needs_none() {
+    on_every_server(|flavor| {
+        let setup = Setup::new(flavor).option("forkptyrouter-detach", "10");
+        let server = setup.option("forkptyrouter-max-user-sessions", "1").uwsgi();
+        let id = seated(&server, "one").leaves();
+        let is_full = |server: &Server| {
+            let mut refused = Leaver::begins(server, &[]);
+            refused.waits("an answer", |it| it.end.is_some() || !it.offer.is_empty());
+            refused.end.is_some_and(|(kind, _, why)| kind == 3 && why.contains("max-user-sessions"))
+        };
+        assert!(is_full(&server), "its place is free");
+        let back = Leaver::comes(&server, &id, &[]).takes();
+        assert!(is_full(&server));
+        back.leaves();
+        // The next gateway knows it, too.
+        process::signal(server.gateway(), Signal::SIGKILL);
+        wait_until("the next one serves", || server.count_in_log("sessions at once") == 2);
+        assert!(is_full(&server));
+        let mut back = Leaver::comes(&server, &id, &[]).takes();
+        back.ends_it();
+        wait_until("its place is free", || !is_full(&server));
+    });
+}
+
+/// What was told, in order.
+fn story(server: &Server) -> Vec<String> {
+    let told = |line: &serde_json::Value| {
+        let reason = line["reason"].as_str().map(|reason| format!(" {reason}"));
+        format!("{}{}", line["event"].as_str().expect("an event"), reason.unwrap_or_default())
+    };
+    lines(&server.log()).iter().map(told).collect()
+}
+
+/// Whoever looks on does so no more when it is over, and that comes first.
+#[test]
+fn the_end_of_one_that_is_watched_is_told_last() {
+    on_every_server(|flavor| {
+        for is_left in [false, true] {
+            let server = audited(flavor).option("forkptyrouter-detach", "10").uwsgi();
+            let mut client = seated(&server, "one");
+            client.terminal().send("read A; exit 4\n");
+            client.terminal().read_until("exit 4\r\n");
+            let mut watcher = Leaver::comes(&server, "one", &[("fpty.readonly", "1")]).takes();
+            let mut expected = vec!["session-start", "session-watch"];
+            let end = match is_left {
+                false => {
+                    client.terminal().send("\n");
+                    assert_eq!(client.ended(), (0, 4, String::new()));
+                    assert_eq!(watcher.ended(), (0, 4, String::new()));
+                    "session-end exit"
+                }
+                true => {
+                    client.leaves();
+                    expected.push("session-detach asked");
+                    let mut kill = Command::new(servers::fpty());
+                    kill.args(["--kill", "one", &server.path("u")]);
+                    assert!(kill.status().expect("it runs").success());
+                    assert_eq!(watcher.ended().0, 7);
+                    "session-end operator"
+                }
+            };
+            expected.extend(["session-unwatch", end]);
+            wait_for(&server, "session-end", 1);
+            assert_eq!(story(&server), expected);
+        }
+    });
+}
+
+#[test]
+fn one_that_nobody_comes_back_to_ends_by_a_limit() {
+    on_every_server(|flavor| {
+        let setup = audited(flavor).option("forkptyrouter-detach", "10");
+        let server = setup.option("forkptyrouter-detach-time", "1").uwsgi();
+        seated(&server, "one").leaves();
+        wait_for(&server, "session-end", 1);
+        let told = ["session-start", "session-detach asked", "session-end limit"];
+        assert_eq!(story(&server), told);
+        wait_until("its program is gone", || server.programs().is_empty());
     });
 }

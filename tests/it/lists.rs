@@ -3,7 +3,7 @@
 //! this gateway or of one before it.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -144,7 +144,8 @@ fn ends_alone(server: &Server, name: &str, status: i32) {
     let mut client = ready(Leaver::begins(server, &[("fpty.name", name)]));
     client.terminal().send(format!("sleep 0.4; exit {status}\n"));
     client.leaves();
-    wait_until("it has ended", || named(server, name)["ended"] == true);
+    let has_ended = |one: &Value| one["name"] == name && one["ended"] == true;
+    wait_until("it has ended", || list(server).iter().any(has_ended));
 }
 
 #[test]
@@ -162,10 +163,13 @@ fn each_of_them_before_and_after() {
             raw.shell("true");
             let mut fpty = Command::new(servers::fpty());
             fpty.args([&server.path("u"), "echo begun; exec cat"]);
-            let mut command = Pipes::reading(fpty, Stdio::piped());
+            let mut command = Pipes::open(fpty);
             command.stdout.read_until("begun");
             let before = all(&server);
-            assert_eq!(before.len(), 6, "{before:?}");
+            let shown = |(id, one): (&String, &Value)| {
+                (id.clone(), one["name"].clone(), one["command"].clone())
+            };
+            assert_eq!(before.len(), 6, "{:?}", before.iter().map(shown).collect::<Vec<_>>());
             for one in before.values() {
                 assert_eq!((&one["user"], &one["watchers"]), (&json!(me.name), &json!(0)), "{one}");
                 assert!(!one["command"].is_null() && !one["statistics"]["uid"].is_null(), "{one}");

@@ -71,6 +71,7 @@ mod rules;
 mod rules_users;
 mod scarcity;
 mod session;
+mod several;
 mod slow_start;
 mod ssh;
 mod start;

@@ -2,10 +2,12 @@
 //! there, and whatever became of the gateway meanwhile.
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 use crate::harness::client::both;
 use crate::harness::leaver::{Leaver, comes_to_be_kept};
@@ -13,7 +15,9 @@ use crate::harness::wire::header;
 use crate::harness::{
     Flavor, Server, Setup, assert_same, on_every_server, process, sequence, servers, wait_until,
 };
-use crate::recordings::{Cast, ends, files, find, recorded, recorder, running, wait_until_written};
+use crate::recordings::{
+    Cast, ends, files, find, record, recorded, recorder, running, wait_until_written,
+};
 
 /// A shell that shows nothing of itself.
 const SHELL: &str = "stty raw -echo; printf ready; while read -r x; do eval \"$x\"; done";
@@ -40,12 +44,19 @@ fn back(server: &Server, which: &str) -> Leaver {
     client
 }
 
+/// How much output there was, says a ring.
+fn total(ring: &OwnedFd) -> u64 {
+    let mut total = [0; 8];
+    let file = fs::File::from(ring.try_clone().expect("a copy"));
+    file.read_exact_at(&mut total, 16).expect("a ring");
+    u64::from_le_bytes(total)
+}
+
 /// The one file, and what the audit says of it in the end.
 #[track_caller]
 fn the_file(server: &Server) -> Cast {
-    let complete = |end: &Value| end["record"]["sha256"].is_string();
-    wait_until("the audit tells of the recording", || ends(server).iter().any(complete));
-    let told: Vec<_> = ends(server).into_iter().filter(complete).collect();
+    wait_until("the audit tells the end", || !ends(server).is_empty());
+    let told = ends(server);
     assert_eq!(told.len(), 1, "{told:?}");
     let files = files(server);
     assert_eq!(files.len(), 1, "{files:?}");
@@ -228,8 +239,9 @@ fn the_end_without_a_client_is_in_the_file() {
             wait_until("the file has its last line", || {
                 fs::read_to_string(&files(&server)[0]).unwrap().contains("sha256=")
             });
-            let cast = Cast::read(&files(&server)[0]);
+            let cast = the_file(&server);
             assert_eq!(cast.all("o"), "readylast", "{way}");
+            assert_eq!(ends(&server)[0]["reason"], if way == "time" { "limit" } else { way });
             let status = match way {
                 "exit" => "6",
                 "signal" => "137",
@@ -250,11 +262,18 @@ fn a_flood_without_a_client_is_recorded_whole_or_counted() {
             let server = server(flavor, &[]);
             let mut client = seated(&server, &[]);
             client.types("sleep 0.3; seq 1 2000000; exit 4\n");
+            let ring = client.ring.as_ref().unwrap().try_clone().unwrap();
             client.leaves();
             wait_until_written(&server, "ready");
             let recorder = running(&server, "fpty-recorder");
             if stops {
                 process::signal(recorder, Signal::SIGSTOP);
+                // Nothing else would make a flood pause.
+                wait_until("it waits for room", || {
+                    let before = total(&ring);
+                    std::thread::sleep(Duration::from_millis(100));
+                    before > 1_000_000 && before < 13_000_000 && total(&ring) == before
+                });
             }
             wait_until("the program has ended", || server.programs().is_empty());
             process::signal(recorder, Signal::SIGCONT);
@@ -342,6 +361,8 @@ fn a_limit_that_is_reached_without_a_client_ends_the_recording_or_the_session() 
             );
             if on_error == "close" {
                 wait_until("its program has ended", || server.programs().is_empty());
+                assert!(the_file(&server).all("o").len() < 8192);
+                assert_eq!(ends(&server)[0]["reason"], "limit");
                 continue;
             }
             // It is not forgotten with the gateway that it is full.
@@ -434,10 +455,8 @@ fn another_folder_is_another_file_and_off_is_the_end_of_it() {
             assert_eq!(Cast::read(&files(&server)[0]).all("o"), "ready");
             if folder == "other" {
                 server.wait_for_log("is recorded in another file from here on");
-                let complete = |end: &Value| end["record"]["sha256"].is_string();
-                wait_until("the audit tells of the next", || ends(&server).iter().any(complete));
-                let told = ends(&server).into_iter().find(complete).expect("just seen");
-                let path = told["record"]["path"].as_str().expect("a path");
+                let told = record(&server, 1);
+                let path = told["path"].as_str().expect("a path");
                 assert!(path.contains("/other/") && path.ends_with("-part2.cast"), "{path}");
                 let cast = Cast::read(path);
                 assert_eq!((cast.all("o").as_str(), cast.all("x").as_str()), ("more", "4"));

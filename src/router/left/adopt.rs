@@ -43,8 +43,10 @@ pub const NOT_HEARD: &str = "session ended: the router cannot wait for it (out o
 /// What became of one.
 #[must_use]
 pub enum Restored {
-    /// There is nothing of it, or it has ended.
+    /// There is nothing of it.
     Over,
+    /// It has ended, and there is nobody so far to be told.
+    Ended(Key),
     /// It goes on without a client.
     Alone {
         /// Where it is known here.
@@ -81,6 +83,11 @@ impl Left {
             false => self.restore_one(cx, sessions, recorder, (record, held)),
         };
         restored.unwrap_or(Restored::Over)
+    }
+
+    /// The recording of one without a client.
+    pub fn recording(&self, key: Key) -> Option<&Recording> {
+        self.entries.get(key)?.state.terminal()?.recording.as_deref()
     }
 
     /// Nothing is left of one: or the next gateway would find it again.
@@ -129,7 +136,7 @@ impl Left {
             let state = State::Over(Over { ring, ended }, at.into());
             let key = self.insert(entry(door?, state));
             self.arm(cx, key);
-            return Some(Restored::Over);
+            return Some(Restored::Ended(key));
         }
         let master = Master::given_back(master?, shared).ok()?;
         let program = Program::adopted(PidFd::reopened(pid, program?));
@@ -164,7 +171,7 @@ impl Left {
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
             // Its client was lost with the one before us: that is now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
-            let alone = Box::new(Alone { master, remains, closed: None, recording });
+            let alone = Box::new(Alone::new(master, remains, recording));
             let key = self.insert(entry(door, State::alone(program, alone, left)));
             self.arm(cx, key);
             let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
@@ -286,5 +293,7 @@ pub(super) fn entry(
         armed: None,
         watchers: 0,
         bound: None,
+        held: None,
+        counts: None,
     }
 }

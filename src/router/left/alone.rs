@@ -16,11 +16,11 @@ use super::{LOOK, Left, Over, SOON};
 use crate::uwsgi::log::log;
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
-use fpty::sys::Read;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
+use fpty::sys::{Read, Written};
 
 /// What a terminal yields at once, how often one is asked in a turn, and how
 /// often at its end.
@@ -42,12 +42,14 @@ const ANSWER: &[u8] = b"\x1b[?62;22c";
 impl Left {
     /// A terminal has something; it waits where there might be no room to record it.
     pub(super) fn alone_ready(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        let Some(alone) = self.entries.get(key).and_then(|entry| entry.state.terminal()) else {
+        let entry = self.entries.get_mut(key);
+        let Some(alone) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
         };
         if alone.recording.as_ref().is_some_and(|recording| recording.holds()) {
             // A hang-up is told again and again, asked for or not.
             let _ = self.poller.remove(&alone.master);
+            alone.waits = true;
             return;
         }
         self.read_alone(cx, programs, key, READS);
@@ -55,12 +57,13 @@ impl Left {
 
     /// There is room to record it again.
     pub fn alone_goes_on(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        let Some(entry) = self.entries.get(key) else {
+        let entry = self.entries.get_mut(key);
+        let Some(alone) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
         };
-        let Some(alone) = entry.state.terminal().filter(|alone| alone.closed.is_none()) else {
+        if !std::mem::take(&mut alone.waits) {
             return;
-        };
+        }
         let token = Source::Terminal(key).token();
         if self.poller.add(&alone.master, token, Interest::READ).is_err() {
             return self.is_unheard(cx, programs, key);
@@ -115,7 +118,10 @@ impl Left {
             }
         }
         if alone.remains.take_asked() && answers {
-            let _ = alone.master.write(ANSWER);
+            let written = alone.master.write(ANSWER);
+            if let (Some(recording), Written::Bytes(count)) = (&alone.recording, written) {
+                recording.input(&ANSWER[..count]);
+            }
         }
         let (is_closed, is_held_up) = (alone.closed.is_some(), alone.master.is_held_up());
         drop(armed);

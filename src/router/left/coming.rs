@@ -9,6 +9,7 @@ use super::super::outcome::Outcome;
 use super::super::programs::Programs;
 use super::super::recovery::Whose;
 use super::super::secrets::{self, NOBODY};
+use super::super::siblings::sought::{Fits, Found, Sought};
 use super::super::table::{Key, Source};
 use super::super::told::clock::Utc;
 use super::super::traffic::{Attached, Sessions, Wires};
@@ -31,6 +32,9 @@ const BY_ANOTHER: &str = "its client has come back by another connection";
 
 /// What somebody is told who waited for one.
 pub(super) const HAS_ENDED: &str = "the session has ended";
+
+/// Higher than the rank of anything that has ended.
+const ABOVE_ENDED: u8 = 4;
 
 /// Somebody who waits for a session.
 pub struct Waiting {
@@ -297,12 +301,17 @@ impl Left {
         id: &str,
         secret: &Secret,
     ) -> Option<Key> {
+        let key = self.whole(door, id)?;
+        self.note_arrival(sessions, key);
+        self.entries.get(key)?.secrets.are(secret).then_some(key)
+    }
+
+    /// The session that began at this socket and has this id.
+    fn whole(&self, door: u16, id: &str) -> Option<Key> {
         let is_it = |key: &Key| {
             self.entries.get(*key).is_some_and(|entry| entry.door == door && entry.id == id)
         };
-        let key = self.index.beginning(id).find(is_it)?;
-        self.note_arrival(sessions, key);
-        self.entries.get(key)?.secrets.are(secret).then_some(key)
+        self.index.beginning(id).find(is_it)
     }
 
     /// The session that is meant: by its id; by its name, which is one's own, also
@@ -310,11 +319,29 @@ impl Left {
     /// last and runs, else the last that has ended. One that has ended is none to go
     /// on with where it `begins` anew, which is asked for by a name alone.
     fn find(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<Key> {
+        self.fitting(door, uid, which, begins).map(|(_, key)| key)
+    }
+
+    /// The same for whoever seeks one among several gateways: the best that is here.
+    pub fn found(&self, sought: &Sought) -> Option<Found> {
+        let which = sought.which.map(|which| which.to_string()).unwrap_or_default();
+        let whole = self.whole(sought.door, &which).filter(|_| sought.has_secret);
+        let fitting = || self.fitting(sought.door, sought.uid, &which, false);
+        let (fits, key) = whole.map(|key| (Fits::Whole, key)).or_else(fitting)?;
+        let entry = self.entries.get(key)?;
+        // What is called so and runs comes before what has ended.
+        let is_named = fits == Fits::Is && !which.is_empty();
+        let above = if is_named && !entry.state.is_over() { ABOVE_ENDED } else { 0 };
+        let (rank, since) = (entry.state.rank() + above, entry.state.since().boot);
+        Some(Found { fits, rank, since, id: entry.id.clone() })
+    }
+
+    fn fitting(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<(Fits, Key)> {
         if uid == NOBODY {
             return None;
         }
         if which.is_empty() {
-            return self.index.nearest(door, uid);
+            return self.index.nearest(door, uid).map(|key| (Fits::Is, key));
         }
         let is_known = |entry: &&Entry| entry.door == door && secrets::is_open_to(entry.uid, uid);
         let known = |key: &Key| self.entries.get(*key).filter(is_known);
@@ -324,7 +351,7 @@ impl Left {
             let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| it.id == which);
             let mut whole = self.index.beginning(which).take_while(is_whole);
             if let Some(key) = whole.find(|key| known(key).is_some()) {
-                return Some(key);
+                return Some((Fits::Whole, key));
             }
         }
         let rank =
@@ -333,13 +360,13 @@ impl Left {
         let named = named.filter_map(|key| Some((key, self.entries.get(key)?)));
         let named = named.filter(|(_, entry)| !(begins && entry.state.is_over()));
         if let Some((key, _)) = named.max_by_key(|(_, entry)| rank(entry)) {
-            return Some(key);
+            return Some((Fits::Is, key));
         }
         if begins {
             return None;
         }
         let mut by_id = self.index.beginning(which).filter(|key| known(key).is_some());
         let key = by_id.next()?;
-        by_id.next().is_none().then_some(key)
+        by_id.next().is_none().then_some((Fits::Begins, key))
     }
 }

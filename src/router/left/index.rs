@@ -17,8 +17,6 @@ pub struct Index {
     by_id: BTreeSet<(Box<str>, Key)>,
     /// By socket and user.
     users: HashMap<(u16, u32), User>,
-    /// How many go on without a client, by socket.
-    alone: HashMap<u16, usize>,
     /// What has ended, by user and since when.
     over: BTreeSet<(u32, BootInstant, Key)>,
 }
@@ -29,7 +27,6 @@ struct User {
     by_name: BTreeSet<(Box<str>, Key)>,
     /// What nobody is attached to: the nearest to whoever comes back is the last.
     left: BTreeSet<(u8, BootInstant, Key)>,
-    alone: usize,
 }
 
 impl Index {
@@ -53,12 +50,8 @@ impl Index {
         }
         if entry.state.is_over() {
             self.over.insert((entry.uid, since, key));
-        } else if rank > 0 {
-            user.alone += 1;
-            *self.alone.entry(entry.door).or_default() += 1;
-            if !entry.is_adopted() {
-                self.by_program.insert(entry.pid, key);
-            }
+        } else if rank > 0 && !entry.is_adopted() {
+            self.by_program.insert(entry.pid, key);
         }
     }
 
@@ -76,19 +69,13 @@ impl Index {
         if let Some(user) = self.users.get_mut(&(entry.door, entry.uid)) {
             user.by_name.remove(&(entry.name.as_str().into(), key));
             user.left.remove(&(rank, since, key));
-            user.alone -= usize::from(is_alone);
             if user.is_empty() {
                 self.users.remove(&(entry.door, entry.uid));
             }
         }
         self.over.remove(&(entry.uid, since, key));
-        if is_alone {
-            if let Some(alone) = self.alone.get_mut(&entry.door) {
-                *alone -= 1;
-            }
-            if !entry.is_adopted() {
-                self.by_program.remove(&entry.pid);
-            }
+        if is_alone && !entry.is_adopted() {
+            self.by_program.remove(&entry.pid);
         }
     }
 
@@ -108,13 +95,6 @@ impl Index {
     /// The programs of ours that run for nobody.
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
         self.by_program.keys().copied()
-    }
-
-    /// How many go on without a client at a socket, and how many of those are of
-    /// this user.
-    pub fn alone(&self, door: u16, uid: u32) -> (usize, usize) {
-        let own = self.users.get(&(door, uid)).map_or(0, |user| user.alone);
-        (self.alone.get(&door).copied().unwrap_or(0), own)
     }
 
     /// What somebody would come back to who says no more.

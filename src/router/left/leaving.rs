@@ -6,16 +6,19 @@ use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
 use super::super::hang_up::Copies;
+use super::super::listing::beginning::Beginning;
 use super::super::programs::Programs;
 use super::super::recovery::Whose;
 use super::super::secrets::{self, NOBODY, Secrets};
+use super::super::seeking;
 use super::super::table::{Key, Source};
+use super::super::tallies::Tally;
 use super::super::told::{self, Subject};
 use super::super::traffic::{Attached, Sessions};
 use super::alone::{LAST_READS, ONE_READ};
 use super::coming::{HAS_ENDED, Waiting};
 use super::state::{self, State};
-use super::{Alone, Client, Entry, Left, Over, Program};
+use super::{Alone, Client, Entry, Left, Over, Program, keys, without_client};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
@@ -27,6 +30,7 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
+use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Size};
 
 /// Why a client stays where it may not leave.
@@ -36,6 +40,8 @@ pub const NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
 pub struct Wish {
     uid: u32,
     name: String,
+    /// Nobody else of one's own is called so.
+    held: Option<Tally>,
 }
 
 /// Why a session is to go on without its client.
@@ -82,6 +88,7 @@ impl Left {
         cx: &Context,
         newcomer: &Newcomer,
         opening: &Opening,
+        held: Option<Tally>,
     ) -> Result<Option<Wish>, Ended> {
         let refused = |why: &str| Err(Ended::because(Ending::Refused, why));
         let allows = |rules: &Rules| rules.detach.sessions > 0;
@@ -100,17 +107,21 @@ impl Left {
         if uid == NOBODY && opening.variables.get(variables::SECRET).is_none() {
             return Ok(None);
         }
+        // Of nobody who is known there is nobody else who could have it.
+        let wanted = Beginning::of(name).filter(|_| uid != NOBODY);
+        let held = match wanted.map(|name| seeking::name(newcomer.door, uid, name)) {
+            None => None,
+            // It may have it already.
+            Some(key) => match held.filter(|held| held.is(key)) {
+                None => Some(self.tallies.claim(key)),
+                held => held.map(Ok),
+            },
+        };
         let name = String::from_utf8_lossy(name).into_owned();
-        if !name.is_empty() && uid != NOBODY && !self.is_free(newcomer.door, uid, &name) {
-            return refused(&format!("there is a session {name} of yours (fpty -a {name})"));
+        match held.transpose() {
+            Ok(held) => Ok(Some(Wish { uid, name, held })),
+            Err(_) => refused(&format!("there is a session {name} of yours (fpty -a {name})")),
         }
-        Ok(Some(Wish { uid, name }))
-    }
-
-    /// Whether this one may take a name: nobody of one's own has it.
-    fn is_free(&self, door: u16, uid: u32, name: &str) -> bool {
-        let mut named = self.index.named(door, uid, name);
-        named.all(|key| self.entries.get(key).is_none_or(|entry| entry.state.is_over()))
     }
 
     /// The session that has just begun can be left from now on, where there is
@@ -143,7 +154,7 @@ impl Left {
             session.notice("this session cannot be left: out of memory", wires);
             return false;
         };
-        let Wish { uid, name } = wish;
+        let Wish { uid, name, held } = wish;
         let secrets = match Secrets::new() {
             Err(error) if uid == NOBODY => {
                 let line = format!("this session cannot be left: no secret: {}", reason(&error));
@@ -173,6 +184,8 @@ impl Left {
             armed: None,
             watchers: 0,
             bound: None,
+            held,
+            counts: None,
         });
         self.tell_store(cx, sessions, programs, entry);
         true
@@ -186,8 +199,8 @@ impl Left {
 
     fn why_not(&self, cx: &Context, attached: &Attached, entry: Option<&Entry>) -> Option<String> {
         let detach = cx.doors.rules(attached.door).map(|rules| &rules.detach);
-        let most = detach.map_or(0, |detach| detach.sessions as usize);
-        let most_of_one = detach.map_or(0, |detach| detach.of_one_user());
+        let most = detach.map_or(0, |detach| u64::from(detach.sessions));
+        let most_of_one = detach.map_or(0, |detach| detach.of_one_user() as u64);
         if most == 0 {
             return Some(NOT_ALLOWED.to_owned());
         }
@@ -195,13 +208,17 @@ impl Left {
         let Some(uid) = entry.map(|entry| entry.uid) else {
             return Some(String::from("this session cannot be left"));
         };
-        let (all, own) = self.index.alone(attached.door, uid);
-        if all >= most {
+        let (all, own) = keys(attached.door, uid);
+        // Its own counts among them.
+        let (all, own) = (self.tallies.sum(all), self.tallies.sum(own));
+        if all > most {
             return Some(format!("{most} sessions are without a client already"));
         }
         // root may have all of them.
-        (own >= most_of_one && uid != 0)
-            .then(|| format!("{own} sessions of yours are without a client already (detach-user)"))
+        (own > most_of_one && uid != 0).then(|| {
+            let before = own - 1;
+            format!("{before} sessions of yours are without a client already (detach-user)")
+        })
     }
 
     /// What becomes of a session whose client leaves, or is lost. What it takes to go
@@ -213,6 +230,21 @@ impl Left {
         session: Key,
         why: Why,
     ) -> Parting {
+        let key = self.index.of_session(session);
+        // First its own counts, then all are looked at: two that leave at once may both
+        // find that they may not, and never both that they may.
+        if let Some(entry) = key.and_then(|key| self.entries.get_mut(key)) {
+            entry.counts = Some(without_client(&self.tallies, entry.door, entry.uid));
+        }
+        let parting = self.parts(cx, sessions, session, why);
+        match (&parting, key.and_then(|key| self.entries.get_mut(key))) {
+            (Parting::GoesOn(..), _) | (_, None) => {}
+            (Parting::Ends | Parting::Stays(_), Some(entry)) => entry.counts = None,
+        }
+        parting
+    }
+
+    fn parts(&mut self, cx: &Context, sessions: &mut Sessions, session: Key, why: Why) -> Parting {
         let key = self.index.of_session(session);
         let (key, entry) = (key, key.and_then(|key| self.entries.get(key)));
         let Some(attached) = sessions.get_mut(session) else {
@@ -287,7 +319,8 @@ impl Left {
         Ok(remains)
     }
 
-    /// A session goes on without its client, or what is left of it.
+    /// A session goes on without its client, or what is left of it. Returns that client,
+    /// where it can be told: when all others know.
     pub fn goes_on_without(
         &mut self,
         cx: &mut Context,
@@ -296,23 +329,20 @@ impl Left {
         session: Key,
         leaves: Leaves,
         how: told::Parted,
-    ) {
-        let Some(key) = self.index.of_session(session) else {
-            return;
-        };
+    ) -> Option<Stream> {
+        let key = self.index.of_session(session)?;
         match leaves {
             Leaves::Terminal(remains) => {
-                let Some(mut attached) = sessions.detach(cx, session, key, how) else {
-                    return;
-                };
+                let mut attached = sessions.detach(cx, session, key, how)?;
                 fault::point("leaving");
                 attached.is_with_nobody(cx);
-                self.goes_on(cx, sessions, programs, key, *attached, remains);
+                self.goes_on(cx, sessions, programs, key, *attached, remains)
             }
             Leaves::End(ended) => {
                 let ring = last_output(cx, sessions, session);
                 self.unwatch(cx, key);
-                if let Some(mut attached) = sessions.end(cx, session) {
+                let mut attached = sessions.end(cx, session);
+                if let Some(attached) = &mut attached {
                     attached.is_with_nobody(cx);
                 }
                 match ring {
@@ -322,6 +352,8 @@ impl Left {
                     }
                     None => self.forget_entry(cx, key),
                 }
+                let Attached { mut session, mut wires, .. } = *attached?;
+                session.leaves_client(&mut wires).then_some(wires.client)
             }
         }
     }
@@ -334,12 +366,13 @@ impl Left {
         key: Key,
         attached: Attached,
         remains: Option<Remains>,
-    ) {
+    ) -> Option<Stream> {
         let was_theirs = attached.session.is_handed_over();
         let Attached { mut session, mut wires, .. } = attached;
         if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_hidden()) {
             entry.secrets.has_arrived();
         }
+        let may_hear = session.leaves_client(&mut wires);
         // It goes on with the terminal.
         let recording = wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
         if let Some(recording) = &recording {
@@ -350,7 +383,8 @@ impl Left {
             master.take_back();
         }
         let Some(mut remains) = remains.or_else(|| Some(session.take_kept()?.remains)) else {
-            return self.forget_entry(cx, key);
+            self.forget_entry(cx, key);
+            return None;
         };
         if was_theirs {
             // What came since, and before its client was told. Where that makes no sense
@@ -361,7 +395,7 @@ impl Left {
             // what comes from the client only what it had not counted is looked at.)
             remains.take_asked();
         }
-        let alone = Box::new(Alone { master, remains, closed: None, recording });
+        let alone = Box::new(Alone::new(master, remains, recording));
         let next = sessions.vacant_key();
         let next = |waiting: &Box<Waiting>| Client { session: next, uid: waiting.uid };
         let left = self.change(key, |entry| entry.state.leaves(alone, next, Timestamp::now()));
@@ -382,6 +416,7 @@ impl Left {
             }
             None => {}
         }
+        may_hear.then_some(wires.client)
     }
 
     /// The program of a session has ended, and this is left.

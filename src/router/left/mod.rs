@@ -40,15 +40,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::context::Context;
+use super::listing::beginning::Beginning;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recording;
 use super::secrets::Secrets;
+use super::seeking;
 use super::supervisor::client::{self, Found};
 use super::supervisor::door;
 use super::supervisor::end_record::EndRecord;
 use super::supervisor::protocol::{Hello, Lent, Record, SessionFds};
 use super::table::{Key, Source, Table};
+use super::tallies::{Tallies, Tally};
 use super::told::Subject;
 use super::traffic::Sessions;
 use crate::config::router::Router;
@@ -89,6 +92,8 @@ pub struct Left {
     taken: usize,
     /// No more is read until then.
     pauses: bool,
+    /// What counts over all gateways.
+    tallies: Tallies,
     /// Which sessions are to be looked after, and when.
     due: BTreeSet<(BootInstant, Key)>,
     /// When the loop is to have us look, the next time last: who wants it earlier
@@ -121,6 +126,21 @@ struct Entry {
     /// It cannot be left: it came from a gateway before us, and ends with its
     /// client.
     bound: Option<Box<bound::Origin>>,
+    /// Its name is its own, over all gateways.
+    held: Option<Tally>,
+    /// It is one of those without a client, over all gateways.
+    counts: Option<[Tally; 2]>,
+}
+
+/// The keys of those without a client: of all at a socket, and of a user's.
+fn keys(door: u16, uid: u32) -> ((&'static str, u16), (&'static str, u16, u32)) {
+    (("left", door), ("left", door, uid))
+}
+
+/// One more that goes on without a client.
+fn without_client(tallies: &Tallies, door: u16, uid: u32) -> [Tally; 2] {
+    let (all, own) = keys(door, uid);
+    [tallies.hold(all), tallies.hold(own)]
 }
 
 /// What is held of a session.
@@ -165,6 +185,14 @@ struct Alone {
     closed: Option<BootInstant>,
     /// Where it is recorded.
     recording: Option<Rc<Recording>>,
+    /// It is not read until there is room to record what comes.
+    waits: bool,
+}
+
+impl Alone {
+    fn new(master: Master, remains: Remains, recording: Option<Rc<Recording>>) -> Self {
+        Self { master, remains, closed: None, recording, waits: false }
+    }
 }
 
 /// What is left of an ended session.
@@ -180,6 +208,7 @@ impl Left {
         config: &Router,
         ordinal: usize,
         poller: &Poller,
+        tallies: Tallies,
     ) -> std::io::Result<(Option<Box<Self>>, Found)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
         if !door::there_is_one() || !PidFd::there_are() {
@@ -197,6 +226,7 @@ impl Left {
             store,
             taken: 0,
             pauses: false,
+            tallies,
             due: BTreeSet::new(),
             alarms: Vec::new(),
         };
@@ -274,7 +304,8 @@ impl Left {
     /// A session that has begun, or comes from a gateway before us.
     fn insert(&mut self, entry: Entry) -> Key {
         let key = self.entries.insert(entry);
-        if let Some(entry) = self.entries.get(key) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.count(&self.tallies);
             self.index.add(key, entry);
         }
         key
@@ -285,6 +316,7 @@ impl Left {
         let entry = self.entries.get_mut(key)?;
         self.index.remove(key, entry);
         let outcome = change(entry);
+        entry.count(&self.tallies);
         self.index.add(key, entry);
         Some(outcome)
     }
@@ -327,6 +359,19 @@ impl Left {
 }
 
 impl Entry {
+    /// Has it count as what it is, over all gateways.
+    fn count(&mut self, tallies: &Tallies) {
+        let name = Beginning::of(self.name.as_bytes()).filter(|_| !self.state.is_over());
+        let name = name.map(|name| seeking::name(self.door, self.uid, name));
+        self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name).ok()));
+        self.counts = match self.state.terminal() {
+            Some(_) => {
+                self.counts.take().or_else(|| Some(without_client(tallies, self.door, self.uid)))
+            }
+            None => None,
+        };
+    }
+
     /// The program is not our child.
     fn is_adopted(&self) -> bool {
         self.state.program().is_some_and(|program| program.adopted)

@@ -24,7 +24,7 @@ use fpty::proto::{
     Decoder, Ended, Ending, GO, HEADER, INPUT, KEY, OFFER, OFFER_RING, PING, PONG, Packet,
     RING_PIECE, TAKEN, encode_bare, encode_packet,
 };
-use fpty::relay::Backlog;
+use fpty::relay::{Backlog, Given};
 use fpty::remains::Seen;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::{Stream, Transport};
@@ -105,11 +105,8 @@ impl Watcher {
     }
 
     fn say(&mut self, bytes: &[u8]) -> bool {
-        let taken = match self.backlog.is_empty() {
-            true => self.client.write(bytes).taken(),
-            false => Some(0),
-        };
-        taken.is_some_and(|taken| self.backlog.try_push(&bytes[taken..]))
+        let given = self.backlog.give(bytes, |bytes| self.client.write(bytes).taken());
+        matches!(given, Given::Taken(_))
     }
 
     /// Takes what it has sent: that it has the ring; whether it is still there.

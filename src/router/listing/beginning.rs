@@ -6,7 +6,7 @@ use crate::router::ids::LENGTH;
 use fpty::proto::{LONGEST_NAME, is_name};
 
 /// What was typed: an id, how one begins, or a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Beginning {
     typed: [u8; LONGEST_NAME],
     length: usize,

@@ -4,7 +4,7 @@
 use crate::router::context::Context;
 use crate::router::ids::LENGTH;
 use crate::router::outcome::Outcome;
-use crate::router::siblings::{LONGEST, Question};
+use crate::router::siblings::LONGEST;
 
 use super::beginning::Beginning;
 use super::view::View;
@@ -164,17 +164,6 @@ impl View<'_> {
             cx.then(Outcome::End(one));
         }
         is_it
-    }
-
-    /// What another gateway is told that asks this.
-    pub fn answer(&self, cx: &mut Context, question: Question) -> Vec<u8> {
-        match question {
-            Question::Piece(asking) => self.piece(cx, asking).encode(),
-            Question::End { by, place, id } => match self.end(cx, by, place, id) {
-                true => ENDED.to_vec(),
-                false => Vec::new(),
-            },
-        }
     }
 }
 

@@ -10,7 +10,7 @@ use super::super::recovery::Whose;
 use super::super::table::Key;
 use super::super::timers::Due;
 use super::super::told::clock::Utc;
-use super::super::told::{Last, Recorded, Subject};
+use super::super::told::{Gone, Last, Recorded, Subject};
 use super::super::traffic::Sessions;
 use super::cast::Head;
 use super::message::{Begin, Kind};
@@ -196,7 +196,7 @@ impl Recorder {
     }
 
     /// Who tells of the session is told whether it is recorded, and where.
-    pub(super) fn tell(cx: &mut Context, recording: &Recording) {
+    pub fn tell(cx: &mut Context, recording: &Recording) {
         let subject = match recording.whose() {
             Whose::Session(key) => Subject::Session(key),
             Whose::Left(entry) => Subject::Left(entry),
@@ -241,7 +241,7 @@ impl Recorder {
                         cx.after(DISMISSED, Due::Dismissed(key));
                     }
                 }
-                Whose::Left(entry) => return cx.then(Outcome::End(Subject::Left(entry))),
+                Whose::Left(entry) => return cx.then(Outcome::EndLeft(entry, Gone::of(ending))),
                 _ => {}
             }
         }

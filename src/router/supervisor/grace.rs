@@ -4,10 +4,27 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use fpty::sys::foreground::{Foreground, HangUps};
+use fpty::sys::pidfd::PidFd;
+use fpty::sys::process::Process;
+use fpty::sys::pty::Master;
 use fpty::sys::sessions::{Leader, SessionKiller};
 
 /// How often is looked whether they have ended.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Hangs up the foreground job of a terminal that is about to close. The kernel tells
+/// the leader of its session alone, which may ignore that, and go on waiting for the
+/// job.
+pub fn hang_up_foreground(terminal: &Master, leader: &PidFd) {
+    let leader = leader.try_clone().ok().map(Process::held);
+    let foreground = leader.and_then(|leader| Foreground::of(terminal, leader));
+    if let Some(later) = foreground.and_then(Foreground::hang_up) {
+        let mut members = HangUps::default();
+        members.add(later);
+        members.step(usize::MAX);
+    }
+}
 
 /// Sessions that were told to end, in the order in which they were.
 pub struct Grace {

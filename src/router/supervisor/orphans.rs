@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use super::grace::hang_up_foreground;
 use super::protocol::SessionFds;
 use super::server::{Stored, Supervisor};
 use crate::router::told::Gone;
@@ -16,6 +17,7 @@ use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Several};
+use fpty::sys::pty::Master;
 use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
 
@@ -116,8 +118,11 @@ impl Supervisor {
             return;
         };
         self.end(&mut stored, Gone::Hangup, None);
-        stored.held.master = None;
+        let terminal = stored.held.master.take().and_then(|it| Master::given_back(it, true).ok());
         if let Some(program) = program_of(&stored) {
+            if let Some(terminal) = terminal {
+                hang_up_foreground(&terminal, &program);
+            }
             // Unless somebody else has it.
             self.grace.hang_up(Leader::from(program));
         }

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::end_record::say;
-use super::grace::Grace;
+use super::grace::{Grace, hang_up_foreground};
 use super::left_behind::{Kept, LeftBehind};
 use super::orphans::Orphan;
 use super::protocol::{self, Hello, Message, Received, Record, SessionFds};
@@ -280,11 +280,16 @@ impl Supervisor {
             if !proof::are_ends_told() {
                 stored.record.last.say(&self.log, Gone::Lost, None);
             }
+            let master = master.and_then(|master| Master::given_back(master, true).ok());
             if let (Some(fd), Some(pid)) = (program, Pid::new(stored.record.pid)) {
-                self.grace.hang_up(Leader::from(PidFd::reopened(pid, fd)));
+                let program = PidFd::reopened(pid, fd);
+                if let Some(master) = &master {
+                    hang_up_foreground(master, &program);
+                }
+                self.grace.hang_up(Leader::from(program));
             }
             // Clients may keep it.
-            if let Some(Ok(master)) = master.map(|master| Master::given_back(master, true)) {
+            if let Some(master) = master {
                 master.hang_up();
             }
         }

@@ -34,6 +34,8 @@ pub struct Leaver {
     /// Output that was relayed.
     pub output: Vec<u8>,
     pub notices: Vec<String>,
+    /// The router speaks the extended mode.
+    agreed: bool,
     pub end: Option<End>,
     /// The names of what was offered last.
     pub offer: String,
@@ -66,6 +68,14 @@ impl Leaver {
         which: Option<&str>,
         variables: &[(&str, &str)],
     ) -> Self {
+        let mut client = Self::calls(server, socket);
+        client.asks(which, variables);
+        client
+    }
+
+    /// Connects, and says hello.
+    #[track_caller]
+    pub fn calls(server: &Server, socket: &str) -> Self {
         let stream = UnixStream::connect(server.path(socket)).expect("the router listens");
         let mut client = Self {
             stream,
@@ -73,6 +83,7 @@ impl Leaver {
             arrived: Vec::new(),
             output: Vec::new(),
             notices: Vec::new(),
+            agreed: false,
             end: None,
             offer: String::new(),
             go: None,
@@ -80,8 +91,20 @@ impl Leaver {
             master: None,
             ring: None,
         };
-        let mut said = header(1, HELLO).to_vec();
-        said.extend([header(24, 100), header(80, 101)].concat());
+        client.say(&header(1, HELLO));
+        client
+    }
+
+    /// Waits until the router has said hello, too.
+    #[track_caller]
+    pub fn is_heard(mut self) -> Self {
+        self.waits("a hello", |client| client.agreed);
+        self
+    }
+
+    /// Says what it wants.
+    pub fn asks(&mut self, which: Option<&str>, variables: &[(&str, &str)]) {
+        let mut said = [header(24, 100), header(80, 101)].concat();
         if let Some(which) = which {
             said.extend(packet(REQUEST, format!("a{which}").as_bytes()));
         }
@@ -89,8 +112,7 @@ impl Leaver {
             said.extend(packet(VARIABLES, &variable(name, value)));
         }
         said.extend(packet(VARIABLES, &[]));
-        client.say(&said);
-        client
+        self.say(&said);
     }
 
     /// Lost or refused, nothing of it matters.
@@ -245,6 +267,7 @@ impl Leaver {
                     self.end = Some((payload[0], payload[1], text));
                 }
                 OFFER => self.offer = text,
+                HELLO => self.agreed = true,
                 GO => self.go = Some(payload),
                 _ => {}
             }

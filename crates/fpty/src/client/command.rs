@@ -14,7 +14,7 @@ use super::{Client, introduction, obeying, read_signals};
 use crate::error::{Error, Result};
 use crate::proto::{
     self, Answer, AnswerDecoder, END_OF_STREAM, ENDED, Ended, Ending, NOTICE, OFFER, TAKEN, WINDOW,
-    encode_bare, text_of, window,
+    collect, encode_bare, text_of, window,
 };
 use crate::relay::Backlog;
 use crate::sys::Read;
@@ -311,10 +311,7 @@ impl Running<'_> {
                 Answer::ErrorOutput(bytes) => self.outputs.show(streams::ERROR, bytes),
                 Answer::Hello(_) => {}
                 Answer::Part(kind, part, last) => {
-                    let room = LONGEST.saturating_sub(self.payload.len()).min(part.len());
-                    self.payload.extend_from_slice(&part[..room]);
-                    if last {
-                        let payload = std::mem::take(&mut self.payload);
+                    if let Some(payload) = collect(&mut self.payload, part, last, LONGEST) {
                         self.told(kind, &payload);
                     }
                 }

@@ -4,7 +4,7 @@
 use crate::proto::key::SessionKey;
 use crate::proto::{
     Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, KEY, NOTICE, OFFER, PONG, RING_PIECE,
-    text_of,
+    collect, text_of,
 };
 
 /// The longest payload that is collected; of notices and ends what is longer
@@ -122,13 +122,9 @@ impl Hearing {
                             return Some(Said::Piece(part.to_vec()));
                         }
                         Answer::Part(kind, part, last) => {
-                            let room = LONGEST.saturating_sub(payload.len()).min(part.len());
-                            payload.extend_from_slice(&part[..room]);
-                            if last {
-                                let whole = std::mem::take(payload);
-                                if let Some(said) = of_packet(kind, whole) {
-                                    return Some(said);
-                                }
+                            let whole = collect(payload, part, last, LONGEST);
+                            if let Some(said) = whole.and_then(|whole| of_packet(kind, whole)) {
+                                return Some(said);
                             }
                         }
                     }

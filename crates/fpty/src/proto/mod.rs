@@ -27,7 +27,7 @@ pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_
 pub use packet::{
     Answer, DETACH, END_OF_STREAM, ENDED, ERROR_OUTPUT, FOR_GOOD, GO, HEADER, HELLO, INPUT, KEY,
     NO_SUCH, NOTICE, OFFER, PING, PONG, Packet, REQUEST, RING_PIECE, TAKEN, TOO_LATE, VARIABLES,
-    VERSION, WINDOW,
+    VERSION, WINDOW, collect,
 };
 
 /// The longest name of a session, in bytes.

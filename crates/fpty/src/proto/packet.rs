@@ -103,3 +103,11 @@ pub enum Answer<'a> {
     /// part.
     Part(u8, &'a [u8], bool),
 }
+
+/// Adds a part to a payload, of which no more than so many bytes are of use; with the
+/// last part it is whole.
+pub fn collect(payload: &mut Vec<u8>, part: &[u8], last: bool, most: usize) -> Option<Vec<u8>> {
+    let room = most.saturating_sub(payload.len()).min(part.len());
+    payload.extend_from_slice(&part[..room]);
+    last.then(|| std::mem::take(payload))
+}

@@ -23,6 +23,17 @@ pub struct Backlog {
     waiting: Option<Box<Waiting>>,
 }
 
+/// What became of bytes that were given to somebody; see [`Backlog::give`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// So many were taken at once, and the rest waits.
+    Taken(usize),
+    /// There is no memory for the rest.
+    Starved,
+    /// Nobody will ever take any.
+    Gone,
+}
+
 /// Pieces as they came. None is empty.
 #[derive(Debug, Default)]
 struct Waiting {
@@ -81,6 +92,17 @@ impl Backlog {
         waiting.len += rest;
         waiting.pieces.push_back(std::mem::replace(buffer, next));
         true
+    }
+
+    /// Has them written by `write`, as [`Backlog::flush`] does, behind those that
+    /// wait, and keeps what that does not take.
+    pub fn give(&mut self, bytes: &[u8], write: impl FnOnce(&[u8]) -> Option<usize>) -> Given {
+        let taken = if self.is_empty() { write(bytes) } else { Some(0) };
+        match taken {
+            Some(taken) if self.try_push(&bytes[taken..]) => Given::Taken(taken),
+            Some(_) => Given::Starved,
+            None => Given::Gone,
+        }
     }
 
     /// Adds at the end.
@@ -163,6 +185,20 @@ impl Backlog {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_not_taken_at_once_waits_behind_the_rest() {
+        let mut backlog = Backlog::default();
+        assert_eq!(backlog.give(b"abc", |_| Some(3)), Given::Taken(3));
+        assert!(backlog.is_empty());
+        assert_eq!(backlog.give(b"abc", |_| Some(1)), Given::Taken(1));
+        let never = |_: &[u8]| -> Option<usize> { panic!("others wait") };
+        assert_eq!(backlog.give(b"de", never), Given::Taken(0));
+        assert_eq!(backlog.front(), b"bcde");
+        backlog.clear();
+        assert_eq!(backlog.give(b"abc", |_| None), Given::Gone);
+        assert_eq!(backlog.give(b"abc", |_| Some(0)), Given::Taken(0));
+    }
 
     #[test]
     fn it_holds_no_memory_while_empty() {

@@ -6,5 +6,5 @@ pub mod modes;
 mod queries;
 pub mod trail;
 
-pub use backlog::{Backlog, is_free};
+pub use backlog::{Backlog, Given, is_free};
 pub use queries::Queries;

@@ -17,7 +17,7 @@ mod rendition;
 mod telling;
 
 pub use kept::SIZE;
-use parser::{Found, Parser, TITLE};
+use parser::{Found, Parser};
 use rendition::{Attributes, Rendition};
 
 use crate::text::is_control;
@@ -162,8 +162,8 @@ pub struct Modes {
     /// Colours that were set: a bit for the palette, and for each from the
     /// command 10 on.
     colours: u16,
-    title: [u8; TITLE],
-    title_length: u8,
+    /// No longer than TITLE: most terminals have none.
+    title: Vec<u8>,
     /// Somebody asked what terminal this is (DA1), and nobody has taken note.
     asked: bool,
 }
@@ -187,8 +187,7 @@ impl Default for Modes {
             other_keys: 0,
             link: false,
             colours: 0,
-            title: [0; TITLE],
-            title_length: 0,
+            title: Vec::new(),
             asked: false,
         }
     }
@@ -246,7 +245,7 @@ impl Modes {
 
     /// The title, less what is no character.
     pub fn title(&self) -> String {
-        let title = String::from_utf8_lossy(&self.title[..usize::from(self.title_length)]);
+        let title = String::from_utf8_lossy(&self.title);
         title.chars().filter(|c| !is_control(*c)).collect()
     }
 
@@ -262,11 +261,9 @@ impl Modes {
             // SO, SI.
             Found::Shift(byte) => self.charsets.shifted = u8::from(byte == 0x0e),
             Found::Title => {
-                let title = self.parser.title();
-                self.title.fill(0);
-                self.title[..title.len()].copy_from_slice(title);
-                // No longer than TITLE.
-                self.title_length = title.len() as u8;
+                // The next one has the room of this.
+                std::mem::swap(&mut self.title, &mut self.parser.title);
+                self.parser.title.clear();
             }
             Found::Link(open) => self.link = open,
             Found::Coloured(number) => self.colours |= colour(number),
@@ -386,8 +383,7 @@ impl Modes {
             (0, b'c') => {
                 let fresh = Self {
                     // What names the session is not the terminal's state.
-                    title: self.title,
-                    title_length: self.title_length,
+                    title: std::mem::take(&mut self.title),
                     colours: self.colours,
                     asked: self.asked,
                     ..Self::default()

@@ -18,6 +18,7 @@ pub mod fork;
 pub mod interrupt;
 pub mod local_tcp;
 pub mod lock;
+pub mod memory_file;
 pub mod noted;
 pub mod peer;
 pub mod pidfd;

@@ -23,6 +23,13 @@ impl Writer<'_> {
         self.at += bytes.len();
     }
 
+    /// With room for the longest, and its length.
+    fn title(&mut self, title: &[u8]) {
+        self.bytes(title);
+        self.at += TITLE - title.len();
+        self.byte(title.len() as u8);
+    }
+
     fn byte(&mut self, byte: u8) {
         self.bytes(&[byte]);
     }
@@ -61,6 +68,12 @@ impl Reader<'_> {
         array.copy_from_slice(&self.bytes[self.at..self.at + N]);
         self.at += N;
         array
+    }
+
+    fn title(&mut self) -> Vec<u8> {
+        let title: [u8; TITLE] = self.array();
+        let length = usize::from(self.byte()).min(TITLE);
+        title[..length].to_vec()
     }
 
     fn byte(&mut self) -> u8 {
@@ -128,8 +141,7 @@ impl Modes {
             to.byte(keyboard.base);
             to.byte(keyboard.depth);
         }
-        to.bytes(&self.title);
-        to.byte(self.title_length);
+        to.title(&self.title);
         let parser = &self.parser;
         // There are twelve.
         to.byte(STATES.iter().position(|state| *state == parser.state).unwrap_or(0) as u8);
@@ -140,8 +152,7 @@ impl Modes {
         for parameter in parser.parameters {
             to.short(parameter);
         }
-        to.bytes(&parser.title);
-        to.byte(parser.title_length);
+        to.title(&parser.title);
         bytes
     }
 
@@ -173,8 +184,7 @@ impl Modes {
             base: from.byte(),
             depth: from.byte().min(KEYBOARDS as u8),
         });
-        let title = from.array();
-        let title_length = from.byte().min(TITLE as u8);
+        let title = from.title();
         let parser = from.parser();
         Some(Self {
             parser,
@@ -194,7 +204,6 @@ impl Modes {
             link,
             colours,
             title,
-            title_length,
             asked,
         })
     }
@@ -213,8 +222,7 @@ impl Reader<'_> {
         for parameter in &mut parser.parameters {
             *parameter = self.short();
         }
-        parser.title = self.array();
-        parser.title_length = self.byte().min(TITLE as u8);
+        parser.title = self.title();
         parser
     }
 }

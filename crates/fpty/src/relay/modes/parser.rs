@@ -99,8 +99,8 @@ pub struct Parser {
     pub(super) joined: u32,
     /// How many there are; the last is under way.
     pub(super) count: u8,
-    pub(super) title: [u8; TITLE],
-    pub(super) title_length: u8,
+    /// No longer than TITLE.
+    pub(super) title: Vec<u8>,
 }
 
 impl PartialEq for Parser {
@@ -128,8 +128,7 @@ impl Default for Parser {
             parameters: [0; PARAMETERS],
             joined: 0,
             count: 0,
-            title: [0; TITLE],
-            title_length: 0,
+            title: Vec::new(),
         }
     }
 }
@@ -217,7 +216,7 @@ impl Parser {
             (_, 0..0x20) => {}
             (State::OscNumber, b'0'..=b'9') => self.digit(byte),
             (State::OscNumber, b';') => {
-                self.title_length = 0;
+                self.title.clear();
                 self.state = match (self.count, self.parameters[0]) {
                     (1, 0 | 2) => State::Title,
                     (1, 8) => State::LinkParameters,
@@ -236,9 +235,8 @@ impl Parser {
             }
             (State::OscNumber, _) => self.state = State::Osc,
             (State::Title, _) => {
-                if let Some(place) = self.title.get_mut(usize::from(self.title_length)) {
-                    *place = byte;
-                    self.title_length += 1;
+                if self.title.len() < TITLE {
+                    self.title.push(byte);
                 }
             }
             (State::LinkParameters, b';') => self.state = State::LinkAddress,
@@ -358,7 +356,7 @@ impl Parser {
 
     /// The title that has ended.
     pub fn title(&self) -> &[u8] {
-        &self.title[..usize::from(self.title_length)]
+        &self.title
     }
 }
 

@@ -1,15 +1,22 @@
 //! What gateways ask each other: each has a mailbox, made before any was
 //! forked, that all of them can write to. A question has an answer or none; who
 //! does not answer in time is done without.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `mod.rs` | mailboxes, questions and answers |
+//! | `question.rs` | what is asked, as bytes |
+//! | `sought.rs` | a session that somebody wants to come back to |
+
+mod question;
+pub mod sought;
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::context::Context;
-use super::listing::beginning::Beginning;
-use super::listing::piece::Asking;
 use super::outcome::Outcome;
 use super::table::{Key, Source};
 use super::timers::Due;
@@ -20,8 +27,10 @@ use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
 
+pub use question::{Handed, Question};
+
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The longest message, in bytes.
 pub const LONGEST: usize = 32 * 1024;
@@ -67,27 +76,15 @@ fn mailboxes() -> std::sync::MutexGuard<'static, Vec<Mailbox>> {
     MAILBOXES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
-    /// Its sessions that somebody may know of.
-    Piece(Asking),
-    /// To end the session in this place that has this id, if this user may.
-    End {
-        /// The user.
-        by: u32,
-        /// The place.
-        place: u32,
-        /// The id.
-        id: Beginning,
-    },
-}
-
 /// Who asked, and waits for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asker {
     /// A client that asks who is there.
     Inquirer(Key),
+    /// One that seeks a session: what this gateway knows of it.
+    Seeker(Key, usize),
+    /// One that another gateway is to go on with.
+    Handed(Key),
 }
 
 /// A question of another gateway's, which waits for the answer.
@@ -97,6 +94,8 @@ pub struct Posed {
     number: u64,
     /// What it asks.
     pub question: Question,
+    /// What came along.
+    pub passed: Vec<OwnedFd>,
 }
 
 /// The other gateways.
@@ -123,6 +122,11 @@ impl Siblings {
         // An answer to a gateway that was here before is none to us.
         let next = u64::from(std::process::id()) << 32;
         Self { ordinal, mailbox, others, asked: HashMap::new(), next }
+    }
+
+    /// Whether there are any.
+    pub fn there_are(&self) -> bool {
+        self.others.len() > 1 && self.mailbox.is_some()
     }
 
     /// Their numbers.
@@ -162,38 +166,33 @@ impl<'a> Message<'a> {
     }
 }
 
-impl Question {
-    pub(super) fn encode(self) -> Vec<u8> {
-        match self {
-            Self::Piece(asking) => asking.encode(),
-            Self::End { by, place, id } => {
-                [&b"k"[..], &by.to_le_bytes(), &place.to_le_bytes(), id.as_bytes()].concat()
-            }
-        }
-    }
-
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        let Some(rest) = bytes.strip_prefix(b"k") else {
-            return Asking::decode(bytes).map(Self::Piece);
-        };
-        let (by, rest) = rest.split_first_chunk()?;
-        let (place, rest) = rest.split_first_chunk()?;
-        let (by, place) = (u32::from_le_bytes(*by), u32::from_le_bytes(*place));
-        Some(Self::End { by, place, id: Beginning::of(rest)? })
-    }
-}
-
 impl Siblings {
     /// Asks another gateway; returns whether there will be an answer, or the
     /// word that there was none.
     pub fn ask(&mut self, cx: &mut Context, whom: usize, question: Question, asker: Asker) -> bool {
+        self.pass(cx, whom, question, &[], asker)
+    }
+
+    /// The same, with copies of descriptors.
+    pub fn pass(
+        &mut self,
+        cx: &mut Context,
+        whom: usize,
+        question: Question,
+        descriptors: &[BorrowedFd<'_>],
+        asker: Asker,
+    ) -> bool {
         let Some(to) = self.others.get(whom) else {
             return false;
         };
         let number = self.next;
         let body = question.encode();
         let message = Message { from: self.ordinal, is_answer: false, number, body: &body };
-        if !matches!(to.write(&message.encode()), Written::Bytes(_)) {
+        let written = match descriptors {
+            [] => to.write(&message.encode()),
+            some => to.write_with_descriptors(&message.encode(), some),
+        };
+        if !matches!(written, Written::Bytes(_)) {
             return false;
         }
         self.next += 1;
@@ -218,8 +217,9 @@ impl Siblings {
         };
         let mut buffer = vec![0; HEAD + LONGEST];
         for _ in 0..AT_ONCE {
-            // Descriptors that come along close here.
-            let (read, sender) = mailbox.read_and_sender(&mut buffer, &mut Vec::new());
+            // What comes along closes here, unless it is asked for.
+            let mut passed = Vec::new();
+            let (read, sender) = mailbox.read_and_sender(&mut buffer, &mut passed);
             let Read::Bytes(count) = read else {
                 return;
             };
@@ -237,7 +237,7 @@ impl Siblings {
                     cx.then(Outcome::Answered(asker, Some(body.to_vec())));
                 });
             } else if let Some(question) = Question::decode(body) {
-                cx.then(Outcome::Asked(Posed { from, number, question }));
+                cx.then(Outcome::Asked(Posed { from, number, question, passed }));
             }
         }
     }
@@ -263,7 +263,6 @@ impl Siblings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::router::listing::piece::Wanted;
 
     #[test]
     fn messages_are_read_as_they_were_written() {
@@ -273,17 +272,5 @@ mod tests {
         assert_eq!((read.from, read.is_answer, read.number), (63, true, u64::MAX - 7));
         assert_eq!(read.body, b"body");
         assert!((0..HEAD).all(|cut| Message::decode(&bytes[..cut]).is_none()));
-        let id = Beginning::of(b"0123abcd").expect("an id");
-        for question in [
-            Question::Piece(Asking { by: 7, from: 70_000, wanted: Wanted::List }),
-            Question::Piece(Asking { by: 0, from: 1 << 31, wanted: Wanted::Statistics }),
-            Question::Piece(Asking { by: 7, from: 0, wanted: Wanted::Places(id) }),
-            Question::End { by: 0, place: 1 << 31, id },
-        ] {
-            assert_eq!(Question::decode(&question.encode()), Some(question));
-        }
-        for cut in [&b"k1234"[..], b"s123", b"l01234567x", b"p01234567", b"x01234567", b""] {
-            assert_eq!(Question::decode(cut), None);
-        }
     }
 }

@@ -1,0 +1,331 @@
+//! Several gateways are one: whichever takes a connection, all sessions are there.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::extended::to_the_end;
+use crate::harness::leaver::Leaver;
+use crate::harness::wire::{header, packet};
+use crate::harness::{Flavor, Server, Setup, on_every_server, process, wait_until};
+
+const GATEWAYS: usize = 4;
+
+const NO_SUCH: &str = "there is no such session";
+const SILENT: &str = "the session's gateway does not answer: try again";
+
+fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
+    let setup = Setup::new(flavor).option("forkptyrouter-processes", &GATEWAYS.to_string());
+    let setup = options.iter().fold(setup, |setup, (name, value)| setup.option(name, value));
+    let server = setup.uwsgi();
+    wait_until("all serve", || server.count_in_log("sessions at once") == GATEWAYS);
+    server
+}
+
+/// The gateways' processes, as last spawned.
+#[track_caller]
+fn gateways(server: &Server) -> Vec<i32> {
+    let log = server.log();
+    let of = |number: usize| {
+        let spawned = format!("spawned uWSGI forkptyrouter {number} (pid: ");
+        let (_, rest) = log.rsplit_once(&spawned).expect("the log names it");
+        rest.split(')').next().expect("a number").parse().expect("a number")
+    };
+    (1..=GATEWAYS).map(of).collect()
+}
+
+/// While something is done all others do nothing: this one takes the connection.
+#[track_caller]
+fn with_this_one<T>(server: &Server, number: usize, body: impl FnOnce() -> T) -> T {
+    let all = gateways(server);
+    let others: Vec<i32> = all.iter().copied().filter(|pid| *pid != all[number]).collect();
+    others.iter().for_each(|pid| process::signal(*pid, Signal::SIGSTOP));
+    let outcome = body();
+    others.iter().for_each(|pid| process::signal(*pid, Signal::SIGCONT));
+    outcome
+}
+
+const LEAVES: [(&str, &str); 2] = [("fpty.detach", "1"), ("fpty.take", "1")];
+
+/// A client of this gateway that asks for this.
+#[track_caller]
+fn at(server: &Server, number: usize, which: Option<&str>, variables: &[(&str, &str)]) -> Leaver {
+    let mut client = with_this_one(server, number, || Leaver::calls(server, "u").is_heard());
+    client.asks(which, &[&LEAVES[..], variables].concat());
+    client
+}
+
+/// It has its terminal, and a shell that has said so.
+#[track_caller]
+fn ready(client: Leaver) -> Leaver {
+    let mut client = client.takes();
+    client.terminal().send("\n");
+    client.terminal().read_until("$ ");
+    client
+}
+
+/// A new session of this gateway, and that it is one.
+#[track_caller]
+fn begins(server: &Server, number: usize, name: &str) -> Leaver {
+    let before: HashSet<i32> = programs(server, number).into_iter().collect();
+    let client = ready(at(server, number, None, &[("fpty.name", name)]));
+    assert!(programs(server, number).iter().any(|pid| !before.contains(pid)), "{number}");
+    client
+}
+
+fn programs(server: &Server, number: usize) -> Vec<i32> {
+    process::children(gateways(server)[number]).iter().map(|one| one.pid).collect()
+}
+
+#[track_caller]
+fn is_the_session(client: &mut Leaver, mark: &str) {
+    client.terminal().send("echo =$MARK=\n");
+    client.terminal().read_until(&format!("={mark}=\r\n"));
+}
+
+#[test]
+fn whichever_takes_the_connection_all_sessions_are_there() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[("forkptyrouter-detach", "9")]);
+        let mut client = begins(&server, 2, "job");
+        client.terminal().send("MARK=first\n");
+        is_the_session(&mut client, "first");
+        let id = client.leaves();
+        let mut other = begins(&server, 1, "other");
+        other.terminal().send("MARK=other\n");
+        is_the_session(&mut other, "other");
+        for number in 0..GATEWAYS {
+            // By its name, its id, how that begins, and as the one that was left last.
+            for which in ["job", &id, &id[..7], ""] {
+                let mut back = at(&server, number, Some(which), &[]).takes();
+                is_the_session(&mut back, "first");
+                assert_eq!(back.leaves(), id, "{number} {which}");
+            }
+            let mut back = at(&server, number, Some("job"), &[("fpty.begin", "1")]).takes();
+            is_the_session(&mut back, "first");
+            // Somebody is attached.
+            let mut second = at(&server, (number + 1) % GATEWAYS, Some("job"), &[]);
+            assert!(second.ended().2.contains("is attached since"));
+            let watcher =
+                at(&server, (number + 2) % GATEWAYS, Some("job"), &[("fpty.readonly", "1")])
+                    .takes();
+            let thief = at(&server, (number + 3) % GATEWAYS, Some(&id), &[("fpty.steal", "1")]);
+            let (kind, value, text) = back.ended();
+            assert!((kind, value) == (9, 1) && text.contains("has taken the session"), "{text}");
+            let mut thief = thief.takes();
+            is_the_session(&mut thief, "first");
+            assert_eq!(watcher.offer, "r");
+            drop(watcher);
+            assert_eq!(thief.leaves(), id);
+        }
+        // What is none is none anywhere.
+        for number in 0..GATEWAYS {
+            for which in ["no-name", "zzzzzzzz", "*"] {
+                let mut client = at(&server, number, Some(which), &[]);
+                assert_eq!(client.ended(), (3, 0, String::from(NO_SUCH)), "{which}");
+            }
+        }
+        // What has ended is seen from everywhere, once, and its name is free.
+        let mut back = at(&server, 0, Some("job"), &[]).takes();
+        back.terminal().send("sleep 0.3; exit 7\n");
+        back.leaves();
+        wait_until("it has ended", || !programs(&server, 2).iter().any(|pid| is_shell(*pid)));
+        assert_eq!(at(&server, 3, Some("job"), &[]).takes().ended(), (0, 7, String::new()));
+        assert_eq!(at(&server, 1, Some("job"), &[]).ended(), (3, 0, String::from(NO_SUCH)));
+        drop(begins(&server, 3, "job"));
+        is_the_session(&mut other, "other");
+    });
+}
+
+/// What was said was also done: all gateways have answered since.
+#[track_caller]
+fn is_settled(server: &Server) {
+    let client = server.connect("u");
+    client.send(header(1, 102));
+    client.send(packet(105, b"l"));
+    client.send(packet(103, &[]));
+    let mut client = client;
+    let said = to_the_end(&mut client);
+    assert_eq!(said.ended, [(0, 0, String::new())]);
+}
+
+fn is_shell(pid: i32) -> bool {
+    process::Process::of(pid).is_some_and(|process| !process.is_zombie())
+}
+
+#[test]
+fn a_name_is_one_sessions() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[("forkptyrouter-detach", "9")]);
+        let client = begins(&server, 1, "job");
+        for number in 0..GATEWAYS {
+            let mut other = at(&server, number, None, &[("fpty.name", "job")]);
+            let text = String::from("there is a session job of yours (fpty -a job)");
+            assert_eq!(other.ended(), (3, 0, text));
+        }
+        let id = client.leaves();
+        let mut other = at(&server, 3, None, &[("fpty.name", "job")]);
+        assert_eq!(other.ended().0, 3);
+        let mut back = at(&server, 0, Some("job"), &[("fpty.begin", "1")]).takes();
+        assert_eq!(programs(&server, 0).len(), 0);
+        // Its end frees it.
+        back.terminal().send("exit 3\n");
+        assert_eq!(back.ended(), (0, 3, String::new()));
+        let begins = at(&server, 0, Some("job"), &[("fpty.begin", "1"), ("fpty.name", "job")]);
+        assert_ne!(ready(begins).leaves(), id);
+    });
+}
+
+/// At the same time, at whichever gateway: one session begins.
+#[test]
+fn of_those_that_begin_it_at_once_one_does() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[("forkptyrouter-detach", "50")]);
+        for round in 0..15 {
+            let name = format!("job{round}");
+            let variables = [&LEAVES[..], &[("fpty.begin", "1"), ("fpty.name", &name)]].concat();
+            let mut clients: Vec<_> =
+                (0..8).map(|_| Leaver::calls(&server, "u").is_heard()).collect();
+            for client in &mut clients {
+                client.asks(Some(&name), &variables);
+            }
+            let mut begun = 0;
+            for mut client in clients {
+                client.waits("a word", |it| it.end.is_some() || !it.offer.is_empty());
+                match &client.end {
+                    None => begun += 1,
+                    Some((3, 0, why)) => assert!(why.contains("is attached since"), "{why}"),
+                    Some(end) => panic!("{end:?}"),
+                }
+                // The others still see that one.
+                std::mem::forget(client);
+            }
+            assert_eq!(begun, 1, "{round}");
+        }
+    });
+}
+
+#[test]
+fn the_limit_of_those_without_a_client_is_one() {
+    on_every_server(|flavor| {
+        let options = [("forkptyrouter-detach", "3"), ("forkptyrouter-detach-user", "2")];
+        let is_root = nix::unistd::getuid().is_root();
+        let server = server(flavor, &options);
+        let mut clients: Vec<Leaver> =
+            (0..GATEWAYS).map(|number| begins(&server, number, &format!("job{number}"))).collect();
+        // Root may have all of them.
+        let most = if is_root { 3 } else { 2 };
+        let mut last = clients.pop().expect("some");
+        let rest = clients.split_off(most);
+        for client in clients {
+            client.leaves();
+        }
+        for mut client in rest {
+            assert!(client.stays().contains("without a client already"));
+        }
+        let why = last.stays();
+        assert!(why.contains(&format!("{most} sessions")), "{why}");
+        // One comes back, and another one may leave.
+        let back = at(&server, 3, Some("job0"), &[]).takes();
+        last.leaves();
+        let mut back = back;
+        assert!(back.stays().contains("without a client already"));
+    });
+}
+
+/// A gateway that hangs, or is killed, with the session that a client wants.
+#[test]
+fn whoever_has_it_may_hang_or_be_killed() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[("forkptyrouter-detach", "9")]);
+        let mut client = begins(&server, 1, "job");
+        client.terminal().send("MARK=first\n");
+        is_the_session(&mut client, "first");
+        let id = client.leaves();
+        let owner = gateways(&server)[1];
+        process::signal(owner, Signal::SIGSTOP);
+        for (which, why) in [
+            ("job", SILENT),
+            (id.as_str(), "there is no such session, but for gateways that do not answer"),
+        ] {
+            let mut client = Leaver::calls(&server, "u").is_heard();
+            let begun = Instant::now();
+            client.asks(Some(which), &LEAVES);
+            assert_eq!(client.ended(), (3, 0, String::from(why)));
+            let took = begun.elapsed();
+            assert!(took < Duration::from_millis(1900), "{took:?}");
+        }
+        // A name that it has is not begun anew.
+        let mut client = Leaver::calls(&server, "u").is_heard();
+        client.asks(Some("job"), &[&LEAVES[..], &[("fpty.begin", "1")]].concat());
+        assert_eq!(client.ended(), (3, 0, String::from(SILENT)));
+        // It was asked, and goes on: nobody is attached behind their backs.
+        process::signal(owner, Signal::SIGCONT);
+        let mut back = at(&server, 0, Some("job"), &[]).takes();
+        is_the_session(&mut back, "first");
+        back.leaves();
+        is_settled(&server);
+        // Killed with the client's connection on its way to it.
+        process::signal(owner, Signal::SIGSTOP);
+        let mut client = Leaver::calls(&server, "u").is_heard();
+        client.asks(Some("job"), &LEAVES);
+        std::thread::sleep(Duration::from_millis(50));
+        process::signal(owner, Signal::SIGKILL);
+        client.waits("a word", |it| it.end.is_some() || !it.offer.is_empty());
+        if let Some(end) = &client.end {
+            assert_eq!(*end, (3, 0, String::from(SILENT)));
+        }
+        drop(client);
+        wait_until("there is another gateway", || gateways(&server)[1] != owner);
+        // The next one has it, and its name.
+        wait_until("it is back", || {
+            let mut back = Leaver::comes(&server, "job", &[]);
+            back.waits("a word", |it| it.end.is_some() || !it.offer.is_empty());
+            back.end.is_none()
+        });
+        for number in 0..GATEWAYS {
+            let steals = [("fpty.steal", "1")];
+            let mut back = at(&server, number, Some("job"), &steals).takes();
+            is_the_session(&mut back, "first");
+            assert_eq!(back.leaves(), id);
+            let mut other = at(&server, number, None, &[("fpty.name", "job")]);
+            assert_eq!(other.ended().0, 3);
+        }
+    });
+}
+
+#[test]
+fn nothing_is_left_of_clients_that_went_on() {
+    on_every_server(|flavor| {
+        let limits = [
+            ("forkptyrouter-detach", "9"),
+            ("forkptyrouter-max-user-sessions", "3"),
+            ("forkptyrouter-max-sessions", "3"),
+        ];
+        let server = server(flavor, &limits);
+        let id = begins(&server, 1, "job").leaves();
+        let open = || -> Vec<usize> {
+            gateways(&server).iter().map(|pid| process::descriptors(*pid).len()).collect()
+        };
+        wait_until("it has left", || {
+            let mut back = Leaver::comes(&server, "job", &[]);
+            back.waits("a word", |it| it.end.is_some() || !it.offer.is_empty());
+            back.end.is_none()
+        });
+        let mut before = Vec::new();
+        wait_until("all is quiet", || {
+            let now = open();
+            std::mem::replace(&mut before, now.clone()) == now
+        });
+        for round in 0..20 {
+            let which = ["job", &id, "", "no-name"][round % 4];
+            let client = Leaver::comes(&server, which, &[]);
+            match which {
+                "no-name" => drop(client),
+                _ => assert_eq!(client.takes().leaves(), id),
+            }
+        }
+        wait_until("nothing is left", || open() == before);
+    });
+}

@@ -16,7 +16,7 @@ use super::super::tallies::Tally;
 use super::super::told;
 use super::super::traffic::{Attached, Sessions};
 use super::alone::{LAST_READS, ONE_READ};
-use super::coming::{HAS_ENDED, Waiting};
+use super::coming::HAS_ENDED;
 use super::state::{self, Remnants, State};
 use super::{Alone, Client, Entry, Left, Over, Program, keys, without_client};
 use crate::config::rules::Rules;

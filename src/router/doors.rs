@@ -23,6 +23,9 @@ use fpty::sys::spawn::Program;
 /// How long nobody is accepted after running out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How soon it is looked again whether clients can be taken.
+const SOON: Duration = Duration::from_millis(2);
+
 /// Refusals that are logged in one second; the rest is counted.
 const LOGGED_PER_SECOND: u32 = 5;
 
@@ -198,6 +201,15 @@ impl Doors {
 }
 
 impl Context {
+    /// Starts, or starts again, to take connections, as soon as all gateways have taken
+    /// up the sessions of those before: a client would find that there are none.
+    pub fn open_doors(&mut self) {
+        match self.tallies.are_complete() {
+            true => self.doors.open(&self.poller),
+            false => self.after(SOON, Due::Accept),
+        }
+    }
+
     /// Stops taking connections for a moment: the next one would only find
     /// the same shortage, and the poll would spin.
     pub fn pause(&mut self) {

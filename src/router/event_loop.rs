@@ -232,7 +232,7 @@ impl GatewayLoop {
             Due::Kill => return programs.kill_outlived(cx),
             Due::TerminalUsers => return programs.kill_terminal_users(cx),
             Due::LeftBehind => return programs.end_left_behind(cx),
-            Due::Accept => return cx.doors.open(&cx.poller),
+            Due::Accept => return cx.open_doors(),
             Due::Left => return self.lives().with_left(|left, cx, _, _| left.look_after_left(cx)),
             Due::Door(door) => return cx.doors.wake(door, &cx.poller),
         };

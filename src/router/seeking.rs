@@ -125,7 +125,7 @@ impl Seekers {
         cx: &mut Context,
         siblings: &mut Siblings,
         here: Option<(&mut Left, &Sessions)>,
-        mut opened: Box<Opened>,
+        opened: Box<Opened>,
         hops: u8,
     ) -> Goes {
         // Whoever cannot have one hears so here.
@@ -137,17 +137,7 @@ impl Seekers {
         };
         fault::point("seeking");
         if opened.opening.variables.get(variables::BEGIN) == Some(b"1") {
-            // Of two that come at once at two gateways one begins it, and the other one's
-            // client goes there, too.
-            return match sought.name().map(|name| cx.tallies.claim(name)) {
-                Some(Err(whose)) if whose != cx.ordinal => {
-                    self.hand(cx, siblings, opened, whose, hops)
-                }
-                name => {
-                    opened.name = name.and_then(Result::ok);
-                    Goes::Here(opened)
-                }
-            };
+            return self.begin(cx, siblings, opened, &sought, hops);
         }
         if hops > 0 {
             return Goes::Here(opened);
@@ -168,6 +158,25 @@ impl Seekers {
         }
         self.ask(cx, siblings, opened, sought, best);
         Goes::Away
+    }
+
+    /// A session is to begin, if nobody has that name. Of two that come at once at
+    /// two gateways one begins it, and the other one's client goes there, too.
+    fn begin(
+        &mut self,
+        cx: &mut Context,
+        siblings: &mut Siblings,
+        mut opened: Box<Opened>,
+        sought: &Sought,
+        hops: u8,
+    ) -> Goes {
+        match sought.name().map(|name| cx.tallies.claim(name)) {
+            Some(Err(whose)) if whose != cx.ordinal => self.hand(cx, siblings, opened, whose, hops),
+            name => {
+                opened.name = name.and_then(Result::ok);
+                Goes::Here(opened)
+            }
+        }
     }
 
     /// Asks all others.
@@ -214,15 +223,11 @@ impl Seekers {
     pub fn conclude(&mut self, cx: &mut Context, siblings: &mut Siblings, key: Key) -> Goes {
         let Some(one) = self.0.remove(key) else { return Goes::Away };
         let Seeker { opened, rest, best, unheard, .. } = *one;
+        cx.input.clear();
+        cx.input.extend_from_slice(&rest);
         let why = match best.whose() {
-            Some(whose) => {
-                cx.input.clear();
-                cx.input.extend_from_slice(&rest);
-                return match whose == cx.ordinal {
-                    true => Goes::Here(opened),
-                    false => self.hand(cx, siblings, opened, whose, 0),
-                };
-            }
+            Some(whose) if whose == cx.ordinal => return Goes::Here(opened),
+            Some(whose) => return self.hand(cx, siblings, opened, whose, 0),
             None if unheard => NO_SUCH_HEARD,
             None => NO_SUCH,
         };
@@ -330,7 +335,7 @@ fn heard(mut said: &[u8]) -> Option<(Opening, &[u8])> {
         match greeting.hear(&mut said) {
             // It has had that.
             Heard::Answer(_) => {}
-            Heard::Begin => return Some((greeting.opening(), said)),
+            Heard::Begin => return greeting.is_extended().then(|| (greeting.opening(), said)),
             Heard::Waiting | Heard::Refuse(_) | Heard::Web => return None,
         }
     }

@@ -144,7 +144,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         log(&format!("forkptyrouter: {remark}"));
     }
     router.siblings.hear(&router.cx);
-    router.cx.doors.open(&router.cx.poller);
+    router.cx.open_doors();
     if let Some(limit) = limit {
         // A few dozen are for the gateway itself.
         log(&format!(

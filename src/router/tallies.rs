@@ -27,9 +27,17 @@ const MOST: usize = PLACES / 4 * 3;
 /// Words of a place: the key, and its number.
 const OF_ONE: usize = 2;
 
+/// In the word before the places: there ever was anything, and all that a gateway
+/// before the last reload had is there again.
+const USED: u64 = 1;
+const TAKEN_UP: u64 = 2;
+
 /// A place that was never used, and one that was given up.
 const EMPTY: u64 = 0;
 const GIVEN_UP: u64 = 1;
+
+/// How long a gateway waits for the others to take up what goes on.
+const TAKING_UP: Duration = Duration::from_secs(1);
 
 /// Instead of a number: somebody is about to have the name.
 const CLAIMING: u64 = 1 << 63;
@@ -55,13 +63,17 @@ impl Table {
         self.word(place, 0).load(Ordering::SeqCst)
     }
 
-    fn was_used(&self) -> bool {
-        self.0[0].load(Ordering::SeqCst) != 0
+    fn has(&self, mark: u64) -> bool {
+        self.0[0].load(Ordering::SeqCst) & mark != 0
+    }
+
+    fn mark(&self, mark: u64) {
+        self.0[0].fetch_or(mark, Ordering::SeqCst);
     }
 
     /// The number of a key; 0: it has none.
     fn get(&self, key: u64) -> u64 {
-        if !self.was_used() {
+        if !self.has(USED) {
             return 0;
         }
         for place in places(key) {
@@ -97,6 +109,7 @@ struct Own {
     /// All tables, and which one is ours; `None`: they could not be had.
     tables: Option<(Vec<Table>, usize)>,
     secret: proof::Token,
+    since: Instant,
     /// What is held here: where it is, and how often.
     held: HashMap<u64, Held>,
     /// What a gateway that was here before us held, and where.
@@ -132,7 +145,7 @@ impl Own {
         let place = before.or_else(|| {
             let table = self.own().filter(|_| self.held.len() + self.before.len() < MOST)?;
             let place = places(key).find(|place| !is_one(table.key(*place)))?;
-            table.0[0].store(1, Ordering::SeqCst);
+            table.mark(USED);
             // First the number: whoever sees the key has it.
             table.word(place, 1).store(number, Ordering::SeqCst);
             table.word(place, 0).store(key, Ordering::SeqCst);
@@ -264,8 +277,9 @@ impl Tallies {
     ) -> Self {
         let tables = tables.map(|all| (all.into_iter().map(Table).collect(), ordinal));
         let (held, before) = (HashMap::new(), HashMap::new());
-        let mut own = Own { tables, secret, held, before, restores: false };
-        if let Some(table) = own.own().filter(Table::was_used) {
+        let since = Instant::now();
+        let mut own = Own { tables, secret, since, held, before, restores: false };
+        if let Some(table) = own.own().filter(|table| table.has(USED)) {
             let all = (0..PLACES).map(|place| (table.key(place), place));
             own.before = all.filter(|(key, _)| is_one(*key)).collect();
             own.restores = true;
@@ -322,6 +336,17 @@ impl Tallies {
         }
         own.restores = false;
         own.held.values().for_each(|held| own.set(*held));
+        if let Some(table) = own.own() {
+            table.mark(TAKEN_UP);
+        }
+    }
+
+    /// Whether all gateways have taken up what goes on, or have had the time for it.
+    /// After a reload nobody knows before that who has a name, and how much there is.
+    pub fn are_complete(&self) -> bool {
+        let own = self.0.borrow();
+        let mut tables = own.tables.iter().flat_map(|(tables, _)| tables);
+        own.since.elapsed() >= TAKING_UP || tables.all(|table| table.has(TAKEN_UP))
     }
 }
 
@@ -373,8 +398,11 @@ mod tests {
         assert!(kept.is_ok());
         // Of two, as long as it is not known how many go on.
         assert_eq!((all[1].claim("lost").err(), all[1].sum("left")), (Some(0), 2));
+        assert!(!next.are_complete());
         next.free_rest();
-        assert!(all[1].claim("lost").is_ok());
+        assert!(all[1].claim("lost").is_ok() && !next.are_complete());
+        all[1].free_rest();
+        assert!(next.are_complete() && all[1].are_complete());
         assert_eq!((all[1].whose("kept"), all[1].sum("left")), (Some(0), 1));
         drop(counted);
     }

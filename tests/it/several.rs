@@ -1,6 +1,7 @@
 //! Several gateways are one: whichever takes a connection, all sessions are there.
 
 use std::collections::HashSet;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -207,6 +208,47 @@ fn of_those_that_begin_it_at_once_one_does() {
                 std::mem::forget(client);
             }
             assert_eq!(begun, 1, "{round}");
+        }
+    });
+}
+
+/// Clients wait for the first gateway that there is after a reload: it may be
+/// another one than that which has the session.
+#[test]
+fn a_reload_begins_none_anew() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[("forkptyrouter-detach", "9")]);
+        let id = begins(&server, 3, "job").leaves();
+        all_answer(&server);
+        for round in 1..=4 {
+            process::signal(server.master(), Signal::SIGHUP);
+            wait_until("it reloads", || server.count_in_log("binary reloading uWSGI") == round);
+            wait_until("it listens", || UnixStream::connect(server.path("u")).is_ok());
+            let variables = [&LEAVES[..], &[("fpty.begin", "1"), ("fpty.name", "job")]].concat();
+            let mut clients: Vec<_> = (0..8).map(|_| Leaver::calls(&server, "u")).collect();
+            for client in &mut clients {
+                client.asks(Some("job"), &variables);
+            }
+            let mut have_it = Vec::new();
+            for mut client in clients {
+                client.waits_to_its_end("a word", |it| it.end.is_some() || !it.offer.is_empty());
+                match &client.end {
+                    None if !client.offer.is_empty() => have_it.push(client.takes()),
+                    Some((3, 0, why)) => assert!(why.contains("is attached since"), "{why}"),
+                    // It came to a gateway that was about to end.
+                    end => assert_eq!(end, &None),
+                }
+            }
+            wait_until("all serve", || {
+                server.count_in_log("sessions at once") == (round + 1) * GATEWAYS
+            });
+            assert!(have_it.len() <= 1, "{}", have_it.len());
+            let mut client =
+                have_it.pop().unwrap_or_else(|| at(&server, 0, Some("job"), &[]).takes());
+            client.terminal().send("\n");
+            client.terminal().read_until("$ ");
+            assert_eq!(client.leaves(), id);
+            all_answer(&server);
         }
     });
 }

@@ -226,6 +226,16 @@ impl Leaver {
         }
     }
 
+    /// The same, or until the connection has ended.
+    #[track_caller]
+    pub fn waits_to_its_end(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + DEADLINE;
+        while !enough(self) && !self.over {
+            assert!(Instant::now() < end, "{what} did not come");
+            self.read();
+        }
+    }
+
     fn read(&mut self) {
         let mut poll = [PollFd::new(std::os::fd::AsFd::as_fd(&self.stream), PollFlags::POLLIN)];
         if nix::poll::poll(&mut poll, PollTimeout::from(100u8)) != Ok(1) {

@@ -8,7 +8,6 @@ use super::super::fault;
 use super::super::hang_up::Copies;
 use super::super::listing::beginning::Beginning;
 use super::super::programs::Programs;
-use super::super::recovery::Whose;
 use super::super::secrets::{self, NOBODY, Secrets};
 use super::super::seeking;
 use super::super::table::{Key, Source};
@@ -375,9 +374,6 @@ impl Left {
         let may_hear = session.leaves_client(&mut wires);
         // It goes on with the terminal.
         let recording = wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
-        if let Some(recording) = &recording {
-            recording.belongs_to(Whose::Left(key));
-        }
         let master = wires.master;
         if master.is_shared() {
             master.take_back();

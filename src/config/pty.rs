@@ -224,7 +224,8 @@ impl Pty {
         let typed = typed.as_ref();
         let address = || value::bytes(option, typed).map(Some);
         let on = || value::switch(option, typed);
-        let bad = |why: &str| Error::new(format!("option {option} = {}: {why}", typed.display()));
+        let bad =
+            |why: &str| Error::new(format!("option {option} = {}: {why}", typed.to_string_lossy()));
         let text = || typed.to_str().map(str::to_owned);
         let name = || {
             let name = text().filter(|name| is_name(name.as_bytes()));

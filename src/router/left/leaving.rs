@@ -2,14 +2,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::super::beginning::Beginning;
 use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
 use super::super::hang_up::Copies;
-use super::super::listing::beginning::Beginning;
 use super::super::programs::Programs;
 use super::super::secrets::{self, NOBODY, Secrets};
-use super::super::seeking;
+use super::super::siblings::sought;
 use super::super::table::{Key, Source};
 use super::super::tallies::Tally;
 use super::super::told;
@@ -107,7 +107,7 @@ impl Left {
             return Ok(None);
         }
         let key = Beginning::of(name).filter(|_| uid != NOBODY);
-        let held = match key.map(|name| seeking::name(newcomer.door, uid, name)) {
+        let held = match key.map(|name| sought::name(newcomer.door, uid, name)) {
             None => None,
             // It may have it already.
             Some(key) => match held.filter(|held| held.is(key)) {

@@ -2,40 +2,48 @@
 
 use crate::router::ids::LENGTH;
 use crate::router::listing::beginning::Beginning;
+use fpty::proto::key::Secret;
 use fpty::sys::clock::BootInstant;
 
 /// What is sought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sought {
     /// The socket: it is found where it began.
     pub door: u16,
     /// Who seeks it.
     pub uid: u32,
-    /// It has said a session's secret: it is found by its id, whosever it is.
-    pub has_secret: bool,
     /// Its id, how that begins, or its name; `None`: the one that was left last.
     pub which: Option<Beginning>,
+    /// Whoever has that may have it, too.
+    pub secret: Option<Secret>,
 }
 
 impl Sought {
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
         let which = self.which.as_ref().map(Beginning::as_bytes).unwrap_or_default();
-        let head = [&self.door.to_le_bytes()[..], &self.uid.to_le_bytes()].concat();
-        [&head, &[u8::from(self.has_secret)][..], which].concat()
+        let secret = self.secret.as_ref().map(|secret| &secret.bytes()[..]).unwrap_or_default();
+        let has_one = [u8::from(!secret.is_empty())];
+        [&self.door.to_le_bytes()[..], &self.uid.to_le_bytes(), &has_one, secret, which].concat()
     }
 
     /// As it is read.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (door, rest) = bytes.split_first_chunk()?;
         let (uid, rest) = rest.split_first_chunk()?;
-        let (has_secret, rest) = rest.split_first()?;
+        let (secret, rest) = match rest.split_first()? {
+            (0, rest) => (None, rest),
+            (_, rest) => {
+                let (secret, rest) = rest.split_first_chunk()?;
+                (Some(Secret::of(*secret)), rest)
+            }
+        };
         let which = match rest {
             [] => None,
             which => Some(Beginning::of(which)?),
         };
         let (door, uid) = (u16::from_le_bytes(*door), u32::from_le_bytes(*uid));
-        Some(Self { door, uid, has_secret: *has_secret != 0, which })
+        Some(Self { door, uid, which, secret })
     }
 }
 

@@ -16,6 +16,7 @@ use super::greet::{Opened, mode_of};
 use super::left::Left;
 use super::listing::beginning::Beginning;
 use super::outcome::Outcome;
+use super::secrets::{NOBODY, user_of};
 use super::siblings::sought::{Best, Fits, Found, Sought};
 use super::siblings::{Asker, Handed, PATIENCE, Posed, Question, Siblings};
 use super::table::{Key, Table};
@@ -23,8 +24,9 @@ use super::told::Said;
 use crate::config::rules::Rules;
 use crate::session::greeting::{Greeting, Heard, Opening};
 use fpty::error::reason;
+use fpty::proto::key::Secret;
 use fpty::proto::{
-    END_OF_STREAM, Ended, Ending, HELLO, VARIABLES, VERSION, encode_bare, encode_input,
+    END_OF_STREAM, Ended, Ending, HELLO, NO_SUCH, VARIABLES, VERSION, encode_bare, encode_input,
     encode_rows_and_cols, request, variables,
 };
 use fpty::sys::clock::BootInstant;
@@ -43,7 +45,6 @@ const HOPS: u8 = 3;
 const LONGEST: usize = 4 * 1024 * 1024;
 
 /// Why somebody gets nothing.
-const NO_SUCH: &str = "there is no such session";
 const NO_SUCH_HEARD: &str = "there is no such session, but for gateways that do not answer";
 const SILENT: &str = "the session's gateway does not answer: try again";
 const MOVES: &str = "the session begins elsewhere right now: try again";
@@ -88,18 +89,24 @@ impl Sought {
         let newcomer = &opened.newcomer;
         let allows = |rules: &Rules| rules.detach.sessions > 0;
         let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
-        let uid = newcomer.client.peer_uid().filter(|_| is_allowed)?;
+        let secret = opened.opening.variables.get(variables::SECRET).and_then(Secret::read);
+        let uid = user_of(&newcomer.client);
+        // Who is not known has what it has the secret of.
+        if !is_allowed || (uid == NOBODY && secret.is_none()) {
+            return None;
+        }
         let (_, which) = opened.opening.request.clone().read().ok()??;
         let which = match which.as_slice() {
             [] => None,
             which => Some(Beginning::of(which)?),
         };
-        Some(Self { door: newcomer.door, uid, which })
+        Some(Self { door: newcomer.door, uid, secret, which })
     }
 
     /// The key of its name.
     fn name(&self) -> Option<Name> {
-        Some(name(self.door, self.uid, self.which?))
+        let which = self.which.filter(|_| self.uid != NOBODY)?;
+        Some(name(self.door, self.uid, which))
     }
 }
 
@@ -287,8 +294,7 @@ pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Bo
     let said = memory_file::read(said, LONGEST).ok()?;
     let (opening, rest) = heard(&said)?;
     let client = Stream::of_stranger(client);
-    // Of others nobody knows whose session it would be.
-    let transport = Transport::Unix;
+    let transport = if client.is_unix() { Transport::Unix } else { Transport::Tcp };
     let seat = cx.seats.take(rules, &client);
     let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
     cx.input.clear();

@@ -301,12 +301,16 @@ impl Left {
         id: &str,
         secret: &Secret,
     ) -> Option<Key> {
+        let key = self.of_id(door, id)?;
+        self.note_arrival(sessions, key);
+        self.entries.get(key)?.secrets.are(secret).then_some(key)
+    }
+
+    fn of_id(&self, door: u16, id: &str) -> Option<Key> {
         let is_it = |key: &Key| {
             self.entries.get(*key).is_some_and(|entry| entry.door == door && entry.id == id)
         };
-        let key = self.index.beginning(id).find(is_it)?;
-        self.note_arrival(sessions, key);
-        self.entries.get(key)?.secrets.are(secret).then_some(key)
+        self.index.beginning(id).find(is_it)
     }
 
     /// The session that is meant: by its id; by its name, which is one's own, also
@@ -320,7 +324,13 @@ impl Left {
     /// The same for whoever seeks one among several gateways: the best that is here.
     pub fn found(&self, sought: &Sought) -> Option<Found> {
         let which = sought.which.map(|which| which.to_string()).unwrap_or_default();
-        let (fits, key) = self.fitting(sought.door, sought.uid, &which, false)?;
+        let opened = sought.secret.and_then(|secret| {
+            let key = self.of_id(sought.door, &which)?;
+            // Whether that is still good is seen when it comes.
+            self.entries.get(key)?.secrets.are(&secret).then_some((Fits::Whole, key))
+        });
+        let fitting = || self.fitting(sought.door, sought.uid, &which, false);
+        let (fits, key) = opened.or_else(fitting)?;
         let entry = self.entries.get(key)?;
         // What is called so and runs comes before what has ended.
         let is_named = fits == Fits::Is && !which.is_empty();

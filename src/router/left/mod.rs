@@ -44,7 +44,7 @@ use super::listing::beginning::Beginning;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recording;
-use super::secrets::Secrets;
+use super::secrets::{NOBODY, Secrets};
 use super::seeking;
 use super::supervisor::client::{self, Found};
 use super::supervisor::door;
@@ -361,7 +361,9 @@ impl Left {
 impl Entry {
     /// Has it count as what it is, over all gateways.
     fn count(&mut self, tallies: &Tallies) {
-        let name = Beginning::of(self.name.as_bytes()).filter(|_| !self.state.is_over());
+        // That of somebody whom nobody knows finds nothing.
+        let has_one = !self.state.is_over() && self.uid != NOBODY;
+        let name = Beginning::of(self.name.as_bytes()).filter(|_| has_one);
         let name = name.map(|name| seeking::name(self.door, self.uid, name));
         self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name).ok()));
         self.counts = match self.state.terminal() {

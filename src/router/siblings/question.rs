@@ -83,19 +83,21 @@ impl Question {
 mod tests {
     use super::*;
     use crate::router::listing::piece::Wanted;
+    use fpty::proto::key::{SECRET, Secret};
 
     #[test]
     fn questions_are_read_as_they_were_written() {
         let id = Beginning::of(b"0123abcd").expect("an id");
         let name = Beginning::of(&[b'n'; 64]).expect("a name");
         let until = BootInstant::from_nanos(u64::MAX - 7);
+        let secret = Some(Secret::of([7; SECRET]));
         for question in [
             Question::Piece(Asking { by: 7, from: 70_000, wanted: Wanted::List }),
             Question::Piece(Asking { by: 0, from: 1 << 31, wanted: Wanted::Statistics }),
             Question::Piece(Asking { by: 7, from: 0, wanted: Wanted::Places(id) }),
             Question::End { by: 0, place: 1 << 31, id },
-            Question::Seek(Sought { door: 300, uid: 70_000, which: Some(name) }),
-            Question::Seek(Sought { door: 0, uid: 0, which: None }),
+            Question::Seek(Sought { door: 300, uid: 70_000, secret, which: Some(name) }),
+            Question::Seek(Sought { door: 0, uid: 0, secret: None, which: None }),
             Question::Take(Handed { door: 300, until, hops: 3, ended: true }),
             Question::Take(Handed { door: 0, until, hops: 0, ended: false }),
         ] {

@@ -103,7 +103,7 @@ fn most(what: &str, typed: &OsStr, max: u32) -> Result<Option<u32>> {
 /// The option of this name.
 pub fn named(name: &str) -> Option<&'static RouterOption> {
     let is_it = |known: &&CStr| known.to_bytes() == name.as_bytes();
-    OPTIONS.iter().find(|option| option.names.iter().any(|known| is_it(&known)))
+    OPTIONS.iter().find(|option| option.names.iter().any(is_it))
 }
 
 /// A time of which 0 means the default.

@@ -370,16 +370,21 @@ impl GatewayLoop {
     fn open(&mut self, opened: Opened) {
         match opened.opening.request.verb() {
             Some(Verb::Attach) => {
-                let (cx, siblings) = (&mut self.cx, &mut self.siblings);
-                let opened = Box::new(opened);
-                let goes = self.seekers.seek(cx, siblings, self.left.as_deref(), opened, 0);
-                self.goes(goes);
+                self.seek(Box::new(opened), 0);
             }
             _ if listing::is_inquiry(&opened.opening) => {
                 self.inquirers.inquire(&mut self.cx, opened.newcomer, opened.opening);
             }
             _ => self.open_new(opened),
         }
+    }
+
+    /// A client wants a session that was left; so many gateways have had it before.
+    fn seek(&mut self, opened: Box<Opened>, hops: u8) {
+        let (cx, siblings, left) = (&mut self.cx, &mut self.siblings, self.left.as_deref_mut());
+        let here = left.map(|left| (left, &self.sessions));
+        let goes = self.seekers.seek(cx, siblings, here, opened, hops);
+        self.goes(goes);
     }
 
     /// It is known which gateway has the session that a client wants.
@@ -396,24 +401,24 @@ impl GatewayLoop {
         fault::point("question");
         let cx = &mut self.cx;
         let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
-        let answer = match posed.question {
-            Question::Piece(asking) => view.piece(cx, asking).encode(),
-            Question::End { by, place, id } => match view.end(cx, by, place, id) {
+        let answer = match &posed.question {
+            Question::Piece(asking) => view.piece(cx, *asking).encode(),
+            Question::End { by, place, id } => match view.end(cx, *by, *place, *id) {
                 true => listing::piece::ENDED.to_vec(),
                 false => Vec::new(),
             },
             Question::Seek(sought) => {
-                let found = self.left.as_ref().and_then(|left| left.found(&sought));
+                let left = self.left.as_mut();
+                let found = left.and_then(|left| left.found(&self.sessions, sought));
                 found.map(|found| found.encode()).unwrap_or_default()
             }
             Question::Take(handed) => {
+                let (handed, hops) = (*handed, handed.hops);
                 let Some(opened) = seeking::arrives(cx, &mut posed, handed) else {
                     return;
                 };
                 self.siblings.reply(&posed, seeking::TAKEN);
-                let (siblings, left) = (&mut self.siblings, self.left.as_deref());
-                let goes = self.seekers.seek(cx, siblings, left, opened, handed.hops);
-                return self.goes(goes);
+                return self.seek(opened, hops);
             }
         };
         self.siblings.reply(&posed, &answer);

@@ -18,6 +18,7 @@ use fpty::sys::socket::Stream;
 pub const RATES: usize = 4096 / 2;
 
 /// A seat: what it counts for as long as it is there, of all and of a user's.
+#[expect(dead_code, reason = "they count by being there")]
 pub struct Seat {
     all: Option<Tally>,
     user: Option<Tally>,

@@ -16,17 +16,18 @@ use super::greet::{Opened, mode_of};
 use super::left::Left;
 use super::listing::beginning::Beginning;
 use super::outcome::Outcome;
-use super::secrets::{NOBODY, user_of};
+use super::secrets::{self, NOBODY};
 use super::siblings::sought::{Best, Fits, Found, Sought};
 use super::siblings::{Asker, Handed, PATIENCE, Posed, Question, Siblings};
 use super::table::{Key, Table};
 use super::told::Said;
+use super::traffic::Sessions;
 use crate::config::rules::Rules;
 use crate::session::greeting::{Greeting, Heard, Opening};
 use fpty::error::reason;
 use fpty::proto::key::Secret;
 use fpty::proto::{
-    END_OF_STREAM, Ended, Ending, HELLO, NO_SUCH, VARIABLES, VERSION, encode_bare, encode_input,
+    END_OF_STREAM, Ended, Ending, HELLO, VARIABLES, VERSION, encode_bare, encode_input,
     encode_rows_and_cols, request, variables,
 };
 use fpty::sys::clock::BootInstant;
@@ -45,6 +46,7 @@ const HOPS: u8 = 3;
 const LONGEST: usize = 4 * 1024 * 1024;
 
 /// Why somebody gets nothing.
+const NO_SUCH: &str = "there is no such session";
 const NO_SUCH_HEARD: &str = "there is no such session, but for gateways that do not answer";
 const SILENT: &str = "the session's gateway does not answer: try again";
 const MOVES: &str = "the session begins elsewhere right now: try again";
@@ -89,10 +91,12 @@ impl Sought {
         let newcomer = &opened.newcomer;
         let allows = |rules: &Rules| rules.detach.sessions > 0;
         let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
+        if !is_allowed {
+            return None;
+        }
+        let uid = secrets::user_of(&newcomer.client);
         let secret = opened.opening.variables.get(variables::SECRET).and_then(Secret::read);
-        let uid = user_of(&newcomer.client);
-        // Who is not known has what it has the secret of.
-        if !is_allowed || (uid == NOBODY && secret.is_none()) {
+        if uid == NOBODY && secret.is_none() {
             return None;
         }
         let (_, which) = opened.opening.request.clone().read().ok()??;
@@ -100,13 +104,13 @@ impl Sought {
             [] => None,
             which => Some(Beginning::of(which)?),
         };
-        Some(Self { door: newcomer.door, uid, secret, which })
+        Some(Self { door: newcomer.door, uid, which, secret })
     }
 
     /// The key of its name.
     fn name(&self) -> Option<Name> {
-        let which = self.which.filter(|_| self.uid != NOBODY)?;
-        Some(name(self.door, self.uid, which))
+        // Nobody has none.
+        Some(name(self.door, self.uid, self.which.filter(|_| self.uid != NOBODY)?))
     }
 }
 
@@ -129,14 +133,15 @@ impl Seekers {
         &mut self,
         cx: &mut Context,
         siblings: &mut Siblings,
-        left: Option<&Left>,
+        here: Option<(&mut Left, &Sessions)>,
         mut opened: Box<Opened>,
         hops: u8,
     ) -> Goes {
         // Whoever cannot have one hears so here.
         let may = siblings.there_are() && opened.newcomer.seat.is_ok();
-        let sought = left.filter(|_| may).and_then(|_| Sought::of(cx, &opened));
-        let (Some(left), Some(sought)) = (left, sought) else {
+        let here = here.filter(|_| may);
+        let sought = here.as_ref().and_then(|_| Sought::of(cx, &opened));
+        let (Some((left, sessions)), Some(sought)) = (here, sought) else {
             return Goes::Here(opened);
         };
         fault::point("seeking");
@@ -165,7 +170,7 @@ impl Seekers {
             }
         }
         let mut best = Best::default();
-        match left.found(&sought) {
+        match left.found(sessions, &sought) {
             Some(found) if found.fits == Fits::Whole => return Goes::Here(opened),
             Some(found) => best.add(cx.ordinal, found),
             None => {}
@@ -188,7 +193,7 @@ impl Seekers {
         let others: Vec<usize> = siblings.others().collect();
         let mut asked = 0;
         for whom in &others {
-            let question = Question::Seek(sought);
+            let question = Question::Seek(sought.clone());
             asked += u32::from(siblings.ask(cx, *whom, question, Asker::Seeker(key, *whom)));
         }
         let Some(one) = self.0.get_mut(key) else { return };
@@ -294,7 +299,10 @@ pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Bo
     let said = memory_file::read(said, LONGEST).ok()?;
     let (opening, rest) = heard(&said)?;
     let client = Stream::of_stranger(client);
-    let transport = if client.is_unix() { Transport::Unix } else { Transport::Tcp };
+    let transport = match client.peer_address() {
+        Some(_) => Transport::Tcp,
+        None => Transport::Unix,
+    };
     let seat = cx.seats.take(rules, &client);
     let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
     cx.input.clear();

@@ -2,7 +2,10 @@
 //! there, and whatever became of the gateway meanwhile.
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -39,6 +42,14 @@ fn back(server: &Server, which: &str) -> Leaver {
     let client = Leaver::comes(server, which, &[]).takes();
     assert_eq!(client.offer, "r", "what is recorded is not handed over");
     client
+}
+
+/// How much output there was, says a ring.
+fn total(ring: &OwnedFd) -> u64 {
+    let mut total = [0; 8];
+    let file = fs::File::from(ring.try_clone().expect("a copy"));
+    file.read_exact_at(&mut total, 16).expect("a ring");
+    u64::from_le_bytes(total)
 }
 
 /// The one file, and what the audit says of it in the end.
@@ -251,11 +262,18 @@ fn a_flood_without_a_client_is_recorded_whole_or_counted() {
             let server = server(flavor, &[]);
             let mut client = seated(&server, &[]);
             client.types("sleep 0.3; seq 1 2000000; exit 4\n");
+            let ring = client.ring.as_ref().unwrap().try_clone().unwrap();
             client.leaves();
             wait_until_written(&server, "ready");
             let recorder = running(&server, "fpty-recorder");
             if stops {
                 process::signal(recorder, Signal::SIGSTOP);
+                // Nothing else would make a flood pause.
+                wait_until("it waits for room", || {
+                    let before = total(&ring);
+                    std::thread::sleep(Duration::from_millis(100));
+                    before > 1_000_000 && before < 13_000_000 && total(&ring) == before
+                });
             }
             wait_until("the program has ended", || server.programs().is_empty());
             process::signal(recorder, Signal::SIGCONT);

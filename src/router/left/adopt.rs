@@ -14,7 +14,7 @@ use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::alone::{LAST_READS, ONE_READ};
 use super::bound::past_of;
-use super::state::State;
+use super::state::{Remnants, State};
 use super::{Alone, Client, Entry, Held, Left, Over, Program};
 use crate::config::record::OnError;
 use crate::session::Session;
@@ -108,10 +108,8 @@ impl Left {
         let secrets = Secrets::of(secrets);
         let door = cx.doors.named(&door);
         let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
-        let command: Option<Box<str>> = command.map(Into::into);
         let entry = |door, state| Entry {
             name,
-            command,
             secrets,
             ..entry(id.clone(), uid, door, pid, since, state)
         };
@@ -133,7 +131,8 @@ impl Left {
             if let Some(recorder) = recorder {
                 recorder.end(cx, recording, exit_of(&ended), None);
             }
-            let state = State::Over(Over { ring, ended }, at.into());
+            let state =
+                State::Over(Over { ring, ended, command: command.map(Into::into) }, at.into());
             let key = self.insert(entry(door?, state));
             self.arm(cx, key);
             return Some(Restored::Ended(key));
@@ -217,8 +216,8 @@ impl Left {
     fn end_unheard(&mut self, cx: &mut Context, key: Key) -> Option<Restored> {
         let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {NOT_HEARD}"));
-        let (program, alone, _) = entry.state.forgotten();
-        Some(Restored::Ends(alone?.master, Process::held(program?.pidfd)))
+        let Remnants { program, terminal, .. } = entry.state.forgotten();
+        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd)))
     }
 }
 
@@ -280,11 +279,10 @@ pub(super) fn entry(
     state: State<Held>,
 ) -> Entry {
     Entry {
-        id,
+        id: id.into(),
         name: String::new(),
         uid,
         secrets: Secrets::default(),
-        command: None,
         door,
         pid,
         since,

@@ -12,6 +12,7 @@ use super::super::programs::Programs;
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::Sessions;
+use super::state::Remnants;
 use super::{LOOK, Left, Over, SOON};
 use crate::uwsgi::log::log;
 use fpty::ended::of_exit;
@@ -182,13 +183,14 @@ impl Left {
         let recording = alone.recording.take();
         let ring = alone.remains.as_fd().try_clone_to_owned();
         let why = exit.map_or(Gone::Lost, Gone::of_exit);
+        let command = self.command_of(cx, key);
         self.unwatch(cx, key);
         cx.closed_without_client(key, why, exit, recording);
         let Ok(ring) = ring else {
             drop(self.remove(cx, key));
             return;
         };
-        self.is_over_now(cx, sessions, programs, key, Over { ring, ended });
+        self.is_over_now(cx, sessions, programs, key, Over { ring, ended, command });
     }
 
     /// Ends a session that nobody is attached to; what is left of one that has
@@ -202,7 +204,9 @@ impl Left {
             return;
         };
         let pid = entry.pid;
-        let (Some(program), Some(alone), _) = entry.state.forgotten() else {
+        let Remnants { program: Some(program), terminal: Some(alone), .. } =
+            entry.state.forgotten()
+        else {
             return;
         };
         // Others may have copies.

@@ -128,7 +128,7 @@ impl Left {
         let started = started.or_else(|| proc::started(pid).map(Timestamp::from));
         let known = self.index.of_session(session).and_then(|entry| self.entries.get(entry));
         Some(Record {
-            id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.clone()),
+            id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.as_ref().to_owned()),
             uid: attached.wires.client.peer_uid().unwrap_or(u32::MAX),
             door: cx.doors.door(attached.door).map(|door| door.name.clone()).unwrap_or_default(),
             pid,
@@ -150,7 +150,7 @@ impl Left {
         held: SessionFds,
     ) -> Option<Restored> {
         let past = past_of(&record);
-        let Record { id, uid, door: socket, pid, since, command, mut last, .. } = record;
+        let Record { id, uid, door: socket, pid, since, mut last, .. } = record;
         let (pid, door) = (Pid::new(pid)?, cx.doors.named(&socket));
         let SessionFds {
             master: Some(master), program: Some(program), client: Some(client), ..
@@ -181,11 +181,8 @@ impl Left {
             _ => None,
         };
         let origin = Origin { socket: door.is_none().then_some(socket), last, noted };
-        let entry = Entry {
-            command: command.as_deref().map(Into::into),
-            bound: Some(Box::new(origin)),
-            ..entry(id, uid, at, pid, since.into(), state)
-        };
+        let entry =
+            Entry { bound: Some(Box::new(origin)), ..entry(id, uid, at, pid, since.into(), state) };
         let key = self.insert(entry);
         self.hear_adopted(cx, sessions, key, session);
         let past = Past { door: at, size, ..past };

@@ -49,7 +49,7 @@ pub struct Waiting {
 
 impl Waiting {
     /// It gets nothing.
-    pub(super) fn is_refused(self, cx: &mut Context, why: &str) {
+    pub(super) fn refuse(self, cx: &mut Context, why: &str) {
         let why = Ended::because(Ending::Refused, why);
         cx.turn_back(self.newcomer, true, why);
     }
@@ -162,7 +162,7 @@ impl Left {
             return Came::In;
         }
         let session = sessions.vacant_key();
-        let client = |_: &Box<Waiting>| Client { session, uid };
+        let client = |_: &_| Client { session, uid };
         // Its client may have lost the connection that has it.
         let is_its_client = waiting.came_with.is_some();
         let steals = asked.steals || is_its_client;
@@ -182,7 +182,7 @@ impl Left {
                     false => taken_by(cx, uid),
                 };
                 if let Some(overtaken) = overtaken {
-                    overtaken.is_refused(cx, &taken_by);
+                    overtaken.refuse(cx, &taken_by);
                 }
                 if is_news {
                     self.has_to_go(sessions, key, taken_by);
@@ -301,14 +301,15 @@ impl Left {
         id: &str,
         secret: &Secret,
     ) -> Option<Key> {
-        let key = self.of_id(door, id)?;
+        let key = self.whole(door, id)?;
         self.note_arrival(sessions, key);
         self.entries.get(key)?.secrets.are(secret).then_some(key)
     }
 
-    fn of_id(&self, door: u16, id: &str) -> Option<Key> {
+    /// The session that began at this socket and has this id.
+    fn whole(&self, door: u16, id: &str) -> Option<Key> {
         let is_it = |key: &Key| {
-            self.entries.get(*key).is_some_and(|entry| entry.door == door && entry.id == id)
+            self.entries.get(*key).is_some_and(|entry| entry.door == door && *entry.id == *id)
         };
         self.index.beginning(id).find(is_it)
     }
@@ -322,21 +323,21 @@ impl Left {
     }
 
     /// The same for whoever seeks one among several gateways: the best that is here.
-    pub fn found(&self, sought: &Sought) -> Option<Found> {
+    pub fn found(&mut self, sessions: &Sessions, sought: &Sought) -> Option<Found> {
         let which = sought.which.map(|which| which.to_string()).unwrap_or_default();
-        let opened = sought.secret.and_then(|secret| {
-            let key = self.of_id(sought.door, &which)?;
-            // Whether that is still good is seen when it comes.
-            self.entries.get(key)?.secrets.are(&secret).then_some((Fits::Whole, key))
-        });
-        let fitting = || self.fitting(sought.door, sought.uid, &which, false);
-        let (fits, key) = opened.or_else(fitting)?;
+        let secret = sought.secret.as_ref();
+        let opened =
+            secret.and_then(|secret| self.opened_by(sessions, sought.door, &which, secret));
+        let (fits, key) = match opened {
+            Some(key) => (Fits::Whole, key),
+            None => self.fitting(sought.door, sought.uid, &which, false)?,
+        };
         let entry = self.entries.get(key)?;
         // What is called so and runs comes before what has ended.
         let is_named = fits == Fits::Is && !which.is_empty();
         let above = if is_named && !entry.state.is_over() { ABOVE_ENDED } else { 0 };
         let (rank, since) = (entry.state.rank() + above, entry.state.since().boot);
-        Some(Found { fits, rank, since, id: entry.id.clone() })
+        Some(Found { fits, rank, since, id: entry.id.as_ref().to_owned() })
     }
 
     fn fitting(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<(Fits, Key)> {
@@ -351,7 +352,7 @@ impl Left {
         // Somebody may have named a session like another's id.
         if !begins {
             // It comes before those that only begin so.
-            let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| it.id == which);
+            let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| *it.id == *which);
             let mut whole = self.index.beginning(which).take_while(is_whole);
             if let Some(key) = whole.find(|key| known(key).is_some()) {
                 return Some((Fits::Whole, key));

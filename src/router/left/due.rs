@@ -12,7 +12,7 @@ use super::super::timers::Due;
 use super::super::told::Gone;
 use super::super::traffic::Sessions;
 use super::state::{Overdue, Times};
-use super::{Alone, Entry, LOOK, Left, SOON};
+use super::{Entry, LOOK, Left, SOON};
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::Interest;
 
@@ -84,8 +84,8 @@ impl Left {
         };
         let ends = entry.state.program().is_some_and(|program| program.ending.is_some());
         let now = BootInstant::now();
-        let is_closed = |alone: &Box<Alone>| alone.closed.is_some_and(|at| now >= at);
-        let is_closed = entry.state.terminal().is_some_and(is_closed);
+        let closed = entry.state.terminal().and_then(|alone| alone.closed);
+        let is_closed = closed.is_some_and(|at| now >= at);
         if entry.untold {
             self.tell_store(cx, sessions, programs, key);
         }

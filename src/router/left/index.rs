@@ -2,6 +2,7 @@
 //! user. Nobody looks through all of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
 
 use super::Entry;
 use crate::router::table::Key;
@@ -14,7 +15,7 @@ pub struct Index {
     by_session: HashMap<Key, Key>,
     /// Programs of ours that run for nobody.
     by_program: HashMap<Pid, Key>,
-    by_id: BTreeSet<(Box<str>, Key)>,
+    by_id: BTreeSet<(Rc<str>, Key)>,
     /// By socket and user.
     users: HashMap<(u16, u32), User>,
     /// What has ended, by user and since when.
@@ -24,7 +25,7 @@ pub struct Index {
 /// What is somebody's at a socket.
 #[derive(Default)]
 struct User {
-    by_name: BTreeSet<(Box<str>, Key)>,
+    by_name: BTreeSet<(Rc<str>, Key)>,
     /// What nobody is attached to: the nearest to whoever comes back is the last.
     left: BTreeSet<(u8, BootInstant, Key)>,
 }
@@ -39,7 +40,7 @@ impl Index {
         if entry.bound.is_some() {
             return;
         }
-        self.by_id.insert((entry.id.as_str().into(), key));
+        self.by_id.insert((entry.id.clone(), key));
         let user = self.users.entry((entry.door, entry.uid)).or_default();
         if !entry.name.is_empty() {
             user.by_name.insert((entry.name.as_str().into(), key));
@@ -63,7 +64,7 @@ impl Index {
         if entry.bound.is_some() {
             return;
         }
-        self.by_id.remove(&(entry.id.as_str().into(), key));
+        self.by_id.remove(&(entry.id.clone(), key));
         let (rank, since) = (entry.state.rank(), entry.state.since().boot);
         let is_alone = rank > 0 && !entry.state.is_over();
         if let Some(user) = self.users.get_mut(&(entry.door, entry.uid)) {
@@ -134,11 +135,11 @@ impl User {
 }
 
 fn beginning_with<'a>(
-    set: &'a BTreeSet<(Box<str>, Key)>,
+    set: &'a BTreeSet<(Rc<str>, Key)>,
     by: &str,
     is_one: fn(&str, &str) -> bool,
 ) -> impl Iterator<Item = Key> + use<'a> {
-    let by: Box<str> = by.into();
+    let by: Rc<str> = by.into();
     let from = (by.clone(), Key::FIRST);
     set.range(from..).take_while(move |(it, _)| is_one(it, &by)).map(|(_, key)| *key)
 }

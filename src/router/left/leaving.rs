@@ -13,11 +13,11 @@ use super::super::secrets::{self, NOBODY, Secrets};
 use super::super::seeking;
 use super::super::table::{Key, Source};
 use super::super::tallies::Tally;
-use super::super::told::{self, Subject};
+use super::super::told;
 use super::super::traffic::{Attached, Sessions};
 use super::alone::{LAST_READS, ONE_READ};
-use super::coming::{HAS_ENDED, Waiting};
-use super::state::{self, State};
+use super::coming::HAS_ENDED;
+use super::state::{self, Remnants, State};
 use super::{Alone, Client, Entry, Left, Over, Program, keys, without_client};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
@@ -72,7 +72,7 @@ pub enum Parting {
 pub enum Leaves {
     /// The program, which runs, and what is kept of its output: this instead of what
     /// there was, where somebody has written nonsense into that.
-    Terminal(Option<Remains>),
+    Terminal(Option<Box<Remains>>),
     /// The program has ended so, and nobody was told.
     End(Ended),
 }
@@ -107,9 +107,8 @@ impl Left {
         if uid == NOBODY && opening.variables.get(variables::SECRET).is_none() {
             return Ok(None);
         }
-        // Of nobody who is known there is nobody else who could have it.
-        let wanted = Beginning::of(name).filter(|_| uid != NOBODY);
-        let held = match wanted.map(|name| seeking::name(newcomer.door, uid, name)) {
+        let key = Beginning::of(name).filter(|_| uid != NOBODY);
+        let held = match key.map(|name| seeking::name(newcomer.door, uid, name)) {
             None => None,
             // It may have it already.
             Some(key) => match held.filter(|held| held.is(key)) {
@@ -141,7 +140,6 @@ impl Left {
             return false;
         };
         let door = attached.door;
-        let command = cx.command_of(Subject::Session(key), door);
         let Attached { session, wires, .. } = attached;
         let (Some(pid), Some(rules)) =
             (wires.program.as_ref().map(Process::pid), cx.doors.rules(door))
@@ -171,11 +169,10 @@ impl Left {
         let began = Timestamp::now();
         let program = Program { pidfd, adopted: false, ending: None };
         let entry = self.insert(Entry {
-            id,
+            id: id.into(),
             name,
             uid,
             secrets,
-            command: command.map(Into::into),
             door,
             pid,
             since: began,
@@ -194,7 +191,7 @@ impl Left {
     /// The id of a session that can be left: whoever comes back gets the same.
     pub fn left_id(&self, session: Key) -> Option<String> {
         let entry = self.index.of_session(session)?;
-        self.entries.get(entry).map(|entry| entry.id.clone())
+        self.entries.get(entry).map(|entry| entry.id.as_ref().to_owned())
     }
 
     fn why_not(&self, cx: &Context, attached: &Attached, entry: Option<&Entry>) -> Option<String> {
@@ -298,7 +295,7 @@ impl Left {
         cx: &Context,
         attached: &mut Attached,
         key: Key,
-    ) -> Result<Option<Remains>, String> {
+    ) -> Result<Option<Box<Remains>>, String> {
         fault::point("reserving");
         let is_theirs = attached.session.is_handed_over();
         let kept = attached.session.kept_mut();
@@ -310,7 +307,7 @@ impl Left {
                 let buffer = cx.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
                 let size = attached.wires.master.size().unwrap_or(Size { rows: 24, cols: 80 });
                 let made = Remains::new(buffer as usize, size);
-                Some(made.map_err(|error| error.to_string())?)
+                Some(Box::new(made.map_err(|error| error.to_string())?))
             }
         };
         let (master, token) = (attached.wires.master.as_fd(), Source::Terminal(key).token());
@@ -340,6 +337,7 @@ impl Left {
             }
             Leaves::End(ended) => {
                 let ring = last_output(cx, sessions, session);
+                let command = self.command_of(cx, key);
                 self.unwatch(cx, key);
                 let mut attached = sessions.end(cx, session);
                 if let Some(attached) = &mut attached {
@@ -347,7 +345,7 @@ impl Left {
                 }
                 match ring {
                     Some(ring) => {
-                        let last = Over { ring, ended };
+                        let last = Over { ring, ended, command };
                         self.is_over_now(cx, sessions, programs, key, last);
                     }
                     None => self.forget_entry(cx, key),
@@ -365,7 +363,7 @@ impl Left {
         programs: &mut Programs,
         key: Key,
         attached: Attached,
-        remains: Option<Remains>,
+        remains: Option<Box<Remains>>,
     ) -> Option<Stream> {
         let was_theirs = attached.session.is_handed_over();
         let Attached { mut session, mut wires, .. } = attached;
@@ -382,7 +380,8 @@ impl Left {
         if master.is_shared() {
             master.take_back();
         }
-        let Some(mut remains) = remains.or_else(|| Some(session.take_kept()?.remains)) else {
+        let kept = remains.map(|remains| *remains);
+        let Some(mut remains) = kept.or_else(|| Some(session.take_kept()?.remains)) else {
             self.forget_entry(cx, key);
             return None;
         };
@@ -397,8 +396,10 @@ impl Left {
         }
         let alone = Box::new(Alone::new(master, remains, recording));
         let next = sessions.vacant_key();
-        let next = |waiting: &Box<Waiting>| Client { session: next, uid: waiting.uid };
-        let left = self.change(key, |entry| entry.state.leaves(alone, next, Timestamp::now()));
+        let left = self.change(key, |entry| {
+            let client = |uid: u32| Client { session: next, uid };
+            entry.state.leaves(alone, |waiting| client(waiting.uid), Timestamp::now())
+        });
         match left {
             Some(state::Left::Next(alone, waiting)) => {
                 self.begins(cx, sessions, programs, key, alone, *waiting);
@@ -448,8 +449,8 @@ impl Left {
         let Some(entry) = self.remove(cx, key) else {
             return;
         };
-        if let (_, _, Some(waiting)) = entry.state.forgotten() {
-            waiting.is_refused(cx, HAS_ENDED);
+        if let Some(waiting) = entry.state.forgotten().newcomer {
+            waiting.refuse(cx, HAS_ENDED);
         }
     }
 
@@ -468,13 +469,13 @@ impl Left {
             let Some(entry) = self.remove(cx, key) else {
                 continue;
             };
-            let (program, _, waiting) = entry.state.forgotten();
+            let Remnants { program, newcomer: waiting, .. } = entry.state.forgotten();
             // Of ours nobody has the programs any more: see hang_up_orphans.
             if let Some(program) = program.filter(|program| program.adopted) {
                 programs.end_program(cx, program.pidfd);
             }
             if let Some(waiting) = waiting {
-                waiting.is_refused(cx, HAS_ENDED);
+                waiting.refuse(cx, HAS_ENDED);
             }
         }
     }

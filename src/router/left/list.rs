@@ -18,7 +18,7 @@ pub struct Listed<'a> {
     pub door: u16,
     /// Its program; of an ended one what it was.
     pub pid: i32,
-    /// What runs, where that is known.
+    /// What ran, of one that has ended, where that is known.
     pub command: Option<&'a str>,
     /// When it began.
     pub since: Timestamp,
@@ -46,7 +46,7 @@ impl Entry {
             uid: (self.uid != NOBODY).then_some(self.uid),
             door: self.door,
             pid: self.pid.as_raw(),
-            command: self.command.as_deref(),
+            command: over.and_then(|over| over.command.as_deref()),
             since: self.since,
             left,
             status: over.map(|over| over.ended.status()),

@@ -103,13 +103,11 @@ pub struct Left {
 
 /// Such a session.
 struct Entry {
-    id: String,
+    id: Rc<str>,
     /// What it is called; may be empty.
     name: String,
     uid: u32,
     secrets: Secrets,
-    /// What runs, where that is known.
-    command: Option<Box<str>>,
     /// Where it began: it is found there alone.
     door: u16,
     /// Its program; of one that has ended what it was.
@@ -199,6 +197,8 @@ impl Alone {
 struct Over {
     ring: OwnedFd,
     ended: Ended,
+    /// What ran, where that is known.
+    command: Option<Box<str>>,
 }
 
 impl Left {
@@ -301,6 +301,14 @@ impl Left {
         }
     }
 
+    /// What runs, where that is known.
+    fn command_of(&self, cx: &Context, key: Key) -> Option<Box<str>> {
+        let entry = self.entries.get(key)?;
+        let client = entry.state.client();
+        let subject = client.map_or(Subject::Left(key), |it| Subject::Session(it.session));
+        cx.command_of(subject, entry.door).map(Into::into)
+    }
+
     /// A session that has begun, or comes from a gateway before us.
     fn insert(&mut self, entry: Entry) -> Key {
         let key = self.entries.insert(entry);
@@ -337,7 +345,7 @@ impl Left {
     /// A session is over, or can be left no more.
     fn remove(&mut self, cx: &mut Context, key: Key) -> Option<Box<Entry>> {
         let entry = self.take(key)?;
-        self.tell_over(cx, entry.id.clone());
+        self.tell_over(cx, entry.id.as_ref().to_owned());
         Some(entry)
     }
 
@@ -361,9 +369,8 @@ impl Left {
 impl Entry {
     /// Has it count as what it is, over all gateways.
     fn count(&mut self, tallies: &Tallies) {
-        // That of somebody whom nobody knows finds nothing.
-        let has_one = !self.state.is_over() && self.uid != NOBODY;
-        let name = Beginning::of(self.name.as_bytes()).filter(|_| has_one);
+        let is_ones_own = self.uid != NOBODY && !self.state.is_over();
+        let name = Beginning::of(self.name.as_bytes()).filter(|_| is_ones_own);
         let name = name.map(|name| seeking::name(self.door, self.uid, name));
         self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name).ok()));
         self.counts = match self.state.terminal() {
@@ -394,7 +401,7 @@ impl Entry {
             ended = Some((payload, since));
         }
         Record {
-            id: self.id.clone(),
+            id: self.id.as_ref().to_owned(),
             name: self.name.clone(),
             uid: self.uid,
             secrets: self.secrets.kept(),
@@ -404,7 +411,6 @@ impl Entry {
             attached,
             left,
             ended,
-            command: self.command.as_deref().map(str::to_owned),
             turned: self.state.since().boot.as_nanos(),
             shared: true,
             ..Record::default()
@@ -428,6 +434,10 @@ impl Left {
         let mut record = found.record(name);
         let client = found.state.client();
         let subject = client.map_or(Subject::Left(entry), |it| Subject::Session(it.session));
+        record.command = match found.state.last() {
+            Some(over) => over.command.as_deref().map(str::to_owned),
+            None => cx.command_of(subject, found.door),
+        };
         record.last = EndRecord::new(cx.told.in_advance(subject));
         record.story = cx.told.story(subject);
         let program = found.state.program().map(|program| program.pidfd.as_fd());

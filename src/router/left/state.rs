@@ -92,6 +92,16 @@ pub enum Left<T: Things> {
     Nobody(T::Terminal),
 }
 
+/// What there was of a session that is over.
+pub struct Remnants<T: Things> {
+    /// The program, where it runs.
+    pub program: Option<T::Program>,
+    /// The terminal, where nobody is attached to it.
+    pub terminal: Option<T::Terminal>,
+    /// Who waited for the client to go.
+    pub newcomer: Option<T::Newcomer>,
+}
+
 /// How long a session is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
@@ -281,14 +291,19 @@ impl<T: Things> State<T> {
     }
 
     /// It is over. Who waited gets nothing; nobody is attached to this terminal.
-    pub fn forgotten(self) -> (Option<T::Program>, Option<T::Terminal>, Option<T::Newcomer>) {
-        match self {
-            Self::Over(..) => (None, None, None),
-            Self::Runs(Running { program, place: Place::Alone(terminal), .. }) => {
-                (Some(program), Some(terminal), None)
+    pub fn forgotten(self) -> Remnants<T> {
+        let (mut terminal, mut newcomer) = (None, None);
+        let program = match self {
+            Self::Over(..) => None,
+            Self::Runs(Running { program, place, .. }) => {
+                match place {
+                    Place::Alone(alone) => terminal = Some(alone),
+                    Place::Attached(attached) => newcomer = attached.next.map(|(next, _)| next),
+                }
+                Some(program)
             }
-            Self::Runs(Running { program, place, .. }) => (Some(program), None, place.next()),
-        }
+        };
+        Remnants { program, terminal, newcomer }
     }
 
     /// When something will be overdue.

@@ -173,7 +173,7 @@ impl Left {
         let Newcomer { client, transport, origin, .. } = newcomer;
         let (mut packet, mut offer) = (Vec::new(), Vec::new());
         if let Some(entry) = self.entries.get(key) {
-            let id = entry.id.clone();
+            let id = entry.id.as_ref().to_owned();
             let its_key = SessionKey { id, secret: None, finds: Finds::Watcher };
             encode_packet(KEY, &its_key.payload(), &mut packet);
         }

@@ -9,7 +9,6 @@ use crate::router::left::{Left, Listed};
 use crate::router::table::Key;
 use crate::router::told::{Facts, Subject};
 use crate::router::traffic::Sessions;
-use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
@@ -40,13 +39,6 @@ pub struct Described<'a> {
     pub is_handed_over: bool,
     /// Bytes of input and output that came through here; `None`: not all did.
     pub bytes: (Option<u64>, Option<u64>),
-}
-
-impl Described<'_> {
-    /// The size of its terminal.
-    pub fn size(&self) -> Option<Size> {
-        self.master.and_then(Master::size)
-    }
 }
 
 /// The sessions of a gateway.

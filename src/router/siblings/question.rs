@@ -7,7 +7,7 @@ use fpty::sys::clock::BootInstant;
 use super::sought::Sought;
 
 /// What one is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// Its sessions that somebody may know of.
     Piece(Asking),
@@ -41,7 +41,7 @@ pub struct Handed {
 
 impl Question {
     /// As it is sent.
-    pub fn encode(self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         match self {
             Self::Piece(asking) => asking.encode(),
             Self::End { by, place, id } => {
@@ -49,7 +49,7 @@ impl Question {
             }
             Self::Seek(sought) => [&b"f"[..], &sought.encode()].concat(),
             Self::Take(Handed { door, until, hops, ended }) => {
-                let mut bytes = vec![b't', hops, ended.into()];
+                let mut bytes = vec![b't', *hops, (*ended).into()];
                 bytes.extend_from_slice(&door.to_le_bytes());
                 bytes.extend_from_slice(&until.as_nanos().to_le_bytes());
                 bytes
@@ -83,21 +83,22 @@ impl Question {
 mod tests {
     use super::*;
     use crate::router::listing::piece::Wanted;
-    use fpty::proto::key::{SECRET, Secret};
+    use fpty::proto::key::Secret;
 
     #[test]
     fn questions_are_read_as_they_were_written() {
         let id = Beginning::of(b"0123abcd").expect("an id");
         let name = Beginning::of(&[b'n'; 64]).expect("a name");
         let until = BootInstant::from_nanos(u64::MAX - 7);
-        let secret = Some(Secret::of([7; SECRET]));
+        let secret = Some(Secret::of([7; 16]));
         for question in [
             Question::Piece(Asking { by: 7, from: 70_000, wanted: Wanted::List }),
             Question::Piece(Asking { by: 0, from: 1 << 31, wanted: Wanted::Statistics }),
             Question::Piece(Asking { by: 7, from: 0, wanted: Wanted::Places(id) }),
             Question::End { by: 0, place: 1 << 31, id },
-            Question::Seek(Sought { door: 300, uid: 70_000, secret, which: Some(name) }),
-            Question::Seek(Sought { door: 0, uid: 0, secret: None, which: None }),
+            Question::Seek(Sought { door: 300, uid: 70_000, which: Some(name), secret: None }),
+            Question::Seek(Sought { door: 0, uid: u32::MAX, which: Some(id), secret }),
+            Question::Seek(Sought { door: 0, uid: 0, which: None, secret: None }),
             Question::Take(Handed { door: 300, until, hops: 3, ended: true }),
             Question::Take(Handed { door: 0, until, hops: 0, ended: false }),
         ] {

@@ -2,44 +2,48 @@
 
 use crate::router::ids::LENGTH;
 use crate::router::listing::beginning::Beginning;
-use fpty::proto::key::{SECRET, Secret};
+use fpty::proto::key::Secret;
 use fpty::sys::clock::BootInstant;
 
 /// What is sought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sought {
     /// The socket: it is found where it began.
     pub door: u16,
     /// Who seeks it.
     pub uid: u32,
-    /// Its secret, where that was said.
-    pub secret: Option<Secret>,
     /// Its id, how that begins, or its name; `None`: the one that was left last.
     pub which: Option<Beginning>,
+    /// Whoever has that may have it, too.
+    pub secret: Option<Secret>,
 }
 
 impl Sought {
     /// As it is sent.
     pub fn encode(&self) -> Vec<u8> {
         let which = self.which.as_ref().map(Beginning::as_bytes).unwrap_or_default();
-        // None is no secret.
-        let secret = self.secret.map_or([0; SECRET], |secret| *secret.bytes());
-        let has_one = [self.secret.is_some().into()];
-        [&self.door.to_le_bytes()[..], &self.uid.to_le_bytes(), &has_one, &secret, which].concat()
+        let secret = self.secret.as_ref().map(|secret| &secret.bytes()[..]).unwrap_or_default();
+        let has_one = [u8::from(!secret.is_empty())];
+        [&self.door.to_le_bytes()[..], &self.uid.to_le_bytes(), &has_one, secret, which].concat()
     }
 
     /// As it is read.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (door, rest) = bytes.split_first_chunk()?;
         let (uid, rest) = rest.split_first_chunk()?;
-        let ([has_one], rest) = rest.split_first_chunk()?;
-        let (secret, rest) = rest.split_first_chunk()?;
-        let secret = (*has_one != 0).then(|| Secret::of(*secret));
+        let (secret, rest) = match rest.split_first()? {
+            (0, rest) => (None, rest),
+            (_, rest) => {
+                let (secret, rest) = rest.split_first_chunk()?;
+                (Some(Secret::of(*secret)), rest)
+            }
+        };
         let which = match rest {
             [] => None,
             which => Some(Beginning::of(which)?),
         };
-        Some(Self { door: u16::from_le_bytes(*door), uid: u32::from_le_bytes(*uid), secret, which })
+        let (door, uid) = (u16::from_le_bytes(*door), u32::from_le_bytes(*uid));
+        Some(Self { door, uid, which, secret })
     }
 }
 

@@ -30,7 +30,8 @@ static DOOR: OnceCell<Door> = OnceCell::new();
 pub fn reserve(wanted: bool) {
     let left = exec_handoff::take(NAME).filter(|(_, note)| note == VERSION);
     let left = left.and_then(|(fds, _)| <[OwnedFd; 2]>::try_from(fds).ok());
-    if !wanted && !(left.is_some() && is_held()) {
+    let is_needed = left.is_some() && is_held();
+    if !wanted && !is_needed {
         return;
     }
     let made = || {

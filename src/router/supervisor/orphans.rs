@@ -35,13 +35,9 @@ pub struct Orphan {
 }
 
 impl Orphan {
-    /// A gateway looks after it again: nothing of it is waited for any more.
-    pub fn is_adopted(
-        self,
-        poller: &Poller,
-        watched: &mut HashMap<u64, String>,
-        held: &SessionFds,
-    ) {
+    /// A gateway looks after it again, or nobody has to: nothing of it is waited for
+    /// any more.
+    pub fn forget(self, poller: &Poller, watched: &mut HashMap<u64, String>, held: &SessionFds) {
         watched.remove(&self.token);
         for fd in [&held.program, &held.client].into_iter().flatten() {
             let _ = poller.remove(fd.as_fd());
@@ -111,7 +107,7 @@ impl Supervisor {
     fn take(&mut self, id: &str) -> Option<Stored> {
         let mut stored = self.sessions.remove(id)?;
         if let Some(orphan) = stored.orphan.take() {
-            orphan.is_adopted(&self.poller, &mut self.watched, &stored.held);
+            orphan.forget(&self.poller, &mut self.watched, &stored.held);
         }
         Some(stored)
     }

@@ -14,9 +14,14 @@ use crate::uwsgi::proof::{self, Token};
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
+use fpty::text::cut;
 
-/// The longest message, in bytes.
-const LONGEST: usize = 16 * 1024;
+/// The longest message, in bytes: less than the kernel sends as one (SO_SNDBUF of
+/// socket(7), 208 KB), more than a session's texts make that a client has written.
+const LONGEST: usize = 200 * 1024;
+
+/// How many bytes of a command are kept: as many as are shown.
+const COMMAND: usize = 1000;
 
 /// What is known of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,10 +163,20 @@ pub fn send_session<T: AsFd>(to: &Stream, record: &Record, held: &SessionFds<T>)
     }
 }
 
+/// `None`: it would be too long.
 fn session(record: &Record, names: &[u8]) -> Option<Vec<u8>> {
-    let text = serde_json::to_vec(record).ok()?;
+    let is_long = |command: &String| command.len() > COMMAND;
+    let text: Vec<u8> = match &record.command {
+        Some(command) if is_long(command) => {
+            let command = Some(cut(command, COMMAND).to_owned());
+            serde_json::to_vec(&Record { command, ..record.clone() })
+        }
+        _ => serde_json::to_vec(record),
+    }
+    .ok()?;
     // There are four letters.
-    Some([&[SESSION, names.len() as u8], names, &text].concat())
+    let message = [&[SESSION, names.len() as u8][..], names, &text].concat();
+    (message.len() <= LONGEST).then_some(message)
 }
 
 /// Says that a gateway begins, which has this connection, and this log.
@@ -190,7 +205,7 @@ pub fn send_done(to: &Stream) -> Written {
 /// who has come to the descriptor is nonsense: the kernel tells whose process
 /// sends, and the token that it is a gateway.
 pub fn receive_hello(from: &Stream) -> Received {
-    let (mut buffer, mut descriptors) = ([0; LONGEST], Vec::new());
+    let (mut buffer, mut descriptors) = (vec![0; LONGEST], Vec::new());
     let (count, sender) = match from.read_and_sender(&mut buffer, &mut descriptors) {
         (Read::Bytes(count), sender) => (count, sender),
         (Read::Blocked, _) => return Received::Nothing,
@@ -208,7 +223,7 @@ pub fn receive_hello(from: &Stream) -> Received {
 
 /// Takes a message.
 pub fn receive(from: &Stream) -> Received {
-    let mut buffer = [0; LONGEST];
+    let mut buffer = vec![0; LONGEST];
     let mut arrived = Arrived::default();
     match from.read_with_descriptors(&mut buffer, &mut arrived, &mut Peer::default()) {
         Read::Bytes(count) => decode(&buffer[..count], arrived.descriptors)
@@ -297,6 +312,26 @@ mod tests {
         }
         let twice = session(&Record::default(), b"mm").expect("a message");
         assert!(decode(&twice, vec![null(), null()]).is_none());
+    }
+
+    /// Whatever a client has called its command.
+    #[test]
+    fn no_text_makes_it_too_long() {
+        let (one, other) = Stream::pair().expect("a pair");
+        let long = "\u{1}".repeat(5000);
+        let record = Record { command: Some(long), ..Record::default() };
+        let held = SessionFds { master: Some(null()), ..SessionFds::default() };
+        assert!(matches!(send_session(&one, &record, &held), Written::Bytes(_)));
+        let Received::Message(Message::Session(read, _)) = receive(&other) else {
+            panic!("another message");
+        };
+        assert_eq!(read.command, Some("\u{1}".repeat(COMMAND)));
+        let record = Record { door: "\u{1}".repeat(LONGEST), ..Record::default() };
+        assert_eq!(send_session(&one, &record, &held), Written::Gone);
+        // As much as one message may have.
+        let record = Record { door: "x".repeat(LONGEST - 1000), ..Record::default() };
+        assert!(matches!(send_session(&one, &record, &held), Written::Bytes(_)));
+        assert!(matches!(receive(&other), Received::Message(Message::Session(..))));
     }
 
     proptest! {

@@ -194,7 +194,7 @@ impl Supervisor {
             }
             stored.ordinal = hello.ordinal;
             if let Some(orphan) = stored.orphan.take() {
-                orphan.is_adopted(&self.poller, &mut self.watched, &stored.held);
+                orphan.forget(&self.poller, &mut self.watched, &stored.held);
             }
         }
         if !say(&|to| protocol::send_done(to)) {

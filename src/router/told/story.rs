@@ -10,6 +10,10 @@ use super::peer::{Peer, Said};
 use fpty::proto::Protocol;
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
+use fpty::text::cut;
+
+/// So many bytes of a command: more than a line has room for.
+const COMMAND: usize = 1000;
 
 /// What does not change with the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,7 +80,7 @@ impl Story {
             ssh_connection: text(&facts.said.ssh_connection),
             logname: text(&facts.said.logname),
             term: text(&facts.said.term),
-            command: facts.command.to_string(),
+            command: cut(&facts.command, COMMAND).to_owned(),
             uid: facts.uid,
             gid: facts.gid,
             tty: text(&facts.tty),

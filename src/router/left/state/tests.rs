@@ -122,7 +122,7 @@ impl World {
 
     fn is_over(&mut self) {
         if let Some(state) = self.state.take() {
-            let (_, terminal, newcomer) = state.forgotten();
+            let Remnants { terminal, newcomer, .. } = state.forgotten();
             if let Some(newcomer) = newcomer {
                 self.gets(newcomer, Got::HasEnded);
             }
@@ -222,7 +222,7 @@ impl World {
             return;
         };
         let (since, is_over) = (state.since(), state.is_over());
-        let (_, terminal, waited) = state.forgotten();
+        let Remnants { terminal, newcomer: waited, .. } = state.forgotten();
         if let Some(newcomer) = waited {
             self.gets(newcomer, Got::Closed);
         }

@@ -14,7 +14,7 @@ pub const SECRET: usize = 16;
 const BETWEEN: char = '+';
 
 /// Who has it has the session. It is shown to nobody but its client.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Secret([u8; SECRET]);
 
 impl Secret {

@@ -1,11 +1,11 @@
 //! A session begins that can be left.
 
+use super::super::beginning::Beginning;
 use super::super::context::Context;
 use super::super::doors::Newcomer;
-use super::super::listing::beginning::Beginning;
 use super::super::programs::Programs;
 use super::super::secrets::{self, NOBODY, Secrets};
-use super::super::seeking;
+use super::super::siblings::sought;
 use super::super::table::Key;
 use super::super::tallies::Tally;
 use super::super::traffic::{Attached, Sessions};
@@ -61,7 +61,7 @@ impl Left {
             return Ok(None);
         }
         let key = Beginning::of(name).filter(|_| uid != NOBODY);
-        let held = match key.map(|name| seeking::name(newcomer.door, uid, name)) {
+        let held = match key.map(|name| sought::name(newcomer.door, uid, name)) {
             None => None,
             // It may have it already.
             Some(key) => match held.filter(|held| held.is(key)) {

@@ -6,7 +6,6 @@ use super::super::context::Context;
 use super::super::fault;
 use super::super::hang_up::Copies;
 use super::super::programs::Programs;
-use super::super::recovery::Whose;
 use super::super::table::{Key, Source};
 use super::super::told;
 use super::super::traffic::{Attached, Sessions};
@@ -245,9 +244,6 @@ impl Left {
         let may_hear = session.leaves_client(&mut wires);
         // It goes on with the terminal.
         let recording = wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
-        if let Some(recording) = &recording {
-            recording.belongs_to(Whose::Left(key));
-        }
         let master = wires.master;
         if master.is_shared() {
             master.take_back();

@@ -45,11 +45,11 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::beginning::Beginning;
 use super::context::Context;
-use super::listing::beginning::Beginning;
 use super::record::Recording;
 use super::secrets::{NOBODY, Secrets};
-use super::seeking;
+use super::siblings::sought;
 use super::supervisor::client::{self, Found};
 use super::supervisor::door;
 use super::supervisor::protocol::Hello;
@@ -332,7 +332,7 @@ impl Entry {
     fn count(&mut self, tallies: &Tallies) {
         let is_ones_own = self.uid != NOBODY && !self.state.is_over();
         let name = Beginning::of(self.name.as_bytes()).filter(|_| is_ones_own);
-        let name = name.map(|name| seeking::name(self.door, self.uid, name));
+        let name = name.map(|name| sought::name(self.door, self.uid, name));
         self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name).ok()));
         self.counts = match self.state.terminal() {
             Some(_) => {

@@ -66,7 +66,11 @@ impl Holdings {
     /// Those of a process.
     pub fn of(pid: i32) -> Self {
         Self {
-            descriptors: process::descriptors(pid).len(),
+            // The alarm for what is far away comes with the first of it, and stays.
+            descriptors: process::descriptors(pid)
+                .iter()
+                .filter(|(_, path)| !path.ends_with("anon_inode:[timerfd]"))
+                .count(),
             // The process that sees to what a killed gateway leaves does not
             // count.
             children: process::children(pid).iter().filter(|p| p.name != "fpty-aftercare").count(),

@@ -56,7 +56,7 @@ const LEAVES: [(&str, &str); 2] = [("fpty.detach", "1"), ("fpty.take", "1")];
 /// A client of this gateway that asks for this.
 #[track_caller]
 fn at(server: &Server, number: usize, which: Option<&str>, variables: &[(&str, &str)]) -> Leaver {
-    let mut client = with_this_one(server, number, || Leaver::calls(server, "u").is_heard());
+    let mut client = with_this_one(server, number, || Leaver::calls(server, "u").agrees());
     client.asks(which, &[&LEAVES[..], variables].concat());
     client
 }
@@ -84,7 +84,7 @@ fn programs(server: &Server, number: usize) -> Vec<i32> {
 }
 
 #[track_caller]
-fn is_the_session(client: &mut Leaver, mark: &str) {
+fn shows_its_mark(client: &mut Leaver, mark: &str) {
     client.terminal().send("echo =$MARK=\n");
     client.terminal().read_until(&format!("={mark}=\r\n"));
 }
@@ -95,20 +95,20 @@ fn whichever_takes_the_connection_all_sessions_are_there() {
         let server = server(flavor, &[("forkptyrouter-detach", "9")]);
         let mut client = begins(&server, 2, "job");
         client.terminal().send("MARK=first\n");
-        is_the_session(&mut client, "first");
+        shows_its_mark(&mut client, "first");
         let id = client.leaves();
         let mut other = begins(&server, 1, "other");
         other.terminal().send("MARK=other\n");
-        is_the_session(&mut other, "other");
+        shows_its_mark(&mut other, "other");
         for number in 0..GATEWAYS {
             // By its name, its id, how that begins, and as the one that was left last.
             for which in ["job", &id, &id[..7], ""] {
                 let mut back = at(&server, number, Some(which), &[]).takes();
-                is_the_session(&mut back, "first");
+                shows_its_mark(&mut back, "first");
                 assert_eq!(back.leaves(), id, "{number} {which}");
             }
             let mut back = at(&server, number, Some("job"), &[("fpty.begin", "1")]).takes();
-            is_the_session(&mut back, "first");
+            shows_its_mark(&mut back, "first");
             // Somebody is attached.
             let mut second = at(&server, (number + 1) % GATEWAYS, Some("job"), &[]);
             assert!(second.ended().2.contains("is attached since"));
@@ -119,7 +119,7 @@ fn whichever_takes_the_connection_all_sessions_are_there() {
             let (kind, value, text) = back.ended();
             assert!((kind, value) == (9, 1) && text.contains("has taken the session"), "{text}");
             let mut thief = thief.takes();
-            is_the_session(&mut thief, "first");
+            shows_its_mark(&mut thief, "first");
             assert_eq!(watcher.offer, "r");
             drop(watcher);
             assert_eq!(thief.leaves(), id);
@@ -139,13 +139,13 @@ fn whichever_takes_the_connection_all_sessions_are_there() {
         assert_eq!(at(&server, 3, Some("job"), &[]).takes().ended(), (0, 7, String::new()));
         assert_eq!(at(&server, 1, Some("job"), &[]).ended(), (3, 0, String::from(NO_SUCH)));
         drop(begins(&server, 3, "job"));
-        is_the_session(&mut other, "other");
+        shows_its_mark(&mut other, "other");
     });
 }
 
 /// What was said was also done: all gateways have answered since.
 #[track_caller]
-fn is_settled(server: &Server) {
+fn all_answer(server: &Server) {
     let client = server.connect("u");
     client.send(header(1, 102));
     client.send(packet(105, b"l"));
@@ -191,7 +191,7 @@ fn of_those_that_begin_it_at_once_one_does() {
             let name = format!("job{round}");
             let variables = [&LEAVES[..], &[("fpty.begin", "1"), ("fpty.name", &name)]].concat();
             let mut clients: Vec<_> =
-                (0..8).map(|_| Leaver::calls(&server, "u").is_heard()).collect();
+                (0..8).map(|_| Leaver::calls(&server, "u").agrees()).collect();
             for client in &mut clients {
                 client.asks(Some(&name), &variables);
             }
@@ -246,7 +246,7 @@ fn whoever_has_it_may_hang_or_be_killed() {
         let server = server(flavor, &[("forkptyrouter-detach", "9")]);
         let mut client = begins(&server, 1, "job");
         client.terminal().send("MARK=first\n");
-        is_the_session(&mut client, "first");
+        shows_its_mark(&mut client, "first");
         let id = client.leaves();
         let owner = gateways(&server)[1];
         process::signal(owner, Signal::SIGSTOP);
@@ -254,7 +254,7 @@ fn whoever_has_it_may_hang_or_be_killed() {
             ("job", SILENT),
             (id.as_str(), "there is no such session, but for gateways that do not answer"),
         ] {
-            let mut client = Leaver::calls(&server, "u").is_heard();
+            let mut client = Leaver::calls(&server, "u").agrees();
             let begun = Instant::now();
             client.asks(Some(which), &LEAVES);
             assert_eq!(client.ended(), (3, 0, String::from(why)));
@@ -262,18 +262,18 @@ fn whoever_has_it_may_hang_or_be_killed() {
             assert!(took < Duration::from_millis(1900), "{took:?}");
         }
         // A name that it has is not begun anew.
-        let mut client = Leaver::calls(&server, "u").is_heard();
+        let mut client = Leaver::calls(&server, "u").agrees();
         client.asks(Some("job"), &[&LEAVES[..], &[("fpty.begin", "1")]].concat());
         assert_eq!(client.ended(), (3, 0, String::from(SILENT)));
         // It was asked, and goes on: nobody is attached behind their backs.
         process::signal(owner, Signal::SIGCONT);
         let mut back = at(&server, 0, Some("job"), &[]).takes();
-        is_the_session(&mut back, "first");
+        shows_its_mark(&mut back, "first");
         back.leaves();
-        is_settled(&server);
+        all_answer(&server);
         // Killed with the client's connection on its way to it.
         process::signal(owner, Signal::SIGSTOP);
-        let mut client = Leaver::calls(&server, "u").is_heard();
+        let mut client = Leaver::calls(&server, "u").agrees();
         client.asks(Some("job"), &LEAVES);
         std::thread::sleep(Duration::from_millis(50));
         process::signal(owner, Signal::SIGKILL);
@@ -292,7 +292,7 @@ fn whoever_has_it_may_hang_or_be_killed() {
         for number in 0..GATEWAYS {
             let steals = [("fpty.steal", "1")];
             let mut back = at(&server, number, Some("job"), &steals).takes();
-            is_the_session(&mut back, "first");
+            shows_its_mark(&mut back, "first");
             assert_eq!(back.leaves(), id);
             let mut other = at(&server, number, None, &[("fpty.name", "job")]);
             assert_eq!(other.ended().0, 3);

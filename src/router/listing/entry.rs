@@ -57,7 +57,7 @@ impl View<'_> {
         let uid = self.user_of(subject)?;
         let user = uid.and_then(|uid| cx.told.name_of(uid));
         let now = self.now(cx, subject)?;
-        let owner = || Peer { uid, user: user.map(Into::into), ..Peer::default() };
+        let owner = || Peer { uid, user, ..Peer::default() };
         let attached = now.facts.filter(|_| now.described.is_some());
         let peer = attached.map_or_else(owner, |facts| facts.client().clone());
         let ids = now.facts.map(|facts| (facts.uid, facts.gid));

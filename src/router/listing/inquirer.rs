@@ -134,8 +134,8 @@ impl Inquirer {
         self.over = true;
     }
 
-    /// It gets nothing else.
-    pub fn is_refused(&mut self, why: impl Into<String>) {
+    /// It gets nothing, and is told why.
+    pub fn refuse(&mut self, why: impl Into<String>) {
         self.ends(&Ended::because(Ending::Refused, why));
     }
 
@@ -188,7 +188,7 @@ impl Inquirer {
                     Some(found)
                 }
                 Err(why) => {
-                    self.is_refused(why);
+                    self.refuse(why);
                     None
                 }
             },
@@ -212,7 +212,7 @@ impl Inquirer {
     pub fn end_of_kill(&mut self, was_ended: bool) {
         match was_ended {
             true => self.ends(&Ended { ending: Ending::Exit, value: 0, text: String::new() }),
-            false => self.is_refused(NO_SUCH),
+            false => self.refuse(NO_SUCH),
         }
     }
 
@@ -222,7 +222,7 @@ impl Inquirer {
             self.pages.waits = false;
             return match answer {
                 Some(answer) => self.end_of_kill(answer == ENDED),
-                None => self.is_refused("the session's gateway does not answer"),
+                None => self.refuse("the session's gateway does not answer"),
             };
         }
         if let Some(Next::Page(whose, piece)) = self.pages.answered(answer) {

@@ -101,7 +101,7 @@ impl Inquirers {
         };
         let mut inquirer = Inquirer::new(client, wants);
         match (request, sought) {
-            (Err(why), _) => inquirer.is_refused(format!("bad request: {why}")),
+            (Err(why), _) => inquirer.refuse(format!("bad request: {why}")),
             (Ok(_), Some(Some(_))) | (Ok(_), None) if is_known => {}
             (Ok(_), Some(_)) => inquirer.end_of_kill(false),
             (Ok(_), None) => inquirer.end_of_list(),

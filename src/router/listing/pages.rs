@@ -62,7 +62,7 @@ impl Pages {
                 self.waits = true;
                 return Next::Asked;
             }
-            self.is_unheard();
+            self.skip();
         }
     }
 
@@ -72,7 +72,7 @@ impl Pages {
         match answer.and_then(Piece::decode) {
             Some(piece) => Some(self.page(piece)),
             None => {
-                self.is_unheard();
+                self.skip();
                 None
             }
         }
@@ -93,7 +93,7 @@ impl Pages {
         self.whose = Some(self.whose.map_or(0, |whose| whose + 1));
     }
 
-    fn is_unheard(&mut self) {
+    fn skip(&mut self) {
         self.unheard += 1;
         self.goes_on();
     }

@@ -98,7 +98,7 @@ impl Leaver {
 
     /// Waits until the router has said hello, too.
     #[track_caller]
-    pub fn is_heard(mut self) -> Self {
+    pub fn agrees(mut self) -> Self {
         self.waits("a hello", |client| client.agreed);
         self
     }

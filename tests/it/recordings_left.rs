@@ -294,6 +294,27 @@ fn a_flood_without_a_client_is_recorded_whole_or_counted() {
     });
 }
 
+/// Whoever is there again is shown what came while it had to wait for the recorder.
+#[test]
+fn a_flood_after_the_return_goes_on() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[]);
+        let id = seated(&server, &[]).leaves();
+        let mut client = back(&server, &id);
+        wait_until_written(&server, "ready");
+        let recorder = running(&server, "fpty-recorder");
+        process::signal(recorder, Signal::SIGSTOP);
+        client.types("seq 1 1000000; printf do''ne; exit 4\n");
+        client.sees("done");
+        assert_eq!(client.ended().1, 4);
+        process::signal(recorder, Signal::SIGCONT);
+        let cast = the_file(&server);
+        let whole = "ready".len() + sequence(1_000_000).len() + "done".len();
+        let dropped: usize = cast.total("dropped").parse().expect("a number");
+        assert_eq!(cast.all("o").len() + dropped, whole);
+    });
+}
+
 /// The recorder is killed while nobody is there; and with it the gateway, so that
 /// nobody knows any more what it had not written.
 #[test]

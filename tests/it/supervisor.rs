@@ -371,9 +371,7 @@ fn what_it_has_no_room_for_ends_with_its_gateway() {
             programs.filter(|it| !it.name.starts_with("fpty-")).count()
         };
         wait_until("some have ended, and no more", || live() < all);
-        let mut first = at_the_prompt(clients.remove(0), "true");
-        first.terminal().send("exit 3\n");
-        assert_eq!(first.ended().1, 3);
+        assert!(live() > 0);
         wait_for(&server, "session-end", all - live());
     });
 }

@@ -5,6 +5,7 @@
 use super::listing::piece::Piece;
 use super::record::cast::{Cast, Format, Head, Totals};
 use super::record::message::{self, Answer, Begin, Kind};
+use super::siblings::sought::Found;
 use super::siblings::{Message, Question};
 use super::supervisor::protocol;
 use super::told::Gone;
@@ -21,6 +22,9 @@ pub fn siblings(bytes: &[u8]) {
         if let Some(question) = Question::decode(message.body) {
             assert_eq!(Question::decode(&question.encode()), Some(question));
         }
+    }
+    if let Some(found) = Found::decode(bytes) {
+        assert_eq!(Found::decode(&found.encode()), Some(found));
     }
     if let Some(piece) = Piece::decode(bytes) {
         let found = piece.found().count();

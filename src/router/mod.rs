@@ -35,23 +35,26 @@
 //! | `seeking.rs` | clients whose session another gateway may have |
 //! | `record/` | recordings, and the process that writes them |
 //! | `stats/` | the statistics |
+//! | `described.rs` | what lists have of a session |
 //! | `context.rs` | what every part is given |
 //! | `asked_for.rs` | what sessions have asked to have run |
 //! | `outcome.rs` | what parts have the loop do |
 //! | `recovery.rs`, `fault.rs` | what a panic ends; panics on demand, for tests |
 //! | `exchange.rs` | programs that answer each other in quick succession |
-//! | `ids.rs` | the names of sessions |
+//! | `ids.rs`, `beginning.rs` | the ids of sessions; which one is meant by what was typed |
 //! | `tallies.rs` | numbers that all gateways see: who has a name, and how much there is |
 //! | `table.rs`, `timers.rs` | sessions by number, and what is due when |
 
 mod admission;
 mod asked_for;
 mod attach;
+mod beginning;
 mod behind;
 mod closing;
 mod command;
 mod context;
 mod depart;
+mod described;
 mod doors;
 mod event_loop;
 mod exchange;

@@ -9,15 +9,15 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::beginning::Beginning;
 use super::context::{BUFFER, Context};
 use super::doors::Newcomer;
 use super::fault;
 use super::greet::{Opened, mode_of};
 use super::left::Left;
-use super::listing::beginning::Beginning;
 use super::outcome::Outcome;
 use super::secrets::{self, NOBODY};
-use super::siblings::sought::{Best, Fits, Found, Sought};
+use super::siblings::sought::{Best, Fits, Found, Name, Sought, name};
 use super::siblings::{Asker, Handed, PATIENCE, Posed, Question, Siblings};
 use super::table::{Key, Table};
 use super::told::Said;
@@ -27,7 +27,7 @@ use crate::session::greeting::{Greeting, Heard, Opening};
 use fpty::error::reason;
 use fpty::proto::key::Secret;
 use fpty::proto::{
-    END_OF_STREAM, Ended, Ending, HELLO, VARIABLES, VERSION, encode_bare, encode_input,
+    END_OF_STREAM, Ended, Ending, HELLO, NO_SUCH, VARIABLES, VERSION, encode_bare, encode_input,
     encode_rows_and_cols, request, variables,
 };
 use fpty::sys::clock::BootInstant;
@@ -46,18 +46,9 @@ const HOPS: u8 = 3;
 const LONGEST: usize = 4 * 1024 * 1024;
 
 /// Why somebody gets nothing.
-const NO_SUCH: &str = "there is no such session";
 const NO_SUCH_HEARD: &str = "there is no such session, but for gateways that do not answer";
 const SILENT: &str = "the session's gateway does not answer: try again";
 const MOVES: &str = "the session begins elsewhere right now: try again";
-
-/// A name, as a key of the tallies.
-pub type Name = (&'static str, u16, u32, Beginning);
-
-/// That of this user's at a socket.
-pub fn name(door: u16, uid: u32, name: Beginning) -> Name {
-    ("name", door, uid, name)
-}
 
 /// Everybody who seeks a session.
 #[derive(Default)]

@@ -1,14 +1,19 @@
 //! Several gateways are one: whichever takes a connection, all sessions are there.
 
 use std::collections::HashSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use crate::addresses::free_port;
 use crate::extended::to_the_end;
 use crate::harness::leaver::Leaver;
+use crate::harness::person::Person;
 use crate::harness::wire::{header, packet};
-use crate::harness::{Flavor, Server, Setup, on_every_server, process, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, comes_true, on_every_server, process, servers, wait_until,
+};
 
 const GATEWAYS: usize = 4;
 
@@ -327,5 +332,70 @@ fn nothing_is_left_of_clients_that_went_on() {
             }
         }
         wait_until("nothing is left", || open() == before);
+    });
+}
+
+/// Leaves by `~d`; returns the word to come back with.
+#[track_caller]
+fn leaves(mut person: Person) -> String {
+    person.send("\r~d");
+    assert_eq!(person.status(), 0);
+    let shown = person.shown();
+    let (_, rest) = shown.rsplit_once("(come back with: fpty -a ").expect("a way back");
+    rest.split(' ').next().expect("a word").to_owned()
+}
+
+/// Nobody knows who they are: the word that they were given is all that they have.
+#[test]
+fn over_tcp_a_session_is_found_by_its_word() {
+    on_every_server(|flavor| {
+        let address = format!("127.0.0.1:{}", free_port());
+        let options = [
+            ("forkptyrouter-detach", "9"),
+            ("forkptyrouter-command", "PS1='$ ' exec bash --norc --noprofile -i"),
+            ("forkpty-urouter", &address),
+        ];
+        let server = server(flavor, &options);
+        let fpty = |arguments: &[&str]| {
+            let mut fpty = Command::new(servers::fpty());
+            fpty.args(arguments);
+            fpty
+        };
+        let mut person = Person::runs(fpty(&[&address]), (24, 200));
+        person.sees("$ ");
+        person.send("MARK=first\r");
+        let mut words = vec![leaves(person)];
+        for round in 0..8 {
+            let word = words.last().expect("one");
+            let mut person = Person::runs(fpty(&["-a", word, &address]), (24, 200));
+            person.send(&format!("echo =$MARK={round}\r"));
+            person.sees(&format!("=first={round}\n"));
+            words.push(leaves(person));
+        }
+        // One that was used is none, and the id alone neither.
+        let (id, _) = words[0].split_once('+').expect("an id and a secret");
+        for which in [words[0].as_str(), id] {
+            let refused = fpty(&["-a", which, &address]).output().expect("it runs");
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(said.contains(NO_SUCH), "{said}");
+        }
+        // Its gateway is killed: it is taken up again, whichever is there first.
+        let word = words.last().expect("one");
+        let mut person = Person::runs(fpty(&["-a", word, &address]), (24, 200));
+        person.send("echo here\r");
+        person.sees("here\n");
+        let owner = (0..GATEWAYS)
+            .find(|number| programs(&server, *number).iter().any(|pid| is_shell(*pid)));
+        let owner = gateways(&server)[owner.expect("one of them")];
+        process::signal(owner, Signal::SIGKILL);
+        wait_until("it is there again", || {
+            person.send("\x15echo ag''ain\r");
+            comes_true(Duration::from_millis(500), || {
+                person.settles();
+                person.all_lines().contains("again\n")
+            })
+        });
+        person.send("exit 7\r");
+        assert_eq!(person.status(), 7);
     });
 }

@@ -1,7 +1,7 @@
 //! What lists have of commands without a terminal.
 
 use super::{Commanded, Commands, Key};
-use crate::router::listing::view::Described;
+use crate::router::described::Described;
 use crate::router::told::Facts;
 use fpty::sys::child::Pid;
 use fpty::sys::socket::Stream;

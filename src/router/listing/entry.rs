@@ -3,8 +3,9 @@
 
 use std::time::SystemTime;
 
-use super::view::{Described, View};
+use super::view::View;
 use crate::router::context::Context;
+use crate::router::described::Described;
 use crate::router::left::Listed;
 use crate::router::told::clock::Utc;
 use crate::router::told::line::{Format, Line, Value};

@@ -3,20 +3,18 @@
 use std::time::Instant;
 
 use crate::router::context::Context;
+use crate::router::siblings::asking::Wanted;
 use crate::router::stats;
 use crate::shares::Who;
-use fpty::proto::{Ended, Ending, NOTICE, encode_input, encode_packet};
+use fpty::proto::{Ended, Ending, NO_SUCH, NOTICE, encode_input, encode_packet};
 use fpty::relay::Backlog;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
-use super::beginning::Beginning;
 use super::pages::{Next, Pages};
-use super::piece::{ENDED, Piece, Wanted};
+use super::piece::{ENDED, Piece};
+use crate::router::beginning::Beginning;
 use stats::{Asked, Request};
-
-/// The answer for what does not exist, and for what is not one's own.
-const NO_SUCH_SESSION: &str = "there is no such session";
 
 /// What one asks for.
 pub enum Wants {
@@ -214,7 +212,7 @@ impl Inquirer {
     pub fn end_of_kill(&mut self, was_ended: bool) {
         match was_ended {
             true => self.ends(&Ended { ending: Ending::Exit, value: 0, text: String::new() }),
-            false => self.is_refused(NO_SUCH_SESSION),
+            false => self.is_refused(NO_SUCH),
         }
     }
 
@@ -243,10 +241,8 @@ impl Search {
         let whole = self.found.iter().find(|found| found.id.is_same(&self.sought));
         let found = whole.map_or(self.found.as_slice(), std::slice::from_ref);
         match found {
-            [] if unheard > 0 => {
-                Err(format!("{NO_SUCH_SESSION}, but for gateways that do not answer"))
-            }
-            [] => Err(String::from(NO_SUCH_SESSION)),
+            [] if unheard > 0 => Err(format!("{NO_SUCH}, but for gateways that do not answer")),
+            [] => Err(String::from(NO_SUCH)),
             [_] if unheard > 0 && !self.sought.is_whole() => {
                 Err(String::from("a gateway does not answer: give the whole id"))
             }
@@ -278,7 +274,7 @@ mod tests {
         // One may be called like another's id.
         let whole = meant("0A234567", &["zzzzzzzz", "0a234567"], 0);
         assert_eq!(whole.as_deref(), Ok("0a234567"));
-        assert_eq!(meant("0a", &[], 0), Err(String::from(NO_SUCH_SESSION)));
+        assert_eq!(meant("0a", &[], 0), Err(String::from(NO_SUCH)));
         assert!(meant("0a", &[], 1).is_err_and(|why| why.contains("do not answer")));
         assert!(meant("0a", &["0a234567"], 1).is_err_and(|why| why.contains("the whole id")));
         assert_eq!(meant("0a234567", &["0a234567"], 1).as_deref(), Ok("0a234567"));

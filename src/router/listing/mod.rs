@@ -10,9 +10,7 @@
 //! | `piece.rs` | some sessions of one gateway |
 //! | `view.rs` | all sessions of a gateway, to be looked at |
 //! | `entry.rs` | a session as a list has it |
-//! | `beginning.rs` | which session is meant: an id, how it begins, a name |
 
-pub mod beginning;
 mod entry;
 mod inquirer;
 mod pages;
@@ -22,6 +20,7 @@ pub mod view;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use super::beginning::Beginning;
 use super::closing::LastWord;
 use super::context::Context;
 use super::doors::Newcomer;
@@ -38,7 +37,6 @@ use fpty::proto::{Ended, Ending};
 use fpty::sys::Read;
 use fpty::sys::poll::Ready;
 
-use beginning::Beginning;
 use inquirer::{Inquirer, Search, Wants};
 use pages::Next;
 use view::View;

@@ -2,9 +2,10 @@
 //! each other gateway, which is asked for them. Who does not answer is done without.
 
 use crate::router::context::Context;
+use crate::router::siblings::asking::{Asking, Wanted};
 use crate::router::siblings::{Asker, Question, Siblings};
 
-use super::piece::{Asking, Piece, Wanted};
+use super::piece::Piece;
 use super::view::View;
 
 /// How far a list is.

@@ -1,13 +1,14 @@
-//! What is asked of a gateway about its sessions, and what it answers: some of
-//! them, and where they go on.
+//! What a gateway answers that is asked about its sessions: some of them, and where
+//! they go on.
 
 use crate::router::context::Context;
 use crate::router::ids::LENGTH;
 use crate::router::outcome::Outcome;
 use crate::router::siblings::LONGEST;
+use crate::router::siblings::asking::{Asking, Wanted};
 
-use super::beginning::Beginning;
 use super::view::View;
+use crate::router::beginning::Beginning;
 
 /// Sessions that one turn looks at, and lists.
 const LOOKED_AT: usize = 512;
@@ -21,59 +22,6 @@ const NO_MORE: u32 = u32::MAX;
 
 /// How another gateway says that it has ended a session.
 pub const ENDED: &[u8] = b"1";
-
-/// What is wanted of sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// The list of those that whoever asks may know of.
-    List,
-    /// What the statistics have.
-    Statistics,
-    /// Where those are that are meant by this.
-    Places(Beginning),
-}
-
-/// What is asked of a gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asking {
-    /// The user who asks.
-    pub by: u32,
-    /// From which place on.
-    pub from: u32,
-    /// What is wanted.
-    pub wanted: Wanted,
-}
-
-impl Asking {
-    /// Whether a session of this user may be known to whoever asks.
-    pub fn may_know(&self, uid: Option<u32>) -> bool {
-        self.by == 0 || uid == Some(self.by)
-    }
-
-    /// As it is sent.
-    pub fn encode(&self) -> Vec<u8> {
-        let (kind, rest) = match &self.wanted {
-            Wanted::List => (b'l', &b""[..]),
-            Wanted::Statistics => (b's', &b""[..]),
-            Wanted::Places(beginning) => (b'p', beginning.as_bytes()),
-        };
-        [&[kind][..], &self.by.to_le_bytes(), &self.from.to_le_bytes(), rest].concat()
-    }
-
-    /// As it is read.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (kind, rest) = bytes.split_first()?;
-        let (by, rest) = rest.split_first_chunk()?;
-        let (from, rest) = rest.split_first_chunk()?;
-        let wanted = match (kind, rest) {
-            (b'l', []) => Wanted::List,
-            (b's', []) => Wanted::Statistics,
-            (b'p', rest) => Wanted::Places(Beginning::of(rest)?),
-            _ => return None,
-        };
-        Some(Self { by: u32::from_le_bytes(*by), from: u32::from_le_bytes(*from), wanted })
-    }
-}
 
 /// What it has.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -183,12 +131,5 @@ mod tests {
         assert_eq!(found, [(7, Beginning::of(b"0123abcd").expect("an id"))]);
         assert_eq!(Piece::decode(b"abc"), None);
         assert_eq!(Piece { next: None, body: b"junk".to_vec() }.found().count(), 0);
-    }
-
-    #[test]
-    fn root_knows_all_and_others_their_own() {
-        let by = |by| Asking { by, from: 0, wanted: Wanted::List };
-        assert!(by(0).may_know(None) && by(0).may_know(Some(7)));
-        assert!(by(7).may_know(Some(7)) && !by(7).may_know(Some(8)) && !by(7).may_know(None));
     }
 }

@@ -1,20 +1,15 @@
 //! All sessions of a gateway, to be looked at: those with a client, commands, and
 //! those that were left.
 
-use std::time::Duration;
-
+use crate::router::beginning::Beginning;
 use crate::router::command::Commands;
 use crate::router::context::Context;
+use crate::router::described::Described;
 use crate::router::left::{Left, Listed};
 use crate::router::table::Key;
 use crate::router::told::{Facts, Subject};
 use crate::router::traffic::Sessions;
-use fpty::sys::child::Pid;
 use fpty::sys::process::Process;
-use fpty::sys::pty::Master;
-use fpty::sys::socket::Stream;
-
-use super::beginning::Beginning;
 
 /// The places of commands come after those of sessions, of which there are
 /// fewer than there can be descriptors.
@@ -22,24 +17,6 @@ const COMMANDS: usize = 1 << 31;
 
 /// And those of sessions that were left after these.
 const LEFT: usize = 3 << 30;
-
-/// What lists have of a session or command with its client.
-pub struct Described<'a> {
-    /// Its client.
-    pub client: &'a Stream,
-    /// Where that came in.
-    pub door: u16,
-    /// Its process, while it runs.
-    pub pid: Option<Pid>,
-    /// Its terminal, where it has one.
-    pub master: Option<&'a Master>,
-    /// How long it has been idle, where that is known.
-    pub idle: Option<Duration>,
-    /// Whether its client has the terminal, or a stream of the command's.
-    pub is_handed_over: bool,
-    /// Bytes of input and output that came through here; `None`: not all did.
-    pub bytes: (Option<u64>, Option<u64>),
-}
 
 /// The sessions of a gateway.
 #[derive(Clone, Copy)]

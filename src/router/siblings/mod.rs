@@ -6,8 +6,10 @@
 //! | --- | --- |
 //! | `mod.rs` | mailboxes, questions and answers |
 //! | `question.rs` | what is asked, as bytes |
+//! | `asking.rs` | what is asked about sessions |
 //! | `sought.rs` | a session that somebody wants to come back to |
 
+pub mod asking;
 mod question;
 pub mod sought;
 

@@ -1,9 +1,9 @@
 //! What gateways ask each other, as bytes.
 
-use crate::router::listing::beginning::Beginning;
-use crate::router::listing::piece::Asking;
+use crate::router::beginning::Beginning;
 use fpty::sys::clock::BootInstant;
 
+use super::asking::Asking;
 use super::sought::Sought;
 
 /// What one is asked.
@@ -82,7 +82,7 @@ impl Question {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::router::listing::piece::Wanted;
+    use crate::router::siblings::asking::Wanted;
     use fpty::proto::key::Secret;
 
     #[test]

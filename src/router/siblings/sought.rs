@@ -1,7 +1,7 @@
 //! A session that somebody wants to come back to, whichever gateway has it.
 
+use crate::router::beginning::Beginning;
 use crate::router::ids::LENGTH;
-use crate::router::listing::beginning::Beginning;
 use fpty::proto::key::Secret;
 use fpty::sys::clock::BootInstant;
 
@@ -45,6 +45,14 @@ impl Sought {
         let (door, uid) = (u16::from_le_bytes(*door), u32::from_le_bytes(*uid));
         Some(Self { door, uid, which, secret })
     }
+}
+
+/// A name, as a key of what all gateways see.
+pub type Name = (&'static str, u16, u32, Beginning);
+
+/// That of this user's at a socket.
+pub fn name(door: u16, uid: u32, name: Beginning) -> Name {
+    ("name", door, uid, name)
 }
 
 /// How well a session answers to what is sought: the greater the better.

@@ -219,14 +219,12 @@ impl Leaver {
     pub fn waits(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
         let end = Instant::now() + DEADLINE;
         while !enough(self) {
-            let said = format!(
-                "{:?} {:?} {:?}",
-                self.end,
-                self.notices,
-                String::from_utf8_lossy(&self.output)
-            );
-            assert!(!self.over, "{what} did not come before the connection's end: {said}");
-            assert!(Instant::now() < end, "{what} did not come: {said}");
+            let said = || {
+                let output = String::from_utf8_lossy(&self.output);
+                format!("{:?} {:?} {output:?}", self.end, self.notices)
+            };
+            assert!(!self.over, "{what} did not come before the connection's end: {}", said());
+            assert!(Instant::now() < end, "{what} did not come: {}", said());
             self.read();
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::command::Commanded;
 use super::context::Context;
 use super::outcome::Outcome;
+use super::recovery::Whose;
 use super::seats::Seat;
 use super::secrets::NOBODY;
 use super::table::Key;
@@ -240,6 +241,9 @@ impl Attached {
     pub fn attaches(&mut self, cx: &mut Context, key: Key, entry: Key, origin: &Origin) {
         let client = &self.wires.client;
         cx.emit(Event::Attached { key, entry, origin, client });
+        if let Some(recording) = self.wires.recording() {
+            recording.belongs_to(Whose::Session(key));
+        }
         if cx.told.keeps_facts() {
             self.wires.traffic.get_or_insert_with(Box::default);
         }
@@ -321,6 +325,9 @@ impl Sessions {
         let attached = self.remove(key)?;
         let bytes = attached.bytes();
         cx.emit(Event::Detached { key, entry, how, bytes });
+        if let Some(recording) = attached.wires.recording() {
+            recording.belongs_to(Whose::Left(entry));
+        }
         Some(attached)
     }
 

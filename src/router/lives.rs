@@ -32,8 +32,7 @@ use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 
 /// Of a session that the supervisor has no room for.
-const NOT_KEPT: &str =
-    "forkptyrouter: a session ends with its gateway: what keeps it has no descriptor left";
+const NOT_KEPT: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
 
 /// How old a session is before its terminal is handed over: a short one ends
 /// without the effort.
@@ -234,9 +233,10 @@ impl Lives<'_> {
     /// it had.
     pub fn supervisor_ready(&mut self) {
         while let Some(program) = self.left.as_ref().and_then(|left| left.could_not_be_kept()) {
-            let session = self.programs.not_entrusted(program);
-            if let Some(session) = session {
-                self.cx.told.not_entrusted(Subject::Session(session));
+            let session = self.programs.not_entrusted(program).map(Subject::Session);
+            let alone = self.left.as_ref().and_then(|left| left.of_program(program));
+            if let Some(subject) = alone.map(Subject::Left).or(session) {
+                self.cx.told.not_entrusted(subject);
             }
             self.cx.doors.log_refusal(NOT_KEPT);
         }

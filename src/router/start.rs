@@ -20,8 +20,8 @@ use super::programs::{self, Programs};
 use super::record::Recorder;
 use super::seeking::Seekers;
 use super::siblings::Siblings;
-use super::supervisor::leaders::Leaders;
-use super::supervisor::left_behind::{Kept, LeftBehind};
+use super::supervisor::leaders::{self, Leaders};
+use super::supervisor::left_behind::LeftBehind;
 use super::table::{Source, Table};
 use super::tallies::Tallies;
 use super::timers::Due;
@@ -92,12 +92,12 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
             rests: false,
         });
     }
-    // Before anything of ours is noted down there.
     let ordinal = gateway.ordinal();
-    let mut left_behind = LeftBehind::of(ordinal..ordinal + 1, Kept::now());
+    let keeper = leaders::keeper_of(ordinal);
     let tallies = Tallies::of(ordinal);
     let (left, found) = Left::new(&config, ordinal, &poller, tallies.clone())
         .context("cannot keep sessions that are left")?;
+    let mut left_behind = LeftBehind::before(ordinal, keeper);
     let told = Told::new(
         &config,
         gateway.ordinal(),

@@ -67,11 +67,12 @@ fn is_there_again(person: &mut Person, round: usize) {
         person.shown().matches(said).count() > round
     });
     // What is typed before it is there again is for nobody.
+    let word = person.shown().len();
     wait_until("it is there again", || {
-        person.send(&format!("\x15echo ag''ain {round}\r"));
+        person.send(&format!("\x15echo ag''ain {word}\r"));
         comes_true(Duration::from_millis(500), || {
             person.settles();
-            person.all_lines().contains(&format!("again {round}\n"))
+            person.all_lines().contains(&format!("again {word}\n"))
         })
     });
 }
@@ -197,6 +198,43 @@ fn a_word_is_good_for_one_return_and_an_id_for_none() {
         back.args(["--pty-attach", &next]);
         let mut back = Person::runs(back, SIZE);
         back.sees("first\n");
+        back.send("exit 7\r");
+        assert_eq!(back.status(), 7);
+    });
+}
+
+#[test]
+fn whichever_gateway_has_it() {
+    on_every_server(|flavor| {
+        let (setup, tcp) = setup(flavor, SHELL);
+        let server = setup.option("forkptyrouter-processes", "4").start();
+        let line = Breaker::to(&tcp);
+        let mut person = Person::runs(fpty(&["-n", "build", &line.address]), SIZE);
+        person.sees("$ ");
+        person.send("echo fir''st\r");
+        person.sees("first\n$ ");
+        for round in 0..4 {
+            line.breaks(round % 2 == 0);
+            is_there_again(&mut person, round);
+        }
+        let mut word = leaves(person, &line.address);
+        for _ in 0..6 {
+            let id = word.split('+').next().expect("an id");
+            let wrong = format!("{id}+{}", "0".repeat(32));
+            for word in [id, "build", &wrong] {
+                assert_eq!(asks(&["-t", "-a", word, &tcp]).stderr, NO_SUCH, "{word}");
+            }
+            let mut back = Person::runs(fpty(&["-a", &word, &tcp]), SIZE);
+            back.sees("first\n");
+            word = leaves(back, &tcp);
+        }
+        // All of them are gone, and there again.
+        let mut back = Person::runs(fpty(&["-a", &word, &tcp]), SIZE);
+        back.sees("first\n");
+        for gateway in process::children(server.master()) {
+            process::signal(gateway.pid, Signal::SIGKILL);
+        }
+        is_there_again(&mut back, 0);
         back.send("exit 7\r");
         assert_eq!(back.status(), 7);
     });

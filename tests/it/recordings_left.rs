@@ -39,7 +39,17 @@ fn seated(server: &Server, variables: &[(&str, &str)]) -> Leaver {
 
 #[track_caller]
 fn back(server: &Server, which: &str) -> Leaver {
-    let client = Leaver::comes(server, which, &[]).takes();
+    // The one before may be lost without that being known.
+    let mut client = Leaver::comes(server, which, &[]);
+    wait_until("nobody is attached", || {
+        client.waits("an answer", |client| client.end.is_some() || !client.offer.is_empty());
+        let is_there = client.end.is_none();
+        if !is_there {
+            client = Leaver::comes(server, which, &[]);
+        }
+        is_there
+    });
+    let client = client.takes();
     assert_eq!(client.offer, "r", "what is recorded is not handed over");
     client
 }
@@ -291,6 +301,27 @@ fn a_flood_without_a_client_is_recorded_whole_or_counted() {
             }
             assert_eq!(cast.all("x"), "4");
         }
+    });
+}
+
+/// Whoever is there again is shown what came while it had to wait for the recorder.
+#[test]
+fn a_flood_after_the_return_goes_on() {
+    on_every_server(|flavor| {
+        let server = server(flavor, &[]);
+        let id = seated(&server, &[]).leaves();
+        let mut client = back(&server, &id);
+        wait_until_written(&server, "ready");
+        let recorder = running(&server, "fpty-recorder");
+        process::signal(recorder, Signal::SIGSTOP);
+        client.types("seq 1 1000000; printf do''ne; exit 4\n");
+        client.sees("done");
+        assert_eq!(client.ended().1, 4);
+        process::signal(recorder, Signal::SIGCONT);
+        let cast = the_file(&server);
+        let whole = "ready".len() + sequence(1_000_000).len() + "done".len();
+        let dropped: usize = cast.total("dropped").parse().expect("a number");
+        assert_eq!(cast.all("o").len() + dropped, whole);
     });
 }
 

@@ -352,6 +352,30 @@ fn one_that_goes_on_has_one_beginning_and_one_end() {
     });
 }
 
+/// It needs more descriptors for a session than the gateway.
+#[test]
+fn what_it_has_no_room_for_ends_with_its_gateway() {
+    on_every_server(|flavor| {
+        let server = setup(flavor).option("max-fd", "200").uwsgi();
+        let mut clients = Vec::new();
+        while clients.len() < 90 && server.count_in_log("it could not be kept") == 0 {
+            clients.push(Leaver::connects(&server, "u", None, &[("fpty.take", "1")]).takes());
+        }
+        server.wait_for_log("it could not be kept");
+        let all = server.programs().len();
+        let gateway = server.gateway();
+        process::signal(gateway, Signal::SIGKILL);
+        wait_until("there is another gateway", || server.gateway() != gateway);
+        let live = || {
+            let programs = server.session_processes().into_iter();
+            programs.filter(|it| !it.name.starts_with("fpty-")).count()
+        };
+        wait_until("some have ended, and no more", || live() < all);
+        assert!(live() > 0);
+        wait_for(&server, "session-end", all - live());
+    });
+}
+
 /// One that is stopped keeps nobody waiting for ever.
 #[test]
 fn one_that_says_nothing_is_replaced() {

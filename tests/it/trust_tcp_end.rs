@@ -14,7 +14,6 @@ use nix::sys::socket::{MsgFlags, recvmsg};
 use crate::addresses::free_port;
 use crate::harness::client::{Mode, fpty};
 use crate::harness::measure::Holdings;
-use crate::harness::process::descriptors;
 use crate::harness::servers::{C_BINARY, C_PLUGINS};
 use crate::harness::wire::{header, input, packet, variable};
 use crate::harness::{Setup, Wire, on_every_server, wait_until};
@@ -217,8 +216,8 @@ fn whoever_does_not_close_is_closed_and_counts_for_nothing() {
             client.read_while("the end", |bytes| bytes.ends_with(&[110, 0, 0]));
             stays.push(client);
         }
-        assert!(descriptors(gateway).len() > before, "none was kept open");
-        wait_until("all are closed", || descriptors(gateway).len() <= before);
+        assert!(Holdings::of(gateway).descriptors > before, "none was kept open");
+        wait_until("all are closed", || Holdings::of(gateway).descriptors <= before);
         assert!(begin.elapsed() > Duration::from_secs(5), "they had no time");
         drop(stays);
     });

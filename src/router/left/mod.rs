@@ -7,16 +7,19 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `mod.rs` | which sessions there are, and whose; what is due |
+//! | `mod.rs` | which sessions there are, and whose |
 //! | `state.rs` | attaching and leaving, as a state machine |
 //! | `index.rs` | where they are |
-//! | `due.rs` | what is due, and when |
+//! | `due.rs` | when something is due |
+//! | `events.rs` | what happens, and what is due |
+//! | `begin.rs` | one begins |
 //! | `leaving.rs` | a client leaves, or is lost |
 //! | `coming.rs` | a client comes back, or has another one go |
 //! | `alone.rs` | a terminal without a client; a program that has ended |
 //! | `watch.rs` | clients that only watch, and those that see the last of an ended session |
 //! | `adopt.rs` | sessions of a gateway that was here before us |
 //! | `bound.rs` | sessions that end with their client, and outlive the gateway all the same |
+//! | `supervised.rs` | what the supervisor is told of them |
 //! | `list.rs` | what is told of them |
 //!
 //! What is waited for here has an epoll of its own, which the loop waits for as
@@ -25,50 +28,48 @@
 
 pub mod adopt;
 mod alone;
+mod begin;
 pub mod bound;
 mod coming;
 mod due;
+mod events;
 mod index;
 mod leaving;
 mod list;
 mod state;
+mod supervised;
 mod watch;
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::beginning::Beginning;
 use super::context::Context;
-use super::outcome::Outcome;
-use super::programs::Programs;
 use super::record::Recording;
 use super::secrets::{NOBODY, Secrets};
 use super::siblings::sought;
 use super::supervisor::client::{self, Found};
 use super::supervisor::door;
-use super::supervisor::end_record::EndRecord;
-use super::supervisor::protocol::{Hello, Lent, Record, SessionFds};
+use super::supervisor::protocol::Hello;
 use super::table::{Key, Source, Table};
 use super::tallies::{Tallies, Tally};
 use super::told::Subject;
-use super::traffic::Sessions;
 use crate::config::router::Router;
 use crate::uwsgi::proof;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
-use fpty::sys::Written;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::poll::{Interest, Poller, Ready};
+use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::pty::Master;
-use fpty::sys::socket::Stream;
 
+pub use begin::Wish;
 pub use coming::{Came, Waiting, comes_back};
 use index::Index;
-pub use leaving::{NOT_ALLOWED, Parting, Why, Wish};
+pub use leaving::{NOT_ALLOWED, Parting, Why};
 pub use list::Listed;
 use state::{State, Things};
 use watch::Watcher;
@@ -235,42 +236,10 @@ impl Left {
         Ok((Some(Box::new(left)), found))
     }
 
-    /// Waits for what keeps the sessions to end.
-    fn hear_store(&self) {
-        if let Some(stream) = self.store.stream() {
-            let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
-        }
-    }
-
     /// Whether there is more to know of this session: it can be left, or came from
     /// a gateway before us.
     pub fn has(&self, session: Key) -> bool {
         self.index.of_session(session).is_some()
-    }
-
-    /// The next program whose session the supervisor could not keep.
-    pub fn could_not_be_kept(&self) -> Option<Pid> {
-        self.store.could_not_be_kept()
-    }
-
-    /// Whether the supervisor has ended.
-    pub fn supervisor_is_gone(&self) -> bool {
-        self.store.stream().is_none_or(Stream::has_hung_up)
-    }
-
-    /// Connects to the supervisor once more: it is another one.
-    pub fn reconnect(&mut self) {
-        if let Some(stream) = self.store.stream() {
-            let _ = self.poller.remove(stream.as_fd());
-        }
-        // We have what it might have of ours.
-        let _ = self.store.connect();
-        self.hear_store();
-    }
-
-    /// All of them.
-    pub fn keys(&self) -> Vec<Key> {
-        self.entries.iter().map(|(key, _)| key).collect()
     }
 
     /// The session without a client whose program this is.
@@ -349,14 +318,6 @@ impl Left {
         Some(entry)
     }
 
-    /// What keeps sessions is told that one is over, now or when it listens.
-    fn tell_over(&mut self, cx: &mut Context, id: String) {
-        self.store.is_over(id);
-        if self.store.waits() {
-            self.look_after(cx, SOON);
-        }
-    }
-
     /// The earliest of what ended is forgotten where there is too much, of
     /// whoever has the most of it.
     fn bound_ended(&mut self, cx: &mut Context) {
@@ -384,151 +345,5 @@ impl Entry {
     /// The program is not our child.
     fn is_adopted(&self) -> bool {
         self.state.program().is_some_and(|program| program.adopted)
-    }
-
-    fn record(&self, door: &str) -> Record {
-        let since = self.state.since().into();
-        let (mut attached, mut left, mut ended) = (None, None, None);
-        if let Some(client) = self.state.client() {
-            attached = Some((client.uid, since));
-        }
-        if self.state.terminal().is_some() {
-            left = Some(since);
-        }
-        if let Some(over) = self.state.last() {
-            left = Some(since);
-            let payload = over.ended.packet().split_off(fpty::proto::HEADER);
-            ended = Some((payload, since));
-        }
-        Record {
-            id: self.id.as_ref().to_owned(),
-            name: self.name.clone(),
-            uid: self.uid,
-            secrets: self.secrets.kept(),
-            door: door.to_owned(),
-            pid: self.pid.as_raw(),
-            since: self.since.into(),
-            attached,
-            left,
-            ended,
-            turned: self.state.since().boot.as_nanos(),
-            shared: true,
-            ..Record::default()
-        }
-    }
-}
-
-impl Left {
-    /// What keeps sessions is told how it is with this one.
-    pub fn tell_store(
-        &mut self,
-        cx: &mut Context,
-        sessions: &Sessions,
-        programs: &mut Programs,
-        entry: Key,
-    ) {
-        let Some(found) = self.entries.get_mut(entry).filter(|found| found.bound.is_none()) else {
-            return;
-        };
-        let name = cx.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
-        let mut record = found.record(name);
-        let client = found.state.client();
-        let subject = client.map_or(Subject::Left(entry), |it| Subject::Session(it.session));
-        record.command = match found.state.last() {
-            Some(over) => over.command.as_deref().map(str::to_owned),
-            None => cx.command_of(subject, found.door),
-        };
-        record.last = EndRecord::new(cx.told.in_advance(subject));
-        record.story = cx.told.story(subject);
-        let program = found.state.program().map(|program| program.pidfd.as_fd());
-        let attached = client.and_then(|client| sessions.get(client.session));
-        let held = match (found.state.last(), found.state.terminal(), attached) {
-            (Some(over), ..) => Lent { ring: Some(over.ring.as_fd()), ..SessionFds::default() },
-            (_, Some(alone), _) => {
-                record.shared = alone.master.is_shared();
-                record.recording = alone.recording.as_ref().map(|recording| recording.kept());
-                let (master, ring) = (alone.master.as_fd(), alone.remains.as_fd());
-                Lent { master: Some(master), program, ring: Some(ring), client: None }
-            }
-            (_, _, Some(attached)) => {
-                let Some(kept) = attached.session.kept() else {
-                    return;
-                };
-                let wires = &attached.wires;
-                record.shared = wires.master.is_shared() || !kept.relays;
-                record.recording = wires.recording().map(|recording| recording.kept());
-                // One that is relayed would miss what was on its way.
-                let is_theirs = attached.session.is_handed_over();
-                Lent {
-                    master: Some(wires.master.as_fd()),
-                    program,
-                    ring: Some(kept.remains.as_fd()),
-                    client: is_theirs.then(|| wires.client.as_fd()),
-                }
-            }
-            (None, None, None) => return,
-        };
-        let told = self.store.tell(&record, &held);
-        if matches!(told, Written::Bytes(_)) {
-            cx.told.entrusted(subject);
-        }
-        found.untold = told == Written::Blocked;
-        let pid = found.pid;
-        match told {
-            Written::Blocked => self.arm(cx, entry),
-            Written::Bytes(_) => programs.entrusted(pid),
-            Written::Gone => {}
-        }
-    }
-
-    /// A terminal was handed over to its client: if that can leave, whoever
-    /// keeps the session is told. Whether it can.
-    pub fn handed_over_for_a_while(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        programs: &mut Programs,
-        session: Key,
-    ) -> bool {
-        let Some(entry) = self.index.of_session(session) else {
-            return false;
-        };
-        if let Some(found) = self.entries.get_mut(entry) {
-            found.state.has_arrived();
-            found.secrets.has_arrived();
-        }
-        self.tell_store(cx, sessions, programs, entry);
-        if let Some(attached) = sessions.get_mut(session) {
-            if attached.session.owes_go() {
-                attached.session.say_go(&mut attached.wires);
-            }
-        }
-        cx.then(Outcome::Settle(session));
-        true
-    }
-
-    /// Something happened to what is waited for here.
-    pub fn left_ready(&mut self, cx: &mut Context) {
-        let count = self.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
-        for index in 0..count {
-            cx.then(Outcome::LeftReady(self.poller.ready(index)));
-        }
-    }
-
-    /// What that was.
-    pub fn one_ready(
-        &mut self,
-        cx: &mut Context,
-        sessions: &mut Sessions,
-        programs: &mut Programs,
-        ready: Ready,
-    ) {
-        match Source::of(ready.token) {
-            Source::Terminal(entry) => self.alone_ready(cx, programs, entry),
-            Source::Caller(entry) => self.adopted_is_over(cx, sessions, programs, entry),
-            Source::Client(watcher) => self.watcher_ready(cx, watcher, ready),
-            Source::Children => cx.then(Outcome::SupervisorReady),
-            _ => {}
-        }
     }
 }

@@ -95,17 +95,12 @@ impl Recorder {
             Some(self.add(recording, Whose::Session(key)));
     }
 
-    /// The program of a session was executed; or it has its terminal again, which
-    /// was recorded meanwhile.
+    /// The program of a session was executed.
     pub fn begin(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key) {
         let recording = sessions.get(key).and_then(|attached| attached.wires.recording());
-        let Some(recording) = recording else {
+        let Some(recording) = recording.filter(|recording| !recording.has_begun()) else {
             return;
         };
-        if recording.has_begun() {
-            recording.belongs_to(Whose::Session(key));
-            return Self::tell(cx, recording);
-        }
         match recording.begin() {
             true => Self::tell(cx, recording),
             false => {

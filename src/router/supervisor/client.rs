@@ -91,11 +91,14 @@ impl Client {
             return None;
         };
         drop(theirs);
-        let until = Instant::now() + ANSWER;
+        let mut until = Instant::now() + ANSWER;
         let (mut found, mut was_there) = (Vec::new(), true);
         loop {
             match protocol::receive(&ours) {
-                Received::Message(Message::Session(record, held)) => found.push((*record, held)),
+                Received::Message(Message::Session(record, held)) => {
+                    found.push((*record, held));
+                    until = Instant::now() + ANSWER;
+                }
                 Received::Message(Message::Done) => break,
                 Received::Message(_) | Received::Nonsense => {}
                 Received::Nothing => {

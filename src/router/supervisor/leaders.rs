@@ -110,7 +110,7 @@ pub(super) fn are_kept_by(ordinal: usize, keeper: u64) {
 }
 
 /// Which one has it.
-pub(super) fn keeper_of(ordinal: usize) -> u64 {
+pub fn keeper_of(ordinal: usize) -> u64 {
     let word = memory::part(Part::Leaders(ordinal)).and_then(|words| words.get(1));
     word.map_or(0, |word| word.load(Ordering::Acquire))
 }

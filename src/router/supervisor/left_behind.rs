@@ -56,18 +56,31 @@ impl LeftBehind {
     pub fn of(gateways: Range<usize>, kept: Kept) -> Self {
         let mut left = Self { lines: Vec::new(), leaders: Vec::new() };
         for one in gateways {
-            let kept = match leaders::keeper_of(one) == proof::keeper() {
-                true => kept,
-                // It was gone before the gateway was, which had no time for the next.
-                false => Kept::ByNobody,
-            };
-            left.lines.extend(lines::take_left(one, kept != Kept::Elsewhere));
-            // In another PID namespace all end with their gateway.
-            if leaders::can_be_known(one) {
-                left.leaders.extend(leaders::take_left(one, kept == Kept::ByNobody));
-            }
+            left.take(one, leaders::keeper_of(one), kept);
         }
         left
+    }
+
+    /// Of the gateway of this number that was here before us, whose sessions this
+    /// supervisor had. To be called when the one that there is now has said what it
+    /// has, and before anything of ours is noted down.
+    pub fn before(gateway: usize, keeper: u64) -> Self {
+        let mut left = Self { lines: Vec::new(), leaders: Vec::new() };
+        left.take(gateway, keeper, Kept::now());
+        left
+    }
+
+    fn take(&mut self, gateway: usize, keeper: u64, kept: Kept) {
+        let kept = match keeper == proof::keeper() {
+            true => kept,
+            // It was gone before the gateway was, which had no time for the next.
+            false => Kept::ByNobody,
+        };
+        self.lines.extend(lines::take_left(gateway, kept != Kept::Elsewhere));
+        // In another PID namespace all end with their gateway.
+        if leaders::can_be_known(gateway) {
+            self.leaders.extend(leaders::take_left(gateway, kept == Kept::ByNobody));
+        }
     }
 
     /// The leaders that still live.

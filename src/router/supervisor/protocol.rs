@@ -98,7 +98,7 @@ impl<T> Default for SessionFds<T> {
 
 impl<T> SessionFds<T> {
     /// Each with its letter, in their order.
-    fn named(&self) -> impl Iterator<Item = (u8, &T)> {
+    pub(super) fn named(&self) -> impl Iterator<Item = (u8, &T)> {
         let all =
             [(b'm', &self.master), (b'p', &self.program), (b'r', &self.ring), (b'c', &self.client)];
         all.into_iter().filter_map(|(name, fd)| Some((name, fd.as_ref()?)))

@@ -33,6 +33,9 @@ use fpty::sys::{Written, detached, lock};
 const TELLING: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// Descriptors that are not for sessions.
+const RESERVE: i32 = 32;
+
 /// How long gateways may take to end when their master has.
 const ENDING: Duration = Duration::from_secs(1);
 
@@ -222,21 +225,14 @@ impl Supervisor {
         while let Some(gateway) = self.gateways.get(&token) {
             match protocol::receive(&gateway.stream) {
                 Received::Message(Message::Session(record, held)) => {
-                    let ordinal = gateway.ordinal;
-                    fault::strike("holder", || record.name.clone());
-                    if record.bound {
-                        fault::strike("keeper", || {
-                            serde_json::to_vec(&record.story).unwrap_or_default()
-                        });
+                    let (ordinal, id, program) = (gateway.ordinal, record.id.clone(), record.pid);
+                    let kept = detached::guarded(|| self.keep(*record, held, ordinal));
+                    if !kept.unwrap_or(false) {
+                        self.lacks(token, &id, program);
                     }
-                    let stored = Stored { record: *record, held, ordinal, orphan: None };
-                    self.sessions.insert(stored.record.id.clone(), stored);
                 }
                 Received::Message(Message::Cut(record)) => {
-                    // What we have of it is as good.
-                    if !self.sessions.contains_key(&record.id) {
-                        let _ = protocol::send_lacks(&gateway.stream, record.pid);
-                    }
+                    self.lacks(token, &record.id, record.pid);
                 }
                 Received::Message(Message::Over(id)) => {
                     self.sessions.remove(&id);
@@ -250,6 +246,31 @@ impl Supervisor {
                         self.are_orphans(ordinal);
                     }
                 }
+            }
+        }
+    }
+
+    /// Keeps a session; whether there is room for it.
+    fn keep(&mut self, record: Record, held: SessionFds, ordinal: usize) -> bool {
+        fault::strike("holder", || record.name.clone());
+        if record.bound {
+            fault::strike("keeper", || serde_json::to_vec(&record.story).unwrap_or_default());
+        }
+        // Or nobody could say hello any more.
+        if held.named().any(|(_, fd)| fpty::sys::is_one_of_the_last(fd, RESERVE)) {
+            return false;
+        }
+        let stored = Stored { record, held, ordinal, orphan: None };
+        self.sessions.insert(stored.record.id.clone(), stored);
+        true
+    }
+
+    /// A session could not be kept, and its gateway is told so; unless we have it as it
+    /// was before, which is as good.
+    fn lacks(&self, token: u64, id: &str, program: i32) {
+        if let Some(gateway) = self.gateways.get(&token) {
+            if !self.sessions.contains_key(id) {
+                let _ = protocol::send_lacks(&gateway.stream, program);
             }
         }
     }

@@ -48,6 +48,7 @@ pub mod termios;
 pub mod tick;
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// What came of a read that does not wait.
@@ -148,6 +149,12 @@ pub fn raise_descriptor_limit() -> io::Result<DescriptorLimit> {
 
 /// The limit of descriptors, where it was raised.
 static LIMIT: AtomicI32 = AtomicI32::new(i32::MAX);
+
+/// Whether a descriptor is among the last so many that this process may have: where
+/// it is new, no more than those are free, as the kernel gives the lowest number.
+pub fn is_one_of_the_last(fd: impl AsFd, count: i32) -> bool {
+    fd.as_fd().as_raw_fd() >= LIMIT.load(Ordering::Relaxed).saturating_sub(count)
+}
 
 /// The highest number that was given of late.
 static LATEST: AtomicI32 = AtomicI32::new(0);

@@ -1,0 +1,181 @@
+//! What the supervisor is told of sessions that can be left: it keeps them for the next
+//! gateway.
+
+use std::os::fd::AsFd;
+
+use super::super::context::Context;
+use super::super::outcome::Outcome;
+use super::super::programs::Programs;
+use super::super::supervisor::end_record::EndRecord;
+use super::super::supervisor::protocol::{Lent, Record, SessionFds};
+use super::super::table::{Key, Source};
+use super::super::told::Subject;
+use super::super::traffic::Sessions;
+use super::{Entry, Left, SOON};
+use fpty::sys::Written;
+use fpty::sys::child::Pid;
+use fpty::sys::poll::Interest;
+use fpty::sys::socket::Stream;
+
+impl Entry {
+    pub(super) fn record(&self, door: &str) -> Record {
+        let since = self.state.since().into();
+        let (mut attached, mut left, mut ended) = (None, None, None);
+        if let Some(client) = self.state.client() {
+            attached = Some((client.uid, since));
+        }
+        if self.state.terminal().is_some() {
+            left = Some(since);
+        }
+        if let Some(over) = self.state.last() {
+            left = Some(since);
+            let payload = over.ended.packet().split_off(fpty::proto::HEADER);
+            ended = Some((payload, since));
+        }
+        Record {
+            id: self.id.as_ref().to_owned(),
+            name: self.name.clone(),
+            uid: self.uid,
+            secrets: self.secrets.kept(),
+            door: door.to_owned(),
+            pid: self.pid.as_raw(),
+            since: self.since.into(),
+            attached,
+            left,
+            ended,
+            turned: self.state.since().boot.as_nanos(),
+            shared: true,
+            ..Record::default()
+        }
+    }
+}
+
+impl Left {
+    /// Waits for what keeps the sessions to end.
+    pub(super) fn hear_store(&self) {
+        if let Some(stream) = self.store.stream() {
+            let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
+        }
+    }
+
+    /// The next program whose session the supervisor could not keep.
+    pub fn could_not_be_kept(&self) -> Option<Pid> {
+        self.store.could_not_be_kept()
+    }
+
+    /// Whether the supervisor has ended.
+    pub fn supervisor_is_gone(&self) -> bool {
+        self.store.stream().is_none_or(Stream::has_hung_up)
+    }
+
+    /// Connects to the supervisor once more: it is another one.
+    pub fn reconnect(&mut self) {
+        if let Some(stream) = self.store.stream() {
+            let _ = self.poller.remove(stream.as_fd());
+        }
+        // We have what it might have of ours.
+        let _ = self.store.connect();
+        self.hear_store();
+    }
+
+    /// All of them.
+    pub fn keys(&self) -> Vec<Key> {
+        self.entries.iter().map(|(key, _)| key).collect()
+    }
+
+    /// What keeps sessions is told that one is over, now or when it listens.
+    pub(super) fn tell_over(&mut self, cx: &mut Context, id: String) {
+        self.store.is_over(id);
+        if self.store.waits() {
+            self.look_after(cx, SOON);
+        }
+    }
+
+    /// What keeps sessions is told how it is with this one.
+    pub fn tell_store(
+        &mut self,
+        cx: &mut Context,
+        sessions: &Sessions,
+        programs: &mut Programs,
+        entry: Key,
+    ) {
+        let Some(found) = self.entries.get_mut(entry).filter(|found| found.bound.is_none()) else {
+            return;
+        };
+        let name = cx.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
+        let mut record = found.record(name);
+        let client = found.state.client();
+        let subject = client.map_or(Subject::Left(entry), |it| Subject::Session(it.session));
+        record.command = match found.state.last() {
+            Some(over) => over.command.as_deref().map(str::to_owned),
+            None => cx.command_of(subject, found.door),
+        };
+        record.last = EndRecord::new(cx.told.in_advance(subject));
+        record.story = cx.told.story(subject);
+        let program = found.state.program().map(|program| program.pidfd.as_fd());
+        let attached = client.and_then(|client| sessions.get(client.session));
+        let held = match (found.state.last(), found.state.terminal(), attached) {
+            (Some(over), ..) => Lent { ring: Some(over.ring.as_fd()), ..SessionFds::default() },
+            (_, Some(alone), _) => {
+                record.shared = alone.master.is_shared();
+                record.recording = alone.recording.as_ref().map(|recording| recording.kept());
+                let (master, ring) = (alone.master.as_fd(), alone.remains.as_fd());
+                Lent { master: Some(master), program, ring: Some(ring), client: None }
+            }
+            (_, _, Some(attached)) => {
+                let Some(kept) = attached.session.kept() else {
+                    return;
+                };
+                let wires = &attached.wires;
+                record.shared = wires.master.is_shared() || !kept.relays;
+                record.recording = wires.recording().map(|recording| recording.kept());
+                // One that is relayed would miss what was on its way.
+                let is_theirs = attached.session.is_handed_over();
+                Lent {
+                    master: Some(wires.master.as_fd()),
+                    program,
+                    ring: Some(kept.remains.as_fd()),
+                    client: is_theirs.then(|| wires.client.as_fd()),
+                }
+            }
+            (None, None, None) => return,
+        };
+        let told = self.store.tell(&record, &held);
+        if matches!(told, Written::Bytes(_)) {
+            cx.told.entrusted(subject);
+        }
+        found.untold = told == Written::Blocked;
+        let pid = found.pid;
+        match told {
+            Written::Blocked => self.arm(cx, entry),
+            Written::Bytes(_) => programs.entrusted(pid),
+            Written::Gone => {}
+        }
+    }
+
+    /// A terminal was handed over to its client: if that can leave, whoever
+    /// keeps the session is told. Whether it can.
+    pub fn handed_over_for_a_while(
+        &mut self,
+        cx: &mut Context,
+        sessions: &mut Sessions,
+        programs: &mut Programs,
+        session: Key,
+    ) -> bool {
+        let Some(entry) = self.index.of_session(session) else {
+            return false;
+        };
+        if let Some(found) = self.entries.get_mut(entry) {
+            found.state.has_arrived();
+            found.secrets.has_arrived();
+        }
+        self.tell_store(cx, sessions, programs, entry);
+        if let Some(attached) = sessions.get_mut(session) {
+            if attached.session.owes_go() {
+                attached.session.say_go(&mut attached.wires);
+            }
+        }
+        cx.then(Outcome::Settle(session));
+        true
+    }
+}

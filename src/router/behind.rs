@@ -115,13 +115,13 @@ impl Context {
     /// Hears more of a session's client, as far as this turn has time for it.
     pub fn hear_rest(
         &mut self,
-        mut rest: Box<Rest>,
+        mut rest: Rest,
         sessions: &mut Sessions,
         commands: &mut Commands,
     ) {
         let Context { gather, behind, .. } = self;
         if behind.acts == 0 {
-            return behind.waiting.push_back(*rest);
+            return behind.waiting.push_back(rest);
         }
         let bytes = &rest.bytes[rest.heard..];
         let left = match rest.whose {
@@ -143,7 +143,7 @@ impl Context {
         let whose = rest.whose;
         rest.heard = rest.bytes.len() - left;
         if left > 0 {
-            behind.waiting.push_back(*rest);
+            behind.waiting.push_back(rest);
         }
         match whose {
             Whose::Session(key) => self.then(Outcome::Settle(key)),

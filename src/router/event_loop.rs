@@ -257,7 +257,7 @@ impl GatewayLoop {
         match outcome {
             Outcome::Settle(key) => self.settle(key),
             Outcome::SettleCommand(key) => self.commands.settle(cx, programs, key),
-            Outcome::GoOn(rest) => cx.hear_rest(rest, &mut self.sessions, &mut self.commands),
+            Outcome::GoOn(rest) => cx.hear_rest(*rest, &mut self.sessions, &mut self.commands),
             Outcome::Reaped(program, session, exit) => self.program_ended(program, session, exit),
             Outcome::LetGo => self.departures.let_go(cx, programs),
             Outcome::Started(Subject::Session(key)) => {

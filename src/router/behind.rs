@@ -113,12 +113,7 @@ impl Context {
     }
 
     /// Hears more of a session's client, as far as this turn has time for it.
-    pub fn hear_rest(
-        &mut self,
-        mut rest: Rest,
-        sessions: &mut Sessions,
-        commands: &mut Commands,
-    ) {
+    pub fn hear_rest(&mut self, mut rest: Rest, sessions: &mut Sessions, commands: &mut Commands) {
         let Context { gather, behind, .. } = self;
         if behind.acts == 0 {
             return behind.waiting.push_back(rest);

@@ -469,7 +469,12 @@ fn what_concerns_all_ends_the_gateway_at_last() {
     let mut case = Case::new(&[("forkptyrouter-detach", "5")]);
     Leaver::begins(&case.server, &[("fpty.name", "left")]).takes().leaves();
     case.arms("timer");
-    wait_until("one is not too many", || case.told() == 1);
+    // It is looked after whoever was told the last word.
+    let address = case.address();
+    wait_until("one is not too many", || {
+        let _ = case.run(&["--list", "--json", &address]);
+        case.told() == 1
+    });
     case.faults = 1;
     echoes(&mut case.other, 3);
     case.other.send("forkpty-fault-at-turn!;");

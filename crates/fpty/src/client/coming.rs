@@ -38,6 +38,8 @@ pub struct Coming {
     /// The server was asked to let the session go on alone: until then it may
     /// answer.
     leaving: Option<Instant>,
+    /// It is to be asked that yet.
+    to_leave: bool,
     /// The terminal is smaller than it should be until then.
     smaller: Option<Instant>,
     pastes: Pastes,
@@ -213,10 +215,20 @@ impl Session<'_> {
             None if self.coming.leaving.is_some() => {}
             None => {
                 self.coming.leaving = Some(Instant::now() + PATIENCE);
-                self.send_packet(&proto::encode_bare(proto::DETACH, 0));
+                self.coming.to_leave = true;
             }
         }
         None
+    }
+
+    /// Asks the server to let the session go on alone, where the person wants that.
+    /// What was typed before goes first: while a terminal is on its way to us
+    /// it is kept, and a server that is asked then never hands the terminal over.
+    pub(super) fn ask_to_leave(&mut self) {
+        if self.coming.to_leave && !self.holds_input() {
+            self.coming.to_leave = false;
+            self.send_packet(&proto::encode_bare(proto::DETACH, 0));
+        }
     }
 
     /// Whether the terminal is not ours to read any more.
@@ -247,6 +259,7 @@ impl Session<'_> {
     pub(super) fn stay(&mut self, now: Instant) {
         if self.coming.leaving.is_some_and(|until| now >= until) {
             self.coming.leaving = None;
+            self.coming.to_leave = false;
             self.notice("cannot detach: the server does not answer");
         }
         if self.coming.smaller.is_some_and(|until| now >= until) {

@@ -227,6 +227,7 @@ impl<'a> Session<'a> {
                 self.to_terminal.clear();
             }
         }
+        self.ask_to_leave();
         // After the last of the input is there, and before the rest is sent:
         // nothing would wake us for it again.
         self.tell_the_end_of_input();

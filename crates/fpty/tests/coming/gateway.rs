@@ -26,6 +26,8 @@ use super::person::Person;
 pub struct Told {
     /// A client has the terminal, or is relayed.
     pub attached: bool,
+    /// It waits for the word to go on.
+    pub waits: bool,
     /// The session was ended by who left.
     pub for_good: bool,
     /// Of the last client.
@@ -56,6 +58,8 @@ struct Orders {
     refuses: Option<String>,
     silent: bool,
     takes_away: Option<String>,
+    /// The word to go on is kept back.
+    keeps_waiting: bool,
     /// Clients are told by what they find their session again.
     gives_keys: bool,
     breaks: bool,
@@ -217,6 +221,11 @@ impl Gateway {
         self.orders.lock().unwrap().turns_away = Some(why.to_owned());
     }
 
+    /// Keeps the word to go on back, or says it after all.
+    pub fn keeps_waiting(&self, waits: bool) {
+        self.orders.lock().unwrap().keeps_waiting = waits;
+    }
+
     pub fn takes_away(&self, why: &str) {
         self.orders.lock().unwrap().takes_away = Some(why.to_owned());
     }
@@ -282,6 +291,10 @@ impl Work {
                 }
             }
             self.hear();
+            if self.told.lock().unwrap().waits && !self.orders.lock().unwrap().keeps_waiting {
+                self.told.lock().unwrap().waits = false;
+                self.go();
+            }
             self.read();
             self.reap();
             let why = self.orders.lock().unwrap().takes_away.take();
@@ -397,7 +410,7 @@ impl Work {
             proto::REQUEST => {
                 self.told.lock().unwrap().request.push_str(&String::from_utf8_lossy(payload));
             }
-            proto::TAKEN => self.go(),
+            proto::TAKEN => self.told.lock().unwrap().waits = true,
             proto::DETACH if payload == proto::FOR_GOOD => {
                 self.told.lock().unwrap().for_good = true;
                 self.session = None;

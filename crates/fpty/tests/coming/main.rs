@@ -466,6 +466,20 @@ fn a_server_that_cannot_says_so() {
     person.sees("still here\n$ ");
 }
 
+/// The terminal is on its way to the client; what was typed waits for that.
+#[test]
+fn what_was_typed_before_one_left_arrives() {
+    let gateway = Gateway::of("read x; echo \"got $x\"; exec sleep 60");
+    gateway.keeps_waiting(true);
+    let mut person = Person::begins(&gateway, &[], (24, 80));
+    gateway.wait_for("the terminal was taken", |told| told.waits);
+    person.send("it\r~d");
+    person.settles();
+    gateway.keeps_waiting(false);
+    assert_eq!(person.status(), 0);
+    gateway.wait_for("it was read", |told| told.output.ends_with(b"got it\r\n"));
+}
+
 #[test]
 fn one_whose_session_is_taken() {
     let gateway = Gateway::of(SHELL);

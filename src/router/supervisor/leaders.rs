@@ -153,7 +153,9 @@ mod tests {
 
     /// A process that leads a session of its own.
     fn session() -> Child {
-        let child = Command::new("setsid").args(["sleep", "1000"]).spawn().expect("a process");
+        // Whoever runs the tests under nohup(1) ignores SIGHUP.
+        let words = ["--default-signal=HUP", "setsid", "sleep", "1000"];
+        let child = Command::new("env").args(words).spawn().expect("a process");
         let number = nix::unistd::Pid::from_raw(child.id() as i32);
         while nix::unistd::getsid(Some(number)) != Ok(number) {
             std::thread::yield_now();

@@ -64,6 +64,9 @@ fn a_killed_worker_comes_back_with_a_terminal() {
                 describe_descriptors(second)
             );
             drop(client);
+            wait_until("it is seen that the client has left", || {
+                process::descriptors(second).len() < after
+            });
             first = second;
         }
         request(&server, "/");

@@ -28,6 +28,8 @@ pub struct Told {
     pub attached: bool,
     /// It waits for the word to go on.
     pub waits: bool,
+    /// The gateway does nothing.
+    pub stands_still: bool,
     /// The session was ended by who left.
     pub for_good: bool,
     /// Of the last client.
@@ -60,6 +62,7 @@ struct Orders {
     takes_away: Option<String>,
     /// The word to go on is kept back.
     keeps_waiting: bool,
+    stands_still: bool,
     /// Clients are told by what they find their session again.
     gives_keys: bool,
     breaks: bool,
@@ -119,10 +122,16 @@ impl Gateway {
         }
     }
 
-    /// All that the ring has.
+    /// All that the ring has. The gateway writes nothing meanwhile: of a flood the
+    /// oldest would be the newest.
+    #[track_caller]
     pub fn ring(&self) -> Vec<u8> {
+        self.orders.lock().unwrap().stands_still = true;
+        self.wait_for("it stands still", |told| told.stands_still);
         let ring = self.ring.lock().unwrap().as_ref().unwrap().try_clone().unwrap();
-        Seen::received(ring).unwrap().output(None).unwrap().1
+        let output = Seen::received(ring).unwrap().output(None).unwrap().1;
+        self.orders.lock().unwrap().stands_still = false;
+        output
     }
 
     /// Waits until the client has noted that a paste is under way.
@@ -278,6 +287,12 @@ struct Work {
 impl Work {
     fn run(&mut self) {
         while !self.orders.lock().unwrap().over {
+            let stands_still = self.orders.lock().unwrap().stands_still;
+            self.told.lock().unwrap().stands_still = stands_still;
+            if stands_still {
+                std::thread::sleep(Duration::from_millis(1));
+                continue;
+            }
             self.wait();
             let mut orders = self.orders.lock().unwrap();
             let (breaks, is_deaf) = (std::mem::take(&mut orders.breaks), orders.is_deaf);

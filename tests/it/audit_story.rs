@@ -1,12 +1,11 @@
 //! The audit tells one story of a session: one start and one end, however often
 //! it was left, found, stolen and looked at, and whatever became of its gateway.
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::audit::{audited, lines, wait_for};
 use crate::harness::leaver::Leaver;
-use crate::harness::{Flavor, Server, Setup, on_every_server, process, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_every_server, wait_until};
 
 #[track_caller]
 fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
@@ -113,19 +112,6 @@ fn a_session_that_ends_while_nobody_is_there() {
     });
 }
 
-/// Kills the gateway, or reloads the instance.
-#[track_caller]
-fn replace_gateway(server: &Server, way: &str) {
-    let gateway = server.gateway();
-    let served = server.count_in_log("sessions at once");
-    match way {
-        "kill" => process::signal(gateway, Signal::SIGKILL),
-        _ => process::signal(server.master(), Signal::SIGHUP),
-    }
-    wait_until("there is another gateway", || server.gateway() != gateway);
-    wait_until("it serves", || server.count_in_log("sessions at once") > served);
-}
-
 #[test]
 fn over_a_killed_gateway_and_a_reload() {
     on_every_server(|flavor| {
@@ -134,15 +120,15 @@ fn over_a_killed_gateway_and_a_reload() {
             // One that was left, and is found again.
             let client = seated(&server, &[("fpty.name", "one")]);
             client.leaves();
-            replace_gateway(&server, "kill");
+            server.replace_gateway("kill");
             let mut back = Leaver::comes(&server, "one", &[]).takes();
             // And one that is attached all the while.
             back.terminal().send("echo t''wo\n");
             back.terminal().read_until("two\r\n");
-            replace_gateway(&server, "reload");
+            server.replace_gateway("reload");
             back.terminal().send("echo th''ree\n");
             back.terminal().read_until("three\r\n");
-            replace_gateway(&server, "kill");
+            server.replace_gateway("kill");
             back.terminal().send("exit 3\n");
             assert_eq!(back.ended(), (0, 3, String::new()));
             let lines = wait_for(&server, "session-end", 1);

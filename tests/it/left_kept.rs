@@ -20,19 +20,6 @@ fn seated(server: &Server, variables: &[(&str, &str)]) -> Leaver {
     client
 }
 
-/// Kills the gateway, or reloads the instance.
-#[track_caller]
-fn replace_gateway(server: &Server, way: &str) {
-    let gateway = server.gateway();
-    let served = server.count_in_log("sessions at once");
-    match way {
-        "kill" => process::signal(gateway, Signal::SIGKILL),
-        _ => process::signal(server.master(), Signal::SIGHUP),
-    }
-    wait_until("there is another gateway", || server.gateway() != gateway);
-    wait_until("it serves", || server.count_in_log("sessions at once") > served);
-}
-
 fn holders(server: &Server) -> usize {
     server.processes().iter().filter(|process| process.name == "fpty-supervisor").count()
 }
@@ -50,11 +37,11 @@ fn one_that_was_left_is_found_by_the_next_gateway() {
             let ring = client.ring.as_ref().unwrap().try_clone().unwrap();
             let id = client.leaves();
             if way == "both" {
-                replace_gateway(&server, "kill");
-                replace_gateway(&server, "reload");
-                replace_gateway(&server, "kill");
+                server.replace_gateway("kill");
+                server.replace_gateway("reload");
+                server.replace_gateway("kill");
             } else {
-                replace_gateway(&server, way);
+                server.replace_gateway(way);
             }
             comes_to_be_kept(&ring, "later\r\n");
             let mut back = Leaver::comes(&server, "job", &[]).takes();
@@ -78,7 +65,7 @@ fn one_that_is_attached_goes_on_and_its_client_notices_nothing() {
         for way in ["kill", "reload"] {
             let mut client = seated(&server, &[("fpty.name", "job")]);
             wait_until("it is handed over", || client.master.is_some());
-            replace_gateway(&server, way);
+            server.replace_gateway(way);
             client.terminal().send("echo o''ne\n");
             client.terminal().read_until("one\r\n");
             let mut other = Leaver::comes(&server, "job", &[]);
@@ -86,7 +73,7 @@ fn one_that_is_attached_goes_on_and_its_client_notices_nothing() {
             // The connection is the same.
             let id = client.leaves();
             let mut back = Leaver::comes(&server, &id, &[]).takes();
-            replace_gateway(&server, way);
+            server.replace_gateway(way);
             drop(other);
             back.terminal().send("exit 6\n");
             assert_eq!(back.ended(), (0, 6, String::new()));
@@ -130,8 +117,8 @@ fn without_root_it_is_the_same() {
         client.terminal().send("A=7\n");
         client.terminal().read_until("$ ");
         client.leaves();
-        replace_gateway(&server, "kill");
-        replace_gateway(&server, "reload");
+        server.replace_gateway("kill");
+        server.replace_gateway("reload");
         let mut back = Leaver::comes(&server, "job", &[]).takes();
         back.terminal().send("echo =$A=; id -u; exit 5\n");
         back.terminal().read_until("=7=\r\n4003\r\n");
@@ -148,7 +135,7 @@ fn what_ended_is_told_by_the_next_gateway() {
         client.terminal().read_until("exit 5");
         let id = client.leaves();
         wait_until("it has ended", || server.programs().is_empty());
-        replace_gateway(&server, "reload");
+        server.replace_gateway("reload");
         let mut back = Leaver::comes(&server, &id, &[]).takes();
         assert!(back.kept().contains("last\r\n"));
         assert_eq!(back.ended(), (0, 5, String::new()));
@@ -157,7 +144,7 @@ fn what_ended_is_told_by_the_next_gateway() {
         client.terminal().send("sleep 0.4; echo la''st; exit 6\n");
         client.terminal().read_until("exit 6");
         let id = client.leaves();
-        replace_gateway(&server, "kill");
+        server.replace_gateway("kill");
         let mut end = (3, 0, String::new());
         wait_until("it has ended", || {
             let mut back = Leaver::comes(&server, &id, &[]);
@@ -190,7 +177,7 @@ fn what_keeps_them_is_replaced() {
         wait_until("there is another", || holder().is_some_and(|now| now != before));
         let mut none = Leaver::comes(&server, "nonesuch", &[]);
         assert_eq!(none.ended().0, 3);
-        replace_gateway(&server, "kill");
+        server.replace_gateway("kill");
         let mut back = Leaver::comes(&server, "job", &[]).takes();
         back.terminal().send("exit 3\n");
         assert_eq!(back.ended().1, 3);
@@ -206,7 +193,7 @@ fn a_stop_ends_them() {
         left.terminal().send("trap '' HUP; echo tr''apped\n");
         left.terminal().read_until("trapped");
         left.leaves();
-        replace_gateway(&server, "kill");
+        server.replace_gateway("kill");
         seated(&server, &[]).leaves();
         server.stop();
         assert_eq!(attached.ended().0, 6);
@@ -222,7 +209,7 @@ fn a_reload_without_the_option_ends_them() {
         let client = seated(&server, &[]);
         client.leaves();
         std::fs::write(server.path("server.ini"), "[uwsgi]\n").expect("a file");
-        replace_gateway(&server, "reload");
+        server.replace_gateway("reload");
         wait_until("nothing is left of it", || {
             server.session_processes().iter().all(|process| process.name == "fpty-supervisor")
         });
@@ -236,7 +223,7 @@ fn a_session_of_somebody_before_is_ended_like_others() {
         let mut client = seated(&server, &[("fpty.name", "job")]);
         client.terminal().send("trap '' HUP; echo tr''apped\n");
         client.terminal().read_until("trapped");
-        replace_gateway(&server, "kill");
+        server.replace_gateway("kill");
         client.ends_it();
         wait_until("nothing is left of it", || {
             server.session_processes().iter().all(|process| process.name.starts_with("fpty-"))

@@ -5,14 +5,13 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::extended::to_the_end;
 use crate::harness::client::Pipes;
 use crate::harness::leaver::Leaver;
 use crate::harness::wire::{header, packet};
-use crate::harness::{Flavor, Server, Setup, on_every_server, process, servers, wait_until};
+use crate::harness::{Flavor, Server, Setup, on_every_server, servers, wait_until};
 
 /// What both have to say.
 const ALIKE: [&str; 13] = [
@@ -116,19 +115,6 @@ fn is_still_known(before: &Value, now: &Value) {
     }
 }
 
-/// Kills the gateway, or reloads the instance.
-#[track_caller]
-fn replace_gateway(server: &Server, way: &str) {
-    let gateway = server.gateway();
-    let served = server.count_in_log("sessions at once");
-    match way {
-        "kill" => process::signal(gateway, Signal::SIGKILL),
-        _ => process::signal(server.master(), Signal::SIGHUP),
-    }
-    wait_until("there is another gateway", || server.gateway() != gateway);
-    wait_until("it serves", || server.count_in_log("sessions at once") > served);
-}
-
 /// It has its terminal, and a shell that has said so.
 #[track_caller]
 fn ready(client: Leaver) -> Leaver {
@@ -181,7 +167,7 @@ fn each_of_them_before_and_after() {
             wait_until("the others are gone", || list(&server).len() == 4);
             for way in ["kill", "reload", "kill"] {
                 let before = all(&server);
-                replace_gateway(&server, way);
+                server.replace_gateway(way);
                 wait_until("all are back", || list(&server).len() == 4);
                 let now = all(&server);
                 for (id, one) in &before {

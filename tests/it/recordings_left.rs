@@ -87,14 +87,7 @@ fn replace(server: &Server, way: &str) {
         let another = || find(server, "fpty-supervisor").is_some_and(|now| now.pid != killed);
         return wait_until("there is another one", another);
     }
-    let gateway = server.gateway();
-    let served = server.count_in_log("sessions at once");
-    match way {
-        "kill" => process::signal(gateway, Signal::SIGKILL),
-        _ => process::signal(server.master(), Signal::SIGHUP),
-    }
-    wait_until("there is another gateway", || server.gateway() != gateway);
-    wait_until("it serves", || server.count_in_log("sessions at once") > served);
+    server.replace_gateway(way);
 }
 
 #[test]

@@ -85,18 +85,6 @@ fn kill_supervisor(server: &Server) -> i32 {
     pid
 }
 
-#[track_caller]
-fn replace_gateway(server: &Server, way: &str) {
-    let gateway = server.gateway();
-    let served = server.count_in_log("sessions at once");
-    match way {
-        "kill" => process::signal(gateway, Signal::SIGKILL),
-        _ => process::signal(server.master(), Signal::SIGHUP),
-    }
-    wait_until("there is another gateway", || server.gateway() != gateway);
-    wait_until("it serves", || server.count_in_log("sessions at once") > served);
-}
-
 /// The reason and status of each session's end, in the order of their beginnings.
 /// What has begun as often has ended.
 fn ends(server: &Server) -> Vec<(Value, Value)> {
@@ -133,7 +121,7 @@ fn what_it_kept_is_known_to_the_next_one() {
             let before = kill_supervisor(&server);
             assert_ne!(has_all(&server), before);
             if way != "exit" {
-                replace_gateway(&server, way);
+                server.replace_gateway(way);
             } else {
                 plain.shell("true");
             }
@@ -247,7 +235,7 @@ fn a_killed_master_leaves_nothing() {
             let Kept { mut bound, .. } = Kept::new(&server, "trap '' HUP");
             let before = supervisor(&server);
             if reloaded {
-                replace_gateway(&server, "reload");
+                server.replace_gateway("reload");
             }
             let mut plain = server.connect("s");
             plain.shell("trap '' HUP");
@@ -273,7 +261,7 @@ fn ends_without_a_gateway_have_their_status() {
             let Kept { mut bound, mut attached, left } = Kept::new(&server, "true");
             let mut other = at_the_prompt(Leaver::begins(&server, &[]).takes(), "true");
             if reloaded {
-                replace_gateway(&server, "reload");
+                server.replace_gateway("reload");
             }
             let (master, gateway) = (server.master(), server.gateway());
             process::signal(master, Signal::SIGSTOP);
@@ -317,7 +305,7 @@ fn a_stop_tells_of_all() {
             let mut plain = server.connect("s");
             plain.shell("true");
             if reloaded {
-                replace_gateway(&server, "reload");
+                server.replace_gateway("reload");
             }
             server.stop();
             assert_eq!(kept.bound.ended().0, 6);
@@ -336,7 +324,7 @@ fn one_that_goes_on_has_one_beginning_and_one_end() {
         let client = Leaver::begins(&server, &[]).takes();
         let mut client = at_the_prompt(client, "true");
         for way in ["kill", "reload", "kill"] {
-            replace_gateway(&server, way);
+            server.replace_gateway(way);
             client.terminal().send("echo st''ill\n");
             client.terminal().read_until("still\r\n");
         }
@@ -384,7 +372,7 @@ fn one_that_says_nothing_is_replaced() {
         let Kept { mut bound, .. } = Kept::new(&server, "true");
         let before = supervisor(&server).expect("something keeps them");
         process::signal(before, Signal::SIGSTOP);
-        replace_gateway(&server, "kill");
+        server.replace_gateway("kill");
         wait_until("it is gone", || Process::of(before).is_none_or(|it| it.is_zombie()));
         let mut next = at_the_prompt(Leaver::begins(&server, &[]).takes(), "true");
         wait_until("there is another", || supervisor(&server).is_some_and(|pid| pid != before));

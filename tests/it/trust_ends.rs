@@ -113,19 +113,6 @@ fn without_the_right_to_hang_it_up_its_users_end() {
     });
 }
 
-/// Kills the gateway, or reloads the instance, and waits until the next one serves.
-#[track_caller]
-fn replace_gateway(server: &Server, way: &str) {
-    let gateway = server.gateway();
-    let served = server.count_in_log("sessions at once");
-    match way {
-        "kill" => process::signal(gateway, Signal::SIGKILL),
-        _ => process::signal(server.master(), Signal::SIGHUP),
-    }
-    wait_until("there is another gateway", || server.gateway() != gateway);
-    wait_until("it serves", || server.count_in_log("sessions at once") > served);
-}
-
 /// Waits until somebody else has what the session needs.
 #[track_caller]
 fn is_kept(server: &Server) {
@@ -154,7 +141,7 @@ fn the_next_gateway_has_what_was_handed_over() {
             let other = begins_elsewhere(&mut client);
             is_kept(&server);
             let before = list(&server);
-            replace_gateway(&server, way);
+            server.replace_gateway(way);
             let after = list(&server);
             assert_eq!((before.len(), after.len()), (1, 1), "{after:?}");
             for (name, value) in before[0].as_object().unwrap() {
@@ -163,7 +150,7 @@ fn the_next_gateway_has_what_was_handed_over() {
                 }
             }
             // And by one after that.
-            replace_gateway(&server, "kill");
+            server.replace_gateway("kill");
             // Both read the terminal: the other may get some of them.
             client.terminal().send("echo st''ill\n".repeat(20));
             client.terminal().read_until("still\r\n");
@@ -196,7 +183,7 @@ fn the_time_of_what_was_handed_over_goes_on() {
         let began = Instant::now();
         let mut client = seated(&server);
         is_kept(&server);
-        replace_gateway(&server, "kill");
+        server.replace_gateway("kill");
         let (kind, ..) = client.ended();
         assert_eq!(kind, 5, "{:?}", client.end);
         let took = began.elapsed();
@@ -216,7 +203,7 @@ fn the_seat_of_what_was_handed_over_is_taken() {
                 let server = Setup::new(flavor).option(option, "1").uwsgi();
                 let mut client = seated(&server);
                 is_kept(&server);
-                replace_gateway(&server, way);
+                server.replace_gateway(way);
                 let mut other = Leaver::connects(&server, "u", None, &[]);
                 let end = other.ended();
                 assert!(end.2.contains(why), "{end:?} after {way}");

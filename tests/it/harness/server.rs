@@ -297,6 +297,20 @@ impl Server {
         pid.expect("the log names the gateway's pid")
     }
 
+    /// Kills the gateway (`kill`), or reloads the instance, and waits until the
+    /// next gateway serves.
+    #[track_caller]
+    pub fn replace_gateway(&self, way: &str) {
+        let gateway = self.gateway();
+        let served = self.count_in_log("sessions at once");
+        match way {
+            "kill" => process::signal(gateway, Signal::SIGKILL),
+            _ => process::signal(self.master(), Signal::SIGHUP),
+        }
+        wait_until("there is another gateway", || self.gateway() != gateway);
+        wait_until("it serves", || self.count_in_log("sessions at once") > served);
+    }
+
     /// The sessions' processes: the children of the gateway.
     pub fn programs(&self) -> Vec<Process> {
         process::children(self.gateway())

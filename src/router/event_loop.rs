@@ -503,7 +503,7 @@ impl GatewayLoop {
             });
             // Or the next gateway would panic as well.
             if let Some(left) = self.left.as_mut().filter(|_| !is_done) {
-                left.is_over(id);
+                left.forget_kept(id);
             }
             self.follow();
         }

@@ -69,7 +69,7 @@ struct Caller {
 
 impl Caller {
     /// It says hello: it has so long for each part of what it wants.
-    fn has_greeted(&mut self, now: Instant, patience: Duration) {
+    fn renew(&mut self, now: Instant, patience: Duration) {
         self.latest = now + patience * IN_ALL;
         self.until = now + patience;
     }
@@ -248,7 +248,7 @@ impl Callers {
                     if now - caller.since > SILENCE {
                         self.latecomers.note(&caller.client, caller.transport, now);
                     }
-                    caller.has_greeted(now, patience);
+                    caller.renew(now, patience);
                 }
                 Heard::Waiting => return self.wait_for(cx, key),
                 Heard::Begin => {

@@ -154,7 +154,7 @@ impl Context {
             }
             Event::Started(subject) => {
                 if let Subject::Session(key) = subject {
-                    self.faults.has_begun(key);
+                    self.faults.begin(key);
                 }
                 self.told.begun(subject);
                 self.then(Outcome::Started(subject));

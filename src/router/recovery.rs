@@ -138,7 +138,7 @@ impl Faults {
     }
 
     /// A session that is being made has begun.
-    pub fn has_begun(&mut self, key: Key) {
+    pub fn begin(&mut self, key: Key) {
         if self.made == Some(Whose::Unborn(key)) {
             self.made = Some(Whose::Session(key));
         }

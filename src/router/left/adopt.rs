@@ -91,8 +91,8 @@ impl Left {
     }
 
     /// Nothing is left of one: or the next gateway would find it again.
-    pub fn is_over(&mut self, id: String) {
-        self.store.is_over(id);
+    pub fn forget_kept(&mut self, id: String) {
+        self.store.tell_over(id);
     }
 
     fn restore_one(
@@ -158,7 +158,7 @@ impl Left {
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
                 last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
-                self.store.is_over(id);
+                self.store.tell_over(id);
                 return Some(Restored::Ends(master, Process::held(program.pidfd)));
             }
         };

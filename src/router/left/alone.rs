@@ -190,7 +190,7 @@ impl Left {
             drop(self.remove(cx, key));
             return;
         };
-        self.is_over_now(cx, sessions, programs, key, Over { ring, ended, command });
+        self.end_now(cx, sessions, programs, key, Over { ring, ended, command });
     }
 
     /// Ends a session that nobody is attached to; what is left of one that has

@@ -106,7 +106,7 @@ impl Left {
     pub fn no_longer_entrusted(&mut self, cx: &mut Context, session: Key) {
         // Those that have more to tell say it themselves.
         if !self.has(session) && self.store.stream().is_some() {
-            self.store.is_over(cx.ids.of(session));
+            self.store.tell_over(cx.ids.of(session));
             if self.store.waits() {
                 self.look_after(cx, SOON);
             }
@@ -156,7 +156,7 @@ impl Left {
             master: Some(master), program: Some(program), client: Some(client), ..
         } = held
         else {
-            self.store.is_over(id);
+            self.store.tell_over(id);
             return None;
         };
         let master = Master::given_back(master, true).ok()?;
@@ -168,7 +168,7 @@ impl Left {
         if let Some(why) = not_recorded(cx, at, &id) {
             let _ = client.write(&why.packet());
             last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
-            self.store.is_over(id);
+            self.store.tell_over(id);
             return Some(Restored::Ends(master, process));
         }
         let wires = Wires::new(client, master, Some(process));

@@ -217,7 +217,7 @@ impl Left {
                 match ring {
                     Some(ring) => {
                         let last = Over { ring, ended, command };
-                        self.is_over_now(cx, sessions, programs, key, last);
+                        self.end_now(cx, sessions, programs, key, last);
                     }
                     None => self.forget_entry(cx, key),
                 }
@@ -289,7 +289,7 @@ impl Left {
     }
 
     /// The program of a session has ended, and this is left.
-    pub(super) fn is_over_now(
+    pub(super) fn end_now(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,

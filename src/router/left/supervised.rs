@@ -85,7 +85,7 @@ impl Left {
 
     /// What keeps sessions is told that one is over, now or when it listens.
     pub(super) fn tell_over(&mut self, cx: &mut Context, id: String) {
-        self.store.is_over(id);
+        self.store.tell_over(id);
         if self.store.waits() {
             self.look_after(cx, SOON);
         }

@@ -158,7 +158,7 @@ impl Recorder {
     pub fn turn_to(&mut self, cx: &mut Context, sessions: &mut Sessions, news: News) {
         match news {
             News::Said(answer) => self.hear(cx, sessions, answer),
-            News::Gone => self.is_gone(cx),
+            News::Gone => self.follow_killed(cx),
             News::Lost { session, goes_on, left } => {
                 self.record_on(cx, sessions, session, goes_on, left);
             }

@@ -61,7 +61,7 @@ impl Left {
 
 impl Recorder {
     /// The recorder was killed. Another one is most often there at once.
-    pub(super) fn is_gone(&mut self, cx: &mut Context) {
+    pub(super) fn follow_killed(&mut self, cx: &mut Context) {
         if let Some(channel) = self.sink.borrow().descriptor() {
             let _ = cx.poller.remove(channel);
         }

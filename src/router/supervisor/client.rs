@@ -144,7 +144,7 @@ impl Client {
     }
 
     /// Says that a session is over, now or when there is room.
-    pub fn is_over(&mut self, id: String) {
+    pub fn tell_over(&mut self, id: String) {
         self.over.push(id);
         self.flush();
     }

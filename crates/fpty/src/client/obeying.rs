@@ -220,7 +220,7 @@ impl Session<'_> {
                 };
                 self.send_packet(&proto::encode_bare(answer, 0));
             }
-            Said::Key(key) => self.again.is_found_by(key, &self.config.which),
+            Said::Key(key) => self.again.note_key(key, &self.config.which),
             Said::Piece(piece) => self.coming.piece(&piece)?,
             // A gateway that comes after one that was killed says it again.
             Said::Go(_) if self.takeover.ours().is_some() => {}

@@ -91,7 +91,7 @@ impl One {
                 self.waiting.push(&bytes[taken..]);
                 self.was_taken(taken);
             }
-            None => self.is_gone(),
+            None => self.give_up(),
         }
     }
 
@@ -110,7 +110,7 @@ impl One {
             self.was_taken(before - waiting.len());
             self.waiting = waiting;
         } else {
-            self.is_gone();
+            self.give_up();
         }
         if self.state == State::Ended && self.waiting.is_empty() {
             self.close();
@@ -118,7 +118,7 @@ impl One {
     }
 
     /// Nobody reads it: the program is to know.
-    fn is_gone(&mut self) {
+    fn give_up(&mut self) {
         self.unread = true;
         self.waiting.clear();
         if self.state == State::Open {
@@ -268,7 +268,7 @@ impl Outputs {
     pub fn look(&mut self, found: &Found, at: [Option<usize>; 2]) {
         for (one, at) in self.both.iter_mut().zip(at) {
             if at.is_some_and(|at| found.hung_up(at)) && streams::is_unread(one.number) {
-                one.is_gone();
+                one.give_up();
             }
         }
     }

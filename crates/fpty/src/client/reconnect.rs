@@ -60,7 +60,7 @@ pub struct Again {
 impl Again {
     /// The server has said by what we find the session. (A watcher goes on with
     /// what it came by.)
-    pub fn is_found_by(&mut self, mut key: SessionKey, which: &Which) {
+    pub fn note_key(&mut self, mut key: SessionKey, which: &Which) {
         if key.finds == Finds::Watcher {
             key.secret = match (&self.key, which) {
                 (Some(before), _) => before.secret.clone(),
@@ -335,7 +335,7 @@ impl<'a> Session<'a> {
 
     /// Something was sent over TCP: it is looked after a while whether it has
     /// arrived.
-    pub(super) fn has_sent(&mut self, now: Instant) {
+    pub(super) fn look_later(&mut self, now: Instant) {
         let is_worth_it = self.transport == Transport::Tcp && self.again.key.is_some();
         if is_worth_it && self.again.look.is_none() {
             self.again.look = Some(now + LOOK_AFTER);
@@ -343,7 +343,7 @@ impl<'a> Session<'a> {
     }
 
     /// Looks whether it has; whether the connection is none any more.
-    pub(super) fn is_unanswered(&mut self, now: Instant) -> bool {
+    pub(super) fn look_for_answer(&mut self, now: Instant) -> bool {
         if self.server_ended || self.again.look.is_none_or(|at| now < at) {
             return false;
         }
@@ -382,7 +382,7 @@ mod tests {
         let mut again = Again::default();
         let which = Which::Named(String::from("build"));
         assert!(asked_for(&which, &again).is_none());
-        again.is_found_by(key(Finds::User), &which);
+        again.note_key(key(Finds::User), &which);
         assert!(asked_for(&which, &again).is_none(), "it was not lost");
         again.lost = Some(Instant::now());
         let (id, secret) = asked_for(&which, &again).expect("the session");
@@ -398,12 +398,12 @@ mod tests {
         let mut again = Again::default();
         let (id, secret) = asked_for(&which, &again).expect("a session");
         assert!(id == "k3x9q2aa" && secret.is_some());
-        again.is_found_by(key(Finds::Watcher), &which);
+        again.note_key(key(Finds::Watcher), &which);
         again.lost = Some(Instant::now());
         for _ in 0..2 {
             let (_, secret) = asked_for(&which, &again).expect("a session");
             assert!(secret.is_some_and(|secret| secret.is(&[7; 16])));
-            again.is_found_by(key(Finds::Watcher), &which);
+            again.note_key(key(Finds::Watcher), &which);
         }
     }
 }

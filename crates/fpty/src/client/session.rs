@@ -232,9 +232,9 @@ impl<'a> Session<'a> {
         // nothing would wake us for it again.
         self.tell_the_end_of_input();
         if !self.to_server.is_empty() {
-            self.has_sent(now);
+            self.look_later(now);
         }
-        if self.is_unanswered(now) {
+        if self.look_for_answer(now) {
             self.server_is_gone();
         }
         let (stream, peer) = (&self.stream, &mut self.peer);

@@ -22,7 +22,7 @@ use super::record::{Recorder, Recording};
 use super::recovery::Whose;
 use super::supervisor::protocol::{Record, SessionFds};
 use super::table::Key;
-use super::timers::Due;
+use super::timers::{Due, SessionDue};
 use super::told::{Gone, Subject};
 use super::traffic::{Attached, Next, Sessions};
 use crate::uwsgi::log;
@@ -85,7 +85,7 @@ impl Lives<'_> {
         let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));
         fault::point("kept");
         if is_kept || hands_over {
-            self.cx.after(OFFER_AFTER, Due::Offer(key));
+            self.cx.after(OFFER_AFTER, Due::Session(key, SessionDue::Offer));
         }
         self.settle(key);
     }
@@ -216,7 +216,7 @@ impl Lives<'_> {
     pub fn end_at_wish(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
             attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, &mut attached.wires);
-            self.cx.after(LAST_WORD, Due::Dismissed(key));
+            self.cx.after(LAST_WORD, Due::Session(key, SessionDue::Dismissed));
             self.settle(key);
         }
     }

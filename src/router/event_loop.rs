@@ -328,7 +328,7 @@ impl GatewayLoop {
             Arrived::Uwsgi(client, transport) => self.greet(client, transport, door),
             Arrived::Raw(newcomer) => {
                 let Some(place) = self.cx.doors.door(door) else { return };
-                let size = place.rules.size();
+                let size = place.rules.size;
                 let plan = Plan {
                     session: Session::raw(size),
                     program: place.program.clone(),

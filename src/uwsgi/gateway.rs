@@ -14,8 +14,27 @@ use crate::ffi;
 use fpty::error::{Error, Result};
 
 /// The name of our gateways, which is that of their sockets' owner: by it the
-/// server finds out which sockets a gateway keeps.
-pub(super) const NAME: &CStr = Owner::Router.name();
+/// server finds out which sockets a gateway keeps. It is one in memory, too: by its
+/// address ours are told from others.
+static NAME: &CStr = Owner::Router.name();
+
+/// All gateways on the server's list, in its order.
+pub(super) fn all() -> &'static [ffi::uwsgi_gateway] {
+    // SAFETY: an array in memory shared with the master, which changes neither
+    // names nor order after the start, and writes the numbers of its children as a
+    // whole.
+    unsafe {
+        let shared = (*addr_of_mut!(ffi::uwsgi)).shared;
+        let count = usize::try_from((*shared).gateways_cnt).unwrap_or(0);
+        let gateways: &[_] = &(*shared).gateways;
+        gateways.get(..count).unwrap_or(gateways)
+    }
+}
+
+/// Whether one is ours.
+pub(super) fn is_ours(gateway: &ffi::uwsgi_gateway) -> bool {
+    gateway.name.cast_const() == NAME.as_ptr()
+}
 
 /// One gateway process.
 pub struct Gateway {
@@ -88,16 +107,7 @@ impl Gateway {
 
     /// How many of its kind come before it.
     pub fn ordinal(&self) -> usize {
-        // SAFETY: a fixed array in memory shared with the master, which
-        // changes neither names nor order after the start.
-        unsafe {
-            let gateways = &(*(*addr_of_mut!(ffi::uwsgi)).shared).gateways;
-            gateways
-                .iter()
-                .take(self.id)
-                .filter(|other| !other.name.is_null() && CStr::from_ptr(other.name) == NAME)
-                .count()
-        }
+        all().iter().take(self.id).filter(|other| is_ours(other)).count()
     }
 
     /// The gateway is about to wait, for any time.

@@ -35,7 +35,8 @@ impl<T> Lists<T> {
         self.allow.get_or_insert_default()
     }
 
-    fn exist(&self) -> bool {
+    /// Whether there are any.
+    pub fn exist(&self) -> bool {
         !self.deny.is_empty() || self.allow.is_some()
     }
 
@@ -100,16 +101,6 @@ impl Access {
     /// Whether there is a rule about users or groups.
     pub fn has_users(&self) -> bool {
         self.users.exist() || self.groups.exist() || self.deny_root
-    }
-
-    /// Whether there is a rule about addresses.
-    pub fn has_addresses(&self) -> bool {
-        self.addresses.exist()
-    }
-
-    /// Whether the groups of a peer are asked for.
-    pub fn asks_for_groups(&self) -> bool {
-        self.groups.exist()
     }
 
     /// Whether a process may, whose groups are all of these; else why not.

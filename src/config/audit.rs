@@ -8,3 +8,7 @@ pub enum Audit {
     /// `event="session-end" peer.pid=4711`
     KeyVal,
 }
+
+/// What the option may be; `None`: there are no lines.
+pub(super) const WORDS: [(&str, Option<Audit>); 3] =
+    [("json", Some(Audit::Json)), ("keyval", Some(Audit::KeyVal)), ("off", None)];

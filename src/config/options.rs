@@ -8,9 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::accept_env::AcceptEnv;
 use super::access::Network;
-use super::audit::Audit;
+use super::audit;
 use super::detach::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_SESSIONS};
-use super::record::{self, Commands, Format, OnError};
+use super::record;
 use super::router::{Asked, HANDSHAKE_TIMEOUT, MAX_EVENTS, MAX_PROCESSES, Router};
 use super::rules;
 use super::value::Typed;
@@ -327,16 +327,7 @@ pub static OPTIONS: [Row<Router>; 56] = [
     option(&[c"forkptyrouter-audit"])
         .key("audit")
         .help(c"log who came, when, and what became of it: json, keyval or off (default: off)")
-        .takes(|router, typed| {
-            put(
-                &mut router.rules.audit,
-                typed.one_of(&[
-                    ("json", Some(Audit::Json)),
-                    ("keyval", Some(Audit::KeyVal)),
-                    ("off", None),
-                ]),
-            )
-        }),
+        .takes(|router, typed| put(&mut router.rules.audit, typed.one_of(&audit::WORDS))),
     option(&[c"forkptyrouter-record"])
         .help(
             c"record each session's terminal in a file of its own in the specified folder \
@@ -347,10 +338,7 @@ pub static OPTIONS: [Row<Router>; 56] = [
         .key("record_format")
         .help(c"write recordings as asciicast v2 or v3 (default: v3)")
         .takes(|router, typed| {
-            put(
-                &mut router.rules.record.format,
-                typed.one_of(&[("v2", Format::V2), ("v3", Format::V3)]),
-            )
+            put(&mut router.rules.record.format, typed.one_of(&record::FORMATS))
         }),
     option(&[c"forkptyrouter-record-input"])
         .key("record_input")
@@ -364,10 +352,7 @@ pub static OPTIONS: [Row<Router>; 56] = [
         .key("record_on_error")
         .help(c"close or continue a session that cannot be recorded (default: continue)")
         .takes(|router, typed| {
-            put(
-                &mut router.rules.record.on_error,
-                typed.one_of(&[("close", OnError::Close), ("continue", OnError::Continue)]),
-            )
+            put(&mut router.rules.record.on_error, typed.one_of(&record::ON_ERROR))
         }),
     option(&[c"forkptyrouter-record-commands"])
         .key("record_commands")
@@ -376,10 +361,7 @@ pub static OPTIONS: [Row<Router>; 56] = [
               refuse with record-on-error = close or else skip)",
         )
         .takes(|router, typed| {
-            put(
-                &mut router.rules.record.commands,
-                typed.one_of(&[("skip", Some(Commands::Skip)), ("refuse", Some(Commands::Refuse))]),
-            )
+            put(&mut router.rules.record.refuse_commands, typed.one_of(&record::COMMANDS))
         }),
     option(&[c"forkptyrouter-allow-command"])
         .key("allow_command")
@@ -410,9 +392,7 @@ pub static OPTIONS: [Row<Router>; 56] = [
     option(&[c"forkptyrouter-detach-time"])
         .key("detach_time")
         .help(c"end a session that is without a client for the specified seconds (default: 604800)")
-        .takes(|router, typed| {
-            put(&mut router.rules.detach.time, typed.time().map(|time| time.unwrap_or(DETACH_TIME)))
-        }),
+        .takes(|router, typed| put(&mut router.rules.detach.time, typed.time_or(DETACH_TIME))),
     option(&[c"forkptyrouter-detach-buffer"])
         .key("detach_buffer")
         .help(
@@ -490,10 +470,7 @@ pub static OPTIONS: [Row<Router>; 56] = [
     option(&[c"forkptyrouter-handshake-timeout"])
         .help(c"refuse a client that says hello and then nothing for so many seconds (default: 10)")
         .takes(|router, typed| {
-            put(
-                &mut router.handshake_timeout,
-                typed.time().map(|time| time.unwrap_or(HANDSHAKE_TIMEOUT)),
-            )
+            put(&mut router.handshake_timeout, typed.time_or(HANDSHAKE_TIMEOUT))
         }),
     option(&[c"forkptyrouter-hangup-grace"])
         .help(

@@ -124,15 +124,12 @@ pub static OPTIONS: [Row<Pty>; 28] = [
     option(&[c"pty-scrollback"])
         .help(c"show a new client so many bytes of earlier output (default: 65536, 0: none)")
         .takes(|pty, typed| {
-            put(
-                &mut pty.server.scrollback,
-                typed.number(0..=MAX_SCROLLBACK).map(|bytes| bytes as usize),
-            )
+            put(&mut pty.server.scrollback, typed.number(0..=MAX_SCROLLBACK).map(Some))
         }),
 ];
 
 /// The configuration of the shared terminal.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Server {
     /// The address for clients.
     pub socket: Option<OsString>,
@@ -144,8 +141,15 @@ pub struct Server {
     pub input: bool,
     /// A command on the terminal.
     pub exec: Option<CString>,
+    /// How much output a new client is shown, in bytes, where that was said.
+    scrollback: Option<u32>,
+}
+
+impl Server {
     /// How much output a new client is shown, in bytes.
-    pub scrollback: usize,
+    pub fn scrollback(&self) -> usize {
+        self.scrollback.unwrap_or(64 * 1024) as usize
+    }
 }
 
 /// The client's options as typed.
@@ -176,27 +180,11 @@ struct Asked {
 }
 
 /// The pty plugin's options as typed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Pty {
     asked: Asked,
     /// The shared terminal.
     pub server: Server,
-}
-
-impl Default for Pty {
-    fn default() -> Self {
-        Self {
-            asked: Asked::default(),
-            server: Server {
-                socket: None,
-                readonly_socket: None,
-                log: false,
-                input: false,
-                exec: None,
-                scrollback: 64 * 1024,
-            },
-        }
-    }
 }
 
 /// More would only make a new client wait.
@@ -316,7 +304,7 @@ mod tests {
         let client = pty.client().expect("options").expect("a client");
         assert_eq!((client.address.as_os_str(), client.protocol), ("/u".as_ref(), Protocol::Uwsgi));
         assert!(!client.isig && client.escape.is_some());
-        assert_eq!(pty.server.scrollback, 0);
+        assert_eq!((pty.server.scrollback(), Pty::default().server.scrollback()), (0, 65536));
         assert!(set(&mut pty, "pty-scrollback", "lots").is_err());
         assert!(set(&mut pty, "pty-socket", "").is_err());
     }

@@ -29,15 +29,6 @@ pub enum OnError {
     Continue,
 }
 
-/// What becomes of commands without a terminal, which are not recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commands {
-    /// They run all the same.
-    Skip,
-    /// There are none.
-    Refuse,
-}
-
 /// A file has at least so much room: what stands at its beginning and its end.
 pub const LEAST: u64 = 4096;
 
@@ -54,9 +45,9 @@ pub struct Record {
     pub limit: Option<u64>,
     /// What becomes of a session that cannot be recorded.
     pub on_error: OnError,
-    /// What becomes of commands without a terminal; `None`: what follows from
-    /// [`Record::on_error`].
-    pub commands: Option<Commands>,
+    /// Whether commands without a terminal, which are not recorded, are refused;
+    /// `None`: what follows from [`Record::on_error`].
+    pub refuse_commands: Option<bool>,
 }
 
 impl Record {
@@ -64,11 +55,8 @@ impl Record {
     /// unrecorded where a session that cannot be recorded ends, unless that was
     /// said.
     pub fn refuses_commands(&self) -> bool {
-        let refuses = match self.commands {
-            Some(commands) => commands == Commands::Refuse,
-            None => self.on_error == OnError::Close,
-        };
-        self.folder.is_some() && refuses
+        let follows = self.on_error == OnError::Close;
+        self.folder.is_some() && self.refuse_commands.unwrap_or(follows)
     }
 
     /// Takes the folder of all sockets.
@@ -98,6 +86,17 @@ impl Record {
         Ok(())
     }
 }
+
+/// How a recording may be written.
+pub(super) const FORMATS: [(&str, Format); 2] = [("v2", Format::V2), ("v3", Format::V3)];
+
+/// What may become of a session that cannot be recorded.
+pub(super) const ON_ERROR: [(&str, OnError); 2] =
+    [("close", OnError::Close), ("continue", OnError::Continue)];
+
+/// What may become of commands.
+pub(super) const COMMANDS: [(&str, Option<bool>); 2] =
+    [("skip", Some(false)), ("refuse", Some(true))];
 
 /// Reads how long a file may become; 0: as long as it likes.
 ///
@@ -138,17 +137,17 @@ mod tests {
 
     #[test]
     fn nothing_goes_unrecorded_where_that_is_asked_for() {
-        let record = |on_error, commands| Record {
+        let record = |on_error, refuse_commands| Record {
             folder: Some("/r".into()),
             on_error,
-            commands,
+            refuse_commands,
             ..Record::default()
         };
         assert!(!record(OnError::Continue, None).refuses_commands());
         assert!(record(OnError::Close, None).refuses_commands());
-        assert!(!record(OnError::Close, Some(Commands::Skip)).refuses_commands());
-        assert!(record(OnError::Continue, Some(Commands::Refuse)).refuses_commands());
-        let off = Record { folder: None, ..record(OnError::Close, Some(Commands::Refuse)) };
+        assert!(!record(OnError::Close, Some(false)).refuses_commands());
+        assert!(record(OnError::Continue, Some(true)).refuses_commands());
+        let off = Record { folder: None, ..record(OnError::Close, Some(true)) };
         assert!(!off.refuses_commands());
     }
 }

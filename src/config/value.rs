@@ -144,6 +144,11 @@ impl Typed<'_> {
         Ok((seconds > 0).then(|| Duration::from_secs(seconds)))
     }
 
+    /// A time of which 0 means the default.
+    pub fn time_or(&self, default: Duration) -> Result<Duration> {
+        self.time().map(|time| time.unwrap_or(default))
+    }
+
     /// The words that uWSGI itself takes for true and false; a switch without a
     /// value is on.
     pub fn switch(&self) -> Result<bool> {

@@ -452,7 +452,7 @@ impl GatewayLoop {
         self.commands.stop(why, line);
         log::flush();
         self.cx.told.flush();
-        crate::uwsgi::stopping::has_told(self.cx.ordinal);
+        crate::uwsgi::stopping::note_told(self.cx.ordinal);
         crate::uwsgi::server::exit(0)
     }
 

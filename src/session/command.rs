@@ -69,8 +69,8 @@ pub struct Command {
     taken: window::Taken,
     outputs: [Output; 2],
     to_client: Backlog,
+    /// How the program ended; `None`: it runs.
     ended: Option<Ended>,
-    program_runs: bool,
     told: bool,
     dismissed: Option<Ending>,
     client_gone: bool,
@@ -96,7 +96,6 @@ impl Command {
             outputs: [output(relayed[1]), output(relayed[2])],
             to_client: Backlog::default(),
             ended: None,
-            program_runs: true,
             told: false,
             dismissed: None,
             client_gone: false,
@@ -173,7 +172,7 @@ impl Command {
     }
 
     fn signal(&mut self, number: u8, streams: &mut impl Streams) {
-        if self.program_runs {
+        if self.ended.is_none() {
             streams.signal(number);
         } else if ENDING.contains(&number.into()) {
             // It has ended, and something that it left behind has its outputs:
@@ -316,7 +315,6 @@ impl Command {
 
     /// The program has ended, and was reaped.
     pub fn program_ended(&mut self, ended: Ended, streams: &mut impl Streams) {
-        self.program_runs = false;
         self.ended = Some(ended);
         self.tell_the_end(streams);
     }
@@ -339,12 +337,10 @@ impl Command {
     }
 
     fn tell_how_it_ended(&mut self, streams: &mut impl Streams) {
-        if self.program_runs || self.told {
-            return;
-        }
-        if let Some(ended) = self.ended.take() {
+        if let Some(ended) = self.ended.as_ref().filter(|_| !self.told) {
+            let packet = ended.packet();
             self.told = true;
-            self.give_client(&ended.packet(), streams);
+            self.give_client(&packet, streams);
         }
     }
 

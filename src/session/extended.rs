@@ -202,7 +202,7 @@ impl Session {
                     self.give_output(&encode_bare(GO, 0), ends);
                 }
             }
-            self.has_arrived(ends);
+            self.arrive(ends);
         }
     }
 

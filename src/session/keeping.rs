@@ -26,7 +26,7 @@ impl Session {
     /// terminal.
     pub fn resumed(size: Size, kept: Option<Kept>) -> Self {
         let mut session = Self::raw(size);
-        session.is_known_now();
+        session.accept_first();
         let mut decoder = Decoder::default();
         decoder.extend();
         session.decoder = Some(decoder);
@@ -134,12 +134,12 @@ impl Session {
         if let Some(extended) = &mut self.extended {
             extended.owes_go = false;
             self.give_output(&encode_bare(GO, 0), ends);
-            self.has_arrived(ends);
+            self.arrive(ends);
         }
     }
 
     /// A client that has come back was told to go on.
-    pub(super) fn has_arrived(&mut self, ends: &mut impl Ends) {
+    pub(super) fn arrive(&mut self, ends: &mut impl Ends) {
         let Some(kept) = self.kept_mut() else {
             return;
         };

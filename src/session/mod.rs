@@ -324,7 +324,7 @@ impl Session {
     }
 
     /// They are no browser's.
-    pub fn is_known_now(&mut self) {
+    pub fn accept_first(&mut self) {
         if self.client == Client::New {
             self.client = Client::Open;
         }

@@ -42,17 +42,16 @@ pub struct Gateway {
     harakiri: Option<u32>,
 }
 
-/// What a gateway process does; set once, before the first is registered.
-static RUN: OnceCell<fn(Gateway) -> Result<()>> = OnceCell::new();
-static HARAKIRI: OnceCell<Option<u32>> = OnceCell::new();
+/// What a gateway process does, and its harakiri; set once, before the first is
+/// registered.
+static RUN: OnceCell<(fn(Gateway) -> Result<()>, Option<u32>)> = OnceCell::new();
 
 /// Registers the gateways. Without a master the server forks them at once.
 ///
 /// # Errors
 /// The server's table of gateways is full.
 pub fn register(count: u32, harakiri: Option<u32>, run: fn(Gateway) -> Result<()>) -> Result<()> {
-    let _ = RUN.set(run);
-    let _ = HARAKIRI.set(harakiri);
+    let _ = RUN.set((run, harakiri));
     for _ in 0..count {
         // SAFETY: the name lives forever, as does the function.
         let gateway = unsafe {
@@ -76,16 +75,13 @@ pub fn register(count: u32, harakiri: Option<u32>, run: fn(Gateway) -> Result<()
 unsafe extern "C" fn gateway_main(id: c_int, _: *mut c_void) {
     guard("the gateway", (), || {
         inherited::stay();
-        let gateway = Gateway {
-            id: usize::try_from(id).unwrap_or(0),
-            harakiri: HARAKIRI.get().copied().flatten().filter(|_| server::has_master()),
+        let Some((run, harakiri)) = RUN.get() else {
+            return;
         };
+        let id = usize::try_from(id).unwrap_or(0);
+        let gateway = Gateway { id, harakiri: harakiri.filter(|_| server::has_master()) };
         proof::i_am(gateway.ordinal());
-        let outcome = match RUN.get() {
-            Some(run) => run(gateway),
-            None => Err(Error::new("registered without a purpose")),
-        };
-        if let Err(error) = outcome {
+        if let Err(error) = run(gateway) {
             log(&format!("forkptyrouter: the gateway ends: {error}"));
         }
     });

@@ -17,6 +17,9 @@ use std::ptr::addr_of_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
 use super::{exec_handoff, gateway};
 use crate::ffi;
 use fpty::sys::shared;
@@ -132,14 +135,8 @@ fn is_one_missing() -> bool {
 /// Whether this is a child of ours that runs. It is not reaped by that: the
 /// server does so.
 fn is_child(pid: libc::pid_t) -> bool {
-    // SAFETY: a plain struct, all zero.
-    let mut state: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    let Ok(id) = libc::id_t::try_from(pid) else { return false };
-    // SAFETY: waitid(2) fills in the struct.
-    let outcome = unsafe { libc::waitid(libc::P_PID, id, &mut state, flags) };
-    // SAFETY: of a struct that is zero, or filled in; 0: it runs.
-    pid > 0 && outcome == 0 && unsafe { state.si_pid() } == 0
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    pid > 0 && waitid(Id::Pid(Pid::from_raw(pid)), flags) == Ok(WaitStatus::StillAlive)
 }
 
 /// Other plugins' gateways begin in a function of ours.

@@ -4,9 +4,10 @@
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::ptr::addr_of_mut;
+
+use nix::unistd::AccessFlags;
 
 use super::exec_handoff::close_with_exec;
 use super::log::log;
@@ -121,62 +122,45 @@ pub fn add(address: &OsStr, role: Role, rules: usize) -> Result<()> {
 /// # Errors
 /// It cannot be reached, or hands out none.
 pub fn add_from_zerg(address: &OsStr) -> Result<()> {
-    const MOST: usize = 64;
+    const MOST: c_int = 64;
     let failed =
         |why: &str| Error::new(format!("zerg server {}: {why}", address.to_string_lossy()));
     let path =
         CString::new(address.as_bytes()).map_err(|_| failed("the address holds a NUL byte"))?;
-    let mut expected: c_int = 8;
-    for _ in 0..2 {
-        // SAFETY: a NUL-terminated string, of which the server makes a copy.
-        let connection = unsafe { ffi::uwsgi_connect(path.as_ptr().cast_mut(), 30, 0) };
-        if connection < 0 {
-            return Err(failed("cannot connect"));
-        }
-        let before = expected;
-        let code = c"uwsgi-zerg";
-        // SAFETY: a connected socket and a code of the length that is said;
-        // the server returns a malloc'ed array of `expected` descriptors, -1
-        // where there are fewer, or NULL.
-        let sockets = unsafe {
-            let sockets = ffi::uwsgi_attach_fd(
-                connection,
-                &mut expected,
-                code.as_ptr().cast_mut(),
-                code.count_bytes(),
-            );
-            libc::close(connection);
-            sockets
-        };
+    // SAFETY: a NUL-terminated string, of which the server makes a copy.
+    let connection = unsafe { ffi::uwsgi_connect(path.as_ptr().cast_mut(), 30, 0) };
+    if connection < 0 {
+        return Err(failed("cannot connect"));
+    }
+    let (code, mut count) = (c"uwsgi-zerg", MOST);
+    // SAFETY: a connected socket and a code of the length that is said. The server
+    // returns NULL, or a malloc'ed array of `count` descriptors and more, -1 where
+    // there are fewer; it is not used after it was given back.
+    let descriptors = unsafe {
+        let code = (code.as_ptr().cast_mut(), code.count_bytes());
+        let sockets = ffi::uwsgi_attach_fd(connection, &mut count, code.0, code.1);
+        libc::close(connection);
         if sockets.is_null() {
-            // It has more than we had room for, and said how many.
-            if expected != before && usize::try_from(expected).is_ok_and(|count| count <= MOST) {
-                continue;
-            }
             return Err(failed("it sent something else than sockets"));
         }
-        let count = usize::try_from(expected).unwrap_or(0);
-        // SAFETY: see above.
-        let mut descriptors = unsafe { std::slice::from_raw_parts(sockets, count) }.to_vec();
-        descriptors.retain(|fd| *fd >= 0);
-        // SAFETY: malloc'ed, and not used any more.
-        unsafe { libc::free(sockets.cast()) };
-        if descriptors.is_empty() {
-            return Err(failed("it has no sockets"));
-        }
-        for fd in descriptors {
-            // uwsgi_new_gateway_socket_from_fd measures the name, which an
-            // IPv6 socket has none of.
-            let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
-            add(OsStr::from_bytes(&name), Role::Raw, 0)?;
-            // The one just added is the last without a descriptor.
-            sockets_of(Owner::Router)
-                .filter(|socket| socket.fd == -1 && bytes(socket.name) == name)
-                .for_each(|socket| socket.fd = fd);
-        }
-        return Ok(());
+        let descriptors = std::slice::from_raw_parts(sockets, MOST as usize).to_vec();
+        libc::free(sockets.cast());
+        descriptors
+    };
+    if descriptors.iter().all(|fd| *fd < 0) {
+        return Err(failed("it has no sockets"));
     }
-    Err(failed("it sent something else than sockets"))
+    for fd in descriptors.into_iter().filter(|fd| *fd >= 0) {
+        // uwsgi_new_gateway_socket_from_fd measures the name, which an
+        // IPv6 socket has none of.
+        let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
+        add(OsStr::from_bytes(&name), Role::Raw, 0)?;
+        // The one just added is the last without a descriptor.
+        sockets_of(Owner::Router)
+            .filter(|socket| socket.fd == -1 && bytes(socket.name) == name)
+            .for_each(|socket| socket.fd = fd);
+    }
+    Ok(())
 }
 
 /// Binds a plugin's sockets, each with the mode and owner that its rules say;
@@ -311,8 +295,7 @@ fn bind_path(name: &[u8], backlog: c_int, ownership: Ownership) -> Result<c_int>
     Ok(listener.into_raw_fd())
 }
 
-/// What the server would fail at with fewer words, or would delete: it
-/// unlinks whatever has the socket's name.
+/// What bind(2) would fail at with fewer words.
 fn check_path(bytes: &[u8]) -> Result<()> {
     let name = String::from_utf8_lossy(bytes);
     if bytes.len() > LONGEST_PATH {
@@ -320,19 +303,10 @@ fn check_path(bytes: &[u8]) -> Result<()> {
             "cannot bind {name}: a socket's path has at most {LONGEST_PATH} bytes"
         )));
     }
-    let path = Path::new(OsStr::from_bytes(bytes));
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    nix::unistd::eaccess(folder, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK)
-        .context(format!("cannot bind {name}: folder {}", folder.display()))?;
-    match std::fs::symlink_metadata(path) {
-        Ok(existing) if !existing.file_type().is_socket() => {
-            Err(Error::new(format!("cannot bind {name}: it exists and is not a socket")))
-        }
-        _ => Ok(()),
-    }
+    let folder = Path::new(OsStr::from_bytes(bytes)).parent();
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    nix::unistd::eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK)
+        .context(format!("cannot bind {name}: folder {}", folder.display()))
 }
 
 /// A plugin's sockets, bound before the process was forked.

@@ -27,7 +27,7 @@ pub fn hear(words: &'static [AtomicU64]) {
 }
 
 /// The gateway of this number has told its clients.
-pub fn has_told(ordinal: usize) {
+pub fn note_told(ordinal: usize) {
     if let Some(word) = HAVE_TOLD.get().and_then(|words| words.get(ordinal)) {
         word.store(std::process::id().into(), Ordering::Release);
     }

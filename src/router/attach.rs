@@ -199,7 +199,7 @@ impl Context {
         }
         let started = self.spawner.spawn(program, Streams::Terminal(&slave), environment)?;
         if let Started::Running(pid) = &started {
-            programs.started(*pid, Key::NONE, Kind::Terminal);
+            programs.started(*pid, Kind::Terminal);
         }
         fault::point("spawned");
         self.tidy_up();

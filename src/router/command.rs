@@ -259,17 +259,16 @@ impl Commands {
     pub fn program_ended(
         &mut self,
         cx: &mut Context,
-        program: Pid,
+        key: Key,
         exit: Exit,
         failure: Option<Ended>,
     ) {
-        let Some(key) = self.of_program(program) else {
-            return;
-        };
-        self.by_program.remove(&program);
         let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
+        if let Some(program) = commanded.wires.program.take() {
+            self.by_program.remove(&program);
+        }
         match &failure {
             Some(why) => {
                 let origin = commanded.never_was(cx, key);
@@ -279,7 +278,6 @@ impl Commands {
             None => commanded.exited(cx, key, exit),
         }
         let Commanded { command, wires, .. } = commanded;
-        wires.program = None;
         command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), wires);
         cx.then(Outcome::SettleCommand(key));
     }
@@ -390,7 +388,9 @@ impl Commands {
             return;
         };
         // One that was reaped has no number any more.
-        wires.program = wires.program.filter(|program| programs.has(*program));
+        if let Some(program) = wires.program.take_if(|program| !programs.has(*program)) {
+            self.by_program.remove(&program);
+        }
         if !command.has_output() && command.dismissed().is_none() {
             command.dismiss(Ending::Lost, &format!("command ended: {why}"), wires);
         }
@@ -461,7 +461,7 @@ fn start(
     let streams = spawn::Streams::Apart([input, output, error]);
     let started = cx.spawner.spawn(&program, streams, environment);
     if let Ok(Started::Running(pid)) = &started {
-        programs.started(*pid, Key::NONE, Kind::Command);
+        programs.started(*pid, Kind::Command);
     }
     fault::point("command-spawned");
     cx.tidy_up();

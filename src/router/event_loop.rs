@@ -231,7 +231,9 @@ impl GatewayLoop {
     fn follow(&mut self) {
         while let Some(outcome) = self.cx.next_outcome() {
             let whose = match outcome {
-                Outcome::Reaped(program, session, _) => self.whose_program(program, session),
+                Outcome::Reaped(program, session, _) => {
+                    self.subject_of(program, session).map_or(Whose::Past, Whose::from)
+                }
                 _ => outcome.whose(),
             };
             self.guarded(whose, |router| router.obey(outcome));
@@ -457,25 +459,27 @@ impl GatewayLoop {
     }
 
     /// A program was reaped.
-    fn program_ended(&mut self, program: Pid, key: Key, exit: Exit) {
+    fn program_ended(&mut self, program: Pid, session: Option<Key>, exit: Exit) {
         fault::point("reaped");
         let failure = self.cx.spawner.failure(program);
         let failure = failure.map(|(program, errno)| not_executable(&program, errno));
-        if !self.lives().program_ended(program, key, exit, failure.clone()) {
-            self.commands.program_ended(&mut self.cx, program, exit, failure);
+        match self.subject_of(program, session) {
+            Some(Subject::Session(key)) => self.lives().program_ended(key, exit, failure),
+            Some(Subject::Left(entry)) => self.lives().left_ended(entry, exit),
+            Some(Subject::Command(key)) => {
+                self.commands.program_ended(&mut self.cx, key, exit, failure);
+            }
+            // Its client has left.
+            None => {}
         }
     }
 
-    fn whose_program(&self, program: Pid, session: Key) -> Whose {
-        match self.commands.of_program(program) {
-            Some(command) => Whose::Command(command),
-            None if self.sessions.has(session) => Whose::Session(session),
-            None => self
-                .left
-                .as_ref()
-                .and_then(|left| left.of_program(program))
-                .map_or(Whose::Past, Whose::Left),
-        }
+    /// What a program was the program of.
+    fn subject_of(&self, program: Pid, session: Option<Key>) -> Option<Subject> {
+        let session = session.filter(|key| self.sessions.has(*key)).map(Subject::Session);
+        let command = || self.commands.of_program(program).map(Subject::Command);
+        let left = || self.left.as_ref()?.of_program(program).map(Subject::Left);
+        session.or_else(command).or_else(left)
     }
 
     /// Takes up the sessions of a gateway that was here before us.

@@ -149,18 +149,8 @@ impl Lives<'_> {
         }
     }
 
-    /// A program was reaped: of this session, or of one without a client. Whether it was
-    /// any of those; it may not have been executed (`failure`).
-    pub fn program_ended(
-        &mut self,
-        program: Pid,
-        key: Key,
-        exit: Exit,
-        failure: Option<Ended>,
-    ) -> bool {
-        if !self.sessions.has(key) {
-            return self.is_end_of_left(program, exit);
-        }
+    /// A session's program was reaped; it may not have been executed (`failure`).
+    pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<Ended>) {
         match failure {
             Some(why) => {
                 if let Some(attached) = self.sessions.get_mut(key) {
@@ -173,7 +163,6 @@ impl Lives<'_> {
                 self.session_ended(key, of_exit(exit));
             }
         }
-        true
     }
 
     /// The program of a session has ended, and that is known: whoever looks on is
@@ -413,16 +402,11 @@ impl Lives<'_> {
         });
     }
 
-    /// The program of a session that nobody is attached to has ended. Whether it was
-    /// one.
-    pub fn is_end_of_left(&mut self, program: Pid, exit: Exit) -> bool {
-        let Some(key) = self.left.as_ref().and_then(|left| left.of_program(program)) else {
-            return false;
-        };
+    /// The program of a session that nobody is attached to has ended.
+    pub fn left_ended(&mut self, entry: Key, exit: Exit) {
         self.with_left(|left, cx, sessions, programs| {
-            left.alone_over(cx, sessions, programs, key, Some(exit), of_exit(exit));
+            left.alone_over(cx, sessions, programs, entry, Some(exit), of_exit(exit));
         });
-        true
     }
 
     /// A terminal was handed over to its client: whether that can leave.

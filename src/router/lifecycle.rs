@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::command::Commanded;
 use super::context::Context;
-use super::outcome::Outcome;
-use super::recovery::Whose;
+use super::outcome::{Closed, Outcome};
 use super::seats::Seat;
 use super::secrets::NOBODY;
 use super::table::Key;
-use super::told::{Gone, Last, New, Origin, Parted, Said, Story, Subject};
+use super::told::{Gone, New, Origin, Parted, Said, Story};
 use super::traffic::{Attached, Sessions};
+use super::whose::{Subject, Whose};
 use crate::router::record::Recording;
 use crate::shares::Who;
 use fpty::sys::Size;
@@ -65,22 +65,6 @@ pub struct Past {
     pub id: String,
     /// Its program.
     pub pid: Option<Pid>,
-}
-
-/// How a session ended, and what is still to be told of that.
-pub struct Closed {
-    /// Which.
-    pub subject: Subject,
-    /// Why.
-    pub why: Gone,
-    /// How its program ended, as far as that is known.
-    pub exit: Option<Exit>,
-    /// The audit's last line of it.
-    pub last: Option<Box<Last>>,
-    /// Its recording.
-    pub recording: Option<Rc<Recording>>,
-    /// Its terminal was its client's, for good.
-    pub was_entrusted: bool,
 }
 
 impl Context {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::context::{BUFFER, Context};
 use super::quiet::Quiet;
-use super::record::Recording;
+use super::record::recording::Recording;
 use super::table::{self, Source, Table};
 use super::told::{Gone, Traffic};
 use crate::session::{Ends, Key, Session, Verdict};

@@ -55,7 +55,7 @@ use super::supervisor::door;
 use super::supervisor::protocol::Hello;
 use super::table::{Key, Source, Table};
 use super::tallies::{Tallies, Tally};
-use super::told::Subject;
+use super::whose::Subject;
 use crate::config::router::Router;
 use crate::uwsgi::proof;
 use fpty::proto::Ended;

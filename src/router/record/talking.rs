@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use super::super::context::Context;
 use super::super::fault;
-use super::super::recovery::Whose;
 use super::super::table::Source;
 use super::super::timers::Due;
 use super::super::told::Recorded;
 use super::super::traffic::Sessions;
+use super::super::whose::Whose;
 use super::message::Answer;
-use super::takeover::{Bytes, KILLED};
-use super::{News, Over, Recorder, log_of};
+use super::news::{Bytes, News};
+use super::takeover::KILLED;
+use super::{Over, Recorder, log_of};
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::sys::Read;

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::secrets::NOBODY;
 use super::supervisor::lines::{self, Lines};
-use super::table::Key;
+use super::whose::Subject;
 use crate::config::router::Router;
 use crate::config::rules::Rules;
 use crate::shares::Who;
@@ -67,17 +67,6 @@ const THE_REST: usize = 2100;
 
 /// Lines that may wait for the log.
 const LINES: usize = 4096;
-
-/// What is told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Subject {
-    /// A session with a terminal, and a client.
-    Session(Key),
-    /// One whose client has left, by its entry among those.
-    Left(Key),
-    /// A command without one.
-    Command(Key),
-}
 
 /// What is new of a session or command that is about to begin.
 pub struct New {

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Refusal;
 use super::line::Format;
 use super::peer::Peer;
+use super::reason::Refusal;
 use crate::shares::Who;
 
 /// Lines in a second: of one user, for one reason, at one socket; and of all.

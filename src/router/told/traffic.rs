@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::counters;
-use crate::router::record::Recording;
+use crate::router::record::recording::Recording;
 use fpty::sys::clock::BootInstant;
 
 /// What went between a session's ends, without the headers of packets.

@@ -236,7 +236,7 @@ impl Lives<'_> {
             let session = self.programs.not_entrusted(program).map(Subject::Session);
             let alone = self.left.as_ref().and_then(|left| left.of_program(program));
             if let Some(subject) = alone.map(Subject::Left).or(session) {
-                self.cx.told.not_entrusted(subject);
+                self.cx.told.entrusted(subject, false);
             }
             self.cx.doors.log_refusal(NOT_KEPT);
         }

@@ -14,7 +14,7 @@ use super::programs::Programs;
 use super::recovery::Whose;
 use super::supervisor::leaders::Kind;
 use super::table::{Key, Source};
-use super::timers::Due;
+use super::timers::{Due, SessionDue};
 use super::told::{Mode, Origin, Refusal, Rejection};
 use super::traffic::{Attached, Next, Sessions, Wires};
 use crate::session::Session;
@@ -199,7 +199,7 @@ impl Context {
         }
         let started = self.spawner.spawn(program, Streams::Terminal(&slave), environment)?;
         if let Started::Running(pid) = &started {
-            programs.started(*pid, Key::NONE, Kind::Terminal);
+            programs.started(*pid, Kind::Terminal);
         }
         fault::point("spawned");
         self.tidy_up();
@@ -291,7 +291,10 @@ impl Sessions {
         })?;
         fault::point("registered");
         match is_starting {
-            true => cx.after(Duration::from_millis(STARTING_FIRST.into()), Due::Executed(key)),
+            true => cx.after(
+                Duration::from_millis(STARTING_FIRST.into()),
+                Due::Session(key, SessionDue::Executed),
+            ),
             false => self.started(cx, key),
         }
         let door = self.get_mut(key).map(|attached| attached.door);
@@ -313,7 +316,7 @@ impl Sessions {
         if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
             let wait = Duration::from_millis(attached.starting.into());
             attached.starting = attached.starting.saturating_mul(2).min(STARTING_LAST);
-            cx.after(wait, Due::Executed(key));
+            cx.after(wait, Due::Session(key, SessionDue::Executed));
             return Next::Waits;
         }
         self.has_begun(cx, key);

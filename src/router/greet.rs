@@ -15,7 +15,7 @@ use super::recovery::Whose;
 use super::seats::{Full, Seat};
 use super::table::{Key, Source, Table};
 use super::tallies::Tally;
-use super::timers::Due;
+use super::timers::{Due, SessionDue};
 use super::told::{Refusal, Rejection};
 use super::traffic::{LINGERS, Sessions};
 use crate::session::greeting::{Greeting, Heard, Opening};
@@ -375,7 +375,7 @@ impl Sessions {
         if let Some(attached) = self.get_mut(key) {
             attached.forget_terminal(&cx.poller);
             if std::mem::replace(&mut attached.drains, LINGERS) != LINGERS {
-                cx.after(LINGER, Due::Dismissed(key));
+                cx.after(LINGER, Due::Session(key, SessionDue::Dismissed));
             }
         }
     }

@@ -110,7 +110,7 @@ impl Context {
             // Over TCP it is not known any more where it came from.
             let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
             let seat = self.seats.keep(rules, who);
-            self.seats.is_of(seat, subject);
+            self.seats.belongs_to(seat, subject);
         }
         self.asked_for.note(subject, past.command.clone());
         self.take_up(subject, past, |told| match uid {
@@ -164,7 +164,7 @@ impl Context {
     fn emit(&mut self, event: Event<'_>) {
         match event {
             Event::Pending { subject, seat, shown } => {
-                self.seats.is_of(seat, subject);
+                self.seats.belongs_to(seat, subject);
                 self.asked_for.note(subject, shown);
             }
             Event::Started(subject) => {

@@ -243,6 +243,6 @@ pub fn keep_seat(cx: &mut Context, sessions: &Sessions, session: Key) {
     };
     if let Some(rules) = cx.doors.rules(attached.door) {
         let seat = cx.seats.keep(rules, Who::of(&attached.wires.client));
-        cx.seats.is_of(seat, Subject::Session(session));
+        cx.seats.belongs_to(seat, Subject::Session(session));
     }
 }

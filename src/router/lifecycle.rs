@@ -86,9 +86,8 @@ pub struct Closed {
 impl Context {
     /// A session went without an end: it is told as lost.
     pub fn lost(&mut self, subject: Subject) {
-        if let Some(last) = self.told.ended(subject, Gone::Lost, (None, None)) {
-            self.told.tell_last(&last, None);
-        }
+        let last = self.told.ended(subject, Gone::Lost, (None, None));
+        self.told.tell_last(last.as_ref(), None);
     }
 
     /// A client looks on at a session.

@@ -380,9 +380,10 @@ impl Told {
         Some(Last { facts, end: End { at: SystemTime::now(), duration, why, bytes } })
     }
 
-    /// Writes the line of a session's end, as soon as it is known what became
-    /// of its recording.
-    pub fn tell_last(&mut self, last: &Last, recorded: Option<&Recorded>) {
+    /// Writes the line of a session's end, where anybody wants to know of it, as soon as
+    /// it is known what became of its recording.
+    pub fn tell_last(&mut self, last: Option<&Last>, recorded: Option<&Recorded>) {
+        let Some(last) = last else { return };
         if let (Some(lines), Some(place)) = (&mut self.lines, last.facts.place) {
             lines.take(place);
         }

@@ -8,7 +8,7 @@ use super::idle::LAST_WORD;
 use super::seats::{self, Full};
 use super::table::Key;
 use super::timers::{Due, SessionDue};
-use super::told::{Refusal, Rejection, Said};
+use super::told::{Refusal, Rejection};
 use super::traffic::{Next, Sessions};
 use crate::config::rules::Rules;
 use fpty::proto::{Ending, Protocol};
@@ -42,11 +42,11 @@ impl Context {
             return true;
         };
         let name = self.doors.door(door).map(|door| door.name.clone()).unwrap_or_default();
-        let origin = self.told.origin(door, protocol.name(), Said::default);
+        let origin = self.told.origin(door, protocol);
         let line = format!("forkptyrouter: {name}: {who} is refused: {why}");
         self.doors.log_refusal(&line);
         let _ = client.write(format!("forkptyrouter: session refused: {REFUSED}\r\n").as_bytes());
-        self.told.refused(origin, Some(client), Refusal::Denied, why);
+        self.told.refused(&origin, Some(client), Refusal::Denied, why);
         false
     }
 }

@@ -14,7 +14,7 @@ use super::programs::Programs;
 use super::supervisor::leaders::Kind;
 use super::table::{Key, Source};
 use super::timers::{Due, SessionDue};
-use super::told::{Origin, Refusal, Rejection, Said};
+use super::told::{Mode, Origin, Refusal, Rejection};
 use super::traffic::{Attached, Next, Sessions, Wires};
 use super::whose::Whose;
 use crate::session::Session;
@@ -84,15 +84,15 @@ impl Context {
                 return Arrived::Uwsgi(client, transport);
             }
             Arrival::Client(client, transport, Protocol::Raw) => {
-                let origin = self.told.origin(door, Protocol::Raw.name(), Said::default);
+                let origin = self.told.origin(door, Protocol::Raw);
                 let Some(place) = self.doors.door(door) else { return Arrived::Nobody };
                 let seat = self.seats.take(&place.rules, &client);
                 let seat = seat.and_then(|seat| self.seats.sit(&place.rules, seat));
                 return Arrived::Raw(Newcomer { client, transport, door, seat, origin });
             }
             Arrival::Hopeless(client, why) => {
-                let mode = self.doors.protocol(door).map_or("", Protocol::name);
-                let origin = self.told.origin(door, mode, Said::default);
+                let mode = self.doors.protocol(door).map(Mode::from).unwrap_or_default();
+                let origin = self.told.origin(door, mode);
                 match client {
                     Some(client) => {
                         let why = Rejection::because(Refusal::Resources, why);
@@ -102,7 +102,7 @@ impl Context {
                     }
                     None => {
                         self.doors.log_refusal(&format!("forkptyrouter: {why}"));
-                        self.told.refused(origin, None, Refusal::Resources, &why);
+                        self.told.refused(&origin, None, Refusal::Resources, &why);
                     }
                 }
                 self.pause();
@@ -141,7 +141,7 @@ impl Context {
             }
         };
         self.doors.log_refusal(&line);
-        self.told.refused(origin, Some(&client), *reason, &ended.text);
+        self.told.refused(&origin, Some(&client), *reason, &ended.text);
         self.close_when_read(client, last);
     }
 

@@ -160,7 +160,7 @@ impl Commands {
             let why = format!("cannot wait for the command: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
             let origin = commanded.never_was(cx, key);
-            cx.told.refused(origin, Some(&commanded.wires.client), Refusal::Resources, &why);
+            cx.told.refused(&origin, Some(&commanded.wires.client), Refusal::Resources, &why);
             commanded.command.dismiss(Ending::Refused, &why, &mut commanded.wires);
             return self.close(cx, programs, key);
         }
@@ -273,7 +273,7 @@ impl Commands {
             Some(why) => {
                 let origin = commanded.never_was(cx, key);
                 let client = Some(&commanded.wires.client);
-                cx.told.refused(origin, client, Refusal::of(why), &why.text);
+                cx.told.refused(&origin, client, Refusal::of(why), &why.text);
             }
             None => commanded.exited(cx, key, exit),
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::attach::{Arrived, Plan, not_executable};
+use super::codec;
 use super::command::Commands;
 use super::context::Context;
 use super::depart::Departures;
@@ -399,7 +400,7 @@ impl GatewayLoop {
             Question::Seek(sought) => {
                 let left = self.left.as_mut();
                 let found = left.and_then(|left| left.found(&self.sessions, sought));
-                found.map(|found| found.encode()).unwrap_or_default()
+                found.as_ref().map(codec::encode).unwrap_or_default()
             }
             Question::Take(handed) => {
                 let (handed, hops) = (*handed, handed.hops);

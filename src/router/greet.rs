@@ -15,7 +15,7 @@ use super::seats::{Full, Seat};
 use super::table::{Key, Source, Table};
 use super::tallies::Tally;
 use super::timers::{Due, SessionDue};
-use super::told::{Refusal, Rejection, Said};
+use super::told::{Refusal, Rejection};
 use super::traffic::{LINGERS, Sessions};
 use super::whose::Whose;
 use crate::session::greeting::{Greeting, Heard, Opening};
@@ -280,7 +280,7 @@ impl Callers {
         }
         client.refuse_descriptors();
         let opening = greeting.opening();
-        let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
+        let origin = cx.told.origin_of(door, &opening);
         let newcomer = Newcomer { client, transport, door, seat, origin };
         Greeted::Opens(Box::new(Opened { newcomer, opening, arrived, ended, name: None }))
     }
@@ -295,7 +295,7 @@ impl Callers {
             let _ = cx.poller.remove(client.as_fd());
         }
         let opening = greeting.opening();
-        let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
+        let origin = cx.told.origin_of(door, &opening);
         let newcomer = Newcomer { client, transport, door, seat, origin };
         cx.turn_back(newcomer, opening.extended, Rejection::because(Refusal::Handshake, why));
         Greeted::Waits
@@ -312,7 +312,7 @@ impl Callers {
         let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
         let seat = cx.seats.take(rules, &client);
         if is_too_late {
-            let origin = cx.told.origin(door, Protocol::Uwsgi.name(), Said::default);
+            let origin = cx.told.origin(door, Protocol::Uwsgi);
             // What it has shown may end within a line.
             let _ = client.write(b"\r\n");
             let text = format!("{TOO_LATE}: {WHAT_IS_LATE}");
@@ -350,11 +350,6 @@ impl Callers {
         self.callers.remove(key);
         Greeted::Waits
     }
-}
-
-/// What a client speaks.
-pub fn mode_of(opening: &Opening) -> &'static str {
-    if opening.extended { "extended" } else { Protocol::Uwsgi.name() }
 }
 
 impl Sessions {

@@ -176,10 +176,9 @@ impl Lives<'_> {
     /// A session is over: those hear of it who were not told at once.
     pub fn closed(&mut self, closed: Closed) {
         let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
-        match (self.recorder.as_deref_mut(), last) {
-            (Some(recorder), last) => recorder.end(self.cx, recording, exit, last),
-            (None, Some(last)) => self.cx.told.tell_last(&last, None),
-            (None, None) => {}
+        match self.recorder.as_deref_mut() {
+            Some(recorder) => recorder.end(self.cx, recording, exit, last),
+            None => self.cx.told.tell_last(last.as_deref(), None),
         }
         if let Subject::Session(key) = subject {
             self.with_left(|left, cx, _, _| {
@@ -226,7 +225,7 @@ impl Lives<'_> {
             let session = self.programs.not_entrusted(program).map(Subject::Session);
             let alone = self.left.as_ref().and_then(|left| left.of_program(program));
             if let Some(subject) = alone.map(Subject::Left).or(session) {
-                self.cx.told.not_entrusted(subject);
+                self.cx.told.entrusted(subject, false);
             }
             self.cx.doors.log_refusal(NOT_KEPT);
         }

@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
 
@@ -139,6 +139,23 @@ pub fn part(wanted: Part) -> Option<&'static [AtomicU64]> {
     let memory = MEMORY.get()?;
     let part = memory.parts.get(wanted.number())?;
     memory.words.words().get(part.clone()).filter(|words| !words.is_empty())
+}
+
+/// Puts bytes into words; returns whether there is room for them. Whoever reads them is
+/// told of them by another word, later.
+pub fn write(words: &[AtomicU64], bytes: &[u8]) -> bool {
+    for (word, bytes) in words.iter().zip(bytes.chunks(size_of::<u64>())) {
+        let mut eight = [0; size_of::<u64>()];
+        eight[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
+    }
+    bytes.len() <= words.len() * size_of::<u64>()
+}
+
+/// The first bytes of words.
+pub fn read(words: &[AtomicU64], length: usize) -> Vec<u8> {
+    let bytes = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+    bytes.take(length).collect()
 }
 
 /// For how many gateways there is room.

@@ -36,6 +36,7 @@
 //! | `record/` | recordings, and the process that writes them |
 //! | `stats/` | the statistics |
 //! | `described.rs` | what lists have of a session |
+//! | `codec.rs` | how processes of ours speak to each other |
 //! | `context.rs` | what every part is given |
 //! | `asked_for.rs` | what sessions have asked to have run |
 //! | `outcome.rs` | what parts have the loop do |
@@ -52,6 +53,7 @@ mod attach;
 mod beginning;
 mod behind;
 mod closing;
+mod codec;
 mod command;
 mod context;
 mod depart;

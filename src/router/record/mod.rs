@@ -37,6 +37,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::codec::Hello;
 use super::context::Context;
 use super::outcome::Outcome;
 use super::told::Last;
@@ -70,8 +71,8 @@ pub struct Recorder {
     still: u8,
     soon_is_due: bool,
     look_is_due: bool,
-    /// The gateway's number, of so many.
-    number: (u32, u32),
+    /// Which gateway it is of.
+    hello: Hello,
     /// The first gateway tells what concerns all of them.
     tells: bool,
     /// As whom those run who are recorded.
@@ -91,12 +92,8 @@ struct Over {
 }
 
 impl Recorder {
-    /// One for the gateway of this number, of so many, with these sockets, where
-    /// anything is recorded.
-    pub fn new<'a>(
-        sockets: impl Iterator<Item = &'a Rules>,
-        number: (u32, u32),
-    ) -> Option<Box<Self>> {
+    /// One for this gateway, with these sockets, where anything is recorded.
+    pub fn new<'a>(sockets: impl Iterator<Item = &'a Rules>, hello: Hello) -> Option<Box<Self>> {
         let own = nix::unistd::geteuid().as_raw();
         let mut users = Vec::new();
         let sockets: Vec<_> = sockets
@@ -118,8 +115,8 @@ impl Recorder {
                 still: 0,
                 soon_is_due: false,
                 look_is_due: false,
-                number,
-                tells: number.0 == 0,
+                hello,
+                tells: hello.ordinal == 0,
                 users,
                 sockets,
             })
@@ -163,7 +160,7 @@ impl Recorder {
     /// had that queue, what is to be known of it.
     fn connect(&self, queue: Giver, before: Option<&Giver>) -> Result<Link, String> {
         let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
-        match door::enter(self.number, &queue, &its_channel, before) {
+        match door::enter(&self.hello, &queue, &its_channel, before) {
             true => Ok(Link { queue, channel }),
             false => Err(String::from("there is no recorder")),
         }

@@ -5,7 +5,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `mod.rs` | mailboxes, questions and answers |
-//! | `question.rs` | what is asked, as bytes |
+//! | `question.rs` | what is asked |
 //! | `asking.rs` | what is asked about sessions |
 //! | `sought.rs` | a session that somebody wants to come back to |
 
@@ -18,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::codec::{decode, encode};
 use super::context::Context;
 use super::outcome::Outcome;
 use super::table::Source;
@@ -147,14 +148,9 @@ impl<'a> Message<'a> {
 }
 
 impl Siblings {
-    /// Asks another gateway; returns whether there will be an answer, or the
-    /// word that there was none.
-    pub fn ask(&mut self, cx: &mut Context, whom: usize, question: Question, asker: Asker) -> bool {
-        self.pass(cx, whom, question, &[], asker)
-    }
-
-    /// The same, with copies of descriptors.
-    pub fn pass(
+    /// Asks another gateway, with copies of descriptors; returns whether there will be
+    /// an answer, or the word that there was none.
+    pub fn ask(
         &mut self,
         cx: &mut Context,
         whom: usize,
@@ -166,13 +162,9 @@ impl Siblings {
             return false;
         };
         let number = self.next;
-        let body = question.encode();
+        let body = encode(&question);
         let message = Message { from: self.ordinal, is_answer: false, number, body: &body };
-        let written = match descriptors {
-            [] => to.write(&message.encode()),
-            some => to.write_with_descriptors(&message.encode(), some),
-        };
-        if !matches!(written, Written::Bytes(_)) {
+        if !matches!(to.write_with_descriptors(&message.encode(), descriptors), Written::Bytes(_)) {
             return false;
         }
         self.next += 1;
@@ -216,7 +208,7 @@ impl Siblings {
                 asker.into_iter().for_each(|asker| {
                     cx.then(Outcome::Answered(asker, Some(body.to_vec())));
                 });
-            } else if let Some(question) = Question::decode(body) {
+            } else if let Some(question) = decode(body) {
                 cx.then(Outcome::Asked(Posed { from, number, question, passed }));
             }
         }

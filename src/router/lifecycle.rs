@@ -11,7 +11,6 @@ use super::context::Context;
 use super::outcome::Outcome;
 use super::recovery::Whose;
 use super::seats::Seat;
-use super::secrets::NOBODY;
 use super::table::Key;
 use super::told::{Gone, Last, New, Origin, Parted, Said, Story, Subject};
 use super::traffic::{Attached, Sessions};
@@ -59,8 +58,9 @@ pub struct Past {
     pub door: u16,
     /// The size of its terminal.
     pub size: Size,
-    /// Whose it is.
+    /// Whose it is, and for whom it counts where sessions are limited.
     pub uid: u32,
+    pub who: Who,
     /// Its id.
     pub id: String,
     /// Its program.
@@ -104,29 +104,37 @@ impl Context {
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
     pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
-        let Past { story, command, started, door, size, uid, id, pid } = past;
         let subject = Subject::Left(entry);
-        if let Some(rules) = self.doors.rules(door) {
-            // Over TCP it is not known any more where it came from.
-            let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
-            let seat = self.seats.keep(rules, who);
-            self.seats.is_of(seat, subject);
+        self.goes_on(subject, &past);
+        let Past { started, uid, id, pid, size, .. } = &past;
+        if self.told.keeps_facts() && past.story.is_none() {
+            let new = New { pid: *pid, tty: None, size: Some(*size) };
+            self.told.note_user(subject, self.origin_of(&past), id.clone(), *uid, new);
         }
-        self.asked_for.note(subject, command.clone());
-        match story.filter(|_| self.told.keeps_facts()) {
-            Some(story) => self.told.note_story(subject, *story, door, (id, pid, started)),
-            None if self.told.keeps_facts() => {
-                let origin = self.told.origin(door, "extended", Said::default);
-                let origin = self.told.asking(origin, || command);
-                let new = New { pid, tty: None, size: Some(size) };
-                self.told.note_user(subject, origin, id, uid, new);
-            }
-            None => {}
-        }
-        self.told.goes_on(subject, started);
+        self.told.goes_on(subject, *started);
         if let Some(since) = lost {
             self.told.lost_with_its_gateway(subject, since);
         }
+    }
+
+    /// Any session of a gateway that was here before goes on: it has its seat, be there
+    /// none left, and is what it was.
+    fn goes_on(&mut self, subject: Subject, past: &Past) {
+        let Past { story, command, started, door, who, id, pid, .. } = past;
+        if let Some(rules) = self.doors.rules(*door) {
+            let seat = self.seats.keep(rules, *who);
+            self.seats.is_of(seat, subject);
+        }
+        self.asked_for.note(subject, command.clone());
+        if let Some(story) = story.as_ref().filter(|_| self.told.keeps_facts()) {
+            self.told.note_story(subject, story, *door, (id.clone(), *pid, *started));
+        }
+    }
+
+    /// Where one comes from of which nothing was told before.
+    fn origin_of(&self, past: &Past) -> Origin {
+        let origin = self.told.origin(past.door, "extended", Said::default);
+        self.told.asking(origin, || past.command.clone())
     }
 
     /// A session without a client is over.
@@ -221,20 +229,16 @@ impl Attached {
 
     /// It goes on, of a gateway that was here before.
     pub fn goes_on(&mut self, cx: &mut Context, key: Key, past: Past) {
-        let Past { story, command, started, door, size, id, pid, .. } = past;
         let subject = Subject::Session(key);
-        match story.filter(|_| cx.told.keeps_facts()) {
-            Some(story) => {
-                cx.told.note_story(subject, *story, door, (id, pid, started));
-                self.wires.traffic.get_or_insert_with(Box::default).note();
-            }
-            None => {
-                let origin = cx.told.origin(door, "extended", Said::default);
-                let origin = cx.told.asking(origin, || command);
-                self.note(cx, key, id, origin, size);
+        cx.goes_on(subject, &past);
+        match past.story.is_some() && cx.told.keeps_facts() {
+            true => self.wires.traffic.get_or_insert_with(Box::default).note(),
+            false => {
+                let origin = cx.origin_of(&past);
+                self.note(cx, key, past.id, origin, past.size);
             }
         }
-        cx.told.goes_on(subject, started);
+        cx.told.goes_on(subject, past.started);
     }
 
     /// The session without a client that was this entry has this one.

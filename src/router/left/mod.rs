@@ -57,6 +57,7 @@ use super::table::{Key, Source, Table};
 use super::tallies::{Tallies, Tally};
 use super::told::Subject;
 use crate::config::router::Router;
+use crate::shares::Who;
 use crate::uwsgi::proof;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
@@ -108,6 +109,8 @@ struct Entry {
     /// What it is called; may be empty.
     name: String,
     uid: u32,
+    /// For whom it counts where sessions are limited: whoever began it.
+    who: Who,
     secrets: Secrets,
     /// Where it began: it is found there alone.
     door: u16,

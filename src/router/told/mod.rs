@@ -568,13 +568,13 @@ impl Told {
     pub fn note_story(
         &mut self,
         subject: Subject,
-        story: Story,
+        story: &Story,
         door: u16,
         (id, pid, started): (String, Option<Pid>, Timestamp),
     ) {
         let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
         let pid = pid.and_then(|pid| u32::try_from(pid.as_raw()).ok());
-        let mut facts = story.facts(id, &socket.name, pid, started);
+        let mut facts = story.clone().facts(id, &socket.name, pid, started);
         facts.audit = socket.audit.map(|format| (format, facts.common(format, &self.place)));
         self.facts.insert(subject, Box::new(facts));
     }

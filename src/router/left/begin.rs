@@ -67,7 +67,7 @@ impl Left {
             None => None,
             // It may have it already.
             Some(key) => match held.filter(|held| held.is(key)) {
-                None => Some(self.tallies.claim(key)),
+                None => Some(self.tallies.claim(key, 1)),
                 held => held.map(Ok),
             },
         };

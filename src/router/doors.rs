@@ -89,10 +89,24 @@ impl Doors {
         self.doors.get(usize::from(door)).map(|door| &*door.rules)
     }
 
-    /// The one at this address.
-    pub fn named(&self, name: &str) -> Option<u16> {
-        let place = self.doors.iter().position(|door| door.name == name)?;
-        u16::try_from(place).ok()
+    /// All at this address, in the order of the options: a path that was bound once
+    /// more, a port that several share.
+    fn at(&self, address: &str) -> impl Iterator<Item = u16> {
+        let doors = (0..).zip(&self.doors).filter(move |(_, door)| door.name == address);
+        doors.map(|(place, _)| place)
+    }
+
+    /// By what the next gateway finds a socket: its address, and the how manyth it is
+    /// there.
+    pub fn address(&self, door: u16) -> Option<(&str, usize)> {
+        let name = &self.door(door)?.name;
+        Some((name, self.at(name).position(|other| other == door)?))
+    }
+
+    /// The one with this address; where there are not as many any more, the last one
+    /// there.
+    pub fn with_address(&self, address: &str, nth: usize) -> Option<u16> {
+        self.at(address).take(nth + 1).last()
     }
 
     /// The same, to be kept.

@@ -59,8 +59,9 @@ pub struct Past {
     pub door: u16,
     /// The size of its terminal.
     pub size: Size,
-    /// Whose it is.
+    /// Whose it is, and for whom it counts where sessions are limited.
     pub uid: u32,
+    pub who: Who,
     /// Its id.
     pub id: String,
     /// Its program.
@@ -87,15 +88,7 @@ impl Context {
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
     pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
-        let (door, uid) = (past.door, past.uid);
-        let subject = Subject::Left(entry);
-        if let Some(rules) = self.doors.rules(door) {
-            // Over TCP it is not known any more where it came from.
-            let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
-            let seat = self.seats.keep(rules, who);
-            self.seats.belongs_to(seat, subject);
-        }
-        self.asked_for.note(subject, past.command.clone());
+        let (subject, uid) = (Subject::Left(entry), past.uid);
         self.take_up(subject, past, |told| match uid {
             NOBODY => (Peer::default(), None),
             _ => (told.peer_of_user(uid), None),
@@ -105,15 +98,21 @@ impl Context {
         }
     }
 
-    /// A session goes on, of a gateway that was here before. Where that kept nothing to
-    /// be told, its client and its terminal are as they are now.
+    /// Any session of a gateway that was here before goes on: it has its seat, be there
+    /// none left, and is what it was. Where that kept nothing to be told, its client and
+    /// its terminal are as they are now.
     fn take_up(
         &mut self,
         subject: Subject,
         past: Past,
         now: impl FnOnce(&mut Told) -> (Peer, Option<String>),
     ) {
-        let Past { story, command, started, door, size, id, pid, .. } = past;
+        let Past { story, command, started, door, who, size, id, pid, .. } = past;
+        if let Some(rules) = self.doors.rules(door) {
+            let seat = self.seats.keep(rules, who);
+            self.seats.belongs_to(seat, subject);
+        }
+        self.asked_for.note(subject, command.clone());
         match story.filter(|_| self.told.keeps_facts()) {
             Some(story) => self.told.take_up(subject, *story, door, id, pid),
             None if self.told.keeps_facts() => {

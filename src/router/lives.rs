@@ -281,9 +281,7 @@ impl Lives<'_> {
             }
             Restored::Attached { entry, session, past } => {
                 self.cx.faults.made = Some(Whose::Session(session));
-                let (command, started) = (past.command.clone(), past.started);
-                self.cx.asked_for.note(Subject::Session(session), command);
-                bound::keep_seat(self.cx, self.sessions, session);
+                let started = past.started;
                 if let Some(attached) = self.sessions.get_mut(session) {
                     attached.goes_on(self.cx, session, *past);
                 }

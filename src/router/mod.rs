@@ -18,6 +18,7 @@
 //! | `handover.rs` | the terminal itself is given to a client |
 //! | `behind.rs`, `hearing.rs` | clients that ask for more than one turn has time for; they are heard |
 //! | `traffic.rs` | bytes between a client and its terminal |
+//! | `observed.rs` | what is noted of them, where somebody wants to know |
 //! | `idle.rs` | when what is idle is told, and ends |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
@@ -77,6 +78,7 @@ mod lifecycle;
 mod listing;
 mod lives;
 pub mod memory;
+mod observed;
 mod outcome;
 mod programs;
 mod quiet;

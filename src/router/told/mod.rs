@@ -14,7 +14,6 @@
 //! | `in_advance.rs` | last lines, in case that a gateway is killed |
 //! | `story.rs` | what of that the next gateway is to know |
 //! | `counters.rs` | what happened since the start, of all gateways |
-//! | `traffic.rs` | bytes of a session |
 //! | `clock.rs` | the time as it is written down |
 
 pub mod clock;
@@ -28,7 +27,6 @@ mod peer;
 mod reason;
 mod refusals;
 mod story;
-mod traffic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -55,7 +53,6 @@ pub use peer::{Peer, Said};
 pub use reason::{Gone, Parted, Refusal};
 use refusals::{LeftOut, Refusals};
 pub use story::{Relayed, Story};
-pub use traffic::Traffic;
 
 /// How many bytes of a command a line has room for, and the least.
 const COMMAND_ROOM: usize = 900;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::doors::Newcomer;
+use super::idle::LAST_WORD;
 use super::seats::{self, Full};
 use super::table::Key;
 use super::timers::{Due, SessionDue};
-use super::told::{Refusal, Rejection, Said};
+use super::told::{Refusal, Rejection};
 use super::traffic::{Next, Sessions};
 use crate::config::rules::Rules;
 use fpty::proto::{Ending, Protocol};
@@ -41,11 +42,11 @@ impl Context {
             return true;
         };
         let name = self.doors.door(door).map(|door| door.name.clone()).unwrap_or_default();
-        let origin = self.told.origin(door, protocol.name(), Said::default);
+        let origin = self.told.origin(door, protocol);
         let line = format!("forkptyrouter: {name}: {who} is refused: {why}");
         self.doors.log_refusal(&line);
         let _ = client.write(format!("forkptyrouter: session refused: {REFUSED}\r\n").as_bytes());
-        self.told.refused(origin, Some(client), Refusal::Denied, why);
+        self.told.refused(&origin, Some(client), Refusal::Denied, why);
         false
     }
 }
@@ -62,9 +63,6 @@ pub const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
 
 /// How long before that it is told that it will be.
 pub(super) const NOTICE: Duration = Duration::from_secs(60);
-
-/// How long a client may take to hear that its time is over, or that it was idle.
-pub(super) const LAST_WORD: Duration = Duration::from_secs(5);
 
 impl Context {
     /// Why somebody gets no session: for want of a seat.

@@ -14,22 +14,22 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::admission::{BY_AN_OPERATOR, LAST_WORD, LIMIT_COMES, NOTICE, TIME_IS_OVER};
+use super::admission::{BY_AN_OPERATOR, LIMIT_COMES, NOTICE, TIME_IS_OVER};
 use super::attach::not_executable;
 use super::closing::LastWord;
 use super::context::{BUFFER, Context};
 use super::doors::Newcomer;
 use super::fault;
 use super::greet::Opened;
-use super::idle::{ENDS_SOON, Idleness};
+use super::idle::{ENDS_SOON, Idleness, LAST_WORD};
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
-use super::recovery::Whose;
 use super::supervisor::leaders::Kind;
 use super::table::{Key, Source, Table};
 use super::timers::{CommandDue, Due};
 use super::told::{Gone, Refusal, Rejection};
+use super::whose::Whose;
 use crate::session::Verdict;
 use crate::session::command::Command;
 use crate::session::greeting::Opening;
@@ -160,7 +160,7 @@ impl Commands {
             let why = format!("cannot wait for the command: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
             let origin = commanded.never_was(cx, key);
-            cx.told.refused(origin, Some(&commanded.wires.client), Refusal::Resources, &why);
+            cx.told.refused(&origin, Some(&commanded.wires.client), Refusal::Resources, &why);
             commanded.command.dismiss(Ending::Refused, &why, &mut commanded.wires);
             return self.close(cx, programs, key);
         }
@@ -259,27 +259,25 @@ impl Commands {
     pub fn program_ended(
         &mut self,
         cx: &mut Context,
-        program: Pid,
+        key: Key,
         exit: Exit,
         failure: Option<Ended>,
     ) {
-        let Some(key) = self.of_program(program) else {
-            return;
-        };
-        self.by_program.remove(&program);
         let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
+        if let Some(program) = commanded.wires.program.take() {
+            self.by_program.remove(&program);
+        }
         match &failure {
             Some(why) => {
                 let origin = commanded.never_was(cx, key);
                 let client = Some(&commanded.wires.client);
-                cx.told.refused(origin, client, Refusal::of(why), &why.text);
+                cx.told.refused(&origin, client, Refusal::of(why), &why.text);
             }
             None => commanded.exited(cx, key, exit),
         }
         let Commanded { command, wires, .. } = commanded;
-        wires.program = None;
         command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), wires);
         cx.then(Outcome::SettleCommand(key));
     }
@@ -390,7 +388,9 @@ impl Commands {
             return;
         };
         // One that was reaped has no number any more.
-        wires.program = wires.program.filter(|program| programs.has(*program));
+        if let Some(program) = wires.program.take_if(|program| !programs.has(*program)) {
+            self.by_program.remove(&program);
+        }
         if !command.has_output() && command.dismissed().is_none() {
             command.dismiss(Ending::Lost, &format!("command ended: {why}"), wires);
         }
@@ -461,7 +461,7 @@ fn start(
     let streams = spawn::Streams::Apart([input, output, error]);
     let started = cx.spawner.spawn(&program, streams, environment);
     if let Ok(Started::Running(pid)) = &started {
-        programs.started(*pid, Key::NONE, Kind::Command);
+        programs.started(*pid, Kind::Command);
     }
     fault::point("command-spawned");
     cx.tidy_up();

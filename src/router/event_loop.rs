@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::attach::{Arrived, Plan, not_executable};
+use super::codec;
 use super::command::Commands;
 use super::context::Context;
 use super::depart::Departures;
@@ -21,15 +22,16 @@ use super::lives::Lives;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recorder;
-use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover, Whose};
+use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover};
 use super::seeking::{self, Goes, Seekers};
 use super::siblings::{Asker, Posed, Question, Siblings};
 use super::supervisor::client::Found;
 use super::table::{Key, Source};
 use super::timers::Due;
-use super::told::{Gone, Refusal, Rejection, Subject};
+use super::told::{Gone, Refusal, Rejection};
 use super::traffic::{Heard, Next, Sessions};
 use super::web::Beginnings;
+use super::whose::{Subject, Whose};
 use crate::session::Session;
 use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::log;
@@ -166,7 +168,7 @@ impl GatewayLoop {
                 self.commands.stream_ready(cx, key, number, ready);
                 self.commands.settle(cx, &mut self.programs, key);
             }
-            Source::Closing(key) => cx.closing_ready(key, ready),
+            Source::Closing(key) => cx.closing.ready(key, ready, &mut cx.buffer[..]),
             Source::Left => self.lives().with_left(|left, cx, _, _| left.left_ready(cx)),
             Source::Alarm => cx.timers.rings(),
         }
@@ -231,7 +233,9 @@ impl GatewayLoop {
     fn follow(&mut self) {
         while let Some(outcome) = self.cx.next_outcome() {
             let whose = match outcome {
-                Outcome::Reaped(program, session, _) => self.whose_program(program, session),
+                Outcome::Reaped(program, session, _) => {
+                    self.subject_of(program, session).map_or(Whose::Past, Whose::from)
+                }
                 _ => outcome.whose(),
             };
             self.guarded(whose, |router| router.obey(outcome));
@@ -396,7 +400,7 @@ impl GatewayLoop {
             Question::Seek(sought) => {
                 let left = self.left.as_mut();
                 let found = left.and_then(|left| left.found(&self.sessions, sought));
-                found.map(|found| found.encode()).unwrap_or_default()
+                found.as_ref().map(codec::encode).unwrap_or_default()
             }
             Question::Take(handed) => {
                 let (handed, hops) = (*handed, handed.hops);
@@ -457,25 +461,27 @@ impl GatewayLoop {
     }
 
     /// A program was reaped.
-    fn program_ended(&mut self, program: Pid, key: Key, exit: Exit) {
+    fn program_ended(&mut self, program: Pid, session: Option<Key>, exit: Exit) {
         fault::point("reaped");
         let failure = self.cx.spawner.failure(program);
         let failure = failure.map(|(program, errno)| not_executable(&program, errno));
-        if !self.lives().program_ended(program, key, exit, failure.clone()) {
-            self.commands.program_ended(&mut self.cx, program, exit, failure);
+        match self.subject_of(program, session) {
+            Some(Subject::Session(key)) => self.lives().program_ended(key, exit, failure),
+            Some(Subject::Left(entry)) => self.lives().left_ended(entry, exit),
+            Some(Subject::Command(key)) => {
+                self.commands.program_ended(&mut self.cx, key, exit, failure);
+            }
+            // Its client has left.
+            None => {}
         }
     }
 
-    fn whose_program(&self, program: Pid, session: Key) -> Whose {
-        match self.commands.of_program(program) {
-            Some(command) => Whose::Command(command),
-            None if self.sessions.has(session) => Whose::Session(session),
-            None => self
-                .left
-                .as_ref()
-                .and_then(|left| left.of_program(program))
-                .map_or(Whose::Past, Whose::Left),
-        }
+    /// What a program was the program of.
+    fn subject_of(&self, program: Pid, session: Option<Key>) -> Option<Subject> {
+        let session = session.filter(|key| self.sessions.has(*key)).map(Subject::Session);
+        let command = || self.commands.of_program(program).map(Subject::Command);
+        let left = || self.left.as_ref()?.of_program(program).map(Subject::Left);
+        session.or_else(command).or_else(left)
     }
 
     /// Takes up the sessions of a gateway that was here before us.
@@ -544,7 +550,7 @@ impl Recover for GatewayLoop {
         match whose {
             Whose::Session(key) => self.sessions.end_panicked(cx, programs, key),
             Whose::Unborn(key) => {
-                self.sessions.has_no_more_program(programs, key);
+                self.sessions.forget_reaped(programs, key);
                 let why = Rejection::because(Refusal::Resources, INTERNAL);
                 self.sessions.refuse(cx, programs, key, &why);
             }

@@ -9,26 +9,22 @@ use std::time::{Duration, Instant};
 use super::closing::LastWord;
 use super::context::Context;
 use super::doors::Newcomer;
-use super::latecomers::Latecomers;
+use super::latecomers::{Late, Latecomers, SILENCE};
 use super::programs::Programs;
-use super::recovery::Whose;
 use super::seats::{Full, Seat};
 use super::table::{Key, Source, Table};
 use super::tallies::Tally;
 use super::timers::{Due, SessionDue};
-use super::told::{Refusal, Rejection, Said};
+use super::told::{Refusal, Rejection};
 use super::traffic::{LINGERS, Sessions};
+use super::whose::Whose;
 use crate::session::greeting::{Greeting, Heard, Opening};
 use fpty::error::reason;
-use fpty::proto::{Decoder, Protocol, TOO_LATE};
+use fpty::proto::{Protocol, TOO_LATE};
 use fpty::sys::Read;
 use fpty::sys::peer::Passed;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::{Stream, Transport};
-
-/// How long a client that says nothing is waited for: one that only reads, as
-/// a plain socket may.
-pub const SILENCE: Duration = Duration::from_millis(50);
 
 /// After a hello a client that goes on sending has so many times as long, in
 /// all, as it may be silent.
@@ -103,19 +99,6 @@ pub struct Opened {
     pub ended: bool,
     /// The name that it has for a session that it begins.
     pub name: Option<Tally>,
-}
-
-/// A session whose client says hello after all.
-pub struct Late {
-    /// Its client.
-    pub client: Stream,
-    /// How it came, and where.
-    pub transport: Transport,
-    pub door: u16,
-    /// What it has said so far.
-    pub decoder: Option<Decoder>,
-    /// What the program has shown would be taken for something else.
-    pub is_too_late: bool,
 }
 
 impl Callers {
@@ -297,7 +280,7 @@ impl Callers {
         }
         client.refuse_descriptors();
         let opening = greeting.opening();
-        let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
+        let origin = cx.told.origin_of(door, &opening);
         let newcomer = Newcomer { client, transport, door, seat, origin };
         Greeted::Opens(Box::new(Opened { newcomer, opening, arrived, ended, name: None }))
     }
@@ -312,7 +295,7 @@ impl Callers {
             let _ = cx.poller.remove(client.as_fd());
         }
         let opening = greeting.opening();
-        let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
+        let origin = cx.told.origin_of(door, &opening);
         let newcomer = Newcomer { client, transport, door, seat, origin };
         cx.turn_back(newcomer, opening.extended, Rejection::because(Refusal::Handshake, why));
         Greeted::Waits
@@ -329,7 +312,7 @@ impl Callers {
         let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
         let seat = cx.seats.take(rules, &client);
         if is_too_late {
-            let origin = cx.told.origin(door, Protocol::Uwsgi.name(), Said::default);
+            let origin = cx.told.origin(door, Protocol::Uwsgi);
             // What it has shown may end within a line.
             let _ = client.write(b"\r\n");
             let text = format!("{TOO_LATE}: {WHAT_IS_LATE}");
@@ -367,11 +350,6 @@ impl Callers {
         self.callers.remove(key);
         Greeted::Waits
     }
-}
-
-/// What a client speaks.
-pub fn mode_of(opening: &Opening) -> &'static str {
-    if opening.extended { "extended" } else { Protocol::Uwsgi.name() }
 }
 
 impl Sessions {

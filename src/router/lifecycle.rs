@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::command::Commanded;
 use super::context::Context;
-use super::outcome::Outcome;
-use super::recovery::Whose;
+use super::outcome::{Closed, Outcome};
 use super::seats::Seat;
 use super::secrets::NOBODY;
 use super::table::Key;
-use super::told::{Gone, Last, New, Origin, Parted, Said, Story, Subject};
+use super::told::{Gone, Mode, New, Origin, Parted, Peer, Relayed, Story, Told};
 use super::traffic::{Attached, Sessions};
+use super::whose::{Subject, Whose};
 use crate::router::record::Recording;
 use crate::shares::Who;
 use fpty::sys::Size;
@@ -32,7 +32,7 @@ enum Event<'a> {
     /// Its program was executed.
     Started(Subject),
     /// Its client has left, and it goes on as this entry of those without one.
-    Detached { key: Key, entry: Key, how: Parted, bytes: (Option<u64>, Option<u64>) },
+    Detached { key: Key, entry: Key, how: Parted, bytes: Relayed },
     /// A client has come to that, and is its client from now on.
     Attached { key: Key, entry: Key, origin: &'a Origin, client: &'a Stream },
     /// A client looks on.
@@ -59,36 +59,20 @@ pub struct Past {
     pub door: u16,
     /// The size of its terminal.
     pub size: Size,
-    /// Whose it is.
+    /// Whose it is, and for whom it counts where sessions are limited.
     pub uid: u32,
+    pub who: Who,
     /// Its id.
     pub id: String,
     /// Its program.
     pub pid: Option<Pid>,
 }
 
-/// How a session ended, and what is still to be told of that.
-pub struct Closed {
-    /// Which.
-    pub subject: Subject,
-    /// Why.
-    pub why: Gone,
-    /// How its program ended, as far as that is known.
-    pub exit: Option<Exit>,
-    /// The audit's last line of it.
-    pub last: Option<Box<Last>>,
-    /// Its recording.
-    pub recording: Option<Rc<Recording>>,
-    /// Its terminal was its client's, for good.
-    pub was_entrusted: bool,
-}
-
 impl Context {
     /// A session went without an end: it is told as lost.
     pub fn lost(&mut self, subject: Subject) {
-        if let Some(last) = self.told.ended(subject, Gone::Lost, (None, None)) {
-            self.told.tell_last(&last, None);
-        }
+        let last = self.told.ended(subject, Gone::Lost, (None, None));
+        self.told.tell_last(last.as_ref(), None);
     }
 
     /// A client looks on at a session.
@@ -104,29 +88,42 @@ impl Context {
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
     pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
-        let Past { story, command, started, door, size, uid, id, pid } = past;
-        let subject = Subject::Left(entry);
+        let (subject, uid) = (Subject::Left(entry), past.uid);
+        self.take_up(subject, past, |told| match uid {
+            NOBODY => (Peer::default(), None),
+            _ => (told.peer_of_user(uid), None),
+        });
+        if let Some(since) = lost {
+            self.told.lost_with_its_gateway(subject, since);
+        }
+    }
+
+    /// Any session of a gateway that was here before goes on: it has its seat, be there
+    /// none left, and is what it was. Where that kept nothing to be told, its client and
+    /// its terminal are as they are now.
+    fn take_up(
+        &mut self,
+        subject: Subject,
+        past: Past,
+        now: impl FnOnce(&mut Told) -> (Peer, Option<String>),
+    ) {
+        let Past { story, command, started, door, who, size, id, pid, .. } = past;
         if let Some(rules) = self.doors.rules(door) {
-            // Over TCP it is not known any more where it came from.
-            let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
             let seat = self.seats.keep(rules, who);
-            self.seats.is_of(seat, subject);
+            self.seats.belongs_to(seat, subject);
         }
         self.asked_for.note(subject, command.clone());
         match story.filter(|_| self.told.keeps_facts()) {
-            Some(story) => self.told.note_story(subject, *story, door, (id, pid, started)),
+            Some(story) => self.told.take_up(subject, *story, door, id, pid),
             None if self.told.keeps_facts() => {
-                let origin = self.told.origin(door, "extended", Said::default);
+                let (peer, tty) = now(&mut self.told);
+                let origin = self.told.origin(door, Mode::Extended);
                 let origin = self.told.asking(origin, || command);
-                let new = New { pid, tty: None, size: Some(size) };
-                self.told.note_user(subject, origin, id, uid, new);
+                self.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
             }
             None => {}
         }
         self.told.goes_on(subject, started);
-        if let Some(since) = lost {
-            self.told.lost_with_its_gateway(subject, since);
-        }
     }
 
     /// A session without a client is over.
@@ -149,7 +146,7 @@ impl Context {
     fn emit(&mut self, event: Event<'_>) {
         match event {
             Event::Pending { subject, seat, shown } => {
-                self.seats.is_of(seat, subject);
+                self.seats.belongs_to(seat, subject);
                 self.asked_for.note(subject, shown);
             }
             Event::Started(subject) => {
@@ -201,40 +198,27 @@ impl Attached {
         size: Size,
         shown: Option<String>,
     ) {
-        let id = cx.ids.of(key);
-        self.note(cx, key, id, origin, size);
-        cx.emit(Event::Pending { subject: Subject::Session(key), seat, shown });
-    }
-
-    /// Notes what is known of a session, where somebody wants to know it.
-    pub fn note(&mut self, cx: &mut Context, key: Key, id: String, origin: Origin, size: Size) {
-        if !cx.told.keeps_facts() {
-            return;
+        let subject = Subject::Session(key);
+        if cx.told.keeps_facts() {
+            let wires = &mut self.wires;
+            let peer = cx.told.peer(&wires.client, origin.socket.audit.is_some());
+            let pid = wires.program.as_ref().map(Process::pid);
+            let (id, tty) = (cx.ids.of(key), wires.master.slave_name());
+            cx.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
+            wires.traffic.get_or_insert_with(Box::default).note();
         }
-        let wires = &mut self.wires;
-        let tty = wires.master.slave_name();
-        let pid = wires.program.as_ref().map(Process::pid);
-        let new = New { pid, tty, size: Some(size) };
-        cx.told.note(Subject::Session(key), origin, id, &wires.client, new);
-        wires.traffic.get_or_insert_with(Box::default).note();
+        cx.emit(Event::Pending { subject, seat, shown });
     }
 
     /// It goes on, of a gateway that was here before.
     pub fn goes_on(&mut self, cx: &mut Context, key: Key, past: Past) {
-        let Past { story, command, started, door, size, id, pid, .. } = past;
-        let subject = Subject::Session(key);
-        match story.filter(|_| cx.told.keeps_facts()) {
-            Some(story) => {
-                cx.told.note_story(subject, *story, door, (id, pid, started));
-                self.wires.traffic.get_or_insert_with(Box::default).note();
-            }
-            None => {
-                let origin = cx.told.origin(door, "extended", Said::default);
-                let origin = cx.told.asking(origin, || command);
-                self.note(cx, key, id, origin, size);
-            }
+        let wires = &mut self.wires;
+        cx.take_up(Subject::Session(key), past, |told| {
+            (told.peer(&wires.client, true), wires.master.slave_name())
+        });
+        if cx.told.keeps_facts() {
+            wires.traffic.get_or_insert_with(Box::default).note();
         }
-        cx.told.goes_on(subject, started);
     }
 
     /// The session without a client that was this entry has this one.
@@ -253,14 +237,14 @@ impl Attached {
     pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Session(key);
         let recording = self.wires.recording().cloned();
-        let origin = cx.told.was_none(subject);
+        let origin = cx.told.remove(subject);
         cx.emit(Event::Refused { subject, recording });
         origin
     }
 
     /// Bytes of input and output of its client; `None`: they did not come through
     /// here.
-    fn bytes(&self) -> (Option<u64>, Option<u64>) {
+    fn bytes(&self) -> Relayed {
         match self.session.is_handed_over() {
             true => (None, None),
             false => self.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
@@ -354,9 +338,9 @@ impl Commanded {
     ) {
         let subject = Subject::Command(key);
         if cx.told.keeps_facts() {
-            let new = New { pid: self.wires.program, tty: None, size: None };
-            let id = cx.ids.of(("command", key));
-            cx.told.note(subject, origin, id, &self.wires.client, new);
+            let peer = cx.told.peer(&self.wires.client, origin.socket.audit.is_some());
+            let (id, pid) = (cx.ids.of(("command", key)), self.wires.program);
+            cx.told.note(subject, origin, peer, New { id, pid, tty: None, size: None });
             self.wires.traffic.get_or_insert_with(Box::default);
         }
         cx.emit(Event::Pending { subject, seat, shown });
@@ -366,7 +350,7 @@ impl Commanded {
     pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Command(key);
         self.refused = true;
-        let origin = cx.told.was_none(subject);
+        let origin = cx.told.remove(subject);
         cx.emit(Event::Refused { subject, recording: None });
         origin
     }

@@ -183,17 +183,15 @@ unsafe extern "C" fn router_init() -> c_int {
         let wants = memory::Wants {
             gateways: config.processes as usize,
             limits: config.has_limits(),
-            audit: config.all_rules().iter().any(|rules| rules.audit.is_some()),
-            detach: config.all_rules().iter().any(|rules| rules.detach.sessions > 0),
+            audit: config.any(|rules| rules.audit.is_some()),
+            detach: config.any(|rules| rules.detach.sessions > 0),
         };
         memory::reserve(wants, layout::words);
         if let Some(words) = memory::part(memory::Part::HaveTold) {
             stopping::hear(words);
         }
         counters::register();
-        supervisor::door::reserve(
-            config.all_rules().iter().any(|rules| rules.handover || rules.detach.sessions > 0),
-        );
+        supervisor::door::reserve(config.any(|rules| rules.handover || rules.detach.sessions > 0));
         siblings::reserve(config.processes);
         worker::before_language_plugins(router_post_fork);
         gateway::register(config.processes, config.harakiri, |gateway| {

@@ -114,9 +114,7 @@ pub fn refuse_all(doors: &[Private<Listener>], why: &str) {
         let _ = nix::poll::poll(&mut polled, timeout);
         refused.look();
         for door in doors {
-            // What the application forks must not hold the connection open.
-            match Private::open(|| door.accept().map(|accepted| accepted.map(|(client, _)| client)))
-            {
+            match super::accept(door) {
                 Ok(Some(client)) => refused.refuse(client, why),
                 Ok(None) => {}
                 Err(_) => std::thread::sleep(PAUSE),

@@ -8,7 +8,7 @@ use once_cell::sync::OnceCell;
 
 use super::guard::guard;
 use super::log::log;
-use super::sockets::{self, Owner, Socket};
+use super::sockets::Owner;
 use super::{inherited, proof, server};
 use crate::ffi;
 use fpty::error::{Error, Result};
@@ -88,19 +88,6 @@ unsafe extern "C" fn gateway_main(id: c_int, _: *mut c_void) {
 }
 
 impl Gateway {
-    /// Our sockets, bound before the gateway was forked.
-    ///
-    /// # Errors
-    /// One of them is not a listening socket any more.
-    pub fn sockets(&self) -> Result<Vec<Socket>> {
-        sockets::bound(Owner::Router)
-    }
-
-    /// Whether it is the first of its kind.
-    pub fn is_first(&self) -> bool {
-        self.ordinal() == 0
-    }
-
     /// How many of its kind come before it.
     pub fn ordinal(&self) -> usize {
         all().iter().take(self.id).filter(|other| is_ours(other)).count()

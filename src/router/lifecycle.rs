@@ -17,6 +17,7 @@ use super::told::{Gone, Last, Mode, New, Origin, Parted, Peer, Relayed, Story, S
 use super::traffic::{Attached, Sessions};
 use crate::router::record::Recording;
 use crate::shares::Who;
+use fpty::proto::Ending;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
@@ -98,6 +99,11 @@ impl Context {
     /// It does so no more, after so long.
     pub fn unviewed(&mut self, subject: Subject, client: &Stream, after: Duration) {
         self.emit(Event::Unviewed { subject, client, after });
+    }
+
+    /// The program of a session or command was executed.
+    pub fn started(&mut self, subject: Subject) {
+        self.emit(Event::Started(subject));
     }
 
     /// A session without a client goes on, of a gateway that was here before; its client
@@ -204,6 +210,16 @@ impl Context {
     }
 }
 
+/// Why a session ends whose client was told this, whose program has ended so, or whose
+/// client is gone.
+fn why(dismissed: Option<Ending>, exit: Option<Gone>, client_is_gone: bool) -> Gone {
+    match dismissed.map(Gone::of).or(exit) {
+        Some(why) => why,
+        None if client_is_gone => Gone::Hangup,
+        None => Gone::Lost,
+    }
+}
+
 impl Attached {
     /// A session is about to begin.
     pub fn pends(
@@ -250,6 +266,13 @@ impl Attached {
         }
     }
 
+    /// Its program was executed, if that was not known yet.
+    pub fn executed(&mut self, cx: &mut Context, key: Key) {
+        if std::mem::take(&mut self.starting) != 0 {
+            cx.started(Subject::Session(key));
+        }
+    }
+
     /// There never was such a session: where its client comes from.
     pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Session(key);
@@ -271,12 +294,7 @@ impl Attached {
     /// A session is over.
     fn closes(&mut self, cx: &mut Context, key: Key) {
         let (session, subject) = (&self.session, Subject::Session(key));
-        let why = match (session.dismissed(), self.exit) {
-            (Some(ending), _) => Gone::of(ending),
-            (None, Some(gone)) => gone,
-            (None, None) if session.client_is_gone() => Gone::Hangup,
-            (None, None) => Gone::Lost,
-        };
+        let why = why(session.dismissed(), self.exit, session.client_is_gone());
         let traffic = self.wires.traffic.as_mut();
         let recording = traffic.and_then(|traffic| traffic.recording.take());
         let bytes = self.bytes();
@@ -288,28 +306,13 @@ impl Attached {
 }
 
 impl Sessions {
-    /// A session's program was executed, if that was not known yet.
-    pub fn has_begun(&mut self, cx: &mut Context, key: Key) {
-        let Some(attached) = self.get_mut(key) else {
-            return;
-        };
-        if std::mem::take(&mut attached.starting) != 0 {
-            self.started(cx, key);
-        }
-    }
-
-    /// A session has begun: its program was executed.
-    pub fn started(&mut self, cx: &mut Context, key: Key) {
-        cx.emit(Event::Started(Subject::Session(key)));
-    }
-
     /// A session's program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
-        self.has_begun(cx, key);
         if let Some(attached) = self.get_mut(key) {
+            attached.executed(cx, key);
             attached.exit = Some(Gone::of_exit(exit));
+            cx.emit(Event::Exited(Subject::Session(key), exit));
         }
-        cx.emit(Event::Exited(Subject::Session(key), exit));
     }
 
     /// A session goes on without its client, as this entry of those that do: nobody
@@ -321,9 +324,9 @@ impl Sessions {
         entry: Key,
         how: Parted,
     ) -> Option<Box<Attached>> {
+        let mut attached = self.remove(key)?;
         // It was never seen to run, perhaps, and runs all the same.
-        self.has_begun(cx, key);
-        let attached = self.remove(key)?;
+        attached.executed(cx, key);
         let bytes = attached.bytes();
         cx.emit(Event::Detached { key, entry, how, bytes });
         if let Some(recording) = attached.wires.recording() {
@@ -335,9 +338,9 @@ impl Sessions {
     /// A session is over: everybody is told, and nobody finds it any more.
     pub fn end(&mut self, cx: &mut Context, key: Key) -> Option<Box<Attached>> {
         super::fault::point("told-end");
-        // It was never seen to run, perhaps, and runs all the same.
-        self.has_begun(cx, key);
         let mut attached = self.remove(key)?;
+        // It was never seen to run, perhaps, and runs all the same.
+        attached.executed(cx, key);
         attached.closes(cx, key);
         Some(attached)
     }
@@ -373,15 +376,15 @@ impl Commanded {
     }
 
     /// Its program was executed, if that was not known yet.
-    pub fn has_begun(&mut self, cx: &mut Context, key: Key) {
+    pub fn executed(&mut self, cx: &mut Context, key: Key) {
         if !std::mem::replace(&mut self.begun, true) {
-            cx.emit(Event::Started(Subject::Command(key)));
+            cx.started(Subject::Command(key));
         }
     }
 
     /// Its program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
-        self.has_begun(cx, key);
+        self.executed(cx, key);
         self.exit = Some(Gone::of_exit(exit));
         cx.emit(Event::Exited(Subject::Command(key), exit));
     }
@@ -393,14 +396,9 @@ impl Commanded {
             return;
         }
         let (command, subject) = (&self.command, Subject::Command(key));
-        let why = match (command.dismissed(), self.exit) {
-            (Some(ending), _) => Gone::of(ending),
-            (None, Some(gone)) => gone,
-            (None, None) if command.client_is_gone() => Gone::Hangup,
-            (None, None) => Gone::Lost,
-        };
+        let why = why(command.dismissed(), self.exit, command.client_is_gone());
         let bytes = self.bytes();
-        self.has_begun(cx, key);
+        self.executed(cx, key);
         let last = cx.told.ended(subject, why, bytes).map(Box::new);
         let (exit, recording, was_entrusted) = (None, None, false);
         cx.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));

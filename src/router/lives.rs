@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::admission::{BY_AN_OPERATOR, LAST_WORD};
+use super::admission::{BY_AN_OPERATOR, Timed};
 use super::attach::Plan;
 use super::context::Context;
 use super::depart::Departures;
@@ -22,7 +22,7 @@ use super::record::{Recorder, Recording};
 use super::recovery::Whose;
 use super::supervisor::protocol::{Record, SessionFds};
 use super::table::Key;
-use super::timers::{Due, SessionDue};
+use super::timers::{Due, TerminalDue};
 use super::told::{Gone, Subject};
 use super::traffic::{Attached, Next, Sessions};
 use crate::uwsgi::log;
@@ -85,7 +85,7 @@ impl Lives<'_> {
         let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));
         fault::point("kept");
         if is_kept || hands_over {
-            self.cx.after(OFFER_AFTER, Due::Session(key, SessionDue::Offer));
+            self.cx.after(OFFER_AFTER, Due::Terminal(key, TerminalDue::Offer));
         }
         self.settle(key);
     }
@@ -203,8 +203,7 @@ impl Lives<'_> {
     /// A session with a client is to end at somebody's wish.
     pub fn end_at_wish(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, &mut attached.wires);
-            self.cx.after(LAST_WORD, Due::Session(key, SessionDue::Dismissed));
+            attached.end_with(self.cx, key, Ending::Operator, BY_AN_OPERATOR);
             self.settle(key);
         }
     }
@@ -285,8 +284,8 @@ impl Lives<'_> {
                 bound::keep_seat(self.cx, self.sessions, session);
                 if let Some(attached) = self.sessions.get_mut(session) {
                     attached.goes_on(self.cx, session, *past);
+                    attached.watch_time(self.cx, session, started.elapsed());
                 }
-                self.sessions.goes_on(self.cx, session, started);
                 self.tell_store(entry);
             }
             Restored::Ends(master, program) => {

@@ -24,8 +24,8 @@
 //! | `depart.rs` | a session ends |
 //! | `lives.rs` | how a session begins, is left, found again, and ends |
 //! | `closing.rs` | connections to which the last word was said |
-//! | `programs.rs` | programs: which run, which have outlived their client |
-//! | `hang_up.rs` | they are hung up, killed, reaped |
+//! | `programs.rs` | programs: which run, and how they ended |
+//! | `hang_up.rs` | those that have outlived their client are hung up, and killed |
 //! | `memory.rs` | what gateways share |
 //! | `supervisor/` | what outlives a gateway, and who sees to it |
 //! | `left/` | sessions that can be left and found again |

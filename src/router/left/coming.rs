@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use super::super::admission::Timed;
 use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
@@ -287,9 +288,11 @@ impl Left {
         drop(armed);
         self.tell_store(cx, sessions, programs, key);
         self.arm(cx, key);
-        sessions.goes_on(cx, session, since);
-        fault::point("back-again");
-        sessions.offer(cx, session);
+        if let Some(attached) = sessions.get_mut(session) {
+            attached.watch_time(cx, session, since.elapsed());
+            fault::point("back-again");
+            attached.offer(cx, session);
+        }
         cx.then(Outcome::Settle(session));
     }
 

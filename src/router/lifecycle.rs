@@ -120,7 +120,7 @@ impl Context {
         self.asked_for.note(subject, past.command.clone());
         self.take_up(subject, past, |told| match uid {
             NOBODY => (Peer::default(), None),
-            _ => (told.peer_of_user(uid), None),
+            _ => (Peer::user(uid, &mut told.names), None),
         });
         if let Some(since) = lost {
             self.told.lost_with_its_gateway(subject, since);
@@ -234,7 +234,7 @@ impl Attached {
         let subject = Subject::Session(key);
         if cx.told.keeps_facts() {
             let wires = &mut self.wires;
-            let peer = cx.told.peer(&wires.client, origin.socket.audit.is_some());
+            let peer = Peer::of(&wires.client, &mut cx.told.names, origin.has_audit());
             let pid = wires.program.as_ref().map(Process::pid);
             let (id, tty) = (cx.ids.of(key), wires.master.slave_name());
             cx.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
@@ -247,7 +247,7 @@ impl Attached {
     pub fn goes_on(&mut self, cx: &mut Context, key: Key, past: Past) {
         let wires = &mut self.wires;
         cx.take_up(Subject::Session(key), past, |told| {
-            (told.peer(&wires.client, true), wires.master.slave_name())
+            (Peer::of(&wires.client, &mut told.names, true), wires.master.slave_name())
         });
         if cx.told.keeps_facts() {
             wires.traffic.get_or_insert_with(Box::default).note();
@@ -358,7 +358,7 @@ impl Commanded {
     ) {
         let subject = Subject::Command(key);
         if cx.told.keeps_facts() {
-            let peer = cx.told.peer(&self.wires.client, origin.socket.audit.is_some());
+            let peer = Peer::of(&self.wires.client, &mut cx.told.names, origin.has_audit());
             let (id, pid) = (cx.ids.of(("command", key)), self.wires.program);
             cx.told.note(subject, origin, peer, New { id, pid, tty: None, size: None });
             self.wires.traffic.get_or_insert_with(Box::default);

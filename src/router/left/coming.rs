@@ -122,7 +122,7 @@ fn who(cx: &Context, uid: u32) -> String {
         return String::from("somebody");
     }
     let root = || (uid == 0).then(|| String::from("root"));
-    cx.told.known_name(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+    cx.told.names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
 }
 
 /// What those are told from whom somebody has taken a session.

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::command::Commanded;
 use super::context::Context;
-use super::outcome::Outcome;
-use super::recovery::Whose;
+use super::outcome::{Closed, Outcome};
 use super::seats::Seat;
 use super::secrets::NOBODY;
 use super::table::Key;
-use super::told::{Gone, Last, Mode, New, Origin, Parted, Peer, Relayed, Story, Subject, Told};
+use super::told::{Gone, Mode, New, Origin, Parted, Peer, Relayed, Story, Told};
 use super::traffic::{Attached, Sessions};
+use super::whose::{Subject, Whose};
 use crate::router::record::Recording;
 use crate::shares::Who;
 use fpty::proto::Ending;
@@ -60,28 +60,13 @@ pub struct Past {
     pub door: u16,
     /// The size of its terminal.
     pub size: Size,
-    /// Whose it is.
+    /// Whose it is, and for whom it counts where sessions are limited.
     pub uid: u32,
+    pub who: Who,
     /// Its id.
     pub id: String,
     /// Its program.
     pub pid: Option<Pid>,
-}
-
-/// How a session ended, and what is still to be told of that.
-pub struct Closed {
-    /// Which.
-    pub subject: Subject,
-    /// Why.
-    pub why: Gone,
-    /// How its program ended, as far as that is known.
-    pub exit: Option<Exit>,
-    /// The audit's last line of it.
-    pub last: Option<Box<Last>>,
-    /// Its recording.
-    pub recording: Option<Rc<Recording>>,
-    /// Its terminal was its client's, for good.
-    pub was_entrusted: bool,
 }
 
 impl Context {
@@ -109,15 +94,7 @@ impl Context {
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
     pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
-        let (door, uid) = (past.door, past.uid);
-        let subject = Subject::Left(entry);
-        if let Some(rules) = self.doors.rules(door) {
-            // Over TCP it is not known any more where it came from.
-            let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
-            let seat = self.seats.keep(rules, who);
-            self.seats.belongs_to(seat, subject);
-        }
-        self.asked_for.note(subject, past.command.clone());
+        let (subject, uid) = (Subject::Left(entry), past.uid);
         self.take_up(subject, past, |told| match uid {
             NOBODY => (Peer::default(), None),
             _ => (Peer::user(uid, &mut told.names), None),
@@ -127,15 +104,21 @@ impl Context {
         }
     }
 
-    /// A session goes on, of a gateway that was here before. Where that kept nothing to
-    /// be told, its client and its terminal are as they are now.
+    /// Any session of a gateway that was here before goes on: it has its seat, be there
+    /// none left, and is what it was. Where that kept nothing to be told, its client and
+    /// its terminal are as they are now.
     fn take_up(
         &mut self,
         subject: Subject,
         past: Past,
         now: impl FnOnce(&mut Told) -> (Peer, Option<String>),
     ) {
-        let Past { story, command, started, door, size, id, pid, .. } = past;
+        let Past { story, command, started, door, who, size, id, pid, .. } = past;
+        if let Some(rules) = self.doors.rules(door) {
+            let seat = self.seats.keep(rules, who);
+            self.seats.belongs_to(seat, subject);
+        }
+        self.asked_for.note(subject, command.clone());
         match story.filter(|_| self.told.keeps_facts()) {
             Some(story) => self.told.take_up(subject, *story, door, id, pid),
             None if self.told.keeps_facts() => {

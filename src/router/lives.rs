@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use super::admission::{BY_AN_OPERATOR, Timed};
 use super::attach::Plan;
 use super::context::Context;
 use super::depart::Departures;
@@ -12,19 +11,20 @@ use super::doors::Newcomer;
 use super::fault;
 use super::greet::Opened;
 use super::hang_up::Copies;
+use super::idle::{BY_AN_OPERATOR, Timed};
 use super::left::adopt::{NOT_HEARD, Restored};
 use super::left::bound;
 use super::left::{self, Came, Left, Parting, Why, Wish};
-use super::lifecycle::Closed;
+use super::outcome::Closed;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::{Recorder, Recording};
-use super::recovery::Whose;
 use super::supervisor::protocol::{Record, SessionFds};
 use super::table::Key;
 use super::timers::{Due, TerminalDue};
-use super::told::{Gone, Subject};
+use super::told::Gone;
 use super::traffic::{Attached, Next, Sessions};
+use super::whose::{Subject, Whose};
 use crate::uwsgi::log;
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending, variables};
@@ -279,9 +279,7 @@ impl Lives<'_> {
             }
             Restored::Attached { entry, session, past } => {
                 self.cx.faults.made = Some(Whose::Session(session));
-                let (command, started) = (past.command.clone(), past.started);
-                self.cx.asked_for.note(Subject::Session(session), command);
-                bound::keep_seat(self.cx, self.sessions, session);
+                let started = past.started;
                 if let Some(attached) = self.sessions.get_mut(session) {
                     attached.goes_on(self.cx, session, *past);
                     attached.watch_time(self.cx, session, started.elapsed());

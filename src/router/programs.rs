@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::context::Context;
-use super::hang_up::Killing;
+use super::killing::Killing;
 use super::outcome::Outcome;
 use super::supervisor::grace::Grace;
 use super::supervisor::leaders::{Kind, Leaders, Listed};

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use super::admission::Timed;
 use super::context::Context;
+use super::idle::Timed;
+use super::observed::Traffic;
 use super::programs::Programs;
 use super::table::Key;
 use super::timers::{Due, LifeDue, TerminalDue};
 use super::traffic::{Attached, Next, Sessions};
+use crate::config::rules::Rules;
+use fpty::proto::Ending;
 use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::process::Process;
 use fpty::sys::socket::Transport;
@@ -163,6 +166,41 @@ impl Attached {
             self.read_terminal(cx, false, |_| false);
         }
         self.settle(cx, key)
+    }
+}
+
+impl Timed for Attached {
+    const WHAT: &'static str = "session";
+
+    fn due(key: Key, due: LifeDue) -> Due {
+        Due::Session(key, due)
+    }
+
+    fn timeout(rules: &Rules) -> Option<Duration> {
+        rules.timeout
+    }
+
+    fn door(&self) -> u16 {
+        self.door
+    }
+
+    fn traffic(&mut self) -> &mut Option<Box<Traffic>> {
+        &mut self.wires.traffic
+    }
+
+    fn idle_for(&self) -> Option<Duration> {
+        match self.session.is_handed_over() {
+            true => self.wires.master.idle_for(),
+            false => self.silent_for(),
+        }
+    }
+
+    fn notice(&mut self, line: &str) {
+        self.session.notice(line, &mut self.wires);
+    }
+
+    fn dismiss(&mut self, why: Ending, line: &str) {
+        self.session.dismiss(why, line, &mut self.wires);
     }
 }
 

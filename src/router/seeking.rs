@@ -170,7 +170,7 @@ impl Seekers {
         sought: &Sought,
         hops: u8,
     ) -> Goes {
-        match sought.name().map(|name| cx.tallies.claim(name)) {
+        match sought.name().map(|name| cx.tallies.claim(name, 1)) {
             Some(Err(whose)) if whose != cx.ordinal => self.hand(cx, siblings, opened, whose, hops),
             name => {
                 opened.name = name.and_then(Result::ok);

@@ -2,18 +2,18 @@
 
 use std::os::fd::AsFd;
 
-use super::super::admission::Timed;
 use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::idle::Timed;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
-use super::super::recovery::Whose;
 use super::super::secrets::{self, NOBODY};
 use super::super::siblings::sought::{Fits, Found, Sought};
 use super::super::table::{Key, Source};
 use super::super::told::clock;
 use super::super::traffic::{Attached, Sessions, Wires};
+use super::super::whose::Whose;
 use super::state::Answer;
 use super::{Alone, Client, Entry, Left};
 use crate::config::rules::Rules;

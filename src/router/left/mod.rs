@@ -55,8 +55,9 @@ use super::supervisor::client::{self, Found};
 use super::supervisor::door;
 use super::table::{Key, Source, Table};
 use super::tallies::{Tallies, Tally};
-use super::told::Subject;
+use super::whose::Subject;
 use crate::config::router::Router;
+use crate::shares::Who;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
 use fpty::sys::child::Pid;
@@ -107,6 +108,8 @@ struct Entry {
     /// What it is called; may be empty.
     name: String,
     uid: u32,
+    /// For whom it counts where sessions are limited: whoever began it.
+    who: Who,
     secrets: Secrets,
     /// Where it began: it is found there alone.
     door: u16,
@@ -130,15 +133,16 @@ struct Entry {
     counts: Option<[Tally; 2]>,
 }
 
-/// The keys of those without a client: of all at a socket, and of a user's.
-fn keys(door: u16, uid: u32) -> ((&'static str, u16), (&'static str, u16, u32)) {
-    (("left", door), ("left", door, uid))
+/// What those without a client count for: of all at a socket, and of a user's.
+#[derive(Hash)]
+enum WithoutClient {
+    All(u16),
+    Own(u16, u32),
 }
 
-/// One more that goes on without a client.
+/// One more that goes on without a client, whatever there may be.
 fn without_client(tallies: &Tallies, door: u16, uid: u32) -> [Tally; 2] {
-    let (all, own) = keys(door, uid);
-    [tallies.hold(all), tallies.hold(own)]
+    [WithoutClient::All(door), WithoutClient::Own(door, uid)].map(|it| tallies.hold(it))
 }
 
 /// What is held of a session.
@@ -331,7 +335,7 @@ impl Entry {
         let is_ones_own = self.uid != NOBODY && !self.state.is_over();
         let name = Beginning::of(self.name.as_bytes()).filter(|_| is_ones_own);
         let name = name.map(|name| sought::name(self.door, self.uid, name));
-        self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name).ok()));
+        self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name, 1).ok()));
         self.counts = match self.state.terminal() {
             Some(_) => {
                 self.counts.take().or_else(|| Some(without_client(tallies, self.door, self.uid)))

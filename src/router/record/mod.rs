@@ -5,6 +5,7 @@
 //! | `mod.rs` | what a gateway knows of its recorder |
 //! | `sessions.rs` | sessions that are recorded |
 //! | `talking.rs` | what both have to say to each other |
+//! | `news.rs` | what becomes of them where it says something, or was killed |
 //! | `recording.rs` | one of them, as whoever reads its terminal has it |
 //! | `sink.rs` | the gateway's end of the queue to the recorder |
 //! | `message.rs` | what both say to each other |
@@ -20,9 +21,10 @@ pub mod door;
 mod file;
 mod ledger;
 pub(super) mod message;
+pub mod news;
 mod parked;
 mod process;
-mod recording;
+pub mod recording;
 mod sessions;
 mod sink;
 mod source;
@@ -38,9 +40,9 @@ use std::time::Instant;
 use super::codec::Hello;
 use super::context::Context;
 use super::outcome::Outcome;
-use super::recovery::Whose;
 use super::told::Last;
 use super::traffic::Sessions;
+use super::whose::Whose;
 use crate::config::record::Record;
 use crate::config::rules::Rules;
 use crate::uwsgi::log::log;
@@ -49,10 +51,9 @@ use fpty::sys::child::Exit;
 use fpty::sys::queue::Giver;
 use fpty::sys::socket::Stream;
 
-use message::Answer;
+use news::News;
 pub use recording::{Kept, Recording};
 use sink::{Link, Sink};
-use takeover::Bytes;
 
 /// The sessions of a gateway that are recorded: it is told when one is about to
 /// begin, has begun and is over; what goes by in between it sees by the
@@ -78,25 +79,6 @@ pub struct Recorder {
     users: Vec<u32>,
     /// What is recorded of those who come to each socket.
     sockets: Vec<Record>,
-}
-
-/// What a recorder's word, or its end, means for one session: others do not
-/// suffer from what becomes of that.
-#[derive(Debug)]
-pub enum News {
-    /// It was said.
-    Said(Answer),
-    /// It was killed.
-    Gone,
-    /// The same, for one session of those that it had.
-    Lost {
-        /// Its number.
-        session: u32,
-        /// There is another one, who has it.
-        goes_on: bool,
-        /// What is lost of it where nobody has it.
-        left: Bytes,
-    },
 }
 
 /// A session that is over.

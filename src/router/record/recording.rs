@@ -7,11 +7,11 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::super::codec::encode;
-use super::super::recovery::Whose;
+use super::super::whose::Whose;
 use super::door;
 use super::message::{Begin, Kind, Resume, header};
+use super::news::Bytes;
 use super::sink::{RESERVE, Sink, TIGHT};
-use super::takeover::Bytes;
 use crate::config::record::{OnError, Record};
 use fpty::sys::Size;
 use fpty::sys::clock::BootInstant;

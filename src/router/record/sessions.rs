@@ -6,15 +6,15 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::super::context::Context;
 use super::super::outcome::Outcome;
-use super::super::recovery::Whose;
 use super::super::table::Key;
 use super::super::timers::{Due, LifeDue};
 use super::super::told::clock;
-use super::super::told::{Gone, Last, Recorded, Subject};
+use super::super::told::{Gone, Last, Recorded};
 use super::super::traffic::Sessions;
+use super::super::whose::{Subject, Whose};
 use super::cast::Head;
 use super::message::{Begin, Failure, Kind};
-use super::takeover::Bytes;
+use super::news::Bytes;
 use super::{Kept, Over, Recorder, Recording, door, in_a_name, log_of, status_of};
 use crate::config::record::OnError;
 use fpty::proto::{Ended, Ending};

@@ -8,10 +8,11 @@ use std::rc::Rc;
 
 use super::super::codec::encode;
 use super::super::context::Context;
-use super::super::recovery::Whose;
 use super::super::traffic::Sessions;
+use super::super::whose::Whose;
+use super::Recorder;
 use super::message::{self, Failure, Kind, Message, Resume, header};
-use super::{News, Recorder};
+use super::news::{Bytes, News};
 use crate::uwsgi::log::log;
 use fpty::sys::queue::Giver;
 
@@ -30,15 +31,6 @@ pub(super) struct Left {
     /// Sessions that end.
     ends: HashSet<u32>,
     of_sessions: HashMap<u32, Bytes>,
-}
-
-/// Of one session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bytes {
-    /// How many are missing if the queue is lost.
-    pub lost: u64,
-    /// How many of them were missing before.
-    pub missing: u64,
 }
 
 impl Left {

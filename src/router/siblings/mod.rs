@@ -10,18 +10,18 @@
 //! | `sought.rs` | a session that somebody wants to come back to |
 
 pub mod asking;
-mod question;
+pub mod question;
 pub mod sought;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::codec::{decode, encode};
 use super::context::Context;
 use super::outcome::Outcome;
-use super::table::{Key, Source};
+use super::table::Source;
 use super::timers::Due;
 use crate::uwsgi::log::log;
 use crate::uwsgi::{inherited, proof};
@@ -30,7 +30,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
 
-pub use question::{Handed, Question};
+pub use question::{Asker, Handed, Posed, Question};
 
 /// How long an answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -70,28 +70,6 @@ pub fn reserve(gateways: u32) {
 
 fn mailboxes() -> std::sync::MutexGuard<'static, Vec<(Stream, Stream)>> {
     MAILBOXES.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Who asked, and waits for the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
-    /// A client that asks who is there.
-    Inquirer(Key),
-    /// One that seeks a session: what this gateway knows of it.
-    Seeker(Key, usize),
-    /// One that another gateway is to go on with.
-    Handed(Key),
-}
-
-/// A question of another gateway's, which waits for the answer.
-#[derive(Debug)]
-pub struct Posed {
-    from: usize,
-    number: u64,
-    /// What it asks.
-    pub question: Question,
-    /// What came along.
-    pub passed: Vec<OwnedFd>,
 }
 
 /// The other gateways.

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use std::os::fd::OwnedFd;
+
 use crate::router::beginning::Beginning;
+use crate::router::table::Key;
 
 use super::asking::Asking;
 use super::sought::Sought;
@@ -25,6 +28,28 @@ pub enum Question {
     Seek(Sought),
     /// To go on with a client; its connection comes along, and what it has said.
     Take(Handed),
+}
+
+/// Who asked, and waits for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A client that asks who is there.
+    Inquirer(Key),
+    /// One that seeks a session: what this gateway knows of it.
+    Seeker(Key, usize),
+    /// One that another gateway is to go on with.
+    Handed(Key),
+}
+
+/// A question of another gateway's, which waits for the answer.
+#[derive(Debug)]
+pub struct Posed {
+    pub(super) from: usize,
+    pub(super) number: u64,
+    /// What it asks.
+    pub question: Question,
+    /// What came along.
+    pub passed: Vec<OwnedFd>,
 }
 
 /// A client that another gateway is to go on with.

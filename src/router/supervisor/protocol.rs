@@ -11,6 +11,7 @@ use crate::router::codec::{self, Hello, encode};
 use crate::router::record::Kept;
 use crate::router::secrets;
 use crate::router::told::Story;
+use crate::shares::Who;
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
@@ -33,10 +34,13 @@ pub struct Record {
     pub name: String,
     /// Whose it is.
     pub uid: u32,
+    /// For whom it counts, where what is limited is.
+    pub who: Option<Who>,
     /// By what its client finds it again.
     pub secrets: secrets::Kept,
-    /// The address that it began at.
+    /// The address that it began at, and at which of the sockets there.
     pub door: String,
+    pub nth: usize,
     /// Its program, as long as that was not reaped.
     pub pid: i32,
     /// When it began, as a [`Timestamp`](fpty::sys::clock::Timestamp) is said.

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::idle::Timed;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
 use super::super::secrets::{self, NOBODY};
@@ -121,7 +122,7 @@ fn who(cx: &Context, uid: u32) -> String {
         return String::from("somebody");
     }
     let root = || (uid == 0).then(|| String::from("root"));
-    cx.told.known_name(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+    cx.told.names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
 }
 
 /// What those are told from whom somebody has taken a session.
@@ -287,9 +288,11 @@ impl Left {
         drop(armed);
         self.tell_store(cx, sessions, programs, key);
         self.arm(cx, key);
-        sessions.goes_on(cx, session, since);
-        fault::point("back-again");
-        sessions.offer(cx, session);
+        if let Some(attached) = sessions.get_mut(session) {
+            attached.watch_time(cx, session, since.elapsed());
+            fault::point("back-again");
+            attached.offer(cx, session);
+        }
         cx.then(Outcome::Settle(session));
     }
 

@@ -334,7 +334,7 @@ impl Left {
             let Remnants { program, newcomer: waiting, .. } = entry.state.forgotten();
             // Of ours nobody has the programs any more: see hang_up_orphans.
             if let Some(program) = program.filter(|program| program.adopted) {
-                programs.end_program(cx, program.pidfd);
+                programs.killing.end_program(cx, program.pidfd);
             }
             if let Some(waiting) = waiting {
                 waiting.refuse(cx, HAS_ENDED);

@@ -183,7 +183,7 @@ impl Left {
         let process = Process::held(program.try_clone().ok()?);
         let program = Program::adopted(program);
         let mut wires = Wires::new(client, master, Some(process));
-        wires.is_recorded_by(recording);
+        wires.record_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let client = Client { session, uid: who };
         let key = self.insert(entry(&past, State::attached(program, client, since_then.into())));

@@ -68,7 +68,7 @@ impl Recording {
             match folder.create(&name) {
                 Ok(file) => {
                     let mut recording = Self::of(name, file, begin);
-                    recording.is_written_to(ledger, true);
+                    recording.note_as_it_is(ledger, true);
                     return Ok(recording);
                 }
                 Err(error) => failure = error,
@@ -132,7 +132,7 @@ impl Recording {
     }
 
     /// The batch is about to change the file: it is noted how it is.
-    fn is_written_to(&mut self, ledger: &Ledger, is_new: bool) {
+    fn note_as_it_is(&mut self, ledger: &Ledger, is_new: bool) {
         if self.batch == ledger.batch() {
             return;
         }
@@ -229,7 +229,7 @@ impl Recording {
     /// As [`Recording::note`]. The file then ends with a whole line.
     pub fn write(&mut self, ledger: &Ledger) -> Result<(), Failure> {
         if !self.lines.is_empty() {
-            self.is_written_to(ledger, false);
+            self.note_as_it_is(ledger, false);
         }
         let (count, outcome) = write_all(&mut self.file, &self.lines);
         let whole = match outcome {
@@ -272,7 +272,7 @@ impl Recording {
         let totals = Totals { bytes: self.written, dropped: self.dropped, sha256: &sha256 };
         let mut line = Vec::new();
         self.cast.last_line(totals, &mut line);
-        self.is_written_to(ledger, false);
+        self.note_as_it_is(ledger, false);
         // Where it does not fit it is not there, and nothing of it.
         match write_all(&mut self.file, &line) {
             (count, Ok(())) => self.written += count as u64,

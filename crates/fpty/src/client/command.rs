@@ -143,7 +143,7 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
 impl Running<'_> {
     fn turn(&mut self) -> Result<Option<End>> {
         self.flush();
-        if let Some(end) = self.is_over()? {
+        if let Some(end) = self.look_for_end()? {
             return Ok(Some(end));
         }
         let mut polled = Several::default();
@@ -207,7 +207,7 @@ impl Running<'_> {
     }
 
     /// Whether it is over, and how it ended.
-    fn is_over(&mut self) -> Result<Option<End>> {
+    fn look_for_end(&mut self) -> Result<Option<End>> {
         if let Stage::Asked(until) = self.stage {
             if Instant::now() >= until {
                 return Ok(Some(End::SpeaksPlainly));

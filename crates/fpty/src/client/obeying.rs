@@ -270,7 +270,7 @@ impl Session<'_> {
     }
 
     /// Whether it is over, and how it ended.
-    pub(super) fn is_over(&mut self) -> Option<End> {
+    pub(super) fn look_for_end(&mut self) -> Option<End> {
         if !self.to_output.is_empty() {
             return None;
         }

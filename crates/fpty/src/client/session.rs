@@ -171,7 +171,7 @@ impl<'a> Session<'a> {
     /// Runs it to the end of its connection.
     pub(super) fn run_on(&mut self) -> End {
         loop {
-            if let Some(end) = self.flush().or_else(|| self.is_over()) {
+            if let Some(end) = self.flush().or_else(|| self.look_for_end()) {
                 return end;
             }
             let ready = self.wait();

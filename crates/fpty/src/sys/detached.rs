@@ -28,7 +28,7 @@ pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> 
         while waitpid(child, None) == Err(nix::errno::Errno::EINTR) {}
         return Ok(());
     }
-    forking.is_child();
+    forking.forget_in_child();
     // Our descriptors are closed before whoever called goes on: a socket's
     // address is free when it has closed its own.
     if let Some(kept) = keep_only(kept) {
@@ -67,7 +67,7 @@ pub fn watched(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
             }
         }
         ForkResult::Child => {
-            forking.is_child();
+            forking.forget_in_child();
             let _ = nix::sys::prctl::set_name(name);
             let outcome = catch_unwind(AssertUnwindSafe(body));
             // SAFETY: as in run.

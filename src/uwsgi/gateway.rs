@@ -42,15 +42,17 @@ pub struct Gateway {
     harakiri: Option<u32>,
 }
 
-/// What a gateway process does, and its harakiri; set once, before the first is
-/// registered.
-static RUN: OnceCell<(fn(Gateway) -> Result<()>, Option<u32>)> = OnceCell::new();
+/// What a gateway process does.
+type Run = fn(Gateway) -> Result<()>;
+
+/// That, and its harakiri; set once, before the first is registered.
+static RUN: OnceCell<(Run, Option<u32>)> = OnceCell::new();
 
 /// Registers the gateways. Without a master the server forks them at once.
 ///
 /// # Errors
 /// The server's table of gateways is full.
-pub fn register(count: u32, harakiri: Option<u32>, run: fn(Gateway) -> Result<()>) -> Result<()> {
+pub fn register(count: u32, harakiri: Option<u32>, run: Run) -> Result<()> {
     let _ = RUN.set((run, harakiri));
     for _ in 0..count {
         // SAFETY: the name lives forever, as does the function.

@@ -178,7 +178,7 @@ impl Left {
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
         let process = Process::held(program.pidfd.try_clone().ok()?);
         let mut wires = Wires::new(client, master, Some(process));
-        wires.is_recorded_by(recording);
+        wires.record_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let client = Client { session, uid: who };
         let key = self.insert(entry(&past, State::attached(program, client, since_then.into())));

@@ -167,8 +167,8 @@ impl Left {
             return false;
         };
         if let Some(found) = self.entries.get_mut(entry) {
-            found.state.has_arrived();
-            found.secrets.has_arrived();
+            found.state.arrived();
+            found.secrets.arrived();
         }
         self.tell_store(cx, sessions, programs, entry);
         if let Some(attached) = sessions.get_mut(session) {

@@ -188,7 +188,7 @@ impl Recording {
     }
 
     /// It goes on in this file of its; so many bytes are missing so far.
-    pub fn has_resumed(&self, part: u32, dropped: u64) {
+    pub fn note_resumed(&self, part: u32, dropped: u64) {
         self.begin.borrow_mut().part = part;
         self.told_missing.set(self.told_missing.get().max(dropped));
     }

@@ -202,7 +202,7 @@ impl Recorder {
                 let Some(recording) = self.sessions.get(&session).or(over).map(Rc::clone) else {
                     return;
                 };
-                recording.has_resumed(part, dropped);
+                recording.note_resumed(part, dropped);
                 Self::tell(cx, &recording);
                 // Its file before that lacks what was lost with the recorder.
                 if moved && recording.must_be() && !recording.is_elsewhere() {

@@ -300,21 +300,10 @@ fn write_all(file: &mut File, mut bytes: &[u8]) -> (usize, io::Result<()>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cast::{Format, Head};
     use super::*;
 
     fn begin(limit: Option<u64>) -> Begin {
-        let head = Head {
-            format: Format::V3,
-            rows: 24,
-            cols: 80,
-            timestamp: 1,
-            command: String::from("/bin/sh"),
-            title: String::from("x"),
-            term: None,
-        };
-        let name = String::from("20260101T000000Z-root-0123abcd");
-        Begin { folder: 0, name, part: 1, limit, head }
+        Begin { limit, ..Begin::named("20260101T000000Z-root-0123abcd") }
     }
 
     fn output(body: &[u8]) -> Message<'_> {

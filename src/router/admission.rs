@@ -27,7 +27,7 @@ impl Context {
         let Some(rules) = self.doors.rules(door) else {
             return false;
         };
-        if !rules.access.has_users() && !rules.access.has_addresses() {
+        if !rules.access.has_users() && !rules.access.addresses.exist() {
             return true;
         }
         let outcome = match transport {
@@ -86,7 +86,7 @@ fn admits_process(rules: &Rules, client: &Stream) -> Result<(), (String, &'stati
     let Some(peer) = client.credentials() else {
         return Err((String::from("somebody"), "nobody knows who it is"));
     };
-    let groups = match rules.access.asks_for_groups() {
+    let groups = match rules.access.groups.exist() {
         true => client.peer_groups(),
         false => Vec::new(),
     };

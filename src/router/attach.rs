@@ -154,7 +154,7 @@ impl Context {
         let program = self.granted(door, std::mem::take(&mut opening.request))?;
         let closed = || Rejection::because(Refusal::Resources, "the socket is closed");
         let rules = self.doors.rules(door).ok_or_else(closed)?;
-        let size = opening.size(rules.size());
+        let size = opening.size(rules.size);
         let environment = rules.environment_of(&opening.variables);
         let session = Session::opened(opening, size);
         Ok(Plan { session, program, size, environment, shown })

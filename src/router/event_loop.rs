@@ -336,7 +336,7 @@ impl GatewayLoop {
             Arrived::Uwsgi(client, transport) => self.greet(client, transport, door),
             Arrived::Raw(newcomer) => {
                 let Some(place) = self.cx.doors.door(door) else { return };
-                let size = place.rules.size();
+                let size = place.rules.size;
                 let plan = Plan {
                     session: Session::raw(size),
                     program: place.program.clone(),
@@ -460,7 +460,7 @@ impl GatewayLoop {
         self.commands.stop(why, line);
         log::flush();
         self.cx.told.flush();
-        crate::uwsgi::stopping::has_told(self.cx.ordinal);
+        crate::uwsgi::stopping::note_told(self.cx.ordinal);
         crate::uwsgi::server::exit(0)
     }
 

@@ -70,9 +70,9 @@ impl Attached {
             descriptors.push(pidfd.as_fd());
         }
         // Whoever reads the terminal writes it.
-        if let Some(kept) = kept {
+        if let Some(ring) = kept.and_then(|kept| kept.remains.file()) {
             names.push(OFFER_RING);
-            descriptors.push(kept.remains.as_fd());
+            descriptors.push(ring);
         }
         let mut packet = Vec::new();
         encode_packet(OFFER, &names, &mut packet);

@@ -1,7 +1,7 @@
 //! Sessions of a gateway that was here before us, which was killed or whose
 //! instance was reloaded.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::super::context::Context;
 use super::super::lifecycle::Past;
@@ -108,9 +108,9 @@ impl Left {
         let secrets = Secrets::of(secrets);
         let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&door, nth));
         let entry = |past: &Past, state| Entry { name, secrets, ..entry(past, pid, state) };
-        let SessionFds { master, program, ring, client } = held;
-        let mut ring = ring?;
+        let SessionFds { master, program, ring, client, memory } = held;
         if let Some((ended, at)) = ended {
+            let mut ring = ring?;
             // It ended while there was no gateway.
             let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
@@ -133,7 +133,7 @@ impl Left {
             return Some(Restored::Ended(key));
         }
         let master = Master::given_back(master?, shared).ok()?;
-        let program = Program::adopted(PidFd::reopened(pid, program?));
+        let program = PidFd::reopened(pid, program?);
         let client = client.map(Stream::of_stranger);
         let allows =
             |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
@@ -154,18 +154,22 @@ impl Left {
                 client.map(|client| client.write(&why.packet()));
                 last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
                 self.store.tell_over(id);
-                return Some(Restored::Ends(master, Process::held(program.pidfd)));
+                return Some(Restored::Ends(master, Process::held(program)));
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
         let past = Past { door, size, ..past };
-        let remains = Remains::go_on(ring).ok();
+        let remains = match memory {
+            Some(ring) => Remains::of(*ring).ok(),
+            None => ring.and_then(|ring| Remains::go_on(ring).ok()),
+        };
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
             // Its client was lost with the one before us: that is now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
             let alone = Box::new(Alone::new(master, remains, recording));
+            let program = Program::adopted(program);
             let key = self.insert(entry(&past, State::alone(program, alone, left)));
             self.arm(cx, key);
             let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
@@ -176,7 +180,8 @@ impl Left {
         };
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
-        let process = Process::held(program.pidfd.try_clone().ok()?);
+        let process = Process::held(program.try_clone().ok()?);
+        let program = Program::adopted(program);
         let mut wires = Wires::new(client, master, Some(process));
         wires.record_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
@@ -195,11 +200,11 @@ impl Left {
         let Some(entry) = self.entries.get(key) else {
             return false;
         };
-        let (Some(program), Some(alone)) = (entry.state.program(), entry.state.terminal()) else {
+        let (Some(pidfd), Some(alone)) = (entry.adopted(), entry.state.terminal()) else {
             return false;
         };
         let token = Source::Caller(key).token();
-        let heard = self.poller.add(&program.pidfd, token, Interest::READ);
+        let heard = self.poller.add(pidfd, token, Interest::READ);
         if let Some(recording) = &alone.recording {
             recording.belongs_to(Subject::Left(key));
         }
@@ -212,7 +217,7 @@ impl Left {
         let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {NOT_HEARD}"));
         let Remnants { program, terminal, .. } = entry.state.forgotten();
-        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd)))
+        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd?)))
     }
 }
 
@@ -233,7 +238,7 @@ fn with_the_rest(
             recording.output(&buffer[..count]);
         }
     }
-    remains.as_fd().try_clone_to_owned().ok()
+    remains.share().ok()
 }
 
 /// How a program ended whose end was told, as far as it was its own.

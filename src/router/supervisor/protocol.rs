@@ -13,6 +13,7 @@ use crate::router::secrets;
 use crate::router::told::Story;
 use crate::shares::Who;
 use fpty::sys::peer::{Arrived, Peer};
+use fpty::sys::ring::Ring;
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
 use fpty::text::cut;
@@ -67,6 +68,14 @@ pub struct Record {
     pub bound: bool,
 }
 
+impl Record {
+    /// Whether nobody is attached, and the program runs: there may be thousands of
+    /// those.
+    fn is_left(&self) -> bool {
+        self.left.is_some() && self.ended.is_none() && !self.bound
+    }
+}
+
 /// Descriptors of a session. An ended one has the ring alone.
 #[derive(Debug)]
 pub struct SessionFds<T = OwnedFd> {
@@ -78,6 +87,8 @@ pub struct SessionFds<T = OwnedFd> {
     pub ring: Option<T>,
     /// The client that has the terminal.
     pub client: Option<T>,
+    /// The last output, where that is kept without a descriptor.
+    pub memory: Option<Box<Ring>>,
 }
 
 /// Those that a gateway goes on to use itself.
@@ -85,18 +96,51 @@ pub type Lent<'a> = SessionFds<BorrowedFd<'a>>;
 
 impl<T> Default for SessionFds<T> {
     fn default() -> Self {
-        Self { master: None, program: None, ring: None, client: None }
+        Self { master: None, program: None, ring: None, client: None, memory: None }
+    }
+}
+
+impl SessionFds {
+    /// Keeps the last output without a descriptor, where nobody is attached and has it
+    /// too. Nonsense is not kept.
+    pub fn keep_in_memory(&mut self, record: &Record, writes: bool) {
+        if let Some(ring) = self.ring.take_if(|_| record.is_left()) {
+            let mut ring = Ring::received(ring, writes).ok();
+            ring.iter_mut().for_each(Ring::close_file);
+            self.memory = ring.map(Box::new);
+        }
+    }
+
+    /// Has a descriptor of that while it is said to somebody.
+    pub fn lend<R>(&mut self, say: impl FnOnce(&Self) -> R) -> R {
+        // Where there can be none whoever hears it begins a new one.
+        self.memory.iter_mut().for_each(|ring| drop(ring.open_file()));
+        let said = say(self);
+        self.memory.iter_mut().for_each(|ring| ring.close_file());
+        said
+    }
+
+    /// Whether the last output is there.
+    pub fn has_output(&self) -> bool {
+        self.ring.is_some() || self.memory.is_some()
+    }
+}
+
+impl<T: AsFd> SessionFds<T> {
+    /// Each with its letter, in their order.
+    pub(super) fn named(&self) -> impl Iterator<Item = (u8, BorrowedFd<'_>)> {
+        let ring = self.ring.as_ref().map(AsFd::as_fd);
+        let all = [
+            (b'm', self.master.as_ref().map(AsFd::as_fd)),
+            (b'p', self.program.as_ref().map(AsFd::as_fd)),
+            (b'r', ring.or_else(|| self.memory.as_ref()?.file())),
+            (b'c', self.client.as_ref().map(AsFd::as_fd)),
+        ];
+        all.into_iter().filter_map(|(name, fd)| Some((name, fd?)))
     }
 }
 
 impl<T> SessionFds<T> {
-    /// Each with its letter, in their order.
-    pub(super) fn named(&self) -> impl Iterator<Item = (u8, &T)> {
-        let all =
-            [(b'm', &self.master), (b'p', &self.program), (b'r', &self.ring), (b'c', &self.client)];
-        all.into_iter().filter_map(|(name, fd)| Some((name, fd.as_ref()?)))
-    }
-
     /// Where the one with this letter belongs.
     fn place(&mut self, name: u8) -> Option<&mut Option<T>> {
         match name {
@@ -162,7 +206,7 @@ fn send(to: &Stream, said: &Said<'_>, descriptors: &[BorrowedFd<'_>]) -> Written
 /// Sends a session, with copies of its descriptors.
 pub fn send_session<T: AsFd>(to: &Stream, record: &Record, held: &SessionFds<T>) -> Written {
     let names = held.named().map(|(name, _)| char::from(name)).collect();
-    let descriptors: Vec<_> = held.named().map(|(_, fd)| fd.as_fd()).collect();
+    let descriptors: Vec<_> = held.named().map(|(_, fd)| fd).collect();
     let record = match record.command.as_ref().filter(|command| command.len() > COMMAND) {
         Some(command) => {
             let command = Some(cut(command, COMMAND).to_owned());

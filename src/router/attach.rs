@@ -102,7 +102,7 @@ impl Context {
                     }
                     None => {
                         self.doors.log_refusal(&format!("forkptyrouter: {why}"));
-                        self.told.refused(&origin, None, Refusal::Resources, &why);
+                        self.told.refused(origin, None, Refusal::Resources, &why);
                     }
                 }
                 self.pause();
@@ -141,7 +141,7 @@ impl Context {
             }
         };
         self.doors.log_refusal(&line);
-        self.told.refused(&origin, Some(&client), *reason, &ended.text);
+        self.told.refused(origin, Some(&client), *reason, &ended.text);
         self.close_when_read(client, last);
     }
 

@@ -170,7 +170,7 @@ impl Commands {
             Some(why) => {
                 let origin = commanded.never_was(cx, key);
                 let client = Some(&commanded.wires.client);
-                cx.told.refused(&origin, client, Refusal::of(why), &why.text);
+                cx.told.refused(origin, client, Refusal::of(why), &why.text);
             }
             None => commanded.exited(cx, key, exit),
         }

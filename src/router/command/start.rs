@@ -78,7 +78,7 @@ impl Commands {
             let why = format!("cannot wait for the command: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
             let origin = commanded.never_was(cx, key);
-            cx.told.refused(&origin, Some(&commanded.wires.client), Refusal::Resources, &why);
+            cx.told.refused(origin, Some(&commanded.wires.client), Refusal::Resources, &why);
             commanded.dismiss(Ending::Refused, &why);
             return self.close(cx, programs, key);
         }

@@ -170,9 +170,8 @@ impl Recorder {
             return cx.told.tell_last(last.as_deref(), Some(&recorded));
         }
         recording.end(exit.map(status_of));
-        let dropped = recording.told_missing(Bytes::default());
         let number = recording.number();
-        self.over.insert(number, Over { recording, since: Instant::now(), last, dropped });
+        self.over.insert(number, Over { recording, since: Instant::now(), last });
         self.look_after(cx);
     }
 

@@ -41,7 +41,8 @@ impl Commands {
             Err(why) => return cx.turn_back(newcomer, true, why),
         };
         let Newcomer { client, transport, door, seat, origin } = newcomer;
-        let Planned { wires_input, wires_outputs, ends, relayed } = planned;
+        let relayed = planned.relayed();
+        let Planned { wires_input, wires_outputs, ends } = planned;
         // The program has its own; ours would keep the streams open.
         drop(ends);
         let taken: Vec<u8> =

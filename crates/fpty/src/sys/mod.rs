@@ -233,11 +233,7 @@ pub fn what_is_missing() -> Vec<&'static str> {
 /// The machine's name, which may be the jail's own; what is not UTF-8 as
 /// U+FFFD.
 pub fn host_name() -> String {
-    let mut name = [0_u8; 256];
-    // SAFETY: writes at most so many bytes; the last one stays NUL.
-    unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
-    let length = name.iter().position(|byte| *byte == 0).unwrap_or(0);
-    String::from_utf8_lossy(&name[..length]).into_owned()
+    nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Whether there is a file here that we may execute (access(2)).

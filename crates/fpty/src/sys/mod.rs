@@ -45,7 +45,6 @@ pub mod interrupt;
 pub mod local_tcp;
 #[cfg(feature = "server")]
 pub mod lock;
-#[cfg(feature = "server")]
 mod memory;
 pub mod memory_file;
 pub mod noted;

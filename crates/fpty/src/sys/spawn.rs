@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
-use super::memory::Mapping;
+use super::memory::{BOTH, Mapping};
 use super::pty::Slave;
 use crate::error::{Context, Result};
 
@@ -70,7 +70,9 @@ struct Stack(Mapping);
 impl Stack {
     fn new() -> Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_STACK;
-        Mapping::new::<OwnedFd>(None, STACK, flags).map(Self).context("cannot start a process")
+        Mapping::new::<OwnedFd>(None, STACK, BOTH, flags)
+            .map(Self)
+            .context("cannot start a process")
     }
 
     /// Where it begins: it grows down from its end.

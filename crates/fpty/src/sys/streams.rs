@@ -276,7 +276,7 @@ mod tests {
         let path = nix::fcntl::open("/dev/null", OFlag::O_PATH, nix::sys::stat::Mode::empty());
         assert!(!may_be_passed(path.expect("it").as_fd(), INPUT));
         let ring = crate::sys::ring::Ring::new(0).expect("a memfd");
-        assert!(!may_be_passed(ring.as_fd(), INPUT));
+        assert!(!may_be_passed(ring.file().expect("its file"), INPUT));
         let pidfd = crate::sys::pidfd::PidFd::parent().expect("a pidfd");
         assert!(!may_be_passed(pidfd.as_fd(), INPUT));
         let poller = nix::sys::epoll::Epoll::new(nix::sys::epoll::EpollCreateFlags::empty());

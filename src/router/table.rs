@@ -53,6 +53,11 @@ impl Key {
 
     /// That of no value, ever.
     pub const NONE: Self = Self { index: u32::MAX, generation: u32::MAX };
+
+    /// Its place in the table, as [`Table::from`] has it.
+    pub fn place(self) -> usize {
+        self.index as usize
+    }
 }
 
 impl Source {

@@ -6,12 +6,12 @@ use std::os::fd::OwnedFd;
 use super::super::context::Context;
 use super::super::lifecycle::Past;
 use super::super::record::{Recorder, Recording};
-use super::super::recovery::Whose;
 use super::super::secrets::Secrets;
 use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
+use super::super::whose::Whose;
 use super::alone::{LAST_READS, ONE_READ};
 use super::bound::past_of;
 use super::state::{Remnants, State};
@@ -103,16 +103,11 @@ impl Left {
         (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
         let past = past_of(&record);
-        let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
+        let Record { id, name, door, nth, pid, attached, left: at, .. } = record;
         let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
         let secrets = Secrets::of(secrets);
-        let door = cx.doors.named(&door);
-        let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
-        let entry = |door, state| Entry {
-            name,
-            secrets,
-            ..entry(id.clone(), uid, door, pid, since, state)
-        };
+        let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&door, nth));
+        let entry = |past: &Past, state| Entry { name, secrets, ..entry(past, pid, state) };
         let SessionFds { master, program, ring, client, memory } = held;
         if let Some((ended, at)) = ended {
             let mut ring = ring?;
@@ -133,7 +128,7 @@ impl Left {
             }
             let state =
                 State::Over(Over { ring, ended, command: command.map(Into::into) }, at.into());
-            let key = self.insert(entry(door?, state));
+            let key = self.insert(entry(&Past { door: door?, ..past }, state));
             self.arm(cx, key);
             return Some(Restored::Ended(key));
         }
@@ -175,7 +170,7 @@ impl Left {
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
             let alone = Box::new(Alone::new(master, remains, recording));
             let program = Program::adopted(program);
-            let key = self.insert(entry(door, State::alone(program, alone, left)));
+            let key = self.insert(entry(&past, State::alone(program, alone, left)));
             self.arm(cx, key);
             let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
             return match self.hear_alone(key) {
@@ -191,7 +186,7 @@ impl Left {
         wires.is_recorded_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let client = Client { session, uid: who };
-        let key = self.insert(entry(door, State::attached(program, client, since_then.into())));
+        let key = self.insert(entry(&past, State::attached(program, client, since_then.into())));
         self.hear_adopted(cx, sessions, key, session);
         let attached = sessions.get_mut(session)?;
         // The one before may have been killed before it said so.
@@ -275,22 +270,16 @@ pub(super) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<Ended> {
 }
 
 /// One that has no name, and can be left.
-pub(super) fn entry(
-    id: String,
-    uid: u32,
-    door: u16,
-    pid: Pid,
-    since: Timestamp,
-    state: State<Held>,
-) -> Entry {
+pub(super) fn entry(past: &Past, pid: Pid, state: State<Held>) -> Entry {
     Entry {
-        id: id.into(),
+        id: past.id.as_str().into(),
         name: String::new(),
-        uid,
+        uid: past.uid,
+        who: past.who,
         secrets: Secrets::default(),
-        door,
+        door: past.door,
         pid,
-        since,
+        since: past.started,
         state,
         untold: false,
         armed: None,

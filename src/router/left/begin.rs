@@ -14,6 +14,7 @@ use super::{Client, Entry, Left, Program};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
+use crate::shares::Who;
 use fpty::error::reason;
 use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::remains::Remains;
@@ -24,6 +25,7 @@ use fpty::sys::process::Process;
 /// What a new session is to be called, and whose it is.
 pub struct Wish {
     uid: u32,
+    who: Who,
     name: String,
     /// Nobody else of one's own is called so.
     held: Option<Tally>,
@@ -64,13 +66,13 @@ impl Left {
             None => None,
             // It may have it already.
             Some(key) => match held.filter(|held| held.is(key)) {
-                None => Some(self.tallies.claim(key)),
+                None => Some(self.tallies.claim(key, 1)),
                 held => held.map(Ok),
             },
         };
         let name = String::from_utf8_lossy(name).into_owned();
         match held.transpose() {
-            Ok(held) => Ok(Some(Wish { uid, name, held })),
+            Ok(held) => Ok(Some(Wish { uid, who: Who::of(&newcomer.client), name, held })),
             Err(_) => refused(&format!("there is a session {name} of yours (fpty -a {name})")),
         }
     }
@@ -104,7 +106,7 @@ impl Left {
             session.notice("this session cannot be left: out of memory", wires);
             return false;
         };
-        let Wish { uid, name, held } = wish;
+        let Wish { uid, who, name, held } = wish;
         let secrets = match Secrets::new() {
             Err(error) if uid == NOBODY => {
                 let line = format!("this session cannot be left: no secret: {}", reason(&error));
@@ -124,6 +126,7 @@ impl Left {
             id: id.into(),
             name,
             uid,
+            who,
             secrets,
             door,
             pid,

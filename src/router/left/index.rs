@@ -91,9 +91,9 @@ impl Index {
 
     /// What somebody would come back to who says no more.
     pub fn nearest(&self, door: u16, uid: u32) -> Option<Key> {
-        let last = BootInstant::from_nanos(u64::MAX);
-        let before = self.left.range(..=(door, uid, u8::MAX, last, Key::NONE));
-        let (of, whose, .., key) = before.last()?;
+        // No rank is as high.
+        let above = (door, uid, u8::MAX, BootInstant::from_nanos(0), Key::FIRST);
+        let (of, whose, .., key) = self.left.range(..above).next_back()?;
         (*of == door && *whose == uid).then_some(*key)
     }
 

@@ -4,7 +4,7 @@ use super::{Entry, Left};
 use crate::router::beginning::Beginning;
 use crate::router::secrets::NOBODY;
 use crate::router::table::Key;
-use crate::router::told::Subject;
+use crate::router::whose::Subject;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
 

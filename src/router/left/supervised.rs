@@ -9,8 +9,8 @@ use super::super::programs::Programs;
 use super::super::supervisor::end_record::EndRecord;
 use super::super::supervisor::protocol::{Lent, Record, SessionFds};
 use super::super::table::{Key, Source};
-use super::super::told::Subject;
 use super::super::traffic::Sessions;
+use super::super::whose::Subject;
 use super::{Entry, Left, SOON};
 use fpty::sys::Written;
 use fpty::sys::child::Pid;
@@ -19,7 +19,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
 impl Entry {
-    pub(super) fn record(&self, door: &str) -> Record {
+    pub(super) fn record(&self, (door, nth): (&str, usize)) -> Record {
         let since = self.state.since().into();
         let (mut attached, mut left, mut ended) = (None, None, None);
         if let Some(client) = self.state.client() {
@@ -37,8 +37,10 @@ impl Entry {
             id: self.id.as_ref().to_owned(),
             name: self.name.clone(),
             uid: self.uid,
+            who: Some(self.who),
             secrets: self.secrets.kept(),
             door: door.to_owned(),
+            nth,
             pid: self.pid.as_raw(),
             since: self.since.into(),
             attached,
@@ -136,8 +138,7 @@ impl Left {
             found.untold = true;
             return self.arm(cx, entry);
         };
-        let name = cx.doors.door(found.door).map(|door| door.name.as_str()).unwrap_or_default();
-        let mut record = found.record(name);
+        let mut record = found.record(cx.doors.address(found.door).unwrap_or_default());
         let client = found.state.client();
         let subject = client.map_or(Subject::Left(entry), |it| Subject::Session(it.session));
         record.command = match found.state.last() {
@@ -177,7 +178,7 @@ impl Left {
         };
         let told = self.store.tell(&record, &held);
         if matches!(told, Written::Bytes(_)) {
-            cx.told.entrusted(subject);
+            cx.told.entrusted(subject, true);
         }
         found.untold = told == Written::Blocked;
         let pid = found.pid;

@@ -9,7 +9,7 @@ use crate::router::siblings::asking::{Asking, Wanted};
 
 use super::view::View;
 use crate::router::beginning::Beginning;
-use crate::router::told::Subject;
+use crate::router::whose::Subject;
 use fpty::sys::interrupt;
 
 /// Sessions that one turn looks at, and lists.

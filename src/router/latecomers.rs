@@ -8,7 +8,7 @@ use super::greet::SILENCE;
 use fpty::sys::socket::{Stream, Transport};
 
 /// How long one of them is waited for, and how long it is remembered.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub const PATIENCE: Duration = Duration::from_millis(500);
 const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// Those that are remembered, at most.

@@ -3,10 +3,10 @@
 //! table of processes tell the same story, and what it has taken of a limit is
 //! given back.
 
-use crate::harness::servers;
 use crate::harness::story::{End, House, Life, Mode, Plan, Told};
 use crate::harness::tellers::Fate;
-use crate::harness::users::can_be_others;
+use crate::harness::users::{can_be_others, connecting_as};
+use crate::harness::{Wire, servers};
 
 /// At which sockets: those with no rules at all, those that let one in, and those
 /// with rules for who comes in, how many of him, and as whom programs run.
@@ -27,10 +27,19 @@ fn door(kind: &str, mode: Mode) -> String {
     format!("{kind}-{mode:?}")
 }
 
-/// An instance with a socket of each kind for each mode, with these rules more.
-fn plan(more: &dyn Fn(Mode) -> &'static str) -> Plan {
-    let all = KINDS.into_iter().flat_map(|kind| Mode::ALL.map(|mode| (kind, mode)));
-    all.fold(Plan::new(servers::any()), |plan, (kind, mode)| {
+/// Each mode at each kind of socket.
+fn all(modes: &[Mode]) -> impl Iterator<Item = (&'static str, Mode)> {
+    KINDS.into_iter().flat_map(|kind| modes.iter().map(move |mode| (kind, *mode)))
+}
+
+/// An instance with a socket of each kind for each mode, with these rules more, and
+/// with room for one session at each.
+fn plan(gateways: usize, modes: &[Mode], more: &dyn Fn(Mode) -> &'static str) -> Plan {
+    // Those with a limit of their own count for themselves.
+    let most = (2 * modes.len()).to_string();
+    let plan = Plan::new(servers::any()).gateways(gateways);
+    let plan = plan.option("forkptyrouter-max-sessions", &most);
+    all(modes).fold(plan, |plan, (kind, mode)| {
         let all = [rules(kind), more(mode)];
         let all: Vec<&str> = all.into_iter().filter(|some| !some.is_empty()).collect();
         plan.door(&door(kind, mode), mode, &all.join(","))
@@ -39,9 +48,22 @@ fn plan(more: &dyn Fn(Mode) -> &'static str) -> Plan {
 
 /// Begins one of each.
 #[track_caller]
-fn begin(house: &House) -> Vec<Life> {
-    let all = KINDS.into_iter().flat_map(|kind| Mode::ALL.map(|mode| (kind, mode)));
-    all.map(|(kind, mode)| house.begin(&door(kind, mode))).collect()
+fn begin(house: &House, modes: &[Mode]) -> Vec<Life> {
+    all(modes).map(|(kind, mode)| house.begin(&door(kind, mode))).collect()
+}
+
+/// Nobody else gets in at all.
+#[track_caller]
+fn is_full(house: &House, lives: &[Life]) {
+    are_full(house, lives);
+    let told = house.is_refused(&door("plain", lives[0].mode));
+    assert!(is_a_refusal(&told), "{told:?}");
+    if can_be_others() {
+        let address = house.server.path(&door("ruled", lives[0].mode));
+        let mut stranger = connecting_as(4001, || Wire::connect(&address));
+        let told = stranger.text_to_end();
+        assert_eq!(told, "forkptyrouter: session refused: not permitted\r\n");
+    }
 }
 
 /// Nobody else gets in where one may.
@@ -65,7 +87,8 @@ fn is_a_refusal(told: &Told) -> bool {
 }
 
 /// What has to be told of it; `None`: it goes on.
-fn fate(mode: Mode, end: End) -> Option<Fate> {
+fn fate(life: &Life, end: End) -> Option<Fate> {
+    let mode = life.mode;
     let told = |status: i32, kind: &'static str| Some((status, kind));
     // Raw mode does not tell how the program ended.
     let client = |status: i32, kind: &'static str| match mode {
@@ -94,28 +117,29 @@ fn fate(mode: Mode, end: End) -> Option<Fate> {
         End::Stop => Fate { reason: "lost", client: told(254, "stopped"), ..Fate::default() },
         End::KillSupervisor => return None,
         End::KillBoth => lost(),
-        End::KillGateway | End::KillSupervisorThenGateway | End::Reload => match mode {
-            Mode::HandedOver => return None,
-            _ => lost(),
-        },
+        End::KillGateway | End::KillSupervisorThenGateway | End::Reload => {
+            match life.is_handed_over {
+                true => return None,
+                false => lost(),
+            }
+        }
     };
     Some(fate)
 }
 
 /// Ends all of these, and compares.
 #[track_caller]
-fn ends(house: &mut House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(Mode) -> Option<Fate>) {
+fn ends(house: &House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(&Life) -> Option<Fate>) {
     let when = format!("{end:?}");
     let dying: Vec<String> =
-        lives.iter().filter(|life| fate(life.mode).is_some()).map(|life| life.id.clone()).collect();
+        lives.iter().filter(|life| fate(life).is_some()).map(|life| life.id.clone()).collect();
     end.comes(house, &mut lives, &dying);
     let (over, mut others): (Vec<_>, Vec<_>) =
-        lives.into_iter().partition(|life| fate(life.mode).is_some());
+        lives.into_iter().partition(|life| fate(life).is_some());
     for life in over {
-        let (what, id, mode) = (format!("{when}: {}", life.what), life.id.clone(), life.mode);
-        let told =
-            (end != End::Lose && !(end == End::Leave && mode == Mode::Uwsgi)).then(|| life.told());
-        house.tells(&what, &id, told.as_ref(), &fate(mode).expect("it has one"));
+        let (what, id) = (format!("{when}: {}", life.what), life.id.clone());
+        let fate = fate(&life).expect("it has one");
+        house.tells(&what, &id, Some(&life.told()), &fate);
     }
     if end == End::Stop {
         return house.is_all_over(&when);
@@ -126,7 +150,7 @@ fn ends(house: &mut House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(Mode) -
     are_full(house, &others);
     house.has_these(&format!("after {when}, and some refusals"), &others);
     if !others.is_empty() {
-        let exits = |mode| self::fate(mode, End::Exit);
+        let exits = |life: &Life| self::fate(life, End::Exit);
         ends(house, others, End::Exit, &exits);
     }
 }
@@ -134,29 +158,59 @@ fn ends(house: &mut House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(Mode) -
 /// One row of the square: whatever began ends in one way.
 #[track_caller]
 fn row(end: End) {
-    let mut house = plan(&|_| "").start();
-    let lives = begin(&house);
-    are_full(&house, &lives);
-    house.has_these("begun, and some refused", &lives);
-    ends(&mut house, lives, end, &|mode| fate(mode, end));
-    if end == End::Stop {
-        return;
+    for gateways in [1, 4] {
+        let house = plan(gateways, &Mode::ALL, &|_| "").start();
+        let lives = begin(&house, &Mode::ALL);
+        is_full(&house, &lives);
+        house.has_these("begun, and some refused", &lives);
+        ends(&house, lives, end, &|life| fate(life, end));
+        if end == End::Stop {
+            continue;
+        }
+        // Each has given back what it had.
+        let next = begin(&house, &Mode::ALL);
+        house.has_these("begun again", &next);
+        ends(&house, next, End::Stop, &|life| fate(life, End::Stop));
     }
-    // Each has given back what it had.
-    let next = begin(&house);
-    house.has_these("begun again", &next);
-    ends(&mut house, next, End::Stop, &|mode| fate(mode, End::Stop));
 }
 
 /// Whatever begins is ended by a limit, in its time.
 #[track_caller]
-fn limit(more: &dyn Fn(Mode) -> &'static str, reason: &'static str) {
-    let mut house = plan(more).start();
+fn limit(modes: &[Mode], more: &dyn Fn(Mode) -> &'static str, reason: &'static str) {
+    let house = plan(1, modes, more).start();
     for _ in 0..2 {
-        let lives = begin(&house);
-        ends(&mut house, lives, End::Limit, &|mode| {
-            fate(mode, End::Limit).map(|fate| Fate { reason, ..fate })
+        let lives = begin(&house, modes);
+        ends(&house, lives, End::Limit, &|life| {
+            fate(life, End::Limit).map(|fate| Fate { reason, ..fate })
         });
+    }
+}
+
+/// What outlives its gateway ends afterwards as it would have before: first comes one
+/// thing, then the other.
+#[track_caller]
+fn after(first: End) {
+    let modes = [Mode::HandedOver];
+    let house = plan(1, &modes, &|_| "").start();
+    for second in [
+        End::Signal,
+        End::Leave,
+        End::Lose,
+        End::Operator,
+        End::KillGateway,
+        End::KillSupervisor,
+        End::KillSupervisorThenGateway,
+        End::KillBoth,
+        End::Reload,
+        End::Stop,
+    ] {
+        let mut lives = begin(&house, &modes);
+        house.are_kept(lives.len());
+        first.comes(&house, &mut lives, &[]);
+        house.are_kept(lives.len());
+        are_full(&house, &lives);
+        house.has_these(&format!("{first:?} before {second:?}"), &lives);
+        ends(&house, lives, second, &|life| fate(life, second));
     }
 }
 
@@ -187,7 +241,14 @@ fn an_operator_ends_it() {
 
 #[test]
 fn its_time_is_over() {
-    limit(&|_| "max_time=2", "limit");
+    limit(&Mode::ALL, &|_| "max_time=2", "limit");
+}
+
+#[test]
+fn it_is_idle() {
+    let modes = [Mode::Raw, Mode::Uwsgi, Mode::Relayed, Mode::Streams];
+    let rule = |mode: Mode| if mode.has_terminal() { "idle=2" } else { "idle_commands=2" };
+    limit(&modes, &rule, "idle");
 }
 
 #[test]
@@ -218,4 +279,38 @@ fn the_instance_is_reloaded() {
 #[test]
 fn the_instance_stops() {
     row(End::Stop);
+}
+
+#[test]
+fn after_its_gateway_was_killed() {
+    after(End::KillGateway);
+}
+
+#[test]
+fn after_the_supervisor_was_killed() {
+    after(End::KillSupervisor);
+}
+
+#[test]
+fn after_both_were_killed_one_by_one() {
+    after(End::KillSupervisorThenGateway);
+}
+
+#[test]
+fn after_a_reload() {
+    after(End::Reload);
+}
+
+/// Whoever keeps it tells its end; the next gateway counts it, and has its seat free.
+#[test]
+fn while_there_is_no_gateway() {
+    let modes = [Mode::HandedOver];
+    let house = plan(1, &modes, &|_| "").start();
+    for end in [End::Exit, End::Signal, End::Leave, End::Lose] {
+        let mut lives = begin(&house, &modes);
+        house.are_kept(lives.len());
+        let dying: Vec<String> = lives.iter().map(|life| life.id.clone()).collect();
+        house.without_gateways(|| end.comes(&house, &mut lives, &dying));
+        ends(&house, lives, End::Limit, &|life| fate(life, end));
+    }
 }

@@ -292,16 +292,16 @@ impl House {
     pub fn begin_with(&self, door: &str, words: &[&str]) -> Life {
         let door = self.door(door);
         let mut client = self.comes(door, words);
-        client.shown().read_until("ready ");
-        let pid = client.shown().read_until(" ").trim().parse().expect("a process");
-        let mut id = None;
-        wait_until(&format!("the audit tells of process {pid} at {}", door.name), || {
-            let lines = self.audit();
-            let is_it = |line: &&Value| line["event"] == "session-start" && line["pid"] == pid;
-            id = lines.iter().find(is_it).map(|line| line["id"].as_str().unwrap().to_owned());
-            id.is_some()
-        });
-        let id = id.expect("just seen");
+        let (id, pid) = loop {
+            client.shown().read_until("ready ");
+            let pid = client.shown().read_until(" ").trim().parse().expect("a process");
+            let start = self.start_of(pid);
+            // On a busy machine a client may be taken for one that knows no extended
+            // mode, and asks again.
+            if start["mode"] == door.mode.word() {
+                break (start["id"].as_str().expect("an id").to_owned(), pid);
+            }
+        };
         // What is recorded is not, and over TCP nothing is.
         let is_handed_over =
             door.mode == Mode::HandedOver && !self.recorded && !door.address.contains(':');
@@ -314,6 +314,18 @@ impl House {
         }
         let (what, mode) = (format!("{:?} at {}", door.mode, door.name), door.mode);
         Life { what, id, mode, pid, is_handed_over, client }
+    }
+
+    /// The audit's first line of the session with this program.
+    #[track_caller]
+    fn start_of(&self, pid: i32) -> Value {
+        let mut found = None;
+        wait_until(&format!("the audit tells of process {pid}"), || {
+            let is_it = |line: &Value| line["event"] == "session-start" && line["pid"] == pid;
+            found = self.audit().into_iter().rfind(is_it);
+            found.is_some()
+        });
+        found.expect("just seen")
     }
 
     /// Comes to a socket, and gets no session: what it is told.

@@ -143,6 +143,11 @@ impl Plan {
         self
     }
 
+    pub fn switch(mut self, name: &str) -> Self {
+        self.setup = self.setup.switch(name);
+        self
+    }
+
     /// So many gateways.
     pub fn gateways(mut self, gateways: usize) -> Self {
         self.gateways = gateways;
@@ -220,7 +225,8 @@ pub struct Life {
     client: Client,
 }
 
-enum Client {
+/// A client.
+pub enum Client {
     /// The command; what it is typed where its input is a terminal.
     Fpty { pipes: Pipes, keys: Option<Wire> },
     /// One that knows no extended mode.
@@ -253,9 +259,15 @@ impl House {
         fpty
     }
 
-    /// A client comes to a socket, with these words for `fpty`.
+    /// A client comes to a socket.
     #[track_caller]
-    fn comes(&self, door: &Door, words: &[&str]) -> Client {
+    pub fn comes(&self, door: &str) -> Client {
+        self.comes_with(self.door(door), &[])
+    }
+
+    /// The same, with these words for `fpty`.
+    #[track_caller]
+    fn comes_with(&self, door: &Door, words: &[&str]) -> Client {
         if door.mode == Mode::Uwsgi {
             let wire = Wire::connect(&door.address);
             wire.resize(24, 80);
@@ -291,7 +303,7 @@ impl House {
     #[track_caller]
     pub fn begin_with(&self, door: &str, words: &[&str]) -> Life {
         let door = self.door(door);
-        let mut client = self.comes(door, words);
+        let mut client = self.comes_with(door, words);
         let (id, pid) = loop {
             client.shown().read_until("ready ");
             let pid = client.shown().read_until(" ").trim().parse().expect("a process");
@@ -331,8 +343,7 @@ impl House {
     /// Comes to a socket, and gets no session: what it is told.
     #[track_caller]
     pub fn is_refused(&self, door: &str) -> Told {
-        let door = self.door(door);
-        self.comes(door, &[]).told(&door.name)
+        self.comes(door).told(door)
     }
 
     /// The gateways, as last spawned.
@@ -381,6 +392,15 @@ impl House {
             process::signal(master, Signal::SIGCONT);
         });
         outcome.expect("it was done")
+    }
+
+    /// Kills one of the gateways, and waits until another one serves instead.
+    #[track_caller]
+    pub fn kill_gateway(&self, pid: i32) {
+        let served = self.server.count_in_log("sessions at once");
+        process::signal(pid, Signal::SIGKILL);
+        wait_until("there is another gateway", || !self.all_gateways().contains(&pid));
+        wait_until("it serves", || self.server.count_in_log("sessions at once") > served);
     }
 
     /// Does something, and waits until there are other gateways, which serve.
@@ -469,8 +489,21 @@ impl Life {
     /// It answers.
     #[track_caller]
     pub fn is_alive(&mut self) {
-        self.types("echo ali''ve");
-        self.client.shown().read_until("alive");
+        self.runs(":", "alive");
+    }
+
+    /// It runs a line, which says this when it has.
+    #[track_caller]
+    pub fn runs(&mut self, line: &str, says: &str) {
+        self.types(&format!("{line}; echo ''{says}"));
+        self.client.shown().read_until(says);
+    }
+
+    /// Its client does nothing until it is told to go on.
+    pub fn stops_its_client(&self, stops: bool) {
+        if let Some(pid) = self.client() {
+            process::signal(pid, if stops { Signal::SIGSTOP } else { Signal::SIGCONT });
+        }
     }
 
     /// Its client's process.
@@ -488,7 +521,7 @@ impl Life {
         match &mut self.client {
             Client::Fpty { keys: Some(keys), .. } => keys.send("\r~."),
             Client::Fpty { pipes, .. } => {
-                pipes.send("trap '' TERM; echo de''af\n");
+                pipes.send("trap '' TERM; echo deaf\n");
                 pipes.stdout.read_until("deaf");
                 // Two that come at once are one.
                 wait_until("the client leaves", || {
@@ -530,7 +563,9 @@ impl End {
     pub fn comes(self, house: &House, lives: &mut [Life], dying: &[String]) {
         match self {
             Self::Exit => lives.iter().for_each(|life| life.types("exit 7")),
-            Self::Signal => lives.iter().for_each(|life| life.types("kill -9 $$")),
+            Self::Signal => {
+                lives.iter().for_each(|life| process::signal(life.pid, Signal::SIGKILL));
+            }
             Self::Leave => lives.iter_mut().for_each(Life::leaves),
             Self::Lose => lives.iter_mut().for_each(Life::is_lost),
             Self::Operator => {

@@ -295,9 +295,9 @@ impl House {
 
     /// The same, and these are who lives.
     #[track_caller]
-    pub fn has_these(&self, when: &str, lives: &[Life]) {
+    pub fn has_these<'a>(&self, when: &str, lives: impl IntoIterator<Item = &'a Life>) {
         self.agrees(when);
-        let mut wanted: Vec<&str> = lives.iter().map(|life| life.id.as_str()).collect();
+        let mut wanted: Vec<&str> = lives.into_iter().map(|life| life.id.as_str()).collect();
         let living = self.list().into_iter().filter(|row| row["ended"] != true);
         let mut found: Vec<String> = living.map(|row| id_of(&row)).collect();
         wanted.sort_unstable();

@@ -5,11 +5,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
+
 use fpty::sys::credentials::OF_ELSEWHERE;
 use fpty::sys::socket::Stream;
 
 /// Who has a share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Who {
     /// A user.
     User(u32),

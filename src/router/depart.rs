@@ -8,9 +8,10 @@ use super::closing::LastWord;
 use super::context::Context;
 use super::outcome::Outcome;
 use super::programs::Programs;
+use super::recovery::INTERNAL;
 use super::supervisor;
 use super::table::Key;
-use super::timers::Due;
+use super::timers::{Due, TerminalDue};
 use super::traffic::{Attached, Next, Sessions};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Pid;
@@ -91,6 +92,30 @@ impl Departures {
     }
 }
 
+impl Attached {
+    /// The program ended a while ago and its terminal is still open: another
+    /// process has it. What the program wrote was delivered; what the other
+    /// one writes is waited for only so long.
+    pub fn drained(&mut self, cx: &mut Context, key: Key) -> Next {
+        if !self.session.terminal_open() {
+            return Next::Waits;
+        }
+        // A client that is slow to read what there is gets its time.
+        if self.session.has_output() {
+            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+            return Next::Waits;
+        }
+        self.drains += 1;
+        let spoke = self.read_terminal(cx, false, |_| false);
+        if spoke && self.drains < DRAINS {
+            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+        } else {
+            self.session.terminal_ended(&mut self.wires);
+        }
+        self.settle(cx, key)
+    }
+}
+
 impl Sessions {
     /// The program of a session has ended, and was reaped.
     pub fn program_ended(&mut self, cx: &mut Context, key: Key, ended: Ended) {
@@ -104,34 +129,9 @@ impl Sessions {
         }
         attached.session.program_ended(ended, &mut attached.wires);
         if attached.session.terminal_open() {
-            cx.after(DRAIN, Due::Drained(key));
+            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
         }
         cx.then(Outcome::Settle(key));
-    }
-
-    /// The program ended a while ago and its terminal is still open: another
-    /// process has it. What the program wrote was delivered; what the other
-    /// one writes is waited for only so long.
-    pub fn drained(&mut self, cx: &mut Context, key: Key) -> Next {
-        let Some(attached) = self.get_mut(key) else {
-            return Next::Waits;
-        };
-        if !attached.session.terminal_open() {
-            return Next::Waits;
-        }
-        // A client that is slow to read what there is gets its time.
-        if attached.session.has_output() {
-            cx.after(DRAIN, Due::Drained(key));
-            return Next::Waits;
-        }
-        attached.drains += 1;
-        let spoke = attached.read_terminal(cx, false, |_| false);
-        if spoke && attached.drains < DRAINS {
-            cx.after(DRAIN, Due::Drained(key));
-        } else {
-            attached.session.terminal_ended(&mut attached.wires);
-        }
-        self.settle(cx, key)
     }
 
     /// Ends a session whose client has all that it will get.
@@ -172,5 +172,30 @@ impl Sessions {
                 }
             }
         }
+    }
+}
+
+impl Sessions {
+    /// A session ends for no fault of its own.
+    pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        self.forget_reaped(programs, key);
+        let Some(attached) = self.get_mut(key) else {
+            return;
+        };
+        // In the midst of output that it does not read it would be misread.
+        if !attached.session.has_output() && attached.session.dismissed().is_none() {
+            let line = format!("session ended: {INTERNAL}");
+            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
+        }
+        self.close(cx, programs, key);
+    }
+
+    /// A program that was reaped has no number any more.
+    pub fn forget_reaped(&mut self, programs: &Programs, key: Key) {
+        let Some(attached) = self.get_mut(key) else {
+            return;
+        };
+        let is_there = |program: &Process| !program.is_child() || programs.has(program.pid());
+        attached.wires.program = attached.wires.program.take().filter(is_there);
     }
 }

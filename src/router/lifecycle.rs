@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use super::command::Commanded;
 use super::context::Context;
-use super::outcome::Outcome;
-use super::recovery::Whose;
+use super::outcome::{Closed, Outcome};
 use super::seats::Seat;
 use super::secrets::NOBODY;
 use super::table::Key;
-use super::told::{Gone, Last, New, Origin, Parted, Said, Story, Subject};
+use super::told::{Gone, Mode, New, Origin, Parted, Peer, Relayed, Story, Told};
 use super::traffic::{Attached, Sessions};
+use super::whose::{Subject, Whose};
 use crate::router::record::Recording;
 use crate::shares::Who;
+use fpty::proto::Ending;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
@@ -32,7 +33,7 @@ enum Event<'a> {
     /// Its program was executed.
     Started(Subject),
     /// Its client has left, and it goes on as this entry of those without one.
-    Detached { key: Key, entry: Key, how: Parted, bytes: (Option<u64>, Option<u64>) },
+    Detached { key: Key, entry: Key, how: Parted, bytes: Relayed },
     /// A client has come to that, and is its client from now on.
     Attached { key: Key, entry: Key, origin: &'a Origin, client: &'a Stream },
     /// A client looks on.
@@ -59,36 +60,20 @@ pub struct Past {
     pub door: u16,
     /// The size of its terminal.
     pub size: Size,
-    /// Whose it is.
+    /// Whose it is, and for whom it counts where sessions are limited.
     pub uid: u32,
+    pub who: Who,
     /// Its id.
     pub id: String,
     /// Its program.
     pub pid: Option<Pid>,
 }
 
-/// How a session ended, and what is still to be told of that.
-pub struct Closed {
-    /// Which.
-    pub subject: Subject,
-    /// Why.
-    pub why: Gone,
-    /// How its program ended, as far as that is known.
-    pub exit: Option<Exit>,
-    /// The audit's last line of it.
-    pub last: Option<Box<Last>>,
-    /// Its recording.
-    pub recording: Option<Rc<Recording>>,
-    /// Its terminal was its client's, for good.
-    pub was_entrusted: bool,
-}
-
 impl Context {
     /// A session went without an end: it is told as lost.
     pub fn lost(&mut self, subject: Subject) {
-        if let Some(last) = self.told.ended(subject, Gone::Lost, (None, None)) {
-            self.told.tell_last(&last, None);
-        }
+        let last = self.told.ended(subject, Gone::Lost, (None, None));
+        self.told.tell_last(last.as_ref(), None);
     }
 
     /// A client looks on at a session.
@@ -101,32 +86,50 @@ impl Context {
         self.emit(Event::Unviewed { subject, client, after });
     }
 
+    /// The program of a session or command was executed.
+    pub fn started(&mut self, subject: Subject) {
+        self.emit(Event::Started(subject));
+    }
+
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
     pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
-        let Past { story, command, started, door, size, uid, id, pid } = past;
-        let subject = Subject::Left(entry);
+        let (subject, uid) = (Subject::Left(entry), past.uid);
+        self.take_up(subject, past, |told| match uid {
+            NOBODY => (Peer::default(), None),
+            _ => (Peer::user(uid, &mut told.names), None),
+        });
+        if let Some(since) = lost {
+            self.told.lost_with_its_gateway(subject, since);
+        }
+    }
+
+    /// Any session of a gateway that was here before goes on: it has its seat, be there
+    /// none left, and is what it was. Where that kept nothing to be told, its client and
+    /// its terminal are as they are now.
+    fn take_up(
+        &mut self,
+        subject: Subject,
+        past: Past,
+        now: impl FnOnce(&mut Told) -> (Peer, Option<String>),
+    ) {
+        let Past { story, command, started, door, who, size, id, pid, .. } = past;
         if let Some(rules) = self.doors.rules(door) {
-            // Over TCP it is not known any more where it came from.
-            let who = if uid == NOBODY { Who::Nobody } else { Who::User(uid) };
             let seat = self.seats.keep(rules, who);
-            self.seats.is_of(seat, subject);
+            self.seats.belongs_to(seat, subject);
         }
         self.asked_for.note(subject, command.clone());
         match story.filter(|_| self.told.keeps_facts()) {
-            Some(story) => self.told.note_story(subject, *story, door, (id, pid, started)),
+            Some(story) => self.told.take_up(subject, *story, door, id, pid),
             None if self.told.keeps_facts() => {
-                let origin = self.told.origin(door, "extended", Said::default);
+                let (peer, tty) = now(&mut self.told);
+                let origin = self.told.origin(door, Mode::Extended);
                 let origin = self.told.asking(origin, || command);
-                let new = New { pid, tty: None, size: Some(size) };
-                self.told.note_user(subject, origin, id, uid, new);
+                self.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
             }
             None => {}
         }
         self.told.goes_on(subject, started);
-        if let Some(since) = lost {
-            self.told.lost_with_its_gateway(subject, since);
-        }
     }
 
     /// A session without a client is over.
@@ -149,7 +152,7 @@ impl Context {
     fn emit(&mut self, event: Event<'_>) {
         match event {
             Event::Pending { subject, seat, shown } => {
-                self.seats.is_of(seat, subject);
+                self.seats.belongs_to(seat, subject);
                 self.asked_for.note(subject, shown);
             }
             Event::Started(subject) => {
@@ -190,6 +193,16 @@ impl Context {
     }
 }
 
+/// Why a session ends whose client was told this, whose program has ended so, or whose
+/// client is gone.
+fn why(dismissed: Option<Ending>, exit: Option<Gone>, client_is_gone: bool) -> Gone {
+    match dismissed.map(Gone::of).or(exit) {
+        Some(why) => why,
+        None if client_is_gone => Gone::Hangup,
+        None => Gone::Lost,
+    }
+}
+
 impl Attached {
     /// A session is about to begin.
     pub fn pends(
@@ -201,40 +214,27 @@ impl Attached {
         size: Size,
         shown: Option<String>,
     ) {
-        let id = cx.ids.of(key);
-        self.note(cx, key, id, origin, size);
-        cx.emit(Event::Pending { subject: Subject::Session(key), seat, shown });
-    }
-
-    /// Notes what is known of a session, where somebody wants to know it.
-    pub fn note(&mut self, cx: &mut Context, key: Key, id: String, origin: Origin, size: Size) {
-        if !cx.told.keeps_facts() {
-            return;
+        let subject = Subject::Session(key);
+        if cx.told.keeps_facts() {
+            let wires = &mut self.wires;
+            let peer = Peer::of(&wires.client, &mut cx.told.names, origin.has_audit());
+            let pid = wires.program.as_ref().map(Process::pid);
+            let (id, tty) = (cx.ids.of(key), wires.master.slave_name());
+            cx.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
+            wires.traffic.get_or_insert_with(Box::default).note();
         }
-        let wires = &mut self.wires;
-        let tty = wires.master.slave_name();
-        let pid = wires.program.as_ref().map(Process::pid);
-        let new = New { pid, tty, size: Some(size) };
-        cx.told.note(Subject::Session(key), origin, id, &wires.client, new);
-        wires.traffic.get_or_insert_with(Box::default).note();
+        cx.emit(Event::Pending { subject, seat, shown });
     }
 
     /// It goes on, of a gateway that was here before.
     pub fn goes_on(&mut self, cx: &mut Context, key: Key, past: Past) {
-        let Past { story, command, started, door, size, id, pid, .. } = past;
-        let subject = Subject::Session(key);
-        match story.filter(|_| cx.told.keeps_facts()) {
-            Some(story) => {
-                cx.told.note_story(subject, *story, door, (id, pid, started));
-                self.wires.traffic.get_or_insert_with(Box::default).note();
-            }
-            None => {
-                let origin = cx.told.origin(door, "extended", Said::default);
-                let origin = cx.told.asking(origin, || command);
-                self.note(cx, key, id, origin, size);
-            }
+        let wires = &mut self.wires;
+        cx.take_up(Subject::Session(key), past, |told| {
+            (Peer::of(&wires.client, &mut told.names, true), wires.master.slave_name())
+        });
+        if cx.told.keeps_facts() {
+            wires.traffic.get_or_insert_with(Box::default).note();
         }
-        cx.told.goes_on(subject, started);
     }
 
     /// The session without a client that was this entry has this one.
@@ -249,18 +249,25 @@ impl Attached {
         }
     }
 
+    /// Its program was executed, if that was not known yet.
+    pub fn executed(&mut self, cx: &mut Context, key: Key) {
+        if std::mem::take(&mut self.starting) != 0 {
+            cx.started(Subject::Session(key));
+        }
+    }
+
     /// There never was such a session: where its client comes from.
     pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Session(key);
         let recording = self.wires.recording().cloned();
-        let origin = cx.told.was_none(subject);
+        let origin = cx.told.remove(subject);
         cx.emit(Event::Refused { subject, recording });
         origin
     }
 
     /// Bytes of input and output of its client; `None`: they did not come through
     /// here.
-    fn bytes(&self) -> (Option<u64>, Option<u64>) {
+    fn bytes(&self) -> Relayed {
         match self.session.is_handed_over() {
             true => (None, None),
             false => self.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
@@ -270,12 +277,7 @@ impl Attached {
     /// A session is over.
     fn closes(&mut self, cx: &mut Context, key: Key) {
         let (session, subject) = (&self.session, Subject::Session(key));
-        let why = match (session.dismissed(), self.exit) {
-            (Some(ending), _) => Gone::of(ending),
-            (None, Some(gone)) => gone,
-            (None, None) if session.client_is_gone() => Gone::Hangup,
-            (None, None) => Gone::Lost,
-        };
+        let why = why(session.dismissed(), self.exit, session.client_is_gone());
         let traffic = self.wires.traffic.as_mut();
         let recording = traffic.and_then(|traffic| traffic.recording.take());
         let bytes = self.bytes();
@@ -287,28 +289,13 @@ impl Attached {
 }
 
 impl Sessions {
-    /// A session's program was executed, if that was not known yet.
-    pub fn has_begun(&mut self, cx: &mut Context, key: Key) {
-        let Some(attached) = self.get_mut(key) else {
-            return;
-        };
-        if std::mem::take(&mut attached.starting) != 0 {
-            self.started(cx, key);
-        }
-    }
-
-    /// A session has begun: its program was executed.
-    pub fn started(&mut self, cx: &mut Context, key: Key) {
-        cx.emit(Event::Started(Subject::Session(key)));
-    }
-
     /// A session's program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
-        self.has_begun(cx, key);
         if let Some(attached) = self.get_mut(key) {
+            attached.executed(cx, key);
             attached.exit = Some(Gone::of_exit(exit));
+            cx.emit(Event::Exited(Subject::Session(key), exit));
         }
-        cx.emit(Event::Exited(Subject::Session(key), exit));
     }
 
     /// A session goes on without its client, as this entry of those that do: nobody
@@ -320,9 +307,9 @@ impl Sessions {
         entry: Key,
         how: Parted,
     ) -> Option<Box<Attached>> {
+        let mut attached = self.remove(key)?;
         // It was never seen to run, perhaps, and runs all the same.
-        self.has_begun(cx, key);
-        let attached = self.remove(key)?;
+        attached.executed(cx, key);
         let bytes = attached.bytes();
         cx.emit(Event::Detached { key, entry, how, bytes });
         if let Some(recording) = attached.wires.recording() {
@@ -334,9 +321,9 @@ impl Sessions {
     /// A session is over: everybody is told, and nobody finds it any more.
     pub fn end(&mut self, cx: &mut Context, key: Key) -> Option<Box<Attached>> {
         super::fault::point("told-end");
-        // It was never seen to run, perhaps, and runs all the same.
-        self.has_begun(cx, key);
         let mut attached = self.remove(key)?;
+        // It was never seen to run, perhaps, and runs all the same.
+        attached.executed(cx, key);
         attached.closes(cx, key);
         Some(attached)
     }
@@ -354,9 +341,9 @@ impl Commanded {
     ) {
         let subject = Subject::Command(key);
         if cx.told.keeps_facts() {
-            let new = New { pid: self.wires.program, tty: None, size: None };
-            let id = cx.ids.of(("command", key));
-            cx.told.note(subject, origin, id, &self.wires.client, new);
+            let peer = Peer::of(&self.wires.client, &mut cx.told.names, origin.has_audit());
+            let (id, pid) = (cx.ids.of(("command", key)), self.wires.program);
+            cx.told.note(subject, origin, peer, New { id, pid, tty: None, size: None });
             self.wires.traffic.get_or_insert_with(Box::default);
         }
         cx.emit(Event::Pending { subject, seat, shown });
@@ -366,21 +353,21 @@ impl Commanded {
     pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Command(key);
         self.refused = true;
-        let origin = cx.told.was_none(subject);
+        let origin = cx.told.remove(subject);
         cx.emit(Event::Refused { subject, recording: None });
         origin
     }
 
     /// Its program was executed, if that was not known yet.
-    pub fn has_begun(&mut self, cx: &mut Context, key: Key) {
+    pub fn executed(&mut self, cx: &mut Context, key: Key) {
         if !std::mem::replace(&mut self.begun, true) {
-            cx.emit(Event::Started(Subject::Command(key)));
+            cx.started(Subject::Command(key));
         }
     }
 
     /// Its program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
-        self.has_begun(cx, key);
+        self.executed(cx, key);
         self.exit = Some(Gone::of_exit(exit));
         cx.emit(Event::Exited(Subject::Command(key), exit));
     }
@@ -392,14 +379,9 @@ impl Commanded {
             return;
         }
         let (command, subject) = (&self.command, Subject::Command(key));
-        let why = match (command.dismissed(), self.exit) {
-            (Some(ending), _) => Gone::of(ending),
-            (None, Some(gone)) => gone,
-            (None, None) if command.client_is_gone() => Gone::Hangup,
-            (None, None) => Gone::Lost,
-        };
+        let why = why(command.dismissed(), self.exit, command.client_is_gone());
         let bytes = self.bytes();
-        self.has_begun(cx, key);
+        self.executed(cx, key);
         let last = cx.told.ended(subject, why, bytes).map(Box::new);
         let (exit, recording, was_entrusted) = (None, None, false);
         cx.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));

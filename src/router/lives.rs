@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use super::admission::{BY_AN_OPERATOR, LAST_WORD};
 use super::attach::Plan;
 use super::context::Context;
 use super::depart::Departures;
@@ -12,19 +11,20 @@ use super::doors::Newcomer;
 use super::fault;
 use super::greet::Opened;
 use super::hang_up::Copies;
+use super::idle::{BY_AN_OPERATOR, Timed};
 use super::left::adopt::{NOT_HEARD, Restored};
 use super::left::bound;
 use super::left::{self, Came, Left, Parting, Why, Wish};
-use super::lifecycle::Closed;
+use super::outcome::Closed;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::{Recorder, Recording};
-use super::recovery::Whose;
 use super::supervisor::protocol::{Record, SessionFds};
 use super::table::Key;
-use super::timers::Due;
-use super::told::{Gone, Subject};
+use super::timers::{Due, TerminalDue};
+use super::told::Gone;
 use super::traffic::{Attached, Next, Sessions};
+use super::whose::{Subject, Whose};
 use crate::uwsgi::log;
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending, variables};
@@ -85,7 +85,7 @@ impl Lives<'_> {
         let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));
         fault::point("kept");
         if is_kept || hands_over {
-            self.cx.after(OFFER_AFTER, Due::Offer(key));
+            self.cx.after(OFFER_AFTER, Due::Terminal(key, TerminalDue::Offer));
         }
         self.settle(key);
     }
@@ -149,18 +149,8 @@ impl Lives<'_> {
         }
     }
 
-    /// A program was reaped: of this session, or of one without a client. Whether it was
-    /// any of those; it may not have been executed (`failure`).
-    pub fn program_ended(
-        &mut self,
-        program: Pid,
-        key: Key,
-        exit: Exit,
-        failure: Option<Ended>,
-    ) -> bool {
-        if !self.sessions.has(key) {
-            return self.is_end_of_left(program, exit);
-        }
+    /// A session's program was reaped; it may not have been executed (`failure`).
+    pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<Ended>) {
         match failure {
             Some(why) => {
                 if let Some(attached) = self.sessions.get_mut(key) {
@@ -173,7 +163,6 @@ impl Lives<'_> {
                 self.session_ended(key, of_exit(exit));
             }
         }
-        true
     }
 
     /// The program of a session has ended, and that is known: whoever looks on is
@@ -186,10 +175,9 @@ impl Lives<'_> {
     /// A session is over: those hear of it who were not told at once.
     pub fn closed(&mut self, closed: Closed) {
         let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
-        match (self.recorder.as_deref_mut(), last) {
-            (Some(recorder), last) => recorder.end(self.cx, recording, exit, last),
-            (None, Some(last)) => self.cx.told.tell_last(&last, None),
-            (None, None) => {}
+        match self.recorder.as_deref_mut() {
+            Some(recorder) => recorder.end(self.cx, recording, exit, last),
+            None => self.cx.told.tell_last(last.as_deref(), None),
         }
         if let Subject::Session(key) = subject {
             self.with_left(|left, cx, _, _| {
@@ -215,8 +203,7 @@ impl Lives<'_> {
     /// A session with a client is to end at somebody's wish.
     pub fn end_at_wish(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, &mut attached.wires);
-            self.cx.after(LAST_WORD, Due::Dismissed(key));
+            attached.end_with(self.cx, key, Ending::Operator, BY_AN_OPERATOR);
             self.settle(key);
         }
     }
@@ -236,7 +223,7 @@ impl Lives<'_> {
             let session = self.programs.not_entrusted(program).map(Subject::Session);
             let alone = self.left.as_ref().and_then(|left| left.of_program(program));
             if let Some(subject) = alone.map(Subject::Left).or(session) {
-                self.cx.told.not_entrusted(subject);
+                self.cx.told.entrusted(subject, false);
             }
             self.cx.doors.log_refusal(NOT_KEPT);
         }
@@ -292,13 +279,11 @@ impl Lives<'_> {
             }
             Restored::Attached { entry, session, past } => {
                 self.cx.faults.made = Some(Whose::Session(session));
-                let (command, started) = (past.command.clone(), past.started);
-                self.cx.asked_for.note(Subject::Session(session), command);
-                bound::keep_seat(self.cx, self.sessions, session);
+                let started = past.started;
                 if let Some(attached) = self.sessions.get_mut(session) {
                     attached.goes_on(self.cx, session, *past);
+                    attached.watch_time(self.cx, session, started.elapsed());
                 }
-                self.sessions.goes_on(self.cx, session, started);
                 self.tell_store(entry);
             }
             Restored::Ends(master, program) => {
@@ -413,16 +398,11 @@ impl Lives<'_> {
         });
     }
 
-    /// The program of a session that nobody is attached to has ended. Whether it was
-    /// one.
-    pub fn is_end_of_left(&mut self, program: Pid, exit: Exit) -> bool {
-        let Some(key) = self.left.as_ref().and_then(|left| left.of_program(program)) else {
-            return false;
-        };
+    /// The program of a session that nobody is attached to has ended.
+    pub fn left_ended(&mut self, entry: Key, exit: Exit) {
         self.with_left(|left, cx, sessions, programs| {
-            left.alone_over(cx, sessions, programs, key, Some(exit), of_exit(exit));
+            left.alone_over(cx, sessions, programs, entry, Some(exit), of_exit(exit));
         });
-        true
     }
 
     /// A terminal was handed over to its client: whether that can leave.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::memory::{self, Part};
 use super::tallies::{Tallies, Tally};
-use super::told::Subject;
+use super::whose::Subject;
 use crate::config::rules::Rules;
 use crate::shares::Who;
 use fpty::sys::shared::halves;
@@ -107,17 +107,11 @@ impl Seats {
     }
 
     fn count(&self, limit: Limit, max: u32, full: Full) -> Result<Tally, Full> {
-        // First our own, then the count: two that come at once may both find
-        // that there is none left, and never both that there is one.
-        let held = self.tallies.hold(&limit);
-        match self.tallies.sum(&limit) > max.into() {
-            true => Err(full),
-            false => Ok(held),
-        }
+        self.tallies.claim(limit, max.into()).map_err(|_| full)
     }
 
     /// A seat is a session's from now on.
-    pub fn is_of(&mut self, seat: Option<Seat>, subject: Subject) {
+    pub fn belongs_to(&mut self, seat: Option<Seat>, subject: Subject) {
         if let Some(seat) = seat {
             self.taken.insert(subject, seat);
         }

@@ -10,17 +10,17 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::beginning::Beginning;
+use super::codec;
 use super::context::{BUFFER, Context};
 use super::doors::Newcomer;
 use super::fault;
-use super::greet::{Opened, mode_of};
+use super::greet::Opened;
 use super::left::Left;
 use super::outcome::Outcome;
 use super::secrets::{self, NOBODY};
-use super::siblings::sought::{Best, Fits, Found, Name, Sought, name};
+use super::siblings::sought::{Best, Fits, Name, Sought, name};
 use super::siblings::{Asker, Handed, PATIENCE, Posed, Question, Siblings};
 use super::table::{Key, Table};
-use super::told::Said;
 use super::traffic::Sessions;
 use crate::config::rules::Rules;
 use crate::session::greeting::{Greeting, Heard, Opening};
@@ -170,7 +170,7 @@ impl Seekers {
         sought: &Sought,
         hops: u8,
     ) -> Goes {
-        match sought.name().map(|name| cx.tallies.claim(name)) {
+        match sought.name().map(|name| cx.tallies.claim(name, 1)) {
             Some(Err(whose)) if whose != cx.ordinal => self.hand(cx, siblings, opened, whose, hops),
             name => {
                 opened.name = name.and_then(Result::ok);
@@ -194,7 +194,7 @@ impl Seekers {
         let mut asked = 0;
         for whom in &others {
             let question = Question::Seek(sought.clone());
-            asked += u32::from(siblings.ask(cx, *whom, question, Asker::Seeker(key, *whom)));
+            asked += u32::from(siblings.ask(cx, *whom, question, &[], Asker::Seeker(key, *whom)));
         }
         let Some(one) = self.0.get_mut(key) else { return };
         (one.asked, one.unheard) = (asked, (asked as usize) < others.len());
@@ -210,7 +210,7 @@ impl Seekers {
         match answer {
             Some([]) => {}
             Some(answer) => {
-                Found::decode(answer).into_iter().for_each(|found| one.best.add(whom, found));
+                codec::decode(answer).into_iter().for_each(|found| one.best.add(whom, found));
             }
             None => one.unheard = true,
         }
@@ -261,13 +261,13 @@ impl Seekers {
             }
         };
         let (door, ended) = (opened.newcomer.door, opened.ended);
-        let until = BootInstant::now() + PATIENCE;
+        let until = (BootInstant::now() + PATIENCE).as_nanos();
         let question = Question::Take(Handed { door, until, hops: hops + 1, ended });
         let (rest, best) = (Vec::new(), Best::default());
         let key = self.0.insert(Seeker { opened, rest, best, asked: 0, unheard: false });
         let Some(one) = self.0.get(key) else { return Goes::Away };
         let descriptors = [one.opened.newcomer.client.as_fd(), said.as_fd()];
-        if !siblings.pass(cx, whom, question, &descriptors, Asker::Handed(key)) {
+        if !siblings.ask(cx, whom, question, &descriptors, Asker::Handed(key)) {
             self.end(cx, key, SILENT);
         }
         Goes::Away
@@ -291,7 +291,7 @@ impl Seekers {
 pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Box<Opened>> {
     let [client, said] = std::mem::take(&mut posed.passed).try_into().ok()?;
     let Handed { door, until, ended, .. } = handed;
-    let rules = cx.doors.rules(door).filter(|_| BootInstant::now() < until)?;
+    let rules = cx.doors.rules(door).filter(|_| BootInstant::now().as_nanos() < until)?;
     let said = memory_file::read(said, LONGEST).ok()?;
     let (opening, rest) = heard(&said)?;
     let client = Stream::of_stranger(client);
@@ -300,7 +300,7 @@ pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Bo
         None => Transport::Unix,
     };
     let seat = cx.seats.take(rules, &client);
-    let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
+    let origin = cx.told.origin_of(door, &opening);
     cx.input.clear();
     cx.input.extend_from_slice(rest.get(..BUFFER).unwrap_or(rest));
     let newcomer = Newcomer { client, transport, door, seat, origin };

@@ -39,11 +39,11 @@ const GIVEN_UP: u64 = 1;
 /// How long a gateway waits for the others to take up what goes on.
 const TAKING_UP: Duration = Duration::from_secs(1);
 
-/// Instead of a number: somebody is about to have the name.
+/// Beside a number: whether there may be the last one of them is not decided.
 const CLAIMING: u64 = 1 << 63;
 
-/// How long another gateway may take to see that it does not get a name: it does
-/// nothing else meanwhile, but may have to wait for a processor.
+/// How long another gateway may take to decide that: it does nothing else meanwhile,
+/// but may have to wait for a processor, or be killed.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Words of a table: before its places there is one that says whether any ever was
@@ -131,18 +131,31 @@ impl Own {
         tables.get(*own).copied()
     }
 
-    fn set(&self, held: Held) {
+    /// So many of a key are here, of which one is only claimed, perhaps.
+    fn put(&mut self, key: u64, number: u64, mark: u64) {
+        if number == 0 {
+            let before = self.held.remove(&key);
+            return before.and_then(|held| held.place).into_iter().for_each(|it| self.give_up(it));
+        }
+        let before = self.held.get(&key).copied();
+        let held = before.unwrap_or_else(|| Held { place: self.place(key, number | mark), number });
+        let held = Held { number, ..held };
+        self.held.insert(key, held);
+        self.show(held, mark);
+    }
+
+    fn show(&self, held: Held, mark: u64) {
         if let (Some(table), Some(place)) = (self.own(), held.place) {
             let word = table.word(place, 1);
             let least = if self.restores { word.load(Ordering::SeqCst) & !CLAIMING } else { 0 };
-            word.store(held.number.max(least), Ordering::SeqCst);
+            word.store(held.number.max(least) | mark, Ordering::SeqCst);
         }
     }
 
-    /// Has this number for a key that has none.
-    fn insert(&mut self, key: u64, number: u64) -> Held {
+    /// A place for a key that has none, with this number.
+    fn place(&mut self, key: u64, number: u64) -> Option<usize> {
         let before = self.before.remove(&key);
-        let place = before.or_else(|| {
+        before.or_else(|| {
             let table = self.own().filter(|_| self.held.len() + self.before.len() < MOST)?;
             let place = places(key).find(|place| !is_one(table.key(*place)))?;
             table.mark(USED);
@@ -150,35 +163,11 @@ impl Own {
             table.word(place, 1).store(number, Ordering::SeqCst);
             table.word(place, 0).store(key, Ordering::SeqCst);
             Some(place)
-        });
-        let held = Held { place, number };
-        self.held.insert(key, held);
-        self.set(held);
-        held
+        })
     }
 
-    fn add(&mut self, key: u64) {
-        match self.held.get(&key).copied() {
-            Some(held) => {
-                let held = Held { number: held.number + 1, ..held };
-                self.held.insert(key, held);
-                self.set(held);
-            }
-            None => drop(self.insert(key, 1)),
-        }
-    }
-
-    fn take(&mut self, key: u64) {
-        let Some(held) = self.held.get(&key).copied() else { return };
-        if held.number & !CLAIMING > 1 {
-            let held = Held { number: held.number - 1, ..held };
-            self.held.insert(key, held);
-            return self.set(held);
-        }
-        self.held.remove(&key);
-        if let Some(place) = held.place {
-            self.give_up(place);
-        }
+    fn number(&self, key: u64) -> u64 {
+        self.held.get(&key).map_or(0, |held| held.number)
     }
 
     /// A place is free; it, and those before it, are empty where nothing stands
@@ -201,42 +190,65 @@ impl Own {
         others.map(move |(ordinal, table)| (ordinal, table.get(key)))
     }
 
-    /// Claims a name.
-    ///
-    /// # Errors
-    /// The gateway that has it.
-    fn claim(&mut self, key: u64) -> Result<(), usize> {
-        let own = self.tables.as_ref().map_or(0, |(_, own)| *own);
-        if self.held.contains_key(&key) {
-            return Err(own);
+    /// The others' numbers of a key: how many there are, how many of these are only
+    /// claimed, and by whom first; whose one of them is.
+    fn there(&self, key: u64) -> There {
+        let mut there = There::default();
+        for (whose, number) in self.others(key).filter(|(_, number)| *number != 0) {
+            there.number += number & !CLAIMING;
+            there.whose.get_or_insert(whose);
+            if number & CLAIMING != 0 {
+                there.claimed += 1;
+                there.claims_first.get_or_insert(whose);
+            }
         }
-        // First our own, then a look at the others': of two that come at once one
-        // sees the other, or both do.
-        let claim = self.insert(key, CLAIMING);
-        if let Some(whose) = self.is_anothers(key, own) {
-            self.take(key);
-            return Err(whose);
-        }
-        let held = Held { number: 1, ..claim };
-        self.held.insert(key, held);
-        self.set(held);
-        Ok(())
+        there
     }
 
-    /// Who has a name that we claim. Of two that claim it the one with the lower
-    /// number gets it, and waits until the other has seen that.
-    fn is_anothers(&self, key: u64, own: usize) -> Option<usize> {
-        let until = Instant::now() + PATIENCE;
+    /// One more, where there are no more than `most` then. Nobody else is refused for
+    /// what is only claimed: of several that come at once at several gateways the one
+    /// with the lowest number comes first, and whoever comes later waits for it.
+    ///
+    /// # Errors
+    /// There are as many: a gateway that has some.
+    fn claim(&mut self, key: u64, most: u64) -> Result<(), usize> {
+        let own = self.tables.as_ref().map_or(0, |(_, own)| *own);
+        let (before, until) = (self.number(key), Instant::now() + PATIENCE);
         loop {
-            let mut others = self.others(key).filter(|(_, number)| *number != 0);
-            let (whose, number) = others.next()?;
-            if number != CLAIMING || whose < own || Instant::now() >= until {
-                return Some(whose);
+            // First our own, then a look at the others': of two that come at once one
+            // sees the other, or both do.
+            self.put(key, before + 1, CLAIMING);
+            let there = self.there(key);
+            if before + 1 + there.number <= most {
+                self.put(key, before + 1, 0);
+                return Ok(());
             }
-            drop(others);
-            std::thread::yield_now();
+            let is_full = before + 1 + there.number - there.claimed > most;
+            if is_full || Instant::now() >= until {
+                self.put(key, before, 0);
+                let other = there.whose.filter(|_| before == 0);
+                return Err(other.unwrap_or(own));
+            }
+            if there.claims_first.is_some_and(|first| first < own) {
+                self.put(key, before, 0);
+                let waits = || self.there(key).claims_first.is_some_and(|first| first < own);
+                while waits() && Instant::now() < until {
+                    std::thread::yield_now();
+                }
+            } else {
+                std::thread::yield_now();
+            }
         }
     }
+}
+
+/// What other gateways have of a key.
+#[derive(Default)]
+struct There {
+    number: u64,
+    claimed: u64,
+    whose: Option<usize>,
+    claims_first: Option<usize>,
 }
 
 /// A gateway's numbers.
@@ -258,7 +270,9 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.tallies.0.borrow_mut().take(self.key);
+        let mut own = self.tallies.0.borrow_mut();
+        let number = own.number(self.key);
+        own.put(self.key, number.saturating_sub(1), 0);
     }
 }
 
@@ -298,15 +312,16 @@ impl Tallies {
     /// One more of this.
     pub fn hold(&self, of: impl Hash) -> Tally {
         let key = self.key(of);
-        self.0.borrow_mut().add(key);
+        let mut own = self.0.borrow_mut();
+        let number = own.number(key);
+        own.put(key, number + 1, 0);
         Tally { tallies: self.clone(), key }
     }
 
     /// How many of this there are, over all gateways.
     pub fn sum(&self, of: impl Hash) -> u64 {
         let (key, own) = (self.key(of), self.0.borrow());
-        let here = own.held.get(&key).map_or(0, |held| held.number);
-        own.others(key).map(|(_, number)| number & !CLAIMING).sum::<u64>() + here
+        own.there(key).number + own.number(key)
     }
 
     /// Which gateway has the only one of this; `None`: nobody has it.
@@ -315,16 +330,18 @@ impl Tallies {
         if own.held.contains_key(&key) {
             return Some(own.tables.as_ref().map_or(0, |(_, own)| *own));
         }
-        own.others(key).find(|(_, number)| *number != 0).map(|(whose, _)| whose)
+        own.there(key).whose
     }
 
-    /// The only one of this: of two gateways that want it at once one gets it.
+    /// One more of this, where there are no more than `most` then: of gateways that want
+    /// the last one at once one gets it.
     ///
     /// # Errors
-    /// Which gateway has it, or gets it; it may be our own.
-    pub fn claim(&self, of: impl Hash) -> Result<Tally, usize> {
+    /// There are as many already: a gateway that has some, or gets it; it may be our
+    /// own.
+    pub fn claim(&self, of: impl Hash, most: u64) -> Result<Tally, usize> {
         let key = self.key(of);
-        self.0.borrow_mut().claim(key)?;
+        self.0.borrow_mut().claim(key, most)?;
         Ok(Tally { tallies: self.clone(), key })
     }
 
@@ -335,7 +352,7 @@ impl Tallies {
             own.give_up(place);
         }
         own.restores = false;
-        own.held.values().for_each(|held| own.set(*held));
+        own.held.values().for_each(|held| own.show(*held, 0));
         if let Some(table) = own.own() {
             table.mark(TAKEN_UP);
         }
@@ -370,14 +387,14 @@ mod tests {
     fn a_name_is_one_gateways_and_a_number_all_have() {
         let tables = tables(3);
         let all = gateways(&tables);
-        let held = all[1].claim("name").expect("nobody has it");
+        let held = all[1].claim("name", 1).expect("nobody has it");
         assert_eq!(all[2].whose("name"), Some(1));
         for (other, tallies) in all.iter().enumerate() {
-            assert_eq!(tallies.claim("name").err(), Some(1), "{other}");
+            assert_eq!(tallies.claim("name", 1).err(), Some(1), "{other}");
         }
         drop(held);
-        let again = all[0].claim("name").expect("it is free");
-        assert_eq!(all[1].claim("name").err(), Some(0));
+        let again = all[0].claim("name", 1).expect("it is free");
+        assert_eq!(all[1].claim("name", 1).err(), Some(0));
         let more: Vec<_> = [0, 1, 1, 2].map(|of| all[of].hold(("left", 7))).into();
         assert_eq!((all[0].sum(("left", 7)), all[2].sum(("left", 8))), (4, 0));
         drop((more, again));
@@ -388,19 +405,19 @@ mod tests {
     fn the_next_gateway_takes_up_what_goes_on() {
         let tables = tables(2);
         let all = gateways(&tables);
-        let (kept, lost) = (all[0].claim("kept"), all[0].claim("lost"));
+        let (kept, lost) = (all[0].claim("kept", 1), all[0].claim("lost", 1));
         let counted = [all[0].hold("left"), all[0].hold("left")];
         // It is killed.
         std::mem::forget((kept, lost, counted));
         let next = Tallies::over(Some(tables), 0, [7; 4]);
-        assert_eq!(all[1].claim("kept").err(), Some(0), "before it is taken up");
-        let (kept, counted) = (next.claim("kept"), next.hold("left"));
+        assert_eq!(all[1].claim("kept", 1).err(), Some(0), "before it is taken up");
+        let (kept, counted) = (next.claim("kept", 1), next.hold("left"));
         assert!(kept.is_ok());
         // Of two, as long as it is not known how many go on.
-        assert_eq!((all[1].claim("lost").err(), all[1].sum("left")), (Some(0), 2));
+        assert_eq!((all[1].claim("lost", 1).err(), all[1].sum("left")), (Some(0), 2));
         assert!(!next.are_complete());
         next.free_rest();
-        assert!(all[1].claim("lost").is_ok() && !next.are_complete());
+        assert!(all[1].claim("lost", 1).is_ok() && !next.are_complete());
         all[1].free_rest();
         assert!(next.are_complete() && all[1].are_complete());
         assert_eq!((all[1].whose("kept"), all[1].sum("left")), (Some(0), 1));
@@ -410,39 +427,63 @@ mod tests {
     #[test]
     fn without_memory_it_is_as_with_one_gateway() {
         let alone = Tallies::over(None, 0, [7; 4]);
-        let held = alone.claim("name");
-        assert_eq!((alone.claim("name").err(), alone.whose("name")), (Some(0), Some(0)));
+        let held = alone.claim("name", 1);
+        assert_eq!((alone.claim("name", 1).err(), alone.whose("name")), (Some(0), Some(0)));
         drop(held);
         let more = [alone.hold("left"), alone.hold("left")];
         assert_eq!((alone.whose("name"), alone.sum("left")), (None, 2));
         drop(more);
     }
 
-    /// At once, again and again: one of them gets it, each time.
+    /// Of two that come at once, be it the first or the second that goes.
     #[test]
-    fn of_several_that_want_a_name_one_gets_it() {
-        const ROUNDS: usize = 300;
-        let tables = tables(4);
-        let barrier = std::sync::Barrier::new(tables.len());
-        let got: Vec<AtomicU64> = (0..ROUNDS).map(|_| AtomicU64::new(0)).collect();
-        std::thread::scope(|scope| {
-            for ordinal in 0..tables.len() {
-                let (tables, barrier, got) = (tables.clone(), &barrier, &got);
-                scope.spawn(move || {
-                    let tallies = Tallies::over(Some(tables), ordinal, [7; 4]);
-                    for (round, got) in got.iter().enumerate() {
-                        barrier.wait();
-                        let held = tallies.claim(round);
-                        got.fetch_add(held.is_ok().into(), Ordering::SeqCst);
-                        barrier.wait();
-                    }
+    fn nobody_is_refused_for_what_is_only_claimed() {
+        for (claims, comes) in [(0, 1), (1, 0)] {
+            let tables = tables(2);
+            let other = &gateways(&tables)[claims];
+            let key = other.key("seat");
+            other.0.borrow_mut().put(key, 1, CLAIMING);
+            std::thread::scope(|scope| {
+                let came = scope.spawn(|| {
+                    let next = Tallies::over(Some(tables.clone()), comes, [7; 4]);
+                    next.claim("seat", 1).is_ok()
                 });
-            }
-        });
-        let got: Vec<u64> = got.iter().map(|got| got.load(Ordering::SeqCst)).collect();
-        // None does, rarely, where the processors have other things to do.
-        let sum: u64 = got.iter().sum();
-        assert!(got.iter().all(|got| *got <= 1) && sum > ROUNDS as u64 / 2, "{got:?}");
+                while !Table(tables[comes]).has(USED) {
+                    std::thread::yield_now();
+                }
+                other.0.borrow_mut().put(key, 0, 0);
+                assert!(came.join().expect("no panic"), "{claims} {comes}");
+            });
+        }
+    }
+
+    /// At once, again and again: what there is is taken, each time, and no more.
+    #[test]
+    fn of_several_that_want_the_last_ones_as_many_get_them_as_there_are() {
+        const ROUNDS: usize = 300;
+        for most in 1..=3 {
+            let tables = tables(4);
+            let barrier = std::sync::Barrier::new(tables.len());
+            let got: Vec<AtomicU64> = (0..ROUNDS).map(|_| AtomicU64::new(0)).collect();
+            std::thread::scope(|scope| {
+                for ordinal in 0..tables.len() {
+                    let (tables, barrier, got) = (tables.clone(), &barrier, &got);
+                    scope.spawn(move || {
+                        let tallies = Tallies::over(Some(tables), ordinal, [7; 4]);
+                        for got in got {
+                            barrier.wait();
+                            let held = tallies.claim("seat", most);
+                            got.fetch_add(held.is_ok().into(), Ordering::SeqCst);
+                            barrier.wait();
+                        }
+                    });
+                }
+            });
+            let got: Vec<u64> = got.iter().map(|got| got.load(Ordering::SeqCst)).collect();
+            // One that waits for a processor for too long counts as if it had one.
+            let fewer = got.iter().filter(|got| **got < most).count();
+            assert!(got.iter().all(|got| *got <= most) && fewer < ROUNDS / 20, "{most}: {got:?}");
+        }
     }
 
     proptest! {
@@ -457,16 +498,15 @@ mod tests {
                 let mut own = all[0].0.borrow_mut();
                 let number = map.entry(key).or_default();
                 match more {
-                    true => { own.add(key); *number += 1; }
-                    false => { own.take(key); *number = number.saturating_sub(1); }
+                    true => *number += 1,
+                    false => *number = number.saturating_sub(1),
                 }
+                own.put(key, *number, 0);
                 for (key, number) in &map {
                     prop_assert_eq!(all[1].0.borrow().others(*key).next(), Some((0, *number)));
                 }
             }
-            map.into_iter().for_each(|(key, number)| {
-                (0..number).for_each(|_| all[0].0.borrow_mut().take(key));
-            });
+            map.into_keys().for_each(|key| all[0].0.borrow_mut().put(key, 0, 0));
             let own = all[0].0.borrow();
             let table = own.own().expect("a table");
             prop_assert!((0..PLACES).all(|place| table.key(place) == EMPTY), "nothing is left");

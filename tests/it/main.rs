@@ -33,6 +33,7 @@ mod isolation;
 mod keys;
 mod left;
 mod left_kept;
+mod left_next;
 mod left_person;
 mod library;
 mod limits;

@@ -1,17 +1,17 @@
 //! Sessions of a gateway that was here before us, which was killed or whose
 //! instance was reloaded.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::super::context::Context;
 use super::super::lifecycle::Past;
 use super::super::record::{Recorder, Recording};
-use super::super::recovery::Whose;
 use super::super::secrets::Secrets;
 use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
+use super::super::whose::Whose;
 use super::alone::{LAST_READS, ONE_READ};
 use super::bound::past_of;
 use super::state::{Remnants, State};
@@ -103,19 +103,14 @@ impl Left {
         (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
         let past = past_of(&record);
-        let Record { id, name, uid, door, pid, since, attached, left: at, .. } = record;
+        let Record { id, name, door, nth, pid, attached, left: at, .. } = record;
         let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
         let secrets = Secrets::of(secrets);
-        let door = cx.doors.named(&door);
-        let (pid, since) = (Pid::new(pid)?, Timestamp::from(since));
-        let entry = |door, state| Entry {
-            name,
-            secrets,
-            ..entry(id.clone(), uid, door, pid, since, state)
-        };
-        let SessionFds { master, program, ring, client } = held;
-        let mut ring = ring?;
+        let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&door, nth));
+        let entry = |past: &Past, state| Entry { name, secrets, ..entry(past, pid, state) };
+        let SessionFds { master, program, ring, client, memory } = held;
         if let Some((ended, at)) = ended {
+            let mut ring = ring?;
             // It ended while there was no gateway.
             let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
@@ -133,12 +128,12 @@ impl Left {
             }
             let state =
                 State::Over(Over { ring, ended, command: command.map(Into::into) }, at.into());
-            let key = self.insert(entry(door?, state));
+            let key = self.insert(entry(&Past { door: door?, ..past }, state));
             self.arm(cx, key);
             return Some(Restored::Ended(key));
         }
         let master = Master::given_back(master?, shared).ok()?;
-        let program = Program::adopted(PidFd::reopened(pid, program?));
+        let program = PidFd::reopened(pid, program?);
         let client = client.map(Stream::of_stranger);
         let allows =
             |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
@@ -159,19 +154,23 @@ impl Left {
                 client.map(|client| client.write(&why.packet()));
                 last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
                 self.store.tell_over(id);
-                return Some(Restored::Ends(master, Process::held(program.pidfd)));
+                return Some(Restored::Ends(master, Process::held(program)));
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
         let past = Past { door, size, ..past };
-        let remains = Remains::go_on(ring).ok();
+        let remains = match memory {
+            Some(ring) => Remains::of(*ring).ok(),
+            None => ring.and_then(|ring| Remains::go_on(ring).ok()),
+        };
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
             // Its client was lost with the one before us: that is now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
             let alone = Box::new(Alone::new(master, remains, recording));
-            let key = self.insert(entry(door, State::alone(program, alone, left)));
+            let program = Program::adopted(program);
+            let key = self.insert(entry(&past, State::alone(program, alone, left)));
             self.arm(cx, key);
             let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
             return match self.hear_alone(key) {
@@ -181,12 +180,13 @@ impl Left {
         };
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
-        let process = Process::held(program.pidfd.try_clone().ok()?);
+        let process = Process::held(program.try_clone().ok()?);
+        let program = Program::adopted(program);
         let mut wires = Wires::new(client, master, Some(process));
         wires.is_recorded_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let client = Client { session, uid: who };
-        let key = self.insert(entry(door, State::attached(program, client, since_then.into())));
+        let key = self.insert(entry(&past, State::attached(program, client, since_then.into())));
         self.hear_adopted(cx, sessions, key, session);
         let attached = sessions.get_mut(session)?;
         // The one before may have been killed before it said so.
@@ -200,11 +200,11 @@ impl Left {
         let Some(entry) = self.entries.get(key) else {
             return false;
         };
-        let (Some(program), Some(alone)) = (entry.state.program(), entry.state.terminal()) else {
+        let (Some(pidfd), Some(alone)) = (entry.adopted(), entry.state.terminal()) else {
             return false;
         };
         let token = Source::Caller(key).token();
-        let heard = self.poller.add(&program.pidfd, token, Interest::READ);
+        let heard = self.poller.add(pidfd, token, Interest::READ);
         if let Some(recording) = &alone.recording {
             recording.belongs_to(Whose::Left(key));
         }
@@ -217,7 +217,7 @@ impl Left {
         let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {NOT_HEARD}"));
         let Remnants { program, terminal, .. } = entry.state.forgotten();
-        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd)))
+        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd?)))
     }
 }
 
@@ -238,7 +238,7 @@ fn with_the_rest(
             recording.output(&buffer[..count]);
         }
     }
-    remains.as_fd().try_clone_to_owned().ok()
+    remains.share().ok()
 }
 
 /// How a program ended whose end was told, as far as it was its own.
@@ -270,22 +270,16 @@ pub(super) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<Ended> {
 }
 
 /// One that has no name, and can be left.
-pub(super) fn entry(
-    id: String,
-    uid: u32,
-    door: u16,
-    pid: Pid,
-    since: Timestamp,
-    state: State<Held>,
-) -> Entry {
+pub(super) fn entry(past: &Past, pid: Pid, state: State<Held>) -> Entry {
     Entry {
-        id: id.into(),
+        id: past.id.as_str().into(),
         name: String::new(),
-        uid,
+        uid: past.uid,
+        who: past.who,
         secrets: Secrets::default(),
-        door,
+        door: past.door,
         pid,
-        since,
+        since: past.started,
         state,
         untold: false,
         armed: None,

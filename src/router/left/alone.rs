@@ -1,7 +1,6 @@
 //! A terminal without a client: its output is kept. A program that ends while
 //! nobody is there.
 
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::super::context::Context;
@@ -19,6 +18,7 @@ use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Exit;
 use fpty::sys::clock::BootInstant;
+use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::{Read, Written};
@@ -181,7 +181,7 @@ impl Left {
         };
         let _ = self.poller.remove(&alone.master);
         let recording = alone.recording.take();
-        let ring = alone.remains.as_fd().try_clone_to_owned();
+        let ring = alone.remains.share();
         let why = exit.map_or(Gone::Lost, Gone::of_exit);
         let command = self.command_of(cx, key);
         self.unwatch(cx, key);
@@ -211,10 +211,7 @@ impl Left {
         };
         // Others may have copies.
         let _ = self.poller.remove(&alone.master);
-        let program = match program.adopted {
-            true => Process::held(program.pidfd),
-            false => Process::child(pid),
-        };
+        let program = program.pidfd.map_or_else(|| Process::child(pid), Process::held);
         cx.closed_without_client(key, why, None, alone.recording);
         // Clients that had it may have kept a copy.
         programs.hang_up_terminal(cx, &alone.master, program, Copies::Ended);
@@ -232,7 +229,9 @@ impl Left {
         let Some(program) = entry.and_then(|entry| entry.state.program_mut()) else {
             return;
         };
-        let _ = self.poller.remove(&program.pidfd);
+        if let Some(pidfd) = &program.pidfd {
+            let _ = self.poller.remove(pidfd);
+        }
         program.ending.get_or_insert_with(|| BootInstant::now() + REAPED);
         self.adopted_ended(cx, sessions, programs, key);
     }
@@ -249,7 +248,7 @@ impl Left {
         let Some(program) = entry.and_then(|entry| entry.state.program_mut()) else {
             return;
         };
-        let exit = program.pidfd.exit();
+        let exit = program.pidfd.as_ref().and_then(PidFd::exit);
         let is_late = program.ending.is_some_and(|until| BootInstant::now() >= until);
         if exit.is_none() && !is_late {
             return self.arm(cx, key);

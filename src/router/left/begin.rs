@@ -14,17 +14,18 @@ use super::{Client, Entry, Left, Program};
 use crate::config::rules::Rules;
 use crate::session::greeting::Opening;
 use crate::session::keeping::Kept;
+use crate::shares::Who;
 use fpty::error::reason;
 use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::remains::Remains;
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pidfd::PidFd;
 use fpty::sys::process::Process;
 
 /// What a new session is to be called, and whose it is.
 pub struct Wish {
     uid: u32,
+    who: Who,
     name: String,
     /// Nobody else of one's own is called so.
     held: Option<Tally>,
@@ -65,13 +66,13 @@ impl Left {
             None => None,
             // It may have it already.
             Some(key) => match held.filter(|held| held.is(key)) {
-                None => Some(self.tallies.claim(key)),
+                None => Some(self.tallies.claim(key, 1)),
                 held => held.map(Ok),
             },
         };
         let name = String::from_utf8_lossy(name).into_owned();
         match held.transpose() {
-            Ok(held) => Ok(Some(Wish { uid, name, held })),
+            Ok(held) => Ok(Some(Wish { uid, who: Who::of(&newcomer.client), name, held })),
             Err(_) => refused(&format!("there is a session {name} of yours (fpty -a {name})")),
         }
     }
@@ -101,11 +102,11 @@ impl Left {
         };
         // Up to 64 MB.
         let remains = Remains::new(rules.detach.buffer as usize, size);
-        let (Ok(remains), Some(pidfd)) = (remains, PidFd::open(pid)) else {
+        let Ok(remains) = remains else {
             session.notice("this session cannot be left: out of memory", wires);
             return false;
         };
-        let Wish { uid, name, held } = wish;
+        let Wish { uid, who, name, held } = wish;
         let secrets = match Secrets::new() {
             Err(error) if uid == NOBODY => {
                 let line = format!("this session cannot be left: no secret: {}", reason(&error));
@@ -120,11 +121,12 @@ impl Left {
             session.tell_key(&its_key, wires);
         }
         let began = Timestamp::now();
-        let program = Program { pidfd, adopted: false, ending: None };
+        let program = Program { pidfd: None, ending: None };
         let entry = self.insert(Entry {
             id: id.into(),
             name,
             uid,
+            who,
             secrets,
             door,
             pid,

@@ -9,13 +9,15 @@ use super::super::context::Context;
 use super::super::lifecycle::Past;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
+use super::super::secrets::{NOBODY, user_of};
 use super::super::supervisor::end_record::EndRecord;
 use super::super::supervisor::lines;
 use super::super::supervisor::protocol::{Lent, Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
-use super::super::told::{Gone, Subject};
+use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
+use super::super::whose::Subject;
 use super::adopt::{Restored, entry, not_recorded};
 use super::state::State;
 use super::{Client, Entry, Left, Program, SOON};
@@ -54,6 +56,11 @@ pub(super) fn past_of(record: &Record) -> Past {
         door: NO_DOOR,
         size: Size { rows: 24, cols: 80 },
         uid: record.uid,
+        // A gateway of an earlier version has not said it.
+        who: record.who.unwrap_or(match record.uid {
+            NOBODY => Who::Nobody,
+            uid => Who::User(uid),
+        }),
         id: record.id.clone(),
         pid: Pid::new(record.pid),
     }
@@ -89,12 +96,12 @@ impl Left {
             master: Some(master.as_fd()),
             program: Some(pidfd.as_fd()),
             client: Some(client.as_fd()),
-            ring: None,
+            ..SessionFds::default()
         };
         match self.store.tell(&record, &held) {
             Written::Bytes(_) => {
                 programs.entrusted(pidfd.pid());
-                cx.told.entrusted(Subject::Session(session));
+                cx.told.entrusted(Subject::Session(session), true);
             }
             Written::Blocked => cx.after(AGAIN, Due::Keeper(session)),
             // It ends with this gateway, as others do.
@@ -126,11 +133,14 @@ impl Left {
         let pid = attached.wires.program.as_ref()?.pid().as_raw();
         let started = facts.map(|facts| facts.started);
         let started = started.or_else(|| proc::started(pid).map(Timestamp::from));
+        let (door, nth) = cx.doors.address(attached.door).unwrap_or_default();
         let known = self.index.of_session(session).and_then(|entry| self.entries.get(entry));
         Some(Record {
             id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.as_ref().to_owned()),
-            uid: attached.wires.client.peer_uid().unwrap_or(u32::MAX),
-            door: cx.doors.door(attached.door).map(|door| door.name.clone()).unwrap_or_default(),
+            uid: user_of(&attached.wires.client),
+            who: Some(Who::of(&attached.wires.client)),
+            door: door.to_owned(),
+            nth,
             pid,
             since: started.unwrap_or_else(Timestamp::now).into(),
             story: cx.told.story(subject),
@@ -150,8 +160,8 @@ impl Left {
         held: SessionFds,
     ) -> Option<Restored> {
         let past = past_of(&record);
-        let Record { id, uid, door: socket, pid, since, mut last, .. } = record;
-        let (pid, door) = (Pid::new(pid)?, cx.doors.named(&socket));
+        let Record { id, uid, door: socket, nth, pid, mut last, .. } = record;
+        let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&socket, nth));
         let SessionFds {
             master: Some(master), program: Some(program), client: Some(client), ..
         } = held
@@ -160,11 +170,12 @@ impl Left {
             return None;
         };
         let master = Master::given_back(master, true).ok()?;
-        let program = Program::adopted(PidFd::reopened(pid, program));
-        let process = Process::held(program.pidfd.try_clone().ok()?);
+        let program = PidFd::reopened(pid, program);
+        let process = Process::held(program.try_clone().ok()?);
         let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let client = Stream::of_stranger(client);
         let at = door.unwrap_or(NO_DOOR);
+        let past = Past { door: at, size, ..past };
         if let Some(why) = not_recorded(cx, at, &id) {
             let _ = client.write(&why.packet());
             last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
@@ -175,17 +186,15 @@ impl Left {
         let session = Session::resumed(size, None);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, at));
         let client = Client { session, uid };
-        let state = State::attached(program, client, Timestamp::now());
+        let state = State::attached(Program::adopted(program), client, Timestamp::now());
         let noted = match (door, last.in_advance()) {
             (None, Some((line, started))) => cx.told.put_in_advance(line, started),
             _ => None,
         };
         let origin = Origin { socket: door.is_none().then_some(socket), last, noted };
-        let entry =
-            Entry { bound: Some(Box::new(origin)), ..entry(id, uid, at, pid, since.into(), state) };
+        let entry = Entry { bound: Some(Box::new(origin)), ..entry(&past, pid, state) };
         let key = self.insert(entry);
         self.hear_adopted(cx, sessions, key, session);
-        let past = Past { door: at, size, ..past };
         Some(Restored::Attached { entry: key, session, past: Box::new(past) })
     }
 
@@ -198,12 +207,12 @@ impl Left {
         key: Key,
         session: Key,
     ) {
-        let program = self.entries.get(key).and_then(|entry| entry.state.program());
-        let (Some(program), Some(attached)) = (program, sessions.get(session)) else {
+        let pidfd = self.entries.get(key).and_then(Entry::adopted);
+        let (Some(pidfd), Some(attached)) = (pidfd, sessions.get(session)) else {
             return;
         };
         let token = Source::Caller(key).token();
-        let heard = self.poller.add(&program.pidfd, token, Interest::READ);
+        let heard = self.poller.add(pidfd, token, Interest::READ);
         let client = attached.wires.client.as_fd();
         let token = Source::Client(session).token();
         if heard.and_then(|()| cx.poller.add(client, token, Interest::READ)).is_err() {
@@ -234,15 +243,4 @@ pub fn handed_over_for_good(sessions: &Sessions) -> Vec<Key> {
     };
     let all = sessions.iter().filter(|(_, attached)| is_one(attached));
     all.map(|(key, _)| key).collect()
-}
-
-/// A session of a gateway before us holds its seat, be there none left.
-pub fn keep_seat(cx: &mut Context, sessions: &Sessions, session: Key) {
-    let Some(attached) = sessions.get(session) else {
-        return;
-    };
-    if let Some(rules) = cx.doors.rules(attached.door) {
-        let seat = cx.seats.keep(rules, Who::of(&attached.wires.client));
-        cx.seats.is_of(seat, Subject::Session(session));
-    }
 }

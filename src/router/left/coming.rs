@@ -5,14 +5,15 @@ use std::os::fd::AsFd;
 use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::idle::Timed;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
-use super::super::recovery::Whose;
 use super::super::secrets::{self, NOBODY};
 use super::super::siblings::sought::{Fits, Found, Sought};
 use super::super::table::{Key, Source};
-use super::super::told::clock::Utc;
+use super::super::told::clock;
 use super::super::traffic::{Attached, Sessions, Wires};
+use super::super::whose::Whose;
 use super::state::Answer;
 use super::{Alone, Client, Entry, Left};
 use crate::config::rules::Rules;
@@ -121,7 +122,7 @@ fn who(cx: &Context, uid: u32) -> String {
         return String::from("somebody");
     }
     let root = || (uid == 0).then(|| String::from("root"));
-    cx.told.known_name(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+    cx.told.names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
 }
 
 /// What those are told from whom somebody has taken a session.
@@ -153,12 +154,18 @@ impl Left {
             };
         };
         let is_over = self.entries.get(key).is_some_and(|entry| entry.state.is_over());
+        // It is offered with the terminal.
+        let entry = self.entries.get_mut(key).filter(|_| !asked.watches);
+        let alone = entry.and_then(|entry| entry.state.terminal_mut());
+        if let Some(Err(error)) = alone.map(|alone| alone.remains.open_file()) {
+            return Came::Not(newcomer, Ended::because(Ending::Refused, error.to_string()));
+        }
         let rest = std::mem::take(&mut cx.input);
         // Its capacity is a turn's.
         cx.input.reserve_exact(super::super::context::BUFFER);
         let waiting = Box::new(Waiting { newcomer, opening, uid, came_with, rest });
         if asked.watches || is_over {
-            self.watch(cx, sessions, key, *waiting);
+            self.watch(cx, sessions, programs, key, *waiting);
             return Came::In;
         }
         let session = sessions.vacant_key();
@@ -172,7 +179,7 @@ impl Left {
             Some(Answer::Begins(alone, waiting)) => {
                 self.begins(cx, sessions, programs, key, alone, *waiting);
             }
-            Some(Answer::Sees(waiting)) => self.watch(cx, sessions, key, *waiting),
+            Some(Answer::Sees(waiting)) => self.watch(cx, sessions, programs, key, *waiting),
             Some(Answer::IsTaken(waiting)) => {
                 return Came::Not(waiting.newcomer, self.is_taken(cx, key));
             }
@@ -199,7 +206,7 @@ impl Left {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));
         let why = client.map(|(client, since)| {
-            let (who, since) = (who(cx, client.uid), Utc::of(since.wall).in_seconds());
+            let (who, since) = (who(cx, client.uid), clock::in_seconds(since.wall));
             format!("{who} is attached since {since} (--steal takes it, --read-only watches)")
         });
         Ended::because(Ending::Refused, why.unwrap_or_else(|| NO_SUCH.to_owned()))
@@ -234,10 +241,10 @@ impl Left {
         entry.secrets.renew(came_with);
         let its_key = entry.secrets.key(&entry.id, entry.uid);
         let (pid, since) = (entry.pid, entry.since);
-        let adopted = entry.state.program().filter(|program| program.adopted);
+        let adopted = entry.adopted();
         let program = match adopted {
             // What it cannot be signalled by ends by other ways.
-            Some(adopted) => adopted.pidfd.try_clone().ok().map(Process::held),
+            Some(pidfd) => pidfd.try_clone().ok().map(Process::held),
             None => Some(Process::child(pid)),
         };
         let is_adopted = adopted.is_some();
@@ -287,9 +294,11 @@ impl Left {
         drop(armed);
         self.tell_store(cx, sessions, programs, key);
         self.arm(cx, key);
-        sessions.goes_on(cx, session, since);
-        fault::point("back-again");
-        sessions.offer(cx, session);
+        if let Some(attached) = sessions.get_mut(session) {
+            attached.watch_time(cx, session, since.elapsed());
+            fault::point("back-again");
+            attached.offer(cx, session);
+        }
         cx.then(Outcome::Settle(session));
     }
 
@@ -336,8 +345,8 @@ impl Left {
         // What is called so and runs comes before what has ended.
         let is_named = fits == Fits::Is && !which.is_empty();
         let above = if is_named && !entry.state.is_over() { ABOVE_ENDED } else { 0 };
-        let (rank, since) = (entry.state.rank() + above, entry.state.since().boot);
-        Some(Found { fits, rank, since, id: entry.id.as_ref().to_owned() })
+        let (rank, since) = (entry.state.rank() + above, entry.state.since().boot.as_nanos());
+        Some(Found { fits, rank, since })
     }
 
     fn fitting(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<(Fits, Key)> {

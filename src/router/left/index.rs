@@ -51,7 +51,7 @@ impl Index {
         }
         if entry.state.is_over() {
             self.over.insert((entry.uid, since, key));
-        } else if rank > 0 && !entry.is_adopted() {
+        } else if rank > 0 && entry.adopted().is_none() {
             self.by_program.insert(entry.pid, key);
         }
     }
@@ -75,7 +75,7 @@ impl Index {
             }
         }
         self.over.remove(&(entry.uid, since, key));
-        if is_alone && !entry.is_adopted() {
+        if is_alone && entry.adopted().is_none() {
             self.by_program.remove(&entry.pid);
         }
     }

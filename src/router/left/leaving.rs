@@ -7,12 +7,13 @@ use super::super::fault;
 use super::super::hang_up::Copies;
 use super::super::programs::Programs;
 use super::super::table::{Key, Source};
+use super::super::tallies::Tally;
 use super::super::told;
 use super::super::traffic::{Attached, Sessions};
 use super::alone::{LAST_READS, ONE_READ};
 use super::coming::HAS_ENDED;
 use super::state::{self, Remnants};
-use super::{Alone, Client, Entry, Left, Over, keys, without_client};
+use super::{Alone, Client, Entry, Left, Over, WithoutClient, without_client};
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::proto::Ended;
@@ -65,28 +66,27 @@ impl Left {
         self.entries.get(entry).map(|entry| entry.id.as_ref().to_owned())
     }
 
-    fn why_not(&self, cx: &Context, attached: &Attached, entry: Option<&Entry>) -> Option<String> {
-        let detach = cx.doors.rules(attached.door).map(|rules| &rules.detach);
+    /// A place among those without a client, or why it gets none.
+    fn place(&self, cx: &Context, door: u16, entry: Option<&Entry>) -> Result<[Tally; 2], String> {
+        let detach = cx.doors.rules(door).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| u64::from(detach.sessions));
         let most_of_one = detach.map_or(0, |detach| detach.of_one_user() as u64);
         if most == 0 {
-            return Some(NOT_ALLOWED.to_owned());
+            return Err(NOT_ALLOWED.to_owned());
         }
-        let entry = entry.filter(|entry| entry.bound.is_none());
         let Some(uid) = entry.map(|entry| entry.uid) else {
-            return Some(String::from("this session cannot be left"));
+            return Err(String::from("this session cannot be left"));
         };
-        let (all, own) = keys(attached.door, uid);
-        // Its own counts among them.
-        let (all, own) = (self.tallies.sum(all), self.tallies.sum(own));
-        if all > most {
-            return Some(format!("{most} sessions are without a client already"));
-        }
+        let all = self.tallies.claim(WithoutClient::All(door), most);
+        let all = all.map_err(|_| format!("{most} sessions are without a client already"))?;
         // root may have all of them.
-        (own > most_of_one && uid != 0).then(|| {
-            let before = own - 1;
+        let most_of_one = if uid == 0 { most } else { most_of_one };
+        let own = self.tallies.claim(WithoutClient::Own(door, uid), most_of_one);
+        let own = own.map_err(|_| {
+            let before = self.tallies.sum(WithoutClient::Own(door, uid));
             format!("{before} sessions of yours are without a client already (detach-user)")
-        })
+        })?;
+        Ok([all, own])
     }
 
     /// What becomes of a session whose client leaves, or is lost. What it takes to go
@@ -99,22 +99,7 @@ impl Left {
         why: Why,
     ) -> Parting {
         let key = self.index.of_session(session);
-        // First its own counts, then all are looked at: two that leave at once may both
-        // find that they may not, and never both that they may.
-        if let Some(entry) = key.and_then(|key| self.entries.get_mut(key)) {
-            entry.counts = Some(without_client(&self.tallies, entry.door, entry.uid));
-        }
-        let parting = self.parts(cx, sessions, session, why);
-        match (&parting, key.and_then(|key| self.entries.get_mut(key))) {
-            (Parting::GoesOn(..), _) | (_, None) => {}
-            (Parting::Ends | Parting::Stays(_), Some(entry)) => entry.counts = None,
-        }
-        parting
-    }
-
-    fn parts(&mut self, cx: &Context, sessions: &mut Sessions, session: Key, why: Why) -> Parting {
-        let key = self.index.of_session(session);
-        let (key, entry) = (key, key.and_then(|key| self.entries.get(key)));
+        let entry = key.and_then(|key| self.entries.get(key)).filter(|it| it.bound.is_none());
         let Some(attached) = sessions.get_mut(session) else {
             return Parting::Ends;
         };
@@ -127,15 +112,19 @@ impl Left {
             (None, Why::Asked) => told::Parted::Asked,
             (None, Why::Lost | Why::LetGo | Why::Closes) => told::Parted::Lost,
         };
-        // Who waits has it at once: it is not without a client for long.
-        let why_not = match (why, somebody_waits) {
-            (Why::LetGo, _) | (_, true) => None,
-            _ => self.why_not(cx, attached, entry),
+        let place = match (entry, why) {
+            // Who waits has it at once: it is not without a client for long.
+            (Some(entry), _) if why == Why::LetGo || somebody_waits => {
+                Some(without_client(&self.tallies, entry.door, entry.uid))
+            }
+            (_, Why::Asked) => match self.place(cx, attached.door, entry) {
+                Ok(place) => Some(place),
+                Err(why_not) => return Parting::Stays(why_not),
+            },
+            (Some(_), Why::Lost) => self.place(cx, attached.door, entry).ok(),
+            (None, Why::Lost) | (_, Why::LetGo | Why::Closes) => None,
         };
-        if let (Why::Asked, Some(why_not)) = (why, &why_not) {
-            return Parting::Stays(why_not.clone());
-        }
-        let (Some(key), Some(entry)) = (key, entry.filter(|entry| entry.bound.is_none())) else {
+        let (Some(key), Some(entry)) = (key, entry) else {
             return Parting::Ends;
         };
         // Whoever ended it meant the session.
@@ -146,11 +135,16 @@ impl Left {
             return Parting::GoesOn(Leaves::End(ended), how);
         }
         let may_not = why == Why::Lost && !somebody_waits && !attached.session.may_go_on_alone();
-        if why == Why::Closes || may_not || why_not.is_some() || attached.wires.program.is_none() {
+        if why == Why::Closes || may_not || place.is_none() || attached.wires.program.is_none() {
             return Parting::Ends;
         }
         match self.reserve(cx, attached, key) {
-            Ok(remains) => Parting::GoesOn(Leaves::Terminal(remains), how),
+            Ok(remains) => {
+                if let Some(entry) = self.entries.get_mut(key) {
+                    entry.counts = place;
+                }
+                Parting::GoesOn(Leaves::Terminal(remains), how)
+            }
             Err(error) if why == Why::Asked => Parting::Stays(error),
             Err(error) => {
                 let id = &entry.id;
@@ -302,7 +296,7 @@ impl Left {
         self.tell_store(cx, sessions, programs, key);
         self.arm(cx, key);
         if let Some(Some(waiting)) = waited {
-            self.watch(cx, sessions, key, *waiting);
+            self.watch(cx, sessions, programs, key, *waiting);
         }
     }
 
@@ -339,8 +333,8 @@ impl Left {
             };
             let Remnants { program, newcomer: waiting, .. } = entry.state.forgotten();
             // Of ours nobody has the programs any more: see hang_up_orphans.
-            if let Some(program) = program.filter(|program| program.adopted) {
-                programs.end_program(cx, program.pidfd);
+            if let Some(pidfd) = program.and_then(|program| program.pidfd) {
+                programs.killing.end_program(cx, pidfd);
             }
             if let Some(waiting) = waiting {
                 waiting.refuse(cx, HAS_ENDED);
@@ -377,5 +371,5 @@ fn last_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Optio
             recording.output(&buffer[..count]);
         }
     }
-    kept.as_fd().try_clone_to_owned().ok()
+    kept.share().ok()
 }

@@ -46,18 +46,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::beginning::Beginning;
+use super::codec::Hello;
 use super::context::Context;
 use super::record::Recording;
 use super::secrets::{NOBODY, Secrets};
 use super::siblings::sought;
 use super::supervisor::client::{self, Found};
 use super::supervisor::door;
-use super::supervisor::protocol::Hello;
 use super::table::{Key, Source, Table};
 use super::tallies::{Tallies, Tally};
-use super::told::Subject;
+use super::whose::Subject;
 use crate::config::router::Router;
-use crate::uwsgi::proof;
+use crate::shares::Who;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
 use fpty::sys::child::Pid;
@@ -108,6 +108,8 @@ struct Entry {
     /// What it is called; may be empty.
     name: String,
     uid: u32,
+    /// For whom it counts where sessions are limited: whoever began it.
+    who: Who,
     secrets: Secrets,
     /// Where it began: it is found there alone.
     door: u16,
@@ -131,15 +133,16 @@ struct Entry {
     counts: Option<[Tally; 2]>,
 }
 
-/// The keys of those without a client: of all at a socket, and of a user's.
-fn keys(door: u16, uid: u32) -> ((&'static str, u16), (&'static str, u16, u32)) {
-    (("left", door), ("left", door, uid))
+/// What those without a client count for: of all at a socket, and of a user's.
+#[derive(Hash)]
+enum WithoutClient {
+    All(u16),
+    Own(u16, u32),
 }
 
-/// One more that goes on without a client.
+/// One more that goes on without a client, whatever there may be.
 fn without_client(tallies: &Tallies, door: u16, uid: u32) -> [Tally; 2] {
-    let (all, own) = keys(door, uid);
-    [tallies.hold(all), tallies.hold(own)]
+    [WithoutClient::All(door), WithoutClient::Own(door, uid)].map(|it| tallies.hold(it))
 }
 
 /// What is held of a session.
@@ -155,9 +158,9 @@ impl Things for Held {
 
 /// A program that runs.
 struct Program {
-    pidfd: PidFd,
-    /// It is not our child: its end is told by its descriptor.
-    adopted: bool,
+    /// Of one that is not our child: its end is told by that. A child of ours has its
+    /// number until we reap it.
+    pidfd: Option<PidFd>,
     /// Its end was told, and its status is waited for until then.
     ending: Option<BootInstant>,
 }
@@ -165,7 +168,7 @@ struct Program {
 impl Program {
     /// One of a gateway before us.
     fn adopted(pidfd: PidFd) -> Self {
-        Self { pidfd, adopted: true, ending: None }
+        Self { pidfd: Some(pidfd), ending: None }
     }
 }
 
@@ -215,9 +218,8 @@ impl Left {
         if !door::there_is_one() || !PidFd::there_are() {
             return Ok((None, Vec::new()));
         }
-        let count = usize::try_from(config.processes).unwrap_or(1);
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
-        let hello = Hello { ordinal, count, token: proof::token().unwrap_or_default() };
+        let hello = Hello::of(ordinal, config.processes);
         let (store, found) = client::Client::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,
@@ -305,8 +307,8 @@ impl Left {
             self.due.remove(&(armed, key));
         }
         // Others may have copies of it.
-        if let Some(program) = entry.state.program().filter(|program| program.adopted) {
-            let _ = self.poller.remove(&program.pidfd);
+        if let Some(pidfd) = entry.adopted() {
+            let _ = self.poller.remove(pidfd);
         }
         Some(entry)
     }
@@ -333,7 +335,7 @@ impl Entry {
         let is_ones_own = self.uid != NOBODY && !self.state.is_over();
         let name = Beginning::of(self.name.as_bytes()).filter(|_| is_ones_own);
         let name = name.map(|name| sought::name(self.door, self.uid, name));
-        self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name).ok()));
+        self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name, 1).ok()));
         self.counts = match self.state.terminal() {
             Some(_) => {
                 self.counts.take().or_else(|| Some(without_client(tallies, self.door, self.uid)))
@@ -342,8 +344,8 @@ impl Entry {
         };
     }
 
-    /// The program is not our child.
-    fn is_adopted(&self) -> bool {
-        self.state.program().is_some_and(|program| program.adopted)
+    /// The program, where it is not our child.
+    fn adopted(&self) -> Option<&PidFd> {
+        self.state.program()?.pidfd.as_ref()
     }
 }

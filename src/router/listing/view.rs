@@ -7,8 +7,9 @@ use crate::router::context::Context;
 use crate::router::described::Described;
 use crate::router::left::{Left, Listed};
 use crate::router::table::Key;
-use crate::router::told::{Facts, Subject};
+use crate::router::told::Facts;
 use crate::router::traffic::Sessions;
+use crate::router::whose::Subject;
 use fpty::sys::process::Process;
 
 /// The places of commands come after those of sessions, of which there are
@@ -112,7 +113,7 @@ impl<'a> View<'a> {
         // Where nobody keeps the time the terminal has it, roughly.
         let idle = match is_handed_over {
             true => None,
-            false => attached.idle_for().or_else(since_start),
+            false => attached.silent_for().or_else(since_start),
         };
         let traffic = wires.traffic.as_ref().filter(|_| !is_handed_over);
         Some(Described {

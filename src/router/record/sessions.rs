@@ -6,15 +6,15 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::super::context::Context;
 use super::super::outcome::Outcome;
-use super::super::recovery::Whose;
 use super::super::table::Key;
-use super::super::timers::Due;
-use super::super::told::clock::Utc;
-use super::super::told::{Gone, Last, Recorded, Subject};
+use super::super::timers::{Due, LifeDue};
+use super::super::told::clock;
+use super::super::told::{Gone, Last, Recorded};
 use super::super::traffic::Sessions;
+use super::super::whose::{Subject, Whose};
 use super::cast::Head;
-use super::message::{Begin, Kind};
-use super::takeover::Bytes;
+use super::message::{Begin, Failure, Kind};
+use super::news::Bytes;
 use super::{Kept, Over, Recorder, Recording, door, in_a_name, log_of, status_of};
 use crate::config::record::OnError;
 use fpty::proto::{Ended, Ending};
@@ -64,7 +64,8 @@ impl Recorder {
         let (Some((record, folder)), Some(facts)) = (folder, facts) else {
             return;
         };
-        let peer = &facts.peer;
+        let story = &facts.story;
+        let peer = &story.first;
         let user = match (&peer.address, &peer.user, peer.uid) {
             (Some(_), ..) => String::from("tcp"),
             (None, Some(user), _) => in_a_name(user),
@@ -72,7 +73,7 @@ impl Recorder {
             (None, None, None) => String::from("unknown"),
         };
         let started = facts.started.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let name = format!("{}-{user}-{}", Utc::of(facts.started.wall).in_a_name(), facts.id);
+        let name = format!("{}-{user}-{}", clock::in_a_name(facts.started.wall), facts.id);
         let begin = Begin {
             folder: door::number(folder),
             name,
@@ -84,13 +85,13 @@ impl Recorder {
                 cols: size.cols,
                 timestamp: started,
                 // It leaves room for the rest, whatever the limit.
-                command: facts.command.chars().take(500).collect(),
+                command: story.command.chars().take(500).collect(),
                 title: format!("{user} {}", facts.id),
-                term: facts.said.term.as_deref().map(String::from),
+                term: story.said.term.as_deref().map(String::from),
             },
         };
         let recording = Recording::new(&self.sink, self.next, record, begin);
-        cx.told.records_to(Subject::Session(key), &recording.path());
+        cx.told.recorded(Subject::Session(key), &recording.path(), false);
         attached.wires.traffic.get_or_insert_with(Box::default).recording =
             Some(self.add(recording, Whose::Session(key)));
     }
@@ -106,7 +107,8 @@ impl Recorder {
             false => {
                 recording.cut(Bytes::default());
                 let recording = Rc::clone(recording);
-                self.lose(cx, sessions, &recording, "the recorder takes nothing", false);
+                let why = Failure::Error(String::from("the recorder takes nothing"));
+                self.lose(cx, sessions, &recording, &why);
             }
         }
     }
@@ -160,15 +162,12 @@ impl Recorder {
     ) {
         let recording = recording.and_then(|it| self.sessions.remove(&it.number()));
         let recording = recording.filter(|recording| recording.has_begun());
-        let tell = |cx: &mut Context, recorded: Option<&Recorded>| {
-            last.iter().for_each(|last| cx.told.tell_last(last, recorded));
-        };
         let Some(recording) = recording else {
-            return tell(cx, None);
+            return cx.told.tell_last(last.as_deref(), None);
         };
         if let Some(dropped) = recording.is_cut() {
-            let path = recording.path();
-            return tell(cx, Some(&Recorded { path, dropped, ..Recorded::default() }));
+            let recorded = Recorded { path: recording.path(), dropped, ..Recorded::default() };
+            return cx.told.tell_last(last.as_deref(), Some(&recorded));
         }
         recording.end(exit.map(status_of));
         let dropped = recording.told_missing(Bytes::default());
@@ -197,8 +196,7 @@ impl Recorder {
             Whose::Left(entry) => Subject::Left(entry),
             _ => return,
         };
-        cx.told.records_to(subject, &recording.path());
-        cx.told.is_recorded(subject, recording.goes_on());
+        cx.told.recorded(subject, &recording.path(), recording.goes_on());
     }
 
     /// Whoever reads the terminal goes on.
@@ -216,24 +214,24 @@ impl Recorder {
         cx: &mut Context,
         sessions: &mut Sessions,
         recording: &Recording,
-        why: &str,
-        full: bool,
+        failure: &Failure,
     ) {
         if !recording.lose() {
             return;
         }
+        let why = failure.text();
         log_of(&recording.id(), &format!("is not recorded any more: {why}"));
         Self::tell(cx, recording);
         let whose = recording.whose();
         if recording.must_be() {
-            let ending = if full { Ending::Limit } else { Ending::Lost };
+            let ending = if *failure == Failure::Full { Ending::Limit } else { Ending::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
             match whose {
                 Whose::Session(key) => {
                     let attached = sessions.get_mut(key);
                     if let Some(attached) = attached.filter(|it| it.session.dismissed().is_none()) {
                         attached.session.dismiss(ending, &line, &mut attached.wires);
-                        cx.after(DISMISSED, Due::Dismissed(key));
+                        cx.after(DISMISSED, Due::Session(key, LifeDue::Dismissed));
                     }
                 }
                 Whose::Left(entry) => return cx.then(Outcome::EndLeft(entry, Gone::of(ending))),

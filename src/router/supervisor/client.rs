@@ -3,8 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::protocol::{self, Hello, Message, Received, Record, SessionFds};
+use super::protocol::{self, Message, Received, Record, SessionFds};
 use super::{door, leaders, server};
+use crate::router::codec::Hello;
 use crate::uwsgi::log::log;
 use crate::uwsgi::proof;
 use fpty::sys::Written;
@@ -95,7 +96,8 @@ impl Client {
         let (mut found, mut was_there) = (Vec::new(), true);
         loop {
             match protocol::receive(&ours) {
-                Received::Message(Message::Session(record, held)) => {
+                Received::Message(Message::Session(record, mut held)) => {
+                    held.keep_in_memory(&record, true);
                     found.push((*record, held));
                     until = Instant::now() + ANSWER;
                 }

@@ -142,7 +142,7 @@ fn run(door: Stream, place: &Place<'_>) -> std::io::Result<()> {
                     }
                 }
                 token => {
-                    if sources.get(&token).is_some_and(Source::has_ended) {
+                    if sources.get(&token).is_some_and(Source::hear_end) {
                         if let Some(source) = sources.remove(&token) {
                             source.park(place, &mut parked);
                         }

@@ -301,7 +301,7 @@ impl Source {
     }
 
     /// Whether the gateway has; what it says here only wakes us up.
-    pub fn has_ended(&self) -> bool {
+    pub fn hear_end(&self) -> bool {
         loop {
             match self.channel.read(&mut [0; 16]) {
                 Read::Bytes(_) => {}

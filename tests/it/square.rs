@@ -450,6 +450,34 @@ fn the_supervisor_hangs() {
     ends(&house, lives, End::Stop, &|life| fate(life, End::Stop));
 }
 
+/// One thing after the other on one instance, over TCP, all that has a terminal recorded.
+#[test]
+fn over_tcp_and_recorded() {
+    let plan = Plan::new(servers::any()).recorded().over_tcp();
+    let plan =
+        Mode::ALL.into_iter().fold(plan, |plan, mode| plan.door(&door("plain", mode), mode, ""));
+    let house = plan.start();
+    for end in [
+        End::Exit,
+        End::Signal,
+        End::Leave,
+        End::Lose,
+        End::Operator,
+        End::KillGateway,
+        End::Reload,
+        End::Stop,
+    ] {
+        let lives = begin(&house, &["plain"], &Mode::ALL);
+        house.has_these(&format!("before {end:?}"), &lives);
+        ends(&house, lives, end, &|life| {
+            let fate = fate(life, end)?;
+            // A raw client over TCP does not know a killed router from an end.
+            let knows = life.mode != Mode::Raw || fate.reason != "lost";
+            Some(Fate { client: fate.client.filter(|_| knows), ..fate })
+        });
+    }
+}
+
 /// Clients come, and before or after their sessions have begun, somebody is killed.
 #[test]
 fn somebody_is_killed_while_they_begin() {

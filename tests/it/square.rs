@@ -454,8 +454,9 @@ fn the_supervisor_hangs() {
 #[test]
 fn over_tcp_and_recorded() {
     let plan = Plan::new(servers::any()).recorded().over_tcp();
-    let plan =
-        Mode::ALL.into_iter().fold(plan, |plan, mode| plan.door(&door("plain", mode), mode, ""));
+    let plan = Mode::ALL
+        .into_iter()
+        .fold(plan, |plan, mode| plan.door(&door("limited", mode), mode, "max=1"));
     let house = plan.start();
     for end in [
         End::Exit,
@@ -467,7 +468,7 @@ fn over_tcp_and_recorded() {
         End::Reload,
         End::Stop,
     ] {
-        let lives = begin(&house, &["plain"], &Mode::ALL);
+        let lives = begin(&house, &["limited"], &Mode::ALL);
         house.has_these(&format!("before {end:?}"), &lives);
         ends(&house, lives, end, &|life| {
             let fate = fate(life, end)?;

@@ -450,6 +450,28 @@ fn the_supervisor_hangs() {
     ends(&house, lives, End::Stop, &|life| fate(life, End::Stop));
 }
 
+/// Nobody of the house is left but what keeps sessions, which tells of all.
+#[test]
+fn the_master_is_killed() {
+    for stubborn in [false, true] {
+        let house = plan(1, &Mode::ALL, &|_| "").start();
+        let mut lives = begin(&house, &["ruled"], &Mode::ALL);
+        if stubborn {
+            lives.iter_mut().for_each(|life| life.runs("trap '' HUP", "stubborn"));
+        }
+        house.are_kept(1);
+        process::signal(house.server.master(), Signal::SIGKILL);
+        for life in lives {
+            let (what, id) = (format!("{}, {stubborn}", life.what), life.id.clone());
+            // Its client has somebody to hear it from.
+            let kind = if life.is_handed_over { "stopped" } else { "lost" };
+            let lost = Fate { reason: "lost", client: Some((254, kind)), ..Fate::default() };
+            house.tells(&what, &id, Some(&life.told()), &lost);
+        }
+        house.is_all_over("the master was killed");
+    }
+}
+
 /// One thing after the other on one instance, over TCP, all that has a terminal recorded.
 #[test]
 fn over_tcp_and_recorded() {

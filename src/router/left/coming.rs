@@ -369,9 +369,10 @@ impl Left {
         }
         let rank =
             |entry: &Entry| (!entry.state.is_over(), entry.state.rank(), entry.state.since().boot);
-        let named = self.index.named(door, uid, which);
+        let named = self.index.named(uid, which);
         let named = named.filter_map(|key| Some((key, self.entries.get(key)?)));
-        let named = named.filter(|(_, entry)| !(begins && entry.state.is_over()));
+        let is_one = |entry: &Entry| entry.door == door && !(begins && entry.state.is_over());
+        let named = named.filter(|(_, entry)| is_one(entry));
         if let Some((key, _)) = named.max_by_key(|(_, entry)| rank(entry)) {
             return Some((Fits::Is, key));
         }

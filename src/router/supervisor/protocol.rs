@@ -12,7 +12,6 @@ use crate::router::record::Kept;
 use crate::router::secrets;
 use crate::router::told::Story;
 use crate::shares::Who;
-use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::ring::Ring;
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
@@ -260,11 +259,11 @@ pub fn receive_hello(from: &Stream) -> Received {
 
 /// Takes a message.
 pub fn receive(from: &Stream) -> Received {
-    let mut buffer = vec![0; LONGEST];
-    let mut arrived = Arrived::default();
-    match from.read_with_descriptors(&mut buffer, &mut arrived, &mut Peer::default()) {
-        Read::Bytes(count) => decode(&buffer[..count], arrived.descriptors)
-            .map_or(Received::Nonsense, Received::Message),
+    let (mut buffer, mut descriptors) = (vec![0; LONGEST], Vec::new());
+    match from.read_and_sender(&mut buffer, &mut descriptors).0 {
+        Read::Bytes(count) => {
+            decode(&buffer[..count], descriptors).map_or(Received::Nonsense, Received::Message)
+        }
         Read::Blocked => Received::Nothing,
         Read::End | Read::Gone => Received::End,
     }

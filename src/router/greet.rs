@@ -167,9 +167,11 @@ impl Callers {
         if !caller.greeting.is_extended() {
             // It would be refused now. Those who list, end or come back to a session need no
             // seat, and what they want may be late.
-            let rules = cx.doors.rules(caller.door);
+            let rules = cx.doors.rules(caller.newcomer.door);
             let latest = caller.since + latecomers::PATIENCE;
-            if now < latest && rules.is_some_and(|rules| cx.seats.are_taken(rules, &caller.seat)) {
+            if now < latest
+                && rules.is_some_and(|rules| cx.seats.are_taken(rules, &caller.newcomer.seat))
+            {
                 caller.until = latest;
                 cx.after(latest - now, Due::Silent(key));
                 return Greeted::Waits;

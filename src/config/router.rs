@@ -92,22 +92,20 @@ pub(super) const MAX_PROCESSES: u32 = 64;
 pub(super) const MAX_EVENTS: u32 = 65_536;
 
 impl Router {
+    /// Whether the rules of any socket are so.
+    pub fn any(&self, is_so: impl Fn(&Rules) -> bool) -> bool {
+        self.all.iter().any(is_so)
+    }
+
     /// Whether anything limits how many there may be, or how fast they come.
     pub fn has_limits(&self) -> bool {
-        self.all_rules().iter().any(|rules| {
-            rules.max_sessions.is_some()
-                || rules.max_user_sessions.is_some()
-                || rules.rate.is_some()
-        })
+        self.any(|rules| rules.max_sessions.or(rules.max_user_sessions).or(rules.rate).is_some())
     }
 
     /// How many descriptors a session takes at most that has a terminal: its client
     /// and the terminal; and where it can be left its program and its last output.
     pub fn descriptors_of_a_session(&self) -> u64 {
-        match self.all_rules().iter().any(|rules| rules.detach.sessions > 0) {
-            true => 4,
-            false => 2,
-        }
+        if self.any(|rules| rules.detach.sessions > 0) { 4 } else { 2 }
     }
 
     /// The rules of all sockets: the global ones first, then those of
@@ -120,7 +118,7 @@ impl Router {
     /// come to mean another number there.
     pub fn early_rules(&self) -> impl Iterator<Item = Rules> {
         let own = (1..).zip(&self.own);
-        let own = own.filter_map(|(number, own)| own.numbered_rules(self, number).ok());
+        let own = own.filter_map(|(number, own)| own.rules(self, number).ok());
         std::iter::once(self.rules.clone()).chain(own)
     }
 
@@ -138,7 +136,7 @@ impl Router {
     pub fn resolve(&mut self) -> Result<()> {
         let mut all = vec![self.rules.clone()];
         for (number, own) in (1..).zip(&self.own) {
-            let rules = own.numbered_rules(self, number)?;
+            let rules = own.rules(self, number)?;
             if let Some(folder) = &rules.folder {
                 let path = Path::new(OsStr::from_bytes(folder.as_bytes()));
                 if !path.is_dir() {

@@ -8,16 +8,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::client::{Finished, Pipes};
+pub use super::life::{Client, Life, Told};
 use super::process::{self, Process};
-use super::{Flavor, Server, Setup, Wire, servers, wait_until};
+use super::{Flavor, Server, Setup, servers, wait_until};
 use crate::addresses::free_port;
 
 /// The program of all sessions: it says its number, obeys a line at a time, and
@@ -32,13 +30,13 @@ pub enum Mode {
     Raw,
     /// Plain uwsgi mode, as clients speak it that know no other.
     Uwsgi,
-    /// The extended mode; the terminal is its client's.
+    /// The extended mode; the terminal is its client's, where it can be.
     HandedOver,
-    /// The extended mode; the terminal is relayed.
+    /// The extended mode, a command on a terminal that is relayed.
     Relayed,
-    /// The program on three streams, which are relayed.
+    /// The configured program on three streams, which are relayed.
     Streams,
-    /// The same on the client's own pipes.
+    /// A command on the client's own pipes.
     Passed,
 }
 
@@ -58,11 +56,6 @@ impl Mode {
     /// Whether it has a terminal.
     pub fn has_terminal(self) -> bool {
         !matches!(self, Self::Streams | Self::Passed)
-    }
-
-    /// Whether its client hears how the program ended.
-    pub fn is_told(self) -> bool {
-        self.word() == "extended"
     }
 
     /// What its socket has to be told beside its address.
@@ -142,6 +135,11 @@ impl Plan {
         self
     }
 
+    pub fn switch(mut self, name: &str) -> Self {
+        self.setup = self.setup.switch(name);
+        self
+    }
+
     /// So many gateways.
     pub fn gateways(mut self, gateways: usize) -> Self {
         self.gateways = gateways;
@@ -206,37 +204,6 @@ pub struct House {
     pub(super) refused_before: RefCell<usize>,
 }
 
-/// A session, and its client.
-pub struct Life {
-    /// What it is, for whoever reads of a failure.
-    pub what: String,
-    pub id: String,
-    pub mode: Mode,
-    /// Its program.
-    pub pid: i32,
-    client: Client,
-}
-
-enum Client {
-    /// The command; what it is typed where its input is a terminal.
-    Fpty { pipes: Pipes, keys: Option<Wire> },
-    /// One that knows no extended mode.
-    Plain(Wire),
-}
-
-/// What a client says at its end.
-#[derive(Debug, Default)]
-pub struct Told {
-    /// Its exit status; `None`: it is no process.
-    pub status: Option<i32>,
-    /// What `--status-json` has.
-    pub json: Value,
-    /// The line for the person before that.
-    pub line: String,
-    /// What it has shown.
-    pub output: String,
-}
-
 impl House {
     fn door(&self, name: &str) -> &Door {
         let found = self.doors.iter().find(|door| door.name == name);
@@ -250,28 +217,10 @@ impl House {
         fpty
     }
 
-    /// A client comes to a socket, with these words for `fpty`.
+    /// A client comes to a socket.
     #[track_caller]
-    fn comes(&self, door: &Door, words: &[&str]) -> Client {
-        if door.mode == Mode::Uwsgi {
-            let wire = Wire::connect(&door.address);
-            wire.resize(24, 80);
-            return Client::Plain(wire);
-        }
-        let mut fpty = Command::new(servers::fpty());
-        fpty.arg("--status-json").args(words).env("TERM", "xterm");
-        match door.mode {
-            Mode::Raw => fpty.arg("-r"),
-            Mode::Streams | Mode::Passed => fpty.arg("-T"),
-            _ => &mut fpty,
-        };
-        fpty.arg(&door.address);
-        if !door.mode.has_terminal() {
-            return Client::Fpty { pipes: Pipes::open(fpty), keys: None };
-        }
-        let (keys, terminal) = terminal();
-        let pipes = Pipes::reading(fpty, Stdio::from(terminal));
-        Client::Fpty { pipes, keys: Some(keys) }
+    pub fn comes(&self, door: &str) -> Client {
+        Client::comes(&self.server, self.door(door), &[])
     }
 
     /// Begins a session at a socket.
@@ -284,32 +233,47 @@ impl House {
     #[track_caller]
     pub fn begin_with(&self, door: &str, words: &[&str]) -> Life {
         let door = self.door(door);
-        let mut client = self.comes(door, words);
-        client.shown().read_until("ready ");
-        let pid = client.shown().read_until(" ").trim().parse().expect("a process");
-        let mut id = None;
-        wait_until(&format!("the audit tells of process {pid} at {}", door.name), || {
-            let lines = self.audit();
-            let is_it = |line: &&Value| line["event"] == "session-start" && line["pid"] == pid;
-            id = lines.iter().find(is_it).map(|line| line["id"].as_str().unwrap().to_owned());
-            id.is_some()
-        });
-        let id = id.expect("just seen");
-        if door.mode == Mode::HandedOver {
+        let mut client = Client::comes(&self.server, door, words);
+        let (id, pid) = loop {
+            client.shown().read_until("ready ");
+            let pid = client.shown().read_until(" ").trim().parse().expect("a process");
+            let start = self.start_of(pid);
+            // On a busy machine a client may be taken for one that knows no extended
+            // mode, and asks again.
+            if start["mode"] == door.mode.word() {
+                break (start["id"].as_str().expect("an id").to_owned(), pid);
+            }
+        };
+        // What is recorded is not, and over TCP nothing is.
+        let is_handed_over =
+            door.mode == Mode::HandedOver && !self.recorded && !door.address.contains(':');
+        if is_handed_over {
             wait_until("it is handed over", || {
                 let all = self.statistics();
                 let is_it = |one: &Value| one["id"] == id.as_str() && one["handed_over"] == true;
                 all["sessions"].as_array().is_some_and(|all| all.iter().any(is_it))
             });
         }
-        Life { what: format!("{:?} at {}", door.mode, door.name), id, mode: door.mode, pid, client }
+        let (what, mode) = (format!("{:?} at {}", door.mode, door.name), door.mode);
+        Life { what, id, mode, pid, is_handed_over, client }
+    }
+
+    /// The audit's first line of the session with this program.
+    #[track_caller]
+    fn start_of(&self, pid: i32) -> Value {
+        let mut found = None;
+        wait_until(&format!("the audit tells of process {pid}"), || {
+            let is_it = |line: &Value| line["event"] == "session-start" && line["pid"] == pid;
+            found = self.audit().into_iter().rfind(is_it);
+            found.is_some()
+        });
+        found.expect("just seen")
     }
 
     /// Comes to a socket, and gets no session: what it is told.
     #[track_caller]
     pub fn is_refused(&self, door: &str) -> Told {
-        let door = self.door(door);
-        self.comes(door, &[]).told(&door.name)
+        self.comes(door).told(door)
     }
 
     /// The gateways, as last spawned.
@@ -339,11 +303,34 @@ impl House {
         });
     }
 
+    /// Where nothing was to be kept there is none.
     #[track_caller]
     fn kill_supervisor(&self) {
-        let pid = self.supervisor().expect("something keeps sessions");
+        let Some(pid) = self.supervisor() else { return };
         process::signal(pid, Signal::SIGKILL);
         wait_until("it is gone", || Process::of(pid).is_none_or(|it| it.is_zombie()));
+    }
+
+    /// Kills the gateways, and has no other ones come while this happens.
+    #[track_caller]
+    pub fn without_gateways<T>(&self, body: impl FnOnce() -> T) -> T {
+        let (master, mut outcome) = (self.server.master(), None);
+        self.replace_gateways(|gateways| {
+            process::signal(master, Signal::SIGSTOP);
+            kill_all(gateways);
+            outcome = Some(body());
+            process::signal(master, Signal::SIGCONT);
+        });
+        outcome.expect("it was done")
+    }
+
+    /// Kills one of the gateways, and waits until another one serves instead.
+    #[track_caller]
+    pub fn kill_gateway(&self, pid: i32) {
+        let served = self.server.count_in_log("sessions at once");
+        process::signal(pid, Signal::SIGKILL);
+        wait_until("there is another gateway", || !self.all_gateways().contains(&pid));
+        wait_until("it serves", || self.server.count_in_log("sessions at once") > served);
     }
 
     /// Does something, and waits until there are other gateways, which serve.
@@ -360,6 +347,14 @@ impl House {
         });
     }
 
+    /// Stops, as an operator has it.
+    #[track_caller]
+    fn stops(&self) {
+        let master = self.server.master();
+        process::signal(master, Signal::SIGINT);
+        wait_until("it stops", || Process::of(master).is_none_or(|it| it.is_zombie()));
+    }
+
     /// Notes which sessions no counter knows of any more.
     fn forget_the_ended(&self) {
         let ended = self.audit().into_iter().filter(|line| line["event"] == "session-end");
@@ -368,120 +363,16 @@ impl House {
     }
 }
 
-/// A terminal for a client: what is typed there, and the terminal.
-fn terminal() -> (Wire, OwnedFd) {
-    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-    let pty = openpty(Some(&size), None).expect("a terminal");
-    for end in [&pty.master, &pty.slave] {
-        let flag = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
-        nix::fcntl::fcntl(end, flag).expect("close-on-exec");
-    }
-    (Wire::over(pty.master, "the client's terminal"), pty.slave)
-}
-
-impl Client {
-    /// What it shows.
-    fn shown(&mut self) -> &mut Wire {
-        match self {
-            Self::Fpty { pipes, .. } => &mut pipes.stdout,
-            Self::Plain(wire) => wire,
-        }
-    }
-
-    /// Waits for its end.
-    #[track_caller]
-    fn told(self, what: &str) -> Told {
-        match self {
-            Self::Plain(mut wire) => Told { output: wire.text_to_end(), ..Told::default() },
-            Self::Fpty { pipes, keys } => {
-                let Finished { status, stdout, stderr } = pipes.finish();
-                drop(keys);
-                let mut lines: Vec<&str> = stderr.lines().collect();
-                let json = lines.pop().map(serde_json::from_str);
-                let json = json.and_then(Result::ok).unwrap_or_else(|| {
-                    panic!("{what}: no status: {status} {stderr:?}");
-                });
-                let line = lines.pop().unwrap_or_default().to_owned();
-                let output = String::from_utf8_lossy(&stdout).into_owned();
-                Told { status: Some(super::client::shell_status(status)), json, line, output }
-            }
-        }
-    }
-}
-
-impl Life {
-    /// Has its program run a line.
-    #[track_caller]
-    pub fn types(&self, line: &str) {
-        match &self.client {
-            Client::Fpty { keys: Some(keys), .. } => keys.send(format!("{line}\n")),
-            Client::Fpty { pipes, .. } => pipes.send(format!("{line}\n")),
-            Client::Plain(wire) => wire.input(format!("{line}\n")),
-        }
-    }
-
-    /// It answers.
-    #[track_caller]
-    pub fn is_alive(&mut self) {
-        self.types("echo ali''ve");
-        self.client.shown().read_until("alive");
-    }
-
-    /// Its client's process.
-    pub fn client(&self) -> Option<i32> {
-        match &self.client {
-            Client::Fpty { pipes, .. } => Some(pipes.pid()),
-            Client::Plain(_) => None,
-        }
-    }
-
-    /// Its client leaves: by `~.`, by the signal that a command has had already, or by
-    /// closing its connection.
-    #[track_caller]
-    fn leaves(&mut self) {
-        match &mut self.client {
-            Client::Fpty { keys: Some(keys), .. } => keys.send("\r~."),
-            Client::Fpty { pipes, .. } => {
-                pipes.send("trap '' TERM; echo de''af\n");
-                pipes.stdout.read_until("deaf");
-                process::signal(pipes.pid(), Signal::SIGTERM);
-                pipes.send("echo sti''ll\n");
-                pipes.stdout.read_until("still");
-                process::signal(pipes.pid(), Signal::SIGTERM);
-            }
-            Client::Plain(wire) => *wire = nothing(),
-        }
-    }
-
-    /// Its client is killed.
-    fn is_lost(&mut self) {
-        match &mut self.client {
-            Client::Fpty { pipes, .. } => process::signal(pipes.pid(), Signal::SIGKILL),
-            Client::Plain(wire) => *wire = nothing(),
-        }
-    }
-
-    /// Waits for its client's end.
-    #[track_caller]
-    pub fn told(self) -> Told {
-        self.client.told(&self.what)
-    }
-}
-
-/// A connection that is none any more.
-fn nothing() -> Wire {
-    let nothing = std::fs::File::open("/dev/null").expect("/dev/null");
-    Wire::over(nothing.into(), "no connection")
-}
-
 impl End {
     /// Has it happen to all of these. Those that a gateway takes along or a reload
     /// (`dying`) have to be told of before anything else is.
     #[track_caller]
-    pub fn comes(self, house: &mut House, lives: &mut [Life], dying: &[String]) {
+    pub fn comes(self, house: &House, lives: &mut [Life], dying: &[String]) {
         match self {
             Self::Exit => lives.iter().for_each(|life| life.types("exit 7")),
-            Self::Signal => lives.iter().for_each(|life| life.types("kill -9 $$")),
+            Self::Signal => {
+                lives.iter().for_each(|life| process::signal(life.pid, Signal::SIGKILL));
+            }
             Self::Leave => lives.iter_mut().for_each(Life::leaves),
             Self::Lose => lives.iter_mut().for_each(Life::is_lost),
             Self::Operator => {
@@ -494,7 +385,7 @@ impl End {
             Self::KillGateway => house.replace_gateways(kill_all),
             Self::KillSupervisor => house.kill_supervisor(),
             Self::KillSupervisorThenGateway => {
-                let kept = lives.iter().filter(|life| life.mode == Mode::HandedOver).count();
+                let kept = lives.iter().filter(|life| life.is_handed_over).count();
                 house.kill_supervisor();
                 house.are_kept(kept);
                 house.replace_gateways(kill_all);
@@ -509,7 +400,7 @@ impl End {
                 let master = house.server.master();
                 house.replace_gateways(|_| process::signal(master, Signal::SIGHUP));
             }
-            Self::Stop => drop(house.server.stop()),
+            Self::Stop => house.stops(),
         }
         wait_until("those that cannot go on are told of", || {
             let told = house.audit();

@@ -6,8 +6,8 @@ use super::context::Context;
 use super::doors::Newcomer;
 use super::seats::{self, Full};
 use super::table::Key;
-use super::timers::Due;
-use super::told::{Refusal, Rejection, Said};
+use super::timers::{Due, SessionDue};
+use super::told::{Refusal, Rejection};
 use super::traffic::{Next, Sessions};
 use crate::config::rules::Rules;
 use fpty::proto::{Ending, Protocol};
@@ -41,11 +41,11 @@ impl Context {
             return true;
         };
         let name = self.doors.door(door).map(|door| door.name.clone()).unwrap_or_default();
-        let origin = self.told.origin(door, protocol.name(), Said::default);
+        let origin = self.told.origin(door, protocol);
         let line = format!("forkptyrouter: {name}: {who} is refused: {why}");
         self.doors.log_refusal(&line);
         let _ = client.write(format!("forkptyrouter: session refused: {REFUSED}\r\n").as_bytes());
-        self.told.refused(origin, Some(client), Refusal::Denied, why);
+        self.told.refused(&origin, Some(client), Refusal::Denied, why);
         false
     }
 }
@@ -100,9 +100,9 @@ impl Context {
     /// A session begins whose time is limited.
     pub fn limit_time(&mut self, key: Key, limit: Duration) {
         if limit > NOTICE {
-            self.after(limit - NOTICE, Due::LimitSoon(key));
+            self.after(limit - NOTICE, Due::Session(key, SessionDue::LimitSoon));
         }
-        self.after(limit, Due::Limit(key));
+        self.after(limit, Due::Session(key, SessionDue::Limit));
     }
 }
 
@@ -135,7 +135,7 @@ impl Sessions {
     pub fn limit(&mut self, cx: &mut Context, key: Key) -> Next {
         if let Some(attached) = self.get_mut(key) {
             attached.session.dismiss(Ending::Limit, TIME_IS_OVER, &mut attached.wires);
-            cx.after(LAST_WORD, Due::Dismissed(key));
+            cx.after(LAST_WORD, Due::Session(key, SessionDue::Dismissed));
         }
         self.settle(cx, key)
     }

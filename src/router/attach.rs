@@ -14,8 +14,8 @@ use super::programs::Programs;
 use super::recovery::Whose;
 use super::supervisor::leaders::Kind;
 use super::table::{Key, Source};
-use super::timers::Due;
-use super::told::{Origin, Refusal, Rejection, Said};
+use super::timers::{Due, SessionDue};
+use super::told::{Mode, Origin, Refusal, Rejection};
 use super::traffic::{Attached, Next, Sessions, Wires};
 use crate::session::Session;
 use crate::session::greeting::Opening;
@@ -84,15 +84,15 @@ impl Context {
                 return Arrived::Uwsgi(client, transport);
             }
             Arrival::Client(client, transport, Protocol::Raw) => {
-                let origin = self.told.origin(door, Protocol::Raw.name(), Said::default);
+                let origin = self.told.origin(door, Protocol::Raw);
                 let Some(place) = self.doors.door(door) else { return Arrived::Nobody };
                 let seat = self.seats.take(&place.rules, &client);
                 let seat = seat.and_then(|seat| self.seats.sit(&place.rules, seat));
                 return Arrived::Raw(Newcomer { client, transport, door, seat, origin });
             }
             Arrival::Hopeless(client, why) => {
-                let mode = self.doors.protocol(door).map_or("", Protocol::name);
-                let origin = self.told.origin(door, mode, Said::default);
+                let mode = self.doors.protocol(door).map(Mode::from).unwrap_or_default();
+                let origin = self.told.origin(door, mode);
                 match client {
                     Some(client) => {
                         let why = Rejection::because(Refusal::Resources, why);
@@ -102,7 +102,7 @@ impl Context {
                     }
                     None => {
                         self.doors.log_refusal(&format!("forkptyrouter: {why}"));
-                        self.told.refused(origin, None, Refusal::Resources, &why);
+                        self.told.refused(&origin, None, Refusal::Resources, &why);
                     }
                 }
                 self.pause();
@@ -141,7 +141,7 @@ impl Context {
             }
         };
         self.doors.log_refusal(&line);
-        self.told.refused(origin, Some(&client), *reason, &ended.text);
+        self.told.refused(&origin, Some(&client), *reason, &ended.text);
         self.close_when_read(client, last);
     }
 
@@ -199,7 +199,7 @@ impl Context {
         }
         let started = self.spawner.spawn(program, Streams::Terminal(&slave), environment)?;
         if let Started::Running(pid) = &started {
-            programs.started(*pid, Key::NONE, Kind::Terminal);
+            programs.started(*pid, Kind::Terminal);
         }
         fault::point("spawned");
         self.tidy_up();
@@ -291,7 +291,10 @@ impl Sessions {
         })?;
         fault::point("registered");
         match is_starting {
-            true => cx.after(Duration::from_millis(STARTING_FIRST.into()), Due::Executed(key)),
+            true => cx.after(
+                Duration::from_millis(STARTING_FIRST.into()),
+                Due::Session(key, SessionDue::Executed),
+            ),
             false => self.started(cx, key),
         }
         let door = self.get_mut(key).map(|attached| attached.door);
@@ -313,7 +316,7 @@ impl Sessions {
         if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
             let wait = Duration::from_millis(attached.starting.into());
             attached.starting = attached.starting.saturating_mul(2).min(STARTING_LAST);
-            cx.after(wait, Due::Executed(key));
+            cx.after(wait, Due::Session(key, SessionDue::Executed));
             return Next::Waits;
         }
         self.has_begun(cx, key);

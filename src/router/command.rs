@@ -28,7 +28,7 @@ use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
 use super::recovery::Whose;
 use super::supervisor::leaders::Kind;
 use super::table::{Key, Source, Table};
-use super::timers::Due;
+use super::timers::{CommandDue, Due};
 use super::told::{Gone, Refusal, Rejection};
 use crate::session::Verdict;
 use crate::session::command::Command;
@@ -145,9 +145,9 @@ impl Commands {
         fault::point("command-inserted");
         if let Some(limit) = cx.doors.rules(door).and_then(|rules| rules.max_time) {
             if limit > NOTICE {
-                cx.after(limit - NOTICE, Due::CommandLimitSoon(key));
+                cx.after(limit - NOTICE, Due::Command(key, CommandDue::LimitSoon));
             }
-            cx.after(limit, Due::CommandLimit(key));
+            cx.after(limit, Due::Command(key, CommandDue::Limit));
         }
         self.by_program.insert(started, key);
         let Some(commanded) = self.running.get_mut(key) else {
@@ -160,7 +160,7 @@ impl Commands {
             let why = format!("cannot wait for the command: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
             let origin = commanded.never_was(cx, key);
-            cx.told.refused(origin, Some(&commanded.wires.client), Refusal::Resources, &why);
+            cx.told.refused(&origin, Some(&commanded.wires.client), Refusal::Resources, &why);
             commanded.command.dismiss(Ending::Refused, &why, &mut commanded.wires);
             return self.close(cx, programs, key);
         }
@@ -176,19 +176,38 @@ impl Commands {
             command.notice(&line, wires);
         }
         if transport == Transport::Tcp {
-            cx.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
+            cx.after(UNANSWERED_LOOK, Due::Command(key, CommandDue::Unanswered));
         }
         self.settle(cx, programs, key);
     }
 
+    /// Does what is due for a command.
+    pub fn comes_due(
+        &mut self,
+        cx: &mut Context,
+        programs: &mut Programs,
+        key: Key,
+        due: CommandDue,
+    ) {
+        match due {
+            CommandDue::Idle => self.idle(cx, key, false),
+            CommandDue::IdleSoon => self.idle(cx, key, true),
+            CommandDue::Unanswered => self.unanswered(cx, key),
+            CommandDue::Dismissed => drop(self.end(cx, programs, key)),
+            CommandDue::Executed => self.look_for_execution(cx, key),
+            CommandDue::LimitSoon => self.limit_comes(cx, key),
+            CommandDue::Limit => self.limit(cx, key),
+        }
+    }
+
     /// A command has begun when its program was executed.
-    pub fn look_for_execution(&mut self, cx: &mut Context, key: Key) {
+    fn look_for_execution(&mut self, cx: &mut Context, key: Key) {
         let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
         let program = commanded.wires.program;
         if !commanded.begun && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
-            return cx.after(EXECUTED, Due::CommandExecuted(key));
+            return cx.after(EXECUTED, Due::Command(key, CommandDue::Executed));
         }
         commanded.has_begun(cx, key);
     }
@@ -240,33 +259,31 @@ impl Commands {
     pub fn program_ended(
         &mut self,
         cx: &mut Context,
-        program: Pid,
+        key: Key,
         exit: Exit,
         failure: Option<Ended>,
     ) {
-        let Some(key) = self.of_program(program) else {
-            return;
-        };
-        self.by_program.remove(&program);
         let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
+        if let Some(program) = commanded.wires.program.take() {
+            self.by_program.remove(&program);
+        }
         match &failure {
             Some(why) => {
                 let origin = commanded.never_was(cx, key);
                 let client = Some(&commanded.wires.client);
-                cx.told.refused(origin, client, Refusal::of(why), &why.text);
+                cx.told.refused(&origin, client, Refusal::of(why), &why.text);
             }
             None => commanded.exited(cx, key, exit),
         }
         let Commanded { command, wires, .. } = commanded;
-        wires.program = None;
         command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), wires);
         cx.then(Outcome::SettleCommand(key));
     }
 
     /// A command's time is over before long.
-    pub fn limit_comes(&mut self, cx: &mut Context, key: Key) {
+    fn limit_comes(&mut self, cx: &mut Context, key: Key) {
         if let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) {
             command.notice(LIMIT_COMES, wires);
             cx.then(Outcome::SettleCommand(key));
@@ -274,15 +291,15 @@ impl Commands {
     }
 
     /// A command's time is over.
-    pub fn limit(&mut self, cx: &mut Context, key: Key) {
+    fn limit(&mut self, cx: &mut Context, key: Key) {
         self.dismiss(key, Ending::Limit, TIME_IS_OVER);
-        cx.after(LAST_WORD, Due::CommandDismissed(key));
+        cx.after(LAST_WORD, Due::Command(key, CommandDue::Dismissed));
         cx.then(Outcome::SettleCommand(key));
     }
 
     /// Looks whether a command has been idle for too long, or will have been before
     /// long.
-    pub fn idle(&mut self, cx: &mut Context, key: Key, was_told: bool) {
+    fn idle(&mut self, cx: &mut Context, key: Key, was_told: bool) {
         let Some(Commanded { command, wires, door, .. }) = self.running.get_mut(key) else {
             return;
         };
@@ -293,16 +310,16 @@ impl Commands {
         let last = wires.traffic.as_ref().and_then(|traffic| traffic.last());
         let idle = last.map_or(timeout, BootInstant::elapsed);
         match Idleness::of(idle, timeout, was_told) {
-            Idleness::Wait(wait) => cx.after(wait, Due::CommandIdle(key)),
-            Idleness::WaitOfTold(wait) => cx.after(wait, Due::CommandIdleSoon(key)),
+            Idleness::Wait(wait) => cx.after(wait, Due::Command(key, CommandDue::Idle)),
+            Idleness::WaitOfTold(wait) => cx.after(wait, Due::Command(key, CommandDue::IdleSoon)),
             Idleness::Tell(wait) => {
                 command.notice(ENDS_SOON, wires);
-                cx.after(wait, Due::CommandIdleSoon(key));
+                cx.after(wait, Due::Command(key, CommandDue::IdleSoon));
             }
             Idleness::Over => {
                 let line = Idleness::line("command", timeout);
                 command.dismiss(Ending::Idle, &line, wires);
-                cx.after(LAST_WORD, Due::CommandDismissed(key));
+                cx.after(LAST_WORD, Due::Command(key, CommandDue::Dismissed));
             }
         }
         cx.then(Outcome::SettleCommand(key));
@@ -318,7 +335,7 @@ impl Commands {
     /// A command is to end at somebody's wish.
     pub fn end_at_wish(&mut self, cx: &mut Context, key: Key) {
         self.dismiss(key, Ending::Operator, BY_AN_OPERATOR);
-        cx.after(LAST_WORD, Due::CommandDismissed(key));
+        cx.after(LAST_WORD, Due::Command(key, CommandDue::Dismissed));
         cx.then(Outcome::SettleCommand(key));
     }
 
@@ -331,7 +348,7 @@ impl Commands {
     }
 
     /// A TCP client may have vanished while there was output for it.
-    pub fn unanswered(&mut self, cx: &mut Context, key: Key) {
+    fn unanswered(&mut self, cx: &mut Context, key: Key) {
         let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) else {
             return;
         };
@@ -339,7 +356,7 @@ impl Commands {
             command.client_left();
             return cx.then(Outcome::SettleCommand(key));
         }
-        cx.after(UNANSWERED_LOOK, Due::CommandUnanswered(key));
+        cx.after(UNANSWERED_LOOK, Due::Command(key, CommandDue::Unanswered));
     }
 
     /// After anything that happened to a command: waits for what it needs now, or
@@ -352,7 +369,7 @@ impl Commands {
             Verdict::Lives => commanded.watch_again(key, &cx.poller),
             Verdict::Over => self.close(cx, programs, key),
             Verdict::Abandoned | Verdict::Left | Verdict::Greets => {
-                self.abandon(cx, programs, key);
+                self.end(cx, programs, key);
             }
             Verdict::Starved => {
                 let Commanded { command, wires, .. } = commanded;
@@ -371,19 +388,16 @@ impl Commands {
             return;
         };
         // One that was reaped has no number any more.
-        wires.program = wires.program.filter(|program| programs.has(*program));
+        if let Some(program) = wires.program.take_if(|program| !programs.has(*program)) {
+            self.by_program.remove(&program);
+        }
         if !command.has_output() && command.dismissed().is_none() {
             command.dismiss(Ending::Lost, &format!("command ended: {why}"), wires);
         }
         self.close(cx, programs, key);
     }
 
-    /// Closes everything: its client has left, or is let go.
-    pub fn abandon(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        self.end(cx, programs, key);
-    }
-
-    /// The same, of one that was told how it ended.
+    /// Ends one whose client was told how it ended.
     fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(commanded) = self.end(cx, programs, key) {
             let is_answered = commanded.command.is_answered();
@@ -447,7 +461,7 @@ fn start(
     let streams = spawn::Streams::Apart([input, output, error]);
     let started = cx.spawner.spawn(&program, streams, environment);
     if let Ok(Started::Running(pid)) = &started {
-        programs.started(*pid, Key::NONE, Kind::Command);
+        programs.started(*pid, Kind::Command);
     }
     fault::point("command-spawned");
     cx.tidy_up();
@@ -467,7 +481,7 @@ impl Commanded {
         };
         self.wires.traffic.get_or_insert_with(Box::default).note();
         if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
-            cx.after(wait, Due::CommandIdle(key));
+            cx.after(wait, Due::Command(key, CommandDue::Idle));
         }
     }
 

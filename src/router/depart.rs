@@ -10,7 +10,7 @@ use super::outcome::Outcome;
 use super::programs::Programs;
 use super::supervisor;
 use super::table::Key;
-use super::timers::Due;
+use super::timers::{Due, SessionDue};
 use super::traffic::{Attached, Next, Sessions};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Pid;
@@ -104,7 +104,7 @@ impl Sessions {
         }
         attached.session.program_ended(ended, &mut attached.wires);
         if attached.session.terminal_open() {
-            cx.after(DRAIN, Due::Drained(key));
+            cx.after(DRAIN, Due::Session(key, SessionDue::Drained));
         }
         cx.then(Outcome::Settle(key));
     }
@@ -121,13 +121,13 @@ impl Sessions {
         }
         // A client that is slow to read what there is gets its time.
         if attached.session.has_output() {
-            cx.after(DRAIN, Due::Drained(key));
+            cx.after(DRAIN, Due::Session(key, SessionDue::Drained));
             return Next::Waits;
         }
         attached.drains += 1;
         let spoke = attached.read_terminal(cx, false, |_| false);
         if spoke && attached.drains < DRAINS {
-            cx.after(DRAIN, Due::Drained(key));
+            cx.after(DRAIN, Due::Session(key, SessionDue::Drained));
         } else {
             attached.session.terminal_ended(&mut attached.wires);
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::router::told::Relayed;
 use fpty::sys::child::Pid;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
@@ -21,5 +22,5 @@ pub struct Described<'a> {
     /// Whether its client has the terminal, or a stream of the command's.
     pub is_handed_over: bool,
     /// Bytes of input and output that came through here; `None`: not all did.
-    pub bytes: (Option<u64>, Option<u64>),
+    pub bytes: Relayed,
 }

@@ -182,62 +182,48 @@ impl GatewayLoop {
         if due.whose() == Whose::All {
             fault::point("timer");
         }
-        let (cx, sessions, programs) = (&mut self.cx, &mut self.sessions, &mut self.programs);
-        let next = match due {
-            Due::Idle(key) => sessions.idle(cx, key, false),
-            Due::IdleSoon(key) => sessions.idle(cx, key, true),
-            Due::EndOfInput(key) => sessions.end_of_input(cx, key),
-            Due::Unheard(key) => sessions.unheard(cx, key),
-            Due::Unanswered(key) => sessions.unanswered(cx, key),
-            Due::Reopened(key) => sessions.reopened(cx, key),
-            Due::First(key) => self.beginnings.give(sessions, cx, key),
-            Due::LimitSoon(key) => sessions.limit_comes(cx, key),
-            Due::Limit(key) => sessions.limit(cx, key),
-            Due::Drained(key) => sessions.drained(cx, key),
-            Due::Executed(key) => sessions.look_for_execution(cx, key),
-            Due::Dismissed(_) => Next::Abandon,
-            Due::Offer(key) => return sessions.offer(cx, key),
-            Due::Keeper(key) => return self.lives().entrust(key),
+        let (cx, programs) = (&mut self.cx, &mut self.programs);
+        match due {
+            Due::Session(key, due) => {
+                let next = self.sessions.comes_due(cx, key, due);
+                self.lives().go_on(key, next);
+            }
+            Due::First(key) => {
+                let next = self.beginnings.give(&mut self.sessions, cx, key);
+                self.lives().go_on(key, next);
+            }
+            Due::Keeper(key) => self.lives().entrust(key),
+            Due::Command(key, due) => self.commands.comes_due(cx, programs, key, due),
             Due::Silent(key) => {
                 let greeted = self.callers.silent(cx, key);
-                return self.greeted(greeted);
+                self.greeted(greeted);
             }
-            Due::CommandExecuted(key) => return self.commands.look_for_execution(cx, key),
-            Due::CommandUnanswered(key) => return self.commands.unanswered(cx, key),
-            Due::CommandDismissed(key) => return self.commands.abandon(cx, programs, key),
-            Due::CommandLimitSoon(key) => return self.commands.limit_comes(cx, key),
-            Due::CommandLimit(key) => return self.commands.limit(cx, key),
-            Due::CommandIdle(key) => return self.commands.idle(cx, key, false),
-            Due::CommandIdleSoon(key) => return self.commands.idle(cx, key, true),
-            Due::Closing => return cx.look_after_closing(),
-            Due::Reap => return programs.reap_all(cx),
+            Due::Inquirer(key) => {
+                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
+                self.inquirers.hurry(cx, &mut self.siblings, view, key);
+            }
+            Due::Answer(number) => self.siblings.unanswered(cx, number),
+            Due::Closing => cx.look_after_closing(),
+            Due::Reap => programs.reap_all(cx),
             Due::Tidy => {
                 cx.tidy_is_due = false;
-                return cx.tidy_up();
+                cx.tidy_up();
             }
             Due::Log => {
                 cx.log_is_due = false;
                 log::flush();
                 let took_some = cx.told.flush();
-                return cx.try_the_log_again(took_some);
+                cx.try_the_log_again(took_some);
             }
-            Due::Inquirer(key) => {
-                let view = View::of(sessions, &self.commands, self.left.as_deref());
-                return self.inquirers.hurry(cx, &mut self.siblings, view, key);
-            }
-            Due::Answer(number) => return self.siblings.unanswered(cx, number),
-            Due::Recording => return self.lives().recorded(|it, _, _| it.wake()),
-            Due::Recorder => return self.lives().recorded(|it, cx, _| it.look(cx)),
-            Due::Outlived(pid) => return programs.outlived(cx, pid),
-            Due::Kill => return programs.kill_outlived(cx),
-            Due::TerminalUsers => return programs.kill_terminal_users(cx),
-            Due::LeftBehind => return programs.end_left_behind(cx),
-            Due::Accept => return cx.open_doors(),
-            Due::Left => return self.lives().with_left(|left, cx, _, _| left.look_after_left(cx)),
-            Due::Door(door) => return cx.doors.wake(door, &cx.poller),
-        };
-        if let Some(key) = due.session() {
-            self.lives().go_on(key, next);
+            Due::Recording => self.lives().recorded(|it, _, _| it.wake()),
+            Due::Recorder => self.lives().recorded(|it, cx, _| it.look(cx)),
+            Due::Outlived(pid) => programs.outlived(cx, pid),
+            Due::Kill => programs.kill_outlived(cx),
+            Due::TerminalUsers => programs.kill_terminal_users(cx),
+            Due::LeftBehind => programs.end_left_behind(cx),
+            Due::Accept => cx.open_doors(),
+            Due::Left => self.lives().with_left(|left, cx, _, _| left.look_after_left(cx)),
+            Due::Door(door) => cx.doors.wake(door, &cx.poller),
         }
     }
 
@@ -245,7 +231,9 @@ impl GatewayLoop {
     fn follow(&mut self) {
         while let Some(outcome) = self.cx.next_outcome() {
             let whose = match outcome {
-                Outcome::Reaped(program, session, _) => self.whose_program(program, session),
+                Outcome::Reaped(program, session, _) => {
+                    self.subject_of(program, session).map_or(Whose::Past, Whose::from)
+                }
                 _ => outcome.whose(),
             };
             self.guarded(whose, |router| router.obey(outcome));
@@ -471,25 +459,27 @@ impl GatewayLoop {
     }
 
     /// A program was reaped.
-    fn program_ended(&mut self, program: Pid, key: Key, exit: Exit) {
+    fn program_ended(&mut self, program: Pid, session: Option<Key>, exit: Exit) {
         fault::point("reaped");
         let failure = self.cx.spawner.failure(program);
         let failure = failure.map(|(program, errno)| not_executable(&program, errno));
-        if !self.lives().program_ended(program, key, exit, failure.clone()) {
-            self.commands.program_ended(&mut self.cx, program, exit, failure);
+        match self.subject_of(program, session) {
+            Some(Subject::Session(key)) => self.lives().program_ended(key, exit, failure),
+            Some(Subject::Left(entry)) => self.lives().left_ended(entry, exit),
+            Some(Subject::Command(key)) => {
+                self.commands.program_ended(&mut self.cx, key, exit, failure);
+            }
+            // Its client has left.
+            None => {}
         }
     }
 
-    fn whose_program(&self, program: Pid, session: Key) -> Whose {
-        match self.commands.of_program(program) {
-            Some(command) => Whose::Command(command),
-            None if self.sessions.has(session) => Whose::Session(session),
-            None => self
-                .left
-                .as_ref()
-                .and_then(|left| left.of_program(program))
-                .map_or(Whose::Past, Whose::Left),
-        }
+    /// What a program was the program of.
+    fn subject_of(&self, program: Pid, session: Option<Key>) -> Option<Subject> {
+        let session = session.filter(|key| self.sessions.has(*key)).map(Subject::Session);
+        let command = || self.commands.of_program(program).map(Subject::Command);
+        let left = || self.left.as_ref()?.of_program(program).map(Subject::Left);
+        session.or_else(command).or_else(left)
     }
 
     /// Takes up the sessions of a gateway that was here before us.
@@ -520,31 +510,18 @@ impl GatewayLoop {
         let (sessions, programs) = (&self.sessions, &self.programs);
         let (commands, inquirers, callers) = (&self.commands, &self.inquirers, &self.callers);
         self.cx.timers.retain(|due| match due {
+            Due::Session(key, _) | Due::First(key) | Due::Keeper(key) => sessions.has(key),
+            Due::Command(key, _) => commands.has(key),
             Due::Inquirer(key) => inquirers.has(key),
-            Due::CommandDismissed(key) => commands.has(key),
-            Due::Outlived(pid) => programs.has(pid),
             Due::Silent(key) => callers.has(key),
-            Due::CommandUnanswered(key)
-            | Due::CommandExecuted(key)
-            | Due::CommandLimitSoon(key)
-            | Due::CommandIdle(key)
-            | Due::CommandIdleSoon(key)
-            | Due::CommandLimit(key) => commands.has(key),
-            _ => due.session().is_none_or(|key| sessions.has(key)),
+            Due::Outlived(pid) => programs.has(pid),
+            _ => true,
         });
     }
 
     /// Does something for somebody; if it panics they end.
     pub(super) fn guarded(&mut self, whose: Whose, body: impl FnOnce(&mut Self)) {
         recovery::guarded(self, whose, body);
-    }
-
-    fn exists(&self, subject: Subject) -> bool {
-        match subject {
-            Subject::Session(key) => self.sessions.has(key),
-            Subject::Left(key) => self.left.as_ref().is_some_and(|left| left.has_entry(key)),
-            Subject::Command(key) => self.commands.has(key),
-        }
     }
 
     /// Programs that run for nobody lose their client.
@@ -626,17 +603,16 @@ impl Recover for GatewayLoop {
         self.lives().with_left(|left, cx, sessions, programs| {
             left.end_lost_entries(cx, sessions, programs);
         });
-        let gone: Vec<Subject> =
-            self.cx.told.subjects().filter(|subject| !self.exists(*subject)).collect();
-        for subject in gone {
-            self.cx.lost(subject);
-        }
         let (sessions, commands, left) = (&self.sessions, &self.commands, &self.left);
         let exists = |subject: Subject| match subject {
             Subject::Session(key) => sessions.has(key),
             Subject::Left(key) => left.as_ref().is_some_and(|left| left.has_entry(key)),
             Subject::Command(key) => commands.has(key),
         };
+        let gone: Vec<_> = self.cx.told.subjects().filter(|subject| !exists(*subject)).collect();
+        for subject in gone {
+            self.cx.lost(subject);
+        }
         self.cx.asked_for.retain(exists);
         self.cx.seats.retain(exists);
         if let Some(recorder) = &mut self.recorder {

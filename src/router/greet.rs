@@ -15,8 +15,8 @@ use super::recovery::Whose;
 use super::seats::{Full, Seat};
 use super::table::{Key, Source, Table};
 use super::tallies::Tally;
-use super::timers::Due;
-use super::told::{Refusal, Rejection, Said};
+use super::timers::{Due, SessionDue};
+use super::told::{Refusal, Rejection};
 use super::traffic::{LINGERS, Sessions};
 use crate::session::greeting::{Greeting, Heard, Opening};
 use fpty::error::reason;
@@ -297,7 +297,7 @@ impl Callers {
         }
         client.refuse_descriptors();
         let opening = greeting.opening();
-        let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
+        let origin = cx.told.origin_of(door, &opening);
         let newcomer = Newcomer { client, transport, door, seat, origin };
         Greeted::Opens(Box::new(Opened { newcomer, opening, arrived, ended, name: None }))
     }
@@ -312,7 +312,7 @@ impl Callers {
             let _ = cx.poller.remove(client.as_fd());
         }
         let opening = greeting.opening();
-        let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
+        let origin = cx.told.origin_of(door, &opening);
         let newcomer = Newcomer { client, transport, door, seat, origin };
         cx.turn_back(newcomer, opening.extended, Rejection::because(Refusal::Handshake, why));
         Greeted::Waits
@@ -329,7 +329,7 @@ impl Callers {
         let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
         let seat = cx.seats.take(rules, &client);
         if is_too_late {
-            let origin = cx.told.origin(door, Protocol::Uwsgi.name(), Said::default);
+            let origin = cx.told.origin(door, Protocol::Uwsgi);
             // What it has shown may end within a line.
             let _ = client.write(b"\r\n");
             let text = format!("{TOO_LATE}: {WHAT_IS_LATE}");
@@ -369,18 +369,13 @@ impl Callers {
     }
 }
 
-/// What a client speaks.
-pub fn mode_of(opening: &Opening) -> &'static str {
-    if opening.extended { "extended" } else { Protocol::Uwsgi.name() }
-}
-
 impl Sessions {
     /// The session of a client that has said nothing is over.
     pub fn linger(&mut self, cx: &mut Context, key: Key) {
         if let Some(attached) = self.get_mut(key) {
             attached.forget_terminal(&cx.poller);
             if std::mem::replace(&mut attached.drains, LINGERS) != LINGERS {
-                cx.after(LINGER, Due::Dismissed(key));
+                cx.after(LINGER, Due::Session(key, SessionDue::Dismissed));
             }
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::table::Key;
-use super::timers::Due;
+use super::timers::{Due, SessionDue};
 use super::traffic::Sessions;
 use crate::config::rules::Rules;
 use fpty::proto::{Ending, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
@@ -62,7 +62,7 @@ impl Sessions {
         };
         if !attached.session.can_be_offered() || attached.starting != 0 {
             if attached.session.may_be_offered_later() {
-                cx.after(AGAIN, Due::Offer(key));
+                cx.after(AGAIN, Due::Session(key, SessionDue::Offer));
             }
             return;
         }
@@ -101,7 +101,7 @@ impl Sessions {
                     attached.wires.master.share();
                 }
             }
-            Written::Blocked => cx.after(AGAIN, Due::Offer(key)),
+            Written::Blocked => cx.after(AGAIN, Due::Session(key, SessionDue::Offer)),
             // The next event says so.
             Written::Gone => {}
         }

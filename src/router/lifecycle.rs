@@ -11,8 +11,9 @@ use super::context::Context;
 use super::outcome::Outcome;
 use super::recovery::Whose;
 use super::seats::Seat;
+use super::secrets::NOBODY;
 use super::table::Key;
-use super::told::{Gone, Last, New, Origin, Parted, Said, Story, Subject};
+use super::told::{Gone, Last, Mode, New, Origin, Parted, Peer, Relayed, Story, Subject, Told};
 use super::traffic::{Attached, Sessions};
 use crate::router::record::Recording;
 use crate::shares::Who;
@@ -31,7 +32,7 @@ enum Event<'a> {
     /// Its program was executed.
     Started(Subject),
     /// Its client has left, and it goes on as this entry of those without one.
-    Detached { key: Key, entry: Key, how: Parted, bytes: (Option<u64>, Option<u64>) },
+    Detached { key: Key, entry: Key, how: Parted, bytes: Relayed },
     /// A client has come to that, and is its client from now on.
     Attached { key: Key, entry: Key, origin: &'a Origin, client: &'a Stream },
     /// A client looks on.
@@ -104,37 +105,42 @@ impl Context {
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
     pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
-        let subject = Subject::Left(entry);
-        self.goes_on(subject, &past);
-        let Past { started, uid, id, pid, size, .. } = &past;
-        if self.told.keeps_facts() && past.story.is_none() {
-            let new = New { pid: *pid, tty: None, size: Some(*size) };
-            self.told.note_user(subject, self.origin_of(&past), id.clone(), *uid, new);
-        }
-        self.told.goes_on(subject, *started);
+        let (subject, uid) = (Subject::Left(entry), past.uid);
+        self.take_up(subject, past, |told| match uid {
+            NOBODY => (Peer::default(), None),
+            _ => (told.peer_of_user(uid), None),
+        });
         if let Some(since) = lost {
             self.told.lost_with_its_gateway(subject, since);
         }
     }
 
-    /// Any session of a gateway that was here before goes on: it has its seat, be there
-    /// none left, and is what it was.
-    fn goes_on(&mut self, subject: Subject, past: &Past) {
-        let Past { story, command, started, door, who, id, pid, .. } = past;
-        if let Some(rules) = self.doors.rules(*door) {
-            let seat = self.seats.keep(rules, *who);
-            self.seats.is_of(seat, subject);
+    /// A session goes on, of a gateway that was here before: it has its seat, be there
+    /// none left. Where that one kept nothing to be told, its client and its terminal are
+    /// as they are now.
+    fn take_up(
+        &mut self,
+        subject: Subject,
+        past: Past,
+        now: impl FnOnce(&mut Told) -> (Peer, Option<String>),
+    ) {
+        let Past { story, command, started, door, size, who, id, pid, .. } = past;
+        if let Some(rules) = self.doors.rules(door) {
+            let seat = self.seats.keep(rules, who);
+            self.seats.belongs_to(seat, subject);
         }
         self.asked_for.note(subject, command.clone());
-        if let Some(story) = story.as_ref().filter(|_| self.told.keeps_facts()) {
-            self.told.note_story(subject, story, *door, (id.clone(), *pid, *started));
+        match story.filter(|_| self.told.keeps_facts()) {
+            Some(story) => self.told.take_up(subject, *story, door, id, pid),
+            None if self.told.keeps_facts() => {
+                let (peer, tty) = now(&mut self.told);
+                let origin = self.told.origin(door, Mode::Extended);
+                let origin = self.told.asking(origin, || command);
+                self.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
+            }
+            None => {}
         }
-    }
-
-    /// Where one comes from of which nothing was told before.
-    fn origin_of(&self, past: &Past) -> Origin {
-        let origin = self.told.origin(past.door, "extended", Said::default);
-        self.told.asking(origin, || past.command.clone())
+        self.told.goes_on(subject, started);
     }
 
     /// A session without a client is over.
@@ -157,7 +163,7 @@ impl Context {
     fn emit(&mut self, event: Event<'_>) {
         match event {
             Event::Pending { subject, seat, shown } => {
-                self.seats.is_of(seat, subject);
+                self.seats.belongs_to(seat, subject);
                 self.asked_for.note(subject, shown);
             }
             Event::Started(subject) => {
@@ -209,36 +215,27 @@ impl Attached {
         size: Size,
         shown: Option<String>,
     ) {
-        let id = cx.ids.of(key);
-        self.note(cx, key, id, origin, size);
-        cx.emit(Event::Pending { subject: Subject::Session(key), seat, shown });
-    }
-
-    /// Notes what is known of a session, where somebody wants to know it.
-    pub fn note(&mut self, cx: &mut Context, key: Key, id: String, origin: Origin, size: Size) {
-        if !cx.told.keeps_facts() {
-            return;
+        let subject = Subject::Session(key);
+        if cx.told.keeps_facts() {
+            let wires = &mut self.wires;
+            let peer = cx.told.peer(&wires.client, origin.socket.audit.is_some());
+            let pid = wires.program.as_ref().map(Process::pid);
+            let (id, tty) = (cx.ids.of(key), wires.master.slave_name());
+            cx.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
+            wires.traffic.get_or_insert_with(Box::default).note();
         }
-        let wires = &mut self.wires;
-        let tty = wires.master.slave_name();
-        let pid = wires.program.as_ref().map(Process::pid);
-        let new = New { pid, tty, size: Some(size) };
-        cx.told.note(Subject::Session(key), origin, id, &wires.client, new);
-        wires.traffic.get_or_insert_with(Box::default).note();
+        cx.emit(Event::Pending { subject, seat, shown });
     }
 
     /// It goes on, of a gateway that was here before.
     pub fn goes_on(&mut self, cx: &mut Context, key: Key, past: Past) {
-        let subject = Subject::Session(key);
-        cx.goes_on(subject, &past);
-        match past.story.is_some() && cx.told.keeps_facts() {
-            true => self.wires.traffic.get_or_insert_with(Box::default).note(),
-            false => {
-                let origin = cx.origin_of(&past);
-                self.note(cx, key, past.id, origin, past.size);
-            }
+        let wires = &mut self.wires;
+        cx.take_up(Subject::Session(key), past, |told| {
+            (told.peer(&wires.client, true), wires.master.slave_name())
+        });
+        if cx.told.keeps_facts() {
+            wires.traffic.get_or_insert_with(Box::default).note();
         }
-        cx.told.goes_on(subject, past.started);
     }
 
     /// The session without a client that was this entry has this one.
@@ -257,14 +254,14 @@ impl Attached {
     pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Session(key);
         let recording = self.wires.recording().cloned();
-        let origin = cx.told.was_none(subject);
+        let origin = cx.told.remove(subject);
         cx.emit(Event::Refused { subject, recording });
         origin
     }
 
     /// Bytes of input and output of its client; `None`: they did not come through
     /// here.
-    fn bytes(&self) -> (Option<u64>, Option<u64>) {
+    fn bytes(&self) -> Relayed {
         match self.session.is_handed_over() {
             true => (None, None),
             false => self.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
@@ -358,9 +355,9 @@ impl Commanded {
     ) {
         let subject = Subject::Command(key);
         if cx.told.keeps_facts() {
-            let new = New { pid: self.wires.program, tty: None, size: None };
-            let id = cx.ids.of(("command", key));
-            cx.told.note(subject, origin, id, &self.wires.client, new);
+            let peer = cx.told.peer(&self.wires.client, origin.socket.audit.is_some());
+            let (id, pid) = (cx.ids.of(("command", key)), self.wires.program);
+            cx.told.note(subject, origin, peer, New { id, pid, tty: None, size: None });
             self.wires.traffic.get_or_insert_with(Box::default);
         }
         cx.emit(Event::Pending { subject, seat, shown });
@@ -370,7 +367,7 @@ impl Commanded {
     pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Command(key);
         self.refused = true;
-        let origin = cx.told.was_none(subject);
+        let origin = cx.told.remove(subject);
         cx.emit(Event::Refused { subject, recording: None });
         origin
     }

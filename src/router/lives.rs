@@ -22,7 +22,7 @@ use super::record::{Recorder, Recording};
 use super::recovery::Whose;
 use super::supervisor::protocol::{Record, SessionFds};
 use super::table::Key;
-use super::timers::Due;
+use super::timers::{Due, SessionDue};
 use super::told::{Gone, Subject};
 use super::traffic::{Attached, Next, Sessions};
 use crate::uwsgi::log;
@@ -85,7 +85,7 @@ impl Lives<'_> {
         let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));
         fault::point("kept");
         if is_kept || hands_over {
-            self.cx.after(OFFER_AFTER, Due::Offer(key));
+            self.cx.after(OFFER_AFTER, Due::Session(key, SessionDue::Offer));
         }
         self.settle(key);
     }
@@ -149,18 +149,8 @@ impl Lives<'_> {
         }
     }
 
-    /// A program was reaped: of this session, or of one without a client. Whether it was
-    /// any of those; it may not have been executed (`failure`).
-    pub fn program_ended(
-        &mut self,
-        program: Pid,
-        key: Key,
-        exit: Exit,
-        failure: Option<Ended>,
-    ) -> bool {
-        if !self.sessions.has(key) {
-            return self.is_end_of_left(program, exit);
-        }
+    /// A session's program was reaped; it may not have been executed (`failure`).
+    pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<Ended>) {
         match failure {
             Some(why) => {
                 if let Some(attached) = self.sessions.get_mut(key) {
@@ -173,7 +163,6 @@ impl Lives<'_> {
                 self.session_ended(key, of_exit(exit));
             }
         }
-        true
     }
 
     /// The program of a session has ended, and that is known: whoever looks on is
@@ -216,7 +205,7 @@ impl Lives<'_> {
     pub fn end_at_wish(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
             attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, &mut attached.wires);
-            self.cx.after(LAST_WORD, Due::Dismissed(key));
+            self.cx.after(LAST_WORD, Due::Session(key, SessionDue::Dismissed));
             self.settle(key);
         }
     }
@@ -236,7 +225,7 @@ impl Lives<'_> {
             let session = self.programs.not_entrusted(program).map(Subject::Session);
             let alone = self.left.as_ref().and_then(|left| left.of_program(program));
             if let Some(subject) = alone.map(Subject::Left).or(session) {
-                self.cx.told.not_entrusted(subject);
+                self.cx.told.entrusted(subject, false);
             }
             self.cx.doors.log_refusal(NOT_KEPT);
         }
@@ -411,16 +400,11 @@ impl Lives<'_> {
         });
     }
 
-    /// The program of a session that nobody is attached to has ended. Whether it was
-    /// one.
-    pub fn is_end_of_left(&mut self, program: Pid, exit: Exit) -> bool {
-        let Some(key) = self.left.as_ref().and_then(|left| left.of_program(program)) else {
-            return false;
-        };
+    /// The program of a session that nobody is attached to has ended.
+    pub fn left_ended(&mut self, entry: Key, exit: Exit) {
         self.with_left(|left, cx, sessions, programs| {
-            left.alone_over(cx, sessions, programs, key, Some(exit), of_exit(exit));
+            left.alone_over(cx, sessions, programs, entry, Some(exit), of_exit(exit));
         });
-        true
     }
 
     /// A terminal was handed over to its client: whether that can leave.

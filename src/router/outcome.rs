@@ -22,8 +22,8 @@ pub enum Outcome {
     SettleCommand(Key),
     /// Hear the rest of what a client sent.
     GoOn(Box<Rest>),
-    /// A program was reaped: whose, and how it ended.
-    Reaped(Pid, Key, Exit),
+    /// A program was reaped: which, the session that had it, and how it ended.
+    Reaped(Pid, Option<Key>, Exit),
     /// Let the next one go of those sessions that wait for it.
     LetGo,
     /// A client says hello after all, whose session was that of a silent one: its first

@@ -48,8 +48,9 @@ pub fn of_rules(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
 /// A program that has not been reaped. There is one for each session, so it
 /// is kept small.
 struct Running {
-    /// Whose it is; a key that is no longer valid: its client has left.
-    session: Key,
+    /// The session that has it; one that is over: its client has left. `None`: a
+    /// command's, or the session is still to come.
+    session: Option<Key>,
     listed: Option<Listed>,
 }
 
@@ -97,16 +98,16 @@ impl Programs {
         }
     }
 
-    /// A session's program has been started.
-    pub fn started(&mut self, leader: Pid, session: Key, kind: Kind) {
+    /// A program has been started.
+    pub fn started(&mut self, leader: Pid, kind: Kind) {
         let listed = self.leaders.as_mut().and_then(|leaders| leaders.add(leader, kind));
-        self.running.insert(leader, Running { session, listed });
+        self.running.insert(leader, Running { session: None, listed });
     }
 
-    /// Another session has it: somebody has come back to it.
+    /// A session has it: a new one, or that of somebody who has come back to it.
     pub fn belongs_to(&mut self, leader: Pid, session: Key) {
         if let Some(running) = self.running.get_mut(&leader) {
-            running.session = session;
+            running.session = Some(session);
         }
     }
 
@@ -125,7 +126,7 @@ impl Programs {
         if let (Some(leaders), Some(listed)) = (&self.leaders, running.listed) {
             leaders.keep(listed, false);
         }
-        Some(running.session)
+        running.session
     }
 
     /// A program that a gateway before us has started goes on.
@@ -154,7 +155,7 @@ impl Programs {
 
     /// Whether it is this session's, and was not reaped.
     pub fn is_of(&self, leader: Pid, session: Key) -> bool {
-        self.running.get(&leader).is_some_and(|running| running.session == session)
+        self.running.get(&leader).is_some_and(|running| running.session == Some(session))
     }
 
     /// Whether there are so many that looking through them takes a while.
@@ -163,7 +164,7 @@ impl Programs {
     }
 
     /// Reaps one that has ended: which, whose it was, and how it ended.
-    pub fn reap(&mut self) -> Option<(Pid, Key, Exit)> {
+    pub fn reap(&mut self) -> Option<(Pid, Option<Key>, Exit)> {
         // Where none is left, asking for one more is a system call for nothing:
         // unless we are the first process of a PID namespace, whose orphans
         // are ours to reap.
@@ -177,12 +178,12 @@ impl Programs {
     }
 
     /// Reaps this one, if it has ended.
-    pub fn reap_one(&mut self, leader: Pid) -> Option<(Pid, Key, Exit)> {
+    pub fn reap_one(&mut self, leader: Pid) -> Option<(Pid, Option<Key>, Exit)> {
         let (pid, exit) = child::reap_one(leader)?;
         self.reaped(pid, exit)
     }
 
-    fn reaped(&mut self, pid: Pid, exit: Exit) -> Option<(Pid, Key, Exit)> {
+    fn reaped(&mut self, pid: Pid, exit: Exit) -> Option<(Pid, Option<Key>, Exit)> {
         let Running { session, listed } = self.running.remove(&pid)?;
         if let (Some(leaders), Some(listed)) = (&mut self.leaders, listed) {
             leaders.remove(listed);
@@ -209,7 +210,9 @@ impl Programs {
     /// these.
     pub fn orphans(&self, exists: impl Fn(Key) -> bool, owned: &HashSet<Pid>) -> Vec<Pid> {
         let is_one = |(leader, running): &(&Pid, &Running)| {
-            !exists(running.session) && !owned.contains(leader) && !self.left.contains_key(leader)
+            !running.session.is_some_and(&exists)
+                && !owned.contains(leader)
+                && !self.left.contains_key(leader)
         };
         self.running.iter().filter(is_one).map(|(leader, _)| *leader).collect()
     }

@@ -7,7 +7,7 @@ use super::context::Context;
 use super::idle::{ENDS_SOON, Idleness};
 use super::programs::Programs;
 use super::table::Key;
-use super::timers::Due;
+use super::timers::{Due, SessionDue};
 use super::traffic::{Attached, Next, Sessions};
 use fpty::proto::Ending;
 use fpty::sys::local_tcp::LocalTcp;
@@ -100,7 +100,7 @@ impl Attached {
     /// There may be output that the client's machine does not answer.
     pub fn look_for_answers(&mut self, cx: &mut Context, key: Key) {
         if self.transport == Transport::Tcp && self.quiet.begin(flag::UNANSWERED) {
-            cx.after(UNANSWERED_LOOK, Due::Unanswered(key));
+            cx.after(UNANSWERED_LOOK, Due::Session(key, SessionDue::Unanswered));
         }
     }
 
@@ -109,7 +109,7 @@ impl Attached {
     pub fn look_after_input(&mut self, cx: &mut Context, key: Key) -> Next {
         let (session, quiet) = (&self.session, &mut self.quiet);
         if self.transport == Transport::Tcp && session.is_deaf() && quiet.begin(flag::UNHEARD) {
-            cx.after(UNHEARD, Due::Unheard(key));
+            cx.after(UNHEARD, Due::Session(key, SessionDue::Unheard));
         } else if quiet.end_of_input == 0 && session.wants_end_of_input() {
             quiet.end_of_input = END_OF_INPUT_FIRST;
             return self.end_of_input(cx, key);
@@ -129,12 +129,33 @@ impl Attached {
         if self.session.wants_end_of_input() {
             self.wires.master.end_input();
         }
-        cx.after(Duration::from_millis(wait.into()), Due::EndOfInput(key));
+        cx.after(Duration::from_millis(wait.into()), Due::Session(key, SessionDue::EndOfInput));
         Next::Waits
     }
 }
 
 impl Sessions {
+    /// Does what is due for a session.
+    pub fn comes_due(&mut self, cx: &mut Context, key: Key, due: SessionDue) -> Next {
+        match due {
+            SessionDue::Idle => self.idle(cx, key, false),
+            SessionDue::IdleSoon => self.idle(cx, key, true),
+            SessionDue::Drained => self.drained(cx, key),
+            SessionDue::EndOfInput => self.end_of_input(cx, key),
+            SessionDue::Unheard => self.unheard(cx, key),
+            SessionDue::Unanswered => self.unanswered(cx, key),
+            SessionDue::Reopened => self.reopened(cx, key),
+            SessionDue::Dismissed => Next::Abandon,
+            SessionDue::Executed => self.look_for_execution(cx, key),
+            SessionDue::LimitSoon => self.limit_comes(cx, key),
+            SessionDue::Limit => self.limit(cx, key),
+            SessionDue::Offer => {
+                self.offer(cx, key);
+                Next::Waits
+            }
+        }
+    }
+
     /// A terminal is closed: its program may open it again.
     pub fn look_for_reopened(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         let Some(attached) = self.get_mut(key) else {
@@ -145,7 +166,7 @@ impl Sessions {
         }
         attached.quiet.begin(flag::REOPENS);
         let program = attached.wires.program.as_ref().map(Process::pid);
-        cx.after(REOPENED, Due::Reopened(key));
+        cx.after(REOPENED, Due::Session(key, SessionDue::Reopened));
         // Most often it has ended.
         if let Some(program) = program.filter(|_| programs.are_many()) {
             programs.reap_this(cx, program);
@@ -155,13 +176,13 @@ impl Sessions {
     /// The client sends no more: whenever the program reads and nothing is
     /// left, it gets an end of file, as often as it asks; a pipe's reader
     /// would. What a client sends at once may be for several programs in turn.
-    pub fn end_of_input(&mut self, cx: &mut Context, key: Key) -> Next {
+    fn end_of_input(&mut self, cx: &mut Context, key: Key) -> Next {
         self.get_mut(key).map_or(Next::Waits, |attached| attached.end_of_input(cx, key))
     }
 
     /// A client whose input the program does not read may have left: over TCP
     /// the end of what it sent comes after all that it sent.
-    pub fn unheard(&mut self, cx: &mut Context, key: Key) -> Next {
+    fn unheard(&mut self, cx: &mut Context, key: Key) -> Next {
         let Some(attached) = self.get_mut(key) else {
             return Next::Waits;
         };
@@ -173,20 +194,20 @@ impl Sessions {
     }
 
     /// A client may have vanished while there was output for it.
-    pub fn unanswered(&mut self, cx: &mut Context, key: Key) -> Next {
+    fn unanswered(&mut self, cx: &mut Context, key: Key) -> Next {
         let Some(attached) = self.get_mut(key) else {
             return Next::Waits;
         };
         match attached.wires.client.unanswered_for() {
             None => attached.quiet.end(flag::UNANSWERED),
             Some(silence) if silence >= UNANSWERED => return Next::Depart,
-            Some(_) => cx.after(UNANSWERED_LOOK, Due::Unanswered(key)),
+            Some(_) => cx.after(UNANSWERED_LOOK, Due::Session(key, SessionDue::Unanswered)),
         }
         Next::Waits
     }
 
     /// A program that closed its terminal may have opened it again.
-    pub fn reopened(&mut self, cx: &mut Context, key: Key) -> Next {
+    fn reopened(&mut self, cx: &mut Context, key: Key) -> Next {
         let Some(attached) = self.get_mut(key) else {
             return Next::Waits;
         };
@@ -208,7 +229,7 @@ impl Sessions {
 
     /// Looks whether a session has been idle for too long, or will have been before
     /// long, which its client is told once.
-    pub fn idle(&mut self, cx: &mut Context, key: Key, was_told: bool) -> Next {
+    fn idle(&mut self, cx: &mut Context, key: Key, was_told: bool) -> Next {
         let Some(attached) = self.get_mut(key) else {
             return Next::Waits;
         };
@@ -220,17 +241,17 @@ impl Sessions {
             false => attached.idle_for(),
         };
         match Idleness::of(idle.unwrap_or(timeout), timeout, was_told) {
-            Idleness::Wait(wait) => cx.after(wait, Due::Idle(key)),
-            Idleness::WaitOfTold(wait) => cx.after(wait, Due::IdleSoon(key)),
+            Idleness::Wait(wait) => cx.after(wait, Due::Session(key, SessionDue::Idle)),
+            Idleness::WaitOfTold(wait) => cx.after(wait, Due::Session(key, SessionDue::IdleSoon)),
             Idleness::Tell(wait) => {
                 attached.session.notice(ENDS_SOON, &mut attached.wires);
-                cx.after(wait, Due::IdleSoon(key));
+                cx.after(wait, Due::Session(key, SessionDue::IdleSoon));
                 return self.settle(cx, key);
             }
             Idleness::Over => {
                 let line = Idleness::line("session", timeout);
                 attached.session.dismiss(Ending::Idle, &line, &mut attached.wires);
-                cx.after(LAST_WORD, Due::Dismissed(key));
+                cx.after(LAST_WORD, Due::Session(key, SessionDue::Dismissed));
                 return self.settle(cx, key);
             }
         }
@@ -245,7 +266,7 @@ impl Sessions {
             attached.wires.traffic.get_or_insert_with(Box::default).note();
         }
         if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
-            cx.after(wait, Due::Idle(key));
+            cx.after(wait, Due::Session(key, SessionDue::Idle));
         }
     }
 }

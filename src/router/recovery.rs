@@ -96,18 +96,13 @@ impl Due {
     /// Whom it is about.
     pub(super) fn whose(self) -> Whose {
         match self {
-            Self::CommandUnanswered(key)
-            | Self::CommandExecuted(key)
-            | Self::CommandDismissed(key)
-            | Self::CommandLimitSoon(key)
-            | Self::CommandIdle(key)
-            | Self::CommandIdleSoon(key)
-            | Self::CommandLimit(key) => Whose::Command(key),
+            Self::Session(key, _) | Self::First(key) | Self::Keeper(key) => Whose::Session(key),
+            Self::Command(key, _) => Whose::Command(key),
             Self::Silent(key) => Whose::Caller(key),
             Self::Inquirer(key) => Whose::Inquirer(key),
             // Whoever asked gives up by itself.
             Self::Answer(_) => Whose::Past,
-            _ => self.session().map_or(Whose::All, Whose::Session),
+            _ => Whose::All,
         }
     }
 }

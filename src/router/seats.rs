@@ -104,7 +104,7 @@ impl Seats {
     }
 
     /// A seat is a session's from now on.
-    pub fn is_of(&mut self, seat: Option<Seat>, subject: Subject) {
+    pub fn belongs_to(&mut self, seat: Option<Seat>, subject: Subject) {
         if let Some(seat) = seat {
             self.taken.insert(subject, seat);
         }

@@ -13,14 +13,13 @@ use super::beginning::Beginning;
 use super::context::{BUFFER, Context};
 use super::doors::Newcomer;
 use super::fault;
-use super::greet::{Opened, mode_of};
+use super::greet::Opened;
 use super::left::Left;
 use super::outcome::Outcome;
 use super::secrets::{self, NOBODY};
 use super::siblings::sought::{Best, Fits, Found, Name, Sought, name};
 use super::siblings::{Asker, Handed, PATIENCE, Posed, Question, Siblings};
 use super::table::{Key, Table};
-use super::told::Said;
 use super::traffic::Sessions;
 use crate::config::rules::Rules;
 use crate::session::greeting::{Greeting, Heard, Opening};
@@ -300,7 +299,7 @@ pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Bo
         None => Transport::Unix,
     };
     let seat = cx.seats.take(rules, &client);
-    let origin = cx.told.origin(door, mode_of(&opening), || Said::of(&opening.variables));
+    let origin = cx.told.origin_of(door, &opening);
     cx.input.clear();
     cx.input.extend_from_slice(rest.get(..BUFFER).unwrap_or(rest));
     let newcomer = Newcomer { client, transport, door, seat, origin };

@@ -4,6 +4,8 @@
 //! session that is still in the batch never reaches the session that took
 //! its place.
 
+use std::num::NonZeroU32;
+
 /// Which of the things that the gateway waits for an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -37,11 +39,11 @@ pub enum Source {
     Alarm,
 }
 
-/// A place in a [`Table`], and whose it was.
+/// A place in a [`Table`], and whose it was. One or none is as large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     index: u32,
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 /// A generation has so many bits; the rest of a token is kind and index.
@@ -49,32 +51,34 @@ const GENERATION: u32 = (1 << 28) - 1;
 
 impl Key {
     /// The least that there is.
-    pub const FIRST: Self = Self { index: 0, generation: 0 };
+    pub const FIRST: Self = Self::of_place(0);
 
-    /// That of no value, ever.
-    pub const NONE: Self = Self { index: u32::MAX, generation: u32::MAX };
+    /// The first of a place.
+    const fn of_place(index: u32) -> Self {
+        Self { index, generation: NonZeroU32::MIN }
+    }
 }
 
 impl Source {
     /// The token to register it under.
     pub fn token(self) -> u64 {
         let (kind, key) = match self {
-            Source::Listener(index) => (0, Key { index: index.into(), generation: 0 }),
-            Source::StatsListener => (1, Key { index: 0, generation: 0 }),
-            Source::Children => (3, Key { index: 0, generation: 0 }),
-            Source::Siblings => (3, Key { index: 1, generation: 0 }),
+            Source::Listener(index) => (0, Key::of_place(index.into())),
+            Source::StatsListener => (1, Key::of_place(0)),
+            Source::Children => (3, Key::of_place(0)),
+            Source::Siblings => (3, Key::of_place(1)),
             Source::Client(key) => (4, key),
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
-            Source::Recorder => (1, Key { index: 1, generation: 0 }),
-            Source::Alarm => (1, Key { index: 2, generation: 0 }),
+            Source::Recorder => (1, Key::of_place(1)),
+            Source::Alarm => (1, Key::of_place(2)),
             Source::CommandClient(key) => (7, key),
             Source::Inquirer(key) => (13, key),
             Source::Closing(key) => (14, key),
             Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
-            Source::Left => (12, Key { index: 0, generation: 0 }),
+            Source::Left => (12, Key::of_place(0)),
         };
-        kind << 60 | u64::from(key.generation) << 32 | u64::from(key.index)
+        kind << 60 | u64::from(key.generation.get()) << 32 | u64::from(key.index)
     }
 
     /// What a token was made of.
@@ -82,7 +86,9 @@ impl Source {
         let key = Key {
             // The low half.
             index: token as u32,
-            generation: (token >> 32) as u32 & GENERATION,
+            // No token has none.
+            generation: NonZeroU32::new((token >> 32) as u32 & GENERATION)
+                .unwrap_or(NonZeroU32::MIN),
         };
         match token >> 60 {
             0 => Source::Listener(key.index as u16),
@@ -111,7 +117,7 @@ pub struct Table<T> {
 }
 
 struct Place<T> {
-    generation: u32,
+    generation: NonZeroU32,
     value: Option<Box<T>>,
 }
 
@@ -136,8 +142,8 @@ impl<T> Table<T> {
     pub fn vacant_key(&self) -> Key {
         // Fewer than there can be descriptors, which are an int.
         let index = self.free.last().copied().unwrap_or(self.places.len() as u32);
-        let generation = self.places.get(index as usize).map_or(0, |place| place.generation);
-        Key { index, generation }
+        let place = self.places.get(index as usize);
+        place.map_or(Key::of_place(index), |place| Key { index, generation: place.generation })
     }
 
     /// Adds a value.
@@ -150,8 +156,9 @@ impl<T> Table<T> {
         }
         // Fewer than there can be descriptors, which are an int.
         let index = self.places.len() as u32;
-        self.places.push(Place { generation: 0, value });
-        Key { index, generation: 0 }
+        let key = Key::of_place(index);
+        self.places.push(Place { generation: key.generation, value });
+        key
     }
 
     /// The value of a key, if it is still there.
@@ -192,7 +199,8 @@ impl<T> Table<T> {
     pub fn remove(&mut self, key: Key) -> Option<Box<T>> {
         let place = self.place(key)?;
         let value = place.value.take()?;
-        place.generation = (place.generation + 1) & GENERATION;
+        let next = place.generation.get() + 1;
+        place.generation = NonZeroU32::new(next & GENERATION).unwrap_or(NonZeroU32::MIN);
         self.free.push(key.index);
         Some(value)
     }
@@ -230,7 +238,8 @@ mod tests {
 
     #[test]
     fn a_generation_comes_round_without_spilling_into_the_kind() {
-        let key = Key { index: u32::MAX, generation: GENERATION };
+        let most = NonZeroU32::new(GENERATION).expect("more than none");
+        let key = Key { index: u32::MAX, generation: most };
         for source in [
             Source::Listener(7),
             Source::StatsListener,
@@ -251,10 +260,11 @@ mod tests {
         }
         let mut table = Table::new();
         table.insert(());
-        table.places[0].generation = GENERATION;
-        let last = Key { index: 0, generation: GENERATION };
+        table.places[0].generation = most;
+        let last = Key { index: 0, generation: most };
         assert!(table.remove(last).is_some());
         let next = table.insert(());
-        assert_eq!(next.generation, 0);
+        assert_eq!(next, Key::FIRST);
+        assert_eq!(size_of::<Option<Key>>(), size_of::<Key>());
     }
 }

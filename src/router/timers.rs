@@ -20,37 +20,20 @@ use fpty::sys::poll::{Interest, Poller};
 /// Something to do at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Due {
-    /// Look whether a session has been idle for too long.
-    Idle(Key),
-    /// The same, where its client was told so a minute ago.
-    IdleSoon(Key),
-    /// The program has ended, and something else holds its terminal open.
-    Drained(Key),
-    /// Look whether the program reads at the end of its input again.
-    EndOfInput(Key),
-    /// Look whether a client that cannot be heard has left.
-    Unheard(Key),
-    /// Look whether a client takes no more output because its machine is gone.
-    Unanswered(Key),
-    /// Look whether a program that closed its terminal has opened it again.
-    Reopened(Key),
-    /// The client was told why, and does not take it.
-    Dismissed(Key),
-    /// Look whether a program has been executed.
-    Executed(Key),
-    /// Look whether the terminal can be offered to the client.
-    Offer(Key),
-    /// The first bytes of a client were held back for long enough.
+    /// Something about a session.
+    Session(Key, SessionDue),
+    /// Something about a command.
+    Command(Key, CommandDue),
+    /// The first bytes of a session's client were held back for long enough.
     First(Key),
-    /// Somebody is to look after a terminal that was handed over.
+    /// Somebody is to look after the terminal of a session that was handed over.
     Keeper(Key),
     /// A client has said nothing yet that its program would start after.
     Silent(Key),
-    /// Look whether the client of a command takes no more output because its
-    /// machine is gone.
-    CommandUnanswered(Key),
-    /// Look whether the program of a command has been executed.
-    CommandExecuted(Key),
+    /// A client that asks who is there, or for the statistics, has had its time.
+    Inquirer(Key),
+    /// A question of another gateway's has had time enough for an answer.
+    Answer(u64),
     /// Connections to which the last word was said are looked after.
     Closing,
     /// More programs have ended than one turn sees to.
@@ -59,12 +42,6 @@ pub enum Due {
     Tidy,
     /// The log may take what it did not.
     Log,
-    /// A client that asks who is there, or for the statistics, has had its time.
-    Inquirer(Key),
-    /// The client of a command was told why it ends, and does not take it.
-    CommandDismissed(Key),
-    /// A question of another gateway's has had time enough for an answer.
-    Answer(u64),
     /// What was recorded is to be passed on.
     Recording,
     /// Something waits for the recorder.
@@ -79,68 +56,61 @@ pub enum Due {
     LeftBehind,
     /// A socket that is limited takes clients again.
     Door(u16),
-    /// A session's time is over before long.
-    LimitSoon(Key),
-    /// A session's time is over.
-    Limit(Key),
-    /// A command's is before long.
-    CommandLimitSoon(Key),
-    /// A command's is.
-    CommandLimit(Key),
-    /// Look whether a command has been idle for too long.
-    CommandIdle(Key),
-    /// The same, where its client was told so.
-    CommandIdleSoon(Key),
     /// Accept again after running out of something.
     Accept,
     /// Look after sessions that can be left.
     Left,
 }
 
-impl Due {
-    /// The session that it is about, if it is about one.
-    pub fn session(self) -> Option<Key> {
-        match self {
-            Due::Idle(key)
-            | Due::IdleSoon(key)
-            | Due::Drained(key)
-            | Due::EndOfInput(key)
-            | Due::Unheard(key)
-            | Due::Unanswered(key)
-            | Due::Reopened(key)
-            | Due::Dismissed(key)
-            | Due::Executed(key)
-            | Due::Offer(key)
-            | Due::First(key)
-            | Due::Keeper(key)
-            | Due::LimitSoon(key)
-            | Due::Limit(key) => Some(key),
-            Due::CommandUnanswered(_)
-            | Due::CommandLimit(_)
-            | Due::CommandLimitSoon(_)
-            | Due::CommandIdle(_)
-            | Due::CommandIdleSoon(_)
-            | Due::Door(_)
-            | Due::CommandExecuted(_)
-            | Due::Tidy
-            | Due::Silent(_)
-            | Due::Closing
-            | Due::Reap
-            | Due::Log
-            | Due::Recording
-            | Due::Recorder
-            | Due::Inquirer(_)
-            | Due::CommandDismissed(_)
-            | Due::Answer(_)
-            | Due::Outlived(_)
-            | Due::Kill
-            | Due::TerminalUsers
-            | Due::LeftBehind
-            | Due::Left
-            | Due::Accept => None,
-        }
-    }
+/// What is due for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SessionDue {
+    /// Look whether it has been idle for too long.
+    Idle,
+    /// The same, where its client was told so a minute ago.
+    IdleSoon,
+    /// The program has ended, and something else holds its terminal open.
+    Drained,
+    /// Look whether the program reads at the end of its input again.
+    EndOfInput,
+    /// Look whether a client that cannot be heard has left.
+    Unheard,
+    /// Look whether a client takes no more output because its machine is gone.
+    Unanswered,
+    /// Look whether a program that closed its terminal has opened it again.
+    Reopened,
+    /// The client was told why, and does not take it.
+    Dismissed,
+    /// Look whether the program has been executed.
+    Executed,
+    /// Look whether the terminal can be offered to the client.
+    Offer,
+    /// Its time is over before long.
+    LimitSoon,
+    /// Its time is over.
+    Limit,
+}
 
+/// What is due for a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CommandDue {
+    /// Look whether it has been idle for too long.
+    Idle,
+    /// The same, where its client was told so a minute ago.
+    IdleSoon,
+    /// Look whether a client takes no more output because its machine is gone.
+    Unanswered,
+    /// The client was told why, and does not take it.
+    Dismissed,
+    /// Look whether the program has been executed.
+    Executed,
+    /// Its time is over before long.
+    LimitSoon,
+    /// Its time is over.
+    Limit,
+}
+
+impl Due {
     /// Whether it ends the time that a program is given to end by itself: while the
     /// machine sleeps it cannot.
     fn is_grace(self) -> bool {

@@ -7,7 +7,7 @@ use super::admission::who;
 use super::context::Context;
 use super::table::Key;
 use super::timers::Due;
-use super::told::{Refusal, Said};
+use super::told::Refusal;
 use super::traffic::{Attached, Next, Sessions};
 use crate::session::web::{ANSWER, Beginning, Begins, HELD, WHY, begins};
 use fpty::proto::Protocol;
@@ -105,8 +105,8 @@ impl Context {
     /// A web page has come to a terminal's socket: it is told so, where nothing
     /// else was said to it.
     pub fn refuse_page(&mut self, door: u16, protocol: Protocol, client: &Stream, is_told: bool) {
-        let origin = self.told.origin(door, protocol.name(), Said::default);
-        self.told.refused(origin, Some(client), Refusal::Denied, WHY);
+        let origin = self.told.origin(door, protocol);
+        self.told.refused(&origin, Some(client), Refusal::Denied, WHY);
         let line = line(self.doors.door(door).map(|door| door.name.as_str()), client);
         self.doors.log_refusal(&line);
         if is_told {

@@ -2,7 +2,7 @@
 
 use super::{Commanded, Commands, Key};
 use crate::router::described::Described;
-use crate::router::told::Facts;
+use crate::router::told::{Facts, Relayed};
 use fpty::sys::child::Pid;
 use fpty::sys::socket::Stream;
 
@@ -49,7 +49,7 @@ impl Commands {
 
 impl Commanded {
     /// Bytes of input and output that came through here; `None`: not all did.
-    pub fn bytes(&self) -> (Option<u64>, Option<u64>) {
+    pub fn bytes(&self) -> Relayed {
         let (input, output) = self.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip();
         let [input_relayed, output_relayed, error_relayed] = self.relayed;
         (input.filter(|_| input_relayed), output.filter(|_| output_relayed && error_relayed))

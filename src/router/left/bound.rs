@@ -100,7 +100,7 @@ impl Left {
         match self.store.tell(&record, &held) {
             Written::Bytes(_) => {
                 programs.entrusted(pidfd.pid());
-                cx.told.entrusted(Subject::Session(session));
+                cx.told.entrusted(Subject::Session(session), true);
             }
             Written::Blocked => cx.after(AGAIN, Due::Keeper(session)),
             // It ends with this gateway, as others do.

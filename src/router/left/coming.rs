@@ -11,7 +11,7 @@ use super::super::recovery::Whose;
 use super::super::secrets::{self, NOBODY};
 use super::super::siblings::sought::{Fits, Found, Sought};
 use super::super::table::{Key, Source};
-use super::super::told::clock::Utc;
+use super::super::told::clock;
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::state::Answer;
 use super::{Alone, Client, Entry, Left};
@@ -199,7 +199,7 @@ impl Left {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));
         let why = client.map(|(client, since)| {
-            let (who, since) = (who(cx, client.uid), Utc::of(since.wall).in_seconds());
+            let (who, since) = (who(cx, client.uid), clock::in_seconds(since.wall));
             format!("{who} is attached since {since} (--steal takes it, --read-only watches)")
         });
         Ended::because(Ending::Refused, why.unwrap_or_else(|| NO_SUCH.to_owned()))

@@ -143,7 +143,7 @@ impl Left {
         };
         let told = self.store.tell(&record, &held);
         if matches!(told, Written::Bytes(_)) {
-            cx.told.entrusted(subject);
+            cx.told.entrusted(subject, true);
         }
         found.untold = told == Written::Blocked;
         let pid = found.pid;

@@ -7,7 +7,7 @@ use super::view::View;
 use crate::router::context::Context;
 use crate::router::described::Described;
 use crate::router::left::Listed;
-use crate::router::told::clock::Utc;
+use crate::router::told::clock::rfc3339;
 use crate::router::told::line::{Format, Line, Value};
 use crate::router::told::{Facts, Peer, Subject, of_peer};
 use fpty::sys::child::Pid;
@@ -59,14 +59,14 @@ impl View<'_> {
         let now = self.now(cx, subject)?;
         let owner = || Peer { uid, user, ..Peer::default() };
         let attached = now.facts.filter(|_| now.described.is_some());
-        let peer = attached.map_or_else(owner, |facts| facts.client().clone());
-        let ids = now.facts.map(|facts| (facts.uid, facts.gid));
+        let peer = attached.map_or_else(owner, |facts| facts.story.last_client().clone());
+        let ids = now.facts.map(|facts| (facts.story.uid, facts.story.gid));
         let (uid, gid) = ids.or_else(|| cx.told.ids_at(now.door)).unzip();
-        // Who can leave speaks that.
-        let mode = now.facts.map_or("extended", |facts| facts.mode);
-        let term = now.facts.and_then(|facts| facts.said.term.as_deref());
+        let mode = now.facts.map(|facts| facts.story.mode).unwrap_or_default();
+        let term = now.facts.and_then(|facts| facts.story.said.term.as_deref());
         let last = now.described.as_ref().map_or((Some(0), Some(0)), |described| described.bytes);
-        let (input, output) = now.facts.map(|facts| facts.bytes_with(last)).unwrap_or_default();
+        let (input, output) =
+            now.facts.map(|facts| facts.story.bytes_with(last)).unwrap_or_default();
         let is_handed_over = now.described.as_ref().is_some_and(|it| it.is_handed_over);
         let mut line = Line::new(Format::Json, "");
         line.field("id", Value::Text(&self.id_of(cx, subject), SHORT));
@@ -138,7 +138,7 @@ impl Now<'_> {
             Some(described) => described.idle,
             None => master.and_then(Master::idle_for),
         };
-        let written = |time: SystemTime| Utc::of(time).rfc3339();
+        let written = |time: SystemTime| rfc3339(time);
         let (started, since) = (
             self.started().map(written),
             left.and_then(|left| left.left).map(|time| written(time.wall)),

@@ -8,8 +8,8 @@ use super::super::context::Context;
 use super::super::outcome::Outcome;
 use super::super::recovery::Whose;
 use super::super::table::Key;
-use super::super::timers::Due;
-use super::super::told::clock::Utc;
+use super::super::timers::{Due, SessionDue};
+use super::super::told::clock;
 use super::super::told::{Gone, Last, Recorded, Subject};
 use super::super::traffic::Sessions;
 use super::cast::Head;
@@ -64,7 +64,8 @@ impl Recorder {
         let (Some((record, folder)), Some(facts)) = (folder, facts) else {
             return;
         };
-        let peer = &facts.peer;
+        let story = &facts.story;
+        let peer = &story.first;
         let user = match (&peer.address, &peer.user, peer.uid) {
             (Some(_), ..) => String::from("tcp"),
             (None, Some(user), _) => in_a_name(user),
@@ -72,7 +73,7 @@ impl Recorder {
             (None, None, None) => String::from("unknown"),
         };
         let started = facts.started.wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let name = format!("{}-{user}-{}", Utc::of(facts.started.wall).in_a_name(), facts.id);
+        let name = format!("{}-{user}-{}", clock::in_a_name(facts.started.wall), facts.id);
         let begin = Begin {
             folder: door::number(folder),
             name,
@@ -84,13 +85,13 @@ impl Recorder {
                 cols: size.cols,
                 timestamp: started,
                 // It leaves room for the rest, whatever the limit.
-                command: facts.command.chars().take(500).collect(),
+                command: story.command.chars().take(500).collect(),
                 title: format!("{user} {}", facts.id),
-                term: facts.said.term.as_deref().map(String::from),
+                term: story.said.term.as_deref().map(String::from),
             },
         };
         let recording = Recording::new(&self.sink, self.next, record, begin);
-        cx.told.records_to(Subject::Session(key), &recording.path());
+        cx.told.recorded(Subject::Session(key), &recording.path(), false);
         attached.wires.traffic.get_or_insert_with(Box::default).recording =
             Some(self.add(recording, Whose::Session(key)));
     }
@@ -197,8 +198,7 @@ impl Recorder {
             Whose::Left(entry) => Subject::Left(entry),
             _ => return,
         };
-        cx.told.records_to(subject, &recording.path());
-        cx.told.is_recorded(subject, recording.goes_on());
+        cx.told.recorded(subject, &recording.path(), recording.goes_on());
     }
 
     /// Whoever reads the terminal goes on.
@@ -233,7 +233,7 @@ impl Recorder {
                     let attached = sessions.get_mut(key);
                     if let Some(attached) = attached.filter(|it| it.session.dismissed().is_none()) {
                         attached.session.dismiss(ending, &line, &mut attached.wires);
-                        cx.after(DISMISSED, Due::Dismissed(key));
+                        cx.after(DISMISSED, Due::Session(key, SessionDue::Dismissed));
                     }
                 }
                 Whose::Left(entry) => return cx.then(Outcome::EndLeft(entry, Gone::of(ending))),

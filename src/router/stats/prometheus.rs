@@ -2,8 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::router::told::counters::{BUCKETS, Counted};
-use crate::router::told::{Gone, Refusal};
+use crate::router::told::counters::{BUCKETS, ByReason, Counted};
 
 /// The whole answer.
 pub fn text(counted: &Counted) -> String {
@@ -16,19 +15,22 @@ pub fn text(counted: &Counted) -> String {
         }
     };
     let one = |value: u64| vec![(String::new(), value.to_string())];
-    let by_reason = |words: &mut dyn Iterator<Item = &'static str>, counts: &[u64]| {
+    let by_reason = |ByReason(counts): &ByReason| {
         let sample =
-            |(word, count): (&str, &u64)| (format!("{{reason=\"{word}\"}}"), count.to_string());
-        words.zip(counts).map(sample).collect::<Vec<_>>()
+            |(word, count): &(_, u64)| (format!("{{reason=\"{word}\"}}"), count.to_string());
+        counts.iter().map(sample).collect::<Vec<_>>()
     };
     metric("sessions", "gauge", "Open sessions, of all gateways.", &one(counted.sessions));
-    metric("sessions_peak", "gauge", "The most sessions open at once.", &one(counted.peak));
+    metric(
+        "sessions_peak",
+        "gauge",
+        "The most sessions open at once.",
+        &one(counted.peak_sessions),
+    );
     metric("accepted_total", "counter", "Sessions that began.", &one(counted.accepted));
-    let mut words = Refusal::ALL.into_iter().map(Refusal::word);
-    let refused = by_reason(&mut words, &counted.refused);
+    let refused = by_reason(&counted.refused);
     metric("refused_total", "counter", "Clients that got no session, by reason.", &refused);
-    let mut words = Gone::ALL.into_iter().map(Gone::word);
-    let ended = by_reason(&mut words, &counted.ended);
+    let ended = by_reason(&counted.ended);
     metric("ended_total", "counter", "Sessions that ended, by reason.", &ended);
     let help = "Bytes of input that were relayed to sessions.";
     metric("input_bytes_total", "counter", help, &one(counted.bytes_in));
@@ -67,9 +69,9 @@ mod tests {
         let counted = Counted {
             accepted: 11,
             sessions: 3,
-            peak: 4,
-            refused: vec![1, 2, 3, 4, 5],
-            ended: vec![7, 0, 1, 0, 0, 0, 0],
+            peak_sessions: 4,
+            refused: ByReason(vec![("exec", 1), ("denied", 2)]),
+            ended: ByReason(vec![("exit", 7), ("hangup", 1)]),
             bytes_in: 1,
             bytes_out: 2,
             durations,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use once_cell::sync::OnceCell;
+use serde::{Serialize, Serializer};
 
 use super::reason::{Gone, Refusal};
 use crate::router::memory::{self, Part};
@@ -22,8 +23,8 @@ const PEAK: usize = 2;
 const MICROSECONDS: usize = 3;
 const REFUSALS: usize = 4;
 const REFUSED: usize = 5;
-const ENDED: usize = REFUSED + Refusal::ALL.len();
-const DURATIONS: usize = ENDED + Gone::ALL.len();
+const ENDED: usize = REFUSED + Refusal::WORDS.len();
+const DURATIONS: usize = ENDED + Gone::WORDS.len();
 const COMMON: usize = DURATIONS + BUCKETS.len() + 1;
 
 /// Words of a gateway's own: a line of the processor's cache, which no other
@@ -59,27 +60,40 @@ pub struct Counters {
     own: &'static [AtomicU64],
 }
 
-/// All of them at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// All of them at one moment, as the statistics have them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Counted {
     /// Sessions that began.
     pub accepted: u64,
-    /// Those that are open.
-    pub sessions: u64,
-    /// The most that were open at once.
-    pub peak: u64,
-    /// By reason, in the order of [`Refusal::ALL`].
-    pub refused: Vec<u64>,
-    /// By reason, in the order of [`Gone::ALL`].
-    pub ended: Vec<u64>,
+    /// Clients that got none.
+    pub refused: ByReason,
+    /// Sessions that ended.
+    pub ended: ByReason,
     /// Bytes of input that were relayed.
     pub bytes_in: u64,
     /// Bytes of output, likewise.
     pub bytes_out: u64,
+    /// The most sessions that were open at once.
+    pub peak_sessions: u64,
+    /// Those that are open.
+    #[serde(skip)]
+    pub sessions: u64,
     /// Sessions that ended, by the bucket of their duration.
+    #[serde(skip)]
     pub durations: Vec<u64>,
     /// How long all of them took.
+    #[serde(skip)]
     pub total: Duration,
+}
+
+/// Numbers by the words for them, in their order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ByReason(pub Vec<(&'static str, u64)>);
+
+impl Serialize for ByReason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
 }
 
 impl Counters {
@@ -110,6 +124,10 @@ impl Counters {
     /// A session has begun.
     pub fn began(self) {
         self.word(ACCEPTED).fetch_add(1, Relaxed);
+        self.one_more();
+    }
+
+    fn one_more(self) {
         let now = self.word(SESSIONS).fetch_add(1, Relaxed) + 1;
         self.word(PEAK).fetch_max(now, Relaxed);
         add(self.own(OWN_SESSIONS), 1);
@@ -123,9 +141,7 @@ impl Counters {
         if fewer.is_err() {
             self.word(ACCEPTED).fetch_add(1, Relaxed);
         }
-        let now = self.word(SESSIONS).fetch_add(1, Relaxed) + 1;
-        self.word(PEAK).fetch_max(now, Relaxed);
-        add(self.own(OWN_SESSIONS), 1);
+        self.one_more();
     }
 
     /// A session has ended; after how long where that is known.
@@ -161,16 +177,18 @@ impl Counters {
     /// All of them.
     pub fn now(self) -> Counted {
         let word = |at: usize| self.word(at).load(Relaxed);
-        let many = |from: usize, count: usize| (from..from + count).map(word).collect();
+        let by_reason = |words: &[&'static str], from: usize| {
+            ByReason(words.iter().copied().zip((from..).map(word)).collect())
+        };
         Counted {
             accepted: word(ACCEPTED),
-            sessions: self.sum(OWN_SESSIONS),
-            peak: word(PEAK),
-            refused: many(REFUSED, Refusal::ALL.len()),
-            ended: many(ENDED, Gone::ALL.len()),
+            refused: by_reason(&Refusal::WORDS, REFUSED),
+            ended: by_reason(&Gone::WORDS, ENDED),
             bytes_in: self.sum(OWN_IN),
             bytes_out: self.sum(OWN_OUT),
-            durations: many(DURATIONS, BUCKETS.len() + 1),
+            peak_sessions: word(PEAK),
+            sessions: self.sum(OWN_SESSIONS),
+            durations: (DURATIONS..=DURATIONS + BUCKETS.len()).map(word).collect(),
             total: Duration::from_micros(word(MICROSECONDS)),
         }
     }
@@ -182,15 +200,16 @@ impl Counters {
     }
 
     fn word(self, at: usize) -> &'static AtomicU64 {
-        static NOWHERE: AtomicU64 = AtomicU64::new(0);
         self.words.get(at).unwrap_or(&NOWHERE)
     }
 
     fn own(self, at: usize) -> &'static AtomicU64 {
-        static NOWHERE: AtomicU64 = AtomicU64::new(0);
         self.own.get(at).unwrap_or(&NOWHERE)
     }
 }
+
+/// What is counted without memory for it.
+static NOWHERE: AtomicU64 = AtomicU64::new(0);
 
 /// Those of this process.
 static OURS: OnceCell<Counters> = OnceCell::new();

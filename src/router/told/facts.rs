@@ -4,16 +4,18 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::clock::Utc;
+use super::clock;
 use super::in_advance::{self, LONGEST};
 use super::line::{Format, Line, Value};
+use super::origin::{Mode, Origin};
 use super::peer::{Peer, Said};
 use super::reason::{Gone, Parted, Refusal};
+use super::story::{Relayed, Story};
 use crate::router::supervisor::lines;
 use fpty::sys::Size;
-use fpty::sys::child::Exit;
+use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 
 /// The words before each line.
@@ -37,6 +39,18 @@ pub struct Place {
     pub command_room: usize,
 }
 
+/// What is new of a session or command that is about to begin.
+pub struct New {
+    /// Its id.
+    pub id: String,
+    /// Its process.
+    pub pid: Option<Pid>,
+    /// Its terminal, where it has one.
+    pub tty: Option<String>,
+    /// The size of that.
+    pub size: Option<Size>,
+}
+
 /// What is known of a session.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -44,24 +58,10 @@ pub struct Facts {
     pub id: String,
     /// The address that its client came to.
     pub socket: Arc<str>,
-    /// What its client speaks: `raw`, `uwsgi`, `extended`.
-    pub mode: &'static str,
-    /// Its client.
-    pub peer: Peer,
-    /// What that says of itself.
-    pub said: Said,
-    /// The user of its program.
-    pub uid: u32,
-    /// The group.
-    pub gid: u32,
-    /// What its program was started by.
-    pub command: Arc<str>,
+    /// What does not change with the gateway.
+    pub story: Story,
     /// Its program.
     pub pid: Option<u32>,
-    /// Its terminal, where it has one.
-    pub tty: Option<Box<str>>,
-    /// That one's size at the beginning, as its client said it.
-    pub size: Option<Size>,
     /// When it began.
     pub started: Timestamp,
     /// How its program ended.
@@ -76,13 +76,6 @@ pub struct Facts {
     pub place: Option<lines::Place>,
     /// The supervisor has that line.
     pub is_kept: bool,
-    /// The client that is attached, or was last, where it is not the first one.
-    pub client: Option<Box<Peer>>,
-    /// Since when that is.
-    pub attached: Timestamp,
-    /// Bytes of input and output of the clients before; `None`: not all came
-    /// through here.
-    pub before: (Option<u64>, Option<u64>),
 }
 
 /// What a client does with a session, that goes on before and afterwards.
@@ -100,7 +93,7 @@ pub enum Act<'a> {
 }
 
 /// What became of the recording of a session.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recorded {
     /// The file.
     pub path: String,
@@ -121,8 +114,8 @@ pub struct End {
     pub duration: Duration,
     /// Why.
     pub why: Gone,
-    /// Bytes of input and output; `None`: they did not come through here.
-    pub bytes: (Option<u64>, Option<u64>),
+    /// Bytes of input and output.
+    pub bytes: Relayed,
 }
 
 /// A session that is over: the line of its end can be written when it is known
@@ -141,10 +134,11 @@ impl Facts {
     pub fn common(&self, format: Format, place: &Place) -> Box<str> {
         let fields = |line: &mut Line| {
             of_place(line, Some(&self.id), place);
-            of_peer(line, &self.socket, self.mode, &self.peer);
-            line.field("uid", Value::Number(self.uid.into()))
-                .field("gid", Value::Number(self.gid.into()))
-                .field("command", Value::Text(&self.command, place.command_room))
+            let Story { mode, first, command, uid, gid, .. } = &self.story;
+            of_peer(line, &self.socket, *mode, first);
+            line.field("uid", Value::Number((*uid).into()))
+                .field("gid", Value::Number((*gid).into()))
+                .field("command", Value::Text(command, place.command_room))
                 .field("pid", Value::number(self.pid));
         };
         Line::part(format, fields).into()
@@ -181,34 +175,18 @@ impl Facts {
         let (format, common) = self.audit.as_ref()?;
         let mut line = begin(*format, "session-start", self.started.wall);
         line.fields(common);
-        of_claim(&mut line, &self.said);
-        line.field("tty", Value::text(self.tty.as_deref(), SHORT))
-            .field("term", Value::text(self.said.term.as_deref(), SHORT))
-            .field("rows", Value::number(self.size.map(|size| size.rows)))
-            .field("cols", Value::number(self.size.map(|size| size.cols)));
+        let Story { said, tty, size, .. } = &self.story;
+        let (rows, cols) = size.unzip();
+        of_claim(&mut line, said);
+        line.field("tty", Value::text(tty.as_deref(), SHORT))
+            .field("term", Value::text(said.term.as_deref(), SHORT))
+            .field("rows", Value::number(rows))
+            .field("cols", Value::number(cols));
         Some(finish(line, lost))
     }
 
-    /// Bytes of all its clients, with these of the last one.
-    pub fn bytes_with(&self, last: (Option<u64>, Option<u64>)) -> (Option<u64>, Option<u64>) {
-        let both = |before: Option<u64>, last: Option<u64>| Some(before? + last?);
-        (both(self.before.0, last.0), both(self.before.1, last.1))
-    }
-
-    /// The client that is attached, or was last.
-    pub fn client(&self) -> &Peer {
-        self.client.as_deref().unwrap_or(&self.peer)
-    }
-
     /// The line of what a client does with it.
-    pub fn act_line(
-        &self,
-        act: Act<'_>,
-        peer: &Peer,
-        place: &Place,
-        at: SystemTime,
-        lost: u64,
-    ) -> Option<String> {
+    pub fn act_line(&self, act: Act<'_>, peer: &Peer, place: &Place, lost: u64) -> Option<String> {
         let (format, _) = self.audit.as_ref()?;
         let event = match act {
             Act::Attach(_) => "session-attach",
@@ -216,9 +194,9 @@ impl Facts {
             Act::Watch(_) => "session-watch",
             Act::Unwatch(_) => "session-unwatch",
         };
-        let mut line = begin(*format, event, at);
+        let mut line = begin(*format, event, SystemTime::now());
         of_place(&mut line, Some(&self.id), place);
-        of_peer(&mut line, &self.socket, self.mode, peer);
+        of_peer(&mut line, &self.socket, self.story.mode, peer);
         match act {
             Act::Attach(said) | Act::Watch(said) => {
                 of_claim(&mut line, said);
@@ -267,18 +245,12 @@ impl Facts {
 }
 
 /// Somebody who got no session.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Refused<'a> {
-    /// The address that it came to.
-    pub socket: &'a str,
-    /// What it speaks.
-    pub mode: &'static str,
+    /// Where it comes from.
+    pub origin: &'a Origin,
     /// Who it is.
-    pub peer: Peer,
-    /// What it says of itself.
-    pub said: Said,
-    /// The command that it asked for.
-    pub command: Option<&'a str>,
+    pub peer: &'a Peer,
     /// Why, in a word.
     pub reason: Refusal,
     /// The same, in the words of the log.
@@ -288,25 +260,26 @@ pub struct Refused<'a> {
 }
 
 impl Refused<'_> {
-    /// Its line.
-    pub fn line(&self, format: Format, place: &Place, now: SystemTime, lost: u64) -> String {
-        let mut line = begin(format, "refused", now);
+    /// Its line; `None`: there is none at that socket.
+    pub fn line(&self, place: &Place, lost: u64) -> Option<String> {
+        let Origin { socket, mode, said, command } = self.origin;
+        let mut line = begin(socket.audit?, "refused", SystemTime::now());
         of_place(&mut line, None, place);
-        of_peer(&mut line, self.socket, self.mode, &self.peer);
-        of_claim(&mut line, &self.said);
-        line.field("command", Value::text(self.command, place.command_room))
+        of_peer(&mut line, &socket.name, *mode, self.peer);
+        of_claim(&mut line, said);
+        line.field("command", Value::text(command.as_deref(), place.command_room))
             .field("reason", Value::word(self.reason.word()))
             .field("why", Value::Text(self.why, WHY));
         if let Some(count) = self.count {
             line.field("count", Value::Number(count));
         }
-        finish(line, lost)
+        Some(finish(line, lost))
     }
 }
 
 fn begin(format: Format, event: &'static str, time: SystemTime) -> Line {
     let mut line = Line::new(format, PREFIX);
-    line.field("event", Value::word(event)).field("time", Value::word(&Utc::of(time).rfc3339()));
+    line.field("event", Value::word(event)).field("time", Value::word(&clock::rfc3339(time)));
     line
 }
 
@@ -323,10 +296,10 @@ fn of_claim(line: &mut Line, said: &Said) {
 }
 
 /// Where a session's client came in, and who it is.
-pub fn of_peer(line: &mut Line, socket: &str, mode: &'static str, peer: &Peer) {
+pub fn of_peer(line: &mut Line, socket: &str, mode: Mode, peer: &Peer) {
     let address = peer.address.map(|address| address.to_string());
     line.field("socket", Value::Text(socket, ADDRESS))
-        .field("mode", Value::word(mode))
+        .field("mode", Value::word(mode.word()))
         .member("peer", "pid", Value::number(peer.pid))
         .member("peer", "uid", Value::number(peer.uid))
         .member("peer", "gid", Value::number(peer.gid))
@@ -346,34 +319,41 @@ fn finish(mut line: Line, lost: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::origin::Socket;
     use super::*;
     use serde_json::Value as Json;
 
     fn facts(text: &str) -> Facts {
-        Facts {
-            id: String::from("0123abcd"),
-            socket: text.into(),
-            mode: "extended",
-            peer: Peer {
-                pid: Some(u32::MAX),
-                uid: Some(u32::MAX),
-                gid: Some(u32::MAX),
-                user: Some(text.into()),
-                login_uid: Some(u32::MAX),
-                address: Some([u8::MAX; 16].into()),
-                port: Some(u16::MAX),
-            },
-            said: Said {
-                ssh_connection: Some(text.into()),
-                logname: Some(text.into()),
-                term: Some(text.into()),
-            },
+        let first = Peer {
+            pid: Some(u32::MAX),
+            uid: Some(u32::MAX),
+            gid: Some(u32::MAX),
+            user: Some(text.into()),
+            login_uid: Some(u32::MAX),
+            address: Some([u8::MAX; 16].into()),
+            port: Some(u16::MAX),
+        };
+        let said = Said {
+            ssh_connection: Some(text.into()),
+            logname: Some(text.into()),
+            term: Some(text.into()),
+        };
+        let story = Story {
+            mode: Mode::Extended,
+            first,
+            said,
             uid: u32::MAX,
             gid: u32::MAX,
             command: text.into(),
-            pid: Some(u32::MAX),
             tty: Some(text.into()),
-            size: Some(Size { rows: u16::MAX, cols: u16::MAX }),
+            size: Some((u16::MAX, u16::MAX)),
+            ..Story::default()
+        };
+        Facts {
+            id: String::from("0123abcd"),
+            socket: text.into(),
+            story,
+            pid: Some(u32::MAX),
             started: Timestamp::default(),
             exit: Some(Exit::Signal { number: 64, core: true }),
             audit: None,
@@ -381,9 +361,6 @@ mod tests {
             recording: None,
             place: None,
             is_kept: false,
-            client: None,
-            attached: Timestamp::now(),
-            before: (Some(0), Some(0)),
         }
     }
 
@@ -402,16 +379,12 @@ mod tests {
     fn lines(format: Format, text: &str) -> [String; 3] {
         let facts = audited(format, text);
         let place = place(text);
-        let refused = Refused {
-            socket: text,
-            mode: "extended",
-            peer: facts.peer.clone(),
-            said: facts.said.clone(),
-            command: Some(text),
-            reason: Refusal::Resources,
-            why: text,
-            count: Some(u64::MAX),
-        };
+        let Story { mode, first: peer, said, command, .. } = &facts.story;
+        let (socket, command) = (facts.socket.clone(), Some(command.clone()));
+        let socket = Socket { name: socket, audit: Some(format), ..Socket::default() };
+        let origin = Origin { socket, mode: *mode, said: said.clone(), command };
+        let (reason, count) = (Refusal::Resources, Some(u64::MAX));
+        let refused = Refused { origin: &origin, peer, reason, why: text, count };
         let recorded = Recorded {
             path: text.to_owned(),
             bytes: Some(u64::MAX),
@@ -427,7 +400,7 @@ mod tests {
         [
             facts.start_line(u64::MAX).expect("a line"),
             facts.end_line(&end, Some(&recorded), u64::MAX).expect("a line"),
-            refused.line(format, &place, SystemTime::UNIX_EPOCH, u64::MAX),
+            refused.line(&place, u64::MAX).expect("a line"),
         ]
     }
 

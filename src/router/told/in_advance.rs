@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::clock::Utc;
+use super::clock::rfc3339;
 use super::reason::Gone;
 use fpty::sys::child::Exit;
 
@@ -17,7 +17,7 @@ const NO_DURATION: &str = "0.000";
 
 /// The line, now that it is known when its session ended, and after how long.
 pub fn at(line: &str, ended: SystemTime, duration: Duration) -> String {
-    let mut line = line.replacen(&Utc::of(NO_TIME).rfc3339(), &Utc::of(ended).rfc3339(), 1);
+    let mut line = line.replacen(&rfc3339(NO_TIME), &rfc3339(ended), 1);
     // As JSON has it, or keyval. Within a text the quotes would be escaped.
     for (before, behind) in [("\"duration\":", ",\"reason\":\""), ("duration=", " reason=\"")] {
         if let Some(at) = line.find(&format!("{before}{NO_DURATION}{behind}")) {

@@ -4,6 +4,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `mod.rs` | a session begins, ends, or is refused |
+//! | `origin.rs` | where it comes from |
 //! | `facts.rs` | what is known of it; its lines |
 //! | `peer.rs` | who is at the other end |
 //! | `names.rs` | names of users, without waiting for one |
@@ -11,7 +12,7 @@
 //! | `refusals.rs` | how many of them have a line of their own |
 //! | `line.rs` | how a line looks |
 //! | `in_advance.rs` | last lines, in case that a gateway is killed |
-//! | `story.rs` | what the next gateway is to know of a session |
+//! | `story.rs` | what of that the next gateway is to know |
 //! | `counters.rs` | what happened since the start, of all gateways |
 //! | `traffic.rs` | bytes of a session |
 //! | `clock.rs` | the time as it is written down |
@@ -22,6 +23,7 @@ mod facts;
 pub mod in_advance;
 pub mod line;
 mod names;
+mod origin;
 mod peer;
 mod reason;
 mod refusals;
@@ -29,34 +31,30 @@ mod story;
 mod traffic;
 
 use std::collections::HashMap;
-use std::mem::take;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::secrets::NOBODY;
 use super::supervisor::lines::{self, Lines};
 use super::table::Key;
 use crate::config::router::Router;
-use crate::config::rules::Rules;
+use crate::session::greeting::Opening;
 use crate::shares::Who;
 use crate::uwsgi::queue::Queue;
 use crate::uwsgi::{log, server};
-use fpty::proto::{Ended, Ending};
-use fpty::sys::Size;
+use fpty::proto::Protocol;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::socket::Stream;
 
 use counters::Counters;
-use facts::Act;
-pub use facts::{End, Facts, Last, Recorded, of_peer};
-use facts::{Place, Refused};
-use line::Format;
+use facts::{Act, Place, Refused};
+pub use facts::{End, Facts, Last, New, Recorded, of_peer};
 use names::Names;
+pub use origin::{Mode, Origin, Rejection, Socket};
 pub use peer::{Peer, Said};
 pub use reason::{Gone, Parted, Refusal};
-use refusals::Refusals;
-pub use story::Story;
+use refusals::{LeftOut, Refusals};
+pub use story::{Relayed, Story};
 pub use traffic::Traffic;
 
 /// How many bytes of a command a line has room for, and the least.
@@ -77,80 +75,6 @@ pub enum Subject {
     Left(Key),
     /// A command without one.
     Command(Key),
-}
-
-/// What is new of a session or command that is about to begin.
-pub struct New {
-    /// Its process.
-    pub pid: Option<Pid>,
-    /// Its terminal, where it has one.
-    pub tty: Option<String>,
-    /// The size of that.
-    pub size: Option<Size>,
-}
-
-/// A socket, as it is told of.
-#[derive(Clone, Default)]
-pub struct Socket {
-    /// Its name.
-    pub name: Arc<str>,
-    /// How the audit's lines of those who come there look; `None`: there are
-    /// none.
-    pub audit: Option<Format>,
-    /// Whether those who come there are recorded.
-    pub is_recorded: bool,
-    /// What runs there.
-    pub command: Arc<str>,
-    /// As which user, and group.
-    pub ids: (u32, u32),
-}
-
-impl Socket {
-    /// One with these rules.
-    pub fn of(name: &str, rules: &Rules) -> Self {
-        let own = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        Self {
-            name: name.into(),
-            audit: rules.audit,
-            is_recorded: rules.record.folder.is_some(),
-            command: rules.command.to_string_lossy().into(),
-            ids: rules.identity.as_ref().map_or_else(own, |identity| (identity.uid, identity.gid)),
-        }
-    }
-}
-
-/// Where a session, or a refusal, comes from. It travels with the connection
-/// from its first word on; empty where nobody wants to know.
-#[derive(Clone, Default)]
-pub struct Origin {
-    socket: Socket,
-    mode: &'static str,
-    said: Said,
-    /// The command that it asks for.
-    command: Option<Arc<str>>,
-}
-
-/// Why somebody gets no session: what it is told, and what is counted.
-#[derive(Debug)]
-pub struct Rejection {
-    /// For the client.
-    pub ended: Ended,
-    /// For the audit and the metrics.
-    pub reason: Refusal,
-}
-
-impl From<Ended> for Rejection {
-    fn from(ended: Ended) -> Self {
-        let reason = Refusal::of(&ended);
-        Self { ended, reason }
-    }
-}
-
-impl Rejection {
-    /// For this reason, which the client is told in a text.
-    pub fn because(reason: Refusal, text: impl Into<String>) -> Self {
-        Self { ended: Ended::because(Ending::Refused, text), reason }
-    }
 }
 
 /// What a gateway tells of its sessions.
@@ -202,14 +126,22 @@ impl Told {
         }
     }
 
-    /// Where somebody comes from: at which socket, what it speaks, and what it
-    /// says of itself.
-    pub fn origin(&self, door: u16, mode: &'static str, said: impl FnOnce() -> Said) -> Origin {
+    /// Where somebody comes from: at which socket, and what it speaks.
+    pub fn origin(&self, door: u16, mode: impl Into<Mode>) -> Origin {
         if !self.keeps_facts {
             return Origin::default();
         }
         let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
-        Origin { socket, mode, said: said(), command: None }
+        Origin { socket, mode: mode.into(), ..Origin::default() }
+    }
+
+    /// The same of somebody who has said this of itself.
+    pub fn origin_of(&self, door: u16, opening: &Opening) -> Origin {
+        let mode = if opening.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
+        match self.keeps_facts {
+            true => Origin { said: Said::of(&opening.variables), ..self.origin(door, mode) },
+            false => Origin::default(),
+        }
     }
 
     /// The same, of somebody who asks for a command.
@@ -252,75 +184,69 @@ impl Told {
         }
     }
 
-    /// Where a session's recording is to be.
-    pub fn records_to(&mut self, subject: Subject, path: &str) {
+    /// Where a session's recording is, or is to be, and whether it is recorded now.
+    pub fn recorded(&mut self, subject: Subject, path: &str, recorded: bool) {
         if let Some(facts) = self.facts.get_mut(&subject) {
             facts.recording = Some(path.into());
-        }
-    }
-
-    /// A session is recorded, or no more.
-    pub fn is_recorded(&mut self, subject: Subject, recorded: bool) {
-        if let Some(facts) = self.facts.get_mut(&subject) {
             facts.recorded = recorded;
         }
     }
 
     /// There never was such a session: where its client comes from, which is about
     /// to be refused.
-    pub fn was_none(&mut self, subject: Subject) -> Origin {
+    pub fn remove(&mut self, subject: Subject) -> Origin {
         let Some(facts) = self.facts.remove(&subject) else {
             return Origin::default();
         };
-        let Facts { socket: name, mode, said, audit, command, uid, gid, .. } = *facts;
-        let audit = audit.map(|(format, _)| format);
-        let ids = (uid, gid);
+        let Facts { socket: name, story, audit, .. } = *facts;
+        let Story { mode, said, command, uid, gid, .. } = story;
+        let (audit, ids) = (audit.map(|(format, _)| format), (uid, gid));
         let socket = Socket { name, audit, is_recorded: false, command: command.clone(), ids };
         Origin { socket, mode, said, command: Some(command) }
     }
 
     /// Somebody gets no session.
-    pub fn refused(&mut self, origin: Origin, client: Option<&Stream>, reason: Refusal, why: &str) {
+    pub fn refused(
+        &mut self,
+        origin: &Origin,
+        client: Option<&Stream>,
+        reason: Refusal,
+        why: &str,
+    ) {
         self.counters.refused(reason);
-        let Some(format) = origin.socket.audit else {
-            return;
-        };
-        let who = client.map_or(Who::Nobody, Who::of);
-        self.tell_of_refusals();
-        let at = (&origin.socket.name, format, origin.mode);
-        if !self.refusals.is_told(who, at, reason, why) {
+        if origin.socket.audit.is_none() {
             return;
         }
-        let peer = client.map(|client| peer::Peer::of(client, &mut self.names, true));
-        let refused = Refused {
-            socket: &origin.socket.name,
-            mode: origin.mode,
-            peer: peer.unwrap_or_default(),
-            said: origin.said,
-            command: origin.command.as_deref(),
-            reason,
-            why,
-            count: None,
-        };
-        let (place, now) = (&self.place, SystemTime::now());
-        self.queue.say(|lost| refused.line(format, place, now, take(lost)), log::takes);
+        let who = client.map_or(Who::Nobody, Who::of);
+        self.tell_of_refusals();
+        if self.refusals.note(who, origin, reason, why) {
+            let peer = client.map(|client| self.peer(client, true)).unwrap_or_default();
+            self.tell_refused(&Refused { origin, peer: &peer, reason, why, count: None });
+        }
     }
 
     /// Writes how many of the second that is over had no line of their own.
     fn tell_of_refusals(&mut self) {
         for left_out in self.refusals.over(Instant::now()) {
-            let refused = Refused {
-                socket: &left_out.socket,
-                mode: left_out.mode,
-                peer: left_out.peer,
-                said: Said::default(),
-                command: None,
-                reason: left_out.reason,
-                why: &left_out.why,
-                count: Some(left_out.count),
+            let LeftOut { origin, peer, reason, why, count } = &left_out;
+            let (reason, count) = (*reason, Some(*count));
+            self.tell_refused(&Refused { origin, peer, reason, why, count });
+        }
+    }
+
+    fn tell_refused(&mut self, refused: &Refused<'_>) {
+        let line = refused.line(&self.place, *self.queue.lost());
+        self.tell(line);
+    }
+
+    /// Writes a line of ours, which says how many were lost before it.
+    fn tell(&mut self, line: Option<String>) {
+        if let Some(line) = line {
+            let told = |lost: &mut u64| {
+                *lost = 0;
+                line
             };
-            let (format, place, now) = (left_out.format, &self.place, SystemTime::now());
-            self.queue.say(|lost| refused.line(format, place, now, take(lost)), log::takes);
+            self.queue.say(told, log::takes);
         }
     }
 
@@ -329,51 +255,51 @@ impl Told {
         self.keeps_facts
     }
 
+    /// Who is at the other end of a connection, and as whom it has logged in, where
+    /// that is asked for.
+    pub fn peer(&mut self, client: &Stream, with_login: bool) -> Peer {
+        Peer::of(client, &mut self.names, with_login)
+    }
+
+    /// The same of a session that goes on without a client, and is this user's.
+    pub fn peer_of_user(&mut self, uid: u32) -> Peer {
+        Peer::user(uid, &mut self.names)
+    }
+
     /// Notes what is known of a new session or command.
-    pub fn note(
-        &mut self,
-        subject: Subject,
-        origin: Origin,
-        id: String,
-        client: &Stream,
-        new: New,
-    ) {
-        let with_login = origin.socket.audit.is_some();
-        let peer = peer::Peer::of(client, &mut self.names, with_login);
-        self.note_peer(subject, origin, id, peer, new);
-    }
-
-    /// The same of one that goes on without a client, and is this user's.
-    pub fn note_user(&mut self, subject: Subject, origin: Origin, id: String, uid: u32, new: New) {
-        let peer = match uid {
-            NOBODY => peer::Peer::default(),
-            _ => peer::Peer { uid: Some(uid), user: self.names.of(uid), ..peer::Peer::default() },
-        };
-        self.note_peer(subject, origin, id, peer, new);
-    }
-
-    fn note_peer(
-        &mut self,
-        subject: Subject,
-        origin: Origin,
-        id: String,
-        peer: peer::Peer,
-        new: New,
-    ) {
+    pub fn note(&mut self, subject: Subject, origin: Origin, peer: Peer, new: New) {
         let Origin { socket, mode, said, command } = origin;
-        let audit = socket.audit;
+        let story = Story {
+            mode,
+            first: peer,
+            said,
+            command: command.unwrap_or_else(|| Arc::clone(&socket.command)),
+            uid: socket.ids.0,
+            gid: socket.ids.1,
+            tty: new.tty.map(Into::into),
+            size: new.size.filter(|_| mode != Mode::Raw).map(|size| (size.rows, size.cols)),
+            attached: Timestamp::now().into(),
+            before: (Some(0), Some(0)),
+            client: None,
+        };
+        self.note_story(subject, socket, story, new.id, new.pid);
+    }
+
+    /// Notes the same of one that has this story, and this id and process; it began at
+    /// this socket.
+    fn note_story(
+        &mut self,
+        subject: Subject,
+        socket: Socket,
+        story: Story,
+        id: String,
+        pid: Option<Pid>,
+    ) {
         let mut facts = Facts {
             id,
             socket: socket.name,
-            mode,
-            peer,
-            said,
-            uid: socket.ids.0,
-            gid: socket.ids.1,
-            command: command.unwrap_or(socket.command),
-            pid: new.pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
-            tty: new.tty.map(Into::into),
-            size: new.size.filter(|_| mode != "raw"),
+            story,
+            pid: pid.and_then(|program| u32::try_from(program.as_raw()).ok()),
             started: Timestamp::now(),
             exit: None,
             audit: None,
@@ -381,40 +307,31 @@ impl Told {
             recording: None,
             place: None,
             is_kept: false,
-            client: None,
-            attached: Timestamp::now(),
-            before: (Some(0), Some(0)),
         };
-        facts.audit = audit.map(|format| (format, facts.common(format, &self.place)));
+        facts.audit = socket.audit.map(|format| (format, facts.common(format, &self.place)));
         self.facts.insert(subject, Box::new(facts));
     }
 
     /// A client has left a session, which goes on without it.
-    pub fn detached(
-        &mut self,
-        from: Subject,
-        to: Subject,
-        how: Parted,
-        bytes: (Option<u64>, Option<u64>),
-    ) {
+    pub fn detached(&mut self, from: Subject, to: Subject, how: Parted, bytes: Relayed) {
         let Some(mut facts) = self.facts.remove(&from) else {
             return;
         };
-        facts.before = facts.bytes_with(bytes);
+        facts.story.before = facts.story.bytes_with(bytes);
         let by = match how {
             Parted::Stolen(uid) => Some((uid, self.names.of(uid))),
             Parted::Asked | Parted::Lost => None,
         };
         let by = by.as_ref().map(|(uid, name)| (*uid, name.as_deref()));
-        let act = Act::Detach(how, facts.attached.elapsed(), by);
-        self.act(&facts, act, facts.client());
+        let act = Act::Detach(how, Timestamp::from(facts.story.attached).elapsed(), by);
+        self.tell_act(&facts, act, facts.story.last_client());
         self.facts.insert(to, facts);
     }
 
     /// The client of a session, which was there since then, was lost with its gateway.
     pub fn lost_with_its_gateway(&mut self, subject: Subject, since: Timestamp) {
         if let Some(facts) = self.facts.get_mut(&subject) {
-            facts.attached = since;
+            facts.story.attached = since.into();
         }
         self.detached(subject, subject, Parted::Lost, (None, None));
     }
@@ -424,56 +341,43 @@ impl Told {
         let Some(mut facts) = self.facts.remove(&from) else {
             return;
         };
-        let peer = peer::Peer::of(client, &mut self.names, facts.audit.is_some());
-        self.act(&facts, Act::Attach(&origin.said), &peer);
-        facts.client = Some(Box::new(peer));
-        facts.attached = Timestamp::now();
+        let peer = self.peer(client, facts.audit.is_some());
+        self.tell_act(&facts, Act::Attach(&origin.said), &peer);
+        facts.story.client = Some(Box::new(peer));
+        facts.story.attached = Timestamp::now().into();
         self.facts.insert(to, facts);
     }
 
     /// A client looks on, from now on.
     pub fn viewed(&mut self, subject: Subject, origin: &Origin, client: &Stream) {
-        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
-            let peer = peer::Peer::of(client, &mut self.names, true);
-            Self::write(&mut self.queue, &self.place, facts, Act::Watch(&origin.said), &peer);
-        }
+        self.tell_view(subject, Act::Watch(&origin.said), client);
     }
 
     /// It does so no more, after so long.
     pub fn unviewed(&mut self, subject: Subject, client: &Stream, after: Duration) {
+        self.tell_view(subject, Act::Unwatch(after), client);
+    }
+
+    fn tell_view(&mut self, subject: Subject, act: Act<'_>, client: &Stream) {
         if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
-            let peer = peer::Peer::of(client, &mut self.names, true);
-            Self::write(&mut self.queue, &self.place, facts, Act::Unwatch(after), &peer);
+            let peer = Peer::of(client, &mut self.names, true);
+            let line = facts.act_line(act, &peer, &self.place, *self.queue.lost());
+            self.tell(line);
         }
     }
 
-    fn act(&mut self, facts: &Facts, act: Act<'_>, peer: &peer::Peer) {
-        if facts.audit.is_some() {
-            Self::write(&mut self.queue, &self.place, facts, act, peer);
-        }
-    }
-
-    fn write(queue: &mut Queue, place: &Place, facts: &Facts, act: Act<'_>, peer: &peer::Peer) {
-        let now = SystemTime::now();
-        queue.say(
-            |lost| facts.act_line(act, peer, place, now, take(lost)).unwrap_or_default(),
-            log::takes,
-        );
+    fn tell_act(&mut self, facts: &Facts, act: Act<'_>, peer: &Peer) {
+        let line = facts.act_line(act, peer, &self.place, *self.queue.lost());
+        self.tell(line);
     }
 
     /// It is over; what of that is still to be told.
-    pub fn ended(
-        &mut self,
-        subject: Subject,
-        why: Gone,
-        bytes: (Option<u64>, Option<u64>),
-    ) -> Option<Last> {
+    pub fn ended(&mut self, subject: Subject, why: Gone, bytes: Relayed) -> Option<Last> {
         let facts = self.facts.remove(&subject);
-        let duration = facts.as_ref().map(|facts| facts.started.elapsed());
-        let bytes = facts.as_ref().map_or(bytes, |facts| facts.bytes_with(bytes));
-        self.counters.ended(why, duration);
-        let end = End { at: SystemTime::now(), duration: duration?, why, bytes };
-        Some(Last { facts: facts?, end })
+        self.counters.ended(why, facts.as_ref().map(|facts| facts.started.elapsed()));
+        let facts = facts?;
+        let (duration, bytes) = (facts.started.elapsed(), facts.story.bytes_with(bytes));
+        Some(Last { facts, end: End { at: SystemTime::now(), duration, why, bytes } })
     }
 
     /// Writes the line of a session's end, as soon as it is known what became
@@ -482,12 +386,8 @@ impl Told {
         if let (Some(lines), Some(place)) = (&mut self.lines, last.facts.place) {
             lines.take(place);
         }
-        if last.facts.audit.is_some() {
-            let Last { facts, end } = last;
-            let line =
-                |lost: &mut u64| facts.end_line(end, recorded, take(lost)).unwrap_or_default();
-            self.queue.say(line, log::takes);
-        }
+        let line = last.facts.end_line(&last.end, recorded, *self.queue.lost());
+        self.tell(line);
     }
 
     /// The line of a session's end, in advance, and when the session began:
@@ -497,17 +397,9 @@ impl Told {
         Some((facts.line_in_advance(&self.place)?, facts.started.boot))
     }
 
-    /// The supervisor tells of a session's end, where this gateway is killed.
-    pub fn entrusted(&mut self, subject: Subject) {
-        self.mark_entrusted(subject, true);
-    }
-
-    /// It does not.
-    pub fn not_entrusted(&mut self, subject: Subject) {
-        self.mark_entrusted(subject, false);
-    }
-
-    fn mark_entrusted(&mut self, subject: Subject, kept: bool) {
+    /// The supervisor tells of a session's end, where this gateway is killed; or it
+    /// does not.
+    pub fn entrusted(&mut self, subject: Subject, kept: bool) {
         if let Some(facts) = self.facts.get_mut(&subject) {
             facts.is_kept = kept;
             if let (Some(lines), Some(place)) = (&self.lines, facts.place) {
@@ -520,7 +412,7 @@ impl Told {
     pub fn nothing_is_entrusted(&mut self) {
         let kept = self.facts.iter().filter(|(_, facts)| facts.is_kept);
         let kept: Vec<Subject> = kept.map(|(subject, _)| *subject).collect();
-        kept.into_iter().for_each(|subject| self.not_entrusted(subject));
+        kept.into_iter().for_each(|subject| self.entrusted(subject, false));
     }
 
     /// Writes a session's last line in advance.
@@ -560,23 +452,21 @@ impl Told {
 
     /// What the next gateway is to know of a session, where anybody wants to know it.
     pub fn story(&self, subject: Subject) -> Option<Box<Story>> {
-        self.facts.get(&subject).map(|facts| Box::new(Story::of(facts)))
+        self.facts.get(&subject).map(|facts| facts.story.handed_on())
     }
 
     /// A session of a gateway that was here before has this story, and this id and
-    /// process; it began at this socket, then.
-    pub fn note_story(
+    /// process; it began at this socket.
+    pub fn take_up(
         &mut self,
         subject: Subject,
-        story: &Story,
+        story: Story,
         door: u16,
-        (id, pid, started): (String, Option<Pid>, Timestamp),
+        id: String,
+        pid: Option<Pid>,
     ) {
         let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
-        let pid = pid.and_then(|pid| u32::try_from(pid.as_raw()).ok());
-        let mut facts = story.clone().facts(id, &socket.name, pid, started);
-        facts.audit = socket.audit.map(|format| (format, facts.common(format, &self.place)));
-        self.facts.insert(subject, Box::new(facts));
+        self.note_story(subject, socket, story, id, pid);
     }
 
     /// Writes a line that somebody has written in advance.
@@ -604,8 +494,8 @@ impl Told {
     pub fn begun(&mut self, subject: Subject) {
         self.counters.began();
         self.write_in_advance(subject);
-        if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
-            self.queue.say(|lost| facts.start_line(take(lost)).unwrap_or_default(), log::takes);
-        }
+        let lost = *self.queue.lost();
+        let line = self.facts.get(&subject).and_then(|facts| facts.start_line(lost));
+        self.tell(line);
     }
 }

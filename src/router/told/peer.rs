@@ -4,6 +4,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::names::Names;
 use crate::shares::Who;
 use fpty::proto::variables::{LOGNAME, SSH_CONNECTION, Variables};
@@ -12,7 +14,8 @@ use fpty::sys::socket::Stream;
 
 /// The other end of a connection. What is not known is `None`: of TCP there
 /// are address and port, of a UNIX socket the others.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Peer {
     /// The process that connected.
     pub pid: Option<u32>,
@@ -51,6 +54,11 @@ impl Peer {
         }
     }
 
+    /// A user of this machine; nothing more is known of the connection.
+    pub fn user(uid: u32, names: &mut Names) -> Self {
+        Self { uid: Some(uid), user: names.of(uid), ..Self::default() }
+    }
+
     /// The peer of a connection; as whom it has logged in only where that is
     /// asked for.
     pub fn of(client: &Stream, names: &mut Names, with_login: bool) -> Self {
@@ -70,7 +78,8 @@ impl Peer {
 }
 
 /// What a client says of itself: nobody has to believe it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Said {
     /// Where it was logged in from.
     pub ssh_connection: Option<Box<str>>,

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Refusal;
-use super::line::Format;
+use super::origin::Origin;
 use super::peer::Peer;
+use super::reason::Refusal;
 use crate::shares::Who;
 
 /// Lines in a second: of one user, for one reason, at one socket; and of all.
@@ -20,38 +20,17 @@ const SHARES: usize = 64;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What has a number of lines of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Whose {
-    who: Who,
-    reason: Refusal,
-    socket: Arc<str>,
-}
-
-/// What of that was written in this second, and what was not.
+/// What of one share was written in this second, and what was not.
 #[derive(Default)]
 struct Share {
     written: u32,
-    left_out: u64,
-    first: Option<First>,
+    left_out: Option<LeftOut>,
 }
 
-/// What a line of a number says beside it, of the first that it stands for.
-struct First {
-    format: Format,
-    mode: &'static str,
-    peer: Peer,
-    why: Box<str>,
-}
-
-/// So many refusals that have no line each.
+/// So many refusals that have no line each: of one user, for one reason, at one socket.
 pub struct LeftOut {
-    /// The address that they came to.
-    pub socket: Arc<str>,
-    /// How that one's lines look.
-    pub format: Format,
-    /// What the first one spoke.
-    pub mode: &'static str,
+    /// Where the first one came from.
+    pub origin: Origin,
     /// Who they are: what they have in common.
     pub peer: Peer,
     /// Why, in a word.
@@ -66,7 +45,7 @@ pub struct LeftOut {
 pub struct Refusals {
     since: Instant,
     written: u32,
-    shares: HashMap<Whose, Share>,
+    shares: HashMap<(Who, Refusal, Arc<str>), Share>,
     /// Some were counted.
     counts: bool,
 }
@@ -89,28 +68,16 @@ impl Refusals {
         }
         let before = std::mem::replace(self, Self::new());
         self.since = now;
-        let left_out = before.shares.into_iter().filter_map(|(whose, share)| {
-            let First { format, mode, peer, why } = share.first?;
-            let Whose { reason, socket, .. } = whose;
-            Some(LeftOut { socket, format, mode, peer, reason, why, count: share.left_out })
-        });
-        left_out.collect()
+        before.shares.into_values().filter_map(|share| share.left_out).collect()
     }
 
-    /// Whether this one has a line of its own; else it is counted.
-    pub fn is_told(
-        &mut self,
-        who: Who,
-        socket: (&Arc<str>, Format, &'static str),
-        reason: Refusal,
-        why: &str,
-    ) -> bool {
-        let (socket, format, mode) = socket;
-        let mut whose = Whose { who, reason, socket: Arc::clone(socket) };
+    /// Whether this one is to have a line of its own; else it is counted.
+    pub fn note(&mut self, who: Who, origin: &Origin, reason: Refusal, why: &str) -> bool {
+        let mut whose = (who, reason, Arc::clone(&origin.socket.name));
         if self.shares.len() >= SHARES && !self.shares.contains_key(&whose) {
-            whose.who = Who::Nobody;
+            whose.0 = Who::Nobody;
         }
-        let peer = Peer::in_common(whose.who);
+        let peer = Peer::in_common(whose.0);
         let share = self.shares.entry(whose).or_default();
         if share.written < OF_ONE && self.written < OF_ALL {
             share.written += 1;
@@ -118,8 +85,12 @@ impl Refusals {
             return true;
         }
         self.counts = true;
-        share.left_out += 1;
-        share.first.get_or_insert_with(|| First { format, mode, peer, why: why.into() });
+        let left_out = share.left_out.get_or_insert_with(|| {
+            let (socket, mode) = (origin.socket.clone(), origin.mode);
+            let origin = Origin { socket, mode, ..Origin::default() };
+            LeftOut { origin, peer, reason, why: why.into(), count: 0 }
+        });
+        left_out.count += 1;
         false
     }
 }
@@ -131,10 +102,8 @@ mod tests {
     #[test]
     fn what_is_beyond_a_users_lines_is_counted() {
         let mut refusals = Refusals::new();
-        let socket: Arc<str> = "/s".into();
         let told = |refusals: &mut Refusals, who, count: u32| {
-            let at = (&socket, Format::Json, "raw");
-            let is_told = |_: &u32| refusals.is_told(who, at, Refusal::Denied, "no");
+            let is_told = |_: &u32| refusals.note(who, &Origin::default(), Refusal::Denied, "no");
             (0..count).filter(is_told).count() as u32
         };
         assert_eq!(told(&mut refusals, Who::User(1), 5000), OF_ONE);
@@ -153,11 +122,10 @@ mod tests {
     #[test]
     fn many_users_are_bounded_and_each_is_counted() {
         let mut refusals = Refusals::new();
-        let socket: Arc<str> = "/s".into();
-        let at = (&socket, Format::KeyVal, "raw");
-        let all = 0..10_000;
-        let told =
-            all.filter(|uid| refusals.is_told(Who::User(*uid), at, Refusal::Limit, "no")).count();
+        let at = Origin::default();
+        let told = (0..10_000)
+            .filter(|uid| refusals.note(Who::User(*uid), &at, Refusal::Limit, "no"))
+            .count();
         assert!(told <= OF_ALL as usize && refusals.shares.len() <= SHARES + 1);
         let left_out = refusals.over(Instant::now() + SECOND);
         let counted: u64 = left_out.iter().map(|left_out| left_out.count).sum();

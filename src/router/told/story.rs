@@ -1,127 +1,65 @@
-//! What is known of a session, as one gateway hands it on to the next, by way of the
-//! process that keeps both: what is told of it goes on as it began.
+//! What is known of a session that does not change with its gateway: one hands it on
+//! to the next, by way of the process that keeps both, so that what is told of it
+//! goes on as it began.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::Facts;
+use super::origin::Mode;
 use super::peer::{Peer, Said};
-use fpty::proto::Protocol;
-use fpty::sys::Size;
-use fpty::sys::clock::Timestamp;
 use fpty::text::cut;
 
-/// So many bytes of a command: more than a line has room for.
+/// So many bytes of a command are handed on: more than a line has room for.
 const COMMAND: usize = 1000;
+
+/// Bytes of input and output; `None`: they did not come through here.
+pub type Relayed = (Option<u64>, Option<u64>);
 
 /// What does not change with the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Story {
     /// What its client speaks.
-    mode: String,
-    /// Its first client, and the one that is attached or was last, where that is
-    /// another.
-    first: Known,
-    client: Option<Known>,
+    pub mode: Mode,
+    /// Its first client.
+    pub first: Peer,
+    /// The client that is attached, or was last, where it is not the first one.
+    pub client: Option<Box<Peer>>,
     /// What the first one says of itself.
-    ssh_connection: Option<String>,
-    logname: Option<String>,
-    term: Option<String>,
-    /// What runs, and as whom.
-    command: String,
-    uid: u32,
-    gid: u32,
-    tty: Option<String>,
-    size: Option<(u16, u16)>,
-    /// Since when the last client was attached.
-    attached: (u64, u64),
+    pub said: Said,
+    /// What its program was started by.
+    pub command: Arc<str>,
+    /// The user of its program.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Its terminal, where it has one.
+    pub tty: Option<Box<str>>,
+    /// That one's rows and columns at the beginning, as its client said them.
+    pub size: Option<(u16, u16)>,
+    /// Since when the last client is attached, as a
+    /// [`Timestamp`](fpty::sys::clock::Timestamp) is said.
+    pub attached: (u64, u64),
     /// Bytes of the clients before that.
-    before: (Option<u64>, Option<u64>),
-}
-
-/// A peer, in words of its own.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-struct Known {
-    pid: Option<u32>,
-    uid: Option<u32>,
-    gid: Option<u32>,
-    user: Option<String>,
-    login_uid: Option<u32>,
-    address: Option<IpAddr>,
-    port: Option<u16>,
-}
-
-impl From<&Peer> for Known {
-    fn from(peer: &Peer) -> Self {
-        let Peer { pid, uid, gid, user, login_uid, address, port } = peer.clone();
-        let user = user.as_deref().map(str::to_owned);
-        Self { pid, uid, gid, user, login_uid, address, port }
-    }
-}
-
-impl From<Known> for Peer {
-    fn from(known: Known) -> Self {
-        let Known { pid, uid, gid, user, login_uid, address, port } = known;
-        Self { pid, uid, gid, user: user.map(Into::into), login_uid, address, port }
-    }
+    pub before: Relayed,
 }
 
 impl Story {
-    /// That of a session.
-    pub fn of(facts: &Facts) -> Self {
-        let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
-        Self {
-            mode: facts.mode.to_owned(),
-            first: Known::from(&facts.peer),
-            client: facts.client.as_deref().map(Known::from),
-            ssh_connection: text(&facts.said.ssh_connection),
-            logname: text(&facts.said.logname),
-            term: text(&facts.said.term),
-            command: cut(&facts.command, COMMAND).to_owned(),
-            uid: facts.uid,
-            gid: facts.gid,
-            tty: text(&facts.tty),
-            size: facts.size.map(|size| (size.rows, size.cols)),
-            attached: facts.attached.into(),
-            before: facts.before,
-        }
+    /// As it is handed on.
+    pub fn handed_on(&self) -> Box<Self> {
+        Box::new(Self { command: cut(&self.command, COMMAND).into(), ..self.clone() })
     }
 
-    /// The facts of the session with this id, which began at a socket with this name,
-    /// at that time.
-    pub fn facts(self, id: String, socket: &str, pid: Option<u32>, started: Timestamp) -> Facts {
-        let text = |text: Option<String>| text.map(Into::into);
-        let modes = [Protocol::Raw.name(), Protocol::Uwsgi.name()];
-        Facts {
-            id,
-            socket: socket.into(),
-            mode: modes.into_iter().find(|mode| *mode == self.mode).unwrap_or("extended"),
-            peer: self.first.into(),
-            said: Said {
-                ssh_connection: text(self.ssh_connection),
-                logname: text(self.logname),
-                term: text(self.term),
-            },
-            uid: self.uid,
-            gid: self.gid,
-            command: self.command.into(),
-            pid,
-            tty: text(self.tty),
-            size: self.size.map(|(rows, cols)| Size { rows, cols }),
-            started,
-            exit: None,
-            audit: None,
-            recorded: false,
-            recording: None,
-            place: None,
-            is_kept: true,
-            client: self.client.map(|client| Box::new(client.into())),
-            attached: self.attached.into(),
-            before: self.before,
-        }
+    /// The client that is attached, or was last.
+    pub fn last_client(&self) -> &Peer {
+        self.client.as_deref().unwrap_or(&self.first)
+    }
+
+    /// Bytes of all its clients, with these of the last one.
+    pub fn bytes_with(&self, last: Relayed) -> Relayed {
+        let both = |before: Option<u64>, last: Option<u64>| Some(before? + last?);
+        (both(self.before.0, last.0), both(self.before.1, last.1))
     }
 }
 
@@ -131,29 +69,25 @@ mod tests {
 
     #[test]
     fn the_next_gateway_knows_the_same() {
-        let peer = Known { uid: Some(7), user: Some(String::from("anna")), ..Known::default() };
-        let other = Known { address: Some([1, 2, 3, 4].into()), port: Some(5), ..Known::default() };
-        let story = Story {
-            mode: String::from("extended"),
-            first: peer,
-            client: Some(other),
-            ssh_connection: None,
-            logname: Some(String::from("anna")),
-            term: Some(String::from("xterm")),
-            command: String::from("/bin/sh"),
+        let other = Peer { address: Some([1, 2, 3, 4].into()), port: Some(5), ..Peer::default() };
+        let logname = Some("anna".into());
+        let mut story = Story {
+            mode: Mode::Uwsgi,
+            first: Peer { uid: Some(7), user: Some("anna".into()), ..Peer::default() },
+            client: Some(Box::new(other)),
+            said: Said { logname, term: Some("xterm".into()), ..Said::default() },
+            command: "x".repeat(2 * COMMAND).into(),
             uid: 1,
             gid: 2,
-            tty: Some(String::from("/dev/pts/3")),
+            tty: Some("/dev/pts/3".into()),
             size: Some((24, 80)),
             attached: (5, 6),
             before: (Some(1), None),
         };
-        let text = serde_json::to_string(&story).expect("JSON");
+        let text = serde_json::to_string(&story.handed_on()).expect("JSON");
         let read: Story = serde_json::from_str(&text).expect("a story");
+        story.command = "x".repeat(COMMAND).into();
         assert_eq!(read, story);
-        let started = Timestamp::from((3, 4));
-        let facts = read.facts(String::from("0123abcd"), "/run/u", Some(9), started);
-        assert_eq!((&*facts.id, &*facts.socket, facts.pid), ("0123abcd", "/run/u", Some(9)));
-        assert_eq!(Story::of(&facts), story);
+        assert_eq!(read.bytes_with((Some(2), Some(3))), (Some(3), None));
     }
 }

@@ -12,7 +12,7 @@ use crate::config::{self, pty, router};
 use crate::ffi;
 use crate::router::supervisor::{self, left_behind};
 use crate::router::told::counters;
-use crate::router::{memory, record::door, siblings};
+use crate::router::{layout, memory, record::door, siblings};
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{Implies, OptionTable, Spec};
 use crate::uwsgi::sockets::{self, Owner, Role};
@@ -224,12 +224,13 @@ unsafe extern "C" fn router_init() -> c_int {
             |number| config.own_of(number).map(|own| own.ownership).unwrap_or_default(),
             |number, kind| config.own_of(number).map_or(Ok(()), |own| own.fits(kind)),
         )?;
-        memory::reserve(memory::Wants {
+        let wants = memory::Wants {
             gateways: config.processes as usize,
             limits: config.has_limits(),
             audit: config.all_rules().iter().any(|rules| rules.audit.is_some()),
             detach: config.all_rules().iter().any(|rules| rules.detach.sessions > 0),
-        });
+        };
+        memory::reserve(wants, layout::words);
         if let Some(words) = memory::part(memory::Part::HaveTold) {
             stopping::hear(words);
         }

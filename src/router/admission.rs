@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::doors::Newcomer;
+use super::idle::LAST_WORD;
 use super::seats::{self, Full};
 use super::table::Key;
 use super::timers::{Due, SessionDue};
@@ -62,9 +63,6 @@ pub const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
 
 /// How long before that it is told that it will be.
 pub(super) const NOTICE: Duration = Duration::from_secs(60);
-
-/// How long a client may take to hear that its time is over, or that it was idle.
-pub(super) const LAST_WORD: Duration = Duration::from_secs(5);
 
 impl Context {
     /// Why somebody gets no session: for want of a seat.

@@ -2,8 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::context::Context;
-use super::told::Subject;
+use super::whose::Subject;
 
 /// The commands of those that asked for one.
 #[derive(Default)]
@@ -31,19 +30,13 @@ impl AskedFor {
         }
     }
 
+    /// What this one has asked for.
+    pub fn command(&self, subject: Subject) -> Option<&str> {
+        self.0.get(&subject).map(|command| &**command)
+    }
+
     /// After a panic: only what sessions have asked for that there are.
     pub fn retain(&mut self, exists: impl Fn(Subject) -> bool) {
         self.0.retain(|subject, _| exists(*subject));
-    }
-}
-
-impl Context {
-    /// What runs in a session or command that began at this socket; `None`: there is
-    /// no such socket any more.
-    pub fn command_of(&self, subject: Subject, door: u16) -> Option<String> {
-        match self.asked_for.0.get(&subject) {
-            Some(command) => Some(command.to_string()),
-            None => Some(self.doors.rules(door)?.command.to_string_lossy().into_owned()),
-        }
     }
 }

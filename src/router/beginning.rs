@@ -2,11 +2,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::router::ids::LENGTH;
 use fpty::proto::{LONGEST_NAME, is_name};
 
 /// What was typed: an id, how one begins, or a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Beginning {
     typed: [u8; LONGEST_NAME],
     length: usize,
@@ -45,6 +48,20 @@ impl Beginning {
     /// Whether this is the name.
     pub fn is_name(&self, name: &str) -> bool {
         name.as_bytes() == self.as_bytes()
+    }
+}
+
+impl From<Beginning> for String {
+    fn from(typed: Beginning) -> Self {
+        typed.to_string()
+    }
+}
+
+impl TryFrom<String> for Beginning {
+    type Error = &'static str;
+
+    fn try_from(typed: String) -> Result<Self, Self::Error> {
+        Self::of(typed.as_bytes()).ok_or("nothing is called like that")
     }
 }
 

@@ -3,14 +3,9 @@
 
 use std::collections::VecDeque;
 
-use super::command::Commands;
-use super::context::Context;
-use super::outcome::Outcome;
-use super::recovery::Whose;
 use super::table::Key;
-use super::traffic::Sessions;
-use crate::session::command::{Command, Streams};
-use crate::session::{ACTS, Ends, Session};
+use super::whose::Whose;
+use crate::session::ACTS;
 
 /// What all clients may ask for in one turn beside input, once for what they
 /// send, once for what had to wait. A signal that drops input takes up to 80
@@ -37,6 +32,11 @@ impl Rest {
     pub fn whose(&self) -> Whose {
         self.whose
     }
+
+    /// What is to be heard.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[self.heard..]
+    }
 }
 
 impl Behind {
@@ -51,12 +51,30 @@ impl Behind {
     }
 
     /// Has a client ask for what it may; whoever it is may for something.
-    fn share<T>(&mut self, hear: impl FnOnce(&mut usize) -> T) -> T {
+    pub fn share<T>(&mut self, hear: impl FnOnce(&mut usize) -> T) -> T {
         let most = self.acts.clamp(1, ACTS);
         let mut acts = most;
         let heard = hear(&mut acts);
         self.acts = self.acts.saturating_sub(most - acts);
         heard
+    }
+
+    /// Whether this turn has time for more.
+    pub fn has_time(&self) -> bool {
+        self.acts > 0
+    }
+
+    /// Takes all that wait, in order.
+    pub fn take_waiting(&mut self) -> VecDeque<Rest> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// The last so many bytes wait on.
+    pub fn wait_on(&mut self, mut rest: Rest, left: usize) {
+        rest.heard = rest.bytes.len() - left;
+        if left > 0 {
+            self.waiting.push_back(rest);
+        }
     }
 
     /// What there is time for begins anew.
@@ -70,7 +88,7 @@ impl Behind {
     }
 
     /// Keeps what was not heard. Whether there was memory for it.
-    fn keep(&mut self, whose: Whose, rest: &[u8]) -> bool {
+    pub fn keep(&mut self, whose: Whose, rest: &[u8]) -> bool {
         let mut bytes = Vec::new();
         if !fpty::relay::is_free(rest.len()) || bytes.try_reserve_exact(rest.len()).is_err() {
             return false;
@@ -78,72 +96,5 @@ impl Behind {
         bytes.extend_from_slice(rest);
         self.waiting.push_back(Rest { whose, bytes, heard: 0 });
         true
-    }
-}
-
-impl Context {
-    /// Has a session hear what its client sent, which stands in the buffer.
-    pub fn hear(&mut self, key: Key, session: &mut Session, ends: &mut impl Ends) {
-        let Self { input, gather, behind, .. } = self;
-        let left = behind.share(|acts| session.client_sent(input, gather, acts, ends));
-        // Not of raw mode, which may have taken the buffer.
-        if left > 0 && !behind.keep(Whose::Session(key), &input[input.len() - left..]) {
-            session.forget_the_rest();
-        }
-    }
-
-    /// The same, of a command.
-    pub fn hear_command(&mut self, key: Key, command: &mut Command, streams: &mut impl Streams) {
-        let Self { input, gather, behind, .. } = self;
-        let left = behind.share(|acts| command.client_sent(input, gather, acts, streams));
-        if left > 0 && !behind.keep(Whose::Command(key), &input[input.len() - left..]) {
-            command.forget_the_rest();
-        }
-    }
-}
-
-impl Context {
-    /// A turn begins: those on whose behalf something had to wait are to be heard,
-    /// one after the other.
-    pub fn catch_up(&mut self) {
-        self.behind.renew();
-        for rest in std::mem::take(&mut self.behind.waiting) {
-            self.then(Outcome::GoOn(Box::new(rest)));
-        }
-    }
-
-    /// Hears more of a session's client, as far as this turn has time for it.
-    pub fn hear_rest(&mut self, mut rest: Rest, sessions: &mut Sessions, commands: &mut Commands) {
-        let Context { gather, behind, .. } = self;
-        if behind.acts == 0 {
-            return behind.waiting.push_back(rest);
-        }
-        let bytes = &rest.bytes[rest.heard..];
-        let left = match rest.whose {
-            Whose::Session(key) => {
-                // It may have been left, or ended.
-                let Some(attached) = sessions.get_mut(key) else { return };
-                let _armed = attached.wires.master.arm();
-                let (session, wires) = (&mut attached.session, &mut attached.wires);
-                behind.share(|acts| session.client_goes_on(bytes, gather, acts, wires))
-            }
-            Whose::Command(key) => match commands.hears_more(key) {
-                Some((command, wires)) => {
-                    behind.share(|acts| command.client_sent(bytes, gather, acts, wires))
-                }
-                None => return,
-            },
-            _ => return,
-        };
-        let whose = rest.whose;
-        rest.heard = rest.bytes.len() - left;
-        if left > 0 {
-            behind.waiting.push_back(rest);
-        }
-        match whose {
-            Whose::Session(key) => self.then(Outcome::Settle(key)),
-            Whose::Command(key) => self.then(Outcome::SettleCommand(key)),
-            _ => {}
-        }
     }
 }

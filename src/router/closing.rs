@@ -18,11 +18,9 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::context::Context;
 use super::table::{Key, Source, Table};
-use super::timers::Due;
 use fpty::sys::Read;
-use fpty::sys::poll::{Interest, Ready};
+use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::socket::Stream;
 
 /// How long a client may take to close, after the last of what waited for it
@@ -37,7 +35,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// How often they are looked after.
-const LOOK: Duration = Duration::from_millis(500);
+pub const LOOK: Duration = Duration::from_millis(500);
 
 /// So many at once, where there are descriptors enough: one in so many.
 const MOST: usize = 1024;
@@ -125,6 +123,80 @@ impl Closing {
         self.remove(key);
     }
 
+    /// Takes a connection whose last word has been written, until its client has
+    /// closed, or has had time to. Whether they are to be looked after, after [`LOOK`].
+    pub fn take(
+        &mut self,
+        client: Stream,
+        last: LastWord,
+        poller: &Poller,
+        buffer: &mut [u8],
+    ) -> bool {
+        if last == LastWord::Eof {
+            client.end();
+        }
+        let is_heard = match client.read(buffer) {
+            Read::Bytes(_) => true,
+            Read::Blocked => false,
+            // Nothing can come any more.
+            Read::End | Read::Gone => return false,
+        };
+        let mut ended = last == LastWord::Eof;
+        if last == (LastWord::Packet { is_answered: false }) && !is_heard && client.is_unix() {
+            // Nothing is lost by that at such a socket.
+            client.end();
+            ended = true;
+        }
+        let now = Instant::now();
+        let key = self.insert(Connection {
+            client,
+            since: now,
+            heard: now,
+            took: now,
+            untaken: None,
+            ended,
+            peer: None,
+            counted: false,
+        });
+        let Some(one) = self.connections.get_mut(key) else { return false };
+        let token = Source::Closing(key).token();
+        // A session's is waited for already.
+        let waits = poller
+            .change(one.client.as_fd(), token, Interest::READ)
+            .or_else(|_| poller.add(one.client.as_fd(), token, Interest::READ));
+        if waits.is_err() {
+            self.remove(key);
+            return false;
+        }
+        !std::mem::replace(&mut self.is_due, true)
+    }
+
+    /// A client that was told its last says something all the same, or has
+    /// closed.
+    pub fn ready(&mut self, key: Key, ready: Ready, buffer: &mut [u8]) {
+        let Some(one) = self.connections.get_mut(key) else { return };
+        match one.client.read(buffer) {
+            Read::Bytes(_) => one.heard = Instant::now(),
+            Read::Blocked if !ready.hang_up => {}
+            // It sends no more, so nothing would be answered by a reset.
+            Read::Blocked | Read::End | Read::Gone => self.remove(key),
+        }
+    }
+
+    /// Closes those that have had their time. Whether there are others, to be looked
+    /// after after [`LOOK`].
+    pub fn look_after(&mut self) -> bool {
+        let now = Instant::now();
+        for key in self.of(|_| true) {
+            let Some(one) = self.connections.get_mut(key) else { continue };
+            if one.check_time(now) {
+                self.remove(key);
+            }
+        }
+        self.is_due = self.connections.len() > 0;
+        self.is_due
+    }
+
     fn insert(&mut self, mut one: Connection) -> Key {
         // Below that nobody has too many, and nobody has to be asked for.
         if self.connections.len() >= OF_ONE {
@@ -181,81 +253,6 @@ impl Closing {
         let first = of_peer.min_by_key(|(_, one)| (one.client.untaken() > 0, one.since));
         if let Some((key, _)) = first {
             self.remove(key);
-        }
-    }
-}
-
-impl Context {
-    /// Closes a connection whose last word has been written, when its client
-    /// has closed, or has had time to.
-    pub(super) fn close_when_read(&mut self, client: Stream, last: LastWord) {
-        if last == LastWord::Eof {
-            client.end();
-        }
-        let is_heard = match client.read(&mut self.buffer[..]) {
-            Read::Bytes(_) => true,
-            Read::Blocked => false,
-            // Nothing can come any more.
-            Read::End | Read::Gone => return,
-        };
-        let mut ended = last == LastWord::Eof;
-        if last == (LastWord::Packet { is_answered: false }) && !is_heard && client.is_unix() {
-            // Nothing is lost by that at such a socket.
-            client.end();
-            ended = true;
-        }
-        let now = Instant::now();
-        let key = self.closing.insert(Connection {
-            client,
-            since: now,
-            heard: now,
-            took: now,
-            untaken: None,
-            ended,
-            peer: None,
-            counted: false,
-        });
-        let Some(one) = self.closing.connections.get_mut(key) else { return };
-        let (poller, token) = (&self.poller, Source::Closing(key).token());
-        // A session's is waited for already.
-        let waits = poller
-            .change(one.client.as_fd(), token, Interest::READ)
-            .or_else(|_| poller.add(one.client.as_fd(), token, Interest::READ));
-        if waits.is_err() {
-            self.closing.remove(key);
-            return;
-        }
-        if !std::mem::replace(&mut self.closing.is_due, true) {
-            self.after(LOOK, Due::Closing);
-        }
-    }
-
-    /// A client that was told its last says something all the same, or has
-    /// closed.
-    pub(super) fn closing_ready(&mut self, key: Key, ready: Ready) {
-        let Some(one) = self.closing.connections.get_mut(key) else { return };
-        match one.client.read(&mut self.buffer[..]) {
-            Read::Bytes(_) => one.heard = Instant::now(),
-            Read::Blocked if !ready.hang_up => {}
-            // It sends no more, so nothing would be answered by a reset.
-            Read::Blocked | Read::End | Read::Gone => {
-                self.closing.remove(key);
-            }
-        }
-    }
-
-    /// Closes those that have had their time.
-    pub(super) fn look_after_closing(&mut self) {
-        let now = Instant::now();
-        for key in self.closing.of(|_| true) {
-            let Some(one) = self.closing.connections.get_mut(key) else { continue };
-            if one.check_time(now) {
-                self.closing.remove(key);
-            }
-        }
-        self.closing.is_due = self.closing.connections.len() > 0;
-        if self.closing.is_due {
-            self.after(LOOK, Due::Closing);
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::asked_for::AskedFor;
 use super::behind::Behind;
-use super::closing::Closing;
-use super::doors::Doors;
+use super::closing::{self, Closing, LastWord};
+use super::doors::{self, Doors};
 use super::exchange::Exchange;
 use super::ids::Ids;
 use super::outcome::Outcome;
@@ -16,12 +16,14 @@ use super::seats::Seats;
 use super::tallies::Tallies;
 use super::timers::{Due, Timers};
 use super::told::Told;
+use super::whose::Subject;
 use crate::config::router::Router;
 use crate::uwsgi::log;
 use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
 use fpty::sys::processors::Parallel;
+use fpty::sys::socket::Stream;
 use fpty::sys::spawn::Spawner;
 use fpty::sys::tick;
 
@@ -142,6 +144,47 @@ impl Context {
     /// What a client sent that stands in the turn's buffer.
     pub fn take_input(&mut self) -> Vec<u8> {
         std::mem::replace(&mut self.input, Vec::with_capacity(BUFFER))
+    }
+
+    /// What runs in a session or command that began at this socket; `None`: there is
+    /// no such socket any more.
+    pub fn command_of(&self, subject: Subject, door: u16) -> Option<String> {
+        match self.asked_for.command(subject) {
+            Some(command) => Some(command.to_string()),
+            None => Some(self.doors.rules(door)?.command.to_string_lossy().into_owned()),
+        }
+    }
+
+    /// Starts, or starts again, to take connections, as soon as all gateways have taken
+    /// up the sessions of those before: a client would find that there are none.
+    pub fn open_doors(&mut self) {
+        match self.tallies.are_complete() {
+            true => self.doors.open(&self.poller),
+            false => self.after(doors::SOON, Due::Accept),
+        }
+    }
+
+    /// Stops taking connections for a moment: the next one would only find
+    /// the same shortage, and the poll would spin.
+    pub fn pause(&mut self) {
+        if self.doors.close(&self.poller) {
+            self.after(doors::PAUSE, Due::Accept);
+        }
+    }
+
+    /// Closes a connection whose last word has been written, when its client
+    /// has closed, or has had time to.
+    pub fn close_when_read(&mut self, client: Stream, last: LastWord) {
+        if self.closing.take(client, last, &self.poller, &mut self.buffer[..]) {
+            self.after(closing::LOOK, Due::Closing);
+        }
+    }
+
+    /// Closes those that have had their time.
+    pub fn look_after_closing(&mut self) {
+        if self.closing.look_after() {
+            self.after(closing::LOOK, Due::Closing);
+        }
     }
 
     /// Has this done after a while.

@@ -8,6 +8,7 @@ use super::closing::LastWord;
 use super::context::Context;
 use super::outcome::Outcome;
 use super::programs::Programs;
+use super::recovery::INTERNAL;
 use super::supervisor;
 use super::table::Key;
 use super::timers::{Due, SessionDue};
@@ -172,5 +173,30 @@ impl Sessions {
                 }
             }
         }
+    }
+}
+
+impl Sessions {
+    /// A session ends for no fault of its own.
+    pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        self.forget_reaped(programs, key);
+        let Some(attached) = self.get_mut(key) else {
+            return;
+        };
+        // In the midst of output that it does not read it would be misread.
+        if !attached.session.has_output() && attached.session.dismissed().is_none() {
+            let line = format!("session ended: {INTERNAL}");
+            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
+        }
+        self.close(cx, programs, key);
+    }
+
+    /// A program that was reaped has no number any more.
+    pub fn forget_reaped(&mut self, programs: &Programs, key: Key) {
+        let Some(attached) = self.get_mut(key) else {
+            return;
+        };
+        let is_there = |program: &Process| !program.is_child() || programs.has(program.pid());
+        attached.wires.program = attached.wires.program.take().filter(is_there);
     }
 }

@@ -7,10 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::context::Context;
 use super::seats::{Full, Seat};
 use super::table::Source;
-use super::timers::Due;
 use super::told::Origin;
 use crate::config::rules::Rules;
 use crate::uwsgi::log::log;
@@ -21,10 +19,10 @@ use fpty::sys::socket::{Listener, Stream, Transport};
 use fpty::sys::spawn::Program;
 
 /// How long nobody is accepted after running out of descriptors or memory.
-const PAUSE: Duration = Duration::from_millis(100);
+pub const PAUSE: Duration = Duration::from_millis(100);
 
 /// How soon it is looked again whether clients can be taken.
-const SOON: Duration = Duration::from_millis(2);
+pub const SOON: Duration = Duration::from_millis(2);
 
 /// Refusals that are logged in one second; the rest is counted.
 const LOGGED_PER_SECOND: u32 = 5;
@@ -211,25 +209,6 @@ impl Doors {
     /// The addresses.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.doors.iter().map(|door| door.name.as_str())
-    }
-}
-
-impl Context {
-    /// Starts, or starts again, to take connections, as soon as all gateways have taken
-    /// up the sessions of those before: a client would find that there are none.
-    pub fn open_doors(&mut self) {
-        match self.tallies.are_complete() {
-            true => self.doors.open(&self.poller),
-            false => self.after(SOON, Due::Accept),
-        }
-    }
-
-    /// Stops taking connections for a moment: the next one would only find
-    /// the same shortage, and the poll would spin.
-    pub fn pause(&mut self) {
-        if self.doors.close(&self.poller) {
-            self.after(PAUSE, Due::Accept);
-        }
     }
 }
 

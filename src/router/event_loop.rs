@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::attach::{Arrived, Plan, not_executable};
+use super::codec;
 use super::command::Commands;
 use super::context::Context;
 use super::depart::Departures;
@@ -21,15 +22,16 @@ use super::lives::Lives;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::Recorder;
-use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover, Whose};
+use super::recovery::{self, AGAIN, Faults, INTERNAL, Recover};
 use super::seeking::{self, Goes, Seekers};
 use super::siblings::{Asker, Posed, Question, Siblings};
 use super::supervisor::client::Found;
 use super::table::{Key, Source};
 use super::timers::Due;
-use super::told::{Gone, Refusal, Rejection, Subject};
+use super::told::{Gone, Refusal, Rejection};
 use super::traffic::{Heard, Next, Sessions};
 use super::web::Beginnings;
+use super::whose::{Subject, Whose};
 use crate::session::Session;
 use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::log;
@@ -166,7 +168,7 @@ impl GatewayLoop {
                 self.commands.stream_ready(cx, key, number, ready);
                 self.commands.settle(cx, &mut self.programs, key);
             }
-            Source::Closing(key) => cx.closing_ready(key, ready),
+            Source::Closing(key) => cx.closing.ready(key, ready, &mut cx.buffer[..]),
             Source::Left => self.lives().with_left(|left, cx, _, _| left.left_ready(cx)),
             Source::Alarm => cx.timers.rings(),
         }
@@ -398,7 +400,7 @@ impl GatewayLoop {
             Question::Seek(sought) => {
                 let left = self.left.as_mut();
                 let found = left.and_then(|left| left.found(&self.sessions, sought));
-                found.map(|found| found.encode()).unwrap_or_default()
+                found.as_ref().map(codec::encode).unwrap_or_default()
             }
             Question::Take(handed) => {
                 let (handed, hops) = (*handed, handed.hops);
@@ -548,7 +550,7 @@ impl Recover for GatewayLoop {
         match whose {
             Whose::Session(key) => self.sessions.end_panicked(cx, programs, key),
             Whose::Unborn(key) => {
-                self.sessions.has_no_more_program(programs, key);
+                self.sessions.forget_reaped(programs, key);
                 let why = Rejection::because(Refusal::Resources, INTERNAL);
                 self.sessions.refuse(cx, programs, key, &why);
             }

@@ -2,6 +2,7 @@
 //! (`fuzz/`), with the feature `fuzzing`. Each takes any bytes and panics where
 //! something is not as it has to be.
 
+use super::codec::{decode, encode};
 use super::listing::piece::Piece;
 use super::record::cast::{Cast, Format, Head, Totals};
 use super::record::message::{self, Answer, Begin, Kind};
@@ -19,12 +20,12 @@ pub fn siblings(bytes: &[u8]) {
             Message::decode(&message.encode()).map(|it| it.encode()),
             Some(message.encode())
         );
-        if let Some(question) = Question::decode(message.body) {
-            assert_eq!(Question::decode(&question.encode()), Some(question));
+        if let Some(question) = decode::<Question>(message.body) {
+            assert_eq!(decode(&encode(&question)), Some(question));
         }
     }
-    if let Some(found) = Found::decode(bytes) {
-        assert_eq!(Found::decode(&found.encode()), Some(found));
+    if let Some(found) = decode::<Found>(bytes) {
+        assert_eq!(decode(&encode(&found)), Some(found));
     }
     if let Some(piece) = Piece::decode(bytes) {
         let found = piece.found().count();

@@ -9,26 +9,22 @@ use std::time::{Duration, Instant};
 use super::closing::LastWord;
 use super::context::Context;
 use super::doors::Newcomer;
-use super::latecomers::Latecomers;
+use super::latecomers::{Late, Latecomers, SILENCE};
 use super::programs::Programs;
-use super::recovery::Whose;
 use super::seats::{Full, Seat};
 use super::table::{Key, Source, Table};
 use super::tallies::Tally;
 use super::timers::{Due, SessionDue};
 use super::told::{Refusal, Rejection};
 use super::traffic::{LINGERS, Sessions};
+use super::whose::Whose;
 use crate::session::greeting::{Greeting, Heard, Opening};
 use fpty::error::reason;
-use fpty::proto::{Decoder, Protocol, TOO_LATE};
+use fpty::proto::{Protocol, TOO_LATE};
 use fpty::sys::Read;
 use fpty::sys::peer::Passed;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::{Stream, Transport};
-
-/// How long a client that says nothing is waited for: one that only reads, as
-/// a plain socket may.
-pub const SILENCE: Duration = Duration::from_millis(50);
 
 /// After a hello a client that goes on sending has so many times as long, in
 /// all, as it may be silent.
@@ -103,19 +99,6 @@ pub struct Opened {
     pub ended: bool,
     /// The name that it has for a session that it begins.
     pub name: Option<Tally>,
-}
-
-/// A session whose client says hello after all.
-pub struct Late {
-    /// Its client.
-    pub client: Stream,
-    /// How it came, and where.
-    pub transport: Transport,
-    pub door: u16,
-    /// What it has said so far.
-    pub decoder: Option<Decoder>,
-    /// What the program has shown would be taken for something else.
-    pub is_too_late: bool,
 }
 
 impl Callers {

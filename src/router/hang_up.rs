@@ -13,6 +13,7 @@ use super::traffic::{Attached, Wires};
 use crate::uwsgi::log::log;
 use fpty::sys::child::{self, Pid};
 use fpty::sys::foreground::Foreground;
+use fpty::sys::pidfd::PidFd;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::sessions::Leader;
@@ -67,6 +68,14 @@ impl Programs {
     pub fn reap_this(&mut self, cx: &mut Context, program: Pid) {
         if let Some((program, session, exit)) = self.reap_one(program) {
             cx.then(Outcome::Reaped(program, session, exit));
+        }
+    }
+
+    /// A program that is not our child is to end.
+    pub fn end_program(&mut self, cx: &mut Context, program: PidFd) {
+        self.hang_up_stranger(program);
+        if let Some(wait) = self.grace_lasts() {
+            cx.after(wait, Due::LeftBehind);
         }
     }
 

@@ -6,6 +6,9 @@ use std::time::Duration;
 /// all of its time.
 const NOTICE: Duration = Duration::from_secs(60);
 
+/// How long a client may take to hear that its time is over, or that it was idle.
+pub const LAST_WORD: Duration = Duration::from_secs(5);
+
 /// What its client is told then.
 pub const ENDS_SOON: &str =
     "this session ends in a minute, unless something goes either way before";

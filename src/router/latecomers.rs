@@ -4,8 +4,12 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::greet::SILENCE;
+use fpty::proto::Decoder;
 use fpty::sys::socket::{Stream, Transport};
+
+/// How long a client that says nothing is waited for: one that only reads, as
+/// a plain socket may.
+pub const SILENCE: Duration = Duration::from_millis(50);
 
 /// How long one of them is waited for, and how long it is remembered.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -31,6 +35,19 @@ impl Whom {
             Transport::Tcp => client.peer_address().map(|(address, _)| Self::Address(address)),
         }
     }
+}
+
+/// A session whose client says hello after all.
+pub struct Late {
+    /// Its client.
+    pub client: Stream,
+    /// How it came, and where.
+    pub transport: Transport,
+    pub door: u16,
+    /// What it has said so far.
+    pub decoder: Option<Decoder>,
+    /// What the program has shown would be taken for something else.
+    pub is_too_late: bool,
 }
 
 /// Those whose first word was late, of late.

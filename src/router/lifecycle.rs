@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::command::Commanded;
 use super::context::Context;
-use super::outcome::Outcome;
-use super::recovery::Whose;
+use super::outcome::{Closed, Outcome};
 use super::seats::Seat;
 use super::secrets::NOBODY;
 use super::table::Key;
-use super::told::{Gone, Last, Mode, New, Origin, Parted, Peer, Relayed, Story, Subject, Told};
+use super::told::{Gone, Mode, New, Origin, Parted, Peer, Relayed, Story, Told};
 use super::traffic::{Attached, Sessions};
+use super::whose::{Subject, Whose};
 use crate::router::record::Recording;
 use crate::shares::Who;
 use fpty::sys::Size;
@@ -68,28 +68,11 @@ pub struct Past {
     pub pid: Option<Pid>,
 }
 
-/// How a session ended, and what is still to be told of that.
-pub struct Closed {
-    /// Which.
-    pub subject: Subject,
-    /// Why.
-    pub why: Gone,
-    /// How its program ended, as far as that is known.
-    pub exit: Option<Exit>,
-    /// The audit's last line of it.
-    pub last: Option<Box<Last>>,
-    /// Its recording.
-    pub recording: Option<Rc<Recording>>,
-    /// Its terminal was its client's, for good.
-    pub was_entrusted: bool,
-}
-
 impl Context {
     /// A session went without an end: it is told as lost.
     pub fn lost(&mut self, subject: Subject) {
-        if let Some(last) = self.told.ended(subject, Gone::Lost, (None, None)) {
-            self.told.tell_last(&last, None);
-        }
+        let last = self.told.ended(subject, Gone::Lost, (None, None));
+        self.told.tell_last(last.as_ref(), None);
     }
 
     /// A client looks on at a session.
@@ -115,16 +98,16 @@ impl Context {
         }
     }
 
-    /// A session goes on, of a gateway that was here before: it has its seat, be there
-    /// none left. Where that one kept nothing to be told, its client and its terminal are
-    /// as they are now.
+    /// Any session of a gateway that was here before goes on: it has its seat, be there
+    /// none left, and is what it was. Where that kept nothing to be told, its client and
+    /// its terminal are as they are now.
     fn take_up(
         &mut self,
         subject: Subject,
         past: Past,
         now: impl FnOnce(&mut Told) -> (Peer, Option<String>),
     ) {
-        let Past { story, command, started, door, size, who, id, pid, .. } = past;
+        let Past { story, command, started, door, who, size, id, pid, .. } = past;
         if let Some(rules) = self.doors.rules(door) {
             let seat = self.seats.keep(rules, who);
             self.seats.belongs_to(seat, subject);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::admission::{BY_AN_OPERATOR, LAST_WORD};
+use super::admission::BY_AN_OPERATOR;
 use super::attach::Plan;
 use super::context::Context;
 use super::depart::Departures;
@@ -12,19 +12,20 @@ use super::doors::Newcomer;
 use super::fault;
 use super::greet::Opened;
 use super::hang_up::Copies;
+use super::idle::LAST_WORD;
 use super::left::adopt::{NOT_HEARD, Restored};
 use super::left::bound;
 use super::left::{self, Came, Left, Parting, Why, Wish};
-use super::lifecycle::Closed;
+use super::outcome::Closed;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::record::{Recorder, Recording};
-use super::recovery::Whose;
 use super::supervisor::protocol::{Record, SessionFds};
 use super::table::Key;
 use super::timers::{Due, SessionDue};
-use super::told::{Gone, Subject};
+use super::told::Gone;
 use super::traffic::{Attached, Next, Sessions};
+use super::whose::{Subject, Whose};
 use crate::uwsgi::log;
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending, variables};
@@ -175,10 +176,9 @@ impl Lives<'_> {
     /// A session is over: those hear of it who were not told at once.
     pub fn closed(&mut self, closed: Closed) {
         let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
-        match (self.recorder.as_deref_mut(), last) {
-            (Some(recorder), last) => recorder.end(self.cx, recording, exit, last),
-            (None, Some(last)) => self.cx.told.tell_last(&last, None),
-            (None, None) => {}
+        match self.recorder.as_deref_mut() {
+            Some(recorder) => recorder.end(self.cx, recording, exit, last),
+            None => self.cx.told.tell_last(last.as_deref(), None),
         }
         if let Subject::Session(key) = subject {
             self.with_left(|left, cx, _, _| {

@@ -7,14 +7,10 @@
 use std::ffi::OsString;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
 
-use super::seats;
-use super::supervisor::{leaders, lines};
-use super::tallies;
-use super::told::counters;
 use crate::uwsgi::{exec_handoff, inherited, log::log};
 use fpty::error::reason;
 use fpty::sys::shared::{Shared, clear};
@@ -63,26 +59,13 @@ pub struct Wants {
     pub detach: bool,
 }
 
+/// How many words a part has.
+pub type Words = fn(&Wants, Part) -> usize;
+
 /// A part begins at a page of its own: memory is used by the page.
 const PAGE: usize = 4096 / size_of::<AtomicU64>();
 
 impl Wants {
-    /// How many words a part has.
-    fn words(&self, part: Part) -> usize {
-        let only = |wanted: bool, words: usize| if wanted { words } else { 0 };
-        match part {
-            Part::HaveTold => self.gateways,
-            Part::Counters => counters::words(self.gateways),
-            Part::Rates => only(self.limits, seats::RATES),
-            Part::Leaders(_) => leaders::WORDS,
-            Part::Lines(_) => only(self.audit, lines::WORDS),
-            // One alone has nobody to show them.
-            Part::Tallies(_) => {
-                only((self.detach || self.limits) && self.gateways > 1, tallies::WORDS)
-            }
-        }
-    }
-
     /// By what the next image knows that it would make the same.
     fn note(&self) -> OsString {
         let Self { gateways, limits, detach, audit } = self;
@@ -98,10 +81,10 @@ impl Wants {
     }
 
     /// The words of each part, by its number; and where the last one ends.
-    fn layout(&self) -> (Vec<Range<usize>>, usize) {
+    fn layout(&self, words: Words) -> (Vec<Range<usize>>, usize) {
         let mut end = 0;
         let parts = self.parts().map(|part| {
-            let (begin, words) = (end, self.words(part));
+            let (begin, words) = (end, words(self, part));
             end += words.next_multiple_of(PAGE);
             begin..begin + words
         });
@@ -123,8 +106,8 @@ static MEMORY: OnceCell<Memory> = OnceCell::new();
 const NAME: &str = "FORKPTYROUTER_MEMORY";
 
 /// Makes it, in the master, before it forks the gateways.
-pub fn reserve(wants: Wants) {
-    let (parts, end) = wants.layout();
+pub fn reserve(wants: Wants, words: Words) {
+    let (parts, end) = wants.layout(words);
     let before = exec_handoff::take_memory(NAME);
     let before = before.filter(|(fd, note)| *note == *wants.note() && clear(fd.as_fd()).is_ok());
     let before = before.and_then(|(fd, _)| Some((Shared::of(fd.as_fd(), end).ok()?, fd)));
@@ -158,6 +141,23 @@ pub fn part(wanted: Part) -> Option<&'static [AtomicU64]> {
     memory.words.words().get(part.clone()).filter(|words| !words.is_empty())
 }
 
+/// Puts bytes into words; returns whether there is room for them. Whoever reads them is
+/// told of them by another word, later.
+pub fn write(words: &[AtomicU64], bytes: &[u8]) -> bool {
+    for (word, bytes) in words.iter().zip(bytes.chunks(size_of::<u64>())) {
+        let mut eight = [0; size_of::<u64>()];
+        eight[..bytes.len()].copy_from_slice(bytes);
+        word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
+    }
+    bytes.len() <= words.len() * size_of::<u64>()
+}
+
+/// The first bytes of words.
+pub fn read(words: &[AtomicU64], length: usize) -> Vec<u8> {
+    let bytes = words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
+    bytes.take(length).collect()
+}
+
 /// For how many gateways there is room.
 pub fn gateways() -> usize {
     MEMORY.get().map_or(0, |memory| memory.wants.gateways)
@@ -167,18 +167,26 @@ pub fn gateways() -> usize {
 mod tests {
     use super::*;
 
+    fn words(wants: &Wants, part: Part) -> usize {
+        match part {
+            Part::HaveTold | Part::Counters => wants.gateways,
+            Part::Rates if !wants.limits => 0,
+            Part::Rates | Part::Leaders(_) => PAGE,
+            Part::Lines(_) => PAGE + 1,
+            Part::Tallies(_) => 2 * PAGE - 1,
+        }
+    }
+
     #[test]
     fn no_part_reaches_into_the_next() {
         for gateways in [1, 4, 64] {
-            for (limits, audit, detach) in
-                [(false, false, false), (true, false, true), (true, true, true)]
-            {
-                let wants = Wants { gateways, limits, audit, detach };
-                let (parts, end) = wants.layout();
+            for limits in [false, true] {
+                let wants = Wants { gateways, limits, ..Wants::default() };
+                let (parts, end) = wants.layout(words);
                 assert_eq!(parts.len(), 3 + 3 * gateways);
                 for (number, part) in wants.parts().enumerate() {
                     assert_eq!(part.number(), number, "{part:?}");
-                    assert_eq!(parts[number].len(), wants.words(part), "{part:?}");
+                    assert_eq!(parts[number].len(), words(&wants, part), "{part:?}");
                 }
                 let ends = parts.iter().skip(1).map(|part| part.start).chain([end]);
                 for (part, next) in parts.iter().zip(ends) {

@@ -16,8 +16,9 @@
 //! | `command.rs` | commands without a terminal |
 //! | `web.rs` | web pages that come where a terminal is |
 //! | `handover.rs` | the terminal itself is given to a client |
-//! | `behind.rs` | clients that ask for more than one turn has time for |
+//! | `behind.rs`, `hearing.rs` | clients that ask for more than one turn has time for; they are heard |
 //! | `traffic.rs` | bytes between a client and its terminal |
+//! | `observed.rs` | what is noted of them, where somebody wants to know |
 //! | `idle.rs` | when what is idle is told, and ends |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
@@ -26,7 +27,7 @@
 //! | `closing.rs` | connections to which the last word was said |
 //! | `programs.rs` | programs: which run, which have outlived their client |
 //! | `hang_up.rs` | they are hung up, killed, reaped |
-//! | `memory.rs` | what gateways share |
+//! | `memory.rs`, `layout.rs` | what gateways share; how much of it each part takes |
 //! | `supervisor/` | what outlives a gateway, and who sees to it |
 //! | `left/` | sessions that can be left and found again |
 //! | `told/` | what is told of sessions: audit, counters |
@@ -36,9 +37,11 @@
 //! | `record/` | recordings, and the process that writes them |
 //! | `stats/` | the statistics |
 //! | `described.rs` | what lists have of a session |
+//! | `codec.rs` | how processes of ours speak to each other |
 //! | `context.rs` | what every part is given |
 //! | `asked_for.rs` | what sessions have asked to have run |
 //! | `outcome.rs` | what parts have the loop do |
+//! | `whose.rs` | whom something is about |
 //! | `recovery.rs`, `fault.rs` | what a panic ends; panics on demand, for tests |
 //! | `exchange.rs` | programs that answer each other in quick succession |
 //! | `ids.rs`, `beginning.rs` | the ids of sessions; which one is meant by what was typed |
@@ -51,6 +54,7 @@ mod attach;
 mod beginning;
 mod behind;
 mod closing;
+mod codec;
 mod command;
 mod context;
 mod depart;
@@ -64,14 +68,17 @@ pub mod fuzzing;
 mod greet;
 mod handover;
 mod hang_up;
+mod hearing;
 mod idle;
 mod ids;
 mod latecomers;
+pub mod layout;
 mod left;
 mod lifecycle;
 mod listing;
 mod lives;
 pub mod memory;
+mod observed;
 mod outcome;
 mod programs;
 mod quiet;
@@ -91,6 +98,7 @@ mod timers;
 pub mod told;
 mod traffic;
 mod web;
+mod whose;
 
 use crate::config::router::Router;
 use crate::uwsgi::gateway::Gateway;

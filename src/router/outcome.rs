@@ -4,13 +4,13 @@
 use std::rc::Rc;
 
 use super::behind::Rest;
-use super::greet::Late;
-use super::lifecycle::Closed;
-use super::record::{News, Recording};
-use super::recovery::Whose;
-use super::siblings::{Asker, Posed};
+use super::latecomers::Late;
+use super::record::news::News;
+use super::record::recording::Recording;
+use super::siblings::question::{Asker, Posed};
 use super::table::{Key, Source};
-use super::told::{Gone, Subject};
+use super::told::{Gone, Last};
+use super::whose::{Subject, Whose};
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;
 
@@ -66,6 +66,22 @@ pub enum Outcome {
     ReadOn(Key),
     /// A session without a client is to end.
     EndLeft(Key, Gone),
+}
+
+/// How a session ended, and what is still to be told of that.
+pub struct Closed {
+    /// Which.
+    pub subject: Subject,
+    /// Why.
+    pub why: Gone,
+    /// How its program ended, as far as that is known.
+    pub exit: Option<Exit>,
+    /// The audit's last line of it.
+    pub last: Option<Box<Last>>,
+    /// Its recording.
+    pub recording: Option<Rc<Recording>>,
+    /// Its terminal was its client's, for good.
+    pub was_entrusted: bool,
 }
 
 impl Outcome {

@@ -4,11 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::context::Context;
 use super::supervisor::grace::Grace;
 use super::supervisor::leaders::{Kind, Leaders, Listed};
 use super::table::Key;
-use super::timers::Due;
 use crate::config::rules::Rules;
 use crate::uwsgi::server;
 use fpty::sys::DescriptorLimit;
@@ -234,12 +232,9 @@ impl Programs {
         self.grace.over()
     }
 
-    /// A program that is not our child is to end.
-    pub fn end_program(&mut self, cx: &mut Context, program: PidFd) {
+    /// A program that is not our child is to end: it has the grace.
+    pub fn hang_up_stranger(&mut self, program: PidFd) {
         self.grace.hang_up(Leader::from(program));
-        if let Some(wait) = self.grace_lasts() {
-            cx.after(wait, Due::LeftBehind);
-        }
     }
 
     /// Has the session of this leader killed, by [`Programs::go_on_killing`];

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::admission::LAST_WORD;
 use super::context::Context;
-use super::idle::{ENDS_SOON, Idleness};
+use super::idle::{ENDS_SOON, Idleness, LAST_WORD};
 use super::programs::Programs;
 use super::table::Key;
 use super::timers::{Due, SessionDue};

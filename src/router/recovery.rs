@@ -13,17 +13,11 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::context::Context;
-use super::programs::Programs;
-use super::table::{Key, Source};
-use super::timers::Due;
-use super::told::Subject;
-use super::traffic::Sessions;
+use super::table::Key;
+use super::whose::Whose;
 use crate::uwsgi::guard;
 use crate::uwsgi::log::log;
 use fpty::error::Error;
-use fpty::proto::Ending;
-use fpty::sys::process::Process;
 
 /// What a client is told.
 pub const INTERNAL: &str = "internal error in the router: see the server's log";
@@ -34,78 +28,6 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 /// How soon is looked again after what a panic may have cut short.
 pub const AGAIN: Duration = Duration::from_millis(200);
-
-/// Whom something is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
-    /// A session.
-    Session(Key),
-    /// A session that has not begun.
-    Unborn(Key),
-    /// A command without a terminal.
-    Command(Key),
-    /// A client whose session has not begun.
-    Caller(Key),
-    /// A client that wants a session which another gateway may have.
-    Seeker(Key),
-    /// A client that asks who is there, or for the statistics.
-    Inquirer(Key),
-    /// A session that can be left.
-    Left(Key),
-    /// A client that only watches.
-    Watcher(Key),
-    /// A client that was told its last.
-    Closing(Key),
-    /// Somebody who is not there any more, whatever becomes of it.
-    Past,
-    /// Somebody who comes.
-    Door,
-    /// All of them.
-    All,
-}
-
-impl From<Subject> for Whose {
-    fn from(subject: Subject) -> Self {
-        match subject {
-            Subject::Session(key) => Self::Session(key),
-            Subject::Left(key) => Self::Left(key),
-            Subject::Command(key) => Self::Command(key),
-        }
-    }
-}
-
-impl Source {
-    /// Whom an event is about.
-    pub(super) fn whose(self) -> Whose {
-        match self {
-            Self::Client(key) | Self::Terminal(key) => Whose::Session(key),
-            Self::CommandClient(key) | Self::CommandStream(key, _) => Whose::Command(key),
-            Self::Caller(key) => Whose::Caller(key),
-            Self::Inquirer(key) => Whose::Inquirer(key),
-            Self::Closing(key) => Whose::Closing(key),
-            Self::Listener(_) | Self::StatsListener => Whose::Door,
-            // These look at one after the other, see there.
-            Self::Children | Self::Siblings | Self::Recorder | Self::Left | Self::Alarm => {
-                Whose::All
-            }
-        }
-    }
-}
-
-impl Due {
-    /// Whom it is about.
-    pub(super) fn whose(self) -> Whose {
-        match self {
-            Self::Session(key, _) | Self::First(key) | Self::Keeper(key) => Whose::Session(key),
-            Self::Command(key, _) => Whose::Command(key),
-            Self::Silent(key) => Whose::Caller(key),
-            Self::Inquirer(key) => Whose::Inquirer(key),
-            // Whoever asked gives up by itself.
-            Self::Answer(_) => Whose::Past,
-            _ => Whose::All,
-        }
-    }
-}
 
 /// What is known of panics.
 #[derive(Debug, Default)]
@@ -186,31 +108,6 @@ fn recover<T: Recover>(it: &mut T, whose: Whose, made: Option<Whose>, payload: &
     }
     if catch_unwind(AssertUnwindSafe(|| it.put_in_order())).is_err() {
         it.faults().give_up();
-    }
-}
-
-impl Sessions {
-    /// A session ends for no fault of its own.
-    pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        self.has_no_more_program(programs, key);
-        let Some(attached) = self.get_mut(key) else {
-            return;
-        };
-        // In the midst of output that it does not read it would be misread.
-        if !attached.session.has_output() && attached.session.dismissed().is_none() {
-            let line = format!("session ended: {INTERNAL}");
-            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
-        }
-        self.close(cx, programs, key);
-    }
-
-    /// A program that was reaped has no number any more.
-    pub fn has_no_more_program(&mut self, programs: &Programs, key: Key) {
-        let Some(attached) = self.get_mut(key) else {
-            return;
-        };
-        let is_there = |program: &Process| !program.is_child() || programs.has(program.pid());
-        attached.wires.program = attached.wires.program.take().filter(is_there);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::memory::{self, Part};
 use super::tallies::{Tallies, Tally};
-use super::told::Subject;
+use super::whose::Subject;
 use crate::config::rules::Rules;
 use crate::shares::Who;
 use fpty::sys::shared::halves;

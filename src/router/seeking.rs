@@ -10,6 +10,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::beginning::Beginning;
+use super::codec;
 use super::context::{BUFFER, Context};
 use super::doors::Newcomer;
 use super::fault;
@@ -17,7 +18,7 @@ use super::greet::Opened;
 use super::left::Left;
 use super::outcome::Outcome;
 use super::secrets::{self, NOBODY};
-use super::siblings::sought::{Best, Fits, Found, Name, Sought, name};
+use super::siblings::sought::{Best, Fits, Name, Sought, name};
 use super::siblings::{Asker, Handed, PATIENCE, Posed, Question, Siblings};
 use super::table::{Key, Table};
 use super::traffic::Sessions;
@@ -193,7 +194,7 @@ impl Seekers {
         let mut asked = 0;
         for whom in &others {
             let question = Question::Seek(sought.clone());
-            asked += u32::from(siblings.ask(cx, *whom, question, Asker::Seeker(key, *whom)));
+            asked += u32::from(siblings.ask(cx, *whom, question, &[], Asker::Seeker(key, *whom)));
         }
         let Some(one) = self.0.get_mut(key) else { return };
         (one.asked, one.unheard) = (asked, (asked as usize) < others.len());
@@ -209,7 +210,7 @@ impl Seekers {
         match answer {
             Some([]) => {}
             Some(answer) => {
-                Found::decode(answer).into_iter().for_each(|found| one.best.add(whom, found));
+                codec::decode(answer).into_iter().for_each(|found| one.best.add(whom, found));
             }
             None => one.unheard = true,
         }
@@ -260,13 +261,13 @@ impl Seekers {
             }
         };
         let (door, ended) = (opened.newcomer.door, opened.ended);
-        let until = BootInstant::now() + PATIENCE;
+        let until = (BootInstant::now() + PATIENCE).as_nanos();
         let question = Question::Take(Handed { door, until, hops: hops + 1, ended });
         let (rest, best) = (Vec::new(), Best::default());
         let key = self.0.insert(Seeker { opened, rest, best, asked: 0, unheard: false });
         let Some(one) = self.0.get(key) else { return Goes::Away };
         let descriptors = [one.opened.newcomer.client.as_fd(), said.as_fd()];
-        if !siblings.pass(cx, whom, question, &descriptors, Asker::Handed(key)) {
+        if !siblings.ask(cx, whom, question, &descriptors, Asker::Handed(key)) {
             self.end(cx, key, SILENT);
         }
         Goes::Away
@@ -290,7 +291,7 @@ impl Seekers {
 pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Box<Opened>> {
     let [client, said] = std::mem::take(&mut posed.passed).try_into().ok()?;
     let Handed { door, until, ended, .. } = handed;
-    let rules = cx.doors.rules(door).filter(|_| BootInstant::now() < until)?;
+    let rules = cx.doors.rules(door).filter(|_| BootInstant::now().as_nanos() < until)?;
     let said = memory_file::read(said, LONGEST).ok()?;
     let (opening, rest) = heard(&said)?;
     let client = Stream::of_stranger(client);

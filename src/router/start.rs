@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use super::closing::Closing;
+use super::codec::Hello;
 use super::command::Commands;
 use super::context::{Context, Made};
 use super::depart::Departures;
@@ -100,18 +101,17 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     let mut left_behind = LeftBehind::before(ordinal, keeper);
     let told = Told::new(
         &config,
-        gateway.ordinal(),
+        ordinal,
         doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
         std::mem::take(&mut left_behind.lines),
     );
     let grace = config.hangup_grace;
-    // There are a few.
-    let number = (u32::try_from(gateway.ordinal()).unwrap_or(0), config.processes);
-    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), number);
+    let hello = Hello::of(ordinal, config.processes);
+    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), hello);
     let mut router = GatewayLoop {
         cx: Context::new(Made {
             tallies,
-            ordinal: gateway.ordinal(),
+            ordinal,
             config,
             spawner: Spawner::new()?,
             doors: Doors::new(doors, statistics),
@@ -129,7 +129,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         programs: Programs::new(Leaders::of(ordinal), left_behind.grace(grace)),
         children,
         recorder,
-        siblings: Siblings::of(gateway.ordinal()),
+        siblings: Siblings::of(ordinal),
         seekers: Seekers::default(),
     };
     router.restore(found);

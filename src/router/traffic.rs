@@ -4,10 +4,11 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use super::context::{BUFFER, Context};
+use super::observed::Traffic;
 use super::quiet::Quiet;
-use super::record::Recording;
+use super::record::recording::Recording;
 use super::table::{self, Source, Table};
-use super::told::{Gone, Traffic};
+use super::told::Gone;
 use crate::session::{Ends, Key, Session, Verdict};
 use fpty::proto::Ending;
 use fpty::sys::poll::{Interest, Poller, Ready};

@@ -74,6 +74,7 @@ mod scarcity;
 mod session;
 mod several;
 mod slow_start;
+mod square;
 mod ssh;
 mod start;
 mod stats;

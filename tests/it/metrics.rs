@@ -12,7 +12,7 @@ use crate::harness::{Flavor, Server, Setup, on_every_server, process, wait_until
 
 /// The statistics as a browser gets them: a path's kind and body.
 #[track_caller]
-fn get(server: &Server, path: &str) -> (String, String) {
+pub fn get(server: &Server, path: &str) -> (String, String) {
     let mut client = server.connect("stats");
     client.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     let answer = client.text_to_end();
@@ -36,7 +36,7 @@ fn is_name(name: &str) -> bool {
 
 /// Reads the text format, and believes nothing: samples by name and labels.
 #[track_caller]
-fn parse(text: &str) -> HashMap<String, f64> {
+pub fn parse(text: &str) -> HashMap<String, f64> {
     assert!(text.ends_with('\n') && !text.contains('\r'), "{text:?}");
     let mut types: HashMap<&str, &str> = HashMap::new();
     let mut helps: Vec<&str> = Vec::new();

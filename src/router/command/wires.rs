@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::router::told::Traffic;
+use crate::router::observed::Traffic;
 use crate::session::command::Streams;
 use fpty::error::{Error, Result};
 use fpty::sys::Written;

@@ -7,12 +7,12 @@ use super::super::doors::Newcomer;
 use super::super::fault;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
-use super::super::recovery::Whose;
 use super::super::secrets::{self, NOBODY};
 use super::super::siblings::sought::{Fits, Found, Sought};
 use super::super::table::{Key, Source};
 use super::super::told::clock;
 use super::super::traffic::{Attached, Sessions, Wires};
+use super::super::whose::Whose;
 use super::state::Answer;
 use super::{Alone, Client, Entry, Left};
 use crate::config::rules::Rules;
@@ -336,8 +336,8 @@ impl Left {
         // What is called so and runs comes before what has ended.
         let is_named = fits == Fits::Is && !which.is_empty();
         let above = if is_named && !entry.state.is_over() { ABOVE_ENDED } else { 0 };
-        let (rank, since) = (entry.state.rank() + above, entry.state.since().boot);
-        Some(Found { fits, rank, since, id: entry.id.as_ref().to_owned() })
+        let (rank, since) = (entry.state.rank() + above, entry.state.since().boot.as_nanos());
+        Some(Found { fits, rank, since })
     }
 
     fn fitting(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<(Fits, Key)> {

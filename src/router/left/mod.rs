@@ -46,19 +46,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::beginning::Beginning;
+use super::codec::Hello;
 use super::context::Context;
 use super::record::Recording;
 use super::secrets::{NOBODY, Secrets};
 use super::siblings::sought;
 use super::supervisor::client::{self, Found};
 use super::supervisor::door;
-use super::supervisor::protocol::Hello;
 use super::table::{Key, Source, Table};
 use super::tallies::{Tallies, Tally};
-use super::told::Subject;
+use super::whose::Subject;
 use crate::config::router::Router;
 use crate::shares::Who;
-use crate::uwsgi::proof;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
 use fpty::sys::child::Pid;
@@ -219,9 +218,8 @@ impl Left {
         if !door::there_is_one() || !PidFd::there_are() {
             return Ok((None, Vec::new()));
         }
-        let count = usize::try_from(config.processes).unwrap_or(1);
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
-        let hello = Hello { ordinal, count, token: proof::token().unwrap_or_default() };
+        let hello = Hello::of(ordinal, config.processes);
         let (store, found) = client::Client::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,

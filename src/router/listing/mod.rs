@@ -302,7 +302,7 @@ fn look_further(
     let (by, place, id) = (one.pages.by(), found.place, found.id);
     match found.whose {
         None => one.end_of_kill(view.end(cx, by, place, id)),
-        Some(whom) => match siblings.ask(cx, whom, Question::End { by, place, id }, asker) {
+        Some(whom) => match siblings.ask(cx, whom, Question::End { by, place, id }, &[], asker) {
             true => one.pages.waits = true,
             false => one.end_of_kill(false),
         },

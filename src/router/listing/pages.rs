@@ -58,7 +58,7 @@ impl Pages {
                 return Next::Over;
             };
             self.whose = Some(whom);
-            if siblings.ask(cx, whom, Question::Piece(self.asking), asker) {
+            if siblings.ask(cx, whom, Question::Piece(self.asking), &[], asker) {
                 self.waits = true;
                 return Next::Asked;
             }

@@ -7,8 +7,9 @@ use crate::router::context::Context;
 use crate::router::described::Described;
 use crate::router::left::{Left, Listed};
 use crate::router::table::Key;
-use crate::router::told::{Facts, Subject};
+use crate::router::told::Facts;
 use crate::router::traffic::Sessions;
+use crate::router::whose::Subject;
 use fpty::sys::process::Process;
 
 /// The places of commands come after those of sessions, of which there are

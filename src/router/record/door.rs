@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::config::record::Record;
-use crate::uwsgi::proof::{self, Token};
+use crate::router::codec::{Hello, encode};
 use crate::uwsgi::{exec_handoff, inherited, log::log};
 use fpty::error::{Context, Result};
 use fpty::sys::Written;
@@ -23,7 +23,7 @@ const NAME: &str = "FORKPTYROUTER_RECORDER";
 
 /// How gateways and the recorder speak: one of another version of ours, which was
 /// there before a reload, understands nothing of it.
-const SPEAKS: &str = "2";
+const SPEAKS: &str = "3";
 
 /// The door to the recorder, in the server and, by a fork, in each gateway.
 static DOOR: Mutex<Option<Door>> = Mutex::new(None);
@@ -138,39 +138,14 @@ pub fn path(folder: usize, name: &str) -> String {
 }
 
 /// Sends a recorder a queue and a channel, and another queue with what is to be
-/// known of the first one: from the gateway of this number, of so many. Returns
-/// whether there is one.
-pub fn enter(number: (u32, u32), queue: &Giver, channel: &Stream, before: Option<&Giver>) -> bool {
+/// known of the first one. Returns whether there is one.
+pub fn enter(hello: &Hello, queue: &Giver, channel: &Stream, before: Option<&Giver>) -> bool {
     let door = door();
     let mut descriptors = vec![queue.as_fd(), channel.as_fd()];
     descriptors.extend(before.map(AsFd::as_fd));
-    let word = entry(proof::token().unwrap_or_default(), number);
-    let sent = door.as_ref().map(|door| door.stream.write_with_descriptors(&word, &descriptors));
+    let said = encode(hello);
+    let sent = door.as_ref().map(|door| door.stream.write_with_descriptors(&said, &descriptors));
     matches!(sent, Some(Written::Bytes(_)))
-}
-
-/// What a gateway says at the door.
-fn entry(token: Token, (ordinal, count): (u32, u32)) -> Vec<u8> {
-    let token = token.iter().flat_map(|word| word.to_ne_bytes());
-    let number = [ordinal, count].into_iter().flat_map(u32::to_ne_bytes);
-    std::iter::once(b'+').chain(number).chain(token).collect()
-}
-
-/// Which gateway it was that has said this, of how many; `None`: none.
-pub(super) fn entered(said: &[u8]) -> Option<(u32, u32)> {
-    let (b'+', said) = said.split_first()? else {
-        return None;
-    };
-    let (numbers, said) = said.split_at_checked(8)?;
-    if said.len() != size_of::<Token>() {
-        return None;
-    }
-    let mut token = Token::default();
-    for (word, bytes) in token.iter_mut().zip(said.chunks_exact(4)) {
-        *word = i32::from_ne_bytes(bytes.try_into().unwrap_or_default());
-    }
-    let number = |at: usize| numbers[at..].first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
-    proof::is_proved_by(&token).then_some((number(0)?, number(4)?))
 }
 
 impl Door {
@@ -202,17 +177,8 @@ mod tests {
             Door::of(OwnedFd::from(fd), OsStr::new(note))
         };
         let read = |note| of(note).map(|door| (door.uid, door.understands, door.folders.len()));
-        assert_eq!(read("7 2\n/a\n/b"), Some((7, true, 2)));
+        assert_eq!(read("7 3\n/a\n/b"), Some((7, true, 2)));
         assert_eq!(read("7\n/a"), Some((7, false, 1)));
-        assert_eq!(read("x 2\n/a"), None);
-    }
-
-    #[test]
-    fn who_is_no_gateway_does_not_enter() {
-        let said = entry(Token::default(), (1, 2));
-        assert_eq!(said.len(), 9 + size_of::<Token>());
-        assert_eq!(entered(&said), None);
-        assert_eq!(entered(&said[..10]), None);
-        assert_eq!(entered(b""), None);
+        assert_eq!(read("x 3\n/a"), None);
     }
 }

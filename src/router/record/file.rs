@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::cast::{Cast, Totals};
 use super::ledger::{Entry, Ledger};
-use super::message::{Begin, Kind, Message, Resume};
+use super::message::{Begin, Failure, Kind, Message, Resume};
+use crate::router::told::Recorded;
 use fpty::error::reason;
 use fpty::sys::Size;
 use fpty::sys::folder::Folder;
@@ -51,28 +52,6 @@ pub struct Recording {
 
 /// Which session it is of: its folder's number, and its name.
 pub type Of = (usize, String);
-
-/// Why nothing more is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The file is as long as it may become.
-    Full,
-    /// The system's words.
-    Error(String),
-}
-
-/// What became of a recording.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// The file's name.
-    pub name: String,
-    /// Its length.
-    pub bytes: u64,
-    /// What is missing in it.
-    pub dropped: u64,
-    /// The hash of all before the last line.
-    pub sha256: Option<String>,
-}
 
 impl Recording {
     /// Makes the file.
@@ -282,8 +261,9 @@ impl Recording {
         }
     }
 
-    /// The session is over, with this status where it is known.
-    pub fn end(mut self, status: Option<i32>, ledger: &Ledger) -> Outcome {
+    /// The session is over, with this status where it is known: what there is of it in
+    /// the file of this name.
+    pub fn end(mut self, status: Option<i32>, ledger: &Ledger) -> Recorded {
         if matches!(self.failure, None | Some(Failure::Full)) {
             self.cast.end(self.at, status, &mut self.lines);
         }
@@ -298,13 +278,9 @@ impl Recording {
             (count, Ok(())) => self.written += count as u64,
             (count, Err(_)) => self.take_back(count),
         }
-        Outcome {
-            name: self.name,
-            bytes: self.written,
-            dropped: self.dropped,
-            // The hash is that of the whole file then.
-            sha256: Some(sha256),
-        }
+        let (path, bytes, dropped) = (self.name, Some(self.written), self.dropped);
+        // The hash is that of the whole file then.
+        Recorded { path, bytes, dropped, sha256: Some(sha256) }
     }
 }
 
@@ -375,9 +351,9 @@ mod tests {
         assert_eq!(recording.write(&ledger), Ok(()));
         assert_eq!(recording.note(output(b"two\n"), &ledger), Ok(()));
         let outcome = recording.end(Some(3), &ledger);
-        assert_eq!(outcome.name, "20260101T000000Z-root-0123abcd-2.cast");
-        let text = std::fs::read_to_string(place.path().join(&outcome.name)).expect("a file");
-        assert_eq!(outcome.bytes, text.len() as u64);
+        assert_eq!(outcome.path, "20260101T000000Z-root-0123abcd-2.cast");
+        let text = std::fs::read_to_string(place.path().join(&outcome.path)).expect("a file");
+        assert_eq!(outcome.bytes, Some(text.len() as u64));
         let before = checked(&text);
         assert_eq!(Some(hex(&Sha256::digest(before.as_bytes()))), outcome.sha256);
         assert!(before.ends_with("\"two\\n\"]\n[0.000000, \"x\", \"3\"]\n"), "{before}");
@@ -400,9 +376,9 @@ mod tests {
         assert_eq!(failure, Failure::Full);
         assert_eq!(recording.note(output(b"more"), &ledger), Ok(()));
         let outcome = recording.end(Some(0), &ledger);
-        assert!(outcome.bytes <= 4096 && outcome.bytes > 3500, "{outcome:?}");
+        assert!(outcome.bytes.is_some_and(|it| it <= 4096 && it > 3500), "{outcome:?}");
         assert!(given > 300);
-        let text = std::fs::read_to_string(place.path().join(&outcome.name)).expect("a file");
+        let text = std::fs::read_to_string(place.path().join(&outcome.path)).expect("a file");
         checked(&text);
         let there = text.matches("u001b").count() as u64;
         assert!(there > given);
@@ -424,7 +400,7 @@ mod tests {
         assert!(matches!(failure, Failure::Error(why) if why.contains("space")));
         assert_eq!(recording.note(output(b"lost"), &ledger), Ok(()));
         let outcome = recording.end(None, &ledger);
-        assert_eq!((outcome.bytes, outcome.dropped), (0, 13));
+        assert_eq!((outcome.bytes, outcome.dropped), (Some(0), 13));
     }
 
     #[test]
@@ -455,7 +431,7 @@ mod tests {
         assert_eq!(recording.note(message, &ledger), Ok(()));
         let outcome = recording.end(Some(0), &ledger);
         let name = "20260101T000000Z-root-0123abcd-part2.cast";
-        assert_eq!((outcome.dropped, outcome.name.as_str()), (7, name));
+        assert_eq!((outcome.dropped, outcome.path.as_str()), (7, name));
         let text = std::fs::read_to_string(place.path().join(name)).expect("a file");
         assert!(text.contains("\"timestamp\":66,"), "{text}");
         assert!(text.contains("\n[0.000000, \"o\", \"later\"]\n"), "{text}");

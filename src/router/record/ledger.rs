@@ -13,6 +13,10 @@ use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
+use crate::router::codec::{decode, encode};
+use crate::router::memory;
 use fpty::sys::folder::Folder;
 use fpty::sys::shared::Shared;
 
@@ -23,11 +27,8 @@ const MOST: usize = 1 << 15;
 /// once the batch is over.
 const HEAD: usize = 3;
 
-/// Words of an entry: its folder, with a bit for a file that is new; its inode;
-/// how long it is; how long its name is; the name.
-const WORDS: usize = 4 + NAME / 8;
-const NAME: usize = 224;
-const NEW: u64 = 1 << 63;
+/// Words of an entry: how long it is, and the entry, whatever its name.
+const WORDS: usize = 1 + 48;
 
 /// The memory.
 pub struct Ledger {
@@ -37,7 +38,7 @@ pub struct Ledger {
 }
 
 /// A file, as it is before a batch changes it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Its folder's number.
     pub folder: usize,
@@ -92,20 +93,11 @@ impl Ledger {
         let (count, entries) = self.memory.words().split_at(HEAD);
         let number = count[0].load(Ordering::Relaxed);
         let place = usize::try_from(number).ok().and_then(|at| entries.chunks(WORDS).nth(at));
-        let (Some(words), name) = (place, entry.name.as_bytes()) else { return };
-        if name.len() > NAME {
+        let (Some([length, words @ ..]), text) = (place, encode(entry)) else { return };
+        if !memory::write(words, &text) {
             return;
         }
-        let new = if entry.is_new { NEW } else { 0 };
-        words[0].store(entry.folder as u64 | new, Ordering::Relaxed);
-        words[1].store(entry.inode, Ordering::Relaxed);
-        words[2].store(entry.length, Ordering::Relaxed);
-        words[3].store(name.len() as u64, Ordering::Relaxed);
-        for (word, bytes) in words[4..].iter().zip(name.chunks(8)) {
-            let mut eight = [0; 8];
-            eight[..bytes.len()].copy_from_slice(bytes);
-            word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
-        }
+        length.store(text.len() as u64, Ordering::Relaxed);
         // Last: what is not complete is not there.
         count[0].store(number + 1, Ordering::Release);
     }
@@ -115,21 +107,11 @@ impl Ledger {
         let (head, entries) = self.memory.words().split_at(HEAD);
         let count = usize::try_from(head[0].swap(0, Ordering::Acquire)).unwrap_or(0);
         let word = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let entries: Vec<Entry> = entries
-            .chunks(WORDS)
-            .take(count)
-            .filter_map(|words| {
-                let name = words[4..].iter().flat_map(|bytes| word(bytes).to_le_bytes());
-                let length = usize::try_from(word(&words[3])).ok()?;
-                Some(Entry {
-                    folder: usize::try_from(word(&words[0]) & !NEW).ok()?,
-                    name: String::from_utf8(name.take(length).collect()).ok()?,
-                    inode: word(&words[1]),
-                    length: word(&words[2]),
-                    is_new: word(&words[0]) & NEW != 0,
-                })
-            })
-            .collect();
+        let read = |words: &[AtomicU64]| {
+            let (length, words) = words.split_first()?;
+            decode(&memory::read(words, usize::try_from(word(length)).ok()?))
+        };
+        let entries: Vec<Entry> = entries.chunks(WORDS).take(count).filter_map(read).collect();
         let unfinished = Unfinished { queue: word(&head[1]), begins_at: word(&head[2]), entries };
         (!unfinished.entries.is_empty()).then_some(unfinished)
     }

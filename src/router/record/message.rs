@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cast::Head;
+use crate::router::told::Recorded;
 
 /// Bytes of a header: what it is, 3 unused, the session's number, how many
 /// bytes follow, 4 unused, the time.
@@ -123,23 +124,34 @@ pub enum Answer {
         /// Its number.
         session: u32,
         /// Why.
-        why: String,
-        /// Whether the file is as long as it may become.
-        full: bool,
+        why: Failure,
     },
     /// The recording of a session is complete.
     Done {
         /// Its number.
         session: u32,
-        /// The file's name; `None`: there is none.
-        name: Option<String>,
-        /// Its length; `None`: nothing is known of it.
-        bytes: Option<u64>,
-        /// How many of the session's bytes are not in it.
-        dropped: u64,
-        /// The hash of all before the last line; `None`: there is no last line.
-        sha256: Option<String>,
+        /// What is in the file of this name; an empty one: there is none.
+        recorded: Recorded,
     },
+}
+
+/// Why nothing more is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// The file is as long as it may become.
+    Full,
+    /// The system's words, or ours.
+    Error(String),
+}
+
+impl Failure {
+    /// The same in words.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Full => "the recording is as long as it may become",
+            Self::Error(why) => why,
+        }
+    }
 }
 
 /// A message as it is read.

@@ -5,6 +5,7 @@
 //! | `mod.rs` | what a gateway knows of its recorder |
 //! | `sessions.rs` | sessions that are recorded |
 //! | `talking.rs` | what both have to say to each other |
+//! | `news.rs` | what becomes of them where it says something, or was killed |
 //! | `recording.rs` | one of them, as whoever reads its terminal has it |
 //! | `sink.rs` | the gateway's end of the queue to the recorder |
 //! | `message.rs` | what both say to each other |
@@ -20,9 +21,10 @@ pub mod door;
 mod file;
 mod ledger;
 pub(super) mod message;
+pub mod news;
 mod parked;
 mod process;
-mod recording;
+pub mod recording;
 mod sessions;
 mod sink;
 mod source;
@@ -35,11 +37,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
+use super::codec::Hello;
 use super::context::Context;
 use super::outcome::Outcome;
-use super::recovery::Whose;
 use super::told::Last;
 use super::traffic::Sessions;
+use super::whose::Whose;
 use crate::config::record::Record;
 use crate::config::rules::Rules;
 use crate::uwsgi::log::log;
@@ -48,10 +51,9 @@ use fpty::sys::child::Exit;
 use fpty::sys::queue::Giver;
 use fpty::sys::socket::Stream;
 
-use message::Answer;
+use news::News;
 pub use recording::{Kept, Recording};
 use sink::{Link, Sink};
-use takeover::Bytes;
 
 /// The sessions of a gateway that are recorded: it is told when one is about to
 /// begin, has begun and is over; what goes by in between it sees by the
@@ -69,33 +71,14 @@ pub struct Recorder {
     still: u8,
     soon_is_due: bool,
     look_is_due: bool,
-    /// The gateway's number, of so many.
-    number: (u32, u32),
+    /// Which gateway it is of.
+    hello: Hello,
     /// The first gateway tells what concerns all of them.
     tells: bool,
     /// As whom those run who are recorded.
     users: Vec<u32>,
     /// What is recorded of those who come to each socket.
     sockets: Vec<Record>,
-}
-
-/// What a recorder's word, or its end, means for one session: others do not
-/// suffer from what becomes of that.
-#[derive(Debug)]
-pub enum News {
-    /// It was said.
-    Said(Answer),
-    /// It was killed.
-    Gone,
-    /// The same, for one session of those that it had.
-    Lost {
-        /// Its number.
-        session: u32,
-        /// There is another one, who has it.
-        goes_on: bool,
-        /// What is lost of it where nobody has it.
-        left: Bytes,
-    },
 }
 
 /// A session that is over.
@@ -109,12 +92,8 @@ struct Over {
 }
 
 impl Recorder {
-    /// One for the gateway of this number, of so many, with these sockets, where
-    /// anything is recorded.
-    pub fn new<'a>(
-        sockets: impl Iterator<Item = &'a Rules>,
-        number: (u32, u32),
-    ) -> Option<Box<Self>> {
+    /// One for this gateway, with these sockets, where anything is recorded.
+    pub fn new<'a>(sockets: impl Iterator<Item = &'a Rules>, hello: Hello) -> Option<Box<Self>> {
         let own = nix::unistd::geteuid().as_raw();
         let mut users = Vec::new();
         let sockets: Vec<_> = sockets
@@ -136,8 +115,8 @@ impl Recorder {
                 still: 0,
                 soon_is_due: false,
                 look_is_due: false,
-                number,
-                tells: number.0 == 0,
+                hello,
+                tells: hello.ordinal == 0,
                 users,
                 sockets,
             })
@@ -181,7 +160,7 @@ impl Recorder {
     /// had that queue, what is to be known of it.
     fn connect(&self, queue: Giver, before: Option<&Giver>) -> Result<Link, String> {
         let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
-        match door::enter(self.number, &queue, &its_channel, before) {
+        match door::enter(&self.hello, &queue, &its_channel, before) {
             true => Ok(Link { queue, channel }),
             false => Err(String::from("there is no recorder")),
         }

@@ -4,9 +4,11 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use super::file::{Failure, Of, Recording};
+use super::file::{Of, Recording};
 use super::ledger::Ledger;
-use super::message::Resume;
+use super::message::{Failure, Message, Resume};
+use crate::router::codec::Hello;
+use crate::router::told::Recorded;
 use fpty::sys::folder::Folder;
 
 /// Where a recorder writes.
@@ -23,7 +25,7 @@ pub enum Session {
     /// It has a file.
     Recorded(Box<Recording>),
     /// It is to go on in its next file; there is nothing of it for that so far.
-    Waits(Box<Resume>),
+    Waits(Resume),
     /// There is no file, for this reason; so many bytes would have gone there.
     Lost(Of, u64, Failure),
 }
@@ -31,7 +33,7 @@ pub enum Session {
 /// Sessions whose gateway has ended, by its number: the next one may take them
 /// up.
 #[derive(Default)]
-pub struct Parked(HashMap<Of, (u32, Session)>);
+pub struct Parked(HashMap<Of, (usize, Session)>);
 
 impl Session {
     /// Which it is.
@@ -43,10 +45,24 @@ impl Session {
         }
     }
 
-    /// Nobody tells how it ended.
-    pub fn end(self, place: &Place<'_>) {
-        if let Self::Recorded(recording) = self {
-            recording.end(None, place.ledger);
+    /// It is over, with this last word, where there is one: else nobody tells how it
+    /// ended. What became of it.
+    pub fn end(self, last: Option<Message<'_>>, place: &Place<'_>) -> Recorded {
+        match self {
+            Self::Recorded(mut recording) => {
+                let status = last.and_then(|last| {
+                    let _ = recording.note(last, place.ledger);
+                    last.body.first_chunk().map(|bytes| i32::from_le_bytes(*bytes))
+                });
+                recording.end(status, place.ledger)
+            }
+            // Of the file before this one nothing is known.
+            Self::Waits(Resume { begin, dropped, .. }) => {
+                Recorded { path: begin.file(), dropped, ..Recorded::default() }
+            }
+            Self::Lost(_, dropped, _) => {
+                Recorded { bytes: Some(0), dropped, ..Recorded::default() }
+            }
         }
     }
 }
@@ -58,21 +74,20 @@ impl Parked {
     }
 
     /// Those of a gateway of this number, which has ended.
-    pub fn put(&mut self, ordinal: u32, sessions: impl Iterator<Item = Session>) {
+    pub fn put(&mut self, ordinal: usize, sessions: impl Iterator<Item = Session>) {
         self.0.extend(sessions.map(|session| (session.of(), (ordinal, session))));
     }
 
     /// What a gateway has not taken up, of those whose place it has, is over.
-    pub fn end_rest(&mut self, ordinal: u32, count: u32, place: &Place<'_>) {
-        let is_its = |(before, _): &(u32, Session)| before % count.max(1) == ordinal;
-        for (_, session) in take_out(&mut self.0, |_, parked| is_its(parked)) {
-            session.end(place);
+    pub fn end_rest(&mut self, gateway: &Hello, place: &Place<'_>) {
+        for (_, session) in take_out(&mut self.0, |_, (before, _)| gateway.has_place_of(*before)) {
+            session.end(None, place);
         }
     }
 
     /// All are over.
     pub fn end(self, place: &Place<'_>) {
-        self.0.into_values().for_each(|(_, session)| session.end(place));
+        self.0.into_values().for_each(|(_, session)| drop(session.end(None, place)));
     }
 }
 
@@ -117,14 +132,15 @@ mod tests {
     }
 
     /// A gateway, and how it speaks.
-    fn gateway(number: (u32, u32)) -> (Source, impl FnMut(Kind, u32, &[u8])) {
+    fn gateway((ordinal, count): (usize, usize)) -> (Source, impl FnMut(Kind, u32, &[u8])) {
         let mut giver = Giver::new().expect("a queue");
         let taker = Taker::of(&giver.as_fd().try_clone_to_owned().expect("a copy"));
         let (channel, _) = Stream::pair().expect("a channel");
         let say = move |kind, session, body: &[u8]| {
             assert!(giver.put([&header(kind, session, 0, body.len()), body]));
         };
-        (Source::new(channel, taker.expect("a queue"), number), say)
+        let hello = Hello { ordinal, count, token: Default::default() };
+        (Source::new(channel, taker.expect("a queue"), hello), say)
     }
 
     fn answers(source: &mut Source) -> Vec<Answer> {
@@ -163,12 +179,13 @@ mod tests {
         let resumed =
             |session, part, moved, dropped| Answer::Resumed { session, part, moved, dropped };
         assert_eq!(answers[..2], [resumed(7, 1, false, 0), resumed(8, 2, true, 5)]);
-        let Answer::Done { session: 7, name: Some(name), bytes, dropped: 0, .. } = &answers[2]
-        else {
+        let Answer::Done { session: 7, recorded } = &answers[2] else {
             panic!("{answers:?}");
         };
-        let on = text(name).expect("a file");
-        assert_eq!((name.as_str(), *bytes), ("on.cast", Some(on.len() as u64)));
+        let on = text(&recorded.path).expect("a file");
+        let Recorded { path, bytes, dropped, .. } = recorded;
+        assert_eq!((path.as_str(), *bytes), ("on.cast", Some(on.len() as u64)));
+        assert_eq!(*dropped, 0);
         assert!(on.contains("\"before\"]\n[0.000000, \"o\", \"after\"]\n"), "{on}");
         assert!(on.contains("\"x\", \"9\"") && on.matches("sha256=").count() == 1, "{on}");
         assert!(text("over.cast").expect("a file").contains("sha256="));
@@ -206,13 +223,14 @@ mod tests {
         assert_eq!(next.work(&here, &mut parked), Ok(true));
         let answers = answers(&mut next);
         let [
-            Answer::Failed { session: 5, full: true, .. },
+            Answer::Failed { session: 5, why: Failure::Full },
             Answer::Failed { session: 6, .. },
             done,
         ] = &answers[..]
         else {
             panic!("{answers:?}");
         };
-        assert!(matches!(done, Answer::Done { session: 6, dropped: 4, .. }), "{done:?}");
+        let Answer::Done { session: 6, recorded } = done else { panic!("{done:?}") };
+        assert_eq!((recorded.dropped, recorded.path.as_str()), (4, ""));
     }
 }

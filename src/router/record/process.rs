@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::door;
 use super::ledger::{Ledger, Unfinished};
 use super::message::Answer;
 use super::parked::{Parked, Place, take_out};
 use super::source::Source;
+use crate::router::codec::{Hello, decode};
 use fpty::sys::folder::Folder;
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::poll::{Interest, Poller};
@@ -165,16 +165,16 @@ enum Entry {
 /// Somebody is at the door: with a queue, a channel, and, where a recorder
 /// before us had that queue, another one with what is to be known of it.
 fn enter(door: &Stream, unfinished: &mut Option<Unfinished>, place: &Place<'_>) -> Entry {
-    let (mut word, mut arrived) = ([0; 64], Arrived::default());
-    let entry = match door.read_with_descriptors(&mut word, &mut arrived, &mut Peer::default()) {
-        Read::Bytes(count) => door::entered(&word[..count]),
+    let (mut word, mut arrived) = ([0; 256], Arrived::default());
+    let hello = match door.read_with_descriptors(&mut word, &mut arrived, &mut Peer::default()) {
+        Read::Bytes(count) => decode(&word[..count]).filter(Hello::is_proved),
         Read::Blocked => None,
         // The end of the door alone is not enough.
         Read::End | Read::Gone => return Entry::Closed,
     };
     let mut arrived = arrived.descriptors.into_iter();
-    let (Some(entry), Some(queue), Some(channel), before) =
-        (entry, arrived.next(), arrived.next(), arrived.next())
+    let (Some(hello), Some(queue), Some(channel), before) =
+        (hello, arrived.next(), arrived.next(), arrived.next())
     else {
         return Entry::Nobody;
     };
@@ -184,7 +184,7 @@ fn enter(door: &Stream, unfinished: &mut Option<Unfinished>, place: &Place<'_>) 
     if let Some(unfinished) = unfinished.take_if(|unfinished| unfinished.is_of(queue.id())) {
         unfinished.undo(queue.begins_at(), place.folders);
     }
-    Entry::Source(Box::new(Source::new(Stream::from(channel), queue, entry)), before)
+    Entry::Source(Box::new(Source::new(Stream::from(channel), queue, hello)), before)
 }
 
 /// A gateway has come in; it is none where what it says makes no sense.

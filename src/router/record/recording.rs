@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::recovery::Whose;
+use super::super::codec::encode;
+use super::super::whose::Whose;
 use super::door;
 use super::message::{Begin, Kind, Resume, header};
+use super::news::Bytes;
 use super::sink::{RESERVE, Sink, TIGHT};
-use super::takeover::Bytes;
 use crate::config::record::{OnError, Record};
 use fpty::sys::Size;
 use fpty::sys::clock::BootInstant;
@@ -110,7 +111,7 @@ impl Recording {
         let (size, has_begun) = (Cell::new(size), Cell::new(true));
         let early = RefCell::new(None);
         let resumed = Self { began, size, has_begun, early, is_elsewhere, ..new };
-        let json = serde_json::to_vec(&resumed.resume(0)).unwrap_or_default();
+        let json = encode(&resumed.resume(0));
         sink.borrow_mut().put_surely(Kind::Resume, number, resumed.now(), &json);
         resumed
     }
@@ -195,7 +196,7 @@ impl Recording {
     /// It begins. Returns whether there is anybody who takes it.
     pub fn begin(&self) -> bool {
         self.has_begun.set(true);
-        let json = serde_json::to_vec(&*self.begin.borrow()).unwrap_or_default();
+        let json = encode(&*self.begin.borrow());
         let mut sink = self.sink.borrow_mut();
         if !sink.put(Kind::Begin, self.number, 0, &json, 0) {
             return false;

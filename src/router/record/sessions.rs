@@ -6,15 +6,15 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::super::context::Context;
 use super::super::outcome::Outcome;
-use super::super::recovery::Whose;
 use super::super::table::Key;
 use super::super::timers::{Due, SessionDue};
 use super::super::told::clock;
-use super::super::told::{Gone, Last, Recorded, Subject};
+use super::super::told::{Gone, Last, Recorded};
 use super::super::traffic::Sessions;
+use super::super::whose::{Subject, Whose};
 use super::cast::Head;
-use super::message::{Begin, Kind};
-use super::takeover::Bytes;
+use super::message::{Begin, Failure, Kind};
+use super::news::Bytes;
 use super::{Kept, Over, Recorder, Recording, door, in_a_name, log_of, status_of};
 use crate::config::record::OnError;
 use fpty::proto::{Ended, Ending};
@@ -107,7 +107,8 @@ impl Recorder {
             false => {
                 recording.cut(Bytes::default());
                 let recording = Rc::clone(recording);
-                self.lose(cx, sessions, &recording, "the recorder takes nothing", false);
+                let why = Failure::Error(String::from("the recorder takes nothing"));
+                self.lose(cx, sessions, &recording, &why);
             }
         }
     }
@@ -161,15 +162,12 @@ impl Recorder {
     ) {
         let recording = recording.and_then(|it| self.sessions.remove(&it.number()));
         let recording = recording.filter(|recording| recording.has_begun());
-        let tell = |cx: &mut Context, recorded: Option<&Recorded>| {
-            last.iter().for_each(|last| cx.told.tell_last(last, recorded));
-        };
         let Some(recording) = recording else {
-            return tell(cx, None);
+            return cx.told.tell_last(last.as_deref(), None);
         };
         if let Some(dropped) = recording.is_cut() {
-            let path = recording.path();
-            return tell(cx, Some(&Recorded { path, dropped, ..Recorded::default() }));
+            let recorded = Recorded { path: recording.path(), dropped, ..Recorded::default() };
+            return cx.told.tell_last(last.as_deref(), Some(&recorded));
         }
         recording.end(exit.map(status_of));
         let dropped = recording.told_missing(Bytes::default());
@@ -216,17 +214,17 @@ impl Recorder {
         cx: &mut Context,
         sessions: &mut Sessions,
         recording: &Recording,
-        why: &str,
-        full: bool,
+        failure: &Failure,
     ) {
         if !recording.lose() {
             return;
         }
+        let why = failure.text();
         log_of(&recording.id(), &format!("is not recorded any more: {why}"));
         Self::tell(cx, recording);
         let whose = recording.whose();
         if recording.must_be() {
-            let ending = if full { Ending::Limit } else { Ending::Lost };
+            let ending = if *failure == Failure::Full { Ending::Limit } else { Ending::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
             match whose {
                 Whose::Session(key) => {

@@ -2,7 +2,6 @@
 //! nobody: no system call, and where there is no room it is counted.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use super::message::{Kind, header};
 use fpty::sys::queue::{CAPACITY, Giver};
@@ -72,11 +71,6 @@ impl Sink {
     /// The channel, where there is one.
     pub fn channel(&self) -> Option<&Stream> {
         self.link.as_ref().map(|link| &link.channel)
-    }
-
-    /// Its descriptor.
-    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.link.as_ref().map(|link| link.channel.as_fd())
     }
 
     /// Whether terminals are better not read now.

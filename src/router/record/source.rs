@@ -5,9 +5,11 @@ use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::fault;
-use super::file::{Failure, Of, Recording};
-use super::message::{self, Answer, Begin, Kind, Message, Nonsense, Resume};
+use super::file::{Of, Recording};
+use super::message::{self, Answer, Begin, Failure, Kind, Message, Nonsense, Resume};
 use super::parked::{Parked, Place, Session};
+use crate::router::codec::{Hello, decode, encode};
+use crate::router::told::Recorded;
 use crate::uwsgi::guard;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::queue::Taker;
@@ -27,10 +29,8 @@ pub struct Source {
     pub channel: Stream,
     /// What it says.
     pub queue: Taker,
-    /// Its number.
-    ordinal: u32,
-    /// Of so many.
-    count: u32,
+    /// Which it is.
+    hello: Hello,
     /// A message that is not complete.
     bytes: Vec<u8>,
     sessions: HashMap<u32, Session>,
@@ -44,13 +44,12 @@ pub struct Source {
 }
 
 impl Source {
-    /// One of this number, of so many.
-    pub fn new(channel: Stream, queue: Taker, (ordinal, count): (u32, u32)) -> Self {
+    /// One that has said this.
+    pub fn new(channel: Stream, queue: Taker, hello: Hello) -> Self {
         Self {
             channel,
             queue,
-            ordinal,
-            count,
+            hello,
             bytes: Vec::new(),
             sessions: HashMap::new(),
             spare: Vec::new(),
@@ -62,7 +61,7 @@ impl Source {
 
     /// Whether one that begins has this one's place, which has ended then.
     pub fn is_followed_by(&self, next: &Self) -> bool {
-        self.ordinal % next.count.max(1) == next.ordinal
+        next.hello.has_place_of(self.hello.ordinal)
     }
 
     /// What is to be known of sessions that one before us has recorded.
@@ -155,15 +154,15 @@ impl Source {
         let before = self.sessions.remove(&session);
         let of = before.as_ref().map(Session::of).unwrap_or_default();
         if let Some(before) = before {
-            let _ = detached::guarded(|| before.end(place));
+            let _ = detached::guarded(|| before.end(None, place));
         }
         let dropped = length as u64;
         if is_end {
-            let (name, bytes, sha256) = (None, None, None);
-            return self.answer(&Answer::Done { session, name, bytes, dropped, sha256 });
+            let recorded = Recorded { dropped, ..Recorded::default() };
+            return self.answer(&Answer::Done { session, recorded });
         }
         let failure = Failure::Error(format!("internal error: {why}"));
-        self.is_lost(session, of, dropped, failure);
+        self.lose(session, of, dropped, failure);
     }
 
     fn take(&mut self, message: Message<'_>, place: &Place<'_>, parked: &mut Parked) {
@@ -178,35 +177,13 @@ impl Source {
         match message.kind {
             Kind::Begin => self.begin(message, place),
             Kind::Resume => self.go_on(message, parked),
-            Kind::Rest => parked.end_rest(self.ordinal, self.count, place),
+            Kind::Rest => parked.end_rest(&self.hello, place),
             Kind::End => {
-                let status = message.body.first_chunk().map(|bytes| i32::from_le_bytes(*bytes));
                 let done = match self.sessions.remove(&session) {
-                    Some(Session::Recorded(mut recording)) => {
-                        let _ = recording.note(message, place.ledger);
-                        let outcome = recording.end(status, place.ledger);
-                        Answer::Done {
-                            session,
-                            name: Some(outcome.name),
-                            bytes: Some(outcome.bytes),
-                            dropped: outcome.dropped,
-                            sha256: outcome.sha256,
-                        }
-                    }
-                    Some(Session::Waits(resume)) => {
-                        let Resume { begin, dropped, .. } = *resume;
-                        let name = Some(begin.file());
-                        Answer::Done { session, name, bytes: None, dropped, sha256: None }
-                    }
-                    other => {
-                        let dropped = match other {
-                            Some(Session::Lost(_, dropped, _)) => dropped,
-                            _ => 0,
-                        };
-                        Answer::Done { session, name: None, bytes: Some(0), dropped, sha256: None }
-                    }
+                    Some(one) => one.end(Some(message), place),
+                    None => Recorded { bytes: Some(0), ..Recorded::default() },
                 };
-                self.answer(&done);
+                self.answer(&Answer::Done { session, recorded: done });
             }
             _ => match self.sessions.get_mut(&session) {
                 Some(Session::Recorded(recording)) => {
@@ -225,7 +202,7 @@ impl Source {
     }
 
     fn begin(&mut self, message: Message<'_>, place: &Place<'_>) {
-        let Ok(begin) = serde_json::from_slice::<Begin>(message.body) else {
+        let Some(begin) = decode::<Begin>(message.body) else {
             return;
         };
         if let Some(folder) = place.folders.get(begin.folder) {
@@ -236,10 +213,10 @@ impl Source {
 
     /// A session goes on that a gateway or a recorder before this one has begun.
     fn go_on(&mut self, message: Message<'_>, parked: &mut Parked) {
-        let Ok(resume) = serde_json::from_slice::<Resume>(message.body) else {
+        let Some(resume) = decode::<Resume>(message.body) else {
             return;
         };
-        let resume = Session::Waits(Box::new(resume));
+        let resume = Session::Waits(resume);
         let before = parked.take(&resume.of());
         let (number, moved) = (message.session, before.is_none());
         let session = before.unwrap_or(resume);
@@ -282,26 +259,22 @@ impl Source {
                 self.sessions.insert(session, Session::Recorded(Box::new(recording)));
                 self.touched.push(session);
             }
-            Err(failure) => self.is_lost(session, of, dropped, failure),
+            Err(failure) => self.lose(session, of, dropped, failure),
         }
     }
 
-    fn is_lost(&mut self, session: u32, of: Of, dropped: u64, failure: Failure) {
+    fn lose(&mut self, session: u32, of: Of, dropped: u64, failure: Failure) {
         self.sessions.insert(session, Session::Lost(of, dropped, failure.clone()));
         self.failed(session, failure);
     }
 
-    fn failed(&mut self, session: u32, failure: Failure) {
-        let (why, full) = match failure {
-            Failure::Full => (String::from("the recording is as long as it may become"), true),
-            Failure::Error(why) => (why, false),
-        };
-        self.answer(&Answer::Failed { session, why, full });
+    fn failed(&mut self, session: u32, why: Failure) {
+        self.answer(&Answer::Failed { session, why });
     }
 
     /// Says this, when it takes it.
     pub fn answer(&mut self, answer: &Answer) {
-        self.answers.extend(serde_json::to_vec(answer).ok());
+        self.answers.push_back(encode(answer));
     }
 
     /// What it was not answered.
@@ -351,12 +324,12 @@ impl Source {
             return self.end(place);
         }
         place.ledger.end();
-        parked.put(self.ordinal, self.sessions.drain().map(|(_, session)| session));
+        parked.put(self.hello.ordinal, self.sessions.drain().map(|(_, session)| session));
     }
 
     /// It is none: nobody tells how its sessions ended.
     pub fn end(mut self, place: &Place<'_>) {
-        self.sessions.drain().for_each(|(_, session)| session.end(place));
+        self.sessions.drain().for_each(|(_, session)| drop(session.end(None, place)));
         place.ledger.end();
     }
 }

@@ -3,18 +3,25 @@
 //! What nobody takes is counted as missing.
 
 use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
+use super::super::codec::encode;
 use super::super::context::Context;
-use super::super::recovery::Whose;
 use super::super::traffic::Sessions;
-use super::message::{self, Kind, Message, Resume, header};
-use super::{News, Recorder};
+use super::super::whose::Whose;
+use super::Recorder;
+use super::message::{self, Failure, Kind, Message, Resume, header};
+use super::news::{Bytes, News};
 use crate::uwsgi::log::log;
 use fpty::sys::queue::Giver;
 
+const KILLED: &str = "the recorder was killed";
+
 /// Why a session is not recorded as it was.
-pub(super) const KILLED: &str = "the recorder was killed";
+pub(super) fn killed() -> Failure {
+    Failure::Error(String::from(KILLED))
+}
 
 /// What a queue has that no recorder was done with.
 #[derive(Default)]
@@ -24,15 +31,6 @@ pub(super) struct Left {
     /// Sessions that end.
     ends: HashSet<u32>,
     of_sessions: HashMap<u32, Bytes>,
-}
-
-/// Of one session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bytes {
-    /// How many are missing if the queue is lost.
-    pub lost: u64,
-    /// How many of them were missing before.
-    pub missing: u64,
 }
 
 impl Left {
@@ -62,8 +60,8 @@ impl Left {
 impl Recorder {
     /// The recorder was killed. Another one is most often there at once.
     pub(super) fn follow_killed(&mut self, cx: &mut Context) {
-        if let Some(channel) = self.sink.borrow().descriptor() {
-            let _ = cx.poller.remove(channel);
+        if let Some(channel) = self.sink.borrow().channel() {
+            let _ = cx.poller.remove(channel.as_fd());
         }
         log(&format!("forkptyrouter: {KILLED}"));
         let mut left = Left::default();
@@ -103,7 +101,7 @@ impl Recorder {
         let resumes = self.resumes(left);
         let mut before = if resumes.is_empty() { None } else { Some(Giver::new().ok()?) };
         for (number, resume) in resumes {
-            let json = serde_json::to_vec(&resume).ok()?;
+            let json = encode(&resume);
             let header = header(Kind::Resume, number, 0, json.len());
             if before.as_mut().is_some_and(|before| before.put([&header, &json])) {
                 taken.insert(number);
@@ -153,7 +151,7 @@ impl Recorder {
             recording.cut(left);
         }
         match !goes_on || recording.must_be() {
-            true => self.lose(cx, sessions, &recording, KILLED, false),
+            true => self.lose(cx, sessions, &recording, &killed()),
             false => Self::read_on(cx, &recording),
         }
     }

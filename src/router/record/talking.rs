@@ -1,19 +1,22 @@
 //! What a gateway and its recorder have to say to each other, and what waits for
 //! that.
 
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::super::codec::decode;
 use super::super::context::Context;
 use super::super::fault;
-use super::super::recovery::Whose;
 use super::super::table::Source;
 use super::super::timers::Due;
 use super::super::told::Recorded;
 use super::super::traffic::Sessions;
+use super::super::whose::Whose;
 use super::message::Answer;
-use super::takeover::{Bytes, KILLED};
-use super::{News, Over, Recorder, log_of};
+use super::news::{Bytes, News};
+use super::takeover::killed;
+use super::{Over, Recorder, log_of};
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::sys::Read;
@@ -64,8 +67,8 @@ impl Recorder {
         let token = Source::Recorder.token();
         let mut sink = self.sink.borrow_mut();
         let registered = sink
-            .descriptor()
-            .is_some_and(|channel| cx.poller.add(channel, token, Interest::READ).is_ok());
+            .channel()
+            .is_some_and(|channel| cx.poller.add(channel.as_fd(), token, Interest::READ).is_ok());
         if !registered {
             sink.connect(None);
         }
@@ -143,9 +146,8 @@ impl Recorder {
     pub(super) fn tell_without(&mut self, cx: &mut Context, number: u32, left: Bytes) {
         if let Some(Over { recording, last, dropped, .. }) = self.over.remove(&number) {
             let dropped = (dropped + left.lost).saturating_sub(left.missing);
-            let path = recording.path();
-            let recorded = Recorded { path, dropped, ..Recorded::default() };
-            last.iter().for_each(|last| cx.told.tell_last(last, Some(&recorded)));
+            let recorded = Recorded { path: recording.path(), dropped, ..Recorded::default() };
+            cx.told.tell_last(last.as_deref(), Some(&recorded));
         }
     }
 
@@ -169,7 +171,7 @@ impl Recorder {
             };
             match read {
                 Read::Bytes(count) => {
-                    if let Ok(answer) = serde_json::from_slice::<Answer>(&buffer[..count]) {
+                    if let Some(answer) = decode::<Answer>(&buffer[..count]) {
                         let whose = self.whose(&answer);
                         Self::then(cx, whose, News::Said(answer));
                     }
@@ -204,28 +206,29 @@ impl Recorder {
                 Self::tell(cx, &recording);
                 // Its file before that lacks what was lost with the recorder.
                 if moved && recording.must_be() && !recording.is_elsewhere() {
-                    self.lose(cx, sessions, &recording, KILLED, false);
+                    self.lose(cx, sessions, &recording, &killed());
                 } else if moved {
                     log_of(&recording.id(), "is recorded in another file from here on");
                 }
             }
-            Answer::Failed { session, why, full } => {
+            Answer::Failed { session, why } => {
                 if let Some(over) = self.over.get(&session) {
                     let id = over.recording.id();
-                    log_of(&id, &format!("is not recorded any more: {why}"));
+                    log_of(&id, &format!("is not recorded any more: {}", why.text()));
                 }
                 if let Some(recording) = self.sessions.get(&session).map(Rc::clone) {
-                    self.lose(cx, sessions, &recording, &why, full);
+                    self.lose(cx, sessions, &recording, &why);
                 }
             }
-            Answer::Done { session, name, bytes, dropped, sha256 } => {
-                let Some(over) = self.over.remove(&session) else {
+            Answer::Done { session, recorded } => {
+                let Some(Over { recording, last, .. }) = self.over.remove(&session) else {
                     return;
                 };
-                let recording = &over.recording;
-                let path = name.map_or_else(|| recording.path(), |name| recording.path_of(&name));
-                let recorded = Recorded { path, bytes, dropped, sha256 };
-                over.last.iter().for_each(|last| cx.told.tell_last(last, Some(&recorded)));
+                let path = match recorded.path.as_str() {
+                    "" => recording.path(),
+                    name => recording.path_of(name),
+                };
+                cx.told.tell_last(last.as_deref(), Some(&Recorded { path, ..recorded }));
             }
         }
     }

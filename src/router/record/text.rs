@@ -15,34 +15,32 @@ pub struct Text {
 /// U+FFFD.
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-/// The longest character.
-const LONGEST: usize = 4;
-
 impl Text {
     /// Appends the bytes to `out`, as the inside of a JSON string.
-    pub fn push(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
-        while self.count > 0 && !bytes.is_empty() {
-            bytes = self.go_on(bytes, out);
-        }
-        while !bytes.is_empty() {
+    pub fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
+        let whole;
+        let mut bytes = match std::mem::take(&mut self.count) {
+            0 => bytes,
+            count => {
+                whole = [&self.carried[..count], bytes].concat();
+                &whole
+            }
+        };
+        loop {
             let error = match std::str::from_utf8(bytes) {
                 Ok(text) => return escape_json(text.as_bytes(), out),
                 Err(error) => error,
             };
             let (valid, rest) = bytes.split_at(error.valid_up_to());
             escape_json(valid, out);
-            match error.error_len() {
-                Some(length) => {
-                    self.replace(length, out);
-                    bytes = &rest[length..];
-                }
-                None => {
-                    // Less than a character.
-                    self.carried[..rest.len()].copy_from_slice(rest);
-                    self.count = rest.len();
-                    return;
-                }
-            }
+            let Some(length) = error.error_len() else {
+                // Less than a character.
+                self.carried[..rest.len()].copy_from_slice(rest);
+                self.count = rest.len();
+                return;
+            };
+            self.replace(length, out);
+            bytes = &rest[length..];
         }
     }
 
@@ -57,38 +55,6 @@ impl Text {
     /// How many bytes were no text.
     pub fn invalid(&self) -> u64 {
         self.invalid
-    }
-
-    /// Looks what the carried bytes become with those that follow; returns
-    /// what is left of these.
-    fn go_on<'a>(&mut self, bytes: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
-        let (before, count) = (self.count, bytes.len().min(LONGEST - self.count));
-        let mut whole = self.carried;
-        whole[before..before + count].copy_from_slice(&bytes[..count]);
-        let whole_bytes = &whole[..before + count];
-        let known = match std::str::from_utf8(whole_bytes) {
-            Ok(text) => text,
-            // Some more may follow that are carried in their turn.
-            Err(error) if error.valid_up_to() > 0 => {
-                std::str::from_utf8(&whole_bytes[..error.valid_up_to()]).unwrap_or_default()
-            }
-            Err(error) => {
-                let Some(length) = error.error_len() else {
-                    self.carried = whole;
-                    self.count = whole_bytes.len();
-                    return &[];
-                };
-                self.count = 0;
-                self.replace(length, out);
-                // What was carried can be the beginning of a character, so it
-                // is no longer than what is wrong.
-                return &bytes[length.saturating_sub(before)..];
-            }
-        };
-        let length = known.chars().next().map_or(0, char::len_utf8);
-        escape_json(&whole[..length], out);
-        self.count = 0;
-        &bytes[length.saturating_sub(before)..]
     }
 
     fn replace(&mut self, length: usize, out: &mut Vec<u8>) {

@@ -5,22 +5,23 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `mod.rs` | mailboxes, questions and answers |
-//! | `question.rs` | what is asked, as bytes |
+//! | `question.rs` | what is asked |
 //! | `asking.rs` | what is asked about sessions |
 //! | `sought.rs` | a session that somebody wants to come back to |
 
 pub mod asking;
-mod question;
+pub mod question;
 pub mod sought;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::codec::{decode, encode};
 use super::context::Context;
 use super::outcome::Outcome;
-use super::table::{Key, Source};
+use super::table::Source;
 use super::timers::Due;
 use crate::uwsgi::log::log;
 use crate::uwsgi::{inherited, proof};
@@ -29,7 +30,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
 
-pub use question::{Handed, Question};
+pub use question::{Asker, Handed, Posed, Question};
 
 /// How long an answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -76,28 +77,6 @@ pub fn reserve(gateways: u32) {
 
 fn mailboxes() -> std::sync::MutexGuard<'static, Vec<Mailbox>> {
     MAILBOXES.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Who asked, and waits for the answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker {
-    /// A client that asks who is there.
-    Inquirer(Key),
-    /// One that seeks a session: what this gateway knows of it.
-    Seeker(Key, usize),
-    /// One that another gateway is to go on with.
-    Handed(Key),
-}
-
-/// A question of another gateway's, which waits for the answer.
-#[derive(Debug)]
-pub struct Posed {
-    from: usize,
-    number: u64,
-    /// What it asks.
-    pub question: Question,
-    /// What came along.
-    pub passed: Vec<OwnedFd>,
 }
 
 /// The other gateways.
@@ -169,14 +148,9 @@ impl<'a> Message<'a> {
 }
 
 impl Siblings {
-    /// Asks another gateway; returns whether there will be an answer, or the
-    /// word that there was none.
-    pub fn ask(&mut self, cx: &mut Context, whom: usize, question: Question, asker: Asker) -> bool {
-        self.pass(cx, whom, question, &[], asker)
-    }
-
-    /// The same, with copies of descriptors.
-    pub fn pass(
+    /// Asks another gateway, with copies of descriptors; returns whether there will be
+    /// an answer, or the word that there was none.
+    pub fn ask(
         &mut self,
         cx: &mut Context,
         whom: usize,
@@ -188,13 +162,9 @@ impl Siblings {
             return false;
         };
         let number = self.next;
-        let body = question.encode();
+        let body = encode(&question);
         let message = Message { from: self.ordinal, is_answer: false, number, body: &body };
-        let written = match descriptors {
-            [] => to.write(&message.encode()),
-            some => to.write_with_descriptors(&message.encode(), some),
-        };
-        if !matches!(written, Written::Bytes(_)) {
+        if !matches!(to.write_with_descriptors(&message.encode(), descriptors), Written::Bytes(_)) {
             return false;
         }
         self.next += 1;
@@ -238,7 +208,7 @@ impl Siblings {
                 asker.into_iter().for_each(|asker| {
                     cx.then(Outcome::Answered(asker, Some(body.to_vec())));
                 });
-            } else if let Some(question) = Question::decode(body) {
+            } else if let Some(question) = decode(body) {
                 cx.then(Outcome::Asked(Posed { from, number, question, passed }));
             }
         }

@@ -1,12 +1,12 @@
 //! A session that somebody wants to come back to, whichever gateway has it.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::router::beginning::Beginning;
-use crate::router::ids::LENGTH;
 use fpty::proto::key::Secret;
-use fpty::sys::clock::BootInstant;
 
 /// What is sought.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sought {
     /// The socket: it is found where it began.
     pub door: u16,
@@ -15,36 +15,17 @@ pub struct Sought {
     /// Its id, how that begins, or its name; `None`: the one that was left last.
     pub which: Option<Beginning>,
     /// Whoever has that may have it, too.
+    #[serde(serialize_with = "to_bytes", deserialize_with = "of_bytes")]
     pub secret: Option<Secret>,
 }
 
-impl Sought {
-    /// As it is sent.
-    pub fn encode(&self) -> Vec<u8> {
-        let which = self.which.as_ref().map(Beginning::as_bytes).unwrap_or_default();
-        let secret = self.secret.as_ref().map(|secret| &secret.bytes()[..]).unwrap_or_default();
-        let has_one = [u8::from(!secret.is_empty())];
-        [&self.door.to_le_bytes()[..], &self.uid.to_le_bytes(), &has_one, secret, which].concat()
-    }
+// The secret is a type of a package that says nothing to other processes.
+fn to_bytes<S: Serializer>(secret: &Option<Secret>, to: S) -> Result<S::Ok, S::Error> {
+    secret.as_ref().map(Secret::bytes).serialize(to)
+}
 
-    /// As it is read.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (door, rest) = bytes.split_first_chunk()?;
-        let (uid, rest) = rest.split_first_chunk()?;
-        let (secret, rest) = match rest.split_first()? {
-            (0, rest) => (None, rest),
-            (_, rest) => {
-                let (secret, rest) = rest.split_first_chunk()?;
-                (Some(Secret::of(*secret)), rest)
-            }
-        };
-        let which = match rest {
-            [] => None,
-            which => Some(Beginning::of(which)?),
-        };
-        let (door, uid) = (u16::from_le_bytes(*door), u32::from_le_bytes(*uid));
-        Some(Self { door, uid, which, secret })
-    }
+fn of_bytes<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Secret>, D::Error> {
+    Ok(Option::deserialize(from)?.map(Secret::of))
 }
 
 /// A name, as a key of what all gateways see.
@@ -56,7 +37,7 @@ pub fn name(door: u16, uid: u32, name: Beginning) -> Name {
 }
 
 /// How well a session answers to what is sought: the greater the better.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Fits {
     /// Its id begins like that.
     Begins,
@@ -66,47 +47,17 @@ pub enum Fits {
     Whole,
 }
 
-/// A session that fits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A session that fits, and how near it is: the greater the better.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Found {
     /// How well.
     pub fits: Fits,
     /// How near it is to whoever says no more: what runs, and nobody is attached to,
     /// is nearest.
     pub rank: u8,
-    /// Since when it is so: the last is nearest.
-    pub since: BootInstant,
-    /// Its id.
-    pub id: String,
-}
-
-/// Bytes of one before its id.
-const HEAD: usize = 2 + 8;
-
-impl Found {
-    /// As it is sent.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![self.fits as u8, self.rank];
-        bytes.extend_from_slice(&self.since.as_nanos().to_le_bytes());
-        bytes.extend_from_slice(self.id.as_bytes());
-        bytes
-    }
-
-    /// As it is read.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (head, id) = bytes.split_at_checked(HEAD)?;
-        let [fits, rank, since @ ..] = head else { return None };
-        let all = [Fits::Begins, Fits::Is, Fits::Whole];
-        let fits = all.into_iter().find(|one| *one as u8 == *fits)?;
-        let since = BootInstant::from_nanos(u64::from_le_bytes(since.try_into().ok()?));
-        let id = std::str::from_utf8(id).ok().filter(|id| id.len() == LENGTH)?;
-        Some(Self { fits, rank: *rank, since, id: id.to_owned() })
-    }
-
-    /// How near it is, among those that fit as well.
-    fn nearness(&self) -> (Fits, u8, BootInstant) {
-        (self.fits, self.rank, self.since)
-    }
+    /// Since when it is so, in nanoseconds since the machine's start: the last is
+    /// nearest.
+    pub since: u64,
 }
 
 /// What was found of all gateways.
@@ -124,7 +75,7 @@ impl Best {
         let begins = |found: &Found| found.fits == Fits::Begins;
         self.is_several |=
             begins(&found) && self.found.as_ref().is_some_and(|(_, best)| begins(best));
-        if self.found.as_ref().is_none_or(|(_, best)| best.nearness() < found.nearness()) {
+        if self.found.as_ref().is_none_or(|(_, best)| *best < found) {
             self.found = Some((whose, found));
         }
     }
@@ -146,24 +97,13 @@ mod tests {
     use super::*;
 
     fn found(fits: Fits, rank: u8, since: u64) -> Found {
-        Found { fits, rank, since: BootInstant::from_nanos(since), id: String::from("0123abcd") }
+        Found { fits, rank, since }
     }
 
     fn best(all: &[Found]) -> Option<usize> {
         let mut best = Best::default();
         all.iter().enumerate().for_each(|(whose, found)| best.add(whose, found.clone()));
         best.whose()
-    }
-
-    #[test]
-    fn what_was_found_is_read_as_it_was_written() {
-        for fits in [Fits::Begins, Fits::Is, Fits::Whole] {
-            let found = found(fits, 2, u64::MAX - 5);
-            assert_eq!(Found::decode(&found.encode()), Some(found));
-        }
-        let bytes = found(Fits::Is, 2, 7).encode();
-        assert!((0..bytes.len()).all(|cut| Found::decode(&bytes[..cut]).is_none()));
-        assert_eq!(Found::decode(&[&[9][..], &bytes[1..]].concat()), None);
     }
 
     #[test]

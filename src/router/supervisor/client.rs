@@ -3,8 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::protocol::{self, Hello, Message, Received, Record, SessionFds};
+use super::protocol::{self, Message, Received, Record, SessionFds};
 use super::{door, leaders, server};
+use crate::router::codec::Hello;
 use crate::uwsgi::log::log;
 use crate::uwsgi::proof;
 use fpty::sys::Written;

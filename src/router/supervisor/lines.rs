@@ -52,11 +52,7 @@ impl Lines {
         if place == self.used {
             self.used += 1;
         }
-        for (word, bytes) in words[HEAD..].iter().zip(line.as_bytes().chunks(8)) {
-            let mut eight = [0; 8];
-            eight[..bytes.len()].copy_from_slice(bytes);
-            word.store(u64::from_le_bytes(eight), Ordering::Relaxed);
-        }
+        memory::write(&words[HEAD..], line.as_bytes());
         words[1].store(started.as_nanos(), Ordering::Relaxed);
         // Last: what is not complete is not there.
         words[0].store(line.len() as u64, Ordering::Release);
@@ -106,9 +102,7 @@ fn take(words: &[AtomicU64], kept_too: bool) -> Vec<String> {
             continue;
         }
         let length = usize::try_from(length & !KEPT).unwrap_or(0);
-        let bytes =
-            words[HEAD..].iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes());
-        let line: Vec<u8> = bytes.take(length).collect();
+        let line = memory::read(&words[HEAD..], length);
         let started = BootInstant::from_nanos(began);
         if let (1.., Ok(line)) = (length, String::from_utf8(line)) {
             left.push(in_advance::at(&line, now, started.elapsed()));

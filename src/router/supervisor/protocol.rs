@@ -7,11 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 use super::end_record::EndRecord;
+use crate::router::codec::{Hello, decode as read, encode};
 use crate::router::record::Kept;
 use crate::router::secrets;
 use crate::router::told::Story;
 use crate::shares::Who;
-use crate::uwsgi::proof::{self, Token};
 use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
@@ -65,17 +65,6 @@ pub struct Record {
     pub recording: Option<Kept>,
     /// It cannot be left: it was handed over for good, and ends with its client.
     pub bound: bool,
-}
-
-/// Which gateway it is, of how many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// Its number.
-    pub ordinal: usize,
-    /// Of so many.
-    pub count: usize,
-    /// By what it is known to be one.
-    pub token: Token,
 }
 
 /// Descriptors of a session. An ended one has the ring alone.
@@ -173,11 +162,10 @@ fn session(record: &Record, names: &[u8]) -> Option<Vec<u8>> {
     let text: Vec<u8> = match &record.command {
         Some(command) if is_long(command) => {
             let command = Some(cut(command, COMMAND).to_owned());
-            serde_json::to_vec(&Record { command, ..record.clone() })
+            encode(&Record { command, ..record.clone() })
         }
-        _ => serde_json::to_vec(record),
-    }
-    .ok()?;
+        _ => encode(record),
+    };
     // There are four letters.
     let message = [&[SESSION, names.len() as u8][..], names, &text].concat();
     (message.len() <= LONGEST).then_some(message)
@@ -185,7 +173,7 @@ fn session(record: &Record, names: &[u8]) -> Option<Vec<u8>> {
 
 /// Says that a gateway begins, which has this connection, and this log.
 pub fn send_hello(to: &Stream, hello: Hello, own: &Stream, log: Option<BorrowedFd>) -> Written {
-    let text = serde_json::to_vec(&hello).unwrap_or_default();
+    let text = encode(&hello);
     let descriptors: Vec<_> = [own.as_fd()].into_iter().chain(log).collect();
     to.write_with_descriptors(&[&[HELLO][..], &text].concat(), &descriptors)
 }
@@ -218,7 +206,7 @@ pub fn receive_hello(from: &Stream) -> Received {
     let own = nix::unistd::geteuid().as_raw();
     let is_of_us = sender.is_some_and(|sender| sender.uid == own || sender.uid == 0);
     match decode(&buffer[..count], descriptors) {
-        Some(Message::Hello(hello, own, log)) if is_of_us && proof::is_proved_by(&hello.token) => {
+        Some(Message::Hello(hello, own, log)) if is_of_us && hello.is_proved() => {
             Received::Message(Message::Hello(hello, own, log))
         }
         _ => Received::Nonsense,
@@ -244,13 +232,13 @@ pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
     let mut descriptors = descriptors.into_iter();
     let message = match *kind {
         HELLO => {
-            let hello = serde_json::from_slice(rest).ok()?;
+            let hello = read(rest)?;
             Message::Hello(hello, descriptors.next()?, descriptors.next())
         }
         SESSION => {
             let (count, rest) = rest.split_first()?;
             let (names, text) = rest.split_at_checked(usize::from(*count))?;
-            let record = serde_json::from_slice(text).ok()?;
+            let record = read(text)?;
             let mut held = SessionFds::default();
             for name in names {
                 let place = held.place(*name).filter(|place| place.is_none())?;

@@ -14,7 +14,8 @@ use super::end_record::say;
 use super::grace::{Grace, hang_up_foreground};
 use super::left_behind::{Kept, LeftBehind};
 use super::orphans::Orphan;
-use super::protocol::{self, Hello, Message, Received, Record, SessionFds};
+use super::protocol::{self, Message, Received, Record, SessionFds};
+use crate::router::codec::Hello;
 use crate::router::told::Gone;
 use crate::router::{fault, memory};
 use crate::uwsgi::proof;
@@ -178,7 +179,6 @@ impl Supervisor {
     fn begins(&mut self, hello: Hello, stream: Stream) {
         // What the one before it had said last.
         self.hear_all();
-        let count = hello.count.max(1);
         let until = Instant::now() + TELLING;
         let say = |say: &dyn Fn(&Stream) -> Written| loop {
             match say(&stream) {
@@ -189,7 +189,7 @@ impl Supervisor {
         };
         for stored in self.sessions.values_mut() {
             let is_served = self.gateways.values().any(|other| other.ordinal == stored.ordinal);
-            if is_served || stored.ordinal % count != hello.ordinal {
+            if is_served || !hello.has_place_of(stored.ordinal) {
                 continue;
             }
             if !say(&|to| protocol::send_session(to, &stored.record, &stored.held)) {

@@ -14,7 +14,6 @@
 //! | `in_advance.rs` | last lines, in case that a gateway is killed |
 //! | `story.rs` | what of that the next gateway is to know |
 //! | `counters.rs` | what happened since the start, of all gateways |
-//! | `traffic.rs` | bytes of a session |
 //! | `clock.rs` | the time as it is written down |
 
 pub mod clock;
@@ -28,14 +27,13 @@ mod peer;
 mod reason;
 mod refusals;
 mod story;
-mod traffic;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::supervisor::lines::{self, Lines};
-use super::table::Key;
+use super::whose::Subject;
 use crate::config::router::Router;
 use crate::session::greeting::Opening;
 use crate::shares::Who;
@@ -55,7 +53,6 @@ pub use peer::{Peer, Said};
 pub use reason::{Gone, Parted, Refusal};
 use refusals::{LeftOut, Refusals};
 pub use story::{Relayed, Story};
-pub use traffic::Traffic;
 
 /// How many bytes of a command a line has room for, and the least.
 const COMMAND_ROOM: usize = 900;
@@ -65,17 +62,6 @@ const THE_REST: usize = 2100;
 
 /// Lines that may wait for the log.
 const LINES: usize = 4096;
-
-/// What is told of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Subject {
-    /// A session with a terminal, and a client.
-    Session(Key),
-    /// One whose client has left, by its entry among those.
-    Left(Key),
-    /// A command without one.
-    Command(Key),
-}
 
 /// What a gateway tells of its sessions.
 pub struct Told {
@@ -380,9 +366,10 @@ impl Told {
         Some(Last { facts, end: End { at: SystemTime::now(), duration, why, bytes } })
     }
 
-    /// Writes the line of a session's end, as soon as it is known what became
-    /// of its recording.
-    pub fn tell_last(&mut self, last: &Last, recorded: Option<&Recorded>) {
+    /// Writes the line of a session's end, where anybody wants to know of it, as soon as
+    /// it is known what became of its recording.
+    pub fn tell_last(&mut self, last: Option<&Last>, recorded: Option<&Recorded>) {
+        let Some(last) = last else { return };
         if let (Some(lines), Some(place)) = (&mut self.lines, last.facts.place) {
             lines.take(place);
         }

@@ -1,5 +1,25 @@
 //! What every case needs: the servers to test, one of them running, a client
 //! of our own, and the truth about processes.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `servers.rs` | which servers the cases run on |
+//! | `server.rs` | one of them, in a folder of its own |
+//! | `wire.rs` | a client of our own: bytes, and packets of uwsgi mode |
+//! | `leaver.rs` | the same in the extended mode, which leaves and comes back |
+//! | `client.rs` | our clients, in a pipe or in front of a person |
+//! | `terminal.rs` | a program on a terminal of its own |
+//! | `person.rs` (the client's tests) | somebody who looks at that |
+//! | `story.rs` | a session's life: each way to begin, each way to end |
+//! | `tellers.rs` | what everybody tells of it, compared |
+//! | `process.rs` | what the kernel says of processes |
+//! | `users.rs`, `numbers.rs` | clients of other users; processes with a number of our choice |
+//! | `shared.rs` | a server whose first worker shares a terminal |
+//! | `proxy.rs`, `breaker.rs` | what stands between client and router, and breaks |
+//! | `refusal.rs` | system calls that are refused |
+//! | `fake.rs` | a router that the test itself is, and that knows only the plain modes |
+//! | `measure.rs` | what a gateway costs |
+//! | `documents.rs` | the commands in the documents |
 
 pub mod breaker;
 pub mod client;
@@ -18,6 +38,8 @@ pub mod refusal;
 pub mod server;
 pub mod servers;
 pub mod shared;
+pub mod story;
+pub mod tellers;
 pub mod terminal;
 pub mod users;
 pub mod wire;

@@ -4,10 +4,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::ended::of_exit;
 use crate::error::{Error, Result};
 use crate::proto::{Ended, Ending, OFFER_MASTER, OFFER_PIDFD, OFFER_RING};
 use crate::remains::Remains;
+use crate::sys::child::Exit;
 use crate::sys::peer::Passed;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pty::Master;
@@ -259,7 +262,11 @@ impl Terminal {
         }
         let ended = *self.alone_since_end.get_or_insert_with(Instant::now);
         if let Some(exit) = self.program.as_ref().and_then(PidFd::exit) {
-            return Some(of_exit(exit));
+            return Some(if is_hung_up(exit) {
+                Ended::because(Ending::Lost, "the gateway is gone, and what kept the session")
+            } else {
+                of_exit(exit)
+            });
         }
         (self.program.is_none() || ended.elapsed() >= REAPED).then(|| {
             let why = "the gateway is gone, and this kernel does not tell the program's status";
@@ -290,6 +297,13 @@ impl Terminal {
     pub fn program(&self) -> Option<BorrowedFd<'_>> {
         self.program.as_ref().map(AsFd::as_fd)
     }
+}
+
+/// Whether a program that nobody looks after any more ended as the next gateway ends
+/// it, which cannot find its session: it is hung up, and killed after the grace.
+fn is_hung_up(exit: Exit) -> bool {
+    let ends = [Signal::SIGHUP as i32, Signal::SIGKILL as i32];
+    matches!(exit, Exit::Signal { number, .. } if ends.contains(&number))
 }
 
 impl AsFd for Terminal {

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use super::counters;
-use crate::router::record::Recording;
+use super::record::recording::Recording;
+use super::told::counters;
 use fpty::sys::clock::BootInstant;
 
 /// What went between a session's ends, without the headers of packets.

@@ -1,0 +1,529 @@
+//! One session, from its beginning to its end, in each way in which it can begin
+//! and end. What is told of it by all who tell of sessions: `tellers.rs`.
+//!
+//! A case plans an instance ([`Plan`]) with a socket for each way to begin, begins
+//! sessions there ([`House::begin`]), has them end ([`End::comes`]), and compares:
+//! [`House::agrees`] with nobody told of otherwise than by the others, and
+//! [`House::tells`] with how this one has to be told of.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::client::{Finished, Pipes};
+use super::process::{self, Process};
+use super::{Flavor, Server, Setup, Wire, servers, wait_until};
+use crate::addresses::free_port;
+
+/// The program of all sessions: it says its number, obeys a line at a time, and
+/// where no more can come it stays, for somebody to end it.
+const PROGRAM: &str = "stty raw -echo 2>/dev/null; echo \"ready $$ \"; \
+                       while read -r line; do eval \"$line\"; done; exec sleep 1000";
+
+/// In what way a session begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `fpty -r`.
+    Raw,
+    /// Plain uwsgi mode, as clients speak it that know no other.
+    Uwsgi,
+    /// The extended mode; the terminal is its client's.
+    HandedOver,
+    /// The extended mode; the terminal is relayed.
+    Relayed,
+    /// The program on three streams, which are relayed.
+    Streams,
+    /// The same on the client's own pipes.
+    Passed,
+}
+
+impl Mode {
+    pub const ALL: [Self; 6] =
+        [Self::Raw, Self::Uwsgi, Self::HandedOver, Self::Relayed, Self::Streams, Self::Passed];
+
+    /// As it is told of.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Uwsgi => "uwsgi",
+            _ => "extended",
+        }
+    }
+
+    /// Whether it has a terminal.
+    pub fn has_terminal(self) -> bool {
+        !matches!(self, Self::Streams | Self::Passed)
+    }
+
+    /// Whether its client hears how the program ended.
+    pub fn is_told(self) -> bool {
+        self.word() == "extended"
+    }
+
+    /// What its socket has to be told beside its address.
+    fn rules(self) -> &'static str {
+        match self {
+            Self::Relayed => "handover=false",
+            Self::Streams => "idle_commands=1h",
+            _ => "",
+        }
+    }
+}
+
+/// How it ends, or what happens to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its program does, with status 7.
+    Exit,
+    /// SIGKILL ends its program.
+    Signal,
+    /// Its client leaves, and says so where it can.
+    Leave,
+    /// Its client is killed.
+    Lose,
+    /// `fpty --kill`.
+    Operator,
+    /// A rule of its socket ends it: nothing is done.
+    Limit,
+    /// The gateways are killed.
+    KillGateway,
+    /// What keeps sessions is killed.
+    KillSupervisor,
+    /// The same, and the gateways when there is another one.
+    KillSupervisorThenGateway,
+    /// Both, before either knows of the other.
+    KillBoth,
+    /// The instance is reloaded.
+    Reload,
+    /// The instance stops.
+    Stop,
+}
+
+/// A socket, and how sessions begin there.
+#[derive(Clone, Debug)]
+pub struct Door {
+    pub name: String,
+    /// What clients connect to.
+    pub address: String,
+    pub mode: Mode,
+}
+
+/// An instance to be: it is audited, it has statistics and a socket `u` for
+/// whoever asks.
+pub struct Plan {
+    setup: Setup,
+    gateways: usize,
+    over_tcp: bool,
+    recorded: bool,
+    doors: Vec<Door>,
+}
+
+impl Plan {
+    pub fn new(flavor: &Flavor) -> Self {
+        let setup = Setup::new(flavor)
+            .script(PROGRAM)
+            .switch("stats-http")
+            .switch("chmod-socket=666")
+            .option("forkptyrouter-stats", "{dir}/stats")
+            .option("forkptyrouter-audit", "json")
+            .option("forkptyrouter-hangup-grace", "1")
+            .option("forkptyrouter-allow-command", "true")
+            .option("forkpty-urouter", "{dir}/u");
+        Self { setup, gateways: 1, over_tcp: false, recorded: false, doors: Vec::new() }
+    }
+
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.setup = self.setup.option(name, value);
+        self
+    }
+
+    /// So many gateways.
+    pub fn gateways(mut self, gateways: usize) -> Self {
+        self.gateways = gateways;
+        self.option("forkptyrouter-processes", &gateways.to_string())
+    }
+
+    /// The sockets that are planned from here on are TCP's.
+    pub fn over_tcp(mut self) -> Self {
+        self.over_tcp = true;
+        self
+    }
+
+    /// Sessions with a terminal are recorded, in `r`.
+    pub fn recorded(mut self) -> Self {
+        self.recorded = true;
+        self.option("forkptyrouter-record", "{dir}/r")
+    }
+
+    /// A socket of this name, with these rules (`max=1,max_time=1`), or with none.
+    pub fn door(mut self, name: &str, mode: Mode, rules: &str) -> Self {
+        let address = match self.over_tcp {
+            true => format!("127.0.0.1:{}", free_port()),
+            false => self.setup.path(name),
+        };
+        let option = if mode == Mode::Raw { "forkpty-router" } else { "forkpty-urouter" };
+        // A rule that is given takes the place of what the mode needs.
+        let own = Some(mode.rules()).filter(|own| {
+            let key = own.split('=').next().unwrap_or_default();
+            !key.is_empty() && !rules.contains(key)
+        });
+        let all: Vec<&str> =
+            own.into_iter().chain([rules]).filter(|some| !some.is_empty()).collect();
+        self.doors.push(Door { name: name.to_owned(), address: address.clone(), mode });
+        match all.is_empty() {
+            true => self.option(option, &address),
+            false => {
+                self.option(&format!("{option}2"), &format!("addr={address},{}", all.join(",")))
+            }
+        }
+    }
+
+    /// Starts it, and waits until all of it serves.
+    #[track_caller]
+    pub fn start(self) -> House {
+        let Self { setup, gateways, recorded, doors, .. } = self;
+        let server = setup.start();
+        wait_until("all gateways serve", || server.count_in_log("sessions at once") == gateways);
+        let forgotten = RefCell::default();
+        House { server, gateways, recorded, doors, forgotten, refused_before: RefCell::default() }
+    }
+}
+
+/// The instance.
+pub struct House {
+    pub server: Server,
+    pub(super) gateways: usize,
+    pub(super) recorded: bool,
+    doors: Vec<Door>,
+    /// Sessions that no counter knows of any more: they had ended at a reload.
+    pub(super) forgotten: RefCell<HashSet<String>>,
+    /// So many lines of refusals there were then.
+    pub(super) refused_before: RefCell<usize>,
+}
+
+/// A session, and its client.
+pub struct Life {
+    /// What it is, for whoever reads of a failure.
+    pub what: String,
+    pub id: String,
+    pub mode: Mode,
+    /// Its program.
+    pub pid: i32,
+    client: Client,
+}
+
+enum Client {
+    /// The command; what it is typed where its input is a terminal.
+    Fpty { pipes: Pipes, keys: Option<Wire> },
+    /// One that knows no extended mode.
+    Plain(Wire),
+}
+
+/// What a client says at its end.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Its exit status; `None`: it is no process.
+    pub status: Option<i32>,
+    /// What `--status-json` has.
+    pub json: Value,
+    /// The line for the person before that.
+    pub line: String,
+    /// What it has shown.
+    pub output: String,
+}
+
+impl House {
+    fn door(&self, name: &str) -> &Door {
+        let found = self.doors.iter().find(|door| door.name == name);
+        found.unwrap_or_else(|| panic!("no door {name}"))
+    }
+
+    /// `fpty`, with these words, for what concerns no session.
+    pub fn fpty(&self, words: &[&str]) -> Command {
+        let mut fpty = Command::new(servers::fpty());
+        fpty.args(words).arg(self.server.path("u")).env("TERM", "xterm").env("NO_COLOR", "1");
+        fpty
+    }
+
+    /// A client comes to a socket, with these words for `fpty`.
+    #[track_caller]
+    fn comes(&self, door: &Door, words: &[&str]) -> Client {
+        if door.mode == Mode::Uwsgi {
+            let wire = Wire::connect(&door.address);
+            wire.resize(24, 80);
+            return Client::Plain(wire);
+        }
+        let mut fpty = Command::new(servers::fpty());
+        fpty.arg("--status-json").args(words).env("TERM", "xterm");
+        match door.mode {
+            Mode::Raw => fpty.arg("-r"),
+            Mode::Streams | Mode::Passed => fpty.arg("-T"),
+            _ => &mut fpty,
+        };
+        fpty.arg(&door.address);
+        if !door.mode.has_terminal() {
+            return Client::Fpty { pipes: Pipes::open(fpty), keys: None };
+        }
+        let (keys, terminal) = terminal();
+        let pipes = Pipes::reading(fpty, Stdio::from(terminal));
+        Client::Fpty { pipes, keys: Some(keys) }
+    }
+
+    /// Begins a session at a socket.
+    #[track_caller]
+    pub fn begin(&self, door: &str) -> Life {
+        self.begin_with(door, &[])
+    }
+
+    /// The same, with these words for `fpty`.
+    #[track_caller]
+    pub fn begin_with(&self, door: &str, words: &[&str]) -> Life {
+        let door = self.door(door);
+        let mut client = self.comes(door, words);
+        client.shown().read_until("ready ");
+        let pid = client.shown().read_until(" ").trim().parse().expect("a process");
+        let mut id = None;
+        wait_until(&format!("the audit tells of process {pid} at {}", door.name), || {
+            let lines = self.audit();
+            let is_it = |line: &&Value| line["event"] == "session-start" && line["pid"] == pid;
+            id = lines.iter().find(is_it).map(|line| line["id"].as_str().unwrap().to_owned());
+            id.is_some()
+        });
+        let id = id.expect("just seen");
+        if door.mode == Mode::HandedOver {
+            wait_until("it is handed over", || {
+                let all = self.statistics();
+                let is_it = |one: &Value| one["id"] == id.as_str() && one["handed_over"] == true;
+                all["sessions"].as_array().is_some_and(|all| all.iter().any(is_it))
+            });
+        }
+        Life { what: format!("{:?} at {}", door.mode, door.name), id, mode: door.mode, pid, client }
+    }
+
+    /// Comes to a socket, and gets no session: what it is told.
+    #[track_caller]
+    pub fn is_refused(&self, door: &str) -> Told {
+        let door = self.door(door);
+        self.comes(door, &[]).told(&door.name)
+    }
+
+    /// The gateways, as last spawned.
+    #[track_caller]
+    pub fn all_gateways(&self) -> Vec<i32> {
+        let log = self.server.log();
+        let of = |number: usize| {
+            let spawned = format!("spawned uWSGI forkptyrouter {number} (pid: ");
+            let (_, rest) = log.rsplit_once(&spawned).expect("the log names it");
+            rest.split(')').next().expect("a number").parse().expect("a number")
+        };
+        (1..=self.gateways).map(of).collect()
+    }
+
+    /// What keeps sessions, if it runs.
+    pub fn supervisor(&self) -> Option<i32> {
+        let all = self.server.processes().into_iter();
+        all.filter(|it| it.name == "fpty-supervisor" && !it.is_zombie()).map(|it| it.pid).next()
+    }
+
+    /// Waits until that has so many terminals.
+    #[track_caller]
+    pub fn are_kept(&self, count: usize) {
+        wait_until(&format!("{count} terminals are kept"), || {
+            let open = self.supervisor().map(process::descriptors).unwrap_or_default();
+            open.iter().filter(|(_, path)| path.ends_with("ptmx")).count() == count
+        });
+    }
+
+    #[track_caller]
+    fn kill_supervisor(&self) {
+        let pid = self.supervisor().expect("something keeps sessions");
+        process::signal(pid, Signal::SIGKILL);
+        wait_until("it is gone", || Process::of(pid).is_none_or(|it| it.is_zombie()));
+    }
+
+    /// Does something, and waits until there are other gateways, which serve.
+    #[track_caller]
+    fn replace_gateways(&self, how: impl FnOnce(&[i32])) {
+        let before = self.all_gateways();
+        let served = self.server.count_in_log("sessions at once");
+        how(&before);
+        wait_until("there are other gateways", || {
+            self.all_gateways().iter().all(|pid| !before.contains(pid))
+        });
+        wait_until("they serve", || {
+            self.server.count_in_log("sessions at once") >= served + self.gateways
+        });
+    }
+
+    /// Notes which sessions no counter knows of any more.
+    fn forget_the_ended(&self) {
+        let ended = self.audit().into_iter().filter(|line| line["event"] == "session-end");
+        let ids = ended.filter_map(|line| line["id"].as_str().map(str::to_owned));
+        self.forgotten.borrow_mut().extend(ids);
+    }
+}
+
+/// A terminal for a client: what is typed there, and the terminal.
+fn terminal() -> (Wire, OwnedFd) {
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(Some(&size), None).expect("a terminal");
+    for end in [&pty.master, &pty.slave] {
+        let flag = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
+        nix::fcntl::fcntl(end, flag).expect("close-on-exec");
+    }
+    (Wire::over(pty.master, "the client's terminal"), pty.slave)
+}
+
+impl Client {
+    /// What it shows.
+    fn shown(&mut self) -> &mut Wire {
+        match self {
+            Self::Fpty { pipes, .. } => &mut pipes.stdout,
+            Self::Plain(wire) => wire,
+        }
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    fn told(self, what: &str) -> Told {
+        match self {
+            Self::Plain(mut wire) => Told { output: wire.text_to_end(), ..Told::default() },
+            Self::Fpty { pipes, keys } => {
+                let Finished { status, stdout, stderr } = pipes.finish();
+                drop(keys);
+                let mut lines: Vec<&str> = stderr.lines().collect();
+                let json = lines.pop().map(serde_json::from_str);
+                let json = json.and_then(Result::ok).unwrap_or_else(|| {
+                    panic!("{what}: no status: {status} {stderr:?}");
+                });
+                let line = lines.pop().unwrap_or_default().to_owned();
+                let output = String::from_utf8_lossy(&stdout).into_owned();
+                Told { status: Some(super::client::shell_status(status)), json, line, output }
+            }
+        }
+    }
+}
+
+impl Life {
+    /// Has its program run a line.
+    #[track_caller]
+    pub fn types(&self, line: &str) {
+        match &self.client {
+            Client::Fpty { keys: Some(keys), .. } => keys.send(format!("{line}\n")),
+            Client::Fpty { pipes, .. } => pipes.send(format!("{line}\n")),
+            Client::Plain(wire) => wire.input(format!("{line}\n")),
+        }
+    }
+
+    /// It answers.
+    #[track_caller]
+    pub fn is_alive(&mut self) {
+        self.types("echo ali''ve");
+        self.client.shown().read_until("alive");
+    }
+
+    /// Its client's process.
+    pub fn client(&self) -> Option<i32> {
+        match &self.client {
+            Client::Fpty { pipes, .. } => Some(pipes.pid()),
+            Client::Plain(_) => None,
+        }
+    }
+
+    /// Its client leaves: by `~.`, by the signal that a command has had already, or by
+    /// closing its connection.
+    #[track_caller]
+    fn leaves(&mut self) {
+        match &mut self.client {
+            Client::Fpty { keys: Some(keys), .. } => keys.send("\r~."),
+            Client::Fpty { pipes, .. } => {
+                pipes.send("trap '' TERM; echo de''af\n");
+                pipes.stdout.read_until("deaf");
+                process::signal(pipes.pid(), Signal::SIGTERM);
+                pipes.send("echo sti''ll\n");
+                pipes.stdout.read_until("still");
+                process::signal(pipes.pid(), Signal::SIGTERM);
+            }
+            Client::Plain(wire) => *wire = nothing(),
+        }
+    }
+
+    /// Its client is killed.
+    fn is_lost(&mut self) {
+        match &mut self.client {
+            Client::Fpty { pipes, .. } => process::signal(pipes.pid(), Signal::SIGKILL),
+            Client::Plain(wire) => *wire = nothing(),
+        }
+    }
+
+    /// Waits for its client's end.
+    #[track_caller]
+    pub fn told(self) -> Told {
+        self.client.told(&self.what)
+    }
+}
+
+/// A connection that is none any more.
+fn nothing() -> Wire {
+    let nothing = std::fs::File::open("/dev/null").expect("/dev/null");
+    Wire::over(nothing.into(), "no connection")
+}
+
+impl End {
+    /// Has it happen to all of these. Those that a gateway takes along or a reload
+    /// (`dying`) have to be told of before anything else is.
+    #[track_caller]
+    pub fn comes(self, house: &mut House, lives: &mut [Life], dying: &[String]) {
+        match self {
+            Self::Exit => lives.iter().for_each(|life| life.types("exit 7")),
+            Self::Signal => lives.iter().for_each(|life| life.types("kill -9 $$")),
+            Self::Leave => lives.iter_mut().for_each(Life::leaves),
+            Self::Lose => lives.iter_mut().for_each(Life::is_lost),
+            Self::Operator => {
+                for life in lives {
+                    let ended = house.fpty(&["--kill", &life.id]).output().expect("fpty runs");
+                    assert!(ended.status.success(), "{}: {ended:?}", life.what);
+                }
+            }
+            Self::Limit => {}
+            Self::KillGateway => house.replace_gateways(kill_all),
+            Self::KillSupervisor => house.kill_supervisor(),
+            Self::KillSupervisorThenGateway => {
+                let kept = lives.iter().filter(|life| life.mode == Mode::HandedOver).count();
+                house.kill_supervisor();
+                house.are_kept(kept);
+                house.replace_gateways(kill_all);
+            }
+            Self::KillBoth => house.replace_gateways(|gateways| {
+                gateways.iter().for_each(|pid| process::signal(*pid, Signal::SIGSTOP));
+                house.kill_supervisor();
+                kill_all(gateways);
+            }),
+            Self::Reload => {
+                *house.refused_before.borrow_mut() = house.refused();
+                let master = house.server.master();
+                house.replace_gateways(|_| process::signal(master, Signal::SIGHUP));
+            }
+            Self::Stop => drop(house.server.stop()),
+        }
+        wait_until("those that cannot go on are told of", || {
+            let told = house.audit();
+            let is_told = |id: &String| {
+                told.iter().any(|line| line["event"] == "session-end" && line["id"] == id.as_str())
+            };
+            dying.iter().all(is_told)
+        });
+        if self == Self::Reload {
+            house.forget_the_ended();
+        }
+    }
+}
+
+fn kill_all(gateways: &[i32]) {
+    gateways.iter().for_each(|pid| process::signal(*pid, Signal::SIGKILL));
+}

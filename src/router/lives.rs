@@ -288,10 +288,21 @@ impl Lives<'_> {
                 self.sessions.goes_on(self.cx, session, started);
                 self.tell_store(entry);
             }
-            Restored::Ends(master, program) => {
+            Restored::Ends(master, program, last) => {
+                last.into_iter().for_each(|line| self.tell_last_line(line));
                 self.programs.hang_up_terminal(self.cx, &master, program, Copies::Ended);
             }
         }
+    }
+
+    /// Writes the line of the end of a session of a gateway before us, as soon as it is
+    /// known what became of its recording.
+    pub fn tell_last_line(&mut self, line: String) {
+        let line = match self.recorder.as_deref_mut() {
+            Some(recorder) => recorder.tells_last(line),
+            None => Some(line),
+        };
+        line.into_iter().for_each(|line| self.cx.told.say(line));
     }
 
     /// Has the sessions that can be left do something, where there can be any.

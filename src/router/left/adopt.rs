@@ -65,8 +65,8 @@ pub enum Restored {
         /// What it was before.
         past: Box<Past>,
     },
-    /// It cannot go on.
-    Ends(Master, Process),
+    /// It cannot go on. The line of its end, where nobody else writes that.
+    Ends(Master, Process, Option<String>),
 }
 
 impl Left {
@@ -152,9 +152,9 @@ impl Left {
             Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
-                last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
                 self.store.tell_over(id);
-                return Some(Restored::Ends(master, Process::held(program.pidfd)));
+                let process = Process::held(program.pidfd);
+                return Some(Restored::Ends(master, process, last.take(Gone::Lost, None)));
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
@@ -212,7 +212,7 @@ impl Left {
         let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {NOT_HEARD}"));
         let Remnants { program, terminal, .. } = entry.state.forgotten();
-        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd)))
+        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd), None))
     }
 }
 

@@ -178,9 +178,8 @@ impl Left {
         let past = Past { door: at, size, ..past };
         if let Some(why) = not_recorded(cx, at, &id) {
             let _ = client.write(&why.packet());
-            last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
             self.store.tell_over(id);
-            return Some(Restored::Ends(master, process));
+            return Some(Restored::Ends(master, process, last.take(Gone::Lost, None)));
         }
         let wires = Wires::new(client, master, Some(process));
         let session = Session::resumed(size, None);

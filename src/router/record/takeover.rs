@@ -10,9 +10,9 @@ use super::super::codec::encode;
 use super::super::context::Context;
 use super::super::traffic::Sessions;
 use super::super::whose::Whose;
-use super::Recorder;
 use super::message::{self, Failure, Kind, Message, Resume, header};
 use super::news::{Bytes, News};
+use super::{Recorder, connect};
 use crate::uwsgi::log::log;
 use fpty::sys::queue::Giver;
 
@@ -47,7 +47,7 @@ impl Left {
                     self.ends.insert(session);
                 }
                 Kind::Missing => of_session.missing += message.lost(),
-                Kind::Output | Kind::Input | Kind::Resize | Kind::Rest => {}
+                Kind::Output | Kind::Input | Kind::Resize | Kind::Rest | Kind::Over => {}
             }
         }
     }
@@ -107,7 +107,7 @@ impl Recorder {
                 taken.insert(number);
             }
         }
-        let link = self.connect(queue, before.as_ref()).ok()?;
+        let link = connect(&self.hello, queue, before.as_ref()).ok()?;
         self.sink.borrow_mut().go_on(link);
         self.listen(cx).then_some(taken)
     }

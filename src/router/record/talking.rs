@@ -16,7 +16,7 @@ use super::super::whose::Whose;
 use super::message::Answer;
 use super::news::{Bytes, News};
 use super::takeover::killed;
-use super::{Over, Recorder, log_of};
+use super::{Over, Recorder, connect, log_of};
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::sys::Read;
@@ -42,7 +42,7 @@ impl Recorder {
             Answer::Failed { session, .. }
             | Answer::Done { session, .. }
             | Answer::Resumed { session, .. } => session,
-            Answer::Here { .. } | Answer::Room => return Whose::All,
+            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => return Whose::All,
         };
         self.sessions.get(number).map_or(Whose::Past, |recording| recording.whose())
     }
@@ -55,7 +55,7 @@ impl Recorder {
         }
         // Whoever is not recorded for want of it is told, or the log is.
         let link = Giver::new().map_err(|error| reason(&error));
-        let Ok(link) = link.and_then(|queue| self.connect(queue, None)) else {
+        let Ok(link) = link.and_then(|queue| connect(&self.hello, queue, None)) else {
             return false;
         };
         self.sink.borrow_mut().connect(Some(link));
@@ -126,7 +126,7 @@ impl Recorder {
             self.let_go_of_held(cx);
         }
         self.give_up_waiting(cx);
-        if waits || !self.over.is_empty() {
+        if waits || !self.over.is_empty() || self.last_lines.are_there() {
             self.look_after(cx);
         }
     }
@@ -139,6 +139,7 @@ impl Recorder {
         for number in late {
             self.tell_without(cx, number, Bytes::default());
         }
+        self.last_lines.late(PATIENCE).into_iter().for_each(|line| cx.told.say(line));
     }
 
     /// Tells an end of whose recording nothing more is known, but that this is
@@ -228,7 +229,12 @@ impl Recorder {
                     "" => recording.path(),
                     name => recording.path_of(name),
                 };
+                self.sink.borrow_mut().note(session, 0);
                 cx.told.tell_last(last.as_deref(), Some(&Recorded { path, ..recorded }));
+            }
+            Answer::Over { id, folder, recorded } => {
+                let line = self.last_lines.answered(&id, folder, recorded);
+                line.into_iter().for_each(|line| cx.told.say(line));
             }
         }
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::grace::Grace;
 use super::{door, leaders, lines};
 use crate::router::memory;
+use crate::router::record::last_lines;
 use crate::uwsgi::{log, proof, server};
 use fpty::sys::detached;
 use fpty::sys::noted::Noted;
@@ -107,9 +108,9 @@ pub fn after_the_end(grace: Option<Duration>) {
         kept => kept,
     };
     let mut left = LeftBehind::of(0..memory::gateways(), kept);
-    for line in &left.lines {
+    for line in last_lines::complete(std::mem::take(&mut left.lines)) {
         // The end does not wait for a log that nobody reads.
-        if !log::takes(line) {
+        if !log::takes(&line) {
             break;
         }
     }

@@ -233,13 +233,9 @@ impl Facts {
             .field("bytes_in", Value::number(end.bytes.0))
             .field("bytes_out", Value::number(end.bytes.1));
         match recorded {
-            Some(recorded) => line
-                .member("record", "path", Value::Text(&recorded.path, PATH))
-                .member("record", "bytes", Value::number(recorded.bytes))
-                .member("record", "dropped", Value::Number(recorded.dropped))
-                .member("record", "sha256", Value::text(recorded.sha256.as_deref(), SHORT)),
-            None => line.field("record", Value::Null),
-        };
+            Some(recorded) => of_recording(&mut line, recorded),
+            None => drop(line.field("record", Value::Null)),
+        }
         Some(finish(line, lost))
     }
 }
@@ -307,6 +303,14 @@ pub fn of_peer(line: &mut Line, socket: &str, mode: Mode, peer: &Peer) {
         .member("peer", "loginuid", Value::number(peer.login_uid))
         .member("peer", "address", Value::text(address.as_deref(), SHORT))
         .member("peer", "port", Value::number(peer.port));
+}
+
+/// What became of a session's recording: the last of its fields.
+pub fn of_recording(line: &mut Line, recorded: &Recorded) {
+    line.member("record", "path", Value::Text(&recorded.path, PATH))
+        .member("record", "bytes", Value::number(recorded.bytes))
+        .member("record", "dropped", Value::Number(recorded.dropped))
+        .member("record", "sha256", Value::text(recorded.sha256.as_deref(), SHORT));
 }
 
 fn finish(mut line: Line, lost: u64) -> String {
@@ -439,6 +443,21 @@ mod tests {
                 let killed = Exit::Signal { number: 9, core: false };
                 let line = in_advance::because(&line, Gone::Signal, Some(killed));
                 assert!(line.contains(known), "{line}");
+                assert_eq!(in_advance::id_of_recorded(&line), None);
+                let path = Some("a file".into());
+                let trap = "id=\" record.path=\" \"record\":{\"path\":\"";
+                let facts = Facts { exit: None, recording: path, ..audited(format, trap) };
+                let line = facts.line_in_advance(&place("x")).expect("a line");
+                assert_eq!(in_advance::id_of_recorded(&line), Some("0123abcd"));
+                let sha256 = Some(String::from("abc"));
+                let path = String::from("file");
+                let recorded = Recorded { path, bytes: Some(7), dropped: 8, sha256 };
+                let (at, duration) = (in_advance::NO_TIME, Duration::ZERO);
+                let end = End { at, duration, why: Gone::Lost, bytes: (None, None) };
+                assert_eq!(
+                    in_advance::recorded(&line, &recorded),
+                    facts.end_line(&end, Some(&recorded), 0).expect("a line")
+                );
             }
         }
     }

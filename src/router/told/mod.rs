@@ -81,19 +81,10 @@ pub struct Told {
 impl Told {
     /// Of the gateway of this number, with these sockets, and with the lines that one
     /// that was here before us has not written.
-    pub fn new(
-        config: &Router,
-        ordinal: usize,
-        sockets: Vec<Socket>,
-        left_behind: Vec<String>,
-    ) -> Self {
+    pub fn new(config: &Router, ordinal: usize, sockets: Vec<Socket>) -> Self {
         let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
-        let mut queue = Queue::of(LINES);
-        for line in left_behind {
-            queue.say(|_| line, log::takes);
-        }
         Self {
             counters: Counters::of_gateway(ordinal),
             keeps_facts: config.stats.is_some()
@@ -104,7 +95,7 @@ impl Told {
                 command_room: room,
             },
             names: Names::default(),
-            queue,
+            queue: Queue::of(LINES),
             refusals: Refusals::new(),
             sockets,
             facts: HashMap::new(),

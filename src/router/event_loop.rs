@@ -495,7 +495,7 @@ impl GatewayLoop {
             });
             // Or the next gateway would panic as well.
             if let Some(left) = self.left.as_mut().filter(|_| !is_done) {
-                left.forget_kept(id);
+                left.tell_over(&mut self.cx, id);
             }
             self.follow();
         }

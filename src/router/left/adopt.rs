@@ -12,7 +12,7 @@ use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::super::whose::Whose;
-use super::alone::{LAST_READS, ONE_READ};
+use super::alone::read_the_rest;
 use super::bound::past_of;
 use super::state::{Remnants, State};
 use super::{Alone, Client, Entry, Held, Left, Over, Program};
@@ -29,7 +29,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
-use fpty::sys::{Read, Size};
+use fpty::sys::Size;
 
 /// The size of a terminal that does not tell it.
 const SIZE: Size = Size { rows: 24, cols: 80 };
@@ -90,11 +90,6 @@ impl Left {
         self.entries.get(key)?.state.terminal()?.recording.as_deref()
     }
 
-    /// Nothing is left of one: or the next gateway would find it again.
-    pub fn forget_kept(&mut self, id: String) {
-        self.store.tell_over(id);
-    }
-
     fn restore_one(
         &mut self,
         cx: &mut Context,
@@ -152,7 +147,7 @@ impl Left {
             Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
-                self.store.tell_over(id);
+                self.tell_over(cx, id);
                 let process = Process::held(program.pidfd);
                 return Some(Restored::Ends(master, process, last.take(Gone::Lost, None)));
             }
@@ -224,15 +219,7 @@ fn with_the_rest(
     recording: Option<&Recording>,
 ) -> Option<OwnedFd> {
     let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
-    let _armed = terminal.arm();
-    let buffer = &mut cx.buffer[..ONE_READ];
-    for _ in 0..LAST_READS {
-        let Read::Bytes(count) = terminal.read(buffer) else { break };
-        remains.keep(&buffer[..count]);
-        if let Some(recording) = recording {
-            recording.output(&buffer[..count]);
-        }
-    }
+    read_the_rest(cx, &terminal, &mut remains, recording);
     remains.as_fd().try_clone_to_owned().ok()
 }
 

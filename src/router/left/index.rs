@@ -37,22 +37,8 @@ impl Index {
             self.by_session.insert(client.session, key);
         }
         // It cannot be left, and is found by nobody.
-        if entry.bound.is_some() {
-            return;
-        }
-        self.by_id.insert((entry.id.clone(), key));
-        let user = self.users.entry((entry.door, entry.uid)).or_default();
-        if !entry.name.is_empty() {
-            user.by_name.insert((entry.name.as_str().into(), key));
-        }
-        let (rank, since) = (entry.state.rank(), entry.state.since().boot);
-        if rank > 0 {
-            user.left.insert((rank, since, key));
-        }
-        if entry.state.is_over() {
-            self.over.insert((entry.uid, since, key));
-        } else if rank > 0 && !entry.is_adopted() {
-            self.by_program.insert(entry.pid, key);
+        if entry.bound.is_none() {
+            self.note(key, entry, true);
         }
     }
 
@@ -61,22 +47,34 @@ impl Index {
         if let Some(client) = entry.state.client() {
             self.by_session.remove(&client.session);
         }
-        if entry.bound.is_some() {
-            return;
+        if entry.bound.is_none() {
+            self.note(key, entry, false);
         }
-        self.by_id.remove(&(entry.id.clone(), key));
+    }
+
+    fn note(&mut self, key: Key, entry: &Entry, there: bool) {
+        fn put<T: Ord>(set: &mut BTreeSet<T>, one: T, there: bool) {
+            let _ = if there { set.insert(one) } else { set.remove(&one) };
+        }
+        put(&mut self.by_id, (entry.id.clone(), key), there);
+        let user = self.users.entry((entry.door, entry.uid)).or_default();
+        if !entry.name.is_empty() {
+            put(&mut user.by_name, (entry.name.as_str().into(), key), there);
+        }
         let (rank, since) = (entry.state.rank(), entry.state.since().boot);
-        let is_alone = rank > 0 && !entry.state.is_over();
-        if let Some(user) = self.users.get_mut(&(entry.door, entry.uid)) {
-            user.by_name.remove(&(entry.name.as_str().into(), key));
-            user.left.remove(&(rank, since, key));
-            if user.is_empty() {
-                self.users.remove(&(entry.door, entry.uid));
-            }
+        if rank > 0 {
+            put(&mut user.left, (rank, since, key), there);
         }
-        self.over.remove(&(entry.uid, since, key));
-        if is_alone && !entry.is_adopted() {
-            self.by_program.remove(&entry.pid);
+        if user.is_empty() {
+            self.users.remove(&(entry.door, entry.uid));
+        }
+        if entry.state.is_over() {
+            put(&mut self.over, (entry.uid, since, key), there);
+        } else if rank > 0 && !entry.is_adopted() {
+            match there {
+                true => drop(self.by_program.insert(entry.pid, key)),
+                false => drop(self.by_program.remove(&entry.pid)),
+            }
         }
     }
 

@@ -64,6 +64,7 @@ use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 
 pub use begin::Wish;
@@ -169,6 +170,14 @@ impl Program {
     /// One of a gateway before us.
     fn adopted(pidfd: PidFd) -> Self {
         Self { pidfd, adopted: true, ending: None }
+    }
+
+    /// What it is signalled by; it has this number.
+    fn process(self, pid: Pid) -> Process {
+        match self.adopted {
+            true => Process::held(self.pidfd),
+            false => Process::child(pid),
+        }
     }
 }
 

@@ -23,8 +23,16 @@ use fpty::sys::socket::Stream;
 
 /// How long whoever inherited an ended program may take to reap it, and how
 /// often that is looked after.
-const REAPED: Duration = Duration::from_secs(5);
+pub const REAPED: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How a program ended that was not our child, as far as that is known.
+pub fn end_of(exit: Option<Exit>) -> Ended {
+    exit.map(of_exit).unwrap_or_else(|| {
+        let why = "its gateway was killed, and this kernel does not tell a program's status";
+        Ended::because(Ending::Lost, why)
+    })
+}
 
 /// What becomes of such a session.
 pub struct Orphan {
@@ -177,11 +185,7 @@ impl Supervisor {
             None => Gone::Lost,
         };
         self.end(&mut stored, why, exit.filter(|_| why != Gone::Hangup));
-        let ended = exit.map(of_exit).unwrap_or_else(|| {
-            let why = "its gateway was killed, and this kernel does not tell a program's status";
-            Ended::because(Ending::Lost, why)
-        });
-        let packet = ended.packet();
+        let packet = end_of(exit).packet();
         let is_told =
             client.is_some_and(|client| matches!(client.write(&packet), Written::Bytes(_)));
         if !is_told && !stored.record.bound && stored.held.ring.is_some() {

@@ -7,62 +7,35 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use once_cell::sync::Lazy;
 
-use crate::config::options::Sets;
-use crate::config::{self, pty, router};
+use crate::config::router::Asked;
+use crate::config::{options, pty, router};
 use crate::ffi;
 use crate::router::supervisor::{self, left_behind};
 use crate::router::told::counters;
 use crate::router::{layout, memory, record::door, siblings};
 use crate::uwsgi::gateway;
-use crate::uwsgi::options::{Implies, OptionTable, Spec};
+use crate::uwsgi::options::{OptionTable, receive};
 use crate::uwsgi::sockets::{self, Owner, Role};
 use crate::uwsgi::{
-    abi, exec_handoff, guard::guard, inherited, log::log, options, passed, proof, server, stopping,
-    worker,
+    abi, exec_handoff,
+    guard::{guard, start},
+    inherited,
+    log::log,
+    passed, proof, server, stopping, worker,
 };
-use fpty::error::{Error, Result};
-use fpty::proto::Protocol;
+use fpty::error::Result;
 
 /// The router's options as they are read, on the server's only thread.
 static ROUTER: Lazy<Mutex<router::Router>> = Lazy::new(Mutex::default);
 
-static ROUTER_OPTIONS: OptionTable<{ config::options::NAMES + 1 }> = {
-    let mut specs = [Spec::NONE; config::options::NAMES];
-    let (mut at, mut row) = (0, 0);
-    while row < config::options::OPTIONS.len() {
-        let option = &config::options::OPTIONS[row];
-        let implies = match option.sets {
-            Sets::Listen(_) | Sets::ListenBy(_) | Sets::Zerg => Implies::Master,
-            _ => Implies::Nothing,
-        };
-        let mut name = 0;
-        while name < option.names.len() {
-            specs[at] = Spec::new(option.names[name], option.takes_value, option.help, implies);
-            (at, name) = (at + 1, name + 1);
-        }
-        row += 1;
-    }
-    OptionTable::new(&specs, router_option)
-};
+static ROUTER_OPTIONS: OptionTable<{ options::names(&options::OPTIONS) + 1 }> =
+    OptionTable::new(&options::OPTIONS, router_option);
 
 /// The pty plugin's options as they are read, on the server's only thread.
 static PTY: Lazy<Mutex<pty::Pty>> = Lazy::new(Mutex::default);
 
-static PTY_OPTIONS: OptionTable<{ pty::OPTIONS.len() + 1 }> = {
-    let mut specs = [Spec::NONE; pty::OPTIONS.len()];
-    let mut at = 0;
-    while at < specs.len() {
-        let option = &pty::OPTIONS[at];
-        let implies = match option.key {
-            pty::Key::Connect(_) => Implies::Quiet,
-            pty::Key::Socket | pty::Key::ReadonlySocket => Implies::Master,
-            _ => Implies::Nothing,
-        };
-        specs[at] = Spec::new(option.name, option.takes_value, option.help, implies);
-        at += 1;
-    }
-    OptionTable::new(&specs, pty_option)
-};
+static PTY_OPTIONS: OptionTable<{ options::names(&pty::OPTIONS) + 1 }> =
+    OptionTable::new(&pty::OPTIONS, pty_option);
 
 /// What the server's loader looks up: `--plugin forkptyrouter`.
 #[unsafe(no_mangle)]
@@ -134,41 +107,28 @@ static CHECK: extern "C" fn() = {
 
 unsafe extern "C" fn router_option(name: *mut c_char, value: *mut c_char, _: *mut c_void) {
     // SAFETY: the server's own strings.
-    unsafe { options::receive(name, value, set_router_option) };
+    unsafe { receive(name, value, set_router_option) };
 }
 
 fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
-    let option = config::options::named(name)
-        .ok_or_else(|| Error::new(format!("option {name} is not one of the router's")))?;
-    locked(&ROUTER).set(option, name, value)?;
-    match option.sets {
-        Sets::Listen(Protocol::Raw) => sockets::add(value, Role::Raw, 0),
-        Sets::Listen(Protocol::Uwsgi) => sockets::add(value, Role::Uwsgi, 0),
-        Sets::ListenBy(protocol) => {
-            let role = if protocol == Protocol::Raw { Role::Raw } else { Role::Uwsgi };
-            let (address, number) = {
-                let router = locked(&ROUTER);
-                let address = router.own.last().map(|own| own.address.clone());
-                (address.unwrap_or_default(), router.own.len())
-            };
-            sockets::add(&address, role, number)
+    let asked = {
+        let mut router = locked(&ROUTER);
+        options::set(&options::OPTIONS, &mut *router, name, value)?;
+        router.take_asked()
+    };
+    asked.into_iter().try_for_each(|asked| match asked {
+        Asked::Socket { address, protocol, rules } => {
+            sockets::add(&address, Role::of_terminals(protocol), rules)
         }
-        Sets::Zerg => sockets::add_from_zerg(value),
-        _ => Ok(()),
-    }
+        Asked::Zerg(address) => sockets::add_from_zerg(&address),
+    })
 }
 
 unsafe extern "C" fn pty_option(name: *mut c_char, value: *mut c_char, _: *mut c_void) {
+    let set =
+        |name: &str, value: &OsStr| options::set(&pty::OPTIONS, &mut *locked(&PTY), name, value);
     // SAFETY: the server's own strings.
-    unsafe { options::receive(name, value, set_pty_option) };
-}
-
-fn set_pty_option(name: &str, value: &OsStr) -> Result<()> {
-    let option = pty::OPTIONS
-        .iter()
-        .find(|option| option.name.to_bytes() == name.as_bytes())
-        .ok_or_else(|| Error::new(format!("option {name} is not one of the pty plugin's")))?;
-    locked(&PTY).set(option.key, name, value)
+    unsafe { receive(name, value, set) };
 }
 
 /// Options are set on one thread and read afterwards: what a panic left
@@ -184,7 +144,7 @@ unsafe extern "C" fn router_before_all(
     _: Option<unsafe extern "C" fn(*mut c_void) -> c_int>,
     _: *mut *mut c_char,
 ) {
-    let outcome = guard("the start", Err(Error::new("cannot start")), || {
+    start("forkptyrouter", "the start", || {
         let config = locked(&ROUTER).clone();
         let there_are_clients = sockets::asked_for(Owner::Router);
         if there_are_clients {
@@ -193,15 +153,11 @@ unsafe extern "C" fn router_before_all(
         let rules = config.early_rules().filter(|_| there_are_clients);
         door::open(rules.map(|rules| rules.record))
     });
-    if let Err(error) = outcome {
-        log(&format!("forkptyrouter: {error}"));
-        server::exit(1);
-    }
 }
 
 /// Binds the sockets and registers the gateways.
 unsafe extern "C" fn router_init() -> c_int {
-    let outcome = guard("the start", Err(Error::new("cannot start")), || {
+    start("forkptyrouter", "the start", || {
         let config = locked(&ROUTER).clone();
         // While the arguments are known.
         server::instance();
@@ -245,10 +201,6 @@ unsafe extern "C" fn router_init() -> c_int {
             crate::router::run(gateway, config)
         })
     });
-    if let Err(error) = outcome {
-        log(&format!("forkptyrouter: {error}"));
-        server::exit(1);
-    }
     0
 }
 
@@ -293,32 +245,20 @@ unsafe extern "C" fn router_end() {
 
 /// Runs the client, or binds the sockets of the shared terminal.
 unsafe extern "C" fn pty_init() -> c_int {
-    let config = locked(&PTY).clone();
-    match config.client() {
-        Ok(None) => {}
-        Ok(Some(client)) => {
-            let status = guard("the pty client", fpty::client::LOST, || match config.question() {
+    start("pty", "the start", || {
+        let config = locked(&PTY).clone();
+        if let Some(client) = config.client()? {
+            server::exit(guard("the pty client", fpty::client::LOST, || match config.question() {
                 Some(question) => fpty::client::listing::run(&client, &question),
                 None => fpty::client::run(&client),
-            });
-            server::exit(status);
+            }));
         }
-        Err(error) => {
-            log(&format!("pty: {error}"));
-            server::exit(1);
-        }
-    }
-    let outcome = guard("the start", Err(Error::new("cannot start")), || {
         crate::pty_server::bind(&config.server)?;
         if sockets::asked_for(Owner::Pty) {
             worker::before_language_plugins(pty_post_fork);
         }
         Ok(())
     });
-    if let Err(error) = outcome {
-        log(&format!("pty: {error}"));
-        server::exit(1);
-    }
     0
 }
 

@@ -5,7 +5,6 @@
 
 #![no_main]
 
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use fpty::remains::{Remains, Seen};
@@ -20,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(remains) = Remains::new(SMALLEST, Size { rows: 24, cols: 80 }) else {
         return;
     };
-    let fd = || remains.as_fd().try_clone_to_owned().expect("a descriptor");
+    let fd = || remains.file().expect("a file").try_clone_to_owned().expect("a descriptor");
     let file = std::fs::File::from(fd());
     // The counters, the notes, and output at the end of them.
     file.write_all_at(data, MAGIC).expect("it is written");
@@ -67,5 +66,11 @@ fuzz_target!(|data: &[u8]| {
             let from = next.total() - all.len() as u64;
             assert_eq!(seen.between(from, next.total()).as_deref(), Some(all.as_slice()));
         }
+        // In other memory it is the same, and the one before stays as it was.
+        next.close_file();
+        let other = Seen::received(next.share().expect("memory")).expect("a ring");
+        assert_eq!(other.total(), seen.total());
+        let shown = |it: &Seen| it.output(None).map(|(past, output)| (past.from, output));
+        assert!(shown(&other) == shown(&seen));
     }
 });

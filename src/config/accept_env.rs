@@ -6,84 +6,41 @@ use std::ffi::CString;
 use fpty::proto::variables::{Variables, is_environment_name};
 
 /// Patterns of names, as in sshd_config(5)'s AcceptEnv: `*` stands for any
-/// characters, `?` for one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AcceptEnv(Vec<Vec<u8>>);
+/// characters, `?` for one. Blanks stand between them; `none` is none, and what was
+/// not given are the [`USUAL`] ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AcceptEnv(Option<Vec<u8>>);
+
+/// What a terminal needs to look right, and its person's language.
+const USUAL: &[u8] = b"TERM COLORTERM LANG LANGUAGE LC_* TZ";
 
 /// Whose a session is, and where its programs are.
-const IDENTITY: [&[u8]; 6] = [b"HOME", b"USER", b"LOGNAME", b"SHELL", b"MAIL", b"PATH"];
+const IDENTITY: &[u8] = b"HOME USER LOGNAME SHELL MAIL PATH";
 
 /// Files that shells and interpreters run or read before what they are asked
 /// to, and how a shell takes a line apart (sudoers(5): env_delete).
-const STARTUP: [&[u8]; 22] = [
-    b"BASH_ENV",
-    b"BASHOPTS",
-    b"CDPATH",
-    b"ENV",
-    b"FPATH",
-    b"GLOBIGNORE",
-    b"IFS",
-    b"JAVA_TOOL_OPTIONS",
-    b"NODE_OPTIONS",
-    b"PERL5DB",
-    b"PERL5LIB",
-    b"PERL5OPT",
-    b"PERLLIB",
-    b"PS4",
-    b"PYTHONHOME",
-    b"PYTHONINSPECT",
-    b"PYTHONPATH",
-    b"PYTHONUSERBASE",
-    b"RUBYLIB",
-    b"RUBYOPT",
-    b"SHELLOPTS",
-    b"ZDOTDIR",
-];
+const STARTUP: &[u8] = b"\
+    BASH_ENV BASHOPTS CDPATH ENV FPATH GLOBIGNORE IFS JAVA_TOOL_OPTIONS NODE_OPTIONS PERL5DB \
+    PERL5LIB PERL5OPT PERLLIB PS4 PYTHONHOME PYTHONINSPECT PYTHONPATH PYTHONUSERBASE RUBYLIB \
+    RUBYOPT SHELLOPTS ZDOTDIR";
 
 /// What names files that the C library or a terminal's library opens
 /// (sudoers(5): env_check; ld.so(8): secure-execution mode; terminfo(5)).
-const CHECKED: [&[u8]; 22] = [
-    b"COLORTERM",
-    b"GCONV_PATH",
-    b"GETCONF_DIR",
-    b"HOSTALIASES",
-    b"LANG",
-    b"LANGUAGE",
-    b"LINGUAS",
-    b"LOCALDOMAIN",
-    b"LOCPATH",
-    b"MALLOC_TRACE",
-    b"NIS_PATH",
-    b"NLSPATH",
-    b"PATH_LOCALE",
-    b"RESOLV_HOST_CONF",
-    b"RES_OPTIONS",
-    b"TERM",
-    b"TERMCAP",
-    b"TERMINFO",
-    b"TERMINFO_DIRS",
-    b"TERMPATH",
-    b"TMPDIR",
-    b"TZDIR",
-];
-
-impl Default for AcceptEnv {
-    /// What a terminal needs to look right, and its person's language.
-    fn default() -> Self {
-        Self::of(b"TERM COLORTERM LANG LANGUAGE LC_* TZ")
-    }
-}
+const CHECKED: &[u8] = b"\
+    COLORTERM GCONV_PATH GETCONF_DIR HOSTALIASES LANG LANGUAGE LINGUAS LOCALDOMAIN LOCPATH \
+    MALLOC_TRACE NIS_PATH NLSPATH PATH_LOCALE RESOLV_HOST_CONF RES_OPTIONS TERM TERMCAP \
+    TERMINFO TERMINFO_DIRS TERMPATH TMPDIR TZDIR";
 
 impl AcceptEnv {
-    /// Names with blanks between; `none`: none.
+    /// These names, with blanks between.
     pub fn of(typed: &[u8]) -> Self {
-        let names = typed.split(u8::is_ascii_whitespace).filter(|name| !name.is_empty());
-        Self(names.filter(|name| *name != b"none").map(<[u8]>::to_vec).collect())
+        Self(Some(typed.to_vec()))
     }
 
-    /// Adds those of another value of the option.
-    pub fn and(&mut self, other: Self) {
-        self.0.extend(other.0);
+    /// Adds those of one more option: the first takes the place of the usual ones.
+    pub fn add(&mut self, typed: &[u8]) {
+        let before = self.0.take().unwrap_or_default();
+        *self = Self::of(&[&before, typed].join(&b' '));
     }
 
     /// Whether a variable may be set, by its name. What the dynamic linker reads
@@ -91,13 +48,18 @@ impl AcceptEnv {
     /// a session is, or what is to be run before its program, only where a
     /// pattern is that very name.
     pub fn accepts(&self, name: &[u8]) -> bool {
-        let must_be_named = is_one(&IDENTITY, name) || is_one(&STARTUP, name);
+        let must_be_named = is_one(IDENTITY, name) || is_one(STARTUP, name);
         is_environment_name(name)
             && !name.starts_with(b"LD_")
-            && self.0.iter().any(|pattern| match must_be_named {
+            && self.patterns().any(|pattern| match must_be_named {
                 true => pattern == name,
                 false => matches(pattern, name),
             })
+    }
+
+    fn patterns(&self) -> impl Iterator<Item = &[u8]> {
+        let names = self.0.as_deref().unwrap_or(USUAL).split(u8::is_ascii_whitespace);
+        names.filter(|name| !matches!(*name, b"" | b"none"))
     }
 
     /// What of a client's variables is for the environment, as `NAME=value`:
@@ -108,7 +70,7 @@ impl AcceptEnv {
         for (name, value) in variables.iter().filter(|(name, _)| self.accepts(name)) {
             // An empty TERM is none.
             if (name == b"TERM" && value.is_empty())
-                || (of_account && is_one(&IDENTITY, name))
+                || (of_account && is_one(IDENTITY, name))
                 || !is_safe(name, value)
             {
                 continue;
@@ -122,8 +84,8 @@ impl AcceptEnv {
     }
 }
 
-fn is_one(names: &[&[u8]], name: &[u8]) -> bool {
-    names.contains(&name)
+fn is_one(names: &[u8], name: &[u8]) -> bool {
+    names.split(|byte| *byte == b' ').any(|known| known == name)
 }
 
 /// Whether the value names no file that the client chooses: the program may be
@@ -135,7 +97,7 @@ fn is_safe(name: &[u8], value: &[u8]) -> bool {
     match name {
         // A zone below the system's folder.
         b"TZ" => is_plain && !climbs && !value.starts_with(b"/") && !value.starts_with(b":"),
-        _ if name.starts_with(b"LC_") || is_one(&CHECKED, name) => {
+        _ if name.starts_with(b"LC_") || is_one(CHECKED, name) => {
             !climbs && !value.starts_with(b":") && !value.iter().any(|byte| b"/%".contains(byte))
         }
         _ => true,
@@ -186,6 +148,11 @@ mod tests {
         }
         assert!(AcceptEnv::default().accepts(b"TERM"));
         assert!(!AcceptEnv::of(b"none").accepts(b"TERM"));
+        let mut accept = AcceptEnv::default();
+        accept.add(b"A B");
+        accept.add(b"C");
+        let given = [b"A", b"C"].map(|name| accept.accepts(name));
+        assert!(given == [true; 2] && !accept.accepts(b"TERM"));
     }
 
     #[test]

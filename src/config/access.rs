@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use fpty::error::{Error, Result};
-use fpty::sys::accounts;
 use fpty::sys::credentials::{Credentials, OF_ELSEWHERE};
 
 /// An address and the bits of it that count.
@@ -13,27 +11,48 @@ pub struct Network {
     bits: u8,
 }
 
-/// One of the lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum List {
-    /// Users who may not.
-    DenyUser,
-    /// Users who may.
-    AllowUser,
-    /// Groups whose members may not.
-    DenyGroup,
-    /// Groups whose members may.
-    AllowGroup,
-    /// Addresses that may not.
-    DenyAddress,
-    /// Addresses that may.
-    AllowAddress,
+/// Who may not, and who alone may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lists<T> {
+    deny: Vec<T>,
+    allow: Option<Vec<T>>,
 }
 
-impl List {
-    /// Whether it is about addresses.
-    pub fn is_of_addresses(self) -> bool {
-        matches!(self, List::DenyAddress | List::AllowAddress)
+impl<T> Default for Lists<T> {
+    fn default() -> Self {
+        Self { deny: Vec::new(), allow: None }
+    }
+}
+
+impl<T> Lists<T> {
+    /// The list of those who may not, to be added to.
+    pub fn deny(&mut self) -> &mut Vec<T> {
+        &mut self.deny
+    }
+
+    /// The list of those who may, to be added to.
+    pub fn allow(&mut self) -> &mut Vec<T> {
+        self.allow.get_or_insert_default()
+    }
+
+    /// Whether there are any.
+    pub fn exist(&self) -> bool {
+        !self.deny.is_empty() || self.allow.is_some()
+    }
+
+    /// Whether whom `is_in` finds in a list may; else `denied`, or `missing` in the
+    /// list of those who may.
+    fn admit(
+        &self,
+        is_in: impl Fn(&[T]) -> bool,
+        denied: &'static str,
+        missing: &'static str,
+    ) -> std::result::Result<(), &'static str> {
+        match &self.allow {
+            _ if is_in(&self.deny) => Err(denied),
+            Some(allow) if !is_in(allow) => Err(missing),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -41,18 +60,19 @@ impl List {
 /// root may in any case, unless it is denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    deny_users: Vec<u32>,
-    allow_users: Option<Vec<u32>>,
-    deny_groups: Vec<u32>,
-    allow_groups: Option<Vec<u32>>,
-    deny_addresses: Vec<Network>,
-    allow_addresses: Option<Vec<Network>>,
-    deny_root: bool,
+    /// By user.
+    pub users: Lists<u32>,
+    /// By group: of members.
+    pub groups: Lists<u32>,
+    /// By address.
+    pub addresses: Lists<Network>,
+    /// root comes in only where an allow list has him.
+    pub deny_root: bool,
 }
 
 impl Network {
     /// Reads an address with or without a prefix length.
-    fn of(typed: &str) -> Option<Self> {
+    pub fn of(typed: &str) -> Option<Self> {
         let (address, bits) = match typed.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse::<u8>().ok()?)),
             None => (typed, None),
@@ -78,81 +98,9 @@ impl Network {
 }
 
 impl Access {
-    /// Adds to a list.
-    ///
-    /// # Errors
-    /// No such user, group or address; `what` names option and key.
-    pub fn add(&mut self, list: List, what: &str, typed: &[Vec<u8>]) -> Result<()> {
-        let words = typed.iter().map(|word| String::from_utf8_lossy(word.trim_ascii()));
-        let words = words.map(|word| word.into_owned()).filter(|word| !word.is_empty());
-        let words: Vec<String> = words.collect();
-        if words.is_empty() {
-            return Err(Error::new(format!("{what}: the value is empty")));
-        }
-        let ids = |of: fn(&str) -> Option<u32>, kind: &str| {
-            let id = |word: &String| {
-                of(word).ok_or_else(|| Error::new(format!("{what} = {word}: no such {kind}")))
-            };
-            words.iter().map(id).collect::<Result<Vec<u32>>>()
-        };
-        let networks = || {
-            let network = |word: &String| {
-                Network::of(word)
-                    .ok_or_else(|| Error::new(format!("{what} = {word}: not an address")))
-            };
-            words.iter().map(network).collect::<Result<Vec<Network>>>()
-        };
-        match list {
-            List::DenyUser => self.deny_users.extend(ids(accounts::user, "user")?),
-            List::AllowUser => {
-                self.allow_users.get_or_insert_default().extend(ids(accounts::user, "user")?);
-            }
-            List::DenyGroup => self.deny_groups.extend(ids(accounts::group, "group")?),
-            List::AllowGroup => {
-                self.allow_groups.get_or_insert_default().extend(ids(accounts::group, "group")?);
-            }
-            List::DenyAddress => self.deny_addresses.extend(networks()?),
-            List::AllowAddress => {
-                self.allow_addresses.get_or_insert_default().extend(networks()?);
-            }
-        }
-        Ok(())
-    }
-
-    /// Empties a list: a socket's own takes the place of the global one.
-    pub fn clear(&mut self, list: List) {
-        match list {
-            List::DenyUser => self.deny_users.clear(),
-            List::AllowUser => self.allow_users = None,
-            List::DenyGroup => self.deny_groups.clear(),
-            List::AllowGroup => self.allow_groups = None,
-            List::DenyAddress => self.deny_addresses.clear(),
-            List::AllowAddress => self.allow_addresses = None,
-        }
-    }
-
-    /// Whether root comes in only where an allow list has him.
-    pub fn deny_root(&mut self, deny: bool) {
-        self.deny_root = deny;
-    }
-
     /// Whether there is a rule about users or groups.
     pub fn has_users(&self) -> bool {
-        !self.deny_users.is_empty()
-            || self.allow_users.is_some()
-            || !self.deny_groups.is_empty()
-            || self.allow_groups.is_some()
-            || self.deny_root
-    }
-
-    /// Whether there is a rule about addresses.
-    pub fn has_addresses(&self) -> bool {
-        !self.deny_addresses.is_empty() || self.allow_addresses.is_some()
-    }
-
-    /// Whether the groups of a peer are asked for.
-    pub fn asks_for_groups(&self) -> bool {
-        !self.deny_groups.is_empty() || self.allow_groups.is_some()
+        self.users.exist() || self.groups.exist() || self.deny_root
     }
 
     /// Whether a process may, whose groups are all of these; else why not.
@@ -166,7 +114,7 @@ impl Access {
                 return Ok(());
             }
             // Like everybody, but that somebody must have named him.
-            if self.allow_users.is_none() && self.allow_groups.is_none() {
+            if self.users.allow.is_none() && self.groups.allow.is_none() {
                 return Err("root is denied");
             }
         }
@@ -175,31 +123,14 @@ impl Access {
         let is_member = |ids: &[u32]| {
             known && (ids.contains(&peer.gid) || groups.iter().any(|group| ids.contains(group)))
         };
-        if is_user(&self.deny_users) {
-            return Err("the user is denied");
-        }
-        if self.allow_users.as_deref().is_some_and(|ids| !is_user(ids)) {
-            return Err("the user is not allowed");
-        }
-        if is_member(&self.deny_groups) {
-            return Err("the group is denied");
-        }
-        if self.allow_groups.as_deref().is_some_and(|ids| !is_member(ids)) {
-            return Err("no group of the user's is allowed");
-        }
-        Ok(())
+        self.users.admit(is_user, "the user is denied", "the user is not allowed")?;
+        self.groups.admit(is_member, "the group is denied", "no group of the user's is allowed")
     }
 
     /// Whether an address may; else why not.
     pub fn admits_address(&self, address: IpAddr) -> std::result::Result<(), &'static str> {
         let is_in = |networks: &[Network]| networks.iter().any(|network| network.has(address));
-        if is_in(&self.deny_addresses) {
-            return Err("the address is denied");
-        }
-        if self.allow_addresses.as_deref().is_some_and(|networks| !is_in(networks)) {
-            return Err("the address is not allowed");
-        }
-        Ok(())
+        self.addresses.admit(is_in, "the address is denied", "the address is not allowed")
     }
 }
 
@@ -211,54 +142,50 @@ mod tests {
         Credentials { pid: 1, uid, gid }
     }
 
-    fn access(rules: &[(List, &str)]) -> Access {
-        let mut access = Access::default();
-        for (list, value) in rules {
-            access.add(*list, "option x", &[value.as_bytes().to_vec()]).expect(value);
-        }
-        access
-    }
-
     #[test]
     fn a_deny_wins_and_each_allow_list_must_permit() {
-        use List::{AllowGroup, AllowUser, DenyGroup, DenyUser};
-        let both = access(&[(AllowUser, "1001"), (AllowGroup, "50")]);
+        let mut both = Access::default();
+        both.users.allow().push(1001);
+        both.groups.allow().push(50);
         assert!(both.admits(peer(1001, 50), &[]).is_ok());
         assert!(both.admits(peer(1001, 51), &[60, 50]).is_ok());
         assert!(both.admits(peer(1001, 51), &[60]).is_err());
         assert!(both.admits(peer(1002, 50), &[]).is_err());
-        let denied = access(&[(AllowUser, "1001"), (DenyGroup, "50"), (DenyUser, "1002")]);
+        let mut denied = Access::default();
+        denied.users.allow().push(1001);
+        denied.users.deny().push(1002);
+        denied.groups.deny().push(50);
         assert!(denied.admits(peer(1001, 50), &[]).is_err());
         assert!(denied.admits(peer(1001, 1), &[50]).is_err());
         assert!(denied.admits(peer(1001, 1), &[]).is_ok());
-        assert!(access(&[(DenyUser, "1002")]).admits(peer(1002, 1), &[]).is_err());
-        assert!(access(&[(DenyUser, "1002")]).admits(peer(1003, 1), &[]).is_ok());
+        let mut denied = Access::default();
+        denied.users.deny().push(1002);
+        assert!(denied.admits(peer(1002, 1), &[]).is_err());
+        assert!(denied.admits(peer(1003, 1), &[]).is_ok());
     }
 
     #[test]
     fn root_may_unless_it_is_denied_and_nobodys_name_is_no_strangers() {
-        let mut access = access(&[(List::AllowUser, "1001"), (List::AllowUser, "65534")]);
+        let mut access = Access::default();
+        access.users.allow().extend([1001, 65534]);
         assert!(access.admits(peer(0, 0), &[]).is_ok());
         assert!(access.admits(peer(65534, 65534), &[]).is_err());
-        access.deny_root(true);
+        access.deny_root = true;
         assert!(access.admits(peer(0, 0), &[]).is_err());
-        let mut none = Access::default();
-        none.deny_root(true);
+        let none = Access { deny_root: true, ..Access::default() };
         assert!(none.admits(peer(0, 0), &[]).is_err() && none.admits(peer(1, 1), &[]).is_ok());
-        access.add(List::AllowUser, "x", &[b"root".to_vec()]).expect("root");
+        access.users.allow().push(0);
         assert!(access.admits(peer(0, 0), &[]).is_ok());
-        access.add(List::DenyGroup, "x", &[b"0".to_vec()]).expect("a group");
+        access.groups.deny().push(0);
         assert!(access.admits(peer(0, 0), &[]).is_err());
     }
 
     #[test]
     fn addresses_have_prefixes() {
-        let access = access(&[
-            (List::AllowAddress, "10.0.0.0/8"),
-            (List::AllowAddress, "2001:db8::/32"),
-            (List::AllowAddress, "192.0.2.1"),
-            (List::DenyAddress, "10.1.0.0/16"),
-        ]);
+        let mut access = Access::default();
+        let allowed = ["10.0.0.0/8", "2001:db8::/32", "192.0.2.1"];
+        access.addresses.allow().extend(allowed.map(|typed| Network::of(typed).expect(typed)));
+        access.addresses.deny().extend(Network::of("10.1.0.0/16"));
         for (address, admitted) in [
             ("10.2.3.4", true),
             ("10.1.3.4", false),
@@ -274,20 +201,6 @@ mod tests {
         assert!(Network::of("0.0.0.0/0").expect("all").has([8, 8, 8, 8].into()));
         for nonsense in ["", "10.0.0.0/33", "10.0.0", "x", "::/129", "10.0.0.0/-1"] {
             assert_eq!(Network::of(nonsense), None, "{nonsense}");
-        }
-    }
-
-    #[test]
-    fn nonsense_is_named() {
-        for (list, value, part) in [
-            (List::AllowUser, "no-such-user-here", "no such user"),
-            (List::DenyGroup, "no-such-group-here", "no such group"),
-            (List::AllowAddress, "here", "not an address"),
-            (List::AllowUser, " ", "empty"),
-        ] {
-            let value = value.as_bytes().to_vec();
-            let error = Access::default().add(list, "option x", &[value]).expect_err(part);
-            assert!(error.to_string().contains(part), "{error}");
         }
     }
 }

@@ -1,9 +1,5 @@
 //! How the lines of an audit look (`forkptyrouter-audit`).
 
-use std::ffi::OsStr;
-
-use fpty::error::{Error, Result};
-
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audit {
@@ -13,33 +9,6 @@ pub enum Audit {
     KeyVal,
 }
 
-/// Reads the option's value; `None`: there are to be no lines.
-///
-/// # Errors
-/// It is neither.
-pub fn of(option: &str, typed: &OsStr) -> Result<Option<Audit>> {
-    match typed.to_string_lossy().trim() {
-        "json" => Ok(Some(Audit::Json)),
-        "keyval" => Ok(Some(Audit::KeyVal)),
-        "off" => Ok(None),
-        other => {
-            Err(Error::new(format!("option {option} = {other}: neither json nor keyval nor off")))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn three_words_and_no_other() {
-        let read = |typed: &str| of("forkptyrouter-audit", typed.as_ref()).ok();
-        assert_eq!(read("json"), Some(Some(Audit::Json)));
-        assert_eq!(read(" keyval "), Some(Some(Audit::KeyVal)));
-        assert_eq!(read("off"), Some(None));
-        for nonsense in ["", "JSON", "true", "json,keyval"] {
-            assert_eq!(read(nonsense), None);
-        }
-    }
-}
+/// What the option may be; `None`: there are no lines.
+pub(super) const WORDS: [(&str, Option<Audit>); 3] =
+    [("json", Some(Audit::Json)), ("keyval", Some(Audit::KeyVal)), ("off", None)];

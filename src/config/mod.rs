@@ -3,6 +3,18 @@
 //! An option is checked when it is read: nonsense ends the start with a line
 //! that names the option and the value, instead of a server that runs with
 //! something else than what was asked for.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `options.rs` | what a row of a table of options has; those of the router, and the keys of its sockets |
+//! | `pty.rs` | those of the pty plugin, and its configuration |
+//! | `value.rs` | a value as it was typed, and what it may be |
+//! | `pairs.rs` | uWSGI's key-value form |
+//! | `router.rs` | the router's configuration |
+//! | `rules.rs` | what holds at a socket |
+//! | `access.rs` | who may come in |
+//! | `accept_env.rs` | which variables of a client's environment a session gets |
+//! | `audit.rs`, `detach.rs`, `record.rs` | audit, sessions that can be left, recordings |
 
 pub mod accept_env;
 pub mod access;
@@ -15,27 +27,3 @@ pub mod record;
 pub mod router;
 pub mod rules;
 mod value;
-
-use std::ffi::CStr;
-
-/// One option, as the server lists it.
-pub struct OptionSpec<Key: 'static> {
-    /// Its name, without dashes.
-    pub name: &'static CStr,
-    /// Whether it takes a value.
-    pub takes_value: bool,
-    /// One line for `uwsgi --help`.
-    pub help: &'static CStr,
-    /// What it sets; several names may set the same.
-    pub key: Key,
-}
-
-/// An option that takes a value.
-const fn with_value<Key>(name: &'static CStr, key: Key, help: &'static CStr) -> OptionSpec<Key> {
-    OptionSpec { name, takes_value: true, help, key }
-}
-
-/// An option that is on when it is named.
-const fn switch<Key>(name: &'static CStr, key: Key, help: &'static CStr) -> OptionSpec<Key> {
-    OptionSpec { name, takes_value: false, help, key }
-}

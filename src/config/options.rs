@@ -1,398 +1,481 @@
-//! The options of the router: every name that the C plugin has, and ours. Each is a
-//! row: its names, its line in `uwsgi --help`, and what it sets and how that is
-//! read; what holds at a socket has its key there, too.
+//! The one table type of options, and the options of the router: every name that
+//! the C plugin has, and ours. A row has all that there is to an option: its names,
+//! its line in `uwsgi --help`, the key that stands for it at a socket with rules of
+//! its own, and how its value is read.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
-use super::access::List;
+use super::access::Network;
+use super::audit;
 use super::detach::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_SESSIONS};
-use super::router::{HANDSHAKE_TIMEOUT, MAX_EVENTS, MAX_PROCESSES, Router};
-use super::rules::{MOST, Rules};
-use super::{audit, record, value};
-use fpty::error::Result;
+use super::record;
+use super::router::{Asked, HANDSHAKE_TIMEOUT, MAX_EVENTS, MAX_PROCESSES, Router};
+use super::rules;
+use super::value::Typed;
+use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
+use fpty::proto::variables::is_environment_name;
+use fpty::sys::accounts;
 
-/// An option.
-pub struct RouterOption {
-    /// Its names, without dashes.
+/// An option, a key, or both.
+#[derive(Debug)]
+pub struct Row<C: 'static> {
+    /// What is told of it.
+    pub spec: Spec,
+    /// Reads its value, and puts it where it belongs; the error is the line for the
+    /// operator.
+    pub take: Take<C>,
+}
+
+/// See [`Row::take`].
+pub type Take<C> = fn(&mut C, &Typed<'_>) -> Result<()>;
+
+/// What is told of an option.
+#[derive(Debug)]
+pub struct Spec {
+    /// Its names, without dashes; none: a key alone.
     pub names: &'static [&'static CStr],
-    /// Whether it takes a value.
-    pub takes_value: bool,
     /// One line for `uwsgi --help`.
     pub help: &'static CStr,
-    /// What it sets.
-    pub sets: Sets,
+    /// Whether it takes a value, or is on when it is named.
+    pub takes_value: bool,
+    /// What naming it implies.
+    pub implies: Implies,
+    /// By what it stands among the rules of a socket (`addr=...,max=20`).
+    pub key: Option<&'static str>,
+    /// At which sockets that means something.
+    pub at: At,
 }
 
-/// Reads a value, which an option or a key was given, and takes it.
-pub type Take<T> = fn(&mut T, &str, &OsStr) -> Result<()>;
-
-/// What an option sets.
-pub enum Sets {
-    /// One more socket, speaking this protocol.
-    Listen(Protocol),
-    /// A socket with rules of its own, in this mode.
-    ListenBy(Protocol),
-    /// Sockets from a zerg server.
-    Zerg,
-    /// What holds at all sockets, and by this key at one.
-    Rule(&'static str, Take<Rules>),
-    /// Who may come in; by this key at one socket.
-    Access(&'static str, List),
-    /// What is the router's.
-    Router(Take<Router>),
+/// What naming an option implies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Implies {
+    /// Nothing.
+    Nothing,
+    /// A master process: without one the server forks the gateway and exits.
+    Master,
+    /// A quiet start: the terminal is for somebody's output.
+    Quiet,
 }
-use Sets::{Access, Listen, ListenBy, Router as Global, Rule, Zerg};
 
-const fn option(names: &'static [&'static CStr], help: &'static CStr, sets: Sets) -> RouterOption {
-    RouterOption { names, takes_value: true, help, sets }
+/// At which sockets a key means something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// At any.
+    Any,
+    /// At those that are bound to a path, here.
+    Path,
+    /// Where the kernel knows users.
+    Unix,
+    /// Where there are addresses.
+    Tcp,
+}
+
+/// One that takes a value.
+pub(super) const fn option(names: &'static [&'static CStr]) -> Spec {
+    let (takes_value, implies, key, at) = (true, Implies::Nothing, None, At::Any);
+    Spec { names, help: c"", takes_value, implies, key, at }
 }
 
 /// One that is on when it is named.
-const fn switch(names: &'static [&'static CStr], help: &'static CStr, sets: Sets) -> RouterOption {
-    RouterOption { names, takes_value: false, help, sets }
+pub(super) const fn switch(names: &'static [&'static CStr]) -> Spec {
+    Spec { takes_value: false, ..option(names) }
+}
+
+/// What means something at one socket alone, or something else than the option of
+/// that name.
+const fn key(key: &'static str) -> Spec {
+    option(&[]).key(key)
+}
+
+impl Spec {
+    pub(super) const fn help(self, help: &'static CStr) -> Self {
+        Self { help, ..self }
+    }
+
+    const fn key(self, key: &'static str) -> Self {
+        Self { key: Some(key), ..self }
+    }
+
+    const fn at(self, at: At) -> Self {
+        Self { at, ..self }
+    }
+
+    pub(super) const fn implies(self, implies: Implies) -> Self {
+        Self { implies, ..self }
+    }
+
+    pub(super) const fn takes<C>(self, take: Take<C>) -> Row<C> {
+        Row { spec: self, take }
+    }
+}
+
+/// How many names there are in a table.
+pub const fn names<C>(table: &[Row<C>]) -> usize {
+    let (mut at, mut count) = (0, 0);
+    while at < table.len() {
+        count += table[at].spec.names.len();
+        at += 1;
+    }
+    count
+}
+
+/// Takes an option as typed.
+///
+/// # Errors
+/// A value that the option cannot have: the line for the operator.
+pub fn set<C>(table: &[Row<C>], config: &mut C, name: &str, value: &OsStr) -> Result<()> {
+    let is_it = |known: &&CStr| known.to_bytes() == name.as_bytes();
+    let row = table.iter().find(|row| row.spec.names.iter().any(is_it));
+    let typed = Typed::of_option(name, value);
+    let row = row.ok_or_else(|| typed.unusable("there is none of that name"))?;
+    (row.take)(config, &typed)
+}
+
+/// What a key at a socket sets.
+///
+/// # Errors
+/// `option` was given a key that there is not.
+pub fn keyed(option: &str, key: &str) -> Result<&'static Row<Router>> {
+    let keys = || OPTIONS.iter().filter_map(|row| row.spec.key);
+    OPTIONS.iter().find(|row| row.spec.key == Some(key)).ok_or_else(|| {
+        let keys = keys().collect::<Vec<_>>().join(", ");
+        Error::new(format!("option {option}: {key}: no such key (there are {keys})"))
+    })
 }
 
 /// Takes a value that was read.
-fn set<T>(place: &mut T, value: Result<T>) -> Result<()> {
+pub(super) fn put<T>(place: &mut T, value: Result<T>) -> Result<()> {
     *place = value?;
     Ok(())
 }
 
-/// What of the rules an option sets, at one socket by this key, and how it is read.
-macro_rules! rule {
-    ($key:literal, $($place:ident).+, $read:expr) => {
-        Rule($key, |rules, what, typed| {
-            let read: fn(&str, &OsStr) -> Result<_> = $read;
-            set(&mut rules.$($place).+, read(what, typed))
-        })
-    };
-}
-
-/// The same of what is the router's.
-macro_rules! global {
-    ($($place:ident).+, $read:expr) => {
-        Global(|router, what, typed| {
-            let read: fn(&str, &OsStr) -> Result<_> = $read;
-            set(&mut router.$($place).+, read(what, typed))
-        })
-    };
-}
-
-/// A number of which 0 means the default.
-fn or_default(what: &str, typed: &OsStr, max: u32, default: u32) -> Result<u32> {
-    let number = value::number(what, typed, 0..=max)?;
-    Ok(if number == 0 { default } else { number })
-}
-
 /// A height or a width.
-fn size(what: &str, typed: &OsStr, default: u16) -> Result<u16> {
-    let number = or_default(what, typed, u16::MAX.into(), default.into())?;
+fn size(typed: &Typed<'_>, default: u16) -> Result<u16> {
+    let number = typed.number_or(default.into(), u16::MAX.into())?;
     Ok(u16::try_from(number).unwrap_or(default))
 }
 
-/// So many at most; 0: as many as like.
-fn most(what: &str, typed: &OsStr, max: u32) -> Result<Option<u32>> {
-    let count = value::number(what, typed, 0..=max)?;
-    Ok((count > 0).then_some(count))
+/// `NAME=VALUE`.
+fn variable(typed: &[u8]) -> Option<CString> {
+    let name = typed.split(|byte| *byte == b'=').next().unwrap_or_default();
+    let is_one = is_environment_name(name) && typed.len() > name.len();
+    CString::new(typed).ok().filter(|_| is_one)
 }
 
-/// The option of this name.
-pub fn named(name: &str) -> Option<&'static RouterOption> {
-    let is_it = |known: &&CStr| known.to_bytes() == name.as_bytes();
-    OPTIONS.iter().find(|option| option.names.iter().any(is_it))
+/// Three octal digits.
+fn mode(typed: &str) -> Option<u32> {
+    let is_number = typed.bytes().all(|byte| byte.is_ascii_digit());
+    u32::from_str_radix(typed, 8).ok().filter(|mode| is_number && *mode <= 0o777)
 }
 
-/// A time of which 0 means the default.
-fn time(what: &str, typed: &OsStr, default: Duration) -> Result<Duration> {
-    Ok(value::time(what, typed)?.unwrap_or(default))
-}
+const NO_USER: &str = "no such user";
+const NO_GROUP: &str = "no such group";
+const NO_ADDRESS: &str = "not an address";
 
-/// How a key at a socket is read that an option has.
-pub fn rule(key: &str) -> Option<Take<Rules>> {
-    OPTIONS.iter().find_map(|option| match option.sets {
-        Rule(other, take) if other == key => Some(take),
-        _ => None,
-    })
-}
-
-/// The list that a key at a socket is about.
-pub fn list(key: &str) -> Option<List> {
-    OPTIONS.iter().find_map(|option| match option.sets {
-        Access(other, list) if other == key => Some(list),
-        _ => None,
-    })
-}
-
-/// The keys at a socket that options have.
-pub fn keys() -> impl Iterator<Item = &'static str> {
-    OPTIONS.iter().filter_map(|option| match option.sets {
-        Rule(key, _) | Access(key, _) => Some(key),
-        _ => None,
-    })
-}
-
-/// How many names there are.
-pub const NAMES: usize = {
-    let (mut at, mut count) = (0, 0);
-    while at < OPTIONS.len() {
-        count += OPTIONS[at].names.len();
-        at += 1;
-    }
-    count
-};
-
-/// All options of the `forkptyrouter` plugin.
-pub static OPTIONS: [RouterOption; 45] = [
-    option(
-        &[c"forkptyrouter", c"forkpty-router"],
-        c"run the forkptyrouter on the specified address (raw mode: bytes both ways)",
-        Listen(Protocol::Raw),
-    ),
-    option(
-        &[c"forkptyurouter", c"forkpty-urouter"],
-        c"run the forkptyrouter on the specified address (uwsgi mode: input, window size, signals)",
-        Listen(Protocol::Uwsgi),
-    ),
-    option(
-        &[c"forkptyrouter2", c"forkpty-router2"],
-        c"the same with rules of its own (addr=PATH,cmd=...,allow_group=...)",
-        ListenBy(Protocol::Raw),
-    ),
-    option(
-        &[c"forkptyurouter2", c"forkpty-urouter2"],
-        c"the same in uwsgi mode with rules of its own (addr=PATH,cmd=...)",
-        ListenBy(Protocol::Uwsgi),
-    ),
-    option(
-        &[
-            c"forkptyrouter-command",
-            c"forkpty-router-command",
-            c"forkptyrouter-cmd",
-            c"forkpty-router-cmd",
-        ],
-        c"run the specified command on every connection (default: /bin/sh)",
-        rule!("cmd", command, value::command),
-    ),
-    option(
-        &[c"forkptyrouter-rows"],
-        c"set forkptyrouter default pty window rows (default: 24)",
-        rule!("rows", rows, |what, typed| size(what, typed, 24)),
-    ),
-    option(
-        &[c"forkptyrouter-cols"],
-        c"set forkptyrouter default pty window cols (default: 80)",
-        rule!("cols", cols, |what, typed| size(what, typed, 80)),
-    ),
-    option(
-        &[c"forkptyrouter-processes", c"forkptyrouter-workers"],
-        c"prefork the specified number of forkptyrouter processes",
-        global!(processes, |what, typed| or_default(what, typed, MAX_PROCESSES, 1)),
-    ),
-    option(&[c"forkptyrouter-zerg"], c"attach the forkptyrouter to a zerg server", Zerg),
-    option(
-        &[c"forkptyrouter-fallback"],
-        c"accepted for compatibility, without effect: there are no nodes",
-        Global(|router, what, typed| {
+/// All options of the `forkptyrouter` plugin, and all keys of its sockets.
+pub static OPTIONS: [Row<Router>; 56] = [
+    // Own::read has taken it.
+    key("addr").takes(|_, _| Ok(())),
+    key("uid").takes(|router, typed| {
+        put(&mut router.rules.runs_as.uid, typed.read(accounts::user, NO_USER).map(Some))
+    }),
+    key("gid").takes(|router, typed| {
+        put(&mut router.rules.runs_as.gid, typed.read(accounts::group, NO_GROUP).map(Some))
+    }),
+    key("groups").takes(|router, typed| router.rules.runs_as.set_groups(typed)),
+    key("chdir").takes(|router, typed| put(&mut router.rules.folder, typed.command().map(Some))),
+    key("env").takes(|router, typed| {
+        put(&mut router.rules.environment, typed.read_words(variable, "not NAME=VALUE"))
+    }),
+    key("accept_env").takes(|router, typed| {
+        router.rules.accept_env = AcceptEnv::of(&typed.words().join(&b' '));
+        Ok(())
+    }),
+    key("chmod").at(At::Path).takes(|router, typed| {
+        let mode = typed.read(mode, "not a mode (three octal digits)");
+        put(&mut router.rules.ownership.mode, mode.map(Some))
+    }),
+    key("chown").at(At::Path).takes(|router, typed| {
+        let owner = &mut router.rules.ownership;
+        let text = typed.text();
+        let (user, group) = text.split_once(':').unwrap_or((&text, ""));
+        if !user.is_empty() {
+            owner.uid = Some(accounts::user(user).ok_or_else(|| typed.wrong(NO_USER))?);
+        }
+        if !group.is_empty() {
+            owner.gid = Some(accounts::group(group).ok_or_else(|| typed.wrong(NO_GROUP))?);
+        }
+        match (owner.uid, owner.gid) {
+            (None, None) => Err(typed.unusable("the value is empty")),
+            _ => Ok(()),
+        }
+    }),
+    key("root").at(At::Unix).takes(|router, typed| {
+        let words = [("allow", false), ("deny", true)];
+        put(&mut router.rules.access.deny_root, typed.one_of(&words))
+    }),
+    key("record").takes(|router, typed| router.rules.record.set_here(typed)),
+    option(&[c"forkptyrouter", c"forkpty-router"])
+        .help(c"run the forkptyrouter on the specified address (raw mode: bytes both ways)")
+        .implies(Implies::Master)
+        .takes(|router, typed| router.listen(Protocol::Raw, typed)),
+    option(&[c"forkptyurouter", c"forkpty-urouter"])
+        .help(
+            c"run the forkptyrouter on the specified address (uwsgi mode: input, window \
+              size, signals)",
+        )
+        .implies(Implies::Master)
+        .takes(|router, typed| router.listen(Protocol::Uwsgi, typed)),
+    option(&[c"forkptyrouter2", c"forkpty-router2"])
+        .help(c"the same with rules of its own (addr=PATH,cmd=...,allow_group=...)")
+        .implies(Implies::Master)
+        .takes(|router, typed| router.listen_by(Protocol::Raw, typed)),
+    option(&[c"forkptyurouter2", c"forkpty-urouter2"])
+        .help(c"the same in uwsgi mode with rules of its own (addr=PATH,cmd=...)")
+        .implies(Implies::Master)
+        .takes(|router, typed| router.listen_by(Protocol::Uwsgi, typed)),
+    option(&[
+        c"forkptyrouter-command",
+        c"forkpty-router-command",
+        c"forkptyrouter-cmd",
+        c"forkpty-router-cmd",
+    ])
+    .key("cmd")
+    .help(c"run the specified command on every connection (default: /bin/sh)")
+    .takes(|router, typed| put(&mut router.rules.command, typed.command())),
+    option(&[c"forkptyrouter-rows"])
+        .key("rows")
+        .help(c"set forkptyrouter default pty window rows (default: 24)")
+        .takes(|router, typed| put(&mut router.rules.size.rows, size(typed, 24))),
+    option(&[c"forkptyrouter-cols"])
+        .key("cols")
+        .help(c"set forkptyrouter default pty window cols (default: 80)")
+        .takes(|router, typed| put(&mut router.rules.size.cols, size(typed, 80))),
+    option(&[c"forkptyrouter-processes", c"forkptyrouter-workers"])
+        .help(c"prefork the specified number of forkptyrouter processes")
+        .takes(|router, typed| put(&mut router.processes, typed.number_or(1, MAX_PROCESSES))),
+    option(&[c"forkptyrouter-zerg"])
+        .help(c"attach the forkptyrouter to a zerg server")
+        .implies(Implies::Master)
+        .takes(|router, typed| {
+            router.asked.push(Asked::Zerg(typed.bytes()?));
+            Ok(())
+        }),
+    option(&[c"forkptyrouter-fallback"])
+        .help(c"accepted for compatibility, without effect: there are no nodes")
+        .takes(|router, typed| {
             router.remarks.push(format!(
-                "option {what} = {} has no effect: a terminal is always local, there is no node to \
+                "option {} = {} has no effect: a terminal is always local, there is no node to \
                  fall back from",
-                typed.to_string_lossy()
+                typed.name(),
+                typed.value().to_string_lossy()
             ));
             Ok(())
         }),
-    ),
-    option(
-        &[c"forkptyrouter-events"],
-        c"set the maximum number of events of one turn (default: 64)",
-        global!(events, |what, typed| or_default(what, typed, MAX_EVENTS, 64)),
-    ),
-    switch(
-        &[c"forkptyrouter-cheap"],
-        c"accepted for compatibility, without effect: there are no nodes",
-        Global(|router, what, typed| {
-            if value::switch(what, typed)? {
+    option(&[c"forkptyrouter-events"])
+        .help(c"set the maximum number of events of one turn (default: 64)")
+        .takes(|router, typed| put(&mut router.events, typed.number_or(64, MAX_EVENTS))),
+    switch(&[c"forkptyrouter-cheap"])
+        .help(c"accepted for compatibility, without effect: there are no nodes")
+        .takes(|router, typed| {
+            if typed.switch()? {
                 router.remarks.push(format!(
-                    "option {what} has no effect: there are no nodes to wait for, \
-                     the router serves at once and costs nothing while idle"
+                    "option {} has no effect: there are no nodes to wait for, \
+                     the router serves at once and costs nothing while idle",
+                    typed.name()
                 ));
             }
             Ok(())
         }),
-    ),
-    option(
-        &[c"forkptyrouter-timeout"],
-        c"end a session after the specified time (15m) without traffic (default: never)",
-        rule!("idle", timeout, value::time),
-    ),
-    option(
-        &[c"forkptyrouter-timeout-commands"],
-        c"end a command without a terminal after the specified time without traffic, and relay all of its streams (default: never)",
-        rule!("idle_commands", command_timeout, value::time),
-    ),
-    option(
-        &[c"forkptyrouter-stats", c"forkptyrouter-stats-server", c"forkptyrouter-ss"],
-        c"run the forkptyrouter stats server on the specified address",
-        global!(stats, |what, typed| value::bytes(what, typed).map(Some)),
-    ),
-    option(
-        &[c"forkptyrouter-harakiri"],
-        c"let the master kill a forkptyrouter that hangs for the specified seconds",
-        Global(|router, what, typed| {
+    option(&[c"forkptyrouter-timeout"])
+        .key("idle")
+        .help(c"end a session after the specified time (15m) without traffic (default: never)")
+        .takes(|router, typed| put(&mut router.rules.timeout, typed.time())),
+    option(&[c"forkptyrouter-timeout-commands"])
+        .key("idle_commands")
+        .help(
+            c"end a command without a terminal after the specified time without traffic, and \
+              relay all of its streams (default: never)",
+        )
+        .takes(|router, typed| put(&mut router.rules.command_timeout, typed.time())),
+    option(&[c"forkptyrouter-stats", c"forkptyrouter-stats-server", c"forkptyrouter-ss"])
+        .help(c"run the forkptyrouter stats server on the specified address")
+        .takes(|router, typed| put(&mut router.stats, typed.bytes().map(Some))),
+    option(&[c"forkptyrouter-harakiri"])
+        .help(c"let the master kill a forkptyrouter that hangs for the specified seconds")
+        .takes(|router, typed| {
             // No more than an int.
-            let seconds = |time: Duration| time.as_secs() as u32;
-            set(&mut router.harakiri, value::time(what, typed).map(|time| time.map(seconds)))
+            let seconds = typed.time().map(|time| time.map(|time| time.as_secs() as u32));
+            put(&mut router.harakiri, seconds)
         }),
-    ),
-    option(
-        &[c"forkptyrouter-accept-env"],
-        c"let clients set these variables, names with * (default: TERM COLORTERM LANG LANGUAGE LC_* TZ; none)",
-        Global(|router, what, typed| {
-            router.accept_env(AcceptEnv::of(value::bytes(what, typed)?.as_bytes()));
+    option(&[c"forkptyrouter-accept-env"])
+        .help(
+            c"let clients set these variables, names with * (default: TERM COLORTERM LANG \
+              LANGUAGE LC_* TZ; none)",
+        )
+        .takes(|router, typed| {
+            router.rules.accept_env.add(typed.bytes()?.as_bytes());
             Ok(())
         }),
-    ),
-    option(
-        &[c"forkptyrouter-handover"],
-        c"hand terminals over to clients that can take them (default: true)",
-        rule!("handover", handover, value::switch),
-    ),
-    option(
-        &[c"forkptyrouter-audit"],
-        c"log who came, when, and what became of it: json, keyval or off (default: off)",
-        rule!("audit", audit, audit::of),
-    ),
-    option(
-        &[c"forkptyrouter-record"],
-        c"record each session's terminal in a file of its own in the specified folder (default: off)",
-        global!(rules.record.folder, |what, typed| record::folder(what, typed).map(Some)),
-    ),
-    option(
-        &[c"forkptyrouter-record-format"],
-        c"write recordings as asciicast v2 or v3 (default: v3)",
-        rule!("record_format", record.format, record::format),
-    ),
-    option(
-        &[c"forkptyrouter-record-input"],
-        c"record what is typed, too, with every password (default: false)",
-        rule!("record_input", record.input, value::switch),
-    ),
-    option(
-        &[c"forkptyrouter-record-limit"],
-        c"let a recording have at most the specified bytes (default: 0, no limit)",
-        rule!("record_limit", record.limit, record::limit),
-    ),
-    option(
-        &[c"forkptyrouter-record-on-error"],
-        c"close or continue a session that cannot be recorded (default: continue)",
-        rule!("record_on_error", record.on_error, record::on_error),
-    ),
-    option(
-        &[c"forkptyrouter-record-commands"],
-        c"skip or refuse commands without a terminal, which are not recorded (default: refuse with record-on-error = close or else skip)",
-        rule!("record_commands", record.commands, |what, typed| record::commands(what, typed).map(Some)),
-    ),
-    option(
-        &[c"forkptyrouter-allow-command"],
-        c"let clients run commands of their own, and the SFTP server (default: false)",
-        rule!("allow_command", allow_command, value::switch),
-    ),
-    option(
-        &[c"forkptyrouter-pass-stdio"],
-        c"pass the client's pipes and sockets to a command without a terminal (default: true)",
-        global!(pass_stdio, value::switch),
-    ),
-    option(
-        &[c"forkptyrouter-sftp-server"],
-        c"run the specified program for sftp (else OpenSSH's, where it usually is)",
-        rule!("sftp_server", sftp_server, |what, typed| value::command(what, typed).map(Some)),
-    ),
-    option(
-        &[c"forkptyrouter-detach"],
-        c"let so many sessions go on without their client, to be found again (default: 0, none)",
-        rule!("detach", detach.sessions, |what, typed| value::number(what, typed, 0..=MAX_SESSIONS)),
-    ),
-    option(
-        &[c"forkptyrouter-detach-user"],
-        c"let one user have so many of them (default: 0, half of them)",
-        rule!("detach_user", detach.user, |what, typed| most(what, typed, MAX_SESSIONS)),
-    ),
-    option(
-        &[c"forkptyrouter-detach-time"],
-        c"end a session that is without a client for the specified seconds (default: 604800)",
-        rule!("detach_time", detach.time, |what, typed| time(what, typed, DETACH_TIME)),
-    ),
-    option(
-        &[c"forkptyrouter-detach-buffer"],
-        c"keep so many bytes of the last output of a session that can be left (default: 262144)",
-        rule!("detach_buffer", detach.buffer, |what, typed| or_default(what, typed, MAX_BUFFER, BUFFER)),
-    ),
-    option(
-        &[c"forkptyrouter-detach-answer"],
-        c"tell programs that ask what their terminal is while there is no client (default: true)",
-        rule!("detach_answer", detach.answer, value::switch),
-    ),
-    option(
-        &[c"forkptyrouter-allow-user"],
-        c"let only these users in on UNIX sockets; may be repeated",
-        Access("allow_user", List::AllowUser),
-    ),
-    option(
-        &[c"forkptyrouter-deny-user"],
-        c"keep these users out on UNIX sockets; may be repeated",
-        Access("deny_user", List::DenyUser),
-    ),
-    option(
-        &[c"forkptyrouter-allow-group"],
-        c"let only members of these groups in on UNIX sockets; may be repeated",
-        Access("allow_group", List::AllowGroup),
-    ),
-    option(
-        &[c"forkptyrouter-deny-group"],
-        c"keep members of these groups out on UNIX sockets; may be repeated",
-        Access("deny_group", List::DenyGroup),
-    ),
-    option(
-        &[c"forkptyrouter-allow-addr"],
-        c"let only these addresses in over TCP (10.0.0.0/8); may be repeated",
-        Access("allow_addr", List::AllowAddress),
-    ),
-    option(
-        &[c"forkptyrouter-deny-addr"],
-        c"keep these addresses out over TCP; may be repeated",
-        Access("deny_addr", List::DenyAddress),
-    ),
-    option(
-        &[c"forkptyrouter-max-sessions"],
-        c"let there be at most the specified number of sessions (default: 0, any number)",
-        rule!("max", max_sessions, |what, typed| most(what, typed, MOST)),
-    ),
-    option(
-        &[c"forkptyrouter-max-user-sessions"],
-        c"let a user, or an address, have at most so many sessions (default: 0, any number)",
-        rule!("max_user", max_user_sessions, |what, typed| most(what, typed, MOST)),
-    ),
-    option(
-        &[c"forkptyrouter-rate"],
-        c"take at most so many new sessions a second at each socket (default: 0, any number)",
-        rule!("rate", rate, |what, typed| most(what, typed, MOST)),
-    ),
-    option(
-        &[c"forkptyrouter-max-time"],
-        c"end a session after the specified time, whatever it does (default: never)",
-        rule!("max_time", max_time, value::time),
-    ),
-    option(
-        &[c"forkptyrouter-handshake-timeout"],
-        c"refuse a client that says hello and then nothing for so many seconds (default: 10)",
-        global!(handshake_timeout, |what, typed| time(what, typed, HANDSHAKE_TIMEOUT)),
-    ),
-    option(
-        &[c"forkptyrouter-hangup-grace"],
-        c"kill a session that outlives its client by the specified seconds (default: 10, 0: never)",
-        global!(hangup_grace, value::time),
-    ),
+    option(&[c"forkptyrouter-handover"])
+        .key("handover")
+        .help(c"hand terminals over to clients that can take them (default: true)")
+        .takes(|router, typed| put(&mut router.rules.handover, typed.switch())),
+    option(&[c"forkptyrouter-audit"])
+        .key("audit")
+        .help(c"log who came, when, and what became of it: json, keyval or off (default: off)")
+        .takes(|router, typed| put(&mut router.rules.audit, typed.one_of(&audit::WORDS))),
+    option(&[c"forkptyrouter-record"])
+        .help(
+            c"record each session's terminal in a file of its own in the specified folder \
+              (default: off)",
+        )
+        .takes(|router, typed| router.rules.record.set_folder(typed)),
+    option(&[c"forkptyrouter-record-format"])
+        .key("record_format")
+        .help(c"write recordings as asciicast v2 or v3 (default: v3)")
+        .takes(|router, typed| {
+            put(&mut router.rules.record.format, typed.one_of(&record::FORMATS))
+        }),
+    option(&[c"forkptyrouter-record-input"])
+        .key("record_input")
+        .help(c"record what is typed, too, with every password (default: false)")
+        .takes(|router, typed| put(&mut router.rules.record.input, typed.switch())),
+    option(&[c"forkptyrouter-record-limit"])
+        .key("record_limit")
+        .help(c"let a recording have at most the specified bytes (default: 0, no limit)")
+        .takes(|router, typed| put(&mut router.rules.record.limit, record::limit(typed))),
+    option(&[c"forkptyrouter-record-on-error"])
+        .key("record_on_error")
+        .help(c"close or continue a session that cannot be recorded (default: continue)")
+        .takes(|router, typed| {
+            put(&mut router.rules.record.on_error, typed.one_of(&record::ON_ERROR))
+        }),
+    option(&[c"forkptyrouter-record-commands"])
+        .key("record_commands")
+        .help(
+            c"skip or refuse commands without a terminal, which are not recorded (default: \
+              refuse with record-on-error = close or else skip)",
+        )
+        .takes(|router, typed| {
+            put(&mut router.rules.record.refuse_commands, typed.one_of(&record::COMMANDS))
+        }),
+    option(&[c"forkptyrouter-allow-command"])
+        .key("allow_command")
+        .help(c"let clients run commands of their own, and the SFTP server (default: false)")
+        .takes(|router, typed| put(&mut router.rules.allow_command, typed.switch())),
+    option(&[c"forkptyrouter-pass-stdio"])
+        .help(
+            c"pass the client's pipes and sockets to a command without a terminal (default: true)",
+        )
+        .takes(|router, typed| put(&mut router.pass_stdio, typed.switch())),
+    option(&[c"forkptyrouter-sftp-server"])
+        .key("sftp_server")
+        .help(c"run the specified program for sftp (else OpenSSH's, where it usually is)")
+        .takes(|router, typed| put(&mut router.rules.sftp_server, typed.command().map(Some))),
+    option(&[c"forkptyrouter-detach"])
+        .key("detach")
+        .help(
+            c"let so many sessions go on without their client, to be found again (default: \
+              0, none)",
+        )
+        .takes(|router, typed| {
+            put(&mut router.rules.detach.sessions, typed.number(0..=MAX_SESSIONS))
+        }),
+    option(&[c"forkptyrouter-detach-user"])
+        .key("detach_user")
+        .help(c"let one user have so many of them (default: 0, half of them)")
+        .takes(|router, typed| put(&mut router.rules.detach.user, typed.most(MAX_SESSIONS))),
+    option(&[c"forkptyrouter-detach-time"])
+        .key("detach_time")
+        .help(c"end a session that is without a client for the specified seconds (default: 604800)")
+        .takes(|router, typed| put(&mut router.rules.detach.time, typed.time_or(DETACH_TIME))),
+    option(&[c"forkptyrouter-detach-buffer"])
+        .key("detach_buffer")
+        .help(
+            c"keep so many bytes of the last output of a session that can be left (default: \
+              262144)",
+        )
+        .takes(|router, typed| {
+            put(&mut router.rules.detach.buffer, typed.number_or(BUFFER, MAX_BUFFER))
+        }),
+    option(&[c"forkptyrouter-detach-answer"])
+        .key("detach_answer")
+        .help(
+            c"tell programs that ask what their terminal is while there is no client \
+              (default: true)",
+        )
+        .takes(|router, typed| put(&mut router.rules.detach.answer, typed.switch())),
+    option(&[c"forkptyrouter-allow-user"])
+        .key("allow_user")
+        .help(c"let only these users in on UNIX sockets; may be repeated")
+        .at(At::Unix)
+        .takes(|router, typed| {
+            typed.add_to(router.rules.access.users.allow(), accounts::user, NO_USER)
+        }),
+    option(&[c"forkptyrouter-deny-user"])
+        .key("deny_user")
+        .help(c"keep these users out on UNIX sockets; may be repeated")
+        .at(At::Unix)
+        .takes(|router, typed| {
+            typed.add_to(router.rules.access.users.deny(), accounts::user, NO_USER)
+        }),
+    option(&[c"forkptyrouter-allow-group"])
+        .key("allow_group")
+        .help(c"let only members of these groups in on UNIX sockets; may be repeated")
+        .at(At::Unix)
+        .takes(|router, typed| {
+            typed.add_to(router.rules.access.groups.allow(), accounts::group, NO_GROUP)
+        }),
+    option(&[c"forkptyrouter-deny-group"])
+        .key("deny_group")
+        .help(c"keep members of these groups out on UNIX sockets; may be repeated")
+        .at(At::Unix)
+        .takes(|router, typed| {
+            typed.add_to(router.rules.access.groups.deny(), accounts::group, NO_GROUP)
+        }),
+    option(&[c"forkptyrouter-allow-addr"])
+        .key("allow_addr")
+        .help(c"let only these addresses in over TCP (10.0.0.0/8); may be repeated")
+        .at(At::Tcp)
+        .takes(|router, typed| {
+            typed.add_to(router.rules.access.addresses.allow(), Network::of, NO_ADDRESS)
+        }),
+    option(&[c"forkptyrouter-deny-addr"])
+        .key("deny_addr")
+        .help(c"keep these addresses out over TCP; may be repeated")
+        .at(At::Tcp)
+        .takes(|router, typed| {
+            typed.add_to(router.rules.access.addresses.deny(), Network::of, NO_ADDRESS)
+        }),
+    option(&[c"forkptyrouter-max-sessions"])
+        .key("max")
+        .help(c"let there be at most the specified number of sessions (default: 0, any number)")
+        .takes(|router, typed| put(&mut router.rules.max_sessions, typed.most(rules::MOST))),
+    option(&[c"forkptyrouter-max-user-sessions"])
+        .key("max_user")
+        .help(c"let a user, or an address, have at most so many sessions (default: 0, any number)")
+        .takes(|router, typed| put(&mut router.rules.max_user_sessions, typed.most(rules::MOST))),
+    option(&[c"forkptyrouter-rate"])
+        .key("rate")
+        .help(c"take at most so many new sessions a second at each socket (default: 0, any number)")
+        .takes(|router, typed| put(&mut router.rules.rate, typed.most(rules::MOST))),
+    option(&[c"forkptyrouter-max-time"])
+        .key("max_time")
+        .help(c"end a session after the specified time, whatever it does (default: never)")
+        .takes(|router, typed| put(&mut router.rules.max_time, typed.time())),
+    option(&[c"forkptyrouter-handshake-timeout"])
+        .help(c"refuse a client that says hello and then nothing for so many seconds (default: 10)")
+        .takes(|router, typed| {
+            put(&mut router.handshake_timeout, typed.time_or(HANDSHAKE_TIMEOUT))
+        }),
+    option(&[c"forkptyrouter-hangup-grace"])
+        .help(
+            c"kill a session that outlives its client by the specified seconds (default: 10, \
+              0: never)",
+        )
+        .takes(|router, typed| put(&mut router.hangup_grace, typed.time())),
 ];

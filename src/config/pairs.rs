@@ -3,31 +3,24 @@
 
 use fpty::error::{Error, Result};
 
-/// Splits at a separator that has no backslash before it.
+/// Splits at a separator that has no backslash before it. What a backslash is
+/// before is kept, for whoever splits further.
 fn split(text: &[u8], separator: u8) -> Vec<Vec<u8>> {
-    let mut pieces = vec![Vec::new()];
+    let (mut pieces, mut piece) = (Vec::new(), Vec::new());
     let mut bytes = text.iter();
     while let Some(byte) = bytes.next() {
         match *byte {
-            // What it is before is kept for whoever splits further.
-            b'\\' => {
-                if let Some(piece) = pieces.last_mut() {
-                    piece.extend([b'\\'].iter().chain(bytes.next()));
-                }
-            }
-            byte if byte == separator => pieces.push(Vec::new()),
-            byte => {
-                if let Some(piece) = pieces.last_mut() {
-                    piece.push(byte);
-                }
-            }
+            b'\\' => piece.extend([b'\\'].iter().chain(bytes.next())),
+            byte if byte == separator => pieces.push(std::mem::take(&mut piece)),
+            byte => piece.push(byte),
         }
     }
+    pieces.push(piece);
     pieces
 }
 
 /// Without the backslashes.
-fn plain(text: &[u8]) -> Vec<u8> {
+pub fn plain(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     let mut bytes = text.iter();
     while let Some(byte) = bytes.next() {
@@ -36,29 +29,18 @@ fn plain(text: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// A value, as it was typed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Value(Vec<u8>);
-
-impl Value {
-    /// As one value.
-    pub fn one(&self) -> Vec<u8> {
-        plain(&self.0)
-    }
-
-    /// As a list, with `;` between its values; empty ones are none.
-    pub fn list(&self) -> Vec<Vec<u8>> {
-        let values = split(&self.0, b';').into_iter().map(|value| plain(&value));
-        values.filter(|value| !value.is_empty()).collect()
-    }
+/// As a list, with `;` between its values; empty ones are none.
+pub fn list(text: &[u8]) -> Vec<Vec<u8>> {
+    let values = split(text, b';').into_iter().map(|value| plain(&value));
+    values.filter(|value| !value.is_empty()).collect()
 }
 
-/// Reads keys and values, in their order.
+/// Reads keys and values, in their order; the values as they stand there.
 ///
 /// # Errors
 /// An item without `=`, or a key that is given twice.
-pub fn read(option: &str, typed: &[u8]) -> Result<Vec<(String, Value)>> {
-    let mut pairs: Vec<(String, Value)> = Vec::new();
+pub fn read(option: &str, typed: &[u8]) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut pairs: Vec<(String, Vec<u8>)> = Vec::new();
     for item in split(typed, b',').iter().filter(|item| !item.trim_ascii().is_empty()) {
         let shown = String::from_utf8_lossy(item).into_owned();
         let Some(at) = item.iter().position(|byte| *byte == b'=') else {
@@ -68,7 +50,7 @@ pub fn read(option: &str, typed: &[u8]) -> Result<Vec<(String, Value)>> {
         if pairs.iter().any(|(other, _)| *other == key) {
             return Err(Error::new(format!("option {option}: {shown}: {key} is given twice")));
         }
-        pairs.push((key, Value(item[at + 1..].to_vec())));
+        pairs.push((key, item[at + 1..].to_vec()));
     }
     Ok(pairs)
 }
@@ -83,9 +65,9 @@ mod tests {
             .expect("three");
         let keys: Vec<&str> = read.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, ["addr", "cmd", "env"]);
-        assert_eq!(read[0].1.one(), b"/run/a,b.sock");
-        assert_eq!(read[1].1.one(), b"/bin/sh -c 'a;b' ");
-        assert_eq!(read[2].1.list(), [&b"A=1"[..], br"B=x;y\", b"C=,"]);
+        assert_eq!(plain(&read[0].1), b"/run/a,b.sock");
+        assert_eq!(plain(&read[1].1), b"/bin/sh -c 'a;b' ");
+        assert_eq!(list(&read[2].1), [&b"A=1"[..], br"B=x;y\", b"C=,"]);
     }
 
     #[test]

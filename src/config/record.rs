@@ -1,13 +1,13 @@
 //! What is recorded of sessions, and where (`forkptyrouter-record` and its
 //! kind).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 use serde::{Deserialize, Serialize};
 
-use super::value;
-use fpty::error::{Error, Result};
+use super::value::Typed;
+use fpty::error::Result;
 
 /// How a recording is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,15 +29,6 @@ pub enum OnError {
     Continue,
 }
 
-/// What becomes of commands without a terminal, which are not recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commands {
-    /// They run all the same.
-    Skip,
-    /// There are none.
-    Refuse,
-}
-
 /// A file has at least so much room: what stands at its beginning and its end.
 pub const LEAST: u64 = 4096;
 
@@ -54,9 +45,9 @@ pub struct Record {
     pub limit: Option<u64>,
     /// What becomes of a session that cannot be recorded.
     pub on_error: OnError,
-    /// What becomes of commands without a terminal; `None`: what follows from
-    /// [`Record::on_error`].
-    pub commands: Option<Commands>,
+    /// Whether commands without a terminal, which are not recorded, are refused;
+    /// `None`: what follows from [`Record::on_error`].
+    pub refuse_commands: Option<bool>,
 }
 
 impl Record {
@@ -64,79 +55,60 @@ impl Record {
     /// unrecorded where a session that cannot be recorded ends, unless that was
     /// said.
     pub fn refuses_commands(&self) -> bool {
-        let refuses = match self.commands {
-            Some(commands) => commands == Commands::Refuse,
-            None => self.on_error == OnError::Close,
-        };
-        self.folder.is_some() && refuses
+        let follows = self.on_error == OnError::Close;
+        self.folder.is_some() && self.refuse_commands.unwrap_or(follows)
+    }
+
+    /// Takes the folder of all sockets.
+    ///
+    /// # Errors
+    /// It cannot be the path of one.
+    pub fn set_folder(&mut self, typed: &Typed<'_>) -> Result<()> {
+        let folder = typed.bytes()?;
+        if folder.as_bytes().contains(&b'\n') {
+            return Err(typed.unusable("a line feed in a path"));
+        }
+        self.folder = Some(folder);
+        Ok(())
     }
 
     /// Takes what one socket has instead: another folder, or none (`off`).
     ///
     /// # Errors
     /// It is neither a switch nor the path of a folder.
-    pub fn set_here(&mut self, what: &str, typed: &OsStr) -> Result<()> {
-        match value::switch(what, typed) {
-            _ if typed.as_bytes().starts_with(b"/") => self.folder = Some(folder(what, typed)?),
+    pub fn set_here(&mut self, typed: &Typed<'_>) -> Result<()> {
+        match typed.switch() {
+            _ if typed.value().as_bytes().starts_with(b"/") => return self.set_folder(typed),
             Ok(true) => {}
             Ok(false) => self.folder = None,
-            Err(_) => {
-                let word = typed.to_string_lossy();
-                let line = format!("option {what} = {word}: neither yes nor no nor a full path");
-                return Err(Error::new(line));
-            }
+            Err(_) => return Err(typed.wrong("neither yes nor no nor a full path")),
         }
         Ok(())
     }
 }
 
-/// Reads the path of a folder.
-///
-/// # Errors
-/// It can be none; likewise those below.
-pub fn folder(what: &str, typed: &OsStr) -> Result<OsString> {
-    let folder = value::bytes(what, typed)?;
-    match folder.as_bytes().contains(&b'\n') {
-        true => Err(Error::new(format!("option {what}: a line feed in a path"))),
-        false => Ok(folder),
-    }
-}
+/// How a recording may be written.
+pub(super) const FORMATS: [(&str, Format); 2] = [("v2", Format::V2), ("v3", Format::V3)];
 
-/// Reads one of two words.
-fn either<T>(what: &str, typed: &OsStr, words: [(&str, T); 2]) -> Result<T> {
-    let (word, names) = (typed.to_string_lossy(), [words[0].0, words[1].0]);
-    let found = words.into_iter().find(|(name, _)| *name == word.trim());
-    found.map(|(_, value)| value).ok_or_else(|| {
-        let [one, other] = names;
-        Error::new(format!("option {what} = {word}: neither {one} nor {other}"))
-    })
-}
+/// What may become of a session that cannot be recorded.
+pub(super) const ON_ERROR: [(&str, OnError); 2] =
+    [("close", OnError::Close), ("continue", OnError::Continue)];
 
-/// Reads how a recording is written.
-pub fn format(what: &str, typed: &OsStr) -> Result<Format> {
-    either(what, typed, [("v2", Format::V2), ("v3", Format::V3)])
-}
+/// What may become of commands.
+pub(super) const COMMANDS: [(&str, Option<bool>); 2] =
+    [("skip", Some(false)), ("refuse", Some(true))];
 
 /// Reads how long a file may become; 0: as long as it likes.
-pub fn limit(what: &str, typed: &OsStr) -> Result<Option<u64>> {
-    let word = typed.to_string_lossy();
-    match word.trim().parse() {
-        Ok(0) => Ok(None),
-        Ok(limit @ LEAST..) => Ok(Some(limit)),
-        _ => Err(Error::new(format!(
-            "option {what} = {word}: neither 0 nor a number of bytes from {LEAST}"
-        ))),
-    }
-}
-
-/// Reads what becomes of a session that cannot be recorded.
-pub fn on_error(what: &str, typed: &OsStr) -> Result<OnError> {
-    either(what, typed, [("close", OnError::Close), ("continue", OnError::Continue)])
-}
-
-/// Reads what becomes of commands without a terminal.
-pub fn commands(what: &str, typed: &OsStr) -> Result<Commands> {
-    either(what, typed, [("skip", Commands::Skip), ("refuse", Commands::Refuse)])
+///
+/// # Errors
+/// It is no such number.
+pub fn limit(typed: &Typed<'_>) -> Result<Option<u64>> {
+    let read = |word: &str| match word.parse().ok()? {
+        0 => Some(None),
+        limit @ LEAST.. => Some(Some(limit)),
+        _ => None,
+    };
+    typed.read(read, &format!("neither 0 nor a number of bytes from {LEAST}"))
 }
 
 #[cfg(test)]
@@ -145,21 +117,18 @@ mod tests {
 
     #[test]
     fn each_takes_what_it_can_have_and_names_what_not() {
-        let (of, typed) = ("forkptyrouter-x", OsStr::new);
-        assert_eq!(folder(of, typed("/var/r")).ok().as_deref(), Some(typed("/var/r")));
-        assert_eq!(format(of, typed(" v2 ")).ok(), Some(Format::V2));
-        assert_eq!(limit(of, typed("5000000000")).ok(), Some(Some(5_000_000_000)));
-        assert_eq!(limit(of, typed("0")).ok(), Some(None));
-        assert_eq!(on_error(of, typed("close")).ok(), Some(OnError::Close));
-        assert_eq!(commands(of, typed("skip")).ok(), Some(Commands::Skip));
+        let typed = |value: &'static str| Typed::of_option("forkptyrouter-x", value.as_ref());
+        let mut record = Record::default();
+        record.set_folder(&typed("/var/r")).expect("a folder");
+        assert_eq!(record.folder.as_deref(), Some("/var/r".as_ref()));
+        assert_eq!(limit(&typed("5000000000")).ok(), Some(Some(5_000_000_000)));
+        assert_eq!(limit(&typed("0")).ok(), Some(None));
         for error in [
-            folder(of, typed(" ")).err(),
-            folder(of, typed("/var/a\nb")).err(),
-            format(of, typed("v4")).err(),
-            limit(of, typed("100")).err(),
-            limit(of, typed("1GB")).err(),
-            on_error(of, typed("stop")).err(),
-            commands(of, typed("record")).err(),
+            record.set_folder(&typed(" ")).err(),
+            record.set_folder(&typed("/var/a\nb")).err(),
+            record.set_here(&typed("perhaps")).err(),
+            limit(&typed("100")).err(),
+            limit(&typed("1GB")).err(),
         ] {
             let error = error.expect("nonsense").to_string();
             assert!(error.contains("forkptyrouter-x"), "{error}");
@@ -168,17 +137,17 @@ mod tests {
 
     #[test]
     fn nothing_goes_unrecorded_where_that_is_asked_for() {
-        let record = |on_error, commands| Record {
+        let record = |on_error, refuse_commands| Record {
             folder: Some("/r".into()),
             on_error,
-            commands,
+            refuse_commands,
             ..Record::default()
         };
         assert!(!record(OnError::Continue, None).refuses_commands());
         assert!(record(OnError::Close, None).refuses_commands());
-        assert!(!record(OnError::Close, Some(Commands::Skip)).refuses_commands());
-        assert!(record(OnError::Continue, Some(Commands::Refuse)).refuses_commands());
-        let off = Record { folder: None, ..record(OnError::Close, Some(Commands::Refuse)) };
+        assert!(!record(OnError::Close, Some(false)).refuses_commands());
+        assert!(record(OnError::Continue, Some(true)).refuses_commands());
+        let off = Record { folder: None, ..record(OnError::Close, Some(true)) };
         assert!(!off.refuses_commands());
     }
 }

@@ -5,11 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::accept_env::AcceptEnv;
-use super::options::{RouterOption, Sets};
 use super::rules::{Own, Rules};
-use super::value;
+use super::value::Typed;
 use fpty::error::{Error, Result};
+use fpty::proto::Protocol;
 use fpty::sys::accounts;
 
 /// The router's configuration.
@@ -36,10 +35,26 @@ pub struct Router {
     pub hangup_grace: Option<Duration>,
     /// Whether a command without a terminal gets the client's descriptors.
     pub pass_stdio: bool,
-    /// Whether the option was given: the next one adds to it.
-    accept_env_given: bool,
+    /// What is to become sockets of the server.
+    pub(super) asked: Vec<Asked>,
     /// What to tell the operator about options that can have no meaning.
     pub remarks: Vec<String>,
+}
+
+/// What is to become a socket of the server, or several.
+#[derive(Clone, Debug)]
+pub enum Asked {
+    /// One at this address.
+    Socket {
+        /// The address.
+        address: OsString,
+        /// What it speaks.
+        protocol: Protocol,
+        /// The number of its rules; 0: the global ones.
+        rules: usize,
+    },
+    /// Those that a zerg server at this address hands out.
+    Zerg(OsString),
 }
 
 /// Where OpenSSH's SFTP server is, by distribution.
@@ -66,7 +81,7 @@ impl Default for Router {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             hangup_grace: Some(Duration::from_secs(10)),
             pass_stdio: true,
-            accept_env_given: false,
+            asked: Vec::new(),
             remarks: Vec::new(),
         }
     }
@@ -105,7 +120,7 @@ impl Router {
     /// come to mean another number there.
     pub fn early_rules(&self) -> impl Iterator<Item = Rules> {
         let own = (1..).zip(&self.own);
-        let own = own.filter_map(|(number, own)| own.numbered_rules(&self.rules, number).ok());
+        let own = own.filter_map(|(number, own)| own.numbered_rules(self, number).ok());
         std::iter::once(self.rules.clone()).chain(own)
     }
 
@@ -123,13 +138,13 @@ impl Router {
     pub fn resolve(&mut self) -> Result<()> {
         let mut all = vec![self.rules.clone()];
         for (number, own) in (1..).zip(&self.own) {
-            let rules = own.numbered_rules(&self.rules, number)?;
+            let rules = own.numbered_rules(self, number)?;
             if let Some(folder) = &rules.folder {
                 let path = Path::new(OsStr::from_bytes(folder.as_bytes()));
                 if !path.is_dir() {
                     return Err(Error::new(format!(
                         "option {}: chdir = {}: there is no such folder",
-                        own.option(),
+                        own.option,
                         path.display()
                     )));
                 }
@@ -142,7 +157,7 @@ impl Router {
                 return Err(Error::new(format!(
                     "option {}: uid, gid, groups: the server runs as user {} and cannot become \
                      another: start it as root and leave its own uid and gid out",
-                    own.option(),
+                    own.option,
                     accounts::own_uid()
                 )));
             }
@@ -152,34 +167,25 @@ impl Router {
         Ok(())
     }
 
-    /// Variables that clients may set: the first time instead of the usual ones,
-    /// then more.
-    pub(super) fn accept_env(&mut self, accept: AcceptEnv) {
-        match std::mem::replace(&mut self.accept_env_given, true) {
-            true => self.rules.accept_env.and(accept),
-            false => self.rules.accept_env = accept,
-        }
+    /// One more socket, under the global rules.
+    pub(super) fn listen(&mut self, protocol: Protocol, typed: &Typed<'_>) -> Result<()> {
+        let address = typed.bytes()?;
+        self.asked.push(Asked::Socket { address, protocol, rules: 0 });
+        Ok(())
     }
 
-    /// Takes one option, named so, as typed. A number of 0 means the default, as
-    /// with the C plugin.
-    ///
-    /// # Errors
-    /// A value that the option cannot have: the line for the operator.
-    pub fn set(&mut self, option: &RouterOption, name: &str, typed: &OsStr) -> Result<()> {
-        match option.sets {
-            Sets::ListenBy(protocol) => self.own.push(Own::read(name, protocol, typed)?),
-            // These two become sockets of the server at once.
-            Sets::Listen(_) | Sets::Zerg => drop(value::bytes(name, typed)?),
-            Sets::Rule(_, take) => take(&mut self.rules, name, typed)?,
-            Sets::Router(take) => take(self, name, typed)?,
-            Sets::Access(_, list) => {
-                let words = typed.as_bytes().split(|byte| b";, ".contains(byte));
-                let words: Vec<Vec<u8>> = words.map(<[u8]>::to_vec).collect();
-                self.rules.access.add(list, &format!("option {name}"), &words)?;
-            }
-        }
+    /// One more that has rules of its own.
+    pub(super) fn listen_by(&mut self, protocol: Protocol, typed: &Typed<'_>) -> Result<()> {
+        let own = Own::read(typed)?;
+        let address = own.address.clone();
+        self.own.push(own);
+        self.asked.push(Asked::Socket { address, protocol, rules: self.own.len() });
         Ok(())
+    }
+
+    /// The sockets that were asked for since the last call.
+    pub fn take_asked(&mut self) -> Vec<Asked> {
+        std::mem::take(&mut self.asked)
     }
 }
 

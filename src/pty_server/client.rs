@@ -25,17 +25,10 @@ pub struct Client {
     /// What may wait for it before it loses its place.
     limit: usize,
     state: State,
-    first: First,
-}
-
-/// What is known of its first bytes.
-enum First {
-    /// None have come.
-    None,
-    /// They may be a web page's; held back until then.
-    Some(Box<Beginning>, Option<Instant>),
-    /// They are none.
-    Plain,
+    /// Its first bytes, while they may be a web page's.
+    first: Option<Box<Beginning>>,
+    /// Until when they are held back.
+    pub held_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +67,9 @@ impl Client {
         let joining = scrollback.replay(&mut queue);
         let limit = QUEUE_LIMIT + queue.len();
         let (since, state) = (Instant::now(), State::Open);
+        let (first, held_until) = (Some(Box::default()), None);
         let mut client =
-            Self { stream, who, since, readonly, queue, joining, limit, state, first: First::None };
+            Self { stream, who, since, readonly, queue, joining, limit, state, first, held_until };
         client.send();
         client
     }
@@ -103,10 +97,7 @@ impl Client {
         }
         match self.stream.read(buffer) {
             Read::Bytes(_) if self.readonly => {}
-            Read::Bytes(count) => match self.first {
-                First::Plain => return Heard::Input(count),
-                _ => return self.hear_first(&buffer[..count]),
-            },
+            Read::Bytes(count) => return self.hear(&buffer[..count]),
             Read::Blocked => {}
             Read::Gone => self.state = State::Gone,
             // A UNIX socket that was closed is hung up as well; one whose
@@ -125,40 +116,28 @@ impl Client {
     }
 
     /// Looks at its first bytes, see [`crate::session::web`].
-    fn hear_first(&mut self, bytes: &[u8]) -> Heard {
-        let (mut beginning, until) = match std::mem::replace(&mut self.first, First::Plain) {
-            First::Some(beginning, until) => (beginning, until),
-            First::None | First::Plain => (Box::default(), Some(Instant::now() + HELD)),
+    fn hear(&mut self, bytes: &[u8]) -> Heard {
+        let Some(first) = &mut self.first else {
+            return Heard::Input(bytes.len());
         };
-        let begins = beginning.hear(bytes);
-        match begins {
-            Begins::Web => return Heard::Web,
-            Begins::Plain => return Heard::First(beginning.take().to_vec()),
-            Begins::Likely | Begins::Unlikely => {}
+        let begins = first.hear(bytes);
+        if begins == Begins::Web {
+            return Heard::Web;
         }
-        let is_held = begins == Begins::Likely && until.is_some();
-        let given = if is_held { Vec::new() } else { beginning.take().to_vec() };
-        self.first = First::Some(beginning, until);
+        let is_held = begins == Begins::Likely && !first.is_released();
+        let given = if is_held { Vec::new() } else { first.take().to_vec() };
+        if begins == Begins::Plain {
+            (self.first, self.held_until) = (None, None);
+        } else if !first.is_released() {
+            self.held_until.get_or_insert_with(|| Instant::now() + HELD);
+        }
         Heard::First(given)
-    }
-
-    /// Until when its first bytes are held back.
-    pub fn held_until(&self) -> Option<Instant> {
-        match self.first {
-            First::Some(_, until) => until,
-            First::None | First::Plain => None,
-        }
     }
 
     /// What was held back, where that was for long enough.
     pub fn take_held(&mut self) -> Vec<u8> {
-        match &mut self.first {
-            First::Some(beginning, until) => {
-                *until = None;
-                beginning.take().to_vec()
-            }
-            First::None | First::Plain => Vec::new(),
-        }
+        self.held_until = None;
+        self.first.as_mut().map(|first| first.release().to_vec()).unwrap_or_default()
     }
 
     /// Gives it output.

@@ -44,8 +44,9 @@ impl Ending {
     }
 
     /// Looks whether everything that was sent has been read, and whoever
-    /// read it wants more. `delivered`: the terminal has it all.
-    pub fn is_over(&mut self, slave: &Slave, delivered: bool) -> bool {
+    /// read it wants more; else when to look again. `delivered`: the terminal has
+    /// it all.
+    pub fn look(&mut self, slave: &Slave, delivered: bool) -> bool {
         let now = Instant::now();
         self.wait = (self.wait * 2).min(LAST);
         self.next = now + self.wait;

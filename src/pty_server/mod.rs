@@ -95,7 +95,7 @@ fn open(config: &Server, doors: &[Socket]) -> Result<()> {
     let share = Share::new(
         doors.iter().map(|door| door_of(door.listener, door.role)).collect(),
         Private::of(master),
-        config.scrollback,
+        config.scrollback(),
         Output::stderr().context("cannot keep the log")?,
         log.map(|log| LogCopy::new(log, server::log_packet())),
         config.input.then(original_input).transpose()?,

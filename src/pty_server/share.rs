@@ -165,11 +165,21 @@ impl Share {
             .collect()
     }
 
+    /// When what is to be done that no descriptor tells of: people are accepted again,
+    /// the log gets half a line, those who are silent are looked after, and first
+    /// bytes are held back no more.
+    fn dues(&self) -> [Option<Instant>; 4] {
+        [
+            self.paused,
+            self.log.as_ref().and_then(LogCopy::due),
+            self.ending.as_ref().map(Ending::due),
+            self.clients.iter().filter_map(|client| client.held_until).min(),
+        ]
+    }
+
     /// The time until something is due.
     fn timeout(&self) -> PollTimeout {
-        let log = self.log.as_ref().and_then(LogCopy::due);
-        let ending = self.ending.as_ref().map(Ending::due);
-        let Some(due) = [self.paused, log, ending, self.held()].into_iter().flatten().min() else {
+        let Some(due) = self.dues().into_iter().flatten().min() else {
             return PollTimeout::NONE;
         };
         // Rounded up, or the last millisecond would be spent asking.
@@ -177,27 +187,19 @@ impl Share {
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }
 
-    /// When first bytes are held back no more.
-    fn held(&self) -> Option<Instant> {
-        self.clients.iter().filter_map(Client::held_until).min()
-    }
-
     fn look_at_the_clock(&mut self, slave: &Slave) {
-        let log = self.log.as_ref().and_then(LogCopy::due);
-        let ending = self.ending.as_ref().map(Ending::due);
-        if [self.paused, log, ending, self.held()].iter().all(Option::is_none) {
-            return;
-        }
         let now = Instant::now();
-        self.give_what_was_held(now);
-        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        if is_due(self.paused) {
+        let [paused, log, ending, held] = self.dues().map(|due| due.is_some_and(|due| due <= now));
+        if held {
+            self.give_what_was_held(now);
+        }
+        if paused {
             self.paused = None;
         }
-        if is_due(log) {
+        if log {
             self.flush_log();
         }
-        if is_due(ending) {
+        if ending {
             self.look_for_ends(slave);
         }
     }
@@ -210,7 +212,7 @@ impl Share {
             return;
         }
         let delivered = self.input.is_empty();
-        if !self.ending.as_mut().is_some_and(|ending| ending.is_over(slave, delivered)) {
+        if !self.ending.as_mut().is_some_and(|ending| ending.look(slave, delivered)) {
             return;
         }
         for _ in 0..LAST_READS {
@@ -323,7 +325,7 @@ impl Share {
     /// First bytes that were held back for long enough are no web page's.
     fn give_what_was_held(&mut self, now: Instant) {
         for index in 0..self.clients.len() {
-            if self.clients[index].held_until().is_some_and(|until| until <= now) {
+            if self.clients[index].held_until.is_some_and(|until| until <= now) {
                 let bytes = self.clients[index].take_held();
                 self.give_held(&bytes);
             }

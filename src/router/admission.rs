@@ -1,18 +1,14 @@
-//! Who may come in at a socket, and how long they may stay.
+//! Who may come in at a socket.
 
 use std::time::Duration;
 
 use super::context::Context;
 use super::doors::Newcomer;
-use super::idle::LAST_WORD;
 use super::seats::{self, Full};
-use super::table::Key;
-use super::timers::{Due, SessionDue};
+use super::timers::Due;
 use super::told::{Refusal, Rejection};
-use super::traffic::{Next, Sessions};
 use crate::config::rules::Rules;
-use fpty::proto::{Ending, Protocol};
-use fpty::sys::clock::Timestamp;
+use fpty::proto::Protocol;
 use fpty::sys::socket::{Stream, Transport};
 
 /// All that a stranger hears.
@@ -31,7 +27,7 @@ impl Context {
         let Some(rules) = self.doors.rules(door) else {
             return false;
         };
-        if !rules.access.has_users() && !rules.access.has_addresses() {
+        if !rules.access.has_users() && !rules.access.addresses.exist() {
             return true;
         }
         let outcome = match transport {
@@ -50,19 +46,6 @@ impl Context {
         false
     }
 }
-
-/// What a client is told whose time is over.
-pub const TIME_IS_OVER: &str = "session ended: its time is over (max-time)";
-
-/// What it is told before that.
-pub(super) const LIMIT_COMES: &str =
-    "this session ends in a minute: its time is over then (max-time)";
-
-/// What the client of a session is told that was ended at somebody's wish.
-pub const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
-
-/// How long before that it is told that it will be.
-pub(super) const NOTICE: Duration = Duration::from_secs(60);
 
 impl Context {
     /// Why somebody gets no session: for want of a seat.
@@ -94,49 +77,6 @@ impl Context {
             seats::nobody_came(door, rate);
         }
     }
-
-    /// A session begins whose time is limited.
-    pub fn limit_time(&mut self, key: Key, limit: Duration) {
-        if limit > NOTICE {
-            self.after(limit - NOTICE, Due::Session(key, SessionDue::LimitSoon));
-        }
-        self.after(limit, Due::Session(key, SessionDue::Limit));
-    }
-}
-
-impl Sessions {
-    /// The idle time and the time of a session that began long ago are looked
-    /// after again.
-    pub fn goes_on(&mut self, cx: &mut Context, key: Key, started: Timestamp) {
-        let Some(attached) = self.get_mut(key) else {
-            return;
-        };
-        let rules = cx.doors.rules(attached.door);
-        let (timeout, limit) = rules.map_or((None, None), |rules| (rules.timeout, rules.max_time));
-        if let Some(timeout) = timeout {
-            self.watch_idleness(cx, key, timeout);
-        }
-        if let Some(limit) = limit {
-            cx.limit_time(key, limit.saturating_sub(started.elapsed()));
-        }
-    }
-
-    /// A session's time is over before long.
-    pub fn limit_comes(&mut self, cx: &mut Context, key: Key) -> Next {
-        if let Some(attached) = self.get_mut(key) {
-            attached.session.notice(LIMIT_COMES, &mut attached.wires);
-        }
-        self.settle(cx, key)
-    }
-
-    /// A session's time is over.
-    pub fn limit(&mut self, cx: &mut Context, key: Key) -> Next {
-        if let Some(attached) = self.get_mut(key) {
-            attached.session.dismiss(Ending::Limit, TIME_IS_OVER, &mut attached.wires);
-            cx.after(LAST_WORD, Due::Session(key, SessionDue::Dismissed));
-        }
-        self.settle(cx, key)
-    }
 }
 
 fn admits_process(rules: &Rules, client: &Stream) -> Result<(), (String, &'static str)> {
@@ -146,7 +86,7 @@ fn admits_process(rules: &Rules, client: &Stream) -> Result<(), (String, &'stati
     let Some(peer) = client.credentials() else {
         return Err((String::from("somebody"), "nobody knows who it is"));
     };
-    let groups = match rules.access.asks_for_groups() {
+    let groups = match rules.access.groups.exist() {
         true => client.peer_groups(),
         false => Vec::new(),
     };

@@ -10,16 +10,17 @@ use super::closing::LastWord;
 use super::context::Context;
 use super::doors::{Arrival, Newcomer};
 use super::fault;
+use super::idle::Timed;
 use super::programs::Programs;
 use super::supervisor::leaders::Kind;
 use super::table::{Key, Source};
-use super::timers::{Due, SessionDue};
+use super::timers::{Due, LifeDue};
 use super::told::{Mode, Origin, Refusal, Rejection};
 use super::traffic::{Attached, Next, Sessions, Wires};
-use super::whose::Whose;
+use super::whose::{Subject, Whose};
 use crate::session::Session;
 use crate::session::greeting::Opening;
-use fpty::error::{Error, Result, reason};
+use fpty::error::reason;
 use fpty::proto::{Ended, Ending, LONGEST_TEXT, Protocol};
 use fpty::relay::is_free;
 use fpty::sys::Size;
@@ -149,12 +150,12 @@ impl Context {
     ///
     /// # Errors
     /// It does not get it.
-    pub fn plan(&self, door: u16, opening: &mut Opening) -> std::result::Result<Plan, Rejection> {
+    pub fn plan(&self, door: u16, opening: &mut Opening) -> Result<Plan, Rejection> {
         let shown = opening.request.shown();
         let program = self.granted(door, std::mem::take(&mut opening.request))?;
         let closed = || Rejection::because(Refusal::Resources, "the socket is closed");
         let rules = self.doors.rules(door).ok_or_else(closed)?;
-        let size = opening.size(rules.size());
+        let size = opening.size(rules.size);
         let environment = rules.environment_of(&opening.variables);
         let session = Session::opened(opening, size);
         Ok(Plan { session, program, size, environment, shown })
@@ -168,44 +169,69 @@ impl Context {
         }
     }
 
+    /// Starts a program on these streams.
+    ///
+    /// # Errors
+    /// It cannot be executed, or there can be no more processes.
+    pub fn spawn(
+        &mut self,
+        programs: &mut Programs,
+        program: &Arc<Program>,
+        streams: Streams<'_>,
+        environment: Vec<CString>,
+        kind: Kind,
+    ) -> Result<Pid, Rejection> {
+        let started = self.spawner.spawn(program, streams, environment);
+        if let Ok(Started::Running(pid)) = &started {
+            programs.started(*pid, kind);
+        }
+        self.tidy_up();
+        match started {
+            Ok(Started::Running(pid)) => Ok(pid),
+            Ok(Started::NotExecuted(errno)) => Err(not_executable(program, errno).into()),
+            Err(error) => Err(Rejection::because(Refusal::Resources, error.to_string())),
+        }
+    }
+
     fn start(
         &mut self,
         programs: &mut Programs,
         program: &Arc<Program>,
         size: Size,
         environment: Vec<CString>,
-    ) -> std::result::Result<(Master, Pid), Ended> {
-        match self.try_to_start(programs, program, size, environment) {
-            Ok((master, Started::Running(pid))) => Ok((master, pid)),
-            Ok((_, Started::NotExecuted(errno))) => Err(not_executable(program, errno)),
-            Err(error) => Err(Ended::because(Ending::Refused, error.to_string())),
-        }
-    }
-
-    fn try_to_start(
-        &mut self,
-        programs: &mut Programs,
-        program: &Arc<Program>,
-        size: Size,
-        environment: Vec<CString>,
-    ) -> Result<(Master, Started)> {
+    ) -> Result<(Master, Pid), Rejection> {
+        let refused = |why: String| Rejection::because(Refusal::Resources, why);
         // Rust ends the process that finds no memory for some small thing.
         if !is_free(0) {
-            return Err(Error::new("out of memory"));
+            return Err(refused(String::from("out of memory")));
         }
-        let (master, slave) = pty::open(size)?;
+        let (master, slave) = pty::open(size).map_err(|error| refused(error.to_string()))?;
         if let Some(user) = program.user() {
             slave.belongs_to(user);
         }
-        let started = self.spawner.spawn(program, Streams::Terminal(&slave), environment)?;
-        if let Started::Running(pid) = &started {
-            programs.started(*pid, Kind::Terminal);
-        }
+        let streams = Streams::Terminal(&slave);
+        let pid = self.spawn(programs, program, streams, environment, Kind::Terminal)?;
         fault::point("spawned");
-        self.tidy_up();
         // Our copy of the slave closes here: the program's are the last ones,
         // so that their end is the end of the output.
-        Ok((master, started))
+        Ok((master, pid))
+    }
+}
+
+impl Attached {
+    /// A program may have been executed meanwhile. Until then its terminal is not
+    /// read: what a client typed comes back from there, and if there is to be no
+    /// session it is told so in one line.
+    pub fn look_for_execution(&mut self, cx: &mut Context, key: Key) -> Next {
+        let program = self.wires.program.as_ref().map(Process::pid);
+        if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
+            let wait = Duration::from_millis(self.starting.into());
+            self.starting = self.starting.saturating_mul(2).min(STARTING_LAST);
+            cx.after(wait, Due::Session(key, LifeDue::Executed));
+            return Next::Waits;
+        }
+        self.executed(cx, key);
+        self.settle(cx, key)
     }
 }
 
@@ -219,9 +245,9 @@ impl Sessions {
         plan: Plan,
     ) -> Option<Key> {
         let Plan { session, program, size, environment, shown } = plan;
-        let started = cx.check_limits(&newcomer).and_then(|()| {
-            cx.start(programs, &program, size, environment).map_err(Rejection::from)
-        });
+        let started = cx
+            .check_limits(&newcomer)
+            .and_then(|()| cx.start(programs, &program, size, environment));
         let (master, pid) = match started {
             Ok(started) => started,
             Err(why) => {
@@ -239,9 +265,6 @@ impl Sessions {
         cx.faults.made = Some(Whose::Unborn(key));
         fault::point("inserted");
         programs.belongs_to(pid, key);
-        if let Some(limit) = cx.doors.rules(door).and_then(|rules| rules.max_time) {
-            cx.limit_time(key, limit);
-        }
         let attached = self.get_mut(key)?;
         attached.pends(cx, key, seat.ok().flatten(), origin, size, shown);
         fault::point("noted");
@@ -274,7 +297,7 @@ impl Sessions {
     ///
     /// # Errors
     /// The poller refuses: the session is to be refused.
-    pub fn watch(&mut self, cx: &mut Context, key: Key) -> std::result::Result<(), Rejection> {
+    pub fn watch(&mut self, cx: &mut Context, key: Key) -> Result<(), Rejection> {
         let Some(attached) = self.get_mut(key) else { return Ok(()) };
         let (poller, is_starting) = (&cx.poller, attached.starting != 0);
         let mut registered =
@@ -293,34 +316,12 @@ impl Sessions {
         match is_starting {
             true => cx.after(
                 Duration::from_millis(STARTING_FIRST.into()),
-                Due::Session(key, SessionDue::Executed),
+                Due::Session(key, LifeDue::Executed),
             ),
-            false => self.started(cx, key),
+            false => cx.started(Subject::Session(key)),
         }
-        let door = self.get_mut(key).map(|attached| attached.door);
-        let timeout = door.and_then(|door| cx.doors.rules(door)).and_then(|rules| rules.timeout);
-        if let Some(timeout) = timeout {
-            self.watch_idleness(cx, key, timeout);
-        }
+        attached.watch_time(cx, key, Duration::ZERO);
         Ok(())
-    }
-
-    /// A program may have been executed meanwhile. Until then its terminal is not
-    /// read: what a client typed comes back from there, and if there is to be no
-    /// session it is told so in one line.
-    pub fn look_for_execution(&mut self, cx: &mut Context, key: Key) -> Next {
-        let Some(attached) = self.get_mut(key) else {
-            return Next::Waits;
-        };
-        let program = attached.wires.program.as_ref().map(Process::pid);
-        if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
-            let wait = Duration::from_millis(attached.starting.into());
-            attached.starting = attached.starting.saturating_mul(2).min(STARTING_LAST);
-            cx.after(wait, Due::Session(key, SessionDue::Executed));
-            return Next::Waits;
-        }
-        self.has_begun(cx, key);
-        self.settle(cx, key)
     }
 
     /// Ends a session that never was one, because its program could not be

@@ -3,10 +3,12 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `command.rs` | a command from its start to its end |
+//! | `command.rs` | a command from its execution to its end |
+//! | `start.rs` | how it begins |
 //! | `wires.rs` | its client and its streams |
 //! | `told.rs` | what is told of it |
 
+mod start;
 mod told;
 mod wires;
 
@@ -14,39 +16,27 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::admission::{BY_AN_OPERATOR, LIMIT_COMES, NOTICE, TIME_IS_OVER};
-use super::attach::not_executable;
 use super::closing::LastWord;
 use super::context::{BUFFER, Context};
-use super::doors::Newcomer;
 use super::fault;
-use super::greet::Opened;
-use super::idle::{ENDS_SOON, Idleness, LAST_WORD};
+use super::idle::{BY_AN_OPERATOR, Timed};
+use super::observed::Traffic;
 use super::outcome::Outcome;
 use super::programs::Programs;
 use super::quiet::{UNANSWERED, UNANSWERED_LOOK};
-use super::supervisor::leaders::Kind;
 use super::table::{Key, Source, Table};
-use super::timers::{CommandDue, Due};
-use super::told::{Gone, Refusal, Rejection};
-use super::whose::Whose;
+use super::timers::{Due, LifeDue};
+use super::told::{Gone, Refusal};
+use crate::config::rules::Rules;
 use crate::session::Verdict;
 use crate::session::command::Command;
-use crate::session::greeting::Opening;
 use fpty::ended::of_exit;
-use fpty::error::reason;
 use fpty::proto::{Ended, Ending, HEADER};
-use fpty::relay::is_free;
 use fpty::sys::Read;
 use fpty::sys::child::{Exit, Pid};
-use fpty::sys::clock::BootInstant;
-use fpty::sys::peer::Passed;
-use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Ready};
-use fpty::sys::socket::Transport;
-use fpty::sys::spawn::{self, Started};
 
-use wires::{Planned, Wires, passed};
+use wires::Wires;
 
 /// The commands without a terminal of a gateway.
 #[derive(Default)]
@@ -105,111 +95,18 @@ pub struct Commanded {
 }
 
 impl Commands {
-    /// Starts a command for a client that has said this.
-    pub fn start(&mut self, cx: &mut Context, programs: &mut Programs, opened: Opened) {
-        let Opened { newcomer, mut opening, arrived, .. } = opened;
-        let shown = opening.request.shown();
-        let outcome = cx
-            .check_limits(&newcomer)
-            .and_then(|()| start(cx, programs, newcomer.door, &mut opening, arrived));
-        let (started, planned) = match outcome {
-            Ok(started) => started,
-            Err(why) => return cx.turn_back(newcomer, true, why),
-        };
-        let Newcomer { client, transport, door, seat, origin } = newcomer;
-        let Planned { wires_input, wires_outputs, ends, relayed } = planned;
-        // The program has its own; ours would keep the streams open.
-        drop(ends);
-        let taken: Vec<u8> =
-            (b'0'..=b'2').zip(relayed).filter(|(_, relayed)| !relayed).map(|(n, _)| n).collect();
-        let wires = Wires {
-            client,
-            input: wires_input,
-            outputs: wires_outputs,
-            program: Some(started),
-            leader: PidFd::open(started),
-            traffic: None,
-        };
-        let key = self.running.insert(Commanded {
-            command: Command::started(std::mem::take(&mut opening.decoder), relayed),
-            wires,
-            client_interest: Interest::READ,
-            interests: [None; 3],
-            relayed,
-            begun: false,
-            refused: false,
-            exit: None,
-            door,
-        });
-        cx.faults.made = Some(Whose::Command(key));
-        fault::point("command-inserted");
-        if let Some(limit) = cx.doors.rules(door).and_then(|rules| rules.max_time) {
-            if limit > NOTICE {
-                cx.after(limit - NOTICE, Due::Command(key, CommandDue::LimitSoon));
-            }
-            cx.after(limit, Due::Command(key, CommandDue::Limit));
-        }
-        self.by_program.insert(started, key);
+    /// Does what is due for a command.
+    pub fn comes_due(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, due: LifeDue) {
         let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
-        commanded.pends(cx, key, seat.ok().flatten(), origin, shown);
-        commanded.watch_idleness(cx, key);
-        fault::point("command-noted");
-        if let Err(error) = commanded.watch(key, &cx.poller) {
-            let why = format!("cannot wait for the command: {}", reason(&error));
-            cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
-            let origin = commanded.never_was(cx, key);
-            cx.told.refused(&origin, Some(&commanded.wires.client), Refusal::Resources, &why);
-            commanded.command.dismiss(Ending::Refused, &why, &mut commanded.wires);
-            return self.close(cx, programs, key);
-        }
-        self.look_for_execution(cx, key);
-        let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) else {
-            return;
-        };
-        command.begin(&taken, &opening.input, opening.input_ended, wires);
-        if !cx.input.is_empty() {
-            cx.hear_command(key, command, wires);
-        }
-        if let Some(line) = opening.variables.remark() {
-            command.notice(&line, wires);
-        }
-        if transport == Transport::Tcp {
-            cx.after(UNANSWERED_LOOK, Due::Command(key, CommandDue::Unanswered));
+        match due {
+            LifeDue::Unanswered => commanded.unanswered(cx, key),
+            LifeDue::Dismissed => return drop(self.end(cx, programs, key)),
+            LifeDue::Executed => commanded.look_for_execution(cx, key),
+            due => commanded.time_passes(cx, key, due),
         }
         self.settle(cx, programs, key);
-    }
-
-    /// Does what is due for a command.
-    pub fn comes_due(
-        &mut self,
-        cx: &mut Context,
-        programs: &mut Programs,
-        key: Key,
-        due: CommandDue,
-    ) {
-        match due {
-            CommandDue::Idle => self.idle(cx, key, false),
-            CommandDue::IdleSoon => self.idle(cx, key, true),
-            CommandDue::Unanswered => self.unanswered(cx, key),
-            CommandDue::Dismissed => drop(self.end(cx, programs, key)),
-            CommandDue::Executed => self.look_for_execution(cx, key),
-            CommandDue::LimitSoon => self.limit_comes(cx, key),
-            CommandDue::Limit => self.limit(cx, key),
-        }
-    }
-
-    /// A command has begun when its program was executed.
-    fn look_for_execution(&mut self, cx: &mut Context, key: Key) {
-        let Some(commanded) = self.running.get_mut(key) else {
-            return;
-        };
-        let program = commanded.wires.program;
-        if !commanded.begun && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
-            return cx.after(EXECUTED, Due::Command(key, CommandDue::Executed));
-        }
-        commanded.has_begun(cx, key);
     }
 
     /// The client of a command said something, takes output again, or left.
@@ -282,81 +179,22 @@ impl Commands {
         cx.then(Outcome::SettleCommand(key));
     }
 
-    /// A command's time is over before long.
-    fn limit_comes(&mut self, cx: &mut Context, key: Key) {
-        if let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) {
-            command.notice(LIMIT_COMES, wires);
-            cx.then(Outcome::SettleCommand(key));
-        }
-    }
-
-    /// A command's time is over.
-    fn limit(&mut self, cx: &mut Context, key: Key) {
-        self.dismiss(key, Ending::Limit, TIME_IS_OVER);
-        cx.after(LAST_WORD, Due::Command(key, CommandDue::Dismissed));
-        cx.then(Outcome::SettleCommand(key));
-    }
-
-    /// Looks whether a command has been idle for too long, or will have been before
-    /// long.
-    fn idle(&mut self, cx: &mut Context, key: Key, was_told: bool) {
-        let Some(Commanded { command, wires, door, .. }) = self.running.get_mut(key) else {
-            return;
-        };
-        let rules = cx.doors.rules(*door);
-        let Some(timeout) = rules.and_then(|rules| rules.command_timeout) else {
-            return;
-        };
-        let last = wires.traffic.as_ref().and_then(|traffic| traffic.last());
-        let idle = last.map_or(timeout, BootInstant::elapsed);
-        match Idleness::of(idle, timeout, was_told) {
-            Idleness::Wait(wait) => cx.after(wait, Due::Command(key, CommandDue::Idle)),
-            Idleness::WaitOfTold(wait) => cx.after(wait, Due::Command(key, CommandDue::IdleSoon)),
-            Idleness::Tell(wait) => {
-                command.notice(ENDS_SOON, wires);
-                cx.after(wait, Due::Command(key, CommandDue::IdleSoon));
-            }
-            Idleness::Over => {
-                let line = Idleness::line("command", timeout);
-                command.dismiss(Ending::Idle, &line, wires);
-                cx.after(LAST_WORD, Due::Command(key, CommandDue::Dismissed));
-            }
-        }
-        cx.then(Outcome::SettleCommand(key));
-    }
-
-    /// A command ends, and its client is told why.
-    pub fn dismiss(&mut self, key: Key, why: Ending, line: &str) {
-        if let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) {
-            command.dismiss(why, line, wires);
-        }
-    }
-
     /// A command is to end at somebody's wish.
-    pub fn end_at_wish(&mut self, cx: &mut Context, key: Key) {
-        self.dismiss(key, Ending::Operator, BY_AN_OPERATOR);
-        cx.after(LAST_WORD, Due::Command(key, CommandDue::Dismissed));
-        cx.then(Outcome::SettleCommand(key));
+    pub fn end_at_wish(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+        if let Some(commanded) = self.running.get_mut(key) {
+            commanded.end_with(cx, key, Ending::Operator, BY_AN_OPERATOR);
+            self.settle(cx, programs, key);
+        }
     }
 
     /// Tells all clients why they end, at the gateway's own end.
     pub fn stop(&mut self, why: Ending, line: &str) {
         let keys: Vec<Key> = self.from(0).map(|(_, key)| key).collect();
         for key in keys {
-            self.dismiss(key, why, line);
+            if let Some(commanded) = self.running.get_mut(key) {
+                commanded.dismiss(why, line);
+            }
         }
-    }
-
-    /// A TCP client may have vanished while there was output for it.
-    fn unanswered(&mut self, cx: &mut Context, key: Key) {
-        let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) else {
-            return;
-        };
-        if wires.client.unanswered_for().is_some_and(|silence| silence >= UNANSWERED) {
-            command.client_left();
-            return cx.then(Outcome::SettleCommand(key));
-        }
-        cx.after(UNANSWERED_LOOK, Due::Command(key, CommandDue::Unanswered));
     }
 
     /// After anything that happened to a command: waits for what it needs now, or
@@ -430,58 +268,53 @@ impl Commands {
     }
 }
 
-fn start(
-    cx: &mut Context,
-    programs: &mut Programs,
-    door: u16,
-    opening: &mut Opening,
-    arrived: Passed,
-) -> std::result::Result<(Pid, Planned), Rejection> {
-    let refused = |why: String| Rejection::because(Refusal::Resources, why);
-    let program = cx.granted(door, std::mem::take(&mut opening.request))?;
-    let rules = cx.doors.rules(door);
-    let environment =
-        rules.map(|rules| rules.environment_of(&opening.variables)).unwrap_or_default();
-    let passed = passed(&opening.offered, arrived)
-        .map_err(|error| refused(format!("bad request: {error}")))?;
-    // What is passed is not seen, and so could not be told from idleness.
-    let is_seen = rules.is_some_and(|rules| rules.command_timeout.is_some());
-    let passes = cx.config.pass_stdio && !is_seen;
-    let passed = if passes { passed } else { [None, None, None] };
-    if !is_free(0) {
-        return Err(refused(String::from("out of memory")));
+impl Timed for Commanded {
+    const WHAT: &'static str = "command";
+
+    fn due(key: Key, due: LifeDue) -> Due {
+        Due::Command(key, due)
     }
-    let planned = Planned::new(passed, program.user())
-        .map_err(|error| refused(format!("cannot make a pipe: {}", reason(&error))))?;
-    let [input, output, error] = &planned.ends;
-    let (Some(input), Some(output), Some(error)) = (input.as_fd(), output.as_fd(), error.as_fd())
-    else {
-        return Err(refused(String::from("a stream is missing")));
-    };
-    let streams = spawn::Streams::Apart([input, output, error]);
-    let started = cx.spawner.spawn(&program, streams, environment);
-    if let Ok(Started::Running(pid)) = &started {
-        programs.started(*pid, Kind::Command);
+
+    fn timeout(rules: &Rules) -> Option<Duration> {
+        rules.command_timeout
     }
-    fault::point("command-spawned");
-    cx.tidy_up();
-    match started {
-        Ok(Started::Running(pid)) => Ok((pid, planned)),
-        Ok(Started::NotExecuted(errno)) => Err(not_executable(&program, errno).into()),
-        Err(error) => Err(refused(error.to_string())),
+
+    fn door(&self) -> u16 {
+        self.door
+    }
+
+    fn traffic(&mut self) -> &mut Option<Box<Traffic>> {
+        &mut self.wires.traffic
+    }
+
+    fn idle_for(&self) -> Option<Duration> {
+        Some(self.wires.traffic.as_ref()?.last()?.elapsed())
+    }
+
+    fn notice(&mut self, line: &str) {
+        self.command.notice(line, &mut self.wires);
+    }
+
+    fn dismiss(&mut self, why: Ending, line: &str) {
+        self.command.dismiss(why, line, &mut self.wires);
     }
 }
 
 impl Commanded {
-    /// A command begins that may be idle only for so long.
-    fn watch_idleness(&mut self, cx: &mut Context, key: Key) {
-        let rules = cx.doors.rules(self.door);
-        let Some(timeout) = rules.and_then(|rules| rules.command_timeout) else {
-            return;
-        };
-        self.wires.traffic.get_or_insert_with(Box::default).note();
-        if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
-            cx.after(wait, Due::Command(key, CommandDue::Idle));
+    /// A command has begun when its program was executed.
+    fn look_for_execution(&mut self, cx: &mut Context, key: Key) {
+        let program = self.wires.program;
+        if !self.begun && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
+            return cx.after(EXECUTED, Due::Command(key, LifeDue::Executed));
+        }
+        self.executed(cx, key);
+    }
+
+    /// A TCP client may have vanished while there was output for it.
+    fn unanswered(&mut self, cx: &mut Context, key: Key) {
+        match self.wires.client.unanswered_for() {
+            Some(silence) if silence >= UNANSWERED => self.command.client_left(),
+            _ => cx.after(UNANSWERED_LOOK, Due::Command(key, LifeDue::Unanswered)),
         }
     }
 

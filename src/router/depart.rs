@@ -11,7 +11,7 @@ use super::programs::Programs;
 use super::recovery::INTERNAL;
 use super::supervisor;
 use super::table::Key;
-use super::timers::{Due, SessionDue};
+use super::timers::{Due, TerminalDue};
 use super::traffic::{Attached, Next, Sessions};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Pid;
@@ -92,6 +92,30 @@ impl Departures {
     }
 }
 
+impl Attached {
+    /// The program ended a while ago and its terminal is still open: another
+    /// process has it. What the program wrote was delivered; what the other
+    /// one writes is waited for only so long.
+    pub fn drained(&mut self, cx: &mut Context, key: Key) -> Next {
+        if !self.session.terminal_open() {
+            return Next::Waits;
+        }
+        // A client that is slow to read what there is gets its time.
+        if self.session.has_output() {
+            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+            return Next::Waits;
+        }
+        self.drains += 1;
+        let spoke = self.read_terminal(cx, false, |_| false);
+        if spoke && self.drains < DRAINS {
+            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+        } else {
+            self.session.terminal_ended(&mut self.wires);
+        }
+        self.settle(cx, key)
+    }
+}
+
 impl Sessions {
     /// The program of a session has ended, and was reaped.
     pub fn program_ended(&mut self, cx: &mut Context, key: Key, ended: Ended) {
@@ -105,34 +129,9 @@ impl Sessions {
         }
         attached.session.program_ended(ended, &mut attached.wires);
         if attached.session.terminal_open() {
-            cx.after(DRAIN, Due::Session(key, SessionDue::Drained));
+            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
         }
         cx.then(Outcome::Settle(key));
-    }
-
-    /// The program ended a while ago and its terminal is still open: another
-    /// process has it. What the program wrote was delivered; what the other
-    /// one writes is waited for only so long.
-    pub fn drained(&mut self, cx: &mut Context, key: Key) -> Next {
-        let Some(attached) = self.get_mut(key) else {
-            return Next::Waits;
-        };
-        if !attached.session.terminal_open() {
-            return Next::Waits;
-        }
-        // A client that is slow to read what there is gets its time.
-        if attached.session.has_output() {
-            cx.after(DRAIN, Due::Session(key, SessionDue::Drained));
-            return Next::Waits;
-        }
-        attached.drains += 1;
-        let spoke = attached.read_terminal(cx, false, |_| false);
-        if spoke && attached.drains < DRAINS {
-            cx.after(DRAIN, Due::Session(key, SessionDue::Drained));
-        } else {
-            attached.session.terminal_ended(&mut attached.wires);
-        }
-        self.settle(cx, key)
     }
 
     /// Ends a session whose client has all that it will get.

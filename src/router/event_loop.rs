@@ -190,6 +190,10 @@ impl GatewayLoop {
                 let next = self.sessions.comes_due(cx, key, due);
                 self.lives().go_on(key, next);
             }
+            Due::Terminal(key, due) => {
+                let next = self.sessions.terminal_due(cx, key, due);
+                self.lives().go_on(key, next);
+            }
             Due::First(key) => {
                 let next = self.beginnings.give(&mut self.sessions, cx, key);
                 self.lives().go_on(key, next);
@@ -220,9 +224,9 @@ impl GatewayLoop {
             Due::Recording => self.lives().recorded(|it, _, _| it.wake()),
             Due::Recorder => self.lives().recorded(|it, cx, _| it.look(cx)),
             Due::Outlived(pid) => programs.outlived(cx, pid),
-            Due::Kill => programs.kill_outlived(cx),
-            Due::TerminalUsers => programs.kill_terminal_users(cx),
-            Due::LeftBehind => programs.end_left_behind(cx),
+            Due::Kill => programs.killing.go_on(cx),
+            Due::TerminalUsers => programs.killing.kill_users(cx),
+            Due::LeftBehind => programs.killing.end_left_behind(cx),
             Due::Accept => cx.open_doors(),
             Due::Left => self.lives().with_left(|left, cx, _, _| left.look_after_left(cx)),
             Due::Door(door) => cx.doors.wake(door, &cx.poller),
@@ -267,7 +271,7 @@ impl GatewayLoop {
             Outcome::Inquires(key) => self.inquirers.begin(cx, key),
             Outcome::End(Subject::Session(key)) => self.lives().end_at_wish(key),
             Outcome::End(Subject::Left(key)) => self.lives().end_left(key, Gone::Operator),
-            Outcome::End(Subject::Command(key)) => self.commands.end_at_wish(cx, key),
+            Outcome::End(Subject::Command(key)) => self.commands.end_at_wish(cx, programs, key),
             Outcome::Asked(posed) => self.asked(posed),
             Outcome::Sought(key) => {
                 let goes = self.seekers.conclude(cx, &mut self.siblings, key);
@@ -332,7 +336,7 @@ impl GatewayLoop {
             Arrived::Uwsgi(client, transport) => self.greet(client, transport, door),
             Arrived::Raw(newcomer) => {
                 let Some(place) = self.cx.doors.door(door) else { return };
-                let size = place.rules.size();
+                let size = place.rules.size;
                 let plan = Plan {
                     session: Session::raw(size),
                     program: place.program.clone(),
@@ -456,7 +460,7 @@ impl GatewayLoop {
         self.commands.stop(why, line);
         log::flush();
         self.cx.told.flush();
-        crate::uwsgi::stopping::has_told(self.cx.ordinal);
+        crate::uwsgi::stopping::note_told(self.cx.ordinal);
         crate::uwsgi::server::exit(0)
     }
 
@@ -512,7 +516,9 @@ impl GatewayLoop {
         let (sessions, programs) = (&self.sessions, &self.programs);
         let (commands, inquirers, callers) = (&self.commands, &self.inquirers, &self.callers);
         self.cx.timers.retain(|due| match due {
-            Due::Session(key, _) | Due::First(key) | Due::Keeper(key) => sessions.has(key),
+            Due::Session(key, _) | Due::Terminal(key, _) | Due::First(key) | Due::Keeper(key) => {
+                sessions.has(key)
+            }
             Due::Command(key, _) => commands.has(key),
             Due::Inquirer(key) => inquirers.has(key),
             Due::Silent(key) => callers.has(key),

@@ -14,7 +14,7 @@ use super::programs::Programs;
 use super::seats::{Full, Seat};
 use super::table::{Key, Source, Table};
 use super::tallies::Tally;
-use super::timers::{Due, SessionDue};
+use super::timers::{Due, LifeDue};
 use super::told::{Refusal, Rejection};
 use super::traffic::{LINGERS, Sessions};
 use super::whose::Whose;
@@ -64,6 +64,31 @@ struct Caller {
 }
 
 impl Caller {
+    /// One that came just now, and is waited for until then, at first.
+    fn new(
+        (client, transport, door): (Stream, Transport, u16),
+        seat: Result<Option<Seat>, Full>,
+        greeting: Greeting,
+        patience: Duration,
+    ) -> Self {
+        let since = Instant::now();
+        let until = since + patience;
+        let (arrived, waited_for, latest) = (Passed::default(), false, until);
+        Self { client, transport, door, greeting, seat, arrived, since, until, latest, waited_for }
+    }
+
+    /// It has said what it wants.
+    fn comes(self, cx: &Context) -> (Newcomer, Opening) {
+        let Self { client, transport, door, greeting, seat, waited_for, .. } = self;
+        if waited_for {
+            // It gets another token.
+            let _ = cx.poller.remove(client.as_fd());
+        }
+        let opening = greeting.opening();
+        let origin = cx.told.origin_of(door, &opening);
+        (Newcomer { client, transport, door, seat, origin }, opening)
+    }
+
     /// It says hello: it has so long for each part of what it wants.
     fn renew(&mut self, now: Instant, patience: Duration) {
         self.latest = now + patience * IN_ALL;
@@ -123,20 +148,9 @@ impl Callers {
     ) -> Greeted {
         let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
         let seat = cx.seats.take(rules, &client);
-        let now = Instant::now();
-        let until = now + self.latecomers.patience(&client, transport, now);
-        let key = self.callers.insert(Caller {
-            seat,
-            client,
-            transport,
-            door,
-            greeting: Greeting::default(),
-            arrived: Passed::default(),
-            since: now,
-            until,
-            latest: until,
-            waited_for: false,
-        });
+        let patience = self.latecomers.patience(&client, transport, Instant::now());
+        let from = (client, transport, door);
+        let key = self.callers.insert(Caller::new(from, seat, Greeting::default(), patience));
         cx.faults.made = Some(Whose::Caller(key));
         self.hear(cx, key, false)
     }
@@ -268,36 +282,23 @@ impl Callers {
         if self.callers.get(key).is_some_and(|caller| caller.greeting.may_be_web()) {
             return self.begin_no_more(cx, key);
         }
-        let Some(caller) = self.callers.remove(key) else {
+        let Some(mut caller) = self.callers.remove(key) else {
             return Greeted::Waits;
         };
         let heard = cx.input.len() - left;
         cx.input.drain(..heard);
-        let Caller { client, transport, door, greeting, seat, arrived, waited_for, .. } = *caller;
-        if waited_for {
-            // It gets another token.
-            let _ = cx.poller.remove(client.as_fd());
-        }
-        client.refuse_descriptors();
-        let opening = greeting.opening();
-        let origin = cx.told.origin_of(door, &opening);
-        let newcomer = Newcomer { client, transport, door, seat, origin };
+        let arrived = std::mem::take(&mut caller.arrived);
+        caller.client.refuse_descriptors();
+        let (newcomer, opening) = caller.comes(cx);
         Greeted::Opens(Box::new(Opened { newcomer, opening, arrived, ended, name: None }))
     }
 
     /// Starts nothing, and says why.
     pub fn refuse(&mut self, cx: &mut Context, key: Key, why: &str) -> Greeted {
-        let Some(caller) = self.callers.remove(key) else {
-            return Greeted::Waits;
-        };
-        let Caller { client, transport, door, greeting, seat, waited_for, .. } = *caller;
-        if waited_for {
-            let _ = cx.poller.remove(client.as_fd());
+        if let Some(caller) = self.callers.remove(key) {
+            let (newcomer, opening) = caller.comes(cx);
+            cx.turn_back(newcomer, opening.extended, Rejection::because(Refusal::Handshake, why));
         }
-        let opening = greeting.opening();
-        let origin = cx.told.origin_of(door, &opening);
-        let newcomer = Newcomer { client, transport, door, seat, origin };
-        cx.turn_back(newcomer, opening.extended, Rejection::because(Refusal::Handshake, why));
         Greeted::Waits
     }
 
@@ -307,8 +308,7 @@ impl Callers {
     /// the client would take it for what it asks for.
     pub fn greet_late(&mut self, cx: &mut Context, late: Late) -> Greeted {
         let Late { client, transport, door, decoder, is_too_late } = late;
-        let now = Instant::now();
-        self.latecomers.note(&client, transport, now);
+        self.latecomers.note(&client, transport, Instant::now());
         let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
         let seat = cx.seats.take(rules, &client);
         if is_too_late {
@@ -320,18 +320,9 @@ impl Callers {
             cx.turn_back(newcomer, false, Rejection::because(Refusal::Handshake, text));
             return Greeted::Waits;
         }
-        let key = self.callers.insert(Caller {
-            seat,
-            client,
-            transport,
-            door,
-            greeting: Greeting::late(decoder.unwrap_or_default()),
-            arrived: Passed::default(),
-            since: now,
-            until: now + SILENCE,
-            latest: now + SILENCE,
-            waited_for: false,
-        });
+        let (from, greeting) = ((client, transport, door), decoder.unwrap_or_default());
+        let caller = Caller::new(from, seat, Greeting::late(greeting), SILENCE);
+        let key = self.callers.insert(caller);
         cx.faults.made = Some(Whose::Caller(key));
         self.heard(cx, key)
     }
@@ -358,7 +349,7 @@ impl Sessions {
         if let Some(attached) = self.get_mut(key) {
             attached.forget_terminal(&cx.poller);
             if std::mem::replace(&mut attached.drains, LINGERS) != LINGERS {
-                cx.after(LINGER, Due::Session(key, SessionDue::Dismissed));
+                cx.after(LINGER, Due::Session(key, LifeDue::Dismissed));
             }
         }
     }

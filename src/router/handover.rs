@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::table::Key;
-use super::timers::{Due, SessionDue};
-use super::traffic::Sessions;
+use super::timers::{Due, TerminalDue};
+use super::traffic::{Attached, Sessions};
 use crate::config::rules::Rules;
 use fpty::proto::{Ending, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
 use fpty::sys::Written;
@@ -27,6 +27,72 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub(super) const HELD_UP: &str =
     "session ended: whoever was given its terminal made it wait (O_NONBLOCK)";
 
+impl Attached {
+    /// Whether a session's terminal may be given to its client. This is the one
+    /// place that says so, whatever brought the session here, and every offer
+    /// asks it: what goes past the gateway is recorded by nobody.
+    fn may_be_handed_over(&self, cx: &Context) -> bool {
+        cx.doors.rules(self.door).is_some_and(is_handed_over_by)
+            && self.transport == Transport::Unix
+            && self.session.can_take()
+            && !self.wires.is_recorded()
+    }
+
+    /// Offers a session's terminal to its client, or, where that may not be
+    /// handed over, what is kept of its output.
+    pub fn offer(&mut self, cx: &mut Context, key: Key) {
+        let may = self.may_be_handed_over(cx);
+        let Some(program) = &self.wires.program else {
+            return;
+        };
+        if !self.session.can_be_offered() || self.starting != 0 {
+            if self.session.may_be_offered_later() {
+                cx.after(AGAIN, Due::Terminal(key, TerminalDue::Offer));
+            }
+            return;
+        }
+        if !may {
+            self.session.relays_for_good();
+        }
+        let (mut names, mut descriptors) = (Vec::new(), Vec::new());
+        let kept = self.session.kept();
+        let relays = !may || kept.is_some_and(|kept| kept.relays);
+        if relays && kept.is_none() {
+            return;
+        }
+        let pidfd = program.pidfd().filter(|_| !relays);
+        if !relays {
+            names.push(OFFER_MASTER);
+            descriptors.push(self.wires.master.as_fd());
+        }
+        if let Some(pidfd) = &pidfd {
+            names.push(OFFER_PIDFD);
+            descriptors.push(pidfd.as_fd());
+        }
+        // Whoever reads the terminal writes it.
+        if let Some(ring) = kept.and_then(|kept| kept.remains.file()) {
+            names.push(OFFER_RING);
+            descriptors.push(ring);
+        }
+        let mut packet = Vec::new();
+        encode_packet(OFFER, &names, &mut packet);
+        if self.transport == Transport::Tcp {
+            return self.session.offer_in_pieces(&packet, &mut self.wires);
+        }
+        match self.wires.client.write_with_descriptors(&packet, &descriptors) {
+            Written::Bytes(_) => {
+                self.session.offered();
+                if !relays {
+                    self.wires.master.share();
+                }
+            }
+            Written::Blocked => cx.after(AGAIN, Due::Terminal(key, TerminalDue::Offer)),
+            // The next event says so.
+            Written::Gone => {}
+        }
+    }
+}
+
 impl Sessions {
     /// A terminal that was offered made us wait: nobody else is to pay for that. It
     /// is told once, and not waited for.
@@ -37,74 +103,9 @@ impl Sessions {
         }
     }
 
-    /// Whether a session's terminal may be given to its client. This is the one
-    /// place that says so, whatever brought the session here, and every offer
-    /// asks it: what goes past the gateway is recorded by nobody.
-    pub fn may_be_handed_over(&mut self, cx: &Context, key: Key) -> bool {
-        let Some(attached) = self.get_mut(key) else {
-            return false;
-        };
-        cx.doors.rules(attached.door).is_some_and(is_handed_over_by)
-            && attached.transport == Transport::Unix
-            && attached.session.can_take()
-            && !attached.wires.is_recorded()
-    }
-
-    /// Offers a session's terminal to its client, or, where that may not be
-    /// handed over, what is kept of its output.
-    pub fn offer(&mut self, cx: &mut Context, key: Key) {
-        let may = self.may_be_handed_over(cx, key);
-        let Some(attached) = self.get_mut(key) else {
-            return;
-        };
-        let Some(program) = &attached.wires.program else {
-            return;
-        };
-        if !attached.session.can_be_offered() || attached.starting != 0 {
-            if attached.session.may_be_offered_later() {
-                cx.after(AGAIN, Due::Session(key, SessionDue::Offer));
-            }
-            return;
-        }
-        if !may {
-            attached.session.relays_for_good();
-        }
-        let (mut names, mut descriptors) = (Vec::new(), Vec::new());
-        let kept = attached.session.kept();
-        let relays = !may || kept.is_some_and(|kept| kept.relays);
-        if relays && kept.is_none() {
-            return;
-        }
-        let pidfd = program.pidfd().filter(|_| !relays);
-        if !relays {
-            names.push(OFFER_MASTER);
-            descriptors.push(attached.wires.master.as_fd());
-        }
-        if let Some(pidfd) = &pidfd {
-            names.push(OFFER_PIDFD);
-            descriptors.push(pidfd.as_fd());
-        }
-        // Whoever reads the terminal writes it.
-        if let Some(kept) = kept {
-            names.push(OFFER_RING);
-            descriptors.push(kept.remains.as_fd());
-        }
-        let mut packet = Vec::new();
-        encode_packet(OFFER, &names, &mut packet);
-        if attached.transport == Transport::Tcp {
-            return attached.session.offer_in_pieces(&packet, &mut attached.wires);
-        }
-        match attached.wires.client.write_with_descriptors(&packet, &descriptors) {
-            Written::Bytes(_) => {
-                attached.session.offered();
-                if !relays {
-                    attached.wires.master.share();
-                }
-            }
-            Written::Blocked => cx.after(AGAIN, Due::Session(key, SessionDue::Offer)),
-            // The next event says so.
-            Written::Gone => {}
-        }
+    /// See [`Attached::may_be_handed_over`].
+    pub fn may_be_handed_over(&self, cx: &Context, key: Key) -> bool {
+        self.get(key).is_some_and(|attached| attached.may_be_handed_over(cx))
     }
 
     /// From here on a session's terminal is its client's: it is told so.

@@ -1,19 +1,108 @@
-//! What is to be done with whoever may have been idle for too long.
+//! What may take only so long, and be idle only for so long.
 
 use std::time::Duration;
 
-/// How long before the end of what is idle its client is told, where that is not
-/// all of its time.
+use super::context::Context;
+use super::observed::Traffic;
+use super::table::Key;
+use super::timers::{Due, LifeDue};
+use crate::config::rules::Rules;
+use fpty::proto::Ending;
+
+/// How long before its end the client of what takes too long, or is idle, is told of
+/// that, where it is not all of its time.
 const NOTICE: Duration = Duration::from_secs(60);
 
 /// How long a client may take to hear that its time is over, or that it was idle.
-pub const LAST_WORD: Duration = Duration::from_secs(5);
+const LAST_WORD: Duration = Duration::from_secs(5);
 
-/// What its client is told then.
-pub const ENDS_SOON: &str =
-    "this session ends in a minute, unless something goes either way before";
+/// What its client is told whose time is over.
+const TIME_IS_OVER: &str = "session ended: its time is over (max-time)";
 
-/// What is to be done.
+/// What it is told before that.
+const LIMIT_COMES: &str = "this session ends in a minute: its time is over then (max-time)";
+
+/// The same of one that is idle.
+const ENDS_SOON: &str = "this session ends in a minute, unless something goes either way before";
+
+/// What the client of a session is told that was ended at somebody's wish.
+pub const BY_AN_OPERATOR: &str = "session ended by an operator (fpty --kill)";
+
+/// What may take only so long, and be idle only for so long.
+pub trait Timed {
+    /// What it is.
+    const WHAT: &'static str;
+    /// Something that is due for it.
+    fn due(key: Key, due: LifeDue) -> Due;
+    /// How long it may be idle where these rules hold.
+    fn timeout(rules: &Rules) -> Option<Duration>;
+    /// Where its client came in.
+    fn door(&self) -> u16;
+    /// How much goes and when.
+    fn traffic(&mut self) -> &mut Option<Box<Traffic>>;
+    /// How long nothing has gone either way, as far as that is known.
+    fn idle_for(&self) -> Option<Duration>;
+    /// Its client is told this.
+    fn notice(&mut self, line: &str);
+    /// It ends, and its client is told why.
+    fn dismiss(&mut self, why: Ending, line: &str);
+
+    /// Its time begins that it may take and be idle, of which so much is over.
+    fn watch_time(&mut self, cx: &mut Context, key: Key, over: Duration) {
+        let Some(rules) = cx.doors.rules(self.door()) else { return };
+        let (timeout, limit) = (Self::timeout(rules), rules.max_time);
+        if let Some(left) = limit.map(|limit| limit.saturating_sub(over)) {
+            if left > NOTICE {
+                cx.after(left - NOTICE, Self::due(key, LifeDue::LimitSoon));
+            }
+            cx.after(left, Self::due(key, LifeDue::Limit));
+        }
+        if let Some(timeout) = timeout {
+            // A terminal that is handed over keeps its times by that one.
+            fpty::sys::clock::look_at_wall_clock();
+            self.traffic().get_or_insert_with(Box::default).note();
+            if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
+                cx.after(wait, Self::due(key, LifeDue::Idle));
+            }
+        }
+    }
+
+    /// Some of that time is over.
+    fn time_passes(&mut self, cx: &mut Context, key: Key, due: LifeDue) {
+        match due {
+            LifeDue::LimitSoon => self.notice(LIMIT_COMES),
+            LifeDue::Limit => self.end_with(cx, key, Ending::Limit, TIME_IS_OVER),
+            LifeDue::Idle => self.look_for_idleness(cx, key, false),
+            LifeDue::IdleSoon => self.look_for_idleness(cx, key, true),
+            LifeDue::Unanswered | LifeDue::Dismissed | LifeDue::Executed => {}
+        }
+    }
+
+    /// It may have been idle for too long, or will have been before long, which its
+    /// client is told once.
+    fn look_for_idleness(&mut self, cx: &mut Context, key: Key, was_told: bool) {
+        let Some(timeout) = cx.doors.rules(self.door()).and_then(Self::timeout) else { return };
+        match Idleness::of(self.idle_for().unwrap_or(timeout), timeout, was_told) {
+            Idleness::Wait(wait) => cx.after(wait, Self::due(key, LifeDue::Idle)),
+            Idleness::WaitOfTold(wait) => cx.after(wait, Self::due(key, LifeDue::IdleSoon)),
+            Idleness::Tell(wait) => {
+                self.notice(ENDS_SOON);
+                cx.after(wait, Self::due(key, LifeDue::IdleSoon));
+            }
+            Idleness::Over => {
+                self.end_with(cx, key, Ending::Idle, &Idleness::line(Self::WHAT, timeout));
+            }
+        }
+    }
+
+    /// It ends; its client is told why, and has a moment to hear that.
+    fn end_with(&mut self, cx: &mut Context, key: Key, why: Ending, line: &str) {
+        self.dismiss(why, line);
+        cx.after(LAST_WORD, Self::due(key, LifeDue::Dismissed));
+    }
+}
+
+/// What is to be done with whoever may have been idle for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idleness {
     /// It is looked at again after so long.

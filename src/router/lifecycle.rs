@@ -17,6 +17,7 @@ use super::traffic::{Attached, Sessions};
 use super::whose::{Subject, Whose};
 use crate::router::record::Recording;
 use crate::shares::Who;
+use fpty::proto::Ending;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
@@ -85,13 +86,18 @@ impl Context {
         self.emit(Event::Unviewed { subject, client, after });
     }
 
+    /// The program of a session or command was executed.
+    pub fn started(&mut self, subject: Subject) {
+        self.emit(Event::Started(subject));
+    }
+
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
     pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
         let (subject, uid) = (Subject::Left(entry), past.uid);
         self.take_up(subject, past, |told| match uid {
             NOBODY => (Peer::default(), None),
-            _ => (told.peer_of_user(uid), None),
+            _ => (Peer::user(uid, &mut told.names), None),
         });
         if let Some(since) = lost {
             self.told.lost_with_its_gateway(subject, since);
@@ -187,6 +193,16 @@ impl Context {
     }
 }
 
+/// Why a session ends whose client was told this, whose program has ended so, or whose
+/// client is gone.
+fn why(dismissed: Option<Ending>, exit: Option<Gone>, client_is_gone: bool) -> Gone {
+    match dismissed.map(Gone::of).or(exit) {
+        Some(why) => why,
+        None if client_is_gone => Gone::Hangup,
+        None => Gone::Lost,
+    }
+}
+
 impl Attached {
     /// A session is about to begin.
     pub fn pends(
@@ -201,7 +217,7 @@ impl Attached {
         let subject = Subject::Session(key);
         if cx.told.keeps_facts() {
             let wires = &mut self.wires;
-            let peer = cx.told.peer(&wires.client, origin.socket.audit.is_some());
+            let peer = Peer::of(&wires.client, &mut cx.told.names, origin.has_audit());
             let pid = wires.program.as_ref().map(Process::pid);
             let (id, tty) = (cx.ids.of(key), wires.master.slave_name());
             cx.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
@@ -214,7 +230,7 @@ impl Attached {
     pub fn goes_on(&mut self, cx: &mut Context, key: Key, past: Past) {
         let wires = &mut self.wires;
         cx.take_up(Subject::Session(key), past, |told| {
-            (told.peer(&wires.client, true), wires.master.slave_name())
+            (Peer::of(&wires.client, &mut told.names, true), wires.master.slave_name())
         });
         if cx.told.keeps_facts() {
             wires.traffic.get_or_insert_with(Box::default).note();
@@ -230,6 +246,13 @@ impl Attached {
         }
         if cx.told.keeps_facts() {
             self.wires.traffic.get_or_insert_with(Box::default);
+        }
+    }
+
+    /// Its program was executed, if that was not known yet.
+    pub fn executed(&mut self, cx: &mut Context, key: Key) {
+        if std::mem::take(&mut self.starting) != 0 {
+            cx.started(Subject::Session(key));
         }
     }
 
@@ -254,12 +277,7 @@ impl Attached {
     /// A session is over.
     fn closes(&mut self, cx: &mut Context, key: Key) {
         let (session, subject) = (&self.session, Subject::Session(key));
-        let why = match (session.dismissed(), self.exit) {
-            (Some(ending), _) => Gone::of(ending),
-            (None, Some(gone)) => gone,
-            (None, None) if session.client_is_gone() => Gone::Hangup,
-            (None, None) => Gone::Lost,
-        };
+        let why = why(session.dismissed(), self.exit, session.client_is_gone());
         let traffic = self.wires.traffic.as_mut();
         let recording = traffic.and_then(|traffic| traffic.recording.take());
         let bytes = self.bytes();
@@ -271,28 +289,13 @@ impl Attached {
 }
 
 impl Sessions {
-    /// A session's program was executed, if that was not known yet.
-    pub fn has_begun(&mut self, cx: &mut Context, key: Key) {
-        let Some(attached) = self.get_mut(key) else {
-            return;
-        };
-        if std::mem::take(&mut attached.starting) != 0 {
-            self.started(cx, key);
-        }
-    }
-
-    /// A session has begun: its program was executed.
-    pub fn started(&mut self, cx: &mut Context, key: Key) {
-        cx.emit(Event::Started(Subject::Session(key)));
-    }
-
     /// A session's program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
-        self.has_begun(cx, key);
         if let Some(attached) = self.get_mut(key) {
+            attached.executed(cx, key);
             attached.exit = Some(Gone::of_exit(exit));
+            cx.emit(Event::Exited(Subject::Session(key), exit));
         }
-        cx.emit(Event::Exited(Subject::Session(key), exit));
     }
 
     /// A session goes on without its client, as this entry of those that do: nobody
@@ -304,9 +307,9 @@ impl Sessions {
         entry: Key,
         how: Parted,
     ) -> Option<Box<Attached>> {
+        let mut attached = self.remove(key)?;
         // It was never seen to run, perhaps, and runs all the same.
-        self.has_begun(cx, key);
-        let attached = self.remove(key)?;
+        attached.executed(cx, key);
         let bytes = attached.bytes();
         cx.emit(Event::Detached { key, entry, how, bytes });
         if let Some(recording) = attached.wires.recording() {
@@ -318,9 +321,9 @@ impl Sessions {
     /// A session is over: everybody is told, and nobody finds it any more.
     pub fn end(&mut self, cx: &mut Context, key: Key) -> Option<Box<Attached>> {
         super::fault::point("told-end");
-        // It was never seen to run, perhaps, and runs all the same.
-        self.has_begun(cx, key);
         let mut attached = self.remove(key)?;
+        // It was never seen to run, perhaps, and runs all the same.
+        attached.executed(cx, key);
         attached.closes(cx, key);
         Some(attached)
     }
@@ -338,7 +341,7 @@ impl Commanded {
     ) {
         let subject = Subject::Command(key);
         if cx.told.keeps_facts() {
-            let peer = cx.told.peer(&self.wires.client, origin.socket.audit.is_some());
+            let peer = Peer::of(&self.wires.client, &mut cx.told.names, origin.has_audit());
             let (id, pid) = (cx.ids.of(("command", key)), self.wires.program);
             cx.told.note(subject, origin, peer, New { id, pid, tty: None, size: None });
             self.wires.traffic.get_or_insert_with(Box::default);
@@ -356,15 +359,15 @@ impl Commanded {
     }
 
     /// Its program was executed, if that was not known yet.
-    pub fn has_begun(&mut self, cx: &mut Context, key: Key) {
+    pub fn executed(&mut self, cx: &mut Context, key: Key) {
         if !std::mem::replace(&mut self.begun, true) {
-            cx.emit(Event::Started(Subject::Command(key)));
+            cx.started(Subject::Command(key));
         }
     }
 
     /// Its program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
-        self.has_begun(cx, key);
+        self.executed(cx, key);
         self.exit = Some(Gone::of_exit(exit));
         cx.emit(Event::Exited(Subject::Command(key), exit));
     }
@@ -376,14 +379,9 @@ impl Commanded {
             return;
         }
         let (command, subject) = (&self.command, Subject::Command(key));
-        let why = match (command.dismissed(), self.exit) {
-            (Some(ending), _) => Gone::of(ending),
-            (None, Some(gone)) => gone,
-            (None, None) if command.client_is_gone() => Gone::Hangup,
-            (None, None) => Gone::Lost,
-        };
+        let why = why(command.dismissed(), self.exit, command.client_is_gone());
         let bytes = self.bytes();
-        self.has_begun(cx, key);
+        self.executed(cx, key);
         let last = cx.told.ended(subject, why, bytes).map(Box::new);
         let (exit, recording, was_entrusted) = (None, None, false);
         cx.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use super::admission::BY_AN_OPERATOR;
 use super::attach::Plan;
 use super::context::Context;
 use super::depart::Departures;
@@ -12,7 +11,7 @@ use super::doors::Newcomer;
 use super::fault;
 use super::greet::Opened;
 use super::hang_up::Copies;
-use super::idle::LAST_WORD;
+use super::idle::{BY_AN_OPERATOR, Timed};
 use super::left::adopt::{NOT_HEARD, Restored};
 use super::left::bound;
 use super::left::{self, Came, Left, Parting, Why, Wish};
@@ -22,7 +21,7 @@ use super::programs::Programs;
 use super::record::{Recorder, Recording};
 use super::supervisor::protocol::{Record, SessionFds};
 use super::table::Key;
-use super::timers::{Due, SessionDue};
+use super::timers::{Due, TerminalDue};
 use super::told::Gone;
 use super::traffic::{Attached, Next, Sessions};
 use super::whose::{Subject, Whose};
@@ -86,7 +85,7 @@ impl Lives<'_> {
         let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));
         fault::point("kept");
         if is_kept || hands_over {
-            self.cx.after(OFFER_AFTER, Due::Session(key, SessionDue::Offer));
+            self.cx.after(OFFER_AFTER, Due::Terminal(key, TerminalDue::Offer));
         }
         self.settle(key);
     }
@@ -204,8 +203,7 @@ impl Lives<'_> {
     /// A session with a client is to end at somebody's wish.
     pub fn end_at_wish(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            attached.session.dismiss(Ending::Operator, BY_AN_OPERATOR, &mut attached.wires);
-            self.cx.after(LAST_WORD, Due::Session(key, SessionDue::Dismissed));
+            attached.end_with(self.cx, key, Ending::Operator, BY_AN_OPERATOR);
             self.settle(key);
         }
     }
@@ -284,8 +282,8 @@ impl Lives<'_> {
                 let started = past.started;
                 if let Some(attached) = self.sessions.get_mut(session) {
                     attached.goes_on(self.cx, session, *past);
+                    attached.watch_time(self.cx, session, started.elapsed());
                 }
-                self.sessions.goes_on(self.cx, session, started);
                 self.tell_store(entry);
             }
             Restored::Ends(master, program, last) => {

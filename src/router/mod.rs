@@ -25,8 +25,9 @@
 //! | `depart.rs` | a session ends |
 //! | `lives.rs` | how a session begins, is left, found again, and ends |
 //! | `closing.rs` | connections to which the last word was said |
-//! | `programs.rs` | programs: which run, which have outlived their client |
-//! | `hang_up.rs` | they are hung up, killed, reaped |
+//! | `programs.rs` | programs: which run, and how they ended |
+//! | `hang_up.rs` | those that lose their client are hung up |
+//! | `killing.rs` | who does not end by that is killed |
 //! | `memory.rs`, `layout.rs` | what gateways share; how much of it each part takes |
 //! | `supervisor/` | what outlives a gateway, and who sees to it |
 //! | `left/` | sessions that can be left and found again |
@@ -71,6 +72,7 @@ mod hang_up;
 mod hearing;
 mod idle;
 mod ids;
+mod killing;
 mod latecomers;
 pub mod layout;
 mod left;

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::context::Context;
-use super::idle::{ENDS_SOON, Idleness, LAST_WORD};
+use super::idle::Timed;
+use super::observed::Traffic;
 use super::programs::Programs;
 use super::table::Key;
-use super::timers::{Due, SessionDue};
+use super::timers::{Due, LifeDue, TerminalDue};
 use super::traffic::{Attached, Next, Sessions};
+use crate::config::rules::Rules;
 use fpty::proto::Ending;
 use fpty::sys::local_tcp::LocalTcp;
 use fpty::sys::process::Process;
@@ -55,10 +57,6 @@ mod flag {
 }
 
 impl Quiet {
-    fn is(&self, flag: u8) -> bool {
-        self.flags & flag != 0
-    }
-
     /// It is so; returns whether it was not.
     fn begin(&mut self, flag: u8) -> bool {
         let before = self.flags;
@@ -73,15 +71,14 @@ impl Quiet {
 }
 
 impl Attached {
-    /// How long nothing has gone either way, as far as that is kept.
-    pub fn idle_for(&self) -> Option<Duration> {
-        let last = self.wires.traffic.as_ref()?.last()?;
-        Some(last.elapsed())
+    /// How long ago something went either way through here, as far as that is kept.
+    pub fn silent_for(&self) -> Option<Duration> {
+        Some(self.wires.traffic.as_ref()?.last()?.elapsed())
     }
 
-    /// Whether a TCP client that is not heard has left, as far as the kernel
+    /// Finds out whether a TCP client that is not heard has left, as far as the kernel
     /// tells. One that sends no more is asked often from now on.
-    fn has_left(&mut self, local_tcp: &mut LocalTcp) -> bool {
+    fn find_left(&mut self, local_tcp: &mut LocalTcp) -> bool {
         let client = &self.wires.client;
         if self.transport != Transport::Tcp {
             return false;
@@ -93,13 +90,11 @@ impl Attached {
         // Behind what is not read its end may not have found room.
         (sends_no_more || client.has_unread()) && local_tcp.peer_has_closed(client)
     }
-}
 
-impl Attached {
     /// There may be output that the client's machine does not answer.
     pub fn look_for_answers(&mut self, cx: &mut Context, key: Key) {
         if self.transport == Transport::Tcp && self.quiet.begin(flag::UNANSWERED) {
-            cx.after(UNANSWERED_LOOK, Due::Session(key, SessionDue::Unanswered));
+            cx.after(UNANSWERED_LOOK, Due::Session(key, LifeDue::Unanswered));
         }
     }
 
@@ -108,7 +103,7 @@ impl Attached {
     pub fn look_after_input(&mut self, cx: &mut Context, key: Key) -> Next {
         let (session, quiet) = (&self.session, &mut self.quiet);
         if self.transport == Transport::Tcp && session.is_deaf() && quiet.begin(flag::UNHEARD) {
-            cx.after(UNHEARD, Due::Session(key, SessionDue::Unheard));
+            cx.after(UNHEARD, Due::Terminal(key, TerminalDue::Unheard));
         } else if quiet.end_of_input == 0 && session.wants_end_of_input() {
             quiet.end_of_input = END_OF_INPUT_FIRST;
             return self.end_of_input(cx, key);
@@ -116,10 +111,13 @@ impl Attached {
         Next::Waits
     }
 
+    /// The client sends no more: whenever the program reads and nothing is
+    /// left, it gets an end of file, as often as it asks; a pipe's reader
+    /// would. What a client sends at once may be for several programs in turn.
     fn end_of_input(&mut self, cx: &mut Context, key: Key) -> Next {
         let wait = self.quiet.end_of_input;
         super::fault::point("end-of-input");
-        if self.has_left(&mut cx.local_tcp) {
+        if self.find_left(&mut cx.local_tcp) {
             return Next::Depart;
         }
         // Less and less often: a program that does not take it for the end
@@ -128,28 +126,111 @@ impl Attached {
         if self.session.wants_end_of_input() {
             self.wires.master.end_input();
         }
-        cx.after(Duration::from_millis(wait.into()), Due::Session(key, SessionDue::EndOfInput));
+        cx.after(Duration::from_millis(wait.into()), Due::Terminal(key, TerminalDue::EndOfInput));
         Next::Waits
+    }
+
+    /// A client whose input the program does not read may have left: over TCP
+    /// the end of what it sent comes after all that it sent.
+    fn unheard(&mut self, cx: &mut Context, key: Key) -> Next {
+        self.quiet.end(flag::UNHEARD);
+        if self.session.is_deaf() && self.find_left(&mut cx.local_tcp) {
+            return Next::Depart;
+        }
+        self.settle(cx, key)
+    }
+
+    /// A client may have vanished while there was output for it.
+    fn unanswered(&mut self, cx: &mut Context, key: Key) -> Next {
+        match self.wires.client.unanswered_for() {
+            None => self.quiet.end(flag::UNANSWERED),
+            Some(silence) if silence >= UNANSWERED => return Next::Depart,
+            Some(_) => cx.after(UNANSWERED_LOOK, Due::Session(key, LifeDue::Unanswered)),
+        }
+        Next::Waits
+    }
+
+    /// A program that closed its terminal may have opened it again.
+    fn reopened(&mut self, cx: &mut Context, key: Key) -> Next {
+        self.quiet.end(flag::REOPENS);
+        if self.session.terminal_open() || !self.session.program_runs() {
+            return Next::Waits;
+        }
+        // Nobody reads what it sends meanwhile, so its end is not heard.
+        if self.find_left(&mut cx.local_tcp) {
+            return Next::Depart;
+        }
+        // Not before the client has read what there was: it would pile up.
+        if !self.session.has_output() {
+            self.session.terminal_reopened();
+            self.read_terminal(cx, false, |_| false);
+        }
+        self.settle(cx, key)
+    }
+}
+
+impl Timed for Attached {
+    const WHAT: &'static str = "session";
+
+    fn due(key: Key, due: LifeDue) -> Due {
+        Due::Session(key, due)
+    }
+
+    fn timeout(rules: &Rules) -> Option<Duration> {
+        rules.timeout
+    }
+
+    fn door(&self) -> u16 {
+        self.door
+    }
+
+    fn traffic(&mut self) -> &mut Option<Box<Traffic>> {
+        &mut self.wires.traffic
+    }
+
+    fn idle_for(&self) -> Option<Duration> {
+        match self.session.is_handed_over() {
+            true => self.wires.master.idle_for(),
+            false => self.silent_for(),
+        }
+    }
+
+    fn notice(&mut self, line: &str) {
+        self.session.notice(line, &mut self.wires);
+    }
+
+    fn dismiss(&mut self, why: Ending, line: &str) {
+        self.session.dismiss(why, line, &mut self.wires);
     }
 }
 
 impl Sessions {
     /// Does what is due for a session.
-    pub fn comes_due(&mut self, cx: &mut Context, key: Key, due: SessionDue) -> Next {
+    pub fn comes_due(&mut self, cx: &mut Context, key: Key, due: LifeDue) -> Next {
+        let Some(attached) = self.get_mut(key) else {
+            return Next::Waits;
+        };
         match due {
-            SessionDue::Idle => self.idle(cx, key, false),
-            SessionDue::IdleSoon => self.idle(cx, key, true),
-            SessionDue::Drained => self.drained(cx, key),
-            SessionDue::EndOfInput => self.end_of_input(cx, key),
-            SessionDue::Unheard => self.unheard(cx, key),
-            SessionDue::Unanswered => self.unanswered(cx, key),
-            SessionDue::Reopened => self.reopened(cx, key),
-            SessionDue::Dismissed => Next::Abandon,
-            SessionDue::Executed => self.look_for_execution(cx, key),
-            SessionDue::LimitSoon => self.limit_comes(cx, key),
-            SessionDue::Limit => self.limit(cx, key),
-            SessionDue::Offer => {
-                self.offer(cx, key);
+            LifeDue::Unanswered => return attached.unanswered(cx, key),
+            LifeDue::Dismissed => return Next::Abandon,
+            LifeDue::Executed => return attached.look_for_execution(cx, key),
+            due => attached.time_passes(cx, key, due),
+        }
+        attached.settle(cx, key)
+    }
+
+    /// The same for its terminal, or its client.
+    pub fn terminal_due(&mut self, cx: &mut Context, key: Key, due: TerminalDue) -> Next {
+        let Some(attached) = self.get_mut(key) else {
+            return Next::Waits;
+        };
+        match due {
+            TerminalDue::Drained => attached.drained(cx, key),
+            TerminalDue::EndOfInput => attached.end_of_input(cx, key),
+            TerminalDue::Unheard => attached.unheard(cx, key),
+            TerminalDue::Reopened => attached.reopened(cx, key),
+            TerminalDue::Offer => {
+                attached.offer(cx, key);
                 Next::Waits
             }
         }
@@ -160,112 +241,14 @@ impl Sessions {
         let Some(attached) = self.get_mut(key) else {
             return;
         };
-        if !attached.session.program_runs() || attached.quiet.is(flag::REOPENS) {
+        if !attached.session.program_runs() || !attached.quiet.begin(flag::REOPENS) {
             return;
         }
-        attached.quiet.begin(flag::REOPENS);
-        let program = attached.wires.program.as_ref().map(Process::pid);
-        cx.after(REOPENED, Due::Session(key, SessionDue::Reopened));
+        cx.after(REOPENED, Due::Terminal(key, TerminalDue::Reopened));
         // Most often it has ended.
+        let program = attached.wires.program.as_ref().map(Process::pid);
         if let Some(program) = program.filter(|_| programs.are_many()) {
             programs.reap_this(cx, program);
-        }
-    }
-
-    /// The client sends no more: whenever the program reads and nothing is
-    /// left, it gets an end of file, as often as it asks; a pipe's reader
-    /// would. What a client sends at once may be for several programs in turn.
-    fn end_of_input(&mut self, cx: &mut Context, key: Key) -> Next {
-        self.get_mut(key).map_or(Next::Waits, |attached| attached.end_of_input(cx, key))
-    }
-
-    /// A client whose input the program does not read may have left: over TCP
-    /// the end of what it sent comes after all that it sent.
-    fn unheard(&mut self, cx: &mut Context, key: Key) -> Next {
-        let Some(attached) = self.get_mut(key) else {
-            return Next::Waits;
-        };
-        attached.quiet.end(flag::UNHEARD);
-        if attached.session.is_deaf() && attached.has_left(&mut cx.local_tcp) {
-            return Next::Depart;
-        }
-        self.settle(cx, key)
-    }
-
-    /// A client may have vanished while there was output for it.
-    fn unanswered(&mut self, cx: &mut Context, key: Key) -> Next {
-        let Some(attached) = self.get_mut(key) else {
-            return Next::Waits;
-        };
-        match attached.wires.client.unanswered_for() {
-            None => attached.quiet.end(flag::UNANSWERED),
-            Some(silence) if silence >= UNANSWERED => return Next::Depart,
-            Some(_) => cx.after(UNANSWERED_LOOK, Due::Session(key, SessionDue::Unanswered)),
-        }
-        Next::Waits
-    }
-
-    /// A program that closed its terminal may have opened it again.
-    fn reopened(&mut self, cx: &mut Context, key: Key) -> Next {
-        let Some(attached) = self.get_mut(key) else {
-            return Next::Waits;
-        };
-        attached.quiet.end(flag::REOPENS);
-        if attached.session.terminal_open() || !attached.session.program_runs() {
-            return Next::Waits;
-        }
-        // Nobody reads what it sends meanwhile, so its end is not heard.
-        if attached.has_left(&mut cx.local_tcp) {
-            return Next::Depart;
-        }
-        // Not before the client has read what there was: it would pile up.
-        if !attached.session.has_output() {
-            attached.session.terminal_reopened();
-            attached.read_terminal(cx, false, |_| false);
-        }
-        self.settle(cx, key)
-    }
-
-    /// Looks whether a session has been idle for too long, or will have been before
-    /// long, which its client is told once.
-    fn idle(&mut self, cx: &mut Context, key: Key, was_told: bool) -> Next {
-        let Some(attached) = self.get_mut(key) else {
-            return Next::Waits;
-        };
-        let Some(timeout) = cx.doors.rules(attached.door).and_then(|rules| rules.timeout) else {
-            return Next::Waits;
-        };
-        let idle = match attached.session.is_handed_over() {
-            true => attached.wires.master.idle_for(),
-            false => attached.idle_for(),
-        };
-        match Idleness::of(idle.unwrap_or(timeout), timeout, was_told) {
-            Idleness::Wait(wait) => cx.after(wait, Due::Session(key, SessionDue::Idle)),
-            Idleness::WaitOfTold(wait) => cx.after(wait, Due::Session(key, SessionDue::IdleSoon)),
-            Idleness::Tell(wait) => {
-                attached.session.notice(ENDS_SOON, &mut attached.wires);
-                cx.after(wait, Due::Session(key, SessionDue::IdleSoon));
-                return self.settle(cx, key);
-            }
-            Idleness::Over => {
-                let line = Idleness::line("session", timeout);
-                attached.session.dismiss(Ending::Idle, &line, &mut attached.wires);
-                cx.after(LAST_WORD, Due::Session(key, SessionDue::Dismissed));
-                return self.settle(cx, key);
-            }
-        }
-        Next::Waits
-    }
-
-    /// A session begins that may be idle only for so long.
-    pub fn watch_idleness(&mut self, cx: &mut Context, key: Key, timeout: Duration) {
-        // A terminal that is handed over keeps its times by that one.
-        fpty::sys::clock::look_at_wall_clock();
-        if let Some(attached) = self.get_mut(key) {
-            attached.wires.traffic.get_or_insert_with(Box::default).note();
-        }
-        if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
-            cx.after(wait, Due::Session(key, SessionDue::Idle));
         }
     }
 }

@@ -25,7 +25,6 @@ use super::supervisor::leaders::{self, Leaders};
 use super::supervisor::left_behind::LeftBehind;
 use super::table::{Source, Table};
 use super::tallies::Tallies;
-use super::timers::Due;
 use super::told::{self, Told};
 use super::web::Beginnings;
 use crate::config::router::Router;
@@ -137,9 +136,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         recorder.took_up(&mut router.cx);
     }
     router.cx.tallies.free_rest();
-    if let Some(wait) = router.programs.grace_lasts() {
-        router.cx.after(wait, Due::LeftBehind);
-    }
+    router.programs.killing.wait_for_grace(&mut router.cx);
     for remark in fpty::sys::what_is_missing() {
         log(&format!("forkptyrouter: {remark}"));
     }

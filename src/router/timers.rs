@@ -21,9 +21,11 @@ use fpty::sys::poll::{Interest, Poller};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Due {
     /// Something about a session.
-    Session(Key, SessionDue),
+    Session(Key, LifeDue),
+    /// Something about a session's terminal, or its client.
+    Terminal(Key, TerminalDue),
     /// Something about a command.
-    Command(Key, CommandDue),
+    Command(Key, LifeDue),
     /// The first bytes of a session's client were held back for long enough.
     First(Key),
     /// Somebody is to look after the terminal of a session that was handed over.
@@ -62,52 +64,38 @@ pub enum Due {
     Left,
 }
 
-/// What is due for a session.
+/// What is due for a session, and for a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SessionDue {
+pub enum LifeDue {
     /// Look whether it has been idle for too long.
     Idle,
     /// The same, where its client was told so a minute ago.
     IdleSoon,
-    /// The program has ended, and something else holds its terminal open.
-    Drained,
-    /// Look whether the program reads at the end of its input again.
-    EndOfInput,
-    /// Look whether a client that cannot be heard has left.
-    Unheard,
     /// Look whether a client takes no more output because its machine is gone.
     Unanswered,
-    /// Look whether a program that closed its terminal has opened it again.
-    Reopened,
     /// The client was told why, and does not take it.
     Dismissed,
     /// Look whether the program has been executed.
     Executed,
-    /// Look whether the terminal can be offered to the client.
-    Offer,
     /// Its time is over before long.
     LimitSoon,
     /// Its time is over.
     Limit,
 }
 
-/// What is due for a command.
+/// What is due for a session's terminal, or its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CommandDue {
-    /// Look whether it has been idle for too long.
-    Idle,
-    /// The same, where its client was told so a minute ago.
-    IdleSoon,
-    /// Look whether a client takes no more output because its machine is gone.
-    Unanswered,
-    /// The client was told why, and does not take it.
-    Dismissed,
-    /// Look whether the program has been executed.
-    Executed,
-    /// Its time is over before long.
-    LimitSoon,
-    /// Its time is over.
-    Limit,
+pub enum TerminalDue {
+    /// The program has ended, and something else holds its terminal open.
+    Drained,
+    /// Look whether the program reads at the end of its input again.
+    EndOfInput,
+    /// Look whether a client that cannot be heard has left.
+    Unheard,
+    /// Look whether a program that closed its terminal has opened it again.
+    Reopened,
+    /// Look whether the terminal can be offered to the client.
+    Offer,
 }
 
 impl Due {

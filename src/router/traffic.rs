@@ -307,18 +307,22 @@ impl Sessions {
         attached.look_for_answers(cx, key);
     }
 
-    /// After anything that happened to a session: waits for what it needs now, or
-    /// says what it comes to.
+    /// After anything that happened to a session, see [`Attached::settle`].
     pub fn settle(&mut self, cx: &mut Context, key: table::Key) -> Next {
-        let Some(attached) = self.get_mut(key) else {
-            return Next::Waits;
-        };
-        if attached.wires.master.is_held_up() && attached.session.dismissed().is_none() {
+        self.get_mut(key).map_or(Next::Waits, |attached| attached.settle(cx, key))
+    }
+}
+
+impl Attached {
+    /// After anything that happened to it: waits for what it needs now, or says what
+    /// it comes to.
+    pub(super) fn settle(&mut self, cx: &mut Context, key: table::Key) -> Next {
+        if self.wires.master.is_held_up() && self.session.dismissed().is_none() {
             return Next::HeldUp;
         }
-        match attached.session.verdict() {
+        match self.session.verdict() {
             Verdict::Lives => {}
-            Verdict::Over if attached.session.may_greet() => return Next::Linger,
+            Verdict::Over if self.session.may_greet() => return Next::Linger,
             Verdict::Over => return Next::Close,
             Verdict::Abandoned => return Next::Depart,
             Verdict::Left => return Next::Leave,
@@ -326,43 +330,40 @@ impl Sessions {
             Verdict::Starved => {
                 // In the midst of output that it does not read it would be
                 // misread.
-                if !attached.session.has_output() {
+                if !self.session.has_output() {
                     let line = "session ended: out of memory";
-                    attached.session.dismiss(Ending::Lost, line, &mut attached.wires);
+                    self.session.dismiss(Ending::Lost, line, &mut self.wires);
                 }
                 cx.doors.log_refusal("forkptyrouter: session ended: out of memory");
                 return Next::Close;
             }
         }
-        let wanted = attached.session.client_interest();
+        let wanted = self.session.client_interest();
         // What is not wanted any more is taken back when it comes
         // (client_ready): most often it never does.
-        if wanted.write != attached.client_interest.write
-            || (wanted.read && !attached.client_interest.read)
+        if wanted.write != self.client_interest.write || (wanted.read && !self.client_interest.read)
         {
-            attached.watch_client(key, wanted, &cx.poller);
+            self.watch_client(key, wanted, &cx.poller);
         }
-        if attached.session.is_handed_over()
-            && (attached.terminal_interest.is_some() || attached.session.owes_go())
+        if self.session.is_handed_over()
+            && (self.terminal_interest.is_some() || self.session.owes_go())
         {
-            attached.forget_terminal(&cx.poller);
+            self.forget_terminal(&cx.poller);
             return Next::HandedOver;
         }
-        if !attached.session.terminal_open() {
-            attached.forget_terminal(&cx.poller);
+        if !self.session.terminal_open() {
+            self.forget_terminal(&cx.poller);
             return Next::MayReopen;
         }
-        let mut wanted = attached.session.terminal_interest();
-        wanted.read &= !attached.is_held();
-        let is_ours = !attached.session.is_handed_over() && attached.starting == 0;
-        if attached.terminal_interest != Some(wanted) && is_ours {
-            attached.watch_terminal(key, wanted, &cx.poller);
+        let mut wanted = self.session.terminal_interest();
+        wanted.read &= !self.is_held();
+        let is_ours = !self.session.is_handed_over() && self.starting == 0;
+        if self.terminal_interest != Some(wanted) && is_ours {
+            self.watch_terminal(key, wanted, &cx.poller);
         }
-        attached.look_after_input(cx, key)
+        self.look_after_input(cx, key)
     }
-}
 
-impl Attached {
     /// Reads what the program wrote, as long as there is more and room for
     /// it and nobody else waits, and passes it on in one write: a terminal
     /// yields little at once, and each write wakes the client. Of one that was

@@ -37,7 +37,7 @@ impl Beginnings {
         match begins {
             Begins::Web => return self.refuse(sessions, cx, key),
             Begins::Plain => {
-                session.is_known_now();
+                session.accept_first();
                 match self.held.remove(&key) {
                     Some(mut beginning) => session.early_input(beginning.take(), wires),
                     None => cx.hear(key, session, wires),

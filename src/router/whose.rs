@@ -76,7 +76,10 @@ impl Due {
     /// Whom it is about.
     pub(super) fn whose(self) -> Whose {
         match self {
-            Self::Session(key, _) | Self::First(key) | Self::Keeper(key) => Whose::Session(key),
+            Self::Session(key, _)
+            | Self::Terminal(key, _)
+            | Self::First(key)
+            | Self::Keeper(key) => Whose::Session(key),
             Self::Command(key, _) => Whose::Command(key),
             Self::Silent(key) => Whose::Caller(key),
             Self::Inquirer(key) => Whose::Inquirer(key),

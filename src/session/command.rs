@@ -69,8 +69,8 @@ pub struct Command {
     taken: window::Taken,
     outputs: [Output; 2],
     to_client: Backlog,
+    /// How the program ended; `None`: it runs.
     ended: Option<Ended>,
-    program_runs: bool,
     told: bool,
     dismissed: Option<Ending>,
     client_gone: bool,
@@ -96,7 +96,6 @@ impl Command {
             outputs: [output(relayed[1]), output(relayed[2])],
             to_client: Backlog::default(),
             ended: None,
-            program_runs: true,
             told: false,
             dismissed: None,
             client_gone: false,
@@ -122,9 +121,7 @@ impl Command {
 
     /// Tells the client something beside the streams.
     pub fn notice(&mut self, line: &str, streams: &mut impl Streams) {
-        let mut packet = Vec::new();
-        encode_packet(NOTICE, line.as_bytes(), &mut packet);
-        self.give_client(&packet, streams);
+        self.tell(NOTICE, line.as_bytes(), streams);
     }
 
     /// Takes what the client sent, as far as this turn has time for it: `acts`
@@ -175,7 +172,7 @@ impl Command {
     }
 
     fn signal(&mut self, number: u8, streams: &mut impl Streams) {
-        if self.program_runs {
+        if self.ended.is_none() {
             streams.signal(number);
         } else if ENDING.contains(&number.into()) {
             // It has ended, and something that it left behind has its outputs:
@@ -201,7 +198,7 @@ impl Command {
             (END_OF_STREAM, [number @ 1..=2]) => self.output_unread(*number, streams),
             (WINDOW, payload) => {
                 if let Some((number @ 1..=2, taken)) = window::read(payload) {
-                    let output = &mut self.outputs[usize::from(number - 1)];
+                    let output = self.output(number);
                     output.window = output.window.saturating_add(taken).min(window::OF_OUTPUT);
                 }
             }
@@ -214,10 +211,22 @@ impl Command {
 
     /// The client reads an output no more.
     fn output_unread(&mut self, number: u8, streams: &mut impl Streams) {
-        if std::mem::take(&mut self.outputs[usize::from(number - 1)].open) {
-            streams.close_output(number);
+        if self.close_output(number, streams) {
             self.tell_the_end(streams);
         }
+    }
+
+    /// Whether it was open.
+    fn close_output(&mut self, number: u8, streams: &mut impl Streams) -> bool {
+        let was_open = std::mem::take(&mut self.output(number).open);
+        if was_open {
+            streams.close_output(number);
+        }
+        was_open
+    }
+
+    fn output(&mut self, number: u8) -> &mut Output {
+        &mut self.outputs[usize::from(number - 1)]
     }
 
     fn input_ended(&mut self, streams: &mut impl Streams) {
@@ -272,9 +281,7 @@ impl Command {
         self.input = Input::Done;
         self.to_program.clear();
         streams.close_input();
-        let mut packet = Vec::new();
-        encode_packet(END_OF_STREAM, &[0], &mut packet);
-        self.give_client(&packet, streams);
+        self.tell(END_OF_STREAM, &[0], streams);
     }
 
     /// How many bytes of an output (1 or 2) can be taken now.
@@ -293,25 +300,21 @@ impl Command {
         let kind = if number == 1 { INPUT } else { ERROR_OUTPUT };
         // One read yields less than a packet holds.
         packet[..HEADER].copy_from_slice(&encode_bare(kind, count as u16));
-        let output = &mut self.outputs[usize::from(number - 1)];
+        let output = self.output(number);
         output.window = output.window.saturating_sub(count as u32);
         self.give_client(packet, streams);
     }
 
     /// An output has ended: nobody has it open any more.
     pub fn output_ended(&mut self, number: u8, streams: &mut impl Streams) {
-        if std::mem::take(&mut self.outputs[usize::from(number - 1)].open) {
-            streams.close_output(number);
-            let mut packet = Vec::new();
-            encode_packet(END_OF_STREAM, &[number], &mut packet);
-            self.give_client(&packet, streams);
+        if self.close_output(number, streams) {
+            self.tell(END_OF_STREAM, &[number], streams);
             self.tell_the_end(streams);
         }
     }
 
     /// The program has ended, and was reaped.
     pub fn program_ended(&mut self, ended: Ended, streams: &mut impl Streams) {
-        self.program_runs = false;
         self.ended = Some(ended);
         self.tell_the_end(streams);
     }
@@ -334,12 +337,10 @@ impl Command {
     }
 
     fn tell_how_it_ended(&mut self, streams: &mut impl Streams) {
-        if self.program_runs || self.told {
-            return;
-        }
-        if let Some(ended) = self.ended.take() {
+        if let Some(ended) = self.ended.as_ref().filter(|_| !self.told) {
+            let packet = ended.packet();
             self.told = true;
-            self.give_client(&ended.packet(), streams);
+            self.give_client(&packet, streams);
         }
     }
 
@@ -355,6 +356,13 @@ impl Command {
         self.client_gone = true;
         self.to_client.clear();
         self.to_program.clear();
+    }
+
+    /// Tells the client something beside the streams.
+    fn tell(&mut self, kind: u8, payload: &[u8], streams: &mut impl Streams) {
+        let mut packet = Vec::new();
+        encode_packet(kind, payload, &mut packet);
+        self.give_client(&packet, streams);
     }
 
     fn give_client(&mut self, bytes: &[u8], streams: &mut impl Streams) {

@@ -68,9 +68,7 @@ impl Session {
     /// a way.
     pub fn notice(&mut self, line: &str, ends: &mut impl Ends) {
         if self.extended.is_some() {
-            let mut packet = Vec::new();
-            encode_packet(NOTICE, shown_within(line, LONGEST_TEXT).as_bytes(), &mut packet);
-            self.give_output(&packet, ends);
+            self.tell(NOTICE, shown_within(line, LONGEST_TEXT).as_bytes(), ends);
         }
     }
 
@@ -204,7 +202,7 @@ impl Session {
                     self.give_output(&encode_bare(GO, 0), ends);
                 }
             }
-            self.has_arrived(ends);
+            self.arrive(ends);
         }
     }
 

@@ -25,19 +25,7 @@ pub struct Greeting {
     /// The first bytes, and how many of them have come.
     first: [u8; HEADER],
     come: usize,
-    decoder: Decoder,
-    /// Something was said, so that a hello comes too late.
-    spoken: bool,
-    extended: bool,
-    rows: Option<u16>,
-    cols: Option<u16>,
-    variables: Variables,
-    request: Request,
-    /// The names of the descriptors that it passes.
-    offered: Vec<u8>,
-    /// Input of a client that said hello, and has not said that that was all.
-    input: Vec<u8>,
-    input_ended: bool,
+    opening: Opening,
 }
 
 /// How many descriptors a client can pass.
@@ -59,7 +47,7 @@ pub enum Heard {
 }
 
 /// What is known of a client when its program starts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Opening {
     /// In whatever packet the client is.
     pub decoder: Decoder,
@@ -76,11 +64,11 @@ pub struct Opening {
     /// The names of the descriptors that it passes; one more than there can
     /// be where there were more.
     pub offered: Vec<u8>,
-    /// Input that came early.
+    /// Input of a client that had said hello, and not that that was all.
     pub input: Vec<u8>,
     /// It has said that there is no more.
     pub input_ended: bool,
-    /// It has said something.
+    /// It has said something: a hello comes too late.
     pub spoken: bool,
 }
 
@@ -88,7 +76,7 @@ impl Greeting {
     /// Of a client that said nothing in time, and says hello now: a part of
     /// that may have come before.
     pub fn late(decoder: Decoder) -> Self {
-        Self { decoder, ..Self::default() }
+        Self { opening: Opening { decoder, ..Opening::default() }, ..Self::default() }
     }
 
     /// Takes what the client sent off the front of `bytes`.
@@ -97,52 +85,53 @@ impl Greeting {
             let count = bytes.len().min(HEADER - self.come);
             self.first[self.come..self.come + count].copy_from_slice(&bytes[..count]);
             self.come += count;
-            if self.come == HEADER && web::is_no_packet(self.first) {
+            if self.come == HEADER && web::is_no_packet(&self.first) {
                 return Heard::Web;
             }
         }
+        let heard = &mut self.opening;
         loop {
-            let (before, decoder) = (*bytes, self.decoder.clone());
-            let Some(packet) = self.decoder.next(bytes) else {
+            let (before, decoder) = (*bytes, heard.decoder.clone());
+            let Some(packet) = heard.decoder.next(bytes) else {
                 return Heard::Waiting;
             };
-            let first = !std::mem::replace(&mut self.spoken, true);
+            let first = !std::mem::replace(&mut heard.spoken, true);
             match packet {
                 Packet::Hello(1..) if first => {
-                    self.extended = true;
-                    self.decoder.extend();
+                    heard.extended = true;
+                    heard.decoder.extend();
                     return Heard::Answer(encode_bare(HELLO, VERSION));
                 }
                 Packet::Hello(_) => {}
-                Packet::Rows(rows) => self.rows = (rows > 0).then_some(rows),
-                Packet::Cols(cols) => self.cols = (cols > 0).then_some(cols),
+                Packet::Rows(rows) => heard.rows = (rows > 0).then_some(rows),
+                Packet::Cols(cols) => heard.cols = (cols > 0).then_some(cols),
                 // A client that can do more says when that was all.
                 Packet::Part(VARIABLES, [], true) => return Heard::Begin,
-                Packet::Part(VARIABLES, part, last) => self.variables.part(part, last),
-                Packet::Part(REQUEST, part, last) => self.request.part(part, last),
+                Packet::Part(VARIABLES, part, last) => heard.variables.part(part, last),
+                Packet::Part(REQUEST, part, last) => heard.request.part(part, last),
                 Packet::Part(OFFER, part, _) => {
-                    let room = (DESCRIPTORS + 1 - self.offered.len()).min(part.len());
-                    self.offered.extend_from_slice(&part[..room]);
+                    let room = (DESCRIPTORS + 1 - heard.offered.len()).min(part.len());
+                    heard.offered.extend_from_slice(&part[..room]);
                 }
-                Packet::Part(END_OF_STREAM, [], true) => self.input_ended = true,
-                Packet::Input(input) if self.extended => {
+                Packet::Part(END_OF_STREAM, [], true) => heard.input_ended = true,
+                Packet::Input(input) if heard.extended => {
                     // To read no further would be to wait for what stands
                     // behind it.
-                    if self.input.len() + input.len() > EARLY_INPUT {
+                    if heard.input.len() + input.len() > EARLY_INPUT {
                         return Heard::Refuse(TOO_MUCH);
                     }
-                    self.input.extend_from_slice(input);
+                    heard.input.extend_from_slice(input);
                 }
                 // There is nobody yet whom a signal could be for.
-                Packet::Part(..) | Packet::Signal(_) | Packet::Unknown(..) if self.extended => {}
+                Packet::Part(..) | Packet::Signal(_) | Packet::Unknown(..) if heard.extended => {}
                 // For the session.
                 Packet::Input(_) | Packet::Signal(_) | Packet::Part(..) | Packet::Unknown(..) => {
-                    (*bytes, self.decoder) = (before, decoder);
+                    (*bytes, heard.decoder) = (before, decoder);
                     return Heard::Begin;
                 }
             }
             // Sizes and nothing else: the C plugin's client has no more to say.
-            if !self.extended && self.rows.is_some() && self.cols.is_some() {
+            if !heard.extended && heard.rows.is_some() && heard.cols.is_some() {
                 return Heard::Begin;
             }
         }
@@ -150,28 +139,17 @@ impl Greeting {
 
     /// Whether less than a packet has come, and looks like a web page's.
     pub fn may_be_web(&self) -> bool {
-        (1..HEADER).contains(&self.come) && web::may_be_no_packet(&self.first[..self.come])
+        (1..HEADER).contains(&self.come) && web::is_no_packet(&self.first[..self.come])
     }
 
     /// Whether the client has said hello.
     pub fn is_extended(&self) -> bool {
-        self.extended
+        self.opening.extended
     }
 
     /// What is known when the program starts.
     pub fn opening(self) -> Opening {
-        Opening {
-            decoder: self.decoder,
-            extended: self.extended,
-            rows: self.rows,
-            cols: self.cols,
-            variables: self.variables,
-            request: self.request,
-            offered: self.offered,
-            input: self.input,
-            input_ended: self.input_ended,
-            spoken: self.spoken,
-        }
+        self.opening
     }
 }
 

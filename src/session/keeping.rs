@@ -2,7 +2,7 @@
 //! is kept, and who comes back sees nothing of it before the word to go on.
 
 use fpty::proto::key::SessionKey;
-use fpty::proto::{Decoder, Ended, GO, KEY, encode_bare, encode_packet};
+use fpty::proto::{Decoder, Ended, GO, KEY, encode_bare};
 use fpty::remains::Remains;
 use fpty::sys::Size;
 
@@ -26,7 +26,7 @@ impl Session {
     /// terminal.
     pub fn resumed(size: Size, kept: Option<Kept>) -> Self {
         let mut session = Self::raw(size);
-        session.is_known_now();
+        session.accept_first();
         let mut decoder = Decoder::default();
         decoder.extend();
         session.decoder = Some(decoder);
@@ -47,9 +47,7 @@ impl Session {
 
     /// The client is told by what it finds its session again.
     pub fn tell_key(&mut self, key: &SessionKey, ends: &mut impl Ends) {
-        let mut packet = Vec::new();
-        encode_packet(KEY, &key.payload(), &mut packet);
-        self.give_output(&packet, ends);
+        self.tell(KEY, &key.payload(), ends);
     }
 
     /// What is kept, where the session can be left.
@@ -64,7 +62,7 @@ impl Session {
 
     /// Its terminal is not handed over: what is kept is all that is offered.
     pub fn relays_for_good(&mut self) {
-        if let Some(kept) = self.extended.as_mut().and_then(|extended| extended.kept.as_mut()) {
+        if let Some(kept) = self.kept_mut() {
             kept.relays = true;
         }
     }
@@ -136,13 +134,13 @@ impl Session {
         if let Some(extended) = &mut self.extended {
             extended.owes_go = false;
             self.give_output(&encode_bare(GO, 0), ends);
-            self.has_arrived(ends);
+            self.arrive(ends);
         }
     }
 
     /// A client that has come back was told to go on.
-    pub(super) fn has_arrived(&mut self, ends: &mut impl Ends) {
-        let Some(kept) = self.extended.as_mut().and_then(|extended| extended.kept.as_mut()) else {
+    pub(super) fn arrive(&mut self, ends: &mut impl Ends) {
+        let Some(kept) = self.kept_mut() else {
             return;
         };
         if std::mem::take(&mut kept.hidden) && !self.program_runs {
@@ -156,7 +154,7 @@ impl Session {
     /// is for the client as well.
     #[inline]
     pub(super) fn keep_output(&mut self, packet: &[u8]) -> bool {
-        let Some(kept) = self.extended.as_mut().and_then(|extended| extended.kept.as_mut()) else {
+        let Some(kept) = self.kept_mut() else {
             return true;
         };
         if let Some(output) = packet.get(fpty::proto::HEADER..) {
@@ -168,9 +166,8 @@ impl Session {
     /// The terminal gets the size that the client has said: not while that
     /// waits for what was on it in another one.
     pub(super) fn resize(&mut self, ends: &mut impl Ends) {
-        let size: Size = self.size;
-        let is_theirs = self.is_handed_over();
-        if let Some(kept) = self.extended.as_mut().and_then(|extended| extended.kept.as_mut()) {
+        let (size, is_theirs) = (self.size, self.is_handed_over());
+        if let Some(kept) = self.kept_mut() {
             if kept.hidden {
                 return;
             }

@@ -3,6 +3,16 @@
 //!
 //! It does no input or output of its own: what it decides it asks of its
 //! [`Ends`], so that it can be tested without a server or a terminal.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `mod.rs` | the session: what it relays, and when it is over |
+//! | `packets.rs` | what a client says in packets |
+//! | `extended.rs` | what there is more in the extended mode: the end, the hand-over |
+//! | `keeping.rs` | what there is more where a session can be left |
+//! | `greeting.rs` | what a client says before its program starts |
+//! | `web.rs` | what a web page begins with, that is let in nowhere |
+//! | `command.rs` | a command without a terminal |
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +27,7 @@ use extended::Extended;
 use greeting::Opening;
 
 use fpty::proto::variables::CAN_TAKE;
-use fpty::proto::{Decoder, Ended, Ending, Packet};
+use fpty::proto::{Decoder, Ended, Ending, Packet, encode_packet};
 use fpty::relay::{Backlog, Given};
 use fpty::sys::{Size, Written, poll::Interest};
 
@@ -314,7 +324,7 @@ impl Session {
     }
 
     /// They are no browser's.
-    pub fn is_known_now(&mut self) {
+    pub fn accept_first(&mut self) {
         if self.client == Client::New {
             self.client = Client::Open;
         }
@@ -331,7 +341,7 @@ impl Session {
         if self.is_behind() {
             self.client = Client::Open;
         }
-        self.starve_unless(false);
+        self.fate = Fate::Starved;
     }
 
     /// Why it was ended, where that was not by one of its ends.
@@ -389,42 +399,42 @@ impl Session {
         }
     }
 
-    fn starve_unless(&mut self, there_is: bool) {
-        if !there_is {
-            self.fate = Fate::Starved;
-        }
+    /// Whether it is of use to anybody.
+    fn takes_input(&self, bytes: &[u8]) -> bool {
+        !bytes.is_empty() && self.terminal_open && self.program_runs
     }
 
     fn give_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        if let Some(taken) = self.write_input(bytes, ends) {
-            let there_is = self.input.try_push(&bytes[taken..]);
-            self.starve_unless(there_is);
+        if self.takes_input(bytes)
+            && self.input.give(bytes, |bytes| ends.write_terminal(bytes).taken()) == Given::Starved
+        {
+            self.fate = Fate::Starved;
         }
     }
 
     /// The same, of a buffer that it may keep.
     fn give_all_input(&mut self, bytes: &mut Vec<u8>, ends: &mut impl Ends) {
-        if let Some(taken) = self.write_input(bytes, ends) {
-            let there_is = self.input.try_keep(bytes, taken);
-            self.starve_unless(there_is);
+        if !self.takes_input(bytes) {
+            return;
+        }
+        let waits = !self.input.is_empty();
+        let taken = if waits { Some(0) } else { ends.write_terminal(bytes).taken() };
+        if taken.is_some_and(|taken| !self.input.try_keep(bytes, taken)) {
+            self.fate = Fate::Starved;
         }
     }
 
-    /// How much of it the terminal took; `None`: it is of no use to anybody.
-    fn write_input(&self, bytes: &[u8], ends: &mut impl Ends) -> Option<usize> {
-        if bytes.is_empty() || !self.terminal_open || !self.program_runs {
-            return None;
-        }
-        match self.input.is_empty() {
-            true => ends.write_terminal(bytes).taken(),
-            false => Some(0),
-        }
+    /// Tells the client something beside the output.
+    fn tell(&mut self, kind: u8, payload: &[u8], ends: &mut impl Ends) {
+        let mut packet = Vec::new();
+        encode_packet(kind, payload, &mut packet);
+        self.give_output(&packet, ends);
     }
 
     fn give_output(&mut self, bytes: &[u8], ends: &mut impl Ends) {
         match self.output.give(bytes, |bytes| ends.write_client(bytes).taken()) {
             Given::Taken(_) => {}
-            Given::Starved => self.starve_unless(false),
+            Given::Starved => self.fate = Fate::Starved,
             Given::Gone => self.client_left(),
         }
     }

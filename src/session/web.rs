@@ -76,11 +76,8 @@ impl Beginning {
 
 /// What a client begins with.
 pub fn begins(bytes: &[u8]) -> Begins {
-    // A record of a handshake, of a version from 3.0 to 3.4.
-    match bytes {
-        [0x16] | [0x16, 3] => return Begins::Likely,
-        [0x16, 3, minor, ..] if *minor <= 4 => return Begins::Web,
-        _ => {}
+    if let Some(begins) = handshake(bytes) {
+        return begins;
     }
     let end = bytes.iter().position(|byte| b"\r\n".contains(byte));
     let line = &bytes[..end.unwrap_or(bytes.len())];
@@ -104,6 +101,15 @@ pub fn begins(bytes: &[u8]) -> Begins {
         (true, true) => Begins::Web,
         (false, false) => Begins::Unlikely,
         (false, true) => Begins::Plain,
+    }
+}
+
+/// A record of a TLS handshake, of a version from 3.0 to 3.4; or what may become one.
+fn handshake(bytes: &[u8]) -> Option<Begins> {
+    match bytes {
+        [0x16] | [0x16, 3] => Some(Begins::Likely),
+        [0x16, 3, minor, ..] if *minor <= 4 => Some(Begins::Web),
+        _ => None,
     }
 }
 
@@ -131,20 +137,14 @@ fn may_begin_request(rest: &[u8]) -> bool {
 
 /// What a browser begins with that comes where packets are spoken: as a
 /// packet's header each of these is a signal that there is not, or a client
-/// that gives itself a number which none has.
-pub fn is_no_packet(first: [u8; 4]) -> bool {
-    may_be_no_packet(&first)
-}
-
-/// The same of less than a header.
-pub fn may_be_no_packet(first: &[u8]) -> bool {
+/// that gives itself a number which none has. Of less than a header: whether it may
+/// become that.
+pub fn is_no_packet(first: &[u8]) -> bool {
     let of_method = |method: &&[u8]| match method {
         [a, b, c] => [*a, *b, *c, b' '].starts_with(first),
         method => method.starts_with(first),
     };
-    METHODS.iter().any(of_method)
-        || matches!(first, [0x16] | [0x16, 3])
-        || matches!(first, [0x16, 3, minor, ..] if *minor <= 4)
+    METHODS.iter().any(of_method) || handshake(first).is_some()
 }
 
 /// What a browser is told.
@@ -231,10 +231,10 @@ mod tests {
     #[test]
     fn no_packet_of_ours_looks_like_one() {
         for first in [*b"GET ", *b"POST", *b"PUT ", *b"HEAD", *b"OPTI", *b"PRI ", [0x16, 3, 1, 2]] {
-            assert!(is_no_packet(first), "{first:?}");
+            assert!(is_no_packet(&first), "{first:?}");
         }
         for first in [[0, 1, 0, 102], [0, 24, 0, 100], [0, 5, 0, 0], [0, 0, 0, 2], *b"GETX"] {
-            assert!(!is_no_packet(first), "{first:?}");
+            assert!(!is_no_packet(&first), "{first:?}");
         }
     }
 }

@@ -17,14 +17,20 @@ pub fn protect(fd: BorrowedFd<'_>) {
     unsafe { ffi::uwsgi_add_safe_fd(fd.as_raw_fd()) };
 }
 
+/// Has a descriptor close with an exec, or not; whether there is one of that number.
+pub(super) fn close_with_exec(number: c_int, closes: bool) -> bool {
+    let flags = if closes { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: fcntl(2) with numbers.
+    unsafe { libc::fcntl(number, libc::F_SETFD, flags) == 0 }
+}
+
 /// Keeps descriptors, with a note, for the server's next image. To be called
 /// by the master as the last thing before that; they were protected before.
 pub fn keep(name: &str, fds: &[BorrowedFd<'_>], note: &OsStr) {
     let mut value = Vec::new();
     for fd in fds {
         let number = fd.as_raw_fd();
-        // SAFETY: fcntl(2) with numbers.
-        unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+        close_with_exec(number, false);
         if !value.is_empty() {
             value.push(b',');
         }
@@ -46,9 +52,8 @@ pub fn found() {
         super::inherited::forbid_inspection();
         // What else is noted there is no descriptor of ours.
         for number in taken_apart(value.as_bytes()).0.into_iter().flatten() {
-            // SAFETY: fcntl(2) with numbers; whatever it is, it was left open
-            // for us.
-            unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+            // Whatever it is, it was left open for us.
+            close_with_exec(number, true);
         }
     }
 }
@@ -74,9 +79,8 @@ fn take_if(name: &str, is_it: impl Fn(&OwnedFd) -> bool) -> Option<(Vec<OwnedFd>
     // SAFETY: the server's only thread, while it starts.
     unsafe { std::env::remove_var(name) };
     let (numbers, note) = taken_apart(value.as_bytes());
-    let fds: Option<Vec<OwnedFd>> =
-        numbers.into_iter().map(|number| take_number(number?, &is_it)).collect();
-    Some((fds?, note.to_owned()))
+    let fds = numbers.into_iter().map(|number| take_number(number?, &is_it));
+    Some((fds.collect::<Option<_>>()?, note.to_owned()))
 }
 
 /// What [`keep`] has written: the numbers, `None` for what is none of ours, and the
@@ -90,8 +94,7 @@ fn taken_apart(value: &[u8]) -> (Vec<Option<c_int>>, &OsStr) {
 }
 
 fn take_number(number: c_int, is_it: impl Fn(&OwnedFd) -> bool) -> Option<OwnedFd> {
-    // SAFETY: fcntl(2) with numbers: says so where there is no such descriptor.
-    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+    if !close_with_exec(number, true) {
         return None;
     }
     // SAFETY: open, as we just saw, and ours: our last image left it to us.

@@ -14,8 +14,27 @@ use crate::ffi;
 use fpty::error::{Error, Result};
 
 /// The name of our gateways, which is that of their sockets' owner: by it the
-/// server finds out which sockets a gateway keeps.
-pub(super) const NAME: &CStr = Owner::Router.name();
+/// server finds out which sockets a gateway keeps. It is one in memory, too: by its
+/// address ours are told from others.
+static NAME: &CStr = Owner::Router.name();
+
+/// All gateways on the server's list, in its order.
+pub(super) fn all() -> &'static [ffi::uwsgi_gateway] {
+    // SAFETY: an array in memory shared with the master, which changes neither
+    // names nor order after the start, and writes the numbers of its children as a
+    // whole.
+    unsafe {
+        let shared = (*addr_of_mut!(ffi::uwsgi)).shared;
+        let count = usize::try_from((*shared).gateways_cnt).unwrap_or(0);
+        let gateways: &[_] = &(*shared).gateways;
+        gateways.get(..count).unwrap_or(gateways)
+    }
+}
+
+/// Whether one is ours.
+pub(super) fn is_ours(gateway: &ffi::uwsgi_gateway) -> bool {
+    gateway.name.cast_const() == NAME.as_ptr()
+}
 
 /// One gateway process.
 pub struct Gateway {
@@ -23,17 +42,16 @@ pub struct Gateway {
     harakiri: Option<u32>,
 }
 
-/// What a gateway process does; set once, before the first is registered.
-static RUN: OnceCell<fn(Gateway) -> Result<()>> = OnceCell::new();
-static HARAKIRI: OnceCell<Option<u32>> = OnceCell::new();
+/// What a gateway process does, and its harakiri; set once, before the first is
+/// registered.
+static RUN: OnceCell<(fn(Gateway) -> Result<()>, Option<u32>)> = OnceCell::new();
 
 /// Registers the gateways. Without a master the server forks them at once.
 ///
 /// # Errors
 /// The server's table of gateways is full.
 pub fn register(count: u32, harakiri: Option<u32>, run: fn(Gateway) -> Result<()>) -> Result<()> {
-    let _ = RUN.set(run);
-    let _ = HARAKIRI.set(harakiri);
+    let _ = RUN.set((run, harakiri));
     for _ in 0..count {
         // SAFETY: the name lives forever, as does the function.
         let gateway = unsafe {
@@ -57,16 +75,13 @@ pub fn register(count: u32, harakiri: Option<u32>, run: fn(Gateway) -> Result<()
 unsafe extern "C" fn gateway_main(id: c_int, _: *mut c_void) {
     guard("the gateway", (), || {
         inherited::stay();
-        let gateway = Gateway {
-            id: usize::try_from(id).unwrap_or(0),
-            harakiri: HARAKIRI.get().copied().flatten().filter(|_| server::has_master()),
+        let Some((run, harakiri)) = RUN.get() else {
+            return;
         };
+        let id = usize::try_from(id).unwrap_or(0);
+        let gateway = Gateway { id, harakiri: harakiri.filter(|_| server::has_master()) };
         proof::i_am(gateway.ordinal());
-        let outcome = match RUN.get() {
-            Some(run) => run(gateway),
-            None => Err(Error::new("registered without a purpose")),
-        };
-        if let Err(error) = outcome {
+        if let Err(error) = run(gateway) {
             log(&format!("forkptyrouter: the gateway ends: {error}"));
         }
     });
@@ -88,16 +103,7 @@ impl Gateway {
 
     /// How many of its kind come before it.
     pub fn ordinal(&self) -> usize {
-        // SAFETY: a fixed array in memory shared with the master, which
-        // changes neither names nor order after the start.
-        unsafe {
-            let gateways = &(*(*addr_of_mut!(ffi::uwsgi)).shared).gateways;
-            gateways
-                .iter()
-                .take(self.id)
-                .filter(|other| !other.name.is_null() && CStr::from_ptr(other.name) == NAME)
-                .count()
-        }
+        all().iter().take(self.id).filter(|other| is_ours(other)).count()
     }
 
     /// The gateway is about to wait, for any time.

@@ -4,6 +4,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::log::log;
+use super::server;
+use fpty::error::{Error, Result};
 
 /// Runs what C called; a panic is logged and becomes `on_panic`, because an
 /// unwinding that reaches a C frame would abort the server.
@@ -14,6 +16,15 @@ pub fn guard<R>(what: &str, on_panic: R, body: impl FnOnce() -> R) -> R {
             log(&format!("forkptyrouter: internal error in {what}: {}", text(&*payload)));
             on_panic
         }
+    }
+}
+
+/// Runs a part of a plugin's start that C called. Where it fails the server ends with a
+/// line that says so: one that runs with something else than asked for helps nobody.
+pub fn start(plugin: &str, what: &str, body: impl FnOnce() -> Result<()>) {
+    if let Err(error) = guard(what, Err(Error::new("cannot start")), body) {
+        log(&format!("{plugin}: {error}"));
+        server::exit(1);
     }
 }
 

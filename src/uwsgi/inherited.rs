@@ -11,13 +11,16 @@
 //! asked who it is: a gateway says so as its first deed, other plugins' gateways
 //! begin in a function of ours, and for the rest there are the server's hooks.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr::{addr_of, addr_of_mut};
+use std::ptr::addr_of_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
-use super::exec_handoff;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use super::{exec_handoff, gateway};
 use crate::ffi;
 use fpty::sys::shared;
 
@@ -126,39 +129,23 @@ extern "C" fn in_child() {
 
 /// Whether one of our gateways does not run: the server may be about to fork it.
 fn is_one_missing() -> bool {
-    // SAFETY: a fixed array in memory that the master shares with its children;
-    // a name is NULL or lives for ever.
-    let gateways = unsafe { &(*(*addr_of!(ffi::uwsgi)).shared).gateways };
-    gateways.iter().filter(|gateway| !gateway.name.is_null()).any(|gateway| {
-        // SAFETY: as above.
-        let is_ours = unsafe { CStr::from_ptr(gateway.name) } == super::gateway::NAME;
-        is_ours && !is_child(gateway.pid)
-    })
+    gateway::all().iter().any(|one| gateway::is_ours(one) && !is_child(one.pid))
 }
 
 /// Whether this is a child of ours that runs. It is not reaped by that: the
 /// server does so.
 fn is_child(pid: libc::pid_t) -> bool {
-    // SAFETY: a plain struct, all zero.
-    let mut state: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    let Ok(id) = libc::id_t::try_from(pid) else { return false };
-    // SAFETY: waitid(2) fills in the struct.
-    let outcome = unsafe { libc::waitid(libc::P_PID, id, &mut state, flags) };
-    // SAFETY: of a struct that is zero, or filled in; 0: it runs.
-    pid > 0 && outcome == 0 && unsafe { state.si_pid() } == 0
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    pid > 0 && waitid(Id::Pid(Pid::from_raw(pid)), flags) == Ok(WaitStatus::StillAlive)
 }
 
 /// Other plugins' gateways begin in a function of ours.
 fn wrap_others() {
-    // SAFETY: the master, before it forks any gateway, is alone with that
-    // array; see is_one_missing.
+    // SAFETY: the master, before it forks any gateway, is alone with that array.
     let gateways = unsafe { &mut (*(*addr_of_mut!(ffi::uwsgi)).shared).gateways };
     let mut loops = Vec::new();
     for gateway in gateways.iter_mut() {
-        // SAFETY: as above.
-        let is_other = !gateway.name.is_null()
-            && unsafe { CStr::from_ptr(gateway.name) } != super::gateway::NAME;
+        let is_other = !gateway.name.is_null() && !gateway::is_ours(gateway);
         loops.push(gateway.loop_.filter(|_| is_other));
         if is_other && gateway.loop_.is_some() {
             gateway.loop_ = Some(begin_other);

@@ -27,11 +27,7 @@ static HAS_MORE: AtomicBool = AtomicBool::new(false);
 /// Writes one line to the server's log (`uwsgi_log`), or keeps it until that
 /// takes it; see [`flush`].
 pub fn log(line: &str) {
-    let line = unlike_the_audit(line).into_owned();
-    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    go_on(&mut waiting);
-    waiting.say(|_| line, takes);
-    HAS_MORE.store(waiting.waits(), Ordering::Relaxed);
+    go_on(|waiting| waiting.say(|_| unlike_the_audit(line).into_owned(), takes));
 }
 
 /// An ordinary line, in which somebody may be called like the beginning of the
@@ -65,12 +61,11 @@ pub fn has_more() -> bool {
 
 /// Writes the lines that wait, as far as the log takes them.
 pub fn flush() {
-    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    go_on(&mut waiting);
-    HAS_MORE.store(waiting.waits(), Ordering::Relaxed);
+    go_on(|_| {});
 }
 
-fn go_on(waiting: &mut Queue) {
+fn go_on(then: impl FnOnce(&mut Queue)) {
+    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
     waiting.flush(takes);
     if *waiting.lost() > 0 && !waiting.waits() {
         let line = |lost: &mut u64| {
@@ -79,6 +74,8 @@ fn go_on(waiting: &mut Queue) {
         };
         waiting.say(line, takes);
     }
+    then(&mut waiting);
+    HAS_MORE.store(waiting.waits(), Ordering::Relaxed);
 }
 
 /// All that comes to the log comes through here: whatever a peer is called, it is

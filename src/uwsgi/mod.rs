@@ -1,5 +1,20 @@
 //! The server that loads the library, behind functions that are safe to call.
 //! No raw pointer of the server leaves this folder.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `abi.rs`, `fingerprint.rs` | whether it is the server that we were built for |
+//! | `guard.rs` | what everything goes through that C calls |
+//! | `options.rs` | options as the server takes them |
+//! | `sockets.rs`, `passed.rs` | sockets on its list; those that somebody has passed to it |
+//! | `gateway.rs` | gateways on its list |
+//! | `worker.rs` | its workers |
+//! | `server.rs`, `metrics.rs` | facts about it; numbers among its metrics |
+//! | `log.rs`, `queue.rs` | its log; lines that wait for a log |
+//! | `inherited.rs` | what only gateways inherit from the master |
+//! | `proof.rs` | by what a gateway is known |
+//! | `exec_handoff.rs` | descriptors that outlive a reload |
+//! | `stopping.rs` | the instance stops |
 
 pub mod abi;
 pub mod exec_handoff;

@@ -69,14 +69,18 @@ pub fn before_exec() {
     }
 }
 
-fn words() -> &'static [AtomicI32] {
-    PAGE.get().map(|page| page.words.words()).unwrap_or_default()
+fn words() -> Option<&'static [AtomicI32]> {
+    PAGE.get().map(|page| page.words.words())
+}
+
+fn word(at: usize) -> Option<&'static AtomicI32> {
+    words()?.get(at)
 }
 
 /// The number; `None` for whoever has not the page: all zero there.
 pub fn token() -> Option<Token> {
     let mut token = [0; LENGTH];
-    for (part, word) in token.iter_mut().zip(words().get(TOKEN..)?) {
+    for (part, word) in token.iter_mut().zip(words()?.get(TOKEN..)?) {
         *part = word.load(Ordering::Relaxed);
     }
     (token != [0; LENGTH]).then_some(token)
@@ -96,33 +100,32 @@ pub fn page() -> Option<BorrowedFd<'static>> {
 
 /// This process keeps sessions from now on.
 pub fn i_keep() {
-    if let Some(word) = words().get(KEEPERS) {
+    if let Some(word) = word(KEEPERS) {
         word.fetch_add(1, Ordering::AcqRel);
     }
 }
 
 /// The how manyth it is that does, or did last; 0: there was none.
 pub fn keeper() -> u64 {
-    let word = words().get(KEEPERS);
-    word.map_or(0, |word| u64::from(word.load(Ordering::Acquire).unsigned_abs()))
+    word(KEEPERS).map_or(0, |word| u64::from(word.load(Ordering::Acquire).unsigned_abs()))
 }
 
 /// The master, at its end, has written how all sessions ended, also of those that are
 /// kept by a process that outlives it.
 pub fn ends_are_told() {
-    if let Some(word) = words().get(ENDS) {
+    if let Some(word) = word(ENDS) {
         word.store(1, Ordering::Release);
     }
 }
 
 /// Whether it has.
 pub fn are_ends_told() -> bool {
-    words().get(ENDS).is_some_and(|word| word.load(Ordering::Acquire) == 1)
+    word(ENDS).is_some_and(|word| word.load(Ordering::Acquire) == 1)
 }
 
 /// This process is the gateway of that number.
 pub fn i_am(ordinal: usize) {
-    if let Some(word) = words().get(GATEWAYS + ordinal) {
+    if let Some(word) = word(GATEWAYS + ordinal) {
         // A pid is positive.
         word.store(std::process::id() as i32, Ordering::Release);
     }
@@ -130,6 +133,5 @@ pub fn i_am(ordinal: usize) {
 
 /// Whether a process is the gateway of that number.
 pub fn is_gateway(ordinal: usize, pid: i32) -> bool {
-    let word = words().get(GATEWAYS + ordinal);
-    pid > 0 && word.is_some_and(|word| word.load(Ordering::Acquire) == pid)
+    pid > 0 && word(GATEWAYS + ordinal).is_some_and(|word| word.load(Ordering::Acquire) == pid)
 }

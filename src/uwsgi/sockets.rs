@@ -4,15 +4,18 @@
 use std::ffi::{CStr, CString, OsStr, c_char, c_int};
 use std::os::fd::IntoRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::ptr::addr_of_mut;
 
+use nix::unistd::AccessFlags;
+
+use super::exec_handoff::close_with_exec;
 use super::log::log;
 use super::passed;
 use crate::config::rules::SocketKind;
 use crate::ffi;
 use fpty::error::{Context, Error, Result};
+use fpty::proto::Protocol;
 use fpty::sys::bind::{self, Ownership};
 use fpty::sys::socket::Listener;
 
@@ -64,6 +67,14 @@ impl Role {
         }
     }
 
+    /// Of a socket where terminals are given.
+    pub const fn of_terminals(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Raw => Role::Raw,
+            Protocol::Uwsgi => Role::Uwsgi,
+        }
+    }
+
     fn of(mode: c_int) -> Self {
         usize::try_from(mode).ok().and_then(|mode| ROLES.get(mode)).copied().unwrap_or(Role::Raw)
     }
@@ -111,65 +122,45 @@ pub fn add(address: &OsStr, role: Role, rules: usize) -> Result<()> {
 /// # Errors
 /// It cannot be reached, or hands out none.
 pub fn add_from_zerg(address: &OsStr) -> Result<()> {
-    const MOST: usize = 64;
+    const MOST: c_int = 64;
     let failed =
         |why: &str| Error::new(format!("zerg server {}: {why}", address.to_string_lossy()));
     let path =
         CString::new(address.as_bytes()).map_err(|_| failed("the address holds a NUL byte"))?;
-    let mut expected: c_int = 8;
-    for _ in 0..2 {
-        // SAFETY: a NUL-terminated string, of which the server makes a copy.
-        let connection = unsafe { ffi::uwsgi_connect(path.as_ptr().cast_mut(), 30, 0) };
-        if connection < 0 {
-            return Err(failed("cannot connect"));
-        }
-        let before = expected;
-        let code = c"uwsgi-zerg";
-        // SAFETY: a connected socket and a code of the length that is said;
-        // the server returns a malloc'ed array of `expected` descriptors, -1
-        // where there are fewer, or NULL.
-        let sockets = unsafe {
-            let sockets = ffi::uwsgi_attach_fd(
-                connection,
-                &mut expected,
-                code.as_ptr().cast_mut(),
-                code.count_bytes(),
-            );
-            libc::close(connection);
-            sockets
-        };
+    // SAFETY: a NUL-terminated string, of which the server makes a copy.
+    let connection = unsafe { ffi::uwsgi_connect(path.as_ptr().cast_mut(), 30, 0) };
+    if connection < 0 {
+        return Err(failed("cannot connect"));
+    }
+    let (code, mut count) = (c"uwsgi-zerg", MOST);
+    // SAFETY: a connected socket and a code of the length that is said. The server
+    // returns NULL, or a malloc'ed array of `count` descriptors and more, -1 where
+    // there are fewer; it is not used after it was given back.
+    let descriptors = unsafe {
+        let code = (code.as_ptr().cast_mut(), code.count_bytes());
+        let sockets = ffi::uwsgi_attach_fd(connection, &mut count, code.0, code.1);
+        libc::close(connection);
         if sockets.is_null() {
-            // It has more than we had room for, and said how many.
-            if expected != before && usize::try_from(expected).is_ok_and(|count| count <= MOST) {
-                continue;
-            }
             return Err(failed("it sent something else than sockets"));
         }
-        let count = usize::try_from(expected).unwrap_or(0);
-        // SAFETY: see above.
-        let mut descriptors = unsafe { std::slice::from_raw_parts(sockets, count) }.to_vec();
-        descriptors.retain(|fd| *fd >= 0);
-        // SAFETY: malloc'ed, and not used any more.
-        unsafe { libc::free(sockets.cast()) };
-        if descriptors.is_empty() {
-            return Err(failed("it has no sockets"));
-        }
-        for fd in descriptors {
-            // uwsgi_new_gateway_socket_from_fd measures the name, which an
-            // IPv6 socket has none of.
-            let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
-            add(OsStr::from_bytes(&name), Role::Raw, 0)?;
-            each_socket(Owner::Router, |socket| {
-                // The one just added is the last without a descriptor.
-                if socket.fd == -1 && bytes(socket.name) == name {
-                    socket.fd = fd;
-                }
-                Ok(())
-            })?;
-        }
-        return Ok(());
+        let descriptors = std::slice::from_raw_parts(sockets, MOST as usize).to_vec();
+        libc::free(sockets.cast());
+        descriptors
+    };
+    if descriptors.iter().all(|fd| *fd < 0) {
+        return Err(failed("it has no sockets"));
     }
-    Err(failed("it sent something else than sockets"))
+    for fd in descriptors.into_iter().filter(|fd| *fd >= 0) {
+        // uwsgi_new_gateway_socket_from_fd measures the name, which an
+        // IPv6 socket has none of.
+        let name = name_of(fd).ok_or_else(|| failed("it sent an unusable socket"))?;
+        add(OsStr::from_bytes(&name), Role::Raw, 0)?;
+        // The one just added is the last without a descriptor.
+        sockets_of(Owner::Router)
+            .filter(|socket| socket.fd == -1 && bytes(socket.name) == name)
+            .for_each(|socket| socket.fd = fd);
+    }
+    Ok(())
 }
 
 /// Binds a plugin's sockets, each with the mode and owner that its rules say;
@@ -186,35 +177,38 @@ pub fn bind(
     // Once more: what the server had open there when we were loaded may have
     // been closed.
     fpty::sys::stdio::fill_closed();
-    each_socket(owner, |socket| {
+    for socket in sockets_of(owner) {
         let raw_name = bytes(socket.name).to_vec();
         // Of a number, or for a person.
         let name = text(socket.name);
         let (role, rules) = role_and_rules(socket.mode);
         let was_bound = socket.fd >= 0 || name.starts_with('=') || name.starts_with("fd://");
+        // What is bound or fetched is so anew after a reload; what hooks and
+        // applications start has no use for it, and would keep the address.
         let (fd, raw_name, shared) = if socket.fd >= 0 {
-            close_with_exec(socket.fd);
+            close_with_exec(socket.fd, true);
             (socket.fd, raw_name, false)
         } else if let Some(number) = name.strip_prefix('=') {
             let fd = shared_socket(number, &name)?;
             (fd, name_of(fd).unwrap_or(raw_name), true)
         } else if let Some(number) = name.strip_prefix("fd://") {
-            let fd = inherited(number, &name)?;
-            let fd = passed::take(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
+            let number = number_in(&name, number, "a descriptor's number")?;
+            let fd =
+                passed::take(number).map_err(|error| Error::new(format!("{name}: {error}")))?;
             (fd, name_of(fd).unwrap_or(raw_name), owner == Owner::Pty)
         } else {
             if is_abstract(&raw_name) {
                 fits(rules, SocketKind::Abstract)?;
             }
             let fd = bind_address(&raw_name, socket.name, ownership(rules))?;
-            close_with_exec(fd);
+            close_with_exec(fd, true);
             (fd, raw_name, owner == Owner::Pty)
         };
         let name = String::from_utf8_lossy(&raw_name);
         let listener =
             Listener::of_the_server(fd).map_err(|error| Error::new(format!("{name}: {error}")))?;
         if was_bound {
-            fits(rules, SocketKind::Passed(listener.transport()))?;
+            fits(rules, SocketKind::Passed(Some(listener.transport())))?;
         }
         socket.fd = fd;
         socket.shared = shared.into();
@@ -224,8 +218,8 @@ pub fn bind(
         } else {
             log(&format!("{} bound on {name} fd {fd}", owner.name().to_string_lossy()));
         }
-        Ok(())
-    })
+    }
+    Ok(())
 }
 
 fn role_and_rules(mode: c_int) -> (Role, usize) {
@@ -233,32 +227,19 @@ fn role_and_rules(mode: c_int) -> (Role, usize) {
     (Role::of(mode & ((1 << RULES) - 1)), rules)
 }
 
+/// The number in an address of another's socket; else it is not `what`.
+fn number_in(name: &str, number: &str, what: &str) -> Result<c_int> {
+    let number = number.trim().parse().ok().filter(|number| *number >= 0);
+    number.ok_or_else(|| Error::new(format!("{name}: not {what}")))
+}
+
 fn shared_socket(number: &str, name: &str) -> Result<c_int> {
-    let number: c_int = number
-        .trim()
-        .parse()
-        .map_err(|_| Error::new(format!("{name}: not the number of a shared socket")))?;
+    let number = number_in(name, number, "the number of a shared socket")?;
     // SAFETY: looks a number up in the server's list.
     match unsafe { ffi::uwsgi_get_shared_socket_fd_by_num(number) } {
         -1 => Err(Error::new(format!("{name}: there is no shared socket {number}"))),
         fd => Ok(fd),
     }
-}
-
-/// Bound or fetched anew after a reload. What hooks and applications start has
-/// no use for it, and would keep the address.
-fn close_with_exec(fd: c_int) {
-    // SAFETY: fcntl(2) with a flag, of a descriptor that was just made.
-    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-}
-
-fn inherited(number: &str, name: &str) -> Result<c_int> {
-    number
-        .trim()
-        .parse()
-        .ok()
-        .filter(|fd| *fd >= 0)
-        .ok_or_else(|| Error::new(format!("{name}: not a descriptor's number")))
 }
 
 /// Whether an address is a UNIX socket's that has no path.
@@ -314,8 +295,7 @@ fn bind_path(name: &[u8], backlog: c_int, ownership: Ownership) -> Result<c_int>
     Ok(listener.into_raw_fd())
 }
 
-/// What the server would fail at with fewer words, or would delete: it
-/// unlinks whatever has the socket's name.
+/// What bind(2) would fail at with fewer words.
 fn check_path(bytes: &[u8]) -> Result<()> {
     let name = String::from_utf8_lossy(bytes);
     if bytes.len() > LONGEST_PATH {
@@ -323,19 +303,10 @@ fn check_path(bytes: &[u8]) -> Result<()> {
             "cannot bind {name}: a socket's path has at most {LONGEST_PATH} bytes"
         )));
     }
-    let path = Path::new(OsStr::from_bytes(bytes));
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    nix::unistd::eaccess(folder, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK)
-        .context(format!("cannot bind {name}: folder {}", folder.display()))?;
-    match std::fs::symlink_metadata(path) {
-        Ok(existing) if !existing.file_type().is_socket() => {
-            Err(Error::new(format!("cannot bind {name}: it exists and is not a socket")))
-        }
-        _ => Ok(()),
-    }
+    let folder = Path::new(OsStr::from_bytes(bytes)).parent();
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    nix::unistd::eaccess(folder, AccessFlags::W_OK | AccessFlags::X_OK)
+        .context(format!("cannot bind {name}: folder {}", folder.display()))
 }
 
 /// A plugin's sockets, bound before the process was forked.
@@ -343,56 +314,41 @@ fn check_path(bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// One of them is not a listening socket any more.
 pub fn bound(owner: Owner) -> Result<Vec<Socket>> {
-    let mut sockets = Vec::new();
-    each_socket(owner, |socket| {
-        sockets.push(Socket {
-            listener: Listener::of_the_server(socket.fd)?,
-            role: role_and_rules(socket.mode).0,
-            name: text(socket.name),
-            rules: role_and_rules(socket.mode).1,
-        });
-        Ok(())
-    })?;
-    Ok(sockets)
+    let socket = |socket: &mut ffi::uwsgi_gateway_socket| {
+        let (role, rules) = role_and_rules(socket.mode);
+        let listener = Listener::of_the_server(socket.fd)?;
+        Ok(Socket { listener, role, name: text(socket.name), rules })
+    };
+    sockets_of(owner).map(socket).collect()
 }
 
 /// Whether a plugin was asked for any socket.
 pub fn asked_for(owner: Owner) -> bool {
-    let mut any = false;
-    let _ = each_socket(owner, |_| {
-        any = true;
-        Ok(())
-    });
-    any
+    sockets_of(owner).next().is_some()
 }
 
 /// Closes a plugin's sockets in a process that has no use for them.
 pub fn close(owner: Owner) {
-    let _ = each_socket(owner, |socket| {
+    for socket in sockets_of(owner) {
         // SAFETY: a descriptor that only the plugin uses, in this process
         // nobody; the list forgets it.
         unsafe { libc::close(socket.fd) };
         socket.fd = -1;
-        Ok(())
-    });
+    }
 }
 
-/// Walks a plugin's sockets on the server's list, in the order of the options.
-fn each_socket(
-    owner: Owner,
-    mut visit: impl FnMut(&mut ffi::uwsgi_gateway_socket) -> Result<()>,
-) -> Result<()> {
+/// A plugin's sockets on the server's list, in the order of the options. They are
+/// not to be walked by two at once.
+fn sockets_of(owner: Owner) -> impl Iterator<Item = &'static mut ffi::uwsgi_gateway_socket> {
     // SAFETY: a list that the server only appends to, on this thread.
-    unsafe {
-        let mut next = (*addr_of_mut!(ffi::uwsgi)).gateway_sockets;
-        while let Some(socket) = next.as_mut() {
-            next = socket.next;
-            if !socket.owner.is_null() && CStr::from_ptr(socket.owner) == owner.name() {
-                visit(socket)?;
-            }
-        }
-    }
-    Ok(())
+    let mut next = unsafe { (*addr_of_mut!(ffi::uwsgi)).gateway_sockets };
+    let each = std::iter::from_fn(move || {
+        // SAFETY: as above; nobody else has a reference to the entry.
+        let socket = unsafe { next.as_mut() }?;
+        next = socket.next;
+        Some(socket)
+    });
+    each.filter(move |socket| bytes(socket.owner) == owner.name().to_bytes())
 }
 
 /// One of the server's strings, which it keeps; empty for NULL.

@@ -4,13 +4,11 @@
 //! Reloads have other handlers, and are left alone.
 
 use std::ffi::c_int;
-use std::ptr::{addr_of, addr_of_mut};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use once_cell::sync::OnceCell;
 
-use super::gateway::NAME;
-use crate::ffi;
+use super::gateway;
 
 /// The process of each gateway that has told its clients.
 static HAVE_TOLD: OnceCell<&'static [AtomicU64]> = OnceCell::new();
@@ -29,7 +27,7 @@ pub fn hear(words: &'static [AtomicU64]) {
 }
 
 /// The gateway of this number has told its clients.
-pub fn has_told(ordinal: usize) {
+pub fn note_told(ordinal: usize) {
     if let Some(word) = HAVE_TOLD.get().and_then(|words| words.get(ordinal)) {
         word.store(std::process::id().into(), Ordering::Release);
     }
@@ -95,18 +93,8 @@ fn tell_gateways() {
     let Some(words) = HAVE_TOLD.get().filter(|_| !ONCE.swap(true, Ordering::Relaxed)) else {
         return;
     };
-    // SAFETY: a fixed array in memory shared with the gateways, written by this
-    // process alone; names are compared by their address, which is that of ours.
-    let pids = || unsafe {
-        let gateways = &(*(*addr_of_mut!(ffi::uwsgi)).shared).gateways;
-        let count =
-            usize::try_from(addr_of!((*(*addr_of_mut!(ffi::uwsgi)).shared).gateways_cnt).read());
-        gateways
-            .iter()
-            .take(count.unwrap_or(0))
-            .filter(|gateway| gateway.name.cast_const() == NAME.as_ptr())
-            .map(|gateway| gateway.pid)
-    };
+    let pids =
+        || gateway::all().iter().filter(|one| gateway::is_ours(one)).map(|gateway| gateway.pid);
     for pid in pids().filter(|pid| *pid > 1) {
         // SAFETY: kill(2); a child that was not waited for.
         unsafe { libc::kill(pid, libc::SIGTERM) };

@@ -19,10 +19,7 @@ fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
 
 #[track_caller]
 fn seated(server: &Server, variables: &[(&str, &str)]) -> Leaver {
-    let mut client = Leaver::begins(server, variables).takes();
-    client.terminal().send("\n");
-    client.terminal().read_until("$ ");
-    client
+    Leaver::begins(server, variables).at_the_prompt()
 }
 
 /// What was told, in order, of the only session: each event with its reason.

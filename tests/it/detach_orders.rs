@@ -17,10 +17,7 @@ fn server(flavor: &Flavor) -> Server {
 /// Begins, and has a prompt.
 #[track_caller]
 fn seated(server: &Server, name: &str) -> Leaver {
-    let mut client = Leaver::begins(server, &[("fpty.name", name)]).takes();
-    client.terminal().send("\n");
-    client.terminal().read_until("$ ");
-    client
+    Leaver::begins(server, &[("fpty.name", name)]).at_the_prompt()
 }
 
 #[track_caller]
@@ -120,7 +117,7 @@ fn the_foreground_job_of_one_that_was_taken_up_is_hung_up() {
         let setup = Setup::new(flavor).option("forkptyrouter-detach", "10");
         let server = setup.option("forkptyrouter-hangup-grace", "60").uwsgi();
         let jobs = || server.session_processes().iter().filter(|it| it.name == "sleep").count();
-        for (number, way) in ["for good", "operator", "operator, left"].into_iter().enumerate() {
+        for way in ["for good", "operator", "operator, left"] {
             let mut client = seated(&server, "one");
             client.terminal().send("trap : HUP; sh -c 'echo jo\"\"b; exec sleep 1000'\n");
             client.terminal().read_until("job\r\n");
@@ -129,9 +126,7 @@ fn the_foreground_job_of_one_that_was_taken_up_is_hung_up() {
             if way == "operator, left" {
                 client.take().expect("it is there").leaves();
             }
-            let (gateway, served) = (server.gateway(), number + 2);
-            process::signal(gateway, Signal::SIGKILL);
-            wait_until("the next one serves", || server.count_in_log("sessions at once") == served);
+            server.replace_gateway("kill");
             match way {
                 "for good" => client.as_mut().expect("it is there").ends_it(),
                 _ => {
@@ -169,8 +164,7 @@ fn one_that_was_left_keeps_its_place_and_whoever_comes_back_needs_none() {
         assert!(is_full(&server));
         back.leaves();
         // The next gateway knows it, too.
-        process::signal(server.gateway(), Signal::SIGKILL);
-        wait_until("the next one serves", || server.count_in_log("sessions at once") == 2);
+        server.replace_gateway("kill");
         assert!(is_full(&server));
         let mut back = Leaver::comes(&server, &id, &[]).takes();
         back.ends_it();

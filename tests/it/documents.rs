@@ -103,27 +103,43 @@ fn every_document_is_linked_from_the_readme() {
     }
 }
 
-/// The options in the array `OPTIONS` of a source, each with its line for
-/// `uwsgi --help`. (The code itself is a plugin: only a server can link it.)
-fn options(source: &str) -> Vec<(String, String)> {
+/// A row of a table of options.
+struct Row {
+    names: Vec<String>,
+    help: String,
+    key: Option<String>,
+}
+
+/// The rows of the table `OPTIONS` of a source. (The code itself is a plugin: only a
+/// server can link it.)
+fn rows(source: &str) -> Vec<Row> {
     let text = fs::read_to_string(root().join(source)).unwrap();
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (_, array) = text.split_once("OPTIONS: [").expect(source);
-    let (array, _) = array.split_once(" ];").expect(source);
-    // A row has its names, in brackets where there are several, and then the line.
-    let entries = array.replace(" switch(", " option(").replace(" with_value(", " option(");
-    let entries = entries.split(" option(").skip(1).flat_map(|entry| {
-        let entry = entry.trim_start();
-        let texts = |text: &str| text.split('"').skip(1).step_by(2).map(str::to_owned).collect();
-        let (names, rest) = match entry.strip_prefix("&[").map(|entry| entry.split_once(']')) {
-            Some(both) => both.expect(source),
-            None => entry.split_once(',').expect(source),
+    let (_, table) = text.split_once("OPTIONS: [Row<").expect(source);
+    let (table, _) = table.split_once("\n];").expect(source);
+    let table = table.replace("\\\n", "").split_whitespace().collect::<Vec<_>>().join(" ");
+    let starts = [" option(", " switch(", " key("];
+    let rows =
+        starts.iter().fold(table, |table, start| table.replace(start, &format!("\n{start}")));
+    let rows = rows.lines().skip(1).map(|row| {
+        // The texts between here and there.
+        let texts = |from: &str, to: &str| -> Vec<String> {
+            let rest = row.split_once(from).map_or("", |(_, rest)| rest);
+            let rest = rest.split_once(to).map_or("", |(texts, _)| texts);
+            rest.split('"').skip(1).step_by(2).map(str::to_owned).collect()
         };
-        let (names, rest): (Vec<String>, Vec<String>) = (texts(names), texts(rest));
-        let help = rest.into_iter().next().unwrap_or_default();
-        names.into_iter().map(move |name| (name, help.clone())).collect::<Vec<_>>()
+        Row {
+            names: texts("(&[", "]"),
+            help: texts(".help(", ".takes(").concat(),
+            key: texts("key(", ")").pop(),
+        }
     });
-    entries.collect()
+    rows.collect()
+}
+
+/// The options of a table, each with its line for `uwsgi --help`.
+fn options(rows: &[Row]) -> Vec<(String, String)> {
+    let each = |row: &Row| row.names.iter().map(|name| (name.clone(), row.help.clone())).collect();
+    rows.iter().flat_map(|row: &Row| -> Vec<_> { each(row) }).collect()
 }
 
 /// Compares a section's first two cells with the options of the code.
@@ -152,8 +168,22 @@ fn check_options(section: &str, options: &[(String, String)]) {
 #[test]
 fn every_option_is_told_with_its_default() {
     let document = documents::read("docs/options.md");
-    check_options(document.section("The router"), &options("src/config/options.rs"));
-    check_options(document.section("The pty plugin"), &options("src/config/pty.rs"));
+    check_options(document.section("The router"), &options(&rows("src/config/options.rs")));
+    check_options(document.section("The pty plugin"), &options(&rows("src/config/pty.rs")));
+}
+
+#[test]
+fn every_key_of_a_socket_is_told() {
+    let document = documents::read("docs/options.md");
+    let table = document.section("Sockets with rules of their own");
+    let rows_of = table.lines().filter(|line| line.starts_with("| `"));
+    let first = rows_of.filter_map(|row| row.split('|').nth(1)).collect::<Vec<_>>().join(" ");
+    let keys: Vec<String> =
+        rows("src/config/options.rs").into_iter().filter_map(|row| row.key).collect();
+    assert!(keys.len() > 30, "the keys are written in another way");
+    for key in keys {
+        assert!(first.contains(&format!("`{key}`")), "docs/options.md has no key {key}");
+    }
 }
 
 /// The sources below a folder, in one text with single blanks.

@@ -88,12 +88,7 @@ fn it_outlives_a_killed_gateway_and_a_reload() {
             [("kill", "exit 9", 9), ("kill", "kill -9 $$", 137), ("reload", "exit 0", 0)]
         {
             let mut terminal = seated(&server);
-            let gateway = server.gateway();
-            match way {
-                "kill" => process::signal(gateway, Signal::SIGKILL),
-                _ => process::signal(server.master(), Signal::SIGHUP),
-            }
-            wait_until("there is another gateway", || server.gateway() != gateway);
+            server.replace_gateway(way);
             terminal.wire.send("echo t''wo\n");
             terminal.wire.read_until("two\r\n$ ");
             // An exit status of 0 is known only where the kernel remembers, or

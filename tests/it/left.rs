@@ -19,10 +19,8 @@ fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
 /// Begins, and has a prompt.
 #[track_caller]
 fn seated(server: &Server, variables: &[(&str, &str)]) -> Leaver {
-    let mut client = Leaver::begins(server, variables).takes();
+    let client = Leaver::begins(server, variables).at_the_prompt();
     assert_eq!(client.offer, "mpr");
-    client.terminal().send("\n");
-    client.terminal().read_until("$ ");
     client
 }
 

@@ -14,10 +14,7 @@ fn server(flavor: &Flavor, options: &[(&str, &str)]) -> Server {
 
 #[track_caller]
 fn seated(server: &Server, variables: &[(&str, &str)]) -> Leaver {
-    let mut client = Leaver::begins(server, variables).takes();
-    client.terminal().send("\n");
-    client.terminal().read_until("$ ");
-    client
+    Leaver::begins(server, variables).at_the_prompt()
 }
 
 fn holders(server: &Server) -> usize {
@@ -34,7 +31,6 @@ fn one_that_was_left_is_found_by_the_next_gateway() {
             let mut client = seated(&server, &[("fpty.name", "job")]);
             client.terminal().send("A=7; (sleep 0.5; echo la''ter)&\n");
             client.terminal().read_until("$ ");
-            let ring = client.ring.as_ref().unwrap().try_clone().unwrap();
             let id = client.leaves();
             if way == "both" {
                 server.replace_gateway("kill");
@@ -43,7 +39,10 @@ fn one_that_was_left_is_found_by_the_next_gateway() {
             } else {
                 server.replace_gateway(way);
             }
-            comes_to_be_kept(&ring, "later\r\n");
+            // The next gateway may have it in other memory.
+            let watcher = Leaver::comes(&server, "job", &[("fpty.readonly", "1")]).takes();
+            comes_to_be_kept(watcher.ring.as_ref().unwrap(), "later\r\n");
+            drop(watcher);
             let mut back = Leaver::comes(&server, "job", &[]).takes();
             assert!(back.kept().contains("later\r\n"));
             back.terminal().send("echo =$A=\n");
@@ -181,6 +180,83 @@ fn what_keeps_them_is_replaced() {
         let mut back = Leaver::comes(&server, "job", &[]).takes();
         back.terminal().send("exit 3\n");
         assert_eq!(back.ended().1, 3);
+    });
+}
+
+/// Thousands have room in one process: nobody who is attached to none of them needs
+/// more than their terminals and something to find the rest by.
+#[test]
+fn one_that_was_left_takes_two_descriptors() {
+    const COUNT: usize = 8;
+    on_every_server(|flavor| {
+        let server = server(flavor, &[]);
+        let supervisor = || {
+            let all = server.processes().into_iter();
+            all.filter(|it| it.name == "fpty-supervisor" && !it.is_zombie()).map(|it| it.pid).last()
+        };
+        let of_sessions = |pid: i32| {
+            let open = process::descriptors(pid).into_iter().map(|(_, path)| path);
+            let is_one = |path: &std::path::PathBuf| {
+                let path = path.to_string_lossy();
+                ["ptmx", "pidfd", "fpty ring"].iter().any(|of| path.contains(of))
+            };
+            open.filter(is_one).count()
+        };
+        let names: Vec<String> = (0..COUNT).map(|number| format!("n{number}")).collect();
+        let all_rest = |before: usize| {
+            wait_until("each has two", || {
+                let processes = [Some(server.gateway()), supervisor()];
+                let open = processes.map(|pid| pid.map_or(0, of_sessions));
+                // One at least is its terminal.
+                open.iter().all(|open| (COUNT..=2 * COUNT + before).contains(open))
+            });
+        };
+        server.wait_for_log("sessions at once");
+        // What each has of its own: the supervisor the master, at least.
+        let before = of_sessions(server.gateway()) + 1;
+        for name in &names {
+            let mut client = seated(&server, &[("fpty.name", name)]);
+            client.terminal().send(format!("A={name}; (sleep 0.2; echo $A$A)&\n"));
+            client.terminal().read_until("$ ");
+            let ring = client.ring.as_ref().unwrap().try_clone().unwrap();
+            client.leaves();
+            comes_to_be_kept(&ring, &format!("{name}{name}\r\n"));
+        }
+        all_rest(before);
+        for (round, way) in ["kill", "supervisor", "reload", "kill"].into_iter().enumerate() {
+            match way {
+                "supervisor" => {
+                    let old = supervisor().expect("something keeps them");
+                    process::signal(old, Signal::SIGKILL);
+                    wait_until("there is another", || supervisor().is_some_and(|new| new != old));
+                }
+                _ => server.replace_gateway(way),
+            }
+            all_rest(before);
+            // Whoever watches sees more, also of what another one saw before.
+            let name = &names[round];
+            let one = Leaver::comes(&server, name, &[("fpty.readonly", "1")]).takes();
+            let two = Leaver::comes(&server, name, &[("fpty.readonly", "1")]).takes();
+            let mut back = Leaver::comes(&server, name, &[]).takes();
+            assert!(back.kept().contains(&format!("{name}{name}\r\n")), "{way}: {}", back.kept());
+            back.terminal().send(format!("(sleep 0.2; echo {round}-$A)&\n"));
+            back.terminal().read_until("$ ");
+            back.leaves();
+            for watcher in [one, two] {
+                let ring = watcher.ring.as_ref().unwrap();
+                comes_to_be_kept(ring, &format!("{round}-{name}\r\n"));
+            }
+            all_rest(before);
+        }
+        for (round, name) in names.iter().enumerate() {
+            let mut back = Leaver::comes(&server, name, &[]).takes();
+            let (kept, known) = (back.kept(), format!("{round}-{name}\r\n"));
+            assert!(
+                kept.contains(&format!("{name}{name}\r\n")) && (round > 3 || kept.contains(&known))
+            );
+            back.terminal().send("exit 5\n");
+            assert_eq!(back.ended(), (0, 5, String::new()));
+        }
     });
 }
 

@@ -3,8 +3,7 @@
 use std::process::Command;
 
 use crate::harness::terminal::Terminal;
-use crate::harness::{Server, Setup, on_every_server, process, servers, wait_until};
-use nix::sys::signal::Signal;
+use crate::harness::{Server, Setup, on_every_server, servers, wait_until};
 
 #[track_caller]
 fn run(server: &Server, arguments: &[&str]) -> Terminal {
@@ -32,9 +31,7 @@ fn a_person_leaves_and_comes_back() {
             terminal.wire.read_until("(come back with: fpty -a ");
             assert_eq!(terminal.wait().code(), Some(0));
             // Another gateway, another terminal: what was on the screen is there.
-            let gateway = server.gateway();
-            process::signal(gateway, Signal::SIGKILL);
-            wait_until("there is another gateway", || server.gateway() != gateway);
+            server.replace_gateway("kill");
             let mut terminal = run(&server, &["-a", "work"]);
             terminal.wire.read_until("one");
             terminal.wire.send("echo =$A=; sleep 0.2; stty size\n");

@@ -115,19 +115,10 @@ fn is_still_known(before: &Value, now: &Value) {
     }
 }
 
-/// It has its terminal, and a shell that has said so.
-#[track_caller]
-fn ready(client: Leaver) -> Leaver {
-    let mut client = client.takes();
-    client.terminal().send("\n");
-    client.terminal().read_until("$ ");
-    client
-}
-
 /// One that is left, and whose program ends then.
 #[track_caller]
 fn ends_alone(server: &Server, name: &str, status: i32) {
-    let mut client = ready(Leaver::begins(server, &[("fpty.name", name)]));
+    let mut client = Leaver::begins(server, &[("fpty.name", name)]).at_the_prompt();
     client.terminal().send(format!("sleep 0.4; exit {status}\n"));
     client.leaves();
     let has_ended = |one: &Value| one["name"] == name && one["ended"] == true;
@@ -140,9 +131,10 @@ fn each_of_them_before_and_after() {
         for options in [&[][..], &[("forkptyrouter-audit", "json")]] {
             let server = server(flavor, options);
             let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap();
-            let mut bound = ready(Leaver::connects(&server, "u", None, &[("fpty.take", "1")]));
-            let mut here = ready(Leaver::begins(&server, &[("fpty.name", "here")]));
-            let left = ready(Leaver::begins(&server, &[("fpty.name", "left")]));
+            let mut bound =
+                Leaver::connects(&server, "u", None, &[("fpty.take", "1")]).at_the_prompt();
+            let mut here = Leaver::begins(&server, &[("fpty.name", "here")]).at_the_prompt();
+            let left = Leaver::begins(&server, &[("fpty.name", "left")]).at_the_prompt();
             let left = left.leaves();
             ends_alone(&server, "over", 3);
             let mut raw = server.connect("s");
@@ -200,7 +192,7 @@ fn each_of_them_before_and_after() {
 fn who_watches_is_counted() {
     on_every_server(|flavor| {
         let server = server(flavor, &[]);
-        let client = ready(Leaver::begins(&server, &[("fpty.name", "job")]));
+        let client = Leaver::begins(&server, &[("fpty.name", "job")]).at_the_prompt();
         let other = Leaver::begins(&server, &[("fpty.name", "other")]).takes();
         let watch = || Leaver::comes(&server, "job", &[("fpty.readonly", "1")]).takes();
         let mut watchers = vec![watch(), watch()];

@@ -62,20 +62,11 @@ fn at(server: &Server, number: usize, which: Option<&str>, variables: &[(&str, &
     client
 }
 
-/// It has its terminal, and a shell that has said so.
-#[track_caller]
-fn ready(client: Leaver) -> Leaver {
-    let mut client = client.takes();
-    client.terminal().send("\n");
-    client.terminal().read_until("$ ");
-    client
-}
-
 /// A new session of this gateway, and that it is one.
 #[track_caller]
 fn begins(server: &Server, number: usize, name: &str) -> Leaver {
     let before: HashSet<i32> = programs(server, number).into_iter().collect();
-    let client = ready(at(server, number, None, &[("fpty.name", name)]));
+    let client = at(server, number, None, &[("fpty.name", name)]).at_the_prompt();
     assert!(programs(server, number).iter().any(|pid| !before.contains(pid)), "{number}");
     client
 }
@@ -179,7 +170,7 @@ fn a_name_is_one_sessions() {
         back.terminal().send("exit 3\n");
         assert_eq!(back.ended(), (0, 3, String::new()));
         let begins = at(&server, 0, Some("job"), &[("fpty.begin", "1"), ("fpty.name", "job")]);
-        assert_ne!(ready(begins).leaves(), id);
+        assert_ne!(begins.at_the_prompt().leaves(), id);
     });
 }
 

@@ -5,8 +5,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-
 use crate::audit::{audited, of, wait_for};
 use crate::extended::open;
 use crate::harness::client::Pipes;
@@ -127,9 +125,7 @@ fn a_wall_clock_that_is_set_changes_no_limit_and_no_duration() {
             wait_for(&server, "session-start", 3);
             set_wall_clock(&server, day);
             // Another one is there, and has seen no other clock.
-            let gateway = server.gateway();
-            process::signal(gateway, Signal::SIGKILL);
-            wait_until("there is another", || server.gateway() != gateway);
+            server.replace_gateway("kill");
             relayed.wait_for_end();
             // It looks each second, and lets nobody go.
             std::thread::sleep(Duration::from_millis(2500));

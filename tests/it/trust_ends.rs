@@ -14,10 +14,7 @@ use crate::harness::{Server, Setup, Wire, on_every_server, servers, users, wait_
 /// A client that has its terminal, and cannot leave the session.
 #[track_caller]
 fn seated(server: &Server) -> Leaver {
-    let mut client = Leaver::connects(server, "u", None, &[("fpty.take", "1")]).takes();
-    client.terminal().send("\n");
-    client.terminal().read_until("$ ");
-    client
+    Leaver::connects(server, "u", None, &[("fpty.take", "1")]).at_the_prompt()
 }
 
 /// Begins something at the terminal that is in no session of ours: its process.

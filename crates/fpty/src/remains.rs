@@ -2,7 +2,7 @@
 //! terminal, with the modes and sizes that it was in. It goes from one reader
 //! of the terminal to the next, as a descriptor.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::error::{Context, Error, Result};
 use crate::relay::modes::Modes;
@@ -52,7 +52,14 @@ impl Remains {
     /// # Errors
     /// It is not what it should be.
     pub fn go_on(file: OwnedFd) -> Result<Self> {
-        let ring = Ring::received(file, true).context("cannot use kept output")?;
+        Self::of(Ring::received(file, true).context("cannot use kept output")?)
+    }
+
+    /// The same, where the ring was received already.
+    ///
+    /// # Errors
+    /// As of [`Remains::go_on`].
+    pub fn of(ring: Ring) -> Result<Self> {
         let total = ring.total();
         if total > MOST {
             return Err(Error::new("cannot use kept output: it is none"));
@@ -70,9 +77,42 @@ impl Remains {
     /// # Errors
     /// As of [`Remains::go_on`].
     pub fn catch_up(&mut self) -> Result<()> {
-        let file = self.ring.as_fd().try_clone_to_owned().context("cannot use kept output")?;
+        let file = self.copy().context("cannot use kept output")?;
         *self = Self::go_on(file)?;
         Ok(())
+    }
+
+    /// What is passed on, where that is open.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.ring.file()
+    }
+
+    /// Another descriptor of it.
+    fn copy(&self) -> std::io::Result<OwnedFd> {
+        let none = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        self.file().ok_or_else(none)?.try_clone_to_owned()
+    }
+
+    /// Closes that: the output is kept on, without a descriptor.
+    pub fn close_file(&mut self) {
+        self.ring.close_file();
+    }
+
+    /// Has one again: another one, and who has the one before sees nothing more.
+    ///
+    /// # Errors
+    /// There is no memory or descriptor for it.
+    pub fn open_file(&mut self) -> Result<()> {
+        self.ring.open_file().context("cannot pass on kept output")
+    }
+
+    /// A descriptor for somebody else: see [`Remains::open_file`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn share(&mut self) -> Result<OwnedFd> {
+        self.open_file()?;
+        self.copy().context("cannot pass on kept output")
     }
 
     /// Reads output from the terminal, and keeps it: nothing is lost if we are
@@ -120,7 +160,7 @@ impl Remains {
 
     /// The same, to be looked at.
     pub fn seen(&self) -> Option<Seen> {
-        Seen::received(self.as_fd().try_clone_to_owned().ok()?).ok()
+        Seen::received(self.copy().ok()?).ok()
     }
 
     /// The modes in force.
@@ -140,13 +180,6 @@ impl Remains {
     }
 }
 
-impl AsFd for Remains {
-    /// To be passed on.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.ring.as_fd()
-    }
-}
-
 /// Remains that are only looked at.
 #[derive(Debug)]
 pub struct Seen(Ring);
@@ -157,7 +190,9 @@ impl Seen {
     /// # Errors
     /// It is not what it should be.
     pub fn received(file: OwnedFd) -> Result<Self> {
-        Ring::received(file, false).context("cannot use kept output").map(Self)
+        let mut ring = Ring::received(file, false).context("cannot use kept output")?;
+        ring.close_file();
+        Ok(Self(ring))
     }
 
     /// How much output there was in all, says whoever wrote it; `None`: it says
@@ -253,7 +288,7 @@ mod tests {
             one.keep(line);
         }
         one.keep(b"\x1b[?2004h\x1b[3");
-        let file = one.as_fd().try_clone_to_owned().unwrap();
+        let file = one.copy().unwrap();
         drop(one);
         let mut two = Remains::go_on(file.try_clone().unwrap()).unwrap();
         assert!(two.modes().is_in_a_sequence());
@@ -275,7 +310,7 @@ mod tests {
     fn pieces_say_what_the_ring_does() {
         let mut one = Remains::new(16_384, Size { rows: 24, cols: 80 }).unwrap();
         for _ in 0..2 {
-            let seen = Seen::received(one.as_fd().try_clone_to_owned().unwrap()).unwrap();
+            let seen = Seen::received(one.copy().unwrap()).unwrap();
             let mut pieces = Pieces::default();
             for piece in seen.in_pieces(one.total()).unwrap().chunks(1000) {
                 pieces.push(piece).unwrap();
@@ -300,7 +335,7 @@ mod tests {
     fn nonsense_is_refused_or_bounded() {
         let mut one = Remains::new(16_384, Size { rows: 24, cols: 80 }).unwrap();
         one.keep(b"x");
-        let file = || one.as_fd().try_clone_to_owned().unwrap();
+        let file = || one.copy().unwrap();
         one.ring.count(u64::MAX);
         assert!(Remains::go_on(file()).is_err());
         let seen = Seen::received(file()).unwrap().output(None);

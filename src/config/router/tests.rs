@@ -3,7 +3,7 @@ use super::*;
 
 /// As the server passes an option on.
 fn set(router: &mut Router, name: &str, value: &str) -> Result<()> {
-    router.set(options::named(name).expect("an option"), name, value.as_ref())
+    options::set(&options::OPTIONS, router, name, value.as_ref())
 }
 
 #[test]
@@ -18,7 +18,7 @@ fn zero_is_the_default_as_with_the_c_plugin() {
     ] {
         set(&mut router, name, value).expect("a valid value");
     }
-    assert_eq!((router.rules.rows, router.rules.cols), (24, 132));
+    assert_eq!((router.rules.size.rows, router.rules.size.cols), (24, 132));
     assert_eq!((router.processes, router.events), (1, 64));
     assert_eq!(router.rules.timeout, None);
 }
@@ -39,7 +39,7 @@ fn nonsense_names_option_and_value() {
         assert!(error.contains(name) && error.contains(value), "{error}");
     }
     assert!(set(&mut router, "forkptyrouter-command", " ").is_err());
-    assert_eq!(router.rules.rows, 24);
+    assert_eq!(router.rules.size.rows, 24);
 }
 
 #[test]

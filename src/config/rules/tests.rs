@@ -1,8 +1,12 @@
 use super::super::record::Format;
 use super::*;
 
+fn of(router: &Router, typed: &str) -> Result<Rules> {
+    Own::read(&Typed::of_option("forkpty-urouter2", typed.as_ref()))?.rules(router)
+}
+
 fn read(typed: &str) -> Result<Rules> {
-    Own::read("forkpty-urouter2", Protocol::Uwsgi, typed.as_ref())?.rules(&Rules::default())
+    of(&Router::default(), typed)
 }
 
 #[test]
@@ -17,7 +21,7 @@ fn a_socket_has_its_own() {
     let identity = rules.identity.expect("somebody");
     assert_eq!((identity.uid, identity.gid, identity.groups), (4711, 12, vec![5, 6]));
     assert_eq!(rules.environment, [c"A=1".to_owned(), c"B=2".to_owned()]);
-    assert_eq!((rules.rows, rules.cols), (40, 132));
+    assert_eq!(rules.size, Size { rows: 40, cols: 132 });
     assert_eq!(rules.max_sessions.zip(rules.max_user_sessions).zip(rules.rate), Some(((20, 2), 5)));
     assert_eq!(rules.timeout, Some(Duration::from_secs(900)));
     assert_eq!(rules.max_time, Some(Duration::from_secs(28_800)));
@@ -27,12 +31,9 @@ fn a_socket_has_its_own() {
 
 #[test]
 fn a_socket_is_recorded_elsewhere_or_not_at_all() {
-    let mut global = Rules::default();
-    global.record.folder = Some("/var/all".into());
-    let of = |typed: &str| {
-        let own = Own::read("x", Protocol::Raw, format!("addr=/s,{typed}").as_ref());
-        own.expect(typed).rules(&global).expect(typed).record
-    };
+    let mut global = Router::default();
+    global.rules.record.folder = Some("/var/all".into());
+    let of = |typed: &str| of(&global, &format!("addr=/s,{typed}")).expect(typed).record;
     assert_eq!(of("record=yes").folder, Some("/var/all".into()));
     assert_eq!(of("record=off").folder, None);
     let own = of("record=/var/own,record_input=yes,record_format=v2,record_limit=8192");
@@ -42,15 +43,15 @@ fn a_socket_is_recorded_elsewhere_or_not_at_all() {
 
 #[test]
 fn a_key_takes_the_place_of_the_global_option() {
-    let mut global = Rules { rows: 50, max_sessions: Some(9), ..Rules::default() };
-    let user = [b"1001".to_vec()];
-    global.access.add(List::AllowUser, "x", &user).expect("a number");
-    let own = Own::read("x", Protocol::Raw, "addr=/s,allow_user=1002,max=0".as_ref());
-    let rules = own.expect("one").rules(&global).expect("rules");
+    let mut global = Router::default();
+    global.rules.size.rows = 50;
+    global.rules.max_sessions = Some(9);
+    global.rules.access.users.allow().push(1001);
+    let rules = of(&global, "addr=/s,allow_user=1002,max=0").expect("rules");
     let peer = |uid| fpty::sys::credentials::Credentials { pid: 1, uid, gid: uid };
     assert!(rules.access.admits(peer(1002), &[]).is_ok());
     assert!(rules.access.admits(peer(1001), &[]).is_err());
-    assert_eq!((rules.rows, rules.max_sessions), (50, None));
+    assert_eq!((rules.size.rows, rules.max_sessions), (50, None));
 }
 
 #[test]

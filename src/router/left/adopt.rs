@@ -1,7 +1,7 @@
 //! Sessions of a gateway that was here before us, which was killed or whose
 //! instance was reloaded.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use super::super::context::Context;
 use super::super::lifecycle::Past;
@@ -22,6 +22,7 @@ use crate::session::keeping::Kept;
 use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
+use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
@@ -29,7 +30,6 @@ use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
-use fpty::sys::Size;
 
 /// The size of a terminal that does not tell it.
 const SIZE: Size = Size { rows: 24, cols: 80 };
@@ -103,9 +103,9 @@ impl Left {
         let secrets = Secrets::of(secrets);
         let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&door, nth));
         let entry = |past: &Past, state| Entry { name, secrets, ..entry(past, pid, state) };
-        let SessionFds { master, program, ring, client } = held;
-        let mut ring = ring?;
+        let SessionFds { master, program, ring, client, memory } = held;
         if let Some((ended, at)) = ended {
+            let mut ring = ring?;
             // It ended while there was no gateway.
             let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
@@ -128,7 +128,7 @@ impl Left {
             return Some(Restored::Ended(key));
         }
         let master = Master::given_back(master?, shared).ok()?;
-        let program = Program::adopted(PidFd::reopened(pid, program?));
+        let program = PidFd::reopened(pid, program?);
         let client = client.map(Stream::of_stranger);
         let allows =
             |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
@@ -148,19 +148,23 @@ impl Left {
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
                 self.tell_over(cx, id);
-                let process = Process::held(program.pidfd);
-                return Some(Restored::Ends(master, process, last.take(Gone::Lost, None)));
+                let last = last.take(Gone::Lost, None);
+                return Some(Restored::Ends(master, Process::held(program), last));
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
         let past = Past { door, size, ..past };
-        let remains = Remains::go_on(ring).ok();
+        let remains = match memory {
+            Some(ring) => Remains::of(*ring).ok(),
+            None => ring.and_then(|ring| Remains::go_on(ring).ok()),
+        };
         // It may have been written by anybody.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
             // Its client was lost with the one before us: that is now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
             let alone = Box::new(Alone::new(master, remains, recording));
+            let program = Program::adopted(program);
             let key = self.insert(entry(&past, State::alone(program, alone, left)));
             self.arm(cx, key);
             let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
@@ -171,7 +175,8 @@ impl Left {
         };
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
-        let process = Process::held(program.pidfd.try_clone().ok()?);
+        let process = Process::held(program.try_clone().ok()?);
+        let program = Program::adopted(program);
         let mut wires = Wires::new(client, master, Some(process));
         wires.is_recorded_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
@@ -190,11 +195,11 @@ impl Left {
         let Some(entry) = self.entries.get(key) else {
             return false;
         };
-        let (Some(program), Some(alone)) = (entry.state.program(), entry.state.terminal()) else {
+        let (Some(pidfd), Some(alone)) = (entry.adopted(), entry.state.terminal()) else {
             return false;
         };
         let token = Source::Caller(key).token();
-        let heard = self.poller.add(&program.pidfd, token, Interest::READ);
+        let heard = self.poller.add(pidfd, token, Interest::READ);
         if let Some(recording) = &alone.recording {
             recording.belongs_to(Whose::Left(key));
         }
@@ -207,7 +212,7 @@ impl Left {
         let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {NOT_HEARD}"));
         let Remnants { program, terminal, .. } = entry.state.forgotten();
-        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd), None))
+        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd?), None))
     }
 }
 
@@ -220,7 +225,7 @@ fn with_the_rest(
 ) -> Option<OwnedFd> {
     let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
     read_the_rest(cx, &terminal, &mut remains, recording);
-    remains.as_fd().try_clone_to_owned().ok()
+    remains.share().ok()
 }
 
 /// How a program ended whose end was told, as far as it was its own.

@@ -1,8 +1,6 @@
 //! A terminal without a client: its output is kept. A program that ends while
 //! nobody is there.
 
-use std::os::fd::AsFd;
-
 use super::super::context::Context;
 use super::super::fault;
 use super::super::handover::HELD_UP;
@@ -20,6 +18,7 @@ use fpty::proto::Ended;
 use fpty::remains::Remains;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::BootInstant;
+use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::Master;
 use fpty::sys::{Read, Written};
@@ -197,7 +196,7 @@ impl Left {
         };
         let _ = self.poller.remove(&alone.master);
         let recording = alone.recording.take();
-        let ring = alone.remains.as_fd().try_clone_to_owned();
+        let ring = alone.remains.share();
         let why = exit.map_or(Gone::Lost, Gone::of_exit);
         let command = self.command_of(cx, key);
         self.unwatch(cx, key);
@@ -245,7 +244,9 @@ impl Left {
         let Some(program) = entry.and_then(|entry| entry.state.program_mut()) else {
             return;
         };
-        let _ = self.poller.remove(&program.pidfd);
+        if let Some(pidfd) = &program.pidfd {
+            let _ = self.poller.remove(pidfd);
+        }
         program.ending.get_or_insert_with(|| BootInstant::now() + REAPED);
         self.adopted_ended(cx, sessions, programs, key);
     }
@@ -262,7 +263,7 @@ impl Left {
         let Some(program) = entry.and_then(|entry| entry.state.program_mut()) else {
             return;
         };
-        let exit = program.pidfd.exit();
+        let exit = program.pidfd.as_ref().and_then(PidFd::exit);
         let is_late = program.ending.is_some_and(|until| BootInstant::now() >= until);
         if exit.is_none() && !is_late {
             return self.arm(cx, key);

@@ -20,7 +20,6 @@ use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::remains::Remains;
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pidfd::PidFd;
 use fpty::sys::process::Process;
 
 /// What a new session is to be called, and whose it is.
@@ -103,7 +102,7 @@ impl Left {
         };
         // Up to 64 MB.
         let remains = Remains::new(rules.detach.buffer as usize, size);
-        let (Ok(remains), Some(pidfd)) = (remains, PidFd::open(pid)) else {
+        let Ok(remains) = remains else {
             session.notice("this session cannot be left: out of memory", wires);
             return false;
         };
@@ -122,7 +121,7 @@ impl Left {
             session.tell_key(&its_key, wires);
         }
         let began = Timestamp::now();
-        let program = Program { pidfd, adopted: false, ending: None };
+        let program = Program { pidfd: None, ending: None };
         let entry = self.insert(Entry {
             id: id.into(),
             name,

@@ -96,7 +96,7 @@ impl Left {
             master: Some(master.as_fd()),
             program: Some(pidfd.as_fd()),
             client: Some(client.as_fd()),
-            ring: None,
+            ..SessionFds::default()
         };
         match self.store.tell(&record, &held) {
             Written::Bytes(_) => {
@@ -167,8 +167,8 @@ impl Left {
             return None;
         };
         let master = Master::given_back(master, true).ok()?;
-        let program = Program::adopted(PidFd::reopened(pid, program));
-        let process = Process::held(program.pidfd.try_clone().ok()?);
+        let program = PidFd::reopened(pid, program);
+        let process = Process::held(program.try_clone().ok()?);
         let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
         let client = Stream::of_stranger(client);
         let at = door.unwrap_or(NO_DOOR);
@@ -182,7 +182,7 @@ impl Left {
         let session = Session::resumed(size, None);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, at));
         let client = Client { session, uid };
-        let state = State::attached(program, client, Timestamp::now());
+        let state = State::attached(Program::adopted(program), client, Timestamp::now());
         let noted = match (door, last.in_advance()) {
             (None, Some((line, started))) => cx.told.put_in_advance(line, started),
             _ => None,
@@ -203,12 +203,12 @@ impl Left {
         key: Key,
         session: Key,
     ) {
-        let program = self.entries.get(key).and_then(|entry| entry.state.program());
-        let (Some(program), Some(attached)) = (program, sessions.get(session)) else {
+        let pidfd = self.entries.get(key).and_then(Entry::adopted);
+        let (Some(pidfd), Some(attached)) = (pidfd, sessions.get(session)) else {
             return;
         };
         let token = Source::Caller(key).token();
-        let heard = self.poller.add(&program.pidfd, token, Interest::READ);
+        let heard = self.poller.add(pidfd, token, Interest::READ);
         let client = attached.wires.client.as_fd();
         let token = Source::Client(session).token();
         if heard.and_then(|()| cx.poller.add(client, token, Interest::READ)).is_err() {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::idle::Timed;
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
 use super::super::secrets::{self, NOBODY};
@@ -121,7 +122,7 @@ fn who(cx: &Context, uid: u32) -> String {
         return String::from("somebody");
     }
     let root = || (uid == 0).then(|| String::from("root"));
-    cx.told.known_name(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+    cx.told.names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
 }
 
 /// What those are told from whom somebody has taken a session.
@@ -154,12 +155,18 @@ impl Left {
             };
         };
         let is_over = self.entries.get(key).is_some_and(|entry| entry.state.is_over());
+        // It is offered with the terminal.
+        let entry = self.entries.get_mut(key).filter(|_| !asked.watches);
+        let alone = entry.and_then(|entry| entry.state.terminal_mut());
+        if let Some(Err(error)) = alone.map(|alone| alone.remains.open_file()) {
+            return Came::Not(newcomer, Ended::because(Ending::Refused, error.to_string()));
+        }
         let rest = std::mem::take(&mut cx.input);
         // Its capacity is a turn's.
         cx.input.reserve_exact(super::super::context::BUFFER);
         let waiting = Box::new(Waiting { newcomer, opening, uid, came_with, rest });
         if asked.watches || is_over {
-            self.watch(cx, sessions, key, *waiting);
+            self.watch(cx, sessions, programs, key, *waiting);
             return Came::In;
         }
         let session = sessions.vacant_key();
@@ -173,7 +180,7 @@ impl Left {
             Some(Answer::Begins(alone, waiting)) => {
                 self.begins(cx, sessions, programs, key, alone, *waiting);
             }
-            Some(Answer::Sees(waiting)) => self.watch(cx, sessions, key, *waiting),
+            Some(Answer::Sees(waiting)) => self.watch(cx, sessions, programs, key, *waiting),
             Some(Answer::IsTaken(waiting)) => {
                 return Came::Not(waiting.newcomer, self.is_taken(cx, key));
             }
@@ -235,10 +242,10 @@ impl Left {
         entry.secrets.renew(came_with);
         let its_key = entry.secrets.key(&entry.id, entry.uid);
         let (pid, since) = (entry.pid, entry.since);
-        let adopted = entry.state.program().filter(|program| program.adopted);
+        let adopted = entry.adopted();
         let program = match adopted {
             // What it cannot be signalled by ends by other ways.
-            Some(adopted) => adopted.pidfd.try_clone().ok().map(Process::held),
+            Some(pidfd) => pidfd.try_clone().ok().map(Process::held),
             None => Some(Process::child(pid)),
         };
         let is_adopted = adopted.is_some();
@@ -288,9 +295,11 @@ impl Left {
         drop(armed);
         self.tell_store(cx, sessions, programs, key);
         self.arm(cx, key);
-        sessions.goes_on(cx, session, since);
-        fault::point("back-again");
-        sessions.offer(cx, session);
+        if let Some(attached) = sessions.get_mut(session) {
+            attached.watch_time(cx, session, since.elapsed());
+            fault::point("back-again");
+            attached.offer(cx, session);
+        }
         cx.then(Outcome::Settle(session));
     }
 

@@ -70,7 +70,7 @@ impl Index {
         }
         if entry.state.is_over() {
             put(&mut self.over, (entry.uid, since, key), there);
-        } else if rank > 0 && !entry.is_adopted() {
+        } else if rank > 0 && entry.adopted().is_none() {
             match there {
                 true => drop(self.by_program.insert(entry.pid, key)),
                 false => drop(self.by_program.remove(&entry.pid)),

@@ -18,10 +18,10 @@ use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
+use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
-use fpty::sys::Size;
 
 /// Why a client stays where it may not leave.
 pub const NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
@@ -296,7 +296,7 @@ impl Left {
         self.tell_store(cx, sessions, programs, key);
         self.arm(cx, key);
         if let Some(Some(waiting)) = waited {
-            self.watch(cx, sessions, key, *waiting);
+            self.watch(cx, sessions, programs, key, *waiting);
         }
     }
 
@@ -333,8 +333,8 @@ impl Left {
             };
             let Remnants { program, newcomer: waiting, .. } = entry.state.forgotten();
             // Of ours nobody has the programs any more: see hang_up_orphans.
-            if let Some(program) = program.filter(|program| program.adopted) {
-                programs.end_program(cx, program.pidfd);
+            if let Some(pidfd) = program.and_then(|program| program.pidfd) {
+                programs.killing.end_program(cx, pidfd);
             }
             if let Some(waiting) = waiting {
                 waiting.refuse(cx, HAS_ENDED);
@@ -364,5 +364,5 @@ fn last_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Optio
     }
     let recording = attached.wires.recording().map(AsRef::as_ref);
     read_the_rest(cx, &attached.wires.master, &mut kept, recording);
-    kept.as_fd().try_clone_to_owned().ok()
+    kept.share().ok()
 }

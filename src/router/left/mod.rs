@@ -159,9 +159,9 @@ impl Things for Held {
 
 /// A program that runs.
 struct Program {
-    pidfd: PidFd,
-    /// It is not our child: its end is told by its descriptor.
-    adopted: bool,
+    /// Of one that is not our child: its end is told by that. A child of ours has its
+    /// number until we reap it.
+    pidfd: Option<PidFd>,
     /// Its end was told, and its status is waited for until then.
     ending: Option<BootInstant>,
 }
@@ -169,15 +169,12 @@ struct Program {
 impl Program {
     /// One of a gateway before us.
     fn adopted(pidfd: PidFd) -> Self {
-        Self { pidfd, adopted: true, ending: None }
+        Self { pidfd: Some(pidfd), ending: None }
     }
 
     /// What it is signalled by; it has this number.
     fn process(self, pid: Pid) -> Process {
-        match self.adopted {
-            true => Process::held(self.pidfd),
-            false => Process::child(pid),
-        }
+        self.pidfd.map_or_else(|| Process::child(pid), Process::held)
     }
 }
 
@@ -316,8 +313,8 @@ impl Left {
             self.due.remove(&(armed, key));
         }
         // Others may have copies of it.
-        if let Some(program) = entry.state.program().filter(|program| program.adopted) {
-            let _ = self.poller.remove(&program.pidfd);
+        if let Some(pidfd) = entry.adopted() {
+            let _ = self.poller.remove(pidfd);
         }
         Some(entry)
     }
@@ -353,8 +350,8 @@ impl Entry {
         };
     }
 
-    /// The program is not our child.
-    fn is_adopted(&self) -> bool {
-        self.state.program().is_some_and(|program| program.adopted)
+    /// The program, where it is not our child.
+    fn adopted(&self) -> Option<&PidFd> {
+        self.state.program()?.pidfd.as_ref()
     }
 }

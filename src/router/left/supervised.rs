@@ -14,6 +14,7 @@ use super::super::whose::Subject;
 use super::{Entry, Left, SOON};
 use fpty::sys::Written;
 use fpty::sys::child::Pid;
+use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
@@ -48,6 +49,35 @@ impl Entry {
             turned: self.state.since().boot.as_nanos(),
             shared: true,
             ..Record::default()
+        }
+    }
+}
+
+impl Entry {
+    /// Opens what is told to whoever keeps sessions, and was not worth a descriptor:
+    /// the program, where that is our child and was not reaped, and what is kept of the
+    /// output.
+    ///
+    /// # Errors
+    /// There is no descriptor or memory for it now.
+    fn open_for_store(&mut self, programs: &Programs) -> Result<Option<PidFd>, ()> {
+        if let Some(alone) = self.state.terminal_mut() {
+            alone.remains.open_file().map_err(drop)?;
+        }
+        let is_ours = self.state.program().is_some() && self.adopted().is_none();
+        match is_ours && programs.has(self.pid) {
+            true => PidFd::open(self.pid).map(Some).ok_or(()),
+            false => Ok(None),
+        }
+    }
+
+    /// Two descriptors are enough for one that nobody is attached to: there may be
+    /// thousands. Whoever watches has a copy of what is kept, and is to see more.
+    fn rests(&mut self) {
+        if self.adopted().is_some() && self.watchers == 0 {
+            if let Some(alone) = self.state.terminal_mut() {
+                alone.remains.close_file();
+            }
         }
     }
 }
@@ -103,6 +133,10 @@ impl Left {
         let Some(found) = self.entries.get_mut(entry).filter(|found| found.bound.is_none()) else {
             return;
         };
+        let Ok(opened) = found.open_for_store(programs) else {
+            found.untold = true;
+            return self.arm(cx, entry);
+        };
         let mut record = found.record(cx.doors.address(found.door).unwrap_or_default());
         let client = found.state.client();
         let subject = client.map_or(Subject::Left(entry), |it| Subject::Session(it.session));
@@ -112,15 +146,15 @@ impl Left {
         };
         record.last = EndRecord::new(cx.told.in_advance(subject));
         record.story = cx.told.story(subject);
-        let program = found.state.program().map(|program| program.pidfd.as_fd());
+        let program = found.adopted().or(opened.as_ref()).map(AsFd::as_fd);
         let attached = client.and_then(|client| sessions.get(client.session));
         let held = match (found.state.last(), found.state.terminal(), attached) {
             (Some(over), ..) => Lent { ring: Some(over.ring.as_fd()), ..SessionFds::default() },
             (_, Some(alone), _) => {
                 record.shared = alone.master.is_shared();
                 record.recording = alone.recording.as_ref().map(|recording| recording.kept());
-                let (master, ring) = (alone.master.as_fd(), alone.remains.as_fd());
-                Lent { master: Some(master), program, ring: Some(ring), client: None }
+                let (master, ring) = (Some(alone.master.as_fd()), alone.remains.file());
+                Lent { master, program, ring, ..SessionFds::default() }
             }
             (_, _, Some(attached)) => {
                 let Some(kept) = attached.session.kept() else {
@@ -134,8 +168,9 @@ impl Left {
                 Lent {
                     master: Some(wires.master.as_fd()),
                     program,
-                    ring: Some(kept.remains.as_fd()),
+                    ring: kept.remains.file(),
                     client: is_theirs.then(|| wires.client.as_fd()),
+                    memory: None,
                 }
             }
             (None, None, None) => return,
@@ -148,7 +183,10 @@ impl Left {
         let pid = found.pid;
         match told {
             Written::Blocked => self.arm(cx, entry),
-            Written::Bytes(_) => programs.entrusted(pid),
+            Written::Bytes(_) => {
+                found.rests();
+                programs.entrusted(pid);
+            }
             Written::Gone => {}
         }
     }

@@ -10,6 +10,7 @@ use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
 use super::super::outcome::Outcome;
+use super::super::programs::Programs;
 use super::super::table::{Key, Source};
 use super::super::traffic::Sessions;
 use super::super::whose::{Subject, Whose};
@@ -149,6 +150,7 @@ impl Left {
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
+        programs: &mut Programs,
         key: Key,
         waiting: Waiting,
     ) {
@@ -165,6 +167,11 @@ impl Left {
             }
             self.end_watcher(cx, key);
         }
+        let entry = self.entries.get_mut(key);
+        let alone = entry.and_then(|entry| entry.state.terminal_mut());
+        let is_another = alone.is_some_and(|alone| {
+            alone.remains.file().is_none() && alone.remains.open_file().is_ok()
+        });
         let Some((ring, seen, end)) = self.seen(sessions, key) else {
             return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
         };
@@ -209,6 +216,10 @@ impl Left {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.watchers += 1;
         }
+        if is_another {
+            // What goes there from now on is kept there.
+            self.tell_store(cx, sessions, programs, key);
+        }
         let Some(there) = self.watchers.get_mut(watcher) else {
             return;
         };
@@ -231,9 +242,9 @@ impl Left {
         let (ring, end) = match (state, state.client(), state.terminal()) {
             (State::Over(over, _), ..) => (over.ring.as_fd(), Some(over.ended.clone())),
             (_, Some(client), _) => {
-                (sessions.get(client.session)?.session.kept()?.remains.as_fd(), None)
+                (sessions.get(client.session)?.session.kept()?.remains.file()?, None)
             }
-            (.., alone) => (alone?.remains.as_fd(), None),
+            (.., alone) => (alone?.remains.file()?, None),
         };
         let ring = ring.try_clone_to_owned().ok()?;
         let seen = Seen::received(ring.try_clone().ok()?).ok()?;

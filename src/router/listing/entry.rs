@@ -39,7 +39,7 @@ impl View<'_> {
     pub(super) fn entry(self, cx: &mut Context, subject: Subject) -> Option<String> {
         let uid = self.user_of(subject)?;
         // Where nobody has asked for it yet: an answer may come for the next list.
-        let user = uid.and_then(|uid| cx.told.name_of(uid));
+        let user = uid.and_then(|uid| cx.told.names.of(uid));
         let now = self.now(cx, subject)?;
         let peer = now.described.as_ref().and_then(|described| described.client.credentials());
         let pid = peer.and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0);
@@ -56,7 +56,7 @@ impl View<'_> {
     /// The same as the statistics have it: with the names of the audit.
     pub(super) fn statistics_of(self, cx: &mut Context, subject: Subject) -> Option<String> {
         let uid = self.user_of(subject)?;
-        let user = uid.and_then(|uid| cx.told.name_of(uid));
+        let user = uid.and_then(|uid| cx.told.names.of(uid));
         let now = self.now(cx, subject)?;
         let owner = || Peer { uid, user, ..Peer::default() };
         let attached = now.facts.filter(|_| now.described.is_some());

@@ -113,7 +113,7 @@ impl<'a> View<'a> {
         // Where nobody keeps the time the terminal has it, roughly.
         let idle = match is_handed_over {
             true => None,
-            false => attached.idle_for().or_else(since_start),
+            false => attached.silent_for().or_else(since_start),
         };
         let traffic = wires.traffic.as_ref().filter(|_| !is_handed_over);
         Some(Described {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use super::super::context::Context;
 use super::super::outcome::Outcome;
 use super::super::table::Key;
-use super::super::timers::{Due, SessionDue};
+use super::super::timers::{Due, LifeDue};
 use super::super::told::clock;
 use super::super::told::{Gone, Last, Recorded};
 use super::super::traffic::Sessions;
@@ -242,7 +242,7 @@ impl Recorder {
                     let attached = sessions.get_mut(key);
                     if let Some(attached) = attached.filter(|it| it.session.dismissed().is_none()) {
                         attached.session.dismiss(ending, &line, &mut attached.wires);
-                        cx.after(DISMISSED, Due::Session(key, SessionDue::Dismissed));
+                        cx.after(DISMISSED, Due::Session(key, LifeDue::Dismissed));
                     }
                 }
                 Whose::Left(entry) => return cx.then(Outcome::EndLeft(entry, Gone::of(ending))),

@@ -41,14 +41,8 @@ pub const LONGEST: usize = 32 * 1024;
 /// Messages that one turn takes.
 const AT_ONCE: usize = 16;
 
-/// The two ends of a gateway's mailbox.
-struct Mailbox {
-    theirs: Stream,
-    ours: Stream,
-}
-
-/// By the gateways' numbers.
-static MAILBOXES: Mutex<Vec<Mailbox>> = Mutex::new(Vec::new());
+/// The two ends of each gateway's mailbox: the others', and its own. By their numbers.
+static MAILBOXES: Mutex<Vec<(Stream, Stream)>> = Mutex::new(Vec::new());
 
 /// Makes the mailboxes, in the master, before it forks the gateways. One alone
 /// has nobody to ask.
@@ -63,8 +57,7 @@ pub fn reserve(gateways: u32) {
                 inherited::by_gateways_only(theirs.as_fd());
                 inherited::by_gateways_only(ours.as_fd());
             }
-            let made = pairs.into_iter().map(|(theirs, ours)| Mailbox { theirs, ours });
-            *mailboxes() = made.collect();
+            *mailboxes() = pairs;
         }
         Err(error) => {
             log(&format!(
@@ -75,7 +68,7 @@ pub fn reserve(gateways: u32) {
     }
 }
 
-fn mailboxes() -> std::sync::MutexGuard<'static, Vec<Mailbox>> {
+fn mailboxes() -> std::sync::MutexGuard<'static, Vec<(Stream, Stream)>> {
     MAILBOXES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -94,11 +87,11 @@ impl Siblings {
     pub fn of(ordinal: usize) -> Self {
         let mut mailbox = None;
         let mut others = Vec::new();
-        for (number, made) in std::mem::take(&mut *mailboxes()).into_iter().enumerate() {
+        for (number, (theirs, ours)) in std::mem::take(&mut *mailboxes()).into_iter().enumerate() {
             if number == ordinal {
-                mailbox = Some(made.ours);
+                mailbox = Some(ours);
             }
-            others.push(made.theirs);
+            others.push(theirs);
         }
         // An answer to a gateway that was here before is none to us.
         let next = u64::from(std::process::id()) << 32;

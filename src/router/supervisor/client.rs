@@ -96,7 +96,8 @@ impl Client {
         let (mut found, mut was_there) = (Vec::new(), true);
         loop {
             match protocol::receive(&ours) {
-                Received::Message(Message::Session(record, held)) => {
+                Received::Message(Message::Session(record, mut held)) => {
+                    held.keep_in_memory(&record, true);
                     found.push((*record, held));
                     until = Instant::now() + ANSWER;
                 }

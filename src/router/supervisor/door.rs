@@ -16,7 +16,7 @@ use fpty::sys::socket::Stream;
 /// What both ends are called for the next image of the server, and what it is that
 /// is said through them: another server's process is told to end instead.
 const NAME: &str = "FORKPTYROUTER_KEPT";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 struct Door {
     ours: OwnedFd,

@@ -42,8 +42,8 @@ impl Lines {
         Some(Self { words, free: Vec::new(), used: 0 })
     }
 
-    /// Puts a line up; `None`: there is no room for it.
-    pub fn put(&mut self, line: &str, started: BootInstant) -> Option<Place> {
+    /// Puts a line up, which the supervisor may have; `None`: there is no room for it.
+    pub fn put(&mut self, line: &str, started: BootInstant, kept: bool) -> Option<Place> {
         if line.len() > LONGEST {
             return None;
         }
@@ -55,7 +55,7 @@ impl Lines {
         memory::write(&words[HEAD..], line.as_bytes());
         words[1].store(started.as_nanos(), Ordering::Relaxed);
         // Last: what is not complete is not there.
-        words[0].store(line.len() as u64, Ordering::Release);
+        words[0].store(line.len() as u64 | if kept { KEPT } else { 0 }, Ordering::Release);
         Some(Place(place))
     }
 
@@ -129,14 +129,13 @@ mod tests {
         };
         let long = "x".repeat(LONGEST - line("").len());
         let started = BootInstant::now().before(Duration::from_millis(61_500));
-        let first = lines.put(&line("first"), started).expect("room");
-        assert!(lines.put(&line(&long), started).is_some());
-        assert!(lines.put(&line("third"), started).is_some());
-        let kept = lines.put(&line("kept"), started).expect("room");
-        assert_eq!(lines.put(&line("fifth"), started), None);
+        let first = lines.put(&line("first"), started, false).expect("room");
+        assert!(lines.put(&line(&long), started, false).is_some());
+        assert!(lines.put(&line("third"), started, false).is_some());
+        assert!(lines.put(&line("kept"), started, true).is_some());
+        assert_eq!(lines.put(&line("fifth"), started, false), None);
         lines.take(first);
-        assert_eq!(lines.put(&(line(&long) + "x"), started), None);
-        lines.keep(kept, true);
+        assert_eq!(lines.put(&(line(&long) + "x"), started, false), None);
         let left = take(words, false);
         assert_eq!(left.len(), 2);
         for (left, name) in left.iter().zip([long.as_str(), "third"]) {
@@ -152,7 +151,8 @@ mod tests {
         let words: &'static [AtomicU64] =
             Box::leak((0..2 * OF_ONE).map(|_| AtomicU64::new(0)).collect());
         let mut lines = Lines { words, free: Vec::new(), used: 0 };
-        let kept = ["one", "two"].map(|line| lines.put(line, BootInstant::now()).expect("room"));
+        let kept =
+            ["one", "two"].map(|line| lines.put(line, BootInstant::now(), false).expect("room"));
         kept.iter().for_each(|place| lines.keep(*place, true));
         lines.keep(kept[1], false);
         assert_eq!(take(words, true), ["one", "two"]);

@@ -188,7 +188,7 @@ impl Supervisor {
         let packet = end_of(exit).packet();
         let is_told =
             client.is_some_and(|client| matches!(client.write(&packet), Written::Bytes(_)));
-        if !is_told && !stored.record.bound && stored.held.ring.is_some() {
+        if !is_told && !stored.record.bound && stored.held.has_output() {
             let now = Timestamp::now().into();
             stored.record.ended = Some((packet[HEADER..].to_vec(), now));
             stored.record.left.get_or_insert(now);

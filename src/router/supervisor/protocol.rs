@@ -1,18 +1,19 @@
-//! What a gateway and the supervisor say to each other: one message a packet. A byte
-//! says which, descriptors come along, each with a letter that says what it is; the
-//! rest is JSON.
+//! What a gateway and the supervisor say to each other, as all processes of ours do
+//! (`codec.rs`). Descriptors come along, each with a letter that says what it is.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
 use super::end_record::EndRecord;
-use crate::router::codec::{Hello, decode as read, encode};
+use crate::router::codec::{self, Hello, encode};
 use crate::router::record::Kept;
 use crate::router::secrets;
 use crate::router::told::Story;
 use crate::shares::Who;
 use fpty::sys::peer::{Arrived, Peer};
+use fpty::sys::ring::Ring;
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
 use fpty::text::cut;
@@ -67,6 +68,14 @@ pub struct Record {
     pub bound: bool,
 }
 
+impl Record {
+    /// Whether nobody is attached, and the program runs: there may be thousands of
+    /// those.
+    fn is_left(&self) -> bool {
+        self.left.is_some() && self.ended.is_none() && !self.bound
+    }
+}
+
 /// Descriptors of a session. An ended one has the ring alone.
 #[derive(Debug)]
 pub struct SessionFds<T = OwnedFd> {
@@ -78,6 +87,8 @@ pub struct SessionFds<T = OwnedFd> {
     pub ring: Option<T>,
     /// The client that has the terminal.
     pub client: Option<T>,
+    /// The last output, where that is kept without a descriptor.
+    pub memory: Option<Box<Ring>>,
 }
 
 /// Those that a gateway goes on to use itself.
@@ -85,18 +96,51 @@ pub type Lent<'a> = SessionFds<BorrowedFd<'a>>;
 
 impl<T> Default for SessionFds<T> {
     fn default() -> Self {
-        Self { master: None, program: None, ring: None, client: None }
+        Self { master: None, program: None, ring: None, client: None, memory: None }
+    }
+}
+
+impl SessionFds {
+    /// Keeps the last output without a descriptor, where nobody is attached and has it
+    /// too. Nonsense is not kept.
+    pub fn keep_in_memory(&mut self, record: &Record, writes: bool) {
+        if let Some(ring) = self.ring.take_if(|_| record.is_left()) {
+            let mut ring = Ring::received(ring, writes).ok();
+            ring.iter_mut().for_each(Ring::close_file);
+            self.memory = ring.map(Box::new);
+        }
+    }
+
+    /// Has a descriptor of that while it is said to somebody.
+    pub fn lend<R>(&mut self, say: impl FnOnce(&Self) -> R) -> R {
+        // Where there can be none whoever hears it begins a new one.
+        self.memory.iter_mut().for_each(|ring| drop(ring.open_file()));
+        let said = say(self);
+        self.memory.iter_mut().for_each(|ring| ring.close_file());
+        said
+    }
+
+    /// Whether the last output is there.
+    pub fn has_output(&self) -> bool {
+        self.ring.is_some() || self.memory.is_some()
+    }
+}
+
+impl<T: AsFd> SessionFds<T> {
+    /// Each with its letter, in their order.
+    pub(super) fn named(&self) -> impl Iterator<Item = (u8, BorrowedFd<'_>)> {
+        let ring = self.ring.as_ref().map(AsFd::as_fd);
+        let all = [
+            (b'm', self.master.as_ref().map(AsFd::as_fd)),
+            (b'p', self.program.as_ref().map(AsFd::as_fd)),
+            (b'r', ring.or_else(|| self.memory.as_ref()?.file())),
+            (b'c', self.client.as_ref().map(AsFd::as_fd)),
+        ];
+        all.into_iter().filter_map(|(name, fd)| Some((name, fd?)))
     }
 }
 
 impl<T> SessionFds<T> {
-    /// Each with its letter, in their order.
-    pub(super) fn named(&self) -> impl Iterator<Item = (u8, &T)> {
-        let all =
-            [(b'm', &self.master), (b'p', &self.program), (b'r', &self.ring), (b'c', &self.client)];
-        all.into_iter().filter_map(|(name, fd)| Some((name, fd.as_ref()?)))
-    }
-
     /// Where the one with this letter belongs.
     fn place(&mut self, name: u8) -> Option<&mut Option<T>> {
         match name {
@@ -140,57 +184,58 @@ pub enum Received {
     End,
 }
 
-const HELLO: u8 = b'H';
-const SESSION: u8 = b'S';
-const OVER: u8 = b'D';
-const LACKS: u8 = b'L';
-const DONE: u8 = b'.';
+/// The same as it is sent, beside the descriptors.
+#[derive(Serialize, Deserialize)]
+enum Said<'a> {
+    Hello(Hello),
+    /// With the letters of its descriptors.
+    Session(Cow<'a, Record>, String),
+    Over(Cow<'a, str>),
+    Lacks(i32),
+    Done,
+}
 
-/// Sends a session, with copies of its descriptors.
-pub fn send_session<T: AsFd>(to: &Stream, record: &Record, held: &SessionFds<T>) -> Written {
-    let names: Vec<u8> = held.named().map(|(name, _)| name).collect();
-    let descriptors: Vec<_> = held.named().map(|(_, fd)| fd.as_fd()).collect();
-    match session(record, &names) {
-        Some(message) => to.write_with_descriptors(&message, &descriptors),
-        None => Written::Gone,
+fn send(to: &Stream, said: &Said<'_>, descriptors: &[BorrowedFd<'_>]) -> Written {
+    let message = encode(said);
+    match message.len() <= LONGEST {
+        true => to.write_with_descriptors(&message, descriptors),
+        false => Written::Gone,
     }
 }
 
-/// `None`: it would be too long.
-fn session(record: &Record, names: &[u8]) -> Option<Vec<u8>> {
-    let is_long = |command: &String| command.len() > COMMAND;
-    let text: Vec<u8> = match &record.command {
-        Some(command) if is_long(command) => {
+/// Sends a session, with copies of its descriptors.
+pub fn send_session<T: AsFd>(to: &Stream, record: &Record, held: &SessionFds<T>) -> Written {
+    let names = held.named().map(|(name, _)| char::from(name)).collect();
+    let descriptors: Vec<_> = held.named().map(|(_, fd)| fd).collect();
+    let record = match record.command.as_ref().filter(|command| command.len() > COMMAND) {
+        Some(command) => {
             let command = Some(cut(command, COMMAND).to_owned());
-            encode(&Record { command, ..record.clone() })
+            Cow::Owned(Record { command, ..record.clone() })
         }
-        _ => encode(record),
+        None => Cow::Borrowed(record),
     };
-    // There are four letters.
-    let message = [&[SESSION, names.len() as u8][..], names, &text].concat();
-    (message.len() <= LONGEST).then_some(message)
+    send(to, &Said::Session(record, names), &descriptors)
 }
 
 /// Says that a gateway begins, which has this connection, and this log.
 pub fn send_hello(to: &Stream, hello: Hello, own: &Stream, log: Option<BorrowedFd>) -> Written {
-    let text = encode(&hello);
     let descriptors: Vec<_> = [own.as_fd()].into_iter().chain(log).collect();
-    to.write_with_descriptors(&[&[HELLO][..], &text].concat(), &descriptors)
+    send(to, &Said::Hello(hello), &descriptors)
 }
 
 /// Says that a session is over.
 pub fn send_over(to: &Stream, id: &str) -> Written {
-    to.write(&[&[OVER], id.as_bytes()].concat())
+    send(to, &Said::Over(id.into()), &[])
 }
 
 /// Says that the session with this program could not be kept.
 pub fn send_lacks(to: &Stream, program: i32) -> Written {
-    to.write(&[&[LACKS], &program.to_le_bytes()[..]].concat())
+    send(to, &Said::Lacks(program), &[])
 }
 
 /// Says that that was all.
 pub fn send_done(to: &Stream) -> Written {
-    to.write(&[DONE])
+    send(to, &Said::Done, &[])
 }
 
 /// Takes a message from where only gateways say hello. What somebody else says
@@ -228,20 +273,13 @@ pub fn receive(from: &Stream) -> Received {
 /// What a message says that came with these descriptors; `None`: nonsense. Whoever
 /// sends one has all of them, and no more.
 pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
-    let (kind, rest) = message.split_first()?;
     let mut descriptors = descriptors.into_iter();
-    let message = match *kind {
-        HELLO => {
-            let hello = read(rest)?;
-            Message::Hello(hello, descriptors.next()?, descriptors.next())
-        }
-        SESSION => {
-            let (count, rest) = rest.split_first()?;
-            let (names, text) = rest.split_at_checked(usize::from(*count))?;
-            let record = read(text)?;
-            let mut held = SessionFds::default();
-            for name in names {
-                let place = held.place(*name).filter(|place| place.is_none())?;
+    let message = match codec::decode(message)? {
+        Said::Hello(hello) => Message::Hello(hello, descriptors.next()?, descriptors.next()),
+        Said::Session(record, names) => {
+            let (record, mut held) = (Box::new(record.into_owned()), SessionFds::default());
+            for name in names.bytes() {
+                let place = held.place(name).filter(|place| place.is_none())?;
                 let Some(fd) = descriptors.next() else {
                     return Some(Message::Cut(record));
                 };
@@ -249,10 +287,9 @@ pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
             }
             Message::Session(record, held)
         }
-        OVER => Message::Over(String::from_utf8(rest.to_vec()).ok()?),
-        LACKS => Message::Lacks(i32::from_le_bytes(rest.try_into().ok()?)),
-        DONE => Message::Done,
-        _ => return None,
+        Said::Over(id) => Message::Over(id.into_owned()),
+        Said::Lacks(program) => Message::Lacks(program),
+        Said::Done => Message::Done,
     };
     descriptors.next().is_none().then_some(message)
 }
@@ -285,7 +322,7 @@ mod tests {
         };
         assert_eq!(*read, record);
         assert!(held.ring.is_some() && held.master.is_some() && held.client.is_none());
-        let _ = one.write(b"Snonsense");
+        let _ = one.write(b"{\"Session\":[");
         assert!(matches!(receive(&other), Received::Nonsense));
         drop(one);
         assert!(matches!(receive(&other), Received::End));
@@ -294,7 +331,7 @@ mod tests {
     #[test]
     fn one_that_lacks_a_descriptor_is_known_and_one_that_has_too_many_is_none() {
         let record = Record { pid: 7, ..Record::default() };
-        let message = session(&record, b"mp").expect("a message");
+        let message = encode(&Said::Session(Cow::Borrowed(&record), String::from("mp")));
         for count in [0, 1, 2, 3] {
             match (count, decode(&message, (0..count).map(|_| null()).collect())) {
                 (0 | 1, Some(Message::Cut(read))) => assert_eq!(read.pid, 7),
@@ -302,7 +339,7 @@ mod tests {
                 (_, other) => panic!("{count}: {other:?}"),
             }
         }
-        let twice = session(&Record::default(), b"mm").expect("a message");
+        let twice = encode(&Said::Session(Cow::Borrowed(&record), String::from("mm")));
         assert!(decode(&twice, vec![null(), null()]).is_none());
     }
 
@@ -357,7 +394,7 @@ mod tests {
                 bound: marks.1,
                 ..Record::default()
             };
-            let message = session(&record, b"").expect("a message");
+            let message = encode(&Said::Session(Cow::Borrowed(&record), String::new()));
             let Some(Message::Session(read, _)) = decode(&message, Vec::new()) else {
                 return Err(TestCaseError::fail("another message"));
             };

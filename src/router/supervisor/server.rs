@@ -111,7 +111,7 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
         return Ok(());
     }
     proof::i_keep();
-    // Four for each session.
+    // Four for each session, two where nobody is attached.
     let _ = fpty::sys::raise_descriptor_limit();
     let master = kept.next();
     let poller = Poller::new(64)?;
@@ -192,7 +192,8 @@ impl Supervisor {
             if is_served || !hello.has_place_of(stored.ordinal) {
                 continue;
             }
-            if !say(&|to| protocol::send_session(to, &stored.record, &stored.held)) {
+            let Stored { record, held, .. } = &mut *stored;
+            if !held.lend(|held| say(&|to| protocol::send_session(to, record, held))) {
                 return;
             }
             stored.ordinal = hello.ordinal;
@@ -251,7 +252,7 @@ impl Supervisor {
     }
 
     /// Keeps a session; whether there is room for it.
-    fn keep(&mut self, record: Record, held: SessionFds, ordinal: usize) -> bool {
+    fn keep(&mut self, record: Record, mut held: SessionFds, ordinal: usize) -> bool {
         fault::strike("holder", || record.name.clone());
         if record.bound {
             fault::strike("keeper", || serde_json::to_vec(&record.story).unwrap_or_default());
@@ -259,6 +260,12 @@ impl Supervisor {
         // Or nobody could say hello any more.
         if held.named().any(|(_, fd)| fpty::sys::is_one_of_the_last(fd, RESERVE)) {
             return false;
+        }
+        held.keep_in_memory(&record, false);
+        if record.ended.is_none() {
+            // Of one that was reaped there is no other.
+            let before = self.sessions.get_mut(&record.id);
+            held.program = held.program.or_else(|| before?.held.program.take());
         }
         let stored = Stored { record, held, ordinal, orphan: None };
         self.sessions.insert(stored.record.id.clone(), stored);

@@ -67,10 +67,11 @@ const LINES: usize = 4096;
 pub struct Told {
     /// What happened since the start.
     pub counters: Counters,
+    /// Names of users.
+    pub names: Names,
     /// Somebody wants to know more of a session than that there is one.
     keeps_facts: bool,
     place: Place,
-    names: Names,
     queue: Queue,
     refusals: Refusals,
     sockets: Vec<Socket>,
@@ -144,16 +145,6 @@ impl Told {
         self.sockets.get(usize::from(door)).map(|socket| socket.ids)
     }
 
-    /// The name of a user, as far as that is known without waiting for it.
-    pub fn name_of(&mut self, uid: u32) -> Option<Arc<str>> {
-        self.names.of(uid)
-    }
-
-    /// The same, where it is known already.
-    pub fn known_name(&self, uid: u32) -> Option<String> {
-        self.names.known(uid)
-    }
-
     /// A program has ended.
     pub fn program_ended(&mut self, subject: Subject, exit: Exit) {
         if let Some(facts) = self.facts.get_mut(&subject) {
@@ -191,13 +182,14 @@ impl Told {
         why: &str,
     ) {
         self.counters.refused(reason);
-        if origin.socket.audit.is_none() {
+        if !origin.has_audit() {
             return;
         }
         let who = client.map_or(Who::Nobody, Who::of);
         self.tell_of_refusals();
         if self.refusals.note(who, origin, reason, why) {
-            let peer = client.map(|client| self.peer(client, true)).unwrap_or_default();
+            let peer = client.map(|client| Peer::of(client, &mut self.names, true));
+            let peer = peer.unwrap_or_default();
             self.tell_refused(&Refused { origin, peer: &peer, reason, why, count: None });
         }
     }
@@ -230,17 +222,6 @@ impl Told {
     /// Whether anybody wants to know more of a session than that there is one.
     pub fn keeps_facts(&self) -> bool {
         self.keeps_facts
-    }
-
-    /// Who is at the other end of a connection, and as whom it has logged in, where
-    /// that is asked for.
-    pub fn peer(&mut self, client: &Stream, with_login: bool) -> Peer {
-        Peer::of(client, &mut self.names, with_login)
-    }
-
-    /// The same of a session that goes on without a client, and is this user's.
-    pub fn peer_of_user(&mut self, uid: u32) -> Peer {
-        Peer::user(uid, &mut self.names)
     }
 
     /// Notes what is known of a new session or command.
@@ -318,7 +299,7 @@ impl Told {
         let Some(mut facts) = self.facts.remove(&from) else {
             return;
         };
-        let peer = self.peer(client, facts.audit.is_some());
+        let peer = Peer::of(client, &mut self.names, facts.audit.is_some());
         self.tell_act(&facts, Act::Attach(&origin.said), &peer);
         facts.story.client = Some(Box::new(peer));
         facts.story.attached = Timestamp::now().into();
@@ -398,12 +379,8 @@ impl Told {
         let (Some(lines), Some(facts)) = (&mut self.lines, self.facts.get_mut(&subject)) else {
             return;
         };
-        if let Some(line) = facts.line_in_advance(&self.place) {
-            facts.place = lines.put(&line, facts.started.boot);
-        }
-        if let Some(place) = facts.place.filter(|_| facts.is_kept) {
-            lines.keep(place, true);
-        }
+        let line = facts.line_in_advance(&self.place);
+        facts.place = line.and_then(|line| lines.put(&line, facts.started.boot, facts.is_kept));
     }
 
     /// Whether lines wait for the log.
@@ -455,10 +432,7 @@ impl Told {
     /// The line that was written in advance for a session of which nothing else is
     /// known here.
     pub fn put_in_advance(&mut self, line: &str, started: BootInstant) -> Option<lines::Place> {
-        let lines = self.lines.as_mut()?;
-        let place = lines.put(line, started)?;
-        lines.keep(place, true);
-        Some(place)
+        self.lines.as_mut()?.put(line, started, true)
     }
 
     /// It was written.

@@ -88,6 +88,13 @@ pub struct Origin {
     pub command: Option<Arc<str>>,
 }
 
+impl Origin {
+    /// Whether there are lines of those who come there.
+    pub fn has_audit(&self) -> bool {
+        self.socket.audit.is_some()
+    }
+}
+
 /// Why somebody gets no session: what it is told, and what is counted.
 #[derive(Debug)]
 pub struct Rejection {

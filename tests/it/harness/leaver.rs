@@ -140,6 +140,15 @@ impl Leaver {
         self
     }
 
+    /// The same, and the shell is at its prompt.
+    #[track_caller]
+    pub fn at_the_prompt(self) -> Self {
+        let mut client = self.takes();
+        client.terminal().send("\n");
+        client.terminal().read_until("$ ");
+        client
+    }
+
     /// Has the terminal that is offered, and does not say so.
     #[track_caller]
     pub fn keeps_silent(&mut self) -> OwnedFd {

@@ -1,6 +1,8 @@
 //! Whether the cursor stands within a line: what we say ourselves is to stand on
 //! a line of its own, whatever the output ended with.
 
+use crate::relay::escapes::{Escapes, Step};
+
 /// So many bytes are kept of the output.
 const KEPT: usize = 256;
 
@@ -26,33 +28,11 @@ impl Tail {
         if !for_a_person {
             return start < self.0.len();
         }
-        let mut line = self.0[start..].iter().copied();
-        while let Some(byte) = line.next() {
-            match byte {
-                0x1b => skip_sequence(&mut line),
-                0x20.. if byte != 0x7f => return true,
-                _ => {}
-            }
-        }
-        false
-    }
-}
-
-/// A control sequence, or another one (ECMA-48): nothing that is seen.
-fn skip_sequence(bytes: &mut impl Iterator<Item = u8>) {
-    match bytes.next() {
-        Some(b'[') => {
-            bytes.find(|byte| matches!(byte, 0x40..=0x7e));
-        }
-        // A string, to its terminator.
-        Some(b']' | b'P' | b'X' | b'^' | b'_') => {
-            let end = bytes.find(|byte| matches!(byte, 0x07 | 0x1b));
-            end.filter(|byte| *byte == 0x1b).and_then(|_| bytes.next());
-        }
-        Some(0x20..=0x2f) => {
-            bytes.find(|byte| !matches!(byte, 0x20..=0x2f));
-        }
-        _ => {}
+        let mut escapes = Escapes::default();
+        let is_seen = |byte: &u8| {
+            escapes.step(*byte) == Step::Text && matches!(byte, 0x20..) && *byte != 0x7f
+        };
+        self.0[start..].iter().any(is_seen)
     }
 }
 

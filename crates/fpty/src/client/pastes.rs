@@ -2,16 +2,17 @@
 //! for it, and a program that has seen the beginning takes everything for
 //! pasted until it sees the end.
 
+use crate::relay::escapes::{Escapes, Step};
+
 /// What a terminal says after a paste.
 pub const END: &[u8] = b"\x1b[201~";
 
 /// Follows what is typed, in pieces of any size.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pastes {
-    /// So many bytes of a bracket have come.
-    matched: u8,
-    /// It is the one at the end.
-    ends: bool,
+    escapes: Escapes,
+    /// The parameter of the key that is under way.
+    number: u16,
 }
 
 impl Pastes {
@@ -19,21 +20,21 @@ impl Pastes {
     pub fn follow(&mut self, input: &[u8]) -> Option<bool> {
         let mut pastes = None;
         for byte in input {
-            let at = usize::from(self.matched);
-            self.matched = match (at, *byte) {
-                (_, 0x1b) => 1,
-                // What differs between the two.
-                (4, b'0' | b'1') => {
-                    self.ends = *byte == b'1';
-                    5
+            match self.escapes.step(*byte) {
+                Step::Csi => self.number = 0,
+                Step::Parameter if byte.is_ascii_digit() => {
+                    let digit = u16::from(byte - b'0');
+                    self.number = self.number.saturating_mul(10).saturating_add(digit);
                 }
-                (5, b'~') => {
-                    pastes = Some(!self.ends);
-                    0
-                }
-                (1..=3, byte) if byte == END[at] => self.matched + 1,
-                _ => 0,
-            };
+                // None that brackets a paste has more than one.
+                Step::Parameter | Step::Marker | Step::Intermediate => self.number = u16::MAX,
+                Step::CsiEnd if *byte == b'~' => match self.number {
+                    200 => pastes = Some(true),
+                    201 => pastes = Some(false),
+                    _ => {}
+                },
+                _ => {}
+            }
         }
         pastes
     }

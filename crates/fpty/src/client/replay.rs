@@ -35,13 +35,12 @@ mod tests {
     use super::*;
     use crate::remains::{Remains, Seen};
     use crate::sys::Size;
-    use std::os::fd::AsFd;
 
     /// What another terminal shows then.
     fn screen(output: &[u8]) -> (vt100::Parser, Vec<u8>) {
         let mut remains = Remains::new(16 * 1024, Size { rows: 24, cols: 80 }).expect("memory");
         output.chunks(1000).for_each(|piece| remains.keep(piece));
-        let ring = remains.as_fd().try_clone_to_owned().expect("a copy");
+        let ring = remains.share().expect("its file");
         let seen = Seen::received(ring).expect("a ring").output(None);
         let (past, output) = seen.expect("output");
         let (bytes, _) = replay(past, &output, 24);

@@ -4,82 +4,54 @@
 //!
 //! What is a query stands in the functions at the end of this file, by the
 //! names of ECMA-48, of DEC's manuals and of xterm's list of control
-//! sequences (ctlseqs). The rest follows the state machine of a VT500: an ESC
-//! or a C1 control ends any sequence that it stands in. C1 controls are
+//! sequences (ctlseqs). Sequences are found by [`super::escapes`]. C1 controls are
 //! known as two bytes of UTF-8 and, outside of a character, as one.
 
 use std::mem;
+
+use super::escapes::{CAN, Coded, Controls, ESC, Escapes, LEAD, SUB, State, Step, whole};
 
 /// The longest sequence that is kept until its end is seen. Every query is
 /// shorter, or known by how it begins.
 const LONGEST: usize = 4096;
 
-const ESC: u8 = 0x1b;
 const ENQ: u8 = 0x05;
-const BEL: u8 = 0x07;
-const CAN: u8 = 0x18;
-const SUB: u8 = 0x1a;
-/// What begins the two bytes of a C1 control in UTF-8.
-const LEAD: u8 = 0xc2;
-/// C1: ends a string.
-const ST: u8 = 0x9c;
 const END_OF_STRING: &[u8] = b"\x1b\\";
 
 /// The filter; output goes through it in pieces of any size.
 #[derive(Clone, Debug, Default)]
 pub struct Queries {
-    state: State,
+    escapes: Escapes,
+    controls: Controls,
     /// The sequence that has begun, as far as it is not decided.
     held: Vec<u8>,
-    /// How many bytes of a UTF-8 character are still to come.
-    continuation: u8,
-    /// A [`LEAD`] has come, and what it begins has not.
-    led: bool,
-    /// What became of a string that an ESC has ended.
-    string: Ended,
+    fate: Fate,
+    /// What became of a string that an ESC has ended; `Held`: there is none.
+    string: Fate,
+    outside: Outside,
 }
 
+/// What becomes of a sequence, or of a string.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
-    /// Characters.
+enum Fate {
+    /// It is not decided.
     #[default]
-    Ground,
+    Held,
+    /// A string that has been let through so far.
+    Passed,
+    /// It is left out, or a control sequence that is too long to be any.
+    Dropped,
+}
+
+/// Within what a program sends through tmux to the terminal outside: two ESC
+/// stand for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Outside {
+    #[default]
+    No,
+    Within,
     /// After an ESC.
     Escape,
-    /// A control sequence.
-    Csi,
-    /// A control sequence that is too long to be any.
-    Overlong,
-    /// A string that is held.
-    Held(Kind),
-    /// A string that has been let through so far.
-    Passed(Kind),
-    /// A string that is left out.
-    Dropped(Kind),
-    /// What a program sends through tmux to the terminal outside: two ESC
-    /// stand for one. The second state is that after an ESC.
-    Tmux,
-    TmuxEscape,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// An operating system command; BEL ends it, too.
-    Osc,
-    /// A device control string.
-    Dcs,
-    /// An application program command.
-    Apc,
-    /// A start of string, a privacy message: terminals ignore them.
-    Other,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Ended {
-    #[default]
-    None,
-    Passed,
-    Dropped,
 }
 
 impl Queries {
@@ -88,11 +60,16 @@ impl Queries {
     pub fn pass(&mut self, output: &[u8], through: &mut Vec<u8>) {
         let mut rest = output;
         while let [byte, after @ ..] = rest {
-            if self.state == State::Ground && !self.led {
-                let plain = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
+            if !self.is_undecided() {
+                let mut plain = rest.iter().position(|byte| !is_plain(*byte)).unwrap_or(rest.len());
+                // Most sequences are neither torn nor queries.
+                if let Some(whole) = whole(&rest[plain..]) {
+                    let sequence = &rest[plain..plain + whole.length];
+                    plain += if is_query(sequence) { 0 } else { whole.length };
+                }
                 if plain > 0 {
                     through.extend_from_slice(&rest[..plain]);
-                    self.continuation = 0;
+                    self.controls.skip_ascii();
                     rest = &rest[plain..];
                     continue;
                 }
@@ -106,233 +83,199 @@ impl Queries {
     /// what came through so far gets what follows from a copy of this filter,
     /// until there is nothing undecided.
     pub fn is_undecided(&self) -> bool {
-        self.state != State::Ground || self.led
+        self.escapes.state() != State::Ground
+            || self.controls.is_led()
+            || self.outside != Outside::No
     }
 
     /// Finds the controls among the bytes.
+    #[inline]
     fn byte(&mut self, byte: u8, through: &mut Vec<u8>) {
-        if mem::take(&mut self.led) {
-            if is_c1(byte) {
-                self.continuation = 0;
-                return self.control(byte, &[LEAD, byte], through);
-            }
+        let (was_part, coded) = self.controls.take(byte);
+        if was_part {
             self.text(LEAD, through);
-            self.continuation = 1;
         }
-        let continues = self.continuation > 0 && (0x80..0xc0).contains(&byte);
-        self.continuation = match byte {
-            _ if continues => self.continuation - 1,
-            0xc3..=0xdf => 1,
-            0xe0..=0xef => 2,
-            0xf0..=0xf4 => 3,
-            _ => 0,
-        };
-        match byte {
+        match coded {
             // Nothing else is to come of it, wherever it stands.
-            ENQ => {}
-            LEAD => self.led = true,
-            _ if is_c1(byte) && !continues => self.control(byte, &[byte], through),
-            0x80.. => self.text(byte, through),
-            _ => self.ascii(byte, through),
+            Coded::Ascii if byte == ENQ => {}
+            Coded::Ascii => self.ascii(byte, &[byte], through),
+            Coded::Part => self.text(byte, through),
+            Coded::Lead => {}
+            Coded::Control { .. } if self.outside != Outside::No => self.outside = Outside::Within,
+            // What ESC and this character would begin, as it was written.
+            Coded::Control { led } => {
+                self.ascii(ESC, &[], through);
+                let written = [LEAD, byte];
+                self.ascii(byte - 0x40, &written[usize::from(!led)..], through);
+            }
         }
     }
 
     /// Part of a character beyond ASCII.
+    #[inline]
     fn text(&mut self, byte: u8, through: &mut Vec<u8>) {
-        match self.state {
-            State::Ground | State::Passed(_) => through.push(byte),
-            State::Held(kind) => self.hold(kind, byte, through),
+        match self.escapes.state() {
+            _ if self.outside != Outside::No => self.outside = Outside::Within,
+            State::Ground => through.push(byte),
+            string if string.is_string() => self.put(string, byte, through),
             // None stands within a sequence, which ends here.
-            State::Escape | State::Csi | State::Overlong => {
+            _ => {
                 self.finish_string(through);
                 self.held.clear();
+                self.escapes = Escapes::default();
                 through.push(byte);
-                self.state = State::Ground;
             }
-            State::Dropped(_) => {}
-            State::Tmux | State::TmuxEscape => self.state = State::Tmux,
         }
     }
 
-    /// A C1 control, as it was written.
-    fn control(&mut self, control: u8, written: &[u8], through: &mut Vec<u8>) {
-        if matches!(self.state, State::Tmux | State::TmuxEscape) {
-            self.state = State::Tmux;
-            return;
-        }
-        self.leave(through);
-        if control == ST {
-            match mem::take(&mut self.string) {
-                Ended::Dropped => {}
-                Ended::None | Ended::Passed => through.extend_from_slice(written),
-            }
-            return;
-        }
-        self.finish_string(through);
-        // What ESC and this character would begin.
-        self.begin(control - 0x40, written, through);
+    /// A byte, and how it was written.
+    fn ascii(&mut self, byte: u8, written: &[u8], through: &mut Vec<u8>) {
+        self.outside = match (self.outside, byte) {
+            (Outside::No, _) => return self.step(byte, written, through),
+            (Outside::Within, ESC) => Outside::Escape,
+            (Outside::Escape, b'\\') | (_, CAN | SUB) => Outside::No,
+            (_, _) => Outside::Within,
+        };
     }
 
-    fn ascii(&mut self, byte: u8, through: &mut Vec<u8>) {
-        match (self.state, byte) {
-            (State::Tmux, ESC) => self.state = State::TmuxEscape,
-            (State::TmuxEscape, b'\\') => self.state = State::Ground,
-            (State::Tmux | State::TmuxEscape, CAN | SUB) => self.state = State::Ground,
-            (State::Tmux | State::TmuxEscape, _) => self.state = State::Tmux,
-            (State::Held(Kind::Dcs), ESC) if is_for_outside(&self.held) => {
+    #[inline(never)]
+    fn step(&mut self, byte: u8, written: &[u8], through: &mut Vec<u8>) {
+        let before = self.escapes.state();
+        let is_dropped = self.fate == Fate::Dropped;
+        match self.escapes.step(byte) {
+            Step::Text => through.extend_from_slice(written),
+            Step::Escape if written == [ESC] && self.is_for_outside(before) => {
+                self.goes_outside(Outside::Escape);
+            }
+            Step::Escape => {
+                self.leave(before, through);
+                self.held.extend_from_slice(written);
+            }
+            Step::Cancel => self.cancel(before, byte, through),
+            Step::Put => self.put(before, byte, through),
+            Step::StringEnd => {
+                let is_left_out = is_dropped || is_left_out(State::Osc, &self.held);
+                if !is_left_out {
+                    through.append(&mut self.held);
+                    through.push(byte);
+                }
                 self.held.clear();
-                self.state = State::TmuxEscape;
             }
-            (_, ESC) => {
-                self.leave(through);
-                self.held.push(ESC);
-                self.state = State::Escape;
-            }
-            (State::Ground, _) => through.push(byte),
-            (_, CAN | SUB) => self.cancel(byte, through),
-            (State::Escape, 0..0x30 | 0x7f) if self.held.len() < LONGEST => self.held.push(byte),
-            (State::Escape, 0..0x30 | 0x7f) => {
+            Step::Csi | Step::String => {
                 self.finish_string(through);
-                self.held.clear();
-                self.state = State::Overlong;
+                self.hold(written, through);
             }
-            (State::Escape, _) => self.escape(byte, through),
-            (State::Csi, 0x40..=0x7e) => {
-                self.held.push(byte);
+            Step::Terminator => {
+                if mem::take(&mut self.string) != Fate::Dropped && !is_dropped {
+                    through.append(&mut self.held);
+                    through.extend_from_slice(written);
+                }
+                self.held.clear();
+            }
+            Step::EscapeEnd => {
+                self.finish_string(through);
+                // DECID asks what the terminal is.
+                let is_query = byte == b'Z' && before == State::Escape;
+                if !is_query && !is_dropped {
+                    through.append(&mut self.held);
+                    through.extend_from_slice(written);
+                }
+                self.held.clear();
+            }
+            Step::CsiEnd | Step::IgnoredEnd => {
+                self.held.extend((!is_dropped).then_some(byte));
                 if is_query(&self.held) {
                     // Controls within a sequence are obeyed by themselves.
                     self.held.retain(|byte| *byte < 0x20 && *byte != ESC);
                 }
                 through.append(&mut self.held);
-                self.state = State::Ground;
             }
-            (State::Csi, _) if self.held.len() < LONGEST => self.held.push(byte),
-            (State::Csi, _) => {
-                self.held.clear();
-                self.state = State::Overlong;
+            Step::Control | Step::Marker | Step::Parameter | Step::Intermediate | Step::Nothing => {
+                self.hold(written, through);
             }
-            (State::Overlong, 0x40..=0x7e) => self.state = State::Ground,
-            (State::Overlong, _) => {}
-            (State::Held(Kind::Osc), BEL) => {
-                if !sets_or_asks(&self.held) {
-                    through.append(&mut self.held);
-                    through.push(BEL);
-                }
-                self.held.clear();
-                self.state = State::Ground;
-            }
-            (State::Passed(Kind::Osc), BEL) => {
-                through.push(BEL);
-                self.state = State::Ground;
-            }
-            (State::Dropped(Kind::Osc), BEL) => self.state = State::Ground,
-            (State::Held(kind), _) => self.hold(kind, byte, through),
-            (State::Passed(_), _) => through.push(byte),
-            (State::Dropped(_), _) => {}
         }
     }
 
-    /// The character that ends an escape sequence, or begins more.
-    fn escape(&mut self, byte: u8, through: &mut Vec<u8>) {
-        let has_intermediates = self.held.iter().any(|byte| (0x20..0x30).contains(byte));
-        if byte == b'\\' && !has_intermediates {
-            let held = mem::take(&mut self.held);
-            if mem::take(&mut self.string) != Ended::Dropped {
-                through.extend(held);
-                through.push(byte);
-            }
-            self.state = State::Ground;
-            return;
-        }
-        self.finish_string(through);
-        let mut sequence = mem::take(&mut self.held);
-        sequence.push(byte);
-        if has_intermediates {
-            through.append(&mut sequence);
-            self.state = State::Ground;
-        } else {
-            self.begin(byte, &sequence, through);
-        }
-    }
-
-    /// What an ESC and a character begin, or are.
-    fn begin(&mut self, byte: u8, written: &[u8], through: &mut Vec<u8>) {
-        self.state = match byte {
-            b'[' => State::Csi,
-            b']' => State::Held(Kind::Osc),
-            b'P' => State::Held(Kind::Dcs),
-            b'_' => State::Held(Kind::Apc),
-            b'X' | b'^' => State::Held(Kind::Other),
+    /// More of a sequence.
+    fn hold(&mut self, written: &[u8], through: &mut Vec<u8>) {
+        match self.fate {
+            Fate::Dropped => {}
+            _ if self.held.len() < LONGEST => self.held.extend_from_slice(written),
             _ => {
-                // DECID asks what the terminal is.
-                if byte != b'Z' {
-                    through.extend_from_slice(written);
-                }
-                State::Ground
+                self.finish_string(through);
+                self.held.clear();
+                self.fate = Fate::Dropped;
             }
-        };
-        if self.state != State::Ground {
-            self.held.extend_from_slice(written);
         }
     }
 
     /// One more byte of a string.
-    fn hold(&mut self, kind: Kind, byte: u8, through: &mut Vec<u8>) {
-        self.held.push(byte);
+    fn put(&mut self, string: State, byte: u8, through: &mut Vec<u8>) {
+        match self.fate {
+            Fate::Held => self.held.push(byte),
+            Fate::Passed => through.push(byte),
+            Fate::Dropped => {}
+        }
         if self.held.len() < LONGEST {
             return;
         }
-        self.state = if kind == Kind::Dcs && is_for_outside(&self.held) {
-            State::Tmux
-        } else if is_left_out(kind, &self.held) {
-            State::Dropped(kind)
+        if self.is_for_outside(string) {
+            self.goes_outside(Outside::Within);
+        } else if is_left_out(string, &self.held) {
+            self.fate = Fate::Dropped;
         } else {
             through.append(&mut self.held);
-            State::Passed(kind)
-        };
-        self.held.clear();
-    }
-
-    /// An ESC or a C1 control comes: what stood before it is over.
-    fn leave(&mut self, through: &mut Vec<u8>) {
-        match mem::take(&mut self.state) {
-            State::Held(kind) if is_left_out(kind, &self.held) => self.string = Ended::Dropped,
-            State::Held(_) => {
-                through.append(&mut self.held);
-                self.string = Ended::Passed;
-            }
-            State::Passed(_) => self.string = Ended::Passed,
-            State::Dropped(_) => self.string = Ended::Dropped,
-            // Given up, and its rest must not become another one's.
-            State::Escape | State::Csi | State::Overlong => {}
-            State::Ground | State::Tmux | State::TmuxEscape => {}
+            self.fate = Fate::Passed;
         }
         self.held.clear();
     }
 
+    /// Whether what is held is such a string.
+    fn is_for_outside(&self, state: State) -> bool {
+        state == State::Dcs && self.fate == Fate::Held && is_for_outside(&self.held)
+    }
+
+    fn goes_outside(&mut self, outside: Outside) {
+        self.held.clear();
+        (self.escapes, self.outside) = (Escapes::default(), outside);
+    }
+
+    /// An ESC or a C1 control comes: what stood before it is over.
+    fn leave(&mut self, before: State, through: &mut Vec<u8>) {
+        // What is no string is given up, and its rest must not become another one's.
+        if before.is_string() {
+            self.string = match self.fate {
+                Fate::Held if is_left_out(before, &self.held) => Fate::Dropped,
+                Fate::Held | Fate::Passed => {
+                    through.append(&mut self.held);
+                    Fate::Passed
+                }
+                Fate::Dropped => Fate::Dropped,
+            };
+        }
+        self.held.clear();
+        self.fate = Fate::Held;
+    }
+
     /// CAN and SUB: what stood before it is void.
-    fn cancel(&mut self, byte: u8, through: &mut Vec<u8>) {
-        match mem::take(&mut self.state) {
+    fn cancel(&mut self, before: State, byte: u8, through: &mut Vec<u8>) {
+        match before {
             // Some take a cancelled string for a complete one.
-            State::Held(kind) if is_left_out(kind, &self.held) => self.held.clear(),
+            string if is_left_out(string, &self.held) => self.held.clear(),
             _ => self.finish_string(through),
         }
         through.append(&mut self.held);
         through.push(byte);
-        self.string = Ended::None;
+        self.string = Fate::Held;
     }
 
     /// A string that was let through has ended by something that may be left
     /// out: it gets an end of its own.
     fn finish_string(&mut self, through: &mut Vec<u8>) {
-        if mem::take(&mut self.string) == Ended::Passed {
+        if mem::take(&mut self.string) == Fate::Passed {
             through.extend_from_slice(END_OF_STRING);
         }
     }
-}
-
-fn is_c1(byte: u8) -> bool {
-    (0x80..0xa0).contains(&byte)
 }
 
 /// Whether a byte is nothing but itself.
@@ -340,13 +283,13 @@ fn is_plain(byte: u8) -> bool {
     byte < 0x80 && byte != ESC && byte != ENQ
 }
 
-fn is_left_out(kind: Kind, held: &[u8]) -> bool {
-    match kind {
-        Kind::Osc => sets_or_asks(held),
-        Kind::Dcs => is_request(held) || is_for_outside(held),
+fn is_left_out(string: State, held: &[u8]) -> bool {
+    match string {
+        State::Osc => sets_or_asks(held),
+        State::Dcs => is_request(held) || is_for_outside(held),
         // The pictures of kitty's protocol: a terminal acknowledges each.
-        Kind::Apc => body(held).starts_with(b"G"),
-        Kind::Other => false,
+        State::Apc => body(held).starts_with(b"G"),
+        _ => false,
     }
 }
 

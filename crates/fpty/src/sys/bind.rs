@@ -1,7 +1,7 @@
 //! UNIX sockets that nobody reaches before they have their mode and owner.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -55,8 +55,7 @@ pub fn path(path: &Path, ownership: Ownership, backlog: i32) -> Result<OwnedFd> 
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = open(path, flags, Mode::empty()).context("cannot open it")?;
         let status = fstat(&file).context("cannot look at it")?;
-        let is_socket =
-            SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
+        let is_socket = super::asked::kind_of(status.st_mode) == SFlag::S_IFSOCK;
         if !is_socket || status.st_uid != nix::unistd::geteuid().as_raw() {
             return Err(Error::new("somebody has put something else in its place"));
         }
@@ -66,7 +65,7 @@ pub fn path(path: &Path, ownership: Ownership, backlog: i32) -> Result<OwnedFd> 
     }
     // To nobody who connects anybody sends descriptors, where the kernel can
     // see to that.
-    super::socket::refuse_descriptors(bound.as_fd());
+    super::socket::refuse_descriptors(&bound);
     // Only now can anybody connect.
     // SAFETY: listen(2) with two numbers.
     if unsafe { libc::listen(bound.as_raw_fd(), backlog) } < 0 {

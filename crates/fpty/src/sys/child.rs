@@ -102,12 +102,7 @@ fn reap_by(which: libc::pid_t) -> Option<(Pid, Exit)> {
             continue;
         }
         // Not nix's: to that a real-time signal is an error.
-        let exit = match status {
-            status if libc::WIFSIGNALED(status) => {
-                Exit::Signal { number: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) }
-            }
-            status => Exit::Status(libc::WEXITSTATUS(status)),
-        };
+        let exit = Exit::of_wait_status(status);
         // 1 is no child of anybody.
         return Pid::new(pid).map(|pid| (pid, exit));
     }

@@ -21,6 +21,7 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 
+use super::asked;
 use super::interrupt::Hurried;
 use super::signal::Blocked;
 use super::streams::NULL;
@@ -84,8 +85,7 @@ impl Foreign {
 
     /// Whether it is a socket.
     pub fn is_socket(&self) -> bool {
-        let status = self.fd.as_ref().map(fstat);
-        status.is_some_and(|status| status.is_ok_and(|it| kind(it.st_mode) == SFlag::S_IFSOCK))
+        self.fd.as_ref().is_some_and(|fd| asked::kind(fd) == SFlag::S_IFSOCK)
     }
 
     /// The descriptor.
@@ -102,14 +102,10 @@ impl Drop for Foreign {
     }
 }
 
-fn kind(mode: libc::mode_t) -> SFlag {
-    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT
-}
-
 /// Closes a descriptor that somebody has sent; pipes, whose close does not wait,
 /// at once.
 pub fn close(fd: OwnedFd, user: u32) {
-    let is_quick = fstat(&fd).is_ok_and(|status| match kind(status.st_mode) {
+    let is_quick = fstat(&fd).is_ok_and(|status| match asked::kind_of(status.st_mode) {
         SFlag::S_IFIFO => true,
         SFlag::S_IFCHR => status.st_rdev == NULL,
         _ => false,

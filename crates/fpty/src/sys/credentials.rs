@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockopt, sockopt};
 
+use super::asked;
 use super::child::Pid;
 use super::pidfd::PidFd;
 use super::proc;
@@ -94,21 +95,7 @@ impl Stream {
 
     /// The process itself (Linux 6.5).
     fn peer_pidfd(&self, pid: Pid) -> Option<PidFd> {
-        let mut fd: libc::c_int = -1;
-        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: writes one int.
-        let told = unsafe {
-            libc::getsockopt(
-                self.as_fd().as_raw_fd(),
-                libc::SOL_SOCKET,
-                SO_PEERPIDFD,
-                (&raw mut fd).cast(),
-                &mut length,
-            )
-        };
-        if told != 0 || fd < 0 {
-            return None;
-        }
+        let fd = asked::option(self, SO_PEERPIDFD).ok().filter(|fd| *fd >= 0)?;
         // SAFETY: it was just made for this process, and nobody else knows it.
         Some(PidFd::reopened(pid, unsafe { OwnedFd::from_raw_fd(fd) }))
     }

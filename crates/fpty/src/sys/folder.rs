@@ -10,8 +10,10 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::UnlinkatFlags;
+
+use super::asked;
 
 /// A folder that is open, whatever its name means by now.
 #[derive(Debug)]
@@ -57,10 +59,10 @@ impl Way {
                 there => there?,
             };
             let stat = fstat(&there)?;
-            match stat.st_mode & libc::S_IFMT {
-                libc::S_IFLNK => self.follow(&there, &stat, &name)?,
-                libc::S_IFDIR if self.rest.is_empty() && name != ".." => return Ok(name),
-                libc::S_IFDIR => self.at = there,
+            match asked::kind_of(stat.st_mode) {
+                SFlag::S_IFLNK => self.follow(&there, &stat, &name)?,
+                SFlag::S_IFDIR if self.rest.is_empty() && name != ".." => return Ok(name),
+                SFlag::S_IFDIR => self.at = there,
                 _ => return Err(Errno::ENOTDIR.into()),
             }
         }
@@ -166,7 +168,7 @@ impl Folder {
         let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = File::from(openat(&self.0, name, flags, Mode::empty())?);
         let stat = fstat(&file)?;
-        if stat.st_ino != inode || stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        if stat.st_ino != inode || asked::kind_of(stat.st_mode) != SFlag::S_IFREG {
             return Err(io::ErrorKind::NotFound.into());
         }
         match length {

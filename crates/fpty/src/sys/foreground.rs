@@ -9,10 +9,10 @@
 use nix::unistd::{Pid as Number, getpgid};
 
 use super::child::{self, Pid};
-use super::pidfd::PidFd;
+use super::pidfd::{self, PidFd};
 use super::process::Process;
 use super::pty::Master;
-use super::sessions::{Listing, session_of};
+use super::sessions::{Search, session_of};
 
 /// A terminal's foreground process group.
 #[derive(Debug)]
@@ -42,20 +42,13 @@ impl Foreground {
         if !self.is_session_of(self.group) || !self.leader.has_its_number() {
             return None;
         }
-        match pidfd {
-            // First opened, then looked at.
-            Some(pidfd) if pidfd.has_its_number() => {
-                for number in [libc::SIGHUP, libc::SIGCONT] {
-                    if !pidfd.signal_group(number) {
-                        child::signal_group(self.group, number);
-                    }
-                }
-            }
-            // It has ended meanwhile.
-            Some(_) => return Some(self),
-            None => {
-                child::signal_group(self.group, libc::SIGHUP);
-                child::signal_group(self.group, libc::SIGCONT);
+        // First opened, then looked at: it has ended meanwhile.
+        if pidfd.as_ref().is_some_and(|pidfd| !pidfd.has_its_number()) {
+            return Some(self);
+        }
+        for number in [libc::SIGHUP, libc::SIGCONT] {
+            if !pidfd.as_ref().is_some_and(|pidfd| pidfd.signal_group(number)) {
+                child::signal_group(self.group, number);
             }
         }
         None
@@ -73,68 +66,51 @@ impl Foreground {
     }
 }
 
-/// Groups whose members are looked for, of all terminals at once and step by step:
-/// that takes a while on a large machine.
+/// Groups whose members are looked for: that takes a while on a large machine.
 #[derive(Default)]
-pub struct HangUps {
-    groups: Vec<Foreground>,
-    processes: Option<Listing>,
-    /// They came when a search was under way.
-    next: Vec<Foreground>,
-}
+pub struct HangUps(Search<Foreground>);
 
 impl HangUps {
     /// One more.
     pub fn add(&mut self, group: Foreground) {
-        self.next.push(group);
+        self.0.add(group);
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.groups.is_empty() && self.next.is_empty()
+        self.0.is_empty()
     }
 
     /// A leader was reaped: its number is no longer its own. (The kernel has hung
     /// its foreground group up then.)
     pub fn forget(&mut self, leader: Pid) {
-        let is_other = |one: &Foreground| !one.leader.is_child() || one.leader.pid() != leader;
-        self.groups.retain(is_other);
-        self.next.retain(is_other);
+        self.0.retain(|one| !one.leader.is_child() || one.leader.pid() != leader);
     }
 
     /// Takes so many steps.
     pub fn step(&mut self, count: usize) {
         for _ in 0..count {
-            if self.groups.is_empty() {
-                self.groups.append(&mut self.next);
-                self.processes = None;
-            }
-            if self.groups.is_empty() {
+            let Some(some) = self.0.step() else {
                 return;
-            }
-            let Some(some) = self.processes.get_or_insert_with(Listing::new).next() else {
-                self.groups.clear();
-                continue;
             };
             for pid in some {
-                if self.groups.iter().any(|group| group.has(pid)) {
+                if self.is_one(pid) {
                     self.hang_up(pid);
                 }
             }
         }
     }
 
+    fn is_one(&self, process: Pid) -> bool {
+        self.0.sought.iter().any(|group| group.has(process))
+    }
+
     fn hang_up(&self, member: Pid) {
         // First taken hold of, then looked at once more.
         let pidfd = PidFd::open(member);
-        if !self.groups.iter().any(|group| group.has(member)) {
-            return;
-        }
-        for number in [libc::SIGHUP, libc::SIGCONT] {
-            match &pidfd {
-                Some(pidfd) => pidfd.signal(number),
-                None => drop(member.signal(number)),
-            }
+        if self.is_one(member) {
+            pidfd::signal(member, pidfd.as_ref(), libc::SIGHUP);
+            pidfd::signal(member, pidfd.as_ref(), libc::SIGCONT);
         }
     }
 }

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Once, OnceLock};
 use std::time::Duration;
 
+use super::signal::{dispose, disposition};
+
 /// How long a call can wait. One that does not wait takes a thousandth of that.
 const LONGEST: Duration = Duration::from_millis(2);
 
@@ -33,19 +35,10 @@ extern "C" fn note(_: libc::c_int) {
 
 /// From now on the signal is this process's own, and this thread's.
 fn take_signal() {
-    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    let mut signals = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
     let handler: extern "C" fn(libc::c_int) = note;
-    // SAFETY: a struct that is all zero but for a handler that stores one
-    // atomic; without SA_RESTART a call is not begun again. sigemptyset(3) makes
-    // a set of the other, before that is used.
-    unsafe {
-        (*action.as_mut_ptr()).sa_sigaction = handler as libc::sighandler_t;
-        libc::sigaction(libc::SIGALRM, action.as_ptr(), std::ptr::null_mut());
-        libc::sigemptyset(signals.as_mut_ptr());
-        libc::sigaddset(signals.as_mut_ptr(), libc::SIGALRM);
-        libc::pthread_sigmask(libc::SIG_UNBLOCK, signals.as_ptr(), std::ptr::null_mut());
-    }
+    // SAFETY: a handler that stores one atomic.
+    unsafe { dispose(libc::SIGALRM, handler as libc::sighandler_t) };
+    mask(libc::SIG_UNBLOCK, libc::SIGALRM);
 }
 
 /// Ends calls that take longer than they should (SIGALRM, setitimer(2)).
@@ -120,7 +113,7 @@ impl Hurried {
             }
             libc::timer_settime(timer, 0, &times, std::ptr::null_mut());
         }
-        mask(libc::SIG_UNBLOCK);
+        mask(libc::SIG_UNBLOCK, own_signal());
         Self(Some(timer))
     }
 
@@ -141,7 +134,7 @@ impl Drop for Hurried {
         if let Some(timer) = self.0.take() {
             // SAFETY: this value's own, and not used any more.
             unsafe { libc::timer_delete(timer) };
-            mask(libc::SIG_BLOCK);
+            mask(libc::SIG_BLOCK, own_signal());
         }
     }
 }
@@ -150,30 +143,22 @@ impl Drop for Hurried {
 fn takes_own_signal() -> bool {
     static IS_OURS: OnceLock<bool> = OnceLock::new();
     *IS_OURS.get_or_init(|| {
-        let mut before = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
         let handler: extern "C" fn(libc::c_int) = nothing;
-        // SAFETY: sigaction(2) fills the one struct, and reads the other, which is
-        // all zero but for a handler that does nothing.
-        unsafe {
-            libc::sigaction(own_signal(), std::ptr::null(), before.as_mut_ptr());
-            if before.assume_init().sa_sigaction != libc::SIG_DFL {
-                return false;
-            }
-            (*action.as_mut_ptr()).sa_sigaction = handler as libc::sighandler_t;
-            libc::sigaction(own_signal(), action.as_ptr(), std::ptr::null_mut()) == 0
-        }
+        // SAFETY: a handler that does nothing.
+        let takes = || unsafe { dispose(own_signal(), handler as libc::sighandler_t) };
+        disposition(own_signal()) == libc::SIG_DFL && takes()
     })
 }
 
 extern "C" fn nothing(_: libc::c_int) {}
 
-fn mask(how: libc::c_int) {
+/// (To nix a real-time signal is none.)
+fn mask(how: libc::c_int, signal: libc::c_int) {
     let mut signals = std::mem::MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: sigemptyset(3) makes a set of it before that is used.
     unsafe {
         libc::sigemptyset(signals.as_mut_ptr());
-        libc::sigaddset(signals.as_mut_ptr(), own_signal());
+        libc::sigaddset(signals.as_mut_ptr(), signal);
         libc::pthread_sigmask(how, signals.as_ptr(), std::ptr::null_mut());
     }
 }

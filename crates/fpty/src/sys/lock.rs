@@ -25,18 +25,19 @@ pub fn take(file: impl AsFd) -> bool {
 
 /// Whether another process has it.
 pub fn is_held(file: impl AsFd) -> bool {
-    asked(file).is_some_and(|lock| libc::c_int::from(lock.l_type) != libc::F_UNLCK)
+    other(file).is_some()
 }
 
 /// Which one, where it has a number in this PID namespace.
 pub fn holder(file: impl AsFd) -> Option<Pid> {
-    let lock = asked(file).filter(|lock| libc::c_int::from(lock.l_type) != libc::F_UNLCK)?;
-    Pid::new(lock.l_pid)
+    Pid::new(other(file)?.l_pid)
 }
 
-fn asked(file: impl AsFd) -> Option<libc::flock> {
+/// The lock that another process has.
+fn other(file: impl AsFd) -> Option<libc::flock> {
     let mut lock = whole(libc::F_WRLCK);
-    fcntl(file, FcntlArg::F_GETLK(&mut lock)).ok().map(|_| lock)
+    fcntl(file, FcntlArg::F_GETLK(&mut lock)).ok()?;
+    (libc::c_int::from(lock.l_type) != libc::F_UNLCK).then_some(lock)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! descriptor leaves this folder: there are types for the roles of one.
 
 pub mod accounts;
+mod asked;
 pub mod bind;
 pub mod child;
 pub mod clock;
@@ -17,7 +18,10 @@ pub mod foreground;
 pub mod fork;
 pub mod interrupt;
 pub mod local_tcp;
+#[cfg(feature = "server")]
 pub mod lock;
+#[cfg(feature = "server")]
+mod memory;
 pub mod memory_file;
 pub mod noted;
 pub mod peer;
@@ -36,6 +40,7 @@ pub mod ring;
 #[cfg(feature = "server")]
 pub mod sender;
 pub mod sessions;
+#[cfg(feature = "server")]
 pub mod shared;
 pub mod signal;
 pub mod socket;
@@ -214,7 +219,7 @@ pub fn host_name() -> String {
 pub fn is_executable(path: &std::ffi::CStr) -> bool {
     use nix::unistd::{AccessFlags, access};
     let is_file = nix::sys::stat::stat(path)
-        .is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG);
+        .is_ok_and(|status| asked::kind_of(status.st_mode) == nix::sys::stat::SFlag::S_IFREG);
     is_file && access(path, AccessFlags::X_OK).is_ok()
 }
 

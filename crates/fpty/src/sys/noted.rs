@@ -2,7 +2,6 @@
 //! what proves later that the number is still its own.
 
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{SysconfVar, sysconf};
 
 use super::child::Pid;
 use super::pidfd::PidFd;
@@ -90,8 +89,7 @@ impl Noted {
         let Proof::RanAt(ran_at) = self.proof else {
             return false;
         };
-        let started = proc::stat(self.pid, 22).and_then(|started| started.parse().ok());
-        started.is_some_and(|started: u64| started <= ran_at)
+        proc::number(self.pid, 22).is_some_and(|started: u64| started <= ran_at)
     }
 }
 
@@ -103,7 +101,7 @@ fn shortened(number: u64) -> u64 {
 
 fn ticks_since_boot() -> Option<u64> {
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
-    let per_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+    let per_second = proc::ticks_per_second()?;
     let (seconds, rest) = (u64::try_from(now.tv_sec()).ok()?, u64::try_from(now.tv_nsec()).ok()?);
     Some(seconds * per_second + rest * per_second / 1_000_000_000)
 }

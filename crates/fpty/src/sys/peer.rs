@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, setsockopt, sockopt::PassCred};
 
+use super::asked;
 use super::child::Pid;
 use super::closer::{Foreign, NOBODY};
 use super::control;
@@ -187,17 +188,7 @@ impl Stream {
     /// Has the kernel say who sends; see [`Stream::read_from`].
     pub(super) fn ask_for_sender(&self, on: bool) {
         let _ = setsockopt(self, PassCred, &on);
-        let on = libc::c_int::from(on);
-        // SAFETY: reads one int.
-        let _ = unsafe {
-            libc::setsockopt(
-                self.as_fd().as_raw_fd(),
-                libc::SOL_SOCKET,
-                SO_PASSPIDFD,
-                (&raw const on).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
+        let _ = asked::set_option(self, SO_PASSPIDFD, on.into());
     }
 
     /// Reads, and notes the sender once it is known; then stops asking.

@@ -1,11 +1,13 @@
 //! A process that is not ours to reap (pidfd_open(2)).
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::PollFlags;
 use once_cell::sync::OnceCell;
 
+use super::asked;
 use super::child::{Exit, Pid};
 use super::proc;
 
@@ -120,7 +122,7 @@ impl PidFd {
             return None;
         }
         // 0 also for those who may not know.
-        let status: i32 = proc::stat(self.pid, 52)?.parse().ok()?;
+        let status: i32 = proc::number(self.pid, 52)?;
         (status != 0 && send(&self.fd, 0, 0).is_ok()).then(|| Exit::of_wait_status(status))
     }
 
@@ -151,8 +153,7 @@ impl PidFd {
 
     /// Whether it has ended, as far as the kernel itself tells.
     pub fn is_over(&self) -> bool {
-        let mut poll = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-        nix::poll::poll(&mut poll, PollTimeout::ZERO) == Ok(1)
+        !asked::has_now(self, PollFlags::POLLIN).is_empty()
     }
 
     /// Whether it has ended, or is about to: a process closes its
@@ -162,7 +163,7 @@ impl PidFd {
         if self.is_over() {
             return true;
         }
-        let flags = proc::stat(self.pid, 9).and_then(|flags| flags.parse::<u64>().ok());
+        let flags: Option<u64> = proc::number(self.pid, 9);
         // Reaped meanwhile; or there is no /proc for us.
         flags.map_or_else(|| self.is_over(), |flags| flags & PF_EXITING != 0)
     }
@@ -170,13 +171,22 @@ impl PidFd {
     /// The same; where nobody tells that it is about to, a moment is waited
     /// for it.
     pub fn has_ended_or_does(&self) -> bool {
-        const MOMENT: u16 = 100;
+        const MOMENT: Duration = Duration::from_millis(100);
         if self.has_ended() {
             return true;
         }
-        let mut poll = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         let nobody_tells = self.pid == Pid::UNKNOWN || !proc::is_ours();
-        nobody_tells && nix::poll::poll(&mut poll, PollTimeout::from(MOMENT)) == Ok(1)
+        let ends = || asked::wait_for(self, PollFlags::POLLIN, MOMENT);
+        nobody_tells && ends().is_ok_and(|found| !found.is_empty())
+    }
+}
+
+/// Signals a process that was taken hold of before it was looked at; where that cannot be,
+/// whoever has its number.
+pub(super) fn signal(pid: Pid, held: Option<&PidFd>, number: i32) {
+    match held {
+        Some(pidfd) => pidfd.signal(number),
+        None => drop(pid.signal(number)),
     }
 }
 

@@ -201,7 +201,8 @@ impl<'a> Several<'a> {
 
 /// What tells that the other end is gone: a pipe says POLLERR, a socket
 /// POLLHUP.
-const GONE: PollFlags = PollFlags::POLLHUP.union(PollFlags::POLLERR).union(PollFlags::POLLNVAL);
+pub(super) const GONE: PollFlags =
+    PollFlags::POLLHUP.union(PollFlags::POLLERR).union(PollFlags::POLLNVAL);
 
 impl Found {
     fn has(&self, at: usize, flags: PollFlags) -> bool {

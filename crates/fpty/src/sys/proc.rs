@@ -61,11 +61,20 @@ pub fn stat(pid: impl std::fmt::Display, field: usize) -> Option<String> {
     fields.split_ascii_whitespace().nth(field.checked_sub(3)?).map(str::to_owned)
 }
 
+/// The same of a field that is a number.
+pub(super) fn number<T: std::str::FromStr>(pid: impl std::fmt::Display, field: usize) -> Option<T> {
+    stat(pid, field)?.parse().ok()
+}
+
+/// In what the kernel counts times here, to a second.
+pub(super) fn ticks_per_second() -> Option<u64> {
+    u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok().filter(|ticks| *ticks > 0)
+}
+
 /// When a process of this PID namespace began (proc(5), `starttime`).
 pub fn started(pid: i32) -> Option<BootInstant> {
-    let ticks: u64 = stat(pid, 22)?.parse().ok()?;
-    let per_second = sysconf(SysconfVar::CLK_TCK).ok()??;
-    let per_second = u64::try_from(per_second).ok().filter(|ticks| *ticks > 0)?;
+    let ticks: u64 = number(pid, 22)?;
+    let per_second = ticks_per_second()?;
     Some(BootInstant::from_nanos(ticks.saturating_mul(1_000_000_000 / per_second)))
 }
 

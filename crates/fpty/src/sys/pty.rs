@@ -3,15 +3,18 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::stat::Mode;
+use nix::poll::PollFlags;
+use nix::sys::stat::{Mode, SFlag};
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices};
 use once_cell::sync::OnceCell;
 
 mod shared;
 
+use super::asked::{self, Number};
+use super::streams::{ERROR, INPUT, OUTPUT, own};
 use super::{Read, Size, Written};
 use crate::error::{Context, Error, Result};
 
@@ -132,17 +135,14 @@ fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
     if !error.raw_os_error().is_some_and(|errno| CANNOT.contains(&errno)) {
         return Err(error).context("cannot open the slave of the new terminal");
     }
-    let mut number: libc::c_uint = 0;
-    // SAFETY: TIOCGPTN writes one unsigned int.
-    ioctl(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number) })
-        .context("cannot name the new terminal")?;
-    let path = format!("/dev/pts/{number}");
-    nix::fcntl::open(
-        path.as_str(),
-        OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .context(format!("cannot open {path}"))
+    let path = path_of_slave(master).context("cannot name the new terminal")?;
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path.as_str(), flags, Mode::empty()).context(format!("cannot open {path}"))
+}
+
+/// The path of a master's slave, where devpts is mounted as usual (ptsname(3)).
+fn path_of_slave(master: impl AsFd) -> io::Result<String> {
+    Ok(format!("/dev/pts/{}", asked::number(master, Number::Terminal)?))
 }
 
 fn ioctl(result: libc::c_int) -> io::Result<()> {
@@ -160,21 +160,13 @@ impl Master {
     /// Its size as it is now, whoever has set it (TIOCGWINSZ).
     pub fn size(&self) -> Option<Size> {
         let _armed = self.arm();
-        let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCGWINSZ writes one winsize.
-        ioctl(unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCGWINSZ, &mut size) })
-            .ok()?;
-        Some(Size { rows: size.ws_row, cols: size.ws_col })
+        asked::window(self)
     }
 
     /// The name of its slave, where devpts is mounted as usual (ptsname(3)).
     pub fn slave_name(&self) -> Option<String> {
         let _armed = self.arm();
-        let mut number: libc::c_uint = 0;
-        // SAFETY: TIOCGPTN writes one unsigned int.
-        ioctl(unsafe { libc::ioctl(self.as_fd().as_raw_fd(), libc::TIOCGPTN, &mut number) })
-            .ok()?;
-        Some(format!("/dev/pts/{number}"))
+        path_of_slave(self).ok()
     }
 
     /// One that somebody has sent, and that he says is one.
@@ -184,21 +176,16 @@ impl Master {
     pub fn received(fd: OwnedFd) -> Result<Self> {
         let not = |what: &str| Error::new(format!("the router sent {what} instead of a terminal"));
         let status = nix::sys::stat::fstat(&fd).map_err(|_| not("something"))?;
-        let is_device = status.st_mode & libc::S_IFMT == libc::S_IFCHR;
+        let is_device = asked::kind_of(status.st_mode) == SFlag::S_IFCHR;
         // /dev/ptmx, of whatever devpts (devices.txt of the kernel).
         if !is_device || status.st_rdev != libc::makedev(5, 2) {
             return Err(not("something else"));
         }
-        let mut number: libc::c_uint = 0;
-        // SAFETY: TIOCGPTN writes one unsigned int.
-        ioctl(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGPTN, &mut number) })
-            .map_err(|_| not("something else"))?;
+        path_of_slave(&fd).map_err(|_| not("something else"))?;
         let slave = open_slave(&fd).map_err(|_| not("a closed terminal"))?;
         let slave = nix::sys::stat::fstat(&slave).map_err(|_| not("something"))?;
-        let is_ours = [0, 1, 2].into_iter().any(|standard| {
-            // SAFETY: the standard descriptors are never closed by us.
-            let standard = unsafe { BorrowedFd::borrow_raw(standard) };
-            nix::sys::stat::fstat(standard)
+        let is_ours = [INPUT, OUTPUT, ERROR].into_iter().any(|standard| {
+            nix::sys::stat::fstat(own(standard))
                 .is_ok_and(|ours| (ours.st_dev, ours.st_ino) == (slave.st_dev, slave.st_ino))
         });
         if is_ours {
@@ -237,10 +224,7 @@ impl Master {
     /// # Errors
     /// It is no terminal's.
     pub fn given_back(fd: OwnedFd, shared: bool) -> Result<Self> {
-        let mut number: libc::c_uint = 0;
-        // SAFETY: TIOCGPTN writes one unsigned int.
-        ioctl(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGPTN, &mut number) })
-            .context("no terminal")?;
+        path_of_slave(&fd).context("no terminal")?;
         let master = Self::of(fd, shared);
         master.take_back();
         Ok(master)
@@ -358,9 +342,9 @@ impl Master {
     /// in its drivers/tty/tty_io.c), by the wall clock, which may have been set
     /// meanwhile ([`super::clock::look_at_wall_clock`]). `None` where it cannot be
     /// known.
-    pub fn idle_for(&self) -> Option<std::time::Duration> {
+    pub fn idle_for(&self) -> Option<Duration> {
         let _armed = self.arm();
-        const STEP: std::time::Duration = std::time::Duration::from_secs(8);
+        const STEP: Duration = Duration::from_secs(8);
         let slave = open_slave(&self.fd).ok()?;
         let times = nix::sys::stat::fstat(&slave).ok()?;
         let last = times.st_atime.max(times.st_mtime);
@@ -383,10 +367,7 @@ impl Master {
     /// kernel then says 0, and a signal to group 0 would hit ourselves.
     pub fn foreground_group(&self) -> Option<i32> {
         let _armed = self.arm();
-        let mut group: libc::pid_t = 0;
-        // SAFETY: TIOCGPGRP writes one pid_t.
-        ioctl(unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCGPGRP, &mut group) }).ok()?;
-        (group > 1).then_some(group)
+        asked::number(self, Number::ForegroundGroup).ok().filter(|group| *group > 1)
     }
 
     /// Lets the program's next read see the end of file, as the terminal's
@@ -418,8 +399,7 @@ impl Master {
 /// Whether there is input that no program has read; the kernel first brings
 /// there what is on its way (n_tty_poll in drivers/tty/n_tty.c).
 fn has_input(slave: BorrowedFd<'_>) -> bool {
-    let mut poll = [PollFd::new(slave, PollFlags::POLLIN)];
-    nix::poll::poll(&mut poll, PollTimeout::ZERO) != Ok(0)
+    asked::wait_for(slave, PollFlags::POLLIN, Duration::ZERO) != Ok(PollFlags::empty())
 }
 
 impl AsFd for Master {
@@ -497,12 +477,6 @@ impl AsFd for Slave {
 /// standard output (ioctl(2) TIOCGWINSZ); `None` where neither is one or it
 /// does not know its size.
 pub fn size_of_ours() -> Option<Size> {
-    [0, 1].into_iter().find_map(window)
-}
-
-fn window(terminal: libc::c_int) -> Option<Size> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes one winsize.
-    ioctl(unsafe { libc::ioctl(terminal, libc::TIOCGWINSZ, &mut size) }).ok()?;
-    (size.ws_row > 0 && size.ws_col > 0).then_some(Size { rows: size.ws_row, cols: size.ws_col })
+    let known = |size: &Size| size.rows > 0 && size.cols > 0;
+    [INPUT, OUTPUT].into_iter().find_map(|number| asked::window(own(number)).filter(known))
 }

@@ -9,9 +9,11 @@
 //! more privileges.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use super::memory::{self, Mapping};
 
 /// Bytes that it has room for.
 pub const CAPACITY: usize = 4 << 20;
@@ -19,8 +21,8 @@ pub const CAPACITY: usize = 4 << 20;
 /// What stands before them.
 const PAGE: usize = 4096;
 
-/// Nobody makes it smaller (or whoever reads would get SIGBUS) or larger.
-const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+/// Both.
+const LENGTH: usize = PAGE + CAPACITY;
 
 #[repr(C)]
 struct Header {
@@ -49,36 +51,17 @@ pub const NOTES: usize = 250;
 const _: () = assert!(size_of::<Header>() <= PAGE);
 
 /// The shared memory.
-struct Memory(NonNull<u8>);
-
-// SAFETY: a mapping of the process, whose words are atomics; of the bytes each
-// end touches its own.
-unsafe impl Send for Memory {}
+struct Memory(Mapping);
 
 impl Memory {
-    fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice, of a file
-        // of that length which cannot change.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                PAGE + CAPACITY,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        NonNull::new(address.cast()).map(Self).ok_or_else(io::Error::last_os_error)
+    fn map(fd: impl AsFd) -> io::Result<Self> {
+        Mapping::new(Some(fd), LENGTH, libc::MAP_SHARED).map(Self)
     }
 
     fn header(&self) -> &Header {
         // SAFETY: a page of zeroes at first, of which any value is a Header of
         // atomics; mapped for as long as we live.
-        unsafe { self.0.cast::<Header>().as_ref() }
+        unsafe { self.0.start().cast::<Header>().as_ref() }
     }
 
     /// The bytes at a position, as far as they lie in one piece: where, and
@@ -87,7 +70,7 @@ impl Memory {
         // Below CAPACITY.
         let at = (position % CAPACITY as u64) as usize;
         // SAFETY: within the mapping.
-        let start = unsafe { self.0.add(PAGE + at) };
+        let start = unsafe { self.0.start().add(PAGE + at) };
         (start, count.min(CAPACITY - at))
     }
 
@@ -107,13 +90,6 @@ impl Memory {
             from = from.wrapping_add(piece as u64);
             left -= piece;
         }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: our mapping, which nobody uses any more.
-        unsafe { libc::munmap(self.0.as_ptr().cast(), PAGE + CAPACITY) };
     }
 }
 
@@ -137,21 +113,8 @@ impl Giver {
     /// # Errors
     /// Out of memory or descriptors, or the kernel has no such thing.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: a NUL-terminated name; returns a new descriptor or -1.
-        let fd = unsafe {
-            libc::memfd_create(c"fpty-queue".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: it is new and ours.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        nix::unistd::ftruncate(&fd, (PAGE + CAPACITY) as libc::off_t)?;
-        // SAFETY: fcntl(2) with numbers.
-        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self { memory: Memory::map(fd.as_fd())?, fd, head: 0 })
+        let fd = memory::sealed(c"fpty-queue", LENGTH)?;
+        Ok(Self { memory: Memory::map(&fd)?, fd, head: 0 })
     }
 
     /// A copy of what nobody is done with. To be asked when nobody takes
@@ -236,15 +199,13 @@ impl Taker {
     /// # Errors
     /// It is none, or there is no memory.
     pub fn of(fd: &OwnedFd) -> io::Result<Self> {
-        // SAFETY: fcntl(2) with numbers.
-        let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
-        let stat = nix::sys::stat::fstat(fd)?;
-        if seals & SEALS != SEALS || u64::try_from(stat.st_size) != Ok((PAGE + CAPACITY) as u64) {
+        if memory::length_of_sealed(fd)? != LENGTH {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        let memory = Memory::map(fd.as_fd())?;
+        let id = nix::sys::stat::fstat(fd)?.st_ino;
+        let memory = Memory::map(fd)?;
         let tail = memory.header().tail.load(Ordering::Acquire);
-        Ok(Self { memory, tail, at: tail, id: stat.st_ino })
+        Ok(Self { memory, tail, at: tail, id })
     }
 
     /// What is noted, and whose that is. To be asked when whoever notes it is gone.

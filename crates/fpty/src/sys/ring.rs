@@ -27,6 +27,9 @@ const NOTES_AT: usize = 64;
 /// The output; the notes end before it.
 const OUTPUT_AT: usize = 16 * 1024;
 
+/// How much is copied at once.
+const PAGE: usize = 4096;
+
 /// Room for notes, in bytes.
 pub const NOTES: usize = OUTPUT_AT - NOTES_AT;
 
@@ -40,7 +43,8 @@ const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEA
 /// The ring.
 #[derive(Debug)]
 pub struct Ring {
-    file: OwnedFd,
+    /// What it is passed on as, where that is open: the memory needs none.
+    file: Option<OwnedFd>,
     at: NonNull<u8>,
     capacity: usize,
     writes: bool,
@@ -73,7 +77,7 @@ impl Ring {
             return Err(io::Error::last_os_error());
         }
         let at = map(&file, OUTPUT_AT + capacity, true)?;
-        let ring = Self { file, at, capacity, writes: true, zeros: Cell::new(0) };
+        let ring = Self { file: Some(file), at, capacity, writes: true, zeros: Cell::new(0) };
         ring.put(0, &MAGIC);
         ring.counter(ROOM_AT).store(u64::MAX, Ordering::Release);
         Ok(ring)
@@ -97,13 +101,54 @@ impl Ring {
             return Err(none());
         }
         let at = map(&file, length, writes)?;
-        let ring = Self { file, at, capacity, writes, zeros: Cell::new(0) };
+        let ring = Self { file: Some(file), at, capacity, writes, zeros: Cell::new(0) };
         let mut magic = [0; MAGIC.len()];
         ring.get(0, &mut magic);
         if magic != MAGIC {
             return Err(none());
         }
         Ok(ring)
+    }
+
+    /// Its file, to be passed on, where that is open.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Closes its file: the ring goes on without a descriptor.
+    pub fn close_file(&mut self) {
+        self.file = None;
+    }
+
+    /// Has a file again. The one that was closed nobody finds any more, so this is a new
+    /// one, with all that was in the ring: whoever has the other one sees and writes
+    /// nothing of this.
+    ///
+    /// # Errors
+    /// As of [`Ring::new`].
+    pub fn open_file(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            let mut ring = Self::new(self.capacity)?;
+            self.copy_to(&ring);
+            ring.writes = self.writes;
+            *self = ring;
+        }
+        Ok(())
+    }
+
+    /// Copies all that was written; where nothing was there are no pages.
+    fn copy_to(&self, ring: &Self) {
+        let mut page = [0; PAGE];
+        // What was read and not counted follows what was.
+        let output = self.total().saturating_add(ROOM as u64).min(self.capacity as u64);
+        let end = OUTPUT_AT + output as usize;
+        for at in (0..end).step_by(PAGE) {
+            let page = &mut page[..PAGE.min(end - at)];
+            self.get(at, page);
+            if page.iter().any(|byte| *byte != 0) {
+                ring.put(at, page);
+            }
+        }
     }
 
     /// How much of the output is kept.
@@ -249,12 +294,6 @@ impl Ring {
     }
 }
 
-impl AsFd for Ring {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
 impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: our own mapping, which nobody has a reference into.
@@ -279,6 +318,53 @@ fn map(file: &OwnedFd, length: usize, writes: bool) -> io::Result<NonNull<u8>> {
 mod tests {
     use super::*;
 
+    fn copy(ring: &Ring) -> OwnedFd {
+        ring.file().unwrap().try_clone_to_owned().unwrap()
+    }
+
+    #[test]
+    fn without_its_file_it_goes_on_and_has_another_one_then() {
+        for length in [0, 1, 5000, SMALLEST - 1, SMALLEST, 3 * SMALLEST + 77] {
+            let mut ring = Ring::new(SMALLEST).unwrap();
+            let before = Ring::received(copy(&ring), true).unwrap();
+            let all: Vec<u8> = (0..length + 3).map(|n| (n % 251) as u8).collect();
+            ring.write(0, &all[..length]);
+            ring.count(length as u64);
+            ring.note(7, b"note");
+            ring.close_file();
+            assert!(ring.file().is_none());
+            // It is read into, and not counted.
+            let (read, write) = nix::unistd::pipe().unwrap();
+            nix::unistd::write(&write, b"end").unwrap();
+            let total = length as u64;
+            assert!(matches!(ring.read_from(total, &read, &mut [0; 9]), Some(Read::Bytes(1..))));
+            let uncounted = ring.uncounted(total);
+            assert!(!uncounted.is_empty() && before.uncounted(total) == uncounted);
+            ring.open_file().unwrap();
+            assert_eq!((ring.total(), ring.uncounted(total)), (total, uncounted));
+            // The oldest has given room.
+            let from = total.saturating_sub((SMALLEST - ROOM) as u64);
+            assert!(ring.read(from, total) == all[from as usize..length], "{length}");
+            assert_eq!(ring.notes::<11>().as_slice(), b"\0\0\0\0\0\0\0note");
+            // It is the one that is passed on from now on.
+            let other = Ring::received(copy(&ring), false).unwrap();
+            ring.count(total + 1);
+            assert_eq!((other.total(), before.total()), (total + 1, total));
+        }
+    }
+
+    #[test]
+    fn what_is_copied_takes_no_more_memory() {
+        let mut ring = Ring::new(LARGEST).unwrap();
+        ring.write(0, b"a line");
+        ring.count(6);
+        ring.close_file();
+        ring.open_file().unwrap();
+        let status = nix::sys::stat::fstat(ring.file().unwrap()).unwrap();
+        // Of 512 bytes each.
+        assert!(status.st_blocks <= 2 * 8, "{}", status.st_blocks);
+    }
+
     #[test]
     fn it_keeps_the_last() {
         let ring = Ring::new(SMALLEST).unwrap();
@@ -294,7 +380,7 @@ mod tests {
         }
         ring.note(3, b"note");
         ring.note(NOTES - 1, b"too long");
-        let other = Ring::received(ring.as_fd().try_clone_to_owned().unwrap(), false).unwrap();
+        let other = Ring::received(copy(&ring), false).unwrap();
         assert_eq!((other.total(), other.capacity()), (total, SMALLEST));
         assert_eq!(other.notes::<7>().as_slice(), b"\0\0\0note");
         assert_eq!(other.read(total - 9, total), all[total as usize - 9..total as usize]);
@@ -340,9 +426,8 @@ mod tests {
         file.set_len((OUTPUT_AT + SMALLEST) as u64).unwrap();
         assert!(Ring::received(file.into(), true).is_err(), "it could be cut");
         let ring = Ring::new(SMALLEST).unwrap();
-        assert!(nix::unistd::ftruncate(&ring.file, 0).is_err());
+        assert!(nix::unistd::ftruncate(ring.file().unwrap(), 0).is_err());
         ring.put(0, b"x");
-        let copy = ring.as_fd().try_clone_to_owned().unwrap();
-        assert!(Ring::received(copy, true).is_err(), "another layout");
+        assert!(Ring::received(copy(&ring), true).is_err(), "another layout");
     }
 }

@@ -10,7 +10,7 @@ use std::fs::ReadDir;
 
 use super::child::Pid;
 use super::noted::Noted;
-use super::pidfd::PidFd;
+use super::pidfd::{self, PidFd};
 use super::proc;
 
 /// A session's leader, and no other process that gets its number later.
@@ -118,7 +118,7 @@ pub(super) fn session_of(pid: Pid) -> Option<Pid> {
 }
 
 /// The processes of this PID namespace.
-pub(super) enum Listing {
+enum Listing {
     /// As /proc has them.
     Proc(ReadDir),
     /// Where that is not there, or another namespace's, or hides some: every
@@ -138,7 +138,7 @@ fn pid_max() -> libc::pid_t {
 }
 
 impl Listing {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         match std::fs::read_dir("/proc") {
             Ok(processes) if proc::lists_all() => Self::Proc(processes),
             _ => Self::Numbers(2..pid_max()),
@@ -146,7 +146,7 @@ impl Listing {
     }
 
     /// Some more of them; `None`: that was all.
-    pub(super) fn next(&mut self) -> Option<Vec<Pid>> {
+    fn next(&mut self) -> Option<Vec<Pid>> {
         /// A number costs much less than an entry of /proc.
         const NUMBERS: usize = 64;
         match self {
@@ -160,6 +160,55 @@ impl Listing {
                 Some(numbers.by_ref().take(NUMBERS).filter_map(Pid::new).collect())
             }
         }
+    }
+}
+
+/// What is looked for among all processes: for all at once, and step by step.
+pub(super) struct Search<T> {
+    /// What the search that is under way is for.
+    pub(super) sought: Vec<T>,
+    /// That came meanwhile.
+    next: Vec<T>,
+    processes: Option<Listing>,
+}
+
+impl<T> Default for Search<T> {
+    fn default() -> Self {
+        Self { sought: Vec::new(), next: Vec::new(), processes: None }
+    }
+}
+
+impl<T> Search<T> {
+    /// One more.
+    pub(super) fn add(&mut self, one: T) {
+        self.next.push(one);
+    }
+
+    /// Whether nothing is looked for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sought.is_empty() && self.next.is_empty()
+    }
+
+    /// Looks on for those alone.
+    pub(super) fn retain(&mut self, is_one: impl Fn(&T) -> bool) {
+        self.sought.retain(&is_one);
+        self.next.retain(&is_one);
+    }
+
+    /// Some more processes to look at; `None`: there is nothing to look for.
+    pub(super) fn step(&mut self) -> Option<Vec<Pid>> {
+        if self.sought.is_empty() {
+            self.sought.append(&mut self.next);
+            self.processes = None;
+        }
+        if self.sought.is_empty() {
+            return None;
+        }
+        let some = self.processes.get_or_insert_with(Listing::new).next();
+        if some.is_none() {
+            self.sought.clear();
+        }
+        Some(some.unwrap_or_default())
     }
 }
 
@@ -253,17 +302,8 @@ impl SessionKiller {
             return;
         };
         self.members.insert(pid);
-        match pidfd {
-            Some(pidfd) => {
-                pidfd.signal(libc::SIGSTOP);
-                if self.held.len() < HELD {
-                    self.held.push((session, pidfd));
-                }
-            }
-            None => {
-                let _ = pid.signal(libc::SIGSTOP);
-            }
-        }
+        pidfd::signal(pid, pidfd.as_ref(), libc::SIGSTOP);
+        self.held.extend(pidfd.filter(|_| self.held.len() < HELD).map(|pidfd| (session, pidfd)));
     }
 
     /// The leaders last: while one is there, its session keeps its number.
@@ -273,10 +313,7 @@ impl SessionKiller {
             if self.session_of_member(*member).is_none() {
                 continue;
             }
-            match pidfd {
-                Some(pidfd) => pidfd.signal(libc::SIGKILL),
-                None => drop(member.signal(libc::SIGKILL)),
-            }
+            pidfd::signal(*member, pidfd.as_ref(), libc::SIGKILL);
         }
         for leader in self.leaders.values() {
             leader.signal(libc::SIGKILL);

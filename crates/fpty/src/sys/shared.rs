@@ -2,10 +2,12 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU64};
+
+use super::memory;
 
 /// What may lie in shared memory: all zero is one, and it may be read and
 /// changed from several processes at once.
@@ -45,16 +47,13 @@ unsafe impl<T: Word> Sync for Shared<T> {}
 /// All mappings of this process: where, and how long.
 static ALL: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
 
-/// Nobody makes it smaller (or whoever reads would get SIGBUS) or larger.
-const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-
 impl<T: Word> Shared<T> {
     /// Reserves the words; a page of memory is used when one in it is.
     ///
     /// # Errors
     /// mmap(2).
     pub fn new(count: usize) -> io::Result<Self> {
-        Self::map(count, libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1)
+        Self::map::<OwnedFd>(None, count)
     }
 
     /// The same in memory that has a descriptor, by which it can outlive an
@@ -70,20 +69,7 @@ impl<T: Word> Shared<T> {
         if most < length::<T>(count) as u64 {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        // SAFETY: a NUL-terminated name; returns a new descriptor or -1.
-        let fd = unsafe {
-            libc::memfd_create(c"fpty-shared".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: it is new and ours.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        nix::unistd::ftruncate(&fd, length::<T>(count) as libc::off_t)?;
-        // SAFETY: fcntl(2) with numbers.
-        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let fd = memory::sealed(c"fpty-shared", length::<T>(count))?;
         Ok((Self::of(fd.as_fd(), count)?, fd))
     }
 
@@ -92,36 +78,16 @@ impl<T: Word> Shared<T> {
     /// # Errors
     /// It is none, or of another length; mmap(2).
     pub fn of(fd: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
-        // SAFETY: fcntl(2) with numbers.
-        let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
-        let size = nix::sys::stat::fstat(fd)?.st_size;
-        if seals < 0
-            || seals & SEALS != SEALS
-            || u64::try_from(size) != Ok(length::<T>(count) as u64)
-        {
+        if memory::length_of_sealed(fd)? != length::<T>(count) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Self::map(count, 0, fd.as_raw_fd())
+        Self::map(Some(fd), count)
     }
 
-    fn map(count: usize, flags: libc::c_int, fd: libc::c_int) -> io::Result<Self> {
-        // SAFETY: a new mapping at an address of the kernel's choice: anonymous,
-        // or of a file of that length which cannot change.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                length::<T>(count),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | flags,
-                fd,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let words: NonNull<T> =
-            NonNull::new(address.cast()).ok_or_else(io::Error::last_os_error)?;
+    fn map<F: AsFd>(file: Option<F>, count: usize) -> io::Result<Self> {
+        let flags = if file.is_some() { 0 } else { libc::MAP_NORESERVE };
+        let at = memory::map(file, length::<T>(count), libc::MAP_SHARED | flags)?;
+        let words: NonNull<T> = at.cast();
         if let Ok(mut all) = ALL.lock() {
             all.push((words.as_ptr().addr(), length::<T>(count)));
         }

@@ -84,13 +84,7 @@ pub fn own_dispositions(kept: &[Signal]) {
     const FAULTS: [i32; 7] = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP];
     for number in 1..=libc::SIGRTMAX() {
         let is_kept = FAULTS.contains(&number) || kept.iter().any(|kept| *kept as i32 == number);
-        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: sigaction(2) with no new action fills one struct; all zero
-        // is a valid one, which is the default disposition.
-        let handler = unsafe {
-            libc::sigaction(number, std::ptr::null(), action.as_mut_ptr());
-            action.assume_init().sa_sigaction
-        };
+        let handler = disposition(number);
         let ours = match number {
             libc::SIGCHLD => libc::SIG_DFL,
             _ if is_kept || handler == libc::SIG_DFL || handler == libc::SIG_IGN => continue,
@@ -98,13 +92,8 @@ pub fn own_dispositions(kept: &[Signal]) {
             libc::SIGQUIT | libc::SIGCONT | libc::SIGURG | libc::SIGWINCH => libc::SIG_DFL,
             _ => libc::SIG_IGN,
         };
-        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-        // SAFETY: a struct that is all zero but for a disposition that is no
-        // handler.
-        unsafe {
-            (*action.as_mut_ptr()).sa_sigaction = ours;
-            libc::sigaction(number, action.as_ptr(), std::ptr::null_mut());
-        }
+        // SAFETY: a disposition that is no handler.
+        unsafe { dispose(number, ours) };
     }
     let _ = SigSet::empty().thread_set_mask();
 }
@@ -138,19 +127,37 @@ pub fn stop(who: Stopped) {
 
 /// Whether a signal is ignored.
 pub fn is_ignored(signal: Signal) -> bool {
+    disposition(signal as i32) == libc::SIG_IGN
+}
+
+/// What becomes of a signal (sigaction(2)).
+pub(super) fn disposition(number: libc::c_int) -> libc::sighandler_t {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: sigaction(2) with no new action fills one struct; all zero is a
-    // valid one.
+    // SAFETY: with no new action it fills one struct; all zero is a valid one.
     unsafe {
-        libc::sigaction(signal as i32, std::ptr::null(), action.as_mut_ptr());
-        action.assume_init().sa_sigaction == libc::SIG_IGN
+        libc::sigaction(number, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init().sa_sigaction
+    }
+}
+
+/// Says what becomes of it from now on: without SA_RESTART, a call that it ends is not
+/// begun again. Whether that could be said.
+///
+/// # Safety
+/// It is a disposition, or a handler that calls what a handler may.
+pub(super) unsafe fn dispose(number: libc::c_int, disposition: libc::sighandler_t) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a struct that is all zero but for the disposition.
+    unsafe {
+        (*action.as_mut_ptr()).sa_sigaction = disposition;
+        libc::sigaction(number, action.as_ptr(), std::ptr::null_mut()) == 0
     }
 }
 
 /// Ignores a signal from now on.
 pub fn ignore(signal: Signal) {
     // SAFETY: no handler is installed.
-    let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
+    unsafe { dispose(signal as i32, libc::SIG_IGN) };
 }
 
 impl AsFd for Signals {

@@ -12,10 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::PollFlags;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
 };
 
+use super::asked::{self, Number};
 use super::credentials::OF_ELSEWHERE;
 use super::peer::room;
 use super::{Read, Written};
@@ -53,7 +56,7 @@ pub enum Transport {
 
 /// Nobody can send descriptors to what is accepted there, where the kernel knows
 /// that.
-pub(super) fn refuse_descriptors(listener: BorrowedFd<'_>) {
+pub(super) fn refuse_descriptors(listener: impl AsFd) {
     passes_descriptors(listener, false);
 }
 
@@ -74,15 +77,10 @@ impl Listener {
             Ok(true) => {}
             Ok(false) | Err(_) => return Err(not()),
         }
-        // SAFETY: fcntl(2) with two flags; no memory is involved.
-        let set = unsafe {
-            let flags = libc::fcntl(fd, libc::F_GETFL);
-            libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK)
-        };
-        if set < 0 {
-            return Err(io::Error::last_os_error())
-                .context(format!("cannot make descriptor {fd} non-blocking"));
-        }
+        let flags = fcntl(listener, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        flags
+            .and_then(|flags| fcntl(listener, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)))
+            .context(format!("cannot make descriptor {fd} non-blocking"))?;
         // There are dozens, for as long as the process lives.
         let refuses = passes_descriptors(listener, false)
             .then(|| &*Box::leak(Box::new(AtomicBool::new(false))));
@@ -91,17 +89,14 @@ impl Listener {
 
     /// What connections come over.
     pub fn transport(self) -> Transport {
-        let name = nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>;
-        let name = name(self.fd.as_raw_fd()).ok();
-        match name.and_then(|name| nix::sys::socket::SockaddrLike::family(&name)) {
-            Some(nix::sys::socket::AddressFamily::Unix) => Transport::Unix,
+        match asked::option(self.fd, libc::SO_DOMAIN) {
+            Ok(libc::AF_UNIX) => Transport::Unix,
             _ => Transport::Tcp,
         }
     }
 
     /// Keeps it from what this process executes.
     pub fn close_on_exec(self) {
-        use nix::fcntl::{FcntlArg, FdFlag, fcntl};
         let _ = fcntl(self.fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     }
 
@@ -186,16 +181,12 @@ impl Stream {
 
     /// Waits until something can be written; not for long.
     pub fn wait_for_room(&self, longest: Duration) {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let mut poll_fd = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
-        let _ = poll(&mut poll_fd, PollTimeout::try_from(longest).unwrap_or(PollTimeout::ZERO));
+        let _ = asked::wait_for(self, PollFlags::POLLOUT, longest);
     }
 
     /// Waits until something can be read; not for long. Whether it can.
     pub fn wait_for_more(&self, longest: Duration) -> bool {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let mut poll_fd = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
-        poll(&mut poll_fd, PollTimeout::try_from(longest).unwrap_or(PollTimeout::ZERO)) == Ok(1)
+        asked::wait_for(self, PollFlags::POLLIN, longest).is_ok_and(|found| !found.is_empty())
     }
 
     /// Reads bytes from a peer that may send more than those: that is closed, and
@@ -251,32 +242,19 @@ impl Stream {
 
     /// Whether the other end was closed.
     pub fn has_hung_up(&self) -> bool {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let mut polled = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
-        poll(&mut polled, PollTimeout::ZERO) == Ok(1)
+        !asked::has_now(self, PollFlags::empty()).is_empty()
     }
 
     /// Whether it is a UNIX socket.
     pub fn is_unix(&self) -> bool {
-        let mut domain: libc::c_int = 0;
-        let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: writes one int; `length` says how long that is.
-        let asked = unsafe {
-            let to = (&raw mut domain).cast();
-            let (level, name) = (libc::SOL_SOCKET, libc::SO_DOMAIN);
-            libc::getsockopt(self.fd.as_raw_fd(), level, name, to, &mut length)
-        };
-        asked == 0 && domain == libc::AF_UNIX
+        asked::option(self, libc::SO_DOMAIN) == Ok(libc::AF_UNIX)
     }
 
     /// How many bytes the peer has not taken: over TCP its kernel, on a UNIX
     /// socket itself, and there with what the kernel needs for them (SIOCOUTQ,
     /// tcp(7), unix(7)).
     pub fn untaken(&self) -> usize {
-        let mut untaken: libc::c_int = 0;
-        // SAFETY: writes one int.
-        let asked = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &mut untaken) };
-        if asked < 0 { 0 } else { usize::try_from(untaken).unwrap_or(0) }
+        asked::number(self, Number::Untaken).map_or(0, |count| usize::try_from(count).unwrap_or(0))
     }
 
     /// Tells the peer that no more will come.
@@ -289,10 +267,7 @@ impl Stream {
     /// answer is not late: a peer that is there and does not read answers to
     /// every window probe. (tcp(7), TCP_INFO and SIOCOUTQ)
     pub fn unanswered_for(&self) -> Option<Duration> {
-        let mut queued: libc::c_int = 0;
-        // SAFETY: writes one int.
-        let asked = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &mut queued) };
-        if asked < 0 || queued == 0 {
+        if self.untaken() == 0 {
             return None;
         }
         let info = self.tcp_info();
@@ -310,10 +285,7 @@ impl Stream {
 
     /// Whether there is something to read, before the end.
     pub fn has_unread(&self) -> bool {
-        let mut unread: libc::c_int = 0;
-        // SAFETY: writes one int.
-        let asked = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::FIONREAD, &mut unread) };
-        asked == 0 && unread > 0
+        asked::number(self, Number::Unread).is_ok_and(|count| count > 0)
     }
 
     /// Has a TCP peer that sends no more asked whether it is there every few
@@ -402,8 +374,7 @@ pub fn connect(address: &OsStr, timeout: Duration) -> Result<(Stream, Transport)
         true => connect_tcp(address, timeout)?,
         false => connect_unix(address).context(failed())?,
     };
-    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
-        .context(failed())?;
+    fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context(failed())?;
     let stream = Stream::from(fd);
     if tcp {
         stream.prepare_tcp();

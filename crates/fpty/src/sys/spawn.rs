@@ -8,13 +8,13 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
+use super::memory::Mapping;
 use super::pty::Slave;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 
 use program::same_name;
 pub use program::{Program, with_variables};
@@ -65,31 +65,18 @@ unsafe extern "C" {
 const STACK: usize = 8 * 1024;
 
 /// A child's stack, in pages of its own: they are given back at once.
-struct Stack(NonNull<libc::c_void>);
+struct Stack(Mapping);
 
 impl Stack {
     fn new() -> Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
-        let rights = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), STACK, rights, flags, -1, 0) };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error()).context("cannot start a process");
-        }
-        NonNull::new(at).map(Self).ok_or_else(|| Error::new("cannot start a process"))
+        let flags = libc::MAP_PRIVATE | libc::MAP_STACK;
+        Mapping::new::<OwnedFd>(None, STACK, flags).map(Self).context("cannot start a process")
     }
 
     /// Where it begins: it grows down from its end.
     fn top(&self) -> *mut libc::c_void {
         // SAFETY: the end of the mapping.
-        unsafe { self.0.byte_add(STACK) }.as_ptr()
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping, which no child uses any more (see Room).
-        unsafe { libc::munmap(self.0.as_ptr(), STACK) };
+        unsafe { self.0.start().byte_add(STACK) }.as_ptr().cast()
     }
 }
 
@@ -133,27 +120,10 @@ struct Room {
 
 impl Room {
     fn new() -> Result<Box<Self>> {
-        let plan = Plan {
-            paths: std::ptr::null(),
-            argv: std::ptr::null(),
-            envp: std::ptr::null(),
-            streams: [-1; 3],
-            highest: -1,
-            has_terminal: 0,
-            own_session: 0,
-            death_signal: 0,
-            restore_nofile: 0,
-            nofile: 0,
-            not_default: 0,
-            folder: std::ptr::null(),
-            as_user: 0,
-            uid: 0,
-            gid: 0,
-            count: 0,
-            groups: std::ptr::null(),
-        };
+        // SAFETY: numbers and pointers, which may be zero; the child is given others.
+        let slot = UnsafeCell::new(unsafe { std::mem::zeroed() });
         Ok(Box::new(Self {
-            slot: UnsafeCell::new(Slot { in_use: 0, apart: 0, error: 0, shares: 0, plan }),
+            slot,
             paths: Vec::new(),
             argv: Vec::new(),
             envp: Vec::new(),

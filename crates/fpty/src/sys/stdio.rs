@@ -6,22 +6,28 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::PollFlags;
 use nix::sys::stat::{SFlag, fstat};
 use once_cell::sync::OnceCell;
 
+use super::asked::{self, Number, kind_of};
+use super::streams::{ERROR, INPUT, OUTPUT, own};
 use super::{Read, Written};
 
 /// Standard input. Reads wait, unless a poll said that there is something.
 pub fn stdin() -> BorrowedFd<'static> {
-    // SAFETY: descriptor 0 is never closed by us.
-    unsafe { BorrowedFd::borrow_raw(0) }
+    own(INPUT)
 }
 
 fn stdout() -> BorrowedFd<'static> {
-    // SAFETY: descriptor 1 is never closed by us.
-    unsafe { BorrowedFd::borrow_raw(1) }
+    own(OUTPUT)
+}
+
+fn stderr() -> BorrowedFd<'static> {
+    own(ERROR)
 }
 
 /// Puts /dev/null on those of the three standard descriptors that are closed:
@@ -58,8 +64,7 @@ pub fn stdin_copy() -> io::Result<OwnedFd> {
 /// # Errors
 /// It is closed, or there is no descriptor left.
 pub fn stderr_copy() -> io::Result<OwnedFd> {
-    // SAFETY: descriptor 2 is never closed by us.
-    unsafe { BorrowedFd::borrow_raw(2) }.try_clone_to_owned()
+    stderr().try_clone_to_owned()
 }
 
 /// Writes a line to standard error, if anybody is there. (eprintln! panics
@@ -83,13 +88,11 @@ pub fn end_the_line() {
 /// Whether what is written to standard output and to standard error comes to the
 /// same place: one terminal, pipe or file.
 pub fn is_one_place() -> bool {
-    // SAFETY: descriptor 2 is never closed by us.
-    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
     let is_terminal = |fd| nix::unistd::isatty(fd).unwrap_or(false);
     let place = |fd| fstat(fd).map(|status| (status.st_dev, status.st_ino)).ok();
-    let is_same = place(stdout()).is_some_and(|out| place(stderr) == Some(out));
+    let is_same = place(stdout()).is_some_and(|out| place(stderr()) == Some(out));
     // One terminal has several names.
-    is_same || is_terminal(stdout()) && is_terminal(stderr)
+    is_same || is_terminal(stdout()) && is_terminal(stderr())
 }
 
 fn say_between(before: &str, line: &str, after: &str) {
@@ -106,16 +109,14 @@ pub fn stderr_takes() -> bool {
     if IS_FILE.load(Ordering::Relaxed) {
         return true;
     }
-    // SAFETY: descriptor 2 is never closed by us.
-    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
-    let mut poll = [nix::poll::PollFd::new(stderr, nix::poll::PollFlags::POLLOUT)];
-    if nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO) == Ok(0) {
+    let found = asked::wait_for(stderr(), PollFlags::POLLOUT, Duration::ZERO);
+    if found == Ok(PollFlags::empty()) {
         return false;
     }
     // What has no room for ever (POLLERR, POLLNVAL) takes it at once, too.
-    let has_room = poll[0].revents().is_none_or(|told| told == nix::poll::PollFlags::POLLOUT);
+    let has_room = found.is_ok_and(|found| found == PollFlags::POLLOUT);
     let most = MOST_UNREAD.load(Ordering::Relaxed);
-    most == 0 || !has_room || unread(stderr) <= most
+    most == 0 || !has_room || unread(stderr()) <= most
 }
 
 /// Whether standard error is known to be a file.
@@ -129,13 +130,10 @@ static MOST_UNREAD: AtomicUsize = AtomicUsize::new(0);
 /// may look at once whether it takes a line: then there is to be room for all
 /// of them.
 pub fn stderr_stays(others_write: bool) {
-    // SAFETY: descriptor 2 is never closed by us.
-    let stderr = unsafe { BorrowedFd::borrow_raw(2) };
-    let kind = |mode| SFlag::from_bits_truncate(mode) & SFlag::S_IFMT;
-    let kind = fstat(stderr).map(|status| kind(status.st_mode));
-    IS_FILE.store(kind == Ok(SFlag::S_IFREG), Ordering::Relaxed);
-    if others_write && kind == Ok(SFlag::S_IFIFO) {
-        let size = nix::fcntl::fcntl(stderr, nix::fcntl::FcntlArg::F_GETPIPE_SZ);
+    let kind = asked::kind(stderr());
+    IS_FILE.store(kind == SFlag::S_IFREG, Ordering::Relaxed);
+    if others_write && kind == SFlag::S_IFIFO {
+        let size = nix::fcntl::fcntl(stderr(), nix::fcntl::FcntlArg::F_GETPIPE_SZ);
         // A page may be half full: that leaves half of them.
         let most = size.map_or(0, |size| usize::try_from(size).unwrap_or(0) / 4);
         MOST_UNREAD.store(most, Ordering::Relaxed);
@@ -143,10 +141,7 @@ pub fn stderr_stays(others_write: bool) {
 }
 
 fn unread(pipe: BorrowedFd<'_>) -> usize {
-    let mut unread: libc::c_int = 0;
-    // SAFETY: writes one int.
-    let asked = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &mut unread) };
-    if asked < 0 { 0 } else { usize::try_from(unread).unwrap_or(0) }
+    asked::number(pipe, Number::Unread).map_or(0, |count| usize::try_from(count).unwrap_or(0))
 }
 
 /// Reads from a descriptor that was inherited.
@@ -196,8 +191,8 @@ fn own_terminal() -> Option<&'static File> {
 
 /// Whether a read of standard input finds something, or its end.
 fn has_input() -> bool {
-    let mut asked = [nix::poll::PollFd::new(stdin(), nix::poll::PollFlags::POLLIN)];
-    nix::poll::poll(&mut asked, nix::poll::PollTimeout::ZERO) != Ok(0)
+    let found = asked::wait_for(stdin(), PollFlags::POLLIN, Duration::ZERO);
+    found != Ok(PollFlags::empty())
 }
 
 /// Whether the terminal on standard input is our controlling one: the keys
@@ -216,10 +211,8 @@ pub fn stdin_is_a_terminal() -> bool {
 /// How wide the terminal on standard output is; `None`: it is none, or does not
 /// know.
 pub fn columns_of_output() -> Option<usize> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCGWINSZ writes one winsize; it fails where there is no terminal.
-    let got = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &mut size) };
-    (got == 0 && size.ws_col > 0).then_some(size.ws_col.into())
+    let cols = asked::window(stdout())?.cols;
+    (cols > 0).then_some(cols.into())
 }
 
 /// Whether our process group is the terminal's foreground one, or the
@@ -291,8 +284,7 @@ impl Output {
     /// # Errors
     /// It is closed.
     pub fn stderr() -> io::Result<Self> {
-        // SAFETY: descriptor 2 is never closed by us.
-        Self::of(unsafe { BorrowedFd::borrow_raw(2) })
+        Self::of(stderr())
     }
 
     /// A copy of any descriptor for output; it is not passed to children.
@@ -300,7 +292,7 @@ impl Output {
     /// # Errors
     /// It is closed.
     pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        let kind = SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT;
+        let kind = kind_of(fstat(fd)?.st_mode);
         if kind == SFlag::S_IFSOCK {
             return Ok(Self::Socket(fd.try_clone_to_owned()?));
         }
@@ -333,8 +325,7 @@ impl Output {
                 nix::sys::socket::MsgFlags::MSG_NOSIGNAL | nix::sys::socket::MsgFlags::MSG_DONTWAIT,
             )),
             Self::Inherited(fd) => {
-                let mut poll = [nix::poll::PollFd::new(fd.as_fd(), nix::poll::PollFlags::POLLOUT)];
-                if nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO) != Ok(1) {
+                if asked::has_now(fd, PollFlags::POLLOUT).is_empty() {
                     return Written::Blocked;
                 }
                 let piece = &bytes[..bytes.len().min(PIECE)];

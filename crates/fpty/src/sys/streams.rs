@@ -7,9 +7,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::PollFlags;
 use nix::sys::socket::{SockType, SockaddrStorage, getpeername, getsockopt, sockopt};
 use nix::sys::stat::{SFlag, fstat};
 
+use super::asked::{self, kind_of};
+use super::poll::GONE;
 use super::{Read, Written};
 
 /// One of standard input, output and error, by its number.
@@ -39,7 +42,7 @@ pub fn may_be_passed(fd: BorrowedFd<'_>, number: usize) -> bool {
     if flags.contains(OFlag::O_PATH) || (access != wanted && access != OFlag::O_RDWR) {
         return false;
     }
-    match SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT {
+    match kind_of(status.st_mode) {
         SFlag::S_IFIFO => true,
         SFlag::S_IFSOCK => is_connected_stream(fd),
         SFlag::S_IFCHR => status.st_rdev == NULL,
@@ -55,9 +58,8 @@ pub fn can_be_reopened(fd: BorrowedFd<'_>, number: usize, uid: u32) -> bool {
     let Ok(status) = fstat(fd) else {
         return false;
     };
-    let mode = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT;
     let (of_owner, of_others) = if number == INPUT { (0o400, 0o004) } else { (0o200, 0o002) };
-    mode != SFlag::S_IFIFO
+    kind_of(status.st_mode) != SFlag::S_IFIFO
         || uid == 0
         || status.st_mode & of_others != 0
         || (status.st_uid == uid && status.st_mode & of_owner != 0)
@@ -73,20 +75,8 @@ pub fn belongs_to(pipe: &OwnedFd, uid: u32) {
 /// Whether it is one end of a byte stream: not a socket that listens, whose
 /// connections a program could take, and none without another end.
 fn is_connected_stream(fd: BorrowedFd<'_>) -> bool {
-    let mut domain: libc::c_int = -1;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: writes at most one int.
-    let asked = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_DOMAIN,
-            (&raw mut domain).cast(),
-            &mut length,
-        )
-    };
-    asked == 0
-        && matches!(domain, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6)
+    let is_one = |domain| matches!(domain, libc::AF_UNIX | libc::AF_INET | libc::AF_INET6);
+    asked::option(fd, libc::SO_DOMAIN).is_ok_and(is_one)
         && getsockopt(&fd, sockopt::SockType) == Ok(SockType::Stream)
         && getsockopt(&fd, sockopt::AcceptConn) == Ok(false)
         && getpeername::<SockaddrStorage>(fd.as_raw_fd()).is_ok()
@@ -193,21 +183,18 @@ pub enum GivenAway {
 impl GivenAway {
     /// One of our own standard descriptors, before it is given away.
     pub fn of(number: usize) -> Self {
-        let kind =
-            fstat(own(number)).map(|it| SFlag::from_bits_truncate(it.st_mode) & SFlag::S_IFMT);
-        match kind {
-            Ok(SFlag::S_IFIFO) => {
+        match asked::kind(own(number)) {
+            SFlag::S_IFIFO => {
                 let own = own(number).as_raw_fd();
                 open(own, OFlag::O_PATH).map_or(Self::Other, Self::Pipe)
             }
-            Ok(SFlag::S_IFSOCK) => Self::Socket,
+            SFlag::S_IFSOCK => Self::Socket,
             _ => Self::Other,
         }
     }
 
     /// Whether a pipe has no reader any more; `None`: nobody can tell.
     pub fn is_unread(&self) -> Option<bool> {
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         let Self::Pipe(pipe) = self else {
             return None;
         };
@@ -216,10 +203,7 @@ impl GivenAway {
             // A named one says so at once.
             Err(Errno::ENXIO) => Some(true),
             Err(_) => None,
-            Ok(writes) => {
-                let mut asked = [PollFd::new(writes.as_fd(), PollFlags::empty())];
-                Some(poll(&mut asked, PollTimeout::ZERO) == Ok(1))
-            }
+            Ok(writes) => Some(!asked::has_now(writes, PollFlags::empty()).is_empty()),
         }
     }
 }
@@ -233,16 +217,8 @@ fn open(number: i32, flags: OFlag) -> nix::Result<OwnedFd> {
 /// Whether nobody can read any more what is written to one of our own
 /// standard descriptors: a pipe or socket whose other end is closed.
 pub fn is_unread(number: usize) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    let fd = own(number);
-    let kind = fstat(fd).map(|status| SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT);
-    if !matches!(kind, Ok(SFlag::S_IFIFO | SFlag::S_IFSOCK)) {
-        return false;
-    }
-    let mut asked = [PollFd::new(fd, PollFlags::empty())];
-    let gone = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
-    poll(&mut asked, PollTimeout::ZERO) == Ok(1)
-        && asked[0].revents().is_some_and(|events| events.intersects(gone))
+    matches!(asked::kind(own(number)), SFlag::S_IFIFO | SFlag::S_IFSOCK)
+        && asked::has_now(own(number), PollFlags::empty()).intersects(GONE)
 }
 
 #[cfg(test)]
@@ -300,7 +276,7 @@ mod tests {
         let path = nix::fcntl::open("/dev/null", OFlag::O_PATH, nix::sys::stat::Mode::empty());
         assert!(!may_be_passed(path.expect("it").as_fd(), INPUT));
         let ring = crate::sys::ring::Ring::new(0).expect("a memfd");
-        assert!(!may_be_passed(ring.as_fd(), INPUT));
+        assert!(!may_be_passed(ring.file().expect("its file"), INPUT));
         let pidfd = crate::sys::pidfd::PidFd::parent().expect("a pidfd");
         assert!(!may_be_passed(pidfd.as_fd(), INPUT));
         let poller = nix::sys::epoll::Epoll::new(nix::sys::epoll::EpollCreateFlags::empty());

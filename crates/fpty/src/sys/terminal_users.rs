@@ -5,10 +5,10 @@
 use std::os::unix::fs::MetadataExt;
 
 use super::child::Pid;
-use super::pidfd::PidFd;
+use super::pidfd::{self, PidFd};
 use super::proc;
 use super::pty::Master;
-use super::sessions::Listing;
+use super::sessions::Search;
 
 /// A terminal whose users get a signal.
 struct Sought {
@@ -19,51 +19,34 @@ struct Sought {
     signal: i32,
 }
 
-/// The search: for all terminals at once, and step by step.
+/// The search.
 #[derive(Default)]
-pub struct TerminalUsers {
-    sought: Vec<Sought>,
-    processes: Option<Listing>,
-    /// They came when a search was under way.
-    next: Vec<Sought>,
-}
+pub struct TerminalUsers(Search<Sought>);
 
 impl TerminalUsers {
     /// One more terminal.
     pub fn add(&mut self, terminal: Master, signal: i32) {
         if let Some(file) = terminal.slave_file().filter(|_| proc::is_ours()) {
-            self.next.push(Sought { _terminal: terminal, file, signal });
+            self.0.add(Sought { _terminal: terminal, file, signal });
         }
     }
 
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.sought.is_empty() && self.next.is_empty()
+        self.0.is_empty()
     }
 
     /// Takes so many steps.
     pub fn step(&mut self, count: usize) {
         for _ in 0..count {
-            if self.sought.is_empty() {
-                self.sought.append(&mut self.next);
-                self.processes = None;
-            }
-            if self.sought.is_empty() {
+            let Some(some) = self.0.step() else {
                 return;
-            }
-            let Some(some) = self.processes.get_or_insert_with(Listing::new).next() else {
-                self.sought.clear();
-                continue;
             };
             for pid in some {
                 // First taken hold of, then looked at.
                 let pidfd = PidFd::open(pid);
-                let Some(signal) = self.signal_for(pid) else {
-                    continue;
-                };
-                match pidfd {
-                    Some(pidfd) => pidfd.signal(signal),
-                    None => drop(pid.signal(signal)),
+                if let Some(signal) = self.signal_for(pid) {
+                    pidfd::signal(pid, pidfd.as_ref(), signal);
                 }
             }
         }
@@ -76,7 +59,7 @@ impl TerminalUsers {
         let files = open.flatten().filter_map(|entry| std::fs::metadata(entry.path()).ok());
         let found = files.filter_map(|file| {
             let file = (file.dev(), file.ino());
-            self.sought.iter().find(|sought| sought.file == file).map(|sought| sought.signal)
+            self.0.sought.iter().find(|sought| sought.file == file).map(|sought| sought.signal)
         });
         found.max()
     }

@@ -472,7 +472,7 @@ impl Work {
             let size = Size { rows: client.size.0, cols: client.size.1 };
             let session = Session::new(&self.command, &self.file, size);
             *self.ring.lock().unwrap() =
-                Some(session.remains.as_fd().try_clone_to_owned().unwrap());
+                Some(session.remains.file().unwrap().try_clone_to_owned().unwrap());
             self.session = Some(session);
         }
         let session = self.session.as_ref().unwrap();
@@ -480,7 +480,7 @@ impl Work {
         let names: &[u8] = if self.relays { b"r" } else { b"mr" };
         proto::encode_packet(proto::OFFER, names, &mut packet);
         let (master, ring) =
-            (session.master.as_fd().as_raw_fd(), session.remains.as_fd().as_raw_fd());
+            (session.master.as_fd().as_raw_fd(), session.remains.file().unwrap().as_raw_fd());
         let all = [master, ring];
         let fds = if self.relays { &all[1..] } else { &all[..] };
         let control = [ControlMessage::ScmRights(fds)];

@@ -1,7 +1,9 @@
 //! Modes as bytes of a fixed number. Who reads them cannot trust who wrote
 //! them: every value comes back within its bounds.
 
-use super::parser::{PARAMETERS, Parser, STATES, TITLE};
+use crate::relay::escapes::{Escapes, State};
+
+use super::parser::{Osc, PARAMETERS, Parser, TITLE};
 use super::rendition::Rendition;
 use super::{Charsets, KEYBOARDS, Keyboard, Modes, PRIVATE, Region, Saved};
 
@@ -143,8 +145,7 @@ impl Modes {
         }
         to.title(&self.title);
         let parser = &self.parser;
-        // There are twelve.
-        to.byte(STATES.iter().position(|state| *state == parser.state).unwrap_or(0) as u8);
+        to.byte(parser.to_number());
         to.byte(parser.marker);
         to.byte(parser.intermediate);
         to.word(parser.joined);
@@ -209,10 +210,54 @@ impl Modes {
     }
 }
 
+/// What operating system commands are noted as, in their order from [`FIRST_OSC`].
+const OSCS: [Osc; 7] = [
+    Osc::Number,
+    Osc::Title,
+    Osc::LinkParameters,
+    Osc::LinkAddress,
+    Osc::ColourNumber,
+    Osc::Colour,
+    Osc::Other,
+];
+const FIRST_OSC: u8 = 4;
+
+impl Parser {
+    /// Where in a sequence it stands.
+    pub(super) fn to_number(&self) -> u8 {
+        match self.escapes.state() {
+            State::Ground => 0,
+            State::Escape | State::EscapeIntermediate => 1,
+            State::CsiEntry | State::CsiParameter | State::CsiIntermediate => 2,
+            State::CsiIgnore => 3,
+            State::Osc => FIRST_OSC + self.osc as u8,
+            State::Dcs | State::Apc | State::Ignored => 11,
+        }
+    }
+
+    /// Stands there, as far as the rest has been read.
+    fn stand_at(&mut self, number: u8) {
+        let osc = number.checked_sub(FIRST_OSC).and_then(|at| OSCS.get(usize::from(at)));
+        self.osc = osc.copied().unwrap_or_default();
+        let has_parameters = self.marker != 0 || self.count != 0;
+        self.escapes = Escapes::at(match number {
+            1 if self.intermediate == 0 => State::Escape,
+            1 => State::EscapeIntermediate,
+            2 if self.intermediate != 0 => State::CsiIntermediate,
+            2 if has_parameters => State::CsiParameter,
+            2 => State::CsiEntry,
+            3 => State::CsiIgnore,
+            _ if osc.is_some() => State::Osc,
+            11 => State::Ignored,
+            _ => State::Ground,
+        });
+    }
+}
+
 impl Reader<'_> {
     fn parser(&mut self) -> Parser {
+        let state = self.byte();
         let mut parser = Parser {
-            state: STATES.get(usize::from(self.byte())).copied().unwrap_or_default(),
             marker: self.byte(),
             intermediate: self.byte(),
             joined: self.word(),
@@ -223,6 +268,7 @@ impl Reader<'_> {
             *parameter = self.short();
         }
         parser.title = self.title();
+        parser.stand_at(state);
         parser
     }
 }

@@ -1,8 +1,9 @@
-//! Finds control sequences in a terminal's output, in pieces of any size,
-//! without memory beyond itself. It follows the state machine of a VT500; what
-//! has no bearing on modes is passed by.
+//! Finds what has a bearing on modes in a terminal's output, in pieces of any size,
+//! without memory beyond itself; what has none is passed by.
 
-use memchr::{memchr2, memchr3};
+use memchr::memchr3;
+
+use crate::relay::escapes::{ESC, Escapes, State, Step, whole};
 
 /// The longest title that is kept, in bytes.
 pub const TITLE: usize = 160;
@@ -10,30 +11,19 @@ pub const TITLE: usize = 160;
 /// Parameters of a control sequence; one with more means nothing.
 pub const PARAMETERS: usize = 32;
 
-const ESC: u8 = 0x1b;
-const BEL: u8 = 0x07;
-const CAN: u8 = 0x18;
-const SUB: u8 = 0x1a;
 const SHIFT_OUT: u8 = 0x0e;
 const SHIFT_IN: u8 = 0x0f;
 
-/// Where in a sequence the output stands.
+/// Where in the text of an operating system command the output stands; kept as
+/// numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
-    /// Characters.
+pub enum Osc {
+    /// Its number.
     #[default]
-    Ground,
-    /// After an ESC.
-    Escape,
-    /// A control sequence.
-    Csi,
-    /// One that means nothing.
-    CsiIgnored,
-    /// The number of an operating system command.
-    OscNumber,
-    /// Its text, which is a title.
+    Number,
+    /// A title.
     Title,
-    /// Its parameters before the address of a link.
+    /// The parameters before the address of a link.
     LinkParameters,
     /// Where the address of a link begins, if there is one.
     LinkAddress,
@@ -41,27 +31,9 @@ pub enum State {
     ColourNumber,
     /// Where a colour begins, or a question for one.
     Colour,
-    /// Text of another one.
-    Osc,
-    /// A string of another kind.
-    String,
+    /// What has no bearing.
+    Other,
 }
-
-/// By their number in a state that was kept.
-pub const STATES: [State; 12] = [
-    State::Ground,
-    State::Escape,
-    State::Csi,
-    State::CsiIgnored,
-    State::OscNumber,
-    State::Title,
-    State::LinkParameters,
-    State::LinkAddress,
-    State::ColourNumber,
-    State::Colour,
-    State::Osc,
-    State::String,
-];
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +59,11 @@ pub enum Found<'a> {
 }
 
 /// The parser.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Parser {
-    pub(super) state: State,
+    pub(super) escapes: Escapes,
+    /// Within an operating system command.
+    pub(super) osc: Osc,
     /// `?`, `>`, `=`, `<` before the parameters, or 0.
     pub(super) marker: u8,
     /// What stands before the last byte, or 0.
@@ -104,34 +78,22 @@ pub struct Parser {
 }
 
 impl PartialEq for Parser {
-    /// What a sequence has left that has ended makes no difference.
+    /// What a sequence has left that has ended makes no difference, nor the kind
+    /// of a string that is passed by.
     fn eq(&self, other: &Self) -> bool {
         let under_way = |parser: &Self| {
             let (parameters, joined) = parser.parameters();
             let numbers = (parser.count, parameters.to_vec(), joined);
-            let title = Some(parser.title().to_vec()).filter(|_| parser.state == State::Title);
+            let is_title = parser.osc == Osc::Title && parser.osc().is_some();
+            let title = is_title.then(|| parser.title().to_vec());
             (parser.marker, parser.intermediate, numbers, title)
         };
         let is_between = self.is_between() || under_way(self) == under_way(other);
-        self.state == other.state && is_between
+        self.to_number() == other.to_number() && is_between
     }
 }
 
 impl Eq for Parser {}
-
-impl Default for Parser {
-    fn default() -> Self {
-        Self {
-            state: State::Ground,
-            marker: 0,
-            intermediate: 0,
-            parameters: [0; PARAMETERS],
-            joined: 0,
-            count: 0,
-            title: Vec::new(),
-        }
-    }
-}
 
 impl Parser {
     /// Takes output off the front of `bytes` up to the end of the next thing
@@ -139,21 +101,20 @@ impl Parser {
     #[inline]
     pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Found<'a>> {
         loop {
-            let skipped = match self.state {
-                State::Ground => ground(bytes),
-                State::Osc => memchr3(ESC, BEL, CAN, bytes),
-                State::String => memchr2(ESC, CAN, bytes),
-                _ => Some(0),
-            };
-            *bytes = &bytes[skipped.unwrap_or(bytes.len())..];
-            if let (State::Ground, [ESC, b'[', rest @ ..]) = (self.state, *bytes) {
-                if let Some((found, length)) = self.whole_sequence(rest) {
-                    *bytes = &rest[length..];
-                    match found {
-                        Some(found) => return Some(found),
-                        None => continue,
+            match self.escapes.state() {
+                State::Ground => {
+                    *bytes = &bytes[ground(bytes)..];
+                    if let Some((found, length)) = self.whole_sequence(bytes) {
+                        *bytes = &bytes[length..];
+                        match found {
+                            Some(found) => return Some(found),
+                            None => continue,
+                        }
                     }
                 }
+                State::Osc if self.osc != Osc::Other => {}
+                state if state.is_string() => *bytes = &bytes[self.escapes.string(bytes)..],
+                _ => {}
             }
             let (byte, rest) = bytes.split_first()?;
             *bytes = rest;
@@ -163,99 +124,111 @@ impl Parser {
         }
     }
 
-    /// Most sequences come whole, and have numbers in them only: takes such a
-    /// one at once, and says what it is, if it counts, and how long. `None`: it
-    /// is another, and nothing is taken.
-    #[inline]
+    /// Takes a whole sequence at once, and says what it is, if it counts, and how
+    /// long. `None`: there is none, and nothing is taken.
+    #[inline(always)]
     fn whole_sequence<'a>(&mut self, bytes: &'a [u8]) -> Option<(Option<Found<'a>>, usize)> {
-        let begin = usize::from(bytes.first() == Some(&b'?'));
-        let is_number = |byte: &u8| matches!(*byte, b'0'..=b'9' | b';');
-        let end = begin + bytes[begin..].iter().position(|byte| !is_number(byte))?;
-        let numbers = &bytes[begin..end];
-        let found = match (begin, bytes[end]) {
-            (0, b'm') => Some(Found::Rendition(numbers)),
-            (_, last @ (b'c' | b'h' | b'l' | b'r' | b's' | b'u')) => {
-                let (parameters, count) = read(numbers)?;
+        let whole = whole(bytes)?;
+        let found = match (whole.is_private, whole.last) {
+            (false, b'm') => Some(Found::Rendition(whole.numbers)),
+            (is_private, last @ (b'c' | b'h' | b'l' | b'r' | b's' | b'u')) => {
+                let (parameters, count) = read(whole.numbers)?;
                 (self.parameters, self.count) = (parameters, count);
-                (self.marker, self.intermediate, self.joined) = (begin as u8 * b'?', 0, 0);
+                self.marker = if is_private { b'?' } else { 0 };
+                (self.intermediate, self.joined) = (0, 0);
                 Some(Found::Csi(last))
             }
-            (_, 0x40..=0x7e) => None,
-            _ => return None,
+            _ => None,
         };
-        Some((found, end + 1))
+        Some((found, whole.length))
     }
 
     /// All that is left of it has no bearing: there is nothing under way.
     pub fn is_between(&self) -> bool {
-        self.state == State::Ground
+        self.escapes.state() == State::Ground
     }
 
+    /// Where in an operating system command it stands.
+    pub fn osc(&self) -> Option<Osc> {
+        (self.escapes.state() == State::Osc).then_some(self.osc)
+    }
+
+    #[inline(never)]
     fn byte(&mut self, byte: u8) -> Option<Found<'static>> {
-        match (self.state, byte) {
-            (State::Ground, SHIFT_OUT | SHIFT_IN) => return Some(Found::Shift(byte)),
-            (before, ESC) => {
-                let found = self.finished(before);
-                self.begin(State::Escape);
+        let osc = self.osc();
+        match self.escapes.step(byte) {
+            Step::Text | Step::Control => {
+                return matches!(byte, SHIFT_OUT | SHIFT_IN).then_some(Found::Shift(byte));
+            }
+            Step::Escape => {
+                let found = osc.and_then(|osc| self.finished(osc));
+                self.begin();
                 return found;
             }
-            (_, CAN | SUB) => self.state = State::Ground,
-            (State::Escape | State::Csi | State::CsiIgnored, SHIFT_OUT | SHIFT_IN) => {
-                return Some(Found::Shift(byte));
+            Step::StringEnd => return osc.and_then(|osc| self.finished(osc)),
+            Step::Csi => self.begin(),
+            Step::String => {
+                self.begin();
+                self.osc = Osc::Number;
             }
-            (State::Ground | State::String, _) => {}
-            (State::Escape, _) => return self.escape(byte),
-            (State::Csi, _) => return self.control_sequence(byte),
-            (State::CsiIgnored, 0x40..=0x7e) => self.state = State::Ground,
-            (State::CsiIgnored, _) => {}
-            (before, BEL) => {
-                self.state = State::Ground;
-                return self.finished(before);
+            Step::Marker => self.marker = byte,
+            Step::Parameter => self.parameter(byte),
+            // Two of them mean nothing that is known here.
+            Step::Intermediate => {
+                self.intermediate = if self.intermediate == 0 { byte } else { 0xff };
             }
-            // Other controls have no meaning within a string.
+            Step::EscapeEnd => return Some(Found::Escape(byte)),
+            Step::CsiEnd => return Some(Found::Csi(byte)),
+            Step::Put => return osc.and_then(|osc| self.text(osc, byte)),
+            Step::Terminator | Step::IgnoredEnd | Step::Cancel | Step::Nothing => {}
+        }
+        None
+    }
+
+    /// A byte of an operating system command.
+    fn text(&mut self, osc: Osc, byte: u8) -> Option<Found<'static>> {
+        match (osc, byte) {
+            // Controls have no meaning within a string.
             (_, 0..0x20) => {}
-            (State::OscNumber, b'0'..=b'9') => self.digit(byte),
-            (State::OscNumber, b';') => {
+            (Osc::Number, b'0'..=b'9') => self.digit(byte),
+            (Osc::Number, b';') => {
                 self.title.clear();
-                self.state = match (self.count, self.parameters[0]) {
-                    (1, 0 | 2) => State::Title,
-                    (1, 8) => State::LinkParameters,
-                    (1, 4) => State::ColourNumber,
-                    (1, 10..=19) => State::Colour,
-                    _ => State::Osc,
+                self.osc = match (self.count, self.parameters[0]) {
+                    (1, 0 | 2) => Osc::Title,
+                    (1, 8) => Osc::LinkParameters,
+                    (1, 4) => Osc::ColourNumber,
+                    (1, 10..=19) => Osc::Colour,
+                    _ => Osc::Other,
                 };
                 return self.discoloured();
             }
-            (State::ColourNumber, b';') => self.state = State::Colour,
-            (State::ColourNumber, _) => {}
-            (State::Colour, b'?' | b';') => self.state = State::Osc,
-            (State::Colour, _) => {
-                self.state = State::Osc;
-                return Some(Found::Coloured(self.parameters[0]));
-            }
-            (State::OscNumber, _) => self.state = State::Osc,
-            (State::Title, _) => {
+            (Osc::Title, _) => {
                 if self.title.len() < TITLE {
                     self.title.push(byte);
                 }
             }
-            (State::LinkParameters, b';') => self.state = State::LinkAddress,
-            (State::LinkParameters, _) => {}
-            (State::LinkAddress, _) => {
-                self.state = State::Osc;
+            (Osc::LinkParameters, b';') => self.osc = Osc::LinkAddress,
+            (Osc::LinkAddress, _) => {
+                self.osc = Osc::Other;
                 return Some(Found::Link(true));
             }
-            (State::Osc, _) => {}
+            (Osc::ColourNumber, b';') => self.osc = Osc::Colour,
+            (Osc::LinkParameters | Osc::ColourNumber, _) => {}
+            (Osc::Colour, b'?' | b';') | (Osc::Number | Osc::Other, _) => self.osc = Osc::Other,
+            (Osc::Colour, _) => {
+                self.osc = Osc::Other;
+                return Some(Found::Coloured(self.parameters[0]));
+            }
         }
         None
     }
 
     /// What the end of a string means.
-    fn finished(&self, state: State) -> Option<Found<'static>> {
-        match state {
-            State::Title => Some(Found::Title),
-            State::LinkAddress => Some(Found::Link(false)),
-            State::OscNumber => self.discoloured(),
+    fn finished(&self, osc: Osc) -> Option<Found<'static>> {
+        match osc {
+            Osc::Title => Some(Found::Title),
+            Osc::LinkAddress => Some(Found::Link(false)),
+            Osc::Number => self.discoloured(),
             _ => None,
         }
     }
@@ -266,59 +239,25 @@ impl Parser {
         is_one.then(|| Found::Discoloured(self.parameters[0] - 100))
     }
 
-    fn begin(&mut self, state: State) {
-        self.state = state;
+    fn begin(&mut self) {
         (self.marker, self.intermediate, self.joined, self.count) = (0, 0, 0, 0);
         self.parameters[0] = 0;
     }
 
-    fn escape(&mut self, byte: u8) -> Option<Found<'static>> {
-        match byte {
-            // Two of them mean nothing that is known here.
-            0x20..=0x2f => {
-                self.intermediate = if self.intermediate == 0 { byte } else { 0xff };
-            }
-            b'[' if self.intermediate == 0 => self.begin(State::Csi),
-            b']' if self.intermediate == 0 => self.begin(State::OscNumber),
-            b'P' | b'X' | b'^' | b'_' if self.intermediate == 0 => self.state = State::String,
-            0x30..=0x7e => {
-                self.state = State::Ground;
-                return Some(Found::Escape(byte));
-            }
-            _ => {}
+    /// A byte of the parameters.
+    fn parameter(&mut self, byte: u8) {
+        if byte.is_ascii_digit() {
+            return self.digit(byte);
         }
-        None
-    }
-
-    fn control_sequence(&mut self, byte: u8) -> Option<Found<'static>> {
-        match byte {
-            b'0'..=b'9' | b':' | b';' if self.intermediate != 0 => self.state = State::CsiIgnored,
-            b'0'..=b'9' => self.digit(byte),
-            b':' | b';' => {
-                self.count = self.count.max(1);
-                let next = usize::from(self.count);
-                if next >= PARAMETERS {
-                    self.state = State::CsiIgnored;
-                    return None;
-                }
-                self.parameters[next] = 0;
-                self.joined |= u32::from(byte == b':') << next;
-                self.count += 1;
-            }
-            0x3c..=0x3f if self.count == 0 && self.marker == 0 && self.intermediate == 0 => {
-                self.marker = byte;
-            }
-            0x3c..=0x3f => self.state = State::CsiIgnored,
-            0x20..=0x2f => {
-                self.intermediate = if self.intermediate == 0 { byte } else { 0xff };
-            }
-            0x40..=0x7e => {
-                self.state = State::Ground;
-                return Some(Found::Csi(byte));
-            }
-            _ => {}
+        self.count = self.count.max(1);
+        let next = usize::from(self.count);
+        if next >= PARAMETERS {
+            self.escapes = Escapes::at(State::CsiIgnore);
+            return;
         }
-        None
+        self.parameters[next] = 0;
+        self.joined |= u32::from(byte == b':') << next;
+        self.count += 1;
     }
 
     fn digit(&mut self, byte: u8) {
@@ -382,12 +321,11 @@ pub fn read(numbers: &[u8]) -> Option<([u16; PARAMETERS], u8)> {
 /// is near.
 const NEAR: usize = 16;
 
-/// Where the next thing is that counts among characters.
+/// How many bytes at the front are characters, or have no bearing.
 #[inline]
-fn ground(bytes: &[u8]) -> Option<usize> {
+fn ground(bytes: &[u8]) -> usize {
     let counts = |byte: &u8| matches!(*byte, ESC | SHIFT_OUT | SHIFT_IN);
     let (near, far) = bytes.split_at(bytes.len().min(NEAR));
-    near.iter()
-        .position(counts)
-        .or_else(|| memchr3(ESC, SHIFT_OUT, SHIFT_IN, far).map(|at| near.len() + at))
+    let far_one = || memchr3(ESC, SHIFT_OUT, SHIFT_IN, far).map(|at| near.len() + at);
+    near.iter().position(counts).or_else(far_one).unwrap_or(bytes.len())
 }

@@ -1,9 +1,10 @@
 //! What makes a terminal's modes these, and what undoes them: nothing is said
 //! of modes that are as they always were.
 
+use crate::relay::escapes::State;
 use crate::text::is_control;
 
-use super::parser::State;
+use super::parser::Osc;
 use super::rendition::{Rendition, write};
 use super::{
     AT_FIRST, CURSOR_KEYS, Charsets, KEYPAD, MARGINS, Modes, ORIGIN, PRIVATE, Region, bit,
@@ -103,52 +104,64 @@ impl Modes {
     /// than name things begin as others that mean nothing.
     pub fn begin_again(&self, out: &mut Vec<u8>) {
         let parser = &self.parser;
-        match parser.state {
+        match parser.escapes.state() {
             State::Ground => {}
-            State::Escape | State::Csi => {
+            State::Escape | State::EscapeIntermediate => {
                 out.push(0x1b);
-                if parser.state == State::Csi {
-                    out.push(b'[');
-                    out.extend((parser.marker != 0).then_some(parser.marker));
-                    let (parameters, joined) = parser.parameters();
-                    for (at, parameter) in parameters.iter().take(parser.written()).enumerate() {
-                        match (at, joined >> at & 1) {
-                            (0, _) => {}
-                            (_, 0) => out.push(b';'),
-                            (_, _) => out.push(b':'),
-                        }
-                        // Digits may follow.
-                        if *parameter != 0 {
-                            write(out, format_args!("{parameter}"));
-                        }
+                self.begin_intermediates(out);
+            }
+            State::CsiEntry | State::CsiParameter | State::CsiIntermediate => {
+                out.extend_from_slice(b"\x1b[");
+                out.extend((parser.marker != 0).then_some(parser.marker));
+                let (parameters, joined) = parser.parameters();
+                for (at, parameter) in parameters.iter().take(parser.written()).enumerate() {
+                    match (at, joined >> at & 1) {
+                        (0, _) => {}
+                        (_, 0) => out.push(b';'),
+                        (_, _) => out.push(b':'),
+                    }
+                    // Digits may follow.
+                    if *parameter != 0 {
+                        write(out, format_args!("{parameter}"));
                     }
                 }
-                match parser.intermediate {
-                    0 => {}
-                    0x20..=0x2f => out.push(parser.intermediate),
-                    // Two that mean nothing together.
-                    _ => out.extend_from_slice(b"##"),
-                }
+                self.begin_intermediates(out);
             }
-            State::CsiIgnored => out.extend_from_slice(b"\x1b[1<"),
-            State::OscNumber => match parser.written() {
+            State::CsiIgnore => out.extend_from_slice(b"\x1b[1<"),
+            State::Osc => self.begin_command(parser.osc, out),
+            State::Dcs | State::Apc | State::Ignored => out.extend_from_slice(b"\x1b^"),
+        }
+    }
+
+    fn begin_intermediates(&self, out: &mut Vec<u8>) {
+        match self.parser.intermediate {
+            0 => {}
+            one @ 0x20..=0x2f => out.push(one),
+            // Two that mean nothing together.
+            _ => out.extend_from_slice(b"##"),
+        }
+    }
+
+    fn begin_command(&self, osc: Osc, out: &mut Vec<u8>) {
+        let parser = &self.parser;
+        match osc {
+            Osc::Number => match parser.written() {
                 0 => out.extend_from_slice(b"\x1b]"),
                 // One digit of two, maybe.
                 _ => write(out, format_args!("\x1b]{}", parser.parameters[0])),
             },
-            State::Title => {
+            Osc::Title => {
                 out.extend_from_slice(b"\x1b]2;");
                 let title = String::from_utf8_lossy(parser.title());
                 out.extend(title.chars().filter(|c| !is_control(*c)).collect::<String>().bytes());
             }
-            State::LinkParameters => out.extend_from_slice(b"\x1b]8;"),
-            State::LinkAddress => out.extend_from_slice(b"\x1b]8;;"),
-            State::ColourNumber => out.extend_from_slice(b"\x1b]4;"),
+            Osc::LinkParameters => out.extend_from_slice(b"\x1b]8;"),
+            Osc::LinkAddress => out.extend_from_slice(b"\x1b]8;;"),
+            Osc::ColourNumber => out.extend_from_slice(b"\x1b]4;"),
             // Of the palette, which of it is not known any more.
-            State::Colour if parser.parameters[0] == 4 => out.extend_from_slice(b"\x1b]7777;"),
-            State::Colour => write(out, format_args!("\x1b]{};", parser.parameters[0])),
-            State::Osc => out.extend_from_slice(b"\x1b]7777;"),
-            State::String => out.extend_from_slice(b"\x1b^"),
+            Osc::Colour if parser.parameters[0] == 4 => out.extend_from_slice(b"\x1b]7777;"),
+            Osc::Colour => write(out, format_args!("\x1b]{};", parser.parameters[0])),
+            Osc::Other => out.extend_from_slice(b"\x1b]7777;"),
         }
     }
 

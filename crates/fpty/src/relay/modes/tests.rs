@@ -53,6 +53,17 @@ fn a_sequence_that_is_cut_is_ended() {
 }
 
 #[test]
+fn what_is_cancelled_is_over() {
+    for begun in ["\x1b]2;tit", "\x1b]52;c;", "\x1bPq#0", "\x1b^x", "\x1b[1", "\x1b[1<"] {
+        for cancel in ["\x18", "\x1a"] {
+            let modes = of([begun, cancel, "\x1b[?2004h"].concat().as_bytes());
+            assert!(modes.brackets_pastes() && modes.title().is_empty(), "{begun:?}");
+            assert!(!of([begun, cancel].concat().as_bytes()).is_in_a_sequence(), "{begun:?}");
+        }
+    }
+}
+
+#[test]
 fn titles_links_questions() {
     let mut modes = of(b"\x1b]0;one\x07\x1b]2;two;three\x1b\\\x1b]8;id=1;http://x\x1b\\link");
     assert_eq!((modes.title().as_str(), modes.link), ("two;three", true));

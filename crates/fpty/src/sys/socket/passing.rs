@@ -3,12 +3,13 @@
 //! are, each read has room for them, and a connection is closed with none in it.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::Stream;
+use crate::sys::asked;
 use crate::sys::closer::{self, NOBODY};
 use crate::sys::peer::receive;
 
@@ -31,35 +32,12 @@ pub(super) enum Passing {
 const SO_PASSRIGHTS: libc::c_int = 83;
 
 /// Says whether others may send descriptors; whether the kernel knows that.
-pub(super) fn passes_descriptors(socket: BorrowedFd<'_>, passes: bool) -> bool {
-    let passes = libc::c_int::from(passes);
-    // SAFETY: reads one int.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PASSRIGHTS,
-            (&raw const passes).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    set == 0
+pub(super) fn passes_descriptors(socket: impl AsFd, passes: bool) -> bool {
+    asked::set_option(socket, SO_PASSRIGHTS, passes.into()).is_ok()
 }
 
-pub(super) fn has_passing_refused(socket: BorrowedFd<'_>) -> bool {
-    let mut passes: libc::c_int = 1;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: writes at most one int.
-    let asked = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            SO_PASSRIGHTS,
-            (&raw mut passes).cast(),
-            &mut length,
-        )
-    };
-    asked == 0 && passes == 0
+pub(super) fn has_passing_refused(socket: impl AsFd) -> bool {
+    asked::option(socket, SO_PASSRIGHTS) == Ok(0)
 }
 
 impl Stream {
@@ -76,17 +54,7 @@ impl Stream {
     pub(super) fn may_bring_descriptors(&self) {
         // A byte out of band would be dropped by a read that comes to it, and
         // what was sent along with it.
-        let inline: libc::c_int = 1;
-        // SAFETY: reads one int.
-        unsafe {
-            libc::setsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_OOBINLINE,
-                (&raw const inline).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
+        let _ = asked::set_option(self, libc::SO_OOBINLINE, 1);
         self.passing.set(Passing::Possible);
     }
 

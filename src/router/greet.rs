@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::closing::LastWord;
 use super::context::Context;
 use super::doors::Newcomer;
-use super::latecomers::{Late, Latecomers, SILENCE};
+use super::latecomers::{self, Late, Latecomers, SILENCE};
 use super::programs::Programs;
 use super::seats::{Full, Seat};
 use super::table::{Key, Source, Table};
@@ -176,6 +176,15 @@ impl Callers {
         }
         super::fault::point("silence");
         if !caller.greeting.is_extended() {
+            // It would be refused now. Those who list, end or come back to a session need no
+            // seat, and what they want may be late.
+            let rules = cx.doors.rules(caller.door);
+            let latest = caller.since + latecomers::PATIENCE;
+            if now < latest && rules.is_some_and(|rules| cx.seats.are_taken(rules, &caller.seat)) {
+                caller.until = latest;
+                cx.after(latest - now, Due::Silent(key));
+                return Greeted::Waits;
+            }
             return self.begin(cx, key, 0, false);
         }
         let patience = cx.config.handshake_timeout;

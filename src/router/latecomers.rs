@@ -12,7 +12,7 @@ use fpty::sys::socket::{Stream, Transport};
 pub const SILENCE: Duration = Duration::from_millis(50);
 
 /// How long one of them is waited for, and how long it is remembered.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub const PATIENCE: Duration = Duration::from_millis(500);
 const REMEMBERED: Duration = Duration::from_secs(10);
 
 /// Those that are remembered, at most.

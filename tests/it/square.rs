@@ -3,10 +3,15 @@
 //! table of processes tell the same story, and what it has taken of a limit is
 //! given back.
 
-use crate::harness::servers;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::harness::process::{self, Process};
 use crate::harness::story::{End, House, Life, Mode, Plan, Told};
 use crate::harness::tellers::Fate;
-use crate::harness::users::can_be_others;
+use crate::harness::users::{can_be_others, connecting_as};
+use crate::harness::{Wire, servers, wait_until};
 
 /// At which sockets: those with no rules at all, those that let one in, and those
 /// with rules for who comes in, how many of him, and as whom programs run.
@@ -18,7 +23,7 @@ fn rules(kind: &str) -> &'static str {
         "ruled" if can_be_others() => {
             "allow_user=root,deny_user=4001,max_user=1,uid=65534,gid=65534,env=A=b"
         }
-        "ruled" => "deny_user=root,max_user=1,env=A=b",
+        "ruled" => "deny_user=4001,max_user=1,env=A=b",
         _ => "",
     }
 }
@@ -27,10 +32,20 @@ fn door(kind: &str, mode: Mode) -> String {
     format!("{kind}-{mode:?}")
 }
 
-/// An instance with a socket of each kind for each mode, with these rules more.
-fn plan(more: &dyn Fn(Mode) -> &'static str) -> Plan {
-    let all = KINDS.into_iter().flat_map(|kind| Mode::ALL.map(|mode| (kind, mode)));
-    all.fold(Plan::new(servers::any()), |plan, (kind, mode)| {
+/// Each mode at each kind of socket.
+fn all(kinds: &[&'static str], modes: &[Mode]) -> Vec<(&'static str, Mode)> {
+    let of = |kind: &&'static str| modes.iter().map(|mode| (*kind, *mode)).collect::<Vec<_>>();
+    kinds.iter().flat_map(of).collect()
+}
+
+/// An instance with a socket of each kind for each mode, with these rules more, and
+/// with room for one session at each.
+fn plan(gateways: usize, modes: &[Mode], more: &dyn Fn(Mode) -> &'static str) -> Plan {
+    // Those with a limit of their own count for themselves.
+    let most = (2 * modes.len()).to_string();
+    let plan = Plan::new(servers::any()).gateways(gateways);
+    let plan = plan.option("forkptyrouter-max-sessions", &most);
+    all(&KINDS, modes).into_iter().fold(plan, |plan, (kind, mode)| {
         let all = [rules(kind), more(mode)];
         let all: Vec<&str> = all.into_iter().filter(|some| !some.is_empty()).collect();
         plan.door(&door(kind, mode), mode, &all.join(","))
@@ -39,9 +54,22 @@ fn plan(more: &dyn Fn(Mode) -> &'static str) -> Plan {
 
 /// Begins one of each.
 #[track_caller]
-fn begin(house: &House) -> Vec<Life> {
-    let all = KINDS.into_iter().flat_map(|kind| Mode::ALL.map(|mode| (kind, mode)));
-    all.map(|(kind, mode)| house.begin(&door(kind, mode))).collect()
+fn begin(house: &House, kinds: &[&'static str], modes: &[Mode]) -> Vec<Life> {
+    all(kinds, modes).iter().map(|(kind, mode)| house.begin(&door(kind, *mode))).collect()
+}
+
+/// Nobody else gets in at all.
+#[track_caller]
+fn is_full(house: &House, lives: &[Life]) {
+    are_full(house, lives);
+    let told = house.is_refused(&door("plain", lives[0].mode));
+    assert!(is_a_refusal(&told), "{told:?}");
+    if can_be_others() {
+        let address = house.server.path(&door("ruled", lives[0].mode));
+        let mut stranger = connecting_as(4001, || Wire::connect(&address));
+        let told = stranger.text_to_end();
+        assert_eq!(told, "forkptyrouter: session refused: not permitted\r\n");
+    }
 }
 
 /// Nobody else gets in where one may.
@@ -65,7 +93,8 @@ fn is_a_refusal(told: &Told) -> bool {
 }
 
 /// What has to be told of it; `None`: it goes on.
-fn fate(mode: Mode, end: End) -> Option<Fate> {
+fn fate(life: &Life, end: End) -> Option<Fate> {
+    let mode = life.mode;
     let told = |status: i32, kind: &'static str| Some((status, kind));
     // Raw mode does not tell how the program ended.
     let client = |status: i32, kind: &'static str| match mode {
@@ -94,28 +123,29 @@ fn fate(mode: Mode, end: End) -> Option<Fate> {
         End::Stop => Fate { reason: "lost", client: told(254, "stopped"), ..Fate::default() },
         End::KillSupervisor => return None,
         End::KillBoth => lost(),
-        End::KillGateway | End::KillSupervisorThenGateway | End::Reload => match mode {
-            Mode::HandedOver => return None,
-            _ => lost(),
-        },
+        End::KillGateway | End::KillSupervisorThenGateway | End::Reload => {
+            match life.is_handed_over {
+                true => return None,
+                false => lost(),
+            }
+        }
     };
     Some(fate)
 }
 
 /// Ends all of these, and compares.
 #[track_caller]
-fn ends(house: &mut House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(Mode) -> Option<Fate>) {
+fn ends(house: &House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(&Life) -> Option<Fate>) {
     let when = format!("{end:?}");
     let dying: Vec<String> =
-        lives.iter().filter(|life| fate(life.mode).is_some()).map(|life| life.id.clone()).collect();
+        lives.iter().filter(|life| fate(life).is_some()).map(|life| life.id.clone()).collect();
     end.comes(house, &mut lives, &dying);
     let (over, mut others): (Vec<_>, Vec<_>) =
-        lives.into_iter().partition(|life| fate(life.mode).is_some());
+        lives.into_iter().partition(|life| fate(life).is_some());
     for life in over {
-        let (what, id, mode) = (format!("{when}: {}", life.what), life.id.clone(), life.mode);
-        let told =
-            (end != End::Lose && !(end == End::Leave && mode == Mode::Uwsgi)).then(|| life.told());
-        house.tells(&what, &id, told.as_ref(), &fate(mode).expect("it has one"));
+        let (what, id) = (format!("{when}: {}", life.what), life.id.clone());
+        let fate = fate(&life).expect("it has one");
+        house.tells(&what, &id, Some(&life.told()), &fate);
     }
     if end == End::Stop {
         return house.is_all_over(&when);
@@ -126,7 +156,7 @@ fn ends(house: &mut House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(Mode) -
     are_full(house, &others);
     house.has_these(&format!("after {when}, and some refusals"), &others);
     if !others.is_empty() {
-        let exits = |mode| self::fate(mode, End::Exit);
+        let exits = |life: &Life| self::fate(life, End::Exit);
         ends(house, others, End::Exit, &exits);
     }
 }
@@ -134,29 +164,97 @@ fn ends(house: &mut House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(Mode) -
 /// One row of the square: whatever began ends in one way.
 #[track_caller]
 fn row(end: End) {
-    let mut house = plan(&|_| "").start();
-    let lives = begin(&house);
-    are_full(&house, &lives);
-    house.has_these("begun, and some refused", &lives);
-    ends(&mut house, lives, end, &|mode| fate(mode, end));
-    if end == End::Stop {
-        return;
+    for gateways in [1, 4] {
+        let house = plan(gateways, &Mode::ALL, &|_| "").start();
+        let lives = begin(&house, &KINDS, &Mode::ALL);
+        is_full(&house, &lives);
+        house.has_these("begun, and some refused", &lives);
+        ends(&house, lives, end, &|life| fate(life, end));
+        if end == End::Stop {
+            continue;
+        }
+        // Each has given back what it had.
+        let next = begin(&house, &KINDS, &Mode::ALL);
+        house.has_these("begun again", &next);
+        ends(&house, next, End::Stop, &|life| fate(life, End::Stop));
     }
-    // Each has given back what it had.
-    let next = begin(&house);
-    house.has_these("begun again", &next);
-    ends(&mut house, next, End::Stop, &|mode| fate(mode, End::Stop));
+}
+
+/// What is no terminal's any more ignores that, and has a job that does: both are gone
+/// after the grace.
+#[track_caller]
+fn ignored(modes: &[Mode], end: End) {
+    let house = plan(1, modes, &|_| "").start();
+    let mut lives = begin(&house, &["ruled"], modes);
+    for life in &mut lives {
+        life.runs("trap '' HUP; sleep 1000 & :", "stubborn");
+    }
+    ends(&house, lives, end, &|life| fate(life, end));
+}
+
+/// Its client is stopped when it happens, and hears of it later: nobody waits for that.
+#[track_caller]
+fn unheard(end: End) {
+    let modes = [Mode::Raw, Mode::HandedOver, Mode::Relayed, Mode::Streams, Mode::Passed];
+    let house = plan(1, &modes, &|_| "").start();
+    let mut lives = begin(&house, &["ruled"], &modes);
+    let dies = |life: &Life| fate(life, end).is_some();
+    let dying: Vec<String> =
+        lives.iter().filter(|life| dies(life)).map(|life| life.id.clone()).collect();
+    lives.iter().for_each(|life| life.stops_its_client(true));
+    end.comes(&house, &mut lives, &dying);
+    if end != End::Stop {
+        let others = lives.iter().filter(|life| !dies(life));
+        house.has_these(&format!("{end:?}, and its client is stopped"), others);
+    }
+    lives.iter().for_each(|life| life.stops_its_client(false));
+    // It has come already.
+    match end {
+        End::Stop => lives.into_iter().for_each(|life| {
+            let (what, id, fate) = (life.what.clone(), life.id.clone(), fate(&life, end).unwrap());
+            house.tells(&what, &id, Some(&life.told()), &fate);
+        }),
+        _ => ends(&house, lives, End::Limit, &|life| fate(life, end)),
+    }
 }
 
 /// Whatever begins is ended by a limit, in its time.
 #[track_caller]
-fn limit(more: &dyn Fn(Mode) -> &'static str, reason: &'static str) {
-    let mut house = plan(more).start();
+fn limit(modes: &[Mode], more: &dyn Fn(Mode) -> &'static str, reason: &'static str) {
+    let house = plan(1, modes, more).start();
     for _ in 0..2 {
-        let lives = begin(&house);
-        ends(&mut house, lives, End::Limit, &|mode| {
-            fate(mode, End::Limit).map(|fate| Fate { reason, ..fate })
+        let lives = begin(&house, &KINDS, modes);
+        ends(&house, lives, End::Limit, &|life| {
+            fate(life, End::Limit).map(|fate| Fate { reason, ..fate })
         });
+    }
+}
+
+/// What outlives its gateway ends afterwards as it would have before: first comes one
+/// thing, then the other.
+#[track_caller]
+fn after(first: End) {
+    let modes = [Mode::HandedOver];
+    let house = plan(1, &modes, &|_| "").start();
+    for second in [
+        End::Signal,
+        End::Leave,
+        End::Lose,
+        End::Operator,
+        End::KillGateway,
+        End::KillSupervisor,
+        End::KillSupervisorThenGateway,
+        End::KillBoth,
+        End::Reload,
+        End::Stop,
+    ] {
+        let mut lives = begin(&house, &KINDS, &modes);
+        house.are_kept(lives.len());
+        first.comes(&house, &mut lives, &[]);
+        house.are_kept(lives.len());
+        are_full(&house, &lives);
+        house.has_these(&format!("{first:?} before {second:?}"), &lives);
+        ends(&house, lives, second, &|life| fate(life, second));
     }
 }
 
@@ -187,7 +285,14 @@ fn an_operator_ends_it() {
 
 #[test]
 fn its_time_is_over() {
-    limit(&|_| "max_time=2", "limit");
+    limit(&Mode::ALL, &|_| "max_time=2", "limit");
+}
+
+#[test]
+fn it_is_idle() {
+    let modes = [Mode::Raw, Mode::Uwsgi, Mode::Relayed, Mode::Streams];
+    let rule = |mode: Mode| if mode.has_terminal() { "idle=2" } else { "idle_commands=2" };
+    limit(&modes, &rule, "idle");
 }
 
 #[test]
@@ -218,4 +323,143 @@ fn the_instance_is_reloaded() {
 #[test]
 fn the_instance_stops() {
     row(End::Stop);
+}
+
+#[test]
+fn after_its_gateway_was_killed() {
+    after(End::KillGateway);
+}
+
+#[test]
+fn after_the_supervisor_was_killed() {
+    after(End::KillSupervisor);
+}
+
+#[test]
+fn after_both_were_killed_one_by_one() {
+    after(End::KillSupervisorThenGateway);
+}
+
+#[test]
+fn after_a_reload() {
+    after(End::Reload);
+}
+
+/// Whoever keeps it tells its end; the next gateway counts it, and has its seat free.
+#[test]
+fn while_there_is_no_gateway() {
+    let modes = [Mode::HandedOver];
+    let house = plan(1, &modes, &|_| "").start();
+    for end in [End::Exit, End::Signal, End::Leave, End::Lose] {
+        let mut lives = begin(&house, &KINDS, &modes);
+        house.are_kept(lives.len());
+        let dying: Vec<String> = lives.iter().map(|life| life.id.clone()).collect();
+        house.without_gateways(|| end.comes(&house, &mut lives, &dying));
+        ends(&house, lives, End::Limit, &|life| fate(life, end));
+    }
+}
+
+#[test]
+fn its_program_ignores_that_it_is_hung_up() {
+    for end in [End::Leave, End::Lose, End::Operator, End::KillBoth, End::Stop] {
+        ignored(&Mode::ALL, end);
+    }
+    let modes = [Mode::Raw, Mode::Uwsgi, Mode::Relayed, Mode::Streams, Mode::Passed];
+    for end in [End::KillGateway, End::Reload] {
+        ignored(&modes, end);
+    }
+}
+
+#[test]
+fn its_client_is_stopped() {
+    for end in [
+        End::Signal,
+        End::Lose,
+        End::Operator,
+        End::KillGateway,
+        End::KillSupervisor,
+        End::KillBoth,
+        End::Reload,
+        End::Stop,
+    ] {
+        unheard(end);
+    }
+}
+
+/// The others know nothing of it.
+#[test]
+fn one_of_four_gateways_is_killed() {
+    let house = plan(4, &Mode::ALL, &|_| "").start();
+    for _ in 0..3 {
+        let lives = begin(&house, &KINDS, &Mode::ALL);
+        let gateways = house.all_gateways();
+        let of = |life: &Life| Process::of(life.pid).map(|program| program.parent);
+        let killed = of(&lives[0]).expect("it runs");
+        let dying: Vec<bool> =
+            lives.iter().map(|life| of(life) == Some(killed) && !life.is_handed_over).collect();
+        let ids: Vec<String> = lives
+            .iter()
+            .zip(&dying)
+            .filter(|(_, dies)| **dies)
+            .map(|(life, _)| life.id.clone())
+            .collect();
+        house.kill_gateway(killed);
+        assert_ne!(house.all_gateways(), gateways);
+        ends(&house, lives, End::Limit, &|life| {
+            ids.contains(&life.id).then(|| fate(life, End::KillBoth)).flatten()
+        });
+    }
+}
+
+/// One after the other, in the midst of taking up what the one before had.
+#[test]
+fn gateways_are_killed_in_a_row() {
+    let modes = [Mode::HandedOver];
+    let house = plan(1, &modes, &|_| "").start();
+    let lives = begin(&house, &KINDS, &modes);
+    house.are_kept(lives.len());
+    for round in 0..6 {
+        let gateway = house.all_gateways()[0];
+        process::signal(gateway, Signal::SIGKILL);
+        wait_until("there is another", || house.all_gateways()[0] != gateway);
+        std::thread::sleep(Duration::from_millis(round));
+    }
+    house.has_these("killed", &lives);
+    are_full(&house, &lives);
+    ends(&house, lives, End::Exit, &|life| fate(life, End::Exit));
+}
+
+/// Nobody waits for it.
+#[test]
+fn the_supervisor_hangs() {
+    let house = plan(1, &Mode::ALL, &|_| "").start();
+    let mut lives = begin(&house, &KINDS, &Mode::ALL);
+    let pid = house.supervisor().expect("it runs");
+    process::signal(pid, Signal::SIGSTOP);
+    for end in [End::Exit, End::Lose, End::Operator] {
+        ends(&house, lives, end, &|life| fate(life, end));
+        lives = begin(&house, &KINDS, &Mode::ALL);
+    }
+    process::signal(pid, Signal::SIGCONT);
+    house.has_these("goes on", &lives);
+    ends(&house, lives, End::Stop, &|life| fate(life, End::Stop));
+}
+
+/// Clients come, and before or after their sessions have begun, everybody is killed.
+#[test]
+fn somebody_is_killed_while_they_begin() {
+    let house = plan(1, &Mode::ALL, &|_| "").start();
+    let kept = house.begin(&door("limited", Mode::HandedOver));
+    for round in 0..30u32 {
+        let come = Mode::ALL.map(|mode| house.comes(&door("plain", mode)));
+        // Each time a little later: it is about what is half done.
+        std::thread::sleep(round / 3 * Duration::from_millis(1));
+        match round % 3 {
+            0 => house.kill_gateway(house.all_gateways()[0]),
+            1 => process::signal(house.supervisor().expect("it keeps one"), Signal::SIGKILL),
+            _ => {}
+        }
+        drop(come);
+        house.has_these(&format!("round {round}"), [&kept]);
+    }
 }

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::harness::client::{Mode, Pipes, Seat, both, fpty};
 use crate::harness::proxy::{Line, Proxy};
 use crate::harness::wire::{header, input, packet, variable};
-use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, process, wait_until};
+use crate::harness::{Flavor, Server, Setup, Wire, on_every_server, process, servers, wait_until};
 
 const HELLO: u8 = 102;
 const VARIABLES: u8 = 103;
@@ -191,6 +191,33 @@ fn a_late_hello_ends_in_no_other_program() {
             assert_eq!(finished.status.code(), Some(0), "{script} {finished:?}");
         }
     });
+}
+
+/// Who says nothing would be refused: who lists and ends sessions needs no seat, and
+/// may be late.
+#[test]
+fn a_late_request_is_heard_where_all_seats_are_taken() {
+    for limit in ["forkptyrouter-max-sessions", "forkptyrouter-max-user-sessions"] {
+        let setup = setup(servers::any(), "echo ready; exec cat");
+        let server = setup.option(limit, "1").option("forkptyrouter-stats", "{dir}/stats").start();
+        let mut session = server.connect("u");
+        session.read_until("ready");
+        let delay = Duration::from_millis(150);
+        let proxy = Proxy::unix(&server.path("u"), Line { delay, ..Line::default() });
+        let listed = Pipes::open(through(&proxy, &["--list", "--json"])).finish();
+        assert_eq!(listed.status.code(), Some(0), "{limit}: {listed:?}");
+        let rows: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+        let id = rows[0]["id"].as_str().expect("the session");
+        let killed = Pipes::open(through(&proxy, &["--kill", id])).finish();
+        assert_eq!(killed.status.code(), Some(0), "{limit}: {killed:?}");
+        assert!(session.text_to_end().contains("ended by an operator"));
+        // Who goes on to say nothing is told why it gets nothing.
+        let mut session = server.connect("u");
+        session.read_until("ready");
+        assert!(
+            server.connect("u").text_to_end().contains(limit.trim_start_matches("forkptyrouter-"))
+        );
+    }
 }
 
 /// A session, where the first of its programs had a prompt to show.

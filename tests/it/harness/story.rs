@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
@@ -17,7 +18,7 @@ use serde_json::Value;
 
 use super::client::{Finished, Pipes};
 use super::process::{self, Process};
-use super::{Flavor, Server, Setup, Wire, servers, wait_until};
+use super::{Flavor, Server, Setup, Wire, comes_true, servers, wait_until};
 use crate::addresses::free_port;
 
 /// The program of all sessions: it says its number, obeys a line at a time, and
@@ -32,13 +33,13 @@ pub enum Mode {
     Raw,
     /// Plain uwsgi mode, as clients speak it that know no other.
     Uwsgi,
-    /// The extended mode; the terminal is its client's.
+    /// The extended mode; the terminal is its client's, where it can be.
     HandedOver,
-    /// The extended mode; the terminal is relayed.
+    /// The extended mode, a command on a terminal that is relayed.
     Relayed,
-    /// The program on three streams, which are relayed.
+    /// The configured program on three streams, which are relayed.
     Streams,
-    /// The same on the client's own pipes.
+    /// A command on the client's own pipes.
     Passed,
 }
 
@@ -142,6 +143,11 @@ impl Plan {
         self
     }
 
+    pub fn switch(mut self, name: &str) -> Self {
+        self.setup = self.setup.switch(name);
+        self
+    }
+
     /// So many gateways.
     pub fn gateways(mut self, gateways: usize) -> Self {
         self.gateways = gateways;
@@ -214,10 +220,13 @@ pub struct Life {
     pub mode: Mode,
     /// Its program.
     pub pid: i32,
+    /// Its client has the terminal itself, so that it outlives its gateway.
+    pub is_handed_over: bool,
     client: Client,
 }
 
-enum Client {
+/// A client.
+pub enum Client {
     /// The command; what it is typed where its input is a terminal.
     Fpty { pipes: Pipes, keys: Option<Wire> },
     /// One that knows no extended mode.
@@ -250,9 +259,15 @@ impl House {
         fpty
     }
 
-    /// A client comes to a socket, with these words for `fpty`.
+    /// A client comes to a socket.
     #[track_caller]
-    fn comes(&self, door: &Door, words: &[&str]) -> Client {
+    pub fn comes(&self, door: &str) -> Client {
+        self.comes_with(self.door(door), &[])
+    }
+
+    /// The same, with these words for `fpty`.
+    #[track_caller]
+    fn comes_with(&self, door: &Door, words: &[&str]) -> Client {
         if door.mode == Mode::Uwsgi {
             let wire = Wire::connect(&door.address);
             wire.resize(24, 80);
@@ -262,10 +277,14 @@ impl House {
         fpty.arg("--status-json").args(words).env("TERM", "xterm");
         match door.mode {
             Mode::Raw => fpty.arg("-r"),
+            Mode::Relayed => fpty.arg("-t"),
             Mode::Streams | Mode::Passed => fpty.arg("-T"),
             _ => &mut fpty,
         };
         fpty.arg(&door.address);
+        if matches!(door.mode, Mode::Relayed | Mode::Passed) {
+            fpty.arg(format!("exec {}", self.server.path("script")));
+        }
         if !door.mode.has_terminal() {
             return Client::Fpty { pipes: Pipes::open(fpty), keys: None };
         }
@@ -284,32 +303,47 @@ impl House {
     #[track_caller]
     pub fn begin_with(&self, door: &str, words: &[&str]) -> Life {
         let door = self.door(door);
-        let mut client = self.comes(door, words);
-        client.shown().read_until("ready ");
-        let pid = client.shown().read_until(" ").trim().parse().expect("a process");
-        let mut id = None;
-        wait_until(&format!("the audit tells of process {pid} at {}", door.name), || {
-            let lines = self.audit();
-            let is_it = |line: &&Value| line["event"] == "session-start" && line["pid"] == pid;
-            id = lines.iter().find(is_it).map(|line| line["id"].as_str().unwrap().to_owned());
-            id.is_some()
-        });
-        let id = id.expect("just seen");
-        if door.mode == Mode::HandedOver {
+        let mut client = self.comes_with(door, words);
+        let (id, pid) = loop {
+            client.shown().read_until("ready ");
+            let pid = client.shown().read_until(" ").trim().parse().expect("a process");
+            let start = self.start_of(pid);
+            // On a busy machine a client may be taken for one that knows no extended
+            // mode, and asks again.
+            if start["mode"] == door.mode.word() {
+                break (start["id"].as_str().expect("an id").to_owned(), pid);
+            }
+        };
+        // What is recorded is not, and over TCP nothing is.
+        let is_handed_over =
+            door.mode == Mode::HandedOver && !self.recorded && !door.address.contains(':');
+        if is_handed_over {
             wait_until("it is handed over", || {
                 let all = self.statistics();
                 let is_it = |one: &Value| one["id"] == id.as_str() && one["handed_over"] == true;
                 all["sessions"].as_array().is_some_and(|all| all.iter().any(is_it))
             });
         }
-        Life { what: format!("{:?} at {}", door.mode, door.name), id, mode: door.mode, pid, client }
+        let (what, mode) = (format!("{:?} at {}", door.mode, door.name), door.mode);
+        Life { what, id, mode, pid, is_handed_over, client }
+    }
+
+    /// The audit's first line of the session with this program.
+    #[track_caller]
+    fn start_of(&self, pid: i32) -> Value {
+        let mut found = None;
+        wait_until(&format!("the audit tells of process {pid}"), || {
+            let is_it = |line: &Value| line["event"] == "session-start" && line["pid"] == pid;
+            found = self.audit().into_iter().rfind(is_it);
+            found.is_some()
+        });
+        found.expect("just seen")
     }
 
     /// Comes to a socket, and gets no session: what it is told.
     #[track_caller]
     pub fn is_refused(&self, door: &str) -> Told {
-        let door = self.door(door);
-        self.comes(door, &[]).told(&door.name)
+        self.comes(door).told(door)
     }
 
     /// The gateways, as last spawned.
@@ -339,11 +373,34 @@ impl House {
         });
     }
 
+    /// Where nothing was to be kept there is none.
     #[track_caller]
     fn kill_supervisor(&self) {
-        let pid = self.supervisor().expect("something keeps sessions");
+        let Some(pid) = self.supervisor() else { return };
         process::signal(pid, Signal::SIGKILL);
         wait_until("it is gone", || Process::of(pid).is_none_or(|it| it.is_zombie()));
+    }
+
+    /// Kills the gateways, and has no other ones come while this happens.
+    #[track_caller]
+    pub fn without_gateways<T>(&self, body: impl FnOnce() -> T) -> T {
+        let (master, mut outcome) = (self.server.master(), None);
+        self.replace_gateways(|gateways| {
+            process::signal(master, Signal::SIGSTOP);
+            kill_all(gateways);
+            outcome = Some(body());
+            process::signal(master, Signal::SIGCONT);
+        });
+        outcome.expect("it was done")
+    }
+
+    /// Kills one of the gateways, and waits until another one serves instead.
+    #[track_caller]
+    pub fn kill_gateway(&self, pid: i32) {
+        let served = self.server.count_in_log("sessions at once");
+        process::signal(pid, Signal::SIGKILL);
+        wait_until("there is another gateway", || !self.all_gateways().contains(&pid));
+        wait_until("it serves", || self.server.count_in_log("sessions at once") > served);
     }
 
     /// Does something, and waits until there are other gateways, which serve.
@@ -358,6 +415,14 @@ impl House {
         wait_until("they serve", || {
             self.server.count_in_log("sessions at once") >= served + self.gateways
         });
+    }
+
+    /// Stops, as an operator has it.
+    #[track_caller]
+    fn stops(&self) {
+        let master = self.server.master();
+        process::signal(master, Signal::SIGINT);
+        wait_until("it stops", || Process::of(master).is_none_or(|it| it.is_zombie()));
     }
 
     /// Notes which sessions no counter knows of any more.
@@ -399,7 +464,8 @@ impl Client {
                 let mut lines: Vec<&str> = stderr.lines().collect();
                 let json = lines.pop().map(serde_json::from_str);
                 let json = json.and_then(Result::ok).unwrap_or_else(|| {
-                    panic!("{what}: no status: {status} {stderr:?}");
+                    assert!(status.code().is_none(), "{what}: no status: {status} {stderr:?}");
+                    Value::Null
                 });
                 let line = lines.pop().unwrap_or_default().to_owned();
                 let output = String::from_utf8_lossy(&stdout).into_owned();
@@ -423,8 +489,21 @@ impl Life {
     /// It answers.
     #[track_caller]
     pub fn is_alive(&mut self) {
-        self.types("echo ali''ve");
-        self.client.shown().read_until("alive");
+        self.runs(":", "alive");
+    }
+
+    /// It runs a line, which says this when it has.
+    #[track_caller]
+    pub fn runs(&mut self, line: &str, says: &str) {
+        self.types(&format!("{line}; echo ''{says}"));
+        self.client.shown().read_until(says);
+    }
+
+    /// Its client does nothing until it is told to go on.
+    pub fn stops_its_client(&self, stops: bool) {
+        if let Some(pid) = self.client() {
+            process::signal(pid, if stops { Signal::SIGSTOP } else { Signal::SIGCONT });
+        }
     }
 
     /// Its client's process.
@@ -442,12 +521,15 @@ impl Life {
         match &mut self.client {
             Client::Fpty { keys: Some(keys), .. } => keys.send("\r~."),
             Client::Fpty { pipes, .. } => {
-                pipes.send("trap '' TERM; echo de''af\n");
+                pipes.send("trap '' TERM; echo deaf\n");
                 pipes.stdout.read_until("deaf");
-                process::signal(pipes.pid(), Signal::SIGTERM);
-                pipes.send("echo sti''ll\n");
-                pipes.stdout.read_until("still");
-                process::signal(pipes.pid(), Signal::SIGTERM);
+                // Two that come at once are one.
+                wait_until("the client leaves", || {
+                    process::signal(pipes.pid(), Signal::SIGTERM);
+                    comes_true(Duration::from_millis(100), || {
+                        Process::of(pipes.pid()).is_none_or(|it| it.is_zombie())
+                    })
+                });
             }
             Client::Plain(wire) => *wire = nothing(),
         }
@@ -478,10 +560,12 @@ impl End {
     /// Has it happen to all of these. Those that a gateway takes along or a reload
     /// (`dying`) have to be told of before anything else is.
     #[track_caller]
-    pub fn comes(self, house: &mut House, lives: &mut [Life], dying: &[String]) {
+    pub fn comes(self, house: &House, lives: &mut [Life], dying: &[String]) {
         match self {
             Self::Exit => lives.iter().for_each(|life| life.types("exit 7")),
-            Self::Signal => lives.iter().for_each(|life| life.types("kill -9 $$")),
+            Self::Signal => {
+                lives.iter().for_each(|life| process::signal(life.pid, Signal::SIGKILL));
+            }
             Self::Leave => lives.iter_mut().for_each(Life::leaves),
             Self::Lose => lives.iter_mut().for_each(Life::is_lost),
             Self::Operator => {
@@ -494,7 +578,7 @@ impl End {
             Self::KillGateway => house.replace_gateways(kill_all),
             Self::KillSupervisor => house.kill_supervisor(),
             Self::KillSupervisorThenGateway => {
-                let kept = lives.iter().filter(|life| life.mode == Mode::HandedOver).count();
+                let kept = lives.iter().filter(|life| life.is_handed_over).count();
                 house.kill_supervisor();
                 house.are_kept(kept);
                 house.replace_gateways(kill_all);
@@ -509,7 +593,7 @@ impl End {
                 let master = house.server.master();
                 house.replace_gateways(|_| process::signal(master, Signal::SIGHUP));
             }
-            Self::Stop => drop(house.server.stop()),
+            Self::Stop => house.stops(),
         }
         wait_until("those that cannot go on are told of", || {
             let told = house.audit();

@@ -49,6 +49,17 @@ fn id_of(value: &Value) -> String {
     value["id"].as_str().expect("an id").to_owned()
 }
 
+/// How many seconds lie between two times of one day or two (RFC 3339).
+fn apart(from: &Value, to: &Value) -> f64 {
+    let of_day = |time: &Value| -> f64 {
+        let (_, time) = time.as_str().and_then(|text| text.split_once('T')).expect("a time");
+        let parts = time.trim_end_matches('Z').split(':').map(|part| part.parse::<f64>().unwrap());
+        parts.fold(0.0, |all, part| all * 60.0 + part)
+    };
+    let apart = of_day(to) - of_day(from);
+    if apart < -80_000.0 { apart + 86_400.0 } else { apart }
+}
+
 impl House {
     /// All lines of the audit.
     #[track_caller]
@@ -115,9 +126,10 @@ impl House {
             if line["event"] == "session-end" {
                 same(&format!("pid of {line}"), &line["pid"], &start["pid"])?;
                 same(&format!("peer of {line}"), &line["peer"]["uid"], &start["peer"]["uid"])?;
-                let (from, to) = (start["time"].as_str(), line["time"].as_str());
-                if from > to || line["duration"].as_f64().is_none_or(|took| took < 0.0) {
-                    return Err(format!("its time is none: {line}"));
+                // From its true beginning on, whoever has told the end.
+                let took = line["duration"].as_f64().unwrap_or(-1.0);
+                if (apart(&start["time"], &line["time"]) - took).abs() > 1.0 {
+                    return Err(format!("it took another time: {start} {line}"));
                 }
                 book.ends.insert(id, line);
             } else if line["event"] == "session-start" {
@@ -148,6 +160,9 @@ impl House {
                 let start = &book.starts[&id_of(row)];
                 for name in ["socket", "pid", "command"] {
                     same(&format!("{name}: {who} of {row}"), &row[name], &start[name])?;
+                }
+                if apart(&start["time"], &row["started"]).abs() > 1.0 {
+                    return Err(format!("it began at another time: {who} of {row}, {start}"));
                 }
                 let user = if who == "the list" { &row["uid"] } else { &row["peer"]["uid"] };
                 same(&format!("the user: {who} of {row}"), user, &start["peer"]["uid"])?;
@@ -280,9 +295,9 @@ impl House {
 
     /// The same, and these are who lives.
     #[track_caller]
-    pub fn has_these(&self, when: &str, lives: &[Life]) {
+    pub fn has_these<'a>(&self, when: &str, lives: impl IntoIterator<Item = &'a Life>) {
         self.agrees(when);
-        let mut wanted: Vec<&str> = lives.iter().map(|life| life.id.as_str()).collect();
+        let mut wanted: Vec<&str> = lives.into_iter().map(|life| life.id.as_str()).collect();
         let living = self.list().into_iter().filter(|row| row["ended"] != true);
         let mut found: Vec<String> = living.map(|row| id_of(&row)).collect();
         wanted.sort_unstable();
@@ -310,6 +325,9 @@ impl House {
         // Who knows no extended mode, and is no process, has no status.
         let told = told.filter(|told| told.status.is_some());
         if let (Some(told), Some((status, kind))) = (told, fate.client) {
+            let text = told.json["text"].as_str().unwrap_or_default();
+            let line = if text.is_empty() { String::new() } else { format!("fpty: {text}") };
+            assert_eq!((&told.line, kind == "exit"), (&line, text.is_empty()), "{what}: {told:#?}");
             let said = (told.status, told.json["kind"].as_str(), told.json["status"].as_i64());
             let wanted = (Some(status), Some(kind), Some(i64::from(status)));
             assert_eq!(said, wanted, "{what}: {told:#?} {end:#}");

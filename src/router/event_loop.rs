@@ -458,6 +458,7 @@ impl GatewayLoop {
         };
         self.sessions.stop(why, line);
         self.commands.stop(why, line);
+        self.left.iter_mut().for_each(|left| left.stop(why, line));
         log::flush();
         self.cx.told.flush();
         crate::uwsgi::stopping::note_told(self.cx.ordinal);

@@ -12,6 +12,7 @@ use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::Sessions;
 use super::state::Remnants;
+use super::watch::because;
 use super::{LOOK, Left, Over, SOON};
 use crate::uwsgi::log::log;
 use fpty::proto::Ended;
@@ -199,7 +200,7 @@ impl Left {
         let ring = alone.remains.share();
         let why = exit.map_or(Gone::Lost, Gone::of_exit);
         let command = self.command_of(cx, key);
-        self.unwatch(cx, key);
+        self.unwatch(cx, key, &ended);
         cx.closed_without_client(key, why, exit, recording);
         let Ok(ring) = ring else {
             drop(self.remove(cx, key));
@@ -213,7 +214,7 @@ impl Left {
     pub fn end_left(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: Gone) {
         let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
         if is_left {
-            self.unwatch(cx, key);
+            self.unwatch(cx, key, &because(why));
         }
         let Some(entry) = is_left.then(|| self.remove(cx, key)).flatten() else {
             return;

@@ -203,7 +203,7 @@ impl Left {
             Leaves::End(ended) => {
                 let ring = last_output(cx, sessions, session);
                 let command = self.command_of(cx, key);
-                self.unwatch(cx, key);
+                self.unwatch(cx, key, &ended);
                 let mut attached = sessions.end(cx, session);
                 if let Some(attached) = &mut attached {
                     attached.is_with_nobody(cx);

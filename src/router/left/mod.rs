@@ -38,7 +38,7 @@ mod leaving;
 mod list;
 mod state;
 mod supervised;
-mod watch;
+pub mod watch;
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;

@@ -9,13 +9,15 @@ use super::super::closing::LastWord;
 use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::idle::{BY_AN_OPERATOR, TIME_IS_OVER};
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
 use super::super::table::{Key, Source};
+use super::super::told::Gone;
 use super::super::traffic::Sessions;
 use super::super::whose::{Subject, Whose};
 use super::Left;
-use super::coming::Waiting;
+use super::coming::{HAS_ENDED, Waiting};
 use super::state::State;
 use crate::shares::{self, Who};
 use fpty::error::reason;
@@ -44,6 +46,17 @@ const NO_PLACE: &str = "others watch that have fewer places, and there are no mo
 /// What is read of one at once: each of the few packets that it sends may be
 /// worth an answer.
 const ONE_READ: usize = 256;
+
+/// What those who watch are told of an end that is not the program's own.
+pub fn because(why: Gone) -> Ended {
+    let (ending, text) = match why {
+        Gone::Operator => (Ending::Operator, BY_AN_OPERATOR),
+        Gone::Limit => (Ending::Limit, TIME_IS_OVER),
+        Gone::Idle => (Ending::Idle, "session ended: no traffic"),
+        Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (Ending::Lost, HAS_ENDED),
+    };
+    Ended::because(ending, text)
+}
 
 /// Such a client.
 pub struct Watcher {
@@ -304,28 +317,29 @@ impl Left {
 
     /// Those who watch this session are to be told how it ended.
     pub fn tell_watchers(&mut self, cx: &mut Context, session: Key, ended: &Ended) {
-        let Some(entry) = self.index.of_session(session) else {
-            return;
-        };
-        for key in self.watchers_at(entry) {
-            if let Some(watcher) = self.watchers.get_mut(key) {
-                watcher.end = Some(ended.clone());
-            }
+        if let Some(entry) = self.index.of_session(session) {
+            self.unwatch(cx, entry, ended);
         }
-        self.unwatch(cx, entry);
     }
 
-    /// A session is over: nobody looks on any more, as far as that is told.
-    pub(super) fn unwatch(&mut self, cx: &mut Context, entry: Key) {
+    /// A session is over, and has ended so, unless that was told before: nobody looks on
+    /// any more.
+    pub(super) fn unwatch(&mut self, cx: &mut Context, entry: Key, ended: &Ended) {
         for key in self.watchers_at(entry) {
+            if let Some(watcher) = self.watchers.get_mut(key) {
+                watcher.end.get_or_insert_with(|| ended.clone());
+            }
             self.unviewed(cx, key);
         }
     }
 
-    /// The same, of a session with a client.
-    pub fn unwatch_session(&mut self, cx: &mut Context, session: Key) {
-        if let Some(entry) = self.index.of_session(session) {
-            self.unwatch(cx, entry);
+    /// The gateway is to end: those who watch are told so, as far as that is taken at
+    /// once. Who can come back is no more told of this than of a gateway that is killed.
+    pub fn stop(&mut self, why: Ending, line: &str) {
+        let told = (why == Ending::Stopped).then(|| Ended::because(why, line).packet());
+        let keys: Vec<Key> = self.watchers.iter().map(|(key, _)| key).collect();
+        for (key, told) in keys.into_iter().zip(told.iter().cycle()) {
+            self.watchers.get_mut(key).map(|watcher| watcher.say(told));
         }
     }
 
@@ -355,7 +369,7 @@ impl Left {
         if watcher.end.is_none() {
             watcher.end = match self.entries.get(watcher.entry) {
                 Some(entry) => entry.state.last().map(|over| over.ended.clone()),
-                None => Some(Ended::because(Ending::Operator, "the session has ended")),
+                None => Some(because(Gone::Lost)),
             };
         }
         if !watcher.feed() {

@@ -222,7 +222,7 @@ pub struct Life {
     pub pid: i32,
     /// Its client has the terminal itself, so that it outlives its gateway.
     pub is_handed_over: bool,
-    client: Client,
+    pub client: Client,
 }
 
 /// A client.
@@ -263,6 +263,12 @@ impl House {
     #[track_caller]
     pub fn comes(&self, door: &str) -> Client {
         self.comes_with(self.door(door), &[])
+    }
+
+    /// Somebody comes to this session, with these words for `fpty` beside.
+    #[track_caller]
+    pub fn comes_to(&self, door: &str, id: &str, words: &[&str]) -> Client {
+        self.comes_with(self.door(door), &[words, &["-a", id]].concat())
     }
 
     /// The same, with these words for `fpty`.
@@ -446,16 +452,26 @@ fn terminal() -> (Wire, OwnedFd) {
 
 impl Client {
     /// What it shows.
-    fn shown(&mut self) -> &mut Wire {
+    pub fn shown(&mut self) -> &mut Wire {
         match self {
             Self::Fpty { pipes, .. } => &mut pipes.stdout,
             Self::Plain(wire) => wire,
         }
     }
 
+    /// Types this.
+    #[track_caller]
+    pub fn types(&self, keys: &str) {
+        match self {
+            Self::Fpty { keys: Some(terminal), .. } => terminal.send(keys),
+            Self::Fpty { pipes, .. } => pipes.send(keys),
+            Self::Plain(wire) => wire.input(keys),
+        }
+    }
+
     /// Waits for its end.
     #[track_caller]
-    fn told(self, what: &str) -> Told {
+    pub fn told(self, what: &str) -> Told {
         match self {
             Self::Plain(mut wire) => Told { output: wire.text_to_end(), ..Told::default() },
             Self::Fpty { pipes, keys } => {
@@ -479,11 +495,7 @@ impl Life {
     /// Has its program run a line.
     #[track_caller]
     pub fn types(&self, line: &str) {
-        match &self.client {
-            Client::Fpty { keys: Some(keys), .. } => keys.send(format!("{line}\n")),
-            Client::Fpty { pipes, .. } => pipes.send(format!("{line}\n")),
-            Client::Plain(wire) => wire.input(format!("{line}\n")),
-        }
+        self.client.types(&format!("{line}\n"));
     }
 
     /// It answers.

@@ -18,6 +18,7 @@ use crate::harness::{
 use crate::recordings::{
     Cast, ends, files, find, record, recorded, recorder, running, wait_until_written,
 };
+use crate::slow_start::Lease;
 
 /// A shell that shows nothing of itself.
 const SHELL: &str = "stty raw -echo; printf ready; while read -r x; do eval \"$x\"; done";
@@ -545,4 +546,18 @@ fn what_was_missing_when_its_gateway_was_killed_is_counted() {
     let dropped = record["dropped"].as_u64().expect("a number") as usize;
     assert_eq!(cast.all("o").len() + dropped, shown);
     assert!(dropped > 1_000_000, "{dropped}");
+}
+
+/// What is told to have begun is recorded, also where that was known at its end.
+#[test]
+fn one_that_ends_while_it_begins_has_its_file() {
+    let server = server(&servers::all()[0], &[("forkptyrouter-hangup-grace", "1")]);
+    let lease = Lease::take(&server.path("script"));
+    let client = server.connect("s");
+    wait_until("its process is there", || !server.programs().is_empty());
+    drop(client);
+    wait_until("its end is told", || !ends(&server).is_empty());
+    lease.give_up();
+    let record = &ends(&server)[0]["record"];
+    Cast::read(record["path"].as_str().expect("a path")).check(record);
 }

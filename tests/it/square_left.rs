@@ -213,6 +213,9 @@ fn has_ended(house: &House, when: &str, one: One, fate: &Fate) {
         let told = told.expect("who is watched has a client");
         assert_eq!(said(&watched), said(&told), "{what}: {watched:?}");
     }
+    let told = house.events(&one.id);
+    let count = |event: &str| told.iter().filter(|line| line.starts_with(event)).count();
+    assert_eq!(count("session-watch"), count("session-unwatch"), "{what}: {told:?}");
     let mut wanted: Vec<String> = one.story.iter().map(|line| (*line).to_owned()).collect();
     wanted.push(format!("session-end {}", fate.reason));
     assert_eq!(story(house, &one.id), wanted, "{what}");
@@ -410,6 +413,114 @@ fn gateways_are_killed() {
         are_back(house, place, &mut all);
         all
     });
+}
+
+/// Of one that ends while there is no gateway, the next one, or whoever keeps it, tells.
+#[test]
+fn programs_exit_without_a_gateway() {
+    row("exit without a gateway", "", |house, place, all| {
+        house.without_gateways(|| {
+            all.iter().for_each(|one| match &one.client {
+                Some(Client::Fpty { .. }) if place.is_handed_over() || one.state == State::Left => {
+                    exits(house, one);
+                }
+                // Nobody else can end it there.
+                Some(_) => process::signal(one.pid, Signal::SIGKILL),
+                None => exits(house, one),
+            });
+            wait_until("they have ended", || {
+                all.iter()
+                    .all(|one| process::Process::of(one.pid).is_none_or(|one| one.is_zombie()))
+            });
+        });
+        let mut all = all;
+        for one in &mut all {
+            // Whoever has it may have been told of the end before.
+            if let Some(watcher) = one.watcher.take() {
+                let told = watcher.told(&one.what);
+                let kind = told.json["kind"].as_str().expect("a kind").to_owned();
+                assert!(["exit", "signal", "lost"].contains(&kind.as_str()), "{told:?}");
+            }
+        }
+        // Its client was lost with its gateway, and its program ended then.
+        let is_relayed = |one: &&mut One| one.client.is_some() && !place.is_handed_over();
+        all.iter_mut().filter(is_relayed).for_each(|one| one.story.push("session-detach lost"));
+        let is_theirs = |one: &One| one.state == State::Left || place.is_handed_over();
+        let (exited, killed): (Vec<_>, Vec<_>) = all.into_iter().partition(is_theirs);
+        let killed_by = Fate { signal: Some(9), ..by("signal", 137, "signal") };
+        exited.into_iter().for_each(|one| has_ended(house, "without", one, &exit()));
+        all_end(house, "without", killed, &killed_by);
+        Vec::new()
+    });
+}
+
+/// Those of one gateway go on, whichever that was.
+#[test]
+fn one_of_four_gateways_is_killed() {
+    let house = Place::Four.house("");
+    for _ in 0..4 {
+        let states = Place::Four.states();
+        let all: Vec<One> = states.iter().map(|state| begin(&house, Place::Four, *state)).collect();
+        house.are_kept(all.len());
+        house.all_gateways().into_iter().for_each(|pid| house.kill_gateway(pid));
+        live(&house, "one after the other", &all);
+        all.iter().for_each(|one| exits(&house, one));
+        all_end(&house, "one after the other", all, &exit());
+    }
+}
+
+/// Again and again, in any order.
+#[test]
+fn all_of_that_happens_to_them() {
+    row("all of that", "", |house, place, mut all| {
+        for end in [End::Reload, End::KillSupervisor, End::Reload, End::KillGateway, End::Reload] {
+            end.comes(house, &mut [], &[]);
+            match end {
+                End::KillSupervisor => {}
+                _ => are_back(house, place, &mut all),
+            }
+            house.are_kept(all.len());
+        }
+        all
+    });
+}
+
+#[test]
+fn nothing_goes_either_way() {
+    for place in [Place::Recorded, Place::Tcp, Place::FourRecorded] {
+        let house = place.house("idle=3");
+        let states = place.states().iter().filter(|state| **state != State::Left);
+        let all = states.map(|state| begin(&house, place, *state)).collect();
+        all_end(&house, "idle", all, &by("idle", 254, "timeout"));
+    }
+}
+
+/// Over TCP nobody comes back without its word: an operator ends it then.
+#[test]
+fn clients_over_tcp_are_lost() {
+    let house = Place::Tcp.house("");
+    for way in ["", "kill", "reload"] {
+        let mut one = begin(&house, Place::Tcp, State::Attached);
+        let client = one.client.take().expect("just begun");
+        let Client::Fpty { pipes, .. } = &client else { panic!("it is fpty") };
+        process::signal(pipes.pid(), Signal::SIGKILL);
+        drop(client.told(&one.what));
+        one.story.push("session-detach lost");
+        let mut all = vec![one];
+        live(&house, "it is lost", &all);
+        house.are_kept(1);
+        match way {
+            "kill" => End::KillGateway.comes(&house, &mut [], &[]),
+            "reload" => End::Reload.comes(&house, &mut [], &[]),
+            _ => {}
+        }
+        live(&house, "it goes on", &all);
+        let one = all.remove(0);
+        let killed = house.fpty(&["--kill", &one.id]).output().expect("fpty runs");
+        assert!(killed.status.success(), "{killed:?}");
+        has_ended(&house, way, one, &by("operator", 254, "operator"));
+        live(&house, "it has ended", &all);
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::super::fault;
 use super::super::idle::{BY_AN_OPERATOR, TIME_IS_OVER};
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
+use super::super::supervisor::lines;
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::Sessions;
@@ -24,7 +25,7 @@ use fpty::error::reason;
 use fpty::proto::key::{Finds, SessionKey};
 use fpty::proto::{
     Decoder, Ended, Ending, GO, HEADER, INPUT, KEY, OFFER, OFFER_RING, PING, PONG, Packet,
-    RING_PIECE, TAKEN, encode_bare, encode_packet,
+    RING_PIECE, TAKEN, encode_bare, encode_packet, variables,
 };
 use fpty::relay::{Backlog, Given};
 use fpty::remains::Seen;
@@ -77,6 +78,8 @@ pub struct Watcher {
     since: Instant,
     /// It was told that it looks on, and not yet that it does so no more.
     is_told: bool,
+    /// Where that stands, in case that this gateway is killed.
+    last_line: Option<lines::Place>,
 }
 
 impl Watcher {
@@ -206,7 +209,9 @@ impl Left {
         if !matches!(offered, Written::Bytes(_)) {
             return;
         }
-        let is_last = end.is_some();
+        let is_over = end.is_some();
+        // Who only watches leaves its end to whoever has it.
+        let watches = opening.variables.get(variables::READ_ONLY) == Some(b"1");
         let decoder = opening.decoder;
         let watcher = Watcher {
             client,
@@ -217,13 +222,16 @@ impl Left {
             entry: key,
             backlog: Backlog::default(),
             since: Instant::now(),
-            is_told: !is_last,
+            is_told: !is_over,
+            last_line: None,
             end,
-            is_last,
+            is_last: is_over && !watches,
         };
-        if !is_last {
-            cx.viewed(self.subject_of(key), &origin, &watcher.client);
-        }
+        let last_line = match is_over {
+            true => None,
+            false => cx.viewed(self.subject_of(key), &origin, &watcher.client),
+        };
+        let watcher = Watcher { last_line, ..watcher };
         let watcher = self.watchers.insert(watcher);
         cx.faults.made = Some(Whose::Watcher(watcher));
         if let Some(entry) = self.entries.get_mut(key) {
@@ -350,7 +358,7 @@ impl Left {
         let (is_told, entry) = (std::mem::take(&mut watcher.is_told), watcher.entry);
         let subject = self.subject_of(entry);
         if let Some(watcher) = self.watchers.get(key).filter(|_| is_told) {
-            cx.unviewed(subject, &watcher.client, watcher.since.elapsed());
+            cx.unviewed(subject, &watcher.client, watcher.since.elapsed(), watcher.last_line);
         }
     }
 

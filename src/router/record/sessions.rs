@@ -172,10 +172,13 @@ impl Recorder {
         last: Option<Box<Last>>,
     ) {
         let recording = recording.and_then(|it| self.sessions.remove(&it.number()));
-        let recording = recording.filter(|recording| recording.has_begun());
         let Some(recording) = recording else {
             return cx.told.tell_last(last.as_deref(), None);
         };
+        // It was known to be executed when it was over.
+        if !recording.has_begun() && !recording.begin() {
+            recording.cut(Bytes::default());
+        }
         if let Some(dropped) = recording.is_cut() {
             let recorded = Recorded { path: recording.path(), dropped, ..Recorded::default() };
             return cx.told.tell_last(last.as_deref(), Some(&recorded));

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use super::end_record::say;
 use super::grace::hang_up_foreground;
+use super::lines::{self, Which};
 use super::protocol::SessionFds;
 use super::server::{Stored, Supervisor};
 use crate::router::told::Gone;
@@ -138,6 +140,8 @@ impl Supervisor {
 
     /// Writes and counts how a session has ended.
     fn end(&self, stored: &mut Stored, why: Gone, exit: Option<Exit>) {
+        let watchers = lines::take_left(stored.ordinal(), Which::OfWatchers);
+        watchers.iter().for_each(|line| say(&self.log, line));
         stored.record.last.say(&self.log, why, exit);
         let lasted = Timestamp::from(stored.record.since).elapsed();
         Counters::at(stored.ordinal()).ended_elsewhere(why, lasted);

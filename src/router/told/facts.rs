@@ -89,7 +89,7 @@ pub enum Act<'a> {
     /// It looks on.
     Watch(&'a Said),
     /// It does so no more, after so long.
-    Unwatch(Duration),
+    Unwatch(Option<Duration>),
 }
 
 /// What became of the recording of a session.
@@ -194,7 +194,11 @@ impl Facts {
             Act::Watch(_) => "session-watch",
             Act::Unwatch(_) => "session-unwatch",
         };
-        let mut line = begin(*format, event, SystemTime::now());
+        let at = match act {
+            Act::Unwatch(None) => in_advance::NO_TIME,
+            _ => SystemTime::now(),
+        };
+        let mut line = begin(*format, event, at);
         of_place(&mut line, Some(&self.id), place);
         of_peer(&mut line, &self.socket, self.story.mode, peer);
         match act {
@@ -203,7 +207,7 @@ impl Facts {
                 line.field("term", Value::text(said.term.as_deref(), SHORT));
             }
             Act::Unwatch(duration) => {
-                line.field("duration", Value::Seconds(duration));
+                line.field("duration", Value::Seconds(duration.unwrap_or_default()));
             }
             Act::Detach(how, duration, by) => {
                 let (uid, user) = by.unzip();
@@ -442,7 +446,14 @@ mod tests {
                 };
                 let killed = Exit::Signal { number: 9, core: false };
                 let line = in_advance::because(&line, Gone::Signal, Some(killed));
-                assert!(line.contains(known), "{line}");
+                assert!(line.contains(known) && in_advance::is_end(&line), "{line}");
+                let peer = facts.story.first.clone();
+                let act = |after| facts.act_line(Act::Unwatch(after), &peer, &place(&text), 0);
+                let line = act(None).expect("a line");
+                assert!(line.len() <= LONGEST && !in_advance::is_end(&line), "{line}");
+                let line = in_advance::at(&line, later, Duration::from_millis(7007));
+                assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
+                assert!(line.ends_with("7.007}") || line.ends_with(" duration=7.007"), "{line}");
                 assert_eq!(in_advance::id_of_recorded(&line), None);
                 let path = Some("a file".into());
                 let trap = "id=\" record.path=\" \"record\":{\"path\":\"";

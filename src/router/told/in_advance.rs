@@ -20,16 +20,25 @@ const NO_DURATION: &str = "0.000";
 /// The line, now that it is known when its session ended, and after how long.
 pub fn at(line: &str, ended: SystemTime, duration: Duration) -> String {
     let mut line = line.replacen(&rfc3339(NO_TIME), &rfc3339(ended), 1);
+    let seconds = format!("{}.{:03}", duration.as_secs(), duration.subsec_millis());
     // As JSON has it, or keyval. Within a text the quotes would be escaped.
     for (before, behind) in [("\"duration\":", ",\"reason\":\""), ("duration=", " reason=\"")] {
         if let Some(at) = line.find(&format!("{before}{NO_DURATION}{behind}")) {
             let at = at + before.len();
-            let seconds = format!("{}.{:03}", duration.as_secs(), duration.subsec_millis());
             line.replace_range(at..at + NO_DURATION.len(), &seconds);
-            break;
+            return line;
         }
     }
-    line
+    // Of who looks on it is the last word.
+    let end = [format!("\"duration\":{NO_DURATION}}}"), format!(" duration={NO_DURATION}")];
+    let seconds = |end: &str| end.replace(NO_DURATION, &seconds);
+    let found = end.iter().find_map(|end| Some(line.strip_suffix(end)?.to_owned() + &seconds(end)));
+    found.unwrap_or(line)
+}
+
+/// Whether it is the last one of a session.
+pub fn is_end(line: &str) -> bool {
+    line.contains("\"session-end\"")
 }
 
 /// The same, of a session whose end is known.

@@ -306,14 +306,31 @@ impl Told {
         self.facts.insert(to, facts);
     }
 
-    /// A client looks on, from now on.
-    pub fn viewed(&mut self, subject: Subject, origin: &Origin, client: &Stream) {
+    /// A client looks on, from now on. Where it stands that it does so no more, in case
+    /// that this gateway is killed.
+    pub fn viewed(
+        &mut self,
+        subject: Subject,
+        origin: &Origin,
+        client: &Stream,
+    ) -> Option<lines::Place> {
         self.tell_view(subject, Act::Watch(&origin.said), client);
+        let facts = self.facts.get(&subject).filter(|facts| facts.audit.is_some())?;
+        let peer = Peer::of(client, &mut self.names, true);
+        let line = facts.act_line(Act::Unwatch(None), &peer, &self.place, 0)?;
+        self.lines.as_mut()?.put(&line, BootInstant::now(), false)
     }
 
     /// It does so no more, after so long.
-    pub fn unviewed(&mut self, subject: Subject, client: &Stream, after: Duration) {
-        self.tell_view(subject, Act::Unwatch(after), client);
+    pub fn unviewed(
+        &mut self,
+        subject: Subject,
+        client: &Stream,
+        after: Duration,
+        place: Option<lines::Place>,
+    ) {
+        place.into_iter().for_each(|place| self.take_down(place));
+        self.tell_view(subject, Act::Unwatch(Some(after)), client);
     }
 
     fn tell_view(&mut self, subject: Subject, act: Act<'_>, client: &Stream) {

@@ -88,7 +88,8 @@ fn build() -> Result<()> {
         out.join("built_for.rs"),
         format!(
             "/// The server that this library was built for.\n\
-             pub const BUILT_FOR: Built = Built {{ version: {:?}, header: {:#x}, flags: {:?} }};\n",
+             pub static BUILT_FOR: Fingerprint = Fingerprint {{\n\
+             version: Cow::Borrowed({:?}), header: {:#x}, flags: Cow::Borrowed({:?}) }};\n",
             facts.version, facts.header, facts.flags
         ),
     )?;

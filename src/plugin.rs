@@ -18,7 +18,7 @@ use crate::uwsgi::options::{OptionTable, receive};
 use crate::uwsgi::sockets::{self, Owner, Role};
 use crate::uwsgi::{
     abi, exec_handoff,
-    guard::{guard, start},
+    guard::{guard, locked, start},
     inherited,
     log::log,
     passed, proof, server, stopping, worker,
@@ -131,12 +131,6 @@ unsafe extern "C" fn pty_option(name: *mut c_char, value: *mut c_char, _: *mut c
     unsafe { receive(name, value, set) };
 }
 
-/// Options are set on one thread and read afterwards: what a panic left
-/// behind is as good as before.
-fn locked<T>(options: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    options.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
 /// Runs before anything is given up: privileges, the root, a namespace. (The
 /// server calls it for plugins that build jails, in each of its versions, and
 /// goes on when it returns.)
@@ -158,7 +152,7 @@ unsafe extern "C" fn router_before_all(
 /// Binds the sockets and registers the gateways.
 unsafe extern "C" fn router_init() -> c_int {
     start("forkptyrouter", "the start", || {
-        let config = locked(&ROUTER).clone();
+        let mut config = locked(&ROUTER).clone();
         // While the arguments are known.
         server::instance();
         for remark in &config.remarks {
@@ -170,11 +164,8 @@ unsafe extern "C" fn router_init() -> c_int {
         if let Some(stats) = &config.stats {
             sockets::add(stats, Role::Stats, 0)?;
         }
-        let config = {
-            let mut router = locked(&ROUTER);
-            router.resolve()?;
-            router.clone()
-        };
+        config.resolve()?;
+        *locked(&ROUTER) = config.clone();
         sockets::bind(
             Owner::Router,
             |number| config.own_of(number).map(|own| own.ownership).unwrap_or_default(),
@@ -183,17 +174,15 @@ unsafe extern "C" fn router_init() -> c_int {
         let wants = memory::Wants {
             gateways: config.processes as usize,
             limits: config.has_limits(),
-            audit: config.all_rules().iter().any(|rules| rules.audit.is_some()),
-            detach: config.all_rules().iter().any(|rules| rules.detach.sessions > 0),
+            audit: config.any(|rules| rules.audit.is_some()),
+            detach: config.any(|rules| rules.detach.sessions > 0),
         };
         memory::reserve(wants, layout::words);
         if let Some(words) = memory::part(memory::Part::HaveTold) {
             stopping::hear(words);
         }
         counters::register();
-        supervisor::door::reserve(
-            config.all_rules().iter().any(|rules| rules.handover || rules.detach.sessions > 0),
-        );
+        supervisor::door::reserve(config.any(|rules| rules.handover || rules.detach.sessions > 0));
         siblings::reserve(config.processes);
         worker::before_language_plugins(router_post_fork);
         gateway::register(config.processes, config.harakiri, |gateway| {

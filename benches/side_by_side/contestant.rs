@@ -43,6 +43,18 @@ pub enum Program {
     Agent,
     /// See `line.c`.
     Line,
+    /// See `silent.c`.
+    Silent,
+}
+
+/// What ours does beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extra {
+    None,
+    /// Each session is recorded.
+    Records,
+    /// They can be left.
+    Detaches,
 }
 
 /// What `line.c` prints, as a terminal shows it.
@@ -101,6 +113,7 @@ impl World {
         let bare: &[&str] =
             if cfg!(target_arch = "x86_64") { &["-nostdlib", "-static"] } else { &[] };
         world.compile("line", include_str!("line.c"), bare)?;
+        world.compile("silent", include_str!("silent.c"), bare)?;
         world.compile("ballast.so", include_str!("ballast.c"), &["-shared", "-fPIC"])?;
         Ok(world)
     }
@@ -134,17 +147,22 @@ impl World {
 
     /// Starts a contestant's server.
     pub fn start(&self, kind: Kind, program: Program) -> Result<Server<'_>> {
-        self.start_with(kind, program, None, false)
+        self.start_with(kind, program, None, Extra::None)
     }
 
     /// Starts ours with each session recorded.
     pub fn start_recorded(&self, program: Program) -> Result<Server<'_>> {
-        self.start_with(Kind::Ours, program, None, true)
+        self.start_with(Kind::Ours, program, None, Extra::Records)
+    }
+
+    /// Starts one whose sessions can be left, thousands of them.
+    pub fn start_detachable(&self, kind: Kind, program: Program) -> Result<Server<'_>> {
+        self.start_with(kind, program, None, Extra::Detaches)
     }
 
     /// Starts a server that has so many megabytes of memory of its own.
     pub fn start_large(&self, kind: Kind, program: Program, size: u32) -> Result<Server<'_>> {
-        self.start_with(kind, program, Some(size), false)
+        self.start_with(kind, program, Some(size), Extra::None)
     }
 
     fn start_with(
@@ -152,14 +170,15 @@ impl World {
         kind: Kind,
         program: Program,
         ballast: Option<u32>,
-        recorded: bool,
+        extra: Extra,
     ) -> Result<Server<'_>> {
         let name = match program {
             Program::Agent => agent::NAME,
             Program::Line => "line",
+            Program::Silent => "silent",
         };
         let program = self.file(name);
-        let mut server = Server { world: self, kind, program, recorded, child: None };
+        let mut server = Server { world: self, kind, program, extra, child: None };
         let Some(mut command) = server.command() else {
             return Ok(server);
         };
@@ -198,7 +217,7 @@ pub struct Server<'a> {
     world: &'a World,
     kind: Kind,
     program: PathBuf,
-    recorded: bool,
+    extra: Extra,
     child: Option<Child>,
 }
 
@@ -231,8 +250,17 @@ impl Server<'_> {
         command.arg("--master").arg("--listen").arg("100");
         command.arg("--forkptyrouter").arg(raw).arg("--forkptyurouter").arg(uwsgi);
         command.arg("--forkptyrouter-command").arg(&self.program);
-        if self.recorded {
-            command.arg("--forkptyrouter-record").arg(world.file(RECORDINGS));
+        match self.extra {
+            Extra::None => {}
+            Extra::Records => {
+                command.arg("--forkptyrouter-record").arg(world.file(RECORDINGS));
+            }
+            Extra::Detaches => {
+                for option in ["detach", "detach-user", "detach-buffer"] {
+                    let value = if option == "detach-buffer" { "16384" } else { "9000" };
+                    command.arg(format!("--forkptyrouter-{option}")).arg(value);
+                }
+            }
         }
         Some(command)
     }
@@ -270,6 +298,13 @@ impl Server<'_> {
         let wire = File::from(OwnedFd::from(stream));
         let framed = mode == Mode::Uwsgi;
         Ok(Session { wire, framed, gateway: 0, child: None, _connection: None, said: Vec::new() })
+    }
+
+    /// Connects to the socket in uwsgi mode.
+    pub fn connect_stream(&self) -> Result<UnixStream> {
+        let stream = connect(&self.world.socket(Mode::Uwsgi))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
     }
 
     /// Connects, and waits until the agent is there.
@@ -318,7 +353,7 @@ impl Drop for Server<'_> {
             let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
         }
         let _ = child.wait();
-        if self.recorded {
+        if self.extra == Extra::Records {
             let _ = std::fs::remove_dir_all(self.world.file(RECORDINGS));
         }
     }

@@ -9,7 +9,7 @@
 //! | `handed.rs` | clients in extended mode: the terminal is handed over |
 //! | `confine.rs` | everything on one processor |
 //! | `usage.rs` | what a process has used, by /proc and its clock |
-//! | `transfer.rs`, `echo.rs`, `short.rs`, `idle.rs` | what is measured |
+//! | `transfer.rs`, `echo.rs`, `short.rs`, `idle.rs`, `left.rs` | what is measured |
 //! | `recorded.rs` | the same with recordings |
 //! | `report.rs` | the rows, their targets, the table and the JSON |
 //!
@@ -23,6 +23,7 @@ mod contestant;
 mod echo;
 mod handed;
 mod idle;
+mod left;
 mod recorded;
 mod report;
 mod short;
@@ -107,6 +108,8 @@ const EXPERIMENTS: &[Experiment] = &[
         contestants: ROUTERS,
     },
     Experiment { name: "idle", run: idle::memory_and_cpu, slow: true, contestants: SERVERS },
+    Experiment { name: "left", run: left::few, slow: true, contestants: &[Kind::Ours] },
+    Experiment { name: "left-8000", run: left::many, slow: true, contestants: &[Kind::Ours] },
 ];
 
 const USAGE: &str = "\

@@ -64,6 +64,17 @@ const ROWS: &[Row] = &[
     ("short-2048-lost", "  output lost", "%", StaysBelow(0.0)),
     ("idle-memory", "memory per idle session", "KB", StaysBelow(0.25)),
     ("idle-cpu", "CPU with 1000 idle sessions", "%", StaysBelow(0.0)),
+    ("left-attach", "to a left session among 40", "us", Target::None),
+    ("left-leave", "  to leave it", "us", Target::None),
+    ("left-list", "  a page of the list", "us", StaysBelow(300.0)),
+    ("left-end", "  to end one", "us", Target::None),
+    ("left-cpu", "  CPU while all are silent", "%", StaysBelow(0.0)),
+    ("left-8000-attach", "to a left session among 8000", "us", Target::None),
+    ("left-8000-leave", "  to leave it", "us", Target::None),
+    ("left-8000-list", "  a page of the list", "us", StaysBelow(300.0)),
+    ("left-8000-end", "  to end one", "us", Target::None),
+    ("left-8000-cpu", "  CPU while all are silent", "%", StaysBelow(0.0)),
+    ("left-8000-memory", "  memory each", "KB", StaysBelow(1.0)),
 ];
 
 const COLUMNS: [(Kind, &str); 5] = [
@@ -234,7 +245,8 @@ fn machine() -> String {
     )
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+/// The middle one; between the two in the middle where there is none.
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_unstable_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

@@ -31,6 +31,15 @@ pub fn private_memory(pids: &[i32]) -> Result<u64> {
     pids.iter().map(|pid| private_memory_of(*pid)).sum()
 }
 
+/// The memory of a process that is in no file and shared with nobody, in bytes
+/// (proc_pid_status(5)).
+pub fn anonymous_memory(pid: i32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes = line.and_then(|rest| rest.split_ascii_whitespace().next());
+    Ok(kilobytes.ok_or("no RssAnon in status")?.parse::<u64>()? * 1024)
+}
+
 fn private_memory_of(pid: i32) -> Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let kilobytes: u64 = rollup

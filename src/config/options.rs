@@ -191,7 +191,7 @@ pub static OPTIONS: [Row<Router>; 56] = [
         put(&mut router.rules.environment, typed.read_words(variable, "not NAME=VALUE"))
     }),
     key("accept_env").takes(|router, typed| {
-        router.rules.accept_env = AcceptEnv::of(&typed.words().join(&b' '));
+        router.rules.accept_env = AcceptEnv::of(&typed.words.join(&b' '));
         Ok(())
     }),
     key("chmod").at(At::Path).takes(|router, typed| {
@@ -270,8 +270,8 @@ pub static OPTIONS: [Row<Router>; 56] = [
             router.remarks.push(format!(
                 "option {} = {} has no effect: a terminal is always local, there is no node to \
                  fall back from",
-                typed.name(),
-                typed.value().to_string_lossy()
+                typed.name,
+                typed.value.to_string_lossy()
             ));
             Ok(())
         }),
@@ -285,7 +285,7 @@ pub static OPTIONS: [Row<Router>; 56] = [
                 router.remarks.push(format!(
                     "option {} has no effect: there are no nodes to wait for, \
                      the router serves at once and costs nothing while idle",
-                    typed.name()
+                    typed.name
                 ));
             }
             Ok(())
@@ -479,3 +479,33 @@ pub static OPTIONS: [Row<Router>; 56] = [
         )
         .takes(|router, typed| put(&mut router.hangup_grace, typed.time())),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::super::pty;
+    use super::*;
+
+    /// Of each name and each key there is one, and each option has its line.
+    fn check<C>(table: &[Row<C>]) {
+        let specs = || table.iter().map(|row| &row.spec);
+        let names: Vec<&CStr> = specs().flat_map(|spec| spec.names).copied().collect();
+        let keys: Vec<&str> = specs().filter_map(|spec| spec.key).collect();
+        let mut all = names.iter().map(|name| name.to_bytes()).collect::<Vec<_>>();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!((all.len(), super::names(table)), (names.len(), names.len()));
+        for (at, key) in keys.iter().enumerate() {
+            assert!(!keys[..at].contains(key), "{key}");
+        }
+        for spec in specs() {
+            assert_eq!(spec.names.is_empty(), spec.help.is_empty(), "{spec:?}");
+            assert!(spec.key.is_some() || !spec.names.is_empty(), "{spec:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_is_whole_and_there_is_one_of_each() {
+        check(&OPTIONS);
+        check(&pty::OPTIONS);
+    }
+}

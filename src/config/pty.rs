@@ -15,7 +15,7 @@ use fpty::proto::{Protocol, is_name};
 
 /// What a session is called, or has for a secret, as typed.
 fn word(typed: &Typed<'_>, is_one: impl Fn(&str) -> bool) -> Result<Option<String>> {
-    let word = typed.value().to_str().filter(|word| is_one(word));
+    let word = typed.value.to_str().filter(|word| is_one(word));
     let why = "neither a session's id nor its name";
     word.map(|word| Some(word.to_owned())).ok_or_else(|| typed.wrong(why))
 }
@@ -50,7 +50,7 @@ pub static OPTIONS: [Row<Pty>; 28] = [
         .takes(|pty, typed| put(&mut pty.asked.uconnect, typed.bytes().map(Some))),
     option(&[c"pty-command"])
         .help(c"run the specified command line in client mode")
-        .takes(|pty, typed| put(&mut pty.asked.command, Ok(Some(typed.value().to_owned())))),
+        .takes(|pty, typed| put(&mut pty.asked.command, Ok(Some((*typed.value).to_owned())))),
     switch(&[c"pty-ssh"])
         .help(c"do what sshd was asked for in client mode (for its ForceCommand)")
         .takes(|pty, typed| put(&mut pty.asked.ssh, typed.switch())),
@@ -62,7 +62,7 @@ pub static OPTIONS: [Row<Pty>; 28] = [
         .takes(|pty, typed| put(&mut pty.asked.no_escape, typed.switch())),
     option(&[c"pty-escape"]).help(c"begin escapes with this character in client mode").takes(
         |pty, typed| {
-            let character = escape::character(&typed.value().to_string_lossy());
+            let character = escape::character(&typed.value.to_string_lossy());
             let character = character.map_err(|why| typed.wrong(why))?;
             (pty.asked.escape, pty.asked.no_escape) = (character, character.is_none());
             Ok(())
@@ -98,7 +98,7 @@ pub static OPTIONS: [Row<Pty>; 28] = [
     option(&[c"pty-env"])
         .help(c"send the specified variable in client mode (NAME or NAME=VALUE)")
         .takes(|pty, typed| {
-            let variable = request::variable(typed.value()).map_err(|why| typed.wrong(why))?;
+            let variable = request::variable(&typed.value).map_err(|why| typed.wrong(why))?;
             let (name, value) = variable;
             pty.asked.environment.extend(value.map(|value| (name, value)));
             Ok(())

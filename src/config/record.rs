@@ -78,7 +78,7 @@ impl Record {
     /// It is neither a switch nor the path of a folder.
     pub fn set_here(&mut self, typed: &Typed<'_>) -> Result<()> {
         match typed.switch() {
-            _ if typed.value().as_bytes().starts_with(b"/") => return self.set_folder(typed),
+            _ if typed.value.as_bytes().starts_with(b"/") => return self.set_folder(typed),
             Ok(true) => {}
             Ok(false) => self.folder = None,
             Err(_) => return Err(typed.wrong("neither yes nor no nor a full path")),

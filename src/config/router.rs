@@ -92,22 +92,20 @@ pub(super) const MAX_PROCESSES: u32 = 64;
 pub(super) const MAX_EVENTS: u32 = 65_536;
 
 impl Router {
+    /// Whether the rules of any socket are so.
+    pub fn any(&self, is_so: impl Fn(&Rules) -> bool) -> bool {
+        self.all.iter().any(is_so)
+    }
+
     /// Whether anything limits how many there may be, or how fast they come.
     pub fn has_limits(&self) -> bool {
-        self.all_rules().iter().any(|rules| {
-            rules.max_sessions.is_some()
-                || rules.max_user_sessions.is_some()
-                || rules.rate.is_some()
-        })
+        self.any(|rules| rules.max_sessions.or(rules.max_user_sessions).or(rules.rate).is_some())
     }
 
     /// How many descriptors a session takes at most that has a terminal: its client
     /// and the terminal; and where it can be left its program and its last output.
     pub fn descriptors_of_a_session(&self) -> u64 {
-        match self.all_rules().iter().any(|rules| rules.detach.sessions > 0) {
-            true => 4,
-            false => 2,
-        }
+        if self.any(|rules| rules.detach.sessions > 0) { 4 } else { 2 }
     }
 
     /// The rules of all sockets: the global ones first, then those of

@@ -197,8 +197,8 @@ impl Own {
     /// # Errors
     /// An unknown key, or a value that it cannot have.
     pub fn read(typed: &Typed<'_>) -> Result<Self> {
-        let option = typed.name();
-        let pairs = pairs::read(option, typed.value().as_bytes())?;
+        let option = typed.name.as_str();
+        let pairs = pairs::read(option, typed.value.as_bytes())?;
         let address = pairs.iter().find(|(key, _)| key == "addr").map(|(_, value)| value);
         let address = pairs::plain(address.map_or(b"", |value| value.as_slice()));
         if address.trim_ascii().is_empty() {

@@ -14,10 +14,11 @@ use fpty::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Typed<'a> {
     /// `forkptyrouter-rows`, or `forkpty-urouter2: rows`.
-    name: String,
-    value: Cow<'a, OsStr>,
-    /// The same, where it is taken for a list.
-    words: Vec<Vec<u8>>,
+    pub name: String,
+    /// Its bytes.
+    pub value: Cow<'a, OsStr>,
+    /// What stands between its separators, where it is taken for a list.
+    pub words: Vec<Vec<u8>>,
     /// It is one socket's, and takes the place of the global value.
     is_own: bool,
 }
@@ -44,21 +45,6 @@ impl Typed<'static> {
 }
 
 impl Typed<'_> {
-    /// What was given it.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its bytes.
-    pub fn value(&self) -> &OsStr {
-        &self.value
-    }
-
-    /// As a list: what stands between the separators.
-    pub fn words(&self) -> &[Vec<u8>] {
-        &self.words
-    }
-
     /// As text, without blanks around it.
     pub fn text(&self) -> String {
         text(self.value.as_bytes())
@@ -173,7 +159,7 @@ impl Typed<'_> {
     pub fn bytes(&self) -> Result<OsString> {
         match self.value.as_bytes().trim_ascii() {
             [] => Err(self.unusable("the value is empty")),
-            _ => Ok(self.value().to_owned()),
+            _ => Ok(self.value.clone().into_owned()),
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use once_cell::sync::Lazy;
 
+use crate::uwsgi::guard::locked;
 use crate::uwsgi::log::log;
 use crate::uwsgi::sockets::{self, Owner, Socket};
 use crate::uwsgi::worker::{self, First};
@@ -37,9 +38,7 @@ static OF_THE_MASTER: Mutex<Refused<Box<Stream>>> = Mutex::new(Refused::new());
 
 /// A worker has been forked: what the master still has to do is not its own.
 pub fn forget() {
-    if let Ok(mut refused) = OF_THE_MASTER.lock() {
-        refused.0.clear();
-    }
+    locked(&OF_THE_MASTER).0.clear();
 }
 
 /// The master's part: it refuses who comes while the first worker does not
@@ -51,16 +50,11 @@ pub fn look() {
         return;
     }
     let now = worker::first();
-    let before = match BEFORE.lock() {
-        Ok(mut before) => before.replace(now),
-        Err(_) => return,
-    };
+    let before = locked(&BEFORE).replace(now);
     if before != Some(now) {
         tell(before, now);
     }
-    let Ok(mut refused) = OF_THE_MASTER.lock() else {
-        return;
-    };
+    let mut refused = locked(&OF_THE_MASTER);
     refused.look();
     let why = match now {
         First::Runs => return,
@@ -114,9 +108,7 @@ pub fn refuse_all(doors: &[Private<Listener>], why: &str) {
         let _ = nix::poll::poll(&mut polled, timeout);
         refused.look();
         for door in doors {
-            // What the application forks must not hold the connection open.
-            match Private::open(|| door.accept().map(|accepted| accepted.map(|(client, _)| client)))
-            {
+            match super::accept(door) {
                 Ok(Some(client)) => refused.refuse(client, why),
                 Ok(None) => {}
                 Err(_) => std::thread::sleep(PAUSE),

@@ -18,6 +18,7 @@ mod log_copy;
 mod share;
 
 use std::ffi::CStr;
+use std::io;
 use std::sync::Arc;
 
 use crate::config::pty::Server;
@@ -31,7 +32,7 @@ use fpty::sys::environment;
 use fpty::sys::fork::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
-use fpty::sys::socket::Listener;
+use fpty::sys::socket::{Listener, Stream};
 use fpty::sys::spawn::{Program, Spawner, Started, Streams};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
@@ -93,7 +94,7 @@ fn open(config: &Server, doors: &[Socket]) -> Result<()> {
     }
     let log = config.log.then(Output::stdout).transpose().context("cannot keep the log")?;
     let share = Share::new(
-        doors.iter().map(|door| door_of(door.listener, door.role)).collect(),
+        doors.iter().map(Door::of).collect(),
         Private::of(master),
         config.scrollback(),
         Output::stderr().context("cannot keep the log")?,
@@ -140,8 +141,16 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
     }
 }
 
-fn door_of(listener: Listener, role: Role) -> Door {
-    Door { listener: Private::of(listener), readonly: role == Role::Watched }
+impl Door {
+    fn of(socket: &Socket) -> Self {
+        Self { listener: Private::of(socket.listener), readonly: socket.role == Role::Watched }
+    }
+}
+
+/// Takes a connection, which what the application forks does not have: it would hold
+/// it open.
+fn accept(door: &Listener) -> io::Result<Option<Private<Stream>>> {
+    Private::open(|| door.accept().map(|accepted| accepted.map(|(stream, _)| stream)))
 }
 
 /// The original standard input; a terminal is put into raw mode, since the

@@ -258,10 +258,7 @@ impl Share {
 
     fn accept(&mut self, index: usize) {
         let door = &self.doors[index];
-        let accepted = Private::open(|| {
-            door.listener.accept().map(|accepted| accepted.map(|(stream, _)| stream))
-        });
-        match accepted {
+        match super::accept(&door.listener) {
             Ok(Some(stream)) => {
                 let who = shares::Who::of(&stream);
                 if self.clients.iter().filter(|client| client.who == who).count() >= CLIENTS_OF_ONE

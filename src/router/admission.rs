@@ -42,7 +42,7 @@ impl Context {
         let line = format!("forkptyrouter: {name}: {who} is refused: {why}");
         self.doors.log_refusal(&line);
         let _ = client.write(format!("forkptyrouter: session refused: {REFUSED}\r\n").as_bytes());
-        self.told.refused(&origin, Some(client), Refusal::Denied, why);
+        self.told.refused(origin, Some(client), Refusal::Denied, why);
         false
     }
 }

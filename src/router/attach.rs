@@ -3,19 +3,20 @@
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::closing::LastWord;
 use super::context::Context;
-use super::doors::{Arrival, Newcomer};
+use super::doors::{Hopeless, Newcomer};
 use super::fault;
 use super::idle::Timed;
 use super::programs::Programs;
 use super::supervisor::leaders::Kind;
 use super::table::{Key, Source};
 use super::timers::{Due, LifeDue};
-use super::told::{Mode, Origin, Refusal, Rejection};
+use super::told::{Origin, Refusal, Rejection};
 use super::traffic::{Attached, Next, Sessions, Wires};
 use super::whose::{Subject, Whose};
 use crate::session::Session;
@@ -71,29 +72,27 @@ impl Context {
         if self.slow_down(door) {
             return Arrived::Nobody;
         }
+        let Some(place) = self.doors.door(door) else { return Arrived::Nobody };
+        let (protocol, rules) = (place.protocol, Rc::clone(&place.rules));
         match self.doors.accept(door) {
-            Arrival::Nobody => self.nobody_came(door),
-            Arrival::Client(client, transport, protocol)
-                if !self.admit(door, &client, transport, protocol) =>
-            {
+            Ok(None) => self.nobody_came(door),
+            Ok(Some((client, transport))) if !self.admit(door, &client, transport, protocol) => {
                 // Whoever is kept out does not use the rate up.
                 self.nobody_came(door);
                 self.close_when_read(client, LastWord::Eof);
             }
-            Arrival::Client(client, transport, Protocol::Uwsgi) => {
+            Ok(Some((client, transport))) if protocol == Protocol::Uwsgi => {
                 fault::point("accepted");
                 return Arrived::Uwsgi(client, transport);
             }
-            Arrival::Client(client, transport, Protocol::Raw) => {
-                let origin = self.told.origin(door, Protocol::Raw);
-                let Some(place) = self.doors.door(door) else { return Arrived::Nobody };
-                let seat = self.seats.take(&place.rules, &client);
-                let seat = seat.and_then(|seat| self.seats.sit(&place.rules, seat));
+            Ok(Some((client, transport))) => {
+                let origin = self.told.origin(door, protocol);
+                let seat = self.seats.take(&rules, &client);
+                let seat = seat.and_then(|seat| self.seats.sit(&rules, seat));
                 return Arrived::Raw(Newcomer { client, transport, door, seat, origin });
             }
-            Arrival::Hopeless(client, why) => {
-                let mode = self.doors.protocol(door).map(Mode::from).unwrap_or_default();
-                let origin = self.told.origin(door, mode);
+            Err(Hopeless { client, why }) => {
+                let origin = self.told.origin(door, protocol);
                 match client {
                     Some(client) => {
                         let why = Rejection::because(Refusal::Resources, why);
@@ -103,7 +102,7 @@ impl Context {
                     }
                     None => {
                         self.doors.log_refusal(&format!("forkptyrouter: {why}"));
-                        self.told.refused(&origin, None, Refusal::Resources, &why);
+                        self.told.refused(origin, None, Refusal::Resources, &why);
                     }
                 }
                 self.pause();
@@ -142,7 +141,7 @@ impl Context {
             }
         };
         self.doors.log_refusal(&line);
-        self.told.refused(&origin, Some(&client), *reason, &ended.text);
+        self.told.refused(origin, Some(&client), *reason, &ended.text);
         self.close_when_read(client, last);
     }
 

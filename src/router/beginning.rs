@@ -44,11 +44,6 @@ impl Beginning {
     pub fn is_same(&self, other: &Self) -> bool {
         self.as_bytes().eq_ignore_ascii_case(other.as_bytes())
     }
-
-    /// Whether this is the name.
-    pub fn is_name(&self, name: &str) -> bool {
-        name.as_bytes() == self.as_bytes()
-    }
 }
 
 impl From<Beginning> for String {
@@ -79,7 +74,7 @@ mod tests {
     fn what_begins_and_what_cannot() {
         let beginning = Beginning::of(b"K3x").expect("one");
         assert!(beginning.begins("k3x01234") && !beginning.begins("k3y01234"));
-        assert!(!beginning.is_whole() && beginning.is_name("K3x") && !beginning.is_name("k3x"));
+        assert!(!beginning.is_whole());
         assert_eq!(beginning.to_string(), "K3x");
         assert!(Beginning::of(b"k3x01234").is_some_and(|whole| whole.is_whole()));
         assert!(Beginning::of(b"k3x012345").is_some_and(|long| !long.begins("k3x01234")));

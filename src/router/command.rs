@@ -170,7 +170,7 @@ impl Commands {
             Some(why) => {
                 let origin = commanded.never_was(cx, key);
                 let client = Some(&commanded.wires.client);
-                cx.told.refused(&origin, client, Refusal::of(why), &why.text);
+                cx.told.refused(origin, client, Refusal::of(why), &why.text);
             }
             None => commanded.exited(cx, key, exit),
         }
@@ -321,20 +321,7 @@ impl Commanded {
     fn watch(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
         let token = Source::CommandClient(key).token();
         poller.add(self.wires.client.as_fd(), token, Interest::READ)?;
-        if let Some(input) = &self.wires.input {
-            // That it was closed is told uncalled for.
-            let nothing = Interest::default();
-            poller.add(input.as_fd(), Source::CommandStream(key, 0).token(), nothing)?;
-            self.interests[0] = Some(nothing);
-        }
-        for (output, number) in self.wires.outputs.iter().zip(1..) {
-            if let Some(output) = output {
-                let token = Source::CommandStream(key, number).token();
-                poller.add(output.as_fd(), token, Interest::READ)?;
-                self.interests[usize::from(number)] = Some(Interest::READ);
-            }
-        }
-        Ok(())
+        self.watch_streams(key, poller)
     }
 
     /// Waits for what is needed now.
@@ -345,18 +332,22 @@ impl Commanded {
             let _ = poller.change(self.wires.client.as_fd(), token, wanted);
             self.client_interest = wanted;
         }
-        let input = self.wires.input.as_ref().map(AsFd::as_fd);
-        let wanted = self.command.input_interest();
-        watch_stream(input, key, 0, wanted, &mut self.interests[0], poller);
-        for number in 1..=2 {
-            let output = self.wires.outputs[usize::from(number - 1)].as_ref().map(AsFd::as_fd);
-            let wanted = self.command.output_interest(number);
-            let known = &mut self.interests[usize::from(number)];
+        let _ = self.watch_streams(key, poller);
+    }
+
+    fn watch_streams(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
+        let Self { command, wires, interests: [input, outputs @ ..], .. } = self;
+        let stream = wires.input.as_ref().map(AsFd::as_fd);
+        let mut watched = watch_stream(stream, key, 0, command.input_interest(), input, poller);
+        for ((stream, known), number) in wires.outputs.iter().zip(outputs).zip(1..) {
+            let wanted = command.output_interest(number);
             // What is hung up and not read would be told of without end.
             if known.is_some() || wanted.read {
-                watch_stream(output, key, number, wanted, known, poller);
+                let stream = stream.as_ref().map(AsFd::as_fd);
+                watched = watched.and(watch_stream(stream, key, number, wanted, known, poller));
             }
         }
+        watched
     }
 
     fn forget(&mut self, number: u8, poller: &Poller) {
@@ -395,18 +386,15 @@ fn watch_stream(
     wanted: Interest,
     known: &mut Option<Interest>,
     poller: &Poller,
-) {
-    let Some(stream) = stream else {
-        *known = None;
-        return;
+) -> std::io::Result<()> {
+    let before = std::mem::replace(known, stream.map(|_| wanted));
+    let (Some(stream), token) = (stream, Source::CommandStream(key, number).token()) else {
+        return Ok(());
     };
-    if *known == Some(wanted) {
-        return;
-    }
-    let token = Source::CommandStream(key, number).token();
-    let _ = match known {
+    match before {
+        Some(before) if before == wanted => Ok(()),
         Some(_) => poller.change(stream, token, wanted),
+        // That an input was closed is told uncalled for.
         None => poller.add(stream, token, wanted),
-    };
-    *known = Some(wanted);
+    }
 }

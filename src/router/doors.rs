@@ -67,15 +67,12 @@ pub struct Newcomer {
     pub origin: Origin,
 }
 
-/// Who was waiting at a door.
-pub enum Arrival {
-    /// Nobody any more.
-    Nobody,
-    /// A client.
-    Client(Stream, Transport, Protocol),
-    /// There is no descriptor or memory for anybody; this one is to be told
-    /// why, if it could be taken.
-    Hopeless(Option<Stream>, String),
+/// Somebody who cannot be served, and why.
+pub struct Hopeless {
+    /// The connection.
+    pub client: Option<Stream>,
+    /// The reason.
+    pub why: String,
 }
 
 impl Doors {
@@ -168,21 +165,21 @@ impl Doors {
         true
     }
 
-    /// Takes a connection that waits at a socket of the router.
-    pub fn accept(&mut self, door: u16) -> Arrival {
-        let Some(door) = self.doors.get(door as usize) else {
-            return Arrival::Nobody;
+    /// Takes a connection that waits at a socket of the router, if there is one.
+    ///
+    /// # Errors
+    /// There is no descriptor or memory for anybody; who is there is to be told why, if
+    /// it could be taken.
+    pub fn accept(&mut self, door: u16) -> Result<Option<(Stream, Transport)>, Hopeless> {
+        let Some(door) = self.doors.get(usize::from(door)) else {
+            return Ok(None);
         };
-        match door.listener.accept() {
-            Ok(Some((client, transport))) => Arrival::Client(client, transport, door.protocol),
-            Ok(None) => Arrival::Nobody,
-            Err(error) => {
-                self.spare.give();
-                let client = door.listener.accept().ok().flatten().map(|(client, _)| client);
-                self.spare.fill();
-                Arrival::Hopeless(client, format!("cannot take the connection: {}", reason(&error)))
-            }
-        }
+        door.listener.accept().map_err(|error| {
+            self.spare.give();
+            let client = door.listener.accept().ok().flatten().map(|(client, _)| client);
+            self.spare.fill();
+            Hopeless { client, why: format!("cannot take the connection: {}", reason(&error)) }
+        })
     }
 
     /// Takes a connection that waits at the statistics' socket.
@@ -194,11 +191,6 @@ impl Doors {
             Some(listener) => Ok(listener.accept()?.map(|(stream, _)| stream)),
             None => Ok(None),
         }
-    }
-
-    /// What a socket speaks.
-    pub fn protocol(&self, door: u16) -> Option<Protocol> {
-        self.doors.get(door as usize).map(|door| door.protocol)
     }
 
     /// Logs a refusal, or only counts it.

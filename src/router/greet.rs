@@ -11,11 +11,10 @@ use super::context::Context;
 use super::doors::Newcomer;
 use super::latecomers::{self, Late, Latecomers, SILENCE};
 use super::programs::Programs;
-use super::seats::{Full, Seat};
 use super::table::{Key, Source, Table};
 use super::tallies::Tally;
 use super::timers::{Due, LifeDue};
-use super::told::{Refusal, Rejection};
+use super::told::{Origin, Refusal, Rejection};
 use super::traffic::{LINGERS, Sessions};
 use super::whose::Whose;
 use crate::session::greeting::{Greeting, Heard, Opening};
@@ -46,13 +45,9 @@ const DESCRIPTORS: usize = 3;
 
 /// A client whose program has not started yet.
 struct Caller {
-    client: Stream,
-    transport: Transport,
-    /// The socket that it came to, by its index.
-    door: u16,
+    /// Who it is; where it comes from is known when it has spoken.
+    newcomer: Newcomer,
     greeting: Greeting,
-    /// Its seat, where there are any.
-    seat: Result<Option<Seat>, Full>,
     /// Descriptors that it passes.
     arrived: Passed,
     /// When it came.
@@ -64,29 +59,23 @@ struct Caller {
 }
 
 impl Caller {
-    /// One that came just now, and is waited for until then, at first.
-    fn new(
-        (client, transport, door): (Stream, Transport, u16),
-        seat: Result<Option<Seat>, Full>,
-        greeting: Greeting,
-        patience: Duration,
-    ) -> Self {
+    /// One that came just now, and is waited for so long, at first.
+    fn new(newcomer: Newcomer, greeting: Greeting, patience: Duration) -> Self {
         let since = Instant::now();
         let until = since + patience;
         let (arrived, waited_for, latest) = (Passed::default(), false, until);
-        Self { client, transport, door, greeting, seat, arrived, since, until, latest, waited_for }
+        Self { newcomer, greeting, arrived, since, until, latest, waited_for }
     }
 
     /// It has said what it wants.
     fn comes(self, cx: &Context) -> (Newcomer, Opening) {
-        let Self { client, transport, door, greeting, seat, waited_for, .. } = self;
-        if waited_for {
+        if self.waited_for {
             // It gets another token.
-            let _ = cx.poller.remove(client.as_fd());
+            let _ = cx.poller.remove(self.newcomer.client.as_fd());
         }
-        let opening = greeting.opening();
-        let origin = cx.told.origin_of(door, &opening);
-        (Newcomer { client, transport, door, seat, origin }, opening)
+        let opening = self.greeting.opening();
+        let origin = cx.told.origin_of(self.newcomer.door, &opening);
+        (Newcomer { origin, ..self.newcomer }, opening)
     }
 
     /// It says hello: it has so long for each part of what it wants.
@@ -149,8 +138,8 @@ impl Callers {
         let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
         let seat = cx.seats.take(rules, &client);
         let patience = self.latecomers.patience(&client, transport, Instant::now());
-        let from = (client, transport, door);
-        let key = self.callers.insert(Caller::new(from, seat, Greeting::default(), patience));
+        let newcomer = Newcomer { client, transport, door, seat, origin: Origin::default() };
+        let key = self.callers.insert(Caller::new(newcomer, Greeting::default(), patience));
         cx.faults.made = Some(Whose::Caller(key));
         self.hear(cx, key, false)
     }
@@ -203,13 +192,13 @@ impl Callers {
             return Greeted::Waits;
         };
         // Only who has had the answer to its hello passes anything.
-        let passes = caller.transport == Transport::Unix && caller.greeting.is_extended();
+        let passes = caller.newcomer.transport == Transport::Unix && caller.greeting.is_extended();
         let read = match passes {
             true => {
                 let (input, arrived) = (&mut cx.input, &mut caller.arrived);
-                caller.client.read_into_with_descriptors(input, arrived)
+                caller.newcomer.client.read_into_with_descriptors(input, arrived)
             }
-            false => caller.client.read_into(&mut cx.input),
+            false => caller.newcomer.client.read_into(&mut cx.input),
         };
         // One that sends as many as it likes.
         if caller.arrived.descriptors.len() > DESCRIPTORS {
@@ -239,20 +228,25 @@ impl Callers {
             caller.until = caller.latest.min(Instant::now() + patience);
         }
         super::fault::strike("greeting", || &cx.input);
-        let commands = cx.doors.rules(caller.door).is_some_and(|rules| rules.allow_command);
+        let commands =
+            cx.doors.rules(caller.newcomer.door).is_some_and(|rules| rules.allow_command);
         let takes_streams = commands && cx.config.pass_stdio;
         let mut bytes = cx.input.as_slice();
         loop {
             match caller.greeting.hear(&mut bytes) {
                 Heard::Answer(answer) => {
                     // It may pass its streams from here on, and no sooner.
-                    if caller.transport == Transport::Unix && takes_streams {
-                        caller.client.accept_descriptors();
+                    if caller.newcomer.transport == Transport::Unix && takes_streams {
+                        caller.newcomer.client.accept_descriptors();
                     }
-                    let _ = caller.client.write(&answer);
+                    let _ = caller.newcomer.client.write(&answer);
                     let now = Instant::now();
                     if now - caller.since > SILENCE {
-                        self.latecomers.note(&caller.client, caller.transport, now);
+                        self.latecomers.note(
+                            &caller.newcomer.client,
+                            caller.newcomer.transport,
+                            now,
+                        );
                     }
                     caller.renew(now, patience);
                 }
@@ -274,7 +268,7 @@ impl Callers {
         if caller.waited_for {
             return Greeted::Waits;
         }
-        let (client, token) = (caller.client.as_fd(), Source::Caller(key).token());
+        let (client, token) = (caller.newcomer.client.as_fd(), Source::Caller(key).token());
         if let Err(error) = cx.poller.add(client, token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
             return self.refuse(cx, key, &why);
@@ -297,7 +291,7 @@ impl Callers {
         let heard = cx.input.len() - left;
         cx.input.drain(..heard);
         let arrived = std::mem::take(&mut caller.arrived);
-        caller.client.refuse_descriptors();
+        caller.newcomer.client.refuse_descriptors();
         let (newcomer, opening) = caller.comes(cx);
         Greeted::Opens(Box::new(Opened { newcomer, opening, arrived, ended, name: None }))
     }
@@ -320,18 +314,17 @@ impl Callers {
         self.latecomers.note(&client, transport, Instant::now());
         let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
         let seat = cx.seats.take(rules, &client);
+        let origin = cx.told.origin(door, Protocol::Uwsgi);
+        let newcomer = Newcomer { client, transport, door, seat, origin };
         if is_too_late {
-            let origin = cx.told.origin(door, Protocol::Uwsgi);
             // What it has shown may end within a line.
-            let _ = client.write(b"\r\n");
+            let _ = newcomer.client.write(b"\r\n");
             let text = format!("{TOO_LATE}: {WHAT_IS_LATE}");
-            let newcomer = Newcomer { client, transport, door, seat, origin };
             cx.turn_back(newcomer, false, Rejection::because(Refusal::Handshake, text));
             return Greeted::Waits;
         }
-        let (from, greeting) = ((client, transport, door), decoder.unwrap_or_default());
-        let caller = Caller::new(from, seat, Greeting::late(greeting), SILENCE);
-        let key = self.callers.insert(caller);
+        let greeting = Greeting::late(decoder.unwrap_or_default());
+        let key = self.callers.insert(Caller::new(newcomer, greeting, SILENCE));
         cx.faults.made = Some(Whose::Caller(key));
         self.heard(cx, key)
     }
@@ -339,7 +332,7 @@ impl Callers {
     /// A web page has no business here.
     fn begin_no_more(&mut self, cx: &mut Context, key: Key) -> Greeted {
         let Some(caller) = self.callers.remove(key) else { return Greeted::Waits };
-        let Caller { client, door, .. } = *caller;
+        let Newcomer { client, door, .. } = caller.newcomer;
         cx.refuse_page(door, Protocol::Uwsgi, &client, true);
         cx.close_when_read(client, LastWord::Eof);
         Greeted::Waits

@@ -14,7 +14,7 @@ use super::secrets::NOBODY;
 use super::table::Key;
 use super::told::{Gone, Mode, New, Origin, Parted, Peer, Relayed, Story, Told};
 use super::traffic::{Attached, Sessions};
-use super::whose::{Subject, Whose};
+use super::whose::Subject;
 use crate::router::record::Recording;
 use crate::shares::Who;
 use fpty::proto::Ending;
@@ -242,7 +242,7 @@ impl Attached {
         let client = &self.wires.client;
         cx.emit(Event::Attached { key, entry, origin, client });
         if let Some(recording) = self.wires.recording() {
-            recording.belongs_to(Whose::Session(key));
+            recording.belongs_to(Subject::Session(key));
         }
         if cx.told.keeps_facts() {
             self.wires.traffic.get_or_insert_with(Box::default);
@@ -313,7 +313,7 @@ impl Sessions {
         let bytes = attached.bytes();
         cx.emit(Event::Detached { key, entry, how, bytes });
         if let Some(recording) = attached.wires.recording() {
-            recording.belongs_to(Whose::Left(entry));
+            recording.belongs_to(Subject::Left(entry));
         }
         Some(attached)
     }

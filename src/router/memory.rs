@@ -178,6 +178,17 @@ mod tests {
     }
 
     #[test]
+    fn bytes_come_out_of_words_as_they_went_in() {
+        let words = [const { AtomicU64::new(0) }; 2];
+        for length in 0..=16 {
+            let bytes: Vec<u8> = (1..=length).collect();
+            assert!(write(&words, &bytes));
+            assert_eq!(read(&words, bytes.len()), bytes);
+        }
+        assert!(!write(&words, &[7; 17]));
+    }
+
+    #[test]
     fn no_part_reaches_into_the_next() {
         for gateways in [1, 4, 64] {
             for limits in [false, true] {

@@ -19,7 +19,7 @@
 //! | `behind.rs`, `hearing.rs` | clients that ask for more than one turn has time for; they are heard |
 //! | `traffic.rs` | bytes between a client and its terminal |
 //! | `observed.rs` | what is noted of them, where somebody wants to know |
-//! | `idle.rs` | when what is idle is told, and ends |
+//! | `idle.rs` | what may take only so long, and be idle only for so long |
 //! | `quiet.rs` | ends that nothing tells of, and the end of the input |
 //! | `lifecycle.rs` | the life of a session: who hears of its beginning and its end |
 //! | `depart.rs` | a session ends |

@@ -13,16 +13,16 @@ use fpty::proto::request::{Request, Verb};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::spawn::Program;
 
-fn refused(why: impl Into<String>) -> Ended {
-    Ended::because(Ending::Refused, why)
+fn refused(why: impl Into<String>) -> Rejection {
+    Rejection::because(Refusal::Command, why)
 }
 
 impl Context {
     /// The program that a client asks for.
     ///
     /// # Errors
-    /// It does not get it: how its session ends.
-    fn asked_for(&self, door: u16, request: Request) -> Result<Arc<Program>, Ended> {
+    /// It does not get it.
+    pub fn granted(&self, door: u16, request: Request) -> Result<Arc<Program>, Rejection> {
         let request = request.read().map_err(|why| refused(format!("bad request: {why}")))?;
         let Some(place) = self.doors.door(door) else {
             return Err(refused("the socket is closed"));
@@ -49,20 +49,9 @@ impl Context {
         };
         Ok(Arc::new(program.surrounded_as(&place.program)))
     }
-
-    /// The same; what it does not get is told as such.
-    ///
-    /// # Errors
-    /// As above.
-    pub fn granted(&self, door: u16, request: Request) -> Result<Arc<Program>, Rejection> {
-        self.asked_for(door, request).map_err(|ended| match ended.ending {
-            Ending::Refused => Rejection { ended, reason: Refusal::Command },
-            _ => ended.into(),
-        })
-    }
 }
 
-fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Ended> {
+fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Rejection> {
     let there_is = |path: &&CStr| fpty::sys::is_executable(path);
     let server = match &rules.sftp_server {
         Some(path) => Some(path.as_c_str()).filter(there_is),
@@ -77,7 +66,7 @@ fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Ended> {
             "no SFTP server here: cannot execute {sought} (install openssh-sftp-server in the \
              instance, or set forkptyrouter-sftp-server)"
         );
-        return Err(Ended { ending: Ending::ExecFailed, value: 127, text });
+        return Err(Ended { ending: Ending::ExecFailed, value: 127, text }.into());
     };
     let words = arguments.to_bytes().split(u8::is_ascii_whitespace);
     let words = words.filter(|word| !word.is_empty()).filter_map(|word| CString::new(word).ok());
@@ -88,11 +77,11 @@ fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Ended> {
 /// Of a server that was started without one.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-fn whole_or_empty(line: Vec<u8>) -> Result<CString, Ended> {
+fn whole_or_empty(line: Vec<u8>) -> Result<CString, Rejection> {
     CString::new(line).map_err(|_| refused("bad request: the command holds a NUL byte"))
 }
 
-fn whole(line: Vec<u8>) -> Result<CString, Ended> {
+fn whole(line: Vec<u8>) -> Result<CString, Rejection> {
     if line.is_empty() {
         return Err(refused("bad request: the command is empty"));
     }
@@ -100,7 +89,7 @@ fn whole(line: Vec<u8>) -> Result<CString, Ended> {
 }
 
 /// A NUL stands after each.
-pub(super) fn arguments(data: &[u8]) -> Result<Vec<CString>, Ended> {
+pub(super) fn arguments(data: &[u8]) -> Result<Vec<CString>, Rejection> {
     let data = data.strip_suffix(b"\0").unwrap_or(data);
     let words: Vec<CString> =
         data.split(|byte| *byte == 0).filter_map(|word| CString::new(word).ok()).collect();

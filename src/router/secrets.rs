@@ -76,7 +76,7 @@ impl Secrets {
     }
 
     /// The client has the new one; whether the one before was good until now.
-    pub fn has_arrived(&mut self) -> bool {
+    pub fn settle(&mut self) -> bool {
         self.before.take().is_some()
     }
 
@@ -110,7 +110,7 @@ mod tests {
             assert!(secrets.are(came_with) && secrets.are(&now(&secrets)));
             assert_eq!(secrets.are(&first), *came_with == first);
         }
-        assert!(secrets.has_arrived() && !secrets.has_arrived());
+        assert!(secrets.settle() && !secrets.settle());
         assert!(!secrets.are(&first) && secrets.are(&second));
         assert_eq!(format!("{:?}", secrets.kept()), "Kept");
         let again = Secrets::of(secrets.kept());

@@ -32,7 +32,7 @@ use crate::config::rules::Rules;
 use crate::uwsgi::gateway::Gateway;
 use crate::uwsgi::log::log;
 use crate::uwsgi::server;
-use crate::uwsgi::sockets::Role;
+use crate::uwsgi::sockets::{self, Owner, Role};
 use fpty::error::{Context as _, Result};
 use fpty::proto::Protocol;
 use fpty::sys::poll::{Interest, Poller};
@@ -68,12 +68,12 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
 
     let mut doors = Vec::new();
     let mut statistics = None;
-    for socket in gateway.sockets()? {
+    for socket in sockets::bound(Owner::Router)? {
         let protocol = match socket.role {
             Role::Raw => Protocol::Raw,
             Role::Uwsgi => Protocol::Uwsgi,
             // One gateway is enough to tell of.
-            Role::Stats if gateway.is_first() => {
+            Role::Stats if gateway.ordinal() == 0 => {
                 statistics = Some(socket.listener);
                 continue;
             }

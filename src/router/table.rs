@@ -53,6 +53,11 @@ impl Key {
     /// The least that there is.
     pub const FIRST: Self = Self::of_place(0);
 
+    /// Its place in the table, as [`Table::from`] has it.
+    pub fn place(self) -> usize {
+        self.index as usize
+    }
+
     /// The first of a place.
     const fn of_place(index: u32) -> Self {
         Self { index, generation: NonZeroU32::MIN }

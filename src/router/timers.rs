@@ -132,7 +132,7 @@ impl Timers {
     /// Remembers to do this after a while.
     pub fn after(&mut self, wait: Duration, due: Due, poller: &Poller) {
         // Without an alarm it comes, and late where the machine sleeps.
-        if wait <= SOON || due.is_grace() || !self.has_alarm(poller) {
+        if wait <= SOON || due.is_grace() || !self.make_alarm(poller) {
             return self.soon.push(Reverse((Instant::now() + wait, due)));
         }
         let at = BootInstant::now() + wait;
@@ -143,7 +143,7 @@ impl Timers {
         }
     }
 
-    fn has_alarm(&mut self, poller: &Poller) -> bool {
+    fn make_alarm(&mut self, poller: &Poller) -> bool {
         if self.alarm.is_none() {
             let token = Source::Alarm.token();
             self.alarm = Alarm::new()

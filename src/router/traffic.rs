@@ -110,7 +110,7 @@ impl Wires {
     }
 
     /// It goes on to be recorded, if it was.
-    pub fn is_recorded_by(&mut self, recording: Option<Rc<Recording>>) {
+    pub fn record_by(&mut self, recording: Option<Rc<Recording>>) {
         if recording.is_some() {
             self.traffic.get_or_insert_with(Box::default).recording = recording;
         }
@@ -224,13 +224,13 @@ pub enum Next {
 impl Sessions {
     /// Whether an event is about one end of a stream, which takes a while to
     /// pass on: there is more of it, or room for what there was.
-    pub fn is_bulk(&mut self, ready: Ready) -> bool {
+    pub fn is_bulk(&self, ready: Ready) -> bool {
         let (key, of_client) = match Source::of(ready.token) {
             Source::Client(key) => (key, true),
             Source::Terminal(key) => (key, false),
             _ => return false,
         };
-        self.get_mut(key).is_some_and(|attached| {
+        self.get(key).is_some_and(|attached| {
             let (input, output) = (attached.last_input >= BULK, attached.last_output >= BULK);
             let (more, room) = if of_client { (input, output) } else { (output, input) };
             more || (ready.write && room)

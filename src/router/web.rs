@@ -106,7 +106,7 @@ impl Context {
     /// else was said to it.
     pub fn refuse_page(&mut self, door: u16, protocol: Protocol, client: &Stream, is_told: bool) {
         let origin = self.told.origin(door, protocol);
-        self.told.refused(&origin, Some(client), Refusal::Denied, WHY);
+        self.told.refused(origin, Some(client), Refusal::Denied, WHY);
         let line = line(self.doors.door(door).map(|door| door.name.as_str()), client);
         self.doors.log_refusal(&line);
         if is_told {

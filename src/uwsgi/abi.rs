@@ -4,32 +4,25 @@
 //! another and reads the wrong fields. The server exports its own header and
 //! flags (`uwsgi_get_dot_h`, `uwsgi_get_cflags`), so we compare.
 
+use std::borrow::Cow;
 use std::ffi::{CStr, c_char};
 
 use super::fingerprint::{self, Fingerprint};
-
-/// The fingerprint of a server, as constants.
-pub struct Built {
-    /// `UWSGI_VERSION`.
-    pub version: &'static str,
-    /// See [`Fingerprint::header`].
-    pub header: u64,
-    /// See [`Fingerprint::flags`].
-    pub flags: &'static str,
-}
 
 include!(concat!(env!("OUT_DIR"), "/built_for.rs"));
 
 /// Compares this process with the server we were built for; the error is the
 /// line for the operator.
 pub fn check() -> Result<(), String> {
-    let Some(running) = running() else {
+    let texts = (text_of(c"uwsgi_get_dot_h"), text_of(c"uwsgi_get_cflags"));
+    let (Some(header), Some(flags)) = texts else {
         return Err(format!(
             "forkptyrouter: built for uWSGI {}, loaded into a program that is no uWSGI server \
              (it exports no header); not loading",
             BUILT_FOR.version
         ));
     };
+    let running = fingerprint::of(&header, &flags);
     explain(&BUILT_FOR, &running).map_or(Ok(()), |difference| {
         let server = std::env::current_exe()
             .map_or_else(|_| String::from("/path/to/uwsgi"), |path| path.display().to_string());
@@ -42,7 +35,7 @@ pub fn check() -> Result<(), String> {
 }
 
 /// What tells the two apart, if anything does.
-fn explain(built: &Built, running: &Fingerprint) -> Option<String> {
+fn explain(built: &Fingerprint, running: &Fingerprint) -> Option<String> {
     if built.version != running.version {
         return Some(String::from("another version"));
     }
@@ -59,10 +52,6 @@ fn explain(built: &Built, running: &Fingerprint) -> Option<String> {
         ));
     }
     (built.header != running.header).then(|| String::from("another uwsgi.h of the same version"))
-}
-
-fn running() -> Option<Fingerprint> {
-    Some(fingerprint::of(&text_of(c"uwsgi_get_dot_h")?, &text_of(c"uwsgi_get_cflags")?))
 }
 
 /// Calls one of the server's two functions that return a text.
@@ -93,10 +82,10 @@ fn text_of(symbol: &CStr) -> Option<String> {
 mod tests {
     use super::*;
 
-    const BUILT: Built = Built { version: "2.0.31", header: 7, flags: "A B=1" };
+    const BUILT: Fingerprint = server("2.0.31", 7, "A B=1");
 
-    fn server(version: &str, header: u64, flags: &str) -> Fingerprint {
-        Fingerprint { version: version.into(), header, flags: flags.into() }
+    const fn server(version: &'static str, header: u64, flags: &'static str) -> Fingerprint {
+        Fingerprint { version: Cow::Borrowed(version), header, flags: Cow::Borrowed(flags) }
     }
 
     #[test]

@@ -4,16 +4,18 @@
 //! Also a part of build.rs, which takes the fingerprint of the target server;
 //! [`super::abi`] compares it with that of the server that loads the library.
 
+use std::borrow::Cow;
+
 /// The identity of one build of uWSGI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     /// `UWSGI_VERSION`, without quotes.
-    pub version: String,
+    pub version: Cow<'static, str>,
     /// FNV-1a of the header's text: it tells headers apart, no more.
     pub header: u64,
     /// The names of the macros (with `=value` where there is one) that the
     /// header looks at, sorted, with a blank between.
-    pub flags: String,
+    pub flags: Cow<'static, str>,
 }
 
 /// Set by uWSGI for its own sources only; what it embeds changes no layout.
@@ -23,7 +25,7 @@ const NOT_LAYOUT: [&str; 2] = ["UWSGI_DECLARE_EMBEDDED_PLUGINS", "UWSGI_LOAD_EMB
 pub fn of(header: &str, flags: &str) -> Fingerprint {
     // --dot-h ends with a line feed of its own.
     let header = header.trim_end();
-    let mut version = String::from("unknown");
+    let mut version = Cow::Borrowed("unknown");
     let mut counted = Vec::new();
     for flag in flags.split_ascii_whitespace() {
         let Some(definition) = flag.strip_prefix("-D") else {
@@ -31,14 +33,14 @@ pub fn of(header: &str, flags: &str) -> Fingerprint {
         };
         let name = definition.split('=').next().unwrap_or(definition);
         if name == "UWSGI_VERSION" {
-            version = definition[name.len()..].replace(['=', '"', '\\'], "");
+            version = definition[name.len()..].replace(['=', '"', '\\'], "").into();
         } else if !NOT_LAYOUT.contains(&name) && mentions(header, name) {
             counted.push(definition.replace(['"', '\\'], ""));
         }
     }
     counted.sort_unstable();
     counted.dedup();
-    Fingerprint { version, header: fnv1a(header.as_bytes()), flags: counted.join(" ") }
+    Fingerprint { version, header: fnv1a(header.as_bytes()), flags: counted.join(" ").into() }
 }
 
 /// Whether `text` has `name` as a word of its own.

@@ -8,7 +8,7 @@ use once_cell::sync::OnceCell;
 
 use super::guard::guard;
 use super::log::log;
-use super::sockets::{self, Owner, Socket};
+use super::sockets::Owner;
 use super::{inherited, proof, server};
 use crate::ffi;
 use fpty::error::{Error, Result};
@@ -42,15 +42,17 @@ pub struct Gateway {
     harakiri: Option<u32>,
 }
 
-/// What a gateway process does, and its harakiri; set once, before the first is
-/// registered.
-static RUN: OnceCell<(fn(Gateway) -> Result<()>, Option<u32>)> = OnceCell::new();
+/// What a gateway process does.
+type Run = fn(Gateway) -> Result<()>;
+
+/// That, and its harakiri; set once, before the first is registered.
+static RUN: OnceCell<(Run, Option<u32>)> = OnceCell::new();
 
 /// Registers the gateways. Without a master the server forks them at once.
 ///
 /// # Errors
 /// The server's table of gateways is full.
-pub fn register(count: u32, harakiri: Option<u32>, run: fn(Gateway) -> Result<()>) -> Result<()> {
+pub fn register(count: u32, harakiri: Option<u32>, run: Run) -> Result<()> {
     let _ = RUN.set((run, harakiri));
     for _ in 0..count {
         // SAFETY: the name lives forever, as does the function.
@@ -88,19 +90,6 @@ unsafe extern "C" fn gateway_main(id: c_int, _: *mut c_void) {
 }
 
 impl Gateway {
-    /// Our sockets, bound before the gateway was forked.
-    ///
-    /// # Errors
-    /// One of them is not a listening socket any more.
-    pub fn sockets(&self) -> Result<Vec<Socket>> {
-        sockets::bound(Owner::Router)
-    }
-
-    /// Whether it is the first of its kind.
-    pub fn is_first(&self) -> bool {
-        self.ordinal() == 0
-    }
-
     /// How many of its kind come before it.
     pub fn ordinal(&self) -> usize {
         all().iter().take(self.id).filter(|other| is_ours(other)).count()

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::log::log;
 use super::server;
@@ -26,6 +27,11 @@ pub fn start(plugin: &str, what: &str, body: impl FnOnce() -> Result<()>) {
         log(&format!("{plugin}: {error}"));
         server::exit(1);
     }
+}
+
+/// What a mutex holds: after a panic that is as good as before.
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a panic said.

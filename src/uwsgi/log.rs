@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 use std::ffi::c_int;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 
+use super::guard::locked;
 use super::queue::Queue;
 use crate::ffi;
 use fpty::sys::stdio;
@@ -65,7 +66,7 @@ pub fn flush() {
 }
 
 fn go_on(then: impl FnOnce(&mut Queue)) {
-    let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut waiting = locked(&WAITING);
     waiting.flush(takes);
     if *waiting.lost() > 0 && !waiting.waits() {
         let line = |lost: &mut u64| {

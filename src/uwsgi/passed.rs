@@ -3,8 +3,9 @@
 use std::ffi::c_int;
 use std::io;
 use std::ptr::addr_of_mut;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use super::guard::locked;
 use crate::ffi;
 use fpty::error::{Context, Result};
 use fpty::sys::socket::Listener;
@@ -23,7 +24,7 @@ static OURS: Mutex<Vec<c_int>> = Mutex::new(Vec::new());
 pub fn take(number: c_int) -> Result<c_int> {
     Listener::of_the_server(number)?;
     if is_of_the_service_manager(number) {
-        OURS.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+        locked(&OURS).push(number);
     }
     // SAFETY: a descriptor's number.
     unsafe { ffi::uwsgi_add_safe_fd(number) };
@@ -39,7 +40,7 @@ pub fn take(number: c_int) -> Result<c_int> {
 /// its own (sd_listen_fds(3)): its workers would accept our clients. Takes ours
 /// off its list, before it counts its workers.
 pub fn keep_from_the_server() {
-    let ours = OURS.lock().unwrap_or_else(PoisonError::into_inner);
+    let ours = locked(&OURS);
     if ours.is_empty() {
         return;
     }

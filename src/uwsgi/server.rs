@@ -10,7 +10,7 @@ use crate::ffi;
 
 /// The server's version; the one we were built for, or we would not be loaded.
 pub fn version() -> &'static str {
-    BUILT_FOR.version
+    &BUILT_FOR.version
 }
 
 /// Whether statistics are asked for with HTTP (`stats-http`).

@@ -74,10 +74,6 @@ impl Role {
             Protocol::Uwsgi => Role::Uwsgi,
         }
     }
-
-    fn of(mode: c_int) -> Self {
-        usize::try_from(mode).ok().and_then(|mode| ROLES.get(mode)).copied().unwrap_or(Role::Raw)
-    }
 }
 
 /// A socket that is bound.
@@ -223,8 +219,9 @@ pub fn bind(
 }
 
 fn role_and_rules(mode: c_int) -> (Role, usize) {
-    let rules = usize::try_from(mode >> RULES).unwrap_or(0);
-    (Role::of(mode & ((1 << RULES) - 1)), rules)
+    let number = |number: c_int| usize::try_from(number).unwrap_or(0);
+    let role = ROLES.get(number(mode & ((1 << RULES) - 1))).copied();
+    (role.unwrap_or(Role::Raw), number(mode >> RULES))
 }
 
 /// The number in an address of another's socket; else it is not `what`.

@@ -5,7 +5,10 @@
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use once_cell::sync::OnceCell;
 
 use super::gateway;
@@ -17,9 +20,9 @@ static HAVE_TOLD: OnceCell<&'static [AtomicU64]> = OnceCell::new();
 static MASTER: AtomicI32 = AtomicI32::new(0);
 static BEFORE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
 
-/// How long the gateways may take, in steps of so many nanoseconds.
+/// How long the gateways may take, in steps.
 const STEPS: u32 = 150;
-const STEP: libc::c_long = 2_000_000;
+const STEP: Duration = Duration::from_millis(2);
 
 /// Where gateways say so, a word for each: memory that the master shares with them.
 pub fn hear(words: &'static [AtomicU64]) {
@@ -75,8 +78,7 @@ fn action(signal: c_int) -> libc::sigaction {
 
 extern "C" fn on_stop(signal: c_int) {
     // Those that the master forks have its handlers for a moment.
-    // SAFETY: getpid(2).
-    if unsafe { libc::getpid() } == MASTER.load(Ordering::Relaxed) {
+    if std::process::id() as i32 == MASTER.load(Ordering::Relaxed) {
         tell_gateways();
     }
     let before = BEFORE.load(Ordering::Acquire);
@@ -87,7 +89,7 @@ extern "C" fn on_stop(signal: c_int) {
 }
 
 /// Asks all gateways to tell their clients, and waits for them, not long. Called
-/// in a handler.
+/// in a handler: what it calls are system calls and no more (signal-safety(7)).
 fn tell_gateways() {
     static ONCE: AtomicBool = AtomicBool::new(false);
     let Some(words) = HAVE_TOLD.get().filter(|_| !ONCE.swap(true, Ordering::Relaxed)) else {
@@ -96,8 +98,8 @@ fn tell_gateways() {
     let pids =
         || gateway::all().iter().filter(|one| gateway::is_ours(one)).map(|gateway| gateway.pid);
     for pid in pids().filter(|pid| *pid > 1) {
-        // SAFETY: kill(2); a child that was not waited for.
-        unsafe { libc::kill(pid, libc::SIGTERM) };
+        // A child that was not waited for.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
     }
     for _ in 0..STEPS {
         let is_done =
@@ -105,8 +107,6 @@ fn tell_gateways() {
         if pids().zip(*words).all(is_done) {
             return;
         }
-        let step = libc::timespec { tv_sec: 0, tv_nsec: STEP };
-        // SAFETY: nanosleep(2) reads one timespec.
-        unsafe { libc::nanosleep(&step, std::ptr::null_mut()) };
+        std::thread::sleep(STEP);
     }
 }

@@ -1,8 +1,9 @@
 //! The process that the server has just forked.
 
 use std::ptr::{addr_of, addr_of_mut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
+use super::guard::locked;
 use crate::ffi;
 
 type Hook = unsafe extern "C" fn();
@@ -48,11 +49,7 @@ pub fn may_rest() -> Option<&'static str> {
     let (cheaper, idle) = unsafe {
         (addr_of!(ffi::uwsgi.cheaper).read() != 0, addr_of!(ffi::uwsgi.idle).read() != 0)
     };
-    match (cheaper, idle) {
-        (true, _) => Some("cheaper"),
-        (false, true) => Some("idle"),
-        (false, false) => None,
-    }
+    cheaper.then_some("cheaper").or(idle.then_some("idle"))
 }
 
 /// Our hooks, and the one that they stand in front of.
@@ -73,7 +70,7 @@ struct Hooks {
 ///
 /// To be called by the master, before it forks, once for each of two hooks.
 pub fn before_language_plugins(hook: Hook) {
-    let mut hooks = hooks();
+    let mut hooks = locked(&HOOKS);
     let is_first = hooks.ours.iter().all(Option::is_none);
     if let Some(free) = hooks.ours.iter_mut().find(|hook| hook.is_none()) {
         *free = Some(hook);
@@ -98,15 +95,11 @@ pub fn before_language_plugins(hook: Hook) {
 
 unsafe extern "C" fn ours_and_theirs() {
     let (ours, theirs) = {
-        let hooks = hooks();
+        let hooks = locked(&HOOKS);
         (hooks.ours, hooks.theirs)
     };
     for hook in ours.into_iter().flatten().chain(theirs) {
         // SAFETY: a post_fork hook, called where the server calls it.
         unsafe { hook() };
     }
-}
-
-fn hooks() -> MutexGuard<'static, Hooks> {
-    HOOKS.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -58,14 +58,6 @@ pub fn shown(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The same of bytes; what is no UTF-8 becomes U+FFFD.
-pub fn shown_bytes(bytes: &[u8]) -> Cow<'_, str> {
-    match String::from_utf8_lossy(bytes) {
-        Cow::Borrowed(text) => shown(text),
-        Cow::Owned(text) => Cow::Owned(shown(&text).into_owned()),
-    }
-}
-
 /// The same of a text of which so many bytes are wanted at most; what is cut off
 /// leaves a mark.
 pub fn shown_within(text: &str, most: usize) -> Cow<'_, str> {
@@ -247,7 +239,6 @@ mod tests {
         assert_eq!(shown("a\x1b[2Jb\r\nc\u{9b}"), "a\\u001b[2Jb\\r\\nc\\u009b");
         assert_eq!(shown("\u{202e}x\u{85}\u{e0041}"), "\\u202ex\\u0085\\udb40\\udc41");
         assert!(matches!(shown("d\u{e9}j\u{e0} \"vu\" \\ \u{1f600}"), Cow::Borrowed(_)));
-        assert_eq!(shown_bytes(b"a\xff\nb\x9b"), "a\u{fffd}\\nb\u{fffd}");
     }
 
     #[test]
@@ -311,11 +302,6 @@ mod tests {
             let out = String::from_utf8(out).expect("UTF-8");
             prop_assert!(is_safe(&out));
             prop_assert_eq!(serde_json::from_str::<String>(&out).expect("JSON"), text);
-        }
-
-        #[test]
-        fn any_bytes_are_shown(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(is_safe(&shown_bytes(&bytes)));
         }
     }
 }

@@ -41,7 +41,8 @@ impl Commands {
             Err(why) => return cx.turn_back(newcomer, true, why),
         };
         let Newcomer { client, transport, door, seat, origin } = newcomer;
-        let Planned { wires_input, wires_outputs, ends, relayed } = planned;
+        let relayed = planned.relayed();
+        let Planned { wires_input, wires_outputs, ends } = planned;
         // The program has its own; ours would keep the streams open.
         drop(ends);
         let taken: Vec<u8> =
@@ -78,7 +79,7 @@ impl Commands {
             let why = format!("cannot wait for the command: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
             let origin = commanded.never_was(cx, key);
-            cx.told.refused(&origin, Some(&commanded.wires.client), Refusal::Resources, &why);
+            cx.told.refused(origin, Some(&commanded.wires.client), Refusal::Resources, &why);
             commanded.dismiss(Ending::Refused, &why);
             return self.close(cx, programs, key);
         }

@@ -68,8 +68,6 @@ pub struct Planned {
     pub wires_outputs: [Option<FromProgram>; 2],
     /// What the program gets.
     pub ends: [End; 3],
-    /// Which of the streams are relayed.
-    pub relayed: [bool; 3],
 }
 
 /// What a program gets as a stream.
@@ -105,7 +103,6 @@ impl Planned {
             }
             End::Ours(end)
         };
-        let relayed = [0, 1, 2].map(|number: usize| passed[number].is_none());
         let (mut wires_input, mut wires_outputs) = (None, [None, None]);
         let input = match passed[0].take() {
             Some(fd) => End::Passed(fd),
@@ -123,13 +120,14 @@ impl Planned {
             }),
         };
         let ends = [input, output(1)?, output(2)?];
-        Ok(Self { wires_input, wires_outputs, ends, relayed })
+        Ok(Self { wires_input, wires_outputs, ends })
     }
-}
 
-/// Whether it can be this stream.
-fn may_be(fd: &Foreign, number: usize) -> bool {
-    fd.as_fd().is_some_and(|fd| may_be_passed(fd, number))
+    /// Which of the streams are relayed.
+    pub fn relayed(&self) -> [bool; 3] {
+        let [output, error] = &self.wires_outputs;
+        [self.wires_input.is_some(), output.is_some(), error.is_some()]
+    }
 }
 
 /// The client's descriptors by the stream that they are to become.
@@ -146,6 +144,7 @@ pub fn passed(names: &[u8], arrived: Passed) -> Result<[Option<Foreign>; 3]> {
         let (named, came) = (names.len(), arrived.descriptors.len());
         return Err(Error::new(format!("{named} descriptors were offered and {came} came")));
     }
+    let may_be = |fd: &Foreign, number| fd.as_fd().is_some_and(|fd| may_be_passed(fd, number));
     for (name, fd) in names.iter().zip(arrived.descriptors) {
         let number = usize::from(name.wrapping_sub(b'0'));
         match passed.get_mut(number) {

@@ -11,7 +11,7 @@ use super::super::supervisor::protocol::{Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
-use super::super::whose::Whose;
+use super::super::whose::Subject;
 use super::alone::{LAST_READS, ONE_READ};
 use super::bound::past_of;
 use super::state::{Remnants, State};
@@ -183,7 +183,7 @@ impl Left {
         let process = Process::held(program.try_clone().ok()?);
         let program = Program::adopted(program);
         let mut wires = Wires::new(client, master, Some(process));
-        wires.is_recorded_by(recording);
+        wires.record_by(recording);
         let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
         let client = Client { session, uid: who };
         let key = self.insert(entry(&past, State::attached(program, client, since_then.into())));
@@ -206,7 +206,7 @@ impl Left {
         let token = Source::Caller(key).token();
         let heard = self.poller.add(pidfd, token, Interest::READ);
         if let Some(recording) = &alone.recording {
-            recording.belongs_to(Whose::Left(key));
+            recording.belongs_to(Subject::Left(key));
         }
         let token = Source::Terminal(key).token();
         heard.and_then(|()| self.poller.add(&alone.master, token, Interest::READ)).is_ok()

@@ -67,13 +67,13 @@ impl Left {
         }
         let token = Source::Terminal(key).token();
         if self.poller.add(&alone.master, token, Interest::READ).is_err() {
-            return self.is_unheard(cx, programs, key);
+            return self.end_unpolled(cx, programs, key);
         }
         self.alone_ready(cx, programs, key);
     }
 
     /// The poller refuses to tell of its terminal.
-    fn is_unheard(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    fn end_unpolled(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(entry) = self.entries.get(key) {
             let id = &entry.id;
             log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
@@ -155,7 +155,7 @@ impl Left {
         alone.closed = None;
         let token = Source::Terminal(key).token();
         if self.poller.add(&alone.master, token, Interest::READ).is_err() {
-            return self.is_unheard(cx, programs, key);
+            return self.end_unpolled(cx, programs, key);
         }
         self.alone_ready(cx, programs, key);
     }

@@ -192,7 +192,7 @@ impl Left {
                     overtaken.refuse(cx, &taken_by);
                 }
                 if is_news {
-                    self.has_to_go(sessions, key, taken_by);
+                    self.send_off(sessions, key, taken_by);
                 }
                 self.arm(cx, key);
             }
@@ -213,7 +213,7 @@ impl Left {
     }
 
     /// The one who is attached is told to go.
-    fn has_to_go(&mut self, sessions: &mut Sessions, key: Key, text: String) {
+    fn send_off(&mut self, sessions: &mut Sessions, key: Key, text: String) {
         let client = self.entries.get(key).and_then(|entry| entry.state.client());
         if let Some(attached) = client.and_then(|client| sessions.get_mut(client.session)) {
             let told = Ended { ending: Ending::Detached, value: 1, text };
@@ -253,7 +253,7 @@ impl Left {
         let mut session = Session::opened(&mut opening, size);
         session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
         let mut wires = Wires::new(client, alone.master, program);
-        wires.is_recorded_by(alone.recording);
+        wires.record_by(alone.recording);
         let session = sessions.insert(Attached::new(session, wires, transport, door));
         cx.faults.made = Some(Whose::Session(session));
         fault::point("back");
@@ -369,9 +369,10 @@ impl Left {
         }
         let rank =
             |entry: &Entry| (!entry.state.is_over(), entry.state.rank(), entry.state.since().boot);
-        let named = self.index.named(door, uid, which);
+        let named = self.index.named(uid, which);
         let named = named.filter_map(|key| Some((key, self.entries.get(key)?)));
-        let named = named.filter(|(_, entry)| !(begins && entry.state.is_over()));
+        let is_one = |entry: &Entry| entry.door == door && !(begins && entry.state.is_over());
+        let named = named.filter(|(_, entry)| is_one(entry));
         if let Some((key, _)) = named.max_by_key(|(_, entry)| rank(entry)) {
             return Some((Fits::Is, key));
         }

@@ -59,8 +59,8 @@ impl Left {
         };
         let client = entry.state.client().and_then(|client| sessions.get(client.session));
         if client.is_some_and(|attached| !attached.session.is_hidden()) {
-            entry.state.has_arrived();
-            entry.untold |= entry.secrets.has_arrived();
+            entry.state.arrive();
+            entry.untold |= entry.secrets.settle();
         }
     }
 

@@ -16,18 +16,13 @@ pub struct Index {
     /// Programs of ours that run for nobody.
     by_program: HashMap<Pid, Key>,
     by_id: BTreeSet<(Rc<str>, Key)>,
-    /// By socket and user.
-    users: HashMap<(u16, u32), User>,
+    /// By user and name.
+    by_name: BTreeSet<(u32, Rc<str>, Key)>,
+    /// What nobody is attached to, by socket and user: the nearest to whoever comes
+    /// back is the last.
+    left: BTreeSet<(u16, u32, u8, BootInstant, Key)>,
     /// What has ended, by user and since when.
     over: BTreeSet<(u32, BootInstant, Key)>,
-}
-
-/// What is somebody's at a socket.
-#[derive(Default)]
-struct User {
-    by_name: BTreeSet<(Rc<str>, Key)>,
-    /// What nobody is attached to: the nearest to whoever comes back is the last.
-    left: BTreeSet<(u8, BootInstant, Key)>,
 }
 
 impl Index {
@@ -41,13 +36,12 @@ impl Index {
             return;
         }
         self.by_id.insert((entry.id.clone(), key));
-        let user = self.users.entry((entry.door, entry.uid)).or_default();
         if !entry.name.is_empty() {
-            user.by_name.insert((entry.name.as_str().into(), key));
+            self.by_name.insert((entry.uid, entry.name.as_str().into(), key));
         }
         let (rank, since) = (entry.state.rank(), entry.state.since().boot);
         if rank > 0 {
-            user.left.insert((rank, since, key));
+            self.left.insert((entry.door, entry.uid, rank, since, key));
         }
         if entry.state.is_over() {
             self.over.insert((entry.uid, since, key));
@@ -67,13 +61,10 @@ impl Index {
         self.by_id.remove(&(entry.id.clone(), key));
         let (rank, since) = (entry.state.rank(), entry.state.since().boot);
         let is_alone = rank > 0 && !entry.state.is_over();
-        if let Some(user) = self.users.get_mut(&(entry.door, entry.uid)) {
-            user.by_name.remove(&(entry.name.as_str().into(), key));
-            user.left.remove(&(rank, since, key));
-            if user.is_empty() {
-                self.users.remove(&(entry.door, entry.uid));
-            }
+        if !entry.name.is_empty() {
+            self.by_name.remove(&(entry.uid, entry.name.as_str().into(), key));
         }
+        self.left.remove(&(entry.door, entry.uid, rank, since, key));
         self.over.remove(&(entry.uid, since, key));
         if is_alone && entry.adopted().is_none() {
             self.by_program.remove(&entry.pid);
@@ -100,18 +91,24 @@ impl Index {
 
     /// What somebody would come back to who says no more.
     pub fn nearest(&self, door: u16, uid: u32) -> Option<Key> {
-        self.users.get(&(door, uid))?.left.last().map(|(.., key)| *key)
+        // No rank is as high.
+        let above = (door, uid, u8::MAX, BootInstant::from_nanos(0), Key::FIRST);
+        let (of, whose, .., key) = self.left.range(..above).next_back()?;
+        (*of == door && *whose == uid).then_some(*key)
     }
 
     /// Those of a user that are called so.
-    pub fn named(&self, door: u16, uid: u32, name: &str) -> impl Iterator<Item = Key> {
-        let user = self.users.get(&(door, uid));
-        user.into_iter().flat_map(|user| beginning_with(&user.by_name, name, |it, by| it == by))
+    pub fn named<'a>(&'a self, uid: u32, name: &str) -> impl Iterator<Item = Key> + use<'a> {
+        let name: Rc<str> = name.into();
+        let from = self.by_name.range((uid, name.clone(), Key::FIRST)..);
+        from.take_while(move |(of, it, _)| *of == uid && *it == name).map(|(.., key)| *key)
     }
 
     /// Those whose ids begin so, in their order.
-    pub fn beginning(&self, id: &str) -> impl Iterator<Item = Key> {
-        beginning_with(&self.by_id, id, |it, by| it.starts_with(by))
+    pub fn beginning<'a>(&'a self, id: &str) -> impl Iterator<Item = Key> + use<'a> {
+        let id: Rc<str> = id.into();
+        let from = self.by_id.range((id.clone(), Key::FIRST)..);
+        from.take_while(move |(it, _)| it.starts_with(&*id)).map(|(_, key)| *key)
     }
 
     /// What has ended longest ago, of whoever has the most of it, where there is more
@@ -126,20 +123,4 @@ impl Index {
         let mut of_one = self.over.iter().filter(|(of, ..)| *of == uid);
         of_one.next().map(|(.., key)| *key)
     }
-}
-
-impl User {
-    fn is_empty(&self) -> bool {
-        self.by_name.is_empty() && self.left.is_empty()
-    }
-}
-
-fn beginning_with<'a>(
-    set: &'a BTreeSet<(Rc<str>, Key)>,
-    by: &str,
-    is_one: fn(&str, &str) -> bool,
-) -> impl Iterator<Item = Key> + use<'a> {
-    let by: Rc<str> = by.into();
-    let from = (by.clone(), Key::FIRST);
-    set.range(from..).take_while(move |(it, _)| is_one(it, &by)).map(|(_, key)| *key)
 }

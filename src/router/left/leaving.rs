@@ -197,7 +197,7 @@ impl Left {
             Leaves::Terminal(remains) => {
                 let mut attached = sessions.detach(cx, session, key, how)?;
                 fault::point("leaving");
-                attached.is_with_nobody(cx);
+                attached.leave_to_nobody(cx);
                 self.goes_on(cx, sessions, programs, key, *attached, remains)
             }
             Leaves::End(ended) => {
@@ -206,7 +206,7 @@ impl Left {
                 self.unwatch(cx, key);
                 let mut attached = sessions.end(cx, session);
                 if let Some(attached) = &mut attached {
-                    attached.is_with_nobody(cx);
+                    attached.leave_to_nobody(cx);
                 }
                 match ring {
                     Some(ring) => {
@@ -233,7 +233,7 @@ impl Left {
         let was_theirs = attached.session.is_handed_over();
         let Attached { mut session, mut wires, .. } = attached;
         if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_hidden()) {
-            entry.secrets.has_arrived();
+            entry.secrets.settle();
         }
         let may_hear = session.leaves_client(&mut wires);
         // It goes on with the terminal.
@@ -345,7 +345,7 @@ impl Left {
 
 impl Attached {
     /// Nobody has its tokens any more, and others may have copies.
-    fn is_with_nobody(&mut self, cx: &Context) {
+    fn leave_to_nobody(&mut self, cx: &Context) {
         let _ = cx.poller.remove(self.wires.client.as_fd());
         self.forget_terminal(&cx.poller);
     }

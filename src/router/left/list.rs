@@ -1,8 +1,10 @@
 //! What a list has of sessions that can be left.
 
 use super::{Entry, Left};
+use crate::router::beginning::Beginning;
 use crate::router::secrets::NOBODY;
 use crate::router::table::Key;
+use crate::router::whose::Subject;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
 
@@ -67,6 +69,16 @@ impl Left {
     /// The keys of those from this place on, each with its place.
     pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
         self.entries.from(place)
+    }
+
+    /// Those that are meant by this: by their id or how it begins, and a user's own by
+    /// their name (a stranger may have called anything like that).
+    pub fn meant(&self, by: &Beginning, uid: u32) -> impl Iterator<Item = Subject> {
+        let text = by.to_string();
+        let by_id = self.index.beginning(&text.to_ascii_lowercase());
+        let is_another = |key: &Key| self.entries.get(*key).is_some_and(|it| !by.begins(&it.id));
+        let by_name = self.index.named(uid, &text).filter(is_another);
+        by_id.chain(by_name).map(|key| self.subject_of(key))
     }
 
     /// One that nobody is attached to.

@@ -229,7 +229,7 @@ impl<T: Things> State<T> {
             Self::Runs(running) => running,
         };
         if let Place::Attached(attached) = &mut running.place {
-            return attached.is_asked_for(newcomer, steals, now);
+            return attached.ask(newcomer, steals, now);
         }
         let begun = Attached::arriving(client(&newcomer), now);
         match std::mem::replace(&mut running.place, Place::Attached(begun)) {
@@ -245,7 +245,7 @@ impl<T: Things> State<T> {
     }
 
     /// The client has answered that has come.
-    pub fn has_arrived(&mut self) {
+    pub fn arrive(&mut self) {
         if let Self::Runs(Running { place: Place::Attached(attached), .. }) = self {
             attached.arrives = None;
         }
@@ -334,7 +334,7 @@ impl<T: Things> Attached<T> {
         Self { client, arrives: Some(now.boot + PATIENCE), next: None }
     }
 
-    fn is_asked_for(&mut self, newcomer: T::Newcomer, steals: bool, now: Timestamp) -> Answer<T> {
+    fn ask(&mut self, newcomer: T::Newcomer, steals: bool, now: Timestamp) -> Answer<T> {
         if !steals {
             return Answer::IsTaken(newcomer);
         }

@@ -205,8 +205,8 @@ impl Left {
             return false;
         };
         if let Some(found) = self.entries.get_mut(entry) {
-            found.state.has_arrived();
-            found.secrets.has_arrived();
+            found.state.arrive();
+            found.secrets.settle();
         }
         self.tell_store(cx, sessions, programs, entry);
         if let Some(attached) = sessions.get_mut(session) {

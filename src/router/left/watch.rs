@@ -287,7 +287,7 @@ impl Left {
     }
 
     /// What is told of a session is told of this.
-    fn subject_of(&self, entry: Key) -> Subject {
+    pub(super) fn subject_of(&self, entry: Key) -> Subject {
         self.session_of(entry).map_or(Subject::Left(entry), Subject::Session)
     }
 

@@ -9,6 +9,8 @@ use crate::router::siblings::asking::{Asking, Wanted};
 
 use super::view::View;
 use crate::router::beginning::Beginning;
+use crate::router::whose::Subject;
+use fpty::sys::interrupt;
 
 /// Sessions that one turn looks at, and lists.
 const LOOKED_AT: usize = 512;
@@ -55,6 +57,13 @@ impl Piece {
         })
     }
 
+    fn add_place(&mut self, place: u32, id: &str) {
+        if id.len() == LENGTH {
+            self.body.extend_from_slice(&place.to_le_bytes());
+            self.body.extend_from_slice(id.as_bytes());
+        }
+    }
+
     fn add(&mut self, entry: Option<String>) {
         let Some(entry) = entry else { return };
         if !self.body.is_empty() {
@@ -67,7 +76,13 @@ impl Piece {
 impl View<'_> {
     /// Some of our sessions.
     pub fn piece(&self, cx: &mut Context, asking: Asking) -> Piece {
-        let (mut piece, mut listed) = (Piece::default(), 0);
+        let mut piece = Piece::default();
+        // Their terminals are others' as well, or were.
+        let _armed = interrupt::arm();
+        if let (Wanted::Places(by), 0) = (asking.wanted, asking.from) {
+            self.add_meant(cx, asking, by, &mut piece);
+        }
+        let mut listed = 0;
         for (count, (place, one)) in self.all_from(asking.from as usize).enumerate() {
             // Places are fewer than there can be descriptors, twice.
             let place = place as u32;
@@ -75,27 +90,35 @@ impl View<'_> {
             if count == LOOKED_AT || listed == LISTED || is_full {
                 return Piece { next: Some(place), ..piece };
             }
-            let Some(whose) = self.user_of(one).filter(|whose| asking.may_know(*whose)) else {
+            if matches!((asking.wanted, one), (Wanted::Places(_), Subject::Left(_))) {
+                break;
+            }
+            if !self.user_of(one).is_some_and(|whose| asking.may_know(whose)) {
                 continue;
-            };
+            }
             match asking.wanted {
                 Wanted::List => piece.add(self.entry(cx, one)),
                 Wanted::Statistics => piece.add(self.statistics_of(cx, one)),
-                Wanted::Places(beginning) => {
+                Wanted::Places(by) => {
                     let id = self.id_of(cx, one);
-                    // Names are one's own, also for root: a stranger may have
-                    // called anything like that.
-                    let is_named = || whose == Some(asking.by) && self.has_name(one, beginning);
-                    if id.len() != LENGTH || !(beginning.begins(&id) || is_named()) {
+                    if self.has_index(one) || !by.begins(&id) {
                         continue;
                     }
-                    piece.body.extend_from_slice(&place.to_le_bytes());
-                    piece.body.extend_from_slice(id.as_bytes());
+                    piece.add_place(place, &id);
                 }
             }
             listed += 1;
         }
         piece
+    }
+
+    /// Adds those that are found without looking through all.
+    fn add_meant(&self, cx: &Context, asking: Asking, by: Beginning, piece: &mut Piece) {
+        let is_known = |one: Subject| self.user_of(one).is_some_and(|whose| asking.may_know(whose));
+        let meant = self.meant(&by, asking.by).filter(|(_, one)| is_known(*one));
+        meant
+            .take(LISTED)
+            .for_each(|(place, one)| piece.add_place(place as u32, &self.id_of(cx, one)));
     }
 
     /// Has a session of ours ended that somebody may end; returns whether there is

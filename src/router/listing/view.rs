@@ -43,6 +43,26 @@ impl<'a> View<'a> {
         sessions.chain(commands).chain(left.map(|(place, key)| (LEFT + place, Subject::Left(key))))
     }
 
+    /// Those that are meant and have an index, each with its place: the ones that can be
+    /// left, or were.
+    pub fn meant(self, by: &Beginning, uid: u32) -> impl Iterator<Item = (usize, Subject)> {
+        let meant = self.left.into_iter().flat_map(move |left| left.meant(by, uid));
+        meant.map(|one| match one {
+            Subject::Session(key) => (key.place(), one),
+            Subject::Command(key) => (COMMANDS + key.place(), one),
+            Subject::Left(key) => (LEFT + key.place(), one),
+        })
+    }
+
+    /// Whether it is among those.
+    pub fn has_index(self, one: Subject) -> bool {
+        match one {
+            Subject::Session(key) => self.left_session(key).is_some_and(|left| !left.is_bound),
+            Subject::Command(_) => false,
+            Subject::Left(_) => true,
+        }
+    }
+
     /// Whose a session is that has begun and goes on, or was left; `Some(None)`:
     /// nobody knows.
     pub fn user_of(self, one: Subject) -> Option<Option<u32>> {
@@ -78,11 +98,6 @@ impl<'a> View<'a> {
 
     fn left_session(self, key: Key) -> Option<Listed<'a>> {
         self.left?.of_session(key)
-    }
-
-    /// Whether this is its name.
-    pub fn has_name(self, one: Subject, name: Beginning) -> bool {
-        self.can_be_left(one).is_some_and(|left| name.is_name(left.name))
     }
 
     /// The id of one.

@@ -44,11 +44,17 @@ pub struct Totals<'a> {
 /// A recording that is being written.
 #[derive(Clone, Debug)]
 pub struct Cast {
-    format: Format,
-    /// When the last event was, in microseconds.
-    last: u64,
+    events: Events,
     output: Text,
     input: Text,
+}
+
+/// How its events are written.
+#[derive(Clone, Debug)]
+struct Events {
+    format: Format,
+    /// When the last one was, in microseconds.
+    last: u64,
 }
 
 #[derive(Serialize)]
@@ -112,45 +118,41 @@ impl Cast {
         // JSON leaves some characters as they are that a terminal obeys.
         out.extend_from_slice(shown(&line.unwrap_or_default()).as_bytes());
         out.push(b'\n');
-        Self { format: head.format, last: 0, output: Text::default(), input: Text::default() }
+        let events = Events { format: head.format, last: 0 };
+        Self { events, output: Text::default(), input: Text::default() }
     }
 
     /// The program wrote this; all times are in microseconds since the
     /// beginning.
     pub fn output(&mut self, at: u64, bytes: &[u8], out: &mut Vec<u8>) {
-        let mut text = std::mem::take(&mut self.output);
-        self.event(at, 'o', out, |out| text.push(bytes, out));
-        self.output = text;
+        self.events.add(at, 'o', out, |out| self.output.push(bytes, out));
     }
 
     /// The program was given this.
     pub fn input(&mut self, at: u64, bytes: &[u8], out: &mut Vec<u8>) {
-        let mut text = std::mem::take(&mut self.input);
-        self.event(at, 'i', out, |out| text.push(bytes, out));
-        self.input = text;
+        self.events.add(at, 'i', out, |out| self.input.push(bytes, out));
     }
 
     /// The terminal has this size now.
     pub fn resize(&mut self, at: u64, size: Size, out: &mut Vec<u8>) {
         let text = format!("{}x{}", size.cols, size.rows);
-        self.event(at, 'r', out, |out| out.extend_from_slice(text.as_bytes()));
+        self.events.add(at, 'r', out, |out| out.extend_from_slice(text.as_bytes()));
     }
 
     /// A mark that a player can show.
     pub fn mark(&mut self, at: u64, text: &str, out: &mut Vec<u8>) {
-        self.event(at, 'm', out, |out| escape_json(text.as_bytes(), out));
+        self.events.add(at, 'm', out, |out| escape_json(text.as_bytes(), out));
     }
 
     /// No more output and no more input will come; the program may have ended
     /// with this status.
     pub fn end(&mut self, at: u64, status: Option<i32>, out: &mut Vec<u8>) {
-        let (mut output, mut input) = (self.output.clone(), self.input.clone());
-        self.event(at, 'o', out, |out| output.finish(out));
-        self.event(at, 'i', out, |out| input.finish(out));
-        (self.output, self.input) = (output, input);
+        self.events.add(at, 'o', out, |out| self.output.finish(out));
+        self.events.add(at, 'i', out, |out| self.input.finish(out));
         if let Some(status) = status {
             // Version 2 has no such event, and its players ignore it.
-            self.event(at, 'x', out, |out| out.extend_from_slice(status.to_string().as_bytes()));
+            self.events
+                .add(at, 'x', out, |out| out.extend_from_slice(status.to_string().as_bytes()));
         }
     }
 
@@ -159,15 +161,17 @@ impl Cast {
         let invalid = self.output.invalid() + self.input.invalid();
         let Totals { bytes, dropped, sha256 } = totals;
         let text = format!("bytes={bytes} dropped={dropped} invalid={invalid} sha256={sha256}");
-        let line = match self.format {
-            Format::V2 => format!("[{}, \"#\", \"{text}\"]\n", Seconds(self.last)),
+        let line = match self.events.format {
+            Format::V2 => format!("[{}, \"#\", \"{text}\"]\n", Seconds(self.events.last)),
             Format::V3 => format!("# {text}\n"),
         };
         out.extend_from_slice(line.as_bytes());
     }
+}
 
-    /// An event; one without a text is none.
-    fn event(&mut self, at: u64, kind: char, out: &mut Vec<u8>, text: impl FnOnce(&mut Vec<u8>)) {
+impl Events {
+    /// Adds an event; one without a text is none.
+    fn add(&mut self, at: u64, kind: char, out: &mut Vec<u8>, text: impl FnOnce(&mut Vec<u8>)) {
         use std::io::Write;
         let before = out.len();
         // The clock does not go back, but its messages could lie.

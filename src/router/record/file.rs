@@ -68,7 +68,7 @@ impl Recording {
             match folder.create(&name) {
                 Ok(file) => {
                     let mut recording = Self::of(name, file, begin);
-                    recording.is_written_to(ledger, true);
+                    recording.note_as_it_is(ledger, true);
                     return Ok(recording);
                 }
                 Err(error) => failure = error,
@@ -132,7 +132,7 @@ impl Recording {
     }
 
     /// The batch is about to change the file: it is noted how it is.
-    fn is_written_to(&mut self, ledger: &Ledger, is_new: bool) {
+    fn note_as_it_is(&mut self, ledger: &Ledger, is_new: bool) {
         if self.batch == ledger.batch() {
             return;
         }
@@ -229,7 +229,7 @@ impl Recording {
     /// As [`Recording::note`]. The file then ends with a whole line.
     pub fn write(&mut self, ledger: &Ledger) -> Result<(), Failure> {
         if !self.lines.is_empty() {
-            self.is_written_to(ledger, false);
+            self.note_as_it_is(ledger, false);
         }
         let (count, outcome) = write_all(&mut self.file, &self.lines);
         let whole = match outcome {
@@ -268,11 +268,11 @@ impl Recording {
             self.cast.end(self.at, status, &mut self.lines);
         }
         let _ = self.write(ledger);
-        let sha256 = hex(&std::mem::take(&mut self.hash).finalize());
+        let sha256 = format!("{:x}", std::mem::take(&mut self.hash).finalize());
         let totals = Totals { bytes: self.written, dropped: self.dropped, sha256: &sha256 };
         let mut line = Vec::new();
         self.cast.last_line(totals, &mut line);
-        self.is_written_to(ledger, false);
+        self.note_as_it_is(ledger, false);
         // Where it does not fit it is not there, and nothing of it.
         match write_all(&mut self.file, &line) {
             (count, Ok(())) => self.written += count as u64,
@@ -298,31 +298,12 @@ fn write_all(file: &mut File, mut bytes: &[u8]) -> (usize, io::Result<()>) {
     (all, Ok(()))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::cast::{Format, Head};
     use super::*;
 
     fn begin(limit: Option<u64>) -> Begin {
-        let head = Head {
-            format: Format::V3,
-            rows: 24,
-            cols: 80,
-            timestamp: 1,
-            command: String::from("/bin/sh"),
-            title: String::from("x"),
-            term: None,
-        };
-        let name = String::from("20260101T000000Z-root-0123abcd");
-        Begin { folder: 0, name, part: 1, limit, head }
+        Begin { limit, ..Begin::named("20260101T000000Z-root-0123abcd") }
     }
 
     fn output(body: &[u8]) -> Message<'_> {
@@ -333,7 +314,7 @@ mod tests {
     fn checked(text: &str) -> String {
         let (before, last) = text.trim_end().rsplit_once('\n').expect("lines");
         let before = format!("{before}\n");
-        let hash = hex(&Sha256::digest(before.as_bytes()));
+        let hash = format!("{:x}", Sha256::digest(before.as_bytes()));
         assert!(last.contains(&format!("sha256={hash}")), "{last}");
         assert!(last.contains(&format!("bytes={} ", before.len())), "{last}");
         before
@@ -355,7 +336,7 @@ mod tests {
         let text = std::fs::read_to_string(place.path().join(&outcome.path)).expect("a file");
         assert_eq!(outcome.bytes, Some(text.len() as u64));
         let before = checked(&text);
-        assert_eq!(Some(hex(&Sha256::digest(before.as_bytes()))), outcome.sha256);
+        assert_eq!(Some(format!("{:x}", Sha256::digest(before.as_bytes()))), outcome.sha256);
         assert!(before.ends_with("\"two\\n\"]\n[0.000000, \"x\", \"3\"]\n"), "{before}");
         assert_eq!(std::fs::read(&path).expect("a file"), b"foreign");
     }

@@ -86,6 +86,23 @@ impl Begin {
     }
 }
 
+#[cfg(test)]
+impl Begin {
+    /// One of this name, in the first folder.
+    pub fn named(name: &str) -> Self {
+        let head = Head {
+            format: super::cast::Format::V3,
+            rows: 24,
+            cols: 80,
+            timestamp: 1,
+            command: String::from("/bin/sh"),
+            title: String::from("x"),
+            term: None,
+        };
+        Self { folder: 0, name: name.to_owned(), part: 1, limit: None, head }
+    }
+}
+
 /// A session that goes on: in the file that it had, where the recorder has that,
 /// or in its next part. That is made when there is something to be written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -87,8 +87,6 @@ struct Over {
     since: Instant,
     /// What is to be told of its end, where anybody wants to know.
     last: Option<Box<Last>>,
-    /// How many bytes are missing, as the recorder was told.
-    dropped: u64,
 }
 
 impl Recorder {

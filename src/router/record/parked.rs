@@ -103,7 +103,6 @@ pub fn take_out<K: Clone + Eq + Hash, V>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::cast::{Format, Head};
     use super::super::message::header;
     use super::super::message::{Answer, Begin, Kind};
     use super::super::source::Source;
@@ -113,21 +112,8 @@ mod tests {
     use fpty::sys::socket::Stream;
     use std::os::fd::AsFd;
 
-    fn begin(name: &str) -> Begin {
-        let head = Head {
-            format: Format::V3,
-            rows: 24,
-            cols: 80,
-            timestamp: 1,
-            command: String::new(),
-            title: String::new(),
-            term: None,
-        };
-        Begin { folder: 0, name: name.to_owned(), part: 1, limit: None, head }
-    }
-
     fn resume(name: &str) -> Vec<u8> {
-        let resume = Resume { begin: begin(name), dropped: 5, ends: true };
+        let resume = Resume { begin: Begin::named(name), dropped: 5, ends: true };
         serde_json::to_vec(&resume).expect("JSON")
     }
 
@@ -158,12 +144,12 @@ mod tests {
         let mut parked = Parked::default();
         let (first, mut say) = gateway((3, 4));
         for (session, name) in [(1, "on"), (2, "over")] {
-            say(Kind::Begin, session, &serde_json::to_vec(&begin(name)).expect("JSON"));
+            say(Kind::Begin, session, &serde_json::to_vec(&Begin::named(name)).expect("JSON"));
             say(Kind::Output, session, b"before");
         }
         first.park(&here, &mut parked);
         let (other, mut say) = gateway((0, 4));
-        say(Kind::Begin, 1, &serde_json::to_vec(&begin("other")).expect("JSON"));
+        say(Kind::Begin, 1, &serde_json::to_vec(&Begin::named("other")).expect("JSON"));
         other.park(&here, &mut parked);
         // There are fewer gateways now: this one has the place of the first.
         let (mut next, mut say) = gateway((1, 2));
@@ -207,10 +193,10 @@ mod tests {
         let here = Place { folders: &folders, ledger: &ledger };
         let mut parked = Parked::default();
         let (mut first, mut say) = gateway((0, 1));
-        let limited = Begin { limit: Some(1024), ..begin("full") };
+        let limited = Begin { limit: Some(1024), ..Begin::named("full") };
         say(Kind::Begin, 1, &serde_json::to_vec(&limited).expect("JSON"));
         say(Kind::Output, 1, &[b'x'; 2048]);
-        say(Kind::Begin, 2, &serde_json::to_vec(&begin("no/such")).expect("JSON"));
+        say(Kind::Begin, 2, &serde_json::to_vec(&Begin::named("no/such")).expect("JSON"));
         assert_eq!(first.work(&here, &mut parked), Ok(true));
         let before = answers(&mut first);
         assert!(matches!(before[..], [Answer::Failed { .. }, Answer::Failed { .. }]), "{before:?}");

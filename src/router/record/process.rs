@@ -21,7 +21,6 @@ use super::parked::{Parked, Place, take_out};
 use super::source::Source;
 use crate::router::codec::{Hello, decode};
 use fpty::sys::folder::Folder;
-use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::queue::Taker;
 use fpty::sys::signal::{block, own_dispositions};
@@ -142,7 +141,7 @@ fn run(door: Stream, place: &Place<'_>) -> std::io::Result<()> {
                     }
                 }
                 token => {
-                    if sources.get(&token).is_some_and(Source::has_ended) {
+                    if sources.get(&token).is_some_and(Source::hear_end) {
                         if let Some(source) = sources.remove(&token) {
                             source.park(place, &mut parked);
                         }
@@ -165,14 +164,14 @@ enum Entry {
 /// Somebody is at the door: with a queue, a channel, and, where a recorder
 /// before us had that queue, another one with what is to be known of it.
 fn enter(door: &Stream, unfinished: &mut Option<Unfinished>, place: &Place<'_>) -> Entry {
-    let (mut word, mut arrived) = ([0; 256], Arrived::default());
-    let hello = match door.read_with_descriptors(&mut word, &mut arrived, &mut Peer::default()) {
+    let (mut word, mut arrived) = ([0; 256], Vec::new());
+    let hello = match door.read_and_sender(&mut word, &mut arrived).0 {
         Read::Bytes(count) => decode(&word[..count]).filter(Hello::is_proved),
         Read::Blocked => None,
         // The end of the door alone is not enough.
         Read::End | Read::Gone => return Entry::Closed,
     };
-    let mut arrived = arrived.descriptors.into_iter();
+    let mut arrived = arrived.into_iter();
     let (Some(hello), Some(queue), Some(channel), before) =
         (hello, arrived.next(), arrived.next(), arrived.next())
     else {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::super::codec::encode;
-use super::super::whose::Whose;
+use super::super::whose::{Subject, Whose};
 use super::door;
 use super::message::{Begin, Kind, Resume, header};
 use super::news::Bytes;
@@ -51,7 +51,7 @@ pub struct Recording {
     /// How large its terminal is now.
     size: Cell<Size>,
     /// Who has its terminal.
-    whose: Cell<Whose>,
+    subject: Cell<Option<Subject>>,
     /// Its program was executed.
     has_begun: Cell<bool>,
     /// It is not recorded any more, and that was told.
@@ -81,7 +81,7 @@ impl Recording {
             on_error: record.on_error,
             size: Cell::new(Size { rows: begin.head.rows, cols: begin.head.cols }),
             begin: RefCell::new(begin),
-            whose: Cell::new(Whose::Past),
+            subject: Cell::new(None),
             has_begun: Cell::new(false),
             is_lost: Cell::new(false),
             is_elsewhere: false,
@@ -137,14 +137,19 @@ impl Recording {
         door::path(self.begin.borrow().folder, name)
     }
 
-    /// Who has its terminal.
+    /// Who has its terminal; `None`: nobody yet, or any more.
+    pub fn subject(&self) -> Option<Subject> {
+        self.subject.get()
+    }
+
+    /// Whom something is about that becomes of it.
     pub fn whose(&self) -> Whose {
-        self.whose.get()
+        self.subject().map_or(Whose::Past, Whose::from)
     }
 
     /// That is somebody else from now on.
-    pub fn belongs_to(&self, whose: Whose) {
-        self.whose.set(whose);
+    pub fn belongs_to(&self, subject: Subject) {
+        self.subject.set(Some(subject));
     }
 
     /// Whether its session ends where it cannot be recorded.
@@ -188,7 +193,7 @@ impl Recording {
     }
 
     /// It goes on in this file of its; so many bytes are missing so far.
-    pub fn has_resumed(&self, part: u32, dropped: u64) {
+    pub fn resume_at(&self, part: u32, dropped: u64) {
         self.begin.borrow_mut().part = part;
         self.told_missing.set(self.told_missing.get().max(dropped));
     }
@@ -348,7 +353,6 @@ fn append(early: &mut Vec<u8>, kind: Kind, session: u32, at: u64, body: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cast::{Format, Head};
     use super::super::message;
     use super::super::sink::Link;
     use super::*;
@@ -356,22 +360,9 @@ mod tests {
     use fpty::sys::socket::Stream;
     use std::os::fd::AsFd;
 
-    fn begin() -> Begin {
-        let head = Head {
-            format: Format::V3,
-            rows: 24,
-            cols: 80,
-            timestamp: 1,
-            command: String::new(),
-            title: String::new(),
-            term: None,
-        };
-        Begin { folder: 0, name: String::from("now-me-0123abcd"), part: 1, limit: None, head }
-    }
-
     fn made(sink: &Rc<RefCell<Sink>>, input: bool) -> Recording {
         let record = Record { input, ..Record::default() };
-        Recording::new(sink, 7, &record, begin())
+        Recording::new(sink, 7, &record, Begin::named("now-me-0123abcd"))
     }
 
     fn connected() -> (Rc<RefCell<Sink>>, Taker, Stream) {

@@ -11,7 +11,7 @@ use super::super::timers::{Due, LifeDue};
 use super::super::told::clock;
 use super::super::told::{Gone, Last, Recorded};
 use super::super::traffic::Sessions;
-use super::super::whose::{Subject, Whose};
+use super::super::whose::Subject;
 use super::cast::Head;
 use super::message::{Begin, Failure, Kind};
 use super::news::Bytes;
@@ -93,7 +93,7 @@ impl Recorder {
         let recording = Recording::new(&self.sink, self.next, record, begin);
         cx.told.recorded(Subject::Session(key), &recording.path(), false);
         attached.wires.traffic.get_or_insert_with(Box::default).recording =
-            Some(self.add(recording, Whose::Session(key)));
+            Some(self.add(recording, Some(Subject::Session(key))));
     }
 
     /// The program of a session was executed.
@@ -140,7 +140,7 @@ impl Recorder {
         }
         let folder = record.folder.as_deref().map_or(0, door::number);
         let recording = Recording::resumed(&self.sink, self.next, record, (kept, folder), size);
-        Ok(Some(self.add(recording, Whose::Past)))
+        Ok(Some(self.add(recording, None)))
     }
 
     /// Whatever goes on of what gateways before us had has gone on.
@@ -170,9 +170,8 @@ impl Recorder {
             return cx.told.tell_last(last.as_deref(), Some(&recorded));
         }
         recording.end(exit.map(status_of));
-        let dropped = recording.told_missing(Bytes::default());
         let number = recording.number();
-        self.over.insert(number, Over { recording, since: Instant::now(), last, dropped });
+        self.over.insert(number, Over { recording, since: Instant::now(), last });
         self.look_after(cx);
     }
 
@@ -181,9 +180,9 @@ impl Recorder {
         self.sessions.remove(&recording.number());
     }
 
-    fn add(&mut self, recording: Recording, whose: Whose) -> Rc<Recording> {
+    fn add(&mut self, recording: Recording, subject: Option<Subject>) -> Rc<Recording> {
         let recording = Rc::new(recording);
-        recording.belongs_to(whose);
+        subject.into_iter().for_each(|subject| recording.belongs_to(subject));
         self.sessions.insert(self.next, Rc::clone(&recording));
         self.next = self.next.wrapping_add(1);
         recording
@@ -191,20 +190,17 @@ impl Recorder {
 
     /// Who tells of the session is told whether it is recorded, and where.
     pub fn tell(cx: &mut Context, recording: &Recording) {
-        let subject = match recording.whose() {
-            Whose::Session(key) => Subject::Session(key),
-            Whose::Left(entry) => Subject::Left(entry),
-            _ => return,
-        };
-        cx.told.recorded(subject, &recording.path(), recording.goes_on());
+        if let Some(subject) = recording.subject() {
+            cx.told.recorded(subject, &recording.path(), recording.goes_on());
+        }
     }
 
     /// Whoever reads the terminal goes on.
     pub(super) fn read_on(cx: &mut Context, recording: &Recording) {
-        match recording.whose() {
-            Whose::Session(key) => cx.then(Outcome::Settle(key)),
-            Whose::Left(entry) => cx.then(Outcome::ReadOn(entry)),
-            _ => {}
+        match recording.subject() {
+            Some(Subject::Session(key)) => cx.then(Outcome::Settle(key)),
+            Some(Subject::Left(entry)) => cx.then(Outcome::ReadOn(entry)),
+            Some(Subject::Command(_)) | None => {}
         }
     }
 
@@ -222,20 +218,21 @@ impl Recorder {
         let why = failure.text();
         log_of(&recording.id(), &format!("is not recorded any more: {why}"));
         Self::tell(cx, recording);
-        let whose = recording.whose();
         if recording.must_be() {
             let ending = if *failure == Failure::Full { Ending::Limit } else { Ending::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
-            match whose {
-                Whose::Session(key) => {
+            match recording.subject() {
+                Some(Subject::Session(key)) => {
                     let attached = sessions.get_mut(key);
                     if let Some(attached) = attached.filter(|it| it.session.dismissed().is_none()) {
                         attached.session.dismiss(ending, &line, &mut attached.wires);
                         cx.after(DISMISSED, Due::Session(key, LifeDue::Dismissed));
                     }
                 }
-                Whose::Left(entry) => return cx.then(Outcome::EndLeft(entry, Gone::of(ending))),
-                _ => {}
+                Some(Subject::Left(entry)) => {
+                    return cx.then(Outcome::EndLeft(entry, Gone::of(ending)));
+                }
+                Some(Subject::Command(_)) | None => {}
             }
         }
         Self::read_on(cx, recording);

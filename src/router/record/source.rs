@@ -207,7 +207,7 @@ impl Source {
         };
         if let Some(folder) = place.folders.get(begin.folder) {
             let recording = Recording::begin(folder, &begin, place.ledger);
-            self.has_begun(message.session, (begin.folder, begin.name), recording, 0);
+            self.take_up(message.session, (begin.folder, begin.name), recording, 0);
         }
     }
 
@@ -243,11 +243,11 @@ impl Source {
         };
         if let Some(folder) = place.folders.get(resume.begin.folder) {
             let recording = Recording::resume(folder, &resume, message, place.ledger);
-            self.has_begun(message.session, of, recording, resume.dropped);
+            self.take_up(message.session, of, recording, resume.dropped);
         }
     }
 
-    fn has_begun(
+    fn take_up(
         &mut self,
         session: u32,
         of: Of,
@@ -301,7 +301,7 @@ impl Source {
     }
 
     /// Whether the gateway has; what it says here only wakes us up.
-    pub fn has_ended(&self) -> bool {
+    pub fn hear_end(&self) -> bool {
         loop {
             match self.channel.read(&mut [0; 16]) {
                 Read::Bytes(_) => {}

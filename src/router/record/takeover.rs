@@ -10,9 +10,9 @@ use super::super::codec::encode;
 use super::super::context::Context;
 use super::super::traffic::Sessions;
 use super::super::whose::Whose;
-use super::Recorder;
 use super::message::{self, Failure, Kind, Message, Resume, header};
 use super::news::{Bytes, News};
+use super::{Recorder, Recording};
 use crate::uwsgi::log::log;
 use fpty::sys::queue::Giver;
 
@@ -71,18 +71,10 @@ impl Recorder {
         }
         self.sink.borrow().later().for_each(|word| left.note(word));
         // It had taken the last word of these, and did not live to answer.
-        let over = self.over.keys().filter(|number| !left.ends.contains(number));
-        let over: Vec<u32> = over.copied().collect();
-        for number in over {
-            self.tell_without(cx, number, Bytes::default());
-        }
+        self.tell_over(cx, |number, _| (!left.ends.contains(&number)).then(Bytes::default));
         let taken = queue.and_then(|queue| self.hand_on(cx, queue, &left));
         let goes_on = |number: &u32| taken.as_ref().is_some_and(|taken| taken.contains(number));
-        let lost = self.over.keys().filter(|number| !goes_on(number));
-        let lost: Vec<u32> = lost.copied().collect();
-        for number in lost {
-            self.tell_without(cx, number, left.of(number));
-        }
+        self.tell_over(cx, |number, _| (!goes_on(&number)).then(|| left.of(number)));
         let mut numbers: Vec<u32> = self.sessions.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
@@ -115,23 +107,16 @@ impl Recorder {
     /// What the next recorder has to know of sessions whose beginning it does
     /// not find in the queue.
     fn resumes(&self, left: &Left) -> Vec<(u32, Resume)> {
-        let mut resumes = Vec::new();
-        for (number, recording) in &self.sessions {
-            let is_cut = recording.is_cut().is_some();
-            if !recording.has_begun() || is_cut || left.begins.contains(number) {
-                continue;
-            }
-            let dropped = recording.told_missing(left.of(*number));
-            resumes.push((*number, recording.resume(dropped)));
-        }
-        for (number, over) in &self.over {
-            if left.begins.contains(number) {
-                continue;
-            }
-            let dropped = over.dropped.saturating_sub(left.of(*number).missing);
-            resumes.push((*number, Resume { ends: true, ..over.recording.resume(dropped) }));
-        }
-        resumes
+        let goes_on = |it: &&Rc<Recording>| it.has_begun() && it.is_cut().is_none();
+        let going_on = self.sessions.values().filter(goes_on).map(|recording| (recording, false));
+        let over = self.over.values().map(|over| (&over.recording, true));
+        let unknown = going_on.chain(over).filter(|(it, _)| !left.begins.contains(&it.number()));
+        let resumes = unknown.map(|(recording, is_over)| {
+            let number = recording.number();
+            let resume = recording.resume(recording.told_missing(left.of(number)));
+            (number, Resume { ends: is_over || resume.ends, ..resume })
+        });
+        resumes.collect()
     }
 
     /// A session whose recorder is gone is recorded on, if it may go on at all.

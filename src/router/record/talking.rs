@@ -125,29 +125,28 @@ impl Recorder {
             self.still = 0;
             self.let_go_of_held(cx);
         }
-        self.give_up_waiting(cx);
+        // These have waited for long enough.
+        self.tell_over(cx, |_, over| (over.since.elapsed() >= PATIENCE).then(Bytes::default));
         if waits || !self.over.is_empty() {
             self.look_after(cx);
         }
     }
 
-    /// Ends that have waited for long enough are told without the recorder's
-    /// word.
-    fn give_up_waiting(&mut self, cx: &mut Context) {
-        let late = self.over.iter().filter(|(_, over)| over.since.elapsed() >= PATIENCE);
-        let late: Vec<u32> = late.map(|(number, _)| *number).collect();
-        for number in late {
-            self.tell_without(cx, number, Bytes::default());
-        }
-    }
-
-    /// Tells an end of whose recording nothing more is known, but that this is
-    /// lost of it.
-    pub(super) fn tell_without(&mut self, cx: &mut Context, number: u32, left: Bytes) {
-        if let Some(Over { recording, last, dropped, .. }) = self.over.remove(&number) {
-            let dropped = (dropped + left.lost).saturating_sub(left.missing);
-            let recorded = Recorded { path: recording.path(), dropped, ..Recorded::default() };
-            cx.told.tell_last(last.as_deref(), Some(&recorded));
+    /// Tells ends without the recorder's word: of whose recordings nothing more is
+    /// known, but that this is lost of them.
+    pub(super) fn tell_over(
+        &mut self,
+        cx: &mut Context,
+        lost: impl Fn(u32, &Over) -> Option<Bytes>,
+    ) {
+        let told =
+            self.over.iter().filter_map(|(number, over)| Some((*number, lost(*number, over)?)));
+        for (number, left) in told.collect::<Vec<_>>() {
+            if let Some(Over { recording, last, .. }) = self.over.remove(&number) {
+                let dropped = recording.told_missing(left) + left.lost;
+                let recorded = Recorded { path: recording.path(), dropped, ..Recorded::default() };
+                cx.told.tell_last(last.as_deref(), Some(&recorded));
+            }
         }
     }
 
@@ -202,7 +201,7 @@ impl Recorder {
                 let Some(recording) = self.sessions.get(&session).or(over).map(Rc::clone) else {
                     return;
                 };
-                recording.has_resumed(part, dropped);
+                recording.resume_at(part, dropped);
                 Self::tell(cx, &recording);
                 // Its file before that lacks what was lost with the recorder.
                 if moved && recording.must_be() && !recording.is_elsewhere() {

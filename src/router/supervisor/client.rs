@@ -119,7 +119,7 @@ impl Client {
                 Received::End => return None,
             }
         }
-        leaders::are_kept_by(self.hello.ordinal, proof::keeper());
+        leaders::note_keeper(self.hello.ordinal, proof::keeper());
         self.own = Some(ours);
         Some(found)
     }

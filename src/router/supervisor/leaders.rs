@@ -103,7 +103,7 @@ pub(super) fn take_left(ordinal: usize, kept_too: bool) -> Vec<Noted> {
 }
 
 /// What the gateway of this number has kept, this supervisor has.
-pub(super) fn are_kept_by(ordinal: usize, keeper: u64) {
+pub(super) fn note_keeper(ordinal: usize, keeper: u64) {
     if let Some(word) = memory::part(Part::Leaders(ordinal)).and_then(|words| words.get(1)) {
         word.store(keeper, Ordering::Release);
     }

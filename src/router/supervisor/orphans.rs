@@ -53,7 +53,7 @@ fn program_of(stored: &Stored) -> Option<PidFd> {
 impl Supervisor {
     /// A gateway has ended: programs that end, and clients that leave, tell nobody
     /// else.
-    pub(super) fn are_orphans(&mut self, ordinal: usize) {
+    pub(super) fn orphan_sessions(&mut self, ordinal: usize) {
         // The end of what is recorded belongs into its recording: the next gateway has
         // both.
         let is_one = |stored: &Stored| {

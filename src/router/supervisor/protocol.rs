@@ -12,7 +12,6 @@ use crate::router::record::Kept;
 use crate::router::secrets;
 use crate::router::told::Story;
 use crate::shares::Who;
-use fpty::sys::peer::{Arrived, Peer};
 use fpty::sys::ring::Ring;
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
@@ -189,7 +188,7 @@ pub enum Received {
 enum Said<'a> {
     Hello(Hello),
     /// With the letters of its descriptors.
-    Session(Cow<'a, Record>, String),
+    Session(Box<Cow<'a, Record>>, String),
     Over(Cow<'a, str>),
     Lacks(i32),
     Done,
@@ -214,7 +213,7 @@ pub fn send_session<T: AsFd>(to: &Stream, record: &Record, held: &SessionFds<T>)
         }
         None => Cow::Borrowed(record),
     };
-    send(to, &Said::Session(record, names), &descriptors)
+    send(to, &Said::Session(Box::new(record), names), &descriptors)
 }
 
 /// Says that a gateway begins, which has this connection, and this log.
@@ -260,11 +259,11 @@ pub fn receive_hello(from: &Stream) -> Received {
 
 /// Takes a message.
 pub fn receive(from: &Stream) -> Received {
-    let mut buffer = vec![0; LONGEST];
-    let mut arrived = Arrived::default();
-    match from.read_with_descriptors(&mut buffer, &mut arrived, &mut Peer::default()) {
-        Read::Bytes(count) => decode(&buffer[..count], arrived.descriptors)
-            .map_or(Received::Nonsense, Received::Message),
+    let (mut buffer, mut descriptors) = (vec![0; LONGEST], Vec::new());
+    match from.read_and_sender(&mut buffer, &mut descriptors).0 {
+        Read::Bytes(count) => {
+            decode(&buffer[..count], descriptors).map_or(Received::Nonsense, Received::Message)
+        }
         Read::Blocked => Received::Nothing,
         Read::End | Read::Gone => Received::End,
     }
@@ -277,7 +276,7 @@ pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
     let message = match codec::decode(message)? {
         Said::Hello(hello) => Message::Hello(hello, descriptors.next()?, descriptors.next()),
         Said::Session(record, names) => {
-            let (record, mut held) = (Box::new(record.into_owned()), SessionFds::default());
+            let (record, mut held) = (Box::new((*record).into_owned()), SessionFds::default());
             for name in names.bytes() {
                 let place = held.place(name).filter(|place| place.is_none())?;
                 let Some(fd) = descriptors.next() else {
@@ -331,7 +330,7 @@ mod tests {
     #[test]
     fn one_that_lacks_a_descriptor_is_known_and_one_that_has_too_many_is_none() {
         let record = Record { pid: 7, ..Record::default() };
-        let message = encode(&Said::Session(Cow::Borrowed(&record), String::from("mp")));
+        let message = encode(&Said::Session(Box::new(Cow::Borrowed(&record)), String::from("mp")));
         for count in [0, 1, 2, 3] {
             match (count, decode(&message, (0..count).map(|_| null()).collect())) {
                 (0 | 1, Some(Message::Cut(read))) => assert_eq!(read.pid, 7),
@@ -339,7 +338,7 @@ mod tests {
                 (_, other) => panic!("{count}: {other:?}"),
             }
         }
-        let twice = encode(&Said::Session(Cow::Borrowed(&record), String::from("mm")));
+        let twice = encode(&Said::Session(Box::new(Cow::Borrowed(&record)), String::from("mm")));
         assert!(decode(&twice, vec![null(), null()]).is_none());
     }
 
@@ -394,7 +393,7 @@ mod tests {
                 bound: marks.1,
                 ..Record::default()
             };
-            let message = encode(&Said::Session(Cow::Borrowed(&record), String::new()));
+            let message = encode(&Said::Session(Box::new(Cow::Borrowed(&record)), String::new()));
             let Some(Message::Session(read, _)) = decode(&message, Vec::new()) else {
                 return Err(TestCaseError::fail("another message"));
             };

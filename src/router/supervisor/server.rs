@@ -244,7 +244,7 @@ impl Supervisor {
                     let ordinal = gateway.ordinal;
                     self.gateways.remove(&token);
                     if !self.gateways.values().any(|other| other.ordinal == ordinal) {
-                        self.are_orphans(ordinal);
+                        self.orphan_sessions(ordinal);
                     }
                 }
             }

@@ -245,31 +245,32 @@ impl Facts {
 }
 
 /// Somebody who got no session.
-#[derive(Clone, Copy, Debug)]
-pub struct Refused<'a> {
+#[derive(Clone, Debug)]
+pub struct Refused {
     /// Where it comes from.
-    pub origin: &'a Origin,
+    pub origin: Origin,
     /// Who it is.
-    pub peer: &'a Peer,
+    pub peer: Peer,
     /// Why, in a word.
     pub reason: Refusal,
     /// The same, in the words of the log.
-    pub why: &'a str,
-    /// So many that have no line of their own, where it stands for them.
+    pub why: Box<str>,
+    /// So many that have no line of their own, where it stands for them: what they
+    /// have in common.
     pub count: Option<u64>,
 }
 
-impl Refused<'_> {
+impl Refused {
     /// Its line; `None`: there is none at that socket.
     pub fn line(&self, place: &Place, lost: u64) -> Option<String> {
-        let Origin { socket, mode, said, command } = self.origin;
+        let Origin { socket, mode, said, command } = &self.origin;
         let mut line = begin(socket.audit?, "refused", SystemTime::now());
         of_place(&mut line, None, place);
-        of_peer(&mut line, &socket.name, *mode, self.peer);
+        of_peer(&mut line, &socket.name, *mode, &self.peer);
         of_claim(&mut line, said);
         line.field("command", Value::text(command.as_deref(), place.command_room))
             .field("reason", Value::word(self.reason.word()))
-            .field("why", Value::Text(self.why, WHY));
+            .field("why", Value::Text(&self.why, WHY));
         if let Some(count) = self.count {
             line.field("count", Value::Number(count));
         }
@@ -379,12 +380,12 @@ mod tests {
     fn lines(format: Format, text: &str) -> [String; 3] {
         let facts = audited(format, text);
         let place = place(text);
-        let Story { mode, first: peer, said, command, .. } = &facts.story;
-        let (socket, command) = (facts.socket.clone(), Some(command.clone()));
-        let socket = Socket { name: socket, audit: Some(format), ..Socket::default() };
-        let origin = Origin { socket, mode: *mode, said: said.clone(), command };
+        let Story { mode, first: peer, said, command, .. } = facts.story.clone();
+        let (name, audit) = (facts.socket.clone(), Some(format));
+        let socket = Socket { name, audit, ..Socket::default() };
+        let origin = Origin { socket, mode, said, command: Some(command) };
         let (reason, count) = (Refusal::Resources, Some(u64::MAX));
-        let refused = Refused { origin: &origin, peer, reason, why: text, count };
+        let refused = Refused { origin, peer, reason, why: text.into(), count };
         let recorded = Recorded {
             path: text.to_owned(),
             bytes: Some(u64::MAX),

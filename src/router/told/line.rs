@@ -73,7 +73,7 @@ impl Line {
     ) -> &mut Self {
         match self.format {
             Format::Json => {
-                if group != self.group {
+                if !(group.is_empty() && self.group.is_empty()) && group != self.group {
                     self.leave_group();
                     if !group.is_empty() {
                         self.separate(',');

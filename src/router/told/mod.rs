@@ -51,7 +51,7 @@ use names::Names;
 pub use origin::{Mode, Origin, Rejection, Socket};
 pub use peer::{Peer, Said};
 pub use reason::{Gone, Parted, Refusal};
-use refusals::{LeftOut, Refusals};
+use refusals::Refusals;
 pub use story::{Relayed, Story};
 
 /// How many bytes of a command a line has room for, and the least.
@@ -183,36 +183,29 @@ impl Told {
     }
 
     /// Somebody gets no session.
-    pub fn refused(
-        &mut self,
-        origin: &Origin,
-        client: Option<&Stream>,
-        reason: Refusal,
-        why: &str,
-    ) {
+    pub fn refused(&mut self, origin: Origin, client: Option<&Stream>, reason: Refusal, why: &str) {
         self.counters.refused(reason);
         if !origin.has_audit() {
             return;
         }
-        let who = client.map_or(Who::Nobody, Who::of);
         self.tell_of_refusals();
-        if self.refusals.note(who, origin, reason, why) {
+        let refused =
+            Refused { origin, peer: Peer::default(), reason, why: why.into(), count: None };
+        let who = client.map_or(Who::Nobody, Who::of);
+        if let Some(refused) = self.refusals.note(who, refused) {
             let peer = client.map(|client| Peer::of(client, &mut self.names, true));
-            let peer = peer.unwrap_or_default();
-            self.tell_refused(&Refused { origin, peer: &peer, reason, why, count: None });
+            self.tell_refused(&Refused { peer: peer.unwrap_or_default(), ..refused });
         }
     }
 
     /// Writes how many of the second that is over had no line of their own.
     fn tell_of_refusals(&mut self) {
-        for left_out in self.refusals.over(Instant::now()) {
-            let LeftOut { origin, peer, reason, why, count } = &left_out;
-            let (reason, count) = (*reason, Some(*count));
-            self.tell_refused(&Refused { origin, peer, reason, why, count });
+        for refused in self.refusals.over(Instant::now()) {
+            self.tell_refused(&refused);
         }
     }
 
-    fn tell_refused(&mut self, refused: &Refused<'_>) {
+    fn tell_refused(&mut self, refused: &Refused) {
         let line = refused.line(&self.place, *self.queue.lost());
         self.tell(line);
     }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::facts::Refused;
 use super::origin::Origin;
 use super::peer::Peer;
 use super::reason::Refusal;
@@ -20,25 +21,12 @@ const SHARES: usize = 64;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What of one share was written in this second, and what was not.
+/// What of one share was written in this second, and what was not: so many, and what
+/// the first of them was.
 #[derive(Default)]
 struct Share {
     written: u32,
-    left_out: Option<LeftOut>,
-}
-
-/// So many refusals that have no line each: of one user, for one reason, at one socket.
-pub struct LeftOut {
-    /// Where the first one came from.
-    pub origin: Origin,
-    /// Who they are: what they have in common.
-    pub peer: Peer,
-    /// Why, in a word.
-    pub reason: Refusal,
-    /// Why the first one was.
-    pub why: Box<str>,
-    /// How many.
-    pub count: u64,
+    left_out: Option<Refused>,
 }
 
 /// What was written of refusals of late.
@@ -62,7 +50,7 @@ impl Refusals {
     }
 
     /// What the second that is over has left out; nothing while it is not.
-    pub fn over(&mut self, now: Instant) -> Vec<LeftOut> {
+    pub fn over(&mut self, now: Instant) -> Vec<Refused> {
         if now.saturating_duration_since(self.since) < SECOND {
             return Vec::new();
         }
@@ -71,9 +59,9 @@ impl Refusals {
         before.shares.into_values().filter_map(|share| share.left_out).collect()
     }
 
-    /// Whether this one is to have a line of its own; else it is counted.
-    pub fn note(&mut self, who: Who, origin: &Origin, reason: Refusal, why: &str) -> bool {
-        let mut whose = (who, reason, Arc::clone(&origin.socket.name));
+    /// Gives one back that is to have a line of its own; else it is counted.
+    pub fn note(&mut self, who: Who, refused: Refused) -> Option<Refused> {
+        let mut whose = (who, refused.reason, Arc::clone(&refused.origin.socket.name));
         if self.shares.len() >= SHARES && !self.shares.contains_key(&whose) {
             whose.0 = Who::Nobody;
         }
@@ -82,16 +70,16 @@ impl Refusals {
         if share.written < OF_ONE && self.written < OF_ALL {
             share.written += 1;
             self.written += 1;
-            return true;
+            return Some(refused);
         }
         self.counts = true;
         let left_out = share.left_out.get_or_insert_with(|| {
-            let (socket, mode) = (origin.socket.clone(), origin.mode);
+            let Origin { socket, mode, .. } = refused.origin;
             let origin = Origin { socket, mode, ..Origin::default() };
-            LeftOut { origin, peer, reason, why: why.into(), count: 0 }
+            Refused { origin, peer, ..refused }
         });
-        left_out.count += 1;
-        false
+        left_out.count = Some(left_out.count.unwrap_or(0) + 1);
+        None
     }
 }
 
@@ -99,11 +87,16 @@ impl Refusals {
 mod tests {
     use super::*;
 
+    fn refused(reason: Refusal) -> Refused {
+        let (origin, peer) = (Origin::default(), Peer::default());
+        Refused { origin, peer, reason, why: "no".into(), count: None }
+    }
+
     #[test]
     fn what_is_beyond_a_users_lines_is_counted() {
         let mut refusals = Refusals::new();
         let told = |refusals: &mut Refusals, who, count: u32| {
-            let is_told = |_: &u32| refusals.note(who, &Origin::default(), Refusal::Denied, "no");
+            let is_told = |_: &u32| refusals.note(who, refused(Refusal::Denied)).is_some();
             (0..count).filter(is_told).count() as u32
         };
         assert_eq!(told(&mut refusals, Who::User(1), 5000), OF_ONE);
@@ -113,7 +106,7 @@ mod tests {
         let later = Instant::now() + SECOND;
         let left_out = refusals.over(later);
         assert_eq!(left_out.len(), 1);
-        assert_eq!(left_out[0].count, u64::from(5000 - OF_ONE));
+        assert_eq!(left_out[0].count, Some(u64::from(5000 - OF_ONE)));
         assert_eq!((left_out[0].peer.uid, left_out[0].peer.pid), (Some(1), None));
         assert!(!refusals.count() && refusals.over(later + SECOND).is_empty());
         assert_eq!(told(&mut refusals, Who::User(1), 5), 5);
@@ -122,13 +115,12 @@ mod tests {
     #[test]
     fn many_users_are_bounded_and_each_is_counted() {
         let mut refusals = Refusals::new();
-        let at = Origin::default();
         let told = (0..10_000)
-            .filter(|uid| refusals.note(Who::User(*uid), &at, Refusal::Limit, "no"))
+            .filter(|uid| refusals.note(Who::User(*uid), refused(Refusal::Limit)).is_some())
             .count();
         assert!(told <= OF_ALL as usize && refusals.shares.len() <= SHARES + 1);
         let left_out = refusals.over(Instant::now() + SECOND);
-        let counted: u64 = left_out.iter().map(|left_out| left_out.count).sum();
+        let counted: u64 = left_out.iter().filter_map(|left_out| left_out.count).sum();
         assert_eq!(counted, 10_000 - told as u64);
     }
 }

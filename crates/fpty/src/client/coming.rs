@@ -9,7 +9,7 @@ use super::outcome::End;
 use super::painting::{Left, paint, paint_beside};
 use super::pastes::{self, Pastes};
 use super::session::Session;
-use super::waiting::until_writable;
+use super::waiting::give_last_word;
 use super::{Client, Which};
 use crate::error::{Context, Result};
 use crate::proto::{self, Ended, Ending, Protocol, variables};
@@ -23,9 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a terminal is a little smaller, so that its program draws it anew.
 const SMALLER: Duration = Duration::from_millis(60);
-
-/// How long a server, or our terminal, may take the last that is said to it.
-const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// What is known of a session that can be left.
 #[derive(Default)]
@@ -246,13 +243,7 @@ impl Session<'_> {
         proto::encode_packet(proto::DETACH, proto::FOR_GOOD, &mut packet);
         self.to_server.push(&packet);
         let (stream, peer) = (&self.stream, &mut self.peer);
-        let end = Instant::now() + LAST_WORD;
-        while !self.to_server.is_empty() && Instant::now() < end {
-            if !self.to_server.flush(|bytes| stream.write_to(bytes, peer).taken()) {
-                break;
-            }
-            until_writable(stream, end);
-        }
+        give_last_word(&mut self.to_server, stream, |bytes| stream.write_to(bytes, peer).taken());
     }
 
     /// Does what is due.
@@ -366,14 +357,9 @@ impl Session<'_> {
 
     /// Shows something although nobody waits for our output any more.
     pub(super) fn show_at_last(&mut self, bytes: &[u8]) {
-        let until = Instant::now() + LAST_WORD;
         self.show(bytes);
         let (output, failure) = (&self.output, &self.failure);
-        while !self.to_output.is_empty() && Instant::now() < until {
-            if !self.to_output.flush(|bytes| output.write_noting(bytes, failure).taken()) {
-                break;
-            }
-            until_writable(output, until);
-        }
+        let write = |bytes: &[u8]| output.write_noting(bytes, failure).taken();
+        give_last_word(&mut self.to_output, output, write);
     }
 }

@@ -143,7 +143,7 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
 impl Running<'_> {
     fn turn(&mut self) -> Result<Option<End>> {
         self.flush();
-        if let Some(end) = self.is_over()? {
+        if let Some(end) = self.look_for_the_end()? {
             return Ok(Some(end));
         }
         let mut polled = Several::default();
@@ -206,14 +206,15 @@ impl Running<'_> {
         }
     }
 
-    /// Whether it is over, and how it ended.
-    fn is_over(&mut self) -> Result<Option<End>> {
+    /// Looks whether it is over, and how it ended; now and then that asks whether
+    /// anybody reads what it says.
+    fn look_for_the_end(&mut self) -> Result<Option<End>> {
         if let Stage::Asked(until) = self.stage {
             if Instant::now() >= until {
                 return Ok(Some(End::SpeaksPlainly));
             }
         }
-        if self.outputs.nobody_reads() {
+        if self.outputs.look_whether_nobody_reads() {
             return Ok(Some(End::OutputClosed));
         }
         if !self.outputs.are_flushed() {
@@ -235,20 +236,9 @@ impl Running<'_> {
             return Ok(None);
         }
         match self.stage {
-            Stage::Asked(_) if obeying::is_refusal(&self.plain) => {
-                Ok(Some(obeying::refused(&self.plain)))
-            }
-            Stage::Asked(_) if self.plain.is_empty() => {
-                Err(Error::new("the server closed the connection without a word"))
-            }
-            Stage::Asked(_) => Ok(Some(End::SpeaksPlainly)),
+            Stage::Asked(_) => obeying::ended_plainly(&self.plain).map(Some),
             Stage::Requested | Stage::Started => {
-                let why = match self.peer.failure() {
-                    Some(why) if !self.peer.is_known() => why,
-                    _ if self.peer.has_ended() => String::from("the server is gone"),
-                    _ => String::from("it ended without a word"),
-                };
-                Ok(Some(End::Lost(why)))
+                Ok(outcome::why_lost(&self.peer, true).map(End::Lost))
             }
         }
     }

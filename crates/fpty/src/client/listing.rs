@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{Uid, User};
 use serde_json::{Map, Value};
 
 use super::hearing::{Hearing, Said};
@@ -16,7 +15,7 @@ use crate::proto::request::{self, Verb};
 use crate::proto::{self, Ending, encode_bare};
 use crate::relay::Backlog;
 use crate::sys::poll::Several;
-use crate::sys::{Read, stdio};
+use crate::sys::{Read, accounts, stdio};
 use crate::text::{CUT, shown};
 
 /// What is asked.
@@ -104,13 +103,7 @@ fn converse(config: &Client, question: &Question, answer: &mut Vec<u8>) -> Resul
             Read::End | Read::Gone if hearing.is_extended() => {
                 return Ok(End::Lost(String::from("it ended without a word")));
             }
-            Read::End | Read::Gone if obeying::is_refusal(&plain) => {
-                return Ok(obeying::refused(&plain));
-            }
-            Read::End | Read::Gone if plain.is_empty() => {
-                return Err(Error::new("the server closed the connection without a word"));
-            }
-            Read::End | Read::Gone => return Ok(End::SpeaksPlainly),
+            Read::End | Read::Gone => return obeying::ended_plainly(&plain),
         };
         loop {
             let output = if hearing.is_extended() { &mut *answer } else { &mut plain };
@@ -149,8 +142,7 @@ fn name_users(sessions: &mut [Map<String, Value>]) {
             session.get("uid").and_then(Value::as_u64).and_then(|uid| u32::try_from(uid).ok());
         let is_named = session.get("user").is_some_and(|user| !user.is_null());
         if let Some(uid) = uid.filter(|_| !is_named) {
-            let look_up = || Some(User::from_uid(Uid::from_raw(uid)).ok()??.name);
-            let name = names.entry(uid).or_insert_with(look_up);
+            let name = names.entry(uid).or_insert_with(|| accounts::name_of(uid));
             session.insert(String::from("user"), name.clone().into());
         }
     }

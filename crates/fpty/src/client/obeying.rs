@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::hearing::Said;
-use super::outcome::End;
+use super::outcome::{self, End};
 use super::session::{PING, Session};
 use super::takeover::{Offered, Takeover};
 use super::typing::Input;
 use super::{coming, introduction, reconnect};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::proto::request::Verb;
 use crate::proto::{self, Ending, Protocol};
 use crate::sys::Read;
@@ -24,7 +24,7 @@ const LONGEST_REFUSAL: usize = 4096;
 const MOST_OFFERED: usize = 8;
 
 /// Whether this is all that such a router says.
-pub fn is_refusal(bytes: &[u8]) -> bool {
+fn is_refusal(bytes: &[u8]) -> bool {
     let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
     line.starts_with(REFUSED) && !line.contains(&b'\n')
 }
@@ -51,8 +51,20 @@ pub fn may_be_refusal(bytes: &[u8]) -> bool {
     bytes[..length] == REFUSED[..length] && bytes.len() <= LONGEST_REFUSAL && ends_at == bytes.len()
 }
 
+/// How it ended with a server that has said no more than this, and speaks plainly.
+///
+/// # Errors
+/// It has said nothing.
+pub fn ended_plainly(said: &[u8]) -> Result<End> {
+    match said {
+        [] => Err(Error::new("the server closed the connection without a word")),
+        said if is_refusal(said) => Ok(refused(said)),
+        _ => Ok(End::SpeaksPlainly),
+    }
+}
+
 /// The end by such a line.
-pub fn refused(bytes: &[u8]) -> End {
+fn refused(bytes: &[u8]) -> End {
     let why = bytes.strip_prefix(REFUSED).unwrap_or(bytes).trim_ascii_end();
     End::Refused(proto::text_of(why))
 }
@@ -269,22 +281,19 @@ impl Session<'_> {
         self.buffer = buffer;
     }
 
-    /// Whether it is over, and how it ended.
-    pub(super) fn is_over(&mut self) -> Option<End> {
+    /// Looks whether it is over, and how it ended; of a program that nobody tells of
+    /// any more it is noted when that was seen.
+    pub(super) fn look_for_the_end(&mut self) -> Option<End> {
         if !self.to_output.is_empty() {
             return None;
         }
         let server_ended = self.server_ended;
         match (&self.ended, self.takeover.ours_mut()) {
-            (Some(ended), None) => Some(End::Told(ended.clone())),
-            // Somebody else reads what it says now.
-            (Some(ended), Some(_)) if ended.ending == Ending::Detached => {
-                Some(End::Told(ended.clone()))
+            // Of one that was left somebody else reads what it says now.
+            (Some(ended), Some(ours)) if ended.ending != Ending::Detached => {
+                ours.is_drained().then(|| End::Told(ended.clone()))
             }
-            (Some(ended), Some(ours)) => {
-                let ended = ended.clone();
-                ours.is_drained().then_some(End::Told(ended))
-            }
+            (Some(ended), _) => Some(End::Told(ended.clone())),
             (None, Some(ours)) if server_ended => ours.ended_alone().map(End::Told),
             (None, None) if server_ended => Some(self.how_it_ended()),
             _ => None,
@@ -294,18 +303,10 @@ impl Session<'_> {
     /// Whether the session came to its end, or the server to its own, where
     /// the server has not said so.
     fn how_it_ended(&self) -> End {
-        let gone = self.peer.has_ended();
-        if let Some(why) = self.again.why() {
+        let is_extended = self.hearing.is_extended();
+        let why = self.again.why().or_else(|| outcome::why_lost(&self.peer, is_extended));
+        if let Some(why) = why {
             return End::Lost(why);
-        }
-        // A process that lives, and closes a UNIX socket before it has read
-        // all input, resets it, too.
-        if let Some(why) = self.peer.failure().filter(|_| !self.peer.is_known()) {
-            return End::Lost(why);
-        }
-        if gone || self.hearing.is_extended() {
-            let why = if gone { "the server is gone" } else { "it ended without a word" };
-            return End::Lost(why.to_owned());
         }
         // What it said in between was the program's.
         if is_too_late(&self.last_bytes) {

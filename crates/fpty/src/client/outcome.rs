@@ -2,13 +2,13 @@
 //! JSON for scripts.
 
 use nix::sys::signal::Signal;
-use nix::unistd::{Uid, User};
 use serde_json::json;
 
 use super::{Client, LOST};
 use crate::proto::key::of_word;
 use crate::proto::{Ended, Ending};
-use crate::sys::stdio;
+use crate::sys::peer::Peer;
+use crate::sys::{accounts, stdio};
 use crate::text::is_control;
 
 /// Exit status when no session came about.
@@ -172,10 +172,21 @@ fn way_back(word: &str, address: &str) -> Option<String> {
 fn with_name(text: &str) -> String {
     let number = |text: &str| {
         let (number, rest) = text.strip_prefix("user ")?.split_once(' ')?;
-        let user = User::from_uid(Uid::from_raw(number.parse().ok()?)).ok()??;
-        Some(format!("{} {rest}", user.name))
+        Some(format!("{} {rest}", accounts::name_of(number.parse().ok()?)?))
     };
     number(text).unwrap_or_else(|| text.to_owned())
+}
+
+/// Why a connection was lost that has ended; `None`: it was not, as one that speaks plainly
+/// has no other end.
+pub fn why_lost(peer: &Peer, is_extended: bool) -> Option<String> {
+    match peer.failure() {
+        // A process that lives, and closes a UNIX socket before it has read all input,
+        // resets it, too.
+        Some(why) if !peer.is_known() => Some(why),
+        _ if peer.has_ended() => Some(String::from("the server is gone")),
+        _ => is_extended.then(|| String::from("it ended without a word")),
+    }
 }
 
 /// An address as a shell has to be told it; `None`: it cannot be typed.

@@ -82,17 +82,12 @@ impl One {
         if self.state != State::Open {
             return;
         }
-        let taken = match self.waiting.is_empty() {
-            true => self.write(bytes),
-            false => Some(0),
+        let taken = if self.waiting.is_empty() { self.write(bytes) } else { Some(0) };
+        let Some(taken) = taken else {
+            return self.give_up();
         };
-        match taken {
-            Some(taken) => {
-                self.waiting.push(&bytes[taken..]);
-                self.was_taken(taken);
-            }
-            None => self.give_up(),
-        }
+        self.waiting.push(&bytes[taken..]);
+        self.was_taken(taken);
     }
 
     fn was_taken(&mut self, count: usize) {
@@ -222,7 +217,7 @@ impl Outputs {
     /// Whether the readers of both have left: then nobody waits for the
     /// command. That of one alone is the program's business, which gets SIGPIPE
     /// if it writes there, and else ends as it would have.
-    pub fn nobody_reads(&mut self) -> bool {
+    pub fn look_whether_nobody_reads(&mut self) -> bool {
         let [output, error] = &self.both;
         error.unread && (output.unread || self.look_for_reader_away())
     }

@@ -6,7 +6,6 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 
 use super::outcome::End;
@@ -17,6 +16,7 @@ use crate::error::Result;
 use crate::proto::key::{Finds, Secret, SessionKey, of_word};
 use crate::proto::{Ended, Ending, NO_SUCH};
 use crate::sys;
+use crate::sys::poll::Several;
 use crate::sys::socket::{Stream, Transport};
 use crate::sys::stdio;
 
@@ -276,47 +276,28 @@ impl<'a> Session<'a> {
             if !self.to_output.flush(|bytes| output.write_noting(bytes, failure).taken()) {
                 return Err(self.output_ended());
             }
-            let mut wants = PollFlags::empty();
-            wants.set(PollFlags::POLLOUT, !self.to_output.is_empty());
-            let mut polled = vec![
-                PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.output.as_fd(), wants),
-            ];
-            let mut add = |fd| {
-                polled.push(PollFd::new(fd, PollFlags::POLLIN));
-                polled.len() - 1
-            };
+            let mut polled = Several::default();
+            let signal = polled.add(self.signals.as_fd(), true, false);
+            let closed = polled.add(self.output.as_fd(), false, !self.to_output.is_empty());
             let is_raw = self.terminal.as_ref().is_some_and(|terminal| terminal.is_raw());
             let reads = is_raw && self.input == Input::Open && self.to_output.is_empty();
-            let input_at = reads.then(|| add(stdio::stdin()));
-            let done_at = done.map(|done| add(done.as_fd()));
+            let input = reads.then(|| polled.add(stdio::stdin(), true, false));
+            let done_at = done.map(|done| polled.add(done.as_fd(), true, false));
             let next = [until, self.next_look].into_iter().flatten().min();
-            let timeout = next.map_or(PollTimeout::NONE, |at| {
-                let wait = at.saturating_duration_since(now).as_nanos().div_ceil(1_000_000);
-                PollTimeout::from(u16::try_from(wait).unwrap_or(u16::MAX))
-            });
-            let _ = nix::poll::poll(&mut polled, timeout);
-            let at =
-                |index: Option<usize>| index.is_some_and(|index| polled[index].any() == Some(true));
-            let gone = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
-            let is_closed = polled[1].revents().is_some_and(|events| events.intersects(gone));
-            let (signal, input, is_done) = (at(Some(0)), at(input_at), at(done_at));
-            if signal {
-                while let Some(arrived) = self.signals.next() {
-                    if let Some(end) = self.signal(arrived) {
-                        return Err(end);
-                    }
-                }
+            let found = polled.wait(next.map(|at| at.saturating_duration_since(now)));
+            let has = |at: Option<usize>| at.is_some_and(|at| found.readable(at));
+            if let Some(end) = self.signals_came(has(Some(signal))) {
+                return Err(end);
             }
-            if input {
+            if has(input) {
                 if let Some(end) = self.typed() {
                     return Err(end);
                 }
             }
-            if is_closed {
+            if found.hung_up(closed) {
                 return Err(End::OutputClosed);
             }
-            if is_done {
+            if has(done_at) {
                 return Ok(());
             }
         }

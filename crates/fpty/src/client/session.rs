@@ -171,16 +171,12 @@ impl<'a> Session<'a> {
     /// Runs it to the end of its connection.
     pub(super) fn run_on(&mut self) -> End {
         loop {
-            if let Some(end) = self.flush().or_else(|| self.is_over()) {
+            if let Some(end) = self.flush().or_else(|| self.look_for_the_end()) {
                 return end;
             }
             let ready = self.wait();
-            if ready.signal {
-                while let Some(arrived) = self.signals.next() {
-                    if let Some(end) = self.signal(arrived) {
-                        return end;
-                    }
-                }
+            if let Some(end) = self.signals_came(ready.signal) {
+                return end;
             }
             if ready.server {
                 if let Some(end) = self.server_said() {

@@ -16,8 +16,19 @@ use crate::sys::stdio;
 pub(super) const LOOK: Duration = Duration::from_millis(300);
 
 impl Session<'_> {
+    /// Does what signals say, if any came; the end, where one is that.
+    pub(super) fn signals_came(&mut self, came: bool) -> Option<End> {
+        while came {
+            let end = self.signal(self.signals.next()?);
+            if end.is_some() {
+                return end;
+            }
+        }
+        None
+    }
+
     /// A signal came.
-    pub(super) fn signal(&mut self, Arrived { signal, by_terminal, .. }: Arrived) -> Option<End> {
+    fn signal(&mut self, Arrived { signal, by_terminal, .. }: Arrived) -> Option<End> {
         match signal {
             Signal::SIGWINCH => self.size_changed(),
             // We stopped and go on.

@@ -79,7 +79,7 @@ impl Takeover {
     pub fn ours(&self) -> Option<&Terminal> {
         match self {
             Takeover::Ours(terminal) => Some(terminal),
-            Takeover::Theirs | Takeover::Taken(_) | Takeover::Declined => None,
+            _ => None,
         }
     }
 
@@ -87,7 +87,7 @@ impl Takeover {
     pub fn ours_mut(&mut self) -> Option<&mut Terminal> {
         match self {
             Takeover::Ours(terminal) => Some(terminal),
-            Takeover::Theirs | Takeover::Taken(_) | Takeover::Declined => None,
+            _ => None,
         }
     }
 

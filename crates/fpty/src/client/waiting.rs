@@ -1,13 +1,16 @@
 //! Waits for both ends, and for what is due.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
-
-use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::session::{EARLY, Session};
 use super::typing::Input;
+use crate::relay::Backlog;
+use crate::sys::poll::Several;
 use crate::sys::stdio;
+
+/// How long a server, or our terminal, may take the last that is said to it.
+const LAST_WORD: Duration = Duration::from_millis(500);
 
 /// What a wait found.
 pub struct Ready {
@@ -18,12 +21,18 @@ pub struct Ready {
     pub output_closed: bool,
 }
 
-/// Waits until this takes something, or until then.
-pub fn until_writable<'a>(what: &'a impl AsFd, end: Instant) {
-    let fd: BorrowedFd<'a> = what.as_fd();
-    let left = end.saturating_duration_since(Instant::now());
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-    let _ = nix::poll::poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], timeout);
+/// Has the last that waits for somebody taken, if he takes it soon.
+pub fn give_last_word(
+    backlog: &mut Backlog,
+    to: &impl AsFd,
+    mut write: impl FnMut(&[u8]) -> Option<usize>,
+) {
+    let end = Instant::now() + LAST_WORD;
+    while !backlog.is_empty() && Instant::now() < end && backlog.flush(&mut write) {
+        let mut polled = Several::default();
+        polled.add(to.as_fd(), false, true);
+        polled.wait(Some(end.saturating_duration_since(Instant::now())));
+    }
 }
 
 impl Session<'_> {
@@ -31,56 +40,35 @@ impl Session<'_> {
     pub(super) fn wait(&mut self) -> Ready {
         let timeout = self.timeout();
         let reads_output = self.to_output.is_empty();
-        let mut server = PollFlags::empty();
-        server.set(PollFlags::POLLIN, !self.server_ended && reads_output);
-        server.set(PollFlags::POLLOUT, !self.to_server.is_empty());
-        let mut output = PollFlags::empty();
-        output.set(PollFlags::POLLOUT, !reads_output);
+        let reads_server = !self.server_ended && reads_output;
         let ours = self.takeover.ours();
-        let mut terminal = PollFlags::empty();
-        let reads_terminal = reads_output && !self.is_leaving();
-        terminal.set(PollFlags::POLLIN, reads_terminal && ours.is_some_and(|t| t.is_open()));
-        terminal.set(PollFlags::POLLOUT, !self.to_terminal.is_empty());
-
-        // An end that is not waited for is left out: poll(2) tells a hang-up
-        // uncalled for, again and again.
-        let mut polled = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let is_open = ours.is_some_and(|terminal| terminal.is_open());
+        let reads_terminal = reads_output && !self.is_leaving() && is_open;
+        let mut polled = Several::default();
+        let signal = polled.add(self.signals.as_fd(), true, false);
         // Output that is a pipe whose reader has gone is worth knowing even
         // while there is nothing to write.
-        polled.push(PollFd::new(self.output.as_fd(), output));
-        let mut add = |fd, flags: PollFlags| {
-            (!flags.is_empty()).then(|| {
-                polled.push(PollFd::new(fd, flags));
-                polled.len() - 1
-            })
-        };
-        let server_at = add(self.stream.as_fd(), server);
-        let mut input = PollFlags::empty();
-        input.set(PollFlags::POLLIN, self.reads_input());
-        let input_at = add(stdio::stdin(), input);
-        let terminal_at = ours.and_then(|ours| add(ours.as_fd(), terminal));
-        if let Some(program) = ours.and_then(|ours| ours.program()).filter(|_| self.server_ended) {
-            // Then the timeout is short.
-            if timeout.is_none() {
-                add(program, PollFlags::POLLIN);
-            }
+        let output = polled.add(self.output.as_fd(), false, !reads_output);
+        // An end that is not waited for is left out: poll(2) tells a hang-up
+        // uncalled for, again and again.
+        let mut add = |fd, reads, writes| (reads || writes).then(|| polled.add(fd, reads, writes));
+        let server = add(self.stream.as_fd(), reads_server, !self.to_server.is_empty());
+        let input = add(stdio::stdin(), self.reads_input(), false);
+        let writes = !self.to_terminal.is_empty();
+        let terminal = ours.and_then(|ours| add(ours.as_fd(), reads_terminal, writes));
+        // With a timeout that is a short one.
+        let waits_for_it = self.server_ended && timeout.is_none();
+        if let Some(program) = ours.and_then(|ours| ours.program()).filter(|_| waits_for_it) {
+            add(program, true, false);
         }
-        let timeout = timeout.map_or(PollTimeout::NONE, |wait| {
-            let millis = u16::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX);
-            PollTimeout::from(millis)
-        });
-        let _ = nix::poll::poll(&mut polled, timeout);
-        let at =
-            |index: Option<usize>| index.is_some_and(|index| polled[index].any() == Some(true));
-        // A pipe says POLLERR, a socket and a terminal POLLHUP.
-        let gone = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
-        let output_closed = polled[1].revents().is_some_and(|events| events.intersects(gone));
+        let found = polled.wait(timeout);
+        let has = |at: Option<usize>| at.is_some_and(|at| found.readable(at));
         Ready {
-            signal: at(Some(0)),
-            server: server.contains(PollFlags::POLLIN) && at(server_at),
-            input: at(input_at),
-            terminal: terminal.contains(PollFlags::POLLIN) && at(terminal_at),
-            output_closed,
+            signal: has(Some(signal)),
+            server: reads_server && has(server),
+            input: has(input),
+            terminal: reads_terminal && has(terminal),
+            output_closed: found.hung_up(output),
         }
     }
 

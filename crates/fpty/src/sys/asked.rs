@@ -35,6 +35,25 @@ pub(super) fn number(fd: impl AsFd, which: Number) -> io::Result<libc::c_int> {
     Ok(Errno::result(asked).map(|_| number)?)
 }
 
+/// What is told in an int.
+#[derive(Clone, Copy)]
+#[repr(u64)]
+pub(super) enum Switch {
+    /// A terminal's slave cannot be opened.
+    Lock = libc::TIOCSPTLCK as u64,
+    /// Each read of a terminal's master begins with a byte of its own.
+    Packets = libc::TIOCPKT as u64,
+}
+
+/// Switches something on or off.
+pub(super) fn switch(fd: impl AsFd, which: Switch, on: bool) -> io::Result<()> {
+    let on = libc::c_int::from(on);
+    // SAFETY: each of these requests reads one int.
+    let told =
+        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), which as u64 as libc::Ioctl, &raw const on) };
+    Ok(Errno::result(told).map(drop)?)
+}
+
 /// Asks for an option of a socket (socket(7)) that is an int.
 pub(super) fn option(socket: impl AsFd, name: libc::c_int) -> nix::Result<libc::c_int> {
     let mut value: libc::c_int = -1;

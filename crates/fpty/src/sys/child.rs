@@ -4,7 +4,7 @@ use std::io;
 use std::num::NonZeroI32;
 
 use nix::errno::Errno;
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitStatus, waitpid};
 
 /// A process that is not us, not init, and no group: above 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,7 +64,17 @@ impl Pid {
 
     /// Waits until it has ended, and reaps it.
     pub fn reap(self) {
-        while waitpid(nix::unistd::Pid::from_raw(self.as_raw()), None) == Err(Errno::EINTR) {}
+        let _ = wait_for(nix::unistd::Pid::from_raw(self.as_raw()));
+    }
+}
+
+/// Waits until a child has ended, and reaps it.
+pub(super) fn wait_for(child: nix::unistd::Pid) -> nix::Result<WaitStatus> {
+    loop {
+        match waitpid(child, None) {
+            Err(Errno::EINTR) => {}
+            outcome => return outcome,
+        }
     }
 }
 

@@ -254,7 +254,7 @@ pub fn before_fork() -> Forking {
 impl Forking {
     /// In the child. Its descriptors are closed by their numbers, or are the
     /// parent's copies, which that closes.
-    pub fn is_child(mut self) {
+    pub fn forget_in_child(mut self) {
         let jobs = std::mem::take(&mut self.0.jobs);
         jobs.into_iter().for_each(|(fd, _)| std::mem::forget(fd));
         self.0.shares.clear();

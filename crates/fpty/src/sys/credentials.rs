@@ -3,11 +3,11 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use nix::sys::socket::{SockaddrLike, SockaddrStorage, getpeername, getsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockopt, sockopt};
 
 use super::asked;
 use super::child::Pid;
@@ -81,15 +81,9 @@ impl Stream {
     /// one, whatever our socket is.
     pub fn peer_address(&self) -> Option<(IpAddr, u16)> {
         let name: SockaddrStorage = getpeername(self.as_fd().as_raw_fd()).ok()?;
-        let address = match name.family()? {
-            nix::sys::socket::AddressFamily::Inet => {
-                SocketAddr::from(std::net::SocketAddrV4::from(*name.as_sockaddr_in()?))
-            }
-            nix::sys::socket::AddressFamily::Inet6 => {
-                SocketAddr::from(std::net::SocketAddrV6::from(*name.as_sockaddr_in6()?))
-            }
-            _ => return None,
-        };
+        let v4 = || Some(SocketAddr::from(SocketAddrV4::from(*name.as_sockaddr_in()?)));
+        let v6 = || Some(SocketAddr::from(SocketAddrV6::from(*name.as_sockaddr_in6()?)));
+        let address = v4().or_else(v6)?;
         Some((address.ip().to_canonical(), address.port()))
     }
 

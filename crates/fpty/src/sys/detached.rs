@@ -7,9 +7,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::{ForkResult, fork, setsid};
 
+use super::child::wait_for;
 use super::closer;
 
 /// Runs `body` in a process of its own, of this name, in a session of its
@@ -25,10 +26,10 @@ pub fn run(name: &CStr, kept: Vec<OwnedFd>, body: impl FnOnce(Vec<OwnedFd>)) -> 
     // that is held meanwhile.
     if let ForkResult::Parent { child } = unsafe { fork() }? {
         drop(forking);
-        while waitpid(child, None) == Err(nix::errno::Errno::EINTR) {}
+        let _ = wait_for(child);
         return Ok(());
     }
-    forking.is_child();
+    forking.forget_in_child();
     // Our descriptors are closed before whoever called goes on: a socket's
     // address is free when it has closed its own.
     if let Some(kept) = keep_only(kept) {
@@ -59,15 +60,10 @@ pub fn watched(name: &CStr, body: impl FnOnce()) -> io::Result<bool> {
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
             drop(forking);
-            loop {
-                match waitpid(child, None) {
-                    Err(nix::errno::Errno::EINTR) => {}
-                    outcome => return Ok(outcome == Ok(WaitStatus::Exited(child, 0))),
-                }
-            }
+            Ok(wait_for(child) == Ok(WaitStatus::Exited(child, 0)))
         }
         ForkResult::Child => {
-            forking.is_child();
+            forking.forget_in_child();
             let _ = nix::sys::prctl::set_name(name);
             let outcome = catch_unwind(AssertUnwindSafe(body));
             // SAFETY: as in run.

@@ -38,17 +38,20 @@ pub(super) fn length_of_sealed(file: impl AsFd) -> io::Result<usize> {
     }
 }
 
-/// Maps so many bytes to read and to write at an address of the kernel's choice: of a
-/// file that cannot become smaller, or of none; they stay until they are unmapped.
+/// To read and to write.
+pub(super) const BOTH: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// Maps so many bytes at an address of the kernel's choice: of a file that cannot become
+/// smaller, or of none; they stay until they are unmapped.
 ///
 /// # Errors
 /// mmap(2).
 pub(super) fn map<F: AsFd>(
     file: Option<F>,
     length: usize,
+    rights: libc::c_int,
     flags: libc::c_int,
 ) -> io::Result<NonNull<u8>> {
-    let rights = libc::PROT_READ | libc::PROT_WRITE;
     let (fd, flags) = match &file {
         Some(file) => (file.as_fd().as_raw_fd(), flags),
         None => (-1, flags | libc::MAP_ANONYMOUS),
@@ -62,6 +65,7 @@ pub(super) fn map<F: AsFd>(
 }
 
 /// A mapping that ends with its value.
+#[derive(Debug)]
 pub(super) struct Mapping {
     at: NonNull<u8>,
     length: usize,
@@ -78,9 +82,10 @@ impl Mapping {
     pub(super) fn new<F: AsFd>(
         file: Option<F>,
         length: usize,
+        rights: libc::c_int,
         flags: libc::c_int,
     ) -> io::Result<Self> {
-        Ok(Self { at: map(file, length, flags)?, length })
+        Ok(Self { at: map(file, length, rights, flags)?, length })
     }
 
     /// Where it begins.

@@ -1,5 +1,30 @@
 //! The operating system, behind functions that are safe to call. No raw
 //! descriptor leaves this folder: there are types for the roles of one.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | **descriptors** | |
+//! | `asked.rs` | what any descriptor is asked or told in one number |
+//! | `poll.rs`, `signal.rs`, `clock.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
+//! | `stdio.rs`, `streams.rs`, `termios.rs` | standard descriptors, those of a command, the terminal of a person |
+//! | `closer.rs`, `interrupt.rs`, `fork.rs` | closing, calling and forking where others have copies |
+//! | **terminals** | |
+//! | `pty.rs`, `pty/shared.rs` | a pseudo-terminal; one that others have, too |
+//! | `pipe.rs`, `tick.rs`, `processors.rs` | its output without a copy, and soon |
+//! | `reader.rs`, `terminal_users.rs`, `foreground.rs` | who reads it, who has it open, its foreground group |
+//! | **sockets** | |
+//! | `socket.rs`, `socket/passing.rs`, `bind.rs` | streams and listeners; descriptors that strangers send |
+//! | `peer.rs`, `credentials.rs`, `sender.rs`, `control.rs` | who is at the other end, and what comes beside the bytes |
+//! | `local_tcp.rs` | whether a TCP peer on this machine has closed |
+//! | **processes** | |
+//! | `spawn.rs`, `spawn/program.rs`, `spawn.c`, `environment.rs` | the program of a session, and its start |
+//! | `child.rs`, `pidfd.rs`, `process.rs`, `noted.rs` | a child, any process, either, one that is known again later |
+//! | `sessions.rs` | sessions of processes, and what is looked for among all |
+//! | `detached.rs`, `proc.rs`, `accounts.rs` | a process of nobody's, /proc, users and groups |
+//! | **memory and files** | |
+//! | `memory.rs` | files of memory, and mappings |
+//! | `shared.rs`, `queue.rs`, `ring.rs`, `memory_file.rs` | words, a queue, the last output, bytes to be sent |
+//! | `folder.rs`, `lock.rs` | files below a folder, a lock |
 
 pub mod accounts;
 mod asked;
@@ -20,7 +45,6 @@ pub mod interrupt;
 pub mod local_tcp;
 #[cfg(feature = "server")]
 pub mod lock;
-#[cfg(feature = "server")]
 mod memory;
 pub mod memory_file;
 pub mod noted;
@@ -208,11 +232,7 @@ pub fn what_is_missing() -> Vec<&'static str> {
 /// The machine's name, which may be the jail's own; what is not UTF-8 as
 /// U+FFFD.
 pub fn host_name() -> String {
-    let mut name = [0_u8; 256];
-    // SAFETY: writes at most so many bytes; the last one stays NUL.
-    unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) };
-    let length = name.iter().position(|byte| *byte == 0).unwrap_or(0);
-    String::from_utf8_lossy(&name[..length]).into_owned()
+    nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Whether there is a file here that we may execute (access(2)).

@@ -58,15 +58,6 @@ impl Peer {
 const SO_PASSPIDFD: libc::c_int = 76;
 const SCM_PIDFD: i32 = 4;
 
-/// Descriptors that came with bytes from a process of our own.
-#[derive(Debug, Default)]
-pub struct Arrived {
-    /// In their order.
-    pub descriptors: Vec<OwnedFd>,
-    /// Some were lost: more came than there is room for.
-    pub truncated: bool,
-}
-
 /// Descriptors that a stranger has sent: those that nobody takes are closed
 /// where nobody waits.
 #[derive(Debug, Default)]
@@ -214,24 +205,8 @@ impl Stream {
         super::write_outcome(peer.note(sent))
     }
 
-    /// Reads, with the descriptors that come along (SCM_RIGHTS, unix(7)) from a
-    /// process of our own; they are not passed to children.
-    pub fn read_with_descriptors(
-        &self,
-        buffer: &mut [u8],
-        arrived: &mut Arrived,
-        peer: &mut Peer,
-    ) -> Read {
-        let received = self.receive_from(room(buffer), peer);
-        let read = received.map(|mut received| {
-            arrived.truncated |= received.truncated;
-            arrived.descriptors.append(&mut received.descriptors);
-            received.count
-        });
-        super::read_outcome(peer.note(read))
-    }
-
-    /// The same from a stranger.
+    /// The same, with the descriptors that come along (SCM_RIGHTS, unix(7)) from a
+    /// stranger; they are not passed to children.
     pub fn read_passed(&self, buffer: &mut [u8], passed: &mut Passed, peer: &mut Peer) -> Read {
         let received = self.receive_from(room(buffer), peer);
         let read = received.map(|mut received| {

@@ -13,7 +13,7 @@ use once_cell::sync::OnceCell;
 
 mod shared;
 
-use super::asked::{self, Number};
+use super::asked::{self, Number, Switch};
 use super::streams::{ERROR, INPUT, OUTPUT, own};
 use super::{Read, Size, Written};
 use crate::error::{Context, Error, Result};
@@ -72,10 +72,7 @@ pub fn look_up_group() {
 pub fn open(size: Size) -> Result<(Master, Slave)> {
     let master = open_master()?;
     // The slave starts locked (unlockpt(3)).
-    let unlock: libc::c_int = 0;
-    // SAFETY: TIOCSPTLCK reads one int.
-    ioctl(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlock) })
-        .context("cannot unlock the new terminal")?;
+    asked::switch(&master, Switch::Lock, false).context("cannot unlock the new terminal")?;
     let slave = open_slave(&master)?;
     let master = Master::of(master, false);
     master.resize(size).context("cannot set the size of the new terminal")?;
@@ -122,14 +119,10 @@ fn open_master() -> Result<OwnedFd> {
 
 fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
-    // Linux 4.13: by the master, whatever is mounted on /dev/pts here.
-    // SAFETY: TIOCGPTPEER takes open(2) flags and returns a descriptor.
-    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-    if fd >= 0 {
-        // SAFETY: it is new and ours.
-        return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
-    }
-    let error = io::Error::last_os_error();
+    let error = match peer_of(master, flags) {
+        Ok(slave) => return Ok(slave),
+        Err(error) => error,
+    };
     // An older kernel, or it is forbidden.
     const CANNOT: [i32; 4] = [libc::EINVAL, libc::ENOTTY, libc::EPERM, libc::ENOSYS];
     if !error.raw_os_error().is_some_and(|errno| CANNOT.contains(&errno)) {
@@ -138,6 +131,16 @@ fn open_slave(master: &OwnedFd) -> Result<OwnedFd> {
     let path = path_of_slave(master).context("cannot name the new terminal")?;
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     nix::fcntl::open(path.as_str(), flags, Mode::empty()).context(format!("cannot open {path}"))
+}
+
+/// Opens a master's slave by the master, whatever is mounted on /dev/pts here (Linux
+/// 4.13).
+fn peer_of(master: &OwnedFd, flags: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: TIOCGPTPEER takes open(2) flags and returns a descriptor.
+    let fd = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    ioctl(fd)?;
+    // SAFETY: it is new and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The path of a master's slave, where devpts is mounted as usual (ptsname(3)).
@@ -248,9 +251,9 @@ impl Master {
         // SAFETY: TIOCVHANGUP takes nothing.
         let hang_up = |fd: &OwnedFd| unsafe { libc::ioctl(fd.as_raw_fd(), TIOCVHANGUP, 0) == 0 };
         // Whoever has a copy may have locked it.
-        self.lock(false);
+        let _ = asked::switch(self, Switch::Lock, false);
         let slave = open_slave(&self.fd);
-        self.lock(true);
+        let _ = asked::switch(self, Switch::Lock, true);
         let _ = slave.as_ref().map(hang_up);
         hang_up(&self.fd)
     }
@@ -259,14 +262,8 @@ impl Master {
     /// as this is open.
     pub(super) fn slave_file(&self) -> Option<(u64, u64)> {
         // Only its path, or where the kernel cannot do that, itself.
-        let flags = libc::O_PATH | libc::O_CLOEXEC;
-        // SAFETY: TIOCGPTPEER takes open(2) flags and returns a descriptor.
-        let fd = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCGPTPEER, flags) };
-        let slave = match fd {
-            // SAFETY: it is new and ours.
-            0.. => unsafe { OwnedFd::from_raw_fd(fd) },
-            _ => open_slave(&self.fd).ok()?,
-        };
+        let path = peer_of(&self.fd, libc::O_PATH | libc::O_CLOEXEC);
+        let slave = path.or_else(|_| open_slave(&self.fd)).ok()?;
         let status = nix::sys::stat::fstat(&slave).ok()?;
         Some((status.st_dev, status.st_ino))
     }
@@ -277,13 +274,6 @@ impl Master {
     /// There is none left.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self::of(self.fd.try_clone()?, self.shared))
-    }
-
-    /// Whether the slave cannot be opened from now on (TIOCSPTLCK).
-    fn lock(&self, locked: bool) {
-        let locked = libc::c_int::from(locked);
-        // SAFETY: TIOCSPTLCK reads one int.
-        unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCSPTLCK, &locked) };
     }
 
     /// Sets the size; the foreground process group gets SIGWINCH if it is

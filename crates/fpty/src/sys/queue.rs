@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::memory::{self, Mapping};
+use super::memory::{self, BOTH, Mapping};
 
 /// Bytes that it has room for.
 pub const CAPACITY: usize = 4 << 20;
@@ -41,7 +41,7 @@ struct Memory(Mapping);
 
 impl Memory {
     fn map(fd: impl AsFd) -> io::Result<Self> {
-        Mapping::new(Some(fd), LENGTH, libc::MAP_SHARED).map(Self)
+        Mapping::new(Some(fd), LENGTH, BOTH, libc::MAP_SHARED).map(Self)
     }
 
     fn header(&self) -> &Header {

@@ -5,13 +5,13 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr::NonNull;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
 use super::Read;
+use super::memory::{self, BOTH, Mapping};
 
 /// What such a file begins with, with the number of the layout.
 const MAGIC: [u8; 16] = *b"fpty ring\0\0\0\0\0\0\x01";
@@ -38,22 +38,17 @@ pub const SMALLEST: usize = 16 * 1024;
 /// As above.
 pub const LARGEST: usize = 64 * 1024 * 1024;
 
-const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-
 /// The ring.
 #[derive(Debug)]
 pub struct Ring {
     /// What it is passed on as, where that is open: the memory needs none.
     file: Option<OwnedFd>,
-    at: NonNull<u8>,
+    memory: Mapping,
     capacity: usize,
     writes: bool,
     /// We have put zeros up to the place that follows so much output.
     zeros: Cell<u64>,
 }
-
-// SAFETY: a mapping that is this value's own.
-unsafe impl Send for Ring {}
 
 impl Ring {
     /// A ring for so much output.
@@ -62,22 +57,9 @@ impl Ring {
     /// memfd_create(2), ftruncate(2), mmap(2).
     pub fn new(capacity: usize) -> io::Result<Self> {
         let capacity = capacity.clamp(SMALLEST, LARGEST);
-        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-        // SAFETY: a name that ends with a NUL; the descriptor is nobody else's.
-        let file = unsafe {
-            let fd = libc::memfd_create(c"fpty ring".as_ptr(), flags);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            OwnedFd::from_raw_fd(fd)
-        };
-        nix::unistd::ftruncate(&file, (OUTPUT_AT + capacity) as libc::off_t)?;
-        // SAFETY: F_ADD_SEALS takes a number.
-        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let at = map(&file, OUTPUT_AT + capacity, true)?;
-        let ring = Self { file: Some(file), at, capacity, writes: true, zeros: Cell::new(0) };
+        let file = memory::sealed(c"fpty ring", OUTPUT_AT + capacity)?;
+        let memory = map(&file, OUTPUT_AT + capacity, true)?;
+        let ring = Self { file: Some(file), memory, capacity, writes: true, zeros: Cell::new(0) };
         ring.put(0, &MAGIC);
         ring.counter(ROOM_AT).store(u64::MAX, Ordering::Release);
         Ok(ring)
@@ -90,18 +72,13 @@ impl Ring {
     /// It is none, or its memory could go away.
     pub fn received(file: OwnedFd, writes: bool) -> io::Result<Self> {
         let none = || io::Error::from_raw_os_error(libc::EINVAL);
-        // SAFETY: F_GET_SEALS takes nothing.
-        let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
-        if seals < 0 || seals & SEALS != SEALS {
-            return Err(none());
-        }
-        let length = usize::try_from(nix::sys::stat::fstat(&file)?.st_size).map_err(|_| none())?;
+        let length = memory::length_of_sealed(&file).map_err(|_| none())?;
         let capacity = length.checked_sub(OUTPUT_AT).ok_or_else(none)?;
         if !(SMALLEST..=LARGEST).contains(&capacity) {
             return Err(none());
         }
-        let at = map(&file, length, writes)?;
-        let ring = Self { file: Some(file), at, capacity, writes, zeros: Cell::new(0) };
+        let memory = map(&file, length, writes)?;
+        let ring = Self { file: Some(file), memory, capacity, writes, zeros: Cell::new(0) };
         let mut magic = [0; MAGIC.len()];
         ring.get(0, &mut magic);
         if magic != MAGIC {
@@ -199,7 +176,7 @@ impl Ring {
         let zeros = end.wrapping_sub(self.zeros.replace(end)).min(room as u64) as usize;
         // SAFETY: within the mapping; nobody has a reference into it.
         let result = unsafe {
-            let at = self.at.add(at).as_ptr();
+            let at = self.memory.start().add(at).as_ptr();
             std::ptr::write_bytes(at.add(room - zeros), 0, zeros);
             self.counter(ROOM_AT).store(total, Ordering::Release);
             libc::read(terminal.as_fd().as_raw_fd(), at.cast(), room.min(buffer.len()))
@@ -262,7 +239,7 @@ impl Ring {
         // SAFETY: within the mapping, which lives as long as this value, is
         // aligned to pages, and cannot shrink; an atomic may be shared with
         // another process.
-        unsafe { &*self.at.add(at).as_ptr().cast() }
+        unsafe { &*self.memory.start().add(at).as_ptr().cast() }
     }
 
     fn put(&self, at: usize, bytes: &[u8]) {
@@ -273,7 +250,7 @@ impl Ring {
             unsafe {
                 std::ptr::copy_nonoverlapping(
                     bytes.as_ptr(),
-                    self.at.add(at).as_ptr(),
+                    self.memory.start().add(at).as_ptr(),
                     bytes.len(),
                 );
             }
@@ -286,7 +263,7 @@ impl Ring {
         // what is copied is bytes, whatever they are.
         unsafe {
             std::ptr::copy_nonoverlapping(
-                self.at.add(at).as_ptr(),
+                self.memory.start().add(at).as_ptr(),
                 bytes.as_mut_ptr(),
                 bytes.len(),
             );
@@ -294,24 +271,9 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping, which nobody has a reference into.
-        unsafe { libc::munmap(self.at.as_ptr().cast(), OUTPUT_AT + self.capacity) };
-    }
-}
-
-fn map(file: &OwnedFd, length: usize, writes: bool) -> io::Result<NonNull<u8>> {
-    let access = if writes { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
-    // SAFETY: a new mapping at an address of the kernel's choice; the file
-    // cannot shrink.
-    let at = unsafe {
-        libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, file.as_raw_fd(), 0)
-    };
-    if at == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(at.cast()).ok_or_else(io::Error::last_os_error)
+fn map(file: &OwnedFd, length: usize, writes: bool) -> io::Result<Mapping> {
+    let rights = if writes { BOTH } else { libc::PROT_READ };
+    Mapping::new(Some(file), length, rights, libc::MAP_SHARED)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU64};
 
-use super::memory;
+use super::memory::{self, BOTH};
 
 /// What may lie in shared memory: all zero is one, and it may be read and
 /// changed from several processes at once.
@@ -86,7 +86,7 @@ impl<T: Word> Shared<T> {
 
     fn map<F: AsFd>(file: Option<F>, count: usize) -> io::Result<Self> {
         let flags = if file.is_some() { 0 } else { libc::MAP_NORESERVE };
-        let at = memory::map(file, length::<T>(count), libc::MAP_SHARED | flags)?;
+        let at = memory::map(file, length::<T>(count), BOTH, libc::MAP_SHARED | flags)?;
         let words: NonNull<T> = at.cast();
         if let Ok(mut all) = ALL.lock() {
             all.push((words.as_ptr().addr(), length::<T>(count)));

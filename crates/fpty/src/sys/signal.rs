@@ -58,7 +58,11 @@ impl Blocked {
     /// that is started meanwhile, which inherits the mask.
     pub fn all() -> Self {
         let before = SigSet::thread_get_mask().unwrap_or(SigSet::empty());
-        block_all();
+        let mut set = SigSet::all();
+        for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL] {
+            set.remove(fault);
+        }
+        let _ = set.thread_block();
         Self(before)
     }
 }
@@ -164,14 +168,4 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-/// Blocks every signal for the calling thread, except those that a fault of
-/// its own raises.
-fn block_all() {
-    let mut set = SigSet::all();
-    for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGFPE, Signal::SIGILL] {
-        set.remove(fault);
-    }
-    let _ = set.thread_block();
 }

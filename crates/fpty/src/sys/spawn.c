@@ -306,12 +306,6 @@ again:
 	return pid;
 }
 
-/* Whether the child still runs in our memory. */
-int forkpty_in_use(struct forkpty_slot *slot)
-{
-	return load(&slot->in_use);
-}
-
 /* Waits until the child has left our memory. */
 void forkpty_wait(struct forkpty_slot *slot)
 {

@@ -9,10 +9,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
-use super::memory::Mapping;
+use super::memory::{BOTH, Mapping};
 use super::pty::Slave;
 use crate::error::{Context, Result};
 
@@ -57,7 +58,6 @@ unsafe extern "C" {
         stack: *mut libc::c_void,
         patience: libc::c_long,
     ) -> libc::pid_t;
-    fn forkpty_in_use(slot: *mut Slot) -> libc::c_int;
     fn forkpty_wait(slot: *mut Slot);
 }
 
@@ -70,7 +70,9 @@ struct Stack(Mapping);
 impl Stack {
     fn new() -> Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_STACK;
-        Mapping::new::<OwnedFd>(None, STACK, flags).map(Self).context("cannot start a process")
+        Mapping::new::<OwnedFd>(None, STACK, BOTH, flags)
+            .map(Self)
+            .context("cannot start a process")
     }
 
     /// Where it begins: it grows down from its end.
@@ -135,8 +137,10 @@ impl Room {
     }
 
     fn is_in_use(&self) -> bool {
-        // SAFETY: one word of a slot that lives, read as an atomic.
-        unsafe { forkpty_in_use(self.slot.get()) != 0 }
+        // SAFETY: one word of a slot that lives, which the kernel clears: it is read as an
+        // atomic, and by C, too.
+        unsafe { AtomicI32::from_ptr(&raw mut (*self.slot.get()).in_use) }.load(Ordering::SeqCst)
+            != 0
     }
 
     /// The errno of what failed; 0: nothing. Only once it is not in use.

@@ -192,7 +192,7 @@ impl World {
             }
             Op::Answers => {
                 if let (Some(state), Some(_)) = (&mut self.state, &self.live) {
-                    state.has_arrived();
+                    state.arrive();
                 }
             }
             // Where there is no memory it stays, and was told nothing else.

@@ -5,7 +5,7 @@ use crate::relay::escapes::{Escapes, State};
 
 use super::parser::{Osc, PARAMETERS, Parser, TITLE};
 use super::rendition::Rendition;
-use super::{Charsets, KEYBOARDS, Keyboard, Modes, PRIVATE, Region, Saved};
+use super::{Charsets, KEYBOARDS, Modes, PRIVATE};
 
 /// Length of modes that are kept.
 pub const SIZE: usize = 512;
@@ -13,102 +13,124 @@ pub const SIZE: usize = 512;
 /// What the bytes begin with: another number is another layout.
 const LAYOUT: u8 = 1;
 
-/// Writes the fields, one after the other.
-struct Writer<'a> {
+/// Goes through the fields in their order: writes them, or reads them.
+struct Pass<'a> {
     bytes: &'a mut [u8; SIZE],
     at: usize,
+    reads: bool,
 }
 
-impl Writer<'_> {
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.bytes[self.at..self.at + bytes.len()].copy_from_slice(bytes);
-        self.at += bytes.len();
+impl Pass<'_> {
+    fn bytes(&mut self, field: &mut [u8]) {
+        let kept = &mut self.bytes[self.at..self.at + field.len()];
+        match self.reads {
+            true => field.copy_from_slice(kept),
+            false => kept.copy_from_slice(field),
+        }
+        self.at += field.len();
+    }
+
+    fn byte(&mut self, field: &mut u8) {
+        self.bytes(std::slice::from_mut(field));
+    }
+
+    fn flag(&mut self, field: &mut bool) {
+        let mut byte = u8::from(*field);
+        self.byte(&mut byte);
+        *field = byte == 1;
+    }
+
+    fn short(&mut self, field: &mut u16) {
+        let mut bytes = field.to_le_bytes();
+        self.bytes(&mut bytes);
+        *field = u16::from_le_bytes(bytes);
+    }
+
+    fn word(&mut self, field: &mut u32) {
+        let mut bytes = field.to_le_bytes();
+        self.bytes(&mut bytes);
+        *field = u32::from_le_bytes(bytes);
     }
 
     /// With room for the longest, and its length.
-    fn title(&mut self, title: &[u8]) {
+    fn title(&mut self, title: &mut Vec<u8>) {
+        // No longer than that.
+        let mut length = title.len() as u8;
+        title.resize(TITLE, 0);
         self.bytes(title);
-        self.at += TITLE - title.len();
-        self.byte(title.len() as u8);
+        self.byte(&mut length);
+        title.truncate(length.into());
     }
 
-    fn byte(&mut self, byte: u8) {
-        self.bytes(&[byte]);
+    fn rendition(&mut self, rendition: &mut Rendition) {
+        self.short(&mut rendition.flags);
+        self.byte(&mut rendition.underline);
+        self.word(&mut rendition.foreground);
+        self.word(&mut rendition.background);
+        self.word(&mut rendition.underline_colour);
+        *rendition = rendition.checked();
     }
 
-    fn short(&mut self, short: u16) {
-        self.bytes(&short.to_le_bytes());
-    }
-
-    fn word(&mut self, word: u32) {
-        self.bytes(&word.to_le_bytes());
-    }
-
-    fn rendition(&mut self, rendition: &Rendition) {
-        self.short(rendition.flags);
-        self.byte(rendition.underline);
-        self.word(rendition.foreground);
-        self.word(rendition.background);
-        self.word(rendition.underline_colour);
-    }
-
-    fn charsets(&mut self, charsets: &Charsets) {
-        self.bytes(&charsets.sets);
-        self.byte(charsets.shifted);
-    }
-}
-
-/// Reads them in the same order.
-struct Reader<'a> {
-    bytes: &'a [u8; SIZE],
-    at: usize,
-}
-
-impl Reader<'_> {
-    fn array<const N: usize>(&mut self) -> [u8; N] {
-        let mut array = [0; N];
-        array.copy_from_slice(&self.bytes[self.at..self.at + N]);
-        self.at += N;
-        array
-    }
-
-    fn title(&mut self) -> Vec<u8> {
-        let title: [u8; TITLE] = self.array();
-        let length = usize::from(self.byte()).min(TITLE);
-        title[..length].to_vec()
-    }
-
-    fn byte(&mut self) -> u8 {
-        let [byte] = self.array();
-        byte
-    }
-
-    fn flag(&mut self) -> bool {
-        self.byte() == 1
-    }
-
-    fn short(&mut self) -> u16 {
-        u16::from_le_bytes(self.array())
-    }
-
-    fn word(&mut self) -> u32 {
-        u32::from_le_bytes(self.array())
-    }
-
-    fn rendition(&mut self) -> Rendition {
-        Rendition {
-            flags: self.short(),
-            underline: self.byte(),
-            foreground: self.word(),
-            background: self.word(),
-            underline_colour: self.word(),
+    fn charsets(&mut self, charsets: &mut Charsets) {
+        self.bytes(&mut charsets.sets);
+        for set in charsets.sets.iter_mut().filter(|set| !(0x30..0x7f).contains(*set)) {
+            *set = b'B';
         }
-        .checked()
+        self.byte(&mut charsets.shifted);
+        charsets.shifted &= 3;
     }
 
-    fn charsets(&mut self) -> Charsets {
-        let sets = self.array().map(|set: u8| if (0x30..0x7f).contains(&set) { set } else { b'B' });
-        Charsets { sets, shifted: self.byte() & 3 }
+    fn modes(&mut self, modes: &mut Modes) {
+        for private in [&mut modes.private, &mut modes.private_saved] {
+            self.word(private);
+            *private &= (1 << PRIVATE.len()) - 1;
+        }
+        for flag in [&mut modes.insert, &mut modes.newline, &mut modes.link, &mut modes.asked] {
+            self.flag(flag);
+        }
+        self.short(&mut modes.colours);
+        modes.colours &= 0x7ff;
+        self.short(&mut modes.alternate);
+        if !matches!(modes.alternate, 47 | 1047 | 1049) {
+            modes.alternate = 0;
+        }
+        self.byte(&mut modes.cursor_shape);
+        modes.cursor_shape = modes.cursor_shape.min(6);
+        self.byte(&mut modes.other_keys);
+        for region in [&mut modes.region, &mut modes.margins] {
+            self.short(&mut region.first);
+            self.short(&mut region.last);
+        }
+        self.charsets(&mut modes.charsets);
+        self.rendition(&mut modes.rendition);
+        for saved in &mut modes.saved {
+            self.charsets(&mut saved.charsets);
+            self.rendition(&mut saved.rendition);
+            self.flag(&mut saved.origin);
+        }
+        for keyboard in &mut modes.keyboards {
+            self.bytes(&mut keyboard.flags);
+            self.byte(&mut keyboard.base);
+            self.byte(&mut keyboard.depth);
+            keyboard.depth = keyboard.depth.min(KEYBOARDS as u8);
+        }
+        self.title(&mut modes.title);
+        self.parser(&mut modes.parser);
+    }
+
+    fn parser(&mut self, parser: &mut Parser) {
+        let mut state = parser.to_number();
+        self.byte(&mut state);
+        self.byte(&mut parser.marker);
+        self.byte(&mut parser.intermediate);
+        self.word(&mut parser.joined);
+        self.byte(&mut parser.count);
+        parser.count = parser.count.min(PARAMETERS as u8);
+        for parameter in &mut parser.parameters {
+            self.short(parameter);
+        }
+        self.title(&mut parser.title);
+        parser.stand_at(state);
     }
 }
 
@@ -116,97 +138,17 @@ impl Modes {
     /// As bytes.
     pub fn to_bytes(&self) -> [u8; SIZE] {
         let mut bytes = [0; SIZE];
-        let mut to = Writer { bytes: &mut bytes, at: 0 };
-        to.byte(LAYOUT);
-        to.word(self.private);
-        to.word(self.private_saved);
-        for flag in [self.insert, self.newline, self.link, self.asked] {
-            to.byte(flag.into());
-        }
-        to.short(self.colours);
-        to.short(self.alternate);
-        to.byte(self.cursor_shape);
-        to.byte(self.other_keys);
-        for region in [self.region, self.margins] {
-            to.short(region.first);
-            to.short(region.last);
-        }
-        to.charsets(&self.charsets);
-        to.rendition(&self.rendition);
-        for saved in &self.saved {
-            to.charsets(&saved.charsets);
-            to.rendition(&saved.rendition);
-            to.byte(saved.origin.into());
-        }
-        for keyboard in &self.keyboards {
-            to.bytes(&keyboard.flags);
-            to.byte(keyboard.base);
-            to.byte(keyboard.depth);
-        }
-        to.title(&self.title);
-        let parser = &self.parser;
-        to.byte(parser.to_number());
-        to.byte(parser.marker);
-        to.byte(parser.intermediate);
-        to.word(parser.joined);
-        to.byte(parser.count);
-        for parameter in parser.parameters {
-            to.short(parameter);
-        }
-        to.title(&parser.title);
+        bytes[0] = LAYOUT;
+        Pass { bytes: &mut bytes, at: 1, reads: false }.modes(&mut self.clone());
         bytes
     }
 
     /// From bytes that anybody may have written; `None`: they are of another
     /// layout.
     pub fn from_bytes(bytes: &[u8; SIZE]) -> Option<Self> {
-        let mut from = Reader { bytes, at: 0 };
-        if from.byte() != LAYOUT {
-            return None;
-        }
-        let all = (1 << PRIVATE.len()) - 1;
-        let (private, private_saved) = (from.word() & all, from.word() & all);
-        let [insert, newline, link, asked] = [(); 4].map(|()| from.flag());
-        let colours = from.short() & 0x7ff;
-        let alternate = Some(from.short()).filter(|mode| matches!(mode, 47 | 1047 | 1049));
-        let cursor_shape = from.byte().min(6);
-        let other_keys = from.byte();
-        let [region, margins] =
-            [(); 2].map(|()| Region { first: from.short(), last: from.short() });
-        let charsets = from.charsets();
-        let rendition = from.rendition();
-        let saved = [(); 2].map(|()| Saved {
-            charsets: from.charsets(),
-            rendition: from.rendition(),
-            origin: from.flag(),
-        });
-        let keyboards = [(); 2].map(|()| Keyboard {
-            flags: from.array(),
-            base: from.byte(),
-            depth: from.byte().min(KEYBOARDS as u8),
-        });
-        let title = from.title();
-        let parser = from.parser();
-        Some(Self {
-            parser,
-            private,
-            private_saved,
-            insert,
-            newline,
-            alternate: alternate.unwrap_or(0),
-            cursor_shape,
-            region,
-            margins,
-            charsets,
-            rendition,
-            saved,
-            keyboards,
-            other_keys,
-            link,
-            colours,
-            title,
-            asked,
-        })
+        let mut modes = Self::default();
+        Pass { bytes: &mut bytes.clone(), at: 1, reads: true }.modes(&mut modes);
+        (bytes[0] == LAYOUT).then_some(modes)
     }
 }
 
@@ -251,24 +193,5 @@ impl Parser {
             11 => State::Ignored,
             _ => State::Ground,
         });
-    }
-}
-
-impl Reader<'_> {
-    fn parser(&mut self) -> Parser {
-        let state = self.byte();
-        let mut parser = Parser {
-            marker: self.byte(),
-            intermediate: self.byte(),
-            joined: self.word(),
-            count: self.byte().min(PARAMETERS as u8),
-            ..Parser::default()
-        };
-        for parameter in &mut parser.parameters {
-            *parameter = self.short();
-        }
-        parser.title = self.title();
-        parser.stand_at(state);
-        parser
     }
 }

@@ -46,33 +46,21 @@ impl Modes {
             let saved = &self.saved[0];
             saved.rendition.restore(out);
             restore_charsets(&saved.charsets, out);
-            if saved.origin {
-                out.extend_from_slice(b"\x1b[?6h");
-            }
+            tell(saved.origin, b"\x1b[?6h", out);
             write(out, format_args!("\x1b[?{}h\x1b[m", self.alternate));
             undo_charsets(&saved.charsets, out);
-            if saved.origin {
-                out.extend_from_slice(b"\x1b[?6l");
-            }
+            tell(saved.origin, b"\x1b[?6l", out);
         }
         restore_region(&self.region, 'r', out);
         if self.private & MARGINS != 0 {
             out.extend_from_slice(b"\x1b[?69h");
             restore_region(&self.margins, 's', out);
         }
-        if self.private & ORIGIN != 0 {
-            out.extend_from_slice(b"\x1b[?6h");
-        }
+        tell(self.private & ORIGIN != 0, b"\x1b[?6h", out);
         self.restore_private(!IN_ORDER, out);
-        if self.private & CURSOR_KEYS != 0 {
-            out.extend_from_slice(b"\x1b[?1h");
-        }
-        if self.private & KEYPAD != 0 {
-            out.extend_from_slice(b"\x1b=");
-        }
-        if self.insert {
-            out.extend_from_slice(b"\x1b[4h");
-        }
+        tell(self.private & CURSOR_KEYS != 0, b"\x1b[?1h", out);
+        tell(self.private & KEYPAD != 0, b"\x1b=", out);
+        tell(self.insert, b"\x1b[4h", out);
         if self.cursor_shape != 0 {
             write(out, format_args!("\x1b[{} q", self.cursor_shape));
         }
@@ -83,9 +71,7 @@ impl Modes {
     /// Appends what a terminal emulator that paints the screen leaves out.
     pub fn restore_unpainted(&self, out: &mut Vec<u8>) {
         self.restore_private(!PAINTED, out);
-        if self.newline {
-            out.extend_from_slice(b"\x1b[20h");
-        }
+        tell(self.newline, b"\x1b[20h", out);
         if self.other_keys != 0 {
             write(out, format_args!("\x1b[>4;{}m", self.other_keys));
         }
@@ -188,37 +174,21 @@ impl Modes {
             out.extend_from_slice(b"\x18\x1b\\");
         }
         let changed = self.private ^ AT_FIRST;
-        if changed & SYNCHRONIZED != 0 {
-            out.extend_from_slice(b"\x1b[?2026l");
-        }
-        if self.link {
-            out.extend_from_slice(b"\x1b]8;;\x1b\\");
-        }
+        tell(changed & SYNCHRONIZED != 0, b"\x1b[?2026l", out);
+        tell(self.link, b"\x1b]8;;\x1b\\", out);
         for at in (0..11).filter(|at| self.colours >> at & 1 == 1) {
             let command = if at == 0 { 104 } else { 109 + at };
             write(out, format_args!("\x1b]{command}\x1b\\"));
         }
         self.undo_keyboard(self.screen(), out);
-        if self.other_keys != 0 {
-            out.extend_from_slice(b"\x1b[>4m");
-        }
-        if self.region != Region::default() {
-            out.extend_from_slice(b"\x1b[r");
-        }
+        tell(self.other_keys != 0, b"\x1b[>4m", out);
+        tell(self.region != Region::default(), b"\x1b[r", out);
         // Of margins the mode itself is undone.
         self.tell_private(changed & !SYNCHRONIZED & !KEYPAD, AT_FIRST, out);
-        if changed & KEYPAD != 0 {
-            out.extend_from_slice(b"\x1b>");
-        }
-        if self.insert {
-            out.extend_from_slice(b"\x1b[4l");
-        }
-        if self.newline {
-            out.extend_from_slice(b"\x1b[20l");
-        }
-        if self.cursor_shape != 0 {
-            out.extend_from_slice(b"\x1b[0 q");
-        }
+        tell(changed & KEYPAD != 0, b"\x1b>", out);
+        tell(self.insert, b"\x1b[4l", out);
+        tell(self.newline, b"\x1b[20l", out);
+        tell(self.cursor_shape != 0, b"\x1b[0 q", out);
         let mut moved = self.region != Region::default() || changed & (ORIGIN | MARGINS) != 0;
         let (mut rendition, mut charsets) = (self.rendition, self.charsets);
         if self.alternate != 0 {
@@ -227,9 +197,7 @@ impl Modes {
                 // And what it brings back.
                 let saved = &self.saved[0];
                 (rendition, charsets, moved) = (saved.rendition, saved.charsets, saved.origin);
-                if saved.origin {
-                    out.extend_from_slice(b"\x1b[?6l");
-                }
+                tell(saved.origin, b"\x1b[?6l", out);
             }
             self.undo_keyboard(0, out);
         }
@@ -238,9 +206,7 @@ impl Modes {
             // come below what is there.
             out.extend_from_slice(b"\x1b[9999;1H");
         }
-        if rendition != Rendition::default() {
-            out.extend_from_slice(b"\x1b[m");
-        }
+        tell(rendition != Rendition::default(), b"\x1b[m", out);
         undo_charsets(&charsets, out);
     }
 
@@ -249,9 +215,7 @@ impl Modes {
         if keyboard.depth != 0 {
             write(out, format_args!("\x1b[<{}u", keyboard.depth));
         }
-        if keyboard.base != 0 {
-            out.extend_from_slice(b"\x1b[=0u");
-        }
+        tell(keyboard.base != 0, b"\x1b[=0u", out);
     }
 }
 
@@ -260,6 +224,13 @@ fn restore_region(region: &Region, letter: char, out: &mut Vec<u8>) {
         Region { first: 0, last: 0 } => {}
         Region { first, last: 0 } => write(out, format_args!("\x1b[{first}{letter}")),
         Region { first, last } => write(out, format_args!("\x1b[{first};{last}{letter}")),
+    }
+}
+
+/// Appends this where it is to be told.
+fn tell(is_so: bool, text: &[u8], out: &mut Vec<u8>) {
+    if is_so {
+        out.extend_from_slice(text);
     }
 }
 

@@ -1,12 +1,11 @@
 //! A terminal that others have copies of, or had: none of our calls on it can
 //! wait, whatever they do to it.
 
-use std::os::fd::AsRawFd;
-
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::Master;
+use crate::sys::asked::{self, Switch};
 use crate::sys::interrupt::{self, Armed};
 
 /// A call may be ended by chance: after a while that is forgotten. (Seconds.)
@@ -45,9 +44,7 @@ impl Master {
     /// ioctl_tty(2), in which each read begins with a byte of its own).
     pub fn take_back(&self) {
         self.forbid_waiting();
-        let off: libc::c_int = 0;
-        // SAFETY: TIOCPKT reads one int.
-        let _ = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCPKT, &off) };
+        let _ = asked::switch(self, Switch::Packets, false);
     }
 
     /// A read or a write that is ended where it waits. Whoever has taken

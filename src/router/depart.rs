@@ -59,6 +59,10 @@ impl Departures {
         programs: &mut Programs,
         key: Key,
     ) {
+        // It may not have said so itself: over TCP the kernel is asked.
+        if let Some(attached) = sessions.get_mut(key) {
+            attached.session.client_left();
+        }
         let Some(mut attached) = sessions.end(cx, key) else {
             return;
         };

@@ -102,7 +102,7 @@ impl Seats {
     /// Whether a client at a socket with these rules, which has this seat for itself, would
     /// be refused a session.
     pub fn are_taken(&self, rules: &Rules, seat: &Result<Option<Seat>, Full>) -> bool {
-        let sum = || self.tallies.sum(&Limit::All(rules.max_scope));
+        let sum = || self.tallies.sum(Limit::All(rules.max_scope));
         seat.is_err() || rules.max_sessions.is_some_and(|max| sum() >= max.into())
     }
 

@@ -10,7 +10,8 @@
 //! | `client.rs` | our clients, in a pipe or in front of a person |
 //! | `terminal.rs` | a program on a terminal of its own |
 //! | `person.rs` (the client's tests) | somebody who looks at that |
-//! | `story.rs` | a session's life: each way to begin, each way to end |
+//! | `story.rs` | sessions: each way to begin, each way to end |
+//! | `life.rs` | one of them, and its client |
 //! | `tellers.rs` | what everybody tells of it, compared |
 //! | `process.rs` | what the kernel says of processes |
 //! | `users.rs`, `numbers.rs` | clients of other users; processes with a number of our choice |
@@ -26,6 +27,7 @@ pub mod client;
 pub mod documents;
 pub mod fake;
 pub mod leaver;
+pub mod life;
 pub mod measure;
 pub mod numbers;
 // The same as in the tests of the client alone.

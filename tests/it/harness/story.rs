@@ -8,17 +8,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
-use nix::pty::{Winsize, openpty};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::client::{Finished, Pipes};
+pub use super::life::{Client, Life, Told};
 use super::process::{self, Process};
-use super::{Flavor, Server, Setup, Wire, comes_true, servers, wait_until};
+use super::{Flavor, Server, Setup, servers, wait_until};
 use crate::addresses::free_port;
 
 /// The program of all sessions: it says its number, obeys a line at a time, and
@@ -59,11 +56,6 @@ impl Mode {
     /// Whether it has a terminal.
     pub fn has_terminal(self) -> bool {
         !matches!(self, Self::Streams | Self::Passed)
-    }
-
-    /// Whether its client hears how the program ended.
-    pub fn is_told(self) -> bool {
-        self.word() == "extended"
     }
 
     /// What its socket has to be told beside its address.
@@ -212,40 +204,6 @@ pub struct House {
     pub(super) refused_before: RefCell<usize>,
 }
 
-/// A session, and its client.
-pub struct Life {
-    /// What it is, for whoever reads of a failure.
-    pub what: String,
-    pub id: String,
-    pub mode: Mode,
-    /// Its program.
-    pub pid: i32,
-    /// Its client has the terminal itself, so that it outlives its gateway.
-    pub is_handed_over: bool,
-    pub client: Client,
-}
-
-/// A client.
-pub enum Client {
-    /// The command; what it is typed where its input is a terminal.
-    Fpty { pipes: Pipes, keys: Option<Wire> },
-    /// One that knows no extended mode.
-    Plain(Wire),
-}
-
-/// What a client says at its end.
-#[derive(Debug, Default)]
-pub struct Told {
-    /// Its exit status; `None`: it is no process.
-    pub status: Option<i32>,
-    /// What `--status-json` has.
-    pub json: Value,
-    /// The line for the person before that.
-    pub line: String,
-    /// What it has shown.
-    pub output: String,
-}
-
 impl House {
     fn door(&self, name: &str) -> &Door {
         let found = self.doors.iter().find(|door| door.name == name);
@@ -262,41 +220,13 @@ impl House {
     /// A client comes to a socket.
     #[track_caller]
     pub fn comes(&self, door: &str) -> Client {
-        self.comes_with(self.door(door), &[])
+        Client::comes(&self.server, self.door(door), &[])
     }
 
     /// Somebody comes to this session, with these words for `fpty` beside.
     #[track_caller]
     pub fn comes_to(&self, door: &str, id: &str, words: &[&str]) -> Client {
-        self.comes_with(self.door(door), &[words, &["-a", id]].concat())
-    }
-
-    /// The same, with these words for `fpty`.
-    #[track_caller]
-    fn comes_with(&self, door: &Door, words: &[&str]) -> Client {
-        if door.mode == Mode::Uwsgi {
-            let wire = Wire::connect(&door.address);
-            wire.resize(24, 80);
-            return Client::Plain(wire);
-        }
-        let mut fpty = Command::new(servers::fpty());
-        fpty.arg("--status-json").args(words).env("TERM", "xterm");
-        match door.mode {
-            Mode::Raw => fpty.arg("-r"),
-            Mode::Relayed => fpty.arg("-t"),
-            Mode::Streams | Mode::Passed => fpty.arg("-T"),
-            _ => &mut fpty,
-        };
-        fpty.arg(&door.address);
-        if matches!(door.mode, Mode::Relayed | Mode::Passed) {
-            fpty.arg(format!("exec {}", self.server.path("script")));
-        }
-        if !door.mode.has_terminal() {
-            return Client::Fpty { pipes: Pipes::open(fpty), keys: None };
-        }
-        let (keys, terminal) = terminal();
-        let pipes = Pipes::reading(fpty, Stdio::from(terminal));
-        Client::Fpty { pipes, keys: Some(keys) }
+        Client::comes(&self.server, self.door(door), &[words, &["-a", id]].concat())
     }
 
     /// Begins a session at a socket.
@@ -309,7 +239,7 @@ impl House {
     #[track_caller]
     pub fn begin_with(&self, door: &str, words: &[&str]) -> Life {
         let door = self.door(door);
-        let mut client = self.comes_with(door, words);
+        let mut client = Client::comes(&self.server, door, words);
         let (id, pid) = loop {
             client.shown().read_until("ready ");
             let pid = client.shown().read_until(" ").trim().parse().expect("a process");
@@ -437,135 +367,6 @@ impl House {
         let ids = ended.filter_map(|line| line["id"].as_str().map(str::to_owned));
         self.forgotten.borrow_mut().extend(ids);
     }
-}
-
-/// A terminal for a client: what is typed there, and the terminal.
-fn terminal() -> (Wire, OwnedFd) {
-    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-    let pty = openpty(Some(&size), None).expect("a terminal");
-    for end in [&pty.master, &pty.slave] {
-        let flag = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC);
-        nix::fcntl::fcntl(end, flag).expect("close-on-exec");
-    }
-    (Wire::over(pty.master, "the client's terminal"), pty.slave)
-}
-
-impl Client {
-    /// What it shows.
-    pub fn shown(&mut self) -> &mut Wire {
-        match self {
-            Self::Fpty { pipes, .. } => &mut pipes.stdout,
-            Self::Plain(wire) => wire,
-        }
-    }
-
-    /// Types this.
-    #[track_caller]
-    pub fn types(&self, keys: &str) {
-        match self {
-            Self::Fpty { keys: Some(terminal), .. } => terminal.send(keys),
-            Self::Fpty { pipes, .. } => pipes.send(keys),
-            Self::Plain(wire) => wire.input(keys),
-        }
-    }
-
-    /// Waits for its end.
-    #[track_caller]
-    pub fn told(self, what: &str) -> Told {
-        match self {
-            Self::Plain(mut wire) => Told { output: wire.text_to_end(), ..Told::default() },
-            Self::Fpty { pipes, keys } => {
-                let Finished { status, stdout, stderr } = pipes.finish();
-                drop(keys);
-                let mut lines: Vec<&str> = stderr.lines().collect();
-                let json = lines.pop().map(serde_json::from_str);
-                let json = json.and_then(Result::ok).unwrap_or_else(|| {
-                    assert!(status.code().is_none(), "{what}: no status: {status} {stderr:?}");
-                    Value::Null
-                });
-                let line = lines.pop().unwrap_or_default().to_owned();
-                let output = String::from_utf8_lossy(&stdout).into_owned();
-                Told { status: Some(super::client::shell_status(status)), json, line, output }
-            }
-        }
-    }
-}
-
-impl Life {
-    /// Has its program run a line.
-    #[track_caller]
-    pub fn types(&self, line: &str) {
-        self.client.types(&format!("{line}\n"));
-    }
-
-    /// It answers.
-    #[track_caller]
-    pub fn is_alive(&mut self) {
-        self.runs(":", "alive");
-    }
-
-    /// It runs a line, which says this when it has.
-    #[track_caller]
-    pub fn runs(&mut self, line: &str, says: &str) {
-        self.types(&format!("{line}; echo ''{says}"));
-        self.client.shown().read_until(says);
-    }
-
-    /// Its client does nothing until it is told to go on.
-    pub fn stops_its_client(&self, stops: bool) {
-        if let Some(pid) = self.client() {
-            process::signal(pid, if stops { Signal::SIGSTOP } else { Signal::SIGCONT });
-        }
-    }
-
-    /// Its client's process.
-    pub fn client(&self) -> Option<i32> {
-        match &self.client {
-            Client::Fpty { pipes, .. } => Some(pipes.pid()),
-            Client::Plain(_) => None,
-        }
-    }
-
-    /// Its client leaves: by `~.`, by the signal that a command has had already, or by
-    /// closing its connection.
-    #[track_caller]
-    fn leaves(&mut self) {
-        match &mut self.client {
-            Client::Fpty { keys: Some(keys), .. } => keys.send("\r~."),
-            Client::Fpty { pipes, .. } => {
-                pipes.send("trap '' TERM; echo deaf\n");
-                pipes.stdout.read_until("deaf");
-                // Two that come at once are one.
-                wait_until("the client leaves", || {
-                    process::signal(pipes.pid(), Signal::SIGTERM);
-                    comes_true(Duration::from_millis(100), || {
-                        Process::of(pipes.pid()).is_none_or(|it| it.is_zombie())
-                    })
-                });
-            }
-            Client::Plain(wire) => *wire = nothing(),
-        }
-    }
-
-    /// Its client is killed.
-    fn is_lost(&mut self) {
-        match &mut self.client {
-            Client::Fpty { pipes, .. } => process::signal(pipes.pid(), Signal::SIGKILL),
-            Client::Plain(wire) => *wire = nothing(),
-        }
-    }
-
-    /// Waits for its client's end.
-    #[track_caller]
-    pub fn told(self) -> Told {
-        self.client.told(&self.what)
-    }
-}
-
-/// A connection that is none any more.
-fn nothing() -> Wire {
-    let nothing = std::fs::File::open("/dev/null").expect("/dev/null");
-    Wire::over(nothing.into(), "no connection")
 }
 
 impl End {

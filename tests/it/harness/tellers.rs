@@ -320,6 +320,8 @@ impl House {
             !ends.is_empty()
         });
         assert_eq!(ends.len(), 1, "{what}: {ends:#?}");
+        let (events, last) = (self.events(id), format!("session-end {}", fate.reason));
+        assert_eq!(events.last(), Some(&last), "{what}: {events:?} {told:?}");
         let end = &ends[0];
         assert_eq!(
             (&end["reason"], &end["status"], &end["signal"]),

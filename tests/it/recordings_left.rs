@@ -521,6 +521,7 @@ fn an_end_without_a_gateway_is_told_with_its_figures() {
         for end in ends(&server) {
             assert_eq!(end["reason"], "lost", "{way}");
             let cast = Cast::read(end["record"]["path"].as_str().expect("a path"));
+            assert!(end["record"]["bytes"].is_u64(), "{way}: {end}");
             cast.check(&end["record"]);
             assert!(["readyone", "readytwo"].contains(&cast.all("o").as_str()), "{way}");
         }

@@ -442,8 +442,10 @@ fn programs_exit_without_a_gateway() {
                 assert!(["exit", "signal", "lost"].contains(&kind.as_str()), "{told:?}");
             }
         }
-        // Its client was lost with its gateway, and its program ended then.
-        let is_relayed = |one: &&mut One| one.client.is_some() && !place.is_handed_over();
+        // Of those that are recorded the next gateway tells: their clients were lost with
+        // the one before.
+        let is_recorded = matches!(place, Place::Recorded | Place::FourRecorded);
+        let is_relayed = |one: &&mut One| one.client.is_some() && is_recorded;
         all.iter_mut().filter(is_relayed).for_each(|one| one.story.push("session-detach lost"));
         let is_theirs = |one: &One| one.state == State::Left || place.is_handed_over();
         let (exited, killed): (Vec<_>, Vec<_>) = all.into_iter().partition(is_theirs);

@@ -13,7 +13,7 @@ use fpty::sys::Read;
 use fpty::sys::queue::Giver;
 
 /// How long the master waits for that: as long as a disk takes for what is left.
-const WITHIN: Duration = Duration::from_secs(1);
+const WITHIN: Duration = Duration::from_secs(2);
 
 /// Lines that wait for the recorder's word, by their sessions' ids.
 #[derive(Default)]

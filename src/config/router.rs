@@ -118,7 +118,7 @@ impl Router {
     /// come to mean another number there.
     pub fn early_rules(&self) -> impl Iterator<Item = Rules> {
         let own = (1..).zip(&self.own);
-        let own = own.filter_map(|(number, own)| own.numbered_rules(self, number).ok());
+        let own = own.filter_map(|(number, own)| own.rules(self, number).ok());
         std::iter::once(self.rules.clone()).chain(own)
     }
 
@@ -136,7 +136,7 @@ impl Router {
     pub fn resolve(&mut self) -> Result<()> {
         let mut all = vec![self.rules.clone()];
         for (number, own) in (1..).zip(&self.own) {
-            let rules = own.numbered_rules(self, number)?;
+            let rules = own.rules(self, number)?;
             if let Some(folder) = &rules.folder {
                 let path = Path::new(OsStr::from_bytes(folder.as_bytes()));
                 if !path.is_dir() {

@@ -214,7 +214,7 @@ impl Own {
             keys: pairs.iter().map(key).collect::<Result<_>>()?,
         };
         own.fits(own.kind())?;
-        own.ownership = own.rules(&Router::default())?.ownership;
+        own.ownership = own.rules(&Router::default(), 0)?.ownership;
         Ok(own)
     }
 
@@ -245,20 +245,15 @@ impl Own {
     ///
     /// # Errors
     /// As of [`Own::read`].
-    pub fn numbered_rules(&self, router: &Router, number: u32) -> Result<Rules> {
-        let mut rules = self.rules(router)?;
-        let has = |key: &str| self.keys.iter().any(|(row, _)| row.spec.key == Some(key));
-        rules.max_scope = if has("max") { number } else { 0 };
-        rules.max_user_scope = if has("max_user") { number } else { 0 };
-        Ok(rules)
-    }
-
-    fn rules(&self, router: &Router) -> Result<Rules> {
+    pub fn rules(&self, router: &Router, number: u32) -> Result<Rules> {
         let mut here = router.clone();
         for (row, typed) in &self.keys {
             (row.take)(&mut here, typed)?;
         }
         let mut rules = here.rules;
+        let has = |key: &str| self.keys.iter().any(|(row, _)| row.spec.key == Some(key));
+        rules.max_scope = if has("max") { number } else { 0 };
+        rules.max_user_scope = if has("max_user") { number } else { 0 };
         rules.own_addresses = self.keys.iter().any(|(row, _)| row.spec.at == At::Tcp);
         rules.identity = rules.runs_as.identity(&self.option)?;
         Ok(rules)

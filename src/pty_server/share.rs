@@ -244,16 +244,12 @@ impl Share {
         for client in &mut self.clients {
             client.give(output);
         }
-        if self.log.as_mut().is_some_and(|log| !log.give(output)) {
-            self.log = None;
-        }
+        self.log.take_if(|log| !log.give(output));
         true
     }
 
     fn flush_log(&mut self) {
-        if self.log.as_mut().is_some_and(|log| !log.flush()) {
-            self.log = None;
-        }
+        self.log.take_if(|log| !log.flush());
     }
 
     fn accept(&mut self, index: usize) {
@@ -343,18 +339,13 @@ impl Share {
 
     /// Lets go of those who left, and of those who do not read.
     fn part(&mut self) {
-        let behind = self.clients.iter().filter(|client| client.is_behind()).count();
-        for _ in 0..behind {
+        for _ in self.clients.iter().filter(|client| client.is_behind()) {
             self.log(&format!(
                 "a client that does not read was dropped: {QUEUE_LIMIT} bytes waited for it"
             ));
         }
-        let mut index = 0;
-        while index < self.clients.len() {
-            match self.clients[index].is_refused() {
-                true => self.refused.close_when_read(self.clients.swap_remove(index).stream),
-                false => index += 1,
-            }
+        while let Some(index) = self.clients.iter().position(Client::is_refused) {
+            self.refused.close_when_read(self.clients.swap_remove(index).stream);
         }
         self.clients.retain(|client| !client.is_behind() && !client.is_done());
     }

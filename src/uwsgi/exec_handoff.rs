@@ -27,17 +27,12 @@ pub(super) fn close_with_exec(number: c_int, closes: bool) -> bool {
 /// Keeps descriptors, with a note, for the server's next image. To be called
 /// by the master as the last thing before that; they were protected before.
 pub fn keep(name: &str, fds: &[BorrowedFd<'_>], note: &OsStr) {
-    let mut value = Vec::new();
-    for fd in fds {
-        let number = fd.as_raw_fd();
-        close_with_exec(number, false);
-        if !value.is_empty() {
-            value.push(b',');
-        }
-        value.extend_from_slice(number.to_string().as_bytes());
-    }
-    value.push(b' ');
-    value.extend_from_slice(note.as_bytes());
+    let number = |fd: &BorrowedFd<'_>| {
+        close_with_exec(fd.as_raw_fd(), false);
+        fd.as_raw_fd().to_string()
+    };
+    let numbers = fds.iter().map(number).collect::<Vec<_>>().join(",");
+    let value = [numbers.as_bytes(), b" ", note.as_bytes()].concat();
     // SAFETY: the master has no other thread that looks at the environment at
     // this moment: it is about to be executed.
     unsafe { std::env::set_var(name, OsString::from_vec(value)) };

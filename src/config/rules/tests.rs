@@ -2,7 +2,7 @@ use super::super::record::Format;
 use super::*;
 
 fn of(router: &Router, typed: &str) -> Result<Rules> {
-    Own::read(&Typed::of_option("forkpty-urouter2", typed.as_ref()))?.rules(router)
+    Own::read(&Typed::of_option("forkpty-urouter2", typed.as_ref()))?.rules(router, 1)
 }
 
 fn read(typed: &str) -> Result<Rules> {

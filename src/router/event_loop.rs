@@ -458,6 +458,7 @@ impl GatewayLoop {
         };
         self.sessions.stop(why, line);
         self.commands.stop(why, line);
+        self.left.iter_mut().for_each(|left| left.stop(why, line));
         log::flush();
         self.cx.told.flush();
         crate::uwsgi::stopping::note_told(self.cx.ordinal);
@@ -499,7 +500,7 @@ impl GatewayLoop {
             });
             // Or the next gateway would panic as well.
             if let Some(left) = self.left.as_mut().filter(|_| !is_done) {
-                left.forget_kept(id);
+                left.tell_over(&mut self.cx, id);
             }
             self.follow();
         }

@@ -17,7 +17,7 @@ const NOTICE: Duration = Duration::from_secs(60);
 const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// What its client is told whose time is over.
-const TIME_IS_OVER: &str = "session ended: its time is over (max-time)";
+pub const TIME_IS_OVER: &str = "session ended: its time is over (max-time)";
 
 /// What it is told before that.
 const LIMIT_COMES: &str = "this session ends in a minute: its time is over then (max-time)";

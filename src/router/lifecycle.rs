@@ -11,6 +11,7 @@ use super::context::Context;
 use super::outcome::{Closed, Outcome};
 use super::seats::Seat;
 use super::secrets::NOBODY;
+use super::supervisor::lines;
 use super::table::Key;
 use super::told::{Gone, Mode, New, Origin, Parted, Peer, Relayed, Story, Told};
 use super::traffic::{Attached, Sessions};
@@ -36,10 +37,6 @@ enum Event<'a> {
     Detached { key: Key, entry: Key, how: Parted, bytes: Relayed },
     /// A client has come to that, and is its client from now on.
     Attached { key: Key, entry: Key, origin: &'a Origin, client: &'a Stream },
-    /// A client looks on.
-    Viewed { subject: Subject, origin: &'a Origin, client: &'a Stream },
-    /// It does so no more, after so long.
-    Unviewed { subject: Subject, client: &'a Stream, after: Duration },
     /// Its program has ended.
     Exited(Subject, Exit),
     /// It is over.
@@ -76,14 +73,26 @@ impl Context {
         self.told.tell_last(last.as_ref(), None);
     }
 
-    /// A client looks on at a session.
-    pub fn viewed(&mut self, subject: Subject, origin: &Origin, client: &Stream) {
-        self.emit(Event::Viewed { subject, origin, client });
+    /// A client looks on at a session. The place is to be given back with
+    /// [`Context::unviewed`].
+    pub fn viewed(
+        &mut self,
+        subject: Subject,
+        origin: &Origin,
+        client: &Stream,
+    ) -> Option<lines::Place> {
+        self.told.viewed(subject, origin, client)
     }
 
     /// It does so no more, after so long.
-    pub fn unviewed(&mut self, subject: Subject, client: &Stream, after: Duration) {
-        self.emit(Event::Unviewed { subject, client, after });
+    pub fn unviewed(
+        &mut self,
+        subject: Subject,
+        client: &Stream,
+        after: Duration,
+        place: Option<lines::Place>,
+    ) {
+        self.told.unviewed(subject, client, after, place);
     }
 
     /// The program of a session or command was executed.
@@ -173,10 +182,6 @@ impl Context {
                 self.seats.moves(from, to);
                 self.asked_for.moves(from, to);
                 self.told.attached(from, to, origin, client);
-            }
-            Event::Viewed { subject, origin, client } => self.told.viewed(subject, origin, client),
-            Event::Unviewed { subject, client, after } => {
-                self.told.unviewed(subject, client, after);
             }
             Event::Exited(subject, exit) => self.told.program_ended(subject, exit),
             Event::Closed(closed) => {

@@ -14,6 +14,7 @@ use super::hang_up::Copies;
 use super::idle::{BY_AN_OPERATOR, Timed};
 use super::left::adopt::{NOT_HEARD, Restored};
 use super::left::bound;
+use super::left::watch::because;
 use super::left::{self, Came, Left, Parting, Why, Wish};
 use super::outcome::Closed;
 use super::outcome::Outcome;
@@ -125,7 +126,7 @@ impl Lives<'_> {
             Next::Abandon => self.abandon(key),
             Next::Depart => {
                 if !self.goes_on_alone(key, Why::Lost) {
-                    self.with_left(|left, cx, _, _| left.unwatch_session(cx, key));
+                    self.unwatch(key);
                     self.departures.depart(self.sessions, self.cx, self.programs, key);
                 }
             }
@@ -170,6 +171,13 @@ impl Lives<'_> {
     pub fn session_ended(&mut self, key: Key, ended: Ended) {
         self.with_left(|left, cx, _, _| left.tell_watchers(cx, key, &ended));
         self.sessions.program_ended(self.cx, key, ended);
+    }
+
+    /// A session is over: whoever looks on is told why, unless its program has ended.
+    fn unwatch(&mut self, key: Key) {
+        let dismissed = self.sessions.get(key).and_then(|attached| attached.session.dismissed());
+        let ended = because(dismissed.map_or(Gone::Hangup, Gone::of));
+        self.with_left(|left, cx, _, _| left.tell_watchers(cx, key, &ended));
     }
 
     /// A session is over: those hear of it who were not told at once.
@@ -286,10 +294,21 @@ impl Lives<'_> {
                 }
                 self.tell_store(entry);
             }
-            Restored::Ends(master, program) => {
+            Restored::Ends(master, program, last) => {
+                last.into_iter().for_each(|line| self.tell_last_line(line));
                 self.programs.hang_up_terminal(self.cx, &master, program, Copies::Ended);
             }
         }
+    }
+
+    /// Writes the line of the end of a session of a gateway before us, as soon as it is
+    /// known what became of its recording.
+    pub fn tell_last_line(&mut self, line: String) {
+        let line = match self.recorder.as_deref_mut() {
+            Some(recorder) => recorder.tells_last(line),
+            None => Some(line),
+        };
+        line.into_iter().for_each(|line| self.cx.told.say(line));
     }
 
     /// Has the sessions that can be left do something, where there can be any.
@@ -345,14 +364,14 @@ impl Lives<'_> {
     /// else waits for it, who is to see how it ended.
     pub fn close(&mut self, key: Key) {
         if !self.goes_on_alone(key, Why::Closes) {
-            self.with_left(|left, cx, _, _| left.unwatch_session(cx, key));
+            self.unwatch(key);
             self.sessions.close(self.cx, self.programs, key);
         }
     }
 
     /// A session ends with its client.
     pub fn abandon(&mut self, key: Key) {
-        self.with_left(|left, cx, _, _| left.unwatch_session(cx, key));
+        self.unwatch(key);
         self.sessions.abandon(self.cx, self.programs, key);
     }
 

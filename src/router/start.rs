@@ -97,12 +97,11 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     let tallies = Tallies::of(ordinal);
     let (left, found) = Left::new(&config, ordinal, &poller, tallies.clone())
         .context("cannot keep sessions that are left")?;
-    let mut left_behind = LeftBehind::before(ordinal, keeper);
+    let left_behind = LeftBehind::before(ordinal, keeper);
     let told = Told::new(
         &config,
         ordinal,
         doors.iter().map(|door| told::Socket::of(&door.name, &door.rules)).collect(),
-        std::mem::take(&mut left_behind.lines),
     );
     let grace = config.hangup_grace;
     let hello = Hello::of(ordinal, config.processes);
@@ -131,6 +130,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         siblings: Siblings::of(ordinal),
         seekers: Seekers::default(),
     };
+    left_behind.lines.into_iter().for_each(|line| router.lives().tell_last_line(line));
     router.restore(found);
     if let Some(recorder) = &mut router.recorder {
         recorder.took_up(&mut router.cx);

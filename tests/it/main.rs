@@ -76,6 +76,7 @@ mod several;
 mod slow_start;
 mod square;
 mod square_deaths;
+mod square_left;
 mod ssh;
 mod start;
 mod stats;

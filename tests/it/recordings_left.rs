@@ -18,6 +18,7 @@ use crate::harness::{
 use crate::recordings::{
     Cast, ends, files, find, record, recorded, recorder, running, wait_until_written,
 };
+use crate::slow_start::Lease;
 
 /// A shell that shows nothing of itself.
 const SHELL: &str = "stty raw -echo; printf ready; while read -r x; do eval \"$x\"; done";
@@ -487,4 +488,77 @@ fn another_folder_is_another_file_and_off_is_the_end_of_it() {
             }
         }
     });
+}
+
+/// Whoever tells it: the next gateway, or the master at its end. Servers do not differ in
+/// that.
+#[test]
+fn an_end_without_a_gateway_is_told_with_its_figures() {
+    for way in ["kill", "reload", "both", "stop"] {
+        let mut server = server(&servers::all()[0], &[]);
+        let mut plain = server.connect("s");
+        plain.read_until("ready");
+        plain.send("printf one\n");
+        plain.read_until("one");
+        let mut client = seated(&server, &[]);
+        client.types("printf two\n");
+        client.sees("two");
+        client.leaves();
+        match way {
+            "stop" => drop(server.stop()),
+            "both" => {
+                let gateway = server.gateway();
+                process::signal(gateway, Signal::SIGSTOP);
+                process::signal(running(&server, "fpty-supervisor"), Signal::SIGKILL);
+                process::signal(gateway, Signal::SIGKILL);
+            }
+            way => server.replace_gateway(way),
+        }
+        // One that was left outlives its gateway alone.
+        let goes_on = matches!(way, "kill" | "reload");
+        let count = if goes_on { 1 } else { 2 };
+        wait_until(&format!("{way}: they are told"), || ends(&server).len() == count);
+        for end in ends(&server) {
+            assert_eq!(end["reason"], "lost", "{way}");
+            let cast = Cast::read(end["record"]["path"].as_str().expect("a path"));
+            assert!(end["record"]["bytes"].is_u64(), "{way}: {end}");
+            cast.check(&end["record"]);
+            assert!(["readyone", "readytwo"].contains(&cast.all("o").as_str()), "{way}");
+        }
+    }
+}
+
+/// What a gateway had counted, and not told yet.
+#[test]
+fn what_was_missing_when_its_gateway_was_killed_is_counted() {
+    let server = server(&servers::all()[0], &[]);
+    let mut client = server.connect("s");
+    client.read_until("ready");
+    let recorder = running(&server, "fpty-recorder");
+    process::signal(recorder, Signal::SIGSTOP);
+    client.send("seq 1 1500000; printf do''ne\n");
+    let shown = client.read_while("all of it", |seen| seen.ends_with(b"done")).len();
+    server.replace_gateway("kill");
+    process::signal(recorder, Signal::SIGCONT);
+    wait_until("its end is told", || !ends(&server).is_empty());
+    let record = &ends(&server)[0]["record"];
+    let cast = Cast::read(record["path"].as_str().expect("a path"));
+    cast.check(record);
+    let dropped = record["dropped"].as_u64().expect("a number") as usize;
+    assert_eq!(cast.all("o").len() + dropped, shown);
+    assert!(dropped > 1_000_000, "{dropped}");
+}
+
+/// What is told to have begun is recorded, also where that was known at its end.
+#[test]
+fn one_that_ends_while_it_begins_has_its_file() {
+    let server = server(&servers::all()[0], &[("forkptyrouter-hangup-grace", "1")]);
+    let lease = Lease::take(&server.path("script"));
+    let client = server.connect("s");
+    wait_until("its process is there", || !server.programs().is_empty());
+    drop(client);
+    wait_until("its end is told", || !ends(&server).is_empty());
+    lease.give_up();
+    let record = &ends(&server)[0]["record"];
+    Cast::read(record["path"].as_str().expect("a path")).check(record);
 }

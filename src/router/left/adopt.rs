@@ -12,7 +12,7 @@ use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::super::whose::Subject;
-use super::alone::{LAST_READS, ONE_READ};
+use super::alone::read_the_rest;
 use super::bound::past_of;
 use super::state::{Remnants, State};
 use super::{Alone, Client, Entry, Held, Left, Over, Program};
@@ -22,6 +22,7 @@ use crate::session::keeping::Kept;
 use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
+use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
@@ -29,7 +30,6 @@ use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
-use fpty::sys::{Read, Size};
 
 /// The size of a terminal that does not tell it.
 const SIZE: Size = Size { rows: 24, cols: 80 };
@@ -65,8 +65,8 @@ pub enum Restored {
         /// What it was before.
         past: Box<Past>,
     },
-    /// It cannot go on.
-    Ends(Master, Process),
+    /// It cannot go on. The line of its end, where nobody else writes that.
+    Ends(Master, Process, Option<String>),
 }
 
 impl Left {
@@ -88,11 +88,6 @@ impl Left {
     /// The recording of one without a client.
     pub fn recording(&self, key: Key) -> Option<&Recording> {
         self.entries.get(key)?.state.terminal()?.recording.as_deref()
-    }
-
-    /// Nothing is left of one: or the next gateway would find it again.
-    pub fn forget_kept(&mut self, id: String) {
-        self.store.tell_over(id);
     }
 
     fn restore_one(
@@ -152,9 +147,9 @@ impl Left {
             Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
-                last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
-                self.store.tell_over(id);
-                return Some(Restored::Ends(master, Process::held(program)));
+                self.tell_over(cx, id);
+                let last = last.take(Gone::Lost, None);
+                return Some(Restored::Ends(master, Process::held(program), last));
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
@@ -217,7 +212,7 @@ impl Left {
         let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {NOT_HEARD}"));
         let Remnants { program, terminal, .. } = entry.state.forgotten();
-        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd?)))
+        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd?), None))
     }
 }
 
@@ -229,15 +224,7 @@ fn with_the_rest(
     recording: Option<&Recording>,
 ) -> Option<OwnedFd> {
     let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
-    let _armed = terminal.arm();
-    let buffer = &mut cx.buffer[..ONE_READ];
-    for _ in 0..LAST_READS {
-        let Read::Bytes(count) = terminal.read(buffer) else { break };
-        remains.keep(&buffer[..count]);
-        if let Some(recording) = recording {
-            recording.output(&buffer[..count]);
-        }
-    }
+    read_the_rest(cx, &terminal, &mut remains, recording);
     remains.share().ok()
 }
 

@@ -1,44 +1,60 @@
 //! A terminal without a client: its output is kept. A program that ends while
 //! nobody is there.
 
-use std::time::Duration;
-
 use super::super::context::Context;
 use super::super::fault;
 use super::super::handover::HELD_UP;
 use super::super::hang_up::Copies;
 use super::super::programs::Programs;
+use super::super::record::Recording;
+use super::super::supervisor::orphans::{REAPED, end_of};
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::Sessions;
 use super::state::Remnants;
+use super::watch::because;
 use super::{LOOK, Left, Over, SOON};
 use crate::uwsgi::log::log;
-use fpty::ended::of_exit;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::Ended;
+use fpty::remains::Remains;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
-use fpty::sys::process::Process;
+use fpty::sys::pty::Master;
 use fpty::sys::{Read, Written};
 
 /// What a terminal yields at once, how often one is asked in a turn, and how
 /// often at its end.
-pub(super) const ONE_READ: usize = 4096;
-pub(super) const READS: usize = 4;
-pub(super) const LAST_READS: usize = 1024;
+const ONE_READ: usize = 4096;
+const READS: usize = 4;
+const LAST_READS: usize = 1024;
 
 /// How much is read of all of them in [`SOON`]: programs that flood nobody's
 /// terminal go on, and slowly.
 const ENOUGH: usize = 256 * 1024;
 
-/// How long whoever inherited a program may take to reap it.
-const REAPED: Duration = Duration::from_secs(5);
-
 /// What a program is told that asks what its terminal is: a VT220 with colours,
 /// as most are.
 const ANSWER: &[u8] = b"\x1b[?62;22c";
+
+/// Reads what an ended program has left in its terminal.
+pub(super) fn read_the_rest(
+    cx: &mut Context,
+    master: &Master,
+    remains: &mut Remains,
+    recording: Option<&Recording>,
+) {
+    let _armed = master.arm();
+    let buffer = &mut cx.buffer[..ONE_READ];
+    for _ in 0..LAST_READS {
+        let Read::Bytes(count) = master.read(buffer) else { break };
+        remains.keep(&buffer[..count]);
+        if let Some(recording) = recording {
+            recording.output(&buffer[..count]);
+        }
+    }
+}
 
 impl Left {
     /// A terminal has something; it waits where there might be no room to record it.
@@ -184,7 +200,7 @@ impl Left {
         let ring = alone.remains.share();
         let why = exit.map_or(Gone::Lost, Gone::of_exit);
         let command = self.command_of(cx, key);
-        self.unwatch(cx, key);
+        self.unwatch(cx, key, &ended);
         cx.closed_without_client(key, why, exit, recording);
         let Ok(ring) = ring else {
             drop(self.remove(cx, key));
@@ -198,7 +214,7 @@ impl Left {
     pub fn end_left(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: Gone) {
         let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
         if is_left {
-            self.unwatch(cx, key);
+            self.unwatch(cx, key, &because(why));
         }
         let Some(entry) = is_left.then(|| self.remove(cx, key)).flatten() else {
             return;
@@ -211,7 +227,7 @@ impl Left {
         };
         // Others may have copies.
         let _ = self.poller.remove(&alone.master);
-        let program = program.pidfd.map_or_else(|| Process::child(pid), Process::held);
+        let program = program.process(pid);
         cx.closed_without_client(key, why, None, alone.recording);
         // Clients that had it may have kept a copy.
         programs.hang_up_terminal(cx, &alone.master, program, Copies::Ended);
@@ -254,10 +270,7 @@ impl Left {
             return self.arm(cx, key);
         }
         program.ending = None;
-        let ended = exit.map(of_exit).unwrap_or_else(|| {
-            let why = "its gateway was killed, and this kernel does not tell a program's status";
-            Ended::because(Ending::Lost, why)
-        });
+        let ended = end_of(exit);
         match self.session_of(key) {
             Some(session) => {
                 if let Some(exit) = exit {

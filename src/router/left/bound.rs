@@ -20,7 +20,7 @@ use super::super::traffic::{Attached, Sessions, Wires};
 use super::super::whose::Subject;
 use super::adopt::{Restored, entry, not_recorded};
 use super::state::State;
-use super::{Client, Entry, Left, Program, SOON};
+use super::{Client, Entry, Left, Program};
 use crate::session::Session;
 use crate::shares::Who;
 use fpty::sys::child::{Exit, Pid};
@@ -112,11 +112,8 @@ impl Left {
     /// Such a session is over, whoever ended it, and that was told.
     pub fn no_longer_entrusted(&mut self, cx: &mut Context, session: Key) {
         // Those that have more to tell say it themselves.
-        if !self.has(session) && self.store.stream().is_some() {
-            self.store.tell_over(cx.ids.of(session));
-            if self.store.waits() {
-                self.look_after(cx, SOON);
-            }
+        if !self.has(session) {
+            self.tell_over(cx, cx.ids.of(session));
         }
     }
 
@@ -166,7 +163,7 @@ impl Left {
             master: Some(master), program: Some(program), client: Some(client), ..
         } = held
         else {
-            self.store.tell_over(id);
+            self.tell_over(cx, id);
             return None;
         };
         let master = Master::given_back(master, true).ok()?;
@@ -178,9 +175,8 @@ impl Left {
         let past = Past { door: at, size, ..past };
         if let Some(why) = not_recorded(cx, at, &id) {
             let _ = client.write(&why.packet());
-            last.take(Gone::Lost, None).into_iter().for_each(|line| cx.told.say(line));
-            self.store.tell_over(id);
-            return Some(Restored::Ends(master, process));
+            self.tell_over(cx, id);
+            return Some(Restored::Ends(master, process, last.take(Gone::Lost, None)));
         }
         let wires = Wires::new(client, master, Some(process));
         let session = Session::resumed(size, None);

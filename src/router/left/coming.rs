@@ -146,7 +146,8 @@ impl Left {
             .as_ref()
             .and_then(|secret| self.opened_by(sessions, newcomer.door, &asked.which, secret));
         let came_with = came_with.filter(|_| opened.is_some());
-        let found = opened.or_else(|| self.find(newcomer.door, uid, &asked.which, asked.begins));
+        let fitting = || self.fitting(newcomer.door, uid, &asked.which, asked.begins);
+        let found = opened.or_else(|| fitting().map(|(_, key)| key));
         let Some(key) = found else {
             return match asked.begins {
                 true => Came::New(newcomer, opening),
@@ -310,25 +311,12 @@ impl Left {
         id: &str,
         secret: &Secret,
     ) -> Option<Key> {
-        let key = self.whole(door, id)?;
-        self.note_arrival(sessions, key);
-        self.entries.get(key)?.secrets.are(secret).then_some(key)
-    }
-
-    /// The session that began at this socket and has this id.
-    fn whole(&self, door: u16, id: &str) -> Option<Key> {
         let is_it = |key: &Key| {
             self.entries.get(*key).is_some_and(|entry| entry.door == door && *entry.id == *id)
         };
-        self.index.beginning(id).find(is_it)
-    }
-
-    /// The session that is meant: by its id; by its name, which is one's own, also
-    /// for root; by the unique beginning of an id; nothing: the one that was left
-    /// last and runs, else the last that has ended. One that has ended is none to go
-    /// on with where it `begins` anew, which is asked for by a name alone.
-    fn find(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<Key> {
-        self.fitting(door, uid, which, begins).map(|(_, key)| key)
+        let key = self.index.beginning(id).find(is_it)?;
+        self.note_arrival(sessions, key);
+        self.entries.get(key)?.secrets.are(secret).then_some(key)
     }
 
     /// The same for whoever seeks one among several gateways: the best that is here.
@@ -349,6 +337,10 @@ impl Left {
         Some(Found { fits, rank, since })
     }
 
+    /// The session that is meant: by its id; by its name, which is one's own, also
+    /// for root; by the unique beginning of an id; nothing: the one that was left
+    /// last and runs, else the last that has ended. One that has ended is none to go
+    /// on with where it `begins` anew, which is asked for by a name alone.
     fn fitting(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<(Fits, Key)> {
         if uid == NOBODY {
             return None;

@@ -32,21 +32,8 @@ impl Index {
             self.by_session.insert(client.session, key);
         }
         // It cannot be left, and is found by nobody.
-        if entry.bound.is_some() {
-            return;
-        }
-        self.by_id.insert((entry.id.clone(), key));
-        if !entry.name.is_empty() {
-            self.by_name.insert((entry.uid, entry.name.as_str().into(), key));
-        }
-        let (rank, since) = (entry.state.rank(), entry.state.since().boot);
-        if rank > 0 {
-            self.left.insert((entry.door, entry.uid, rank, since, key));
-        }
-        if entry.state.is_over() {
-            self.over.insert((entry.uid, since, key));
-        } else if rank > 0 && entry.adopted().is_none() {
-            self.by_program.insert(entry.pid, key);
+        if entry.bound.is_none() {
+            self.note(key, entry, true);
         }
     }
 
@@ -55,19 +42,30 @@ impl Index {
         if let Some(client) = entry.state.client() {
             self.by_session.remove(&client.session);
         }
-        if entry.bound.is_some() {
-            return;
+        if entry.bound.is_none() {
+            self.note(key, entry, false);
         }
-        self.by_id.remove(&(entry.id.clone(), key));
-        let (rank, since) = (entry.state.rank(), entry.state.since().boot);
-        let is_alone = rank > 0 && !entry.state.is_over();
+    }
+
+    fn note(&mut self, key: Key, entry: &Entry, there: bool) {
+        fn put<T: Ord>(set: &mut BTreeSet<T>, one: T, there: bool) {
+            let _ = if there { set.insert(one) } else { set.remove(&one) };
+        }
+        put(&mut self.by_id, (entry.id.clone(), key), there);
         if !entry.name.is_empty() {
-            self.by_name.remove(&(entry.uid, entry.name.as_str().into(), key));
+            put(&mut self.by_name, (entry.uid, entry.name.as_str().into(), key), there);
         }
-        self.left.remove(&(entry.door, entry.uid, rank, since, key));
-        self.over.remove(&(entry.uid, since, key));
-        if is_alone && entry.adopted().is_none() {
-            self.by_program.remove(&entry.pid);
+        let (rank, since) = (entry.state.rank(), entry.state.since().boot);
+        if rank > 0 {
+            put(&mut self.left, (entry.door, entry.uid, rank, since, key), there);
+        }
+        if entry.state.is_over() {
+            put(&mut self.over, (entry.uid, since, key), there);
+        } else if rank > 0 && entry.adopted().is_none() {
+            match there {
+                true => drop(self.by_program.insert(entry.pid, key)),
+                false => drop(self.by_program.remove(&entry.pid)),
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use super::super::table::{Key, Source};
 use super::super::tallies::Tally;
 use super::super::told;
 use super::super::traffic::{Attached, Sessions};
-use super::alone::{LAST_READS, ONE_READ};
+use super::alone::read_the_rest;
 use super::coming::HAS_ENDED;
 use super::state::{self, Remnants};
 use super::{Alone, Client, Entry, Left, Over, WithoutClient, without_client};
@@ -18,10 +18,10 @@ use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
+use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, Size};
 
 /// Why a client stays where it may not leave.
 pub const NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
@@ -203,7 +203,7 @@ impl Left {
             Leaves::End(ended) => {
                 let ring = last_output(cx, sessions, session);
                 let command = self.command_of(cx, key);
-                self.unwatch(cx, key);
+                self.unwatch(cx, key, &ended);
                 let mut attached = sessions.end(cx, session);
                 if let Some(attached) = &mut attached {
                     attached.leave_to_nobody(cx);
@@ -362,14 +362,7 @@ fn last_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Optio
         // What it wrote last.
         attached.wires.master.take_back();
     }
-    let _armed = attached.wires.master.arm();
-    let buffer = &mut cx.buffer[..ONE_READ];
-    for _ in 0..LAST_READS {
-        let Read::Bytes(count) = attached.wires.master.read(buffer) else { break };
-        kept.keep(&buffer[..count]);
-        if let Some(recording) = attached.wires.recording() {
-            recording.output(&buffer[..count]);
-        }
-    }
+    let recording = attached.wires.recording().map(AsRef::as_ref);
+    read_the_rest(cx, &attached.wires.master, &mut kept, recording);
     kept.share().ok()
 }

@@ -38,7 +38,7 @@ mod leaving;
 mod list;
 mod state;
 mod supervised;
-mod watch;
+pub mod watch;
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -64,6 +64,7 @@ use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 
 pub use begin::Wish;
@@ -169,6 +170,11 @@ impl Program {
     /// One of a gateway before us.
     fn adopted(pidfd: PidFd) -> Self {
         Self { pidfd: Some(pidfd), ending: None }
+    }
+
+    /// What it is signalled by; it has this number.
+    fn process(self, pid: Pid) -> Process {
+        self.pidfd.map_or_else(|| Process::child(pid), Process::held)
     }
 }
 

@@ -116,9 +116,8 @@ impl Left {
     }
 
     /// What keeps sessions is told that one is over, now or when it listens.
-    pub(super) fn tell_over(&mut self, cx: &mut Context, id: String) {
-        self.store.tell_over(id);
-        if self.store.waits() {
+    pub fn tell_over(&mut self, cx: &mut Context, id: String) {
+        if self.store.tell_over(id) {
             self.look_after(cx, SOON);
         }
     }
@@ -209,11 +208,7 @@ impl Left {
             found.secrets.settle();
         }
         self.tell_store(cx, sessions, programs, entry);
-        if let Some(attached) = sessions.get_mut(session) {
-            if attached.session.owes_go() {
-                attached.session.say_go(&mut attached.wires);
-            }
-        }
+        sessions.say_go(session);
         cx.then(Outcome::Settle(session));
         true
     }

@@ -9,20 +9,23 @@ use super::super::closing::LastWord;
 use super::super::context::Context;
 use super::super::doors::Newcomer;
 use super::super::fault;
+use super::super::idle::{BY_AN_OPERATOR, TIME_IS_OVER};
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
+use super::super::supervisor::lines;
 use super::super::table::{Key, Source};
+use super::super::told::Gone;
 use super::super::traffic::Sessions;
 use super::super::whose::{Subject, Whose};
 use super::Left;
-use super::coming::Waiting;
+use super::coming::{HAS_ENDED, Waiting};
 use super::state::State;
 use crate::shares::{self, Who};
 use fpty::error::reason;
 use fpty::proto::key::{Finds, SessionKey};
 use fpty::proto::{
     Decoder, Ended, Ending, GO, HEADER, INPUT, KEY, OFFER, OFFER_RING, PING, PONG, Packet,
-    RING_PIECE, TAKEN, encode_bare, encode_packet,
+    RING_PIECE, TAKEN, encode_bare, encode_packet, variables,
 };
 use fpty::relay::{Backlog, Given};
 use fpty::remains::Seen;
@@ -45,6 +48,17 @@ const NO_PLACE: &str = "others watch that have fewer places, and there are no mo
 /// worth an answer.
 const ONE_READ: usize = 256;
 
+/// What those who watch are told of an end that is not the program's own.
+pub fn because(why: Gone) -> Ended {
+    let (ending, text) = match why {
+        Gone::Operator => (Ending::Operator, BY_AN_OPERATOR),
+        Gone::Limit => (Ending::Limit, TIME_IS_OVER),
+        Gone::Idle => (Ending::Idle, "session ended: no traffic"),
+        Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (Ending::Lost, HAS_ENDED),
+    };
+    Ended::because(ending, text)
+}
+
 /// Such a client.
 pub struct Watcher {
     client: Stream,
@@ -64,6 +78,8 @@ pub struct Watcher {
     since: Instant,
     /// It was told that it looks on, and not yet that it does so no more.
     is_told: bool,
+    /// Where that stands, in case that this gateway is killed.
+    last_line: Option<lines::Place>,
 }
 
 impl Watcher {
@@ -193,7 +209,9 @@ impl Left {
         if !matches!(offered, Written::Bytes(_)) {
             return;
         }
-        let is_last = end.is_some();
+        let is_over = end.is_some();
+        // Who only watches leaves its end to whoever has it.
+        let watches = opening.variables.get(variables::READ_ONLY) == Some(b"1");
         let decoder = opening.decoder;
         let watcher = Watcher {
             client,
@@ -204,13 +222,16 @@ impl Left {
             entry: key,
             backlog: Backlog::default(),
             since: Instant::now(),
-            is_told: !is_last,
+            is_told: !is_over,
+            last_line: None,
             end,
-            is_last,
+            is_last: is_over && !watches,
         };
-        if !is_last {
-            cx.viewed(self.subject_of(key), &origin, &watcher.client);
-        }
+        let last_line = match is_over {
+            true => None,
+            false => cx.viewed(self.subject_of(key), &origin, &watcher.client),
+        };
+        let watcher = Watcher { last_line, ..watcher };
         let watcher = self.watchers.insert(watcher);
         cx.faults.made = Some(Whose::Watcher(watcher));
         if let Some(entry) = self.entries.get_mut(key) {
@@ -304,28 +325,29 @@ impl Left {
 
     /// Those who watch this session are to be told how it ended.
     pub fn tell_watchers(&mut self, cx: &mut Context, session: Key, ended: &Ended) {
-        let Some(entry) = self.index.of_session(session) else {
-            return;
-        };
-        for key in self.watchers_at(entry) {
-            if let Some(watcher) = self.watchers.get_mut(key) {
-                watcher.end = Some(ended.clone());
-            }
+        if let Some(entry) = self.index.of_session(session) {
+            self.unwatch(cx, entry, ended);
         }
-        self.unwatch(cx, entry);
     }
 
-    /// A session is over: nobody looks on any more, as far as that is told.
-    pub(super) fn unwatch(&mut self, cx: &mut Context, entry: Key) {
+    /// A session is over, and has ended so, unless that was told before: nobody looks on
+    /// any more.
+    pub(super) fn unwatch(&mut self, cx: &mut Context, entry: Key, ended: &Ended) {
         for key in self.watchers_at(entry) {
+            if let Some(watcher) = self.watchers.get_mut(key) {
+                watcher.end.get_or_insert_with(|| ended.clone());
+            }
             self.unviewed(cx, key);
         }
     }
 
-    /// The same, of a session with a client.
-    pub fn unwatch_session(&mut self, cx: &mut Context, session: Key) {
-        if let Some(entry) = self.index.of_session(session) {
-            self.unwatch(cx, entry);
+    /// The gateway is to end: those who watch are told so, as far as that is taken at
+    /// once. Who can come back is no more told of this than of a gateway that is killed.
+    pub fn stop(&mut self, why: Ending, line: &str) {
+        let told = (why == Ending::Stopped).then(|| Ended::because(why, line).packet());
+        let keys: Vec<Key> = self.watchers.iter().map(|(key, _)| key).collect();
+        for (key, told) in keys.into_iter().zip(told.iter().cycle()) {
+            self.watchers.get_mut(key).map(|watcher| watcher.say(told));
         }
     }
 
@@ -336,7 +358,7 @@ impl Left {
         let (is_told, entry) = (std::mem::take(&mut watcher.is_told), watcher.entry);
         let subject = self.subject_of(entry);
         if let Some(watcher) = self.watchers.get(key).filter(|_| is_told) {
-            cx.unviewed(subject, &watcher.client, watcher.since.elapsed());
+            cx.unviewed(subject, &watcher.client, watcher.since.elapsed(), watcher.last_line);
         }
     }
 
@@ -355,7 +377,7 @@ impl Left {
         if watcher.end.is_none() {
             watcher.end = match self.entries.get(watcher.entry) {
                 Some(entry) => entry.state.last().map(|over| over.ended.clone()),
-                None => Some(Ended::because(Ending::Operator, "the session has ended")),
+                None => Some(because(Gone::Lost)),
             };
         }
         if !watcher.feed() {

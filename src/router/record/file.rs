@@ -219,7 +219,7 @@ impl Recording {
                     self.cast.resize(at, Size { rows, cols }, &mut self.lines);
                 }
             }
-            Kind::Begin | Kind::End | Kind::Resume | Kind::Rest => {}
+            Kind::Begin | Kind::End | Kind::Resume | Kind::Rest | Kind::Over => {}
         }
     }
 

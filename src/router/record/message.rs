@@ -38,9 +38,11 @@ pub enum Kind {
     /// A gateway has taken up what it will: what else those before it had is
     /// over.
     Rest,
+    /// Sessions of gateways before are over: their ids, as JSON.
+    Over,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::Begin,
     Kind::Output,
     Kind::Input,
@@ -49,6 +51,7 @@ const KINDS: [Kind; 8] = [
     Kind::End,
     Kind::Resume,
     Kind::Rest,
+    Kind::Over,
 ];
 
 /// A session that begins.
@@ -69,7 +72,7 @@ pub struct Begin {
 impl Begin {
     /// The session's id: what comes last in the name.
     pub fn id(&self) -> &str {
-        self.name.rsplit('-').next().unwrap_or_default()
+        id_of(&self.name)
     }
 
     /// The file's name, without its ending.
@@ -84,6 +87,11 @@ impl Begin {
     pub fn file(&self) -> String {
         format!("{}.cast", self.stem())
     }
+}
+
+/// The id of the session whose files have this name.
+pub fn id_of(name: &str) -> &str {
+    name.rsplit('-').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -150,6 +158,15 @@ pub enum Answer {
         /// What is in the file of this name; an empty one: there is none.
         recorded: Recorded,
     },
+    /// The same of one of a gateway before.
+    Over {
+        /// Its id.
+        id: String,
+        /// The folder of its file, by its number.
+        folder: usize,
+        /// What is in that; `None`: there is no such session.
+        recorded: Option<Recorded>,
+    },
 }
 
 /// Why nothing more is written.
@@ -190,7 +207,7 @@ impl Message<'_> {
         match self.kind {
             Kind::Output | Kind::Input => self.body.len() as u64,
             Kind::Missing => self.body.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)),
-            Kind::Begin | Kind::Resize | Kind::End | Kind::Resume | Kind::Rest => 0,
+            Kind::Begin | Kind::Resize | Kind::End | Kind::Resume | Kind::Rest | Kind::Over => 0,
         }
     }
 }
@@ -253,7 +270,7 @@ mod tests {
         assert_eq!(next(&mut rest), Ok(None));
         let mut cut = &bytes[..bytes.len() - 1];
         while let Ok(Some(_)) = next(&mut cut) {}
-        assert_eq!(cut.len(), HEADER + 6);
+        assert_eq!(cut.len(), HEADER + 7);
     }
 
     proptest! {

@@ -9,6 +9,7 @@
 //! | `recording.rs` | one of them, as whoever reads its terminal has it |
 //! | `sink.rs` | the gateway's end of the queue to the recorder |
 //! | `message.rs` | what both say to each other |
+//! | `last_lines.rs` | the audit's last lines of sessions whose gateway is gone |
 //! | `door.rs` | the recorder is started, and kept over a reload |
 //! | `process.rs`, `source.rs` | the recorder itself; a gateway, as it knows it |
 //! | `parked.rs` | what it has of gateways that have ended |
@@ -19,6 +20,7 @@
 pub(super) mod cast;
 pub mod door;
 mod file;
+pub mod last_lines;
 mod ledger;
 pub(super) mod message;
 pub mod news;
@@ -51,6 +53,7 @@ use fpty::sys::child::Exit;
 use fpty::sys::queue::Giver;
 use fpty::sys::socket::Stream;
 
+use last_lines::LastLines;
 use news::News;
 pub use recording::{Kept, Recording};
 use sink::{Link, Sink};
@@ -79,6 +82,9 @@ pub struct Recorder {
     users: Vec<u32>,
     /// What is recorded of those who come to each socket.
     sockets: Vec<Record>,
+    /// Ends of sessions of a gateway before, that are told when it is known what became
+    /// of their recordings.
+    last_lines: LastLines,
 }
 
 /// A session that is over.
@@ -117,6 +123,7 @@ impl Recorder {
                 tells: hello.ordinal == 0,
                 users,
                 sockets,
+                last_lines: LastLines::default(),
             })
         })
     }
@@ -153,15 +160,15 @@ impl Recorder {
             is_read
         });
     }
+}
 
-    /// Sends the recorder a queue and a channel, and, where a recorder before it
-    /// had that queue, what is to be known of it.
-    fn connect(&self, queue: Giver, before: Option<&Giver>) -> Result<Link, String> {
-        let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
-        match door::enter(&self.hello, &queue, &its_channel, before) {
-            true => Ok(Link { queue, channel }),
-            false => Err(String::from("there is no recorder")),
-        }
+/// Sends the recorder a queue and a channel, and, where a recorder before it had that
+/// queue, what is to be known of it.
+fn connect(hello: &Hello, queue: Giver, before: Option<&Giver>) -> Result<Link, String> {
+    let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
+    match door::enter(hello, &queue, &its_channel, before) {
+        true => Ok(Link { queue, channel }),
+        false => Err(String::from("there is no recorder")),
     }
 }
 

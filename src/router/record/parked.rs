@@ -1,12 +1,12 @@
 //! What the recorder has of gateways that have ended, until the next ones have
 //! taken up what goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 use super::file::{Of, Recording};
 use super::ledger::Ledger;
-use super::message::{Failure, Message, Resume};
+use super::message::{Failure, Message, Resume, id_of};
 use crate::router::codec::Hello;
 use crate::router::told::Recorded;
 use fpty::sys::folder::Folder;
@@ -85,6 +85,16 @@ impl Parked {
         }
     }
 
+    /// These sessions, by their ids, are over: what became of each that is here.
+    pub fn end_these(
+        &mut self,
+        ids: &HashSet<String>,
+        place: &Place<'_>,
+    ) -> impl Iterator<Item = (Of, Recorded)> {
+        let sessions = take_out(&mut self.0, |(_, name), _| ids.contains(id_of(name)));
+        sessions.into_iter().map(|(_, session)| (session.of(), session.end(None, place)))
+    }
+
     /// All are over.
     pub fn end(self, place: &Place<'_>) {
         self.0.into_values().for_each(|(_, session)| drop(session.end(None, place)));
@@ -107,6 +117,7 @@ mod tests {
     use super::super::message::{Answer, Begin, Kind};
     use super::super::source::Source;
     use super::*;
+    use crate::router::codec::encode;
     use fpty::sys::queue::Giver;
     use fpty::sys::queue::Taker;
     use fpty::sys::socket::Stream;
@@ -183,6 +194,43 @@ mod tests {
         parked.end(&here);
         assert!(text("unknown-part2.cast").is_err());
         assert!(text("other.cast").expect("a file").contains("sha256="));
+    }
+
+    #[test]
+    fn those_whose_ends_are_told_are_over_with_what_was_missing() {
+        let place = tempfile::tempdir().expect("a directory");
+        let (folders, ledger) =
+            ([Folder::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
+        let here = Place { folders: &folders, ledger: &ledger };
+        let mut parked = Parked::default();
+        let mut giver = Giver::new().expect("a queue");
+        let taker = Taker::of(&giver.as_fd().try_clone_to_owned().expect("a copy"));
+        let (channel, _) = Stream::pair().expect("a channel");
+        let first = Source::new(channel, taker.expect("a queue"), Hello::of(0, 1));
+        for (session, name) in [(1, "now-me-over"), (2, "now-me-on")] {
+            let begin = serde_json::to_vec(&Begin::named(name)).expect("JSON");
+            assert!(giver.put([&header(Kind::Begin, session, 0, begin.len()), &begin]));
+        }
+        giver.note(0, 1, 77);
+        drop(giver);
+        first.park(&here, &mut parked);
+        let (mut next, mut say) = gateway((0, 1));
+        say(Kind::Over, 0, &encode(&["over", "unknown"]));
+        assert_eq!(next.work(&here, &mut parked), Ok(true));
+        let answers = answers(&mut next);
+        let [
+            Answer::Over { id, folder: 0, recorded: Some(recorded) },
+            Answer::Over { id: unknown, recorded: None, .. },
+        ] = &answers[..]
+        else {
+            panic!("{answers:?}");
+        };
+        assert_eq!((id.as_str(), unknown.as_str()), ("over", "unknown"));
+        let text = |name: &str| std::fs::read_to_string(place.path().join(name)).expect("a file");
+        let over = text(&recorded.path);
+        assert_eq!((recorded.bytes, recorded.dropped), (Some(over.len() as u64), 77));
+        assert!(over.contains("77 bytes are missing") && over.contains("dropped=77"), "{over}");
+        assert!(!text("now-me-on.cast").contains("sha256="));
     }
 
     #[test]

@@ -253,6 +253,7 @@ impl Recording {
         let missing = self.missing.take();
         if missing > 0 {
             self.told_missing.set(self.told_missing.get() + missing);
+            // It is noted until the recorder has said that it has all.
             sink.put_surely(Kind::Missing, self.number, at, &missing.to_le_bytes());
         }
         match status {
@@ -319,7 +320,8 @@ impl Recording {
     }
 
     fn put(&self, kind: Kind, bytes: &[u8]) {
-        let misses = || self.missing.set(self.missing.get() + bytes.len() as u64);
+        let missing = self.missing.get();
+        let misses = || self.missing.set(missing + bytes.len() as u64);
         if self.is_cut.get() {
             return misses();
         }
@@ -331,17 +333,17 @@ impl Recording {
             };
         }
         let mut sink = self.sink.borrow_mut();
-        let missing = self.missing.get();
-        if missing > 0 {
-            // One gap instead of many.
-            if !sink.put(Kind::Missing, self.number, at, &missing.to_le_bytes(), TIGHT) {
-                return misses();
-            }
+        // One gap instead of many.
+        let is_gap =
+            missing > 0 && !sink.put(Kind::Missing, self.number, at, &missing.to_le_bytes(), TIGHT);
+        if missing > 0 && !is_gap {
             self.missing.set(0);
             self.told_missing.set(self.told_missing.get() + missing);
+            sink.note(self.number, 0);
         }
-        if !sink.put(kind, self.number, at, bytes, RESERVE) {
-            misses();
+        if is_gap || !sink.put(kind, self.number, at, bytes, RESERVE) {
+            self.missing.set(self.missing.get() + bytes.len() as u64);
+            sink.note(self.number, self.missing.get());
         }
     }
 }

@@ -146,9 +146,20 @@ impl Recorder {
     /// Whatever goes on of what gateways before us had has gone on.
     pub fn took_up(&mut self, cx: &mut Context) {
         self.retain();
-        if self.reach(cx) {
-            self.sink.borrow_mut().put_surely(Kind::Rest, 0, 0, &[]);
+        if !self.reach(cx) {
+            return self.last_lines.late(Duration::ZERO).into_iter().for_each(|it| cx.told.say(it));
         }
+        if let Some(question) = self.last_lines.question() {
+            self.sink.borrow_mut().put_surely(Kind::Over, 0, 0, &question);
+            self.look_after(cx);
+        }
+        self.sink.borrow_mut().put_surely(Kind::Rest, 0, 0, &[]);
+    }
+
+    /// The line of the end of a session of a gateway before: it is given back where it
+    /// waits for nothing.
+    pub fn tells_last(&mut self, line: String) -> Option<String> {
+        self.last_lines.wait(line)
     }
 
     /// A session is over. That is told as soon as it is known what became of its
@@ -161,10 +172,13 @@ impl Recorder {
         last: Option<Box<Last>>,
     ) {
         let recording = recording.and_then(|it| self.sessions.remove(&it.number()));
-        let recording = recording.filter(|recording| recording.has_begun());
         let Some(recording) = recording else {
             return cx.told.tell_last(last.as_deref(), None);
         };
+        // It was known to be executed when it was over.
+        if !recording.has_begun() && !recording.begin() {
+            recording.cut(Bytes::default());
+        }
         if let Some(dropped) = recording.is_cut() {
             let recorded = Recorded { path: recording.path(), dropped, ..Recorded::default() };
             return cx.told.tell_last(last.as_deref(), Some(&recorded));

@@ -1,10 +1,10 @@
 //! The gateway's end of the queue to the recorder. What goes in there waits for
 //! nobody: no system call, and where there is no room it is counted.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use super::message::{Kind, header};
-use fpty::sys::queue::{CAPACITY, Giver};
+use fpty::sys::queue::{CAPACITY, Giver, NOTES};
 use fpty::sys::socket::Stream;
 
 /// Room that is kept for what is not output or input.
@@ -28,6 +28,8 @@ pub struct Sink {
     pub held: Vec<u32>,
     /// The recorder takes nothing: nobody waits for it.
     pub stalled: bool,
+    /// Where sessions stand whose missing bytes are noted.
+    noted: HashMap<u32, usize>,
 }
 
 /// What leads to a recorder.
@@ -113,6 +115,30 @@ impl Sink {
             link.queue.wait_for_room();
         }
         self.flush();
+    }
+
+    /// Notes how many bytes of a session are missing that the recorder was not told of:
+    /// it finds that where this gateway is killed before it can say so.
+    pub fn note(&mut self, session: u32, missing: u64) {
+        let Some(link) = &self.link else {
+            return;
+        };
+        let place = match (self.noted.get(&session).copied(), missing) {
+            (None, 0) => return,
+            (Some(place), _) => place,
+            (None, _) => {
+                let is_free = |place: &usize| !self.noted.values().any(|used| used == place);
+                let Some(place) = (0..NOTES).find(is_free) else {
+                    return;
+                };
+                self.noted.insert(session, place);
+                place
+            }
+        };
+        if missing == 0 {
+            self.noted.remove(&session);
+        }
+        link.queue.note(place, session, missing);
     }
 
     /// Whether words wait for room.

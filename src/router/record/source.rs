@@ -1,7 +1,7 @@
 //! A gateway, as the recorder knows it: what it says of its sessions, and what
 //! becomes of these when it has ended.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::super::fault;
@@ -178,6 +178,7 @@ impl Source {
             Kind::Begin => self.begin(message, place),
             Kind::Resume => self.go_on(message, parked),
             Kind::Rest => parked.end_rest(&self.hello, place),
+            Kind::Over => self.end_these(message, place, parked),
             Kind::End => {
                 let done = match self.sessions.remove(&session) {
                     Some(one) => one.end(Some(message), place),
@@ -198,6 +199,20 @@ impl Source {
                 Some(Session::Lost(_, bytes, _)) => *bytes += message.lost(),
                 Some(Session::Waits(_)) | None => {}
             },
+        }
+    }
+
+    /// Sessions of gateways before this one are over: what became of each is told.
+    fn end_these(&mut self, message: Message<'_>, place: &Place<'_>, parked: &mut Parked) {
+        let mut ids = decode::<HashSet<String>>(message.body).unwrap_or_default();
+        let ended: Vec<_> = parked.end_these(&ids, place).collect();
+        for ((folder, name), recorded) in ended {
+            let id = message::id_of(&name).to_owned();
+            ids.remove(&id);
+            self.answer(&Answer::Over { id, folder, recorded: Some(recorded) });
+        }
+        for id in ids {
+            self.answer(&Answer::Over { id, folder: 0, recorded: None });
         }
     }
 
@@ -322,6 +337,12 @@ impl Source {
         };
         if done.is_err() {
             return self.end(place);
+        }
+        for (session, missing) in self.queue.notes() {
+            let body = &missing.to_le_bytes();
+            let missing = Message { kind: Kind::Missing, session, at: 0, body };
+            self.take(missing, place, parked);
+            self.write(session, place);
         }
         place.ledger.end();
         parked.put(self.hello.ordinal, self.sessions.drain().map(|(_, session)| session));

@@ -12,7 +12,7 @@ use super::super::traffic::Sessions;
 use super::super::whose::Whose;
 use super::message::{self, Failure, Kind, Message, Resume, header};
 use super::news::{Bytes, News};
-use super::{Recorder, Recording};
+use super::{Recorder, Recording, connect};
 use crate::uwsgi::log::log;
 use fpty::sys::queue::Giver;
 
@@ -47,7 +47,7 @@ impl Left {
                     self.ends.insert(session);
                 }
                 Kind::Missing => of_session.missing += message.lost(),
-                Kind::Output | Kind::Input | Kind::Resize | Kind::Rest => {}
+                Kind::Output | Kind::Input | Kind::Resize | Kind::Rest | Kind::Over => {}
             }
         }
     }
@@ -99,7 +99,7 @@ impl Recorder {
                 taken.insert(number);
             }
         }
-        let link = self.connect(queue, before.as_ref()).ok()?;
+        let link = connect(&self.hello, queue, before.as_ref()).ok()?;
         self.sink.borrow_mut().go_on(link);
         self.listen(cx).then_some(taken)
     }

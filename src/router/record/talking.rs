@@ -16,7 +16,7 @@ use super::super::whose::Whose;
 use super::message::Answer;
 use super::news::{Bytes, News};
 use super::takeover::killed;
-use super::{Over, Recorder, log_of};
+use super::{Over, Recorder, connect, log_of};
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::sys::Read;
@@ -42,7 +42,7 @@ impl Recorder {
             Answer::Failed { session, .. }
             | Answer::Done { session, .. }
             | Answer::Resumed { session, .. } => session,
-            Answer::Here { .. } | Answer::Room => return Whose::All,
+            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => return Whose::All,
         };
         self.sessions.get(number).map_or(Whose::Past, |recording| recording.whose())
     }
@@ -55,7 +55,7 @@ impl Recorder {
         }
         // Whoever is not recorded for want of it is told, or the log is.
         let link = Giver::new().map_err(|error| reason(&error));
-        let Ok(link) = link.and_then(|queue| self.connect(queue, None)) else {
+        let Ok(link) = link.and_then(|queue| connect(&self.hello, queue, None)) else {
             return false;
         };
         self.sink.borrow_mut().connect(Some(link));
@@ -127,7 +127,8 @@ impl Recorder {
         }
         // These have waited for long enough.
         self.tell_over(cx, |_, over| (over.since.elapsed() >= PATIENCE).then(Bytes::default));
-        if waits || !self.over.is_empty() {
+        self.last_lines.late(PATIENCE).into_iter().for_each(|line| cx.told.say(line));
+        if waits || !self.over.is_empty() || self.last_lines.are_there() {
             self.look_after(cx);
         }
     }
@@ -227,7 +228,12 @@ impl Recorder {
                     "" => recording.path(),
                     name => recording.path_of(name),
                 };
+                self.sink.borrow_mut().note(session, 0);
                 cx.told.tell_last(last.as_deref(), Some(&Recorded { path, ..recorded }));
+            }
+            Answer::Over { id, folder, recorded } => {
+                let line = self.last_lines.answered(&id, folder, recorded);
+                line.into_iter().for_each(|line| cx.told.say(line));
             }
         }
     }

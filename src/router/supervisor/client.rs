@@ -145,15 +145,10 @@ impl Client {
         }
     }
 
-    /// Says that a session is over, now or when there is room.
-    pub fn tell_over(&mut self, id: String) {
+    /// Says that a session is over, now or when there is room; whether that has to wait.
+    pub fn tell_over(&mut self, id: String) -> bool {
         self.over.push(id);
-        self.flush();
-    }
-
-    /// Whether something has to wait.
-    pub fn waits(&self) -> bool {
-        !self.over.is_empty()
+        self.flush()
     }
 
     /// Says what had to wait; whether something still has to.

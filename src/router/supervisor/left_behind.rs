@@ -15,8 +15,11 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::grace::Grace;
-use super::{door, leaders, lines};
+use super::lines::{self, Which};
+use super::{door, leaders};
 use crate::router::memory;
+use crate::router::record::last_lines;
+use crate::router::told::in_advance;
 use crate::uwsgi::{log, proof, server};
 use fpty::sys::detached;
 use fpty::sys::noted::Noted;
@@ -76,7 +79,13 @@ impl LeftBehind {
             // It was gone before the gateway was, which had no time for the next.
             false => Kept::ByNobody,
         };
-        self.lines.extend(lines::take_left(gateway, kept != Kept::Elsewhere));
+        let which = match kept {
+            Kept::Elsewhere => Which::Nobodys,
+            Kept::Silently | Kept::ByNobody => Which::All,
+        };
+        self.lines.extend(lines::take_left(gateway, which));
+        // Who looked on did so before.
+        self.lines.sort_by_key(|line| in_advance::is_end(line));
         // In another PID namespace all end with their gateway.
         if leaders::can_be_known(gateway) {
             self.leaders.extend(leaders::take_left(gateway, kept == Kept::ByNobody));
@@ -107,9 +116,9 @@ pub fn after_the_end(grace: Option<Duration>) {
         kept => kept,
     };
     let mut left = LeftBehind::of(0..memory::gateways(), kept);
-    for line in &left.lines {
+    for line in last_lines::complete(std::mem::take(&mut left.lines)) {
         // The end does not wait for a log that nobody reads.
-        if !log::takes(line) {
+        if !log::takes(&line) {
             break;
         }
     }

@@ -82,29 +82,44 @@ impl Lines {
     }
 }
 
-/// Takes down all lines of a gateway that is gone, each with its time and duration:
-/// those that nobody else writes. `kept_too`: nobody keeps those that were kept.
-pub(super) fn take_left(ordinal: usize, kept_too: bool) -> Vec<String> {
-    memory::part(Part::Lines(ordinal)).map_or_else(Vec::new, |words| take(words, kept_too))
+/// Which lines of a gateway that is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those that the supervisor has not.
+    Nobodys,
+    /// All.
+    All,
+    /// Those of who looked on alone: its session's end is about to be told.
+    OfWatchers,
 }
 
-fn take(words: &[AtomicU64], kept_too: bool) -> Vec<String> {
+/// Takes down lines of a gateway that is gone, each with its time and duration. Others
+/// than those of who looked on are nobody's any more.
+pub(super) fn take_left(ordinal: usize, which: Which) -> Vec<String> {
+    memory::part(Part::Lines(ordinal)).map_or_else(Vec::new, |words| take(words, which))
+}
+
+fn take(words: &[AtomicU64], which: Which) -> Vec<String> {
     let now = SystemTime::now();
     let mut left = Vec::new();
     for words in words.chunks_exact(OF_ONE) {
-        let length = words[0].swap(0, Ordering::Acquire);
-        let began = words[1].swap(0, Ordering::Relaxed);
+        let (length, began) = (words[0].load(Ordering::Acquire), words[1].load(Ordering::Relaxed));
         // They are used from the first one on.
         if length == 0 && began == 0 {
             break;
         }
-        if length & KEPT != 0 && !kept_too {
+        let is_kept = length & KEPT != 0;
+        let length = usize::try_from(length & !KEPT).unwrap_or(0);
+        let line = String::from_utf8(memory::read(&words[HEAD..], length)).unwrap_or_default();
+        if which == Which::OfWatchers && in_advance::is_end(&line) {
             continue;
         }
-        let length = usize::try_from(length & !KEPT).unwrap_or(0);
-        let line = memory::read(&words[HEAD..], length);
-        let started = BootInstant::from_nanos(began);
-        if let (1.., Ok(line)) = (length, String::from_utf8(line)) {
+        words[0].store(0, Ordering::Release);
+        if which != Which::OfWatchers {
+            words[1].store(0, Ordering::Relaxed);
+        }
+        if !line.is_empty() && (which != Which::Nobodys || !is_kept) {
+            let started = BootInstant::from_nanos(began);
             left.push(in_advance::at(&line, now, started.elapsed()));
         }
     }
@@ -136,14 +151,27 @@ mod tests {
         assert_eq!(lines.put(&line("fifth"), started, false), None);
         lines.take(first);
         assert_eq!(lines.put(&(line(&long) + "x"), started, false), None);
-        let left = take(words, false);
+        let left = take(words, Which::Nobodys);
         assert_eq!(left.len(), 2);
         for (left, name) in left.iter().zip([long.as_str(), "third"]) {
             assert!(left.contains(&format!("\"command\":\"{name} 0.000\"")), "{left}");
             assert!(left.contains("\"duration\":61.5"), "{left}");
             assert!(!left.contains("1970"), "{left}");
         }
-        assert_eq!(take(words, true), [] as [String; 0]);
+        assert_eq!(take(words, Which::All), [] as [String; 0]);
+    }
+
+    #[test]
+    fn who_looked_on_is_told_of_before_the_end() {
+        let words: &'static [AtomicU64] =
+            Box::leak((0..3 * OF_ONE).map(|_| AtomicU64::new(0)).collect());
+        let mut lines = Lines { words, free: Vec::new(), used: 0 };
+        let all = ["an \"session-end\"", "no more", "a \"session-end\""];
+        for line in all {
+            assert!(lines.put(line, BootInstant::now(), false).is_some());
+        }
+        assert_eq!(take(words, Which::OfWatchers), ["no more"]);
+        assert_eq!(take(words, Which::All), [all[0], all[2]]);
     }
 
     #[test]
@@ -155,6 +183,6 @@ mod tests {
             ["one", "two"].map(|line| lines.put(line, BootInstant::now(), false).expect("room"));
         kept.iter().for_each(|place| lines.keep(*place, true));
         lines.keep(kept[1], false);
-        assert_eq!(take(words, true), ["one", "two"]);
+        assert_eq!(take(words, Which::All), ["one", "two"]);
     }
 }

@@ -25,6 +25,6 @@ pub mod grace;
 pub mod leaders;
 pub mod left_behind;
 pub mod lines;
-mod orphans;
+pub mod orphans;
 pub mod protocol;
 mod server;

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use super::end_record::say;
 use super::grace::hang_up_foreground;
+use super::lines::{self, Which};
 use super::protocol::SessionFds;
 use super::server::{Stored, Supervisor};
 use crate::router::told::Gone;
@@ -23,8 +25,16 @@ use fpty::sys::socket::Stream;
 
 /// How long whoever inherited an ended program may take to reap it, and how
 /// often that is looked after.
-const REAPED: Duration = Duration::from_secs(5);
+pub const REAPED: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How a program ended that was not our child, as far as that is known.
+pub fn end_of(exit: Option<Exit>) -> Ended {
+    exit.map(of_exit).unwrap_or_else(|| {
+        let why = "its gateway was killed, and this kernel does not tell a program's status";
+        Ended::because(Ending::Lost, why)
+    })
+}
 
 /// What becomes of such a session.
 pub struct Orphan {
@@ -130,6 +140,8 @@ impl Supervisor {
 
     /// Writes and counts how a session has ended.
     fn end(&self, stored: &mut Stored, why: Gone, exit: Option<Exit>) {
+        let watchers = lines::take_left(stored.ordinal(), Which::OfWatchers);
+        watchers.iter().for_each(|line| say(&self.log, line));
         stored.record.last.say(&self.log, why, exit);
         let lasted = Timestamp::from(stored.record.since).elapsed();
         Counters::at(stored.ordinal()).ended_elsewhere(why, lasted);
@@ -177,11 +189,7 @@ impl Supervisor {
             None => Gone::Lost,
         };
         self.end(&mut stored, why, exit.filter(|_| why != Gone::Hangup));
-        let ended = exit.map(of_exit).unwrap_or_else(|| {
-            let why = "its gateway was killed, and this kernel does not tell a program's status";
-            Ended::because(Ending::Lost, why)
-        });
-        let packet = ended.packet();
+        let packet = end_of(exit).packet();
         let is_told =
             client.is_some_and(|client| matches!(client.write(&packet), Written::Bytes(_)));
         if !is_told && !stored.record.bound && stored.held.has_output() {

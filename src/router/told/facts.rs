@@ -89,7 +89,7 @@ pub enum Act<'a> {
     /// It looks on.
     Watch(&'a Said),
     /// It does so no more, after so long.
-    Unwatch(Duration),
+    Unwatch(Option<Duration>),
 }
 
 /// What became of the recording of a session.
@@ -194,7 +194,11 @@ impl Facts {
             Act::Watch(_) => "session-watch",
             Act::Unwatch(_) => "session-unwatch",
         };
-        let mut line = begin(*format, event, SystemTime::now());
+        let at = match act {
+            Act::Unwatch(None) => in_advance::NO_TIME,
+            _ => SystemTime::now(),
+        };
+        let mut line = begin(*format, event, at);
         of_place(&mut line, Some(&self.id), place);
         of_peer(&mut line, &self.socket, self.story.mode, peer);
         match act {
@@ -203,7 +207,7 @@ impl Facts {
                 line.field("term", Value::text(said.term.as_deref(), SHORT));
             }
             Act::Unwatch(duration) => {
-                line.field("duration", Value::Seconds(duration));
+                line.field("duration", Value::Seconds(duration.unwrap_or_default()));
             }
             Act::Detach(how, duration, by) => {
                 let (uid, user) = by.unzip();
@@ -233,13 +237,9 @@ impl Facts {
             .field("bytes_in", Value::number(end.bytes.0))
             .field("bytes_out", Value::number(end.bytes.1));
         match recorded {
-            Some(recorded) => line
-                .member("record", "path", Value::Text(&recorded.path, PATH))
-                .member("record", "bytes", Value::number(recorded.bytes))
-                .member("record", "dropped", Value::Number(recorded.dropped))
-                .member("record", "sha256", Value::text(recorded.sha256.as_deref(), SHORT)),
-            None => line.field("record", Value::Null),
-        };
+            Some(recorded) => of_recording(&mut line, recorded),
+            None => drop(line.field("record", Value::Null)),
+        }
         Some(finish(line, lost))
     }
 }
@@ -308,6 +308,14 @@ pub fn of_peer(line: &mut Line, socket: &str, mode: Mode, peer: &Peer) {
         .member("peer", "loginuid", Value::number(peer.login_uid))
         .member("peer", "address", Value::text(address.as_deref(), SHORT))
         .member("peer", "port", Value::number(peer.port));
+}
+
+/// What became of a session's recording: the last of its fields.
+pub fn of_recording(line: &mut Line, recorded: &Recorded) {
+    line.member("record", "path", Value::Text(&recorded.path, PATH))
+        .member("record", "bytes", Value::number(recorded.bytes))
+        .member("record", "dropped", Value::Number(recorded.dropped))
+        .member("record", "sha256", Value::text(recorded.sha256.as_deref(), SHORT));
 }
 
 fn finish(mut line: Line, lost: u64) -> String {
@@ -439,7 +447,29 @@ mod tests {
                 };
                 let killed = Exit::Signal { number: 9, core: false };
                 let line = in_advance::because(&line, Gone::Signal, Some(killed));
-                assert!(line.contains(known), "{line}");
+                assert!(line.contains(known) && in_advance::is_end(&line), "{line}");
+                let peer = facts.story.first.clone();
+                let act = |after| facts.act_line(Act::Unwatch(after), &peer, &place(&text), 0);
+                let line = act(None).expect("a line");
+                assert!(line.len() <= LONGEST && !in_advance::is_end(&line), "{line}");
+                let line = in_advance::at(&line, later, Duration::from_millis(7007));
+                assert!(line.contains("2001-09-09T01:46:40.000Z"), "{line}");
+                assert!(line.ends_with("7.007}") || line.ends_with(" duration=7.007"), "{line}");
+                assert_eq!(in_advance::id_of_recorded(&line), None);
+                let path = Some("a file".into());
+                let trap = "id=\" record.path=\" \"record\":{\"path\":\"";
+                let facts = Facts { exit: None, recording: path, ..audited(format, trap) };
+                let line = facts.line_in_advance(&place("x")).expect("a line");
+                assert_eq!(in_advance::id_of_recorded(&line), Some("0123abcd"));
+                let sha256 = Some(String::from("abc"));
+                let path = String::from("file");
+                let recorded = Recorded { path, bytes: Some(7), dropped: 8, sha256 };
+                let (at, duration) = (in_advance::NO_TIME, Duration::ZERO);
+                let end = End { at, duration, why: Gone::Lost, bytes: (None, None) };
+                assert_eq!(
+                    in_advance::recorded(&line, &recorded),
+                    facts.end_line(&end, Some(&recorded), 0).expect("a line")
+                );
             }
         }
     }

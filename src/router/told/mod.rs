@@ -82,19 +82,10 @@ pub struct Told {
 impl Told {
     /// Of the gateway of this number, with these sockets, and with the lines that one
     /// that was here before us has not written.
-    pub fn new(
-        config: &Router,
-        ordinal: usize,
-        sockets: Vec<Socket>,
-        left_behind: Vec<String>,
-    ) -> Self {
+    pub fn new(config: &Router, ordinal: usize, sockets: Vec<Socket>) -> Self {
         let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
-        let mut queue = Queue::of(LINES);
-        for line in left_behind {
-            queue.say(|_| line, log::takes);
-        }
         Self {
             counters: Counters::of_gateway(ordinal),
             keeps_facts: config.stats.is_some()
@@ -105,7 +96,7 @@ impl Told {
                 command_room: room,
             },
             names: Names::default(),
-            queue,
+            queue: Queue::of(LINES),
             refusals: Refusals::new(),
             sockets,
             facts: HashMap::new(),
@@ -308,14 +299,31 @@ impl Told {
         self.facts.insert(to, facts);
     }
 
-    /// A client looks on, from now on.
-    pub fn viewed(&mut self, subject: Subject, origin: &Origin, client: &Stream) {
+    /// A client looks on, from now on. Where it stands that it does so no more, in case
+    /// that this gateway is killed.
+    pub fn viewed(
+        &mut self,
+        subject: Subject,
+        origin: &Origin,
+        client: &Stream,
+    ) -> Option<lines::Place> {
         self.tell_view(subject, Act::Watch(&origin.said), client);
+        let facts = self.facts.get(&subject).filter(|facts| facts.audit.is_some())?;
+        let peer = Peer::of(client, &mut self.names, true);
+        let line = facts.act_line(Act::Unwatch(None), &peer, &self.place, 0)?;
+        self.lines.as_mut()?.put(&line, BootInstant::now(), false)
     }
 
     /// It does so no more, after so long.
-    pub fn unviewed(&mut self, subject: Subject, client: &Stream, after: Duration) {
-        self.tell_view(subject, Act::Unwatch(after), client);
+    pub fn unviewed(
+        &mut self,
+        subject: Subject,
+        client: &Stream,
+        after: Duration,
+        place: Option<lines::Place>,
+    ) {
+        place.into_iter().for_each(|place| self.take_down(place));
+        self.tell_view(subject, Act::Unwatch(Some(after)), client);
     }
 
     fn tell_view(&mut self, subject: Subject, act: Act<'_>, client: &Stream) {

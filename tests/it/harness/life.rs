@@ -24,7 +24,7 @@ pub struct Life {
     pub pid: i32,
     /// Its client has the terminal itself, so that it outlives its gateway.
     pub is_handed_over: bool,
-    pub(super) client: Client,
+    pub client: Client,
 }
 
 /// A client.
@@ -89,16 +89,26 @@ impl Client {
     }
 
     /// What it shows.
-    pub(super) fn shown(&mut self) -> &mut Wire {
+    pub fn shown(&mut self) -> &mut Wire {
         match self {
             Self::Fpty { pipes, .. } => &mut pipes.stdout,
             Self::Plain(wire) => wire,
         }
     }
 
+    /// Types this.
+    #[track_caller]
+    pub fn types(&self, keys: &str) {
+        match self {
+            Self::Fpty { keys: Some(terminal), .. } => terminal.send(keys),
+            Self::Fpty { pipes, .. } => pipes.send(keys),
+            Self::Plain(wire) => wire.input(keys),
+        }
+    }
+
     /// Waits for its end.
     #[track_caller]
-    pub(super) fn told(self, what: &str) -> Told {
+    pub fn told(self, what: &str) -> Told {
         match self {
             Self::Plain(mut wire) => Told { output: wire.text_to_end(), ..Told::default() },
             Self::Fpty { pipes, keys } => {
@@ -122,11 +132,7 @@ impl Life {
     /// Has its program run a line.
     #[track_caller]
     pub fn types(&self, line: &str) {
-        match &self.client {
-            Client::Fpty { keys: Some(keys), .. } => keys.send(format!("{line}\n")),
-            Client::Fpty { pipes, .. } => pipes.send(format!("{line}\n")),
-            Client::Plain(wire) => wire.input(format!("{line}\n")),
-        }
+        self.client.types(&format!("{line}\n"));
     }
 
     /// It answers.

@@ -223,6 +223,12 @@ impl House {
         Client::comes(&self.server, self.door(door), &[])
     }
 
+    /// Somebody comes to this session, with these words for `fpty` beside.
+    #[track_caller]
+    pub fn comes_to(&self, door: &str, id: &str, words: &[&str]) -> Client {
+        Client::comes(&self.server, self.door(door), &[words, &["-a", id]].concat())
+    }
+
     /// Begins a session at a socket.
     #[track_caller]
     pub fn begin(&self, door: &str) -> Life {

@@ -16,7 +16,8 @@ use crate::metrics::{get, parse};
 use crate::recordings::{Cast, files};
 
 /// What the audit says of a session from its first line to its last.
-const CONSTANT: [&str; 7] = ["id", "host", "socket", "mode", "uid", "gid", "command"];
+const CONSTANT: [&str; 4] = ["id", "host", "socket", "mode"];
+const AT_BOTH_ENDS: [&str; 3] = ["uid", "gid", "command"];
 
 /// How a session ended, as it is told.
 #[derive(Clone, Debug, Default)]
@@ -124,6 +125,9 @@ impl House {
                 return Err(format!("told of after its end: {line}"));
             }
             if line["event"] == "session-end" {
+                for name in AT_BOTH_ENDS {
+                    same(&format!("{name} of {line}"), &line[name], &start[name])?;
+                }
                 same(&format!("pid of {line}"), &line["pid"], &start["pid"])?;
                 same(&format!("peer of {line}"), &line["peer"]["uid"], &start["peer"]["uid"])?;
                 // From its true beginning on, whoever has told the end.

@@ -34,7 +34,21 @@ struct Header {
     sleeps: AtomicU32,
     /// Whoever puts them in waits for room, and is to be told of it.
     waits: AtomicU32,
+    /// What is to be known of it when whoever puts them in is gone.
+    notes: [Note; NOTES],
 }
+
+/// A number, and whose it is.
+#[repr(C)]
+struct Note {
+    whose: AtomicU32,
+    number: AtomicU64,
+}
+
+/// So many notes have room.
+pub const NOTES: usize = 250;
+
+const _: () = assert!(size_of::<Header>() <= PAGE);
 
 /// The shared memory.
 struct Memory(Mapping);
@@ -154,6 +168,14 @@ impl Giver {
         self.memory.header().sleeps.swap(0, Ordering::SeqCst) == 1
     }
 
+    /// Notes a number of this one's, or takes it back (0); in one of [`NOTES`] places.
+    pub fn note(&self, place: usize, whose: u32, number: u64) {
+        if let Some(note) = self.memory.header().notes.get(place) {
+            note.whose.store(whose, Ordering::Relaxed);
+            note.number.store(number, Ordering::Release);
+        }
+    }
+
     /// Asks to be told when there is room again.
     pub fn wait_for_room(&self) {
         self.memory.header().waits.store(1, Ordering::SeqCst);
@@ -184,6 +206,14 @@ impl Taker {
         let memory = Memory::map(fd)?;
         let tail = memory.header().tail.load(Ordering::Acquire);
         Ok(Self { memory, tail, at: tail, id })
+    }
+
+    /// What is noted, and whose that is. To be asked when whoever notes it is gone.
+    pub fn notes(&self) -> Vec<(u32, u64)> {
+        let all = self.memory.header().notes.iter();
+        let all = all.map(|note| (note.number.load(Ordering::Acquire), &note.whose));
+        let noted = all.filter(|(number, _)| *number > 0);
+        noted.map(|(number, whose)| (whose.load(Ordering::Relaxed), number)).collect()
     }
 
     /// What the queue is known by, as long as it is open anywhere.
@@ -277,6 +307,19 @@ mod tests {
         bytes.clear();
         second.take(CAPACITY, &mut bytes).unwrap();
         assert_eq!(bytes, b"other");
+    }
+
+    #[test]
+    fn what_is_noted_is_there_when_whoever_noted_it_is_gone() {
+        let giver = Giver::new().unwrap();
+        giver.note(NOTES - 1, 7, 1 << 40);
+        giver.note(0, 8, 5);
+        giver.note(1, 9, 6);
+        giver.note(1, 9, 0);
+        giver.note(NOTES, 1, 1);
+        let taker = other_end(&giver);
+        drop(giver);
+        assert_eq!(taker.notes(), [(8, 5), (7, 1 << 40)]);
     }
 
     #[test]

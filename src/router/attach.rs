@@ -180,10 +180,13 @@ impl Context {
         environment: Vec<CString>,
         kind: Kind,
     ) -> Result<Pid, Rejection> {
+        programs.starts();
         let started = self.spawner.spawn(program, streams, environment);
-        if let Ok(Started::Running(pid)) = &started {
-            programs.started(*pid, kind);
-        }
+        let running = match started {
+            Ok(Started::Running(pid)) => Some(pid),
+            _ => None,
+        };
+        programs.started(running, kind);
         self.tidy_up();
         match started {
             Ok(Started::Running(pid)) => Ok(pid),

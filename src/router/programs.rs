@@ -85,10 +85,18 @@ impl Programs {
         }
     }
 
-    /// A program has been started.
-    pub fn started(&mut self, leader: Pid, kind: Kind) {
-        let listed = self.leaders.as_mut().and_then(|leaders| leaders.add(leader, kind));
-        self.running.insert(leader, Running { session: None, listed });
+    /// A program is about to be started.
+    pub fn starts(&self) {
+        self.leaders.iter().for_each(Leaders::starts);
+    }
+
+    /// This one has been started; `None`: it could not be.
+    pub fn started(&mut self, leader: Option<Pid>, kind: Kind) {
+        if let Some(leader) = leader {
+            let listed = self.leaders.as_mut().and_then(|leaders| leaders.add(leader, kind));
+            self.running.insert(leader, Running { session: None, listed });
+        }
+        self.leaders.iter().for_each(Leaders::started);
     }
 
     /// A session has it: a new one, or that of somebody who has come back to it.

@@ -106,12 +106,15 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
     let grace = config.hangup_grace;
     let hello = Hello::of(ordinal, config.processes);
     let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), hello);
+    let leaders = Leaders::of(ordinal);
+    let mut spawner = Spawner::new()?;
+    spawner.note_in(leaders.as_ref().map(Leaders::starting));
     let mut router = GatewayLoop {
         cx: Context::new(Made {
             tallies,
             ordinal,
             config,
-            spawner: Spawner::new()?,
+            spawner,
             doors: Doors::new(doors, statistics),
             told,
             closing: Closing::new(limit.map(|limit| limit.now)),
@@ -124,7 +127,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         inquirers: Inquirers::new(server::stats_http()),
         left,
         departures: Departures::default(),
-        programs: Programs::new(Leaders::of(ordinal), left_behind.grace(grace)),
+        programs: Programs::new(leaders, left_behind.grace(grace)),
         children,
         recorder,
         siblings: Siblings::of(ordinal),

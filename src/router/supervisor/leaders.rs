@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::router::memory::{self, Part};
 use fpty::sys::child::Pid;
-use fpty::sys::noted::Noted;
+use fpty::sys::noted::{Moment, Noted};
 use fpty::sys::sessions::Leader;
 
 /// Sessions that can be listed, in each gateway; memory is used only for as
@@ -15,9 +15,11 @@ use fpty::sys::sessions::Leader;
 const MOST: usize = 1 << 20;
 
 /// Words of a gateway's list: whose numbers they are, which supervisor has those
-/// that are kept, and the leaders.
+/// that are kept, which program is being started and since when, and the leaders.
 pub const WORDS: usize = HEAD + MOST;
-const HEAD: usize = 2;
+const HEAD: usize = 4;
+const STARTS: usize = 2;
+const SINCE: usize = 3;
 
 /// What stands in a place: never used, free again, or a leader, so that it can
 /// be told from another process that gets its number later. A place is one word:
@@ -41,6 +43,7 @@ pub enum Kind {
 
 /// The list of one gateway, as that keeps it.
 pub struct Leaders {
+    head: &'static [AtomicU64],
     words: &'static [AtomicU64],
     free: VecDeque<usize>,
     used: usize,
@@ -55,7 +58,23 @@ impl Leaders {
     pub fn of(ordinal: usize) -> Option<Self> {
         let (head, words) = memory::part(Part::Leaders(ordinal))?.split_at_checked(HEAD)?;
         head[0].store(is_outside().into(), Ordering::Release);
-        Some(Self { words, free: VecDeque::new(), used: 0 })
+        Some(Self { head, words, free: VecDeque::new(), used: 0 })
+    }
+
+    /// Where the kernel is to write the number of a program that is being started: whoever
+    /// is killed before it is on the list leaves nothing that nobody knows of.
+    pub fn starting(&self) -> &'static AtomicU64 {
+        &self.head[STARTS]
+    }
+
+    /// A program is about to be started.
+    pub fn starts(&self) {
+        self.head[SINCE].store(Moment::now().0, Ordering::Release);
+    }
+
+    /// It is on the list, or there is none.
+    pub fn started(&self) {
+        self.head[STARTS].store(0, Ordering::Release);
     }
 
     /// Puts a session's leader on the list.
@@ -98,8 +117,29 @@ impl Leaders {
 /// nobody else sees to are told to end, where closing their terminal has not; they
 /// are returned. `kept_too`: nobody keeps those that were kept.
 pub(super) fn take_left(ordinal: usize, kept_too: bool) -> Vec<Noted> {
-    let words = memory::part(Part::Leaders(ordinal)).and_then(|words| words.get(HEAD..));
-    words.map_or_else(Vec::new, |words| take(words, kept_too))
+    let Some((head, words)) =
+        memory::part(Part::Leaders(ordinal)).and_then(|words| words.split_at_checked(HEAD))
+    else {
+        return Vec::new();
+    };
+    let mut left = take(words, kept_too);
+    let listed = |noted: &Noted| left.iter().any(|other| other.pid() == noted.pid());
+    if let Some(noted) = take_starting(head).filter(|noted| !listed(noted)) {
+        if let Some(leader) = Leader::open(noted) {
+            leader.hang_up();
+            left.push(noted);
+        }
+    }
+    left
+}
+
+/// The program that a gateway was about to put on the list.
+fn take_starting(head: &[AtomicU64]) -> Option<Noted> {
+    let word = head[STARTS].swap(0, Ordering::AcqRel);
+    // The kernel has written half of it: which one is the machine's.
+    let number = i32::try_from((word >> 32) | (word & u64::from(u32::MAX))).ok()?;
+    let since = Moment(head[SINCE].load(Ordering::Acquire));
+    Noted::begun_at(Pid::new(number)?, since)
 }
 
 /// What the gateway of this number has kept, this supervisor has.
@@ -166,7 +206,7 @@ mod tests {
     #[test]
     fn what_is_left_is_taken_once_and_what_is_kept_by_nobody_else() {
         let words: &'static [AtomicU64] = Box::leak((0..8).map(|_| AtomicU64::new(0)).collect());
-        let mut leaders = Leaders { words, free: VecDeque::new(), used: 0 };
+        let mut leaders = Leaders { head: &[], words, free: VecDeque::new(), used: 0 };
         let mut children: Vec<Child> = (0..4).map(|_| session()).collect();
         let pid = |child: &Child| Pid::new(child.id() as i32).expect("above 1");
         let kinds = [Kind::Terminal, Kind::Terminal, Kind::Terminal, Kind::Command];
@@ -186,7 +226,7 @@ mod tests {
         assert!(take(words, true).is_empty());
         let command = children.pop().expect("the last one").wait().expect("a child");
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&command), Some(libc::SIGHUP));
-        leaders = Leaders { words, free: VecDeque::new(), used: 0 };
+        leaders = Leaders { head: &[], words, free: VecDeque::new(), used: 0 };
         let listed = leaders.add(pid(&children[1]), Kind::Terminal).expect("room");
         leaders.keep(listed, true);
         let _ = take(words, true);

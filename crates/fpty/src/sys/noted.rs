@@ -25,6 +25,17 @@ enum Proof {
     Inode(u64),
 }
 
+/// A moment, in the ticks of proc(5)'s stat; 0: it is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// This one.
+    pub fn now() -> Self {
+        Self(ticks_since_boot().unwrap_or(0))
+    }
+}
+
 /// A process that ran when it was noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Noted {
@@ -41,6 +52,13 @@ impl Noted {
             false => Proof::Inode(shortened(PidFd::open(pid)?.inode()?)),
         };
         Some(Self { pid, proof })
+    }
+
+    /// One that got this number within a second after this moment, where that can be
+    /// proved.
+    pub fn begun_at(pid: Pid, moment: Moment) -> Option<Self> {
+        let ran_at = moment.0.checked_add(proc::ticks_per_second()?)?;
+        (moment.0 > 0 && proc::is_ours()).then_some(Self { pid, proof: Proof::RanAt(ran_at) })
     }
 
     /// Its number, as long as it has not been reaped.

@@ -269,12 +269,15 @@ static void wait_for(struct forkpty_slot *slot, long microseconds)
  * that takes longer than so many microseconds: its pid, or minus an errno. The
  * slot, the stack and all that the plan points to must stay as they are until
  * `in_use` is 0; then `error` is the errno of what failed, or 0: it was executed.
+ * In `noted`, unless it is NULL, the kernel writes the pid before the child runs:
+ * whoever is killed now leaves no child that nobody knows of.
  */
-pid_t forkpty_spawn(struct forkpty_slot *slot, void *stack, long patience)
+pid_t forkpty_spawn(struct forkpty_slot *slot, void *stack, long patience, pid_t *noted)
 {
 	/* Linux before 5.9, and profiles that forbid it, cannot part again. */
 	static int cannot_share;
-	const int flags = CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD;
+	const int flags = CLONE_VM | CLONE_CHILD_CLEARTID | SIGCHLD |
+			  (noted ? CLONE_PARENT_SETTID : 0);
 	const long moment = 200;
 	sigset_t all, before;
 	pid_t pid;
@@ -286,7 +289,7 @@ again:
 	slot->shares = !cannot_share;
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
-	pid = clone(child, stack, flags | (slot->shares ? CLONE_FILES : 0), slot, NULL, NULL,
+	pid = clone(child, stack, flags | (slot->shares ? CLONE_FILES : 0), slot, noted, NULL,
 		    &slot->in_use);
 	if (pid < 0) {
 		pid = -errno;

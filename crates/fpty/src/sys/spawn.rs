@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
@@ -57,6 +57,7 @@ unsafe extern "C" {
         slot: *mut Slot,
         stack: *mut libc::c_void,
         patience: libc::c_long,
+        noted: *mut libc::pid_t,
     ) -> libc::pid_t;
     fn forkpty_wait(slot: *mut Slot);
 }
@@ -171,6 +172,7 @@ pub struct Spawner {
     low: [OwnedFd; 3],
     nothing: File,
     impatient_until: Option<Instant>,
+    noted: Option<&'static AtomicU64>,
 }
 
 impl Spawner {
@@ -191,7 +193,7 @@ impl Spawner {
             Ok(unsafe { OwnedFd::from_raw_fd(low) })
         };
         let low = [one()?, one()?, one()?];
-        Ok(Self { rooms: Vec::new(), low, nothing, impatient_until: None })
+        Ok(Self { rooms: Vec::new(), low, nothing, impatient_until: None, noted: None })
     }
 
     /// Starts a program as the leader of a new session (see
@@ -242,10 +244,12 @@ impl Spawner {
         let now = Instant::now();
         let patience =
             if self.impatient_until.is_some_and(|until| now < until) { 0 } else { PATIENCE };
+        let noted = self.noted.map_or(std::ptr::null_mut(), |word| word.as_ptr().cast());
         // SAFETY: the room, in a box, with all strings that the plan points
         // to, is kept until the child has left our memory. The stack is the
-        // child's alone until then, and grows down from its end.
-        let pid = unsafe { forkpty_spawn(room.slot.get(), room.stack.top(), patience) };
+        // child's alone until then, and grows down from its end. The word that
+        // the kernel writes to is there for good, and is an atomic.
+        let pid = unsafe { forkpty_spawn(room.slot.get(), room.stack.top(), patience, noted) };
         let raised = self.raise(used);
         if patience > 0 {
             self.impatient_until = room.is_in_use().then(|| now + IMPATIENT);
@@ -264,6 +268,12 @@ impl Spawner {
             }
             None => Started::Running(leader),
         })
+    }
+
+    /// The number of each program is to stand in the first half of this word, in
+    /// memory that outlives us, before it runs (CLONE_PARENT_SETTID, clone(2)).
+    pub fn note_in(&mut self, word: Option<&'static AtomicU64>) {
+        self.noted = word;
     }
 
     /// A room that is free.

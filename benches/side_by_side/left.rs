@@ -121,6 +121,8 @@ fn measure(count: usize, server: &Server<'_>, effort: Effort) -> Result<[f64; 6]
     }
     let grown = usage::anonymous_memory(gateway)?.saturating_sub(memory);
     let memory = grown as f64 / 1024.0 / (count - FEW / 2) as f64;
+    // The last connections are closed by then.
+    std::thread::sleep(Duration::from_millis(1500));
     let (since, used) = (Instant::now(), usage::cpu(&[gateway])?);
     std::thread::sleep(effort.time(2000));
     let used = usage::cpu(&[gateway])? - used;

@@ -10,11 +10,6 @@
 //! it holds, but whoever stands between it and the client may give up when it
 //! cannot write there any more.
 //!
-//! Most clients close at the last word. Whoever waited for each of them would be
-//! woken up once more for each session, so they are looked at a little later, some
-//! at once, and only those are waited for that have not closed by then. What they
-//! write meanwhile is the kernel's to keep.
-//!
 //! These connections count for no limit and stand in no list: their sessions
 //! are over.
 
@@ -39,12 +34,8 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// the end of the stream, too, for those that wait for that.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How soon they are looked at first, and how often they are looked after then.
-pub const SOON: Duration = Duration::from_millis(1);
+/// How often they are looked after.
 pub const LOOK: Duration = Duration::from_millis(500);
-
-/// When there are so many they are looked at at once.
-const FRESH: usize = 16;
 
 /// So many at once, where there are descriptors enough: one in so many.
 const MOST: usize = 1024;
@@ -58,6 +49,8 @@ const OF_ONE: usize = 48;
 pub enum LastWord {
     /// By the end of the stream.
     Eof,
+    /// The same, and the stream has ended already.
+    Ended,
     /// By a packet. uWSGI's routers end both ways when one ends, and would do
     /// to the client what we avoid: the stream is left open.
     Packet {
@@ -71,13 +64,8 @@ pub struct Closing {
     connections: Table<Connection>,
     /// How many of each of those that were asked for.
     counts: HashMap<Peer, usize>,
-    /// Those that were not looked at yet: nobody waits for them.
-    fresh: Vec<Key>,
     most: usize,
-    /// Those are looked at after [`SOON`].
     is_due: bool,
-    /// When all are looked after next.
-    next: Option<Instant>,
 }
 
 struct Connection {
@@ -123,8 +111,7 @@ impl Closing {
     pub fn new(descriptors: Option<u64>) -> Self {
         let most = descriptors
             .map_or(MOST, |all| usize::try_from(all / SHARE).unwrap_or(MOST).clamp(1, MOST));
-        let (connections, counts) = (Table::new(), HashMap::new());
-        Self { connections, counts, fresh: Vec::new(), most, is_due: false, next: None }
+        Self { connections: Table::new(), counts: HashMap::new(), most, is_due: false }
     }
 
     /// Closes all of them: descriptors are needed for those who come.
@@ -139,7 +126,7 @@ impl Closing {
     }
 
     /// Takes a connection whose last word has been written, until its client has
-    /// closed, or has had time to. Whether they are to be looked after, after [`SOON`].
+    /// closed, or has had time to. Whether they are to be looked after, after [`LOOK`].
     pub fn take(
         &mut self,
         client: Stream,
@@ -147,21 +134,21 @@ impl Closing {
         poller: &Poller,
         buffer: &mut [u8],
     ) -> bool {
-        let ended = match last {
-            LastWord::Eof => true,
-            LastWord::Packet { is_answered } => match client.read(buffer) {
-                // Nothing is lost by that at a UNIX socket.
-                Read::Blocked => !is_answered && client.is_unix(),
-                Read::Bytes(_) => false,
-                // Nothing can come any more.
-                Read::End | Read::Gone => return false,
-            },
-        };
-        if ended {
+        if last == LastWord::Eof {
             client.end();
         }
-        // A session's is waited for.
-        let _ = poller.remove(client.as_fd());
+        let is_heard = match client.read(buffer) {
+            Read::Bytes(_) => true,
+            Read::Blocked => false,
+            // Nothing can come any more.
+            Read::End | Read::Gone => return false,
+        };
+        let mut ended = matches!(last, LastWord::Eof | LastWord::Ended);
+        if last == (LastWord::Packet { is_answered: false }) && !is_heard && client.is_unix() {
+            // Nothing is lost by that at such a socket.
+            client.end();
+            ended = true;
+        }
         let now = Instant::now();
         let key = self.insert(Connection {
             client,
@@ -173,36 +160,26 @@ impl Closing {
             peer: None,
             counted: false,
         });
-        self.fresh.push(key);
-        if self.fresh.len() >= FRESH.min(self.most) {
-            self.look_at_fresh(poller, buffer);
+        let Some(one) = self.connections.get_mut(key) else { return false };
+        let token = Source::Closing(key).token();
+        // A session's is waited for already.
+        let waits = poller
+            .change(one.client.as_fd(), token, Interest::READ)
+            .or_else(|_| poller.add(one.client.as_fd(), token, Interest::READ));
+        if waits.is_err() {
+            self.remove(key);
+            return false;
         }
         !std::mem::replace(&mut self.is_due, true)
-    }
-
-    /// Waits for those that have not closed yet.
-    fn look_at_fresh(&mut self, poller: &Poller, buffer: &mut [u8]) {
-        while let Some(key) = self.fresh.pop() {
-            self.hear(key, false, buffer);
-            let Some(one) = self.connections.get(key) else { continue };
-            let token = Source::Closing(key).token();
-            if poller.add(one.client.as_fd(), token, Interest::READ).is_err() {
-                self.remove(key);
-            }
-        }
     }
 
     /// A client that was told its last says something all the same, or has
     /// closed.
     pub fn ready(&mut self, key: Key, ready: Ready, buffer: &mut [u8]) {
-        self.hear(key, ready.hang_up, buffer);
-    }
-
-    fn hear(&mut self, key: Key, hang_up: bool, buffer: &mut [u8]) {
         let Some(one) = self.connections.get_mut(key) else { return };
         match one.client.read(buffer) {
             Read::Bytes(_) => one.heard = Instant::now(),
-            Read::Blocked if !hang_up => {}
+            Read::Blocked if !ready.hang_up => {}
             // It sends no more, so nothing would be answered by a reset.
             Read::Blocked | Read::End | Read::Gone => self.remove(key),
         }
@@ -210,22 +187,16 @@ impl Closing {
 
     /// Closes those that have had their time. Whether there are others, to be looked
     /// after after [`LOOK`].
-    pub fn look_after(&mut self, poller: &Poller, buffer: &mut [u8]) -> bool {
-        self.is_due = false;
-        self.look_at_fresh(poller, buffer);
+    pub fn look_after(&mut self) -> bool {
         let now = Instant::now();
-        if self.next.is_some_and(|next| now < next) {
-            return false;
-        }
         for key in self.of(|_| true) {
             let Some(one) = self.connections.get_mut(key) else { continue };
             if one.check_time(now) {
                 self.remove(key);
             }
         }
-        let has_more = self.connections.len() > 0;
-        self.next = has_more.then(|| now + LOOK);
-        has_more
+        self.is_due = self.connections.len() > 0;
+        self.is_due
     }
 
     fn insert(&mut self, mut one: Connection) -> Key {

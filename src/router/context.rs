@@ -176,13 +176,13 @@ impl Context {
     /// has closed, or has had time to.
     pub fn close_when_read(&mut self, client: Stream, last: LastWord) {
         if self.closing.take(client, last, &self.poller, &mut self.buffer[..]) {
-            self.after(closing::SOON, Due::Closing);
+            self.after(closing::LOOK, Due::Closing);
         }
     }
 
     /// Closes those that have had their time.
     pub fn look_after_closing(&mut self) {
-        if self.closing.look_after(&self.poller, &mut self.buffer[..]) {
+        if self.closing.look_after() {
             self.after(closing::LOOK, Due::Closing);
         }
     }

@@ -143,7 +143,12 @@ impl Sessions {
         if let Some(attached) = self.end(cx, key) {
             let last = match attached.session.is_extended() {
                 true => LastWord::Packet { is_answered: false },
-                false => LastWord::Eof,
+                false => {
+                    // To close a terminal takes a while: by then most clients have closed,
+                    // and need not be waited for.
+                    attached.wires.client.end();
+                    LastWord::Ended
+                }
             };
             let client = programs.let_go(cx, key, *attached);
             cx.close_when_read(client, last);

@@ -308,8 +308,8 @@ fn of_the_statistics() {
 #[track_caller]
 fn is_left(case: &mut Case, name: &str) {
     Leaver::begins(&case.server, &[("fpty.name", name)]).takes().leaves();
-    // Its terminal, its program, and what it shows.
-    case.before.descriptors += 3;
+    // Its terminal, and its program; what it shows is kept without one.
+    case.before.descriptors += 2;
     case.before.children += 1;
     wait_until_as_before(case.gateway, case.before);
 }
@@ -367,7 +367,8 @@ fn without_a_client_and_at_the_return() {
 fn of_those_who_watch() {
     let mut case = Case::new(&[("forkptyrouter-detach", "9")]);
     let mut seen = Leaver::begins(&case.server, &[("fpty.name", "seen")]).takes();
-    case.before.descriptors += 4;
+    // Its client, its terminal, and what it shows.
+    case.before.descriptors += 3;
     case.before.children += 1;
     for place in ["watching", "what it says"] {
         let mut watcher = Leaver::comes(&case.server, "seen", &[("fpty.readonly", "1")]);

@@ -192,7 +192,9 @@ fn one_that_was_left_takes_two_descriptors() {
         let server = server(flavor, &[]);
         let supervisor = || {
             let all = server.processes().into_iter();
-            all.filter(|it| it.name == "fpty-supervisor" && !it.is_zombie()).map(|it| it.pid).last()
+            all.filter(|it| it.name == "fpty-supervisor" && !it.is_zombie())
+                .map(|it| it.pid)
+                .next_back()
         };
         let of_sessions = |pid: i32| {
             let open = process::descriptors(pid).into_iter().map(|(_, path)| path);

@@ -75,6 +75,7 @@ mod session;
 mod several;
 mod slow_start;
 mod square;
+mod square_deaths;
 mod square_left;
 mod ssh;
 mod start;

@@ -3,19 +3,14 @@
 //! table of processes tell the same story, and what it has taken of a limit is
 //! given back.
 
-use std::time::Duration;
-
-use nix::sys::signal::Signal;
-
-use crate::harness::process::{self, Process};
 use crate::harness::story::{End, House, Life, Mode, Plan, Told};
 use crate::harness::tellers::Fate;
 use crate::harness::users::{can_be_others, connecting_as};
-use crate::harness::{Wire, servers, wait_until};
+use crate::harness::{Wire, servers};
 
 /// At which sockets: those with no rules at all, those that let one in, and those
 /// with rules for who comes in, how many of him, and as whom programs run.
-const KINDS: [&str; 3] = ["plain", "limited", "ruled"];
+pub const KINDS: [&str; 3] = ["plain", "limited", "ruled"];
 
 fn rules(kind: &str) -> &'static str {
     match kind {
@@ -28,7 +23,7 @@ fn rules(kind: &str) -> &'static str {
     }
 }
 
-fn door(kind: &str, mode: Mode) -> String {
+pub fn door(kind: &str, mode: Mode) -> String {
     format!("{kind}-{mode:?}")
 }
 
@@ -40,7 +35,7 @@ fn all(kinds: &[&'static str], modes: &[Mode]) -> Vec<(&'static str, Mode)> {
 
 /// An instance with a socket of each kind for each mode, with these rules more, and
 /// with room for one session at each.
-fn plan(gateways: usize, modes: &[Mode], more: &dyn Fn(Mode) -> &'static str) -> Plan {
+pub fn plan(gateways: usize, modes: &[Mode], more: &dyn Fn(Mode) -> &'static str) -> Plan {
     // Those with a limit of their own count for themselves.
     let most = (2 * modes.len()).to_string();
     let plan = Plan::new(servers::any()).gateways(gateways);
@@ -54,7 +49,7 @@ fn plan(gateways: usize, modes: &[Mode], more: &dyn Fn(Mode) -> &'static str) ->
 
 /// Begins one of each.
 #[track_caller]
-fn begin(house: &House, kinds: &[&'static str], modes: &[Mode]) -> Vec<Life> {
+pub fn begin(house: &House, kinds: &[&'static str], modes: &[Mode]) -> Vec<Life> {
     all(kinds, modes).iter().map(|(kind, mode)| house.begin(&door(kind, *mode))).collect()
 }
 
@@ -74,7 +69,7 @@ fn is_full(house: &House, lives: &[Life]) {
 
 /// Nobody else gets in where one may.
 #[track_caller]
-fn are_full(house: &House, lives: &[Life]) {
+pub fn are_full(house: &House, lives: &[Life]) {
     for life in lives.iter().filter(|life| !life.what.contains("plain")) {
         let told = house.is_refused(&door(kind_of(life), life.mode));
         assert!(is_a_refusal(&told), "{}: {told:?}", life.what);
@@ -93,7 +88,7 @@ fn is_a_refusal(told: &Told) -> bool {
 }
 
 /// What has to be told of it; `None`: it goes on.
-fn fate(life: &Life, end: End) -> Option<Fate> {
+pub fn fate(life: &Life, end: End) -> Option<Fate> {
     let mode = life.mode;
     let told = |status: i32, kind: &'static str| Some((status, kind));
     // Raw mode does not tell how the program ended.
@@ -135,7 +130,7 @@ fn fate(life: &Life, end: End) -> Option<Fate> {
 
 /// Ends all of these, and compares.
 #[track_caller]
-fn ends(house: &House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(&Life) -> Option<Fate>) {
+pub fn ends(house: &House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(&Life) -> Option<Fate>) {
     let when = format!("{end:?}");
     let dying: Vec<String> =
         lives.iter().filter(|life| fate(life).is_some()).map(|life| life.id.clone()).collect();
@@ -182,44 +177,6 @@ fn row(end: End) {
         let next = begin(&house, &KINDS, &Mode::ALL);
         house.has_these("begun again", &next);
         ends(&house, next, End::Stop, &|life| fate(life, End::Stop));
-    }
-}
-
-/// What is no terminal's any more ignores that, and has a job that does: both are gone
-/// after the grace.
-#[track_caller]
-fn ignored(modes: &[Mode], end: End) {
-    let house = plan(1, modes, &|_| "").start();
-    let mut lives = begin(&house, &["ruled"], modes);
-    for life in &mut lives {
-        life.runs("trap '' HUP; sleep 1000 & :", "stubborn");
-    }
-    ends(&house, lives, end, &|life| fate(life, end));
-}
-
-/// Its client is stopped when it happens, and hears of it later: nobody waits for that.
-#[track_caller]
-fn unheard(end: End) {
-    let modes = [Mode::Raw, Mode::HandedOver, Mode::Relayed, Mode::Streams, Mode::Passed];
-    let house = plan(1, &modes, &|_| "").start();
-    let mut lives = begin(&house, &["ruled"], &modes);
-    let dies = |life: &Life| fate(life, end).is_some();
-    let dying: Vec<String> =
-        lives.iter().filter(|life| dies(life)).map(|life| life.id.clone()).collect();
-    lives.iter().for_each(|life| life.stops_its_client(true));
-    end.comes(&house, &mut lives, &dying);
-    if end != End::Stop {
-        let others = lives.iter().filter(|life| !dies(life));
-        house.has_these(&format!("{end:?}, and its client is stopped"), others);
-    }
-    lives.iter().for_each(|life| life.stops_its_client(false));
-    // It has come already.
-    match end {
-        End::Stop => lives.into_iter().for_each(|life| {
-            let (what, id, fate) = (life.what.clone(), life.id.clone(), fate(&life, end).unwrap());
-            house.tells(&what, &id, Some(&life.told()), &fate);
-        }),
-        _ => ends(&house, lives, End::Limit, &|life| fate(life, end)),
     }
 }
 
@@ -364,98 +321,13 @@ fn while_there_is_no_gateway() {
     }
 }
 
-#[test]
-fn its_program_ignores_that_it_is_hung_up() {
-    for end in [End::Leave, End::Lose, End::Operator, End::KillBoth, End::Stop] {
-        ignored(&Mode::ALL, end);
-    }
-    let modes = [Mode::Raw, Mode::Uwsgi, Mode::Relayed, Mode::Streams, Mode::Passed];
-    for end in [End::KillGateway, End::Reload] {
-        ignored(&modes, end);
-    }
-}
-
-#[test]
-fn its_client_is_stopped() {
-    for end in [
-        End::Signal,
-        End::Lose,
-        End::Operator,
-        End::KillGateway,
-        End::KillSupervisor,
-        End::KillBoth,
-        End::Reload,
-        End::Stop,
-    ] {
-        unheard(end);
-    }
-}
-
-/// The others know nothing of it.
-#[test]
-fn one_of_four_gateways_is_killed() {
-    let house = plan(4, &Mode::ALL, &|_| "").start();
-    for _ in 0..3 {
-        let lives = begin(&house, &KINDS, &Mode::ALL);
-        let gateways = house.all_gateways();
-        let of = |life: &Life| Process::of(life.pid).map(|program| program.parent);
-        let killed = of(&lives[0]).expect("it runs");
-        let dying: Vec<bool> =
-            lives.iter().map(|life| of(life) == Some(killed) && !life.is_handed_over).collect();
-        let ids: Vec<String> = lives
-            .iter()
-            .zip(&dying)
-            .filter(|(_, dies)| **dies)
-            .map(|(life, _)| life.id.clone())
-            .collect();
-        house.kill_gateway(killed);
-        assert_ne!(house.all_gateways(), gateways);
-        ends(&house, lives, End::Limit, &|life| {
-            ids.contains(&life.id).then(|| fate(life, End::KillBoth)).flatten()
-        });
-    }
-}
-
-/// One after the other, in the midst of taking up what the one before had.
-#[test]
-fn gateways_are_killed_in_a_row() {
-    let modes = [Mode::HandedOver];
-    let house = plan(1, &modes, &|_| "").start();
-    let lives = begin(&house, &KINDS, &modes);
-    house.are_kept(lives.len());
-    for round in 0..6 {
-        let gateway = house.all_gateways()[0];
-        process::signal(gateway, Signal::SIGKILL);
-        wait_until("there is another", || house.all_gateways()[0] != gateway);
-        std::thread::sleep(Duration::from_millis(round));
-    }
-    house.has_these("killed", &lives);
-    are_full(&house, &lives);
-    ends(&house, lives, End::Exit, &|life| fate(life, End::Exit));
-}
-
-/// Nobody waits for it.
-#[test]
-fn the_supervisor_hangs() {
-    let house = plan(1, &Mode::ALL, &|_| "").start();
-    let mut lives = begin(&house, &KINDS, &Mode::ALL);
-    let pid = house.supervisor().expect("it runs");
-    process::signal(pid, Signal::SIGSTOP);
-    for end in [End::Exit, End::Lose, End::Operator] {
-        ends(&house, lives, end, &|life| fate(life, end));
-        lives = begin(&house, &KINDS, &Mode::ALL);
-    }
-    process::signal(pid, Signal::SIGCONT);
-    house.has_these("goes on", &lives);
-    ends(&house, lives, End::Stop, &|life| fate(life, End::Stop));
-}
-
 /// One thing after the other on one instance, over TCP, all that has a terminal recorded.
 #[test]
 fn over_tcp_and_recorded() {
     let plan = Plan::new(servers::any()).recorded().over_tcp();
-    let plan =
-        Mode::ALL.into_iter().fold(plan, |plan, mode| plan.door(&door("plain", mode), mode, ""));
+    let plan = Mode::ALL
+        .into_iter()
+        .fold(plan, |plan, mode| plan.door(&door("limited", mode), mode, "max=1"));
     let house = plan.start();
     for end in [
         End::Exit,
@@ -467,7 +339,7 @@ fn over_tcp_and_recorded() {
         End::Reload,
         End::Stop,
     ] {
-        let lives = begin(&house, &["plain"], &Mode::ALL);
+        let lives = begin(&house, &["limited"], &Mode::ALL);
         house.has_these(&format!("before {end:?}"), &lives);
         ends(&house, lives, end, &|life| {
             let fate = fate(life, end)?;
@@ -475,27 +347,5 @@ fn over_tcp_and_recorded() {
             let knows = life.mode != Mode::Raw || fate.reason != "lost";
             Some(Fate { client: fate.client.filter(|_| knows), ..fate })
         });
-    }
-}
-
-/// Clients come, and before or after their sessions have begun, somebody is killed.
-#[test]
-fn somebody_is_killed_while_they_begin() {
-    let house = plan(1, &Mode::ALL, &|_| "").start();
-    let kept = house.begin(&door("limited", Mode::HandedOver));
-    for round in 0..21u32 {
-        // Nobody hangs up a command whose gateway is killed before it has noted it.
-        let comes = |mode: &&Mode| mode.has_terminal() || round % 3 != 0;
-        let all = Mode::ALL.iter().filter(comes);
-        let come: Vec<_> = all.map(|mode| house.comes(&door("plain", *mode))).collect();
-        // Each time a little later: it is about what is half done.
-        std::thread::sleep(round / 3 * Duration::from_millis(1));
-        match round % 3 {
-            0 => house.kill_gateway(house.all_gateways()[0]),
-            1 => process::signal(house.supervisor().expect("it keeps one"), Signal::SIGKILL),
-            _ => {}
-        }
-        drop(come);
-        house.has_these(&format!("round {round}"), [&kept]);
     }
 }

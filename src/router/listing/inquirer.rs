@@ -134,6 +134,11 @@ impl Inquirer {
         self.over = true;
     }
 
+    /// It has what it asked for.
+    fn succeeds(&mut self) {
+        self.ends(&Ended { ending: Ending::Exit, value: 0, text: String::new() });
+    }
+
     /// It gets nothing, and is told why.
     pub fn refuse(&mut self, why: impl Into<String>) {
         self.ends(&Ended::because(Ending::Refused, why));
@@ -205,13 +210,13 @@ impl Inquirer {
             encode_packet(NOTICE, line.as_bytes(), &mut packet);
             self.answer.push(&packet);
         }
-        self.ends(&Ended { ending: Ending::Exit, value: 0, text: String::new() });
+        self.succeeds();
     }
 
     /// A session was ended, or was not there any more.
     pub fn end_of_kill(&mut self, was_ended: bool) {
         match was_ended {
-            true => self.ends(&Ended { ending: Ending::Exit, value: 0, text: String::new() }),
+            true => self.succeeds(),
             false => self.refuse(NO_SUCH),
         }
     }

@@ -286,7 +286,8 @@ impl<'a> Session<'a> {
             let next = [until, self.next_look].into_iter().flatten().min();
             let found = polled.wait(next.map(|at| at.saturating_duration_since(now)));
             let has = |at: Option<usize>| at.is_some_and(|at| found.readable(at));
-            if let Some(end) = self.signals_came(has(Some(signal))) {
+            let signalled = has(Some(signal)).then(|| self.signals_came()).flatten();
+            if let Some(end) = signalled {
                 return Err(end);
             }
             if has(input) {

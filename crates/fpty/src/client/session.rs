@@ -175,7 +175,8 @@ impl<'a> Session<'a> {
                 return end;
             }
             let ready = self.wait();
-            if let Some(end) = self.signals_came(ready.signal) {
+            let signalled = ready.signal.then(|| self.signals_came()).flatten();
+            if let Some(end) = signalled {
                 return end;
             }
             if ready.server {

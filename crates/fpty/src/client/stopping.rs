@@ -16,15 +16,14 @@ use crate::sys::stdio;
 pub(super) const LOOK: Duration = Duration::from_millis(300);
 
 impl Session<'_> {
-    /// Does what signals say, if any came; the end, where one is that.
-    pub(super) fn signals_came(&mut self, came: bool) -> Option<End> {
-        while came {
+    /// Does what the signals say that came; the end, where one is that.
+    pub(super) fn signals_came(&mut self) -> Option<End> {
+        loop {
             let end = self.signal(self.signals.next()?);
             if end.is_some() {
                 return end;
             }
         }
-        None
     }
 
     /// A signal came.

@@ -168,7 +168,12 @@ impl Queries {
             Step::Terminator => {
                 if mem::take(&mut self.string) != Fate::Dropped && !is_dropped {
                     through.append(&mut self.held);
-                    through.extend_from_slice(written);
+                    // What was left out before one byte may have kept it from being part
+                    // of a character.
+                    through.extend_from_slice(match written {
+                        [_] if byte != written[0] => END_OF_STRING,
+                        _ => written,
+                    });
                 }
                 self.held.clear();
             }

@@ -13,44 +13,49 @@ use super::Size;
 
 /// A number that the kernel writes as an int.
 #[derive(Clone, Copy)]
-#[repr(u64)]
 pub(super) enum Number {
     /// Bytes that were not read (FIONREAD).
-    Unread = libc::FIONREAD as u64,
+    Unread,
     /// Bytes that the peer has not taken (SIOCOUTQ, which is TIOCOUTQ).
-    Untaken = libc::TIOCOUTQ as u64,
-    /// Of a terminal's master, the number of the terminal.
-    Terminal = libc::TIOCGPTN as u64,
-    /// A terminal's foreground process group.
-    ForegroundGroup = libc::TIOCGPGRP as u64,
+    Untaken,
+    /// Of a terminal's master, the number of the terminal (TIOCGPTN).
+    Terminal,
+    /// A terminal's foreground process group (TIOCGPGRP).
+    ForegroundGroup,
 }
 
 /// Asks for a number.
 pub(super) fn number(fd: impl AsFd, which: Number) -> io::Result<libc::c_int> {
+    let request = match which {
+        Number::Unread => libc::FIONREAD,
+        Number::Untaken => libc::TIOCOUTQ,
+        Number::Terminal => libc::TIOCGPTN,
+        Number::ForegroundGroup => libc::TIOCGPGRP,
+    };
     let mut number: libc::c_int = 0;
     // SAFETY: each of these requests writes one int.
-    let asked = unsafe {
-        libc::ioctl(fd.as_fd().as_raw_fd(), which as u64 as libc::Ioctl, &raw mut number)
-    };
+    let asked = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw mut number) };
     Ok(Errno::result(asked).map(|_| number)?)
 }
 
 /// What is told in an int.
 #[derive(Clone, Copy)]
-#[repr(u64)]
 pub(super) enum Switch {
-    /// A terminal's slave cannot be opened.
-    Lock = libc::TIOCSPTLCK as u64,
-    /// Each read of a terminal's master begins with a byte of its own.
-    Packets = libc::TIOCPKT as u64,
+    /// A terminal's slave cannot be opened (TIOCSPTLCK).
+    Lock,
+    /// Each read of a terminal's master begins with a byte of its own (TIOCPKT).
+    Packets,
 }
 
 /// Switches something on or off.
 pub(super) fn switch(fd: impl AsFd, which: Switch, on: bool) -> io::Result<()> {
+    let request = match which {
+        Switch::Lock => libc::TIOCSPTLCK,
+        Switch::Packets => libc::TIOCPKT,
+    };
     let on = libc::c_int::from(on);
     // SAFETY: each of these requests reads one int.
-    let told =
-        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), which as u64 as libc::Ioctl, &raw const on) };
+    let told = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, &raw const on) };
     Ok(Errno::result(told).map(drop)?)
 }
 

@@ -242,6 +242,13 @@ fn likely() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
 }
 
+/// An ESC that means nothing goes, and what stood around it must be no character then
+/// that goes on with the string.
+#[test]
+fn the_end_of_a_string_stays_its_end() {
+    assert_eq!(filtered(b"\x9d2;\xc3\x1b\x9c\x1b[m."), b"\x9d2;\xc3\x1b\\\x1b[m.");
+}
+
 proptest! {
     #[test]
     fn it_does_not_matter_how_output_is_cut(

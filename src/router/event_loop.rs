@@ -291,7 +291,7 @@ impl GatewayLoop {
             }),
             Outcome::EndLeft(key, why) => self.lives().end_left(key, why),
             Outcome::SupervisorReady => self.lives().supervisor_ready(),
-            Outcome::LetClientGo(key) => self.lives().let_client_go(key),
+            Outcome::LetClientGo(key) => self.lives().part(key, left::Why::LetGo),
             Outcome::LeftReady(ready) => self.lives().with_left(|left, cx, sessions, programs| {
                 left.one_ready(cx, sessions, programs, ready);
             }),

@@ -15,7 +15,7 @@ use super::idle::{BY_AN_OPERATOR, Timed};
 use super::left::adopt::{NOT_HEARD, Restored};
 use super::left::bound;
 use super::left::watch::because;
-use super::left::{self, Came, Left, Parting, Why, Wish};
+use super::left::{self, Came, Left, Parting, Why};
 use super::outcome::Closed;
 use super::outcome::Outcome;
 use super::programs::Programs;
@@ -29,7 +29,6 @@ use super::whose::{Subject, Whose};
 use crate::uwsgi::log;
 use fpty::ended::of_exit;
 use fpty::proto::{Ended, Ending, variables};
-use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 
 /// Of a session that the supervisor has no room for.
@@ -83,7 +82,11 @@ impl Lives<'_> {
         }
         fault::point("opened");
         let hands_over = self.sessions.may_be_handed_over(self.cx, key);
-        let is_kept = wish.is_some_and(|wish| self.can_be_left(key, wish, size, !hands_over));
+        let Self { left, cx, sessions, programs, .. } = &mut *self;
+        let kept = wish.zip(left.as_mut()).map(|(wish, left)| {
+            left.can_be_left(cx, sessions, programs, key, wish, size, !hands_over)
+        });
+        let is_kept = kept.unwrap_or(false);
         fault::point("kept");
         if is_kept || hands_over {
             self.cx.after(OFFER_AFTER, Due::Terminal(key, TerminalDue::Offer));
@@ -130,7 +133,7 @@ impl Lives<'_> {
                     self.departures.depart(self.sessions, self.cx, self.programs, key);
                 }
             }
-            Next::Leave => self.client_leaves(key),
+            Next::Leave => self.part(key, Why::Asked),
             Next::Greet => {
                 if let Some(late) = self.sessions.take_late(self.cx, self.programs, key) {
                     self.cx.then(Outcome::GreetLate(Box::new(late)));
@@ -144,7 +147,11 @@ impl Lives<'_> {
     /// From here on a session's terminal is its client's, and outlives this
     /// gateway: somebody else sees to it then.
     pub fn handed_over(&mut self, key: Key) {
-        if !self.handed_over_for_a_while(key) {
+        let Self { left, cx, sessions, programs, .. } = &mut *self;
+        let can_leave = left
+            .as_mut()
+            .is_some_and(|left| left.handed_over_for_a_while(cx, sessions, programs, key));
+        if !can_leave {
             self.sessions.say_go(key);
             self.entrust(key);
         }
@@ -346,16 +353,9 @@ impl Lives<'_> {
         }
     }
 
-    /// The client asks to leave.
-    pub fn client_leaves(&mut self, key: Key) {
-        if !self.goes_on_alone(key, Why::Asked) {
-            self.abandon(key);
-        }
-    }
-
-    /// A client does not answer, or does not go: it is let go.
-    pub fn let_client_go(&mut self, key: Key) {
-        if !self.goes_on_alone(key, Why::LetGo) {
+    /// A client leaves, or is let go: its session goes on, or ends with it.
+    pub fn part(&mut self, key: Key, why: Why) {
+        if !self.goes_on_alone(key, why) {
             self.abandon(key);
         }
     }
@@ -422,20 +422,5 @@ impl Lives<'_> {
         self.with_left(|left, cx, sessions, programs| {
             left.alone_over(cx, sessions, programs, entry, Some(exit), of_exit(exit));
         });
-    }
-
-    /// A terminal was handed over to its client: whether that can leave.
-    pub fn handed_over_for_a_while(&mut self, key: Key) -> bool {
-        let Self { left, cx, sessions, programs, .. } = self;
-        let left = left.as_mut();
-        left.is_some_and(|left| left.handed_over_for_a_while(cx, sessions, programs, key))
-    }
-
-    /// The session that has just begun can be left from now on, where there is the
-    /// memory for it. Whether it can.
-    pub fn can_be_left(&mut self, key: Key, wish: Wish, size: Size, relays: bool) -> bool {
-        let Self { left, cx, sessions, programs, .. } = self;
-        let left = left.as_mut();
-        left.is_some_and(|left| left.can_be_left(cx, sessions, programs, key, wish, size, relays))
     }
 }

@@ -15,14 +15,13 @@ use super::super::whose::Subject;
 use super::alone::read_the_rest;
 use super::bound::past_of;
 use super::state::{Remnants, State};
-use super::{Alone, Client, Entry, Held, Left, Over, Program};
+use super::{Alone, Client, Entry, Held, Left, Over, Program, terminal_size};
 use crate::config::record::OnError;
 use crate::session::Session;
 use crate::session::keeping::Kept;
 use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
 use fpty::remains::Remains;
-use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
@@ -30,9 +29,6 @@ use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
-
-/// The size of a terminal that does not tell it.
-const SIZE: Size = Size { rows: 24, cols: 80 };
 
 /// Why a session is not recorded that is older than the option.
 const NOT_RECORDED: &str = "it began before recordings did";
@@ -109,7 +105,7 @@ impl Left {
             // It ended while there was no gateway.
             let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
-            let size = terminal.as_ref().and_then(Master::size).unwrap_or(SIZE);
+            let size = terminal_size(terminal.as_ref());
             let recording = recording.zip(door).and_then(|(kept, door)| {
                 recorder.as_mut()?.go_on(cx, door, kept, size).ok().flatten()
             });
@@ -135,7 +131,7 @@ impl Left {
         // Nobody could come to it any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
         let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
-        let size = master.size().unwrap_or(SIZE);
+        let size = terminal_size(Some(&master));
         let goes_on = door.and_then(|door| {
             let recording = match (recording, recorder) {
                 (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,

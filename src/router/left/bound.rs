@@ -20,7 +20,7 @@ use super::super::traffic::{Attached, Sessions, Wires};
 use super::super::whose::Subject;
 use super::adopt::{Restored, entry, not_recorded};
 use super::state::State;
-use super::{Client, Entry, Left, Program};
+use super::{Client, Entry, Left, Program, terminal_size};
 use crate::session::Session;
 use crate::shares::Who;
 use fpty::sys::child::{Exit, Pid};
@@ -30,7 +30,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
-use fpty::sys::{Size, Written, proc};
+use fpty::sys::{Written, proc};
 
 /// How soon what keeps sessions is asked again that is busy.
 const AGAIN: Duration = Duration::from_millis(5);
@@ -54,7 +54,7 @@ pub(super) fn past_of(record: &Record) -> Past {
         command: record.command.clone(),
         started: Timestamp::from(record.since),
         door: NO_DOOR,
-        size: Size { rows: 24, cols: 80 },
+        size: terminal_size(None),
         uid: record.uid,
         // A gateway of an earlier version has not said it.
         who: record.who.unwrap_or(match record.uid {
@@ -169,7 +169,7 @@ impl Left {
         let master = Master::given_back(master, true).ok()?;
         let program = PidFd::reopened(pid, program);
         let process = Process::held(program.try_clone().ok()?);
-        let size = master.size().unwrap_or(Size { rows: 24, cols: 80 });
+        let size = terminal_size(Some(&master));
         let client = Stream::of_stranger(client);
         let at = door.unwrap_or(NO_DOOR);
         let past = Past { door: at, size, ..past };

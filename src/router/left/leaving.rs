@@ -13,12 +13,11 @@ use super::super::traffic::{Attached, Sessions};
 use super::alone::read_the_rest;
 use super::coming::HAS_ENDED;
 use super::state::{self, Remnants};
-use super::{Alone, Client, Entry, Left, Over, WithoutClient, without_client};
+use super::{Alone, Client, Entry, Left, Over, WithoutClient, terminal_size, without_client};
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
-use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
@@ -170,7 +169,7 @@ impl Left {
             true => None,
             false => {
                 let buffer = cx.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
-                let size = attached.wires.master.size().unwrap_or(Size { rows: 24, cols: 80 });
+                let size = terminal_size(Some(&attached.wires.master));
                 let made = Remains::new(buffer as usize, size);
                 Some(Box::new(made.map_err(|error| error.to_string())?))
             }

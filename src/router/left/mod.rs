@@ -60,6 +60,7 @@ use crate::config::router::Router;
 use crate::shares::Who;
 use fpty::proto::Ended;
 use fpty::remains::Remains;
+use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::pidfd::PidFd;
@@ -67,7 +68,6 @@ use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 
-pub use begin::Wish;
 pub use coming::{Came, Waiting, comes_back};
 use index::Index;
 pub use leaving::{NOT_ALLOWED, Parting, Why};
@@ -82,6 +82,11 @@ const ENDED: usize = 100;
 /// nothing tells of.
 pub const SOON: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(200);
+
+/// The size of a terminal; of one that does not tell it the usual one.
+fn terminal_size(master: Option<&Master>) -> Size {
+    master.and_then(Master::size).unwrap_or(Size { rows: 24, cols: 80 })
+}
 
 /// Sessions that can be left.
 pub struct Left {

@@ -86,6 +86,10 @@ fn ask(waiting: &mut LastLines, question: &[u8]) -> Vec<String> {
         return told;
     };
     link.queue.put([&header(Kind::Over, 0, 0, question.len()), question]);
+    // It may have found the queue empty, and sleep.
+    if link.queue.must_wake() {
+        let _ = link.channel.write(b"!");
+    }
     let until = Instant::now() + WITHIN;
     let mut buffer = [0; 8192];
     while waiting.are_there() {

@@ -153,7 +153,9 @@ impl Recorder {
             self.sink.borrow_mut().put_surely(Kind::Over, 0, 0, &question);
             self.look_after(cx);
         }
-        self.sink.borrow_mut().put_surely(Kind::Rest, 0, 0, &[]);
+        let mut sink = self.sink.borrow_mut();
+        sink.put_surely(Kind::Rest, 0, 0, &[]);
+        sink.flush();
     }
 
     /// The line of the end of a session of a gateway before: it is given back where it

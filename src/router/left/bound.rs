@@ -11,7 +11,6 @@ use super::super::outcome::Outcome;
 use super::super::programs::Programs;
 use super::super::secrets::{NOBODY, user_of};
 use super::super::supervisor::end_record::EndRecord;
-use super::super::supervisor::lines;
 use super::super::supervisor::protocol::{Lent, Record, SessionFds};
 use super::super::table::{Key, Source};
 use super::super::timers::Due;
@@ -19,8 +18,9 @@ use super::super::told::Gone;
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::super::whose::Subject;
 use super::adopt::{Restored, entry, not_recorded};
+use super::entry::{Client, Entry, Origin, Program, terminal_size};
+use super::sessions::Left;
 use super::state::State;
-use super::{Client, Entry, Left, Program, terminal_size};
 use crate::session::Session;
 use crate::shares::Who;
 use fpty::sys::child::{Exit, Pid};
@@ -37,15 +37,6 @@ const AGAIN: Duration = Duration::from_millis(5);
 
 /// A socket that there is not.
 const NO_DOOR: u16 = u16::MAX;
-
-/// What is known of one that came from a gateway before us.
-pub struct Origin {
-    /// The address where it began, where there is no such socket any more.
-    pub socket: Option<String>,
-    /// The line of its end, where nobody else would write it.
-    last: EndRecord,
-    noted: Option<lines::Place>,
-}
 
 /// What was known of one, but for the socket and the size.
 pub(super) fn past_of(record: &Record) -> Past {

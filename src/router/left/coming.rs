@@ -14,8 +14,9 @@ use super::super::table::{Key, Source};
 use super::super::told::clock;
 use super::super::traffic::{Attached, Sessions, Wires};
 use super::super::whose::Whose;
+use super::entry::{Alone, Client, Entry, Waiting, terminal_size};
+use super::sessions::Left;
 use super::state::Answer;
-use super::{Alone, Client, Entry, Left, terminal_size};
 use crate::config::rules::Rules;
 use crate::session::Session;
 use crate::session::greeting::Opening;
@@ -35,25 +36,6 @@ pub(super) const HAS_ENDED: &str = "the session has ended";
 
 /// Higher than the rank of anything that has ended.
 const ABOVE_ENDED: u8 = 4;
-
-/// Somebody who waits for a session.
-pub struct Waiting {
-    pub(super) newcomer: Newcomer,
-    pub(super) opening: Opening,
-    pub(super) uid: u32,
-    /// The session's secret, where it has said that.
-    pub(super) came_with: Option<Secret>,
-    /// What was sent after the request.
-    pub(super) rest: Vec<u8>,
-}
-
-impl Waiting {
-    /// It gets nothing.
-    pub(super) fn refuse(self, cx: &mut Context, why: &str) {
-        let why = Ended::because(Ending::Refused, why);
-        cx.turn_back(self.newcomer, true, why);
-    }
-}
 
 /// What became of somebody who asked for a session that was left.
 #[must_use]

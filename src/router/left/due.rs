@@ -7,8 +7,9 @@ use super::super::context::Context;
 use super::super::table::Key;
 use super::super::timers::Due;
 use super::super::traffic::Sessions;
+use super::entry::Entry;
+use super::sessions::{LOOK, Left, SOON};
 use super::state::Times;
-use super::{Entry, LOOK, Left, SOON};
 use fpty::sys::clock::BootInstant;
 
 impl Entry {

@@ -10,8 +10,8 @@ use super::super::programs::Programs;
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::Sessions;
+use super::sessions::{Left, SOON};
 use super::state::Overdue;
-use super::{Left, SOON};
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use super::Entry;
+use super::entry::Entry;
 use crate::router::table::Key;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::BootInstant;

@@ -1,6 +1,7 @@
 //! What a list has of sessions that can be left.
 
-use super::{Entry, Left};
+use super::entry::Entry;
+use super::sessions::Left;
 use crate::router::beginning::Beginning;
 use crate::router::secrets::NOBODY;
 use crate::router::table::Key;

@@ -12,30 +12,27 @@ use super::super::fault;
 use super::super::idle::{BY_AN_OPERATOR, TIME_IS_OVER};
 use super::super::outcome::Outcome;
 use super::super::programs::Programs;
-use super::super::supervisor::lines;
 use super::super::table::{Key, Source};
 use super::super::told::Gone;
 use super::super::traffic::Sessions;
 use super::super::whose::{Subject, Whose};
-use super::Left;
-use super::coming::{HAS_ENDED, Waiting};
+use super::coming::HAS_ENDED;
+use super::entry::Waiting;
+use super::sessions::Left;
 use super::state::State;
+use super::watcher::Watcher;
 use crate::shares::{self, Who};
 use fpty::error::reason;
 use fpty::proto::key::{Finds, SessionKey};
-use fpty::proto::{
-    Decoder, Ended, Ending, GO, HEADER, INPUT, KEY, OFFER, OFFER_RING, PING, PONG, Packet,
-    RING_PIECE, TAKEN, encode_bare, encode_packet, variables,
-};
-use fpty::relay::{Backlog, Given};
+use fpty::proto::{Ended, Ending, KEY, OFFER, OFFER_RING, encode_packet, variables};
+use fpty::relay::Backlog;
 use fpty::remains::Seen;
 use fpty::sys::poll::{Interest, Ready};
-use fpty::sys::socket::{Stream, Transport};
+use fpty::sys::socket::Transport;
 use fpty::sys::{Read, Written};
 
-/// How often it is looked for more output, and how much one gets then.
+/// How often it is looked for more output.
 const OFTEN: Duration = Duration::from_millis(30);
-const PIECE: u64 = 32 * 1024;
 
 /// Such clients at most, and of one user.
 const MOST: usize = 256;
@@ -57,107 +54,6 @@ pub fn because(why: Gone) -> Ended {
         Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (Ending::Lost, HAS_ENDED),
     };
     Ended::because(ending, text)
-}
-
-/// Such a client.
-pub struct Watcher {
-    client: Stream,
-    who: Who,
-    decoder: Decoder,
-    seen: Seen,
-    /// How much of the output it has; `None`: it was not told to go on.
-    at: Option<u64>,
-    entry: Key,
-    /// What it has not taken.
-    backlog: Backlog,
-    /// How the session ended: it is told when it has seen all.
-    end: Option<Ended>,
-    /// The session waited for it to be told.
-    is_last: bool,
-    /// Since when it is there.
-    since: Instant,
-    /// It was told that it looks on, and not yet that it does so no more.
-    is_told: bool,
-    /// Where that stands, in case that this gateway is killed.
-    last_line: Option<lines::Place>,
-}
-
-impl Watcher {
-    /// Gives it what there is; whether it is still there.
-    fn feed(&mut self) -> bool {
-        let Self { client, seen, at, backlog, .. } = self;
-        if !backlog.flush(|bytes| client.write(bytes).taken()) {
-            return false;
-        }
-        let Some(at) = at.as_mut().filter(|_| backlog.is_empty()) else {
-            return true;
-        };
-        let total = seen.total().filter(|total| total >= at);
-        let Some(total) = total else {
-            return self.lost("what is kept of the session's output makes no sense");
-        };
-        let to = total.min(*at + PIECE);
-        if to > *at {
-            let Some(output) = seen.between(*at, to) else {
-                return self.lost("its output came too fast");
-            };
-            *at = to;
-            let mut packet = Vec::with_capacity(HEADER + output.len());
-            encode_packet(INPUT, &output, &mut packet);
-            return self.say(&packet);
-        }
-        match self.end.take() {
-            Some(ended) => {
-                self.say(&ended.packet());
-                false
-            }
-            None => true,
-        }
-    }
-
-    fn lost(&mut self, why: &str) -> bool {
-        self.say(&Ended::because(Ending::Lost, why).packet());
-        false
-    }
-
-    fn say(&mut self, bytes: &[u8]) -> bool {
-        let given = self.backlog.give(bytes, |bytes| self.client.write(bytes).taken());
-        matches!(given, Given::Taken(_))
-    }
-
-    /// Takes what it has sent: that it has the ring; whether it is still there.
-    fn hear(&mut self, mut bytes: &[u8]) -> bool {
-        let mut decoder = std::mem::take(&mut self.decoder);
-        let mut lives = true;
-        while let Some(packet) = decoder.next(&mut bytes) {
-            match packet {
-                Packet::Part(kind @ (TAKEN | OFFER), part, true)
-                    if self.at.is_none() && (kind == TAKEN || part.is_empty()) =>
-                {
-                    let Some(total) = self.seen.total() else {
-                        return self.lost("what is kept of the session's output makes no sense");
-                    };
-                    self.at = Some(total);
-                    let mut go = Vec::new();
-                    // It did not arrive.
-                    if kind == OFFER {
-                        let kept = self.seen.in_pieces(total).unwrap_or_default();
-                        for piece in kept.chunks(u16::MAX.into()) {
-                            encode_packet(RING_PIECE, piece, &mut go);
-                        }
-                    }
-                    encode_packet(GO, &total.to_le_bytes(), &mut go);
-                    lives &= self.say(&go);
-                }
-                Packet::Part(PING, _, true) if self.backlog.is_empty() => {
-                    lives &= self.say(&encode_bare(PONG, 0));
-                }
-                _ => {}
-            }
-        }
-        self.decoder = decoder;
-        lives && self.feed()
-    }
 }
 
 impl Left {

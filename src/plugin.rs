@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use once_cell::sync::Lazy;
 
 use crate::config::router::Asked;
-use crate::config::{options, pty, router};
+use crate::config::{options, pty, router, row};
 use crate::ffi;
 use crate::router::supervisor::{self, left_behind};
 use crate::router::told::counters;
@@ -28,13 +28,13 @@ use fpty::error::Result;
 /// The router's options as they are read, on the server's only thread.
 static ROUTER: Lazy<Mutex<router::Router>> = Lazy::new(Mutex::default);
 
-static ROUTER_OPTIONS: OptionTable<{ options::names(&options::OPTIONS) + 1 }> =
+static ROUTER_OPTIONS: OptionTable<{ row::names(&options::OPTIONS) + 1 }> =
     OptionTable::new(&options::OPTIONS, router_option);
 
 /// The pty plugin's options as they are read, on the server's only thread.
 static PTY: Lazy<Mutex<pty::Pty>> = Lazy::new(Mutex::default);
 
-static PTY_OPTIONS: OptionTable<{ options::names(&pty::OPTIONS) + 1 }> =
+static PTY_OPTIONS: OptionTable<{ row::names(&pty::OPTIONS) + 1 }> =
     OptionTable::new(&pty::OPTIONS, pty_option);
 
 /// What the server's loader looks up: `--plugin forkptyrouter`.
@@ -113,7 +113,7 @@ unsafe extern "C" fn router_option(name: *mut c_char, value: *mut c_char, _: *mu
 fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
     let asked = {
         let mut router = locked(&ROUTER);
-        options::set(&options::OPTIONS, &mut *router, name, value)?;
+        row::set(&options::OPTIONS, &mut *router, name, value)?;
         router.take_asked()
     };
     asked.into_iter().try_for_each(|asked| match asked {
@@ -125,8 +125,7 @@ fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
 }
 
 unsafe extern "C" fn pty_option(name: *mut c_char, value: *mut c_char, _: *mut c_void) {
-    let set =
-        |name: &str, value: &OsStr| options::set(&pty::OPTIONS, &mut *locked(&PTY), name, value);
+    let set = |name: &str, value: &OsStr| row::set(&pty::OPTIONS, &mut *locked(&PTY), name, value);
     // SAFETY: the server's own strings.
     unsafe { receive(name, value, set) };
 }

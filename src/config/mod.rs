@@ -6,7 +6,8 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `options.rs` | what a row of a table of options has; those of the router, and the keys of its sockets |
+//! | `row.rs` | what a row of a table of options has |
+//! | `options.rs` | the options of the router, and the keys of its sockets |
 //! | `pty.rs` | those of the pty plugin, and its configuration |
 //! | `value.rs` | a value as it was typed, and what it may be |
 //! | `pairs.rs` | uWSGI's key-value form |
@@ -25,5 +26,6 @@ mod pairs;
 pub mod pty;
 pub mod record;
 pub mod router;
+pub mod row;
 pub mod rules;
 mod value;

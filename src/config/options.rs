@@ -1,9 +1,7 @@
-//! The one table type of options, and the options of the router: every name that
-//! the C plugin has, and ours. A row has all that there is to an option: its names,
-//! its line in `uwsgi --help`, the key that stands for it at a socket with rules of
-//! its own, and how its value is read.
+//! The options of the router: every name that the C plugin has, and ours; and the keys
+//! of its sockets.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
 use super::accept_env::AcceptEnv;
@@ -12,127 +10,13 @@ use super::audit;
 use super::detach::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_SESSIONS};
 use super::record;
 use super::router::{Asked, HANDSHAKE_TIMEOUT, MAX_EVENTS, MAX_PROCESSES, Router};
+use super::row::{At, Implies, Row, key, option, put, switch};
 use super::rules;
 use super::value::Typed;
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 use fpty::proto::variables::is_environment_name;
 use fpty::sys::accounts;
-
-/// An option, a key, or both.
-#[derive(Debug)]
-pub struct Row<C: 'static> {
-    /// What is told of it.
-    pub spec: Spec,
-    /// Reads its value, and puts it where it belongs; the error is the line for the
-    /// operator.
-    pub take: Take<C>,
-}
-
-/// See [`Row::take`].
-pub type Take<C> = fn(&mut C, &Typed<'_>) -> Result<()>;
-
-/// What is told of an option.
-#[derive(Debug)]
-pub struct Spec {
-    /// Its names, without dashes; none: a key alone.
-    pub names: &'static [&'static CStr],
-    /// One line for `uwsgi --help`.
-    pub help: &'static CStr,
-    /// Whether it takes a value, or is on when it is named.
-    pub takes_value: bool,
-    /// What naming it implies.
-    pub implies: Implies,
-    /// By what it stands among the rules of a socket (`addr=...,max=20`).
-    pub key: Option<&'static str>,
-    /// At which sockets that means something.
-    pub at: At,
-}
-
-/// What naming an option implies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Implies {
-    /// Nothing.
-    Nothing,
-    /// A master process: without one the server forks the gateway and exits.
-    Master,
-    /// A quiet start: the terminal is for somebody's output.
-    Quiet,
-}
-
-/// At which sockets a key means something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// At any.
-    Any,
-    /// At those that are bound to a path, here.
-    Path,
-    /// Where the kernel knows users.
-    Unix,
-    /// Where there are addresses.
-    Tcp,
-}
-
-/// One that takes a value.
-pub(super) const fn option(names: &'static [&'static CStr]) -> Spec {
-    let (takes_value, implies, key, at) = (true, Implies::Nothing, None, At::Any);
-    Spec { names, help: c"", takes_value, implies, key, at }
-}
-
-/// One that is on when it is named.
-pub(super) const fn switch(names: &'static [&'static CStr]) -> Spec {
-    Spec { takes_value: false, ..option(names) }
-}
-
-/// What means something at one socket alone, or something else than the option of
-/// that name.
-const fn key(key: &'static str) -> Spec {
-    option(&[]).key(key)
-}
-
-impl Spec {
-    pub(super) const fn help(self, help: &'static CStr) -> Self {
-        Self { help, ..self }
-    }
-
-    const fn key(self, key: &'static str) -> Self {
-        Self { key: Some(key), ..self }
-    }
-
-    const fn at(self, at: At) -> Self {
-        Self { at, ..self }
-    }
-
-    pub(super) const fn implies(self, implies: Implies) -> Self {
-        Self { implies, ..self }
-    }
-
-    pub(super) const fn takes<C>(self, take: Take<C>) -> Row<C> {
-        Row { spec: self, take }
-    }
-}
-
-/// How many names there are in a table.
-pub const fn names<C>(table: &[Row<C>]) -> usize {
-    let (mut at, mut count) = (0, 0);
-    while at < table.len() {
-        count += table[at].spec.names.len();
-        at += 1;
-    }
-    count
-}
-
-/// Takes an option as typed.
-///
-/// # Errors
-/// A value that the option cannot have: the line for the operator.
-pub fn set<C>(table: &[Row<C>], config: &mut C, name: &str, value: &OsStr) -> Result<()> {
-    let is_it = |known: &&CStr| known.to_bytes() == name.as_bytes();
-    let row = table.iter().find(|row| row.spec.names.iter().any(is_it));
-    let typed = Typed::of_option(name, value);
-    let row = row.ok_or_else(|| typed.unusable("there is none of that name"))?;
-    (row.take)(config, &typed)
-}
 
 /// What a key at a socket sets.
 ///
@@ -144,12 +28,6 @@ pub fn keyed(option: &str, key: &str) -> Result<&'static Row<Router>> {
         let keys = keys().collect::<Vec<_>>().join(", ");
         Error::new(format!("option {option}: {key}: no such key (there are {keys})"))
     })
-}
-
-/// Takes a value that was read.
-pub(super) fn put<T>(place: &mut T, value: Result<T>) -> Result<()> {
-    *place = value?;
-    Ok(())
 }
 
 /// A height or a width.
@@ -483,17 +361,18 @@ pub static OPTIONS: [Row<Router>; 56] = [
 #[cfg(test)]
 mod tests {
     use super::super::pty;
+    use super::super::row;
     use super::*;
 
     /// Of each name and each key there is one, and each option has its line.
     fn check<C>(table: &[Row<C>]) {
         let specs = || table.iter().map(|row| &row.spec);
-        let names: Vec<&CStr> = specs().flat_map(|spec| spec.names).copied().collect();
+        let names: Vec<&std::ffi::CStr> = specs().flat_map(|spec| spec.names).copied().collect();
         let keys: Vec<&str> = specs().filter_map(|spec| spec.key).collect();
         let mut all = names.iter().map(|name| name.to_bytes()).collect::<Vec<_>>();
         all.sort_unstable();
         all.dedup();
-        assert_eq!((all.len(), super::names(table)), (names.len(), names.len()));
+        assert_eq!((all.len(), row::names(table)), (names.len(), names.len()));
         for (at, key) in keys.iter().enumerate() {
             assert!(!keys[..at].contains(key), "{key}");
         }

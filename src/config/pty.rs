@@ -4,7 +4,7 @@ use std::ffi::{CString, OsString};
 
 use nix::sys::signal::Signal;
 
-use super::options::{Implies, Row, option, put, switch};
+use super::row::{Implies, Row, option, put, switch};
 use super::value::Typed;
 use fpty::client::listing::Question;
 use fpty::client::request::{self, Terminal, Wanted};
@@ -282,11 +282,11 @@ impl Asked {
 
 #[cfg(test)]
 mod tests {
-    use super::super::options;
+    use super::super::row;
     use super::*;
 
     fn set(pty: &mut Pty, name: &str, value: &str) -> Result<()> {
-        options::set(&OPTIONS, pty, name, value.as_ref())
+        row::set(&OPTIONS, pty, name, value.as_ref())
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 
 use super::guard::start;
-use crate::config::options::{self, Implies, Row, Spec};
+use crate::config::row::{self, Implies, Row, Spec};
 use crate::ffi;
 use fpty::error::Result;
 
@@ -25,7 +25,7 @@ impl<const N: usize> OptionTable<N> {
         rows: &[Row<C>],
         call: unsafe extern "C" fn(*mut c_char, *mut c_char, *mut c_void),
     ) -> Self {
-        assert!(options::names(rows) + 1 == N, "there is room for the options and an end mark");
+        assert!(row::names(rows) + 1 == N, "there is room for the options and an end mark");
         // SAFETY: NULLs, zeros and None are what the end mark is made of.
         let mut table: [ffi::uwsgi_option; N] = unsafe { std::mem::zeroed() };
         let (mut at, mut row) = (0, 0);

@@ -1,9 +1,9 @@
-use super::super::options;
+use super::super::{options, row};
 use super::*;
 
 /// As the server passes an option on.
 fn set(router: &mut Router, name: &str, value: &str) -> Result<()> {
-    options::set(&options::OPTIONS, router, name, value.as_ref())
+    row::set(&options::OPTIONS, router, name, value.as_ref())
 }
 
 #[test]

@@ -4,14 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
 use super::clock;
 use super::in_advance::{self, LONGEST};
-use super::line::{Format, Line, Value};
+use super::line::{ADDRESS, Format, Line, SHORT, Value, WHY};
 use super::origin::{Mode, Origin};
 use super::peer::{Peer, Said};
 use super::reason::{Gone, Parted, Refusal};
+use super::recorded::{Recorded, of_recording};
 use super::story::{Relayed, Story};
 use crate::router::supervisor::lines;
 use fpty::sys::Size;
@@ -20,13 +19,6 @@ use fpty::sys::clock::Timestamp;
 
 /// The words before each line.
 pub use crate::uwsgi::log::AUDIT as PREFIX;
-
-/// How many bytes of a text there may be, so that all of them make a line that
-/// is written at once.
-const SHORT: usize = 64;
-const ADDRESS: usize = 200;
-const WHY: usize = 300;
-const PATH: usize = 500;
 
 /// Where a line is from.
 #[derive(Clone, Debug, Default)]
@@ -90,19 +82,6 @@ pub enum Act<'a> {
     Watch(&'a Said),
     /// It does so no more, after so long.
     Unwatch(Option<Duration>),
-}
-
-/// What became of the recording of a session.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recorded {
-    /// The file.
-    pub path: String,
-    /// Its length; `None`: it is not known.
-    pub bytes: Option<u64>,
-    /// What is missing in it, in bytes.
-    pub dropped: u64,
-    /// The hash of what stands before its last line; `None`: it is not known.
-    pub sha256: Option<String>,
 }
 
 /// How a session ended.
@@ -308,14 +287,6 @@ pub fn of_peer(line: &mut Line, socket: &str, mode: Mode, peer: &Peer) {
         .member("peer", "loginuid", Value::number(peer.login_uid))
         .member("peer", "address", Value::text(address.as_deref(), SHORT))
         .member("peer", "port", Value::number(peer.port));
-}
-
-/// What became of a session's recording: the last of its fields.
-pub fn of_recording(line: &mut Line, recorded: &Recorded) {
-    line.member("record", "path", Value::Text(&recorded.path, PATH))
-        .member("record", "bytes", Value::number(recorded.bytes))
-        .member("record", "dropped", Value::Number(recorded.dropped))
-        .member("record", "sha256", Value::text(recorded.sha256.as_deref(), SHORT));
 }
 
 fn finish(mut line: Line, lost: u64) -> String {

@@ -4,9 +4,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::clock::rfc3339;
-use super::facts::{Recorded, of_recording};
 use super::line::{Format, Line};
 use super::reason::Gone;
+use super::recorded::{Recorded, of_recording};
 use fpty::sys::child::Exit;
 
 /// The longest line that there is room for, in bytes.

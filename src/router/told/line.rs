@@ -5,6 +5,13 @@ use std::fmt::Write;
 
 use fpty::text::escape_json_within;
 
+/// How many bytes of a text there may be, so that all of them make a line that
+/// is written at once.
+pub const SHORT: usize = 64;
+pub const ADDRESS: usize = 200;
+pub const WHY: usize = 300;
+pub const PATH: usize = 500;
+
 pub use crate::config::audit::Audit as Format;
 
 /// What a field's value may be.

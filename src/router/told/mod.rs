@@ -9,6 +9,7 @@
 //! | `peer.rs` | who is at the other end |
 //! | `names.rs` | names of users, without waiting for one |
 //! | `reason.rs` | why it ended, why there was none |
+//! | `recorded.rs` | what a line has of the recording |
 //! | `refusals.rs` | how many of them have a line of their own |
 //! | `line.rs` | how a line looks |
 //! | `in_advance.rs` | last lines, in case that a gateway is killed |
@@ -25,6 +26,7 @@ mod names;
 mod origin;
 mod peer;
 mod reason;
+mod recorded;
 mod refusals;
 mod story;
 
@@ -46,11 +48,12 @@ use fpty::sys::socket::Stream;
 
 use counters::Counters;
 use facts::{Act, Place, Refused};
-pub use facts::{End, Facts, Last, New, Recorded, of_peer};
+pub use facts::{End, Facts, Last, New, of_peer};
 use names::Names;
 pub use origin::{Mode, Origin, Rejection, Socket};
 pub use peer::{Peer, Said};
 pub use reason::{Gone, Parted, Refusal};
+pub use recorded::Recorded;
 use refusals::Refusals;
 pub use story::{Relayed, Story};
 

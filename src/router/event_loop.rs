@@ -272,7 +272,7 @@ impl GatewayLoop {
             Outcome::End(Subject::Session(key)) => self.lives().end_at_wish(key),
             Outcome::End(Subject::Left(key)) => self.lives().end_left(key, Gone::Operator),
             Outcome::End(Subject::Command(key)) => self.commands.end_at_wish(cx, programs, key),
-            Outcome::Asked(posed) => self.asked(posed),
+            Outcome::Asked(posed) => self.asked(*posed),
             Outcome::Sought(key) => {
                 let goes = self.seekers.conclude(cx, &mut self.siblings, key);
                 self.goes(goes);

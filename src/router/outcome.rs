@@ -42,7 +42,7 @@ pub enum Outcome {
     /// It is known whose the session is that somebody seeks.
     Sought(Key),
     /// Another gateway asks something.
-    Asked(Posed),
+    Asked(Box<Posed>),
     /// Another gateway has answered; `None`: it has not.
     Answered(Asker, Option<Vec<u8>>),
     /// What keeps sessions is to have this one, whose client has its terminal for

@@ -202,7 +202,8 @@ impl Siblings {
                     cx.then(Outcome::Answered(asker, Some(body.to_vec())));
                 });
             } else if let Some(question) = decode(body) {
-                cx.then(Outcome::Asked(Posed { from, number, question, passed }));
+                let posed = Posed { from, number, question, passed };
+                cx.then(Outcome::Asked(Box::new(posed)));
             }
         }
     }

@@ -310,11 +310,12 @@ impl Told {
         origin: &Origin,
         client: &Stream,
     ) -> Option<lines::Place> {
-        self.tell_view(subject, Act::Watch(&origin.said), client);
         let facts = self.facts.get(&subject).filter(|facts| facts.audit.is_some())?;
         let peer = Peer::of(client, &mut self.names, true);
-        let line = facts.act_line(Act::Unwatch(None), &peer, &self.place, 0)?;
-        self.lines.as_mut()?.put(&line, BootInstant::now(), false)
+        let last = facts.act_line(Act::Unwatch(None), &peer, &self.place, 0);
+        let line = facts.act_line(Act::Watch(&origin.said), &peer, &self.place, *self.queue.lost());
+        self.tell(line);
+        self.lines.as_mut()?.put(&last?, BootInstant::now(), false)
     }
 
     /// It does so no more, after so long.
@@ -326,12 +327,9 @@ impl Told {
         place: Option<lines::Place>,
     ) {
         place.into_iter().for_each(|place| self.take_down(place));
-        self.tell_view(subject, Act::Unwatch(Some(after)), client);
-    }
-
-    fn tell_view(&mut self, subject: Subject, act: Act<'_>, client: &Stream) {
         if let Some(facts) = self.facts.get(&subject).filter(|facts| facts.audit.is_some()) {
             let peer = Peer::of(client, &mut self.names, true);
+            let act = Act::Unwatch(Some(after));
             let line = facts.act_line(act, &peer, &self.place, *self.queue.lost());
             self.tell(line);
         }

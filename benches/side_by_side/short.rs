@@ -92,7 +92,7 @@ fn sessions_by(
     // The first one finds the gateway still starting.
     for _ in 0..20 {
         let mut first = begin(server)?;
-        while !first.is_over() {}
+        while !first.reads_its_end() {}
     }
     let started = Instant::now();
     let mut running: Vec<Running> = Vec::with_capacity(width);
@@ -109,7 +109,7 @@ fn sessions_by(
         let ready = wait(&running)?;
         for index in (0..running.len()).rev() {
             let each = &mut running[index];
-            let over = ready[index] && each.is_over();
+            let over = ready[index] && each.reads_its_end();
             if !over && each.since.elapsed() < TOO_LONG {
                 continue;
             }
@@ -157,7 +157,7 @@ impl Running {
     }
 
     /// Reads once; whether that was the end.
-    fn is_over(&mut self) -> bool {
+    fn reads_its_end(&mut self) -> bool {
         match self.session.wire.read(&mut self.got[self.have..]) {
             // A bare terminal ends with an error.
             Ok(0) | Err(_) => true,

@@ -128,11 +128,11 @@ fn of_two_that_come_at_once_one_is_told() {
             let mut both = [0, 1].map(|_| Person::runs(fpty(&server, &["-a", &name]), (24, 80)));
             let mut told = None;
             wait_until("one is told", || {
-                told = both.iter_mut().position(|person| person.has_ended().is_some());
+                told = both.iter_mut().position(|person| person.looks_for_its_end().is_some());
                 told.is_some()
             });
             let told = told.unwrap();
-            assert_eq!(both[told].has_ended(), Some(255), "{:?}", both[told].shown());
+            assert_eq!(both[told].looks_for_its_end(), Some(255), "{:?}", both[told].shown());
             let other = &mut both[1 - told];
             other.send("exit 6\r");
             assert_eq!(other.status(), 6);

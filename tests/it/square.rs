@@ -147,7 +147,7 @@ pub fn ends(house: &House, mut lives: Vec<Life>, end: End, fate: &dyn Fn(&Life) 
     }
     house.has_these(&format!("after {when}"), &others);
     // Who goes on has its seat still.
-    others.iter_mut().for_each(Life::is_alive);
+    others.iter_mut().for_each(Life::answers);
     are_full(house, &others);
     house.has_these(&format!("after {when}, and some refusals"), &others);
     if !others.is_empty() {

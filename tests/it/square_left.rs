@@ -406,13 +406,19 @@ fn are_back(house: &House, place: Place, all: &mut [One]) {
     house.agrees("all are back");
 }
 
-#[test]
-fn gateways_are_killed() {
-    row("kill", "", |house, place, mut all| {
-        End::KillGateway.comes(house, &mut [], &[]);
+/// All of them come through that.
+#[track_caller]
+fn outlived(what: &str, end: End) {
+    row(what, "", |house, place, mut all| {
+        end.comes(house, &mut [], &[]);
         are_back(house, place, &mut all);
         all
     });
+}
+
+#[test]
+fn gateways_are_killed() {
+    outlived("kill", End::KillGateway);
 }
 
 /// Of one that ends while there is no gateway, the next one, or whoever keeps it, tells.
@@ -557,11 +563,7 @@ fn both_are_killed() {
 
 #[test]
 fn the_instance_is_reloaded() {
-    row("reload", "", |house, place, mut all| {
-        End::Reload.comes(house, &mut [], &[]);
-        are_back(house, place, &mut all);
-        all
-    });
+    outlived("reload", End::Reload);
 }
 
 #[test]

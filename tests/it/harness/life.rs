@@ -137,7 +137,7 @@ impl Life {
 
     /// It answers.
     #[track_caller]
-    pub fn is_alive(&mut self) {
+    pub fn answers(&mut self) {
         self.runs(":", "alive");
     }
 
@@ -185,7 +185,7 @@ impl Life {
     }
 
     /// Its client is killed.
-    pub(super) fn is_lost(&mut self) {
+    pub(super) fn loses_its_client(&mut self) {
         match &mut self.client {
             Client::Fpty { pipes, .. } => process::signal(pipes.pid(), Signal::SIGKILL),
             Client::Plain(wire) => *wire = nothing(),

@@ -380,7 +380,7 @@ impl End {
                 lives.iter().for_each(|life| process::signal(life.pid, Signal::SIGKILL));
             }
             Self::Leave => lives.iter_mut().for_each(Life::leaves),
-            Self::Lose => lives.iter_mut().for_each(Life::is_lost),
+            Self::Lose => lives.iter_mut().for_each(Life::loses_its_client),
             Self::Operator => {
                 for life in lives {
                     let ended = house.fpty(&["--kill", &life.id]).output().expect("fpty runs");

@@ -146,7 +146,7 @@ impl Person {
 
     /// At least so many lines are above the screen.
     #[track_caller]
-    pub fn has_scrolled(&mut self, lines: usize) {
+    pub fn scrolls_at_least(&mut self, lines: usize) {
         let screen = self.screen.get_mut().screen_mut();
         screen.set_scrollback(usize::MAX);
         assert!(screen.scrollback() >= lines, "{}", screen.scrollback());
@@ -216,7 +216,7 @@ impl Person {
     }
 
     /// How the client ended, if it has.
-    pub fn has_ended(&mut self) -> Option<i32> {
+    pub fn looks_for_its_end(&mut self) -> Option<i32> {
         self.looks(Duration::ZERO);
         self.client.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
     }

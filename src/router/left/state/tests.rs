@@ -106,7 +106,7 @@ impl World {
     /// The client is not there any more; whether it could leave the session.
     fn parts(&mut self, memory: bool) -> bool {
         let Some(state) = self.state.as_mut().filter(|_| memory) else {
-            self.is_over();
+            self.ends();
             return false;
         };
         let Some((_, terminal)) = self.live.take() else {
@@ -120,7 +120,7 @@ impl World {
         true
     }
 
-    fn is_over(&mut self) {
+    fn ends(&mut self) {
         if let Some(state) = self.state.take() {
             let Remnants { terminal, newcomer, .. } = state.forgotten();
             if let Some(newcomer) = newcomer {
@@ -142,7 +142,7 @@ impl World {
         // Its client has seen how it ended, and nobody waits: that was all.
         let has_seen = is_told && self.live.is_some() && !self.was_told_to_go;
         if has_seen && state.next().is_none() {
-            return self.is_over();
+            return self.ends();
         }
         let waited = state.ends((), self.now);
         self.terminals_hung_up += 1;
@@ -159,7 +159,7 @@ impl World {
                     assert_eq!(self.live.as_ref().map(|(it, _)| *it), Some(client));
                     self.parts(true);
                 }
-                Some(Overdue::Ends) => self.is_over(),
+                Some(Overdue::Ends) => self.ends(),
                 None => return,
             }
         }
@@ -207,7 +207,7 @@ impl World {
                 }
             }
             Op::Exits { is_told } => self.program_ends(is_told),
-            Op::Kill => self.is_over(),
+            Op::Kill => self.ends(),
             Op::GatewayKilled { handed_over } => self.gateway_is_killed(handed_over),
             Op::Passes(millis) => {
                 let now = self.now.boot + Duration::from_millis(millis);

@@ -15,20 +15,17 @@
 
 #![deny(unsafe_code)]
 
-pub mod config;
-pub mod session;
-
 #[allow(unsafe_code)]
 mod ffi;
+pub(crate) mod gateway;
 #[allow(unsafe_code)]
 mod plugin;
+pub mod pty_options;
 mod pty_server;
-mod router;
-mod shares;
 #[allow(unsafe_code)]
 mod uwsgi;
 
 /// What the fuzzers try that is not for others.
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
-pub use router::fuzzing;
+pub use crate::gateway::fuzzing;

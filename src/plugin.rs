@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use once_cell::sync::Lazy;
 
-use crate::config::router::Asked;
-use crate::config::{options, pty, router, row};
 use crate::ffi;
-use crate::router::supervisor::{self, left_behind};
-use crate::router::told::counters;
-use crate::router::{layout, memory, record::door, siblings};
+use crate::gateway::config::gateway_config::Asked;
+use crate::gateway::config::{gateway_config, option_table, options};
+use crate::gateway::control::peers;
+use crate::gateway::observe::metrics::counters;
+use crate::gateway::observe::recording::launcher;
+use crate::gateway::process::supervisor::{self, after_gateway};
+use crate::gateway::process::{memory_layout, shared_memory};
+use crate::pty_options;
 use crate::uwsgi::gateway;
 use crate::uwsgi::options::{OptionTable, receive};
 use crate::uwsgi::sockets::{self, Owner, Role};
@@ -26,16 +29,16 @@ use crate::uwsgi::{
 use fpty::error::Result;
 
 /// The router's options as they are read, on the server's only thread.
-static ROUTER: Lazy<Mutex<router::Router>> = Lazy::new(Mutex::default);
+static ROUTER: Lazy<Mutex<gateway_config::Router>> = Lazy::new(Mutex::default);
 
-static ROUTER_OPTIONS: OptionTable<{ row::names(&options::OPTIONS) + 1 }> =
+static ROUTER_OPTIONS: OptionTable<{ option_table::names(&options::OPTIONS) + 1 }> =
     OptionTable::new(&options::OPTIONS, router_option);
 
 /// The pty plugin's options as they are read, on the server's only thread.
-static PTY: Lazy<Mutex<pty::Pty>> = Lazy::new(Mutex::default);
+static PTY: Lazy<Mutex<pty_options::Pty>> = Lazy::new(Mutex::default);
 
-static PTY_OPTIONS: OptionTable<{ row::names(&pty::OPTIONS) + 1 }> =
-    OptionTable::new(&pty::OPTIONS, pty_option);
+static PTY_OPTIONS: OptionTable<{ option_table::names(&pty_options::OPTIONS) + 1 }> =
+    OptionTable::new(&pty_options::OPTIONS, pty_option);
 
 /// What the server's loader looks up: `--plugin forkptyrouter`.
 #[unsafe(no_mangle)]
@@ -113,7 +116,7 @@ unsafe extern "C" fn router_option(name: *mut c_char, value: *mut c_char, _: *mu
 fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
     let asked = {
         let mut router = locked(&ROUTER);
-        row::set(&options::OPTIONS, &mut *router, name, value)?;
+        option_table::set(&options::OPTIONS, &mut *router, name, value)?;
         router.take_asked()
     };
     asked.into_iter().try_for_each(|asked| match asked {
@@ -125,7 +128,9 @@ fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
 }
 
 unsafe extern "C" fn pty_option(name: *mut c_char, value: *mut c_char, _: *mut c_void) {
-    let set = |name: &str, value: &OsStr| row::set(&pty::OPTIONS, &mut *locked(&PTY), name, value);
+    let set = |name: &str, value: &OsStr| {
+        option_table::set(&pty_options::OPTIONS, &mut *locked(&PTY), name, value)
+    };
     // SAFETY: the server's own strings.
     unsafe { receive(name, value, set) };
 }
@@ -144,7 +149,7 @@ unsafe extern "C" fn router_before_all(
             proof::reserve();
         }
         let rules = config.early_rules().filter(|_| there_are_clients);
-        door::open(rules.map(|rules| rules.record))
+        launcher::open(rules.map(|rules| rules.record))
     });
 }
 
@@ -170,23 +175,23 @@ unsafe extern "C" fn router_init() -> c_int {
             |number| config.own_of(number).map(|own| own.ownership).unwrap_or_default(),
             |number, kind| config.own_of(number).map_or(Ok(()), |own| own.fits(kind)),
         )?;
-        let wants = memory::Wants {
+        let wants = shared_memory::Wants {
             gateways: config.processes as usize,
             limits: config.has_limits(),
             audit: config.any(|rules| rules.audit.is_some()),
             detach: config.any(|rules| rules.detach.sessions > 0),
         };
-        memory::reserve(wants, layout::words);
-        if let Some(words) = memory::part(memory::Part::HaveTold) {
+        shared_memory::reserve(wants, memory_layout::words);
+        if let Some(words) = shared_memory::part(shared_memory::Part::HaveTold) {
             stopping::hear(words);
         }
         counters::register();
-        supervisor::door::reserve(config.any(|rules| rules.handover || rules.detach.sessions > 0));
-        siblings::reserve(config.processes);
+        supervisor::link::reserve(config.any(|rules| rules.handover || rules.detach.sessions > 0));
+        peers::reserve(config.processes);
         worker::before_language_plugins(router_post_fork);
         gateway::register(config.processes, config.harakiri, |gateway| {
             let config = locked(&ROUTER).clone();
-            crate::router::run(gateway, config)
+            crate::gateway::run(gateway, config)
         })
     });
     0
@@ -223,11 +228,11 @@ unsafe extern "C" fn router_master_cycle() {
 unsafe extern "C" fn router_end() {
     guard("the end", (), || {
         inherited::at_the_end();
-        supervisor::door::before_exec();
+        supervisor::link::before_exec();
         proof::before_exec();
-        memory::before_exec();
-        left_behind::after_the_end(locked(&ROUTER).hangup_grace);
-        door::keep();
+        shared_memory::before_exec();
+        after_gateway::after_the_end(locked(&ROUTER).hangup_grace);
+        launcher::keep();
     });
 }
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 use nix::poll::PollFlags;
 
 use super::fanout::{QUEUE_LIMIT, Scrollback};
-use crate::session::web::{ANSWER, Beginning, Begins, HELD};
-use crate::shares::Who;
+use crate::gateway::connection::fair_share::Who;
+use crate::gateway::connection::http_request::{ANSWER, Beginning, Begins, HELD};
 use fpty::relay::{Backlog, Queries};
 use fpty::sys::Read;
 use fpty::sys::fork::Private;
@@ -115,7 +115,7 @@ impl Client {
         Heard::Nothing
     }
 
-    /// Looks at its first bytes, see [`crate::session::web`].
+    /// Looks at its first bytes, see [`crate::gateway::connection::http_request`].
     fn hear(&mut self, bytes: &[u8]) -> Heard {
         let Some(first) = &mut self.first else {
             return Heard::Input(bytes.len());

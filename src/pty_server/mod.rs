@@ -21,7 +21,7 @@ use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
 
-use crate::config::pty::Server;
+use crate::pty_options::Server;
 use crate::uwsgi::sockets::{self, Owner, Role, Socket};
 use crate::uwsgi::{log::log, server, worker};
 use fpty::error::{Context, Result};
@@ -37,8 +37,8 @@ use fpty::sys::spawn::{Program, Spawner, Started, Streams};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
 
-use log_copy::LogCopy;
-use share::{Door, Share};
+use crate::pty_server::log_copy::LogCopy;
+use crate::pty_server::share::{Door, Share};
 
 /// Nobody says how large a shared terminal is; a program that asks gets what
 /// programs expect.

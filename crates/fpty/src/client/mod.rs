@@ -60,9 +60,9 @@ use crate::sys::socket::{Stream, Transport, connect};
 use crate::sys::stdio::{self, Output};
 use crate::sys::termios::{self, Raises, RawMode};
 
-use outcome::End;
-use request::{Terminal, Wanted};
-use session::Session;
+use crate::client::outcome::End;
+use crate::client::request::{Terminal, Wanted};
+use crate::client::session::Session;
 
 /// Exit status where the end was not the program's own.
 pub const LOST: i32 = 254;

@@ -19,12 +19,14 @@ pub mod request;
 pub mod variables;
 pub mod window;
 
-pub use codec::{
+pub use crate::proto::codec::{
     AnswerDecoder, Decoder, encode_bare, encode_input, encode_packet, encode_rows_and_cols,
     encode_signal,
 };
-pub use message::{Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, text_of};
-pub use packet::{
+pub use crate::proto::message::{
+    Ended, Ending, LONGEST_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, text_of,
+};
+pub use crate::proto::packet::{
     Answer, DETACH, END_OF_STREAM, ENDED, ERROR_OUTPUT, FOR_GOOD, GO, HEADER, HELLO, INPUT, KEY,
     NO_SUCH, NOTICE, OFFER, PING, PONG, Packet, REQUEST, RING_PIECE, TAKEN, TOO_LATE, VARIABLES,
     VERSION, WINDOW, collect,

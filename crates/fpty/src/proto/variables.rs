@@ -152,8 +152,8 @@ pub fn is_environment_name(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::packet::HEADER;
     use super::*;
+    use crate::proto::packet::HEADER;
     use proptest::prelude::*;
 
     #[test]

@@ -15,5 +15,5 @@ pub mod modes;
 mod queries;
 pub mod trail;
 
-pub use backlog::{Backlog, Given, is_free};
-pub use queries::Queries;
+pub use crate::relay::backlog::{Backlog, Given, is_free};
+pub use crate::relay::queries::Queries;

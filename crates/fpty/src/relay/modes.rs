@@ -16,9 +16,9 @@ mod parser;
 mod rendition;
 mod telling;
 
-pub use kept::SIZE;
-use parser::{Found, Parser};
-use rendition::{Attributes, Rendition};
+pub use super::modes::kept::SIZE;
+use super::modes::parser::{Found, Parser};
+use super::modes::rendition::{Attributes, Rendition};
 
 use crate::text::is_control;
 

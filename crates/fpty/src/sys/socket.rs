@@ -26,7 +26,7 @@ use crate::error::{Context, Error, Result};
 
 mod passing;
 
-use passing::{Passing, finish, has_passing_refused, passes_descriptors};
+use super::socket::passing::{Passing, finish, has_passing_refused, passes_descriptors};
 
 /// A socket that waits for connections and belongs to the server.
 #[derive(Clone, Copy)]

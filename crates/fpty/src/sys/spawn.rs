@@ -17,8 +17,8 @@ use super::memory::{BOTH, Mapping};
 use super::pty::Slave;
 use crate::error::{Context, Result};
 
-use program::same_name;
-pub use program::{Program, with_variables};
+use super::spawn::program::same_name;
+pub use super::spawn::program::{Program, with_variables};
 
 /// The same in spawn.c.
 #[repr(C)]

@@ -1,0 +1,4 @@
+//! TODO ('R', 'gateway', 'observe', 'metrics')
+
+pub mod counters;
+pub(crate) mod prometheus;

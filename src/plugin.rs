@@ -242,7 +242,7 @@ unsafe extern "C" fn pty_init() -> c_int {
         let config = locked(&PTY).clone();
         if let Some(client) = config.client()? {
             server::exit(guard("the pty client", fpty::client::LOST, || match config.question() {
-                Some(question) => fpty::client::listing::run(&client, &question),
+                Some(question) => fpty::client::control::run(&client, &question),
                 None => fpty::client::run(&client),
             }));
         }

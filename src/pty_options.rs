@@ -6,11 +6,11 @@ use nix::sys::signal::Signal;
 
 use crate::gateway::config::option_table::{Implies, Row, option, put, switch};
 use crate::gateway::config::value::Typed;
-use fpty::client::listing::Question;
+use fpty::client::control::Question;
 use fpty::client::request::{self, Terminal, Wanted};
 use fpty::client::{Client, Which, escape};
 use fpty::error::{Error, Result};
-use fpty::proto::key::of_word;
+use fpty::proto::session_key::of_word;
 use fpty::proto::{Protocol, is_name};
 
 /// What a session is called, or has for a secret, as typed.

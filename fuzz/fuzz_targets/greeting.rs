@@ -6,7 +6,7 @@
 
 #![no_main]
 
-use forkptyrouter::gateway::connection::client_hello::{Greeting, Heard, Opening};
+use forkptyrouter::fuzzing::{Greeting, Heard, Opening};
 use fpty::proto::request::Request;
 use fpty::proto::{Decoder, Packet};
 use fpty::sys::Size;

@@ -31,7 +31,7 @@ use super::session::byte_counts::Traffic;
 use super::session::probes::{UNANSWERED, UNANSWERED_LOOK};
 use super::session::state::Verdict;
 use super::session::timeouts::{BY_AN_OPERATOR, Timed};
-use fpty::ended::of_exit;
+use fpty::exit_status::of_exit;
 use fpty::proto::{Ended, Ending, HEADER};
 use fpty::sys::Read;
 use fpty::sys::child::{Exit, Pid};

@@ -2,6 +2,7 @@
 //! (`fuzz/`), with the feature `fuzzing`. Each takes any bytes and panics where
 //! something is not as it has to be.
 
+pub use super::connection::client_hello::{Greeting, Heard, Opening};
 use super::control::page::Piece;
 use super::control::peers::attach_request::Found;
 use super::control::peers::{Message, Question};

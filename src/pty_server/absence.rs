@@ -15,7 +15,7 @@ use crate::uwsgi::log::log;
 use crate::uwsgi::sockets::{self, Owner, Socket};
 use crate::uwsgi::worker::{self, First};
 use fpty::sys::Read;
-use fpty::sys::fork::Private;
+use fpty::sys::private_fd::Private;
 use fpty::sys::socket::{Listener, Stream};
 use fpty::text::shown;
 

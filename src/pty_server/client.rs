@@ -7,10 +7,11 @@ use nix::poll::PollFlags;
 use super::fanout::{QUEUE_LIMIT, Scrollback};
 use crate::gateway::connection::fair_share::Who;
 use crate::gateway::connection::http_request::{ANSWER, Beginning, Begins, HELD};
-use fpty::relay::{Backlog, Queries};
+use fpty::backlog::Backlog;
 use fpty::sys::Read;
-use fpty::sys::fork::Private;
+use fpty::sys::private_fd::Private;
 use fpty::sys::socket::Stream;
+use fpty::terminal::Queries;
 
 /// A connection, and what it is still to get.
 pub struct Client {

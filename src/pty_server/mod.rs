@@ -29,7 +29,7 @@ use fpty::sys::Size;
 use fpty::sys::bind::Ownership;
 use fpty::sys::child::Pid;
 use fpty::sys::environment;
-use fpty::sys::fork::Private;
+use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
 use fpty::sys::socket::{Listener, Stream};

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::{exec_handoff, inherited};
-use fpty::sys::shared::SharedWords;
+use fpty::sys::shm::SharedWords;
 
 /// What the page is called for the next image of the server.
 const NAME: &str = "FORKPTYROUTER_PROOF";

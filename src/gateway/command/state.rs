@@ -3,11 +3,11 @@
 //!
 //! As with a session, what it decides it asks of its [`Streams`].
 
+use fpty::backlog::{Backlog, Given};
 use fpty::proto::{
     Decoder, END_OF_STREAM, ERROR_OUTPUT, Ended, Ending, HEADER, INPUT, NOTICE, PING, PONG, Packet,
     TAKEN, WINDOW, collect, encode_bare, encode_packet, window,
 };
-use fpty::relay::{Backlog, Given};
 use fpty::sys::Written;
 use fpty::sys::poll::Interest;
 

@@ -10,10 +10,10 @@ use fpty::sys::Written;
 use fpty::sys::accounts;
 use fpty::sys::child::{self, Pid};
 use fpty::sys::closer::Foreign;
-use fpty::sys::peer::Passed;
+use fpty::sys::peer_process::Passed;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
-use fpty::sys::streams::{FromProgram, ToProgram, belongs_to, can_be_reopened, may_be_passed};
+use fpty::sys::stdio_pass::{FromProgram, ToProgram, belongs_to, can_be_reopened, may_be_passed};
 
 /// The ends of a command.
 pub struct Wires {

@@ -6,16 +6,17 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `row.rs` | what a row of a table of options has |
-//! | `options.rs` | the options of the router, and the keys of its sockets |
-//! | `pty.rs` | those of the pty plugin, and its configuration |
-//! | `value.rs` | a value as it was typed, and what it may be |
-//! | `pairs.rs` | uWSGI's key-value form |
-//! | `router.rs` | the router's configuration |
-//! | `rules.rs` | what holds at a socket |
-//! | `access.rs` | who may come in |
 //! | `accept_env.rs` | which variables of a client's environment a session gets |
-//! | `audit.rs`, `detach.rs`, `record.rs` | audit, sessions that can be left, recordings |
+//! | `access.rs` | who may come in |
+//! | `audit.rs` | audit, sessions that can be left, recordings |
+//! | `detach.rs` | audit, sessions that can be left, recordings |
+//! | `gateway_config.rs` | the router's configuration |
+//! | `keyval.rs` | uWSGI's key-value form |
+//! | `option_table.rs` | what a row of a table of options has |
+//! | `options.rs` | the options of the router, and the keys of its sockets |
+//! | `recording.rs` | audit, sessions that can be left, recordings |
+//! | `rules.rs` | what holds at a socket |
+//! | `value.rs` | a value as it was typed, and what it may be |
 
 pub mod accept_env;
 pub mod access;

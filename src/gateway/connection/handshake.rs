@@ -21,7 +21,7 @@ use crate::gateway::session::relay::{LINGERS, Sessions};
 use fpty::error::reason;
 use fpty::proto::{Protocol, TOO_LATE};
 use fpty::sys::Read;
-use fpty::sys::peer::Passed;
+use fpty::sys::peer_process::Passed;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::{Stream, Transport};
 

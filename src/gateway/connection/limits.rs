@@ -11,7 +11,7 @@ use super::shared_counts::{Tallies, Tally};
 use crate::gateway::config::rules::Rules;
 use crate::gateway::event_loop::subject::Subject;
 use crate::gateway::process::shared_memory::{self, Part};
-use fpty::sys::shared::halves;
+use fpty::sys::shm::halves;
 use fpty::sys::socket::Stream;
 
 /// Words of the sockets' rates; those of 4096 can be limited.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use fpty::proto::key::{Finds, SECRET, Secret, SessionKey};
+use fpty::proto::session_key::{Finds, SECRET, Secret, SessionKey};
 use fpty::sys::socket::Stream;
 
 /// The user of a client that nobody knows: over TCP, or of another user namespace.

@@ -25,14 +25,14 @@ use crate::gateway::process::ipc;
 use crate::gateway::session::relay::Sessions;
 use crate::gateway::session::selector::Beginning;
 use fpty::error::reason;
-use fpty::proto::key::Secret;
+use fpty::proto::session_key::Secret;
 use fpty::proto::{
     END_OF_STREAM, Ended, Ending, HELLO, NO_SUCH, VARIABLES, VERSION, encode_bare, encode_input,
     encode_rows_and_cols, request, variables,
 };
 use fpty::sys::clock::BootInstant;
-use fpty::sys::memory_file;
-use fpty::sys::peer::Passed;
+use fpty::sys::memfd_message;
+use fpty::sys::peer_process::Passed;
 use fpty::sys::socket::{Stream, Transport};
 
 /// How another gateway says that it goes on with a client.
@@ -252,7 +252,7 @@ impl Seekers {
         }
         // It takes one there.
         opened.newcomer.seat = Ok(None);
-        let said = match memory_file::of(&said(&opened.opening, &cx.input)) {
+        let said = match memfd_message::of(&said(&opened.opening, &cx.input)) {
             Ok(said) => said,
             Err(error) => {
                 let why = format!("cannot pass the client on: {}", reason(&error));
@@ -292,7 +292,7 @@ pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Bo
     let [client, said] = std::mem::take(&mut posed.passed).try_into().ok()?;
     let Handed { door, until, ended, .. } = handed;
     let rules = cx.doors.rules(door).filter(|_| BootInstant::now().as_nanos() < until)?;
-    let said = memory_file::read(said, LONGEST).ok()?;
+    let said = memfd_message::read(said, LONGEST).ok()?;
     let (opening, rest) = heard(&said)?;
     let client = Stream::of_stranger(client);
     let transport = match client.peer_address() {

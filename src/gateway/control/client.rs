@@ -6,8 +6,8 @@ use super::peers::session_request::Wanted;
 use super::statistics;
 use crate::gateway::connection::fair_share::Who;
 use crate::gateway::event_loop::context::Context;
+use fpty::backlog::Backlog;
 use fpty::proto::{Ended, Ending, NO_SUCH, NOTICE, encode_input, encode_packet};
-use fpty::relay::Backlog;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 

@@ -13,7 +13,7 @@ use crate::gateway::observe::audit::timestamp::rfc3339;
 use crate::gateway::observe::audit::{Facts, Peer, of_peer};
 use fpty::sys::child::Pid;
 use fpty::sys::clock::Timestamp;
-use fpty::sys::proc;
+use fpty::sys::procfs;
 use fpty::sys::pty::Master;
 
 /// So many bytes of a command are shown, of an address, and of what has a bound
@@ -127,7 +127,7 @@ impl Now<'_> {
         match (self.left.as_ref().filter(|left| !left.is_bound), self.facts) {
             (Some(left), _) => Some(left.since.wall),
             (None, Some(facts)) => Some(facts.started.wall),
-            (None, None) => Some(Timestamp::from(proc::started(self.pid()?)?).wall),
+            (None, None) => Some(Timestamp::from(procfs::started(self.pid()?)?).wall),
         }
     }
 

@@ -4,12 +4,15 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `mod.rs` | everybody who asks; they read at their own pace |
-//! | `inquirer.rs` | one of them: what it asks for, and its answer |
-//! | `pages.rs` | a list over all gateways, page by page |
-//! | `piece.rs` | some sessions of one gateway |
-//! | `view.rs` | all sessions of a gateway, to be looked at |
+//! | `attach_elsewhere.rs` | clients whose session another gateway may have |
+//! | `client.rs` | one of them: what it asks for, and its answer |
 //! | `entry.rs` | a session as a list has it |
+//! | `page.rs` | some sessions of one gateway |
+//! | `pages.rs` | a list over all gateways, page by page |
+//! | `peers/` | what gateways ask each other |
+//! | `session_view.rs` | what lists have of a session |
+//! | `sessions.rs` | all sessions of a gateway, to be looked at |
+//! | `statistics/` | the statistics |
 
 pub(crate) mod attach_elsewhere;
 pub(crate) mod client;

@@ -10,7 +10,7 @@ use crate::gateway::session::ids::LENGTH;
 use super::sessions::View;
 use crate::gateway::event_loop::subject::Subject;
 use crate::gateway::session::selector::Beginning;
-use fpty::sys::interrupt;
+use fpty::sys::itimer_guard;
 
 /// Sessions that one turn looks at, and lists.
 const LOOKED_AT: usize = 512;
@@ -78,7 +78,7 @@ impl View<'_> {
     pub fn piece(&self, cx: &mut Context, asking: Asking) -> Piece {
         let mut piece = Piece::default();
         // Their terminals are others' as well, or were.
-        let _armed = interrupt::arm();
+        let _armed = itimer_guard::arm();
         if let (Wanted::Places(by), 0) = (asking.wanted, asking.from) {
             self.add_meant(cx, asking, by, &mut piece);
         }

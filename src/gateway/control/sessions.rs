@@ -10,7 +10,7 @@ use crate::gateway::event_loop::subject::Subject;
 use crate::gateway::observe::audit::Facts;
 use crate::gateway::session::relay::Sessions;
 use crate::gateway::session::selector::Beginning;
-use fpty::sys::process::Process;
+use fpty::sys::pid_guard::Process;
 
 /// The places of commands come after those of sessions, of which there are
 /// fewer than there can be descriptors.

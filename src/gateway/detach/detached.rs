@@ -17,7 +17,7 @@ use crate::gateway::session::handover::HELD_UP;
 use crate::gateway::session::relay::Sessions;
 use crate::uwsgi::log::log;
 use fpty::proto::Ended;
-use fpty::remains::Remains;
+use fpty::scrollback::Remains;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::pidfd::PidFd;

@@ -15,14 +15,14 @@ use crate::gateway::observe::recording::Recording;
 use crate::gateway::process::supervisor::end_lines;
 use crate::gateway::process::supervisor::end_record::EndRecord;
 use crate::gateway::session::selector::Beginning;
-use fpty::proto::key::Secret;
+use fpty::proto::session_key::Secret;
 use fpty::proto::{Ended, Ending};
-use fpty::remains::Remains;
+use fpty::scrollback::Remains;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
+use fpty::sys::pid_guard::Process;
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 
 use super::state::{State, Things};

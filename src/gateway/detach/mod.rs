@@ -7,30 +7,30 @@
 //!
 //! | file | subject |
 //! | --- | --- |
+//! | `attach_client.rs` | a client comes back to a session, or has the one go that is attached |
+//! | `deadlines.rs` | when something is due |
+//! | `detach_client.rs` | a client leaves a session, or is lost |
+//! | `detached.rs` | a terminal without a client; a program that has ended |
 //! | `entry.rs` | one of them |
-//! | `sessions.rs` | all of them, and whose |
-//! | `state.rs` | attaching and leaving, as a state machine |
-//! | `index.rs` | where they are |
-//! | `due.rs` | when something is due |
 //! | `events.rs` | what happens, and what is due |
-//! | `begin.rs` | one begins |
-//! | `leaving.rs` | a client leaves, or is lost |
-//! | `coming.rs` | a client comes back, or has another one go |
-//! | `alone.rs` | a terminal without a client; a program that has ended |
-//! | `watcher.rs` | a client that only watches |
-//! | `watch.rs` | clients that only watch, and those that see the last of an ended session |
-//! | `adopt.rs` | sessions of a gateway that was here before us |
-//! | `bound.rs` | sessions that end with their client, and outlive the gateway all the same |
+//! | `index.rs` | where they are |
+//! | `no_detach.rs` | sessions that end with their client, and outlive the gateway all the same |
+//! | `register.rs` | one begins |
+//! | `registry.rs` | all of them, and whose |
+//! | `restore.rs` | sessions of a gateway that was here before us |
+//! | `session_view.rs` | what is told of them |
+//! | `state.rs` | attaching and leaving, as a state machine |
 //! | `supervised.rs` | what the supervisor is told of them |
-//! | `list.rs` | what is told of them |
+//! | `viewer.rs` | a client that only watches |
+//! | `viewers.rs` | clients that only watch, and those that see the last of an ended session |
 //!
 //! What is waited for here has an epoll of its own, which the loop waits for as
 //! for one thing: a flood of output of a hundred such terminals costs the others
 //! no more than one does.
 
-pub(crate) mod attach;
+pub(crate) mod attach_client;
 pub(crate) mod deadlines;
-pub(crate) mod detach;
+pub(crate) mod detach_client;
 pub(crate) mod detached;
 pub(crate) mod entry;
 pub(crate) mod events;
@@ -45,7 +45,7 @@ pub(crate) mod supervised;
 pub(crate) mod viewer;
 pub mod viewers;
 
-pub use super::detach::attach::{Came, comes_back};
-pub use super::detach::detach::{NOT_ALLOWED, Parting, Why};
+pub use super::detach::attach_client::{Came, comes_back};
+pub use super::detach::detach_client::{NOT_ALLOWED, Parting, Why};
 pub use super::detach::registry::{Left, SOON};
 pub use super::detach::session_view::Listed;

@@ -25,12 +25,12 @@ use crate::gateway::session::relay::{Attached, Sessions, Wires};
 use crate::gateway::session::state::Session;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
+use fpty::sys::pid_guard::Process;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
-use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
-use fpty::sys::{Written, proc};
+use fpty::sys::{Written, procfs};
 
 /// How soon what keeps sessions is asked again that is busy.
 const AGAIN: Duration = Duration::from_millis(5);
@@ -120,7 +120,7 @@ impl Left {
         let facts = cx.told.of(subject);
         let pid = attached.wires.program.as_ref()?.pid().as_raw();
         let started = facts.map(|facts| facts.started);
-        let started = started.or_else(|| proc::started(pid).map(Timestamp::from));
+        let started = started.or_else(|| procfs::started(pid).map(Timestamp::from));
         let (door, nth) = cx.doors.address(attached.door).unwrap_or_default();
         let known = self.index.of_session(session).and_then(|entry| self.entries.get(entry));
         Some(Record {

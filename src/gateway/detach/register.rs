@@ -18,10 +18,10 @@ use crate::gateway::session::selector::Beginning;
 use crate::gateway::session::state::detach_state::Kept;
 use fpty::error::reason;
 use fpty::proto::{Ended, Ending, is_name, variables};
-use fpty::remains::Remains;
+use fpty::scrollback::Remains;
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
-use fpty::sys::process::Process;
+use fpty::sys::pid_guard::Process;
 
 /// What a new session is to be called, and whose it is.
 pub struct Wish {

@@ -22,12 +22,12 @@ use crate::gateway::session::state::Session;
 use crate::gateway::session::state::detach_state::Kept;
 use crate::uwsgi::log::log;
 use fpty::proto::{Ended, Ending};
-use fpty::remains::Remains;
+use fpty::scrollback::Remains;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
+use fpty::sys::pid_guard::Process;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
-use fpty::sys::process::Process;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 

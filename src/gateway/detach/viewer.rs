@@ -5,12 +5,12 @@ use std::time::Instant;
 use crate::gateway::connection::fair_share::Who;
 use crate::gateway::event_loop::slab::Key;
 use crate::gateway::process::supervisor::end_lines;
+use fpty::backlog::{Backlog, Given};
 use fpty::proto::{
     Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, PING, PONG, Packet, RING_PIECE, TAKEN,
     encode_bare, encode_packet,
 };
-use fpty::relay::{Backlog, Given};
-use fpty::remains::Seen;
+use fpty::scrollback::Seen;
 use fpty::sys::socket::Stream;
 
 /// How much of the output one gets at once.

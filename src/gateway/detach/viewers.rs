@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::attach::HAS_ENDED;
+use super::attach_client::HAS_ENDED;
 use super::entry::Waiting;
 use super::registry::Left;
 use super::state::State;
@@ -22,11 +22,11 @@ use crate::gateway::observe::audit::Gone;
 use crate::gateway::process::table::Programs;
 use crate::gateway::session::relay::Sessions;
 use crate::gateway::session::timeouts::{BY_AN_OPERATOR, TIME_IS_OVER};
+use fpty::backlog::Backlog;
 use fpty::error::reason;
-use fpty::proto::key::{Finds, SessionKey};
+use fpty::proto::session_key::{Finds, SessionKey};
 use fpty::proto::{Ended, Ending, KEY, OFFER, OFFER_RING, encode_packet, variables};
-use fpty::relay::Backlog;
-use fpty::remains::Seen;
+use fpty::scrollback::Seen;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Transport;
 use fpty::sys::{Read, Written};

@@ -10,10 +10,10 @@ use crate::gateway::event_loop::timers::Due;
 use crate::gateway::session::relay::{Attached, Wires};
 use crate::uwsgi::log::log;
 use fpty::sys::child::{self, Pid};
-use fpty::sys::foreground::Foreground;
-use fpty::sys::process::Process;
+use fpty::sys::foreground_group::Foreground;
+use fpty::sys::pid_guard::Process;
+use fpty::sys::process_session::Leader;
 use fpty::sys::pty::Master;
-use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
 
 /// Whether somebody else may have a copy of a terminal's master.

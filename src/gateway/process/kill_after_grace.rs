@@ -7,11 +7,11 @@ use crate::gateway::event_loop::context::Context;
 use crate::gateway::event_loop::timers::Due;
 use crate::uwsgi::log::log;
 use fpty::sys::child::Pid;
-use fpty::sys::foreground::{Foreground, HangUps};
+use fpty::sys::foreground_group::{Foreground, HangUps};
 use fpty::sys::pidfd::PidFd;
+use fpty::sys::process_session::{Leader, SessionKiller};
 use fpty::sys::pty::Master;
-use fpty::sys::sessions::{Leader, SessionKiller};
-use fpty::sys::terminal_users::TerminalUsers;
+use fpty::sys::tty_holders::TerminalUsers;
 
 /// Members of sessions that are looked for at once.
 const AT_ONCE: usize = 64;

@@ -13,7 +13,7 @@ use once_cell::sync::OnceCell;
 
 use crate::uwsgi::{exec_handoff, inherited, log::log};
 use fpty::error::reason;
-use fpty::sys::shared::{Shared, clear};
+use fpty::sys::shm::{Shared, clear};
 
 /// What it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

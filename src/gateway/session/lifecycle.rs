@@ -22,7 +22,7 @@ use fpty::proto::Ending;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::process::Process;
+use fpty::sys::pid_guard::Process;
 use fpty::sys::socket::Stream;
 
 /// What happens to a session. The observers that every part has at hand are told

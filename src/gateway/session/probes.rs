@@ -11,8 +11,8 @@ use crate::gateway::event_loop::slab::Key;
 use crate::gateway::event_loop::timers::{Due, LifeDue, TerminalDue};
 use crate::gateway::process::table::Programs;
 use fpty::proto::Ending;
-use fpty::sys::local_tcp::LocalTcp;
-use fpty::sys::process::Process;
+use fpty::sys::pid_guard::Process;
+use fpty::sys::proc_net_tcp::LocalTcp;
 use fpty::sys::socket::Transport;
 
 /// The first and the longest wait before looking whether the program reads

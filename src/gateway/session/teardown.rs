@@ -15,7 +15,7 @@ use crate::gateway::process::supervisor;
 use crate::gateway::process::table::Programs;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Pid;
-use fpty::sys::process::Process;
+use fpty::sys::pid_guard::Process;
 
 /// How long the terminal of an ended program may stay silent before the end
 /// is the end, where something else holds it open.

@@ -27,7 +27,7 @@ use crate::gateway::process::hang_up::Copies;
 use crate::gateway::process::supervisor::protocol::{Record, SessionFds};
 use crate::gateway::process::table::Programs;
 use crate::uwsgi::log;
-use fpty::ended::of_exit;
+use fpty::exit_status::of_exit;
 use fpty::proto::{Ended, Ending, variables};
 use fpty::sys::child::{Exit, Pid};
 

@@ -3,19 +3,19 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `packet.rs` | what each end can say, by number |
 //! | `codec.rs` | packets from and to bytes, in any fragmentation |
 //! | `message.rs` | payloads of the router |
+//! | `packet.rs` | what each end can say, by number |
 //! | `request.rs` | what a client asks for beside a terminal |
-//! | `key.rs` | by what a client finds its session again |
-//! | `window.rs` | how much of a relayed stream may be on its way |
+//! | `session_key.rs` | by what a client finds its session again |
 //! | `variables.rs` | payloads of the client: its environment, what it can do |
+//! | `window.rs` | how much of a relayed stream may be on its way |
 
 mod codec;
-pub mod key;
 mod message;
 mod packet;
 pub mod request;
+pub mod session_key;
 pub mod variables;
 pub mod window;
 

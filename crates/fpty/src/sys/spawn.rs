@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
-use super::memory::{BOTH, Mapping};
+use super::memfd::{BOTH, Mapping};
 use super::pty::Slave;
 use crate::error::{Context, Result};
 

@@ -1,5 +1,5 @@
 use super::*;
-use fpty::sys::shared::Shared;
+use fpty::sys::shm::Shared;
 use proptest::prelude::*;
 
 fn tables(count: usize) -> Vec<&'static [AtomicU64]> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::gateway::session::selector::Beginning;
-use fpty::proto::key::Secret;
+use fpty::proto::session_key::Secret;
 
 /// What is sought.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,10 +4,9 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `mod.rs` | mailboxes, questions and answers |
-//! | `question.rs` | what is asked |
-//! | `asking.rs` | what is asked about sessions |
-//! | `sought.rs` | a session that somebody wants to come back to |
+//! | `attach_request.rs` | a session that somebody wants to come back to |
+//! | `request.rs` | what is asked |
+//! | `session_request.rs` | what is asked about sessions |
 
 pub mod attach_request;
 pub mod request;

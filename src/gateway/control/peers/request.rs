@@ -71,7 +71,7 @@ mod tests {
     use super::*;
     use crate::gateway::control::peers::session_request::Wanted;
     use crate::gateway::process::ipc::{decode, encode};
-    use fpty::proto::key::Secret;
+    use fpty::proto::session_key::Secret;
 
     #[test]
     fn questions_are_read_as_they_were_written() {

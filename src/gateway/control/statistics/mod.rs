@@ -3,10 +3,8 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `mod.rs` | what is answered |
-//! | `request.rs` | what one asks for |
 //! | `report.rs` | the JSON, up to its list of sessions |
-//! | `prometheus.rs` | the metrics |
+//! | `request.rs` | what one asks for |
 
 pub(crate) mod report;
 pub(crate) mod request;

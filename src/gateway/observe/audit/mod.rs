@@ -3,19 +3,17 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `mod.rs` | a session begins, ends, or is refused |
-//! | `origin.rs` | where it comes from |
-//! | `facts.rs` | what is known of it; its lines |
-//! | `peer.rs` | who is at the other end |
-//! | `names.rs` | names of users, without waiting for one |
-//! | `reason.rs` | why it ended, why there was none |
-//! | `recorded.rs` | what a line has of the recording |
-//! | `refusals.rs` | how many of them have a line of their own |
+//! | `carried_over.rs` | what of that the next gateway is to know |
+//! | `end_reason.rs` | why it ended, why there was none |
 //! | `line.rs` | how a line looks |
-//! | `in_advance.rs` | last lines, in case that a gateway is killed |
-//! | `story.rs` | what of that the next gateway is to know |
-//! | `counters.rs` | what happened since the start, of all gateways |
-//! | `clock.rs` | the time as it is written down |
+//! | `origin.rs` | where it comes from |
+//! | `peer.rs` | who is at the other end |
+//! | `prepared_end.rs` | last lines, in case that a gateway is killed |
+//! | `recording_fields.rs` | what a line has of the recording |
+//! | `rejection_rate.rs` | how many of them have a line of their own |
+//! | `session_info.rs` | what is known of it; its lines |
+//! | `timestamp.rs` | the time as it is written down |
+//! | `user_names.rs` | names of users, without waiting for one |
 
 pub(crate) mod carried_over;
 pub(crate) mod end_reason;

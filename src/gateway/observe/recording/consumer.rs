@@ -12,9 +12,9 @@ use crate::gateway::observe::audit::Recorded;
 use crate::gateway::process::ipc::{Hello, decode, encode};
 use crate::uwsgi::guard;
 use fpty::sys::poll::{Interest, Poller};
-use fpty::sys::queue::Taker;
+use fpty::sys::shm_queue::Taker;
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, Written, detached};
+use fpty::sys::{Read, Written, daemonize};
 
 /// Bytes that are taken out of a gateway's queue at once.
 const AT_ONCE: usize = 512 * 1024;
@@ -87,7 +87,7 @@ impl Source {
     /// # Errors
     /// It says nonsense.
     pub fn work(&mut self, place: &Place<'_>, parked: &mut Parked) -> Result<bool, Nonsense> {
-        detached::guarded(|| self.take_some(place, parked)).unwrap_or(Err(Nonsense))
+        daemonize::guarded(|| self.take_some(place, parked)).unwrap_or(Err(Nonsense))
     }
 
     /// Takes some messages out of the queue and writes what comes of them;
@@ -110,7 +110,7 @@ impl Source {
             }
             let (session, length) = (message.session, message.body.len());
             let is_end = message.kind == Kind::End;
-            if let Err(panic) = detached::guarded(|| self.take(message, place, parked)) {
+            if let Err(panic) = daemonize::guarded(|| self.take(message, place, parked)) {
                 self.panicked(session, length, is_end, guard::text(&*panic), place);
             }
         }
@@ -118,7 +118,7 @@ impl Source {
         bytes.drain(..done);
         self.bytes = bytes;
         for session in std::mem::take(&mut self.touched) {
-            if let Err(panic) = detached::guarded(|| self.write(session, place)) {
+            if let Err(panic) = daemonize::guarded(|| self.write(session, place)) {
                 self.panicked(session, 0, false, guard::text(&*panic), place);
             }
         }
@@ -154,7 +154,7 @@ impl Source {
         let before = self.sessions.remove(&session);
         let of = before.as_ref().map(Session::of).unwrap_or_default();
         if let Some(before) = before {
-            let _ = detached::guarded(|| before.end(None, place));
+            let _ = daemonize::guarded(|| before.end(None, place));
         }
         let dropped = length as u64;
         if is_end {

@@ -12,7 +12,7 @@ use super::protocol::{Begin, Failure, Kind, Message, Resume};
 use crate::gateway::observe::audit::Recorded;
 use fpty::error::reason;
 use fpty::sys::Size;
-use fpty::sys::folder::Folder;
+use fpty::sys::dir::Folder;
 
 /// What stands at the end has so much room below the limit.
 const LAST_LINES: u64 = 512;

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::gateway::process::ipc::{decode, encode};
 use crate::gateway::process::shared_memory;
-use fpty::sys::folder::Folder;
-use fpty::sys::shared::Shared;
+use fpty::sys::dir::Folder;
+use fpty::sys::shm::Shared;
 
 /// Files of a batch: more than messages that come at once can name.
 const MOST: usize = 1 << 15;

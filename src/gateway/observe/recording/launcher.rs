@@ -12,8 +12,8 @@ use crate::gateway::process::ipc::{Hello, encode};
 use crate::uwsgi::{exec_handoff, inherited, log::log};
 use fpty::error::{Context, Result};
 use fpty::sys::Written;
-use fpty::sys::folder::Folder;
-use fpty::sys::queue::Giver;
+use fpty::sys::dir::Folder;
+use fpty::sys::shm_queue::Giver;
 use fpty::sys::socket::Stream;
 
 use super::recorder;

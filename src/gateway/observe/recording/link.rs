@@ -21,7 +21,7 @@ use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::sys::Read;
 use fpty::sys::poll::Interest;
-use fpty::sys::queue::Giver;
+use fpty::sys::shm_queue::Giver;
 
 /// How soon the recorder is woken up for a little.
 const SOON: Duration = Duration::from_millis(20);

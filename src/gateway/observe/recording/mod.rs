@@ -2,20 +2,22 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `mod.rs` | what a gateway knows of its recorder |
-//! | `sessions.rs` | sessions that are recorded |
-//! | `talking.rs` | what both have to say to each other |
-//! | `news.rs` | what becomes of them where it says something, or was killed |
-//! | `recording.rs` | one of them, as whoever reads its terminal has it |
-//! | `sink.rs` | the gateway's end of the queue to the recorder |
-//! | `message.rs` | what both say to each other |
-//! | `last_lines.rs` | the audit's last lines of sessions whose gateway is gone |
-//! | `door.rs` | the recorder is started, and kept over a reload |
-//! | `process.rs`, `source.rs` | the recorder itself; a gateway, as it knows it |
-//! | `parked.rs` | what it has of gateways that have ended |
-//! | `takeover.rs`, `ledger.rs` | the recorder was killed: what the next one is given; what was half written |
+//! | `asciicast.rs` | asciicast; bytes as text in JSON |
+//! | `consumer.rs` | the recorder itself; a gateway, as it knows it |
 //! | `file.rs` | the file of a session |
-//! | `cast.rs`, `text.rs` | asciicast; bytes as text in JSON |
+//! | `journal.rs` | the recorder was killed: what the next one is given; what was half written |
+//! | `launcher.rs` | the recorder is started, and kept over a reload |
+//! | `link.rs` | what both have to say to each other |
+//! | `orphan_ends.rs` | the audit's last lines of sessions whose gateway is gone |
+//! | `orphans.rs` | what it has of gateways that have ended |
+//! | `producer.rs` | the gateway's end of the queue to the recorder |
+//! | `protocol.rs` | what both say to each other |
+//! | `recorder.rs` | the recorder itself; a gateway, as it knows it |
+//! | `restart.rs` | the recorder was killed: what the next one is given; what was half written |
+//! | `results.rs` | what becomes of them where it says something, or was killed |
+//! | `sessions.rs` | sessions that are recorded |
+//! | `tap.rs` | one of them, as whoever reads its terminal has it |
+//! | `utf8.rs` | asciicast; bytes as text in JSON |
 
 pub(crate) mod asciicast;
 pub(crate) mod consumer;
@@ -50,7 +52,7 @@ use crate::gateway::session::relay::Sessions;
 use crate::uwsgi::log::log;
 use fpty::error::reason;
 use fpty::sys::child::Exit;
-use fpty::sys::queue::Giver;
+use fpty::sys::shm_queue::Giver;
 use fpty::sys::socket::Stream;
 
 use super::recording::orphan_ends::LastLines;

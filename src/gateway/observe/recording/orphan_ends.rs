@@ -10,7 +10,7 @@ use super::{connect, launcher};
 use crate::gateway::observe::audit::{Recorded, prepared_end};
 use crate::gateway::process::ipc::{Hello, decode, encode};
 use fpty::sys::Read;
-use fpty::sys::queue::Giver;
+use fpty::sys::shm_queue::Giver;
 
 /// How long the master waits for that: as long as a disk takes for what is left.
 const WITHIN: Duration = Duration::from_secs(2);

@@ -9,7 +9,7 @@ use super::journal::Ledger;
 use super::protocol::{Failure, Message, Resume, id_of};
 use crate::gateway::observe::audit::Recorded;
 use crate::gateway::process::ipc::Hello;
-use fpty::sys::folder::Folder;
+use fpty::sys::dir::Folder;
 
 /// Where a recorder writes.
 #[derive(Clone, Copy)]
@@ -118,8 +118,8 @@ mod tests {
     use crate::gateway::observe::recording::protocol::header;
     use crate::gateway::observe::recording::protocol::{Answer, Begin, Kind};
     use crate::gateway::process::ipc::encode;
-    use fpty::sys::queue::Giver;
-    use fpty::sys::queue::Taker;
+    use fpty::sys::shm_queue::Giver;
+    use fpty::sys::shm_queue::Taker;
     use fpty::sys::socket::Stream;
     use std::os::fd::AsFd;
 

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::protocol::{Kind, header};
-use fpty::sys::queue::{CAPACITY, Giver, NOTES};
+use fpty::sys::shm_queue::{CAPACITY, Giver, NOTES};
 use fpty::sys::socket::Stream;
 
 /// Room that is kept for what is not output or input.

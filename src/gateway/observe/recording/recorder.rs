@@ -20,12 +20,12 @@ use super::journal::{Ledger, Unfinished};
 use super::orphans::{Parked, Place, take_out};
 use super::protocol::Answer;
 use crate::gateway::process::ipc::{Hello, decode};
-use fpty::sys::folder::Folder;
+use fpty::sys::dir::Folder;
 use fpty::sys::poll::{Interest, Poller};
-use fpty::sys::queue::Taker;
+use fpty::sys::shm_queue::Taker;
 use fpty::sys::signal::{block, own_dispositions};
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, detached};
+use fpty::sys::{Read, daemonize};
 
 /// One that lived shorter than this is not replaced at once.
 const SHORT: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ pub fn start(folders: Vec<Folder>) -> std::io::Result<Stream> {
     let (ours, theirs) = Stream::pair()?;
     let mut kept: Vec<OwnedFd> = vec![theirs.into()];
     kept.extend(folders.into_iter().map(OwnedFd::from));
-    detached::run(c"fpty-rec-keeper", kept, supervise)?;
+    daemonize::run(c"fpty-rec-keeper", kept, supervise)?;
     Ok(ours)
 }
 
@@ -74,7 +74,7 @@ fn supervise(kept: Vec<OwnedFd>) {
     };
     loop {
         let begin = Instant::now();
-        let ended = detached::watched(c"fpty-recorder", || {
+        let ended = daemonize::watched(c"fpty-recorder", || {
             if let Ok(door) = door.try_clone() {
                 let _ = run(Stream::from(door), &Place { folders: &folders, ledger: &ledger });
             }

@@ -14,7 +14,7 @@ use crate::gateway::event_loop::subject::Whose;
 use crate::gateway::process::ipc::encode;
 use crate::gateway::session::relay::Sessions;
 use crate::uwsgi::log::log;
-use fpty::sys::queue::Giver;
+use fpty::sys::shm_queue::Giver;
 
 const KILLED: &str = "the recorder was killed";
 

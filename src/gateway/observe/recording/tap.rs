@@ -358,7 +358,7 @@ mod tests {
     use super::*;
     use crate::gateway::observe::recording::producer::Link;
     use crate::gateway::observe::recording::protocol;
-    use fpty::sys::queue::{CAPACITY, Giver, Taker};
+    use fpty::sys::shm_queue::{CAPACITY, Giver, Taker};
     use fpty::sys::socket::Stream;
     use std::os::fd::AsFd;
 

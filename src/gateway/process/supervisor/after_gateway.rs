@@ -21,9 +21,9 @@ use crate::gateway::observe::audit::prepared_end;
 use crate::gateway::observe::recording::orphan_ends;
 use crate::gateway::process::shared_memory;
 use crate::uwsgi::{log, proof, server};
-use fpty::sys::detached;
-use fpty::sys::noted::Noted;
-use fpty::sys::sessions::Leader;
+use fpty::sys::daemonize;
+use fpty::sys::process_identity::Noted;
+use fpty::sys::process_session::Leader;
 
 /// Whose those sessions are that were kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ pub fn after_the_end(grace: Option<Duration>) {
         std::thread::sleep(Duration::from_millis(2));
     }
     // Descriptors do not survive in there: each is opened anew.
-    let _ = detached::run(c"fpty-aftercare", Vec::new(), move |_| {
+    let _ = daemonize::run(c"fpty-aftercare", Vec::new(), move |_| {
         // One for each leader.
         let _ = fpty::sys::raise_descriptor_limit();
         left.grace(grace).end_all();

@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use fpty::sys::foreground::{Foreground, HangUps};
+use fpty::sys::foreground_group::{Foreground, HangUps};
+use fpty::sys::pid_guard::Process;
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::process::Process;
+use fpty::sys::process_session::{Leader, SessionKiller};
 use fpty::sys::pty::Master;
-use fpty::sys::sessions::{Leader, SessionKiller};
 
 /// How often is looked whether they have ended.
 const LOOK: Duration = Duration::from_millis(50);

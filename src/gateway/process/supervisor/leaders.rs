@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::gateway::process::shared_memory::{self, Part};
 use fpty::sys::child::Pid;
-use fpty::sys::noted::{Moment, Noted};
-use fpty::sys::sessions::Leader;
+use fpty::sys::process_identity::{Moment, Noted};
+use fpty::sys::process_session::Leader;
 
 /// Sessions that can be listed, in each gateway; memory is used only for as
 /// many as there are.

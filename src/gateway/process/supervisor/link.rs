@@ -10,7 +10,7 @@ use once_cell::sync::OnceCell;
 
 use crate::uwsgi::{exec_handoff, inherited, proof};
 use fpty::sys::child::Pid;
-use fpty::sys::lock;
+use fpty::sys::process_lock;
 use fpty::sys::socket::Stream;
 
 /// What both ends are called for the next image of the server, and what it is that
@@ -72,10 +72,10 @@ pub(crate) fn theirs() -> Option<OwnedFd> {
 
 /// Whether there is a process that keeps sessions: another one than this.
 pub fn is_held() -> bool {
-    proof::page().is_some_and(lock::is_held)
+    proof::page().is_some_and(process_lock::is_held)
 }
 
 /// Which one.
 pub(crate) fn holder() -> Option<Pid> {
-    lock::holder(proof::page()?)
+    process_lock::holder(proof::page()?)
 }

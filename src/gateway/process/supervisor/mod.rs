@@ -8,15 +8,16 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `protocol.rs` | what a gateway and the supervisor say to each other |
+//! | `after_gateway.rs` | what is done with those whose gateway is gone |
 //! | `client.rs` | the gateway's end of it |
-//! | `server.rs` | the supervisor itself |
-//! | `orphans.rs` | its sessions while there is no gateway |
-//! | `door.rs` | by which gateways reach it, over a reload; whether there is one |
-//! | `leaders.rs`, `lines.rs` | every open session, in shared memory |
-//! | `left_behind.rs` | what is done with those whose gateway is gone |
-//! | `grace.rs` | who ignores that is killed, after the same grace |
+//! | `end_lines.rs` | every open session, in shared memory |
 //! | `end_record.rs` | the last line of the audit, for whoever has to write it |
+//! | `grace.rs` | who ignores that is killed, after the same grace |
+//! | `leaders.rs` | every open session, in shared memory |
+//! | `link.rs` | by which gateways reach it, over a reload; whether there is one |
+//! | `orphans.rs` | its sessions while there is no gateway |
+//! | `protocol.rs` | what a gateway and the supervisor say to each other |
+//! | `server.rs` | the supervisor itself |
 
 pub mod after_gateway;
 pub mod client;

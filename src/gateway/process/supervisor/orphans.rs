@@ -12,15 +12,15 @@ use super::protocol::SessionFds;
 use super::server::{Stored, Supervisor};
 use crate::gateway::observe::audit::Gone;
 use crate::gateway::observe::metrics::counters::Counters;
-use fpty::ended::of_exit;
+use fpty::exit_status::of_exit;
 use fpty::proto::{Ended, Ending, HEADER};
 use fpty::sys::Written;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller, Several};
+use fpty::sys::process_session::Leader;
 use fpty::sys::pty::Master;
-use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
 
 /// How long whoever inherited an ended program may take to reap it, and how

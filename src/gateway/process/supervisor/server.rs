@@ -24,11 +24,11 @@ use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
+use fpty::sys::process_session::Leader;
 use fpty::sys::pty::Master;
-use fpty::sys::sessions::Leader;
 use fpty::sys::socket::Stream;
 use fpty::sys::stdio::Output;
-use fpty::sys::{Written, detached, lock};
+use fpty::sys::{Written, daemonize, process_lock};
 
 /// How long a gateway that begins may take to be told all, and how often it is
 /// tried.
@@ -50,7 +50,7 @@ pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
     let page = proof::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
     let mut kept = vec![theirs, page];
     kept.extend(PidFd::parent().map(OwnedFd::from));
-    detached::run(c"fpty-supervisor", kept, move |kept| {
+    daemonize::run(c"fpty-supervisor", kept, move |kept| {
         let _ = run(kept, grace);
     })
 }
@@ -108,7 +108,7 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
     let (Some(hellos), Some(page)) = (kept.next().map(Stream::from), kept.next()) else {
         return Ok(());
     };
-    if !lock::take(&page) {
+    if !process_lock::take(&page) {
         return Ok(());
     }
     proof::i_keep();
@@ -139,22 +139,22 @@ impl Supervisor {
     /// Until the instance has stopped.
     fn serve(&mut self) -> std::io::Result<()> {
         loop {
-            let wait = detached::guarded(|| self.look_after_orphans()).unwrap_or(Some(AGAIN));
+            let wait = daemonize::guarded(|| self.look_after_orphans()).unwrap_or(Some(AGAIN));
             let count = self.poller.wait(wait)?;
             for index in 0..count {
                 match self.poller.ready(index).token {
                     HELLOS => {
                         // One that panics over a hello has heard it: the others go on.
-                        if !detached::guarded(|| self.hear_hellos()).unwrap_or(true) {
+                        if !daemonize::guarded(|| self.hear_hellos()).unwrap_or(true) {
                             return Ok(());
                         }
                     }
                     MASTER => return Ok(()),
                     token if self.gateways.contains_key(&token) => {
-                        let _ = detached::guarded(|| self.hear(token));
+                        let _ = daemonize::guarded(|| self.hear(token));
                     }
                     token => {
-                        let _ = detached::guarded(|| self.orphan_ready(token));
+                        let _ = daemonize::guarded(|| self.orphan_ready(token));
                     }
                 }
             }
@@ -228,7 +228,7 @@ impl Supervisor {
             match protocol::receive(&gateway.stream) {
                 Received::Message(Message::Session(record, held)) => {
                     let (ordinal, id, program) = (gateway.ordinal, record.id.clone(), record.pid);
-                    let kept = detached::guarded(|| self.keep(*record, held, ordinal));
+                    let kept = daemonize::guarded(|| self.keep(*record, held, ordinal));
                     if !kept.unwrap_or(false) {
                         self.lacks(token, &id, program);
                     }

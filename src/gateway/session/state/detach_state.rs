@@ -1,9 +1,9 @@
 //! What a session has more that can be left and found again: its last output
 //! is kept, and who comes back sees nothing of it before the word to go on.
 
-use fpty::proto::key::SessionKey;
+use fpty::proto::session_key::SessionKey;
 use fpty::proto::{Decoder, Ended, GO, KEY, encode_bare};
-use fpty::remains::Remains;
+use fpty::scrollback::Remains;
 use fpty::sys::Size;
 
 use super::extended::{Extended, HandOver};

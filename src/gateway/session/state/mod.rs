@@ -6,13 +6,9 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `mod.rs` | the session: what it relays, and when it is over |
-//! | `packets.rs` | what a client says in packets |
+//! | `detach_state.rs` | what there is more where a session can be left |
 //! | `extended.rs` | what there is more in the extended mode: the end, the hand-over |
-//! | `keeping.rs` | what there is more where a session can be left |
-//! | `greeting.rs` | what a client says before its program starts |
-//! | `web.rs` | what a web page begins with, that is let in nowhere |
-//! | `command.rs` | a command without a terminal |
+//! | `packets.rs` | what a client says in packets |
 
 #![forbid(unsafe_code)]
 
@@ -22,9 +18,9 @@ pub(crate) mod packets;
 use super::state::extended::Extended;
 use crate::gateway::connection::client_hello::Opening;
 
+use fpty::backlog::{Backlog, Given};
 use fpty::proto::variables::CAN_TAKE;
 use fpty::proto::{Decoder, Ended, Ending, Packet, encode_packet};
-use fpty::relay::{Backlog, Given};
 use fpty::sys::{Size, Written, poll::Interest};
 
 /// Input that may wait for a program that does not read, in bytes; the next

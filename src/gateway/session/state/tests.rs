@@ -1,6 +1,6 @@
 use super::*;
 use crate::gateway::connection::client_hello::{Greeting, Heard};
-use fpty::ended::of_exit;
+use fpty::exit_status::of_exit;
 use fpty::proto::{
     GO, HELLO, PING, TAKEN, VARIABLES, encode_bare, encode_input, encode_rows_and_cols,
     encode_signal,

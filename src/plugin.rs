@@ -10,21 +10,17 @@ use once_cell::sync::Lazy;
 use crate::ffi;
 use crate::gateway::config::gateway_config::Asked;
 use crate::gateway::config::{gateway_config, option_table, options};
-use crate::gateway::control::peers;
-use crate::gateway::observe::metrics::counters;
-use crate::gateway::observe::recording::launcher;
-use crate::gateway::process::supervisor::{self, after_gateway};
-use crate::gateway::process::{memory_layout, shared_memory};
+use crate::gateway::log::log;
+use crate::gateway::{host, instance};
 use crate::pty_options;
 use crate::uwsgi::gateway;
+use crate::uwsgi::host::Uwsgi;
 use crate::uwsgi::options::{OptionTable, receive};
 use crate::uwsgi::sockets::{self, Owner, Role};
 use crate::uwsgi::{
     abi, exec_handoff,
     guard::{guard, locked, start},
-    inherited,
-    log::log,
-    passed, proof, server, stopping, worker,
+    inherited, passed, server, stopping, worker,
 };
 use fpty::error::Result;
 
@@ -91,6 +87,7 @@ static CHECK: extern "C" fn() = {
         // Or a socket of ours gets such a number, which the server, too, takes
         // for something else.
         fpty::sys::stdio::fill_closed();
+        host::set(&Uwsgi);
         exec_handoff::found();
         let outcome = std::panic::catch_unwind(abi::check)
             .unwrap_or_else(|_| Err(String::from("forkptyrouter: cannot tell the server's build")));
@@ -144,12 +141,7 @@ unsafe extern "C" fn router_before_all(
 ) {
     start("forkptyrouter", "the start", || {
         let config = locked(&ROUTER).clone();
-        let there_are_clients = sockets::asked_for(Owner::Router);
-        if there_are_clients {
-            proof::reserve();
-        }
-        let rules = config.early_rules().filter(|_| there_are_clients);
-        launcher::open(rules.map(|rules| rules.record))
+        instance::before_jail(sockets::asked_for(Owner::Router).then_some(&config))
     });
 }
 
@@ -175,23 +167,14 @@ unsafe extern "C" fn router_init() -> c_int {
             |number| config.own_of(number).map(|own| own.ownership).unwrap_or_default(),
             |number, kind| config.own_of(number).map_or(Ok(()), |own| own.fits(kind)),
         )?;
-        let wants = shared_memory::Wants {
-            gateways: config.processes as usize,
-            limits: config.has_limits(),
-            audit: config.any(|rules| rules.audit.is_some()),
-            detach: config.any(|rules| rules.detach.sessions > 0),
-        };
-        shared_memory::reserve(wants, memory_layout::words);
-        if let Some(words) = shared_memory::part(shared_memory::Part::HaveTold) {
+        instance::before_gateways(&config);
+        if let Some(words) = instance::stop_words() {
             stopping::hear(words);
         }
-        counters::register();
-        supervisor::link::reserve(config.any(|rules| rules.handover || rules.detach.sessions > 0));
-        peers::reserve(config.processes);
         worker::before_language_plugins(router_post_fork);
-        gateway::register(config.processes, config.harakiri, |gateway| {
+        gateway::register(config.processes, config.harakiri, |ordinal| {
             let config = locked(&ROUTER).clone();
-            crate::gateway::run(gateway, config)
+            instance::run_gateway(ordinal, config)
         })
     });
     0
@@ -228,11 +211,8 @@ unsafe extern "C" fn router_master_cycle() {
 unsafe extern "C" fn router_end() {
     guard("the end", (), || {
         inherited::at_the_end();
-        supervisor::link::before_exec();
-        proof::before_exec();
-        shared_memory::before_exec();
-        after_gateway::after_the_end(locked(&ROUTER).hangup_grace);
-        launcher::keep();
+        let config = locked(&ROUTER).clone();
+        instance::after_gateways(&config);
     });
 }
 

@@ -22,16 +22,10 @@ pub(crate) mod detach;
 pub(crate) mod event_loop;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod host;
+pub mod instance;
+pub(crate) mod log;
+mod log_queue;
 pub(crate) mod observe;
 pub(crate) mod process;
 pub(crate) mod session;
-
-use crate::gateway::config::gateway_config::Router;
-use crate::uwsgi::gateway::Gateway;
-use fpty::error::Result;
-
-/// Runs a gateway; returns only when it cannot go on.
-pub fn run(gateway: Gateway, config: Router) -> Result<()> {
-    let router = crate::gateway::event_loop::assemble::assemble(&gateway, config)?;
-    crate::gateway::event_loop::run::run(&gateway, router)
-}

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use once_cell::sync::Lazy;
 
+use crate::gateway::log::log;
 use crate::uwsgi::guard::locked;
-use crate::uwsgi::log::log;
 use crate::uwsgi::sockets::{self, Owner, Socket};
 use crate::uwsgi::worker::{self, First};
 use fpty::sys::Read;

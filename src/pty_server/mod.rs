@@ -21,9 +21,10 @@ use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
 
+use crate::gateway::log::log;
 use crate::pty_options::Server;
 use crate::uwsgi::sockets::{self, Owner, Role, Socket};
-use crate::uwsgi::{log::log, server, worker};
+use crate::uwsgi::{server, worker};
 use fpty::error::{Context, Result};
 use fpty::sys::Size;
 use fpty::sys::bind::Ownership;

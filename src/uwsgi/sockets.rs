@@ -10,10 +10,10 @@ use std::ptr::addr_of_mut;
 use nix::unistd::AccessFlags;
 
 use super::exec_handoff::close_with_exec;
-use super::log::log;
 use super::passed;
 use crate::ffi;
 use crate::gateway::config::rules::SocketKind;
+use crate::gateway::log::log;
 use fpty::error::{Context, Error, Result};
 use fpty::proto::Protocol;
 use fpty::sys::bind::{self, Ownership};

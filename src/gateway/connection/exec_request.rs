@@ -7,8 +7,8 @@ use std::sync::Arc;
 use crate::gateway::config::gateway_config::SFTP_SERVERS;
 use crate::gateway::config::rules::Rules;
 use crate::gateway::event_loop::context::Context;
+use crate::gateway::host::host;
 use crate::gateway::observe::audit::{Refusal, Rejection};
-use crate::uwsgi::server;
 use fpty::proto::request::{Request, Verb};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::spawn::Program;
@@ -36,7 +36,7 @@ impl Context {
         let program = match verb {
             Verb::CommandLine => {
                 let line = whole(data)?;
-                Program::through_shell(&line, &server::shell())
+                Program::through_shell(&line, &host().shell())
             }
             Verb::Program => {
                 let path = place.program.variable(b"PATH").unwrap_or(DEFAULT_PATH);

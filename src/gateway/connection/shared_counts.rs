@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::gateway::process::proof;
 use crate::gateway::process::shared_memory::{self, Part};
-use crate::uwsgi::proof;
 
 /// Places of a table; memory is used only for those that ever were.
 const PLACES: usize = 1 << 16;

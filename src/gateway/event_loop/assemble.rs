@@ -22,6 +22,8 @@ use crate::gateway::control::Inquirers;
 use crate::gateway::control::attach_elsewhere::Seekers;
 use crate::gateway::control::peers::Siblings;
 use crate::gateway::detach::Left;
+use crate::gateway::host::{SocketRole, host};
+use crate::gateway::log::log;
 use crate::gateway::observe::audit::{self, Told};
 use crate::gateway::observe::recording::Recorder;
 use crate::gateway::process::ipc::Hello;
@@ -29,12 +31,7 @@ use crate::gateway::process::supervisor::after_gateway::LeftBehind;
 use crate::gateway::process::supervisor::leaders::{self, Leaders};
 use crate::gateway::process::table::{self, Programs};
 use crate::gateway::session::teardown::Departures;
-use crate::uwsgi::gateway::Gateway;
-use crate::uwsgi::log::log;
-use crate::uwsgi::server;
-use crate::uwsgi::sockets::{self, Owner, Role};
 use fpty::error::{Context as _, Result};
-use fpty::proto::Protocol;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::signal::{Signals, block, own_dispositions};
 use fpty::sys::spawn::{Program, Spawner};
@@ -43,7 +40,7 @@ use fpty::sys::spawn::{Program, Spawner};
 ///
 /// # Errors
 /// It cannot wait for anything.
-pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
+pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
     fpty::sys::forbid_inspection();
     fpty::sys::stdio::stderr_stays(config.processes > 1);
     if fpty::sys::has_root_group_only() {
@@ -68,16 +65,15 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
 
     let mut doors = Vec::new();
     let mut statistics = None;
-    for socket in sockets::bound(Owner::Router)? {
+    for socket in host().sockets()? {
         let protocol = match socket.role {
-            Role::Raw => Protocol::Raw,
-            Role::Uwsgi => Protocol::Uwsgi,
+            SocketRole::Terminal(protocol) => protocol,
             // One gateway is enough to tell of.
-            Role::Stats if gateway.ordinal() == 0 => {
+            SocketRole::Statistics if ordinal == 0 => {
                 statistics = Some(socket.listener);
                 continue;
             }
-            Role::Stats | Role::Shared | Role::Watched => continue,
+            SocketRole::Statistics => continue,
         };
         let (Some(rules), Some(program)) = (rules.get(socket.rules), programs.get(socket.rules))
         else {
@@ -92,7 +88,6 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
             rests: false,
         });
     }
-    let ordinal = gateway.ordinal();
     let keeper = leaders::keeper_of(ordinal);
     let tallies = Tallies::of(ordinal);
     let (left, found) = Left::new(&config, ordinal, &poller, tallies.clone())
@@ -124,7 +119,7 @@ pub fn assemble(gateway: &Gateway, config: Router) -> Result<GatewayLoop> {
         sessions: Table::new(),
         beginnings: Beginnings::default(),
         commands: Commands::default(),
-        inquirers: Inquirers::new(server::stats_http()),
+        inquirers: Inquirers::new(host().statistics_by_http()),
         left,
         departures: Departures::default(),
         programs: Programs::new(leaders, left_behind.grace(grace)),

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use super::slab::Key;
 use super::subject::Whose;
-use crate::uwsgi::guard;
-use crate::uwsgi::log::log;
+use crate::gateway::log::log;
 use fpty::error::Error;
+use fpty::text::panic_message;
 
 /// What a client is told.
 pub const INTERNAL: &str = "internal error in the router: see the server's log";
@@ -97,7 +97,7 @@ pub fn guarded<T: Recover>(it: &mut T, whose: Whose, body: impl FnOnce(&mut T)) 
 
 #[cold]
 fn recover<T: Recover>(it: &mut T, whose: Whose, made: Option<Whose>, payload: &(dyn Any + Send)) {
-    log(&format!("forkptyrouter: internal error: {}", guard::text(payload)));
+    log(&format!("forkptyrouter: internal error: {}", panic_message(payload)));
     for whose in [Some(whose), made].into_iter().flatten() {
         if catch_unwind(AssertUnwindSafe(|| it.end_whose(whose))).is_err() {
             log("forkptyrouter: internal error: what it was about is dropped as it is");

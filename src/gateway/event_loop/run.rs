@@ -23,18 +23,18 @@ use crate::gateway::control::peers::{Asker, Posed, Question, Siblings};
 use crate::gateway::control::sessions::View;
 use crate::gateway::control::{self, Inquirers};
 use crate::gateway::detach::{self, Left};
+use crate::gateway::host::host;
+use crate::gateway::log;
 use crate::gateway::observe::audit::{Gone, Refusal, Rejection};
 use crate::gateway::observe::recording::Recorder;
-use crate::gateway::process::ipc;
 use crate::gateway::process::supervisor::client::Found;
 use crate::gateway::process::table::Programs;
+use crate::gateway::process::{ipc, shared_memory};
 use crate::gateway::session::open::{Arrived, Plan, not_executable};
 use crate::gateway::session::relay::{Heard, Next, Sessions};
 use crate::gateway::session::state::Session;
 use crate::gateway::session::teardown::Departures;
 use crate::gateway::session::transitions::Lives;
-use crate::uwsgi::gateway::Gateway;
-use crate::uwsgi::log;
 use fpty::error::{Context as _, Result};
 use fpty::proto::Ending;
 use fpty::proto::request::Verb;
@@ -65,16 +65,16 @@ pub struct GatewayLoop {
 ///
 /// # Errors
 /// It cannot wait, or too much has gone wrong.
-pub fn run(gateway: &Gateway, router: GatewayLoop) -> Result<()> {
+pub fn run(router: GatewayLoop) -> Result<()> {
     // Where it cannot go on its clients' connections are others' to end.
     let mut router = ManuallyDrop::new(router);
     let router: &mut GatewayLoop = &mut router;
     router.follow();
     loop {
         let wait = router.wait();
-        gateway.rests();
+        host().disarm_watchdog();
         let count = router.cx.poller.wait(wait).context("cannot wait for events")?;
-        gateway.works();
+        host().arm_watchdog();
         for index in 0..count {
             let ready = router.cx.poller.ready(index);
             if router.sessions.is_bulk(ready) {
@@ -461,8 +461,8 @@ impl GatewayLoop {
         self.left.iter_mut().for_each(|left| left.stop(why, line));
         log::flush();
         self.cx.told.flush();
-        crate::uwsgi::stopping::note_told(self.cx.ordinal);
-        crate::uwsgi::server::exit(0)
+        shared_memory::note_told(self.cx.ordinal);
+        host().exit(0)
     }
 
     /// A program was reaped.

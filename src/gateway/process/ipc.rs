@@ -5,7 +5,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::uwsgi::proof::{self, Token};
+use super::proof::{self, Token};
 
 /// As it is sent.
 pub fn encode(said: &impl Serialize) -> Vec<u8> {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::supervisor::grace::Grace;
 use crate::gateway::event_loop::context::Context;
 use crate::gateway::event_loop::timers::Due;
-use crate::uwsgi::log::log;
+use crate::gateway::log::log;
 use fpty::sys::child::Pid;
 use fpty::sys::foreground_group::{Foreground, HangUps};
 use fpty::sys::pidfd::PidFd;

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
 
-use crate::uwsgi::{exec_handoff, inherited, log::log};
+use crate::gateway::host::host;
+use crate::gateway::log::log;
 use fpty::error::reason;
 use fpty::sys::shm::{Shared, clear};
 
@@ -108,7 +109,7 @@ const NAME: &str = "FORKPTYROUTER_MEMORY";
 /// Makes it, in the master, before it forks the gateways.
 pub fn reserve(wants: Wants, words: Words) {
     let (parts, end) = wants.layout(words);
-    let before = exec_handoff::take_memory(NAME);
+    let before = host().take_kept_memory(NAME);
     let before = before.filter(|(fd, note)| *note == *wants.note() && clear(fd.as_fd()).is_ok());
     let before = before.and_then(|(fd, _)| Some((Shared::of(fd.as_fd(), end).ok()?, fd)));
     let made = before.map_or_else(|| Shared::to_be_kept(end), Ok);
@@ -116,7 +117,7 @@ pub fn reserve(wants: Wants, words: Words) {
     match made.or_else(|_| Ok((Shared::new(end)?, None))) {
         Ok((words, fd)) => {
             if let Some(fd) = &fd {
-                inherited::by_gateways_only(fd.as_fd());
+                host().inherited_by_gateways_only(fd.as_fd());
             }
             let _ = MEMORY.set(Memory { words, fd, parts, wants });
         }
@@ -130,7 +131,7 @@ pub fn reserve(wants: Wants, words: Words) {
 /// The master is about to execute itself.
 pub fn before_exec() {
     if let Some(Memory { fd: Some(fd), wants, .. }) = MEMORY.get() {
-        exec_handoff::keep(NAME, &[fd.as_fd()], &wants.note());
+        host().keep_over_exec(NAME, &[fd.as_fd()], &wants.note());
     }
 }
 
@@ -139,6 +140,14 @@ pub fn part(wanted: Part) -> Option<&'static [AtomicU64]> {
     let memory = MEMORY.get()?;
     let part = memory.parts.get(wanted.number())?;
     memory.words.words().get(part.clone()).filter(|words| !words.is_empty())
+}
+
+/// The gateway of this number has told its clients that the instance stops: the master
+/// waits for that.
+pub fn note_told(ordinal: usize) {
+    if let Some(word) = part(Part::HaveTold).and_then(|words| words.get(ordinal)) {
+        word.store(std::process::id().into(), Ordering::Release);
+    }
 }
 
 /// Puts bytes into words; returns whether there is room for them. Whoever reads them is

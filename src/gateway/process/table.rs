@@ -12,7 +12,7 @@ use crate::gateway::event_loop::context::Context;
 use crate::gateway::event_loop::outcome::Outcome;
 use crate::gateway::event_loop::slab::Key;
 use crate::gateway::event_loop::timers::Due;
-use crate::uwsgi::server;
+use crate::gateway::host::host;
 use fpty::sys::DescriptorLimit;
 use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::spawn::Program;
@@ -35,7 +35,7 @@ pub fn of_rules(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
         environment = fpty::sys::spawn::with_variables(environment, &identity.environment);
     }
     environment = fpty::sys::spawn::with_variables(environment, &rules.environment);
-    let program = Program::from_command(&rules.command, &server::shell())
+    let program = Program::from_command(&rules.command, &host().shell())
         .environment(environment)
         .descriptor_limit(limit)
         .in_folder(rules.folder.clone());

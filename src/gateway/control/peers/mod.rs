@@ -21,9 +21,10 @@ use crate::gateway::event_loop::context::Context;
 use crate::gateway::event_loop::outcome::Outcome;
 use crate::gateway::event_loop::slab::Source;
 use crate::gateway::event_loop::timers::Due;
+use crate::gateway::host::host;
+use crate::gateway::log::log;
 use crate::gateway::process::ipc::{decode, encode};
-use crate::uwsgi::log::log;
-use crate::uwsgi::{inherited, proof};
+use crate::gateway::process::proof;
 use fpty::error::reason;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
@@ -53,8 +54,8 @@ pub fn reserve(gateways: u32) {
     match pairs {
         Ok(pairs) => {
             for (theirs, ours) in &pairs {
-                inherited::by_gateways_only(theirs.as_fd());
-                inherited::by_gateways_only(ours.as_fd());
+                host().inherited_by_gateways_only(theirs.as_fd());
+                host().inherited_by_gateways_only(ours.as_fd());
             }
             *mailboxes() = pairs;
         }

@@ -4,8 +4,8 @@
 use serde::Serialize;
 
 use crate::gateway::event_loop::context::Context;
+use crate::gateway::host::host;
 use crate::gateway::observe::metrics::counters::Counted;
-use crate::uwsgi::server;
 use fpty::text::shown;
 
 /// What the C corerouter reports, under its names, and what was counted.
@@ -26,7 +26,7 @@ struct Report<'a> {
 pub fn report(cx: &Context) -> String {
     let counted = cx.told.counters.now();
     let report = Report {
-        version: server::version(),
+        version: host().version(),
         pid: std::process::id(),
         uid: nix::unistd::getuid().as_raw(),
         gid: nix::unistd::getgid().as_raw(),

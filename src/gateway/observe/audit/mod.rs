@@ -35,9 +35,10 @@ use crate::gateway::config::gateway_config::Router;
 use crate::gateway::connection::client_hello::Opening;
 use crate::gateway::connection::fair_share::Who;
 use crate::gateway::event_loop::subject::Subject;
+use crate::gateway::host::host;
+use crate::gateway::log;
+use crate::gateway::log_queue::Queue;
 use crate::gateway::process::supervisor::end_lines::{self, Lines};
-use crate::uwsgi::queue::Queue;
-use crate::uwsgi::{log, server};
 use fpty::proto::Protocol;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::{BootInstant, Timestamp};
@@ -83,7 +84,7 @@ impl Told {
     /// Of the gateway of this number, with these sockets, and with the lines that one
     /// that was here before us has not written.
     pub fn new(config: &Router, ordinal: usize, sockets: Vec<Socket>) -> Self {
-        let room = server::log_packet().map_or(COMMAND_ROOM, |most| {
+        let room = host().log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(THE_REST).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
         Self {
@@ -92,7 +93,7 @@ impl Told {
                 || sockets.iter().any(|socket| socket.audit.is_some() || socket.is_recorded),
             place: Place {
                 host: fpty::sys::host_name(),
-                instance: server::instance(),
+                instance: host().instance(),
                 command_room: room,
             },
             names: Names::default(),

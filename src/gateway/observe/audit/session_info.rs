@@ -18,7 +18,7 @@ use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 
 /// The words before each line.
-pub use crate::uwsgi::log::AUDIT as PREFIX;
+pub use crate::gateway::log::AUDIT as PREFIX;
 
 /// Where a line is from.
 #[derive(Clone, Debug, Default)]

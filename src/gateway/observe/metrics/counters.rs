@@ -8,9 +8,9 @@ use std::time::Duration;
 use once_cell::sync::OnceCell;
 use serde::{Serialize, Serializer};
 
+use crate::gateway::host::{MetricKind, host};
 use crate::gateway::observe::audit::end_reason::{Gone, Refusal};
 use crate::gateway::process::shared_memory::{self, Part};
-use crate::uwsgi::metrics::{self, Kind};
 
 /// Bounds of the histogram of durations, in seconds; the last bucket has none.
 pub const BUCKETS: [u64; 10] =
@@ -47,9 +47,9 @@ pub const fn words(gateways: usize) -> usize {
 /// Has the server show some of them. In the master, before it forks the gateways.
 pub fn register() {
     if let Some(words) = shared_memory::part(Part::Counters) {
-        metrics::register(c"forkptyrouter.sessions", Kind::Gauge, &words[SESSIONS]);
-        metrics::register(c"forkptyrouter.accepted", Kind::Counter, &words[ACCEPTED]);
-        metrics::register(c"forkptyrouter.refused", Kind::Counter, &words[REFUSALS]);
+        host().export_metric(c"forkptyrouter.sessions", MetricKind::Gauge, &words[SESSIONS]);
+        host().export_metric(c"forkptyrouter.accepted", MetricKind::Counter, &words[ACCEPTED]);
+        host().export_metric(c"forkptyrouter.refused", MetricKind::Counter, &words[REFUSALS]);
     }
 }
 

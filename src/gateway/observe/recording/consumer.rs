@@ -10,11 +10,11 @@ use super::protocol::{self, Answer, Begin, Failure, Kind, Message, Nonsense, Res
 use crate::gateway::event_loop::fault_injection;
 use crate::gateway::observe::audit::Recorded;
 use crate::gateway::process::ipc::{Hello, decode, encode};
-use crate::uwsgi::guard;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::shm_queue::Taker;
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written, daemonize};
+use fpty::text::panic_message;
 
 /// Bytes that are taken out of a gateway's queue at once.
 const AT_ONCE: usize = 512 * 1024;
@@ -111,7 +111,7 @@ impl Source {
             let (session, length) = (message.session, message.body.len());
             let is_end = message.kind == Kind::End;
             if let Err(panic) = daemonize::guarded(|| self.take(message, place, parked)) {
-                self.panicked(session, length, is_end, guard::text(&*panic), place);
+                self.panicked(session, length, is_end, panic_message(&*panic), place);
             }
         }
         let done = bytes.len() - rest.len();
@@ -119,7 +119,7 @@ impl Source {
         self.bytes = bytes;
         for session in std::mem::take(&mut self.touched) {
             if let Err(panic) = daemonize::guarded(|| self.write(session, place)) {
-                self.panicked(session, 0, false, guard::text(&*panic), place);
+                self.panicked(session, 0, false, panic_message(&*panic), place);
             }
         }
         // From here on it is in the files; answers go out after that.

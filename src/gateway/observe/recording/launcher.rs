@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::gateway::config::recording::Record;
+use crate::gateway::host::host;
+use crate::gateway::log::log;
 use crate::gateway::process::ipc::{Hello, encode};
-use crate::uwsgi::{exec_handoff, inherited, log::log};
 use fpty::error::{Context, Result};
 use fpty::sys::Written;
 use fpty::sys::dir::Folder;
@@ -48,7 +49,7 @@ fn door() -> MutexGuard<'static, Option<Door>> {
 /// # Errors
 /// A folder cannot be used: the line for the operator.
 pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
-    let before = exec_handoff::take(NAME);
+    let before = host().take_kept_sockets(NAME);
     let before = before.and_then(|(fds, note)| Door::of(fds.into_iter().next()?, &note));
     let mut folders = Vec::new();
     for folder in records.filter_map(|record| record.folder) {
@@ -114,7 +115,7 @@ pub fn keep() {
             note.push("\n");
             note.push(folder);
         }
-        exec_handoff::keep(NAME, &[door.stream.as_fd()], &note);
+        host().keep_over_exec(NAME, &[door.stream.as_fd()], &note);
     }
 }
 
@@ -150,7 +151,7 @@ pub fn enter(hello: &Hello, queue: &Giver, channel: &Stream, before: Option<&Giv
 
 impl Door {
     fn install(self) {
-        inherited::by_gateways_only(self.stream.as_fd());
+        host().inherited_by_gateways_only(self.stream.as_fd());
         *door() = Some(self);
     }
 

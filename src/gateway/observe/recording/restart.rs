@@ -11,9 +11,9 @@ use super::results::{Bytes, News};
 use super::{Recorder, Recording, connect};
 use crate::gateway::event_loop::context::Context;
 use crate::gateway::event_loop::subject::Whose;
+use crate::gateway::log::log;
 use crate::gateway::process::ipc::encode;
 use crate::gateway::session::relay::Sessions;
-use crate::uwsgi::log::log;
 use fpty::sys::shm_queue::Giver;
 
 const KILLED: &str = "the recorder was killed";

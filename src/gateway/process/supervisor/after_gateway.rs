@@ -17,10 +17,12 @@ use std::time::Duration;
 use super::end_lines::{self, Which};
 use super::grace::Grace;
 use super::{leaders, link};
+use crate::gateway::host::host;
+use crate::gateway::log;
 use crate::gateway::observe::audit::prepared_end;
 use crate::gateway::observe::recording::orphan_ends;
+use crate::gateway::process::proof;
 use crate::gateway::process::shared_memory;
-use crate::uwsgi::{log, proof, server};
 use fpty::sys::daemonize;
 use fpty::sys::process_identity::Noted;
 use fpty::sys::process_session::Leader;
@@ -109,7 +111,7 @@ impl LeftBehind {
 pub fn after_the_end(grace: Option<Duration>) {
     let kept = match Kept::now() {
         // What the supervisor writes to is the master's, where that logs for all.
-        Kept::Elsewhere if server::stops() => {
+        Kept::Elsewhere if host().is_stopping() => {
             proof::ends_are_told();
             Kept::Silently
         }

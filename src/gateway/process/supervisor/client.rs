@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::protocol::{self, Message, Received, Record, SessionFds};
 use super::{leaders, link, server};
+use crate::gateway::log::log;
 use crate::gateway::process::ipc::Hello;
-use crate::uwsgi::log::log;
-use crate::uwsgi::proof;
+use crate::gateway::process::proof;
 use fpty::sys::Written;
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;

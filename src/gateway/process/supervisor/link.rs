@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use once_cell::sync::OnceCell;
 
-use crate::uwsgi::{exec_handoff, inherited, proof};
+use crate::gateway::host::host;
+use crate::gateway::process::proof;
 use fpty::sys::child::Pid;
 use fpty::sys::process_lock;
 use fpty::sys::socket::Stream;
@@ -28,7 +29,7 @@ static DOOR: OnceCell<Door> = OnceCell::new();
 /// Takes what a server before a reload has left, where there is any use for
 /// it, or makes it anew. In the master, before it forks gateways.
 pub fn reserve(wanted: bool) {
-    let left = exec_handoff::take(NAME).filter(|(_, note)| note == VERSION);
+    let left = host().take_kept_sockets(NAME).filter(|(_, note)| note == VERSION);
     let left = left.and_then(|(fds, _)| <[OwnedFd; 2]>::try_from(fds).ok());
     let is_needed = left.is_some() && is_held();
     if !wanted && !is_needed {
@@ -43,7 +44,7 @@ pub fn reserve(wanted: bool) {
         return;
     };
     for fd in [&ours, &theirs] {
-        inherited::by_gateways_only(fd.as_fd());
+        host().inherited_by_gateways_only(fd.as_fd());
     }
     let _ = DOOR.set(Door { ours, theirs });
 }
@@ -51,7 +52,7 @@ pub fn reserve(wanted: bool) {
 /// The master may be about to execute itself.
 pub fn before_exec() {
     if let Some(door) = DOOR.get() {
-        exec_handoff::keep(NAME, &[door.ours.as_fd(), door.theirs.as_fd()], OsStr::new(VERSION));
+        host().keep_over_exec(NAME, &[door.ours.as_fd(), door.theirs.as_fd()], OsStr::new(VERSION));
     }
 }
 

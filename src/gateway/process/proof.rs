@@ -1,6 +1,6 @@
 //! By what the processes that a gateway talks to know that it is one: a number
 //! that only those know who have a page of memory which the master shares with
-//! its gateways, and nobody else has (`inherited.rs`). A descriptor that went
+//! its gateways, and nobody else has ([`crate::gateway::host::Host::inherited_by_gateways_only`]). A descriptor that went
 //! astray is not enough.
 //!
 //! The page outlives a reload, as what keeps sessions and the recorder do. Who keeps
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::{exec_handoff, inherited};
+use crate::gateway::host::host;
 use fpty::sys::shm::SharedWords;
 
 /// What the page is called for the next image of the server.
@@ -39,7 +39,7 @@ pub type Token = [i32; LENGTH];
 /// Makes the page, or takes over that of the server's image before a reload. In
 /// the master, before it starts anything that has to know it.
 pub fn reserve() {
-    let before = exec_handoff::take_memory(NAME);
+    let before = host().take_kept_memory(NAME);
     let before = before.and_then(|(fd, _)| Some((SharedWords::of(fd.as_fd(), WORDS).ok()?, fd)));
     if let Some((words, _)) = &before {
         // A server before this counted something there.
@@ -58,14 +58,14 @@ pub fn reserve() {
         // Nobody is proved then: no session can be left, nothing recorded.
         return;
     };
-    inherited::by_gateways_only(fd.as_fd());
+    host().inherited_by_gateways_only(fd.as_fd());
     let _ = PAGE.set(Page { words, fd });
 }
 
 /// The master is about to execute itself.
 pub fn before_exec() {
     if let Some(page) = PAGE.get() {
-        exec_handoff::keep(NAME, &[page.fd.as_fd()], OsStr::new(""));
+        host().keep_over_exec(NAME, &[page.fd.as_fd()], OsStr::new(""));
     }
 }
 

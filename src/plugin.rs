@@ -8,10 +8,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use once_cell::sync::Lazy;
 
 use crate::ffi;
-use crate::gateway::config::gateway_config::Asked;
-use crate::gateway::config::{gateway_config, option_table, options};
-use crate::gateway::log::log;
-use crate::gateway::{host, instance};
 use crate::pty_options;
 use crate::uwsgi::gateway;
 use crate::uwsgi::host::Uwsgi;
@@ -23,6 +19,10 @@ use crate::uwsgi::{
     inherited, passed, server, stopping, worker,
 };
 use fpty::error::Result;
+use fpty_gateway::config::gateway_config::Asked;
+use fpty_gateway::config::{gateway_config, option_table, options};
+use fpty_gateway::log::log;
+use fpty_gateway::{host, instance};
 
 /// The router's options as they are read, on the server's only thread.
 static ROUTER: Lazy<Mutex<gateway_config::Router>> = Lazy::new(Mutex::default);
@@ -79,9 +79,9 @@ pub static mut pty_plugin: ffi::uwsgi_plugin = {
 
 /// Runs when the library is loaded, before the server reads a plugin struct.
 /// A plugin without a name is one that the server refuses.
-// Not in a test program or a fuzzer, which no server loads.
-#[cfg_attr(not(any(test, feature = "fuzzing")), used, unsafe(link_section = ".init_array"))]
-#[cfg_attr(any(test, feature = "fuzzing"), allow(dead_code))]
+// Not in a test program, which no server loads.
+#[cfg_attr(not(test), used, unsafe(link_section = ".init_array"))]
+#[cfg_attr(test, allow(dead_code))]
 static CHECK: extern "C" fn() = {
     extern "C" fn check() {
         // Or a socket of ours gets such a number, which the server, too, takes

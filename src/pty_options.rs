@@ -4,14 +4,14 @@ use std::ffi::{CString, OsString};
 
 use nix::sys::signal::Signal;
 
-use crate::gateway::config::option_table::{Implies, Row, option, put, switch};
-use crate::gateway::config::value::Typed;
 use fpty::client::control::Question;
 use fpty::client::request::{self, Terminal, Wanted};
 use fpty::client::{Client, Which, escape};
 use fpty::error::{Error, Result};
 use fpty::proto::session_key::of_word;
 use fpty::proto::{Protocol, is_name};
+use fpty_gateway::config::option_table::{Implies, Row, option, put, switch};
+use fpty_gateway::config::value::Typed;
 
 /// What a session is called, or has for a secret, as typed.
 fn word(typed: &Typed<'_>, is_one: impl Fn(&str) -> bool) -> Result<Option<String>> {
@@ -283,10 +283,15 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::config::option_table;
+    use fpty_gateway::config::option_table;
 
     fn set(pty: &mut Pty, name: &str, value: &str) -> Result<()> {
         option_table::set(&OPTIONS, pty, name, value.as_ref())
+    }
+
+    #[test]
+    fn a_row_is_whole_and_there_is_one_of_each() {
+        option_table::check(&OPTIONS);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use once_cell::sync::Lazy;
 
-use crate::gateway::log::log;
 use crate::uwsgi::guard::locked;
 use crate::uwsgi::sockets::{self, Owner, Socket};
 use crate::uwsgi::worker::{self, First};
@@ -18,6 +17,7 @@ use fpty::sys::Read;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::{Listener, Stream};
 use fpty::text::shown;
+use fpty_gateway::log::log;
 
 /// How many are refused in one turn, and how many of them may take their time
 /// to close.

@@ -5,9 +5,9 @@ use std::time::Instant;
 use nix::poll::PollFlags;
 
 use super::fanout::{QUEUE_LIMIT, Scrollback};
-use crate::gateway::connection::fair_share::Who;
-use crate::gateway::connection::http_request::{ANSWER, Beginning, Begins, HELD};
 use fpty::backlog::Backlog;
+use fpty::fair_share::Who;
+use fpty::proto::http_request::{ANSWER, Beginning, Begins, HELD};
 use fpty::sys::Read;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::Stream;
@@ -116,7 +116,7 @@ impl Client {
         Heard::Nothing
     }
 
-    /// Looks at its first bytes, see [`crate::gateway::connection::http_request`].
+    /// Looks at its first bytes, see [`fpty::proto::http_request`].
     fn hear(&mut self, bytes: &[u8]) -> Heard {
         let Some(first) = &mut self.first else {
             return Heard::Input(bytes.len());

@@ -21,7 +21,6 @@ use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
 
-use crate::gateway::log::log;
 use crate::pty_options::Server;
 use crate::uwsgi::sockets::{self, Owner, Role, Socket};
 use crate::uwsgi::{server, worker};
@@ -37,6 +36,7 @@ use fpty::sys::socket::{Listener, Stream};
 use fpty::sys::spawn::{Program, Spawner, Started, Streams};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
+use fpty_gateway::log::log;
 
 use crate::pty_server::log_copy::LogCopy;
 use crate::pty_server::share::{Door, Share};

@@ -10,8 +10,8 @@ use super::guard::guard;
 use super::sockets::Owner;
 use super::{inherited, server};
 use crate::ffi;
-use crate::gateway::log::log;
 use fpty::error::{Error, Result};
+use fpty_gateway::log::log;
 
 /// The name of our gateways, which is that of their sockets' owner: by it the
 /// server finds out which sockets a gateway keeps. It is one in memory, too: by its

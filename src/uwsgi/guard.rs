@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::server;
-use crate::gateway::log::log;
 use fpty::error::{Error, Result};
 use fpty::text::panic_message;
+use fpty_gateway::log::log;
 
 /// Runs what C called; a panic is logged and becomes `on_panic`, because an
 /// unwinding that reaches a C frame would abort the server.

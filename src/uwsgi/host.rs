@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicU64;
 
 use super::sockets::{self, Owner, Role};
 use super::{exec_handoff, gateway, inherited, log, metrics, server};
-use crate::gateway::host::{Host, Kept, MetricKind, Socket, SocketRole};
 use fpty::error::Result;
 use fpty::proto::Protocol;
+use fpty_gateway::host::{Host, Kept, MetricKind, Socket, SocketRole};
 
 /// The uWSGI that has loaded the library.
 pub struct Uwsgi;

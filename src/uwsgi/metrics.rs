@@ -5,7 +5,7 @@ use std::ptr::{addr_of, null_mut};
 use std::sync::atomic::AtomicU64;
 
 use crate::ffi;
-use crate::gateway::host::MetricKind;
+use fpty_gateway::host::MetricKind;
 
 /// Whether anybody asked for metrics.
 fn are_enabled() -> bool {

@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::guard::start;
 use crate::ffi;
-use crate::gateway::config::option_table::{self, Implies, Row, Spec};
 use fpty::error::Result;
+use fpty_gateway::config::option_table::{self, Implies, Row, Spec};
 
 /// Receives an option's name and value (empty where there is none).
 pub type Receive = fn(&str, &OsStr) -> Result<()>;

@@ -168,7 +168,10 @@ fn check_options(section: &str, options: &[(String, String)]) {
 #[test]
 fn every_option_is_told_with_its_default() {
     let document = documents::read("docs/options.md");
-    check_options(document.section("The router"), &options(&rows("src/gateway/config/options.rs")));
+    check_options(
+        document.section("The router"),
+        &options(&rows("crates/fpty-gateway/src/config/options.rs")),
+    );
     check_options(document.section("The pty plugin"), &options(&rows("src/pty_options.rs")));
 }
 
@@ -178,8 +181,10 @@ fn every_key_of_a_socket_is_told() {
     let table = document.section("Sockets with rules of their own");
     let rows_of = table.lines().filter(|line| line.starts_with("| `"));
     let first = rows_of.filter_map(|row| row.split('|').nth(1)).collect::<Vec<_>>().join(" ");
-    let keys: Vec<String> =
-        rows("src/gateway/config/options.rs").into_iter().filter_map(|row| row.key).collect();
+    let keys: Vec<String> = rows("crates/fpty-gateway/src/config/options.rs")
+        .into_iter()
+        .filter_map(|row| row.key)
+        .collect();
     assert!(keys.len() > 30, "the keys are written in another way");
     for key in keys {
         assert!(first.contains(&format!("`{key}`")), "docs/options.md has no key {key}");

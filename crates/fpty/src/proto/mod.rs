@@ -12,6 +12,7 @@
 //! | `window.rs` | how much of a relayed stream may be on its way |
 
 mod codec;
+pub mod http_request;
 mod message;
 mod packet;
 pub mod request;

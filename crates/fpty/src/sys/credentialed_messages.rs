@@ -77,7 +77,8 @@ mod tests {
         // else.
         const ALONE: &str = "FPTY_TEST_ALONE";
         if std::env::var_os(ALONE).is_none() {
-            let name = "sys::sender::tests::what_came_with_a_cut_message_is_owned";
+            let name = concat!(module_path!(), "::what_came_with_a_cut_message_is_owned");
+            let (_, name) = name.split_once("::").unwrap();
             let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
             alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1");
             let output = alone.output().unwrap();

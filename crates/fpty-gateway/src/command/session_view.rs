@@ -1,0 +1,57 @@
+//! What lists have of commands without a terminal.
+
+use super::{Commanded, Commands, Key};
+use crate::control::session_view::Described;
+use crate::observe::audit::{Facts, Relayed};
+use fpty::sys::child::Pid;
+use fpty::sys::socket::Stream;
+
+impl Commands {
+    /// Those from this place on, each with its place.
+    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        self.running.from(place)
+    }
+
+    /// The client of one that has begun and goes on.
+    pub fn client_of(&self, key: Key) -> Option<&Stream> {
+        let commanded = self.running.get(key)?;
+        let goes_on = commanded.begun && commanded.command.dismissed().is_none();
+        goes_on.then_some(&commanded.wires.client)
+    }
+
+    /// What lists have of one.
+    pub fn described(&self, key: Key, facts: Option<&Facts>) -> Option<Described<'_>> {
+        let commanded = self.running.get(key)?;
+        let traffic = commanded.wires.traffic.as_ref();
+        let is_handed_over = commanded.relayed != [true; 3];
+        // What was passed is not seen.
+        let idle = match traffic.and_then(|traffic| traffic.last()) {
+            Some(last) => Some(last.elapsed()),
+            None if is_handed_over => None,
+            None => facts.map(|facts| facts.started.elapsed()),
+        };
+        Some(Described {
+            client: &commanded.wires.client,
+            door: commanded.door,
+            pid: commanded.wires.program,
+            master: None,
+            idle,
+            is_handed_over,
+            bytes: commanded.bytes(),
+        })
+    }
+
+    /// Whose program this is.
+    pub fn of_program(&self, program: Pid) -> Option<Key> {
+        self.by_program.get(&program).copied()
+    }
+}
+
+impl Commanded {
+    /// Bytes of input and output that came through here; `None`: not all did.
+    pub fn bytes(&self) -> Relayed {
+        let (input, output) = self.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip();
+        let [input_relayed, output_relayed, error_relayed] = self.relayed;
+        (input.filter(|_| input_relayed), output.filter(|_| output_relayed && error_relayed))
+    }
+}

@@ -220,6 +220,7 @@ fn the_lines_of_the_log_are_in_the_code() {
     let mut code = String::new();
     sources(&root().join("src"), &mut code);
     sources(&root().join("crates/fpty/src/sys"), &mut code);
+    sources(&root().join("crates/fpty-gateway/src"), &mut code);
     let document = documents::read("docs/options.md");
     let rows = document.section("The log").lines().filter(|line| line.starts_with("| `"));
     let lines: Vec<&str> = rows.filter_map(|row| quoted(row).first().copied()).collect();

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::state::Command;
+use super::command_state::Command;
+use super::commands::{Commanded, Commands};
 use super::stdio::{Planned, Wires, passed};
-use super::{Commanded, Commands};
 use crate::connection::client_hello::Opening;
 use crate::connection::handshake::Opened;
 use crate::connection::listeners::Newcomer;

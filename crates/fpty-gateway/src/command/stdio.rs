@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::state::Streams;
+use super::command_state::Streams;
 use crate::session::byte_counts::Traffic;
 use fpty::error::{Error, Result};
 use fpty::sys::Written;

@@ -2,7 +2,7 @@
 //! those that were left.
 
 use super::session_view::Described;
-use crate::command::Commands;
+use crate::command::commands::Commands;
 use crate::detach::{Left, Listed};
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;

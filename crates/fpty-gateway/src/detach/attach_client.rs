@@ -2,9 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use super::entry::{Alone, Client, Entry, Waiting, terminal_size};
+use super::attach_state::Answer;
 use super::registry::Left;
-use super::state::Answer;
+use super::registry_entry::{Alone, Client, Entry, Waiting, terminal_size};
 use crate::config::rules::Rules;
 use crate::connection::client_hello::Opening;
 use crate::connection::listeners::Newcomer;

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::entry::Entry;
+use super::attach_state::Times;
 use super::registry::{LOOK, Left, SOON};
-use super::state::Times;
+use super::registry_entry::Entry;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Due;

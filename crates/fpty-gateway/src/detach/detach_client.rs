@@ -3,10 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::attach_client::HAS_ENDED;
+use super::attach_state::{self, Remnants};
 use super::detached::read_the_rest;
-use super::entry::{Alone, Client, Entry, Over, WithoutClient, terminal_size, without_client};
 use super::registry::Left;
-use super::state::{self, Remnants};
+use super::registry_entry::{
+    Alone, Client, Entry, Over, WithoutClient, terminal_size, without_client,
+};
 use crate::connection::shared_counts::Tally;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
@@ -263,15 +265,15 @@ impl Left {
             entry.state.leaves(alone, |waiting| client(waiting.uid), Timestamp::now())
         });
         match left {
-            Some(state::Left::Next(alone, waiting)) => {
+            Some(attach_state::Left::Next(alone, waiting)) => {
                 self.begins(cx, sessions, programs, key, alone, *waiting);
             }
-            Some(state::Left::Alone) => {
+            Some(attach_state::Left::Alone) => {
                 self.tell_store(cx, sessions, programs, key);
                 self.arm(cx, key);
             }
             // There is no such session any more.
-            Some(state::Left::Nobody(alone)) => {
+            Some(attach_state::Left::Nobody(alone)) => {
                 let _ = self.poller.remove(&alone.master);
                 if let Some(program) = wires.program {
                     programs.hang_up_terminal(cx, &alone.master, program, Copies::Ended);

@@ -1,9 +1,9 @@
 //! A terminal without a client: its output is kept. A program that ends while
 //! nobody is there.
 
-use super::entry::Over;
+use super::attach_state::Remnants;
 use super::registry::{LOOK, Left, SOON};
-use super::state::Remnants;
+use super::registry_entry::Over;
 use super::viewers::because;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;

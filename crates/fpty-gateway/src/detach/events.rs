@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use super::attach_state::Overdue;
 use super::registry::{Left, SOON};
-use super::state::Overdue;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;

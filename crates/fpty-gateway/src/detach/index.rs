@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use super::entry::Entry;
+use super::registry_entry::Entry;
 use crate::event_loop::slab::Key;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::BootInstant;

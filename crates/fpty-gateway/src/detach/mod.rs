@@ -29,23 +29,23 @@
 //! no more than one does.
 
 pub(crate) mod attach_client;
+pub(crate) mod attach_state;
 pub(crate) mod deadlines;
 pub(crate) mod detach_client;
 pub(crate) mod detached;
-pub(crate) mod entry;
+pub(crate) mod entry_view;
 pub(crate) mod events;
 pub(crate) mod index;
 pub mod no_detach;
 pub(crate) mod register;
 pub(crate) mod registry;
+pub(crate) mod registry_entry;
 pub mod restore;
-pub(crate) mod session_view;
-pub(crate) mod state;
-pub(crate) mod supervised;
+pub(crate) mod supervisor_sync;
 pub(crate) mod viewer;
 pub mod viewers;
 
 pub use crate::detach::attach_client::{Came, comes_back};
 pub use crate::detach::detach_client::{NOT_ALLOWED, Parting, Why};
+pub use crate::detach::entry_view::Listed;
 pub use crate::detach::registry::{Left, SOON};
-pub use crate::detach::session_view::Listed;

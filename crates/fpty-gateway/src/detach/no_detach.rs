@@ -5,10 +5,10 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::entry::{Client, Entry, Origin, Program, terminal_size};
+use super::attach_state::State;
 use super::registry::Left;
+use super::registry_entry::{Client, Entry, Origin, Program, terminal_size};
 use super::restore::{Restored, entry, not_recorded};
-use super::state::State;
 use crate::connection::session_access::{NOBODY, user_of};
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;

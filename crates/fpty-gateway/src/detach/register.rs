@@ -1,8 +1,8 @@
 //! A session begins that can be left.
 
-use super::entry::{Client, Entry, Program};
+use super::attach_state::State;
 use super::registry::Left;
-use super::state::State;
+use super::registry_entry::{Client, Entry, Program};
 use crate::config::rules::Rules;
 use crate::connection::client_hello::Opening;
 use crate::connection::listeners::Newcomer;

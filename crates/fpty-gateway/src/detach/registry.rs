@@ -16,8 +16,8 @@ use fpty::sys::clock::BootInstant;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
 
-use super::entry::Entry;
 use super::index::Index;
+use super::registry_entry::Entry;
 use super::viewer::Watcher;
 
 /// Ended sessions that are kept at most.

@@ -3,11 +3,11 @@
 
 use std::os::fd::OwnedFd;
 
+use super::attach_state::{Remnants, State};
 use super::detached::read_the_rest;
-use super::entry::{Alone, Client, Entry, Held, Over, Program, terminal_size};
 use super::no_detach::past_of;
 use super::registry::Left;
-use super::state::{Remnants, State};
+use super::registry_entry::{Alone, Client, Entry, Held, Over, Program, terminal_size};
 use crate::config::recording::OnError;
 use crate::connection::session_access::Secrets;
 use crate::event_loop::context::Context;

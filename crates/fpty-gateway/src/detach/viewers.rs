@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::attach_client::HAS_ENDED;
-use super::entry::Waiting;
+use super::attach_state::State;
 use super::registry::Left;
-use super::state::State;
+use super::registry_entry::Waiting;
 use super::viewer::Watcher;
 use crate::connection::lingering_close::LastWord;
 use crate::connection::listeners::Newcomer;

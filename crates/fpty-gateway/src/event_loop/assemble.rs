@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::context::{Context, Made};
 use super::run::GatewayLoop;
 use super::slab::{Source, Table};
-use crate::command::Commands;
+use crate::command::commands::Commands;
 use crate::config::gateway_config::Router;
 use crate::config::rules::Rules;
 use crate::connection::handshake::Callers;

@@ -5,8 +5,8 @@ use super::deferred::Rest;
 use super::outcome::Outcome;
 use super::slab::Key;
 use super::subject::Whose;
-use crate::command::Commands;
-use crate::command::state::{Command, Streams};
+use crate::command::command_state::{Command, Streams};
+use crate::command::commands::Commands;
 use crate::session::relay::Sessions;
 use crate::session::state::{Ends, Session};
 

@@ -14,7 +14,7 @@ use super::panic_recovery::{self, AGAIN, Faults, INTERNAL, Recover};
 use super::slab::{Key, Source};
 use super::subject::{Subject, Whose};
 use super::timers::Due;
-use crate::command::Commands;
+use crate::command::commands::Commands;
 use crate::connection::handshake::{Callers, Greeted, Opened};
 use crate::connection::http_probe::Beginnings;
 use crate::connection::listeners::Newcomer;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::relay::{Attached, Sessions};
-use crate::command::Commanded;
+use crate::command::commands::Commanded;
 use crate::connection::limits::Seat;
 use crate::connection::session_access::NOBODY;
 use crate::event_loop::context::Context;

@@ -1,7 +1,7 @@
 //! What a list has of sessions that can be left.
 
-use super::entry::Entry;
 use super::registry::Left;
+use super::registry_entry::Entry;
 use crate::connection::session_access::NOBODY;
 use crate::event_loop::slab::Key;
 use crate::event_loop::subject::Subject;

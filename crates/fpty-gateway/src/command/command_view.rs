@@ -1,7 +1,8 @@
 //! What lists have of commands without a terminal.
 
-use super::{Commanded, Commands, Key};
+use super::commands::{Commanded, Commands};
 use crate::control::session_view::Described;
+use crate::event_loop::slab::Key;
 use crate::observe::audit::{Facts, Relayed};
 use fpty::sys::child::Pid;
 use fpty::sys::socket::Stream;

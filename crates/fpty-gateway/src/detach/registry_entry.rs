@@ -25,7 +25,7 @@ use fpty::sys::pid_guard::Process;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::pty::Master;
 
-use super::state::{State, Things};
+use super::attach_state::{State, Things};
 
 /// The size of a terminal; of one that does not tell it the usual one.
 pub(crate) fn terminal_size(master: Option<&Master>) -> Size {

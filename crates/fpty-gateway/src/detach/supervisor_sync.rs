@@ -3,8 +3,8 @@
 
 use std::os::fd::AsFd;
 
-use super::entry::Entry;
 use super::registry::{Left, SOON};
+use super::registry_entry::Entry;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source};

@@ -1,23 +1,11 @@
-//! Commands without a terminal: three streams, passed to the program where
-//! they can be, and else relayed through pipes.
-//!
-//! | file | subject |
-//! | --- | --- |
-//! | `command.rs` | a command from its execution to its end |
-//! | `start.rs` | how it begins |
-//! | `wires.rs` | its client and its streams |
-//! | `told.rs` | what is told of it |
-
-pub(crate) mod session_view;
-pub(crate) mod start;
-pub mod state;
-pub(crate) mod stdio;
+//! All commands of a gateway: their streams, their timers and their end.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use crate::command::state::Command;
+use super::command_state::Command;
+use super::stdio::Wires;
 use crate::config::rules::Rules;
 use crate::connection::lingering_close::LastWord;
 use crate::event_loop::context::{BUFFER, Context};
@@ -37,14 +25,12 @@ use fpty::sys::Read;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::{Interest, Poller, Ready};
 
-use crate::command::stdio::Wires;
-
 /// The commands without a terminal of a gateway.
 #[derive(Default)]
 pub struct Commands {
-    running: Table<Commanded>,
+    pub(super) running: Table<Commanded>,
     /// By their program, until it was reaped.
-    by_program: HashMap<Pid, Key>,
+    pub(super) by_program: HashMap<Pid, Key>,
 }
 
 impl Commands {
@@ -80,11 +66,11 @@ pub struct Commanded {
     pub(crate) command: Command,
     pub(crate) wires: Wires,
     /// What the poller was told of the client.
-    client_interest: Interest,
+    pub(super) client_interest: Interest,
     /// What it was told of the streams; `None`: it does not have them.
-    interests: [Option<Interest>; 3],
+    pub(super) interests: [Option<Interest>; 3],
     /// Which streams come through here.
-    relayed: [bool; 3],
+    pub(super) relayed: [bool; 3],
     /// Its program was executed, and that was told.
     pub(crate) begun: bool,
     /// Its program could not be executed, and that was told.
@@ -92,7 +78,7 @@ pub struct Commanded {
     /// How its program ended.
     pub(crate) exit: Option<Gone>,
     /// Where its client came in.
-    door: u16,
+    pub(super) door: u16,
 }
 
 impl Commands {
@@ -237,7 +223,7 @@ impl Commands {
     }
 
     /// Ends one whose client was told how it ended.
-    fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub(super) fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(commanded) = self.end(cx, programs, key) {
             let is_answered = commanded.command.is_answered();
             let Commanded { wires, .. } = *commanded;
@@ -303,7 +289,7 @@ impl Timed for Commanded {
 
 impl Commanded {
     /// A command has begun when its program was executed.
-    fn look_for_execution(&mut self, cx: &mut Context, key: Key) {
+    pub(super) fn look_for_execution(&mut self, cx: &mut Context, key: Key) {
         let program = self.wires.program;
         if !self.begun && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
             return cx.after(EXECUTED, Due::Command(key, LifeDue::Executed));
@@ -319,7 +305,7 @@ impl Commanded {
         }
     }
 
-    fn watch(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
+    pub(super) fn watch(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
         let token = Source::CommandClient(key).token();
         poller.add(self.wires.client.as_fd(), token, Interest::READ)?;
         self.watch_streams(key, poller)

@@ -13,7 +13,7 @@ use fpty::sys::poll::Interest;
 
 use nix::sys::signal::Signal;
 
-use crate::session::state::Verdict;
+use crate::session::state::NextAction;
 
 /// Input that a client may send unasked: more comes from one that does not
 /// keep to the window, and is not read.
@@ -71,8 +71,8 @@ pub struct Command {
     to_client: Backlog,
     /// How the program ended; `None`: it runs.
     ended: Option<Ended>,
-    told: bool,
-    dismissed: Option<Ending>,
+    end_sent: bool,
+    termination: Option<Ending>,
     client_gone: bool,
     /// Not all that was read of the client has been heard.
     behind: bool,
@@ -96,8 +96,8 @@ impl Command {
             outputs: [output(relayed[1]), output(relayed[2])],
             to_client: Backlog::default(),
             ended: None,
-            told: false,
-            dismissed: None,
+            end_sent: false,
+            termination: None,
             client_gone: false,
             behind: false,
             starved: false,
@@ -113,7 +113,7 @@ impl Command {
             window::encode(0, window::OF_INPUT, &mut packets);
         }
         self.give_client(&packets, streams);
-        self.give_input(early, streams);
+        self.send_input(early, streams);
         if ended {
             self.input_ended(streams);
         }
@@ -121,10 +121,10 @@ impl Command {
 
     /// Tells the client something beside the streams.
     pub fn notice(&mut self, line: &str, streams: &mut impl Streams) {
-        self.tell(NOTICE, line.as_bytes(), streams);
+        self.send_packet(NOTICE, line.as_bytes(), streams);
     }
 
-    /// Takes what the client sent, as far as this turn has time for it: `acts`
+    /// Takes what the client sent, as far as this turn has time for it: `budget`
     /// is what may be asked for beside input, and is counted down. `gather` is
     /// room for input that comes in many packets: it goes to the program in one
     /// write. Returns how many of the last bytes are to come again in the next
@@ -133,31 +133,31 @@ impl Command {
         &mut self,
         mut bytes: &[u8],
         gather: &mut Vec<u8>,
-        acts: &mut usize,
+        budget: &mut usize,
         streams: &mut impl Streams,
     ) -> usize {
         let mut decoder = std::mem::take(&mut self.decoder);
         gather.clear();
-        while *acts > 0 {
+        while *budget > 0 {
             let Some(packet) = decoder.next(&mut bytes) else {
                 break;
             };
             match packet {
                 // All of it in one piece: no copy.
                 Packet::Input(input) if gather.is_empty() && bytes.is_empty() => {
-                    self.give_input(input, streams);
+                    self.send_input(input, streams);
                 }
                 Packet::Input(input) => gather.extend_from_slice(input),
                 Packet::Signal(number) => {
-                    self.give_input(gather, streams);
+                    self.send_input(gather, streams);
                     gather.clear();
-                    *acts -= 1;
+                    *budget -= 1;
                     self.signal(number, streams);
                 }
                 Packet::Part(kind, part, last) => {
-                    self.give_input(gather, streams);
+                    self.send_input(gather, streams);
                     gather.clear();
-                    *acts -= 1;
+                    *budget -= 1;
                     if let Some(payload) = collect(&mut self.payload, part, last, LONGEST) {
                         self.said(kind, &payload, streams);
                     }
@@ -165,7 +165,7 @@ impl Command {
                 Packet::Rows(_) | Packet::Cols(_) | Packet::Hello(_) | Packet::Unknown(..) => {}
             }
         }
-        self.give_input(gather, streams);
+        self.send_input(gather, streams);
         self.decoder = decoder;
         self.behind = !bytes.is_empty();
         bytes.len()
@@ -182,12 +182,12 @@ impl Command {
     }
 
     /// Whether not all that was read of the client has been heard.
-    pub fn is_behind(&self) -> bool {
+    pub fn has_deferred_input(&self) -> bool {
         self.behind
     }
 
     /// There was no memory to keep what was not heard.
-    pub fn forget_the_rest(&mut self) {
+    pub fn drop_deferred_input(&mut self) {
         (self.behind, self.starved) = (false, true);
     }
 
@@ -212,7 +212,7 @@ impl Command {
     /// The client reads an output no more.
     fn output_unread(&mut self, number: u8, streams: &mut impl Streams) {
         if self.close_output(number, streams) {
-            self.tell_the_end(streams);
+            self.send_end(streams);
         }
     }
 
@@ -243,7 +243,7 @@ impl Command {
         }
     }
 
-    fn give_input(&mut self, bytes: &[u8], streams: &mut impl Streams) {
+    fn send_input(&mut self, bytes: &[u8], streams: &mut impl Streams) {
         if bytes.is_empty() || self.input == Input::Done {
             return;
         }
@@ -281,7 +281,7 @@ impl Command {
         self.input = Input::Done;
         self.to_program.clear();
         streams.close_input();
-        self.tell(END_OF_STREAM, &[0], streams);
+        self.send_packet(END_OF_STREAM, &[0], streams);
     }
 
     /// How many bytes of an output (1 or 2) can be taken now.
@@ -308,21 +308,21 @@ impl Command {
     /// An output has ended: nobody has it open any more.
     pub fn output_ended(&mut self, number: u8, streams: &mut impl Streams) {
         if self.close_output(number, streams) {
-            self.tell(END_OF_STREAM, &[number], streams);
-            self.tell_the_end(streams);
+            self.send_packet(END_OF_STREAM, &[number], streams);
+            self.send_end(streams);
         }
     }
 
     /// The program has ended, and was reaped.
     pub fn program_ended(&mut self, ended: Ended, streams: &mut impl Streams) {
         self.ended = Some(ended);
-        self.tell_the_end(streams);
+        self.send_end(streams);
     }
 
     /// Ends it for a reason that is not the program's.
-    pub fn dismiss(&mut self, why: Ending, line: &str, streams: &mut impl Streams) {
-        if !std::mem::replace(&mut self.told, true) {
-            self.dismissed = Some(why);
+    pub fn terminate(&mut self, why: Ending, line: &str, streams: &mut impl Streams) {
+        if !std::mem::replace(&mut self.end_sent, true) {
+            self.termination = Some(why);
             self.give_client(&Ended::because(why, line).packet(), streams);
         }
     }
@@ -330,16 +330,16 @@ impl Command {
     /// Tells how it ended, once: the program was reaped, and the outputs that
     /// come through here have ended. (Somebody else may have them open, and
     /// write on.)
-    fn tell_the_end(&mut self, streams: &mut impl Streams) {
+    fn send_end(&mut self, streams: &mut impl Streams) {
         if !self.outputs.iter().any(|output| output.open) {
             self.tell_how_it_ended(streams);
         }
     }
 
     fn tell_how_it_ended(&mut self, streams: &mut impl Streams) {
-        if let Some(ended) = self.ended.as_ref().filter(|_| !self.told) {
+        if let Some(ended) = self.ended.as_ref().filter(|_| !self.end_sent) {
             let packet = ended.packet();
-            self.told = true;
+            self.end_sent = true;
             self.give_client(&packet, streams);
         }
     }
@@ -347,19 +347,19 @@ impl Command {
     /// The client takes output again.
     pub fn client_writable(&mut self, streams: &mut impl Streams) {
         if !self.to_client.flush(|bytes| streams.write_client(bytes).taken()) {
-            self.client_left();
+            self.client_disconnected();
         }
     }
 
     /// The client has left.
-    pub fn client_left(&mut self) {
+    pub fn client_disconnected(&mut self) {
         self.client_gone = true;
         self.to_client.clear();
         self.to_program.clear();
     }
 
     /// Tells the client something beside the streams.
-    fn tell(&mut self, kind: u8, payload: &[u8], streams: &mut impl Streams) {
+    fn send_packet(&mut self, kind: u8, payload: &[u8], streams: &mut impl Streams) {
         let mut packet = Vec::new();
         encode_packet(kind, payload, &mut packet);
         self.give_client(&packet, streams);
@@ -372,13 +372,13 @@ impl Command {
         match self.to_client.give(bytes, |bytes| streams.write_client(bytes).taken()) {
             Given::Taken(_) => {}
             Given::Starved => self.starved = true,
-            Given::Gone => self.client_left(),
+            Given::Gone => self.client_disconnected(),
         }
     }
 
     /// Why it was ended, where that was not by one of its ends.
-    pub fn dismissed(&self) -> Option<Ending> {
-        self.dismissed.or(self.starved.then_some(Ending::Lost))
+    pub fn termination(&self) -> Option<Ending> {
+        self.termination.or(self.starved.then_some(Ending::Lost))
     }
 
     /// Whether the client has left.
@@ -417,15 +417,15 @@ impl Command {
     }
 
     /// Whether it goes on.
-    pub fn verdict(&self) -> Verdict {
+    pub fn next_action(&self) -> NextAction {
         if self.client_gone {
-            Verdict::Abandoned
+            NextAction::HangUp
         } else if self.starved {
-            Verdict::Starved
-        } else if self.told && self.to_client.is_empty() {
-            Verdict::Over
+            NextAction::OutOfMemory
+        } else if self.end_sent && self.to_client.is_empty() {
+            NextAction::Close
         } else {
-            Verdict::Lives
+            NextAction::Wait
         }
     }
 }

@@ -16,25 +16,25 @@ impl Commands {
     /// The client of one that has begun and goes on.
     pub fn client_of(&self, key: Key) -> Option<&Stream> {
         let commanded = self.running.get(key)?;
-        let goes_on = commanded.begun && commanded.command.dismissed().is_none();
-        goes_on.then_some(&commanded.wires.client)
+        let goes_on = commanded.begun && commanded.command.termination().is_none();
+        goes_on.then_some(&commanded.io.client)
     }
 
     /// What lists have of one.
     pub fn described(&self, key: Key, facts: Option<&Facts>) -> Option<Described<'_>> {
         let commanded = self.running.get(key)?;
-        let traffic = commanded.wires.traffic.as_ref();
+        let byte_counts = commanded.io.byte_counts.as_ref();
         let is_handed_over = commanded.relayed != [true; 3];
         // What was passed is not seen.
-        let idle = match traffic.and_then(|traffic| traffic.last()) {
+        let idle = match byte_counts.and_then(|byte_counts| byte_counts.last_activity()) {
             Some(last) => Some(last.elapsed()),
             None if is_handed_over => None,
             None => facts.map(|facts| facts.started.elapsed()),
         };
         Some(Described {
-            client: &commanded.wires.client,
+            client: &commanded.io.client,
             door: commanded.door,
-            pid: commanded.wires.program,
+            pid: commanded.io.program,
             master: None,
             idle,
             is_handed_over,
@@ -51,7 +51,8 @@ impl Commands {
 impl Commanded {
     /// Bytes of input and output that came through here; `None`: not all did.
     pub fn bytes(&self) -> Relayed {
-        let (input, output) = self.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip();
+        let (input, output) =
+            self.io.byte_counts.as_ref().map(|byte_counts| byte_counts.bytes()).unzip();
         let [input_relayed, output_relayed, error_relayed] = self.relayed;
         (input.filter(|_| input_relayed), output.filter(|_| output_relayed && error_relayed))
     }

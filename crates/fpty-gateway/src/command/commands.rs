@@ -15,10 +15,10 @@ use crate::event_loop::slab::{Key, Source, Table};
 use crate::event_loop::timers::{Due, LifeDue};
 use crate::observe::audit::{Gone, Refusal};
 use crate::process::table::Programs;
-use crate::session::byte_counts::Traffic;
-use crate::session::probes::{UNANSWERED, UNANSWERED_LOOK};
-use crate::session::state::Verdict;
-use crate::session::timeouts::{BY_AN_OPERATOR, Timed};
+use crate::session::byte_counts::ByteCounts;
+use crate::session::probes::{TCP_STALL_INTERVAL, TCP_STALL_TIMEOUT};
+use crate::session::state::NextAction;
+use crate::session::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
 use fpty::exit_status::of_exit;
 use fpty::proto::{Ended, Ending, HEADER};
 use fpty::sys::Read;
@@ -36,7 +36,7 @@ pub struct Commands {
 impl Commands {
     /// One of whose client more is to be heard.
     pub fn hears_more(&mut self, key: Key) -> Option<(&mut Command, &mut Wires)> {
-        self.running.get_mut(key).map(|one| (&mut one.command, &mut one.wires))
+        self.running.get_mut(key).map(|one| (&mut one.command, &mut one.io))
     }
 
     /// Whether this one has not ended.
@@ -64,7 +64,7 @@ const EXECUTED: Duration = Duration::from_millis(10);
 /// A command and what it is connected to.
 pub struct Commanded {
     pub(crate) command: Command,
-    pub(crate) wires: Wires,
+    pub(crate) io: Wires,
     /// What the poller was told of the client.
     pub(super) client_interest: Interest,
     /// What it was told of the streams; `None`: it does not have them.
@@ -83,41 +83,47 @@ pub struct Commanded {
 
 impl Commands {
     /// Does what is due for a command.
-    pub fn comes_due(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, due: LifeDue) {
+    pub fn timer_fired(
+        &mut self,
+        cx: &mut Context,
+        programs: &mut Programs,
+        key: Key,
+        due: LifeDue,
+    ) {
         let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
         match due {
-            LifeDue::Unanswered => commanded.unanswered(cx, key),
+            LifeDue::Unanswered => commanded.check_tcp_stall(cx, key),
             LifeDue::Dismissed => return drop(self.end(cx, programs, key)),
-            LifeDue::Executed => commanded.look_for_execution(cx, key),
-            due => commanded.time_passes(cx, key, due),
+            LifeDue::Executed => commanded.check_started(cx, key),
+            due => commanded.on_time_limit(cx, key, due),
         }
         self.settle(cx, programs, key);
     }
 
     /// The client of a command said something, takes output again, or left.
     pub fn client_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
-        let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) else {
+        let Some(Commanded { command, io, .. }) = self.running.get_mut(key) else {
             return;
         };
         if ready.write {
-            command.client_writable(wires);
+            command.client_writable(io);
         }
-        if command.is_behind() {
+        if command.has_deferred_input() {
             // It is read again when that was heard, to its end.
         } else if ready.read {
-            match wires.client.read_into(&mut cx.input) {
+            match io.client.read_into(&mut cx.input) {
                 Read::Bytes(_) => {
                     fault_injection::strike("command", || &cx.input);
-                    cx.hear_command(key, command, wires);
+                    cx.hear_command(key, command, io);
                 }
                 // It has a packet to say that there is no more input.
-                Read::End | Read::Gone => command.client_left(),
+                Read::End | Read::Gone => command.client_disconnected(),
                 Read::Blocked => {}
             }
         } else if ready.hang_up {
-            command.client_left();
+            command.client_disconnected();
         }
     }
 
@@ -127,10 +133,10 @@ impl Commands {
         let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
-        let Commanded { command, wires, .. } = commanded;
+        let Commanded { command, io, .. } = commanded;
         match number {
-            0 if ready.hang_up => command.input_closed(wires),
-            0 => command.input_writable(wires),
+            0 if ready.hang_up => command.input_closed(io),
+            0 => command.input_writable(io),
             _ if command.room(number) > 0 => {
                 commanded.read_output(number, &mut cx.buffer[..]);
             }
@@ -150,26 +156,26 @@ impl Commands {
         let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
-        if let Some(program) = commanded.wires.program.take() {
+        if let Some(program) = commanded.io.program.take() {
             self.by_program.remove(&program);
         }
         match &failure {
             Some(why) => {
-                let origin = commanded.never_was(cx, key);
-                let client = Some(&commanded.wires.client);
+                let origin = commanded.rejected(cx, key);
+                let client = Some(&commanded.io.client);
                 cx.told.refused(origin, client, Refusal::of(why), &why.text);
             }
             None => commanded.exited(cx, key, exit),
         }
-        let Commanded { command, wires, .. } = commanded;
-        command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), wires);
+        let Commanded { command, io, .. } = commanded;
+        command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), io);
         cx.then(Outcome::SettleCommand(key));
     }
 
     /// A command is to end at somebody's wish.
-    pub fn end_at_wish(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn end_by_operator(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(commanded) = self.running.get_mut(key) {
-            commanded.end_with(cx, key, Ending::Operator, BY_AN_OPERATOR);
+            commanded.terminate_with(cx, key, Ending::Operator, ENDED_BY_OPERATOR);
             self.settle(cx, programs, key);
         }
     }
@@ -179,7 +185,7 @@ impl Commands {
         let keys: Vec<Key> = self.from(0).map(|(_, key)| key).collect();
         for key in keys {
             if let Some(commanded) = self.running.get_mut(key) {
-                commanded.dismiss(why, line);
+                commanded.terminate(why, line);
             }
         }
     }
@@ -190,16 +196,16 @@ impl Commands {
         let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
-        match commanded.command.verdict() {
-            Verdict::Lives => commanded.watch_again(key, &cx.poller),
-            Verdict::Over => self.close(cx, programs, key),
-            Verdict::Abandoned | Verdict::Left | Verdict::Greets => {
+        match commanded.command.next_action() {
+            NextAction::Wait => commanded.watch_again(key, &cx.poller),
+            NextAction::Close => self.close(cx, programs, key),
+            NextAction::HangUp | NextAction::Detach | NextAction::LateHello => {
                 self.end(cx, programs, key);
             }
-            Verdict::Starved => {
-                let Commanded { command, wires, .. } = commanded;
+            NextAction::OutOfMemory => {
+                let Commanded { command, io, .. } = commanded;
                 if !command.has_output() {
-                    command.dismiss(Ending::Lost, "command ended: out of memory", wires);
+                    command.terminate(Ending::Lost, "command ended: out of memory", io);
                 }
                 cx.doors.log_refusal("forkptyrouter: command ended: out of memory");
                 self.close(cx, programs, key);
@@ -209,15 +215,15 @@ impl Commands {
 
     /// A command ends for no fault of its own.
     pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &str) {
-        let Some(Commanded { command, wires, .. }) = self.running.get_mut(key) else {
+        let Some(Commanded { command, io, .. }) = self.running.get_mut(key) else {
             return;
         };
         // One that was reaped has no number any more.
-        if let Some(program) = wires.program.take_if(|program| !programs.has(*program)) {
+        if let Some(program) = io.program.take_if(|program| !programs.has(*program)) {
             self.by_program.remove(&program);
         }
-        if !command.has_output() && command.dismissed().is_none() {
-            command.dismiss(Ending::Lost, &format!("command ended: {why}"), wires);
+        if !command.has_output() && command.termination().is_none() {
+            command.terminate(Ending::Lost, &format!("command ended: {why}"), io);
         }
         self.close(cx, programs, key);
     }
@@ -226,8 +232,8 @@ impl Commands {
     pub(super) fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(commanded) = self.end(cx, programs, key) {
             let is_answered = commanded.command.is_answered();
-            let Commanded { wires, .. } = *commanded;
-            cx.close_when_read(wires.client, LastWord::Packet { is_answered });
+            let Commanded { io, .. } = *commanded;
+            cx.close_when_read(io.client, LastWord::Packet { is_answered });
         }
     }
 
@@ -241,9 +247,9 @@ impl Commands {
         key: Key,
     ) -> Option<Box<Commanded>> {
         let mut commanded = self.running.remove(key)?;
-        commanded.closes(cx, key);
-        let outputs_open = commanded.wires.outputs.iter().any(Option::is_some);
-        match (commanded.wires.program, &commanded.wires.leader) {
+        commanded.mark_closed(cx, key);
+        let outputs_open = commanded.io.outputs.iter().any(Option::is_some);
+        match (commanded.io.program, &commanded.io.leader) {
             (Some(program), _) => {
                 self.by_program.remove(&program);
                 programs.hang_up_group(cx, program);
@@ -255,7 +261,7 @@ impl Commands {
     }
 }
 
-impl Timed for Commanded {
+impl TimeLimited for Commanded {
     const WHAT: &'static str = "command";
 
     fn due(key: Key, due: LifeDue) -> Due {
@@ -270,44 +276,44 @@ impl Timed for Commanded {
         self.door
     }
 
-    fn traffic(&mut self) -> &mut Option<Box<Traffic>> {
-        &mut self.wires.traffic
+    fn byte_counts(&mut self) -> &mut Option<Box<ByteCounts>> {
+        &mut self.io.byte_counts
     }
 
     fn idle_for(&self) -> Option<Duration> {
-        Some(self.wires.traffic.as_ref()?.last()?.elapsed())
+        Some(self.io.byte_counts.as_ref()?.last_activity()?.elapsed())
     }
 
     fn notice(&mut self, line: &str) {
-        self.command.notice(line, &mut self.wires);
+        self.command.notice(line, &mut self.io);
     }
 
-    fn dismiss(&mut self, why: Ending, line: &str) {
-        self.command.dismiss(why, line, &mut self.wires);
+    fn terminate(&mut self, why: Ending, line: &str) {
+        self.command.terminate(why, line, &mut self.io);
     }
 }
 
 impl Commanded {
     /// A command has begun when its program was executed.
-    pub(super) fn look_for_execution(&mut self, cx: &mut Context, key: Key) {
-        let program = self.wires.program;
+    pub(super) fn check_started(&mut self, cx: &mut Context, key: Key) {
+        let program = self.io.program;
         if !self.begun && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
             return cx.after(EXECUTED, Due::Command(key, LifeDue::Executed));
         }
-        self.executed(cx, key);
+        self.mark_started(cx, key);
     }
 
     /// A TCP client may have vanished while there was output for it.
-    fn unanswered(&mut self, cx: &mut Context, key: Key) {
-        match self.wires.client.unanswered_for() {
-            Some(silence) if silence >= UNANSWERED => self.command.client_left(),
-            _ => cx.after(UNANSWERED_LOOK, Due::Command(key, LifeDue::Unanswered)),
+    fn check_tcp_stall(&mut self, cx: &mut Context, key: Key) {
+        match self.io.client.unanswered_for() {
+            Some(silence) if silence >= TCP_STALL_TIMEOUT => self.command.client_disconnected(),
+            _ => cx.after(TCP_STALL_INTERVAL, Due::Command(key, LifeDue::Unanswered)),
         }
     }
 
     pub(super) fn watch(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
         let token = Source::CommandClient(key).token();
-        poller.add(self.wires.client.as_fd(), token, Interest::READ)?;
+        poller.add(self.io.client.as_fd(), token, Interest::READ)?;
         self.watch_streams(key, poller)
     }
 
@@ -316,17 +322,17 @@ impl Commanded {
         let wanted = self.command.client_interest();
         if wanted != self.client_interest {
             let token = Source::CommandClient(key).token();
-            let _ = poller.change(self.wires.client.as_fd(), token, wanted);
+            let _ = poller.change(self.io.client.as_fd(), token, wanted);
             self.client_interest = wanted;
         }
         let _ = self.watch_streams(key, poller);
     }
 
     fn watch_streams(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
-        let Self { command, wires, interests: [input, outputs @ ..], .. } = self;
-        let stream = wires.input.as_ref().map(AsFd::as_fd);
+        let Self { command, io, interests: [input, outputs @ ..], .. } = self;
+        let stream = io.input.as_ref().map(AsFd::as_fd);
         let mut watched = watch_stream(stream, key, 0, command.input_interest(), input, poller);
-        for ((stream, known), number) in wires.outputs.iter().zip(outputs).zip(1..) {
+        for ((stream, known), number) in io.outputs.iter().zip(outputs).zip(1..) {
             let wanted = command.output_interest(number);
             // What is hung up and not read would be told of without end.
             if known.is_some() || wanted.read {
@@ -338,7 +344,7 @@ impl Commanded {
     }
 
     fn forget(&mut self, number: u8, poller: &Poller) {
-        if let Some(output) = &self.wires.outputs[usize::from(number - 1)] {
+        if let Some(output) = &self.io.outputs[usize::from(number - 1)] {
             if self.interests[usize::from(number)].take().is_some() {
                 let _ = poller.remove(output.as_fd());
             }
@@ -347,21 +353,21 @@ impl Commanded {
 
     /// Reads an output, and passes it on.
     fn read_output(&mut self, number: u8, buffer: &mut [u8]) {
-        let Some(output) = &self.wires.outputs[usize::from(number - 1)] else {
+        let Some(output) = &self.io.outputs[usize::from(number - 1)] else {
             return;
         };
         let most = self.command.room(number).min(BUFFER - HEADER - 1);
         match output.read(&mut buffer[HEADER..HEADER + most]) {
             Read::Bytes(count) => {
                 fault_injection::strike("stream", || &buffer[HEADER..HEADER + count]);
-                if let Some(traffic) = &mut self.wires.traffic {
-                    traffic.gave_out(count);
+                if let Some(byte_counts) = &mut self.io.byte_counts {
+                    byte_counts.count_output(count);
                 }
                 let packet = &mut buffer[..HEADER + count];
-                self.command.output_sent(number, packet, &mut self.wires);
+                self.command.output_sent(number, packet, &mut self.io);
             }
             Read::Blocked => {}
-            Read::End | Read::Gone => self.command.output_ended(number, &mut self.wires),
+            Read::End | Read::Gone => self.command.output_ended(number, &mut self.io),
         }
     }
 }

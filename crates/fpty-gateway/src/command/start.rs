@@ -16,8 +16,8 @@ use crate::event_loop::timers::{Due, LifeDue};
 use crate::observe::audit::{Refusal, Rejection};
 use crate::process::supervisor::leaders::Kind;
 use crate::process::table::Programs;
-use crate::session::probes::UNANSWERED_LOOK;
-use crate::session::timeouts::Timed;
+use crate::session::probes::TCP_STALL_INTERVAL;
+use crate::session::timeouts::TimeLimited;
 use fpty::backlog::is_free;
 use fpty::error::reason;
 use fpty::proto::Ending;
@@ -38,7 +38,7 @@ impl Commands {
             .and_then(|()| execute(cx, programs, newcomer.door, &mut opening, arrived));
         let (started, planned) = match outcome {
             Ok(started) => started,
-            Err(why) => return cx.turn_back(newcomer, true, why),
+            Err(why) => return cx.reject(newcomer, true, why),
         };
         let Newcomer { client, transport, door, seat, origin } = newcomer;
         let relayed = planned.relayed();
@@ -47,17 +47,17 @@ impl Commands {
         drop(ends);
         let taken: Vec<u8> =
             (b'0'..=b'2').zip(relayed).filter(|(_, relayed)| !relayed).map(|(n, _)| n).collect();
-        let wires = Wires {
+        let io = Wires {
             client,
             input: wires_input,
             outputs: wires_outputs,
             program: Some(started),
             leader: PidFd::open(started),
-            traffic: None,
+            byte_counts: None,
         };
         let key = self.running.insert(Commanded {
             command: Command::started(std::mem::take(&mut opening.decoder), relayed),
-            wires,
+            io,
             client_interest: Interest::READ,
             interests: [None; 3],
             relayed,
@@ -72,28 +72,28 @@ impl Commands {
         let Some(commanded) = self.running.get_mut(key) else {
             return;
         };
-        commanded.watch_time(cx, key, Duration::ZERO);
-        commanded.pends(cx, key, seat.ok().flatten(), origin, shown);
+        commanded.start_timers(cx, key, Duration::ZERO);
+        commanded.set_pending(cx, key, seat.ok().flatten(), origin, shown);
         fault_injection::point("command-noted");
         if let Err(error) = commanded.watch(key, &cx.poller) {
             let why = format!("cannot wait for the command: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
-            let origin = commanded.never_was(cx, key);
-            cx.told.refused(origin, Some(&commanded.wires.client), Refusal::Resources, &why);
-            commanded.dismiss(Ending::Refused, &why);
+            let origin = commanded.rejected(cx, key);
+            cx.told.refused(origin, Some(&commanded.io.client), Refusal::Resources, &why);
+            commanded.terminate(Ending::Refused, &why);
             return self.close(cx, programs, key);
         }
-        commanded.look_for_execution(cx, key);
-        let Commanded { command, wires, .. } = commanded;
-        command.begin(&taken, &opening.input, opening.input_ended, wires);
+        commanded.check_started(cx, key);
+        let Commanded { command, io, .. } = commanded;
+        command.begin(&taken, &opening.input, opening.input_ended, io);
         if !cx.input.is_empty() {
-            cx.hear_command(key, command, wires);
+            cx.hear_command(key, command, io);
         }
         if let Some(line) = opening.variables.remark() {
-            command.notice(&line, wires);
+            command.notice(&line, io);
         }
         if transport == Transport::Tcp {
-            cx.after(UNANSWERED_LOOK, Due::Command(key, LifeDue::Unanswered));
+            cx.after(TCP_STALL_INTERVAL, Due::Command(key, LifeDue::Unanswered));
         }
         self.settle(cx, programs, key);
     }

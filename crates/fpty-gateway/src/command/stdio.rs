@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::command_state::Streams;
-use crate::session::byte_counts::Traffic;
+use crate::session::byte_counts::ByteCounts;
 use fpty::error::{Error, Result};
 use fpty::sys::Written;
 use fpty::sys::accounts;
@@ -28,7 +28,7 @@ pub struct Wires {
     /// By this its process group is known when it was reaped.
     pub leader: Option<PidFd>,
     /// How much goes and when, where somebody wants to know.
-    pub traffic: Option<Box<Traffic>>,
+    pub byte_counts: Option<Box<ByteCounts>>,
 }
 
 impl Streams for Wires {
@@ -38,8 +38,8 @@ impl Streams for Wires {
 
     fn write_input(&mut self, bytes: &[u8]) -> Written {
         let written = self.input.as_ref().map_or(Written::Gone, |input| input.write(bytes));
-        if let (Some(traffic), Written::Bytes(count)) = (&mut self.traffic, written) {
-            traffic.took_in(&bytes[..count]);
+        if let (Some(byte_counts), Written::Bytes(count)) = (&mut self.byte_counts, written) {
+            byte_counts.count_input(&bytes[..count]);
         }
         written
     }

@@ -17,7 +17,7 @@ use crate::event_loop::subject::Whose;
 use crate::event_loop::timers::{Due, LifeDue};
 use crate::observe::audit::{Origin, Refusal, Rejection};
 use crate::process::table::Programs;
-use crate::session::relay::{LINGERS, Sessions};
+use crate::session::relay::{AWAITS_HELLO, Sessions};
 use fpty::error::reason;
 use fpty::proto::{Protocol, TOO_LATE};
 use fpty::sys::Read;
@@ -302,7 +302,7 @@ impl Callers {
     pub fn refuse(&mut self, cx: &mut Context, key: Key, why: &str) -> Greeted {
         if let Some(caller) = self.callers.remove(key) {
             let (newcomer, opening) = caller.comes(cx);
-            cx.turn_back(newcomer, opening.extended, Rejection::because(Refusal::Handshake, why));
+            cx.reject(newcomer, opening.extended, Rejection::because(Refusal::Handshake, why));
         }
         Greeted::Waits
     }
@@ -322,7 +322,7 @@ impl Callers {
             // What it has shown may end within a line.
             let _ = newcomer.client.write(b"\r\n");
             let text = format!("{TOO_LATE}: {WHAT_IS_LATE}");
-            cx.turn_back(newcomer, false, Rejection::because(Refusal::Handshake, text));
+            cx.reject(newcomer, false, Rejection::because(Refusal::Handshake, text));
             return Greeted::Waits;
         }
         let greeting = Greeting::late(decoder.unwrap_or_default());
@@ -351,8 +351,8 @@ impl Sessions {
     /// The session of a client that has said nothing is over.
     pub fn linger(&mut self, cx: &mut Context, key: Key) {
         if let Some(attached) = self.get_mut(key) {
-            attached.forget_terminal(&cx.poller);
-            if std::mem::replace(&mut attached.drains, LINGERS) != LINGERS {
+            attached.unregister_terminal(&cx.poller);
+            if std::mem::replace(&mut attached.drains, AWAITS_HELLO) != AWAITS_HELLO {
                 cx.after(LINGER, Due::Session(key, LifeDue::Dismissed));
             }
         }
@@ -368,11 +368,11 @@ impl Sessions {
     ) -> Option<Late> {
         let mut attached = self.end(cx, key)?;
         let (transport, door) = (attached.transport, attached.door);
-        let is_too_late = attached.has_shown() || !attached.session.program_runs();
+        let is_too_late = attached.has_written() || !attached.session.program_runs();
         let decoder = attached.session.take_decoder();
-        let _ = cx.poller.remove(attached.wires.client.as_fd());
-        attached.forget_terminal(&cx.poller);
-        let client = programs.let_go(cx, key, *attached);
+        let _ = cx.poller.remove(attached.io.client.as_fd());
+        attached.unregister_terminal(&cx.poller);
+        let client = programs.release(cx, key, *attached);
         Some(Late { client, transport, door, decoder, is_too_late })
     }
 }

@@ -8,7 +8,7 @@ use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Due;
 use crate::observe::audit::Refusal;
-use crate::session::relay::{Attached, Next, Sessions};
+use crate::session::relay::{LiveSession, SessionAction, Sessions};
 use fpty::proto::Protocol;
 use fpty::proto::http_request::{ANSWER, Beginning, Begins, HELD, WHY, begins};
 use fpty::sys::socket::Stream;
@@ -25,11 +25,11 @@ const FEW: usize = 64;
 
 impl Beginnings {
     /// Looks at the first bytes of a session, which stand in the buffer.
-    pub fn hear(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> Next {
-        let Some(Attached { session, wires, .. }) = sessions.get_mut(key) else {
-            return Next::Waits;
+    pub fn hear(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> SessionAction {
+        let Some(LiveSession { session, io, .. }) = sessions.get_mut(key) else {
+            return SessionAction::Wait;
         };
-        let _armed = wires.master.arm();
+        let _armed = io.master.arm();
         let begins = match self.held.get_mut(&key) {
             Some(beginning) => beginning.hear(&cx.input),
             None => begins(&cx.input),
@@ -37,22 +37,22 @@ impl Beginnings {
         match begins {
             Begins::Web => return self.refuse(sessions, cx, key),
             Begins::Plain => {
-                session.accept_first();
+                session.accept_first_bytes();
                 match self.held.remove(&key) {
-                    Some(mut beginning) => session.early_input(beginning.take(), wires),
-                    None => cx.hear(key, session, wires),
+                    Some(mut beginning) => session.early_input(beginning.take(), io),
+                    None => cx.hear(key, session, io),
                 }
             }
             Begins::Likely | Begins::Unlikely => {
-                let is_new = !self.held.contains_key(&key);
+                let awaits_first_bytes = !self.held.contains_key(&key);
                 let beginning = self.held.entry(key).or_default();
-                if is_new {
+                if awaits_first_bytes {
                     beginning.hear(&cx.input);
                 }
                 if begins == Begins::Unlikely || beginning.is_released() {
-                    session.early_input(beginning.take(), wires);
+                    session.early_input(beginning.take(), io);
                 }
-                if is_new {
+                if awaits_first_bytes {
                     cx.after(HELD, Due::First(key));
                     if self.held.len() > FEW {
                         self.held.retain(|key, _| sessions.has(*key));
@@ -65,39 +65,39 @@ impl Beginnings {
 
     /// There are no more of them than came.
     pub fn ended(&mut self, sessions: &mut Sessions, key: Key) {
-        let Some(Attached { session, wires, .. }) = sessions.get_mut(key) else {
+        let Some(LiveSession { session, io, .. }) = sessions.get_mut(key) else {
             return;
         };
         if let Some(mut beginning) = self.held.remove(&key) {
-            let _armed = wires.master.arm();
-            session.early_input(beginning.take(), wires);
+            let _armed = io.master.arm();
+            session.early_input(beginning.take(), io);
         }
-        session.client_ended();
+        session.client_half_closed();
     }
 
     /// First bytes were held back for long enough.
-    pub fn give(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> Next {
-        let Some(Attached { session, wires, .. }) = sessions.get_mut(key) else {
+    pub fn give(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> SessionAction {
+        let Some(LiveSession { session, io, .. }) = sessions.get_mut(key) else {
             self.held.remove(&key);
-            return Next::Waits;
+            return SessionAction::Wait;
         };
         let Some(beginning) = self.held.get_mut(&key) else {
-            return Next::Waits;
+            return SessionAction::Wait;
         };
-        session.early_input(beginning.release(), wires);
+        session.early_input(beginning.release(), io);
         sessions.settle(cx, key)
     }
 
-    fn refuse(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> Next {
+    fn refuse(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> SessionAction {
         self.held.remove(&key);
-        let Some(Attached { session, wires, door, .. }) = sessions.get_mut(key) else {
-            return Next::Waits;
+        let Some(LiveSession { session, io, door, .. }) = sessions.get_mut(key) else {
+            return SessionAction::Wait;
         };
-        let (door, client) = (*door, &wires.client);
+        let (door, client) = (*door, &io.client);
         let said_all = !session.has_output();
-        session.client_left();
+        session.client_disconnected();
         cx.refuse_page(door, Protocol::Raw, client, said_all);
-        Next::Close
+        SessionAction::Close
     }
 }
 

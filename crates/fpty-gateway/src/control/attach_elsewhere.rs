@@ -23,7 +23,7 @@ use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Table};
 use crate::process::ipc;
 use crate::session::relay::Sessions;
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{
@@ -93,7 +93,7 @@ impl Sought {
         let (_, which) = opened.opening.request.clone().read().ok()??;
         let which = match which.as_slice() {
             [] => None,
-            which => Some(Beginning::of(which)?),
+            which => Some(SessionSelector::of(which)?),
         };
         Some(Self { door: newcomer.door, uid, which, secret })
     }
@@ -114,7 +114,7 @@ impl Seekers {
     /// One gets no answer, for no fault of its own.
     pub fn end(&mut self, cx: &mut Context, key: Key, why: &str) {
         if let Some(one) = self.0.remove(key) {
-            cx.turn_back(one.opened.newcomer, true, Ended::because(Ending::Refused, why));
+            cx.reject(one.opened.newcomer, true, Ended::because(Ending::Refused, why));
         }
     }
 
@@ -143,7 +143,7 @@ impl Seekers {
             return Goes::Here(opened);
         }
         // Somebody may have named a session like another's id.
-        if !sought.which.is_some_and(|which| which.is_whole()) {
+        if !sought.which.is_some_and(|which| which.is_full_id()) {
             match sought.name().and_then(|name| cx.tallies.whose(name)) {
                 Some(whose) if whose == cx.ordinal => return Goes::Here(opened),
                 Some(whose) => return self.hand(cx, siblings, opened, whose, hops),
@@ -231,7 +231,7 @@ impl Seekers {
             None if unheard => NO_SUCH_HEARD,
             None => NO_SUCH,
         };
-        cx.turn_back(opened.newcomer, true, Ended::because(Ending::Refused, why));
+        cx.reject(opened.newcomer, true, Ended::because(Ending::Refused, why));
         Goes::Away
     }
 
@@ -247,7 +247,7 @@ impl Seekers {
     ) -> Goes {
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         if hops >= HOPS {
-            cx.turn_back(opened.newcomer, true, refused(MOVES));
+            cx.reject(opened.newcomer, true, refused(MOVES));
             return Goes::Away;
         }
         // It takes one there.
@@ -256,7 +256,7 @@ impl Seekers {
             Ok(said) => said,
             Err(error) => {
                 let why = format!("cannot pass the client on: {}", reason(&error));
-                cx.turn_back(opened.newcomer, true, refused(&why));
+                cx.reject(opened.newcomer, true, refused(&why));
                 return Goes::Away;
             }
         };

@@ -14,7 +14,7 @@ use fpty::sys::socket::Stream;
 use super::page::{ENDED, Piece};
 use super::pages::{Next, Pages};
 use super::statistics::{Asked, Request};
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 
 /// What one asks for.
 pub enum Wants {
@@ -30,7 +30,7 @@ pub enum Wants {
 
 /// A session that is sought.
 pub struct Search {
-    sought: Beginning,
+    sought: SessionSelector,
     found: Vec<Found>,
     /// Another gateway is ending it.
     is_ending: bool,
@@ -38,7 +38,7 @@ pub struct Search {
 
 impl Search {
     /// Nothing was found so far.
-    pub fn of(sought: Beginning) -> Self {
+    pub fn of(sought: SessionSelector) -> Self {
         Self { sought, found: Vec::new(), is_ending: false }
     }
 }
@@ -51,7 +51,7 @@ pub struct Found {
     /// Where it is there.
     pub place: u32,
     /// Its id.
-    pub id: Beginning,
+    pub id: SessionSelector,
 }
 
 /// Somebody who asks.
@@ -165,7 +165,7 @@ impl Inquirer {
     /// there is none that has the whole as its id.
     pub fn knows_enough(&self) -> bool {
         match &self.wants {
-            Wants::End(search) => search.found.len() > 1 && !search.sought.is_whole(),
+            Wants::End(search) => search.found.len() > 1 && !search.sought.is_full_id(),
             _ => false,
         }
     }
@@ -248,7 +248,7 @@ impl Search {
         match found {
             [] if unheard > 0 => Err(format!("{NO_SUCH}, but for gateways that do not answer")),
             [] => Err(String::from(NO_SUCH)),
-            [_] if unheard > 0 && !self.sought.is_whole() => {
+            [_] if unheard > 0 && !self.sought.is_full_id() => {
                 Err(String::from("a gateway does not answer: give the whole id"))
             }
             [found] => Ok(*found),
@@ -262,14 +262,14 @@ mod tests {
     use super::*;
 
     fn found(ids: &[&str]) -> Vec<Found> {
-        let of = |id: &&str| Beginning::of(id.as_bytes()).expect("an id");
+        let of = |id: &&str| SessionSelector::of(id.as_bytes()).expect("an id");
         ids.iter().map(|id| Found { whose: None, place: 1, id: of(id) }).collect()
     }
 
     #[test]
     fn which_one_is_meant() {
         let meant = |sought: &str, ids: &[&str], unheard| {
-            let sought = Beginning::of(sought.as_bytes()).expect("one");
+            let sought = SessionSelector::of(sought.as_bytes()).expect("one");
             let search = Search { found: found(ids), ..Search::of(sought) };
             search.meant(unheard).map(|found| found.id.to_string())
         };

@@ -37,7 +37,7 @@ use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source, Table};
 use crate::event_loop::timers::Due;
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 use fpty::fair_share::{self, Who};
 use fpty::proto::request::Verb;
 use fpty::proto::{Ended, Ending};
@@ -99,7 +99,7 @@ impl Inquirers {
         let is_known = client.peer_uid().is_some();
         let request = opening.request.read();
         let sought = match &request {
-            Ok(Some((Verb::Kill, id))) => Some(Beginning::of(id)),
+            Ok(Some((Verb::Kill, id))) => Some(SessionSelector::of(id)),
             _ => None,
         };
         let wants = match sought.flatten() {

@@ -9,7 +9,7 @@ use crate::session::ids::LENGTH;
 
 use super::sessions::View;
 use crate::event_loop::subject::Subject;
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 use fpty::sys::itimer_guard;
 
 /// Sessions that one turn looks at, and lists.
@@ -49,11 +49,11 @@ impl Piece {
     }
 
     /// The places and ids of what was sought.
-    pub fn found(&self) -> impl Iterator<Item = (u32, Beginning)> {
+    pub fn found(&self) -> impl Iterator<Item = (u32, SessionSelector)> {
         let each = self.body.chunks_exact(4 + LENGTH);
         each.filter_map(|bytes| {
             let (place, id) = bytes.split_first_chunk()?;
-            Some((u32::from_le_bytes(*place), Beginning::of(id)?))
+            Some((u32::from_le_bytes(*place), SessionSelector::of(id)?))
         })
     }
 
@@ -113,7 +113,7 @@ impl View<'_> {
     }
 
     /// Adds those that are found without looking through all.
-    fn add_meant(&self, cx: &Context, asking: Asking, by: Beginning, piece: &mut Piece) {
+    fn add_meant(&self, cx: &Context, asking: Asking, by: SessionSelector, piece: &mut Piece) {
         let is_known = |one: Subject| self.user_of(one).is_some_and(|whose| asking.may_know(whose));
         let meant = self.meant(&by, asking.by).filter(|(_, one)| is_known(*one));
         meant
@@ -123,7 +123,7 @@ impl View<'_> {
 
     /// Has a session of ours ended that somebody may end; returns whether there is
     /// one.
-    pub fn end(&self, cx: &mut Context, by: u32, place: u32, id: Beginning) -> bool {
+    pub fn end(&self, cx: &mut Context, by: u32, place: u32, id: SessionSelector) -> bool {
         let asking = Asking { by, from: place, wanted: Wanted::Places(id) };
         let is_there = |(at, _): &(usize, _)| *at == place as usize;
         let Some((_, one)) = self.all_from(place as usize).next().filter(is_there) else {
@@ -151,7 +151,7 @@ mod tests {
             assert_eq!(Piece::decode(&piece.encode()), Some(piece));
         }
         let found: Vec<_> = Piece { next: None, body }.found().collect();
-        assert_eq!(found, [(7, Beginning::of(b"0123abcd").expect("an id"))]);
+        assert_eq!(found, [(7, SessionSelector::of(b"0123abcd").expect("an id"))]);
         assert_eq!(Piece::decode(b"abc"), None);
         assert_eq!(Piece { next: None, body: b"junk".to_vec() }.found().count(), 0);
     }

@@ -9,7 +9,7 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::subject::Subject;
 use crate::observe::audit::Facts;
 use crate::session::relay::Sessions;
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 use fpty::sys::pid_guard::Process;
 
 /// The places of commands come after those of sessions, of which there are
@@ -45,7 +45,7 @@ impl<'a> View<'a> {
 
     /// Those that are meant and have an index, each with its place: the ones that can be
     /// left, or were.
-    pub fn meant(self, by: &Beginning, uid: u32) -> impl Iterator<Item = (usize, Subject)> {
+    pub fn meant(self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = (usize, Subject)> {
         let meant = self.left.into_iter().flat_map(move |left| left.meant(by, uid));
         meant.map(|one| match one {
             Subject::Session(key) => (key.place(), one),
@@ -73,13 +73,13 @@ impl<'a> View<'a> {
             Subject::Session(key) => {
                 let attached = self.sessions.get(key)?;
                 // Not one whose program may yet turn out not to be executable.
-                if attached.starting != 0 || attached.session.dismissed().is_some() {
+                if attached.started_poll != 0 || attached.session.termination().is_some() {
                     return None;
                 }
                 // Root may have come back to another's.
                 match self.left_session(key).filter(|left| !left.is_bound) {
                     Some(left) => return Some(left.uid),
-                    None => &attached.wires.client,
+                    None => &attached.io.client,
                 }
             }
             Subject::Command(key) => self.commands.client_of(key)?,
@@ -122,23 +122,23 @@ impl<'a> View<'a> {
 
     fn described_session(self, key: Key, facts: Option<&Facts>) -> Option<Described<'a>> {
         let attached = self.sessions.get(key)?;
-        let (wires, is_handed_over) = (&attached.wires, attached.session.is_handed_over());
-        let master = &wires.master;
+        let (io, is_handed_over) = (&attached.io, attached.session.is_handed_over());
+        let master = &io.master;
         let since_start = || facts.map(|facts| facts.started.elapsed());
         // Where nobody keeps the time the terminal has it, roughly.
         let idle = match is_handed_over {
             true => None,
             false => attached.silent_for().or_else(since_start),
         };
-        let traffic = wires.traffic.as_ref().filter(|_| !is_handed_over);
+        let byte_counts = io.byte_counts.as_ref().filter(|_| !is_handed_over);
         Some(Described {
-            client: &wires.client,
+            client: &io.client,
             door: attached.door,
-            pid: wires.program.as_ref().map(Process::pid),
+            pid: io.program.as_ref().map(Process::pid),
             master: Some(master),
             idle: idle.or_else(|| master.idle_for()),
             is_handed_over,
-            bytes: traffic.map(|traffic| traffic.bytes()).unzip(),
+            bytes: byte_counts.map(|byte_counts| byte_counts.bytes()).unzip(),
         })
     }
 }

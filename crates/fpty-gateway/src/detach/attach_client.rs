@@ -17,10 +17,10 @@ use crate::event_loop::slab::{Key, Source};
 use crate::event_loop::subject::Whose;
 use crate::observe::audit::timestamp;
 use crate::process::table::Programs;
-use crate::session::relay::{Attached, Sessions, Wires};
+use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use crate::session::state::detach_state::Kept;
-use crate::session::timeouts::Timed;
+use crate::session::state::detach_state::DetachState;
+use crate::session::timeouts::TimeLimited;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{Ended, Ending, NO_SUCH, is_name, variables};
@@ -199,7 +199,7 @@ impl Left {
         let client = self.entries.get(key).and_then(|entry| entry.state.client());
         if let Some(attached) = client.and_then(|client| sessions.get_mut(client.session)) {
             let told = Ended { ending: Ending::Detached, value: 1, text };
-            attached.session.part_from_client(&told, &mut attached.wires);
+            attached.session.detach_client(&told, &mut attached.io);
         }
     }
 
@@ -232,11 +232,15 @@ impl Left {
         let is_adopted = adopted.is_some();
         let Newcomer { client, transport, seat, door, origin } = newcomer;
         let size = terminal_size(Some(&alone.master));
-        let mut session = Session::opened(&mut opening, size);
-        session.keep(Kept { remains: alone.remains, hidden: true, relays: false });
-        let mut wires = Wires::new(client, alone.master, program);
-        wires.record_by(alone.recording);
-        let session = sessions.insert(Attached::new(session, wires, transport, door));
+        let mut session = Session::from_hello(&mut opening, size);
+        session.make_detachable(DetachState {
+            remains: alone.remains,
+            awaiting_go: true,
+            relay_only: false,
+        });
+        let mut io = SessionIo::new(client, alone.master, program);
+        io.set_recording(alone.recording);
+        let session = sessions.insert(LiveSession::new(session, io, transport, door));
         cx.faults.made = Some(Whose::Session(session));
         fault_injection::point("back");
         // The session has its own.
@@ -247,37 +251,36 @@ impl Left {
         let Some(attached) = sessions.get_mut(session) else {
             return;
         };
-        attached.attaches(cx, session, key, &origin);
+        attached.set_attached(cx, session, key, &origin);
         attached.terminal_interest = Some(Interest::default());
         let poller = &cx.poller;
         let (client, terminal) =
             (Source::Client(session).token(), Source::Terminal(session).token());
-        let registered =
-            poller.add(attached.wires.client.as_fd(), client, Interest::READ).and_then(|()| {
-                poller.add(attached.wires.master.as_fd(), terminal, Interest::default())
-            });
-        let Attached { session: state, wires, .. } = attached;
+        let registered = poller
+            .add(attached.io.client.as_fd(), client, Interest::READ)
+            .and_then(|()| poller.add(attached.io.master.as_fd(), terminal, Interest::default()));
+        let LiveSession { session: state, io, .. } = attached;
         if let Err(error) = registered {
             let why = format!("cannot wait for the session: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
-            state.part_from_client(&Ended::because(Ending::Refused, why), wires);
+            state.detach_client(&Ended::because(Ending::Refused, why), io);
             return cx.then(Outcome::LetClientGo(session));
         }
         if let Some(its_key) = its_key {
-            state.tell_key(&its_key, wires);
+            state.send_key(&its_key, io);
         }
-        let armed = wires.master.arm();
-        state.early_input(&opening.input, wires);
+        let armed = io.master.arm();
+        state.early_input(&opening.input, io);
         if !rest.is_empty() {
             cx.input.clear();
             cx.input.extend_from_slice(&rest);
-            cx.hear(session, state, wires);
+            cx.hear(session, state, io);
         }
         drop(armed);
-        self.tell_store(cx, sessions, programs, key);
+        self.sync_supervisor(cx, sessions, programs, key);
         self.arm(cx, key);
         if let Some(attached) = sessions.get_mut(session) {
-            attached.watch_time(cx, session, since.elapsed());
+            attached.start_timers(cx, session, since.elapsed());
             fault_injection::point("back-again");
             attached.offer(cx, session);
         }

@@ -59,7 +59,7 @@ impl Left {
             return;
         };
         let client = entry.state.client().and_then(|client| sessions.get(client.session));
-        if client.is_some_and(|attached| !attached.session.is_hidden()) {
+        if client.is_some_and(|attached| !attached.session.is_awaiting_go()) {
             entry.state.arrive();
             entry.untold |= entry.secrets.settle();
         }

@@ -17,7 +17,7 @@ use crate::log::log;
 use crate::observe::audit;
 use crate::process::hang_up::Copies;
 use crate::process::table::Programs;
-use crate::session::relay::{Attached, Sessions};
+use crate::session::relay::{LiveSession, Sessions};
 use fpty::error::reason;
 use fpty::proto::Ended;
 use fpty::scrollback::Remains;
@@ -130,14 +130,14 @@ impl Left {
             return Parting::Ends;
         };
         // Whoever ended it meant the session.
-        if attached.session.dismissed().is_some() {
+        if attached.session.termination().is_some() {
             return Parting::Ends;
         }
-        if let Some(ended) = attached.session.take_untold_end(somebody_waits) {
+        if let Some(ended) = attached.session.take_unsent_end(somebody_waits) {
             return Parting::GoesOn(Leaves::End(ended), how);
         }
-        let may_not = why == Why::Lost && !somebody_waits && !attached.session.may_go_on_alone();
-        if why == Why::Closes || may_not || place.is_none() || attached.wires.program.is_none() {
+        let may_not = why == Why::Lost && !somebody_waits && !attached.session.may_outlive_client();
+        if why == Why::Closes || may_not || place.is_none() || attached.io.program.is_none() {
             return Parting::Ends;
         }
         match self.reserve(cx, attached, key) {
@@ -160,24 +160,24 @@ impl Left {
     fn reserve(
         &self,
         cx: &Context,
-        attached: &mut Attached,
+        attached: &mut LiveSession,
         key: Key,
     ) -> Result<Option<Box<Remains>>, String> {
         fault_injection::point("reserving");
         let is_theirs = attached.session.is_handed_over();
-        let kept = attached.session.kept_mut();
+        let kept = attached.session.detach_state_mut();
         // It may have been written by anybody.
         let is_good = kept.is_some_and(|kept| !is_theirs || kept.remains.catch_up().is_ok());
         let remains = match is_good {
             true => None,
             false => {
                 let buffer = cx.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
-                let size = terminal_size(Some(&attached.wires.master));
+                let size = terminal_size(Some(&attached.io.master));
                 let made = Remains::new(buffer as usize, size);
                 Some(Box::new(made.map_err(|error| error.to_string())?))
             }
         };
-        let (master, token) = (attached.wires.master.as_fd(), Source::Terminal(key).token());
+        let (master, token) = (attached.io.master.as_fd(), Source::Terminal(key).token());
         let waits = self.poller.add(master, token, Interest::READ);
         waits.map_err(|error| format!("cannot wait for its terminal: {}", reason(&error)))?;
         Ok(remains)
@@ -217,8 +217,8 @@ impl Left {
                     }
                     None => self.forget_entry(cx, key),
                 }
-                let Attached { mut session, mut wires, .. } = *attached?;
-                session.leaves_client(&mut wires).then_some(wires.client)
+                let LiveSession { mut session, mut io, .. } = *attached?;
+                session.release_client(&mut io).then_some(io.client)
             }
         }
     }
@@ -229,23 +229,24 @@ impl Left {
         sessions: &mut Sessions,
         programs: &mut Programs,
         key: Key,
-        attached: Attached,
+        attached: LiveSession,
         remains: Option<Box<Remains>>,
     ) -> Option<Stream> {
         let was_theirs = attached.session.is_handed_over();
-        let Attached { mut session, mut wires, .. } = attached;
-        if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_hidden()) {
+        let LiveSession { mut session, mut io, .. } = attached;
+        if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_awaiting_go()) {
             entry.secrets.settle();
         }
-        let may_hear = session.leaves_client(&mut wires);
+        let may_hear = session.release_client(&mut io);
         // It goes on with the terminal.
-        let recording = wires.traffic.as_mut().and_then(|traffic| traffic.recording.take());
-        let master = wires.master;
+        let recording =
+            io.byte_counts.as_mut().and_then(|byte_counts| byte_counts.recording.take());
+        let master = io.master;
         if master.is_shared() {
             master.take_back();
         }
         let kept = remains.map(|remains| *remains);
-        let Some(mut remains) = kept.or_else(|| Some(session.take_kept()?.remains)) else {
+        let Some(mut remains) = kept.or_else(|| Some(session.take_detach_state()?.remains)) else {
             self.forget_entry(cx, key);
             return None;
         };
@@ -269,19 +270,19 @@ impl Left {
                 self.begins(cx, sessions, programs, key, alone, *waiting);
             }
             Some(attach_state::Left::Alone) => {
-                self.tell_store(cx, sessions, programs, key);
+                self.sync_supervisor(cx, sessions, programs, key);
                 self.arm(cx, key);
             }
             // There is no such session any more.
             Some(attach_state::Left::Nobody(alone)) => {
                 let _ = self.poller.remove(&alone.master);
-                if let Some(program) = wires.program {
+                if let Some(program) = io.program {
                     programs.hang_up_terminal(cx, &alone.master, program, Copies::Ended);
                 }
             }
             None => {}
         }
-        may_hear.then_some(wires.client)
+        may_hear.then_some(io.client)
     }
 
     /// The program of a session has ended, and this is left.
@@ -295,7 +296,7 @@ impl Left {
     ) {
         let waited = self.change(key, |entry| entry.state.ends(last, Timestamp::now()));
         self.bound_ended(cx);
-        self.tell_store(cx, sessions, programs, key);
+        self.sync_supervisor(cx, sessions, programs, key);
         self.arm(cx, key);
         if let Some(Some(waiting)) = waited {
             self.watch(cx, sessions, programs, key, *waiting);
@@ -345,11 +346,11 @@ impl Left {
     }
 }
 
-impl Attached {
+impl LiveSession {
     /// Nobody has its tokens any more, and others may have copies.
     fn leave_to_nobody(&mut self, cx: &Context) {
-        let _ = cx.poller.remove(self.wires.client.as_fd());
-        self.forget_terminal(&cx.poller);
+        let _ = cx.poller.remove(self.io.client.as_fd());
+        self.unregister_terminal(&cx.poller);
     }
 }
 
@@ -358,13 +359,13 @@ impl Attached {
 fn last_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Option<OwnedFd> {
     let attached = sessions.get_mut(session)?;
     let was_theirs = attached.session.is_handed_over();
-    let mut kept = attached.session.take_kept()?.remains;
+    let mut kept = attached.session.take_detach_state()?.remains;
     if was_theirs {
         kept.catch_up().ok()?;
         // What it wrote last.
-        attached.wires.master.take_back();
+        attached.io.master.take_back();
     }
-    let recording = attached.wires.recording().map(AsRef::as_ref);
-    read_the_rest(cx, &attached.wires.master, &mut kept, recording);
+    let recording = attached.io.recording().map(AsRef::as_ref);
+    read_the_rest(cx, &attached.io.master, &mut kept, recording);
     kept.share().ok()
 }

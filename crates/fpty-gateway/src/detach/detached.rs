@@ -14,7 +14,7 @@ use crate::observe::recording::Recording;
 use crate::process::hang_up::Copies;
 use crate::process::supervisor::orphans::{REAPED, end_of};
 use crate::process::table::Programs;
-use crate::session::handover::HELD_UP;
+use crate::session::handover::TERMINAL_BLOCKED;
 use crate::session::relay::Sessions;
 use fpty::proto::Ended;
 use fpty::scrollback::Remains;
@@ -95,7 +95,7 @@ impl Left {
             let id = &entry.id;
             log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
         }
-        self.end_left(cx, programs, key, Gone::Lost);
+        self.end_detached(cx, programs, key, Gone::Lost);
     }
 
     /// Reads on, at most so often.
@@ -144,8 +144,8 @@ impl Left {
         let (is_closed, is_held_up) = (alone.closed.is_some(), alone.master.is_held_up());
         drop(armed);
         if is_held_up {
-            cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
-            return self.end_left(cx, programs, key, Gone::Operator);
+            cx.doors.log_refusal(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
+            return self.end_detached(cx, programs, key, Gone::Operator);
         }
         if is_closed {
             self.arm(cx, key);
@@ -212,7 +212,7 @@ impl Left {
 
     /// Ends a session that nobody is attached to; what is left of one that has
     /// ended is forgotten.
-    pub fn end_left(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: Gone) {
+    pub fn end_detached(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: Gone) {
         let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
         if is_left {
             self.unwatch(cx, key, &because(why));

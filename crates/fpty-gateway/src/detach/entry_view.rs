@@ -5,7 +5,7 @@ use super::registry_entry::Entry;
 use crate::connection::session_access::NOBODY;
 use crate::event_loop::slab::Key;
 use crate::event_loop::subject::Subject;
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
 
@@ -74,7 +74,7 @@ impl Left {
 
     /// Those that are meant by this: by their id or how it begins, and a user's own by
     /// their name (a stranger may have called anything like that).
-    pub fn meant(&self, by: &Beginning, uid: u32) -> impl Iterator<Item = Subject> {
+    pub fn meant(&self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = Subject> {
         let text = by.to_string();
         let by_id = self.index.beginning(&text.to_ascii_lowercase());
         let is_another = |key: &Key| self.entries.get(*key).is_some_and(|it| !by.begins(&it.id));

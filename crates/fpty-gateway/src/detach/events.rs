@@ -84,7 +84,7 @@ impl Left {
         let closed = entry.state.terminal().and_then(|alone| alone.closed);
         let is_closed = closed.is_some_and(|at| now >= at);
         if entry.untold {
-            self.tell_store(cx, sessions, programs, key);
+            self.sync_supervisor(cx, sessions, programs, key);
         }
         if ends {
             self.adopted_ended(cx, sessions, programs, key);
@@ -96,7 +96,7 @@ impl Left {
         };
         match entry.state.overdue(entry.times(cx), now) {
             Some(Overdue::LetGo(client)) => cx.then(Outcome::LetClientGo(client.session)),
-            Some(Overdue::Ends) => self.end_left(cx, programs, key, Gone::Limit),
+            Some(Overdue::Ends) => self.end_detached(cx, programs, key, Gone::Limit),
             None => self.arm(cx, key),
         }
     }

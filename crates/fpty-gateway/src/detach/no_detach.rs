@@ -19,8 +19,8 @@ use crate::observe::audit::Gone;
 use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::protocol::{Lent, Record, SessionFds};
 use crate::process::table::Programs;
-use crate::session::lifecycle::Past;
-use crate::session::relay::{Attached, Sessions, Wires};
+use crate::session::lifecycle::RestoredInfo;
+use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
 use fpty::fair_share::Who;
 use fpty::sys::child::{Exit, Pid};
@@ -39,8 +39,8 @@ const AGAIN: Duration = Duration::from_millis(5);
 const NO_DOOR: u16 = u16::MAX;
 
 /// What was known of one, but for the socket and the size.
-pub(crate) fn past_of(record: &Record) -> Past {
-    Past {
+pub(crate) fn past_of(record: &Record) -> RestoredInfo {
+    RestoredInfo {
         story: record.story.clone(),
         command: record.command.clone(),
         started: Timestamp::from(record.since),
@@ -60,7 +60,7 @@ pub(crate) fn past_of(record: &Record) -> Past {
 impl Left {
     /// A terminal was handed over for good: whoever keeps sessions is told, and
     /// comes to be where it was not worth it before.
-    pub fn entrust(
+    pub fn supervise(
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
@@ -77,7 +77,7 @@ impl Left {
         if self.store.connect_at_last() {
             self.hear_store();
         }
-        let Wires { client, master, program: Some(program), .. } = &attached.wires else {
+        let SessionIo { client, master, program: Some(program), .. } = &attached.io else {
             return;
         };
         let Some(pidfd) = program.pidfd() else {
@@ -101,7 +101,7 @@ impl Left {
     }
 
     /// Such a session is over, whoever ended it, and that was told.
-    pub fn no_longer_entrusted(&mut self, cx: &mut Context, session: Key) {
+    pub fn no_longer_supervised(&mut self, cx: &mut Context, session: Key) {
         // Those that have more to tell say it themselves.
         if !self.has(session) {
             self.tell_over(cx, cx.ids.of(session));
@@ -118,15 +118,15 @@ impl Left {
         let attached = sessions.get(session)?;
         let subject = Subject::Session(session);
         let facts = cx.told.of(subject);
-        let pid = attached.wires.program.as_ref()?.pid().as_raw();
+        let pid = attached.io.program.as_ref()?.pid().as_raw();
         let started = facts.map(|facts| facts.started);
         let started = started.or_else(|| procfs::started(pid).map(Timestamp::from));
         let (door, nth) = cx.doors.address(attached.door).unwrap_or_default();
         let known = self.index.of_session(session).and_then(|entry| self.entries.get(entry));
         Some(Record {
             id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.as_ref().to_owned()),
-            uid: user_of(&attached.wires.client),
-            who: Some(Who::of(&attached.wires.client)),
+            uid: user_of(&attached.io.client),
+            who: Some(Who::of(&attached.io.client)),
             door: door.to_owned(),
             nth,
             pid,
@@ -163,15 +163,15 @@ impl Left {
         let size = terminal_size(Some(&master));
         let client = Stream::of_stranger(client);
         let at = door.unwrap_or(NO_DOOR);
-        let past = Past { door: at, size, ..past };
+        let past = RestoredInfo { door: at, size, ..past };
         if let Some(why) = not_recorded(cx, at, &id) {
             let _ = client.write(&why.packet());
             self.tell_over(cx, id);
             return Some(Restored::Ends(master, process, last.take(Gone::Lost, None)));
         }
-        let wires = Wires::new(client, master, Some(process));
-        let session = Session::resumed(size, None);
-        let session = sessions.insert(Attached::new(session, wires, Transport::Unix, at));
+        let io = SessionIo::new(client, master, Some(process));
+        let session = Session::restored(size, None);
+        let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, at));
         let client = Client { session, uid };
         let state = State::attached(Program::adopted(program), client, Timestamp::now());
         let noted = match (door, last.in_advance()) {
@@ -200,7 +200,7 @@ impl Left {
         };
         let token = Source::Caller(key).token();
         let heard = self.poller.add(pidfd, token, Interest::READ);
-        let client = attached.wires.client.as_fd();
+        let client = attached.io.client.as_fd();
         let token = Source::Client(session).token();
         if heard.and_then(|()| cx.poller.add(client, token, Interest::READ)).is_err() {
             cx.then(Outcome::NotHeard(session));
@@ -225,8 +225,8 @@ impl Left {
 /// The sessions that have their terminal for good: another process that keeps
 /// sessions has to be told of them.
 pub fn handed_over_for_good(sessions: &Sessions) -> Vec<Key> {
-    let is_one = |attached: &Attached| {
-        attached.session.is_handed_over() && attached.session.kept().is_none()
+    let is_one = |attached: &LiveSession| {
+        attached.session.is_handed_over() && attached.session.detach_state().is_none()
     };
     let all = sessions.iter().filter(|(_, attached)| is_one(attached));
     all.map(|(key, _)| key).collect()

@@ -12,9 +12,9 @@ use crate::control::peers::attach_request;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::process::table::Programs;
-use crate::session::relay::{Attached, Sessions};
-use crate::session::selector::Beginning;
-use crate::session::state::detach_state::Kept;
+use crate::session::relay::{LiveSession, Sessions};
+use crate::session::selector::SessionSelector;
+use crate::session::state::detach_state::DetachState;
 use fpty::error::reason;
 use fpty::fair_share::Who;
 use fpty::proto::{Ended, Ending, is_name, variables};
@@ -62,7 +62,7 @@ impl Left {
         if uid == NOBODY && opening.variables.get(variables::SECRET).is_none() {
             return Ok(None);
         }
-        let key = Beginning::of(name).filter(|_| uid != NOBODY);
+        let key = SessionSelector::of(name).filter(|_| uid != NOBODY);
         let held = match key.map(|name| attach_request::name(newcomer.door, uid, name)) {
             None => None,
             // It may have it already.
@@ -89,37 +89,37 @@ impl Left {
         key: Key,
         wish: Wish,
         size: Size,
-        relays: bool,
+        relay_only: bool,
     ) -> bool {
         let Some(attached) = sessions.get_mut(key) else {
             return false;
         };
         let door = attached.door;
-        let Attached { session, wires, .. } = attached;
+        let LiveSession { session, io, .. } = attached;
         let (Some(pid), Some(rules)) =
-            (wires.program.as_ref().map(Process::pid), cx.doors.rules(door))
+            (io.program.as_ref().map(Process::pid), cx.doors.rules(door))
         else {
             return false;
         };
         // Up to 64 MB.
         let remains = Remains::new(rules.detach.buffer as usize, size);
         let Ok(remains) = remains else {
-            session.notice("this session cannot be left: out of memory", wires);
+            session.notice("this session cannot be left: out of memory", io);
             return false;
         };
         let Wish { uid, who, name, held } = wish;
         let secrets = match Secrets::new() {
             Err(error) if uid == NOBODY => {
                 let line = format!("this session cannot be left: no secret: {}", reason(&error));
-                session.notice(&line, wires);
+                session.notice(&line, io);
                 return false;
             }
             made => made.unwrap_or_default(),
         };
-        session.keep(Kept { remains, hidden: false, relays });
+        session.make_detachable(DetachState { remains, awaiting_go: false, relay_only });
         let id = cx.ids.of(key);
         if let Some(its_key) = secrets.key(&id, uid) {
-            session.tell_key(&its_key, wires);
+            session.send_key(&its_key, io);
         }
         let began = Timestamp::now();
         let program = Program { pidfd: None, ending: None };
@@ -140,7 +140,7 @@ impl Left {
             held,
             counts: None,
         });
-        self.tell_store(cx, sessions, programs, entry);
+        self.sync_supervisor(cx, sessions, programs, entry);
         true
     }
 }

@@ -13,7 +13,7 @@ use crate::event_loop::slab::Key;
 use crate::observe::recording::Recording;
 use crate::process::supervisor::end_lines;
 use crate::process::supervisor::end_record::EndRecord;
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 use fpty::fair_share::Who;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{Ended, Ending};
@@ -155,7 +155,7 @@ impl Waiting {
     /// It gets nothing.
     pub(crate) fn refuse(self, cx: &mut Context, why: &str) {
         let why = Ended::because(Ending::Refused, why);
-        cx.turn_back(self.newcomer, true, why);
+        cx.reject(self.newcomer, true, why);
     }
 }
 
@@ -172,7 +172,7 @@ impl Entry {
     /// Has it count as what it is, over all gateways.
     pub(crate) fn count(&mut self, tallies: &Tallies) {
         let is_ones_own = self.uid != NOBODY && !self.state.is_over();
-        let name = Beginning::of(self.name.as_bytes()).filter(|_| is_ones_own);
+        let name = SessionSelector::of(self.name.as_bytes()).filter(|_| is_ones_own);
         let name = name.map(|name| attach_request::name(self.door, self.uid, name));
         self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name, 1).ok()));
         self.counts = match self.state.terminal() {

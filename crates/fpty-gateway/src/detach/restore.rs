@@ -17,10 +17,10 @@ use crate::log::log;
 use crate::observe::audit::Gone;
 use crate::observe::recording::{Recorder, Recording};
 use crate::process::supervisor::protocol::{Record, SessionFds};
-use crate::session::lifecycle::Past;
-use crate::session::relay::{Attached, Sessions, Wires};
+use crate::session::lifecycle::RestoredInfo;
+use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use crate::session::state::detach_state::Kept;
+use crate::session::state::detach_state::DetachState;
 use fpty::proto::{Ended, Ending};
 use fpty::scrollback::Remains;
 use fpty::sys::child::{Exit, Pid};
@@ -35,7 +35,7 @@ use fpty::sys::socket::{Stream, Transport};
 const NOT_RECORDED: &str = "it began before recordings did";
 
 /// Why one ends that the kernel refuses to tell of.
-pub const NOT_HEARD: &str = "session ended: the router cannot wait for it (out of memory)";
+pub const UNPOLLABLE: &str = "session ended: the router cannot wait for it (out of memory)";
 
 /// What became of one.
 #[must_use]
@@ -49,7 +49,7 @@ pub enum Restored {
         /// Where it is known here.
         entry: Key,
         /// What it was before.
-        past: Box<Past>,
+        past: Box<RestoredInfo>,
         /// It had a client since then, which was lost with its gateway.
         lost: Option<Timestamp>,
     },
@@ -60,7 +60,7 @@ pub enum Restored {
         /// The session.
         session: Key,
         /// What it was before.
-        past: Box<Past>,
+        past: Box<RestoredInfo>,
     },
     /// It cannot go on. The line of its end, where nobody else writes that.
     Ends(Master, Process, Option<String>),
@@ -99,7 +99,7 @@ impl Left {
         let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
         let secrets = Secrets::of(secrets);
         let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&door, nth));
-        let entry = |past: &Past, state| Entry { name, secrets, ..entry(past, pid, state) };
+        let entry = |past: &RestoredInfo, state| Entry { name, secrets, ..entry(past, pid, state) };
         let SessionFds { master, program, ring, client, memory } = held;
         if let Some((ended, at)) = ended {
             let mut ring = ring?;
@@ -120,7 +120,7 @@ impl Left {
             }
             let state =
                 State::Over(Over { ring, ended, command: command.map(Into::into) }, at.into());
-            let key = self.insert(entry(&Past { door: door?, ..past }, state));
+            let key = self.insert(entry(&RestoredInfo { door: door?, ..past }, state));
             self.arm(cx, key);
             return Some(Restored::Ended(key));
         }
@@ -150,7 +150,7 @@ impl Left {
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
-        let past = Past { door, size, ..past };
+        let past = RestoredInfo { door, size, ..past };
         let remains = match memory {
             Some(ring) => Remains::of(*ring).ok(),
             None => ring.and_then(|ring| Remains::go_on(ring).ok()),
@@ -167,22 +167,25 @@ impl Left {
             let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
             return match self.hear_alone(key) {
                 true => Some(Restored::Alone { entry: key, past: Box::new(past), lost }),
-                false => self.end_unheard(cx, key),
+                false => self.end_unpollable(cx, key),
             };
         };
         // Its client goes on with the terminal, and has noticed nothing.
-        let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
+        let session = Session::restored(
+            size,
+            Some(DetachState { remains, awaiting_go: false, relay_only: false }),
+        );
         let process = Process::held(program.try_clone().ok()?);
         let program = Program::adopted(program);
-        let mut wires = Wires::new(client, master, Some(process));
-        wires.record_by(recording);
-        let session = sessions.insert(Attached::new(session, wires, Transport::Unix, door));
+        let mut io = SessionIo::new(client, master, Some(process));
+        io.set_recording(recording);
+        let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, door));
         let client = Client { session, uid: who };
         let key = self.insert(entry(&past, State::attached(program, client, since_then.into())));
         self.hear_adopted(cx, sessions, key, session);
         let attached = sessions.get_mut(session)?;
         // The one before may have been killed before it said so.
-        attached.session.say_go(&mut attached.wires);
+        attached.session.send_go(&mut attached.io);
         Some(Restored::Attached { entry: key, session, past: Box::new(past) })
     }
 
@@ -205,9 +208,9 @@ impl Left {
     }
 
     /// What nobody can wait for ends.
-    fn end_unheard(&mut self, cx: &mut Context, key: Key) -> Option<Restored> {
+    fn end_unpollable(&mut self, cx: &mut Context, key: Key) -> Option<Restored> {
         let entry = self.remove(cx, key)?;
-        log(&format!("forkptyrouter: {NOT_HEARD}"));
+        log(&format!("forkptyrouter: {UNPOLLABLE}"));
         let Remnants { program, terminal, .. } = entry.state.forgotten();
         Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd?), None))
     }
@@ -254,7 +257,7 @@ pub(crate) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<Ended> {
 }
 
 /// One that has no name, and can be left.
-pub(crate) fn entry(past: &Past, pid: Pid, state: State<Held>) -> Entry {
+pub(crate) fn entry(past: &RestoredInfo, pid: Pid, state: State<Held>) -> Entry {
     Entry {
         id: past.id.as_str().into(),
         name: String::new(),

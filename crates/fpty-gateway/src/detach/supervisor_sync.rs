@@ -124,7 +124,7 @@ impl Left {
     }
 
     /// What keeps sessions is told how it is with this one.
-    pub fn tell_store(
+    pub fn sync_supervisor(
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
@@ -158,19 +158,19 @@ impl Left {
                 Lent { master, program, ring, ..SessionFds::default() }
             }
             (_, _, Some(attached)) => {
-                let Some(kept) = attached.session.kept() else {
+                let Some(kept) = attached.session.detach_state() else {
                     return;
                 };
-                let wires = &attached.wires;
-                record.shared = wires.master.is_shared() || !kept.relays;
-                record.recording = wires.recording().map(|recording| recording.kept());
+                let io = &attached.io;
+                record.shared = io.master.is_shared() || !kept.relay_only;
+                record.recording = io.recording().map(|recording| recording.kept());
                 // One that is relayed would miss what was on its way.
                 let is_theirs = attached.session.is_handed_over();
                 Lent {
-                    master: Some(wires.master.as_fd()),
+                    master: Some(io.master.as_fd()),
                     program,
                     ring: kept.remains.file(),
-                    client: is_theirs.then(|| wires.client.as_fd()),
+                    client: is_theirs.then(|| io.client.as_fd()),
                     memory: None,
                 }
             }
@@ -208,8 +208,8 @@ impl Left {
             found.state.arrive();
             found.secrets.settle();
         }
-        self.tell_store(cx, sessions, programs, entry);
-        sessions.say_go(session);
+        self.sync_supervisor(cx, sessions, programs, entry);
+        sessions.send_go(session);
         cx.then(Outcome::Settle(session));
         true
     }

@@ -20,7 +20,7 @@ use crate::event_loop::subject::{Subject, Whose};
 use crate::observe::audit::Gone;
 use crate::process::table::Programs;
 use crate::session::relay::Sessions;
-use crate::session::timeouts::{BY_AN_OPERATOR, TIME_IS_OVER};
+use crate::session::timeouts::{ENDED_BY_OPERATOR, MAX_TIME_REACHED};
 use fpty::backlog::Backlog;
 use fpty::error::reason;
 use fpty::fair_share::{self, Who};
@@ -48,8 +48,8 @@ const ONE_READ: usize = 256;
 /// What those who watch are told of an end that is not the program's own.
 pub fn because(why: Gone) -> Ended {
     let (ending, text) = match why {
-        Gone::Operator => (Ending::Operator, BY_AN_OPERATOR),
-        Gone::Limit => (Ending::Limit, TIME_IS_OVER),
+        Gone::Operator => (Ending::Operator, ENDED_BY_OPERATOR),
+        Gone::Limit => (Ending::Limit, MAX_TIME_REACHED),
         Gone::Idle => (Ending::Idle, "session ended: no traffic"),
         Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (Ending::Lost, HAS_ENDED),
     };
@@ -70,7 +70,7 @@ impl Left {
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         let who = Who::of(&newcomer.client);
         if self.watchers.iter().filter(|(_, watcher)| watcher.who == who).count() >= MOST_OF_ONE {
-            return cx.turn_back(newcomer, true, refused("too many of yours watch"));
+            return cx.reject(newcomer, true, refused("too many of yours watch"));
         }
         let places = self.watchers.iter().map(|(key, it)| (key, it.who, it.since));
         if let Some(key) = fair_share::in_the_way(places, who, MOST_OF_ONE, MOST) {
@@ -85,7 +85,7 @@ impl Left {
             alone.remains.file().is_none() && alone.remains.open_file().is_ok()
         });
         let Some((ring, seen, end)) = self.seen(sessions, key) else {
-            return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
+            return cx.reject(newcomer, true, refused("out of descriptors or memory"));
         };
         // Its seat is free: it is no session.
         let Newcomer { client, transport, origin, .. } = newcomer;
@@ -125,7 +125,7 @@ impl Left {
         };
         let last_line = match is_over {
             true => None,
-            false => cx.viewed(self.subject_of(key), &origin, &watcher.client),
+            false => cx.viewer_joined(self.subject_of(key), &origin, &watcher.client),
         };
         let watcher = Watcher { last_line, ..watcher };
         let watcher = self.watchers.insert(watcher);
@@ -135,7 +135,7 @@ impl Left {
         }
         if is_another {
             // What goes there from now on is kept there.
-            self.tell_store(cx, sessions, programs, key);
+            self.sync_supervisor(cx, sessions, programs, key);
         }
         let Some(there) = self.watchers.get_mut(watcher) else {
             return;
@@ -159,7 +159,7 @@ impl Left {
         let (ring, end) = match (state, state.client(), state.terminal()) {
             (State::Over(over, _), ..) => (over.ring.as_fd(), Some(over.ended.clone())),
             (_, Some(client), _) => {
-                (sessions.get(client.session)?.session.kept()?.remains.file()?, None)
+                (sessions.get(client.session)?.session.detach_state()?.remains.file()?, None)
             }
             (.., alone) => (alone?.remains.file()?, None),
         };
@@ -254,7 +254,7 @@ impl Left {
         let (is_told, entry) = (std::mem::take(&mut watcher.is_told), watcher.entry);
         let subject = self.subject_of(entry);
         if let Some(watcher) = self.watchers.get(key).filter(|_| is_told) {
-            cx.unviewed(subject, &watcher.client, watcher.since.elapsed(), watcher.last_line);
+            cx.viewer_left(subject, &watcher.client, watcher.since.elapsed(), watcher.last_line);
         }
     }
 

@@ -30,7 +30,7 @@ use crate::process::ipc::Hello;
 use crate::process::supervisor::after_gateway::LeftBehind;
 use crate::process::supervisor::leaders::{self, Leaders};
 use crate::process::table::{self, Programs};
-use crate::session::teardown::Departures;
+use crate::session::teardown::TeardownQueue;
 use fpty::error::{Context as _, Result};
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::signal::{Signals, block, own_dispositions};
@@ -121,14 +121,14 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
         commands: Commands::default(),
         inquirers: Inquirers::new(host().statistics_by_http()),
         left,
-        departures: Departures::default(),
+        teardowns: TeardownQueue::default(),
         programs: Programs::new(leaders, left_behind.grace(grace)),
         children,
         recorder,
         siblings: Siblings::of(ordinal),
         seekers: Seekers::default(),
     };
-    left_behind.lines.into_iter().for_each(|line| router.lives().tell_last_line(line));
+    left_behind.lines.into_iter().for_each(|line| router.transitions().tell_last_line(line));
     router.restore(found);
     if let Some(recorder) = &mut router.recorder {
         recorder.took_up(&mut router.cx);

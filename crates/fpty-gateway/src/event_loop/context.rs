@@ -17,8 +17,8 @@ use crate::connection::listeners::{self, Doors};
 use crate::connection::shared_counts::Tallies;
 use crate::log;
 use crate::observe::audit::Told;
-use crate::session::ids::Ids;
-use crate::session::requested_command::AskedFor;
+use crate::session::ids::SessionIds;
+use crate::session::requested_command::RequestedCommands;
 use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
 use fpty::sys::proc_net_tcp::LocalTcp;
@@ -52,9 +52,9 @@ pub struct Context {
     /// What counts over all gateways.
     pub tallies: Tallies,
     /// Names for sessions.
-    pub ids: Ids,
+    pub ids: SessionIds,
     /// What they have asked to have run.
-    pub asked_for: AskedFor,
+    pub requested_commands: RequestedCommands,
     /// Connections to which the last word was said.
     pub closing: Closing,
     /// What is known of panics.
@@ -112,8 +112,8 @@ impl Context {
             seats: Seats::new(tallies.clone()),
             told,
             tallies,
-            ids: Ids::new(),
-            asked_for: AskedFor::default(),
+            ids: SessionIds::new(),
+            requested_commands: RequestedCommands::default(),
             closing,
             faults: Faults::default(),
             local_tcp: LocalTcp::default(),
@@ -149,7 +149,7 @@ impl Context {
     /// What runs in a session or command that began at this socket; `None`: there is
     /// no such socket any more.
     pub fn command_of(&self, subject: Subject, door: u16) -> Option<String> {
-        match self.asked_for.command(subject) {
+        match self.requested_commands.command(subject) {
             Some(command) => Some(command.to_string()),
             None => Some(self.doors.rules(door)?.command.to_string_lossy().into_owned()),
         }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::slab::Key;
 use super::subject::Whose;
-use crate::session::state::ACTS;
+use crate::session::state::CONTROL_BUDGET;
 
 /// What all clients may ask for in one turn beside input, once for what they
 /// send, once for what had to wait. A signal that drops input takes up to 80
@@ -52,7 +52,7 @@ impl Behind {
 
     /// Has a client ask for what it may; whoever it is may for something.
     pub fn share<T>(&mut self, hear: impl FnOnce(&mut usize) -> T) -> T {
-        let most = self.acts.clamp(1, ACTS);
+        let most = self.acts.clamp(1, CONTROL_BUDGET);
         let mut acts = most;
         let heard = hear(&mut acts);
         self.acts = self.acts.saturating_sub(most - acts);

@@ -8,16 +8,16 @@ use super::subject::Whose;
 use crate::command::command_state::{Command, Streams};
 use crate::command::commands::Commands;
 use crate::session::relay::Sessions;
-use crate::session::state::{Ends, Session};
+use crate::session::state::{Session, SessionEffects};
 
 impl Context {
     /// Has a session hear what its client sent, which stands in the buffer.
-    pub fn hear(&mut self, key: Key, session: &mut Session, ends: &mut impl Ends) {
+    pub fn hear(&mut self, key: Key, session: &mut Session, ends: &mut impl SessionEffects) {
         let Self { input, gather, behind, .. } = self;
         let left = behind.share(|acts| session.client_sent(input, gather, acts, ends));
         // Not of raw mode, which may have taken the buffer.
         if left > 0 && !behind.keep(Whose::Session(key), &input[input.len() - left..]) {
-            session.forget_the_rest();
+            session.drop_deferred_input();
         }
     }
 
@@ -26,7 +26,7 @@ impl Context {
         let Self { input, gather, behind, .. } = self;
         let left = behind.share(|acts| command.client_sent(input, gather, acts, streams));
         if left > 0 && !behind.keep(Whose::Command(key), &input[input.len() - left..]) {
-            command.forget_the_rest();
+            command.drop_deferred_input();
         }
     }
 
@@ -51,13 +51,13 @@ impl Context {
             Whose::Session(key) => {
                 // It may have been left, or ended.
                 let Some(attached) = sessions.get_mut(key) else { return };
-                let _armed = attached.wires.master.arm();
-                let (session, wires) = (&mut attached.session, &mut attached.wires);
-                behind.share(|acts| session.client_goes_on(bytes, gather, acts, wires))
+                let _armed = attached.io.master.arm();
+                let (session, io) = (&mut attached.session, &mut attached.io);
+                behind.share(|acts| session.resume_client(bytes, gather, acts, io))
             }
             Whose::Command(key) => match commands.hears_more(key) {
-                Some((command, wires)) => {
-                    behind.share(|acts| command.client_sent(bytes, gather, acts, wires))
+                Some((command, io)) => {
+                    behind.share(|acts| command.client_sent(bytes, gather, acts, io))
                 }
                 None => return,
             },

@@ -47,7 +47,7 @@ pub enum Outcome {
     Answered(Asker, Option<Vec<u8>>),
     /// What keeps sessions is to have this one, whose client has its terminal for
     /// good.
-    Entrust(Key),
+    Supervise(Key),
     /// The kernel refuses to tell of this session: it ends.
     NotHeard(Key),
     /// The supervisor says something, or was killed.
@@ -81,7 +81,7 @@ pub struct Closed {
     /// Its recording.
     pub recording: Option<Rc<Recording>>,
     /// Its terminal was its client's, for good.
-    pub was_entrusted: bool,
+    pub was_supervised: bool,
 }
 
 impl Outcome {
@@ -89,7 +89,7 @@ impl Outcome {
     pub fn whose(&self) -> Whose {
         match self {
             Self::Settle(key)
-            | Self::Entrust(key)
+            | Self::Supervise(key)
             | Self::LetClientGo(key)
             | Self::NotHeard(key) => Whose::Session(*key),
             Self::SettleCommand(key) => Whose::Command(*key),

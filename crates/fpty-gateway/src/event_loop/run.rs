@@ -30,11 +30,11 @@ use crate::observe::recording::Recorder;
 use crate::process::supervisor::client::Found;
 use crate::process::table::Programs;
 use crate::process::{ipc, shared_memory};
-use crate::session::open::{Arrived, Plan, not_executable};
-use crate::session::relay::{Heard, Next, Sessions};
+use crate::session::open::{Accepted, SessionPlan, exec_error};
+use crate::session::relay::{ClientEvent, SessionAction, Sessions};
 use crate::session::state::Session;
-use crate::session::teardown::Departures;
-use crate::session::transitions::Lives;
+use crate::session::teardown::TeardownQueue;
+use crate::session::transitions::Transitions;
 use fpty::error::{Context as _, Result};
 use fpty::proto::Ending;
 use fpty::proto::request::Verb;
@@ -53,7 +53,7 @@ pub struct GatewayLoop {
     pub(crate) inquirers: Inquirers,
     /// `None`: no session can outlive the gateway.
     pub(crate) left: Option<Box<Left>>,
-    pub(crate) departures: Departures,
+    pub(crate) teardowns: TeardownQueue,
     pub(crate) programs: Programs,
     pub(crate) children: Signals,
     pub(crate) recorder: Option<Box<Recorder>>,
@@ -97,8 +97,8 @@ pub fn run(router: GatewayLoop) -> Result<()> {
         router.cx.behind.renew();
         router.guarded(Whose::All, |router| {
             fault_injection::point("turn");
-            router.departures.part(&mut router.cx, count);
-            router.lives().recorded(|recorder, cx, _| recorder.pass_on(cx));
+            router.teardowns.run_teardowns(&mut router.cx, count);
+            router.transitions().with_recorder(|recorder, cx, _| recorder.pass_on(cx));
             router.cx.try_the_log_again(false);
         });
         router.follow();
@@ -115,7 +115,7 @@ impl GatewayLoop {
     /// How long to wait for events: not at all where something waits for its
     /// turn. (A timer of no time would be over in the turn that set it.)
     fn wait(&self) -> Option<Duration> {
-        match self.cx.behind.is_empty() && self.departures.is_empty() {
+        match self.cx.behind.is_empty() && self.teardowns.is_empty() {
             true => self.cx.timers.wait(Instant::now()),
             false => Some(Duration::ZERO),
         }
@@ -133,13 +133,13 @@ impl GatewayLoop {
         match source {
             Source::Client(key) => {
                 match self.sessions.client_ready(cx, key, ready) {
-                    Heard::Settle => {}
-                    Heard::First => {
+                    ClientEvent::Settle => {}
+                    ClientEvent::FirstBytes => {
                         let next = self.beginnings.hear(&mut self.sessions, cx, key);
-                        return self.lives().go_on(key, next);
+                        return self.transitions().apply(key, next);
                     }
-                    Heard::FirstEnded => self.beginnings.ended(&mut self.sessions, key),
-                    Heard::Nobody => return,
+                    ClientEvent::FirstEof => self.beginnings.ended(&mut self.sessions, key),
+                    ClientEvent::NoSession => return,
                 }
                 self.settle(key);
             }
@@ -151,7 +151,7 @@ impl GatewayLoop {
             Source::StatsListener => self.inquirers.accept_statistics(cx),
             Source::Children => self.signalled(),
             Source::Siblings => self.siblings.ready(cx),
-            Source::Recorder => self.lives().recorded(|it, cx, _| it.ready(cx)),
+            Source::Recorder => self.transitions().with_recorder(|it, cx, _| it.ready(cx)),
             Source::Caller(key) => {
                 let greeted = self.callers.hear(cx, key, ready.hang_up);
                 self.greeted(greeted);
@@ -169,7 +169,7 @@ impl GatewayLoop {
                 self.commands.settle(cx, &mut self.programs, key);
             }
             Source::Closing(key) => cx.closing.ready(key, ready, &mut cx.buffer[..]),
-            Source::Left => self.lives().with_left(|left, cx, _, _| left.left_ready(cx)),
+            Source::Left => self.transitions().with_registry(|left, cx, _, _| left.left_ready(cx)),
             Source::Alarm => cx.timers.rings(),
         }
     }
@@ -187,19 +187,19 @@ impl GatewayLoop {
         let (cx, programs) = (&mut self.cx, &mut self.programs);
         match due {
             Due::Session(key, due) => {
-                let next = self.sessions.comes_due(cx, key, due);
-                self.lives().go_on(key, next);
+                let next = self.sessions.timer_fired(cx, key, due);
+                self.transitions().apply(key, next);
             }
             Due::Terminal(key, due) => {
-                let next = self.sessions.terminal_due(cx, key, due);
-                self.lives().go_on(key, next);
+                let next = self.sessions.terminal_timer_fired(cx, key, due);
+                self.transitions().apply(key, next);
             }
             Due::First(key) => {
                 let next = self.beginnings.give(&mut self.sessions, cx, key);
-                self.lives().go_on(key, next);
+                self.transitions().apply(key, next);
             }
-            Due::Keeper(key) => self.lives().entrust(key),
-            Due::Command(key, due) => self.commands.comes_due(cx, programs, key, due),
+            Due::Keeper(key) => self.transitions().supervise(key),
+            Due::Command(key, due) => self.commands.timer_fired(cx, programs, key, due),
             Due::Silent(key) => {
                 let greeted = self.callers.silent(cx, key);
                 self.greeted(greeted);
@@ -221,14 +221,16 @@ impl GatewayLoop {
                 let took_some = cx.told.flush();
                 cx.try_the_log_again(took_some);
             }
-            Due::Recording => self.lives().recorded(|it, _, _| it.wake()),
-            Due::Recorder => self.lives().recorded(|it, cx, _| it.look(cx)),
+            Due::Recording => self.transitions().with_recorder(|it, _, _| it.wake()),
+            Due::Recorder => self.transitions().with_recorder(|it, cx, _| it.look(cx)),
             Due::Outlived(pid) => programs.outlived(cx, pid),
             Due::Kill => programs.killing.go_on(cx),
             Due::TerminalUsers => programs.killing.kill_users(cx),
             Due::LeftBehind => programs.killing.end_left_behind(cx),
             Due::Accept => cx.open_doors(),
-            Due::Left => self.lives().with_left(|left, cx, _, _| left.look_after_left(cx)),
+            Due::Left => {
+                self.transitions().with_registry(|left, cx, _, _| left.look_after_left(cx))
+            }
             Due::Door(door) => cx.doors.wake(door, &cx.poller),
         }
     }
@@ -253,25 +255,27 @@ impl GatewayLoop {
             Outcome::SettleCommand(key) => self.commands.settle(cx, programs, key),
             Outcome::GoOn(rest) => cx.hear_rest(*rest, &mut self.sessions, &mut self.commands),
             Outcome::Reaped(program, session, exit) => self.program_ended(program, session, exit),
-            Outcome::LetGo => self.departures.let_go(cx, programs),
+            Outcome::LetGo => self.teardowns.release_next(cx, programs),
             Outcome::Started(Subject::Session(key)) => {
-                self.lives().recorded(|it, cx, sessions| it.begin(cx, sessions, key));
+                self.transitions().with_recorder(|it, cx, sessions| it.begin(cx, sessions, key));
             }
             Outcome::Started(Subject::Command(_) | Subject::Left(_)) => {}
             Outcome::NeverWas(subject, recording) => {
-                self.lives().never_was(subject, recording.as_deref());
+                self.transitions().rejected(subject, recording.as_deref());
             }
             Outcome::GreetLate(late) => {
                 let greeted = self.callers.greet_late(cx, *late);
                 self.greeted(greeted);
             }
-            Outcome::Closed(closed) => self.lives().closed(closed),
-            Outcome::Entrust(key) => self.lives().entrust(key),
-            Outcome::NotHeard(key) => self.lives().end_unheard(key),
+            Outcome::Closed(closed) => self.transitions().closed(closed),
+            Outcome::Supervise(key) => self.transitions().supervise(key),
+            Outcome::NotHeard(key) => self.transitions().end_unpollable(key),
             Outcome::Inquires(key) => self.inquirers.begin(cx, key),
-            Outcome::End(Subject::Session(key)) => self.lives().end_at_wish(key),
-            Outcome::End(Subject::Left(key)) => self.lives().end_left(key, Gone::Operator),
-            Outcome::End(Subject::Command(key)) => self.commands.end_at_wish(cx, programs, key),
+            Outcome::End(Subject::Session(key)) => self.transitions().end_by_operator(key),
+            Outcome::End(Subject::Left(key)) => {
+                self.transitions().end_detached(key, Gone::Operator)
+            }
+            Outcome::End(Subject::Command(key)) => self.commands.end_by_operator(cx, programs, key),
             Outcome::Asked(posed) => self.asked(*posed),
             Outcome::Sought(key) => {
                 let goes = self.seekers.conclude(cx, &mut self.siblings, key);
@@ -286,36 +290,41 @@ impl GatewayLoop {
             Outcome::Answered(Asker::Inquirer(key), answer) => {
                 self.inquirers.answered(cx, key, answer.as_deref());
             }
-            Outcome::ReadOn(key) => self.lives().with_left(|left, cx, _, programs| {
+            Outcome::ReadOn(key) => self.transitions().with_registry(|left, cx, _, programs| {
                 left.alone_goes_on(cx, programs, key);
             }),
-            Outcome::EndLeft(key, why) => self.lives().end_left(key, why),
-            Outcome::SupervisorReady => self.lives().supervisor_ready(),
-            Outcome::LetClientGo(key) => self.lives().part(key, detach::Why::LetGo),
-            Outcome::LeftReady(ready) => self.lives().with_left(|left, cx, sessions, programs| {
-                left.one_ready(cx, sessions, programs, ready);
-            }),
+            Outcome::EndLeft(key, why) => self.transitions().end_detached(key, why),
+            Outcome::SupervisorReady => self.transitions().supervisor_ready(),
+            Outcome::LetClientGo(key) => {
+                self.transitions().detach_or_hang_up(key, detach::Why::LetGo)
+            }
+            Outcome::LeftReady(ready) => {
+                self.transitions().with_registry(|left, cx, sessions, programs| {
+                    left.one_ready(cx, sessions, programs, ready);
+                })
+            }
             Outcome::LookAfterLeft(key) => {
-                self.lives().with_left(|left, cx, sessions, programs| {
+                self.transitions().with_registry(|left, cx, sessions, programs| {
                     left.look_after_entry(cx, sessions, programs, key);
                 })
             }
             Outcome::FeedWatcher(key) => {
-                self.lives().with_left(|left, cx, _, _| left.feed_watcher(cx, key));
+                self.transitions().with_registry(|left, cx, _, _| left.feed_watcher(cx, key));
             }
             Outcome::Recording(_, news) => {
-                self.lives().recorded(|it, cx, sessions| it.turn_to(cx, sessions, *news));
+                self.transitions()
+                    .with_recorder(|it, cx, sessions| it.turn_to(cx, sessions, *news));
             }
         }
     }
 
     /// The parts that a session's life concerns.
-    pub(crate) fn lives(&mut self) -> Lives<'_> {
-        Lives {
+    pub(crate) fn transitions(&mut self) -> Transitions<'_> {
+        Transitions {
             cx: &mut self.cx,
             sessions: &mut self.sessions,
             programs: &mut self.programs,
-            departures: &mut self.departures,
+            teardowns: &mut self.teardowns,
             left: self.left.as_deref_mut(),
             recorder: self.recorder.as_deref_mut(),
         }
@@ -324,27 +333,27 @@ impl GatewayLoop {
     /// After anything that happened to a session: most often it waits.
     fn settle(&mut self, key: Key) {
         match self.sessions.settle(&mut self.cx, key) {
-            Next::Waits => {}
-            next => self.lives().go_on(key, next),
+            SessionAction::Wait => {}
+            next => self.transitions().apply(key, next),
         }
     }
 
     /// Takes a connection that waits at a socket.
     fn accept(&mut self, door: u16) {
         match self.cx.accept(door) {
-            Arrived::Nobody => {}
-            Arrived::Uwsgi(client, transport) => self.greet(client, transport, door),
-            Arrived::Raw(newcomer) => {
+            Accepted::Nobody => {}
+            Accepted::Uwsgi(client, transport) => self.greet(client, transport, door),
+            Accepted::Raw(newcomer) => {
                 let Some(place) = self.cx.doors.door(door) else { return };
                 let size = place.rules.size;
-                let plan = Plan {
+                let plan = SessionPlan {
                     session: Session::raw(size),
                     program: place.program.clone(),
                     size,
                     environment: Vec::new(),
                     shown: None,
                 };
-                self.lives().attach(newcomer, plan);
+                self.transitions().open_terminal(newcomer, plan);
             }
         }
     }
@@ -384,7 +393,7 @@ impl GatewayLoop {
     /// It is known which gateway has the session that a client wants.
     fn goes(&mut self, goes: Goes) {
         if let Goes::Here(opened) = goes {
-            if let Some(opened) = self.lives().come_back(*opened) {
+            if let Some(opened) = self.transitions().attach(*opened) {
                 self.open_new(opened);
             }
         }
@@ -425,7 +434,7 @@ impl GatewayLoop {
         let origin = self.cx.told.asking(newcomer.origin, asked);
         let opened = Opened { newcomer: Newcomer { origin, ..newcomer }, ..opened };
         match opened.opening.wants_terminal() {
-            true => self.lives().open(opened),
+            true => self.transitions().open(opened),
             false => self.open_command(opened),
         }
     }
@@ -433,7 +442,7 @@ impl GatewayLoop {
     fn open_command(&mut self, opened: Opened) {
         let recorder = self.recorder.as_ref();
         if let Some(why) = recorder.and_then(|it| it.why_no_command(opened.newcomer.door)) {
-            return self.cx.turn_back(opened.newcomer, true, why);
+            return self.cx.reject(opened.newcomer, true, why);
         }
         self.commands.start(&mut self.cx, &mut self.programs, opened);
     }
@@ -469,10 +478,10 @@ impl GatewayLoop {
     fn program_ended(&mut self, program: Pid, session: Option<Key>, exit: Exit) {
         fault_injection::point("reaped");
         let failure = self.cx.spawner.failure(program);
-        let failure = failure.map(|(program, errno)| not_executable(&program, errno));
+        let failure = failure.map(|(program, errno)| exec_error(&program, errno));
         match self.subject_of(program, session) {
-            Some(Subject::Session(key)) => self.lives().program_ended(key, exit, failure),
-            Some(Subject::Left(entry)) => self.lives().left_ended(entry, exit),
+            Some(Subject::Session(key)) => self.transitions().program_ended(key, exit, failure),
+            Some(Subject::Left(entry)) => self.transitions().detached_exited(entry, exit),
             Some(Subject::Command(key)) => {
                 self.commands.program_ended(&mut self.cx, key, exit, failure);
             }
@@ -495,7 +504,7 @@ impl GatewayLoop {
             let (id, mut is_done) = (record.id.clone(), false);
             self.guarded(Whose::Past, |router| {
                 fault_injection::strike("adoption", || record.name.clone());
-                router.lives().restore(record, held);
+                router.transitions().restore(record, held);
                 is_done = true;
             });
             // Or the next gateway would panic as well.
@@ -537,7 +546,7 @@ impl GatewayLoop {
     fn hang_up_orphans(&mut self) {
         let left = self.left.iter().flat_map(|left| left.programs());
         let owned: HashSet<Pid> =
-            self.commands.programs().chain(left).chain(self.departures.programs()).collect();
+            self.commands.programs().chain(left).chain(self.teardowns.programs()).collect();
         let sessions = &self.sessions;
         for program in self.programs.orphans(|key| sessions.has(key), &owned) {
             self.programs.hang_up_group(&mut self.cx, program);
@@ -559,7 +568,7 @@ impl Recover for GatewayLoop {
             Whose::Unborn(key) => {
                 self.sessions.forget_reaped(programs, key);
                 let why = Rejection::because(Refusal::Resources, INTERNAL);
-                self.sessions.refuse(cx, programs, key, &why);
+                self.sessions.reject(cx, programs, key, &why);
             }
             Whose::Command(key) => self.commands.end_panicked(cx, programs, key, INTERNAL),
             Whose::Caller(key) => drop(self.callers.refuse(cx, key, INTERNAL)),
@@ -567,10 +576,10 @@ impl Recover for GatewayLoop {
             Whose::Seeker(key) => self.seekers.end(cx, key, INTERNAL),
             Whose::Left(key) => match self.left.as_ref().and_then(|left| left.session_of(key)) {
                 Some(session) => self.sessions.end_panicked(cx, programs, session),
-                None => self.lives().end_left(key, Gone::Lost),
+                None => self.transitions().end_detached(key, Gone::Lost),
             },
             Whose::Watcher(key) => {
-                self.lives().with_left(|left, cx, _, _| left.end_watcher(cx, key))
+                self.transitions().with_registry(|left, cx, _, _| left.end_watcher(cx, key))
             }
             Whose::Closing(key) => cx.closing.drop_one(key),
             Whose::Past => {}
@@ -581,7 +590,7 @@ impl Recover for GatewayLoop {
                 cx.pause();
                 cx.after(AGAIN, Due::Reap);
                 cx.after(AGAIN, Due::Kill);
-                self.lives().with_left(|left, cx, _, _| left.look_after(cx, AGAIN));
+                self.transitions().with_registry(|left, cx, _, _| left.look_after(cx, AGAIN));
             }
         }
     }
@@ -609,7 +618,7 @@ impl Recover for GatewayLoop {
     /// there who is not.
     fn put_in_order(&mut self) {
         self.cx.clear();
-        self.lives().with_left(|left, cx, sessions, programs| {
+        self.transitions().with_registry(|left, cx, sessions, programs| {
             left.end_lost_entries(cx, sessions, programs);
         });
         let (sessions, commands, left) = (&self.sessions, &self.commands, &self.left);
@@ -622,7 +631,7 @@ impl Recover for GatewayLoop {
         for subject in gone {
             self.cx.lost(subject);
         }
-        self.cx.asked_for.retain(exists);
+        self.cx.requested_commands.retain(exists);
         self.cx.seats.retain(exists);
         if let Some(recorder) = &mut self.recorder {
             recorder.retain();

@@ -8,7 +8,7 @@ use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Due;
 use crate::log::log;
-use crate::session::relay::{Attached, Wires};
+use crate::session::relay::{LiveSession, SessionIo};
 use fpty::sys::child::{self, Pid};
 use fpty::sys::foreground_group::Foreground;
 use fpty::sys::pid_guard::Process;
@@ -30,24 +30,25 @@ pub enum Copies {
 impl Programs {
     /// Lets the program and its terminal go, of a session that nobody finds by its
     /// key any more; the client may have more to read.
-    pub fn let_go(&mut self, cx: &mut Context, key: Key, mut attached: Attached) -> Stream {
+    pub fn release(&mut self, cx: &mut Context, key: Key, mut attached: LiveSession) -> Stream {
         // The poller forgets descriptors when they close here; where a copy
         // lives a moment longer (sys/detached.rs), nobody has its token. Others'
         // copies, of the terminal and of the client, live as long as those like:
         // it would tell of them without end.
-        let is_elsewhere = attached.wires.master.is_shared() || attached.session.kept().is_some();
+        let is_elsewhere =
+            attached.io.master.is_shared() || attached.session.detach_state().is_some();
         if is_elsewhere {
-            attached.forget_terminal(&cx.poller);
-            let _ = cx.poller.remove(attached.wires.client.as_fd());
+            attached.unregister_terminal(&cx.poller);
+            let _ = cx.poller.remove(attached.io.client.as_fd());
         }
-        let Attached { session, wires: Wires { client, master, program, .. }, .. } = attached;
+        let LiveSession { session, io: SessionIo { client, master, program, .. }, .. } = attached;
         // It may have been reaped while this had to wait its turn.
         let is_its = |program: &Process| !program.is_child() || self.is_of(program.pid(), key);
         if let Some(program) = program.filter(is_its) {
             // A terminal that was offered may be open elsewhere, and is then not
             // hung up by our close.
             let copies = match is_elsewhere {
-                true if session.dismissed().is_some() => Copies::Ended,
+                true if session.termination().is_some() => Copies::Ended,
                 true => Copies::MayBe,
                 false => Copies::None,
             };

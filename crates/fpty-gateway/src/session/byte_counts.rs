@@ -8,20 +8,20 @@ use fpty::sys::clock::BootInstant;
 
 /// What went between a session's ends, without the headers of packets.
 #[derive(Default)]
-pub struct Traffic {
+pub struct ByteCounts {
     input: u64,
     output: u64,
     /// When a byte last went either way, or that was first of interest.
-    last: Option<BootInstant>,
+    last_activity: Option<BootInstant>,
     /// Where it is written down.
     pub recording: Option<Rc<Recording>>,
 }
 
-impl Traffic {
+impl ByteCounts {
     /// These bytes went to the terminal.
-    pub fn took_in(&mut self, bytes: &[u8]) {
+    pub fn count_input(&mut self, bytes: &[u8]) {
         self.input += bytes.len() as u64;
-        self.note();
+        self.touch();
         counters::took_in(bytes.len());
         if let Some(recording) = &self.recording {
             recording.input(bytes);
@@ -29,9 +29,9 @@ impl Traffic {
     }
 
     /// So many bytes came from the terminal.
-    pub fn gave_out(&mut self, bytes: usize) {
+    pub fn count_output(&mut self, bytes: usize) {
         self.output += bytes as u64;
-        self.note();
+        self.touch();
         counters::gave_out(bytes);
     }
 
@@ -41,12 +41,12 @@ impl Traffic {
     }
 
     /// Something goes either way, or it begins to be of interest.
-    pub fn note(&mut self) {
-        self.last = Some(BootInstant::now());
+    pub fn touch(&mut self) {
+        self.last_activity = Some(BootInstant::now());
     }
 
     /// When that was.
-    pub fn last(&self) -> Option<BootInstant> {
-        self.last
+    pub fn last_activity(&self) -> Option<BootInstant> {
+        self.last_activity
     }
 }

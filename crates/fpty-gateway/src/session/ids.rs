@@ -10,13 +10,13 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 pub const LENGTH: usize = 8;
 
 /// Makes ids.
-pub struct Ids {
+pub struct SessionIds {
     secret: RandomState,
     /// What differs between two gateways that were forked from one process.
     whose: (u32, u128),
 }
 
-impl Ids {
+impl SessionIds {
     /// For the sessions of this process.
     pub fn new() -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn each_session_has_one_of_its_own_and_keeps_it() {
-        let (ids, mut table, mut seen) = (Ids::new(), Table::new(), HashSet::new());
+        let (ids, mut table, mut seen) = (SessionIds::new(), Table::new(), HashSet::new());
         for _ in 0..1000 {
             let (one, other) = (table.insert(()), table.insert(()));
             assert_eq!(ids.of(one), ids.of(one));
@@ -51,6 +51,6 @@ mod tests {
         assert!(
             seen.iter().all(|id| id.len() == LENGTH && id.bytes().all(|b| ALPHABET.contains(&b)))
         );
-        assert_ne!(Ids::new().of(table.insert(())), ids.of(table.insert(())));
+        assert_ne!(SessionIds::new().of(table.insert(())), ids.of(table.insert(())));
     }
 }

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::relay::{Attached, Sessions};
+use super::relay::{LiveSession, Sessions};
 use crate::command::commands::Commanded;
 use crate::connection::limits::Seat;
 use crate::connection::session_access::NOBODY;
@@ -42,11 +42,11 @@ enum Event<'a> {
     /// It is over.
     Closed(Closed),
     /// It never was one.
-    Refused { subject: Subject, recording: Option<Rc<Recording>> },
+    Rejected { subject: Subject, recording: Option<Rc<Recording>> },
 }
 
 /// What is known of a session of a gateway that was here before.
-pub struct Past {
+pub struct RestoredInfo {
     /// What is told of it, where anybody wanted to know.
     pub story: Option<Box<Story>>,
     /// What runs, where that is known.
@@ -74,8 +74,8 @@ impl Context {
     }
 
     /// A client looks on at a session. The place is to be given back with
-    /// [`Context::unviewed`].
-    pub fn viewed(
+    /// [`Context::viewer_left`].
+    pub fn viewer_joined(
         &mut self,
         subject: Subject,
         origin: &Origin,
@@ -85,7 +85,7 @@ impl Context {
     }
 
     /// It does so no more, after so long.
-    pub fn unviewed(
+    pub fn viewer_left(
         &mut self,
         subject: Subject,
         client: &Stream,
@@ -97,14 +97,14 @@ impl Context {
 
     /// The program of a session or command was executed.
     pub fn started(&mut self, subject: Subject) {
-        self.emit(Event::Started(subject));
+        self.observe(Event::Started(subject));
     }
 
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
-    pub fn goes_on_alone(&mut self, entry: Key, past: Past, lost: Option<Timestamp>) {
-        let (subject, uid) = (Subject::Left(entry), past.uid);
-        self.take_up(subject, past, |told| match uid {
+    pub fn restored_detached(&mut self, entry: Key, info: RestoredInfo, lost: Option<Timestamp>) {
+        let (subject, uid) = (Subject::Left(entry), info.uid);
+        self.restore_session(subject, info, |told| match uid {
             NOBODY => (Peer::default(), None),
             _ => (Peer::user(uid, &mut told.names), None),
         });
@@ -116,18 +116,18 @@ impl Context {
     /// Any session of a gateway that was here before goes on: it has its seat, be there
     /// none left, and is what it was. Where that kept nothing to be told, its client and
     /// its terminal are as they are now.
-    fn take_up(
+    fn restore_session(
         &mut self,
         subject: Subject,
-        past: Past,
+        info: RestoredInfo,
         now: impl FnOnce(&mut Told) -> (Peer, Option<String>),
     ) {
-        let Past { story, command, started, door, who, size, id, pid, .. } = past;
+        let RestoredInfo { story, command, started, door, who, size, id, pid, .. } = info;
         if let Some(rules) = self.doors.rules(door) {
             let seat = self.seats.keep(rules, who);
             self.seats.belongs_to(seat, subject);
         }
-        self.asked_for.note(subject, command.clone());
+        self.requested_commands.note(subject, command.clone());
         match story.filter(|_| self.told.keeps_facts()) {
             Some(story) => self.told.take_up(subject, *story, door, id, pid),
             None if self.told.keeps_facts() => {
@@ -151,18 +151,18 @@ impl Context {
     ) {
         let subject = Subject::Left(entry);
         if let Some(exit) = exit {
-            self.emit(Event::Exited(subject, exit));
+            self.observe(Event::Exited(subject, exit));
         }
         let last = self.told.ended(subject, why, (Some(0), Some(0))).map(Box::new);
-        let was_entrusted = false;
-        self.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));
+        let was_supervised = false;
+        self.observe(Event::Closed(Closed { subject, why, exit, last, recording, was_supervised }));
     }
 
-    fn emit(&mut self, event: Event<'_>) {
+    fn observe(&mut self, event: Event<'_>) {
         match event {
             Event::Pending { subject, seat, shown } => {
                 self.seats.belongs_to(seat, subject);
-                self.asked_for.note(subject, shown);
+                self.requested_commands.note(subject, shown);
             }
             Event::Started(subject) => {
                 if let Subject::Session(key) = subject {
@@ -174,24 +174,24 @@ impl Context {
             Event::Detached { key, entry, how, bytes } => {
                 let (from, to) = (Subject::Session(key), Subject::Left(entry));
                 self.seats.moves(from, to);
-                self.asked_for.moves(from, to);
+                self.requested_commands.moves(from, to);
                 self.told.detached(from, to, how, bytes);
             }
             Event::Attached { key, entry, origin, client } => {
                 let (from, to) = (Subject::Left(entry), Subject::Session(key));
                 self.seats.moves(from, to);
-                self.asked_for.moves(from, to);
+                self.requested_commands.moves(from, to);
                 self.told.attached(from, to, origin, client);
             }
             Event::Exited(subject, exit) => self.told.program_ended(subject, exit),
             Event::Closed(closed) => {
                 self.seats.ended(closed.subject);
-                self.asked_for.forget(closed.subject);
+                self.requested_commands.forget(closed.subject);
                 self.then(Outcome::Closed(closed));
             }
-            Event::Refused { subject, recording } => {
+            Event::Rejected { subject, recording } => {
                 self.seats.ended(subject);
-                self.asked_for.forget(subject);
+                self.requested_commands.forget(subject);
                 self.then(Outcome::NeverWas(subject, recording));
             }
         }
@@ -200,17 +200,17 @@ impl Context {
 
 /// Why a session ends whose client was told this, whose program has ended so, or whose
 /// client is gone.
-fn why(dismissed: Option<Ending>, exit: Option<Gone>, client_is_gone: bool) -> Gone {
-    match dismissed.map(Gone::of).or(exit) {
+fn close_reason(termination: Option<Ending>, exit: Option<Gone>, client_is_gone: bool) -> Gone {
+    match termination.map(Gone::of).or(exit) {
         Some(why) => why,
         None if client_is_gone => Gone::Hangup,
         None => Gone::Lost,
     }
 }
 
-impl Attached {
+impl LiveSession {
     /// A session is about to begin.
-    pub fn pends(
+    pub fn set_pending(
         &mut self,
         cx: &mut Context,
         key: Key,
@@ -221,52 +221,52 @@ impl Attached {
     ) {
         let subject = Subject::Session(key);
         if cx.told.keeps_facts() {
-            let wires = &mut self.wires;
-            let peer = Peer::of(&wires.client, &mut cx.told.names, origin.has_audit());
-            let pid = wires.program.as_ref().map(Process::pid);
-            let (id, tty) = (cx.ids.of(key), wires.master.slave_name());
+            let io = &mut self.io;
+            let peer = Peer::of(&io.client, &mut cx.told.names, origin.has_audit());
+            let pid = io.program.as_ref().map(Process::pid);
+            let (id, tty) = (cx.ids.of(key), io.master.slave_name());
             cx.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
-            wires.traffic.get_or_insert_with(Box::default).note();
+            io.byte_counts.get_or_insert_with(Box::default).touch();
         }
-        cx.emit(Event::Pending { subject, seat, shown });
+        cx.observe(Event::Pending { subject, seat, shown });
     }
 
     /// It goes on, of a gateway that was here before.
-    pub fn goes_on(&mut self, cx: &mut Context, key: Key, past: Past) {
-        let wires = &mut self.wires;
-        cx.take_up(Subject::Session(key), past, |told| {
-            (Peer::of(&wires.client, &mut told.names, true), wires.master.slave_name())
+    pub fn set_restored(&mut self, cx: &mut Context, key: Key, info: RestoredInfo) {
+        let io = &mut self.io;
+        cx.restore_session(Subject::Session(key), info, |told| {
+            (Peer::of(&io.client, &mut told.names, true), io.master.slave_name())
         });
         if cx.told.keeps_facts() {
-            wires.traffic.get_or_insert_with(Box::default).note();
+            io.byte_counts.get_or_insert_with(Box::default).touch();
         }
     }
 
     /// The session without a client that was this entry has this one.
-    pub fn attaches(&mut self, cx: &mut Context, key: Key, entry: Key, origin: &Origin) {
-        let client = &self.wires.client;
-        cx.emit(Event::Attached { key, entry, origin, client });
-        if let Some(recording) = self.wires.recording() {
+    pub fn set_attached(&mut self, cx: &mut Context, key: Key, entry: Key, origin: &Origin) {
+        let client = &self.io.client;
+        cx.observe(Event::Attached { key, entry, origin, client });
+        if let Some(recording) = self.io.recording() {
             recording.belongs_to(Subject::Session(key));
         }
         if cx.told.keeps_facts() {
-            self.wires.traffic.get_or_insert_with(Box::default);
+            self.io.byte_counts.get_or_insert_with(Box::default);
         }
     }
 
     /// Its program was executed, if that was not known yet.
-    pub fn executed(&mut self, cx: &mut Context, key: Key) {
-        if std::mem::take(&mut self.starting) != 0 {
+    pub fn mark_started(&mut self, cx: &mut Context, key: Key) {
+        if std::mem::take(&mut self.started_poll) != 0 {
             cx.started(Subject::Session(key));
         }
     }
 
     /// There never was such a session: where its client comes from.
-    pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
+    pub fn rejected(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Session(key);
-        let recording = self.wires.recording().cloned();
+        let recording = self.io.recording().cloned();
         let origin = cx.told.remove(subject);
-        cx.emit(Event::Refused { subject, recording });
+        cx.observe(Event::Rejected { subject, recording });
         origin
     }
 
@@ -275,21 +275,21 @@ impl Attached {
     fn bytes(&self) -> Relayed {
         match self.session.is_handed_over() {
             true => (None, None),
-            false => self.wires.traffic.as_ref().map(|traffic| traffic.bytes()).unzip(),
+            false => self.io.byte_counts.as_ref().map(|byte_counts| byte_counts.bytes()).unzip(),
         }
     }
 
     /// A session is over.
-    fn closes(&mut self, cx: &mut Context, key: Key) {
+    fn mark_closed(&mut self, cx: &mut Context, key: Key) {
         let (session, subject) = (&self.session, Subject::Session(key));
-        let why = why(session.dismissed(), self.exit, session.client_is_gone());
-        let traffic = self.wires.traffic.as_mut();
-        let recording = traffic.and_then(|traffic| traffic.recording.take());
+        let why = close_reason(session.termination(), self.exit, session.client_is_gone());
+        let byte_counts = self.io.byte_counts.as_mut();
+        let recording = byte_counts.and_then(|byte_counts| byte_counts.recording.take());
         let bytes = self.bytes();
-        let was_entrusted = session.is_handed_over() && session.kept().is_none();
+        let was_supervised = session.is_handed_over() && session.detach_state().is_none();
         let exit = cx.told.of(subject).and_then(|facts| facts.exit);
         let last = cx.told.ended(subject, why, bytes).map(Box::new);
-        cx.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));
+        cx.observe(Event::Closed(Closed { subject, why, exit, last, recording, was_supervised }));
     }
 }
 
@@ -297,9 +297,9 @@ impl Sessions {
     /// A session's program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
         if let Some(attached) = self.get_mut(key) {
-            attached.executed(cx, key);
+            attached.mark_started(cx, key);
             attached.exit = Some(Gone::of_exit(exit));
-            cx.emit(Event::Exited(Subject::Session(key), exit));
+            cx.observe(Event::Exited(Subject::Session(key), exit));
         }
     }
 
@@ -311,32 +311,32 @@ impl Sessions {
         key: Key,
         entry: Key,
         how: Parted,
-    ) -> Option<Box<Attached>> {
+    ) -> Option<Box<LiveSession>> {
         let mut attached = self.remove(key)?;
         // It was never seen to run, perhaps, and runs all the same.
-        attached.executed(cx, key);
+        attached.mark_started(cx, key);
         let bytes = attached.bytes();
-        cx.emit(Event::Detached { key, entry, how, bytes });
-        if let Some(recording) = attached.wires.recording() {
+        cx.observe(Event::Detached { key, entry, how, bytes });
+        if let Some(recording) = attached.io.recording() {
             recording.belongs_to(Subject::Left(entry));
         }
         Some(attached)
     }
 
     /// A session is over: everybody is told, and nobody finds it any more.
-    pub fn end(&mut self, cx: &mut Context, key: Key) -> Option<Box<Attached>> {
+    pub fn end(&mut self, cx: &mut Context, key: Key) -> Option<Box<LiveSession>> {
         crate::event_loop::fault_injection::point("told-end");
         let mut attached = self.remove(key)?;
         // It was never seen to run, perhaps, and runs all the same.
-        attached.executed(cx, key);
-        attached.closes(cx, key);
+        attached.mark_started(cx, key);
+        attached.mark_closed(cx, key);
         Some(attached)
     }
 }
 
 impl Commanded {
     /// A command is about to begin.
-    pub fn pends(
+    pub fn set_pending(
         &mut self,
         cx: &mut Context,
         key: Key,
@@ -346,25 +346,25 @@ impl Commanded {
     ) {
         let subject = Subject::Command(key);
         if cx.told.keeps_facts() {
-            let peer = Peer::of(&self.wires.client, &mut cx.told.names, origin.has_audit());
-            let (id, pid) = (cx.ids.of(("command", key)), self.wires.program);
+            let peer = Peer::of(&self.io.client, &mut cx.told.names, origin.has_audit());
+            let (id, pid) = (cx.ids.of(("command", key)), self.io.program);
             cx.told.note(subject, origin, peer, New { id, pid, tty: None, size: None });
-            self.wires.traffic.get_or_insert_with(Box::default);
+            self.io.byte_counts.get_or_insert_with(Box::default);
         }
-        cx.emit(Event::Pending { subject, seat, shown });
+        cx.observe(Event::Pending { subject, seat, shown });
     }
 
     /// There never was such a command.
-    pub fn never_was(&mut self, cx: &mut Context, key: Key) -> Origin {
+    pub fn rejected(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Command(key);
         self.refused = true;
         let origin = cx.told.remove(subject);
-        cx.emit(Event::Refused { subject, recording: None });
+        cx.observe(Event::Rejected { subject, recording: None });
         origin
     }
 
     /// Its program was executed, if that was not known yet.
-    pub fn executed(&mut self, cx: &mut Context, key: Key) {
+    pub fn mark_started(&mut self, cx: &mut Context, key: Key) {
         if !std::mem::replace(&mut self.begun, true) {
             cx.started(Subject::Command(key));
         }
@@ -372,23 +372,23 @@ impl Commanded {
 
     /// Its program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
-        self.executed(cx, key);
+        self.mark_started(cx, key);
         self.exit = Some(Gone::of_exit(exit));
-        cx.emit(Event::Exited(Subject::Command(key), exit));
+        cx.observe(Event::Exited(Subject::Command(key), exit));
     }
 
     /// A command is over.
-    pub fn closes(&mut self, cx: &mut Context, key: Key) {
+    pub fn mark_closed(&mut self, cx: &mut Context, key: Key) {
         // Of one that never was there is nothing to tell.
         if self.refused {
             return;
         }
         let (command, subject) = (&self.command, Subject::Command(key));
-        let why = why(command.dismissed(), self.exit, command.client_is_gone());
+        let why = close_reason(command.termination(), self.exit, command.client_is_gone());
         let bytes = self.bytes();
-        self.executed(cx, key);
+        self.mark_started(cx, key);
         let last = cx.told.ended(subject, why, bytes).map(Box::new);
-        let (exit, recording, was_entrusted) = (None, None, false);
-        cx.emit(Event::Closed(Closed { subject, why, exit, last, recording, was_entrusted }));
+        let (exit, recording, was_supervised) = (None, None, false);
+        cx.observe(Event::Closed(Closed { subject, why, exit, last, recording, was_supervised }));
     }
 }

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::relay::{Attached, Next, Sessions, Wires};
+use super::relay::{LiveSession, SessionAction, SessionIo, Sessions};
 use super::state::Session;
-use super::timeouts::Timed;
+use super::timeouts::TimeLimited;
 use crate::connection::client_hello::Opening;
 use crate::connection::lingering_close::LastWord;
 use crate::connection::listeners::{Hopeless, Newcomer};
@@ -42,7 +42,7 @@ const STARTING_FIRST: u8 = 1;
 const STARTING_LAST: u8 = 100;
 
 /// Who has come to a socket.
-pub enum Arrived {
+pub enum Accepted {
     /// Nobody who gets anything.
     Nobody,
     /// A client of raw mode.
@@ -52,7 +52,7 @@ pub enum Arrived {
 }
 
 /// A session to be made.
-pub struct Plan {
+pub struct SessionPlan {
     /// What it is to be.
     pub session: Session,
     /// What is to run.
@@ -68,11 +68,11 @@ pub struct Plan {
 impl Context {
     /// Takes a connection that waits at a socket. One in a turn: a storm of
     /// them does not keep the sessions waiting.
-    pub fn accept(&mut self, door: u16) -> Arrived {
+    pub fn accept(&mut self, door: u16) -> Accepted {
         if self.slow_down(door) {
-            return Arrived::Nobody;
+            return Accepted::Nobody;
         }
-        let Some(place) = self.doors.door(door) else { return Arrived::Nobody };
+        let Some(place) = self.doors.door(door) else { return Accepted::Nobody };
         let (protocol, rules) = (place.protocol, Rc::clone(&place.rules));
         match self.doors.accept(door) {
             Ok(None) => self.nobody_came(door),
@@ -83,20 +83,20 @@ impl Context {
             }
             Ok(Some((client, transport))) if protocol == Protocol::Uwsgi => {
                 fault_injection::point("accepted");
-                return Arrived::Uwsgi(client, transport);
+                return Accepted::Uwsgi(client, transport);
             }
             Ok(Some((client, transport))) => {
                 let origin = self.told.origin(door, protocol);
                 let seat = self.seats.take(&rules, &client);
                 let seat = seat.and_then(|seat| self.seats.sit(&rules, seat));
-                return Arrived::Raw(Newcomer { client, transport, door, seat, origin });
+                return Accepted::Raw(Newcomer { client, transport, door, seat, origin });
             }
             Err(Hopeless { client, why }) => {
                 let origin = self.told.origin(door, protocol);
                 match client {
                     Some(client) => {
                         let why = Rejection::because(Refusal::Resources, why);
-                        self.refuse(client, origin, false, &why);
+                        self.reject_client(client, origin, false, &why);
                         // Others need its descriptor, and theirs, too.
                         self.closing.close_all();
                     }
@@ -108,7 +108,7 @@ impl Context {
                 self.pause();
             }
         }
-        Arrived::Nobody
+        Accepted::Nobody
     }
 
     /// A client is about to begin a session: its seat counts for all.
@@ -121,12 +121,18 @@ impl Context {
     }
 
     /// Tells somebody who has a seat, perhaps, that there is no session.
-    pub fn turn_back(&mut self, newcomer: Newcomer, extended: bool, why: impl Into<Rejection>) {
-        self.refuse(newcomer.client, newcomer.origin, extended, &why.into());
+    pub fn reject(&mut self, newcomer: Newcomer, extended: bool, why: impl Into<Rejection>) {
+        self.reject_client(newcomer.client, newcomer.origin, extended, &why.into());
     }
 
     /// Tells a client that it gets no session, and logs it.
-    pub fn refuse(&mut self, client: Stream, origin: Origin, extended: bool, why: &Rejection) {
+    pub fn reject_client(
+        &mut self,
+        client: Stream,
+        origin: Origin,
+        extended: bool,
+        why: &Rejection,
+    ) {
         let Rejection { ended, reason } = why;
         let text = shown_within(&ended.text, LONGEST_TEXT);
         let line = format!("forkptyrouter: session refused: {text}");
@@ -149,15 +155,15 @@ impl Context {
     ///
     /// # Errors
     /// It does not get it.
-    pub fn plan(&self, door: u16, opening: &mut Opening) -> Result<Plan, Rejection> {
+    pub fn plan(&self, door: u16, opening: &mut Opening) -> Result<SessionPlan, Rejection> {
         let shown = opening.request.shown();
         let program = self.granted(door, std::mem::take(&mut opening.request))?;
         let closed = || Rejection::because(Refusal::Resources, "the socket is closed");
         let rules = self.doors.rules(door).ok_or_else(closed)?;
         let size = opening.size(rules.size);
         let environment = rules.environment_of(&opening.variables);
-        let session = Session::opened(opening, size);
-        Ok(Plan { session, program, size, environment, shown })
+        let session = Session::from_hello(opening, size);
+        Ok(SessionPlan { session, program, size, environment, shown })
     }
 
     /// What programs needed that were slow to be executed is given back.
@@ -190,7 +196,7 @@ impl Context {
         self.tidy_up();
         match started {
             Ok(Started::Running(pid)) => Ok(pid),
-            Ok(Started::NotExecuted(errno)) => Err(not_executable(program, errno).into()),
+            Ok(Started::NotExecuted(errno)) => Err(exec_error(program, errno).into()),
             Err(error) => Err(Rejection::because(Refusal::Resources, error.to_string())),
         }
     }
@@ -220,47 +226,47 @@ impl Context {
     }
 }
 
-impl Attached {
+impl LiveSession {
     /// A program may have been executed meanwhile. Until then its terminal is not
     /// read: what a client typed comes back from there, and if there is to be no
     /// session it is told so in one line.
-    pub fn look_for_execution(&mut self, cx: &mut Context, key: Key) -> Next {
-        let program = self.wires.program.as_ref().map(Process::pid);
+    pub fn check_started(&mut self, cx: &mut Context, key: Key) -> SessionAction {
+        let program = self.io.program.as_ref().map(Process::pid);
         if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
-            let wait = Duration::from_millis(self.starting.into());
-            self.starting = self.starting.saturating_mul(2).min(STARTING_LAST);
+            let wait = Duration::from_millis(self.started_poll.into());
+            self.started_poll = self.started_poll.saturating_mul(2).min(STARTING_LAST);
             cx.after(wait, Due::Session(key, LifeDue::Executed));
-            return Next::Waits;
+            return SessionAction::Wait;
         }
-        self.executed(cx, key);
+        self.mark_started(cx, key);
         self.settle(cx, key)
     }
 }
 
 impl Sessions {
     /// Gives a client its terminal and its program, or tells it why not.
-    pub fn attach(
+    pub fn open_terminal(
         &mut self,
         cx: &mut Context,
         programs: &mut Programs,
         newcomer: Newcomer,
-        plan: Plan,
+        plan: SessionPlan,
     ) -> Option<Key> {
-        let Plan { session, program, size, environment, shown } = plan;
+        let SessionPlan { session, program, size, environment, shown } = plan;
         let started = cx
             .check_limits(&newcomer)
             .and_then(|()| cx.start(programs, &program, size, environment));
         let (master, pid) = match started {
             Ok(started) => started,
             Err(why) => {
-                cx.turn_back(newcomer, session.is_extended(), why);
+                cx.reject(newcomer, session.is_extended(), why);
                 return None;
             }
         };
         let Newcomer { client, transport, door, seat, origin } = newcomer;
-        let key = self.insert(Attached::new(
+        let key = self.insert(LiveSession::new(
             session,
-            Wires::new(client, master, Some(Process::child(pid))),
+            SessionIo::new(client, master, Some(Process::child(pid))),
             transport,
             door,
         ));
@@ -268,30 +274,30 @@ impl Sessions {
         fault_injection::point("inserted");
         programs.belongs_to(pid, key);
         let attached = self.get_mut(key)?;
-        attached.pends(cx, key, seat.ok().flatten(), origin, size, shown);
+        attached.set_pending(cx, key, seat.ok().flatten(), origin, size, shown);
         fault_injection::point("noted");
         if !cx.spawner.has_executed(pid) {
-            attached.starting = STARTING_FIRST;
+            attached.started_poll = STARTING_FIRST;
         }
         Some(key)
     }
 
     /// A session that was just made hears what its client sent with its request, and
     /// after that, which stands in the buffer.
-    pub fn hear_opening(&mut self, cx: &mut Context, key: Key, opening: &Opening, ended: bool) {
-        let Some(Attached { session, wires, .. }) = self.get_mut(key) else {
+    pub fn feed_early_input(&mut self, cx: &mut Context, key: Key, opening: &Opening, ended: bool) {
+        let Some(LiveSession { session, io, .. }) = self.get_mut(key) else {
             return;
         };
-        session.early_input(&opening.input, wires);
+        session.early_input(&opening.input, io);
         if !cx.input.is_empty() {
             fault_injection::strike("input", || &cx.input);
-            cx.hear(key, session, wires);
+            cx.hear(key, session, io);
         }
         if ended {
-            session.client_ended();
+            session.client_half_closed();
         }
         if let Some(line) = opening.variables.remark() {
-            session.notice(&line, wires);
+            session.notice(&line, io);
         }
     }
 
@@ -299,48 +305,48 @@ impl Sessions {
     ///
     /// # Errors
     /// The poller refuses: the session is to be refused.
-    pub fn watch(&mut self, cx: &mut Context, key: Key) -> Result<(), Rejection> {
+    pub fn register(&mut self, cx: &mut Context, key: Key) -> Result<(), Rejection> {
         let Some(attached) = self.get_mut(key) else { return Ok(()) };
-        let (poller, is_starting) = (&cx.poller, attached.starting != 0);
+        let (poller, is_pending) = (&cx.poller, attached.started_poll != 0);
         let mut registered =
-            poller.add(attached.wires.client.as_fd(), Source::Client(key).token(), Interest::READ);
-        if !is_starting {
+            poller.add(attached.io.client.as_fd(), Source::Client(key).token(), Interest::READ);
+        if !is_pending {
             attached.terminal_interest = Some(Interest::READ);
             let token = Source::Terminal(key).token();
             registered = registered
-                .and_then(|()| poller.add(attached.wires.master.as_fd(), token, Interest::READ));
+                .and_then(|()| poller.add(attached.io.master.as_fd(), token, Interest::READ));
         }
         registered.map_err(|error| {
             let why = format!("cannot wait for the session: {}", reason(&error));
             Rejection::because(Refusal::Resources, why)
         })?;
         fault_injection::point("registered");
-        match is_starting {
+        match is_pending {
             true => cx.after(
                 Duration::from_millis(STARTING_FIRST.into()),
                 Due::Session(key, LifeDue::Executed),
             ),
             false => cx.started(Subject::Session(key)),
         }
-        attached.watch_time(cx, key, Duration::ZERO);
+        attached.start_timers(cx, key, Duration::ZERO);
         Ok(())
     }
 
     /// Ends a session that never was one, because its program could not be
     /// executed, or nobody can wait for it.
-    pub fn refuse(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &Rejection) {
+    pub fn reject(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &Rejection) {
         if let Some(mut attached) = self.remove(key) {
-            let origin = attached.never_was(cx, key);
+            let origin = attached.rejected(cx, key);
             let extended = attached.session.is_extended();
-            let client = programs.let_go(cx, key, *attached);
-            cx.refuse(client, origin, extended, why);
+            let client = programs.release(cx, key, *attached);
+            cx.reject_client(client, origin, extended, why);
         }
     }
 }
 
 /// The end of a session whose program cannot be executed, as a shell has it:
 /// 127 for one that is not there.
-pub(crate) fn not_executable(program: &Program, errno: i32) -> Ended {
+pub(crate) fn exec_error(program: &Program, errno: i32) -> Ended {
     // Where it was not execve(2) that failed there is a step above the errno.
     let value = if errno == libc::ENOENT { 127 } else { 126 };
     let text = program.refusal(errno).to_string();

@@ -3,9 +3,9 @@
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use super::byte_counts::Traffic;
-use super::probes::Quiet;
-use super::state::{Ends, Key, Session, Verdict};
+use super::byte_counts::ByteCounts;
+use super::probes::Probes;
+use super::state::{NextAction, Session, SessionEffects, SignalKey};
 use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::slab::{self, Source, Table};
 use crate::observe::audit::Gone;
@@ -40,12 +40,12 @@ fn magnitude(count: usize) -> Magnitude {
 
 /// Instead of how often, in `drains`: it is over, and its client's first word
 /// is still waited for.
-pub const LINGERS: u8 = u8::MAX;
+pub const AWAITS_HELLO: u8 = u8::MAX;
 
 /// A session and what it is connected to.
-pub struct Attached {
+pub struct LiveSession {
     pub session: Session,
-    pub wires: Wires,
+    pub io: SessionIo,
     pub transport: Transport,
     /// What the poller was told.
     pub client_interest: Interest,
@@ -58,67 +58,67 @@ pub struct Attached {
     /// Where its client came in.
     pub door: u16,
     /// What of it is looked after.
-    pub quiet: Quiet,
+    pub probes: Probes,
     /// How often a terminal that outlives its program still had output; see
-    /// [`LINGERS`].
+    /// [`AWAITS_HELLO`].
     pub drains: u8,
     /// The program was not executed yet: the wait before that is looked after
     /// again, in milliseconds. 0: it was.
-    pub starting: u8,
+    pub started_poll: u8,
     /// How its program ended.
     pub exit: Option<Gone>,
 }
 
 /// The sessions of a gateway.
-pub type Sessions = Table<Attached>;
+pub type Sessions = Table<LiveSession>;
 
 /// The two ends of a session.
-pub struct Wires {
+pub struct SessionIo {
     pub client: Stream,
     pub master: Master,
     /// The session's process until it is reaped: then its number is no longer
     /// its own.
     pub program: Option<Process>,
     /// How much goes and when, where somebody wants to know.
-    pub traffic: Option<Box<Traffic>>,
+    pub byte_counts: Option<Box<ByteCounts>>,
 }
 
-impl Attached {
+impl LiveSession {
     /// A session just begun.
-    pub fn new(session: Session, wires: Wires, transport: Transport, door: u16) -> Self {
+    pub fn new(session: Session, io: SessionIo, transport: Transport, door: u16) -> Self {
         Self {
             session,
-            wires,
+            io,
             transport,
             client_interest: Interest::READ,
             terminal_interest: None,
             last_input: 0,
             last_output: 0,
             door,
-            quiet: Quiet::default(),
+            probes: Probes::default(),
             drains: 0,
-            starting: 0,
+            started_poll: 0,
             exit: None,
         }
     }
 }
 
-impl Wires {
+impl SessionIo {
     /// Of a session just begun.
     pub fn new(client: Stream, master: Master, program: Option<Process>) -> Self {
-        Self { client, master, program, traffic: None }
+        Self { client, master, program, byte_counts: None }
     }
 
     /// It goes on to be recorded, if it was.
-    pub fn record_by(&mut self, recording: Option<Rc<Recording>>) {
+    pub fn set_recording(&mut self, recording: Option<Rc<Recording>>) {
         if recording.is_some() {
-            self.traffic.get_or_insert_with(Box::default).recording = recording;
+            self.byte_counts.get_or_insert_with(Box::default).recording = recording;
         }
     }
 
     /// Where it is recorded, if it is.
     pub fn recording(&self) -> Option<&Rc<Recording>> {
-        self.traffic.as_ref()?.recording.as_ref()
+        self.byte_counts.as_ref()?.recording.as_ref()
     }
 
     /// Whether it is, or ever was: a recording that failed stays with its
@@ -128,24 +128,24 @@ impl Wires {
     }
 }
 
-impl Attached {
+impl LiveSession {
     /// Whether the terminal is not to be read now: there might be no room to
     /// record what comes from it.
     fn holds(&self) -> bool {
-        self.wires.recording().is_some_and(|recording| recording.holds())
+        self.io.recording().is_some_and(|recording| recording.holds())
     }
 
     /// Whether it was not read for that.
     fn is_held(&self) -> bool {
-        self.wires.recording().is_some_and(|recording| recording.is_held())
+        self.io.recording().is_some_and(|recording| recording.is_held())
     }
 }
 
-impl Ends for Wires {
+impl SessionEffects for SessionIo {
     fn write_terminal(&mut self, bytes: &[u8]) -> Written {
         let written = self.master.write(bytes);
-        if let (Some(traffic), Written::Bytes(count)) = (&mut self.traffic, written) {
-            traffic.took_in(&bytes[..count]);
+        if let (Some(byte_counts), Written::Bytes(count)) = (&mut self.byte_counts, written) {
+            byte_counts.count_input(&bytes[..count]);
         }
         written
     }
@@ -167,16 +167,16 @@ impl Ends for Wires {
         }
     }
 
-    fn key(&mut self, number: u8) -> Key {
+    fn key(&mut self, number: u8) -> SignalKey {
         match self.master.signal_key(number.into()) {
             Some(key) if key.drops_input => {
                 self.master.drop_input();
-                Key::Drops(key.byte)
+                SignalKey::DropsInput(key.byte)
             }
-            Some(key) => Key::Is(key.byte),
+            Some(key) => SignalKey::AsInput(key.byte),
             None => {
                 let _ = self.master.signal_foreground(number.into());
-                Key::None
+                SignalKey::None
             }
         }
     }
@@ -184,41 +184,41 @@ impl Ends for Wires {
 
 /// What a client's event has come to.
 #[must_use]
-pub enum Heard {
+pub enum ClientEvent {
     /// See what its session needs now.
     Settle,
     /// Its first bytes stand in the buffer: is it a terminal's client at all?
-    First,
+    FirstBytes,
     /// There are no more of them.
-    FirstEnded,
+    FirstEof,
     /// There is no such session.
-    Nobody,
+    NoSession,
 }
 
 /// What a session comes to, that concerns others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Next {
+pub enum SessionAction {
     /// Nothing: it waits.
-    Waits,
+    Wait,
     /// Whoever was given its terminal made it wait.
-    HeldUp,
+    TerminalBlocked,
     /// It is over, and its client's first word is still waited for.
-    Linger,
+    AwaitHello,
     /// It is over: its client has all that it will get.
     Close,
     /// Its client has left.
-    Depart,
+    Teardown,
     /// Its client is gone for good, or is let go.
-    Abandon,
+    HangUp,
     /// Its client asks to leave.
-    Leave,
+    Detach,
     /// Its client says hello after all.
-    Greet,
+    LateHello,
     /// Its terminal is its client's from here on.
     HandedOver,
     /// Its terminal was closed, and may be opened again.
-    MayReopen,
+    SlaveClosed,
 }
 
 impl Sessions {
@@ -238,43 +238,43 @@ impl Sessions {
     }
 
     /// The client sent something, takes output again, or left.
-    pub fn client_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) -> Heard {
+    pub fn client_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) -> ClientEvent {
         let Some(attached) = self.get_mut(key) else {
-            return Heard::Nobody;
+            return ClientEvent::NoSession;
         };
-        let Attached { session, wires, last_input, .. } = attached;
-        let _armed = wires.master.arm();
+        let LiveSession { session, io, last_input, .. } = attached;
+        let _armed = io.master.arm();
         if ready.write {
-            session.client_writable(wires);
+            session.client_writable(io);
         }
         if ready.read && session.client_interest().read {
-            match wires.client.read_into(&mut cx.input) {
+            match io.client.read_into(&mut cx.input) {
                 Read::Bytes(count) => {
                     *last_input = magnitude(count);
                     crate::event_loop::fault_injection::strike("input", || &cx.input);
                     crate::event_loop::fault_injection::arm(&cx.input);
-                    if session.is_new() {
-                        return Heard::First;
+                    if session.awaits_first_bytes() {
+                        return ClientEvent::FirstBytes;
                     }
-                    cx.hear(key, session, wires);
+                    cx.hear(key, session, io);
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
                 // writing half was shut down is not.
-                Read::End if ready.hang_up => session.client_left(),
-                Read::End if session.is_new() => return Heard::FirstEnded,
-                Read::End => session.client_ended(),
-                Read::Gone => session.client_left(),
+                Read::End if ready.hang_up => session.client_disconnected(),
+                Read::End if session.awaits_first_bytes() => return ClientEvent::FirstEof,
+                Read::End => session.client_half_closed(),
+                Read::Gone => session.client_disconnected(),
                 Read::Blocked => {}
             }
-        } else if ready.hang_up && !session.is_behind() {
+        } else if ready.hang_up && !session.has_deferred_input() {
             // Of one that is behind the rest is heard, then it is read to its
             // end.
-            session.client_left();
+            session.client_disconnected();
         } else if ready.read {
             let wanted = session.client_interest();
-            attached.watch_client(key, wanted, &cx.poller);
+            attached.register_client(key, wanted, &cx.poller);
         }
-        Heard::Settle
+        ClientEvent::Settle
     }
 
     /// The program wrote something, takes input again, or closed its terminal.
@@ -285,9 +285,9 @@ impl Sessions {
         let Some(attached) = self.get_mut(key) else {
             return;
         };
-        let armed = attached.wires.master.arm();
+        let armed = attached.io.master.arm();
         if ready.write {
-            attached.session.terminal_writable(&mut attached.wires);
+            attached.session.terminal_writable(&mut attached.io);
         }
         if ready.read || ready.hang_up {
             if attached.session.terminal_interest().read && !attached.holds() {
@@ -300,42 +300,42 @@ impl Sessions {
             } else if ready.hang_up {
                 // A hang-up is told again and again, asked for or not: until
                 // its client reads again the poller does without it.
-                attached.forget_terminal(&cx.poller);
+                attached.unregister_terminal(&cx.poller);
             }
         }
         drop(armed);
-        attached.look_for_answers(cx, key);
+        attached.watch_tcp_stall(cx, key);
     }
 
-    /// After anything that happened to a session, see [`Attached::settle`].
-    pub fn settle(&mut self, cx: &mut Context, key: slab::Key) -> Next {
-        self.get_mut(key).map_or(Next::Waits, |attached| attached.settle(cx, key))
+    /// After anything that happened to a session, see [`LiveSession::settle`].
+    pub fn settle(&mut self, cx: &mut Context, key: slab::Key) -> SessionAction {
+        self.get_mut(key).map_or(SessionAction::Wait, |attached| attached.settle(cx, key))
     }
 }
 
-impl Attached {
+impl LiveSession {
     /// After anything that happened to it: waits for what it needs now, or says what
     /// it comes to.
-    pub(crate) fn settle(&mut self, cx: &mut Context, key: slab::Key) -> Next {
-        if self.wires.master.is_held_up() && self.session.dismissed().is_none() {
-            return Next::HeldUp;
+    pub(crate) fn settle(&mut self, cx: &mut Context, key: slab::Key) -> SessionAction {
+        if self.io.master.is_held_up() && self.session.termination().is_none() {
+            return SessionAction::TerminalBlocked;
         }
-        match self.session.verdict() {
-            Verdict::Lives => {}
-            Verdict::Over if self.session.may_greet() => return Next::Linger,
-            Verdict::Over => return Next::Close,
-            Verdict::Abandoned => return Next::Depart,
-            Verdict::Left => return Next::Leave,
-            Verdict::Greets => return Next::Greet,
-            Verdict::Starved => {
+        match self.session.next_action() {
+            NextAction::Wait => {}
+            NextAction::Close if self.session.awaits_hello() => return SessionAction::AwaitHello,
+            NextAction::Close => return SessionAction::Close,
+            NextAction::HangUp => return SessionAction::Teardown,
+            NextAction::Detach => return SessionAction::Detach,
+            NextAction::LateHello => return SessionAction::LateHello,
+            NextAction::OutOfMemory => {
                 // In the midst of output that it does not read it would be
                 // misread.
                 if !self.session.has_output() {
                     let line = "session ended: out of memory";
-                    self.session.dismiss(Ending::Lost, line, &mut self.wires);
+                    self.session.terminate(Ending::Lost, line, &mut self.io);
                 }
                 cx.doors.log_refusal("forkptyrouter: session ended: out of memory");
-                return Next::Close;
+                return SessionAction::Close;
             }
         }
         let wanted = self.session.client_interest();
@@ -343,25 +343,25 @@ impl Attached {
         // (client_ready): most often it never does.
         if wanted.write != self.client_interest.write || (wanted.read && !self.client_interest.read)
         {
-            self.watch_client(key, wanted, &cx.poller);
+            self.register_client(key, wanted, &cx.poller);
         }
         if self.session.is_handed_over()
-            && (self.terminal_interest.is_some() || self.session.owes_go())
+            && (self.terminal_interest.is_some() || self.session.go_pending())
         {
-            self.forget_terminal(&cx.poller);
-            return Next::HandedOver;
+            self.unregister_terminal(&cx.poller);
+            return SessionAction::HandedOver;
         }
         if !self.session.terminal_open() {
-            self.forget_terminal(&cx.poller);
-            return Next::MayReopen;
+            self.unregister_terminal(&cx.poller);
+            return SessionAction::SlaveClosed;
         }
         let mut wanted = self.session.terminal_interest();
         wanted.read &= !self.is_held();
-        let is_ours = !self.session.is_handed_over() && self.starting == 0;
+        let is_ours = !self.session.is_handed_over() && self.started_poll == 0;
         if self.terminal_interest != Some(wanted) && is_ours {
-            self.watch_terminal(key, wanted, &cx.poller);
+            self.register_terminal(key, wanted, &cx.poller);
         }
-        self.look_after_input(cx, key)
+        self.check_input(cx, key)
     }
 
     /// Reads what the program wrote, as long as there is more and room for
@@ -383,17 +383,17 @@ impl Attached {
         let mut none = None;
         // What is recorded, or kept, is looked at; and one that others have could
         // make it wait.
-        let through_it = self.last_output >= MUCH
-            && !self.wires.master.is_shared()
-            && self.wires.recording().is_none()
-            && self.session.kept().is_none();
-        let pipe = if through_it { pipe } else { &mut none };
+        let through_pipe = self.last_output >= MUCH
+            && !self.io.master.is_shared()
+            && self.io.recording().is_none()
+            && self.session.detach_state().is_none();
+        let pipe = if through_pipe { pipe } else { &mut none };
         // What is read goes behind its header, where there is to be one.
         let start = self.session.output_header_length();
         while start + have + ONE_READ <= BUFFER {
             let read = match pipe {
-                None => self.wires.master.read(&mut buffer[start + have..]),
-                Some(through) => match through.fill(&self.wires.master, ONE_READ) {
+                None => self.io.master.read(&mut buffer[start + have..]),
+                Some(through) => match through.fill(&self.io.master, ONE_READ) {
                     Some(read) => read,
                     None if have > 0 => break,
                     None => {
@@ -417,13 +417,13 @@ impl Attached {
                 }
             }
         }
-        self.last_output = magnitude(have).max(u8::from(self.has_shown()));
+        self.last_output = magnitude(have).max(u8::from(self.has_written()));
         let spoke = have > 0;
         if spoke {
             crate::event_loop::fault_injection::strike("output", || &buffer[start..start + have]);
-            if let Some(traffic) = &mut self.wires.traffic {
-                traffic.gave_out(have);
-                if let Some(recording) = &traffic.recording {
+            if let Some(byte_counts) = &mut self.io.byte_counts {
+                byte_counts.count_output(have);
+                if let Some(recording) = &byte_counts.recording {
                     recording.output(&buffer[start..start + have]);
                 }
             }
@@ -432,9 +432,9 @@ impl Attached {
                 buffer[..start].copy_from_slice(&header);
             }
             if let Some(pipe) = pipe {
-                from += self.wires.client.write_with_more(&buffer[..start]);
+                from += self.io.client.write_with_more(&buffer[..start]);
                 if from == start {
-                    from += pipe.flush(&self.wires.client, have);
+                    from += pipe.flush(&self.io.client, have);
                 }
                 // What the client does not take waits elsewhere: the pipe is
                 // for the next one.
@@ -443,28 +443,28 @@ impl Attached {
                 }
             }
             if from < to {
-                self.session.terminal_sent(&buffer[from..to], &mut self.wires);
+                self.session.terminal_output(&buffer[from..to], &mut self.io);
             }
         }
         if ended {
-            self.session.terminal_ended(&mut self.wires);
+            self.session.terminal_eof(&mut self.io);
         }
         spoke
     }
 
     /// Whether its program has shown something.
-    pub(crate) fn has_shown(&self) -> bool {
+    pub(crate) fn has_written(&self) -> bool {
         self.last_output > 0
     }
 
-    fn watch_client(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
-        let _ = poller.change(self.wires.client.as_fd(), Source::Client(key).token(), wanted);
+    fn register_client(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
+        let _ = poller.change(self.io.client.as_fd(), Source::Client(key).token(), wanted);
         self.client_interest = wanted;
     }
 
-    fn watch_terminal(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
+    fn register_terminal(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
         let token = Source::Terminal(key).token();
-        let master = self.wires.master.as_fd();
+        let master = self.io.master.as_fd();
         let _ = match self.terminal_interest {
             Some(_) => poller.change(master, token, wanted),
             // Hung up, and nobody reads: see terminal_ready.
@@ -474,9 +474,9 @@ impl Attached {
         self.terminal_interest = Some(wanted);
     }
 
-    pub(crate) fn forget_terminal(&mut self, poller: &Poller) {
+    pub(crate) fn unregister_terminal(&mut self, poller: &Poller) {
         if self.terminal_interest.take().is_some() {
-            let _ = poller.remove(self.wires.master.as_fd());
+            let _ = poller.remove(self.io.master.as_fd());
         }
     }
 }
@@ -488,6 +488,6 @@ mod tests {
     /// There is one for each session, most of them idle.
     #[test]
     fn a_session_is_small() {
-        assert!(size_of::<Attached>() <= 88, "{} bytes", size_of::<Attached>());
+        assert!(size_of::<LiveSession>() <= 88, "{} bytes", size_of::<LiveSession>());
     }
 }

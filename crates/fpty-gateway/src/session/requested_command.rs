@@ -6,9 +6,9 @@ use crate::event_loop::subject::Subject;
 
 /// The commands of those that asked for one.
 #[derive(Default)]
-pub struct AskedFor(HashMap<Subject, Box<str>>);
+pub struct RequestedCommands(HashMap<Subject, Box<str>>);
 
-impl AskedFor {
+impl RequestedCommands {
     /// Notes what a session has asked for; `None`: for nothing.
     pub fn note(&mut self, subject: Subject, command: Option<String>) {
         if let Some(command) = command {

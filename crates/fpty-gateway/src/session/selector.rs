@@ -10,12 +10,12 @@ use fpty::proto::{LONGEST_NAME, is_name};
 /// What was typed: an id, how one begins, or a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
-pub struct Beginning {
+pub struct SessionSelector {
     typed: [u8; LONGEST_NAME],
     length: usize,
 }
 
-impl Beginning {
+impl SessionSelector {
     /// Of what was typed; `None`: nothing is called like that.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let length = bytes.len();
@@ -30,7 +30,7 @@ impl Beginning {
     }
 
     /// Whether no two sessions are meant: it is as long as an id.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_full_id(&self) -> bool {
         self.length == LENGTH
     }
 
@@ -46,13 +46,13 @@ impl Beginning {
     }
 }
 
-impl From<Beginning> for String {
-    fn from(typed: Beginning) -> Self {
+impl From<SessionSelector> for String {
+    fn from(typed: SessionSelector) -> Self {
         typed.to_string()
     }
 }
 
-impl TryFrom<String> for Beginning {
+impl TryFrom<String> for SessionSelector {
     type Error = &'static str;
 
     fn try_from(typed: String) -> Result<Self, Self::Error> {
@@ -60,7 +60,7 @@ impl TryFrom<String> for Beginning {
     }
 }
 
-impl fmt::Display for Beginning {
+impl fmt::Display for SessionSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&String::from_utf8_lossy(self.as_bytes()))
     }
@@ -72,14 +72,14 @@ mod tests {
 
     #[test]
     fn what_begins_and_what_cannot() {
-        let beginning = Beginning::of(b"K3x").expect("one");
+        let beginning = SessionSelector::of(b"K3x").expect("one");
         assert!(beginning.begins("k3x01234") && !beginning.begins("k3y01234"));
-        assert!(!beginning.is_whole());
+        assert!(!beginning.is_full_id());
         assert_eq!(beginning.to_string(), "K3x");
-        assert!(Beginning::of(b"k3x01234").is_some_and(|whole| whole.is_whole()));
-        assert!(Beginning::of(b"k3x012345").is_some_and(|long| !long.begins("k3x01234")));
+        assert!(SessionSelector::of(b"k3x01234").is_some_and(|whole| whole.is_full_id()));
+        assert!(SessionSelector::of(b"k3x012345").is_some_and(|long| !long.begins("k3x01234")));
         for nonsense in ["", "k ", "../x", "\u{e9}", "*", "a\0", &"n".repeat(65)] {
-            assert_eq!(Beginning::of(nonsense.as_bytes()), None, "{nonsense}");
+            assert_eq!(SessionSelector::of(nonsense.as_bytes()), None, "{nonsense}");
         }
     }
 }

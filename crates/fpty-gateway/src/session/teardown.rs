@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::relay::{Attached, Next, Sessions};
+use super::relay::{LiveSession, SessionAction, Sessions};
 use crate::connection::lingering_close::LastWord;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
@@ -32,12 +32,12 @@ const ENDED_PER_TURN: usize = 2;
 /// a terminal takes a while, and where a network breaks thousands leave in
 /// one moment. Whoever types does not wait for that.
 #[derive(Default)]
-pub struct Departures {
-    waiting: VecDeque<(Key, Box<Attached>)>,
+pub struct TeardownQueue {
+    waiting: VecDeque<(Key, Box<LiveSession>)>,
     this_turn: usize,
 }
 
-impl Departures {
+impl TeardownQueue {
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
@@ -45,14 +45,14 @@ impl Departures {
 
     /// The programs of those who wait.
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
-        let program = |attached: &Attached| attached.wires.program.as_ref().map(Process::pid);
+        let program = |attached: &LiveSession| attached.io.program.as_ref().map(Process::pid);
         self.waiting.iter().filter_map(move |(_, attached)| program(attached))
     }
 }
 
-impl Departures {
+impl TeardownQueue {
     /// A client has left: its session ends, now or when it is its turn.
-    pub fn depart(
+    pub fn teardown(
         &mut self,
         sessions: &mut Sessions,
         cx: &mut Context,
@@ -61,25 +61,25 @@ impl Departures {
     ) {
         // It may not have said so itself: over TCP the kernel is asked.
         if let Some(attached) = sessions.get_mut(key) {
-            attached.session.client_left();
+            attached.session.client_disconnected();
         }
         let Some(mut attached) = sessions.end(cx, key) else {
             return;
         };
         if self.this_turn < ENDED_PER_TURN && self.waiting.is_empty() {
             self.this_turn += 1;
-            programs.let_go(cx, key, *attached);
+            programs.release(cx, key, *attached);
             return;
         }
         // Nobody has its tokens any more.
-        let _ = cx.poller.remove(attached.wires.client.as_fd());
-        attached.forget_terminal(&cx.poller);
+        let _ = cx.poller.remove(attached.io.client.as_fd());
+        attached.unregister_terminal(&cx.poller);
         self.waiting.push_back((key, attached));
     }
 
     /// Has some of the sessions end that wait for it, where the turn had no more
     /// events than it could take.
-    pub fn part(&mut self, cx: &mut Context, events: usize) {
+    pub fn run_teardowns(&mut self, cx: &mut Context, events: usize) {
         self.this_turn = 0;
         if events < cx.config.events as usize {
             for _ in 0..ENDED_PER_TURN.min(self.waiting.len()) {
@@ -89,32 +89,32 @@ impl Departures {
     }
 
     /// Lets the next one go.
-    pub fn let_go(&mut self, cx: &mut Context, programs: &mut Programs) {
+    pub fn release_next(&mut self, cx: &mut Context, programs: &mut Programs) {
         if let Some((key, attached)) = self.waiting.pop_front() {
-            programs.let_go(cx, key, *attached);
+            programs.release(cx, key, *attached);
         }
     }
 }
 
-impl Attached {
+impl LiveSession {
     /// The program ended a while ago and its terminal is still open: another
     /// process has it. What the program wrote was delivered; what the other
     /// one writes is waited for only so long.
-    pub fn drained(&mut self, cx: &mut Context, key: Key) -> Next {
+    pub fn drained(&mut self, cx: &mut Context, key: Key) -> SessionAction {
         if !self.session.terminal_open() {
-            return Next::Waits;
+            return SessionAction::Wait;
         }
         // A client that is slow to read what there is gets its time.
         if self.session.has_output() {
             cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
-            return Next::Waits;
+            return SessionAction::Wait;
         }
         self.drains += 1;
         let spoke = self.read_terminal(cx, false, |_| false);
         if spoke && self.drains < DRAINS {
             cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
         } else {
-            self.session.terminal_ended(&mut self.wires);
+            self.session.terminal_eof(&mut self.io);
         }
         self.settle(cx, key)
     }
@@ -126,12 +126,12 @@ impl Sessions {
         let Some(attached) = self.get_mut(key) else {
             return;
         };
-        attached.wires.program = None;
+        attached.io.program = None;
         // What it wrote last is there by now.
         if attached.session.terminal_interest().read {
             attached.read_terminal(cx, true, |_| false);
         }
-        attached.session.program_ended(ended, &mut attached.wires);
+        attached.session.program_ended(ended, &mut attached.io);
         if attached.session.terminal_open() {
             cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
         }
@@ -146,20 +146,20 @@ impl Sessions {
                 false => {
                     // To close a terminal takes a while: by then most clients have closed,
                     // and need not be waited for.
-                    attached.wires.client.end();
+                    attached.io.client.end();
                     LastWord::Ended
                 }
             };
-            let client = programs.let_go(cx, key, *attached);
+            let client = programs.release(cx, key, *attached);
             cx.close_when_read(client, last);
         }
     }
 
     /// Ends a session: its client has left, or is let go. A program that
     /// still runs is hung up, with its foreground job.
-    pub fn abandon(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn hang_up(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(attached) = self.end(cx, key) {
-            programs.let_go(cx, key, *attached);
+            programs.release(cx, key, *attached);
         }
     }
 
@@ -170,14 +170,14 @@ impl Sessions {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
         let is_held = supervisor::link::is_held();
         for key in keys {
-            let is_ours = |attached: &&mut Attached| {
+            let is_ours = |attached: &&mut LiveSession| {
                 let session = &attached.session;
-                let comes_back = why == Ending::Lost && session.kept().is_some();
+                let comes_back = why == Ending::Lost && session.detach_state().is_some();
                 !is_held || !(comes_back || session.is_handed_over())
             };
             if let Some(attached) = self.get_mut(key).filter(is_ours) {
-                if attached.session.dismissed().is_none() {
-                    attached.session.dismiss(why, line, &mut attached.wires);
+                if attached.session.termination().is_none() {
+                    attached.session.terminate(why, line, &mut attached.io);
                 }
             }
         }
@@ -192,9 +192,9 @@ impl Sessions {
             return;
         };
         // In the midst of output that it does not read it would be misread.
-        if !attached.session.has_output() && attached.session.dismissed().is_none() {
+        if !attached.session.has_output() && attached.session.termination().is_none() {
             let line = format!("session ended: {INTERNAL}");
-            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
+            attached.session.terminate(Ending::Lost, &line, &mut attached.io);
         }
         self.close(cx, programs, key);
     }
@@ -205,6 +205,6 @@ impl Sessions {
             return;
         };
         let is_there = |program: &Process| !program.is_child() || programs.has(program.pid());
-        attached.wires.program = attached.wires.program.take().filter(is_there);
+        attached.io.program = attached.io.program.take().filter(is_there);
     }
 }

@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use super::open::Plan;
-use super::relay::{Attached, Next, Sessions};
-use super::teardown::Departures;
-use super::timeouts::{BY_AN_OPERATOR, Timed};
+use super::open::SessionPlan;
+use super::relay::{LiveSession, SessionAction, Sessions};
+use super::teardown::TeardownQueue;
+use super::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
 use crate::connection::handshake::Opened;
 use crate::connection::listeners::Newcomer;
 use crate::detach::no_detach;
-use crate::detach::restore::{NOT_HEARD, Restored};
+use crate::detach::restore::{Restored, UNPOLLABLE};
 use crate::detach::viewers::because;
 use crate::detach::{self, Came, Left, Parting, Why};
 use crate::event_loop::context::Context;
@@ -32,14 +32,14 @@ use fpty::proto::{Ended, Ending, variables};
 use fpty::sys::child::{Exit, Pid};
 
 /// Of a session that the supervisor has no room for.
-const NOT_KEPT: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
+const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
 
 /// How old a session is before its terminal is handed over: a short one ends
 /// without the effort.
 const OFFER_AFTER: Duration = Duration::from_millis(30);
 
 /// The parts that a session's life concerns.
-pub struct Lives<'a> {
+pub struct Transitions<'a> {
     /// What every part is given.
     pub cx: &'a mut Context,
     /// Sessions with a client.
@@ -47,38 +47,38 @@ pub struct Lives<'a> {
     /// Their programs.
     pub programs: &'a mut Programs,
     /// Those that wait for their end.
-    pub departures: &'a mut Departures,
+    pub teardowns: &'a mut TeardownQueue,
     /// Those that can be left; `None`: none can outlive the gateway.
     pub left: Option<&'a mut Left>,
     /// What is recorded, where anything is.
     pub recorder: Option<&'a mut Recorder>,
 }
 
-impl Lives<'_> {
+impl Transitions<'_> {
     pub fn open(&mut self, opened: Opened) {
         let Opened { newcomer, mut opening, ended, name, .. } = opened;
         let plan = match self.cx.plan(newcomer.door, &mut opening) {
             Ok(plan) => plan,
-            Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
+            Err(why) => return self.cx.reject(newcomer, opening.extended, why),
         };
         let left = self.left.as_ref();
         let wish = left.map_or(Ok(None), |left| left.may_leave(self.cx, &newcomer, &opening, name));
         let wish = match wish {
             Ok(wish) => wish,
-            Err(why) => return self.cx.turn_back(newcomer, opening.extended, why),
+            Err(why) => return self.cx.reject(newcomer, opening.extended, why),
         };
         let size = plan.size;
-        let Some(key) = self.attach(newcomer, plan) else {
+        let Some(key) = self.open_terminal(newcomer, plan) else {
             return;
         };
-        self.sessions.hear_opening(self.cx, key, &opening, ended);
-        let Some(Attached { session, wires, .. }) = self.sessions.get_mut(key) else {
+        self.sessions.feed_early_input(self.cx, key, &opening, ended);
+        let Some(LiveSession { session, io, .. }) = self.sessions.get_mut(key) else {
             return;
         };
         let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
         if is_named && wish.is_none() {
             let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
-            session.notice(line, wires);
+            session.notice(line, io);
         }
         fault_injection::point("opened");
         let hands_over = self.sessions.may_be_handed_over(self.cx, key);
@@ -95,16 +95,16 @@ impl Lives<'_> {
     }
 
     /// Gives a client its terminal and its program, or tells it why not.
-    pub fn attach(&mut self, newcomer: Newcomer, plan: Plan) -> Option<Key> {
+    pub fn open_terminal(&mut self, newcomer: Newcomer, plan: SessionPlan) -> Option<Key> {
         let (recorder, size) = (self.recorder.as_deref_mut(), plan.size);
         if let Some(why) = recorder.and_then(|it| it.why_not(self.cx, newcomer.door)) {
-            self.cx.turn_back(newcomer, plan.session.is_extended(), why);
+            self.cx.reject(newcomer, plan.session.is_extended(), why);
             return None;
         }
-        let key = self.sessions.attach(self.cx, self.programs, newcomer, plan)?;
-        self.recorded(|it, cx, sessions| it.expect(cx, sessions, key, size));
-        if let Err(why) = self.sessions.watch(self.cx, key) {
-            self.sessions.refuse(self.cx, self.programs, key, &why);
+        let key = self.sessions.open_terminal(self.cx, self.programs, newcomer, plan)?;
+        self.with_recorder(|it, cx, sessions| it.expect(cx, sessions, key, size));
+        if let Err(why) = self.sessions.register(self.cx, key) {
+            self.sessions.reject(self.cx, self.programs, key, &why);
             return None;
         }
         Some(key)
@@ -113,34 +113,36 @@ impl Lives<'_> {
     /// After anything that happened to a session.
     pub fn settle(&mut self, key: Key) {
         let next = self.sessions.settle(self.cx, key);
-        self.go_on(key, next);
+        self.apply(key, next);
     }
 
     /// Does what a session has come to.
-    pub fn go_on(&mut self, key: Key, next: Next) {
+    pub fn apply(&mut self, key: Key, next: SessionAction) {
         match next {
-            Next::Waits => {}
-            Next::HeldUp => {
-                self.sessions.dismiss_held_up(self.cx, key);
+            SessionAction::Wait => {}
+            SessionAction::TerminalBlocked => {
+                self.sessions.terminate_blocked(self.cx, key);
                 self.close(key);
             }
-            Next::Linger => self.sessions.linger(self.cx, key),
-            Next::Close => self.close(key),
-            Next::Abandon => self.abandon(key),
-            Next::Depart => {
-                if !self.goes_on_alone(key, Why::Lost) {
-                    self.unwatch(key);
-                    self.departures.depart(self.sessions, self.cx, self.programs, key);
+            SessionAction::AwaitHello => self.sessions.linger(self.cx, key),
+            SessionAction::Close => self.close(key),
+            SessionAction::HangUp => self.hang_up(key),
+            SessionAction::Teardown => {
+                if !self.try_detach(key, Why::Lost) {
+                    self.dismiss_viewers(key);
+                    self.teardowns.teardown(self.sessions, self.cx, self.programs, key);
                 }
             }
-            Next::Leave => self.part(key, Why::Asked),
-            Next::Greet => {
+            SessionAction::Detach => self.detach_or_hang_up(key, Why::Asked),
+            SessionAction::LateHello => {
                 if let Some(late) = self.sessions.take_late(self.cx, self.programs, key) {
                     self.cx.then(Outcome::GreetLate(Box::new(late)));
                 }
             }
-            Next::HandedOver => self.handed_over(key),
-            Next::MayReopen => self.sessions.look_for_reopened(self.cx, self.programs, key),
+            SessionAction::HandedOver => self.handed_over(key),
+            SessionAction::SlaveClosed => {
+                self.sessions.watch_slave_reopen(self.cx, self.programs, key)
+            }
         }
     }
 
@@ -152,8 +154,8 @@ impl Lives<'_> {
             .as_mut()
             .is_some_and(|left| left.handed_over_for_a_while(cx, sessions, programs, key));
         if !can_leave {
-            self.sessions.say_go(key);
-            self.entrust(key);
+            self.sessions.send_go(key);
+            self.supervise(key);
         }
     }
 
@@ -162,43 +164,44 @@ impl Lives<'_> {
         match failure {
             Some(why) => {
                 if let Some(attached) = self.sessions.get_mut(key) {
-                    attached.wires.program = None;
+                    attached.io.program = None;
                 }
-                self.sessions.refuse(self.cx, self.programs, key, &why.into());
+                self.sessions.reject(self.cx, self.programs, key, &why.into());
             }
             None => {
                 self.sessions.exited(self.cx, key, exit);
-                self.session_ended(key, of_exit(exit));
+                self.announce_exit(key, of_exit(exit));
             }
         }
     }
 
     /// The program of a session has ended, and that is known: whoever looks on is
     /// told, and whoever is attached.
-    pub fn session_ended(&mut self, key: Key, ended: Ended) {
-        self.with_left(|left, cx, _, _| left.tell_watchers(cx, key, &ended));
+    pub fn announce_exit(&mut self, key: Key, ended: Ended) {
+        self.with_registry(|left, cx, _, _| left.tell_watchers(cx, key, &ended));
         self.sessions.program_ended(self.cx, key, ended);
     }
 
     /// A session is over: whoever looks on is told why, unless its program has ended.
-    fn unwatch(&mut self, key: Key) {
-        let dismissed = self.sessions.get(key).and_then(|attached| attached.session.dismissed());
-        let ended = because(dismissed.map_or(Gone::Hangup, Gone::of));
-        self.with_left(|left, cx, _, _| left.tell_watchers(cx, key, &ended));
+    fn dismiss_viewers(&mut self, key: Key) {
+        let termination =
+            self.sessions.get(key).and_then(|attached| attached.session.termination());
+        let ended = because(termination.map_or(Gone::Hangup, Gone::of));
+        self.with_registry(|left, cx, _, _| left.tell_watchers(cx, key, &ended));
     }
 
     /// A session is over: those hear of it who were not told at once.
     pub fn closed(&mut self, closed: Closed) {
-        let Closed { subject, why, exit, last, recording, was_entrusted } = closed;
+        let Closed { subject, why, exit, last, recording, was_supervised } = closed;
         match self.recorder.as_deref_mut() {
             Some(recorder) => recorder.end(self.cx, recording, exit, last),
             None => self.cx.told.tell_last(last.as_deref(), None),
         }
         if let Subject::Session(key) = subject {
-            self.with_left(|left, cx, _, _| {
+            self.with_registry(|left, cx, _, _| {
                 left.tell_last_of(cx, key, why, exit);
-                if was_entrusted {
-                    left.no_longer_entrusted(cx, key);
+                if was_supervised {
+                    left.no_longer_supervised(cx, key);
                 }
                 left.forget_left(cx, key);
             });
@@ -206,28 +209,28 @@ impl Lives<'_> {
     }
 
     /// There never was such a session, nor its recording.
-    pub fn never_was(&mut self, subject: Subject, recording: Option<&Recording>) {
+    pub fn rejected(&mut self, subject: Subject, recording: Option<&Recording>) {
         if let Some(recording) = recording {
-            self.recorded(|it, _, _| it.forget(recording));
+            self.with_recorder(|it, _, _| it.forget(recording));
         }
         if let Subject::Session(key) = subject {
-            self.with_left(|left, cx, _, _| left.forget_left(cx, key));
+            self.with_registry(|left, cx, _, _| left.forget_left(cx, key));
         }
     }
 
     /// A session with a client is to end at somebody's wish.
-    pub fn end_at_wish(&mut self, key: Key) {
+    pub fn end_by_operator(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            attached.end_with(self.cx, key, Ending::Operator, BY_AN_OPERATOR);
+            attached.terminate_with(self.cx, key, Ending::Operator, ENDED_BY_OPERATOR);
             self.settle(key);
         }
     }
 
-    pub fn entrust(&mut self, key: Key) {
+    pub fn supervise(&mut self, key: Key) {
         let door = self.sessions.get(key).map(|attached| attached.door);
         let command = door.and_then(|door| self.cx.command_of(Subject::Session(key), door));
         if let Some(left) = self.left.as_deref_mut() {
-            left.entrust(self.cx, self.sessions, self.programs, key, command);
+            left.supervise(self.cx, self.sessions, self.programs, key, command);
         }
     }
 
@@ -240,7 +243,7 @@ impl Lives<'_> {
             if let Some(subject) = alone.map(Subject::Left).or(session) {
                 self.cx.told.entrusted(subject, false);
             }
-            self.cx.doors.log_refusal(NOT_KEPT);
+            self.cx.doors.log_refusal(NOT_SUPERVISED);
         }
         if !self.left.as_ref().is_some_and(|left| left.supervisor_is_gone()) {
             return;
@@ -252,18 +255,18 @@ impl Lives<'_> {
         };
         left.reconnect();
         for key in left.keys() {
-            self.tell_store(key);
+            self.sync_supervisor(key);
         }
         for key in no_detach::handed_over_for_good(self.sessions) {
-            self.cx.then(Outcome::Entrust(key));
+            self.cx.then(Outcome::Supervise(key));
         }
     }
 
     /// Nobody can wait for a session.
-    pub fn end_unheard(&mut self, key: Key) {
+    pub fn end_unpollable(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            log::log(&format!("forkptyrouter: {NOT_HEARD}"));
-            attached.session.dismiss(Ending::Lost, NOT_HEARD, &mut attached.wires);
+            log::log(&format!("forkptyrouter: {UNPOLLABLE}"));
+            attached.session.terminate(Ending::Lost, UNPOLLABLE, &mut attached.io);
             self.sessions.close(self.cx, self.programs, key);
         }
     }
@@ -283,23 +286,23 @@ impl Lives<'_> {
         match restored {
             Restored::Over => {}
             // Its recording is no more for the next one to end.
-            Restored::Ended(entry) => self.tell_store(entry),
+            Restored::Ended(entry) => self.sync_supervisor(entry),
             Restored::Alone { entry, past, lost } => {
                 self.cx.faults.made = Some(Whose::Left(entry));
-                self.cx.goes_on_alone(entry, *past, lost);
+                self.cx.restored_detached(entry, *past, lost);
                 if let Some(recording) = self.left.as_ref().and_then(|it| it.recording(entry)) {
                     Recorder::tell(self.cx, recording);
                 }
-                self.tell_store(entry);
+                self.sync_supervisor(entry);
             }
             Restored::Attached { entry, session, past } => {
                 self.cx.faults.made = Some(Whose::Session(session));
                 let started = past.started;
                 if let Some(attached) = self.sessions.get_mut(session) {
-                    attached.goes_on(self.cx, session, *past);
-                    attached.watch_time(self.cx, session, started.elapsed());
+                    attached.set_restored(self.cx, session, *past);
+                    attached.start_timers(self.cx, session, started.elapsed());
                 }
-                self.tell_store(entry);
+                self.sync_supervisor(entry);
             }
             Restored::Ends(master, program, last) => {
                 last.into_iter().for_each(|line| self.tell_last_line(line));
@@ -319,7 +322,7 @@ impl Lives<'_> {
     }
 
     /// Has the sessions that can be left do something, where there can be any.
-    pub fn with_left(
+    pub fn with_registry(
         &mut self,
         does: impl FnOnce(&mut Left, &mut Context, &mut Sessions, &mut Programs),
     ) {
@@ -329,7 +332,10 @@ impl Lives<'_> {
     }
 
     /// Has what is recorded seen to, where anything is.
-    pub fn recorded(&mut self, see_to: impl FnOnce(&mut Recorder, &mut Context, &mut Sessions)) {
+    pub fn with_recorder(
+        &mut self,
+        see_to: impl FnOnce(&mut Recorder, &mut Context, &mut Sessions),
+    ) {
         if let Some(recorder) = self.recorder.as_deref_mut() {
             see_to(recorder, self.cx, self.sessions);
         }
@@ -337,7 +343,7 @@ impl Lives<'_> {
 
     /// A client asks for a session that was left. What it sent after that
     /// stands in the buffer. Who is to begin a new one is given back.
-    pub fn come_back(&mut self, opened: Opened) -> Option<Opened> {
+    pub fn attach(&mut self, opened: Opened) -> Option<Opened> {
         let Opened { newcomer, opening, arrived, ended, name } = opened;
         let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
         let left = self.left.as_deref_mut();
@@ -347,43 +353,43 @@ impl Lives<'_> {
                 Some(Opened { newcomer, opening, arrived, ended, name })
             }
             Came::Not(newcomer, why) => {
-                cx.turn_back(newcomer, true, why);
+                cx.reject(newcomer, true, why);
                 None
             }
         }
     }
 
     /// A client leaves, or is let go: its session goes on, or ends with it.
-    pub fn part(&mut self, key: Key, why: Why) {
-        if !self.goes_on_alone(key, why) {
-            self.abandon(key);
+    pub fn detach_or_hang_up(&mut self, key: Key, why: Why) {
+        if !self.try_detach(key, why) {
+            self.hang_up(key);
         }
     }
 
     /// A session is over, and its client has all that it will get: unless somebody
     /// else waits for it, who is to see how it ended.
     pub fn close(&mut self, key: Key) {
-        if !self.goes_on_alone(key, Why::Closes) {
-            self.unwatch(key);
+        if !self.try_detach(key, Why::Closes) {
+            self.dismiss_viewers(key);
             self.sessions.close(self.cx, self.programs, key);
         }
     }
 
     /// A session ends with its client.
-    pub fn abandon(&mut self, key: Key) {
-        self.unwatch(key);
-        self.sessions.abandon(self.cx, self.programs, key);
+    pub fn hang_up(&mut self, key: Key) {
+        self.dismiss_viewers(key);
+        self.sessions.hang_up(self.cx, self.programs, key);
     }
 
     /// A session may go on without its client, or with it after all. Whether it goes
     /// on.
-    pub fn goes_on_alone(&mut self, key: Key, why: Why) -> bool {
+    pub fn try_detach(&mut self, key: Key, why: Why) -> bool {
         let Some(left) = self.left.as_deref_mut() else {
-            return why == Why::Asked && self.client_stays(key, detach::NOT_ALLOWED);
+            return why == Why::Asked && self.refuse_detach(key, detach::NOT_ALLOWED);
         };
         let (leaves, how) = match left.parting(self.cx, self.sessions, key, why) {
             Parting::Ends => return false,
-            Parting::Stays(why_not) => return self.client_stays(key, &why_not),
+            Parting::Stays(why_not) => return self.refuse_detach(key, &why_not),
             Parting::GoesOn(leaves, how) => (leaves, how),
         };
         let id = left.left_id(key).filter(|_| why == Why::Asked);
@@ -396,30 +402,30 @@ impl Lives<'_> {
         true
     }
 
-    fn client_stays(&mut self, key: Key, why_not: &str) -> bool {
+    fn refuse_detach(&mut self, key: Key, why_not: &str) -> bool {
         if let Some(attached) = self.sessions.get_mut(key) {
             let behind = self.cx.behind.has(key);
-            attached.session.stays(why_not, behind, &mut attached.wires);
+            attached.session.refuse_detach(why_not, behind, &mut attached.io);
         }
         self.settle(key);
         true
     }
 
     /// Ends a session that nobody is attached to.
-    pub fn end_left(&mut self, entry: Key, why: Gone) {
-        self.with_left(|left, cx, _, programs| left.end_left(cx, programs, entry, why));
+    pub fn end_detached(&mut self, entry: Key, why: Gone) {
+        self.with_registry(|left, cx, _, programs| left.end_detached(cx, programs, entry, why));
     }
 
     /// What keeps sessions is told how it is with this one.
-    pub fn tell_store(&mut self, entry: Key) {
-        self.with_left(|left, cx, sessions, programs| {
-            left.tell_store(cx, sessions, programs, entry);
+    pub fn sync_supervisor(&mut self, entry: Key) {
+        self.with_registry(|left, cx, sessions, programs| {
+            left.sync_supervisor(cx, sessions, programs, entry);
         });
     }
 
     /// The program of a session that nobody is attached to has ended.
-    pub fn left_ended(&mut self, entry: Key, exit: Exit) {
-        self.with_left(|left, cx, sessions, programs| {
+    pub fn detached_exited(&mut self, entry: Key, exit: Exit) {
+        self.with_registry(|left, cx, sessions, programs| {
             left.alone_over(cx, sessions, programs, entry, Some(exit), of_exit(exit));
         });
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::session::state::ACTS;
+use crate::session::state::CONTROL_BUDGET;
 use fpty::proto::{Answer, AnswerDecoder, encode_input};
 use proptest::prelude::*;
 
@@ -48,8 +48,8 @@ fn sent(command: &mut Command, bytes: &[u8], world: &mut World) {
     let mut left = bytes.len();
     while left > 0 {
         let rest = &bytes[bytes.len() - left..];
-        left = command.client_sent(rest, &mut Vec::new(), &mut ACTS.clone(), world);
-        assert_eq!(command.is_behind(), left > 0);
+        left = command.client_sent(rest, &mut Vec::new(), &mut CONTROL_BUDGET.clone(), world);
+        assert_eq!(command.has_deferred_input(), left > 0);
     }
 }
 
@@ -59,9 +59,10 @@ fn a_turn_has_so_many_signals_and_the_rest_waits() {
     let numbers: Vec<u8> = (0..200).map(|number| 40 + number % 20).collect();
     let flood: Vec<u8> =
         numbers.iter().flat_map(|number| fpty::proto::encode_signal(*number)).collect();
-    let left = command.client_sent(&flood, &mut Vec::new(), &mut ACTS.clone(), &mut world);
-    assert_eq!((world.signals.len(), left), (ACTS, flood.len() - 4 * ACTS));
-    assert!(command.is_behind() && !command.client_interest().read);
+    let left =
+        command.client_sent(&flood, &mut Vec::new(), &mut CONTROL_BUDGET.clone(), &mut world);
+    assert_eq!((world.signals.len(), left), (CONTROL_BUDGET, flood.len() - 4 * CONTROL_BUDGET));
+    assert!(command.has_deferred_input() && !command.client_interest().read);
     sent(&mut command, &flood[flood.len() - left..], &mut world);
     assert_eq!(world.signals, numbers);
 }
@@ -107,10 +108,10 @@ fn the_end_waits_for_the_outputs_that_come_through_here() {
     let mut command = Command::started(decoder(), [false, true, false]);
     command.begin(b"02", b"", false, &mut world);
     command.program_ended(exit(), &mut world);
-    assert_eq!((said(&world.client).0, command.verdict()), (vec![TAKEN], Verdict::Lives));
+    assert_eq!((said(&world.client).0, command.next_action()), (vec![TAKEN], NextAction::Wait));
     command.output_ended(1, &mut world);
     assert_eq!(said(&world.client).0, [TAKEN, END_OF_STREAM, ENDED]);
-    assert_eq!(command.verdict(), Verdict::Over);
+    assert_eq!(command.next_action(), NextAction::Close);
 }
 
 #[test]
@@ -121,9 +122,9 @@ fn whoever_does_not_want_to_wait_says_so_by_a_signal() {
     assert_eq!(world.signals, [15]);
     command.program_ended(exit(), &mut world);
     sent(&mut command, &fpty::proto::encode_signal(10), &mut world);
-    assert_eq!(command.verdict(), Verdict::Lives);
+    assert_eq!(command.next_action(), NextAction::Wait);
     sent(&mut command, &fpty::proto::encode_signal(15), &mut world);
-    assert_eq!((command.verdict(), world.signals.len()), (Verdict::Over, 1));
+    assert_eq!((command.next_action(), world.signals.len()), (NextAction::Close, 1));
 }
 
 use fpty::proto::ENDED;
@@ -169,6 +170,6 @@ proptest! {
         let (kinds, outputs) = said(&world.client);
         prop_assert_eq!(outputs, wanted);
         prop_assert_eq!(kinds.last(), Some(&ENDED));
-        prop_assert_eq!(command.verdict(), Verdict::Over);
+        prop_assert_eq!(command.next_action(), NextAction::Close);
     }
 }

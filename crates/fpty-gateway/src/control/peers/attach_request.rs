@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 use fpty::proto::session_key::Secret;
 
 /// What is sought.
@@ -13,7 +13,7 @@ pub struct Sought {
     /// Who seeks it.
     pub uid: u32,
     /// Its id, how that begins, or its name; `None`: the one that was left last.
-    pub which: Option<Beginning>,
+    pub which: Option<SessionSelector>,
     /// Whoever has that may have it, too.
     #[serde(serialize_with = "to_bytes", deserialize_with = "of_bytes")]
     pub secret: Option<Secret>,
@@ -29,10 +29,10 @@ fn of_bytes<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Secret>, D::Error
 }
 
 /// A name, as a key of what all gateways see.
-pub type Name = (&'static str, u16, u32, Beginning);
+pub type Name = (&'static str, u16, u32, SessionSelector);
 
 /// That of this user's at a socket.
-pub fn name(door: u16, uid: u32, name: Beginning) -> Name {
+pub fn name(door: u16, uid: u32, name: SessionSelector) -> Name {
     ("name", door, uid, name)
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 
 use crate::event_loop::slab::Key;
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 
 use super::attach_request::Sought;
 use super::session_request::Asking;
@@ -22,7 +22,7 @@ pub enum Question {
         /// The place.
         place: u32,
         /// The id.
-        id: Beginning,
+        id: SessionSelector,
     },
     /// Which of its sessions is meant.
     Seek(Sought),
@@ -75,8 +75,8 @@ mod tests {
 
     #[test]
     fn questions_are_read_as_they_were_written() {
-        let id = Beginning::of(b"0123abcd").expect("an id");
-        let name = Beginning::of(&[b'n'; 64]).expect("a name");
+        let id = SessionSelector::of(b"0123abcd").expect("an id");
+        let name = SessionSelector::of(&[b'n'; 64]).expect("a name");
         let until = u64::MAX - 7;
         let secret = Some(Secret::of([7; 16]));
         for question in [

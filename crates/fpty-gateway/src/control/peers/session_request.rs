@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::session::selector::Beginning;
+use crate::session::selector::SessionSelector;
 
 /// What is wanted of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,7 +12,7 @@ pub enum Wanted {
     /// What the statistics have.
     Statistics,
     /// Where those are that are meant by this.
-    Places(Beginning),
+    Places(SessionSelector),
 }
 
 /// What is asked of a gateway.

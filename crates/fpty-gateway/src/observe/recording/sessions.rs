@@ -92,13 +92,13 @@ impl Recorder {
         };
         let recording = Recording::new(&self.sink, self.next, record, begin);
         cx.told.recorded(Subject::Session(key), &recording.path(), false);
-        attached.wires.traffic.get_or_insert_with(Box::default).recording =
+        attached.io.byte_counts.get_or_insert_with(Box::default).recording =
             Some(self.add(recording, Some(Subject::Session(key))));
     }
 
     /// The program of a session was executed.
     pub fn begin(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key) {
-        let recording = sessions.get(key).and_then(|attached| attached.wires.recording());
+        let recording = sessions.get(key).and_then(|attached| attached.io.recording());
         let Some(recording) = recording.filter(|recording| !recording.has_begun()) else {
             return;
         };
@@ -240,8 +240,9 @@ impl Recorder {
             match recording.subject() {
                 Some(Subject::Session(key)) => {
                     let attached = sessions.get_mut(key);
-                    if let Some(attached) = attached.filter(|it| it.session.dismissed().is_none()) {
-                        attached.session.dismiss(ending, &line, &mut attached.wires);
+                    if let Some(attached) = attached.filter(|it| it.session.termination().is_none())
+                    {
+                        attached.session.terminate(ending, &line, &mut attached.io);
                         cx.after(DISMISSED, Due::Session(key, LifeDue::Dismissed));
                     }
                 }

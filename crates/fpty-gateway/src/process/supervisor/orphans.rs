@@ -101,7 +101,7 @@ impl Supervisor {
             return;
         };
         if !is_program {
-            return self.client_left(&id);
+            return self.client_disconnected(&id);
         }
         if let Some(stored) = self.sessions.get_mut(&id) {
             if let Some(program) = &stored.held.program {
@@ -123,7 +123,7 @@ impl Supervisor {
     }
 
     /// The client has left. Our copy of its terminal is the last one.
-    fn client_left(&mut self, id: &str) {
+    fn client_disconnected(&mut self, id: &str) {
         let Some(mut stored) = self.take(id) else {
             return;
         };

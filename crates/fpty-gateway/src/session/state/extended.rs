@@ -8,8 +8,8 @@ use fpty::proto::{
 
 use fpty::text::shown_within;
 
-use super::detach_state::Kept;
-use super::{Client, Ends, Session};
+use super::detach_state::DetachState;
+use super::{Client, Session, SessionEffects};
 
 /// How far the terminal has been handed over to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum HandOver {
 #[derive(Debug, Default)]
 pub struct Extended {
     /// The client has said that it takes terminals.
-    pub can_take: bool,
+    pub accepts_handover: bool,
     /// The client has said that its input has ended.
     pub input_ended: bool,
     /// Whose the terminal is.
@@ -41,15 +41,15 @@ pub struct Extended {
     /// How the program ended.
     pub ended: Option<Ended>,
     /// The client was told how it ended.
-    pub told: bool,
+    pub end_sent: bool,
     /// What is kept for whoever comes back, where the session can be left.
-    pub kept: Option<Box<Kept>>,
+    pub detach_state: Option<Box<DetachState>>,
     /// What was offered has not arrived: what is kept goes in pieces.
     pub in_pieces: bool,
     /// The word to go on is still to be said.
-    pub owes_go: bool,
+    pub go_pending: bool,
     /// The client ends the session, be it one that can be left.
-    pub for_good: bool,
+    pub ended_by_client: bool,
 }
 
 impl Session {
@@ -66,9 +66,9 @@ impl Session {
 
     /// Tells the client something beside the terminal's output, where there is
     /// a way.
-    pub fn notice(&mut self, line: &str, ends: &mut impl Ends) {
+    pub fn notice(&mut self, line: &str, effects: &mut impl SessionEffects) {
         if self.extended.is_some() {
-            self.tell(NOTICE, shown_within(line, LONGEST_TEXT).as_bytes(), ends);
+            self.send_packet(NOTICE, shown_within(line, LONGEST_TEXT).as_bytes(), effects);
         }
     }
 
@@ -82,17 +82,18 @@ impl Session {
     pub fn may_be_offered_later(&self) -> bool {
         self.extended.as_ref().is_some_and(|extended| {
             // Who comes back is told to go on after the offer alone.
-            let may_be_relayed = extended.kept.as_ref().is_some_and(|kept| kept.hidden);
+            let may_be_relayed =
+                extended.detach_state.as_ref().is_some_and(|detach_state| detach_state.awaiting_go);
             extended.hand_over == HandOver::Ours
                 && (!extended.input_ended || may_be_relayed)
-                && !extended.told
+                && !extended.end_sent
         }) && self.program_runs
-            && self.client <= Client::Behind
+            && self.client <= Client::Deferred
     }
 
     /// Whether the client takes terminals.
-    pub fn can_take(&self) -> bool {
-        self.extended.as_ref().is_some_and(|extended| extended.can_take)
+    pub fn accepts_handover(&self) -> bool {
+        self.extended.as_ref().is_some_and(|extended| extended.accepts_handover)
     }
 
     /// The terminal was offered.
@@ -104,8 +105,8 @@ impl Session {
 
     /// What is kept is offered to a client that no descriptor can come to: it says
     /// that none has, and gets it in pieces.
-    pub fn offer_in_pieces(&mut self, offer: &[u8], ends: &mut impl Ends) {
-        self.give_output(offer, ends);
+    pub fn offer_in_pieces(&mut self, offer: &[u8], effects: &mut impl SessionEffects) {
+        self.send_output(offer, effects);
         self.offered();
     }
 
@@ -121,12 +122,12 @@ impl Session {
     }
 
     /// A packet that only the extended mode has.
-    pub(crate) fn extended_said(
+    pub(crate) fn extended_packet(
         &mut self,
         kind: u8,
         part: &[u8],
         last: bool,
-        ends: &mut impl Ends,
+        effects: &mut impl SessionEffects,
     ) {
         let Some(extended) = &mut self.extended else {
             return;
@@ -135,8 +136,10 @@ impl Session {
             END_OF_STREAM if part.is_empty() && last => {
                 extended.input_ended = true;
                 // It is the router that tells the program.
-                if let Some(kept) = extended.kept.as_mut().filter(|kept| kept.hidden) {
-                    kept.relays |= extended.hand_over == HandOver::Ours;
+                if let Some(detach_state) =
+                    extended.detach_state.as_mut().filter(|detach_state| detach_state.awaiting_go)
+                {
+                    detach_state.relay_only |= extended.hand_over == HandOver::Ours;
                 }
             }
             TAKEN if last && extended.hand_over == HandOver::Offered => {
@@ -145,9 +148,9 @@ impl Session {
             // Something in between passes bytes alone.
             OFFER if part.is_empty() && last && extended.hand_over == HandOver::Offered => {
                 extended.in_pieces = true;
-                extended.hand_over = match &mut extended.kept {
-                    Some(kept) => {
-                        kept.relays = true;
+                extended.hand_over = match &mut extended.detach_state {
+                    Some(detach_state) => {
+                        detach_state.relay_only = true;
                         HandOver::Taken
                     }
                     None => HandOver::Relayed,
@@ -155,16 +158,16 @@ impl Session {
             }
             // A payload comes in pieces, at least one of which has its byte.
             DETACH if part == FOR_GOOD => {
-                extended.for_good = true;
-                self.client_left();
+                extended.ended_by_client = true;
+                self.client_disconnected();
             }
             DETACH if part.is_empty() && last && self.client == Client::Open => {
-                self.client = Client::Leaves;
+                self.client = Client::Detaching;
             }
             // A flood of them from a client that does not read is not
             // answered for ever.
             PING if last && self.output.is_empty() => {
-                self.give_output(&encode_bare(PONG, 0), ends);
+                self.send_output(&encode_bare(PONG, 0), effects);
             }
             _ => {}
         }
@@ -173,58 +176,59 @@ impl Session {
     /// The client has the terminal, and what it sent before is in there: from
     /// now on it reads and writes by itself. All output that was read here
     /// goes before that word.
-    pub(crate) fn hand_over_where_due(&mut self, ends: &mut impl Ends) {
+    pub(crate) fn complete_handover(&mut self, effects: &mut impl SessionEffects) {
         let Some(extended) = &mut self.extended else {
             return;
         };
         if extended.hand_over == HandOver::Taken && self.input.is_empty() {
-            match extended.kept.as_mut().filter(|kept| kept.relays) {
-                Some(kept) => {
+            match extended.detach_state.as_mut().filter(|detach_state| detach_state.relay_only) {
+                Some(detach_state) => {
                     extended.hand_over = HandOver::Relayed;
                     let mut packets = Vec::new();
-                    let total = kept.remains.total();
+                    let total = detach_state.remains.total();
                     if extended.in_pieces {
-                        let kept = kept.remains.seen().and_then(|seen| seen.in_pieces(total));
-                        for piece in kept.unwrap_or_default().chunks(u16::MAX.into()) {
+                        let detach_state =
+                            detach_state.remains.seen().and_then(|seen| seen.in_pieces(total));
+                        for piece in detach_state.unwrap_or_default().chunks(u16::MAX.into()) {
                             encode_packet(RING_PIECE, piece, &mut packets);
                         }
                     }
                     encode_packet(GO, &total.to_le_bytes(), &mut packets);
-                    self.give_output(&packets, ends);
+                    self.send_output(&packets, effects);
                 }
                 None => {
                     extended.hand_over = HandOver::Theirs;
                     // First somebody else is told, who outlives us.
-                    if extended.kept.is_some() {
-                        extended.owes_go = true;
+                    if extended.detach_state.is_some() {
+                        extended.go_pending = true;
                         return;
                     }
-                    self.give_output(&encode_bare(GO, 0), ends);
+                    self.send_output(&encode_bare(GO, 0), effects);
                 }
             }
-            self.arrive(ends);
+            self.confirm_attach(effects);
         }
     }
 
     /// Tells how it ended, once, when all output is on its way and the program
     /// was reaped.
-    pub(crate) fn tell_the_end(&mut self, ends: &mut impl Ends) {
-        if self.terminal_open || self.program_runs || self.is_hidden() {
+    pub(crate) fn send_end(&mut self, effects: &mut impl SessionEffects) {
+        if self.terminal_open || self.program_runs || self.is_awaiting_go() {
             return;
         }
-        let Some(extended) = self.extended.as_mut().filter(|extended| !extended.told) else {
+        let Some(extended) = self.extended.as_mut().filter(|extended| !extended.end_sent) else {
             return;
         };
-        extended.told = true;
+        extended.end_sent = true;
         let ended = extended.ended.take();
         let packet = ended.as_ref().map_or_else(
             || Ended::because(Ending::Lost, "its status is not known").packet(),
             Ended::packet,
         );
-        self.give_output(&packet, ends);
+        self.send_output(&packet, effects);
         // It was gone: somebody else may come for it.
         if let Some(extended) = self.extended.as_mut().filter(|_| self.client == Client::Gone) {
-            (extended.told, extended.ended) = (false, ended);
+            (extended.end_sent, extended.ended) = (false, ended);
         }
     }
 }

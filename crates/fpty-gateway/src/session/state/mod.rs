@@ -2,7 +2,7 @@
 //! each end is waited for, and when it is over.
 //!
 //! It does no input or output of its own: what it decides it asks of its
-//! [`Ends`], so that it can be tested without a server or a terminal.
+//! [`SessionEffects`], so that it can be tested without a server or a terminal.
 //!
 //! | file | subject |
 //! | --- | --- |
@@ -30,10 +30,10 @@ pub const INPUT_LIMIT: usize = 64 * 1024;
 /// What one client may ask for in one turn of the loop beside input: signals,
 /// sizes and the like, each of which is a few system calls. A read has room
 /// for 16,000 of them.
-pub const ACTS: usize = 16;
+pub const CONTROL_BUDGET: usize = 16;
 
 /// What a session has done to the world.
-pub trait Ends {
+pub trait SessionEffects {
     /// Writes input to the terminal's master.
     fn write_terminal(&mut self, bytes: &[u8]) -> Written;
     /// Writes output to the client.
@@ -45,17 +45,17 @@ pub trait Ends {
     /// What the terminal's key for SIGINT, SIGQUIT or SIGTSTP does. Where it
     /// has none the signal is sent to the foreground process group; where it
     /// drops what was typed before, that is done with what the kernel holds.
-    fn key(&mut self, number: u8) -> Key;
+    fn key(&mut self, number: u8) -> SignalKey;
 }
 
 /// What a key of the terminal that stands for a signal does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
+pub enum SignalKey {
     /// This byte drops all input that was not read, and raises the signal.
-    Drops(u8),
+    DropsInput(u8),
     /// This byte is input in its turn: the terminal raises the signal when it
     /// gets there, or the program reads it.
-    Is(u8),
+    AsInput(u8),
     /// There is no such key.
     None,
 }
@@ -64,20 +64,20 @@ pub enum Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Client {
     /// The same as the next, and what its first bytes are is not known.
-    New,
+    AwaitingFirstBytes,
     /// The same as the next; its program was started because it said nothing, and
     /// it has said nothing yet.
-    Unspoken,
+    AwaitingHello,
     /// It sends and reads.
     Open,
     /// The same, and not all that was read of it has been heard.
-    Behind,
+    Deferred,
     /// It sends no more, and still reads.
-    Silent,
+    HalfClosed,
     /// It wants to leave, and the session to go on.
-    Leaves,
+    Detaching,
     /// Its first word is the hello, and comes late.
-    Greets,
+    LateHello,
     /// It has left.
     Gone,
 }
@@ -93,36 +93,36 @@ pub struct Session {
     client: Client,
     terminal_open: bool,
     program_runs: bool,
-    fate: Fate,
+    shutdown: Shutdown,
 }
 
 /// What has been decided about a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum Shutdown {
     /// Nothing: it goes on.
-    Open,
+    Running,
     /// It is over when the client has been told why.
-    Farewell(Ending),
+    Terminating(Ending),
     /// There was no memory for it.
-    Starved,
+    OutOfMemory,
 }
 
 /// What remains to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum NextAction {
     /// Go on.
-    Lives,
+    Wait,
     /// The client has all it will get: close everything.
-    Over,
+    Close,
     /// The client left: hang the terminal up.
-    Abandoned,
+    HangUp,
     /// The client wants to leave, and the session to go on.
-    Left,
+    Detach,
     /// The client says hello, which was waited for in vain: all that it sent
     /// is still to be heard.
-    Greets,
+    LateHello,
     /// There is no memory for what one end does not take.
-    Starved,
+    OutOfMemory,
 }
 
 impl Session {
@@ -134,21 +134,21 @@ impl Session {
             size,
             input: Backlog::default(),
             output: Backlog::default(),
-            client: Client::New,
+            client: Client::AwaitingFirstBytes,
             terminal_open: true,
             program_runs: true,
-            fate: Fate::Open,
+            shutdown: Shutdown::Running,
         }
     }
 
     /// A session in uwsgi mode, extended or not, whose client has said this.
-    pub fn opened(opening: &mut Opening, size: Size) -> Self {
+    pub fn from_hello(opening: &mut Opening, size: Size) -> Self {
         let mut session = Self::raw(size);
         session.decoder = Some(std::mem::take(&mut opening.decoder));
         session.extended = opening.extended.then(Box::default);
-        session.client = if opening.spoken { Client::Open } else { Client::Unspoken };
+        session.client = if opening.spoken { Client::Open } else { Client::AwaitingHello };
         if let Some(extended) = &mut session.extended {
-            extended.can_take = opening.variables.get(CAN_TAKE) == Some(b"1");
+            extended.accepts_handover = opening.variables.get(CAN_TAKE) == Some(b"1");
         }
         session
     }
@@ -156,21 +156,21 @@ impl Session {
     /// Whether the first thing that the client says is the hello; `sent` may
     /// be a part of that.
     #[cold]
-    pub(crate) fn greets_late(&mut self, sent: &[u8]) -> bool {
+    pub(crate) fn detect_late_hello(&mut self, sent: &[u8]) -> bool {
         let mut decoder = self.decoder.clone();
         let packet = decoder.as_mut().and_then(|decoder| decoder.next(&mut &*sent));
         self.client = match packet {
             None => return false,
-            Some(Packet::Hello(1..)) => Client::Greets,
+            Some(Packet::Hello(1..)) => Client::LateHello,
             Some(_) => Client::Open,
         };
-        self.client == Client::Greets
+        self.client == Client::LateHello
     }
 
     /// Whether the first word of its client, which was waited for in vain, may
     /// still be on its way.
-    pub fn may_greet(&self) -> bool {
-        self.client == Client::Unspoken && self.fate == Fate::Open
+    pub fn awaits_hello(&self) -> bool {
+        self.client == Client::AwaitingHello && self.shutdown == Shutdown::Running
     }
 
     /// What has come of the client's first packet, to go on with elsewhere.
@@ -179,54 +179,54 @@ impl Session {
     }
 
     /// The client will send no more, and still reads.
-    pub fn client_ended(&mut self) {
+    pub fn client_half_closed(&mut self) {
         // By a proxy this is all that is told of a client that is gone, and a
         // shell that is told of an end of its input would not go on without it.
         // Who speaks the extended mode has a packet for that end.
-        let is_gone = |extended: &Extended| extended.told || extended.kept.is_some();
+        let is_gone = |extended: &Extended| extended.end_sent || extended.detach_state.is_some();
         if self.extended.as_deref().is_some_and(is_gone) {
-            return self.client_left();
+            return self.client_disconnected();
         }
         if self.client <= Client::Open {
-            self.client = Client::Silent;
+            self.client = Client::HalfClosed;
         }
     }
 
     /// The client has left.
-    pub fn client_left(&mut self) {
+    pub fn client_disconnected(&mut self) {
         self.client = Client::Gone;
         self.input.clear();
         self.output.clear();
     }
 
     /// Takes input that came before the program was started.
-    pub fn early_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        self.give_input(bytes, ends);
+    pub fn early_input(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
+        self.send_input(bytes, effects);
     }
 
     /// Takes what the program wrote: with its header before it, where there is
     /// to be one.
-    pub fn terminal_sent(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        if self.keep_output(bytes) {
-            self.give_output(bytes, ends);
+    pub fn terminal_output(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
+        if self.retain_output(bytes) {
+            self.send_output(bytes, effects);
         }
     }
 
     /// There will be no more output: nobody has the terminal open, or the
     /// program is long gone and what holds it open is silent.
-    pub fn terminal_ended(&mut self, ends: &mut impl Ends) {
+    pub fn terminal_eof(&mut self, effects: &mut impl SessionEffects) {
         self.terminal_open = false;
         self.input.clear();
-        self.tell_the_end(ends);
+        self.send_end(effects);
     }
 
     /// The program, which had closed its terminal, has opened it again.
-    pub fn terminal_reopened(&mut self) {
+    pub fn slave_reopened(&mut self) {
         self.terminal_open = true;
     }
 
     /// The program has ended, and was reaped; or it could not be executed.
-    pub fn program_ended(&mut self, ended: Ended, ends: &mut impl Ends) {
+    pub fn program_ended(&mut self, ended: Ended, effects: &mut impl SessionEffects) {
         self.program_runs = false;
         self.input.clear();
         // What is left in it is the client's to read.
@@ -234,35 +234,35 @@ impl Session {
         if let Some(extended) = &mut self.extended {
             extended.ended = Some(ended);
         }
-        self.tell_the_end(ends);
+        self.send_end(effects);
     }
 
     /// Tells the client something that the program did not write, on a line
     /// of its own, and ends the session when it is delivered.
-    pub fn dismiss(&mut self, why: Ending, line: &str, ends: &mut impl Ends) {
-        self.fate = Fate::Farewell(why);
+    pub fn terminate(&mut self, why: Ending, line: &str, effects: &mut impl SessionEffects) {
+        self.shutdown = Shutdown::Terminating(why);
         match &mut self.extended {
             Some(extended) => {
-                extended.told = true;
+                extended.end_sent = true;
                 let packet = Ended::because(why, line).packet();
-                self.give_output(&packet, ends);
+                self.send_output(&packet, effects);
             }
-            None => self.give_output(format!("\r\nforkptyrouter: {line}\r\n").as_bytes(), ends),
+            None => self.send_output(format!("\r\nforkptyrouter: {line}\r\n").as_bytes(), effects),
         }
     }
 
     /// The terminal takes input again.
-    pub fn terminal_writable(&mut self, ends: &mut impl Ends) {
-        if !self.input.flush(|bytes| ends.write_terminal(bytes).taken()) {
+    pub fn terminal_writable(&mut self, effects: &mut impl SessionEffects) {
+        if !self.input.flush(|bytes| effects.write_terminal(bytes).taken()) {
             self.input.clear();
         }
-        self.hand_over_where_due(ends);
+        self.complete_handover(effects);
     }
 
     /// The client takes output again.
-    pub fn client_writable(&mut self, ends: &mut impl Ends) {
-        if !self.output.flush(|bytes| ends.write_client(bytes).taken()) {
-            self.client_left();
+    pub fn client_writable(&mut self, effects: &mut impl SessionEffects) {
+        if !self.output.flush(|bytes| effects.write_client(bytes).taken()) {
+            self.client_disconnected();
         }
     }
 
@@ -272,8 +272,8 @@ impl Session {
         Interest {
             read: self.client <= Client::Open
                 && ((self.terminal_open && self.program_runs)
-                    || self.is_hidden()
-                    || self.client == Client::Unspoken)
+                    || self.is_awaiting_go()
+                    || self.client == Client::AwaitingHello)
                 && self.input.len() < INPUT_LIMIT,
             write: !self.output.is_empty(),
         }
@@ -285,9 +285,9 @@ impl Session {
         Interest {
             read: self.terminal_open
                 && self.output.is_empty()
-                && self.fate == Fate::Open
+                && self.shutdown == Shutdown::Running
                 && !self.is_handed_over()
-                && !self.is_hidden(),
+                && !self.is_awaiting_go(),
             write: !self.input.is_empty(),
         }
     }
@@ -295,9 +295,9 @@ impl Session {
     /// Whether the program is to be told of the end of its input now.
     pub fn wants_end_of_input(&self) -> bool {
         let ended = self.extended.as_ref().is_some_and(|extended| extended.input_ended);
-        (self.client == Client::Silent || ended)
+        (self.client == Client::HalfClosed || ended)
             && self.input.is_empty()
-            && self.client != Client::Behind
+            && self.client != Client::Deferred
             && self.terminal_open
             && self.program_runs
             && !self.is_handed_over()
@@ -305,49 +305,49 @@ impl Session {
 
     /// Whether input waits for the program, and the client is therefore not
     /// listened to, or has said all it has to say: it could leave unheard.
-    pub fn is_deaf(&self) -> bool {
+    pub fn is_input_blocked(&self) -> bool {
         !self.input.is_empty() && self.client != Client::Gone && !self.client_interest().read
     }
 
     /// Whether it is in raw mode, and what the first bytes of its client are is
     /// not known.
-    pub fn is_new(&self) -> bool {
-        self.client == Client::New
+    pub fn awaits_first_bytes(&self) -> bool {
+        self.client == Client::AwaitingFirstBytes
     }
 
     /// They are no browser's.
-    pub fn accept_first(&mut self) {
-        if self.client == Client::New {
+    pub fn accept_first_bytes(&mut self) {
+        if self.client == Client::AwaitingFirstBytes {
             self.client = Client::Open;
         }
     }
 
     /// Whether not all that was read of the client has been heard: there is
-    /// more for [`Session::client_goes_on`].
-    pub fn is_behind(&self) -> bool {
-        self.client == Client::Behind
+    /// more for [`Session::resume_client`].
+    pub fn has_deferred_input(&self) -> bool {
+        self.client == Client::Deferred
     }
 
     /// There was no memory to keep what was not heard.
-    pub fn forget_the_rest(&mut self) {
-        if self.is_behind() {
+    pub fn drop_deferred_input(&mut self) {
+        if self.has_deferred_input() {
             self.client = Client::Open;
         }
-        self.fate = Fate::Starved;
+        self.shutdown = Shutdown::OutOfMemory;
     }
 
     /// Why it was ended, where that was not by one of its ends.
-    pub fn dismissed(&self) -> Option<Ending> {
-        match self.fate {
-            Fate::Open => None,
-            Fate::Farewell(why) => Some(why),
-            Fate::Starved => Some(Ending::Lost),
+    pub fn termination(&self) -> Option<Ending> {
+        match self.shutdown {
+            Shutdown::Running => None,
+            Shutdown::Terminating(why) => Some(why),
+            Shutdown::OutOfMemory => Some(Ending::Lost),
         }
     }
 
     /// Whether the client has left.
     pub fn client_is_gone(&self) -> bool {
-        self.client >= Client::Leaves
+        self.client >= Client::Detaching
     }
 
     /// Whether the program still runs.
@@ -367,62 +367,63 @@ impl Session {
 
     /// Whether it goes on. The program's status is waited for even where the
     /// terminal ended first: a program may close its terminal and work on.
-    pub fn verdict(&self) -> Verdict {
-        if self.client >= Client::Leaves {
+    pub fn next_action(&self) -> NextAction {
+        if self.client >= Client::Detaching {
             match self.client {
-                Client::Gone => Verdict::Abandoned,
-                Client::Greets => Verdict::Greets,
-                _ => Verdict::Left,
+                Client::Gone => NextAction::HangUp,
+                Client::LateHello => NextAction::LateHello,
+                _ => NextAction::Detach,
             }
-        } else if self.fate == Fate::Starved {
-            Verdict::Starved
+        } else if self.shutdown == Shutdown::OutOfMemory {
+            NextAction::OutOfMemory
         } else if self.output.is_empty()
-            && (matches!(self.fate, Fate::Farewell(_))
-                || (!self.terminal_open && !self.program_runs && !self.is_hidden()))
+            && (matches!(self.shutdown, Shutdown::Terminating(_))
+                || (!self.terminal_open && !self.program_runs && !self.is_awaiting_go()))
         {
-            Verdict::Over
+            NextAction::Close
         } else {
-            Verdict::Lives
+            NextAction::Wait
         }
     }
 
     /// Whether it is of use to anybody.
-    fn takes_input(&self, bytes: &[u8]) -> bool {
+    fn accepts_input(&self, bytes: &[u8]) -> bool {
         !bytes.is_empty() && self.terminal_open && self.program_runs
     }
 
-    fn give_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        if self.takes_input(bytes)
-            && self.input.give(bytes, |bytes| ends.write_terminal(bytes).taken()) == Given::Starved
+    fn send_input(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
+        if self.accepts_input(bytes)
+            && self.input.give(bytes, |bytes| effects.write_terminal(bytes).taken())
+                == Given::Starved
         {
-            self.fate = Fate::Starved;
+            self.shutdown = Shutdown::OutOfMemory;
         }
     }
 
     /// The same, of a buffer that it may keep.
-    fn give_all_input(&mut self, bytes: &mut Vec<u8>, ends: &mut impl Ends) {
-        if !self.takes_input(bytes) {
+    fn send_owned_input(&mut self, bytes: &mut Vec<u8>, effects: &mut impl SessionEffects) {
+        if !self.accepts_input(bytes) {
             return;
         }
         let waits = !self.input.is_empty();
-        let taken = if waits { Some(0) } else { ends.write_terminal(bytes).taken() };
+        let taken = if waits { Some(0) } else { effects.write_terminal(bytes).taken() };
         if taken.is_some_and(|taken| !self.input.try_keep(bytes, taken)) {
-            self.fate = Fate::Starved;
+            self.shutdown = Shutdown::OutOfMemory;
         }
     }
 
     /// Tells the client something beside the output.
-    fn tell(&mut self, kind: u8, payload: &[u8], ends: &mut impl Ends) {
+    fn send_packet(&mut self, kind: u8, payload: &[u8], effects: &mut impl SessionEffects) {
         let mut packet = Vec::new();
         encode_packet(kind, payload, &mut packet);
-        self.give_output(&packet, ends);
+        self.send_output(&packet, effects);
     }
 
-    fn give_output(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        match self.output.give(bytes, |bytes| ends.write_client(bytes).taken()) {
+    fn send_output(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
+        match self.output.give(bytes, |bytes| effects.write_client(bytes).taken()) {
             Given::Taken(_) => {}
-            Given::Starved => self.fate = Fate::Starved,
-            Given::Gone => self.client_left(),
+            Given::Starved => self.shutdown = Shutdown::OutOfMemory,
+            Given::Gone => self.client_disconnected(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A command without a terminal and its client, as a state machine: three
 //! streams, each with a window and an end of its own.
 //!
-//! As with a session, what it decides it asks of its [`Streams`].
+//! As with a session, what it decides it asks of its [`CommandEffects`].
 
 use fpty::backlog::{Backlog, Given};
 use fpty::proto::{
@@ -17,14 +17,14 @@ use crate::session::state::NextAction;
 
 /// Input that a client may send unasked: more comes from one that does not
 /// keep to the window, and is not read.
-const LIMIT: usize = 2 * window::OF_INPUT as usize;
+const INPUT_LIMIT: usize = 2 * window::OF_INPUT as usize;
 
 /// Signals by which a client ends a command.
-const ENDING: [i32; 4] =
+const TERMINATING_SIGNALS: [i32; 4] =
     [Signal::SIGHUP as i32, Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTERM as i32];
 
 /// What a command's relay has done to the world.
-pub trait Streams {
+pub trait CommandEffects {
     /// Writes to the client.
     fn write_client(&mut self, bytes: &[u8]) -> Written;
     /// Writes to the program's standard input.
@@ -75,8 +75,8 @@ pub struct Command {
     termination: Option<Ending>,
     client_gone: bool,
     /// Not all that was read of the client has been heard.
-    behind: bool,
-    starved: bool,
+    deferred: bool,
+    out_of_memory: bool,
 }
 
 /// The longest payload that is of use.
@@ -99,29 +99,35 @@ impl Command {
             end_sent: false,
             termination: None,
             client_gone: false,
-            behind: false,
-            starved: false,
+            deferred: false,
+            out_of_memory: false,
         }
     }
 
     /// Tells the client which of its descriptors the program has, and what it
     /// may send. Then what it said early is heard.
-    pub fn begin(&mut self, passed: &[u8], early: &[u8], ended: bool, streams: &mut impl Streams) {
+    pub fn announce_streams(
+        &mut self,
+        passed: &[u8],
+        early: &[u8],
+        ended: bool,
+        effects: &mut impl CommandEffects,
+    ) {
         let mut packets = Vec::new();
         encode_packet(TAKEN, passed, &mut packets);
         if self.input != Input::Done {
             window::encode(0, window::OF_INPUT, &mut packets);
         }
-        self.give_client(&packets, streams);
-        self.send_input(early, streams);
+        self.send_client(&packets, effects);
+        self.send_input(early, effects);
         if ended {
-            self.input_ended(streams);
+            self.end_input(effects);
         }
     }
 
     /// Tells the client something beside the streams.
-    pub fn notice(&mut self, line: &str, streams: &mut impl Streams) {
-        self.send_packet(NOTICE, line.as_bytes(), streams);
+    pub fn notice(&mut self, line: &str, effects: &mut impl CommandEffects) {
+        self.send_packet(NOTICE, line.as_bytes(), effects);
     }
 
     /// Takes what the client sent, as far as this turn has time for it: `budget`
@@ -134,7 +140,7 @@ impl Command {
         mut bytes: &[u8],
         gather: &mut Vec<u8>,
         budget: &mut usize,
-        streams: &mut impl Streams,
+        effects: &mut impl CommandEffects,
     ) -> usize {
         let mut decoder = std::mem::take(&mut self.decoder);
         gather.clear();
@@ -145,57 +151,57 @@ impl Command {
             match packet {
                 // All of it in one piece: no copy.
                 Packet::Input(input) if gather.is_empty() && bytes.is_empty() => {
-                    self.send_input(input, streams);
+                    self.send_input(input, effects);
                 }
                 Packet::Input(input) => gather.extend_from_slice(input),
                 Packet::Signal(number) => {
-                    self.send_input(gather, streams);
+                    self.send_input(gather, effects);
                     gather.clear();
                     *budget -= 1;
-                    self.signal(number, streams);
+                    self.signal(number, effects);
                 }
                 Packet::Part(kind, part, last) => {
-                    self.send_input(gather, streams);
+                    self.send_input(gather, effects);
                     gather.clear();
                     *budget -= 1;
                     if let Some(payload) = collect(&mut self.payload, part, last, LONGEST) {
-                        self.said(kind, &payload, streams);
+                        self.handle_packet(kind, &payload, effects);
                     }
                 }
                 Packet::Rows(_) | Packet::Cols(_) | Packet::Hello(_) | Packet::Unknown(..) => {}
             }
         }
-        self.send_input(gather, streams);
+        self.send_input(gather, effects);
         self.decoder = decoder;
-        self.behind = !bytes.is_empty();
+        self.deferred = !bytes.is_empty();
         bytes.len()
     }
 
-    fn signal(&mut self, number: u8, streams: &mut impl Streams) {
+    fn signal(&mut self, number: u8, effects: &mut impl CommandEffects) {
         if self.ended.is_none() {
-            streams.signal(number);
-        } else if ENDING.contains(&number.into()) {
+            effects.signal(number);
+        } else if TERMINATING_SIGNALS.contains(&number.into()) {
             // It has ended, and something that it left behind has its outputs:
             // the client does not want to wait for that.
-            self.tell_how_it_ended(streams);
+            self.send_exit(effects);
         }
     }
 
     /// Whether not all that was read of the client has been heard.
     pub fn has_deferred_input(&self) -> bool {
-        self.behind
+        self.deferred
     }
 
     /// There was no memory to keep what was not heard.
     pub fn drop_deferred_input(&mut self) {
-        (self.behind, self.starved) = (false, true);
+        (self.deferred, self.out_of_memory) = (false, true);
     }
 
-    fn said(&mut self, kind: u8, payload: &[u8], streams: &mut impl Streams) {
+    fn handle_packet(&mut self, kind: u8, payload: &[u8], effects: &mut impl CommandEffects) {
         match (kind, payload) {
-            (END_OF_STREAM, []) => self.input_ended(streams),
+            (END_OF_STREAM, []) => self.end_input(effects),
             // Whoever writes there gets SIGPIPE, as with a pipe.
-            (END_OF_STREAM, [number @ 1..=2]) => self.output_unread(*number, streams),
+            (END_OF_STREAM, [number @ 1..=2]) => self.stop_output(*number, effects),
             (WINDOW, payload) => {
                 if let Some((number @ 1..=2, taken)) = window::read(payload) {
                     let output = self.output(number);
@@ -203,24 +209,24 @@ impl Command {
                 }
             }
             (PING, _) if self.to_client.is_empty() => {
-                self.give_client(&encode_bare(PONG, 0), streams);
+                self.send_client(&encode_bare(PONG, 0), effects);
             }
             _ => {}
         }
     }
 
     /// The client reads an output no more.
-    fn output_unread(&mut self, number: u8, streams: &mut impl Streams) {
-        if self.close_output(number, streams) {
-            self.send_end(streams);
+    fn stop_output(&mut self, number: u8, effects: &mut impl CommandEffects) {
+        if self.close_output(number, effects) {
+            self.send_end(effects);
         }
     }
 
     /// Whether it was open.
-    fn close_output(&mut self, number: u8, streams: &mut impl Streams) -> bool {
+    fn close_output(&mut self, number: u8, effects: &mut impl CommandEffects) -> bool {
         let was_open = std::mem::take(&mut self.output(number).open);
         if was_open {
-            streams.close_output(number);
+            effects.close_output(number);
         }
         was_open
     }
@@ -229,59 +235,59 @@ impl Command {
         &mut self.outputs[usize::from(number - 1)]
     }
 
-    fn input_ended(&mut self, streams: &mut impl Streams) {
+    fn end_input(&mut self, effects: &mut impl CommandEffects) {
         if let Input::Relayed { ended } = &mut self.input {
             *ended = true;
         }
-        self.close_input_where_due(streams);
+        self.close_input_if_drained(effects);
     }
 
-    fn close_input_where_due(&mut self, streams: &mut impl Streams) {
+    fn close_input_if_drained(&mut self, effects: &mut impl CommandEffects) {
         if self.to_program.is_empty() && self.input == (Input::Relayed { ended: true }) {
             self.input = Input::Done;
-            streams.close_input();
+            effects.close_input();
         }
     }
 
-    fn send_input(&mut self, bytes: &[u8], streams: &mut impl Streams) {
+    fn send_input(&mut self, bytes: &[u8], effects: &mut impl CommandEffects) {
         if bytes.is_empty() || self.input == Input::Done {
             return;
         }
-        match self.to_program.give(bytes, |bytes| streams.write_input(bytes).taken()) {
-            Given::Taken(taken) => self.input_taken(taken, streams),
-            Given::Starved => self.starved = true,
-            Given::Gone => self.input_closed(streams),
+        match self.to_program.give(bytes, |bytes| effects.write_input(bytes).taken()) {
+            Given::Taken(taken) => self.input_taken(taken, effects),
+            Given::Starved => self.out_of_memory = true,
+            Given::Gone => self.input_closed(effects),
         }
     }
 
-    fn input_taken(&mut self, count: usize, streams: &mut impl Streams) {
+    fn input_taken(&mut self, count: usize, effects: &mut impl CommandEffects) {
         if let Some(taken) = self.taken.add(count, window::OF_INPUT) {
             let mut packet = Vec::new();
             window::encode(0, taken, &mut packet);
-            self.give_client(&packet, streams);
+            self.send_client(&packet, effects);
         }
     }
 
     /// The program takes input again.
-    pub fn input_writable(&mut self, streams: &mut impl Streams) {
+    pub fn input_writable(&mut self, effects: &mut impl CommandEffects) {
         let before = self.to_program.len();
-        if !self.to_program.flush(|bytes| streams.write_input(bytes).taken()) {
-            return self.input_closed(streams);
+        if !self.to_program.flush(|bytes| effects.write_input(bytes).taken()) {
+            return self.input_closed(effects);
         }
-        self.input_taken(before - self.to_program.len(), streams);
-        self.close_input_where_due(streams);
+        self.input_taken(before - self.to_program.len(), effects);
+        self.close_input_if_drained(effects);
     }
 
     /// Nobody reads the input any more: the client is told, so that whoever
     /// writes it there learns of it, too.
-    pub fn input_closed(&mut self, streams: &mut impl Streams) {
+    pub fn input_closed(&mut self, effects: &mut impl CommandEffects) {
         if self.input == Input::Done {
             return;
         }
         self.input = Input::Done;
         self.to_program.clear();
-        streams.close_input();
-        self.send_packet(END_OF_STREAM, &[0], streams);
+        effects.close_input();
+        self.send_packet(END_OF_STREAM, &[0], effects);
     }
 
     /// How many bytes of an output (1 or 2) can be taken now.
@@ -295,58 +301,63 @@ impl Command {
 
     /// Takes what the program wrote to an output: at most as much as there is
     /// room for, behind HEADER bytes for its header.
-    pub fn output_sent(&mut self, number: u8, packet: &mut [u8], streams: &mut impl Streams) {
+    pub fn output_sent(
+        &mut self,
+        number: u8,
+        packet: &mut [u8],
+        effects: &mut impl CommandEffects,
+    ) {
         let count = packet.len() - HEADER;
         let kind = if number == 1 { INPUT } else { ERROR_OUTPUT };
         // One read yields less than a packet holds.
         packet[..HEADER].copy_from_slice(&encode_bare(kind, count as u16));
         let output = self.output(number);
         output.window = output.window.saturating_sub(count as u32);
-        self.give_client(packet, streams);
+        self.send_client(packet, effects);
     }
 
     /// An output has ended: nobody has it open any more.
-    pub fn output_ended(&mut self, number: u8, streams: &mut impl Streams) {
-        if self.close_output(number, streams) {
-            self.send_packet(END_OF_STREAM, &[number], streams);
-            self.send_end(streams);
+    pub fn output_eof(&mut self, number: u8, effects: &mut impl CommandEffects) {
+        if self.close_output(number, effects) {
+            self.send_packet(END_OF_STREAM, &[number], effects);
+            self.send_end(effects);
         }
     }
 
     /// The program has ended, and was reaped.
-    pub fn program_ended(&mut self, ended: Ended, streams: &mut impl Streams) {
+    pub fn program_ended(&mut self, ended: Ended, effects: &mut impl CommandEffects) {
         self.ended = Some(ended);
-        self.send_end(streams);
+        self.send_end(effects);
     }
 
     /// Ends it for a reason that is not the program's.
-    pub fn terminate(&mut self, why: Ending, line: &str, streams: &mut impl Streams) {
+    pub fn terminate(&mut self, why: Ending, line: &str, effects: &mut impl CommandEffects) {
         if !std::mem::replace(&mut self.end_sent, true) {
             self.termination = Some(why);
-            self.give_client(&Ended::because(why, line).packet(), streams);
+            self.send_client(&Ended::because(why, line).packet(), effects);
         }
     }
 
     /// Tells how it ended, once: the program was reaped, and the outputs that
     /// come through here have ended. (Somebody else may have them open, and
     /// write on.)
-    fn send_end(&mut self, streams: &mut impl Streams) {
+    fn send_end(&mut self, effects: &mut impl CommandEffects) {
         if !self.outputs.iter().any(|output| output.open) {
-            self.tell_how_it_ended(streams);
+            self.send_exit(effects);
         }
     }
 
-    fn tell_how_it_ended(&mut self, streams: &mut impl Streams) {
+    fn send_exit(&mut self, effects: &mut impl CommandEffects) {
         if let Some(ended) = self.ended.as_ref().filter(|_| !self.end_sent) {
             let packet = ended.packet();
             self.end_sent = true;
-            self.give_client(&packet, streams);
+            self.send_client(&packet, effects);
         }
     }
 
     /// The client takes output again.
-    pub fn client_writable(&mut self, streams: &mut impl Streams) {
-        if !self.to_client.flush(|bytes| streams.write_client(bytes).taken()) {
+    pub fn client_writable(&mut self, effects: &mut impl CommandEffects) {
+        if !self.to_client.flush(|bytes| effects.write_client(bytes).taken()) {
             self.client_disconnected();
         }
     }
@@ -359,26 +370,26 @@ impl Command {
     }
 
     /// Tells the client something beside the streams.
-    fn send_packet(&mut self, kind: u8, payload: &[u8], streams: &mut impl Streams) {
+    fn send_packet(&mut self, kind: u8, payload: &[u8], effects: &mut impl CommandEffects) {
         let mut packet = Vec::new();
         encode_packet(kind, payload, &mut packet);
-        self.give_client(&packet, streams);
+        self.send_client(&packet, effects);
     }
 
-    fn give_client(&mut self, bytes: &[u8], streams: &mut impl Streams) {
+    fn send_client(&mut self, bytes: &[u8], effects: &mut impl CommandEffects) {
         if self.client_gone {
             return;
         }
-        match self.to_client.give(bytes, |bytes| streams.write_client(bytes).taken()) {
+        match self.to_client.give(bytes, |bytes| effects.write_client(bytes).taken()) {
             Given::Taken(_) => {}
-            Given::Starved => self.starved = true,
+            Given::Starved => self.out_of_memory = true,
             Given::Gone => self.client_disconnected(),
         }
     }
 
     /// Why it was ended, where that was not by one of its ends.
     pub fn termination(&self) -> Option<Ending> {
-        self.termination.or(self.starved.then_some(Ending::Lost))
+        self.termination.or(self.out_of_memory.then_some(Ending::Lost))
     }
 
     /// Whether the client has left.
@@ -387,9 +398,11 @@ impl Command {
     }
 
     /// Whether the client is to say yet what it took of the outputs.
-    pub fn is_answered(&self) -> bool {
-        let untold = |output: &Output| window::OF_OUTPUT.saturating_sub(output.window);
-        self.outputs.iter().any(|output| window::is_to_be_told(untold(output), window::OF_OUTPUT))
+    pub fn awaits_window_update(&self) -> bool {
+        let unacknowledged = |output: &Output| window::OF_OUTPUT.saturating_sub(output.window);
+        self.outputs
+            .iter()
+            .any(|output| window::is_to_be_told(unacknowledged(output), window::OF_OUTPUT))
     }
 
     /// Whether bytes for the client wait for it to read.
@@ -400,7 +413,7 @@ impl Command {
     /// What to wait for at the client's end.
     pub fn client_interest(&self) -> Interest {
         Interest {
-            read: self.to_program.len() < LIMIT && !self.behind,
+            read: self.to_program.len() < INPUT_LIMIT && !self.deferred,
             write: !self.to_client.is_empty(),
         }
     }
@@ -420,7 +433,7 @@ impl Command {
     pub fn next_action(&self) -> NextAction {
         if self.client_gone {
             NextAction::HangUp
-        } else if self.starved {
+        } else if self.out_of_memory {
             NextAction::OutOfMemory
         } else if self.end_sent && self.to_client.is_empty() {
             NextAction::Close

@@ -1,7 +1,7 @@
 //! What lists have of commands without a terminal.
 
-use super::commands::{Commanded, Commands};
-use crate::control::session_view::Described;
+use super::commands::{Commands, LiveCommand};
+use crate::control::session_view::SessionView;
 use crate::event_loop::slab::Key;
 use crate::observe::audit::{Facts, Relayed};
 use fpty::sys::child::Pid;
@@ -15,30 +15,30 @@ impl Commands {
 
     /// The client of one that has begun and goes on.
     pub fn client_of(&self, key: Key) -> Option<&Stream> {
-        let commanded = self.running.get(key)?;
-        let goes_on = commanded.begun && commanded.command.termination().is_none();
-        goes_on.then_some(&commanded.io.client)
+        let live = self.running.get(key)?;
+        let goes_on = live.is_started && live.command.termination().is_none();
+        goes_on.then_some(&live.io.client)
     }
 
     /// What lists have of one.
-    pub fn described(&self, key: Key, facts: Option<&Facts>) -> Option<Described<'_>> {
-        let commanded = self.running.get(key)?;
-        let byte_counts = commanded.io.byte_counts.as_ref();
-        let is_handed_over = commanded.relayed != [true; 3];
+    pub fn view(&self, key: Key, facts: Option<&Facts>) -> Option<SessionView<'_>> {
+        let live = self.running.get(key)?;
+        let byte_counts = live.io.byte_counts.as_ref();
+        let is_handed_over = live.relayed != [true; 3];
         // What was passed is not seen.
         let idle = match byte_counts.and_then(|byte_counts| byte_counts.last_activity()) {
             Some(last) => Some(last.elapsed()),
             None if is_handed_over => None,
             None => facts.map(|facts| facts.started.elapsed()),
         };
-        Some(Described {
-            client: &commanded.io.client,
-            door: commanded.door,
-            pid: commanded.io.program,
+        Some(SessionView {
+            client: &live.io.client,
+            door: live.door,
+            pid: live.io.program,
             master: None,
             idle,
             is_handed_over,
-            bytes: commanded.bytes(),
+            bytes: live.bytes(),
         })
     }
 
@@ -48,7 +48,7 @@ impl Commands {
     }
 }
 
-impl Commanded {
+impl LiveCommand {
     /// Bytes of input and output that came through here; `None`: not all did.
     pub fn bytes(&self) -> Relayed {
         let (input, output) =

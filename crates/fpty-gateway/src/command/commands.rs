@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::command_state::Command;
-use super::stdio::Wires;
+use super::stdio::CommandIo;
 use crate::config::rules::Rules;
 use crate::connection::lingering_close::LastWord;
 use crate::event_loop::context::{BUFFER, Context};
@@ -28,14 +28,14 @@ use fpty::sys::poll::{Interest, Poller, Ready};
 /// The commands without a terminal of a gateway.
 #[derive(Default)]
 pub struct Commands {
-    pub(super) running: Table<Commanded>,
+    pub(super) running: Table<LiveCommand>,
     /// By their program, until it was reaped.
     pub(super) by_program: HashMap<Pid, Key>,
 }
 
 impl Commands {
     /// One of whose client more is to be heard.
-    pub fn hears_more(&mut self, key: Key) -> Option<(&mut Command, &mut Wires)> {
+    pub fn input_target(&mut self, key: Key) -> Option<(&mut Command, &mut CommandIo)> {
         self.running.get_mut(key).map(|one| (&mut one.command, &mut one.io))
     }
 
@@ -59,12 +59,12 @@ impl Commands {
 
 /// How soon it is looked again whether a program was executed that takes long
 /// for it.
-const EXECUTED: Duration = Duration::from_millis(10);
+const EXEC_POLL: Duration = Duration::from_millis(10);
 
 /// A command and what it is connected to.
-pub struct Commanded {
+pub struct LiveCommand {
     pub(crate) command: Command,
-    pub(crate) io: Wires,
+    pub(crate) io: CommandIo,
     /// What the poller was told of the client.
     pub(super) client_interest: Interest,
     /// What it was told of the streams; `None`: it does not have them.
@@ -72,9 +72,9 @@ pub struct Commanded {
     /// Which streams come through here.
     pub(super) relayed: [bool; 3],
     /// Its program was executed, and that was told.
-    pub(crate) begun: bool,
+    pub(crate) is_started: bool,
     /// Its program could not be executed, and that was told.
-    pub(crate) refused: bool,
+    pub(crate) is_rejected: bool,
     /// How its program ended.
     pub(crate) exit: Option<Gone>,
     /// Where its client came in.
@@ -90,21 +90,21 @@ impl Commands {
         key: Key,
         due: LifeDue,
     ) {
-        let Some(commanded) = self.running.get_mut(key) else {
+        let Some(live) = self.running.get_mut(key) else {
             return;
         };
         match due {
-            LifeDue::Unanswered => commanded.check_tcp_stall(cx, key),
+            LifeDue::Unanswered => live.check_tcp_stall(cx, key),
             LifeDue::Dismissed => return drop(self.end(cx, programs, key)),
-            LifeDue::Executed => commanded.check_started(cx, key),
-            due => commanded.on_time_limit(cx, key, due),
+            LifeDue::Executed => live.check_started(cx, key),
+            due => live.on_time_limit(cx, key, due),
         }
         self.settle(cx, programs, key);
     }
 
     /// The client of a command said something, takes output again, or left.
     pub fn client_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
-        let Some(Commanded { command, io, .. }) = self.running.get_mut(key) else {
+        let Some(LiveCommand { command, io, .. }) = self.running.get_mut(key) else {
             return;
         };
         if ready.write {
@@ -130,18 +130,18 @@ impl Commands {
     /// One of a command's streams has something, takes something, or was
     /// closed by the program.
     pub fn stream_ready(&mut self, cx: &mut Context, key: Key, number: u8, ready: Ready) {
-        let Some(commanded) = self.running.get_mut(key) else {
+        let Some(live) = self.running.get_mut(key) else {
             return;
         };
-        let Commanded { command, io, .. } = commanded;
+        let LiveCommand { command, io, .. } = live;
         match number {
             0 if ready.hang_up => command.input_closed(io),
             0 => command.input_writable(io),
             _ if command.room(number) > 0 => {
-                commanded.read_output(number, &mut cx.buffer[..]);
+                live.read_output(number, &mut cx.buffer[..]);
             }
             // Told again and again, asked for or not.
-            _ => commanded.forget(number, &cx.poller),
+            _ => live.unregister_stream(number, &cx.poller),
         }
     }
 
@@ -153,29 +153,29 @@ impl Commands {
         exit: Exit,
         failure: Option<Ended>,
     ) {
-        let Some(commanded) = self.running.get_mut(key) else {
+        let Some(live) = self.running.get_mut(key) else {
             return;
         };
-        if let Some(program) = commanded.io.program.take() {
+        if let Some(program) = live.io.program.take() {
             self.by_program.remove(&program);
         }
         match &failure {
             Some(why) => {
-                let origin = commanded.rejected(cx, key);
-                let client = Some(&commanded.io.client);
+                let origin = live.rejected(cx, key);
+                let client = Some(&live.io.client);
                 cx.told.refused(origin, client, Refusal::of(why), &why.text);
             }
-            None => commanded.exited(cx, key, exit),
+            None => live.exited(cx, key, exit),
         }
-        let Commanded { command, io, .. } = commanded;
+        let LiveCommand { command, io, .. } = live;
         command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), io);
         cx.then(Outcome::SettleCommand(key));
     }
 
     /// A command is to end at somebody's wish.
     pub fn end_by_operator(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        if let Some(commanded) = self.running.get_mut(key) {
-            commanded.terminate_with(cx, key, Ending::Operator, ENDED_BY_OPERATOR);
+        if let Some(live) = self.running.get_mut(key) {
+            live.terminate_with(cx, key, Ending::Operator, ENDED_BY_OPERATOR);
             self.settle(cx, programs, key);
         }
     }
@@ -184,8 +184,8 @@ impl Commands {
     pub fn stop(&mut self, why: Ending, line: &str) {
         let keys: Vec<Key> = self.from(0).map(|(_, key)| key).collect();
         for key in keys {
-            if let Some(commanded) = self.running.get_mut(key) {
-                commanded.terminate(why, line);
+            if let Some(live) = self.running.get_mut(key) {
+                live.terminate(why, line);
             }
         }
     }
@@ -193,17 +193,17 @@ impl Commands {
     /// After anything that happened to a command: waits for what it needs now, or
     /// ends it.
     pub fn settle(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        let Some(commanded) = self.running.get_mut(key) else {
+        let Some(live) = self.running.get_mut(key) else {
             return;
         };
-        match commanded.command.next_action() {
-            NextAction::Wait => commanded.watch_again(key, &cx.poller),
+        match live.command.next_action() {
+            NextAction::Wait => live.update_interest(key, &cx.poller),
             NextAction::Close => self.close(cx, programs, key),
             NextAction::HangUp | NextAction::Detach | NextAction::LateHello => {
                 self.end(cx, programs, key);
             }
             NextAction::OutOfMemory => {
-                let Commanded { command, io, .. } = commanded;
+                let LiveCommand { command, io, .. } = live;
                 if !command.has_output() {
                     command.terminate(Ending::Lost, "command ended: out of memory", io);
                 }
@@ -215,7 +215,7 @@ impl Commands {
 
     /// A command ends for no fault of its own.
     pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &str) {
-        let Some(Commanded { command, io, .. }) = self.running.get_mut(key) else {
+        let Some(LiveCommand { command, io, .. }) = self.running.get_mut(key) else {
             return;
         };
         // One that was reaped has no number any more.
@@ -230,9 +230,9 @@ impl Commands {
 
     /// Ends one whose client was told how it ended.
     pub(super) fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        if let Some(commanded) = self.end(cx, programs, key) {
-            let is_answered = commanded.command.is_answered();
-            let Commanded { io, .. } = *commanded;
+        if let Some(live) = self.end(cx, programs, key) {
+            let is_answered = live.command.awaits_window_update();
+            let LiveCommand { io, .. } = *live;
             cx.close_when_read(io.client, LastWord::Packet { is_answered });
         }
     }
@@ -245,11 +245,11 @@ impl Commands {
         cx: &mut Context,
         programs: &mut Programs,
         key: Key,
-    ) -> Option<Box<Commanded>> {
-        let mut commanded = self.running.remove(key)?;
-        commanded.mark_closed(cx, key);
-        let outputs_open = commanded.io.outputs.iter().any(Option::is_some);
-        match (commanded.io.program, &commanded.io.leader) {
+    ) -> Option<Box<LiveCommand>> {
+        let mut live = self.running.remove(key)?;
+        live.mark_closed(cx, key);
+        let outputs_open = live.io.outputs.iter().any(Option::is_some);
+        match (live.io.program, &live.io.leader) {
             (Some(program), _) => {
                 self.by_program.remove(&program);
                 programs.hang_up_group(cx, program);
@@ -257,11 +257,11 @@ impl Commands {
             (None, Some(leader)) if outputs_open => drop(leader.signal_group(libc::SIGHUP)),
             _ => {}
         }
-        Some(commanded)
+        Some(live)
     }
 }
 
-impl TimeLimited for Commanded {
+impl TimeLimited for LiveCommand {
     const WHAT: &'static str = "command";
 
     fn due(key: Key, due: LifeDue) -> Due {
@@ -293,12 +293,12 @@ impl TimeLimited for Commanded {
     }
 }
 
-impl Commanded {
+impl LiveCommand {
     /// A command has begun when its program was executed.
     pub(super) fn check_started(&mut self, cx: &mut Context, key: Key) {
         let program = self.io.program;
-        if !self.begun && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
-            return cx.after(EXECUTED, Due::Command(key, LifeDue::Executed));
+        if !self.is_started && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
+            return cx.after(EXEC_POLL, Due::Command(key, LifeDue::Executed));
         }
         self.mark_started(cx, key);
     }
@@ -311,39 +311,39 @@ impl Commanded {
         }
     }
 
-    pub(super) fn watch(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
+    pub(super) fn register(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
         let token = Source::CommandClient(key).token();
         poller.add(self.io.client.as_fd(), token, Interest::READ)?;
-        self.watch_streams(key, poller)
+        self.register_streams(key, poller)
     }
 
     /// Waits for what is needed now.
-    fn watch_again(&mut self, key: Key, poller: &Poller) {
+    fn update_interest(&mut self, key: Key, poller: &Poller) {
         let wanted = self.command.client_interest();
         if wanted != self.client_interest {
             let token = Source::CommandClient(key).token();
             let _ = poller.change(self.io.client.as_fd(), token, wanted);
             self.client_interest = wanted;
         }
-        let _ = self.watch_streams(key, poller);
+        let _ = self.register_streams(key, poller);
     }
 
-    fn watch_streams(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
+    fn register_streams(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
         let Self { command, io, interests: [input, outputs @ ..], .. } = self;
         let stream = io.input.as_ref().map(AsFd::as_fd);
-        let mut watched = watch_stream(stream, key, 0, command.input_interest(), input, poller);
+        let mut watched = register_stream(stream, key, 0, command.input_interest(), input, poller);
         for ((stream, known), number) in io.outputs.iter().zip(outputs).zip(1..) {
             let wanted = command.output_interest(number);
             // What is hung up and not read would be told of without end.
             if known.is_some() || wanted.read {
                 let stream = stream.as_ref().map(AsFd::as_fd);
-                watched = watched.and(watch_stream(stream, key, number, wanted, known, poller));
+                watched = watched.and(register_stream(stream, key, number, wanted, known, poller));
             }
         }
         watched
     }
 
-    fn forget(&mut self, number: u8, poller: &Poller) {
+    fn unregister_stream(&mut self, number: u8, poller: &Poller) {
         if let Some(output) = &self.io.outputs[usize::from(number - 1)] {
             if self.interests[usize::from(number)].take().is_some() {
                 let _ = poller.remove(output.as_fd());
@@ -367,12 +367,12 @@ impl Commanded {
                 self.command.output_sent(number, packet, &mut self.io);
             }
             Read::Blocked => {}
-            Read::End | Read::Gone => self.command.output_ended(number, &mut self.io),
+            Read::End | Read::Gone => self.command.output_eof(number, &mut self.io),
         }
     }
 }
 
-fn watch_stream(
+fn register_stream(
     stream: Option<BorrowedFd<'_>>,
     key: Key,
     number: u8,

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::command_state::Command;
-use super::commands::{Commanded, Commands};
-use super::stdio::{Planned, Wires, passed};
+use super::commands::{Commands, LiveCommand};
+use super::stdio::{CommandIo, StdioPlan, passed};
 use crate::connection::client_hello::Opening;
 use crate::connection::handshake::Opened;
 use crate::connection::listeners::Newcomer;
@@ -36,56 +36,56 @@ impl Commands {
         let outcome = cx
             .check_limits(&newcomer)
             .and_then(|()| execute(cx, programs, newcomer.door, &mut opening, arrived));
-        let (started, planned) = match outcome {
+        let (started, plan) = match outcome {
             Ok(started) => started,
             Err(why) => return cx.reject(newcomer, true, why),
         };
         let Newcomer { client, transport, door, seat, origin } = newcomer;
-        let relayed = planned.relayed();
-        let Planned { wires_input, wires_outputs, ends } = planned;
+        let relayed = plan.relayed();
+        let StdioPlan { our_input, our_outputs, child_ends } = plan;
         // The program has its own; ours would keep the streams open.
-        drop(ends);
+        drop(child_ends);
         let taken: Vec<u8> =
             (b'0'..=b'2').zip(relayed).filter(|(_, relayed)| !relayed).map(|(n, _)| n).collect();
-        let io = Wires {
+        let io = CommandIo {
             client,
-            input: wires_input,
-            outputs: wires_outputs,
+            input: our_input,
+            outputs: our_outputs,
             program: Some(started),
             leader: PidFd::open(started),
             byte_counts: None,
         };
-        let key = self.running.insert(Commanded {
+        let key = self.running.insert(LiveCommand {
             command: Command::started(std::mem::take(&mut opening.decoder), relayed),
             io,
             client_interest: Interest::READ,
             interests: [None; 3],
             relayed,
-            begun: false,
-            refused: false,
+            is_started: false,
+            is_rejected: false,
             exit: None,
             door,
         });
         cx.faults.made = Some(Whose::Command(key));
         fault_injection::point("command-inserted");
         self.by_program.insert(started, key);
-        let Some(commanded) = self.running.get_mut(key) else {
+        let Some(live) = self.running.get_mut(key) else {
             return;
         };
-        commanded.start_timers(cx, key, Duration::ZERO);
-        commanded.set_pending(cx, key, seat.ok().flatten(), origin, shown);
+        live.start_timers(cx, key, Duration::ZERO);
+        live.set_pending(cx, key, seat.ok().flatten(), origin, shown);
         fault_injection::point("command-noted");
-        if let Err(error) = commanded.watch(key, &cx.poller) {
+        if let Err(error) = live.register(key, &cx.poller) {
             let why = format!("cannot wait for the command: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
-            let origin = commanded.rejected(cx, key);
-            cx.told.refused(origin, Some(&commanded.io.client), Refusal::Resources, &why);
-            commanded.terminate(Ending::Refused, &why);
+            let origin = live.rejected(cx, key);
+            cx.told.refused(origin, Some(&live.io.client), Refusal::Resources, &why);
+            live.terminate(Ending::Refused, &why);
             return self.close(cx, programs, key);
         }
-        commanded.check_started(cx, key);
-        let Commanded { command, io, .. } = commanded;
-        command.begin(&taken, &opening.input, opening.input_ended, io);
+        live.check_started(cx, key);
+        let LiveCommand { command, io, .. } = live;
+        command.announce_streams(&taken, &opening.input, opening.input_ended, io);
         if !cx.input.is_empty() {
             cx.hear_command(key, command, io);
         }
@@ -106,7 +106,7 @@ fn execute(
     door: u16,
     opening: &mut Opening,
     arrived: Passed,
-) -> Result<(Pid, Planned), Rejection> {
+) -> Result<(Pid, StdioPlan), Rejection> {
     let refused = |why: String| Rejection::because(Refusal::Resources, why);
     let program = cx.granted(door, std::mem::take(&mut opening.request))?;
     let rules = cx.doors.rules(door);
@@ -121,9 +121,9 @@ fn execute(
     if !is_free(0) {
         return Err(refused(String::from("out of memory")));
     }
-    let planned = Planned::new(passed, program.user())
+    let plan = StdioPlan::new(passed, program.user())
         .map_err(|error| refused(format!("cannot make a pipe: {}", reason(&error))))?;
-    let [input, output, error] = &planned.ends;
+    let [input, output, error] = &plan.child_ends;
     let (Some(input), Some(output), Some(error)) = (input.as_fd(), output.as_fd(), error.as_fd())
     else {
         return Err(refused(String::from("a stream is missing")));
@@ -131,5 +131,5 @@ fn execute(
     let streams = Streams::Apart([input, output, error]);
     let pid = cx.spawn(programs, &program, streams, environment, Kind::Command)?;
     fault_injection::point("command-spawned");
-    Ok((pid, planned))
+    Ok((pid, plan))
 }

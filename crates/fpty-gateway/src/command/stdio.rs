@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::command_state::Streams;
+use super::command_state::CommandEffects;
 use crate::session::byte_counts::ByteCounts;
 use fpty::error::{Error, Result};
 use fpty::sys::Written;
@@ -16,7 +16,7 @@ use fpty::sys::socket::Stream;
 use fpty::sys::stdio_pass::{FromProgram, ToProgram, belongs_to, can_be_reopened, may_be_passed};
 
 /// The ends of a command.
-pub struct Wires {
+pub struct CommandIo {
     /// Its client.
     pub client: Stream,
     /// Standard input, where it is relayed and open.
@@ -31,7 +31,7 @@ pub struct Wires {
     pub byte_counts: Option<Box<ByteCounts>>,
 }
 
-impl Streams for Wires {
+impl CommandEffects for CommandIo {
     fn write_client(&mut self, bytes: &[u8]) -> Written {
         self.client.write(bytes)
     }
@@ -61,34 +61,34 @@ impl Streams for Wires {
 }
 
 /// The streams of a program that is about to be started.
-pub struct Planned {
+pub struct StdioPlan {
     /// Our end of the input, where it is relayed.
-    pub wires_input: Option<ToProgram>,
+    pub our_input: Option<ToProgram>,
     /// Our ends of the outputs, likewise.
-    pub wires_outputs: [Option<FromProgram>; 2],
+    pub our_outputs: [Option<FromProgram>; 2],
     /// What the program gets.
-    pub ends: [End; 3],
+    pub child_ends: [ChildEnd; 3],
 }
 
 /// What a program gets as a stream.
-pub enum End {
+pub enum ChildEnd {
     /// Of a pipe of ours.
-    Ours(OwnedFd),
+    Pipe(OwnedFd),
     /// What its client has passed.
     Passed(Foreign),
 }
 
-impl End {
+impl ChildEnd {
     /// The descriptor.
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            End::Ours(fd) => Some(fd.as_fd()),
-            End::Passed(fd) => fd.as_fd(),
+            ChildEnd::Pipe(fd) => Some(fd.as_fd()),
+            ChildEnd::Passed(fd) => fd.as_fd(),
         }
     }
 }
 
-impl Planned {
+impl StdioPlan {
     /// Pipes for what was not passed, or what the program could not open
     /// again: it runs as this user, where that is another one.
     pub fn new(mut passed: [Option<Foreign>; 3], user: Option<u32>) -> std::io::Result<Self> {
@@ -97,36 +97,36 @@ impl Planned {
             let can = |fd: &Foreign| fd.as_fd().is_some_and(|fd| can_be_reopened(fd, number, uid));
             fd.take_if(|fd| !can(fd));
         }
-        let given = |end: OwnedFd| {
+        let child_end = |end: OwnedFd| {
             if let Some(user) = user {
                 belongs_to(&end, user);
             }
-            End::Ours(end)
+            ChildEnd::Pipe(end)
         };
-        let (mut wires_input, mut wires_outputs) = (None, [None, None]);
+        let (mut our_input, mut our_outputs) = (None, [None, None]);
         let input = match passed[0].take() {
-            Some(fd) => End::Passed(fd),
+            Some(fd) => ChildEnd::Passed(fd),
             None => {
                 let (ours, end) = ToProgram::pipe()?;
-                wires_input = Some(ours);
-                given(end)
+                our_input = Some(ours);
+                child_end(end)
             }
         };
         let mut output = |number: usize| match passed[number].take() {
-            Some(fd) => Ok(End::Passed(fd)),
+            Some(fd) => Ok(ChildEnd::Passed(fd)),
             None => FromProgram::pipe().map(|(ours, end)| {
-                wires_outputs[number - 1] = Some(ours);
-                given(end)
+                our_outputs[number - 1] = Some(ours);
+                child_end(end)
             }),
         };
-        let ends = [input, output(1)?, output(2)?];
-        Ok(Self { wires_input, wires_outputs, ends })
+        let child_ends = [input, output(1)?, output(2)?];
+        Ok(Self { our_input, our_outputs, child_ends })
     }
 
     /// Which of the streams are relayed.
     pub fn relayed(&self) -> [bool; 3] {
-        let [output, error] = &self.wires_outputs;
-        [self.wires_input.is_some(), output.is_some(), error.is_some()]
+        let [output, error] = &self.our_outputs;
+        [self.our_input.is_some(), output.is_some(), error.is_some()]
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use super::session_view::Described;
+use super::session_view::SessionView;
 use super::sessions::View;
 use crate::detach::Listed;
 use crate::event_loop::context::Context;
@@ -27,7 +27,7 @@ struct Now<'a> {
     subject: Subject,
     facts: Option<&'a Facts>,
     /// What it has with its client.
-    described: Option<Described<'a>>,
+    described: Option<SessionView<'a>>,
     /// What it has as one that can be left, or was.
     left: Option<Listed<'a>>,
     /// Where it began.

@@ -8,7 +8,7 @@ use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 
 /// What lists have of one.
-pub struct Described<'a> {
+pub struct SessionView<'a> {
     /// Its client.
     pub client: &'a Stream,
     /// Where that came in.

@@ -1,7 +1,7 @@
 //! All sessions of a gateway, to be looked at: those with a client, commands, and
 //! those that were left.
 
-use super::session_view::Described;
+use super::session_view::SessionView;
 use crate::command::commands::Commands;
 use crate::detach::{Left, Listed};
 use crate::event_loop::context::Context;
@@ -111,16 +111,16 @@ impl<'a> View<'a> {
     }
 
     /// What is to be told of one that has a client.
-    pub fn described(self, subject: Subject, facts: Option<&Facts>) -> Option<Described<'a>> {
+    pub fn described(self, subject: Subject, facts: Option<&Facts>) -> Option<SessionView<'a>> {
         match subject {
             Subject::Session(key) => self.described_session(key, facts),
-            Subject::Command(key) => self.commands.described(key, facts),
+            Subject::Command(key) => self.commands.view(key, facts),
             // It has none.
             Subject::Left(_) => None,
         }
     }
 
-    fn described_session(self, key: Key, facts: Option<&Facts>) -> Option<Described<'a>> {
+    fn described_session(self, key: Key, facts: Option<&Facts>) -> Option<SessionView<'a>> {
         let attached = self.sessions.get(key)?;
         let (io, is_handed_over) = (&attached.io, attached.session.is_handed_over());
         let master = &io.master;
@@ -131,7 +131,7 @@ impl<'a> View<'a> {
             false => attached.silent_for().or_else(since_start),
         };
         let byte_counts = io.byte_counts.as_ref().filter(|_| !is_handed_over);
-        Some(Described {
+        Some(SessionView {
             client: &io.client,
             door: attached.door,
             pid: io.program.as_ref().map(Process::pid),

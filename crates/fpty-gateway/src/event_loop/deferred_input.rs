@@ -5,7 +5,7 @@ use super::deferred::Rest;
 use super::outcome::Outcome;
 use super::slab::Key;
 use super::subject::Whose;
-use crate::command::command_state::{Command, Streams};
+use crate::command::command_state::{Command, CommandEffects};
 use crate::command::commands::Commands;
 use crate::session::relay::Sessions;
 use crate::session::state::{Session, SessionEffects};
@@ -22,7 +22,12 @@ impl Context {
     }
 
     /// The same, of a command.
-    pub fn hear_command(&mut self, key: Key, command: &mut Command, streams: &mut impl Streams) {
+    pub fn hear_command(
+        &mut self,
+        key: Key,
+        command: &mut Command,
+        streams: &mut impl CommandEffects,
+    ) {
         let Self { input, gather, behind, .. } = self;
         let left = behind.share(|acts| command.client_sent(input, gather, acts, streams));
         if left > 0 && !behind.keep(Whose::Command(key), &input[input.len() - left..]) {
@@ -55,7 +60,7 @@ impl Context {
                 let (session, io) = (&mut attached.session, &mut attached.io);
                 behind.share(|acts| session.resume_client(bytes, gather, acts, io))
             }
-            Whose::Command(key) => match commands.hears_more(key) {
+            Whose::Command(key) => match commands.input_target(key) {
                 Some((command, io)) => {
                     behind.share(|acts| command.client_sent(bytes, gather, acts, io))
                 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::relay::{LiveSession, Sessions};
-use crate::command::commands::Commanded;
+use crate::command::commands::LiveCommand;
 use crate::connection::limits::Seat;
 use crate::connection::session_access::NOBODY;
 use crate::event_loop::context::Context;
@@ -334,7 +334,7 @@ impl Sessions {
     }
 }
 
-impl Commanded {
+impl LiveCommand {
     /// A command is about to begin.
     pub fn set_pending(
         &mut self,
@@ -357,7 +357,7 @@ impl Commanded {
     /// There never was such a command.
     pub fn rejected(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Command(key);
-        self.refused = true;
+        self.is_rejected = true;
         let origin = cx.told.remove(subject);
         cx.observe(Event::Rejected { subject, recording: None });
         origin
@@ -365,7 +365,7 @@ impl Commanded {
 
     /// Its program was executed, if that was not known yet.
     pub fn mark_started(&mut self, cx: &mut Context, key: Key) {
-        if !std::mem::replace(&mut self.begun, true) {
+        if !std::mem::replace(&mut self.is_started, true) {
             cx.started(Subject::Command(key));
         }
     }
@@ -380,7 +380,7 @@ impl Commanded {
     /// A command is over.
     pub fn mark_closed(&mut self, cx: &mut Context, key: Key) {
         // Of one that never was there is nothing to tell.
-        if self.refused {
+        if self.is_rejected {
             return;
         }
         let (command, subject) = (&self.command, Subject::Command(key));

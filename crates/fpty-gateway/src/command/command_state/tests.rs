@@ -21,7 +21,7 @@ fn take(into: &mut Vec<u8>, bytes: &[u8], most: usize) -> Written {
     if count > 0 { Written::Bytes(count) } else { Written::Blocked }
 }
 
-impl Streams for World {
+impl CommandEffects for World {
     fn write_client(&mut self, bytes: &[u8]) -> Written {
         take(&mut self.client, bytes, self.client_takes)
     }
@@ -84,7 +84,7 @@ fn decoder() -> Decoder {
 }
 
 /// The kinds of the packets that came, and each output.
-fn said(mut bytes: &[u8]) -> (Vec<u8>, [Vec<u8>; 2]) {
+fn handle_packet(mut bytes: &[u8]) -> (Vec<u8>, [Vec<u8>; 2]) {
     let (mut kinds, mut outputs) = (Vec::new(), [Vec::new(), Vec::new()]);
     let mut decoder = AnswerDecoder::default();
     while let Some(answer) = decoder.next(&mut bytes) {
@@ -106,11 +106,14 @@ fn exit() -> Ended {
 fn the_end_waits_for_the_outputs_that_come_through_here() {
     let mut world = World { client_takes: usize::MAX, input_open: true, ..World::default() };
     let mut command = Command::started(decoder(), [false, true, false]);
-    command.begin(b"02", b"", false, &mut world);
+    command.announce_streams(b"02", b"", false, &mut world);
     command.program_ended(exit(), &mut world);
-    assert_eq!((said(&world.client).0, command.next_action()), (vec![TAKEN], NextAction::Wait));
-    command.output_ended(1, &mut world);
-    assert_eq!(said(&world.client).0, [TAKEN, END_OF_STREAM, ENDED]);
+    assert_eq!(
+        (handle_packet(&world.client).0, command.next_action()),
+        (vec![TAKEN], NextAction::Wait)
+    );
+    command.output_eof(1, &mut world);
+    assert_eq!(handle_packet(&world.client).0, [TAKEN, END_OF_STREAM, ENDED]);
     assert_eq!(command.next_action(), NextAction::Close);
 }
 
@@ -138,7 +141,7 @@ proptest! {
     ) {
         let mut world = World { client_takes, input_takes, input_open: true, ..World::default() };
         let mut command = Command::started(decoder(), [true; 3]);
-        command.begin(b"", b"", false, &mut world);
+        command.announce_streams(b"", b"", false, &mut world);
         let mut packets = Vec::new();
         encode_input(&input, &mut packets);
         packets.extend(encode_bare(END_OF_STREAM, 0));
@@ -159,7 +162,7 @@ proptest! {
             command.input_writable(&mut world);
         }
         for number in [1, 2] {
-            command.output_ended(number, &mut world);
+            command.output_eof(number, &mut world);
         }
         command.program_ended(exit(), &mut world);
         while command.has_output() {
@@ -167,7 +170,7 @@ proptest! {
         }
         prop_assert_eq!(&world.input, &input);
         prop_assert!(!world.input_open);
-        let (kinds, outputs) = said(&world.client);
+        let (kinds, outputs) = handle_packet(&world.client);
         prop_assert_eq!(outputs, wanted);
         prop_assert_eq!(kinds.last(), Some(&ENDED));
         prop_assert_eq!(command.next_action(), NextAction::Close);

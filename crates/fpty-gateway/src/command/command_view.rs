@@ -43,7 +43,7 @@ impl Commands {
     }
 
     /// Whose program this is.
-    pub fn of_program(&self, program: Pid) -> Option<Key> {
+    pub fn by_program(&self, program: Pid) -> Option<Key> {
         self.by_program.get(&program).copied()
     }
 }

@@ -16,7 +16,7 @@ use crate::connection::client_hello::{Greeting, Heard, Opening};
 use crate::connection::handshake::Opened;
 use crate::connection::listeners::Newcomer;
 use crate::connection::session_access::{self, NOBODY};
-use crate::detach::Left;
+use crate::detach::DetachRegistry;
 use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
@@ -124,7 +124,7 @@ impl Seekers {
         &mut self,
         cx: &mut Context,
         siblings: &mut Siblings,
-        here: Option<(&mut Left, &Sessions)>,
+        here: Option<(&mut DetachRegistry, &Sessions)>,
         opened: Box<Opened>,
         hops: u8,
     ) -> Goes {
@@ -132,7 +132,7 @@ impl Seekers {
         let may = siblings.there_are() && opened.newcomer.seat.is_ok();
         let here = here.filter(|_| may);
         let sought = here.as_ref().and_then(|_| Sought::of(cx, &opened));
-        let (Some((left, sessions)), Some(sought)) = (here, sought) else {
+        let (Some((registry, sessions)), Some(sought)) = (here, sought) else {
             return Goes::Here(opened);
         };
         fault_injection::point("seeking");
@@ -151,7 +151,7 @@ impl Seekers {
             }
         }
         let mut best = Best::default();
-        match left.found(sessions, &sought) {
+        match registry.find_for_peer(sessions, &sought) {
             Some(found) if found.fits == Fits::Whole => return Goes::Here(opened),
             Some(found) => best.add(cx.ordinal, found),
             None => {}

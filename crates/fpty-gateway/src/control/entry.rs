@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::session_view::SessionView;
 use super::sessions::View;
-use crate::detach::Listed;
+use crate::detach::EntryView;
 use crate::event_loop::context::Context;
 use crate::event_loop::subject::Subject;
 use crate::observe::audit::line::{Format, Line, Value};
@@ -29,7 +29,7 @@ struct Now<'a> {
     /// What it has with its client.
     described: Option<SessionView<'a>>,
     /// What it has as one that can be left, or was.
-    left: Option<Listed<'a>>,
+    left: Option<EntryView<'a>>,
     /// Where it began.
     door: u16,
 }
@@ -84,7 +84,7 @@ impl View<'_> {
 
     fn now<'a>(&'a self, cx: &'a Context, subject: Subject) -> Option<Now<'a>> {
         let facts = cx.told.of(subject);
-        let (described, left) = (self.described(subject, facts), self.can_be_left(subject));
+        let (described, left) = (self.described(subject, facts), self.detachable(subject));
         let door = match (&described, &left) {
             (Some(described), _) => described.door,
             (None, left) => left.as_ref()?.door,
@@ -124,7 +124,7 @@ impl Now<'_> {
     }
 
     fn started(&self) -> Option<SystemTime> {
-        match (self.left.as_ref().filter(|left| !left.is_bound), self.facts) {
+        match (self.left.as_ref().filter(|left| !left.ends_with_client), self.facts) {
             (Some(left), _) => Some(left.since.wall),
             (None, Some(facts)) => Some(facts.started.wall),
             (None, None) => Some(Timestamp::from(procfs::started(self.pid()?)?).wall),
@@ -158,6 +158,6 @@ impl Now<'_> {
             .field("detached_since", Value::text(since.as_deref(), SHORT))
             .field("ended", Value::Truth(status.is_some()))
             .field("status", Value::number(status))
-            .field("watchers", Value::Number(left.map_or(0, |left| left.watchers).into()));
+            .field("watchers", Value::Number(left.map_or(0, |left| left.viewers).into()));
     }
 }

@@ -90,7 +90,7 @@ impl View<'_> {
             if count == LOOKED_AT || listed == LISTED || is_full {
                 return Piece { next: Some(place), ..piece };
             }
-            if matches!((asking.wanted, one), (Wanted::Places(_), Subject::Left(_))) {
+            if matches!((asking.wanted, one), (Wanted::Places(_), Subject::Detached(_))) {
                 break;
             }
             if !self.user_of(one).is_some_and(|whose| asking.may_know(whose)) {

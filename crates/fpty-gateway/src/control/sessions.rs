@@ -3,7 +3,7 @@
 
 use super::session_view::SessionView;
 use crate::command::commands::Commands;
-use crate::detach::{Left, Listed};
+use crate::detach::{DetachRegistry, EntryView};
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::subject::Subject;
@@ -24,12 +24,16 @@ const LEFT: usize = 3 << 30;
 pub struct View<'a> {
     sessions: &'a Sessions,
     commands: &'a Commands,
-    left: Option<&'a Left>,
+    left: Option<&'a DetachRegistry>,
 }
 
 impl<'a> View<'a> {
     /// Of these.
-    pub fn of(sessions: &'a Sessions, commands: &'a Commands, left: Option<&'a Left>) -> Self {
+    pub fn of(
+        sessions: &'a Sessions,
+        commands: &'a Commands,
+        left: Option<&'a DetachRegistry>,
+    ) -> Self {
         Self { sessions, commands, left }
     }
 
@@ -40,7 +44,9 @@ impl<'a> View<'a> {
         let commands = commands.map(|(place, key)| (COMMANDS + place, Subject::Command(key)));
         let left = self.left.into_iter();
         let left = left.flat_map(move |left| left.from(from.saturating_sub(LEFT)));
-        sessions.chain(commands).chain(left.map(|(place, key)| (LEFT + place, Subject::Left(key))))
+        sessions
+            .chain(commands)
+            .chain(left.map(|(place, key)| (LEFT + place, Subject::Detached(key))))
     }
 
     /// Those that are meant and have an index, each with its place: the ones that can be
@@ -50,16 +56,18 @@ impl<'a> View<'a> {
         meant.map(|one| match one {
             Subject::Session(key) => (key.place(), one),
             Subject::Command(key) => (COMMANDS + key.place(), one),
-            Subject::Left(key) => (LEFT + key.place(), one),
+            Subject::Detached(key) => (LEFT + key.place(), one),
         })
     }
 
     /// Whether it is among those.
     pub fn has_index(self, one: Subject) -> bool {
         match one {
-            Subject::Session(key) => self.left_session(key).is_some_and(|left| !left.is_bound),
+            Subject::Session(key) => {
+                self.left_session(key).is_some_and(|left| !left.ends_with_client)
+            }
             Subject::Command(_) => false,
-            Subject::Left(_) => true,
+            Subject::Detached(_) => true,
         }
     }
 
@@ -67,8 +75,8 @@ impl<'a> View<'a> {
     /// nobody knows.
     pub fn user_of(self, one: Subject) -> Option<Option<u32>> {
         let client = match one {
-            Subject::Left(key) => {
-                return Some(self.left?.alone_or_over(key)?.uid);
+            Subject::Detached(key) => {
+                return Some(self.left?.detached_or_exited(key)?.uid);
             }
             Subject::Session(key) => {
                 let attached = self.sessions.get(key)?;
@@ -77,7 +85,7 @@ impl<'a> View<'a> {
                     return None;
                 }
                 // Root may have come back to another's.
-                match self.left_session(key).filter(|left| !left.is_bound) {
+                match self.left_session(key).filter(|left| !left.ends_with_client) {
                     Some(left) => return Some(left.uid),
                     None => &attached.io.client,
                 }
@@ -88,25 +96,25 @@ impl<'a> View<'a> {
     }
 
     /// What is known of one that can be left, or was.
-    pub fn can_be_left(self, one: Subject) -> Option<Listed<'a>> {
+    pub fn detachable(self, one: Subject) -> Option<EntryView<'a>> {
         match one {
             Subject::Session(key) => self.left_session(key),
             Subject::Command(_) => None,
-            Subject::Left(key) => self.left?.alone_or_over(key),
+            Subject::Detached(key) => self.left?.detached_or_exited(key),
         }
     }
 
-    fn left_session(self, key: Key) -> Option<Listed<'a>> {
-        self.left?.of_session(key)
+    fn left_session(self, key: Key) -> Option<EntryView<'a>> {
+        self.left?.by_session(key)
     }
 
     /// The id of one.
     pub fn id_of(self, cx: &Context, one: Subject) -> String {
-        match (self.can_be_left(one), one) {
+        match (self.detachable(one), one) {
             (Some(left), _) => left.id.to_owned(),
             (None, Subject::Session(key)) => cx.ids.of(key),
             (None, Subject::Command(key)) => cx.ids.of(("command", key)),
-            (None, Subject::Left(_)) => String::new(),
+            (None, Subject::Detached(_)) => String::new(),
         }
     }
 
@@ -116,7 +124,7 @@ impl<'a> View<'a> {
             Subject::Session(key) => self.described_session(key, facts),
             Subject::Command(key) => self.commands.view(key, facts),
             // It has none.
-            Subject::Left(_) => None,
+            Subject::Detached(_) => None,
         }
     }
 

@@ -2,9 +2,11 @@
 
 use std::os::fd::AsFd;
 
-use super::attach_state::Answer;
-use super::registry::Left;
-use super::registry_entry::{Alone, Client, Entry, Waiting, terminal_size};
+use super::attach_state::AttachDecision;
+use super::registry::DetachRegistry;
+use super::registry_entry::{
+    Client, DetachedTerminal, PendingAttach, RegistryEntry, terminal_size,
+};
 use crate::config::rules::Rules;
 use crate::connection::client_hello::Opening;
 use crate::connection::listeners::Newcomer;
@@ -29,76 +31,79 @@ use fpty::sys::pid_guard::Process;
 use fpty::sys::poll::Interest;
 
 /// What the connection is told that had the session before.
-const BY_ANOTHER: &str = "its client has come back by another connection";
+const TAKEN_OVER: &str = "its client has come back by another connection";
 
 /// What somebody is told who waited for one.
-pub(crate) const HAS_ENDED: &str = "the session has ended";
+pub(crate) const SESSION_ENDED: &str = "the session has ended";
 
 /// Higher than the rank of anything that has ended.
-const ABOVE_ENDED: u8 = 4;
+const RUNNING_BONUS: u8 = 4;
 
 /// What became of somebody who asked for a session that was left.
 #[must_use]
-pub enum Came {
+pub enum AttachResult {
     /// It is seen to.
-    In,
+    Handled,
     /// There is none to come back to: a new one begins.
-    New(Newcomer, Opening),
+    StartNew(Newcomer, Opening),
     /// It gets nothing.
-    Not(Newcomer, Ended),
+    Rejected(Newcomer, Ended),
 }
 
 /// What a client asks for.
-struct Asked {
-    which: String,
-    begins: bool,
-    steals: bool,
-    watches: bool,
+struct AttachOptions {
+    target: String,
+    create: bool,
+    steal: bool,
+    read_only: bool,
 }
 
-impl Asked {
-    fn of(opening: &Opening, which: Vec<u8>) -> Self {
+impl AttachOptions {
+    fn of(opening: &Opening, target: Vec<u8>) -> Self {
         let is_set = |name: &[u8]| opening.variables.get(name) == Some(b"1");
         Self {
-            which: String::from_utf8_lossy(&which).into_owned(),
-            begins: is_set(variables::BEGIN),
-            steals: is_set(variables::STEAL),
-            watches: is_set(variables::READ_ONLY),
+            target: String::from_utf8_lossy(&target).into_owned(),
+            create: is_set(variables::BEGIN),
+            steal: is_set(variables::STEAL),
+            read_only: is_set(variables::READ_ONLY),
         }
     }
 }
 
 /// A client asks for a session that was left. What it sent after that stands in the
 /// turn's buffer.
-pub fn comes_back(
-    left: Option<&mut Left>,
+pub fn attach(
+    registry: Option<&mut DetachRegistry>,
     cx: &mut Context,
     sessions: &mut Sessions,
     programs: &mut Programs,
     newcomer: Newcomer,
     mut opening: Opening,
-) -> Came {
+) -> AttachResult {
     let refused = |why: &str| Ended::because(Ending::Refused, why);
-    let which = match std::mem::take(&mut opening.request).read() {
-        Ok(Some((_, which))) => which,
-        Ok(None) | Err(_) => return Came::Not(newcomer, refused("bad request")),
+    let target = match std::mem::take(&mut opening.request).read() {
+        Ok(Some((_, target))) => target,
+        Ok(None) | Err(_) => return AttachResult::Rejected(newcomer, refused("bad request")),
     };
-    let asked = Asked::of(&opening, which);
-    if asked.begins && !is_name(asked.which.as_bytes()) {
-        return Came::Not(newcomer, refused("bad request: no name"));
+    let options = AttachOptions::of(&opening, target);
+    if options.create && !is_name(options.target.as_bytes()) {
+        return AttachResult::Rejected(newcomer, refused("bad request: no name"));
     }
     let allows = |rules: &Rules| rules.detach.sessions > 0;
     let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
-    match left.filter(|_| is_allowed) {
-        Some(left) => left.comes_back(cx, sessions, programs, newcomer, opening, asked),
-        None if asked.begins => Came::New(newcomer, opening),
-        None => Came::Not(newcomer, refused("sessions cannot be left here (forkptyrouter-detach)")),
+    match registry.filter(|_| is_allowed) {
+        Some(registry) => registry.attach(cx, sessions, programs, newcomer, opening, options),
+        None if options.create => AttachResult::StartNew(newcomer, opening),
+        None => AttachResult::Rejected(
+            newcomer,
+            refused("sessions cannot be left here (forkptyrouter-detach)"),
+        ),
     }
 }
 
 /// A user for people, by its name where that is known without asking: clients
 /// know the others'.
-fn who(cx: &Context, uid: u32) -> String {
+fn user_label(cx: &Context, uid: u32) -> String {
     if uid == NOBODY {
         return String::from("somebody");
     }
@@ -107,188 +112,195 @@ fn who(cx: &Context, uid: u32) -> String {
 }
 
 /// What those are told from whom somebody has taken a session.
-fn taken_by(cx: &Context, uid: u32) -> String {
-    format!("{} has taken the session", who(cx, uid))
+fn stolen_by(cx: &Context, uid: u32) -> String {
+    format!("{} has taken the session", user_label(cx, uid))
 }
 
-impl Left {
-    fn comes_back(
+impl DetachRegistry {
+    fn attach(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
         programs: &mut Programs,
         newcomer: Newcomer,
         opening: Opening,
-        asked: Asked,
-    ) -> Came {
+        options: AttachOptions,
+    ) -> AttachResult {
         let uid = session_access::user_of(&newcomer.client);
-        let came_with = opening.variables.get(variables::SECRET).and_then(Secret::read);
-        let opened = came_with
-            .as_ref()
-            .and_then(|secret| self.opened_by(sessions, newcomer.door, &asked.which, secret));
-        let came_with = came_with.filter(|_| opened.is_some());
-        let fitting = || self.fitting(newcomer.door, uid, &asked.which, asked.begins);
-        let found = opened.or_else(|| fitting().map(|(_, key)| key));
+        let presented_secret = opening.variables.get(variables::SECRET).and_then(Secret::read);
+        let opened = presented_secret.as_ref().and_then(|secret| {
+            self.find_by_secret(sessions, newcomer.door, &options.target, secret)
+        });
+        let presented_secret = presented_secret.filter(|_| opened.is_some());
+        let find_target = || self.find_target(newcomer.door, uid, &options.target, options.create);
+        let found = opened.or_else(|| find_target().map(|(_, key)| key));
         let Some(key) = found else {
-            return match asked.begins {
-                true => Came::New(newcomer, opening),
-                false => Came::Not(newcomer, Ended::because(Ending::Refused, NO_SUCH)),
+            return match options.create {
+                true => AttachResult::StartNew(newcomer, opening),
+                false => AttachResult::Rejected(newcomer, Ended::because(Ending::Refused, NO_SUCH)),
             };
         };
-        let is_over = self.entries.get(key).is_some_and(|entry| entry.state.is_over());
+        let has_exited = self.entries.get(key).is_some_and(|entry| entry.state.has_exited());
         // It is offered with the terminal.
-        let entry = self.entries.get_mut(key).filter(|_| !asked.watches);
-        let alone = entry.and_then(|entry| entry.state.terminal_mut());
-        if let Some(Err(error)) = alone.map(|alone| alone.remains.open_file()) {
-            return Came::Not(newcomer, Ended::because(Ending::Refused, error.to_string()));
+        let entry = self.entries.get_mut(key).filter(|_| !options.read_only);
+        let detached = entry.and_then(|entry| entry.state.terminal_mut());
+        if let Some(Err(error)) = detached.map(|detached| detached.remains.open_file()) {
+            return AttachResult::Rejected(
+                newcomer,
+                Ended::because(Ending::Refused, error.to_string()),
+            );
         }
-        let rest = std::mem::take(&mut cx.input);
+        let early_data = std::mem::take(&mut cx.input);
         // Its capacity is a turn's.
         cx.input.reserve_exact(crate::event_loop::context::BUFFER);
-        let waiting = Box::new(Waiting { newcomer, opening, uid, came_with, rest });
-        if asked.watches || is_over {
-            self.watch(cx, sessions, programs, key, *waiting);
-            return Came::In;
+        let pending =
+            Box::new(PendingAttach { newcomer, opening, uid, presented_secret, early_data });
+        if options.read_only || has_exited {
+            self.add_viewer(cx, sessions, programs, key, *pending);
+            return AttachResult::Handled;
         }
         let session = sessions.vacant_key();
         let client = |_: &_| Client { session, uid };
         // Its client may have lost the connection that has it.
-        let is_its_client = waiting.came_with.is_some();
-        let steals = asked.steals || is_its_client;
-        let answer =
-            self.change(key, |entry| entry.state.comes(waiting, steals, client, Timestamp::now()));
+        let is_its_client = pending.presented_secret.is_some();
+        let steal = options.steal || is_its_client;
+        let answer = self.update(key, |entry| {
+            entry.state.request_attach(pending, steal, client, Timestamp::now())
+        });
         match answer {
-            Some(Answer::Begins(alone, waiting)) => {
-                self.begins(cx, sessions, programs, key, alone, *waiting);
+            Some(AttachDecision::Granted(detached, pending)) => {
+                self.complete_attach(cx, sessions, programs, key, detached, *pending);
             }
-            Some(Answer::Sees(waiting)) => self.watch(cx, sessions, programs, key, *waiting),
-            Some(Answer::IsTaken(waiting)) => {
-                return Came::Not(waiting.newcomer, self.is_taken(cx, key));
+            Some(AttachDecision::ShowExited(pending)) => {
+                self.add_viewer(cx, sessions, programs, key, *pending)
             }
-            Some(Answer::Waits { is_news, overtaken }) => {
-                let taken_by = match is_its_client {
-                    true => BY_ANOTHER.to_owned(),
-                    false => taken_by(cx, uid),
+            Some(AttachDecision::InUse(pending)) => {
+                return AttachResult::Rejected(pending.newcomer, self.in_use(cx, key));
+            }
+            Some(AttachDecision::Wait { must_notify, displaced }) => {
+                let stolen_by = match is_its_client {
+                    true => TAKEN_OVER.to_owned(),
+                    false => stolen_by(cx, uid),
                 };
-                if let Some(overtaken) = overtaken {
-                    overtaken.refuse(cx, &taken_by);
+                if let Some(displaced) = displaced {
+                    displaced.refuse(cx, &stolen_by);
                 }
-                if is_news {
-                    self.send_off(sessions, key, taken_by);
+                if must_notify {
+                    self.ask_to_detach(sessions, key, stolen_by);
                 }
-                self.arm(cx, key);
+                self.schedule(cx, key);
             }
             None => {}
         }
-        Came::In
+        AttachResult::Handled
     }
 
     /// Why somebody does not get a session.
-    fn is_taken(&self, cx: &Context, key: Key) -> Ended {
+    fn in_use(&self, cx: &Context, key: Key) -> Ended {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));
         let why = client.map(|(client, since)| {
-            let (who, since) = (who(cx, client.uid), timestamp::in_seconds(since.wall));
+            let (who, since) = (user_label(cx, client.uid), timestamp::in_seconds(since.wall));
             format!("{who} is attached since {since} (--steal takes it, --read-only watches)")
         });
         Ended::because(Ending::Refused, why.unwrap_or_else(|| NO_SUCH.to_owned()))
     }
 
     /// The one who is attached is told to go.
-    fn send_off(&mut self, sessions: &mut Sessions, key: Key, text: String) {
+    fn ask_to_detach(&mut self, sessions: &mut Sessions, key: Key, text: String) {
         let client = self.entries.get(key).and_then(|entry| entry.state.client());
-        if let Some(attached) = client.and_then(|client| sessions.get_mut(client.session)) {
+        if let Some(live) = client.and_then(|client| sessions.get_mut(client.session)) {
             let told = Ended { ending: Ending::Detached, value: 1, text };
-            attached.session.detach_client(&told, &mut attached.io);
+            live.session.detach_client(&told, &mut live.io);
         }
     }
 
     /// A client gets a session that nobody is attached to: its terminal, or
     /// what is kept of it, is offered, and it is told to go on when it has that.
-    pub(crate) fn begins(
+    pub(crate) fn complete_attach(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
         programs: &mut Programs,
         key: Key,
-        alone: Box<Alone>,
-        waiting: Waiting,
+        detached: Box<DetachedTerminal>,
+        pending: PendingAttach,
     ) {
-        let _ = self.poller.remove(&alone.master);
+        let _ = self.poller.remove(&detached.master);
         fault_injection::point("coming");
-        let Waiting { newcomer, mut opening, came_with, rest, .. } = waiting;
+        let PendingAttach { newcomer, mut opening, presented_secret, early_data, .. } = pending;
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        entry.secrets.renew(came_with);
+        entry.secrets.renew(presented_secret);
         let its_key = entry.secrets.key(&entry.id, entry.uid);
         let (pid, since) = (entry.pid, entry.since);
-        let adopted = entry.adopted();
-        let program = match adopted {
+        let restored_pidfd = entry.restored_pidfd();
+        let program = match restored_pidfd {
             // What it cannot be signalled by ends by other ways.
             Some(pidfd) => pidfd.try_clone().ok().map(Process::held),
             None => Some(Process::child(pid)),
         };
-        let is_adopted = adopted.is_some();
+        let is_restored = restored_pidfd.is_some();
         let Newcomer { client, transport, seat, door, origin } = newcomer;
-        let size = terminal_size(Some(&alone.master));
+        let size = terminal_size(Some(&detached.master));
         let mut session = Session::from_hello(&mut opening, size);
         session.make_detachable(DetachState {
-            remains: alone.remains,
+            remains: detached.remains,
             awaiting_go: true,
             relay_only: false,
         });
-        let mut io = SessionIo::new(client, alone.master, program);
-        io.set_recording(alone.recording);
+        let mut io = SessionIo::new(client, detached.master, program);
+        io.set_recording(detached.recording);
         let session = sessions.insert(LiveSession::new(session, io, transport, door));
         cx.faults.made = Some(Whose::Session(session));
         fault_injection::point("back");
         // The session has its own.
         drop(seat);
-        if !is_adopted {
+        if !is_restored {
             programs.belongs_to(pid, session);
         }
-        let Some(attached) = sessions.get_mut(session) else {
+        let Some(live) = sessions.get_mut(session) else {
             return;
         };
-        attached.set_attached(cx, session, key, &origin);
-        attached.terminal_interest = Some(Interest::default());
+        live.set_attached(cx, session, key, &origin);
+        live.terminal_interest = Some(Interest::default());
         let poller = &cx.poller;
         let (client, terminal) =
             (Source::Client(session).token(), Source::Terminal(session).token());
         let registered = poller
-            .add(attached.io.client.as_fd(), client, Interest::READ)
-            .and_then(|()| poller.add(attached.io.master.as_fd(), terminal, Interest::default()));
-        let LiveSession { session: state, io, .. } = attached;
+            .add(live.io.client.as_fd(), client, Interest::READ)
+            .and_then(|()| poller.add(live.io.master.as_fd(), terminal, Interest::default()));
+        let LiveSession { session: state, io, .. } = live;
         if let Err(error) = registered {
             let why = format!("cannot wait for the session: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
             state.detach_client(&Ended::because(Ending::Refused, why), io);
-            return cx.then(Outcome::LetClientGo(session));
+            return cx.then(Outcome::DropClient(session));
         }
         if let Some(its_key) = its_key {
             state.send_key(&its_key, io);
         }
         let armed = io.master.arm();
         state.early_input(&opening.input, io);
-        if !rest.is_empty() {
+        if !early_data.is_empty() {
             cx.input.clear();
-            cx.input.extend_from_slice(&rest);
+            cx.input.extend_from_slice(&early_data);
             cx.hear(session, state, io);
         }
         drop(armed);
         self.sync_supervisor(cx, sessions, programs, key);
-        self.arm(cx, key);
-        if let Some(attached) = sessions.get_mut(session) {
-            attached.start_timers(cx, session, since.elapsed());
+        self.schedule(cx, key);
+        if let Some(live) = sessions.get_mut(session) {
+            live.start_timers(cx, session, since.elapsed());
             fault_injection::point("back-again");
-            attached.offer(cx, session);
+            live.offer(cx, session);
         }
         cx.then(Outcome::Settle(session));
     }
 
     /// The session of this id, where this is its secret.
-    fn opened_by(
+    fn find_by_secret(
         &mut self,
         sessions: &Sessions,
         door: u16,
@@ -298,25 +310,25 @@ impl Left {
         let is_it = |key: &Key| {
             self.entries.get(*key).is_some_and(|entry| entry.door == door && *entry.id == *id)
         };
-        let key = self.index.beginning(id).find(is_it)?;
-        self.note_arrival(sessions, key);
+        let key = self.index.with_id_prefix(id).find(is_it)?;
+        self.note_confirmed(sessions, key);
         self.entries.get(key)?.secrets.are(secret).then_some(key)
     }
 
     /// The same for whoever seeks one among several gateways: the best that is here.
-    pub fn found(&mut self, sessions: &Sessions, sought: &Sought) -> Option<Found> {
-        let which = sought.which.map(|which| which.to_string()).unwrap_or_default();
+    pub fn find_for_peer(&mut self, sessions: &Sessions, sought: &Sought) -> Option<Found> {
+        let target = sought.which.map(|target| target.to_string()).unwrap_or_default();
         let secret = sought.secret.as_ref();
         let opened =
-            secret.and_then(|secret| self.opened_by(sessions, sought.door, &which, secret));
+            secret.and_then(|secret| self.find_by_secret(sessions, sought.door, &target, secret));
         let (fits, key) = match opened {
             Some(key) => (Fits::Whole, key),
-            None => self.fitting(sought.door, sought.uid, &which, false)?,
+            None => self.find_target(sought.door, sought.uid, &target, false)?,
         };
         let entry = self.entries.get(key)?;
         // What is called so and runs comes before what has ended.
-        let is_named = fits == Fits::Is && !which.is_empty();
-        let above = if is_named && !entry.state.is_over() { ABOVE_ENDED } else { 0 };
+        let is_named = fits == Fits::Is && !target.is_empty();
+        let above = if is_named && !entry.state.has_exited() { RUNNING_BONUS } else { 0 };
         let (rank, since) = (entry.state.rank() + above, entry.state.since().boot.as_nanos());
         Some(Found { fits, rank, since })
     }
@@ -324,39 +336,42 @@ impl Left {
     /// The session that is meant: by its id; by its name, which is one's own, also
     /// for root; by the unique beginning of an id; nothing: the one that was left
     /// last and runs, else the last that has ended. One that has ended is none to go
-    /// on with where it `begins` anew, which is asked for by a name alone.
-    fn fitting(&self, door: u16, uid: u32, which: &str, begins: bool) -> Option<(Fits, Key)> {
+    /// on with where it `create` anew, which is asked for by a name alone.
+    fn find_target(&self, door: u16, uid: u32, target: &str, create: bool) -> Option<(Fits, Key)> {
         if uid == NOBODY {
             return None;
         }
-        if which.is_empty() {
-            return self.index.nearest(door, uid).map(|key| (Fits::Is, key));
+        if target.is_empty() {
+            return self.index.default_target(door, uid).map(|key| (Fits::Is, key));
         }
-        let is_known =
-            |entry: &&Entry| entry.door == door && session_access::is_open_to(entry.uid, uid);
+        let is_known = |entry: &&RegistryEntry| {
+            entry.door == door && session_access::is_open_to(entry.uid, uid)
+        };
         let known = |key: &Key| self.entries.get(*key).filter(is_known);
         // Somebody may have named a session like another's id.
-        if !begins {
+        if !create {
             // It comes before those that only begin so.
-            let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| *it.id == *which);
-            let mut whole = self.index.beginning(which).take_while(is_whole);
+            let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| *it.id == *target);
+            let mut whole = self.index.with_id_prefix(target).take_while(is_whole);
             if let Some(key) = whole.find(|key| known(key).is_some()) {
                 return Some((Fits::Whole, key));
             }
         }
-        let rank =
-            |entry: &Entry| (!entry.state.is_over(), entry.state.rank(), entry.state.since().boot);
-        let named = self.index.named(uid, which);
+        let rank = |entry: &RegistryEntry| {
+            (!entry.state.has_exited(), entry.state.rank(), entry.state.since().boot)
+        };
+        let named = self.index.named(uid, target);
         let named = named.filter_map(|key| Some((key, self.entries.get(key)?)));
-        let is_one = |entry: &Entry| entry.door == door && !(begins && entry.state.is_over());
+        let is_one =
+            |entry: &RegistryEntry| entry.door == door && !(create && entry.state.has_exited());
         let named = named.filter(|(_, entry)| is_one(entry));
         if let Some((key, _)) = named.max_by_key(|(_, entry)| rank(entry)) {
             return Some((Fits::Is, key));
         }
-        if begins {
+        if create {
             return None;
         }
-        let mut by_id = self.index.beginning(which).filter(|key| known(key).is_some());
+        let mut by_id = self.index.with_id_prefix(target).filter(|key| known(key).is_some());
         let key = by_id.next()?;
         by_id.next().is_none().then_some((Fits::Begins, key))
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fpty::sys::clock::{BootInstant, Timestamp};
 
 /// What is held for the registry in each state; numbers, in tests.
-pub trait Things {
+pub trait AttachTypes {
     /// The program that runs.
     type Program;
     /// The one client that is attached.
@@ -16,97 +16,97 @@ pub trait Things {
     /// A terminal without a client, and what is kept of its output.
     type Terminal;
     /// What is left when the program has ended.
-    type Last;
+    type Exited;
     /// Somebody who has come for the session.
-    type Newcomer;
+    type Pending;
 }
 
 /// How long a client that has come may take to answer, and one that has to go may
 /// take for it.
-pub const PATIENCE: Duration = Duration::from_secs(2);
-pub const GOING: Duration = Duration::from_secs(1);
+pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
+pub const DETACH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long what is left of an ended session is kept.
-pub const ENDED_FOR: Duration = Duration::from_secs(600);
+pub const EXITED_RETENTION: Duration = Duration::from_secs(600);
 
 /// How it is with a session that can be left.
-pub enum State<T: Things> {
+pub enum AttachState<T: AttachTypes> {
     /// Its program runs.
-    Runs(Running<T>),
+    Running(Running<T>),
     /// It has ended when nobody was there.
-    Over(T::Last, Timestamp),
+    Exited(T::Exited, Timestamp),
 }
 
 /// One whose program runs.
-pub struct Running<T: Things> {
+pub struct Running<T: AttachTypes> {
     /// The program.
     pub program: T::Program,
-    place: Place<T>,
+    holder: TerminalHolder<T>,
     /// Since when it is where it is.
     since: Timestamp,
 }
 
 /// Who has its terminal.
-pub enum Place<T: Things> {
+pub enum TerminalHolder<T: AttachTypes> {
     /// A client.
-    Attached(Attached<T>),
+    Attached(AttachedClient<T>),
     /// Nobody.
-    Alone(T::Terminal),
+    Detached(T::Terminal),
 }
 
 /// The client that is attached.
-pub struct Attached<T: Things> {
+pub struct AttachedClient<T: AttachTypes> {
     client: T::Client,
     /// It has come for what was left, and has to have answered by then.
-    arrives: Option<BootInstant>,
+    confirm_by: Option<BootInstant>,
     /// It has to go by then, as somebody else waits.
-    next: Option<(T::Newcomer, BootInstant)>,
+    pending: Option<(T::Pending, BootInstant)>,
 }
 
 /// What becomes of somebody who has come for a session.
 #[must_use]
-pub enum Answer<T: Things> {
+pub enum AttachDecision<T: AttachTypes> {
     /// It is the client from now on: it gets this terminal.
-    Begins(T::Terminal, T::Newcomer),
+    Granted(T::Terminal, T::Pending),
     /// It is shown what is left.
-    Sees(T::Newcomer),
+    ShowExited(T::Pending),
     /// It gets nothing: somebody else is attached.
-    IsTaken(T::Newcomer),
+    InUse(T::Pending),
     /// It waits for the client to go.
-    Waits {
+    Wait {
         /// That one was not told yet that it has to.
-        is_news: bool,
+        must_notify: bool,
         /// Who waited before gets nothing: this one took it.
-        overtaken: Option<T::Newcomer>,
+        displaced: Option<T::Pending>,
     },
 }
 
 /// What comes of a client that is not there any more.
 #[must_use]
-pub enum Left<T: Things> {
+pub enum DetachResult<T: AttachTypes> {
     /// Nobody is attached.
-    Alone,
+    Detached,
     /// Whoever waited is, and gets this terminal.
-    Next(T::Terminal, T::Newcomer),
+    PassedOn(T::Terminal, T::Pending),
     /// There was no client that could leave a terminal.
-    Nobody(T::Terminal),
+    NotAttached(T::Terminal),
 }
 
 /// What there was of a session that is over.
-pub struct Remnants<T: Things> {
+pub struct Released<T: AttachTypes> {
     /// The program, where it runs.
     pub program: Option<T::Program>,
     /// The terminal, where nobody is attached to it.
     pub terminal: Option<T::Terminal>,
     /// Who waited for the client to go.
-    pub newcomer: Option<T::Newcomer>,
+    pub pending: Option<T::Pending>,
 }
 
 /// How long a session is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Times {
+pub struct TimeLimits {
     /// After it was left.
-    pub alone: Duration,
+    pub detached: Duration,
     /// The latest that it ends where nobody is attached. (One that is attached is
     /// told before, by others.)
     pub end: Option<BootInstant>,
@@ -117,28 +117,29 @@ pub struct Times {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdue<C> {
     /// The client does not answer, or does not go: it is let go.
-    LetGo(C),
+    DropClient(C),
     /// Nobody has come for too long: the session ends, or what is left of it.
-    Ends,
+    Expired,
 }
 
-impl<T: Things> State<T> {
+impl<T: AttachTypes> AttachState<T> {
     /// A session begins, or goes on after its gateway, with its client.
     pub fn attached(program: T::Program, client: T::Client, since: Timestamp) -> Self {
-        let place = Place::Attached(Attached { client, arrives: None, next: None });
-        Self::Runs(Running { program, place, since })
+        let holder =
+            TerminalHolder::Attached(AttachedClient { client, confirm_by: None, pending: None });
+        Self::Running(Running { program, holder, since })
     }
 
     /// One goes on after its gateway, and nobody is attached.
-    pub fn alone(program: T::Program, terminal: T::Terminal, since: Timestamp) -> Self {
-        Self::Runs(Running { program, place: Place::Alone(terminal), since })
+    pub fn detached(program: T::Program, terminal: T::Terminal, since: Timestamp) -> Self {
+        Self::Running(Running { program, holder: TerminalHolder::Detached(terminal), since })
     }
 
     /// Since when it is where it is.
     pub fn since(&self) -> Timestamp {
         match self {
-            Self::Runs(running) => running.since,
-            Self::Over(_, since) => *since,
+            Self::Running(running) => running.since,
+            Self::Exited(_, since) => *since,
         }
     }
 
@@ -146,37 +147,39 @@ impl<T: Things> State<T> {
     /// before what has ended, and both before what is attached.
     pub fn rank(&self) -> u8 {
         match self {
-            Self::Runs(Running { place: Place::Alone(_), .. }) => 2,
-            Self::Over(..) => 1,
-            Self::Runs(_) => 0,
+            Self::Running(Running { holder: TerminalHolder::Detached(_), .. }) => 2,
+            Self::Exited(..) => 1,
+            Self::Running(_) => 0,
         }
     }
 
     /// Whether its program has ended: its name is free again.
-    pub fn is_over(&self) -> bool {
-        matches!(self, Self::Over(..))
+    pub fn has_exited(&self) -> bool {
+        matches!(self, Self::Exited(..))
     }
 
     /// The program, while it runs.
     pub fn program(&self) -> Option<&T::Program> {
         match self {
-            Self::Runs(running) => Some(&running.program),
-            Self::Over(..) => None,
+            Self::Running(running) => Some(&running.program),
+            Self::Exited(..) => None,
         }
     }
 
     /// The same, to be changed.
     pub fn program_mut(&mut self) -> Option<&mut T::Program> {
         match self {
-            Self::Runs(running) => Some(&mut running.program),
-            Self::Over(..) => None,
+            Self::Running(running) => Some(&mut running.program),
+            Self::Exited(..) => None,
         }
     }
 
     /// The client that is attached.
     pub fn client(&self) -> Option<T::Client> {
         match self {
-            Self::Runs(Running { place: Place::Attached(attached), .. }) => Some(attached.client),
+            Self::Running(Running { holder: TerminalHolder::Attached(attached), .. }) => {
+                Some(attached.client)
+            }
             _ => None,
         }
     }
@@ -184,7 +187,9 @@ impl<T: Things> State<T> {
     /// The terminal, where nobody is attached to it.
     pub fn terminal(&self) -> Option<&T::Terminal> {
         match self {
-            Self::Runs(Running { place: Place::Alone(terminal), .. }) => Some(terminal),
+            Self::Running(Running { holder: TerminalHolder::Detached(terminal), .. }) => {
+                Some(terminal)
+            }
             _ => None,
         }
     }
@@ -192,164 +197,168 @@ impl<T: Things> State<T> {
     /// The same, to be used.
     pub fn terminal_mut(&mut self) -> Option<&mut T::Terminal> {
         match self {
-            Self::Runs(Running { place: Place::Alone(terminal), .. }) => Some(terminal),
+            Self::Running(Running { holder: TerminalHolder::Detached(terminal), .. }) => {
+                Some(terminal)
+            }
             _ => None,
         }
     }
 
     /// What is left, where it has ended.
-    pub fn last(&self) -> Option<&T::Last> {
+    pub fn exited(&self) -> Option<&T::Exited> {
         match self {
-            Self::Over(last, _) => Some(last),
-            Self::Runs(_) => None,
+            Self::Exited(exited, _) => Some(exited),
+            Self::Running(_) => None,
         }
     }
 
     /// Who waits for the client to go.
-    pub fn next(&self) -> Option<&T::Newcomer> {
+    pub fn pending(&self) -> Option<&T::Pending> {
         match self {
-            Self::Runs(Running { place: Place::Attached(attached), .. }) => {
-                attached.next.as_ref().map(|(newcomer, _)| newcomer)
+            Self::Running(Running { holder: TerminalHolder::Attached(attached), .. }) => {
+                attached.pending.as_ref().map(|(pending, _)| pending)
             }
             _ => None,
         }
     }
 
-    /// Somebody has come for it, who `steals` it where another one is attached; if it
+    /// Somebody has come for it, who `steal` it where another one is attached; if it
     /// is to have it, it becomes this client.
-    pub fn comes(
+    pub fn request_attach(
         &mut self,
-        newcomer: T::Newcomer,
-        steals: bool,
-        client: impl FnOnce(&T::Newcomer) -> T::Client,
+        pending: T::Pending,
+        steal: bool,
+        client: impl FnOnce(&T::Pending) -> T::Client,
         now: Timestamp,
-    ) -> Answer<T> {
+    ) -> AttachDecision<T> {
         let running = match self {
-            Self::Over(..) => return Answer::Sees(newcomer),
-            Self::Runs(running) => running,
+            Self::Exited(..) => return AttachDecision::ShowExited(pending),
+            Self::Running(running) => running,
         };
-        if let Place::Attached(attached) = &mut running.place {
-            return attached.ask(newcomer, steals, now);
+        if let TerminalHolder::Attached(attached) = &mut running.holder {
+            return attached.request(pending, steal, now);
         }
-        let begun = Attached::arriving(client(&newcomer), now);
-        match std::mem::replace(&mut running.place, Place::Attached(begun)) {
-            Place::Alone(terminal) => {
+        let begun = AttachedClient::unconfirmed(client(&pending), now);
+        match std::mem::replace(&mut running.holder, TerminalHolder::Attached(begun)) {
+            TerminalHolder::Detached(terminal) => {
                 running.since = now;
-                Answer::Begins(terminal, newcomer)
+                AttachDecision::Granted(terminal, pending)
             }
             attached => {
-                running.place = attached;
-                Answer::IsTaken(newcomer)
+                running.holder = attached;
+                AttachDecision::InUse(pending)
             }
         }
     }
 
     /// The client has answered that has come.
-    pub fn arrive(&mut self) {
-        if let Self::Runs(Running { place: Place::Attached(attached), .. }) = self {
-            attached.arrives = None;
+    pub fn confirm_attach(&mut self) {
+        if let Self::Running(Running { holder: TerminalHolder::Attached(attached), .. }) = self {
+            attached.confirm_by = None;
         }
     }
 
     /// The client has left, or is lost, and this is what it leaves. Whoever waits
     /// becomes this client.
-    pub fn leaves(
+    pub fn detach(
         &mut self,
         terminal: T::Terminal,
-        client: impl FnOnce(&T::Newcomer) -> T::Client,
+        client: impl FnOnce(&T::Pending) -> T::Client,
         now: Timestamp,
-    ) -> Left<T> {
-        let Self::Runs(running) = self else {
-            return Left::Nobody(terminal);
+    ) -> DetachResult<T> {
+        let Self::Running(running) = self else {
+            return DetachResult::NotAttached(terminal);
         };
-        let Place::Attached(attached) = &mut running.place else {
-            return Left::Nobody(terminal);
+        let TerminalHolder::Attached(attached) = &mut running.holder else {
+            return DetachResult::NotAttached(terminal);
         };
         running.since = now;
-        match attached.next.take() {
-            Some((newcomer, _)) => {
-                *attached = Attached::arriving(client(&newcomer), now);
-                Left::Next(terminal, newcomer)
+        match attached.pending.take() {
+            Some((pending, _)) => {
+                *attached = AttachedClient::unconfirmed(client(&pending), now);
+                DetachResult::PassedOn(terminal, pending)
             }
             None => {
-                running.place = Place::Alone(terminal);
-                Left::Alone
+                running.holder = TerminalHolder::Detached(terminal);
+                DetachResult::Detached
             }
         }
     }
 
     /// The program has ended, of which nobody was told: this is left. Whoever waited
     /// sees that.
-    pub fn ends(&mut self, last: T::Last, now: Timestamp) -> Option<T::Newcomer> {
-        if self.is_over() {
+    pub fn exit(&mut self, exited: T::Exited, now: Timestamp) -> Option<T::Pending> {
+        if self.has_exited() {
             return None;
         }
-        match std::mem::replace(self, Self::Over(last, now)) {
-            Self::Runs(running) => running.place.next(),
-            Self::Over(..) => None,
+        match std::mem::replace(self, Self::Exited(exited, now)) {
+            Self::Running(running) => running.holder.pending(),
+            Self::Exited(..) => None,
         }
     }
 
     /// It is over. Who waited gets nothing; nobody is attached to this terminal.
-    pub fn forgotten(self) -> Remnants<T> {
-        let (mut terminal, mut newcomer) = (None, None);
+    pub fn release(self) -> Released<T> {
+        let (mut terminal, mut pending) = (None, None);
         let program = match self {
-            Self::Over(..) => None,
-            Self::Runs(Running { program, place, .. }) => {
-                match place {
-                    Place::Alone(alone) => terminal = Some(alone),
-                    Place::Attached(attached) => newcomer = attached.next.map(|(next, _)| next),
+            Self::Exited(..) => None,
+            Self::Running(Running { program, holder, .. }) => {
+                match holder {
+                    TerminalHolder::Detached(detached) => terminal = Some(detached),
+                    TerminalHolder::Attached(attached) => {
+                        pending = attached.pending.map(|(next, _)| next)
+                    }
                 }
                 Some(program)
             }
         };
-        Remnants { program, terminal, newcomer }
+        Released { program, terminal, pending }
     }
 
     /// When something will be overdue.
-    pub fn due(&self, times: Times) -> Option<BootInstant> {
+    pub fn due(&self, times: TimeLimits) -> Option<BootInstant> {
         match self {
-            Self::Over(_, since) => Some(since.boot + ENDED_FOR),
-            Self::Runs(Running { place: Place::Alone(_), since, .. }) => {
-                let alone = since.boot + times.alone;
-                Some(times.end.map_or(alone, |end| end.min(alone)))
+            Self::Exited(_, since) => Some(since.boot + EXITED_RETENTION),
+            Self::Running(Running { holder: TerminalHolder::Detached(_), since, .. }) => {
+                let detached = since.boot + times.detached;
+                Some(times.end.map_or(detached, |end| end.min(detached)))
             }
-            Self::Runs(Running { place: Place::Attached(attached), .. }) => {
-                let goes = attached.next.as_ref().map(|(_, until)| *until);
-                goes.into_iter().chain(attached.arrives).min()
+            Self::Running(Running { holder: TerminalHolder::Attached(attached), .. }) => {
+                let goes = attached.pending.as_ref().map(|(_, until)| *until);
+                goes.into_iter().chain(attached.confirm_by).min()
             }
         }
     }
 
     /// What is overdue.
-    pub fn overdue(&self, times: Times, now: BootInstant) -> Option<Overdue<T::Client>> {
+    pub fn overdue(&self, times: TimeLimits, now: BootInstant) -> Option<Overdue<T::Client>> {
         let is_due = self.due(times).is_some_and(|due| now >= due);
-        is_due.then(|| self.client().map_or(Overdue::Ends, Overdue::LetGo))
+        is_due.then(|| self.client().map_or(Overdue::Expired, Overdue::DropClient))
     }
 }
 
-impl<T: Things> Attached<T> {
+impl<T: AttachTypes> AttachedClient<T> {
     /// One that has come for what was left.
-    fn arriving(client: T::Client, now: Timestamp) -> Self {
-        Self { client, arrives: Some(now.boot + PATIENCE), next: None }
+    fn unconfirmed(client: T::Client, now: Timestamp) -> Self {
+        Self { client, confirm_by: Some(now.boot + CONFIRM_TIMEOUT), pending: None }
     }
 
-    fn ask(&mut self, newcomer: T::Newcomer, steals: bool, now: Timestamp) -> Answer<T> {
-        if !steals {
-            return Answer::IsTaken(newcomer);
+    fn request(&mut self, pending: T::Pending, steal: bool, now: Timestamp) -> AttachDecision<T> {
+        if !steal {
+            return AttachDecision::InUse(pending);
         }
         // Who goes has its time from when it was told: who come one after the other do
         // not put that off.
-        let until = self.next.as_ref().map_or(now.boot + GOING, |(_, until)| *until);
-        let overtaken = self.next.replace((newcomer, until)).map(|(newcomer, _)| newcomer);
-        Answer::Waits { is_news: overtaken.is_none(), overtaken }
+        let until = self.pending.as_ref().map_or(now.boot + DETACH_TIMEOUT, |(_, until)| *until);
+        let displaced = self.pending.replace((pending, until)).map(|(pending, _)| pending);
+        AttachDecision::Wait { must_notify: displaced.is_none(), displaced }
     }
 }
 
-impl<T: Things> Place<T> {
-    fn next(self) -> Option<T::Newcomer> {
+impl<T: AttachTypes> TerminalHolder<T> {
+    fn pending(self) -> Option<T::Pending> {
         match self {
-            Self::Attached(Attached { next: Some((newcomer, _)), .. }) => Some(newcomer),
+            Self::Attached(AttachedClient { pending: Some((pending, _)), .. }) => Some(pending),
             _ => None,
         }
     }

@@ -2,12 +2,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::attach_client::HAS_ENDED;
-use super::attach_state::{self, Remnants};
-use super::detached::read_the_rest;
-use super::registry::Left;
+use super::attach_client::SESSION_ENDED;
+use super::attach_state::{self, Released};
+use super::detached::drain_terminal;
+use super::registry::DetachRegistry;
 use super::registry_entry::{
-    Alone, Client, Entry, Over, WithoutClient, terminal_size, without_client,
+    Client, DetachedCount, DetachedTerminal, ExitedSession, RegistryEntry, claim_detached,
+    terminal_size,
 };
 use crate::connection::shared_counts::Tally;
 use crate::event_loop::context::Context;
@@ -26,66 +27,71 @@ use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
 /// Why a client stays where it may not leave.
-pub const NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
+pub const DETACH_NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
 
 /// Why a session is to go on without its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum DetachCause {
     /// The client asks for it.
-    Asked,
+    Requested,
     /// The client is lost.
     Lost,
     /// The client does not answer, or does not go when it has to.
-    LetGo,
+    Dropped,
     /// The session is over, and its client has all that it will get.
-    Closes,
+    Closing,
 }
 
 /// What becomes of a session without its client.
 #[must_use]
-pub enum Parting {
+pub enum DetachPlan {
     /// It ends with it.
-    Ends,
+    End,
     /// The client stays: why.
-    Stays(String),
+    Refuse(String),
     /// It goes on. All that takes is there already.
-    GoesOn(Leaves, audit::Parted),
+    Detach(DetachAs, audit::Parted),
 }
 
 /// What a client leaves.
-pub enum Leaves {
+pub enum DetachAs {
     /// The program, which runs, and what is kept of its output: this instead of what
     /// there was, where somebody has written nonsense into that.
-    Terminal(Option<Box<Remains>>),
+    Running(Option<Box<Remains>>),
     /// The program has ended so, and nobody was told.
-    End(Ended),
+    Exited(Ended),
 }
 
-impl Left {
+impl DetachRegistry {
     /// The id of a session that can be left: whoever comes back gets the same.
-    pub fn left_id(&self, session: Key) -> Option<String> {
-        let entry = self.index.of_session(session)?;
+    pub fn id_of(&self, session: Key) -> Option<String> {
+        let entry = self.index.by_session(session)?;
         self.entries.get(entry).map(|entry| entry.id.as_ref().to_owned())
     }
 
     /// A place among those without a client, or why it gets none.
-    fn place(&self, cx: &Context, door: u16, entry: Option<&Entry>) -> Result<[Tally; 2], String> {
+    fn claim_quota(
+        &self,
+        cx: &Context,
+        door: u16,
+        entry: Option<&RegistryEntry>,
+    ) -> Result<[Tally; 2], String> {
         let detach = cx.doors.rules(door).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| u64::from(detach.sessions));
         let most_of_one = detach.map_or(0, |detach| detach.of_one_user() as u64);
         if most == 0 {
-            return Err(NOT_ALLOWED.to_owned());
+            return Err(DETACH_NOT_ALLOWED.to_owned());
         }
         let Some(uid) = entry.map(|entry| entry.uid) else {
             return Err(String::from("this session cannot be left"));
         };
-        let all = self.tallies.claim(WithoutClient::All(door), most);
+        let all = self.tallies.claim(DetachedCount::PerSocket(door), most);
         let all = all.map_err(|_| format!("{most} sessions are without a client already"))?;
         // root may have all of them.
         let most_of_one = if uid == 0 { most } else { most_of_one };
-        let own = self.tallies.claim(WithoutClient::Own(door, uid), most_of_one);
+        let own = self.tallies.claim(DetachedCount::PerUser(door, uid), most_of_one);
         let own = own.map_err(|_| {
-            let before = self.tallies.sum(WithoutClient::Own(door, uid));
+            let before = self.tallies.sum(DetachedCount::PerUser(door, uid));
             format!("{before} sessions of yours are without a client already (detach-user)")
         })?;
         Ok([all, own])
@@ -93,65 +99,68 @@ impl Left {
 
     /// What becomes of a session whose client leaves, or is lost. What it takes to go
     /// on is there before anybody is told that it does.
-    pub fn parting(
+    pub fn plan_detach(
         &mut self,
         cx: &Context,
         sessions: &mut Sessions,
         session: Key,
-        why: Why,
-    ) -> Parting {
-        let key = self.index.of_session(session);
-        let entry = key.and_then(|key| self.entries.get(key)).filter(|it| it.bound.is_none());
-        let Some(attached) = sessions.get_mut(session) else {
-            return Parting::Ends;
+        why: DetachCause,
+    ) -> DetachPlan {
+        let key = self.index.by_session(session);
+        let entry = key.and_then(|key| self.entries.get(key)).filter(|it| it.no_detach.is_none());
+        let Some(live) = sessions.get_mut(session) else {
+            return DetachPlan::End;
         };
-        let next = entry.and_then(|entry| entry.state.next());
-        let somebody_waits = next.is_some();
+        let next = entry.and_then(|entry| entry.state.pending());
+        let has_pending = next.is_some();
         let how = match (next, why) {
             // Its client has lost this connection, and has come by another.
-            (Some(waiting), _) if waiting.came_with.is_some() => audit::Parted::Lost,
-            (Some(waiting), _) => audit::Parted::Stolen(waiting.uid),
-            (None, Why::Asked) => audit::Parted::Asked,
-            (None, Why::Lost | Why::LetGo | Why::Closes) => audit::Parted::Lost,
+            (Some(pending), _) if pending.presented_secret.is_some() => audit::Parted::Lost,
+            (Some(pending), _) => audit::Parted::Stolen(pending.uid),
+            (None, DetachCause::Requested) => audit::Parted::Asked,
+            (None, DetachCause::Lost | DetachCause::Dropped | DetachCause::Closing) => {
+                audit::Parted::Lost
+            }
         };
         let place = match (entry, why) {
             // Who waits has it at once: it is not without a client for long.
-            (Some(entry), _) if why == Why::LetGo || somebody_waits => {
-                Some(without_client(&self.tallies, entry.door, entry.uid))
+            (Some(entry), _) if why == DetachCause::Dropped || has_pending => {
+                Some(claim_detached(&self.tallies, entry.door, entry.uid))
             }
-            (_, Why::Asked) => match self.place(cx, attached.door, entry) {
+            (_, DetachCause::Requested) => match self.claim_quota(cx, live.door, entry) {
                 Ok(place) => Some(place),
-                Err(why_not) => return Parting::Stays(why_not),
+                Err(why_not) => return DetachPlan::Refuse(why_not),
             },
-            (Some(_), Why::Lost) => self.place(cx, attached.door, entry).ok(),
-            (None, Why::Lost) | (_, Why::LetGo | Why::Closes) => None,
+            (Some(_), DetachCause::Lost) => self.claim_quota(cx, live.door, entry).ok(),
+            (None, DetachCause::Lost) | (_, DetachCause::Dropped | DetachCause::Closing) => None,
         };
         let (Some(key), Some(entry)) = (key, entry) else {
-            return Parting::Ends;
+            return DetachPlan::End;
         };
         // Whoever ended it meant the session.
-        if attached.session.termination().is_some() {
-            return Parting::Ends;
+        if live.session.termination().is_some() {
+            return DetachPlan::End;
         }
-        if let Some(ended) = attached.session.take_unsent_end(somebody_waits) {
-            return Parting::GoesOn(Leaves::End(ended), how);
+        if let Some(ended) = live.session.take_unsent_end(has_pending) {
+            return DetachPlan::Detach(DetachAs::Exited(ended), how);
         }
-        let may_not = why == Why::Lost && !somebody_waits && !attached.session.may_outlive_client();
-        if why == Why::Closes || may_not || place.is_none() || attached.io.program.is_none() {
-            return Parting::Ends;
+        let may_not =
+            why == DetachCause::Lost && !has_pending && !live.session.may_outlive_client();
+        if why == DetachCause::Closing || may_not || place.is_none() || live.io.program.is_none() {
+            return DetachPlan::End;
         }
-        match self.reserve(cx, attached, key) {
+        match self.reserve(cx, live, key) {
             Ok(remains) => {
                 if let Some(entry) = self.entries.get_mut(key) {
-                    entry.counts = place;
+                    entry.detached_claims = place;
                 }
-                Parting::GoesOn(Leaves::Terminal(remains), how)
+                DetachPlan::Detach(DetachAs::Running(remains), how)
             }
-            Err(error) if why == Why::Asked => Parting::Stays(error),
+            Err(error) if why == DetachCause::Requested => DetachPlan::Refuse(error),
             Err(error) => {
                 let id = &entry.id;
                 log(&format!("forkptyrouter: session {id} cannot go on without a client: {error}"));
-                Parting::Ends
+                DetachPlan::End
             }
         }
     }
@@ -160,24 +169,24 @@ impl Left {
     fn reserve(
         &self,
         cx: &Context,
-        attached: &mut LiveSession,
+        live: &mut LiveSession,
         key: Key,
     ) -> Result<Option<Box<Remains>>, String> {
         fault_injection::point("reserving");
-        let is_theirs = attached.session.is_handed_over();
-        let kept = attached.session.detach_state_mut();
+        let is_theirs = live.session.is_handed_over();
+        let kept = live.session.detach_state_mut();
         // It may have been written by anybody.
         let is_good = kept.is_some_and(|kept| !is_theirs || kept.remains.catch_up().is_ok());
         let remains = match is_good {
             true => None,
             false => {
-                let buffer = cx.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
-                let size = terminal_size(Some(&attached.io.master));
+                let buffer = cx.doors.rules(live.door).map_or(0, |rules| rules.detach.buffer);
+                let size = terminal_size(Some(&live.io.master));
                 let made = Remains::new(buffer as usize, size);
                 Some(Box::new(made.map_err(|error| error.to_string())?))
             }
         };
-        let (master, token) = (attached.io.master.as_fd(), Source::Terminal(key).token());
+        let (master, token) = (live.io.master.as_fd(), Source::Terminal(key).token());
         let waits = self.poller.add(master, token, Interest::READ);
         waits.map_err(|error| format!("cannot wait for its terminal: {}", reason(&error)))?;
         Ok(remains)
@@ -185,59 +194,59 @@ impl Left {
 
     /// A session goes on without its client, or what is left of it. Returns that client,
     /// where it can be told: when all others know.
-    pub fn goes_on_without(
+    pub fn detach(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
         programs: &mut Programs,
         session: Key,
-        leaves: Leaves,
+        detach_as: DetachAs,
         how: audit::Parted,
     ) -> Option<Stream> {
-        let key = self.index.of_session(session)?;
-        match leaves {
-            Leaves::Terminal(remains) => {
-                let mut attached = sessions.detach(cx, session, key, how)?;
+        let key = self.index.by_session(session)?;
+        match detach_as {
+            DetachAs::Running(remains) => {
+                let mut live = sessions.detach(cx, session, key, how)?;
                 fault_injection::point("leaving");
-                attached.leave_to_nobody(cx);
-                self.goes_on(cx, sessions, programs, key, *attached, remains)
+                live.unregister_both(cx);
+                self.finish_detach(cx, sessions, programs, key, *live, remains)
             }
-            Leaves::End(ended) => {
-                let ring = last_output(cx, sessions, session);
+            DetachAs::Exited(ended) => {
+                let ring = final_output(cx, sessions, session);
                 let command = self.command_of(cx, key);
-                self.unwatch(cx, key, &ended);
-                let mut attached = sessions.end(cx, session);
-                if let Some(attached) = &mut attached {
-                    attached.leave_to_nobody(cx);
+                self.end_viewers(cx, key, &ended);
+                let mut live = sessions.end(cx, session);
+                if let Some(live) = &mut live {
+                    live.unregister_both(cx);
                 }
                 match ring {
                     Some(ring) => {
-                        let last = Over { ring, ended, command };
-                        self.end_now(cx, sessions, programs, key, last);
+                        let last = ExitedSession { ring, ended, command };
+                        self.set_exited(cx, sessions, programs, key, last);
                     }
                     None => self.forget_entry(cx, key),
                 }
-                let LiveSession { mut session, mut io, .. } = *attached?;
+                let LiveSession { mut session, mut io, .. } = *live?;
                 session.release_client(&mut io).then_some(io.client)
             }
         }
     }
 
-    fn goes_on(
+    fn finish_detach(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
         programs: &mut Programs,
         key: Key,
-        attached: LiveSession,
+        live: LiveSession,
         remains: Option<Box<Remains>>,
     ) -> Option<Stream> {
-        let was_theirs = attached.session.is_handed_over();
-        let LiveSession { mut session, mut io, .. } = attached;
+        let was_theirs = live.session.is_handed_over();
+        let LiveSession { mut session, mut io, .. } = live;
         if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_awaiting_go()) {
             entry.secrets.settle();
         }
-        let may_hear = session.release_client(&mut io);
+        let can_notify = session.release_client(&mut io);
         // It goes on with the terminal.
         let recording =
             io.byte_counts.as_mut().and_then(|byte_counts| byte_counts.recording.take());
@@ -259,53 +268,53 @@ impl Left {
             // what comes from the client only what it had not counted is looked at.)
             remains.take_asked();
         }
-        let alone = Box::new(Alone::new(master, remains, recording));
+        let detached = Box::new(DetachedTerminal::new(master, remains, recording));
         let next = sessions.vacant_key();
-        let left = self.change(key, |entry| {
+        let left = self.update(key, |entry| {
             let client = |uid: u32| Client { session: next, uid };
-            entry.state.leaves(alone, |waiting| client(waiting.uid), Timestamp::now())
+            entry.state.detach(detached, |pending| client(pending.uid), Timestamp::now())
         });
         match left {
-            Some(attach_state::Left::Next(alone, waiting)) => {
-                self.begins(cx, sessions, programs, key, alone, *waiting);
+            Some(attach_state::DetachResult::PassedOn(detached, pending)) => {
+                self.complete_attach(cx, sessions, programs, key, detached, *pending);
             }
-            Some(attach_state::Left::Alone) => {
+            Some(attach_state::DetachResult::Detached) => {
                 self.sync_supervisor(cx, sessions, programs, key);
-                self.arm(cx, key);
+                self.schedule(cx, key);
             }
             // There is no such session any more.
-            Some(attach_state::Left::Nobody(alone)) => {
-                let _ = self.poller.remove(&alone.master);
+            Some(attach_state::DetachResult::NotAttached(detached)) => {
+                let _ = self.poller.remove(&detached.master);
                 if let Some(program) = io.program {
-                    programs.hang_up_terminal(cx, &alone.master, program, Copies::Ended);
+                    programs.hang_up_terminal(cx, &detached.master, program, Copies::Ended);
                 }
             }
             None => {}
         }
-        may_hear.then_some(io.client)
+        can_notify.then_some(io.client)
     }
 
     /// The program of a session has ended, and this is left.
-    pub(crate) fn end_now(
+    pub(crate) fn set_exited(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
         programs: &mut Programs,
         key: Key,
-        last: Over,
+        last: ExitedSession,
     ) {
-        let waited = self.change(key, |entry| entry.state.ends(last, Timestamp::now()));
-        self.bound_ended(cx);
+        let waited = self.update(key, |entry| entry.state.exit(last, Timestamp::now()));
+        self.trim_exited(cx);
         self.sync_supervisor(cx, sessions, programs, key);
-        self.arm(cx, key);
-        if let Some(Some(waiting)) = waited {
-            self.watch(cx, sessions, programs, key, *waiting);
+        self.schedule(cx, key);
+        if let Some(Some(pending)) = waited {
+            self.add_viewer(cx, sessions, programs, key, *pending);
         }
     }
 
     /// A session with a client is over, whoever ended it.
-    pub fn forget_left(&mut self, cx: &mut Context, session: Key) {
-        if let Some(key) = self.index.of_session(session) {
+    pub fn forget_session(&mut self, cx: &mut Context, session: Key) {
+        if let Some(key) = self.index.by_session(session) {
             self.forget_entry(cx, key);
         }
     }
@@ -314,33 +323,34 @@ impl Left {
         let Some(entry) = self.remove(cx, key) else {
             return;
         };
-        if let Some(waiting) = entry.state.forgotten().newcomer {
-            waiting.refuse(cx, HAS_ENDED);
+        if let Some(pending) = entry.state.release().pending {
+            pending.refuse(cx, SESSION_ENDED);
         }
     }
 
     /// After a panic: sessions whose client is none any more are over.
-    pub fn end_lost_entries(
+    pub fn drop_orphaned_entries(
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
         programs: &mut Programs,
     ) {
-        let is_lost =
-            |entry: &Entry| entry.state.client().is_some_and(|it| !sessions.has(it.session));
+        let is_lost = |entry: &RegistryEntry| {
+            entry.state.client().is_some_and(|it| !sessions.has(it.session))
+        };
         let all = self.entries.iter();
         let lost: Vec<Key> = all.filter(|(_, one)| is_lost(one)).map(|(key, _)| key).collect();
         for key in lost {
             let Some(entry) = self.remove(cx, key) else {
                 continue;
             };
-            let Remnants { program, newcomer: waiting, .. } = entry.state.forgotten();
+            let Released { program, pending, .. } = entry.state.release();
             // Of ours nobody has the programs any more: see hang_up_orphans.
             if let Some(pidfd) = program.and_then(|program| program.pidfd) {
                 programs.killing.end_program(cx, pidfd);
             }
-            if let Some(waiting) = waiting {
-                waiting.refuse(cx, HAS_ENDED);
+            if let Some(pending) = pending {
+                pending.refuse(cx, SESSION_ENDED);
             }
         }
     }
@@ -348,7 +358,7 @@ impl Left {
 
 impl LiveSession {
     /// Nobody has its tokens any more, and others may have copies.
-    fn leave_to_nobody(&mut self, cx: &Context) {
+    fn unregister_both(&mut self, cx: &Context) {
         let _ = cx.poller.remove(self.io.client.as_fd());
         self.unregister_terminal(&cx.poller);
     }
@@ -356,16 +366,16 @@ impl LiveSession {
 
 /// What is left of a session whose program has ended, and whose client went before it
 /// was told: the next one is.
-fn last_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Option<OwnedFd> {
-    let attached = sessions.get_mut(session)?;
-    let was_theirs = attached.session.is_handed_over();
-    let mut kept = attached.session.take_detach_state()?.remains;
+fn final_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Option<OwnedFd> {
+    let live = sessions.get_mut(session)?;
+    let was_theirs = live.session.is_handed_over();
+    let mut kept = live.session.take_detach_state()?.remains;
     if was_theirs {
         kept.catch_up().ok()?;
         // What it wrote last.
-        attached.io.master.take_back();
+        live.io.master.take_back();
     }
-    let recording = attached.io.recording().map(AsRef::as_ref);
-    read_the_rest(cx, &attached.io.master, &mut kept, recording);
+    let recording = live.io.recording().map(AsRef::as_ref);
+    drain_terminal(cx, &live.io.master, &mut kept, recording);
     kept.share().ok()
 }

@@ -1,7 +1,7 @@
 //! What a list has of sessions that can be left.
 
-use super::registry::Left;
-use super::registry_entry::Entry;
+use super::registry::DetachRegistry;
+use super::registry_entry::RegistryEntry;
 use crate::connection::session_access::NOBODY;
 use crate::event_loop::slab::Key;
 use crate::event_loop::subject::Subject;
@@ -10,7 +10,7 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
 
 /// Such a session.
-pub struct Listed<'a> {
+pub struct EntryView<'a> {
     /// Its id.
     pub id: &'a str,
     /// What it is called; may be empty.
@@ -30,20 +30,20 @@ pub struct Listed<'a> {
     /// How it has ended: what `$?` would be.
     pub status: Option<u8>,
     /// It ends with its client.
-    pub is_bound: bool,
+    pub ends_with_client: bool,
     /// The address where it began, where there is no such socket any more.
     pub socket: Option<&'a str>,
     /// Its terminal, where nobody else has it.
     pub master: Option<&'a Master>,
     /// So many watch it.
-    pub watchers: u32,
+    pub viewers: u32,
 }
 
-impl Entry {
-    fn listed(&self) -> Listed<'_> {
-        let (alone, over) = (self.state.terminal(), self.state.last());
+impl RegistryEntry {
+    fn view(&self) -> EntryView<'_> {
+        let (detached, over) = (self.state.terminal(), self.state.exited());
         let left = self.state.client().is_none().then(|| self.state.since());
-        Listed {
+        EntryView {
             id: &self.id,
             name: &self.name,
             uid: (self.uid != NOBODY).then_some(self.uid),
@@ -53,15 +53,15 @@ impl Entry {
             since: self.since,
             left,
             status: over.map(|over| over.ended.status()),
-            is_bound: self.bound.is_some(),
-            socket: self.bound.as_ref().and_then(|bound| bound.socket.as_deref()),
-            master: alone.map(|alone| &alone.master),
-            watchers: self.watchers,
+            ends_with_client: self.no_detach.is_some(),
+            socket: self.no_detach.as_ref().and_then(|bound| bound.socket.as_deref()),
+            master: detached.map(|detached| &detached.master),
+            viewers: self.viewers,
         }
     }
 }
 
-impl Left {
+impl DetachRegistry {
     /// Whether there is such a session.
     pub fn has_entry(&self, key: Key) -> bool {
         self.entries.has(key)
@@ -76,20 +76,20 @@ impl Left {
     /// their name (a stranger may have called anything like that).
     pub fn meant(&self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = Subject> {
         let text = by.to_string();
-        let by_id = self.index.beginning(&text.to_ascii_lowercase());
+        let by_id = self.index.with_id_prefix(&text.to_ascii_lowercase());
         let is_another = |key: &Key| self.entries.get(*key).is_some_and(|it| !by.begins(&it.id));
         let by_name = self.index.named(uid, &text).filter(is_another);
         by_id.chain(by_name).map(|key| self.subject_of(key))
     }
 
     /// One that nobody is attached to.
-    pub fn alone_or_over(&self, key: Key) -> Option<Listed<'_>> {
-        let is_left = |entry: &&Entry| entry.state.client().is_none();
-        self.entries.get(key).filter(is_left).map(Entry::listed)
+    pub fn detached_or_exited(&self, key: Key) -> Option<EntryView<'_>> {
+        let is_left = |entry: &&RegistryEntry| entry.state.client().is_none();
+        self.entries.get(key).filter(is_left).map(RegistryEntry::view)
     }
 
     /// A session that can be left.
-    pub fn of_session(&self, session: Key) -> Option<Listed<'_>> {
-        self.entries.get(self.index.of_session(session)?).map(Entry::listed)
+    pub fn by_session(&self, session: Key) -> Option<EntryView<'_>> {
+        self.entries.get(self.index.by_session(session)?).map(RegistryEntry::view)
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use super::registry_entry::Entry;
+use super::registry_entry::RegistryEntry;
 use crate::event_loop::slab::Key;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::BootInstant;
@@ -20,34 +20,34 @@ pub struct Index {
     by_name: BTreeSet<(u32, Rc<str>, Key)>,
     /// What nobody is attached to, by socket and user: the nearest to whoever comes
     /// back is the last.
-    left: BTreeSet<(u16, u32, u8, BootInstant, Key)>,
+    detached: BTreeSet<(u16, u32, u8, BootInstant, Key)>,
     /// What has ended, by user and since when.
-    over: BTreeSet<(u32, BootInstant, Key)>,
+    exited: BTreeSet<(u32, BootInstant, Key)>,
 }
 
 impl Index {
     /// Notes a session as it is.
-    pub fn add(&mut self, key: Key, entry: &Entry) {
+    pub fn add(&mut self, key: Key, entry: &RegistryEntry) {
         if let Some(client) = entry.state.client() {
             self.by_session.insert(client.session, key);
         }
         // It cannot be left, and is found by nobody.
-        if entry.bound.is_none() {
-            self.note(key, entry, true);
+        if entry.no_detach.is_none() {
+            self.put(key, entry, true);
         }
     }
 
     /// Forgets it; it is as it was when it was noted.
-    pub fn remove(&mut self, key: Key, entry: &Entry) {
+    pub fn remove(&mut self, key: Key, entry: &RegistryEntry) {
         if let Some(client) = entry.state.client() {
             self.by_session.remove(&client.session);
         }
-        if entry.bound.is_none() {
-            self.note(key, entry, false);
+        if entry.no_detach.is_none() {
+            self.put(key, entry, false);
         }
     }
 
-    fn note(&mut self, key: Key, entry: &Entry, there: bool) {
+    fn put(&mut self, key: Key, entry: &RegistryEntry, there: bool) {
         fn put<T: Ord>(set: &mut BTreeSet<T>, one: T, there: bool) {
             let _ = if there { set.insert(one) } else { set.remove(&one) };
         }
@@ -57,11 +57,11 @@ impl Index {
         }
         let (rank, since) = (entry.state.rank(), entry.state.since().boot);
         if rank > 0 {
-            put(&mut self.left, (entry.door, entry.uid, rank, since, key), there);
+            put(&mut self.detached, (entry.door, entry.uid, rank, since, key), there);
         }
-        if entry.state.is_over() {
-            put(&mut self.over, (entry.uid, since, key), there);
-        } else if rank > 0 && entry.adopted().is_none() {
+        if entry.state.has_exited() {
+            put(&mut self.exited, (entry.uid, since, key), there);
+        } else if rank > 0 && entry.restored_pidfd().is_none() {
             match there {
                 true => drop(self.by_program.insert(entry.pid, key)),
                 false => drop(self.by_program.remove(&entry.pid)),
@@ -70,7 +70,7 @@ impl Index {
     }
 
     /// The session with this client.
-    pub fn of_session(&self, session: Key) -> Option<Key> {
+    pub fn by_session(&self, session: Key) -> Option<Key> {
         match self.by_session.is_empty() {
             true => None,
             false => self.by_session.get(&session).copied(),
@@ -78,7 +78,7 @@ impl Index {
     }
 
     /// The one without a client whose program this is.
-    pub fn of_program(&self, program: Pid) -> Option<Key> {
+    pub fn by_program(&self, program: Pid) -> Option<Key> {
         self.by_program.get(&program).copied()
     }
 
@@ -88,10 +88,10 @@ impl Index {
     }
 
     /// What somebody would come back to who says no more.
-    pub fn nearest(&self, door: u16, uid: u32) -> Option<Key> {
+    pub fn default_target(&self, door: u16, uid: u32) -> Option<Key> {
         // No rank is as high.
         let above = (door, uid, u8::MAX, BootInstant::from_nanos(0), Key::FIRST);
-        let (of, whose, .., key) = self.left.range(..above).next_back()?;
+        let (of, whose, .., key) = self.detached.range(..above).next_back()?;
         (*of == door && *whose == uid).then_some(*key)
     }
 
@@ -103,7 +103,7 @@ impl Index {
     }
 
     /// Those whose ids begin so, in their order.
-    pub fn beginning<'a>(&'a self, id: &str) -> impl Iterator<Item = Key> + use<'a> {
+    pub fn with_id_prefix<'a>(&'a self, id: &str) -> impl Iterator<Item = Key> + use<'a> {
         let id: Rc<str> = id.into();
         let from = self.by_id.range((id.clone(), Key::FIRST)..);
         from.take_while(move |(it, _)| it.starts_with(&*id)).map(|(_, key)| *key)
@@ -111,14 +111,14 @@ impl Index {
 
     /// What has ended longest ago, of whoever has the most of it, where there is more
     /// than this.
-    pub fn too_much(&self, most: usize) -> Option<Key> {
-        if self.over.len() <= most {
+    pub fn oldest_exited(&self, most: usize) -> Option<Key> {
+        if self.exited.len() <= most {
             return None;
         }
         let mut counts = BTreeMap::new();
-        self.over.iter().for_each(|(uid, ..)| *counts.entry(*uid).or_insert(0_usize) += 1);
+        self.exited.iter().for_each(|(uid, ..)| *counts.entry(*uid).or_insert(0_usize) += 1);
         let (uid, _) = counts.into_iter().max_by_key(|(_, count)| *count)?;
-        let mut of_one = self.over.iter().filter(|(of, ..)| *of == uid);
+        let mut of_one = self.exited.iter().filter(|(of, ..)| *of == uid);
         of_one.next().map(|(.., key)| *key)
     }
 }

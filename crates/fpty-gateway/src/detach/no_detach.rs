@@ -5,10 +5,10 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::attach_state::State;
-use super::registry::Left;
-use super::registry_entry::{Client, Entry, Origin, Program, terminal_size};
-use super::restore::{Restored, entry, not_recorded};
+use super::attach_state::AttachState;
+use super::registry::DetachRegistry;
+use super::registry_entry::{Client, NoDetach, Program, RegistryEntry, terminal_size};
+use super::restore::{Restored, check_recording, entry};
 use crate::connection::session_access::{NOBODY, user_of};
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
@@ -33,13 +33,13 @@ use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{Written, procfs};
 
 /// How soon what keeps sessions is asked again that is busy.
-const AGAIN: Duration = Duration::from_millis(5);
+const SUPERVISE_RETRY: Duration = Duration::from_millis(5);
 
 /// A socket that there is not.
 const NO_DOOR: u16 = u16::MAX;
 
 /// What was known of one, but for the socket and the size.
-pub(crate) fn past_of(record: &Record) -> RestoredInfo {
+pub(crate) fn restored_info(record: &Record) -> RestoredInfo {
     RestoredInfo {
         story: record.story.clone(),
         command: record.command.clone(),
@@ -57,7 +57,7 @@ pub(crate) fn past_of(record: &Record) -> RestoredInfo {
     }
 }
 
-impl Left {
+impl DetachRegistry {
     /// A terminal was handed over for good: whoever keeps sessions is told, and
     /// comes to be where it was not worth it before.
     pub fn supervise(
@@ -68,16 +68,16 @@ impl Left {
         session: Key,
         command: Option<String>,
     ) {
-        let Some(record) = self.bound_record(cx, sessions, session, command) else {
+        let Some(record) = self.no_detach_record(cx, sessions, session, command) else {
             return;
         };
-        let Some(attached) = sessions.get(session) else {
+        let Some(live) = sessions.get(session) else {
             return;
         };
-        if self.store.connect_at_last() {
-            self.hear_store();
+        if self.supervisor.connect_at_last() {
+            self.watch_supervisor();
         }
-        let SessionIo { client, master, program: Some(program), .. } = &attached.io else {
+        let SessionIo { client, master, program: Some(program), .. } = &live.io else {
             return;
         };
         let Some(pidfd) = program.pidfd() else {
@@ -89,12 +89,12 @@ impl Left {
             client: Some(client.as_fd()),
             ..SessionFds::default()
         };
-        match self.store.tell(&record, &held) {
+        match self.supervisor.tell(&record, &held) {
             Written::Bytes(_) => {
                 programs.entrusted(pidfd.pid());
                 cx.told.entrusted(Subject::Session(session), true);
             }
-            Written::Blocked => cx.after(AGAIN, Due::Keeper(session)),
+            Written::Blocked => cx.after(SUPERVISE_RETRY, Due::Keeper(session)),
             // It ends with this gateway, as others do.
             Written::Gone => {}
         }
@@ -103,30 +103,30 @@ impl Left {
     /// Such a session is over, whoever ended it, and that was told.
     pub fn no_longer_supervised(&mut self, cx: &mut Context, session: Key) {
         // Those that have more to tell say it themselves.
-        if !self.has(session) {
-            self.tell_over(cx, cx.ids.of(session));
+        if !self.has_session(session) {
+            self.unregister(cx, cx.ids.of(session));
         }
     }
 
-    fn bound_record(
+    fn no_detach_record(
         &self,
         cx: &Context,
         sessions: &Sessions,
         session: Key,
         command: Option<String>,
     ) -> Option<Record> {
-        let attached = sessions.get(session)?;
+        let live = sessions.get(session)?;
         let subject = Subject::Session(session);
         let facts = cx.told.of(subject);
-        let pid = attached.io.program.as_ref()?.pid().as_raw();
+        let pid = live.io.program.as_ref()?.pid().as_raw();
         let started = facts.map(|facts| facts.started);
         let started = started.or_else(|| procfs::started(pid).map(Timestamp::from));
-        let (door, nth) = cx.doors.address(attached.door).unwrap_or_default();
-        let known = self.index.of_session(session).and_then(|entry| self.entries.get(entry));
+        let (door, nth) = cx.doors.address(live.door).unwrap_or_default();
+        let known = self.index.by_session(session).and_then(|entry| self.entries.get(entry));
         Some(Record {
             id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.as_ref().to_owned()),
-            uid: user_of(&attached.io.client),
-            who: Some(Who::of(&attached.io.client)),
+            uid: user_of(&live.io.client),
+            who: Some(Who::of(&live.io.client)),
             door: door.to_owned(),
             nth,
             pid,
@@ -140,21 +140,21 @@ impl Left {
     }
 
     /// Takes one up: its client goes on with the terminal, and has noticed nothing.
-    pub(crate) fn restore_bound(
+    pub(crate) fn restore_no_detach(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
         record: Record,
         held: SessionFds,
     ) -> Option<Restored> {
-        let past = past_of(&record);
+        let info = restored_info(&record);
         let Record { id, uid, door: socket, nth, pid, mut last, .. } = record;
         let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&socket, nth));
         let SessionFds {
             master: Some(master), program: Some(program), client: Some(client), ..
         } = held
         else {
-            self.tell_over(cx, id);
+            self.unregister(cx, id);
             return None;
         };
         let master = Master::given_back(master, true).ok()?;
@@ -163,44 +163,44 @@ impl Left {
         let size = terminal_size(Some(&master));
         let client = Stream::of_stranger(client);
         let at = door.unwrap_or(NO_DOOR);
-        let past = RestoredInfo { door: at, size, ..past };
-        if let Some(why) = not_recorded(cx, at, &id) {
+        let info = RestoredInfo { door: at, size, ..info };
+        if let Some(why) = check_recording(cx, at, &id) {
             let _ = client.write(&why.packet());
-            self.tell_over(cx, id);
-            return Some(Restored::Ends(master, process, last.take(Gone::Lost, None)));
+            self.unregister(cx, id);
+            return Some(Restored::HangUp(master, process, last.take(Gone::Lost, None)));
         }
         let io = SessionIo::new(client, master, Some(process));
         let session = Session::restored(size, None);
         let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, at));
         let client = Client { session, uid };
-        let state = State::attached(Program::adopted(program), client, Timestamp::now());
-        let noted = match (door, last.in_advance()) {
+        let state = AttachState::attached(Program::restored(program), client, Timestamp::now());
+        let prepared_line = match (door, last.in_advance()) {
             (None, Some((line, started))) => cx.told.put_in_advance(line, started),
             _ => None,
         };
-        let origin = Origin { socket: door.is_none().then_some(socket), last, noted };
-        let entry = Entry { bound: Some(Box::new(origin)), ..entry(&past, pid, state) };
+        let origin = NoDetach { socket: door.is_none().then_some(socket), last, prepared_line };
+        let entry = RegistryEntry { no_detach: Some(Box::new(origin)), ..entry(&info, pid, state) };
         let key = self.insert(entry);
-        self.hear_adopted(cx, sessions, key, session);
-        Some(Restored::Attached { entry: key, session, past: Box::new(past) })
+        self.watch_restored(cx, sessions, key, session);
+        Some(Restored::Attached { entry: key, session, info: Box::new(info) })
     }
 
     /// Waits for what its client says and for the end of its program. What cannot be
     /// waited for ends (see [`Outcome::NotHeard`]).
-    pub(crate) fn hear_adopted(
+    pub(crate) fn watch_restored(
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
         key: Key,
         session: Key,
     ) {
-        let pidfd = self.entries.get(key).and_then(Entry::adopted);
-        let (Some(pidfd), Some(attached)) = (pidfd, sessions.get(session)) else {
+        let pidfd = self.entries.get(key).and_then(RegistryEntry::restored_pidfd);
+        let (Some(pidfd), Some(live)) = (pidfd, sessions.get(session)) else {
             return;
         };
         let token = Source::Caller(key).token();
         let heard = self.poller.add(pidfd, token, Interest::READ);
-        let client = attached.io.client.as_fd();
+        let client = live.io.client.as_fd();
         let token = Source::Client(session).token();
         if heard.and_then(|()| cx.poller.add(client, token, Interest::READ)).is_err() {
             cx.then(Outcome::NotHeard(session));
@@ -208,13 +208,19 @@ impl Left {
     }
 
     /// Writes the line of the end of a session whose socket there is not any more.
-    pub fn tell_last_of(&mut self, cx: &mut Context, session: Key, why: Gone, exit: Option<Exit>) {
-        let entry = self.index.of_session(session).and_then(|entry| self.entries.get_mut(entry));
-        let Some(bound) = entry.and_then(|entry| entry.bound.as_mut()) else {
+    pub fn write_end_line(
+        &mut self,
+        cx: &mut Context,
+        session: Key,
+        why: Gone,
+        exit: Option<Exit>,
+    ) {
+        let entry = self.index.by_session(session).and_then(|entry| self.entries.get_mut(entry));
+        let Some(bound) = entry.and_then(|entry| entry.no_detach.as_mut()) else {
             return;
         };
-        if let Some(noted) = bound.noted.take() {
-            cx.told.take_down(noted);
+        if let Some(prepared_line) = bound.prepared_line.take() {
+            cx.told.take_down(prepared_line);
         }
         if bound.socket.is_some() {
             bound.last.take(why, exit).into_iter().for_each(|line| cx.told.say(line));
@@ -224,10 +230,9 @@ impl Left {
 
 /// The sessions that have their terminal for good: another process that keeps
 /// sessions has to be told of them.
-pub fn handed_over_for_good(sessions: &Sessions) -> Vec<Key> {
-    let is_one = |attached: &LiveSession| {
-        attached.session.is_handed_over() && attached.session.detach_state().is_none()
-    };
-    let all = sessions.iter().filter(|(_, attached)| is_one(attached));
+pub fn handed_over_no_detach(sessions: &Sessions) -> Vec<Key> {
+    let is_one =
+        |live: &LiveSession| live.session.is_handed_over() && live.session.detach_state().is_none();
+    let all = sessions.iter().filter(|(_, live)| is_one(live));
     all.map(|(key, _)| key).collect()
 }

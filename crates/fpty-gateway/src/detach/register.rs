@@ -1,8 +1,8 @@
 //! A session begins that can be left.
 
-use super::attach_state::State;
-use super::registry::Left;
-use super::registry_entry::{Client, Entry, Program};
+use super::attach_state::AttachState;
+use super::registry::DetachRegistry;
+use super::registry_entry::{Client, Program, RegistryEntry};
 use crate::config::rules::Rules;
 use crate::connection::client_hello::Opening;
 use crate::connection::listeners::Newcomer;
@@ -24,27 +24,27 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::pid_guard::Process;
 
 /// What a new session is to be called, and whose it is.
-pub struct Wish {
+pub struct Registration {
     uid: u32,
     who: Who,
     name: String,
     /// Nobody else of one's own is called so.
-    held: Option<Tally>,
+    name_claim: Option<Tally>,
 }
 
-impl Left {
+impl DetachRegistry {
     /// Whether a client can leave the session that it is about to begin:
     /// `None`: not.
     ///
     /// # Errors
     /// It is to have a name that it cannot have: why there is no session.
-    pub fn may_leave(
+    pub fn plan_registration(
         &self,
         cx: &Context,
         newcomer: &Newcomer,
         opening: &Opening,
-        held: Option<Tally>,
-    ) -> Result<Option<Wish>, Ended> {
+        name_claim: Option<Tally>,
+    ) -> Result<Option<Registration>, Ended> {
         let refused = |why: &str| Err(Ended::because(Ending::Refused, why));
         let allows = |rules: &Rules| rules.detach.sessions > 0;
         if !cx.doors.rules(newcomer.door).is_some_and(allows) {
@@ -63,17 +63,19 @@ impl Left {
             return Ok(None);
         }
         let key = SessionSelector::of(name).filter(|_| uid != NOBODY);
-        let held = match key.map(|name| attach_request::name(newcomer.door, uid, name)) {
+        let name_claim = match key.map(|name| attach_request::name(newcomer.door, uid, name)) {
             None => None,
             // It may have it already.
-            Some(key) => match held.filter(|held| held.is(key)) {
+            Some(key) => match name_claim.filter(|name_claim| name_claim.is(key)) {
                 None => Some(self.tallies.claim(key, 1)),
-                held => held.map(Ok),
+                name_claim => name_claim.map(Ok),
             },
         };
         let name = String::from_utf8_lossy(name).into_owned();
-        match held.transpose() {
-            Ok(held) => Ok(Some(Wish { uid, who: Who::of(&newcomer.client), name, held })),
+        match name_claim.transpose() {
+            Ok(name_claim) => {
+                Ok(Some(Registration { uid, who: Who::of(&newcomer.client), name, name_claim }))
+            }
             Err(_) => refused(&format!("there is a session {name} of yours (fpty -a {name})")),
         }
     }
@@ -81,21 +83,21 @@ impl Left {
     /// The session that has just begun can be left from now on, where there is
     /// the memory for it. Whether it can.
     #[allow(clippy::too_many_arguments)]
-    pub fn can_be_left(
+    pub fn register(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
         programs: &mut Programs,
         key: Key,
-        wish: Wish,
+        registration: Registration,
         size: Size,
         relay_only: bool,
     ) -> bool {
-        let Some(attached) = sessions.get_mut(key) else {
+        let Some(live) = sessions.get_mut(key) else {
             return false;
         };
-        let door = attached.door;
-        let LiveSession { session, io, .. } = attached;
+        let door = live.door;
+        let LiveSession { session, io, .. } = live;
         let (Some(pid), Some(rules)) =
             (io.program.as_ref().map(Process::pid), cx.doors.rules(door))
         else {
@@ -107,7 +109,7 @@ impl Left {
             session.notice("this session cannot be left: out of memory", io);
             return false;
         };
-        let Wish { uid, who, name, held } = wish;
+        let Registration { uid, who, name, name_claim } = registration;
         let secrets = match Secrets::new() {
             Err(error) if uid == NOBODY => {
                 let line = format!("this session cannot be left: no secret: {}", reason(&error));
@@ -122,8 +124,8 @@ impl Left {
             session.send_key(&its_key, io);
         }
         let began = Timestamp::now();
-        let program = Program { pidfd: None, ending: None };
-        let entry = self.insert(Entry {
+        let program = Program { pidfd: None, status_deadline: None };
+        let entry = self.insert(RegistryEntry {
             id: id.into(),
             name,
             uid,
@@ -132,13 +134,13 @@ impl Left {
             door,
             pid,
             since: began,
-            state: State::attached(program, Client { session: key, uid }, began),
-            untold: false,
-            armed: None,
-            watchers: 0,
-            bound: None,
-            held,
-            counts: None,
+            state: AttachState::attached(program, Client { session: key, uid }, began),
+            dirty: false,
+            scheduled: None,
+            viewers: 0,
+            no_detach: None,
+            name_claim,
+            detached_claims: None,
         });
         self.sync_supervisor(cx, sessions, programs, entry);
         true

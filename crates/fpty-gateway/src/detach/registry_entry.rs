@@ -25,7 +25,7 @@ use fpty::sys::pid_guard::Process;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::pty::Master;
 
-use super::attach_state::{State, Things};
+use super::attach_state::{AttachState, AttachTypes};
 
 /// The size of a terminal; of one that does not tell it the usual one.
 pub(crate) fn terminal_size(master: Option<&Master>) -> Size {
@@ -33,7 +33,7 @@ pub(crate) fn terminal_size(master: Option<&Master>) -> Size {
 }
 
 /// Such a session.
-pub(crate) struct Entry {
+pub(crate) struct RegistryEntry {
     pub(crate) id: Rc<str>,
     /// What it is called; may be empty.
     pub(crate) name: String,
@@ -47,43 +47,43 @@ pub(crate) struct Entry {
     pub(crate) pid: Pid,
     /// When it began.
     pub(crate) since: Timestamp,
-    pub(crate) state: State<Held>,
+    pub(crate) state: AttachState<DetachResources>,
     /// What keeps it was not told how it is.
-    pub(crate) untold: bool,
+    pub(crate) dirty: bool,
     /// When it is looked after next: its place among what is due.
-    pub(crate) armed: Option<BootInstant>,
+    pub(crate) scheduled: Option<BootInstant>,
     /// How many watch it.
-    pub(crate) watchers: u32,
+    pub(crate) viewers: u32,
     /// It cannot be left: it came from a gateway before us, and ends with its
     /// client.
-    pub(crate) bound: Option<Box<Origin>>,
+    pub(crate) no_detach: Option<Box<NoDetach>>,
     /// Its name is its own, over all gateways.
-    pub(crate) held: Option<Tally>,
+    pub(crate) name_claim: Option<Tally>,
     /// It is one of those without a client, over all gateways.
-    pub(crate) counts: Option<[Tally; 2]>,
+    pub(crate) detached_claims: Option<[Tally; 2]>,
 }
 
 /// What those without a client count for: of all at a socket, and of a user's.
 #[derive(Hash)]
-pub(crate) enum WithoutClient {
-    All(u16),
-    Own(u16, u32),
+pub(crate) enum DetachedCount {
+    PerSocket(u16),
+    PerUser(u16, u32),
 }
 
 /// One more that goes on without a client, whatever there may be.
-pub(crate) fn without_client(tallies: &Tallies, door: u16, uid: u32) -> [Tally; 2] {
-    [WithoutClient::All(door), WithoutClient::Own(door, uid)].map(|it| tallies.hold(it))
+pub(crate) fn claim_detached(tallies: &Tallies, door: u16, uid: u32) -> [Tally; 2] {
+    [DetachedCount::PerSocket(door), DetachedCount::PerUser(door, uid)].map(|it| tallies.hold(it))
 }
 
 /// What is held of a session.
-pub(crate) struct Held;
+pub(crate) struct DetachResources;
 
-impl Things for Held {
+impl AttachTypes for DetachResources {
     type Program = Program;
     type Client = Client;
-    type Terminal = Box<Alone>;
-    type Last = Over;
-    type Newcomer = Box<Waiting>;
+    type Terminal = Box<DetachedTerminal>;
+    type Exited = ExitedSession;
+    type Pending = Box<PendingAttach>;
 }
 
 /// A program that runs.
@@ -92,13 +92,13 @@ pub(crate) struct Program {
     /// number until we reap it.
     pub(crate) pidfd: Option<PidFd>,
     /// Its end was told, and its status is waited for until then.
-    pub(crate) ending: Option<BootInstant>,
+    pub(crate) status_deadline: Option<BootInstant>,
 }
 
 impl Program {
     /// One of a gateway before us.
-    pub(crate) fn adopted(pidfd: PidFd) -> Self {
-        Self { pidfd: Some(pidfd), ending: None }
+    pub(crate) fn restored(pidfd: PidFd) -> Self {
+        Self { pidfd: Some(pidfd), status_deadline: None }
     }
 
     /// What it is signalled by; it has this number.
@@ -115,7 +115,7 @@ pub(crate) struct Client {
 }
 
 /// A terminal without a client.
-pub(crate) struct Alone {
+pub(crate) struct DetachedTerminal {
     pub(crate) master: Master,
     pub(crate) remains: Remains,
     /// The terminal is closed; it is looked at again then.
@@ -123,17 +123,17 @@ pub(crate) struct Alone {
     /// Where it is recorded.
     pub(crate) recording: Option<Rc<Recording>>,
     /// It is not read until there is room to record what comes.
-    pub(crate) waits: bool,
+    pub(crate) is_throttled: bool,
 }
 
-impl Alone {
+impl DetachedTerminal {
     pub(crate) fn new(master: Master, remains: Remains, recording: Option<Rc<Recording>>) -> Self {
-        Self { master, remains, closed: None, recording, waits: false }
+        Self { master, remains, closed: None, recording, is_throttled: false }
     }
 }
 
 /// What is left of an ended session.
-pub(crate) struct Over {
+pub(crate) struct ExitedSession {
     pub(crate) ring: OwnedFd,
     pub(crate) ended: Ended,
     /// What ran, where that is known.
@@ -141,17 +141,17 @@ pub(crate) struct Over {
 }
 
 /// Somebody who waits for a session.
-pub struct Waiting {
+pub struct PendingAttach {
     pub(crate) newcomer: Newcomer,
     pub(crate) opening: Opening,
     pub(crate) uid: u32,
     /// The session's secret, where it has said that.
-    pub(crate) came_with: Option<Secret>,
+    pub(crate) presented_secret: Option<Secret>,
     /// What was sent after the request.
-    pub(crate) rest: Vec<u8>,
+    pub(crate) early_data: Vec<u8>,
 }
 
-impl Waiting {
+impl PendingAttach {
     /// It gets nothing.
     pub(crate) fn refuse(self, cx: &mut Context, why: &str) {
         let why = Ended::because(Ending::Refused, why);
@@ -160,31 +160,33 @@ impl Waiting {
 }
 
 /// What is known of one that came from a gateway before us.
-pub struct Origin {
+pub struct NoDetach {
     /// The address where it began, where there is no such socket any more.
     pub socket: Option<String>,
     /// The line of its end, where nobody else would write it.
     pub(crate) last: EndRecord,
-    pub(crate) noted: Option<end_lines::Place>,
+    pub(crate) prepared_line: Option<end_lines::Place>,
 }
 
-impl Entry {
+impl RegistryEntry {
     /// Has it count as what it is, over all gateways.
-    pub(crate) fn count(&mut self, tallies: &Tallies) {
-        let is_ones_own = self.uid != NOBODY && !self.state.is_over();
+    pub(crate) fn update_claims(&mut self, tallies: &Tallies) {
+        let is_ones_own = self.uid != NOBODY && !self.state.has_exited();
         let name = SessionSelector::of(self.name.as_bytes()).filter(|_| is_ones_own);
         let name = name.map(|name| attach_request::name(self.door, self.uid, name));
-        self.held = name.and_then(|name| self.held.take().or_else(|| tallies.claim(name, 1).ok()));
-        self.counts = match self.state.terminal() {
-            Some(_) => {
-                self.counts.take().or_else(|| Some(without_client(tallies, self.door, self.uid)))
-            }
+        self.name_claim =
+            name.and_then(|name| self.name_claim.take().or_else(|| tallies.claim(name, 1).ok()));
+        self.detached_claims = match self.state.terminal() {
+            Some(_) => self
+                .detached_claims
+                .take()
+                .or_else(|| Some(claim_detached(tallies, self.door, self.uid))),
             None => None,
         };
     }
 
     /// The program, where it is not our child.
-    pub(crate) fn adopted(&self) -> Option<&PidFd> {
+    pub(crate) fn restored_pidfd(&self) -> Option<&PidFd> {
         self.state.program()?.pidfd.as_ref()
     }
 }

@@ -3,11 +3,13 @@
 
 use std::os::fd::OwnedFd;
 
-use super::attach_state::{Remnants, State};
-use super::detached::read_the_rest;
-use super::no_detach::past_of;
-use super::registry::Left;
-use super::registry_entry::{Alone, Client, Entry, Held, Over, Program, terminal_size};
+use super::attach_state::{AttachState, Released};
+use super::detached::drain_terminal;
+use super::no_detach::restored_info;
+use super::registry::DetachRegistry;
+use super::registry_entry::{
+    Client, DetachResources, DetachedTerminal, ExitedSession, Program, RegistryEntry, terminal_size,
+};
 use crate::config::recording::OnError;
 use crate::connection::session_access::Secrets;
 use crate::event_loop::context::Context;
@@ -41,15 +43,15 @@ pub const UNPOLLABLE: &str = "session ended: the router cannot wait for it (out 
 #[must_use]
 pub enum Restored {
     /// There is nothing of it.
-    Over,
+    Nothing,
     /// It has ended, and there is nobody so far to be told.
-    Ended(Key),
+    Exited(Key),
     /// It goes on without a client.
-    Alone {
+    Detached {
         /// Where it is known here.
         entry: Key,
         /// What it was before.
-        past: Box<RestoredInfo>,
+        info: Box<RestoredInfo>,
         /// It had a client since then, which was lost with its gateway.
         lost: Option<Timestamp>,
     },
@@ -60,13 +62,13 @@ pub enum Restored {
         /// The session.
         session: Key,
         /// What it was before.
-        past: Box<RestoredInfo>,
+        info: Box<RestoredInfo>,
     },
     /// It cannot go on. The line of its end, where nobody else writes that.
-    Ends(Master, Process, Option<String>),
+    HangUp(Master, Process, Option<String>),
 }
 
-impl Left {
+impl DetachRegistry {
     /// Takes one up.
     pub fn restore(
         &mut self,
@@ -76,10 +78,10 @@ impl Left {
         (record, held): (Record, SessionFds),
     ) -> Restored {
         let restored = match record.bound {
-            true => self.restore_bound(cx, sessions, record, held),
+            true => self.restore_no_detach(cx, sessions, record, held),
             false => self.restore_one(cx, sessions, recorder, (record, held)),
         };
-        restored.unwrap_or(Restored::Over)
+        restored.unwrap_or(Restored::Nothing)
     }
 
     /// The recording of one without a client.
@@ -94,12 +96,13 @@ impl Left {
         mut recorder: Option<&mut Recorder>,
         (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
-        let past = past_of(&record);
+        let info = restored_info(&record);
         let Record { id, name, door, nth, pid, attached, left: at, .. } = record;
         let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
         let secrets = Secrets::of(secrets);
         let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&door, nth));
-        let entry = |past: &RestoredInfo, state| Entry { name, secrets, ..entry(past, pid, state) };
+        let entry =
+            |info: &RestoredInfo, state| RegistryEntry { name, secrets, ..entry(info, pid, state) };
         let SessionFds { master, program, ring, client, memory } = held;
         if let Some((ended, at)) = ended {
             let mut ring = ring?;
@@ -110,19 +113,22 @@ impl Left {
             let recording = recording.zip(door).and_then(|(kept, door)| {
                 recorder.as_mut()?.go_on(cx, door, kept, size).ok().flatten()
             });
-            let whole = terminal
-                .and_then(|terminal| with_the_rest(cx, &ring, terminal, recording.as_deref()));
+            let whole = terminal.and_then(|terminal| {
+                with_drained_output(cx, &ring, terminal, recording.as_deref())
+            });
             if let Some(whole) = whole {
                 ring = whole;
             }
             if let Some(recorder) = recorder {
                 recorder.end(cx, recording, exit_of(&ended), None);
             }
-            let state =
-                State::Over(Over { ring, ended, command: command.map(Into::into) }, at.into());
-            let key = self.insert(entry(&RestoredInfo { door: door?, ..past }, state));
-            self.arm(cx, key);
-            return Some(Restored::Ended(key));
+            let state = AttachState::Exited(
+                ExitedSession { ring, ended, command: command.map(Into::into) },
+                at.into(),
+            );
+            let key = self.insert(entry(&RestoredInfo { door: door?, ..info }, state));
+            self.schedule(cx, key);
+            return Some(Restored::Exited(key));
         }
         let master = Master::given_back(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
@@ -136,7 +142,7 @@ impl Left {
         let goes_on = door.and_then(|door| {
             let recording = match (recording, recorder) {
                 (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
-                _ => not_recorded(cx, door, &id).map_or(Ok(None), Err)?,
+                _ => check_recording(cx, door, &id).map_or(Ok(None), Err)?,
             };
             Ok((door, recording))
         });
@@ -144,13 +150,13 @@ impl Left {
             Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
-                self.tell_over(cx, id);
+                self.unregister(cx, id);
                 let last = last.take(Gone::Lost, None);
-                return Some(Restored::Ends(master, Process::held(program), last));
+                return Some(Restored::HangUp(master, Process::held(program), last));
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
-        let past = RestoredInfo { door, size, ..past };
+        let info = RestoredInfo { door, size, ..info };
         let remains = match memory {
             Some(ring) => Remains::of(*ring).ok(),
             None => ring.and_then(|ring| Remains::go_on(ring).ok()),
@@ -160,13 +166,13 @@ impl Left {
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
             // Its client was lost with the one before us: that is now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
-            let alone = Box::new(Alone::new(master, remains, recording));
-            let program = Program::adopted(program);
-            let key = self.insert(entry(&past, State::alone(program, alone, left)));
-            self.arm(cx, key);
+            let detached = Box::new(DetachedTerminal::new(master, remains, recording));
+            let program = Program::restored(program);
+            let key = self.insert(entry(&info, AttachState::detached(program, detached, left)));
+            self.schedule(cx, key);
             let lost = attached.filter(|_| at.is_none()).map(|(_, since)| Timestamp::from(since));
-            return match self.hear_alone(key) {
-                true => Some(Restored::Alone { entry: key, past: Box::new(past), lost }),
+            return match self.watch_detached(key) {
+                true => Some(Restored::Detached { entry: key, info: Box::new(info), lost }),
                 false => self.end_unpollable(cx, key),
             };
         };
@@ -176,55 +182,56 @@ impl Left {
             Some(DetachState { remains, awaiting_go: false, relay_only: false }),
         );
         let process = Process::held(program.try_clone().ok()?);
-        let program = Program::adopted(program);
+        let program = Program::restored(program);
         let mut io = SessionIo::new(client, master, Some(process));
         io.set_recording(recording);
         let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, door));
         let client = Client { session, uid: who };
-        let key = self.insert(entry(&past, State::attached(program, client, since_then.into())));
-        self.hear_adopted(cx, sessions, key, session);
+        let key =
+            self.insert(entry(&info, AttachState::attached(program, client, since_then.into())));
+        self.watch_restored(cx, sessions, key, session);
         let attached = sessions.get_mut(session)?;
         // The one before may have been killed before it said so.
         attached.session.send_go(&mut attached.io);
-        Some(Restored::Attached { entry: key, session, past: Box::new(past) })
+        Some(Restored::Attached { entry: key, session, info: Box::new(info) })
     }
 
     /// Waits for the terminal of one that has no client, and for the end of its
     /// program. Whether it can.
-    fn hear_alone(&self, key: Key) -> bool {
+    fn watch_detached(&self, key: Key) -> bool {
         let Some(entry) = self.entries.get(key) else {
             return false;
         };
-        let (Some(pidfd), Some(alone)) = (entry.adopted(), entry.state.terminal()) else {
+        let (Some(pidfd), Some(detached)) = (entry.restored_pidfd(), entry.state.terminal()) else {
             return false;
         };
         let token = Source::Caller(key).token();
         let heard = self.poller.add(pidfd, token, Interest::READ);
-        if let Some(recording) = &alone.recording {
-            recording.belongs_to(Subject::Left(key));
+        if let Some(recording) = &detached.recording {
+            recording.belongs_to(Subject::Detached(key));
         }
         let token = Source::Terminal(key).token();
-        heard.and_then(|()| self.poller.add(&alone.master, token, Interest::READ)).is_ok()
+        heard.and_then(|()| self.poller.add(&detached.master, token, Interest::READ)).is_ok()
     }
 
     /// What nobody can wait for ends.
     fn end_unpollable(&mut self, cx: &mut Context, key: Key) -> Option<Restored> {
         let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {UNPOLLABLE}"));
-        let Remnants { program, terminal, .. } = entry.state.forgotten();
-        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd?), None))
+        let Released { program, terminal, .. } = entry.state.release();
+        Some(Restored::HangUp(terminal?.master, Process::held(program?.pidfd?), None))
     }
 }
 
 /// What is left of an ended program, with what nobody has read of its terminal.
-fn with_the_rest(
+fn with_drained_output(
     cx: &mut Context,
     ring: &OwnedFd,
     terminal: Master,
     recording: Option<&Recording>,
 ) -> Option<OwnedFd> {
     let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
-    read_the_rest(cx, &terminal, &mut remains, recording);
+    drain_terminal(cx, &terminal, &mut remains, recording);
     remains.share().ok()
 }
 
@@ -240,7 +247,7 @@ fn exit_of(ended: &Ended) -> Option<Exit> {
 /// Why a session of a gateway before us cannot go on where sessions are
 /// recorded by now: what it wrote so far, and writes past us, is in no
 /// recording.
-pub(crate) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<Ended> {
+pub(crate) fn check_recording(cx: &Context, door: u16, id: &str) -> Option<Ended> {
     let record = &cx.doors.rules(door)?.record;
     record.folder.as_ref()?;
     match record.on_error {
@@ -257,22 +264,26 @@ pub(crate) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<Ended> {
 }
 
 /// One that has no name, and can be left.
-pub(crate) fn entry(past: &RestoredInfo, pid: Pid, state: State<Held>) -> Entry {
-    Entry {
-        id: past.id.as_str().into(),
+pub(crate) fn entry(
+    info: &RestoredInfo,
+    pid: Pid,
+    state: AttachState<DetachResources>,
+) -> RegistryEntry {
+    RegistryEntry {
+        id: info.id.as_str().into(),
         name: String::new(),
-        uid: past.uid,
-        who: past.who,
+        uid: info.uid,
+        who: info.who,
         secrets: Secrets::default(),
-        door: past.door,
+        door: info.door,
         pid,
-        since: past.started,
+        since: info.started,
         state,
-        untold: false,
-        armed: None,
-        watchers: 0,
-        bound: None,
-        held: None,
-        counts: None,
+        dirty: false,
+        scheduled: None,
+        viewers: 0,
+        no_detach: None,
+        name_claim: None,
+        detached_claims: None,
     }
 }

@@ -3,8 +3,8 @@
 
 use std::os::fd::AsFd;
 
-use super::registry::{Left, SOON};
-use super::registry_entry::Entry;
+use super::registry::{DetachRegistry, RETRY_DELAY};
+use super::registry_entry::RegistryEntry;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source};
@@ -19,7 +19,7 @@ use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
-impl Entry {
+impl RegistryEntry {
     pub(crate) fn record(&self, (door, nth): (&str, usize)) -> Record {
         let since = self.state.since().into();
         let (mut attached, mut left, mut ended) = (None, None, None);
@@ -29,7 +29,7 @@ impl Entry {
         if self.state.terminal().is_some() {
             left = Some(since);
         }
-        if let Some(over) = self.state.last() {
+        if let Some(over) = self.state.exited() {
             left = Some(since);
             let payload = over.ended.packet().split_off(fpty::proto::HEADER);
             ended = Some((payload, since));
@@ -54,18 +54,18 @@ impl Entry {
     }
 }
 
-impl Entry {
+impl RegistryEntry {
     /// Opens what is told to whoever keeps sessions, and was not worth a descriptor:
     /// the program, where that is our child and was not reaped, and what is kept of the
     /// output.
     ///
     /// # Errors
     /// There is no descriptor or memory for it now.
-    fn open_for_store(&mut self, programs: &Programs) -> Result<Option<PidFd>, ()> {
-        if let Some(alone) = self.state.terminal_mut() {
-            alone.remains.open_file().map_err(drop)?;
+    fn open_for_supervisor(&mut self, programs: &Programs) -> Result<Option<PidFd>, ()> {
+        if let Some(detached) = self.state.terminal_mut() {
+            detached.remains.open_file().map_err(drop)?;
         }
-        let is_ours = self.state.program().is_some() && self.adopted().is_none();
+        let is_ours = self.state.program().is_some() && self.restored_pidfd().is_none();
         match is_ours && programs.has(self.pid) {
             true => PidFd::open(self.pid).map(Some).ok_or(()),
             false => Ok(None),
@@ -74,41 +74,41 @@ impl Entry {
 
     /// Two descriptors are enough for one that nobody is attached to: there may be
     /// thousands. Whoever watches has a copy of what is kept, and is to see more.
-    fn rests(&mut self) {
-        if self.adopted().is_some() && self.watchers == 0 {
-            if let Some(alone) = self.state.terminal_mut() {
-                alone.remains.close_file();
+    fn close_ring_file(&mut self) {
+        if self.restored_pidfd().is_some() && self.viewers == 0 {
+            if let Some(detached) = self.state.terminal_mut() {
+                detached.remains.close_file();
             }
         }
     }
 }
 
-impl Left {
+impl DetachRegistry {
     /// Waits for what keeps the sessions to end.
-    pub(crate) fn hear_store(&self) {
-        if let Some(stream) = self.store.stream() {
+    pub(crate) fn watch_supervisor(&self) {
+        if let Some(stream) = self.supervisor.stream() {
             let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
         }
     }
 
     /// The next program whose session the supervisor could not keep.
     pub fn could_not_be_kept(&self) -> Option<Pid> {
-        self.store.could_not_be_kept()
+        self.supervisor.could_not_be_kept()
     }
 
     /// Whether the supervisor has ended.
     pub fn supervisor_is_gone(&self) -> bool {
-        self.store.stream().is_none_or(Stream::has_hung_up)
+        self.supervisor.stream().is_none_or(Stream::has_hung_up)
     }
 
     /// Connects to the supervisor once more: it is another one.
     pub fn reconnect(&mut self) {
-        if let Some(stream) = self.store.stream() {
+        if let Some(stream) = self.supervisor.stream() {
             let _ = self.poller.remove(stream.as_fd());
         }
         // We have what it might have of ours.
-        let _ = self.store.connect();
-        self.hear_store();
+        let _ = self.supervisor.connect();
+        self.watch_supervisor();
     }
 
     /// All of them.
@@ -117,9 +117,9 @@ impl Left {
     }
 
     /// What keeps sessions is told that one is over, now or when it listens.
-    pub fn tell_over(&mut self, cx: &mut Context, id: String) {
-        if self.store.tell_over(id) {
-            self.look_after(cx, SOON);
+    pub fn unregister(&mut self, cx: &mut Context, id: String) {
+        if self.supervisor.tell_over(id) {
+            self.wake_in(cx, RETRY_DELAY);
         }
     }
 
@@ -131,30 +131,31 @@ impl Left {
         programs: &mut Programs,
         entry: Key,
     ) {
-        let Some(found) = self.entries.get_mut(entry).filter(|found| found.bound.is_none()) else {
+        let Some(found) = self.entries.get_mut(entry).filter(|found| found.no_detach.is_none())
+        else {
             return;
         };
-        let Ok(opened) = found.open_for_store(programs) else {
-            found.untold = true;
-            return self.arm(cx, entry);
+        let Ok(opened) = found.open_for_supervisor(programs) else {
+            found.dirty = true;
+            return self.schedule(cx, entry);
         };
         let mut record = found.record(cx.doors.address(found.door).unwrap_or_default());
         let client = found.state.client();
-        let subject = client.map_or(Subject::Left(entry), |it| Subject::Session(it.session));
-        record.command = match found.state.last() {
+        let subject = client.map_or(Subject::Detached(entry), |it| Subject::Session(it.session));
+        record.command = match found.state.exited() {
             Some(over) => over.command.as_deref().map(str::to_owned),
             None => cx.command_of(subject, found.door),
         };
         record.last = EndRecord::new(cx.told.in_advance(subject));
         record.story = cx.told.story(subject);
-        let program = found.adopted().or(opened.as_ref()).map(AsFd::as_fd);
+        let program = found.restored_pidfd().or(opened.as_ref()).map(AsFd::as_fd);
         let attached = client.and_then(|client| sessions.get(client.session));
-        let held = match (found.state.last(), found.state.terminal(), attached) {
+        let held = match (found.state.exited(), found.state.terminal(), attached) {
             (Some(over), ..) => Lent { ring: Some(over.ring.as_fd()), ..SessionFds::default() },
-            (_, Some(alone), _) => {
-                record.shared = alone.master.is_shared();
-                record.recording = alone.recording.as_ref().map(|recording| recording.kept());
-                let (master, ring) = (Some(alone.master.as_fd()), alone.remains.file());
+            (_, Some(detached), _) => {
+                record.shared = detached.master.is_shared();
+                record.recording = detached.recording.as_ref().map(|recording| recording.kept());
+                let (master, ring) = (Some(detached.master.as_fd()), detached.remains.file());
                 Lent { master, program, ring, ..SessionFds::default() }
             }
             (_, _, Some(attached)) => {
@@ -176,16 +177,16 @@ impl Left {
             }
             (None, None, None) => return,
         };
-        let told = self.store.tell(&record, &held);
+        let told = self.supervisor.tell(&record, &held);
         if matches!(told, Written::Bytes(_)) {
             cx.told.entrusted(subject, true);
         }
-        found.untold = told == Written::Blocked;
+        found.dirty = told == Written::Blocked;
         let pid = found.pid;
         match told {
-            Written::Blocked => self.arm(cx, entry),
+            Written::Blocked => self.schedule(cx, entry),
             Written::Bytes(_) => {
-                found.rests();
+                found.close_ring_file();
                 programs.entrusted(pid);
             }
             Written::Gone => {}
@@ -194,18 +195,18 @@ impl Left {
 
     /// A terminal was handed over to its client: if that can leave, whoever
     /// keeps the session is told. Whether it can.
-    pub fn handed_over_for_a_while(
+    pub fn hand_over_detachable(
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
         programs: &mut Programs,
         session: Key,
     ) -> bool {
-        let Some(entry) = self.index.of_session(session) else {
+        let Some(entry) = self.index.by_session(session) else {
             return false;
         };
         if let Some(found) = self.entries.get_mut(entry) {
-            found.state.arrive();
+            found.state.confirm_attach();
             found.secrets.settle();
         }
         self.sync_supervisor(cx, sessions, programs, entry);

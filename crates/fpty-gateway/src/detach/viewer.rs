@@ -17,7 +17,7 @@ use fpty::sys::socket::Stream;
 const PIECE: u64 = 32 * 1024;
 
 /// Such a client.
-pub struct Watcher {
+pub struct Viewer {
     pub(crate) client: Stream,
     pub(crate) who: Who,
     pub(crate) decoder: Decoder,
@@ -30,16 +30,16 @@ pub struct Watcher {
     /// How the session ended: it is told when it has seen all.
     pub(crate) end: Option<Ended>,
     /// The session waited for it to be told.
-    pub(crate) is_last: bool,
+    pub(crate) takes_exit_notice: bool,
     /// Since when it is there.
     pub(crate) since: Instant,
     /// It was told that it looks on, and not yet that it does so no more.
-    pub(crate) is_told: bool,
+    pub(crate) is_announced: bool,
     /// Where that stands, in case that this gateway is killed.
-    pub(crate) last_line: Option<end_lines::Place>,
+    pub(crate) prepared_line: Option<end_lines::Place>,
 }
 
-impl Watcher {
+impl Viewer {
     /// Gives it what there is; whether it is still there.
     pub(crate) fn feed(&mut self) -> bool {
         let Self { client, seen, at, backlog, .. } = self;
@@ -51,39 +51,39 @@ impl Watcher {
         };
         let total = seen.total().filter(|total| total >= at);
         let Some(total) = total else {
-            return self.lost("what is kept of the session's output makes no sense");
+            return self.fail("what is kept of the session's output makes no sense");
         };
         let to = total.min(*at + PIECE);
         if to > *at {
             let Some(output) = seen.between(*at, to) else {
-                return self.lost("its output came too fast");
+                return self.fail("its output came too fast");
             };
             *at = to;
             let mut packet = Vec::with_capacity(HEADER + output.len());
             encode_packet(INPUT, &output, &mut packet);
-            return self.say(&packet);
+            return self.send(&packet);
         }
         match self.end.take() {
             Some(ended) => {
-                self.say(&ended.packet());
+                self.send(&ended.packet());
                 false
             }
             None => true,
         }
     }
 
-    pub(crate) fn lost(&mut self, why: &str) -> bool {
-        self.say(&Ended::because(Ending::Lost, why).packet());
+    pub(crate) fn fail(&mut self, why: &str) -> bool {
+        self.send(&Ended::because(Ending::Lost, why).packet());
         false
     }
 
-    pub(crate) fn say(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
         let given = self.backlog.give(bytes, |bytes| self.client.write(bytes).taken());
         matches!(given, Given::Taken(_))
     }
 
     /// Takes what it has sent: that it has the ring; whether it is still there.
-    pub(crate) fn hear(&mut self, mut bytes: &[u8]) -> bool {
+    pub(crate) fn on_input(&mut self, mut bytes: &[u8]) -> bool {
         let mut decoder = std::mem::take(&mut self.decoder);
         let mut lives = true;
         while let Some(packet) = decoder.next(&mut bytes) {
@@ -92,7 +92,7 @@ impl Watcher {
                     if self.at.is_none() && (kind == TAKEN || part.is_empty()) =>
                 {
                     let Some(total) = self.seen.total() else {
-                        return self.lost("what is kept of the session's output makes no sense");
+                        return self.fail("what is kept of the session's output makes no sense");
                     };
                     self.at = Some(total);
                     let mut go = Vec::new();
@@ -104,10 +104,10 @@ impl Watcher {
                         }
                     }
                     encode_packet(GO, &total.to_le_bytes(), &mut go);
-                    lives &= self.say(&go);
+                    lives &= self.send(&go);
                 }
                 Packet::Part(PING, _, true) if self.backlog.is_empty() => {
-                    lives &= self.say(&encode_bare(PONG, 0));
+                    lives &= self.send(&encode_bare(PONG, 0));
                 }
                 _ => {}
             }

@@ -5,11 +5,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::attach_client::HAS_ENDED;
-use super::attach_state::State;
-use super::registry::Left;
-use super::registry_entry::Waiting;
-use super::viewer::Watcher;
+use super::attach_client::SESSION_ENDED;
+use super::attach_state::AttachState;
+use super::registry::DetachRegistry;
+use super::registry_entry::PendingAttach;
+use super::viewer::Viewer;
 use crate::connection::lingering_close::LastWord;
 use crate::connection::listeners::Newcomer;
 use crate::event_loop::context::Context;
@@ -32,59 +32,61 @@ use fpty::sys::socket::Transport;
 use fpty::sys::{Read, Written};
 
 /// How often it is looked for more output.
-const OFTEN: Duration = Duration::from_millis(30);
+const FEED_INTERVAL: Duration = Duration::from_millis(30);
 
 /// Such clients at most, and of one user.
-const MOST: usize = 256;
-const MOST_OF_ONE: usize = 64;
+const MAX_VIEWERS: usize = 256;
+const MAX_VIEWERS_PER_USER: usize = 64;
 
 /// Why one is seen off that may watch.
-const NO_PLACE: &str = "others watch that have fewer places, and there are no more";
+const DISPLACED: &str = "others watch that have fewer places, and there are no more";
 
 /// What is read of one at once: each of the few packets that it sends may be
 /// worth an answer.
 const ONE_READ: usize = 256;
 
 /// What those who watch are told of an end that is not the program's own.
-pub fn because(why: Gone) -> Ended {
+pub fn end_for_viewers(why: Gone) -> Ended {
     let (ending, text) = match why {
         Gone::Operator => (Ending::Operator, ENDED_BY_OPERATOR),
         Gone::Limit => (Ending::Limit, MAX_TIME_REACHED),
         Gone::Idle => (Ending::Idle, "session ended: no traffic"),
-        Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (Ending::Lost, HAS_ENDED),
+        Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (Ending::Lost, SESSION_ENDED),
     };
     Ended::because(ending, text)
 }
 
-impl Left {
+impl DetachRegistry {
     /// A client sees a session.
-    pub(crate) fn watch(
+    pub(crate) fn add_viewer(
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
         programs: &mut Programs,
         key: Key,
-        waiting: Waiting,
+        pending: PendingAttach,
     ) {
-        let Waiting { newcomer, opening, rest, .. } = waiting;
+        let PendingAttach { newcomer, opening, early_data, .. } = pending;
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         let who = Who::of(&newcomer.client);
-        if self.watchers.iter().filter(|(_, watcher)| watcher.who == who).count() >= MOST_OF_ONE {
+        if self.viewers.iter().filter(|(_, viewer)| viewer.who == who).count()
+            >= MAX_VIEWERS_PER_USER
+        {
             return cx.reject(newcomer, true, refused("too many of yours watch"));
         }
-        let places = self.watchers.iter().map(|(key, it)| (key, it.who, it.since));
-        if let Some(key) = fair_share::in_the_way(places, who, MOST_OF_ONE, MOST) {
-            if let Some(watcher) = self.watchers.get_mut(key) {
-                watcher.lost(NO_PLACE);
+        let places = self.viewers.iter().map(|(key, it)| (key, it.who, it.since));
+        if let Some(key) = fair_share::in_the_way(places, who, MAX_VIEWERS_PER_USER, MAX_VIEWERS) {
+            if let Some(viewer) = self.viewers.get_mut(key) {
+                viewer.fail(DISPLACED);
             }
-            self.end_watcher(cx, key);
+            self.end_viewer(cx, key);
         }
         let entry = self.entries.get_mut(key);
-        let alone = entry.and_then(|entry| entry.state.terminal_mut());
-        let is_another = alone.is_some_and(|alone| {
-            alone.remains.file().is_none() && alone.remains.open_file().is_ok()
+        let detached = entry.and_then(|entry| entry.state.terminal_mut());
+        let is_another = detached.is_some_and(|detached| {
+            detached.remains.file().is_none() && detached.remains.open_file().is_ok()
         });
-        let Some((ring, seen, end)) = self.seen(sessions, key) else {
+        let Some((ring, seen, end)) = self.open_scrollback(sessions, key) else {
             return cx.reject(newcomer, true, refused("out of descriptors or memory"));
         };
         // Its seat is free: it is no session.
@@ -105,11 +107,11 @@ impl Left {
         if !matches!(offered, Written::Bytes(_)) {
             return;
         }
-        let is_over = end.is_some();
+        let has_exited = end.is_some();
         // Who only watches leaves its end to whoever has it.
         let watches = opening.variables.get(variables::READ_ONLY) == Some(b"1");
         let decoder = opening.decoder;
-        let watcher = Watcher {
+        let viewer = Viewer {
             client,
             who,
             decoder,
@@ -118,50 +120,54 @@ impl Left {
             entry: key,
             backlog: Backlog::default(),
             since: Instant::now(),
-            is_told: !is_over,
-            last_line: None,
+            is_announced: !has_exited,
+            prepared_line: None,
             end,
-            is_last: is_over && !watches,
+            takes_exit_notice: has_exited && !watches,
         };
-        let last_line = match is_over {
+        let prepared_line = match has_exited {
             true => None,
-            false => cx.viewer_joined(self.subject_of(key), &origin, &watcher.client),
+            false => cx.viewer_joined(self.subject_of(key), &origin, &viewer.client),
         };
-        let watcher = Watcher { last_line, ..watcher };
-        let watcher = self.watchers.insert(watcher);
-        cx.faults.made = Some(Whose::Watcher(watcher));
+        let viewer = Viewer { prepared_line, ..viewer };
+        let viewer = self.viewers.insert(viewer);
+        cx.faults.made = Some(Whose::Viewer(viewer));
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.watchers += 1;
+            entry.viewers += 1;
         }
         if is_another {
             // What goes there from now on is kept there.
             self.sync_supervisor(cx, sessions, programs, key);
         }
-        let Some(there) = self.watchers.get_mut(watcher) else {
+        let Some(there) = self.viewers.get_mut(viewer) else {
             return;
         };
-        let token = Source::Client(watcher).token();
+        let token = Source::Client(viewer).token();
         if let Err(error) = self.poller.add(there.client.as_fd(), token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
-            there.say(&Ended::because(Ending::Refused, why).packet());
-            return self.end_watcher(cx, watcher);
+            there.send(&Ended::because(Ending::Refused, why).packet());
+            return self.end_viewer(cx, viewer);
         }
-        if !there.hear(&rest) {
-            return self.end_watcher(cx, watcher);
+        if !there.on_input(&early_data) {
+            return self.end_viewer(cx, viewer);
         }
-        self.look_after(cx, OFTEN);
+        self.wake_in(cx, FEED_INTERVAL);
     }
 
     /// What there is to see of a session, and how it has ended.
-    fn seen(&self, sessions: &Sessions, key: Key) -> Option<(OwnedFd, Seen, Option<Ended>)> {
+    fn open_scrollback(
+        &self,
+        sessions: &Sessions,
+        key: Key,
+    ) -> Option<(OwnedFd, Seen, Option<Ended>)> {
         let state = &self.entries.get(key)?.state;
         let (ring, end) = match (state, state.client(), state.terminal()) {
-            (State::Over(over, _), ..) => (over.ring.as_fd(), Some(over.ended.clone())),
+            (AttachState::Exited(over, _), ..) => (over.ring.as_fd(), Some(over.ended.clone())),
             (_, Some(client), _) => {
                 (sessions.get(client.session)?.session.detach_state()?.remains.file()?, None)
             }
-            (.., alone) => (alone?.remains.file()?, None),
+            (.., detached) => (detached?.remains.file()?, None),
         };
         let ring = ring.try_clone_to_owned().ok()?;
         let seen = Seen::received(ring.try_clone().ok()?).ok()?;
@@ -169,71 +175,71 @@ impl Left {
     }
 
     /// It said something, or has left.
-    pub(crate) fn watcher_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
-        let Some(watcher) = self.watchers.get_mut(key) else {
+    pub(crate) fn viewer_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
+        let Some(viewer) = self.viewers.get_mut(key) else {
             return;
         };
-        let lives = match watcher.client.read(&mut cx.buffer[..ONE_READ]) {
+        let lives = match viewer.client.read(&mut cx.buffer[..ONE_READ]) {
             Read::Bytes(count) => {
                 fault_injection::strike("watcher", || &cx.buffer[..count]);
-                watcher.hear(&cx.buffer[..count])
+                viewer.on_input(&cx.buffer[..count])
             }
             Read::Blocked => !ready.hang_up,
             Read::End | Read::Gone => false,
         };
         if !lives {
-            self.end_watcher(cx, key);
+            self.end_viewer(cx, key);
         }
     }
 
     /// It has seen all, or is gone.
-    pub fn end_watcher(&mut self, cx: &mut Context, key: Key) {
-        self.unviewed(cx, key);
-        let Some(watcher) = self.watchers.remove(key) else {
+    pub fn end_viewer(&mut self, cx: &mut Context, key: Key) {
+        self.viewer_left(cx, key);
+        let Some(viewer) = self.viewers.remove(key) else {
             return;
         };
-        if let Some(entry) = self.entries.get_mut(watcher.entry) {
-            entry.watchers = entry.watchers.saturating_sub(1);
+        if let Some(entry) = self.entries.get_mut(viewer.entry) {
+            entry.viewers = entry.viewers.saturating_sub(1);
         }
         // It was told how its session ended: nobody else has to be.
-        if watcher.is_last && watcher.at.is_some() && watcher.end.is_none() {
-            drop(self.remove(cx, watcher.entry));
+        if viewer.takes_exit_notice && viewer.at.is_some() && viewer.end.is_none() {
+            drop(self.remove(cx, viewer.entry));
         }
-        let _ = self.poller.remove(watcher.client.as_fd());
-        cx.close_when_read(watcher.client, LastWord::Packet { is_answered: false });
+        let _ = self.poller.remove(viewer.client.as_fd());
+        cx.close_when_read(viewer.client, LastWord::Packet { is_answered: false });
     }
 
     /// What is told of a session is told of this.
     pub(crate) fn subject_of(&self, entry: Key) -> Subject {
-        self.session_of(entry).map_or(Subject::Left(entry), Subject::Session)
+        self.session_of(entry).map_or(Subject::Detached(entry), Subject::Session)
     }
 
     /// Those who watch a session.
-    fn watchers_at(&self, entry: Key) -> Vec<Key> {
-        match self.watchers_of(entry) {
+    fn viewer_keys(&self, entry: Key) -> Vec<Key> {
+        match self.viewers_of(entry) {
             0 => Vec::new(),
             _ => {
-                let at = self.watchers.iter().filter(|(_, watcher)| watcher.entry == entry);
+                let at = self.viewers.iter().filter(|(_, viewer)| viewer.entry == entry);
                 at.map(|(key, _)| key).collect()
             }
         }
     }
 
     /// Those who watch this session are to be told how it ended.
-    pub fn tell_watchers(&mut self, cx: &mut Context, session: Key, ended: &Ended) {
-        if let Some(entry) = self.index.of_session(session) {
-            self.unwatch(cx, entry, ended);
+    pub fn tell_viewers(&mut self, cx: &mut Context, session: Key, ended: &Ended) {
+        if let Some(entry) = self.index.by_session(session) {
+            self.end_viewers(cx, entry, ended);
         }
     }
 
     /// A session is over, and has ended so, unless that was told before: nobody looks on
     /// any more.
-    pub(crate) fn unwatch(&mut self, cx: &mut Context, entry: Key, ended: &Ended) {
-        for key in self.watchers_at(entry) {
-            if let Some(watcher) = self.watchers.get_mut(key) {
-                watcher.end.get_or_insert_with(|| ended.clone());
+    pub(crate) fn end_viewers(&mut self, cx: &mut Context, entry: Key, ended: &Ended) {
+        for key in self.viewer_keys(entry) {
+            if let Some(viewer) = self.viewers.get_mut(key) {
+                viewer.end.get_or_insert_with(|| ended.clone());
             }
-            self.unviewed(cx, key);
+            self.viewer_left(cx, key);
         }
     }
 
@@ -241,43 +247,43 @@ impl Left {
     /// once. Who can come back is no more told of this than of a gateway that is killed.
     pub fn stop(&mut self, why: Ending, line: &str) {
         let told = (why == Ending::Stopped).then(|| Ended::because(why, line).packet());
-        let keys: Vec<Key> = self.watchers.iter().map(|(key, _)| key).collect();
+        let keys: Vec<Key> = self.viewers.iter().map(|(key, _)| key).collect();
         for (key, told) in keys.into_iter().zip(told.iter().cycle()) {
-            self.watchers.get_mut(key).map(|watcher| watcher.say(told));
+            self.viewers.get_mut(key).map(|viewer| viewer.send(told));
         }
     }
 
-    fn unviewed(&mut self, cx: &mut Context, key: Key) {
-        let Some(watcher) = self.watchers.get_mut(key) else {
+    fn viewer_left(&mut self, cx: &mut Context, key: Key) {
+        let Some(viewer) = self.viewers.get_mut(key) else {
             return;
         };
-        let (is_told, entry) = (std::mem::take(&mut watcher.is_told), watcher.entry);
+        let (is_announced, entry) = (std::mem::take(&mut viewer.is_announced), viewer.entry);
         let subject = self.subject_of(entry);
-        if let Some(watcher) = self.watchers.get(key).filter(|_| is_told) {
-            cx.viewer_left(subject, &watcher.client, watcher.since.elapsed(), watcher.last_line);
+        if let Some(viewer) = self.viewers.get(key).filter(|_| is_announced) {
+            cx.viewer_left(subject, &viewer.client, viewer.since.elapsed(), viewer.prepared_line);
         }
     }
 
     /// Has all of them fed; when to look again.
-    pub(crate) fn watched(&self, cx: &mut Context) -> Option<Duration> {
-        self.watchers.iter().for_each(|(key, _)| cx.then(Outcome::FeedWatcher(key)));
-        (self.watchers.len() > 0).then_some(OFTEN)
+    pub(crate) fn schedule_feeds(&self, cx: &mut Context) -> Option<Duration> {
+        self.viewers.iter().for_each(|(key, _)| cx.then(Outcome::FeedViewer(key)));
+        (self.viewers.len() > 0).then_some(FEED_INTERVAL)
     }
 
     /// Gives one what there is.
-    pub fn feed_watcher(&mut self, cx: &mut Context, key: Key) {
-        let Some(watcher) = self.watchers.get_mut(key) else {
+    pub fn feed_viewer(&mut self, cx: &mut Context, key: Key) {
+        let Some(viewer) = self.viewers.get_mut(key) else {
             return;
         };
         fault_injection::point("watching");
-        if watcher.end.is_none() {
-            watcher.end = match self.entries.get(watcher.entry) {
-                Some(entry) => entry.state.last().map(|over| over.ended.clone()),
-                None => Some(because(Gone::Lost)),
+        if viewer.end.is_none() {
+            viewer.end = match self.entries.get(viewer.entry) {
+                Some(entry) => entry.state.exited().map(|over| over.ended.clone()),
+                None => Some(end_for_viewers(Gone::Lost)),
             };
         }
-        if !watcher.feed() {
-            self.end_watcher(cx, key);
+        if !viewer.feed() {
+            self.end_viewer(cx, key);
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::connection::shared_counts::Tallies;
 use crate::control::Inquirers;
 use crate::control::attach_elsewhere::Seekers;
 use crate::control::peers::Siblings;
-use crate::detach::Left;
+use crate::detach::DetachRegistry;
 use crate::host::{SocketRole, host};
 use crate::log::log;
 use crate::observe::audit::{self, Told};
@@ -90,7 +90,7 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
     }
     let keeper = leaders::keeper_of(ordinal);
     let tallies = Tallies::of(ordinal);
-    let (left, found) = Left::new(&config, ordinal, &poller, tallies.clone())
+    let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, tallies.clone())
         .context("cannot keep sessions that are left")?;
     let left_behind = LeftBehind::before(ordinal, keeper);
     let told = Told::new(
@@ -120,7 +120,7 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
         beginnings: Beginnings::default(),
         commands: Commands::default(),
         inquirers: Inquirers::new(host().statistics_by_http()),
-        left,
+        registry,
         teardowns: TeardownQueue::default(),
         programs: Programs::new(leaders, left_behind.grace(grace)),
         children,

@@ -25,7 +25,7 @@ pub enum Outcome {
     /// A program was reaped: which, the session that had it, and how it ended.
     Reaped(Pid, Option<Key>, Exit),
     /// Let the next one go of those sessions that wait for it.
-    LetGo,
+    RunTeardown,
     /// A client says hello after all, whose session was that of a silent one: its first
     /// packets stand in the buffer.
     GreetLate(Box<Late>),
@@ -53,19 +53,19 @@ pub enum Outcome {
     /// The supervisor says something, or was killed.
     SupervisorReady,
     /// The client of a session does not answer, or does not go.
-    LetClientGo(Key),
+    DropClient(Key),
     /// Something happened to a session that can be left, or to who watches it.
-    LeftReady(Ready),
+    DetachedReady(Ready),
     /// Do what is due for a session that can be left.
-    LookAfterLeft(Key),
+    DetachedDeadline(Key),
     /// Give somebody who watches what there is.
-    FeedWatcher(Key),
+    FeedViewer(Key),
     /// See to what the recorder has said of somebody.
     Recording(Whose, Box<News>),
     /// Read the terminal on of a session without a client.
     ReadOn(Key),
     /// A session without a client is to end.
-    EndLeft(Key, Gone),
+    TerminateDetached(Key, Gone),
 }
 
 /// How a session ended, and what is still to be told of that.
@@ -90,23 +90,25 @@ impl Outcome {
         match self {
             Self::Settle(key)
             | Self::Supervise(key)
-            | Self::LetClientGo(key)
+            | Self::DropClient(key)
             | Self::NotHeard(key) => Whose::Session(*key),
             Self::SettleCommand(key) => Whose::Command(*key),
             Self::GoOn(rest) => rest.whose(),
             Self::Started(subject) => Whose::from(*subject),
             // Nobody finds them any more.
-            Self::LetGo | Self::GreetLate(_) | Self::NeverWas(..) | Self::Closed(_) => Whose::Past,
+            Self::RunTeardown | Self::GreetLate(_) | Self::NeverWas(..) | Self::Closed(_) => {
+                Whose::Past
+            }
             Self::Recording(whose, _) => *whose,
             Self::SupervisorReady => Whose::All,
-            Self::LeftReady(ready) => match Source::of(ready.token) {
-                Source::Terminal(entry) | Source::Caller(entry) => Whose::Left(entry),
-                Source::Client(watcher) => Whose::Watcher(watcher),
+            Self::DetachedReady(ready) => match Source::of(ready.token) {
+                Source::Terminal(entry) | Source::Caller(entry) => Whose::Detached(entry),
+                Source::Client(viewer) => Whose::Viewer(viewer),
                 _ => Whose::All,
             },
-            Self::LookAfterLeft(key) => Whose::Left(*key),
-            Self::FeedWatcher(key) => Whose::Watcher(*key),
-            Self::ReadOn(key) | Self::EndLeft(key, _) => Whose::Left(*key),
+            Self::DetachedDeadline(key) => Whose::Detached(*key),
+            Self::FeedViewer(key) => Whose::Viewer(*key),
+            Self::ReadOn(key) | Self::TerminateDetached(key, _) => Whose::Detached(*key),
             Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
             Self::Sought(key) | Self::Answered(Asker::Seeker(key, _) | Asker::Handed(key), _) => {
                 Whose::Seeker(*key)

@@ -22,7 +22,7 @@ use crate::control::attach_elsewhere::{self, Goes, Seekers};
 use crate::control::peers::{Asker, Posed, Question, Siblings};
 use crate::control::sessions::View;
 use crate::control::{self, Inquirers};
-use crate::detach::{self, Left};
+use crate::detach::{self, DetachRegistry};
 use crate::host::host;
 use crate::log;
 use crate::observe::audit::{Gone, Refusal, Rejection};
@@ -52,7 +52,7 @@ pub struct GatewayLoop {
     pub(crate) commands: Commands,
     pub(crate) inquirers: Inquirers,
     /// `None`: no session can outlive the gateway.
-    pub(crate) left: Option<Box<Left>>,
+    pub(crate) registry: Option<Box<DetachRegistry>>,
     pub(crate) teardowns: TeardownQueue,
     pub(crate) programs: Programs,
     pub(crate) children: Signals,
@@ -157,7 +157,7 @@ impl GatewayLoop {
                 self.greeted(greeted);
             }
             Source::Inquirer(key) => {
-                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
+                let view = View::of(&self.sessions, &self.commands, self.registry.as_deref());
                 self.inquirers.ready(cx, &mut self.siblings, view, key, ready);
             }
             Source::CommandClient(key) => {
@@ -169,7 +169,9 @@ impl GatewayLoop {
                 self.commands.settle(cx, &mut self.programs, key);
             }
             Source::Closing(key) => cx.closing.ready(key, ready, &mut cx.buffer[..]),
-            Source::Left => self.transitions().with_registry(|left, cx, _, _| left.left_ready(cx)),
+            Source::Detached => {
+                self.transitions().with_registry(|registry, cx, _, _| registry.on_ready(cx))
+            }
             Source::Alarm => cx.timers.rings(),
         }
     }
@@ -205,7 +207,7 @@ impl GatewayLoop {
                 self.greeted(greeted);
             }
             Due::Inquirer(key) => {
-                let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
+                let view = View::of(&self.sessions, &self.commands, self.registry.as_deref());
                 self.inquirers.hurry(cx, &mut self.siblings, view, key);
             }
             Due::Answer(number) => self.siblings.unanswered(cx, number),
@@ -228,8 +230,8 @@ impl GatewayLoop {
             Due::TerminalUsers => programs.killing.kill_users(cx),
             Due::LeftBehind => programs.killing.end_left_behind(cx),
             Due::Accept => cx.open_doors(),
-            Due::Left => {
-                self.transitions().with_registry(|left, cx, _, _| left.look_after_left(cx))
+            Due::Detached => {
+                self.transitions().with_registry(|registry, cx, _, _| registry.run_due(cx))
             }
             Due::Door(door) => cx.doors.wake(door, &cx.poller),
         }
@@ -255,11 +257,11 @@ impl GatewayLoop {
             Outcome::SettleCommand(key) => self.commands.settle(cx, programs, key),
             Outcome::GoOn(rest) => cx.hear_rest(*rest, &mut self.sessions, &mut self.commands),
             Outcome::Reaped(program, session, exit) => self.program_ended(program, session, exit),
-            Outcome::LetGo => self.teardowns.release_next(cx, programs),
+            Outcome::RunTeardown => self.teardowns.release_next(cx, programs),
             Outcome::Started(Subject::Session(key)) => {
                 self.transitions().with_recorder(|it, cx, sessions| it.begin(cx, sessions, key));
             }
-            Outcome::Started(Subject::Command(_) | Subject::Left(_)) => {}
+            Outcome::Started(Subject::Command(_) | Subject::Detached(_)) => {}
             Outcome::NeverWas(subject, recording) => {
                 self.transitions().rejected(subject, recording.as_deref());
             }
@@ -272,7 +274,7 @@ impl GatewayLoop {
             Outcome::NotHeard(key) => self.transitions().end_unpollable(key),
             Outcome::Inquires(key) => self.inquirers.begin(cx, key),
             Outcome::End(Subject::Session(key)) => self.transitions().end_by_operator(key),
-            Outcome::End(Subject::Left(key)) => {
+            Outcome::End(Subject::Detached(key)) => {
                 self.transitions().end_detached(key, Gone::Operator)
             }
             Outcome::End(Subject::Command(key)) => self.commands.end_by_operator(cx, programs, key),
@@ -290,26 +292,29 @@ impl GatewayLoop {
             Outcome::Answered(Asker::Inquirer(key), answer) => {
                 self.inquirers.answered(cx, key, answer.as_deref());
             }
-            Outcome::ReadOn(key) => self.transitions().with_registry(|left, cx, _, programs| {
-                left.alone_goes_on(cx, programs, key);
-            }),
-            Outcome::EndLeft(key, why) => self.transitions().end_detached(key, why),
+            Outcome::ReadOn(key) => {
+                self.transitions().with_registry(|registry, cx, _, programs| {
+                    registry.resume_reading(cx, programs, key);
+                })
+            }
+            Outcome::TerminateDetached(key, why) => self.transitions().end_detached(key, why),
             Outcome::SupervisorReady => self.transitions().supervisor_ready(),
-            Outcome::LetClientGo(key) => {
-                self.transitions().detach_or_hang_up(key, detach::Why::LetGo)
+            Outcome::DropClient(key) => {
+                self.transitions().detach_or_hang_up(key, detach::DetachCause::Dropped)
             }
-            Outcome::LeftReady(ready) => {
-                self.transitions().with_registry(|left, cx, sessions, programs| {
-                    left.one_ready(cx, sessions, programs, ready);
+            Outcome::DetachedReady(ready) => {
+                self.transitions().with_registry(|registry, cx, sessions, programs| {
+                    registry.on_event(cx, sessions, programs, ready);
                 })
             }
-            Outcome::LookAfterLeft(key) => {
-                self.transitions().with_registry(|left, cx, sessions, programs| {
-                    left.look_after_entry(cx, sessions, programs, key);
+            Outcome::DetachedDeadline(key) => {
+                self.transitions().with_registry(|registry, cx, sessions, programs| {
+                    registry.on_due(cx, sessions, programs, key);
                 })
             }
-            Outcome::FeedWatcher(key) => {
-                self.transitions().with_registry(|left, cx, _, _| left.feed_watcher(cx, key));
+            Outcome::FeedViewer(key) => {
+                self.transitions()
+                    .with_registry(|registry, cx, _, _| registry.feed_viewer(cx, key));
             }
             Outcome::Recording(_, news) => {
                 self.transitions()
@@ -325,7 +330,7 @@ impl GatewayLoop {
             sessions: &mut self.sessions,
             programs: &mut self.programs,
             teardowns: &mut self.teardowns,
-            left: self.left.as_deref_mut(),
+            registry: self.registry.as_deref_mut(),
             recorder: self.recorder.as_deref_mut(),
         }
     }
@@ -384,8 +389,9 @@ impl GatewayLoop {
 
     /// A client wants a session that was left; so many gateways have had it before.
     fn seek(&mut self, opened: Box<Opened>, hops: u8) {
-        let (cx, siblings, left) = (&mut self.cx, &mut self.siblings, self.left.as_deref_mut());
-        let here = left.map(|left| (left, &self.sessions));
+        let (cx, siblings, registry) =
+            (&mut self.cx, &mut self.siblings, self.registry.as_deref_mut());
+        let here = registry.map(|registry| (registry, &self.sessions));
         let goes = self.seekers.seek(cx, siblings, here, opened, hops);
         self.goes(goes);
     }
@@ -403,7 +409,7 @@ impl GatewayLoop {
     fn asked(&mut self, mut posed: Posed) {
         fault_injection::point("question");
         let cx = &mut self.cx;
-        let view = View::of(&self.sessions, &self.commands, self.left.as_deref());
+        let view = View::of(&self.sessions, &self.commands, self.registry.as_deref());
         let answer = match &posed.question {
             Question::Piece(asking) => view.piece(cx, *asking).encode(),
             Question::End { by, place, id } => match view.end(cx, *by, *place, *id) {
@@ -411,8 +417,9 @@ impl GatewayLoop {
                 false => Vec::new(),
             },
             Question::Seek(sought) => {
-                let left = self.left.as_mut();
-                let found = left.and_then(|left| left.found(&self.sessions, sought));
+                let registry = self.registry.as_mut();
+                let found =
+                    registry.and_then(|registry| registry.find_for_peer(&self.sessions, sought));
                 found.as_ref().map(ipc::encode).unwrap_or_default()
             }
             Question::Take(handed) => {
@@ -467,7 +474,7 @@ impl GatewayLoop {
         };
         self.sessions.stop(why, line);
         self.commands.stop(why, line);
-        self.left.iter_mut().for_each(|left| left.stop(why, line));
+        self.registry.iter_mut().for_each(|registry| registry.stop(why, line));
         log::flush();
         self.cx.told.flush();
         shared_memory::note_told(self.cx.ordinal);
@@ -481,7 +488,7 @@ impl GatewayLoop {
         let failure = failure.map(|(program, errno)| exec_error(&program, errno));
         match self.subject_of(program, session) {
             Some(Subject::Session(key)) => self.transitions().program_ended(key, exit, failure),
-            Some(Subject::Left(entry)) => self.transitions().detached_exited(entry, exit),
+            Some(Subject::Detached(entry)) => self.transitions().detached_exited(entry, exit),
             Some(Subject::Command(key)) => {
                 self.commands.program_ended(&mut self.cx, key, exit, failure);
             }
@@ -493,9 +500,9 @@ impl GatewayLoop {
     /// What a program was the program of.
     fn subject_of(&self, program: Pid, session: Option<Key>) -> Option<Subject> {
         let session = session.filter(|key| self.sessions.has(*key)).map(Subject::Session);
-        let command = || self.commands.of_program(program).map(Subject::Command);
-        let left = || self.left.as_ref()?.of_program(program).map(Subject::Left);
-        session.or_else(command).or_else(left)
+        let command = || self.commands.by_program(program).map(Subject::Command);
+        let registry = || self.registry.as_ref()?.by_program(program).map(Subject::Detached);
+        session.or_else(command).or_else(registry)
     }
 
     /// Takes up the sessions of a gateway that was here before us.
@@ -508,13 +515,13 @@ impl GatewayLoop {
                 is_done = true;
             });
             // Or the next gateway would panic as well.
-            if let Some(left) = self.left.as_mut().filter(|_| !is_done) {
-                left.tell_over(&mut self.cx, id);
+            if let Some(registry) = self.registry.as_mut().filter(|_| !is_done) {
+                registry.unregister(&mut self.cx, id);
             }
             self.follow();
         }
-        if let Some(left) = &mut self.left {
-            left.look_after(&mut self.cx, detach::SOON);
+        if let Some(registry) = &mut self.registry {
+            registry.wake_in(&mut self.cx, detach::RETRY_DELAY);
         }
     }
 
@@ -544,9 +551,9 @@ impl GatewayLoop {
 
     /// Programs that run for nobody lose their client.
     fn hang_up_orphans(&mut self) {
-        let left = self.left.iter().flat_map(|left| left.programs());
+        let registry = self.registry.iter().flat_map(|registry| registry.programs());
         let owned: HashSet<Pid> =
-            self.commands.programs().chain(left).chain(self.teardowns.programs()).collect();
+            self.commands.programs().chain(registry).chain(self.teardowns.programs()).collect();
         let sessions = &self.sessions;
         for program in self.programs.orphans(|key| sessions.has(key), &owned) {
             self.programs.hang_up_group(&mut self.cx, program);
@@ -574,12 +581,14 @@ impl Recover for GatewayLoop {
             Whose::Caller(key) => drop(self.callers.refuse(cx, key, INTERNAL)),
             Whose::Inquirer(key) => self.inquirers.end(cx, key, INTERNAL),
             Whose::Seeker(key) => self.seekers.end(cx, key, INTERNAL),
-            Whose::Left(key) => match self.left.as_ref().and_then(|left| left.session_of(key)) {
-                Some(session) => self.sessions.end_panicked(cx, programs, session),
-                None => self.transitions().end_detached(key, Gone::Lost),
-            },
-            Whose::Watcher(key) => {
-                self.transitions().with_registry(|left, cx, _, _| left.end_watcher(cx, key))
+            Whose::Detached(key) => {
+                match self.registry.as_ref().and_then(|registry| registry.session_of(key)) {
+                    Some(session) => self.sessions.end_panicked(cx, programs, session),
+                    None => self.transitions().end_detached(key, Gone::Lost),
+                }
+            }
+            Whose::Viewer(key) => {
+                self.transitions().with_registry(|registry, cx, _, _| registry.end_viewer(cx, key))
             }
             Whose::Closing(key) => cx.closing.drop_one(key),
             Whose::Past => {}
@@ -590,7 +599,7 @@ impl Recover for GatewayLoop {
                 cx.pause();
                 cx.after(AGAIN, Due::Reap);
                 cx.after(AGAIN, Due::Kill);
-                self.transitions().with_registry(|left, cx, _, _| left.look_after(cx, AGAIN));
+                self.transitions().with_registry(|registry, cx, _, _| registry.wake_in(cx, AGAIN));
             }
         }
     }
@@ -603,9 +612,9 @@ impl Recover for GatewayLoop {
             Whose::Caller(key) => self.callers.drop_one(key),
             Whose::Inquirer(key) => self.inquirers.drop_one(key),
             Whose::Seeker(key) => self.seekers.drop_one(key),
-            Whose::Left(key) | Whose::Watcher(key) => {
-                if let Some(left) = &mut self.left {
-                    left.drop_one(key, matches!(whose, Whose::Watcher(_)));
+            Whose::Detached(key) | Whose::Viewer(key) => {
+                if let Some(registry) = &mut self.registry {
+                    registry.drop_one(key, matches!(whose, Whose::Viewer(_)));
                 }
             }
             Whose::Closing(key) => self.cx.closing.drop_one(key),
@@ -618,13 +627,15 @@ impl Recover for GatewayLoop {
     /// there who is not.
     fn put_in_order(&mut self) {
         self.cx.clear();
-        self.transitions().with_registry(|left, cx, sessions, programs| {
-            left.end_lost_entries(cx, sessions, programs);
+        self.transitions().with_registry(|registry, cx, sessions, programs| {
+            registry.drop_orphaned_entries(cx, sessions, programs);
         });
-        let (sessions, commands, left) = (&self.sessions, &self.commands, &self.left);
+        let (sessions, commands, registry) = (&self.sessions, &self.commands, &self.registry);
         let exists = |subject: Subject| match subject {
             Subject::Session(key) => sessions.has(key),
-            Subject::Left(key) => left.as_ref().is_some_and(|left| left.has_entry(key)),
+            Subject::Detached(key) => {
+                registry.as_ref().is_some_and(|registry| registry.has_entry(key))
+            }
             Subject::Command(key) => commands.has(key),
         };
         let gone: Vec<_> = self.cx.told.subjects().filter(|subject| !exists(*subject)).collect();

@@ -34,7 +34,7 @@ pub enum Source {
     /// A client to which the last word was said.
     Closing(Key),
     /// What sessions wait for that can be left.
-    Left,
+    Detached,
     /// What is due after a long time.
     Alarm,
 }
@@ -81,7 +81,7 @@ impl Source {
             Source::Inquirer(key) => (13, key),
             Source::Closing(key) => (14, key),
             Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
-            Source::Left => (12, Key::of_place(0)),
+            Source::Detached => (12, Key::of_place(0)),
         };
         kind << 60 | u64::from(key.generation.get()) << 32 | u64::from(key.index)
     }
@@ -108,7 +108,7 @@ impl Source {
             7 => Source::CommandClient(key),
             13 => Source::Inquirer(key),
             14 => Source::Closing(key),
-            12 => Source::Left,
+            12 => Source::Detached,
             // Up to 11; there are no more.
             kind => Source::CommandStream(key, (kind & 3) as u8),
         }

@@ -10,7 +10,7 @@ pub enum Subject {
     /// A session with a terminal, and a client.
     Session(Key),
     /// One whose client has left, by its entry among those.
-    Left(Key),
+    Detached(Key),
     /// A command without one.
     Command(Key),
 }
@@ -31,9 +31,9 @@ pub enum Whose {
     /// A client that asks who is there, or for the statistics.
     Inquirer(Key),
     /// A session that can be left.
-    Left(Key),
+    Detached(Key),
     /// A client that only watches.
-    Watcher(Key),
+    Viewer(Key),
     /// A client that was told its last.
     Closing(Key),
     /// Somebody who is not there any more, whatever becomes of it.
@@ -48,7 +48,7 @@ impl From<Subject> for Whose {
     fn from(subject: Subject) -> Self {
         match subject {
             Subject::Session(key) => Self::Session(key),
-            Subject::Left(key) => Self::Left(key),
+            Subject::Detached(key) => Self::Detached(key),
             Subject::Command(key) => Self::Command(key),
         }
     }
@@ -65,7 +65,7 @@ impl Source {
             Self::Closing(key) => Whose::Closing(key),
             Self::Listener(_) | Self::StatsListener => Whose::Door,
             // These look at one after the other, see there.
-            Self::Children | Self::Siblings | Self::Recorder | Self::Left | Self::Alarm => {
+            Self::Children | Self::Siblings | Self::Recorder | Self::Detached | Self::Alarm => {
                 Whose::All
             }
         }

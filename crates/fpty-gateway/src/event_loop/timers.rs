@@ -61,7 +61,7 @@ pub enum Due {
     /// Accept again after running out of something.
     Accept,
     /// Look after sessions that can be left.
-    Left,
+    Detached,
 }
 
 /// What is due for a session, and for a command.

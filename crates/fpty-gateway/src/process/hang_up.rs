@@ -30,18 +30,17 @@ pub enum Copies {
 impl Programs {
     /// Lets the program and its terminal go, of a session that nobody finds by its
     /// key any more; the client may have more to read.
-    pub fn release(&mut self, cx: &mut Context, key: Key, mut attached: LiveSession) -> Stream {
+    pub fn release(&mut self, cx: &mut Context, key: Key, mut live: LiveSession) -> Stream {
         // The poller forgets descriptors when they close here; where a copy
         // lives a moment longer (sys/detached.rs), nobody has its token. Others'
         // copies, of the terminal and of the client, live as long as those like:
         // it would tell of them without end.
-        let is_elsewhere =
-            attached.io.master.is_shared() || attached.session.detach_state().is_some();
+        let is_elsewhere = live.io.master.is_shared() || live.session.detach_state().is_some();
         if is_elsewhere {
-            attached.unregister_terminal(&cx.poller);
-            let _ = cx.poller.remove(attached.io.client.as_fd());
+            live.unregister_terminal(&cx.poller);
+            let _ = cx.poller.remove(live.io.client.as_fd());
         }
-        let LiveSession { session, io: SessionIo { client, master, program, .. }, .. } = attached;
+        let LiveSession { session, io: SessionIo { client, master, program, .. }, .. } = live;
         // It may have been reaped while this had to wait its turn.
         let is_its = |program: &Process| !program.is_child() || self.is_of(program.pid(), key);
         if let Some(program) = program.filter(is_its) {

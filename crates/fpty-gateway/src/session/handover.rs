@@ -97,22 +97,22 @@ impl Sessions {
     /// A terminal that was offered made us wait: nobody else is to pay for that. It
     /// is told once, and not waited for.
     pub fn terminate_blocked(&mut self, cx: &mut Context, key: Key) {
-        if let Some(attached) = self.get_mut(key) {
-            attached.session.terminate(Ending::Operator, TERMINAL_BLOCKED, &mut attached.io);
+        if let Some(live) = self.get_mut(key) {
+            live.session.terminate(Ending::Operator, TERMINAL_BLOCKED, &mut live.io);
             cx.doors.log_refusal(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
         }
     }
 
     /// See [`LiveSession::may_be_handed_over`].
     pub fn may_be_handed_over(&self, cx: &Context, key: Key) -> bool {
-        self.get(key).is_some_and(|attached| attached.may_be_handed_over(cx))
+        self.get(key).is_some_and(|live| live.may_be_handed_over(cx))
     }
 
     /// From here on a session's terminal is its client's: it is told so.
     pub fn send_go(&mut self, key: Key) {
-        if let Some(attached) = self.get_mut(key) {
-            if attached.session.go_pending() {
-                attached.session.send_go(&mut attached.io);
+        if let Some(live) = self.get_mut(key) {
+            if live.session.go_pending() {
+                live.session.send_go(&mut live.io);
             }
         }
     }

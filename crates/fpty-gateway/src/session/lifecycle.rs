@@ -103,7 +103,7 @@ impl Context {
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
     pub fn restored_detached(&mut self, entry: Key, info: RestoredInfo, lost: Option<Timestamp>) {
-        let (subject, uid) = (Subject::Left(entry), info.uid);
+        let (subject, uid) = (Subject::Detached(entry), info.uid);
         self.restore_session(subject, info, |told| match uid {
             NOBODY => (Peer::default(), None),
             _ => (Peer::user(uid, &mut told.names), None),
@@ -149,7 +149,7 @@ impl Context {
         exit: Option<Exit>,
         recording: Option<Rc<Recording>>,
     ) {
-        let subject = Subject::Left(entry);
+        let subject = Subject::Detached(entry);
         if let Some(exit) = exit {
             self.observe(Event::Exited(subject, exit));
         }
@@ -172,13 +172,13 @@ impl Context {
                 self.then(Outcome::Started(subject));
             }
             Event::Detached { key, entry, how, bytes } => {
-                let (from, to) = (Subject::Session(key), Subject::Left(entry));
+                let (from, to) = (Subject::Session(key), Subject::Detached(entry));
                 self.seats.moves(from, to);
                 self.requested_commands.moves(from, to);
                 self.told.detached(from, to, how, bytes);
             }
             Event::Attached { key, entry, origin, client } => {
-                let (from, to) = (Subject::Left(entry), Subject::Session(key));
+                let (from, to) = (Subject::Detached(entry), Subject::Session(key));
                 self.seats.moves(from, to);
                 self.requested_commands.moves(from, to);
                 self.told.attached(from, to, origin, client);
@@ -296,9 +296,9 @@ impl LiveSession {
 impl Sessions {
     /// A session's program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
-        if let Some(attached) = self.get_mut(key) {
-            attached.mark_started(cx, key);
-            attached.exit = Some(Gone::of_exit(exit));
+        if let Some(live) = self.get_mut(key) {
+            live.mark_started(cx, key);
+            live.exit = Some(Gone::of_exit(exit));
             cx.observe(Event::Exited(Subject::Session(key), exit));
         }
     }
@@ -312,25 +312,25 @@ impl Sessions {
         entry: Key,
         how: Parted,
     ) -> Option<Box<LiveSession>> {
-        let mut attached = self.remove(key)?;
+        let mut live = self.remove(key)?;
         // It was never seen to run, perhaps, and runs all the same.
-        attached.mark_started(cx, key);
-        let bytes = attached.bytes();
+        live.mark_started(cx, key);
+        let bytes = live.bytes();
         cx.observe(Event::Detached { key, entry, how, bytes });
-        if let Some(recording) = attached.io.recording() {
-            recording.belongs_to(Subject::Left(entry));
+        if let Some(recording) = live.io.recording() {
+            recording.belongs_to(Subject::Detached(entry));
         }
-        Some(attached)
+        Some(live)
     }
 
     /// A session is over: everybody is told, and nobody finds it any more.
     pub fn end(&mut self, cx: &mut Context, key: Key) -> Option<Box<LiveSession>> {
         crate::event_loop::fault_injection::point("told-end");
-        let mut attached = self.remove(key)?;
+        let mut live = self.remove(key)?;
         // It was never seen to run, perhaps, and runs all the same.
-        attached.mark_started(cx, key);
-        attached.mark_closed(cx, key);
-        Some(attached)
+        live.mark_started(cx, key);
+        live.mark_closed(cx, key);
+        Some(live)
     }
 }
 

@@ -273,11 +273,11 @@ impl Sessions {
         cx.faults.made = Some(Whose::Unborn(key));
         fault_injection::point("inserted");
         programs.belongs_to(pid, key);
-        let attached = self.get_mut(key)?;
-        attached.set_pending(cx, key, seat.ok().flatten(), origin, size, shown);
+        let live = self.get_mut(key)?;
+        live.set_pending(cx, key, seat.ok().flatten(), origin, size, shown);
         fault_injection::point("noted");
         if !cx.spawner.has_executed(pid) {
-            attached.started_poll = STARTING_FIRST;
+            live.started_poll = STARTING_FIRST;
         }
         Some(key)
     }
@@ -306,15 +306,15 @@ impl Sessions {
     /// # Errors
     /// The poller refuses: the session is to be refused.
     pub fn register(&mut self, cx: &mut Context, key: Key) -> Result<(), Rejection> {
-        let Some(attached) = self.get_mut(key) else { return Ok(()) };
-        let (poller, is_pending) = (&cx.poller, attached.started_poll != 0);
+        let Some(live) = self.get_mut(key) else { return Ok(()) };
+        let (poller, is_pending) = (&cx.poller, live.started_poll != 0);
         let mut registered =
-            poller.add(attached.io.client.as_fd(), Source::Client(key).token(), Interest::READ);
+            poller.add(live.io.client.as_fd(), Source::Client(key).token(), Interest::READ);
         if !is_pending {
-            attached.terminal_interest = Some(Interest::READ);
+            live.terminal_interest = Some(Interest::READ);
             let token = Source::Terminal(key).token();
-            registered = registered
-                .and_then(|()| poller.add(attached.io.master.as_fd(), token, Interest::READ));
+            registered =
+                registered.and_then(|()| poller.add(live.io.master.as_fd(), token, Interest::READ));
         }
         registered.map_err(|error| {
             let why = format!("cannot wait for the session: {}", reason(&error));
@@ -328,17 +328,17 @@ impl Sessions {
             ),
             false => cx.started(Subject::Session(key)),
         }
-        attached.start_timers(cx, key, Duration::ZERO);
+        live.start_timers(cx, key, Duration::ZERO);
         Ok(())
     }
 
     /// Ends a session that never was one, because its program could not be
     /// executed, or nobody can wait for it.
     pub fn reject(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &Rejection) {
-        if let Some(mut attached) = self.remove(key) {
-            let origin = attached.rejected(cx, key);
-            let extended = attached.session.is_extended();
-            let client = programs.release(cx, key, *attached);
+        if let Some(mut live) = self.remove(key) {
+            let origin = live.rejected(cx, key);
+            let extended = live.session.is_extended();
+            let client = programs.release(cx, key, *live);
             cx.reject_client(client, origin, extended, why);
         }
     }

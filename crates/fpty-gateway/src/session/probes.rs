@@ -210,16 +210,16 @@ impl TimeLimited for LiveSession {
 impl Sessions {
     /// Does what is due for a session.
     pub fn timer_fired(&mut self, cx: &mut Context, key: Key, due: LifeDue) -> SessionAction {
-        let Some(attached) = self.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return SessionAction::Wait;
         };
         match due {
-            LifeDue::Unanswered => return attached.check_tcp_stall(cx, key),
+            LifeDue::Unanswered => return live.check_tcp_stall(cx, key),
             LifeDue::Dismissed => return SessionAction::HangUp,
-            LifeDue::Executed => return attached.check_started(cx, key),
-            due => attached.on_time_limit(cx, key, due),
+            LifeDue::Executed => return live.check_started(cx, key),
+            due => live.on_time_limit(cx, key, due),
         }
-        attached.settle(cx, key)
+        live.settle(cx, key)
     }
 
     /// The same for its terminal, or its client.
@@ -229,16 +229,16 @@ impl Sessions {
         key: Key,
         due: TerminalDue,
     ) -> SessionAction {
-        let Some(attached) = self.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return SessionAction::Wait;
         };
         match due {
-            TerminalDue::Drained => attached.drained(cx, key),
-            TerminalDue::EndOfInput => attached.send_eof(cx, key),
-            TerminalDue::Unheard => attached.check_peer_closed(cx, key),
-            TerminalDue::Reopened => attached.check_slave_reopened(cx, key),
+            TerminalDue::Drained => live.drained(cx, key),
+            TerminalDue::EndOfInput => live.send_eof(cx, key),
+            TerminalDue::Unheard => live.check_peer_closed(cx, key),
+            TerminalDue::Reopened => live.check_slave_reopened(cx, key),
             TerminalDue::Offer => {
-                attached.offer(cx, key);
+                live.offer(cx, key);
                 SessionAction::Wait
             }
         }
@@ -246,15 +246,15 @@ impl Sessions {
 
     /// A terminal is closed: its program may open it again.
     pub fn watch_slave_reopen(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        let Some(attached) = self.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
-        if !attached.session.program_runs() || !attached.probes.set(flag::SLAVE_CLOSED) {
+        if !live.session.program_runs() || !live.probes.set(flag::SLAVE_CLOSED) {
             return;
         }
         cx.after(SLAVE_REOPENED_INTERVAL, Due::Terminal(key, TerminalDue::Reopened));
         // Most often it has ended.
-        let program = attached.io.program.as_ref().map(Process::pid);
+        let program = live.io.program.as_ref().map(Process::pid);
         if let Some(program) = program.filter(|_| programs.are_many()) {
             programs.reap_this(cx, program);
         }

@@ -230,8 +230,8 @@ impl Sessions {
             Source::Terminal(key) => (key, false),
             _ => return false,
         };
-        self.get(key).is_some_and(|attached| {
-            let (input, output) = (attached.last_input >= BULK, attached.last_output >= BULK);
+        self.get(key).is_some_and(|live| {
+            let (input, output) = (live.last_input >= BULK, live.last_output >= BULK);
             let (more, room) = if of_client { (input, output) } else { (output, input) };
             more || (ready.write && room)
         })
@@ -239,10 +239,10 @@ impl Sessions {
 
     /// The client sent something, takes output again, or left.
     pub fn client_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) -> ClientEvent {
-        let Some(attached) = self.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return ClientEvent::NoSession;
         };
-        let LiveSession { session, io, last_input, .. } = attached;
+        let LiveSession { session, io, last_input, .. } = live;
         let _armed = io.master.arm();
         if ready.write {
             session.client_writable(io);
@@ -272,7 +272,7 @@ impl Sessions {
             session.client_disconnected();
         } else if ready.read {
             let wanted = session.client_interest();
-            attached.register_client(key, wanted, &cx.poller);
+            live.register_client(key, wanted, &cx.poller);
         }
         ClientEvent::Settle
     }
@@ -282,34 +282,34 @@ impl Sessions {
         // Whoever is alone keeps nobody waiting.
         let alone = self.len() == 1;
         let in_parallel = cx.parallel != Parallel::Nothing;
-        let Some(attached) = self.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
-        let armed = attached.io.master.arm();
+        let armed = live.io.master.arm();
         if ready.write {
-            attached.session.terminal_writable(&mut attached.io);
+            live.session.terminal_writable(&mut live.io);
         }
         if ready.read || ready.hang_up {
-            if attached.session.terminal_interest().read && !attached.holds() {
+            if live.session.terminal_interest().read && !live.holds() {
                 // With several processors the stream's client can take the one
                 // read meanwhile. The poll comes first all the same: without
                 // it an echo beside a stream took a third longer.
                 let wait =
                     |poller: &Poller| !alone && (poller.others_ready(ready.token) || in_parallel);
-                attached.read_terminal(cx, ready.hang_up, wait);
+                live.read_terminal(cx, ready.hang_up, wait);
             } else if ready.hang_up {
                 // A hang-up is told again and again, asked for or not: until
                 // its client reads again the poller does without it.
-                attached.unregister_terminal(&cx.poller);
+                live.unregister_terminal(&cx.poller);
             }
         }
         drop(armed);
-        attached.watch_tcp_stall(cx, key);
+        live.watch_tcp_stall(cx, key);
     }
 
     /// After anything that happened to a session, see [`LiveSession::settle`].
     pub fn settle(&mut self, cx: &mut Context, key: slab::Key) -> SessionAction {
-        self.get_mut(key).map_or(SessionAction::Wait, |attached| attached.settle(cx, key))
+        self.get_mut(key).map_or(SessionAction::Wait, |live| live.settle(cx, key))
     }
 }
 

@@ -45,8 +45,8 @@ impl TeardownQueue {
 
     /// The programs of those who wait.
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
-        let program = |attached: &LiveSession| attached.io.program.as_ref().map(Process::pid);
-        self.waiting.iter().filter_map(move |(_, attached)| program(attached))
+        let program = |live: &LiveSession| live.io.program.as_ref().map(Process::pid);
+        self.waiting.iter().filter_map(move |(_, live)| program(live))
     }
 }
 
@@ -60,21 +60,21 @@ impl TeardownQueue {
         key: Key,
     ) {
         // It may not have said so itself: over TCP the kernel is asked.
-        if let Some(attached) = sessions.get_mut(key) {
-            attached.session.client_disconnected();
+        if let Some(live) = sessions.get_mut(key) {
+            live.session.client_disconnected();
         }
-        let Some(mut attached) = sessions.end(cx, key) else {
+        let Some(mut live) = sessions.end(cx, key) else {
             return;
         };
         if self.this_turn < ENDED_PER_TURN && self.waiting.is_empty() {
             self.this_turn += 1;
-            programs.release(cx, key, *attached);
+            programs.release(cx, key, *live);
             return;
         }
         // Nobody has its tokens any more.
-        let _ = cx.poller.remove(attached.io.client.as_fd());
-        attached.unregister_terminal(&cx.poller);
-        self.waiting.push_back((key, attached));
+        let _ = cx.poller.remove(live.io.client.as_fd());
+        live.unregister_terminal(&cx.poller);
+        self.waiting.push_back((key, live));
     }
 
     /// Has some of the sessions end that wait for it, where the turn had no more
@@ -83,15 +83,15 @@ impl TeardownQueue {
         self.this_turn = 0;
         if events < cx.config.events as usize {
             for _ in 0..ENDED_PER_TURN.min(self.waiting.len()) {
-                cx.then(Outcome::LetGo);
+                cx.then(Outcome::RunTeardown);
             }
         }
     }
 
     /// Lets the next one go.
     pub fn release_next(&mut self, cx: &mut Context, programs: &mut Programs) {
-        if let Some((key, attached)) = self.waiting.pop_front() {
-            programs.release(cx, key, *attached);
+        if let Some((key, live)) = self.waiting.pop_front() {
+            programs.release(cx, key, *live);
         }
     }
 }
@@ -123,16 +123,16 @@ impl LiveSession {
 impl Sessions {
     /// The program of a session has ended, and was reaped.
     pub fn program_ended(&mut self, cx: &mut Context, key: Key, ended: Ended) {
-        let Some(attached) = self.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
-        attached.io.program = None;
+        live.io.program = None;
         // What it wrote last is there by now.
-        if attached.session.terminal_interest().read {
-            attached.read_terminal(cx, true, |_| false);
+        if live.session.terminal_interest().read {
+            live.read_terminal(cx, true, |_| false);
         }
-        attached.session.program_ended(ended, &mut attached.io);
-        if attached.session.terminal_open() {
+        live.session.program_ended(ended, &mut live.io);
+        if live.session.terminal_open() {
             cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
         }
         cx.then(Outcome::Settle(key));
@@ -140,17 +140,17 @@ impl Sessions {
 
     /// Ends a session whose client has all that it will get.
     pub fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        if let Some(attached) = self.end(cx, key) {
-            let last = match attached.session.is_extended() {
+        if let Some(live) = self.end(cx, key) {
+            let last = match live.session.is_extended() {
                 true => LastWord::Packet { is_answered: false },
                 false => {
                     // To close a terminal takes a while: by then most clients have closed,
                     // and need not be waited for.
-                    attached.io.client.end();
+                    live.io.client.end();
                     LastWord::Ended
                 }
             };
-            let client = programs.release(cx, key, *attached);
+            let client = programs.release(cx, key, *live);
             cx.close_when_read(client, last);
         }
     }
@@ -158,8 +158,8 @@ impl Sessions {
     /// Ends a session: its client has left, or is let go. A program that
     /// still runs is hung up, with its foreground job.
     pub fn hang_up(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        if let Some(attached) = self.end(cx, key) {
-            programs.release(cx, key, *attached);
+        if let Some(live) = self.end(cx, key) {
+            programs.release(cx, key, *live);
         }
     }
 
@@ -170,14 +170,14 @@ impl Sessions {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
         let is_held = supervisor::link::is_held();
         for key in keys {
-            let is_ours = |attached: &&mut LiveSession| {
-                let session = &attached.session;
+            let is_ours = |live: &&mut LiveSession| {
+                let session = &live.session;
                 let comes_back = why == Ending::Lost && session.detach_state().is_some();
                 !is_held || !(comes_back || session.is_handed_over())
             };
-            if let Some(attached) = self.get_mut(key).filter(is_ours) {
-                if attached.session.termination().is_none() {
-                    attached.session.terminate(why, line, &mut attached.io);
+            if let Some(live) = self.get_mut(key).filter(is_ours) {
+                if live.session.termination().is_none() {
+                    live.session.terminate(why, line, &mut live.io);
                 }
             }
         }
@@ -188,23 +188,23 @@ impl Sessions {
     /// A session ends for no fault of its own.
     pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         self.forget_reaped(programs, key);
-        let Some(attached) = self.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
         // In the midst of output that it does not read it would be misread.
-        if !attached.session.has_output() && attached.session.termination().is_none() {
+        if !live.session.has_output() && live.session.termination().is_none() {
             let line = format!("session ended: {INTERNAL}");
-            attached.session.terminate(Ending::Lost, &line, &mut attached.io);
+            live.session.terminate(Ending::Lost, &line, &mut live.io);
         }
         self.close(cx, programs, key);
     }
 
     /// A program that was reaped has no number any more.
     pub fn forget_reaped(&mut self, programs: &Programs, key: Key) {
-        let Some(attached) = self.get_mut(key) else {
+        let Some(live) = self.get_mut(key) else {
             return;
         };
         let is_there = |program: &Process| !program.is_child() || programs.has(program.pid());
-        attached.io.program = attached.io.program.take().filter(is_there);
+        live.io.program = live.io.program.take().filter(is_there);
     }
 }

@@ -12,8 +12,8 @@ use crate::connection::handshake::Opened;
 use crate::connection::listeners::Newcomer;
 use crate::detach::no_detach;
 use crate::detach::restore::{Restored, UNPOLLABLE};
-use crate::detach::viewers::because;
-use crate::detach::{self, Came, Left, Parting, Why};
+use crate::detach::viewers::end_for_viewers;
+use crate::detach::{self, AttachResult, DetachCause, DetachPlan, DetachRegistry};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Closed;
@@ -49,7 +49,7 @@ pub struct Transitions<'a> {
     /// Those that wait for their end.
     pub teardowns: &'a mut TeardownQueue,
     /// Those that can be left; `None`: none can outlive the gateway.
-    pub left: Option<&'a mut Left>,
+    pub registry: Option<&'a mut DetachRegistry>,
     /// What is recorded, where anything is.
     pub recorder: Option<&'a mut Recorder>,
 }
@@ -61,10 +61,12 @@ impl Transitions<'_> {
             Ok(plan) => plan,
             Err(why) => return self.cx.reject(newcomer, opening.extended, why),
         };
-        let left = self.left.as_ref();
-        let wish = left.map_or(Ok(None), |left| left.may_leave(self.cx, &newcomer, &opening, name));
-        let wish = match wish {
-            Ok(wish) => wish,
+        let registry = self.registry.as_ref();
+        let registration = registry.map_or(Ok(None), |registry| {
+            registry.plan_registration(self.cx, &newcomer, &opening, name)
+        });
+        let registration = match registration {
+            Ok(registration) => registration,
             Err(why) => return self.cx.reject(newcomer, opening.extended, why),
         };
         let size = plan.size;
@@ -76,15 +78,15 @@ impl Transitions<'_> {
             return;
         };
         let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
-        if is_named && wish.is_none() {
+        if is_named && registration.is_none() {
             let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
             session.notice(line, io);
         }
         fault_injection::point("opened");
         let hands_over = self.sessions.may_be_handed_over(self.cx, key);
-        let Self { left, cx, sessions, programs, .. } = &mut *self;
-        let kept = wish.zip(left.as_mut()).map(|(wish, left)| {
-            left.can_be_left(cx, sessions, programs, key, wish, size, !hands_over)
+        let Self { registry, cx, sessions, programs, .. } = &mut *self;
+        let kept = registration.zip(registry.as_mut()).map(|(registration, registry)| {
+            registry.register(cx, sessions, programs, key, registration, size, !hands_over)
         });
         let is_kept = kept.unwrap_or(false);
         fault_injection::point("kept");
@@ -128,12 +130,12 @@ impl Transitions<'_> {
             SessionAction::Close => self.close(key),
             SessionAction::HangUp => self.hang_up(key),
             SessionAction::Teardown => {
-                if !self.try_detach(key, Why::Lost) {
+                if !self.try_detach(key, DetachCause::Lost) {
                     self.dismiss_viewers(key);
                     self.teardowns.teardown(self.sessions, self.cx, self.programs, key);
                 }
             }
-            SessionAction::Detach => self.detach_or_hang_up(key, Why::Asked),
+            SessionAction::Detach => self.detach_or_hang_up(key, DetachCause::Requested),
             SessionAction::LateHello => {
                 if let Some(late) = self.sessions.take_late(self.cx, self.programs, key) {
                     self.cx.then(Outcome::GreetLate(Box::new(late)));
@@ -149,10 +151,10 @@ impl Transitions<'_> {
     /// From here on a session's terminal is its client's, and outlives this
     /// gateway: somebody else sees to it then.
     pub fn handed_over(&mut self, key: Key) {
-        let Self { left, cx, sessions, programs, .. } = &mut *self;
-        let can_leave = left
+        let Self { registry, cx, sessions, programs, .. } = &mut *self;
+        let can_leave = registry
             .as_mut()
-            .is_some_and(|left| left.handed_over_for_a_while(cx, sessions, programs, key));
+            .is_some_and(|registry| registry.hand_over_detachable(cx, sessions, programs, key));
         if !can_leave {
             self.sessions.send_go(key);
             self.supervise(key);
@@ -163,8 +165,8 @@ impl Transitions<'_> {
     pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<Ended>) {
         match failure {
             Some(why) => {
-                if let Some(attached) = self.sessions.get_mut(key) {
-                    attached.io.program = None;
+                if let Some(live) = self.sessions.get_mut(key) {
+                    live.io.program = None;
                 }
                 self.sessions.reject(self.cx, self.programs, key, &why.into());
             }
@@ -178,16 +180,15 @@ impl Transitions<'_> {
     /// The program of a session has ended, and that is known: whoever looks on is
     /// told, and whoever is attached.
     pub fn announce_exit(&mut self, key: Key, ended: Ended) {
-        self.with_registry(|left, cx, _, _| left.tell_watchers(cx, key, &ended));
+        self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
         self.sessions.program_ended(self.cx, key, ended);
     }
 
     /// A session is over: whoever looks on is told why, unless its program has ended.
     fn dismiss_viewers(&mut self, key: Key) {
-        let termination =
-            self.sessions.get(key).and_then(|attached| attached.session.termination());
-        let ended = because(termination.map_or(Gone::Hangup, Gone::of));
-        self.with_registry(|left, cx, _, _| left.tell_watchers(cx, key, &ended));
+        let termination = self.sessions.get(key).and_then(|live| live.session.termination());
+        let ended = end_for_viewers(termination.map_or(Gone::Hangup, Gone::of));
+        self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
     }
 
     /// A session is over: those hear of it who were not told at once.
@@ -198,12 +199,12 @@ impl Transitions<'_> {
             None => self.cx.told.tell_last(last.as_deref(), None),
         }
         if let Subject::Session(key) = subject {
-            self.with_registry(|left, cx, _, _| {
-                left.tell_last_of(cx, key, why, exit);
+            self.with_registry(|registry, cx, _, _| {
+                registry.write_end_line(cx, key, why, exit);
                 if was_supervised {
-                    left.no_longer_supervised(cx, key);
+                    registry.no_longer_supervised(cx, key);
                 }
-                left.forget_left(cx, key);
+                registry.forget_session(cx, key);
             });
         }
     }
@@ -214,97 +215,99 @@ impl Transitions<'_> {
             self.with_recorder(|it, _, _| it.forget(recording));
         }
         if let Subject::Session(key) = subject {
-            self.with_registry(|left, cx, _, _| left.forget_left(cx, key));
+            self.with_registry(|registry, cx, _, _| registry.forget_session(cx, key));
         }
     }
 
     /// A session with a client is to end at somebody's wish.
     pub fn end_by_operator(&mut self, key: Key) {
-        if let Some(attached) = self.sessions.get_mut(key) {
-            attached.terminate_with(self.cx, key, Ending::Operator, ENDED_BY_OPERATOR);
+        if let Some(live) = self.sessions.get_mut(key) {
+            live.terminate_with(self.cx, key, Ending::Operator, ENDED_BY_OPERATOR);
             self.settle(key);
         }
     }
 
     pub fn supervise(&mut self, key: Key) {
-        let door = self.sessions.get(key).map(|attached| attached.door);
+        let door = self.sessions.get(key).map(|live| live.door);
         let command = door.and_then(|door| self.cx.command_of(Subject::Session(key), door));
-        if let Some(left) = self.left.as_deref_mut() {
-            left.supervise(self.cx, self.sessions, self.programs, key, command);
+        if let Some(registry) = self.registry.as_deref_mut() {
+            registry.supervise(self.cx, self.sessions, self.programs, key, command);
         }
     }
 
     /// The supervisor says something, or was killed: another one is told of all that
     /// it had.
     pub fn supervisor_ready(&mut self) {
-        while let Some(program) = self.left.as_ref().and_then(|left| left.could_not_be_kept()) {
+        while let Some(program) =
+            self.registry.as_ref().and_then(|registry| registry.could_not_be_kept())
+        {
             let session = self.programs.not_entrusted(program).map(Subject::Session);
-            let alone = self.left.as_ref().and_then(|left| left.of_program(program));
-            if let Some(subject) = alone.map(Subject::Left).or(session) {
+            let alone = self.registry.as_ref().and_then(|registry| registry.by_program(program));
+            if let Some(subject) = alone.map(Subject::Detached).or(session) {
                 self.cx.told.entrusted(subject, false);
             }
             self.cx.doors.log_refusal(NOT_SUPERVISED);
         }
-        if !self.left.as_ref().is_some_and(|left| left.supervisor_is_gone()) {
+        if !self.registry.as_ref().is_some_and(|registry| registry.supervisor_is_gone()) {
             return;
         }
         self.programs.nothing_is_entrusted();
         self.cx.told.nothing_is_entrusted();
-        let Some(left) = self.left.as_deref_mut() else {
+        let Some(registry) = self.registry.as_deref_mut() else {
             return;
         };
-        left.reconnect();
-        for key in left.keys() {
+        registry.reconnect();
+        for key in registry.keys() {
             self.sync_supervisor(key);
         }
-        for key in no_detach::handed_over_for_good(self.sessions) {
+        for key in no_detach::handed_over_no_detach(self.sessions) {
             self.cx.then(Outcome::Supervise(key));
         }
     }
 
     /// Nobody can wait for a session.
     pub fn end_unpollable(&mut self, key: Key) {
-        if let Some(attached) = self.sessions.get_mut(key) {
+        if let Some(live) = self.sessions.get_mut(key) {
             log::log(&format!("forkptyrouter: {UNPOLLABLE}"));
-            attached.session.terminate(Ending::Lost, UNPOLLABLE, &mut attached.io);
+            live.session.terminate(Ending::Lost, UNPOLLABLE, &mut live.io);
             self.sessions.close(self.cx, self.programs, key);
         }
     }
 
     pub fn restore(&mut self, record: Record, held: SessionFds) {
-        let Some(left) = self.left.as_deref_mut() else {
+        let Some(registry) = self.registry.as_deref_mut() else {
             return;
         };
         let program = Pid::new(record.pid);
         let recorder = self.recorder.as_deref_mut();
-        let restored = left.restore(self.cx, self.sessions, recorder, (record, held));
-        if let (Restored::Alone { .. } | Restored::Attached { .. }, Some(program)) =
+        let restored = registry.restore(self.cx, self.sessions, recorder, (record, held));
+        if let (Restored::Detached { .. } | Restored::Attached { .. }, Some(program)) =
             (&restored, program)
         {
             self.programs.restored(program);
         }
         match restored {
-            Restored::Over => {}
+            Restored::Nothing => {}
             // Its recording is no more for the next one to end.
-            Restored::Ended(entry) => self.sync_supervisor(entry),
-            Restored::Alone { entry, past, lost } => {
-                self.cx.faults.made = Some(Whose::Left(entry));
-                self.cx.restored_detached(entry, *past, lost);
-                if let Some(recording) = self.left.as_ref().and_then(|it| it.recording(entry)) {
+            Restored::Exited(entry) => self.sync_supervisor(entry),
+            Restored::Detached { entry, info, lost } => {
+                self.cx.faults.made = Some(Whose::Detached(entry));
+                self.cx.restored_detached(entry, *info, lost);
+                if let Some(recording) = self.registry.as_ref().and_then(|it| it.recording(entry)) {
                     Recorder::tell(self.cx, recording);
                 }
                 self.sync_supervisor(entry);
             }
-            Restored::Attached { entry, session, past } => {
+            Restored::Attached { entry, session, info } => {
                 self.cx.faults.made = Some(Whose::Session(session));
-                let started = past.started;
-                if let Some(attached) = self.sessions.get_mut(session) {
-                    attached.set_restored(self.cx, session, *past);
-                    attached.start_timers(self.cx, session, started.elapsed());
+                let started = info.started;
+                if let Some(live) = self.sessions.get_mut(session) {
+                    live.set_restored(self.cx, session, *info);
+                    live.start_timers(self.cx, session, started.elapsed());
                 }
                 self.sync_supervisor(entry);
             }
-            Restored::Ends(master, program, last) => {
+            Restored::HangUp(master, program, last) => {
                 last.into_iter().for_each(|line| self.tell_last_line(line));
                 self.programs.hang_up_terminal(self.cx, &master, program, Copies::Ended);
             }
@@ -324,10 +327,10 @@ impl Transitions<'_> {
     /// Has the sessions that can be left do something, where there can be any.
     pub fn with_registry(
         &mut self,
-        does: impl FnOnce(&mut Left, &mut Context, &mut Sessions, &mut Programs),
+        does: impl FnOnce(&mut DetachRegistry, &mut Context, &mut Sessions, &mut Programs),
     ) {
-        if let Some(left) = self.left.as_deref_mut() {
-            does(left, self.cx, self.sessions, self.programs);
+        if let Some(registry) = self.registry.as_deref_mut() {
+            does(registry, self.cx, self.sessions, self.programs);
         }
     }
 
@@ -346,13 +349,13 @@ impl Transitions<'_> {
     pub fn attach(&mut self, opened: Opened) -> Option<Opened> {
         let Opened { newcomer, opening, arrived, ended, name } = opened;
         let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
-        let left = self.left.as_deref_mut();
-        match detach::comes_back(left, cx, sessions, programs, newcomer, opening) {
-            Came::In => None,
-            Came::New(newcomer, opening) => {
+        let registry = self.registry.as_deref_mut();
+        match detach::attach(registry, cx, sessions, programs, newcomer, opening) {
+            AttachResult::Handled => None,
+            AttachResult::StartNew(newcomer, opening) => {
                 Some(Opened { newcomer, opening, arrived, ended, name })
             }
-            Came::Not(newcomer, why) => {
+            AttachResult::Rejected(newcomer, why) => {
                 cx.reject(newcomer, true, why);
                 None
             }
@@ -360,7 +363,7 @@ impl Transitions<'_> {
     }
 
     /// A client leaves, or is let go: its session goes on, or ends with it.
-    pub fn detach_or_hang_up(&mut self, key: Key, why: Why) {
+    pub fn detach_or_hang_up(&mut self, key: Key, why: DetachCause) {
         if !self.try_detach(key, why) {
             self.hang_up(key);
         }
@@ -369,7 +372,7 @@ impl Transitions<'_> {
     /// A session is over, and its client has all that it will get: unless somebody
     /// else waits for it, who is to see how it ended.
     pub fn close(&mut self, key: Key) {
-        if !self.try_detach(key, Why::Closes) {
+        if !self.try_detach(key, DetachCause::Closing) {
             self.dismiss_viewers(key);
             self.sessions.close(self.cx, self.programs, key);
         }
@@ -383,18 +386,19 @@ impl Transitions<'_> {
 
     /// A session may go on without its client, or with it after all. Whether it goes
     /// on.
-    pub fn try_detach(&mut self, key: Key, why: Why) -> bool {
-        let Some(left) = self.left.as_deref_mut() else {
-            return why == Why::Asked && self.refuse_detach(key, detach::NOT_ALLOWED);
+    pub fn try_detach(&mut self, key: Key, why: DetachCause) -> bool {
+        let Some(registry) = self.registry.as_deref_mut() else {
+            return why == DetachCause::Requested
+                && self.refuse_detach(key, detach::DETACH_NOT_ALLOWED);
         };
-        let (leaves, how) = match left.parting(self.cx, self.sessions, key, why) {
-            Parting::Ends => return false,
-            Parting::Stays(why_not) => return self.refuse_detach(key, &why_not),
-            Parting::GoesOn(leaves, how) => (leaves, how),
+        let (detach_as, how) = match registry.plan_detach(self.cx, self.sessions, key, why) {
+            DetachPlan::End => return false,
+            DetachPlan::Refuse(why_not) => return self.refuse_detach(key, &why_not),
+            DetachPlan::Detach(detach_as, how) => (detach_as, how),
         };
-        let id = left.left_id(key).filter(|_| why == Why::Asked);
+        let id = registry.id_of(key).filter(|_| why == DetachCause::Requested);
         let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
-        let client = left.goes_on_without(cx, sessions, programs, key, leaves, how);
+        let client = registry.detach(cx, sessions, programs, key, detach_as, how);
         // It is so, whatever becomes of this gateway: now the client may know.
         if let (Some(id), Some(client)) = (id, client) {
             let _ = client.write(&Ended::because(Ending::Detached, id).packet());
@@ -403,9 +407,9 @@ impl Transitions<'_> {
     }
 
     fn refuse_detach(&mut self, key: Key, why_not: &str) -> bool {
-        if let Some(attached) = self.sessions.get_mut(key) {
+        if let Some(live) = self.sessions.get_mut(key) {
             let behind = self.cx.behind.has(key);
-            attached.session.refuse_detach(why_not, behind, &mut attached.io);
+            live.session.refuse_detach(why_not, behind, &mut live.io);
         }
         self.settle(key);
         true
@@ -413,20 +417,22 @@ impl Transitions<'_> {
 
     /// Ends a session that nobody is attached to.
     pub fn end_detached(&mut self, entry: Key, why: Gone) {
-        self.with_registry(|left, cx, _, programs| left.end_detached(cx, programs, entry, why));
+        self.with_registry(|registry, cx, _, programs| {
+            registry.end_detached(cx, programs, entry, why)
+        });
     }
 
     /// What keeps sessions is told how it is with this one.
     pub fn sync_supervisor(&mut self, entry: Key) {
-        self.with_registry(|left, cx, sessions, programs| {
-            left.sync_supervisor(cx, sessions, programs, entry);
+        self.with_registry(|registry, cx, sessions, programs| {
+            registry.sync_supervisor(cx, sessions, programs, entry);
         });
     }
 
     /// The program of a session that nobody is attached to has ended.
     pub fn detached_exited(&mut self, entry: Key, exit: Exit) {
-        self.with_registry(|left, cx, sessions, programs| {
-            left.alone_over(cx, sessions, programs, entry, Some(exit), of_exit(exit));
+        self.with_registry(|registry, cx, sessions, programs| {
+            registry.detached_exited(cx, sessions, programs, entry, Some(exit), of_exit(exit));
         });
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn killed() -> Failure {
 
 /// What a queue has that no recorder was done with.
 #[derive(Default)]
-pub(crate) struct Left {
+pub(crate) struct DetachRegistry {
     /// Sessions that begin in there, or go on there.
     begins: HashSet<u32>,
     /// Sessions that end.
@@ -33,7 +33,7 @@ pub(crate) struct Left {
     of_sessions: HashMap<u32, Bytes>,
 }
 
-impl Left {
+impl DetachRegistry {
     fn note(&mut self, mut bytes: &[u8]) {
         while let Ok(Some(message)) = protocol::next(&mut bytes) {
             let Message { kind, session, .. } = message;
@@ -64,7 +64,7 @@ impl Recorder {
             let _ = cx.poller.remove(channel.as_fd());
         }
         log(&format!("forkptyrouter: {KILLED}"));
-        let mut left = Left::default();
+        let mut left = DetachRegistry::default();
         let queue = self.sink.borrow_mut().disconnect();
         if let Some(queue) = &queue {
             left.note(&queue.left());
@@ -88,7 +88,12 @@ impl Recorder {
 
     /// Gives a queue to the next recorder; which sessions go on there. `None`:
     /// there is no recorder.
-    fn hand_on(&mut self, cx: &mut Context, queue: Giver, left: &Left) -> Option<HashSet<u32>> {
+    fn hand_on(
+        &mut self,
+        cx: &mut Context,
+        queue: Giver,
+        left: &DetachRegistry,
+    ) -> Option<HashSet<u32>> {
         let mut taken: HashSet<u32> = left.begins.clone();
         let resumes = self.resumes(left);
         let mut before = if resumes.is_empty() { None } else { Some(Giver::new().ok()?) };
@@ -106,7 +111,7 @@ impl Recorder {
 
     /// What the next recorder has to know of sessions whose beginning it does
     /// not find in the queue.
-    fn resumes(&self, left: &Left) -> Vec<(u32, Resume)> {
+    fn resumes(&self, left: &DetachRegistry) -> Vec<(u32, Resume)> {
         let goes_on = |it: &&Rc<Recording>| it.has_begun() && it.is_cut().is_none();
         let going_on = self.sessions.values().filter(goes_on).map(|recording| (recording, false));
         let over = self.over.values().map(|over| (&over.recording, true));
@@ -159,7 +164,7 @@ mod tests {
         put(Kind::Input, 2, b"in");
         put(Kind::Resize, 2, &[0; 4]);
         put(Kind::End, 1, &[]);
-        let mut left = Left::default();
+        let mut left = DetachRegistry::default();
         left.note(&bytes);
         assert_eq!(left.of(1), Bytes { lost: 13, missing: 9 });
         assert_eq!(left.of(2), Bytes { lost: 2, missing: 0 });

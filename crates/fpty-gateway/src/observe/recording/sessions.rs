@@ -215,7 +215,7 @@ impl Recorder {
     pub(crate) fn read_on(cx: &mut Context, recording: &Recording) {
         match recording.subject() {
             Some(Subject::Session(key)) => cx.then(Outcome::Settle(key)),
-            Some(Subject::Left(entry)) => cx.then(Outcome::ReadOn(entry)),
+            Some(Subject::Detached(entry)) => cx.then(Outcome::ReadOn(entry)),
             Some(Subject::Command(_)) | None => {}
         }
     }
@@ -246,8 +246,8 @@ impl Recorder {
                         cx.after(DISMISSED, Due::Session(key, LifeDue::Dismissed));
                     }
                 }
-                Some(Subject::Left(entry)) => {
-                    return cx.then(Outcome::EndLeft(entry, Gone::of(ending)));
+                Some(Subject::Detached(entry)) => {
+                    return cx.then(Outcome::TerminateDetached(entry, Gone::of(ending)));
                 }
                 Some(Subject::Command(_)) | None => {}
             }

@@ -1,7 +1,6 @@
-//! A command without a terminal and its client, as a state machine: three
-//! streams, each with a window and an end of its own.
+//! Command state machine: three streams, each with a window and an end of its own, and the client.
 //!
-//! As with a session, what it decides it asks of its [`CommandEffects`].
+//! Like a session's it does no input or output itself, but asks it of its [`CommandEffects`].
 
 use fpty::backlog::{Backlog, Given};
 use fpty::proto::{
@@ -15,76 +14,76 @@ use nix::sys::signal::Signal;
 
 use crate::session::state::NextAction;
 
-/// Input that a client may send unasked: more comes from one that does not
-/// keep to the window, and is not read.
+/// Limit of pending input, in bytes: a client that does not keep to the window is not read beyond
+/// it.
 const INPUT_LIMIT: usize = 2 * window::OF_INPUT as usize;
 
 /// Signals by which a client ends a command.
 const TERMINATING_SIGNALS: [i32; 4] =
     [Signal::SIGHUP as i32, Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTERM as i32];
 
-/// What a command's relay has done to the world.
+/// Side effects that the state machine asks for.
 pub trait CommandEffects {
     /// Writes to the client.
     fn write_client(&mut self, bytes: &[u8]) -> Written;
     /// Writes to the program's standard input.
     fn write_input(&mut self, bytes: &[u8]) -> Written;
-    /// Closes that.
+    /// Closes the program's standard input.
     fn close_input(&mut self);
-    /// Closes our end of an output: 1 or 2.
+    /// Closes the gateway's end of an output: 1 or 2.
     fn close_output(&mut self, number: u8);
     /// Sends a signal of this number to the command's process group.
     fn signal(&mut self, number: u8);
 }
 
-/// Standard input.
+/// State of the standard input.
 #[derive(Debug, PartialEq, Eq)]
 enum Input {
-    /// It comes through here.
+    /// The input is relayed.
     Relayed {
-        /// The client has said that there is no more.
+        /// The client has sent the end of the input.
         ended: bool,
     },
-    /// The program has all that it will get, or it was passed.
+    /// The input is closed, or was passed.
     Done,
 }
 
-/// One of the two outputs.
+/// State of one of the two outputs.
 #[derive(Debug)]
 struct Output {
-    /// It goes through here, and has not ended.
+    /// The output is relayed, and has not ended.
     open: bool,
-    /// Bytes that the client still takes.
+    /// Window: bytes that the client still takes.
     window: u32,
 }
 
-/// A command.
+/// Command: a program on three streams, and its client.
 #[derive(Debug)]
 pub struct Command {
     decoder: Decoder,
-    /// A payload that is under way; of none more than a few bytes are of use.
+    /// Payload of a packet that is under way, up to the longest of use.
     payload: Vec<u8>,
     input: Input,
     to_program: Backlog,
     taken: window::Taken,
     outputs: [Output; 2],
     to_client: Backlog,
-    /// How the program ended; `None`: it runs.
+    /// The program's end; `None`: it runs.
     ended: Option<Ended>,
     end_sent: bool,
     termination: Option<Ending>,
     client_gone: bool,
-    /// Not all that was read of the client has been heard.
+    /// Input is deferred to a later turn.
     deferred: bool,
     out_of_memory: bool,
 }
 
-/// The longest payload that is of use.
+/// The longest payload that is of use, in bytes.
 const LONGEST: usize = 16;
 
 impl Command {
-    /// One whose program has been started. Of its streams those that
-    /// `relayed` says go through here; the others were passed.
+    /// A command whose program has been started. The streams in `relayed` are relayed; the others
+    /// were passed.
     pub fn started(decoder: Decoder, relayed: [bool; 3]) -> Self {
         let output = |open| Output { open, window: window::OF_OUTPUT };
         Self {
@@ -104,8 +103,7 @@ impl Command {
         }
     }
 
-    /// Tells the client which of its descriptors the program has, and what it
-    /// may send. Then what it said early is heard.
+    /// Announces which descriptors the program has, and the input's window. Early input follows.
     pub fn announce_streams(
         &mut self,
         passed: &[u8],
@@ -125,16 +123,14 @@ impl Command {
         }
     }
 
-    /// Tells the client something beside the streams.
+    /// Sends a notice beside the streams.
     pub fn notice(&mut self, line: &str, effects: &mut impl CommandEffects) {
         self.send_packet(NOTICE, line.as_bytes(), effects);
     }
 
-    /// Takes what the client sent, as far as this turn has time for it: `budget`
-    /// is what may be asked for beside input, and is counted down. `gather` is
-    /// room for input that comes in many packets: it goes to the program in one
-    /// write. Returns how many of the last bytes are to come again in the next
-    /// turn.
+    /// Takes input of the client, as far as this turn's `budget` goes, which is counted down.
+    /// `gather` is room for input that comes in many packets: it goes to the program in one write.
+    /// Returns how many of the last bytes are to come again in the next turn.
     pub fn client_sent(
         &mut self,
         mut bytes: &[u8],
@@ -149,7 +145,7 @@ impl Command {
                 break;
             };
             match packet {
-                // All of it in one piece: no copy.
+                // All input in one packet needs no copy.
                 Packet::Input(input) if gather.is_empty() && bytes.is_empty() => {
                     self.send_input(input, effects);
                 }
@@ -181,18 +177,18 @@ impl Command {
         if self.ended.is_none() {
             effects.signal(number);
         } else if TERMINATING_SIGNALS.contains(&number.into()) {
-            // It has ended, and something that it left behind has its outputs:
-            // the client does not want to wait for that.
+            // The program has ended, and a process that it left behind has the outputs: the client
+            // does not want to wait for that.
             self.send_exit(effects);
         }
     }
 
-    /// Whether not all that was read of the client has been heard.
+    /// Whether input is deferred to a later turn.
     pub fn has_deferred_input(&self) -> bool {
         self.deferred
     }
 
-    /// There was no memory to keep what was not heard.
+    /// Drops deferred input that there was no memory for, and ends the command.
     pub fn drop_deferred_input(&mut self) {
         (self.deferred, self.out_of_memory) = (false, true);
     }
@@ -200,7 +196,7 @@ impl Command {
     fn handle_packet(&mut self, kind: u8, payload: &[u8], effects: &mut impl CommandEffects) {
         match (kind, payload) {
             (END_OF_STREAM, []) => self.end_input(effects),
-            // Whoever writes there gets SIGPIPE, as with a pipe.
+            // A writer gets SIGPIPE or EPIPE, as with a pipe.
             (END_OF_STREAM, [number @ 1..=2]) => self.stop_output(*number, effects),
             (WINDOW, payload) => {
                 if let Some((number @ 1..=2, taken)) = window::read(payload) {
@@ -215,14 +211,14 @@ impl Command {
         }
     }
 
-    /// The client reads an output no more.
+    /// The client does not read this output any more.
     fn stop_output(&mut self, number: u8, effects: &mut impl CommandEffects) {
         if self.close_output(number, effects) {
             self.send_end(effects);
         }
     }
 
-    /// Whether it was open.
+    /// Closes an output. Whether it was open.
     fn close_output(&mut self, number: u8, effects: &mut impl CommandEffects) -> bool {
         let was_open = std::mem::take(&mut self.output(number).open);
         if was_open {
@@ -278,8 +274,8 @@ impl Command {
         self.close_input_if_drained(effects);
     }
 
-    /// Nobody reads the input any more: the client is told, so that whoever
-    /// writes it there learns of it, too.
+    /// The program reads its input no more: the client is told, so that whoever writes there learns
+    /// of it, too.
     pub fn input_closed(&mut self, effects: &mut impl CommandEffects) {
         if self.input == Input::Done {
             return;
@@ -290,7 +286,7 @@ impl Command {
         self.send_packet(END_OF_STREAM, &[0], effects);
     }
 
-    /// How many bytes of an output (1 or 2) can be taken now.
+    /// Room for an output (1 or 2), in bytes.
     pub fn room(&self, number: u8) -> usize {
         let output = &self.outputs[usize::from(number - 1)];
         match output.open && self.to_client.is_empty() {
@@ -299,8 +295,8 @@ impl Command {
         }
     }
 
-    /// Takes what the program wrote to an output: at most as much as there is
-    /// room for, behind HEADER bytes for its header.
+    /// Takes output of the program: at most as much as there is room for, behind HEADER bytes for
+    /// its header.
     pub fn output_sent(
         &mut self,
         number: u8,
@@ -324,13 +320,13 @@ impl Command {
         }
     }
 
-    /// The program has ended, and was reaped.
+    /// The program has ended and was reaped.
     pub fn program_ended(&mut self, ended: Ended, effects: &mut impl CommandEffects) {
         self.ended = Some(ended);
         self.send_end(effects);
     }
 
-    /// Ends it for a reason that is not the program's.
+    /// Terminates the command for a reason that is not the program's.
     pub fn terminate(&mut self, why: Ending, line: &str, effects: &mut impl CommandEffects) {
         if !std::mem::replace(&mut self.end_sent, true) {
             self.termination = Some(why);
@@ -338,9 +334,8 @@ impl Command {
         }
     }
 
-    /// Tells how it ended, once: the program was reaped, and the outputs that
-    /// come through here have ended. (Somebody else may have them open, and
-    /// write on.)
+    /// Sends END once: the program was reaped, and the relayed outputs have ended. (Another process
+    /// may have passed descriptors open, and write on.)
     fn send_end(&mut self, effects: &mut impl CommandEffects) {
         if !self.outputs.iter().any(|output| output.open) {
             self.send_exit(effects);
@@ -362,14 +357,14 @@ impl Command {
         }
     }
 
-    /// The client has left.
+    /// The client has disconnected.
     pub fn client_disconnected(&mut self) {
         self.client_gone = true;
         self.to_client.clear();
         self.to_program.clear();
     }
 
-    /// Tells the client something beside the streams.
+    /// Sends a packet that is not output.
     fn send_packet(&mut self, kind: u8, payload: &[u8], effects: &mut impl CommandEffects) {
         let mut packet = Vec::new();
         encode_packet(kind, payload, &mut packet);
@@ -387,17 +382,17 @@ impl Command {
         }
     }
 
-    /// Why it was ended, where that was not by one of its ends.
+    /// Reason of a termination by the gateway, if there is one.
     pub fn termination(&self) -> Option<Ending> {
         self.termination.or(self.out_of_memory.then_some(Ending::Lost))
     }
 
-    /// Whether the client has left.
+    /// Whether the client has disconnected.
     pub fn client_is_gone(&self) -> bool {
         self.client_gone
     }
 
-    /// Whether the client is to say yet what it took of the outputs.
+    /// Whether the client owes a window update for output that it was sent.
     pub fn awaits_window_update(&self) -> bool {
         let unacknowledged = |output: &Output| window::OF_OUTPUT.saturating_sub(output.window);
         self.outputs
@@ -405,12 +400,12 @@ impl Command {
             .any(|output| window::is_to_be_told(unacknowledged(output), window::OF_OUTPUT))
     }
 
-    /// Whether bytes for the client wait for it to read.
+    /// Whether output waits for the client to read.
     pub fn has_output(&self) -> bool {
         !self.to_client.is_empty()
     }
 
-    /// What to wait for at the client's end.
+    /// Interest in the client's connection.
     pub fn client_interest(&self) -> Interest {
         Interest {
             read: self.to_program.len() < INPUT_LIMIT && !self.deferred,
@@ -418,18 +413,17 @@ impl Command {
         }
     }
 
-    /// What to wait for at the input's end; its being closed is told
-    /// uncalled for.
+    /// Interest in the input's end; a closed pipe is reported unasked.
     pub fn input_interest(&self) -> Interest {
         Interest { read: false, write: !self.to_program.is_empty() }
     }
 
-    /// What to wait for at an output's end.
+    /// Interest in an output's end.
     pub fn output_interest(&self, number: u8) -> Interest {
         Interest { read: self.room(number) > 0, write: false }
     }
 
-    /// Whether it goes on.
+    /// The next action.
     pub fn next_action(&self) -> NextAction {
         if self.client_gone {
             NextAction::HangUp

@@ -1,4 +1,4 @@
-//! What lists have of commands without a terminal.
+//! Commands as lists and statistics show them.
 
 use super::commands::{Commands, LiveCommand};
 use crate::control::session_view::SessionView;
@@ -8,24 +8,24 @@ use fpty::sys::child::Pid;
 use fpty::sys::socket::Stream;
 
 impl Commands {
-    /// Those from this place on, each with its place.
+    /// Keys of the commands from this place of the table on, each with its place.
     pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
         self.running.from(place)
     }
 
-    /// The client of one that has begun and goes on.
+    /// The client of a command that has started and goes on.
     pub fn client_of(&self, key: Key) -> Option<&Stream> {
         let live = self.running.get(key)?;
         let goes_on = live.is_started && live.command.termination().is_none();
         goes_on.then_some(&live.io.client)
     }
 
-    /// What lists have of one.
+    /// A command as lists show it.
     pub fn view(&self, key: Key, facts: Option<&Facts>) -> Option<SessionView<'_>> {
         let live = self.running.get(key)?;
         let byte_counts = live.io.byte_counts.as_ref();
         let is_handed_over = live.relayed != [true; 3];
-        // What was passed is not seen.
+        // Bytes on passed descriptors are not seen.
         let idle = match byte_counts.and_then(|byte_counts| byte_counts.last_activity()) {
             Some(last) => Some(last.elapsed()),
             None if is_handed_over => None,
@@ -42,14 +42,14 @@ impl Commands {
         })
     }
 
-    /// Whose program this is.
+    /// The command that this process belongs to.
     pub fn by_program(&self, program: Pid) -> Option<Key> {
         self.by_program.get(&program).copied()
     }
 }
 
 impl LiveCommand {
-    /// Bytes of input and output that came through here; `None`: not all did.
+    /// Bytes of input and output that were relayed; `None`: not all of them were.
     pub fn bytes(&self) -> Relayed {
         let (input, output) =
             self.io.byte_counts.as_ref().map(|byte_counts| byte_counts.bytes()).unzip();

@@ -1,4 +1,4 @@
-//! All commands of a gateway: their streams, their timers and their end.
+//! Commands of a gateway: events of their streams, timers and teardown.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,64 +25,63 @@ use fpty::sys::Read;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::{Interest, Poller, Ready};
 
-/// The commands without a terminal of a gateway.
+/// The live commands of a gateway.
 #[derive(Default)]
 pub struct Commands {
     pub(super) running: Table<LiveCommand>,
-    /// By their program, until it was reaped.
+    /// Commands by process, until it was reaped.
     pub(super) by_program: HashMap<Pid, Key>,
 }
 
 impl Commands {
-    /// One of whose client more is to be heard.
+    /// The command that deferred input is for.
     pub fn input_target(&mut self, key: Key) -> Option<(&mut Command, &mut CommandIo)> {
         self.running.get_mut(key).map(|one| (&mut one.command, &mut one.io))
     }
 
-    /// Whether this one has not ended.
+    /// Whether the command is live.
     pub fn has(&self, key: Key) -> bool {
         self.running.has(key)
     }
 
-    /// The programs of those that there are.
+    /// Processes of the live commands.
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
         let theirs = self.by_program.iter().filter(|(_, key)| self.running.has(**key));
         theirs.map(|(program, _)| *program)
     }
 
-    /// One is closed as it is.
+    /// Drops a command as it is.
     pub fn drop_one(&mut self, key: Key) {
         self.running.remove(key);
         self.by_program.retain(|_, other| *other != key);
     }
 }
 
-/// How soon it is looked again whether a program was executed that takes long
-/// for it.
+/// Interval of checks whether a slow program has been executed.
 const EXEC_POLL: Duration = Duration::from_millis(10);
 
-/// A command and what it is connected to.
+/// A command with its descriptors and what the event loop keeps of it.
 pub struct LiveCommand {
     pub(crate) command: Command,
     pub(crate) io: CommandIo,
-    /// What the poller was told of the client.
+    /// Interest in the client's connection that the poller has.
     pub(super) client_interest: Interest,
-    /// What it was told of the streams; `None`: it does not have them.
+    /// Interests in the streams that the poller has; `None`: not registered.
     pub(super) interests: [Option<Interest>; 3],
-    /// Which streams come through here.
+    /// The streams that are relayed.
     pub(super) relayed: [bool; 3],
-    /// Its program was executed, and that was told.
+    /// The program was executed, and the observers were told.
     pub(crate) is_started: bool,
-    /// Its program could not be executed, and that was told.
+    /// The program could not be executed, and the observers were told.
     pub(crate) is_rejected: bool,
-    /// How its program ended.
+    /// How the program ended.
     pub(crate) exit: Option<Gone>,
-    /// Where its client came in.
+    /// The socket where the client came in, by its index.
     pub(super) door: u16,
 }
 
 impl Commands {
-    /// Does what is due for a command.
+    /// Handles a timer of a command.
     pub fn timer_fired(
         &mut self,
         cx: &mut Context,
@@ -102,7 +101,7 @@ impl Commands {
         self.settle(cx, programs, key);
     }
 
-    /// The client of a command said something, takes output again, or left.
+    /// Handles an event of the client's connection: input, room for output, hang-up.
     pub fn client_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
         let Some(LiveCommand { command, io, .. }) = self.running.get_mut(key) else {
             return;
@@ -111,14 +110,14 @@ impl Commands {
             command.client_writable(io);
         }
         if command.has_deferred_input() {
-            // It is read again when that was heard, to its end.
+            // Deferred input is handled first, then the connection is read to its end.
         } else if ready.read {
             match io.client.read_into(&mut cx.input) {
                 Read::Bytes(_) => {
                     fault_injection::strike("command", || &cx.input);
                     cx.hear_command(key, command, io);
                 }
-                // It has a packet to say that there is no more input.
+                // The end of the input has a packet of its own.
                 Read::End | Read::Gone => command.client_disconnected(),
                 Read::Blocked => {}
             }
@@ -127,8 +126,7 @@ impl Commands {
         }
     }
 
-    /// One of a command's streams has something, takes something, or was
-    /// closed by the program.
+    /// Handles an event of a stream: output, room for input, or closed by the program.
     pub fn stream_ready(&mut self, cx: &mut Context, key: Key, number: u8, ready: Ready) {
         let Some(live) = self.running.get_mut(key) else {
             return;
@@ -140,12 +138,12 @@ impl Commands {
             _ if command.room(number) > 0 => {
                 live.read_output(number, &mut cx.buffer[..]);
             }
-            // Told again and again, asked for or not.
+            // A level-triggered hang-up is reported without end, asked for or not.
             _ => live.unregister_stream(number, &cx.poller),
         }
     }
 
-    /// The program of a command has ended, or could not be executed.
+    /// The program of a command was reaped, or could not be executed.
     pub fn program_ended(
         &mut self,
         cx: &mut Context,
@@ -172,7 +170,7 @@ impl Commands {
         cx.then(Outcome::SettleCommand(key));
     }
 
-    /// A command is to end at somebody's wish.
+    /// Ends a command at the operator's wish.
     pub fn end_by_operator(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(live) = self.running.get_mut(key) {
             live.terminate_with(cx, key, Ending::Operator, ENDED_BY_OPERATOR);
@@ -180,7 +178,7 @@ impl Commands {
         }
     }
 
-    /// Tells all clients why they end, at the gateway's own end.
+    /// Notifies all clients that the gateway ends.
     pub fn stop(&mut self, why: Ending, line: &str) {
         let keys: Vec<Key> = self.from(0).map(|(_, key)| key).collect();
         for key in keys {
@@ -190,8 +188,7 @@ impl Commands {
         }
     }
 
-    /// After anything that happened to a command: waits for what it needs now, or
-    /// ends it.
+    /// Settles a command after an event: updates the poller's interests, or ends it.
     pub fn settle(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         let Some(live) = self.running.get_mut(key) else {
             return;
@@ -213,12 +210,12 @@ impl Commands {
         }
     }
 
-    /// A command ends for no fault of its own.
+    /// Ends a command that a panic was about.
     pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &str) {
         let Some(LiveCommand { command, io, .. }) = self.running.get_mut(key) else {
             return;
         };
-        // One that was reaped has no number any more.
+        // The number of a process that was reaped may be another process's.
         if let Some(program) = io.program.take_if(|program| !programs.has(*program)) {
             self.by_program.remove(&program);
         }
@@ -228,7 +225,7 @@ impl Commands {
         self.close(cx, programs, key);
     }
 
-    /// Ends one whose client was told how it ended.
+    /// Closes a command whose client was sent END.
     pub(super) fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(live) = self.end(cx, programs, key) {
             let is_answered = live.command.awaits_window_update();
@@ -237,9 +234,8 @@ impl Commands {
         }
     }
 
-    /// A program that still runs loses its client: its process group is hung
-    /// up. Where it has ended, and something that it left behind had the
-    /// outputs, that group is, too.
+    /// Ends a command. A program that still runs gets SIGHUP, with its process group. Where it has
+    /// ended, and a process that it left behind has the outputs open, the group gets it, too.
     fn end(
         &mut self,
         cx: &mut Context,
@@ -294,7 +290,7 @@ impl TimeLimited for LiveCommand {
 }
 
 impl LiveCommand {
-    /// A command has begun when its program was executed.
+    /// Checks whether the program has been executed: then the command has started.
     pub(super) fn check_started(&mut self, cx: &mut Context, key: Key) {
         let program = self.io.program;
         if !self.is_started && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
@@ -303,7 +299,7 @@ impl LiveCommand {
         self.mark_started(cx, key);
     }
 
-    /// A TCP client may have vanished while there was output for it.
+    /// Checks whether output over TCP is acknowledged: the peer's machine may have vanished.
     fn check_tcp_stall(&mut self, cx: &mut Context, key: Key) {
         match self.io.client.unanswered_for() {
             Some(silence) if silence >= TCP_STALL_TIMEOUT => self.command.client_disconnected(),
@@ -317,7 +313,7 @@ impl LiveCommand {
         self.register_streams(key, poller)
     }
 
-    /// Waits for what is needed now.
+    /// Updates the poller's interests.
     fn update_interest(&mut self, key: Key, poller: &Poller) {
         let wanted = self.command.client_interest();
         if wanted != self.client_interest {
@@ -334,7 +330,7 @@ impl LiveCommand {
         let mut watched = register_stream(stream, key, 0, command.input_interest(), input, poller);
         for ((stream, known), number) in io.outputs.iter().zip(outputs).zip(1..) {
             let wanted = command.output_interest(number);
-            // What is hung up and not read would be told of without end.
+            // A hang-up that is not read would be reported without end.
             if known.is_some() || wanted.read {
                 let stream = stream.as_ref().map(AsFd::as_fd);
                 watched = watched.and(register_stream(stream, key, number, wanted, known, poller));
@@ -387,7 +383,7 @@ fn register_stream(
     match before {
         Some(before) if before == wanted => Ok(()),
         Some(_) => poller.change(stream, token, wanted),
-        // That an input was closed is told uncalled for.
+        // A closed input is reported unasked (epoll_ctl(2), EPOLLERR).
         None => poller.add(stream, token, wanted),
     }
 }

@@ -1,5 +1,4 @@
-//! A command begins: its program is started, and its streams and its client are
-//! waited for.
+//! Start of a command: the program is spawned, its streams and its client are registered.
 
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use fpty::sys::socket::Transport;
 use fpty::sys::spawn::Streams;
 
 impl Commands {
-    /// Starts a command for a client that has said this.
+    /// Starts the command that a client has requested, or rejects the client.
     pub fn start(&mut self, cx: &mut Context, programs: &mut Programs, opened: Opened) {
         let Opened { newcomer, mut opening, arrived, .. } = opened;
         let shown = opening.request.shown();
@@ -43,7 +42,7 @@ impl Commands {
         let Newcomer { client, transport, door, seat, origin } = newcomer;
         let relayed = plan.relayed();
         let StdioPlan { our_input, our_outputs, child_ends } = plan;
-        // The program has its own; ours would keep the streams open.
+        // The program has its own copies; the gateway's would keep the streams open.
         drop(child_ends);
         let taken: Vec<u8> =
             (b'0'..=b'2').zip(relayed).filter(|(_, relayed)| !relayed).map(|(n, _)| n).collect();
@@ -99,7 +98,7 @@ impl Commands {
     }
 }
 
-/// Starts the program that is asked for, on streams that were passed, or pipes.
+/// Spawns the requested program, on passed descriptors or pipes.
 fn execute(
     cx: &mut Context,
     programs: &mut Programs,
@@ -114,7 +113,7 @@ fn execute(
         rules.map(|rules| rules.environment_of(&opening.variables)).unwrap_or_default();
     let passed = passed(&opening.offered, arrived)
         .map_err(|error| refused(format!("bad request: {error}")))?;
-    // What is passed is not seen, and so could not be told from idleness.
+    // Bytes on passed descriptors are not seen, so they could not be told from idleness.
     let is_seen = rules.is_some_and(|rules| rules.command_timeout.is_some());
     let passes = cx.config.pass_stdio && !is_seen;
     let passed = if passes { passed } else { [None, None, None] };

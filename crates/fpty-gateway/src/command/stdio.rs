@@ -1,5 +1,4 @@
-//! What a command is connected to: its client, and its streams, which were
-//! passed to the program or are pipes of ours.
+//! Standard streams of a command: descriptors that the client passed, or pipes of the gateway.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -15,19 +14,19 @@ use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
 use fpty::sys::stdio_pass::{FromProgram, ToProgram, belongs_to, can_be_reopened, may_be_passed};
 
-/// The ends of a command.
+/// Descriptors of a command, and its process.
 pub struct CommandIo {
-    /// Its client.
+    /// The client's connection.
     pub client: Stream,
     /// Standard input, where it is relayed and open.
     pub input: Option<ToProgram>,
-    /// The outputs, likewise.
+    /// Standard output and error, where they are relayed and open.
     pub outputs: [Option<FromProgram>; 2],
-    /// The process, until it is reaped: then its number is no longer its own.
+    /// The process until it is reaped: after that the number may be another process's.
     pub program: Option<Pid>,
-    /// By this its process group is known when it was reaped.
+    /// Pidfd of the process group's leader: it serves when the leader was reaped.
     pub leader: Option<PidFd>,
-    /// How much goes and when, where somebody wants to know.
+    /// Byte counts, where somebody needs them.
     pub byte_counts: Option<Box<ByteCounts>>,
 }
 
@@ -60,21 +59,21 @@ impl CommandEffects for CommandIo {
     }
 }
 
-/// The streams of a program that is about to be started.
+/// Streams of a program that is about to be spawned.
 pub struct StdioPlan {
-    /// Our end of the input, where it is relayed.
+    /// The gateway's end of the input, where it is relayed.
     pub our_input: Option<ToProgram>,
-    /// Our ends of the outputs, likewise.
+    /// The gateway's ends of the outputs, where they are relayed.
     pub our_outputs: [Option<FromProgram>; 2],
-    /// What the program gets.
+    /// The program's ends.
     pub child_ends: [ChildEnd; 3],
 }
 
-/// What a program gets as a stream.
+/// A program's end of a stream.
 pub enum ChildEnd {
-    /// Of a pipe of ours.
+    /// End of a pipe.
     Pipe(OwnedFd),
-    /// What its client has passed.
+    /// Descriptor that the client has passed.
     Passed(Foreign),
 }
 
@@ -89,8 +88,8 @@ impl ChildEnd {
 }
 
 impl StdioPlan {
-    /// Pipes for what was not passed, or what the program could not open
-    /// again: it runs as this user, where that is another one.
+    /// Pipes for streams that were not passed, or that the program could not open again through
+    /// /proc, where it runs as another user.
     pub fn new(mut passed: [Option<Foreign>; 3], user: Option<u32>) -> std::io::Result<Self> {
         let uid = user.unwrap_or_else(accounts::own_uid);
         for (fd, number) in passed.iter_mut().zip(0..) {
@@ -123,7 +122,7 @@ impl StdioPlan {
         Ok(Self { our_input, our_outputs, child_ends })
     }
 
-    /// Which of the streams are relayed.
+    /// The streams that are relayed.
     pub fn relayed(&self) -> [bool; 3] {
         let [output, error] = &self.our_outputs;
         [self.our_input.is_some(), output.is_some(), error.is_some()]
@@ -133,10 +132,10 @@ impl StdioPlan {
 /// The client's descriptors by the stream that they are to become.
 ///
 /// # Errors
-/// They are not what they are said to be.
+/// A descriptor is none of 0, 1 and 2, or not of a kind that may be passed.
 pub fn passed(names: &[u8], arrived: Passed) -> Result<[Option<Foreign>; 3]> {
     let mut passed = [None, None, None];
-    // Something in between passes bytes alone: they are relayed.
+    // A proxy in between passes bytes alone: the streams are relayed.
     if arrived.descriptors.is_empty() && !arrived.truncated {
         return Ok(passed);
     }

@@ -1,9 +1,9 @@
-//! The terminal itself is given to a client: on a UNIX socket its bytes need
-//! not pass through here at all. What stays here is the supervision.
+//! Hand-over: the terminal's master goes to the client (SCM_RIGHTS), so that on a UNIX socket its
+//! bytes do not pass through the gateway at all. Supervision stays here.
 //!
-//! The offer goes with the descriptors; until the client has said that it has
-//! them, and what it sent before that is in the terminal, bytes are relayed as
-//! ever. So a client that is slow to answer, or never does, loses nothing.
+//! The offer goes with the descriptors. Until the client has acknowledged them (TAKEN), and what it
+//! sent before that is in the terminal, bytes are relayed as ever: a client that is slow to answer,
+//! or never does, loses nothing.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -17,20 +17,20 @@ use fpty::proto::{Ending, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_p
 use fpty::sys::Written;
 use fpty::sys::socket::Transport;
 
-/// An idle timeout that is shorter than this is to be exact.
+/// Resolution of the idle time of a handed-over terminal: a shorter timeout needs the relay.
 const IDLE_RESOLUTION: Duration = Duration::from_secs(60);
 
-/// How soon an offer is tried again that output was in the way of.
+/// Delay before an offer is tried again that pending output was in the way of.
 const OFFER_RETRY: Duration = Duration::from_millis(100);
 
-/// What a client is told that has made its terminal wait.
+/// Text for a client that made its terminal block.
 pub(crate) const TERMINAL_BLOCKED: &str =
     "session ended: whoever was given its terminal made it wait (O_NONBLOCK)";
 
 impl LiveSession {
-    /// Whether a session's terminal may be given to its client. This is the one
-    /// place that says so, whatever brought the session here, and every offer
-    /// asks it: what goes past the gateway is recorded by nobody.
+    /// Whether the session's terminal may be handed over. This is the one place that decides,
+    /// whatever brought the session here, and every offer asks it: bytes that go past the gateway
+    /// cannot be recorded.
     fn may_be_handed_over(&self, cx: &Context) -> bool {
         cx.doors.rules(self.door).is_some_and(allows_handover)
             && self.transport == Transport::Unix
@@ -38,8 +38,8 @@ impl LiveSession {
             && !self.io.is_recorded()
     }
 
-    /// Offers a session's terminal to its client, or, where that may not be
-    /// handed over, what is kept of its output.
+    /// Offers the session's terminal to its client or, where it may not be handed over, the
+    /// scrollback.
     pub fn offer(&mut self, cx: &mut Context, key: Key) {
         let may = self.may_be_handed_over(cx);
         let Some(program) = &self.io.program else {
@@ -69,7 +69,7 @@ impl LiveSession {
             names.push(OFFER_PIDFD);
             descriptors.push(pidfd.as_fd());
         }
-        // Whoever reads the terminal writes it.
+        // Whoever reads the terminal writes the scrollback.
         if let Some(ring) = detach_state.and_then(|detach_state| detach_state.remains.file()) {
             names.push(OFFER_RING);
             descriptors.push(ring);
@@ -87,15 +87,15 @@ impl LiveSession {
                 }
             }
             Written::Blocked => cx.after(OFFER_RETRY, Due::Terminal(key, TerminalDue::Offer)),
-            // The next event says so.
+            // The next event reports the closed connection.
             Written::Gone => {}
         }
     }
 }
 
 impl Sessions {
-    /// A terminal that was offered made us wait: nobody else is to pay for that. It
-    /// is told once, and not waited for.
+    /// Ends a session whose offered terminal blocked the gateway: no other session is to pay for
+    /// that. The client is notified once, and not waited for.
     pub fn terminate_blocked(&mut self, cx: &mut Context, key: Key) {
         if let Some(live) = self.get_mut(key) {
             live.session.terminate(Ending::Operator, TERMINAL_BLOCKED, &mut live.io);
@@ -103,12 +103,12 @@ impl Sessions {
         }
     }
 
-    /// See [`LiveSession::may_be_handed_over`].
+    /// Whether the session's terminal may be handed over, see [`LiveSession::may_be_handed_over`].
     pub fn may_be_handed_over(&self, cx: &Context, key: Key) -> bool {
         self.get(key).is_some_and(|live| live.may_be_handed_over(cx))
     }
 
-    /// From here on a session's terminal is its client's: it is told so.
+    /// Sends GO where it is pending: from here on the terminal is the client's.
     pub fn send_go(&mut self, key: Key) {
         if let Some(live) = self.get_mut(key) {
             if live.session.go_pending() {
@@ -118,8 +118,8 @@ impl Sessions {
     }
 }
 
-/// Whether terminals are handed over where these rules hold.
+/// Whether the rules of a socket allow the hand-over.
 fn allows_handover(rules: &Rules) -> bool {
-    // Of one that was handed over the idle time is known roughly.
+    // The idle time of a handed-over terminal is known in steps of seconds.
     rules.handover && rules.timeout.is_none_or(|timeout| timeout >= IDLE_RESOLUTION)
 }

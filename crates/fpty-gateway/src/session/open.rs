@@ -1,5 +1,5 @@
-//! A client connects: it gets a terminal with the program on it, or one line
-//! that says why not.
+//! Opening of a session: accept, limits, a pty with the program on it, or one line that says why
+//! not.
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -33,41 +33,41 @@ use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::spawn::{Program, Started, Streams};
 use fpty::text::shown_within;
 
-/// How soon what slow programs needed is looked after.
+/// Delay before the memory of slow spawns is freed.
 const TIDY: Duration = Duration::from_millis(100);
 
-/// The first and the longest wait before looking whether a program has been
-/// executed that takes long for it, in milliseconds.
+/// First and longest delay between checks whether a slow program has been executed, in
+/// milliseconds.
 const STARTING_FIRST: u8 = 1;
 const STARTING_LAST: u8 = 100;
 
-/// Who has come to a socket.
+/// Result of accepting at a socket.
 pub enum Accepted {
-    /// Nobody who gets anything.
+    /// No client: none came, or it was rejected.
     Nobody,
     /// A client of raw mode.
     Raw(Newcomer),
-    /// One that may have something to say first.
+    /// A client of uwsgi mode, which may begin with a hello.
     Uwsgi(Stream, Transport),
 }
 
-/// A session to be made.
+/// Plan of a session that is about to be opened.
 pub struct SessionPlan {
-    /// What it is to be.
+    /// The state machine.
     pub session: Session,
-    /// What is to run.
+    /// The program to spawn.
     pub program: Arc<Program>,
-    /// Its terminal's size.
+    /// The terminal's size.
     pub size: Size,
-    /// Its environment, beside that of its socket.
+    /// Environment beside the socket's own.
     pub environment: Vec<CString>,
-    /// The command that its client asks for, as a list shows it.
+    /// The requested command as lists show it.
     pub shown: Option<String>,
 }
 
 impl Context {
-    /// Takes a connection that waits at a socket. One in a turn: a storm of
-    /// them does not keep the sessions waiting.
+    /// Accepts one connection of a socket. One in a turn: a storm of connections does not keep the
+    /// sessions waiting.
     pub fn accept(&mut self, door: u16) -> Accepted {
         if self.slow_down(door) {
             return Accepted::Nobody;
@@ -77,7 +77,7 @@ impl Context {
         match self.doors.accept(door) {
             Ok(None) => self.nobody_came(door),
             Ok(Some((client, transport))) if !self.admit(door, &client, transport, protocol) => {
-                // Whoever is kept out does not use the rate up.
+                // A rejected connection does not use the rate up.
                 self.nobody_came(door);
                 self.close_when_read(client, LastWord::Eof);
             }
@@ -97,7 +97,7 @@ impl Context {
                     Some(client) => {
                         let why = Rejection::because(Refusal::Resources, why);
                         self.reject_client(client, origin, false, &why);
-                        // Others need its descriptor, and theirs, too.
+                        // The pending connections hold descriptors that others need.
                         self.closing.close_all();
                     }
                     None => {
@@ -111,7 +111,7 @@ impl Context {
         Accepted::Nobody
     }
 
-    /// A client is about to begin a session: its seat counts for all.
+    /// Acquires the permit of a session, which counts over all gateways.
     pub fn seated(&mut self, newcomer: Newcomer) -> Newcomer {
         let Some(rules) = self.doors.rules(newcomer.door) else {
             return newcomer;
@@ -120,12 +120,12 @@ impl Context {
         Newcomer { seat, ..newcomer }
     }
 
-    /// Tells somebody who has a seat, perhaps, that there is no session.
+    /// Rejects a connection that may hold a permit.
     pub fn reject(&mut self, newcomer: Newcomer, extended: bool, why: impl Into<Rejection>) {
         self.reject_client(newcomer.client, newcomer.origin, extended, &why.into());
     }
 
-    /// Tells a client that it gets no session, and logs it.
+    /// Rejects a client with one line or END packet, logs it and tells the audit.
     pub fn reject_client(
         &mut self,
         client: Stream,
@@ -151,10 +151,10 @@ impl Context {
         self.close_when_read(client, last);
     }
 
-    /// The session that a client has asked for.
+    /// The plan of the session that a client has requested.
     ///
     /// # Errors
-    /// It does not get it.
+    /// The request is rejected.
     pub fn plan(&self, door: u16, opening: &mut Opening) -> Result<SessionPlan, Rejection> {
         let shown = opening.request.shown();
         let program = self.granted(door, std::mem::take(&mut opening.request))?;
@@ -166,7 +166,7 @@ impl Context {
         Ok(SessionPlan { session, program, size, environment, shown })
     }
 
-    /// What programs needed that were slow to be executed is given back.
+    /// Schedules the release of memory that slow spawns needed.
     pub fn tidy_up(&mut self) {
         if self.spawner.tidy() && !self.tidy_is_due {
             self.tidy_is_due = true;
@@ -174,10 +174,10 @@ impl Context {
         }
     }
 
-    /// Starts a program on these streams.
+    /// Spawns a program on these streams.
     ///
     /// # Errors
-    /// It cannot be executed, or there can be no more processes.
+    /// The program cannot be executed (execve(2)), or there can be no more processes.
     pub fn spawn(
         &mut self,
         programs: &mut Programs,
@@ -209,7 +209,7 @@ impl Context {
         environment: Vec<CString>,
     ) -> Result<(Master, Pid), Rejection> {
         let refused = |why: String| Rejection::because(Refusal::Resources, why);
-        // Rust ends the process that finds no memory for some small thing.
+        // Rust aborts the process where a small allocation fails.
         if !is_free(0) {
             return Err(refused(String::from("out of memory")));
         }
@@ -220,16 +220,15 @@ impl Context {
         let streams = Streams::Terminal(&slave);
         let pid = self.spawn(programs, program, streams, environment, Kind::Terminal)?;
         fault_injection::point("spawned");
-        // Our copy of the slave closes here: the program's are the last ones,
-        // so that their end is the end of the output.
+        // The gateway's copy of the slave closes here: the program's copies are the last ones, so
+        // that their end is the end of the output.
         Ok((master, pid))
     }
 }
 
 impl LiveSession {
-    /// A program may have been executed meanwhile. Until then its terminal is not
-    /// read: what a client typed comes back from there, and if there is to be no
-    /// session it is told so in one line.
+    /// Checks whether the program has been executed. Until then the terminal is not read: it echoes
+    /// what the client typed, and a rejected client is to read one line alone.
     pub fn check_started(&mut self, cx: &mut Context, key: Key) -> SessionAction {
         let program = self.io.program.as_ref().map(Process::pid);
         if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
@@ -244,7 +243,7 @@ impl LiveSession {
 }
 
 impl Sessions {
-    /// Gives a client its terminal and its program, or tells it why not.
+    /// Opens a terminal with the program on it, or rejects the client.
     pub fn open_terminal(
         &mut self,
         cx: &mut Context,
@@ -282,8 +281,7 @@ impl Sessions {
         Some(key)
     }
 
-    /// A session that was just made hears what its client sent with its request, and
-    /// after that, which stands in the buffer.
+    /// Feeds a new session the input that came with the request, and what stands in the buffer.
     pub fn feed_early_input(&mut self, cx: &mut Context, key: Key, opening: &Opening, ended: bool) {
         let Some(LiveSession { session, io, .. }) = self.get_mut(key) else {
             return;
@@ -301,10 +299,10 @@ impl Sessions {
         }
     }
 
-    /// Waits for both ends of a session that was just made.
+    /// Registers both ends of a new session with the poller.
     ///
     /// # Errors
-    /// The poller refuses: the session is to be refused.
+    /// The poller refuses: the session is to be rejected.
     pub fn register(&mut self, cx: &mut Context, key: Key) -> Result<(), Rejection> {
         let Some(live) = self.get_mut(key) else { return Ok(()) };
         let (poller, is_pending) = (&cx.poller, live.started_poll != 0);
@@ -332,8 +330,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Ends a session that never was one, because its program could not be
-    /// executed, or nobody can wait for it.
+    /// Rejects a session that is pending: its program cannot be executed, or the poller refuses it.
     pub fn reject(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &Rejection) {
         if let Some(mut live) = self.remove(key) {
             let origin = live.rejected(cx, key);
@@ -344,10 +341,10 @@ impl Sessions {
     }
 }
 
-/// The end of a session whose program cannot be executed, as a shell has it:
-/// 127 for one that is not there.
+/// END of a program that cannot be executed, with a shell's status: 127 for one that does not
+/// exist, else 126.
 pub(crate) fn exec_error(program: &Program, errno: i32) -> Ended {
-    // Where it was not execve(2) that failed there is a step above the errno.
+    // A step before execve(2) that failed has an errno above the real ones.
     let value = if errno == libc::ENOENT { 127 } else { 126 };
     let text = program.refusal(errno).to_string();
     Ended { ending: Ending::ExecFailed, value, text }

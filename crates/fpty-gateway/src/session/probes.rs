@@ -1,4 +1,6 @@
-//! Ends that nothing tells of, and the end of the input.
+//! Probes: polling for what epoll does not report. A TCP client may close behind unread input, its
+//! machine may vanish, a program may close its terminal and open it again; and a terminal has no
+//! half-close, so EOF is typed again and again.
 
 use std::time::Duration;
 
@@ -15,69 +17,66 @@ use fpty::sys::pid_guard::Process;
 use fpty::sys::proc_net_tcp::LocalTcp;
 use fpty::sys::socket::Transport;
 
-/// The first and the longest wait before looking whether the program reads
-/// at the end of its input again, in milliseconds.
+/// First and longest delay between EOF characters for a program that reads on, in milliseconds.
 const END_OF_INPUT_FIRST: u16 = 20;
 const END_OF_INPUT_LAST: u16 = 1000;
 
-/// How often a client that could leave unheard is looked after.
+/// Interval of checks whether a client with unread input has closed.
 const PEER_CLOSED_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a client may leave output unanswered that the kernel sends again
-/// and again: as long as an idle one may leave keepalive probes. (By itself the
-/// kernel gives up after a quarter of an hour.)
+/// How long output may stay unacknowledged while the kernel retransmits: as long as an idle client
+/// may leave keepalive probes unanswered. (The kernel itself gives up after a quarter of an hour.)
 pub const TCP_STALL_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How often that is looked after, while there is such output.
+/// Interval of checks for unacknowledged output.
 pub const TCP_STALL_INTERVAL: Duration = Duration::from_secs(20);
 
-/// How often a program that closed its terminal is looked after.
+/// Interval of checks whether a closed slave has been opened again.
 const SLAVE_REOPENED_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What of a session is looked after, because nothing would tell.
+/// State of a session's probes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Probes {
-    /// Those of [`flag`] that are so: there is one of these for each session.
+    /// The [`flag`]s that are set: there is one such byte for each session.
     flags: u8,
-    /// The wait before the end of the input is looked after again, in
-    /// milliseconds; 0: it has not ended.
+    /// Delay before the next EOF character, in milliseconds; 0: the input has not ended.
     eof_wait: u16,
 }
 
-/// What of a session is so, of [`Probes`].
+/// Flags of [`Probes`].
 mod flag {
-    /// Its terminal may be opened again.
+    /// The slave is closed: it may be opened again.
     pub const SLAVE_CLOSED: u8 = 1;
-    /// Its client could leave unheard.
+    /// Input is blocked: the peer could close unnoticed.
     pub const PEER_CLOSED: u8 = 2;
-    /// Its client's machine could be gone.
+    /// Output is under way over TCP: it could stall.
     pub const TCP_STALLED: u8 = 4;
-    /// Its client sends no more, and is asked often whether it is there.
+    /// The peer has shut down its writing half: keepalive probes are frequent.
     pub const KEEPALIVE: u8 = 8;
 }
 
 impl Probes {
-    /// It is so; returns whether it was not.
+    /// Sets a flag; returns whether it was not set.
     fn set(&mut self, flag: u8) -> bool {
         let before = self.flags;
         self.flags |= flag;
         before & flag == 0
     }
 
-    /// It is so no more.
+    /// Clears a flag.
     fn clear(&mut self, flag: u8) {
         self.flags &= !flag;
     }
 }
 
 impl LiveSession {
-    /// How long ago something went either way through here, as far as that is kept.
+    /// Time since the last relayed byte, where it is kept.
     pub fn silent_for(&self) -> Option<Duration> {
         Some(self.io.byte_counts.as_ref()?.last_activity()?.elapsed())
     }
 
-    /// Finds out whether a TCP client that is not heard has left, as far as the kernel
-    /// tells. One that sends no more is asked often from now on.
+    /// Asks the kernel whether the TCP peer has closed, although its input is not read. After a
+    /// half-close keepalive probes become frequent.
     fn probe_peer_closed(&mut self, local_tcp: &mut LocalTcp) -> bool {
         let client = &self.io.client;
         if self.transport != Transport::Tcp {
@@ -87,19 +86,18 @@ impl LiveSession {
         if sends_no_more && self.probes.set(flag::KEEPALIVE) {
             client.probe_often();
         }
-        // Behind what is not read its end may not have found room.
+        // Behind unread input the peer's end may not have found room.
         (sends_no_more || client.has_unread()) && local_tcp.peer_has_closed(client)
     }
 
-    /// There may be output that the client's machine does not answer.
+    /// Schedules the first check for a TCP stall.
     pub fn watch_tcp_stall(&mut self, cx: &mut Context, key: Key) {
         if self.transport == Transport::Tcp && self.probes.set(flag::TCP_STALLED) {
             cx.after(TCP_STALL_INTERVAL, Due::Session(key, LifeDue::Unanswered));
         }
     }
 
-    /// The client may be one that cannot be heard, or has said all that it
-    /// has to say.
+    /// Starts the probes of a client whose input is blocked or has ended.
     pub fn check_input(&mut self, cx: &mut Context, key: Key) -> SessionAction {
         let (session, probes) = (&self.session, &mut self.probes);
         if self.transport == Transport::Tcp
@@ -114,17 +112,16 @@ impl LiveSession {
         SessionAction::Wait
     }
 
-    /// The client sends no more: whenever the program reads and nothing is
-    /// left, it gets an end of file, as often as it asks; a pipe's reader
-    /// would. What a client sends at once may be for several programs in turn.
+    /// Types EOF into the terminal: whenever the program reads and nothing is left it gets an end
+    /// of file, as often as it asks; a pipe's reader would. What a client sends at once may be for
+    /// several programs in turn.
     fn send_eof(&mut self, cx: &mut Context, key: Key) -> SessionAction {
         let wait = self.probes.eof_wait;
         crate::event_loop::fault_injection::point("end-of-input");
         if self.probe_peer_closed(&mut cx.local_tcp) {
             return SessionAction::Teardown;
         }
-        // Less and less often: a program that does not take it for the end
-        // (IGNOREEOF) would else be told in a rage.
+        // Less and less often: a program that ignores EOF (IGNOREEOF) would else get a flood.
         self.probes.eof_wait = (wait * 2).min(END_OF_INPUT_LAST);
         if self.session.wants_end_of_input() {
             self.io.master.end_input();
@@ -133,8 +130,8 @@ impl LiveSession {
         SessionAction::Wait
     }
 
-    /// A client whose input the program does not read may have left: over TCP
-    /// the end of what it sent comes after all that it sent.
+    /// Checks whether the peer of a blocked input has closed: over TCP its FIN comes after all that
+    /// it sent.
     fn check_peer_closed(&mut self, cx: &mut Context, key: Key) -> SessionAction {
         self.probes.clear(flag::PEER_CLOSED);
         if self.session.is_input_blocked() && self.probe_peer_closed(&mut cx.local_tcp) {
@@ -143,7 +140,7 @@ impl LiveSession {
         self.settle(cx, key)
     }
 
-    /// A client may have vanished while there was output for it.
+    /// Checks whether output over TCP is acknowledged: the peer's machine may have vanished.
     fn check_tcp_stall(&mut self, cx: &mut Context, key: Key) -> SessionAction {
         match self.io.client.unanswered_for() {
             None => self.probes.clear(flag::TCP_STALLED),
@@ -153,17 +150,17 @@ impl LiveSession {
         SessionAction::Wait
     }
 
-    /// A program that closed its terminal may have opened it again.
+    /// Checks whether a program has opened its terminal again.
     fn check_slave_reopened(&mut self, cx: &mut Context, key: Key) -> SessionAction {
         self.probes.clear(flag::SLAVE_CLOSED);
         if self.session.terminal_open() || !self.session.program_runs() {
             return SessionAction::Wait;
         }
-        // Nobody reads what it sends meanwhile, so its end is not heard.
+        // The client is not read meanwhile, so its end is not reported.
         if self.probe_peer_closed(&mut cx.local_tcp) {
             return SessionAction::Teardown;
         }
-        // Not before the client has read what there was: it would pile up.
+        // Not before the client has read the pending output: more would pile up.
         if !self.session.has_output() {
             self.session.slave_reopened();
             self.read_terminal(cx, false, |_| false);
@@ -208,7 +205,7 @@ impl TimeLimited for LiveSession {
 }
 
 impl Sessions {
-    /// Does what is due for a session.
+    /// Handles a timer of the session.
     pub fn timer_fired(&mut self, cx: &mut Context, key: Key, due: LifeDue) -> SessionAction {
         let Some(live) = self.get_mut(key) else {
             return SessionAction::Wait;
@@ -222,7 +219,7 @@ impl Sessions {
         live.settle(cx, key)
     }
 
-    /// The same for its terminal, or its client.
+    /// Handles a timer of the session's terminal.
     pub fn terminal_timer_fired(
         &mut self,
         cx: &mut Context,
@@ -244,7 +241,7 @@ impl Sessions {
         }
     }
 
-    /// A terminal is closed: its program may open it again.
+    /// Starts the probe for a closed slave: the program may open it again.
     pub fn watch_slave_reopen(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         let Some(live) = self.get_mut(key) else {
             return;
@@ -253,7 +250,7 @@ impl Sessions {
             return;
         }
         cx.after(SLAVE_REOPENED_INTERVAL, Due::Terminal(key, TerminalDue::Reopened));
-        // Most often it has ended.
+        // Most often the program has ended.
         let program = live.io.program.as_ref().map(Process::pid);
         if let Some(program) = program.filter(|_| programs.are_many()) {
             programs.reap_this(cx, program);

@@ -1,4 +1,4 @@
-//! Bytes between a client and its terminal.
+//! Relay between a client and its terminal, and the live session that is relayed.
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -18,19 +18,18 @@ use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{Read, Size, Written};
 
-/// A terminal yields at most this much at once, whatever one asks for.
+/// Most bytes that one read of a terminal yields, whatever the buffer.
 const ONE_READ: usize = 4096;
 
-/// After a read of less than this there is most likely nothing more.
+/// After a shorter read there is most likely nothing more.
 const MORE_LIKELY: usize = 1024;
 
-/// Who sends as much at once (1,024 bytes) is no person that types.
+/// From this magnitude (1,024 bytes at once) a sender is a program, not a person who types.
 const BULK: Magnitude = 11;
-/// More than one read yields.
+/// From this magnitude one transfer is more than one read yields.
 const MUCH: Magnitude = 13;
 
-/// How much went at once, by the number of its bits: there are two of these for
-/// each session.
+/// Size of a transfer, as its number of bits: each session has two of these.
 type Magnitude = u8;
 
 fn magnitude(count: usize) -> Magnitude {
@@ -38,53 +37,49 @@ fn magnitude(count: usize) -> Magnitude {
     (usize::BITS - count.leading_zeros()) as u8
 }
 
-/// Instead of how often, in `drains`: it is over, and its client's first word
-/// is still waited for.
+/// Value of `drains` for a session that is over while the client's hello is still awaited.
 pub const AWAITS_HELLO: u8 = u8::MAX;
 
-/// A session and what it is connected to.
+/// A session with its descriptors and what the event loop keeps of it.
 pub struct LiveSession {
     pub session: Session,
     pub io: SessionIo,
     pub transport: Transport,
-    /// What the poller was told.
+    /// Interest in the client's connection that the poller has.
     pub client_interest: Interest,
-    /// What the poller was told; `None`: it does not have the descriptor.
+    /// Interest in the terminal that the poller has; `None`: the terminal is not registered.
     pub terminal_interest: Option<Interest>,
-    /// How much the client sent last.
+    /// Magnitude of the client's last transfer.
     last_input: Magnitude,
-    /// How much the program wrote last; 0: it never has.
+    /// Magnitude of the program's last transfer; 0: there was none yet.
     last_output: Magnitude,
-    /// Where its client came in.
+    /// The socket where the client came in, by its index.
     pub door: u16,
-    /// What of it is looked after.
+    /// Conditions that are polled.
     pub probes: Probes,
-    /// How often a terminal that outlives its program still had output; see
-    /// [`AWAITS_HELLO`].
+    /// How often the terminal of an ended program still had output, or [`AWAITS_HELLO`].
     pub drains: u8,
-    /// The program was not executed yet: the wait before that is looked after
-    /// again, in milliseconds. 0: it was.
+    /// Delay of the next check whether the program has been executed, in milliseconds; 0: it has.
     pub started_poll: u8,
-    /// How its program ended.
+    /// How the program ended.
     pub exit: Option<Gone>,
 }
 
-/// The sessions of a gateway.
+/// The live sessions of a gateway.
 pub type Sessions = Table<LiveSession>;
 
-/// The two ends of a session.
+/// Descriptors of a session, and its process.
 pub struct SessionIo {
     pub client: Stream,
     pub master: Master,
-    /// The session's process until it is reaped: then its number is no longer
-    /// its own.
+    /// The process until it is reaped: after that the number may be another process's.
     pub program: Option<Process>,
-    /// How much goes and when, where somebody wants to know.
+    /// Byte counts, where somebody needs them.
     pub byte_counts: Option<Box<ByteCounts>>,
 }
 
 impl LiveSession {
-    /// A session just begun.
+    /// A live session that nothing is registered for yet.
     pub fn new(session: Session, io: SessionIo, transport: Transport, door: u16) -> Self {
         Self {
             session,
@@ -104,38 +99,36 @@ impl LiveSession {
 }
 
 impl SessionIo {
-    /// Of a session just begun.
+    /// The descriptors of a session without byte counts.
     pub fn new(client: Stream, master: Master, program: Option<Process>) -> Self {
         Self { client, master, program, byte_counts: None }
     }
 
-    /// It goes on to be recorded, if it was.
+    /// Sets the recording of a session that goes on being recorded.
     pub fn set_recording(&mut self, recording: Option<Rc<Recording>>) {
         if recording.is_some() {
             self.byte_counts.get_or_insert_with(Box::default).recording = recording;
         }
     }
 
-    /// Where it is recorded, if it is.
+    /// The session's recording.
     pub fn recording(&self) -> Option<&Rc<Recording>> {
         self.byte_counts.as_ref()?.recording.as_ref()
     }
 
-    /// Whether it is, or ever was: a recording that failed stays with its
-    /// session.
+    /// Whether the session is recorded, or was: a recording that failed stays with its session.
     pub fn is_recorded(&self) -> bool {
         self.recording().is_some()
     }
 }
 
 impl LiveSession {
-    /// Whether the terminal is not to be read now: there might be no room to
-    /// record what comes from it.
+    /// Whether reading the terminal has to wait: the recorder may have no room for what comes.
     fn holds(&self) -> bool {
         self.io.recording().is_some_and(|recording| recording.holds())
     }
 
-    /// Whether it was not read for that.
+    /// Whether the terminal was not read for lack of room in the recorder.
     fn is_held(&self) -> bool {
         self.io.recording().is_some_and(|recording| recording.is_held())
     }
@@ -182,48 +175,48 @@ impl SessionEffects for SessionIo {
     }
 }
 
-/// What a client's event has come to.
+/// What an event of a client has come to.
 #[must_use]
 pub enum ClientEvent {
-    /// See what its session needs now.
+    /// The session is to be settled.
     Settle,
-    /// Its first bytes stand in the buffer: is it a terminal's client at all?
+    /// The first bytes of raw mode are in the buffer: they may be an HTTP request.
     FirstBytes,
-    /// There are no more of them.
+    /// The input ended before the first bytes were known.
     FirstEof,
     /// There is no such session.
     NoSession,
 }
 
-/// What a session comes to, that concerns others.
+/// What a session needs from the parts above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum SessionAction {
-    /// Nothing: it waits.
+    /// Nothing: it waits for events.
     Wait,
-    /// Whoever was given its terminal made it wait.
+    /// Another process that shares the terminal made it block.
     TerminalBlocked,
-    /// It is over, and its client's first word is still waited for.
+    /// The session is over while the client's hello is still awaited.
     AwaitHello,
-    /// It is over: its client has all that it will get.
+    /// The session is over, and its client has all output.
     Close,
-    /// Its client has left.
+    /// The client's connection is lost.
     Teardown,
-    /// Its client is gone for good, or is let go.
+    /// The client is gone for good, or is dropped.
     HangUp,
-    /// Its client asks to leave.
+    /// The client asks to detach.
     Detach,
-    /// Its client says hello after all.
+    /// The client's hello has come late.
     LateHello,
-    /// Its terminal is its client's from here on.
+    /// The terminal has been handed over to the client.
     HandedOver,
-    /// Its terminal was closed, and may be opened again.
+    /// The slave is closed, and may be opened again.
     SlaveClosed,
 }
 
 impl Sessions {
-    /// Whether an event is about one end of a stream, which takes a while to
-    /// pass on: there is more of it, or room for what there was.
+    /// Whether an event is about a bulk transfer, which may wait for the other events of its turn:
+    /// there is more to read, or room for what waited.
     pub fn is_bulk(&self, ready: Ready) -> bool {
         let (key, of_client) = match Source::of(ready.token) {
             Source::Client(key) => (key, true),
@@ -237,7 +230,7 @@ impl Sessions {
         })
     }
 
-    /// The client sent something, takes output again, or left.
+    /// Handles an event of the client's connection: input, room for output, hang-up.
     pub fn client_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) -> ClientEvent {
         let Some(live) = self.get_mut(key) else {
             return ClientEvent::NoSession;
@@ -258,8 +251,8 @@ impl Sessions {
                     }
                     cx.hear(key, session, io);
                 }
-                // A UNIX socket that was closed is hung up as well; one whose
-                // writing half was shut down is not.
+                // A closed UNIX socket is hung up as well; one whose writing half was shut down is
+                // not.
                 Read::End if ready.hang_up => session.client_disconnected(),
                 Read::End if session.awaits_first_bytes() => return ClientEvent::FirstEof,
                 Read::End => session.client_half_closed(),
@@ -267,8 +260,7 @@ impl Sessions {
                 Read::Blocked => {}
             }
         } else if ready.hang_up && !session.has_deferred_input() {
-            // Of one that is behind the rest is heard, then it is read to its
-            // end.
+            // Deferred input is handled first, then the connection is read to its end.
             session.client_disconnected();
         } else if ready.read {
             let wanted = session.client_interest();
@@ -277,9 +269,9 @@ impl Sessions {
         ClientEvent::Settle
     }
 
-    /// The program wrote something, takes input again, or closed its terminal.
+    /// Handles an event of the terminal: output, room for input, hang-up.
     pub fn terminal_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) {
-        // Whoever is alone keeps nobody waiting.
+        // A session alone keeps no other waiting.
         let alone = self.len() == 1;
         let in_parallel = cx.parallel != Parallel::Nothing;
         let Some(live) = self.get_mut(key) else {
@@ -291,15 +283,14 @@ impl Sessions {
         }
         if ready.read || ready.hang_up {
             if live.session.terminal_interest().read && !live.holds() {
-                // With several processors the stream's client can take the one
-                // read meanwhile. The poll comes first all the same: without
-                // it an echo beside a stream took a third longer.
+                // On several processors the stream's client can take one read meanwhile. The poll
+                // comes first all the same: without it an echo beside a stream took a third longer.
                 let wait =
                     |poller: &Poller| !alone && (poller.others_ready(ready.token) || in_parallel);
                 live.read_terminal(cx, ready.hang_up, wait);
             } else if ready.hang_up {
-                // A hang-up is told again and again, asked for or not: until
-                // its client reads again the poller does without it.
+                // A level-triggered hang-up is reported without end, asked for or not: until the
+                // client reads again the terminal is not registered.
                 live.unregister_terminal(&cx.poller);
             }
         }
@@ -307,15 +298,15 @@ impl Sessions {
         live.watch_tcp_stall(cx, key);
     }
 
-    /// After anything that happened to a session, see [`LiveSession::settle`].
+    /// Settles a session after an event, see [`LiveSession::settle`].
     pub fn settle(&mut self, cx: &mut Context, key: slab::Key) -> SessionAction {
         self.get_mut(key).map_or(SessionAction::Wait, |live| live.settle(cx, key))
     }
 }
 
 impl LiveSession {
-    /// After anything that happened to it: waits for what it needs now, or says what
-    /// it comes to.
+    /// Settles the session after an event: updates the poller's interests, or says what the session
+    /// needs from others.
     pub(crate) fn settle(&mut self, cx: &mut Context, key: slab::Key) -> SessionAction {
         if self.io.master.is_held_up() && self.session.termination().is_none() {
             return SessionAction::TerminalBlocked;
@@ -328,8 +319,7 @@ impl LiveSession {
             NextAction::Detach => return SessionAction::Detach,
             NextAction::LateHello => return SessionAction::LateHello,
             NextAction::OutOfMemory => {
-                // In the midst of output that it does not read it would be
-                // misread.
+                // In the midst of pending output the text would be misread.
                 if !self.session.has_output() {
                     let line = "session ended: out of memory";
                     self.session.terminate(Ending::Lost, line, &mut self.io);
@@ -339,8 +329,8 @@ impl LiveSession {
             }
         }
         let wanted = self.session.client_interest();
-        // What is not wanted any more is taken back when it comes
-        // (client_ready): most often it never does.
+        // Interest that is not needed any more is taken back when an event comes (client_ready):
+        // most often none does.
         if wanted.write != self.client_interest.write || (wanted.read && !self.client_interest.read)
         {
             self.register_client(key, wanted, &cx.poller);
@@ -364,12 +354,10 @@ impl LiveSession {
         self.check_input(cx, key)
     }
 
-    /// Reads what the program wrote, as long as there is more and room for
-    /// it and nobody else waits, and passes it on in one write: a terminal
-    /// yields little at once, and each write wakes the client. Of one that was
-    /// hung up what is left, and its end. What comes in a stream goes through
-    /// the pipe, which is empty before and after. Returns whether there was
-    /// anything.
+    /// Reads output while there is more of it, room for it and no other event, and passes it on in
+    /// one write: a terminal yields little at once, and each write wakes the client. After a
+    /// hang-up the rest is read, to its end. Bulk output goes through the pipe (splice), which is
+    /// empty before and after. Returns whether there was output.
     pub(crate) fn read_terminal(
         &mut self,
         cx: &mut Context,
@@ -379,16 +367,15 @@ impl LiveSession {
         let Context { buffer, pipe, poller, .. } = cx;
         let mut have = 0;
         let mut ended = false;
-        // That takes a system call more, so it pays where there are many reads.
+        // A pipe takes one system call more, so it pays where there are many reads.
         let mut none = None;
-        // What is recorded, or kept, is looked at; and one that others have could
-        // make it wait.
+        // Output for a recording or the scrollback is copied; a shared terminal could block.
         let through_pipe = self.last_output >= MUCH
             && !self.io.master.is_shared()
             && self.io.recording().is_none()
             && self.session.detach_state().is_none();
         let pipe = if through_pipe { pipe } else { &mut none };
-        // What is read goes behind its header, where there is to be one.
+        // Output goes behind its packet header, where there is one.
         let start = self.session.output_header_length();
         while start + have + ONE_READ <= BUFFER {
             let read = match pipe {
@@ -436,8 +423,7 @@ impl LiveSession {
                 if from == start {
                     from += pipe.flush(&self.io.client, have);
                 }
-                // What the client does not take waits elsewhere: the pipe is
-                // for the next one.
+                // The rest waits in the session's backlog: the pipe is for the next session.
                 if from < to {
                     pipe.read(&mut buffer[from.max(start)..to]);
                 }
@@ -452,7 +438,7 @@ impl LiveSession {
         spoke
     }
 
-    /// Whether its program has shown something.
+    /// Whether the program has written anything yet.
     pub(crate) fn has_written(&self) -> bool {
         self.last_output > 0
     }
@@ -467,7 +453,7 @@ impl LiveSession {
         let master = self.io.master.as_fd();
         let _ = match self.terminal_interest {
             Some(_) => poller.change(master, token, wanted),
-            // Hung up, and nobody reads: see terminal_ready.
+            // Hung up, and its client does not read: see terminal_ready.
             None if !wanted.read => return,
             None => poller.add(master, token, wanted),
         };

@@ -1,4 +1,4 @@
-//! Which session is meant: by its id, how that begins, or its name.
+//! Session selector: a session as a person types it, by id, by prefix of an id, or by name.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::LENGTH;
 use fpty::proto::{LONGEST_NAME, is_name};
 
-/// What was typed: an id, how one begins, or a name.
+/// An id, a prefix of one, or a name; of bounded length and letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct SessionSelector {
@@ -16,7 +16,7 @@ pub struct SessionSelector {
 }
 
 impl SessionSelector {
-    /// Of what was typed; `None`: nothing is called like that.
+    /// The selector of what was typed; `None`: no session can be called so.
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let length = bytes.len();
         let mut typed = [0; LONGEST_NAME];
@@ -24,23 +24,23 @@ impl SessionSelector {
         Some(Self { typed, length })
     }
 
-    /// What was typed.
+    /// The letters as typed.
     pub fn as_bytes(&self) -> &[u8] {
         &self.typed[..self.length]
     }
 
-    /// Whether no two sessions are meant: it is as long as an id.
+    /// Whether the selector is as long as an id, and so selects one session at most.
     pub fn is_full_id(&self) -> bool {
         self.length == LENGTH
     }
 
-    /// Whether an id begins like that, in whatever letters.
+    /// Whether an id begins so; case is ignored.
     pub fn begins(&self, id: &str) -> bool {
         let begins = id.as_bytes().get(..self.length);
         begins.is_some_and(|begins| begins.eq_ignore_ascii_case(self.as_bytes()))
     }
 
-    /// Whether both are one id, in whatever letters.
+    /// Whether both select one id; case is ignored.
     pub fn is_same(&self, other: &Self) -> bool {
         self.as_bytes().eq_ignore_ascii_case(other.as_bytes())
     }

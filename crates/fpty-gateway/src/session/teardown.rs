@@ -1,4 +1,4 @@
-//! A session ends: its program has, or its client has left.
+//! Teardown of sessions: the program has ended, or the client is gone.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -17,20 +17,19 @@ use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Pid;
 use fpty::sys::pid_guard::Process;
 
-/// How long the terminal of an ended program may stay silent before the end
-/// is the end, where something else holds it open.
+/// How long the terminal of an ended program may stay silent, where another process holds it open,
+/// before its output counts as ended.
 const DRAIN: Duration = Duration::from_millis(50);
 
-/// How often it may have had something to say.
+/// How often such a terminal may have more output.
 const DRAINS: u8 = 20;
 
-/// Sessions that one turn ends at once; more of them wait until there is
-/// nothing else to do.
+/// Sessions that one turn tears down at once; more of them wait for a turn with nothing else to do.
 const ENDED_PER_TURN: usize = 2;
 
-/// Sessions whose clients have left, and that are still to be ended: closing
-/// a terminal takes a while, and where a network breaks thousands leave in
-/// one moment. Whoever types does not wait for that.
+/// Queue of sessions that are still to be torn down: closing a terminal takes a while, and where a
+/// network breaks thousands of clients are lost in one moment. A person who types does not wait for
+/// that.
 #[derive(Default)]
 pub struct TeardownQueue {
     waiting: VecDeque<(Key, Box<LiveSession>)>,
@@ -38,12 +37,12 @@ pub struct TeardownQueue {
 }
 
 impl TeardownQueue {
-    /// Whether none waits.
+    /// Whether no session waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// The programs of those who wait.
+    /// Programs of the sessions that wait.
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
         let program = |live: &LiveSession| live.io.program.as_ref().map(Process::pid);
         self.waiting.iter().filter_map(move |(_, live)| program(live))
@@ -51,7 +50,7 @@ impl TeardownQueue {
 }
 
 impl TeardownQueue {
-    /// A client has left: its session ends, now or when it is its turn.
+    /// Tears a session down whose client is lost, now or in its turn.
     pub fn teardown(
         &mut self,
         sessions: &mut Sessions,
@@ -59,7 +58,7 @@ impl TeardownQueue {
         programs: &mut Programs,
         key: Key,
     ) {
-        // It may not have said so itself: over TCP the kernel is asked.
+        // Over TCP the kernel was asked: the client has not said it.
         if let Some(live) = sessions.get_mut(key) {
             live.session.client_disconnected();
         }
@@ -71,14 +70,14 @@ impl TeardownQueue {
             programs.release(cx, key, *live);
             return;
         }
-        // Nobody has its tokens any more.
+        // Tokens of this session lead nowhere from now on.
         let _ = cx.poller.remove(live.io.client.as_fd());
         live.unregister_terminal(&cx.poller);
         self.waiting.push_back((key, live));
     }
 
-    /// Has some of the sessions end that wait for it, where the turn had no more
-    /// events than it could take.
+    /// Schedules some of the waiting teardowns, where the turn had fewer events than the poller
+    /// takes.
     pub fn run_teardowns(&mut self, cx: &mut Context, events: usize) {
         self.this_turn = 0;
         if events < cx.config.events as usize {
@@ -88,7 +87,7 @@ impl TeardownQueue {
         }
     }
 
-    /// Lets the next one go.
+    /// Tears the next session down.
     pub fn release_next(&mut self, cx: &mut Context, programs: &mut Programs) {
         if let Some((key, live)) = self.waiting.pop_front() {
             programs.release(cx, key, *live);
@@ -97,14 +96,13 @@ impl TeardownQueue {
 }
 
 impl LiveSession {
-    /// The program ended a while ago and its terminal is still open: another
-    /// process has it. What the program wrote was delivered; what the other
-    /// one writes is waited for only so long.
+    /// Drains a terminal that another process holds open after the program's end. All output of the
+    /// program was delivered; output of the other process is read for a limited time.
     pub fn drained(&mut self, cx: &mut Context, key: Key) -> SessionAction {
         if !self.session.terminal_open() {
             return SessionAction::Wait;
         }
-        // A client that is slow to read what there is gets its time.
+        // A client that is slow to read gets its time.
         if self.session.has_output() {
             cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
             return SessionAction::Wait;
@@ -121,13 +119,13 @@ impl LiveSession {
 }
 
 impl Sessions {
-    /// The program of a session has ended, and was reaped.
+    /// The program of a session has ended and was reaped.
     pub fn program_ended(&mut self, cx: &mut Context, key: Key, ended: Ended) {
         let Some(live) = self.get_mut(key) else {
             return;
         };
         live.io.program = None;
-        // What it wrote last is there by now.
+        // The program's last output is in the terminal by now.
         if live.session.terminal_interest().read {
             live.read_terminal(cx, true, |_| false);
         }
@@ -138,14 +136,14 @@ impl Sessions {
         cx.then(Outcome::Settle(key));
     }
 
-    /// Ends a session whose client has all that it will get.
+    /// Closes a session whose client has all output.
     pub fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(live) = self.end(cx, key) {
             let last = match live.session.is_extended() {
                 true => LastWord::Packet { is_answered: false },
                 false => {
-                    // To close a terminal takes a while: by then most clients have closed,
-                    // and need not be waited for.
+                    // Closing a terminal takes a while: by then most clients have closed, and need
+                    // not be waited for.
                     live.io.client.end();
                     LastWord::Ended
                 }
@@ -155,17 +153,17 @@ impl Sessions {
         }
     }
 
-    /// Ends a session: its client has left, or is let go. A program that
-    /// still runs is hung up, with its foreground job.
+    /// Hangs a session up: its client is gone, or is dropped. A program that still runs gets
+    /// SIGHUP, with its foreground job.
     pub fn hang_up(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(live) = self.end(cx, key) {
             programs.release(cx, key, *live);
         }
     }
 
-    /// Tells whoever is relayed for that the gateway is to end, as far as that is
-    /// taken at once. Terminals that were handed over have somebody else who does, and
-    /// who can come back is no more told of this than of a gateway that is killed.
+    /// Notifies clients that the gateway ends, as far as their connections take it at once. A
+    /// handed-over terminal has the supervisor, which does that, and a client that can attach again
+    /// reads no more than after a gateway that is killed.
     pub fn stop(&mut self, why: Ending, line: &str) {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
         let is_held = supervisor::link::is_held();
@@ -185,13 +183,13 @@ impl Sessions {
 }
 
 impl Sessions {
-    /// A session ends for no fault of its own.
+    /// Ends a session that a panic was about.
     pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         self.forget_reaped(programs, key);
         let Some(live) = self.get_mut(key) else {
             return;
         };
-        // In the midst of output that it does not read it would be misread.
+        // In the midst of pending output the text would be misread.
         if !live.session.has_output() && live.session.termination().is_none() {
             let line = format!("session ended: {INTERNAL}");
             live.session.terminate(Ending::Lost, &line, &mut live.io);
@@ -199,7 +197,7 @@ impl Sessions {
         self.close(cx, programs, key);
     }
 
-    /// A program that was reaped has no number any more.
+    /// Forgets a program that was reaped: its number may be another process's.
     pub fn forget_reaped(&mut self, programs: &Programs, key: Key) {
         let Some(live) = self.get_mut(key) else {
             return;

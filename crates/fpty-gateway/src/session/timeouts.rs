@@ -1,4 +1,4 @@
-//! What may take only so long, and be idle only for so long.
+//! Idle timeout and maximum time of sessions and commands.
 
 use std::time::Duration;
 
@@ -9,45 +9,44 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Due, LifeDue};
 use fpty::proto::Ending;
 
-/// How long before its end the client of what takes too long, or is idle, is told of
-/// that, where it is not all of its time.
+/// How long before a limit the client gets a notice, where the limit is longer than that.
 const NOTICE: Duration = Duration::from_secs(60);
 
-/// How long a client may take to hear that its time is over, or that it was idle.
+/// How long a client may take to read END before its connection is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What its client is told whose time is over.
+/// Text for a client whose maximum time is over.
 pub const MAX_TIME_REACHED: &str = "session ended: its time is over (max-time)";
 
-/// What it is told before that.
+/// Notice before the maximum time is over.
 const MAX_TIME_SOON: &str = "this session ends in a minute: its time is over then (max-time)";
 
-/// The same of one that is idle.
+/// Notice before the idle timeout.
 const IDLE_SOON: &str = "this session ends in a minute, unless something goes either way before";
 
-/// What the client of a session is told that was ended at somebody's wish.
+/// Text for a client whose session an operator has ended.
 pub const ENDED_BY_OPERATOR: &str = "session ended by an operator (fpty --kill)";
 
-/// What may take only so long, and be idle only for so long.
+/// A session or command with an idle timeout and a maximum time.
 pub trait TimeLimited {
-    /// What it is.
+    /// What the texts call it.
     const WHAT: &'static str;
-    /// Something that is due for it.
+    /// The timer of a session or of a command.
     fn due(key: Key, due: LifeDue) -> Due;
-    /// How long it may be idle where these rules hold.
+    /// The idle timeout that the rules of a socket set.
     fn timeout(rules: &Rules) -> Option<Duration>;
-    /// Where its client came in.
+    /// The socket where the client came in, by its index.
     fn door(&self) -> u16;
-    /// How much goes and when.
+    /// Byte counts, with the last activity.
     fn byte_counts(&mut self) -> &mut Option<Box<ByteCounts>>;
-    /// How long nothing has gone either way, as far as that is known.
+    /// Time since the last activity; `None`: it is not known.
     fn idle_for(&self) -> Option<Duration>;
-    /// Its client is told this.
+    /// Sends the client a notice.
     fn notice(&mut self, line: &str);
-    /// It ends, and its client is told why.
+    /// Terminates it with this reason and text.
     fn terminate(&mut self, why: Ending, line: &str);
 
-    /// Its time begins that it may take and be idle, of which so much is over.
+    /// Starts the timers of both limits; so much of the maximum time is `over`.
     fn start_timers(&mut self, cx: &mut Context, key: Key, over: Duration) {
         let Some(rules) = cx.doors.rules(self.door()) else { return };
         let (timeout, limit) = (Self::timeout(rules), rules.max_time);
@@ -58,7 +57,7 @@ pub trait TimeLimited {
             cx.after(left, Self::due(key, LifeDue::Limit));
         }
         if let Some(timeout) = timeout {
-            // A terminal that is handed over keeps its times by that one.
+            // A handed-over terminal has its times by the wall clock.
             fpty::sys::clock::look_at_wall_clock();
             self.byte_counts().get_or_insert_with(Box::default).touch();
             if let IdleCheck::Wait(wait) = IdleCheck::of(Duration::ZERO, timeout, false) {
@@ -67,7 +66,7 @@ pub trait TimeLimited {
         }
     }
 
-    /// Some of that time is over.
+    /// Handles a timer of these limits.
     fn on_time_limit(&mut self, cx: &mut Context, key: Key, due: LifeDue) {
         match due {
             LifeDue::LimitSoon => self.notice(MAX_TIME_SOON),
@@ -78,8 +77,7 @@ pub trait TimeLimited {
         }
     }
 
-    /// It may have been idle for too long, or will have been before long, which its
-    /// client is told once.
+    /// Checks the idle time: the client gets one notice, then the end.
     fn check_idle(&mut self, cx: &mut Context, key: Key, was_notified: bool) {
         let Some(timeout) = cx.doors.rules(self.door()).and_then(Self::timeout) else { return };
         match IdleCheck::of(self.idle_for().unwrap_or(timeout), timeout, was_notified) {
@@ -95,29 +93,29 @@ pub trait TimeLimited {
         }
     }
 
-    /// It ends; its client is told why, and has a moment to hear that.
+    /// Terminates it; the client has a moment to read END.
     fn terminate_with(&mut self, cx: &mut Context, key: Key, why: Ending, line: &str) {
         self.terminate(why, line);
         cx.after(CLOSE_TIMEOUT, Self::due(key, LifeDue::Dismissed));
     }
 }
 
-/// What is to be done with whoever may have been idle for too long.
+/// Result of a check of the idle time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdleCheck {
-    /// It is looked at again after so long.
+    /// Check again after this time.
     Wait(Duration),
-    /// The same, as one that was told.
+    /// Check again after this time; the client had its notice.
     WaitNotified(Duration),
-    /// Its client is to be told, and then the same.
+    /// Send a notice, and check again after this time.
     Notify(Duration),
-    /// It is over.
+    /// The idle timeout is reached.
     Expired,
 }
 
 impl IdleCheck {
-    /// Of what has been idle for so long, may be for `timeout`, and was told or
-    /// not when it was looked at last.
+    /// The result for an idle time, a timeout, and whether the client had its notice at the last
+    /// check.
     pub fn of(idle: Duration, timeout: Duration, was_notified: bool) -> Self {
         let left = timeout.saturating_sub(idle);
         if left.is_zero() {
@@ -129,14 +127,14 @@ impl IdleCheck {
         if left > NOTICE {
             return Self::Wait(left - NOTICE);
         }
-        // A terminal's own clock is rough: what was said is not said again.
+        // The times of a handed-over terminal are rough: a notice is not sent twice.
         match was_notified && left < NOTICE / 4 {
             true => Self::WaitNotified(left),
             false => Self::Notify(left),
         }
     }
 
-    /// How it ended.
+    /// Text for a client that was idle for too long.
     pub fn line(what: &str, timeout: Duration) -> String {
         format!("{what} ended: no traffic for {} seconds", timeout.as_secs())
     }

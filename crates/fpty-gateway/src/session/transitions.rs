@@ -1,6 +1,5 @@
-//! The lives of the sessions: how one begins, is left, found again, taken up from a
-//! gateway before us, and ends. Whoever brings a session from one to the next of
-//! these has all parts at hand that it concerns, and no other.
+//! Transitions of sessions: open, attach, detach, restore, close. A transition has all parts at
+//! hand that take part in it, and no other.
 
 use std::time::Duration;
 
@@ -31,26 +30,25 @@ use fpty::exit_status::of_exit;
 use fpty::proto::{Ended, Ending, variables};
 use fpty::sys::child::{Exit, Pid};
 
-/// Of a session that the supervisor has no room for.
+/// Log line of a session that the supervisor has no room for.
 const NOT_SUPERVISED: &str = "forkptyrouter: a session ends with its gateway: it could not be kept";
 
-/// How old a session is before its terminal is handed over: a short one ends
-/// without the effort.
+/// Age at which a terminal is offered to its client: a short session ends without that effort.
 const OFFER_AFTER: Duration = Duration::from_millis(30);
 
-/// The parts that a session's life concerns.
+/// The parts of the gateway that take part in a session's transitions.
 pub struct Transitions<'a> {
-    /// What every part is given.
+    /// The context of the event loop.
     pub cx: &'a mut Context,
-    /// Sessions with a client.
+    /// Live sessions: those with a client.
     pub sessions: &'a mut Sessions,
-    /// Their programs.
+    /// Processes of the gateway.
     pub programs: &'a mut Programs,
-    /// Those that wait for their end.
+    /// Sessions that wait for their teardown.
     pub teardowns: &'a mut TeardownQueue,
-    /// Those that can be left; `None`: none can outlive the gateway.
+    /// Detachable sessions; `None`: no session can outlive the gateway.
     pub registry: Option<&'a mut DetachRegistry>,
-    /// What is recorded, where anything is.
+    /// The recorder, where sessions are recorded.
     pub recorder: Option<&'a mut Recorder>,
 }
 
@@ -96,7 +94,7 @@ impl Transitions<'_> {
         self.settle(key);
     }
 
-    /// Gives a client its terminal and its program, or tells it why not.
+    /// Opens a terminal with the program on it, or rejects the client.
     pub fn open_terminal(&mut self, newcomer: Newcomer, plan: SessionPlan) -> Option<Key> {
         let (recorder, size) = (self.recorder.as_deref_mut(), plan.size);
         if let Some(why) = recorder.and_then(|it| it.why_not(self.cx, newcomer.door)) {
@@ -112,13 +110,13 @@ impl Transitions<'_> {
         Some(key)
     }
 
-    /// After anything that happened to a session.
+    /// Settles a session after an event.
     pub fn settle(&mut self, key: Key) {
         let next = self.sessions.settle(self.cx, key);
         self.apply(key, next);
     }
 
-    /// Does what a session has come to.
+    /// Applies what a session needs from the parts above it.
     pub fn apply(&mut self, key: Key, next: SessionAction) {
         match next {
             SessionAction::Wait => {}
@@ -148,8 +146,8 @@ impl Transitions<'_> {
         }
     }
 
-    /// From here on a session's terminal is its client's, and outlives this
-    /// gateway: somebody else sees to it then.
+    /// Hands the terminal over for good: from here on the supervisor sees to the session where the
+    /// gateway is killed.
     pub fn handed_over(&mut self, key: Key) {
         let Self { registry, cx, sessions, programs, .. } = &mut *self;
         let can_leave = registry
@@ -161,7 +159,7 @@ impl Transitions<'_> {
         }
     }
 
-    /// A session's program was reaped; it may not have been executed (`failure`).
+    /// The program of a session was reaped; `failure`: it was not executed.
     pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<Ended>) {
         match failure {
             Some(why) => {
@@ -177,21 +175,20 @@ impl Transitions<'_> {
         }
     }
 
-    /// The program of a session has ended, and that is known: whoever looks on is
-    /// told, and whoever is attached.
+    /// Announces the program's end to viewers and to the client.
     pub fn announce_exit(&mut self, key: Key, ended: Ended) {
         self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
         self.sessions.program_ended(self.cx, key, ended);
     }
 
-    /// A session is over: whoever looks on is told why, unless its program has ended.
+    /// Announces the end of a session to viewers, who may have read the program's end already.
     fn dismiss_viewers(&mut self, key: Key) {
         let termination = self.sessions.get(key).and_then(|live| live.session.termination());
         let ended = end_for_viewers(termination.map_or(Gone::Hangup, Gone::of));
         self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
     }
 
-    /// A session is over: those hear of it who were not told at once.
+    /// Tells the observers that were not told at once that a session is closed.
     pub fn closed(&mut self, closed: Closed) {
         let Closed { subject, why, exit, last, recording, was_supervised } = closed;
         match self.recorder.as_deref_mut() {
@@ -209,7 +206,7 @@ impl Transitions<'_> {
         }
     }
 
-    /// There never was such a session, nor its recording.
+    /// Tells the observers that a pending session and its recording are dropped.
     pub fn rejected(&mut self, subject: Subject, recording: Option<&Recording>) {
         if let Some(recording) = recording {
             self.with_recorder(|it, _, _| it.forget(recording));
@@ -219,7 +216,7 @@ impl Transitions<'_> {
         }
     }
 
-    /// A session with a client is to end at somebody's wish.
+    /// Ends a session at the operator's wish.
     pub fn end_by_operator(&mut self, key: Key) {
         if let Some(live) = self.sessions.get_mut(key) {
             live.terminate_with(self.cx, key, Ending::Operator, ENDED_BY_OPERATOR);
@@ -235,8 +232,8 @@ impl Transitions<'_> {
         }
     }
 
-    /// The supervisor says something, or was killed: another one is told of all that
-    /// it had.
+    /// Handles an event of the supervisor: a session that it could not keep, or its death, after
+    /// which a new supervisor is told of everything.
     pub fn supervisor_ready(&mut self) {
         while let Some(program) =
             self.registry.as_ref().and_then(|registry| registry.could_not_be_kept())
@@ -265,7 +262,7 @@ impl Transitions<'_> {
         }
     }
 
-    /// Nobody can wait for a session.
+    /// Ends a session that the poller refuses.
     pub fn end_unpollable(&mut self, key: Key) {
         if let Some(live) = self.sessions.get_mut(key) {
             log::log(&format!("forkptyrouter: {UNPOLLABLE}"));
@@ -288,7 +285,7 @@ impl Transitions<'_> {
         }
         match restored {
             Restored::Nothing => {}
-            // Its recording is no more for the next one to end.
+            // The supervisor need not end the recording any more.
             Restored::Exited(entry) => self.sync_supervisor(entry),
             Restored::Detached { entry, info, lost } => {
                 self.cx.faults.made = Some(Whose::Detached(entry));
@@ -314,8 +311,8 @@ impl Transitions<'_> {
         }
     }
 
-    /// Writes the line of the end of a session of a gateway before us, as soon as it is
-    /// known what became of its recording.
+    /// Writes the end line of an earlier gateway's session, as soon as the result of its recording
+    /// is known.
     pub fn tell_last_line(&mut self, line: String) {
         let line = match self.recorder.as_deref_mut() {
             Some(recorder) => recorder.tells_last(line),
@@ -324,7 +321,7 @@ impl Transitions<'_> {
         line.into_iter().for_each(|line| self.cx.told.say(line));
     }
 
-    /// Has the sessions that can be left do something, where there can be any.
+    /// Calls `does` with the registry of detachable sessions, where there is one.
     pub fn with_registry(
         &mut self,
         does: impl FnOnce(&mut DetachRegistry, &mut Context, &mut Sessions, &mut Programs),
@@ -334,7 +331,7 @@ impl Transitions<'_> {
         }
     }
 
-    /// Has what is recorded seen to, where anything is.
+    /// Calls `see_to` with the recorder, where there is one.
     pub fn with_recorder(
         &mut self,
         see_to: impl FnOnce(&mut Recorder, &mut Context, &mut Sessions),
@@ -344,8 +341,8 @@ impl Transitions<'_> {
         }
     }
 
-    /// A client asks for a session that was left. What it sent after that
-    /// stands in the buffer. Who is to begin a new one is given back.
+    /// Attaches a client to an existing session. Input after the request stands in the buffer. A
+    /// request for a new session is returned.
     pub fn attach(&mut self, opened: Opened) -> Option<Opened> {
         let Opened { newcomer, opening, arrived, ended, name } = opened;
         let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
@@ -362,15 +359,14 @@ impl Transitions<'_> {
         }
     }
 
-    /// A client leaves, or is let go: its session goes on, or ends with it.
+    /// Detaches a client that asks for it or is dropped, or hangs its session up.
     pub fn detach_or_hang_up(&mut self, key: Key, why: DetachCause) {
         if !self.try_detach(key, why) {
             self.hang_up(key);
         }
     }
 
-    /// A session is over, and its client has all that it will get: unless somebody
-    /// else waits for it, who is to see how it ended.
+    /// Closes a session whose client has all output, unless another client waits to read the end.
     pub fn close(&mut self, key: Key) {
         if !self.try_detach(key, DetachCause::Closing) {
             self.dismiss_viewers(key);
@@ -378,14 +374,13 @@ impl Transitions<'_> {
         }
     }
 
-    /// A session ends with its client.
+    /// Hangs a session up: it ends with its client.
     pub fn hang_up(&mut self, key: Key) {
         self.dismiss_viewers(key);
         self.sessions.hang_up(self.cx, self.programs, key);
     }
 
-    /// A session may go on without its client, or with it after all. Whether it goes
-    /// on.
+    /// Detaches the client if the session may go on without it. Whether the session goes on.
     pub fn try_detach(&mut self, key: Key, why: DetachCause) -> bool {
         let Some(registry) = self.registry.as_deref_mut() else {
             return why == DetachCause::Requested
@@ -399,7 +394,7 @@ impl Transitions<'_> {
         let id = registry.id_of(key).filter(|_| why == DetachCause::Requested);
         let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
         let client = registry.detach(cx, sessions, programs, key, detach_as, how);
-        // It is so, whatever becomes of this gateway: now the client may know.
+        // The supervisor has the session, whatever becomes of this gateway: now the client is told.
         if let (Some(id), Some(client)) = (id, client) {
             let _ = client.write(&Ended::because(Ending::Detached, id).packet());
         }
@@ -422,14 +417,14 @@ impl Transitions<'_> {
         });
     }
 
-    /// What keeps sessions is told how it is with this one.
+    /// Stores the current state of a session at the supervisor.
     pub fn sync_supervisor(&mut self, entry: Key) {
         self.with_registry(|registry, cx, sessions, programs| {
             registry.sync_supervisor(cx, sessions, programs, entry);
         });
     }
 
-    /// The program of a session that nobody is attached to has ended.
+    /// The program of a detached session has ended.
     pub fn detached_exited(&mut self, entry: Key, exit: Exit) {
         self.with_registry(|registry, cx, sessions, programs| {
             registry.detached_exited(cx, sessions, programs, entry, Some(exit), of_exit(exit));

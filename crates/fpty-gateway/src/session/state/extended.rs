@@ -1,5 +1,4 @@
-//! What a session has more where both ends speak the extended mode: the truth
-//! about its end, and the hand-over of its terminal.
+//! Extended mode: END packets, and the hand-over of the terminal.
 
 use fpty::proto::{
     DETACH, END_OF_STREAM, Ended, Ending, FOR_GOOD, GO, HEADER, INPUT, LONGEST_TEXT, NOTICE, OFFER,
@@ -11,77 +10,74 @@ use fpty::text::shown_within;
 use super::detach_state::DetachState;
 use super::{Client, Session, SessionEffects};
 
-/// How far the terminal has been handed over to the client.
+/// Progress of the hand-over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HandOver {
-    /// It is ours: bytes are relayed.
+    /// The gateway has the terminal: bytes are relayed.
     #[default]
     Ours,
-    /// It was offered; bytes are relayed all the same.
+    /// The terminal was offered; bytes are relayed all the same.
     Offered,
-    /// The client has it, and sends no more input: what came before is to
+    /// The client has the descriptors (TAKEN), and sends no more input: what came before is to
     /// reach the terminal first.
     Taken,
-    /// The client was told to go on by itself.
+    /// The client was sent GO: the terminal is its own.
     Theirs,
-    /// Only what is kept of the output was offered and taken: bytes are
-    /// relayed for good.
+    /// Only the scrollback was offered and taken: bytes are relayed for good.
     Relayed,
 }
 
-/// The state of the extended mode.
+/// State of the extended mode.
 #[derive(Debug, Default)]
 pub struct Extended {
-    /// The client has said that it takes terminals.
+    /// The client accepts a hand-over.
     pub accepts_handover: bool,
-    /// The client has said that its input has ended.
+    /// The client has sent the end of its input.
     pub input_ended: bool,
-    /// Whose the terminal is.
+    /// Progress of the hand-over.
     pub hand_over: HandOver,
-    /// How the program ended.
+    /// The program's end.
     pub ended: Option<Ended>,
-    /// The client was told how it ended.
+    /// END was sent.
     pub end_sent: bool,
-    /// What is kept for whoever comes back, where the session can be left.
+    /// State of a detachable session.
     pub detach_state: Option<Box<DetachState>>,
-    /// What was offered has not arrived: what is kept goes in pieces.
+    /// The offered descriptors did not arrive: the scrollback goes in packets.
     pub in_pieces: bool,
-    /// The word to go on is still to be said.
+    /// GO is still to be sent.
     pub go_pending: bool,
-    /// The client ends the session, be it one that can be left.
+    /// The client ends the session, be it detachable.
     pub ended_by_client: bool,
 }
 
 impl Session {
-    /// The header to go before so much output.
+    /// Header of a packet with this many bytes of output.
     pub fn output_header(&self, count: usize) -> Option<[u8; HEADER]> {
         // One read yields less than a packet holds.
         self.extended.as_ref().map(|_| encode_bare(INPUT, count as u16))
     }
 
-    /// How many bytes that is.
+    /// Length of the header that output goes behind, in bytes.
     pub fn output_header_length(&self) -> usize {
         if self.extended.is_some() { HEADER } else { 0 }
     }
 
-    /// Tells the client something beside the terminal's output, where there is
-    /// a way.
+    /// Sends a notice beside the terminal's output; raw mode has no way for it.
     pub fn notice(&mut self, line: &str, effects: &mut impl SessionEffects) {
         if self.extended.is_some() {
             self.send_packet(NOTICE, shown_within(line, LONGEST_TEXT).as_bytes(), effects);
         }
     }
 
-    /// Whether the terminal could be offered to the client now: the offer
-    /// must not overtake anything.
+    /// Whether the terminal can be offered now: the offer must not overtake anything.
     pub fn can_be_offered(&self) -> bool {
         self.may_be_offered_later() && self.terminal_open && self.output.is_empty()
     }
 
-    /// Whether it could be offered at some time.
+    /// Whether the terminal may be offered at some time.
     pub fn may_be_offered_later(&self) -> bool {
         self.extended.as_ref().is_some_and(|extended| {
-            // Who comes back is told to go on after the offer alone.
+            // A client that has attached gets GO after the offer alone.
             let may_be_relayed =
                 extended.detach_state.as_ref().is_some_and(|detach_state| detach_state.awaiting_go);
             extended.hand_over == HandOver::Ours
@@ -91,7 +87,7 @@ impl Session {
             && self.client <= Client::Deferred
     }
 
-    /// Whether the client takes terminals.
+    /// Whether the client accepts a hand-over.
     pub fn accepts_handover(&self) -> bool {
         self.extended.as_ref().is_some_and(|extended| extended.accepts_handover)
     }
@@ -103,25 +99,24 @@ impl Session {
         }
     }
 
-    /// What is kept is offered to a client that no descriptor can come to: it says
-    /// that none has, and gets it in pieces.
+    /// Offers the scrollback to a client on TCP, which no descriptor can reach: its answer says so,
+    /// and the scrollback goes in packets.
     pub fn offer_in_pieces(&mut self, offer: &[u8], effects: &mut impl SessionEffects) {
         self.send_output(offer, effects);
         self.offered();
     }
 
-    /// Whether the client has the terminal, and bytes do not come through
-    /// here any more.
+    /// Whether the client has the terminal, and bytes do not pass through the gateway.
     pub fn is_handed_over(&self) -> bool {
         self.extended.as_ref().is_some_and(|extended| extended.hand_over == HandOver::Theirs)
     }
 
-    /// Whether both ends speak the extended mode.
+    /// Whether the session is in extended mode.
     pub fn is_extended(&self) -> bool {
         self.extended.is_some()
     }
 
-    /// A packet that only the extended mode has.
+    /// Handles a packet of the extended mode.
     pub(crate) fn extended_packet(
         &mut self,
         kind: u8,
@@ -135,7 +130,7 @@ impl Session {
         match kind {
             END_OF_STREAM if part.is_empty() && last => {
                 extended.input_ended = true;
-                // It is the router that tells the program.
+                // The gateway types EOF: that needs the relay.
                 if let Some(detach_state) =
                     extended.detach_state.as_mut().filter(|detach_state| detach_state.awaiting_go)
                 {
@@ -145,7 +140,7 @@ impl Session {
             TAKEN if last && extended.hand_over == HandOver::Offered => {
                 extended.hand_over = HandOver::Taken;
             }
-            // Something in between passes bytes alone.
+            // A proxy in between passes bytes alone.
             OFFER if part.is_empty() && last && extended.hand_over == HandOver::Offered => {
                 extended.in_pieces = true;
                 extended.hand_over = match &mut extended.detach_state {
@@ -156,7 +151,7 @@ impl Session {
                     None => HandOver::Relayed,
                 };
             }
-            // A payload comes in pieces, at least one of which has its byte.
+            // A payload may be split; one of its parts has the byte.
             DETACH if part == FOR_GOOD => {
                 extended.ended_by_client = true;
                 self.client_disconnected();
@@ -164,8 +159,7 @@ impl Session {
             DETACH if part.is_empty() && last && self.client == Client::Open => {
                 self.client = Client::Detaching;
             }
-            // A flood of them from a client that does not read is not
-            // answered for ever.
+            // A flood of pings from a client that does not read is not answered.
             PING if last && self.output.is_empty() => {
                 self.send_output(&encode_bare(PONG, 0), effects);
             }
@@ -173,9 +167,8 @@ impl Session {
         }
     }
 
-    /// The client has the terminal, and what it sent before is in there: from
-    /// now on it reads and writes by itself. All output that was read here
-    /// goes before that word.
+    /// Completes the hand-over: the client has the descriptors, and the terminal has all earlier
+    /// input. Output that the gateway has read goes before GO.
     pub(crate) fn complete_handover(&mut self, effects: &mut impl SessionEffects) {
         let Some(extended) = &mut self.extended else {
             return;
@@ -198,7 +191,7 @@ impl Session {
                 }
                 None => {
                     extended.hand_over = HandOver::Theirs;
-                    // First somebody else is told, who outlives us.
+                    // The supervisor, which outlives the gateway, is told before the client.
                     if extended.detach_state.is_some() {
                         extended.go_pending = true;
                         return;
@@ -210,8 +203,7 @@ impl Session {
         }
     }
 
-    /// Tells how it ended, once, when all output is on its way and the program
-    /// was reaped.
+    /// Sends END once, when all output is on its way and the program was reaped.
     pub(crate) fn send_end(&mut self, effects: &mut impl SessionEffects) {
         if self.terminal_open || self.program_runs || self.is_awaiting_go() {
             return;
@@ -226,7 +218,7 @@ impl Session {
             Ended::packet,
         );
         self.send_output(&packet, effects);
-        // It was gone: somebody else may come for it.
+        // The client is gone: another one may attach and read it.
         if let Some(extended) = self.extended.as_mut().filter(|_| self.client == Client::Gone) {
             (extended.end_sent, extended.ended) = (false, ended);
         }

@@ -1,14 +1,14 @@
-//! One terminal and its client, as a state machine: what is relayed, what
-//! each end is waited for, and when it is over.
+//! Session state machine: one terminal and its client. It decides what is relayed, which events
+//! each end waits for, and when the session is over.
 //!
-//! It does no input or output of its own: what it decides it asks of its
-//! [`SessionEffects`], so that it can be tested without a server or a terminal.
+//! It does no input or output itself: everything it decides it asks of its [`SessionEffects`], so
+//! that it can be tested without a server or a terminal.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `detach_state.rs` | what there is more where a session can be left |
-//! | `extended.rs` | what there is more in the extended mode: the end, the hand-over |
-//! | `packets.rs` | what a client says in packets |
+//! | `detach_state.rs` | detachable sessions: scrollback, GO, END that was not sent |
+//! | `extended.rs` | extended mode: END packet, hand-over of the terminal |
+//! | `packets.rs` | the client's packets: input, signals, sizes |
 
 #![forbid(unsafe_code)]
 
@@ -23,16 +23,15 @@ use fpty::proto::variables::CAN_TAKE;
 use fpty::proto::{Decoder, Ended, Ending, Packet, encode_packet};
 use fpty::sys::{Size, Written, poll::Interest};
 
-/// Input that may wait for a program that does not read, in bytes; the next
-/// read from the client adds at most this again.
+/// Limit of pending input for a program that does not read, in bytes; the next read from the client
+/// adds at most this again.
 pub const INPUT_LIMIT: usize = 64 * 1024;
 
-/// What one client may ask for in one turn of the loop beside input: signals,
-/// sizes and the like, each of which is a few system calls. A read has room
-/// for 16,000 of them.
+/// Budget of one client in one turn of the loop for everything but input: signals, sizes and the
+/// like, each of which is a few system calls. One read has room for 16,000 of them.
 pub const CONTROL_BUDGET: usize = 16;
 
-/// What a session has done to the world.
+/// Side effects that the state machine asks for.
 pub trait SessionEffects {
     /// Writes input to the terminal's master.
     fn write_terminal(&mut self, bytes: &[u8]) -> Written;
@@ -42,47 +41,46 @@ pub trait SessionEffects {
     fn resize(&mut self, size: Size);
     /// Sends a signal of this number to the session's process.
     fn signal(&mut self, number: u8);
-    /// What the terminal's key for SIGINT, SIGQUIT or SIGTSTP does. Where it
-    /// has none the signal is sent to the foreground process group; where it
-    /// drops what was typed before, that is done with what the kernel holds.
+    /// Presses the terminal's key for SIGINT, SIGQUIT or SIGTSTP. Where there is no such key the
+    /// signal is sent to the foreground process group; where the key drops pending input
+    /// (termios(3), NOFLSH), that is done with what the kernel holds.
     fn key(&mut self, number: u8) -> SignalKey;
 }
 
-/// What a key of the terminal that stands for a signal does.
+/// Effect of a terminal's key for a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignalKey {
-    /// This byte drops all input that was not read, and raises the signal.
+    /// The byte drops all pending input, and raises the signal.
     DropsInput(u8),
-    /// This byte is input in its turn: the terminal raises the signal when it
-    /// gets there, or the program reads it.
+    /// The byte is input in its turn: the terminal raises the signal when it gets there, or the
+    /// program reads it.
     AsInput(u8),
-    /// There is no such key.
+    /// The terminal has no such key.
     None,
 }
 
-/// The client's end.
+/// State of the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Client {
-    /// The same as the next, and what its first bytes are is not known.
+    /// Open in raw mode, and the first bytes may still be an HTTP request.
     AwaitingFirstBytes,
-    /// The same as the next; its program was started because it said nothing, and
-    /// it has said nothing yet.
+    /// Open; the program was started because the client was silent, and its hello may still come.
     AwaitingHello,
-    /// It sends and reads.
+    /// Open both ways.
     Open,
-    /// The same, and not all that was read of it has been heard.
+    /// Open, and input that was read is deferred to a later turn.
     Deferred,
-    /// It sends no more, and still reads.
+    /// The client has shut down its writing half, and still reads.
     HalfClosed,
-    /// It wants to leave, and the session to go on.
+    /// The client has asked to detach.
     Detaching,
-    /// Its first word is the hello, and comes late.
+    /// The first packet is a hello that has come late.
     LateHello,
-    /// It has left.
+    /// The client has disconnected.
     Gone,
 }
 
-/// A session.
+/// Session: one terminal and its client.
 #[derive(Debug)]
 pub struct Session {
     decoder: Option<Decoder>,
@@ -96,32 +94,32 @@ pub struct Session {
     shutdown: Shutdown,
 }
 
-/// What has been decided about a session.
+/// Whether the session is shutting down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shutdown {
-    /// Nothing: it goes on.
+    /// The session goes on.
     Running,
-    /// It is over when the client has been told why.
+    /// The session ends when the client has been told why.
     Terminating(Ending),
-    /// There was no memory for it.
+    /// Memory has run out for this session.
     OutOfMemory,
 }
 
-/// What remains to be done.
+/// Action that the session needs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextAction {
-    /// Go on.
+    /// Wait for events.
     Wait,
-    /// The client has all it will get: close everything.
+    /// Close: the client has all output.
     Close,
-    /// The client left: hang the terminal up.
+    /// Hang the terminal up: the client has disconnected.
     HangUp,
-    /// The client wants to leave, and the session to go on.
+    /// Detach: the client has asked for it.
     Detach,
-    /// The client says hello, which was waited for in vain: all that it sent
-    /// is still to be heard.
+    /// Restart the handshake: the hello has come late, and all that the client sent is still to be
+    /// decoded.
     LateHello,
-    /// There is no memory for what one end does not take.
+    /// End the session: there is no memory for what one end does not take.
     OutOfMemory,
 }
 
@@ -141,7 +139,7 @@ impl Session {
         }
     }
 
-    /// A session in uwsgi mode, extended or not, whose client has said this.
+    /// A session in uwsgi mode, extended or not, as the client's hello says.
     pub fn from_hello(opening: &mut Opening, size: Size) -> Self {
         let mut session = Self::raw(size);
         session.decoder = Some(std::mem::take(&mut opening.decoder));
@@ -153,8 +151,7 @@ impl Session {
         session
     }
 
-    /// Whether the first thing that the client says is the hello; `sent` may
-    /// be a part of that.
+    /// Detects a late hello: the first packet that the client sends, of which `sent` may be a part.
     #[cold]
     pub(crate) fn detect_late_hello(&mut self, sent: &[u8]) -> bool {
         let mut decoder = self.decoder.clone();
@@ -167,22 +164,21 @@ impl Session {
         self.client == Client::LateHello
     }
 
-    /// Whether the first word of its client, which was waited for in vain, may
-    /// still be on its way.
+    /// Whether the hello of a client that was silent may still be on its way.
     pub fn awaits_hello(&self) -> bool {
         self.client == Client::AwaitingHello && self.shutdown == Shutdown::Running
     }
 
-    /// What has come of the client's first packet, to go on with elsewhere.
+    /// Takes the decoder with the client's unfinished packet, to go on elsewhere.
     pub fn take_decoder(&mut self) -> Option<Decoder> {
         self.decoder.take()
     }
 
-    /// The client will send no more, and still reads.
+    /// The client has shut down its writing half.
     pub fn client_half_closed(&mut self) {
-        // By a proxy this is all that is told of a client that is gone, and a
-        // shell that is told of an end of its input would not go on without it.
-        // Who speaks the extended mode has a packet for that end.
+        // Behind a proxy a half-close is all that is seen of a client that is gone, and a shell
+        // that reads EOF would end the session that is to go on. Extended mode has a packet for the
+        // end of the input.
         let is_gone = |extended: &Extended| extended.end_sent || extended.detach_state.is_some();
         if self.extended.as_deref().is_some_and(is_gone) {
             return self.client_disconnected();
@@ -192,7 +188,7 @@ impl Session {
         }
     }
 
-    /// The client has left.
+    /// The client has disconnected.
     pub fn client_disconnected(&mut self) {
         self.client = Client::Gone;
         self.input.clear();
@@ -204,16 +200,15 @@ impl Session {
         self.send_input(bytes, effects);
     }
 
-    /// Takes what the program wrote: with its header before it, where there is
-    /// to be one.
+    /// Takes output of the program, behind its packet header where there is one.
     pub fn terminal_output(&mut self, bytes: &[u8], effects: &mut impl SessionEffects) {
         if self.retain_output(bytes) {
             self.send_output(bytes, effects);
         }
     }
 
-    /// There will be no more output: nobody has the terminal open, or the
-    /// program is long gone and what holds it open is silent.
+    /// The terminal's output has ended: nobody has the slave open, or the program is long gone and
+    /// what holds the slave open is silent.
     pub fn terminal_eof(&mut self, effects: &mut impl SessionEffects) {
         self.terminal_open = false;
         self.input.clear();
@@ -225,11 +220,11 @@ impl Session {
         self.terminal_open = true;
     }
 
-    /// The program has ended, and was reaped; or it could not be executed.
+    /// The program has ended and was reaped, or could not be executed.
     pub fn program_ended(&mut self, ended: Ended, effects: &mut impl SessionEffects) {
         self.program_runs = false;
         self.input.clear();
-        // What is left in it is the client's to read.
+        // The rest of a handed-over terminal's output is the client's to read.
         self.terminal_open &= !self.is_handed_over();
         if let Some(extended) = &mut self.extended {
             extended.ended = Some(ended);
@@ -237,8 +232,8 @@ impl Session {
         self.send_end(effects);
     }
 
-    /// Tells the client something that the program did not write, on a line
-    /// of its own, and ends the session when it is delivered.
+    /// Terminates the session: the client gets this text on a line of its own, or as END, and the
+    /// session ends when that is delivered.
     pub fn terminate(&mut self, why: Ending, line: &str, effects: &mut impl SessionEffects) {
         self.shutdown = Shutdown::Terminating(why);
         match &mut self.extended {
@@ -266,8 +261,8 @@ impl Session {
         }
     }
 
-    /// What to wait for at the client's end. A client that floods a program
-    /// that does not read is no longer listened to.
+    /// Interest in the client's connection. A client that floods a program that does not read is
+    /// not read either.
     pub fn client_interest(&self) -> Interest {
         Interest {
             read: self.client <= Client::Open
@@ -279,8 +274,8 @@ impl Session {
         }
     }
 
-    /// What to wait for at the terminal's end. The output of a program whose
-    /// client does not read stays in the terminal, and the program waits.
+    /// Interest in the terminal. The output of a program whose client does not read stays in the
+    /// terminal, and the program waits.
     pub fn terminal_interest(&self) -> Interest {
         Interest {
             read: self.terminal_open
@@ -292,7 +287,7 @@ impl Session {
         }
     }
 
-    /// Whether the program is to be told of the end of its input now.
+    /// Whether EOF is to be typed into the terminal now.
     pub fn wants_end_of_input(&self) -> bool {
         let ended = self.extended.as_ref().is_some_and(|extended| extended.input_ended);
         (self.client == Client::HalfClosed || ended)
@@ -303,32 +298,30 @@ impl Session {
             && !self.is_handed_over()
     }
 
-    /// Whether input waits for the program, and the client is therefore not
-    /// listened to, or has said all it has to say: it could leave unheard.
+    /// Whether input is blocked: it waits for the program, so the client is not read and could
+    /// disconnect unnoticed.
     pub fn is_input_blocked(&self) -> bool {
         !self.input.is_empty() && self.client != Client::Gone && !self.client_interest().read
     }
 
-    /// Whether it is in raw mode, and what the first bytes of its client are is
-    /// not known.
+    /// Whether the session is in raw mode and its first bytes are not known yet.
     pub fn awaits_first_bytes(&self) -> bool {
         self.client == Client::AwaitingFirstBytes
     }
 
-    /// They are no browser's.
+    /// The first bytes are no HTTP request.
     pub fn accept_first_bytes(&mut self) {
         if self.client == Client::AwaitingFirstBytes {
             self.client = Client::Open;
         }
     }
 
-    /// Whether not all that was read of the client has been heard: there is
-    /// more for [`Session::resume_client`].
+    /// Whether input is deferred: the next turn has it for [`Session::resume_client`].
     pub fn has_deferred_input(&self) -> bool {
         self.client == Client::Deferred
     }
 
-    /// There was no memory to keep what was not heard.
+    /// Drops deferred input that there was no memory for, and ends the session.
     pub fn drop_deferred_input(&mut self) {
         if self.has_deferred_input() {
             self.client = Client::Open;
@@ -336,7 +329,7 @@ impl Session {
         self.shutdown = Shutdown::OutOfMemory;
     }
 
-    /// Why it was ended, where that was not by one of its ends.
+    /// Reason of a termination by the gateway, if there is one.
     pub fn termination(&self) -> Option<Ending> {
         match self.shutdown {
             Shutdown::Running => None,
@@ -345,7 +338,7 @@ impl Session {
         }
     }
 
-    /// Whether the client has left.
+    /// Whether the client has disconnected or detaches.
     pub fn client_is_gone(&self) -> bool {
         self.client >= Client::Detaching
     }
@@ -360,13 +353,13 @@ impl Session {
         self.terminal_open
     }
 
-    /// Whether bytes for the client wait for it to read.
+    /// Whether output waits for the client to read.
     pub fn has_output(&self) -> bool {
         !self.output.is_empty()
     }
 
-    /// Whether it goes on. The program's status is waited for even where the
-    /// terminal ended first: a program may close its terminal and work on.
+    /// The next action. The program's status is waited for even where the terminal ended first: a
+    /// program may close its terminal and work on.
     pub fn next_action(&self) -> NextAction {
         if self.client >= Client::Detaching {
             match self.client {
@@ -386,7 +379,7 @@ impl Session {
         }
     }
 
-    /// Whether it is of use to anybody.
+    /// Whether input still has a reader.
     fn accepts_input(&self, bytes: &[u8]) -> bool {
         !bytes.is_empty() && self.terminal_open && self.program_runs
     }
@@ -400,7 +393,7 @@ impl Session {
         }
     }
 
-    /// The same, of a buffer that it may keep.
+    /// Sends input out of a buffer that the backlog may keep.
     fn send_owned_input(&mut self, bytes: &mut Vec<u8>, effects: &mut impl SessionEffects) {
         if !self.accepts_input(bytes) {
             return;
@@ -412,7 +405,7 @@ impl Session {
         }
     }
 
-    /// Tells the client something beside the output.
+    /// Sends a packet that is not output.
     fn send_packet(&mut self, kind: u8, payload: &[u8], effects: &mut impl SessionEffects) {
         let mut packet = Vec::new();
         encode_packet(kind, payload, &mut packet);

@@ -1,32 +1,30 @@
-//! What a client says in packets: input as it comes, and of what costs more so
-//! much in a turn.
+//! Packets of a client: input as it comes, everything else within the budget of a turn.
 
 use fpty::proto::{Decoder, Packet};
 use nix::sys::signal::Signal;
 
 use super::{Client, Session, SessionEffects, SignalKey};
 
-/// The signals that a terminal has keys for.
+/// Signals that a terminal has keys for.
 const KEYS: [i32; 3] = [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::SIGTSTP as i32];
 
-/// What is heard, and not done yet.
+/// Input that is decoded and not yet sent.
 struct PendingInput<'a> {
-    /// Input that came in many packets: it goes to the terminal in one write.
+    /// Input of several packets: it goes to the terminal in one write.
     gather: &'a mut Vec<u8>,
-    /// What may still be asked for in this turn.
+    /// What is left of the turn's budget.
     budget: &'a mut usize,
-    /// Rows and columns that come together make one change, not two.
+    /// Whether the size has changed: rows and columns that come together make one change.
     resized: bool,
-    /// A key that is a signal, and how often it was pressed in a row.
+    /// A signal key, and how often it was pressed in a row.
     pressed: Option<(u8, usize)>,
 }
 
 impl Session {
-    /// Takes what the client sent, as far as this turn has time for it: `budget`
-    /// is what may be asked for beside input, and is counted down. `gather` is
-    /// room for input that comes in many packets. Of both buffers the contents
-    /// are of no use afterwards, but for the end of `sent`: returns how many of
-    /// the last bytes are for [`Session::resume_client`], in the next turn.
+    /// Takes input of the client, as far as this turn's `budget` goes, which is counted down.
+    /// `gather` is room for input that comes in many packets. The contents of both buffers are of
+    /// no use afterwards, but for the end of `sent`: returns how many of the last bytes are for
+    /// [`Session::resume_client`] in the next turn.
     pub fn client_sent(
         &mut self,
         sent: &mut Vec<u8>,
@@ -34,7 +32,7 @@ impl Session {
         budget: &mut usize,
         effects: &mut impl SessionEffects,
     ) -> usize {
-        // All of it is for somebody else to hear.
+        // All of the input is for the new handshake.
         if self.client == Client::AwaitingHello && self.detect_late_hello(sent) {
             return 0;
         }
@@ -45,7 +43,7 @@ impl Session {
         self.resume_client(sent, gather, budget, effects)
     }
 
-    /// The same, of what was left of that.
+    /// Resumes with deferred input of an earlier turn.
     pub fn resume_client(
         &mut self,
         mut bytes: &[u8],
@@ -92,7 +90,7 @@ impl Session {
                         self.press_key(pending, effects);
                         self.apply_resize(pending, effects);
                     }
-                    // All of it in one piece: no copy.
+                    // All input in one packet needs no copy.
                     if pending.gather.is_empty() && bytes.is_empty() {
                         self.send_input(input, effects);
                     } else {
@@ -132,7 +130,7 @@ impl Session {
         }
     }
 
-    /// What came before comes first.
+    /// Sends what came before, so that the order stays.
     fn flush_pending(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
         self.press_key(pending, effects);
         self.send_input(pending.gather, effects);
@@ -146,9 +144,9 @@ impl Session {
         }
     }
 
-    /// Presses a key as often as it was pressed. Where it drops what was typed
-    /// before, that is once for a run of them: the signals of one moment are
-    /// one to the program, too (signal(7): standard signals do not queue).
+    /// Presses a signal key as often as it was pressed. Where the key drops pending input one press
+    /// stands for a run of them: the signals of one moment are one to the program, too (signal(7):
+    /// standard signals do not queue).
     fn press_key(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
         let Some((number, times)) = pending.pressed.take() else {
             return;
@@ -161,7 +159,7 @@ impl Session {
                 self.input.clear();
                 self.send_input(&[byte], effects);
             }
-            // The program may read them.
+            // The program may read these bytes.
             SignalKey::AsInput(byte) => {
                 pending.gather.clear();
                 pending.gather.resize(times, byte);

@@ -1,4 +1,4 @@
-//! A client comes back to a session, or has the one go that is attached.
+//! Attach: a client asks for an existing session, waits for it, steals it, or views it.
 
 use std::os::fd::AsFd;
 
@@ -30,27 +30,27 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::pid_guard::Process;
 use fpty::sys::poll::Interest;
 
-/// What the connection is told that had the session before.
+/// Text for a client whose session was attached by another connection of its own.
 const TAKEN_OVER: &str = "its client has come back by another connection";
 
-/// What somebody is told who waited for one.
+/// Text for a client that waited for a session.
 pub(crate) const SESSION_ENDED: &str = "the session has ended";
 
-/// Higher than the rank of anything that has ended.
+/// Added to the rank of a running session with the name: above the rank of any exited one.
 const RUNNING_BONUS: u8 = 4;
 
-/// What became of somebody who asked for a session that was left.
+/// Result of a request to attach.
 #[must_use]
 pub enum AttachResult {
-    /// It is seen to.
+    /// The client has the session, waits for it, or views it.
     Handled,
-    /// There is none to come back to: a new one begins.
+    /// There is no such session: a new one is to be opened.
     StartNew(Newcomer, Opening),
-    /// It gets nothing.
+    /// The client is rejected.
     Rejected(Newcomer, Ended),
 }
 
-/// What a client asks for.
+/// Options of a request to attach.
 struct AttachOptions {
     target: String,
     create: bool,
@@ -70,8 +70,7 @@ impl AttachOptions {
     }
 }
 
-/// A client asks for a session that was left. What it sent after that stands in the
-/// turn's buffer.
+/// Attaches a client to an existing session. Input after the request stands in the turn's buffer.
 pub fn attach(
     registry: Option<&mut DetachRegistry>,
     cx: &mut Context,
@@ -101,8 +100,8 @@ pub fn attach(
     }
 }
 
-/// A user for people, by its name where that is known without asking: clients
-/// know the others'.
+/// Name of a user for a text, where it is known without a lookup that could block; else the number.
+/// Clients may know each other's.
 fn user_label(cx: &Context, uid: u32) -> String {
     if uid == NOBODY {
         return String::from("somebody");
@@ -111,7 +110,7 @@ fn user_label(cx: &Context, uid: u32) -> String {
     cx.told.names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
 }
 
-/// What those are told from whom somebody has taken a session.
+/// Text for clients that lose a session to this user.
 fn stolen_by(cx: &Context, uid: u32) -> String {
     format!("{} has taken the session", user_label(cx, uid))
 }
@@ -141,7 +140,7 @@ impl DetachRegistry {
             };
         };
         let has_exited = self.entries.get(key).is_some_and(|entry| entry.state.has_exited());
-        // It is offered with the terminal.
+        // The scrollback is offered with the terminal.
         let entry = self.entries.get_mut(key).filter(|_| !options.read_only);
         let detached = entry.and_then(|entry| entry.state.terminal_mut());
         if let Some(Err(error)) = detached.map(|detached| detached.remains.open_file()) {
@@ -151,7 +150,7 @@ impl DetachRegistry {
             );
         }
         let early_data = std::mem::take(&mut cx.input);
-        // Its capacity is a turn's.
+        // The buffer has the capacity of a turn.
         cx.input.reserve_exact(crate::event_loop::context::BUFFER);
         let pending =
             Box::new(PendingAttach { newcomer, opening, uid, presented_secret, early_data });
@@ -161,7 +160,7 @@ impl DetachRegistry {
         }
         let session = sessions.vacant_key();
         let client = |_: &_| Client { session, uid };
-        // Its client may have lost the connection that has it.
+        // The session's own client may have lost its earlier connection.
         let is_its_client = pending.presented_secret.is_some();
         let steal = options.steal || is_its_client;
         let answer = self.update(key, |entry| {
@@ -195,7 +194,7 @@ impl DetachRegistry {
         AttachResult::Handled
     }
 
-    /// Why somebody does not get a session.
+    /// END for a client that does not get a session in use.
     fn in_use(&self, cx: &Context, key: Key) -> Ended {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));
@@ -206,7 +205,7 @@ impl DetachRegistry {
         Ended::because(Ending::Refused, why.unwrap_or_else(|| NO_SUCH.to_owned()))
     }
 
-    /// The one who is attached is told to go.
+    /// Asks the attached client to detach.
     fn ask_to_detach(&mut self, sessions: &mut Sessions, key: Key, text: String) {
         let client = self.entries.get(key).and_then(|entry| entry.state.client());
         if let Some(live) = client.and_then(|client| sessions.get_mut(client.session)) {
@@ -215,8 +214,8 @@ impl DetachRegistry {
         }
     }
 
-    /// A client gets a session that nobody is attached to: its terminal, or
-    /// what is kept of it, is offered, and it is told to go on when it has that.
+    /// Attaches a client to a detached session: offers the terminal or the scrollback, and lets the
+    /// client wait for GO.
     pub(crate) fn complete_attach(
         &mut self,
         cx: &mut Context,
@@ -237,7 +236,7 @@ impl DetachRegistry {
         let (pid, since) = (entry.pid, entry.since);
         let restored_pidfd = entry.restored_pidfd();
         let program = match restored_pidfd {
-            // What it cannot be signalled by ends by other ways.
+            // A program that cannot be signalled ends by other ways.
             Some(pidfd) => pidfd.try_clone().ok().map(Process::held),
             None => Some(Process::child(pid)),
         };
@@ -255,7 +254,7 @@ impl DetachRegistry {
         let session = sessions.insert(LiveSession::new(session, io, transport, door));
         cx.faults.made = Some(Whose::Session(session));
         fault_injection::point("back");
-        // The session has its own.
+        // The session holds a permit of its own.
         drop(seat);
         if !is_restored {
             programs.belongs_to(pid, session);
@@ -299,7 +298,7 @@ impl DetachRegistry {
         cx.then(Outcome::Settle(session));
     }
 
-    /// The session of this id, where this is its secret.
+    /// The session of this id, where the secret is the session's.
     fn find_by_secret(
         &mut self,
         sessions: &Sessions,
@@ -315,7 +314,7 @@ impl DetachRegistry {
         self.entries.get(key)?.secrets.are(secret).then_some(key)
     }
 
-    /// The same for whoever seeks one among several gateways: the best that is here.
+    /// The best match in this gateway for a search among all gateways.
     pub fn find_for_peer(&mut self, sessions: &Sessions, sought: &Sought) -> Option<Found> {
         let target = sought.which.map(|target| target.to_string()).unwrap_or_default();
         let secret = sought.secret.as_ref();
@@ -326,17 +325,17 @@ impl DetachRegistry {
             None => self.find_target(sought.door, sought.uid, &target, false)?,
         };
         let entry = self.entries.get(key)?;
-        // What is called so and runs comes before what has ended.
+        // A running session of that name comes before exited ones.
         let is_named = fits == Fits::Is && !target.is_empty();
         let above = if is_named && !entry.state.has_exited() { RUNNING_BONUS } else { 0 };
         let (rank, since) = (entry.state.rank() + above, entry.state.since().boot.as_nanos());
         Some(Found { fits, rank, since })
     }
 
-    /// The session that is meant: by its id; by its name, which is one's own, also
-    /// for root; by the unique beginning of an id; nothing: the one that was left
-    /// last and runs, else the last that has ended. One that has ended is none to go
-    /// on with where it `create` anew, which is asked for by a name alone.
+    /// The session that a target selects: by its id; by its name, which is the user's own, for
+    /// root, too; by a unique prefix of an id. An empty target: the session that was detached last
+    /// and runs, else the last that has exited. An exited session is no target of a request that
+    /// may `create`, which goes by name alone.
     fn find_target(&self, door: u16, uid: u32, target: &str, create: bool) -> Option<(Fits, Key)> {
         if uid == NOBODY {
             return None;
@@ -348,9 +347,9 @@ impl DetachRegistry {
             entry.door == door && session_access::is_open_to(entry.uid, uid)
         };
         let known = |key: &Key| self.entries.get(*key).filter(is_known);
-        // Somebody may have named a session like another's id.
+        // A session may be named like another one's id.
         if !create {
-            // It comes before those that only begin so.
+            // A full id comes before prefixes.
             let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| *it.id == *target);
             let mut whole = self.index.with_id_prefix(target).take_while(is_whole);
             if let Some(key) = whole.find(|key| known(key).is_some()) {

@@ -1,114 +1,112 @@
-//! Attaching to a session and leaving it, as a state machine. It has no
-//! descriptors, no clock and no input or output of its own: what a session has it
-//! holds for the registry, which does what it says. Times are of the clock that nobody
-//! sets: they mean the same to the next gateway.
+//! Attach state machine: who is attached to a session, and who waits. It has no descriptors, no
+//! clock and no input or output: the resources of each state it holds for the registry, which
+//! applies its decisions. Times are of CLOCK_BOOTTIME, so they mean the same to the next gateway.
 
 use std::time::Duration;
 
 use fpty::sys::clock::{BootInstant, Timestamp};
 
-/// What is held for the registry in each state; numbers, in tests.
+/// Types of what the registry keeps in each state; numbers, in tests.
 pub trait AttachTypes {
-    /// The program that runs.
+    /// A running program.
     type Program;
-    /// The one client that is attached.
+    /// The attached client.
     type Client: Copy;
-    /// A terminal without a client, and what is kept of its output.
+    /// A detached terminal with its scrollback.
     type Terminal;
-    /// What is left when the program has ended.
+    /// What is kept of an exited session.
     type Exited;
-    /// Somebody who has come for the session.
+    /// A client that waits to attach.
     type Pending;
 }
 
-/// How long a client that has come may take to answer, and one that has to go may
-/// take for it.
+/// How long a client may take to confirm its attach, and a client that loses its session to detach.
 pub const CONFIRM_TIMEOUT: Duration = Duration::from_secs(2);
 pub const DETACH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long what is left of an ended session is kept.
+/// How long an exited session is kept.
 pub const EXITED_RETENTION: Duration = Duration::from_secs(600);
 
-/// How it is with a session that can be left.
+/// State of a detachable session.
 pub enum AttachState<T: AttachTypes> {
-    /// Its program runs.
+    /// The program runs.
     Running(Running<T>),
-    /// It has ended when nobody was there.
+    /// The program has ended while no client was attached.
     Exited(T::Exited, Timestamp),
 }
 
-/// One whose program runs.
+/// A session whose program runs.
 pub struct Running<T: AttachTypes> {
     /// The program.
     pub program: T::Program,
     holder: TerminalHolder<T>,
-    /// Since when it is where it is.
+    /// Time of the last attach or detach.
     since: Timestamp,
 }
 
-/// Who has its terminal.
+/// Holder of a session's terminal.
 pub enum TerminalHolder<T: AttachTypes> {
     /// A client.
     Attached(AttachedClient<T>),
-    /// Nobody.
+    /// The registry.
     Detached(T::Terminal),
 }
 
-/// The client that is attached.
+/// The attached client.
 pub struct AttachedClient<T: AttachTypes> {
     client: T::Client,
-    /// It has come for what was left, and has to have answered by then.
+    /// Deadline for a client that has attached to confirm it.
     confirm_by: Option<BootInstant>,
-    /// It has to go by then, as somebody else waits.
+    /// The client that waits for this one to detach, and the deadline for that.
     pending: Option<(T::Pending, BootInstant)>,
 }
 
-/// What becomes of somebody who has come for a session.
+/// Decision on a client that asks to attach.
 #[must_use]
 pub enum AttachDecision<T: AttachTypes> {
-    /// It is the client from now on: it gets this terminal.
+    /// The client is attached: it gets this terminal.
     Granted(T::Terminal, T::Pending),
-    /// It is shown what is left.
+    /// The client is shown the end of an exited session.
     ShowExited(T::Pending),
-    /// It gets nothing: somebody else is attached.
+    /// The client is rejected: another one is attached.
     InUse(T::Pending),
-    /// It waits for the client to go.
+    /// The client waits for the attached one to detach.
     Wait {
-        /// That one was not told yet that it has to.
+        /// The attached client is to be notified that it loses the session.
         must_notify: bool,
-        /// Who waited before gets nothing: this one took it.
+        /// An earlier client that waited is displaced.
         displaced: Option<T::Pending>,
     },
 }
 
-/// What comes of a client that is not there any more.
+/// Result of a detach.
 #[must_use]
 pub enum DetachResult<T: AttachTypes> {
-    /// Nobody is attached.
+    /// No client is attached.
     Detached,
-    /// Whoever waited is, and gets this terminal.
+    /// The client that waited is attached: it gets this terminal.
     PassedOn(T::Terminal, T::Pending),
-    /// There was no client that could leave a terminal.
+    /// No client was attached: there is no session for this terminal.
     NotAttached(T::Terminal),
 }
 
-/// What there was of a session that is over.
+/// Resources of a session that is released.
 pub struct Released<T: AttachTypes> {
     /// The program, where it runs.
     pub program: Option<T::Program>,
-    /// The terminal, where nobody is attached to it.
+    /// The terminal, where the session was detached.
     pub terminal: Option<T::Terminal>,
-    /// Who waited for the client to go.
+    /// The client that waited to attach.
     pub pending: Option<T::Pending>,
 }
 
-/// How long a session is kept.
+/// Time limits of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeLimits {
-    /// After it was left.
+    /// How long it may be detached.
     pub detached: Duration,
-    /// The latest that it ends where nobody is attached. (One that is attached is
-    /// told before, by others.)
+    /// The end of its maximum time, for a detached session. (For an attached one the live session
+    /// sees to it, with a notice.)
     pub end: Option<BootInstant>,
 }
 
@@ -116,26 +114,26 @@ pub struct TimeLimits {
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdue<C> {
-    /// The client does not answer, or does not go: it is let go.
+    /// The client has not confirmed, or not detached: it is dropped.
     DropClient(C),
-    /// Nobody has come for too long: the session ends, or what is left of it.
+    /// Nobody has attached in time: the session ends, or what is kept of it.
     Expired,
 }
 
 impl<T: AttachTypes> AttachState<T> {
-    /// A session begins, or goes on after its gateway, with its client.
+    /// A session with a client: a new one, or one of an earlier gateway.
     pub fn attached(program: T::Program, client: T::Client, since: Timestamp) -> Self {
         let holder =
             TerminalHolder::Attached(AttachedClient { client, confirm_by: None, pending: None });
         Self::Running(Running { program, holder, since })
     }
 
-    /// One goes on after its gateway, and nobody is attached.
+    /// A detached session of an earlier gateway.
     pub fn detached(program: T::Program, terminal: T::Terminal, since: Timestamp) -> Self {
         Self::Running(Running { program, holder: TerminalHolder::Detached(terminal), since })
     }
 
-    /// Since when it is where it is.
+    /// Time of the last change of state.
     pub fn since(&self) -> Timestamp {
         match self {
             Self::Running(running) => running.since,
@@ -143,8 +141,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// How near it is to whoever comes back and says no more: what runs alone comes
-    /// before what has ended, and both before what is attached.
+    /// Rank among the targets of a request without a name: detached before exited, attached last.
     pub fn rank(&self) -> u8 {
         match self {
             Self::Running(Running { holder: TerminalHolder::Detached(_), .. }) => 2,
@@ -153,7 +150,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// Whether its program has ended: its name is free again.
+    /// Whether the program has ended: the session's name is free again.
     pub fn has_exited(&self) -> bool {
         matches!(self, Self::Exited(..))
     }
@@ -166,7 +163,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// The same, to be changed.
+    /// The program, while it runs; mutable.
     pub fn program_mut(&mut self) -> Option<&mut T::Program> {
         match self {
             Self::Running(running) => Some(&mut running.program),
@@ -174,7 +171,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// The client that is attached.
+    /// The attached client.
     pub fn client(&self) -> Option<T::Client> {
         match self {
             Self::Running(Running { holder: TerminalHolder::Attached(attached), .. }) => {
@@ -184,7 +181,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// The terminal, where nobody is attached to it.
+    /// The terminal of a detached session.
     pub fn terminal(&self) -> Option<&T::Terminal> {
         match self {
             Self::Running(Running { holder: TerminalHolder::Detached(terminal), .. }) => {
@@ -194,7 +191,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// The same, to be used.
+    /// The terminal of a detached session; mutable.
     pub fn terminal_mut(&mut self) -> Option<&mut T::Terminal> {
         match self {
             Self::Running(Running { holder: TerminalHolder::Detached(terminal), .. }) => {
@@ -204,7 +201,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// What is left, where it has ended.
+    /// What is kept of an exited session.
     pub fn exited(&self) -> Option<&T::Exited> {
         match self {
             Self::Exited(exited, _) => Some(exited),
@@ -212,7 +209,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// Who waits for the client to go.
+    /// The client that waits to attach.
     pub fn pending(&self) -> Option<&T::Pending> {
         match self {
             Self::Running(Running { holder: TerminalHolder::Attached(attached), .. }) => {
@@ -222,8 +219,8 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// Somebody has come for it, who `steal` it where another one is attached; if it
-    /// is to have it, it becomes this client.
+    /// Decides on a client that asks to attach, or to `steal` the session from another one; if it
+    /// is granted, the attached client is `client`.
     pub fn request_attach(
         &mut self,
         pending: T::Pending,
@@ -251,15 +248,14 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// The client has answered that has come.
+    /// The client has confirmed its attach.
     pub fn confirm_attach(&mut self) {
         if let Self::Running(Running { holder: TerminalHolder::Attached(attached), .. }) = self {
             attached.confirm_by = None;
         }
     }
 
-    /// The client has left, or is lost, and this is what it leaves. Whoever waits
-    /// becomes this client.
+    /// Detaches the client, which leaves this terminal. A client that waited becomes `client`.
     pub fn detach(
         &mut self,
         terminal: T::Terminal,
@@ -285,8 +281,8 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// The program has ended, of which nobody was told: this is left. Whoever waited
-    /// sees that.
+    /// The program has ended while no client could be told. Returns the client that waited, which
+    /// is to see the end.
     pub fn exit(&mut self, exited: T::Exited, now: Timestamp) -> Option<T::Pending> {
         if self.has_exited() {
             return None;
@@ -297,7 +293,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// It is over. Who waited gets nothing; nobody is attached to this terminal.
+    /// Releases all resources of a session that is over.
     pub fn release(self) -> Released<T> {
         let (mut terminal, mut pending) = (None, None);
         let program = match self {
@@ -315,7 +311,7 @@ impl<T: AttachTypes> AttachState<T> {
         Released { program, terminal, pending }
     }
 
-    /// When something will be overdue.
+    /// The next deadline.
     pub fn due(&self, times: TimeLimits) -> Option<BootInstant> {
         match self {
             Self::Exited(_, since) => Some(since.boot + EXITED_RETENTION),
@@ -330,7 +326,7 @@ impl<T: AttachTypes> AttachState<T> {
         }
     }
 
-    /// What is overdue.
+    /// What is overdue at this time.
     pub fn overdue(&self, times: TimeLimits, now: BootInstant) -> Option<Overdue<T::Client>> {
         let is_due = self.due(times).is_some_and(|due| now >= due);
         is_due.then(|| self.client().map_or(Overdue::Expired, Overdue::DropClient))
@@ -338,7 +334,7 @@ impl<T: AttachTypes> AttachState<T> {
 }
 
 impl<T: AttachTypes> AttachedClient<T> {
-    /// One that has come for what was left.
+    /// A client that has not confirmed its attach yet.
     fn unconfirmed(client: T::Client, now: Timestamp) -> Self {
         Self { client, confirm_by: Some(now.boot + CONFIRM_TIMEOUT), pending: None }
     }
@@ -347,8 +343,8 @@ impl<T: AttachTypes> AttachedClient<T> {
         if !steal {
             return AttachDecision::InUse(pending);
         }
-        // Who goes has its time from when it was told: who come one after the other do
-        // not put that off.
+        // The deadline to detach counts from the first request: those that come one after the other
+        // do not put it off.
         let until = self.pending.as_ref().map_or(now.boot + DETACH_TIMEOUT, |(_, until)| *until);
         let displaced = self.pending.replace((pending, until)).map(|(pending, _)| pending);
         AttachDecision::Wait { must_notify: displaced.is_none(), displaced }

@@ -1,5 +1,5 @@
-//! When sessions that can be left are looked after: each when something of it is due,
-//! and none before.
+//! Deadlines of detachable sessions: each session is looked at when one of its deadlines is over,
+//! and not before.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
 
 impl RegistryEntry {
-    /// How long it is kept, by the rules of where it began.
+    /// Time limits, by the rules of the session's socket.
     pub(crate) fn times(&self, cx: &Context) -> TimeLimits {
         let rules = cx.doors.rules(self.door);
         TimeLimits {
@@ -22,7 +22,7 @@ impl RegistryEntry {
         }
     }
 
-    /// When it is to be looked after next.
+    /// The session's next deadline.
     fn due(&self, cx: &Context) -> Option<BootInstant> {
         let status_deadline = self.state.program().and_then(|program| program.status_deadline);
         let dirty = self.dirty.then(|| BootInstant::now() + RETRY_DELAY);
@@ -34,7 +34,7 @@ impl RegistryEntry {
 }
 
 impl DetachRegistry {
-    /// Has a session looked after when something of it is due.
+    /// Schedules the session's next deadline.
     pub(crate) fn schedule(&mut self, cx: &mut Context, key: Key) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
@@ -52,8 +52,7 @@ impl DetachRegistry {
         }
     }
 
-    /// A client that has come may have been told to go on: it has answered, and
-    /// knows its secret.
+    /// Confirms the attach of a client that was sent GO: it has answered, and knows its secret.
     pub(crate) fn note_confirmed(&mut self, sessions: &Sessions, key: Key) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
@@ -65,7 +64,7 @@ impl DetachRegistry {
         }
     }
 
-    /// Has it looked after what is due after so long, or before.
+    /// Sets the loop's timer, unless it fires before that time already.
     pub fn wake_in(&mut self, cx: &mut Context, wait: Duration) {
         let at = BootInstant::now() + wait;
         if self.wakeups.last().is_none_or(|next| at < *next) {

@@ -1,4 +1,4 @@
-//! A client leaves a session, or is lost: the session goes on.
+//! Detach: a client leaves, is lost or is dropped, and the session goes on.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -26,50 +26,50 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
-/// Why a client stays where it may not leave.
+/// Text for a client that may not detach.
 pub const DETACH_NOT_ALLOWED: &str = "it is not allowed here (forkptyrouter-detach)";
 
-/// Why a session is to go on without its client.
+/// Cause of a detach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DetachCause {
-    /// The client asks for it.
+    /// The client has asked for it.
     Requested,
-    /// The client is lost.
+    /// The client's connection is lost.
     Lost,
-    /// The client does not answer, or does not go when it has to.
+    /// The client does not confirm or detach in time.
     Dropped,
-    /// The session is over, and its client has all that it will get.
+    /// The session is over, and the client has all output.
     Closing,
 }
 
-/// What becomes of a session without its client.
+/// What is to be done with a session whose client goes.
 #[must_use]
 pub enum DetachPlan {
-    /// It ends with it.
+    /// The session ends.
     End,
-    /// The client stays: why.
+    /// The client stays, with this reason.
     Refuse(String),
-    /// It goes on. All that takes is there already.
+    /// The session goes on; all resources for that are reserved.
     Detach(DetachAs, audit::Parted),
 }
 
-/// What a client leaves.
+/// State in which a session goes on without its client.
 pub enum DetachAs {
-    /// The program, which runs, and what is kept of its output: this instead of what
-    /// there was, where somebody has written nonsense into that.
+    /// The program runs. A new scrollback, where another process has corrupted the one that was
+    /// shared.
     Running(Option<Box<Remains>>),
-    /// The program has ended so, and nobody was told.
+    /// The program has ended, and no client was sent the END.
     Exited(Ended),
 }
 
 impl DetachRegistry {
-    /// The id of a session that can be left: whoever comes back gets the same.
+    /// Id of a session's entry, by which a client attaches again.
     pub fn id_of(&self, session: Key) -> Option<String> {
         let entry = self.index.by_session(session)?;
         self.entries.get(entry).map(|entry| entry.id.as_ref().to_owned())
     }
 
-    /// A place among those without a client, or why it gets none.
+    /// Claims a place in the quota of detached sessions, or says why there is none.
     fn claim_quota(
         &self,
         cx: &Context,
@@ -97,8 +97,8 @@ impl DetachRegistry {
         Ok([all, own])
     }
 
-    /// What becomes of a session whose client leaves, or is lost. What it takes to go
-    /// on is there before anybody is told that it does.
+    /// Plans the detach of a client. Everything that the session needs to go on is reserved before
+    /// anybody is told that it does.
     pub fn plan_detach(
         &mut self,
         cx: &Context,
@@ -114,7 +114,7 @@ impl DetachRegistry {
         let next = entry.and_then(|entry| entry.state.pending());
         let has_pending = next.is_some();
         let how = match (next, why) {
-            // Its client has lost this connection, and has come by another.
+            // The same client has attached by another connection.
             (Some(pending), _) if pending.presented_secret.is_some() => audit::Parted::Lost,
             (Some(pending), _) => audit::Parted::Stolen(pending.uid),
             (None, DetachCause::Requested) => audit::Parted::Asked,
@@ -123,7 +123,7 @@ impl DetachRegistry {
             }
         };
         let place = match (entry, why) {
-            // Who waits has it at once: it is not without a client for long.
+            // The pending client attaches at once: the session is not detached for long.
             (Some(entry), _) if why == DetachCause::Dropped || has_pending => {
                 Some(claim_detached(&self.tallies, entry.door, entry.uid))
             }
@@ -137,7 +137,7 @@ impl DetachRegistry {
         let (Some(key), Some(entry)) = (key, entry) else {
             return DetachPlan::End;
         };
-        // Whoever ended it meant the session.
+        // Who terminated the session meant the program.
         if live.session.termination().is_some() {
             return DetachPlan::End;
         }
@@ -165,7 +165,7 @@ impl DetachRegistry {
         }
     }
 
-    /// All that a terminal takes that is to go on without a client.
+    /// Reserves what a detached terminal needs.
     fn reserve(
         &self,
         cx: &Context,
@@ -175,7 +175,7 @@ impl DetachRegistry {
         fault_injection::point("reserving");
         let is_theirs = live.session.is_handed_over();
         let kept = live.session.detach_state_mut();
-        // It may have been written by anybody.
+        // Another process may have written into a shared scrollback.
         let is_good = kept.is_some_and(|kept| !is_theirs || kept.remains.catch_up().is_ok());
         let remains = match is_good {
             true => None,
@@ -192,8 +192,7 @@ impl DetachRegistry {
         Ok(remains)
     }
 
-    /// A session goes on without its client, or what is left of it. Returns that client,
-    /// where it can be told: when all others know.
+    /// Detaches the client. Returns its connection, where it can be told: after the supervisor.
     pub fn detach(
         &mut self,
         cx: &mut Context,
@@ -247,7 +246,7 @@ impl DetachRegistry {
             entry.secrets.settle();
         }
         let can_notify = session.release_client(&mut io);
-        // It goes on with the terminal.
+        // The recording goes on with the terminal.
         let recording =
             io.byte_counts.as_mut().and_then(|byte_counts| byte_counts.recording.take());
         let master = io.master;
@@ -260,12 +259,12 @@ impl DetachRegistry {
             return None;
         };
         if was_theirs {
-            // What came since, and before its client was told. Where that makes no sense
-            // it goes on from where it did.
+            // Output since the last look, from before the client was detached. Where that is
+            // corrupt the scrollback goes on from the last good state.
             let _ = remains.catch_up();
         } else {
-            // What was asked while the client was there its terminal has answered. (Of
-            // what comes from the client only what it had not counted is looked at.)
+            // Queries of the program from before (DA1) were answered by the client's terminal. (The
+            // client's own writes to the scrollback are looked at from its last count on.)
             remains.take_asked();
         }
         let detached = Box::new(DetachedTerminal::new(master, remains, recording));
@@ -282,7 +281,7 @@ impl DetachRegistry {
                 self.sync_supervisor(cx, sessions, programs, key);
                 self.schedule(cx, key);
             }
-            // There is no such session any more.
+            // The session is gone.
             Some(attach_state::DetachResult::NotAttached(detached)) => {
                 let _ = self.poller.remove(&detached.master);
                 if let Some(program) = io.program {
@@ -294,7 +293,7 @@ impl DetachRegistry {
         can_notify.then_some(io.client)
     }
 
-    /// The program of a session has ended, and this is left.
+    /// The program of a session has ended: the session is kept as exited.
     pub(crate) fn set_exited(
         &mut self,
         cx: &mut Context,
@@ -312,7 +311,7 @@ impl DetachRegistry {
         }
     }
 
-    /// A session with a client is over, whoever ended it.
+    /// Forgets a session with a client that is over.
     pub fn forget_session(&mut self, cx: &mut Context, session: Key) {
         if let Some(key) = self.index.by_session(session) {
             self.forget_entry(cx, key);
@@ -328,7 +327,7 @@ impl DetachRegistry {
         }
     }
 
-    /// After a panic: sessions whose client is none any more are over.
+    /// Drops the entries of live sessions that a panic has removed.
     pub fn drop_orphaned_entries(
         &mut self,
         cx: &mut Context,
@@ -345,7 +344,7 @@ impl DetachRegistry {
                 continue;
             };
             let Released { program, pending, .. } = entry.state.release();
-            // Of ours nobody has the programs any more: see hang_up_orphans.
+            // Processes of this gateway are seen to by hang_up_orphans.
             if let Some(pidfd) = program.and_then(|program| program.pidfd) {
                 programs.killing.end_program(cx, pidfd);
             }
@@ -357,22 +356,23 @@ impl DetachRegistry {
 }
 
 impl LiveSession {
-    /// Nobody has its tokens any more, and others may have copies.
+    /// Unregisters both ends: tokens lead nowhere from now on, and other processes may have copies
+    /// of the descriptors.
     fn unregister_both(&mut self, cx: &Context) {
         let _ = cx.poller.remove(self.io.client.as_fd());
         self.unregister_terminal(&cx.poller);
     }
 }
 
-/// What is left of a session whose program has ended, and whose client went before it
-/// was told: the next one is.
+/// Scrollback of a session whose program has ended and whose client was not sent END: the next
+/// client reads it.
 fn final_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Option<OwnedFd> {
     let live = sessions.get_mut(session)?;
     let was_theirs = live.session.is_handed_over();
     let mut kept = live.session.take_detach_state()?.remains;
     if was_theirs {
         kept.catch_up().ok()?;
-        // What it wrote last.
+        // Takes back the terminal with the program's last output.
         live.io.master.take_back();
     }
     let recording = live.io.recording().map(AsRef::as_ref);

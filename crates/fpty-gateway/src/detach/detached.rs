@@ -1,5 +1,4 @@
-//! A terminal without a client: its output is kept. A program that ends while
-//! nobody is there.
+//! Detached terminals: their output goes into the scrollback, and the program's end is kept.
 
 use super::attach_state::Released;
 use super::registry::{DetachRegistry, POLL_INTERVAL, RETRY_DELAY};
@@ -25,21 +24,19 @@ use fpty::sys::poll::Interest;
 use fpty::sys::pty::Master;
 use fpty::sys::{Read, Written};
 
-/// What a terminal yields at once, how often one is asked in a turn, and how
-/// often at its end.
+/// Most bytes of one read, reads of one terminal in a turn, and reads at its end.
 const ONE_READ: usize = 4096;
 const READS: usize = 4;
 const LAST_READS: usize = 1024;
 
-/// How much is read of all of them in [`RETRY_DELAY`]: programs that flood nobody's
-/// terminal go on, and slowly.
+/// Bytes that are read of all detached terminals in [`RETRY_DELAY`]: programs that flood a terminal
+/// which nobody sees go on, and slowly.
 const FLOOD_LIMIT: usize = 256 * 1024;
 
-/// What a program is told that asks what its terminal is: a VT220 with colours,
-/// as most are.
+/// Answer to a program that queries its terminal (DA1): a VT220 with colours, as most are.
 const ANSWER: &[u8] = b"\x1b[?62;22c";
 
-/// Reads what an ended program has left in its terminal.
+/// Drains the terminal of an ended program.
 pub(crate) fn drain_terminal(
     cx: &mut Context,
     master: &Master,
@@ -58,14 +55,14 @@ pub(crate) fn drain_terminal(
 }
 
 impl DetachRegistry {
-    /// A terminal has something; it waits where there might be no room to record it.
+    /// Handles an event of a detached terminal, unless the recorder may have no room for output.
     pub(crate) fn terminal_ready(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         let entry = self.entries.get_mut(key);
         let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
         };
         if detached.recording.as_ref().is_some_and(|recording| recording.holds()) {
-            // A hang-up is told again and again, asked for or not.
+            // A level-triggered hang-up is reported without end, asked for or not.
             let _ = self.poller.remove(&detached.master);
             detached.is_throttled = true;
             return;
@@ -73,7 +70,7 @@ impl DetachRegistry {
         self.read_terminal(cx, programs, key, READS);
     }
 
-    /// There is room to record it again.
+    /// Resumes reading when the recorder has room again.
     pub fn resume_reading(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         let entry = self.entries.get_mut(key);
         let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
@@ -89,7 +86,7 @@ impl DetachRegistry {
         self.terminal_ready(cx, programs, key);
     }
 
-    /// The poller refuses to tell of its terminal.
+    /// Ends a session whose terminal the poller refuses.
     fn end_terminal_unpollable(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(entry) = self.entries.get(key) {
             let id = &entry.id;
@@ -98,7 +95,7 @@ impl DetachRegistry {
         self.end_detached(cx, programs, key, Gone::Lost);
     }
 
-    /// Reads on, at most so often.
+    /// Reads a detached terminal, at most this often.
     pub(crate) fn read_terminal(
         &mut self,
         cx: &mut Context,
@@ -128,7 +125,7 @@ impl DetachRegistry {
                 }
                 Read::Blocked => break,
                 Read::End | Read::Gone => {
-                    // It may be opened again.
+                    // The slave may be opened again.
                     let _ = poller.remove(&detached.master);
                     detached.closed = Some(BootInstant::now() + POLL_INTERVAL);
                     break;
@@ -153,7 +150,7 @@ impl DetachRegistry {
         self.throttle_floods(cx);
     }
 
-    /// Programs that flood terminals which nobody sees leave the others their time.
+    /// Throttles floods of output, so that live sessions have their time.
     fn throttle_floods(&mut self, cx: &mut Context) {
         if self.bytes_read > FLOOD_LIMIT && !std::mem::replace(&mut self.is_throttled, true) {
             let _ = cx.poller.change(&self.poller, Source::Detached.token(), Interest::default());
@@ -161,7 +158,7 @@ impl DetachRegistry {
         }
     }
 
-    /// A terminal was closed: it may have been opened again.
+    /// Registers a terminal again whose slave was closed.
     pub(crate) fn slave_reopened(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
@@ -177,8 +174,7 @@ impl DetachRegistry {
         self.terminal_ready(cx, programs, key);
     }
 
-    /// The program of a session that nobody is attached to has ended: what is left is
-    /// kept for a while.
+    /// The program of a detached session has ended: the session is kept as exited.
     pub fn detached_exited(
         &mut self,
         cx: &mut Context,
@@ -188,7 +184,7 @@ impl DetachRegistry {
         exit: Option<Exit>,
         ended: Ended,
     ) {
-        // What it wrote last is there by now.
+        // The program's last output is in the terminal by now.
         self.read_terminal(cx, programs, key, LAST_READS);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
@@ -210,8 +206,7 @@ impl DetachRegistry {
         self.set_exited(cx, sessions, programs, key, ExitedSession { ring, ended, command });
     }
 
-    /// Ends a session that nobody is attached to; what is left of one that has
-    /// ended is forgotten.
+    /// Ends a detached session; an exited one is forgotten.
     pub fn end_detached(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: Gone) {
         let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
         if is_left {
@@ -226,15 +221,16 @@ impl DetachRegistry {
         else {
             return;
         };
-        // Others may have copies.
+        // Other processes may have copies of the descriptor.
         let _ = self.poller.remove(&detached.master);
         let program = program.process(pid);
         cx.closed_without_client(key, why, None, detached.recording);
-        // Clients that had it may have kept a copy.
+        // Clients that had the terminal may have kept a copy.
         programs.hang_up_terminal(cx, &detached.master, program, Copies::Ended);
     }
 
-    /// A program that is not our child has ended: whoever inherited it reaps it.
+    /// The process of a restored session has ended: it is no child of this gateway, so whoever
+    /// inherited it reaps it.
     pub(crate) fn restored_exited(
         &mut self,
         cx: &mut Context,
@@ -253,7 +249,7 @@ impl DetachRegistry {
         self.check_restored_exit(cx, sessions, programs, key);
     }
 
-    /// Its status may be known by now.
+    /// Reads the status of such a process, which may be known by now (PIDFD_INFO_EXIT).
     pub(crate) fn check_restored_exit(
         &mut self,
         cx: &mut Context,

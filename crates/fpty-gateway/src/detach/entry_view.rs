@@ -1,4 +1,4 @@
-//! What a list has of sessions that can be left.
+//! Detachable sessions as lists show them.
 
 use super::registry::DetachRegistry;
 use super::registry_entry::RegistryEntry;
@@ -9,33 +9,33 @@ use crate::session::selector::SessionSelector;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
 
-/// Such a session.
+/// A detachable session as lists show it.
 pub struct EntryView<'a> {
-    /// Its id.
+    /// The session's id.
     pub id: &'a str,
-    /// What it is called; may be empty.
+    /// The session's name; may be empty.
     pub name: &'a str,
-    /// Whose it is, where that is known.
+    /// The owner's user id, where it is known.
     pub uid: Option<u32>,
-    /// Where it began.
+    /// The socket where the session was opened, by its index.
     pub door: u16,
-    /// Its program; of an ended one what it was.
+    /// The process id; of an exited session the former one.
     pub pid: i32,
-    /// What ran, of one that has ended, where that is known.
+    /// The command of an exited session, where it is known.
     pub command: Option<&'a str>,
-    /// When it began.
+    /// Time of the start.
     pub since: Timestamp,
-    /// When it was left.
+    /// Time of the detach.
     pub left: Option<Timestamp>,
-    /// How it has ended: what `$?` would be.
+    /// Exit status as a shell's `$?`, of an exited session.
     pub status: Option<u8>,
-    /// It ends with its client.
+    /// The session ends with its client.
     pub ends_with_client: bool,
-    /// The address where it began, where there is no such socket any more.
+    /// The address of the socket, where that exists no more.
     pub socket: Option<&'a str>,
-    /// Its terminal, where nobody else has it.
+    /// The terminal of a detached session.
     pub master: Option<&'a Master>,
-    /// So many watch it.
+    /// Number of viewers.
     pub viewers: u32,
 }
 
@@ -62,18 +62,18 @@ impl RegistryEntry {
 }
 
 impl DetachRegistry {
-    /// Whether there is such a session.
+    /// Whether there is such an entry.
     pub fn has_entry(&self, key: Key) -> bool {
         self.entries.has(key)
     }
 
-    /// The keys of those from this place on, each with its place.
+    /// Keys of the entries from this place of the table on, each with its place.
     pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
         self.entries.from(place)
     }
 
-    /// Those that are meant by this: by their id or how it begins, and a user's own by
-    /// their name (a stranger may have called anything like that).
+    /// Sessions that a selector matches: by id or prefix of one, and by name among the user's own
+    /// (another user's names are no match: anybody may have chosen them).
     pub fn meant(&self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = Subject> {
         let text = by.to_string();
         let by_id = self.index.with_id_prefix(&text.to_ascii_lowercase());
@@ -82,13 +82,13 @@ impl DetachRegistry {
         by_id.chain(by_name).map(|key| self.subject_of(key))
     }
 
-    /// One that nobody is attached to.
+    /// A session that is detached or has exited.
     pub fn detached_or_exited(&self, key: Key) -> Option<EntryView<'_>> {
         let is_left = |entry: &&RegistryEntry| entry.state.client().is_none();
         self.entries.get(key).filter(is_left).map(RegistryEntry::view)
     }
 
-    /// A session that can be left.
+    /// The entry of a live session.
     pub fn by_session(&self, session: Key) -> Option<EntryView<'_>> {
         self.entries.get(self.index.by_session(session)?).map(RegistryEntry::view)
     }

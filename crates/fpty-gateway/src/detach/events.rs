@@ -1,5 +1,5 @@
-//! What happens to sessions that can be left, and what is due: each is told to the
-//! loop, which has one after the other seen to, under a guard of its own.
+//! Events of the registry's epoll, and deadlines: each is handed to the loop, which handles one
+//! after the other and guards each against a panic.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
 
 impl DetachRegistry {
-    /// Something happened to what is waited for here.
+    /// Hands all events of the registry's epoll to the loop.
     pub fn on_ready(&mut self, cx: &mut Context) {
         let count = self.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
         for index in 0..count {
@@ -24,7 +24,7 @@ impl DetachRegistry {
         }
     }
 
-    /// What that was.
+    /// Handles one event.
     pub fn on_event(
         &mut self,
         cx: &mut Context,
@@ -41,8 +41,7 @@ impl DetachRegistry {
         }
     }
 
-    /// Does what is due, and has the loop look after each session of which something
-    /// is.
+    /// Handles what is overdue, session by session, and sets the next timer.
     pub fn run_due(&mut self, cx: &mut Context) {
         let now = BootInstant::now();
         while self.wakeups.last().is_some_and(|next| *next <= now) {
@@ -66,7 +65,7 @@ impl DetachRegistry {
         }
     }
 
-    /// Does what is due for a session.
+    /// Handles a session's deadline.
     pub fn on_due(
         &mut self,
         cx: &mut Context,

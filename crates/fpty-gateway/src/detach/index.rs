@@ -1,5 +1,5 @@
-//! Where the sessions are that can be left: by their client, program, id, name and
-//! user. Nobody looks through all of them.
+//! Index of detachable sessions: lookup by client, process, id, name and user without a search
+//! through all of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
@@ -9,35 +9,35 @@ use crate::event_loop::slab::Key;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::BootInstant;
 
-/// See above.
+/// Index of the registry's entries.
 #[derive(Default)]
 pub struct Index {
     by_session: HashMap<Key, Key>,
-    /// Programs of ours that run for nobody.
+    /// Detached sessions by process, where that is a child of this gateway.
     by_program: HashMap<Pid, Key>,
     by_id: BTreeSet<(Rc<str>, Key)>,
-    /// By user and name.
+    /// Sessions by user and name.
     by_name: BTreeSet<(u32, Rc<str>, Key)>,
-    /// What nobody is attached to, by socket and user: the nearest to whoever comes
-    /// back is the last.
+    /// Detached and exited sessions by socket, user, rank and time: the last of a user is the
+    /// default target.
     detached: BTreeSet<(u16, u32, u8, BootInstant, Key)>,
-    /// What has ended, by user and since when.
+    /// Exited sessions by user and time of their end.
     exited: BTreeSet<(u32, BootInstant, Key)>,
 }
 
 impl Index {
-    /// Notes a session as it is.
+    /// Adds an entry in its current state.
     pub fn add(&mut self, key: Key, entry: &RegistryEntry) {
         if let Some(client) = entry.state.client() {
             self.by_session.insert(client.session, key);
         }
-        // It cannot be left, and is found by nobody.
+        // A session that cannot be detached is no target.
         if entry.no_detach.is_none() {
             self.put(key, entry, true);
         }
     }
 
-    /// Forgets it; it is as it was when it was noted.
+    /// Removes an entry, which is in the state in which it was added.
     pub fn remove(&mut self, key: Key, entry: &RegistryEntry) {
         if let Some(client) = entry.state.client() {
             self.by_session.remove(&client.session);
@@ -69,7 +69,7 @@ impl Index {
         }
     }
 
-    /// The session with this client.
+    /// The entry of a live session.
     pub fn by_session(&self, session: Key) -> Option<Key> {
         match self.by_session.is_empty() {
             true => None,
@@ -77,17 +77,17 @@ impl Index {
         }
     }
 
-    /// The one without a client whose program this is.
+    /// The detached session that this process belongs to.
     pub fn by_program(&self, program: Pid) -> Option<Key> {
         self.by_program.get(&program).copied()
     }
 
-    /// The programs of ours that run for nobody.
+    /// Processes of detached sessions that are children of this gateway.
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
         self.by_program.keys().copied()
     }
 
-    /// What somebody would come back to who says no more.
+    /// The target of a request to attach that names none.
     pub fn default_target(&self, door: u16, uid: u32) -> Option<Key> {
         // No rank is as high.
         let above = (door, uid, u8::MAX, BootInstant::from_nanos(0), Key::FIRST);
@@ -95,22 +95,22 @@ impl Index {
         (*of == door && *whose == uid).then_some(*key)
     }
 
-    /// Those of a user that are called so.
+    /// Sessions of a user that have this name.
     pub fn named<'a>(&'a self, uid: u32, name: &str) -> impl Iterator<Item = Key> + use<'a> {
         let name: Rc<str> = name.into();
         let from = self.by_name.range((uid, name.clone(), Key::FIRST)..);
         from.take_while(move |(of, it, _)| *of == uid && *it == name).map(|(.., key)| *key)
     }
 
-    /// Those whose ids begin so, in their order.
+    /// Sessions whose ids begin so, in order.
     pub fn with_id_prefix<'a>(&'a self, id: &str) -> impl Iterator<Item = Key> + use<'a> {
         let id: Rc<str> = id.into();
         let from = self.by_id.range((id.clone(), Key::FIRST)..);
         from.take_while(move |(it, _)| it.starts_with(&*id)).map(|(_, key)| *key)
     }
 
-    /// What has ended longest ago, of whoever has the most of it, where there is more
-    /// than this.
+    /// The exited session to forget where there are more than `most`: the oldest of the user that
+    /// has most of them.
     pub fn oldest_exited(&self, most: usize) -> Option<Key> {
         if self.exited.len() <= most {
             return None;

@@ -1,6 +1,6 @@
-//! Sessions that end with their client, which has their terminal: they outlive the
-//! gateway all the same. What keeps sessions has their descriptors, and the next
-//! gateway goes on where the one before it was.
+//! Sessions that cannot be detached, and whose terminal their client has for good: they end with
+//! the client, and outlive the gateway all the same. The supervisor has their descriptors, and the
+//! next gateway goes on with them.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -32,13 +32,13 @@ use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 use fpty::sys::{Written, procfs};
 
-/// How soon what keeps sessions is asked again that is busy.
+/// Delay before a busy supervisor is asked again.
 const SUPERVISE_RETRY: Duration = Duration::from_millis(5);
 
-/// A socket that there is not.
+/// Index of no socket.
 const NO_DOOR: u16 = u16::MAX;
 
-/// What was known of one, but for the socket and the size.
+/// Information of a session's record, without socket and size.
 pub(crate) fn restored_info(record: &Record) -> RestoredInfo {
     RestoredInfo {
         story: record.story.clone(),
@@ -47,7 +47,7 @@ pub(crate) fn restored_info(record: &Record) -> RestoredInfo {
         door: NO_DOOR,
         size: terminal_size(None),
         uid: record.uid,
-        // A gateway of an earlier version has not said it.
+        // The field is missing in records of an earlier version.
         who: record.who.unwrap_or(match record.uid {
             NOBODY => Who::Nobody,
             uid => Who::User(uid),
@@ -58,8 +58,8 @@ pub(crate) fn restored_info(record: &Record) -> RestoredInfo {
 }
 
 impl DetachRegistry {
-    /// A terminal was handed over for good: whoever keeps sessions is told, and
-    /// comes to be where it was not worth it before.
+    /// Hands a session to the supervisor whose terminal was handed over for good. The supervisor is
+    /// started by now where it was not worth it before.
     pub fn supervise(
         &mut self,
         cx: &mut Context,
@@ -95,14 +95,14 @@ impl DetachRegistry {
                 cx.told.entrusted(Subject::Session(session), true);
             }
             Written::Blocked => cx.after(SUPERVISE_RETRY, Due::Keeper(session)),
-            // It ends with this gateway, as others do.
+            // The session ends with this gateway, as without a supervisor.
             Written::Gone => {}
         }
     }
 
-    /// Such a session is over, whoever ended it, and that was told.
+    /// Tells the supervisor that a session is closed.
     pub fn no_longer_supervised(&mut self, cx: &mut Context, session: Key) {
-        // Those that have more to tell say it themselves.
+        // Registered sessions tell the supervisor themselves.
         if !self.has_session(session) {
             self.unregister(cx, cx.ids.of(session));
         }
@@ -139,7 +139,7 @@ impl DetachRegistry {
         })
     }
 
-    /// Takes one up: its client goes on with the terminal, and has noticed nothing.
+    /// Restores a session: its client goes on with the terminal, and notices nothing.
     pub(crate) fn restore_no_detach(
         &mut self,
         cx: &mut Context,
@@ -185,8 +185,8 @@ impl DetachRegistry {
         Some(Restored::Attached { entry: key, session, info: Box::new(info) })
     }
 
-    /// Waits for what its client says and for the end of its program. What cannot be
-    /// waited for ends (see [`Outcome::NotHeard`]).
+    /// Registers the client and the process of a restored session. Where the poller refuses the
+    /// session ends (see [`Outcome::NotHeard`]).
     pub(crate) fn watch_restored(
         &mut self,
         cx: &mut Context,
@@ -207,7 +207,7 @@ impl DetachRegistry {
         }
     }
 
-    /// Writes the line of the end of a session whose socket there is not any more.
+    /// Writes the end line of a session whose socket exists no more.
     pub fn write_end_line(
         &mut self,
         cx: &mut Context,
@@ -228,8 +228,7 @@ impl DetachRegistry {
     }
 }
 
-/// The sessions that have their terminal for good: another process that keeps
-/// sessions has to be told of them.
+/// Sessions whose terminals were handed over for good: a new supervisor is told of them.
 pub fn handed_over_no_detach(sessions: &Sessions) -> Vec<Key> {
     let is_one =
         |live: &LiveSession| live.session.is_handed_over() && live.session.detach_state().is_none();

@@ -1,4 +1,4 @@
-//! A session begins that can be left.
+//! Registration: a new session becomes detachable.
 
 use super::attach_state::AttachState;
 use super::registry::DetachRegistry;
@@ -23,21 +23,21 @@ use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pid_guard::Process;
 
-/// What a new session is to be called, and whose it is.
+/// Name and owner of a session that is to be detachable.
 pub struct Registration {
     uid: u32,
     who: Who,
     name: String,
-    /// Nobody else of one's own is called so.
+    /// Claim on the name, which no other session of the user may have.
     name_claim: Option<Tally>,
 }
 
 impl DetachRegistry {
-    /// Whether a client can leave the session that it is about to begin:
-    /// `None`: not.
+    /// The registration of the session that a client requests; `None`: the session cannot be
+    /// detached.
     ///
     /// # Errors
-    /// It is to have a name that it cannot have: why there is no session.
+    /// The name cannot be had: the client is rejected.
     pub fn plan_registration(
         &self,
         cx: &Context,
@@ -58,14 +58,14 @@ impl DetachRegistry {
             return Ok(None);
         }
         let uid = session_access::user_of(&newcomer.client);
-        // Who keeps no secret would never find it again.
+        // A client without user id and secret could not attach again.
         if uid == NOBODY && opening.variables.get(variables::SECRET).is_none() {
             return Ok(None);
         }
         let key = SessionSelector::of(name).filter(|_| uid != NOBODY);
         let name_claim = match key.map(|name| attach_request::name(newcomer.door, uid, name)) {
             None => None,
-            // It may have it already.
+            // The request may hold the claim already.
             Some(key) => match name_claim.filter(|name_claim| name_claim.is(key)) {
                 None => Some(self.tallies.claim(key, 1)),
                 name_claim => name_claim.map(Ok),
@@ -80,8 +80,7 @@ impl DetachRegistry {
         }
     }
 
-    /// The session that has just begun can be left from now on, where there is
-    /// the memory for it. Whether it can.
+    /// Makes a new session detachable, where there is memory for its scrollback. Whether it is.
     #[allow(clippy::too_many_arguments)]
     pub fn register(
         &mut self,
@@ -103,7 +102,7 @@ impl DetachRegistry {
         else {
             return false;
         };
-        // Up to 64 MB.
+        // The scrollback has up to 64 MB.
         let remains = Remains::new(rules.detach.buffer as usize, size);
         let Ok(remains) = remains else {
             session.notice("this session cannot be left: out of memory", io);

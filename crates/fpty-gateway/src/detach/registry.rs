@@ -1,4 +1,4 @@
-//! The sessions that can be left, and whose.
+//! Registry of detachable sessions.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,37 +20,36 @@ use super::index::Index;
 use super::registry_entry::RegistryEntry;
 use super::viewer::Viewer;
 
-/// Ended sessions that are kept at most.
+/// Most exited sessions that are kept.
 pub(crate) const MAX_EXITED: usize = 100;
 
-/// How long what had to wait waits, and how often it is looked after what
-/// nothing tells of.
+/// Delay before another try, and interval of polling for what epoll does not report.
 pub const RETRY_DELAY: Duration = Duration::from_millis(10);
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Sessions that can be left.
+/// The detachable sessions of a gateway, and their viewers.
 pub struct DetachRegistry {
     pub(crate) poller: Poller,
     pub(crate) entries: Table<RegistryEntry>,
     pub(crate) index: Index,
     pub(crate) viewers: Table<Viewer>,
     pub(crate) supervisor: client::Client,
-    /// Output that was read since it was last looked.
+    /// Bytes that were read since floods were last checked.
     pub(crate) bytes_read: usize,
-    /// No more is read until then.
+    /// Terminals are not read until the next check.
     pub(crate) is_throttled: bool,
-    /// What counts over all gateways.
+    /// Counts over all gateways.
     pub(crate) tallies: Tallies,
-    /// Which sessions are to be looked after, and when.
+    /// Deadlines of the sessions, by time.
     pub(crate) due: BTreeSet<(BootInstant, Key)>,
-    /// When the loop is to have us look, the next time last: who wants it earlier
-    /// adds one, and each comes.
+    /// Pending timers of the loop, the earliest last: an earlier one is added, and all of them
+    /// fire.
     pub(crate) wakeups: Vec<BootInstant>,
 }
 
 impl DetachRegistry {
-    /// Of a gateway; `None`: no session can outlive it. Sessions of one before us
-    /// come along.
+    /// The registry of a gateway, with sessions of an earlier gateway; `None`: no session can
+    /// outlive the gateway.
     pub fn new(
         config: &Router,
         ordinal: usize,
@@ -81,33 +80,32 @@ impl DetachRegistry {
         Ok((Some(Box::new(left)), found))
     }
 
-    /// Whether there is more to know of this session: it can be left, or came from
-    /// a gateway before us.
+    /// Whether a live session has an entry: it is detachable, or was restored.
     pub fn has_session(&self, session: Key) -> bool {
         self.index.by_session(session).is_some()
     }
 
-    /// The session without a client whose program this is.
+    /// The detached session that this process belongs to.
     pub fn by_program(&self, program: Pid) -> Option<Key> {
         self.index.by_program(program)
     }
 
-    /// The session that this one is, where somebody is attached.
+    /// The live session of an entry, where a client is attached.
     pub fn session_of(&self, entry: Key) -> Option<Key> {
         self.entries.get(entry)?.state.client().map(|client| client.session)
     }
 
-    /// The programs of ours that run for nobody who is there.
+    /// Processes of detached sessions that are children of this gateway.
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
         self.index.programs()
     }
 
-    /// How many watch a session.
+    /// Number of a session's viewers.
     pub fn viewers_of(&self, entry: Key) -> u32 {
         self.entries.get(entry).map_or(0, |entry| entry.viewers)
     }
 
-    /// One is closed as it is: a session, or somebody who watches.
+    /// Drops an entry or a viewer as it is.
     pub fn drop_one(&mut self, key: Key, watches: bool) {
         match watches {
             true => drop(self.viewers.remove(key)),
@@ -115,7 +113,7 @@ impl DetachRegistry {
         }
     }
 
-    /// What runs, where that is known.
+    /// The command of a session, where it is known.
     pub(crate) fn command_of(&self, cx: &Context, key: Key) -> Option<Box<str>> {
         let entry = self.entries.get(key)?;
         let client = entry.state.client();
@@ -123,7 +121,7 @@ impl DetachRegistry {
         cx.command_of(subject, entry.door).map(Into::into)
     }
 
-    /// A session that has begun, or comes from a gateway before us.
+    /// Adds an entry: a new session, or a restored one.
     pub(crate) fn insert(&mut self, entry: RegistryEntry) -> Key {
         let key = self.entries.insert(entry);
         if let Some(entry) = self.entries.get_mut(key) {
@@ -133,7 +131,7 @@ impl DetachRegistry {
         key
     }
 
-    /// Has a session become something else; where it is found by follows that.
+    /// Changes an entry's state, and its place in the index and the quotas.
     pub(crate) fn update<T>(
         &mut self,
         key: Key,
@@ -153,22 +151,21 @@ impl DetachRegistry {
         if let Some(scheduled) = entry.scheduled {
             self.due.remove(&(scheduled, key));
         }
-        // Others may have copies of it.
+        // Other processes may have copies of the descriptor.
         if let Some(pidfd) = entry.restored_pidfd() {
             let _ = self.poller.remove(pidfd);
         }
         Some(entry)
     }
 
-    /// A session is over, or can be left no more.
+    /// Removes an entry that is over, also at the supervisor.
     pub(crate) fn remove(&mut self, cx: &mut Context, key: Key) -> Option<Box<RegistryEntry>> {
         let entry = self.take(key)?;
         self.unregister(cx, entry.id.as_ref().to_owned());
         Some(entry)
     }
 
-    /// The earliest of what ended is forgotten where there is too much, of
-    /// whoever has the most of it.
+    /// Forgets exited sessions above the limit, the oldest of the user that has most of them.
     pub(crate) fn trim_exited(&mut self, cx: &mut Context) {
         while let Some(key) = self.index.oldest_exited(MAX_EXITED) {
             drop(self.remove(cx, key));

@@ -1,4 +1,4 @@
-//! A session that can be left: what is known and held of it.
+//! Entry of the registry: one detachable session, its identity, state and descriptors.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -27,55 +27,54 @@ use fpty::sys::pty::Master;
 
 use super::attach_state::{AttachState, AttachTypes};
 
-/// The size of a terminal; of one that does not tell it the usual one.
+/// Size of a terminal; 24x80 where it cannot be read.
 pub(crate) fn terminal_size(master: Option<&Master>) -> Size {
     master.and_then(Master::size).unwrap_or(Size { rows: 24, cols: 80 })
 }
 
-/// Such a session.
+/// One detachable session.
 pub(crate) struct RegistryEntry {
     pub(crate) id: Rc<str>,
-    /// What it is called; may be empty.
+    /// The name; may be empty.
     pub(crate) name: String,
     pub(crate) uid: u32,
-    /// For whom it counts where sessions are limited: whoever began it.
+    /// Whom the session counts for where sessions are limited: who opened it.
     pub(crate) who: Who,
     pub(crate) secrets: Secrets,
-    /// Where it began: it is found there alone.
+    /// The socket where the session was opened, by its index: it is a target there alone.
     pub(crate) door: u16,
-    /// Its program; of one that has ended what it was.
+    /// The process id; of an exited session the former one.
     pub(crate) pid: Pid,
-    /// When it began.
+    /// Time of the start.
     pub(crate) since: Timestamp,
     pub(crate) state: AttachState<DetachResources>,
-    /// What keeps it was not told how it is.
+    /// The supervisor does not have the current state.
     pub(crate) dirty: bool,
-    /// When it is looked after next: its place among what is due.
+    /// The next deadline, as it stands among those of the registry.
     pub(crate) scheduled: Option<BootInstant>,
-    /// How many watch it.
+    /// Number of viewers.
     pub(crate) viewers: u32,
-    /// It cannot be left: it came from a gateway before us, and ends with its
-    /// client.
+    /// Set for a session that cannot be detached: it was restored, and ends with its client.
     pub(crate) no_detach: Option<Box<NoDetach>>,
-    /// Its name is its own, over all gateways.
+    /// Claim on the name, over all gateways.
     pub(crate) name_claim: Option<Tally>,
-    /// It is one of those without a client, over all gateways.
+    /// Claims on the quotas of detached sessions, over all gateways.
     pub(crate) detached_claims: Option<[Tally; 2]>,
 }
 
-/// What those without a client count for: of all at a socket, and of a user's.
+/// Quotas of detached sessions: of a socket, and of a user there.
 #[derive(Hash)]
 pub(crate) enum DetachedCount {
     PerSocket(u16),
     PerUser(u16, u32),
 }
 
-/// One more that goes on without a client, whatever there may be.
+/// Claims on both quotas, even above the limit.
 pub(crate) fn claim_detached(tallies: &Tallies, door: u16, uid: u32) -> [Tally; 2] {
     [DetachedCount::PerSocket(door), DetachedCount::PerUser(door, uid)].map(|it| tallies.hold(it))
 }
 
-/// What is held of a session.
+/// Resources that the attach state machine holds for the registry.
 pub(crate) struct DetachResources;
 
 impl AttachTypes for DetachResources {
@@ -86,28 +85,28 @@ impl AttachTypes for DetachResources {
     type Pending = Box<PendingAttach>;
 }
 
-/// A program that runs.
+/// A running program.
 pub(crate) struct Program {
-    /// Of one that is not our child: its end is told by that. A child of ours has its
-    /// number until we reap it.
+    /// Pidfd of a process that is no child of this gateway: it reports the end. A child keeps its
+    /// number until this gateway reaps it.
     pub(crate) pidfd: Option<PidFd>,
-    /// Its end was told, and its status is waited for until then.
+    /// Deadline for the status of a process whose end was reported.
     pub(crate) status_deadline: Option<BootInstant>,
 }
 
 impl Program {
-    /// One of a gateway before us.
+    /// The program of a restored session.
     pub(crate) fn restored(pidfd: PidFd) -> Self {
         Self { pidfd: Some(pidfd), status_deadline: None }
     }
 
-    /// What it is signalled by; it has this number.
+    /// The process with this number, to be signalled.
     pub(crate) fn process(self, pid: Pid) -> Process {
         self.pidfd.map_or_else(|| Process::child(pid), Process::held)
     }
 }
 
-/// A session's client.
+/// The attached client: its live session and user.
 #[derive(Clone, Copy)]
 pub(crate) struct Client {
     pub(crate) session: Key,
@@ -118,11 +117,11 @@ pub(crate) struct Client {
 pub(crate) struct DetachedTerminal {
     pub(crate) master: Master,
     pub(crate) remains: Remains,
-    /// The terminal is closed; it is looked at again then.
+    /// Time to look again at a terminal whose slave is closed.
     pub(crate) closed: Option<BootInstant>,
-    /// Where it is recorded.
+    /// The session's recording.
     pub(crate) recording: Option<Rc<Recording>>,
-    /// It is not read until there is room to record what comes.
+    /// Reading waits for room in the recorder.
     pub(crate) is_throttled: bool,
 }
 
@@ -132,44 +131,44 @@ impl DetachedTerminal {
     }
 }
 
-/// What is left of an ended session.
+/// What is kept of an exited session.
 pub(crate) struct ExitedSession {
     pub(crate) ring: OwnedFd,
     pub(crate) ended: Ended,
-    /// What ran, where that is known.
+    /// The command, where it is known.
     pub(crate) command: Option<Box<str>>,
 }
 
-/// Somebody who waits for a session.
+/// A client that waits to attach.
 pub struct PendingAttach {
     pub(crate) newcomer: Newcomer,
     pub(crate) opening: Opening,
     pub(crate) uid: u32,
-    /// The session's secret, where it has said that.
+    /// The session's secret, as the client presented it.
     pub(crate) presented_secret: Option<Secret>,
-    /// What was sent after the request.
+    /// Input after the request.
     pub(crate) early_data: Vec<u8>,
 }
 
 impl PendingAttach {
-    /// It gets nothing.
+    /// Rejects the client.
     pub(crate) fn refuse(self, cx: &mut Context, why: &str) {
         let why = Ended::because(Ending::Refused, why);
         cx.reject(self.newcomer, true, why);
     }
 }
 
-/// What is known of one that came from a gateway before us.
+/// What is kept of a restored session that cannot be detached.
 pub struct NoDetach {
-    /// The address where it began, where there is no such socket any more.
+    /// The address of the socket, where that exists no more.
     pub socket: Option<String>,
-    /// The line of its end, where nobody else would write it.
+    /// The end line, where no other process would write it.
     pub(crate) last: EndRecord,
     pub(crate) prepared_line: Option<end_lines::Place>,
 }
 
 impl RegistryEntry {
-    /// Has it count as what it is, over all gateways.
+    /// Updates the claims on name and quotas to the current state.
     pub(crate) fn update_claims(&mut self, tallies: &Tallies) {
         let is_ones_own = self.uid != NOBODY && !self.state.has_exited();
         let name = SessionSelector::of(self.name.as_bytes()).filter(|_| is_ones_own);
@@ -185,7 +184,7 @@ impl RegistryEntry {
         };
     }
 
-    /// The program, where it is not our child.
+    /// Pidfd of the program, where it is no child of this gateway.
     pub(crate) fn restored_pidfd(&self) -> Option<&PidFd> {
         self.state.program()?.pidfd.as_ref()
     }

@@ -1,5 +1,4 @@
-//! Sessions of a gateway that was here before us, which was killed or whose
-//! instance was reloaded.
+//! Restore: sessions of an earlier gateway, which was killed or whose instance was reloaded, go on.
 
 use std::os::fd::OwnedFd;
 
@@ -33,43 +32,43 @@ use fpty::sys::poll::Interest;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 
-/// Why a session is not recorded that is older than the option.
+/// Reason why a session is not recorded that is older than the option.
 const NOT_RECORDED: &str = "it began before recordings did";
 
-/// Why one ends that the kernel refuses to tell of.
+/// Text for a client whose session the poller refuses.
 pub const UNPOLLABLE: &str = "session ended: the router cannot wait for it (out of memory)";
 
-/// What became of one.
+/// Result of restoring a session.
 #[must_use]
 pub enum Restored {
-    /// There is nothing of it.
+    /// Nothing of the session is left.
     Nothing,
-    /// It has ended, and there is nobody so far to be told.
+    /// The session has exited, and no client was told so far.
     Exited(Key),
-    /// It goes on without a client.
+    /// The session goes on detached.
     Detached {
-        /// Where it is known here.
+        /// The session's entry.
         entry: Key,
-        /// What it was before.
+        /// What was known of the session.
         info: Box<RestoredInfo>,
-        /// It had a client since then, which was lost with its gateway.
+        /// Since when it had a client, which was lost with the gateway.
         lost: Option<Timestamp>,
     },
-    /// It goes on, with its client.
+    /// The session goes on with its client.
     Attached {
-        /// Where it is known here.
+        /// The session's entry.
         entry: Key,
-        /// The session.
+        /// The live session.
         session: Key,
-        /// What it was before.
+        /// What was known of the session.
         info: Box<RestoredInfo>,
     },
-    /// It cannot go on. The line of its end, where nobody else writes that.
+    /// The session is to be hung up; with the end line, where no other process writes it.
     HangUp(Master, Process, Option<String>),
 }
 
 impl DetachRegistry {
-    /// Takes one up.
+    /// Restores a session from the supervisor's record and descriptors.
     pub fn restore(
         &mut self,
         cx: &mut Context,
@@ -84,7 +83,7 @@ impl DetachRegistry {
         restored.unwrap_or(Restored::Nothing)
     }
 
-    /// The recording of one without a client.
+    /// The recording of a detached session.
     pub fn recording(&self, key: Key) -> Option<&Recording> {
         self.entries.get(key)?.state.terminal()?.recording.as_deref()
     }
@@ -106,7 +105,7 @@ impl DetachRegistry {
         let SessionFds { master, program, ring, client, memory } = held;
         if let Some((ended, at)) = ended {
             let mut ring = ring?;
-            // It ended while there was no gateway.
+            // The program ended while there was no gateway.
             let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let size = terminal_size(terminal.as_ref());
@@ -135,7 +134,7 @@ impl DetachRegistry {
         let client = client.map(Stream::of_stranger);
         let allows =
             |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
-        // Nobody could come to it any more.
+        // No client could attach any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
         let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
         let size = terminal_size(Some(&master));
@@ -161,10 +160,10 @@ impl DetachRegistry {
             Some(ring) => Remains::of(*ring).ok(),
             None => ring.and_then(|ring| Remains::go_on(ring).ok()),
         };
-        // It may have been written by anybody.
+        // Another process may have written into a shared scrollback.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
-            // Its client was lost with the one before us: that is now.
+            // The client was lost with the earlier gateway: the session is detached as of now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
             let detached = Box::new(DetachedTerminal::new(master, remains, recording));
             let program = Program::restored(program);
@@ -176,7 +175,7 @@ impl DetachRegistry {
                 false => self.end_unpollable(cx, key),
             };
         };
-        // Its client goes on with the terminal, and has noticed nothing.
+        // The client goes on with the terminal, and notices nothing.
         let session = Session::restored(
             size,
             Some(DetachState { remains, awaiting_go: false, relay_only: false }),
@@ -191,13 +190,13 @@ impl DetachRegistry {
             self.insert(entry(&info, AttachState::attached(program, client, since_then.into())));
         self.watch_restored(cx, sessions, key, session);
         let attached = sessions.get_mut(session)?;
-        // The one before may have been killed before it said so.
+        // The earlier gateway may have been killed before it sent GO.
         attached.session.send_go(&mut attached.io);
         Some(Restored::Attached { entry: key, session, info: Box::new(info) })
     }
 
-    /// Waits for the terminal of one that has no client, and for the end of its
-    /// program. Whether it can.
+    /// Registers the terminal and the process of a restored detached session. Whether the poller
+    /// takes them.
     fn watch_detached(&self, key: Key) -> bool {
         let Some(entry) = self.entries.get(key) else {
             return false;
@@ -214,7 +213,7 @@ impl DetachRegistry {
         heard.and_then(|()| self.poller.add(&detached.master, token, Interest::READ)).is_ok()
     }
 
-    /// What nobody can wait for ends.
+    /// Ends a restored session that the poller refuses.
     fn end_unpollable(&mut self, cx: &mut Context, key: Key) -> Option<Restored> {
         let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {UNPOLLABLE}"));
@@ -223,7 +222,7 @@ impl DetachRegistry {
     }
 }
 
-/// What is left of an ended program, with what nobody has read of its terminal.
+/// Scrollback of an ended program, with the output that nobody has read.
 fn with_drained_output(
     cx: &mut Context,
     ring: &OwnedFd,
@@ -235,7 +234,7 @@ fn with_drained_output(
     remains.share().ok()
 }
 
-/// How a program ended whose end was told, as far as it was its own.
+/// The exit of a program by its END, where that is the program's own.
 fn exit_of(ended: &Ended) -> Option<Exit> {
     match ended.ending {
         Ending::Exit => Some(Exit::Status(ended.value.into())),
@@ -244,9 +243,8 @@ fn exit_of(ended: &Ended) -> Option<Exit> {
     }
 }
 
-/// Why a session of a gateway before us cannot go on where sessions are
-/// recorded by now: what it wrote so far, and writes past us, is in no
-/// recording.
+/// Checks whether an earlier gateway's session may go on where sessions are recorded by now: no
+/// recording has its output so far, nor what goes past the gateway. Returns END if it may not.
 pub(crate) fn check_recording(cx: &Context, door: u16, id: &str) -> Option<Ended> {
     let record = &cx.doors.rules(door)?.record;
     record.folder.as_ref()?;
@@ -263,7 +261,7 @@ pub(crate) fn check_recording(cx: &Context, door: u16, id: &str) -> Option<Ended
     }
 }
 
-/// One that has no name, and can be left.
+/// An entry of a session without a name.
 pub(crate) fn entry(
     info: &RestoredInfo,
     pid: Pid,

@@ -1,5 +1,5 @@
-//! What the supervisor is told of sessions that can be left: it keeps them for the next
-//! gateway.
+//! Synchronisation with the supervisor, which keeps each session's record and descriptors for the
+//! next gateway.
 
 use std::os::fd::AsFd;
 
@@ -55,12 +55,11 @@ impl RegistryEntry {
 }
 
 impl RegistryEntry {
-    /// Opens what is told to whoever keeps sessions, and was not worth a descriptor:
-    /// the program, where that is our child and was not reaped, and what is kept of the
-    /// output.
+    /// Opens the descriptors for the supervisor that were not worth it before: the pidfd of a child
+    /// that was not reaped, and the scrollback's file.
     ///
     /// # Errors
-    /// There is no descriptor or memory for it now.
+    /// There is no descriptor or memory now.
     fn open_for_supervisor(&mut self, programs: &Programs) -> Result<Option<PidFd>, ()> {
         if let Some(detached) = self.state.terminal_mut() {
             detached.remains.open_file().map_err(drop)?;
@@ -72,8 +71,8 @@ impl RegistryEntry {
         }
     }
 
-    /// Two descriptors are enough for one that nobody is attached to: there may be
-    /// thousands. Whoever watches has a copy of what is kept, and is to see more.
+    /// Closes the scrollback's file: two descriptors are enough for a detached session, of which
+    /// there may be thousands. A viewer has a copy of the file, and is to see more.
     fn close_ring_file(&mut self) {
         if self.restored_pidfd().is_some() && self.viewers == 0 {
             if let Some(detached) = self.state.terminal_mut() {
@@ -84,14 +83,14 @@ impl RegistryEntry {
 }
 
 impl DetachRegistry {
-    /// Waits for what keeps the sessions to end.
+    /// Registers the supervisor's connection with the registry's poller.
     pub(crate) fn watch_supervisor(&self) {
         if let Some(stream) = self.supervisor.stream() {
             let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
         }
     }
 
-    /// The next program whose session the supervisor could not keep.
+    /// The next process whose session the supervisor could not keep.
     pub fn could_not_be_kept(&self) -> Option<Pid> {
         self.supervisor.could_not_be_kept()
     }
@@ -101,29 +100,29 @@ impl DetachRegistry {
         self.supervisor.stream().is_none_or(Stream::has_hung_up)
     }
 
-    /// Connects to the supervisor once more: it is another one.
+    /// Connects to the new supervisor.
     pub fn reconnect(&mut self) {
         if let Some(stream) = self.supervisor.stream() {
             let _ = self.poller.remove(stream.as_fd());
         }
-        // We have what it might have of ours.
+        // This gateway still has all sessions that the supervisor could return.
         let _ = self.supervisor.connect();
         self.watch_supervisor();
     }
 
-    /// All of them.
+    /// Keys of all entries.
     pub fn keys(&self) -> Vec<Key> {
         self.entries.iter().map(|(key, _)| key).collect()
     }
 
-    /// What keeps sessions is told that one is over, now or when it listens.
+    /// Tells the supervisor that a session is over, now or when it reads again.
     pub fn unregister(&mut self, cx: &mut Context, id: String) {
         if self.supervisor.tell_over(id) {
             self.wake_in(cx, RETRY_DELAY);
         }
     }
 
-    /// What keeps sessions is told how it is with this one.
+    /// Stores the current state of a session at the supervisor.
     pub fn sync_supervisor(
         &mut self,
         cx: &mut Context,
@@ -165,7 +164,7 @@ impl DetachRegistry {
                 let io = &attached.io;
                 record.shared = io.master.is_shared() || !kept.relay_only;
                 record.recording = io.recording().map(|recording| recording.kept());
-                // One that is relayed would miss what was on its way.
+                // A relayed session cannot go on with its client: output under way would be lost.
                 let is_theirs = attached.session.is_handed_over();
                 Lent {
                     master: Some(io.master.as_fd()),
@@ -193,8 +192,8 @@ impl DetachRegistry {
         }
     }
 
-    /// A terminal was handed over to its client: if that can leave, whoever
-    /// keeps the session is told. Whether it can.
+    /// Stores a detachable session at the supervisor whose terminal was handed over, then sends GO.
+    /// Whether the session is detachable.
     pub fn hand_over_detachable(
         &mut self,
         cx: &mut Context,

@@ -1,4 +1,4 @@
-//! A client that only watches, or sees the last of an ended session.
+//! Viewer: a client that reads a session's scrollback, or the end of an exited session.
 
 use std::time::Instant;
 
@@ -13,34 +13,34 @@ use fpty::proto::{
 use fpty::scrollback::Seen;
 use fpty::sys::socket::Stream;
 
-/// How much of the output one gets at once.
+/// Most bytes of output that a viewer gets at once.
 const PIECE: u64 = 32 * 1024;
 
-/// Such a client.
+/// One viewer.
 pub struct Viewer {
     pub(crate) client: Stream,
     pub(crate) who: Who,
     pub(crate) decoder: Decoder,
     pub(crate) seen: Seen,
-    /// How much of the output it has; `None`: it was not told to go on.
+    /// Position in the output; `None`: GO was not sent.
     pub(crate) at: Option<u64>,
     pub(crate) entry: Key,
-    /// What it has not taken.
+    /// Bytes that the viewer has not taken.
     pub(crate) backlog: Backlog,
-    /// How the session ended: it is told when it has seen all.
+    /// The session's end: sent behind all output.
     pub(crate) end: Option<Ended>,
-    /// The session waited for it to be told.
+    /// The viewer is the client that an exited session was kept for.
     pub(crate) takes_exit_notice: bool,
-    /// Since when it is there.
+    /// Time of the connection.
     pub(crate) since: Instant,
-    /// It was told that it looks on, and not yet that it does so no more.
+    /// The audit was told that the viewer has come, and not yet that it has gone.
     pub(crate) is_announced: bool,
-    /// Where that stands, in case that this gateway is killed.
+    /// Line for the audit in case that this gateway is killed.
     pub(crate) prepared_line: Option<end_lines::Place>,
 }
 
 impl Viewer {
-    /// Gives it what there is; whether it is still there.
+    /// Sends what there is. Whether the viewer stays.
     pub(crate) fn feed(&mut self) -> bool {
         let Self { client, seen, at, backlog, .. } = self;
         if !backlog.flush(|bytes| client.write(bytes).taken()) {
@@ -82,7 +82,7 @@ impl Viewer {
         matches!(given, Given::Taken(_))
     }
 
-    /// Takes what it has sent: that it has the ring; whether it is still there.
+    /// Handles the viewer's packets: that it has the scrollback. Whether the viewer stays.
     pub(crate) fn on_input(&mut self, mut bytes: &[u8]) -> bool {
         let mut decoder = std::mem::take(&mut self.decoder);
         let mut lives = true;
@@ -96,7 +96,7 @@ impl Viewer {
                     };
                     self.at = Some(total);
                     let mut go = Vec::new();
-                    // It did not arrive.
+                    // The descriptor did not arrive: the scrollback goes in packets.
                     if kind == OFFER {
                         let kept = self.seen.in_pieces(total).unwrap_or_default();
                         for piece in kept.chunks(u16::MAX.into()) {

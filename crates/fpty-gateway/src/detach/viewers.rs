@@ -1,6 +1,5 @@
-//! Clients that only see what a session shows: those that watch beside the one
-//! who is attached, and those that come to one that has ended. They are fed from
-//! the ring, whoever writes that.
+//! Viewers: clients that view a session beside the attached one, and clients that read the end of
+//! an exited session. They are fed from the scrollback, whoever writes that.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -31,21 +30,20 @@ use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Transport;
 use fpty::sys::{Read, Written};
 
-/// How often it is looked for more output.
+/// Interval of looking for more output.
 const FEED_INTERVAL: Duration = Duration::from_millis(30);
 
-/// Such clients at most, and of one user.
+/// Most viewers, and most of one user.
 const MAX_VIEWERS: usize = 256;
 const MAX_VIEWERS_PER_USER: usize = 64;
 
-/// Why one is seen off that may watch.
+/// Text for a viewer that is displaced by one of another user.
 const DISPLACED: &str = "others watch that have fewer places, and there are no more";
 
-/// What is read of one at once: each of the few packets that it sends may be
-/// worth an answer.
+/// Most bytes of one read: each of the few packets of a viewer may be worth an answer.
 const ONE_READ: usize = 256;
 
-/// What those who watch are told of an end that is not the program's own.
+/// END for viewers of a session whose end is not the program's own.
 pub fn end_for_viewers(why: Gone) -> Ended {
     let (ending, text) = match why {
         Gone::Operator => (Ending::Operator, ENDED_BY_OPERATOR),
@@ -57,7 +55,7 @@ pub fn end_for_viewers(why: Gone) -> Ended {
 }
 
 impl DetachRegistry {
-    /// A client sees a session.
+    /// Adds a viewer to a session.
     pub(crate) fn add_viewer(
         &mut self,
         cx: &mut Context,
@@ -89,7 +87,7 @@ impl DetachRegistry {
         let Some((ring, seen, end)) = self.open_scrollback(sessions, key) else {
             return cx.reject(newcomer, true, refused("out of descriptors or memory"));
         };
-        // Its seat is free: it is no session.
+        // The viewer's permit is free: a viewer is no session.
         let Newcomer { client, transport, origin, .. } = newcomer;
         let (mut packet, mut offer) = (Vec::new(), Vec::new());
         if let Some(entry) = self.entries.get(key) {
@@ -98,7 +96,7 @@ impl DetachRegistry {
             encode_packet(KEY, &its_key.payload(), &mut packet);
         }
         encode_packet(OFFER, &[OFFER_RING], &mut offer);
-        // There is room for both in a new connection.
+        // A new connection has room for both packets.
         let _ = client.write(&packet);
         let offered = match transport {
             Transport::Tcp => client.write(&offer),
@@ -108,7 +106,7 @@ impl DetachRegistry {
             return;
         }
         let has_exited = end.is_some();
-        // Who only watches leaves its end to whoever has it.
+        // A viewer by its own wish leaves the end to the session's client.
         let watches = opening.variables.get(variables::READ_ONLY) == Some(b"1");
         let decoder = opening.decoder;
         let viewer = Viewer {
@@ -136,7 +134,7 @@ impl DetachRegistry {
             entry.viewers += 1;
         }
         if is_another {
-            // What goes there from now on is kept there.
+            // The supervisor gets the file that output goes to from now on.
             self.sync_supervisor(cx, sessions, programs, key);
         }
         let Some(there) = self.viewers.get_mut(viewer) else {
@@ -155,7 +153,7 @@ impl DetachRegistry {
         self.wake_in(cx, FEED_INTERVAL);
     }
 
-    /// What there is to see of a session, and how it has ended.
+    /// A copy of the scrollback, and the session's end.
     fn open_scrollback(
         &self,
         sessions: &Sessions,
@@ -174,7 +172,7 @@ impl DetachRegistry {
         Some((ring, seen, end))
     }
 
-    /// It said something, or has left.
+    /// Handles an event of a viewer's connection.
     pub(crate) fn viewer_ready(&mut self, cx: &mut Context, key: Key, ready: Ready) {
         let Some(viewer) = self.viewers.get_mut(key) else {
             return;
@@ -192,7 +190,7 @@ impl DetachRegistry {
         }
     }
 
-    /// It has seen all, or is gone.
+    /// Ends a viewer that has read everything, or is gone.
     pub fn end_viewer(&mut self, cx: &mut Context, key: Key) {
         self.viewer_left(cx, key);
         let Some(viewer) = self.viewers.remove(key) else {
@@ -201,7 +199,7 @@ impl DetachRegistry {
         if let Some(entry) = self.entries.get_mut(viewer.entry) {
             entry.viewers = entry.viewers.saturating_sub(1);
         }
-        // It was told how its session ended: nobody else has to be.
+        // This client was sent the end: the exited session is kept for no other.
         if viewer.takes_exit_notice && viewer.at.is_some() && viewer.end.is_none() {
             drop(self.remove(cx, viewer.entry));
         }
@@ -209,12 +207,12 @@ impl DetachRegistry {
         cx.close_when_read(viewer.client, LastWord::Packet { is_answered: false });
     }
 
-    /// What is told of a session is told of this.
+    /// The subject of an entry: the live session or the detached one.
     pub(crate) fn subject_of(&self, entry: Key) -> Subject {
         self.session_of(entry).map_or(Subject::Detached(entry), Subject::Session)
     }
 
-    /// Those who watch a session.
+    /// Keys of a session's viewers.
     fn viewer_keys(&self, entry: Key) -> Vec<Key> {
         match self.viewers_of(entry) {
             0 => Vec::new(),
@@ -225,15 +223,14 @@ impl DetachRegistry {
         }
     }
 
-    /// Those who watch this session are to be told how it ended.
+    /// Tells the viewers of a live session how it ended.
     pub fn tell_viewers(&mut self, cx: &mut Context, session: Key, ended: &Ended) {
         if let Some(entry) = self.index.by_session(session) {
             self.end_viewers(cx, entry, ended);
         }
     }
 
-    /// A session is over, and has ended so, unless that was told before: nobody looks on
-    /// any more.
+    /// Tells the viewers of a session how it ended, unless they know already.
     pub(crate) fn end_viewers(&mut self, cx: &mut Context, entry: Key, ended: &Ended) {
         for key in self.viewer_keys(entry) {
             if let Some(viewer) = self.viewers.get_mut(key) {
@@ -243,8 +240,8 @@ impl DetachRegistry {
         }
     }
 
-    /// The gateway is to end: those who watch are told so, as far as that is taken at
-    /// once. Who can come back is no more told of this than of a gateway that is killed.
+    /// Notifies the viewers that the gateway ends, as far as their connections take it at once. A
+    /// client that can attach again reads no more than after a gateway that is killed.
     pub fn stop(&mut self, why: Ending, line: &str) {
         let told = (why == Ending::Stopped).then(|| Ended::because(why, line).packet());
         let keys: Vec<Key> = self.viewers.iter().map(|(key, _)| key).collect();
@@ -264,13 +261,13 @@ impl DetachRegistry {
         }
     }
 
-    /// Has all of them fed; when to look again.
+    /// Schedules the feeding of all viewers. Returns when to do so again.
     pub(crate) fn schedule_feeds(&self, cx: &mut Context) -> Option<Duration> {
         self.viewers.iter().for_each(|(key, _)| cx.then(Outcome::FeedViewer(key)));
         (self.viewers.len() > 0).then_some(FEED_INTERVAL)
     }
 
-    /// Gives one what there is.
+    /// Feeds one viewer.
     pub fn feed_viewer(&mut self, cx: &mut Context, key: Key) {
         let Some(viewer) = self.viewers.get_mut(key) else {
             return;

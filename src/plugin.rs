@@ -31,7 +31,7 @@ static ROUTER_OPTIONS: OptionTable<{ option_table::name_count(&options::OPTIONS)
     OptionTable::new(&options::OPTIONS, router_option);
 
 /// The pty plugin's options as they are read, on the server's only thread.
-static PTY: Lazy<Mutex<pty_options::Pty>> = Lazy::new(Mutex::default);
+static PTY: Lazy<Mutex<pty_options::PtyOptions>> = Lazy::new(Mutex::default);
 
 static PTY_OPTIONS: OptionTable<{ option_table::name_count(&pty_options::OPTIONS) + 1 }> =
     OptionTable::new(&pty_options::OPTIONS, pty_option);
@@ -141,7 +141,7 @@ unsafe extern "C" fn router_before_all(
 ) {
     start("forkptyrouter", "the start", || {
         let config = locked(&ROUTER).clone();
-        instance::before_jail(sockets::asked_for(Owner::Router).then_some(&config))
+        instance::before_jail(sockets::is_requested(Owner::Router).then_some(&config))
     });
 }
 
@@ -154,7 +154,7 @@ unsafe extern "C" fn router_init() -> c_int {
         for remark in &config.remarks {
             log(&format!("forkptyrouter: {remark}"));
         }
-        if !sockets::asked_for(Owner::Router) {
+        if !sockets::is_requested(Owner::Router) {
             return Ok(());
         }
         if let Some(stats) = &config.stats {
@@ -190,7 +190,7 @@ unsafe extern "C" fn sockets_are_known() {
 unsafe extern "C" fn router_post_init() {
     guard("the start", (), || {
         passed::keep_from_the_server();
-        if sockets::asked_for(Owner::Router) {
+        if sockets::is_requested(Owner::Router) {
             inherited::watch();
         }
     });
@@ -227,7 +227,7 @@ unsafe extern "C" fn pty_init() -> c_int {
             }));
         }
         crate::pty_server::bind(&config.server)?;
-        if sockets::asked_for(Owner::Pty) {
+        if sockets::is_requested(Owner::Pty) {
             worker::before_language_plugins(pty_post_fork);
         }
         Ok(())
@@ -238,7 +238,7 @@ unsafe extern "C" fn pty_init() -> c_int {
 /// The master's turn, once a second or more often: nobody waits in vain for a
 /// shared terminal that there is not.
 unsafe extern "C" fn pty_master_cycle() {
-    guard("the shared terminal", (), crate::pty_server::absence::look);
+    guard("the shared terminal", (), crate::pty_server::unavailable::reject_waiting);
 }
 
 /// A process of the server has been forked: the first worker gets the shared

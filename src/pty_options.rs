@@ -25,7 +25,7 @@ fn name(typed: &OptionValue<'_>) -> Result<Option<String>> {
 }
 
 /// All options of the `pty` plugin.
-pub static OPTIONS: [OptionRow<Pty>; 28] = [
+pub static OPTIONS: [OptionRow<PtyOptions>; 28] = [
     option(&[c"pty-socket"])
         .help(c"bind the pty server on the specified address")
         .implies(Implies::Master)
@@ -43,81 +43,84 @@ pub static OPTIONS: [OptionRow<Pty>; 28] = [
     option(&[c"pty-connect"])
         .help(c"connect the current terminal to a pty server")
         .implies(Implies::Quiet)
-        .parse_with(|pty, typed| assign(&mut pty.asked.connect, typed.bytes().map(Some))),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.connect, typed.bytes().map(Some))),
     option(&[c"pty-uconnect"])
         .help(c"connect the current terminal to a pty server (using uwsgi protocol)")
         .implies(Implies::Quiet)
-        .parse_with(|pty, typed| assign(&mut pty.asked.uconnect, typed.bytes().map(Some))),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.uconnect, typed.bytes().map(Some))),
     option(&[c"pty-command"]).help(c"run the specified command line in client mode").parse_with(
-        |pty, typed| assign(&mut pty.asked.command, Ok(Some((*typed.value).to_owned()))),
+        |pty, typed| assign(&mut pty.client_options.command, Ok(Some((*typed.value).to_owned()))),
     ),
     switch(&[c"pty-ssh"])
         .help(c"do what sshd was asked for in client mode (for its ForceCommand)")
-        .parse_with(|pty, typed| assign(&mut pty.asked.ssh, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.ssh, typed.boolean())),
     switch(&[c"pty-no-isig"])
         .help(c"disable ISIG terminal attribute in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.no_isig, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.no_isig, typed.boolean())),
     switch(&[c"pty-no-escape"])
         .help(c"pass ~. and the other escapes on in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.no_escape, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.no_escape, typed.boolean())),
     option(&[c"pty-escape"]).help(c"begin escapes with this character in client mode").parse_with(
         |pty, typed| {
             let character = escape::character(&typed.value.to_string_lossy());
             let character = character.map_err(|why| typed.invalid(why))?;
-            (pty.asked.escape, pty.asked.no_escape) = (character, character.is_none());
+            (pty.client_options.escape, pty.client_options.no_escape) =
+                (character, character.is_none());
             Ok(())
         },
     ),
     option(&[c"pty-name"])
         .help(c"give the session a name in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.name, name(typed))),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.name, name(typed))),
     option(&[c"pty-attach"]).help(c"come back to the specified session in client mode").parse_with(
-        |pty, typed| assign(&mut pty.asked.attach, word(typed, |word| of_word(word).is_some())),
+        |pty, typed| {
+            assign(&mut pty.client_options.attach, word(typed, |word| of_word(word).is_some()))
+        },
     ),
     switch(&[c"pty-attach-last"])
         .help(c"come back to the session that was left last in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.attach_last, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.attach_last, typed.boolean())),
     option(&[c"pty-join"])
         .help(c"come back to the session of the specified name, or begin it, in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.join, name(typed))),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.join, name(typed))),
     switch(&[c"pty-steal"])
         .help(c"coming back, have whoever is attached go in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.steal, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.steal, typed.boolean())),
     switch(&[c"pty-read-only"])
         .help(c"coming back, only watch in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.read_only, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.read_only, typed.boolean())),
     switch(&[c"pty-no-reconnect"])
         .help(c"do not take up a connection again that breaks in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.no_reconnect, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.no_reconnect, typed.boolean())),
     switch(&[c"pty-tty"])
         .help(c"with a terminal in any case in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.tty, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.tty, typed.boolean())),
     switch(&[c"pty-no-tty"])
         .help(c"without a terminal in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.no_tty, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.no_tty, typed.boolean())),
     option(&[c"pty-env"])
         .help(c"send the specified variable in client mode (NAME or NAME=VALUE)")
         .parse_with(|pty, typed| {
             let variable = request::variable(&typed.value).map_err(|why| typed.invalid(why))?;
             let (name, value) = variable;
-            pty.asked.environment.extend(value.map(|value| (name, value)));
+            pty.client_options.environment.extend(value.map(|value| (name, value)));
             Ok(())
         }),
     switch(&[c"pty-quiet"])
         .help(c"say only what went wrong in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.quiet, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.quiet, typed.boolean())),
     switch(&[c"pty-status-json"])
         .help(c"say how it ended as JSON in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.status_json, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.status_json, typed.boolean())),
     switch(&[c"pty-list"])
         .help(c"list one's own sessions in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.list, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.list, typed.boolean())),
     switch(&[c"pty-list-json"])
         .help(c"list them as JSON in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.list_json, typed.boolean())),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.list_json, typed.boolean())),
     option(&[c"pty-kill"])
         .help(c"end the specified session in client mode")
-        .parse_with(|pty, typed| assign(&mut pty.asked.kill, name(typed))),
+        .parse_with(|pty, typed| assign(&mut pty.client_options.kill, name(typed))),
     option(&[c"pty-exec"])
         .help(c"run the specified command soon after the pty thread is spawned")
         .parse_with(|pty, typed| assign(&mut pty.server.exec, typed.command().map(Some))),
@@ -130,7 +133,7 @@ pub static OPTIONS: [OptionRow<Pty>; 28] = [
 
 /// The configuration of the shared terminal.
 #[derive(Clone, Debug, Default)]
-pub struct Server {
+pub struct PtyServerOptions {
     /// The address for clients.
     pub socket: Option<OsString>,
     /// The address for those who only watch.
@@ -145,7 +148,7 @@ pub struct Server {
     scrollback: Option<u32>,
 }
 
-impl Server {
+impl PtyServerOptions {
     /// How much output a new client is shown, in bytes.
     pub fn scrollback(&self) -> usize {
         self.scrollback.unwrap_or(64 * 1024) as usize
@@ -154,7 +157,7 @@ impl Server {
 
 /// The client's options as typed.
 #[derive(Clone, Debug, Default)]
-struct Asked {
+struct ClientOptions {
     connect: Option<OsString>,
     uconnect: Option<OsString>,
     command: Option<OsString>,
@@ -181,34 +184,34 @@ struct Asked {
 
 /// The pty plugin's options as typed.
 #[derive(Clone, Debug, Default)]
-pub struct Pty {
-    asked: Asked,
+pub struct PtyOptions {
+    client_options: ClientOptions,
     /// The shared terminal.
-    pub server: Server,
+    pub server: PtyServerOptions,
 }
 
 /// More would only make a new client wait.
 const MAX_SCROLLBACK: u32 = 64 * 1024 * 1024;
 
-impl Pty {
+impl PtyOptions {
     /// The client's configuration, where one is asked for. Of both modes
     /// uwsgi mode wins, as with the C plugin.
     ///
     /// # Errors
     /// Two options do not go together: the line for the operator.
     pub fn client(&self) -> Result<Option<Client>> {
-        let asked = &self.asked;
-        let (address, protocol) = match (&asked.uconnect, &asked.connect) {
+        let client_options = &self.client_options;
+        let (address, protocol) = match (&client_options.uconnect, &client_options.connect) {
             (Some(address), _) => (address, Protocol::Uwsgi),
             (None, Some(address)) => (address, Protocol::Raw),
             (None, None) => return Ok(None),
         };
-        let wanted = match (asked.ssh, &asked.command) {
+        let wanted = match (client_options.ssh, &client_options.command) {
             (true, _) => Wanted::of_sshd(),
             (false, Some(line)) => Wanted::CommandLine(line.clone()),
             (false, None) => Wanted::Configured,
         };
-        let terminal = match (asked.tty, asked.no_tty, asked.ssh) {
+        let terminal = match (client_options.tty, client_options.no_tty, client_options.ssh) {
             (true, true, _) => {
                 return Err(Error::new("pty-tty and pty-no-tty: one of them, not both"));
             }
@@ -219,19 +222,19 @@ impl Pty {
         };
         Ok(Some(Client {
             name: "[pty]",
-            which: asked.which(wanted != Wanted::Configured)?,
+            which: client_options.which(wanted != Wanted::Configured)?,
             wanted,
             terminal,
             address: address.clone(),
             protocol,
-            isig: !asked.no_isig,
-            escape: (!asked.no_escape).then_some(asked.escape.unwrap_or(b'~')),
-            quiet: asked.quiet,
-            status_json: asked.status_json,
-            steal: asked.steal,
-            read_only: asked.read_only,
-            reconnects: !asked.no_reconnect,
-            environment: asked.environment.clone(),
+            isig: !client_options.no_isig,
+            escape: (!client_options.no_escape).then_some(client_options.escape.unwrap_or(b'~')),
+            quiet: client_options.quiet,
+            status_json: client_options.status_json,
+            steal: client_options.steal,
+            read_only: client_options.read_only,
+            reconnects: !client_options.no_reconnect,
+            environment: client_options.environment.clone(),
             // The server ignores these when it starts.
             heeds: &[Signal::SIGHUP, Signal::SIGTERM],
         }))
@@ -239,16 +242,16 @@ impl Pty {
 
     /// What is asked instead of a session; `None`: a session is wanted.
     pub fn question(&self) -> Option<Question> {
-        let asked = &self.asked;
-        match &asked.kill {
+        let client_options = &self.client_options;
+        match &client_options.kill {
             Some(id) => Some(Question::Kill(id.clone())),
-            None if asked.list_json => Some(Question::List { json: true }),
-            None => asked.list.then_some(Question::List { json: false }),
+            None if client_options.list_json => Some(Question::List { json: true }),
+            None => client_options.list.then_some(Question::List { json: false }),
         }
     }
 }
 
-impl Asked {
+impl ClientOptions {
     /// Which session it is to be.
     fn which(&self, has_command: bool) -> Result<Which> {
         let last = self.attach_last.then(String::new);
@@ -285,7 +288,7 @@ mod tests {
     use super::*;
     use fpty_gateway::config::option_table;
 
-    fn set(pty: &mut Pty, name: &str, value: &str) -> Result<()> {
+    fn set(pty: &mut PtyOptions, name: &str, value: &str) -> Result<()> {
         option_table::apply_option(&OPTIONS, pty, name, value.as_ref())
     }
 
@@ -296,7 +299,7 @@ mod tests {
 
     #[test]
     fn uwsgi_mode_wins_and_switches_switch() {
-        let mut pty = Pty::default();
+        let mut pty = PtyOptions::default();
         assert!(pty.client().is_ok_and(|client| client.is_none()));
         for (name, value) in [
             ("pty-uconnect", "/u"),
@@ -309,13 +312,16 @@ mod tests {
         let client = pty.client().expect("options").expect("a client");
         assert_eq!((client.address.as_os_str(), client.protocol), ("/u".as_ref(), Protocol::Uwsgi));
         assert!(!client.isig && client.escape.is_some());
-        assert_eq!((pty.server.scrollback(), Pty::default().server.scrollback()), (0, 65536));
+        assert_eq!(
+            (pty.server.scrollback(), PtyOptions::default().server.scrollback()),
+            (0, 65536)
+        );
         assert!(set(&mut pty, "pty-scrollback", "lots").is_err());
         assert!(set(&mut pty, "pty-socket", "").is_err());
     }
 
     fn of(options: &[(&str, &str)]) -> Result<Client> {
-        let mut pty = Pty::default();
+        let mut pty = PtyOptions::default();
         set(&mut pty, "pty-uconnect", "/u")?;
         for (name, value) in options {
             set(&mut pty, name, value)?;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use nix::poll::PollFlags;
 
-use super::fanout::{QUEUE_LIMIT, Scrollback};
+use super::scrollback::{QUEUE_LIMIT, Scrollback};
 use fpty::backlog::Backlog;
 use fpty::fair_share::Principal;
 use fpty::proto::http_request::{FORBIDDEN_RESPONSE, FirstBytes, HOLD_TIME, HttpProbe};
@@ -22,12 +22,12 @@ pub struct Client {
     readonly: bool,
     queue: Backlog,
     /// It came in the midst of a sequence.
-    joining: Option<Box<Queries>>,
+    query_filter: Option<Box<Queries>>,
     /// What may wait for it before it loses its place.
     limit: usize,
     state: State,
     /// Its first bytes, while they may be a web page's.
-    first: Option<Box<HttpProbe>>,
+    http_probe: Option<Box<HttpProbe>>,
     /// Until when they are held back.
     pub held_until: Option<Instant>,
 }
@@ -37,28 +37,28 @@ enum State {
     /// It may type.
     Open,
     /// It has said all that it has to say, and waits for what comes of it.
-    Silent,
+    HalfClosed,
     /// It will get what waits for it, and no more.
     Leaving,
     /// It was told that it cannot be here.
-    Refused,
+    Rejected,
     /// It has left.
     Gone,
 }
 
 /// What came of a client's event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum ClientEvent {
     /// Nothing for the terminal.
     Nothing,
     /// So many bytes for it.
     Input(usize),
     /// Bytes for it that were held back.
-    First(Vec<u8>),
+    HeldInput(Vec<u8>),
     /// A web page speaks.
-    Web,
+    Http,
     /// The client will send no more; bytes that were held back.
-    End(Vec<u8>),
+    Eof(Vec<u8>),
 }
 
 impl Client {
@@ -70,20 +70,20 @@ impl Client {
         scrollback: &Scrollback,
     ) -> Self {
         let mut queue = Backlog::default();
-        let joining = scrollback.replay(&mut queue);
+        let query_filter = scrollback.replay(&mut queue);
         let limit = QUEUE_LIMIT + queue.len();
         let (since, state) = (Instant::now(), State::Open);
-        let (first, held_until) = (Some(Box::default()), None);
+        let (http_probe, held_until) = (Some(Box::default()), None);
         let mut client = Self {
             stream,
             principal,
             since,
             readonly,
             queue,
-            joining,
+            query_filter,
             limit,
             state,
-            first,
+            http_probe,
             held_until,
         };
         client.send();
@@ -100,7 +100,7 @@ impl Client {
     }
 
     /// Takes what the poll said.
-    pub fn ready(&mut self, events: PollFlags, buffer: &mut [u8]) -> Heard {
+    pub fn ready(&mut self, events: PollFlags, buffer: &mut [u8]) -> ClientEvent {
         if events.contains(PollFlags::POLLOUT) {
             self.send();
         }
@@ -109,11 +109,11 @@ impl Client {
             if hung_up {
                 self.state = State::Gone;
             }
-            return Heard::Nothing;
+            return ClientEvent::Nothing;
         }
         match self.stream.read(buffer) {
             Read::Bytes(_) if self.readonly => {}
-            Read::Bytes(count) => return self.hear(&buffer[..count]),
+            Read::Bytes(count) => return self.classify_input(&buffer[..count]),
             Read::Blocked => {}
             Read::Gone => self.state = State::Gone,
             // A UNIX socket that was closed is hung up as well; one whose
@@ -123,52 +123,52 @@ impl Client {
             Read::End if self.readonly => self.leave(),
             Read::End => {
                 if self.state == State::Open {
-                    self.state = State::Silent;
+                    self.state = State::HalfClosed;
                 }
-                return Heard::End(self.take_held());
+                return ClientEvent::Eof(self.take_held());
             }
         }
-        Heard::Nothing
+        ClientEvent::Nothing
     }
 
     /// Looks at its first bytes, see [`fpty::proto::http_request`].
-    fn hear(&mut self, bytes: &[u8]) -> Heard {
-        let Some(first) = &mut self.first else {
-            return Heard::Input(bytes.len());
+    fn classify_input(&mut self, bytes: &[u8]) -> ClientEvent {
+        let Some(http_probe) = &mut self.http_probe else {
+            return ClientEvent::Input(bytes.len());
         };
-        let begins = first.feed(bytes);
+        let begins = http_probe.feed(bytes);
         if begins == FirstBytes::Http {
-            return Heard::Web;
+            return ClientEvent::Http;
         }
-        let is_held = begins == FirstBytes::MaybeHttp && !first.is_released();
-        let given = if is_held { Vec::new() } else { first.take().to_vec() };
+        let is_held = begins == FirstBytes::MaybeHttp && !http_probe.is_released();
+        let given = if is_held { Vec::new() } else { http_probe.take().to_vec() };
         if begins == FirstBytes::Terminal {
-            (self.first, self.held_until) = (None, None);
-        } else if !first.is_released() {
+            (self.http_probe, self.held_until) = (None, None);
+        } else if !http_probe.is_released() {
             self.held_until.get_or_insert_with(|| Instant::now() + HOLD_TIME);
         }
-        Heard::First(given)
+        ClientEvent::HeldInput(given)
     }
 
     /// What was held back, where that was for long enough.
     pub fn take_held(&mut self) -> Vec<u8> {
         self.held_until = None;
-        self.first.as_mut().map(|first| first.release().to_vec()).unwrap_or_default()
+        self.http_probe.as_mut().map(|http_probe| http_probe.release().to_vec()).unwrap_or_default()
     }
 
     /// Gives it output.
-    pub fn give(&mut self, output: &[u8]) {
-        if matches!(self.state, State::Leaving | State::Refused) {
+    pub fn send_output(&mut self, output: &[u8]) {
+        if matches!(self.state, State::Leaving | State::Rejected) {
             return;
         }
-        match &mut self.joining {
+        match &mut self.query_filter {
             None => self.queue.push(output),
             Some(queries) => {
                 let mut through = Vec::new();
                 queries.pass(output, &mut through);
                 self.queue.push(&through);
                 if !queries.is_undecided() {
-                    self.joining = None;
+                    self.query_filter = None;
                 }
             }
         }
@@ -176,25 +176,25 @@ impl Client {
     }
 
     /// Whether it waits for what comes of its input.
-    pub fn is_silent(&self) -> bool {
-        self.state == State::Silent
+    pub fn is_half_closed(&self) -> bool {
+        self.state == State::HalfClosed
     }
 
     /// A web page is told that this is nothing for it, and goes.
-    pub fn refuse_web(&mut self) {
+    pub fn reject_http(&mut self) {
         if self.queue.is_empty() {
             let _ = self.stream.write(FORBIDDEN_RESPONSE);
         }
-        self.state = State::Refused;
+        self.state = State::Rejected;
     }
 
     /// Whether it was told so.
-    pub fn is_refused(&self) -> bool {
-        self.state == State::Refused
+    pub fn is_rejected(&self) -> bool {
+        self.state == State::Rejected
     }
 
     /// It has to go at once.
-    pub fn drop_it(&mut self) {
+    pub fn disconnect(&mut self) {
         self.state = State::Gone;
     }
 
@@ -206,16 +206,16 @@ impl Client {
     }
 
     /// Whether more waits for it than may.
-    pub fn is_behind(&self) -> bool {
+    pub fn is_over_limit(&self) -> bool {
         self.state != State::Gone && self.queue.len() > self.limit
     }
 
     /// Whether it is to be let go.
-    pub fn is_done(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         match self.state {
             State::Gone => true,
             State::Leaving => self.queue.is_empty(),
-            State::Open | State::Silent | State::Refused => false,
+            State::Open | State::HalfClosed | State::Rejected => false,
         }
     }
 

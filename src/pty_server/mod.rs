@@ -10,18 +10,18 @@
 //! | `ending.rs` | when one that sends no more is let go |
 //! | `log_copy.rs` | the copy of the output for the log |
 
-pub mod absence;
 mod client;
-mod ending;
-mod fanout;
-mod log_copy;
-mod share;
+pub(crate) mod half_close;
+pub(crate) mod scrollback;
+pub(crate) mod tee;
+pub(crate) mod terminal;
+pub mod unavailable;
 
 use std::ffi::CStr;
 use std::io;
 use std::sync::Arc;
 
-use crate::pty_options::Server;
+use crate::pty_options::PtyServerOptions;
 use crate::uwsgi::sockets::{self, Owner, Role, Socket};
 use crate::uwsgi::{server, worker};
 use fpty::error::{Context, Result};
@@ -38,8 +38,8 @@ use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
 use fpty_gateway::log::log;
 
-use crate::pty_server::log_copy::LogCopy;
-use crate::pty_server::share::{Listener, Share};
+use crate::pty_server::tee::LogTee;
+use crate::pty_server::terminal::{Listener, SharedTerminal};
 
 /// Nobody says how large a shared terminal is; a program that asks gets what
 /// programs expect.
@@ -50,7 +50,7 @@ const SIZE: Size = Size { rows: 24, cols: 80 };
 ///
 /// # Errors
 /// The line for the operator.
-pub fn bind(config: &Server) -> Result<()> {
+pub fn bind(config: &PtyServerOptions) -> Result<()> {
     if let Some(address) = &config.socket {
         sockets::add(address, Role::Shared, 0)?;
     }
@@ -65,11 +65,11 @@ pub fn bind(config: &Server) -> Result<()> {
 ///
 /// # Errors
 /// Not even that is possible.
-pub fn start(config: &Server) -> Result<()> {
-    if !sockets::asked_for(Owner::Pty) {
+pub fn start(config: &PtyServerOptions) -> Result<()> {
+    if !sockets::is_requested(Owner::Pty) {
         return Ok(());
     }
-    absence::forget();
+    unavailable::forget();
     if !worker::is_first() {
         sockets::close(Owner::Pty);
         return Ok(());
@@ -85,22 +85,22 @@ pub fn start(config: &Server) -> Result<()> {
     in_background("pty-none", move || {
         let listeners: Vec<_> =
             listeners.iter().map(|listener| Private::of(listener.listener)).collect();
-        absence::refuse_all(&listeners, &error.to_string());
+        unavailable::reject_all(&listeners, &error.to_string());
     })
 }
 
-fn open(config: &Server, listeners: &[Socket]) -> Result<()> {
+fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
     let (master, slave) = pty::open(SIZE)?;
     for listener in listeners {
         log(&format!("pty server {} enabled on {}", listener.name, slave.name()));
     }
     let log = config.log.then(Output::stdout).transpose().context("cannot keep the log")?;
-    let share = Share::new(
+    let terminal = SharedTerminal::new(
         listeners.iter().map(Listener::of).collect(),
         Private::of(master),
         config.scrollback(),
         Output::stderr().context("cannot keep the log")?,
-        log.map(|log| LogCopy::new(log, server::log_packet())),
+        log.map(|log| LogTee::new(log, server::log_packet())),
         config.input.then(original_input).transpose()?,
     );
 
@@ -116,13 +116,13 @@ fn open(config: &Server, listeners: &[Socket]) -> Result<()> {
                 slave.take_back();
             })?;
         }
-        Some(Err(error)) => share.log(&error.to_string()),
+        Some(Err(error)) => terminal.log(&error.to_string()),
         None => {
             let _blocked = Blocked::all();
             slave.take_back();
         }
     }
-    in_background("pty", move || share.run(slave))
+    in_background("pty", move || terminal.run(slave))
 }
 
 /// Runs a command on the terminal, as the foreground job: keys that are

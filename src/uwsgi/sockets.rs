@@ -320,7 +320,7 @@ pub fn bound(owner: Owner) -> Result<Vec<Socket>> {
 }
 
 /// Whether a plugin was asked for any socket.
-pub fn asked_for(owner: Owner) -> bool {
+pub fn is_requested(owner: Owner) -> bool {
     sockets_of(owner).next().is_some()
 }
 

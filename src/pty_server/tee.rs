@@ -9,14 +9,14 @@ use fpty::sys::Written;
 use fpty::sys::stdio::Output;
 
 /// What may wait for the log; the rest is lost to it.
-const LIMIT: usize = 256 * 1024;
+const MAX_WAITING: usize = 256 * 1024;
 
 /// How long the rest of a line is waited for before its beginning is logged:
 /// what a log engine gets in one packet is one entry.
-const REST_OF_A_LINE: Duration = Duration::from_millis(100);
+const LINE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Where the copy goes, and what it has not taken.
-pub struct LogCopy {
+pub struct LogTee {
     output: Output,
     /// The most that one packet may hold, where packets are what it takes.
     packet: Option<usize>,
@@ -27,7 +27,7 @@ pub struct LogCopy {
     due: Option<Instant>,
 }
 
-impl LogCopy {
+impl LogTee {
     /// A copy for this output, in packets of at most so many bytes.
     pub fn new(output: Output, packet: Option<usize>) -> Self {
         let packet = packet.map(|bytes| bytes.max(1));
@@ -39,15 +39,15 @@ impl LogCopy {
         self.blocked.then(|| self.output.as_fd())
     }
 
-    /// When to call [`LogCopy::flush`] whatever happens.
+    /// When to call [`LogTee::flush`] whatever happens.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
     /// Takes output; what it has no room for is lost, and the copy says so in
     /// its place. Returns whether somebody still takes it.
-    pub fn give(&mut self, output: &[u8]) -> bool {
-        if self.lost > 0 && self.queue.len() < LIMIT / 2 {
+    pub fn push(&mut self, output: &[u8]) -> bool {
+        if self.lost > 0 && self.queue.len() < MAX_WAITING / 2 {
             let lost = std::mem::take(&mut self.lost);
             // Never fails.
             let _ = write!(
@@ -55,7 +55,7 @@ impl LogCopy {
                 "\r\npty: {lost} bytes of output are missing here: the log was too slow\r\n"
             );
         }
-        let room = if self.lost > 0 { 0 } else { LIMIT.saturating_sub(self.queue.len()) };
+        let room = if self.lost > 0 { 0 } else { MAX_WAITING.saturating_sub(self.queue.len()) };
         let kept = output.len().min(room);
         self.queue.extend(&output[..kept]);
         self.lost += output.len() - kept;
@@ -91,7 +91,7 @@ impl LogCopy {
         self.due = match self.queue.is_empty() || self.blocked {
             true => None,
             false => {
-                self.due.filter(|_| !rest_is_due).or_else(|| Some(Instant::now() + REST_OF_A_LINE))
+                self.due.filter(|_| !rest_is_due).or_else(|| Some(Instant::now() + LINE_TIMEOUT))
             }
         };
         true
@@ -143,22 +143,22 @@ mod tests {
         packets
     }
 
-    fn log_of_packets(most: usize) -> (LogCopy, std::os::fd::OwnedFd) {
+    fn log_of_packets(most: usize) -> (LogTee, std::os::fd::OwnedFd) {
         let (writer, reader) = fpty::sys::socket::Stream::pair().unwrap();
-        let copy = LogCopy::new(Output::of(writer.as_fd()).unwrap(), Some(most));
+        let copy = LogTee::new(Output::of(writer.as_fd()).unwrap(), Some(most));
         (copy, reader.into())
     }
 
     #[test]
     fn the_beginning_of_a_line_waits_for_its_rest_but_not_for_long() {
         let (mut copy, log) = log_of_packets(16);
-        assert!(copy.give(b"a line\nand a"));
+        assert!(copy.push(b"a line\nand a"));
         assert_eq!(logged(&log), ["a line\n"]);
         assert!(copy.due().is_some());
-        assert!(copy.give(b"nother\n"));
+        assert!(copy.push(b"nother\n"));
         assert_eq!(logged(&log), ["and another\n"]);
         assert!(copy.due().is_none());
-        assert!(copy.give(b"$ "));
+        assert!(copy.push(b"$ "));
         copy.due = Some(Instant::now());
         assert!(copy.flush());
         assert_eq!(logged(&log), ["$ "]);
@@ -170,7 +170,7 @@ mod tests {
         let line = [&[b'x'; 99][..], b"\n"].concat();
         let mut given = 0;
         while copy.lost == 0 {
-            assert!(copy.give(&line));
+            assert!(copy.push(&line));
             given += line.len();
         }
         assert!(copy.awaited().is_some());
@@ -185,7 +185,7 @@ mod tests {
             assert!(copy.flush());
         }
         assert_eq!(all.len() + copy.queue.len(), given);
-        assert!(copy.give(b"more\n"));
+        assert!(copy.push(b"more\n"));
         let told = logged(&log).concat();
         assert!(told.contains(" bytes of output are missing here"), "{told}");
         assert!(told.ends_with("\r\nmore\n"), "{told}");

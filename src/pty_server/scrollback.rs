@@ -20,7 +20,7 @@ pub struct Scrollback {
     bytes: VecDeque<u8>,
     limit: usize,
     /// Whether something before it was forgotten.
-    cut: bool,
+    is_truncated: bool,
 }
 
 impl Scrollback {
@@ -31,7 +31,7 @@ impl Scrollback {
             through: Vec::new(),
             bytes: VecDeque::new(),
             limit,
-            cut: false,
+            is_truncated: false,
         }
     }
 
@@ -41,7 +41,7 @@ impl Scrollback {
         self.queries.pass(output, &mut self.through);
         let output = &self.through[self.through.len().saturating_sub(self.limit)..];
         let over = (self.bytes.len() + output.len()).saturating_sub(self.limit);
-        self.cut |= over > 0;
+        self.is_truncated |= over > 0;
         self.bytes.drain(..over);
         self.bytes.extend(output);
     }
@@ -56,7 +56,7 @@ impl Scrollback {
         let (front, back) = self.bytes.as_slices();
         let bytes = [front, back].concat();
         let from = match bytes.iter().position(|byte| *byte == b'\n') {
-            Some(newline) if self.cut => newline + 1,
+            Some(newline) if self.is_truncated => newline + 1,
             _ => 0,
         };
         queue.push(&bytes[from..]);

@@ -21,33 +21,33 @@ use fpty_gateway::log::log;
 
 /// How many are refused in one turn, and how many of them may take their time
 /// to close.
-const AT_ONCE: usize = 64;
+const BATCH: usize = 64;
 
 /// How long one may take, and how often that is looked after, in milliseconds.
-const PATIENCE: Duration = Duration::from_secs(10);
-const LOOK: u16 = 500;
+const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL_MS: u16 = 500;
 
 /// Reads of what one sends at once.
-const READS: usize = 16;
+const MAX_READS: usize = 16;
 
 /// How long to wait before the next one where there is no descriptor for it.
-const PAUSE: Duration = Duration::from_millis(200);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Those whom the master has refused.
-static OF_THE_MASTER: Mutex<Refused<Box<Stream>>> = Mutex::new(Refused::new());
+static REJECTED_BY_MASTER: Mutex<RejectedClients<Box<Stream>>> = Mutex::new(RejectedClients::new());
 
 /// A worker has been forked: what the master still has to do is not its own.
 pub fn forget() {
-    locked(&OF_THE_MASTER).0.clear();
+    locked(&REJECTED_BY_MASTER).0.clear();
 }
 
 /// The master's part: it refuses who comes while the first worker does not
 /// run.
-pub fn look() {
+pub fn reject_waiting() {
     static LISTENERS: Lazy<Vec<Socket>> =
         Lazy::new(|| sockets::bound(Owner::Pty).unwrap_or_default());
     static BEFORE: Mutex<Option<First>> = Mutex::new(None);
-    if !sockets::asked_for(Owner::Pty) {
+    if !sockets::is_requested(Owner::Pty) {
         return;
     }
     let now = worker::first();
@@ -55,17 +55,17 @@ pub fn look() {
     if before != Some(now) {
         tell(before, now);
     }
-    let mut refused = locked(&OF_THE_MASTER);
-    refused.look();
+    let mut rejected = locked(&REJECTED_BY_MASTER);
+    rejected.expire();
     let why = match now {
         First::Runs => return,
         First::Rests => "the worker that has this terminal does not run, for want of requests",
         First::Never => "there are no workers, and no terminal of one",
     };
     for listener in LISTENERS.iter() {
-        for _ in 0..AT_ONCE {
+        for _ in 0..BATCH {
             match listener.listener.accept() {
-                Ok(Some((client, _))) => refused.refuse(Box::new(client), why),
+                Ok(Some((client, _))) => rejected.reject(Box::new(client), why),
                 Ok(None) | Err(_) => break,
             }
         }
@@ -96,23 +96,23 @@ fn tell(before: Option<First>, now: First) {
 
 /// The part of a worker that could have no terminal: refuses everybody, for
 /// as long as the process lives.
-pub fn refuse_all(listeners: &[Private<ListeningSocket>], why: &str) {
-    let mut refused: Refused<Private<Stream>> = Refused::new();
+pub fn reject_all(listeners: &[Private<ListeningSocket>], why: &str) {
+    let mut rejected: RejectedClients<Private<Stream>> = RejectedClients::new();
     loop {
-        let fds = listeners.iter().map(|listener| listener.as_fd()).chain(refused.fds());
+        let fds = listeners.iter().map(|listener| listener.as_fd()).chain(rejected.fds());
         let mut polled: Vec<PollFd<'_>> =
             fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
-        let timeout = match refused.is_empty() {
+        let timeout = match rejected.is_empty() {
             true => PollTimeout::NONE,
-            false => PollTimeout::from(LOOK),
+            false => PollTimeout::from(CHECK_INTERVAL_MS),
         };
         let _ = nix::poll::poll(&mut polled, timeout);
-        refused.look();
+        rejected.expire();
         for listener in listeners {
             match super::accept(listener) {
-                Ok(Some(client)) => refused.refuse(client, why),
+                Ok(Some(client)) => rejected.reject(client, why),
                 Ok(None) => {}
-                Err(_) => std::thread::sleep(PAUSE),
+                Err(_) => std::thread::sleep(ACCEPT_PAUSE),
             }
         }
     }
@@ -121,34 +121,34 @@ pub fn refuse_all(listeners: &[Private<ListeningSocket>], why: &str) {
 /// Clients that were told why, the latest last. They are closed when they have
 /// closed, or have had time to: what they still send would be answered by a
 /// reset, and that takes the line along which they have not read (tcp(7)).
-pub struct Refused<C: Deref<Target = Stream>>(VecDeque<(Instant, C)>);
+pub struct RejectedClients<C: Deref<Target = Stream>>(VecDeque<(Instant, C)>);
 
-impl<C: Deref<Target = Stream>> Refused<C> {
+impl<C: Deref<Target = Stream>> RejectedClients<C> {
     /// Nobody.
     pub const fn new() -> Self {
         Self(VecDeque::new())
     }
 
     /// Tells a client why it gets no terminal.
-    pub fn refuse(&mut self, client: C, why: &str) {
+    pub fn reject(&mut self, client: C, why: &str) {
         client.write(format!("pty: refused: {}\r\n", shown(why)).as_bytes());
-        self.close_when_read(client);
+        self.close_lingering(client);
     }
 
     /// Closes one that has been told its last.
-    pub fn close_when_read(&mut self, client: C) {
+    pub fn close_lingering(&mut self, client: C) {
         client.end();
         if is_closed(&client) {
             return;
         }
-        if self.0.len() >= AT_ONCE {
+        if self.0.len() >= BATCH {
             self.0.pop_front();
         }
-        self.0.push_back((Instant::now() + PATIENCE, client));
+        self.0.push_back((Instant::now() + LINGER_TIMEOUT, client));
     }
 
     /// Closes those that have closed, or had their time.
-    pub fn look(&mut self) {
+    pub fn expire(&mut self) {
         let now = Instant::now();
         self.0.retain(|(until, client)| now < *until && !is_closed(client));
     }
@@ -166,7 +166,7 @@ impl<C: Deref<Target = Stream>> Refused<C> {
 /// at a time.
 fn is_closed(client: &Stream) -> bool {
     let mut buffer = [0; 4096];
-    for _ in 0..READS {
+    for _ in 0..MAX_READS {
         match client.read(&mut buffer) {
             Read::Bytes(_) => {}
             Read::Blocked => return false,

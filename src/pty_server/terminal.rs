@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::absence::Refused;
-use super::client::{Client, Heard};
-use super::ending::Ending;
-use super::fanout::{QUEUE_LIMIT, Scrollback};
-use super::log_copy::LogCopy;
+use super::client::{Client, ClientEvent};
+use super::half_close::HalfClose;
+use super::scrollback::{QUEUE_LIMIT, Scrollback};
+use super::tee::LogTee;
+use super::unavailable::RejectedClients;
 use fpty::backlog::Backlog;
 use fpty::error::reason;
 use fpty::fair_share;
@@ -31,15 +31,15 @@ const BUFFER: usize = 64 * 1024;
 
 /// How often the terminal is read before whoever waits for the last of its
 /// output is let go: more than it holds.
-const LAST_READS: usize = 64;
+const DRAIN_READS: usize = 64;
 
 /// Clients at once, and of one user. Beyond the first whoever has the most
 /// loses the oldest of them.
-const CLIENTS: usize = 256;
-const CLIENTS_OF_ONE: usize = 64;
+const MAX_CLIENTS: usize = 256;
+const MAX_CLIENTS_PER_USER: usize = 64;
 
 /// How long nobody is accepted after running out of descriptors.
-const PAUSE: Duration = Duration::from_millis(200);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A socket of the shared terminal.
 pub struct Listener {
@@ -50,28 +50,28 @@ pub struct Listener {
 }
 
 /// The shared terminal.
-pub struct Share {
+pub struct SharedTerminal {
     listeners: Vec<Listener>,
     master: Private<Master>,
     scrollback: Scrollback,
     clients: Vec<Client>,
     /// Those who could not come in, until they have read that.
-    refused: Refused<Private<Stream>>,
+    rejected: RejectedClients<Private<Stream>>,
     /// Input that the terminal has not taken: then nobody's is read.
     input: Backlog,
     errors: Output,
-    log: Option<LogCopy>,
+    log: Option<LogTee>,
     original_input: Option<OwnedFd>,
     /// Nobody is accepted until then.
     paused: Option<Instant>,
     /// Clients have said all that they have to say.
-    ending: Option<Ending>,
+    half_close: Option<HalfClose>,
     buffer: Vec<u8>,
 }
 
 /// Who a descriptor in the poll belongs to.
 #[derive(Clone, Copy)]
-enum Who {
+enum PollSource {
     Terminal,
     Listener(usize),
     Client(usize),
@@ -79,14 +79,14 @@ enum Who {
     OriginalInput,
 }
 
-impl Share {
+impl SharedTerminal {
     /// The terminal and those who may come to it.
     pub fn new(
         listeners: Vec<Listener>,
         master: Private<Master>,
         scrollback: usize,
         errors: Output,
-        log: Option<LogCopy>,
+        log: Option<LogTee>,
         original_input: Option<OwnedFd>,
     ) -> Self {
         Self {
@@ -94,13 +94,13 @@ impl Share {
             master,
             scrollback: Scrollback::new(scrollback),
             clients: Vec::new(),
-            refused: Refused::new(),
+            rejected: RejectedClients::new(),
             input: Backlog::default(),
             errors,
             log,
             original_input,
             paused: None,
-            ending: None,
+            half_close: None,
             buffer: vec![0; BUFFER],
         }
     }
@@ -115,51 +115,52 @@ impl Share {
     /// the terminal would end when the worker closes its own.
     pub fn run(mut self, slave: Arc<Slave>) {
         loop {
-            for (who, events) in self.wait() {
-                match who {
-                    Who::Terminal => self.terminal(events),
-                    Who::Listener(index) => self.accept(index),
-                    Who::Client(index) => self.client(index, events),
-                    Who::Log => self.flush_log(),
-                    Who::OriginalInput => self.original_input(),
+            for (source, events) in self.wait() {
+                match source {
+                    PollSource::Terminal => self.terminal(events),
+                    PollSource::Listener(index) => self.accept(index),
+                    PollSource::Client(index) => self.client(index, events),
+                    PollSource::Log => self.flush_log(),
+                    PollSource::OriginalInput => self.original_input(),
                 }
             }
-            self.refused.look();
-            self.look_at_the_clock(&slave);
-            self.part();
+            self.rejected.expire();
+            self.handle_deadlines(&slave);
+            self.drop_finished();
         }
     }
 
-    fn wait(&mut self) -> Vec<(Who, PollFlags)> {
+    fn wait(&mut self) -> Vec<(PollSource, PollFlags)> {
         let takes_input = self.input.is_empty();
-        let mut who = Vec::with_capacity(self.clients.len() + 4);
+        let mut source = Vec::with_capacity(self.clients.len() + 4);
         let mut polled = Vec::with_capacity(self.clients.len() + 4);
         let mut terminal = PollFlags::POLLIN;
         terminal.set(PollFlags::POLLOUT, !takes_input);
-        who.push(Who::Terminal);
+        source.push(PollSource::Terminal);
         polled.push(PollFd::new(self.master.as_fd(), terminal));
         if self.paused.is_none() {
             for (index, listener) in self.listeners.iter().enumerate() {
-                who.push(Who::Listener(index));
+                source.push(PollSource::Listener(index));
                 polled.push(PollFd::new(listener.listener.as_fd(), PollFlags::POLLIN));
             }
         }
         for (index, client) in self.clients.iter().enumerate() {
-            who.push(Who::Client(index));
+            source.push(PollSource::Client(index));
             polled.push(PollFd::new(client.stream.as_fd(), client.interest(takes_input)));
         }
-        if let Some(log) = self.log.as_ref().and_then(LogCopy::awaited) {
-            who.push(Who::Log);
+        if let Some(log) = self.log.as_ref().and_then(LogTee::awaited) {
+            source.push(PollSource::Log);
             polled.push(PollFd::new(log, PollFlags::POLLOUT));
         }
         if let Some(input) = self.original_input.as_ref().filter(|_| takes_input) {
-            who.push(Who::OriginalInput);
+            source.push(PollSource::OriginalInput);
             polled.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
         }
         if !matches!(nix::poll::poll(&mut polled, self.timeout()), Ok(1..)) {
             return Vec::new();
         }
-        who.into_iter()
+        source
+            .into_iter()
             .zip(polled.iter().map(|polled| polled.revents().unwrap_or(PollFlags::empty())))
             .filter(|(_, events)| !events.is_empty())
             .collect()
@@ -168,18 +169,18 @@ impl Share {
     /// When what is to be done that no descriptor tells of: people are accepted again,
     /// the log gets half a line, those who are silent are looked after, and first
     /// bytes are held back no more.
-    fn dues(&self) -> [Option<Instant>; 4] {
+    fn deadlines(&self) -> [Option<Instant>; 4] {
         [
             self.paused,
-            self.log.as_ref().and_then(LogCopy::due),
-            self.ending.as_ref().map(Ending::due),
+            self.log.as_ref().and_then(LogTee::due),
+            self.half_close.as_ref().map(HalfClose::due),
             self.clients.iter().filter_map(|client| client.held_until).min(),
         ]
     }
 
     /// The time until something is due.
     fn timeout(&self) -> PollTimeout {
-        let Some(due) = self.dues().into_iter().flatten().min() else {
+        let Some(due) = self.deadlines().into_iter().flatten().min() else {
             return PollTimeout::NONE;
         };
         // Rounded up, or the last millisecond would be spent asking.
@@ -187,11 +188,12 @@ impl Share {
         PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
     }
 
-    fn look_at_the_clock(&mut self, slave: &Slave) {
+    fn handle_deadlines(&mut self, slave: &Slave) {
         let now = Instant::now();
-        let [paused, log, ending, held] = self.dues().map(|due| due.is_some_and(|due| due <= now));
+        let [paused, log, half_close, held] =
+            self.deadlines().map(|due| due.is_some_and(|due| due <= now));
         if held {
-            self.give_what_was_held(now);
+            self.release_held_input(now);
         }
         if paused {
             self.paused = None;
@@ -199,29 +201,29 @@ impl Share {
         if log {
             self.flush_log();
         }
-        if ending {
-            self.look_for_ends(slave);
+        if half_close {
+            self.finish_half_closed(slave);
         }
     }
 
     /// Lets those go who have said all they have to say, when whoever reads
     /// it has come to its end and they have all that it said.
-    fn look_for_ends(&mut self, slave: &Slave) {
-        if !self.clients.iter().any(Client::is_silent) {
-            self.ending = None;
+    fn finish_half_closed(&mut self, slave: &Slave) {
+        if !self.clients.iter().any(Client::is_half_closed) {
+            self.half_close = None;
             return;
         }
         let delivered = self.input.is_empty();
-        if !self.ending.as_mut().is_some_and(|ending| ending.look(slave, delivered)) {
+        if !self.half_close.as_mut().is_some_and(|half_close| half_close.check(slave, delivered)) {
             return;
         }
-        for _ in 0..LAST_READS {
+        for _ in 0..DRAIN_READS {
             if !self.read_terminal() {
                 break;
             }
         }
-        self.clients.iter_mut().filter(|client| client.is_silent()).for_each(Client::leave);
-        self.ending = None;
+        self.clients.iter_mut().filter(|client| client.is_half_closed()).for_each(Client::leave);
+        self.half_close = None;
     }
 
     fn terminal(&mut self, events: PollFlags) {
@@ -237,14 +239,14 @@ impl Share {
             return false;
         };
         let output = &self.buffer[..count];
-        if let Some(ending) = &mut self.ending {
-            ending.note_output();
+        if let Some(half_close) = &mut self.half_close {
+            half_close.note_output();
         }
         self.scrollback.push(output);
         for client in &mut self.clients {
-            client.give(output);
+            client.send_output(output);
         }
-        self.log.take_if(|log| !log.give(output));
+        self.log.take_if(|log| !log.push(output));
         true
     }
 
@@ -256,24 +258,26 @@ impl Share {
         let listener = &self.listeners[index];
         match super::accept(&listener.listener) {
             Ok(Some(stream)) => {
-                let who = fair_share::Principal::of(&stream);
-                if self.clients.iter().filter(|client| client.principal == who).count()
-                    >= CLIENTS_OF_ONE
+                let source = fair_share::Principal::of(&stream);
+                if self.clients.iter().filter(|client| client.principal == source).count()
+                    >= MAX_CLIENTS_PER_USER
                 {
                     let why = "too many clients of yours are at this terminal";
-                    self.refused.refuse(stream, why);
+                    self.rejected.reject(stream, why);
                     return;
                 }
                 let places = self.clients.iter().enumerate();
                 let places = places.map(|(index, client)| (index, client.principal, client.since));
-                if let Some(index) = fair_share::to_evict(places, who, CLIENTS_OF_ONE, CLIENTS) {
-                    self.clients[index].drop_it();
+                if let Some(index) =
+                    fair_share::to_evict(places, source, MAX_CLIENTS_PER_USER, MAX_CLIENTS)
+                {
+                    self.clients[index].disconnect();
                 }
-                self.clients.push(Client::new(stream, who, listener.readonly, &self.scrollback));
+                self.clients.push(Client::new(stream, source, listener.readonly, &self.scrollback));
             }
             Ok(None) => {}
             Err(error) => {
-                self.paused = Some(Instant::now() + PAUSE);
+                self.paused = Some(Instant::now() + ACCEPT_PAUSE);
                 self.log(&format!("cannot take a connection: {}", reason(&error)));
             }
         }
@@ -281,13 +285,13 @@ impl Share {
 
     fn client(&mut self, index: usize, events: PollFlags) {
         match self.clients[index].ready(events, &mut self.buffer) {
-            Heard::Nothing => {}
-            Heard::Input(count) => self.give_input(count),
-            Heard::First(bytes) => self.give_held(&bytes),
-            Heard::Web => self.refuse_web(index),
-            Heard::End(bytes) => {
-                self.give_held(&bytes);
-                self.ending = Some(Ending::new());
+            ClientEvent::Nothing => {}
+            ClientEvent::Input(count) => self.write_input(count),
+            ClientEvent::HeldInput(bytes) => self.write_held_input(&bytes),
+            ClientEvent::Http => self.reject_http(index),
+            ClientEvent::Eof(bytes) => {
+                self.write_held_input(&bytes);
+                self.half_close = Some(HalfClose::new());
             }
         }
     }
@@ -297,37 +301,37 @@ impl Share {
             return;
         };
         match stdio::read(input, &mut self.buffer) {
-            Read::Bytes(count) => self.give_input(count),
+            Read::Bytes(count) => self.write_input(count),
             Read::Blocked => {}
             // Readable for ever, were it still asked.
             Read::End | Read::Gone => self.original_input = None,
         }
     }
 
-    fn refuse_web(&mut self, index: usize) {
+    fn reject_http(&mut self, index: usize) {
         let client = &mut self.clients[index];
-        client.refuse_web();
-        let who = client.principal;
-        self.log(&format!("{who} was refused: {HTTP_REJECTED}"));
+        client.reject_http();
+        let source = client.principal;
+        self.log(&format!("{source} was refused: {HTTP_REJECTED}"));
     }
 
-    fn give_held(&mut self, bytes: &[u8]) {
+    fn write_held_input(&mut self, bytes: &[u8]) {
         self.input.push(bytes);
         self.flush_input();
     }
 
     /// First bytes that were held back for long enough are no web page's.
-    fn give_what_was_held(&mut self, now: Instant) {
+    fn release_held_input(&mut self, now: Instant) {
         for index in 0..self.clients.len() {
             if self.clients[index].held_until.is_some_and(|until| until <= now) {
                 let bytes = self.clients[index].take_held();
-                self.give_held(&bytes);
+                self.write_held_input(&bytes);
             }
         }
     }
 
     /// Gives the terminal what is in the buffer.
-    fn give_input(&mut self, count: usize) {
+    fn write_input(&mut self, count: usize) {
         self.input.push(&self.buffer[..count]);
         self.flush_input();
     }
@@ -339,15 +343,15 @@ impl Share {
     }
 
     /// Lets go of those who left, and of those who do not read.
-    fn part(&mut self) {
-        for _ in self.clients.iter().filter(|client| client.is_behind()) {
+    fn drop_finished(&mut self) {
+        for _ in self.clients.iter().filter(|client| client.is_over_limit()) {
             self.log(&format!(
                 "a client that does not read was dropped: {QUEUE_LIMIT} bytes waited for it"
             ));
         }
-        while let Some(index) = self.clients.iter().position(Client::is_refused) {
-            self.refused.close_when_read(self.clients.swap_remove(index).stream);
+        while let Some(index) = self.clients.iter().position(Client::is_rejected) {
+            self.rejected.close_lingering(self.clients.swap_remove(index).stream);
         }
-        self.clients.retain(|client| !client.is_behind() && !client.is_done());
+        self.clients.retain(|client| !client.is_over_limit() && !client.is_finished());
     }
 }

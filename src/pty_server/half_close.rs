@@ -12,25 +12,25 @@ use fpty::sys::pty::Slave;
 use fpty::sys::tty_waiters::{self, Reader};
 
 /// The first and the longest wait before looking again.
-const FIRST: Duration = Duration::from_millis(20);
-const LAST: Duration = Duration::from_millis(250);
+const MIN_WAIT: Duration = Duration::from_millis(20);
+const MAX_WAIT: Duration = Duration::from_millis(250);
 
 /// How long the terminal must be silent where nobody can tell whether
 /// anything more is to come.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// Some client sends no more.
-pub struct Ending {
+pub struct HalfClose {
     wait: Duration,
     next: Instant,
     last_output: Instant,
 }
 
-impl Ending {
+impl HalfClose {
     /// One that has just sent its last.
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { wait: FIRST, next: now + FIRST, last_output: now }
+        Self { wait: MIN_WAIT, next: now + MIN_WAIT, last_output: now }
     }
 
     /// When to look again.
@@ -46,9 +46,9 @@ impl Ending {
     /// Looks whether everything that was sent has been read, and whoever
     /// read it wants more; else when to look again. `delivered`: the terminal has
     /// it all.
-    pub fn look(&mut self, slave: &Slave, delivered: bool) -> bool {
+    pub fn check(&mut self, slave: &Slave, delivered: bool) -> bool {
         let now = Instant::now();
-        self.wait = (self.wait * 2).min(LAST);
+        self.wait = (self.wait * 2).min(MAX_WAIT);
         self.next = now + self.wait;
         if !delivered {
             return false;

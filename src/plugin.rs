@@ -88,7 +88,7 @@ static CHECK: extern "C" fn() = {
         // for something else.
         fpty::sys::stdio::fill_closed();
         host::set(&Uwsgi);
-        exec_handoff::found();
+        exec_handoff::close_inherited();
         let outcome = std::panic::catch_unwind(abi::check)
             .unwrap_or_else(|_| Err(String::from("forkptyrouter: cannot tell the server's build")));
         if let Err(line) = outcome {
@@ -169,7 +169,7 @@ unsafe extern "C" fn router_init() -> c_int {
         )?;
         instance::before_gateways(&config);
         if let Some(words) = instance::stop_words() {
-            stopping::hear(words);
+            stopping::set_memory(words);
         }
         worker::before_language_plugins(router_post_fork);
         gateway::register(config.processes, config.harakiri, |ordinal| {
@@ -191,26 +191,26 @@ unsafe extern "C" fn router_post_init() {
     guard("the start", (), || {
         passed::keep_from_the_server();
         if sockets::is_requested(Owner::Router) {
-            inherited::watch();
+            inherited::install();
         }
     });
 }
 
 /// A process of the server has been forked that is no gateway.
 unsafe extern "C" fn router_post_fork() {
-    guard("the router", (), inherited::leave);
+    guard("the router", (), inherited::close_all);
 }
 
 /// The master's turn, for the first time when it has set its handlers.
 unsafe extern "C" fn router_master_cycle() {
-    guard("the master", (), stopping::watch);
+    guard("the master", (), stopping::install);
 }
 
 /// The master ends or is about to execute itself anew; the gateways have been
 /// killed.
 unsafe extern "C" fn router_end() {
     guard("the end", (), || {
-        inherited::at_the_end();
+        inherited::before_exec();
         let config = locked(&ROUTER).clone();
         instance::after_gateways(&config);
     });

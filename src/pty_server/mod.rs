@@ -52,10 +52,10 @@ const SIZE: Size = Size { rows: 24, cols: 80 };
 /// The line for the operator.
 pub fn bind(config: &PtyServerOptions) -> Result<()> {
     if let Some(address) = &config.socket {
-        sockets::add(address, Role::Shared, 0)?;
+        sockets::add(address, Role::PtyServer, 0)?;
     }
     if let Some(address) = &config.readonly_socket {
-        sockets::add(address, Role::Watched, 0)?;
+        sockets::add(address, Role::PtyServerReadonly, 0)?;
     }
     sockets::bind(Owner::Pty, |_| Ownership::default(), |_, _| Ok(()))
 }
@@ -100,7 +100,7 @@ fn open(config: &PtyServerOptions, listeners: &[Socket]) -> Result<()> {
         Private::of(master),
         config.scrollback(),
         Output::stderr().context("cannot keep the log")?,
-        log.map(|log| LogTee::new(log, server::log_packet())),
+        log.map(|log| LogTee::new(log, server::log_packet_size())),
         config.input.then(original_input).transpose()?,
     );
 
@@ -145,7 +145,10 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
 
 impl Listener {
     fn of(socket: &Socket) -> Self {
-        Self { listener: Private::of(socket.listener), readonly: socket.role == Role::Watched }
+        Self {
+            listener: Private::of(socket.listener),
+            readonly: socket.role == Role::PtyServerReadonly,
+        }
     }
 }
 

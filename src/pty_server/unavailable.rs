@@ -12,7 +12,7 @@ use once_cell::sync::Lazy;
 
 use crate::uwsgi::guard::locked;
 use crate::uwsgi::sockets::{self, Owner, Socket};
-use crate::uwsgi::worker::{self, First};
+use crate::uwsgi::worker::{self, FirstWorker};
 use fpty::sys::Read;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::{ListeningSocket, Stream};
@@ -46,11 +46,11 @@ pub fn forget() {
 pub fn reject_waiting() {
     static LISTENERS: Lazy<Vec<Socket>> =
         Lazy::new(|| sockets::bound(Owner::Pty).unwrap_or_default());
-    static BEFORE: Mutex<Option<First>> = Mutex::new(None);
+    static BEFORE: Mutex<Option<FirstWorker>> = Mutex::new(None);
     if !sockets::is_requested(Owner::Pty) {
         return;
     }
-    let now = worker::first();
+    let now = worker::first_worker();
     let before = locked(&BEFORE).replace(now);
     if before != Some(now) {
         tell(before, now);
@@ -58,9 +58,11 @@ pub fn reject_waiting() {
     let mut rejected = locked(&REJECTED_BY_MASTER);
     rejected.expire();
     let why = match now {
-        First::Runs => return,
-        First::Rests => "the worker that has this terminal does not run, for want of requests",
-        First::Never => "there are no workers, and no terminal of one",
+        FirstWorker::Runs => return,
+        FirstWorker::Cheaped => {
+            "the worker that has this terminal does not run, for want of requests"
+        }
+        FirstWorker::Never => "there are no workers, and no terminal of one",
     };
     for listener in LISTENERS.iter() {
         for _ in 0..BATCH {
@@ -72,25 +74,25 @@ pub fn reject_waiting() {
     }
 }
 
-fn tell(before: Option<First>, now: First) {
+fn tell(before: Option<FirstWorker>, now: FirstWorker) {
     match (before, now) {
-        (_, First::Never) => log(
+        (_, FirstWorker::Never) => log(
             "pty: there are no workers, since the server has no socket for requests: clients of \
              the shared terminal are refused",
         ),
-        (_, First::Rests) => {
+        (_, FirstWorker::Cheaped) => {
             log("pty: the first worker does not run, for want of requests (cheap, cheaper, idle): \
              clients of the shared terminal are refused until it does")
         }
-        (None, First::Runs) => {
-            if let Some(option) = worker::may_rest() {
+        (None, FirstWorker::Runs) => {
+            if let Some(option) = worker::may_be_cheaped() {
                 log(&format!(
                     "pty: {option} may stop the first worker, which has the shared terminal: its \
                      clients are let go then, and refused until it runs again"
                 ));
             }
         }
-        (Some(_), First::Runs) => {}
+        (Some(_), FirstWorker::Runs) => {}
     }
 }
 

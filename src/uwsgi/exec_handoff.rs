@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use crate::ffi;
 
 /// What they are kept under.
-const NAMES: [&str; 4] =
+const VARIABLES: [&str; 4] =
     ["FORKPTYROUTER_KEPT", "FORKPTYROUTER_MEMORY", "FORKPTYROUTER_PROOF", "FORKPTYROUTER_RECORDER"];
 
 /// Keeps a descriptor from the server, which after a reload closes what it does
@@ -41,12 +41,12 @@ pub fn keep(name: &str, fds: &[BorrowedFd<'_>], note: &OsStr) {
 /// As soon as the library is loaded: what was kept closes with an exec again,
 /// before the server executes anything, and nobody looks into this process, who
 /// could take it from there.
-pub fn found() {
-    let values = NAMES.iter().filter_map(std::env::var_os);
+pub fn close_inherited() {
+    let values = VARIABLES.iter().filter_map(std::env::var_os);
     for value in values {
         super::inherited::forbid_inspection();
         // What else is noted there is no descriptor of ours.
-        for number in taken_apart(value.as_bytes()).0.into_iter().flatten() {
+        for number in parse_note(value.as_bytes()).0.into_iter().flatten() {
             // Whatever it is, it was left open for us.
             close_with_exec(number, true);
         }
@@ -73,14 +73,14 @@ fn take_if(name: &str, is_it: impl Fn(&OwnedFd) -> bool) -> Option<(Vec<OwnedFd>
     let value = std::env::var_os(name)?;
     // SAFETY: the server's only thread, while it starts.
     unsafe { std::env::remove_var(name) };
-    let (numbers, note) = taken_apart(value.as_bytes());
-    let fds = numbers.into_iter().map(|number| take_number(number?, &is_it));
+    let (numbers, note) = parse_note(value.as_bytes());
+    let fds = numbers.into_iter().map(|number| take_fd(number?, &is_it));
     Some((fds.collect::<Option<_>>()?, note.to_owned()))
 }
 
 /// What [`keep`] has written: the numbers, `None` for what is none of ours, and the
 /// note.
-fn taken_apart(value: &[u8]) -> (Vec<Option<c_int>>, &OsStr) {
+fn parse_note(value: &[u8]) -> (Vec<Option<c_int>>, &OsStr) {
     let blank = value.iter().position(|byte| *byte == b' ');
     let (numbers, note) = value.split_at(blank.unwrap_or(value.len()));
     let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse().ok().filter(|fd| *fd > 2);
@@ -88,7 +88,7 @@ fn taken_apart(value: &[u8]) -> (Vec<Option<c_int>>, &OsStr) {
     (numbers, OsStr::from_bytes(note.get(1..).unwrap_or_default()))
 }
 
-fn take_number(number: c_int, is_it: impl Fn(&OwnedFd) -> bool) -> Option<OwnedFd> {
+fn take_fd(number: c_int, is_it: impl Fn(&OwnedFd) -> bool) -> Option<OwnedFd> {
     if !close_with_exec(number, true) {
         return None;
     }
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_and_nothing_else_is_a_number() {
-        let apart = |text: &'static str| taken_apart(text.as_bytes());
+        let apart = |text: &'static str| parse_note(text.as_bytes());
         assert_eq!(apart("7,8 a note"), (vec![Some(7), Some(8)], OsStr::new("a note")));
         assert_eq!(apart("7 "), (vec![Some(7)], OsStr::new("")));
         assert_eq!(apart("7,8,1"), (vec![Some(7), Some(8), None], OsStr::new("")));

@@ -74,7 +74,7 @@ pub fn register(count: u32, harakiri: Option<u32>, run: Run) -> Result<()> {
 /// A gateway process begins here; when it returns, the server ends it.
 unsafe extern "C" fn gateway_main(id: c_int, _: *mut c_void) {
     guard("the gateway", (), || {
-        inherited::stay();
+        inherited::keep_in_gateway();
         let Some((run, harakiri)) = RUN.get() else {
             return;
         };

@@ -30,8 +30,8 @@ impl Host for Uwsgi {
         log::write(line);
     }
 
-    fn log_packet(&self) -> Option<usize> {
-        server::log_packet()
+    fn log_packet_size(&self) -> Option<usize> {
+        server::log_packet_size()
     }
 
     fn statistics_by_http(&self) -> bool {
@@ -44,7 +44,7 @@ impl Host for Uwsgi {
                 Role::Raw => SocketRole::Terminal(Protocol::Raw),
                 Role::Uwsgi => SocketRole::Terminal(Protocol::Uwsgi),
                 Role::Stats => SocketRole::Statistics,
-                Role::Shared | Role::Watched => return None,
+                Role::PtyServer | Role::PtyServerReadonly => return None,
             };
             let sockets::Socket { listener, name, rules, .. } = socket;
             Some(Socket { listener, role, name, rules })
@@ -57,7 +57,7 @@ impl Host for Uwsgi {
     }
 
     fn inherited_by_gateways_only(&self, fd: BorrowedFd<'_>) {
-        inherited::by_gateways_only(fd);
+        inherited::gateways_only(fd);
     }
 
     fn keep_over_exec(&self, name: &str, fds: &[BorrowedFd<'_>], note: &OsStr) {
@@ -73,7 +73,7 @@ impl Host for Uwsgi {
     }
 
     fn is_stopping(&self) -> bool {
-        server::stops()
+        server::is_stopping()
     }
 
     fn arm_watchdog(&self) {

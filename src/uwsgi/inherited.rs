@@ -25,10 +25,10 @@ use crate::ffi;
 use fpty::sys::shm;
 
 /// Two ends for each of 64 gateways, and a few more.
-const MOST: usize = 160;
+const MAX_DESCRIPTORS: usize = 160;
 
 /// Numbers of descriptors; 0: none.
-static DESCRIPTORS: [AtomicI32; MOST] = [const { AtomicI32::new(0) }; MOST];
+static DESCRIPTORS: [AtomicI32; MAX_DESCRIPTORS] = [const { AtomicI32::new(0) }; MAX_DESCRIPTORS];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// This is the master, and what it forks is looked at.
@@ -38,7 +38,7 @@ static IS_MASTER: AtomicBool = AtomicBool::new(false);
 static MAY_BE_OURS: AtomicBool = AtomicBool::new(true);
 
 /// No gateway is forked any more.
-static AT_THE_END: AtomicBool = AtomicBool::new(false);
+static BEFORE_EXEC: AtomicBool = AtomicBool::new(false);
 
 /// The master could be inspected before we forbade that, and so can what it
 /// forks.
@@ -52,7 +52,7 @@ static LOOPS: OnceLock<Vec<Option<Loop>>> = OnceLock::new();
 /// Of a descriptor of the master's that stays open in it: gateways alone have
 /// it. The server does not close it either, as it does after a reload with what
 /// it does not know: its number could mean something else then.
-pub fn by_gateways_only(fd: BorrowedFd<'_>) {
+pub fn gateways_only(fd: BorrowedFd<'_>) {
     exec_handoff::protect(fd);
     let at = COUNT.fetch_add(1, Ordering::Relaxed);
     if let Some(number) = DESCRIPTORS.get(at) {
@@ -67,9 +67,9 @@ pub fn by_gateways_only(fd: BorrowedFd<'_>) {
 ///
 /// What is forked can be inspected as before: a worker's core dump is the
 /// application's. Where the master is root nobody else could inspect it.
-pub fn watch() {
+pub fn install() {
     forbid_inspection();
-    wrap_others();
+    wrap_other_gateways();
     IS_MASTER.store(true, Ordering::Release);
     // SAFETY: functions that live as long as the process, and that make
     // system calls alone. Without memory for them there are the hooks.
@@ -86,12 +86,12 @@ pub fn forbid_inspection() {
 }
 
 /// This process is a gateway of ours. To be called before anything else.
-pub fn stay() {
+pub fn keep_in_gateway() {
     IS_MASTER.store(false, Ordering::Release);
 }
 
 /// This process is none: it loses all of it, once.
-pub fn leave() {
+pub fn close_all() {
     for number in &DESCRIPTORS {
         let number = number.swap(0, Ordering::AcqRel);
         if number > 2 {
@@ -110,25 +110,25 @@ pub fn leave() {
 
 /// The master is about to execute itself, and its descriptors do not close with
 /// that any more: whatever it forks before that has none.
-pub fn at_the_end() {
-    AT_THE_END.store(true, Ordering::Release);
+pub fn before_exec() {
+    BEFORE_EXEC.store(true, Ordering::Release);
 }
 
 extern "C" fn before_fork() {
     if IS_MASTER.load(Ordering::Acquire) {
-        let may_be = !AT_THE_END.load(Ordering::Acquire) && is_one_missing();
+        let may_be = !BEFORE_EXEC.load(Ordering::Acquire) && is_gateway_missing();
         MAY_BE_OURS.store(may_be, Ordering::Release);
     }
 }
 
 extern "C" fn in_child() {
     if IS_MASTER.load(Ordering::Acquire) && !MAY_BE_OURS.load(Ordering::Acquire) {
-        leave();
+        close_all();
     }
 }
 
 /// Whether one of our gateways does not run: the server may be about to fork it.
-fn is_one_missing() -> bool {
+fn is_gateway_missing() -> bool {
     gateway::all().iter().any(|one| gateway::is_ours(one) && !is_child(one.pid))
 }
 
@@ -140,7 +140,7 @@ fn is_child(pid: libc::pid_t) -> bool {
 }
 
 /// Other plugins' gateways begin in a function of ours.
-fn wrap_others() {
+fn wrap_other_gateways() {
     // SAFETY: the master, before it forks any gateway, is alone with that array.
     let gateways = unsafe { &mut (*(*addr_of_mut!(ffi::uwsgi)).shared).gateways };
     let mut loops = Vec::new();
@@ -148,14 +148,14 @@ fn wrap_others() {
         let is_other = !gateway.name.is_null() && !gateway::is_ours(gateway);
         loops.push(gateway.loop_.filter(|_| is_other));
         if is_other && gateway.loop_.is_some() {
-            gateway.loop_ = Some(begin_other);
+            gateway.loop_ = Some(other_gateway_main);
         }
     }
     let _ = LOOPS.set(loops);
 }
 
-unsafe extern "C" fn begin_other(id: c_int, data: *mut c_void) {
-    leave();
+unsafe extern "C" fn other_gateway_main(id: c_int, data: *mut c_void) {
+    close_all();
     let number = usize::try_from(id).ok();
     let theirs = number.and_then(|number| LOOPS.get()?.get(number).copied().flatten());
     if let Some(theirs) = theirs {

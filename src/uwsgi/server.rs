@@ -25,7 +25,7 @@ pub fn stats_http() -> bool {
 /// forked.
 pub fn instance() -> Option<String> {
     static INSTANCE: OnceCell<Option<String>> = OnceCell::new();
-    INSTANCE.get_or_init(find_instance).clone()
+    INSTANCE.get_or_init(read_instance).clone()
 }
 
 unsafe extern "C" {
@@ -36,7 +36,7 @@ unsafe extern "C" {
 /// A configuration that was given without an option (`uwsgi x.ini`): the server
 /// reads those that getopt_long(3) has left at the end of the arguments, and lists
 /// only what they include.
-fn positional() -> Option<String> {
+fn positional_config() -> Option<String> {
     // SAFETY: a plain int of the C library's; the server's copy of its arguments,
     // of which there are as many as is said, NUL-terminated strings that stay.
     let arguments = unsafe {
@@ -56,7 +56,7 @@ fn positional() -> Option<String> {
     files.into_iter().find(|name| !name.starts_with(['-', '['])).map(|name| name.into_owned())
 }
 
-fn find_instance() -> Option<String> {
+fn read_instance() -> Option<String> {
     const FILES: [&CStr; 7] = [c"ini", c"yaml", c"yml", c"json", c"xml", c"config", c"ini-paste"];
     let text = |string: *const c_char| {
         // SAFETY: NULL, or a NUL-terminated string of the configuration.
@@ -81,11 +81,11 @@ fn find_instance() -> Option<String> {
         })
     };
     let text = |name: &CStr| name.to_string_lossy().into_owned();
-    name.map(text).or_else(positional).or_else(|| file().map(text))
+    name.map(text).or_else(positional_config).or_else(|| file().map(text))
 }
 
 /// Whether the instance stops for good, and does not begin anew.
-pub fn stops() -> bool {
+pub fn is_stopping() -> bool {
     // SAFETY: plain ints of the master's, which sets them in its handlers of signals
     // (uwsgi_instance_is_dying and uwsgi_instance_is_reloading in the server's header).
     let (dies, reloads) = unsafe {
@@ -113,7 +113,7 @@ pub fn has_master() -> bool {
 /// `log-master-bufsize` of each, the rest is lost (uwsgi_master_log in
 /// uWSGI's core/logging.c); some of its loggers and alarms put something
 /// before it in a buffer of that size.
-pub fn log_packet() -> Option<usize> {
+pub fn log_packet_size() -> Option<usize> {
     // SAFETY: as in stats_http.
     let (log_master, size) = unsafe {
         (addr_of!(ffi::uwsgi.log_master).read(), addr_of!(ffi::uwsgi.log_master_bufsize).read())

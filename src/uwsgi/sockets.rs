@@ -51,19 +51,20 @@ pub enum Role {
     /// The router's statistics.
     Stats,
     /// The shared terminal.
-    Shared,
+    PtyServer,
     /// The shared terminal, to watch only.
-    Watched,
+    PtyServerReadonly,
 }
 
 /// By their number.
-const ROLES: [Role; 5] = [Role::Raw, Role::Uwsgi, Role::Stats, Role::Shared, Role::Watched];
+const ROLES: [Role; 5] =
+    [Role::Raw, Role::Uwsgi, Role::Stats, Role::PtyServer, Role::PtyServerReadonly];
 
 impl Role {
     const fn owner(self) -> Owner {
         match self {
             Role::Raw | Role::Uwsgi | Role::Stats => Owner::Router,
-            Role::Shared | Role::Watched => Owner::Pty,
+            Role::PtyServer | Role::PtyServerReadonly => Owner::Pty,
         }
     }
 

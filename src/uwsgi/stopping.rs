@@ -14,7 +14,7 @@ use once_cell::sync::OnceCell;
 use super::gateway;
 
 /// The process of each gateway that has told its clients.
-static HAVE_TOLD: OnceCell<&'static [AtomicU64]> = OnceCell::new();
+static NOTIFIED: OnceCell<&'static [AtomicU64]> = OnceCell::new();
 
 /// The process whose handlers are ours, and the one that it had before.
 static MASTER: AtomicI32 = AtomicI32::new(0);
@@ -25,15 +25,15 @@ const STEPS: u32 = 150;
 const STEP: Duration = Duration::from_millis(2);
 
 /// Where gateways say so, a word for each: memory that the master shares with them.
-pub fn hear(words: &'static [AtomicU64]) {
-    let _ = HAVE_TOLD.set(words);
+pub fn set_memory(words: &'static [AtomicU64]) {
+    let _ = NOTIFIED.set(words);
 }
 
 /// Has the gateways told before the signals that stop the instance do what they
 /// did. In the master, when it has set its handlers; more than once does nothing.
-pub fn watch() {
+pub fn install() {
     static WATCHES: AtomicBool = AtomicBool::new(false);
-    if HAVE_TOLD.get().is_none() || WATCHES.swap(true, Ordering::Relaxed) {
+    if NOTIFIED.get().is_none() || WATCHES.swap(true, Ordering::Relaxed) {
         return;
     }
     let stops = action(libc::SIGINT);
@@ -72,7 +72,7 @@ fn action(signal: c_int) -> libc::sigaction {
 extern "C" fn on_stop(signal: c_int) {
     // Those that the master forks have its handlers for a moment.
     if std::process::id() as i32 == MASTER.load(Ordering::Relaxed) {
-        tell_gateways();
+        notify_gateways();
     }
     let before = BEFORE.load(Ordering::Acquire);
     // SAFETY: the address of the handler that the server had set for this signal,
@@ -83,9 +83,9 @@ extern "C" fn on_stop(signal: c_int) {
 
 /// Asks all gateways to tell their clients, and waits for them, not long. Called
 /// in a handler: what it calls are system calls and no more (signal-safety(7)).
-fn tell_gateways() {
+fn notify_gateways() {
     static ONCE: AtomicBool = AtomicBool::new(false);
-    let Some(words) = HAVE_TOLD.get().filter(|_| !ONCE.swap(true, Ordering::Relaxed)) else {
+    let Some(words) = NOTIFIED.get().filter(|_| !ONCE.swap(true, Ordering::Relaxed)) else {
         return;
     };
     let pids =

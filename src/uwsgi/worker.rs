@@ -16,35 +16,35 @@ pub fn is_first() -> bool {
 
 /// How it is with the first worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum First {
+pub enum FirstWorker {
     /// It runs, or is about to.
     Runs,
     /// It runs when there is work for it again (`cheap`, `cheaper`, `idle`).
-    Rests,
+    Cheaped,
     /// There are no workers: the server has no socket for requests.
     Never,
 }
 
 /// To be asked by the master.
-pub fn first() -> First {
+pub fn first_worker() -> FirstWorker {
     // SAFETY: plain ints of the server's configuration, which is complete,
     // and a word of an array in shared memory that has a place for the first
     // worker where there are any; it is written by this very process.
     unsafe {
         if addr_of!(ffi::uwsgi.numproc).read() < 1 {
-            return First::Never;
+            return FirstWorker::Never;
         }
         let workers = addr_of!(ffi::uwsgi.workers).read();
         match (*workers.add(1)).cheaped {
-            0 => First::Runs,
-            _ => First::Rests,
+            0 => FirstWorker::Runs,
+            _ => FirstWorker::Cheaped,
         }
     }
 }
 
 /// The option by which the server may stop the first worker while it has
 /// nothing to do.
-pub fn may_rest() -> Option<&'static str> {
+pub fn may_be_cheaped() -> Option<&'static str> {
     // SAFETY: plain ints of the server's configuration, which is complete.
     let (cheaper, idle) = unsafe {
         (addr_of!(ffi::uwsgi.cheaper).read() != 0, addr_of!(ffi::uwsgi.idle).read() != 0)

@@ -60,7 +60,7 @@ pub trait Host: Sync {
     fn write_log(&self, line: &str);
 
     /// Bytes that one packet for the log may hold, where lines go in packets.
-    fn log_packet(&self) -> Option<usize>;
+    fn log_packet_size(&self) -> Option<usize>;
 
     /// Whether the statistics are asked for by HTTP on their own socket.
     fn statistics_by_http(&self) -> bool;
@@ -136,7 +136,7 @@ impl Host for Nobody {
         fpty::sys::stdio::say(line);
     }
 
-    fn log_packet(&self) -> Option<usize> {
+    fn log_packet_size(&self) -> Option<usize> {
         None
     }
 

@@ -51,7 +51,7 @@ pub fn stop_words() -> Option<&'static [AtomicU64]> {
 /// # Errors
 /// It cannot wait for anything.
 pub fn run_gateway(ordinal: usize, config: GatewayConfig) -> Result<()> {
-    proof::i_am(ordinal);
+    proof::register_gateway(ordinal);
     run::run(assemble::assemble(ordinal, config)?)
 }
 

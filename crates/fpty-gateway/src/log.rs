@@ -6,19 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::host::host;
-use crate::log_queue::Queue;
+use crate::log_queue::LogQueue;
 use fpty::sys::stdio;
 use fpty::text::{cut, shown};
 
 /// Lines that may wait for the log; what comes then is lost.
-const MOST: usize = 256;
+const MAX_LINES: usize = 256;
 
 /// The longest line, in bytes: what a poll has found room for in a pipe
 /// (PIPE_BUF, pipe(7)), less what the server writes before it.
-const LONGEST: usize = 3072;
+const MAX_LINE: usize = 3072;
 
 /// Lines that the log has not taken.
-static WAITING: Mutex<Queue> = Mutex::new(Queue::of(MOST));
+static WAITING: Mutex<LogQueue> = Mutex::new(LogQueue::of(MAX_LINES));
 
 /// Whether there are any: a look at it costs nothing.
 static HAS_MORE: AtomicBool = AtomicBool::new(false);
@@ -26,12 +26,12 @@ static HAS_MORE: AtomicBool = AtomicBool::new(false);
 /// Writes one line to the server's log (`uwsgi_log`), or keeps it until that
 /// takes it; see [`flush`].
 pub fn log(line: &str) {
-    go_on(|waiting| waiting.say(|_| unlike_the_audit(line).into_owned(), takes));
+    with_queue(|waiting| waiting.say(|_| escape_audit_prefix(line).into_owned(), try_write));
 }
 
 /// An ordinary line, in which somebody may be called like the beginning of the
 /// audit's.
-fn unlike_the_audit(line: &str) -> Cow<'_, str> {
+fn escape_audit_prefix(line: &str) -> Cow<'_, str> {
     let word = AUDIT.trim_end();
     match line.contains(word) {
         true => Cow::Owned(line.replace(word, "forkptyrouter\\u002daudit:")),
@@ -45,12 +45,12 @@ pub const AUDIT: &str = "forkptyrouter-audit: ";
 
 /// Writes a line to the server's log, as of the audit; returns whether that takes
 /// it now.
-pub fn takes(line: &str) -> bool {
-    let takes = stdio::stderr_takes();
-    if takes {
+pub fn try_write(line: &str) -> bool {
+    let try_write = stdio::stderr_takes();
+    if try_write {
         write(line);
     }
-    takes
+    try_write
 }
 
 /// Whether lines wait for the log.
@@ -60,19 +60,19 @@ pub fn has_more() -> bool {
 
 /// Writes the lines that wait, as far as the log takes them.
 pub fn flush() {
-    go_on(|_| {});
+    with_queue(|_| {});
 }
 
-fn go_on(then: impl FnOnce(&mut Queue)) {
+fn with_queue(then: impl FnOnce(&mut LogQueue)) {
     // After a panic the lines are as good as before.
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
-    waiting.flush(takes);
+    waiting.flush(try_write);
     if *waiting.lost() > 0 && !waiting.waits() {
         let line = |lost: &mut u64| {
             let lost = std::mem::take(lost);
             format!("forkptyrouter: {lost} lines were lost: nobody read the log")
         };
-        waiting.say(line, takes);
+        waiting.say(line, try_write);
     }
     then(&mut waiting);
     HAS_MORE.store(waiting.waits(), Ordering::Relaxed);
@@ -82,7 +82,7 @@ fn go_on(then: impl FnOnce(&mut Queue)) {
 /// one line, and does nothing to a terminal that shows it.
 fn write(line: &str) {
     let line = shown(line);
-    host().write_log(cut(&line, LONGEST));
+    host().write_log(cut(&line, MAX_LINE));
 }
 
 #[cfg(test)]
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn no_name_makes_a_line_one_of_the_audit() {
         let line = "forkptyrouter: cannot execute forkptyrouter-audit: {}";
-        assert!(!unlike_the_audit(line).contains("forkptyrouter-audit:"));
-        assert_eq!(unlike_the_audit("forkptyrouter: x"), "forkptyrouter: x");
+        assert!(!escape_audit_prefix(line).contains("forkptyrouter-audit:"));
+        assert_eq!(escape_audit_prefix("forkptyrouter: x"), "forkptyrouter: x");
     }
 }

@@ -4,18 +4,18 @@
 use std::collections::VecDeque;
 
 /// Bytes of them that may wait.
-const MOST_BYTES: usize = 2 * 1024 * 1024;
+const MAX_BYTES: usize = 2 * 1024 * 1024;
 
 /// Lines that the log has not taken.
 #[derive(Debug)]
-pub struct Queue {
+pub struct LogQueue {
     lines: VecDeque<String>,
     most: usize,
     bytes: usize,
     lost: u64,
 }
 
-impl Queue {
+impl LogQueue {
     /// In which so many may wait.
     pub const fn of(most: usize) -> Self {
         Self { lines: VecDeque::new(), most, bytes: 0, lost: 0 }
@@ -30,7 +30,7 @@ impl Queue {
         mut write: impl FnMut(&str) -> bool,
     ) {
         self.flush(&mut write);
-        if self.lines.len() >= self.most || self.bytes >= MOST_BYTES {
+        if self.lines.len() >= self.most || self.bytes >= MAX_BYTES {
             self.lost += 1;
             return;
         }
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_log_that_takes_all_gets_all_at_once() {
-        let mut queue = Queue::of(MOST);
+        let mut queue = LogQueue::of(MOST);
         let mut log = Vec::new();
         for number in 0..3 {
             queue.say(
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_is_lost_is_counted_in_the_next_line() {
-        let mut queue = Queue::of(MOST);
+        let mut queue = LogQueue::of(MOST);
         for _ in 0..MOST + 7 {
             queue.say(told, |_| false);
         }
@@ -123,10 +123,10 @@ mod tests {
 
     #[test]
     fn long_lines_have_a_bound_of_their_own() {
-        let mut queue = Queue::of(MOST);
+        let mut queue = LogQueue::of(MOST);
         for _ in 0..MOST {
             queue.say(|_| "x".repeat(3000), |_| false);
         }
-        assert!(queue.bytes < MOST_BYTES + 3000 && queue.lost > 0);
+        assert!(queue.bytes < MAX_BYTES + 3000 && queue.lost > 0);
     }
 }

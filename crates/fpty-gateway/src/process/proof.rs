@@ -19,8 +19,8 @@ const NAME: &str = "FORKPTYROUTER_PROOF";
 
 /// Words of the page: whether the audit has all ends, the number, how many processes
 /// have kept sessions so far, and the gateways' processes.
-const ENDS: usize = 0;
-const KEEPERS: usize = TOKEN + LENGTH;
+const ENDS_WRITTEN: usize = 0;
+const SUPERVISORS: usize = TOKEN + LENGTH;
 const TOKEN: usize = 1;
 const LENGTH: usize = 4;
 const GATEWAYS: usize = 8;
@@ -43,7 +43,7 @@ pub fn reserve() {
     let before = before.and_then(|(fd, _)| Some((SharedWords::of(fd.as_fd(), WORDS).ok()?, fd)));
     if let Some((words, _)) = &before {
         // A server before this counted something there.
-        words.words()[ENDS].store(0, Ordering::Release);
+        words.words()[ENDS_WRITTEN].store(0, Ordering::Release);
     }
     let Some((words, fd)) = before.or_else(|| {
         let (words, fd) = SharedWords::to_be_kept(WORDS).ok()?;
@@ -99,32 +99,32 @@ pub fn page() -> Option<BorrowedFd<'static>> {
 }
 
 /// This process keeps sessions from now on.
-pub fn i_keep() {
-    if let Some(word) = word(KEEPERS) {
+pub fn register_supervisor() {
+    if let Some(word) = word(SUPERVISORS) {
         word.fetch_add(1, Ordering::AcqRel);
     }
 }
 
 /// The how manyth it is that does, or did last; 0: there was none.
-pub fn keeper() -> u64 {
-    word(KEEPERS).map_or(0, |word| u64::from(word.load(Ordering::Acquire).unsigned_abs()))
+pub fn supervisor_generation() -> u64 {
+    word(SUPERVISORS).map_or(0, |word| u64::from(word.load(Ordering::Acquire).unsigned_abs()))
 }
 
 /// The master, at its end, has written how all sessions ended, also of those that are
 /// kept by a process that outlives it.
-pub fn ends_are_told() {
-    if let Some(word) = word(ENDS) {
+pub fn set_ends_written() {
+    if let Some(word) = word(ENDS_WRITTEN) {
         word.store(1, Ordering::Release);
     }
 }
 
 /// Whether it has.
-pub fn are_ends_told() -> bool {
-    word(ENDS).is_some_and(|word| word.load(Ordering::Acquire) == 1)
+pub fn are_ends_written() -> bool {
+    word(ENDS_WRITTEN).is_some_and(|word| word.load(Ordering::Acquire) == 1)
 }
 
 /// This process is the gateway of that number.
-pub fn i_am(ordinal: usize) {
+pub fn register_gateway(ordinal: usize) {
     if let Some(word) = word(GATEWAYS + ordinal) {
         // A pid is positive.
         word.store(std::process::id() as i32, Ordering::Release);

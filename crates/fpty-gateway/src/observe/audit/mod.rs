@@ -36,7 +36,7 @@ use crate::connection::client_hello::ClientHello;
 use crate::event_loop::subject::SessionRef;
 use crate::host::host;
 use crate::log;
-use crate::log_queue::Queue;
+use crate::log_queue::LogQueue;
 use crate::process::supervisor::end_lines::{self, EndLines};
 use fpty::fair_share::Principal;
 use fpty::proto::Protocol;
@@ -73,7 +73,7 @@ pub struct Audit {
     /// Somebody wants to know more of a session than that there is one.
     is_enabled: bool,
     place: LineSource,
-    queue: Queue,
+    queue: LogQueue,
     rejection_rate: RejectionRate,
     sockets: Vec<AuditSocket>,
     info: HashMap<SessionRef, Box<SessionInfo>>,
@@ -84,7 +84,7 @@ impl Audit {
     /// Of the gateway of this number, with these sockets, and with the lines that one
     /// that was here before us has not written.
     pub fn new(config: &GatewayConfig, ordinal: usize, sockets: Vec<AuditSocket>) -> Self {
-        let room = host().log_packet().map_or(COMMAND_ROOM, |most| {
+        let room = host().log_packet_size().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(REST_OF_LINE).clamp(LEAST_ROOM, COMMAND_ROOM)
         });
         Self {
@@ -97,7 +97,7 @@ impl Audit {
                 command_room: room,
             },
             user_names: UserNames::default(),
-            queue: Queue::of(MAX_WAITING_LINES),
+            queue: LogQueue::of(MAX_WAITING_LINES),
             rejection_rate: RejectionRate::new(),
             sockets,
             info: HashMap::new(),
@@ -223,7 +223,7 @@ impl Audit {
                 *lost = 0;
                 line
             };
-            self.queue.say(told, log::takes);
+            self.queue.say(told, log::try_write);
         }
     }
 
@@ -430,7 +430,7 @@ impl Audit {
     /// Writes some of them; returns whether the log took any.
     pub fn flush(&mut self) -> bool {
         self.write_suppressed();
-        self.queue.flush(log::takes) > 0
+        self.queue.flush(log::try_write) > 0
     }
 
     /// A session of a gateway that was here before goes on: its beginning was told
@@ -465,7 +465,7 @@ impl Audit {
 
     /// Writes a line that somebody has written in advance.
     pub fn write_raw(&mut self, line: String) {
-        self.queue.say(|_| line, log::takes);
+        self.queue.say(|_| line, log::try_write);
     }
 
     /// The line that was written in advance for a session of which nothing else is

@@ -76,7 +76,7 @@ impl OrphanedSessions {
     }
 
     fn take(&mut self, gateway: usize, supervisor: u64, kept: KeptBy) {
-        let kept = match supervisor == proof::keeper() {
+        let kept = match supervisor == proof::supervisor_generation() {
             true => kept,
             // It was gone before the gateway was, which had no time for the next.
             false => KeptBy::Nobody,
@@ -112,7 +112,7 @@ pub fn after_master_end(grace: Option<Duration>) {
     let kept = match KeptBy::now() {
         // What the supervisor writes to is the master's, where that logs for all.
         KeptBy::Supervisor if host().is_stopping() => {
-            proof::ends_are_told();
+            proof::set_ends_written();
             KeptBy::SupervisorWithoutLog
         }
         kept => kept,
@@ -120,7 +120,7 @@ pub fn after_master_end(grace: Option<Duration>) {
     let mut orphaned = OrphanedSessions::of(0..shared_memory::gateways(), kept);
     for line in orphan_ends::with_recordings(std::mem::take(&mut orphaned.lines)) {
         // The end does not wait for a log that nobody reads.
-        if !log::takes(&line) {
+        if !log::try_write(&line) {
             break;
         }
     }

@@ -120,7 +120,7 @@ impl SupervisorClient {
                 Received::Closed => return None,
             }
         }
-        leaders::note_supervisor(self.hello.ordinal, proof::keeper());
+        leaders::note_supervisor(self.hello.ordinal, proof::supervisor_generation());
         self.connection = Some(ours);
         Some(found)
     }

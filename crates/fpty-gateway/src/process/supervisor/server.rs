@@ -111,7 +111,7 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
     if !process_lock::take(&page) {
         return Ok(());
     }
-    proof::i_keep();
+    proof::register_supervisor();
     // Four for each session, two where nobody is attached.
     let _ = fpty::sys::raise_descriptor_limit();
     let master = kept.next();
@@ -309,7 +309,7 @@ impl Supervisor {
                 continue;
             }
             // The master has written its own copy while it had a log.
-            if !proof::are_ends_told() {
+            if !proof::are_ends_written() {
                 supervised.record.last.write_line(&self.log, EndReason::Lost, None);
             }
             let master = master.and_then(|master| Master::given_back(master, true).ok());

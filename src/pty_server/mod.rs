@@ -10,11 +10,11 @@
 //! | `ending.rs` | when one that sends no more is let go |
 //! | `log_copy.rs` | the copy of the output for the log |
 
-mod client;
 pub(crate) mod half_close;
 pub(crate) mod scrollback;
 pub(crate) mod tee;
 pub(crate) mod terminal;
+pub(crate) mod terminal_client;
 pub mod unavailable;
 
 use std::ffi::CStr;

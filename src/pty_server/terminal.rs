@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
-use super::client::{Client, ClientEvent};
 use super::half_close::HalfClose;
 use super::scrollback::{QUEUE_LIMIT, Scrollback};
 use super::tee::LogTee;
+use super::terminal_client::{Client, ClientEvent};
 use super::unavailable::RejectedClients;
 use fpty::backlog::Backlog;
 use fpty::error::reason;

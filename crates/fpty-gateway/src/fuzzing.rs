@@ -8,10 +8,10 @@ use crate::control::peers::attach_request::AttachMatch;
 use crate::control::peers::{Message, PeerRequest};
 use crate::observe::audit::EndReason;
 use crate::observe::recording::asciicast::{Asciicast, Format, Head, Totals};
-use crate::observe::recording::protocol as recorder;
-use crate::observe::recording::protocol::{Answer, Begin, Kind};
+use crate::observe::recording::recorder_protocol as recorder;
+use crate::observe::recording::recorder_protocol::{Answer, Begin, Kind};
 use crate::process::ipc::{decode, encode};
-use crate::process::supervisor::protocol;
+use crate::process::supervisor::supervisor_protocol;
 use fpty::proto::Ended;
 use fpty::sys::Size;
 
@@ -38,8 +38,8 @@ pub fn siblings(bytes: &[u8]) {
 
 /// What the process that keeps sessions is told, and tells the next gateway.
 pub fn store(bytes: &[u8]) {
-    let message = protocol::decode(bytes, Vec::new());
-    if let Some(protocol::Message::Session(mut record, _)) = message {
+    let message = supervisor_protocol::decode(bytes, Vec::new());
+    if let Some(supervisor_protocol::Message::Session(mut record, _)) = message {
         // What another process writes into the log, it writes once.
         let _ = record.last.take(EndReason::Lost, None);
         assert_eq!(record.last.take(EndReason::Lost, None), None);

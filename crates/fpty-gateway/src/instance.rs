@@ -9,7 +9,7 @@ use crate::event_loop::{assemble, run};
 use crate::observe::metrics::counters;
 use crate::observe::recording::launcher;
 use crate::process::shared_memory::{self, MemoryOptions, Region};
-use crate::process::supervisor::{after_gateway, link};
+use crate::process::supervisor::{after_gateway, supervisor_link};
 use crate::process::{memory_layout, proof};
 use fpty::error::Result;
 
@@ -36,7 +36,7 @@ pub fn before_gateways(config: &GatewayConfig) {
     };
     shared_memory::reserve(wants, memory_layout::region_words);
     counters::register();
-    link::reserve(config.any(|rules| rules.handover || rules.detach.sessions > 0));
+    supervisor_link::reserve(config.any(|rules| rules.handover || rules.detach.sessions > 0));
     peers::reserve(config.processes);
 }
 
@@ -57,7 +57,7 @@ pub fn run_gateway(ordinal: usize, config: GatewayConfig) -> Result<()> {
 
 /// At the end of the master, or before it executes itself: the gateways are gone.
 pub fn after_gateways(config: &GatewayConfig) {
-    link::before_exec();
+    supervisor_link::before_exec();
     proof::before_exec();
     shared_memory::before_exec();
     after_gateway::after_master_end(config.hangup_grace);

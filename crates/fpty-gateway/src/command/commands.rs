@@ -14,7 +14,7 @@ use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Slab, Token};
 use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::{EndReason, RejectReason};
-use crate::process::table::ProcessTable;
+use crate::process::process_table::ProcessTable;
 use crate::session::byte_counts::ByteCounts;
 use crate::session::probes::{TCP_STALL_INTERVAL, TCP_STALL_TIMEOUT};
 use crate::session::state::NextAction;

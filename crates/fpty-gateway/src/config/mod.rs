@@ -19,13 +19,13 @@
 //! | `value.rs` | a value as it was typed, and what it may be |
 
 pub mod accept_env;
-pub mod access;
-pub mod audit;
-pub mod detach;
+pub mod access_rules;
+pub mod audit_format;
+pub mod detach_options;
 pub mod gateway_config;
 pub(crate) mod keyval;
 pub mod option_table;
 pub mod options;
-pub mod recording;
+pub mod recording_options;
 pub mod rules;
 pub mod value;

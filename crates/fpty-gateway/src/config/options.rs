@@ -5,14 +5,14 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 
 use super::accept_env::AcceptEnv;
-use super::access::Network;
-use super::audit;
-use super::detach::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_SESSIONS};
+use super::access_rules::Network;
+use super::audit_format;
+use super::detach_options::{BUFFER, DETACH_TIME, MAX_BUFFER, MAX_SESSIONS};
 use super::gateway_config::{
     GatewayConfig, HANDSHAKE_TIMEOUT, MAX_EVENTS, MAX_PROCESSES, SocketRequest,
 };
 use super::option_table::{AppliesTo, Implies, OptionRow, assign, key, option, switch};
-use super::recording;
+use super::recording_options;
 use super::rules;
 use super::value::OptionValue;
 use fpty::error::{Error, Result};
@@ -211,7 +211,9 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
     option(&[c"forkptyrouter-audit"])
         .key("audit")
         .help(c"log who came, when, and what became of it: json, keyval or off (default: off)")
-        .parse_with(|config, typed| assign(&mut config.rules.audit, typed.one_of(&audit::FORMATS))),
+        .parse_with(|config, typed| {
+            assign(&mut config.rules.audit, typed.one_of(&audit_format::FORMATS))
+        }),
     option(&[c"forkptyrouter-record"])
         .help(
             c"record each session's terminal in a file of its own in the specified folder \
@@ -222,7 +224,7 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         .key("record_format")
         .help(c"write recordings as asciicast v2 or v3 (default: v3)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.record.format, typed.one_of(&recording::FORMATS))
+            assign(&mut config.rules.record.format, typed.one_of(&recording_options::FORMATS))
         }),
     option(&[c"forkptyrouter-record-input"])
         .key("record_input")
@@ -232,13 +234,13 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
         .key("record_limit")
         .help(c"let a recording have at most the specified bytes (default: 0, no limit)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.record.limit, recording::limit(typed))
+            assign(&mut config.rules.record.limit, recording_options::limit(typed))
         }),
     option(&[c"forkptyrouter-record-on-error"])
         .key("record_on_error")
         .help(c"close or continue a session that cannot be recorded (default: continue)")
         .parse_with(|config, typed| {
-            assign(&mut config.rules.record.on_error, typed.one_of(&recording::ON_ERROR))
+            assign(&mut config.rules.record.on_error, typed.one_of(&recording_options::ON_ERROR))
         }),
     option(&[c"forkptyrouter-record-commands"])
         .key("record_commands")
@@ -247,7 +249,10 @@ pub static OPTIONS: [OptionRow<GatewayConfig>; 56] = [
               refuse with record-on-error = close or else skip)",
         )
         .parse_with(|config, typed| {
-            assign(&mut config.rules.record.refuse_commands, typed.one_of(&recording::COMMANDS))
+            assign(
+                &mut config.rules.record.refuse_commands,
+                typed.one_of(&recording_options::COMMANDS),
+            )
         }),
     option(&[c"forkptyrouter-allow-command"])
         .key("allow_command")

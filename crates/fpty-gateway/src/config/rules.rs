@@ -8,14 +8,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
-use super::access::Access;
-use super::audit::AuditFormat;
-use super::detach::DetachOptions;
+use super::access_rules::Access;
+use super::audit_format::AuditFormat;
+use super::detach_options::DetachOptions;
 use super::gateway_config::GatewayConfig;
 use super::keyval;
 use super::option_table::{AppliesTo, OptionRow};
 use super::options::row_of_key;
-use super::recording::RecordOptions;
+use super::recording_options::RecordOptions;
 use super::value::OptionValue;
 use fpty::error::{Error, Result};
 use fpty::proto::variables::Variables;

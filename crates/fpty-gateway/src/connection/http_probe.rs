@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::access::describe_peer;
+use super::access_check::describe_peer;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Timer;

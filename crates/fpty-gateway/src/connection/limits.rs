@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::shared_counts::{SharedCount, SharedCounts};
 use crate::config::rules::Rules;
-use crate::event_loop::subject::SessionRef;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::process::shared_memory::{self, Region};
 use fpty::fair_share::Principal;
 use fpty::sys::shm::halves;

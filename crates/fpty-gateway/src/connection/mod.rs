@@ -17,7 +17,7 @@
 //! | `session_access.rs` | who may come to a session that was left |
 //! | `shared_counts.rs` | numbers that all gateways see: who has a name, and how much there is |
 
-pub(crate) mod access;
+pub(crate) mod access_check;
 pub mod client_hello;
 pub(crate) mod exec_request;
 pub(crate) mod handshake;

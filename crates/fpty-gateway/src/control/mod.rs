@@ -14,14 +14,14 @@
 //! | `sessions.rs` | all sessions of a gateway, to be looked at |
 //! | `statistics/` | the statistics |
 
+pub mod all_sessions;
 pub(crate) mod attach_elsewhere;
-pub(crate) mod client;
-pub(crate) mod entry;
+pub(crate) mod control_client;
 pub mod page;
 pub(crate) mod pages;
 pub mod peers;
+pub(crate) mod session_entry;
 pub(crate) mod session_view;
-pub mod sessions;
 pub(crate) mod statistics;
 
 use std::os::fd::AsFd;
@@ -44,9 +44,9 @@ use fpty::proto::{Ended, Ending};
 use fpty::sys::Read;
 use fpty::sys::poll::Ready;
 
-use crate::control::client::{ControlClient, ControlRequest, KillSearch};
+use crate::control::all_sessions::AllSessions;
+use crate::control::control_client::{ControlClient, ControlRequest, KillSearch};
 use crate::control::pages::NextPage;
-use crate::control::sessions::AllSessions;
 
 /// Clients at once that ask, and of one user; for a further one, the one that
 /// has taken longest is let go, of whoever has most of them.

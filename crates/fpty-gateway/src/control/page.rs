@@ -2,13 +2,13 @@
 //! they go on.
 
 use super::peers::MAX_MESSAGE;
-use super::peers::session_request::{PageKind, PageRequest};
+use super::peers::page_request::{PageKind, PageRequest};
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::session::ids::LENGTH;
 
-use super::sessions::AllSessions;
-use crate::event_loop::subject::SessionRef;
+use super::all_sessions::AllSessions;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::session::selector::SessionSelector;
 use fpty::sys::itimer_guard;
 

@@ -1,12 +1,12 @@
 //! A list over all gateways, page by page: first our own sessions, then those of
 //! each other gateway, which is asked for them. Who does not answer is done without.
 
-use super::peers::session_request::{PageKind, PageRequest};
+use super::peers::page_request::{PageKind, PageRequest};
 use super::peers::{PeerRequest, Peers, Requester};
 use crate::event_loop::context::Context;
 
+use super::all_sessions::AllSessions;
 use super::page::Page;
-use super::sessions::AllSessions;
 
 /// How far a list is.
 pub struct PageCursor {

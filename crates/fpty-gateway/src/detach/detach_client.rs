@@ -17,7 +17,7 @@ use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
 use crate::observe::audit;
 use crate::process::hang_up::MasterCopies;
-use crate::process::table::ProcessTable;
+use crate::process::process_table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
 use fpty::error::reason;
 use fpty::proto::Ended;

@@ -3,8 +3,8 @@
 use super::registry::DetachRegistry;
 use super::registry_entry::RegistryEntry;
 use crate::connection::session_access::UNKNOWN_UID;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::slab::Key;
-use crate::event_loop::subject::SessionRef;
 use crate::session::selector::SessionSelector;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;

@@ -10,7 +10,7 @@ use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
 use crate::observe::audit::EndReason;
-use crate::process::table::ProcessTable;
+use crate::process::process_table::ProcessTable;
 use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};

@@ -11,14 +11,14 @@ use super::registry_entry::{Client, NoDetach, Program, RegistryEntry, terminal_s
 use super::restore::{Restored, check_recording, entry};
 use crate::connection::session_access::{UNKNOWN_UID, uid_of};
 use crate::event_loop::context::Context;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
-use crate::event_loop::subject::SessionRef;
 use crate::event_loop::timers::Timer;
 use crate::observe::audit::EndReason;
+use crate::process::process_table::ProcessTable;
 use crate::process::supervisor::end_record::EndRecord;
-use crate::process::supervisor::protocol::{BorrowedFds, SessionFds, SessionRecord};
-use crate::process::table::ProcessTable;
+use crate::process::supervisor::supervisor_protocol::{BorrowedFds, SessionFds, SessionRecord};
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;

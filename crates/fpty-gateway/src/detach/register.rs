@@ -11,7 +11,7 @@ use crate::connection::shared_counts::SharedCount;
 use crate::control::peers::attach_request;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::process::table::ProcessTable;
+use crate::process::process_table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
 use crate::session::selector::SessionSelector;
 use crate::session::state::detach_state::DetachState;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use crate::config::gateway_config::GatewayConfig;
 use crate::connection::shared_counts::SharedCounts;
 use crate::event_loop::context::Context;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::slab::{Key, Slab, Token};
-use crate::event_loop::subject::SessionRef;
 use crate::process::ipc::Hello;
-use crate::process::supervisor::client::{self, RestoredSessions};
-use crate::process::supervisor::link;
+use crate::process::supervisor::supervisor_client::{self, RestoredSessions};
+use crate::process::supervisor::supervisor_link;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::pidfd::PidFd;
@@ -33,7 +33,7 @@ pub struct DetachRegistry {
     pub(crate) entries: Slab<RegistryEntry>,
     pub(crate) index: Index,
     pub(crate) viewers: Slab<Viewer>,
-    pub(crate) supervisor: client::SupervisorClient,
+    pub(crate) supervisor: supervisor_client::SupervisorClient,
     /// Bytes that were read since floods were last checked.
     pub(crate) bytes_read: usize,
     /// Terminals are not read until the next check.
@@ -57,13 +57,13 @@ impl DetachRegistry {
         shared_counts: SharedCounts,
     ) -> std::io::Result<(Option<Box<Self>>, RestoredSessions)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
-        if !link::is_available() || !PidFd::there_are() {
+        if !supervisor_link::is_available() || !PidFd::there_are() {
             return Ok((None, Vec::new()));
         }
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
         let hello = Hello::of(ordinal, config.processes);
         let (supervisor, found) =
-            client::SupervisorClient::new(hello, config.hangup_grace, has_audit, any);
+            supervisor_client::SupervisorClient::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,
             entries: Slab::new(),

@@ -9,15 +9,15 @@ use super::registry::DetachRegistry;
 use super::registry_entry::{
     Client, DetachResources, DetachedTerminal, ExitedSession, Program, RegistryEntry, terminal_size,
 };
-use crate::config::recording::OnError;
+use crate::config::recording_options::OnError;
 use crate::connection::session_access::Secrets;
 use crate::event_loop::context::Context;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::slab::{Key, Token};
-use crate::event_loop::subject::SessionRef;
 use crate::log::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::{RecordingTap, Recordings};
-use crate::process::supervisor::protocol::{SessionFds, SessionRecord};
+use crate::process::supervisor::supervisor_protocol::{SessionFds, SessionRecord};
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;

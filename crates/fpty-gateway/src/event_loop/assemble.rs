@@ -27,9 +27,9 @@ use crate::log::log;
 use crate::observe::audit::{self, Audit};
 use crate::observe::recording::Recordings;
 use crate::process::ipc::Hello;
+use crate::process::process_table::{self, ProcessTable};
 use crate::process::supervisor::after_gateway::OrphanedSessions;
 use crate::process::supervisor::leaders::{self, Leaders};
-use crate::process::table::{self, ProcessTable};
 use crate::session::teardown::TeardownQueue;
 use fpty::error::{Context as _, Result};
 use fpty::sys::poll::{Interest, Poller};
@@ -54,7 +54,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let limit = fpty::sys::raise_descriptor_limit().ok();
     let rules: Vec<Rc<Rules>> = config.all_rules().iter().cloned().map(Rc::new).collect();
     let processes: Vec<Arc<Program>> =
-        rules.iter().map(|rules| Arc::new(table::program_for(rules, limit))).collect();
+        rules.iter().map(|rules| Arc::new(process_table::program_for(rules, limit))).collect();
     let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
     let audit = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
     let children =

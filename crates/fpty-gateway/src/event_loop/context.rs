@@ -4,10 +4,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::deferred::DeferredInput;
+use super::deferred_queue::DeferredInput;
+use super::fault_domain::SessionRef;
 use super::outcome::Outcome;
 use super::panic_recovery::PanicState;
-use super::subject::SessionRef;
 use super::tick_policy::TickPolicy;
 use super::timers::{Timer, Timers};
 use crate::config::gateway_config::GatewayConfig;

@@ -1,10 +1,10 @@
 //! Clients are heard, as far as a turn has time for each: the rest waits.
 
 use super::context::Context;
-use super::deferred::DeferredChunk;
+use super::deferred_queue::DeferredChunk;
+use super::fault_domain::FaultDomain;
 use super::outcome::Outcome;
 use super::slab::Key;
-use super::subject::FaultDomain;
 use crate::command::command_state::{Command, CommandEffects};
 use crate::command::commands::Commands;
 use crate::session::relay::Sessions;

@@ -3,13 +3,13 @@
 
 use std::rc::Rc;
 
-use super::deferred::DeferredChunk;
+use super::deferred_queue::DeferredChunk;
+use super::fault_domain::{FaultDomain, SessionRef};
 use super::slab::{Key, Token};
-use super::subject::{FaultDomain, SessionRef};
 use crate::connection::late_hello::LateHello;
-use crate::control::peers::request::{IncomingRequest, Requester};
+use crate::control::peers::peer_request::{IncomingRequest, Requester};
 use crate::observe::audit::{EndReason, EndedSession};
-use crate::observe::recording::results::RecorderEvent;
+use crate::observe::recording::recorder_event::RecorderEvent;
 use crate::observe::recording::tap::RecordingTap;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;

@@ -13,8 +13,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use super::fault_domain::FaultDomain;
 use super::slab::Key;
-use super::subject::FaultDomain;
 use crate::log::log;
 use fpty::error::Error;
 use fpty::text::panic_message;

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use super::table::ProcessTable;
+use super::process_table::ProcessTable;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Timer;

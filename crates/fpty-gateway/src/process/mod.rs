@@ -16,7 +16,7 @@ pub(crate) mod hang_up;
 pub(crate) mod ipc;
 pub(crate) mod kill_after_grace;
 pub mod memory_layout;
+pub(crate) mod process_table;
 pub(crate) mod proof;
 pub mod shared_memory;
 pub mod supervisor;
-pub(crate) mod table;

@@ -11,9 +11,9 @@ use crate::command::commands::LiveCommand;
 use crate::connection::limits::Permit;
 use crate::connection::session_access::UNKNOWN_UID;
 use crate::event_loop::context::Context;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::outcome::{Closed, Outcome};
 use crate::event_loop::slab::Key;
-use crate::event_loop::subject::SessionRef;
 use crate::observe::audit::{
     Audit, ByteTotals, DetachReason, EndReason, Mode, NewSession, Origin, Peer, SessionHistory,
 };

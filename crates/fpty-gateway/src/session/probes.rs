@@ -11,7 +11,7 @@ use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{SessionTimer, TerminalTimer, Timer};
-use crate::process::table::ProcessTable;
+use crate::process::process_table::ProcessTable;
 use fpty::proto::Ending;
 use fpty::sys::pid_guard::Process;
 use fpty::sys::proc_net_tcp::LocalTcp;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::event_loop::subject::SessionRef;
+use crate::event_loop::fault_domain::SessionRef;
 
 /// Requested commands by session.
 #[derive(Default)]

@@ -11,8 +11,8 @@ use crate::event_loop::outcome::Outcome;
 use crate::event_loop::panic_recovery::INTERNAL_ERROR;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{TerminalTimer, Timer};
+use crate::process::process_table::ProcessTable;
 use crate::process::supervisor;
-use crate::process::table::ProcessTable;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Pid;
 use fpty::sys::pid_guard::Process;
@@ -166,7 +166,7 @@ impl Sessions {
     /// reads no more than after a gateway that is killed.
     pub fn stop(&mut self, why: Ending, line: &str) {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
-        let is_held = supervisor::link::is_running();
+        let is_held = supervisor::supervisor_link::is_running();
         for key in keys {
             let is_ours = |live: &&mut LiveSession| {
                 let session = &live.session;

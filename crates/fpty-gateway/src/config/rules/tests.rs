@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::recording::Format;
+use crate::config::recording_options::Format;
 
 fn of(config: &GatewayConfig, typed: &str) -> Result<Rules> {
     SocketOptions::read(&OptionValue::of_option("forkpty-urouter2", typed.as_ref()))?

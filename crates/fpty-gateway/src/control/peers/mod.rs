@@ -9,8 +9,8 @@
 //! | `session_request.rs` | what is asked about sessions |
 
 pub mod attach_request;
-pub mod request;
-pub mod session_request;
+pub mod page_request;
+pub mod peer_request;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,7 +30,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
 
-pub use super::peers::request::{ForwardedClient, IncomingRequest, PeerRequest, Requester};
+pub use super::peers::peer_request::{ForwardedClient, IncomingRequest, PeerRequest, Requester};
 
 /// How long an answer may take.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(1);

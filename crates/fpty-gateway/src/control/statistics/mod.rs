@@ -7,11 +7,11 @@
 //! | `request.rs` | what one asks for |
 
 pub(crate) mod report;
-pub(crate) mod request;
+pub(crate) mod statistics_request;
 
 use crate::event_loop::context::Context;
 
-pub use super::statistics::request::{Request, StatisticsResponse};
+pub use super::statistics::statistics_request::{Request, StatisticsResponse};
 
 /// What whoever asks this is answered, and whether a list of sessions follows.
 pub fn answer(cx: &Context, response: StatisticsResponse) -> (String, bool) {

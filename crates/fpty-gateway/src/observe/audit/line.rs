@@ -12,7 +12,7 @@ pub const ADDRESS: usize = 200;
 pub const WHY: usize = 300;
 pub const PATH: usize = 500;
 
-pub use crate::config::audit::AuditFormat as Format;
+pub use crate::config::audit_format::AuditFormat as Format;
 
 /// What a field's value may be.
 #[derive(Clone, Copy, Debug, PartialEq)]

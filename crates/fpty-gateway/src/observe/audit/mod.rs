@@ -15,7 +15,6 @@
 //! | `timestamp.rs` | the time as it is written down |
 //! | `user_names.rs` | names of users, without waiting for one |
 
-pub(crate) mod carried_over;
 pub(crate) mod end_reason;
 pub mod line;
 pub(crate) mod origin;
@@ -23,6 +22,7 @@ pub(crate) mod peer;
 pub mod prepared_end;
 pub(crate) mod recording_fields;
 pub(crate) mod rejection_rate;
+pub(crate) mod session_history;
 pub(crate) mod session_info;
 pub mod timestamp;
 pub(crate) mod user_names;
@@ -33,7 +33,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::gateway_config::GatewayConfig;
 use crate::connection::client_hello::ClientHello;
-use crate::event_loop::subject::SessionRef;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::host::host;
 use crate::log;
 use crate::log_queue::LogQueue;
@@ -44,12 +44,12 @@ use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::{BootInstant, Timestamp};
 use fpty::sys::socket::Stream;
 
-pub use super::audit::carried_over::{ByteTotals, SessionHistory};
 pub use super::audit::end_reason::{DetachReason, EndReason, RejectReason};
 pub use super::audit::origin::{AuditSocket, Mode, Origin, Rejection};
 pub use super::audit::peer::{ClaimedIdentity, Peer};
 pub use super::audit::recording_fields::RecordingResult;
 use super::audit::rejection_rate::RejectionRate;
+pub use super::audit::session_history::{ByteTotals, SessionHistory};
 use super::audit::session_info::{ClientAct, LineSource, RejectedConnection};
 pub use super::audit::session_info::{End, EndedSession, NewSession, SessionInfo, write_peer};
 use super::audit::user_names::UserNames;

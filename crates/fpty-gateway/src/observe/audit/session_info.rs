@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::carried_over::{ByteTotals, SessionHistory};
 use super::end_reason::{DetachReason, EndReason, RejectReason};
 use super::line::{ADDRESS, AuditLine, Format, SHORT, Value, WHY};
 use super::origin::{Mode, Origin};
 use super::peer::{ClaimedIdentity, Peer};
 use super::prepared_end::{self, MAX_LINE};
 use super::recording_fields::{RecordingResult, write_recording};
+use super::session_history::{ByteTotals, SessionHistory};
 use super::timestamp;
 use crate::process::supervisor::end_lines;
 use fpty::sys::Size;

@@ -9,7 +9,7 @@ use fpty::text::{escape_json, shown};
 use serde::{Deserialize, Serialize};
 
 use super::utf8::JsonText;
-pub use crate::config::recording::Format;
+pub use crate::config::recording_options::Format;
 
 /// What stands at the beginning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

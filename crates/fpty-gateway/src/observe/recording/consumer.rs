@@ -4,9 +4,11 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::file::{RecordingFile, RecordingName};
-use super::orphans::{OrphanedRecordings, RecordedSession, RecorderContext};
-use super::protocol::{self, Answer, Begin, Failure, Kind, Message, ProtocolError, Resume};
+use super::orphan_recordings::{OrphanedRecordings, RecordedSession, RecorderContext};
+use super::recorder_protocol::{
+    self, Answer, Begin, Failure, Kind, Message, ProtocolError, Resume,
+};
+use super::recording_file::{RecordingFile, RecordingName};
 use crate::event_loop::fault_injection;
 use crate::observe::audit::RecordingResult;
 use crate::process::ipc::{Hello, decode, encode};
@@ -77,7 +79,7 @@ impl GatewayFeed {
         let mut before = Consumer::of(before).map_err(|_| ProtocolError)?;
         before.take(usize::MAX, &mut bytes).map_err(|_| ProtocolError)?;
         let mut rest = bytes.as_slice();
-        while let Some(message) = protocol::next(&mut rest)? {
+        while let Some(message) = recorder_protocol::next(&mut rest)? {
             if message.kind != Kind::Resume || self.sessions.len() > MAX_SESSIONS {
                 return Err(ProtocolError);
             }
@@ -112,11 +114,11 @@ impl GatewayFeed {
             return Ok(false);
         }
         let mut unread = bytes.as_slice();
-        while protocol::next(&mut unread)?.is_some() {}
+        while recorder_protocol::next(&mut unread)?.is_some() {}
         let unread = unread.len();
         ctx.journal.begin(self.queue.id(), self.queue.would_begin_at(unread));
         let mut rest = bytes.as_slice();
-        while let Some(message) = protocol::next(&mut rest)? {
+        while let Some(message) = recorder_protocol::next(&mut rest)? {
             if self.sessions.len() + self.answers.len() > MAX_SESSIONS {
                 return Err(ProtocolError);
             }
@@ -229,7 +231,7 @@ impl GatewayFeed {
         let mut ids = decode::<HashSet<String>>(message.body).unwrap_or_default();
         let ended: Vec<_> = orphans.end_ids(&ids, ctx).collect();
         for ((folder, name), recorded) in ended {
-            let id = protocol::id_of(&name).to_owned();
+            let id = recorder_protocol::id_of(&name).to_owned();
             ids.remove(&id);
             self.answer(&Answer::Over { id, folder, recorded: Some(recorded) });
         }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::config::recording::RecordOptions;
+use crate::config::recording_options::RecordOptions;
 use crate::host::host;
 use crate::log::log;
 use crate::process::ipc::{Hello, encode};

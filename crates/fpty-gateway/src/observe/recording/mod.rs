@@ -21,18 +21,18 @@
 
 pub(crate) mod asciicast;
 pub(crate) mod consumer;
-pub(crate) mod file;
 pub(crate) mod journal;
 pub mod launcher;
-pub(crate) mod link;
 pub mod orphan_ends;
-pub(crate) mod orphans;
+pub(crate) mod orphan_recordings;
 pub(crate) mod producer;
-pub(crate) mod protocol;
+pub(crate) mod recorded_sessions;
 pub(crate) mod recorder;
+pub mod recorder_event;
+pub(crate) mod recorder_link;
+pub(crate) mod recorder_protocol;
+pub(crate) mod recording_file;
 pub(crate) mod restart;
-pub mod results;
-pub(crate) mod sessions;
 pub mod tap;
 pub(crate) mod utf8;
 
@@ -42,11 +42,11 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::audit::EndedSession;
-use crate::config::recording::RecordOptions;
+use crate::config::recording_options::RecordOptions;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
+use crate::event_loop::fault_domain::FaultDomain;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::subject::FaultDomain;
 use crate::log::log;
 use crate::process::ipc::Hello;
 use crate::session::relay::Sessions;
@@ -57,7 +57,7 @@ use fpty::sys::socket::Stream;
 
 use super::recording::orphan_ends::PendingEndLines;
 use super::recording::producer::{RecorderLink, RecorderProducer};
-use super::recording::results::RecorderEvent;
+use super::recording::recorder_event::RecorderEvent;
 pub use super::recording::tap::{RecordingState, RecordingTap};
 
 /// The sessions of a gateway that are recorded: it is told when one is about to

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::protocol::{Answer, Kind, header};
+use super::recorder_protocol::{Answer, Kind, header};
 use super::{connect, launcher};
 use crate::observe::audit::{RecordingResult, prepared_end};
 use crate::process::ipc::{Hello, decode, encode};

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::protocol::{Kind, header};
+use super::recorder_protocol::{Kind, header};
 use fpty::sys::shm_queue::{CAPACITY, NOTES, Producer};
 use fpty::sys::socket::Stream;
 

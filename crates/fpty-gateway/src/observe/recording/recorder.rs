@@ -17,8 +17,8 @@ use nix::sys::signal::Signal;
 
 use super::consumer::GatewayFeed;
 use super::journal::{Journal, Unfinished};
-use super::orphans::{OrphanedRecordings, RecorderContext, remove_where};
-use super::protocol::Answer;
+use super::orphan_recordings::{OrphanedRecordings, RecorderContext, remove_where};
+use super::recorder_protocol::Answer;
 use crate::process::ipc::{Hello, decode};
 use fpty::sys::dir::Folder;
 use fpty::sys::poll::{Interest, Poller};

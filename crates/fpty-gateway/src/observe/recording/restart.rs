@@ -6,11 +6,11 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use super::protocol::{self, Failure, Kind, Message, Resume, header};
-use super::results::{RecorderEvent, UnconsumedBytes};
+use super::recorder_event::{RecorderEvent, UnconsumedBytes};
+use super::recorder_protocol::{self, Failure, Kind, Message, Resume, header};
 use super::{RecordingTap, Recordings, connect};
 use crate::event_loop::context::Context;
-use crate::event_loop::subject::FaultDomain;
+use crate::event_loop::fault_domain::FaultDomain;
 use crate::log::log;
 use crate::process::ipc::encode;
 use crate::session::relay::Sessions;
@@ -35,7 +35,7 @@ pub(crate) struct Unconsumed {
 
 impl Unconsumed {
     fn note(&mut self, mut bytes: &[u8]) {
-        while let Ok(Some(message)) = protocol::next(&mut bytes) {
+        while let Ok(Some(message)) = recorder_protocol::next(&mut bytes) {
             let Message { kind, session, .. } = message;
             let of_session = self.of_sessions.entry(session).or_default();
             of_session.lost += message.lost();

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::launcher;
 use super::producer::{LOW_ROOM, RESERVE, RecorderProducer};
-use super::protocol::{Begin, Kind, Resume, header};
-use super::results::UnconsumedBytes;
-use crate::config::recording::{OnError, RecordOptions};
-use crate::event_loop::subject::{FaultDomain, SessionRef};
+use super::recorder_event::UnconsumedBytes;
+use super::recorder_protocol::{Begin, Kind, Resume, header};
+use crate::config::recording_options::{OnError, RecordOptions};
+use crate::event_loop::fault_domain::{FaultDomain, SessionRef};
 use crate::process::ipc::encode;
 use fpty::sys::Size;
 use fpty::sys::clock::BootInstant;
@@ -362,7 +362,7 @@ fn append(early_events: &mut Vec<u8>, kind: Kind, session: u32, at: u64, body: &
 mod tests {
     use super::*;
     use crate::observe::recording::producer::RecorderLink;
-    use crate::observe::recording::protocol;
+    use crate::observe::recording::recorder_protocol;
     use fpty::sys::shm_queue::{CAPACITY, Consumer, Producer};
     use fpty::sys::socket::Stream;
     use std::os::fd::AsFd;
@@ -388,7 +388,7 @@ mod tests {
         taker.mark_done(0);
         let mut rest = bytes.as_slice();
         let mut told = Vec::new();
-        while let Some(message) = protocol::next(&mut rest).expect("sense") {
+        while let Some(message) = recorder_protocol::next(&mut rest).expect("sense") {
             told.push((message.kind, message.session, message.body.to_vec()));
         }
         assert!(rest.is_empty());

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::end_lines::{self, Select};
 use super::grace::Grace;
-use super::{leaders, link};
+use super::{leaders, supervisor_link};
 use crate::host::host;
 use crate::log;
 use crate::observe::audit::prepared_end;
@@ -41,7 +41,7 @@ pub enum KeptBy {
 impl KeptBy {
     /// As it is now.
     pub fn now() -> Self {
-        match link::is_running() {
+        match supervisor_link::is_running() {
             true => Self::Supervisor,
             false => Self::Nobody,
         }

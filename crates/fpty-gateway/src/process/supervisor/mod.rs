@@ -20,12 +20,12 @@
 //! | `server.rs` | the supervisor itself |
 
 pub mod after_gateway;
-pub mod client;
 pub mod end_lines;
 pub mod end_record;
 pub mod grace;
 pub mod leaders;
-pub mod link;
-pub mod orphans;
-pub mod protocol;
-pub(crate) mod server;
+pub mod orphan_sessions;
+pub mod supervisor_client;
+pub mod supervisor_link;
+pub(crate) mod supervisor_process;
+pub mod supervisor_protocol;

@@ -4,9 +4,9 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
-use super::file::{RecordingFile, RecordingName};
 use super::journal::Journal;
-use super::protocol::{Failure, Message, Resume, id_of};
+use super::recorder_protocol::{Failure, Message, Resume, id_of};
+use super::recording_file::{RecordingFile, RecordingName};
 use crate::observe::audit::RecordingResult;
 use crate::process::ipc::Hello;
 use fpty::sys::dir::Folder;
@@ -117,8 +117,8 @@ pub fn remove_where<K: Clone + Eq + Hash, V>(
 mod tests {
     use super::*;
     use crate::observe::recording::consumer::GatewayFeed;
-    use crate::observe::recording::protocol::header;
-    use crate::observe::recording::protocol::{Answer, Begin, Kind};
+    use crate::observe::recording::recorder_protocol::header;
+    use crate::observe::recording::recorder_protocol::{Answer, Begin, Kind};
     use crate::process::ipc::encode;
     use fpty::sys::shm_queue::Consumer;
     use fpty::sys::shm_queue::Producer;

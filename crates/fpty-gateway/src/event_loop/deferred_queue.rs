@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 
+use super::fault_domain::FaultDomain;
 use super::slab::Key;
-use super::subject::FaultDomain;
 use crate::session::state::CONTROL_BUDGET;
 
 /// What all clients may ask for in one turn beside input, once for what they

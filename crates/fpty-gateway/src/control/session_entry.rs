@@ -3,11 +3,11 @@
 
 use std::time::SystemTime;
 
+use super::all_sessions::AllSessions;
 use super::session_view::SessionView;
-use super::sessions::AllSessions;
 use crate::detach::EntryView;
 use crate::event_loop::context::Context;
-use crate::event_loop::subject::SessionRef;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::observe::audit::line::{AuditLine, Format, Value};
 use crate::observe::audit::timestamp::rfc3339;
 use crate::observe::audit::{Peer, SessionInfo, write_peer};

@@ -5,17 +5,17 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::asciicast::Head;
-use super::protocol::{Begin, Failure, Kind};
-use super::results::UnconsumedBytes;
+use super::recorder_event::UnconsumedBytes;
+use super::recorder_protocol::{Begin, Failure, Kind};
 use super::{
     EndedRecording, RecordingState, RecordingTap, Recordings, file_name_part, launcher,
     log_session, status_of,
 };
-use crate::config::recording::OnError;
+use crate::config::recording_options::OnError;
 use crate::event_loop::context::Context;
+use crate::event_loop::fault_domain::SessionRef;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::Key;
-use crate::event_loop::subject::SessionRef;
 use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::timestamp;
 use crate::observe::audit::{EndReason, EndedSession, RecordingResult};

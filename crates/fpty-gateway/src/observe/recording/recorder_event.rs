@@ -1,6 +1,6 @@
 //! What becomes of recordings where the recorder says something, or was killed.
 
-use super::protocol::Answer;
+use super::recorder_protocol::Answer;
 
 /// What a recorder's word, or its end, means for one session: others do not
 /// suffer from what becomes of that.

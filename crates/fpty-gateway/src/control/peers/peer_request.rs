@@ -8,7 +8,7 @@ use crate::event_loop::slab::Key;
 use crate::session::selector::SessionSelector;
 
 use super::attach_request::AttachQuery;
-use super::session_request::PageRequest;
+use super::page_request::PageRequest;
 
 /// What one is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub struct ForwardedClient {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::peers::session_request::PageKind;
+    use crate::control::peers::page_request::PageKind;
     use crate::process::ipc::{decode, encode};
     use fpty::proto::session_key::Secret;
 

@@ -3,8 +3,8 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::protocol::{self, Message, Received, SessionFds, SessionRecord};
-use super::{leaders, link, server};
+use super::supervisor_protocol::{self, Message, Received, SessionFds, SessionRecord};
+use super::{leaders, supervisor_link, supervisor_process};
 use crate::log::log;
 use crate::process::ipc::Hello;
 use crate::process::proof;
@@ -50,7 +50,8 @@ impl SupervisorClient {
         let ended_ids = Vec::new();
         let mut client =
             Self { connection: None, hello, grace, has_audit, is_unavailable: false, ended_ids };
-        let found = if wanted || link::is_running() { client.connect() } else { Vec::new() };
+        let found =
+            if wanted || supervisor_link::is_running() { client.connect() } else { Vec::new() };
         (client, found)
     }
 
@@ -66,14 +67,14 @@ impl SupervisorClient {
     /// Connects; to another one, where what was connected to is gone.
     pub fn connect(&mut self) -> RestoredSessions {
         self.connection = None;
-        if !link::is_available() {
+        if !supervisor_link::is_available() {
             return Vec::new();
         }
         for _ in 0..START_ATTEMPTS {
-            if !link::is_running() {
+            if !supervisor_link::is_running() {
                 // Of several that begin at once all but one end at once.
-                let Some(theirs) = link::supervisor_end() else { break };
-                let _ = server::start(theirs, self.grace);
+                let Some(theirs) = supervisor_link::supervisor_end() else { break };
+                let _ = supervisor_process::start(theirs, self.grace);
             }
             if let Some(found) = self.handshake() {
                 return found;
@@ -85,18 +86,19 @@ impl SupervisorClient {
     }
 
     fn handshake(&mut self) -> Option<RestoredSessions> {
-        let to = link::gateway_end()?;
+        let to = supervisor_link::gateway_end()?;
         let (ours, theirs) = Stream::pair().ok()?;
         let log = stdio::stderr_copy().ok().filter(|_| self.has_audit);
         let log = log.as_ref().map(AsFd::as_fd);
-        let Written::Bytes(_) = protocol::send_hello(&to, self.hello, &theirs, log) else {
+        let Written::Bytes(_) = supervisor_protocol::send_hello(&to, self.hello, &theirs, log)
+        else {
             return None;
         };
         drop(theirs);
         let mut until = Instant::now() + HANDSHAKE_TIMEOUT;
         let (mut found, mut was_there) = (Vec::new(), true);
         loop {
-            match protocol::receive(&ours) {
+            match supervisor_protocol::receive(&ours) {
                 Received::Message(Message::Session(record, mut fds)) => {
                     fds.close_ring_fd(&record, true);
                     found.push((*record, fds));
@@ -111,7 +113,7 @@ impl SupervisorClient {
                     }
                     // The hello waits for whoever hears it: that may be gone, or only
                     // just begin.
-                    let is_there = link::is_running();
+                    let is_there = supervisor_link::is_running();
                     if !ours.wait_for_more(CHECK_INTERVAL) && !is_there && !was_there {
                         return None;
                     }
@@ -133,14 +135,14 @@ impl SupervisorClient {
     /// Says how it is with a session.
     pub fn send_session<T: AsFd>(&self, record: &SessionRecord, fds: &SessionFds<T>) -> Written {
         match &self.connection {
-            Some(connection) => protocol::send_session(connection, record, fds),
+            Some(connection) => supervisor_protocol::send_session(connection, record, fds),
             None => Written::Gone,
         }
     }
 
     /// The next program whose session it could not keep; there are no other answers.
     pub fn next_rejected(&self) -> Option<Pid> {
-        match protocol::receive(self.connection.as_ref()?) {
+        match supervisor_protocol::receive(self.connection.as_ref()?) {
             Received::Message(Message::NotKept(program)) => Pid::new(program),
             _ => None,
         }
@@ -159,7 +161,7 @@ impl SupervisorClient {
             return false;
         };
         while let Some(id) = self.ended_ids.last() {
-            if protocol::send_ended(connection, id) == Written::Blocked {
+            if supervisor_protocol::send_ended(connection, id) == Written::Blocked {
                 return true;
             }
             self.ended_ids.pop();
@@ -170,15 +172,17 @@ impl SupervisorClient {
 
 /// One that is there and says nothing (it was stopped) is in the way of the next.
 fn kill_unresponsive() {
-    let Some(pid) = link::supervisor_pid() else {
+    let Some(pid) = supervisor_link::supervisor_pid() else {
         return;
     };
     // First opened, then asked again: the number is still its own.
-    if let Some(process) = PidFd::open(pid).filter(|_| link::supervisor_pid() == Some(pid)) {
+    if let Some(process) =
+        PidFd::open(pid).filter(|_| supervisor_link::supervisor_pid() == Some(pid))
+    {
         process.signal(libc::SIGKILL);
         // Its lock goes with it.
         let until = Instant::now() + CHECK_INTERVAL;
-        while link::is_running() && Instant::now() < until {
+        while supervisor_link::is_running() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::asciicast::{Asciicast, Totals};
 use super::journal::{Entry, Journal};
-use super::protocol::{Begin, Failure, Kind, Message, Resume};
+use super::recorder_protocol::{Begin, Failure, Kind, Message, Resume};
 use crate::observe::audit::RecordingResult;
 use fpty::error::reason;
 use fpty::sys::Size;

@@ -5,14 +5,14 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::protocol::Answer;
+use super::recorder_event::{RecorderEvent, UnconsumedBytes};
+use super::recorder_protocol::Answer;
 use super::restart::recorder_was_killed;
-use super::results::{RecorderEvent, UnconsumedBytes};
 use super::{EndedRecording, Recordings, connect, log_session};
 use crate::event_loop::context::Context;
+use crate::event_loop::fault_domain::FaultDomain;
 use crate::event_loop::fault_injection;
 use crate::event_loop::slab::Token;
-use crate::event_loop::subject::FaultDomain;
 use crate::event_loop::timers::Timer;
 use crate::log::log;
 use crate::observe::audit::RecordingResult;

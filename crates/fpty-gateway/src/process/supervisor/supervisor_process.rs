@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use super::after_gateway::{KeptBy, OrphanedSessions};
 use super::end_record::write_line;
 use super::grace::{Grace, hang_up_foreground};
-use super::orphans::Orphan;
-use super::protocol::{self, Message, Received, SessionFds, SessionRecord};
+use super::orphan_sessions::Orphan;
+use super::supervisor_protocol::{self, Message, Received, SessionFds, SessionRecord};
 use crate::event_loop::fault_injection;
 use crate::observe::audit::EndReason;
 use crate::process::ipc::Hello;
@@ -165,7 +165,7 @@ impl Supervisor {
     /// Gateways begin. Returns false when none ever will again.
     fn accept_gateways(&mut self) -> bool {
         loop {
-            match protocol::receive_hello(&self.registrations) {
+            match supervisor_protocol::receive_hello(&self.registrations) {
                 Received::Message(Message::Hello(hello, own, log)) => {
                     let log = log.and_then(|log| Output::of(log.as_fd()).ok());
                     self.log = log.or(self.log.take());
@@ -195,7 +195,9 @@ impl Supervisor {
                 continue;
             }
             let SupervisedSession { record, fds, .. } = &mut *supervised;
-            if !fds.with_ring_fd(|fds| say(&|to| protocol::send_session(to, record, fds))) {
+            if !fds
+                .with_ring_fd(|fds| say(&|to| supervisor_protocol::send_session(to, record, fds)))
+            {
                 return;
             }
             supervised.ordinal = hello.ordinal;
@@ -203,7 +205,7 @@ impl Supervisor {
                 orphan.forget(&self.poller, &mut self.orphan_tokens, &supervised.fds);
             }
         }
-        if !say(&|to| protocol::send_done(to)) {
+        if !say(&|to| supervisor_protocol::send_done(to)) {
             return;
         }
         let token = self.token();
@@ -226,7 +228,7 @@ impl Supervisor {
     /// A gateway says something, or has ended: its sessions wait for the next.
     fn receive(&mut self, token: u64) {
         while let Some(gateway) = self.gateways.get(&token) {
-            match protocol::receive(&gateway.stream) {
+            match supervisor_protocol::receive(&gateway.stream) {
                 Received::Message(Message::Session(record, fds)) => {
                     let (ordinal, id, program) = (gateway.ordinal, record.id.clone(), record.pid);
                     let kept = daemonize::guarded(|| self.keep(*record, fds, ordinal));
@@ -281,7 +283,7 @@ impl Supervisor {
     fn reject(&self, token: u64, id: &str, program: i32) {
         if let Some(gateway) = self.gateways.get(&token) {
             if !self.sessions.contains_key(id) {
-                let _ = protocol::send_not_kept(&gateway.stream, program);
+                let _ = supervisor_protocol::send_not_kept(&gateway.stream, program);
             }
         }
     }

@@ -88,7 +88,9 @@ static CHECK: extern "C" fn() = {
         // for something else.
         fpty::sys::stdio::fill_closed();
         host::set(&Uwsgi);
-        exec_handoff::close_inherited();
+        if exec_handoff::close_on_exec_again() {
+            inherited::forbid_inspection();
+        }
         let outcome = std::panic::catch_unwind(abi::check)
             .unwrap_or_else(|_| Err(String::from("forkptyrouter: cannot tell the server's build")));
         if let Err(line) = outcome {

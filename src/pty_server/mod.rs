@@ -10,15 +10,15 @@
 //! | `ending.rs` | when one that sends no more is let go |
 //! | `log_copy.rs` | the copy of the output for the log |
 
-pub(crate) mod half_close;
-pub(crate) mod scrollback;
-pub(crate) mod tee;
-pub(crate) mod terminal;
-pub(crate) mod terminal_client;
+mod half_close;
+mod listener;
+mod scrollback;
+mod tee;
+mod terminal;
+mod terminal_client;
 pub mod unavailable;
 
 use std::ffi::CStr;
-use std::io;
 use std::sync::Arc;
 
 use crate::pty_options::PtyServerOptions;
@@ -32,14 +32,14 @@ use fpty::sys::environment;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{self, Slave};
 use fpty::sys::signal::Blocked;
-use fpty::sys::socket::{ListeningSocket, Stream};
 use fpty::sys::spawn::{Program, Spawner, Started, Streams};
 use fpty::sys::stdio::{self, Output};
 use fpty::sys::termios::{Raises, RawMode};
 use fpty_gateway::log::log;
 
+use crate::pty_server::listener::Listener;
 use crate::pty_server::tee::LogTee;
-use crate::pty_server::terminal::{Listener, SharedTerminal};
+use crate::pty_server::terminal::SharedTerminal;
 
 /// Nobody says how large a shared terminal is; a program that asks gets what
 /// programs expect.
@@ -141,21 +141,6 @@ fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
             Err(errno) => Err(program.refusal(errno)),
         },
     }
-}
-
-impl Listener {
-    fn of(socket: &Socket) -> Self {
-        Self {
-            listener: Private::of(socket.listener),
-            readonly: socket.role == Role::PtyServerReadonly,
-        }
-    }
-}
-
-/// Takes a connection, which what the application forks does not have: it would hold
-/// it open.
-fn accept(listener: &ListeningSocket) -> io::Result<Option<Private<Stream>>> {
-    Private::open(|| listener.accept().map(|accepted| accepted.map(|(stream, _)| stream)))
 }
 
 /// The original standard input; a terminal is put into raw mode, since the

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::half_close::HalfClose;
+use super::listener::{self, Listener};
 use super::scrollback::{QUEUE_LIMIT, Scrollback};
 use super::tee::LogTee;
 use super::terminal_client::{Client, ClientEvent};
@@ -22,7 +23,7 @@ use fpty::proto::http_request::HTTP_REJECTED;
 use fpty::sys::Read;
 use fpty::sys::private_fd::Private;
 use fpty::sys::pty::{Master, Slave};
-use fpty::sys::socket::{ListeningSocket, Stream};
+use fpty::sys::socket::Stream;
 use fpty::sys::stdio::{self, Output};
 use fpty::text::shown;
 
@@ -40,14 +41,6 @@ const MAX_CLIENTS_PER_USER: usize = 64;
 
 /// How long nobody is accepted after running out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-
-/// A socket of the shared terminal.
-pub struct Listener {
-    /// Where clients come from.
-    pub listener: Private<ListeningSocket>,
-    /// Whether they only watch.
-    pub readonly: bool,
-}
 
 /// The shared terminal.
 pub struct SharedTerminal {
@@ -141,7 +134,7 @@ impl SharedTerminal {
         if self.paused.is_none() {
             for (index, listener) in self.listeners.iter().enumerate() {
                 source.push(PollSource::Listener(index));
-                polled.push(PollFd::new(listener.listener.as_fd(), PollFlags::POLLIN));
+                polled.push(PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN));
             }
         }
         for (index, client) in self.clients.iter().enumerate() {
@@ -256,10 +249,10 @@ impl SharedTerminal {
 
     fn accept(&mut self, index: usize) {
         let listener = &self.listeners[index];
-        match super::accept(&listener.listener) {
+        match listener::accept(&listener.socket) {
             Ok(Some(stream)) => {
-                let source = fair_share::Principal::of(&stream);
-                if self.clients.iter().filter(|client| client.principal == source).count()
+                let principal = fair_share::Principal::of(&stream);
+                if self.clients.iter().filter(|client| client.principal == principal).count()
                     >= MAX_CLIENTS_PER_USER
                 {
                     let why = "too many clients of yours are at this terminal";
@@ -269,11 +262,16 @@ impl SharedTerminal {
                 let places = self.clients.iter().enumerate();
                 let places = places.map(|(index, client)| (index, client.principal, client.since));
                 if let Some(index) =
-                    fair_share::to_evict(places, source, MAX_CLIENTS_PER_USER, MAX_CLIENTS)
+                    fair_share::to_evict(places, principal, MAX_CLIENTS_PER_USER, MAX_CLIENTS)
                 {
                     self.clients[index].disconnect();
                 }
-                self.clients.push(Client::new(stream, source, listener.readonly, &self.scrollback));
+                self.clients.push(Client::new(
+                    stream,
+                    principal,
+                    listener.readonly,
+                    &self.scrollback,
+                ));
             }
             Ok(None) => {}
             Err(error) => {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use once_cell::sync::Lazy;
 
+use super::listener;
 use crate::uwsgi::guard::locked;
 use crate::uwsgi::sockets::{self, Owner, Socket};
 use crate::uwsgi::worker::{self, FirstWorker};
@@ -111,7 +112,7 @@ pub fn reject_all(listeners: &[Private<ListeningSocket>], why: &str) {
         let _ = nix::poll::poll(&mut polled, timeout);
         rejected.expire();
         for listener in listeners {
-            match super::accept(listener) {
+            match listener::accept(listener) {
                 Ok(Some(client)) => rejected.reject(client, why),
                 Ok(None) => {}
                 Err(_) => std::thread::sleep(ACCEPT_PAUSE),

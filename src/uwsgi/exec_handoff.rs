@@ -38,19 +38,20 @@ pub fn keep(name: &str, fds: &[BorrowedFd<'_>], note: &OsStr) {
     unsafe { std::env::set_var(name, OsString::from_vec(value)) };
 }
 
-/// As soon as the library is loaded: what was kept closes with an exec again,
-/// before the server executes anything, and nobody looks into this process, who
-/// could take it from there.
-pub fn close_inherited() {
-    let values = VARIABLES.iter().filter_map(std::env::var_os);
-    for value in values {
-        super::inherited::forbid_inspection();
+/// Sets close-on-exec again on the descriptors that the image before this one has kept:
+/// as soon as the library is loaded, before the server executes anything. Returns
+/// whether there are any: nobody may look into this process then, who could take them.
+pub fn close_on_exec_again() -> bool {
+    let mut has_kept = false;
+    for value in VARIABLES.iter().filter_map(std::env::var_os) {
+        has_kept = true;
         // What else is noted there is no descriptor of ours.
         for number in parse_note(value.as_bytes()).0.into_iter().flatten() {
             // Whatever it is, it was left open for us.
             close_with_exec(number, true);
         }
     }
+    has_kept
 }
 
 /// Takes what was kept under this name: sockets that are open under the numbers

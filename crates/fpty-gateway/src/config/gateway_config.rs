@@ -1,15 +1,20 @@
 //! The router's configuration, as its options have set it.
 
 use std::ffi::{CStr, OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::Duration;
 
-use super::rules::{Rules, SocketOptions};
+use super::keyval;
+use super::option_table::{AppliesTo, OptionRow};
+use super::options::row_of_key;
+use super::rules::Rules;
+use super::socket_kind::SocketKind;
 use super::value::OptionValue;
 use fpty::error::{Error, Result};
 use fpty::proto::Protocol;
 use fpty::sys::accounts;
+use fpty::sys::bind::Ownership;
 
 /// The router's configuration.
 #[derive(Clone, Debug)]
@@ -39,6 +44,18 @@ pub struct GatewayConfig {
     pub(crate) socket_requests: Vec<SocketRequest>,
     /// What to tell the operator about options that can have no meaning.
     pub remarks: Vec<String>,
+}
+
+/// A socket that has rules of its own, as typed.
+#[derive(Clone, Debug)]
+pub struct SocketOptions {
+    /// The option's name.
+    pub option: String,
+    /// Its address.
+    pub address: OsString,
+    /// Its mode and owner.
+    pub ownership: Ownership,
+    keys: Vec<(&'static OptionRow<GatewayConfig>, OptionValue<'static>)>,
 }
 
 /// What is to become a socket of the server, or several.
@@ -192,6 +209,76 @@ impl GatewayConfig {
     /// The sockets that were asked for since the last call.
     pub fn take_socket_requests(&mut self) -> Vec<SocketRequest> {
         std::mem::take(&mut self.socket_requests)
+    }
+}
+
+impl SocketOptions {
+    /// Reads the option. What can be told of its values is told at once.
+    ///
+    /// # Errors
+    /// An unknown key, or a value that it cannot have.
+    pub fn read(typed: &OptionValue<'_>) -> Result<Self> {
+        let option = typed.name.as_str();
+        let pairs = keyval::read(option, typed.value.as_bytes())?;
+        let address = pairs.iter().find(|(key, _)| key == "addr").map(|(_, value)| value);
+        let address = keyval::plain(address.map_or(b"", |value| value.as_slice()));
+        if address.trim_ascii().is_empty() {
+            return Err(typed.invalid_without_value("there is no addr="));
+        }
+        let key = |(key, value): &(String, Vec<u8>)| {
+            Ok((row_of_key(option, key)?, OptionValue::of_key(option, key, value)))
+        };
+        let mut own = Self {
+            option: option.to_owned(),
+            address: OsString::from_vec(address.trim_ascii().to_vec()),
+            ownership: Ownership::default(),
+            keys: pairs.iter().map(key).collect::<Result<_>>()?,
+        };
+        own.check_kind(own.kind())?;
+        own.ownership = own.rules(&GatewayConfig::default(), 0)?.ownership;
+        Ok(own)
+    }
+
+    /// Whether the rules mean something at a socket of this kind: what would
+    /// protect nothing is refused.
+    ///
+    /// # Errors
+    /// A key that means nothing there.
+    pub fn check_kind(&self, kind: SocketKind) -> Result<()> {
+        let invalid = |(row, typed): &(&OptionRow<GatewayConfig>, OptionValue<'_>)| {
+            kind.mismatch(row.spec.applies_to).map(|why| typed.invalid(why))
+        };
+        self.keys.iter().find_map(invalid).map_or(Ok(()), Err)
+    }
+
+    /// What can be told of that by the address.
+    fn kind(&self) -> SocketKind {
+        match self.address.as_bytes() {
+            address if address.starts_with(b"fd://") => SocketKind::Passed(None),
+            address if address.contains(&b':') => SocketKind::Tcp,
+            [b'@', ..] | [b'\\', b'0', ..] => SocketKind::Abstract,
+            [b'=', ..] => SocketKind::Passed(None),
+            _ => SocketKind::Path,
+        }
+    }
+
+    /// Its rules, where the router's are these, and this is its number.
+    ///
+    /// # Errors
+    /// As of [`SocketOptions::read`].
+    pub fn rules(&self, config: &GatewayConfig, number: u32) -> Result<Rules> {
+        let mut here = config.clone();
+        for (row, typed) in &self.keys {
+            (row.apply)(&mut here, typed)?;
+        }
+        let mut rules = here.rules;
+        let has = |key: &str| self.keys.iter().any(|(row, _)| row.spec.key == Some(key));
+        rules.max_scope = if has("max") { number } else { 0 };
+        rules.max_user_scope = if has("max_user") { number } else { 0 };
+        rules.own_addresses =
+            self.keys.iter().any(|(row, _)| row.spec.applies_to == AppliesTo::Tcp);
+        rules.identity = rules.run_as.identity(&self.option)?;
+        Ok(rules)
     }
 }
 

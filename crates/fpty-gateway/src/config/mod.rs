@@ -28,4 +28,5 @@ pub mod option_table;
 pub mod options;
 pub mod recording_options;
 pub mod rules;
+pub mod socket_kind;
 pub mod value;

@@ -3,24 +3,19 @@
 //! rules of its own (`forkpty-urouter2 = addr=...,max=20`).
 
 use std::collections::BTreeSet;
-use std::ffi::{CString, OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
 use super::access_rules::Access;
 use super::audit_format::AuditFormat;
 use super::detach_options::DetachOptions;
-use super::gateway_config::GatewayConfig;
-use super::keyval;
-use super::option_table::{AppliesTo, OptionRow};
-use super::options::row_of_key;
 use super::recording_options::RecordOptions;
 use super::value::OptionValue;
 use fpty::error::{Error, Result};
 use fpty::proto::variables::Variables;
 use fpty::sys::bind::Ownership;
-use fpty::sys::socket::Transport;
 use fpty::sys::{Size, accounts};
 
 /// What holds at a socket.
@@ -143,126 +138,6 @@ impl Identity {
     }
 }
 
-/// A socket that has rules of its own, as typed.
-#[derive(Clone, Debug)]
-pub struct SocketOptions {
-    /// The option's name.
-    pub option: String,
-    /// Its address.
-    pub address: OsString,
-    /// Its mode and owner.
-    pub ownership: Ownership,
-    keys: Vec<(&'static OptionRow<GatewayConfig>, OptionValue<'static>)>,
-}
-
-/// What a socket is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketKind {
-    /// A UNIX socket that has a path.
-    Path,
-    /// One that has none.
-    Abstract,
-    /// TCP.
-    Tcp,
-    /// It was bound by somebody else: `fd://N`, `=N`, a zerg server. What it is is
-    /// known when it has been looked at.
-    Passed(Option<Transport>),
-}
-
-impl SocketKind {
-    /// Why what means something at such sockets alone means nothing here.
-    fn mismatch(self, at: AppliesTo) -> Option<&'static str> {
-        use SocketKind::{Abstract, Passed, Path, Tcp};
-        match (at, self) {
-            (AppliesTo::Path, Abstract) => Some(
-                "an abstract socket has neither mode nor owner: it is for everybody who is not \
-                 kept out by allow_user, allow_group",
-            ),
-            (AppliesTo::Path, Passed(_)) => {
-                Some("whoever has bound the socket gives it its mode and owner")
-            }
-            (AppliesTo::Path, Tcp) => Some("only a UNIX socket has users"),
-            (AppliesTo::Unix, Tcp | Passed(Some(Transport::Tcp))) => {
-                Some("only a UNIX socket knows users")
-            }
-            (AppliesTo::Tcp, Path | Abstract | Passed(Some(Transport::Unix))) => {
-                Some("only a TCP socket knows addresses")
-            }
-            _ => None,
-        }
-    }
-}
-
-impl SocketOptions {
-    /// Reads the option. What can be told of its values is told at once.
-    ///
-    /// # Errors
-    /// An unknown key, or a value that it cannot have.
-    pub fn read(typed: &OptionValue<'_>) -> Result<Self> {
-        let option = typed.name.as_str();
-        let pairs = keyval::read(option, typed.value.as_bytes())?;
-        let address = pairs.iter().find(|(key, _)| key == "addr").map(|(_, value)| value);
-        let address = keyval::plain(address.map_or(b"", |value| value.as_slice()));
-        if address.trim_ascii().is_empty() {
-            return Err(typed.invalid_without_value("there is no addr="));
-        }
-        let key = |(key, value): &(String, Vec<u8>)| {
-            Ok((row_of_key(option, key)?, OptionValue::of_key(option, key, value)))
-        };
-        let mut own = Self {
-            option: option.to_owned(),
-            address: OsString::from_vec(address.trim_ascii().to_vec()),
-            ownership: Ownership::default(),
-            keys: pairs.iter().map(key).collect::<Result<_>>()?,
-        };
-        own.check_kind(own.kind())?;
-        own.ownership = own.rules(&GatewayConfig::default(), 0)?.ownership;
-        Ok(own)
-    }
-
-    /// Whether the rules mean something at a socket of this kind: what would
-    /// protect nothing is refused.
-    ///
-    /// # Errors
-    /// A key that means nothing there.
-    pub fn check_kind(&self, kind: SocketKind) -> Result<()> {
-        let invalid = |(row, typed): &(&OptionRow<GatewayConfig>, OptionValue<'_>)| {
-            kind.mismatch(row.spec.applies_to).map(|why| typed.invalid(why))
-        };
-        self.keys.iter().find_map(invalid).map_or(Ok(()), Err)
-    }
-
-    /// What can be told of that by the address.
-    fn kind(&self) -> SocketKind {
-        match self.address.as_bytes() {
-            address if address.starts_with(b"fd://") => SocketKind::Passed(None),
-            address if address.contains(&b':') => SocketKind::Tcp,
-            [b'@', ..] | [b'\\', b'0', ..] => SocketKind::Abstract,
-            [b'=', ..] => SocketKind::Passed(None),
-            _ => SocketKind::Path,
-        }
-    }
-
-    /// Its rules, where the router's are these, and this is its number.
-    ///
-    /// # Errors
-    /// As of [`SocketOptions::read`].
-    pub fn rules(&self, config: &GatewayConfig, number: u32) -> Result<Rules> {
-        let mut here = config.clone();
-        for (row, typed) in &self.keys {
-            (row.apply)(&mut here, typed)?;
-        }
-        let mut rules = here.rules;
-        let has = |key: &str| self.keys.iter().any(|(row, _)| row.spec.key == Some(key));
-        rules.max_scope = if has("max") { number } else { 0 };
-        rules.max_user_scope = if has("max_user") { number } else { 0 };
-        rules.own_addresses =
-            self.keys.iter().any(|(row, _)| row.spec.applies_to == AppliesTo::Tcp);
-        rules.identity = rules.run_as.identity(&self.option)?;
-        Ok(rules)
-    }
-}
-
 impl RunAs {
     /// Takes all groups but the first: a list, or `none`.
     pub fn set_groups(&mut self, typed: &OptionValue<'_>) -> Result<()> {
@@ -276,7 +151,7 @@ impl RunAs {
     }
 
     /// Who that is; `None`: nothing was typed.
-    fn identity(&self, option: &str) -> Result<Option<Identity>> {
+    pub(crate) fn identity(&self, option: &str) -> Result<Option<Identity>> {
         let Self { uid, gid, groups } = self.clone();
         if uid.is_none() && gid.is_none() && groups.is_none() {
             return Ok(None);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use super::context::{Context, ContextParts};
-use super::run::GatewayLoop;
+use super::gateway_loop::GatewayLoop;
 use super::slab::{Slab, Token};
 use crate::command::commands::Commands;
 use crate::config::gateway_config::GatewayConfig;

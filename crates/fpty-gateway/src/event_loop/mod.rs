@@ -1,27 +1,34 @@
-//! The loop: it waits, hands each event to the part that it concerns, and does what
-//! comes of it. It alone knows all parts.
+//! The event loop: waits, hands each event to the part that it concerns, and handles what
+//! the parts emit. The loop alone knows all parts.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `assemble.rs` | what there is when it begins |
-//! | `context.rs` | what every part is given |
-//! | `deferred.rs` | clients that ask for more than one turn has time for; they are heard |
-//! | `deferred_input.rs` | clients that ask for more than one turn has time for; they are heard |
-//! | `fault_injection.rs` | what a panic ends; panics on demand, for tests |
-//! | `outcome.rs` | what parts have the loop do |
-//! | `panic_recovery.rs` | what a panic ends; panics on demand, for tests |
-//! | `run.rs` | the loop: waits, hands each event to whom it concerns, and does what comes of it |
-//! | `slab.rs` | sessions by number, and what is due when |
-//! | `subject.rs` | whom something is about |
-//! | `tick_policy.rs` | programs that answer each other in quick succession |
-//! | `timers.rs` | sessions by number, and what is due when |
+//! | `run.rs` | the loop, turn by turn; the end of the gateway |
+//! | `gateway_loop.rs` | the gateway process and its parts |
+//! | `assemble.rs` | the parts at the start, and sessions of the gateway before |
+//! | `dispatch.rs` | events and timers, each handed to its part |
+//! | `outcome.rs`, `handle_outcomes.rs` | outcomes that parts emit; how the loop handles them |
+//! | `open_session.rs` | connections on their way to a session; requests of peers |
+//! | `context.rs` | what every part is given: poller, timers, buffers, audit, limits |
+//! | `slab.rs` | slabs with generation keys; tokens of the poller |
+//! | `timers.rs` | timers, by the monotonic clock and by that which counts suspend |
+//! | `deferred_queue.rs`, `deferred_input.rs` | input that exceeds the budget of a turn |
+//! | `fault_domain.rs` | what a panic ends; references to sessions |
+//! | `panic_recovery.rs`, `loop_recovery.rs` | recovery from a panic: the rule; the parts |
+//! | `fault_injection.rs` | panics on demand, for tests |
+//! | `tick_policy.rs` | the scheduler's tick is kept in quick exchanges |
 
 pub(crate) mod assemble;
 pub(crate) mod context;
 pub(crate) mod deferred_input;
 pub(crate) mod deferred_queue;
+pub(crate) mod dispatch;
 pub(crate) mod fault_domain;
 pub(crate) mod fault_injection;
+pub(crate) mod gateway_loop;
+pub(crate) mod handle_outcomes;
+pub(crate) mod loop_recovery;
+pub(crate) mod open_session;
 pub(crate) mod outcome;
 pub(crate) mod panic_recovery;
 pub(crate) mod run;

@@ -1,0 +1,31 @@
+//! Listening sockets of the shared terminal, which what the application forks does not have.
+
+use std::io;
+
+use crate::uwsgi::sockets::{Role, Socket};
+use fpty::sys::private_fd::Private;
+use fpty::sys::socket::{ListeningSocket, Stream};
+
+/// A socket of the shared terminal.
+pub struct Listener {
+    /// The listening socket.
+    pub socket: Private<ListeningSocket>,
+    /// Whether its clients only watch.
+    pub readonly: bool,
+}
+
+impl Listener {
+    /// The listening socket that the server has bound.
+    pub fn of(socket: &Socket) -> Self {
+        Self {
+            socket: Private::of(socket.listener),
+            readonly: socket.role == Role::PtyServerReadonly,
+        }
+    }
+}
+
+/// Takes a connection, which what the application forks does not have: it would hold
+/// it open.
+pub fn accept(listener: &ListeningSocket) -> io::Result<Option<Private<Stream>>> {
+    Private::open(|| listener.accept().map(|accepted| accepted.map(|(stream, _)| stream)))
+}

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::gateway_config::{GatewayConfig, SocketOptions};
 use crate::config::recording_options::Format;
 
 fn of(config: &GatewayConfig, typed: &str) -> Result<Rules> {

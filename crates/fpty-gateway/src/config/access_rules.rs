@@ -1,17 +1,17 @@
-//! Who may come in: users and groups on UNIX sockets, addresses on TCP.
+//! Access rules: users and groups on UNIX sockets, addresses on TCP.
 
 use std::net::IpAddr;
 
 use fpty::sys::credentials::{Credentials, OF_ELSEWHERE};
 
-/// An address and the bits of it that count.
+/// A network: an address and its prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
     bits: u8,
 }
 
-/// Who may not, and who alone may.
+/// A deny list and an allow list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessList<T> {
     deny: Vec<T>,
@@ -25,23 +25,23 @@ impl<T> Default for AccessList<T> {
 }
 
 impl<T> AccessList<T> {
-    /// The list of those who may not, to be added to.
+    /// The deny list, to extend.
     pub fn deny(&mut self) -> &mut Vec<T> {
         &mut self.deny
     }
 
-    /// The list of those who may, to be added to.
+    /// The allow list, to extend.
     pub fn allow(&mut self) -> &mut Vec<T> {
         self.allow.get_or_insert_default()
     }
 
-    /// Whether there are any.
+    /// Whether there is a deny or an allow list.
     pub fn is_set(&self) -> bool {
         !self.deny.is_empty() || self.allow.is_some()
     }
 
-    /// Whether whom `is_in` finds in a list may; else `denied`, or `missing` in the
-    /// list of those who may.
+    /// Checks a peer that `is_in` finds in a list. The error is `denied`, or `missing` from
+    /// the allow list.
     fn check(
         &self,
         is_in: impl Fn(&[T]) -> bool,
@@ -56,22 +56,22 @@ impl<T> AccessList<T> {
     }
 }
 
-/// Who may come in. Each list that is given must permit; a deny wins, and
-/// root may in any case, unless it is denied.
+/// Access rules. Each list that is given must permit; a deny wins, and root is permitted in
+/// any case, unless it is denied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// By user.
+    /// By uid.
     pub users: AccessList<u32>,
-    /// By group: of members.
+    /// By gid, of members.
     pub groups: AccessList<u32>,
     /// By address.
     pub addresses: AccessList<Network>,
-    /// root comes in only where an allow list has him.
+    /// root needs an allow list that has it.
     pub deny_root: bool,
 }
 
 impl Network {
-    /// Reads an address with or without a prefix length.
+    /// Parses an address with or without a prefix length.
     pub fn of(typed: &str) -> Option<Self> {
         let (address, bits) = match typed.split_once('/') {
             Some((address, bits)) => (address, Some(bits.parse::<u8>().ok()?)),
@@ -103,7 +103,7 @@ impl Access {
         self.users.is_set() || self.groups.is_set() || self.deny_root
     }
 
-    /// Whether a process may, whose groups are all of these; else why not.
+    /// Checks a process with these groups. The error is the reason.
     pub fn check_user(
         &self,
         peer: Credentials,
@@ -127,7 +127,7 @@ impl Access {
         self.groups.check(is_member, "the group is denied", "no group of the user's is allowed")
     }
 
-    /// Whether an address may; else why not.
+    /// Checks an address. The error is the reason.
     pub fn check_address(&self, address: IpAddr) -> std::result::Result<(), &'static str> {
         let is_in = |networks: &[Network]| networks.iter().any(|network| network.has(address));
         self.addresses.check(is_in, "the address is denied", "the address is not allowed")

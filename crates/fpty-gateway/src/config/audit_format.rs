@@ -1,4 +1,4 @@
-//! How the lines of an audit look (`forkptyrouter-audit`).
+//! The format of audit lines (`forkptyrouter-audit`).
 
 /// How a line looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,20 +1,20 @@
-//! How sessions go on without a client.
+//! Options of detached sessions (`forkptyrouter-detach` and its kind).
 
 use std::time::Duration;
 
-/// How sessions go on without a client.
+/// Options of sessions without a client.
 #[derive(Clone, Debug)]
 pub struct DetachOptions {
-    /// How many may, in each gateway; 0: none.
+    /// The most detached sessions, in each gateway; 0: none.
     pub sessions: u32,
-    /// How many of one user; `None`: half of them, rounded up, so that one user
-    /// does not take all.
+    /// The most of one user; `None`: half of them, rounded up, so that one user does not
+    /// take all.
     pub user: Option<u32>,
-    /// How long one may.
+    /// How long a session may be detached.
     pub time: Duration,
-    /// How much of its last output is kept, in bytes.
+    /// The scrollback in bytes.
     pub buffer: u32,
-    /// Whether its program is told what terminal it has.
+    /// Whether terminal queries of its program are answered.
     pub answer: bool,
 }
 
@@ -24,7 +24,7 @@ impl Default for DetachOptions {
     }
 }
 
-/// The usual time, and how much is usually kept.
+/// The default time, and the default scrollback.
 pub(crate) const DETACH_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 pub(crate) const BUFFER: u32 = 256 * 1024;
 /// More would not be bounded work.
@@ -33,7 +33,7 @@ pub(crate) const MAX_SESSIONS: u32 = 100_000;
 pub(crate) const MAX_BUFFER: u32 = 64 * 1024 * 1024;
 
 impl DetachOptions {
-    /// How many sessions of one user may go on without a client.
+    /// The most detached sessions of one user.
     pub fn max_per_user(&self) -> usize {
         self.user.unwrap_or(self.sessions.div_ceil(2)) as usize
     }

@@ -1,4 +1,4 @@
-//! The router's configuration, as its options have set it.
+//! The gateway's configuration, as its options have set it, and options of one socket.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -16,10 +16,10 @@ use fpty::proto::Protocol;
 use fpty::sys::accounts;
 use fpty::sys::bind::Ownership;
 
-/// The router's configuration.
+/// The configuration of the gateway.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
-    /// What holds at sockets that say nothing else.
+    /// The rules of sockets without rules of their own.
     pub rules: Rules,
     /// Sockets with rules of their own.
     pub sockets: Vec<SocketOptions>,
@@ -27,54 +27,53 @@ pub struct GatewayConfig {
     all: Vec<Rules>,
     /// How many gateways share the sockets, at least 1.
     pub processes: u32,
-    /// How many events one turn of the loop takes, at least 1.
+    /// The most events of one turn of the loop, at least 1.
     pub events: u32,
     /// The address of the statistics.
     pub stats: Option<OsString>,
     /// The longest turn of the loop, in seconds.
     pub harakiri: Option<u32>,
-    /// How long a client that has said hello may be silent before it has said
-    /// all.
+    /// The timeout between packets of a request after a hello.
     pub handshake_timeout: Duration,
-    /// How long a session leader may outlive its client.
+    /// The grace of a session leader after SIGHUP.
     pub hangup_grace: Option<Duration>,
     /// Whether a command without a terminal gets the client's descriptors.
     pub pass_stdio: bool,
-    /// What is to become sockets of the server.
+    /// Sockets that the server is to bind.
     pub(crate) socket_requests: Vec<SocketRequest>,
-    /// What to tell the operator about options that can have no meaning.
+    /// Remarks for the operator on options without effect.
     pub remarks: Vec<String>,
 }
 
-/// A socket that has rules of its own, as typed.
+/// The options of one socket, as typed.
 #[derive(Clone, Debug)]
 pub struct SocketOptions {
     /// The option's name.
     pub option: String,
-    /// Its address.
+    /// The address.
     pub address: OsString,
-    /// Its mode and owner.
+    /// Mode and owner of a UNIX socket.
     pub ownership: Ownership,
     keys: Vec<(&'static OptionRow<GatewayConfig>, OptionValue<'static>)>,
 }
 
-/// What is to become a socket of the server, or several.
+/// A request for sockets of the server.
 #[derive(Clone, Debug)]
 pub enum SocketRequest {
-    /// One at this address.
+    /// A socket at this address.
     Socket {
         /// The address.
         address: OsString,
-        /// What it speaks.
+        /// The protocol.
         protocol: Protocol,
-        /// The number of its rules; 0: the global ones.
+        /// The index of its rules; 0: the global ones.
         rules: usize,
     },
-    /// Those that a zerg server at this address hands out.
+    /// The sockets of the zerg server at this address.
     Zerg(OsString),
 }
 
-/// Where OpenSSH's SFTP server is, by distribution.
+/// Paths of OpenSSH's SFTP server, by distribution.
 pub const SFTP_SERVERS: [&CStr; 4] = [
     c"/usr/lib/openssh/sftp-server",
     c"/usr/libexec/openssh/sftp-server",
@@ -109,18 +108,18 @@ pub(crate) const MAX_PROCESSES: u32 = 64;
 pub(crate) const MAX_EVENTS: u32 = 65_536;
 
 impl GatewayConfig {
-    /// Whether the rules of any socket are so.
+    /// Whether a predicate holds for the rules of any socket.
     pub fn any(&self, is_so: impl Fn(&Rules) -> bool) -> bool {
         self.all.iter().any(is_so)
     }
 
-    /// Whether anything limits how many there may be, or how fast they come.
+    /// Whether any socket has a limit of sessions or a rate.
     pub fn has_limits(&self) -> bool {
         self.any(|rules| rules.max_sessions.or(rules.max_user_sessions).or(rules.rate).is_some())
     }
 
-    /// How many descriptors a session takes at most that has a terminal: its client
-    /// and the terminal; and where it can be left its program and its last output.
+    /// The most descriptors of a session with a terminal: client and master; where it can
+    /// be detached pidfd and ring, too.
     pub fn descriptors_of_a_session(&self) -> u64 {
         if self.any(|rules| rules.detach.sessions > 0) { 4 } else { 2 }
     }
@@ -131,21 +130,21 @@ impl GatewayConfig {
         &self.all
     }
 
-    /// The same before that: the server is not in its jail yet, and a name may
-    /// come to mean another number there.
+    /// The rules of all sockets before the server is in its jail: a name may mean another
+    /// uid there.
     pub fn rules_before_jail(&self) -> impl Iterator<Item = Rules> {
         let own = (1..).zip(&self.sockets);
         let own = own.filter_map(|(number, own)| own.rules(self, number).ok());
         std::iter::once(self.rules.clone()).chain(own)
     }
 
-    /// The socket with this number's rules, where it has some of its own.
+    /// The options of the socket with rules of this index.
     pub fn socket_options(&self, number: usize) -> Option<&SocketOptions> {
         number.checked_sub(1).and_then(|number| self.sockets.get(number))
     }
 
-    /// Makes the rules of all sockets, once, when all options are known: to look
-    /// names up may take long.
+    /// Resolves the rules of all sockets, once, when all options are known: looking names
+    /// up may take long.
     ///
     /// # Errors
     /// A name that is not known any more; a program is to run in a folder that
@@ -182,14 +181,14 @@ impl GatewayConfig {
         Ok(())
     }
 
-    /// One more socket, under the global rules.
+    /// Adds a socket under the global rules.
     pub(crate) fn listen(&mut self, protocol: Protocol, typed: &OptionValue<'_>) -> Result<()> {
         let address = typed.bytes()?;
         self.socket_requests.push(SocketRequest::Socket { address, protocol, rules: 0 });
         Ok(())
     }
 
-    /// One more that has rules of its own.
+    /// Adds a socket with options of its own.
     pub(crate) fn listen_with_options(
         &mut self,
         protocol: Protocol,
@@ -206,14 +205,14 @@ impl GatewayConfig {
         Ok(())
     }
 
-    /// The sockets that were asked for since the last call.
+    /// Takes the requests for sockets since the last call.
     pub fn take_socket_requests(&mut self) -> Vec<SocketRequest> {
         std::mem::take(&mut self.socket_requests)
     }
 }
 
 impl SocketOptions {
-    /// Reads the option. What can be told of its values is told at once.
+    /// Parses the option. Wrong values are errors at once.
     ///
     /// # Errors
     /// An unknown key, or a value that it cannot have.
@@ -239,8 +238,8 @@ impl SocketOptions {
         Ok(own)
     }
 
-    /// Whether the rules mean something at a socket of this kind: what would
-    /// protect nothing is refused.
+    /// Checks that every key means something at a socket of this kind: one that would
+    /// protect nothing is an error.
     ///
     /// # Errors
     /// A key that means nothing there.
@@ -251,7 +250,7 @@ impl SocketOptions {
         self.keys.iter().find_map(invalid).map_or(Ok(()), Err)
     }
 
-    /// What can be told of that by the address.
+    /// The kind, as far as the address tells.
     fn kind(&self) -> SocketKind {
         match self.address.as_bytes() {
             address if address.starts_with(b"fd://") => SocketKind::Passed(None),
@@ -262,7 +261,8 @@ impl SocketOptions {
         }
     }
 
-    /// Its rules, where the router's are these, and this is its number.
+    /// Applies the options to the global rules of a configuration; `number` is the scope of
+    /// limits of its own.
     ///
     /// # Errors
     /// As of [`SocketOptions::read`].

@@ -1,22 +1,22 @@
 //! Options as typed, and the validated configuration that comes of them.
 //!
-//! An option is checked when it is read: nonsense ends the start with a line
-//! that names the option and the value, instead of a server that runs with
-//! something else than what was asked for.
+//! An option is checked when it is read: nonsense ends the start with a line that names the
+//! option and the value, instead of a server that runs with something else.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `accept_env.rs` | which variables of a client's environment a session gets |
-//! | `access.rs` | who may come in |
-//! | `audit.rs` | audit, sessions that can be left, recordings |
-//! | `detach.rs` | audit, sessions that can be left, recordings |
-//! | `gateway_config.rs` | the router's configuration |
+//! | `options.rs` | all options of the gateway, and the keys of its sockets |
+//! | `option_table.rs` | a row of a table of options |
+//! | `value.rs` | the value of an option: numbers, times, lists |
 //! | `keyval.rs` | uWSGI's key-value form |
-//! | `option_table.rs` | what a row of a table of options has |
-//! | `options.rs` | the options of the router, and the keys of its sockets |
-//! | `recording.rs` | audit, sessions that can be left, recordings |
-//! | `rules.rs` | what holds at a socket |
-//! | `value.rs` | a value as it was typed, and what it may be |
+//! | `gateway_config.rs` | the configuration; options of one socket |
+//! | `rules.rs` | the rules of a socket: command, identity, limits, timeouts |
+//! | `socket_kind.rs` | kinds of sockets, and which keys mean something there |
+//! | `access_rules.rs` | allow and deny lists of users, groups, addresses |
+//! | `accept_env.rs` | variables that clients may set, as sshd's AcceptEnv |
+//! | `audit_format.rs` | the format of audit lines |
+//! | `detach_options.rs` | how sessions go on without a client |
+//! | `recording_options.rs` | what is recorded, and where |
 
 pub mod accept_env;
 pub mod access_rules;

@@ -1,26 +1,25 @@
-//! The one table type of options. A row has all that there is to an option: its names,
-//! its line in `uwsgi --help`, the key that stands for it at a socket with rules of
-//! its own, and how its value is read.
+//! The one type of table of options. A row has all that there is to an option: its names, its
+//! line in `uwsgi --help`, the key that stands for it at a socket, and how its value is
+//! parsed.
 
 use std::ffi::{CStr, OsStr};
 
 use super::value::OptionValue;
 use fpty::error::Result;
 
-/// An option, a key, or both.
+/// A row: an option, a key of a socket, or both.
 #[derive(Debug)]
 pub struct OptionRow<C: 'static> {
-    /// What is told of it.
+    /// The specification.
     pub spec: OptionSpec,
-    /// Reads its value, and puts it where it belongs; the error is the line for the
-    /// operator.
+    /// Parses its value, and assigns it; the error is the line for the operator.
     pub apply: Apply<C>,
 }
 
 /// See [`OptionRow::apply`].
 pub type Apply<C> = fn(&mut C, &OptionValue<'_>) -> Result<()>;
 
-/// What is told of an option.
+/// The specification of an option.
 #[derive(Debug)]
 pub struct OptionSpec {
     /// Its names, without dashes; none: a key alone.
@@ -29,15 +28,15 @@ pub struct OptionSpec {
     pub help: &'static CStr,
     /// Whether it takes a value, or is on when it is named.
     pub takes_value: bool,
-    /// What naming it implies.
+    /// What giving the option implies.
     pub implies: Implies,
-    /// By what it stands among the rules of a socket (`addr=...,max=20`).
+    /// The key among the options of a socket (`addr=...,max=20`).
     pub key: Option<&'static str>,
-    /// At which sockets that means something.
+    /// The sockets at which the key means something.
     pub applies_to: AppliesTo,
 }
 
-/// What naming an option implies.
+/// What giving an option implies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Implies {
     /// Nothing.
@@ -48,32 +47,31 @@ pub enum Implies {
     Quiet,
 }
 
-/// At which sockets a key means something.
+/// The sockets at which a key means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppliesTo {
-    /// At any.
+    /// Any socket.
     Any,
-    /// At those that are bound to a path, here.
+    /// UNIX sockets that the server binds to a path.
     Path,
-    /// Where the kernel knows users.
+    /// UNIX sockets: the kernel knows users.
     Unix,
-    /// Where there are addresses.
+    /// TCP sockets: there are addresses.
     Tcp,
 }
 
-/// One that takes a value.
+/// An option with a value.
 pub const fn option(names: &'static [&'static CStr]) -> OptionSpec {
     let (takes_value, implies, key, applies_to) = (true, Implies::Nothing, None, AppliesTo::Any);
     OptionSpec { names, help: c"", takes_value, implies, key, applies_to }
 }
 
-/// One that is on when it is named.
+/// A switch.
 pub const fn switch(names: &'static [&'static CStr]) -> OptionSpec {
     OptionSpec { takes_value: false, ..option(names) }
 }
 
-/// What means something at one socket alone, or something else than the option of
-/// that name.
+/// A key without an option of that meaning.
 pub const fn key(key: &'static str) -> OptionSpec {
     option(&[]).key(key)
 }
@@ -105,7 +103,7 @@ impl OptionSpec {
     }
 }
 
-/// How many names there are in a table.
+/// The number of names in a table.
 pub const fn name_count<C>(table: &[OptionRow<C>]) -> usize {
     let (mut row, mut count) = (0, 0);
     while row < table.len() {
@@ -115,7 +113,7 @@ pub const fn name_count<C>(table: &[OptionRow<C>]) -> usize {
     count
 }
 
-/// Takes an option as typed.
+/// Applies an option as typed.
 ///
 /// # Errors
 /// A value that the option cannot have: the line for the operator.
@@ -132,7 +130,7 @@ pub fn apply_option<C>(
     (row.apply)(config, &typed)
 }
 
-/// Takes a value that was read.
+/// Assigns a parsed value.
 pub fn assign<T>(place: &mut T, value: Result<T>) -> Result<()> {
     *place = value?;
     Ok(())

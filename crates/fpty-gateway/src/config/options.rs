@@ -1,5 +1,5 @@
-//! The options of the router: every name that the C plugin has, and ours; and the keys
-//! of its sockets.
+//! The options of the gateway: every name that the C plugin has, and ours; and the keys of
+//! its sockets.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;

@@ -1,5 +1,4 @@
-//! What is recorded of sessions, and where (`forkptyrouter-record` and its
-//! kind).
+//! Options of recordings (`forkptyrouter-record` and its kind).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::value::OptionValue;
 use fpty::error::Result;
 
-/// How a recording is written.
+/// The format of a recording.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
     /// asciicast, version 2.
@@ -19,7 +18,7 @@ pub enum Format {
     V3,
 }
 
-/// What becomes of a session that cannot be recorded.
+/// The policy for a session that cannot be recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnError {
     /// It ends, or does not begin.
@@ -29,19 +28,19 @@ pub enum OnError {
     Continue,
 }
 
-/// A file has at least so much room: what stands at its beginning and its end.
+/// The least limit of a file in bytes: header and trailer.
 pub const MIN_LIMIT: u64 = 4096;
 
-/// What is recorded of sessions.
+/// Options of recordings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecordOptions {
-    /// The folder; `None`: nothing is recorded.
+    /// The directory; `None`: nothing is recorded.
     pub dir: Option<OsString>,
     /// How a recording is written.
     pub format: Format,
     /// Whether input is recorded, too.
     pub input: bool,
-    /// How long a file may become, in bytes.
+    /// The limit of a file in bytes.
     pub limit: Option<u64>,
     /// What becomes of a session that cannot be recorded.
     pub on_error: OnError,
@@ -59,10 +58,10 @@ impl RecordOptions {
         self.dir.is_some() && self.refuse_commands.unwrap_or(follows)
     }
 
-    /// Takes the folder of all sockets.
+    /// Sets the directory of all sockets.
     ///
     /// # Errors
-    /// It cannot be the path of one.
+    /// The value cannot be a path.
     pub fn set_dir(&mut self, typed: &OptionValue<'_>) -> Result<()> {
         let folder = typed.bytes()?;
         if folder.as_bytes().contains(&b'\n') {
@@ -72,10 +71,10 @@ impl RecordOptions {
         Ok(())
     }
 
-    /// Takes what one socket has instead: another folder, or none (`off`).
+    /// Sets what one socket has instead: another directory, or none (`off`).
     ///
     /// # Errors
-    /// It is neither a switch nor the path of a folder.
+    /// The value is neither a switch nor a path.
     pub fn set_at_socket(&mut self, typed: &OptionValue<'_>) -> Result<()> {
         match typed.boolean() {
             _ if typed.value.as_bytes().starts_with(b"/") => return self.set_dir(typed),
@@ -87,21 +86,21 @@ impl RecordOptions {
     }
 }
 
-/// How a recording may be written.
+/// Words for the formats.
 pub(crate) const FORMATS: [(&str, Format); 2] = [("v2", Format::V2), ("v3", Format::V3)];
 
-/// What may become of a session that cannot be recorded.
+/// Words for the policy.
 pub(crate) const ON_ERROR: [(&str, OnError); 2] =
     [("close", OnError::Close), ("continue", OnError::Continue)];
 
-/// What may become of commands.
+/// Words for commands.
 pub(crate) const COMMANDS: [(&str, Option<bool>); 2] =
     [("skip", Some(false)), ("refuse", Some(true))];
 
-/// Reads how long a file may become; 0: as long as it likes.
+/// Parses the limit of a file; 0: none.
 ///
 /// # Errors
-/// It is no such number.
+/// The value is no such number.
 pub fn limit(typed: &OptionValue<'_>) -> Result<Option<u64>> {
     let read = |word: &str| match word.parse().ok()? {
         0 => Some(None),

@@ -1,6 +1,6 @@
-//! What holds at a socket: what runs there and as whom, who may come in, how
-//! many and how long. The global options are the defaults; a socket may have
-//! rules of its own (`forkpty-urouter2 = addr=...,max=20`).
+//! The rules of a socket: what runs there and as whom, who may connect, how many and how
+//! long. The global options are the defaults; a socket may have rules of its own
+//! (`forkpty-urouter2 = addr=...,max=20`).
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
@@ -18,56 +18,56 @@ use fpty::proto::variables::Variables;
 use fpty::sys::bind::Ownership;
 use fpty::sys::{Size, accounts};
 
-/// What holds at a socket.
+/// The rules of a socket.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// The program of each session, as typed.
     pub command: CString,
-    /// As whom it is to run, as typed.
+    /// The identity of its programs, as typed.
     pub(crate) run_as: RunAs,
-    /// As whom it runs; `None`: as the gateway.
+    /// The identity of its programs; `None`: the gateway's.
     pub identity: Option<Identity>,
     /// The socket's mode and owner.
     pub(crate) ownership: Ownership,
-    /// Where; `None`: where the gateway is.
+    /// The working directory; `None`: the gateway's.
     pub working_dir: Option<CString>,
-    /// More of its environment (`NAME=value`).
+    /// Environment variables (`NAME=value`).
     pub environment: Vec<CString>,
-    /// The terminal's size before the client says one.
+    /// The terminal's size before the client has sent one.
     pub size: Size,
     /// Which variables clients may set.
     pub accept_env: AcceptEnv,
-    /// Who may come in.
+    /// Access rules.
     pub access: Access,
     /// Whether the socket has address rules of its own.
     pub own_addresses: bool,
-    /// How many sessions there may be.
+    /// The limit of sessions.
     pub max_sessions: Option<u32>,
-    /// With which sockets it shares that: those of the same number.
+    /// The scope of that limit: sockets with the same number share it.
     pub max_scope: u32,
-    /// How many of one user.
+    /// The limit of sessions of one user.
     pub max_user_sessions: Option<u32>,
-    /// With which sockets it shares that.
+    /// The scope of that limit.
     pub max_user_scope: u32,
-    /// How many new ones a second.
+    /// The limit of new sessions a second.
     pub rate: Option<u32>,
-    /// Ends a session after so long without traffic.
+    /// The idle timeout of sessions.
     pub timeout: Option<Duration>,
-    /// Ends a command without a terminal after so long without traffic.
+    /// The idle timeout of commands without a terminal.
     pub command_timeout: Option<Duration>,
-    /// Ends a session after so long.
+    /// The time limit of sessions.
     pub max_time: Option<Duration>,
-    /// Whether clients that can take the terminal itself get it.
+    /// Whether terminals are handed over.
     pub handover: bool,
-    /// Whether clients may say which command is run.
+    /// Whether clients may request commands.
     pub allow_command: bool,
-    /// The SFTP server; `None`: OpenSSH's, where it usually is.
+    /// The SFTP server; `None`: OpenSSH's.
     pub sftp_server: Option<CString>,
-    /// How the lines of an audit look; `None`: there are none.
+    /// The format of audit lines; `None`: no audit.
     pub audit: Option<AuditFormat>,
-    /// What is recorded of its sessions.
+    /// Options of recordings.
     pub record: RecordOptions,
-    /// How they go on without a client.
+    /// Options of detached sessions.
     pub detach: DetachOptions,
 }
 
@@ -102,20 +102,20 @@ impl Default for Rules {
     }
 }
 
-/// As whom a program runs.
+/// The identity of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The user.
+    /// The uid.
     pub uid: u32,
-    /// The group.
+    /// The gid.
     pub gid: u32,
-    /// All other groups.
+    /// Supplementary groups.
     pub groups: Vec<u32>,
-    /// What its account says of its environment (`NAME=value`).
+    /// Environment variables of the account (`NAME=value`).
     pub environment: Vec<CString>,
 }
 
-/// The same as typed: what was not is left to the account, or the gateway.
+/// An identity as typed: what is missing comes from the account, or the gateway.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunAs {
     pub uid: Option<u32>,
@@ -124,12 +124,12 @@ pub(crate) struct RunAs {
 }
 
 impl Identity {
-    /// Without its own: to have that twice is no right more.
+    /// Supplementary groups without the gid itself, which gives no further right.
     fn supplementary_groups(&self, groups: impl IntoIterator<Item = u32>) -> BTreeSet<u32> {
         groups.into_iter().filter(|group| *group != self.gid).collect()
     }
 
-    /// Whether this process is already what it is.
+    /// Whether this process has the identity already.
     pub fn is_ours(&self) -> bool {
         self.uid == accounts::own_uid()
             && self.gid == accounts::own_gid()
@@ -139,7 +139,7 @@ impl Identity {
 }
 
 impl RunAs {
-    /// Takes all groups but the first: a list, or `none`.
+    /// Sets the supplementary groups: a list, or `none`.
     pub fn set_groups(&mut self, typed: &OptionValue<'_>) -> Result<()> {
         let id = |word: &[u8]| match String::from_utf8_lossy(word).trim() {
             "none" => Some(None),
@@ -150,7 +150,7 @@ impl RunAs {
         Ok(())
     }
 
-    /// Who that is; `None`: nothing was typed.
+    /// Resolves the identity; `None`: nothing was typed.
     pub(crate) fn identity(&self, option: &str) -> Result<Option<Identity>> {
         let Self { uid, gid, groups } = self.clone();
         if uid.is_none() && gid.is_none() && groups.is_none() {
@@ -195,7 +195,7 @@ impl RunAs {
 }
 
 impl Rules {
-    /// What of a client's variables is for the program's environment.
+    /// The client's variables that are accepted for the program's environment.
     pub fn environment_of(&self, variables: &Variables) -> Vec<CString> {
         self.accept_env.accepted_variables(variables, self.identity.is_some())
     }

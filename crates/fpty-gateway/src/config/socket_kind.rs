@@ -3,22 +3,22 @@
 use super::option_table::AppliesTo;
 use fpty::sys::socket::Transport;
 
-/// What a socket is.
+/// The kind of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketKind {
     /// A UNIX socket that has a path.
     Path,
-    /// One that has none.
+    /// A UNIX socket with an abstract name.
     Abstract,
     /// TCP.
     Tcp,
-    /// It was bound by somebody else: `fd://N`, `=N`, a zerg server. What it is is
-    /// known when it has been looked at.
+    /// A socket that was bound by another process: `fd://N`, `=N`, a zerg server. Its
+    /// transport is known when it has been looked at.
     Passed(Option<Transport>),
 }
 
 impl SocketKind {
-    /// Why what means something at such sockets alone means nothing here.
+    /// Why a key that applies to such sockets means nothing at this kind.
     pub(crate) fn mismatch(self, at: AppliesTo) -> Option<&'static str> {
         use SocketKind::{Abstract, Passed, Path, Tcp};
         match (at, self) {

@@ -1,4 +1,4 @@
-//! A value as it was typed, and what it may be.
+//! The value of an option, as typed, and how it is parsed.
 
 use std::borrow::Cow;
 use std::ffi::{CString, OsStr, OsString};
@@ -9,17 +9,16 @@ use std::time::Duration;
 use super::keyval;
 use fpty::error::{Error, Result};
 
-/// What an option, or a key at a socket, was given. What reads it names both where
-/// the value cannot be.
+/// The value of an option, or of a key at a socket, as typed. Errors name both.
 #[derive(Clone, Debug)]
 pub struct OptionValue<'a> {
     /// `forkptyrouter-rows`, or `forkpty-urouter2: rows`.
     pub name: String,
     /// Its bytes.
     pub value: Cow<'a, OsStr>,
-    /// What stands between its separators, where it is taken for a list.
+    /// The words between its separators, for a list.
     pub words: Vec<Vec<u8>>,
-    /// It is one socket's, and takes the place of the global value.
+    /// The value of one socket, which replaces the global one.
     is_of_socket: bool,
 }
 
@@ -50,7 +49,7 @@ impl OptionValue<'_> {
         text(self.value.as_bytes())
     }
 
-    /// It cannot be: why.
+    /// The error of an invalid value.
     pub fn invalid(&self, why: &str) -> Error {
         self.invalid_word(&self.text(), why)
     }
@@ -59,24 +58,23 @@ impl OptionValue<'_> {
         Error::new(format!("option {} = {word}: {why}", self.name))
     }
 
-    /// It cannot be, and is nothing to show.
+    /// The error of a value that is not shown.
     pub fn invalid_without_value(&self, why: &str) -> Error {
         Error::new(format!("option {}: {why}", self.name))
     }
 
-    /// What it is read as; else why not.
+    /// Parses the value; `why` is the error's reason.
     pub fn parse<T>(&self, parse: impl FnOnce(&str) -> Option<T>, why: &str) -> Result<T> {
         parse(&self.text()).ok_or_else(|| self.invalid(why))
     }
 
-    /// What each of its words is read as; else why one is not.
+    /// Parses each word; `why` is the error's reason.
     pub fn parse_words<T>(&self, parse: impl Fn(&[u8]) -> Option<T>, why: &str) -> Result<Vec<T>> {
         let parse = |word: &Vec<u8>| parse(word).ok_or_else(|| self.invalid_word(&text(word), why));
         self.words.iter().map(parse).collect()
     }
 
-    /// Adds what its words are read as to a list; a socket's own list takes the
-    /// place of the global one.
+    /// Parses each word, and extends a list; a socket's list replaces the global one.
     pub fn extend<T>(
         &self,
         list: &mut Vec<T>,
@@ -107,7 +105,7 @@ impl OptionValue<'_> {
         self.number(0..=max).map(|number| if number == 0 { default } else { number })
     }
 
-    /// So many at most; 0: as many as like.
+    /// A limit; 0: none.
     pub fn limit(&self, max: u32) -> Result<Option<u32>> {
         self.number(0..=max).map(|count| (count > 0).then_some(count))
     }

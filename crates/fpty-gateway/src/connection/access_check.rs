@@ -1,4 +1,4 @@
-//! Who may come in at a socket.
+//! Access rules applied to the peer of a connection, and the rate of a listener.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use crate::observe::audit::{RejectReason, Rejection};
 use fpty::proto::Protocol;
 use fpty::sys::socket::{Stream, Transport};
 
-/// All that a stranger hears.
+/// All that a rejected client is told.
 const NOT_PERMITTED: &str = "not permitted";
 
 impl Context {
-    /// Whether a client may come in at a socket; else it is told that it may
-    /// not, and the log is told why.
+    /// Whether the access rules of a listener allow a client. A client that they do not
+    /// allow is told so, and the log has the reason.
     pub fn admit(
         &mut self,
         listener: u16,
@@ -50,17 +50,16 @@ impl Context {
 }
 
 impl Context {
-    /// Why somebody gets no session: for want of a seat.
+    /// Whether a connection has a permit.
     ///
     /// # Errors
-    /// There is none.
+    /// The limit that is reached.
     pub fn check_limits(&self, connection: &Connection) -> Result<(), Rejection> {
         let full = |full: &LimitReached| Rejection::because(RejectReason::Limit, full.text());
         connection.permit.as_ref().map(|_| ()).map_err(full)
     }
 
-    /// Where clients come faster than a socket takes them it takes none for a
-    /// moment. Whether that is so.
+    /// Pauses a listener whose rate is exceeded. Returns whether it is.
     pub fn throttle(&mut self, listener: u16) -> bool {
         let Some(rate) = self.listeners.rules(listener).and_then(|rules| rules.rate) else {
             return false;
@@ -73,7 +72,7 @@ impl Context {
         wait > 0
     }
 
-    /// Nobody was there after all.
+    /// Gives back what a connection counted for the rate: another gateway has accepted it.
     pub fn refund_rate(&self, listener: u16) {
         if let Some(rate) = self.listeners.rules(listener).and_then(|rules| rules.rate) {
             limits::refund_rate(listener, rate);
@@ -95,7 +94,7 @@ fn check_process(rules: &Rules, client: &Stream) -> Result<(), (String, &'static
     rules.access.check_user(peer, &groups).map_err(|why| (describe_peer(client), why))
 }
 
-/// Who has connected, for the log.
+/// The peer, for the log.
 pub fn describe_peer(client: &Stream) -> String {
     match (client.credentials(), client.peer_address()) {
         (Some(peer), _) => format!("user {} (process {})", peer.uid, peer.pid),

@@ -1,6 +1,5 @@
-//! What a client of uwsgi mode says before its program starts: how large its
-//! terminal is, whether it can do more than the C plugin's client, its
-//! environment, and what it asks for.
+//! The client's hello (uwsgi mode): size of its terminal, extended mode, environment, and the
+//! request, all before its program starts.
 
 use fpty::proto::request::Request;
 use fpty::proto::variables::{TERMINAL, Variables};
@@ -11,75 +10,72 @@ use fpty::sys::Size;
 
 use fpty::proto::http_request;
 
-/// Input that is kept of a client that has not said that that was all, in
-/// bytes. One that hears no answer for a while sends some of it all the same
-/// (client/typing.rs).
+/// The most input in bytes that is kept before a request is complete. A client that gets no
+/// answer for a while sends some all the same.
 const MAX_EARLY_INPUT: usize = 256 * 1024;
 
-/// Why one is refused that sends more.
+/// Rejection of a client that sends more.
 const EARLY_INPUT_TOO_LONG: &str = "too much input came before the request was complete";
 
-/// What has been heard of a client.
+/// The handshake of one client.
 #[derive(Debug, Default)]
 pub struct Handshake {
-    /// The first bytes, and how many of them have come.
+    /// The first bytes, and their count: an HTTP request, perhaps.
     first: [u8; HEADER],
     first_count: usize,
     hello: ClientHello,
 }
 
-/// How many descriptors a client can pass.
+/// The most descriptors that a client can pass.
 const MAX_FDS: usize = 3;
 
-/// What to do next.
+/// The next step of a handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HandshakeStep {
-    /// Wait for more.
+    /// More bytes are needed.
     Incomplete,
-    /// Answer the hello with these bytes, and hear on.
+    /// Send these bytes in answer to the hello, and feed on.
     SendHello([u8; 4]),
-    /// Start the program; what is left of the bytes is for the session.
+    /// The request is complete; what is left of the bytes is for the session.
     Complete,
-    /// Start nothing: why.
+    /// Reject the client, with this text.
     Reject(&'static str),
-    /// A web page speaks.
+    /// The client speaks HTTP.
     Http,
 }
 
-/// What is known of a client when its program starts.
+/// The complete hello of a client.
 #[derive(Debug, Default)]
 pub struct ClientHello {
-    /// In whatever packet the client is.
+    /// The decoder, in the midst of a packet perhaps.
     pub decoder: Decoder,
-    /// Whether both ends speak the extended mode.
+    /// Whether extended mode was agreed.
     pub extended: bool,
-    /// The height of the client's terminal, where it said one.
+    /// Rows of the client's terminal, where it sent them.
     pub rows: Option<u16>,
-    /// Its width, likewise.
+    /// Columns, likewise.
     pub cols: Option<u16>,
-    /// Its environment, and what it can do.
+    /// The client's environment, and its capabilities.
     pub variables: Variables,
-    /// What it asks for.
+    /// The request.
     pub request: Request,
-    /// The names of the descriptors that it passes; one more than there can
-    /// be where there were more.
+    /// Names of the passed descriptors; one more than the maximum where there were more.
     pub offered_fds: Vec<u8>,
-    /// Input of a client that had said hello, and not that that was all.
+    /// Input that came before the request was complete.
     pub input: Vec<u8>,
-    /// It has said that there is no more.
+    /// The input has ended.
     pub input_ended: bool,
-    /// It has said something: a hello comes too late.
+    /// A packet has come: a hello would be too late.
     pub has_packets: bool,
 }
 
 impl Handshake {
-    /// Of a client that said nothing in time, and says hello now: a part of
-    /// that may have come before.
+    /// A handshake after a silent start: a part of the hello may be in the decoder.
     pub fn after_silence(decoder: Decoder) -> Self {
         Self { hello: ClientHello { decoder, ..ClientHello::default() }, ..Self::default() }
     }
 
-    /// Takes what the client sent off the front of `bytes`.
+    /// Consumes the client's bytes from the front of `bytes`.
     pub fn feed(&mut self, bytes: &mut &[u8]) -> HandshakeStep {
         if self.first_count < HEADER {
             let count = bytes.len().min(HEADER - self.first_count);
@@ -137,25 +133,25 @@ impl Handshake {
         }
     }
 
-    /// Whether less than a packet has come, and looks like a web page's.
+    /// Whether less than a packet has come, and may become an HTTP request.
     pub fn may_be_http(&self) -> bool {
         (1..HEADER).contains(&self.first_count)
             && http_request::is_http_or_tls(&self.first[..self.first_count])
     }
 
-    /// Whether the client has said hello.
+    /// Whether extended mode was agreed.
     pub fn is_extended(&self) -> bool {
         self.hello.extended
     }
 
-    /// What is known when the program starts.
+    /// The complete hello.
     pub fn into_hello(self) -> ClientHello {
         self.hello
     }
 }
 
 impl ClientHello {
-    /// The size to begin with.
+    /// The size of the terminal at its start.
     pub fn size(&self, default: Size) -> Size {
         Size { rows: self.rows.unwrap_or(default.rows), cols: self.cols.unwrap_or(default.cols) }
     }

@@ -1,5 +1,5 @@
-//! What a client asks for: a command of its own, the SFTP server, or nothing,
-//! which is the configured program.
+//! The exec request: a command of the client's own, the SFTP server, or none, which is the
+//! configured program.
 
 use std::ffi::{CStr, CString};
 use std::sync::Arc;
@@ -18,10 +18,10 @@ fn reject(why: impl Into<String>) -> Rejection {
 }
 
 impl Context {
-    /// The program that a client asks for.
+    /// Authorizes a request; returns its program.
     ///
     /// # Errors
-    /// It does not get it.
+    /// The request is malformed, or not allowed here.
     pub fn authorize(&self, listener: u16, request: Request) -> Result<Arc<Program>, Rejection> {
         let request = request.read().map_err(|why| reject(format!("bad request: {why}")))?;
         let Some(place) = self.listeners.get(listener) else {
@@ -74,7 +74,7 @@ fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Rejection> {
     Ok(Program::with_arguments(argv, b""))
 }
 
-/// Of a server that was started without one.
+/// PATH of a server that was started without one.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 fn c_string(line: Vec<u8>) -> Result<CString, Rejection> {
@@ -88,7 +88,7 @@ fn command_line(line: Vec<u8>) -> Result<CString, Rejection> {
     c_string(line)
 }
 
-/// A NUL stands after each.
+/// Arguments of a request, each with a NUL behind it.
 pub(crate) fn arguments(data: &[u8]) -> Result<Vec<CString>, Rejection> {
     let data = data.strip_suffix(b"\0").unwrap_or(data);
     let words: Vec<CString> =

@@ -1,7 +1,6 @@
-//! A client of uwsgi mode has connected: what it says before its program
-//! starts is waited for, shortly, so that the program begins with the size of
-//! its terminal, and, where both ends speak the extended mode, with its
-//! environment.
+//! The handshake of uwsgi mode: a pending connection waits, for a short time, for what its
+//! client sends before the program starts, so that the program starts with the size of the
+//! terminal, and in extended mode with the client's environment.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -25,42 +24,41 @@ use fpty::sys::peer_process::Passed;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::{Stream, Transport};
 
-/// After a hello a client that goes on sending has so many times as long, in
-/// all, as it may be silent.
+/// The time for a whole request, in multiples of the handshake timeout.
 const TOTAL_FACTOR: u32 = 30;
 
-/// Why nothing was started for a client that sends no more.
+/// Rejection of a half-closed request.
 const CUT_SHORT: &str =
     "the connection was shut down in the midst of the request: nothing was started";
 
-/// Why a client gets nothing whose hello came when its program had something
-/// to say already. Its own end knows how it begins ([`fpty::proto::TOO_LATE`]).
+/// Rejection of a hello that comes after the program of a silent start has written. The
+/// client knows its prefix ([`fpty::proto::TOO_LATE`]).
 const HELLO_TOO_LATE: &str = "the program had been started for a silent client by then";
 
-/// How long the end of a program that was started for a silent client waits
-/// for a hello that is late: whoever says it would take that for its own.
+/// How long the END of a silent start waits for a late hello: the client would take it for
+/// that of its own request.
 const LINGER: Duration = Duration::from_millis(200);
 
-/// Descriptors that a client can pass.
+/// The most descriptors that a client can pass.
 const MAX_FDS: usize = 3;
 
-/// A client whose program has not started yet.
+/// A connection in its handshake.
 struct PendingConnection {
-    /// Who it is; where it comes from is known when it has spoken.
+    /// The connection; its origin is known after the handshake.
     connection: Connection,
     handshake: Handshake,
-    /// Descriptors that it passes.
+    /// Descriptors that came along.
     received_fds: Passed,
-    /// When it came.
+    /// When it was accepted.
     since: Instant,
-    /// When it is no longer waited for, and the latest that this can be.
+    /// The deadline of the next packet, and of the whole request.
     deadline: Instant,
     final_deadline: Instant,
     is_registered: bool,
 }
 
 impl PendingConnection {
-    /// One that came just now, and is waited for so long, at first.
+    /// A connection that was just accepted, with this timeout.
     fn new(connection: Connection, handshake: Handshake, patience: Duration) -> Self {
         let since = Instant::now();
         let deadline = since + patience;
@@ -68,7 +66,7 @@ impl PendingConnection {
         Self { connection, handshake, received_fds, since, deadline, final_deadline, is_registered }
     }
 
-    /// It has said what it wants.
+    /// The handshake is complete.
     fn finish(self, cx: &Context) -> (Connection, ClientHello) {
         if self.is_registered {
             // It gets another token.
@@ -79,56 +77,55 @@ impl PendingConnection {
         (Connection { origin, ..self.connection }, hello)
     }
 
-    /// It says hello: it has so long for each part of what it wants.
+    /// A hello has come: the timeout holds for each part of the request.
     fn extend_deadline(&mut self, now: Instant, patience: Duration) {
         self.final_deadline = now + patience * TOTAL_FACTOR;
         self.deadline = now + patience;
     }
 }
 
-/// Clients whose program has not started.
+/// All connections in their handshake.
 #[derive(Default)]
 pub struct PendingConnections {
     pending: Slab<PendingConnection>,
     late_peers: LatePeers,
 }
 
-/// What a client that has connected comes to.
+/// The state of a handshake.
 #[must_use]
 pub enum HandshakeResult {
-    /// It is waited for, or is gone.
+    /// Not complete, or closed.
     Pending,
-    /// It has said what it wants; what it sent after that stands in the buffer.
+    /// Complete; input behind the request stands in the context's buffer.
     Complete(Box<ClientRequest>),
 }
 
-/// A client that has said what it wants.
+/// A client with its complete request.
 pub struct ClientRequest {
-    /// Who it is.
+    /// The connection.
     pub connection: Connection,
-    /// What it has said.
+    /// The hello.
     pub hello: ClientHello,
-    /// Descriptors that came with that.
+    /// Descriptors that came along.
     pub received_fds: Passed,
-    /// Whether it sends no more.
+    /// Whether the client has shut its sending side down.
     pub ended: bool,
-    /// The name that it has for a session that it begins.
+    /// The claim of a name for a new session.
     pub name: Option<SharedCount>,
 }
 
 impl PendingConnections {
-    /// Whether it is still one.
+    /// Whether the connection is still pending.
     pub fn has(&self, key: Key) -> bool {
         self.pending.has(key)
     }
 
-    /// One is closed as it is.
+    /// Closes one without a word.
     pub fn discard(&mut self, key: Key) {
         self.pending.remove(key);
     }
 
-    /// Hears what a client has to say that has just connected: most speak at
-    /// once.
+    /// Starts the handshake of a new connection: most clients have sent something already.
     pub fn start(
         &mut self,
         cx: &mut Context,
@@ -147,7 +144,7 @@ impl PendingConnections {
         self.readable(cx, key, false)
     }
 
-    /// It was waited for long enough.
+    /// A deadline has passed.
     pub fn timed_out(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
         let is_over =
             |pending_connection: &PendingConnection| Instant::now() >= pending_connection.deadline;
@@ -197,7 +194,7 @@ impl PendingConnections {
         self.reject(cx, key, &format!("{why} (forkptyrouter-handshake-timeout)"))
     }
 
-    /// A client that is waited for said something, or has left.
+    /// The connection is readable, or hung up.
     pub fn readable(&mut self, cx: &mut Context, key: Key, hang_up: bool) -> HandshakeResult {
         let Some(pending_connection) = self.pending.get_mut(key) else {
             return HandshakeResult::Pending;
@@ -230,7 +227,7 @@ impl PendingConnections {
         }
     }
 
-    /// Takes what a client has sent, which stands in the buffer.
+    /// Decodes what stands in the context's buffer.
     fn decode(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
         let Some(pending_connection) = self.pending.get_mut(key) else {
             return HandshakeResult::Pending;
@@ -295,8 +292,8 @@ impl PendingConnections {
         HandshakeResult::Pending
     }
 
-    /// Its program is to start; so many bytes of what was read last are for the
-    /// session. The client may have said that it sends no more.
+    /// Completes the handshake; the last `left` bytes of the buffer are for the session.
+    /// `ended`: the client has shut its sending side down.
     fn complete(
         &mut self,
         cx: &mut Context,
@@ -328,7 +325,7 @@ impl PendingConnections {
         }))
     }
 
-    /// Starts nothing, and says why.
+    /// Rejects a client, with this text.
     pub fn reject(&mut self, cx: &mut Context, key: Key, why: &str) -> HandshakeResult {
         if let Some(pending_connection) = self.pending.remove(key) {
             let (connection, hello) = pending_connection.finish(cx);
@@ -337,10 +334,10 @@ impl PendingConnections {
         HandshakeResult::Pending
     }
 
-    /// A client that said nothing in time says hello after all: its first
-    /// packets stand in the buffer. Where the program that was started for a
-    /// silent one has shown nothing, and ran, this is as if it never had been; else
-    /// the client would take it for what it asks for.
+    /// Restarts the handshake of a client whose hello is late: its first packets stand in
+    /// the buffer. Where the program of the silent start has written nothing, and ran, this
+    /// is as if it had never been; else the client would take its output for that of the
+    /// request.
     pub fn restart(&mut self, cx: &mut Context, late: LateHello) -> HandshakeResult {
         let LateHello { client, transport, listener, decoder, is_too_late } = late;
         self.late_peers.note(&client, transport, Instant::now());
@@ -361,7 +358,7 @@ impl PendingConnections {
         self.decode(cx, key)
     }
 
-    /// A web page has no business here.
+    /// Rejects an HTTP client.
     fn reject_http(&mut self, cx: &mut Context, key: Key) -> HandshakeResult {
         let Some(pending_connection) = self.pending.remove(key) else {
             return HandshakeResult::Pending;
@@ -380,7 +377,7 @@ impl PendingConnections {
 }
 
 impl Sessions {
-    /// The session of a client that has said nothing is over.
+    /// A silent start is over: its END waits for a late hello.
     pub fn linger(&mut self, cx: &mut Context, key: Key) {
         if let Some(attached) = self.get_mut(key) {
             attached.unregister_terminal(&cx.poller);
@@ -390,8 +387,7 @@ impl Sessions {
         }
     }
 
-    /// Ends the session of one that says hello late, for whom it was started as for
-    /// one that is silent.
+    /// Ends the session of a silent start whose client says hello now.
     pub fn take_for_late_hello(
         &mut self,
         cx: &mut Context,

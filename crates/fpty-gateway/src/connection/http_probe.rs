@@ -1,4 +1,4 @@
-//! Web pages that come where a terminal is: they are refused by their first
+//! HTTP probes: web pages that connect to a terminal's socket are rejected by their first
 //! bytes, see [`fpty::proto::http_request`].
 
 use std::collections::HashMap;
@@ -15,18 +15,18 @@ use fpty::proto::http_request::{
 };
 use fpty::sys::socket::Stream;
 
-/// Sessions of raw mode whose first bytes have come, and are not known; most
-/// are known with the first read.
+/// Probes of sessions in raw mode whose first bytes are not classified yet; most are with
+/// the first read.
 #[derive(Default)]
 pub struct HttpProbes {
     probes: HashMap<Key, HttpProbe>,
 }
 
-/// So many are no reason to look whether they still are.
+/// Probes are pruned above this number.
 const PRUNE_ABOVE: usize = 64;
 
 impl HttpProbes {
-    /// Looks at the first bytes of a session, which stand in the buffer.
+    /// Classifies the first bytes of a session, which stand in the context's buffer.
     pub fn probe(&mut self, sessions: &mut Sessions, cx: &mut Context, key: Key) -> SessionAction {
         let Some(LiveSession { session, io, .. }) = sessions.get_mut(key) else {
             return SessionAction::Wait;
@@ -65,7 +65,7 @@ impl HttpProbes {
         sessions.settle(cx, key)
     }
 
-    /// There are no more of them than came.
+    /// The input ended during the probe.
     pub fn input_ended(&mut self, sessions: &mut Sessions, key: Key) {
         let Some(LiveSession { session, io, .. }) = sessions.get_mut(key) else {
             return;
@@ -77,7 +77,7 @@ impl HttpProbes {
         session.client_half_closed();
     }
 
-    /// First bytes were held back for long enough.
+    /// Passes on first bytes that were held back for long enough.
     pub fn release(
         &mut self,
         sessions: &mut Sessions,
@@ -109,8 +109,7 @@ impl HttpProbes {
 }
 
 impl Context {
-    /// A web page has come to a terminal's socket: it is told so, where nothing
-    /// else was said to it.
+    /// Rejects an HTTP client: with a response, where nothing was sent to it before.
     pub fn reject_http(
         &mut self,
         listener: u16,

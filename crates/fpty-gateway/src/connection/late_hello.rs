@@ -1,5 +1,5 @@
-//! Peers whose first word comes late, as through `ssh -L` over a slow line:
-//! their next connection is waited for a little longer.
+//! Peers whose hello comes late, as through `ssh -L` over a slow line: their next connection
+//! has a longer timeout.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -7,24 +7,22 @@ use std::time::{Duration, Instant};
 use fpty::proto::Decoder;
 use fpty::sys::socket::{Stream, Transport};
 
-/// How long a client that says nothing is waited for: one that only reads, as
-/// a plain socket may.
+/// The timeout of a hello: a client that only reads may never send one.
 pub const HELLO_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// How long one of them is waited for, and how long it is remembered.
+/// The timeout for a late peer, and how long it is remembered.
 pub const LATE_HELLO_TIMEOUT: Duration = Duration::from_millis(500);
 const REMEMBER_TIME: Duration = Duration::from_secs(10);
 
-/// Those that are remembered, at most.
+/// The most late peers that are remembered.
 const MAX_PEERS: usize = 64;
 
-/// What connects.
+/// The key of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PeerKey {
-    /// A process: the number may become another one's, which then is waited for,
-    /// too, where it says nothing.
+    /// A process; a reused pid only costs a longer timeout.
     Process(i32),
-    /// A machine.
+    /// An address.
     Address(IpAddr),
 }
 
@@ -37,27 +35,27 @@ impl PeerKey {
     }
 }
 
-/// A session whose client says hello after all.
+/// A client whose hello came after the silent start.
 pub struct LateHello {
-    /// Its client.
+    /// The client.
     pub client: Stream,
-    /// How it came, and where.
+    /// UNIX or TCP, and the listener.
     pub transport: Transport,
     pub listener: u16,
-    /// What it has said so far.
+    /// The decoder, with a part of the hello perhaps.
     pub decoder: Option<Decoder>,
-    /// What the program has shown would be taken for something else.
+    /// The program has written, or has ended: it is too late for a request.
     pub is_too_late: bool,
 }
 
-/// Those whose first word was late, of late.
+/// Peers whose hello was late.
 #[derive(Default)]
 pub struct LatePeers {
     known: Vec<(PeerKey, Instant)>,
 }
 
 impl LatePeers {
-    /// How long the first word of a client that has just connected is waited for.
+    /// The timeout of the hello of a new connection.
     pub fn hello_timeout(
         &mut self,
         client: &Stream,
@@ -77,7 +75,7 @@ impl LatePeers {
         if is_known { LATE_HELLO_TIMEOUT } else { HELLO_TIMEOUT }
     }
 
-    /// A client said hello, and late.
+    /// Remembers the peer of a late hello.
     pub fn note(&mut self, client: &Stream, transport: Transport, now: Instant) {
         if let Some(peer) = PeerKey::of(client, transport) {
             self.remember(peer, now);

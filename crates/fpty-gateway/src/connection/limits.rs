@@ -1,7 +1,7 @@
-//! How many sessions there may be, and how fast they may come. What counts for a
-//! limit is a number that all gateways see (`tallies.rs`), so that it holds over all
-//! of them, and costs the same however many sessions there are; where nothing is
-//! limited nothing is counted.
+//! Limits: how many sessions there may be, and how fast they may start. Sessions under a
+//! limit are a shared count (`shared_counts.rs`), so that a limit holds over all gateways,
+//! and costs the same however many sessions there are; where nothing is limited nothing is
+//! counted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -14,27 +14,28 @@ use fpty::fair_share::Principal;
 use fpty::sys::shm::halves;
 use fpty::sys::socket::Stream;
 
-/// Words of the sockets' rates; those of 4096 can be limited.
+/// Words of the listeners' rates: for 4096 listeners.
 pub const RATE_WORDS: usize = 4096 / 2;
 
-/// A seat: what it counts for as long as it is there, of all and of a user's.
+/// A permit: it counts under the limits of all sessions and of a user's as long as it
+/// lives.
 #[expect(dead_code, reason = "they count by being there")]
 pub struct Permit {
     all: Option<SharedCount>,
     user: Option<SharedCount>,
 }
 
-/// Why there is none.
+/// The limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitReached {
-    /// There are as many sessions as there may be.
+    /// `max-sessions`.
     Sessions,
-    /// The user has as many as a user may have.
+    /// `max-user-sessions`.
     UserSessions,
 }
 
 impl LimitReached {
-    /// For the client.
+    /// The text for the client.
     pub fn text(self) -> &'static str {
         match self {
             LimitReached::Sessions => "there are as many sessions as there may be (max-sessions)",
@@ -45,13 +46,13 @@ impl LimitReached {
     }
 }
 
-/// The seats of a gateway's sessions.
+/// The permits of a gateway's sessions.
 pub struct Limits {
     shared_counts: SharedCounts,
     permits: HashMap<SessionRef, Permit>,
 }
 
-/// What all sessions under the same limit count for, and those of a user.
+/// The key of a count: all sessions in a scope, or those of a user.
 #[derive(Hash)]
 enum LimitKey {
     AllSessions(u32),
@@ -59,13 +60,12 @@ enum LimitKey {
 }
 
 impl Limits {
-    /// None is taken.
+    /// Limits without a permit.
     pub fn new(shared_counts: SharedCounts) -> Self {
         Self { shared_counts, permits: HashMap::new() }
     }
 
-    /// Takes a seat for a session of a gateway that was here before, be there none
-    /// left; `None`: nothing is limited there.
+    /// The permit of a restored session, even above the limit; `None`: nothing is limited.
     pub fn restore(&self, rules: &Rules, principal: Principal) -> Option<Permit> {
         let all = rules
             .max_sessions
@@ -75,9 +75,9 @@ impl Limits {
         (all.is_some() || user.is_some()).then_some(Permit { all, user })
     }
 
-    /// Takes a seat at a socket with these rules for a client that has not said
-    /// what it wants: it counts for its user alone, so that connections which
-    /// say nothing do not keep others out. `None`: nothing is limited there.
+    /// Acquires a permit for a connection before its request is known: under the user's
+    /// limit alone, so that silent connections do not keep others out. `None`: nothing is
+    /// limited.
     ///
     /// # Errors
     /// There is none left.
@@ -95,10 +95,10 @@ impl Limits {
         Ok(Some(Permit { all: None, user: max.map(count).transpose()? }))
     }
 
-    /// The same client begins a session: its seat counts for all.
+    /// Acquires the limit of all sessions for a permit: its client starts a session.
     ///
     /// # Errors
-    /// There are as many as there may be; it has lost its seat.
+    /// The limit is reached; the permit is gone.
     pub fn acquire_session(
         &self,
         rules: &Rules,
@@ -117,8 +117,7 @@ impl Limits {
         }
     }
 
-    /// Whether a client at a socket with these rules, which has this seat for itself, would
-    /// be refused a session.
+    /// Whether a session with this permit would be rejected now.
     pub fn would_reject(
         &self,
         rules: &Rules,
@@ -137,14 +136,14 @@ impl Limits {
         self.shared_counts.claim(limit, max.into()).map_err(|_| full)
     }
 
-    /// A seat is a session's from now on.
+    /// Assigns a permit to a session.
     pub fn assign(&mut self, permit: Option<Permit>, session_ref: SessionRef) {
         if let Some(permit) = permit {
             self.permits.insert(session_ref, permit);
         }
     }
 
-    /// A session keeps its seat when its client leaves, or comes back.
+    /// Transfers a permit when a session is detached or attached.
     pub fn transfer(&mut self, from: SessionRef, to: SessionRef) {
         if !self.permits.is_empty() {
             if let Some(permit) = self.permits.remove(&from) {
@@ -153,12 +152,12 @@ impl Limits {
         }
     }
 
-    /// After a panic: only those of sessions that there are are taken.
+    /// After a panic: drops permits of sessions that do not exist.
     pub fn retain(&mut self, exists: impl Fn(SessionRef) -> bool) {
         self.permits.retain(|session_ref, _| exists(*session_ref));
     }
 
-    /// A session is over.
+    /// Releases the permit of a session.
     pub fn release(&mut self, session_ref: SessionRef) {
         if !self.permits.is_empty() {
             self.permits.remove(&session_ref);
@@ -166,15 +165,15 @@ impl Limits {
     }
 }
 
-/// What the sessions of a user count for: over TCP those of an address, of which
-/// IPv6 users have 64 bits.
+/// The key of a user's sessions; over TCP of an address, or of 64 bits of an IPv6 address.
 fn user(rules: &Rules, principal: Principal) -> LimitKey {
     LimitKey::UserSessions(rules.max_user_scope, principal.group())
 }
 
 const SECOND: i32 = 1_000_000;
 
-/// When a socket with a rate has made up for all that came, in microseconds.
+/// The clock of a listener's rate: when it has made up for all connections, in
+/// microseconds.
 fn rate_clock(listener: u16) -> Option<&'static AtomicI32> {
     shared_memory::region(Region::Rates).and_then(|rates| halves(rates).get(usize::from(listener)))
 }
@@ -183,15 +182,15 @@ fn interval(rate: u32) -> i32 {
     SECOND / i32::try_from(rate).unwrap_or(i32::MAX).clamp(1, SECOND)
 }
 
-/// Another gateway was faster: nobody came here.
+/// Gives back one connection of a rate: another gateway has accepted it.
 pub fn refund_rate(listener: u16, rate: u32) {
     if let Some(rate_clock) = rate_clock(listener) {
         rate_clock.fetch_sub(interval(rate), Ordering::SeqCst);
     }
 }
 
-/// How soon a socket with a rate takes the next one, in microseconds; 0: now,
-/// and it is counted. As many as come in a second may come at once.
+/// The delay in microseconds until a listener with a rate may accept; 0: now, and that
+/// connection is counted. The connections of one second may come at once.
 pub fn rate_delay(listener: u16, rate: u32) -> u32 {
     let Some(rate_clock) = rate_clock(listener) else {
         return 0;

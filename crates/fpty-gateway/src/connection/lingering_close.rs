@@ -23,46 +23,44 @@ use fpty::sys::Read;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::socket::Stream;
 
-/// How long a client may take to close, after the last of what waited for it
-/// went.
+/// Timeout without progress of the client's reads.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// And in all, where it reads slowly.
+/// Timeout in all.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a client that was told in a packet is silent before it is told by
-/// the end of the stream, too, for those that wait for that.
+/// Delay of the EOF behind an END packet, for clients that wait for the EOF.
 const EOF_DELAY: Duration = Duration::from_secs(1);
 
-/// How often they are looked after.
+/// Interval of the checks.
 pub const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// So many at once, where there are descriptors enough: one in so many.
+/// The most at once; and one in so many of the descriptor limit.
 const MAX_CONNECTIONS: usize = 1024;
 const FD_FRACTION: u64 = 16;
 
-/// So many of one user, or over TCP of one address.
+/// The most of one user, or of one address.
 const MAX_PER_PEER: usize = 48;
 
-/// How a client learns that this was all.
+/// How the client learns of the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseNotice {
-    /// By the end of the stream.
+    /// By EOF, which is to be sent.
     Eof,
-    /// The same, and the stream has ended already.
+    /// By EOF, which was sent.
     EofSent,
-    /// By a packet. uWSGI's routers end both ways when one ends, and would do
-    /// to the client what we avoid: the stream is left open.
+    /// By an END packet. uWSGI's routers close both ways when one ends: the stream is left
+    /// open.
     Packet {
-        /// It is known to have more to say: what it took.
+        /// The client will answer it by a window update.
         is_answered: bool,
     },
 }
 
-/// All such connections of a gateway.
+/// All lingering connections of a gateway.
 pub struct LingeringCloses {
     connections: Slab<LingeringConnection>,
-    /// How many of each of those that were asked for.
+    /// Connections by peer, of those that were counted.
     counts: HashMap<PeerKey, usize>,
     most: usize,
     is_scheduled: bool,
@@ -71,20 +69,20 @@ pub struct LingeringCloses {
 struct LingeringConnection {
     client: Stream,
     since: Instant,
-    /// When something came of it last.
+    /// The last byte from the client.
     last_read: Instant,
-    /// When it took something last.
+    /// The last progress of the client's reads.
     last_progress: Instant,
-    /// What it had not taken then; `None`: it was not looked yet.
+    /// Bytes in the send queue at the last check.
     untaken: Option<usize>,
-    /// It was told by the end of the stream.
+    /// EOF was sent.
     ended: bool,
     peer: Option<PeerKey>,
-    /// It is in the counts.
+    /// Counted under its peer.
     counted: bool,
 }
 
-/// Whose connections count together.
+/// The key under which connections count together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum PeerKey {
     User(u32),
@@ -107,7 +105,7 @@ impl PeerKey {
 }
 
 impl LingeringCloses {
-    /// None, of a process that may have so many descriptors.
+    /// No connection, for a process with this limit of descriptors.
     pub fn new(descriptors: Option<u64>) -> Self {
         let most = descriptors.map_or(MAX_CONNECTIONS, |all| {
             usize::try_from(all / FD_FRACTION).unwrap_or(MAX_CONNECTIONS).clamp(1, MAX_CONNECTIONS)
@@ -115,19 +113,19 @@ impl LingeringCloses {
         Self { connections: Slab::new(), counts: HashMap::new(), most, is_scheduled: false }
     }
 
-    /// Closes all of them: descriptors are needed for those who come.
+    /// Closes all: descriptors are needed for new connections.
     pub fn close_all(&mut self) {
         self.connections = Slab::new();
         self.counts.clear();
     }
 
-    /// Closes one.
+    /// Closes one without a word.
     pub fn discard(&mut self, key: Key) {
         self.remove(key);
     }
 
-    /// Takes a connection whose last word has been written, until its client has
-    /// closed, or has had time to. Whether they are to be looked after, after [`CHECK_INTERVAL`].
+    /// Adds a connection whose last byte is written, until its client has closed, or the
+    /// timeout. Returns whether a check is to be scheduled, after [`CHECK_INTERVAL`].
     pub fn add(
         &mut self,
         client: Stream,
@@ -174,8 +172,7 @@ impl LingeringCloses {
         !std::mem::replace(&mut self.is_scheduled, true)
     }
 
-    /// A client that was told its last says something all the same, or has
-    /// closed.
+    /// A lingering connection is readable, or hung up.
     pub fn ready(&mut self, key: Key, ready: Ready, buffer: &mut [u8]) {
         let Some(one) = self.connections.get_mut(key) else { return };
         match one.client.read(buffer) {
@@ -186,8 +183,8 @@ impl LingeringCloses {
         }
     }
 
-    /// Closes those that have had their time. Whether there are others, to be looked
-    /// after after [`CHECK_INTERVAL`].
+    /// Closes connections whose time is over. Returns whether others linger: to be checked
+    /// after [`CHECK_INTERVAL`].
     pub fn expire(&mut self) -> bool {
         let now = Instant::now();
         for key in self.of(|_| true) {
@@ -234,7 +231,7 @@ impl LingeringCloses {
         self.counts.get(&peer).copied().unwrap_or(0)
     }
 
-    /// Asks for those who came while there were few.
+    /// Counts connections that were added while there were few.
     fn count_all(&mut self) {
         let keys: Vec<Key> = self.of(|one| !one.counted);
         for key in keys {
@@ -249,8 +246,7 @@ impl LingeringCloses {
         self.connections.iter().filter(|(_, one)| is_one(one)).map(|(key, _)| key).collect()
     }
 
-    /// Somebody loses the connection that has been there longest, if possible
-    /// of those that have taken everything.
+    /// Closes the oldest connection of a peer, if possible one with an empty send queue.
     fn make_room(&mut self, peer: PeerKey) {
         let of_peer = self.connections.iter().filter(|(_, one)| one.peer == Some(peer));
         let first = of_peer.min_by_key(|(_, one)| (one.client.untaken() > 0, one.since));

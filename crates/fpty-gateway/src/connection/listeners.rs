@@ -1,5 +1,4 @@
-//! The sockets that clients come to, and what is said to those who cannot
-//! come in.
+//! Listeners: the sockets that clients connect to, with their rules.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -18,33 +17,33 @@ use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::socket::{ListeningSocket, Stream, Transport};
 use fpty::sys::spawn::Program;
 
-/// How long nobody is accepted after running out of descriptors or memory.
+/// Pause of accept(2) after EMFILE, ENFILE or ENOMEM.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How soon it is looked again whether clients can be taken.
+/// Interval of checks whether all gateways have restored their sessions.
 pub const RESTORE_CHECK: Duration = Duration::from_millis(2);
 
-/// Refusals that are logged in one second; the rest is counted.
+/// Rejections that are logged in one second; the rest is counted.
 const LOGGED_PER_SECOND: u32 = 5;
 
-/// A socket of the router.
+/// A listener: a listening socket, with its rules.
 #[derive(Clone)]
 pub struct Listener {
-    /// Where clients come from.
+    /// The listening socket.
     pub socket: ListeningSocket,
-    /// What it speaks.
+    /// The protocol of its clients.
     pub protocol: Protocol,
-    /// Its address, as the server names it.
+    /// The address, as the server names it.
     pub name: String,
-    /// What holds there.
+    /// The rules of its sessions.
     pub rules: Rc<Rules>,
-    /// What runs there.
+    /// The program of its sessions.
     pub program: Arc<Program>,
-    /// It takes nobody for a moment.
+    /// Paused: its rate is exceeded.
     pub paused: bool,
 }
 
-/// All sockets of a gateway.
+/// All listeners of a gateway.
 pub struct Listeners {
     listeners: Vec<Listener>,
     statistics: Option<ListeningSocket>,
@@ -53,30 +52,30 @@ pub struct Listeners {
     rejection_log: RejectionLog,
 }
 
-/// Somebody who has come in.
+/// An accepted connection.
 pub struct Connection {
-    /// The connection.
+    /// The client's connection.
     pub client: Stream,
-    /// What it comes over.
+    /// UNIX or TCP.
     pub transport: Transport,
-    /// Where it came in.
+    /// The listener that accepted it.
     pub listener: u16,
-    /// Its seat, where there are any.
+    /// The permit under the user's limit, or why there is none.
     pub permit: Result<Option<Permit>, LimitReached>,
-    /// What is told of it.
+    /// The origin, for the audit.
     pub origin: Origin,
 }
 
-/// Somebody who cannot be served, and why.
+/// An accept(2) that failed for want of descriptors or memory.
 pub struct AcceptError {
     /// The connection.
     pub client: Option<Stream>,
-    /// The reason.
+    /// The error's text, for the client.
     pub why: String,
 }
 
 impl Listeners {
-    /// Closed at first, see [`Listeners::open`].
+    /// Listeners that do not accept yet, see [`Listeners::open`].
     pub fn new(listeners: Vec<Listener>, statistics: Option<ListeningSocket>) -> Self {
         Self {
             listeners,
@@ -87,38 +86,38 @@ impl Listeners {
         }
     }
 
-    /// What holds at a socket.
+    /// The rules of a listener.
     pub fn rules(&self, listener: u16) -> Option<&Rules> {
         self.listeners.get(usize::from(listener)).map(|listener| &*listener.rules)
     }
 
-    /// All at this address, in the order of the options: a path that was bound once
-    /// more, a port that several share.
+    /// All listeners at this address, in the order of the options: a path may be bound once
+    /// more, and several sockets may share a port.
     fn at(&self, address: &str) -> impl Iterator<Item = u16> {
         let listeners =
             (0..).zip(&self.listeners).filter(move |(_, listener)| listener.name == address);
         listeners.map(|(place, _)| place)
     }
 
-    /// By what the next gateway finds a socket: its address, and the how manyth it is
-    /// there.
+    /// The key of a listener for the next gateway: the address, and the ordinal of the
+    /// listener there.
     pub fn address(&self, listener: u16) -> Option<(&str, usize)> {
         let name = &self.get(listener)?.name;
         Some((name, self.at(name).position(|other| other == listener)?))
     }
 
-    /// The one with this address; where there are not as many any more, the last one
-    /// there.
+    /// The listener with this address and ordinal; the last one there, where there are
+    /// fewer by now.
     pub fn by_address(&self, address: &str, nth: usize) -> Option<u16> {
         self.at(address).take(nth + 1).last()
     }
 
-    /// The same, to be kept.
+    /// A listener by its index.
     pub fn get(&self, listener: u16) -> Option<&Listener> {
         self.listeners.get(usize::from(listener))
     }
 
-    /// Starts, or starts again, to wait for clients.
+    /// Accepts connections from now on.
     pub fn open(&mut self, poller: &Poller) {
         if self.open {
             return;
@@ -145,7 +144,7 @@ impl Listeners {
         }
     }
 
-    /// Stops waiting for clients at one socket for a moment.
+    /// Pauses one listener.
     pub fn pause(&mut self, listener: u16, poller: &Poller) {
         if let Some(listener) = self.listeners.get_mut(usize::from(listener)) {
             if !std::mem::replace(&mut listener.paused, true) && self.open {
@@ -154,7 +153,7 @@ impl Listeners {
         }
     }
 
-    /// Waits for clients there again.
+    /// Resumes a paused listener.
     pub fn resume(&mut self, listener: u16, poller: &Poller) {
         if let Some(it) = self.listeners.get_mut(usize::from(listener)) {
             if std::mem::replace(&mut it.paused, false) && self.open {
@@ -164,7 +163,7 @@ impl Listeners {
         }
     }
 
-    /// Stops waiting for clients; returns whether they were waited for.
+    /// Accepts no more connections. Returns whether it did before.
     pub fn close(&mut self, poller: &Poller) -> bool {
         if !self.open {
             return false;
@@ -177,11 +176,11 @@ impl Listeners {
         true
     }
 
-    /// Takes a connection that waits at a socket of the router, if there is one.
+    /// Accepts a waiting connection; `None`: there is none.
     ///
     /// # Errors
-    /// There is no descriptor or memory for anybody; who is there is to be told why, if
-    /// it could be taken.
+    /// No descriptor or memory: the waiting client is to get the reason, if it could be
+    /// accepted with the reserve.
     pub fn accept(&mut self, listener: u16) -> Result<Option<(Stream, Transport)>, AcceptError> {
         let Some(listener) = self.listeners.get(usize::from(listener)) else {
             return Ok(None);
@@ -194,7 +193,7 @@ impl Listeners {
         })
     }
 
-    /// Takes a connection that waits at the statistics' socket.
+    /// Accepts a connection of the statistics' socket.
     ///
     /// # Errors
     /// Out of descriptors or memory.
@@ -205,19 +204,19 @@ impl Listeners {
         }
     }
 
-    /// Logs a refusal, or only counts it.
+    /// Logs a rejection, or counts it where too many were logged.
     pub fn log_rejection(&mut self, line: &str) {
         self.rejection_log.log(line);
     }
 
-    /// The addresses.
+    /// The addresses of all listeners.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.listeners.iter().map(|listener| listener.name.as_str())
     }
 }
 
-/// One descriptor kept aside: to take a connection with when there is no
-/// other, and tell it so, instead of leaving it to wait for nothing.
+/// A reserve descriptor: with none left a connection is accepted by it and told so, instead
+/// of being left to wait.
 struct ReserveFd(Option<File>);
 
 impl ReserveFd {
@@ -236,7 +235,7 @@ impl ReserveFd {
     }
 }
 
-/// What was logged of late: a storm of refusals is no storm of lines.
+/// The rate limit of rejections in the log.
 struct RejectionLog {
     second: Instant,
     logged: u32,

@@ -1,21 +1,18 @@
-//! From a connection to a session: who may come in, how many, and what a client says
-//! before its program starts.
+//! Connections, from accept(2) to a session: listeners, access, limits, handshake.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `access.rs` | who may come in |
-//! | `client_hello.rs` | what a client says before its program starts |
-//! | `exec_request.rs` | which program a client asks for |
-//! | `fair_share.rs` | shares of what there is only so much of |
-//! | `handshake.rs` | what a client says before its program starts |
-//! | `http_probe.rs` | web pages that come where a terminal is |
-//! | `http_request.rs` | what a web page begins with, that is let in nowhere |
-//! | `late_hello.rs` | who is waited for longer before that |
-//! | `limits.rs` | how many there may be, and how fast they may come |
-//! | `lingering_close.rs` | connections to which the last word was said |
-//! | `listeners.rs` | the sockets; what is said to those who cannot come in |
-//! | `session_access.rs` | who may come to a session that was left |
-//! | `shared_counts.rs` | numbers that all gateways see: who has a name, and how much there is |
+//! | `listeners.rs` | listening sockets with their rules |
+//! | `access_check.rs` | access rules applied to a peer; rate |
+//! | `limits.rs` | limits of sessions, and permits under them |
+//! | `shared_counts.rs` | counts and names that all gateways see |
+//! | `handshake.rs` | pending connections, until the client has said what it wants |
+//! | `client_hello.rs` | what a client sends before its program starts |
+//! | `late_hello.rs` | peers whose hello comes late get a longer timeout |
+//! | `exec_request.rs` | the requested command: authorization (RFC 4254) |
+//! | `http_probe.rs` | web pages are rejected by their first bytes |
+//! | `session_access.rs` | who may attach to a session; its secrets |
+//! | `lingering_close.rs` | lingering close of connections whose last byte is written |
 
 pub(crate) mod access_check;
 pub mod client_hello;

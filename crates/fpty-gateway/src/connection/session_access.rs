@@ -1,5 +1,5 @@
-//! Who may come to a session: its user's clients, where that is known, and whoever
-//! has its secret.
+//! Who may attach to a session: clients of its user, where the kernel knows users, and
+//! clients that have its secret.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 use fpty::proto::session_key::{Finds, SECRET, Secret, SessionKey};
 use fpty::sys::socket::Stream;
 
-/// The user of a client that nobody knows: over TCP, or of another user namespace.
-/// No process has this number (chown(2) takes it for none).
+/// The uid of a client that the kernel does not know: over TCP, or of another user
+/// namespace. No process has it (chown(2) takes it for none).
 pub const UNKNOWN_UID: u32 = u32::MAX;
 
-/// Whose a client is.
+/// The uid of a client.
 pub fn uid_of(client: &Stream) -> u32 {
     client.peer_uid().unwrap_or(UNKNOWN_UID)
 }
 
-/// Whether a user may have another one's session.
+/// Whether a user may access a session of this owner.
 pub fn may_access(owner: u32, user: u32) -> bool {
     user != UNKNOWN_UID && (user == 0 || owner == user)
 }
@@ -26,11 +26,11 @@ pub fn may_access(owner: u32, user: u32) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct Secrets {
     current: Option<Secret>,
-    /// What its client came with, which may not have heard of the next one.
+    /// The secret that the client attached with: it may not have got the next one.
     previous: Option<Secret>,
 }
 
-/// What is kept of them by who keeps sessions.
+/// The secrets, as the supervisor keeps them.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedSecrets([Option<[u8; SECRET]>; 2]);
 
@@ -41,33 +41,33 @@ impl fmt::Debug for SavedSecrets {
 }
 
 impl Secrets {
-    /// Of a session that begins.
+    /// A secret for a new session.
     ///
     /// # Errors
-    /// The kernel has none.
+    /// No random bytes (getrandom(2)).
     pub fn new() -> std::io::Result<Self> {
         Ok(Self { current: Some(Secret::new()?), previous: None })
     }
 
-    /// Those of a gateway before us.
+    /// Restores saved secrets.
     pub fn restore(kept: SavedSecrets) -> Self {
         let [current, previous] = kept.0.map(|secret| secret.map(Secret::of));
         Self { current, previous }
     }
 
-    /// To be kept.
+    /// The secrets, to be saved.
     pub fn save(&self) -> SavedSecrets {
         let bytes = |secret: &Option<Secret>| secret.as_ref().map(|secret| *secret.bytes());
         SavedSecrets([bytes(&self.current), bytes(&self.previous)])
     }
 
-    /// Whether this is one of them.
+    /// Whether a secret matches, in constant time.
     pub fn matches(&self, secret: &Secret) -> bool {
         let is = |own: &Option<Secret>| own.as_ref().is_some_and(|own| own == secret);
         is(&self.current) | is(&self.previous)
     }
 
-    /// A client gets the session, which came with this secret: it gets another one.
+    /// Rotates the secret for a client that attached with this one.
     pub fn rotate(&mut self, came_with: Option<Secret>) {
         // Where there is none the one that it has goes on.
         if let Ok(next) = Secret::new() {
@@ -75,12 +75,13 @@ impl Secrets {
         }
     }
 
-    /// The client has the new one; whether the one before was good until now.
+    /// The client has confirmed the new secret. Returns whether the previous one was valid
+    /// until now.
     pub fn confirm(&mut self) -> bool {
         self.previous.take().is_some()
     }
 
-    /// What a session's client is told of them; `None`: there are none.
+    /// The session key for the client; `None`: there is no secret.
     pub fn key(&self, id: &str, owner: u32) -> Option<SessionKey> {
         let finds = if owner == UNKNOWN_UID { Finds::Secret } else { Finds::User };
         Some(SessionKey { id: id.to_owned(), secret: Some(self.current.clone()?), finds })

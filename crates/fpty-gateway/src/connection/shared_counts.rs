@@ -1,12 +1,11 @@
-//! Numbers that every gateway has and all others see: who has a name, and how
-//! much there is of what is limited over all of them. Each gateway writes its own
-//! table alone, and looks into the others': nobody waits for anybody, whoever is
-//! killed leaves what the next one takes up, and to look costs the same however
-//! many sessions there are.
+//! Shared counts: each gateway counts, and all others see it: who has a name, and how many
+//! sessions there are under a limit. Each gateway writes its own table alone, and reads the
+//! others': no lock, what a killed gateway leaves its successor restores, and a look-up costs
+//! the same however many sessions there are.
 //!
-//! A table is one of open addressing, without a chain: a number stands in the place
-//! of its key or behind it, and a place that was given up is only empty again where
-//! nothing stands behind it. So whoever looks finds what was there when it began.
+//! A table is a hash table with open addressing: a count stands in the slot of its key or
+//! behind it, and a deleted slot (a tombstone) is empty again only where nothing stands
+//! behind it. So a reader finds what was there when it began.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,39 +17,38 @@ use std::time::{Duration, Instant};
 use crate::process::proof;
 use crate::process::shared_memory::{self, Region};
 
-/// Places of a table; memory is used only for those that ever were.
+/// Slots of a table; memory is used only for slots that ever were used.
 const SLOTS: usize = 1 << 16;
 
-/// How many of them are used at most: it is to be found soon that a key is none.
+/// The most used slots, so that a look-up of an absent key ends soon.
 const MAX_USED: usize = SLOTS / 4 * 3;
 
-/// Words of a place: the key, and its number.
+/// Words of a slot: the key, and the count.
 const SLOT_WORDS: usize = 2;
 
-/// In the word before the places: there ever was anything, and all that a gateway
-/// before the last reload had is there again.
+/// Flags in the word before the slots: some slot was ever used; the counts of the gateway
+/// before are restored.
 const USED: u64 = 1;
 const RESTORED: u64 = 2;
 
-/// A place that was never used, and one that was given up.
+/// A slot that was never used, and a deleted one.
 const EMPTY: u64 = 0;
 const TOMBSTONE: u64 = 1;
 
-/// How long a gateway waits for the others to take up what goes on.
+/// How long a gateway waits until all have restored their counts.
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Beside a number: whether there may be the last one of them is not decided.
+/// Flag of a count: the last one of it is a claim that is not decided.
 const CLAIM_BIT: u64 = 1 << 63;
 
-/// How long another gateway may take to decide that: it does nothing else meanwhile,
-/// but may have to wait for a processor, or be killed.
+/// How long another gateway may take to decide a claim: it does nothing else meanwhile, but
+/// may be without a processor, or killed.
 const CLAIM_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// Words of a table: before its places there is one that says whether any ever was
-/// used.
+/// Words of a table: one of flags, then the slots.
 pub const WORDS: usize = 1 + SLOTS * SLOT_WORDS;
 
-/// A gateway's table, as anybody sees it.
+/// The table of a gateway, to read.
 #[derive(Clone, Copy)]
 struct CountTable(&'static [AtomicU64]);
 
@@ -71,7 +69,7 @@ impl CountTable {
         self.0[0].fetch_or(mark, Ordering::SeqCst);
     }
 
-    /// The number of a key; 0: it has none.
+    /// The count of a key.
     fn get(&self, key: u64) -> u64 {
         if !self.has(USED) {
             return 0;
@@ -93,7 +91,7 @@ impl CountTable {
     }
 }
 
-/// Where a key may be, one after the other.
+/// Slots where a key may be, in order.
 fn probe_sequence(key: u64) -> impl Iterator<Item = usize> {
     // The low bits.
     let first = key as usize % SLOTS;
@@ -104,23 +102,23 @@ fn is_key(key: u64) -> bool {
     key != EMPTY && key != TOMBSTONE
 }
 
-/// A gateway's own.
+/// A gateway's own counts.
 struct OwnCounts {
-    /// All tables, and which one is ours; `None`: they could not be had.
+    /// All tables, and the index of the own one; `None`: there is no shared memory.
     tables: Option<(Vec<CountTable>, usize)>,
     secret: proof::Token,
     since: Instant,
-    /// What is held here: where it is, and how often.
+    /// Counts of this gateway, with their slots.
     held: HashMap<u64, HeldCount>,
-    /// What a gateway that was here before us held, and where.
+    /// Slots of the predecessor that are not restored yet.
     before: HashMap<u64, usize>,
-    /// Not all of that is known that goes on: no number is less than it was.
+    /// While restoring no count becomes less than it was.
     is_restoring: bool,
 }
 
 #[derive(Clone, Copy)]
 struct HeldCount {
-    /// `None`: it is in no table.
+    /// `None`: the table is full.
     slot: Option<usize>,
     number: u64,
 }
@@ -131,7 +129,7 @@ impl OwnCounts {
         tables.get(*own).copied()
     }
 
-    /// So many of a key are here, of which one is only claimed, perhaps.
+    /// Sets the count of a key, with a mark.
     fn set(&mut self, key: u64, number: u64, mark: u64) {
         if number == 0 {
             let before = self.held.remove(&key);
@@ -154,7 +152,7 @@ impl OwnCounts {
         }
     }
 
-    /// A place for a key that has none, with this number.
+    /// The slot for a key that has none, with this count.
     fn slot(&mut self, key: u64, number: u64) -> Option<usize> {
         let before = self.before.remove(&key);
         before.or_else(|| {
@@ -172,8 +170,7 @@ impl OwnCounts {
         self.held.get(&key).map_or(0, |held| held.number)
     }
 
-    /// A place is free; it, and those before it, are empty where nothing stands
-    /// behind them.
+    /// Deletes a slot; it and those before it are empty where nothing stands behind.
     fn delete(&self, slot: usize) {
         let Some(table) = self.own() else { return };
         table.word(slot, 1).store(0, Ordering::SeqCst);
@@ -185,15 +182,15 @@ impl OwnCounts {
         }
     }
 
-    /// The other gateways, with what they have for a key.
+    /// The counts of the other gateways for a key.
     fn others(&self, key: u64) -> impl Iterator<Item = (usize, u64)> {
         let (tables, own) = self.tables.as_ref().map_or((&[][..], 0), |(all, own)| (all, *own));
         let others = tables.iter().enumerate().filter(move |(ordinal, _)| *ordinal != own);
         others.map(move |(ordinal, table)| (ordinal, table.get(key)))
     }
 
-    /// The others' numbers of a key: how many there are, how many of these are only
-    /// claimed, and by whom first; whose one of them is.
+    /// The sum of the others' counts of a key, the claims among them, the first claimant,
+    /// and an owner.
     fn remote(&self, key: u64) -> RemoteCounts {
         let mut remote = RemoteCounts::default();
         for (gateway, number) in self.others(key).filter(|(_, number)| *number != 0) {
@@ -207,12 +204,12 @@ impl OwnCounts {
         remote
     }
 
-    /// One more, where there are no more than `most` then. Nobody else is refused for
-    /// what is only claimed: of several that come at once at several gateways the one
-    /// with the lowest number comes first, and whoever comes later waits for it.
+    /// Claims one more, where there are no more than `most` then. A claim alone rejects no
+    /// one else: of several at once the gateway with the lowest ordinal comes first, and
+    /// the others wait for it.
     ///
     /// # Errors
-    /// There are as many: a gateway that has some.
+    /// The limit is reached: a gateway that has some.
     fn claim(&mut self, key: u64, most: u64) -> Result<(), usize> {
         let own = self.tables.as_ref().map_or(0, |(_, own)| *own);
         let (before, until) = (self.number(key), Instant::now() + CLAIM_TIMEOUT);
@@ -244,7 +241,7 @@ impl OwnCounts {
     }
 }
 
-/// What other gateways have of a key.
+/// The others' counts of a key.
 #[derive(Default)]
 struct RemoteCounts {
     number: u64,
@@ -253,18 +250,18 @@ struct RemoteCounts {
     first_claimant: Option<usize>,
 }
 
-/// A gateway's numbers.
+/// The shared counts of a gateway.
 #[derive(Clone)]
 pub struct SharedCounts(Rc<RefCell<OwnCounts>>);
 
-/// Something that counts as long as it is there.
+/// One count of a key, as long as it lives.
 pub struct SharedCount {
     shared_counts: SharedCounts,
     key: u64,
 }
 
 impl SharedCount {
-    /// Whether it is of this.
+    /// Whether this is a count of that key.
     pub fn is(&self, of: impl Hash) -> bool {
         self.shared_counts.key(of) == self.key
     }
@@ -279,8 +276,8 @@ impl Drop for SharedCount {
 }
 
 impl SharedCounts {
-    /// Those of the gateway of this number. What one had that was here before stays
-    /// until [`SharedCounts::drop_unrestored`].
+    /// The counts of this gateway. Those of its predecessor stay until
+    /// [`SharedCounts::drop_unrestored`].
     pub fn of(ordinal: usize) -> Self {
         let tables = (0..shared_memory::gateways())
             .map(|number| shared_memory::region(Region::SharedCounts(number)));
@@ -304,7 +301,7 @@ impl SharedCounts {
         Self(Rc::new(RefCell::new(own)))
     }
 
-    /// The key of this. Nobody outside can have two things have one.
+    /// The key's hash, with a secret: nobody outside can make two keys collide.
     fn key(&self, of: impl Hash) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.0.borrow().secret.hash(&mut hasher);
@@ -312,7 +309,7 @@ impl SharedCounts {
         hasher.finish().max(TOMBSTONE + 1)
     }
 
-    /// One more of this.
+    /// Counts one more.
     pub fn increment(&self, of: impl Hash) -> SharedCount {
         let key = self.key(of);
         let mut own = self.0.borrow_mut();
@@ -321,13 +318,13 @@ impl SharedCounts {
         SharedCount { shared_counts: self.clone(), key }
     }
 
-    /// How many of this there are, over all gateways.
+    /// The sum over all gateways.
     pub fn total(&self, of: impl Hash) -> u64 {
         let (key, own) = (self.key(of), self.0.borrow());
         own.remote(key).number + own.number(key)
     }
 
-    /// Which gateway has the only one of this; `None`: nobody has it.
+    /// The gateway that has the only one; `None`: no gateway has.
     pub fn owner(&self, of: impl Hash) -> Option<usize> {
         let (key, own) = (self.key(of), self.0.borrow());
         if own.held.contains_key(&key) {
@@ -336,19 +333,18 @@ impl SharedCounts {
         own.remote(key).gateway
     }
 
-    /// One more of this, where there are no more than `most` then: of gateways that want
-    /// the last one at once one gets it.
+    /// Counts one more, where there are no more than `most` then: of gateways that want the
+    /// last one at once exactly one gets it.
     ///
     /// # Errors
-    /// There are as many already: a gateway that has some, or gets it; it may be our
-    /// own.
+    /// The limit is reached: a gateway that has some, perhaps the own one.
     pub fn claim(&self, of: impl Hash, most: u64) -> Result<SharedCount, usize> {
         let key = self.key(of);
         self.0.borrow_mut().claim(key, most)?;
         Ok(SharedCount { shared_counts: self.clone(), key })
     }
 
-    /// What a gateway that was here before had, and we have not taken up, is over.
+    /// Drops counts of the predecessor that were not restored.
     pub fn drop_unrestored(&self) {
         let mut own = self.0.borrow_mut();
         for (_, slot) in std::mem::take(&mut own.before) {
@@ -361,8 +357,8 @@ impl SharedCounts {
         }
     }
 
-    /// Whether all gateways have taken up what goes on, or have had the time for it.
-    /// After a reload nobody knows before that who has a name, and how much there is.
+    /// Whether all gateways have restored their counts, or have had the time. Before that
+    /// counts and names are not complete after a reload.
     pub fn are_restored(&self) -> bool {
         let own = self.0.borrow();
         let mut tables = own.tables.iter().flat_map(|(tables, _)| tables);

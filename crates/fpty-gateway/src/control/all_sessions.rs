@@ -1,5 +1,5 @@
-//! All sessions of a gateway, to be looked at: those with a client, commands, and
-//! those that were left.
+//! All sessions of a gateway, to iterate and to look up: attached ones, commands, detached
+//! ones.
 
 use super::session_view::SessionView;
 use crate::command::commands::Commands;
@@ -12,14 +12,13 @@ use crate::session::relay::Sessions;
 use crate::session::selector::SessionSelector;
 use fpty::sys::pid_guard::Process;
 
-/// The places of commands come after those of sessions, of which there are
-/// fewer than there can be descriptors.
+/// Indexes of commands come after those of sessions, which are fewer than descriptors.
 const COMMANDS: usize = 1 << 31;
 
-/// And those of sessions that were left after these.
+/// Indexes of detached sessions come after those.
 const LEFT: usize = 3 << 30;
 
-/// The sessions of a gateway.
+/// All sessions of a gateway.
 #[derive(Clone, Copy)]
 pub struct AllSessions<'a> {
     sessions: &'a Sessions,
@@ -28,7 +27,7 @@ pub struct AllSessions<'a> {
 }
 
 impl<'a> AllSessions<'a> {
-    /// Of these.
+    /// All sessions of these parts.
     pub fn of(
         sessions: &'a Sessions,
         commands: &'a Commands,
@@ -37,7 +36,7 @@ impl<'a> AllSessions<'a> {
         Self { sessions, commands, left }
     }
 
-    /// All from this place on, each with its place.
+    /// All sessions from this index on, with their indexes.
     pub fn iter_from(self, from: usize) -> impl Iterator<Item = (usize, SessionRef)> {
         let sessions =
             self.sessions.iter_from(from).map(|(place, key)| (place, SessionRef::Session(key)));
@@ -50,8 +49,8 @@ impl<'a> AllSessions<'a> {
             .chain(left.map(|(place, key)| (LEFT + place, SessionRef::Detached(key))))
     }
 
-    /// Those that are meant and have an index, each with its place: the ones that can be
-    /// left, or were.
+    /// Matches among the indexed sessions, with their indexes: those that can be detached,
+    /// or are.
     pub fn indexed_matches(
         self,
         selector: &SessionSelector,
@@ -65,7 +64,7 @@ impl<'a> AllSessions<'a> {
         })
     }
 
-    /// Whether it is among those.
+    /// Whether a session is indexed.
     pub fn is_indexed(self, one: SessionRef) -> bool {
         match one {
             SessionRef::Session(key) => {
@@ -76,8 +75,7 @@ impl<'a> AllSessions<'a> {
         }
     }
 
-    /// Whose a session is that has begun and goes on, or was left; `Some(None)`:
-    /// nobody knows.
+    /// The user of a session that has started, or is detached; `Some(None)`: unknown.
     pub fn user_of(self, one: SessionRef) -> Option<Option<u32>> {
         let client = match one {
             SessionRef::Detached(key) => {
@@ -113,7 +111,7 @@ impl<'a> AllSessions<'a> {
         self.left?.by_session(key)
     }
 
-    /// The id of one.
+    /// The id of a session.
     pub fn id_of(self, cx: &Context, one: SessionRef) -> String {
         match (self.detachable(one), one) {
             (Some(left), _) => left.id.to_owned(),
@@ -123,7 +121,7 @@ impl<'a> AllSessions<'a> {
         }
     }
 
-    /// What is to be told of one that has a client.
+    /// The view of an attached session.
     pub fn view(
         self,
         session_ref: SessionRef,

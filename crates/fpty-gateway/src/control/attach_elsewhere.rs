@@ -1,11 +1,11 @@
-//! Clients that want a session which another gateway may have: that one is found,
-//! and goes on with the client as if it had come there. Several gateways are one.
+//! Attach to a session that another gateway may have: the client is forwarded to that
+//! gateway, and goes on there as if it had connected there.
 //!
-//! Who has a name all of them see (`tallies.rs`). For the rest they are asked, all at
-//! once, and whoever does not answer in time is done without. The client goes to
-//! another gateway as its connection with what it has said; until that one says that
-//! it has it, the connection is here, too, so that a gateway which is killed or hangs
-//! leaves nobody without an answer.
+//! Names are shared counts (`connection/shared_counts.rs`): their owner is known at once. For
+//! ids all peers are asked at once; one that does not reply in time is left out. A client is
+//! forwarded as its connection and what it has sent. Until the other gateway has confirmed,
+//! the connection stays open here, too, so that a gateway which is killed or hangs leaves no
+//! client without an answer.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -37,49 +37,49 @@ use fpty::sys::memfd_message;
 use fpty::sys::peer_process::Passed;
 use fpty::sys::socket::{Stream, Transport};
 
-/// How another gateway says that it goes on with a client.
+/// The reply of a gateway that has taken a client.
 pub const TAKEN: &[u8] = b"1";
 
-/// So often a client goes on to another gateway: a session may end, and begin
-/// elsewhere, while it is on its way.
+/// The most forwards of a client: a session may end, and start elsewhere, while the client
+/// is on its way.
 const MAX_HOPS: u8 = 3;
 
-/// What a client has said is no longer than this.
+/// The most bytes that a client has sent before its session.
 const MAX_CLIENT_BYTES: usize = 4 * 1024 * 1024;
 
-/// Why somebody gets nothing.
+/// Rejections.
 const NO_SUCH_ANSWERED: &str = "there is no such session, but for gateways that do not answer";
 const GATEWAY_SILENT: &str = "the session's gateway does not answer: try again";
 const SESSION_MOVES: &str = "the session begins elsewhere right now: try again";
 
-/// Everybody who seeks a session.
+/// All searches of this gateway.
 #[derive(Default)]
 pub struct AttachSearches(Slab<AttachSearch>);
 
-/// Somebody who does.
+/// A client that wants to attach.
 struct AttachSearch {
     client_request: Box<ClientRequest>,
-    /// What it sent after its request.
+    /// Input behind the request.
     rest: Vec<u8>,
-    /// What was found so far.
+    /// The best match so far.
     best: BestMatch,
-    /// Gateways that have not answered yet.
+    /// Peers that have not replied yet.
     response: u32,
-    /// Some will not.
+    /// Some peers will not reply.
     unanswered: bool,
 }
 
-/// Where somebody goes that wants a session.
+/// The route of a client that wants to attach.
 #[must_use]
 pub enum AttachRoute {
-    /// It stays here. What it sent after its request stands in the turn's buffer.
+    /// To this gateway. Input behind the request stands in the context's buffer.
     Here(Box<ClientRequest>),
-    /// Others are asked, or one of them has it; or it gets nothing.
+    /// Peers are asked, or have the client; or it was rejected.
     Elsewhere,
 }
 
 impl AttachQuery {
-    /// What somebody seeks; `None`: nothing that there could be.
+    /// The query of a client; `None`: it can match nothing.
     fn of(cx: &Context, client_request: &ClientRequest) -> Option<Self> {
         let connection = &client_request.connection;
         let allows = |rules: &Rules| rules.detach.sessions > 0;
@@ -100,7 +100,7 @@ impl AttachQuery {
         Some(Self { listener: connection.listener, uid, which, secret })
     }
 
-    /// The key of its name.
+    /// The key of the name.
     fn name(&self) -> Option<NameKey> {
         // Nobody has none.
         Some(name(self.listener, self.uid, self.which.filter(|_| self.uid != UNKNOWN_UID)?))
@@ -108,20 +108,19 @@ impl AttachQuery {
 }
 
 impl AttachSearches {
-    /// One is closed as it is.
+    /// Closes one without a word.
     pub fn discard(&mut self, key: Key) {
         self.0.remove(key);
     }
 
-    /// One gets no answer, for no fault of its own.
+    /// Rejects a client, with this text.
     pub fn end(&mut self, cx: &mut Context, key: Key, why: &str) {
         if let Some(one) = self.0.remove(key) {
             cx.reject(one.client_request.connection, true, Ended::because(Ending::Refused, why));
         }
     }
 
-    /// A client wants a session, which may be another gateway's. So many have had it
-    /// before.
+    /// Starts the search of a client, which was forwarded `hops` times before.
     pub fn start(
         &mut self,
         cx: &mut Context,
@@ -164,8 +163,8 @@ impl AttachSearches {
         AttachRoute::Elsewhere
     }
 
-    /// A session is to begin, if nobody has that name. Of two that come at once at
-    /// two gateways one begins it, and the other one's client goes there, too.
+    /// Starts a session under a name that is free. Of two clients that come at once at two
+    /// gateways one starts it, and the other is forwarded there.
     fn begin(
         &mut self,
         cx: &mut Context,
@@ -185,7 +184,7 @@ impl AttachSearches {
         }
     }
 
-    /// Asks all others.
+    /// Asks all peers.
     fn ask(
         &mut self,
         cx: &mut Context,
@@ -221,7 +220,7 @@ impl AttachSearches {
         }
     }
 
-    /// Another gateway has said what it has, or has not.
+    /// A peer has replied; `None`: not in time.
     pub fn peer_replied(&mut self, cx: &mut Context, key: Key, whom: usize, answer: Option<&[u8]>) {
         let Some(one) = self.0.get_mut(key) else { return };
         one.response = one.response.saturating_sub(1);
@@ -237,7 +236,7 @@ impl AttachSearches {
         }
     }
 
-    /// It is known whose the session is.
+    /// Concludes a search.
     pub fn conclude(&mut self, cx: &mut Context, peers: &mut Peers, key: Key) -> AttachRoute {
         let Some(one) = self.0.remove(key) else { return AttachRoute::Elsewhere };
         let AttachSearch { client_request, rest, best, unanswered, .. } = *one;
@@ -253,8 +252,8 @@ impl AttachSearches {
         AttachRoute::Elsewhere
     }
 
-    /// Another gateway goes on with a client. What that sent after its request stands
-    /// in the turn's buffer.
+    /// Forwards a client to another gateway. Input behind the request stands in the
+    /// context's buffer.
     fn forward(
         &mut self,
         cx: &mut Context,
@@ -298,7 +297,7 @@ impl AttachSearches {
         AttachRoute::Elsewhere
     }
 
-    /// Another gateway has a client, or has not.
+    /// A peer has taken a forwarded client, or has not.
     pub fn forwarded(&mut self, cx: &mut Context, key: Key, answer: Option<&[u8]>) {
         match answer {
             Some(TAKEN) => {
@@ -311,8 +310,8 @@ impl AttachSearches {
     }
 }
 
-/// Another gateway's client, as if it had come here; `None`: it has gone on without
-/// us. What it sent after its request stands in the turn's buffer.
+/// Receives a forwarded client, as if it had connected here; `None`: it has been rejected
+/// meanwhile. Input behind the request stands in the context's buffer.
 pub fn receive_forwarded(
     cx: &mut Context,
     incoming: &mut IncomingRequest,
@@ -337,8 +336,8 @@ pub fn receive_forwarded(
     Some(Box::new(ClientRequest { connection, hello, received_fds, ended, name: None }))
 }
 
-/// What a client has said, as it would say it. (Streams that it passes are those of a
-/// command, which nobody comes back to.)
+/// Encodes what a client has sent. (Passed descriptors are those of a command, which cannot
+/// be attached to.)
 fn said(hello: &ClientHello, rest: &[u8]) -> Vec<u8> {
     let mut said = encode_bare(HELLO, VERSION).to_vec();
     // 0 is none.
@@ -357,7 +356,7 @@ fn said(hello: &ClientHello, rest: &[u8]) -> Vec<u8> {
     said
 }
 
-/// What is heard of that, and what comes after it.
+/// Decodes that; returns the hello, and the input behind it.
 fn decode_client(mut said: &[u8]) -> Option<(ClientHello, &[u8])> {
     let mut handshake = Handshake::default();
     loop {

@@ -1,4 +1,4 @@
-//! Somebody who asks: what for, and what it is answered.
+//! A client with a control request: what it asks for, and its answer.
 
 use std::time::Instant;
 
@@ -16,68 +16,68 @@ use super::pages::{NextPage, PageCursor};
 use super::statistics::{Request, StatisticsResponse};
 use crate::session::selector::SessionSelector;
 
-/// What one asks for.
+/// A control request.
 pub enum ControlRequest {
-    /// Statistics, and it has not said yet which.
+    /// The statistics by HTTP, of which the request is not complete.
     StatisticsHttp(Request),
-    /// Statistics.
+    /// The statistics.
     Statistics,
     /// The list.
     List,
-    /// The end of a session.
+    /// The kill of a session.
     Kill(KillSearch),
 }
 
-/// A session that is sought.
+/// The search for a session to kill.
 pub struct KillSearch {
     selector: SessionSelector,
     found: Vec<KillMatch>,
-    /// Another gateway is ending it.
+    /// A peer is killing it.
     is_ending: bool,
 }
 
 impl KillSearch {
-    /// Nothing was found so far.
+    /// A search without a match.
     pub fn of(selector: SessionSelector) -> Self {
         Self { selector, found: Vec::new(), is_ending: false }
     }
 }
 
-/// A session that was found.
+/// A match.
 #[derive(Clone, Copy)]
 pub struct KillMatch {
-    /// The gateway that has it; `None`: we.
+    /// The gateway that has the session; `None`: this one.
     pub gateway: Option<usize>,
-    /// Where it is there.
+    /// Its index there.
     pub place: u32,
     /// Its id.
     pub id: SessionSelector,
 }
 
-/// Somebody who asks.
+/// A control client.
 pub struct ControlClient {
     /// Its connection.
     pub client: Stream,
-    /// Whose share of the places it has.
+    /// The principal that it counts for.
     pub principal: Principal,
-    /// Since when.
+    /// When it connected.
     pub since: Instant,
-    /// What it asks for.
+    /// The request.
     pub control_request: ControlRequest,
-    /// How far its list is.
+    /// The cursor of its list.
     pub cursor: PageCursor,
-    /// Something was listed.
+    /// An entry was listed.
     listed: bool,
-    /// What it has not taken yet.
+    /// The answer, as far as it is not sent.
     pub answer: Backlog,
-    /// It has taken something of late.
+    /// It has read some of the answer since the last check.
     pub reads: bool,
     /// The answer is complete.
     pub over: bool,
 }
 
 impl ControlClient {
-    /// One who asks for this.
+    /// A client with this request.
     pub fn new(client: Stream, control_request: ControlRequest) -> Self {
         let by = client.peer_uid().unwrap_or(u32::MAX);
         let cursor = match &control_request {
@@ -101,7 +101,7 @@ impl ControlClient {
         }
     }
 
-    /// Whether it asks for statistics.
+    /// Whether it is a client of the statistics.
     pub fn is_of_statistics(&self) -> bool {
         matches!(
             self.control_request,
@@ -109,14 +109,14 @@ impl ControlClient {
         )
     }
 
-    /// What is waited for.
+    /// The interest at the poller.
     pub fn interest(&self) -> Interest {
         let read = matches!(self.control_request, ControlRequest::StatisticsHttp(_));
         // Until another gateway has answered there is nothing to write.
         Interest { read, write: !read && (!self.cursor.waits || !self.answer.is_empty()) }
     }
 
-    /// It has said which statistics it wants.
+    /// Sets the response of the statistics.
     pub fn set_response(&mut self, cx: &Context, response: StatisticsResponse) {
         self.control_request = ControlRequest::Statistics;
         let (text, lists) = statistics::answer(cx, response);
@@ -133,23 +133,23 @@ impl ControlClient {
         self.answer.push(&packets);
     }
 
-    /// That was all, and why.
+    /// Ends the answer.
     pub fn push_end(&mut self, ended: &Ended) {
         self.answer.push(&ended.packet());
         self.over = true;
     }
 
-    /// It has what it asked for.
+    /// Ends the answer with success.
     fn push_success(&mut self) {
         self.push_end(&Ended { ending: Ending::Exit, value: 0, text: String::new() });
     }
 
-    /// It gets nothing, and is told why.
+    /// Ends the answer with a rejection.
     pub fn refuse(&mut self, why: impl Into<String>) {
         self.push_end(&Ended::because(Ending::Refused, why));
     }
 
-    /// Adds what a gateway has.
+    /// Adds a page of a gateway.
     pub fn add(&mut self, gateway: Option<usize>, page: &Page) {
         let begins = match &mut self.control_request {
             ControlRequest::Kill(search) => {
@@ -166,8 +166,7 @@ impl ControlClient {
         }
     }
 
-    /// Whether nobody else has to be asked: several are meant already, among which
-    /// there is none that has the whole as its id.
+    /// Whether the search is ambiguous already, so that no more gateways have to be asked.
     pub fn is_ambiguous(&self) -> bool {
         match &self.control_request {
             ControlRequest::Kill(search) => search.found.len() > 1 && !search.selector.is_full_id(),
@@ -175,7 +174,7 @@ impl ControlClient {
         }
     }
 
-    /// All gateways have been asked: which session is to be ended, if one is.
+    /// All gateways have answered: the session to kill, if there is one.
     pub fn conclude(&mut self) -> Option<KillMatch> {
         let unanswered = self.cursor.unanswered;
         match &mut self.control_request {
@@ -205,7 +204,7 @@ impl ControlClient {
         }
     }
 
-    /// That was the whole list.
+    /// Ends the list.
     pub fn end_of_list(&mut self) {
         self.push_text(if self.listed { b"]" } else { b"[]" });
         if self.cursor.unanswered > 0 {
@@ -218,7 +217,7 @@ impl ControlClient {
         self.push_success();
     }
 
-    /// A session was ended, or was not there any more.
+    /// Answers a kill.
     pub fn end_of_kill(&mut self, was_ended: bool) {
         match was_ended {
             true => self.push_success(),
@@ -226,7 +225,7 @@ impl ControlClient {
         }
     }
 
-    /// Another gateway has answered, or has not.
+    /// A peer has replied, or not in time.
     pub fn peer_replied(&mut self, answer: Option<&[u8]>) {
         if matches!(&self.control_request, ControlRequest::Kill(search) if search.is_ending) {
             self.cursor.waits = false;
@@ -242,10 +241,10 @@ impl ControlClient {
 }
 
 impl KillSearch {
-    /// The one that is meant.
+    /// The only match.
     ///
     /// # Errors
-    /// There is none, or more than one.
+    /// No match, or more than one.
     fn unique_match(&self, unanswered: u32) -> Result<KillMatch, String> {
         // Somebody may have named a session like another's id.
         let whole = self.found.iter().find(|found| found.id.is_same(&self.selector));

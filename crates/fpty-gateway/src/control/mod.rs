@@ -1,18 +1,17 @@
-//! Clients that ask who is there, want a session ended, or the statistics: over
-//! all sockets and gateways, and piece by piece, so that nobody else waits for it.
-//! What is not one's own does not exist.
+//! Control requests: list, kill, statistics. They go over all listeners and gateways, page
+//! by page, so that no session waits for them. A user sees its own sessions alone.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `attach_elsewhere.rs` | clients whose session another gateway may have |
-//! | `client.rs` | one of them: what it asks for, and its answer |
-//! | `entry.rs` | a session as a list has it |
-//! | `page.rs` | some sessions of one gateway |
-//! | `pages.rs` | a list over all gateways, page by page |
-//! | `peers/` | what gateways ask each other |
-//! | `session_view.rs` | what lists have of a session |
-//! | `sessions.rs` | all sessions of a gateway, to be looked at |
-//! | `statistics/` | the statistics |
+//! | `control_client.rs` | a client with a control request, and its answer |
+//! | `pages.rs` | the cursor of a list over all gateways |
+//! | `page.rs` | a page: some sessions of one gateway; kill |
+//! | `all_sessions.rs` | all sessions of a gateway, to iterate and to look up |
+//! | `session_entry.rs` | a session as an entry of a list, in JSON |
+//! | `session_view.rs` | what a list shows of an attached session |
+//! | `peers/` | requests between gateways |
+//! | `attach_elsewhere.rs` | attach to a session that another gateway may have |
+//! | `statistics/` | the statistics' socket |
 
 pub mod all_sessions;
 pub(crate) mod attach_elsewhere;
@@ -48,51 +47,51 @@ use crate::control::all_sessions::AllSessions;
 use crate::control::control_client::{ControlClient, ControlRequest, KillSearch};
 use crate::control::pages::NextPage;
 
-/// Clients at once that ask, and of one user; for a further one, the one that
-/// has taken longest is let go, of whoever has most of them.
+/// The most control clients, and of one user; a further one evicts the oldest of the user
+/// with the most.
 const MAX_CLIENTS: usize = 256;
 const MAX_CLIENTS_PER_USER: usize = 16;
 
-/// The same of those who ask for the statistics.
+/// The most clients of the statistics.
 const MAX_STATISTICS_CLIENTS: usize = 32;
 
-/// How long one may take to ask, how long not to read, and how long it may take
-/// in all.
+/// Timeout of a request and of a client that does not read, and timeout in all.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is read of a request at once.
+/// Bytes of one read of a request.
 const REQUEST_READ: usize = 4096;
 
-/// Everybody who asks.
+/// All control clients.
 pub struct ControlClients {
     clients: Slab<ControlClient>,
-    /// Whether statistics are asked for by HTTP.
+    /// Whether statistics are requested by HTTP.
     http: bool,
 }
 
-/// What a client asks that wants no session of its own.
+/// Whether a hello has a control request.
 pub fn is_control_request(hello: &ClientHello) -> bool {
     hello.extended && matches!(hello.request.verb(), Some(Verb::List | Verb::Kill))
 }
 
 impl ControlClients {
-    /// Nobody yet.
+    /// No client.
     pub fn new(http: bool) -> Self {
         Self { clients: Slab::new(), http }
     }
 
-    /// Whether this one is still there.
+    /// Whether a client is still there.
     pub fn has(&self, key: Key) -> bool {
         self.clients.has(key)
     }
 
-    /// One is closed as it is.
+    /// Closes one without a word.
     pub fn discard(&mut self, key: Key) {
         self.clients.remove(key);
     }
 
-    /// Somebody asks: it needs no seat, and whoever may come in may.
+    /// Adds a control request: it needs no permit; every client that may connect may send
+    /// it.
     pub fn add_request(&mut self, cx: &mut Context, connection: Connection, hello: ClientHello) {
         // Its seat is free: it is no session.
         let Connection { client, .. } = connection;
@@ -116,7 +115,7 @@ impl ControlClients {
         self.insert(cx, client);
     }
 
-    /// Takes the next client of the statistics.
+    /// Accepts a client of the statistics.
     pub fn accept_statistics(&mut self, cx: &mut Context) {
         let client = match cx.listeners.accept_statistics() {
             Ok(Some(client)) => client,
@@ -130,7 +129,7 @@ impl ControlClients {
         );
     }
 
-    /// One that has to go for another one of this kind and theirs.
+    /// The client that a further one of its kind evicts.
     fn client_to_evict(&self, client: &ControlClient) -> Option<Key> {
         let of_statistics = client.is_of_statistics();
         let (all, most) = match (of_statistics, client.principal) {
@@ -151,7 +150,7 @@ impl ControlClients {
         cx.push_outcome(Outcome::ControlRequest(self.clients.insert(client)));
     }
 
-    /// One has come.
+    /// Registers a new client.
     pub fn begin(&mut self, cx: &mut Context, key: Key) {
         let Some(one) = self.clients.get_mut(key) else { return };
         match one.is_of_statistics() {
@@ -170,7 +169,7 @@ impl ControlClients {
         cx.schedule(IDLE_TIMEOUT, Timer::ControlClient(key));
     }
 
-    /// Somebody who asks says what for, takes more of the answer, or has left.
+    /// A client is readable, writable, or hung up.
     pub fn ready(
         &mut self,
         cx: &mut Context,
@@ -205,7 +204,7 @@ impl ControlClients {
         self.send(cx, peers, view, key);
     }
 
-    /// Gives one more of its answer.
+    /// Sends more of an answer.
     fn send(&mut self, cx: &mut Context, peers: &mut Peers, view: AllSessions<'_>, key: Key) {
         let Some(one) = self.clients.get_mut(key) else { return };
         let (before, client) = (one.answer.len(), &one.client);
@@ -231,7 +230,7 @@ impl ControlClients {
         self.watch(cx, key);
     }
 
-    /// Another gateway has answered, or has not.
+    /// A peer has replied, or not in time.
     pub fn answered(&mut self, cx: &mut Context, key: Key, answer: Option<&[u8]>) {
         fault_injection::point("answer");
         if let Some(one) = self.clients.get_mut(key).filter(|one| one.cursor.waits) {
@@ -240,7 +239,7 @@ impl ControlClients {
         }
     }
 
-    /// Whoever takes something is told of in the next turn.
+    /// Updates the interest at the poller.
     fn watch(&mut self, cx: &mut Context, key: Key) {
         if let Some(one) = self.clients.get(key) {
             let token = Token::ControlClient(key).token();
@@ -248,7 +247,7 @@ impl ControlClients {
         }
     }
 
-    /// One has had its time, and more of it if it reads.
+    /// The timeout of a client, which has longer while it reads.
     pub fn timed_out(
         &mut self,
         cx: &mut Context,
@@ -274,7 +273,7 @@ impl ControlClients {
         }
     }
 
-    /// One gets no answer, for no fault of its own.
+    /// Ends a client with this text.
     pub fn end(&mut self, cx: &mut Context, key: Key, why: &str) {
         let Some(one) = self.clients.get(key) else { return };
         if one.is_of_statistics() {
@@ -295,7 +294,7 @@ impl ControlClients {
     }
 }
 
-/// Looks at some more sessions, of us or of another.
+/// Fetches the next page, of this gateway or a peer.
 fn next_page(
     one: &mut ControlClient,
     cx: &mut Context,

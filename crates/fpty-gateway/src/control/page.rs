@@ -1,5 +1,4 @@
-//! What a gateway answers that is asked about its sessions: some of them, and where
-//! they go on.
+//! A page of a gateway's sessions, and where the next one begins; the kill of a session.
 
 use super::peers::MAX_MESSAGE;
 use super::peers::page_request::{PageKind, PageRequest};
@@ -12,43 +11,42 @@ use crate::event_loop::fault_domain::SessionRef;
 use crate::session::selector::SessionSelector;
 use fpty::sys::itimer_guard;
 
-/// Sessions that one turn looks at, and lists.
+/// The most sessions that one turn looks at, and lists.
 const MAX_EXAMINED: usize = 512;
 const MAX_LISTED: usize = 32;
 
-/// No session has more bytes than this.
+/// The most bytes of an entry.
 const MAX_ENTRY: usize = 8192;
 
-/// In the place of a place: that was all.
+/// The index behind the last page.
 const LAST_PAGE: u32 = u32::MAX;
 
-/// How another gateway says that it has ended a session.
+/// The reply of a gateway that has killed a session.
 pub const KILLED: &[u8] = b"1";
 
-/// What it has.
+/// A page.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Where it goes on; `None`: that was all.
+    /// The index of the next page; `None`: this is the last.
     pub next: Option<u32>,
-    /// Entries of a list with commas between them; or the places and ids of
-    /// what was sought.
+    /// Entries of a list with commas between them; or the indexes and ids of matches.
     pub body: Vec<u8>,
 }
 
 impl Page {
-    /// As it is sent.
+    /// Encodes a page.
     pub fn encode(&self) -> Vec<u8> {
         [&self.next.unwrap_or(LAST_PAGE).to_le_bytes()[..], &self.body].concat()
     }
 
-    /// As it is read.
+    /// Decodes a page.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (next, body) = bytes.split_first_chunk()?;
         let next = Some(u32::from_le_bytes(*next)).filter(|next| *next != LAST_PAGE);
         Some(Self { next, body: body.to_vec() })
     }
 
-    /// The places and ids of what was sought.
+    /// The indexes and ids of matches.
     pub fn found(&self) -> impl Iterator<Item = (u32, SessionSelector)> {
         let each = self.body.chunks_exact(4 + LENGTH);
         each.filter_map(|bytes| {
@@ -74,7 +72,7 @@ impl Page {
 }
 
 impl AllSessions<'_> {
-    /// Some of our sessions.
+    /// A page of this gateway's sessions.
     pub fn page(&self, cx: &mut Context, page_request: PageRequest) -> Page {
         let mut page = Page::default();
         // Their terminals are others' as well, or were.
@@ -112,7 +110,7 @@ impl AllSessions<'_> {
         page
     }
 
-    /// Adds those that are found without looking through all.
+    /// Adds matches that are indexed.
     fn add_indexed_matches(
         &self,
         cx: &Context,
@@ -129,7 +127,7 @@ impl AllSessions<'_> {
             .for_each(|(place, one)| page.add_place(place as u32, &self.id_of(cx, one)));
     }
 
-    /// Has a session of ours ended that somebody may end; returns whether there is
+    /// Terminates a session of this gateway, if this user may. Returns whether there is
     /// one.
     pub fn end(&self, cx: &mut Context, by: u32, place: u32, id: SessionSelector) -> bool {
         let page_request = PageRequest { by, from: place, kind: PageKind::Matches(id) };

@@ -1,5 +1,5 @@
-//! A list over all gateways, page by page: first our own sessions, then those of
-//! each other gateway, which is asked for them. Who does not answer is done without.
+//! The cursor of a list over all gateways: first this gateway's pages, then those of each
+//! peer, on request. A peer that does not reply in time is left out.
 
 use super::peers::page_request::{PageKind, PageRequest};
 use super::peers::{PeerRequest, Peers, Requester};
@@ -8,29 +8,29 @@ use crate::event_loop::context::Context;
 use super::all_sessions::AllSessions;
 use super::page::Page;
 
-/// How far a list is.
+/// The cursor of a list over all gateways.
 pub struct PageCursor {
     page_request: PageRequest,
-    /// The gateway whose turn it is; `None`: our own.
+    /// The gateway of the next page; `None`: this one.
     gateway: Option<usize>,
-    /// That one is to say something.
+    /// A reply of that gateway is pending.
     pub waits: bool,
-    /// Gateways that did not answer.
+    /// Gateways that have not replied in time.
     pub unanswered: u32,
 }
 
-/// What a list goes on with.
+/// The next step of a list.
 pub enum NextPage {
-    /// Some sessions of this gateway; `None`: of our own.
+    /// A page of a gateway; `None`: of this one.
     Page(Option<usize>, Page),
-    /// Another gateway was asked, and answers before long, or does not.
+    /// A page was requested of a peer.
     Requested,
-    /// All have been asked.
+    /// The list is complete.
     Over,
 }
 
 impl PageCursor {
-    /// From the beginning, for this user.
+    /// A cursor at the start, for this user.
     pub fn new(by: u32, kind: PageKind) -> Self {
         Self {
             page_request: PageRequest { by, from: 0, kind },
@@ -40,7 +40,7 @@ impl PageCursor {
         }
     }
 
-    /// Who asks.
+    /// The user of the request.
     pub fn by(&self) -> u32 {
         self.page_request.by
     }
@@ -71,7 +71,7 @@ impl PageCursor {
         }
     }
 
-    /// Another gateway has answered, or has not; `None`: it has said nothing.
+    /// A peer has replied; `None`: it has not.
     pub fn answered(&mut self, answer: Option<&[u8]>) -> Option<NextPage> {
         self.waits = false;
         match answer.and_then(Page::decode) {
@@ -92,7 +92,7 @@ impl PageCursor {
         NextPage::Page(gateway, page)
     }
 
-    /// The gateway whose turn it was says no more.
+    /// Goes on to the next gateway.
     fn goes_on(&mut self) {
         self.page_request.from = 0;
         self.gateway = Some(self.gateway.map_or(0, |gateway| gateway + 1));

@@ -1,5 +1,5 @@
-//! A session as lists and statistics have it: described when somebody asks, and
-//! not before. What is not known is null.
+//! A session as an entry of a list or of the statistics: read when somebody asks, and not
+//! before. Unknown values are null.
 
 use std::time::SystemTime;
 
@@ -16,8 +16,7 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::procfs;
 use fpty::sys::pty::Master;
 
-/// So many bytes of a command are shown, of an address, and of what has a bound
-/// of its own.
+/// The most bytes of a command, of an address, and of texts with a bound of their own.
 const COMMAND: usize = 1000;
 const ADDRESS: usize = 400;
 const SHORT: usize = 64;
@@ -26,16 +25,16 @@ const SHORT: usize = 64;
 struct Snapshot<'a> {
     session_ref: SessionRef,
     info: Option<&'a SessionInfo>,
-    /// What it has with its client.
+    /// Its view, where it is attached.
     view: Option<SessionView<'a>>,
-    /// What it has as one that can be left, or was.
+    /// Its view as a session that can be detached.
     left: Option<EntryView<'a>>,
-    /// Where it began.
+    /// The listener that it started at.
     listener: u16,
 }
 
 impl AllSessions<'_> {
-    /// A session as a list has it, as JSON.
+    /// The entry of a list, as JSON.
     pub(crate) fn entry(self, cx: &mut Context, session_ref: SessionRef) -> Option<String> {
         let uid = self.user_of(session_ref)?;
         // Where nobody has asked for it yet: an answer may come for the next list.
@@ -53,7 +52,7 @@ impl AllSessions<'_> {
         Some(line.finish())
     }
 
-    /// The same as the statistics have it: with the names of the audit.
+    /// The entry of the statistics, as JSON: with the names of the audit.
     pub(crate) fn statistics_of(self, cx: &mut Context, session_ref: SessionRef) -> Option<String> {
         let uid = self.user_of(session_ref)?;
         let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
@@ -94,7 +93,7 @@ impl AllSessions<'_> {
 }
 
 impl Snapshot<'_> {
-    /// The address that it began at.
+    /// The address of the listener.
     fn socket(&self, cx: &Context) -> String {
         let gone = self.left.as_ref().and_then(|left| left.socket);
         let listener = || cx.listeners.get(self.listener).map(|listener| listener.name.clone());
@@ -106,8 +105,7 @@ impl Snapshot<'_> {
         kept.map(str::to_owned).or_else(|| cx.command_of(self.session_ref, self.listener))
     }
 
-    /// Its program, while it runs: of one that has ended the number may be another's
-    /// by now.
+    /// The program's pid, while it runs: that of an ended one may be reused.
     fn pid(&self) -> Option<i32> {
         match (&self.view, &self.left) {
             (Some(view), _) => view.pid.map(Pid::as_raw),
@@ -115,7 +113,7 @@ impl Snapshot<'_> {
         }
     }
 
-    /// Its terminal.
+    /// The terminal's master.
     fn master(&self) -> Option<&Master> {
         match &self.view {
             Some(view) => view.master,
@@ -131,7 +129,7 @@ impl Snapshot<'_> {
         }
     }
 
-    /// What lists and statistics both have of it.
+    /// The fields that lists and statistics both have.
     fn fields(&self, cx: &Context, line: &mut AuditLine) {
         let (left, master) = (self.left.as_ref(), self.master());
         let (tty, size) = (master.and_then(Master::slave_name), master.and_then(Master::size));

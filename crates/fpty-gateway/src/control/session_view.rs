@@ -7,20 +7,20 @@ use fpty::sys::child::Pid;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 
-/// What lists have of one.
+/// The view of an attached session, for lists.
 pub struct SessionView<'a> {
-    /// Its client.
+    /// The client.
     pub client: &'a Stream,
-    /// Where that came in.
+    /// The listener.
     pub listener: u16,
-    /// Its process, while it runs.
+    /// The program's pid, while it runs.
     pub pid: Option<Pid>,
-    /// Its terminal, where it has one.
+    /// The terminal's master, where there is one.
     pub master: Option<&'a Master>,
-    /// How long it has been idle, where that is known.
+    /// The idle time, where it is known.
     pub idle: Option<Duration>,
-    /// Whether its client has the terminal, or a stream of the command's.
+    /// Whether the terminal, or a stream of the command, was handed over.
     pub is_handed_over: bool,
-    /// Bytes of input and output that came through here; `None`: not all did.
+    /// Bytes of input and output that were relayed; `None`: not all were.
     pub bytes: ByteTotals,
 }

@@ -1,5 +1,5 @@
-//! What there is when a gateway begins: its sockets, its parts, and what a
-//! gateway that was here before has left.
+//! The start of a gateway: its listeners, its parts, and the sessions that its predecessor
+//! has left.
 
 use std::os::fd::AsFd;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! What every part of the gateway needs: waiting, time, room for bytes, the
-//! sockets and their rules, and a way to have the loop do something afterwards.
+//! The context that every part is given: poller, timers, buffers, listeners, limits, audit,
+//! and outcomes for the loop to handle afterwards.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -27,67 +27,67 @@ use fpty::sys::socket::Stream;
 use fpty::sys::spawn::Spawner;
 use fpty::sys::tick;
 
-/// Bytes of one read from a client, and of one write to it.
+/// Bytes of one read or write.
 pub const BUFFER: usize = 64 * 1024;
 
-/// How often a log that takes nothing is tried again.
+/// Retry interval of a log that is full.
 const LOG_AGAIN: Duration = Duration::from_millis(100);
-/// And one that somebody reads.
+/// Retry interval of a log that has taken something.
 const LOG_SOON: Duration = Duration::from_millis(2);
 
-/// What every part is given.
+/// The context of the loop, for every part.
 pub struct Context {
-    /// The options.
+    /// The configuration.
     pub config: GatewayConfig,
-    /// The gateway's number.
+    /// The ordinal of the gateway.
     pub ordinal: usize,
-    /// Starts programs.
+    /// The spawner of programs.
     pub spawner: Spawner,
-    /// The sockets, and what holds there.
+    /// The listeners with their rules.
     pub listeners: Listeners,
-    /// The limits.
+    /// Limits, and permits under them.
     pub limits: Limits,
-    /// The audit, and what is known of each session.
+    /// The audit.
     pub audit: Audit,
-    /// What counts over all gateways.
+    /// Counts and names that all gateways see.
     pub shared_counts: SharedCounts,
-    /// Names for sessions.
+    /// Ids of sessions.
     pub ids: SessionIds,
-    /// What they have asked to have run.
+    /// Commands that clients asked for.
     pub requested_commands: RequestedCommands,
-    /// Connections to which the last word was said.
+    /// Lingering connections.
     pub lingering: LingeringCloses,
-    /// What is known of panics.
+    /// The state of panic recovery.
     pub panics: PanicState,
-    /// Connections over TCP to this machine, asked whether their other end is closed.
+    /// TCP connections within this machine (/proc/net/tcp).
     pub local_tcp: LocalTcp,
     outcomes: VecDeque<Outcome>,
-    /// What is waited for.
+    /// The poller (epoll).
     pub poller: Poller,
-    /// What is due when.
+    /// The timers.
     pub timers: Timers,
-    /// What comes last in this turn.
+    /// Events of streams, which come last in a turn.
     pub deferred_events: Vec<Ready>,
-    /// What can run at the same time as we.
+    /// What runs in parallel with the loop.
     pub parallel: Parallel,
     tick_policy: TickPolicy,
-    /// What had to wait of what clients sent.
+    /// Input beyond the budget of a turn.
     pub deferred_input: DeferredInput,
-    /// The log is tried again before long.
+    /// A flush of the log is scheduled.
     pub log_flush_is_scheduled: bool,
-    /// What slow programs needed is given back before long.
+    /// A tidy-up is scheduled.
     pub tidy_is_scheduled: bool,
-    /// Room for output.
+    /// The buffer of output.
     pub buffer: Box<[u8; BUFFER]>,
-    /// What a client sent, and what of that is input, where that comes in many
-    /// packets. Their capacity is BUFFER, so they never grow.
+    /// The buffer of what a client sent, and of its input coalesced from many packets.
+    /// Their capacity is BUFFER, so they never grow.
     pub input: Vec<u8>,
     pub coalesced: Vec<u8>,
-    /// For the output of streams; `None` where the kernel has no such thing.
+    /// The pipe for splice(2); `None`: there is none.
     pub pipe: Option<Pipe>,
 }
 
-/// Of a [`Context`], what is made elsewhere.
+/// The parts of a [`Context`] that are made elsewhere.
 pub struct ContextParts {
     /// See [`Context`], all of them.
     pub config: GatewayConfig,
@@ -101,7 +101,7 @@ pub struct ContextParts {
 }
 
 impl Context {
-    /// At the gateway's start.
+    /// The context of a gateway that starts.
     pub fn new(parts: ContextParts) -> Self {
         let ContextParts {
             config,
@@ -142,21 +142,20 @@ impl Context {
         }
     }
 
-    /// Something panicked: what may be left in the pipe is not for the next
-    /// one, and what was taken out to be put back is missing.
+    /// After a panic: makes pipe and buffers anew, which may hold something of the failed
+    /// part, or lack what it took out.
     pub fn clear(&mut self) {
         self.pipe = Pipe::new().ok();
         self.input = Vec::with_capacity(BUFFER);
         self.coalesced = Vec::with_capacity(BUFFER);
     }
 
-    /// What a client sent that stands in the turn's buffer.
+    /// Takes the input buffer's content.
     pub fn take_input(&mut self) -> Vec<u8> {
         std::mem::replace(&mut self.input, Vec::with_capacity(BUFFER))
     }
 
-    /// What runs in a session or command that began at this socket; `None`: there is
-    /// no such socket any more.
+    /// The command of a session of this listener; `None`: the listener is gone.
     pub fn command_of(&self, session_ref: SessionRef, listener: u16) -> Option<String> {
         match self.requested_commands.command(session_ref) {
             Some(command) => Some(command.to_string()),
@@ -164,8 +163,8 @@ impl Context {
         }
     }
 
-    /// Starts, or starts again, to take connections, as soon as all gateways have taken
-    /// up the sessions of those before: a client would find that there are none.
+    /// Starts to accept, as soon as all gateways have restored their sessions: a client
+    /// would not find its session before.
     pub fn start_accepting(&mut self) {
         match self.shared_counts.are_restored() {
             true => self.listeners.open(&self.poller),
@@ -173,35 +172,34 @@ impl Context {
         }
     }
 
-    /// Stops taking connections for a moment: the next one would only find
-    /// the same shortage, and the poll would spin.
+    /// Pauses accept(2): the next connection would find the same shortage, and the poll
+    /// would spin.
     pub fn pause_accepting(&mut self) {
         if self.listeners.close(&self.poller) {
             self.schedule(listeners::ACCEPT_PAUSE, Timer::Accept);
         }
     }
 
-    /// Closes a connection whose last word has been written, when its client
-    /// has closed, or has had time to.
+    /// Hands a connection whose last byte is written to the lingering close.
     pub fn close_lingering(&mut self, client: Stream, last: CloseNotice) {
         if self.lingering.add(client, last, &self.poller, &mut self.buffer[..]) {
             self.schedule(lingering_close::CHECK_INTERVAL, Timer::LingeringClose);
         }
     }
 
-    /// Closes those that have had their time.
+    /// Closes lingering connections whose time is over.
     pub fn expire_lingering(&mut self) {
         if self.lingering.expire() {
             self.schedule(lingering_close::CHECK_INTERVAL, Timer::LingeringClose);
         }
     }
 
-    /// Has this done after a while.
+    /// Schedules a timer.
     pub fn schedule(&mut self, wait: Duration, timer: Timer) {
         self.timers.schedule(wait, timer, &self.poller);
     }
 
-    /// Where lines wait for the log, they are written before long.
+    /// Schedules a flush of the log, where lines wait.
     pub fn schedule_log_flush(&mut self, somebody_reads: bool) {
         if (log::has_more() || self.audit.has_waiting_lines()) && !self.log_flush_is_scheduled {
             self.log_flush_is_scheduled = true;
@@ -209,17 +207,17 @@ impl Context {
         }
     }
 
-    /// Has the loop do something when whoever is at work now has finished.
+    /// Emits an outcome: the loop handles it when the running part has finished.
     pub fn push_outcome(&mut self, outcome: Outcome) {
         self.outcomes.push_back(outcome);
     }
 
-    /// What the loop is to do now.
+    /// The next outcome.
     pub fn next_outcome(&mut self) -> Option<Outcome> {
         self.outcomes.pop_front()
     }
 
-    /// The events of a turn were handled, with streams among them or without.
+    /// The end of a turn, with streams in it or without.
     pub fn end_turn(&mut self, now: Instant, streams: bool) {
         if self.tick_policy.end_turn(now, self.parallel, streams) {
             tick::keep();

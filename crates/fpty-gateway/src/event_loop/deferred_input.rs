@@ -1,4 +1,4 @@
-//! Clients are heard, as far as a turn has time for each: the rest waits.
+//! Delivery of clients' input, as far as the budget of a turn goes: the rest is deferred.
 
 use super::context::Context;
 use super::deferred_queue::DeferredChunk;
@@ -11,7 +11,7 @@ use crate::session::relay::Sessions;
 use crate::session::state::{Session, SessionEffects};
 
 impl Context {
-    /// Has a session hear what its client sent, which stands in the buffer.
+    /// Delivers a client's input, which stands in the buffer, to its session.
     pub fn deliver_input(
         &mut self,
         key: Key,
@@ -29,7 +29,7 @@ impl Context {
         }
     }
 
-    /// The same, of a command.
+    /// Delivers a client's input to its command.
     pub fn deliver_command_input(
         &mut self,
         key: Key,
@@ -46,8 +46,7 @@ impl Context {
         }
     }
 
-    /// A turn begins: those on whose behalf something had to wait are to be heard,
-    /// one after the other.
+    /// Emits all deferred input, at the start of a turn.
     pub fn resume_deferred(&mut self) {
         self.deferred_input.reset_budget();
         for chunk in self.deferred_input.take_waiting() {
@@ -55,7 +54,7 @@ impl Context {
         }
     }
 
-    /// Hears more of a session's client, as far as this turn has time for it.
+    /// Delivers a deferred chunk, as far as the budget goes.
     pub fn deliver_deferred(
         &mut self,
         chunk: DeferredChunk,

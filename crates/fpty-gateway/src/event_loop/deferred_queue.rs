@@ -1,5 +1,5 @@
-//! Clients that asked for more at once than one turn has time for: the rest of
-//! what was read of them waits, in order, and they are not read meanwhile.
+//! Deferred input: a client that asks for more at once than a turn has time for waits with
+//! the rest of what was read, in order, and is not read meanwhile.
 
 use std::collections::VecDeque;
 
@@ -7,50 +7,50 @@ use super::fault_domain::FaultDomain;
 use super::slab::Key;
 use crate::session::state::CONTROL_BUDGET;
 
-/// What all clients may ask for in one turn beside input, once for what they
-/// send, once for what had to wait. A signal that drops input takes up to 80
-/// microseconds, so that a turn with as many takes five milliseconds each.
+/// The budget of a turn: requests beside input of all clients, once for what they send,
+/// once for what was deferred. A signal that drops input takes up to 80 microseconds, so
+/// that each half of such a turn takes five milliseconds.
 const TURN_BUDGET: usize = 64;
 
-/// What is left to be heard of a client.
+/// Deferred bytes of one client.
 #[derive(Debug)]
 pub struct DeferredChunk {
     fault_domain: FaultDomain,
     bytes: Vec<u8>,
-    /// Of these so many were heard.
+    /// How many of them were delivered.
     heard: usize,
 }
 
-/// Those whose turn is still to come, and what this turn has time for.
+/// Deferred input of all clients, and the rest of the turn's budget.
 pub struct DeferredInput {
     waiting: VecDeque<DeferredChunk>,
     acts: usize,
 }
 
 impl DeferredChunk {
-    /// Whose it is.
+    /// The fault domain of the client.
     pub fn fault_domain(&self) -> FaultDomain {
         self.fault_domain
     }
 
-    /// What is to be heard.
+    /// The bytes that are not delivered.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.heard..]
     }
 }
 
 impl DeferredInput {
-    /// Nobody.
+    /// No deferred input.
     pub fn new() -> Self {
         Self { waiting: VecDeque::new(), acts: TURN_BUDGET }
     }
 
-    /// Whether nobody waits: then the loop may.
+    /// Whether nothing is deferred: then the loop may wait.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Has a client ask for what it may; whoever it is may for something.
+    /// Delivers a client's input within the budget; each client has at least one request.
     pub fn with_budget<T>(&mut self, hear: impl FnOnce(&mut usize) -> T) -> T {
         let most = self.acts.clamp(1, CONTROL_BUDGET);
         let mut acts = most;
@@ -59,17 +59,17 @@ impl DeferredInput {
         heard
     }
 
-    /// Whether this turn has time for more.
+    /// Whether the turn has budget left.
     pub fn has_budget(&self) -> bool {
         self.acts > 0
     }
 
-    /// Takes all that wait, in order.
+    /// Takes all deferred chunks, in order.
     pub fn take_waiting(&mut self) -> VecDeque<DeferredChunk> {
         std::mem::take(&mut self.waiting)
     }
 
-    /// The last so many bytes wait on.
+    /// Puts a chunk back, of which the last `left` bytes are not delivered.
     pub fn put_back(&mut self, mut chunk: DeferredChunk, left: usize) {
         chunk.heard = chunk.bytes.len() - left;
         if left > 0 {
@@ -77,19 +77,19 @@ impl DeferredInput {
         }
     }
 
-    /// What there is time for begins anew.
+    /// Resets the budget.
     pub fn reset_budget(&mut self) {
         self.acts = TURN_BUDGET;
     }
 
-    /// Whether more of a session's client is to be heard.
+    /// Whether input of a session is deferred.
     pub fn has(&self, key: Key) -> bool {
         self.waiting
             .iter()
             .any(|chunk| matches!(chunk.fault_domain, FaultDomain::Session(it) if it == key))
     }
 
-    /// Keeps what was not heard. Whether there was memory for it.
+    /// Defers input. Returns whether there was memory for it.
     pub fn defer(&mut self, fault_domain: FaultDomain, chunk: &[u8]) -> bool {
         let mut bytes = Vec::new();
         if !fpty::backlog::is_free(chunk.len()) || bytes.try_reserve_exact(chunk.len()).is_err() {

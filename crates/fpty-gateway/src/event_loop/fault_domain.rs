@@ -1,46 +1,46 @@
-//! Whom something is about that happens, is told, is due, or is to be done: who ends
-//! where that panics.
+//! Fault domains: what ends where the handling of an event, a timer or an outcome panics;
+//! and references to sessions.
 
 use super::slab::{Key, Token};
 use super::timers::Timer;
 
-/// What is told of.
+/// A reference to a session, for audit and limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SessionRef {
-    /// A session with a terminal, and a client.
+    /// A session with a terminal and an attached client.
     Session(Key),
     /// One whose client has left, by its entry among those.
     Detached(Key),
-    /// A command without one.
+    /// A command without a terminal.
     Command(Key),
 }
 
-/// Whom something is about.
+/// A fault domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultDomain {
-    /// A session.
+    /// A session with its client.
     Session(Key),
-    /// A session that has not begun.
+    /// A session whose program was not executed yet.
     PendingSession(Key),
     /// A command without a terminal.
     Command(Key),
-    /// A client whose session has not begun.
+    /// A connection in its handshake.
     PendingConnection(Key),
-    /// A client that wants a session which another gateway may have.
+    /// A search for a session over all gateways.
     AttachSearch(Key),
-    /// A client that asks who is there, or for the statistics.
+    /// A control client.
     ControlClient(Key),
     /// A session that can be left.
     Detached(Key),
-    /// A client that only watches.
+    /// A viewer.
     Viewer(Key),
-    /// A client that was told its last.
+    /// A lingering connection.
     LingeringClose(Key),
-    /// Somebody who is not there any more, whatever becomes of it.
+    /// Nothing that still exists.
     Nobody,
-    /// Somebody who comes.
+    /// A connection that is being accepted.
     Listener,
-    /// All of them.
+    /// The whole gateway.
     Gateway,
 }
 
@@ -55,7 +55,7 @@ impl From<SessionRef> for FaultDomain {
 }
 
 impl Token {
-    /// Whom an event is about.
+    /// The fault domain of an event.
     pub(crate) fn fault_domain(self) -> FaultDomain {
         match self {
             Self::Client(key) | Self::Terminal(key) => FaultDomain::Session(key),
@@ -73,7 +73,7 @@ impl Token {
 }
 
 impl Timer {
-    /// Whom it is about.
+    /// The fault domain of a timer.
     pub(crate) fn fault_domain(self) -> FaultDomain {
         match self {
             Self::Session(key, _)

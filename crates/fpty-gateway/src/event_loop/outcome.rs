@@ -1,5 +1,5 @@
-//! What a part of the gateway has come to, and others are concerned by: the loop
-//! does it when the part has finished, so that no part calls one above it.
+//! Outcomes: what a part emits for the loop to handle when the part has finished, so that no
+//! part calls one above it.
 
 use std::rc::Rc;
 
@@ -14,43 +14,42 @@ use crate::observe::recording::tap::RecordingTap;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;
 
-/// Something for the loop to do.
+/// An outcome, for the loop to handle.
 pub enum Outcome {
-    /// Look what a session needs now.
+    /// Settle a session: close, interests.
     Settle(Key),
-    /// Look what a command needs now.
+    /// Settle a command.
     SettleCommand(Key),
-    /// Hear the rest of what a client sent.
+    /// Deliver deferred input.
     ResumeInput(Box<DeferredChunk>),
     /// A program was reaped: which, the session that had it, and how it ended.
     Reaped(Pid, Option<Key>, Exit),
     /// Let the next one go of those sessions that wait for it.
     RunTeardown,
-    /// A client says hello after all, whose session was that of a silent one: its first
-    /// packets stand in the buffer.
+    /// A late hello, after a silent start: its first packets stand in the buffer.
     LateHello(Box<LateHello>),
     /// A program was executed.
     Started(SessionRef),
-    /// There never was such a session, nor this recording of it.
+    /// A session was aborted before it started, and so was its recording.
     Aborted(SessionRef, Option<Rc<RecordingTap>>),
-    /// A session is over.
+    /// A session is closed.
     Closed(Closed),
-    /// Somebody asks who is there, or for the statistics.
+    /// A control client has come.
     ControlRequest(Key),
-    /// A session is to end at somebody's wish.
+    /// Terminate a session, on an operator's request.
     Terminate(SessionRef),
-    /// It is known whose the session is that somebody seeks.
+    /// A search for a session is complete.
     AttachRouted(Key),
-    /// Another gateway asks something.
+    /// A request of a peer.
     PeerRequest(Box<IncomingRequest>),
-    /// Another gateway has answered; `None`: it has not.
+    /// A reply of a peer; `None`: none in time.
     PeerReply(Requester, Option<Vec<u8>>),
     /// What keeps sessions is to have this one, whose client has its terminal for
     /// good.
     Supervise(Key),
-    /// The kernel refuses to tell of this session: it ends.
+    /// The poller cannot register a session: it ends.
     Unpollable(Key),
-    /// The supervisor says something, or was killed.
+    /// The supervisor has sent something, or was killed.
     SupervisorReady,
     /// The client of a session does not answer, or does not go.
     DropClient(Key),
@@ -60,7 +59,7 @@ pub enum Outcome {
     DetachedDeadline(Key),
     /// Give somebody who watches what there is.
     FeedViewer(Key),
-    /// See to what the recorder has said of somebody.
+    /// An event of the recorder for one session.
     Recorder(FaultDomain, Box<RecorderEvent>),
     /// Read the terminal on of a session without a client.
     ResumeReading(Key),
@@ -68,15 +67,15 @@ pub enum Outcome {
     TerminateDetached(Key, EndReason),
 }
 
-/// How a session ended, and what is still to be told of that.
+/// How a session was closed, for the observers that are told later.
 pub struct Closed {
-    /// Which.
+    /// The session.
     pub session_ref: SessionRef,
-    /// Why.
+    /// The reason.
     pub why: EndReason,
-    /// How its program ended, as far as that is known.
+    /// The program's exit, where it is known.
     pub exit: Option<Exit>,
-    /// The audit's last line of it.
+    /// The audit's facts for the line of the end.
     pub last: Option<Box<EndedSession>>,
     /// Its recording.
     pub recording: Option<Rc<RecordingTap>>,
@@ -85,7 +84,7 @@ pub struct Closed {
 }
 
 impl Outcome {
-    /// Whom it is about: who ends where it panics.
+    /// The fault domain of an outcome.
     pub fn fault_domain(&self) -> FaultDomain {
         match self {
             Self::Settle(key)

@@ -1,13 +1,13 @@
-//! A bug shows itself as a panic in the midst of something: what that was
-//! about ends, alone, and nothing is left of it. The gateway goes on.
+//! Recovery from a panic: its fault domain ends, alone, and nothing of it is left. The gateway
+//! goes on.
 //!
-//! A panic leaves its own traces: somebody in one table and not in another, a
-//! program that belongs to nobody. So after it whatever was being made is
-//! ended as well, and what nobody has any more is given back.
+//! A panic leaves traces: an entry in one table and not in another, a program without a
+//! session. So what was being made ends as well, and what has no owner any more is given
+//! back.
 //!
-//! Where even that panics, or what concerns all of them does so again and
-//! again, the gateway ends, and the server starts another one: sessions that
-//! were handed over or left live on.
+//! Where the recovery panics, or panics without a fault domain go on and on, the gateway
+//! ends, and the server starts another one: sessions that were handed over or detached live
+//! on.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,20 +19,20 @@ use crate::log::log;
 use fpty::error::Error;
 use fpty::text::panic_message;
 
-/// What a client is told.
+/// The text for the client.
 pub const INTERNAL_ERROR: &str = "internal error in the router: see the server's log";
 
-/// So many panics that are about nobody, within such a time, are one too many.
+/// The limit of panics without a fault domain of their own, within this time.
 const MAX_UNATTRIBUTED: u32 = 16;
 const STRIKE_WINDOW: Duration = Duration::from_secs(10);
 
-/// How soon is looked again after what a panic may have cut short.
+/// Delay until work is looked for that a panic may have cut short.
 pub const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// What is known of panics.
+/// The state of panic recovery.
 #[derive(Debug, Default)]
 pub struct PanicState {
-    /// What was made by what is done now.
+    /// What the running part has made so far.
     pub in_progress: Option<FaultDomain>,
     unattributed: u32,
     first: Option<Instant>,
@@ -40,12 +40,12 @@ pub struct PanicState {
 }
 
 impl PanicState {
-    /// It cannot go on.
+    /// The gateway cannot go on.
     pub fn set_fatal(&mut self) {
         self.is_fatal = true;
     }
 
-    /// One more that is about nobody.
+    /// Counts a panic of the whole gateway.
     pub fn count_unattributed(&mut self, now: Instant) {
         if self.first.is_none_or(|first| now.saturating_duration_since(first) > STRIKE_WINDOW) {
             (self.first, self.unattributed) = (Some(now), 0);
@@ -54,7 +54,7 @@ impl PanicState {
         self.is_fatal |= self.unattributed >= MAX_UNATTRIBUTED;
     }
 
-    /// A session that is being made has begun.
+    /// A pending session has started.
     pub fn begin(&mut self, key: Key) {
         if self.in_progress == Some(FaultDomain::PendingSession(key)) {
             self.in_progress = Some(FaultDomain::Session(key));
@@ -64,7 +64,7 @@ impl PanicState {
     /// Whether the gateway can go on.
     ///
     /// # Errors
-    /// It cannot.
+    /// The gateway cannot go on.
     pub fn check(&self) -> fpty::error::Result<()> {
         match self.is_fatal {
             true => Err(Error::new("internal errors that it cannot recover from, see above")),
@@ -73,19 +73,19 @@ impl PanicState {
     }
 }
 
-/// What a panic ends, and puts in order.
+/// Recovery of a loop from panics.
 pub trait PanicRecovery {
     /// What is known of panics.
     fn panics(&mut self) -> &mut PanicState;
-    /// Ends whom one was about.
+    /// Ends a fault domain.
     fn end_fault_domain(&mut self, fault_domain: FaultDomain);
-    /// The same, where that panics: it is dropped as it is.
+    /// Discards a fault domain as it is, where its end panics.
     fn discard_fault_domain(&mut self, fault_domain: FaultDomain);
-    /// What belongs to nobody is given back.
+    /// Gives back what has no owner.
     fn clean_up(&mut self);
 }
 
-/// Does something for somebody; if it panics they end.
+/// Runs something in a fault domain, which ends if it panics.
 pub fn guarded<T: PanicRecovery>(it: &mut T, fault_domain: FaultDomain, body: impl FnOnce(&mut T)) {
     let before = it.panics().in_progress.take();
     let outcome = catch_unwind(AssertUnwindSafe(|| body(it)));

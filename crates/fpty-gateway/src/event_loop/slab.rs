@@ -1,41 +1,40 @@
-//! Sessions by number, and the tokens that events come under.
+//! Slabs, and the tokens that the poller reports events under.
 //!
-//! A token carries the generation of its place, so that an event of a closed
-//! session that is still in the batch never reaches the session that took
-//! its place.
+//! A token carries the generation of its slot, so that an event of a closed session that is
+//! still in the batch never reaches the session that took its slot.
 
 use std::num::NonZeroU32;
 
-/// Which of the things that the gateway waits for an event is about.
+/// What an event of the poller is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Token {
-    /// A socket of the router, by its index.
+    /// A listener, by its index.
     Listener(u16),
     /// The statistics' socket.
     StatsListener,
-    /// A child has ended.
+    /// SIGCHLD, SIGTERM or SIGINT (signalfd).
     Children,
-    /// Another gateway has written to us.
+    /// The inbox for peers.
     Peers,
     /// The client of a session.
     Client(Key),
     /// The terminal of a session.
     Terminal(Key),
-    /// A client whose session has not begun.
+    /// A connection in its handshake.
     PendingConnection(Key),
-    /// The process that writes recordings.
+    /// The channel to the recorder.
     Recorder,
     /// The client of a command without a terminal.
     CommandClient(Key),
     /// One of the streams of such a command, 0 to 2.
     CommandStream(Key, u8),
-    /// A client that asks who is there, or for the statistics.
+    /// A control client.
     ControlClient(Key),
-    /// A client to which the last word was said.
+    /// A lingering connection.
     LingeringClose(Key),
     /// What sessions wait for that can be left.
     Detached,
-    /// What is due after a long time.
+    /// The timerfd of far timers.
     Alarm,
 }
 
@@ -46,11 +45,11 @@ pub struct Key {
     generation: NonZeroU32,
 }
 
-/// A generation has so many bits; the rest of a token is kind and index.
+/// A generation has 28 bits; the rest of a token is kind and index.
 const GENERATION_MASK: u32 = (1 << 28) - 1;
 
 impl Key {
-    /// The least that there is.
+    /// The least key.
     pub const FIRST: Self = Self::of_slot(0);
 
     /// Its place in the table, as [`Slab::iter_from`] has it.
@@ -58,14 +57,14 @@ impl Key {
         self.index as usize
     }
 
-    /// The first of a place.
+    /// The first key of a slot.
     const fn of_slot(index: u32) -> Self {
         Self { index, generation: NonZeroU32::MIN }
     }
 }
 
 impl Token {
-    /// The token to register it under.
+    /// The token to register at the poller.
     pub fn token(self) -> u64 {
         let (kind, key) = match self {
             Token::Listener(index) => (0, Key::of_slot(index.into())),
@@ -86,7 +85,7 @@ impl Token {
         kind << 60 | u64::from(key.generation.get()) << 32 | u64::from(key.index)
     }
 
-    /// What a token was made of.
+    /// Decodes a token.
     pub fn of(token: u64) -> Self {
         let key = Key {
             // The low half.
@@ -115,7 +114,7 @@ impl Token {
     }
 }
 
-/// Values by key; a key is never valid for a later value in its place.
+/// A slab: values by key; a key is never valid for a later value in its slot.
 pub struct Slab<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
@@ -171,7 +170,7 @@ impl<T> Slab<T> {
         self.slot(key)?.value.as_deref_mut()
     }
 
-    /// All that are there.
+    /// All values with their keys.
     pub fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
         self.slots.iter().zip(0..).filter_map(|(slot, index)| {
             Some((Key { index, generation: slot.generation }, slot.value.as_deref()?))
@@ -184,7 +183,7 @@ impl<T> Slab<T> {
         slot.value.as_deref().filter(|_| slot.generation == key.generation)
     }
 
-    /// The keys of those from this place on, each with its place.
+    /// Keys from this slot on, each with its slot.
     pub fn iter_from(&self, slot: usize) -> impl Iterator<Item = (usize, Key)> {
         let slots = self.slots.iter().enumerate().skip(slot);
         slots.filter(|(_, slot)| slot.value.is_some()).map(|(index, slot)| {

@@ -1,6 +1,6 @@
-//! Programs that answer each other through a terminal, much faster than a
-//! person types. Most of their time is waking up idle processors, less of it
-//! if these keep their tick (see `sys/tick.rs`).
+//! The tick policy: programs that answer each other through a terminal much faster than a
+//! person types wake up idle processors most of their time, less of it if these keep their
+//! tick (see `sys/tick.rs`).
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use fpty::sys::processors::Parallel;
 /// How often the tick is kept; one time is good for a few ticks.
 const PERIOD: Duration = Duration::from_millis(2);
 
-/// So many turns in a period are no person.
+/// More turns than a person's in a period.
 const QUICK: u32 = 8;
 
 /// Counts the turns of the loop.
@@ -19,7 +19,7 @@ pub struct TickPolicy {
 }
 
 impl TickPolicy {
-    /// Nothing yet.
+    /// No turn yet.
     pub fn new(now: Instant) -> Self {
         Self { begin: now, turns: 0 }
     }

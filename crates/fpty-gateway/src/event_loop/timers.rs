@@ -1,11 +1,9 @@
-//! What is due when. Nothing is taken back one by one: whoever is woken looks
-//! whether there is still something to do, and what has piled up for nothing
-//! is thrown out together.
+//! Timers. None is cancelled one by one: the part that is called looks whether there is
+//! something to do, and timers that have no meaning any more are pruned together.
 //!
-//! What is soon is by the clock that the poller waits by, which stands still
-//! while the machine sleeps. What is further away (limits of hours) is by the one
-//! that counts on, and an alarm of the kernel's rings for the first of it: a turn
-//! of the loop does not look at it, and a gateway without such has no alarm.
+//! Timers that are near go by the clock of the poller, which stops during suspend. Those that
+//! are far (limits of hours) go by CLOCK_BOOTTIME, and a timerfd fires for the first of them:
+//! a turn of the loop does not look at them, and a gateway without any has no timerfd.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,90 +15,89 @@ use fpty::sys::child::Pid;
 use fpty::sys::clock::{Alarm, BootInstant};
 use fpty::sys::poll::{Interest, Poller};
 
-/// Something to do at a time.
+/// A timer: what is to be done at its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Timer {
-    /// Something about a session.
+    /// A timer of a session.
     Session(Key, SessionTimer),
-    /// Something about a session's terminal, or its client.
+    /// A timer of a session's terminal or client.
     Terminal(Key, TerminalTimer),
-    /// Something about a command.
+    /// A timer of a command.
     Command(Key, SessionTimer),
-    /// The first bytes of a session's client were held back for long enough.
+    /// The hold time of an HTTP probe is over.
     HttpProbe(Key),
-    /// Somebody is to look after the terminal of a session that was handed over.
+    /// The supervisor is to have a session that was handed over.
     Entrust(Key),
-    /// A client has said nothing yet that its program would start after.
+    /// A deadline of a handshake.
     Handshake(Key),
-    /// A client that asks who is there, or for the statistics, has had its time.
+    /// The timeout of a control client.
     ControlClient(Key),
-    /// A question of another gateway's has had time enough for an answer.
+    /// The timeout of a peer's reply.
     PeerReply(u64),
-    /// Connections to which the last word was said are looked after.
+    /// A check of lingering connections.
     LingeringClose,
-    /// More programs have ended than one turn sees to.
+    /// More programs have ended than one turn reaps.
     Reap,
-    /// Give back what slow programs needed.
+    /// Tidy up after slow starts.
     Tidy,
-    /// The log may take what it did not.
+    /// Flush the log.
     LogFlush,
-    /// What was recorded is to be passed on.
+    /// Flush the queue to the recorder.
     RecordingFlush,
-    /// Something waits for the recorder.
+    /// Check the recorder's progress.
     RecorderCheck,
-    /// A session has outlived its client.
+    /// The grace of a program that was hung up is over.
     HangUpGrace(Pid),
-    /// Whoever has a terminal open that ended has had the grace.
+    /// The grace of processes that hold a terminal open is over.
     TtyHoldersGrace,
-    /// Go on killing what has outlived its client or its gateway.
+    /// Go on hanging up and killing, a batch each turn.
     Kill,
-    /// Sessions of a gateway that was here before us have outlived it.
+    /// The grace of programs of the gateway before is over.
     OrphanGrace,
-    /// A socket that is limited takes clients again.
+    /// Resume a listener that its rate has paused.
     Listener(u16),
-    /// Accept again after running out of something.
+    /// Accept again after a shortage.
     Accept,
     /// Look after sessions that can be left.
     Detached,
 }
 
-/// What is due for a session, and for a command.
+/// Timers of sessions and commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SessionTimer {
-    /// Look whether it has been idle for too long.
+    /// Check the idle time.
     Idle,
-    /// The same, where its client was told so a minute ago.
+    /// Check the idle time after the warning.
     IdleWarning,
-    /// Look whether a client takes no more output because its machine is gone.
+    /// Check whether the client's TCP is stalled.
     TcpStalled,
-    /// The client was told why, and does not take it.
+    /// The client has had time to read why its session ends.
     NoticeTimeout,
-    /// Look whether the program has been executed.
+    /// Check whether the program was executed.
     ExecCheck,
-    /// Its time is over before long.
+    /// Warn of the time limit.
     LimitWarning,
-    /// Its time is over.
+    /// The time limit.
     Limit,
 }
 
-/// What is due for a session's terminal, or its client.
+/// Timers of a session's terminal or client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TerminalTimer {
-    /// The program has ended, and something else holds its terminal open.
+    /// The drain of the terminal of a program that has ended is over.
     DrainTimeout,
-    /// Look whether the program reads at the end of its input again.
+    /// Send EOF again, where the program has not read it.
     EndOfInput,
-    /// Look whether a client that cannot be heard has left.
+    /// Check whether a client that is not read has closed.
     PeerClosed,
-    /// Look whether a program that closed its terminal has opened it again.
+    /// Check whether the slave was opened again.
     SlaveReopened,
-    /// Look whether the terminal can be offered to the client.
+    /// Offer the terminal for hand-over.
     Offer,
 }
 
 impl Timer {
-    /// Whether it ends the time that a program is given to end by itself: while the
-    /// machine sleeps it cannot.
+    /// Whether it is the end of a grace: during suspend a program cannot end by itself.
     fn is_grace(self) -> bool {
         matches!(self, Timer::HangUpGrace(_) | Timer::TtyHoldersGrace | Timer::OrphanGrace)
     }
@@ -121,15 +118,14 @@ pub struct Timers {
     left: usize,
 }
 
-/// What is less far away may come so much later where the machine sleeps
-/// meanwhile.
+/// Timers within this time may be late by a suspend.
 const NEAR: Duration = Duration::from_secs(10);
 
-/// So many are no reason to look through them.
+/// Timers are pruned above this number.
 const PRUNE_ABOVE: usize = 256;
 
 impl Timers {
-    /// Remembers to do this after a while.
+    /// Schedules a timer.
     pub fn schedule(&mut self, wait: Duration, timer: Timer, poller: &Poller) {
         // Without an alarm it comes, and late where the machine sleeps.
         if wait <= NEAR || timer.is_grace() || !self.make_alarm(poller) {
@@ -161,7 +157,7 @@ impl Timers {
         }
     }
 
-    /// The alarm rings: what was far is due.
+    /// The timerfd has fired: far timers are due.
     pub fn alarm_fired(&mut self) {
         let (now, at) = (BootInstant::now(), Instant::now());
         while let Some(timer) = next(&mut self.far, now) {
@@ -170,13 +166,13 @@ impl Timers {
         self.set_alarm();
     }
 
-    /// Whether more came than were left the last time: short sessions leave
-    /// deadlines behind that are hours away.
+    /// Whether timers are to be pruned: short sessions leave some behind that are hours
+    /// away.
     pub fn needs_pruning(&self) -> bool {
         self.near.len() + self.far.len() > PRUNE_ABOVE + 2 * self.left
     }
 
-    /// Throws out what has no meaning any more, and gives the memory back.
+    /// Prunes timers that are not valid, and gives their memory back.
     pub fn retain(&mut self, is_valid: impl Fn(Timer) -> bool) {
         self.near.retain(|Reverse((_, timer))| is_valid(*timer));
         self.far.retain(|Reverse((_, timer))| is_valid(*timer));
@@ -185,13 +181,13 @@ impl Timers {
         self.far.shrink_to(PRUNE_ABOVE + 2 * self.far.len());
     }
 
-    /// How long until the next one that is soon; `None` where there is none.
+    /// The time until the next near timer; `None`: there is none.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
         let Reverse((at, _)) = self.near.peek()?;
         Some(at.saturating_duration_since(now))
     }
 
-    /// Takes one that is due.
+    /// Takes a due timer.
     pub fn next(&mut self, now: Instant) -> Option<Timer> {
         next(&mut self.near, now)
     }

@@ -1,10 +1,10 @@
-//! Observers of the events of sessions.
+//! Observers of a session's events: they are told of each transition and change nothing.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `audit/` | what is told of sessions: audit, counters |
-//! | `metrics/` | counters of the gateway, and the format in which they are read |
-//! | `recording/` | recordings, and the process that writes them |
+//! | `audit/` | the audit: a line in the log for each event of a session |
+//! | `metrics/` | counters of all gateways, and the format of Prometheus |
+//! | `recording/` | recordings (asciicast), and the process that writes them |
 
 pub mod audit;
 pub(crate) mod metrics;

@@ -1,4 +1,4 @@
-//! Programs lose their client: they are hung up.
+//! Hang-up: programs whose client has left get SIGHUP.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -16,20 +16,20 @@ use fpty::sys::process_session::Leader;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 
-/// Whether somebody else may have a copy of a terminal's master.
+/// Whether another process may have a copy of a terminal's master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MasterCopies {
-    /// Our close is its end.
+    /// No copy: closing the master ends the terminal.
     None,
-    /// It was handed over at some time; whoever had it has left.
+    /// The master was handed over at some time; its client has left.
     Possible,
-    /// The same, and it is to end whoever has it.
+    /// The master was handed over, and the terminal is to end for every holder.
     Revoked,
 }
 
 impl ProcessTable {
-    /// Lets the program and its terminal go, of a session that nobody finds by its
-    /// key any more; the client may have more to read.
+    /// Releases program and terminal of a session that has no entry any more; returns the
+    /// client, which may have more to read.
     pub fn release(&mut self, cx: &mut Context, key: Key, mut live: LiveSession) -> Stream {
         // The poller forgets descriptors when they close here; where a copy
         // lives a moment longer (sys/detached.rs), nobody has its token. Others'
@@ -56,8 +56,8 @@ impl ProcessTable {
         client
     }
 
-    /// Hangs up the program of a terminal, its foreground job, and the terminal
-    /// where our close does not.
+    /// Hangs up the program of a terminal, its foreground job, and the terminal itself
+    /// where closing the master does not.
     pub fn hang_up_terminal(
         &mut self,
         cx: &mut Context,
@@ -88,7 +88,7 @@ impl ProcessTable {
         }
     }
 
-    /// A program's process group is hung up: its client has left.
+    /// Hangs up a program's process group: its client has left.
     pub fn hang_up_group(&mut self, cx: &mut Context, program: Pid) {
         self.client_lost(cx, program);
         // It was not reaped: the number is its own, and its group's.
@@ -107,7 +107,7 @@ impl ProcessTable {
         }
     }
 
-    /// A session's leader has ignored that its client left, perhaps.
+    /// The grace of a session leader is over: kills its session if it still runs.
     pub fn hang_up_grace_over(&mut self, cx: &mut Context, leader: Pid) {
         // Where it was reaped its number may be another one's.
         let since = self.hung_up.get(&leader);

@@ -1,49 +1,48 @@
-//! What processes of ours say to each other, as JSON: gateways to gateways, to the
-//! supervisor and to the recorder, and these to them; a message a packet. (What is
-//! recorded goes another way: see `record/message.rs`.)
+//! Messages between processes of the daemon, as JSON, one a packet: between gateways, and
+//! with the supervisor and the recorder. (Recorded bytes go another way, see
+//! `observe/recording/recorder_protocol.rs`.)
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::proof::{self, Token};
 
-/// As it is sent.
+/// Encodes a message.
 pub fn encode(message: &impl Serialize) -> Vec<u8> {
     // There is nothing in it that JSON has no words for.
     serde_json::to_vec(message).unwrap_or_default()
 }
 
-/// As it is read; `None`: nonsense.
+/// Decodes a message; `None`: it is malformed.
 pub fn decode<T: DeserializeOwned>(message: &[u8]) -> Option<T> {
     serde_json::from_slice(message).ok()
 }
 
-/// What a gateway says first to a process that outlives it: which one it is, of how
-/// many.
+/// The first message of a gateway to a process that outlives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Its number.
+    /// The ordinal of the gateway.
     pub ordinal: usize,
-    /// Of so many.
+    /// The number of gateways.
     pub count: usize,
-    /// By what it is known to be one.
+    /// The token that proves a gateway.
     pub token: Token,
 }
 
 impl Hello {
-    /// That of the gateway of this number, of so many.
+    /// The hello of this gateway.
     pub fn of(ordinal: usize, count: u32) -> Self {
         let count = usize::try_from(count).unwrap_or(1);
         Self { ordinal, count, token: proof::token().unwrap_or_default() }
     }
 
-    /// Whether a gateway has said it.
+    /// Whether the token proves a gateway.
     pub fn is_proved(&self) -> bool {
         proof::is_proved_by(&self.token)
     }
 
-    /// Whether whoever says it has the place of the gateway of this number, which has
-    /// ended then: there were more of them, perhaps.
+    /// Whether its sender is the successor of the gateway with this ordinal, which has
+    /// ended then: the number of gateways may have become smaller.
     pub fn has_place_of(&self, before: usize) -> bool {
         before % self.count.max(1) == self.ordinal
     }

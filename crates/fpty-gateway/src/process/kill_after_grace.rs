@@ -1,4 +1,4 @@
-//! Who was hung up and does not end is killed, after the grace.
+//! Programs that were hung up and do not end within the grace are killed.
 
 use std::time::{Duration, Instant};
 
@@ -13,27 +13,27 @@ use fpty::sys::process_session::{Leader, SessionKiller};
 use fpty::sys::pty::Master;
 use fpty::sys::tty_holders::TerminalUsers;
 
-/// Members of sessions that are looked for at once.
+/// Processes that are looked at in one turn.
 const BATCH: usize = 64;
 
-/// Those that are told to end, and killed where they do not: who has to be looked for
-/// is, a little in each turn. The living are served meanwhile.
+/// Processes that are hung up, and killed where they do not end. Those that have to be
+/// searched for in /proc are, a batch each turn: clients are served meanwhile.
 pub struct GraceKiller {
-    /// Leaders whose sessions are to be killed.
+    /// Session leaders whose sessions are to be killed.
     leaders_to_kill: Vec<Leader>,
     killer: Option<SessionKiller>,
-    /// Foreground groups whose members are to be hung up one by one.
+    /// Foreground groups whose members are hung up one by one.
     hang_ups: HangUps,
-    /// Terminals whose users are signalled one by one.
+    /// Terminals whose holders are signalled one by one.
     tty_holders: TerminalUsers,
-    /// And those that are killed then.
+    /// Terminals whose holders are killed at this time.
     terminals_in_grace: Vec<(Instant, Master)>,
-    /// Those that are not our children and were told to end.
+    /// Programs that are not children of ours and were hung up.
     grace: Grace,
 }
 
 impl GraceKiller {
-    /// Of those alone that a gateway before us has left.
+    /// A killer, with the programs that the gateway before has left.
     pub fn new(orphaned: Grace) -> Self {
         Self {
             leaders_to_kill: Vec::new(),
@@ -45,7 +45,7 @@ impl GraceKiller {
         }
     }
 
-    /// One was reaped: its number may be another's. It may have outlived its client.
+    /// Forgets a reaped program, as its pid may be reused.
     pub fn forget(&mut self, pid: Pid, was_hung_up: bool) {
         self.hang_ups.forget(pid);
         if was_hung_up {
@@ -56,8 +56,7 @@ impl GraceKiller {
         }
     }
 
-    /// Kills what has been found to outlive its client or its gateway, and hangs up who
-    /// has to be looked for, as much as one turn does.
+    /// One batch: kills sessions whose grace is over, hangs up members and holders.
     pub fn step(&mut self, cx: &mut Context) {
         self.hang_ups.step(BATCH);
         self.tty_holders.step(BATCH);
@@ -73,7 +72,7 @@ impl GraceKiller {
         }
     }
 
-    /// Has the session of this leader killed.
+    /// Kills the session of a leader.
     pub fn kill_session(&mut self, cx: &mut Context, leader: Leader) {
         if self.leaders_to_kill.is_empty() && self.killer.is_none() {
             cx.schedule(Duration::ZERO, Timer::Kill);
@@ -81,7 +80,7 @@ impl GraceKiller {
         self.leaders_to_kill.push(leader);
     }
 
-    /// Hangs a terminal's foreground group up, where that is not the leader's own.
+    /// Hangs up a terminal's foreground group, where that is not the leader's own.
     pub fn hang_up(&mut self, cx: &mut Context, foreground: Foreground) {
         if let Some(later) = foreground.hang_up() {
             if self.hang_ups.is_empty() {
@@ -91,8 +90,8 @@ impl GraceKiller {
         }
     }
 
-    /// Hangs up a terminal that we may not take from those who have it: they are told,
-    /// and killed then.
+    /// Hangs up the holders of a terminal that we may not revoke: they get SIGHUP, and
+    /// SIGKILL after the grace.
     pub fn hang_up_tty_holders(&mut self, cx: &mut Context, terminal: &Master) {
         let name = terminal.slave_name().unwrap_or_default();
         log(&format!(
@@ -111,7 +110,7 @@ impl GraceKiller {
         cx.schedule(Duration::ZERO, Timer::Kill);
     }
 
-    /// The grace of such users may be over.
+    /// Kills holders whose grace is over.
     pub fn kill_tty_holders(&mut self, cx: &mut Context) {
         let now = Instant::now();
         let terminals_in_grace = std::mem::take(&mut self.terminals_in_grace).into_iter();
@@ -123,21 +122,20 @@ impl GraceKiller {
         cx.schedule(Duration::ZERO, Timer::Kill);
     }
 
-    /// A program that is not our child is to end.
+    /// Hangs up a program that is not a child of ours.
     pub fn terminate(&mut self, cx: &mut Context, program: PidFd) {
         self.grace.hang_up(Leader::from(program));
         self.schedule_grace(cx);
     }
 
-    /// Those that are not our children are looked at when their grace is over.
+    /// Schedules the end of the next grace.
     pub fn schedule_grace(&self, cx: &mut Context) {
         if let Some(wait) = self.grace.wait() {
             cx.schedule(wait, Timer::OrphanGrace);
         }
     }
 
-    /// The grace is over of what a gateway before us left, or of what we took up of
-    /// it.
+    /// Kills programs of the gateway before whose grace is over.
     pub fn kill_orphans(&mut self, cx: &mut Context) {
         for leader in self.grace.expired() {
             log(&format!(

@@ -1,4 +1,4 @@
-//! How much of what gateways share each part of it takes.
+//! Sizes of the regions of shared memory.
 
 use super::shared_memory::{MemoryOptions, Region};
 use super::supervisor::{end_lines, leaders};
@@ -6,7 +6,7 @@ use crate::connection::limits;
 use crate::connection::shared_counts;
 use crate::observe::metrics::counters;
 
-/// How many words a part has; none where nobody wants it.
+/// The words of a region; none where it is not used.
 pub fn region_words(options: &MemoryOptions, region: Region) -> usize {
     let only = |wanted: bool, region_words: usize| if wanted { region_words } else { 0 };
     match region {

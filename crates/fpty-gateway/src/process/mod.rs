@@ -1,16 +1,16 @@
-//! Processes: the programs of the sessions, the supervisor that outlives a gateway, and
-//! what processes of the house share and say to each other.
+//! Processes: the programs of sessions, the supervisor, and what processes of the daemon
+//! share.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `hang_up.rs` | those that lose their client are hung up |
-//! | `ipc.rs` | how processes of ours speak to each other |
-//! | `kill_after_grace.rs` | who does not end by that is killed |
-//! | `memory_layout.rs` | what gateways share; how much of it each part takes |
-//! | `proof.rs` | by what a process of the house knows that another one is a gateway |
-//! | `shared_memory.rs` | what gateways share; how much of it each part takes |
-//! | `supervisor/` | what outlives a gateway, and who sees to it |
-//! | `table.rs` | programs: which run, and how they ended |
+//! | `process_table.rs` | the table of programs: start, reap |
+//! | `hang_up.rs` | programs whose client has left are hung up (SIGHUP) |
+//! | `kill_after_grace.rs` | programs that outlive the grace are killed (SIGKILL) |
+//! | `supervisor/` | the supervisor, an fd store that outlives a gateway |
+//! | `shared_memory.rs` | memory that the master shares with its gateways |
+//! | `memory_layout.rs` | the size of each region in there |
+//! | `ipc.rs` | JSON messages between processes of the daemon |
+//! | `proof.rs` | the token by which a process proves that it is a gateway |
 
 pub(crate) mod hang_up;
 pub(crate) mod ipc;

@@ -1,5 +1,4 @@
-//! The programs of the sessions: which run, which have outlived their client,
-//! and how they ended.
+//! The table of the sessions' programs: which run, which were hung up, and how they ended.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -17,18 +16,16 @@ use fpty::sys::DescriptorLimit;
 use fpty::sys::child::{self, Exit, Pid};
 use fpty::sys::spawn::Program;
 
-/// How soon ended programs are looked for that the kernel did not name, among
-/// many.
+/// Delay of the search among many for ended programs that SIGCHLD did not name.
 const REAP_DELAY: Duration = Duration::from_millis(20);
 
-/// Ended programs that one turn sees to.
+/// Programs that one turn reaps.
 const REAPED_PER_TURN: usize = 32;
 
-/// With more programs than these the kernel is not asked at once which have
-/// ended: it would look through all.
+/// With more programs than these, waitid(P_ALL) is delayed: the kernel walks through all.
 const REAP_BY_NAME_ABOVE: usize = 64;
 
-/// The program of a socket's sessions.
+/// The program of a listener's sessions.
 pub fn program_for(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
     let mut environment = fpty::sys::environment::for_sessions();
     if let Some(identity) = &rules.identity {
@@ -46,33 +43,32 @@ pub fn program_for(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
     }
 }
 
-/// A program that has not been reaped. There is one for each session, so it
-/// is kept small.
+/// A program that was not reaped. There is one for each session, so it is small.
 struct ProcessEntry {
-    /// The session that has it; one that is over: its client has left. `None`: a
-    /// command's, or the session is still to come.
+    /// The session of the program; one that is closed: its client has left. `None`: a
+    /// command's, or a session that is not made yet.
     session: Option<Key>,
     slot: Option<LeaderSlot>,
 }
 
-/// All programs of a gateway that have not been reaped.
+/// The programs of a gateway that were not reaped.
 pub struct ProcessTable {
     running: HashMap<Pid, ProcessEntry>,
-    /// Those whose client has left, and when it did.
+    /// Programs that were hung up, and when.
     pub(crate) hung_up: HashMap<Pid, Instant>,
-    /// Those that are told to end, and killed where they do not.
+    /// Hang-ups and kills.
     pub(crate) killer: GraceKiller,
-    /// Where the session leaders are listed for whoever comes after us.
+    /// Session leaders in shared memory.
     leaders: Option<Leaders>,
-    /// Those of sessions that we have taken up.
+    /// Slots of programs of restored sessions.
     restored: HashMap<Pid, LeaderSlot>,
     is_init: bool,
-    /// Ended programs are looked for before long.
+    /// A search for ended programs is scheduled.
     reap_is_scheduled: bool,
 }
 
 impl ProcessTable {
-    /// None yet of ours; some may be left of a gateway that was here before.
+    /// An empty table; programs of the gateway before are hung up already.
     pub fn new(leaders: Option<Leaders>, orphaned: Grace) -> Self {
         Self {
             running: HashMap::new(),
@@ -85,12 +81,12 @@ impl ProcessTable {
         }
     }
 
-    /// A program is about to be started.
+    /// Before a program is started.
     pub fn before_start(&self) {
         self.leaders.iter().for_each(Leaders::before_start);
     }
 
-    /// This one has been started; `None`: it could not be.
+    /// After the start of a program; `None`: it failed.
     pub fn started(&mut self, leader: Option<Pid>, kind: LeaderKind) {
         if let Some(leader) = leader {
             let slot = self.leaders.as_mut().and_then(|leaders| leaders.add(leader, kind));
@@ -99,14 +95,14 @@ impl ProcessTable {
         self.leaders.iter().for_each(Leaders::start_done);
     }
 
-    /// A session has it: a new one, or that of somebody who has come back to it.
+    /// Assigns a program to a session.
     pub fn assign(&mut self, leader: Pid, session: Key) {
         if let Some(running) = self.running.get_mut(&leader) {
             running.session = Some(session);
         }
     }
 
-    /// The supervisor looks after it when this gateway has ended.
+    /// The supervisor has the program's session.
     pub fn set_supervised(&mut self, leader: Pid) {
         let running = self.running.get(&leader).and_then(|running| running.slot);
         self.keep(running.or_else(|| self.restored.get(&leader).copied()), true);
@@ -118,14 +114,14 @@ impl ProcessTable {
         }
     }
 
-    /// The supervisor could not do so: whose program it is.
+    /// The supervisor does not have the program's session. Returns that session.
     pub fn set_unsupervised(&mut self, leader: Pid) -> Option<Key> {
         let running = self.running.get(&leader)?;
         self.keep(running.slot, false);
         running.session
     }
 
-    /// A program that a gateway before us has started goes on.
+    /// Adds a program that the gateway before has started.
     pub fn restored(&mut self, leader: Pid) {
         let add = |leaders: &mut Leaders| leaders.add(leader, LeaderKind::Terminal);
         if let Some(slot) = self.leaders.as_mut().and_then(add) {
@@ -134,30 +130,29 @@ impl ProcessTable {
         self.set_supervised(leader);
     }
 
-    /// There is no supervisor any more.
+    /// The supervisor is gone.
     pub fn supervisor_lost(&self) {
         let running = self.running.values().map(|running| running.slot);
         let restored = self.restored.values().copied().map(Some);
         running.chain(restored).for_each(|slot| self.keep(slot, false));
     }
 
-    /// Whether it has not been reaped.
+    /// Whether a program was not reaped.
     pub fn has(&self, leader: Pid) -> bool {
         self.running.contains_key(&leader)
     }
 
-    /// Whether it is this session's, and was not reaped.
+    /// Whether a program is of this session, and was not reaped.
     pub fn is_of(&self, leader: Pid, session: Key) -> bool {
         self.running.get(&leader).is_some_and(|running| running.session == Some(session))
     }
 
-    /// Whether there are so many that looking through them takes a while.
+    /// Whether there are so many programs that a search takes a while.
     pub fn has_many(&self) -> bool {
         self.running.len() > REAP_BY_NAME_ABOVE
     }
 
-    /// A program has ended, this one perhaps, and others may have: the kernel tells
-    /// it once.
+    /// SIGCHLD: this program has ended perhaps, and others may have.
     pub fn children_ended(&mut self, cx: &mut Context, told: Option<Pid>) {
         if !self.has_many() {
             return self.reap_all(cx);
@@ -170,7 +165,7 @@ impl ProcessTable {
         }
     }
 
-    /// Takes the statuses of those that have ended.
+    /// Reaps ended programs.
     pub fn reap_all(&mut self, cx: &mut Context) {
         self.reap_is_scheduled = false;
         let mut reaped = 0;
@@ -187,14 +182,14 @@ impl ProcessTable {
         cx.schedule(Duration::ZERO, Timer::Reap);
     }
 
-    /// This one may have ended.
+    /// Reaps a program, if it has ended.
     pub fn reap_one(&mut self, cx: &mut Context, program: Pid) {
         if let Some((pid, exit)) = child::reap_one(program) {
             self.reaped(cx, pid, exit);
         }
     }
 
-    /// A child was reaped; returns whether it was one of these.
+    /// A child was reaped. Returns whether it was in the table.
     fn reaped(&mut self, cx: &mut Context, pid: Pid, exit: Exit) -> bool {
         let Some(ProcessEntry { session, slot }) = self.running.remove(&pid) else {
             return false;
@@ -208,8 +203,7 @@ impl ProcessTable {
         true
     }
 
-    /// Those that run for nobody: not for a session that there is, nor for
-    /// these.
+    /// Programs without a session, and not among the owned ones.
     pub fn orphans(&self, exists: impl Fn(Key) -> bool, owned: &HashSet<Pid>) -> Vec<Pid> {
         let is_one = |(leader, running): &(&Pid, &ProcessEntry)| {
             !running.session.is_some_and(&exists)

@@ -1,8 +1,7 @@
-//! What gateways share with each other, with their master, and with the process
-//! that keeps their sessions: one piece of memory, made once, before any of them
-//! is forked. Whoever is killed leaves in there what others have to know of it.
-//! After a reload it is empty, and the same: what outlives that sees what the next
-//! gateways leave. (What they are known by is elsewhere: uwsgi/proof.rs.)
+//! Memory that gateways share with each other, with their master, and with the supervisor:
+//! one mapping, made before any of them is forked. What a killed process leaves in there
+//! others read. It outlives a reload, empty, so that the supervisor and the recorder see
+//! what the next gateways leave. (The gateways' token is elsewhere: `proof.rs`.)
 
 use std::ffi::OsString;
 use std::ops::Range;
@@ -16,25 +15,25 @@ use crate::log::log;
 use fpty::error::reason;
 use fpty::sys::shm::{Shared, clear};
 
-/// What it has.
+/// A region of the shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Region {
-    /// Which gateways have told their clients that the instance stops.
+    /// The gateways whose clients know that the instance stops.
     ClientsNotified,
-    /// What happened since the start.
+    /// Metrics.
     Counters,
-    /// How fast clients come at each socket.
+    /// The rates of the listeners.
     Rates,
-    /// The leaders of a gateway's sessions.
+    /// The session leaders of a gateway.
     Leaders(usize),
-    /// The last lines of a gateway's sessions.
+    /// The prepared audit lines of a gateway.
     EndLines(usize),
-    /// A gateway's numbers that all others see.
+    /// The shared counts of a gateway.
     SharedCounts(usize),
 }
 
 impl Region {
-    /// Its place among all.
+    /// The index among all regions.
     fn index(self) -> usize {
         match self {
             Self::ClientsNotified => 0,
@@ -47,34 +46,34 @@ impl Region {
     }
 }
 
-/// What is asked for.
+/// What the configuration needs of shared memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MemoryOptions {
-    /// So many gateways.
+    /// The number of gateways.
     pub gateways: usize,
-    /// How many there may be is limited somewhere.
+    /// Some socket has limits.
     pub limits: bool,
     /// There is an audit.
     pub audit: bool,
-    /// There are sessions that can be left.
+    /// Sessions can be detached.
     pub detach: bool,
 }
 
-/// How many words a part has.
+/// The size of a region in words.
 pub type RegionSize = fn(&MemoryOptions, Region) -> usize;
 
-/// A part begins at a page of its own: memory is used by the page.
+/// Regions begin at a page: memory is used by the page.
 const PAGE: usize = 4096 / size_of::<AtomicU64>();
 
 impl MemoryOptions {
-    /// By what the next image knows that it would make the same.
+    /// The note by which the next image knows that it would make the same regions.
     fn note(&self) -> OsString {
         let Self { gateways, limits, detach, audit } = self;
         let version = env!("CARGO_PKG_VERSION");
         format!("{version} {gateways} {limits} {detach} {audit}").into()
     }
 
-    /// All parts, in their order.
+    /// All regions, in order.
     fn regions(&self) -> impl Iterator<Item = Region> {
         let own = |number| {
             [Region::Leaders(number), Region::EndLines(number), Region::SharedCounts(number)]
@@ -83,7 +82,7 @@ impl MemoryOptions {
         common.into_iter().chain((0..self.gateways).flat_map(own))
     }
 
-    /// The words of each part, by its number; and where the last one ends.
+    /// The words of each region, by its index; and the end of the last one.
     fn layout(&self, words: RegionSize) -> (Vec<Range<usize>>, usize) {
         let mut end = 0;
         let regions = self.regions().map(|region| {
@@ -97,7 +96,7 @@ impl MemoryOptions {
 
 struct Memory {
     words: Shared<AtomicU64>,
-    /// By which it outlives an exec, where it can.
+    /// The memfd, by which it outlives an exec.
     fd: Option<OwnedFd>,
     regions: Vec<Range<usize>>,
     options: MemoryOptions,
@@ -105,10 +104,10 @@ struct Memory {
 
 static MEMORY: OnceCell<Memory> = OnceCell::new();
 
-/// What it is called for the next image of the server.
+/// The name for the next image of the server.
 const NAME: &str = "FORKPTYROUTER_MEMORY";
 
-/// Makes it, in the master, before it forks the gateways.
+/// Makes the shared memory, in the master, before it forks gateways.
 pub fn reserve(options: MemoryOptions, words: RegionSize) {
     let (regions, end) = options.layout(words);
     let before = host().take_kept_memory(NAME);
@@ -130,14 +129,14 @@ pub fn reserve(options: MemoryOptions, words: RegionSize) {
     }
 }
 
-/// The master is about to execute itself.
+/// Keeps the memory over an exec of the master.
 pub fn before_exec() {
     if let Some(Memory { fd: Some(fd), options, .. }) = MEMORY.get() {
         host().keep_over_exec(NAME, &[fd.as_fd()], &options.note());
     }
 }
 
-/// A part; `None`: there is none.
+/// A region; `None`: it is not used.
 pub fn region(wanted: Region) -> Option<&'static [AtomicU64]> {
     let memory = MEMORY.get()?;
     let region = memory.regions.get(wanted.index())?;
@@ -152,8 +151,8 @@ pub fn note_told(ordinal: usize) {
     }
 }
 
-/// Puts bytes into words; returns whether there is room for them. Whoever reads them is
-/// told of them by another word, later.
+/// Writes bytes into words. Returns whether there was room. Readers learn of them by
+/// another word, which is written later.
 pub fn write(words: &[AtomicU64], bytes: &[u8]) -> bool {
     for (word, bytes) in words.iter().zip(bytes.chunks(size_of::<u64>())) {
         let mut eight = [0; size_of::<u64>()];
@@ -169,7 +168,7 @@ pub fn read(words: &[AtomicU64], length: usize) -> Vec<u8> {
     bytes.take(length).collect()
 }
 
-/// For how many gateways there is room.
+/// The number of gateways that there is room for.
 pub fn gateways() -> usize {
     MEMORY.get().map_or(0, |memory| memory.options.gateways)
 }

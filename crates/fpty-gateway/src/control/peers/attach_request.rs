@@ -1,20 +1,20 @@
-//! A session that somebody wants to come back to, whichever gateway has it.
+//! The search for a session to attach to, over all gateways: the query and its matches.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::session::selector::SessionSelector;
 use fpty::proto::session_key::Secret;
 
-/// What is sought.
+/// The query for a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachQuery {
-    /// The socket: it is found where it began.
+    /// The listener: a session is found where it started.
     pub listener: u16,
-    /// Who seeks it.
+    /// The user of the client.
     pub uid: u32,
-    /// Its id, how that begins, or its name; `None`: the one that was left last.
+    /// An id, its prefix, or a name; `None`: the session that was detached last.
     pub which: Option<SessionSelector>,
-    /// Whoever has that may have it, too.
+    /// The secret, which allows the attach, too.
     #[serde(serialize_with = "to_bytes", deserialize_with = "of_bytes")]
     pub secret: Option<Secret>,
 }
@@ -28,49 +28,47 @@ fn of_bytes<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Secret>, D::Error
     Ok(Option::deserialize(from)?.map(Secret::of))
 }
 
-/// A name, as a key of what all gateways see.
+/// The key of a name among the shared counts.
 pub type NameKey = (&'static str, u16, u32, SessionSelector);
 
-/// That of this user's at a socket.
+/// The key of a user's name at a listener.
 pub fn name(listener: u16, uid: u32, name: SessionSelector) -> NameKey {
     ("name", listener, uid, name)
 }
 
-/// How well a session answers to what is sought: the greater the better.
+/// The quality of a match: the greater the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum MatchQuality {
-    /// Its id begins like that.
+    /// A prefix of its id.
     IdPrefix,
-    /// It has that name; or nothing was said, and it was left.
+    /// Its name; or an empty query, and a detached session.
     Name,
-    /// That is its id.
+    /// Its whole id.
     FullId,
 }
 
-/// A session that fits, and how near it is: the greater the better.
+/// A match, and its rank: the greater the better.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AttachMatch {
-    /// How well.
+    /// The quality.
     pub quality: MatchQuality,
-    /// How near it is to whoever says no more: what runs, and nobody is attached to,
-    /// is nearest.
+    /// The rank for an empty query: a session that runs and is detached is first.
     pub rank: u8,
-    /// Since when it is so, in nanoseconds since the machine's start: the last is
-    /// nearest.
+    /// Since when it is so, CLOCK_BOOTTIME in nanoseconds: the last is first.
     pub since: u64,
 }
 
-/// What was found of all gateways.
+/// The best match over all gateways.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct BestMatch {
-    /// The best, and whose it is.
+    /// The best match, and its gateway.
     found: Option<(usize, AttachMatch)>,
-    /// Several begin like that.
+    /// Several sessions have the prefix.
     is_ambiguous: bool,
 }
 
 impl BestMatch {
-    /// Adds what a gateway has.
+    /// Adds a match of a gateway.
     pub fn add(&mut self, gateway: usize, found: AttachMatch) {
         let begins = |found: &AttachMatch| found.quality == MatchQuality::IdPrefix;
         self.is_ambiguous |=
@@ -80,12 +78,12 @@ impl BestMatch {
         }
     }
 
-    /// Whether it cannot get better.
+    /// Whether no better match is possible.
     pub fn is_certain(&self) -> bool {
         self.found.as_ref().is_some_and(|(_, found)| found.quality == MatchQuality::FullId)
     }
 
-    /// Whose the one is that is meant; `None`: there is none.
+    /// The gateway of the only match; `None`: there is none.
     pub fn gateway(&self) -> Option<usize> {
         let (gateway, found) = self.found.as_ref()?;
         (found.quality != MatchQuality::IdPrefix || !self.is_ambiguous).then_some(*gateway)

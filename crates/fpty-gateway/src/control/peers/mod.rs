@@ -1,12 +1,11 @@
-//! What gateways ask each other: each has a mailbox, made before any was
-//! forked, that all of them can write to. A question has an answer or none; who
-//! does not answer in time is done without.
+//! Peers: the other gateways. Each gateway has an inbox, a socket pair made before any was
+//! forked, that all of them can write to. A request gets a reply or none in time.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `attach_request.rs` | a session that somebody wants to come back to |
-//! | `request.rs` | what is asked |
-//! | `session_request.rs` | what is asked about sessions |
+//! | `peer_request.rs` | requests between gateways |
+//! | `page_request.rs` | the request for a page of sessions |
+//! | `attach_request.rs` | the search for a session to attach to |
 
 pub mod attach_request;
 pub mod page_request;
@@ -32,20 +31,20 @@ use fpty::sys::{Read, Written};
 
 pub use super::peers::peer_request::{ForwardedClient, IncomingRequest, PeerRequest, Requester};
 
-/// How long an answer may take.
+/// The timeout of a reply.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The longest message, in bytes.
 pub const MAX_MESSAGE: usize = 32 * 1024;
 
-/// Messages that one turn takes.
+/// Messages that one turn receives.
 const BATCH: usize = 16;
 
-/// The two ends of each gateway's mailbox: the others', and its own. By their numbers.
+/// The two ends of each gateway's inbox, by ordinal: the peers', and its own.
 static INBOXES: Mutex<Vec<(Stream, Stream)>> = Mutex::new(Vec::new());
 
-/// Makes the mailboxes, in the master, before it forks the gateways. One alone
-/// has nobody to ask.
+/// Makes the inboxes, in the master, before it forks the gateways. A single gateway has no
+/// peers.
 pub fn reserve(gateways: u32) {
     if gateways < 2 {
         return;
@@ -72,18 +71,18 @@ fn inboxes() -> std::sync::MutexGuard<'static, Vec<(Stream, Stream)>> {
     INBOXES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The other gateways.
+/// The peers of a gateway.
 pub struct Peers {
     ordinal: usize,
     inbox: Option<Stream>,
-    /// Where each is written to; our own, too, which is not used.
+    /// The inboxes to write to, by ordinal; the own one is not used.
     others: Vec<Stream>,
     response: HashMap<u64, Requester>,
     next: u64,
 }
 
 impl Peers {
-    /// Those of the gateway of this number.
+    /// The peers of this gateway.
     pub fn of(ordinal: usize) -> Self {
         let mut inbox = None;
         let mut others = Vec::new();
@@ -98,19 +97,18 @@ impl Peers {
         Self { ordinal, inbox, others, response: HashMap::new(), next }
     }
 
-    /// Whether there are any.
+    /// Whether there are peers.
     pub fn has_peers(&self) -> bool {
         self.others.len() > 1 && self.inbox.is_some()
     }
 
-    /// Their numbers.
+    /// The ordinals of the peers.
     pub fn others(&self) -> impl Iterator<Item = usize> {
         (0..self.others.len()).filter(|number| *number != self.ordinal)
     }
 }
 
-/// A message as it is sent: whose it is, whether it is an answer, which
-/// question it is about, and the rest.
+/// A message: sender, request or reply, number of the request, body.
 pub(crate) struct Message<'a> {
     from: usize,
     is_answer: bool,
@@ -118,7 +116,7 @@ pub(crate) struct Message<'a> {
     pub(crate) body: &'a [u8],
 }
 
-/// Bytes before the rest.
+/// Bytes before the body.
 const HEAD: usize = 2 + 8;
 
 impl<'a> Message<'a> {
@@ -141,8 +139,8 @@ impl<'a> Message<'a> {
 }
 
 impl Peers {
-    /// Asks another gateway, with copies of descriptors; returns whether there will be
-    /// an answer, or the word that there was none.
+    /// Sends a request to a peer, with copies of descriptors. Returns whether there will be
+    /// a reply, or the outcome that there was none.
     pub fn request(
         &mut self,
         cx: &mut Context,
@@ -166,8 +164,7 @@ impl Peers {
         true
     }
 
-    /// Answers another gateway. Whoever has no room for it will not miss it for
-    /// long.
+    /// Replies to a peer. A peer without room for it times out.
     pub fn reply(&self, to: &IncomingRequest, body: &[u8]) {
         let message = Message { from: self.ordinal, is_answer: true, number: to.number, body };
         if let Some(to) = self.others.get(to.from) {
@@ -175,7 +172,7 @@ impl Peers {
         }
     }
 
-    /// Somebody has written to us: the loop hears of each question and answer.
+    /// Receives messages: each request and reply is an outcome.
     pub fn ready(&mut self, cx: &mut Context) {
         let Some(inbox) = &self.inbox else {
             return;
@@ -208,14 +205,14 @@ impl Peers {
         }
     }
 
-    /// No answer came in time.
+    /// The timeout of a reply.
     pub fn timed_out(&mut self, cx: &mut Context, number: u64) {
         if let Some(requester) = self.response.remove(&number) {
             cx.push_outcome(Outcome::PeerReply(requester, None));
         }
     }
 
-    /// Waits for what others write to us.
+    /// Registers the inbox at the poller.
     pub fn listen(&self, cx: &Context) {
         if let Some(inbox) = &self.inbox {
             let token = Token::Peers.token();

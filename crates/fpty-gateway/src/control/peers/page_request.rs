@@ -1,33 +1,33 @@
-//! What is asked of a gateway about its sessions.
+//! The request for a page of a gateway's sessions.
 
 use serde::{Deserialize, Serialize};
 
 use crate::session::selector::SessionSelector;
 
-/// What is wanted of sessions.
+/// What a page has of sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PageKind {
-    /// The list of those that whoever asks may know of.
+    /// Entries of a list.
     List,
-    /// What the statistics have.
+    /// Entries of the statistics.
     Statistics,
-    /// Where those are that are meant by this.
+    /// Indexes and ids of matches.
     Matches(SessionSelector),
 }
 
-/// What is asked of a gateway.
+/// The request for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRequest {
-    /// The user who asks.
+    /// The user of the request.
     pub by: u32,
-    /// From which place on.
+    /// The index of the first session.
     pub from: u32,
-    /// What is wanted.
+    /// What the page has.
     pub kind: PageKind,
 }
 
 impl PageRequest {
-    /// Whether a session of this user may be known to whoever asks.
+    /// Whether the requesting user may see a session of this user.
     pub fn may_see(&self, uid: Option<u32>) -> bool {
         self.by == 0 || uid == Some(self.by)
     }

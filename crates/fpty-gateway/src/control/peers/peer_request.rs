@@ -1,4 +1,4 @@
-//! What gateways ask each other.
+//! Requests between gateways.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,59 +10,58 @@ use crate::session::selector::SessionSelector;
 use super::attach_request::AttachQuery;
 use super::page_request::PageRequest;
 
-/// What one is asked.
+/// A request between gateways.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerRequest {
-    /// Its sessions that somebody may know of.
+    /// A page of sessions.
     Page(PageRequest),
-    /// To end the session in this place that has this id, if this user may.
+    /// Kill the session at this index with this id, if this user may.
     Kill {
         /// The user.
         by: u32,
-        /// The place.
+        /// The index.
         place: u32,
         /// The id.
         id: SessionSelector,
     },
-    /// Which of its sessions is meant.
+    /// Find a session to attach to.
     FindSession(AttachQuery),
-    /// To go on with a client; its connection comes along, and what it has said.
+    /// Take a client: its connection comes along, and what it has sent.
     TakeClient(ForwardedClient),
 }
 
-/// Who asked, and waits for the answer.
+/// The requester, which gets the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requester {
-    /// A client that asks who is there.
+    /// A control client.
     ControlClient(Key),
-    /// One that seeks a session: what this gateway knows of it.
+    /// A search for a session, at this peer.
     AttachSearch(Key, usize),
-    /// One that another gateway is to go on with.
+    /// A forwarded client.
     Forwarded(Key),
 }
 
-/// A question of another gateway's, which waits for the answer.
+/// A request of a peer, which waits for the reply.
 #[derive(Debug)]
 pub struct IncomingRequest {
     pub(crate) from: usize,
     pub(crate) number: u64,
-    /// What it asks.
+    /// The request.
     pub request: PeerRequest,
-    /// What came along.
+    /// The descriptors that came along.
     pub passed: Vec<OwnedFd>,
 }
 
-/// A client that another gateway is to go on with.
+/// A forwarded client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardedClient {
-    /// Where it came in.
+    /// The listener.
     pub listener: u16,
-    /// Later than this (nanoseconds since the machine's start) it has been told that
-    /// nobody took it.
+    /// The deadline, CLOCK_BOOTTIME in nanoseconds: later the client was rejected.
     pub until: u64,
-    /// How many gateways have had it before.
+    /// How often it was forwarded.
     pub hops: u8,
-    /// It sends no more.
+    /// The client has shut its sending side down.
     pub ended: bool,
 }
 

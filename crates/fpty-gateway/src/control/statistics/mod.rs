@@ -1,10 +1,10 @@
-//! The statistics: the JSON of a corerouter and more, and by HTTP the metrics that
-//! Prometheus reads. Who asks for them is one of those who ask for lists.
+//! The statistics: the JSON of a uWSGI corerouter and more, and by HTTP the metrics for
+//! Prometheus. Their clients are control clients.
 //!
 //! | file | subject |
 //! | --- | --- |
+//! | `statistics_request.rs` | the HTTP request |
 //! | `report.rs` | the JSON, up to its list of sessions |
-//! | `request.rs` | what one asks for |
 
 pub(crate) mod report;
 pub(crate) mod statistics_request;

@@ -1,29 +1,27 @@
-//! What a client of the statistics asks for by HTTP (RFC 9112), and what it is
-//! answered.
+//! The HTTP request of a client of the statistics (RFC 9112), and the head of its response.
 //!
-//! A web page can have a browser ask here, too, where it runs on the same
-//! machine, or come by a name that its owner lets mean an address of ours
-//! (DNS rebinding). It is to read nothing: no other origin is let in, and
-//! whoever asks must have asked for an address, or `localhost`.
+//! A web page can have a browser connect here, too, on the same machine, or by a name that
+//! its owner lets mean an address of ours (DNS rebinding). It is to read nothing: no other
+//! origin is allowed, and the Host must be an address, or `localhost`.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The answer.
+/// The response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatisticsResponse {
-    /// JSON, without a word of HTTP.
+    /// JSON, without HTTP.
     Plain,
     /// JSON.
     Json,
     /// The metrics, as Prometheus reads them.
     Metrics,
-    /// What the answer would be headed by.
+    /// The head alone.
     Head(ContentKind),
-    /// It cannot be answered: the status, and why.
+    /// An error: the status, its phrase, and the reason.
     Error(u16, &'static str, &'static str),
 }
 
-/// What an answer is.
+/// The content of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentKind {
     /// The JSON.
@@ -32,7 +30,7 @@ pub enum ContentKind {
     Metrics,
 }
 
-/// A longer head of a request is none.
+/// The longest head of a request in bytes.
 const MAX_HEAD: usize = 8 * 1024;
 
 const BAD_REQUEST: StatisticsResponse =
@@ -50,14 +48,14 @@ const HEAD_TOO_LARGE: StatisticsResponse = StatisticsResponse::Error(
     "the head of the request is too long",
 );
 
-/// The head of a request by HTTP.
+/// The head of an HTTP request.
 #[derive(Debug, Default)]
 pub struct Request {
     bytes_so_far: Vec<u8>,
 }
 
 impl Request {
-    /// Takes more of it; `None`: it is not complete.
+    /// Feeds bytes; `None`: the head is not complete.
     pub fn feed(&mut self, bytes: &[u8]) -> Option<StatisticsResponse> {
         // The end may be cut in two.
         let from = self.bytes_so_far.len().saturating_sub(3);
@@ -69,14 +67,13 @@ impl Request {
         (self.bytes_so_far.len() >= MAX_HEAD).then_some(HEAD_TOO_LARGE)
     }
 
-    /// Whoever asks sends no more; `None`: nothing came.
+    /// The client has shut its sending side down; `None`: nothing came.
     pub fn end(&self) -> Option<StatisticsResponse> {
         (!self.bytes_so_far.is_empty()).then(|| response(&self.bytes_so_far))
     }
 
-    /// Where the head ends, looked for from this place on: at an empty line,
-    /// and where it has no version (HTTP/0.9) or makes no sense at the end of
-    /// the first one.
+    /// The end of the head, from this offset on: an empty line; the first line, where it
+    /// has no version (HTTP/0.9) or is malformed.
     fn end_from(&self, from: usize) -> Option<usize> {
         let bytes_so_far = &self.bytes_so_far;
         let first = bytes_so_far.iter().position(|byte| *byte == b'\n')?;
@@ -100,7 +97,7 @@ fn words(line: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     (is_method && !target.is_empty() && words.next().is_none()).then_some((method, target, version))
 }
 
-/// What is asked for by a head; any path but one is as good as another.
+/// The response to a head; every path but one is that of the JSON.
 fn response(head: &[u8]) -> StatisticsResponse {
     let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
     let Some((method, target, version)) = lines.next().and_then(words) else {
@@ -180,7 +177,7 @@ fn is_local_host(host: &[u8]) -> bool {
 }
 
 impl StatisticsResponse {
-    /// What goes before the answer; with it, where that is all.
+    /// The head of the response.
     pub fn head(self) -> String {
         let (status, kind) = match self {
             Self::Plain => return String::new(),

@@ -1,38 +1,38 @@
-//! Why a session ended, and why there was none.
+//! Reasons of the audit: of a session's end, of a detach, of a rejection.
 
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Exit;
 
-/// Why a session ended.
+/// The reason of a session's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// Its program did, with an exit status.
+    /// The program has exited, with a status.
     Exit,
-    /// A signal ended its program.
+    /// A signal has ended the program.
     Signal,
-    /// Its client left.
+    /// The client has left.
     Hangup,
-    /// Nothing went either way for too long.
+    /// The idle timeout.
     Idle,
-    /// It took longer than it may.
+    /// A limit: of time, or of its recording.
     Limit,
-    /// Somebody ended it who may.
+    /// A kill by an operator or the owner.
     Operator,
-    /// By no fault of its own.
+    /// Lost, by no fault of its own.
     Lost,
 }
 
 impl EndReason {
-    /// As they are written down, by their number.
+    /// The words for the reasons, in order.
     pub const WORDS: [&'static str; 7] =
         ["exit", "signal", "hangup", "idle", "limit", "operator", "lost"];
 
-    /// As it is written down.
+    /// The word for the reason.
     pub fn word(self) -> &'static str {
         Self::WORDS[self as usize]
     }
 
-    /// How the program ended.
+    /// The reason of a program's exit.
     pub fn of_exit(exit: Exit) -> Self {
         match exit {
             Exit::Status(_) => Self::Exit,
@@ -40,7 +40,7 @@ impl EndReason {
         }
     }
 
-    /// What the client was told.
+    /// The reason of an END packet.
     pub fn of(ending: Ending) -> Self {
         match ending {
             Ending::Exit => Self::Exit,
@@ -53,14 +53,14 @@ impl EndReason {
     }
 }
 
-/// How a client came to leave a session that goes on.
+/// The reason of a detach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DetachReason {
-    /// It has asked to.
+    /// The client has requested it.
     Requested,
-    /// It was lost.
+    /// The client was lost.
     Lost,
-    /// This user has taken the session.
+    /// Another client has taken the session: its uid.
     Stolen(u32),
 }
 
@@ -75,20 +75,20 @@ impl DetachReason {
     }
 }
 
-/// Why there was no session.
+/// The reason of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RejectReason {
     /// The program cannot be executed.
     Exec,
-    /// No descriptor, terminal, process or memory was left.
+    /// No descriptor, terminal, process or memory.
     Resources,
-    /// Its user, group or address is not allowed.
+    /// An access rule.
     Denied,
-    /// There are as many as there may be.
+    /// A limit of sessions.
     Limit,
-    /// What it asked for is not allowed.
+    /// The requested command is not allowed.
     Command,
-    /// What it wants did not come in time, or as a whole.
+    /// The handshake was not complete in time.
     Handshake,
 }
 

@@ -1,5 +1,5 @@
-//! One line of an audit, as JSON or as names and values: a line in whatever a
-//! peer chooses to be called, and never too long for one write.
+//! One line of the audit, as JSON or as key=value: one line whatever a peer is called, and
+//! never too long for one write.
 
 use std::fmt::Write;
 

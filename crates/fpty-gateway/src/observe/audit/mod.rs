@@ -1,19 +1,19 @@
-//! What is told of sessions: to the log, line by line (an audit), and to
-//! whoever asks for statistics.
+//! The audit (`forkptyrouter-audit`): a line in the log for each start, attach, detach and
+//! end of a session, and for each rejected client. Its facts feed the statistics, too.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `carried_over.rs` | what of that the next gateway is to know |
-//! | `end_reason.rs` | why it ended, why there was none |
-//! | `line.rs` | how a line looks |
-//! | `origin.rs` | where it comes from |
-//! | `peer.rs` | who is at the other end |
-//! | `prepared_end.rs` | last lines, in case that a gateway is killed |
-//! | `recording_fields.rs` | what a line has of the recording |
-//! | `rejection_rate.rs` | how many of them have a line of their own |
-//! | `session_info.rs` | what is known of it; its lines |
-//! | `timestamp.rs` | the time as it is written down |
-//! | `user_names.rs` | names of users, without waiting for one |
+//! | `session_info.rs` | what is known of a session, and its lines |
+//! | `session_history.rs` | the part of that which a successor of the gateway restores |
+//! | `origin.rs` | the origin of a session: listener, protocol, what the client asked for |
+//! | `peer.rs` | the peer's credentials or address, and the identity that it claims |
+//! | `end_reason.rs` | reasons: of an end, of a detach, of a rejection |
+//! | `line.rs` | a line as JSON or as key=value |
+//! | `timestamp.rs` | RFC 3339 |
+//! | `prepared_end.rs` | lines of ends that are prepared in case that the gateway is killed |
+//! | `recording_fields.rs` | the fields of a recording in the line of an end |
+//! | `rejection_rate.rs` | the limit of lines for rejected clients |
+//! | `user_names.rs` | user names, looked up without blocking |
 
 pub(crate) mod end_reason;
 pub mod line;

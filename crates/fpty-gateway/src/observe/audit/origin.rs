@@ -1,5 +1,5 @@
-//! Where a session, or a refusal, comes from: the socket, what its client speaks,
-//! and what it asks for.
+//! The origin of a session or a rejection: the listener, the protocol, and the command
+//! that the client asked for.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use super::peer::ClaimedIdentity;
 use crate::config::rules::Rules;
 use fpty::proto::{Ended, Ending, Protocol};
 
-/// What a client speaks.
+/// The protocol mode of a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Bytes both ways.
+    /// Raw mode: bytes both ways.
     Raw,
-    /// Packets to the gateway, bytes back.
+    /// uwsgi mode: packets to the gateway, bytes back.
     Uwsgi,
-    /// Packets both ways: so does who can leave.
+    /// Extended mode: packets both ways; it can detach.
     #[default]
     Extended,
 }
 
 impl Mode {
-    /// As it is written down.
+    /// The word for the mode.
     pub fn word(self) -> &'static str {
         match self {
             Self::Raw => Protocol::Raw.name(),
@@ -44,24 +44,23 @@ impl From<Protocol> for Mode {
     }
 }
 
-/// A socket, as it is told of.
+/// What the audit knows of a listener.
 #[derive(Clone, Debug, Default)]
 pub struct AuditSocket {
-    /// Its name.
+    /// The address.
     pub name: Arc<str>,
-    /// How the audit's lines of those who come there look; `None`: there are
-    /// none.
+    /// The format of audit lines; `None`: no audit.
     pub audit: Option<Format>,
-    /// Whether those who come there are recorded.
+    /// Whether its sessions are recorded.
     pub is_recorded: bool,
-    /// What runs there.
+    /// The configured command.
     pub command: Arc<str>,
-    /// As which user, and group.
+    /// The uid and gid of its programs.
     pub ids: (u32, u32),
 }
 
 impl AuditSocket {
-    /// One with these rules.
+    /// A listener with these rules.
     pub fn of(name: &str, rules: &Rules) -> Self {
         let own = || (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
         Self {
@@ -74,33 +73,33 @@ impl AuditSocket {
     }
 }
 
-/// Where somebody comes from. It travels with the connection from its first word
-/// on; empty where nobody wants to know.
+/// The origin of a session or a rejection. It travels with the connection; empty where
+/// neither audit nor statistics need it.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
-    /// The socket.
+    /// The listener.
     pub socket: AuditSocket,
-    /// What it speaks.
+    /// The protocol mode.
     pub mode: Mode,
-    /// What it says of itself.
+    /// The identity that the client claims.
     pub claimed: ClaimedIdentity,
-    /// The command that it asks for.
+    /// The command that the client asks for.
     pub command: Option<Arc<str>>,
 }
 
 impl Origin {
-    /// Whether there are lines of those who come there.
+    /// Whether the listener has an audit.
     pub fn has_audit(&self) -> bool {
         self.socket.audit.is_some()
     }
 }
 
-/// Why somebody gets no session: what it is told, and what is counted.
+/// A rejection: the END for the client, and the reason for audit and metrics.
 #[derive(Debug)]
 pub struct Rejection {
-    /// For the client.
+    /// The END packet for the client.
     pub ended: Ended,
-    /// For the audit and the metrics.
+    /// The reason for audit and metrics.
     pub reason: RejectReason,
 }
 
@@ -112,7 +111,7 @@ impl From<Ended> for Rejection {
 }
 
 impl Rejection {
-    /// For this reason, which the client is told in a text.
+    /// A rejection for this reason, with a text for the client.
     pub fn because(reason: RejectReason, text: impl Into<String>) -> Self {
         Self { ended: Ended::because(Ending::Refused, text), reason }
     }

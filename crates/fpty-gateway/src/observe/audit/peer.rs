@@ -1,5 +1,5 @@
-//! Who is at the other end: as far as the kernel tells, and what the client
-//! says of itself.
+//! The peer of a connection as the kernel knows it, and the identity that the client
+//! claims.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use fpty::sys::socket::Stream;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Peer {
-    /// The process that connected.
+    /// The pid of the process that connected.
     pub pid: Option<u32>,
-    /// Its user.
+    /// The uid.
     pub uid: Option<u32>,
-    /// Its group.
+    /// The gid.
     pub gid: Option<u32>,
-    /// The user's name.
+    /// The user name.
     pub user: Option<Arc<str>>,
-    /// As whom it has logged in.
+    /// The login uid (audit(7)).
     pub login_uid: Option<u32>,
-    /// Its address.
+    /// The IP address.
     pub address: Option<IpAddr>,
-    /// Its port.
+    /// The TCP port.
     pub port: Option<u16>,
 }
 
 impl Peer {
-    /// What is known of all that have a share together.
+    /// The peer that stands for a principal.
     pub fn of_principal(principal: Principal) -> Self {
         match principal {
             Principal::User(uid) => Self { uid: Some(uid), ..Self::default() },
@@ -54,13 +54,12 @@ impl Peer {
         }
     }
 
-    /// A user of this machine; nothing more is known of the connection.
+    /// The peer of which the uid alone is known.
     pub fn user(uid: u32, names: &mut UserNames) -> Self {
         Self { uid: Some(uid), user: names.of(uid), ..Self::default() }
     }
 
-    /// The peer of a connection; as whom it has logged in only where that is
-    /// asked for.
+    /// The peer of a connection; with its login uid where that is asked for.
     pub fn of(client: &Stream, names: &mut UserNames, with_login: bool) -> Self {
         let Some(credentials) = client.credentials() else {
             let (address, port) = client.peer_address().unzip();
@@ -77,20 +76,20 @@ impl Peer {
     }
 }
 
-/// What a client says of itself: nobody has to believe it.
+/// The identity that a client claims; it is not verified.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClaimedIdentity {
-    /// Where it was logged in from.
+    /// SSH_CONNECTION.
     pub ssh_connection: Option<Box<str>>,
-    /// As whom.
+    /// LOGNAME.
     pub logname: Option<Box<str>>,
-    /// The kind of its terminal.
+    /// TERM.
     pub term: Option<Box<str>>,
 }
 
 impl ClaimedIdentity {
-    /// Of the variables of the extended mode.
+    /// The claims among the client's variables.
     pub fn of(variables: &Variables) -> Self {
         let text = |name: &[u8]| {
             let value = variables.get(name).filter(|value| !value.is_empty())?;

@@ -1,5 +1,5 @@
-//! The audit's line of a session's end, written in advance: for whoever comes after
-//! a gateway that was killed, and knows nothing else of the session.
+//! Audit lines of ends that are prepared while the session runs: for a process that
+//! outlives a killed gateway, and knows nothing else of the session.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! What the audit's line of an end has of the recording.
+//! The fields of a recording in the audit's line of an end.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,5 @@
-//! A storm of refusals is no storm of lines: of one user at one socket the
-//! audit has so many a second, what is beyond that is counted, and one line
-//! says how many it was.
+//! The rate limit of audit lines for rejected clients: so many a second for each user and
+//! listener; the rest is counted, and one line has the count.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,44 +11,45 @@ use super::peer::Peer;
 use super::session_info::RejectedConnection;
 use fpty::fair_share::Principal;
 
-/// Lines in a second: of one user, for one reason, at one socket; and of all.
+/// The most lines in a second: of one principal, for one reason, at one listener; and of
+/// all.
 const MAX_PER_PRINCIPAL: u32 = 50;
 const MAX_PER_SECOND: u32 = 400;
 
-/// Shares that are told apart in a second; what comes then is one more.
+/// The most keys in a second; further ones share one.
 const MAX_PRINCIPALS: usize = 64;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What of one share was written in this second, and what was not: so many, and what
-/// the first of them was.
+/// Lines of one key in this second, and the first of those that were suppressed, with their
+/// count.
 #[derive(Default)]
 struct PrincipalRate {
     written: u32,
     suppressed: Option<RejectedConnection>,
 }
 
-/// What was written of refusals of late.
+/// The rate limit of lines for rejections.
 pub struct RejectionRate {
     since: Instant,
     written: u32,
     shares: HashMap<(Principal, RejectReason, Arc<str>), PrincipalRate>,
-    /// Some were counted.
+    /// Some lines were suppressed.
     has_suppressed: bool,
 }
 
 impl RejectionRate {
-    /// Nothing.
+    /// No line yet.
     pub fn new() -> Self {
         Self { since: Instant::now(), written: 0, shares: HashMap::new(), has_suppressed: false }
     }
 
-    /// Whether a line of a number is still to be written.
+    /// Whether a line with a count is still to be written.
     pub fn count(&self) -> bool {
         self.has_suppressed
     }
 
-    /// What the second that is over has left out; nothing while it is not.
+    /// Takes the suppressed rejections of the last second, when it is over.
     pub fn over(&mut self, now: Instant) -> Vec<RejectedConnection> {
         if now.saturating_duration_since(self.since) < SECOND {
             return Vec::new();
@@ -59,7 +59,7 @@ impl RejectionRate {
         before.shares.into_values().filter_map(|share| share.suppressed).collect()
     }
 
-    /// Gives one back that is to have a line of its own; else it is counted.
+    /// Returns a rejection that is to have a line of its own; else it is counted.
     pub fn note(
         &mut self,
         principal: Principal,

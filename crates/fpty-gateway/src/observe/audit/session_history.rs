@@ -1,6 +1,5 @@
-//! What is known of a session that does not change with its gateway: one hands it on
-//! to the next, by way of the process that keeps both, so that what is told of it
-//! goes on as it began.
+//! The part of a session's audit facts that outlives its gateway: the supervisor keeps it,
+//! and the successor of the gateway restores it, so that the audit goes on as it began.
 
 use std::sync::Arc;
 
@@ -10,53 +9,53 @@ use super::origin::Mode;
 use super::peer::{ClaimedIdentity, Peer};
 use fpty::text::cut;
 
-/// So many bytes of a command are handed on: more than a line has room for.
+/// The most bytes of a command: more than a line has room for.
 const COMMAND: usize = 1000;
 
-/// Bytes of input and output; `None`: they did not come through here.
+/// Bytes of input and output; `None`: they were not relayed.
 pub type ByteTotals = (Option<u64>, Option<u64>);
 
-/// What does not change with the gateway.
+/// The history of a session: what outlives its gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionHistory {
-    /// What its client speaks.
+    /// The protocol mode.
     pub mode: Mode,
-    /// Its first client.
+    /// The peer of the first client.
     pub first: Peer,
-    /// The client that is attached, or was last, where it is not the first one.
+    /// The peer of the last client, where it is not the first one.
     pub client: Option<Box<Peer>>,
-    /// What the first one says of itself.
+    /// The identity that the first client claims.
     pub claimed: ClaimedIdentity,
-    /// What its program was started by.
+    /// The command.
     pub command: Arc<str>,
-    /// The user of its program.
+    /// The program's uid.
     pub uid: u32,
-    /// The group.
+    /// The program's gid.
     pub gid: u32,
-    /// Its terminal, where it has one.
+    /// The terminal's name, where there is one.
     pub tty: Option<Box<str>>,
-    /// That one's rows and columns at the beginning, as its client said them.
+    /// Rows and columns at the start, as the client sent them.
     pub size: Option<(u16, u16)>,
     /// Since when the last client is attached, as a
-    /// [`Timestamp`](fpty::sys::clock::Timestamp) is said.
+    /// [`Timestamp`](fpty::sys::clock::Timestamp) is encoded.
     pub attached: (u64, u64),
-    /// Bytes of the clients before that.
+    /// Bytes of the clients before the last one.
     pub before: ByteTotals,
 }
 
 impl SessionHistory {
-    /// As it is handed on.
+    /// A copy for the successor, with a bounded command.
     pub fn for_successor(&self) -> Box<Self> {
         Box::new(Self { command: cut(&self.command, COMMAND).into(), ..self.clone() })
     }
 
-    /// The client that is attached, or was last.
+    /// The peer of the last client.
     pub fn last_client(&self) -> &Peer {
         self.client.as_deref().unwrap_or(&self.first)
     }
 
-    /// Bytes of all its clients, with these of the last one.
+    /// Bytes of all clients, with these of the last one.
     pub fn bytes_with(&self, last: ByteTotals) -> ByteTotals {
         let both = |before: Option<u64>, last: Option<u64>| Some(before? + last?);
         (both(self.before.0, last.0), both(self.before.1, last.1))

@@ -1,5 +1,4 @@
-//! What is known of a session, from its beginning to its end, and the lines of
-//! an audit that say so.
+//! What the audit knows of a session, and the lines that it writes of that.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,29 +16,29 @@ use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 
-/// The words before each line.
+/// The prefix of each line.
 pub use crate::log::AUDIT as PREFIX;
 
-/// Where a line is from.
+/// The source of a line: host and instance.
 #[derive(Clone, Debug, Default)]
 pub struct LineSource {
-    /// The machine's name.
+    /// The host name.
     pub host: String,
-    /// The instance's: its procname, or its configuration file.
+    /// The instance: its procname, or its configuration file.
     pub instance: Option<String>,
-    /// How many bytes of a command there is room for.
+    /// The most bytes of a command in a line.
     pub command_room: usize,
 }
 
-/// What is new of a session or command that is about to begin.
+/// A session or command that is about to start.
 pub struct NewSession {
-    /// Its id.
+    /// The id.
     pub id: String,
-    /// Its process.
+    /// The program's pid.
     pub pid: Option<Pid>,
-    /// Its terminal, where it has one.
+    /// The terminal's name, where there is one.
     pub tty: Option<String>,
-    /// The size of that.
+    /// The terminal's size.
     pub size: Option<Size>,
 }
 
@@ -48,48 +47,47 @@ pub struct NewSession {
 pub struct SessionInfo {
     /// Its id.
     pub id: String,
-    /// The address that its client came to.
+    /// The address of the listener.
     pub socket: Arc<str>,
-    /// What does not change with the gateway.
+    /// The part that outlives the gateway.
     pub history: SessionHistory,
-    /// Its program.
+    /// The program's pid.
     pub pid: Option<u32>,
-    /// When it began.
+    /// The start.
     pub started: Timestamp,
-    /// How its program ended.
+    /// The program's exit.
     pub exit: Option<Exit>,
-    /// How its lines look, and what both of them have; `None`: it has none.
+    /// The format of its lines, and their common fields; `None`: no audit.
     pub audit: Option<(Format, Box<str>)>,
-    /// Whether it is recorded.
+    /// Whether it is recorded now.
     pub recorded: bool,
-    /// Where its recording is to be.
+    /// The path of its recording.
     pub recording: Option<Box<str>>,
-    /// Where its last line is written in advance.
+    /// The slot of its prepared line.
     pub place: Option<end_lines::EndLineSlot>,
-    /// The supervisor has that line.
+    /// The supervisor has the prepared line.
     pub is_supervised: bool,
 }
 
-/// What a client does with a session, that goes on before and afterwards.
+/// An event of a client at a session that goes on.
 #[derive(Clone, Copy, Debug)]
 pub enum ClientAct<'a> {
-    /// It attaches, and says this of itself.
+    /// Attach, with the claimed identity.
     Attach(&'a ClaimedIdentity),
-    /// It leaves, after so long; where another one has taken the session, that one's
-    /// user and name.
+    /// Detach: the reason, after how long, and the user that has taken the session.
     Detach(DetachReason, Duration, Option<(u32, Option<&'a str>)>),
-    /// It looks on.
+    /// A viewer attaches, with the claimed identity.
     Watch(&'a ClaimedIdentity),
-    /// It does so no more, after so long.
+    /// A viewer leaves, after how long.
     Unwatch(Option<Duration>),
 }
 
 /// How a session ended.
 #[derive(Clone, Copy, Debug)]
 pub struct End {
-    /// When.
+    /// The time.
     pub at: SystemTime,
-    /// After how long.
+    /// The duration.
     pub duration: Duration,
     /// Why.
     pub why: EndReason,
@@ -97,19 +95,17 @@ pub struct End {
     pub bytes: ByteTotals,
 }
 
-/// A session that is over: the line of its end can be written when it is known
-/// what became of its recording.
+/// An ended session, whose line waits for the result of its recording.
 #[derive(Clone, Debug)]
 pub struct EndedSession {
-    /// What was known of it.
+    /// What is known of the session.
     pub info: Box<SessionInfo>,
-    /// How it ended.
+    /// The end.
     pub end: End,
 }
 
 impl SessionInfo {
-    /// The fields that all lines about it have, in this format and no longer
-    /// than there is room for.
+    /// The common fields of all lines of the session.
     pub fn common(&self, format: Format, place: &LineSource) -> Box<str> {
         let fields = |line: &mut AuditLine| {
             write_source(line, Some(&self.id), place);
@@ -123,8 +119,8 @@ impl SessionInfo {
         AuditLine::fields_only(format, fields).into()
     }
 
-    /// The line of its end, in advance, for whoever comes after a gateway that
-    /// was killed; `None`: it has no lines.
+    /// The prepared line of the end, for the process that comes after a killed gateway;
+    /// `None`: no audit.
     pub fn prepared_end_line(&self, place: &LineSource) -> Option<String> {
         let end = End {
             at: prepared_end::UNKNOWN_TIME,
@@ -149,7 +145,7 @@ impl SessionInfo {
         Self { audit, ..self.clone() }.end_line(&end, None, 0)
     }
 
-    /// The line of its beginning.
+    /// The line of the start.
     pub fn start_line(&self, lost: u64) -> Option<String> {
         let (format, common) = self.audit.as_ref()?;
         let mut line = begin(*format, "session-start", self.started.wall);
@@ -164,7 +160,7 @@ impl SessionInfo {
         Some(finish(line, lost))
     }
 
-    /// The line of what a client does with it.
+    /// The line of a client's event.
     pub fn client_act_line(
         &self,
         act: ClientAct<'_>,
@@ -205,7 +201,7 @@ impl SessionInfo {
         Some(finish(line, lost))
     }
 
-    /// The line of its end.
+    /// The line of the end.
     pub fn end_line(
         &self,
         end: &End,
@@ -234,24 +230,23 @@ impl SessionInfo {
     }
 }
 
-/// Somebody who got no session.
+/// A rejected client.
 #[derive(Clone, Debug)]
 pub struct RejectedConnection {
-    /// Where it comes from.
+    /// The origin.
     pub origin: Origin,
-    /// Who it is.
+    /// The peer.
     pub peer: Peer,
-    /// Why, in a word.
+    /// The reason.
     pub reason: RejectReason,
-    /// The same, in the words of the log.
+    /// The reason in the words of the log.
     pub why: Box<str>,
-    /// So many that have no line of their own, where it stands for them: what they
-    /// have in common.
+    /// The count of rejections that this line stands for.
     pub count: Option<u64>,
 }
 
 impl RejectedConnection {
-    /// Its line; `None`: there is none at that socket.
+    /// The line; `None`: the listener has no audit.
     pub fn line(&self, place: &LineSource, lost: u64) -> Option<String> {
         let Origin { socket, mode, claimed, command } = &self.origin;
         let mut line = begin(socket.audit?, "refused", SystemTime::now());
@@ -286,7 +281,7 @@ fn write_claimed(line: &mut AuditLine, claimed: &ClaimedIdentity) {
         .member("claimed", "logname", Value::text(logname.as_deref(), SHORT));
 }
 
-/// Where a session's client came in, and who it is.
+/// Writes the listener, the mode and the peer.
 pub fn write_peer(line: &mut AuditLine, socket: &str, mode: Mode, peer: &Peer) {
     let address = peer.address.map(|address| address.to_string());
     line.field("socket", Value::Text(socket, ADDRESS))

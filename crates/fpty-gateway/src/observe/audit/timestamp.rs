@@ -1,9 +1,8 @@
-//! The wall clock as people and programs write it down.
+//! Timestamps of the wall clock, as people and programs write them (RFC 3339).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A time in UTC, by the Gregorian calendar, as RFC 3339 has it, in milliseconds; 1970
-/// of one before that.
+/// RFC 3339 in UTC, in milliseconds; a time before 1970 is 1970.
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, rest) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
@@ -21,14 +20,14 @@ pub fn rfc3339(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
 }
 
-/// The same in seconds.
+/// RFC 3339 in UTC, in seconds.
 pub fn rfc3339_seconds(time: SystemTime) -> String {
     let time = rfc3339(time);
     let seconds = time.rsplit_once('.').map_or(&*time, |(seconds, _)| seconds);
     format!("{seconds}Z")
 }
 
-/// The same without what a file's name is better without.
+/// RFC 3339 without `-` and `:`, for names of files.
 pub fn compact(time: SystemTime) -> String {
     rfc3339_seconds(time).replace(['-', ':'], "")
 }

@@ -1,6 +1,6 @@
-//! Names of users. To ask for one may take for ever, where it comes over a
-//! network: who is in passwd(5) is found there at once, others are asked for in
-//! a thread, and have no name until there is an answer.
+//! User names. A lookup may block for ever, where it goes over a network: names in
+//! passwd(5) are read at once, others are looked up in a thread, and are unknown until it
+//! has answered.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,27 +12,27 @@ use fpty::sys::credentials::{Credentials, Logins, OF_ELSEWHERE};
 use fpty::sys::signal::Blocked;
 use fpty::sys::socket::Stream;
 
-/// How long a name is good for; then it is asked for once more.
+/// How long a name is cached.
 const CACHE_TIME: Duration = Duration::from_secs(600);
 
-/// How many are kept.
+/// The most cached names.
 const MAX_CACHED: usize = 4096;
 
-/// Questions that may wait.
+/// The most pending look-ups.
 const MAX_REQUESTS: usize = 64;
 
 type Name = Option<Arc<str>>;
 
-/// Names of users, and as whom they have logged in.
+/// User names, and login uids.
 #[derive(Default)]
 pub struct UserNames {
     known: HashMap<u32, (Instant, Name)>,
     logins: Logins,
-    /// Who is asked; `None`: nobody was needed yet.
+    /// The resolver; `None`: none was needed yet.
     resolver: Option<Resolver>,
 }
 
-/// A thread that asks, and what it is asked.
+/// A thread that looks names up (getpwuid_r(3)).
 struct Resolver {
     requests: SyncSender<u32>,
     answers: Receiver<(u32, Name)>,
@@ -40,7 +40,7 @@ struct Resolver {
 }
 
 impl Resolver {
-    /// `None`: there can be no thread.
+    /// Starts the thread; `None`: there can be none.
     fn start() -> Option<Self> {
         let (requests, to_ask) = sync_channel::<u32>(MAX_REQUESTS);
         let (answer, answers) = channel();
@@ -58,7 +58,7 @@ impl Resolver {
         Some(Self { requests, answers, asked: HashSet::new() })
     }
 
-    /// Asks, where that was not done yet, and as many as may do not wait.
+    /// Requests a look-up, unless it or too many are pending.
     fn ask(&mut self, uid: u32) {
         if !self.asked.contains(&uid) && self.requests.try_send(uid).is_ok() {
             self.asked.insert(uid);
@@ -67,7 +67,7 @@ impl Resolver {
 }
 
 impl UserNames {
-    /// The name of a user that was asked for before.
+    /// The cached name of a user.
     pub fn known(&self, uid: u32) -> Option<String> {
         let (_, name) = self.known.get(&uid)?;
         name.as_deref().map(str::to_owned)
@@ -98,7 +98,7 @@ impl UserNames {
         before
     }
 
-    /// As whom a client has logged in.
+    /// The login uid of a client.
     pub fn login_of(&mut self, client: &Stream, credentials: Credentials) -> Option<u32> {
         self.logins.of(client, credentials)
     }

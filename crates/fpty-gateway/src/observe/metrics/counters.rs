@@ -1,6 +1,5 @@
-//! What happened since the start, in memory that all gateways share: whoever
-//! looks sees all of them at one moment, and a gateway that was killed takes
-//! nothing of it along.
+//! Counters since the start, in memory that all gateways share: a reader sees those of all
+//! gateways at one moment, and a killed gateway takes no count along.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::process::shared_memory::{self, Region};
 pub const BUCKETS: [u64; 10] =
     [1, 10, 60, 300, 900, 3600, 4 * 3600, 8 * 3600, 24 * 3600, 7 * 24 * 3600];
 
-/// Where each number lies.
+/// The index of each counter.
 const ACCEPTED: usize = 0;
 const SESSIONS: usize = 1;
 const PEAK: usize = 2;
@@ -27,24 +26,24 @@ const ENDED: usize = REJECTED + RejectReason::WORDS.len();
 const DURATIONS: usize = ENDED + EndReason::WORDS.len();
 const COMMON: usize = DURATIONS + BUCKETS.len() + 1;
 
-/// Words of a gateway's own: a line of the processor's cache, which no other
-/// gateway writes.
+/// Words of one gateway: a cache line, which no other gateway writes.
 const OWN: usize = 8;
 const OWN_SESSIONS: usize = 0;
 const OWN_IN: usize = 1;
 const OWN_OUT: usize = 2;
 
-/// The first word that is a gateway's own.
+/// The first word of a gateway's own.
 const fn own(ordinal: usize) -> usize {
     (COMMON.div_ceil(OWN) + ordinal) * OWN
 }
 
-/// How many words so many gateways need.
+/// The words for this number of gateways.
 pub const fn words(gateways: usize) -> usize {
     own(gateways)
 }
 
-/// Has the server show some of them. In the master, before it forks the gateways.
+/// Registers some counters as metrics of the server. In the master, before it forks the
+/// gateways.
 pub fn register() {
     if let Some(words) = shared_memory::region(Region::Counters) {
         host().export_metric(c"forkptyrouter.sessions", MetricKind::Gauge, &words[SESSIONS]);
@@ -53,19 +52,19 @@ pub fn register() {
     }
 }
 
-/// The counters as one gateway counts.
+/// The counters, as one gateway counts.
 #[derive(Clone, Copy)]
 pub struct Counters {
     words: &'static [AtomicU64],
     own: &'static [AtomicU64],
 }
 
-/// All of them at one moment, as the statistics have them.
+/// A snapshot of all counters, for the statistics.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CountersSnapshot {
-    /// Sessions that began.
+    /// Sessions that have started.
     pub accepted: u64,
-    /// Clients that got none.
+    /// Rejected clients.
     pub refused: ByReason,
     /// Sessions that ended.
     pub ended: ByReason,
@@ -75,18 +74,18 @@ pub struct CountersSnapshot {
     pub bytes_out: u64,
     /// The most sessions that were open at once.
     pub peak_sessions: u64,
-    /// Those that are open.
+    /// Open sessions.
     #[serde(skip)]
     pub sessions: u64,
     /// Sessions that ended, by the bucket of their duration.
     #[serde(skip)]
     pub durations: Vec<u64>,
-    /// How long all of them took.
+    /// The sum of their durations.
     #[serde(skip)]
     pub total: Duration,
 }
 
-/// Numbers by the words for them, in their order.
+/// Counts by reason, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ByReason(pub Vec<(&'static str, u64)>);
 
@@ -97,7 +96,7 @@ impl Serialize for ByReason {
 }
 
 impl Counters {
-    /// Those of the gateway of this number, for somebody else.
+    /// The counters of a gateway, for another process.
     pub fn at(ordinal: usize) -> Self {
         let words = shared_memory::region(Region::Counters).unwrap_or_default();
         Self::of_words(words, ordinal)
@@ -108,8 +107,8 @@ impl Counters {
         Self { words, own: all.chunks(OWN).nth(ordinal).unwrap_or(&[]) }
     }
 
-    /// Those of the gateway of this number. Sessions that it had when it was
-    /// killed are lost.
+    /// The counters of this gateway. Sessions of its killed predecessor are counted as
+    /// lost.
     pub fn of_gateway(ordinal: usize) -> Self {
         let words =
             shared_memory::region(Region::Counters).unwrap_or_else(|| private(own(ordinal + 1)));
@@ -122,7 +121,7 @@ impl Counters {
         counters
     }
 
-    /// A session has begun.
+    /// Counts a started session.
     pub fn session_started(self) {
         self.word(ACCEPTED).fetch_add(1, Relaxed);
         self.session_opened();
@@ -134,8 +133,7 @@ impl Counters {
         add(self.own(OWN_SESSIONS), 1);
     }
 
-    /// A session of a gateway that was here before goes on. It was counted among
-    /// the lost ones, or, before a reload, nowhere.
+    /// Counts a restored session. It was counted as lost, or, before a reload, nowhere.
     pub fn session_restored(self) {
         let lost = self.word(ENDED + EndReason::Lost as usize);
         let fewer = lost.fetch_update(Relaxed, Relaxed, |lost| lost.checked_sub(1));
@@ -145,7 +143,7 @@ impl Counters {
         self.session_opened();
     }
 
-    /// A session has ended; after how long where that is known.
+    /// Counts an ended session; with its duration, where it is known.
     pub fn session_ended(self, why: EndReason, after: Option<Duration>) {
         self.word(ENDED + why as usize).fetch_add(1, Relaxed);
         self.word(SESSIONS).fetch_sub(1, Relaxed);
@@ -161,21 +159,21 @@ impl Counters {
         self.word(MICROSECONDS).fetch_add(microseconds, Relaxed);
     }
 
-    /// The same of a session whose gateway is gone, where that had counted it: after a
-    /// reload it was counted nowhere.
+    /// Counts the end of a session whose gateway is gone, where that had counted it: after
+    /// a reload it was counted nowhere.
     pub fn session_ended_elsewhere(self, why: EndReason, after: Duration) {
         if self.own(OWN_SESSIONS).load(Relaxed) > 0 {
             self.session_ended(why, Some(after));
         }
     }
 
-    /// Nobody got a session.
+    /// Counts a rejection.
     pub fn rejected(self, why: RejectReason) {
         self.word(REJECTED_TOTAL).fetch_add(1, Relaxed);
         self.word(REJECTED + why as usize).fetch_add(1, Relaxed);
     }
 
-    /// All of them.
+    /// A snapshot of all counters.
     pub fn snapshot(self) -> CountersSnapshot {
         let word = |at: usize| self.word(at).load(Relaxed);
         let by_reason = |words: &[&'static str], from: usize| {
@@ -194,7 +192,7 @@ impl Counters {
         }
     }
 
-    /// What all gateways have of their own.
+    /// The sum of a counter over all gateways.
     fn sum(self, at: usize) -> u64 {
         let all =
             shared_memory::region(Region::Counters).map_or(self.own, |words| &words[own(0)..]);
@@ -210,32 +208,32 @@ impl Counters {
     }
 }
 
-/// What is counted without memory for it.
+/// The counter without memory.
 static DISCARD: AtomicU64 = AtomicU64::new(0);
 
-/// Those of this process.
+/// The counters of this process.
 static OWN_COUNTERS: OnceCell<Counters> = OnceCell::new();
 
-/// So many bytes went to a terminal of this gateway.
+/// Counts bytes of input.
 pub fn add_bytes_in(bytes: usize) {
     if let Some(ours) = OWN_COUNTERS.get() {
         add(ours.own(OWN_IN), bytes as u64);
     }
 }
 
-/// So many bytes came from one.
+/// Counts bytes of output.
 pub fn add_bytes_out(bytes: usize) {
     if let Some(ours) = OWN_COUNTERS.get() {
         add(ours.own(OWN_OUT), bytes as u64);
     }
 }
 
-/// Adds to a word that nobody else writes: without the bus.
+/// Adds to a word that no other process writes: no locked instruction.
 fn add(word: &AtomicU64, more: u64) {
     word.store(word.load(Relaxed).wrapping_add(more), Relaxed);
 }
 
-/// Where there is none to share: of this process, which lives as long.
+/// Private words, where there is no shared memory.
 fn private(count: usize) -> &'static [AtomicU64] {
     Box::leak((0..count).map(|_| AtomicU64::new(0)).collect())
 }

@@ -1,9 +1,9 @@
-//! Counters of the gateway, and the format in which they are read.
+//! Metrics: counters of all gateways, and the text format of Prometheus.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `counters.rs` | what happened since the start, of all gateways |
-//! | `prometheus.rs` | the metrics |
+//! | `counters.rs` | counters in shared memory |
+//! | `prometheus.rs` | the text format of Prometheus |
 
 pub mod counters;
 pub(crate) mod prometheus;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::counters::{BUCKETS, ByReason, CountersSnapshot};
 
-/// The whole answer.
+/// All metrics.
 pub fn text(counted: &CountersSnapshot) -> String {
     let mut text = String::with_capacity(4096);
     let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, String)]| {
@@ -41,7 +41,7 @@ pub fn text(counted: &CountersSnapshot) -> String {
     text
 }
 
-/// A bucket counts what those before it do, too.
+/// A bucket of a histogram counts those before it, too.
 fn durations(counted: &CountersSnapshot) -> Vec<(String, String)> {
     let mut all = 0;
     let mut samples = Vec::new();

@@ -1,5 +1,5 @@
-//! A gateway, as the recorder knows it: what it says of its sessions, and what
-//! becomes of these when it has ended.
+//! The recorder's end of a gateway's queue: what the gateway says of its sessions, and what
+//! becomes of their recordings when it has ended.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,13 +1,12 @@
-//! What the recorder was about to write when it was killed.
+//! The recorder's journal, for the recorder after a killed one.
 //!
-//! What it takes out of a gateway's queue stays there until it is in the files:
-//! the next recorder finds it again. So what one has written of that and was not
-//! done with must come out of its files, or it would be there twice. Before the
-//! first write to a file it notes here how long that is, in memory of the
-//! process that starts the next one.
+//! A batch stays in a gateway's queue until it is in the files: the next recorder finds it
+//! there again. So what a killed recorder has written of a batch that was not done must come
+//! out of the files, or it would be there twice. Before the first write to a file its length
+//! goes into this journal, in memory of the process that starts the next recorder.
 //!
-//! One queue at a time: the entries are those of the batch that is being
-//! written, and the batch is over when its queue says so.
+//! One queue at a time: the entries are those of the batch that is being written, and the
+//! batch is done when its queue says so.
 
 use std::cell::Cell;
 use std::io;

@@ -1,5 +1,5 @@
-//! The server's side of the recorder: it is started before anything is given up
-//! (privileges, the root, a namespace), and kept over a reload.
+//! The server's side of the recorder: it is started before privileges, the root or a
+//! namespace are given up, and its handle is kept over a reload.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,23 +1,23 @@
-//! What happened: recordings of sessions (`forkptyrouter-record`).
+//! Recordings of sessions (`forkptyrouter-record`): the gateway puts what a terminal shows
+//! into a queue in shared memory; the recorder, a process of its own, writes the files.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `asciicast.rs` | asciicast; bytes as text in JSON |
-//! | `consumer.rs` | the recorder itself; a gateway, as it knows it |
-//! | `file.rs` | the file of a session |
-//! | `journal.rs` | the recorder was killed: what the next one is given; what was half written |
-//! | `launcher.rs` | the recorder is started, and kept over a reload |
-//! | `link.rs` | what both have to say to each other |
-//! | `orphan_ends.rs` | the audit's last lines of sessions whose gateway is gone |
-//! | `orphans.rs` | what it has of gateways that have ended |
-//! | `producer.rs` | the gateway's end of the queue to the recorder |
-//! | `protocol.rs` | what both say to each other |
-//! | `recorder.rs` | the recorder itself; a gateway, as it knows it |
-//! | `restart.rs` | the recorder was killed: what the next one is given; what was half written |
-//! | `results.rs` | what becomes of them where it says something, or was killed |
-//! | `sessions.rs` | sessions that are recorded |
-//! | `tap.rs` | one of them, as whoever reads its terminal has it |
-//! | `utf8.rs` | asciicast; bytes as text in JSON |
+//! | `tap.rs` | the tap of one session: what its terminal shows goes into the queue |
+//! | `producer.rs` | the gateway's end of the queue: room, throttling, backlog |
+//! | `recorded_sessions.rs` | recordings of a gateway: begin, end, failure |
+//! | `recorder_link.rs` | the gateway's dialogue with the recorder |
+//! | `recorder_event.rs` | events of the recorder: an answer, its end |
+//! | `restart.rs` | the recorder was killed: the next one gets the queue |
+//! | `orphan_ends.rs` | audit lines of ends that wait for the recorder's answer |
+//! | `recorder_protocol.rs` | messages in the queue, and answers |
+//! | `launcher.rs` | start of the recorder, and its handle over a reload |
+//! | `recorder.rs` | the recorder's main loop |
+//! | `consumer.rs` | the recorder's end of a gateway's queue |
+//! | `orphan_recordings.rs` | recordings whose gateway has ended, until a successor claims them |
+//! | `journal.rs` | lengths of files before a batch, for the recorder after a killed one |
+//! | `recording_file.rs` | the file of one session |
+//! | `asciicast.rs`, `utf8.rs` | asciicast v2 and v3; bytes as text in JSON |
 
 pub(crate) mod asciicast;
 pub(crate) mod consumer;

@@ -1,6 +1,6 @@
-//! The audit's last lines of sessions whose gateway is gone. What became of their
-//! recordings the recorder knows, which has the files open: whoever has such lines to
-//! write asks it first. That is the next gateway, or the master at its end.
+//! Audit lines of ends of sessions whose gateway is gone. The recorder, which has the files
+//! open, knows what became of their recordings: it is asked before such lines are written,
+//! by the successor of the gateway, or by the master at its end.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
-//! What the recorder has of gateways that have ended, until the next ones have
-//! taken up what goes on.
+//! Recordings whose gateway has ended, until its successor has claimed those that go on.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;

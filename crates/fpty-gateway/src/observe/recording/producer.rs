@@ -1,5 +1,5 @@
-//! The gateway's end of the queue to the recorder. What goes in there waits for
-//! nobody: no system call, and where there is no room it is counted.
+//! The gateway's end of the queue to the recorder. Putting something in waits for nothing:
+//! no system call, and where there is no room it is counted as missing.
 
 use std::collections::{HashMap, VecDeque};
 

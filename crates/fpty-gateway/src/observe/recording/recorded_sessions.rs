@@ -1,5 +1,5 @@
-//! Sessions that are recorded: how each begins and ends, and what becomes of one
-//! that cannot be recorded any more.
+//! Sessions that are recorded: how a recording begins and ends, and what becomes of a
+//! session that cannot be recorded any more.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant, UNIX_EPOCH};

@@ -1,13 +1,13 @@
-//! The process that writes the recordings: `fpty-recorder`. Who is recorded
-//! must not own the file, so it is started before the server drops its
+//! The recorder: the process that writes recordings (`fpty-recorder`). A user who is
+//! recorded must not own the file, so the recorder is started before the server drops its
 //! privileges, and it outlives a reload, after which the server has none.
 //!
-//! It has a door: whoever holds the other end, the server and each gateway, may
-//! send it a queue (`sys/queue.rs`) and a channel. It ends with the last of
-//! them. What a gateway recorded that has ended waits for the next one, which
-//! goes on with it in the same file. A parent that does nothing else starts another one if it is killed,
-//! and the gateways give that one their queues: what was not in the files is in
-//! there, and what was half in them is taken out of them again (`ledger.rs`).
+//! Gateways register at its registration socket with a queue (`sys/shm_queue.rs`) and a
+//! channel. It ends with the last holder of the socket's other end, and the last gateway.
+//! Recordings of a gateway that has ended wait for its successor, which goes on in the same
+//! files. A parent that does nothing else starts another recorder if it is killed; gateways
+//! register there with their queues. What was not in the files is in the queues, and what a
+//! batch has written by half is taken out of the files again (`journal.rs`).
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};

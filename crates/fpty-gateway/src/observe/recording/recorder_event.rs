@@ -1,4 +1,4 @@
-//! What becomes of recordings where the recorder says something, or was killed.
+//! Events of the recorder, as the loop handles them: an answer, or its end.
 
 use super::recorder_protocol::Answer;
 

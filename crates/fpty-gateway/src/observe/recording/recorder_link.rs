@@ -1,5 +1,5 @@
-//! What a gateway and its recorder have to say to each other, and what waits for
-//! that.
+//! The gateway's dialogue with the recorder: answers, flushes, and whether the recorder
+//! makes progress.
 
 use std::os::fd::AsFd;
 use std::rc::Rc;

@@ -1,8 +1,7 @@
-//! What a gateway and the recorder say to each other.
+//! The protocol between a gateway and the recorder.
 //!
-//! The gateway puts messages into the queue: a header, then so many bytes. The
-//! recorder checks everything: it may have more privileges. What it answers is
-//! JSON, a packet each.
+//! The gateway puts messages into the queue: a header, then the body. The recorder checks
+//! everything, as it may have more privileges. Its answers are JSON, a packet each.
 
 use serde::{Deserialize, Serialize};
 

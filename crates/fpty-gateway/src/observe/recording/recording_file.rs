@@ -1,4 +1,4 @@
-//! The file of one session, from its first line to its last.
+//! The file of one session's recording, from its first line to its trailer.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,6 +1,6 @@
-//! The recorder was killed. What it was not done with is in the queue: the next
-//! one is given that, and is told what it has to know of the sessions in there.
-//! What nobody takes is counted as missing.
+//! The recorder was killed. What it was not done with is in the queue: the next recorder is
+//! given the queue, and what it has to know of the sessions in there. What no recorder takes
+//! is counted as missing.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;

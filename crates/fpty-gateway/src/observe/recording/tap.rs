@@ -1,5 +1,5 @@
-//! A session that is recorded, as whoever reads its terminal has it: what goes by
-//! is put into the queue to the recorder.
+//! The tap of a recorded session, beside its terminal: what the terminal shows goes into
+//! the queue to the recorder.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

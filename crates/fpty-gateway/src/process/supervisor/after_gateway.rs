@@ -1,15 +1,14 @@
-//! What becomes of the sessions when the gateway itself ends, killed by its
-//! master at a stop or a reload, or by anybody.
+//! What a gateway leaves when it ends, killed by its master at a stop or a reload, or by
+//! anybody.
 //!
-//! Their terminals close with the gateway, so the kernel hangs them up; the
-//! commands without one are told by whoever comes after. A program that
-//! ignores that would stay for good, without terminal, client
-//! or supervisor, and the audit would lack its end. So both are noted down in
-//! memory (`leaders.rs`, `lines.rs`) that outlives the gateway. Whoever comes after
-//! it sees to what it left, and each of them by the same function: the next
-//! gateway; at the end of the master that one itself, and a process of its own
-//! that waits for the grace, if there is anything to wait for; where the master
-//! was killed, too, the process that keeps sessions.
+//! Its terminals close with it, so the kernel hangs them up; commands without a terminal are
+//! hung up by the process that comes after the gateway. A program that ignores SIGHUP would
+//! stay for good, without terminal, client or supervisor, and the audit would lack its end.
+//! So programs and prepared audit lines are noted in memory that outlives the gateway
+//! (`leaders.rs`, `end_lines.rs`). The process that comes after it handles them, always by
+//! the same function: the next gateway; at the end of the master the master itself, and a
+//! process of its own that waits for the grace; where the master was killed, too, the
+//! supervisor.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -27,19 +26,19 @@ use fpty::sys::daemonize;
 use fpty::sys::process_identity::Noted;
 use fpty::sys::process_session::Leader;
 
-/// Whose those sessions are that were kept.
+/// Who keeps the sessions of gateways that are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeptBy {
     /// The supervisor's.
     Supervisor,
-    /// The same, but for their last lines: it will have no log.
+    /// The supervisor, but for audit lines: it will have no log.
     SupervisorWithoutLog,
     /// Nobody's: the supervisor is gone.
     Nobody,
 }
 
 impl KeptBy {
-    /// As it is now.
+    /// Who keeps sessions now.
     pub fn now() -> Self {
         match supervisor_link::is_running() {
             true => Self::Supervisor,
@@ -48,16 +47,16 @@ impl KeptBy {
     }
 }
 
-/// What is left.
+/// What gateways that are gone have left.
 pub struct OrphanedSessions {
-    /// Lines of the audit that nobody has written.
+    /// Audit lines that were not written.
     pub lines: Vec<String>,
-    /// Leaders that have not ended, and were told to.
+    /// Session leaders that were hung up and have not ended.
     leaders: Vec<Noted>,
 }
 
 impl OrphanedSessions {
-    /// Of the gateways of these numbers, which are gone.
+    /// Takes what these gateways have left.
     pub fn of(gateways: Range<usize>, kept: KeptBy) -> Self {
         let mut orphaned = Self { lines: Vec::new(), leaders: Vec::new() };
         for one in gateways {
@@ -66,9 +65,9 @@ impl OrphanedSessions {
         orphaned
     }
 
-    /// Of the gateway of this number that was here before us, whose sessions this
-    /// supervisor had. To be called when the one that there is now has said what it
-    /// has, and before anything of ours is noted down.
+    /// Takes what the gateway before with this ordinal has left, whose sessions the
+    /// supervisor of this generation had. To be called when the supervisor has handed its
+    /// sessions over, and before anything of ours is noted.
     pub fn before(gateway: usize, supervisor: u64) -> Self {
         let mut orphaned = Self { lines: Vec::new(), leaders: Vec::new() };
         orphaned.take(gateway, supervisor, KeptBy::now());
@@ -94,12 +93,12 @@ impl OrphanedSessions {
         }
     }
 
-    /// The leaders that still live.
+    /// The leaders that still run.
     pub fn leaders(&self) -> impl Iterator<Item = Leader> {
         self.leaders.iter().copied().filter_map(Leader::open)
     }
 
-    /// The same, to be killed when their grace is over.
+    /// The leaders that still run, to be killed when their grace is over.
     pub fn grace(&self, grace: Option<Duration>) -> Grace {
         let mut waiting = Grace::new(grace);
         self.leaders().for_each(|leader| waiting.add(leader));
@@ -107,7 +106,7 @@ impl OrphanedSessions {
     }
 }
 
-/// At the end of the master, the gateways being gone.
+/// At the end of the master: the gateways are gone.
 pub fn after_master_end(grace: Option<Duration>) {
     let kept = match KeptBy::now() {
         // What the supervisor writes to is the master's, where that logs for all.

@@ -1,5 +1,5 @@
-//! The open sessions' last lines of the audit, written in advance, in memory that
-//! outlives their gateway: whoever comes after it has them to write.
+//! Prepared audit lines of open sessions, in memory that outlives their gateway: the
+//! process that comes after it writes them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -8,41 +8,39 @@ use crate::observe::audit::prepared_end::{self, MAX_LINE};
 use crate::process::shared_memory::{self, Region};
 use fpty::sys::clock::BootInstant;
 
-/// Sessions that have room, in each gateway; memory is used only for as many
-/// as there are.
+/// The most sessions of a gateway; memory is used only for as many as there are.
 const MAX_SESSIONS: usize = 1 << 14;
 
-/// Words of a session: the length of its line, when it began (nanoseconds since
-/// the machine's start), the line.
+/// Words of a slot: the length of the line, the session's start (CLOCK_BOOTTIME in
+/// nanoseconds), the line.
 const SLOT_WORDS: usize = 256;
 const HEAD: usize = SLOT_WORDS - MAX_LINE / size_of::<AtomicU64>();
 
-/// Words of a gateway's lines.
+/// Words of a gateway.
 pub const WORDS: usize = MAX_SESSIONS * SLOT_WORDS;
 
-/// Beside the length: the supervisor has the line, and writes it.
+/// Flag of the length: the supervisor has the line, and writes it.
 const SUPERVISED: u64 = 1 << 32;
 
-/// The lines of one gateway, as that keeps them.
+/// The prepared lines of this gateway.
 pub struct EndLines {
     words: &'static [AtomicU64],
     free: Vec<u32>,
     used: u32,
 }
 
-/// A place among them.
+/// A slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndLineSlot(u32);
 
 impl EndLines {
-    /// Those of the gateway of this number, of which none is left; `None`: nobody
-    /// asked for any.
+    /// The lines of this gateway, of which none is used; `None`: there is no audit.
     pub fn of(ordinal: usize) -> Option<Self> {
         let words = shared_memory::region(Region::EndLines(ordinal))?;
         Some(Self { words, free: Vec::new(), used: 0 })
     }
 
-    /// Puts a line up, which the supervisor may have; `None`: there is no room for it.
+    /// Stores a line; `None`: there is no room.
     pub fn put(
         &mut self,
         line: &str,
@@ -69,7 +67,7 @@ impl EndLines {
         self.words.chunks_exact(SLOT_WORDS).nth(place as usize).and_then(<[_]>::first)
     }
 
-    /// The supervisor has it, or not any more.
+    /// Whether the supervisor has the line.
     pub fn set_supervised(&self, place: EndLineSlot, supervised: bool) {
         if let Some(length) = self.length(place) {
             match supervised {
@@ -79,7 +77,7 @@ impl EndLines {
         }
     }
 
-    /// Takes it down: its session has ended, and that was told.
+    /// Removes a line: the end of its session was written.
     pub fn take(&mut self, place: EndLineSlot) {
         if let Some(length) = self.length(place) {
             length.store(0, Ordering::Release);
@@ -88,19 +86,18 @@ impl EndLines {
     }
 }
 
-/// Which lines of a gateway that is gone.
+/// Which lines of a gateway that is gone are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Select {
-    /// Those that the supervisor has not.
+    /// Lines that the supervisor does not have.
     Unsupervised,
     /// All.
     All,
-    /// Those of who looked on alone: its session's end is about to be told.
+    /// Lines of viewers alone: the end of their session is about to be written.
     Viewers,
 }
 
-/// Takes down lines of a gateway that is gone, each with its time and duration. Others
-/// than those of who looked on are nobody's any more.
+/// Takes lines of a gateway that is gone, each completed with time and duration.
 pub(crate) fn take_remaining(ordinal: usize, which: Select) -> Vec<String> {
     shared_memory::region(Region::EndLines(ordinal))
         .map_or_else(Vec::new, |words| take(words, which))

@@ -1,5 +1,4 @@
-//! The audit's line of a session's end, written in advance for a process that
-//! knows nothing else of the session.
+//! The prepared audit line of a session's end, as the supervisor keeps it with the session.
 
 use std::time::SystemTime;
 
@@ -12,8 +11,8 @@ use fpty::sys::clock::BootInstant;
 use fpty::sys::stdio::Output;
 use fpty::text::shown;
 
-/// The line, and when the session began; none where nobody asked for it, or where
-/// it was written.
+/// A prepared line, and the start of its session; none without an audit, or where the line
+/// was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndRecord {
     line: Option<String>,
@@ -22,7 +21,7 @@ pub struct EndRecord {
 }
 
 impl EndRecord {
-    /// Of a line in advance.
+    /// The record of a prepared line.
     pub fn new(prepared_end: Option<(String, BootInstant)>) -> Self {
         match prepared_end.filter(|(line, _)| line.len() <= MAX_LINE) {
             Some((line, began)) => Self { line: Some(line), began: began.as_nanos() },
@@ -30,12 +29,12 @@ impl EndRecord {
         }
     }
 
-    /// The line as it was written in advance, and when the session began.
+    /// The prepared line, and the start of its session.
     pub fn prepared_end(&self) -> Option<(&str, BootInstant)> {
         Some((self.line.as_deref()?, BootInstant::from_nanos(self.began)))
     }
 
-    /// The line as it is to be written, once.
+    /// Takes the line, completed with the end.
     pub fn take(&mut self, why: EndReason, exit: Option<Exit>) -> Option<String> {
         let line = self.line.take()?;
         let duration = BootInstant::from_nanos(self.began).elapsed();
@@ -46,7 +45,7 @@ impl EndRecord {
         ))
     }
 
-    /// Writes the line, once; a log that nobody reads goes without.
+    /// Writes the line, once; not into a log that is full.
     pub fn write_line(&mut self, log: &Option<Output>, why: EndReason, exit: Option<Exit>) {
         if let Some(line) = self.take(why, exit) {
             write_line(log, &line);
@@ -54,8 +53,8 @@ impl EndRecord {
     }
 }
 
-/// Writes a line to the server's log, for a process that has nothing else of it; one
-/// that nobody reads goes without.
+/// Writes a line to the server's log, from a process outside of the server; not into a log
+/// that is full.
 pub fn write_line(log: &Option<Output>, line: &str) {
     if let Some(log) = log {
         let _ = log.write(format!("{}\n", shown(line)).as_bytes());

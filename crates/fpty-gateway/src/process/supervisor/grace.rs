@@ -1,5 +1,5 @@
-//! The one rule for programs that were hung up: whoever ignores that is killed
-//! after a grace (`forkptyrouter-hangup-grace`), with its whole session.
+//! The one rule of grace: a program that was hung up and still runs after
+//! `forkptyrouter-hangup-grace` is killed, with its whole session (setsid(2)).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,12 +10,11 @@ use fpty::sys::pidfd::PidFd;
 use fpty::sys::process_session::{Leader, SessionKiller};
 use fpty::sys::pty::Master;
 
-/// How often is looked whether they have ended.
+/// Interval of checks whether programs have ended.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Hangs up the foreground job of a terminal that is about to close. The kernel tells
-/// the leader of its session alone, which may ignore that, and go on waiting for the
-/// job.
+/// Hangs up the foreground job of a terminal that is about to close. The kernel sends
+/// SIGHUP to the session leader alone, which may ignore it, and go on waiting for the job.
 pub fn hang_up_foreground(terminal: &Master, leader: &PidFd) {
     let leader = leader.try_clone().ok().map(Process::held);
     let foreground = leader.and_then(|leader| Foreground::of(terminal, leader));
@@ -26,20 +25,20 @@ pub fn hang_up_foreground(terminal: &Master, leader: &PidFd) {
     }
 }
 
-/// Sessions that were told to end, in the order in which they were.
+/// Session leaders that were hung up, in order.
 pub struct Grace {
-    /// How long they have; `None`: for ever.
+    /// The grace; `None`: for ever.
     grace: Option<Duration>,
     waiting: VecDeque<(Instant, Leader)>,
 }
 
 impl Grace {
-    /// With nobody to wait for.
+    /// A grace without leaders.
     pub fn new(grace: Option<Duration>) -> Self {
         Self { grace, waiting: VecDeque::new() }
     }
 
-    /// One was told to end, now.
+    /// Adds a leader that was hung up now.
     pub fn add(&mut self, leader: Leader) {
         self.add_at(leader, Instant::now());
     }
@@ -50,18 +49,18 @@ impl Grace {
         }
     }
 
-    /// Tells one to end.
+    /// Hangs up a leader, and adds it.
     pub fn hang_up(&mut self, leader: Leader) {
         leader.hang_up();
         self.add(leader);
     }
 
-    /// Forgets those that have ended.
+    /// Forgets leaders that have ended.
     pub fn forget_ended(&mut self) {
         self.waiting.retain(|(_, leader)| !leader.has_ended());
     }
 
-    /// Those whose grace is over, and that live.
+    /// Takes leaders whose grace is over and that still run.
     pub fn expired(&mut self) -> Vec<Leader> {
         self.expired_at(Instant::now())
     }
@@ -72,14 +71,14 @@ impl Grace {
         over.filter(|leader| !leader.has_ended()).collect()
     }
 
-    /// How long until the next one is due.
+    /// The time until the next grace is over.
     pub fn wait(&self) -> Option<Duration> {
         let (until, _) = self.waiting.front()?;
         Some(until.saturating_duration_since(Instant::now()))
     }
 
-    /// Kills those whose grace is over; how soon to look again. For who has nobody
-    /// to serve meanwhile.
+    /// Kills sessions whose grace is over. Returns the time of the next check. For
+    /// processes that serve no clients meanwhile.
     pub fn kill_expired(&mut self) -> Option<Duration> {
         self.forget_ended();
         let over = self.expired();
@@ -89,7 +88,7 @@ impl Grace {
         (!self.waiting.is_empty()).then_some(CHECK_INTERVAL)
     }
 
-    /// Waits for all of them, and kills who is left.
+    /// Waits for all leaders, and kills those that do not end.
     pub fn end_all(mut self) {
         while let Some(wait) = self.kill_expired() {
             std::thread::sleep(wait);

@@ -1,5 +1,5 @@
-//! The leaders of the open sessions, in memory that outlives their gateway: whoever
-//! comes after it sees to what ignores that its terminal is gone.
+//! Session leaders of open sessions, in memory that outlives their gateway: the process
+//! that comes after it ends those that ignore that their terminal is gone.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -10,38 +10,37 @@ use fpty::sys::child::Pid;
 use fpty::sys::process_identity::{Moment, Noted};
 use fpty::sys::process_session::Leader;
 
-/// Sessions that can be listed, in each gateway; memory is used only for as
-/// many as there are.
+/// The most sessions of a gateway; memory is used only for as many as there are.
 const MAX_SESSIONS: usize = 1 << 20;
 
-/// Words of a gateway's list: whose numbers they are, which supervisor has those
-/// that are kept, which program is being started and since when, and the leaders.
+/// Words of a gateway: the PID namespace, the generation of the supervisor, the program
+/// that is being started and since when, and the leaders.
 pub const WORDS: usize = HEAD + MAX_SESSIONS;
 const HEAD: usize = 4;
 const STARTS: usize = 2;
 const SINCE: usize = 3;
 
-/// What stands in a place: never used, free again, or a leader, so that it can
-/// be told from another process that gets its number later. A place is one word:
-/// nobody who is killed leaves half of it behind.
+/// A slot: never used, free again, or a leader with its start time, which tells it from a
+/// process with the same pid later. A slot is one word: a killed process leaves no half of
+/// it.
 const NEVER_USED: u64 = 0;
 const FREE: u64 = 1;
 
-/// A command without a terminal: nobody hangs it up but us.
+/// A command without a terminal: the kernel does not hang it up.
 const COMMAND: u64 = Noted::MARK;
-/// The supervisor has what it needs, and sees to it.
+/// The supervisor has the session.
 const SUPERVISED: u64 = Noted::OTHER_MARK;
 
-/// What a leader has lost with its gateway.
+/// What a leader loses with its gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaderKind {
-    /// Its terminal.
+    /// The terminal: the kernel hangs it up.
     Terminal,
-    /// Its client, and nobody tells it.
+    /// The client: a command on three streams.
     Command,
 }
 
-/// The list of one gateway, as that keeps it.
+/// The leaders of this gateway.
 pub struct Leaders {
     head: &'static [AtomicU64],
     words: &'static [AtomicU64],
@@ -49,12 +48,12 @@ pub struct Leaders {
     used: usize,
 }
 
-/// A place on the list.
+/// A slot.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaderSlot(NonZeroU32);
 
 impl Leaders {
-    /// The list of the gateway of this number, on which nothing is left.
+    /// The leaders of this gateway, of which none is used.
     pub fn of(ordinal: usize) -> Option<Self> {
         let (head, words) =
             shared_memory::region(Region::Leaders(ordinal))?.split_at_checked(HEAD)?;
@@ -62,23 +61,24 @@ impl Leaders {
         Some(Self { head, words, free: VecDeque::new(), used: 0 })
     }
 
-    /// Where the kernel is to write the number of a program that is being started: whoever
-    /// is killed before it is on the list leaves nothing that nobody knows of.
+    /// The word for the pid of a program that is being started, which the kernel writes
+    /// (CLONE_PARENT_SETTID): a gateway that is killed before the pid has a slot leaves no
+    /// unknown program.
     pub fn starting_word(&self) -> &'static AtomicU64 {
         &self.head[STARTS]
     }
 
-    /// A program is about to be started.
+    /// Before a program is started.
     pub fn before_start(&self) {
         self.head[SINCE].store(Moment::now().0, Ordering::Release);
     }
 
-    /// It is on the list, or there is none.
+    /// After the start: the program has a slot, or failed.
     pub fn start_done(&self) {
         self.head[STARTS].store(0, Ordering::Release);
     }
 
-    /// Puts a session's leader on the list.
+    /// Adds a session leader.
     pub fn add(&mut self, leader: Pid, kind: LeaderKind) -> Option<LeaderSlot> {
         let mark = if kind == LeaderKind::Command { COMMAND } else { 0 };
         let word = Noted::running(leader)?.to_bits() | mark;
@@ -95,7 +95,7 @@ impl Leaders {
         self.words.get(place.get() as usize - 1)
     }
 
-    /// The supervisor has it, or not any more.
+    /// Whether the supervisor has the session.
     pub fn set_supervised(&self, slot: LeaderSlot, supervised: bool) {
         if let Some(word) = self.word(slot) {
             match supervised {
@@ -105,7 +105,7 @@ impl Leaders {
         }
     }
 
-    /// Takes it off: it was reaped.
+    /// Removes a leader that was reaped.
     pub fn remove(&mut self, slot: LeaderSlot) {
         if let Some(word) = self.word(slot) {
             word.store(FREE, Ordering::Release);
@@ -114,9 +114,9 @@ impl Leaders {
     }
 }
 
-/// Takes all off the list of a gateway that is gone. Those that are there and that
-/// nobody else sees to are told to end, where closing their terminal has not; they
-/// are returned. `include_supervised`: nobody keeps those that were kept.
+/// Takes all leaders of a gateway that is gone. Those that run are hung up, where the close
+/// of their terminal has not done so, and are returned. `include_supervised`: also those of
+/// the supervisor, which is gone.
 pub(crate) fn take_remaining(ordinal: usize, include_supervised: bool) -> Vec<Noted> {
     let Some((head, words)) = shared_memory::region(Region::Leaders(ordinal))
         .and_then(|words| words.split_at_checked(HEAD))
@@ -134,7 +134,7 @@ pub(crate) fn take_remaining(ordinal: usize, include_supervised: bool) -> Vec<No
     left
 }
 
-/// The program that a gateway was about to put on the list.
+/// The program that a gateway was starting.
 fn take_starting(head: &[AtomicU64]) -> Option<Noted> {
     let word = head[STARTS].swap(0, Ordering::AcqRel);
     // The kernel has written half of it: which one is the machine's.
@@ -143,7 +143,7 @@ fn take_starting(head: &[AtomicU64]) -> Option<Noted> {
     Noted::begun_at(Pid::new(number)?, since)
 }
 
-/// What the gateway of this number has kept, this supervisor has.
+/// Notes the generation of the supervisor that has a gateway's sessions.
 pub(crate) fn note_supervisor(ordinal: usize, supervisor: u64) {
     if let Some(word) =
         shared_memory::region(Region::Leaders(ordinal)).and_then(|words| words.get(1))
@@ -152,20 +152,19 @@ pub(crate) fn note_supervisor(ordinal: usize, supervisor: u64) {
     }
 }
 
-/// Which one has it.
+/// The generation of the supervisor that has a gateway's sessions.
 pub fn supervisor_of(ordinal: usize) -> u64 {
     let word = shared_memory::region(Region::Leaders(ordinal)).and_then(|words| words.get(1));
     word.map_or(0, |word| word.load(Ordering::Acquire))
 }
 
-/// Whether the numbers on the list of that gateway mean something to this process.
+/// Whether the pids of a gateway mean something to this process.
 pub(crate) fn is_in_same_pid_namespace(ordinal: usize) -> bool {
     let other = shared_memory::region(Region::Leaders(ordinal)).and_then(<[_]>::first);
     other.is_none_or(|other| other.load(Ordering::Acquire) == 0 || is_parent_outside())
 }
 
-/// Whether our parent is in another PID namespace (pid_namespaces(7)): it has the
-/// number 0 then.
+/// Whether the parent is in another PID namespace (pid_namespaces(7)): its pid is 0 then.
 fn is_parent_outside() -> bool {
     nix::unistd::getppid().as_raw() == 0
 }

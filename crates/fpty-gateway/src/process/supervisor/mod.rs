@@ -1,23 +1,23 @@
-//! What outlives a gateway, and who sees to it.
+//! The supervisor: a process that outlives gateways, and what it looks after.
 //!
-//! A process of its own, the supervisor, keeps the descriptors of sessions that
-//! outlive their gateway (as systemd's store of descriptors does): those that can be
-//! left, and those whose terminal their client has. It exists where there is such a
-//! session. Of all others there is a word in shared memory, and a line where there is
-//! an audit; they cost neither a message nor a system call.
+//! It keeps the descriptors of sessions that outlive their gateway, as systemd's fd store
+//! does: those that can be detached, and those whose terminal was handed over for good. It
+//! exists where there is such a session. Every other session has a word in shared memory,
+//! and a prepared line where there is an audit; that costs neither a message nor a system
+//! call.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `after_gateway.rs` | what is done with those whose gateway is gone |
-//! | `client.rs` | the gateway's end of it |
-//! | `end_lines.rs` | every open session, in shared memory |
-//! | `end_record.rs` | the last line of the audit, for whoever has to write it |
-//! | `grace.rs` | who ignores that is killed, after the same grace |
-//! | `leaders.rs` | every open session, in shared memory |
-//! | `link.rs` | by which gateways reach it, over a reload; whether there is one |
-//! | `orphans.rs` | its sessions while there is no gateway |
-//! | `protocol.rs` | what a gateway and the supervisor say to each other |
-//! | `server.rs` | the supervisor itself |
+//! | `supervisor_client.rs` | the gateway's end of the connection |
+//! | `supervisor_protocol.rs` | messages and descriptors between a gateway and the supervisor |
+//! | `supervisor_link.rs` | the socket pair by which gateways reach it, over a reload |
+//! | `supervisor_process.rs` | the process itself |
+//! | `orphan_sessions.rs` | sessions without a gateway, between a killed one and the next |
+//! | `after_gateway.rs` | what a gateway that is gone has left: programs, audit lines |
+//! | `leaders.rs` | session leaders of each gateway, in shared memory |
+//! | `end_lines.rs` | prepared audit lines of each gateway, in shared memory |
+//! | `end_record.rs` | the prepared audit line that goes with a session to the supervisor |
+//! | `grace.rs` | the one rule of grace: hang up, wait, kill |
 
 pub mod after_gateway;
 pub mod end_lines;

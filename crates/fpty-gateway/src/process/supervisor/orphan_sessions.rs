@@ -1,5 +1,5 @@
-//! Sessions while there is no gateway that looks after them: between a killed one
-//! and the next, and during a reload.
+//! Orphaned sessions: those without a gateway, between a killed one and the next, and during
+//! a reload.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -23,12 +23,11 @@ use fpty::sys::process_session::Leader;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 
-/// How long whoever inherited an ended program may take to reap it, and how
-/// often that is looked after.
+/// How long init may take to reap an ended program, and the interval of checks.
 pub const REAP_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How a program ended that was not our child, as far as that is known.
+/// The END of a program that was not a child of ours.
 pub fn end_for_client(exit: Option<Exit>) -> Ended {
     exit.map(of_exit).unwrap_or_else(|| {
         let why = "its gateway was killed, and this kernel does not tell a program's status";
@@ -36,17 +35,16 @@ pub fn end_for_client(exit: Option<Exit>) -> Ended {
     })
 }
 
-/// What becomes of such a session.
+/// An orphaned session.
 pub struct Orphan {
-    /// Its program has it; its client has the next one.
+    /// The token of its program; its client has the next one.
     token: u64,
-    /// When the program ended; its status is waited for.
+    /// When the program ended; its status is pending.
     ended: Option<Instant>,
 }
 
 impl Orphan {
-    /// A gateway looks after it again, or nobody has to: nothing of it is waited for
-    /// any more.
+    /// Unregisters the session: a gateway has it again, or it has ended.
     pub fn forget(
         self,
         poller: &Poller,
@@ -66,8 +64,7 @@ fn program_of(supervised: &SupervisedSession) -> Option<PidFd> {
 }
 
 impl Supervisor {
-    /// A gateway has ended: programs that end, and clients that leave, tell nobody
-    /// else.
+    /// A gateway has ended: registers its sessions' programs and clients at the poller.
     pub(crate) fn orphan_sessions(&mut self, ordinal: usize) {
         // The end of what is recorded belongs into its recording: the next gateway has
         // both.
@@ -98,7 +95,7 @@ impl Supervisor {
         }
     }
 
-    /// A program has ended, or a client has left.
+    /// A program has ended, or a client has closed.
     pub(crate) fn orphan_ready(&mut self, token: u64) {
         let is_program = self.orphan_tokens.contains_key(&token);
         let number = if is_program { token } else { token.saturating_sub(1) };
@@ -118,7 +115,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes one out.
+    /// Removes a session.
     fn take(&mut self, id: &str) -> Option<SupervisedSession> {
         let mut supervised = self.sessions.remove(id)?;
         if let Some(orphan) = supervised.orphan.take() {
@@ -127,7 +124,7 @@ impl Supervisor {
         Some(supervised)
     }
 
-    /// The client has left. Our copy of its terminal is the last one.
+    /// A client has closed: the supervisor has the last copy of its terminal.
     fn client_disconnected(&mut self, id: &str) {
         let Some(mut supervised) = self.take(id) else {
             return;
@@ -144,7 +141,7 @@ impl Supervisor {
         }
     }
 
-    /// Writes and counts how a session has ended.
+    /// Writes the audit lines of an end, and counts it.
     fn end(&self, supervised: &mut SupervisedSession, why: EndReason, exit: Option<Exit>) {
         let watchers = end_lines::take_remaining(supervised.ordinal(), Select::Viewers);
         watchers.iter().for_each(|line| write_line(&self.log, line));
@@ -153,7 +150,7 @@ impl Supervisor {
         Counters::at(supervised.ordinal()).session_ended_elsewhere(why, lasted);
     }
 
-    /// Does what is due; how long until the next time.
+    /// Handles what is due. Returns the time of the next check.
     pub(crate) fn look_after_orphans(&mut self) -> Option<Duration> {
         let now = Instant::now();
         let is_told = |supervised: &SupervisedSession| {
@@ -176,8 +173,8 @@ impl Supervisor {
         wait.or_else(|| self.sessions.values().any(waits).then_some(CHECK_INTERVAL))
     }
 
-    /// Tells how a program ended: the audit, its client, and, where whoever comes
-    /// back is to be told, the next gateway.
+    /// Reports the end of a program: to the audit, to its client, and where a client may
+    /// attach again, to the next gateway.
     fn tell(&mut self, id: &str) {
         let Some(mut supervised) = self.take(id) else {
             return;

@@ -1,4 +1,4 @@
-//! The gateway's end of the supervisor.
+//! The gateway's end of the connection to the supervisor.
 
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -14,33 +14,32 @@ use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
 use fpty::sys::stdio;
 
-/// How long it may take to say what it has, and how often is looked meanwhile
-/// whether it is there.
+/// The timeout of the handshake, and the interval of checks whether a supervisor runs.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often one is started.
+/// How often a supervisor is started.
 const START_ATTEMPTS: usize = 3;
 
-/// What was found: sessions of a gateway before us.
+/// Sessions of the gateway before, with their descriptors.
 pub type RestoredSessions = Vec<(SessionRecord, SessionFds)>;
 
-/// The connection.
+/// The connection to the supervisor.
 pub struct SupervisorClient {
     connection: Option<Stream>,
     hello: Hello,
     grace: Option<Duration>,
-    /// It is to write lines of the audit.
+    /// The supervisor is to write audit lines.
     has_audit: bool,
-    /// There is nothing that keeps sessions, and can be nothing.
+    /// No supervisor can be started.
     is_unavailable: bool,
-    /// Sessions that are over, and of which that was not said.
+    /// Ids of ended sessions that were not sent.
     ended_ids: Vec<String>,
 }
 
 impl SupervisorClient {
-    /// Connects where it is `wanted`, or where there is one, and returns what that
-    /// has of the gateway before us.
+    /// Connects where a supervisor is `wanted`, or runs. Returns the sessions of the
+    /// gateway before.
     pub fn new(
         hello: Hello,
         grace: Option<Duration>,
@@ -55,7 +54,7 @@ impl SupervisorClient {
         (client, found)
     }
 
-    /// Connects if that was not worth it before; whether it has.
+    /// Connects, if not connected yet. Returns whether it has.
     pub fn connect_if_needed(&mut self) -> bool {
         if self.connection.is_some() || self.is_unavailable {
             return false;
@@ -64,7 +63,7 @@ impl SupervisorClient {
         self.connection.is_some()
     }
 
-    /// Connects; to another one, where what was connected to is gone.
+    /// Connects anew. Returns the sessions that the supervisor has.
     pub fn connect(&mut self) -> RestoredSessions {
         self.connection = None;
         if !supervisor_link::is_available() {
@@ -127,12 +126,12 @@ impl SupervisorClient {
         Some(found)
     }
 
-    /// The connection, where there is one.
+    /// The stream, where connected.
     pub fn stream(&self) -> Option<&Stream> {
         self.connection.as_ref()
     }
 
-    /// Says how it is with a session.
+    /// Sends the state of a session.
     pub fn send_session<T: AsFd>(&self, record: &SessionRecord, fds: &SessionFds<T>) -> Written {
         match &self.connection {
             Some(connection) => supervisor_protocol::send_session(connection, record, fds),
@@ -140,7 +139,7 @@ impl SupervisorClient {
         }
     }
 
-    /// The next program whose session it could not keep; there are no other answers.
+    /// The next program whose session the supervisor could not keep; it sends nothing else.
     pub fn next_rejected(&self) -> Option<Pid> {
         match supervisor_protocol::receive(self.connection.as_ref()?) {
             Received::Message(Message::NotKept(program)) => Pid::new(program),
@@ -148,13 +147,14 @@ impl SupervisorClient {
         }
     }
 
-    /// Says that a session is over, now or when there is room; whether that has to wait.
+    /// Sends that a session has ended, now or when there is room. Returns whether that has
+    /// to wait.
     pub fn send_ended(&mut self, id: String) -> bool {
         self.ended_ids.push(id);
         self.flush()
     }
 
-    /// Says what had to wait; whether something still has to.
+    /// Sends what had to wait. Returns whether something still has to.
     pub fn flush(&mut self) -> bool {
         let Some(connection) = &self.connection else {
             self.ended_ids.clear();
@@ -170,7 +170,8 @@ impl SupervisorClient {
     }
 }
 
-/// One that is there and says nothing (it was stopped) is in the way of the next.
+/// Kills a supervisor that does not answer (it was stopped): it would be in the way of the
+/// next.
 fn kill_unresponsive() {
     let Some(pid) = supervisor_link::supervisor_pid() else {
         return;

@@ -1,7 +1,6 @@
-//! By which gateways reach the process that keeps their sessions: a connection that
-//! lives as long as the master, over its reloads, both ends of it. Whether there is
-//! such a process says a lock (`sys/lock.rs`): the kernel takes that from it at its
-//! end, however that comes.
+//! The socket pair by which gateways reach the supervisor: both ends live as long as the
+//! master, over its reloads. Whether a supervisor runs says a lock (`sys/process_lock.rs`),
+//! which the kernel releases at the end of its process, however that comes.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,8 +13,8 @@ use fpty::sys::child::Pid;
 use fpty::sys::process_lock;
 use fpty::sys::socket::Stream;
 
-/// What both ends are called for the next image of the server, and what it is that
-/// is said through them: another server's process is told to end instead.
+/// The name of both ends for the next image of the server, and the version of the protocol:
+/// a supervisor of another version ends.
 const NAME: &str = "FORKPTYROUTER_KEPT";
 const VERSION: &str = "2";
 
@@ -26,8 +25,8 @@ struct LinkSockets {
 
 static LINK: OnceCell<LinkSockets> = OnceCell::new();
 
-/// Takes what a server before a reload has left, where there is any use for
-/// it, or makes it anew. In the master, before it forks gateways.
+/// Takes the socket pair of the image before a reload, where it is of use, or makes one. In
+/// the master, before it forks gateways.
 pub fn reserve(wanted: bool) {
     let left = host().take_kept_sockets(NAME).filter(|(_, note)| note == VERSION);
     let left = left.and_then(|(fds, _)| <[OwnedFd; 2]>::try_from(fds).ok());
@@ -49,7 +48,7 @@ pub fn reserve(wanted: bool) {
     let _ = LINK.set(LinkSockets { gateway_end, supervisor_end });
 }
 
-/// The master may be about to execute itself.
+/// Keeps the socket pair over an exec of the master.
 pub fn before_exec() {
     if let Some(link) = LINK.get() {
         host().keep_over_exec(
@@ -60,7 +59,7 @@ pub fn before_exec() {
     }
 }
 
-/// Whether sessions can be kept at all.
+/// Whether sessions can outlive a gateway at all.
 pub fn is_available() -> bool {
     LINK.get().is_some()
 }
@@ -70,17 +69,17 @@ pub(crate) fn gateway_end() -> Option<Stream> {
     LINK.get()?.gateway_end.try_clone().ok().map(Stream::from)
 }
 
-/// A copy of the other end.
+/// A copy of the supervisor's end.
 pub(crate) fn supervisor_end() -> Option<OwnedFd> {
     LINK.get()?.supervisor_end.try_clone().ok()
 }
 
-/// Whether there is a process that keeps sessions: another one than this.
+/// Whether a supervisor runs: another process than this.
 pub fn is_running() -> bool {
     proof::page().is_some_and(process_lock::is_held)
 }
 
-/// Which one.
+/// The pid of the supervisor.
 pub(crate) fn supervisor_pid() -> Option<Pid> {
     process_lock::holder(proof::page()?)
 }

@@ -1,9 +1,8 @@
-//! The supervisor: a process that keeps the descriptors of sessions that can be
-//! left, and of those whose terminal their client has, where the gateways cannot: it
-//! outlives them, and a reload of the instance. A gateway tells it of each such
-//! session, and one that begins is told of those that the one before it had. While
-//! there is no gateway it tells how their programs ended, and sees to it that
-//! nothing outlives a client. When the instance has stopped, it ends them all, and
+//! The supervisor process: it keeps the descriptors of sessions that can be detached, and of
+//! those whose terminal was handed over for good. It outlives gateways, and a reload of the
+//! instance. A gateway registers each such session; one that starts gets those of its
+//! predecessor. While there is no gateway the supervisor reports how programs ended, and
+//! hangs up what outlives its client. When the instance has stopped it ends all of them, and
 //! what else gateways have left.
 
 use std::collections::HashMap;
@@ -30,22 +29,21 @@ use fpty::sys::socket::Stream;
 use fpty::sys::stdio::Output;
 use fpty::sys::{Written, daemonize, process_lock};
 
-/// How long a gateway that begins may take to be told all, and how often it is
-/// tried.
+/// The timeout of handing sessions over to a gateway, and the interval of retries.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Descriptors that are not for sessions.
+/// Descriptors that are reserved for registrations.
 const RESERVE: i32 = 32;
 
-/// How long gateways may take to end when their master has.
+/// How long gateways may take to end after their master.
 const GATEWAY_END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Starts the process, at the other end of what gateways say hello by. Where there
-/// is one already it ends at once.
+/// Starts the supervisor, at its end of the socket pair. Where one runs already it ends at
+/// once.
 ///
 /// # Errors
-/// There can be no more processes or descriptors.
+/// As fork(2) and dup(2).
 pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
     let page = proof::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
     let mut kept = vec![theirs, page];
@@ -55,7 +53,7 @@ pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
     })
 }
 
-/// What an event is about; above that it is a gateway.
+/// Tokens of the poller; above them are gateways.
 const REGISTRATIONS: u64 = 0;
 const MASTER: u64 = 1;
 
@@ -65,22 +63,22 @@ struct Gateway {
     ordinal: usize,
 }
 
-/// A session, as a gateway has told of it.
+/// A session, as its gateway has sent it.
 pub(crate) struct SupervisedSession {
     pub record: SessionRecord,
     pub fds: SessionFds,
     ordinal: usize,
-    /// Nobody else looks after it.
+    /// The session has no gateway.
     pub orphan: Option<Orphan>,
 }
 
 impl SupervisedSession {
-    /// Whether it is, or was, of the gateway of this number.
+    /// Whether the session is, or was, of this gateway.
     pub fn is_of(&self, ordinal: usize) -> bool {
         self.ordinal == ordinal
     }
 
-    /// The number of the gateway that it is, or was, of.
+    /// The ordinal of the gateway of the session, or of its last one.
     pub fn ordinal(&self) -> usize {
         self.ordinal
     }
@@ -92,13 +90,13 @@ pub(crate) struct Supervisor {
     gateways: HashMap<u64, Gateway>,
     next: u64,
     pub sessions: HashMap<String, SupervisedSession>,
-    /// Where lines of the audit go: the last gateway's, as after a reload the log may
-    /// be another one.
+    /// The log for audit lines: the last gateway's, as after a reload the log may be
+    /// another one.
     pub log: Option<Output>,
-    /// Orphans' sessions, by the tokens of their programs; their clients have the
-    /// next one.
+    /// Orphaned sessions, by the tokens of their programs; a client has its program's token
+    /// plus one.
     pub orphan_tokens: HashMap<u64, String>,
-    /// Programs that have lost their client.
+    /// Programs that were hung up.
     pub grace: Grace,
 }
 
@@ -136,7 +134,7 @@ fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
 }
 
 impl Supervisor {
-    /// Until the instance has stopped.
+    /// Serves until the instance has stopped.
     fn serve(&mut self) -> std::io::Result<()> {
         loop {
             let wait =
@@ -162,7 +160,7 @@ impl Supervisor {
         }
     }
 
-    /// Gateways begin. Returns false when none ever will again.
+    /// Accepts registrations of gateways. Returns false when none can come any more.
     fn accept_gateways(&mut self) -> bool {
         loop {
             match supervisor_protocol::receive_hello(&self.registrations) {
@@ -214,7 +212,7 @@ impl Supervisor {
         }
     }
 
-    /// A number that nobody had, and the next one.
+    /// A fresh token, and the one behind it.
     pub(crate) fn token(&mut self) -> u64 {
         self.next += 2;
         self.next - 2
@@ -225,7 +223,7 @@ impl Supervisor {
         tokens.into_iter().for_each(|token| self.receive(token));
     }
 
-    /// A gateway says something, or has ended: its sessions wait for the next.
+    /// Receives from a gateway. One that has ended leaves its sessions orphaned.
     fn receive(&mut self, token: u64) {
         while let Some(gateway) = self.gateways.get(&token) {
             match supervisor_protocol::receive(&gateway.stream) {
@@ -255,7 +253,7 @@ impl Supervisor {
         }
     }
 
-    /// Keeps a session; whether there is room for it.
+    /// Keeps a session. Returns whether there was room for it.
     fn keep(&mut self, record: SessionRecord, mut fds: SessionFds, ordinal: usize) -> bool {
         fault_injection::strike("holder", || record.name.clone());
         if record.bound {
@@ -278,8 +276,8 @@ impl Supervisor {
         true
     }
 
-    /// A session could not be kept, and its gateway is told so; unless we have it as it
-    /// was before, which is as good.
+    /// Reports that a session could not be kept, unless its state before is kept, which is
+    /// as good.
     fn reject(&self, token: u64, id: &str, program: i32) {
         if let Some(gateway) = self.gateways.get(&token) {
             if !self.sessions.contains_key(id) {
@@ -288,7 +286,7 @@ impl Supervisor {
         }
     }
 
-    /// The instance has stopped, and so do its sessions.
+    /// The instance has stopped: ends all sessions.
     fn stop(mut self) {
         // Gateways end with their master, and what they said last is heard.
         let until = Instant::now() + GATEWAY_END_TIMEOUT;

@@ -1,5 +1,5 @@
-//! What a gateway and the supervisor say to each other, as all processes of ours do
-//! (`codec.rs`). Descriptors come along, each with a letter that says what it is.
+//! The protocol between a gateway and the supervisor: messages as in `ipc.rs`, with
+//! descriptors, each with a letter that says what it is.
 
 use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,54 +21,54 @@ use fpty::text::cut;
 /// socket(7), 208 KB), more than a session's texts make that a client has written.
 const MAX_MESSAGE: usize = 200 * 1024;
 
-/// How many bytes of a command are kept: as many as are shown.
+/// The most bytes of a command: as many as lists show.
 const MAX_COMMAND: usize = 1000;
 
-/// What is known of a session.
+/// What the supervisor knows of a session.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionRecord {
-    /// Its id.
+    /// The id.
     pub id: String,
-    /// What it is called; may be empty.
+    /// The name; may be empty.
     pub name: String,
-    /// Whose it is.
+    /// The owner's uid.
     pub uid: u32,
-    /// For whom it counts, where what is limited is.
+    /// The principal that its permit counts for.
     pub principal: Option<Principal>,
-    /// By what its client finds it again.
+    /// The secrets of its client.
     pub secrets: session_access::SavedSecrets,
     /// The address that it began at, and at which of the sockets there.
     pub listener: String,
     pub nth: usize,
-    /// Its program, as long as that was not reaped.
+    /// The pid of its program, until that was reaped.
     pub pid: i32,
-    /// When it began, as a [`Timestamp`](fpty::sys::clock::Timestamp) is said.
+    /// The start, as a [`Timestamp`](fpty::sys::clock::Timestamp) is encoded.
     pub since: (u64, u64),
-    /// What is told of it, where anybody wants to know.
+    /// The audit's facts.
     pub history: Option<Box<SessionHistory>>,
-    /// The audit's line of its end, where that was not written.
+    /// The prepared audit line of its end, where that was not written.
     pub last: EndRecord,
-    /// Who is attached, since when.
+    /// The attached user, since when.
     pub attached: Option<(u32, (u64, u64))>,
-    /// When it was left.
+    /// When it was detached.
     pub left: Option<(u64, u64)>,
-    /// How and when its program ended: the payload of an END.
+    /// How and when its program ended: the payload of an END packet.
     pub ended: Option<(Vec<u8>, (u64, u64))>,
-    /// Since when it is what it is, in nanoseconds since the machine's start.
+    /// The last change of its state, CLOCK_BOOTTIME in nanoseconds.
     pub changed_at: u64,
-    /// Somebody else has its terminal, or had it, or is about to.
+    /// The terminal is, was, or is about to be handed over.
     pub shared: bool,
-    /// What runs, where that is known.
+    /// The command, where it is known.
     pub command: Option<String>,
-    /// Its recording, where it has one.
+    /// The state of its recording.
     pub recording: Option<RecordingState>,
-    /// It cannot be left: it was handed over for good, and ends with its client.
+    /// It cannot be detached: it was handed over for good, and ends with its client.
     pub bound: bool,
 }
 
 impl SessionRecord {
-    /// Whether nobody is attached, and the program runs: there may be thousands of
+    /// Whether the session is detached and its program runs: there may be thousands of
     /// those.
     fn is_left(&self) -> bool {
         self.left.is_some() && self.ended.is_none() && !self.bound
@@ -80,17 +80,17 @@ impl SessionRecord {
 pub struct SessionFds<T = OwnedFd> {
     /// The terminal's master.
     pub master: Option<T>,
-    /// The program.
+    /// The program's pidfd.
     pub program: Option<T>,
-    /// The last output.
+    /// The ring of the scrollback.
     pub ring: Option<T>,
     /// The client that has the terminal.
     pub client: Option<T>,
-    /// The last output, where that is kept without a descriptor.
+    /// The ring, where it is mapped without a descriptor.
     pub memory: Option<Box<Ring>>,
 }
 
-/// Those that a gateway goes on to use itself.
+/// Descriptors that a gateway goes on using.
 pub type BorrowedFds<'a> = SessionFds<BorrowedFd<'a>>;
 
 impl<T> Default for SessionFds<T> {
@@ -100,8 +100,8 @@ impl<T> Default for SessionFds<T> {
 }
 
 impl SessionFds {
-    /// Keeps the last output without a descriptor, where nobody is attached and has it
-    /// too. Nonsense is not kept.
+    /// Keeps the ring mapped without its descriptor, for a detached session. A malformed
+    /// ring is dropped.
     pub fn close_ring_fd(&mut self, record: &SessionRecord, writes: bool) {
         if let Some(ring) = self.ring.take_if(|_| record.is_left()) {
             let mut ring = Ring::received(ring, writes).ok();
@@ -110,7 +110,7 @@ impl SessionFds {
         }
     }
 
-    /// Has a descriptor of that while it is said to somebody.
+    /// Opens the descriptor of a mapped ring while it is sent.
     pub fn with_ring_fd<R>(&mut self, say: impl FnOnce(&Self) -> R) -> R {
         // Where there can be none whoever hears it begins a new one.
         self.memory.iter_mut().for_each(|ring| drop(ring.open_file()));
@@ -119,14 +119,14 @@ impl SessionFds {
         message
     }
 
-    /// Whether the last output is there.
+    /// Whether there is a ring.
     pub fn has_output(&self) -> bool {
         self.ring.is_some() || self.memory.is_some()
     }
 }
 
 impl<T: AsFd> SessionFds<T> {
-    /// Each with its letter, in their order.
+    /// All descriptors with their letters, in order.
     pub(crate) fn tagged(&self) -> impl Iterator<Item = (u8, BorrowedFd<'_>)> {
         let ring = self.ring.as_ref().map(AsFd::as_fd);
         let all = [
@@ -140,7 +140,7 @@ impl<T: AsFd> SessionFds<T> {
 }
 
 impl<T> SessionFds<T> {
-    /// Where the one with this letter belongs.
+    /// The place of the descriptor with this letter.
     fn place(&mut self, name: u8) -> Option<&mut Option<T>> {
         match name {
             b'm' => Some(&mut self.master),
@@ -152,38 +152,38 @@ impl<T> SessionFds<T> {
     }
 }
 
-/// What one end says to the other.
+/// A message, with its descriptors.
 #[derive(Debug)]
 pub enum Message {
-    /// A gateway begins; its own connection comes along, and the log, where that is to
-    /// have lines of the audit.
+    /// A gateway starts: its own connection comes along, and the log, where audit lines are
+    /// to be written.
     Hello(Hello, OwnedFd, Option<OwnedFd>),
-    /// A session is as it is here.
+    /// The state of a session.
     Session(Box<SessionRecord>, SessionFds),
-    /// The same, of which descriptors were lost on the way: whoever reads has too many
-    /// open.
+    /// The state of a session whose descriptors were lost on the way: the reader has too
+    /// many open.
     Truncated(Box<SessionRecord>),
-    /// A session is over.
+    /// A session has ended.
     Ended(String),
     /// The session with this program could not be kept.
     NotKept(i32),
-    /// That was all.
+    /// The end of the sessions of a handshake.
     Done,
 }
 
-/// What came of waiting for a message.
+/// The result of a receive.
 pub enum Received {
-    /// One.
+    /// A message.
     Message(Message),
-    /// One that makes no sense.
+    /// A malformed message.
     Invalid,
-    /// None now.
+    /// No message yet.
     Blocked,
-    /// There will be none.
+    /// The other end has closed.
     Closed,
 }
 
-/// The same as it is sent, beside the descriptors.
+/// A message as it is encoded, beside the descriptors.
 #[derive(Serialize, Deserialize)]
 enum WireMessage<'a> {
     Hello(Hello),
@@ -216,30 +216,29 @@ pub fn send_session<T: AsFd>(to: &Stream, record: &SessionRecord, fds: &SessionF
     send(to, &WireMessage::Session(Box::new(record), names), &descriptors)
 }
 
-/// Says that a gateway begins, which has this connection, and this log.
+/// Sends the hello of a gateway, with its connection and its log.
 pub fn send_hello(to: &Stream, hello: Hello, own: &Stream, log: Option<BorrowedFd>) -> Written {
     let descriptors: Vec<_> = [own.as_fd()].into_iter().chain(log).collect();
     send(to, &WireMessage::Hello(hello), &descriptors)
 }
 
-/// Says that a session is over.
+/// Sends that a session has ended.
 pub fn send_ended(to: &Stream, id: &str) -> Written {
     send(to, &WireMessage::Ended(id.into()), &[])
 }
 
-/// Says that the session with this program could not be kept.
+/// Sends that the session with this program could not be kept.
 pub fn send_not_kept(to: &Stream, program: i32) -> Written {
     send(to, &WireMessage::NotKept(program), &[])
 }
 
-/// Says that that was all.
+/// Sends the end of the sessions.
 pub fn send_done(to: &Stream) -> Written {
     send(to, &WireMessage::Done, &[])
 }
 
-/// Takes a message from where only gateways say hello. What somebody else says
-/// who has come to the descriptor is nonsense: the kernel tells whose process
-/// sends, and the token that it is a gateway.
+/// Receives a registration. A message of another process that has got the descriptor is
+/// malformed: SCM_CREDENTIALS has the sender, and the token proves a gateway.
 pub fn receive_hello(from: &Stream) -> Received {
     let (mut buffer, mut descriptors) = (vec![0; MAX_MESSAGE], Vec::new());
     let (count, sender) = match from.read_and_sender(&mut buffer, &mut descriptors) {
@@ -257,7 +256,7 @@ pub fn receive_hello(from: &Stream) -> Received {
     }
 }
 
-/// Takes a message.
+/// Receives a message.
 pub fn receive(from: &Stream) -> Received {
     let (mut buffer, mut descriptors) = (vec![0; MAX_MESSAGE], Vec::new());
     match from.read_and_sender(&mut buffer, &mut descriptors).0 {
@@ -269,8 +268,8 @@ pub fn receive(from: &Stream) -> Received {
     }
 }
 
-/// What a message says that came with these descriptors; `None`: nonsense. Whoever
-/// sends one has all of them, and no more.
+/// Decodes a message that came with these descriptors; `None`: it is malformed. A sender
+/// has all of them, and no more.
 pub fn decode(message: &[u8], descriptors: Vec<OwnedFd>) -> Option<Message> {
     let mut descriptors = descriptors.into_iter();
     let message = match ipc::decode(message)? {

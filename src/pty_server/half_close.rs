@@ -1,10 +1,9 @@
-//! When a client that sends no more has got what it came for: what is piped
-//! into the client is the input of programs that take their time, and what
-//! they say comes later.
+//! Half-close: when a client that has shut its sending side down has got what it came for.
+//! What is piped into the client is the input of programs that take their time, and what they
+//! write comes later.
 //!
-//! The terminal itself is no pipe: it has no end for all because one has
-//! nothing more to say. So the program is not told of one, as the router's
-//! is, but watched until it reads again.
+//! The terminal itself is no pipe: one client's EOF is not that of all. So the program gets
+//! no EOF, as a session's of the gateway does, but is watched until it reads again.
 
 use std::time::{Duration, Instant};
 

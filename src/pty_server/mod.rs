@@ -2,13 +2,14 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `mod.rs` | the sockets, bound by the master; the worker's terminal |
-//! | `share.rs` | the thread: everything that happens at that terminal |
-//! | `absence.rs` | where there is none |
-//! | `client.rs` | somebody at it |
-//! | `fanout.rs` | what a new client is shown |
-//! | `ending.rs` | when one that sends no more is let go |
-//! | `log_copy.rs` | the copy of the output for the log |
+//! | `mod.rs` | bind in the master, start in the first worker |
+//! | `terminal.rs` | the thread of the shared terminal: poll, relay, clients |
+//! | `terminal_client.rs` | a client of it |
+//! | `listener.rs` | listening sockets |
+//! | `scrollback.rs` | the scrollback that a new client gets |
+//! | `half_close.rs` | clients that have shut their sending side down |
+//! | `tee.rs` | the copy of the output for the log (`pty-log`) |
+//! | `unavailable.rs` | rejection while there is no shared terminal |
 
 mod half_close;
 mod listener;

@@ -1,4 +1,4 @@
-//! What each client is still to get, and what a new one is shown.
+//! The scrollback: what a new client gets first; and the queue of each client.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! The copy of the terminal's output for the server's log.
+//! The tee: a copy of the terminal's output for the server's log (`pty-log`).
 
 use std::collections::VecDeque;
 use std::io::Write as _;

@@ -1,8 +1,7 @@
-//! Everything that happens at the shared terminal, on a thread of its own.
+//! The thread of the shared terminal: poll, relay, clients.
 //!
-//! The worker writes to this terminal, so nothing here may ever wait for
-//! anybody: not for a client, not for the log, not for a program that does
-//! not read.
+//! The worker writes to this terminal, so the thread never waits for anything: not for a
+//! client, not for the log, not for a program that does not read.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Somebody at the shared terminal.
+//! A client of the shared terminal.
 
 use std::time::Instant;
 

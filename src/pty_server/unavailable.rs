@@ -1,5 +1,5 @@
-//! What becomes of clients while there is no shared terminal: a socket that is
-//! bound takes them, and nobody would ever answer.
+//! Rejection of clients while there is no shared terminal: a bound socket takes connections,
+//! and would leave them without an answer.
 
 use std::collections::VecDeque;
 use std::ops::Deref;

@@ -1,20 +1,20 @@
-//! The server that loads the library, behind functions that are safe to call.
-//! No raw pointer of the server leaves this folder.
+//! The server that loads the library, behind functions that are safe to call. No raw pointer
+//! of the server leaves this folder.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `abi.rs`, `fingerprint.rs` | whether it is the server that we were built for |
-//! | `guard.rs` | what everything goes through that C calls |
-//! | `host.rs` | what a gateway needs of it |
-//! | `options.rs` | options as the server takes them |
-//! | `sockets.rs`, `passed.rs` | sockets on its list; those that somebody has passed to it |
-//! | `gateway.rs` | gateways on its list |
-//! | `worker.rs` | its workers |
-//! | `server.rs`, `metrics.rs` | facts about it; numbers among its metrics |
-//! | `log.rs` | its log |
-//! | `inherited.rs` | what only gateways inherit from the master |
-//! | `exec_handoff.rs` | descriptors that outlive a reload |
-//! | `stopping.rs` | the instance stops |
+//! | `abi.rs`, `fingerprint.rs` | the ABI of the server that we were built for, compared |
+//! | `guard.rs` | the guard of every function that C calls: a panic becomes a line |
+//! | `host.rs` | the gateway's `Host`, implemented by this server |
+//! | `options.rs` | the table of options, as the server takes it |
+//! | `sockets.rs`, `passed.rs` | the server's list of sockets; sockets that were passed to it (`fd://N`) |
+//! | `gateway.rs` | the server's list of gateways |
+//! | `worker.rs` | the server's workers |
+//! | `server.rs`, `metrics.rs` | facts about the server; its metrics |
+//! | `log.rs` | the server's log |
+//! | `inherited.rs` | descriptors and memory that gateways alone inherit from the master |
+//! | `exec_handoff.rs` | descriptors that are kept over an exec of the server (a reload) |
+//! | `stopping.rs` | the stop of the instance: gateways notify their clients first |
 
 pub mod abi;
 pub mod exec_handoff;

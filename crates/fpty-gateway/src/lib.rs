@@ -4,18 +4,18 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `command.rs`, `command/` | commands without a terminal |
+//! | `command/` | commands without a terminal |
 //! | `config/` | options as typed, and the validated configuration that comes of them |
-//! | `connection/` | from a connection to a session |
-//! | `control/` | clients that ask who is there, end sessions, or ask for the statistics |
+//! | `connection/` | listeners, access, limits, handshake: from accept(2) to a session |
+//! | `control/` | control requests: list, kill, statistics; requests between gateways |
 //! | `detach/` | sessions that can be left and found again |
-//! | `event_loop/` | the loop, and what it gives every part |
+//! | `event_loop/` | the event loop, its context, timers, recovery from panics |
 //! | `fuzzing.rs` | what other processes and clients say, taken apart |
 //! | `host.rs` | the server that a gateway runs in |
 //! | `instance.rs` | what the master does for its gateways |
 //! | `log.rs`, `log_queue.rs` | lines for the server's log, and those that wait for it |
-//! | `observe/` | audit, metrics, recordings: observers of sessions |
-//! | `process/` | programs, the supervisor, shared memory |
+//! | `observe/` | observers of sessions: audit, metrics, recordings |
+//! | `process/` | programs, hang-up and grace, the supervisor, shared memory |
 //! | `session/` | a terminal and its client, from its opening to its end |
 
 #![forbid(unsafe_code)]

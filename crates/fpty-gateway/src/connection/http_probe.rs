@@ -46,15 +46,15 @@ impl HttpProbes {
                 }
             }
             FirstBytes::MaybeHttp | FirstBytes::MaybeTerminal => {
-                let awaits_first_bytes = !self.probes.contains_key(&key);
+                let is_new = !self.probes.contains_key(&key);
                 let probe = self.probes.entry(key).or_default();
-                if awaits_first_bytes {
+                if is_new {
                     probe.feed(&cx.input);
                 }
                 if classify == FirstBytes::MaybeTerminal || probe.is_released() {
                     session.early_input(probe.take(), io);
                 }
-                if awaits_first_bytes {
+                if is_new {
                     cx.schedule(HOLD_TIME, Timer::HttpProbe(key));
                     if self.probes.len() > PRUNE_ABOVE {
                         self.probes.retain(|key, _| sessions.has(*key));

@@ -11,37 +11,37 @@ use serde::{Deserialize, Serialize};
 use super::utf8::JsonText;
 pub use crate::config::recording_options::Format;
 
-/// What stands at the beginning.
+/// The header of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
-    /// The version.
+    /// The format.
     pub format: Format,
-    /// The terminal's height.
+    /// Rows.
     pub rows: u16,
-    /// Its width.
+    /// Columns.
     pub cols: u16,
-    /// When it began, in seconds since 1970.
+    /// The start, in seconds since 1970.
     pub timestamp: u64,
-    /// What was run.
+    /// The command.
     pub command: String,
-    /// Whose it was, in a few words.
+    /// The title: user and id.
     pub title: String,
-    /// The kind of the terminal.
+    /// TERM.
     pub term: Option<String>,
 }
 
-/// What the last line says of those before it.
+/// The totals of the trailer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Totals<'a> {
-    /// Their bytes.
+    /// Bytes before the trailer.
     pub bytes: u64,
-    /// Bytes of the session that are not there.
+    /// Bytes of the session that are missing.
     pub dropped: u64,
-    /// Their hash.
+    /// SHA-256 of the bytes before the trailer.
     pub sha256: &'a str,
 }
 
-/// A recording that is being written.
+/// A recording that is being encoded.
 #[derive(Clone, Debug)]
 pub struct Asciicast {
     events: Events,
@@ -49,11 +49,11 @@ pub struct Asciicast {
     input: JsonText,
 }
 
-/// How its events are written.
+/// The encoder of events.
 #[derive(Clone, Debug)]
 struct Events {
     format: Format,
-    /// When the last one was, in microseconds.
+    /// The time of the last event in microseconds.
     last: u64,
 }
 
@@ -93,7 +93,7 @@ struct Terminal<'a> {
 }
 
 impl Asciicast {
-    /// Begins one.
+    /// Encodes the header.
     pub fn begin(head: &Head, out: &mut Vec<u8>) -> Self {
         let Head { rows, cols, timestamp, ref command, ref title, .. } = *head;
         let term = head.term.as_deref();
@@ -122,30 +122,28 @@ impl Asciicast {
         Self { events, output: JsonText::default(), input: JsonText::default() }
     }
 
-    /// The program wrote this; all times are in microseconds since the
-    /// beginning.
+    /// Encodes output; all times are in microseconds since the start.
     pub fn output(&mut self, at: u64, bytes: &[u8], out: &mut Vec<u8>) {
         self.events.add(at, 'o', out, |out| self.output.push(bytes, out));
     }
 
-    /// The program was given this.
+    /// Encodes input.
     pub fn input(&mut self, at: u64, bytes: &[u8], out: &mut Vec<u8>) {
         self.events.add(at, 'i', out, |out| self.input.push(bytes, out));
     }
 
-    /// The terminal has this size now.
+    /// Encodes a resize.
     pub fn resize(&mut self, at: u64, size: Size, out: &mut Vec<u8>) {
         let text = format!("{}x{}", size.cols, size.rows);
         self.events.add(at, 'r', out, |out| out.extend_from_slice(text.as_bytes()));
     }
 
-    /// A mark that a player can show.
+    /// Encodes a marker.
     pub fn mark(&mut self, at: u64, text: &str, out: &mut Vec<u8>) {
         self.events.add(at, 'm', out, |out| escape_json(text.as_bytes(), out));
     }
 
-    /// No more output and no more input will come; the program may have ended
-    /// with this status.
+    /// Encodes the end, with the exit status where it is known.
     pub fn end(&mut self, at: u64, status: Option<i32>, out: &mut Vec<u8>) {
         self.events.add(at, 'o', out, |out| self.output.finish(out));
         self.events.add(at, 'i', out, |out| self.input.finish(out));
@@ -156,7 +154,7 @@ impl Asciicast {
         }
     }
 
-    /// The very last line.
+    /// Encodes the trailer.
     pub fn trailer(&self, totals: Totals<'_>, out: &mut Vec<u8>) {
         let invalid = self.output.invalid() + self.input.invalid();
         let Totals { bytes, dropped, sha256 } = totals;
@@ -170,7 +168,7 @@ impl Asciicast {
 }
 
 impl Events {
-    /// Adds an event; one without a text is none.
+    /// Encodes an event; one without text is omitted.
     fn add(&mut self, at: u64, kind: char, out: &mut Vec<u8>, text: impl FnOnce(&mut Vec<u8>)) {
         use std::io::Write;
         let before = out.len();
@@ -192,7 +190,7 @@ impl Events {
     }
 }
 
-/// Microseconds, written in seconds.
+/// Microseconds, displayed in seconds.
 struct Seconds(u64);
 
 impl std::fmt::Display for Seconds {

@@ -18,35 +18,35 @@ use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written, daemonize};
 use fpty::text::panic_message;
 
-/// Bytes that are taken out of a gateway's queue at once.
+/// The most bytes of one batch of a queue.
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// A gateway that has more sessions than there are descriptors, or that takes no
-/// answers, is none.
+/// A gateway with more sessions than descriptors, or with as many unread answers, is
+/// dropped.
 const MAX_SESSIONS: usize = 1 << 20;
 
-/// A gateway.
+/// A gateway's queue, and its sessions.
 pub struct GatewayFeed {
-    /// Wakes us up, and takes our answers.
+    /// The channel: it wakes the recorder up, and carries answers.
     pub channel: Stream,
-    /// What it says.
+    /// The queue.
     pub queue: Consumer,
-    /// Which it is.
+    /// The gateway.
     hello: Hello,
-    /// A message that is not complete.
+    /// Bytes of an incomplete message.
     bytes: Vec<u8>,
     sessions: HashMap<u32, RecordedSession>,
-    /// Room for lines that no session uses.
+    /// A buffer of lines that no session uses.
     spare_buffer: Vec<u8>,
-    /// Sessions with lines that are not in their files.
+    /// Sessions with unwritten lines.
     unwritten: Vec<u32>,
     answers: VecDeque<Vec<u8>>,
-    /// Its channel is waited for to take more.
+    /// The channel is registered for write.
     waits: bool,
 }
 
 impl GatewayFeed {
-    /// One that has said this.
+    /// A gateway that has registered with this hello.
     pub fn new(channel: Stream, queue: Consumer, hello: Hello) -> Self {
         Self {
             channel,
@@ -61,15 +61,15 @@ impl GatewayFeed {
         }
     }
 
-    /// Whether one that begins has this one's place, which has ended then.
+    /// Whether a new gateway is the successor of this one, which has ended then.
     pub fn is_replaced_by(&self, next: &Self) -> bool {
         next.hello.has_place_of(self.hello.ordinal)
     }
 
-    /// What is to be known of sessions that one before us has recorded.
+    /// Restores the sessions of the recorder before.
     ///
     /// # Errors
-    /// It makes no sense.
+    /// A malformed message.
     pub fn restore_sessions(
         &mut self,
         before: &OwnedFd,
@@ -88,10 +88,10 @@ impl GatewayFeed {
         Ok(())
     }
 
-    /// Works; a gateway over whose words it panics is none.
+    /// Processes a batch. A gateway whose messages make it panic is dropped.
     ///
     /// # Errors
-    /// It says nonsense.
+    /// A malformed message.
     pub fn process(
         &mut self,
         ctx: &RecorderContext<'_>,
@@ -100,8 +100,8 @@ impl GatewayFeed {
         daemonize::guarded(|| self.process_batch(ctx, orphans)).unwrap_or(Err(ProtocolError))
     }
 
-    /// Takes some messages out of the queue and writes what comes of them;
-    /// returns whether there were any. The queue has them until that is done.
+    /// Takes a batch out of the queue, and writes the files. Returns whether there was one.
+    /// The queue keeps the batch until that is done.
     fn process_batch(
         &mut self,
         ctx: &RecorderContext<'_>,
@@ -155,8 +155,7 @@ impl GatewayFeed {
         }
     }
 
-    /// A bug showed itself with one session's file: that ends, as far as it
-    /// goes, and the others do not suffer.
+    /// Ends one session's file after a panic; the others go on.
     fn panicked(
         &mut self,
         session: u32,
@@ -221,7 +220,7 @@ impl GatewayFeed {
         }
     }
 
-    /// Sessions of gateways before this one are over: what became of each is told.
+    /// Ends sessions of gateways before, and answers with the result of each.
     fn end_ids(
         &mut self,
         message: Message<'_>,
@@ -250,7 +249,7 @@ impl GatewayFeed {
         }
     }
 
-    /// A session goes on that a gateway or a recorder before this one has begun.
+    /// Resumes a session of the gateway or the recorder before.
     fn go_on(&mut self, message: Message<'_>, orphans: &mut OrphanedRecordings) {
         let Some(resume) = decode::<Resume>(message.body) else {
             return;
@@ -271,7 +270,7 @@ impl GatewayFeed {
         }
     }
 
-    /// Something is to be written of a session that goes on in its next file.
+    /// Starts the next file of a session.
     fn begin_next_file(&mut self, message: Message<'_>, ctx: &RecorderContext<'_>) {
         let Some(session) = self.sessions.remove(&message.session) else {
             return;
@@ -311,18 +310,18 @@ impl GatewayFeed {
         self.answer(&Answer::Failed { session, why });
     }
 
-    /// Says this, when it takes it.
+    /// Queues an answer.
     pub fn answer(&mut self, answer: &Answer) {
         self.answers.push_back(encode(answer));
     }
 
-    /// What it was not answered.
+    /// The unsent answers.
     #[cfg(test)]
     pub fn answers(&mut self) -> impl Iterator<Item = Vec<u8>> {
         self.answers.drain(..)
     }
 
-    /// Sends the answers, as far as the gateway takes them.
+    /// Sends answers, as far as the channel takes them.
     pub fn send_answers(&mut self, poller: &Poller, token: u64) {
         while let Some(answer) = self.answers.front() {
             match self.channel.write(answer) {
@@ -339,7 +338,7 @@ impl GatewayFeed {
         }
     }
 
-    /// Whether the gateway has; what it says here only wakes us up.
+    /// Whether the gateway has closed the channel; bytes on it only wake the recorder up.
     pub fn is_closed(&self) -> bool {
         loop {
             match self.channel.read(&mut [0; 16]) {
@@ -350,8 +349,8 @@ impl GatewayFeed {
         }
     }
 
-    /// It has ended: the next one may take its sessions up. Its last words are in
-    /// the queue, which goes with it: nobody will find it unfinished.
+    /// Orphans the sessions of a gateway that has ended. Its last messages are in the
+    /// queue, which is processed to its end.
     pub fn orphan(mut self, ctx: &RecorderContext<'_>, orphans: &mut OrphanedRecordings) {
         let done = loop {
             match self.process(ctx, orphans) {
@@ -372,7 +371,7 @@ impl GatewayFeed {
         orphans.put(self.hello.ordinal, self.sessions.drain().map(|(_, session)| session));
     }
 
-    /// It is none: nobody tells how its sessions ended.
+    /// Drops a gateway: its recordings end without a status.
     pub fn end(mut self, ctx: &RecorderContext<'_>) {
         self.sessions.drain().for_each(|(_, session)| drop(session.end(None, ctx)));
         ctx.journal.end();

@@ -19,39 +19,38 @@ use crate::process::shared_memory;
 use fpty::sys::dir::Folder;
 use fpty::sys::shm::Shared;
 
-/// Files of a batch: more than messages that come at once can name.
+/// The most files of a batch: more than its messages can name.
 const MAX_ENTRIES: usize = 1 << 15;
 
-/// Words before the entries: how many, of which queue, and where that begins
-/// once the batch is over.
+/// Words before the entries: their count, the queue, and its start once the batch is done.
 const HEAD: usize = 3;
 
-/// Words of an entry: how long it is, and the entry, whatever its name.
+/// Words of an entry: its length, and the entry as JSON.
 const WORDS: usize = 1 + 48;
 
-/// The memory.
+/// The journal.
 pub struct Journal {
     memory: Shared<AtomicU64>,
-    /// Which batch it is.
+    /// The number of the batch.
     batch: Cell<u64>,
 }
 
-/// A file, as it is before a batch changes it.
+/// A file before a batch changes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Its folder's number.
+    /// The index of its directory.
     pub folder: usize,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its inode.
+    /// The inode.
     pub inode: u64,
-    /// Its length.
+    /// The length.
     pub length: u64,
-    /// It is made by this batch.
+    /// The batch creates it.
     pub is_new: bool,
 }
 
-/// A batch that was not finished, perhaps.
+/// A batch that was not done, perhaps.
 pub struct Unfinished {
     queue: u64,
     next_start: u64,
@@ -59,16 +58,15 @@ pub struct Unfinished {
 }
 
 impl Journal {
-    /// Memory for one; all that is forked from here shares it.
+    /// A journal in memory that children share.
     ///
     /// # Errors
-    /// There is none.
+    /// As mmap(2).
     pub fn new() -> io::Result<Self> {
         Ok(Self { memory: Shared::new(HEAD + MAX_ENTRIES * WORDS)?, batch: Cell::new(1) })
     }
 
-    /// A batch begins: what comes of a queue, which begins there when the batch
-    /// is over.
+    /// Starts a batch of a queue, which starts at `next_start` when the batch is done.
     pub fn begin(&self, queue: u64, next_start: u64) {
         let words = self.memory.words();
         words[0].store(0, Ordering::Release);
@@ -77,12 +75,12 @@ impl Journal {
         self.batch.set(self.batch.get() + 1);
     }
 
-    /// It is over.
+    /// The batch is done.
     pub fn end(&self) {
         self.memory.words()[0].store(0, Ordering::Release);
     }
 
-    /// Which batch it is: a file is noted once in each.
+    /// The number of the batch: a file is noted once in each.
     pub fn batch(&self) -> u64 {
         self.batch.get()
     }
@@ -101,7 +99,7 @@ impl Journal {
         count[0].store(number + 1, Ordering::Release);
     }
 
-    /// What a recorder before us has left here.
+    /// Takes what the recorder before has left.
     pub fn take(&self) -> Option<Unfinished> {
         let (head, entries) = self.memory.words().split_at(HEAD);
         let count = usize::try_from(head[0].swap(0, Ordering::Acquire)).unwrap_or(0);
@@ -117,13 +115,13 @@ impl Journal {
 }
 
 impl Unfinished {
-    /// Whether it is of this queue.
+    /// Whether the batch is of this queue.
     pub fn is_of(&self, queue: u64) -> bool {
         self.queue == queue
     }
 
-    /// Takes out of the files what the batch has written, unless it was over:
-    /// its queue begins where it would then.
+    /// Takes what the batch has written out of the files, unless it was done: then its
+    /// queue has the next start.
     pub fn undo(self, next_start: u64, folders: &[Folder]) {
         if next_start == self.next_start {
             return;

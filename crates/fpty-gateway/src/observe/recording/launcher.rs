@@ -19,23 +19,23 @@ use fpty::sys::socket::Stream;
 
 use super::recorder;
 
-/// What the door is called where the next image of the server looks for it.
+/// The name of the registration socket for the next image of the server.
 const NAME: &str = "FORKPTYROUTER_RECORDER";
 
-/// How gateways and the recorder speak: one of another version of ours, which was
-/// there before a reload, understands nothing of it.
+/// The version of the protocol between gateways and the recorder: a recorder of another
+/// version may be left from before a reload.
 const PROTOCOL_VERSION: &str = "3";
 
-/// The door to the recorder, in the server and, by a fork, in each gateway.
+/// The handle of the recorder, in the server and, by fork(2), in each gateway.
 static RECORDER: Mutex<Option<RecorderHandle>> = Mutex::new(None);
 
 struct RecorderHandle {
     stream: Stream,
-    /// Where the recorder makes its files.
+    /// The directories of its files.
     folders: Vec<PathBuf>,
-    /// Who started it.
+    /// The uid that started it.
     uid: u32,
-    /// It understands us.
+    /// It has the same version of the protocol.
     is_compatible: bool,
 }
 
@@ -43,11 +43,11 @@ fn handle() -> MutexGuard<'static, Option<RecorderHandle>> {
     RECORDER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts the recorder, where something is to be recorded; or takes over the
-/// one of the server's image before a reload.
+/// Starts the recorder, where something is to be recorded; or takes over that of the image
+/// before a reload.
 ///
 /// # Errors
-/// A folder cannot be used: the line for the operator.
+/// A directory cannot be used: the line for the operator.
 pub fn start(records: impl Iterator<Item = RecordOptions>) -> Result<()> {
     let before = host().take_kept_sockets(NAME);
     let before = before.and_then(|(fds, note)| RecorderHandle::of(fds.into_iter().next()?, &note));
@@ -107,7 +107,7 @@ fn absolute(folder: &OsStr) -> Result<PathBuf> {
     std::path::absolute(folder).context(named(Path::new(folder)))
 }
 
-/// The server is about to execute itself anew: the next image takes over.
+/// Keeps the handle over an exec of the server.
 pub fn before_exec() {
     if let Some(handle) = &*handle() {
         let mut note = OsString::from(format!("{} {PROTOCOL_VERSION}", handle.uid));
@@ -119,8 +119,8 @@ pub fn before_exec() {
     }
 }
 
-/// The number of a folder, as the recorder has it; after a reload that changed
-/// it that may be another's.
+/// The index of a directory at the recorder; after a reload that changed the options it may
+/// be another's.
 pub fn folder_number(folder: &OsStr) -> usize {
     let handle = handle();
     let path = absolute(folder).ok();
@@ -131,15 +131,15 @@ pub fn folder_number(folder: &OsStr) -> usize {
         .map_or(0, |(_, folder_number)| folder_number)
 }
 
-/// The path of a file in the folder of this number.
+/// The path of a file in the directory of this index.
 pub fn file_path(folder: usize, name: &str) -> String {
     let handle = handle();
     let folder = handle.as_ref().and_then(|handle| handle.folders.get(folder));
     folder.map_or_else(|| name.to_owned(), |folder| folder.join(name).display().to_string())
 }
 
-/// Sends a recorder a queue and a channel, and another queue with what is to be
-/// known of the first one. Returns whether there is one.
+/// Registers at the recorder, with a queue and a channel, and a second queue with the
+/// sessions of the first one. Returns whether there is a recorder.
 pub fn register(
     hello: &Hello,
     queue: &Producer,
@@ -161,7 +161,7 @@ impl RecorderHandle {
         *handle() = Some(self);
     }
 
-    /// One that was kept, under this note.
+    /// The handle that was kept with this note.
     fn of(fd: OwnedFd, note: &OsStr) -> Option<Self> {
         let mut lines = note.as_bytes().split(|byte| *byte == b'\n');
         let mut first = std::str::from_utf8(lines.next()?).ok()?.split(' ');

@@ -60,45 +60,43 @@ use super::recording::producer::{RecorderLink, RecorderProducer};
 use super::recording::recorder_event::RecorderEvent;
 pub use super::recording::tap::{RecordingState, RecordingTap};
 
-/// The sessions of a gateway that are recorded: it is told when one is about to
-/// begin, has begun and is over; what goes by in between it sees by the
-/// [`RecordingTap`] that it leaves with whoever reads the terminal.
+/// The recordings of a gateway: an observer of each start and end of a session; what a
+/// terminal shows in between comes by the [`RecordingTap`] beside the terminal.
 pub struct Recordings {
     producer: Rc<RefCell<RecorderProducer>>,
     sessions: HashMap<u32, Rc<RecordingTap>>,
-    /// Sessions that are over, until the recorder has said what became of
-    /// their files.
+    /// Ended sessions, until the recorder has answered with the result of their files.
     over: HashMap<u32, EndedRecording>,
     next: u32,
-    /// How many bytes the recorder had taken when it was looked at.
+    /// Bytes that the recorder had taken at the last check.
     taken: u64,
-    /// How often it had taken nothing since, while somebody waited.
+    /// Checks without progress, while terminals were throttled.
     stalled_checks: u8,
     flush_is_scheduled: bool,
     check_is_scheduled: bool,
-    /// Which gateway it is of.
+    /// The hello of the gateway.
     hello: Hello,
-    /// The first gateway tells what concerns all of them.
+    /// The first gateway logs what concerns all of them.
     logs_for_all: bool,
-    /// As whom those run who are recorded.
+    /// The uids of recorded programs.
     users: Vec<u32>,
-    /// What is recorded of those who come to each socket.
+    /// The options of recordings, by listener.
     sockets: Vec<RecordOptions>,
-    /// Ends of sessions of a gateway before, that are told when it is known what became
-    /// of their recordings.
+    /// Ends of sessions of the gateway before, which wait for the result of their
+    /// recordings.
     pending_ends: PendingEndLines,
 }
 
-/// A session that is over.
+/// An ended session whose recording is not complete.
 pub(crate) struct EndedRecording {
     recording: Rc<RecordingTap>,
     since: Instant,
-    /// What is to be told of its end, where anybody wants to know.
+    /// The audit's facts for the line of the end.
     last: Option<Box<EndedSession>>,
 }
 
 impl Recordings {
-    /// One for this gateway, with these sockets, where anything is recorded.
+    /// The recordings of this gateway; `None`: no listener records.
     pub fn new<'a>(sockets: impl Iterator<Item = &'a Rules>, hello: Hello) -> Option<Box<Self>> {
         let own = nix::unistd::geteuid().as_raw();
         let mut users = Vec::new();
@@ -130,17 +128,17 @@ impl Recordings {
         })
     }
 
-    /// What is recorded of those who come to a socket, if anything is.
+    /// The options of recordings of a listener, if it records.
     fn of_socket(&self, socket: u16) -> Option<&RecordOptions> {
         self.sockets.get(usize::from(socket)).filter(|record| record.dir.is_some())
     }
 
-    /// Has the loop turn to this when it is its turn.
+    /// Emits an event of the recorder.
     fn then(cx: &mut Context, fault_domain: FaultDomain, event: RecorderEvent) {
         cx.push_outcome(Outcome::Recorder(fault_domain, Box::new(event)));
     }
 
-    /// What was to be done in its turn.
+    /// Handles an event of the recorder.
     pub fn handle_event(
         &mut self,
         cx: &mut Context,
@@ -156,8 +154,8 @@ impl Recordings {
         }
     }
 
-    /// What nobody reads any more is over: after a panic, and where a session was
-    /// not taken up after all.
+    /// Ends recordings without a terminal: after a panic, and where a session was not
+    /// restored.
     pub fn retain(&mut self) {
         self.sessions.retain(|_, recording| {
             let is_read = Rc::strong_count(recording) > 1;
@@ -169,8 +167,8 @@ impl Recordings {
     }
 }
 
-/// Sends the recorder a queue and a channel, and, where a recorder before it had that
-/// queue, what is to be known of it.
+/// Registers a queue at the recorder, and, where the recorder before had that queue, its
+/// sessions.
 fn connect(
     hello: &Hello,
     queue: Producer,
@@ -183,7 +181,7 @@ fn connect(
     }
 }
 
-/// The status that a recording has of a program's end, as a shell would.
+/// The exit status as a shell has it.
 fn status_of(exit: Exit) -> i32 {
     match exit {
         Exit::Status(status) => status,
@@ -191,7 +189,7 @@ fn status_of(exit: Exit) -> i32 {
     }
 }
 
-/// What of a name may stand in a file's.
+/// A text as a part of a file's name.
 fn file_name_part(text: &str) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || "._".contains(c) { c } else { '_' };
     text.chars().take(32).map(safe).collect()

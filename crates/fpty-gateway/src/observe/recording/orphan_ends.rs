@@ -12,10 +12,10 @@ use crate::process::ipc::{Hello, decode, encode};
 use fpty::sys::Read;
 use fpty::sys::shm_queue::Producer;
 
-/// How long the master waits for that: as long as a disk takes for what is left.
+/// How long the master waits for answers: as long as a disk takes for the rest.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Lines that wait for the recorder's word, by their sessions' ids.
+/// Lines that wait for the recorder's answer, by session id.
 #[derive(Default)]
 pub struct PendingEndLines {
     lines: HashMap<String, String>,
@@ -24,7 +24,7 @@ pub struct PendingEndLines {
 }
 
 impl PendingEndLines {
-    /// Has a line wait; given back where its session was not recorded.
+    /// Adds a line; returns it where its session was not recorded.
     pub fn add(&mut self, line: String) -> Option<String> {
         let Some(id) = prepared_end::recorded_session_id(&line) else {
             return Some(line);
@@ -33,18 +33,18 @@ impl PendingEndLines {
         None
     }
 
-    /// What the recorder is asked; `None`: nothing.
+    /// The request for the recorder; `None`: no line waits.
     pub fn request(&mut self) -> Option<Vec<u8>> {
         self.since = Some(Instant::now());
         (!self.lines.is_empty()).then(|| encode(&self.lines.keys().collect::<Vec<_>>()))
     }
 
-    /// Whether some wait.
+    /// Whether lines wait.
     pub fn is_waiting(&self) -> bool {
         !self.lines.is_empty()
     }
 
-    /// The recorder has answered for one: its line.
+    /// Completes a line with the recorder's answer.
     pub fn answered(
         &mut self,
         id: &str,
@@ -57,7 +57,7 @@ impl PendingEndLines {
         Some(recorded.map_or_else(|| line.clone(), |it| prepared_end::with_recording(&line, &it)))
     }
 
-    /// Those that have waited for so long, or for nobody who could answer.
+    /// Takes lines that have waited for so long, or that no recorder can answer.
     pub fn expired(&mut self, patience: Duration) -> Vec<String> {
         let is_late = self.since.is_none_or(|since| since.elapsed() >= patience);
         let late = if is_late { std::mem::take(&mut self.lines) } else { HashMap::new() };
@@ -65,8 +65,8 @@ impl PendingEndLines {
     }
 }
 
-/// The same lines, with what became of the recordings: for the master, whose gateways
-/// have been killed.
+/// Completes lines with the results of the recordings: for the master, whose gateways were
+/// killed.
 pub fn with_recordings(lines: Vec<String>) -> Vec<String> {
     let mut waiting = PendingEndLines::default();
     let mut with_recordings: Vec<String> =

@@ -10,32 +10,31 @@ use crate::observe::audit::RecordingResult;
 use crate::process::ipc::Hello;
 use fpty::sys::dir::Folder;
 
-/// Where a recorder writes.
+/// The context of the recorder.
 #[derive(Clone, Copy)]
 pub struct RecorderContext<'a> {
-    /// Its folders.
+    /// The directories of recordings.
     pub folders: &'a [Folder],
-    /// What the next one is to know.
+    /// The journal for the next recorder.
     pub journal: &'a Journal,
 }
 
-/// A session of a gateway's.
+/// A session at the recorder.
 pub enum RecordedSession {
-    /// It has a file.
+    /// It has an open file.
     Open(Box<RecordingFile>),
-    /// It is to go on in its next file; there is nothing of it for that so far.
+    /// It goes on in its next file, which is not created yet.
     Pending(Resume),
-    /// There is no file, for this reason; so many bytes would have gone there.
+    /// It has no file, for this reason; so many bytes are missing.
     Failed(RecordingName, u64, Failure),
 }
 
-/// Sessions whose gateway has ended, by its number: the next one may take them
-/// up.
+/// Recordings whose gateway has ended, by its ordinal.
 #[derive(Default)]
 pub struct OrphanedRecordings(HashMap<RecordingName, (usize, RecordedSession)>);
 
 impl RecordedSession {
-    /// Which it is.
+    /// The name of the recording.
     pub fn of(&self) -> RecordingName {
         match self {
             Self::Open(recording) => recording.name_of_session().clone(),
@@ -44,8 +43,7 @@ impl RecordedSession {
         }
     }
 
-    /// It is over, with this last word, where there is one: else nobody tells how it
-    /// ended. What became of it.
+    /// Ends the session, with its last message where there is one. Returns the result.
     pub fn end(self, last: Option<Message<'_>>, ctx: &RecorderContext<'_>) -> RecordingResult {
         match self {
             Self::Open(mut recording) => {
@@ -67,17 +65,17 @@ impl RecordedSession {
 }
 
 impl OrphanedRecordings {
-    /// One that a gateway takes up, where it is here.
+    /// Takes a recording that a gateway claims.
     pub fn take(&mut self, of: &RecordingName) -> Option<RecordedSession> {
         self.0.remove(of).map(|(_, session)| session)
     }
 
-    /// Those of a gateway of this number, which has ended.
+    /// Adds the recordings of a gateway that has ended.
     pub fn put(&mut self, ordinal: usize, sessions: impl Iterator<Item = RecordedSession>) {
         self.0.extend(sessions.map(|session| (session.of(), (ordinal, session))));
     }
 
-    /// What a gateway has not taken up, of those whose place it has, is over.
+    /// Ends recordings of the predecessor that a gateway has not claimed.
     pub fn end_unclaimed(&mut self, gateway: &Hello, ctx: &RecorderContext<'_>) {
         for (_, session) in
             remove_where(&mut self.0, |_, (before, _)| gateway.has_place_of(*before))
@@ -86,7 +84,7 @@ impl OrphanedRecordings {
         }
     }
 
-    /// These sessions, by their ids, are over: what became of each that is here.
+    /// Ends the recordings of these session ids. Returns the results.
     pub fn end_ids(
         &mut self,
         ids: &HashSet<String>,
@@ -96,13 +94,13 @@ impl OrphanedRecordings {
         sessions.into_iter().map(|(_, session)| (session.of(), session.end(None, ctx)))
     }
 
-    /// All are over.
+    /// Ends all recordings.
     pub fn end(self, ctx: &RecorderContext<'_>) {
         self.0.into_values().for_each(|(_, session)| drop(session.end(None, ctx)));
     }
 }
 
-/// Takes those out that are meant.
+/// Removes the values for which a predicate holds.
 pub fn remove_where<K: Clone + Eq + Hash, V>(
     from: &mut HashMap<K, V>,
     mut is_one: impl FnMut(&K, &mut V) -> bool,

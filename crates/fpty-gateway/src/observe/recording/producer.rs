@@ -7,46 +7,46 @@ use super::recorder_protocol::{Kind, header};
 use fpty::sys::shm_queue::{CAPACITY, NOTES, Producer};
 use fpty::sys::socket::Stream;
 
-/// Room that is kept for what is not output or input.
+/// Room that is reserved for messages other than output and input.
 pub(crate) const RESERVE: usize = 128 * 1024;
 
-/// With less room than this no terminal is read.
+/// With less room than this terminals are throttled.
 pub(crate) const LOW_ROOM: usize = 512 * 1024;
 
-/// With so many bytes in it the recorder is woken up at once.
+/// With so many bytes in the queue the recorder is woken up at once.
 const URGENT_BYTES: usize = 128 * 1024;
 
-/// The queue, and what concerns all sessions that go through it.
+/// The producer of the queue to the recorder, for all sessions.
 #[derive(Default)]
 pub struct RecorderProducer {
     link: Option<RecorderLink>,
-    /// Something was put in that nobody was woken up for.
+    /// Something was put in for which the recorder was not woken up.
     has_unflushed: bool,
-    /// Words that found no room, and must not be lost.
+    /// Messages that found no room, and must not be lost.
     backlog: VecDeque<Vec<u8>>,
-    /// Sessions whose terminals are not read, until there is room.
+    /// Sessions whose terminals are throttled, until there is room.
     pub throttled: Vec<u32>,
-    /// The recorder takes nothing: nobody waits for it.
+    /// The recorder is stalled: terminals are not throttled for it.
     pub stalled: bool,
-    /// Where sessions stand whose missing bytes are noted.
+    /// Slots of sessions whose missing bytes are noted.
     note_slots: HashMap<u32, usize>,
 }
 
-/// What leads to a recorder.
+/// The link to a recorder.
 pub struct RecorderLink {
     /// The queue.
     pub queue: Producer,
-    /// Wakes it up, and brings its answers.
+    /// The channel: it wakes the recorder up, and carries answers.
     pub channel: Stream,
 }
 
 impl RecorderProducer {
-    /// Goes to this recorder from now on, or to none.
+    /// Connects to a recorder, or to none.
     pub fn connect(&mut self, link: Option<RecorderLink>) {
         *self = Self { link, ..Self::default() };
     }
 
-    /// Goes to another recorder from now on, which has the same queue.
+    /// Connects to the next recorder, which has the same queue.
     pub fn reconnect(&mut self, link: RecorderLink) {
         (self.link, self.stalled, self.has_unflushed) = (Some(link), false, true);
         // The one before may have taken note of that, and said nothing.
@@ -55,45 +55,43 @@ impl RecorderProducer {
         }
     }
 
-    /// The recorder is gone: what it was not done with is in the queue.
+    /// Disconnects. Returns the queue, with what the recorder was not done with.
     pub fn disconnect(&mut self) -> Option<Producer> {
         self.link.take().map(|link| link.queue)
     }
 
-    /// Words that found no room, and wait for some.
+    /// The backlog of messages.
     pub fn backlog(&self) -> impl Iterator<Item = &[u8]> {
         self.backlog.iter().map(Vec::as_slice)
     }
 
-    /// Whether it goes anywhere.
+    /// Whether it is connected.
     pub fn is_connected(&self) -> bool {
         self.link.is_some()
     }
 
-    /// The channel, where there is one.
+    /// The channel, where connected.
     pub fn channel(&self) -> Option<&Stream> {
         self.link.as_ref().map(|link| &link.channel)
     }
 
-    /// Whether terminals are better not read now.
+    /// Whether terminals are to be throttled.
     pub fn is_low_on_room(&self) -> bool {
         !self.stalled && self.link.as_ref().is_some_and(|link| link.queue.room() < LOW_ROOM)
     }
 
-    /// How many bytes the recorder has taken, ever.
+    /// Bytes that the recorder has taken, ever.
     pub fn taken(&self) -> u64 {
         self.link.as_ref().map_or(0, |link| link.queue.taken())
     }
 
-    /// Whether something waits for the recorder that it was not woken up for:
-    /// in a moment, or (`true`) at once.
+    /// Whether a flush is needed: soon, or (`true`) at once.
     pub fn flush_is_urgent(&self) -> Option<bool> {
         let many = || self.link.as_ref().is_some_and(|link| link.queue.used() >= URGENT_BYTES);
         self.has_unflushed.then(many)
     }
 
-    /// Wakes the recorder up, where it sleeps. Words that found no room may
-    /// find some now.
+    /// Wakes the recorder up, where it sleeps. The backlog goes first.
     pub fn flush(&mut self) {
         while let Some(word) = self.backlog.pop_front() {
             if !self.try_put([&word, &[]], 0) {
@@ -109,7 +107,7 @@ impl RecorderProducer {
         }
     }
 
-    /// Asks for a word when there is room again.
+    /// Requests an answer when there is room again.
     pub fn wait_for_room(&mut self) {
         if let Some(link) = &self.link {
             link.queue.wait_for_room();
@@ -117,8 +115,8 @@ impl RecorderProducer {
         self.flush();
     }
 
-    /// Notes how many bytes of a session are missing that the recorder was not told of:
-    /// it finds that where this gateway is killed before it can say so.
+    /// Notes the missing bytes of a session in the queue's memory: the recorder finds them
+    /// there if this gateway is killed before it can report them.
     pub fn note(&mut self, session: u32, missing: u64) {
         let Some(link) = &self.link else {
             return;
@@ -141,21 +139,20 @@ impl RecorderProducer {
         link.queue.note(place, session, missing);
     }
 
-    /// Whether words wait for room.
+    /// Whether there is a backlog.
     pub fn has_backlog(&self) -> bool {
         !self.backlog.is_empty()
     }
 
-    /// Puts a word in that leaves room for so much more. Returns whether there was
-    /// any.
+    /// Puts a message in, which leaves `reserve` bytes of room. Returns whether there was
+    /// room.
     pub fn put(&mut self, kind: Kind, session: u32, at: u64, body: &[u8], reserve: usize) -> bool {
         // What comes later comes after that.
         self.backlog.is_empty()
             && self.try_put([&header(kind, session, at, body.len()), body], reserve)
     }
 
-    /// The same of what was written before; it does not wait for what came before
-    /// it.
+    /// Puts an encoded message in, before the backlog.
     pub fn try_put(&mut self, parts: [&[u8]; 2], reserve: usize) -> bool {
         let Some(link) = &mut self.link else {
             return false;
@@ -170,7 +167,7 @@ impl RecorderProducer {
         link.queue.put(parts)
     }
 
-    /// A word that must not be lost.
+    /// Puts a message in, or into the backlog.
     pub fn put_reliable(&mut self, kind: Kind, session: u32, at: u64, body: &[u8]) {
         if self.link.is_some() && !self.put(kind, session, at, body, 0) {
             let mut word = header(kind, session, at, body.len()).to_vec();

@@ -28,16 +28,14 @@ use fpty::sys::child::Exit;
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Recordings {
-    /// Why somebody who came to this socket can have no session: it is to be
-    /// recorded and cannot.
+    /// The rejection of a session that must be recorded and cannot.
     pub fn rejection_reason(&mut self, cx: &mut Context, socket: u16) -> Option<Ended> {
         let must = self.of_socket(socket).is_some_and(|it| it.on_error == OnError::Close);
         (must && !self.ensure_connected(cx))
             .then(|| Ended::because(Ending::Refused, "it cannot be recorded: there is no recorder"))
     }
 
-    /// Why somebody who came to this socket can have no command without a
-    /// terminal: those are not recorded, and nothing may go unrecorded.
+    /// The rejection of a command without a terminal, where nothing may go unrecorded.
     pub fn command_rejection_reason(&self, socket: u16) -> Option<Ended> {
         self.of_socket(socket).is_some_and(|record| record.refuses_commands()).then(|| {
             Ended::because(
@@ -48,8 +46,8 @@ impl Recordings {
         })
     }
 
-    /// A session is about to begin. What is typed before its program is executed
-    /// is recorded, too.
+    /// Prepares the recording of a session. What is typed before its program is executed is
+    /// recorded, too.
     pub fn prepare(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key, size: Size) {
         let Some(attached) = sessions.get_mut(key) else {
             return;
@@ -99,7 +97,7 @@ impl Recordings {
             Some(self.add(recording, Some(SessionRef::Session(key))));
     }
 
-    /// The program of a session was executed.
+    /// Starts the recording of a session whose program was executed.
     pub fn begin(&mut self, cx: &mut Context, sessions: &mut Sessions, key: Key) {
         let recording = sessions.get(key).and_then(|attached| attached.io.recording());
         let Some(recording) = recording.filter(|recording| !recording.has_begun()) else {
@@ -116,11 +114,11 @@ impl Recordings {
         }
     }
 
-    /// A session that a gateway before us has begun goes on, at this socket, with a
-    /// terminal of this size. `None`: it is not recorded there any more.
+    /// Resumes the recording of a restored session, at this listener, with a terminal of
+    /// this size. `None`: it is not recorded any more.
     ///
     /// # Errors
-    /// It may not go on: why.
+    /// The END of a session that may not go on without a recording.
     pub fn go_on(
         &mut self,
         cx: &mut Context,
@@ -147,7 +145,7 @@ impl Recordings {
         Ok(Some(self.add(recording, None)))
     }
 
-    /// Whatever goes on of what gateways before us had has gone on.
+    /// All sessions of the gateway before are restored.
     pub fn all_restored(&mut self, cx: &mut Context) {
         self.retain();
         if !self.ensure_connected(cx) {
@@ -166,14 +164,14 @@ impl Recordings {
         producer.flush();
     }
 
-    /// The line of the end of a session of a gateway before: it is given back where it
-    /// waits for nothing.
+    /// Adds the line of an end of a session of the gateway before; returns it where it
+    /// waits for no recording.
     pub fn await_recording(&mut self, line: String) -> Option<String> {
         self.pending_ends.add(line)
     }
 
-    /// A session is over. That is told as soon as it is known what became of its
-    /// recording: at once where there is none.
+    /// Ends the recording of a session. The line of the end is written with the result of
+    /// the recording: at once where there is none.
     pub fn end(
         &mut self,
         cx: &mut Context,
@@ -200,7 +198,7 @@ impl Recordings {
         self.schedule_check(cx);
     }
 
-    /// There never was such a session.
+    /// Forgets the recording of a session that was aborted.
     pub fn forget(&mut self, recording: &RecordingTap) {
         self.sessions.remove(&recording.number());
     }
@@ -217,14 +215,14 @@ impl Recordings {
         recording
     }
 
-    /// Who tells of the session is told whether it is recorded, and where.
+    /// Tells the audit whether a session is recorded, and where.
     pub fn tell(cx: &mut Context, recording: &RecordingTap) {
         if let Some(session_ref) = recording.session_ref() {
             cx.audit.recorded(session_ref, &recording.path(), recording.is_recorded());
         }
     }
 
-    /// Whoever reads the terminal goes on.
+    /// Has the terminal read again.
     pub(crate) fn resume_reading(cx: &mut Context, recording: &RecordingTap) {
         match recording.session_ref() {
             Some(SessionRef::Session(key)) => cx.push_outcome(Outcome::Settle(key)),
@@ -233,7 +231,7 @@ impl Recordings {
         }
     }
 
-    /// A session is not recorded any more: it ends, or goes on without.
+    /// Stops a recording: the session ends, or goes on without.
     pub(crate) fn stop_recording(
         &mut self,
         cx: &mut Context,

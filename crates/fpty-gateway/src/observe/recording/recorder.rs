@@ -27,11 +27,11 @@ use fpty::sys::signal::{block, own_dispositions};
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, daemonize};
 
-/// One that lived shorter than this is not replaced at once.
+/// Delay of a restart after a recorder that lived shorter than this.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
-/// Signals for whoever stops the service. It ends by itself, after the last
-/// gateway's last word.
+/// Blocked signals, which stop the service: the recorder ends by itself, after the last
+/// gateway's last message.
 const BLOCKED_SIGNALS: [Signal; 10] = [
     Signal::SIGTERM,
     Signal::SIGINT,
@@ -46,10 +46,11 @@ const BLOCKED_SIGNALS: [Signal; 10] = [
     Signal::SIGXFSZ,
 ];
 
-/// Starts it, for files in these folders; returns the outer side of its door.
+/// Starts the recorder, for files in these directories. Returns the other end of its
+/// registration socket.
 ///
 /// # Errors
-/// There can be no more processes or descriptors.
+/// As fork(2) and dup(2).
 pub fn start(folders: Vec<Folder>) -> std::io::Result<Stream> {
     let (ours, theirs) = Stream::pair()?;
     let mut kept: Vec<OwnedFd> = vec![theirs.into()];
@@ -58,7 +59,7 @@ pub fn start(folders: Vec<Folder>) -> std::io::Result<Stream> {
     Ok(ours)
 }
 
-/// The parent's life.
+/// The parent: restarts the recorder.
 fn supervise(kept: Vec<OwnedFd>) {
     fpty::sys::forbid_inspection();
     own_dispositions(&[]);
@@ -93,7 +94,7 @@ fn supervise(kept: Vec<OwnedFd>) {
 
 const REGISTRATION: u64 = 0;
 
-/// The process's life.
+/// The recorder's main loop.
 fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
     fpty::sys::forbid_inspection();
     // One for each session.
@@ -159,14 +160,14 @@ fn run(registration: Stream, ctx: &RecorderContext<'_>) -> std::io::Result<()> {
 }
 
 enum Registration {
-    /// A gateway, and what it says of sessions that a recorder before us had.
+    /// A gateway, and a queue with the sessions of the recorder before.
     Gateway(Box<GatewayFeed>, Option<OwnedFd>),
     Invalid,
     Closed,
 }
 
-/// Somebody is at the door: with a queue, a channel, and, where a recorder
-/// before us had that queue, another one with what is to be known of it.
+/// Receives a registration: a queue, a channel, and, where the recorder before had that
+/// queue, another one with its sessions.
 fn register(
     registration: &Stream,
     unfinished: &mut Option<Unfinished>,
@@ -194,7 +195,7 @@ fn register(
     Registration::Gateway(Box::new(GatewayFeed::new(Stream::from(channel), queue, hello)), before)
 }
 
-/// A gateway has come in; it is none where what it says makes no sense.
+/// Answers a new gateway; `None`: its messages are malformed.
 fn greet_feed(
     mut feed: GatewayFeed,
     before: Option<OwnedFd>,

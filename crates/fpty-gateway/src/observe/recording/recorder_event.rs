@@ -2,30 +2,29 @@
 
 use super::recorder_protocol::Answer;
 
-/// What a recorder's word, or its end, means for one session: others do not
-/// suffer from what becomes of that.
+/// An event of the recorder, for one session: it is handled in the fault domain of that.
 #[derive(Debug)]
 pub enum RecorderEvent {
-    /// It was said.
+    /// An answer.
     Answered(Answer),
-    /// It was killed.
+    /// The recorder was killed.
     Killed,
-    /// The same, for one session of those that it had.
+    /// The recorder was killed, for one of its sessions.
     Lost {
-        /// Its number.
+        /// The number of the session.
         session: u32,
-        /// There is another one, who has it.
+        /// The next recorder has it.
         goes_on: bool,
-        /// What is lost of it where nobody has it.
+        /// Its unconsumed bytes, which are lost where no recorder has it.
         unconsumed: UnconsumedBytes,
     },
 }
 
-/// What a queue has of one session.
+/// Unconsumed bytes of one session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnconsumedBytes {
-    /// How many are missing if the queue is lost.
+    /// Bytes that are missing if the queue is lost.
     pub lost: u64,
-    /// How many of them were missing before.
+    /// Those of them that were missing before.
     pub missing: u64,
 }

@@ -23,20 +23,20 @@ use fpty::sys::Read;
 use fpty::sys::poll::Interest;
 use fpty::sys::shm_queue::Producer;
 
-/// How soon the recorder is woken up for a little.
+/// Delay of the wake-up of the recorder for a few bytes.
 const FLUSH_DELAY: Duration = Duration::from_millis(20);
 
-/// How often is looked after what waits for the recorder.
+/// Interval of checks while something waits for the recorder.
 const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// So often it stands still before nobody waits for it any more.
+/// Checks without progress before the recorder counts as stalled.
 const MAX_STALLED_CHECKS: u8 = 3;
 
-/// How long the end of a session waits for the last word on its recording.
+/// How long the line of an end waits for the result of the recording.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Recordings {
-    /// Whom an answer is about.
+    /// The fault domain of an answer.
     fn fault_domain(&self, answer: &Answer) -> FaultDomain {
         let number = match answer {
             Answer::Failed { session, .. }
@@ -49,8 +49,8 @@ impl Recordings {
         self.sessions.get(number).map_or(FaultDomain::Nobody, |recording| recording.fault_domain())
     }
 
-    /// Reaches for the recorder, where there is one. Returns whether sessions
-    /// can be recorded.
+    /// Connects to the recorder, unless connected. Returns whether sessions can be
+    /// recorded.
     pub fn ensure_connected(&mut self, cx: &mut Context) -> bool {
         if self.producer.borrow().is_connected() {
             return true;
@@ -64,7 +64,7 @@ impl Recordings {
         self.register_channel(cx)
     }
 
-    /// Waits for what the recorder says. Returns whether it can.
+    /// Registers the channel at the poller. Returns whether that worked.
     pub(crate) fn register_channel(&mut self, cx: &mut Context) -> bool {
         let token = Token::Recorder.token();
         let mut producer = self.producer.borrow_mut();
@@ -77,7 +77,7 @@ impl Recordings {
         registered
     }
 
-    /// After each turn: what was recorded in it is passed on before long.
+    /// At the end of a turn: schedules a flush of what was recorded in it.
     pub fn flush_soon(&mut self, cx: &mut Context) {
         let fresh = self.producer.borrow().flush_is_urgent();
         match fresh {
@@ -96,7 +96,7 @@ impl Recordings {
         }
     }
 
-    /// It is time to pass it on.
+    /// Flushes the queue.
     pub fn flush(&mut self) {
         self.flush_is_scheduled = false;
         self.producer.borrow_mut().flush();
@@ -109,7 +109,7 @@ impl Recordings {
         }
     }
 
-    /// Something waits for the recorder: whether it takes anything at all.
+    /// Checks whether the recorder makes progress.
     pub fn check_progress(&mut self, cx: &mut Context) {
         self.check_is_scheduled = false;
         let mut producer = self.producer.borrow_mut();
@@ -140,8 +140,8 @@ impl Recordings {
         }
     }
 
-    /// Tells ends without the recorder's word: of whose recordings nothing more is
-    /// known, but that this is lost of them.
+    /// Writes ends without the recorder's result: those for which `lost` gives the lost
+    /// bytes.
     pub(crate) fn end_unanswered(
         &mut self,
         cx: &mut Context,
@@ -162,7 +162,7 @@ impl Recordings {
         }
     }
 
-    /// Terminals are read again.
+    /// Resumes reading throttled terminals.
     fn resume_throttled(&mut self, cx: &mut Context) {
         let throttled = std::mem::take(&mut self.producer.borrow_mut().throttled);
         for recording in throttled.iter().filter_map(|number| self.sessions.get(number)) {
@@ -171,7 +171,7 @@ impl Recordings {
         }
     }
 
-    /// The recorder says something, or is gone.
+    /// The channel is readable: answers, or the recorder's end.
     pub fn ready(&mut self, cx: &mut Context) {
         // Answers are short, and names are.
         let mut buffer = [0; 8192];
@@ -196,7 +196,7 @@ impl Recordings {
         }
     }
 
-    /// What the recorder has said.
+    /// Handles an answer.
     pub(crate) fn handle_answer(
         &mut self,
         cx: &mut Context,

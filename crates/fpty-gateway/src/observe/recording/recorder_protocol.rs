@@ -8,36 +8,34 @@ use serde::{Deserialize, Serialize};
 use super::asciicast::Head;
 use crate::observe::audit::RecordingResult;
 
-/// Bytes of a header: what it is, 3 unused, the session's number, how many
-/// bytes follow, 4 unused, the time.
+/// Bytes of a header: kind, 3 unused, session, length of the body, 4 unused, time.
 pub const HEADER: usize = 24;
 
-/// More than a gateway ever sends at once.
+/// The most bytes of a body.
 pub const MAX_BODY: usize = 1 << 20;
 
-/// What a message in the queue is.
+/// The kind of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// A session begins: a [`Begin`] as JSON.
+    /// A session starts: a [`Begin`] as JSON.
     Begin,
-    /// Its program wrote this.
+    /// Output.
     Output,
-    /// Its program was given this.
+    /// Input.
     Input,
-    /// Rows and columns, two bytes each.
+    /// A resize: rows and columns, two bytes each.
     Resize,
-    /// So many bytes of it are missing here, in eight bytes.
+    /// Missing bytes: their count in eight bytes.
     Missing,
-    /// It is over; with its exit status in four bytes, where that is known.
+    /// The end, with the exit status in four bytes, where it is known.
     End,
-    /// It goes on, after the end of its gateway or its recorder: a [`Resume`] as
+    /// A session is resumed, after the end of its gateway or its recorder: a [`Resume`] as
     /// JSON.
     Resume,
-    /// A gateway has taken up what it will: what else those before it had is
-    /// over.
+    /// A gateway has claimed its recordings: the other ones of its predecessor end.
     Rest,
-    /// Sessions of gateways before are over: their ids, as JSON.
+    /// Sessions of gateways before have ended: their ids, as JSON.
     Over,
 }
 
@@ -53,28 +51,28 @@ const KINDS: [Kind; 9] = [
     Kind::Over,
 ];
 
-/// A session that begins.
+/// The start of a recording.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
-    /// Of the folders, by its index.
+    /// The index of its directory.
     pub folder: usize,
-    /// The file's name, without what tells its parts from each other.
+    /// The stem of its files, without the part.
     pub name: String,
-    /// In which of its files it is; most have one.
+    /// The part; most recordings have one.
     pub part: u32,
-    /// How long the file may become.
+    /// The limit of the file.
     pub limit: Option<u64>,
-    /// What stands in it.
+    /// The header.
     pub head: Head,
 }
 
 impl Begin {
-    /// The session's id: what comes last in the name.
+    /// The session id: the last component of the name.
     pub fn id(&self) -> &str {
         id_of(&self.name)
     }
 
-    /// The file's name, without its ending.
+    /// The stem of the file.
     pub fn stem(&self) -> String {
         match self.part {
             1 => self.name.clone(),
@@ -82,20 +80,20 @@ impl Begin {
         }
     }
 
-    /// The file's name.
+    /// The name of the file.
     pub fn file(&self) -> String {
         format!("{}.cast", self.stem())
     }
 }
 
-/// The id of the session whose files have this name.
+/// The session id in the name of a recording.
 pub fn id_of(name: &str) -> &str {
     name.rsplit('-').next().unwrap_or_default()
 }
 
 #[cfg(test)]
 impl Begin {
-    /// One of this name, in the first folder.
+    /// A recording of this name, in the first directory.
     pub fn named(name: &str) -> Self {
         let head = Head {
             format: super::asciicast::Format::V3,
@@ -110,75 +108,75 @@ impl Begin {
     }
 }
 
-/// A session that goes on: in the file that it had, where the recorder has that,
-/// or in its next part. That is made when there is something to be written.
+/// A resumed recording: in its file, where the recorder has that open, or in its next part,
+/// which is created when there is something to write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
-    /// As it began. Its size is what it is now.
+    /// The start of the recording, with the size of now.
     pub begin: Begin,
-    /// How many bytes are missing so far.
+    /// Missing bytes so far.
     pub dropped: u64,
-    /// Its end alone is worth a file.
+    /// The end alone is worth a file.
     pub ends: bool,
 }
 
-/// What the recorder answers.
+/// An answer of the recorder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
-    /// It is there, and whose files it makes.
+    /// It is there: its uid.
     Here {
-        /// The user.
+        /// The uid.
         uid: u32,
     },
     /// There is room in the queue again.
     Room,
-    /// A session goes on.
+    /// A session was resumed.
     Resumed {
-        /// Its number.
+        /// The number of the session.
         session: u32,
-        /// In which of its files.
+        /// The part.
         part: u32,
-        /// That is another one than before.
+        /// The part is another one than before.
         moved: bool,
-        /// How many of its bytes are missing so far.
+        /// Missing bytes so far.
         dropped: u64,
     },
-    /// A session is not recorded any more.
+    /// A recording has failed.
     Failed {
         /// Its number.
         session: u32,
-        /// Why.
+        /// The failure.
         why: Failure,
     },
-    /// The recording of a session is complete.
+    /// A recording is complete.
     Done {
         /// Its number.
         session: u32,
-        /// What is in the file of this name; an empty one: there is none.
+        /// The result; an empty path: there is no file.
         recorded: RecordingResult,
     },
-    /// The same of one of a gateway before.
+    /// A recording of a gateway before is complete.
     Over {
-        /// Its id.
+        /// The session id.
         id: String,
-        /// The folder of its file, by its number.
+        /// The index of its directory.
         folder: usize,
-        /// What is in that; `None`: there is no such session.
+        /// The result; `None`: there is no such session.
         recorded: Option<RecordingResult>,
     },
 }
 
-/// Why nothing more is written.
+/// Why a recording has failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Failure {
-    /// The file is as long as it may become.
+    /// The limit of the file.
     Full,
-    /// The system's words, or ours.
+    /// The text of errno, or ours.
     Error(String),
 }
 
 impl Failure {
-    /// The same in words.
+    /// The text of the failure.
     pub fn text(&self) -> &str {
         match self {
             Self::Full => "the recording is as long as it may become",
@@ -187,21 +185,21 @@ impl Failure {
     }
 }
 
-/// A message as it is read.
+/// A message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// Whose it is.
+    /// The number of the session.
     pub session: u32,
-    /// When, in microseconds since the session began.
+    /// The time in microseconds since the start of the session.
     pub at: u64,
-    /// What follows.
+    /// The body.
     pub body: &'a [u8],
 }
 
 impl Message<'_> {
-    /// How many bytes of the session are missing if it is written nowhere.
+    /// Bytes of the session that are missing if the message is lost.
     pub fn lost(&self) -> u64 {
         match self.kind {
             Kind::Output | Kind::Input => self.body.len() as u64,
@@ -222,11 +220,11 @@ pub fn header(kind: Kind, session: u32, at: u64, length: usize) -> [u8; HEADER] 
     header
 }
 
-/// Nonsense was said.
+/// A malformed message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProtocolError;
 
-/// Takes a message off the front; `None` where it is not complete.
+/// Decodes a message off the front; `None`: it is not complete.
 pub fn next<'a>(bytes: &mut &'a [u8]) -> Result<Option<Message<'a>>, ProtocolError> {
     let Some((header, rest)) = bytes.split_first_chunk::<HEADER>() else {
         return Ok(None);

@@ -14,50 +14,50 @@ use fpty::error::reason;
 use fpty::sys::Size;
 use fpty::sys::dir::Folder;
 
-/// What stands at the end has so much room below the limit.
+/// The room of the trailer below the limit.
 const TRAILER_ROOM: u64 = 512;
 
-/// Bytes of lines that a recording keeps room for.
+/// The most capacity of a buffer that a recording keeps.
 const KEPT_CAPACITY: usize = 32 * 1024;
 
-/// How many names are tried where there is something of that name.
+/// The most names that are tried where a file exists.
 const NAME_ATTEMPTS: u32 = 20;
 
-/// A recording.
+/// The file of a recording.
 pub struct RecordingFile {
     name: String,
     of: RecordingName,
     part: u32,
     inode: u64,
     file: File,
-    /// The last batch that wrote to it.
+    /// The last batch that has written to it.
     batch: u64,
     asciicast: Asciicast,
     hash: Sha256,
-    /// Lines that are not in the file yet.
+    /// Unwritten lines.
     lines: Vec<u8>,
-    /// Where among them each ends that has bytes of the session, and how many.
+    /// The ends of lines with bytes of the session, and how many bytes.
     ends: Vec<(usize, usize)>,
-    /// How long the file is.
+    /// The length of the file.
     written: u64,
     limit: u64,
     dropped: u64,
-    /// When the last message was.
+    /// The time of the last message.
     at: u64,
-    /// When the file begins, as messages have it.
+    /// The start of the file, in the time of messages.
     from: u64,
-    /// Why nothing more is written but the last lines.
+    /// Why nothing more is written but the trailer.
     failure: Option<Failure>,
 }
 
-/// Which session it is of: its folder's number, and its name.
+/// The name of a recording: the index of its directory, and its stem.
 pub type RecordingName = (usize, String);
 
 impl RecordingFile {
-    /// Makes the file.
+    /// Creates the file.
     ///
     /// # Errors
-    /// The system's words.
+    /// The text of errno.
     pub fn begin(folder: &Folder, begin: &Begin, journal: &Journal) -> Result<Self, Failure> {
         let mut failure = io::ErrorKind::AlreadyExists.into();
         for number in 1..=NAME_ATTEMPTS {
@@ -80,7 +80,7 @@ impl RecordingFile {
         Err(Failure::Error(reason(&failure)))
     }
 
-    /// Makes the next file of a session, of which this message is the next one.
+    /// Creates the next file of a session, at this message.
     ///
     /// # Errors
     /// The system's words.
@@ -120,18 +120,17 @@ impl RecordingFile {
         }
     }
 
-    /// Which session it is of.
+    /// The name of the recording.
     pub fn name_of_session(&self) -> &RecordingName {
         &self.of
     }
 
-    /// Which of its files it is, how many bytes are missing so far, and why nothing
-    /// more is written, if that is so.
+    /// The part, the missing bytes so far, and why nothing more is written, if that is so.
     pub fn progress(&self) -> (u32, u64, Option<Failure>) {
         (self.part, self.dropped, self.failure.clone())
     }
 
-    /// The batch is about to change the file: it is noted how it is.
+    /// Notes the length in the journal, before a batch changes the file.
     fn journal_length(&mut self, journal: &Journal, is_new: bool) {
         if self.batch == journal.batch() {
             return;
@@ -143,15 +142,15 @@ impl RecordingFile {
         journal.note(&Entry { folder, name, inode, length, is_new });
     }
 
-    /// Takes the room that nobody uses now, where it has none of its own.
+    /// Borrows the unused buffer, where it has none of its own.
     pub fn borrow_buffer(&mut self, spare_buffer: &mut Vec<u8>) {
         if self.lines.capacity() == 0 {
             std::mem::swap(&mut self.lines, spare_buffer);
         }
     }
 
-    /// Gives room away that it needed for much: a thousand sessions that were
-    /// busy once do not hold it.
+    /// Returns a large buffer: a thousand sessions that were busy once do not keep one
+    /// each.
     pub fn return_buffer(&mut self, spare_buffer: &mut Vec<u8>) {
         if self.lines.is_empty() && self.lines.capacity() > KEPT_CAPACITY {
             let room = std::mem::take(&mut self.lines);
@@ -161,10 +160,10 @@ impl RecordingFile {
         }
     }
 
-    /// Notes what happened in the session.
+    /// Encodes a message of the session.
     ///
     /// # Errors
-    /// Nothing more is written from here on, but the last lines.
+    /// Nothing more is written from here on, but the trailer.
     pub fn note(&mut self, message: Message<'_>, journal: &Journal) -> Result<(), Failure> {
         let message = Message { at: message.at.saturating_sub(self.from), ..message };
         let Message { kind, at, body, .. } = message;
@@ -223,7 +222,7 @@ impl RecordingFile {
         }
     }
 
-    /// Writes the lines that are not in the file yet.
+    /// Writes the unwritten lines.
     ///
     /// # Errors
     /// As [`RecordingFile::note`]. The file then ends with a whole line.
@@ -252,8 +251,8 @@ impl RecordingFile {
         self.failure.clone().map_or(Ok(()), Err)
     }
 
-    /// Takes so many bytes off its end, where there are any: it is shorter than
-    /// what was written if somebody has emptied it.
+    /// Truncates bytes off the end: the file may be shorter than what was written, if
+    /// somebody has emptied it.
     fn truncate_tail(&self, count: usize) {
         let length = self.file.metadata().map_or(0, |file| file.len());
         if count > 0 && length >= count as u64 {
@@ -261,8 +260,7 @@ impl RecordingFile {
         }
     }
 
-    /// The session is over, with this status where it is known: what there is of it in
-    /// the file of this name.
+    /// Ends the recording, with the exit status where it is known. Returns the result.
     pub fn end(mut self, status: Option<i32>, journal: &Journal) -> RecordingResult {
         if matches!(self.failure, None | Some(Failure::Full)) {
             self.asciicast.end(self.at, status, &mut self.lines);
@@ -284,7 +282,7 @@ impl RecordingFile {
     }
 }
 
-/// Writes as much as there is room for, and says how much that was.
+/// Writes as much as there is room for. Returns how much that was.
 fn write_all(file: &mut File, mut bytes: &[u8]) -> (usize, io::Result<()>) {
     let all = bytes.len();
     while !bytes.is_empty() {

@@ -18,17 +18,17 @@ use fpty::sys::shm_queue::Producer;
 
 const KILLED: &str = "the recorder was killed";
 
-/// Why a session is not recorded as it was.
+/// The failure of recordings whose recorder was killed.
 pub(crate) fn recorder_was_killed() -> Failure {
     Failure::Error(String::from(KILLED))
 }
 
-/// What a queue has that no recorder was done with.
+/// Unconsumed messages of a queue.
 #[derive(Default)]
 pub(crate) struct Unconsumed {
-    /// Sessions that begin in there, or go on there.
+    /// Sessions that start or are resumed in there.
     begins: HashSet<u32>,
-    /// Sessions that end.
+    /// Sessions that end in there.
     ends: HashSet<u32>,
     of_sessions: HashMap<u32, UnconsumedBytes>,
 }
@@ -58,7 +58,7 @@ impl Unconsumed {
 }
 
 impl Recordings {
-    /// The recorder was killed. Another one is most often there at once.
+    /// The recorder was killed; its successor is most often there at once.
     pub(crate) fn recorder_killed(&mut self, cx: &mut Context) {
         if let Some(channel) = self.producer.borrow().channel() {
             let _ = cx.poller.remove(channel.as_fd());
@@ -89,8 +89,8 @@ impl Recordings {
         self.schedule_check(cx);
     }
 
-    /// Gives a queue to the next recorder; which sessions go on there. `None`:
-    /// there is no recorder.
+    /// Hands a queue on to the next recorder. Returns the sessions that go on there;
+    /// `None`: there is no recorder.
     fn hand_queue_on(
         &mut self,
         cx: &mut Context,
@@ -112,8 +112,7 @@ impl Recordings {
         self.register_channel(cx).then_some(taken)
     }
 
-    /// What the next recorder has to know of sessions whose beginning it does
-    /// not find in the queue.
+    /// Resumes for sessions whose start is not in the queue.
     fn resumes(&self, unconsumed: &Unconsumed) -> Vec<(u32, Resume)> {
         let goes_on = |it: &&Rc<RecordingTap>| it.has_begun() && it.detached_missing().is_none();
         let going_on = self.sessions.values().filter(goes_on).map(|recording| (recording, false));
@@ -128,7 +127,7 @@ impl Recordings {
         resumes.collect()
     }
 
-    /// A session whose recorder is gone is recorded on, if it may go on at all.
+    /// Continues the recording of a session whose recorder was killed, or stops it.
     pub(crate) fn continue_or_stop(
         &mut self,
         cx: &mut Context,

@@ -16,22 +16,22 @@ use crate::process::ipc::encode;
 use fpty::sys::Size;
 use fpty::sys::clock::BootInstant;
 
-/// What may wait until a session's program is executed.
+/// The most bytes that wait until the program is executed.
 const MAX_EARLY: usize = 128 * 1024;
 
-/// What the next gateway has to know to go on with a recording.
+/// The state of a recording, for the next gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordingState {
-    /// What it is of.
+    /// The start of the recording.
     begin: Begin,
-    /// Where that is.
+    /// The path of the file.
     path: String,
-    /// When it began, in nanoseconds since the machine's start.
+    /// The start, CLOCK_BOOTTIME in nanoseconds.
     began: u64,
 }
 
 impl RecordingState {
-    /// The session's id.
+    /// The session id.
     pub fn id(&self) -> String {
         self.begin.id().to_owned()
     }
@@ -42,36 +42,36 @@ impl RecordingState {
 pub struct RecordingTap {
     producer: Rc<RefCell<RecorderProducer>>,
     number: u32,
-    /// By the clock that counts on over gateways.
+    /// The start, by CLOCK_BOOTTIME.
     began: BootInstant,
     with_input: bool,
-    /// What becomes of the session where it cannot be recorded.
+    /// The policy where it cannot be recorded.
     on_error: OnError,
     begin: RefCell<Begin>,
-    /// How large its terminal is now.
+    /// The terminal's size now.
     size: Cell<Size>,
-    /// Who has its terminal.
+    /// The session that has the terminal.
     session_ref: Cell<Option<SessionRef>>,
-    /// Its program was executed.
+    /// The program was executed.
     has_begun: Cell<bool>,
-    /// It is not recorded any more, and that was told.
+    /// The recording has stopped, and that was reported.
     has_stopped: Cell<bool>,
-    /// Since a reload its files are in another folder.
+    /// Since a reload its files are in another directory.
     is_in_other_folder: bool,
-    /// What was put in before the session began; `None`: it has.
+    /// Messages before the start; `None`: it has started.
     early_events: RefCell<Option<Vec<u8>>>,
-    /// Bytes that found no room.
+    /// Missing bytes that were not reported.
     missing: Cell<u64>,
-    /// Those before, as the recorder was told.
+    /// Missing bytes that were reported to the recorder.
     reported_missing: Cell<u64>,
-    /// Its terminal is not read.
+    /// The terminal is throttled.
     is_throttled: Cell<bool>,
-    /// Its recorder is gone: all that comes is missing.
+    /// No recorder has it: all further bytes are missing.
     detached_missing: Cell<bool>,
 }
 
 impl RecordingTap {
-    /// Of a session that has not begun.
+    /// The tap of a session that has not started.
     pub fn new(
         producer: &Rc<RefCell<RecorderProducer>>,
         number: u32,
@@ -98,8 +98,8 @@ impl RecordingTap {
         }
     }
 
-    /// Of one that a gateway before us has begun, and whose terminal has this size
-    /// now. Where the recorder has not got it, it goes on in its next file.
+    /// The tap of a restored session, whose terminal has this size now. Where the recorder
+    /// does not have its file, it goes on in its next part.
     pub fn resumed(
         producer: &Rc<RefCell<RecorderProducer>>,
         number: u32,
@@ -121,7 +121,7 @@ impl RecordingTap {
         resumed
     }
 
-    /// Its number.
+    /// The number of the recording.
     pub fn number(&self) -> u32 {
         self.number
     }
@@ -131,38 +131,38 @@ impl RecordingTap {
         self.begin.borrow().id().to_owned()
     }
 
-    /// Its file, as far as is known.
+    /// The path of the file, as far as is known.
     pub fn path(&self) -> String {
         let begin = self.begin.borrow();
         launcher::file_path(begin.folder, &begin.file())
     }
 
-    /// The file of its folder that has this name.
+    /// The path of a file of this name in its directory.
     pub fn path_of(&self, name: &str) -> String {
         launcher::file_path(self.begin.borrow().folder, name)
     }
 
-    /// Who has its terminal; `None`: nobody yet, or any more.
+    /// The session that has the terminal; `None`: not yet, or not any more.
     pub fn session_ref(&self) -> Option<SessionRef> {
         self.session_ref.get()
     }
 
-    /// Whom something is about that becomes of it.
+    /// The fault domain of its session.
     pub fn fault_domain(&self) -> FaultDomain {
         self.session_ref().map_or(FaultDomain::Nobody, FaultDomain::from)
     }
 
-    /// That is somebody else from now on.
+    /// Assigns the recording to a session.
     pub fn assign_to(&self, session_ref: SessionRef) {
         self.session_ref.set(Some(session_ref));
     }
 
-    /// Whether its session ends where it cannot be recorded.
+    /// Whether its session must be recorded.
     pub fn is_required(&self) -> bool {
         self.on_error == OnError::Close
     }
 
-    /// Whether its files are in another folder than the gateway before us had them.
+    /// Whether its files are in another directory than those of the gateway before.
     pub fn is_in_other_folder(&self) -> bool {
         self.is_in_other_folder
     }
@@ -172,24 +172,25 @@ impl RecordingTap {
         self.has_begun.get()
     }
 
-    /// Whether it is recorded.
+    /// Whether it is recorded now.
     pub fn is_recorded(&self) -> bool {
         self.has_begun.get() && !self.has_stopped.get()
     }
 
-    /// It is recorded no more. Returns whether it was.
+    /// Stops the recording. Returns whether it was recorded.
     pub fn stop(&self) -> bool {
         self.is_throttled.set(false);
         !self.has_stopped.replace(true)
     }
 
-    /// What the next gateway is to know.
+    /// The state for the next gateway.
     pub fn state(&self) -> RecordingState {
         let (begin, path) = (self.begin.borrow().clone(), self.path());
         RecordingState { begin, path, began: self.began.as_nanos() }
     }
 
-    /// What the next recorder is to know, which finds nothing of it but the file.
+    /// The resume message for the next recorder, which finds nothing of the session but the
+    /// file.
     pub fn resume(&self, dropped: u64) -> Resume {
         let mut begin = self.begin.borrow().clone();
         let Size { rows, cols } = self.size.get();
@@ -197,13 +198,13 @@ impl RecordingTap {
         Resume { begin, dropped, ends: !self.is_required() }
     }
 
-    /// It goes on in this file of its; so many bytes are missing so far.
+    /// The recorder goes on in this part; so many bytes are missing so far.
     pub fn resume_at(&self, part: u32, dropped: u64) {
         self.begin.borrow_mut().part = part;
         self.reported_missing.set(self.reported_missing.get().max(dropped));
     }
 
-    /// It begins. Returns whether there is anybody who takes it.
+    /// Starts the recording. Returns whether a recorder takes it.
     pub fn begin(&self) -> bool {
         self.has_begun.set(true);
         let json = encode(&*self.begin.borrow());
@@ -218,19 +219,19 @@ impl RecordingTap {
         taken
     }
 
-    /// Its program wrote this.
+    /// Records output.
     pub fn output(&self, bytes: &[u8]) {
         self.put(Kind::Output, bytes);
     }
 
-    /// Its program was given this.
+    /// Records input.
     pub fn input(&self, bytes: &[u8]) {
         if self.with_input {
             self.put(Kind::Input, bytes);
         }
     }
 
-    /// Its terminal has this size now.
+    /// Records a resize.
     pub fn resized(&self, size: Size) {
         self.size.set(size);
         let [r1, r2] = size.rows.to_le_bytes();
@@ -248,7 +249,7 @@ impl RecordingTap {
         }
     }
 
-    /// It is over, with this exit status where that is known.
+    /// Ends the recording, with the exit status where it is known.
     pub fn end(&self, status: Option<i32>) {
         if self.is_before_begin() || self.detached_missing.get() {
             return;
@@ -270,8 +271,8 @@ impl RecordingTap {
         producer.flush();
     }
 
-    /// Whether its terminal is not to be read now, because there may be no room
-    /// for what comes from it.
+    /// Throttles the terminal where there may be no room for its output. Returns whether it
+    /// is throttled.
     pub fn throttles(&self) -> bool {
         if !self.is_throttled.get() && !self.detached_missing.get() && !self.is_before_begin() {
             let mut producer = self.producer.borrow_mut();
@@ -284,8 +285,8 @@ impl RecordingTap {
         self.is_throttled.get()
     }
 
-    /// Its recorder is gone, and there is no other for it: this was left in the
-    /// queue.
+    /// Detaches the recording from its recorder, which is gone and has no successor: these
+    /// bytes were left in the queue.
     pub fn detach(&self, unconsumed: UnconsumedBytes) {
         let lost = self.reported_missing(unconsumed) + unconsumed.lost;
         self.missing.set(self.missing.get() + lost);
@@ -294,23 +295,22 @@ impl RecordingTap {
         self.is_throttled.set(false);
     }
 
-    /// How many bytes are missing, as the recorder knows that has left this in
-    /// the queue.
+    /// Missing bytes that the recorder has in its file, which has left these in the queue.
     pub fn reported_missing(&self, unconsumed: UnconsumedBytes) -> u64 {
         self.reported_missing.get().saturating_sub(unconsumed.missing)
     }
 
-    /// Whether it has none; how many bytes are missing.
+    /// The missing bytes of a detached recording; `None`: it is not detached.
     pub fn detached_missing(&self) -> Option<u64> {
         self.detached_missing.get().then_some(self.missing.get())
     }
 
-    /// Whether its terminal is not read now; see [`RecordingTap::throttles`].
+    /// Whether its terminal is throttled; see [`RecordingTap::throttles`].
     pub fn is_throttled(&self) -> bool {
         self.is_throttled.get()
     }
 
-    /// It is read again.
+    /// The terminal is not throttled any more.
     pub fn resume_reading(&self) {
         self.is_throttled.set(false);
     }

@@ -3,10 +3,10 @@
 
 use fpty::text::escape_json;
 
-/// What of a stream's text is not decided yet, and what was no text.
+/// A stream of bytes as text: the start of a split character, and the invalid bytes.
 #[derive(Clone, Debug, Default)]
 pub struct JsonText {
-    /// The beginning of a character.
+    /// The start of a character.
     carried: [u8; 4],
     count: usize,
     invalid: u64,
@@ -44,7 +44,7 @@ impl JsonText {
         }
     }
 
-    /// The stream has ended: half a character is none.
+    /// The stream has ended: an incomplete character is invalid.
     pub fn finish(&mut self, out: &mut Vec<u8>) {
         let left = std::mem::take(&mut self.count);
         if left > 0 {
@@ -52,7 +52,7 @@ impl JsonText {
         }
     }
 
-    /// How many bytes were no text.
+    /// Invalid bytes so far.
     pub fn invalid(&self) -> u64 {
         self.invalid
     }

@@ -17,12 +17,16 @@ pub enum Principal {
     User(u32),
     /// A process of users who have no number here (user_namespaces(7)): nobody
     /// knows which are one.
+    #[serde(rename = "Elsewhere")]
     ForeignUser(i32),
     /// An address of IPv4.
+    #[serde(rename = "Address")]
     Ipv4(u32),
     /// A network of IPv6: a user has 64 bits of it.
+    #[serde(rename = "Network")]
     Ipv6Prefix(u64),
     /// It has left.
+    #[serde(rename = "Nobody")]
     Unknown,
 }
 

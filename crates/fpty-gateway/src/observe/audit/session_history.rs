@@ -26,6 +26,7 @@ pub struct SessionHistory {
     /// The peer of the last client, where it is not the first one.
     pub client: Option<Box<Peer>>,
     /// The identity that the first client claims.
+    #[serde(rename = "said")]
     pub claimed: ClaimedIdentity,
     /// The command.
     pub command: Arc<str>,

@@ -24,7 +24,8 @@ const MAX_MESSAGE: usize = 200 * 1024;
 /// The most bytes of a command: as many as lists show.
 const MAX_COMMAND: usize = 1000;
 
-/// What the supervisor knows of a session.
+/// What the supervisor knows of a session. The names in JSON are those of version 2, which
+/// a supervisor from before a reload with an older library speaks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SessionRecord {
@@ -35,10 +36,12 @@ pub struct SessionRecord {
     /// The owner's uid.
     pub uid: u32,
     /// The principal that its permit counts for.
+    #[serde(rename = "who")]
     pub principal: Option<Principal>,
     /// The secrets of its client.
     pub secrets: session_access::SavedSecrets,
     /// The address that it began at, and at which of the sockets there.
+    #[serde(rename = "door")]
     pub listener: String,
     pub nth: usize,
     /// The pid of its program, until that was reaped.
@@ -46,6 +49,7 @@ pub struct SessionRecord {
     /// The start, as a [`Timestamp`](fpty::sys::clock::Timestamp) is encoded.
     pub since: (u64, u64),
     /// The audit's facts.
+    #[serde(rename = "story")]
     pub history: Option<Box<SessionHistory>>,
     /// The prepared audit line of its end, where that was not written.
     pub last: EndRecord,
@@ -56,6 +60,7 @@ pub struct SessionRecord {
     /// How and when its program ended: the payload of an END packet.
     pub ended: Option<(Vec<u8>, (u64, u64))>,
     /// The last change of its state, CLOCK_BOOTTIME in nanoseconds.
+    #[serde(rename = "turned")]
     pub changed_at: u64,
     /// The terminal is, was, or is about to be handed over.
     pub shared: bool,
@@ -189,7 +194,9 @@ enum WireMessage<'a> {
     Hello(Hello),
     /// With the letters of its descriptors.
     Session(Box<Cow<'a, SessionRecord>>, String),
+    #[serde(rename = "Over")]
     Ended(Cow<'a, str>),
+    #[serde(rename = "Lacks")]
     NotKept(i32),
     Done,
 }

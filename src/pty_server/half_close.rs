@@ -54,13 +54,13 @@ impl HalfClose {
         }
         // In this order: who waits while there is nothing to read has read
         // everything before.
-        let reader = if slave.has_input() { Reader::Busy } else { tty_waiters::of(slave) };
+        let reader = if slave.has_input() { InputWait::Busy } else { tty_waiters::of(slave) };
         match reader {
-            Reader::Waits => true,
+            InputWait::Waiting => true,
             // A program takes what time it needs. Of the worker itself nobody
             // knows whether it ever reads.
-            Reader::Busy if !slave.is_ours() => false,
-            Reader::Busy | Reader::Unknown => now - self.last_output >= SILENCE,
+            InputWait::Busy if !slave.is_ours() => false,
+            InputWait::Busy | InputWait::Unknown => now - self.last_output >= SILENCE,
         }
     }
 }

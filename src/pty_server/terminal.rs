@@ -299,9 +299,9 @@ impl SharedTerminal {
         };
         match stdio::read(input, &mut self.buffer) {
             Read::Bytes(count) => self.write_input(count),
-            Read::Blocked => {}
+            Read::WouldBlock => {}
             // Readable for ever, were it still asked.
-            Read::End | Read::Gone => self.original_input = None,
+            Read::Eof | Read::Closed => self.original_input = None,
         }
     }
 

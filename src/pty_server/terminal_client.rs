@@ -11,7 +11,7 @@ use fpty::proto::http_request::{FORBIDDEN_RESPONSE, FirstBytes, HOLD_TIME, HttpP
 use fpty::sys::Read;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::Stream;
-use fpty::terminal::Queries;
+use fpty::terminal::QueryFilter;
 
 /// A connection, and what it is still to get.
 pub struct Client {
@@ -22,7 +22,7 @@ pub struct Client {
     readonly: bool,
     queue: Backlog,
     /// It came in the midst of a sequence.
-    query_filter: Option<Box<Queries>>,
+    query_filter: Option<Box<QueryFilter>>,
     /// What may wait for it before it loses its place.
     limit: usize,
     state: State,
@@ -114,14 +114,14 @@ impl Client {
         match self.stream.read(buffer) {
             Read::Bytes(_) if self.readonly => {}
             Read::Bytes(count) => return self.classify_input(&buffer[..count]),
-            Read::Blocked => {}
-            Read::Gone => self.state = State::Gone,
+            Read::WouldBlock => {}
+            Read::Closed => self.state = State::Gone,
             // A UNIX socket that was closed is hung up as well; one whose
             // writing half was shut down is not.
-            Read::End if hung_up => self.state = State::Gone,
+            Read::Eof if hung_up => self.state = State::Gone,
             // It has nothing to say and nothing to wait for.
-            Read::End if self.readonly => self.leave(),
-            Read::End => {
+            Read::Eof if self.readonly => self.leave(),
+            Read::Eof => {
                 if self.state == State::Open {
                     self.state = State::HalfClosed;
                 }

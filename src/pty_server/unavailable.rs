@@ -172,8 +172,8 @@ fn is_closed(client: &Stream) -> bool {
     for _ in 0..MAX_READS {
         match client.read(&mut buffer) {
             Read::Bytes(_) => {}
-            Read::Blocked => return false,
-            Read::End | Read::Gone => return true,
+            Read::WouldBlock => return false,
+            Read::Eof | Read::Closed => return true,
         }
     }
     false

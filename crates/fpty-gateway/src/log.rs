@@ -46,7 +46,7 @@ pub const AUDIT: &str = "forkptyrouter-audit: ";
 /// Writes a line to the server's log, as of the audit; returns whether that takes
 /// it now.
 pub fn try_write(line: &str) -> bool {
-    let try_write = stdio::stderr_takes();
+    let try_write = stdio::stderr_has_room();
     if try_write {
         write(line);
     }

@@ -2,12 +2,12 @@
 //!
 //! Like a session's it does no input or output itself, but asks it of its [`CommandEffects`].
 
-use fpty::backlog::{Backlog, Given};
+use fpty::backlog::{Backlog, SendOutcome};
 use fpty::proto::{
-    Decoder, END_OF_STREAM, ERROR_OUTPUT, Ended, Ending, HEADER, INPUT, NOTICE, PING, PONG, Packet,
-    TAKEN, WINDOW, collect, encode_bare, encode_packet, window,
+    ClientPacketDecoder, END_OF_STREAM, ERROR_OUTPUT, Ended, Ending, HEADER, INPUT, NOTICE, PING,
+    PONG, Packet, TAKEN, WINDOW, collect, encode_bare, encode_packet, window,
 };
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::poll::Interest;
 
 use nix::sys::signal::Signal;
@@ -16,7 +16,7 @@ use crate::session::state::NextAction;
 
 /// Limit of pending input, in bytes: a client that does not keep to the window is not read beyond
 /// it.
-const INPUT_LIMIT: usize = 2 * window::OF_INPUT as usize;
+const INPUT_LIMIT: usize = 2 * window::INPUT_SIZE as usize;
 
 /// Signals by which a client ends a command.
 const TERMINATING_SIGNALS: [i32; 4] =
@@ -25,9 +25,9 @@ const TERMINATING_SIGNALS: [i32; 4] =
 /// Side effects that the state machine asks for.
 pub trait CommandEffects {
     /// Writes to the client.
-    fn write_client(&mut self, bytes: &[u8]) -> Written;
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Writes to the program's standard input.
-    fn write_input(&mut self, bytes: &[u8]) -> Written;
+    fn write_input(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Closes the program's standard input.
     fn close_input(&mut self);
     /// Closes the gateway's end of an output: 1 or 2.
@@ -60,12 +60,12 @@ struct Output {
 /// Command: a program on three streams, and its client.
 #[derive(Debug)]
 pub struct Command {
-    decoder: Decoder,
+    decoder: ClientPacketDecoder,
     /// Payload of a packet that is under way, up to the longest of use.
     payload: Vec<u8>,
     input: Input,
     to_program: Backlog,
-    taken: window::Taken,
+    taken: window::Consumed,
     outputs: [Output; 2],
     to_client: Backlog,
     /// The program's end; `None`: it runs.
@@ -84,14 +84,14 @@ const LONGEST: usize = 16;
 impl Command {
     /// A command whose program has been started. The streams in `relayed` are relayed; the others
     /// were passed.
-    pub fn started(decoder: Decoder, relayed: [bool; 3]) -> Self {
-        let output = |open| Output { open, window: window::OF_OUTPUT };
+    pub fn started(decoder: ClientPacketDecoder, relayed: [bool; 3]) -> Self {
+        let output = |open| Output { open, window: window::OUTPUT_SIZE };
         Self {
             decoder,
             payload: Vec::new(),
             input: if relayed[0] { Input::ByteTotals { ended: false } } else { Input::Done },
             to_program: Backlog::default(),
-            taken: window::Taken::default(),
+            taken: window::Consumed::default(),
             outputs: [output(relayed[1]), output(relayed[2])],
             to_client: Backlog::default(),
             ended: None,
@@ -114,7 +114,7 @@ impl Command {
         let mut packets = Vec::new();
         encode_packet(TAKEN, passed, &mut packets);
         if self.input != Input::Done {
-            window::encode(0, window::OF_INPUT, &mut packets);
+            window::encode(0, window::INPUT_SIZE, &mut packets);
         }
         self.send_client(&packets, effects);
         self.send_input(early, effects);
@@ -201,7 +201,7 @@ impl Command {
             (WINDOW, payload) => {
                 if let Some((number @ 1..=2, taken)) = window::read(payload) {
                     let output = self.output(number);
-                    output.window = output.window.saturating_add(taken).min(window::OF_OUTPUT);
+                    output.window = output.window.saturating_add(taken).min(window::OUTPUT_SIZE);
                 }
             }
             (PING, _) if self.to_client.is_empty() => {
@@ -250,14 +250,14 @@ impl Command {
             return;
         }
         match self.to_program.give(bytes, |bytes| effects.write_input(bytes).taken()) {
-            Given::Taken(taken) => self.input_taken(taken, effects),
-            Given::Starved => self.out_of_memory = true,
-            Given::Gone => self.input_closed(effects),
+            SendOutcome::Sent(taken) => self.input_taken(taken, effects),
+            SendOutcome::OutOfMemory => self.out_of_memory = true,
+            SendOutcome::Closed => self.input_closed(effects),
         }
     }
 
     fn input_taken(&mut self, count: usize, effects: &mut impl CommandEffects) {
-        if let Some(taken) = self.taken.add(count, window::OF_INPUT) {
+        if let Some(taken) = self.taken.add(count, window::INPUT_SIZE) {
             let mut packet = Vec::new();
             window::encode(0, taken, &mut packet);
             self.send_client(&packet, effects);
@@ -376,9 +376,9 @@ impl Command {
             return;
         }
         match self.to_client.give(bytes, |bytes| effects.write_client(bytes).taken()) {
-            Given::Taken(_) => {}
-            Given::Starved => self.out_of_memory = true,
-            Given::Gone => self.client_disconnected(),
+            SendOutcome::Sent(_) => {}
+            SendOutcome::OutOfMemory => self.out_of_memory = true,
+            SendOutcome::Closed => self.client_disconnected(),
         }
     }
 
@@ -394,10 +394,10 @@ impl Command {
 
     /// Whether the client owes a window update for output that it was sent.
     pub fn awaits_window_update(&self) -> bool {
-        let unacknowledged = |output: &Output| window::OF_OUTPUT.saturating_sub(output.window);
+        let unacknowledged = |output: &Output| window::OUTPUT_SIZE.saturating_sub(output.window);
         self.outputs
             .iter()
-            .any(|output| window::is_to_be_told(unacknowledged(output), window::OF_OUTPUT))
+            .any(|output| window::is_adjust_due(unacknowledged(output), window::OUTPUT_SIZE))
     }
 
     /// Whether output waits for the client to read.

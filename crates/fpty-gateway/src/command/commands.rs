@@ -118,8 +118,8 @@ impl Commands {
                     cx.deliver_command_input(key, command, io);
                 }
                 // The end of the input has a packet of its own.
-                Read::End | Read::Gone => command.client_disconnected(),
-                Read::Blocked => {}
+                Read::Eof | Read::Closed => command.client_disconnected(),
+                Read::WouldBlock => {}
             }
         } else if ready.hang_up {
             command.client_disconnected();
@@ -307,7 +307,7 @@ impl LiveCommand {
 
     /// Checks whether output over TCP is acknowledged: the peer's machine may have vanished.
     fn check_tcp_stall(&mut self, cx: &mut Context, key: Key) {
-        match self.io.client.unanswered_for() {
+        match self.io.client.unacknowledged_for() {
             Some(silence) if silence >= TCP_STALL_TIMEOUT => self.command.client_disconnected(),
             _ => cx.schedule(TCP_STALL_INTERVAL, Timer::Command(key, SessionTimer::TcpStalled)),
         }
@@ -368,8 +368,8 @@ impl LiveCommand {
                 let packet = &mut buffer[..HEADER + count];
                 self.command.output_sent(number, packet, &mut self.io);
             }
-            Read::Blocked => {}
-            Read::End | Read::Gone => self.command.output_eof(number, &mut self.io),
+            Read::WouldBlock => {}
+            Read::Eof | Read::Closed => self.command.output_eof(number, &mut self.io),
         }
     }
 }

@@ -19,8 +19,8 @@ use crate::process::process_table::ProcessTable;
 use crate::session::relay::{AWAITS_HELLO, Sessions};
 use fpty::error::reason;
 use fpty::proto::{Protocol, TOO_LATE};
-use fpty::sys::Read;
-use fpty::sys::peer_process::Passed;
+use fpty::sys::ReadOutcome;
+use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::{Stream, Transport};
 
@@ -48,7 +48,7 @@ struct PendingConnection {
     connection: Connection,
     handshake: Handshake,
     /// Descriptors that came along.
-    received_fds: Passed,
+    received_fds: ReceivedFds,
     /// When it was accepted.
     since: Instant,
     /// The deadline of the next packet, and of the whole request.
@@ -62,7 +62,8 @@ impl PendingConnection {
     fn new(connection: Connection, handshake: Handshake, patience: Duration) -> Self {
         let since = Instant::now();
         let deadline = since + patience;
-        let (received_fds, is_registered, final_deadline) = (Passed::default(), false, deadline);
+        let (received_fds, is_registered, final_deadline) =
+            (ReceivedFds::default(), false, deadline);
         Self { connection, handshake, received_fds, since, deadline, final_deadline, is_registered }
     }
 
@@ -107,7 +108,7 @@ pub struct ClientRequest {
     /// The hello.
     pub hello: ClientHello,
     /// Descriptors that came along.
-    pub received_fds: Passed,
+    pub received_fds: ReceivedFds,
     /// Whether the client has shut its sending side down.
     pub ended: bool,
     /// The claim of a name for a new session.
@@ -214,16 +215,16 @@ impl PendingConnections {
             return self.forget(key);
         }
         match read {
-            Read::Bytes(_) => self.decode(cx, key),
-            Read::Blocked if !hang_up => self.await_more(cx, key),
-            Read::End if !hang_up => match pending_connection.handshake.is_extended() {
+            ReadOutcome::Bytes(_) => self.decode(cx, key),
+            ReadOutcome::WouldBlock if !hang_up => self.await_more(cx, key),
+            ReadOutcome::Eof if !hang_up => match pending_connection.handshake.is_extended() {
                 // Half a request is none.
                 true => self.reject(cx, key, CUT_SHORT),
                 // It only reads.
                 false => self.complete(cx, key, 0, true),
             },
             // It left before there was anything for it.
-            Read::Blocked | Read::End | Read::Gone => self.forget(key),
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.forget(key),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use fpty::proto::Decoder;
+use fpty::proto::ClientPacketDecoder;
 use fpty::sys::socket::{Stream, Transport};
 
 /// The timeout of a hello: a client that only reads may never send one.
@@ -43,7 +43,7 @@ pub struct LateHello {
     pub transport: Transport,
     pub listener: u16,
     /// The decoder, with a part of the hello perhaps.
-    pub decoder: Option<Decoder>,
+    pub decoder: Option<ClientPacketDecoder>,
     /// The program has written, or has ended: it is too late for a request.
     pub is_too_late: bool,
 }

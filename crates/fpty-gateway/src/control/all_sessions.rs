@@ -10,7 +10,7 @@ use crate::event_loop::slab::Key;
 use crate::observe::audit::SessionInfo;
 use crate::session::relay::Sessions;
 use crate::session::selector::SessionSelector;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::process_handle::Process;
 
 /// Indexes of commands come after those of sessions, which are fewer than descriptors.
 const COMMANDS: usize = 1 << 31;
@@ -151,7 +151,7 @@ impl<'a> AllSessions<'a> {
             listener: attached.listener,
             pid: io.program.as_ref().map(Process::pid),
             master: Some(master),
-            idle: idle.or_else(|| master.idle_for()),
+            idle: idle.or_else(|| master.idle_time()),
             is_handed_over,
             bytes: byte_counts.map(|byte_counts| byte_counts.bytes()).unzip(),
         })

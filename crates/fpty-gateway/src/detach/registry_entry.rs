@@ -17,12 +17,12 @@ use crate::session::selector::SessionSelector;
 use fpty::fair_share::Principal;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{Ended, Ending};
-use fpty::scrollback::Remains;
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
-use fpty::sys::pid_guard::Process;
 use fpty::sys::pidfd::PidFd;
+use fpty::sys::process_handle::Process;
 use fpty::sys::pty::Master;
 
 use super::attach_state::{AttachState, AttachTypes};
@@ -121,7 +121,7 @@ pub(crate) struct Client {
 /// A terminal without a client.
 pub(crate) struct DetachedTerminal {
     pub(crate) master: Master,
-    pub(crate) remains: Remains,
+    pub(crate) remains: ScrollbackWriter,
     /// Time to look again at a terminal whose slave is closed.
     pub(crate) closed: Option<BootInstant>,
     /// The session's recording.
@@ -133,7 +133,7 @@ pub(crate) struct DetachedTerminal {
 impl DetachedTerminal {
     pub(crate) fn new(
         master: Master,
-        remains: Remains,
+        remains: ScrollbackWriter,
         recording: Option<Rc<RecordingTap>>,
     ) -> Self {
         Self { master, remains, closed: None, recording, is_throttled: false }

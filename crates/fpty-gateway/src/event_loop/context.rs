@@ -19,10 +19,10 @@ use crate::log;
 use crate::observe::audit::Audit;
 use crate::session::ids::SessionIds;
 use crate::session::requested_command::RequestedCommands;
+use fpty::sys::cpu_affinity::Concurrency;
 use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
-use fpty::sys::proc_net_tcp::LocalTcp;
-use fpty::sys::processors::Parallel;
+use fpty::sys::proc_net_tcp::ProcNetTcp;
 use fpty::sys::socket::Stream;
 use fpty::sys::spawn::Spawner;
 use fpty::sys::tick;
@@ -60,7 +60,7 @@ pub struct Context {
     /// The state of panic recovery.
     pub panics: PanicState,
     /// TCP connections within this machine (/proc/net/tcp).
-    pub local_tcp: LocalTcp,
+    pub local_tcp: ProcNetTcp,
     outcomes: VecDeque<Outcome>,
     /// The poller (epoll).
     pub poller: Poller,
@@ -69,7 +69,7 @@ pub struct Context {
     /// Events of streams, which come last in a turn.
     pub deferred_events: Vec<Ready>,
     /// What runs in parallel with the loop.
-    pub parallel: Parallel,
+    pub parallel: Concurrency,
     tick_policy: TickPolicy,
     /// Input beyond the budget of a turn.
     pub deferred_input: DeferredInput,
@@ -125,12 +125,12 @@ impl Context {
             requested_commands: RequestedCommands::default(),
             lingering,
             panics: PanicState::default(),
-            local_tcp: LocalTcp::default(),
+            local_tcp: ProcNetTcp::default(),
             outcomes: VecDeque::new(),
             poller,
             timers: Timers::default(),
             deferred_events: Vec::new(),
-            parallel: Parallel::now(),
+            parallel: Concurrency::now(),
             tick_policy: TickPolicy::new(Instant::now()),
             deferred_input: DeferredInput::new(),
             log_flush_is_scheduled: false,
@@ -220,7 +220,7 @@ impl Context {
     /// The end of a turn, with streams in it or without.
     pub fn end_turn(&mut self, now: Instant, streams: bool) {
         if self.tick_policy.end_turn(now, self.parallel, streams) {
-            tick::keep();
+            tick::keep_running();
         }
     }
 }

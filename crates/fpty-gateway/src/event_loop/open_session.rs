@@ -14,7 +14,7 @@ use crate::process::ipc;
 use crate::session::open::{Accepted, SessionPlan};
 use crate::session::relay::SessionAction;
 use crate::session::state::Session;
-use fpty::proto::request::Verb;
+use fpty::proto::request::RequestKind;
 use fpty::sys::socket::{Stream, Transport};
 
 impl GatewayLoop {
@@ -59,8 +59,8 @@ impl GatewayLoop {
 
     /// Does what a client wants.
     pub(super) fn open(&mut self, client_request: ClientRequest) {
-        match client_request.hello.request.verb() {
-            Some(Verb::Attach) => {
+        match client_request.hello.request.kind() {
+            Some(RequestKind::Attach) => {
                 self.find_session(Box::new(client_request), 0);
             }
             _ if control::is_control_request(&client_request.hello) => {

@@ -12,7 +12,7 @@ use crate::host::host;
 use crate::log;
 use crate::process::shared_memory;
 use fpty::error::{Context as _, Result};
-use fpty::proto::Ending;
+use fpty::proto::EndKind;
 
 /// Serves; returns only when it cannot go on.
 ///
@@ -99,8 +99,8 @@ impl GatewayLoop {
     /// the master's to write, as of a gateway that was killed.
     pub(super) fn stop(&mut self, instance_stops: bool) -> ! {
         let (why, line) = match instance_stops {
-            true => (Ending::Stopped, "session ended: the instance has stopped"),
-            false => (Ending::Lost, "the gateway was ended by a signal"),
+            true => (EndKind::Stopped, "session ended: the instance has stopped"),
+            false => (EndKind::Lost, "the gateway was ended by a signal"),
         };
         self.sessions.stop(why, line);
         self.commands.stop(why, line);

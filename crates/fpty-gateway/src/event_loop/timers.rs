@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::slab::{Key, Token};
 use fpty::sys::child::Pid;
-use fpty::sys::clock::{Alarm, BootInstant};
+use fpty::sys::clock::{BootInstant, BoottimeTimer};
 use fpty::sys::poll::{Interest, Poller};
 
 /// A timer: what is to be done at its time.
@@ -112,7 +112,7 @@ pub struct Timers {
     near: Deadlines<Instant>,
     far: Deadlines<BootInstant>,
     /// For the first of those that are far; made when there is one.
-    alarm: Option<Alarm>,
+    alarm: Option<BoottimeTimer>,
     /// How many were left when what had no meaning any more was last thrown
     /// out.
     left: usize,
@@ -141,8 +141,8 @@ impl Timers {
 
     fn make_alarm(&mut self, poller: &Poller) -> bool {
         if self.alarm.is_none() {
-            let token = Token::Alarm.token();
-            self.alarm = Alarm::new()
+            let token = Token::BoottimeTimer.token();
+            self.alarm = BoottimeTimer::new()
                 .ok()
                 .filter(|alarm| poller.add(alarm.as_fd(), token, Interest::READ).is_ok());
         }
@@ -245,7 +245,7 @@ mod tests {
         timers.far = timers.far.drain().map(slept).collect();
         timers.set_alarm();
         assert_eq!(poller.wait(Some(NEAR)).ok(), Some(1));
-        assert_eq!(Token::of(poller.ready(0).token), Token::Alarm);
+        assert_eq!(Token::of(poller.ready(0).token), Token::BoottimeTimer);
         timers.alarm_fired();
         let now = Instant::now();
         assert_eq!((timers.next(now), timers.next(now)), (Some(timer(2)), None));

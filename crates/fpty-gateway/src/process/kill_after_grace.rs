@@ -7,11 +7,11 @@ use crate::event_loop::context::Context;
 use crate::event_loop::timers::Timer;
 use crate::log::log;
 use fpty::sys::child::Pid;
-use fpty::sys::foreground_group::{Foreground, HangUps};
+use fpty::sys::foreground_group::{ForegroundGroup, ForegroundHangups};
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::process_session::{Leader, SessionKiller};
+use fpty::sys::process_session::{SessionKiller, SessionLeader};
 use fpty::sys::pty::Master;
-use fpty::sys::tty_holders::TerminalUsers;
+use fpty::sys::tty_holders::TtyHolders;
 
 /// Processes that are looked at in one turn.
 const BATCH: usize = 64;
@@ -20,12 +20,12 @@ const BATCH: usize = 64;
 /// searched for in /proc are, a batch each turn: clients are served meanwhile.
 pub struct GraceKiller {
     /// Session leaders whose sessions are to be killed.
-    leaders_to_kill: Vec<Leader>,
+    leaders_to_kill: Vec<SessionLeader>,
     killer: Option<SessionKiller>,
     /// Foreground groups whose members are hung up one by one.
-    hang_ups: HangUps,
+    hang_ups: ForegroundHangups,
     /// Terminals whose holders are signalled one by one.
-    tty_holders: TerminalUsers,
+    tty_holders: TtyHolders,
     /// Terminals whose holders are killed at this time.
     terminals_in_grace: Vec<(Instant, Master)>,
     /// Programs that are not children of ours and were hung up.
@@ -38,8 +38,8 @@ impl GraceKiller {
         Self {
             leaders_to_kill: Vec::new(),
             killer: None,
-            hang_ups: HangUps::default(),
-            tty_holders: TerminalUsers::default(),
+            hang_ups: ForegroundHangups::default(),
+            tty_holders: TtyHolders::default(),
             terminals_in_grace: Vec::new(),
             grace: orphaned,
         }
@@ -73,7 +73,7 @@ impl GraceKiller {
     }
 
     /// Kills the session of a leader.
-    pub fn kill_session(&mut self, cx: &mut Context, leader: Leader) {
+    pub fn kill_session(&mut self, cx: &mut Context, leader: SessionLeader) {
         if self.leaders_to_kill.is_empty() && self.killer.is_none() {
             cx.schedule(Duration::ZERO, Timer::Kill);
         }
@@ -81,7 +81,7 @@ impl GraceKiller {
     }
 
     /// Hangs up a terminal's foreground group, where that is not the leader's own.
-    pub fn hang_up(&mut self, cx: &mut Context, foreground: Foreground) {
+    pub fn hang_up(&mut self, cx: &mut Context, foreground: ForegroundGroup) {
         if let Some(later) = foreground.hang_up() {
             if self.hang_ups.is_empty() {
                 cx.schedule(Duration::ZERO, Timer::Kill);
@@ -124,7 +124,7 @@ impl GraceKiller {
 
     /// Hangs up a program that is not a child of ours.
     pub fn terminate(&mut self, cx: &mut Context, program: PidFd) {
-        self.grace.hang_up(Leader::from(program));
+        self.grace.hang_up(SessionLeader::from(program));
         self.schedule_grace(cx);
     }
 

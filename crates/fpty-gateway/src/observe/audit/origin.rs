@@ -9,7 +9,7 @@ use super::end_reason::RejectReason;
 use super::line::Format;
 use super::peer::ClaimedIdentity;
 use crate::config::rules::Rules;
-use fpty::proto::{Ended, Ending, Protocol};
+use fpty::proto::{EndKind, Protocol, SessionEnd};
 
 /// The protocol mode of a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,13 +98,13 @@ impl Origin {
 #[derive(Debug)]
 pub struct Rejection {
     /// The END packet for the client.
-    pub ended: Ended,
+    pub ended: SessionEnd,
     /// The reason for audit and metrics.
     pub reason: RejectReason,
 }
 
-impl From<Ended> for Rejection {
-    fn from(ended: Ended) -> Self {
+impl From<SessionEnd> for Rejection {
+    fn from(ended: SessionEnd) -> Self {
         let reason = RejectReason::of(&ended);
         Self { ended, reason }
     }
@@ -113,6 +113,6 @@ impl From<Ended> for Rejection {
 impl Rejection {
     /// A rejection for this reason, with a text for the client.
     pub fn because(reason: RejectReason, text: impl Into<String>) -> Self {
-        Self { ended: Ended::because(Ending::Refused, text), reason }
+        Self { ended: SessionEnd::new(EndKind::Refused, text), reason }
     }
 }

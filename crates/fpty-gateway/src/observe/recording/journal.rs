@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::ipc::{decode, encode};
 use crate::process::shared_memory;
-use fpty::sys::dir::Folder;
-use fpty::sys::shm::Shared;
+use fpty::sys::dir::Dir;
+use fpty::sys::shm::SharedMemory;
 
 /// The most files of a batch: more than its messages can name.
 const MAX_ENTRIES: usize = 1 << 15;
@@ -30,7 +30,7 @@ const WORDS: usize = 1 + 48;
 
 /// The journal.
 pub struct Journal {
-    memory: Shared<AtomicU64>,
+    memory: SharedMemory<AtomicU64>,
     /// The number of the batch.
     batch: Cell<u64>,
 }
@@ -63,7 +63,7 @@ impl Journal {
     /// # Errors
     /// As mmap(2).
     pub fn new() -> io::Result<Self> {
-        Ok(Self { memory: Shared::new(HEAD + MAX_ENTRIES * WORDS)?, batch: Cell::new(1) })
+        Ok(Self { memory: SharedMemory::new(HEAD + MAX_ENTRIES * WORDS)?, batch: Cell::new(1) })
     }
 
     /// Starts a batch of a queue, which starts at `next_start` when the batch is done.
@@ -122,7 +122,7 @@ impl Unfinished {
 
     /// Takes what the batch has written out of the files, unless it was done: then its
     /// queue has the next start.
-    pub fn undo(self, next_start: u64, folders: &[Folder]) {
+    pub fn undo(self, next_start: u64, folders: &[Dir]) {
         if next_start == self.next_start {
             return;
         }
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn what_was_not_finished_is_undone_and_nothing_else() {
         let place = tempfile::tempdir().expect("a directory");
-        let folders = [Folder::open(place.path()).expect("a folder")];
+        let folders = [Dir::open(place.path()).expect("a folder")];
         let text = |name: &str| std::fs::read_to_string(place.path().join(name));
         let made = |name: &str| {
             let mut file = folders[0].create(name).expect("a file");

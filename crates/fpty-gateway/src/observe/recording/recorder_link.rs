@@ -187,9 +187,9 @@ impl Recordings {
                         Self::then(cx, fault_domain, RecorderEvent::Answered(answer));
                     }
                 }
-                Read::Blocked => return,
+                Read::WouldBlock => return,
                 // After what it has said last.
-                Read::End | Read::Gone => {
+                Read::Eof | Read::Closed => {
                     return Self::then(cx, FaultDomain::Gateway, RecorderEvent::Killed);
                 }
             }

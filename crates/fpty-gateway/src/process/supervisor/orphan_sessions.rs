@@ -14,12 +14,12 @@ use crate::observe::audit::EndReason;
 use crate::observe::metrics::counters::Counters;
 use fpty::exit_status::of_exit;
 use fpty::proto::{Ended, Ending, HEADER};
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::poll::{Interest, Poller, Several};
-use fpty::sys::process_session::Leader;
+use fpty::sys::poll::{Interest, PollSet, Poller};
+use fpty::sys::process_session::SessionLeader;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 
@@ -130,14 +130,13 @@ impl Supervisor {
             return;
         };
         self.end(&mut supervised, EndReason::Hangup, None);
-        let terminal =
-            supervised.fds.master.take().and_then(|it| Master::given_back(it, true).ok());
+        let terminal = supervised.fds.master.take().and_then(|it| Master::returned(it, true).ok());
         if let Some(program) = program_of(&supervised) {
             if let Some(terminal) = terminal {
                 hang_up_foreground(&terminal, &program);
             }
             // Unless somebody else has it.
-            self.grace.hang_up(Leader::from(program));
+            self.grace.hang_up(SessionLeader::from(program));
         }
     }
 
@@ -197,7 +196,7 @@ impl Supervisor {
         self.end(&mut supervised, why, exit.filter(|_| why != EndReason::Hangup));
         let packet = end_for_client(exit).packet();
         let is_told =
-            client.is_some_and(|client| matches!(client.write(&packet), Written::Bytes(_)));
+            client.is_some_and(|client| matches!(client.write(&packet), WriteOutcome::Bytes(_)));
         if !is_told && !supervised.record.bound && supervised.fds.has_output() {
             let now = Timestamp::now().into();
             supervised.record.ended = Some((packet[HEADER..].to_vec(), now));
@@ -211,7 +210,7 @@ impl Supervisor {
 /// Whether a session's client has closed its connection.
 fn has_left(client: Option<&Stream>) -> bool {
     client.is_none_or(|client| {
-        let mut polled = Several::default();
+        let mut polled = PollSet::default();
         let at = polled.add(client.as_fd(), false, false);
         polled.wait(Some(Duration::ZERO)).hung_up(at)
     })

@@ -8,7 +8,7 @@ use super::{leaders, supervisor_link, supervisor_process};
 use crate::log::log;
 use crate::process::ipc::Hello;
 use crate::process::proof;
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
@@ -89,7 +89,7 @@ impl SupervisorClient {
         let (ours, theirs) = Stream::pair().ok()?;
         let log = stdio::stderr_copy().ok().filter(|_| self.has_audit);
         let log = log.as_ref().map(AsFd::as_fd);
-        let Written::Bytes(_) = supervisor_protocol::send_hello(&to, self.hello, &theirs, log)
+        let WriteOutcome::Bytes(_) = supervisor_protocol::send_hello(&to, self.hello, &theirs, log)
         else {
             return None;
         };
@@ -132,10 +132,14 @@ impl SupervisorClient {
     }
 
     /// Sends the state of a session.
-    pub fn send_session<T: AsFd>(&self, record: &SessionRecord, fds: &SessionFds<T>) -> Written {
+    pub fn send_session<T: AsFd>(
+        &self,
+        record: &SessionRecord,
+        fds: &SessionFds<T>,
+    ) -> WriteOutcome {
         match &self.connection {
             Some(connection) => supervisor_protocol::send_session(connection, record, fds),
-            None => Written::Gone,
+            None => WriteOutcome::Closed,
         }
     }
 
@@ -161,7 +165,7 @@ impl SupervisorClient {
             return false;
         };
         while let Some(id) = self.ended_ids.last() {
-            if supervisor_protocol::send_ended(connection, id) == Written::Blocked {
+            if supervisor_protocol::send_ended(connection, id) == WriteOutcome::WouldBlock {
                 return true;
             }
             self.ended_ids.pop();

@@ -2,6 +2,8 @@
 //! table that each `mod.rs` begins with. What holds is read from those tables, so that
 //! they cannot say anything else than the code does.
 
+#![allow(clippy::expect_used)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

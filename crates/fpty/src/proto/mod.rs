@@ -4,7 +4,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `codec.rs` | packets from and to bytes, in any fragmentation |
-//! | `http_request.rs` | the HTTP request of a web page, which is refused everywhere |
+//! | `http_request.rs` | the beginning of an HTTP request, or of a TLS handshake |
 //! | `message.rs` | payloads of the router |
 //! | `packet.rs` | what each end can say, by number |
 //! | `request.rs` | what a client asks for beside a terminal |

@@ -15,8 +15,6 @@ mod detachable;
 mod extended;
 pub(crate) mod extended_state;
 mod packets;
-#[cfg(test)]
-mod tests;
 
 use extended_state::Extended;
 
@@ -424,3 +422,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `command.rs`, `command/` | commands without a terminal |
+//! | `command/` | commands without a terminal |
 //! | `config/` | options as typed, and the validated configuration that comes of them |
 //! | `connection/` | from a connection to a session |
 //! | `control/` | clients that ask who is there, end sessions, or ask for the statistics |

@@ -21,7 +21,7 @@ use crate::observe::audit::timestamp;
 use crate::process::table::Programs;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use crate::session::state::detach_state::DetachState;
+use crate::session::state::extended_state::DetachState;
 use crate::session::timeouts::TimeLimited;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;

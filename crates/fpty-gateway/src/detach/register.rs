@@ -14,7 +14,7 @@ use crate::event_loop::slab::Key;
 use crate::process::table::Programs;
 use crate::session::relay::{LiveSession, Sessions};
 use crate::session::selector::SessionSelector;
-use crate::session::state::detach_state::DetachState;
+use crate::session::state::extended_state::DetachState;
 use fpty::error::reason;
 use fpty::fair_share::Who;
 use fpty::proto::{Ended, Ending, is_name, variables};

@@ -21,7 +21,7 @@ use crate::process::supervisor::protocol::{Record, SessionFds};
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use crate::session::state::detach_state::DetachState;
+use crate::session::state::extended_state::DetachState;
 use fpty::proto::{Ended, Ending};
 use fpty::scrollback::Remains;
 use fpty::sys::child::{Exit, Pid};

@@ -6,16 +6,18 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `detach_state.rs` | detachable sessions: scrollback, GO, END that was not sent |
+//! | `detachable.rs` | detachable sessions: scrollback, GO, END that was not sent |
 //! | `extended.rs` | extended mode: END packet, hand-over of the terminal |
+//! | `extended_state.rs` | state of both: hand-over, END, scrollback |
 //! | `packets.rs` | the client's packets: input, signals, sizes |
 
-#![forbid(unsafe_code)]
+mod detachable;
+mod extended;
+pub(crate) mod extended_state;
+mod packets;
 
-pub(crate) mod extended;
-pub(crate) mod packets;
+use extended_state::Extended;
 
-use super::state::extended::Extended;
 use crate::connection::client_hello::Opening;
 
 use fpty::backlog::{Backlog, Given};
@@ -421,6 +423,5 @@ impl Session {
     }
 }
 
-pub mod detach_state;
 #[cfg(test)]
 mod tests;

@@ -3,22 +3,10 @@
 
 use fpty::proto::session_key::SessionKey;
 use fpty::proto::{Decoder, Ended, GO, KEY, encode_bare};
-use fpty::scrollback::Remains;
 use fpty::sys::Size;
 
-use super::extended::{Extended, HandOver};
+use super::extended_state::{DetachState, Extended, HandOver};
 use super::{Client, Session, SessionEffects, Shutdown};
-
-/// State of a detachable session.
-#[derive(Debug)]
-pub struct DetachState {
-    /// The scrollback.
-    pub remains: Remains,
-    /// The client has attached and was not sent GO: the terminal is not read until then.
-    pub awaiting_go: bool,
-    /// The terminal is not handed over: only the scrollback is offered.
-    pub relay_only: bool,
-}
 
 impl Session {
     /// A session of an earlier gateway, whose client has the terminal.
@@ -29,7 +17,7 @@ impl Session {
         decoder.extend();
         session.decoder = Some(decoder);
         session.extended = Some(Box::new(Extended {
-            hand_over: HandOver::Theirs,
+            hand_over: HandOver::Completed,
             detach_state: detach_state.map(Box::new),
             ..Extended::default()
         }));

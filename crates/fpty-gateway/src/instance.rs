@@ -23,7 +23,7 @@ pub fn before_jail(config: Option<&Router>) -> Result<()> {
         proof::reserve();
     }
     let rules = config.into_iter().flat_map(Router::early_rules);
-    launcher::open(rules.map(|rules| rules.record))
+    launcher::start(rules.map(|rules| rules.record))
 }
 
 /// Before the gateways are forked: what they share, and how they reach each other.
@@ -61,5 +61,5 @@ pub fn after_gateways(config: &Router) {
     proof::before_exec();
     shared_memory::before_exec();
     after_gateway::after_the_end(config.hangup_grace);
-    launcher::keep();
+    launcher::before_exec();
 }

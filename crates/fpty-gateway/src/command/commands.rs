@@ -13,7 +13,7 @@ use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source, Table};
 use crate::event_loop::timers::{Due, LifeDue};
-use crate::observe::audit::{Gone, Refusal};
+use crate::observe::audit::{EndReason, RejectReason};
 use crate::process::table::Programs;
 use crate::session::byte_counts::ByteCounts;
 use crate::session::probes::{TCP_STALL_INTERVAL, TCP_STALL_TIMEOUT};
@@ -75,7 +75,7 @@ pub struct LiveCommand {
     /// The program could not be executed, and the observers were told.
     pub(crate) is_rejected: bool,
     /// How the program ended.
-    pub(crate) exit: Option<Gone>,
+    pub(crate) exit: Option<EndReason>,
     /// The socket where the client came in, by its index.
     pub(super) door: u16,
 }
@@ -161,7 +161,7 @@ impl Commands {
             Some(why) => {
                 let origin = live.rejected(cx, key);
                 let client = Some(&live.io.client);
-                cx.told.refused(origin, client, Refusal::of(why), &why.text);
+                cx.audit.rejected(origin, client, RejectReason::of(why), &why.text);
             }
             None => live.exited(cx, key, exit),
         }

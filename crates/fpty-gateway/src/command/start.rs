@@ -12,7 +12,7 @@ use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::subject::Whose;
 use crate::event_loop::timers::{Due, LifeDue};
-use crate::observe::audit::{Refusal, Rejection};
+use crate::observe::audit::{RejectReason, Rejection};
 use crate::process::supervisor::leaders::Kind;
 use crate::process::table::Programs;
 use crate::session::probes::TCP_STALL_INTERVAL;
@@ -78,7 +78,7 @@ impl Commands {
             let why = format!("cannot wait for the command: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
             let origin = live.rejected(cx, key);
-            cx.told.refused(origin, Some(&live.io.client), Refusal::Resources, &why);
+            cx.audit.rejected(origin, Some(&live.io.client), RejectReason::Resources, &why);
             live.terminate(Ending::Refused, &why);
             return self.close(cx, programs, key);
         }
@@ -106,7 +106,7 @@ fn execute(
     opening: &mut Opening,
     arrived: Passed,
 ) -> Result<(Pid, StdioPlan), Rejection> {
-    let refused = |why: String| Rejection::because(Refusal::Resources, why);
+    let refused = |why: String| Rejection::because(RejectReason::Resources, why);
     let program = cx.granted(door, std::mem::take(&mut opening.request))?;
     let rules = cx.doors.rules(door);
     let environment =

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::accept_env::AcceptEnv;
 use super::access::Access;
-use super::audit::Audit;
+use super::audit::AuditFormat;
 use super::detach::Detach;
 use super::gateway_config::Router;
 use super::keyval;
@@ -69,7 +69,7 @@ pub struct Rules {
     /// The SFTP server; `None`: OpenSSH's, where it usually is.
     pub sftp_server: Option<CString>,
     /// How the lines of an audit look; `None`: there are none.
-    pub audit: Option<Audit>,
+    pub audit: Option<AuditFormat>,
     /// What is recorded of its sessions.
     pub record: Record,
     /// How they go on without a client.

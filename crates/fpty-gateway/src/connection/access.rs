@@ -7,7 +7,7 @@ use super::listeners::Newcomer;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::timers::Due;
-use crate::observe::audit::{Refusal, Rejection};
+use crate::observe::audit::{RejectReason, Rejection};
 use fpty::proto::Protocol;
 use fpty::sys::socket::{Stream, Transport};
 
@@ -38,11 +38,11 @@ impl Context {
             return true;
         };
         let name = self.doors.door(door).map(|door| door.name.clone()).unwrap_or_default();
-        let origin = self.told.origin(door, protocol);
+        let origin = self.audit.origin(door, protocol);
         let line = format!("forkptyrouter: {name}: {who} is refused: {why}");
         self.doors.log_refusal(&line);
         let _ = client.write(format!("forkptyrouter: session refused: {REFUSED}\r\n").as_bytes());
-        self.told.refused(origin, Some(client), Refusal::Denied, why);
+        self.audit.rejected(origin, Some(client), RejectReason::Denied, why);
         false
     }
 }
@@ -53,7 +53,7 @@ impl Context {
     /// # Errors
     /// There is none.
     pub fn check_limits(&self, newcomer: &Newcomer) -> Result<(), Rejection> {
-        let full = |full: &Full| Rejection::because(Refusal::Limit, full.text());
+        let full = |full: &Full| Rejection::because(RejectReason::Limit, full.text());
         newcomer.seat.as_ref().map(|_| ()).map_err(full)
     }
 

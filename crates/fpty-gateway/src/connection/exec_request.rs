@@ -8,13 +8,13 @@ use crate::config::gateway_config::SFTP_SERVERS;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::host::host;
-use crate::observe::audit::{Refusal, Rejection};
+use crate::observe::audit::{RejectReason, Rejection};
 use fpty::proto::request::{Request, Verb};
 use fpty::proto::{Ended, Ending};
 use fpty::sys::spawn::Program;
 
 fn refused(why: impl Into<String>) -> Rejection {
-    Rejection::because(Refusal::Command, why)
+    Rejection::because(RejectReason::Command, why)
 }
 
 impl Context {

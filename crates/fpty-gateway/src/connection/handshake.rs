@@ -15,7 +15,7 @@ use crate::event_loop::context::Context;
 use crate::event_loop::slab::{Key, Source, Table};
 use crate::event_loop::subject::Whose;
 use crate::event_loop::timers::{Due, LifeDue};
-use crate::observe::audit::{Origin, Refusal, Rejection};
+use crate::observe::audit::{Origin, RejectReason, Rejection};
 use crate::process::table::Programs;
 use crate::session::relay::{AWAITS_HELLO, Sessions};
 use fpty::error::reason;
@@ -74,7 +74,7 @@ impl Caller {
             let _ = cx.poller.remove(self.newcomer.client.as_fd());
         }
         let opening = self.greeting.opening();
-        let origin = cx.told.origin_of(self.newcomer.door, &opening);
+        let origin = cx.audit.origin_of(self.newcomer.door, &opening);
         (Newcomer { origin, ..self.newcomer }, opening)
     }
 
@@ -302,7 +302,7 @@ impl Callers {
     pub fn refuse(&mut self, cx: &mut Context, key: Key, why: &str) -> Greeted {
         if let Some(caller) = self.callers.remove(key) {
             let (newcomer, opening) = caller.comes(cx);
-            cx.reject(newcomer, opening.extended, Rejection::because(Refusal::Handshake, why));
+            cx.reject(newcomer, opening.extended, Rejection::because(RejectReason::Handshake, why));
         }
         Greeted::Waits
     }
@@ -316,13 +316,13 @@ impl Callers {
         self.latecomers.note(&client, transport, Instant::now());
         let Some(rules) = cx.doors.rules(door) else { return Greeted::Waits };
         let seat = cx.seats.take(rules, &client);
-        let origin = cx.told.origin(door, Protocol::Uwsgi);
+        let origin = cx.audit.origin(door, Protocol::Uwsgi);
         let newcomer = Newcomer { client, transport, door, seat, origin };
         if is_too_late {
             // What it has shown may end within a line.
             let _ = newcomer.client.write(b"\r\n");
             let text = format!("{TOO_LATE}: {WHAT_IS_LATE}");
-            cx.reject(newcomer, false, Rejection::because(Refusal::Handshake, text));
+            cx.reject(newcomer, false, Rejection::because(RejectReason::Handshake, text));
             return Greeted::Waits;
         }
         let greeting = Greeting::late(decoder.unwrap_or_default());

@@ -7,7 +7,7 @@ use super::access::who;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::Due;
-use crate::observe::audit::Refusal;
+use crate::observe::audit::RejectReason;
 use crate::session::relay::{LiveSession, SessionAction, Sessions};
 use fpty::proto::Protocol;
 use fpty::proto::http_request::{ANSWER, Beginning, Begins, HELD, WHY, begins};
@@ -105,8 +105,8 @@ impl Context {
     /// A web page has come to a terminal's socket: it is told so, where nothing
     /// else was said to it.
     pub fn refuse_page(&mut self, door: u16, protocol: Protocol, client: &Stream, is_told: bool) {
-        let origin = self.told.origin(door, protocol);
-        self.told.refused(origin, Some(client), Refusal::Denied, WHY);
+        let origin = self.audit.origin(door, protocol);
+        self.audit.rejected(origin, Some(client), RejectReason::Denied, WHY);
         let line = line(self.doors.door(door).map(|door| door.name.as_str()), client);
         self.doors.log_refusal(&line);
         if is_told {

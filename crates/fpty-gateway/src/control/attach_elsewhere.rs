@@ -300,7 +300,7 @@ pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Bo
         None => Transport::Unix,
     };
     let seat = cx.seats.take(rules, &client);
-    let origin = cx.told.origin_of(door, &opening);
+    let origin = cx.audit.origin_of(door, &opening);
     cx.input.clear();
     cx.input.extend_from_slice(rest.get(..BUFFER).unwrap_or(rest));
     let newcomer = Newcomer { client, transport, door, seat, origin };

@@ -8,9 +8,9 @@ use super::sessions::View;
 use crate::detach::EntryView;
 use crate::event_loop::context::Context;
 use crate::event_loop::subject::Subject;
-use crate::observe::audit::line::{Format, Line, Value};
+use crate::observe::audit::line::{AuditLine, Format, Value};
 use crate::observe::audit::timestamp::rfc3339;
-use crate::observe::audit::{Facts, Peer, of_peer};
+use crate::observe::audit::{Peer, SessionInfo, write_peer};
 use fpty::sys::child::Pid;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::procfs;
@@ -25,7 +25,7 @@ const SHORT: usize = 64;
 /// What is known of a session now.
 struct Now<'a> {
     subject: Subject,
-    facts: Option<&'a Facts>,
+    info: Option<&'a SessionInfo>,
     /// What it has with its client.
     described: Option<SessionView<'a>>,
     /// What it has as one that can be left, or was.
@@ -39,11 +39,11 @@ impl View<'_> {
     pub(crate) fn entry(self, cx: &mut Context, subject: Subject) -> Option<String> {
         let uid = self.user_of(subject)?;
         // Where nobody has asked for it yet: an answer may come for the next list.
-        let user = uid.and_then(|uid| cx.told.names.of(uid));
+        let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
         let now = self.now(cx, subject)?;
         let peer = now.described.as_ref().and_then(|described| described.client.credentials());
         let pid = peer.and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0);
-        let mut line = Line::new(Format::Json, "");
+        let mut line = AuditLine::new(Format::Json, "");
         line.field("id", Value::Text(&self.id_of(cx, subject), SHORT))
             .field("user", Value::text(user.as_deref(), SHORT))
             .field("uid", Value::number(peer.map(|peer| peer.uid).or(uid)))
@@ -56,40 +56,40 @@ impl View<'_> {
     /// The same as the statistics have it: with the names of the audit.
     pub(crate) fn statistics_of(self, cx: &mut Context, subject: Subject) -> Option<String> {
         let uid = self.user_of(subject)?;
-        let user = uid.and_then(|uid| cx.told.names.of(uid));
+        let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
         let now = self.now(cx, subject)?;
         let owner = || Peer { uid, user, ..Peer::default() };
-        let attached = now.facts.filter(|_| now.described.is_some());
-        let peer = attached.map_or_else(owner, |facts| facts.story.last_client().clone());
-        let ids = now.facts.map(|facts| (facts.story.uid, facts.story.gid));
-        let (uid, gid) = ids.or_else(|| cx.told.ids_at(now.door)).unzip();
-        let mode = now.facts.map(|facts| facts.story.mode).unwrap_or_default();
-        let term = now.facts.and_then(|facts| facts.story.said.term.as_deref());
+        let attached = now.info.filter(|_| now.described.is_some());
+        let peer = attached.map_or_else(owner, |info| info.history.last_client().clone());
+        let ids = now.info.map(|info| (info.history.uid, info.history.gid));
+        let (uid, gid) = ids.or_else(|| cx.audit.ids_at(now.door)).unzip();
+        let mode = now.info.map(|info| info.history.mode).unwrap_or_default();
+        let term = now.info.and_then(|info| info.history.claimed.term.as_deref());
         let last = now.described.as_ref().map_or((Some(0), Some(0)), |described| described.bytes);
         let (input, output) =
-            now.facts.map(|facts| facts.story.bytes_with(last)).unwrap_or_default();
+            now.info.map(|info| info.history.bytes_with(last)).unwrap_or_default();
         let is_handed_over = now.described.as_ref().is_some_and(|it| it.is_handed_over);
-        let mut line = Line::new(Format::Json, "");
+        let mut line = AuditLine::new(Format::Json, "");
         line.field("id", Value::Text(&self.id_of(cx, subject), SHORT));
-        of_peer(&mut line, &now.socket(cx), mode, &peer);
+        write_peer(&mut line, &now.socket(cx), mode, &peer);
         line.field("uid", Value::number(uid)).field("gid", Value::number(gid));
         now.fields(cx, &mut line);
         line.field("term", Value::text(term, SHORT))
-            .field("handed_over", Value::Truth(is_handed_over))
-            .field("recorded", Value::Truth(now.facts.is_some_and(|facts| facts.recorded)))
+            .field("handed_over", Value::Bool(is_handed_over))
+            .field("recorded", Value::Bool(now.info.is_some_and(|info| info.recorded)))
             .field("bytes_in", Value::number(input))
             .field("bytes_out", Value::number(output));
         Some(line.finish())
     }
 
     fn now<'a>(&'a self, cx: &'a Context, subject: Subject) -> Option<Now<'a>> {
-        let facts = cx.told.of(subject);
-        let (described, left) = (self.described(subject, facts), self.detachable(subject));
+        let info = cx.audit.of(subject);
+        let (described, left) = (self.described(subject, info), self.detachable(subject));
         let door = match (&described, &left) {
             (Some(described), _) => described.door,
             (None, left) => left.as_ref()?.door,
         };
-        Some(Now { subject, facts, described, left, door })
+        Some(Now { subject, info, described, left, door })
     }
 }
 
@@ -124,15 +124,15 @@ impl Now<'_> {
     }
 
     fn started(&self) -> Option<SystemTime> {
-        match (self.left.as_ref().filter(|left| !left.ends_with_client), self.facts) {
+        match (self.left.as_ref().filter(|left| !left.ends_with_client), self.info) {
             (Some(left), _) => Some(left.since.wall),
-            (None, Some(facts)) => Some(facts.started.wall),
+            (None, Some(info)) => Some(info.started.wall),
             (None, None) => Some(Timestamp::from(procfs::started(self.pid()?)?).wall),
         }
     }
 
     /// What lists and statistics both have of it.
-    fn fields(&self, cx: &Context, line: &mut Line) {
+    fn fields(&self, cx: &Context, line: &mut AuditLine) {
         let (left, master) = (self.left.as_ref(), self.master());
         let (tty, size) = (master.and_then(Master::slave_name), master.and_then(Master::size));
         let idle = match &self.described {
@@ -154,9 +154,9 @@ impl Now<'_> {
             .field("started", Value::text(started.as_deref(), SHORT))
             .field("idle", idle.map_or(Value::Null, Value::Seconds))
             .field("name", Value::text(name, SHORT))
-            .field("attached", Value::Truth(self.described.is_some()))
+            .field("attached", Value::Bool(self.described.is_some()))
             .field("detached_since", Value::text(since.as_deref(), SHORT))
-            .field("ended", Value::Truth(status.is_some()))
+            .field("ended", Value::Bool(status.is_some()))
             .field("status", Value::number(status))
             .field("watchers", Value::Number(left.map_or(0, |left| left.viewers).into()));
     }

@@ -7,7 +7,7 @@ use crate::detach::{DetachRegistry, EntryView};
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::subject::Subject;
-use crate::observe::audit::Facts;
+use crate::observe::audit::SessionInfo;
 use crate::session::relay::Sessions;
 use crate::session::selector::SessionSelector;
 use fpty::sys::pid_guard::Process;
@@ -119,20 +119,24 @@ impl<'a> View<'a> {
     }
 
     /// What is to be told of one that has a client.
-    pub fn described(self, subject: Subject, facts: Option<&Facts>) -> Option<SessionView<'a>> {
+    pub fn described(
+        self,
+        subject: Subject,
+        info: Option<&SessionInfo>,
+    ) -> Option<SessionView<'a>> {
         match subject {
-            Subject::Session(key) => self.described_session(key, facts),
-            Subject::Command(key) => self.commands.view(key, facts),
+            Subject::Session(key) => self.described_session(key, info),
+            Subject::Command(key) => self.commands.view(key, info),
             // It has none.
             Subject::Detached(_) => None,
         }
     }
 
-    fn described_session(self, key: Key, facts: Option<&Facts>) -> Option<SessionView<'a>> {
+    fn described_session(self, key: Key, info: Option<&SessionInfo>) -> Option<SessionView<'a>> {
         let attached = self.sessions.get(key)?;
         let (io, is_handed_over) = (&attached.io, attached.session.is_handed_over());
         let master = &io.master;
-        let since_start = || facts.map(|facts| facts.started.elapsed());
+        let since_start = || info.map(|info| info.started.elapsed());
         // Where nobody keeps the time the terminal has it, roughly.
         let idle = match is_handed_over {
             true => None,

@@ -107,7 +107,7 @@ fn user_label(cx: &Context, uid: u32) -> String {
         return String::from("somebody");
     }
     let root = || (uid == 0).then(|| String::from("root"));
-    cx.told.names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+    cx.audit.user_names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
 }
 
 /// Text for clients that lose a session to this user.
@@ -199,7 +199,7 @@ impl DetachRegistry {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));
         let why = client.map(|(client, since)| {
-            let (who, since) = (user_label(cx, client.uid), timestamp::in_seconds(since.wall));
+            let (who, since) = (user_label(cx, client.uid), timestamp::rfc3339_seconds(since.wall));
             format!("{who} is attached since {since} (--steal takes it, --read-only watches)")
         });
         Ended::because(Ending::Refused, why.unwrap_or_else(|| NO_SUCH.to_owned()))

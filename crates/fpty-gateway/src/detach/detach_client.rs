@@ -50,7 +50,7 @@ pub enum DetachPlan {
     /// The client stays, with this reason.
     Refuse(String),
     /// The session goes on; all resources for that are reserved.
-    Detach(DetachAs, audit::Parted),
+    Detach(DetachAs, audit::DetachReason),
 }
 
 /// State in which a session goes on without its client.
@@ -115,11 +115,11 @@ impl DetachRegistry {
         let has_pending = next.is_some();
         let how = match (next, why) {
             // The same client has attached by another connection.
-            (Some(pending), _) if pending.presented_secret.is_some() => audit::Parted::Lost,
-            (Some(pending), _) => audit::Parted::Stolen(pending.uid),
-            (None, DetachCause::Requested) => audit::Parted::Asked,
+            (Some(pending), _) if pending.presented_secret.is_some() => audit::DetachReason::Lost,
+            (Some(pending), _) => audit::DetachReason::Stolen(pending.uid),
+            (None, DetachCause::Requested) => audit::DetachReason::Requested,
             (None, DetachCause::Lost | DetachCause::Dropped | DetachCause::Closing) => {
-                audit::Parted::Lost
+                audit::DetachReason::Lost
             }
         };
         let place = match (entry, why) {
@@ -200,7 +200,7 @@ impl DetachRegistry {
         programs: &mut Programs,
         session: Key,
         detach_as: DetachAs,
-        how: audit::Parted,
+        how: audit::DetachReason,
     ) -> Option<Stream> {
         let key = self.index.by_session(session)?;
         match detach_as {

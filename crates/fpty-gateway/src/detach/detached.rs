@@ -8,8 +8,8 @@ use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Source};
 use crate::log::log;
-use crate::observe::audit::Gone;
-use crate::observe::recording::Recording;
+use crate::observe::audit::EndReason;
+use crate::observe::recording::RecordingTap;
 use crate::process::hang_up::Copies;
 use crate::process::supervisor::orphans::{REAPED, end_of};
 use crate::process::table::Programs;
@@ -41,7 +41,7 @@ pub(crate) fn drain_terminal(
     cx: &mut Context,
     master: &Master,
     remains: &mut Remains,
-    recording: Option<&Recording>,
+    recording: Option<&RecordingTap>,
 ) {
     let _armed = master.arm();
     let buffer = &mut cx.buffer[..ONE_READ];
@@ -61,7 +61,7 @@ impl DetachRegistry {
         let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
         };
-        if detached.recording.as_ref().is_some_and(|recording| recording.holds()) {
+        if detached.recording.as_ref().is_some_and(|recording| recording.throttles()) {
             // A level-triggered hang-up is reported without end, asked for or not.
             let _ = self.poller.remove(&detached.master);
             detached.is_throttled = true;
@@ -92,7 +92,7 @@ impl DetachRegistry {
             let id = &entry.id;
             log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
         }
-        self.end_detached(cx, programs, key, Gone::Lost);
+        self.end_detached(cx, programs, key, EndReason::Lost);
     }
 
     /// Reads a detached terminal, at most this often.
@@ -142,7 +142,7 @@ impl DetachRegistry {
         drop(armed);
         if is_held_up {
             cx.doors.log_refusal(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
-            return self.end_detached(cx, programs, key, Gone::Operator);
+            return self.end_detached(cx, programs, key, EndReason::Operator);
         }
         if is_closed {
             self.schedule(cx, key);
@@ -195,7 +195,7 @@ impl DetachRegistry {
         let _ = self.poller.remove(&detached.master);
         let recording = detached.recording.take();
         let ring = detached.remains.share();
-        let why = exit.map_or(Gone::Lost, Gone::of_exit);
+        let why = exit.map_or(EndReason::Lost, EndReason::of_exit);
         let command = self.command_of(cx, key);
         self.end_viewers(cx, key, &ended);
         cx.closed_without_client(key, why, exit, recording);
@@ -207,7 +207,13 @@ impl DetachRegistry {
     }
 
     /// Ends a detached session; an exited one is forgotten.
-    pub fn end_detached(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: Gone) {
+    pub fn end_detached(
+        &mut self,
+        cx: &mut Context,
+        programs: &mut Programs,
+        key: Key,
+        why: EndReason,
+    ) {
         let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
         if is_left {
             self.end_viewers(cx, key, &end_for_viewers(why));

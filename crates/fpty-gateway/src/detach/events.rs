@@ -9,7 +9,7 @@ use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source};
-use crate::observe::audit::Gone;
+use crate::observe::audit::EndReason;
 use crate::process::table::Programs;
 use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
@@ -95,7 +95,7 @@ impl DetachRegistry {
         };
         match entry.state.overdue(entry.times(cx), now) {
             Some(Overdue::DropClient(client)) => cx.then(Outcome::DropClient(client.session)),
-            Some(Overdue::Expired) => self.end_detached(cx, programs, key, Gone::Limit),
+            Some(Overdue::Expired) => self.end_detached(cx, programs, key, EndReason::Limit),
             None => self.schedule(cx, key),
         }
     }

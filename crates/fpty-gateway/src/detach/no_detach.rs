@@ -15,7 +15,7 @@ use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source};
 use crate::event_loop::subject::Subject;
 use crate::event_loop::timers::Due;
-use crate::observe::audit::Gone;
+use crate::observe::audit::EndReason;
 use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::protocol::{Lent, Record, SessionFds};
 use crate::process::table::Programs;
@@ -41,7 +41,7 @@ const NO_DOOR: u16 = u16::MAX;
 /// Information of a session's record, without socket and size.
 pub(crate) fn restored_info(record: &Record) -> RestoredInfo {
     RestoredInfo {
-        story: record.story.clone(),
+        history: record.history.clone(),
         command: record.command.clone(),
         started: Timestamp::from(record.since),
         door: NO_DOOR,
@@ -92,7 +92,7 @@ impl DetachRegistry {
         match self.supervisor.tell(&record, &held) {
             Written::Bytes(_) => {
                 programs.entrusted(pidfd.pid());
-                cx.told.entrusted(Subject::Session(session), true);
+                cx.audit.entrusted(Subject::Session(session), true);
             }
             Written::Blocked => cx.after(SUPERVISE_RETRY, Due::Keeper(session)),
             // The session ends with this gateway, as without a supervisor.
@@ -117,9 +117,9 @@ impl DetachRegistry {
     ) -> Option<Record> {
         let live = sessions.get(session)?;
         let subject = Subject::Session(session);
-        let facts = cx.told.of(subject);
+        let info = cx.audit.of(subject);
         let pid = live.io.program.as_ref()?.pid().as_raw();
-        let started = facts.map(|facts| facts.started);
+        let started = info.map(|info| info.started);
         let started = started.or_else(|| procfs::started(pid).map(Timestamp::from));
         let (door, nth) = cx.doors.address(live.door).unwrap_or_default();
         let known = self.index.by_session(session).and_then(|entry| self.entries.get(entry));
@@ -131,8 +131,8 @@ impl DetachRegistry {
             nth,
             pid,
             since: started.unwrap_or_else(Timestamp::now).into(),
-            story: cx.told.story(subject),
-            last: EndRecord::new(cx.told.in_advance(subject)),
+            history: cx.audit.history(subject),
+            last: EndRecord::new(cx.audit.prepared_end(subject)),
             command,
             bound: true,
             ..Record::default()
@@ -167,15 +167,15 @@ impl DetachRegistry {
         if let Some(why) = check_recording(cx, at, &id) {
             let _ = client.write(&why.packet());
             self.unregister(cx, id);
-            return Some(Restored::HangUp(master, process, last.take(Gone::Lost, None)));
+            return Some(Restored::HangUp(master, process, last.take(EndReason::Lost, None)));
         }
         let io = SessionIo::new(client, master, Some(process));
         let session = Session::restored(size, None);
         let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, at));
         let client = Client { session, uid };
         let state = AttachState::attached(Program::restored(program), client, Timestamp::now());
-        let prepared_line = match (door, last.in_advance()) {
-            (None, Some((line, started))) => cx.told.put_in_advance(line, started),
+        let prepared_line = match (door, last.prepared_end()) {
+            (None, Some((line, started))) => cx.audit.put_prepared(line, started),
             _ => None,
         };
         let origin = NoDetach { socket: door.is_none().then_some(socket), last, prepared_line };
@@ -212,7 +212,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         session: Key,
-        why: Gone,
+        why: EndReason,
         exit: Option<Exit>,
     ) {
         let entry = self.index.by_session(session).and_then(|entry| self.entries.get_mut(entry));
@@ -220,10 +220,10 @@ impl DetachRegistry {
             return;
         };
         if let Some(prepared_line) = bound.prepared_line.take() {
-            cx.told.take_down(prepared_line);
+            cx.audit.remove_prepared(prepared_line);
         }
         if bound.socket.is_some() {
-            bound.last.take(why, exit).into_iter().for_each(|line| cx.told.say(line));
+            bound.last.take(why, exit).into_iter().for_each(|line| cx.audit.write_raw(line));
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::connection::shared_counts::{Tallies, Tally};
 use crate::control::peers::attach_request;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::observe::recording::Recording;
+use crate::observe::recording::RecordingTap;
 use crate::process::supervisor::end_lines;
 use crate::process::supervisor::end_record::EndRecord;
 use crate::session::selector::SessionSelector;
@@ -120,13 +120,17 @@ pub(crate) struct DetachedTerminal {
     /// Time to look again at a terminal whose slave is closed.
     pub(crate) closed: Option<BootInstant>,
     /// The session's recording.
-    pub(crate) recording: Option<Rc<Recording>>,
+    pub(crate) recording: Option<Rc<RecordingTap>>,
     /// Reading waits for room in the recorder.
     pub(crate) is_throttled: bool,
 }
 
 impl DetachedTerminal {
-    pub(crate) fn new(master: Master, remains: Remains, recording: Option<Rc<Recording>>) -> Self {
+    pub(crate) fn new(
+        master: Master,
+        remains: Remains,
+        recording: Option<Rc<RecordingTap>>,
+    ) -> Self {
         Self { master, remains, closed: None, recording, is_throttled: false }
     }
 }

@@ -15,8 +15,8 @@ use crate::event_loop::context::Context;
 use crate::event_loop::slab::{Key, Source};
 use crate::event_loop::subject::Subject;
 use crate::log::log;
-use crate::observe::audit::Gone;
-use crate::observe::recording::{Recorder, Recording};
+use crate::observe::audit::EndReason;
+use crate::observe::recording::{RecordingTap, Recordings};
 use crate::process::supervisor::protocol::{Record, SessionFds};
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
@@ -73,7 +73,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        recorder: Option<&mut Recorder>,
+        recorder: Option<&mut Recordings>,
         (record, held): (Record, SessionFds),
     ) -> Restored {
         let restored = match record.bound {
@@ -84,7 +84,7 @@ impl DetachRegistry {
     }
 
     /// The recording of a detached session.
-    pub fn recording(&self, key: Key) -> Option<&Recording> {
+    pub fn recording(&self, key: Key) -> Option<&RecordingTap> {
         self.entries.get(key)?.state.terminal()?.recording.as_deref()
     }
 
@@ -92,7 +92,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        mut recorder: Option<&mut Recorder>,
+        mut recorder: Option<&mut Recordings>,
         (record, held): (Record, SessionFds),
     ) -> Option<Restored> {
         let info = restored_info(&record);
@@ -150,7 +150,7 @@ impl DetachRegistry {
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
                 self.unregister(cx, id);
-                let last = last.take(Gone::Lost, None);
+                let last = last.take(EndReason::Lost, None);
                 return Some(Restored::HangUp(master, Process::held(program), last));
             }
         };
@@ -207,7 +207,7 @@ impl DetachRegistry {
         let token = Source::Caller(key).token();
         let heard = self.poller.add(pidfd, token, Interest::READ);
         if let Some(recording) = &detached.recording {
-            recording.belongs_to(Subject::Detached(key));
+            recording.assign_to(Subject::Detached(key));
         }
         let token = Source::Terminal(key).token();
         heard.and_then(|()| self.poller.add(&detached.master, token, Interest::READ)).is_ok()
@@ -227,7 +227,7 @@ fn with_drained_output(
     cx: &mut Context,
     ring: &OwnedFd,
     terminal: Master,
-    recording: Option<&Recording>,
+    recording: Option<&RecordingTap>,
 ) -> Option<OwnedFd> {
     let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
     drain_terminal(cx, &terminal, &mut remains, recording);

@@ -145,15 +145,15 @@ impl DetachRegistry {
             Some(over) => over.command.as_deref().map(str::to_owned),
             None => cx.command_of(subject, found.door),
         };
-        record.last = EndRecord::new(cx.told.in_advance(subject));
-        record.story = cx.told.story(subject);
+        record.last = EndRecord::new(cx.audit.prepared_end(subject));
+        record.history = cx.audit.history(subject);
         let program = found.restored_pidfd().or(opened.as_ref()).map(AsFd::as_fd);
         let attached = client.and_then(|client| sessions.get(client.session));
         let held = match (found.state.exited(), found.state.terminal(), attached) {
             (Some(over), ..) => Lent { ring: Some(over.ring.as_fd()), ..SessionFds::default() },
             (_, Some(detached), _) => {
                 record.shared = detached.master.is_shared();
-                record.recording = detached.recording.as_ref().map(|recording| recording.kept());
+                record.recording = detached.recording.as_ref().map(|recording| recording.state());
                 let (master, ring) = (Some(detached.master.as_fd()), detached.remains.file());
                 Lent { master, program, ring, ..SessionFds::default() }
             }
@@ -163,7 +163,7 @@ impl DetachRegistry {
                 };
                 let io = &attached.io;
                 record.shared = io.master.is_shared() || !kept.relay_only;
-                record.recording = io.recording().map(|recording| recording.kept());
+                record.recording = io.recording().map(|recording| recording.state());
                 // A relayed session cannot go on with its client: output under way would be lost.
                 let is_theirs = attached.session.is_handed_over();
                 Lent {
@@ -178,7 +178,7 @@ impl DetachRegistry {
         };
         let told = self.supervisor.tell(&record, &held);
         if matches!(told, Written::Bytes(_)) {
-            cx.told.entrusted(subject, true);
+            cx.audit.entrusted(subject, true);
         }
         found.dirty = told == Written::Blocked;
         let pid = found.pid;

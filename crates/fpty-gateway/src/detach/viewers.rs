@@ -16,7 +16,7 @@ use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source};
 use crate::event_loop::subject::{Subject, Whose};
-use crate::observe::audit::Gone;
+use crate::observe::audit::EndReason;
 use crate::process::table::Programs;
 use crate::session::relay::Sessions;
 use crate::session::timeouts::{ENDED_BY_OPERATOR, MAX_TIME_REACHED};
@@ -44,12 +44,14 @@ const DISPLACED: &str = "others watch that have fewer places, and there are no m
 const ONE_READ: usize = 256;
 
 /// END for viewers of a session whose end is not the program's own.
-pub fn end_for_viewers(why: Gone) -> Ended {
+pub fn end_for_viewers(why: EndReason) -> Ended {
     let (ending, text) = match why {
-        Gone::Operator => (Ending::Operator, ENDED_BY_OPERATOR),
-        Gone::Limit => (Ending::Limit, MAX_TIME_REACHED),
-        Gone::Idle => (Ending::Idle, "session ended: no traffic"),
-        Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (Ending::Lost, SESSION_ENDED),
+        EndReason::Operator => (Ending::Operator, ENDED_BY_OPERATOR),
+        EndReason::Limit => (Ending::Limit, MAX_TIME_REACHED),
+        EndReason::Idle => (Ending::Idle, "session ended: no traffic"),
+        EndReason::Exit | EndReason::Signal | EndReason::Hangup | EndReason::Lost => {
+            (Ending::Lost, SESSION_ENDED)
+        }
     };
     Ended::because(ending, text)
 }
@@ -276,7 +278,7 @@ impl DetachRegistry {
         if viewer.end.is_none() {
             viewer.end = match self.entries.get(viewer.entry) {
                 Some(entry) => entry.state.exited().map(|over| over.ended.clone()),
-                None => Some(end_for_viewers(Gone::Lost)),
+                None => Some(end_for_viewers(EndReason::Lost)),
             };
         }
         if !viewer.feed() {

@@ -24,8 +24,8 @@ use crate::control::peers::Siblings;
 use crate::detach::DetachRegistry;
 use crate::host::{SocketRole, host};
 use crate::log::log;
-use crate::observe::audit::{self, Told};
-use crate::observe::recording::Recorder;
+use crate::observe::audit::{self, Audit};
+use crate::observe::recording::Recordings;
 use crate::process::ipc::Hello;
 use crate::process::supervisor::after_gateway::LeftBehind;
 use crate::process::supervisor::leaders::{self, Leaders};
@@ -56,9 +56,9 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
     let programs: Vec<Arc<Program>> =
         rules.iter().map(|rules| Arc::new(table::of_rules(rules, limit))).collect();
     let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
-    let told = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
+    let audit = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
     let children =
-        Signals::instead_of_handlers(&told).context("cannot be told of ended programs")?;
+        Signals::instead_of_handlers(&audit).context("cannot be told of ended programs")?;
     poller
         .add(children.as_fd(), Source::Children.token(), Interest::READ)
         .context("cannot wait for ended programs")?;
@@ -93,14 +93,14 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
     let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, tallies.clone())
         .context("cannot keep sessions that are left")?;
     let left_behind = LeftBehind::before(ordinal, keeper);
-    let told = Told::new(
+    let audit = Audit::new(
         &config,
         ordinal,
-        doors.iter().map(|door| audit::Socket::of(&door.name, &door.rules)).collect(),
+        doors.iter().map(|door| audit::AuditSocket::of(&door.name, &door.rules)).collect(),
     );
     let grace = config.hangup_grace;
     let hello = Hello::of(ordinal, config.processes);
-    let recorder = Recorder::new(doors.iter().map(|door| &*door.rules), hello);
+    let recorder = Recordings::new(doors.iter().map(|door| &*door.rules), hello);
     let leaders = Leaders::of(ordinal);
     let mut spawner = Spawner::new()?;
     spawner.note_in(leaders.as_ref().map(Leaders::starting));
@@ -111,7 +111,7 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
             config,
             spawner,
             doors: Doors::new(doors, statistics),
-            told,
+            audit,
             closing: Closing::new(limit.map(|limit| limit.now)),
             poller,
         }),
@@ -131,7 +131,7 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
     left_behind.lines.into_iter().for_each(|line| router.transitions().tell_last_line(line));
     router.restore(found);
     if let Some(recorder) = &mut router.recorder {
-        recorder.took_up(&mut router.cx);
+        recorder.all_restored(&mut router.cx);
     }
     router.cx.tallies.free_rest();
     router.programs.killing.wait_for_grace(&mut router.cx);

@@ -16,7 +16,7 @@ use crate::connection::lingering_close::{self, Closing, LastWord};
 use crate::connection::listeners::{self, Doors};
 use crate::connection::shared_counts::Tallies;
 use crate::log;
-use crate::observe::audit::Told;
+use crate::observe::audit::Audit;
 use crate::session::ids::SessionIds;
 use crate::session::requested_command::RequestedCommands;
 use fpty::sys::pipe::Pipe;
@@ -48,7 +48,7 @@ pub struct Context {
     /// The limits.
     pub seats: Seats,
     /// The audit, and what is known of each session.
-    pub told: Told,
+    pub audit: Audit,
     /// What counts over all gateways.
     pub tallies: Tallies,
     /// Names for sessions.
@@ -95,7 +95,7 @@ pub struct Made {
     pub tallies: Tallies,
     pub spawner: Spawner,
     pub doors: Doors,
-    pub told: Told,
+    pub audit: Audit,
     pub closing: Closing,
     pub poller: Poller,
 }
@@ -103,14 +103,14 @@ pub struct Made {
 impl Context {
     /// At the gateway's start.
     pub fn new(made: Made) -> Self {
-        let Made { config, ordinal, tallies, spawner, doors, told, closing, poller } = made;
+        let Made { config, ordinal, tallies, spawner, doors, audit, closing, poller } = made;
         Self {
             config,
             ordinal,
             spawner,
             doors,
             seats: Seats::new(tallies.clone()),
-            told,
+            audit,
             tallies,
             ids: SessionIds::new(),
             requested_commands: RequestedCommands::default(),
@@ -194,7 +194,7 @@ impl Context {
 
     /// Where lines wait for the log, they are written before long.
     pub fn try_the_log_again(&mut self, somebody_reads: bool) {
-        if (log::has_more() || self.told.waits()) && !self.log_is_due {
+        if (log::has_more() || self.audit.has_waiting_lines()) && !self.log_is_due {
             self.log_is_due = true;
             self.after(if somebody_reads { LOG_SOON } else { LOG_AGAIN }, Due::Log);
         }

@@ -8,9 +8,9 @@ use super::slab::{Key, Source};
 use super::subject::{Subject, Whose};
 use crate::connection::late_hello::Late;
 use crate::control::peers::request::{Asker, Posed};
-use crate::observe::audit::{Gone, Last};
-use crate::observe::recording::results::News;
-use crate::observe::recording::tap::Recording;
+use crate::observe::audit::{EndReason, EndedSession};
+use crate::observe::recording::results::RecorderEvent;
+use crate::observe::recording::tap::RecordingTap;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::Ready;
 
@@ -32,7 +32,7 @@ pub enum Outcome {
     /// A program was executed.
     Started(Subject),
     /// There never was such a session, nor this recording of it.
-    NeverWas(Subject, Option<Rc<Recording>>),
+    NeverWas(Subject, Option<Rc<RecordingTap>>),
     /// A session is over.
     Closed(Closed),
     /// Somebody asks who is there, or for the statistics.
@@ -61,11 +61,11 @@ pub enum Outcome {
     /// Give somebody who watches what there is.
     FeedViewer(Key),
     /// See to what the recorder has said of somebody.
-    Recording(Whose, Box<News>),
+    Recording(Whose, Box<RecorderEvent>),
     /// Read the terminal on of a session without a client.
     ReadOn(Key),
     /// A session without a client is to end.
-    TerminateDetached(Key, Gone),
+    TerminateDetached(Key, EndReason),
 }
 
 /// How a session ended, and what is still to be told of that.
@@ -73,13 +73,13 @@ pub struct Closed {
     /// Which.
     pub subject: Subject,
     /// Why.
-    pub why: Gone,
+    pub why: EndReason,
     /// How its program ended, as far as that is known.
     pub exit: Option<Exit>,
     /// The audit's last line of it.
-    pub last: Option<Box<Last>>,
+    pub last: Option<Box<EndedSession>>,
     /// Its recording.
-    pub recording: Option<Rc<Recording>>,
+    pub recording: Option<Rc<RecordingTap>>,
     /// Its terminal was its client's, for good.
     pub was_supervised: bool,
 }

@@ -25,8 +25,8 @@ use crate::control::{self, Inquirers};
 use crate::detach::{self, DetachRegistry};
 use crate::host::host;
 use crate::log;
-use crate::observe::audit::{Gone, Refusal, Rejection};
-use crate::observe::recording::Recorder;
+use crate::observe::audit::{EndReason, RejectReason, Rejection};
+use crate::observe::recording::Recordings;
 use crate::process::supervisor::client::Found;
 use crate::process::table::Programs;
 use crate::process::{ipc, shared_memory};
@@ -56,7 +56,7 @@ pub struct GatewayLoop {
     pub(crate) teardowns: TeardownQueue,
     pub(crate) programs: Programs,
     pub(crate) children: Signals,
-    pub(crate) recorder: Option<Box<Recorder>>,
+    pub(crate) recorder: Option<Box<Recordings>>,
     pub(crate) siblings: Siblings,
     pub(crate) seekers: Seekers,
 }
@@ -98,7 +98,7 @@ pub fn run(router: GatewayLoop) -> Result<()> {
         router.guarded(Whose::All, |router| {
             fault_injection::point("turn");
             router.teardowns.run_teardowns(&mut router.cx, count);
-            router.transitions().with_recorder(|recorder, cx, _| recorder.pass_on(cx));
+            router.transitions().with_recorder(|recorder, cx, _| recorder.flush_soon(cx));
             router.cx.try_the_log_again(false);
         });
         router.follow();
@@ -220,11 +220,11 @@ impl GatewayLoop {
             Due::Log => {
                 cx.log_is_due = false;
                 log::flush();
-                let took_some = cx.told.flush();
+                let took_some = cx.audit.flush();
                 cx.try_the_log_again(took_some);
             }
-            Due::Recording => self.transitions().with_recorder(|it, _, _| it.wake()),
-            Due::Recorder => self.transitions().with_recorder(|it, cx, _| it.look(cx)),
+            Due::Recording => self.transitions().with_recorder(|it, _, _| it.flush()),
+            Due::Recorder => self.transitions().with_recorder(|it, cx, _| it.check_progress(cx)),
             Due::Outlived(pid) => programs.outlived(cx, pid),
             Due::Kill => programs.killing.go_on(cx),
             Due::TerminalUsers => programs.killing.kill_users(cx),
@@ -275,7 +275,7 @@ impl GatewayLoop {
             Outcome::Inquires(key) => self.inquirers.begin(cx, key),
             Outcome::End(Subject::Session(key)) => self.transitions().end_by_operator(key),
             Outcome::End(Subject::Detached(key)) => {
-                self.transitions().end_detached(key, Gone::Operator)
+                self.transitions().end_detached(key, EndReason::Operator)
             }
             Outcome::End(Subject::Command(key)) => self.commands.end_by_operator(cx, programs, key),
             Outcome::Asked(posed) => self.asked(*posed),
@@ -318,7 +318,7 @@ impl GatewayLoop {
             }
             Outcome::Recording(_, news) => {
                 self.transitions()
-                    .with_recorder(|it, cx, sessions| it.turn_to(cx, sessions, *news));
+                    .with_recorder(|it, cx, sessions| it.handle_event(cx, sessions, *news));
             }
         }
     }
@@ -438,7 +438,7 @@ impl GatewayLoop {
     fn open_new(&mut self, opened: Opened) {
         let newcomer = self.cx.seated(opened.newcomer);
         let asked = || opened.opening.request.shown();
-        let origin = self.cx.told.asking(newcomer.origin, asked);
+        let origin = self.cx.audit.with_command(newcomer.origin, asked);
         let opened = Opened { newcomer: Newcomer { origin, ..newcomer }, ..opened };
         match opened.opening.wants_terminal() {
             true => self.transitions().open(opened),
@@ -448,7 +448,8 @@ impl GatewayLoop {
 
     fn open_command(&mut self, opened: Opened) {
         let recorder = self.recorder.as_ref();
-        if let Some(why) = recorder.and_then(|it| it.why_no_command(opened.newcomer.door)) {
+        if let Some(why) = recorder.and_then(|it| it.command_rejection_reason(opened.newcomer.door))
+        {
             return self.cx.reject(opened.newcomer, true, why);
         }
         self.commands.start(&mut self.cx, &mut self.programs, opened);
@@ -476,7 +477,7 @@ impl GatewayLoop {
         self.commands.stop(why, line);
         self.registry.iter_mut().for_each(|registry| registry.stop(why, line));
         log::flush();
-        self.cx.told.flush();
+        self.cx.audit.flush();
         shared_memory::note_told(self.cx.ordinal);
         host().exit(0)
     }
@@ -574,7 +575,7 @@ impl Recover for GatewayLoop {
             Whose::Session(key) => self.sessions.end_panicked(cx, programs, key),
             Whose::Unborn(key) => {
                 self.sessions.forget_reaped(programs, key);
-                let why = Rejection::because(Refusal::Resources, INTERNAL);
+                let why = Rejection::because(RejectReason::Resources, INTERNAL);
                 self.sessions.reject(cx, programs, key, &why);
             }
             Whose::Command(key) => self.commands.end_panicked(cx, programs, key, INTERNAL),
@@ -584,7 +585,7 @@ impl Recover for GatewayLoop {
             Whose::Detached(key) => {
                 match self.registry.as_ref().and_then(|registry| registry.session_of(key)) {
                     Some(session) => self.sessions.end_panicked(cx, programs, session),
-                    None => self.transitions().end_detached(key, Gone::Lost),
+                    None => self.transitions().end_detached(key, EndReason::Lost),
                 }
             }
             Whose::Viewer(key) => {
@@ -638,7 +639,7 @@ impl Recover for GatewayLoop {
             }
             Subject::Command(key) => commands.has(key),
         };
-        let gone: Vec<_> = self.cx.told.subjects().filter(|subject| !exists(*subject)).collect();
+        let gone: Vec<_> = self.cx.audit.subjects().filter(|subject| !exists(*subject)).collect();
         for subject in gone {
             self.cx.lost(subject);
         }

@@ -14,8 +14,10 @@ use crate::event_loop::context::Context;
 use crate::event_loop::outcome::{Closed, Outcome};
 use crate::event_loop::slab::Key;
 use crate::event_loop::subject::Subject;
-use crate::observe::audit::{Gone, Mode, New, Origin, Parted, Peer, Relayed, Story, Told};
-use crate::observe::recording::Recording;
+use crate::observe::audit::{
+    Audit, ByteTotals, DetachReason, EndReason, Mode, NewSession, Origin, Peer, SessionHistory,
+};
+use crate::observe::recording::RecordingTap;
 use crate::process::supervisor::end_lines;
 use fpty::fair_share::Who;
 use fpty::proto::Ending;
@@ -34,7 +36,7 @@ enum Event<'a> {
     /// Its program was executed.
     Started(Subject),
     /// Its client has left, and it goes on as this entry of those without one.
-    Detached { key: Key, entry: Key, how: Parted, bytes: Relayed },
+    Detached { key: Key, entry: Key, how: DetachReason, bytes: ByteTotals },
     /// A client has come to that, and is its client from now on.
     Attached { key: Key, entry: Key, origin: &'a Origin, client: &'a Stream },
     /// Its program has ended.
@@ -42,13 +44,13 @@ enum Event<'a> {
     /// It is over.
     Closed(Closed),
     /// It never was one.
-    Rejected { subject: Subject, recording: Option<Rc<Recording>> },
+    Rejected { subject: Subject, recording: Option<Rc<RecordingTap>> },
 }
 
 /// What is known of a session of a gateway that was here before.
 pub struct RestoredInfo {
     /// What is told of it, where anybody wanted to know.
-    pub story: Option<Box<Story>>,
+    pub history: Option<Box<SessionHistory>>,
     /// What runs, where that is known.
     pub command: Option<String>,
     /// When it began.
@@ -69,8 +71,8 @@ pub struct RestoredInfo {
 impl Context {
     /// A session went without an end: it is told as lost.
     pub fn lost(&mut self, subject: Subject) {
-        let last = self.told.ended(subject, Gone::Lost, (None, None));
-        self.told.tell_last(last.as_ref(), None);
+        let last = self.audit.ended(subject, EndReason::Lost, (None, None));
+        self.audit.write_end(last.as_ref(), None);
     }
 
     /// A client looks on at a session. The place is to be given back with
@@ -81,7 +83,7 @@ impl Context {
         origin: &Origin,
         client: &Stream,
     ) -> Option<end_lines::Place> {
-        self.told.viewed(subject, origin, client)
+        self.audit.viewer_attached(subject, origin, client)
     }
 
     /// It does so no more, after so long.
@@ -92,7 +94,7 @@ impl Context {
         after: Duration,
         place: Option<end_lines::Place>,
     ) {
-        self.told.unviewed(subject, client, after, place);
+        self.audit.viewer_left(subject, client, after, place);
     }
 
     /// The program of a session or command was executed.
@@ -104,12 +106,12 @@ impl Context {
     /// was `lost` with that one, which had come then.
     pub fn restored_detached(&mut self, entry: Key, info: RestoredInfo, lost: Option<Timestamp>) {
         let (subject, uid) = (Subject::Detached(entry), info.uid);
-        self.restore_session(subject, info, |told| match uid {
+        self.restore_session(subject, info, |audit| match uid {
             NOBODY => (Peer::default(), None),
-            _ => (Peer::user(uid, &mut told.names), None),
+            _ => (Peer::user(uid, &mut audit.user_names), None),
         });
         if let Some(since) = lost {
-            self.told.lost_with_its_gateway(subject, since);
+            self.audit.client_lost_with_gateway(subject, since);
         }
     }
 
@@ -120,40 +122,45 @@ impl Context {
         &mut self,
         subject: Subject,
         info: RestoredInfo,
-        now: impl FnOnce(&mut Told) -> (Peer, Option<String>),
+        now: impl FnOnce(&mut Audit) -> (Peer, Option<String>),
     ) {
-        let RestoredInfo { story, command, started, door, who, size, id, pid, .. } = info;
+        let RestoredInfo { history, command, started, door, who, size, id, pid, .. } = info;
         if let Some(rules) = self.doors.rules(door) {
             let seat = self.seats.keep(rules, who);
             self.seats.belongs_to(seat, subject);
         }
         self.requested_commands.note(subject, command.clone());
-        match story.filter(|_| self.told.keeps_facts()) {
-            Some(story) => self.told.take_up(subject, *story, door, id, pid),
-            None if self.told.keeps_facts() => {
-                let (peer, tty) = now(&mut self.told);
-                let origin = self.told.origin(door, Mode::Extended);
-                let origin = self.told.asking(origin, || command);
-                self.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
+        match history.filter(|_| self.audit.is_enabled()) {
+            Some(history) => self.audit.restore(subject, *history, door, id, pid),
+            None if self.audit.is_enabled() => {
+                let (peer, tty) = now(&mut self.audit);
+                let origin = self.audit.origin(door, Mode::Extended);
+                let origin = self.audit.with_command(origin, || command);
+                self.audit.note(
+                    subject,
+                    origin,
+                    peer,
+                    NewSession { id, pid, tty, size: Some(size) },
+                );
             }
             None => {}
         }
-        self.told.goes_on(subject, started);
+        self.audit.session_restored(subject, started);
     }
 
     /// A session without a client is over.
     pub fn closed_without_client(
         &mut self,
         entry: Key,
-        why: Gone,
+        why: EndReason,
         exit: Option<Exit>,
-        recording: Option<Rc<Recording>>,
+        recording: Option<Rc<RecordingTap>>,
     ) {
         let subject = Subject::Detached(entry);
         if let Some(exit) = exit {
             self.observe(Event::Exited(subject, exit));
         }
-        let last = self.told.ended(subject, why, (Some(0), Some(0))).map(Box::new);
+        let last = self.audit.ended(subject, why, (Some(0), Some(0))).map(Box::new);
         let was_supervised = false;
         self.observe(Event::Closed(Closed { subject, why, exit, last, recording, was_supervised }));
     }
@@ -168,22 +175,22 @@ impl Context {
                 if let Subject::Session(key) = subject {
                     self.faults.begin(key);
                 }
-                self.told.begun(subject);
+                self.audit.session_started(subject);
                 self.then(Outcome::Started(subject));
             }
             Event::Detached { key, entry, how, bytes } => {
                 let (from, to) = (Subject::Session(key), Subject::Detached(entry));
                 self.seats.moves(from, to);
                 self.requested_commands.moves(from, to);
-                self.told.detached(from, to, how, bytes);
+                self.audit.detached(from, to, how, bytes);
             }
             Event::Attached { key, entry, origin, client } => {
                 let (from, to) = (Subject::Detached(entry), Subject::Session(key));
                 self.seats.moves(from, to);
                 self.requested_commands.moves(from, to);
-                self.told.attached(from, to, origin, client);
+                self.audit.attached(from, to, origin, client);
             }
-            Event::Exited(subject, exit) => self.told.program_ended(subject, exit),
+            Event::Exited(subject, exit) => self.audit.program_ended(subject, exit),
             Event::Closed(closed) => {
                 self.seats.ended(closed.subject);
                 self.requested_commands.forget(closed.subject);
@@ -200,11 +207,15 @@ impl Context {
 
 /// Why a session ends whose client was told this, whose program has ended so, or whose
 /// client is gone.
-fn close_reason(termination: Option<Ending>, exit: Option<Gone>, client_is_gone: bool) -> Gone {
-    match termination.map(Gone::of).or(exit) {
+fn close_reason(
+    termination: Option<Ending>,
+    exit: Option<EndReason>,
+    client_is_gone: bool,
+) -> EndReason {
+    match termination.map(EndReason::of).or(exit) {
         Some(why) => why,
-        None if client_is_gone => Gone::Hangup,
-        None => Gone::Lost,
+        None if client_is_gone => EndReason::Hangup,
+        None => EndReason::Lost,
     }
 }
 
@@ -220,12 +231,12 @@ impl LiveSession {
         shown: Option<String>,
     ) {
         let subject = Subject::Session(key);
-        if cx.told.keeps_facts() {
+        if cx.audit.is_enabled() {
             let io = &mut self.io;
-            let peer = Peer::of(&io.client, &mut cx.told.names, origin.has_audit());
+            let peer = Peer::of(&io.client, &mut cx.audit.user_names, origin.has_audit());
             let pid = io.program.as_ref().map(Process::pid);
             let (id, tty) = (cx.ids.of(key), io.master.slave_name());
-            cx.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
+            cx.audit.note(subject, origin, peer, NewSession { id, pid, tty, size: Some(size) });
             io.byte_counts.get_or_insert_with(Box::default).touch();
         }
         cx.observe(Event::Pending { subject, seat, shown });
@@ -234,10 +245,10 @@ impl LiveSession {
     /// It goes on, of a gateway that was here before.
     pub fn set_restored(&mut self, cx: &mut Context, key: Key, info: RestoredInfo) {
         let io = &mut self.io;
-        cx.restore_session(Subject::Session(key), info, |told| {
-            (Peer::of(&io.client, &mut told.names, true), io.master.slave_name())
+        cx.restore_session(Subject::Session(key), info, |audit| {
+            (Peer::of(&io.client, &mut audit.user_names, true), io.master.slave_name())
         });
-        if cx.told.keeps_facts() {
+        if cx.audit.is_enabled() {
             io.byte_counts.get_or_insert_with(Box::default).touch();
         }
     }
@@ -247,9 +258,9 @@ impl LiveSession {
         let client = &self.io.client;
         cx.observe(Event::Attached { key, entry, origin, client });
         if let Some(recording) = self.io.recording() {
-            recording.belongs_to(Subject::Session(key));
+            recording.assign_to(Subject::Session(key));
         }
-        if cx.told.keeps_facts() {
+        if cx.audit.is_enabled() {
             self.io.byte_counts.get_or_insert_with(Box::default);
         }
     }
@@ -265,14 +276,14 @@ impl LiveSession {
     pub fn rejected(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Session(key);
         let recording = self.io.recording().cloned();
-        let origin = cx.told.remove(subject);
+        let origin = cx.audit.remove(subject);
         cx.observe(Event::Rejected { subject, recording });
         origin
     }
 
     /// Bytes of input and output of its client; `None`: they did not come through
     /// here.
-    fn bytes(&self) -> Relayed {
+    fn bytes(&self) -> ByteTotals {
         match self.session.is_handed_over() {
             true => (None, None),
             false => self.io.byte_counts.as_ref().map(|byte_counts| byte_counts.bytes()).unzip(),
@@ -287,8 +298,8 @@ impl LiveSession {
         let recording = byte_counts.and_then(|byte_counts| byte_counts.recording.take());
         let bytes = self.bytes();
         let was_supervised = session.is_handed_over() && session.detach_state().is_none();
-        let exit = cx.told.of(subject).and_then(|facts| facts.exit);
-        let last = cx.told.ended(subject, why, bytes).map(Box::new);
+        let exit = cx.audit.of(subject).and_then(|info| info.exit);
+        let last = cx.audit.ended(subject, why, bytes).map(Box::new);
         cx.observe(Event::Closed(Closed { subject, why, exit, last, recording, was_supervised }));
     }
 }
@@ -298,7 +309,7 @@ impl Sessions {
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
         if let Some(live) = self.get_mut(key) {
             live.mark_started(cx, key);
-            live.exit = Some(Gone::of_exit(exit));
+            live.exit = Some(EndReason::of_exit(exit));
             cx.observe(Event::Exited(Subject::Session(key), exit));
         }
     }
@@ -310,7 +321,7 @@ impl Sessions {
         cx: &mut Context,
         key: Key,
         entry: Key,
-        how: Parted,
+        how: DetachReason,
     ) -> Option<Box<LiveSession>> {
         let mut live = self.remove(key)?;
         // It was never seen to run, perhaps, and runs all the same.
@@ -318,7 +329,7 @@ impl Sessions {
         let bytes = live.bytes();
         cx.observe(Event::Detached { key, entry, how, bytes });
         if let Some(recording) = live.io.recording() {
-            recording.belongs_to(Subject::Detached(entry));
+            recording.assign_to(Subject::Detached(entry));
         }
         Some(live)
     }
@@ -345,10 +356,10 @@ impl LiveCommand {
         shown: Option<String>,
     ) {
         let subject = Subject::Command(key);
-        if cx.told.keeps_facts() {
-            let peer = Peer::of(&self.io.client, &mut cx.told.names, origin.has_audit());
+        if cx.audit.is_enabled() {
+            let peer = Peer::of(&self.io.client, &mut cx.audit.user_names, origin.has_audit());
             let (id, pid) = (cx.ids.of(("command", key)), self.io.program);
-            cx.told.note(subject, origin, peer, New { id, pid, tty: None, size: None });
+            cx.audit.note(subject, origin, peer, NewSession { id, pid, tty: None, size: None });
             self.io.byte_counts.get_or_insert_with(Box::default);
         }
         cx.observe(Event::Pending { subject, seat, shown });
@@ -358,7 +369,7 @@ impl LiveCommand {
     pub fn rejected(&mut self, cx: &mut Context, key: Key) -> Origin {
         let subject = Subject::Command(key);
         self.is_rejected = true;
-        let origin = cx.told.remove(subject);
+        let origin = cx.audit.remove(subject);
         cx.observe(Event::Rejected { subject, recording: None });
         origin
     }
@@ -373,7 +384,7 @@ impl LiveCommand {
     /// Its program has ended, by itself or by a signal.
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
         self.mark_started(cx, key);
-        self.exit = Some(Gone::of_exit(exit));
+        self.exit = Some(EndReason::of_exit(exit));
         cx.observe(Event::Exited(Subject::Command(key), exit));
     }
 
@@ -387,7 +398,7 @@ impl LiveCommand {
         let why = close_reason(command.termination(), self.exit, command.client_is_gone());
         let bytes = self.bytes();
         self.mark_started(cx, key);
-        let last = cx.told.ended(subject, why, bytes).map(Box::new);
+        let last = cx.audit.ended(subject, why, bytes).map(Box::new);
         let (exit, recording, was_supervised) = (None, None, false);
         cx.observe(Event::Closed(Closed { subject, why, exit, last, recording, was_supervised }));
     }

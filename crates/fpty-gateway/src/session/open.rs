@@ -18,7 +18,7 @@ use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Source};
 use crate::event_loop::subject::{Subject, Whose};
 use crate::event_loop::timers::{Due, LifeDue};
-use crate::observe::audit::{Origin, Refusal, Rejection};
+use crate::observe::audit::{Origin, RejectReason, Rejection};
 use crate::process::supervisor::leaders::Kind;
 use crate::process::table::Programs;
 use fpty::backlog::is_free;
@@ -86,23 +86,23 @@ impl Context {
                 return Accepted::Uwsgi(client, transport);
             }
             Ok(Some((client, transport))) => {
-                let origin = self.told.origin(door, protocol);
+                let origin = self.audit.origin(door, protocol);
                 let seat = self.seats.take(&rules, &client);
                 let seat = seat.and_then(|seat| self.seats.sit(&rules, seat));
                 return Accepted::Raw(Newcomer { client, transport, door, seat, origin });
             }
             Err(Hopeless { client, why }) => {
-                let origin = self.told.origin(door, protocol);
+                let origin = self.audit.origin(door, protocol);
                 match client {
                     Some(client) => {
-                        let why = Rejection::because(Refusal::Resources, why);
+                        let why = Rejection::because(RejectReason::Resources, why);
                         self.reject_client(client, origin, false, &why);
                         // The pending connections hold descriptors that others need.
                         self.closing.close_all();
                     }
                     None => {
                         self.doors.log_refusal(&format!("forkptyrouter: {why}"));
-                        self.told.refused(origin, None, Refusal::Resources, &why);
+                        self.audit.rejected(origin, None, RejectReason::Resources, &why);
                     }
                 }
                 self.pause();
@@ -147,7 +147,7 @@ impl Context {
             }
         };
         self.doors.log_refusal(&line);
-        self.told.refused(origin, Some(&client), *reason, &ended.text);
+        self.audit.rejected(origin, Some(&client), *reason, &ended.text);
         self.close_when_read(client, last);
     }
 
@@ -158,7 +158,7 @@ impl Context {
     pub fn plan(&self, door: u16, opening: &mut Opening) -> Result<SessionPlan, Rejection> {
         let shown = opening.request.shown();
         let program = self.granted(door, std::mem::take(&mut opening.request))?;
-        let closed = || Rejection::because(Refusal::Resources, "the socket is closed");
+        let closed = || Rejection::because(RejectReason::Resources, "the socket is closed");
         let rules = self.doors.rules(door).ok_or_else(closed)?;
         let size = opening.size(rules.size);
         let environment = rules.environment_of(&opening.variables);
@@ -197,7 +197,7 @@ impl Context {
         match started {
             Ok(Started::Running(pid)) => Ok(pid),
             Ok(Started::NotExecuted(errno)) => Err(exec_error(program, errno).into()),
-            Err(error) => Err(Rejection::because(Refusal::Resources, error.to_string())),
+            Err(error) => Err(Rejection::because(RejectReason::Resources, error.to_string())),
         }
     }
 
@@ -208,7 +208,7 @@ impl Context {
         size: Size,
         environment: Vec<CString>,
     ) -> Result<(Master, Pid), Rejection> {
-        let refused = |why: String| Rejection::because(Refusal::Resources, why);
+        let refused = |why: String| Rejection::because(RejectReason::Resources, why);
         // Rust aborts the process where a small allocation fails.
         if !is_free(0) {
             return Err(refused(String::from("out of memory")));
@@ -316,7 +316,7 @@ impl Sessions {
         }
         registered.map_err(|error| {
             let why = format!("cannot wait for the session: {}", reason(&error));
-            Rejection::because(Refusal::Resources, why)
+            Rejection::because(RejectReason::Resources, why)
         })?;
         fault_injection::point("registered");
         match is_pending {

@@ -8,8 +8,8 @@ use super::probes::Probes;
 use super::state::{NextAction, Session, SessionEffects, SignalKey};
 use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::slab::{self, Source, Table};
-use crate::observe::audit::Gone;
-use crate::observe::recording::tap::Recording;
+use crate::observe::audit::EndReason;
+use crate::observe::recording::tap::RecordingTap;
 use fpty::proto::Ending;
 use fpty::sys::pid_guard::Process;
 use fpty::sys::poll::{Interest, Poller, Ready};
@@ -62,7 +62,7 @@ pub struct LiveSession {
     /// Delay of the next check whether the program has been executed, in milliseconds; 0: it has.
     pub started_poll: u8,
     /// How the program ended.
-    pub exit: Option<Gone>,
+    pub exit: Option<EndReason>,
 }
 
 /// The live sessions of a gateway.
@@ -105,14 +105,14 @@ impl SessionIo {
     }
 
     /// Sets the recording of a session that goes on being recorded.
-    pub fn set_recording(&mut self, recording: Option<Rc<Recording>>) {
+    pub fn set_recording(&mut self, recording: Option<Rc<RecordingTap>>) {
         if recording.is_some() {
             self.byte_counts.get_or_insert_with(Box::default).recording = recording;
         }
     }
 
     /// The session's recording.
-    pub fn recording(&self) -> Option<&Rc<Recording>> {
+    pub fn recording(&self) -> Option<&Rc<RecordingTap>> {
         self.byte_counts.as_ref()?.recording.as_ref()
     }
 
@@ -124,13 +124,13 @@ impl SessionIo {
 
 impl LiveSession {
     /// Whether reading the terminal has to wait: the recorder may have no room for what comes.
-    fn holds(&self) -> bool {
-        self.io.recording().is_some_and(|recording| recording.holds())
+    fn throttles(&self) -> bool {
+        self.io.recording().is_some_and(|recording| recording.throttles())
     }
 
     /// Whether the terminal was not read for lack of room in the recorder.
     fn is_held(&self) -> bool {
-        self.io.recording().is_some_and(|recording| recording.is_held())
+        self.io.recording().is_some_and(|recording| recording.is_throttled())
     }
 }
 
@@ -282,7 +282,7 @@ impl Sessions {
             live.session.terminal_writable(&mut live.io);
         }
         if ready.read || ready.hang_up {
-            if live.session.terminal_interest().read && !live.holds() {
+            if live.session.terminal_interest().read && !live.throttles() {
                 // On several processors the stream's client can take one read meanwhile. The poll
                 // comes first all the same: without it an echo beside a stream took a third longer.
                 let wait =

@@ -21,8 +21,8 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::subject::{Subject, Whose};
 use crate::event_loop::timers::{Due, TerminalDue};
 use crate::log;
-use crate::observe::audit::Gone;
-use crate::observe::recording::{Recorder, Recording};
+use crate::observe::audit::EndReason;
+use crate::observe::recording::{RecordingTap, Recordings};
 use crate::process::hang_up::Copies;
 use crate::process::supervisor::protocol::{Record, SessionFds};
 use crate::process::table::Programs;
@@ -49,7 +49,7 @@ pub struct Transitions<'a> {
     /// Detachable sessions; `None`: no session can outlive the gateway.
     pub registry: Option<&'a mut DetachRegistry>,
     /// The recorder, where sessions are recorded.
-    pub recorder: Option<&'a mut Recorder>,
+    pub recorder: Option<&'a mut Recordings>,
 }
 
 impl Transitions<'_> {
@@ -97,12 +97,12 @@ impl Transitions<'_> {
     /// Opens a terminal with the program on it, or rejects the client.
     pub fn open_terminal(&mut self, newcomer: Newcomer, plan: SessionPlan) -> Option<Key> {
         let (recorder, size) = (self.recorder.as_deref_mut(), plan.size);
-        if let Some(why) = recorder.and_then(|it| it.why_not(self.cx, newcomer.door)) {
+        if let Some(why) = recorder.and_then(|it| it.rejection_reason(self.cx, newcomer.door)) {
             self.cx.reject(newcomer, plan.session.is_extended(), why);
             return None;
         }
         let key = self.sessions.open_terminal(self.cx, self.programs, newcomer, plan)?;
-        self.with_recorder(|it, cx, sessions| it.expect(cx, sessions, key, size));
+        self.with_recorder(|it, cx, sessions| it.prepare(cx, sessions, key, size));
         if let Err(why) = self.sessions.register(self.cx, key) {
             self.sessions.reject(self.cx, self.programs, key, &why);
             return None;
@@ -184,7 +184,7 @@ impl Transitions<'_> {
     /// Announces the end of a session to viewers, who may have read the program's end already.
     fn dismiss_viewers(&mut self, key: Key) {
         let termination = self.sessions.get(key).and_then(|live| live.session.termination());
-        let ended = end_for_viewers(termination.map_or(Gone::Hangup, Gone::of));
+        let ended = end_for_viewers(termination.map_or(EndReason::Hangup, EndReason::of));
         self.with_registry(|registry, cx, _, _| registry.tell_viewers(cx, key, &ended));
     }
 
@@ -193,7 +193,7 @@ impl Transitions<'_> {
         let Closed { subject, why, exit, last, recording, was_supervised } = closed;
         match self.recorder.as_deref_mut() {
             Some(recorder) => recorder.end(self.cx, recording, exit, last),
-            None => self.cx.told.tell_last(last.as_deref(), None),
+            None => self.cx.audit.write_end(last.as_deref(), None),
         }
         if let Subject::Session(key) = subject {
             self.with_registry(|registry, cx, _, _| {
@@ -207,7 +207,7 @@ impl Transitions<'_> {
     }
 
     /// Tells the observers that a pending session and its recording are dropped.
-    pub fn rejected(&mut self, subject: Subject, recording: Option<&Recording>) {
+    pub fn rejected(&mut self, subject: Subject, recording: Option<&RecordingTap>) {
         if let Some(recording) = recording {
             self.with_recorder(|it, _, _| it.forget(recording));
         }
@@ -241,7 +241,7 @@ impl Transitions<'_> {
             let session = self.programs.not_entrusted(program).map(Subject::Session);
             let alone = self.registry.as_ref().and_then(|registry| registry.by_program(program));
             if let Some(subject) = alone.map(Subject::Detached).or(session) {
-                self.cx.told.entrusted(subject, false);
+                self.cx.audit.entrusted(subject, false);
             }
             self.cx.doors.log_refusal(NOT_SUPERVISED);
         }
@@ -249,7 +249,7 @@ impl Transitions<'_> {
             return;
         }
         self.programs.nothing_is_entrusted();
-        self.cx.told.nothing_is_entrusted();
+        self.cx.audit.supervisor_lost();
         let Some(registry) = self.registry.as_deref_mut() else {
             return;
         };
@@ -291,7 +291,7 @@ impl Transitions<'_> {
                 self.cx.faults.made = Some(Whose::Detached(entry));
                 self.cx.restored_detached(entry, *info, lost);
                 if let Some(recording) = self.registry.as_ref().and_then(|it| it.recording(entry)) {
-                    Recorder::tell(self.cx, recording);
+                    Recordings::tell(self.cx, recording);
                 }
                 self.sync_supervisor(entry);
             }
@@ -315,10 +315,10 @@ impl Transitions<'_> {
     /// is known.
     pub fn tell_last_line(&mut self, line: String) {
         let line = match self.recorder.as_deref_mut() {
-            Some(recorder) => recorder.tells_last(line),
+            Some(recorder) => recorder.await_recording(line),
             None => Some(line),
         };
-        line.into_iter().for_each(|line| self.cx.told.say(line));
+        line.into_iter().for_each(|line| self.cx.audit.write_raw(line));
     }
 
     /// Calls `does` with the registry of detachable sessions, where there is one.
@@ -334,7 +334,7 @@ impl Transitions<'_> {
     /// Calls `see_to` with the recorder, where there is one.
     pub fn with_recorder(
         &mut self,
-        see_to: impl FnOnce(&mut Recorder, &mut Context, &mut Sessions),
+        see_to: impl FnOnce(&mut Recordings, &mut Context, &mut Sessions),
     ) {
         if let Some(recorder) = self.recorder.as_deref_mut() {
             see_to(recorder, self.cx, self.sessions);
@@ -388,7 +388,9 @@ impl Transitions<'_> {
         };
         let (detach_as, how) = match registry.plan_detach(self.cx, self.sessions, key, why) {
             DetachPlan::End => return false,
-            DetachPlan::Refuse(why_not) => return self.refuse_detach(key, &why_not),
+            DetachPlan::Refuse(rejection_reason) => {
+                return self.refuse_detach(key, &rejection_reason);
+            }
             DetachPlan::Detach(detach_as, how) => (detach_as, how),
         };
         let id = registry.id_of(key).filter(|_| why == DetachCause::Requested);
@@ -401,17 +403,17 @@ impl Transitions<'_> {
         true
     }
 
-    fn refuse_detach(&mut self, key: Key, why_not: &str) -> bool {
+    fn refuse_detach(&mut self, key: Key, rejection_reason: &str) -> bool {
         if let Some(live) = self.sessions.get_mut(key) {
             let behind = self.cx.behind.has(key);
-            live.session.refuse_detach(why_not, behind, &mut live.io);
+            live.session.refuse_detach(rejection_reason, behind, &mut live.io);
         }
         self.settle(key);
         true
     }
 
     /// Ends a session that nobody is attached to.
-    pub fn end_detached(&mut self, entry: Key, why: Gone) {
+    pub fn end_detached(&mut self, entry: Key, why: EndReason) {
         self.with_registry(|registry, cx, _, programs| {
             registry.end_detached(cx, programs, entry, why)
         });

@@ -17,7 +17,7 @@ pub use super::statistics::request::{Asked, Request};
 pub fn answer(cx: &Context, asked: Asked) -> (String, bool) {
     let (body, lists) = match asked {
         Asked::Metrics => {
-            (crate::observe::metrics::prometheus::text(&cx.told.counters.now()), false)
+            (crate::observe::metrics::prometheus::text(&cx.audit.counters.snapshot()), false)
         }
         Asked::Head(_) => (String::new(), false),
         Asked::Not(_, _, why) => (format!("{why}\n"), false),

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::event_loop::context::Context;
 use crate::host::host;
-use crate::observe::metrics::counters::Counted;
+use crate::observe::metrics::counters::CountersSnapshot;
 use fpty::text::shown;
 
 /// What the C corerouter reports, under its names, and what was counted.
@@ -19,12 +19,12 @@ struct Report<'a> {
     active_sessions: u64,
     forkptyrouter: Vec<&'a str>,
     cheap: u8,
-    counters: &'a Counted,
+    counters: &'a CountersSnapshot,
 }
 
 /// The report, up to the list of sessions.
 pub fn report(cx: &Context) -> String {
-    let counted = cx.told.counters.now();
+    let counted = cx.audit.counters.snapshot();
     let report = Report {
         version: host().version(),
         pid: std::process::id(),

@@ -118,7 +118,7 @@ pub fn after_the_end(grace: Option<Duration>) {
         kept => kept,
     };
     let mut left = LeftBehind::of(0..shared_memory::gateways(), kept);
-    for line in orphan_ends::complete(std::mem::take(&mut left.lines)) {
+    for line in orphan_ends::with_recordings(std::mem::take(&mut left.lines)) {
         // The end does not wait for a log that nobody reads.
         if !log::takes(&line) {
             break;

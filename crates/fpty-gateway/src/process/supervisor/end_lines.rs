@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use crate::observe::audit::prepared_end::{self, LONGEST};
+use crate::observe::audit::prepared_end::{self, MAX_LINE};
 use crate::process::shared_memory::{self, Part};
 use fpty::sys::clock::BootInstant;
 
@@ -15,7 +15,7 @@ const MOST: usize = 1 << 14;
 /// Words of a session: the length of its line, when it began (nanoseconds since
 /// the machine's start), the line.
 const OF_ONE: usize = 256;
-const HEAD: usize = OF_ONE - LONGEST / size_of::<AtomicU64>();
+const HEAD: usize = OF_ONE - MAX_LINE / size_of::<AtomicU64>();
 
 /// Words of a gateway's lines.
 pub const WORDS: usize = MOST * OF_ONE;
@@ -44,7 +44,7 @@ impl Lines {
 
     /// Puts a line up, which the supervisor may have; `None`: there is no room for it.
     pub fn put(&mut self, line: &str, started: BootInstant, kept: bool) -> Option<Place> {
-        if line.len() > LONGEST {
+        if line.len() > MAX_LINE {
             return None;
         }
         let place = self.free.pop().unwrap_or(self.used);
@@ -121,7 +121,7 @@ fn take(words: &[AtomicU64], which: Which) -> Vec<String> {
         }
         if !line.is_empty() && (which != Which::Nobodys || !is_kept) {
             let started = BootInstant::from_nanos(began);
-            left.push(prepared_end::at(&line, now, started.elapsed()));
+            left.push(prepared_end::with_end_time(&line, now, started.elapsed()));
         }
     }
     left
@@ -143,7 +143,7 @@ mod tests {
                  \"duration\":0.000,\"reason\":\"lost\",\"record\":\"duration=0.000\"}}"
             )
         };
-        let long = "x".repeat(LONGEST - line("").len());
+        let long = "x".repeat(MAX_LINE - line("").len());
         let started = BootInstant::now().before(Duration::from_millis(61_500));
         let first = lines.put(&line("first"), started, false).expect("room");
         assert!(lines.put(&line(&long), started, false).is_some());

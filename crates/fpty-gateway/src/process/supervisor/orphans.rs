@@ -10,7 +10,7 @@ use super::end_record::say;
 use super::grace::hang_up_foreground;
 use super::protocol::SessionFds;
 use super::server::{Stored, Supervisor};
-use crate::observe::audit::Gone;
+use crate::observe::audit::EndReason;
 use crate::observe::metrics::counters::Counters;
 use fpty::exit_status::of_exit;
 use fpty::proto::{Ended, Ending, HEADER};
@@ -127,7 +127,7 @@ impl Supervisor {
         let Some(mut stored) = self.take(id) else {
             return;
         };
-        self.end(&mut stored, Gone::Hangup, None);
+        self.end(&mut stored, EndReason::Hangup, None);
         let terminal = stored.held.master.take().and_then(|it| Master::given_back(it, true).ok());
         if let Some(program) = program_of(&stored) {
             if let Some(terminal) = terminal {
@@ -139,12 +139,12 @@ impl Supervisor {
     }
 
     /// Writes and counts how a session has ended.
-    fn end(&self, stored: &mut Stored, why: Gone, exit: Option<Exit>) {
+    fn end(&self, stored: &mut Stored, why: EndReason, exit: Option<Exit>) {
         let watchers = end_lines::take_left(stored.ordinal(), Which::OfWatchers);
         watchers.iter().for_each(|line| say(&self.log, line));
         stored.record.last.say(&self.log, why, exit);
         let lasted = Timestamp::from(stored.record.since).elapsed();
-        Counters::at(stored.ordinal()).ended_elsewhere(why, lasted);
+        Counters::at(stored.ordinal()).session_ended_elsewhere(why, lasted);
     }
 
     /// Does what is due; how long until the next time.
@@ -177,18 +177,18 @@ impl Supervisor {
         let client = stored.held.client.take().map(Stream::of_stranger);
         let has_client = stored.record.bound || client.is_some();
         let why = match exit {
-            Some(Exit::Status(_)) => Gone::Exit,
+            Some(Exit::Status(_)) => EndReason::Exit,
             // The kernel hangs a program up whose client has left, and that may be
             // heard of first.
             Some(Exit::Signal { number: libc::SIGHUP, .. })
                 if has_client && has_left(client.as_ref()) =>
             {
-                Gone::Hangup
+                EndReason::Hangup
             }
-            Some(Exit::Signal { .. }) => Gone::Signal,
-            None => Gone::Lost,
+            Some(Exit::Signal { .. }) => EndReason::Signal,
+            None => EndReason::Lost,
         };
-        self.end(&mut stored, why, exit.filter(|_| why != Gone::Hangup));
+        self.end(&mut stored, why, exit.filter(|_| why != EndReason::Hangup));
         let packet = end_of(exit).packet();
         let is_told =
             client.is_some_and(|client| matches!(client.write(&packet), Written::Bytes(_)));

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::end_record::EndRecord;
 use crate::connection::session_access;
-use crate::observe::audit::Story;
-use crate::observe::recording::Kept;
+use crate::observe::audit::SessionHistory;
+use crate::observe::recording::RecordingState;
 use crate::process::ipc::{self, Hello, encode};
 use fpty::fair_share::Who;
 use fpty::sys::ring::Ring;
@@ -46,7 +46,7 @@ pub struct Record {
     /// When it began, as a [`Timestamp`](fpty::sys::clock::Timestamp) is said.
     pub since: (u64, u64),
     /// What is told of it, where anybody wants to know.
-    pub story: Option<Box<Story>>,
+    pub history: Option<Box<SessionHistory>>,
     /// The audit's line of its end, where that was not written.
     pub last: EndRecord,
     /// Who is attached, since when.
@@ -62,7 +62,7 @@ pub struct Record {
     /// What runs, where that is known.
     pub command: Option<String>,
     /// Its recording, where it has one.
-    pub recording: Option<Kept>,
+    pub recording: Option<RecordingState>,
     /// It cannot be left: it was handed over for good, and ends with its client.
     pub bound: bool,
 }
@@ -310,7 +310,7 @@ mod tests {
             name: "n".repeat(64),
             uid: 7,
             ended: Some((vec![0xff; 100], (5, 6))),
-            story: Some(Box::default()),
+            history: Some(Box::default()),
             bound: true,
             ..Record::default()
         };
@@ -386,7 +386,7 @@ mod tests {
                 pid: numbers.1,
                 since: numbers.2,
                 command: Some(texts[3].clone()),
-                story: marks.1.then(Box::default),
+                history: marks.1.then(Box::default),
                 attached: marks.0.then_some((numbers.0, numbers.2)),
                 turned: numbers.3,
                 ended,

@@ -16,7 +16,7 @@ use super::grace::{Grace, hang_up_foreground};
 use super::orphans::Orphan;
 use super::protocol::{self, Message, Received, Record, SessionFds};
 use crate::event_loop::fault_injection;
-use crate::observe::audit::Gone;
+use crate::observe::audit::EndReason;
 use crate::process::ipc::Hello;
 use crate::process::proof;
 use crate::process::shared_memory;
@@ -257,7 +257,7 @@ impl Supervisor {
         fault_injection::strike("holder", || record.name.clone());
         if record.bound {
             fault_injection::strike("keeper", || {
-                serde_json::to_vec(&record.story).unwrap_or_default()
+                serde_json::to_vec(&record.history).unwrap_or_default()
             });
         }
         // Or nobody could say hello any more.
@@ -309,7 +309,7 @@ impl Supervisor {
             }
             // The master has written its own copy while it had a log.
             if !proof::are_ends_told() {
-                stored.record.last.say(&self.log, Gone::Lost, None);
+                stored.record.last.say(&self.log, EndReason::Lost, None);
             }
             let master = master.and_then(|master| Master::given_back(master, true).ok());
             if let (Some(fd), Some(pid)) = (program, Pid::new(stored.record.pid)) {

@@ -24,7 +24,7 @@ pub enum HandOver {
     /// The client was sent GO: the terminal is its own.
     Theirs,
     /// Only the scrollback was offered and taken: bytes are relayed for good.
-    Relayed,
+    ByteTotals,
 }
 
 /// State of the extended mode.
@@ -148,7 +148,7 @@ impl Session {
                         detach_state.relay_only = true;
                         HandOver::Taken
                     }
-                    None => HandOver::Relayed,
+                    None => HandOver::ByteTotals,
                 };
             }
             // A payload may be split; one of its parts has the byte.
@@ -176,7 +176,7 @@ impl Session {
         if extended.hand_over == HandOver::Taken && self.input.is_empty() {
             match extended.detach_state.as_mut().filter(|detach_state| detach_state.relay_only) {
                 Some(detach_state) => {
-                    extended.hand_over = HandOver::Relayed;
+                    extended.hand_over = HandOver::ByteTotals;
                     let mut packets = Vec::new();
                     let total = detach_state.remains.total();
                     if extended.in_pieces {

@@ -8,7 +8,7 @@ use crate::control::peers;
 use crate::event_loop::{assemble, run};
 use crate::observe::metrics::counters;
 use crate::observe::recording::launcher;
-use crate::process::shared_memory::{self, Part, Wants};
+use crate::process::shared_memory::{self, MemoryOptions, Region};
 use crate::process::supervisor::{after_gateway, link};
 use crate::process::{memory_layout, proof};
 use fpty::error::Result;
@@ -28,13 +28,13 @@ pub fn before_jail(config: Option<&Router>) -> Result<()> {
 
 /// Before the gateways are forked: what they share, and how they reach each other.
 pub fn before_gateways(config: &Router) {
-    let wants = Wants {
+    let wants = MemoryOptions {
         gateways: config.processes as usize,
         limits: config.has_limits(),
         audit: config.any(|rules| rules.audit.is_some()),
         detach: config.any(|rules| rules.detach.sessions > 0),
     };
-    shared_memory::reserve(wants, memory_layout::words);
+    shared_memory::reserve(wants, memory_layout::region_words);
     counters::register();
     link::reserve(config.any(|rules| rules.handover || rules.detach.sessions > 0));
     peers::reserve(config.processes);
@@ -43,7 +43,7 @@ pub fn before_gateways(config: &Router) {
 /// Where each gateway says, by its process id, that its clients know that the instance
 /// stops; `None`: they share no memory.
 pub fn stop_words() -> Option<&'static [AtomicU64]> {
-    shared_memory::part(Part::HaveTold)
+    shared_memory::region(Region::ClientsNotified)
 }
 
 /// Is the gateway of this number; returns only when it cannot go on.
@@ -60,6 +60,6 @@ pub fn after_gateways(config: &Router) {
     link::before_exec();
     proof::before_exec();
     shared_memory::before_exec();
-    after_gateway::after_the_end(config.hangup_grace);
+    after_gateway::after_master_end(config.hangup_grace);
     launcher::before_exec();
 }

@@ -14,7 +14,7 @@ use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source, Table};
 use crate::event_loop::timers::{Due, LifeDue};
 use crate::observe::audit::{EndReason, RejectReason};
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use crate::session::byte_counts::ByteCounts;
 use crate::session::probes::{TCP_STALL_INTERVAL, TCP_STALL_TIMEOUT};
 use crate::session::state::NextAction;
@@ -45,7 +45,7 @@ impl Commands {
     }
 
     /// Processes of the live commands.
-    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
         let theirs = self.by_program.iter().filter(|(_, key)| self.running.has(**key));
         theirs.map(|(program, _)| *program)
     }
@@ -85,7 +85,7 @@ impl Commands {
     pub fn timer_fired(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         due: LifeDue,
     ) {
@@ -94,11 +94,11 @@ impl Commands {
         };
         match due {
             LifeDue::Unanswered => live.check_tcp_stall(cx, key),
-            LifeDue::Dismissed => return drop(self.end(cx, programs, key)),
+            LifeDue::Dismissed => return drop(self.end(cx, processes, key)),
             LifeDue::Executed => live.check_started(cx, key),
             due => live.on_time_limit(cx, key, due),
         }
-        self.settle(cx, programs, key);
+        self.settle(cx, processes, key);
     }
 
     /// Handles an event of the client's connection: input, room for output, hang-up.
@@ -171,10 +171,10 @@ impl Commands {
     }
 
     /// Ends a command at the operator's wish.
-    pub fn end_by_operator(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn end_by_operator(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         if let Some(live) = self.running.get_mut(key) {
             live.terminate_with(cx, key, Ending::Operator, ENDED_BY_OPERATOR);
-            self.settle(cx, programs, key);
+            self.settle(cx, processes, key);
         }
     }
 
@@ -189,15 +189,15 @@ impl Commands {
     }
 
     /// Settles a command after an event: updates the poller's interests, or ends it.
-    pub fn settle(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn settle(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         let Some(live) = self.running.get_mut(key) else {
             return;
         };
         match live.command.next_action() {
             NextAction::Wait => live.update_interest(key, &cx.poller),
-            NextAction::Close => self.close(cx, programs, key),
+            NextAction::Close => self.close(cx, processes, key),
             NextAction::HangUp | NextAction::Detach | NextAction::LateHello => {
-                self.end(cx, programs, key);
+                self.end(cx, processes, key);
             }
             NextAction::OutOfMemory => {
                 let LiveCommand { command, io, .. } = live;
@@ -205,29 +205,35 @@ impl Commands {
                     command.terminate(Ending::Lost, "command ended: out of memory", io);
                 }
                 cx.doors.log_refusal("forkptyrouter: command ended: out of memory");
-                self.close(cx, programs, key);
+                self.close(cx, processes, key);
             }
         }
     }
 
     /// Ends a command that a panic was about.
-    pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &str) {
+    pub fn end_panicked(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+        why: &str,
+    ) {
         let Some(LiveCommand { command, io, .. }) = self.running.get_mut(key) else {
             return;
         };
         // The number of a process that was reaped may be another process's.
-        if let Some(program) = io.program.take_if(|program| !programs.has(*program)) {
+        if let Some(program) = io.program.take_if(|program| !processes.has(*program)) {
             self.by_program.remove(&program);
         }
         if !command.has_output() && command.termination().is_none() {
             command.terminate(Ending::Lost, &format!("command ended: {why}"), io);
         }
-        self.close(cx, programs, key);
+        self.close(cx, processes, key);
     }
 
     /// Closes a command whose client was sent END.
-    pub(super) fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        if let Some(live) = self.end(cx, programs, key) {
+    pub(super) fn close(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
+        if let Some(live) = self.end(cx, processes, key) {
             let is_answered = live.command.awaits_window_update();
             let LiveCommand { io, .. } = *live;
             cx.close_when_read(io.client, LastWord::Packet { is_answered });
@@ -239,7 +245,7 @@ impl Commands {
     fn end(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) -> Option<Box<LiveCommand>> {
         let mut live = self.running.remove(key)?;
@@ -248,7 +254,7 @@ impl Commands {
         match (live.io.program, &live.io.leader) {
             (Some(program), _) => {
                 self.by_program.remove(&program);
-                programs.hang_up_group(cx, program);
+                processes.hang_up_group(cx, program);
             }
             (None, Some(leader)) if outputs_open => drop(leader.signal_group(libc::SIGHUP)),
             _ => {}

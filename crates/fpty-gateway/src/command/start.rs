@@ -13,8 +13,8 @@ use crate::event_loop::fault_injection;
 use crate::event_loop::subject::Whose;
 use crate::event_loop::timers::{Due, LifeDue};
 use crate::observe::audit::{RejectReason, Rejection};
-use crate::process::supervisor::leaders::Kind;
-use crate::process::table::Programs;
+use crate::process::supervisor::leaders::LeaderKind;
+use crate::process::table::ProcessTable;
 use crate::session::probes::TCP_STALL_INTERVAL;
 use crate::session::timeouts::TimeLimited;
 use fpty::backlog::is_free;
@@ -29,12 +29,12 @@ use fpty::sys::spawn::Streams;
 
 impl Commands {
     /// Starts the command that a client has requested, or rejects the client.
-    pub fn start(&mut self, cx: &mut Context, programs: &mut Programs, opened: Opened) {
+    pub fn start(&mut self, cx: &mut Context, processes: &mut ProcessTable, opened: Opened) {
         let Opened { newcomer, mut opening, arrived, .. } = opened;
         let shown = opening.request.shown();
         let outcome = cx
             .check_limits(&newcomer)
-            .and_then(|()| execute(cx, programs, newcomer.door, &mut opening, arrived));
+            .and_then(|()| execute(cx, processes, newcomer.door, &mut opening, arrived));
         let (started, plan) = match outcome {
             Ok(started) => started,
             Err(why) => return cx.reject(newcomer, true, why),
@@ -80,7 +80,7 @@ impl Commands {
             let origin = live.rejected(cx, key);
             cx.audit.rejected(origin, Some(&live.io.client), RejectReason::Resources, &why);
             live.terminate(Ending::Refused, &why);
-            return self.close(cx, programs, key);
+            return self.close(cx, processes, key);
         }
         live.check_started(cx, key);
         let LiveCommand { command, io, .. } = live;
@@ -94,14 +94,14 @@ impl Commands {
         if transport == Transport::Tcp {
             cx.after(TCP_STALL_INTERVAL, Due::Command(key, LifeDue::Unanswered));
         }
-        self.settle(cx, programs, key);
+        self.settle(cx, processes, key);
     }
 }
 
 /// Spawns the requested program, on passed descriptors or pipes.
 fn execute(
     cx: &mut Context,
-    programs: &mut Programs,
+    processes: &mut ProcessTable,
     door: u16,
     opening: &mut Opening,
     arrived: Passed,
@@ -128,7 +128,7 @@ fn execute(
         return Err(refused(String::from("a stream is missing")));
     };
     let streams = Streams::Apart([input, output, error]);
-    let pid = cx.spawn(programs, &program, streams, environment, Kind::Command)?;
+    let pid = cx.spawn(processes, &program, streams, environment, LeaderKind::Command)?;
     fault_injection::point("command-spawned");
     Ok((pid, plan))
 }

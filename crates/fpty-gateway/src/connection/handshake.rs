@@ -16,7 +16,7 @@ use crate::event_loop::slab::{Key, Source, Table};
 use crate::event_loop::subject::Whose;
 use crate::event_loop::timers::{Due, LifeDue};
 use crate::observe::audit::{Origin, RejectReason, Rejection};
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use crate::session::relay::{AWAITS_HELLO, Sessions};
 use fpty::error::reason;
 use fpty::proto::{Protocol, TOO_LATE};
@@ -363,7 +363,7 @@ impl Sessions {
     pub fn take_late(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) -> Option<Late> {
         let mut attached = self.end(cx, key)?;
@@ -372,7 +372,7 @@ impl Sessions {
         let decoder = attached.session.take_decoder();
         let _ = cx.poller.remove(attached.io.client.as_fd());
         attached.unregister_terminal(&cx.poller);
-        let client = programs.release(cx, key, *attached);
+        let client = processes.release(cx, key, *attached);
         Some(Late { client, transport, door, decoder, is_too_late })
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use super::shared_counts::{Tallies, Tally};
 use crate::config::rules::Rules;
 use crate::event_loop::subject::Subject;
-use crate::process::shared_memory::{self, Part};
+use crate::process::shared_memory::{self, Region};
 use fpty::fair_share::Who;
 use fpty::sys::shm::halves;
 use fpty::sys::socket::Stream;
@@ -149,7 +149,7 @@ const SECOND: i32 = 1_000_000;
 
 /// When a socket with a rate has made up for all that came, in microseconds.
 fn due(door: u16) -> Option<&'static AtomicI32> {
-    shared_memory::part(Part::Rates).and_then(|rates| halves(rates).get(usize::from(door)))
+    shared_memory::region(Region::Rates).and_then(|rates| halves(rates).get(usize::from(door)))
 }
 
 fn step(rate: u32) -> i32 {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::process::proof;
-use crate::process::shared_memory::{self, Part};
+use crate::process::shared_memory::{self, Region};
 
 /// Places of a table; memory is used only for those that ever were.
 const PLACES: usize = 1 << 16;
@@ -280,8 +280,8 @@ impl Tallies {
     /// Those of the gateway of this number. What one had that was here before stays
     /// until [`Tallies::free_rest`].
     pub fn of(ordinal: usize) -> Self {
-        let tables =
-            (0..shared_memory::gateways()).map(|number| shared_memory::part(Part::Tallies(number)));
+        let tables = (0..shared_memory::gateways())
+            .map(|number| shared_memory::region(Region::SharedCounts(number)));
         Self::over(tables.collect(), ordinal, proof::token().unwrap_or_default())
     }
 

@@ -18,7 +18,7 @@ use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source};
 use crate::event_loop::subject::Whose;
 use crate::observe::audit::timestamp;
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
 use crate::session::state::detach_state::DetachState;
@@ -75,7 +75,7 @@ pub fn attach(
     registry: Option<&mut DetachRegistry>,
     cx: &mut Context,
     sessions: &mut Sessions,
-    programs: &mut Programs,
+    processes: &mut ProcessTable,
     newcomer: Newcomer,
     mut opening: Opening,
 ) -> AttachResult {
@@ -91,7 +91,7 @@ pub fn attach(
     let allows = |rules: &Rules| rules.detach.sessions > 0;
     let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
     match registry.filter(|_| is_allowed) {
-        Some(registry) => registry.attach(cx, sessions, programs, newcomer, opening, options),
+        Some(registry) => registry.attach(cx, sessions, processes, newcomer, opening, options),
         None if options.create => AttachResult::StartNew(newcomer, opening),
         None => AttachResult::Rejected(
             newcomer,
@@ -120,7 +120,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         newcomer: Newcomer,
         opening: Opening,
         options: AttachOptions,
@@ -155,7 +155,7 @@ impl DetachRegistry {
         let pending =
             Box::new(PendingAttach { newcomer, opening, uid, presented_secret, early_data });
         if options.read_only || has_exited {
-            self.add_viewer(cx, sessions, programs, key, *pending);
+            self.add_viewer(cx, sessions, processes, key, *pending);
             return AttachResult::Handled;
         }
         let session = sessions.vacant_key();
@@ -168,10 +168,10 @@ impl DetachRegistry {
         });
         match answer {
             Some(AttachDecision::Granted(detached, pending)) => {
-                self.complete_attach(cx, sessions, programs, key, detached, *pending);
+                self.complete_attach(cx, sessions, processes, key, detached, *pending);
             }
             Some(AttachDecision::ShowExited(pending)) => {
-                self.add_viewer(cx, sessions, programs, key, *pending)
+                self.add_viewer(cx, sessions, processes, key, *pending)
             }
             Some(AttachDecision::InUse(pending)) => {
                 return AttachResult::Rejected(pending.newcomer, self.in_use(cx, key));
@@ -220,7 +220,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         detached: Box<DetachedTerminal>,
         pending: PendingAttach,
@@ -257,7 +257,7 @@ impl DetachRegistry {
         // The session holds a permit of its own.
         drop(seat);
         if !is_restored {
-            programs.belongs_to(pid, session);
+            processes.assign(pid, session);
         }
         let Some(live) = sessions.get_mut(session) else {
             return;
@@ -288,7 +288,7 @@ impl DetachRegistry {
             cx.hear(session, state, io);
         }
         drop(armed);
-        self.sync_supervisor(cx, sessions, programs, key);
+        self.sync_supervisor(cx, sessions, processes, key);
         self.schedule(cx, key);
         if let Some(live) = sessions.get_mut(session) {
             live.start_timers(cx, session, since.elapsed());

@@ -16,8 +16,8 @@ use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Source};
 use crate::log::log;
 use crate::observe::audit;
-use crate::process::hang_up::Copies;
-use crate::process::table::Programs;
+use crate::process::hang_up::MasterCopies;
+use crate::process::table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
 use fpty::error::reason;
 use fpty::proto::Ended;
@@ -197,7 +197,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         session: Key,
         detach_as: DetachAs,
         how: audit::DetachReason,
@@ -208,7 +208,7 @@ impl DetachRegistry {
                 let mut live = sessions.detach(cx, session, key, how)?;
                 fault_injection::point("leaving");
                 live.unregister_both(cx);
-                self.finish_detach(cx, sessions, programs, key, *live, remains)
+                self.finish_detach(cx, sessions, processes, key, *live, remains)
             }
             DetachAs::Exited(ended) => {
                 let ring = final_output(cx, sessions, session);
@@ -221,7 +221,7 @@ impl DetachRegistry {
                 match ring {
                     Some(ring) => {
                         let last = ExitedSession { ring, ended, command };
-                        self.set_exited(cx, sessions, programs, key, last);
+                        self.set_exited(cx, sessions, processes, key, last);
                     }
                     None => self.forget_entry(cx, key),
                 }
@@ -235,7 +235,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         live: LiveSession,
         remains: Option<Box<Remains>>,
@@ -275,17 +275,22 @@ impl DetachRegistry {
         });
         match left {
             Some(attach_state::DetachResult::PassedOn(detached, pending)) => {
-                self.complete_attach(cx, sessions, programs, key, detached, *pending);
+                self.complete_attach(cx, sessions, processes, key, detached, *pending);
             }
             Some(attach_state::DetachResult::Detached) => {
-                self.sync_supervisor(cx, sessions, programs, key);
+                self.sync_supervisor(cx, sessions, processes, key);
                 self.schedule(cx, key);
             }
             // The session is gone.
             Some(attach_state::DetachResult::NotAttached(detached)) => {
                 let _ = self.poller.remove(&detached.master);
                 if let Some(program) = io.program {
-                    programs.hang_up_terminal(cx, &detached.master, program, Copies::Ended);
+                    processes.hang_up_terminal(
+                        cx,
+                        &detached.master,
+                        program,
+                        MasterCopies::Revoked,
+                    );
                 }
             }
             None => {}
@@ -298,16 +303,16 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         last: ExitedSession,
     ) {
         let waited = self.update(key, |entry| entry.state.exit(last, Timestamp::now()));
         self.trim_exited(cx);
-        self.sync_supervisor(cx, sessions, programs, key);
+        self.sync_supervisor(cx, sessions, processes, key);
         self.schedule(cx, key);
         if let Some(Some(pending)) = waited {
-            self.add_viewer(cx, sessions, programs, key, *pending);
+            self.add_viewer(cx, sessions, processes, key, *pending);
         }
     }
 
@@ -332,7 +337,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
     ) {
         let is_lost = |entry: &RegistryEntry| {
             entry.state.client().is_some_and(|it| !sessions.has(it.session))
@@ -346,7 +351,7 @@ impl DetachRegistry {
             let Released { program, pending, .. } = entry.state.release();
             // Processes of this gateway are seen to by hang_up_orphans.
             if let Some(pidfd) = program.and_then(|program| program.pidfd) {
-                programs.killing.end_program(cx, pidfd);
+                processes.killer.terminate(cx, pidfd);
             }
             if let Some(pending) = pending {
                 pending.refuse(cx, SESSION_ENDED);

@@ -10,9 +10,9 @@ use crate::event_loop::slab::{Key, Source};
 use crate::log::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::RecordingTap;
-use crate::process::hang_up::Copies;
-use crate::process::supervisor::orphans::{REAPED, end_of};
-use crate::process::table::Programs;
+use crate::process::hang_up::MasterCopies;
+use crate::process::supervisor::orphans::{REAP_TIMEOUT, end_for_client};
+use crate::process::table::ProcessTable;
 use crate::session::handover::TERMINAL_BLOCKED;
 use crate::session::relay::Sessions;
 use fpty::proto::Ended;
@@ -56,7 +56,12 @@ pub(crate) fn drain_terminal(
 
 impl DetachRegistry {
     /// Handles an event of a detached terminal, unless the recorder may have no room for output.
-    pub(crate) fn terminal_ready(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub(crate) fn terminal_ready(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+    ) {
         let entry = self.entries.get_mut(key);
         let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
@@ -67,11 +72,11 @@ impl DetachRegistry {
             detached.is_throttled = true;
             return;
         }
-        self.read_terminal(cx, programs, key, READS);
+        self.read_terminal(cx, processes, key, READS);
     }
 
     /// Resumes reading when the recorder has room again.
-    pub fn resume_reading(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn resume_reading(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         let entry = self.entries.get_mut(key);
         let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
@@ -81,25 +86,30 @@ impl DetachRegistry {
         }
         let token = Source::Terminal(key).token();
         if self.poller.add(&detached.master, token, Interest::READ).is_err() {
-            return self.end_terminal_unpollable(cx, programs, key);
+            return self.end_terminal_unpollable(cx, processes, key);
         }
-        self.terminal_ready(cx, programs, key);
+        self.terminal_ready(cx, processes, key);
     }
 
     /// Ends a session whose terminal the poller refuses.
-    fn end_terminal_unpollable(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    fn end_terminal_unpollable(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+    ) {
         if let Some(entry) = self.entries.get(key) {
             let id = &entry.id;
             log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
         }
-        self.end_detached(cx, programs, key, EndReason::Lost);
+        self.end_detached(cx, processes, key, EndReason::Lost);
     }
 
     /// Reads a detached terminal, at most this often.
     pub(crate) fn read_terminal(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         reads: usize,
     ) {
@@ -142,7 +152,7 @@ impl DetachRegistry {
         drop(armed);
         if is_held_up {
             cx.doors.log_refusal(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
-            return self.end_detached(cx, programs, key, EndReason::Operator);
+            return self.end_detached(cx, processes, key, EndReason::Operator);
         }
         if is_closed {
             self.schedule(cx, key);
@@ -159,7 +169,12 @@ impl DetachRegistry {
     }
 
     /// Registers a terminal again whose slave was closed.
-    pub(crate) fn slave_reopened(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub(crate) fn slave_reopened(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+    ) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -169,9 +184,9 @@ impl DetachRegistry {
         detached.closed = None;
         let token = Source::Terminal(key).token();
         if self.poller.add(&detached.master, token, Interest::READ).is_err() {
-            return self.end_terminal_unpollable(cx, programs, key);
+            return self.end_terminal_unpollable(cx, processes, key);
         }
-        self.terminal_ready(cx, programs, key);
+        self.terminal_ready(cx, processes, key);
     }
 
     /// The program of a detached session has ended: the session is kept as exited.
@@ -179,13 +194,13 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         exit: Option<Exit>,
         ended: Ended,
     ) {
         // The program's last output is in the terminal by now.
-        self.read_terminal(cx, programs, key, LAST_READS);
+        self.read_terminal(cx, processes, key, LAST_READS);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -203,14 +218,14 @@ impl DetachRegistry {
             drop(self.remove(cx, key));
             return;
         };
-        self.set_exited(cx, sessions, programs, key, ExitedSession { ring, ended, command });
+        self.set_exited(cx, sessions, processes, key, ExitedSession { ring, ended, command });
     }
 
     /// Ends a detached session; an exited one is forgotten.
     pub fn end_detached(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         why: EndReason,
     ) {
@@ -232,7 +247,7 @@ impl DetachRegistry {
         let program = program.process(pid);
         cx.closed_without_client(key, why, None, detached.recording);
         // Clients that had the terminal may have kept a copy.
-        programs.hang_up_terminal(cx, &detached.master, program, Copies::Ended);
+        processes.hang_up_terminal(cx, &detached.master, program, MasterCopies::Revoked);
     }
 
     /// The process of a restored session has ended: it is no child of this gateway, so whoever
@@ -241,7 +256,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
         let entry = self.entries.get_mut(key);
@@ -251,8 +266,8 @@ impl DetachRegistry {
         if let Some(pidfd) = &program.pidfd {
             let _ = self.poller.remove(pidfd);
         }
-        program.status_deadline.get_or_insert_with(|| BootInstant::now() + REAPED);
-        self.check_restored_exit(cx, sessions, programs, key);
+        program.status_deadline.get_or_insert_with(|| BootInstant::now() + REAP_TIMEOUT);
+        self.check_restored_exit(cx, sessions, processes, key);
     }
 
     /// Reads the status of such a process, which may be known by now (PIDFD_INFO_EXIT).
@@ -260,7 +275,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
         let entry = self.entries.get_mut(key);
@@ -273,7 +288,7 @@ impl DetachRegistry {
             return self.schedule(cx, key);
         }
         program.status_deadline = None;
-        let ended = end_of(exit);
+        let ended = end_for_client(exit);
         match self.session_of(key) {
             Some(session) => {
                 if let Some(exit) = exit {
@@ -282,7 +297,7 @@ impl DetachRegistry {
                 self.tell_viewers(cx, session, &ended);
                 sessions.program_ended(cx, session, ended);
             }
-            None => self.detached_exited(cx, sessions, programs, key, exit, ended),
+            None => self.detached_exited(cx, sessions, processes, key, exit, ended),
         }
     }
 }

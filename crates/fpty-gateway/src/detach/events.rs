@@ -10,7 +10,7 @@ use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source};
 use crate::observe::audit::EndReason;
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
@@ -29,12 +29,12 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         ready: Ready,
     ) {
         match Source::of(ready.token) {
-            Source::Terminal(entry) => self.terminal_ready(cx, programs, entry),
-            Source::Caller(entry) => self.restored_exited(cx, sessions, programs, entry),
+            Source::Terminal(entry) => self.terminal_ready(cx, processes, entry),
+            Source::Caller(entry) => self.restored_exited(cx, sessions, processes, entry),
             Source::Client(viewer) => self.viewer_ready(cx, viewer, ready),
             Source::Children => cx.then(Outcome::SupervisorReady),
             _ => {}
@@ -70,7 +70,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
         fault_injection::point("left");
@@ -83,19 +83,19 @@ impl DetachRegistry {
         let closed = entry.state.terminal().and_then(|detached| detached.closed);
         let is_closed = closed.is_some_and(|at| now >= at);
         if entry.dirty {
-            self.sync_supervisor(cx, sessions, programs, key);
+            self.sync_supervisor(cx, sessions, processes, key);
         }
         if ends {
-            self.check_restored_exit(cx, sessions, programs, key);
+            self.check_restored_exit(cx, sessions, processes, key);
         } else if is_closed {
-            self.slave_reopened(cx, programs, key);
+            self.slave_reopened(cx, processes, key);
         }
         let Some(entry) = self.entries.get(key) else {
             return;
         };
         match entry.state.overdue(entry.times(cx), now) {
             Some(Overdue::DropClient(client)) => cx.then(Outcome::DropClient(client.session)),
-            Some(Overdue::Expired) => self.end_detached(cx, programs, key, EndReason::Limit),
+            Some(Overdue::Expired) => self.end_detached(cx, processes, key, EndReason::Limit),
             None => self.schedule(cx, key),
         }
     }

@@ -83,7 +83,7 @@ impl Index {
     }
 
     /// Processes of detached sessions that are children of this gateway.
-    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
         self.by_program.keys().copied()
     }
 

@@ -17,8 +17,8 @@ use crate::event_loop::subject::Subject;
 use crate::event_loop::timers::Due;
 use crate::observe::audit::EndReason;
 use crate::process::supervisor::end_record::EndRecord;
-use crate::process::supervisor::protocol::{Lent, Record, SessionFds};
-use crate::process::table::Programs;
+use crate::process::supervisor::protocol::{BorrowedFds, SessionFds, SessionRecord};
+use crate::process::table::ProcessTable;
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
@@ -39,7 +39,7 @@ const SUPERVISE_RETRY: Duration = Duration::from_millis(5);
 const NO_DOOR: u16 = u16::MAX;
 
 /// Information of a session's record, without socket and size.
-pub(crate) fn restored_info(record: &Record) -> RestoredInfo {
+pub(crate) fn restored_info(record: &SessionRecord) -> RestoredInfo {
     RestoredInfo {
         history: record.history.clone(),
         command: record.command.clone(),
@@ -64,7 +64,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         session: Key,
         command: Option<String>,
     ) {
@@ -74,7 +74,7 @@ impl DetachRegistry {
         let Some(live) = sessions.get(session) else {
             return;
         };
-        if self.supervisor.connect_at_last() {
+        if self.supervisor.connect_if_needed() {
             self.watch_supervisor();
         }
         let SessionIo { client, master, program: Some(program), .. } = &live.io else {
@@ -83,15 +83,15 @@ impl DetachRegistry {
         let Some(pidfd) = program.pidfd() else {
             return;
         };
-        let held = Lent {
+        let held = BorrowedFds {
             master: Some(master.as_fd()),
             program: Some(pidfd.as_fd()),
             client: Some(client.as_fd()),
             ..SessionFds::default()
         };
-        match self.supervisor.tell(&record, &held) {
+        match self.supervisor.send_session(&record, &held) {
             Written::Bytes(_) => {
-                programs.entrusted(pidfd.pid());
+                processes.set_supervised(pidfd.pid());
                 cx.audit.entrusted(Subject::Session(session), true);
             }
             Written::Blocked => cx.after(SUPERVISE_RETRY, Due::Keeper(session)),
@@ -114,7 +114,7 @@ impl DetachRegistry {
         sessions: &Sessions,
         session: Key,
         command: Option<String>,
-    ) -> Option<Record> {
+    ) -> Option<SessionRecord> {
         let live = sessions.get(session)?;
         let subject = Subject::Session(session);
         let info = cx.audit.of(subject);
@@ -123,7 +123,7 @@ impl DetachRegistry {
         let started = started.or_else(|| procfs::started(pid).map(Timestamp::from));
         let (door, nth) = cx.doors.address(live.door).unwrap_or_default();
         let known = self.index.by_session(session).and_then(|entry| self.entries.get(entry));
-        Some(Record {
+        Some(SessionRecord {
             id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.as_ref().to_owned()),
             uid: user_of(&live.io.client),
             who: Some(Who::of(&live.io.client)),
@@ -135,7 +135,7 @@ impl DetachRegistry {
             last: EndRecord::new(cx.audit.prepared_end(subject)),
             command,
             bound: true,
-            ..Record::default()
+            ..SessionRecord::default()
         })
     }
 
@@ -144,11 +144,11 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        record: Record,
+        record: SessionRecord,
         held: SessionFds,
     ) -> Option<Restored> {
         let info = restored_info(&record);
-        let Record { id, uid, door: socket, nth, pid, mut last, .. } = record;
+        let SessionRecord { id, uid, door: socket, nth, pid, mut last, .. } = record;
         let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&socket, nth));
         let SessionFds {
             master: Some(master), program: Some(program), client: Some(client), ..

@@ -11,7 +11,7 @@ use crate::connection::shared_counts::Tally;
 use crate::control::peers::attach_request;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
 use crate::session::selector::SessionSelector;
 use crate::session::state::detach_state::DetachState;
@@ -86,7 +86,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         registration: Registration,
         size: Size,
@@ -141,7 +141,7 @@ impl DetachRegistry {
             name_claim,
             detached_claims: None,
         });
-        self.sync_supervisor(cx, sessions, programs, entry);
+        self.sync_supervisor(cx, sessions, processes, entry);
         true
     }
 }

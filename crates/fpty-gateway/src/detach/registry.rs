@@ -9,7 +9,7 @@ use crate::event_loop::context::Context;
 use crate::event_loop::slab::{Key, Source, Table};
 use crate::event_loop::subject::Subject;
 use crate::process::ipc::Hello;
-use crate::process::supervisor::client::{self, Found};
+use crate::process::supervisor::client::{self, RestoredSessions};
 use crate::process::supervisor::link;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::BootInstant;
@@ -33,7 +33,7 @@ pub struct DetachRegistry {
     pub(crate) entries: Table<RegistryEntry>,
     pub(crate) index: Index,
     pub(crate) viewers: Table<Viewer>,
-    pub(crate) supervisor: client::Client,
+    pub(crate) supervisor: client::SupervisorClient,
     /// Bytes that were read since floods were last checked.
     pub(crate) bytes_read: usize,
     /// Terminals are not read until the next check.
@@ -55,14 +55,15 @@ impl DetachRegistry {
         ordinal: usize,
         poller: &Poller,
         tallies: Tallies,
-    ) -> std::io::Result<(Option<Box<Self>>, Found)> {
+    ) -> std::io::Result<(Option<Box<Self>>, RestoredSessions)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
-        if !link::there_is_one() || !PidFd::there_are() {
+        if !link::is_available() || !PidFd::there_are() {
             return Ok((None, Vec::new()));
         }
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
         let hello = Hello::of(ordinal, config.processes);
-        let (supervisor, found) = client::Client::new(hello, config.hangup_grace, has_audit, any);
+        let (supervisor, found) =
+            client::SupervisorClient::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,
             entries: Table::new(),
@@ -96,8 +97,8 @@ impl DetachRegistry {
     }
 
     /// Processes of detached sessions that are children of this gateway.
-    pub fn programs(&self) -> impl Iterator<Item = Pid> {
-        self.index.programs()
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
+        self.index.processes()
     }
 
     /// Number of a session's viewers.

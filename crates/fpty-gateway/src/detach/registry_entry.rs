@@ -168,7 +168,7 @@ pub struct NoDetach {
     pub socket: Option<String>,
     /// The end line, where no other process would write it.
     pub(crate) last: EndRecord,
-    pub(crate) prepared_line: Option<end_lines::Place>,
+    pub(crate) prepared_line: Option<end_lines::EndLineSlot>,
 }
 
 impl RegistryEntry {

@@ -17,7 +17,7 @@ use crate::event_loop::subject::Subject;
 use crate::log::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::{RecordingTap, Recordings};
-use crate::process::supervisor::protocol::{Record, SessionFds};
+use crate::process::supervisor::protocol::{SessionFds, SessionRecord};
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
@@ -74,7 +74,7 @@ impl DetachRegistry {
         cx: &mut Context,
         sessions: &mut Sessions,
         recorder: Option<&mut Recordings>,
-        (record, held): (Record, SessionFds),
+        (record, held): (SessionRecord, SessionFds),
     ) -> Restored {
         let restored = match record.bound {
             true => self.restore_no_detach(cx, sessions, record, held),
@@ -93,11 +93,11 @@ impl DetachRegistry {
         cx: &mut Context,
         sessions: &mut Sessions,
         mut recorder: Option<&mut Recordings>,
-        (record, held): (Record, SessionFds),
+        (record, held): (SessionRecord, SessionFds),
     ) -> Option<Restored> {
         let info = restored_info(&record);
-        let Record { id, name, door, nth, pid, attached, left: at, .. } = record;
-        let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
+        let SessionRecord { id, name, door, nth, pid, attached, left: at, .. } = record;
+        let SessionRecord { ended, command, shared, recording, mut last, secrets, .. } = record;
         let secrets = Secrets::of(secrets);
         let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&door, nth));
         let entry =

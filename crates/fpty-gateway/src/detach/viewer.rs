@@ -36,7 +36,7 @@ pub struct Viewer {
     /// The audit was told that the viewer has come, and not yet that it has gone.
     pub(crate) is_announced: bool,
     /// Line for the audit in case that this gateway is killed.
-    pub(crate) prepared_line: Option<end_lines::Place>,
+    pub(crate) prepared_line: Option<end_lines::EndLineSlot>,
 }
 
 impl Viewer {

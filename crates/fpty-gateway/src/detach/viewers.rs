@@ -17,7 +17,7 @@ use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Source};
 use crate::event_loop::subject::{Subject, Whose};
 use crate::observe::audit::EndReason;
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use crate::session::relay::Sessions;
 use crate::session::timeouts::{ENDED_BY_OPERATOR, MAX_TIME_REACHED};
 use fpty::backlog::Backlog;
@@ -62,7 +62,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         pending: PendingAttach,
     ) {
@@ -137,7 +137,7 @@ impl DetachRegistry {
         }
         if is_another {
             // The supervisor gets the file that output goes to from now on.
-            self.sync_supervisor(cx, sessions, programs, key);
+            self.sync_supervisor(cx, sessions, processes, key);
         }
         let Some(there) = self.viewers.get_mut(viewer) else {
             return;

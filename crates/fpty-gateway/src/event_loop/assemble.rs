@@ -27,9 +27,9 @@ use crate::log::log;
 use crate::observe::audit::{self, Audit};
 use crate::observe::recording::Recordings;
 use crate::process::ipc::Hello;
-use crate::process::supervisor::after_gateway::LeftBehind;
+use crate::process::supervisor::after_gateway::OrphanedSessions;
 use crate::process::supervisor::leaders::{self, Leaders};
-use crate::process::table::{self, Programs};
+use crate::process::table::{self, ProcessTable};
 use crate::session::teardown::TeardownQueue;
 use fpty::error::{Context as _, Result};
 use fpty::sys::poll::{Interest, Poller};
@@ -53,8 +53,8 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
     block(Signal::SIGPIPE);
     let limit = fpty::sys::raise_descriptor_limit().ok();
     let rules: Vec<Rc<Rules>> = config.all_rules().iter().cloned().map(Rc::new).collect();
-    let programs: Vec<Arc<Program>> =
-        rules.iter().map(|rules| Arc::new(table::of_rules(rules, limit))).collect();
+    let processes: Vec<Arc<Program>> =
+        rules.iter().map(|rules| Arc::new(table::program_for(rules, limit))).collect();
     let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
     let audit = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
     let children =
@@ -75,7 +75,7 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
             }
             SocketRole::Statistics => continue,
         };
-        let (Some(rules), Some(program)) = (rules.get(socket.rules), programs.get(socket.rules))
+        let (Some(rules), Some(program)) = (rules.get(socket.rules), processes.get(socket.rules))
         else {
             continue;
         };
@@ -88,11 +88,11 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
             rests: false,
         });
     }
-    let keeper = leaders::keeper_of(ordinal);
+    let supervisor = leaders::supervisor_of(ordinal);
     let tallies = Tallies::of(ordinal);
     let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, tallies.clone())
         .context("cannot keep sessions that are left")?;
-    let left_behind = LeftBehind::before(ordinal, keeper);
+    let orphaned = OrphanedSessions::before(ordinal, supervisor);
     let audit = Audit::new(
         &config,
         ordinal,
@@ -103,7 +103,7 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
     let recorder = Recordings::new(doors.iter().map(|door| &*door.rules), hello);
     let leaders = Leaders::of(ordinal);
     let mut spawner = Spawner::new()?;
-    spawner.note_in(leaders.as_ref().map(Leaders::starting));
+    spawner.note_in(leaders.as_ref().map(Leaders::starting_word));
     let mut router = GatewayLoop {
         cx: Context::new(Made {
             tallies,
@@ -122,19 +122,19 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
         inquirers: Inquirers::new(host().statistics_by_http()),
         registry,
         teardowns: TeardownQueue::default(),
-        programs: Programs::new(leaders, left_behind.grace(grace)),
+        processes: ProcessTable::new(leaders, orphaned.grace(grace)),
         children,
         recorder,
         siblings: Siblings::of(ordinal),
         seekers: Seekers::default(),
     };
-    left_behind.lines.into_iter().for_each(|line| router.transitions().tell_last_line(line));
+    orphaned.lines.into_iter().for_each(|line| router.transitions().tell_last_line(line));
     router.restore(found);
     if let Some(recorder) = &mut router.recorder {
         recorder.all_restored(&mut router.cx);
     }
     router.cx.tallies.free_rest();
-    router.programs.killing.wait_for_grace(&mut router.cx);
+    router.processes.killer.schedule_grace(&mut router.cx);
     for remark in fpty::sys::what_is_missing() {
         log(&format!("forkptyrouter: {remark}"));
     }

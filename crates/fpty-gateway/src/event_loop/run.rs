@@ -27,8 +27,8 @@ use crate::host::host;
 use crate::log;
 use crate::observe::audit::{EndReason, RejectReason, Rejection};
 use crate::observe::recording::Recordings;
-use crate::process::supervisor::client::Found;
-use crate::process::table::Programs;
+use crate::process::supervisor::client::RestoredSessions;
+use crate::process::table::ProcessTable;
 use crate::process::{ipc, shared_memory};
 use crate::session::open::{Accepted, SessionPlan, exec_error};
 use crate::session::relay::{ClientEvent, SessionAction, Sessions};
@@ -54,7 +54,7 @@ pub struct GatewayLoop {
     /// `None`: no session can outlive the gateway.
     pub(crate) registry: Option<Box<DetachRegistry>>,
     pub(crate) teardowns: TeardownQueue,
-    pub(crate) programs: Programs,
+    pub(crate) processes: ProcessTable,
     pub(crate) children: Signals,
     pub(crate) recorder: Option<Box<Recordings>>,
     pub(crate) siblings: Siblings,
@@ -162,11 +162,11 @@ impl GatewayLoop {
             }
             Source::CommandClient(key) => {
                 self.commands.client_ready(cx, key, ready);
-                self.commands.settle(cx, &mut self.programs, key);
+                self.commands.settle(cx, &mut self.processes, key);
             }
             Source::CommandStream(key, number) => {
                 self.commands.stream_ready(cx, key, number, ready);
-                self.commands.settle(cx, &mut self.programs, key);
+                self.commands.settle(cx, &mut self.processes, key);
             }
             Source::Closing(key) => cx.closing.ready(key, ready, &mut cx.buffer[..]),
             Source::Detached => {
@@ -186,7 +186,7 @@ impl GatewayLoop {
         if due.whose() == Whose::All {
             fault_injection::point("timer");
         }
-        let (cx, programs) = (&mut self.cx, &mut self.programs);
+        let (cx, processes) = (&mut self.cx, &mut self.processes);
         match due {
             Due::Session(key, due) => {
                 let next = self.sessions.timer_fired(cx, key, due);
@@ -201,7 +201,7 @@ impl GatewayLoop {
                 self.transitions().apply(key, next);
             }
             Due::Keeper(key) => self.transitions().supervise(key),
-            Due::Command(key, due) => self.commands.timer_fired(cx, programs, key, due),
+            Due::Command(key, due) => self.commands.timer_fired(cx, processes, key, due),
             Due::Silent(key) => {
                 let greeted = self.callers.silent(cx, key);
                 self.greeted(greeted);
@@ -212,7 +212,7 @@ impl GatewayLoop {
             }
             Due::Answer(number) => self.siblings.unanswered(cx, number),
             Due::Closing => cx.look_after_closing(),
-            Due::Reap => programs.reap_all(cx),
+            Due::Reap => processes.reap_all(cx),
             Due::Tidy => {
                 cx.tidy_is_due = false;
                 cx.tidy_up();
@@ -225,10 +225,10 @@ impl GatewayLoop {
             }
             Due::Recording => self.transitions().with_recorder(|it, _, _| it.flush()),
             Due::Recorder => self.transitions().with_recorder(|it, cx, _| it.check_progress(cx)),
-            Due::Outlived(pid) => programs.outlived(cx, pid),
-            Due::Kill => programs.killing.go_on(cx),
-            Due::TerminalUsers => programs.killing.kill_users(cx),
-            Due::LeftBehind => programs.killing.end_left_behind(cx),
+            Due::Outlived(pid) => processes.hang_up_grace_over(cx, pid),
+            Due::Kill => processes.killer.step(cx),
+            Due::TerminalUsers => processes.killer.kill_tty_holders(cx),
+            Due::OrphanedSessions => processes.killer.kill_orphans(cx),
             Due::Accept => cx.open_doors(),
             Due::Detached => {
                 self.transitions().with_registry(|registry, cx, _, _| registry.run_due(cx))
@@ -251,13 +251,13 @@ impl GatewayLoop {
     }
 
     fn obey(&mut self, outcome: Outcome) {
-        let (cx, programs) = (&mut self.cx, &mut self.programs);
+        let (cx, processes) = (&mut self.cx, &mut self.processes);
         match outcome {
             Outcome::Settle(key) => self.settle(key),
-            Outcome::SettleCommand(key) => self.commands.settle(cx, programs, key),
+            Outcome::SettleCommand(key) => self.commands.settle(cx, processes, key),
             Outcome::GoOn(rest) => cx.hear_rest(*rest, &mut self.sessions, &mut self.commands),
             Outcome::Reaped(program, session, exit) => self.program_ended(program, session, exit),
-            Outcome::RunTeardown => self.teardowns.release_next(cx, programs),
+            Outcome::RunTeardown => self.teardowns.release_next(cx, processes),
             Outcome::Started(Subject::Session(key)) => {
                 self.transitions().with_recorder(|it, cx, sessions| it.begin(cx, sessions, key));
             }
@@ -277,7 +277,9 @@ impl GatewayLoop {
             Outcome::End(Subject::Detached(key)) => {
                 self.transitions().end_detached(key, EndReason::Operator)
             }
-            Outcome::End(Subject::Command(key)) => self.commands.end_by_operator(cx, programs, key),
+            Outcome::End(Subject::Command(key)) => {
+                self.commands.end_by_operator(cx, processes, key)
+            }
             Outcome::Asked(posed) => self.asked(*posed),
             Outcome::Sought(key) => {
                 let goes = self.seekers.conclude(cx, &mut self.siblings, key);
@@ -293,8 +295,8 @@ impl GatewayLoop {
                 self.inquirers.answered(cx, key, answer.as_deref());
             }
             Outcome::ReadOn(key) => {
-                self.transitions().with_registry(|registry, cx, _, programs| {
-                    registry.resume_reading(cx, programs, key);
+                self.transitions().with_registry(|registry, cx, _, processes| {
+                    registry.resume_reading(cx, processes, key);
                 })
             }
             Outcome::TerminateDetached(key, why) => self.transitions().end_detached(key, why),
@@ -303,13 +305,13 @@ impl GatewayLoop {
                 self.transitions().detach_or_hang_up(key, detach::DetachCause::Dropped)
             }
             Outcome::DetachedReady(ready) => {
-                self.transitions().with_registry(|registry, cx, sessions, programs| {
-                    registry.on_event(cx, sessions, programs, ready);
+                self.transitions().with_registry(|registry, cx, sessions, processes| {
+                    registry.on_event(cx, sessions, processes, ready);
                 })
             }
             Outcome::DetachedDeadline(key) => {
-                self.transitions().with_registry(|registry, cx, sessions, programs| {
-                    registry.on_due(cx, sessions, programs, key);
+                self.transitions().with_registry(|registry, cx, sessions, processes| {
+                    registry.on_due(cx, sessions, processes, key);
                 })
             }
             Outcome::FeedViewer(key) => {
@@ -328,7 +330,7 @@ impl GatewayLoop {
         Transitions {
             cx: &mut self.cx,
             sessions: &mut self.sessions,
-            programs: &mut self.programs,
+            processes: &mut self.processes,
             teardowns: &mut self.teardowns,
             registry: self.registry.as_deref_mut(),
             recorder: self.recorder.as_deref_mut(),
@@ -452,7 +454,7 @@ impl GatewayLoop {
         {
             return self.cx.reject(opened.newcomer, true, why);
         }
-        self.commands.start(&mut self.cx, &mut self.programs, opened);
+        self.commands.start(&mut self.cx, &mut self.processes, opened);
     }
 
     /// A program has ended, or the gateway is to.
@@ -463,7 +465,7 @@ impl GatewayLoop {
                 arrived.sender.map(Pid::as_raw) == Some(nix::unistd::getppid().as_raw());
             self.stop(by_master || arrived.by_terminal);
         }
-        self.programs.some_ended(&mut self.cx, arrived.and_then(|arrived| arrived.sender));
+        self.processes.children_ended(&mut self.cx, arrived.and_then(|arrived| arrived.sender));
     }
 
     /// The gateway is to end: whoever it relays for is told so; the audit's lines are
@@ -507,7 +509,7 @@ impl GatewayLoop {
     }
 
     /// Takes up the sessions of a gateway that was here before us.
-    pub(crate) fn restore(&mut self, found: Found) {
+    pub(crate) fn restore(&mut self, found: RestoredSessions) {
         for (record, held) in found {
             let (id, mut is_done) = (record.id.clone(), false);
             self.guarded(Whose::Past, |router| {
@@ -531,7 +533,7 @@ impl GatewayLoop {
         if !self.cx.timers.pile_up() {
             return;
         }
-        let (sessions, programs) = (&self.sessions, &self.programs);
+        let (sessions, processes) = (&self.sessions, &self.processes);
         let (commands, inquirers, callers) = (&self.commands, &self.inquirers, &self.callers);
         self.cx.timers.retain(|due| match due {
             Due::Session(key, _) | Due::Terminal(key, _) | Due::First(key) | Due::Keeper(key) => {
@@ -540,7 +542,7 @@ impl GatewayLoop {
             Due::Command(key, _) => commands.has(key),
             Due::Inquirer(key) => inquirers.has(key),
             Due::Silent(key) => callers.has(key),
-            Due::Outlived(pid) => programs.has(pid),
+            Due::Outlived(pid) => processes.has(pid),
             _ => true,
         });
     }
@@ -552,12 +554,12 @@ impl GatewayLoop {
 
     /// Programs that run for nobody lose their client.
     fn hang_up_orphans(&mut self) {
-        let registry = self.registry.iter().flat_map(|registry| registry.programs());
+        let registry = self.registry.iter().flat_map(|registry| registry.processes());
         let owned: HashSet<Pid> =
-            self.commands.programs().chain(registry).chain(self.teardowns.programs()).collect();
+            self.commands.processes().chain(registry).chain(self.teardowns.processes()).collect();
         let sessions = &self.sessions;
-        for program in self.programs.orphans(|key| sessions.has(key), &owned) {
-            self.programs.hang_up_group(&mut self.cx, program);
+        for program in self.processes.orphans(|key| sessions.has(key), &owned) {
+            self.processes.hang_up_group(&mut self.cx, program);
         }
     }
 }
@@ -570,21 +572,21 @@ impl Recover for GatewayLoop {
     /// Ends whom a panic was about.
     fn end_whose(&mut self, whose: Whose) {
         fault_injection::point("end");
-        let (cx, programs) = (&mut self.cx, &mut self.programs);
+        let (cx, processes) = (&mut self.cx, &mut self.processes);
         match whose {
-            Whose::Session(key) => self.sessions.end_panicked(cx, programs, key),
+            Whose::Session(key) => self.sessions.end_panicked(cx, processes, key),
             Whose::Unborn(key) => {
-                self.sessions.forget_reaped(programs, key);
+                self.sessions.forget_reaped(processes, key);
                 let why = Rejection::because(RejectReason::Resources, INTERNAL);
-                self.sessions.reject(cx, programs, key, &why);
+                self.sessions.reject(cx, processes, key, &why);
             }
-            Whose::Command(key) => self.commands.end_panicked(cx, programs, key, INTERNAL),
+            Whose::Command(key) => self.commands.end_panicked(cx, processes, key, INTERNAL),
             Whose::Caller(key) => drop(self.callers.refuse(cx, key, INTERNAL)),
             Whose::Inquirer(key) => self.inquirers.end(cx, key, INTERNAL),
             Whose::Seeker(key) => self.seekers.end(cx, key, INTERNAL),
             Whose::Detached(key) => {
                 match self.registry.as_ref().and_then(|registry| registry.session_of(key)) {
-                    Some(session) => self.sessions.end_panicked(cx, programs, session),
+                    Some(session) => self.sessions.end_panicked(cx, processes, session),
                     None => self.transitions().end_detached(key, EndReason::Lost),
                 }
             }
@@ -628,8 +630,8 @@ impl Recover for GatewayLoop {
     /// there who is not.
     fn put_in_order(&mut self) {
         self.cx.clear();
-        self.transitions().with_registry(|registry, cx, sessions, programs| {
-            registry.drop_orphaned_entries(cx, sessions, programs);
+        self.transitions().with_registry(|registry, cx, sessions, processes| {
+            registry.drop_orphaned_entries(cx, sessions, processes);
         });
         let (sessions, commands, registry) = (&self.sessions, &self.commands, &self.registry);
         let exists = |subject: Subject| match subject {

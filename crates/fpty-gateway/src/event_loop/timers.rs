@@ -55,7 +55,7 @@ pub enum Due {
     /// Go on killing what has outlived its client or its gateway.
     Kill,
     /// Sessions of a gateway that was here before us have outlived it.
-    LeftBehind,
+    OrphanedSessions,
     /// A socket that is limited takes clients again.
     Door(u16),
     /// Accept again after running out of something.
@@ -102,7 +102,7 @@ impl Due {
     /// Whether it ends the time that a program is given to end by itself: while the
     /// machine sleeps it cannot.
     fn is_grace(self) -> bool {
-        matches!(self, Due::Outlived(_) | Due::TerminalUsers | Due::LeftBehind)
+        matches!(self, Due::Outlived(_) | Due::TerminalUsers | Due::OrphanedSessions)
     }
 }
 

@@ -82,7 +82,7 @@ impl Context {
         subject: Subject,
         origin: &Origin,
         client: &Stream,
-    ) -> Option<end_lines::Place> {
+    ) -> Option<end_lines::EndLineSlot> {
         self.audit.viewer_attached(subject, origin, client)
     }
 
@@ -92,7 +92,7 @@ impl Context {
         subject: Subject,
         client: &Stream,
         after: Duration,
-        place: Option<end_lines::Place>,
+        place: Option<end_lines::EndLineSlot>,
     ) {
         self.audit.viewer_left(subject, client, after, place);
     }

@@ -19,8 +19,8 @@ use crate::event_loop::slab::{Key, Source};
 use crate::event_loop::subject::{Subject, Whose};
 use crate::event_loop::timers::{Due, LifeDue};
 use crate::observe::audit::{Origin, RejectReason, Rejection};
-use crate::process::supervisor::leaders::Kind;
-use crate::process::table::Programs;
+use crate::process::supervisor::leaders::LeaderKind;
+use crate::process::table::ProcessTable;
 use fpty::backlog::is_free;
 use fpty::error::reason;
 use fpty::proto::{Ended, Ending, LONGEST_TEXT, Protocol};
@@ -180,19 +180,19 @@ impl Context {
     /// The program cannot be executed (execve(2)), or there can be no more processes.
     pub fn spawn(
         &mut self,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         program: &Arc<Program>,
         streams: Streams<'_>,
         environment: Vec<CString>,
-        kind: Kind,
+        kind: LeaderKind,
     ) -> Result<Pid, Rejection> {
-        programs.starts();
+        processes.before_start();
         let started = self.spawner.spawn(program, streams, environment);
         let running = match started {
             Ok(Started::Running(pid)) => Some(pid),
             _ => None,
         };
-        programs.started(running, kind);
+        processes.started(running, kind);
         self.tidy_up();
         match started {
             Ok(Started::Running(pid)) => Ok(pid),
@@ -203,7 +203,7 @@ impl Context {
 
     fn start(
         &mut self,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         program: &Arc<Program>,
         size: Size,
         environment: Vec<CString>,
@@ -218,7 +218,7 @@ impl Context {
             slave.belongs_to(user);
         }
         let streams = Streams::Terminal(&slave);
-        let pid = self.spawn(programs, program, streams, environment, Kind::Terminal)?;
+        let pid = self.spawn(processes, program, streams, environment, LeaderKind::Terminal)?;
         fault_injection::point("spawned");
         // The gateway's copy of the slave closes here: the program's copies are the last ones, so
         // that their end is the end of the output.
@@ -247,14 +247,14 @@ impl Sessions {
     pub fn open_terminal(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         newcomer: Newcomer,
         plan: SessionPlan,
     ) -> Option<Key> {
         let SessionPlan { session, program, size, environment, shown } = plan;
         let started = cx
             .check_limits(&newcomer)
-            .and_then(|()| cx.start(programs, &program, size, environment));
+            .and_then(|()| cx.start(processes, &program, size, environment));
         let (master, pid) = match started {
             Ok(started) => started,
             Err(why) => {
@@ -271,7 +271,7 @@ impl Sessions {
         ));
         cx.faults.made = Some(Whose::Unborn(key));
         fault_injection::point("inserted");
-        programs.belongs_to(pid, key);
+        processes.assign(pid, key);
         let live = self.get_mut(key)?;
         live.set_pending(cx, key, seat.ok().flatten(), origin, size, shown);
         fault_injection::point("noted");
@@ -331,11 +331,17 @@ impl Sessions {
     }
 
     /// Rejects a session that is pending: its program cannot be executed, or the poller refuses it.
-    pub fn reject(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &Rejection) {
+    pub fn reject(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+        why: &Rejection,
+    ) {
         if let Some(mut live) = self.remove(key) {
             let origin = live.rejected(cx, key);
             let extended = live.session.is_extended();
-            let client = programs.release(cx, key, *live);
+            let client = processes.release(cx, key, *live);
             cx.reject_client(client, origin, extended, why);
         }
     }

@@ -11,7 +11,7 @@ use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Due, LifeDue, TerminalDue};
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use fpty::proto::Ending;
 use fpty::sys::pid_guard::Process;
 use fpty::sys::proc_net_tcp::LocalTcp;
@@ -242,7 +242,7 @@ impl Sessions {
     }
 
     /// Starts the probe for a closed slave: the program may open it again.
-    pub fn watch_slave_reopen(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn watch_slave_reopen(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         let Some(live) = self.get_mut(key) else {
             return;
         };
@@ -252,8 +252,8 @@ impl Sessions {
         cx.after(SLAVE_REOPENED_INTERVAL, Due::Terminal(key, TerminalDue::Reopened));
         // Most often the program has ended.
         let program = live.io.program.as_ref().map(Process::pid);
-        if let Some(program) = program.filter(|_| programs.are_many()) {
-            programs.reap_this(cx, program);
+        if let Some(program) = program.filter(|_| processes.has_many()) {
+            processes.reap_one(cx, program);
         }
     }
 }

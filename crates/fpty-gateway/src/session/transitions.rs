@@ -23,9 +23,9 @@ use crate::event_loop::timers::{Due, TerminalDue};
 use crate::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::{RecordingTap, Recordings};
-use crate::process::hang_up::Copies;
-use crate::process::supervisor::protocol::{Record, SessionFds};
-use crate::process::table::Programs;
+use crate::process::hang_up::MasterCopies;
+use crate::process::supervisor::protocol::{SessionFds, SessionRecord};
+use crate::process::table::ProcessTable;
 use fpty::exit_status::of_exit;
 use fpty::proto::{Ended, Ending, variables};
 use fpty::sys::child::{Exit, Pid};
@@ -43,7 +43,7 @@ pub struct Transitions<'a> {
     /// Live sessions: those with a client.
     pub sessions: &'a mut Sessions,
     /// Processes of the gateway.
-    pub programs: &'a mut Programs,
+    pub processes: &'a mut ProcessTable,
     /// Sessions that wait for their teardown.
     pub teardowns: &'a mut TeardownQueue,
     /// Detachable sessions; `None`: no session can outlive the gateway.
@@ -82,9 +82,9 @@ impl Transitions<'_> {
         }
         fault_injection::point("opened");
         let hands_over = self.sessions.may_be_handed_over(self.cx, key);
-        let Self { registry, cx, sessions, programs, .. } = &mut *self;
+        let Self { registry, cx, sessions, processes, .. } = &mut *self;
         let kept = registration.zip(registry.as_mut()).map(|(registration, registry)| {
-            registry.register(cx, sessions, programs, key, registration, size, !hands_over)
+            registry.register(cx, sessions, processes, key, registration, size, !hands_over)
         });
         let is_kept = kept.unwrap_or(false);
         fault_injection::point("kept");
@@ -101,10 +101,10 @@ impl Transitions<'_> {
             self.cx.reject(newcomer, plan.session.is_extended(), why);
             return None;
         }
-        let key = self.sessions.open_terminal(self.cx, self.programs, newcomer, plan)?;
+        let key = self.sessions.open_terminal(self.cx, self.processes, newcomer, plan)?;
         self.with_recorder(|it, cx, sessions| it.prepare(cx, sessions, key, size));
         if let Err(why) = self.sessions.register(self.cx, key) {
-            self.sessions.reject(self.cx, self.programs, key, &why);
+            self.sessions.reject(self.cx, self.processes, key, &why);
             return None;
         }
         Some(key)
@@ -130,18 +130,18 @@ impl Transitions<'_> {
             SessionAction::Teardown => {
                 if !self.try_detach(key, DetachCause::Lost) {
                     self.dismiss_viewers(key);
-                    self.teardowns.teardown(self.sessions, self.cx, self.programs, key);
+                    self.teardowns.teardown(self.sessions, self.cx, self.processes, key);
                 }
             }
             SessionAction::Detach => self.detach_or_hang_up(key, DetachCause::Requested),
             SessionAction::LateHello => {
-                if let Some(late) = self.sessions.take_late(self.cx, self.programs, key) {
+                if let Some(late) = self.sessions.take_late(self.cx, self.processes, key) {
                     self.cx.then(Outcome::GreetLate(Box::new(late)));
                 }
             }
             SessionAction::HandedOver => self.handed_over(key),
             SessionAction::SlaveClosed => {
-                self.sessions.watch_slave_reopen(self.cx, self.programs, key)
+                self.sessions.watch_slave_reopen(self.cx, self.processes, key)
             }
         }
     }
@@ -149,10 +149,10 @@ impl Transitions<'_> {
     /// Hands the terminal over for good: from here on the supervisor sees to the session where the
     /// gateway is killed.
     pub fn handed_over(&mut self, key: Key) {
-        let Self { registry, cx, sessions, programs, .. } = &mut *self;
+        let Self { registry, cx, sessions, processes, .. } = &mut *self;
         let can_leave = registry
             .as_mut()
-            .is_some_and(|registry| registry.hand_over_detachable(cx, sessions, programs, key));
+            .is_some_and(|registry| registry.hand_over_detachable(cx, sessions, processes, key));
         if !can_leave {
             self.sessions.send_go(key);
             self.supervise(key);
@@ -166,7 +166,7 @@ impl Transitions<'_> {
                 if let Some(live) = self.sessions.get_mut(key) {
                     live.io.program = None;
                 }
-                self.sessions.reject(self.cx, self.programs, key, &why.into());
+                self.sessions.reject(self.cx, self.processes, key, &why.into());
             }
             None => {
                 self.sessions.exited(self.cx, key, exit);
@@ -228,7 +228,7 @@ impl Transitions<'_> {
         let door = self.sessions.get(key).map(|live| live.door);
         let command = door.and_then(|door| self.cx.command_of(Subject::Session(key), door));
         if let Some(registry) = self.registry.as_deref_mut() {
-            registry.supervise(self.cx, self.sessions, self.programs, key, command);
+            registry.supervise(self.cx, self.sessions, self.processes, key, command);
         }
     }
 
@@ -236,9 +236,9 @@ impl Transitions<'_> {
     /// which a new supervisor is told of everything.
     pub fn supervisor_ready(&mut self) {
         while let Some(program) =
-            self.registry.as_ref().and_then(|registry| registry.could_not_be_kept())
+            self.registry.as_ref().and_then(|registry| registry.next_rejected())
         {
-            let session = self.programs.not_entrusted(program).map(Subject::Session);
+            let session = self.processes.set_unsupervised(program).map(Subject::Session);
             let alone = self.registry.as_ref().and_then(|registry| registry.by_program(program));
             if let Some(subject) = alone.map(Subject::Detached).or(session) {
                 self.cx.audit.entrusted(subject, false);
@@ -248,7 +248,7 @@ impl Transitions<'_> {
         if !self.registry.as_ref().is_some_and(|registry| registry.supervisor_is_gone()) {
             return;
         }
-        self.programs.nothing_is_entrusted();
+        self.processes.supervisor_lost();
         self.cx.audit.supervisor_lost();
         let Some(registry) = self.registry.as_deref_mut() else {
             return;
@@ -267,11 +267,11 @@ impl Transitions<'_> {
         if let Some(live) = self.sessions.get_mut(key) {
             log::log(&format!("forkptyrouter: {UNPOLLABLE}"));
             live.session.terminate(Ending::Lost, UNPOLLABLE, &mut live.io);
-            self.sessions.close(self.cx, self.programs, key);
+            self.sessions.close(self.cx, self.processes, key);
         }
     }
 
-    pub fn restore(&mut self, record: Record, held: SessionFds) {
+    pub fn restore(&mut self, record: SessionRecord, held: SessionFds) {
         let Some(registry) = self.registry.as_deref_mut() else {
             return;
         };
@@ -281,7 +281,7 @@ impl Transitions<'_> {
         if let (Restored::Detached { .. } | Restored::Attached { .. }, Some(program)) =
             (&restored, program)
         {
-            self.programs.restored(program);
+            self.processes.restored(program);
         }
         match restored {
             Restored::Nothing => {}
@@ -306,7 +306,7 @@ impl Transitions<'_> {
             }
             Restored::HangUp(master, program, last) => {
                 last.into_iter().for_each(|line| self.tell_last_line(line));
-                self.programs.hang_up_terminal(self.cx, &master, program, Copies::Ended);
+                self.processes.hang_up_terminal(self.cx, &master, program, MasterCopies::Revoked);
             }
         }
     }
@@ -324,10 +324,10 @@ impl Transitions<'_> {
     /// Calls `does` with the registry of detachable sessions, where there is one.
     pub fn with_registry(
         &mut self,
-        does: impl FnOnce(&mut DetachRegistry, &mut Context, &mut Sessions, &mut Programs),
+        does: impl FnOnce(&mut DetachRegistry, &mut Context, &mut Sessions, &mut ProcessTable),
     ) {
         if let Some(registry) = self.registry.as_deref_mut() {
-            does(registry, self.cx, self.sessions, self.programs);
+            does(registry, self.cx, self.sessions, self.processes);
         }
     }
 
@@ -345,9 +345,9 @@ impl Transitions<'_> {
     /// request for a new session is returned.
     pub fn attach(&mut self, opened: Opened) -> Option<Opened> {
         let Opened { newcomer, opening, arrived, ended, name } = opened;
-        let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
+        let (cx, sessions, processes) = (&mut *self.cx, &mut *self.sessions, &mut *self.processes);
         let registry = self.registry.as_deref_mut();
-        match detach::attach(registry, cx, sessions, programs, newcomer, opening) {
+        match detach::attach(registry, cx, sessions, processes, newcomer, opening) {
             AttachResult::Handled => None,
             AttachResult::StartNew(newcomer, opening) => {
                 Some(Opened { newcomer, opening, arrived, ended, name })
@@ -370,14 +370,14 @@ impl Transitions<'_> {
     pub fn close(&mut self, key: Key) {
         if !self.try_detach(key, DetachCause::Closing) {
             self.dismiss_viewers(key);
-            self.sessions.close(self.cx, self.programs, key);
+            self.sessions.close(self.cx, self.processes, key);
         }
     }
 
     /// Hangs a session up: it ends with its client.
     pub fn hang_up(&mut self, key: Key) {
         self.dismiss_viewers(key);
-        self.sessions.hang_up(self.cx, self.programs, key);
+        self.sessions.hang_up(self.cx, self.processes, key);
     }
 
     /// Detaches the client if the session may go on without it. Whether the session goes on.
@@ -394,8 +394,8 @@ impl Transitions<'_> {
             DetachPlan::Detach(detach_as, how) => (detach_as, how),
         };
         let id = registry.id_of(key).filter(|_| why == DetachCause::Requested);
-        let (cx, sessions, programs) = (&mut *self.cx, &mut *self.sessions, &mut *self.programs);
-        let client = registry.detach(cx, sessions, programs, key, detach_as, how);
+        let (cx, sessions, processes) = (&mut *self.cx, &mut *self.sessions, &mut *self.processes);
+        let client = registry.detach(cx, sessions, processes, key, detach_as, how);
         // The supervisor has the session, whatever becomes of this gateway: now the client is told.
         if let (Some(id), Some(client)) = (id, client) {
             let _ = client.write(&Ended::because(Ending::Detached, id).packet());
@@ -414,22 +414,22 @@ impl Transitions<'_> {
 
     /// Ends a session that nobody is attached to.
     pub fn end_detached(&mut self, entry: Key, why: EndReason) {
-        self.with_registry(|registry, cx, _, programs| {
-            registry.end_detached(cx, programs, entry, why)
+        self.with_registry(|registry, cx, _, processes| {
+            registry.end_detached(cx, processes, entry, why)
         });
     }
 
     /// Stores the current state of a session at the supervisor.
     pub fn sync_supervisor(&mut self, entry: Key) {
-        self.with_registry(|registry, cx, sessions, programs| {
-            registry.sync_supervisor(cx, sessions, programs, entry);
+        self.with_registry(|registry, cx, sessions, processes| {
+            registry.sync_supervisor(cx, sessions, processes, entry);
         });
     }
 
     /// The program of a detached session has ended.
     pub fn detached_exited(&mut self, entry: Key, exit: Exit) {
-        self.with_registry(|registry, cx, sessions, programs| {
-            registry.detached_exited(cx, sessions, programs, entry, Some(exit), of_exit(exit));
+        self.with_registry(|registry, cx, sessions, processes| {
+            registry.detached_exited(cx, sessions, processes, entry, Some(exit), of_exit(exit));
         });
     }
 }

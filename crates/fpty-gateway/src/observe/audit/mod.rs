@@ -37,7 +37,7 @@ use crate::event_loop::subject::Subject;
 use crate::host::host;
 use crate::log;
 use crate::log_queue::Queue;
-use crate::process::supervisor::end_lines::{self, Lines};
+use crate::process::supervisor::end_lines::{self, EndLines};
 use fpty::fair_share::Who;
 use fpty::proto::Protocol;
 use fpty::sys::child::{Exit, Pid};
@@ -77,7 +77,7 @@ pub struct Audit {
     rejection_rate: RejectionRate,
     sockets: Vec<AuditSocket>,
     info: HashMap<Subject, Box<SessionInfo>>,
-    lines: Option<Lines>,
+    lines: Option<EndLines>,
 }
 
 impl Audit {
@@ -101,7 +101,7 @@ impl Audit {
             rejection_rate: RejectionRate::new(),
             sockets,
             info: HashMap::new(),
-            lines: Lines::of(ordinal),
+            lines: EndLines::of(ordinal),
         }
     }
 
@@ -321,7 +321,7 @@ impl Audit {
         subject: Subject,
         origin: &Origin,
         client: &Stream,
-    ) -> Option<end_lines::Place> {
+    ) -> Option<end_lines::EndLineSlot> {
         let info = self.info.get(&subject).filter(|info| info.audit.is_some())?;
         let peer = Peer::of(client, &mut self.user_names, true);
         let last = info.client_act_line(ClientAct::Unwatch(None), &peer, &self.place, 0);
@@ -341,7 +341,7 @@ impl Audit {
         subject: Subject,
         client: &Stream,
         after: Duration,
-        place: Option<end_lines::Place>,
+        place: Option<end_lines::EndLineSlot>,
     ) {
         place.into_iter().for_each(|place| self.remove_prepared(place));
         if let Some(info) = self.info.get(&subject).filter(|info| info.audit.is_some()) {
@@ -395,7 +395,7 @@ impl Audit {
         if let Some(info) = self.info.get_mut(&subject) {
             info.is_supervised = kept;
             if let (Some(lines), Some(place)) = (&self.lines, info.place) {
-                lines.keep(place, kept);
+                lines.set_supervised(place, kept);
             }
         }
     }
@@ -464,12 +464,16 @@ impl Audit {
 
     /// The line that was written in advance for a session of which nothing else is
     /// known here.
-    pub fn put_prepared(&mut self, line: &str, started: BootInstant) -> Option<end_lines::Place> {
+    pub fn put_prepared(
+        &mut self,
+        line: &str,
+        started: BootInstant,
+    ) -> Option<end_lines::EndLineSlot> {
         self.lines.as_mut()?.put(line, started, true)
     }
 
     /// It was written.
-    pub fn remove_prepared(&mut self, place: end_lines::Place) {
+    pub fn remove_prepared(&mut self, place: end_lines::EndLineSlot) {
         if let Some(lines) = &mut self.lines {
             lines.take(place);
         }

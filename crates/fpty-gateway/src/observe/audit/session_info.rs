@@ -65,7 +65,7 @@ pub struct SessionInfo {
     /// Where its recording is to be.
     pub recording: Option<Box<str>>,
     /// Where its last line is written in advance.
-    pub place: Option<end_lines::Place>,
+    pub place: Option<end_lines::EndLineSlot>,
     /// The supervisor has that line.
     pub is_supervised: bool,
 }

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 
 use crate::host::{MetricKind, host};
 use crate::observe::audit::end_reason::{EndReason, RejectReason};
-use crate::process::shared_memory::{self, Part};
+use crate::process::shared_memory::{self, Region};
 
 /// Bounds of the histogram of durations, in seconds; the last bucket has none.
 pub const BUCKETS: [u64; 10] =
@@ -46,7 +46,7 @@ pub const fn words(gateways: usize) -> usize {
 
 /// Has the server show some of them. In the master, before it forks the gateways.
 pub fn register() {
-    if let Some(words) = shared_memory::part(Part::Counters) {
+    if let Some(words) = shared_memory::region(Region::Counters) {
         host().export_metric(c"forkptyrouter.sessions", MetricKind::Gauge, &words[SESSIONS]);
         host().export_metric(c"forkptyrouter.accepted", MetricKind::Counter, &words[ACCEPTED]);
         host().export_metric(c"forkptyrouter.refused", MetricKind::Counter, &words[REJECTED_TOTAL]);
@@ -99,7 +99,7 @@ impl Serialize for ByReason {
 impl Counters {
     /// Those of the gateway of this number, for somebody else.
     pub fn at(ordinal: usize) -> Self {
-        let words = shared_memory::part(Part::Counters).unwrap_or_default();
+        let words = shared_memory::region(Region::Counters).unwrap_or_default();
         Self::of_words(words, ordinal)
     }
 
@@ -112,7 +112,7 @@ impl Counters {
     /// killed are lost.
     pub fn of_gateway(ordinal: usize) -> Self {
         let words =
-            shared_memory::part(Part::Counters).unwrap_or_else(|| private(own(ordinal + 1)));
+            shared_memory::region(Region::Counters).unwrap_or_else(|| private(own(ordinal + 1)));
         let counters = Self::of_words(words, ordinal);
         let _ = OWN_COUNTERS.set(counters);
         let left = counters.own(OWN_SESSIONS).swap(0, Relaxed);
@@ -196,7 +196,8 @@ impl Counters {
 
     /// What all gateways have of their own.
     fn sum(self, at: usize) -> u64 {
-        let all = shared_memory::part(Part::Counters).map_or(self.own, |words| &words[own(0)..]);
+        let all =
+            shared_memory::region(Region::Counters).map_or(self.own, |words| &words[own(0)..]);
         all.chunks(OWN).filter_map(|own| own.get(at)).map(|word| word.load(Relaxed)).sum()
     }
 

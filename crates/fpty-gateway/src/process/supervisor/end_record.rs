@@ -47,16 +47,16 @@ impl EndRecord {
     }
 
     /// Writes the line, once; a log that nobody reads goes without.
-    pub fn say(&mut self, log: &Option<Output>, why: EndReason, exit: Option<Exit>) {
+    pub fn write_line(&mut self, log: &Option<Output>, why: EndReason, exit: Option<Exit>) {
         if let Some(line) = self.take(why, exit) {
-            say(log, &line);
+            write_line(log, &line);
         }
     }
 }
 
 /// Writes a line to the server's log, for a process that has nothing else of it; one
 /// that nobody reads goes without.
-pub fn say(log: &Option<Output>, line: &str) {
+pub fn write_line(log: &Option<Output>, line: &str) {
     if let Some(log) = log {
         let _ = log.write(format!("{}\n", shown(line)).as_bytes());
     }

@@ -3,9 +3,9 @@
 //! something is not as it has to be.
 
 pub use crate::connection::client_hello::{Greeting, Heard, Opening};
-use crate::control::page::Piece;
-use crate::control::peers::attach_request::Found;
-use crate::control::peers::{Message, Question};
+use crate::control::page::Page;
+use crate::control::peers::attach_request::AttachMatch;
+use crate::control::peers::{Message, PeerRequest};
 use crate::observe::audit::EndReason;
 use crate::observe::recording::asciicast::{Asciicast, Format, Head, Totals};
 use crate::observe::recording::protocol as recorder;
@@ -22,17 +22,17 @@ pub fn siblings(bytes: &[u8]) {
             Message::decode(&message.encode()).map(|it| it.encode()),
             Some(message.encode())
         );
-        if let Some(question) = decode::<Question>(message.body) {
+        if let Some(question) = decode::<PeerRequest>(message.body) {
             assert_eq!(decode(&encode(&question)), Some(question));
         }
     }
-    if let Some(found) = decode::<Found>(bytes) {
+    if let Some(found) = decode::<AttachMatch>(bytes) {
         assert_eq!(decode(&encode(&found)), Some(found));
     }
-    if let Some(piece) = Piece::decode(bytes) {
+    if let Some(piece) = Page::decode(bytes) {
         let found = piece.found().count();
         assert!(found <= bytes.len());
-        assert_eq!(Piece::decode(&piece.encode()), Some(piece));
+        assert_eq!(Page::decode(&piece.encode()), Some(piece));
     }
 }
 

@@ -9,8 +9,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::peers::attach_request::{Best, Fits, Name, Sought, name};
-use super::peers::{Asker, Handed, PATIENCE, Posed, Question, Siblings};
+use super::peers::attach_request::{AttachQuery, BestMatch, MatchQuality, NameKey, name};
+use super::peers::{
+    ForwardedClient, IncomingRequest, PeerRequest, Peers, REPLY_TIMEOUT, Requester,
+};
 use crate::config::rules::Rules;
 use crate::connection::client_hello::{Greeting, Heard, Opening};
 use crate::connection::handshake::Opened;
@@ -40,43 +42,43 @@ pub const TAKEN: &[u8] = b"1";
 
 /// So often a client goes on to another gateway: a session may end, and begin
 /// elsewhere, while it is on its way.
-const HOPS: u8 = 3;
+const MAX_HOPS: u8 = 3;
 
 /// What a client has said is no longer than this.
-const LONGEST: usize = 4 * 1024 * 1024;
+const MAX_CLIENT_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why somebody gets nothing.
-const NO_SUCH_HEARD: &str = "there is no such session, but for gateways that do not answer";
-const SILENT: &str = "the session's gateway does not answer: try again";
-const MOVES: &str = "the session begins elsewhere right now: try again";
+const NO_SUCH_ANSWERED: &str = "there is no such session, but for gateways that do not answer";
+const GATEWAY_SILENT: &str = "the session's gateway does not answer: try again";
+const SESSION_MOVES: &str = "the session begins elsewhere right now: try again";
 
 /// Everybody who seeks a session.
 #[derive(Default)]
-pub struct Seekers(Table<Seeker>);
+pub struct AttachSearches(Table<AttachSearch>);
 
 /// Somebody who does.
-struct Seeker {
+struct AttachSearch {
     opened: Box<Opened>,
     /// What it sent after its request.
     rest: Vec<u8>,
     /// What was found so far.
-    best: Best,
+    best: BestMatch,
     /// Gateways that have not answered yet.
-    asked: u32,
+    response: u32,
     /// Some will not.
-    unheard: bool,
+    unanswered: bool,
 }
 
 /// Where somebody goes that wants a session.
 #[must_use]
-pub enum Goes {
+pub enum AttachRoute {
     /// It stays here. What it sent after its request stands in the turn's buffer.
     Here(Box<Opened>),
     /// Others are asked, or one of them has it; or it gets nothing.
-    Away,
+    Elsewhere,
 }
 
-impl Sought {
+impl AttachQuery {
     /// What somebody seeks; `None`: nothing that there could be.
     fn of(cx: &Context, opened: &Opened) -> Option<Self> {
         let newcomer = &opened.newcomer;
@@ -99,13 +101,13 @@ impl Sought {
     }
 
     /// The key of its name.
-    fn name(&self) -> Option<Name> {
+    fn name(&self) -> Option<NameKey> {
         // Nobody has none.
         Some(name(self.door, self.uid, self.which.filter(|_| self.uid != NOBODY)?))
     }
 }
 
-impl Seekers {
+impl AttachSearches {
     /// One is closed as it is.
     pub fn drop_one(&mut self, key: Key) {
         self.0.remove(key);
@@ -120,44 +122,46 @@ impl Seekers {
 
     /// A client wants a session, which may be another gateway's. So many have had it
     /// before.
-    pub fn seek(
+    pub fn start(
         &mut self,
         cx: &mut Context,
-        siblings: &mut Siblings,
+        peers: &mut Peers,
         here: Option<(&mut DetachRegistry, &Sessions)>,
         opened: Box<Opened>,
         hops: u8,
-    ) -> Goes {
+    ) -> AttachRoute {
         // Whoever cannot have one hears so here.
-        let may = siblings.there_are() && opened.newcomer.seat.is_ok();
+        let may = peers.has_peers() && opened.newcomer.seat.is_ok();
         let here = here.filter(|_| may);
-        let sought = here.as_ref().and_then(|_| Sought::of(cx, &opened));
-        let (Some((registry, sessions)), Some(sought)) = (here, sought) else {
-            return Goes::Here(opened);
+        let query = here.as_ref().and_then(|_| AttachQuery::of(cx, &opened));
+        let (Some((registry, sessions)), Some(query)) = (here, query) else {
+            return AttachRoute::Here(opened);
         };
         fault_injection::point("seeking");
         if opened.opening.variables.get(variables::BEGIN) == Some(b"1") {
-            return self.begin(cx, siblings, opened, &sought, hops);
+            return self.begin(cx, peers, opened, &query, hops);
         }
         if hops > 0 {
-            return Goes::Here(opened);
+            return AttachRoute::Here(opened);
         }
         // Somebody may have named a session like another's id.
-        if !sought.which.is_some_and(|which| which.is_full_id()) {
-            match sought.name().and_then(|name| cx.tallies.whose(name)) {
-                Some(whose) if whose == cx.ordinal => return Goes::Here(opened),
-                Some(whose) => return self.hand(cx, siblings, opened, whose, hops),
+        if !query.which.is_some_and(|which| which.is_full_id()) {
+            match query.name().and_then(|name| cx.tallies.whose(name)) {
+                Some(gateway) if gateway == cx.ordinal => return AttachRoute::Here(opened),
+                Some(gateway) => return self.forward(cx, peers, opened, gateway, hops),
                 None => {}
             }
         }
-        let mut best = Best::default();
-        match registry.find_for_peer(sessions, &sought) {
-            Some(found) if found.fits == Fits::Whole => return Goes::Here(opened),
+        let mut best = BestMatch::default();
+        match registry.find_for_peer(sessions, &query) {
+            Some(found) if found.quality == MatchQuality::FullId => {
+                return AttachRoute::Here(opened);
+            }
             Some(found) => best.add(cx.ordinal, found),
             None => {}
         }
-        self.ask(cx, siblings, opened, sought, best);
-        Goes::Away
+        self.ask(cx, peers, opened, query, best);
+        AttachRoute::Elsewhere
     }
 
     /// A session is to begin, if nobody has that name. Of two that come at once at
@@ -165,16 +169,18 @@ impl Seekers {
     fn begin(
         &mut self,
         cx: &mut Context,
-        siblings: &mut Siblings,
+        peers: &mut Peers,
         mut opened: Box<Opened>,
-        sought: &Sought,
+        query: &AttachQuery,
         hops: u8,
-    ) -> Goes {
-        match sought.name().map(|name| cx.tallies.claim(name, 1)) {
-            Some(Err(whose)) if whose != cx.ordinal => self.hand(cx, siblings, opened, whose, hops),
+    ) -> AttachRoute {
+        match query.name().map(|name| cx.tallies.claim(name, 1)) {
+            Some(Err(gateway)) if gateway != cx.ordinal => {
+                self.forward(cx, peers, opened, gateway, hops)
+            }
             name => {
                 opened.name = name.and_then(Result::ok);
-                Goes::Here(opened)
+                AttachRoute::Here(opened)
             }
         }
     }
@@ -183,72 +189,79 @@ impl Seekers {
     fn ask(
         &mut self,
         cx: &mut Context,
-        siblings: &mut Siblings,
+        peers: &mut Peers,
         opened: Box<Opened>,
-        sought: Sought,
-        best: Best,
+        query: AttachQuery,
+        best: BestMatch,
     ) {
         let rest = cx.take_input();
-        let key = self.0.insert(Seeker { opened, rest, best, asked: 0, unheard: false });
-        let others: Vec<usize> = siblings.others().collect();
-        let mut asked = 0;
+        let key =
+            self.0.insert(AttachSearch { opened, rest, best, response: 0, unanswered: false });
+        let others: Vec<usize> = peers.others().collect();
+        let mut response = 0;
         for whom in &others {
-            let question = Question::Seek(sought.clone());
-            asked += u32::from(siblings.ask(cx, *whom, question, &[], Asker::Seeker(key, *whom)));
+            let question = PeerRequest::FindSession(query.clone());
+            response += u32::from(peers.request(
+                cx,
+                *whom,
+                question,
+                &[],
+                Requester::AttachSearch(key, *whom),
+            ));
         }
         let Some(one) = self.0.get_mut(key) else { return };
-        (one.asked, one.unheard) = (asked, (asked as usize) < others.len());
-        if asked == 0 {
+        (one.response, one.unanswered) = (response, (response as usize) < others.len());
+        if response == 0 {
             cx.then(Outcome::Sought(key));
         }
     }
 
     /// Another gateway has said what it has, or has not.
-    pub fn hear(&mut self, cx: &mut Context, key: Key, whom: usize, answer: Option<&[u8]>) {
+    pub fn peer_replied(&mut self, cx: &mut Context, key: Key, whom: usize, answer: Option<&[u8]>) {
         let Some(one) = self.0.get_mut(key) else { return };
-        one.asked = one.asked.saturating_sub(1);
+        one.response = one.response.saturating_sub(1);
         match answer {
             Some([]) => {}
             Some(answer) => {
                 ipc::decode(answer).into_iter().for_each(|found| one.best.add(whom, found));
             }
-            None => one.unheard = true,
+            None => one.unanswered = true,
         }
-        if one.asked == 0 || one.best.is_certain() {
+        if one.response == 0 || one.best.is_certain() {
             cx.then(Outcome::Sought(key));
         }
     }
 
     /// It is known whose the session is.
-    pub fn conclude(&mut self, cx: &mut Context, siblings: &mut Siblings, key: Key) -> Goes {
-        let Some(one) = self.0.remove(key) else { return Goes::Away };
-        let Seeker { opened, rest, best, unheard, .. } = *one;
+    pub fn conclude(&mut self, cx: &mut Context, peers: &mut Peers, key: Key) -> AttachRoute {
+        let Some(one) = self.0.remove(key) else { return AttachRoute::Elsewhere };
+        let AttachSearch { opened, rest, best, unanswered, .. } = *one;
         cx.input.clear();
         cx.input.extend_from_slice(&rest);
-        let why = match best.whose() {
-            Some(whose) if whose == cx.ordinal => return Goes::Here(opened),
-            Some(whose) => return self.hand(cx, siblings, opened, whose, 0),
-            None if unheard => NO_SUCH_HEARD,
+        let why = match best.gateway() {
+            Some(gateway) if gateway == cx.ordinal => return AttachRoute::Here(opened),
+            Some(gateway) => return self.forward(cx, peers, opened, gateway, 0),
+            None if unanswered => NO_SUCH_ANSWERED,
             None => NO_SUCH,
         };
         cx.reject(opened.newcomer, true, Ended::because(Ending::Refused, why));
-        Goes::Away
+        AttachRoute::Elsewhere
     }
 
     /// Another gateway goes on with a client. What that sent after its request stands
     /// in the turn's buffer.
-    fn hand(
+    fn forward(
         &mut self,
         cx: &mut Context,
-        siblings: &mut Siblings,
+        peers: &mut Peers,
         mut opened: Box<Opened>,
         whom: usize,
         hops: u8,
-    ) -> Goes {
+    ) -> AttachRoute {
         let refused = |why: &str| Ended::because(Ending::Refused, why);
-        if hops >= HOPS {
-            cx.reject(opened.newcomer, true, refused(MOVES));
-            return Goes::Away;
+        if hops >= MAX_HOPS {
+            cx.reject(opened.newcomer, true, refused(SESSION_MOVES));
+            return AttachRoute::Elsewhere;
         }
         // It takes one there.
         opened.newcomer.seat = Ok(None);
@@ -257,43 +270,49 @@ impl Seekers {
             Err(error) => {
                 let why = format!("cannot pass the client on: {}", reason(&error));
                 cx.reject(opened.newcomer, true, refused(&why));
-                return Goes::Away;
+                return AttachRoute::Elsewhere;
             }
         };
         let (door, ended) = (opened.newcomer.door, opened.ended);
-        let until = (BootInstant::now() + PATIENCE).as_nanos();
-        let question = Question::Take(Handed { door, until, hops: hops + 1, ended });
-        let (rest, best) = (Vec::new(), Best::default());
-        let key = self.0.insert(Seeker { opened, rest, best, asked: 0, unheard: false });
-        let Some(one) = self.0.get(key) else { return Goes::Away };
+        let until = (BootInstant::now() + REPLY_TIMEOUT).as_nanos();
+        let question =
+            PeerRequest::TakeClient(ForwardedClient { door, until, hops: hops + 1, ended });
+        let (rest, best) = (Vec::new(), BestMatch::default());
+        let key =
+            self.0.insert(AttachSearch { opened, rest, best, response: 0, unanswered: false });
+        let Some(one) = self.0.get(key) else { return AttachRoute::Elsewhere };
         let descriptors = [one.opened.newcomer.client.as_fd(), said.as_fd()];
-        if !siblings.ask(cx, whom, question, &descriptors, Asker::Handed(key)) {
-            self.end(cx, key, SILENT);
+        if !peers.request(cx, whom, question, &descriptors, Requester::Forwarded(key)) {
+            self.end(cx, key, GATEWAY_SILENT);
         }
-        Goes::Away
+        AttachRoute::Elsewhere
     }
 
     /// Another gateway has a client, or has not.
-    pub fn handed(&mut self, cx: &mut Context, key: Key, answer: Option<&[u8]>) {
+    pub fn forwarded(&mut self, cx: &mut Context, key: Key, answer: Option<&[u8]>) {
         match answer {
             Some(TAKEN) => {
                 // It is closed here as it is, without a word: it goes on there.
                 let one = self.0.remove(key);
                 drop(one.map(|one| OwnedFd::from(one.opened.newcomer.client)));
             }
-            Some(_) | None => self.end(cx, key, SILENT),
+            Some(_) | None => self.end(cx, key, GATEWAY_SILENT),
         }
     }
 }
 
 /// Another gateway's client, as if it had come here; `None`: it has gone on without
 /// us. What it sent after its request stands in the turn's buffer.
-pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Box<Opened>> {
-    let [client, said] = std::mem::take(&mut posed.passed).try_into().ok()?;
-    let Handed { door, until, ended, .. } = handed;
+pub fn receive_forwarded(
+    cx: &mut Context,
+    incoming: &mut IncomingRequest,
+    forwarded: ForwardedClient,
+) -> Option<Box<Opened>> {
+    let [client, said] = std::mem::take(&mut incoming.passed).try_into().ok()?;
+    let ForwardedClient { door, until, ended, .. } = forwarded;
     let rules = cx.doors.rules(door).filter(|_| BootInstant::now().as_nanos() < until)?;
-    let said = memfd_message::read(said, LONGEST).ok()?;
-    let (opening, rest) = heard(&said)?;
+    let said = memfd_message::read(said, MAX_CLIENT_BYTES).ok()?;
+    let (opening, rest) = decode_client(&said)?;
     let client = Stream::of_stranger(client);
     let transport = match client.peer_address() {
         Some(_) => Transport::Tcp,
@@ -329,7 +348,7 @@ fn said(opening: &Opening, rest: &[u8]) -> Vec<u8> {
 }
 
 /// What is heard of that, and what comes after it.
-fn heard(mut said: &[u8]) -> Option<(Opening, &[u8])> {
+fn decode_client(mut said: &[u8]) -> Option<(Opening, &[u8])> {
     let mut greeting = Greeting::default();
     loop {
         match greeting.hear(&mut said) {
@@ -358,9 +377,9 @@ mod tests {
         bytes.extend(encode_bare(END_OF_STREAM, 0));
         bytes.extend(encode_bare(VARIABLES, 0));
         bytes.extend(encode_bare(107, 0));
-        let (opening, rest) = heard(&bytes).expect("a whole request");
+        let (opening, rest) = decode_client(&bytes).expect("a whole request");
         let again = said(&opening, rest);
-        let (twice, rest) = heard(&again).expect("a whole request");
+        let (twice, rest) = decode_client(&again).expect("a whole request");
         assert_eq!(rest, encode_bare(107, 0));
         assert_eq!((twice.rows, twice.cols, twice.extended), (None, Some(99), true));
         assert!(twice.input_ended && twice.input == opening.input);
@@ -368,7 +387,7 @@ mod tests {
             assert_eq!(twice.variables.get(name), Some(value));
         }
         assert_eq!(twice.request.read(), Ok(Some((Verb::Attach, b"job".to_vec()))));
-        assert!(heard(&again[..again.len() - 9]).is_none(), "cut");
-        assert!(heard(b"junk").is_none() && heard(b"").is_none());
+        assert!(decode_client(&again[..again.len() - 9]).is_none(), "cut");
+        assert!(decode_client(b"junk").is_none() && decode_client(b"").is_none());
     }
 }

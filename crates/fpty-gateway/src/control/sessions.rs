@@ -21,13 +21,13 @@ const LEFT: usize = 3 << 30;
 
 /// The sessions of a gateway.
 #[derive(Clone, Copy)]
-pub struct View<'a> {
+pub struct AllSessions<'a> {
     sessions: &'a Sessions,
     commands: &'a Commands,
     left: Option<&'a DetachRegistry>,
 }
 
-impl<'a> View<'a> {
+impl<'a> AllSessions<'a> {
     /// Of these.
     pub fn of(
         sessions: &'a Sessions,
@@ -38,7 +38,7 @@ impl<'a> View<'a> {
     }
 
     /// All from this place on, each with its place.
-    pub fn all_from(self, from: usize) -> impl Iterator<Item = (usize, Subject)> {
+    pub fn iter_from(self, from: usize) -> impl Iterator<Item = (usize, Subject)> {
         let sessions = self.sessions.from(from).map(|(place, key)| (place, Subject::Session(key)));
         let commands = self.commands.from(from.saturating_sub(COMMANDS));
         let commands = commands.map(|(place, key)| (COMMANDS + place, Subject::Command(key)));
@@ -51,9 +51,13 @@ impl<'a> View<'a> {
 
     /// Those that are meant and have an index, each with its place: the ones that can be
     /// left, or were.
-    pub fn meant(self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = (usize, Subject)> {
-        let meant = self.left.into_iter().flat_map(move |left| left.meant(by, uid));
-        meant.map(|one| match one {
+    pub fn indexed_matches(
+        self,
+        selector: &SessionSelector,
+        uid: u32,
+    ) -> impl Iterator<Item = (usize, Subject)> {
+        let indexed_matches = self.left.into_iter().flat_map(move |left| left.meant(selector, uid));
+        indexed_matches.map(|one| match one {
             Subject::Session(key) => (key.place(), one),
             Subject::Command(key) => (COMMANDS + key.place(), one),
             Subject::Detached(key) => (LEFT + key.place(), one),
@@ -61,10 +65,10 @@ impl<'a> View<'a> {
     }
 
     /// Whether it is among those.
-    pub fn has_index(self, one: Subject) -> bool {
+    pub fn is_indexed(self, one: Subject) -> bool {
         match one {
             Subject::Session(key) => {
-                self.left_session(key).is_some_and(|left| !left.ends_with_client)
+                self.detach_view_of(key).is_some_and(|left| !left.ends_with_client)
             }
             Subject::Command(_) => false,
             Subject::Detached(_) => true,
@@ -85,7 +89,7 @@ impl<'a> View<'a> {
                     return None;
                 }
                 // Root may have come back to another's.
-                match self.left_session(key).filter(|left| !left.ends_with_client) {
+                match self.detach_view_of(key).filter(|left| !left.ends_with_client) {
                     Some(left) => return Some(left.uid),
                     None => &attached.io.client,
                 }
@@ -98,13 +102,13 @@ impl<'a> View<'a> {
     /// What is known of one that can be left, or was.
     pub fn detachable(self, one: Subject) -> Option<EntryView<'a>> {
         match one {
-            Subject::Session(key) => self.left_session(key),
+            Subject::Session(key) => self.detach_view_of(key),
             Subject::Command(_) => None,
             Subject::Detached(key) => self.left?.detached_or_exited(key),
         }
     }
 
-    fn left_session(self, key: Key) -> Option<EntryView<'a>> {
+    fn detach_view_of(self, key: Key) -> Option<EntryView<'a>> {
         self.left?.by_session(key)
     }
 
@@ -119,20 +123,16 @@ impl<'a> View<'a> {
     }
 
     /// What is to be told of one that has a client.
-    pub fn described(
-        self,
-        subject: Subject,
-        info: Option<&SessionInfo>,
-    ) -> Option<SessionView<'a>> {
+    pub fn view(self, subject: Subject, info: Option<&SessionInfo>) -> Option<SessionView<'a>> {
         match subject {
-            Subject::Session(key) => self.described_session(key, info),
+            Subject::Session(key) => self.view_of_session(key, info),
             Subject::Command(key) => self.commands.view(key, info),
             // It has none.
             Subject::Detached(_) => None,
         }
     }
 
-    fn described_session(self, key: Key, info: Option<&SessionInfo>) -> Option<SessionView<'a>> {
+    fn view_of_session(self, key: Key, info: Option<&SessionInfo>) -> Option<SessionView<'a>> {
         let attached = self.sessions.get(key)?;
         let (io, is_handed_over) = (&attached.io, attached.session.is_handed_over());
         let master = &io.master;

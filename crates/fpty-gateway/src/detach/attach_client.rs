@@ -11,7 +11,7 @@ use crate::config::rules::Rules;
 use crate::connection::client_hello::Opening;
 use crate::connection::listeners::Newcomer;
 use crate::connection::session_access::{self, NOBODY};
-use crate::control::peers::attach_request::{Fits, Found, Sought};
+use crate::control::peers::attach_request::{AttachMatch, AttachQuery, MatchQuality};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
@@ -315,33 +315,43 @@ impl DetachRegistry {
     }
 
     /// The best match in this gateway for a search among all gateways.
-    pub fn find_for_peer(&mut self, sessions: &Sessions, sought: &Sought) -> Option<Found> {
+    pub fn find_for_peer(
+        &mut self,
+        sessions: &Sessions,
+        sought: &AttachQuery,
+    ) -> Option<AttachMatch> {
         let target = sought.which.map(|target| target.to_string()).unwrap_or_default();
         let secret = sought.secret.as_ref();
         let opened =
             secret.and_then(|secret| self.find_by_secret(sessions, sought.door, &target, secret));
-        let (fits, key) = match opened {
-            Some(key) => (Fits::Whole, key),
+        let (quality, key) = match opened {
+            Some(key) => (MatchQuality::FullId, key),
             None => self.find_target(sought.door, sought.uid, &target, false)?,
         };
         let entry = self.entries.get(key)?;
         // A running session of that name comes before exited ones.
-        let is_named = fits == Fits::Is && !target.is_empty();
+        let is_named = quality == MatchQuality::Name && !target.is_empty();
         let above = if is_named && !entry.state.has_exited() { RUNNING_BONUS } else { 0 };
         let (rank, since) = (entry.state.rank() + above, entry.state.since().boot.as_nanos());
-        Some(Found { fits, rank, since })
+        Some(AttachMatch { quality, rank, since })
     }
 
     /// The session that a target selects: by its id; by its name, which is the user's own, for
     /// root, too; by a unique prefix of an id. An empty target: the session that was detached last
     /// and runs, else the last that has exited. An exited session is no target of a request that
     /// may `create`, which goes by name alone.
-    fn find_target(&self, door: u16, uid: u32, target: &str, create: bool) -> Option<(Fits, Key)> {
+    fn find_target(
+        &self,
+        door: u16,
+        uid: u32,
+        target: &str,
+        create: bool,
+    ) -> Option<(MatchQuality, Key)> {
         if uid == NOBODY {
             return None;
         }
         if target.is_empty() {
-            return self.index.default_target(door, uid).map(|key| (Fits::Is, key));
+            return self.index.default_target(door, uid).map(|key| (MatchQuality::Name, key));
         }
         let is_known = |entry: &&RegistryEntry| {
             entry.door == door && session_access::is_open_to(entry.uid, uid)
@@ -353,7 +363,7 @@ impl DetachRegistry {
             let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| *it.id == *target);
             let mut whole = self.index.with_id_prefix(target).take_while(is_whole);
             if let Some(key) = whole.find(|key| known(key).is_some()) {
-                return Some((Fits::Whole, key));
+                return Some((MatchQuality::FullId, key));
             }
         }
         let rank = |entry: &RegistryEntry| {
@@ -365,13 +375,13 @@ impl DetachRegistry {
             |entry: &RegistryEntry| entry.door == door && !(create && entry.state.has_exited());
         let named = named.filter(|(_, entry)| is_one(entry));
         if let Some((key, _)) = named.max_by_key(|(_, entry)| rank(entry)) {
-            return Some((Fits::Is, key));
+            return Some((MatchQuality::Name, key));
         }
         if create {
             return None;
         }
         let mut by_id = self.index.with_id_prefix(target).filter(|key| known(key).is_some());
         let key = by_id.next()?;
-        by_id.next().is_none().then_some((Fits::Begins, key))
+        by_id.next().is_none().then_some((MatchQuality::IdPrefix, key))
     }
 }

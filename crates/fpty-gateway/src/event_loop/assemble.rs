@@ -18,9 +18,9 @@ use crate::connection::http_probe::Beginnings;
 use crate::connection::lingering_close::Closing;
 use crate::connection::listeners::{Door, Doors};
 use crate::connection::shared_counts::Tallies;
-use crate::control::Inquirers;
-use crate::control::attach_elsewhere::Seekers;
-use crate::control::peers::Siblings;
+use crate::control::ControlClients;
+use crate::control::attach_elsewhere::AttachSearches;
+use crate::control::peers::Peers;
 use crate::detach::DetachRegistry;
 use crate::host::{SocketRole, host};
 use crate::log::log;
@@ -119,14 +119,14 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
         sessions: Table::new(),
         beginnings: Beginnings::default(),
         commands: Commands::default(),
-        inquirers: Inquirers::new(host().statistics_by_http()),
+        control_clients: ControlClients::new(host().statistics_by_http()),
         registry,
         teardowns: TeardownQueue::default(),
         processes: ProcessTable::new(leaders, orphaned.grace(grace)),
         children,
         recorder,
-        siblings: Siblings::of(ordinal),
-        seekers: Seekers::default(),
+        peers: Peers::of(ordinal),
+        attach_searches: AttachSearches::default(),
     };
     orphaned.lines.into_iter().for_each(|line| router.transitions().tell_last_line(line));
     router.restore(found);
@@ -138,7 +138,7 @@ pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
     for remark in fpty::sys::what_is_missing() {
         log(&format!("forkptyrouter: {remark}"));
     }
-    router.siblings.hear(&router.cx);
+    router.peers.listen(&router.cx);
     router.cx.open_doors();
     if let Some(limit) = limit {
         // A few dozen are for the gateway itself.

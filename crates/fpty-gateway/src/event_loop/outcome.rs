@@ -7,7 +7,7 @@ use super::deferred::Rest;
 use super::slab::{Key, Source};
 use super::subject::{Subject, Whose};
 use crate::connection::late_hello::Late;
-use crate::control::peers::request::{Asker, Posed};
+use crate::control::peers::request::{IncomingRequest, Requester};
 use crate::observe::audit::{EndReason, EndedSession};
 use crate::observe::recording::results::RecorderEvent;
 use crate::observe::recording::tap::RecordingTap;
@@ -42,9 +42,9 @@ pub enum Outcome {
     /// It is known whose the session is that somebody seeks.
     Sought(Key),
     /// Another gateway asks something.
-    Asked(Box<Posed>),
+    Asked(Box<IncomingRequest>),
     /// Another gateway has answered; `None`: it has not.
-    Answered(Asker, Option<Vec<u8>>),
+    Answered(Requester, Option<Vec<u8>>),
     /// What keeps sessions is to have this one, whose client has its terminal for
     /// good.
     Supervise(Key),
@@ -109,9 +109,12 @@ impl Outcome {
             Self::DetachedDeadline(key) => Whose::Detached(*key),
             Self::FeedViewer(key) => Whose::Viewer(*key),
             Self::ReadOn(key) | Self::TerminateDetached(key, _) => Whose::Detached(*key),
-            Self::Inquires(key) | Self::Answered(Asker::Inquirer(key), _) => Whose::Inquirer(*key),
-            Self::Sought(key) | Self::Answered(Asker::Seeker(key, _) | Asker::Handed(key), _) => {
-                Whose::Seeker(*key)
+            Self::Inquires(key) | Self::Answered(Requester::ControlClient(key), _) => {
+                Whose::ControlClient(*key)
+            }
+            Self::Sought(key)
+            | Self::Answered(Requester::AttachSearch(key, _) | Requester::Forwarded(key), _) => {
+                Whose::AttachSearch(*key)
             }
             Self::End(subject) => (*subject).into(),
             // Whoever asks does without.

@@ -18,10 +18,10 @@ use crate::command::commands::Commands;
 use crate::connection::handshake::{Callers, Greeted, Opened};
 use crate::connection::http_probe::Beginnings;
 use crate::connection::listeners::Newcomer;
-use crate::control::attach_elsewhere::{self, Goes, Seekers};
-use crate::control::peers::{Asker, Posed, Question, Siblings};
-use crate::control::sessions::View;
-use crate::control::{self, Inquirers};
+use crate::control::attach_elsewhere::{self, AttachRoute, AttachSearches};
+use crate::control::peers::{IncomingRequest, PeerRequest, Peers, Requester};
+use crate::control::sessions::AllSessions;
+use crate::control::{self, ControlClients};
 use crate::detach::{self, DetachRegistry};
 use crate::host::host;
 use crate::log;
@@ -50,15 +50,15 @@ pub struct GatewayLoop {
     pub(crate) sessions: Sessions,
     pub(crate) beginnings: Beginnings,
     pub(crate) commands: Commands,
-    pub(crate) inquirers: Inquirers,
+    pub(crate) control_clients: ControlClients,
     /// `None`: no session can outlive the gateway.
     pub(crate) registry: Option<Box<DetachRegistry>>,
     pub(crate) teardowns: TeardownQueue,
     pub(crate) processes: ProcessTable,
     pub(crate) children: Signals,
     pub(crate) recorder: Option<Box<Recordings>>,
-    pub(crate) siblings: Siblings,
-    pub(crate) seekers: Seekers,
+    pub(crate) peers: Peers,
+    pub(crate) attach_searches: AttachSearches,
 }
 
 /// Serves; returns only when it cannot go on.
@@ -148,17 +148,18 @@ impl GatewayLoop {
                 self.settle(key);
             }
             Source::Listener(index) => self.accept(index),
-            Source::StatsListener => self.inquirers.accept_statistics(cx),
+            Source::StatsListener => self.control_clients.accept_statistics(cx),
             Source::Children => self.signalled(),
-            Source::Siblings => self.siblings.ready(cx),
+            Source::Peers => self.peers.ready(cx),
             Source::Recorder => self.transitions().with_recorder(|it, cx, _| it.ready(cx)),
             Source::Caller(key) => {
                 let greeted = self.callers.hear(cx, key, ready.hang_up);
                 self.greeted(greeted);
             }
-            Source::Inquirer(key) => {
-                let view = View::of(&self.sessions, &self.commands, self.registry.as_deref());
-                self.inquirers.ready(cx, &mut self.siblings, view, key, ready);
+            Source::ControlClient(key) => {
+                let view =
+                    AllSessions::of(&self.sessions, &self.commands, self.registry.as_deref());
+                self.control_clients.ready(cx, &mut self.peers, view, key, ready);
             }
             Source::CommandClient(key) => {
                 self.commands.client_ready(cx, key, ready);
@@ -206,11 +207,12 @@ impl GatewayLoop {
                 let greeted = self.callers.silent(cx, key);
                 self.greeted(greeted);
             }
-            Due::Inquirer(key) => {
-                let view = View::of(&self.sessions, &self.commands, self.registry.as_deref());
-                self.inquirers.hurry(cx, &mut self.siblings, view, key);
+            Due::ControlClient(key) => {
+                let view =
+                    AllSessions::of(&self.sessions, &self.commands, self.registry.as_deref());
+                self.control_clients.timed_out(cx, &mut self.peers, view, key);
             }
-            Due::Answer(number) => self.siblings.unanswered(cx, number),
+            Due::Answer(number) => self.peers.timed_out(cx, number),
             Due::Closing => cx.look_after_closing(),
             Due::Reap => processes.reap_all(cx),
             Due::Tidy => {
@@ -272,7 +274,7 @@ impl GatewayLoop {
             Outcome::Closed(closed) => self.transitions().closed(closed),
             Outcome::Supervise(key) => self.transitions().supervise(key),
             Outcome::NotHeard(key) => self.transitions().end_unpollable(key),
-            Outcome::Inquires(key) => self.inquirers.begin(cx, key),
+            Outcome::Inquires(key) => self.control_clients.begin(cx, key),
             Outcome::End(Subject::Session(key)) => self.transitions().end_by_operator(key),
             Outcome::End(Subject::Detached(key)) => {
                 self.transitions().end_detached(key, EndReason::Operator)
@@ -280,19 +282,19 @@ impl GatewayLoop {
             Outcome::End(Subject::Command(key)) => {
                 self.commands.end_by_operator(cx, processes, key)
             }
-            Outcome::Asked(posed) => self.asked(*posed),
+            Outcome::Asked(incoming) => self.asked(*incoming),
             Outcome::Sought(key) => {
-                let goes = self.seekers.conclude(cx, &mut self.siblings, key);
+                let goes = self.attach_searches.conclude(cx, &mut self.peers, key);
                 self.goes(goes);
             }
-            Outcome::Answered(Asker::Seeker(key, whom), answer) => {
-                self.seekers.hear(cx, key, whom, answer.as_deref());
+            Outcome::Answered(Requester::AttachSearch(key, whom), answer) => {
+                self.attach_searches.peer_replied(cx, key, whom, answer.as_deref());
             }
-            Outcome::Answered(Asker::Handed(key), answer) => {
-                self.seekers.handed(cx, key, answer.as_deref());
+            Outcome::Answered(Requester::Forwarded(key), answer) => {
+                self.attach_searches.forwarded(cx, key, answer.as_deref());
             }
-            Outcome::Answered(Asker::Inquirer(key), answer) => {
-                self.inquirers.answered(cx, key, answer.as_deref());
+            Outcome::Answered(Requester::ControlClient(key), answer) => {
+                self.control_clients.answered(cx, key, answer.as_deref());
             }
             Outcome::ReadOn(key) => {
                 self.transitions().with_registry(|registry, cx, _, processes| {
@@ -382,8 +384,8 @@ impl GatewayLoop {
             Some(Verb::Attach) => {
                 self.seek(Box::new(opened), 0);
             }
-            _ if control::is_inquiry(&opened.opening) => {
-                self.inquirers.inquire(&mut self.cx, opened.newcomer, opened.opening);
+            _ if control::is_control_request(&opened.opening) => {
+                self.control_clients.add_request(&mut self.cx, opened.newcomer, opened.opening);
             }
             _ => self.open_new(opened),
         }
@@ -391,16 +393,15 @@ impl GatewayLoop {
 
     /// A client wants a session that was left; so many gateways have had it before.
     fn seek(&mut self, opened: Box<Opened>, hops: u8) {
-        let (cx, siblings, registry) =
-            (&mut self.cx, &mut self.siblings, self.registry.as_deref_mut());
+        let (cx, peers, registry) = (&mut self.cx, &mut self.peers, self.registry.as_deref_mut());
         let here = registry.map(|registry| (registry, &self.sessions));
-        let goes = self.seekers.seek(cx, siblings, here, opened, hops);
+        let goes = self.attach_searches.start(cx, peers, here, opened, hops);
         self.goes(goes);
     }
 
     /// It is known which gateway has the session that a client wants.
-    fn goes(&mut self, goes: Goes) {
-        if let Goes::Here(opened) = goes {
+    fn goes(&mut self, goes: AttachRoute) {
+        if let AttachRoute::Here(opened) = goes {
             if let Some(opened) = self.transitions().attach(*opened) {
                 self.open_new(opened);
             }
@@ -408,32 +409,34 @@ impl GatewayLoop {
     }
 
     /// Another gateway asks something.
-    fn asked(&mut self, mut posed: Posed) {
+    fn asked(&mut self, mut incoming: IncomingRequest) {
         fault_injection::point("question");
         let cx = &mut self.cx;
-        let view = View::of(&self.sessions, &self.commands, self.registry.as_deref());
-        let answer = match &posed.question {
-            Question::Piece(asking) => view.piece(cx, *asking).encode(),
-            Question::End { by, place, id } => match view.end(cx, *by, *place, *id) {
-                true => control::page::ENDED.to_vec(),
+        let view = AllSessions::of(&self.sessions, &self.commands, self.registry.as_deref());
+        let answer = match &incoming.request {
+            PeerRequest::Page(asking) => view.page(cx, *asking).encode(),
+            PeerRequest::Kill { by, place, id } => match view.end(cx, *by, *place, *id) {
+                true => control::page::KILLED.to_vec(),
                 false => Vec::new(),
             },
-            Question::Seek(sought) => {
+            PeerRequest::FindSession(query) => {
                 let registry = self.registry.as_mut();
                 let found =
-                    registry.and_then(|registry| registry.find_for_peer(&self.sessions, sought));
+                    registry.and_then(|registry| registry.find_for_peer(&self.sessions, query));
                 found.as_ref().map(ipc::encode).unwrap_or_default()
             }
-            Question::Take(handed) => {
-                let (handed, hops) = (*handed, handed.hops);
-                let Some(opened) = attach_elsewhere::arrives(cx, &mut posed, handed) else {
+            PeerRequest::TakeClient(forwarded) => {
+                let (forwarded, hops) = (*forwarded, forwarded.hops);
+                let Some(opened) =
+                    attach_elsewhere::receive_forwarded(cx, &mut incoming, forwarded)
+                else {
                     return;
                 };
-                self.siblings.reply(&posed, attach_elsewhere::TAKEN);
+                self.peers.reply(&incoming, attach_elsewhere::TAKEN);
                 return self.seek(opened, hops);
             }
         };
-        self.siblings.reply(&posed, &answer);
+        self.peers.reply(&incoming, &answer);
     }
 
     /// Makes a session, or a command, of a client that has not come back to an old one.
@@ -534,13 +537,14 @@ impl GatewayLoop {
             return;
         }
         let (sessions, processes) = (&self.sessions, &self.processes);
-        let (commands, inquirers, callers) = (&self.commands, &self.inquirers, &self.callers);
+        let (commands, control_clients, callers) =
+            (&self.commands, &self.control_clients, &self.callers);
         self.cx.timers.retain(|due| match due {
             Due::Session(key, _) | Due::Terminal(key, _) | Due::First(key) | Due::Keeper(key) => {
                 sessions.has(key)
             }
             Due::Command(key, _) => commands.has(key),
-            Due::Inquirer(key) => inquirers.has(key),
+            Due::ControlClient(key) => control_clients.has(key),
             Due::Silent(key) => callers.has(key),
             Due::Outlived(pid) => processes.has(pid),
             _ => true,
@@ -582,8 +586,8 @@ impl Recover for GatewayLoop {
             }
             Whose::Command(key) => self.commands.end_panicked(cx, processes, key, INTERNAL),
             Whose::Caller(key) => drop(self.callers.refuse(cx, key, INTERNAL)),
-            Whose::Inquirer(key) => self.inquirers.end(cx, key, INTERNAL),
-            Whose::Seeker(key) => self.seekers.end(cx, key, INTERNAL),
+            Whose::ControlClient(key) => self.control_clients.end(cx, key, INTERNAL),
+            Whose::AttachSearch(key) => self.attach_searches.end(cx, key, INTERNAL),
             Whose::Detached(key) => {
                 match self.registry.as_ref().and_then(|registry| registry.session_of(key)) {
                     Some(session) => self.sessions.end_panicked(cx, processes, session),
@@ -613,8 +617,8 @@ impl Recover for GatewayLoop {
             Whose::Session(key) | Whose::Unborn(key) => drop(self.sessions.remove(key)),
             Whose::Command(key) => self.commands.drop_one(key),
             Whose::Caller(key) => self.callers.drop_one(key),
-            Whose::Inquirer(key) => self.inquirers.drop_one(key),
-            Whose::Seeker(key) => self.seekers.drop_one(key),
+            Whose::ControlClient(key) => self.control_clients.drop_one(key),
+            Whose::AttachSearch(key) => self.attach_searches.drop_one(key),
             Whose::Detached(key) | Whose::Viewer(key) => {
                 if let Some(registry) = &mut self.registry {
                     registry.drop_one(key, matches!(whose, Whose::Viewer(_)));

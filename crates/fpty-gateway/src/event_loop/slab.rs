@@ -16,7 +16,7 @@ pub enum Source {
     /// A child has ended.
     Children,
     /// Another gateway has written to us.
-    Siblings,
+    Peers,
     /// The client of a session.
     Client(Key),
     /// The terminal of a session.
@@ -30,7 +30,7 @@ pub enum Source {
     /// One of the streams of such a command, 0 to 2.
     CommandStream(Key, u8),
     /// A client that asks who is there, or for the statistics.
-    Inquirer(Key),
+    ControlClient(Key),
     /// A client to which the last word was said.
     Closing(Key),
     /// What sessions wait for that can be left.
@@ -71,14 +71,14 @@ impl Source {
             Source::Listener(index) => (0, Key::of_place(index.into())),
             Source::StatsListener => (1, Key::of_place(0)),
             Source::Children => (3, Key::of_place(0)),
-            Source::Siblings => (3, Key::of_place(1)),
+            Source::Peers => (3, Key::of_place(1)),
             Source::Client(key) => (4, key),
             Source::Terminal(key) => (5, key),
             Source::Caller(key) => (6, key),
             Source::Recorder => (1, Key::of_place(1)),
             Source::Alarm => (1, Key::of_place(2)),
             Source::CommandClient(key) => (7, key),
-            Source::Inquirer(key) => (13, key),
+            Source::ControlClient(key) => (13, key),
             Source::Closing(key) => (14, key),
             Source::CommandStream(key, number) => (8 + u64::from(number & 3), key),
             Source::Detached => (12, Key::of_place(0)),
@@ -100,13 +100,13 @@ impl Source {
             1 if key.index == 0 => Source::StatsListener,
             1 if key.index == 2 => Source::Alarm,
             1 => Source::Recorder,
-            3 if key.index == 1 => Source::Siblings,
+            3 if key.index == 1 => Source::Peers,
             3 => Source::Children,
             4 => Source::Client(key),
             5 => Source::Terminal(key),
             6 => Source::Caller(key),
             7 => Source::CommandClient(key),
-            13 => Source::Inquirer(key),
+            13 => Source::ControlClient(key),
             14 => Source::Closing(key),
             12 => Source::Detached,
             // Up to 11; there are no more.
@@ -251,14 +251,14 @@ mod tests {
             Source::Recorder,
             Source::Alarm,
             Source::Children,
-            Source::Siblings,
+            Source::Peers,
             Source::Client(key),
             Source::Terminal(key),
             Source::Caller(key),
             Source::CommandClient(key),
             Source::CommandStream(key, 0),
             Source::CommandStream(key, 2),
-            Source::Inquirer(key),
+            Source::ControlClient(key),
             Source::Closing(key),
         ] {
             assert_eq!(Source::of(source.token()), source);

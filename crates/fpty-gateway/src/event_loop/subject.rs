@@ -27,9 +27,9 @@ pub enum Whose {
     /// A client whose session has not begun.
     Caller(Key),
     /// A client that wants a session which another gateway may have.
-    Seeker(Key),
+    AttachSearch(Key),
     /// A client that asks who is there, or for the statistics.
-    Inquirer(Key),
+    ControlClient(Key),
     /// A session that can be left.
     Detached(Key),
     /// A client that only watches.
@@ -61,11 +61,11 @@ impl Source {
             Self::Client(key) | Self::Terminal(key) => Whose::Session(key),
             Self::CommandClient(key) | Self::CommandStream(key, _) => Whose::Command(key),
             Self::Caller(key) => Whose::Caller(key),
-            Self::Inquirer(key) => Whose::Inquirer(key),
+            Self::ControlClient(key) => Whose::ControlClient(key),
             Self::Closing(key) => Whose::Closing(key),
             Self::Listener(_) | Self::StatsListener => Whose::Door,
             // These look at one after the other, see there.
-            Self::Children | Self::Siblings | Self::Recorder | Self::Detached | Self::Alarm => {
+            Self::Children | Self::Peers | Self::Recorder | Self::Detached | Self::Alarm => {
                 Whose::All
             }
         }
@@ -82,7 +82,7 @@ impl Due {
             | Self::Keeper(key) => Whose::Session(key),
             Self::Command(key, _) => Whose::Command(key),
             Self::Silent(key) => Whose::Caller(key),
-            Self::Inquirer(key) => Whose::Inquirer(key),
+            Self::ControlClient(key) => Whose::ControlClient(key),
             // Whoever asked gives up by itself.
             Self::Answer(_) => Whose::Past,
             _ => Whose::All,

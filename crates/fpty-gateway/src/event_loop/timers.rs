@@ -33,7 +33,7 @@ pub enum Due {
     /// A client has said nothing yet that its program would start after.
     Silent(Key),
     /// A client that asks who is there, or for the statistics, has had its time.
-    Inquirer(Key),
+    ControlClient(Key),
     /// A question of another gateway's has had time enough for an answer.
     Answer(u64),
     /// Connections to which the last word was said are looked after.

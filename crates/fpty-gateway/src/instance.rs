@@ -3,7 +3,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use crate::config::gateway_config::Router;
+use crate::config::gateway_config::GatewayConfig;
 use crate::control::peers;
 use crate::event_loop::{assemble, run};
 use crate::observe::metrics::counters;
@@ -18,16 +18,16 @@ use fpty::error::Result;
 ///
 /// # Errors
 /// A folder for recordings cannot be used, or the recorder cannot be started.
-pub fn before_jail(config: Option<&Router>) -> Result<()> {
+pub fn before_jail(config: Option<&GatewayConfig>) -> Result<()> {
     if config.is_some() {
         proof::reserve();
     }
-    let rules = config.into_iter().flat_map(Router::early_rules);
+    let rules = config.into_iter().flat_map(GatewayConfig::rules_before_jail);
     launcher::start(rules.map(|rules| rules.record))
 }
 
 /// Before the gateways are forked: what they share, and how they reach each other.
-pub fn before_gateways(config: &Router) {
+pub fn before_gateways(config: &GatewayConfig) {
     let wants = MemoryOptions {
         gateways: config.processes as usize,
         limits: config.has_limits(),
@@ -50,13 +50,13 @@ pub fn stop_words() -> Option<&'static [AtomicU64]> {
 ///
 /// # Errors
 /// It cannot wait for anything.
-pub fn run_gateway(ordinal: usize, config: Router) -> Result<()> {
+pub fn run_gateway(ordinal: usize, config: GatewayConfig) -> Result<()> {
     proof::i_am(ordinal);
     run::run(assemble::assemble(ordinal, config)?)
 }
 
 /// At the end of the master, or before it executes itself: the gateways are gone.
-pub fn after_gateways(config: &Router) {
+pub fn after_gateways(config: &GatewayConfig) {
     link::before_exec();
     proof::before_exec();
     shared_memory::before_exec();

@@ -27,7 +27,7 @@ impl Context {
         let Some(rules) = self.doors.rules(door) else {
             return false;
         };
-        if !rules.access.has_users() && !rules.access.addresses.exist() {
+        if !rules.access.has_users() && !rules.access.addresses.is_set() {
             return true;
         }
         let outcome = match transport {
@@ -86,11 +86,11 @@ fn admits_process(rules: &Rules, client: &Stream) -> Result<(), (String, &'stati
     let Some(peer) = client.credentials() else {
         return Err((String::from("somebody"), "nobody knows who it is"));
     };
-    let groups = match rules.access.groups.exist() {
+    let groups = match rules.access.groups.is_set() {
         true => client.peer_groups(),
         false => Vec::new(),
     };
-    rules.access.admits(peer, &groups).map_err(|why| (who(client), why))
+    rules.access.check_user(peer, &groups).map_err(|why| (who(client), why))
 }
 
 /// Who has connected, for the log.
@@ -111,5 +111,5 @@ fn admits_address(rules: &Rules, client: &Stream) -> Result<(), (String, &'stati
     if rules.access.has_users() && !rules.own_addresses {
         return Err((who(), "over TCP nobody is known"));
     }
-    rules.access.admits_address(address).map_err(|why| (who(), why))
+    rules.access.check_address(address).map_err(|why| (who(), why))
 }

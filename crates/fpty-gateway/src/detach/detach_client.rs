@@ -78,7 +78,7 @@ impl DetachRegistry {
     ) -> Result<[Tally; 2], String> {
         let detach = cx.doors.rules(door).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| u64::from(detach.sessions));
-        let most_of_one = detach.map_or(0, |detach| detach.of_one_user() as u64);
+        let most_of_one = detach.map_or(0, |detach| detach.max_per_user() as u64);
         if most == 0 {
             return Err(DETACH_NOT_ALLOWED.to_owned());
         }

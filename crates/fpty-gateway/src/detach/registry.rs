@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::config::gateway_config::Router;
+use crate::config::gateway_config::GatewayConfig;
 use crate::connection::shared_counts::Tallies;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::{Key, Source, Table};
@@ -51,7 +51,7 @@ impl DetachRegistry {
     /// The registry of a gateway, with sessions of an earlier gateway; `None`: no session can
     /// outlive the gateway.
     pub fn new(
-        config: &Router,
+        config: &GatewayConfig,
         ordinal: usize,
         poller: &Poller,
         tallies: Tallies,

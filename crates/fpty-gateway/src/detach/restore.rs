@@ -247,7 +247,7 @@ fn exit_of(ended: &Ended) -> Option<Exit> {
 /// recording has its output so far, nor what goes past the gateway. Returns END if it may not.
 pub(crate) fn check_recording(cx: &Context, door: u16, id: &str) -> Option<Ended> {
     let record = &cx.doors.rules(door)?.record;
-    record.folder.as_ref()?;
+    record.dir.as_ref()?;
     match record.on_error {
         OnError::Close => {
             log(&format!("forkptyrouter: session {id} ends: {NOT_RECORDED}"));

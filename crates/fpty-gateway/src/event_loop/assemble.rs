@@ -11,7 +11,7 @@ use super::context::{Context, Made};
 use super::run::GatewayLoop;
 use super::slab::{Source, Table};
 use crate::command::commands::Commands;
-use crate::config::gateway_config::Router;
+use crate::config::gateway_config::GatewayConfig;
 use crate::config::rules::Rules;
 use crate::connection::handshake::Callers;
 use crate::connection::http_probe::Beginnings;
@@ -40,7 +40,7 @@ use fpty::sys::spawn::{Program, Spawner};
 ///
 /// # Errors
 /// It cannot wait for anything.
-pub fn assemble(ordinal: usize, config: Router) -> Result<GatewayLoop> {
+pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     fpty::sys::forbid_inspection();
     fpty::sys::stdio::stderr_stays(config.processes > 1);
     if fpty::sys::has_root_group_only() {

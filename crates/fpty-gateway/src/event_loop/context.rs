@@ -10,7 +10,7 @@ use super::panic_recovery::Faults;
 use super::subject::Subject;
 use super::tick_policy::Exchange;
 use super::timers::{Due, Timers};
-use crate::config::gateway_config::Router;
+use crate::config::gateway_config::GatewayConfig;
 use crate::connection::limits::Seats;
 use crate::connection::lingering_close::{self, Closing, LastWord};
 use crate::connection::listeners::{self, Doors};
@@ -38,7 +38,7 @@ const LOG_SOON: Duration = Duration::from_millis(2);
 /// What every part is given.
 pub struct Context {
     /// The options.
-    pub config: Router,
+    pub config: GatewayConfig,
     /// The gateway's number.
     pub ordinal: usize,
     /// Starts programs.
@@ -90,7 +90,7 @@ pub struct Context {
 /// Of a [`Context`], what is made elsewhere.
 pub struct Made {
     /// See [`Context`], all of them.
-    pub config: Router,
+    pub config: GatewayConfig,
     pub ordinal: usize,
     pub tallies: Tallies,
     pub spawner: Spawner,

@@ -38,7 +38,7 @@ pub fn program_for(rules: &Rules, limit: Option<DescriptorLimit>) -> Program {
     let program = Program::from_command(&rules.command, &host().shell())
         .environment(environment)
         .descriptor_limit(limit)
-        .in_folder(rules.folder.clone());
+        .in_folder(rules.working_dir.clone());
     // Who is it already needs no right to become it.
     match rules.identity.as_ref().filter(|identity| !identity.is_ours()) {
         Some(identity) => program.as_user(identity.uid, identity.gid, &identity.groups),

@@ -31,7 +31,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::gateway_config::Router;
+use crate::config::gateway_config::GatewayConfig;
 use crate::connection::client_hello::Opening;
 use crate::event_loop::subject::Subject;
 use crate::host::host;
@@ -83,7 +83,7 @@ pub struct Audit {
 impl Audit {
     /// Of the gateway of this number, with these sockets, and with the lines that one
     /// that was here before us has not written.
-    pub fn new(config: &Router, ordinal: usize, sockets: Vec<AuditSocket>) -> Self {
+    pub fn new(config: &GatewayConfig, ordinal: usize, sockets: Vec<AuditSocket>) -> Self {
         let room = host().log_packet().map_or(COMMAND_ROOM, |most| {
             most.saturating_sub(REST_OF_LINE).clamp(LEAST_ROOM, COMMAND_ROOM)
         });

@@ -67,7 +67,7 @@ impl AuditSocket {
         Self {
             name: name.into(),
             audit: rules.audit,
-            is_recorded: rules.record.folder.is_some(),
+            is_recorded: rules.record.dir.is_some(),
             command: rules.command.to_string_lossy().into(),
             ids: rules.identity.as_ref().map_or_else(own, |identity| (identity.uid, identity.gid)),
         }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::config::recording::Record;
+use crate::config::recording::RecordOptions;
 use crate::host::host;
 use crate::log::log;
 use crate::process::ipc::{Hello, encode};
@@ -48,11 +48,11 @@ fn handle() -> MutexGuard<'static, Option<RecorderHandle>> {
 ///
 /// # Errors
 /// A folder cannot be used: the line for the operator.
-pub fn start(records: impl Iterator<Item = Record>) -> Result<()> {
+pub fn start(records: impl Iterator<Item = RecordOptions>) -> Result<()> {
     let before = host().take_kept_sockets(NAME);
     let before = before.and_then(|(fds, note)| RecorderHandle::of(fds.into_iter().next()?, &note));
     let mut folders = Vec::new();
-    for folder in records.filter_map(|record| record.folder) {
+    for folder in records.filter_map(|record| record.dir) {
         let path = absolute(&folder)?;
         if !folders.contains(&path) {
             folders.push(path);

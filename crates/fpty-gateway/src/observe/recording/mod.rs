@@ -42,7 +42,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::audit::EndedSession;
-use crate::config::recording::Record;
+use crate::config::recording::RecordOptions;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
@@ -83,7 +83,7 @@ pub struct Recordings {
     /// As whom those run who are recorded.
     users: Vec<u32>,
     /// What is recorded of those who come to each socket.
-    sockets: Vec<Record>,
+    sockets: Vec<RecordOptions>,
     /// Ends of sessions of a gateway before, that are told when it is known what became
     /// of their recordings.
     pending_ends: PendingEndLines,
@@ -104,7 +104,7 @@ impl Recordings {
         let mut users = Vec::new();
         let sockets: Vec<_> = sockets
             .map(|rules| {
-                if rules.record.folder.is_some() {
+                if rules.record.dir.is_some() {
                     users.push(rules.identity.as_ref().map_or(own, |identity| identity.uid));
                 }
                 rules.record.clone()
@@ -131,8 +131,8 @@ impl Recordings {
     }
 
     /// What is recorded of those who come to a socket, if anything is.
-    fn of_socket(&self, socket: u16) -> Option<&Record> {
-        self.sockets.get(usize::from(socket)).filter(|record| record.folder.is_some())
+    fn of_socket(&self, socket: u16) -> Option<&RecordOptions> {
+        self.sockets.get(usize::from(socket)).filter(|record| record.dir.is_some())
     }
 
     /// Has the loop turn to this when it is its turn.

@@ -62,7 +62,7 @@ impl Recordings {
             return log_session(&cx.ids.of(key), "is not recorded: there is no recorder");
         }
         let record = self.of_socket(attached.door);
-        let folder = record.and_then(|record| Some((record, record.folder.as_deref()?)));
+        let folder = record.and_then(|record| Some((record, record.dir.as_deref()?)));
         let info = cx.audit.of(Subject::Session(key));
         let (Some((record, folder)), Some(info)) = (folder, info) else {
             return;
@@ -141,7 +141,7 @@ impl Recordings {
                 OnError::Continue => Ok(None),
             };
         }
-        let folder = record.folder.as_deref().map_or(0, launcher::folder_number);
+        let folder = record.dir.as_deref().map_or(0, launcher::folder_number);
         let recording =
             RecordingTap::resumed(&self.producer, self.next, record, (state, folder), size);
         Ok(Some(self.add(recording, None)))

@@ -10,7 +10,7 @@ use super::launcher;
 use super::producer::{LOW_ROOM, RESERVE, RecorderProducer};
 use super::protocol::{Begin, Kind, Resume, header};
 use super::results::UnconsumedBytes;
-use crate::config::recording::{OnError, Record};
+use crate::config::recording::{OnError, RecordOptions};
 use crate::event_loop::subject::{Subject, Whose};
 use crate::process::ipc::encode;
 use fpty::sys::Size;
@@ -75,7 +75,7 @@ impl RecordingTap {
     pub fn new(
         producer: &Rc<RefCell<RecorderProducer>>,
         number: u32,
-        record: &Record,
+        record: &RecordOptions,
         begin: Begin,
     ) -> Self {
         Self {
@@ -103,7 +103,7 @@ impl RecordingTap {
     pub fn resumed(
         producer: &Rc<RefCell<RecorderProducer>>,
         number: u32,
-        record: &Record,
+        record: &RecordOptions,
         (state, folder): (RecordingState, usize),
         size: Size,
     ) -> Self {
@@ -368,7 +368,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn made(producer: &Rc<RefCell<RecorderProducer>>, input: bool) -> RecordingTap {
-        let record = Record { input, ..Record::default() };
+        let record = RecordOptions { input, ..RecordOptions::default() };
         RecordingTap::new(producer, 7, &record, Begin::named("now-me-0123abcd"))
     }
 

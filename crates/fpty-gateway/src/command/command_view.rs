@@ -9,8 +9,8 @@ use fpty::sys::socket::Stream;
 
 impl Commands {
     /// Keys of the commands from this place of the table on, each with its place.
-    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
-        self.running.from(place)
+    pub fn iter_from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        self.running.iter_from(place)
     }
 
     /// The client of a command that has started and goes on.

@@ -11,8 +11,8 @@ use crate::connection::lingering_close::LastWord;
 use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source, Table};
-use crate::event_loop::timers::{Due, LifeDue};
+use crate::event_loop::slab::{Key, Slab, Token};
+use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::{EndReason, RejectReason};
 use crate::process::table::ProcessTable;
 use crate::session::byte_counts::ByteCounts;
@@ -28,7 +28,7 @@ use fpty::sys::poll::{Interest, Poller, Ready};
 /// The live commands of a gateway.
 #[derive(Default)]
 pub struct Commands {
-    pub(super) running: Table<LiveCommand>,
+    pub(super) running: Slab<LiveCommand>,
     /// Commands by process, until it was reaped.
     pub(super) by_program: HashMap<Pid, Key>,
 }
@@ -87,15 +87,15 @@ impl Commands {
         cx: &mut Context,
         processes: &mut ProcessTable,
         key: Key,
-        due: LifeDue,
+        due: SessionTimer,
     ) {
         let Some(live) = self.running.get_mut(key) else {
             return;
         };
         match due {
-            LifeDue::Unanswered => live.check_tcp_stall(cx, key),
-            LifeDue::Dismissed => return drop(self.end(cx, processes, key)),
-            LifeDue::Executed => live.check_started(cx, key),
+            SessionTimer::TcpStalled => live.check_tcp_stall(cx, key),
+            SessionTimer::NoticeTimeout => return drop(self.end(cx, processes, key)),
+            SessionTimer::ExecCheck => live.check_started(cx, key),
             due => live.on_time_limit(cx, key, due),
         }
         self.settle(cx, processes, key);
@@ -115,7 +115,7 @@ impl Commands {
             match io.client.read_into(&mut cx.input) {
                 Read::Bytes(_) => {
                     fault_injection::strike("command", || &cx.input);
-                    cx.hear_command(key, command, io);
+                    cx.deliver_command_input(key, command, io);
                 }
                 // The end of the input has a packet of its own.
                 Read::End | Read::Gone => command.client_disconnected(),
@@ -167,7 +167,7 @@ impl Commands {
         }
         let LiveCommand { command, io, .. } = live;
         command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), io);
-        cx.then(Outcome::SettleCommand(key));
+        cx.push_outcome(Outcome::SettleCommand(key));
     }
 
     /// Ends a command at the operator's wish.
@@ -180,7 +180,7 @@ impl Commands {
 
     /// Notifies all clients that the gateway ends.
     pub fn stop(&mut self, why: Ending, line: &str) {
-        let keys: Vec<Key> = self.from(0).map(|(_, key)| key).collect();
+        let keys: Vec<Key> = self.iter_from(0).map(|(_, key)| key).collect();
         for key in keys {
             if let Some(live) = self.running.get_mut(key) {
                 live.terminate(why, line);
@@ -236,7 +236,7 @@ impl Commands {
         if let Some(live) = self.end(cx, processes, key) {
             let is_answered = live.command.awaits_window_update();
             let LiveCommand { io, .. } = *live;
-            cx.close_when_read(io.client, LastWord::Packet { is_answered });
+            cx.close_lingering(io.client, LastWord::Packet { is_answered });
         }
     }
 
@@ -266,8 +266,8 @@ impl Commands {
 impl TimeLimited for LiveCommand {
     const WHAT: &'static str = "command";
 
-    fn due(key: Key, due: LifeDue) -> Due {
-        Due::Command(key, due)
+    fn due(key: Key, due: SessionTimer) -> Timer {
+        Timer::Command(key, due)
     }
 
     fn timeout(rules: &Rules) -> Option<Duration> {
@@ -300,7 +300,7 @@ impl LiveCommand {
     pub(super) fn check_started(&mut self, cx: &mut Context, key: Key) {
         let program = self.io.program;
         if !self.is_started && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
-            return cx.after(EXEC_POLL, Due::Command(key, LifeDue::Executed));
+            return cx.schedule(EXEC_POLL, Timer::Command(key, SessionTimer::ExecCheck));
         }
         self.mark_started(cx, key);
     }
@@ -309,12 +309,12 @@ impl LiveCommand {
     fn check_tcp_stall(&mut self, cx: &mut Context, key: Key) {
         match self.io.client.unanswered_for() {
             Some(silence) if silence >= TCP_STALL_TIMEOUT => self.command.client_disconnected(),
-            _ => cx.after(TCP_STALL_INTERVAL, Due::Command(key, LifeDue::Unanswered)),
+            _ => cx.schedule(TCP_STALL_INTERVAL, Timer::Command(key, SessionTimer::TcpStalled)),
         }
     }
 
     pub(super) fn register(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
-        let token = Source::CommandClient(key).token();
+        let token = Token::CommandClient(key).token();
         poller.add(self.io.client.as_fd(), token, Interest::READ)?;
         self.register_streams(key, poller)
     }
@@ -323,7 +323,7 @@ impl LiveCommand {
     fn update_interest(&mut self, key: Key, poller: &Poller) {
         let wanted = self.command.client_interest();
         if wanted != self.client_interest {
-            let token = Source::CommandClient(key).token();
+            let token = Token::CommandClient(key).token();
             let _ = poller.change(self.io.client.as_fd(), token, wanted);
             self.client_interest = wanted;
         }
@@ -383,7 +383,7 @@ fn register_stream(
     poller: &Poller,
 ) -> std::io::Result<()> {
     let before = std::mem::replace(known, stream.map(|_| wanted));
-    let (Some(stream), token) = (stream, Source::CommandStream(key, number).token()) else {
+    let (Some(stream), token) = (stream, Token::CommandStream(key, number).token()) else {
         return Ok(());
     };
     match before {

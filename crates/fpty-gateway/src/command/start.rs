@@ -10,8 +10,8 @@ use crate::connection::handshake::Opened;
 use crate::connection::listeners::Newcomer;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::subject::Whose;
-use crate::event_loop::timers::{Due, LifeDue};
+use crate::event_loop::subject::FaultDomain;
+use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::{RejectReason, Rejection};
 use crate::process::supervisor::leaders::LeaderKind;
 use crate::process::table::ProcessTable;
@@ -65,7 +65,7 @@ impl Commands {
             exit: None,
             door,
         });
-        cx.faults.made = Some(Whose::Command(key));
+        cx.panics.in_progress = Some(FaultDomain::Command(key));
         fault_injection::point("command-inserted");
         self.by_program.insert(started, key);
         let Some(live) = self.running.get_mut(key) else {
@@ -86,13 +86,13 @@ impl Commands {
         let LiveCommand { command, io, .. } = live;
         command.announce_streams(&taken, &opening.input, opening.input_ended, io);
         if !cx.input.is_empty() {
-            cx.hear_command(key, command, io);
+            cx.deliver_command_input(key, command, io);
         }
         if let Some(line) = opening.variables.remark() {
             command.notice(&line, io);
         }
         if transport == Transport::Tcp {
-            cx.after(TCP_STALL_INTERVAL, Due::Command(key, LifeDue::Unanswered));
+            cx.schedule(TCP_STALL_INTERVAL, Timer::Command(key, SessionTimer::TcpStalled));
         }
         self.settle(cx, processes, key);
     }

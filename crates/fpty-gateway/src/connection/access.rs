@@ -6,7 +6,7 @@ use super::limits::{self, Full};
 use super::listeners::Newcomer;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
-use crate::event_loop::timers::Due;
+use crate::event_loop::timers::Timer;
 use crate::observe::audit::{RejectReason, Rejection};
 use fpty::proto::Protocol;
 use fpty::sys::socket::{Stream, Transport};
@@ -66,7 +66,7 @@ impl Context {
         let wait = limits::wait_for_rate(door, rate);
         if wait > 0 {
             self.doors.rest(door, &self.poller);
-            self.after(Duration::from_micros(wait.into()), Due::Door(door));
+            self.schedule(Duration::from_micros(wait.into()), Timer::Listener(door));
         }
         wait > 0
     }

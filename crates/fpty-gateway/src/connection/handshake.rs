@@ -12,9 +12,9 @@ use super::lingering_close::LastWord;
 use super::listeners::Newcomer;
 use super::shared_counts::Tally;
 use crate::event_loop::context::Context;
-use crate::event_loop::slab::{Key, Source, Table};
-use crate::event_loop::subject::Whose;
-use crate::event_loop::timers::{Due, LifeDue};
+use crate::event_loop::slab::{Key, Slab, Token};
+use crate::event_loop::subject::FaultDomain;
+use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::{Origin, RejectReason, Rejection};
 use crate::process::table::ProcessTable;
 use crate::session::relay::{AWAITS_HELLO, Sessions};
@@ -88,7 +88,7 @@ impl Caller {
 /// Clients whose program has not started.
 #[derive(Default)]
 pub struct Callers {
-    callers: Table<Caller>,
+    callers: Slab<Caller>,
     latecomers: Latecomers,
 }
 
@@ -140,7 +140,7 @@ impl Callers {
         let patience = self.latecomers.patience(&client, transport, Instant::now());
         let newcomer = Newcomer { client, transport, door, seat, origin: Origin::default() };
         let key = self.callers.insert(Caller::new(newcomer, Greeting::default(), patience));
-        cx.faults.made = Some(Whose::Caller(key));
+        cx.panics.in_progress = Some(FaultDomain::PendingConnection(key));
         self.hear(cx, key, false)
     }
 
@@ -160,7 +160,7 @@ impl Callers {
         let now = Instant::now();
         if now < caller.until {
             let wait = caller.until - now;
-            cx.after(wait, Due::Silent(key));
+            cx.schedule(wait, Timer::Handshake(key));
             return Greeted::Waits;
         }
         crate::event_loop::fault_injection::point("silence");
@@ -173,7 +173,7 @@ impl Callers {
                 && rules.is_some_and(|rules| cx.seats.are_taken(rules, &caller.newcomer.seat))
             {
                 caller.until = latest;
-                cx.after(latest - now, Due::Silent(key));
+                cx.schedule(latest - now, Timer::Handshake(key));
                 return Greeted::Waits;
             }
             return self.begin(cx, key, 0, false);
@@ -270,14 +270,15 @@ impl Callers {
         if caller.waited_for {
             return Greeted::Waits;
         }
-        let (client, token) = (caller.newcomer.client.as_fd(), Source::Caller(key).token());
+        let (client, token) =
+            (caller.newcomer.client.as_fd(), Token::PendingConnection(key).token());
         if let Err(error) = cx.poller.add(client, token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
             return self.refuse(cx, key, &why);
         }
         caller.waited_for = true;
         let wait = caller.until.saturating_duration_since(Instant::now());
-        cx.after(wait, Due::Silent(key));
+        cx.schedule(wait, Timer::Handshake(key));
         Greeted::Waits
     }
 
@@ -327,7 +328,7 @@ impl Callers {
         }
         let greeting = Greeting::late(decoder.unwrap_or_default());
         let key = self.callers.insert(Caller::new(newcomer, greeting, SILENCE));
-        cx.faults.made = Some(Whose::Caller(key));
+        cx.panics.in_progress = Some(FaultDomain::PendingConnection(key));
         self.heard(cx, key)
     }
 
@@ -336,7 +337,7 @@ impl Callers {
         let Some(caller) = self.callers.remove(key) else { return Greeted::Waits };
         let Newcomer { client, door, .. } = caller.newcomer;
         cx.refuse_page(door, Protocol::Uwsgi, &client, true);
-        cx.close_when_read(client, LastWord::Eof);
+        cx.close_lingering(client, LastWord::Eof);
         Greeted::Waits
     }
 
@@ -353,7 +354,7 @@ impl Sessions {
         if let Some(attached) = self.get_mut(key) {
             attached.unregister_terminal(&cx.poller);
             if std::mem::replace(&mut attached.drains, AWAITS_HELLO) != AWAITS_HELLO {
-                cx.after(LINGER, Due::Session(key, LifeDue::Dismissed));
+                cx.schedule(LINGER, Timer::Session(key, SessionTimer::NoticeTimeout));
             }
         }
     }

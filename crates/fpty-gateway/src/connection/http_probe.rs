@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::access::who;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::Due;
+use crate::event_loop::timers::Timer;
 use crate::observe::audit::RejectReason;
 use crate::session::relay::{LiveSession, SessionAction, Sessions};
 use fpty::proto::Protocol;
@@ -40,7 +40,7 @@ impl Beginnings {
                 session.accept_first_bytes();
                 match self.held.remove(&key) {
                     Some(mut beginning) => session.early_input(beginning.take(), io),
-                    None => cx.hear(key, session, io),
+                    None => cx.deliver_input(key, session, io),
                 }
             }
             Begins::Likely | Begins::Unlikely => {
@@ -53,7 +53,7 @@ impl Beginnings {
                     session.early_input(beginning.take(), io);
                 }
                 if awaits_first_bytes {
-                    cx.after(HELD, Due::First(key));
+                    cx.schedule(HELD, Timer::HttpProbe(key));
                     if self.held.len() > FEW {
                         self.held.retain(|key, _| sessions.has(*key));
                     }

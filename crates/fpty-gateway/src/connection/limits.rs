@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use super::shared_counts::{Tallies, Tally};
 use crate::config::rules::Rules;
-use crate::event_loop::subject::Subject;
+use crate::event_loop::subject::SessionRef;
 use crate::process::shared_memory::{self, Region};
 use fpty::fair_share::Who;
 use fpty::sys::shm::halves;
@@ -46,7 +46,7 @@ impl Full {
 /// The seats of a gateway's sessions.
 pub struct Seats {
     tallies: Tallies,
-    taken: HashMap<Subject, Seat>,
+    taken: HashMap<SessionRef, Seat>,
 }
 
 /// What all sessions under the same limit count for, and those of a user.
@@ -111,14 +111,14 @@ impl Seats {
     }
 
     /// A seat is a session's from now on.
-    pub fn belongs_to(&mut self, seat: Option<Seat>, subject: Subject) {
+    pub fn belongs_to(&mut self, seat: Option<Seat>, session_ref: SessionRef) {
         if let Some(seat) = seat {
-            self.taken.insert(subject, seat);
+            self.taken.insert(session_ref, seat);
         }
     }
 
     /// A session keeps its seat when its client leaves, or comes back.
-    pub fn moves(&mut self, from: Subject, to: Subject) {
+    pub fn moves(&mut self, from: SessionRef, to: SessionRef) {
         if !self.taken.is_empty() {
             if let Some(seat) = self.taken.remove(&from) {
                 self.taken.insert(to, seat);
@@ -127,14 +127,14 @@ impl Seats {
     }
 
     /// After a panic: only those of sessions that there are are taken.
-    pub fn retain(&mut self, exists: impl Fn(Subject) -> bool) {
-        self.taken.retain(|subject, _| exists(*subject));
+    pub fn retain(&mut self, exists: impl Fn(SessionRef) -> bool) {
+        self.taken.retain(|session_ref, _| exists(*session_ref));
     }
 
     /// A session is over.
-    pub fn ended(&mut self, subject: Subject) {
+    pub fn ended(&mut self, session_ref: SessionRef) {
         if !self.taken.is_empty() {
-            self.taken.remove(&subject);
+            self.taken.remove(&session_ref);
         }
     }
 }

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::event_loop::slab::{Key, Source, Table};
+use crate::event_loop::slab::{Key, Slab, Token};
 use fpty::sys::Read;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::socket::Stream;
@@ -61,7 +61,7 @@ pub enum LastWord {
 
 /// All such connections of a gateway.
 pub struct Closing {
-    connections: Table<Connection>,
+    connections: Slab<Connection>,
     /// How many of each of those that were asked for.
     counts: HashMap<Peer, usize>,
     most: usize,
@@ -111,12 +111,12 @@ impl Closing {
     pub fn new(descriptors: Option<u64>) -> Self {
         let most = descriptors
             .map_or(MOST, |all| usize::try_from(all / SHARE).unwrap_or(MOST).clamp(1, MOST));
-        Self { connections: Table::new(), counts: HashMap::new(), most, is_due: false }
+        Self { connections: Slab::new(), counts: HashMap::new(), most, is_due: false }
     }
 
     /// Closes all of them: descriptors are needed for those who come.
     pub fn close_all(&mut self) {
-        self.connections = Table::new();
+        self.connections = Slab::new();
         self.counts.clear();
     }
 
@@ -161,7 +161,7 @@ impl Closing {
             counted: false,
         });
         let Some(one) = self.connections.get_mut(key) else { return false };
-        let token = Source::Closing(key).token();
+        let token = Token::LingeringClose(key).token();
         // A session's is waited for already.
         let waits = poller
             .change(one.client.as_fd(), token, Interest::READ)

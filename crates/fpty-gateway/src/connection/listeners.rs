@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::limits::{Full, Seat};
 use crate::config::rules::Rules;
-use crate::event_loop::slab::Source;
+use crate::event_loop::slab::Token;
 use crate::log::log;
 use crate::observe::audit::Origin;
 use fpty::error::reason;
@@ -120,13 +120,13 @@ impl Doors {
         self.spare.fill();
         for (index, door) in self.doors.iter().enumerate().filter(|(_, door)| !door.rests) {
             // Sockets are counted in dozens.
-            let token = Source::Listener(index as u16).token();
+            let token = Token::Listener(index as u16).token();
             if let Err(error) = poller.add(door.listener.as_fd(), token, Interest::READ) {
                 log(&format!("forkptyrouter: cannot wait for clients on {}: {error}", door.name));
             }
         }
         if let Some(listener) = self.statistics {
-            let token = Source::StatsListener.token();
+            let token = Token::StatsListener.token();
             if let Err(error) = poller.add(listener.as_fd(), token, Interest::READ) {
                 log(&format!("forkptyrouter: cannot wait for clients of the statistics: {error}"));
             }
@@ -146,7 +146,7 @@ impl Doors {
     pub fn wake(&mut self, door: u16, poller: &Poller) {
         if let Some(it) = self.doors.get_mut(usize::from(door)) {
             if std::mem::replace(&mut it.rests, false) && self.open {
-                let token = Source::Listener(door).token();
+                let token = Token::Listener(door).token();
                 let _ = poller.add(it.listener.as_fd(), token, Interest::READ);
             }
         }

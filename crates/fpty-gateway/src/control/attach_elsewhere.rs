@@ -22,7 +22,7 @@ use crate::detach::DetachRegistry;
 use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Table};
+use crate::event_loop::slab::{Key, Slab};
 use crate::process::ipc;
 use crate::session::relay::Sessions;
 use crate::session::selector::SessionSelector;
@@ -54,7 +54,7 @@ const SESSION_MOVES: &str = "the session begins elsewhere right now: try again";
 
 /// Everybody who seeks a session.
 #[derive(Default)]
-pub struct AttachSearches(Table<AttachSearch>);
+pub struct AttachSearches(Slab<AttachSearch>);
 
 /// Somebody who does.
 struct AttachSearch {
@@ -212,7 +212,7 @@ impl AttachSearches {
         let Some(one) = self.0.get_mut(key) else { return };
         (one.response, one.unanswered) = (response, (response as usize) < others.len());
         if response == 0 {
-            cx.then(Outcome::Sought(key));
+            cx.push_outcome(Outcome::AttachRouted(key));
         }
     }
 
@@ -228,7 +228,7 @@ impl AttachSearches {
             None => one.unanswered = true,
         }
         if one.response == 0 || one.best.is_certain() {
-            cx.then(Outcome::Sought(key));
+            cx.push_outcome(Outcome::AttachRouted(key));
         }
     }
 

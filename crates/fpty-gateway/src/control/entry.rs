@@ -7,7 +7,7 @@ use super::session_view::SessionView;
 use super::sessions::AllSessions;
 use crate::detach::EntryView;
 use crate::event_loop::context::Context;
-use crate::event_loop::subject::Subject;
+use crate::event_loop::subject::SessionRef;
 use crate::observe::audit::line::{AuditLine, Format, Value};
 use crate::observe::audit::timestamp::rfc3339;
 use crate::observe::audit::{Peer, SessionInfo, write_peer};
@@ -24,7 +24,7 @@ const SHORT: usize = 64;
 
 /// What is known of a session now.
 struct Snapshot<'a> {
-    subject: Subject,
+    session_ref: SessionRef,
     info: Option<&'a SessionInfo>,
     /// What it has with its client.
     view: Option<SessionView<'a>>,
@@ -36,15 +36,15 @@ struct Snapshot<'a> {
 
 impl AllSessions<'_> {
     /// A session as a list has it, as JSON.
-    pub(crate) fn entry(self, cx: &mut Context, subject: Subject) -> Option<String> {
-        let uid = self.user_of(subject)?;
+    pub(crate) fn entry(self, cx: &mut Context, session_ref: SessionRef) -> Option<String> {
+        let uid = self.user_of(session_ref)?;
         // Where nobody has asked for it yet: an answer may come for the next list.
         let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
-        let snapshot = self.snapshot(cx, subject)?;
+        let snapshot = self.snapshot(cx, session_ref)?;
         let peer = snapshot.view.as_ref().and_then(|view| view.client.credentials());
         let pid = peer.and_then(|peer| u32::try_from(peer.pid).ok()).filter(|pid| *pid > 0);
         let mut line = AuditLine::new(Format::Json, "");
-        line.field("id", Value::Text(&self.id_of(cx, subject), SHORT))
+        line.field("id", Value::Text(&self.id_of(cx, session_ref), SHORT))
             .field("user", Value::text(user.as_deref(), SHORT))
             .field("uid", Value::number(peer.map(|peer| peer.uid).or(uid)))
             .field("peer_pid", Value::number(pid))
@@ -54,10 +54,10 @@ impl AllSessions<'_> {
     }
 
     /// The same as the statistics have it: with the names of the audit.
-    pub(crate) fn statistics_of(self, cx: &mut Context, subject: Subject) -> Option<String> {
-        let uid = self.user_of(subject)?;
+    pub(crate) fn statistics_of(self, cx: &mut Context, session_ref: SessionRef) -> Option<String> {
+        let uid = self.user_of(session_ref)?;
         let user = uid.and_then(|uid| cx.audit.user_names.of(uid));
-        let snapshot = self.snapshot(cx, subject)?;
+        let snapshot = self.snapshot(cx, session_ref)?;
         let owner = || Peer { uid, user, ..Peer::default() };
         let attached = snapshot.info.filter(|_| snapshot.view.is_some());
         let peer = attached.map_or_else(owner, |info| info.history.last_client().clone());
@@ -70,7 +70,7 @@ impl AllSessions<'_> {
             snapshot.info.map(|info| info.history.bytes_with(last)).unwrap_or_default();
         let is_handed_over = snapshot.view.as_ref().is_some_and(|it| it.is_handed_over);
         let mut line = AuditLine::new(Format::Json, "");
-        line.field("id", Value::Text(&self.id_of(cx, subject), SHORT));
+        line.field("id", Value::Text(&self.id_of(cx, session_ref), SHORT));
         write_peer(&mut line, &snapshot.socket(cx), mode, &peer);
         line.field("uid", Value::number(uid)).field("gid", Value::number(gid));
         snapshot.fields(cx, &mut line);
@@ -82,14 +82,14 @@ impl AllSessions<'_> {
         Some(line.finish())
     }
 
-    fn snapshot<'a>(&'a self, cx: &'a Context, subject: Subject) -> Option<Snapshot<'a>> {
-        let info = cx.audit.of(subject);
-        let (view, left) = (self.view(subject, info), self.detachable(subject));
+    fn snapshot<'a>(&'a self, cx: &'a Context, session_ref: SessionRef) -> Option<Snapshot<'a>> {
+        let info = cx.audit.of(session_ref);
+        let (view, left) = (self.view(session_ref, info), self.detachable(session_ref));
         let door = match (&view, &left) {
             (Some(view), _) => view.door,
             (None, left) => left.as_ref()?.door,
         };
-        Some(Snapshot { subject, info, view, left, door })
+        Some(Snapshot { session_ref, info, view, left, door })
     }
 }
 
@@ -103,7 +103,7 @@ impl Snapshot<'_> {
 
     fn command(&self, cx: &Context) -> Option<String> {
         let kept = self.left.as_ref().and_then(|left| left.command);
-        kept.map(str::to_owned).or_else(|| cx.command_of(self.subject, self.door))
+        kept.map(str::to_owned).or_else(|| cx.command_of(self.session_ref, self.door))
     }
 
     /// Its program, while it runs: of one that has ended the number may be another's

@@ -35,8 +35,8 @@ use crate::control::statistics::{Request, StatisticsResponse};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source, Table};
-use crate::event_loop::timers::Due;
+use crate::event_loop::slab::{Key, Slab, Token};
+use crate::event_loop::timers::Timer;
 use crate::session::selector::SessionSelector;
 use fpty::fair_share::{self, Who};
 use fpty::proto::request::Verb;
@@ -66,7 +66,7 @@ const REQUEST_READ: usize = 4096;
 
 /// Everybody who asks.
 pub struct ControlClients {
-    clients: Table<ControlClient>,
+    clients: Slab<ControlClient>,
     /// Whether statistics are asked for by HTTP.
     http: bool,
 }
@@ -79,7 +79,7 @@ pub fn is_control_request(opening: &Opening) -> bool {
 impl ControlClients {
     /// Nobody yet.
     pub fn new(http: bool) -> Self {
-        Self { clients: Table::new(), http }
+        Self { clients: Slab::new(), http }
     }
 
     /// Whether this one is still there.
@@ -122,7 +122,7 @@ impl ControlClients {
             Ok(Some(client)) => client,
             Ok(None) => return,
             // It goes on waiting, and would be told of again at once.
-            Err(_) => return cx.pause(),
+            Err(_) => return cx.pause_accepting(),
         };
         self.insert(
             cx,
@@ -148,7 +148,7 @@ impl ControlClients {
         if let Some(slowest) = self.client_to_evict(&client) {
             self.close(cx, slowest);
         }
-        cx.then(Outcome::Inquires(self.clients.insert(client)));
+        cx.push_outcome(Outcome::ControlRequest(self.clients.insert(client)));
     }
 
     /// One has come.
@@ -162,12 +162,12 @@ impl ControlClients {
         if matches!(one.control_request, ControlRequest::StatisticsHttp(_)) && !self.http {
             one.set_response(cx, StatisticsResponse::Plain);
         }
-        let token = Source::ControlClient(key).token();
+        let token = Token::ControlClient(key).token();
         if cx.poller.add(one.client.as_fd(), token, one.interest()).is_err() {
             self.clients.remove(key);
             return;
         }
-        cx.after(IDLE_TIMEOUT, Due::ControlClient(key));
+        cx.schedule(IDLE_TIMEOUT, Timer::ControlClient(key));
     }
 
     /// Somebody who asks says what for, takes more of the answer, or has left.
@@ -221,7 +221,7 @@ impl ControlClients {
                 false => LastWord::Packet { is_answered: false },
             };
             if let Some(one) = self.clients.remove(key) {
-                cx.close_when_read(one.client, last);
+                cx.close_lingering(one.client, last);
             }
             return;
         }
@@ -243,7 +243,7 @@ impl ControlClients {
     /// Whoever takes something is told of in the next turn.
     fn watch(&mut self, cx: &mut Context, key: Key) {
         if let Some(one) = self.clients.get(key) {
-            let token = Source::ControlClient(key).token();
+            let token = Token::ControlClient(key).token();
             let _ = cx.poller.change(one.client.as_fd(), token, one.interest());
         }
     }
@@ -263,13 +263,13 @@ impl ControlClients {
             _ => None,
         };
         if let Some(response) = response {
-            cx.after(IDLE_TIMEOUT, Due::ControlClient(key));
+            cx.schedule(IDLE_TIMEOUT, Timer::ControlClient(key));
             one.set_response(cx, response);
             return self.send(cx, peers, view, key);
         }
         let reads = std::mem::take(&mut one.reads) || one.cursor.waits;
         match reads && one.since.elapsed() < TOTAL_TIMEOUT {
-            true => cx.after(IDLE_TIMEOUT, Due::ControlClient(key)),
+            true => cx.schedule(IDLE_TIMEOUT, Timer::ControlClient(key)),
             false => self.close(cx, key),
         }
     }
@@ -284,7 +284,7 @@ impl ControlClients {
             if one.answer.is_empty() {
                 let _ = one.client.write(&Ended::because(Ending::Refused, why).packet());
             }
-            cx.close_when_read(one.client, LastWord::Packet { is_answered: false });
+            cx.close_lingering(one.client, LastWord::Packet { is_answered: false });
         }
     }
 

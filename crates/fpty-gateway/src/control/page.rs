@@ -8,7 +8,7 @@ use crate::event_loop::outcome::Outcome;
 use crate::session::ids::LENGTH;
 
 use super::sessions::AllSessions;
-use crate::event_loop::subject::Subject;
+use crate::event_loop::subject::SessionRef;
 use crate::session::selector::SessionSelector;
 use fpty::sys::itimer_guard;
 
@@ -90,7 +90,7 @@ impl AllSessions<'_> {
             if count == MAX_EXAMINED || listed == MAX_LISTED || is_full {
                 return Page { next: Some(place), ..page };
             }
-            if matches!((page_request.kind, one), (PageKind::Matches(_), Subject::Detached(_))) {
+            if matches!((page_request.kind, one), (PageKind::Matches(_), SessionRef::Detached(_))) {
                 break;
             }
             if !self.user_of(one).is_some_and(|whose| page_request.may_see(whose)) {
@@ -121,7 +121,7 @@ impl AllSessions<'_> {
         page: &mut Page,
     ) {
         let is_known =
-            |one: Subject| self.user_of(one).is_some_and(|whose| page_request.may_see(whose));
+            |one: SessionRef| self.user_of(one).is_some_and(|whose| page_request.may_see(whose));
         let indexed_matches =
             self.indexed_matches(&by, page_request.by).filter(|(_, one)| is_known(*one));
         indexed_matches
@@ -140,7 +140,7 @@ impl AllSessions<'_> {
         let is_known = self.user_of(one).is_some_and(|uid| page_request.may_see(uid));
         let is_it = is_known && id.begins(&self.id_of(cx, one));
         if is_it {
-            cx.then(Outcome::End(one));
+            cx.push_outcome(Outcome::Terminate(one));
         }
         is_it
     }

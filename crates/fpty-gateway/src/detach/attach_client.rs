@@ -15,8 +15,8 @@ use crate::control::peers::attach_request::{AttachMatch, AttachQuery, MatchQuali
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::Whose;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::FaultDomain;
 use crate::observe::audit::timestamp;
 use crate::process::table::ProcessTable;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
@@ -252,7 +252,7 @@ impl DetachRegistry {
         let mut io = SessionIo::new(client, detached.master, program);
         io.set_recording(detached.recording);
         let session = sessions.insert(LiveSession::new(session, io, transport, door));
-        cx.faults.made = Some(Whose::Session(session));
+        cx.panics.in_progress = Some(FaultDomain::Session(session));
         fault_injection::point("back");
         // The session holds a permit of its own.
         drop(seat);
@@ -265,8 +265,7 @@ impl DetachRegistry {
         live.set_attached(cx, session, key, &origin);
         live.terminal_interest = Some(Interest::default());
         let poller = &cx.poller;
-        let (client, terminal) =
-            (Source::Client(session).token(), Source::Terminal(session).token());
+        let (client, terminal) = (Token::Client(session).token(), Token::Terminal(session).token());
         let registered = poller
             .add(live.io.client.as_fd(), client, Interest::READ)
             .and_then(|()| poller.add(live.io.master.as_fd(), terminal, Interest::default()));
@@ -275,7 +274,7 @@ impl DetachRegistry {
             let why = format!("cannot wait for the session: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
             state.detach_client(&Ended::because(Ending::Refused, why), io);
-            return cx.then(Outcome::DropClient(session));
+            return cx.push_outcome(Outcome::DropClient(session));
         }
         if let Some(its_key) = its_key {
             state.send_key(&its_key, io);
@@ -285,7 +284,7 @@ impl DetachRegistry {
         if !early_data.is_empty() {
             cx.input.clear();
             cx.input.extend_from_slice(&early_data);
-            cx.hear(session, state, io);
+            cx.deliver_input(session, state, io);
         }
         drop(armed);
         self.sync_supervisor(cx, sessions, processes, key);
@@ -295,7 +294,7 @@ impl DetachRegistry {
             fault_injection::point("back-again");
             live.offer(cx, session);
         }
-        cx.then(Outcome::Settle(session));
+        cx.push_outcome(Outcome::Settle(session));
     }
 
     /// The session of this id, where the secret is the session's.

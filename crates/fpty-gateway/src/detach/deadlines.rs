@@ -8,7 +8,7 @@ use super::registry::{DetachRegistry, POLL_INTERVAL, RETRY_DELAY};
 use super::registry_entry::RegistryEntry;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::Due;
+use crate::event_loop::timers::Timer;
 use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
 
@@ -69,7 +69,7 @@ impl DetachRegistry {
         let at = BootInstant::now() + wait;
         if self.wakeups.last().is_none_or(|next| at < *next) {
             self.wakeups.push(at);
-            cx.after(wait, Due::Detached);
+            cx.schedule(wait, Timer::Detached);
         }
     }
 }

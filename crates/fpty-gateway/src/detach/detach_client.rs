@@ -13,7 +13,7 @@ use super::registry_entry::{
 use crate::connection::shared_counts::Tally;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::slab::{Key, Source};
+use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
 use crate::observe::audit;
 use crate::process::hang_up::MasterCopies;
@@ -186,7 +186,7 @@ impl DetachRegistry {
                 Some(Box::new(made.map_err(|error| error.to_string())?))
             }
         };
-        let (master, token) = (live.io.master.as_fd(), Source::Terminal(key).token());
+        let (master, token) = (live.io.master.as_fd(), Token::Terminal(key).token());
         let waits = self.poller.add(master, token, Interest::READ);
         waits.map_err(|error| format!("cannot wait for its terminal: {}", reason(&error)))?;
         Ok(remains)

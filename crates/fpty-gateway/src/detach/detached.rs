@@ -6,7 +6,7 @@ use super::registry_entry::ExitedSession;
 use super::viewers::end_for_viewers;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::slab::{Key, Source};
+use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::RecordingTap;
@@ -84,7 +84,7 @@ impl DetachRegistry {
         if !std::mem::take(&mut detached.is_throttled) {
             return;
         }
-        let token = Source::Terminal(key).token();
+        let token = Token::Terminal(key).token();
         if self.poller.add(&detached.master, token, Interest::READ).is_err() {
             return self.end_terminal_unpollable(cx, processes, key);
         }
@@ -163,7 +163,7 @@ impl DetachRegistry {
     /// Throttles floods of output, so that live sessions have their time.
     fn throttle_floods(&mut self, cx: &mut Context) {
         if self.bytes_read > FLOOD_LIMIT && !std::mem::replace(&mut self.is_throttled, true) {
-            let _ = cx.poller.change(&self.poller, Source::Detached.token(), Interest::default());
+            let _ = cx.poller.change(&self.poller, Token::Detached.token(), Interest::default());
             self.wake_in(cx, RETRY_DELAY);
         }
     }
@@ -182,7 +182,7 @@ impl DetachRegistry {
             return;
         };
         detached.closed = None;
-        let token = Source::Terminal(key).token();
+        let token = Token::Terminal(key).token();
         if self.poller.add(&detached.master, token, Interest::READ).is_err() {
             return self.end_terminal_unpollable(cx, processes, key);
         }

@@ -4,7 +4,7 @@ use super::registry::DetachRegistry;
 use super::registry_entry::RegistryEntry;
 use crate::connection::session_access::NOBODY;
 use crate::event_loop::slab::Key;
-use crate::event_loop::subject::Subject;
+use crate::event_loop::subject::SessionRef;
 use crate::session::selector::SessionSelector;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
@@ -68,13 +68,13 @@ impl DetachRegistry {
     }
 
     /// Keys of the entries from this place of the table on, each with its place.
-    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
-        self.entries.from(place)
+    pub fn iter_from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        self.entries.iter_from(place)
     }
 
     /// Sessions that a selector matches: by id or prefix of one, and by name among the user's own
     /// (another user's names are no match: anybody may have chosen them).
-    pub fn meant(&self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = Subject> {
+    pub fn meant(&self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = SessionRef> {
         let text = by.to_string();
         let by_id = self.index.with_id_prefix(&text.to_ascii_lowercase());
         let is_another = |key: &Key| self.entries.get(*key).is_some_and(|it| !by.begins(&it.id));

@@ -12,9 +12,9 @@ use super::restore::{Restored, check_recording, entry};
 use crate::connection::session_access::{NOBODY, user_of};
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::Subject;
-use crate::event_loop::timers::Due;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::SessionRef;
+use crate::event_loop::timers::Timer;
 use crate::observe::audit::EndReason;
 use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::protocol::{BorrowedFds, SessionFds, SessionRecord};
@@ -92,9 +92,9 @@ impl DetachRegistry {
         match self.supervisor.send_session(&record, &held) {
             Written::Bytes(_) => {
                 processes.set_supervised(pidfd.pid());
-                cx.audit.entrusted(Subject::Session(session), true);
+                cx.audit.entrusted(SessionRef::Session(session), true);
             }
-            Written::Blocked => cx.after(SUPERVISE_RETRY, Due::Keeper(session)),
+            Written::Blocked => cx.schedule(SUPERVISE_RETRY, Timer::Entrust(session)),
             // The session ends with this gateway, as without a supervisor.
             Written::Gone => {}
         }
@@ -116,8 +116,8 @@ impl DetachRegistry {
         command: Option<String>,
     ) -> Option<SessionRecord> {
         let live = sessions.get(session)?;
-        let subject = Subject::Session(session);
-        let info = cx.audit.of(subject);
+        let session_ref = SessionRef::Session(session);
+        let info = cx.audit.of(session_ref);
         let pid = live.io.program.as_ref()?.pid().as_raw();
         let started = info.map(|info| info.started);
         let started = started.or_else(|| procfs::started(pid).map(Timestamp::from));
@@ -131,8 +131,8 @@ impl DetachRegistry {
             nth,
             pid,
             since: started.unwrap_or_else(Timestamp::now).into(),
-            history: cx.audit.history(subject),
-            last: EndRecord::new(cx.audit.prepared_end(subject)),
+            history: cx.audit.history(session_ref),
+            last: EndRecord::new(cx.audit.prepared_end(session_ref)),
             command,
             bound: true,
             ..SessionRecord::default()
@@ -186,7 +186,7 @@ impl DetachRegistry {
     }
 
     /// Registers the client and the process of a restored session. Where the poller refuses the
-    /// session ends (see [`Outcome::NotHeard`]).
+    /// session ends (see [`Outcome::Unpollable`]).
     pub(crate) fn watch_restored(
         &mut self,
         cx: &mut Context,
@@ -198,12 +198,12 @@ impl DetachRegistry {
         let (Some(pidfd), Some(live)) = (pidfd, sessions.get(session)) else {
             return;
         };
-        let token = Source::Caller(key).token();
+        let token = Token::PendingConnection(key).token();
         let heard = self.poller.add(pidfd, token, Interest::READ);
         let client = live.io.client.as_fd();
-        let token = Source::Client(session).token();
+        let token = Token::Client(session).token();
         if heard.and_then(|()| cx.poller.add(client, token, Interest::READ)).is_err() {
-            cx.then(Outcome::NotHeard(session));
+            cx.push_outcome(Outcome::Unpollable(session));
         }
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::config::gateway_config::GatewayConfig;
 use crate::connection::shared_counts::Tallies;
 use crate::event_loop::context::Context;
-use crate::event_loop::slab::{Key, Source, Table};
-use crate::event_loop::subject::Subject;
+use crate::event_loop::slab::{Key, Slab, Token};
+use crate::event_loop::subject::SessionRef;
 use crate::process::ipc::Hello;
 use crate::process::supervisor::client::{self, RestoredSessions};
 use crate::process::supervisor::link;
@@ -30,9 +30,9 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// The detachable sessions of a gateway, and their viewers.
 pub struct DetachRegistry {
     pub(crate) poller: Poller,
-    pub(crate) entries: Table<RegistryEntry>,
+    pub(crate) entries: Slab<RegistryEntry>,
     pub(crate) index: Index,
-    pub(crate) viewers: Table<Viewer>,
+    pub(crate) viewers: Slab<Viewer>,
     pub(crate) supervisor: client::SupervisorClient,
     /// Bytes that were read since floods were last checked.
     pub(crate) bytes_read: usize,
@@ -66,9 +66,9 @@ impl DetachRegistry {
             client::SupervisorClient::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,
-            entries: Table::new(),
+            entries: Slab::new(),
             index: Index::default(),
-            viewers: Table::new(),
+            viewers: Slab::new(),
             supervisor,
             bytes_read: 0,
             is_throttled: false,
@@ -77,7 +77,7 @@ impl DetachRegistry {
             wakeups: Vec::new(),
         };
         left.watch_supervisor();
-        poller.add(&left.poller, Source::Detached.token(), Interest::READ)?;
+        poller.add(&left.poller, Token::Detached.token(), Interest::READ)?;
         Ok((Some(Box::new(left)), found))
     }
 
@@ -118,8 +118,9 @@ impl DetachRegistry {
     pub(crate) fn command_of(&self, cx: &Context, key: Key) -> Option<Box<str>> {
         let entry = self.entries.get(key)?;
         let client = entry.state.client();
-        let subject = client.map_or(Subject::Detached(key), |it| Subject::Session(it.session));
-        cx.command_of(subject, entry.door).map(Into::into)
+        let session_ref =
+            client.map_or(SessionRef::Detached(key), |it| SessionRef::Session(it.session));
+        cx.command_of(session_ref, entry.door).map(Into::into)
     }
 
     /// Adds an entry: a new session, or a restored one.

@@ -12,8 +12,8 @@ use super::registry_entry::{
 use crate::config::recording::OnError;
 use crate::connection::session_access::Secrets;
 use crate::event_loop::context::Context;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::Subject;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::SessionRef;
 use crate::log::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::{RecordingTap, Recordings};
@@ -204,12 +204,12 @@ impl DetachRegistry {
         let (Some(pidfd), Some(detached)) = (entry.restored_pidfd(), entry.state.terminal()) else {
             return false;
         };
-        let token = Source::Caller(key).token();
+        let token = Token::PendingConnection(key).token();
         let heard = self.poller.add(pidfd, token, Interest::READ);
         if let Some(recording) = &detached.recording {
-            recording.assign_to(Subject::Detached(key));
+            recording.assign_to(SessionRef::Detached(key));
         }
-        let token = Source::Terminal(key).token();
+        let token = Token::Terminal(key).token();
         heard.and_then(|()| self.poller.add(&detached.master, token, Interest::READ)).is_ok()
     }
 

@@ -7,8 +7,8 @@ use super::registry::{DetachRegistry, RETRY_DELAY};
 use super::registry_entry::RegistryEntry;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::Subject;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::SessionRef;
 use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::protocol::{BorrowedFds, SessionFds, SessionRecord};
 use crate::process::table::ProcessTable;
@@ -86,7 +86,7 @@ impl DetachRegistry {
     /// Registers the supervisor's connection with the registry's poller.
     pub(crate) fn watch_supervisor(&self) {
         if let Some(stream) = self.supervisor.stream() {
-            let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
+            let _ = self.poller.add(stream.as_fd(), Token::Children.token(), Interest::READ);
         }
     }
 
@@ -140,13 +140,14 @@ impl DetachRegistry {
         };
         let mut record = found.record(cx.doors.address(found.door).unwrap_or_default());
         let client = found.state.client();
-        let subject = client.map_or(Subject::Detached(entry), |it| Subject::Session(it.session));
+        let session_ref =
+            client.map_or(SessionRef::Detached(entry), |it| SessionRef::Session(it.session));
         record.command = match found.state.exited() {
             Some(over) => over.command.as_deref().map(str::to_owned),
-            None => cx.command_of(subject, found.door),
+            None => cx.command_of(session_ref, found.door),
         };
-        record.last = EndRecord::new(cx.audit.prepared_end(subject));
-        record.history = cx.audit.history(subject);
+        record.last = EndRecord::new(cx.audit.prepared_end(session_ref));
+        record.history = cx.audit.history(session_ref);
         let program = found.restored_pidfd().or(opened.as_ref()).map(AsFd::as_fd);
         let attached = client.and_then(|client| sessions.get(client.session));
         let held = match (found.state.exited(), found.state.terminal(), attached) {
@@ -180,7 +181,7 @@ impl DetachRegistry {
         };
         let told = self.supervisor.send_session(&record, &held);
         if matches!(told, Written::Bytes(_)) {
-            cx.audit.entrusted(subject, true);
+            cx.audit.entrusted(session_ref, true);
         }
         found.dirty = told == Written::Blocked;
         let pid = found.pid;
@@ -212,7 +213,7 @@ impl DetachRegistry {
         }
         self.sync_supervisor(cx, sessions, processes, entry);
         sessions.send_go(session);
-        cx.then(Outcome::Settle(session));
+        cx.push_outcome(Outcome::Settle(session));
         true
     }
 }

@@ -14,8 +14,8 @@ use crate::connection::listeners::Newcomer;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::{Subject, Whose};
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::{FaultDomain, SessionRef};
 use crate::observe::audit::EndReason;
 use crate::process::table::ProcessTable;
 use crate::session::relay::Sessions;
@@ -131,7 +131,7 @@ impl DetachRegistry {
         };
         let viewer = Viewer { prepared_line, ..viewer };
         let viewer = self.viewers.insert(viewer);
-        cx.faults.made = Some(Whose::Viewer(viewer));
+        cx.panics.in_progress = Some(FaultDomain::Viewer(viewer));
         if let Some(entry) = self.entries.get_mut(key) {
             entry.viewers += 1;
         }
@@ -142,7 +142,7 @@ impl DetachRegistry {
         let Some(there) = self.viewers.get_mut(viewer) else {
             return;
         };
-        let token = Source::Client(viewer).token();
+        let token = Token::Client(viewer).token();
         if let Err(error) = self.poller.add(there.client.as_fd(), token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
@@ -206,12 +206,12 @@ impl DetachRegistry {
             drop(self.remove(cx, viewer.entry));
         }
         let _ = self.poller.remove(viewer.client.as_fd());
-        cx.close_when_read(viewer.client, LastWord::Packet { is_answered: false });
+        cx.close_lingering(viewer.client, LastWord::Packet { is_answered: false });
     }
 
     /// The subject of an entry: the live session or the detached one.
-    pub(crate) fn subject_of(&self, entry: Key) -> Subject {
-        self.session_of(entry).map_or(Subject::Detached(entry), Subject::Session)
+    pub(crate) fn subject_of(&self, entry: Key) -> SessionRef {
+        self.session_of(entry).map_or(SessionRef::Detached(entry), SessionRef::Session)
     }
 
     /// Keys of a session's viewers.
@@ -257,15 +257,20 @@ impl DetachRegistry {
             return;
         };
         let (is_announced, entry) = (std::mem::take(&mut viewer.is_announced), viewer.entry);
-        let subject = self.subject_of(entry);
+        let session_ref = self.subject_of(entry);
         if let Some(viewer) = self.viewers.get(key).filter(|_| is_announced) {
-            cx.viewer_left(subject, &viewer.client, viewer.since.elapsed(), viewer.prepared_line);
+            cx.viewer_left(
+                session_ref,
+                &viewer.client,
+                viewer.since.elapsed(),
+                viewer.prepared_line,
+            );
         }
     }
 
     /// Schedules the feeding of all viewers. Returns when to do so again.
     pub(crate) fn schedule_feeds(&self, cx: &mut Context) -> Option<Duration> {
-        self.viewers.iter().for_each(|(key, _)| cx.then(Outcome::FeedViewer(key)));
+        self.viewers.iter().for_each(|(key, _)| cx.push_outcome(Outcome::FeedViewer(key)));
         (self.viewers.len() > 0).then_some(FEED_INTERVAL)
     }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
-use super::context::{Context, Made};
+use super::context::{Context, ContextParts};
 use super::run::GatewayLoop;
-use super::slab::{Source, Table};
+use super::slab::{Slab, Token};
 use crate::command::commands::Commands;
 use crate::config::gateway_config::GatewayConfig;
 use crate::config::rules::Rules;
@@ -60,7 +60,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let children =
         Signals::instead_of_handlers(&audit).context("cannot be told of ended programs")?;
     poller
-        .add(children.as_fd(), Source::Children.token(), Interest::READ)
+        .add(children.as_fd(), Token::Children.token(), Interest::READ)
         .context("cannot wait for ended programs")?;
 
     let mut doors = Vec::new();
@@ -104,8 +104,8 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let leaders = Leaders::of(ordinal);
     let mut spawner = Spawner::new()?;
     spawner.note_in(leaders.as_ref().map(Leaders::starting_word));
-    let mut router = GatewayLoop {
-        cx: Context::new(Made {
+    let mut event_loop = GatewayLoop {
+        cx: Context::new(ContextParts {
             tallies,
             ordinal,
             config,
@@ -115,9 +115,9 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
             closing: Closing::new(limit.map(|limit| limit.now)),
             poller,
         }),
-        callers: Callers::default(),
-        sessions: Table::new(),
-        beginnings: Beginnings::default(),
+        pending: Callers::default(),
+        sessions: Slab::new(),
+        http_probes: Beginnings::default(),
         commands: Commands::default(),
         control_clients: ControlClients::new(host().statistics_by_http()),
         registry,
@@ -128,25 +128,25 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
         peers: Peers::of(ordinal),
         attach_searches: AttachSearches::default(),
     };
-    orphaned.lines.into_iter().for_each(|line| router.transitions().tell_last_line(line));
-    router.restore(found);
-    if let Some(recorder) = &mut router.recorder {
-        recorder.all_restored(&mut router.cx);
+    orphaned.lines.into_iter().for_each(|line| event_loop.transitions().tell_last_line(line));
+    event_loop.restore(found);
+    if let Some(recorder) = &mut event_loop.recorder {
+        recorder.all_restored(&mut event_loop.cx);
     }
-    router.cx.tallies.free_rest();
-    router.processes.killer.schedule_grace(&mut router.cx);
+    event_loop.cx.tallies.free_rest();
+    event_loop.processes.killer.schedule_grace(&mut event_loop.cx);
     for remark in fpty::sys::what_is_missing() {
         log(&format!("forkptyrouter: {remark}"));
     }
-    router.peers.listen(&router.cx);
-    router.cx.open_doors();
+    event_loop.peers.listen(&event_loop.cx);
+    event_loop.cx.start_accepting();
     if let Some(limit) = limit {
         // A few dozen are for the gateway itself.
         log(&format!(
             "forkptyrouter: up to {} sessions at once ({} descriptors)",
-            limit.now.saturating_sub(64) / router.cx.config.descriptors_of_a_session(),
+            limit.now.saturating_sub(64) / event_loop.cx.config.descriptors_of_a_session(),
             limit.now
         ));
     }
-    Ok(router)
+    Ok(event_loop)
 }

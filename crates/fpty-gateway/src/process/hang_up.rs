@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::table::ProcessTable;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::Due;
+use crate::event_loop::timers::Timer;
 use crate::log::log;
 use crate::session::relay::{LiveSession, SessionIo};
 use fpty::sys::child::{self, Pid};
@@ -103,7 +103,7 @@ impl ProcessTable {
             self.hung_up.insert(program, Instant::now());
         }
         if let Some(grace) = cx.config.hangup_grace {
-            cx.after(grace, Due::Outlived(program));
+            cx.schedule(grace, Timer::HangUpGrace(program));
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::supervisor::grace::Grace;
 use crate::event_loop::context::Context;
-use crate::event_loop::timers::Due;
+use crate::event_loop::timers::Timer;
 use crate::log::log;
 use fpty::sys::child::Pid;
 use fpty::sys::foreground_group::{Foreground, HangUps};
@@ -69,14 +69,14 @@ impl GraceKiller {
         }
         let has_more = !self.hang_ups.is_empty() || !self.tty_holders.is_empty();
         if has_more || self.killer.is_some() || !self.leaders_to_kill.is_empty() {
-            cx.after(Duration::ZERO, Due::Kill);
+            cx.schedule(Duration::ZERO, Timer::Kill);
         }
     }
 
     /// Has the session of this leader killed.
     pub fn kill_session(&mut self, cx: &mut Context, leader: Leader) {
         if self.leaders_to_kill.is_empty() && self.killer.is_none() {
-            cx.after(Duration::ZERO, Due::Kill);
+            cx.schedule(Duration::ZERO, Timer::Kill);
         }
         self.leaders_to_kill.push(leader);
     }
@@ -85,7 +85,7 @@ impl GraceKiller {
     pub fn hang_up(&mut self, cx: &mut Context, foreground: Foreground) {
         if let Some(later) = foreground.hang_up() {
             if self.hang_ups.is_empty() {
-                cx.after(Duration::ZERO, Due::Kill);
+                cx.schedule(Duration::ZERO, Timer::Kill);
             }
             self.hang_ups.add(later);
         }
@@ -103,12 +103,12 @@ impl GraceKiller {
             if let Ok(terminal) = terminal.try_clone() {
                 self.terminals_in_grace.push((Instant::now() + grace, terminal));
             }
-            cx.after(grace, Due::TerminalUsers);
+            cx.schedule(grace, Timer::TtyHoldersGrace);
         }
         if let Ok(terminal) = terminal.try_clone() {
             self.tty_holders.add(terminal, libc::SIGHUP);
         }
-        cx.after(Duration::ZERO, Due::Kill);
+        cx.schedule(Duration::ZERO, Timer::Kill);
     }
 
     /// The grace of such users may be over.
@@ -120,7 +120,7 @@ impl GraceKiller {
         for (_, terminal) in due {
             self.tty_holders.add(terminal, libc::SIGKILL);
         }
-        cx.after(Duration::ZERO, Due::Kill);
+        cx.schedule(Duration::ZERO, Timer::Kill);
     }
 
     /// A program that is not our child is to end.
@@ -132,7 +132,7 @@ impl GraceKiller {
     /// Those that are not our children are looked at when their grace is over.
     pub fn schedule_grace(&self, cx: &mut Context) {
         if let Some(wait) = self.grace.wait() {
-            cx.after(wait, Due::OrphanedSessions);
+            cx.schedule(wait, Timer::OrphanGrace);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::Due;
+use crate::event_loop::timers::Timer;
 use crate::host::host;
 use fpty::sys::DescriptorLimit;
 use fpty::sys::child::{self, Exit, Pid};
@@ -166,7 +166,7 @@ impl ProcessTable {
             self.reap_one(cx, child);
         }
         if !std::mem::replace(&mut self.reap_is_scheduled, true) {
-            cx.after(REAP_DELAY, Due::Reap);
+            cx.schedule(REAP_DELAY, Timer::Reap);
         }
     }
 
@@ -184,7 +184,7 @@ impl ProcessTable {
             };
             reaped += usize::from(self.reaped(cx, pid, exit));
         }
-        cx.after(Duration::ZERO, Due::Reap);
+        cx.schedule(Duration::ZERO, Timer::Reap);
     }
 
     /// This one may have ended.
@@ -204,7 +204,7 @@ impl ProcessTable {
         }
         let was_hung_up = self.hung_up.remove(&pid).is_some();
         self.killer.forget(pid, was_hung_up);
-        cx.then(Outcome::Reaped(pid, session, exit));
+        cx.push_outcome(Outcome::Reaped(pid, session, exit));
         true
     }
 

@@ -12,7 +12,7 @@ use super::relay::{LiveSession, Sessions};
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Due, TerminalDue};
+use crate::event_loop::timers::{TerminalTimer, Timer};
 use fpty::proto::{Ending, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
 use fpty::sys::Written;
 use fpty::sys::socket::Transport;
@@ -47,7 +47,7 @@ impl LiveSession {
         };
         if !self.session.can_be_offered() || self.started_poll != 0 {
             if self.session.may_be_offered_later() {
-                cx.after(OFFER_RETRY, Due::Terminal(key, TerminalDue::Offer));
+                cx.schedule(OFFER_RETRY, Timer::Terminal(key, TerminalTimer::Offer));
             }
             return;
         }
@@ -86,7 +86,9 @@ impl LiveSession {
                     self.io.master.share();
                 }
             }
-            Written::Blocked => cx.after(OFFER_RETRY, Due::Terminal(key, TerminalDue::Offer)),
+            Written::Blocked => {
+                cx.schedule(OFFER_RETRY, Timer::Terminal(key, TerminalTimer::Offer))
+            }
             // The next event reports the closed connection.
             Written::Gone => {}
         }

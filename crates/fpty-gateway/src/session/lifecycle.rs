@@ -13,7 +13,7 @@ use crate::connection::session_access::NOBODY;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::{Closed, Outcome};
 use crate::event_loop::slab::Key;
-use crate::event_loop::subject::Subject;
+use crate::event_loop::subject::SessionRef;
 use crate::observe::audit::{
     Audit, ByteTotals, DetachReason, EndReason, Mode, NewSession, Origin, Peer, SessionHistory,
 };
@@ -32,19 +32,19 @@ use fpty::sys::socket::Stream;
 enum Event<'a> {
     /// It is about to begin: it has a terminal or streams, and a program that is
     /// not known to have been executed.
-    Pending { subject: Subject, seat: Option<Seat>, shown: Option<String> },
+    Pending { session_ref: SessionRef, seat: Option<Seat>, shown: Option<String> },
     /// Its program was executed.
-    Started(Subject),
+    Started(SessionRef),
     /// Its client has left, and it goes on as this entry of those without one.
     Detached { key: Key, entry: Key, how: DetachReason, bytes: ByteTotals },
     /// A client has come to that, and is its client from now on.
     Attached { key: Key, entry: Key, origin: &'a Origin, client: &'a Stream },
     /// Its program has ended.
-    Exited(Subject, Exit),
+    Exited(SessionRef, Exit),
     /// It is over.
     Closed(Closed),
     /// It never was one.
-    Rejected { subject: Subject, recording: Option<Rc<RecordingTap>> },
+    Rejected { session_ref: SessionRef, recording: Option<Rc<RecordingTap>> },
 }
 
 /// What is known of a session of a gateway that was here before.
@@ -70,8 +70,8 @@ pub struct RestoredInfo {
 
 impl Context {
     /// A session went without an end: it is told as lost.
-    pub fn lost(&mut self, subject: Subject) {
-        let last = self.audit.ended(subject, EndReason::Lost, (None, None));
+    pub fn lost(&mut self, session_ref: SessionRef) {
+        let last = self.audit.ended(session_ref, EndReason::Lost, (None, None));
         self.audit.write_end(last.as_ref(), None);
     }
 
@@ -79,39 +79,39 @@ impl Context {
     /// [`Context::viewer_left`].
     pub fn viewer_joined(
         &mut self,
-        subject: Subject,
+        session_ref: SessionRef,
         origin: &Origin,
         client: &Stream,
     ) -> Option<end_lines::EndLineSlot> {
-        self.audit.viewer_attached(subject, origin, client)
+        self.audit.viewer_attached(session_ref, origin, client)
     }
 
     /// It does so no more, after so long.
     pub fn viewer_left(
         &mut self,
-        subject: Subject,
+        session_ref: SessionRef,
         client: &Stream,
         after: Duration,
         place: Option<end_lines::EndLineSlot>,
     ) {
-        self.audit.viewer_left(subject, client, after, place);
+        self.audit.viewer_left(session_ref, client, after, place);
     }
 
     /// The program of a session or command was executed.
-    pub fn started(&mut self, subject: Subject) {
-        self.observe(Event::Started(subject));
+    pub fn started(&mut self, session_ref: SessionRef) {
+        self.observe(Event::Started(session_ref));
     }
 
     /// A session without a client goes on, of a gateway that was here before; its client
     /// was `lost` with that one, which had come then.
     pub fn restored_detached(&mut self, entry: Key, info: RestoredInfo, lost: Option<Timestamp>) {
-        let (subject, uid) = (Subject::Detached(entry), info.uid);
-        self.restore_session(subject, info, |audit| match uid {
+        let (session_ref, uid) = (SessionRef::Detached(entry), info.uid);
+        self.restore_session(session_ref, info, |audit| match uid {
             NOBODY => (Peer::default(), None),
             _ => (Peer::user(uid, &mut audit.user_names), None),
         });
         if let Some(since) = lost {
-            self.audit.client_lost_with_gateway(subject, since);
+            self.audit.client_lost_with_gateway(session_ref, since);
         }
     }
 
@@ -120,24 +120,24 @@ impl Context {
     /// its terminal are as they are now.
     fn restore_session(
         &mut self,
-        subject: Subject,
+        session_ref: SessionRef,
         info: RestoredInfo,
         now: impl FnOnce(&mut Audit) -> (Peer, Option<String>),
     ) {
         let RestoredInfo { history, command, started, door, who, size, id, pid, .. } = info;
         if let Some(rules) = self.doors.rules(door) {
             let seat = self.seats.keep(rules, who);
-            self.seats.belongs_to(seat, subject);
+            self.seats.belongs_to(seat, session_ref);
         }
-        self.requested_commands.note(subject, command.clone());
+        self.requested_commands.note(session_ref, command.clone());
         match history.filter(|_| self.audit.is_enabled()) {
-            Some(history) => self.audit.restore(subject, *history, door, id, pid),
+            Some(history) => self.audit.restore(session_ref, *history, door, id, pid),
             None if self.audit.is_enabled() => {
                 let (peer, tty) = now(&mut self.audit);
                 let origin = self.audit.origin(door, Mode::Extended);
                 let origin = self.audit.with_command(origin, || command);
                 self.audit.note(
-                    subject,
+                    session_ref,
                     origin,
                     peer,
                     NewSession { id, pid, tty, size: Some(size) },
@@ -145,7 +145,7 @@ impl Context {
             }
             None => {}
         }
-        self.audit.session_restored(subject, started);
+        self.audit.session_restored(session_ref, started);
     }
 
     /// A session without a client is over.
@@ -156,50 +156,57 @@ impl Context {
         exit: Option<Exit>,
         recording: Option<Rc<RecordingTap>>,
     ) {
-        let subject = Subject::Detached(entry);
+        let session_ref = SessionRef::Detached(entry);
         if let Some(exit) = exit {
-            self.observe(Event::Exited(subject, exit));
+            self.observe(Event::Exited(session_ref, exit));
         }
-        let last = self.audit.ended(subject, why, (Some(0), Some(0))).map(Box::new);
+        let last = self.audit.ended(session_ref, why, (Some(0), Some(0))).map(Box::new);
         let was_supervised = false;
-        self.observe(Event::Closed(Closed { subject, why, exit, last, recording, was_supervised }));
+        self.observe(Event::Closed(Closed {
+            session_ref,
+            why,
+            exit,
+            last,
+            recording,
+            was_supervised,
+        }));
     }
 
     fn observe(&mut self, event: Event<'_>) {
         match event {
-            Event::Pending { subject, seat, shown } => {
-                self.seats.belongs_to(seat, subject);
-                self.requested_commands.note(subject, shown);
+            Event::Pending { session_ref, seat, shown } => {
+                self.seats.belongs_to(seat, session_ref);
+                self.requested_commands.note(session_ref, shown);
             }
-            Event::Started(subject) => {
-                if let Subject::Session(key) = subject {
-                    self.faults.begin(key);
+            Event::Started(session_ref) => {
+                if let SessionRef::Session(key) = session_ref {
+                    self.panics.begin(key);
                 }
-                self.audit.session_started(subject);
-                self.then(Outcome::Started(subject));
+                self.audit.session_started(session_ref);
+                self.push_outcome(Outcome::Started(session_ref));
             }
             Event::Detached { key, entry, how, bytes } => {
-                let (from, to) = (Subject::Session(key), Subject::Detached(entry));
+                let (from, to) = (SessionRef::Session(key), SessionRef::Detached(entry));
                 self.seats.moves(from, to);
                 self.requested_commands.moves(from, to);
                 self.audit.detached(from, to, how, bytes);
             }
             Event::Attached { key, entry, origin, client } => {
-                let (from, to) = (Subject::Detached(entry), Subject::Session(key));
+                let (from, to) = (SessionRef::Detached(entry), SessionRef::Session(key));
                 self.seats.moves(from, to);
                 self.requested_commands.moves(from, to);
                 self.audit.attached(from, to, origin, client);
             }
-            Event::Exited(subject, exit) => self.audit.program_ended(subject, exit),
+            Event::Exited(session_ref, exit) => self.audit.program_ended(session_ref, exit),
             Event::Closed(closed) => {
-                self.seats.ended(closed.subject);
-                self.requested_commands.forget(closed.subject);
-                self.then(Outcome::Closed(closed));
+                self.seats.ended(closed.session_ref);
+                self.requested_commands.forget(closed.session_ref);
+                self.push_outcome(Outcome::Closed(closed));
             }
-            Event::Rejected { subject, recording } => {
-                self.seats.ended(subject);
-                self.requested_commands.forget(subject);
-                self.then(Outcome::NeverWas(subject, recording));
+            Event::Rejected { session_ref, recording } => {
+                self.seats.ended(session_ref);
+                self.requested_commands.forget(session_ref);
+                self.push_outcome(Outcome::Aborted(session_ref, recording));
             }
         }
     }
@@ -230,22 +237,22 @@ impl LiveSession {
         size: Size,
         shown: Option<String>,
     ) {
-        let subject = Subject::Session(key);
+        let session_ref = SessionRef::Session(key);
         if cx.audit.is_enabled() {
             let io = &mut self.io;
             let peer = Peer::of(&io.client, &mut cx.audit.user_names, origin.has_audit());
             let pid = io.program.as_ref().map(Process::pid);
             let (id, tty) = (cx.ids.of(key), io.master.slave_name());
-            cx.audit.note(subject, origin, peer, NewSession { id, pid, tty, size: Some(size) });
+            cx.audit.note(session_ref, origin, peer, NewSession { id, pid, tty, size: Some(size) });
             io.byte_counts.get_or_insert_with(Box::default).touch();
         }
-        cx.observe(Event::Pending { subject, seat, shown });
+        cx.observe(Event::Pending { session_ref, seat, shown });
     }
 
     /// It goes on, of a gateway that was here before.
     pub fn set_restored(&mut self, cx: &mut Context, key: Key, info: RestoredInfo) {
         let io = &mut self.io;
-        cx.restore_session(Subject::Session(key), info, |audit| {
+        cx.restore_session(SessionRef::Session(key), info, |audit| {
             (Peer::of(&io.client, &mut audit.user_names, true), io.master.slave_name())
         });
         if cx.audit.is_enabled() {
@@ -258,7 +265,7 @@ impl LiveSession {
         let client = &self.io.client;
         cx.observe(Event::Attached { key, entry, origin, client });
         if let Some(recording) = self.io.recording() {
-            recording.assign_to(Subject::Session(key));
+            recording.assign_to(SessionRef::Session(key));
         }
         if cx.audit.is_enabled() {
             self.io.byte_counts.get_or_insert_with(Box::default);
@@ -268,16 +275,16 @@ impl LiveSession {
     /// Its program was executed, if that was not known yet.
     pub fn mark_started(&mut self, cx: &mut Context, key: Key) {
         if std::mem::take(&mut self.started_poll) != 0 {
-            cx.started(Subject::Session(key));
+            cx.started(SessionRef::Session(key));
         }
     }
 
     /// There never was such a session: where its client comes from.
     pub fn rejected(&mut self, cx: &mut Context, key: Key) -> Origin {
-        let subject = Subject::Session(key);
+        let session_ref = SessionRef::Session(key);
         let recording = self.io.recording().cloned();
-        let origin = cx.audit.remove(subject);
-        cx.observe(Event::Rejected { subject, recording });
+        let origin = cx.audit.remove(session_ref);
+        cx.observe(Event::Rejected { session_ref, recording });
         origin
     }
 
@@ -292,15 +299,22 @@ impl LiveSession {
 
     /// A session is over.
     fn mark_closed(&mut self, cx: &mut Context, key: Key) {
-        let (session, subject) = (&self.session, Subject::Session(key));
+        let (session, session_ref) = (&self.session, SessionRef::Session(key));
         let why = close_reason(session.termination(), self.exit, session.client_is_gone());
         let byte_counts = self.io.byte_counts.as_mut();
         let recording = byte_counts.and_then(|byte_counts| byte_counts.recording.take());
         let bytes = self.bytes();
         let was_supervised = session.is_handed_over() && session.detach_state().is_none();
-        let exit = cx.audit.of(subject).and_then(|info| info.exit);
-        let last = cx.audit.ended(subject, why, bytes).map(Box::new);
-        cx.observe(Event::Closed(Closed { subject, why, exit, last, recording, was_supervised }));
+        let exit = cx.audit.of(session_ref).and_then(|info| info.exit);
+        let last = cx.audit.ended(session_ref, why, bytes).map(Box::new);
+        cx.observe(Event::Closed(Closed {
+            session_ref,
+            why,
+            exit,
+            last,
+            recording,
+            was_supervised,
+        }));
     }
 }
 
@@ -310,7 +324,7 @@ impl Sessions {
         if let Some(live) = self.get_mut(key) {
             live.mark_started(cx, key);
             live.exit = Some(EndReason::of_exit(exit));
-            cx.observe(Event::Exited(Subject::Session(key), exit));
+            cx.observe(Event::Exited(SessionRef::Session(key), exit));
         }
     }
 
@@ -329,7 +343,7 @@ impl Sessions {
         let bytes = live.bytes();
         cx.observe(Event::Detached { key, entry, how, bytes });
         if let Some(recording) = live.io.recording() {
-            recording.assign_to(Subject::Detached(entry));
+            recording.assign_to(SessionRef::Detached(entry));
         }
         Some(live)
     }
@@ -355,29 +369,29 @@ impl LiveCommand {
         origin: Origin,
         shown: Option<String>,
     ) {
-        let subject = Subject::Command(key);
+        let session_ref = SessionRef::Command(key);
         if cx.audit.is_enabled() {
             let peer = Peer::of(&self.io.client, &mut cx.audit.user_names, origin.has_audit());
             let (id, pid) = (cx.ids.of(("command", key)), self.io.program);
-            cx.audit.note(subject, origin, peer, NewSession { id, pid, tty: None, size: None });
+            cx.audit.note(session_ref, origin, peer, NewSession { id, pid, tty: None, size: None });
             self.io.byte_counts.get_or_insert_with(Box::default);
         }
-        cx.observe(Event::Pending { subject, seat, shown });
+        cx.observe(Event::Pending { session_ref, seat, shown });
     }
 
     /// There never was such a command.
     pub fn rejected(&mut self, cx: &mut Context, key: Key) -> Origin {
-        let subject = Subject::Command(key);
+        let session_ref = SessionRef::Command(key);
         self.is_rejected = true;
-        let origin = cx.audit.remove(subject);
-        cx.observe(Event::Rejected { subject, recording: None });
+        let origin = cx.audit.remove(session_ref);
+        cx.observe(Event::Rejected { session_ref, recording: None });
         origin
     }
 
     /// Its program was executed, if that was not known yet.
     pub fn mark_started(&mut self, cx: &mut Context, key: Key) {
         if !std::mem::replace(&mut self.is_started, true) {
-            cx.started(Subject::Command(key));
+            cx.started(SessionRef::Command(key));
         }
     }
 
@@ -385,7 +399,7 @@ impl LiveCommand {
     pub fn exited(&mut self, cx: &mut Context, key: Key, exit: Exit) {
         self.mark_started(cx, key);
         self.exit = Some(EndReason::of_exit(exit));
-        cx.observe(Event::Exited(Subject::Command(key), exit));
+        cx.observe(Event::Exited(SessionRef::Command(key), exit));
     }
 
     /// A command is over.
@@ -394,12 +408,19 @@ impl LiveCommand {
         if self.is_rejected {
             return;
         }
-        let (command, subject) = (&self.command, Subject::Command(key));
+        let (command, session_ref) = (&self.command, SessionRef::Command(key));
         let why = close_reason(command.termination(), self.exit, command.client_is_gone());
         let bytes = self.bytes();
         self.mark_started(cx, key);
-        let last = cx.audit.ended(subject, why, bytes).map(Box::new);
+        let last = cx.audit.ended(session_ref, why, bytes).map(Box::new);
         let (exit, recording, was_supervised) = (None, None, false);
-        cx.observe(Event::Closed(Closed { subject, why, exit, last, recording, was_supervised }));
+        cx.observe(Event::Closed(Closed {
+            session_ref,
+            why,
+            exit,
+            last,
+            recording,
+            was_supervised,
+        }));
     }
 }

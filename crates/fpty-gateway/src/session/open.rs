@@ -15,9 +15,9 @@ use crate::connection::lingering_close::LastWord;
 use crate::connection::listeners::{Hopeless, Newcomer};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::{Subject, Whose};
-use crate::event_loop::timers::{Due, LifeDue};
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::{FaultDomain, SessionRef};
+use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::{Origin, RejectReason, Rejection};
 use crate::process::supervisor::leaders::LeaderKind;
 use crate::process::table::ProcessTable;
@@ -79,7 +79,7 @@ impl Context {
             Ok(Some((client, transport))) if !self.admit(door, &client, transport, protocol) => {
                 // A rejected connection does not use the rate up.
                 self.nobody_came(door);
-                self.close_when_read(client, LastWord::Eof);
+                self.close_lingering(client, LastWord::Eof);
             }
             Ok(Some((client, transport))) if protocol == Protocol::Uwsgi => {
                 fault_injection::point("accepted");
@@ -105,7 +105,7 @@ impl Context {
                         self.audit.rejected(origin, None, RejectReason::Resources, &why);
                     }
                 }
-                self.pause();
+                self.pause_accepting();
             }
         }
         Accepted::Nobody
@@ -148,7 +148,7 @@ impl Context {
         };
         self.doors.log_refusal(&line);
         self.audit.rejected(origin, Some(&client), *reason, &ended.text);
-        self.close_when_read(client, last);
+        self.close_lingering(client, last);
     }
 
     /// The plan of the session that a client has requested.
@@ -168,9 +168,9 @@ impl Context {
 
     /// Schedules the release of memory that slow spawns needed.
     pub fn tidy_up(&mut self) {
-        if self.spawner.tidy() && !self.tidy_is_due {
-            self.tidy_is_due = true;
-            self.after(TIDY, Due::Tidy);
+        if self.spawner.tidy() && !self.tidy_is_scheduled {
+            self.tidy_is_scheduled = true;
+            self.schedule(TIDY, Timer::Tidy);
         }
     }
 
@@ -234,7 +234,7 @@ impl LiveSession {
         if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
             let wait = Duration::from_millis(self.started_poll.into());
             self.started_poll = self.started_poll.saturating_mul(2).min(STARTING_LAST);
-            cx.after(wait, Due::Session(key, LifeDue::Executed));
+            cx.schedule(wait, Timer::Session(key, SessionTimer::ExecCheck));
             return SessionAction::Wait;
         }
         self.mark_started(cx, key);
@@ -269,7 +269,7 @@ impl Sessions {
             transport,
             door,
         ));
-        cx.faults.made = Some(Whose::Unborn(key));
+        cx.panics.in_progress = Some(FaultDomain::PendingSession(key));
         fault_injection::point("inserted");
         processes.assign(pid, key);
         let live = self.get_mut(key)?;
@@ -289,7 +289,7 @@ impl Sessions {
         session.early_input(&opening.input, io);
         if !cx.input.is_empty() {
             fault_injection::strike("input", || &cx.input);
-            cx.hear(key, session, io);
+            cx.deliver_input(key, session, io);
         }
         if ended {
             session.client_half_closed();
@@ -307,10 +307,10 @@ impl Sessions {
         let Some(live) = self.get_mut(key) else { return Ok(()) };
         let (poller, is_pending) = (&cx.poller, live.started_poll != 0);
         let mut registered =
-            poller.add(live.io.client.as_fd(), Source::Client(key).token(), Interest::READ);
+            poller.add(live.io.client.as_fd(), Token::Client(key).token(), Interest::READ);
         if !is_pending {
             live.terminal_interest = Some(Interest::READ);
-            let token = Source::Terminal(key).token();
+            let token = Token::Terminal(key).token();
             registered =
                 registered.and_then(|()| poller.add(live.io.master.as_fd(), token, Interest::READ));
         }
@@ -320,11 +320,11 @@ impl Sessions {
         })?;
         fault_injection::point("registered");
         match is_pending {
-            true => cx.after(
+            true => cx.schedule(
                 Duration::from_millis(STARTING_FIRST.into()),
-                Due::Session(key, LifeDue::Executed),
+                Timer::Session(key, SessionTimer::ExecCheck),
             ),
-            false => cx.started(Subject::Session(key)),
+            false => cx.started(SessionRef::Session(key)),
         }
         live.start_timers(cx, key, Duration::ZERO);
         Ok(())

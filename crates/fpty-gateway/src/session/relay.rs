@@ -7,7 +7,7 @@ use super::byte_counts::ByteCounts;
 use super::probes::Probes;
 use super::state::{NextAction, Session, SessionEffects, SignalKey};
 use crate::event_loop::context::{BUFFER, Context};
-use crate::event_loop::slab::{self, Source, Table};
+use crate::event_loop::slab::{self, Slab, Token};
 use crate::observe::audit::EndReason;
 use crate::observe::recording::tap::RecordingTap;
 use fpty::proto::Ending;
@@ -66,7 +66,7 @@ pub struct LiveSession {
 }
 
 /// The live sessions of a gateway.
-pub type Sessions = Table<LiveSession>;
+pub type Sessions = Slab<LiveSession>;
 
 /// Descriptors of a session, and its process.
 pub struct SessionIo {
@@ -217,10 +217,10 @@ pub enum SessionAction {
 impl Sessions {
     /// Whether an event is about a bulk transfer, which may wait for the other events of its turn:
     /// there is more to read, or room for what waited.
-    pub fn is_bulk(&self, ready: Ready) -> bool {
-        let (key, of_client) = match Source::of(ready.token) {
-            Source::Client(key) => (key, true),
-            Source::Terminal(key) => (key, false),
+    pub fn is_deferrable(&self, ready: Ready) -> bool {
+        let (key, of_client) = match Token::of(ready.token) {
+            Token::Client(key) => (key, true),
+            Token::Terminal(key) => (key, false),
             _ => return false,
         };
         self.get(key).is_some_and(|live| {
@@ -249,7 +249,7 @@ impl Sessions {
                     if session.awaits_first_bytes() {
                         return ClientEvent::FirstBytes;
                     }
-                    cx.hear(key, session, io);
+                    cx.deliver_input(key, session, io);
                 }
                 // A closed UNIX socket is hung up as well; one whose writing half was shut down is
                 // not.
@@ -444,12 +444,12 @@ impl LiveSession {
     }
 
     fn register_client(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
-        let _ = poller.change(self.io.client.as_fd(), Source::Client(key).token(), wanted);
+        let _ = poller.change(self.io.client.as_fd(), Token::Client(key).token(), wanted);
         self.client_interest = wanted;
     }
 
     fn register_terminal(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
-        let token = Source::Terminal(key).token();
+        let token = Token::Terminal(key).token();
         let master = self.io.master.as_fd();
         let _ = match self.terminal_interest {
             Some(_) => poller.change(master, token, wanted),

@@ -8,9 +8,9 @@ use super::relay::{LiveSession, SessionAction, Sessions};
 use crate::connection::lingering_close::LastWord;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::panic_recovery::INTERNAL;
+use crate::event_loop::panic_recovery::INTERNAL_ERROR;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Due, TerminalDue};
+use crate::event_loop::timers::{TerminalTimer, Timer};
 use crate::process::supervisor;
 use crate::process::table::ProcessTable;
 use fpty::proto::{Ended, Ending};
@@ -82,7 +82,7 @@ impl TeardownQueue {
         self.this_turn = 0;
         if events < cx.config.events as usize {
             for _ in 0..ENDED_PER_TURN.min(self.waiting.len()) {
-                cx.then(Outcome::RunTeardown);
+                cx.push_outcome(Outcome::RunTeardown);
             }
         }
     }
@@ -104,13 +104,13 @@ impl LiveSession {
         }
         // A client that is slow to read gets its time.
         if self.session.has_output() {
-            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+            cx.schedule(DRAIN, Timer::Terminal(key, TerminalTimer::DrainTimeout));
             return SessionAction::Wait;
         }
         self.drains += 1;
         let spoke = self.read_terminal(cx, false, |_| false);
         if spoke && self.drains < DRAINS {
-            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+            cx.schedule(DRAIN, Timer::Terminal(key, TerminalTimer::DrainTimeout));
         } else {
             self.session.terminal_eof(&mut self.io);
         }
@@ -131,9 +131,9 @@ impl Sessions {
         }
         live.session.program_ended(ended, &mut live.io);
         if live.session.terminal_open() {
-            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+            cx.schedule(DRAIN, Timer::Terminal(key, TerminalTimer::DrainTimeout));
         }
-        cx.then(Outcome::Settle(key));
+        cx.push_outcome(Outcome::Settle(key));
     }
 
     /// Closes a session whose client has all output.
@@ -149,7 +149,7 @@ impl Sessions {
                 }
             };
             let client = processes.release(cx, key, *live);
-            cx.close_when_read(client, last);
+            cx.close_lingering(client, last);
         }
     }
 
@@ -191,7 +191,7 @@ impl Sessions {
         };
         // In the midst of pending output the text would be misread.
         if !live.session.has_output() && live.session.termination().is_none() {
-            let line = format!("session ended: {INTERNAL}");
+            let line = format!("session ended: {INTERNAL_ERROR}");
             live.session.terminate(Ending::Lost, &line, &mut live.io);
         }
         self.close(cx, processes, key);

@@ -18,8 +18,8 @@ use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Closed;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::Key;
-use crate::event_loop::subject::{Subject, Whose};
-use crate::event_loop::timers::{Due, TerminalDue};
+use crate::event_loop::subject::{FaultDomain, SessionRef};
+use crate::event_loop::timers::{TerminalTimer, Timer};
 use crate::log;
 use crate::observe::audit::EndReason;
 use crate::observe::recording::{RecordingTap, Recordings};
@@ -89,7 +89,7 @@ impl Transitions<'_> {
         let is_kept = kept.unwrap_or(false);
         fault_injection::point("kept");
         if is_kept || hands_over {
-            self.cx.after(OFFER_AFTER, Due::Terminal(key, TerminalDue::Offer));
+            self.cx.schedule(OFFER_AFTER, Timer::Terminal(key, TerminalTimer::Offer));
         }
         self.settle(key);
     }
@@ -136,7 +136,7 @@ impl Transitions<'_> {
             SessionAction::Detach => self.detach_or_hang_up(key, DetachCause::Requested),
             SessionAction::LateHello => {
                 if let Some(late) = self.sessions.take_late(self.cx, self.processes, key) {
-                    self.cx.then(Outcome::GreetLate(Box::new(late)));
+                    self.cx.push_outcome(Outcome::LateHello(Box::new(late)));
                 }
             }
             SessionAction::HandedOver => self.handed_over(key),
@@ -190,12 +190,12 @@ impl Transitions<'_> {
 
     /// Tells the observers that were not told at once that a session is closed.
     pub fn closed(&mut self, closed: Closed) {
-        let Closed { subject, why, exit, last, recording, was_supervised } = closed;
+        let Closed { session_ref, why, exit, last, recording, was_supervised } = closed;
         match self.recorder.as_deref_mut() {
             Some(recorder) => recorder.end(self.cx, recording, exit, last),
             None => self.cx.audit.write_end(last.as_deref(), None),
         }
-        if let Subject::Session(key) = subject {
+        if let SessionRef::Session(key) = session_ref {
             self.with_registry(|registry, cx, _, _| {
                 registry.write_end_line(cx, key, why, exit);
                 if was_supervised {
@@ -207,11 +207,11 @@ impl Transitions<'_> {
     }
 
     /// Tells the observers that a pending session and its recording are dropped.
-    pub fn rejected(&mut self, subject: Subject, recording: Option<&RecordingTap>) {
+    pub fn rejected(&mut self, session_ref: SessionRef, recording: Option<&RecordingTap>) {
         if let Some(recording) = recording {
             self.with_recorder(|it, _, _| it.forget(recording));
         }
-        if let Subject::Session(key) = subject {
+        if let SessionRef::Session(key) = session_ref {
             self.with_registry(|registry, cx, _, _| registry.forget_session(cx, key));
         }
     }
@@ -226,7 +226,7 @@ impl Transitions<'_> {
 
     pub fn supervise(&mut self, key: Key) {
         let door = self.sessions.get(key).map(|live| live.door);
-        let command = door.and_then(|door| self.cx.command_of(Subject::Session(key), door));
+        let command = door.and_then(|door| self.cx.command_of(SessionRef::Session(key), door));
         if let Some(registry) = self.registry.as_deref_mut() {
             registry.supervise(self.cx, self.sessions, self.processes, key, command);
         }
@@ -238,10 +238,10 @@ impl Transitions<'_> {
         while let Some(program) =
             self.registry.as_ref().and_then(|registry| registry.next_rejected())
         {
-            let session = self.processes.set_unsupervised(program).map(Subject::Session);
+            let session = self.processes.set_unsupervised(program).map(SessionRef::Session);
             let alone = self.registry.as_ref().and_then(|registry| registry.by_program(program));
-            if let Some(subject) = alone.map(Subject::Detached).or(session) {
-                self.cx.audit.entrusted(subject, false);
+            if let Some(session_ref) = alone.map(SessionRef::Detached).or(session) {
+                self.cx.audit.entrusted(session_ref, false);
             }
             self.cx.doors.log_refusal(NOT_SUPERVISED);
         }
@@ -258,7 +258,7 @@ impl Transitions<'_> {
             self.sync_supervisor(key);
         }
         for key in no_detach::handed_over_no_detach(self.sessions) {
-            self.cx.then(Outcome::Supervise(key));
+            self.cx.push_outcome(Outcome::Supervise(key));
         }
     }
 
@@ -288,7 +288,7 @@ impl Transitions<'_> {
             // The supervisor need not end the recording any more.
             Restored::Exited(entry) => self.sync_supervisor(entry),
             Restored::Detached { entry, info, lost } => {
-                self.cx.faults.made = Some(Whose::Detached(entry));
+                self.cx.panics.in_progress = Some(FaultDomain::Detached(entry));
                 self.cx.restored_detached(entry, *info, lost);
                 if let Some(recording) = self.registry.as_ref().and_then(|it| it.recording(entry)) {
                     Recordings::tell(self.cx, recording);
@@ -296,7 +296,7 @@ impl Transitions<'_> {
                 self.sync_supervisor(entry);
             }
             Restored::Attached { entry, session, info } => {
-                self.cx.faults.made = Some(Whose::Session(session));
+                self.cx.panics.in_progress = Some(FaultDomain::Session(session));
                 let started = info.started;
                 if let Some(live) = self.sessions.get_mut(session) {
                     live.set_restored(self.cx, session, *info);
@@ -405,7 +405,7 @@ impl Transitions<'_> {
 
     fn refuse_detach(&mut self, key: Key, rejection_reason: &str) -> bool {
         if let Some(live) = self.sessions.get_mut(key) {
-            let behind = self.cx.behind.has(key);
+            let behind = self.cx.deferred_input.has(key);
             live.session.refuse_detach(rejection_reason, behind, &mut live.io);
         }
         self.settle(key);

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::Source;
-use crate::event_loop::timers::Due;
+use crate::event_loop::slab::Token;
+use crate::event_loop::timers::Timer;
 use crate::host::host;
 use crate::log::log;
 use crate::process::ipc::{decode, encode};
@@ -162,7 +162,7 @@ impl Peers {
         }
         self.next += 1;
         self.response.insert(number, requester);
-        cx.after(REPLY_TIMEOUT, Due::Answer(number));
+        cx.schedule(REPLY_TIMEOUT, Timer::PeerReply(number));
         true
     }
 
@@ -199,11 +199,11 @@ impl Peers {
             if is_answer {
                 let requester = self.response.remove(&number);
                 requester.into_iter().for_each(|requester| {
-                    cx.then(Outcome::Answered(requester, Some(body.to_vec())));
+                    cx.push_outcome(Outcome::PeerReply(requester, Some(body.to_vec())));
                 });
             } else if let Some(request) = decode(body) {
                 let incoming = IncomingRequest { from, number, request, passed };
-                cx.then(Outcome::Asked(Box::new(incoming)));
+                cx.push_outcome(Outcome::PeerRequest(Box::new(incoming)));
             }
         }
     }
@@ -211,14 +211,14 @@ impl Peers {
     /// No answer came in time.
     pub fn timed_out(&mut self, cx: &mut Context, number: u64) {
         if let Some(requester) = self.response.remove(&number) {
-            cx.then(Outcome::Answered(requester, None));
+            cx.push_outcome(Outcome::PeerReply(requester, None));
         }
     }
 
     /// Waits for what others write to us.
     pub fn listen(&self, cx: &Context) {
         if let Some(inbox) = &self.inbox {
-            let token = Source::Peers.token();
+            let token = Token::Peers.token();
             if let Err(error) = cx.poller.add(inbox.as_fd(), token, Interest::READ) {
                 log(&format!("forkptyrouter: gateways know of their own sessions only: {error}"));
             }

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::gateway_config::GatewayConfig;
 use crate::connection::client_hello::Opening;
-use crate::event_loop::subject::Subject;
+use crate::event_loop::subject::SessionRef;
 use crate::host::host;
 use crate::log;
 use crate::log_queue::Queue;
@@ -76,7 +76,7 @@ pub struct Audit {
     queue: Queue,
     rejection_rate: RejectionRate,
     sockets: Vec<AuditSocket>,
-    info: HashMap<Subject, Box<SessionInfo>>,
+    info: HashMap<SessionRef, Box<SessionInfo>>,
     lines: Option<EndLines>,
 }
 
@@ -135,12 +135,12 @@ impl Audit {
     }
 
     /// What is known of a session.
-    pub fn of(&self, subject: Subject) -> Option<&SessionInfo> {
-        self.info.get(&subject).map(Box::as_ref)
+    pub fn of(&self, session_ref: SessionRef) -> Option<&SessionInfo> {
+        self.info.get(&session_ref).map(Box::as_ref)
     }
 
     /// Of whom anything is known.
-    pub fn subjects(&self) -> impl Iterator<Item = Subject> {
+    pub fn subjects(&self) -> impl Iterator<Item = SessionRef> {
         self.info.keys().copied()
     }
 
@@ -150,15 +150,15 @@ impl Audit {
     }
 
     /// A program has ended.
-    pub fn program_ended(&mut self, subject: Subject, exit: Exit) {
-        if let Some(info) = self.info.get_mut(&subject) {
+    pub fn program_ended(&mut self, session_ref: SessionRef, exit: Exit) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
             info.exit = Some(exit);
         }
     }
 
     /// Where a session's recording is, or is to be, and whether it is recorded now.
-    pub fn recorded(&mut self, subject: Subject, path: &str, recorded: bool) {
-        if let Some(info) = self.info.get_mut(&subject) {
+    pub fn recorded(&mut self, session_ref: SessionRef, path: &str, recorded: bool) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
             info.recording = Some(path.into());
             info.recorded = recorded;
         }
@@ -166,8 +166,8 @@ impl Audit {
 
     /// There never was such a session: where its client comes from, which is about
     /// to be refused.
-    pub fn remove(&mut self, subject: Subject) -> Origin {
-        let Some(info) = self.info.remove(&subject) else {
+    pub fn remove(&mut self, session_ref: SessionRef) -> Origin {
+        let Some(info) = self.info.remove(&session_ref) else {
             return Origin::default();
         };
         let SessionInfo { socket: name, history, audit, .. } = *info;
@@ -233,7 +233,7 @@ impl Audit {
     }
 
     /// Notes what is known of a new session or command.
-    pub fn note(&mut self, subject: Subject, origin: Origin, peer: Peer, new: NewSession) {
+    pub fn note(&mut self, session_ref: SessionRef, origin: Origin, peer: Peer, new: NewSession) {
         let Origin { socket, mode, claimed, command } = origin;
         let history = SessionHistory {
             mode,
@@ -248,14 +248,14 @@ impl Audit {
             before: (Some(0), Some(0)),
             client: None,
         };
-        self.insert_info(subject, socket, history, new.id, new.pid);
+        self.insert_info(session_ref, socket, history, new.id, new.pid);
     }
 
     /// Notes the same of one that has this story, and this id and process; it began at
     /// this socket.
     fn insert_info(
         &mut self,
-        subject: Subject,
+        session_ref: SessionRef,
         socket: AuditSocket,
         history: SessionHistory,
         id: String,
@@ -275,11 +275,17 @@ impl Audit {
             is_supervised: false,
         };
         info.audit = socket.audit.map(|format| (format, info.common(format, &self.place)));
-        self.info.insert(subject, Box::new(info));
+        self.info.insert(session_ref, Box::new(info));
     }
 
     /// A client has left a session, which goes on without it.
-    pub fn detached(&mut self, from: Subject, to: Subject, how: DetachReason, bytes: ByteTotals) {
+    pub fn detached(
+        &mut self,
+        from: SessionRef,
+        to: SessionRef,
+        how: DetachReason,
+        bytes: ByteTotals,
+    ) {
         let Some(mut info) = self.info.remove(&from) else {
             return;
         };
@@ -295,15 +301,15 @@ impl Audit {
     }
 
     /// The client of a session, which was there since then, was lost with its gateway.
-    pub fn client_lost_with_gateway(&mut self, subject: Subject, since: Timestamp) {
-        if let Some(info) = self.info.get_mut(&subject) {
+    pub fn client_lost_with_gateway(&mut self, session_ref: SessionRef, since: Timestamp) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
             info.history.attached = since.into();
         }
-        self.detached(subject, subject, DetachReason::Lost, (None, None));
+        self.detached(session_ref, session_ref, DetachReason::Lost, (None, None));
     }
 
     /// A client attaches to a session that goes on.
-    pub fn attached(&mut self, from: Subject, to: Subject, origin: &Origin, client: &Stream) {
+    pub fn attached(&mut self, from: SessionRef, to: SessionRef, origin: &Origin, client: &Stream) {
         let Some(mut info) = self.info.remove(&from) else {
             return;
         };
@@ -318,11 +324,11 @@ impl Audit {
     /// that this gateway is killed.
     pub fn viewer_attached(
         &mut self,
-        subject: Subject,
+        session_ref: SessionRef,
         origin: &Origin,
         client: &Stream,
     ) -> Option<end_lines::EndLineSlot> {
-        let info = self.info.get(&subject).filter(|info| info.audit.is_some())?;
+        let info = self.info.get(&session_ref).filter(|info| info.audit.is_some())?;
         let peer = Peer::of(client, &mut self.user_names, true);
         let last = info.client_act_line(ClientAct::Unwatch(None), &peer, &self.place, 0);
         let line = info.client_act_line(
@@ -338,13 +344,13 @@ impl Audit {
     /// It does so no more, after so long.
     pub fn viewer_left(
         &mut self,
-        subject: Subject,
+        session_ref: SessionRef,
         client: &Stream,
         after: Duration,
         place: Option<end_lines::EndLineSlot>,
     ) {
         place.into_iter().for_each(|place| self.remove_prepared(place));
-        if let Some(info) = self.info.get(&subject).filter(|info| info.audit.is_some()) {
+        if let Some(info) = self.info.get(&session_ref).filter(|info| info.audit.is_some()) {
             let peer = Peer::of(client, &mut self.user_names, true);
             let act = ClientAct::Unwatch(Some(after));
             let line = info.client_act_line(act, &peer, &self.place, *self.queue.lost());
@@ -360,11 +366,11 @@ impl Audit {
     /// It is over; what of that is still to be told.
     pub fn ended(
         &mut self,
-        subject: Subject,
+        session_ref: SessionRef,
         why: EndReason,
         bytes: ByteTotals,
     ) -> Option<EndedSession> {
-        let info = self.info.remove(&subject);
+        let info = self.info.remove(&session_ref);
         self.counters.session_ended(why, info.as_ref().map(|info| info.started.elapsed()));
         let info = info?;
         let (duration, bytes) = (info.started.elapsed(), info.history.bytes_with(bytes));
@@ -384,15 +390,15 @@ impl Audit {
 
     /// The line of a session's end, in advance, and when the session began:
     /// for somebody else to write.
-    pub fn prepared_end(&self, subject: Subject) -> Option<(String, BootInstant)> {
-        let info = self.info.get(&subject)?;
+    pub fn prepared_end(&self, session_ref: SessionRef) -> Option<(String, BootInstant)> {
+        let info = self.info.get(&session_ref)?;
         Some((info.prepared_end_line(&self.place)?, info.started.boot))
     }
 
     /// The supervisor tells of a session's end, where this gateway is killed; or it
     /// does not.
-    pub fn entrusted(&mut self, subject: Subject, kept: bool) {
-        if let Some(info) = self.info.get_mut(&subject) {
+    pub fn entrusted(&mut self, session_ref: SessionRef, kept: bool) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
             info.is_supervised = kept;
             if let (Some(lines), Some(place)) = (&self.lines, info.place) {
                 lines.set_supervised(place, kept);
@@ -403,13 +409,13 @@ impl Audit {
     /// There is no supervisor any more.
     pub fn supervisor_lost(&mut self) {
         let kept = self.info.iter().filter(|(_, info)| info.is_supervised);
-        let kept: Vec<Subject> = kept.map(|(subject, _)| *subject).collect();
-        kept.into_iter().for_each(|subject| self.entrusted(subject, false));
+        let kept: Vec<SessionRef> = kept.map(|(session_ref, _)| *session_ref).collect();
+        kept.into_iter().for_each(|session_ref| self.entrusted(session_ref, false));
     }
 
     /// Writes a session's last line in advance.
-    fn prepare_end(&mut self, subject: Subject) {
-        let (Some(lines), Some(info)) = (&mut self.lines, self.info.get_mut(&subject)) else {
+    fn prepare_end(&mut self, session_ref: SessionRef) {
+        let (Some(lines), Some(info)) = (&mut self.lines, self.info.get_mut(&session_ref)) else {
             return;
         };
         let line = info.prepared_end_line(&self.place);
@@ -429,32 +435,32 @@ impl Audit {
 
     /// A session of a gateway that was here before goes on: its beginning was told
     /// then. Whoever keeps it has the line of its end.
-    pub fn session_restored(&mut self, subject: Subject, started: Timestamp) {
+    pub fn session_restored(&mut self, session_ref: SessionRef, started: Timestamp) {
         self.counters.session_restored();
-        if let Some(info) = self.info.get_mut(&subject) {
+        if let Some(info) = self.info.get_mut(&session_ref) {
             info.started = started;
             info.is_supervised = true;
         }
-        self.prepare_end(subject);
+        self.prepare_end(session_ref);
     }
 
     /// What the next gateway is to know of a session, where anybody wants to know it.
-    pub fn history(&self, subject: Subject) -> Option<Box<SessionHistory>> {
-        self.info.get(&subject).map(|info| info.history.for_successor())
+    pub fn history(&self, session_ref: SessionRef) -> Option<Box<SessionHistory>> {
+        self.info.get(&session_ref).map(|info| info.history.for_successor())
     }
 
     /// A session of a gateway that was here before has this story, and this id and
     /// process; it began at this socket.
     pub fn restore(
         &mut self,
-        subject: Subject,
+        session_ref: SessionRef,
         history: SessionHistory,
         door: u16,
         id: String,
         pid: Option<Pid>,
     ) {
         let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
-        self.insert_info(subject, socket, history, id, pid);
+        self.insert_info(session_ref, socket, history, id, pid);
     }
 
     /// Writes a line that somebody has written in advance.
@@ -480,11 +486,11 @@ impl Audit {
     }
 
     /// A session has begun: its program was executed.
-    pub fn session_started(&mut self, subject: Subject) {
+    pub fn session_started(&mut self, session_ref: SessionRef) {
         self.counters.session_started();
-        self.prepare_end(subject);
+        self.prepare_end(session_ref);
         let lost = *self.queue.lost();
-        let line = self.info.get(&subject).and_then(|info| info.start_line(lost));
+        let line = self.info.get(&session_ref).and_then(|info| info.start_line(lost));
         self.write_line(line);
     }
 }

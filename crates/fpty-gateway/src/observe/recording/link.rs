@@ -11,9 +11,9 @@ use super::results::{RecorderEvent, UnconsumedBytes};
 use super::{EndedRecording, Recordings, connect, log_session};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::slab::Source;
-use crate::event_loop::subject::Whose;
-use crate::event_loop::timers::Due;
+use crate::event_loop::slab::Token;
+use crate::event_loop::subject::FaultDomain;
+use crate::event_loop::timers::Timer;
 use crate::log::log;
 use crate::observe::audit::RecordingResult;
 use crate::process::ipc::decode;
@@ -37,14 +37,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Recordings {
     /// Whom an answer is about.
-    fn whose(&self, answer: &Answer) -> Whose {
+    fn fault_domain(&self, answer: &Answer) -> FaultDomain {
         let number = match answer {
             Answer::Failed { session, .. }
             | Answer::Done { session, .. }
             | Answer::Resumed { session, .. } => session,
-            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => return Whose::All,
+            Answer::Here { .. } | Answer::Room | Answer::Over { .. } => {
+                return FaultDomain::Gateway;
+            }
         };
-        self.sessions.get(number).map_or(Whose::Past, |recording| recording.whose())
+        self.sessions.get(number).map_or(FaultDomain::Nobody, |recording| recording.fault_domain())
     }
 
     /// Reaches for the recorder, where there is one. Returns whether sessions
@@ -64,7 +66,7 @@ impl Recordings {
 
     /// Waits for what the recorder says. Returns whether it can.
     pub(crate) fn register_channel(&mut self, cx: &mut Context) -> bool {
-        let token = Source::Recorder.token();
+        let token = Token::Recorder.token();
         let mut producer = self.producer.borrow_mut();
         let registered = producer
             .channel()
@@ -81,7 +83,7 @@ impl Recordings {
         match fresh {
             Some(true) => self.producer.borrow_mut().flush(),
             Some(false) if !std::mem::replace(&mut self.flush_is_scheduled, true) => {
-                cx.after(FLUSH_DELAY, Due::Recording);
+                cx.schedule(FLUSH_DELAY, Timer::RecordingFlush);
             }
             _ => {}
         }
@@ -103,7 +105,7 @@ impl Recordings {
     pub(crate) fn schedule_check(&mut self, cx: &mut Context) {
         if !std::mem::replace(&mut self.check_is_scheduled, true) {
             self.taken = self.producer.borrow().taken();
-            cx.after(CHECK_INTERVAL, Due::Recorder);
+            cx.schedule(CHECK_INTERVAL, Timer::RecorderCheck);
         }
     }
 
@@ -181,13 +183,15 @@ impl Recordings {
             match read {
                 Read::Bytes(count) => {
                     if let Some(answer) = decode::<Answer>(&buffer[..count]) {
-                        let whose = self.whose(&answer);
-                        Self::then(cx, whose, RecorderEvent::Answered(answer));
+                        let fault_domain = self.fault_domain(&answer);
+                        Self::then(cx, fault_domain, RecorderEvent::Answered(answer));
                     }
                 }
                 Read::Blocked => return,
                 // After what it has said last.
-                Read::End | Read::Gone => return Self::then(cx, Whose::All, RecorderEvent::Killed),
+                Read::End | Read::Gone => {
+                    return Self::then(cx, FaultDomain::Gateway, RecorderEvent::Killed);
+                }
             }
         }
     }

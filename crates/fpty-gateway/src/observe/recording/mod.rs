@@ -46,7 +46,7 @@ use crate::config::recording::RecordOptions;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::subject::Whose;
+use crate::event_loop::subject::FaultDomain;
 use crate::log::log;
 use crate::process::ipc::Hello;
 use crate::session::relay::Sessions;
@@ -136,8 +136,8 @@ impl Recordings {
     }
 
     /// Has the loop turn to this when it is its turn.
-    fn then(cx: &mut Context, whose: Whose, event: RecorderEvent) {
-        cx.then(Outcome::Recording(whose, Box::new(event)));
+    fn then(cx: &mut Context, fault_domain: FaultDomain, event: RecorderEvent) {
+        cx.push_outcome(Outcome::Recorder(fault_domain, Box::new(event)));
     }
 
     /// What was to be done in its turn.

@@ -10,7 +10,7 @@ use super::protocol::{self, Failure, Kind, Message, Resume, header};
 use super::results::{RecorderEvent, UnconsumedBytes};
 use super::{RecordingTap, Recordings, connect};
 use crate::event_loop::context::Context;
-use crate::event_loop::subject::Whose;
+use crate::event_loop::subject::FaultDomain;
 use crate::log::log;
 use crate::process::ipc::encode;
 use crate::session::relay::Sessions;
@@ -80,10 +80,11 @@ impl Recordings {
         let mut numbers: Vec<u32> = self.sessions.keys().copied().collect();
         numbers.sort_unstable();
         for number in numbers {
-            let whose = self.sessions.get(&number).map_or(Whose::Past, |it| it.whose());
+            let fault_domain =
+                self.sessions.get(&number).map_or(FaultDomain::Nobody, |it| it.fault_domain());
             let (goes_on, unconsumed) = (goes_on(&number), unconsumed.of(number));
             let lost = RecorderEvent::Lost { session: number, goes_on, unconsumed };
-            Self::then(cx, whose, lost);
+            Self::then(cx, fault_domain, lost);
         }
         self.schedule_check(cx);
     }

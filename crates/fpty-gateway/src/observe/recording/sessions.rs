@@ -15,8 +15,8 @@ use crate::config::recording::OnError;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::Key;
-use crate::event_loop::subject::Subject;
-use crate::event_loop::timers::{Due, LifeDue};
+use crate::event_loop::subject::SessionRef;
+use crate::event_loop::timers::{SessionTimer, Timer};
 use crate::observe::audit::timestamp;
 use crate::observe::audit::{EndReason, EndedSession, RecordingResult};
 use crate::session::relay::Sessions;
@@ -63,7 +63,7 @@ impl Recordings {
         }
         let record = self.of_socket(attached.door);
         let folder = record.and_then(|record| Some((record, record.dir.as_deref()?)));
-        let info = cx.audit.of(Subject::Session(key));
+        let info = cx.audit.of(SessionRef::Session(key));
         let (Some((record, folder)), Some(info)) = (folder, info) else {
             return;
         };
@@ -94,9 +94,9 @@ impl Recordings {
             },
         };
         let recording = RecordingTap::new(&self.producer, self.next, record, begin);
-        cx.audit.recorded(Subject::Session(key), &recording.path(), false);
+        cx.audit.recorded(SessionRef::Session(key), &recording.path(), false);
         attached.io.byte_counts.get_or_insert_with(Box::default).recording =
-            Some(self.add(recording, Some(Subject::Session(key))));
+            Some(self.add(recording, Some(SessionRef::Session(key))));
     }
 
     /// The program of a session was executed.
@@ -205,9 +205,13 @@ impl Recordings {
         self.sessions.remove(&recording.number());
     }
 
-    fn add(&mut self, recording: RecordingTap, subject: Option<Subject>) -> Rc<RecordingTap> {
+    fn add(
+        &mut self,
+        recording: RecordingTap,
+        session_ref: Option<SessionRef>,
+    ) -> Rc<RecordingTap> {
         let recording = Rc::new(recording);
-        subject.into_iter().for_each(|subject| recording.assign_to(subject));
+        session_ref.into_iter().for_each(|session_ref| recording.assign_to(session_ref));
         self.sessions.insert(self.next, Rc::clone(&recording));
         self.next = self.next.wrapping_add(1);
         recording
@@ -215,17 +219,17 @@ impl Recordings {
 
     /// Who tells of the session is told whether it is recorded, and where.
     pub fn tell(cx: &mut Context, recording: &RecordingTap) {
-        if let Some(subject) = recording.subject() {
-            cx.audit.recorded(subject, &recording.path(), recording.is_recorded());
+        if let Some(session_ref) = recording.session_ref() {
+            cx.audit.recorded(session_ref, &recording.path(), recording.is_recorded());
         }
     }
 
     /// Whoever reads the terminal goes on.
     pub(crate) fn resume_reading(cx: &mut Context, recording: &RecordingTap) {
-        match recording.subject() {
-            Some(Subject::Session(key)) => cx.then(Outcome::Settle(key)),
-            Some(Subject::Detached(entry)) => cx.then(Outcome::ReadOn(entry)),
-            Some(Subject::Command(_)) | None => {}
+        match recording.session_ref() {
+            Some(SessionRef::Session(key)) => cx.push_outcome(Outcome::Settle(key)),
+            Some(SessionRef::Detached(entry)) => cx.push_outcome(Outcome::ResumeReading(entry)),
+            Some(SessionRef::Command(_)) | None => {}
         }
     }
 
@@ -246,19 +250,23 @@ impl Recordings {
         if recording.is_required() {
             let ending = if *failure == Failure::Full { Ending::Limit } else { Ending::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
-            match recording.subject() {
-                Some(Subject::Session(key)) => {
+            match recording.session_ref() {
+                Some(SessionRef::Session(key)) => {
                     let attached = sessions.get_mut(key);
                     if let Some(attached) = attached.filter(|it| it.session.termination().is_none())
                     {
                         attached.session.terminate(ending, &line, &mut attached.io);
-                        cx.after(NOTICE_TIMEOUT, Due::Session(key, LifeDue::Dismissed));
+                        cx.schedule(
+                            NOTICE_TIMEOUT,
+                            Timer::Session(key, SessionTimer::NoticeTimeout),
+                        );
                     }
                 }
-                Some(Subject::Detached(entry)) => {
-                    return cx.then(Outcome::TerminateDetached(entry, EndReason::of(ending)));
+                Some(SessionRef::Detached(entry)) => {
+                    return cx
+                        .push_outcome(Outcome::TerminateDetached(entry, EndReason::of(ending)));
                 }
-                Some(Subject::Command(_)) | None => {}
+                Some(SessionRef::Command(_)) | None => {}
             }
         }
         Self::resume_reading(cx, recording);

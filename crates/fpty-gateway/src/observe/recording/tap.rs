@@ -11,7 +11,7 @@ use super::producer::{LOW_ROOM, RESERVE, RecorderProducer};
 use super::protocol::{Begin, Kind, Resume, header};
 use super::results::UnconsumedBytes;
 use crate::config::recording::{OnError, RecordOptions};
-use crate::event_loop::subject::{Subject, Whose};
+use crate::event_loop::subject::{FaultDomain, SessionRef};
 use crate::process::ipc::encode;
 use fpty::sys::Size;
 use fpty::sys::clock::BootInstant;
@@ -51,7 +51,7 @@ pub struct RecordingTap {
     /// How large its terminal is now.
     size: Cell<Size>,
     /// Who has its terminal.
-    subject: Cell<Option<Subject>>,
+    session_ref: Cell<Option<SessionRef>>,
     /// Its program was executed.
     has_begun: Cell<bool>,
     /// It is not recorded any more, and that was told.
@@ -86,7 +86,7 @@ impl RecordingTap {
             on_error: record.on_error,
             size: Cell::new(Size { rows: begin.head.rows, cols: begin.head.cols }),
             begin: RefCell::new(begin),
-            subject: Cell::new(None),
+            session_ref: Cell::new(None),
             has_begun: Cell::new(false),
             has_stopped: Cell::new(false),
             is_in_other_folder: false,
@@ -143,18 +143,18 @@ impl RecordingTap {
     }
 
     /// Who has its terminal; `None`: nobody yet, or any more.
-    pub fn subject(&self) -> Option<Subject> {
-        self.subject.get()
+    pub fn session_ref(&self) -> Option<SessionRef> {
+        self.session_ref.get()
     }
 
     /// Whom something is about that becomes of it.
-    pub fn whose(&self) -> Whose {
-        self.subject().map_or(Whose::Past, Whose::from)
+    pub fn fault_domain(&self) -> FaultDomain {
+        self.session_ref().map_or(FaultDomain::Nobody, FaultDomain::from)
     }
 
     /// That is somebody else from now on.
-    pub fn assign_to(&self, subject: Subject) {
-        self.subject.set(Some(subject));
+    pub fn assign_to(&self, session_ref: SessionRef) {
+        self.session_ref.set(Some(session_ref));
     }
 
     /// Whether its session ends where it cannot be recorded.

@@ -212,9 +212,14 @@ fn a_dismissal_is_delivered_first() {
 
 #[test]
 fn a_client_is_not_heard_while_its_input_waits() {
-    let (mut effects, mut gather) = (Fake { client_room: 10, ..Fake::default() }, Vec::new());
+    let (mut effects, mut coalesced) = (Fake { client_room: 10, ..Fake::default() }, Vec::new());
     let mut session = Session::raw(SIZE);
-    session.client_sent(&mut b"some".to_vec(), &mut gather, &mut usize::MAX.clone(), &mut effects);
+    session.client_sent(
+        &mut b"some".to_vec(),
+        &mut coalesced,
+        &mut usize::MAX.clone(),
+        &mut effects,
+    );
     assert!(!session.is_input_blocked(), "it is listened to");
     session.client_half_closed();
     assert!(session.is_input_blocked(), "it may have left after that");
@@ -225,7 +230,7 @@ fn a_client_is_not_heard_while_its_input_waits() {
     let mut session = Session::raw(SIZE);
     session.client_sent(
         &mut vec![b'x'; INPUT_LIMIT],
-        &mut gather,
+        &mut coalesced,
         &mut usize::MAX.clone(),
         &mut effects,
     );

@@ -2,7 +2,7 @@
 //! (`fuzz/`), with the feature `fuzzing`. Each takes any bytes and panics where
 //! something is not as it has to be.
 
-pub use crate::connection::client_hello::{Greeting, Heard, Opening};
+pub use crate::connection::client_hello::{ClientHello, Handshake, HandshakeStep};
 use crate::control::page::Page;
 use crate::control::peers::attach_request::AttachMatch;
 use crate::control::peers::{Message, PeerRequest};

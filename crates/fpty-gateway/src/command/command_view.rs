@@ -33,7 +33,7 @@ impl Commands {
         };
         Some(SessionView {
             client: &live.io.client,
-            door: live.door,
+            listener: live.listener,
             pid: live.io.program,
             master: None,
             idle,

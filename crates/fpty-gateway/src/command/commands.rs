@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::command_state::Command;
 use super::stdio::CommandIo;
 use crate::config::rules::Rules;
-use crate::connection::lingering_close::LastWord;
+use crate::connection::lingering_close::CloseNotice;
 use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
@@ -51,7 +51,7 @@ impl Commands {
     }
 
     /// Drops a command as it is.
-    pub fn drop_one(&mut self, key: Key) {
+    pub fn discard(&mut self, key: Key) {
         self.running.remove(key);
         self.by_program.retain(|_, other| *other != key);
     }
@@ -77,7 +77,7 @@ pub struct LiveCommand {
     /// How the program ended.
     pub(crate) exit: Option<EndReason>,
     /// The socket where the client came in, by its index.
-    pub(super) door: u16,
+    pub(super) listener: u16,
 }
 
 impl Commands {
@@ -204,7 +204,7 @@ impl Commands {
                 if !command.has_output() {
                     command.terminate(Ending::Lost, "command ended: out of memory", io);
                 }
-                cx.doors.log_refusal("forkptyrouter: command ended: out of memory");
+                cx.listeners.log_rejection("forkptyrouter: command ended: out of memory");
                 self.close(cx, processes, key);
             }
         }
@@ -236,7 +236,7 @@ impl Commands {
         if let Some(live) = self.end(cx, processes, key) {
             let is_answered = live.command.awaits_window_update();
             let LiveCommand { io, .. } = *live;
-            cx.close_lingering(io.client, LastWord::Packet { is_answered });
+            cx.close_lingering(io.client, CloseNotice::Packet { is_answered });
         }
     }
 
@@ -274,8 +274,8 @@ impl TimeLimited for LiveCommand {
         rules.command_timeout
     }
 
-    fn door(&self) -> u16 {
-        self.door
+    fn listener(&self) -> u16 {
+        self.listener
     }
 
     fn byte_counts(&mut self) -> &mut Option<Box<ByteCounts>> {

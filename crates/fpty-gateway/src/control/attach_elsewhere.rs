@@ -14,10 +14,10 @@ use super::peers::{
     ForwardedClient, IncomingRequest, PeerRequest, Peers, REPLY_TIMEOUT, Requester,
 };
 use crate::config::rules::Rules;
-use crate::connection::client_hello::{Greeting, Heard, Opening};
-use crate::connection::handshake::Opened;
-use crate::connection::listeners::Newcomer;
-use crate::connection::session_access::{self, NOBODY};
+use crate::connection::client_hello::{ClientHello, Handshake, HandshakeStep};
+use crate::connection::handshake::ClientRequest;
+use crate::connection::listeners::Connection;
+use crate::connection::session_access::{self, UNKNOWN_UID};
 use crate::detach::DetachRegistry;
 use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::fault_injection;
@@ -58,7 +58,7 @@ pub struct AttachSearches(Slab<AttachSearch>);
 
 /// Somebody who does.
 struct AttachSearch {
-    opened: Box<Opened>,
+    client_request: Box<ClientRequest>,
     /// What it sent after its request.
     rest: Vec<u8>,
     /// What was found so far.
@@ -73,50 +73,50 @@ struct AttachSearch {
 #[must_use]
 pub enum AttachRoute {
     /// It stays here. What it sent after its request stands in the turn's buffer.
-    Here(Box<Opened>),
+    Here(Box<ClientRequest>),
     /// Others are asked, or one of them has it; or it gets nothing.
     Elsewhere,
 }
 
 impl AttachQuery {
     /// What somebody seeks; `None`: nothing that there could be.
-    fn of(cx: &Context, opened: &Opened) -> Option<Self> {
-        let newcomer = &opened.newcomer;
+    fn of(cx: &Context, client_request: &ClientRequest) -> Option<Self> {
+        let connection = &client_request.connection;
         let allows = |rules: &Rules| rules.detach.sessions > 0;
-        let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
+        let is_allowed = cx.listeners.rules(connection.listener).is_some_and(allows);
         if !is_allowed {
             return None;
         }
-        let uid = session_access::user_of(&newcomer.client);
-        let secret = opened.opening.variables.get(variables::SECRET).and_then(Secret::read);
-        if uid == NOBODY && secret.is_none() {
+        let uid = session_access::uid_of(&connection.client);
+        let secret = client_request.hello.variables.get(variables::SECRET).and_then(Secret::read);
+        if uid == UNKNOWN_UID && secret.is_none() {
             return None;
         }
-        let (_, which) = opened.opening.request.clone().read().ok()??;
+        let (_, which) = client_request.hello.request.clone().read().ok()??;
         let which = match which.as_slice() {
             [] => None,
             which => Some(SessionSelector::of(which)?),
         };
-        Some(Self { door: newcomer.door, uid, which, secret })
+        Some(Self { listener: connection.listener, uid, which, secret })
     }
 
     /// The key of its name.
     fn name(&self) -> Option<NameKey> {
         // Nobody has none.
-        Some(name(self.door, self.uid, self.which.filter(|_| self.uid != NOBODY)?))
+        Some(name(self.listener, self.uid, self.which.filter(|_| self.uid != UNKNOWN_UID)?))
     }
 }
 
 impl AttachSearches {
     /// One is closed as it is.
-    pub fn drop_one(&mut self, key: Key) {
+    pub fn discard(&mut self, key: Key) {
         self.0.remove(key);
     }
 
     /// One gets no answer, for no fault of its own.
     pub fn end(&mut self, cx: &mut Context, key: Key, why: &str) {
         if let Some(one) = self.0.remove(key) {
-            cx.reject(one.opened.newcomer, true, Ended::because(Ending::Refused, why));
+            cx.reject(one.client_request.connection, true, Ended::because(Ending::Refused, why));
         }
     }
 
@@ -127,40 +127,40 @@ impl AttachSearches {
         cx: &mut Context,
         peers: &mut Peers,
         here: Option<(&mut DetachRegistry, &Sessions)>,
-        opened: Box<Opened>,
+        client_request: Box<ClientRequest>,
         hops: u8,
     ) -> AttachRoute {
         // Whoever cannot have one hears so here.
-        let may = peers.has_peers() && opened.newcomer.seat.is_ok();
+        let may = peers.has_peers() && client_request.connection.permit.is_ok();
         let here = here.filter(|_| may);
-        let query = here.as_ref().and_then(|_| AttachQuery::of(cx, &opened));
+        let query = here.as_ref().and_then(|_| AttachQuery::of(cx, &client_request));
         let (Some((registry, sessions)), Some(query)) = (here, query) else {
-            return AttachRoute::Here(opened);
+            return AttachRoute::Here(client_request);
         };
         fault_injection::point("seeking");
-        if opened.opening.variables.get(variables::BEGIN) == Some(b"1") {
-            return self.begin(cx, peers, opened, &query, hops);
+        if client_request.hello.variables.get(variables::BEGIN) == Some(b"1") {
+            return self.begin(cx, peers, client_request, &query, hops);
         }
         if hops > 0 {
-            return AttachRoute::Here(opened);
+            return AttachRoute::Here(client_request);
         }
         // Somebody may have named a session like another's id.
         if !query.which.is_some_and(|which| which.is_full_id()) {
-            match query.name().and_then(|name| cx.tallies.whose(name)) {
-                Some(gateway) if gateway == cx.ordinal => return AttachRoute::Here(opened),
-                Some(gateway) => return self.forward(cx, peers, opened, gateway, hops),
+            match query.name().and_then(|name| cx.shared_counts.owner(name)) {
+                Some(gateway) if gateway == cx.ordinal => return AttachRoute::Here(client_request),
+                Some(gateway) => return self.forward(cx, peers, client_request, gateway, hops),
                 None => {}
             }
         }
         let mut best = BestMatch::default();
         match registry.find_for_peer(sessions, &query) {
             Some(found) if found.quality == MatchQuality::FullId => {
-                return AttachRoute::Here(opened);
+                return AttachRoute::Here(client_request);
             }
             Some(found) => best.add(cx.ordinal, found),
             None => {}
         }
-        self.ask(cx, peers, opened, query, best);
+        self.ask(cx, peers, client_request, query, best);
         AttachRoute::Elsewhere
     }
 
@@ -170,17 +170,17 @@ impl AttachSearches {
         &mut self,
         cx: &mut Context,
         peers: &mut Peers,
-        mut opened: Box<Opened>,
+        mut client_request: Box<ClientRequest>,
         query: &AttachQuery,
         hops: u8,
     ) -> AttachRoute {
-        match query.name().map(|name| cx.tallies.claim(name, 1)) {
+        match query.name().map(|name| cx.shared_counts.claim(name, 1)) {
             Some(Err(gateway)) if gateway != cx.ordinal => {
-                self.forward(cx, peers, opened, gateway, hops)
+                self.forward(cx, peers, client_request, gateway, hops)
             }
             name => {
-                opened.name = name.and_then(Result::ok);
-                AttachRoute::Here(opened)
+                client_request.name = name.and_then(Result::ok);
+                AttachRoute::Here(client_request)
             }
         }
     }
@@ -190,13 +190,18 @@ impl AttachSearches {
         &mut self,
         cx: &mut Context,
         peers: &mut Peers,
-        opened: Box<Opened>,
+        client_request: Box<ClientRequest>,
         query: AttachQuery,
         best: BestMatch,
     ) {
         let rest = cx.take_input();
-        let key =
-            self.0.insert(AttachSearch { opened, rest, best, response: 0, unanswered: false });
+        let key = self.0.insert(AttachSearch {
+            client_request,
+            rest,
+            best,
+            response: 0,
+            unanswered: false,
+        });
         let others: Vec<usize> = peers.others().collect();
         let mut response = 0;
         for whom in &others {
@@ -235,16 +240,16 @@ impl AttachSearches {
     /// It is known whose the session is.
     pub fn conclude(&mut self, cx: &mut Context, peers: &mut Peers, key: Key) -> AttachRoute {
         let Some(one) = self.0.remove(key) else { return AttachRoute::Elsewhere };
-        let AttachSearch { opened, rest, best, unanswered, .. } = *one;
+        let AttachSearch { client_request, rest, best, unanswered, .. } = *one;
         cx.input.clear();
         cx.input.extend_from_slice(&rest);
         let why = match best.gateway() {
-            Some(gateway) if gateway == cx.ordinal => return AttachRoute::Here(opened),
-            Some(gateway) => return self.forward(cx, peers, opened, gateway, 0),
+            Some(gateway) if gateway == cx.ordinal => return AttachRoute::Here(client_request),
+            Some(gateway) => return self.forward(cx, peers, client_request, gateway, 0),
             None if unanswered => NO_SUCH_ANSWERED,
             None => NO_SUCH,
         };
-        cx.reject(opened.newcomer, true, Ended::because(Ending::Refused, why));
+        cx.reject(client_request.connection, true, Ended::because(Ending::Refused, why));
         AttachRoute::Elsewhere
     }
 
@@ -254,34 +259,39 @@ impl AttachSearches {
         &mut self,
         cx: &mut Context,
         peers: &mut Peers,
-        mut opened: Box<Opened>,
+        mut client_request: Box<ClientRequest>,
         whom: usize,
         hops: u8,
     ) -> AttachRoute {
         let refused = |why: &str| Ended::because(Ending::Refused, why);
         if hops >= MAX_HOPS {
-            cx.reject(opened.newcomer, true, refused(SESSION_MOVES));
+            cx.reject(client_request.connection, true, refused(SESSION_MOVES));
             return AttachRoute::Elsewhere;
         }
         // It takes one there.
-        opened.newcomer.seat = Ok(None);
-        let said = match memfd_message::of(&said(&opened.opening, &cx.input)) {
+        client_request.connection.permit = Ok(None);
+        let said = match memfd_message::of(&said(&client_request.hello, &cx.input)) {
             Ok(said) => said,
             Err(error) => {
                 let why = format!("cannot pass the client on: {}", reason(&error));
-                cx.reject(opened.newcomer, true, refused(&why));
+                cx.reject(client_request.connection, true, refused(&why));
                 return AttachRoute::Elsewhere;
             }
         };
-        let (door, ended) = (opened.newcomer.door, opened.ended);
+        let (listener, ended) = (client_request.connection.listener, client_request.ended);
         let until = (BootInstant::now() + REPLY_TIMEOUT).as_nanos();
         let question =
-            PeerRequest::TakeClient(ForwardedClient { door, until, hops: hops + 1, ended });
+            PeerRequest::TakeClient(ForwardedClient { listener, until, hops: hops + 1, ended });
         let (rest, best) = (Vec::new(), BestMatch::default());
-        let key =
-            self.0.insert(AttachSearch { opened, rest, best, response: 0, unanswered: false });
+        let key = self.0.insert(AttachSearch {
+            client_request,
+            rest,
+            best,
+            response: 0,
+            unanswered: false,
+        });
         let Some(one) = self.0.get(key) else { return AttachRoute::Elsewhere };
-        let descriptors = [one.opened.newcomer.client.as_fd(), said.as_fd()];
+        let descriptors = [one.client_request.connection.client.as_fd(), said.as_fd()];
         if !peers.request(cx, whom, question, &descriptors, Requester::Forwarded(key)) {
             self.end(cx, key, GATEWAY_SILENT);
         }
@@ -294,7 +304,7 @@ impl AttachSearches {
             Some(TAKEN) => {
                 // It is closed here as it is, without a word: it goes on there.
                 let one = self.0.remove(key);
-                drop(one.map(|one| OwnedFd::from(one.opened.newcomer.client)));
+                drop(one.map(|one| OwnedFd::from(one.client_request.connection.client)));
             }
             Some(_) | None => self.end(cx, key, GATEWAY_SILENT),
         }
@@ -307,39 +317,39 @@ pub fn receive_forwarded(
     cx: &mut Context,
     incoming: &mut IncomingRequest,
     forwarded: ForwardedClient,
-) -> Option<Box<Opened>> {
+) -> Option<Box<ClientRequest>> {
     let [client, said] = std::mem::take(&mut incoming.passed).try_into().ok()?;
-    let ForwardedClient { door, until, ended, .. } = forwarded;
-    let rules = cx.doors.rules(door).filter(|_| BootInstant::now().as_nanos() < until)?;
+    let ForwardedClient { listener, until, ended, .. } = forwarded;
+    let rules = cx.listeners.rules(listener).filter(|_| BootInstant::now().as_nanos() < until)?;
     let said = memfd_message::read(said, MAX_CLIENT_BYTES).ok()?;
-    let (opening, rest) = decode_client(&said)?;
+    let (hello, rest) = decode_client(&said)?;
     let client = Stream::of_stranger(client);
     let transport = match client.peer_address() {
         Some(_) => Transport::Tcp,
         None => Transport::Unix,
     };
-    let seat = cx.seats.take(rules, &client);
-    let origin = cx.audit.origin_of(door, &opening);
+    let permit = cx.limits.acquire_user(rules, &client);
+    let origin = cx.audit.origin_of(listener, &hello);
     cx.input.clear();
     cx.input.extend_from_slice(rest.get(..BUFFER).unwrap_or(rest));
-    let newcomer = Newcomer { client, transport, door, seat, origin };
-    let arrived = Passed::default();
-    Some(Box::new(Opened { newcomer, opening, arrived, ended, name: None }))
+    let connection = Connection { client, transport, listener, permit, origin };
+    let received_fds = Passed::default();
+    Some(Box::new(ClientRequest { connection, hello, received_fds, ended, name: None }))
 }
 
 /// What a client has said, as it would say it. (Streams that it passes are those of a
 /// command, which nobody comes back to.)
-fn said(opening: &Opening, rest: &[u8]) -> Vec<u8> {
+fn said(hello: &ClientHello, rest: &[u8]) -> Vec<u8> {
     let mut said = encode_bare(HELLO, VERSION).to_vec();
     // 0 is none.
-    let (rows, cols) = (opening.rows.unwrap_or(0), opening.cols.unwrap_or(0));
+    let (rows, cols) = (hello.rows.unwrap_or(0), hello.cols.unwrap_or(0));
     said.extend(encode_rows_and_cols(rows, cols));
-    variables::encode(opening.variables.iter(), &mut said);
-    if let Ok(Some((verb, data))) = opening.request.clone().read() {
+    variables::encode(hello.variables.iter(), &mut said);
+    if let Ok(Some((verb, data))) = hello.request.clone().read() {
         request::encode(verb, &data, &mut said);
     }
-    encode_input(&opening.input, &mut said);
-    if opening.input_ended {
+    encode_input(&hello.input, &mut said);
+    if hello.input_ended {
         said.extend(encode_bare(END_OF_STREAM, 0));
     }
     said.extend(encode_bare(VARIABLES, 0));
@@ -348,14 +358,18 @@ fn said(opening: &Opening, rest: &[u8]) -> Vec<u8> {
 }
 
 /// What is heard of that, and what comes after it.
-fn decode_client(mut said: &[u8]) -> Option<(Opening, &[u8])> {
-    let mut greeting = Greeting::default();
+fn decode_client(mut said: &[u8]) -> Option<(ClientHello, &[u8])> {
+    let mut handshake = Handshake::default();
     loop {
-        match greeting.hear(&mut said) {
+        match handshake.feed(&mut said) {
             // It has had that.
-            Heard::Answer(_) => {}
-            Heard::Begin => return greeting.is_extended().then(|| (greeting.opening(), said)),
-            Heard::Waiting | Heard::Refuse(_) | Heard::Web => return None,
+            HandshakeStep::SendHello(_) => {}
+            HandshakeStep::Complete => {
+                return handshake.is_extended().then(|| (handshake.into_hello(), said));
+            }
+            HandshakeStep::Incomplete | HandshakeStep::Reject(_) | HandshakeStep::Http => {
+                return None;
+            }
         }
     }
 }
@@ -377,12 +391,12 @@ mod tests {
         bytes.extend(encode_bare(END_OF_STREAM, 0));
         bytes.extend(encode_bare(VARIABLES, 0));
         bytes.extend(encode_bare(107, 0));
-        let (opening, rest) = decode_client(&bytes).expect("a whole request");
-        let again = said(&opening, rest);
+        let (hello, rest) = decode_client(&bytes).expect("a whole request");
+        let again = said(&hello, rest);
         let (twice, rest) = decode_client(&again).expect("a whole request");
         assert_eq!(rest, encode_bare(107, 0));
         assert_eq!((twice.rows, twice.cols, twice.extended), (None, Some(99), true));
-        assert!(twice.input_ended && twice.input == opening.input);
+        assert!(twice.input_ended && twice.input == hello.input);
         for (name, value) in pairs {
             assert_eq!(twice.variables.get(name), Some(value));
         }

@@ -6,7 +6,7 @@ use super::peers::session_request::PageKind;
 use super::statistics;
 use crate::event_loop::context::Context;
 use fpty::backlog::Backlog;
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::proto::{Ended, Ending, NO_SUCH, NOTICE, encode_input, encode_packet};
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
@@ -59,7 +59,7 @@ pub struct ControlClient {
     /// Its connection.
     pub client: Stream,
     /// Whose share of the places it has.
-    pub who: Who,
+    pub principal: Principal,
     /// Since when.
     pub since: Instant,
     /// What it asks for.
@@ -89,7 +89,7 @@ impl ControlClient {
             ControlRequest::Kill(search) => PageCursor::new(by, PageKind::Matches(search.selector)),
         };
         Self {
-            who: Who::of(&client),
+            principal: Principal::of(&client),
             client,
             since: Instant::now(),
             control_request,

@@ -31,7 +31,7 @@ struct Snapshot<'a> {
     /// What it has as one that can be left, or was.
     left: Option<EntryView<'a>>,
     /// Where it began.
-    door: u16,
+    listener: u16,
 }
 
 impl AllSessions<'_> {
@@ -62,7 +62,7 @@ impl AllSessions<'_> {
         let attached = snapshot.info.filter(|_| snapshot.view.is_some());
         let peer = attached.map_or_else(owner, |info| info.history.last_client().clone());
         let ids = snapshot.info.map(|info| (info.history.uid, info.history.gid));
-        let (uid, gid) = ids.or_else(|| cx.audit.ids_at(snapshot.door)).unzip();
+        let (uid, gid) = ids.or_else(|| cx.audit.ids_at(snapshot.listener)).unzip();
         let mode = snapshot.info.map(|info| info.history.mode).unwrap_or_default();
         let term = snapshot.info.and_then(|info| info.history.claimed.term.as_deref());
         let last = snapshot.view.as_ref().map_or((Some(0), Some(0)), |view| view.bytes);
@@ -85,11 +85,11 @@ impl AllSessions<'_> {
     fn snapshot<'a>(&'a self, cx: &'a Context, session_ref: SessionRef) -> Option<Snapshot<'a>> {
         let info = cx.audit.of(session_ref);
         let (view, left) = (self.view(session_ref, info), self.detachable(session_ref));
-        let door = match (&view, &left) {
-            (Some(view), _) => view.door,
-            (None, left) => left.as_ref()?.door,
+        let listener = match (&view, &left) {
+            (Some(view), _) => view.listener,
+            (None, left) => left.as_ref()?.listener,
         };
-        Some(Snapshot { session_ref, info, view, left, door })
+        Some(Snapshot { session_ref, info, view, left, listener })
     }
 }
 
@@ -97,13 +97,13 @@ impl Snapshot<'_> {
     /// The address that it began at.
     fn socket(&self, cx: &Context) -> String {
         let gone = self.left.as_ref().and_then(|left| left.socket);
-        let door = || cx.doors.door(self.door).map(|door| door.name.clone());
-        gone.map(str::to_owned).or_else(door).unwrap_or_default()
+        let listener = || cx.listeners.get(self.listener).map(|listener| listener.name.clone());
+        gone.map(str::to_owned).or_else(listener).unwrap_or_default()
     }
 
     fn command(&self, cx: &Context) -> Option<String> {
         let kept = self.left.as_ref().and_then(|left| left.command);
-        kept.map(str::to_owned).or_else(|| cx.command_of(self.session_ref, self.door))
+        kept.map(str::to_owned).or_else(|| cx.command_of(self.session_ref, self.listener))
     }
 
     /// Its program, while it runs: of one that has ended the number may be another's

@@ -27,9 +27,9 @@ pub(crate) mod statistics;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use crate::connection::client_hello::Opening;
-use crate::connection::lingering_close::LastWord;
-use crate::connection::listeners::Newcomer;
+use crate::connection::client_hello::ClientHello;
+use crate::connection::lingering_close::CloseNotice;
+use crate::connection::listeners::Connection;
 use crate::control::peers::{PeerRequest, Peers, Requester};
 use crate::control::statistics::{Request, StatisticsResponse};
 use crate::event_loop::context::Context;
@@ -38,7 +38,7 @@ use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Slab, Token};
 use crate::event_loop::timers::Timer;
 use crate::session::selector::SessionSelector;
-use fpty::fair_share::{self, Who};
+use fpty::fair_share::{self, Principal};
 use fpty::proto::request::Verb;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::Read;
@@ -72,8 +72,8 @@ pub struct ControlClients {
 }
 
 /// What a client asks that wants no session of its own.
-pub fn is_control_request(opening: &Opening) -> bool {
-    opening.extended && matches!(opening.request.verb(), Some(Verb::List | Verb::Kill))
+pub fn is_control_request(hello: &ClientHello) -> bool {
+    hello.extended && matches!(hello.request.verb(), Some(Verb::List | Verb::Kill))
 }
 
 impl ControlClients {
@@ -88,16 +88,16 @@ impl ControlClients {
     }
 
     /// One is closed as it is.
-    pub fn drop_one(&mut self, key: Key) {
+    pub fn discard(&mut self, key: Key) {
         self.clients.remove(key);
     }
 
     /// Somebody asks: it needs no seat, and whoever may come in may.
-    pub fn add_request(&mut self, cx: &mut Context, newcomer: Newcomer, opening: Opening) {
+    pub fn add_request(&mut self, cx: &mut Context, connection: Connection, hello: ClientHello) {
         // Its seat is free: it is no session.
-        let Newcomer { client, .. } = newcomer;
+        let Connection { client, .. } = connection;
         let is_known = client.peer_uid().is_some();
-        let request = opening.request.read();
+        let request = hello.request.read();
         let selector = match &request {
             Ok(Some((Verb::Kill, id))) => Some(SessionSelector::of(id)),
             _ => None,
@@ -118,7 +118,7 @@ impl ControlClients {
 
     /// Takes the next client of the statistics.
     pub fn accept_statistics(&mut self, cx: &mut Context) {
-        let client = match cx.doors.accept_statistics() {
+        let client = match cx.listeners.accept_statistics() {
             Ok(Some(client)) => client,
             Ok(None) => return,
             // It goes on waiting, and would be told of again at once.
@@ -133,15 +133,15 @@ impl ControlClients {
     /// One that has to go for another one of this kind and theirs.
     fn client_to_evict(&self, client: &ControlClient) -> Option<Key> {
         let of_statistics = client.is_of_statistics();
-        let (all, most) = match (of_statistics, client.who) {
+        let (all, most) = match (of_statistics, client.principal) {
             (true, _) => (MAX_STATISTICS_CLIENTS, MAX_STATISTICS_CLIENTS),
-            (false, Who::User(0)) => (MAX_CLIENTS, MAX_CLIENTS),
+            (false, Principal::User(0)) => (MAX_CLIENTS, MAX_CLIENTS),
             (false, _) => (MAX_CLIENTS, MAX_CLIENTS_PER_USER),
         };
         let alike =
             self.clients.iter().filter(|(_, other)| other.is_of_statistics() == of_statistics);
-        let places = alike.map(|(key, one)| (key, one.who, one.since));
-        fair_share::in_the_way(places, client.who, most, all)
+        let places = alike.map(|(key, one)| (key, one.principal, one.since));
+        fair_share::to_evict(places, client.principal, most, all)
     }
 
     fn insert(&mut self, cx: &mut Context, client: ControlClient) {
@@ -217,8 +217,8 @@ impl ControlClients {
         // does a list wait in memory for its reader.
         if one.answer.is_empty() && one.over {
             let last = match one.is_of_statistics() {
-                true => LastWord::Eof,
-                false => LastWord::Packet { is_answered: false },
+                true => CloseNotice::Eof,
+                false => CloseNotice::Packet { is_answered: false },
             };
             if let Some(one) = self.clients.remove(key) {
                 cx.close_lingering(one.client, last);
@@ -284,7 +284,7 @@ impl ControlClients {
             if one.answer.is_empty() {
                 let _ = one.client.write(&Ended::because(Ending::Refused, why).packet());
             }
-            cx.close_lingering(one.client, LastWord::Packet { is_answered: false });
+            cx.close_lingering(one.client, CloseNotice::Packet { is_answered: false });
         }
     }
 

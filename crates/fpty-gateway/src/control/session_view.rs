@@ -12,7 +12,7 @@ pub struct SessionView<'a> {
     /// Its client.
     pub client: &'a Stream,
     /// Where that came in.
-    pub door: u16,
+    pub listener: u16,
     /// Its process, while it runs.
     pub pid: Option<Pid>,
     /// Its terminal, where it has one.

@@ -150,7 +150,7 @@ impl<'a> AllSessions<'a> {
         let byte_counts = io.byte_counts.as_ref().filter(|_| !is_handed_over);
         Some(SessionView {
             client: &io.client,
-            door: attached.door,
+            listener: attached.listener,
             pid: io.program.as_ref().map(Process::pid),
             master: Some(master),
             idle: idle.or_else(|| master.idle_for()),

@@ -15,7 +15,7 @@ use fpty::sys::clock::BootInstant;
 impl RegistryEntry {
     /// Time limits, by the rules of the session's socket.
     pub(crate) fn times(&self, cx: &Context) -> TimeLimits {
-        let rules = cx.doors.rules(self.door);
+        let rules = cx.listeners.rules(self.listener);
         TimeLimits {
             detached: rules.map_or(Duration::MAX, |rules| rules.detach.time),
             end: rules.and_then(|rules| rules.max_time).map(|whole| self.since.boot + whole),
@@ -60,7 +60,7 @@ impl DetachRegistry {
         let client = entry.state.client().and_then(|client| sessions.get(client.session));
         if client.is_some_and(|attached| !attached.session.is_awaiting_go()) {
             entry.state.confirm_attach();
-            entry.dirty |= entry.secrets.settle();
+            entry.dirty |= entry.secrets.confirm();
         }
     }
 

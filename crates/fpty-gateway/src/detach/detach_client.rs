@@ -10,7 +10,7 @@ use super::registry_entry::{
     Client, DetachedCount, DetachedTerminal, ExitedSession, RegistryEntry, claim_detached,
     terminal_size,
 };
-use crate::connection::shared_counts::Tally;
+use crate::connection::shared_counts::SharedCount;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Token};
@@ -73,10 +73,10 @@ impl DetachRegistry {
     fn claim_quota(
         &self,
         cx: &Context,
-        door: u16,
+        listener: u16,
         entry: Option<&RegistryEntry>,
-    ) -> Result<[Tally; 2], String> {
-        let detach = cx.doors.rules(door).map(|rules| &rules.detach);
+    ) -> Result<[SharedCount; 2], String> {
+        let detach = cx.listeners.rules(listener).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| u64::from(detach.sessions));
         let most_of_one = detach.map_or(0, |detach| detach.max_per_user() as u64);
         if most == 0 {
@@ -85,13 +85,13 @@ impl DetachRegistry {
         let Some(uid) = entry.map(|entry| entry.uid) else {
             return Err(String::from("this session cannot be left"));
         };
-        let all = self.tallies.claim(DetachedCount::PerSocket(door), most);
+        let all = self.shared_counts.claim(DetachedCount::PerSocket(listener), most);
         let all = all.map_err(|_| format!("{most} sessions are without a client already"))?;
         // root may have all of them.
         let most_of_one = if uid == 0 { most } else { most_of_one };
-        let own = self.tallies.claim(DetachedCount::PerUser(door, uid), most_of_one);
+        let own = self.shared_counts.claim(DetachedCount::PerUser(listener, uid), most_of_one);
         let own = own.map_err(|_| {
-            let before = self.tallies.sum(DetachedCount::PerUser(door, uid));
+            let before = self.shared_counts.total(DetachedCount::PerUser(listener, uid));
             format!("{before} sessions of yours are without a client already (detach-user)")
         })?;
         Ok([all, own])
@@ -125,13 +125,13 @@ impl DetachRegistry {
         let place = match (entry, why) {
             // The pending client attaches at once: the session is not detached for long.
             (Some(entry), _) if why == DetachCause::Dropped || has_pending => {
-                Some(claim_detached(&self.tallies, entry.door, entry.uid))
+                Some(claim_detached(&self.shared_counts, entry.listener, entry.uid))
             }
-            (_, DetachCause::Requested) => match self.claim_quota(cx, live.door, entry) {
+            (_, DetachCause::Requested) => match self.claim_quota(cx, live.listener, entry) {
                 Ok(place) => Some(place),
                 Err(why_not) => return DetachPlan::Refuse(why_not),
             },
-            (Some(_), DetachCause::Lost) => self.claim_quota(cx, live.door, entry).ok(),
+            (Some(_), DetachCause::Lost) => self.claim_quota(cx, live.listener, entry).ok(),
             (None, DetachCause::Lost) | (_, DetachCause::Dropped | DetachCause::Closing) => None,
         };
         let (Some(key), Some(entry)) = (key, entry) else {
@@ -180,7 +180,8 @@ impl DetachRegistry {
         let remains = match is_good {
             true => None,
             false => {
-                let buffer = cx.doors.rules(live.door).map_or(0, |rules| rules.detach.buffer);
+                let buffer =
+                    cx.listeners.rules(live.listener).map_or(0, |rules| rules.detach.buffer);
                 let size = terminal_size(Some(&live.io.master));
                 let made = Remains::new(buffer as usize, size);
                 Some(Box::new(made.map_err(|error| error.to_string())?))
@@ -243,7 +244,7 @@ impl DetachRegistry {
         let was_theirs = live.session.is_handed_over();
         let LiveSession { mut session, mut io, .. } = live;
         if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_awaiting_go()) {
-            entry.secrets.settle();
+            entry.secrets.confirm();
         }
         let can_notify = session.release_client(&mut io);
         // The recording goes on with the terminal.

@@ -117,7 +117,7 @@ impl DetachRegistry {
         let Some(entry) = entries.get_mut(key) else {
             return;
         };
-        let answers = cx.doors.rules(entry.door).is_some_and(|rules| rules.detach.answer);
+        let answers = cx.listeners.rules(entry.listener).is_some_and(|rules| rules.detach.answer);
         let Some(detached) = entry.state.terminal_mut() else {
             return;
         };
@@ -151,7 +151,7 @@ impl DetachRegistry {
         let (is_closed, is_held_up) = (detached.closed.is_some(), detached.master.is_held_up());
         drop(armed);
         if is_held_up {
-            cx.doors.log_refusal(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
+            cx.listeners.log_rejection(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
             return self.end_detached(cx, processes, key, EndReason::Operator);
         }
         if is_closed {

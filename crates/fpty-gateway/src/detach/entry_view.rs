@@ -2,7 +2,7 @@
 
 use super::registry::DetachRegistry;
 use super::registry_entry::RegistryEntry;
-use crate::connection::session_access::NOBODY;
+use crate::connection::session_access::UNKNOWN_UID;
 use crate::event_loop::slab::Key;
 use crate::event_loop::subject::SessionRef;
 use crate::session::selector::SessionSelector;
@@ -18,7 +18,7 @@ pub struct EntryView<'a> {
     /// The owner's user id, where it is known.
     pub uid: Option<u32>,
     /// The socket where the session was opened, by its index.
-    pub door: u16,
+    pub listener: u16,
     /// The process id; of an exited session the former one.
     pub pid: i32,
     /// The command of an exited session, where it is known.
@@ -46,8 +46,8 @@ impl RegistryEntry {
         EntryView {
             id: &self.id,
             name: &self.name,
-            uid: (self.uid != NOBODY).then_some(self.uid),
-            door: self.door,
+            uid: (self.uid != UNKNOWN_UID).then_some(self.uid),
+            listener: self.listener,
             pid: self.pid.as_raw(),
             command: over.and_then(|over| over.command.as_deref()),
             since: self.since,

@@ -9,7 +9,7 @@ use super::attach_state::AttachState;
 use super::registry::DetachRegistry;
 use super::registry_entry::{Client, NoDetach, Program, RegistryEntry, terminal_size};
 use super::restore::{Restored, check_recording, entry};
-use crate::connection::session_access::{NOBODY, user_of};
+use crate::connection::session_access::{UNKNOWN_UID, uid_of};
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::slab::{Key, Token};
@@ -22,7 +22,7 @@ use crate::process::table::ProcessTable;
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pid_guard::Process;
@@ -44,13 +44,13 @@ pub(crate) fn restored_info(record: &SessionRecord) -> RestoredInfo {
         history: record.history.clone(),
         command: record.command.clone(),
         started: Timestamp::from(record.since),
-        door: NO_DOOR,
+        listener: NO_DOOR,
         size: terminal_size(None),
         uid: record.uid,
         // The field is missing in records of an earlier version.
-        who: record.who.unwrap_or(match record.uid {
-            NOBODY => Who::Nobody,
-            uid => Who::User(uid),
+        principal: record.principal.unwrap_or(match record.uid {
+            UNKNOWN_UID => Principal::Unknown,
+            uid => Principal::User(uid),
         }),
         id: record.id.clone(),
         pid: Pid::new(record.pid),
@@ -121,13 +121,13 @@ impl DetachRegistry {
         let pid = live.io.program.as_ref()?.pid().as_raw();
         let started = info.map(|info| info.started);
         let started = started.or_else(|| procfs::started(pid).map(Timestamp::from));
-        let (door, nth) = cx.doors.address(live.door).unwrap_or_default();
+        let (listener, nth) = cx.listeners.address(live.listener).unwrap_or_default();
         let known = self.index.by_session(session).and_then(|entry| self.entries.get(entry));
         Some(SessionRecord {
             id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.as_ref().to_owned()),
-            uid: user_of(&live.io.client),
-            who: Some(Who::of(&live.io.client)),
-            door: door.to_owned(),
+            uid: uid_of(&live.io.client),
+            principal: Some(Principal::of(&live.io.client)),
+            listener: listener.to_owned(),
             nth,
             pid,
             since: started.unwrap_or_else(Timestamp::now).into(),
@@ -148,8 +148,8 @@ impl DetachRegistry {
         held: SessionFds,
     ) -> Option<Restored> {
         let info = restored_info(&record);
-        let SessionRecord { id, uid, door: socket, nth, pid, mut last, .. } = record;
-        let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&socket, nth));
+        let SessionRecord { id, uid, listener: socket, nth, pid, mut last, .. } = record;
+        let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&socket, nth));
         let SessionFds {
             master: Some(master), program: Some(program), client: Some(client), ..
         } = held
@@ -162,8 +162,8 @@ impl DetachRegistry {
         let process = Process::held(program.try_clone().ok()?);
         let size = terminal_size(Some(&master));
         let client = Stream::of_stranger(client);
-        let at = door.unwrap_or(NO_DOOR);
-        let info = RestoredInfo { door: at, size, ..info };
+        let at = listener.unwrap_or(NO_DOOR);
+        let info = RestoredInfo { listener: at, size, ..info };
         if let Some(why) = check_recording(cx, at, &id) {
             let _ = client.write(&why.packet());
             self.unregister(cx, id);
@@ -174,11 +174,11 @@ impl DetachRegistry {
         let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, at));
         let client = Client { session, uid };
         let state = AttachState::attached(Program::restored(program), client, Timestamp::now());
-        let prepared_line = match (door, last.prepared_end()) {
+        let prepared_line = match (listener, last.prepared_end()) {
             (None, Some((line, started))) => cx.audit.put_prepared(line, started),
             _ => None,
         };
-        let origin = NoDetach { socket: door.is_none().then_some(socket), last, prepared_line };
+        let origin = NoDetach { socket: listener.is_none().then_some(socket), last, prepared_line };
         let entry = RegistryEntry { no_detach: Some(Box::new(origin)), ..entry(&info, pid, state) };
         let key = self.insert(entry);
         self.watch_restored(cx, sessions, key, session);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::config::gateway_config::GatewayConfig;
-use crate::connection::shared_counts::Tallies;
+use crate::connection::shared_counts::SharedCounts;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::{Key, Slab, Token};
 use crate::event_loop::subject::SessionRef;
@@ -39,7 +39,7 @@ pub struct DetachRegistry {
     /// Terminals are not read until the next check.
     pub(crate) is_throttled: bool,
     /// Counts over all gateways.
-    pub(crate) tallies: Tallies,
+    pub(crate) shared_counts: SharedCounts,
     /// Deadlines of the sessions, by time.
     pub(crate) due: BTreeSet<(BootInstant, Key)>,
     /// Pending timers of the loop, the earliest last: an earlier one is added, and all of them
@@ -54,7 +54,7 @@ impl DetachRegistry {
         config: &GatewayConfig,
         ordinal: usize,
         poller: &Poller,
-        tallies: Tallies,
+        shared_counts: SharedCounts,
     ) -> std::io::Result<(Option<Box<Self>>, RestoredSessions)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
         if !link::is_available() || !PidFd::there_are() {
@@ -72,7 +72,7 @@ impl DetachRegistry {
             supervisor,
             bytes_read: 0,
             is_throttled: false,
-            tallies,
+            shared_counts,
             due: BTreeSet::new(),
             wakeups: Vec::new(),
         };
@@ -107,7 +107,7 @@ impl DetachRegistry {
     }
 
     /// Drops an entry or a viewer as it is.
-    pub fn drop_one(&mut self, key: Key, watches: bool) {
+    pub fn discard(&mut self, key: Key, watches: bool) {
         match watches {
             true => drop(self.viewers.remove(key)),
             false => drop(self.take(key)),
@@ -120,14 +120,14 @@ impl DetachRegistry {
         let client = entry.state.client();
         let session_ref =
             client.map_or(SessionRef::Detached(key), |it| SessionRef::Session(it.session));
-        cx.command_of(session_ref, entry.door).map(Into::into)
+        cx.command_of(session_ref, entry.listener).map(Into::into)
     }
 
     /// Adds an entry: a new session, or a restored one.
     pub(crate) fn insert(&mut self, entry: RegistryEntry) -> Key {
         let key = self.entries.insert(entry);
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.update_claims(&self.tallies);
+            entry.update_claims(&self.shared_counts);
             self.index.add(key, entry);
         }
         key
@@ -142,7 +142,7 @@ impl DetachRegistry {
         let entry = self.entries.get_mut(key)?;
         self.index.remove(key, entry);
         let outcome = update(entry);
-        entry.update_claims(&self.tallies);
+        entry.update_claims(&self.shared_counts);
         self.index.add(key, entry);
         Some(outcome)
     }

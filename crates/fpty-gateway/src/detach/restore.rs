@@ -96,10 +96,10 @@ impl DetachRegistry {
         (record, held): (SessionRecord, SessionFds),
     ) -> Option<Restored> {
         let info = restored_info(&record);
-        let SessionRecord { id, name, door, nth, pid, attached, left: at, .. } = record;
+        let SessionRecord { id, name, listener, nth, pid, attached, left: at, .. } = record;
         let SessionRecord { ended, command, shared, recording, mut last, secrets, .. } = record;
-        let secrets = Secrets::of(secrets);
-        let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&door, nth));
+        let secrets = Secrets::restore(secrets);
+        let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&listener, nth));
         let entry =
             |info: &RestoredInfo, state| RegistryEntry { name, secrets, ..entry(info, pid, state) };
         let SessionFds { master, program, ring, client, memory } = held;
@@ -109,8 +109,8 @@ impl DetachRegistry {
             let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let size = terminal_size(terminal.as_ref());
-            let recording = recording.zip(door).and_then(|(kept, door)| {
-                recorder.as_mut()?.go_on(cx, door, kept, size).ok().flatten()
+            let recording = recording.zip(listener).and_then(|(kept, listener)| {
+                recorder.as_mut()?.go_on(cx, listener, kept, size).ok().flatten()
             });
             let whole = terminal.and_then(|terminal| {
                 with_drained_output(cx, &ring, terminal, recording.as_deref())
@@ -125,27 +125,28 @@ impl DetachRegistry {
                 ExitedSession { ring, ended, command: command.map(Into::into) },
                 at.into(),
             );
-            let key = self.insert(entry(&RestoredInfo { door: door?, ..info }, state));
+            let key = self.insert(entry(&RestoredInfo { listener: listener?, ..info }, state));
             self.schedule(cx, key);
             return Some(Restored::Exited(key));
         }
         let master = Master::given_back(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
         let client = client.map(Stream::of_stranger);
-        let allows =
-            |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
+        let allows = |listener: &u16| {
+            cx.listeners.rules(*listener).is_some_and(|rules| rules.detach.sessions > 0)
+        };
         // No client could attach any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
-        let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
+        let listener = listener.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
         let size = terminal_size(Some(&master));
-        let goes_on = door.and_then(|door| {
+        let goes_on = listener.and_then(|listener| {
             let recording = match (recording, recorder) {
-                (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
-                _ => check_recording(cx, door, &id).map_or(Ok(None), Err)?,
+                (Some(kept), Some(recorder)) => recorder.go_on(cx, listener, kept, size)?,
+                _ => check_recording(cx, listener, &id).map_or(Ok(None), Err)?,
             };
-            Ok((door, recording))
+            Ok((listener, recording))
         });
-        let (door, recording) = match goes_on {
+        let (listener, recording) = match goes_on {
             Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
@@ -154,15 +155,15 @@ impl DetachRegistry {
                 return Some(Restored::HangUp(master, Process::held(program), last));
             }
         };
-        let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
-        let info = RestoredInfo { door, size, ..info };
+        let buffer = cx.listeners.rules(listener).map_or(0, |rules| rules.detach.buffer);
+        let info = RestoredInfo { listener, size, ..info };
         let remains = match memory {
             Some(ring) => Remains::of(*ring).ok(),
             None => ring.and_then(|ring| Remains::go_on(ring).ok()),
         };
         // Another process may have written into a shared scrollback.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
-        let (Some((who, since_then)), Some(client)) = (attached, client) else {
+        let (Some((principal, since_then)), Some(client)) = (attached, client) else {
             // The client was lost with the earlier gateway: the session is detached as of now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
             let detached = Box::new(DetachedTerminal::new(master, remains, recording));
@@ -184,8 +185,8 @@ impl DetachRegistry {
         let program = Program::restored(program);
         let mut io = SessionIo::new(client, master, Some(process));
         io.set_recording(recording);
-        let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, door));
-        let client = Client { session, uid: who };
+        let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, listener));
+        let client = Client { session, uid: principal };
         let key =
             self.insert(entry(&info, AttachState::attached(program, client, since_then.into())));
         self.watch_restored(cx, sessions, key, session);
@@ -245,8 +246,8 @@ fn exit_of(ended: &Ended) -> Option<Exit> {
 
 /// Checks whether an earlier gateway's session may go on where sessions are recorded by now: no
 /// recording has its output so far, nor what goes past the gateway. Returns END if it may not.
-pub(crate) fn check_recording(cx: &Context, door: u16, id: &str) -> Option<Ended> {
-    let record = &cx.doors.rules(door)?.record;
+pub(crate) fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<Ended> {
+    let record = &cx.listeners.rules(listener)?.record;
     record.dir.as_ref()?;
     match record.on_error {
         OnError::Close => {
@@ -271,9 +272,9 @@ pub(crate) fn entry(
         id: info.id.as_str().into(),
         name: String::new(),
         uid: info.uid,
-        who: info.who,
+        principal: info.principal,
         secrets: Secrets::default(),
-        door: info.door,
+        listener: info.listener,
         pid,
         since: info.started,
         state,

@@ -20,7 +20,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
 impl RegistryEntry {
-    pub(crate) fn record(&self, (door, nth): (&str, usize)) -> SessionRecord {
+    pub(crate) fn record(&self, (listener, nth): (&str, usize)) -> SessionRecord {
         let since = self.state.since().into();
         let (mut attached, mut left, mut ended) = (None, None, None);
         if let Some(client) = self.state.client() {
@@ -38,9 +38,9 @@ impl RegistryEntry {
             id: self.id.as_ref().to_owned(),
             name: self.name.clone(),
             uid: self.uid,
-            who: Some(self.who),
-            secrets: self.secrets.kept(),
-            door: door.to_owned(),
+            principal: Some(self.principal),
+            secrets: self.secrets.save(),
+            listener: listener.to_owned(),
             nth,
             pid: self.pid.as_raw(),
             since: self.since.into(),
@@ -134,21 +134,21 @@ impl DetachRegistry {
         else {
             return;
         };
-        let Ok(opened) = found.open_for_supervisor(processes) else {
+        let Ok(client_request) = found.open_for_supervisor(processes) else {
             found.dirty = true;
             return self.schedule(cx, entry);
         };
-        let mut record = found.record(cx.doors.address(found.door).unwrap_or_default());
+        let mut record = found.record(cx.listeners.address(found.listener).unwrap_or_default());
         let client = found.state.client();
         let session_ref =
             client.map_or(SessionRef::Detached(entry), |it| SessionRef::Session(it.session));
         record.command = match found.state.exited() {
             Some(over) => over.command.as_deref().map(str::to_owned),
-            None => cx.command_of(session_ref, found.door),
+            None => cx.command_of(session_ref, found.listener),
         };
         record.last = EndRecord::new(cx.audit.prepared_end(session_ref));
         record.history = cx.audit.history(session_ref);
-        let program = found.restored_pidfd().or(opened.as_ref()).map(AsFd::as_fd);
+        let program = found.restored_pidfd().or(client_request.as_ref()).map(AsFd::as_fd);
         let attached = client.and_then(|client| sessions.get(client.session));
         let held = match (found.state.exited(), found.state.terminal(), attached) {
             (Some(over), ..) => {
@@ -209,7 +209,7 @@ impl DetachRegistry {
         };
         if let Some(found) = self.entries.get_mut(entry) {
             found.state.confirm_attach();
-            found.secrets.settle();
+            found.secrets.confirm();
         }
         self.sync_supervisor(cx, sessions, processes, entry);
         sessions.send_go(session);

@@ -9,8 +9,8 @@ use super::attach_state::AttachState;
 use super::registry::DetachRegistry;
 use super::registry_entry::PendingAttach;
 use super::viewer::Viewer;
-use crate::connection::lingering_close::LastWord;
-use crate::connection::listeners::Newcomer;
+use crate::connection::lingering_close::CloseNotice;
+use crate::connection::listeners::Connection;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
@@ -22,7 +22,7 @@ use crate::session::relay::Sessions;
 use crate::session::timeouts::{ENDED_BY_OPERATOR, MAX_TIME_REACHED};
 use fpty::backlog::Backlog;
 use fpty::error::reason;
-use fpty::fair_share::{self, Who};
+use fpty::fair_share::{self, Principal};
 use fpty::proto::session_key::{Finds, SessionKey};
 use fpty::proto::{Ended, Ending, KEY, OFFER, OFFER_RING, encode_packet, variables};
 use fpty::scrollback::Seen;
@@ -66,16 +66,18 @@ impl DetachRegistry {
         key: Key,
         pending: PendingAttach,
     ) {
-        let PendingAttach { newcomer, opening, early_data, .. } = pending;
+        let PendingAttach { connection, hello, early_data, .. } = pending;
         let refused = |why: &str| Ended::because(Ending::Refused, why);
-        let who = Who::of(&newcomer.client);
-        if self.viewers.iter().filter(|(_, viewer)| viewer.who == who).count()
+        let principal = Principal::of(&connection.client);
+        if self.viewers.iter().filter(|(_, viewer)| viewer.principal == principal).count()
             >= MAX_VIEWERS_PER_USER
         {
-            return cx.reject(newcomer, true, refused("too many of yours watch"));
+            return cx.reject(connection, true, refused("too many of yours watch"));
         }
-        let places = self.viewers.iter().map(|(key, it)| (key, it.who, it.since));
-        if let Some(key) = fair_share::in_the_way(places, who, MAX_VIEWERS_PER_USER, MAX_VIEWERS) {
+        let places = self.viewers.iter().map(|(key, it)| (key, it.principal, it.since));
+        if let Some(key) =
+            fair_share::to_evict(places, principal, MAX_VIEWERS_PER_USER, MAX_VIEWERS)
+        {
             if let Some(viewer) = self.viewers.get_mut(key) {
                 viewer.fail(DISPLACED);
             }
@@ -87,10 +89,10 @@ impl DetachRegistry {
             detached.remains.file().is_none() && detached.remains.open_file().is_ok()
         });
         let Some((ring, seen, end)) = self.open_scrollback(sessions, key) else {
-            return cx.reject(newcomer, true, refused("out of descriptors or memory"));
+            return cx.reject(connection, true, refused("out of descriptors or memory"));
         };
         // The viewer's permit is free: a viewer is no session.
-        let Newcomer { client, transport, origin, .. } = newcomer;
+        let Connection { client, transport, origin, .. } = connection;
         let (mut packet, mut offer) = (Vec::new(), Vec::new());
         if let Some(entry) = self.entries.get(key) {
             let id = entry.id.as_ref().to_owned();
@@ -109,11 +111,11 @@ impl DetachRegistry {
         }
         let has_exited = end.is_some();
         // A viewer by its own wish leaves the end to the session's client.
-        let watches = opening.variables.get(variables::READ_ONLY) == Some(b"1");
-        let decoder = opening.decoder;
+        let watches = hello.variables.get(variables::READ_ONLY) == Some(b"1");
+        let decoder = hello.decoder;
         let viewer = Viewer {
             client,
-            who,
+            principal,
             decoder,
             seen,
             at: None,
@@ -145,7 +147,7 @@ impl DetachRegistry {
         let token = Token::Client(viewer).token();
         if let Err(error) = self.poller.add(there.client.as_fd(), token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
-            cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
+            cx.listeners.log_rejection(&format!("forkptyrouter: session refused: {why}"));
             there.send(&Ended::because(Ending::Refused, why).packet());
             return self.end_viewer(cx, viewer);
         }
@@ -206,7 +208,7 @@ impl DetachRegistry {
             drop(self.remove(cx, viewer.entry));
         }
         let _ = self.poller.remove(viewer.client.as_fd());
-        cx.close_lingering(viewer.client, LastWord::Packet { is_answered: false });
+        cx.close_lingering(viewer.client, CloseNotice::Packet { is_answered: false });
     }
 
     /// The subject of an entry: the live session or the detached one.

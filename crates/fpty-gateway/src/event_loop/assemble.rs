@@ -13,11 +13,11 @@ use super::slab::{Slab, Token};
 use crate::command::commands::Commands;
 use crate::config::gateway_config::GatewayConfig;
 use crate::config::rules::Rules;
-use crate::connection::handshake::Callers;
-use crate::connection::http_probe::Beginnings;
-use crate::connection::lingering_close::Closing;
-use crate::connection::listeners::{Door, Doors};
-use crate::connection::shared_counts::Tallies;
+use crate::connection::handshake::PendingConnections;
+use crate::connection::http_probe::HttpProbes;
+use crate::connection::lingering_close::LingeringCloses;
+use crate::connection::listeners::{Listener, Listeners};
+use crate::connection::shared_counts::SharedCounts;
 use crate::control::ControlClients;
 use crate::control::attach_elsewhere::AttachSearches;
 use crate::control::peers::Peers;
@@ -63,7 +63,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
         .add(children.as_fd(), Token::Children.token(), Interest::READ)
         .context("cannot wait for ended programs")?;
 
-    let mut doors = Vec::new();
+    let mut listeners = Vec::new();
     let mut statistics = None;
     for socket in host().sockets()? {
         let protocol = match socket.role {
@@ -79,45 +79,48 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
         else {
             continue;
         };
-        doors.push(Door {
-            listener: socket.listener,
+        listeners.push(Listener {
+            socket: socket.listener,
             protocol,
             name: socket.name,
             rules: Rc::clone(rules),
             program: Arc::clone(program),
-            rests: false,
+            paused: false,
         });
     }
     let supervisor = leaders::supervisor_of(ordinal);
-    let tallies = Tallies::of(ordinal);
-    let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, tallies.clone())
+    let shared_counts = SharedCounts::of(ordinal);
+    let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, shared_counts.clone())
         .context("cannot keep sessions that are left")?;
     let orphaned = OrphanedSessions::before(ordinal, supervisor);
     let audit = Audit::new(
         &config,
         ordinal,
-        doors.iter().map(|door| audit::AuditSocket::of(&door.name, &door.rules)).collect(),
+        listeners
+            .iter()
+            .map(|listener| audit::AuditSocket::of(&listener.name, &listener.rules))
+            .collect(),
     );
     let grace = config.hangup_grace;
     let hello = Hello::of(ordinal, config.processes);
-    let recorder = Recordings::new(doors.iter().map(|door| &*door.rules), hello);
+    let recorder = Recordings::new(listeners.iter().map(|listener| &*listener.rules), hello);
     let leaders = Leaders::of(ordinal);
     let mut spawner = Spawner::new()?;
     spawner.note_in(leaders.as_ref().map(Leaders::starting_word));
     let mut event_loop = GatewayLoop {
         cx: Context::new(ContextParts {
-            tallies,
+            shared_counts,
             ordinal,
             config,
             spawner,
-            doors: Doors::new(doors, statistics),
+            listeners: Listeners::new(listeners, statistics),
             audit,
-            closing: Closing::new(limit.map(|limit| limit.now)),
+            lingering: LingeringCloses::new(limit.map(|limit| limit.now)),
             poller,
         }),
-        pending: Callers::default(),
+        pending: PendingConnections::default(),
         sessions: Slab::new(),
-        http_probes: Beginnings::default(),
+        http_probes: HttpProbes::default(),
         commands: Commands::default(),
         control_clients: ControlClients::new(host().statistics_by_http()),
         registry,
@@ -133,7 +136,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     if let Some(recorder) = &mut event_loop.recorder {
         recorder.all_restored(&mut event_loop.cx);
     }
-    event_loop.cx.tallies.free_rest();
+    event_loop.cx.shared_counts.drop_unrestored();
     event_loop.processes.killer.schedule_grace(&mut event_loop.cx);
     for remark in fpty::sys::what_is_missing() {
         log(&format!("forkptyrouter: {remark}"));

@@ -11,10 +11,10 @@ use super::subject::SessionRef;
 use super::tick_policy::TickPolicy;
 use super::timers::{Timer, Timers};
 use crate::config::gateway_config::GatewayConfig;
-use crate::connection::limits::Seats;
-use crate::connection::lingering_close::{self, Closing, LastWord};
-use crate::connection::listeners::{self, Doors};
-use crate::connection::shared_counts::Tallies;
+use crate::connection::limits::Limits;
+use crate::connection::lingering_close::{self, CloseNotice, LingeringCloses};
+use crate::connection::listeners::{self, Listeners};
+use crate::connection::shared_counts::SharedCounts;
 use crate::log;
 use crate::observe::audit::Audit;
 use crate::session::ids::SessionIds;
@@ -44,19 +44,19 @@ pub struct Context {
     /// Starts programs.
     pub spawner: Spawner,
     /// The sockets, and what holds there.
-    pub doors: Doors,
+    pub listeners: Listeners,
     /// The limits.
-    pub seats: Seats,
+    pub limits: Limits,
     /// The audit, and what is known of each session.
     pub audit: Audit,
     /// What counts over all gateways.
-    pub tallies: Tallies,
+    pub shared_counts: SharedCounts,
     /// Names for sessions.
     pub ids: SessionIds,
     /// What they have asked to have run.
     pub requested_commands: RequestedCommands,
     /// Connections to which the last word was said.
-    pub closing: Closing,
+    pub lingering: LingeringCloses,
     /// What is known of panics.
     pub panics: PanicState,
     /// Connections over TCP to this machine, asked whether their other end is closed.
@@ -92,30 +92,38 @@ pub struct ContextParts {
     /// See [`Context`], all of them.
     pub config: GatewayConfig,
     pub ordinal: usize,
-    pub tallies: Tallies,
+    pub shared_counts: SharedCounts,
     pub spawner: Spawner,
-    pub doors: Doors,
+    pub listeners: Listeners,
     pub audit: Audit,
-    pub closing: Closing,
+    pub lingering: LingeringCloses,
     pub poller: Poller,
 }
 
 impl Context {
     /// At the gateway's start.
     pub fn new(parts: ContextParts) -> Self {
-        let ContextParts { config, ordinal, tallies, spawner, doors, audit, closing, poller } =
-            parts;
+        let ContextParts {
+            config,
+            ordinal,
+            shared_counts,
+            spawner,
+            listeners,
+            audit,
+            lingering,
+            poller,
+        } = parts;
         Self {
             config,
             ordinal,
             spawner,
-            doors,
-            seats: Seats::new(tallies.clone()),
+            listeners,
+            limits: Limits::new(shared_counts.clone()),
             audit,
-            tallies,
+            shared_counts,
             ids: SessionIds::new(),
             requested_commands: RequestedCommands::default(),
-            closing,
+            lingering,
             panics: PanicState::default(),
             local_tcp: LocalTcp::default(),
             outcomes: VecDeque::new(),
@@ -149,42 +157,42 @@ impl Context {
 
     /// What runs in a session or command that began at this socket; `None`: there is
     /// no such socket any more.
-    pub fn command_of(&self, session_ref: SessionRef, door: u16) -> Option<String> {
+    pub fn command_of(&self, session_ref: SessionRef, listener: u16) -> Option<String> {
         match self.requested_commands.command(session_ref) {
             Some(command) => Some(command.to_string()),
-            None => Some(self.doors.rules(door)?.command.to_string_lossy().into_owned()),
+            None => Some(self.listeners.rules(listener)?.command.to_string_lossy().into_owned()),
         }
     }
 
     /// Starts, or starts again, to take connections, as soon as all gateways have taken
     /// up the sessions of those before: a client would find that there are none.
     pub fn start_accepting(&mut self) {
-        match self.tallies.are_complete() {
-            true => self.doors.open(&self.poller),
-            false => self.schedule(listeners::SOON, Timer::Accept),
+        match self.shared_counts.are_restored() {
+            true => self.listeners.open(&self.poller),
+            false => self.schedule(listeners::RESTORE_CHECK, Timer::Accept),
         }
     }
 
     /// Stops taking connections for a moment: the next one would only find
     /// the same shortage, and the poll would spin.
     pub fn pause_accepting(&mut self) {
-        if self.doors.close(&self.poller) {
-            self.schedule(listeners::PAUSE, Timer::Accept);
+        if self.listeners.close(&self.poller) {
+            self.schedule(listeners::ACCEPT_PAUSE, Timer::Accept);
         }
     }
 
     /// Closes a connection whose last word has been written, when its client
     /// has closed, or has had time to.
-    pub fn close_lingering(&mut self, client: Stream, last: LastWord) {
-        if self.closing.take(client, last, &self.poller, &mut self.buffer[..]) {
-            self.schedule(lingering_close::LOOK, Timer::LingeringClose);
+    pub fn close_lingering(&mut self, client: Stream, last: CloseNotice) {
+        if self.lingering.add(client, last, &self.poller, &mut self.buffer[..]) {
+            self.schedule(lingering_close::CHECK_INTERVAL, Timer::LingeringClose);
         }
     }
 
     /// Closes those that have had their time.
     pub fn expire_lingering(&mut self) {
-        if self.closing.look_after() {
-            self.schedule(lingering_close::LOOK, Timer::LingeringClose);
+        if self.lingering.expire() {
+            self.schedule(lingering_close::CHECK_INTERVAL, Timer::LingeringClose);
         }
     }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::deferred::DeferredChunk;
 use super::slab::{Key, Token};
 use super::subject::{FaultDomain, SessionRef};
-use crate::connection::late_hello::Late;
+use crate::connection::late_hello::LateHello;
 use crate::control::peers::request::{IncomingRequest, Requester};
 use crate::observe::audit::{EndReason, EndedSession};
 use crate::observe::recording::results::RecorderEvent;
@@ -28,7 +28,7 @@ pub enum Outcome {
     RunTeardown,
     /// A client says hello after all, whose session was that of a silent one: its first
     /// packets stand in the buffer.
-    LateHello(Box<Late>),
+    LateHello(Box<LateHello>),
     /// A program was executed.
     Started(SessionRef),
     /// There never was such a session, nor this recording of it.

@@ -15,9 +15,9 @@ use super::slab::{Key, Token};
 use super::subject::{FaultDomain, SessionRef};
 use super::timers::Timer;
 use crate::command::commands::Commands;
-use crate::connection::handshake::{Callers, Greeted, Opened};
-use crate::connection::http_probe::Beginnings;
-use crate::connection::listeners::Newcomer;
+use crate::connection::handshake::{ClientRequest, HandshakeResult, PendingConnections};
+use crate::connection::http_probe::HttpProbes;
+use crate::connection::listeners::Connection;
 use crate::control::attach_elsewhere::{self, AttachRoute, AttachSearches};
 use crate::control::peers::{IncomingRequest, PeerRequest, Peers, Requester};
 use crate::control::sessions::AllSessions;
@@ -46,9 +46,9 @@ use fpty::sys::socket::{Stream, Transport};
 /// One gateway process, and its parts.
 pub struct GatewayLoop {
     pub(crate) cx: Context,
-    pub(crate) pending: Callers,
+    pub(crate) pending: PendingConnections,
     pub(crate) sessions: Sessions,
-    pub(crate) http_probes: Beginnings,
+    pub(crate) http_probes: HttpProbes,
     pub(crate) commands: Commands,
     pub(crate) control_clients: ControlClients,
     /// `None`: no session can outlive the gateway.
@@ -135,10 +135,10 @@ impl GatewayLoop {
                 match self.sessions.client_ready(cx, key, ready) {
                     ClientEvent::Settle => {}
                     ClientEvent::FirstBytes => {
-                        let next = self.http_probes.hear(&mut self.sessions, cx, key);
+                        let next = self.http_probes.probe(&mut self.sessions, cx, key);
                         return self.transitions().apply(key, next);
                     }
-                    ClientEvent::FirstEof => self.http_probes.ended(&mut self.sessions, key),
+                    ClientEvent::FirstEof => self.http_probes.input_ended(&mut self.sessions, key),
                     ClientEvent::NoSession => return,
                 }
                 self.settle(key);
@@ -153,7 +153,7 @@ impl GatewayLoop {
             Token::Peers => self.peers.ready(cx),
             Token::Recorder => self.transitions().with_recorder(|it, cx, _| it.ready(cx)),
             Token::PendingConnection(key) => {
-                let handshake_result = self.pending.hear(cx, key, ready.hang_up);
+                let handshake_result = self.pending.readable(cx, key, ready.hang_up);
                 self.handshake_result(handshake_result);
             }
             Token::ControlClient(key) => {
@@ -169,7 +169,7 @@ impl GatewayLoop {
                 self.commands.stream_ready(cx, key, number, ready);
                 self.commands.settle(cx, &mut self.processes, key);
             }
-            Token::LingeringClose(key) => cx.closing.ready(key, ready, &mut cx.buffer[..]),
+            Token::LingeringClose(key) => cx.lingering.ready(key, ready, &mut cx.buffer[..]),
             Token::Detached => {
                 self.transitions().with_registry(|registry, cx, _, _| registry.on_ready(cx))
             }
@@ -198,13 +198,13 @@ impl GatewayLoop {
                 self.transitions().apply(key, next);
             }
             Timer::HttpProbe(key) => {
-                let next = self.http_probes.give(&mut self.sessions, cx, key);
+                let next = self.http_probes.release(&mut self.sessions, cx, key);
                 self.transitions().apply(key, next);
             }
             Timer::Entrust(key) => self.transitions().supervise(key),
             Timer::Command(key, timer) => self.commands.timer_fired(cx, processes, key, timer),
             Timer::Handshake(key) => {
-                let handshake_result = self.pending.silent(cx, key);
+                let handshake_result = self.pending.timed_out(cx, key);
                 self.handshake_result(handshake_result);
             }
             Timer::ControlClient(key) => {
@@ -237,7 +237,7 @@ impl GatewayLoop {
             Timer::Detached => {
                 self.transitions().with_registry(|registry, cx, _, _| registry.run_due(cx))
             }
-            Timer::Listener(door) => cx.doors.wake(door, &cx.poller),
+            Timer::Listener(listener) => cx.listeners.resume(listener, &cx.poller),
         }
     }
 
@@ -272,7 +272,7 @@ impl GatewayLoop {
                 self.transitions().rejected(session_ref, recording.as_deref());
             }
             Outcome::LateHello(late) => {
-                let handshake_result = self.pending.greet_late(cx, *late);
+                let handshake_result = self.pending.restart(cx, *late);
                 self.handshake_result(handshake_result);
             }
             Outcome::Closed(closed) => self.transitions().closed(closed),
@@ -352,12 +352,12 @@ impl GatewayLoop {
     }
 
     /// Takes a connection that waits at a socket.
-    fn accept(&mut self, door: u16) {
-        match self.cx.accept(door) {
+    fn accept(&mut self, listener: u16) {
+        match self.cx.accept(listener) {
             Accepted::Nobody => {}
-            Accepted::Uwsgi(client, transport) => self.start_handshake(client, transport, door),
-            Accepted::Raw(newcomer) => {
-                let Some(place) = self.cx.doors.door(door) else { return };
+            Accepted::Uwsgi(client, transport) => self.start_handshake(client, transport, listener),
+            Accepted::Raw(connection) => {
+                let Some(place) = self.cx.listeners.get(listener) else { return };
                 let size = place.rules.size;
                 let plan = SessionPlan {
                     session: Session::raw(size),
@@ -366,48 +366,52 @@ impl GatewayLoop {
                     environment: Vec::new(),
                     shown: None,
                 };
-                self.transitions().open_terminal(newcomer, plan);
+                self.transitions().open_terminal(connection, plan);
             }
         }
     }
 
-    fn start_handshake(&mut self, client: Stream, transport: Transport, door: u16) {
-        let handshake_result = self.pending.greet(&mut self.cx, client, transport, door);
+    fn start_handshake(&mut self, client: Stream, transport: Transport, listener: u16) {
+        let handshake_result = self.pending.start(&mut self.cx, client, transport, listener);
         self.handshake_result(handshake_result);
     }
 
-    fn handshake_result(&mut self, handshake_result: Greeted) {
-        if let Greeted::Opens(opened) = handshake_result {
-            self.open(*opened);
+    fn handshake_result(&mut self, handshake_result: HandshakeResult) {
+        if let HandshakeResult::Complete(client_request) = handshake_result {
+            self.open(*client_request);
         }
     }
 
     /// Does what a client wants.
-    fn open(&mut self, opened: Opened) {
-        match opened.opening.request.verb() {
+    fn open(&mut self, client_request: ClientRequest) {
+        match client_request.hello.request.verb() {
             Some(Verb::Attach) => {
-                self.find_session(Box::new(opened), 0);
+                self.find_session(Box::new(client_request), 0);
             }
-            _ if control::is_control_request(&opened.opening) => {
-                self.control_clients.add_request(&mut self.cx, opened.newcomer, opened.opening);
+            _ if control::is_control_request(&client_request.hello) => {
+                self.control_clients.add_request(
+                    &mut self.cx,
+                    client_request.connection,
+                    client_request.hello,
+                );
             }
-            _ => self.open_new(opened),
+            _ => self.open_new(client_request),
         }
     }
 
     /// A client wants a session that was left; so many gateways have had it before.
-    fn find_session(&mut self, opened: Box<Opened>, hops: u8) {
+    fn find_session(&mut self, client_request: Box<ClientRequest>, hops: u8) {
         let (cx, peers, registry) = (&mut self.cx, &mut self.peers, self.registry.as_deref_mut());
         let here = registry.map(|registry| (registry, &self.sessions));
-        let goes = self.attach_searches.start(cx, peers, here, opened, hops);
+        let goes = self.attach_searches.start(cx, peers, here, client_request, hops);
         self.route_attach(goes);
     }
 
     /// It is known which gateway has the session that a client wants.
     fn route_attach(&mut self, goes: AttachRoute) {
-        if let AttachRoute::Here(opened) = goes {
-            if let Some(opened) = self.transitions().attach(*opened) {
-                self.open_new(opened);
+        if let AttachRoute::Here(client_request) = goes {
+            if let Some(client_request) = self.transitions().attach(*client_request) {
+                self.open_new(client_request);
             }
         }
     }
@@ -431,37 +435,39 @@ impl GatewayLoop {
             }
             PeerRequest::TakeClient(forwarded) => {
                 let (forwarded, hops) = (*forwarded, forwarded.hops);
-                let Some(opened) =
+                let Some(client_request) =
                     attach_elsewhere::receive_forwarded(cx, &mut incoming, forwarded)
                 else {
                     return;
                 };
                 self.peers.reply(&incoming, attach_elsewhere::TAKEN);
-                return self.find_session(opened, hops);
+                return self.find_session(client_request, hops);
             }
         };
         self.peers.reply(&incoming, &answer);
     }
 
     /// Makes a session, or a command, of a client that has not come back to an old one.
-    fn open_new(&mut self, opened: Opened) {
-        let newcomer = self.cx.seated(opened.newcomer);
-        let asked = || opened.opening.request.shown();
-        let origin = self.cx.audit.with_command(newcomer.origin, asked);
-        let opened = Opened { newcomer: Newcomer { origin, ..newcomer }, ..opened };
-        match opened.opening.wants_terminal() {
-            true => self.transitions().open(opened),
-            false => self.open_command(opened),
+    fn open_new(&mut self, client_request: ClientRequest) {
+        let connection = self.cx.with_session_permit(client_request.connection);
+        let asked = || client_request.hello.request.shown();
+        let origin = self.cx.audit.with_command(connection.origin, asked);
+        let client_request =
+            ClientRequest { connection: Connection { origin, ..connection }, ..client_request };
+        match client_request.hello.wants_terminal() {
+            true => self.transitions().open(client_request),
+            false => self.open_command(client_request),
         }
     }
 
-    fn open_command(&mut self, opened: Opened) {
+    fn open_command(&mut self, client_request: ClientRequest) {
         let recorder = self.recorder.as_ref();
-        if let Some(why) = recorder.and_then(|it| it.command_rejection_reason(opened.newcomer.door))
+        if let Some(why) =
+            recorder.and_then(|it| it.command_rejection_reason(client_request.connection.listener))
         {
-            return self.cx.reject(opened.newcomer, true, why);
+            return self.cx.reject(client_request.connection, true, why);
         }
-        self.commands.start(&mut self.cx, &mut self.processes, opened);
+        self.commands.start(&mut self.cx, &mut self.processes, client_request);
     }
 
     /// A program has ended, or the gateway is to.
@@ -593,7 +599,7 @@ impl PanicRecovery for GatewayLoop {
                 self.commands.end_panicked(cx, processes, key, INTERNAL_ERROR)
             }
             FaultDomain::PendingConnection(key) => {
-                drop(self.pending.refuse(cx, key, INTERNAL_ERROR))
+                drop(self.pending.reject(cx, key, INTERNAL_ERROR))
             }
             FaultDomain::ControlClient(key) => self.control_clients.end(cx, key, INTERNAL_ERROR),
             FaultDomain::AttachSearch(key) => self.attach_searches.end(cx, key, INTERNAL_ERROR),
@@ -606,7 +612,7 @@ impl PanicRecovery for GatewayLoop {
             FaultDomain::Viewer(key) => {
                 self.transitions().with_registry(|registry, cx, _, _| registry.end_viewer(cx, key))
             }
-            FaultDomain::LingeringClose(key) => cx.closing.drop_one(key),
+            FaultDomain::LingeringClose(key) => cx.lingering.discard(key),
             FaultDomain::Nobody => {}
             FaultDomain::Listener => cx.pause_accepting(),
             FaultDomain::Gateway => {
@@ -627,16 +633,16 @@ impl PanicRecovery for GatewayLoop {
             FaultDomain::Session(key) | FaultDomain::PendingSession(key) => {
                 drop(self.sessions.remove(key))
             }
-            FaultDomain::Command(key) => self.commands.drop_one(key),
-            FaultDomain::PendingConnection(key) => self.pending.drop_one(key),
-            FaultDomain::ControlClient(key) => self.control_clients.drop_one(key),
-            FaultDomain::AttachSearch(key) => self.attach_searches.drop_one(key),
+            FaultDomain::Command(key) => self.commands.discard(key),
+            FaultDomain::PendingConnection(key) => self.pending.discard(key),
+            FaultDomain::ControlClient(key) => self.control_clients.discard(key),
+            FaultDomain::AttachSearch(key) => self.attach_searches.discard(key),
             FaultDomain::Detached(key) | FaultDomain::Viewer(key) => {
                 if let Some(registry) = &mut self.registry {
-                    registry.drop_one(key, matches!(fault_domain, FaultDomain::Viewer(_)));
+                    registry.discard(key, matches!(fault_domain, FaultDomain::Viewer(_)));
                 }
             }
-            FaultDomain::LingeringClose(key) => self.cx.closing.drop_one(key),
+            FaultDomain::LingeringClose(key) => self.cx.lingering.discard(key),
             FaultDomain::Nobody => {}
             FaultDomain::Listener | FaultDomain::Gateway => self.cx.panics.set_fatal(),
         }
@@ -663,7 +669,7 @@ impl PanicRecovery for GatewayLoop {
             self.cx.lost(session_ref);
         }
         self.cx.requested_commands.retain(exists);
-        self.cx.seats.retain(exists);
+        self.cx.limits.retain(exists);
         if let Some(recorder) = &mut self.recorder {
             recorder.retain();
         }

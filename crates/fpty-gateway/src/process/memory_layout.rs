@@ -12,7 +12,7 @@ pub fn region_words(options: &MemoryOptions, region: Region) -> usize {
     match region {
         Region::ClientsNotified => options.gateways,
         Region::Counters => counters::words(options.gateways),
-        Region::Rates => only(options.limits, limits::RATES),
+        Region::Rates => only(options.limits, limits::RATE_WORDS),
         Region::Leaders(_) => leaders::WORDS,
         Region::EndLines(_) => only(options.audit, end_lines::WORDS),
         // One alone has nobody to show them.

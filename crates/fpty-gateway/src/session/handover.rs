@@ -32,7 +32,7 @@ impl LiveSession {
     /// whatever brought the session here, and every offer asks it: bytes that go past the gateway
     /// cannot be recorded.
     fn may_be_handed_over(&self, cx: &Context) -> bool {
-        cx.doors.rules(self.door).is_some_and(allows_handover)
+        cx.listeners.rules(self.listener).is_some_and(allows_handover)
             && self.transport == Transport::Unix
             && self.session.accepts_handover()
             && !self.io.is_recorded()
@@ -81,7 +81,7 @@ impl LiveSession {
         }
         match self.io.client.write_with_descriptors(&packet, &descriptors) {
             Written::Bytes(_) => {
-                self.session.offered();
+                self.session.offered_fds();
                 if !relay_only {
                     self.io.master.share();
                 }
@@ -101,7 +101,7 @@ impl Sessions {
     pub fn terminate_blocked(&mut self, cx: &mut Context, key: Key) {
         if let Some(live) = self.get_mut(key) {
             live.session.terminate(Ending::Operator, TERMINAL_BLOCKED, &mut live.io);
-            cx.doors.log_refusal(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
+            cx.listeners.log_rejection(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::relay::{LiveSession, Sessions};
 use crate::command::commands::LiveCommand;
-use crate::connection::limits::Seat;
-use crate::connection::session_access::NOBODY;
+use crate::connection::limits::Permit;
+use crate::connection::session_access::UNKNOWN_UID;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::{Closed, Outcome};
 use crate::event_loop::slab::Key;
@@ -19,7 +19,7 @@ use crate::observe::audit::{
 };
 use crate::observe::recording::RecordingTap;
 use crate::process::supervisor::end_lines;
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::proto::Ending;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
@@ -32,7 +32,7 @@ use fpty::sys::socket::Stream;
 enum Event<'a> {
     /// It is about to begin: it has a terminal or streams, and a program that is
     /// not known to have been executed.
-    Pending { session_ref: SessionRef, seat: Option<Seat>, shown: Option<String> },
+    Pending { session_ref: SessionRef, permit: Option<Permit>, shown: Option<String> },
     /// Its program was executed.
     Started(SessionRef),
     /// Its client has left, and it goes on as this entry of those without one.
@@ -56,12 +56,12 @@ pub struct RestoredInfo {
     /// When it began.
     pub started: Timestamp,
     /// Where it began.
-    pub door: u16,
+    pub listener: u16,
     /// The size of its terminal.
     pub size: Size,
     /// Whose it is, and for whom it counts where sessions are limited.
     pub uid: u32,
-    pub who: Who,
+    pub principal: Principal,
     /// Its id.
     pub id: String,
     /// Its program.
@@ -107,7 +107,7 @@ impl Context {
     pub fn restored_detached(&mut self, entry: Key, info: RestoredInfo, lost: Option<Timestamp>) {
         let (session_ref, uid) = (SessionRef::Detached(entry), info.uid);
         self.restore_session(session_ref, info, |audit| match uid {
-            NOBODY => (Peer::default(), None),
+            UNKNOWN_UID => (Peer::default(), None),
             _ => (Peer::user(uid, &mut audit.user_names), None),
         });
         if let Some(since) = lost {
@@ -124,17 +124,18 @@ impl Context {
         info: RestoredInfo,
         now: impl FnOnce(&mut Audit) -> (Peer, Option<String>),
     ) {
-        let RestoredInfo { history, command, started, door, who, size, id, pid, .. } = info;
-        if let Some(rules) = self.doors.rules(door) {
-            let seat = self.seats.keep(rules, who);
-            self.seats.belongs_to(seat, session_ref);
+        let RestoredInfo { history, command, started, listener, principal, size, id, pid, .. } =
+            info;
+        if let Some(rules) = self.listeners.rules(listener) {
+            let permit = self.limits.restore(rules, principal);
+            self.limits.assign(permit, session_ref);
         }
         self.requested_commands.note(session_ref, command.clone());
         match history.filter(|_| self.audit.is_enabled()) {
-            Some(history) => self.audit.restore(session_ref, *history, door, id, pid),
+            Some(history) => self.audit.restore(session_ref, *history, listener, id, pid),
             None if self.audit.is_enabled() => {
                 let (peer, tty) = now(&mut self.audit);
-                let origin = self.audit.origin(door, Mode::Extended);
+                let origin = self.audit.origin(listener, Mode::Extended);
                 let origin = self.audit.with_command(origin, || command);
                 self.audit.note(
                     session_ref,
@@ -174,8 +175,8 @@ impl Context {
 
     fn observe(&mut self, event: Event<'_>) {
         match event {
-            Event::Pending { session_ref, seat, shown } => {
-                self.seats.belongs_to(seat, session_ref);
+            Event::Pending { session_ref, permit, shown } => {
+                self.limits.assign(permit, session_ref);
                 self.requested_commands.note(session_ref, shown);
             }
             Event::Started(session_ref) => {
@@ -187,24 +188,24 @@ impl Context {
             }
             Event::Detached { key, entry, how, bytes } => {
                 let (from, to) = (SessionRef::Session(key), SessionRef::Detached(entry));
-                self.seats.moves(from, to);
+                self.limits.transfer(from, to);
                 self.requested_commands.moves(from, to);
                 self.audit.detached(from, to, how, bytes);
             }
             Event::Attached { key, entry, origin, client } => {
                 let (from, to) = (SessionRef::Detached(entry), SessionRef::Session(key));
-                self.seats.moves(from, to);
+                self.limits.transfer(from, to);
                 self.requested_commands.moves(from, to);
                 self.audit.attached(from, to, origin, client);
             }
             Event::Exited(session_ref, exit) => self.audit.program_ended(session_ref, exit),
             Event::Closed(closed) => {
-                self.seats.ended(closed.session_ref);
+                self.limits.release(closed.session_ref);
                 self.requested_commands.forget(closed.session_ref);
                 self.push_outcome(Outcome::Closed(closed));
             }
             Event::Rejected { session_ref, recording } => {
-                self.seats.ended(session_ref);
+                self.limits.release(session_ref);
                 self.requested_commands.forget(session_ref);
                 self.push_outcome(Outcome::Aborted(session_ref, recording));
             }
@@ -232,7 +233,7 @@ impl LiveSession {
         &mut self,
         cx: &mut Context,
         key: Key,
-        seat: Option<Seat>,
+        permit: Option<Permit>,
         origin: Origin,
         size: Size,
         shown: Option<String>,
@@ -246,7 +247,7 @@ impl LiveSession {
             cx.audit.note(session_ref, origin, peer, NewSession { id, pid, tty, size: Some(size) });
             io.byte_counts.get_or_insert_with(Box::default).touch();
         }
-        cx.observe(Event::Pending { session_ref, seat, shown });
+        cx.observe(Event::Pending { session_ref, permit, shown });
     }
 
     /// It goes on, of a gateway that was here before.
@@ -365,7 +366,7 @@ impl LiveCommand {
         &mut self,
         cx: &mut Context,
         key: Key,
-        seat: Option<Seat>,
+        permit: Option<Permit>,
         origin: Origin,
         shown: Option<String>,
     ) {
@@ -376,7 +377,7 @@ impl LiveCommand {
             cx.audit.note(session_ref, origin, peer, NewSession { id, pid, tty: None, size: None });
             self.io.byte_counts.get_or_insert_with(Box::default);
         }
-        cx.observe(Event::Pending { session_ref, seat, shown });
+        cx.observe(Event::Pending { session_ref, permit, shown });
     }
 
     /// There never was such a command.

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::relay::{LiveSession, SessionAction, SessionIo, Sessions};
 use super::state::Session;
 use super::timeouts::TimeLimited;
-use crate::connection::client_hello::Opening;
-use crate::connection::lingering_close::LastWord;
-use crate::connection::listeners::{Hopeless, Newcomer};
+use crate::connection::client_hello::ClientHello;
+use crate::connection::lingering_close::CloseNotice;
+use crate::connection::listeners::{AcceptError, Connection};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::slab::{Key, Token};
@@ -46,7 +46,7 @@ pub enum Accepted {
     /// No client: none came, or it was rejected.
     Nobody,
     /// A client of raw mode.
-    Raw(Newcomer),
+    Raw(Connection),
     /// A client of uwsgi mode, which may begin with a hello.
     Uwsgi(Stream, Transport),
 }
@@ -68,40 +68,42 @@ pub struct SessionPlan {
 impl Context {
     /// Accepts one connection of a socket. One in a turn: a storm of connections does not keep the
     /// sessions waiting.
-    pub fn accept(&mut self, door: u16) -> Accepted {
-        if self.slow_down(door) {
+    pub fn accept(&mut self, listener: u16) -> Accepted {
+        if self.throttle(listener) {
             return Accepted::Nobody;
         }
-        let Some(place) = self.doors.door(door) else { return Accepted::Nobody };
+        let Some(place) = self.listeners.get(listener) else { return Accepted::Nobody };
         let (protocol, rules) = (place.protocol, Rc::clone(&place.rules));
-        match self.doors.accept(door) {
-            Ok(None) => self.nobody_came(door),
-            Ok(Some((client, transport))) if !self.admit(door, &client, transport, protocol) => {
+        match self.listeners.accept(listener) {
+            Ok(None) => self.refund_rate(listener),
+            Ok(Some((client, transport)))
+                if !self.admit(listener, &client, transport, protocol) =>
+            {
                 // A rejected connection does not use the rate up.
-                self.nobody_came(door);
-                self.close_lingering(client, LastWord::Eof);
+                self.refund_rate(listener);
+                self.close_lingering(client, CloseNotice::Eof);
             }
             Ok(Some((client, transport))) if protocol == Protocol::Uwsgi => {
                 fault_injection::point("accepted");
                 return Accepted::Uwsgi(client, transport);
             }
             Ok(Some((client, transport))) => {
-                let origin = self.audit.origin(door, protocol);
-                let seat = self.seats.take(&rules, &client);
-                let seat = seat.and_then(|seat| self.seats.sit(&rules, seat));
-                return Accepted::Raw(Newcomer { client, transport, door, seat, origin });
+                let origin = self.audit.origin(listener, protocol);
+                let permit = self.limits.acquire_user(&rules, &client);
+                let permit = permit.and_then(|permit| self.limits.acquire_session(&rules, permit));
+                return Accepted::Raw(Connection { client, transport, listener, permit, origin });
             }
-            Err(Hopeless { client, why }) => {
-                let origin = self.audit.origin(door, protocol);
+            Err(AcceptError { client, why }) => {
+                let origin = self.audit.origin(listener, protocol);
                 match client {
                     Some(client) => {
                         let why = Rejection::because(RejectReason::Resources, why);
                         self.reject_client(client, origin, false, &why);
                         // The pending connections hold descriptors that others need.
-                        self.closing.close_all();
+                        self.lingering.close_all();
                     }
                     None => {
-                        self.doors.log_refusal(&format!("forkptyrouter: {why}"));
+                        self.listeners.log_rejection(&format!("forkptyrouter: {why}"));
                         self.audit.rejected(origin, None, RejectReason::Resources, &why);
                     }
                 }
@@ -112,17 +114,18 @@ impl Context {
     }
 
     /// Acquires the permit of a session, which counts over all gateways.
-    pub fn seated(&mut self, newcomer: Newcomer) -> Newcomer {
-        let Some(rules) = self.doors.rules(newcomer.door) else {
-            return newcomer;
+    pub fn with_session_permit(&mut self, connection: Connection) -> Connection {
+        let Some(rules) = self.listeners.rules(connection.listener) else {
+            return connection;
         };
-        let seat = newcomer.seat.and_then(|seat| self.seats.sit(rules, seat));
-        Newcomer { seat, ..newcomer }
+        let permit =
+            connection.permit.and_then(|permit| self.limits.acquire_session(rules, permit));
+        Connection { permit, ..connection }
     }
 
     /// Rejects a connection that may hold a permit.
-    pub fn reject(&mut self, newcomer: Newcomer, extended: bool, why: impl Into<Rejection>) {
-        self.reject_client(newcomer.client, newcomer.origin, extended, &why.into());
+    pub fn reject(&mut self, connection: Connection, extended: bool, why: impl Into<Rejection>) {
+        self.reject_client(connection.client, connection.origin, extended, &why.into());
     }
 
     /// Rejects a client with one line or END packet, logs it and tells the audit.
@@ -139,14 +142,14 @@ impl Context {
         let last = match extended {
             true => {
                 let _ = client.write(&ended.packet());
-                LastWord::Packet { is_answered: false }
+                CloseNotice::Packet { is_answered: false }
             }
             false => {
                 let _ = client.write(format!("{line}\r\n").as_bytes());
-                LastWord::Eof
+                CloseNotice::Eof
             }
         };
-        self.doors.log_refusal(&line);
+        self.listeners.log_rejection(&line);
         self.audit.rejected(origin, Some(&client), *reason, &ended.text);
         self.close_lingering(client, last);
     }
@@ -155,14 +158,14 @@ impl Context {
     ///
     /// # Errors
     /// The request is rejected.
-    pub fn plan(&self, door: u16, opening: &mut Opening) -> Result<SessionPlan, Rejection> {
-        let shown = opening.request.shown();
-        let program = self.granted(door, std::mem::take(&mut opening.request))?;
+    pub fn plan(&self, listener: u16, hello: &mut ClientHello) -> Result<SessionPlan, Rejection> {
+        let shown = hello.request.shown();
+        let program = self.authorize(listener, std::mem::take(&mut hello.request))?;
         let closed = || Rejection::because(RejectReason::Resources, "the socket is closed");
-        let rules = self.doors.rules(door).ok_or_else(closed)?;
-        let size = opening.size(rules.size);
-        let environment = rules.environment_of(&opening.variables);
-        let session = Session::from_hello(opening, size);
+        let rules = self.listeners.rules(listener).ok_or_else(closed)?;
+        let size = hello.size(rules.size);
+        let environment = rules.environment_of(&hello.variables);
+        let session = Session::from_hello(hello, size);
         Ok(SessionPlan { session, program, size, environment, shown })
     }
 
@@ -248,32 +251,32 @@ impl Sessions {
         &mut self,
         cx: &mut Context,
         processes: &mut ProcessTable,
-        newcomer: Newcomer,
+        connection: Connection,
         plan: SessionPlan,
     ) -> Option<Key> {
         let SessionPlan { session, program, size, environment, shown } = plan;
         let started = cx
-            .check_limits(&newcomer)
+            .check_limits(&connection)
             .and_then(|()| cx.start(processes, &program, size, environment));
         let (master, pid) = match started {
             Ok(started) => started,
             Err(why) => {
-                cx.reject(newcomer, session.is_extended(), why);
+                cx.reject(connection, session.is_extended(), why);
                 return None;
             }
         };
-        let Newcomer { client, transport, door, seat, origin } = newcomer;
+        let Connection { client, transport, listener, permit, origin } = connection;
         let key = self.insert(LiveSession::new(
             session,
             SessionIo::new(client, master, Some(Process::child(pid))),
             transport,
-            door,
+            listener,
         ));
         cx.panics.in_progress = Some(FaultDomain::PendingSession(key));
         fault_injection::point("inserted");
         processes.assign(pid, key);
         let live = self.get_mut(key)?;
-        live.set_pending(cx, key, seat.ok().flatten(), origin, size, shown);
+        live.set_pending(cx, key, permit.ok().flatten(), origin, size, shown);
         fault_injection::point("noted");
         if !cx.spawner.has_executed(pid) {
             live.started_poll = STARTING_FIRST;
@@ -282,11 +285,17 @@ impl Sessions {
     }
 
     /// Feeds a new session the input that came with the request, and what stands in the buffer.
-    pub fn feed_early_input(&mut self, cx: &mut Context, key: Key, opening: &Opening, ended: bool) {
+    pub fn feed_early_input(
+        &mut self,
+        cx: &mut Context,
+        key: Key,
+        hello: &ClientHello,
+        ended: bool,
+    ) {
         let Some(LiveSession { session, io, .. }) = self.get_mut(key) else {
             return;
         };
-        session.early_input(&opening.input, io);
+        session.early_input(&hello.input, io);
         if !cx.input.is_empty() {
             fault_injection::strike("input", || &cx.input);
             cx.deliver_input(key, session, io);
@@ -294,7 +303,7 @@ impl Sessions {
         if ended {
             session.client_half_closed();
         }
-        if let Some(line) = opening.variables.remark() {
+        if let Some(line) = hello.variables.remark() {
             session.notice(&line, io);
         }
     }

@@ -185,8 +185,8 @@ impl TimeLimited for LiveSession {
         rules.timeout
     }
 
-    fn door(&self) -> u16 {
-        self.door
+    fn listener(&self) -> u16 {
+        self.listener
     }
 
     fn byte_counts(&mut self) -> &mut Option<Box<ByteCounts>> {

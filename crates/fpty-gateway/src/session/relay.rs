@@ -54,7 +54,7 @@ pub struct LiveSession {
     /// Magnitude of the program's last transfer; 0: there was none yet.
     last_output: Magnitude,
     /// The socket where the client came in, by its index.
-    pub door: u16,
+    pub listener: u16,
     /// Conditions that are polled.
     pub probes: Probes,
     /// How often the terminal of an ended program still had output, or [`AWAITS_HELLO`].
@@ -80,7 +80,7 @@ pub struct SessionIo {
 
 impl LiveSession {
     /// A live session that nothing is registered for yet.
-    pub fn new(session: Session, io: SessionIo, transport: Transport, door: u16) -> Self {
+    pub fn new(session: Session, io: SessionIo, transport: Transport, listener: u16) -> Self {
         Self {
             session,
             io,
@@ -89,7 +89,7 @@ impl LiveSession {
             terminal_interest: None,
             last_input: 0,
             last_output: 0,
-            door,
+            listener,
             probes: Probes::default(),
             drains: 0,
             started_poll: 0,
@@ -324,7 +324,7 @@ impl LiveSession {
                     let line = "session ended: out of memory";
                     self.session.terminate(Ending::Lost, line, &mut self.io);
                 }
-                cx.doors.log_refusal("forkptyrouter: session ended: out of memory");
+                cx.listeners.log_rejection("forkptyrouter: session ended: out of memory");
                 return SessionAction::Close;
             }
         }

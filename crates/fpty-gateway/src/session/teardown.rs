@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::relay::{LiveSession, SessionAction, Sessions};
-use crate::connection::lingering_close::LastWord;
+use crate::connection::lingering_close::CloseNotice;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
 use crate::event_loop::panic_recovery::INTERNAL_ERROR;
@@ -140,12 +140,12 @@ impl Sessions {
     pub fn close(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         if let Some(live) = self.end(cx, key) {
             let last = match live.session.is_extended() {
-                true => LastWord::Packet { is_answered: false },
+                true => CloseNotice::Packet { is_answered: false },
                 false => {
                     // Closing a terminal takes a while: by then most clients have closed, and need
                     // not be waited for.
                     live.io.client.end();
-                    LastWord::Ended
+                    CloseNotice::EofSent
                 }
             };
             let client = processes.release(cx, key, *live);

@@ -36,7 +36,7 @@ pub trait TimeLimited {
     /// The idle timeout that the rules of a socket set.
     fn timeout(rules: &Rules) -> Option<Duration>;
     /// The socket where the client came in, by its index.
-    fn door(&self) -> u16;
+    fn listener(&self) -> u16;
     /// Byte counts, with the last activity.
     fn byte_counts(&mut self) -> &mut Option<Box<ByteCounts>>;
     /// Time since the last activity; `None`: it is not known.
@@ -48,7 +48,7 @@ pub trait TimeLimited {
 
     /// Starts the timers of both limits; so much of the maximum time is `over`.
     fn start_timers(&mut self, cx: &mut Context, key: Key, over: Duration) {
-        let Some(rules) = cx.doors.rules(self.door()) else { return };
+        let Some(rules) = cx.listeners.rules(self.listener()) else { return };
         let (timeout, limit) = (Self::timeout(rules), rules.max_time);
         if let Some(left) = limit.map(|limit| limit.saturating_sub(over)) {
             if left > NOTICE {
@@ -79,7 +79,9 @@ pub trait TimeLimited {
 
     /// Checks the idle time: the client gets one notice, then the end.
     fn check_idle(&mut self, cx: &mut Context, key: Key, was_notified: bool) {
-        let Some(timeout) = cx.doors.rules(self.door()).and_then(Self::timeout) else { return };
+        let Some(timeout) = cx.listeners.rules(self.listener()).and_then(Self::timeout) else {
+            return;
+        };
         match IdleCheck::of(self.idle_for().unwrap_or(timeout), timeout, was_notified) {
             IdleCheck::Wait(wait) => cx.schedule(wait, Self::due(key, SessionTimer::Idle)),
             IdleCheck::WaitNotified(wait) => {

@@ -7,8 +7,8 @@ use super::open::SessionPlan;
 use super::relay::{LiveSession, SessionAction, Sessions};
 use super::teardown::TeardownQueue;
 use super::timeouts::{ENDED_BY_OPERATOR, TimeLimited};
-use crate::connection::handshake::Opened;
-use crate::connection::listeners::Newcomer;
+use crate::connection::handshake::ClientRequest;
+use crate::connection::listeners::Connection;
 use crate::detach::no_detach;
 use crate::detach::restore::{Restored, UNPOLLABLE};
 use crate::detach::viewers::end_for_viewers;
@@ -53,29 +53,29 @@ pub struct Transitions<'a> {
 }
 
 impl Transitions<'_> {
-    pub fn open(&mut self, opened: Opened) {
-        let Opened { newcomer, mut opening, ended, name, .. } = opened;
-        let plan = match self.cx.plan(newcomer.door, &mut opening) {
+    pub fn open(&mut self, client_request: ClientRequest) {
+        let ClientRequest { connection, mut hello, ended, name, .. } = client_request;
+        let plan = match self.cx.plan(connection.listener, &mut hello) {
             Ok(plan) => plan,
-            Err(why) => return self.cx.reject(newcomer, opening.extended, why),
+            Err(why) => return self.cx.reject(connection, hello.extended, why),
         };
         let registry = self.registry.as_ref();
         let registration = registry.map_or(Ok(None), |registry| {
-            registry.plan_registration(self.cx, &newcomer, &opening, name)
+            registry.plan_registration(self.cx, &connection, &hello, name)
         });
         let registration = match registration {
             Ok(registration) => registration,
-            Err(why) => return self.cx.reject(newcomer, opening.extended, why),
+            Err(why) => return self.cx.reject(connection, hello.extended, why),
         };
         let size = plan.size;
-        let Some(key) = self.open_terminal(newcomer, plan) else {
+        let Some(key) = self.open_terminal(connection, plan) else {
             return;
         };
-        self.sessions.feed_early_input(self.cx, key, &opening, ended);
+        self.sessions.feed_early_input(self.cx, key, &hello, ended);
         let Some(LiveSession { session, io, .. }) = self.sessions.get_mut(key) else {
             return;
         };
-        let is_named = opening.variables.get(variables::SESSION_NAME).is_some();
+        let is_named = hello.variables.get(variables::SESSION_NAME).is_some();
         if is_named && registration.is_none() {
             let line = "the session has no name: it cannot be left (forkptyrouter-detach)";
             session.notice(line, io);
@@ -95,13 +95,14 @@ impl Transitions<'_> {
     }
 
     /// Opens a terminal with the program on it, or rejects the client.
-    pub fn open_terminal(&mut self, newcomer: Newcomer, plan: SessionPlan) -> Option<Key> {
+    pub fn open_terminal(&mut self, connection: Connection, plan: SessionPlan) -> Option<Key> {
         let (recorder, size) = (self.recorder.as_deref_mut(), plan.size);
-        if let Some(why) = recorder.and_then(|it| it.rejection_reason(self.cx, newcomer.door)) {
-            self.cx.reject(newcomer, plan.session.is_extended(), why);
+        if let Some(why) = recorder.and_then(|it| it.rejection_reason(self.cx, connection.listener))
+        {
+            self.cx.reject(connection, plan.session.is_extended(), why);
             return None;
         }
-        let key = self.sessions.open_terminal(self.cx, self.processes, newcomer, plan)?;
+        let key = self.sessions.open_terminal(self.cx, self.processes, connection, plan)?;
         self.with_recorder(|it, cx, sessions| it.prepare(cx, sessions, key, size));
         if let Err(why) = self.sessions.register(self.cx, key) {
             self.sessions.reject(self.cx, self.processes, key, &why);
@@ -135,7 +136,8 @@ impl Transitions<'_> {
             }
             SessionAction::Detach => self.detach_or_hang_up(key, DetachCause::Requested),
             SessionAction::LateHello => {
-                if let Some(late) = self.sessions.take_late(self.cx, self.processes, key) {
+                if let Some(late) = self.sessions.take_for_late_hello(self.cx, self.processes, key)
+                {
                     self.cx.push_outcome(Outcome::LateHello(Box::new(late)));
                 }
             }
@@ -225,8 +227,9 @@ impl Transitions<'_> {
     }
 
     pub fn supervise(&mut self, key: Key) {
-        let door = self.sessions.get(key).map(|live| live.door);
-        let command = door.and_then(|door| self.cx.command_of(SessionRef::Session(key), door));
+        let listener = self.sessions.get(key).map(|live| live.listener);
+        let command =
+            listener.and_then(|listener| self.cx.command_of(SessionRef::Session(key), listener));
         if let Some(registry) = self.registry.as_deref_mut() {
             registry.supervise(self.cx, self.sessions, self.processes, key, command);
         }
@@ -243,7 +246,7 @@ impl Transitions<'_> {
             if let Some(session_ref) = alone.map(SessionRef::Detached).or(session) {
                 self.cx.audit.entrusted(session_ref, false);
             }
-            self.cx.doors.log_refusal(NOT_SUPERVISED);
+            self.cx.listeners.log_rejection(NOT_SUPERVISED);
         }
         if !self.registry.as_ref().is_some_and(|registry| registry.supervisor_is_gone()) {
             return;
@@ -343,17 +346,17 @@ impl Transitions<'_> {
 
     /// Attaches a client to an existing session. Input after the request stands in the buffer. A
     /// request for a new session is returned.
-    pub fn attach(&mut self, opened: Opened) -> Option<Opened> {
-        let Opened { newcomer, opening, arrived, ended, name } = opened;
+    pub fn attach(&mut self, client_request: ClientRequest) -> Option<ClientRequest> {
+        let ClientRequest { connection, hello, received_fds, ended, name } = client_request;
         let (cx, sessions, processes) = (&mut *self.cx, &mut *self.sessions, &mut *self.processes);
         let registry = self.registry.as_deref_mut();
-        match detach::attach(registry, cx, sessions, processes, newcomer, opening) {
+        match detach::attach(registry, cx, sessions, processes, connection, hello) {
             AttachResult::Handled => None,
-            AttachResult::StartNew(newcomer, opening) => {
-                Some(Opened { newcomer, opening, arrived, ended, name })
+            AttachResult::StartNew(connection, hello) => {
+                Some(ClientRequest { connection, hello, received_fds, ended, name })
             }
-            AttachResult::Rejected(newcomer, why) => {
-                cx.reject(newcomer, true, why);
+            AttachResult::Rejected(connection, why) => {
+                cx.reject(connection, true, why);
                 None
             }
         }

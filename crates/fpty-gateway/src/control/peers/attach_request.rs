@@ -9,7 +9,7 @@ use fpty::proto::session_key::Secret;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachQuery {
     /// The socket: it is found where it began.
-    pub door: u16,
+    pub listener: u16,
     /// Who seeks it.
     pub uid: u32,
     /// Its id, how that begins, or its name; `None`: the one that was left last.
@@ -32,8 +32,8 @@ fn of_bytes<'a, D: Deserializer<'a>>(from: D) -> Result<Option<Secret>, D::Error
 pub type NameKey = (&'static str, u16, u32, SessionSelector);
 
 /// That of this user's at a socket.
-pub fn name(door: u16, uid: u32, name: SessionSelector) -> NameKey {
-    ("name", door, uid, name)
+pub fn name(listener: u16, uid: u32, name: SessionSelector) -> NameKey {
+    ("name", listener, uid, name)
 }
 
 /// How well a session answers to what is sought: the greater the better.

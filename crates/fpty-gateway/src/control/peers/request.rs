@@ -56,7 +56,7 @@ pub struct IncomingRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardedClient {
     /// Where it came in.
-    pub door: u16,
+    pub listener: u16,
     /// Later than this (nanoseconds since the machine's start) it has been told that
     /// nobody took it.
     pub until: u64,
@@ -85,20 +85,25 @@ mod tests {
             PeerRequest::Page(PageRequest { by: 7, from: 0, kind: PageKind::Matches(id) }),
             PeerRequest::Kill { by: 0, place: 1 << 31, id },
             PeerRequest::FindSession(AttachQuery {
-                door: 300,
+                listener: 300,
                 uid: 70_000,
                 which: Some(name),
                 secret: None,
             }),
             PeerRequest::FindSession(AttachQuery {
-                door: 0,
+                listener: 0,
                 uid: u32::MAX,
                 which: Some(id),
                 secret,
             }),
-            PeerRequest::FindSession(AttachQuery { door: 0, uid: 0, which: None, secret: None }),
-            PeerRequest::TakeClient(ForwardedClient { door: 300, until, hops: 3, ended: true }),
-            PeerRequest::TakeClient(ForwardedClient { door: 0, until, hops: 0, ended: false }),
+            PeerRequest::FindSession(AttachQuery {
+                listener: 0,
+                uid: 0,
+                which: None,
+                secret: None,
+            }),
+            PeerRequest::TakeClient(ForwardedClient { listener: 300, until, hops: 3, ended: true }),
+            PeerRequest::TakeClient(ForwardedClient { listener: 0, until, hops: 0, ended: false }),
         ] {
             assert_eq!(decode(&encode(&request)), Some(request));
         }

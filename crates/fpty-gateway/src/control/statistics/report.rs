@@ -32,7 +32,7 @@ pub fn report(cx: &Context) -> String {
         gid: nix::unistd::getgid().as_raw(),
         cwd: std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default(),
         active_sessions: counted.sessions,
-        forkptyrouter: cx.doors.names().collect(),
+        forkptyrouter: cx.listeners.names().collect(),
         cheap: 0,
         counters: &counted,
     };

@@ -32,13 +32,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::gateway_config::GatewayConfig;
-use crate::connection::client_hello::Opening;
+use crate::connection::client_hello::ClientHello;
 use crate::event_loop::subject::SessionRef;
 use crate::host::host;
 use crate::log;
 use crate::log_queue::Queue;
 use crate::process::supervisor::end_lines::{self, EndLines};
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::proto::Protocol;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::{BootInstant, Timestamp};
@@ -106,21 +106,21 @@ impl Audit {
     }
 
     /// Where somebody comes from: at which socket, and what it speaks.
-    pub fn origin(&self, door: u16, mode: impl Into<Mode>) -> Origin {
+    pub fn origin(&self, listener: u16, mode: impl Into<Mode>) -> Origin {
         if !self.is_enabled {
             return Origin::default();
         }
-        let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
+        let socket = self.sockets.get(usize::from(listener)).cloned().unwrap_or_default();
         Origin { socket, mode: mode.into(), ..Origin::default() }
     }
 
     /// The same of somebody who has said this of itself.
-    pub fn origin_of(&self, door: u16, opening: &Opening) -> Origin {
-        let mode = if opening.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
+    pub fn origin_of(&self, listener: u16, hello: &ClientHello) -> Origin {
+        let mode = if hello.extended { Mode::Extended } else { Protocol::Uwsgi.into() };
         match self.is_enabled {
             true => Origin {
-                claimed: ClaimedIdentity::of(&opening.variables),
-                ..self.origin(door, mode)
+                claimed: ClaimedIdentity::of(&hello.variables),
+                ..self.origin(listener, mode)
             },
             false => Origin::default(),
         }
@@ -145,8 +145,8 @@ impl Audit {
     }
 
     /// As which user and group programs run that are started at a socket.
-    pub fn ids_at(&self, door: u16) -> Option<(u32, u32)> {
-        self.sockets.get(usize::from(door)).map(|socket| socket.ids)
+    pub fn ids_at(&self, listener: u16) -> Option<(u32, u32)> {
+        self.sockets.get(usize::from(listener)).map(|socket| socket.ids)
     }
 
     /// A program has ended.
@@ -197,7 +197,7 @@ impl Audit {
             why: why.into(),
             count: None,
         };
-        let who = client.map_or(Who::Nobody, Who::of);
+        let who = client.map_or(Principal::Unknown, Principal::of);
         if let Some(rejected) = self.rejection_rate.note(who, rejected) {
             let peer = client.map(|client| Peer::of(client, &mut self.user_names, true));
             self.write_rejected(&RejectedConnection { peer: peer.unwrap_or_default(), ..rejected });
@@ -455,11 +455,11 @@ impl Audit {
         &mut self,
         session_ref: SessionRef,
         history: SessionHistory,
-        door: u16,
+        listener: u16,
         id: String,
         pid: Option<Pid>,
     ) {
-        let socket = self.sockets.get(usize::from(door)).cloned().unwrap_or_default();
+        let socket = self.sockets.get(usize::from(listener)).cloned().unwrap_or_default();
         self.insert_info(session_ref, socket, history, id, pid);
     }
 

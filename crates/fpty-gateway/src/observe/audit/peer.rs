@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::user_names::UserNames;
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::proto::variables::{LOGNAME, SSH_CONNECTION, Variables};
 use fpty::sys::credentials::OF_ELSEWHERE;
 use fpty::sys::socket::Stream;
@@ -35,22 +35,22 @@ pub struct Peer {
 
 impl Peer {
     /// What is known of all that have a share together.
-    pub fn of_principal(who: Who) -> Self {
-        match who {
-            Who::User(uid) => Self { uid: Some(uid), ..Self::default() },
-            Who::Elsewhere(pid) => Self {
+    pub fn of_principal(principal: Principal) -> Self {
+        match principal {
+            Principal::User(uid) => Self { uid: Some(uid), ..Self::default() },
+            Principal::ForeignUser(pid) => Self {
                 pid: u32::try_from(pid).ok().filter(|pid| *pid > 0),
                 uid: Some(OF_ELSEWHERE),
                 ..Self::default()
             },
-            Who::Address(address) => {
+            Principal::Ipv4(address) => {
                 Self { address: Some(IpAddr::V4(address.into())), ..Self::default() }
             }
-            Who::Network(upper) => {
+            Principal::Ipv6Prefix(upper) => {
                 let address = (u128::from(upper) << 64).into();
                 Self { address: Some(IpAddr::V6(address)), ..Self::default() }
             }
-            Who::Nobody => Self::default(),
+            Principal::Unknown => Self::default(),
         }
     }
 

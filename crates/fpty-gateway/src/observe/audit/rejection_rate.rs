@@ -10,7 +10,7 @@ use super::end_reason::RejectReason;
 use super::origin::Origin;
 use super::peer::Peer;
 use super::session_info::RejectedConnection;
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 
 /// Lines in a second: of one user, for one reason, at one socket; and of all.
 const MAX_PER_PRINCIPAL: u32 = 50;
@@ -33,7 +33,7 @@ struct PrincipalRate {
 pub struct RejectionRate {
     since: Instant,
     written: u32,
-    shares: HashMap<(Who, RejectReason, Arc<str>), PrincipalRate>,
+    shares: HashMap<(Principal, RejectReason, Arc<str>), PrincipalRate>,
     /// Some were counted.
     has_suppressed: bool,
 }
@@ -60,10 +60,14 @@ impl RejectionRate {
     }
 
     /// Gives one back that is to have a line of its own; else it is counted.
-    pub fn note(&mut self, who: Who, rejected: RejectedConnection) -> Option<RejectedConnection> {
-        let mut key = (who, rejected.reason, Arc::clone(&rejected.origin.socket.name));
+    pub fn note(
+        &mut self,
+        principal: Principal,
+        rejected: RejectedConnection,
+    ) -> Option<RejectedConnection> {
+        let mut key = (principal, rejected.reason, Arc::clone(&rejected.origin.socket.name));
         if self.shares.len() >= MAX_PRINCIPALS && !self.shares.contains_key(&key) {
-            key.0 = Who::Nobody;
+            key.0 = Principal::Unknown;
         }
         let peer = Peer::of_principal(key.0);
         let share = self.shares.entry(key).or_default();
@@ -95,22 +99,22 @@ mod tests {
     #[test]
     fn what_is_beyond_a_users_lines_is_counted() {
         let mut rejection_rate = RejectionRate::new();
-        let told = |rejection_rate: &mut RejectionRate, who, count: u32| {
+        let told = |rejection_rate: &mut RejectionRate, principal, count: u32| {
             let is_told =
-                |_: &u32| rejection_rate.note(who, rejected(RejectReason::Denied)).is_some();
+                |_: &u32| rejection_rate.note(principal, rejected(RejectReason::Denied)).is_some();
             (0..count).filter(is_told).count() as u32
         };
-        assert_eq!(told(&mut rejection_rate, Who::User(1), 5000), MAX_PER_PRINCIPAL);
+        assert_eq!(told(&mut rejection_rate, Principal::User(1), 5000), MAX_PER_PRINCIPAL);
         assert!(rejection_rate.count() && rejection_rate.over(Instant::now()).is_empty());
         // Others still have theirs.
-        assert_eq!(told(&mut rejection_rate, Who::User(2), 3), 3);
+        assert_eq!(told(&mut rejection_rate, Principal::User(2), 3), 3);
         let later = Instant::now() + SECOND;
         let suppressed = rejection_rate.over(later);
         assert_eq!(suppressed.len(), 1);
         assert_eq!(suppressed[0].count, Some(u64::from(5000 - MAX_PER_PRINCIPAL)));
         assert_eq!((suppressed[0].peer.uid, suppressed[0].peer.pid), (Some(1), None));
         assert!(!rejection_rate.count() && rejection_rate.over(later + SECOND).is_empty());
-        assert_eq!(told(&mut rejection_rate, Who::User(1), 5), 5);
+        assert_eq!(told(&mut rejection_rate, Principal::User(1), 5), 5);
     }
 
     #[test]
@@ -118,7 +122,7 @@ mod tests {
         let mut rejection_rate = RejectionRate::new();
         let told = (0..10_000)
             .filter(|uid| {
-                rejection_rate.note(Who::User(*uid), rejected(RejectReason::Limit)).is_some()
+                rejection_rate.note(Principal::User(*uid), rejected(RejectReason::Limit)).is_some()
             })
             .count();
         assert!(

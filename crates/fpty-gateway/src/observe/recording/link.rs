@@ -206,8 +206,8 @@ impl Recordings {
         fault_injection::point("recorder-says");
         match answer {
             Answer::Here { uid } => {
-                let is_open_to = |user: &u32| *user == 0 || *user == uid;
-                let is_open = self.users.iter().any(is_open_to);
+                let may_access = |user: &u32| *user == 0 || *user == uid;
+                let is_open = self.users.iter().any(may_access);
                 if std::mem::take(&mut self.logs_for_all) && is_open {
                     log("forkptyrouter: recordings are not protected from the sessions' user, \
                          who is the recorder's or root");

@@ -54,14 +54,14 @@ impl Recordings {
         let Some(attached) = sessions.get_mut(key) else {
             return;
         };
-        if self.of_socket(attached.door).is_none() {
+        if self.of_socket(attached.listener).is_none() {
             return;
         }
         if !self.ensure_connected(cx) {
             // It may go on, or there would be none.
             return log_session(&cx.ids.of(key), "is not recorded: there is no recorder");
         }
-        let record = self.of_socket(attached.door);
+        let record = self.of_socket(attached.listener);
         let folder = record.and_then(|record| Some((record, record.dir.as_deref()?)));
         let info = cx.audit.of(SessionRef::Session(key));
         let (Some((record, folder)), Some(info)) = (folder, info) else {

@@ -11,7 +11,7 @@ use crate::connection::session_access;
 use crate::observe::audit::SessionHistory;
 use crate::observe::recording::RecordingState;
 use crate::process::ipc::{self, Hello, encode};
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::sys::ring::Ring;
 use fpty::sys::socket::Stream;
 use fpty::sys::{Read, Written};
@@ -35,11 +35,11 @@ pub struct SessionRecord {
     /// Whose it is.
     pub uid: u32,
     /// For whom it counts, where what is limited is.
-    pub who: Option<Who>,
+    pub principal: Option<Principal>,
     /// By what its client finds it again.
-    pub secrets: session_access::Kept,
+    pub secrets: session_access::SavedSecrets,
     /// The address that it began at, and at which of the sockets there.
-    pub door: String,
+    pub listener: String,
     pub nth: usize,
     /// Its program, as long as that was not reaped.
     pub pid: i32,
@@ -357,11 +357,11 @@ mod tests {
         };
         assert_eq!(read.command, Some("\u{1}".repeat(MAX_COMMAND)));
         let record =
-            SessionRecord { door: "\u{1}".repeat(MAX_MESSAGE), ..SessionRecord::default() };
+            SessionRecord { listener: "\u{1}".repeat(MAX_MESSAGE), ..SessionRecord::default() };
         assert_eq!(send_session(&one, &record, &fds), Written::Gone);
         // As much as one message may have.
         let record =
-            SessionRecord { door: "x".repeat(MAX_MESSAGE - 1000), ..SessionRecord::default() };
+            SessionRecord { listener: "x".repeat(MAX_MESSAGE - 1000), ..SessionRecord::default() };
         assert!(matches!(send_session(&one, &record, &fds), Written::Bytes(_)));
         assert!(matches!(receive(&other), Received::Message(Message::Session(..))));
     }
@@ -386,7 +386,7 @@ mod tests {
                 id: texts[0].clone(),
                 name: texts[1].clone(),
                 uid: numbers.0,
-                door: texts[2].clone(),
+                listener: texts[2].clone(),
                 pid: numbers.1,
                 since: numbers.2,
                 command: Some(texts[3].clone()),

@@ -159,9 +159,9 @@ impl Commands {
         }
         match &failure {
             Some(why) => {
-                let origin = live.rejected(cx, key);
+                let origin = live.abort(cx, key);
                 let client = Some(&live.io.client);
-                cx.audit.rejected(origin, client, RejectReason::of(why), &why.text);
+                cx.rejected(&origin, client, RejectReason::of(why), &why.text);
             }
             None => live.exited(cx, key, exit),
         }

@@ -24,6 +24,7 @@ use crate::control::peers::Peers;
 use crate::detach::DetachRegistry;
 use crate::host::{SocketRole, host};
 use crate::log::log;
+use crate::observe::Observers;
 use crate::observe::audit::{self, Audit};
 use crate::observe::recording::Recordings;
 use crate::process::ipc::Hello;
@@ -56,9 +57,9 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let processes: Vec<Arc<Program>> =
         rules.iter().map(|rules| Arc::new(table::program_for(rules, limit))).collect();
     let poller = Poller::new(config.events as usize).context("cannot create an epoll")?;
-    let audit = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
+    let handled = [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT];
     let children =
-        Signals::instead_of_handlers(&audit).context("cannot be told of ended programs")?;
+        Signals::instead_of_handlers(&handled).context("cannot be told of ended programs")?;
     poller
         .add(children.as_fd(), Token::Children.token(), Interest::READ)
         .context("cannot wait for ended programs")?;
@@ -93,6 +94,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
     let (registry, found) = DetachRegistry::new(&config, ordinal, &poller, shared_counts.clone())
         .context("cannot keep sessions that are left")?;
     let orphaned = OrphanedSessions::before(ordinal, supervisor);
+    let observers = Observers::new(ordinal);
     let audit = Audit::new(
         &config,
         ordinal,
@@ -115,6 +117,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
             spawner,
             listeners: Listeners::new(listeners, statistics),
             audit,
+            observers,
             lingering: LingeringCloses::new(limit.map(|limit| limit.now)),
             poller,
         }),

@@ -269,7 +269,7 @@ impl GatewayLoop {
             }
             Outcome::Started(SessionRef::Command(_) | SessionRef::Detached(_)) => {}
             Outcome::Aborted(session_ref, recording) => {
-                self.transitions().rejected(session_ref, recording.as_deref());
+                self.transitions().aborted(session_ref, recording.as_deref());
             }
             Outcome::LateHello(late) => {
                 let handshake_result = self.pending.restart(cx, *late);

@@ -209,7 +209,7 @@ impl Transitions<'_> {
     }
 
     /// Tells the observers that a pending session and its recording are dropped.
-    pub fn rejected(&mut self, session_ref: SessionRef, recording: Option<&RecordingTap>) {
+    pub fn aborted(&mut self, session_ref: SessionRef, recording: Option<&RecordingTap>) {
         if let Some(recording) = recording {
             self.with_recorder(|it, _, _| it.forget(recording));
         }

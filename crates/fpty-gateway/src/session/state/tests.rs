@@ -65,7 +65,7 @@ impl SessionEffects for Fake {
 }
 
 fn uwsgi() -> Session {
-    Session::from_hello(&mut Handshake::default().hello(), SIZE)
+    Session::from_hello(&mut Handshake::default().into_hello(), SIZE)
 }
 
 fn roomy() -> Fake {

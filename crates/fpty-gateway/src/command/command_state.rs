@@ -40,7 +40,7 @@ pub trait CommandEffects {
 #[derive(Debug, PartialEq, Eq)]
 enum Input {
     /// The input is relayed.
-    Relayed {
+    ByteTotals {
         /// The client has sent the end of the input.
         ended: bool,
     },
@@ -89,7 +89,7 @@ impl Command {
         Self {
             decoder,
             payload: Vec::new(),
-            input: if relayed[0] { Input::Relayed { ended: false } } else { Input::Done },
+            input: if relayed[0] { Input::ByteTotals { ended: false } } else { Input::Done },
             to_program: Backlog::default(),
             taken: window::Taken::default(),
             outputs: [output(relayed[1]), output(relayed[2])],
@@ -232,14 +232,14 @@ impl Command {
     }
 
     fn end_input(&mut self, effects: &mut impl CommandEffects) {
-        if let Input::Relayed { ended } = &mut self.input {
+        if let Input::ByteTotals { ended } = &mut self.input {
             *ended = true;
         }
         self.close_input_if_drained(effects);
     }
 
     fn close_input_if_drained(&mut self, effects: &mut impl CommandEffects) {
-        if self.to_program.is_empty() && self.input == (Input::Relayed { ended: true }) {
+        if self.to_program.is_empty() && self.input == (Input::ByteTotals { ended: true }) {
             self.input = Input::Done;
             effects.close_input();
         }

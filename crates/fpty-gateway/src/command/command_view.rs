@@ -3,14 +3,14 @@
 use super::commands::{Commands, LiveCommand};
 use crate::control::session_view::SessionView;
 use crate::event_loop::slab::Key;
-use crate::observe::audit::{Facts, Relayed};
+use crate::observe::audit::{ByteTotals, SessionInfo};
 use fpty::sys::child::Pid;
 use fpty::sys::socket::Stream;
 
 impl Commands {
     /// Keys of the commands from this place of the table on, each with its place.
-    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
-        self.running.from(place)
+    pub fn iter_from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        self.running.iter_from(place)
     }
 
     /// The client of a command that has started and goes on.
@@ -21,7 +21,7 @@ impl Commands {
     }
 
     /// A command as lists show it.
-    pub fn view(&self, key: Key, facts: Option<&Facts>) -> Option<SessionView<'_>> {
+    pub fn view(&self, key: Key, info: Option<&SessionInfo>) -> Option<SessionView<'_>> {
         let live = self.running.get(key)?;
         let byte_counts = live.io.byte_counts.as_ref();
         let is_handed_over = live.relayed != [true; 3];
@@ -29,11 +29,11 @@ impl Commands {
         let idle = match byte_counts.and_then(|byte_counts| byte_counts.last_activity()) {
             Some(last) => Some(last.elapsed()),
             None if is_handed_over => None,
-            None => facts.map(|facts| facts.started.elapsed()),
+            None => info.map(|info| info.started.elapsed()),
         };
         Some(SessionView {
             client: &live.io.client,
-            door: live.door,
+            listener: live.listener,
             pid: live.io.program,
             master: None,
             idle,
@@ -50,7 +50,7 @@ impl Commands {
 
 impl LiveCommand {
     /// Bytes of input and output that were relayed; `None`: not all of them were.
-    pub fn bytes(&self) -> Relayed {
+    pub fn bytes(&self) -> ByteTotals {
         let (input, output) =
             self.io.byte_counts.as_ref().map(|byte_counts| byte_counts.bytes()).unzip();
         let [input_relayed, output_relayed, error_relayed] = self.relayed;

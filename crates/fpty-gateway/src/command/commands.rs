@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::command_state::Command;
 use super::stdio::CommandIo;
 use crate::config::rules::Rules;
-use crate::connection::lingering_close::LastWord;
+use crate::connection::lingering_close::CloseNotice;
 use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source, Table};
-use crate::event_loop::timers::{Due, LifeDue};
-use crate::observe::audit::{Gone, Refusal};
-use crate::process::table::Programs;
+use crate::event_loop::slab::{Key, Slab, Token};
+use crate::event_loop::timers::{SessionTimer, Timer};
+use crate::observe::audit::{EndReason, RejectReason};
+use crate::process::table::ProcessTable;
 use crate::session::byte_counts::ByteCounts;
 use crate::session::probes::{TCP_STALL_INTERVAL, TCP_STALL_TIMEOUT};
 use crate::session::state::NextAction;
@@ -28,7 +28,7 @@ use fpty::sys::poll::{Interest, Poller, Ready};
 /// The live commands of a gateway.
 #[derive(Default)]
 pub struct Commands {
-    pub(super) running: Table<LiveCommand>,
+    pub(super) running: Slab<LiveCommand>,
     /// Commands by process, until it was reaped.
     pub(super) by_program: HashMap<Pid, Key>,
 }
@@ -45,13 +45,13 @@ impl Commands {
     }
 
     /// Processes of the live commands.
-    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
         let theirs = self.by_program.iter().filter(|(_, key)| self.running.has(**key));
         theirs.map(|(program, _)| *program)
     }
 
     /// Drops a command as it is.
-    pub fn drop_one(&mut self, key: Key) {
+    pub fn discard(&mut self, key: Key) {
         self.running.remove(key);
         self.by_program.retain(|_, other| *other != key);
     }
@@ -75,9 +75,9 @@ pub struct LiveCommand {
     /// The program could not be executed, and the observers were told.
     pub(crate) is_rejected: bool,
     /// How the program ended.
-    pub(crate) exit: Option<Gone>,
+    pub(crate) exit: Option<EndReason>,
     /// The socket where the client came in, by its index.
-    pub(super) door: u16,
+    pub(super) listener: u16,
 }
 
 impl Commands {
@@ -85,20 +85,20 @@ impl Commands {
     pub fn timer_fired(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
-        due: LifeDue,
+        due: SessionTimer,
     ) {
         let Some(live) = self.running.get_mut(key) else {
             return;
         };
         match due {
-            LifeDue::Unanswered => live.check_tcp_stall(cx, key),
-            LifeDue::Dismissed => return drop(self.end(cx, programs, key)),
-            LifeDue::Executed => live.check_started(cx, key),
+            SessionTimer::TcpStalled => live.check_tcp_stall(cx, key),
+            SessionTimer::NoticeTimeout => return drop(self.end(cx, processes, key)),
+            SessionTimer::ExecCheck => live.check_started(cx, key),
             due => live.on_time_limit(cx, key, due),
         }
-        self.settle(cx, programs, key);
+        self.settle(cx, processes, key);
     }
 
     /// Handles an event of the client's connection: input, room for output, hang-up.
@@ -115,7 +115,7 @@ impl Commands {
             match io.client.read_into(&mut cx.input) {
                 Read::Bytes(_) => {
                     fault_injection::strike("command", || &cx.input);
-                    cx.hear_command(key, command, io);
+                    cx.deliver_command_input(key, command, io);
                 }
                 // The end of the input has a packet of its own.
                 Read::End | Read::Gone => command.client_disconnected(),
@@ -161,26 +161,26 @@ impl Commands {
             Some(why) => {
                 let origin = live.rejected(cx, key);
                 let client = Some(&live.io.client);
-                cx.told.refused(origin, client, Refusal::of(why), &why.text);
+                cx.audit.rejected(origin, client, RejectReason::of(why), &why.text);
             }
             None => live.exited(cx, key, exit),
         }
         let LiveCommand { command, io, .. } = live;
         command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), io);
-        cx.then(Outcome::SettleCommand(key));
+        cx.push_outcome(Outcome::SettleCommand(key));
     }
 
     /// Ends a command at the operator's wish.
-    pub fn end_by_operator(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn end_by_operator(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         if let Some(live) = self.running.get_mut(key) {
             live.terminate_with(cx, key, Ending::Operator, ENDED_BY_OPERATOR);
-            self.settle(cx, programs, key);
+            self.settle(cx, processes, key);
         }
     }
 
     /// Notifies all clients that the gateway ends.
     pub fn stop(&mut self, why: Ending, line: &str) {
-        let keys: Vec<Key> = self.from(0).map(|(_, key)| key).collect();
+        let keys: Vec<Key> = self.iter_from(0).map(|(_, key)| key).collect();
         for key in keys {
             if let Some(live) = self.running.get_mut(key) {
                 live.terminate(why, line);
@@ -189,48 +189,54 @@ impl Commands {
     }
 
     /// Settles a command after an event: updates the poller's interests, or ends it.
-    pub fn settle(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn settle(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         let Some(live) = self.running.get_mut(key) else {
             return;
         };
         match live.command.next_action() {
             NextAction::Wait => live.update_interest(key, &cx.poller),
-            NextAction::Close => self.close(cx, programs, key),
+            NextAction::Close => self.close(cx, processes, key),
             NextAction::HangUp | NextAction::Detach | NextAction::LateHello => {
-                self.end(cx, programs, key);
+                self.end(cx, processes, key);
             }
             NextAction::OutOfMemory => {
                 let LiveCommand { command, io, .. } = live;
                 if !command.has_output() {
                     command.terminate(Ending::Lost, "command ended: out of memory", io);
                 }
-                cx.doors.log_refusal("forkptyrouter: command ended: out of memory");
-                self.close(cx, programs, key);
+                cx.listeners.log_rejection("forkptyrouter: command ended: out of memory");
+                self.close(cx, processes, key);
             }
         }
     }
 
     /// Ends a command that a panic was about.
-    pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &str) {
+    pub fn end_panicked(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+        why: &str,
+    ) {
         let Some(LiveCommand { command, io, .. }) = self.running.get_mut(key) else {
             return;
         };
         // The number of a process that was reaped may be another process's.
-        if let Some(program) = io.program.take_if(|program| !programs.has(*program)) {
+        if let Some(program) = io.program.take_if(|program| !processes.has(*program)) {
             self.by_program.remove(&program);
         }
         if !command.has_output() && command.termination().is_none() {
             command.terminate(Ending::Lost, &format!("command ended: {why}"), io);
         }
-        self.close(cx, programs, key);
+        self.close(cx, processes, key);
     }
 
     /// Closes a command whose client was sent END.
-    pub(super) fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        if let Some(live) = self.end(cx, programs, key) {
+    pub(super) fn close(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
+        if let Some(live) = self.end(cx, processes, key) {
             let is_answered = live.command.awaits_window_update();
             let LiveCommand { io, .. } = *live;
-            cx.close_when_read(io.client, LastWord::Packet { is_answered });
+            cx.close_lingering(io.client, CloseNotice::Packet { is_answered });
         }
     }
 
@@ -239,7 +245,7 @@ impl Commands {
     fn end(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) -> Option<Box<LiveCommand>> {
         let mut live = self.running.remove(key)?;
@@ -248,7 +254,7 @@ impl Commands {
         match (live.io.program, &live.io.leader) {
             (Some(program), _) => {
                 self.by_program.remove(&program);
-                programs.hang_up_group(cx, program);
+                processes.hang_up_group(cx, program);
             }
             (None, Some(leader)) if outputs_open => drop(leader.signal_group(libc::SIGHUP)),
             _ => {}
@@ -260,16 +266,16 @@ impl Commands {
 impl TimeLimited for LiveCommand {
     const WHAT: &'static str = "command";
 
-    fn due(key: Key, due: LifeDue) -> Due {
-        Due::Command(key, due)
+    fn due(key: Key, due: SessionTimer) -> Timer {
+        Timer::Command(key, due)
     }
 
     fn timeout(rules: &Rules) -> Option<Duration> {
         rules.command_timeout
     }
 
-    fn door(&self) -> u16 {
-        self.door
+    fn listener(&self) -> u16 {
+        self.listener
     }
 
     fn byte_counts(&mut self) -> &mut Option<Box<ByteCounts>> {
@@ -294,7 +300,7 @@ impl LiveCommand {
     pub(super) fn check_started(&mut self, cx: &mut Context, key: Key) {
         let program = self.io.program;
         if !self.is_started && program.is_some_and(|program| !cx.spawner.has_executed(program)) {
-            return cx.after(EXEC_POLL, Due::Command(key, LifeDue::Executed));
+            return cx.schedule(EXEC_POLL, Timer::Command(key, SessionTimer::ExecCheck));
         }
         self.mark_started(cx, key);
     }
@@ -303,12 +309,12 @@ impl LiveCommand {
     fn check_tcp_stall(&mut self, cx: &mut Context, key: Key) {
         match self.io.client.unanswered_for() {
             Some(silence) if silence >= TCP_STALL_TIMEOUT => self.command.client_disconnected(),
-            _ => cx.after(TCP_STALL_INTERVAL, Due::Command(key, LifeDue::Unanswered)),
+            _ => cx.schedule(TCP_STALL_INTERVAL, Timer::Command(key, SessionTimer::TcpStalled)),
         }
     }
 
     pub(super) fn register(&mut self, key: Key, poller: &Poller) -> std::io::Result<()> {
-        let token = Source::CommandClient(key).token();
+        let token = Token::CommandClient(key).token();
         poller.add(self.io.client.as_fd(), token, Interest::READ)?;
         self.register_streams(key, poller)
     }
@@ -317,7 +323,7 @@ impl LiveCommand {
     fn update_interest(&mut self, key: Key, poller: &Poller) {
         let wanted = self.command.client_interest();
         if wanted != self.client_interest {
-            let token = Source::CommandClient(key).token();
+            let token = Token::CommandClient(key).token();
             let _ = poller.change(self.io.client.as_fd(), token, wanted);
             self.client_interest = wanted;
         }
@@ -377,7 +383,7 @@ fn register_stream(
     poller: &Poller,
 ) -> std::io::Result<()> {
     let before = std::mem::replace(known, stream.map(|_| wanted));
-    let (Some(stream), token) = (stream, Source::CommandStream(key, number).token()) else {
+    let (Some(stream), token) = (stream, Token::CommandStream(key, number).token()) else {
         return Ok(());
     };
     match before {

@@ -5,16 +5,16 @@ use std::time::Duration;
 use super::command_state::Command;
 use super::commands::{Commands, LiveCommand};
 use super::stdio::{CommandIo, StdioPlan, passed};
-use crate::connection::client_hello::Opening;
-use crate::connection::handshake::Opened;
-use crate::connection::listeners::Newcomer;
+use crate::connection::client_hello::ClientHello;
+use crate::connection::handshake::ClientRequest;
+use crate::connection::listeners::Connection;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::subject::Whose;
-use crate::event_loop::timers::{Due, LifeDue};
-use crate::observe::audit::{Refusal, Rejection};
-use crate::process::supervisor::leaders::Kind;
-use crate::process::table::Programs;
+use crate::event_loop::subject::FaultDomain;
+use crate::event_loop::timers::{SessionTimer, Timer};
+use crate::observe::audit::{RejectReason, Rejection};
+use crate::process::supervisor::leaders::LeaderKind;
+use crate::process::table::ProcessTable;
 use crate::session::probes::TCP_STALL_INTERVAL;
 use crate::session::timeouts::TimeLimited;
 use fpty::backlog::is_free;
@@ -29,17 +29,22 @@ use fpty::sys::spawn::Streams;
 
 impl Commands {
     /// Starts the command that a client has requested, or rejects the client.
-    pub fn start(&mut self, cx: &mut Context, programs: &mut Programs, opened: Opened) {
-        let Opened { newcomer, mut opening, arrived, .. } = opened;
-        let shown = opening.request.shown();
+    pub fn start(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        client_request: ClientRequest,
+    ) {
+        let ClientRequest { connection, mut hello, received_fds, .. } = client_request;
+        let shown = hello.request.shown();
         let outcome = cx
-            .check_limits(&newcomer)
-            .and_then(|()| execute(cx, programs, newcomer.door, &mut opening, arrived));
+            .check_limits(&connection)
+            .and_then(|()| execute(cx, processes, connection.listener, &mut hello, received_fds));
         let (started, plan) = match outcome {
             Ok(started) => started,
-            Err(why) => return cx.reject(newcomer, true, why),
+            Err(why) => return cx.reject(connection, true, why),
         };
-        let Newcomer { client, transport, door, seat, origin } = newcomer;
+        let Connection { client, transport, listener, permit, origin } = connection;
         let relayed = plan.relayed();
         let StdioPlan { our_input, our_outputs, child_ends } = plan;
         // The program has its own copies; the gateway's would keep the streams open.
@@ -55,7 +60,7 @@ impl Commands {
             byte_counts: None,
         };
         let key = self.running.insert(LiveCommand {
-            command: Command::started(std::mem::take(&mut opening.decoder), relayed),
+            command: Command::started(std::mem::take(&mut hello.decoder), relayed),
             io,
             client_interest: Interest::READ,
             interests: [None; 3],
@@ -63,55 +68,54 @@ impl Commands {
             is_started: false,
             is_rejected: false,
             exit: None,
-            door,
+            listener,
         });
-        cx.faults.made = Some(Whose::Command(key));
+        cx.panics.in_progress = Some(FaultDomain::Command(key));
         fault_injection::point("command-inserted");
         self.by_program.insert(started, key);
         let Some(live) = self.running.get_mut(key) else {
             return;
         };
         live.start_timers(cx, key, Duration::ZERO);
-        live.set_pending(cx, key, seat.ok().flatten(), origin, shown);
+        live.set_pending(cx, key, permit.ok().flatten(), origin, shown);
         fault_injection::point("command-noted");
         if let Err(error) = live.register(key, &cx.poller) {
             let why = format!("cannot wait for the command: {}", reason(&error));
-            cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
+            cx.listeners.log_rejection(&format!("forkptyrouter: command refused: {why}"));
             let origin = live.rejected(cx, key);
-            cx.told.refused(origin, Some(&live.io.client), Refusal::Resources, &why);
+            cx.audit.rejected(origin, Some(&live.io.client), RejectReason::Resources, &why);
             live.terminate(Ending::Refused, &why);
-            return self.close(cx, programs, key);
+            return self.close(cx, processes, key);
         }
         live.check_started(cx, key);
         let LiveCommand { command, io, .. } = live;
-        command.announce_streams(&taken, &opening.input, opening.input_ended, io);
+        command.announce_streams(&taken, &hello.input, hello.input_ended, io);
         if !cx.input.is_empty() {
-            cx.hear_command(key, command, io);
+            cx.deliver_command_input(key, command, io);
         }
-        if let Some(line) = opening.variables.remark() {
+        if let Some(line) = hello.variables.remark() {
             command.notice(&line, io);
         }
         if transport == Transport::Tcp {
-            cx.after(TCP_STALL_INTERVAL, Due::Command(key, LifeDue::Unanswered));
+            cx.schedule(TCP_STALL_INTERVAL, Timer::Command(key, SessionTimer::TcpStalled));
         }
-        self.settle(cx, programs, key);
+        self.settle(cx, processes, key);
     }
 }
 
 /// Spawns the requested program, on passed descriptors or pipes.
 fn execute(
     cx: &mut Context,
-    programs: &mut Programs,
-    door: u16,
-    opening: &mut Opening,
-    arrived: Passed,
+    processes: &mut ProcessTable,
+    listener: u16,
+    hello: &mut ClientHello,
+    received_fds: Passed,
 ) -> Result<(Pid, StdioPlan), Rejection> {
-    let refused = |why: String| Rejection::because(Refusal::Resources, why);
-    let program = cx.granted(door, std::mem::take(&mut opening.request))?;
-    let rules = cx.doors.rules(door);
-    let environment =
-        rules.map(|rules| rules.environment_of(&opening.variables)).unwrap_or_default();
-    let passed = passed(&opening.offered, arrived)
+    let refused = |why: String| Rejection::because(RejectReason::Resources, why);
+    let program = cx.authorize(listener, std::mem::take(&mut hello.request))?;
+    let rules = cx.listeners.rules(listener);
+    let environment = rules.map(|rules| rules.environment_of(&hello.variables)).unwrap_or_default();
+    let passed = passed(&hello.offered_fds, received_fds)
         .map_err(|error| refused(format!("bad request: {error}")))?;
     // Bytes on passed descriptors are not seen, so they could not be told from idleness.
     let is_seen = rules.is_some_and(|rules| rules.command_timeout.is_some());
@@ -128,7 +132,7 @@ fn execute(
         return Err(refused(String::from("a stream is missing")));
     };
     let streams = Streams::Apart([input, output, error]);
-    let pid = cx.spawn(programs, &program, streams, environment, Kind::Command)?;
+    let pid = cx.spawn(processes, &program, streams, environment, LeaderKind::Command)?;
     fault_injection::point("command-spawned");
     Ok((pid, plan))
 }

@@ -133,18 +133,18 @@ impl StdioPlan {
 ///
 /// # Errors
 /// A descriptor is none of 0, 1 and 2, or not of a kind that may be passed.
-pub fn passed(names: &[u8], arrived: Passed) -> Result<[Option<Foreign>; 3]> {
+pub fn passed(names: &[u8], received_fds: Passed) -> Result<[Option<Foreign>; 3]> {
     let mut passed = [None, None, None];
     // A proxy in between passes bytes alone: the streams are relayed.
-    if arrived.descriptors.is_empty() && !arrived.truncated {
+    if received_fds.descriptors.is_empty() && !received_fds.truncated {
         return Ok(passed);
     }
-    if arrived.truncated || arrived.descriptors.len() != names.len() {
-        let (named, came) = (names.len(), arrived.descriptors.len());
+    if received_fds.truncated || received_fds.descriptors.len() != names.len() {
+        let (named, came) = (names.len(), received_fds.descriptors.len());
         return Err(Error::new(format!("{named} descriptors were offered and {came} came")));
     }
     let may_be = |fd: &Foreign, number| fd.as_fd().is_some_and(|fd| may_be_passed(fd, number));
-    for (name, fd) in names.iter().zip(arrived.descriptors) {
+    for (name, fd) in names.iter().zip(received_fds.descriptors) {
         let number = usize::from(name.wrapping_sub(b'0'));
         match passed.get_mut(number) {
             Some(place @ None) if may_be(&fd, number) => *place = Some(fd),

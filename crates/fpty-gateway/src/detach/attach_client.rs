@@ -8,17 +8,17 @@ use super::registry_entry::{
     Client, DetachedTerminal, PendingAttach, RegistryEntry, terminal_size,
 };
 use crate::config::rules::Rules;
-use crate::connection::client_hello::Opening;
-use crate::connection::listeners::Newcomer;
-use crate::connection::session_access::{self, NOBODY};
-use crate::control::peers::attach_request::{Fits, Found, Sought};
+use crate::connection::client_hello::ClientHello;
+use crate::connection::listeners::Connection;
+use crate::connection::session_access::{self, UNKNOWN_UID};
+use crate::control::peers::attach_request::{AttachMatch, AttachQuery, MatchQuality};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::Whose;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::FaultDomain;
 use crate::observe::audit::timestamp;
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
 use crate::session::state::extended_state::DetachState;
@@ -45,9 +45,9 @@ pub enum AttachResult {
     /// The client has the session, waits for it, or views it.
     Handled,
     /// There is no such session: a new one is to be opened.
-    StartNew(Newcomer, Opening),
+    StartNew(Connection, ClientHello),
     /// The client is rejected.
-    Rejected(Newcomer, Ended),
+    Rejected(Connection, Ended),
 }
 
 /// Options of a request to attach.
@@ -59,8 +59,8 @@ struct AttachOptions {
 }
 
 impl AttachOptions {
-    fn of(opening: &Opening, target: Vec<u8>) -> Self {
-        let is_set = |name: &[u8]| opening.variables.get(name) == Some(b"1");
+    fn of(hello: &ClientHello, target: Vec<u8>) -> Self {
+        let is_set = |name: &[u8]| hello.variables.get(name) == Some(b"1");
         Self {
             target: String::from_utf8_lossy(&target).into_owned(),
             create: is_set(variables::BEGIN),
@@ -75,26 +75,26 @@ pub fn attach(
     registry: Option<&mut DetachRegistry>,
     cx: &mut Context,
     sessions: &mut Sessions,
-    programs: &mut Programs,
-    newcomer: Newcomer,
-    mut opening: Opening,
+    processes: &mut ProcessTable,
+    connection: Connection,
+    mut hello: ClientHello,
 ) -> AttachResult {
     let refused = |why: &str| Ended::because(Ending::Refused, why);
-    let target = match std::mem::take(&mut opening.request).read() {
+    let target = match std::mem::take(&mut hello.request).read() {
         Ok(Some((_, target))) => target,
-        Ok(None) | Err(_) => return AttachResult::Rejected(newcomer, refused("bad request")),
+        Ok(None) | Err(_) => return AttachResult::Rejected(connection, refused("bad request")),
     };
-    let options = AttachOptions::of(&opening, target);
+    let options = AttachOptions::of(&hello, target);
     if options.create && !is_name(options.target.as_bytes()) {
-        return AttachResult::Rejected(newcomer, refused("bad request: no name"));
+        return AttachResult::Rejected(connection, refused("bad request: no name"));
     }
     let allows = |rules: &Rules| rules.detach.sessions > 0;
-    let is_allowed = cx.doors.rules(newcomer.door).is_some_and(allows);
+    let is_allowed = cx.listeners.rules(connection.listener).is_some_and(allows);
     match registry.filter(|_| is_allowed) {
-        Some(registry) => registry.attach(cx, sessions, programs, newcomer, opening, options),
-        None if options.create => AttachResult::StartNew(newcomer, opening),
+        Some(registry) => registry.attach(cx, sessions, processes, connection, hello, options),
+        None if options.create => AttachResult::StartNew(connection, hello),
         None => AttachResult::Rejected(
-            newcomer,
+            connection,
             refused("sessions cannot be left here (forkptyrouter-detach)"),
         ),
     }
@@ -103,11 +103,11 @@ pub fn attach(
 /// Name of a user for a text, where it is known without a lookup that could block; else the number.
 /// Clients may know each other's.
 fn user_label(cx: &Context, uid: u32) -> String {
-    if uid == NOBODY {
+    if uid == UNKNOWN_UID {
         return String::from("somebody");
     }
     let root = || (uid == 0).then(|| String::from("root"));
-    cx.told.names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
+    cx.audit.user_names.known(uid).or_else(root).unwrap_or_else(|| format!("user {uid}"))
 }
 
 /// Text for clients that lose a session to this user.
@@ -120,23 +120,26 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
-        newcomer: Newcomer,
-        opening: Opening,
+        processes: &mut ProcessTable,
+        connection: Connection,
+        hello: ClientHello,
         options: AttachOptions,
     ) -> AttachResult {
-        let uid = session_access::user_of(&newcomer.client);
-        let presented_secret = opening.variables.get(variables::SECRET).and_then(Secret::read);
-        let opened = presented_secret.as_ref().and_then(|secret| {
-            self.find_by_secret(sessions, newcomer.door, &options.target, secret)
+        let uid = session_access::uid_of(&connection.client);
+        let presented_secret = hello.variables.get(variables::SECRET).and_then(Secret::read);
+        let client_request = presented_secret.as_ref().and_then(|secret| {
+            self.find_by_secret(sessions, connection.listener, &options.target, secret)
         });
-        let presented_secret = presented_secret.filter(|_| opened.is_some());
-        let find_target = || self.find_target(newcomer.door, uid, &options.target, options.create);
-        let found = opened.or_else(|| find_target().map(|(_, key)| key));
+        let presented_secret = presented_secret.filter(|_| client_request.is_some());
+        let find_target =
+            || self.find_target(connection.listener, uid, &options.target, options.create);
+        let found = client_request.or_else(|| find_target().map(|(_, key)| key));
         let Some(key) = found else {
             return match options.create {
-                true => AttachResult::StartNew(newcomer, opening),
-                false => AttachResult::Rejected(newcomer, Ended::because(Ending::Refused, NO_SUCH)),
+                true => AttachResult::StartNew(connection, hello),
+                false => {
+                    AttachResult::Rejected(connection, Ended::because(Ending::Refused, NO_SUCH))
+                }
             };
         };
         let has_exited = self.entries.get(key).is_some_and(|entry| entry.state.has_exited());
@@ -145,7 +148,7 @@ impl DetachRegistry {
         let detached = entry.and_then(|entry| entry.state.terminal_mut());
         if let Some(Err(error)) = detached.map(|detached| detached.remains.open_file()) {
             return AttachResult::Rejected(
-                newcomer,
+                connection,
                 Ended::because(Ending::Refused, error.to_string()),
             );
         }
@@ -153,9 +156,9 @@ impl DetachRegistry {
         // The buffer has the capacity of a turn.
         cx.input.reserve_exact(crate::event_loop::context::BUFFER);
         let pending =
-            Box::new(PendingAttach { newcomer, opening, uid, presented_secret, early_data });
+            Box::new(PendingAttach { connection, hello, uid, presented_secret, early_data });
         if options.read_only || has_exited {
-            self.add_viewer(cx, sessions, programs, key, *pending);
+            self.add_viewer(cx, sessions, processes, key, *pending);
             return AttachResult::Handled;
         }
         let session = sessions.vacant_key();
@@ -168,13 +171,13 @@ impl DetachRegistry {
         });
         match answer {
             Some(AttachDecision::Granted(detached, pending)) => {
-                self.complete_attach(cx, sessions, programs, key, detached, *pending);
+                self.complete_attach(cx, sessions, processes, key, detached, *pending);
             }
             Some(AttachDecision::ShowExited(pending)) => {
-                self.add_viewer(cx, sessions, programs, key, *pending)
+                self.add_viewer(cx, sessions, processes, key, *pending)
             }
             Some(AttachDecision::InUse(pending)) => {
-                return AttachResult::Rejected(pending.newcomer, self.in_use(cx, key));
+                return AttachResult::Rejected(pending.connection, self.in_use(cx, key));
             }
             Some(AttachDecision::Wait { must_notify, displaced }) => {
                 let stolen_by = match is_its_client {
@@ -199,8 +202,9 @@ impl DetachRegistry {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));
         let why = client.map(|(client, since)| {
-            let (who, since) = (user_label(cx, client.uid), timestamp::in_seconds(since.wall));
-            format!("{who} is attached since {since} (--steal takes it, --read-only watches)")
+            let (principal, since) =
+                (user_label(cx, client.uid), timestamp::rfc3339_seconds(since.wall));
+            format!("{principal} is attached since {since} (--steal takes it, --read-only watches)")
         });
         Ended::because(Ending::Refused, why.unwrap_or_else(|| NO_SUCH.to_owned()))
     }
@@ -220,18 +224,18 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         detached: Box<DetachedTerminal>,
         pending: PendingAttach,
     ) {
         let _ = self.poller.remove(&detached.master);
         fault_injection::point("coming");
-        let PendingAttach { newcomer, mut opening, presented_secret, early_data, .. } = pending;
+        let PendingAttach { connection, mut hello, presented_secret, early_data, .. } = pending;
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        entry.secrets.renew(presented_secret);
+        entry.secrets.rotate(presented_secret);
         let its_key = entry.secrets.key(&entry.id, entry.uid);
         let (pid, since) = (entry.pid, entry.since);
         let restored_pidfd = entry.restored_pidfd();
@@ -241,9 +245,9 @@ impl DetachRegistry {
             None => Some(Process::child(pid)),
         };
         let is_restored = restored_pidfd.is_some();
-        let Newcomer { client, transport, seat, door, origin } = newcomer;
+        let Connection { client, transport, permit, listener, origin } = connection;
         let size = terminal_size(Some(&detached.master));
-        let mut session = Session::from_hello(&mut opening, size);
+        let mut session = Session::from_hello(&mut hello, size);
         session.make_detachable(DetachState {
             remains: detached.remains,
             awaiting_go: true,
@@ -251,13 +255,13 @@ impl DetachRegistry {
         });
         let mut io = SessionIo::new(client, detached.master, program);
         io.set_recording(detached.recording);
-        let session = sessions.insert(LiveSession::new(session, io, transport, door));
-        cx.faults.made = Some(Whose::Session(session));
+        let session = sessions.insert(LiveSession::new(session, io, transport, listener));
+        cx.panics.in_progress = Some(FaultDomain::Session(session));
         fault_injection::point("back");
         // The session holds a permit of its own.
-        drop(seat);
+        drop(permit);
         if !is_restored {
-            programs.belongs_to(pid, session);
+            processes.assign(pid, session);
         }
         let Some(live) = sessions.get_mut(session) else {
             return;
@@ -265,86 +269,97 @@ impl DetachRegistry {
         live.set_attached(cx, session, key, &origin);
         live.terminal_interest = Some(Interest::default());
         let poller = &cx.poller;
-        let (client, terminal) =
-            (Source::Client(session).token(), Source::Terminal(session).token());
+        let (client, terminal) = (Token::Client(session).token(), Token::Terminal(session).token());
         let registered = poller
             .add(live.io.client.as_fd(), client, Interest::READ)
             .and_then(|()| poller.add(live.io.master.as_fd(), terminal, Interest::default()));
         let LiveSession { session: state, io, .. } = live;
         if let Err(error) = registered {
             let why = format!("cannot wait for the session: {}", reason(&error));
-            cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
+            cx.listeners.log_rejection(&format!("forkptyrouter: session refused: {why}"));
             state.detach_client(&Ended::because(Ending::Refused, why), io);
-            return cx.then(Outcome::DropClient(session));
+            return cx.push_outcome(Outcome::DropClient(session));
         }
         if let Some(its_key) = its_key {
             state.send_key(&its_key, io);
         }
         let armed = io.master.arm();
-        state.early_input(&opening.input, io);
+        state.early_input(&hello.input, io);
         if !early_data.is_empty() {
             cx.input.clear();
             cx.input.extend_from_slice(&early_data);
-            cx.hear(session, state, io);
+            cx.deliver_input(session, state, io);
         }
         drop(armed);
-        self.sync_supervisor(cx, sessions, programs, key);
+        self.sync_supervisor(cx, sessions, processes, key);
         self.schedule(cx, key);
         if let Some(live) = sessions.get_mut(session) {
             live.start_timers(cx, session, since.elapsed());
             fault_injection::point("back-again");
             live.offer(cx, session);
         }
-        cx.then(Outcome::Settle(session));
+        cx.push_outcome(Outcome::Settle(session));
     }
 
     /// The session of this id, where the secret is the session's.
     fn find_by_secret(
         &mut self,
         sessions: &Sessions,
-        door: u16,
+        listener: u16,
         id: &str,
         secret: &Secret,
     ) -> Option<Key> {
         let is_it = |key: &Key| {
-            self.entries.get(*key).is_some_and(|entry| entry.door == door && *entry.id == *id)
+            self.entries
+                .get(*key)
+                .is_some_and(|entry| entry.listener == listener && *entry.id == *id)
         };
         let key = self.index.with_id_prefix(id).find(is_it)?;
         self.note_confirmed(sessions, key);
-        self.entries.get(key)?.secrets.are(secret).then_some(key)
+        self.entries.get(key)?.secrets.matches(secret).then_some(key)
     }
 
     /// The best match in this gateway for a search among all gateways.
-    pub fn find_for_peer(&mut self, sessions: &Sessions, sought: &Sought) -> Option<Found> {
+    pub fn find_for_peer(
+        &mut self,
+        sessions: &Sessions,
+        sought: &AttachQuery,
+    ) -> Option<AttachMatch> {
         let target = sought.which.map(|target| target.to_string()).unwrap_or_default();
         let secret = sought.secret.as_ref();
-        let opened =
-            secret.and_then(|secret| self.find_by_secret(sessions, sought.door, &target, secret));
-        let (fits, key) = match opened {
-            Some(key) => (Fits::Whole, key),
-            None => self.find_target(sought.door, sought.uid, &target, false)?,
+        let client_request = secret
+            .and_then(|secret| self.find_by_secret(sessions, sought.listener, &target, secret));
+        let (quality, key) = match client_request {
+            Some(key) => (MatchQuality::FullId, key),
+            None => self.find_target(sought.listener, sought.uid, &target, false)?,
         };
         let entry = self.entries.get(key)?;
         // A running session of that name comes before exited ones.
-        let is_named = fits == Fits::Is && !target.is_empty();
+        let is_named = quality == MatchQuality::Name && !target.is_empty();
         let above = if is_named && !entry.state.has_exited() { RUNNING_BONUS } else { 0 };
         let (rank, since) = (entry.state.rank() + above, entry.state.since().boot.as_nanos());
-        Some(Found { fits, rank, since })
+        Some(AttachMatch { quality, rank, since })
     }
 
     /// The session that a target selects: by its id; by its name, which is the user's own, for
     /// root, too; by a unique prefix of an id. An empty target: the session that was detached last
     /// and runs, else the last that has exited. An exited session is no target of a request that
     /// may `create`, which goes by name alone.
-    fn find_target(&self, door: u16, uid: u32, target: &str, create: bool) -> Option<(Fits, Key)> {
-        if uid == NOBODY {
+    fn find_target(
+        &self,
+        listener: u16,
+        uid: u32,
+        target: &str,
+        create: bool,
+    ) -> Option<(MatchQuality, Key)> {
+        if uid == UNKNOWN_UID {
             return None;
         }
         if target.is_empty() {
-            return self.index.default_target(door, uid).map(|key| (Fits::Is, key));
+            return self.index.default_target(listener, uid).map(|key| (MatchQuality::Name, key));
         }
         let is_known = |entry: &&RegistryEntry| {
-            entry.door == door && session_access::is_open_to(entry.uid, uid)
+            entry.listener == listener && session_access::may_access(entry.uid, uid)
         };
         let known = |key: &Key| self.entries.get(*key).filter(is_known);
         // A session may be named like another one's id.
@@ -353,7 +368,7 @@ impl DetachRegistry {
             let is_whole = |key: &Key| self.entries.get(*key).is_some_and(|it| *it.id == *target);
             let mut whole = self.index.with_id_prefix(target).take_while(is_whole);
             if let Some(key) = whole.find(|key| known(key).is_some()) {
-                return Some((Fits::Whole, key));
+                return Some((MatchQuality::FullId, key));
             }
         }
         let rank = |entry: &RegistryEntry| {
@@ -361,17 +376,18 @@ impl DetachRegistry {
         };
         let named = self.index.named(uid, target);
         let named = named.filter_map(|key| Some((key, self.entries.get(key)?)));
-        let is_one =
-            |entry: &RegistryEntry| entry.door == door && !(create && entry.state.has_exited());
+        let is_one = |entry: &RegistryEntry| {
+            entry.listener == listener && !(create && entry.state.has_exited())
+        };
         let named = named.filter(|(_, entry)| is_one(entry));
         if let Some((key, _)) = named.max_by_key(|(_, entry)| rank(entry)) {
-            return Some((Fits::Is, key));
+            return Some((MatchQuality::Name, key));
         }
         if create {
             return None;
         }
         let mut by_id = self.index.with_id_prefix(target).filter(|key| known(key).is_some());
         let key = by_id.next()?;
-        by_id.next().is_none().then_some((Fits::Begins, key))
+        by_id.next().is_none().then_some((MatchQuality::IdPrefix, key))
     }
 }

@@ -8,14 +8,14 @@ use super::registry::{DetachRegistry, POLL_INTERVAL, RETRY_DELAY};
 use super::registry_entry::RegistryEntry;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::Due;
+use crate::event_loop::timers::Timer;
 use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
 
 impl RegistryEntry {
     /// Time limits, by the rules of the session's socket.
     pub(crate) fn times(&self, cx: &Context) -> TimeLimits {
-        let rules = cx.doors.rules(self.door);
+        let rules = cx.listeners.rules(self.listener);
         TimeLimits {
             detached: rules.map_or(Duration::MAX, |rules| rules.detach.time),
             end: rules.and_then(|rules| rules.max_time).map(|whole| self.since.boot + whole),
@@ -60,7 +60,7 @@ impl DetachRegistry {
         let client = entry.state.client().and_then(|client| sessions.get(client.session));
         if client.is_some_and(|attached| !attached.session.is_awaiting_go()) {
             entry.state.confirm_attach();
-            entry.dirty |= entry.secrets.settle();
+            entry.dirty |= entry.secrets.confirm();
         }
     }
 
@@ -69,7 +69,7 @@ impl DetachRegistry {
         let at = BootInstant::now() + wait;
         if self.wakeups.last().is_none_or(|next| at < *next) {
             self.wakeups.push(at);
-            cx.after(wait, Due::Detached);
+            cx.schedule(wait, Timer::Detached);
         }
     }
 }

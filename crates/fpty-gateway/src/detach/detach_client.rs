@@ -10,14 +10,14 @@ use super::registry_entry::{
     Client, DetachedCount, DetachedTerminal, ExitedSession, RegistryEntry, claim_detached,
     terminal_size,
 };
-use crate::connection::shared_counts::Tally;
+use crate::connection::shared_counts::SharedCount;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::slab::{Key, Source};
+use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
 use crate::observe::audit;
-use crate::process::hang_up::Copies;
-use crate::process::table::Programs;
+use crate::process::hang_up::MasterCopies;
+use crate::process::table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
 use fpty::error::reason;
 use fpty::proto::Ended;
@@ -50,7 +50,7 @@ pub enum DetachPlan {
     /// The client stays, with this reason.
     Refuse(String),
     /// The session goes on; all resources for that are reserved.
-    Detach(DetachAs, audit::Parted),
+    Detach(DetachAs, audit::DetachReason),
 }
 
 /// State in which a session goes on without its client.
@@ -73,25 +73,25 @@ impl DetachRegistry {
     fn claim_quota(
         &self,
         cx: &Context,
-        door: u16,
+        listener: u16,
         entry: Option<&RegistryEntry>,
-    ) -> Result<[Tally; 2], String> {
-        let detach = cx.doors.rules(door).map(|rules| &rules.detach);
+    ) -> Result<[SharedCount; 2], String> {
+        let detach = cx.listeners.rules(listener).map(|rules| &rules.detach);
         let most = detach.map_or(0, |detach| u64::from(detach.sessions));
-        let most_of_one = detach.map_or(0, |detach| detach.of_one_user() as u64);
+        let most_of_one = detach.map_or(0, |detach| detach.max_per_user() as u64);
         if most == 0 {
             return Err(DETACH_NOT_ALLOWED.to_owned());
         }
         let Some(uid) = entry.map(|entry| entry.uid) else {
             return Err(String::from("this session cannot be left"));
         };
-        let all = self.tallies.claim(DetachedCount::PerSocket(door), most);
+        let all = self.shared_counts.claim(DetachedCount::PerSocket(listener), most);
         let all = all.map_err(|_| format!("{most} sessions are without a client already"))?;
         // root may have all of them.
         let most_of_one = if uid == 0 { most } else { most_of_one };
-        let own = self.tallies.claim(DetachedCount::PerUser(door, uid), most_of_one);
+        let own = self.shared_counts.claim(DetachedCount::PerUser(listener, uid), most_of_one);
         let own = own.map_err(|_| {
-            let before = self.tallies.sum(DetachedCount::PerUser(door, uid));
+            let before = self.shared_counts.total(DetachedCount::PerUser(listener, uid));
             format!("{before} sessions of yours are without a client already (detach-user)")
         })?;
         Ok([all, own])
@@ -115,23 +115,23 @@ impl DetachRegistry {
         let has_pending = next.is_some();
         let how = match (next, why) {
             // The same client has attached by another connection.
-            (Some(pending), _) if pending.presented_secret.is_some() => audit::Parted::Lost,
-            (Some(pending), _) => audit::Parted::Stolen(pending.uid),
-            (None, DetachCause::Requested) => audit::Parted::Asked,
+            (Some(pending), _) if pending.presented_secret.is_some() => audit::DetachReason::Lost,
+            (Some(pending), _) => audit::DetachReason::Stolen(pending.uid),
+            (None, DetachCause::Requested) => audit::DetachReason::Requested,
             (None, DetachCause::Lost | DetachCause::Dropped | DetachCause::Closing) => {
-                audit::Parted::Lost
+                audit::DetachReason::Lost
             }
         };
         let place = match (entry, why) {
             // The pending client attaches at once: the session is not detached for long.
             (Some(entry), _) if why == DetachCause::Dropped || has_pending => {
-                Some(claim_detached(&self.tallies, entry.door, entry.uid))
+                Some(claim_detached(&self.shared_counts, entry.listener, entry.uid))
             }
-            (_, DetachCause::Requested) => match self.claim_quota(cx, live.door, entry) {
+            (_, DetachCause::Requested) => match self.claim_quota(cx, live.listener, entry) {
                 Ok(place) => Some(place),
                 Err(why_not) => return DetachPlan::Refuse(why_not),
             },
-            (Some(_), DetachCause::Lost) => self.claim_quota(cx, live.door, entry).ok(),
+            (Some(_), DetachCause::Lost) => self.claim_quota(cx, live.listener, entry).ok(),
             (None, DetachCause::Lost) | (_, DetachCause::Dropped | DetachCause::Closing) => None,
         };
         let (Some(key), Some(entry)) = (key, entry) else {
@@ -180,13 +180,14 @@ impl DetachRegistry {
         let remains = match is_good {
             true => None,
             false => {
-                let buffer = cx.doors.rules(live.door).map_or(0, |rules| rules.detach.buffer);
+                let buffer =
+                    cx.listeners.rules(live.listener).map_or(0, |rules| rules.detach.buffer);
                 let size = terminal_size(Some(&live.io.master));
                 let made = Remains::new(buffer as usize, size);
                 Some(Box::new(made.map_err(|error| error.to_string())?))
             }
         };
-        let (master, token) = (live.io.master.as_fd(), Source::Terminal(key).token());
+        let (master, token) = (live.io.master.as_fd(), Token::Terminal(key).token());
         let waits = self.poller.add(master, token, Interest::READ);
         waits.map_err(|error| format!("cannot wait for its terminal: {}", reason(&error)))?;
         Ok(remains)
@@ -197,10 +198,10 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         session: Key,
         detach_as: DetachAs,
-        how: audit::Parted,
+        how: audit::DetachReason,
     ) -> Option<Stream> {
         let key = self.index.by_session(session)?;
         match detach_as {
@@ -208,7 +209,7 @@ impl DetachRegistry {
                 let mut live = sessions.detach(cx, session, key, how)?;
                 fault_injection::point("leaving");
                 live.unregister_both(cx);
-                self.finish_detach(cx, sessions, programs, key, *live, remains)
+                self.finish_detach(cx, sessions, processes, key, *live, remains)
             }
             DetachAs::Exited(ended) => {
                 let ring = final_output(cx, sessions, session);
@@ -221,7 +222,7 @@ impl DetachRegistry {
                 match ring {
                     Some(ring) => {
                         let last = ExitedSession { ring, ended, command };
-                        self.set_exited(cx, sessions, programs, key, last);
+                        self.set_exited(cx, sessions, processes, key, last);
                     }
                     None => self.forget_entry(cx, key),
                 }
@@ -235,7 +236,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         live: LiveSession,
         remains: Option<Box<Remains>>,
@@ -243,7 +244,7 @@ impl DetachRegistry {
         let was_theirs = live.session.is_handed_over();
         let LiveSession { mut session, mut io, .. } = live;
         if let Some(entry) = self.entries.get_mut(key).filter(|_| !session.is_awaiting_go()) {
-            entry.secrets.settle();
+            entry.secrets.confirm();
         }
         let can_notify = session.release_client(&mut io);
         // The recording goes on with the terminal.
@@ -275,17 +276,22 @@ impl DetachRegistry {
         });
         match left {
             Some(attach_state::DetachResult::PassedOn(detached, pending)) => {
-                self.complete_attach(cx, sessions, programs, key, detached, *pending);
+                self.complete_attach(cx, sessions, processes, key, detached, *pending);
             }
             Some(attach_state::DetachResult::Detached) => {
-                self.sync_supervisor(cx, sessions, programs, key);
+                self.sync_supervisor(cx, sessions, processes, key);
                 self.schedule(cx, key);
             }
             // The session is gone.
             Some(attach_state::DetachResult::NotAttached(detached)) => {
                 let _ = self.poller.remove(&detached.master);
                 if let Some(program) = io.program {
-                    programs.hang_up_terminal(cx, &detached.master, program, Copies::Ended);
+                    processes.hang_up_terminal(
+                        cx,
+                        &detached.master,
+                        program,
+                        MasterCopies::Revoked,
+                    );
                 }
             }
             None => {}
@@ -298,16 +304,16 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         last: ExitedSession,
     ) {
         let waited = self.update(key, |entry| entry.state.exit(last, Timestamp::now()));
         self.trim_exited(cx);
-        self.sync_supervisor(cx, sessions, programs, key);
+        self.sync_supervisor(cx, sessions, processes, key);
         self.schedule(cx, key);
         if let Some(Some(pending)) = waited {
-            self.add_viewer(cx, sessions, programs, key, *pending);
+            self.add_viewer(cx, sessions, processes, key, *pending);
         }
     }
 
@@ -332,7 +338,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
     ) {
         let is_lost = |entry: &RegistryEntry| {
             entry.state.client().is_some_and(|it| !sessions.has(it.session))
@@ -346,7 +352,7 @@ impl DetachRegistry {
             let Released { program, pending, .. } = entry.state.release();
             // Processes of this gateway are seen to by hang_up_orphans.
             if let Some(pidfd) = program.and_then(|program| program.pidfd) {
-                programs.killing.end_program(cx, pidfd);
+                processes.killer.terminate(cx, pidfd);
             }
             if let Some(pending) = pending {
                 pending.refuse(cx, SESSION_ENDED);

@@ -6,13 +6,13 @@ use super::registry_entry::ExitedSession;
 use super::viewers::end_for_viewers;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::slab::{Key, Source};
+use crate::event_loop::slab::{Key, Token};
 use crate::log::log;
-use crate::observe::audit::Gone;
-use crate::observe::recording::Recording;
-use crate::process::hang_up::Copies;
-use crate::process::supervisor::orphans::{REAPED, end_of};
-use crate::process::table::Programs;
+use crate::observe::audit::EndReason;
+use crate::observe::recording::RecordingTap;
+use crate::process::hang_up::MasterCopies;
+use crate::process::supervisor::orphans::{REAP_TIMEOUT, end_for_client};
+use crate::process::table::ProcessTable;
 use crate::session::handover::TERMINAL_BLOCKED;
 use crate::session::relay::Sessions;
 use fpty::proto::Ended;
@@ -41,7 +41,7 @@ pub(crate) fn drain_terminal(
     cx: &mut Context,
     master: &Master,
     remains: &mut Remains,
-    recording: Option<&Recording>,
+    recording: Option<&RecordingTap>,
 ) {
     let _armed = master.arm();
     let buffer = &mut cx.buffer[..ONE_READ];
@@ -56,22 +56,27 @@ pub(crate) fn drain_terminal(
 
 impl DetachRegistry {
     /// Handles an event of a detached terminal, unless the recorder may have no room for output.
-    pub(crate) fn terminal_ready(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub(crate) fn terminal_ready(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+    ) {
         let entry = self.entries.get_mut(key);
         let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
         };
-        if detached.recording.as_ref().is_some_and(|recording| recording.holds()) {
+        if detached.recording.as_ref().is_some_and(|recording| recording.throttles()) {
             // A level-triggered hang-up is reported without end, asked for or not.
             let _ = self.poller.remove(&detached.master);
             detached.is_throttled = true;
             return;
         }
-        self.read_terminal(cx, programs, key, READS);
+        self.read_terminal(cx, processes, key, READS);
     }
 
     /// Resumes reading when the recorder has room again.
-    pub fn resume_reading(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn resume_reading(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         let entry = self.entries.get_mut(key);
         let Some(detached) = entry.and_then(|entry| entry.state.terminal_mut()) else {
             return;
@@ -79,27 +84,32 @@ impl DetachRegistry {
         if !std::mem::take(&mut detached.is_throttled) {
             return;
         }
-        let token = Source::Terminal(key).token();
+        let token = Token::Terminal(key).token();
         if self.poller.add(&detached.master, token, Interest::READ).is_err() {
-            return self.end_terminal_unpollable(cx, programs, key);
+            return self.end_terminal_unpollable(cx, processes, key);
         }
-        self.terminal_ready(cx, programs, key);
+        self.terminal_ready(cx, processes, key);
     }
 
     /// Ends a session whose terminal the poller refuses.
-    fn end_terminal_unpollable(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    fn end_terminal_unpollable(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+    ) {
         if let Some(entry) = self.entries.get(key) {
             let id = &entry.id;
             log(&format!("forkptyrouter: session {id} ends: cannot wait for its terminal"));
         }
-        self.end_detached(cx, programs, key, Gone::Lost);
+        self.end_detached(cx, processes, key, EndReason::Lost);
     }
 
     /// Reads a detached terminal, at most this often.
     pub(crate) fn read_terminal(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         reads: usize,
     ) {
@@ -107,7 +117,7 @@ impl DetachRegistry {
         let Some(entry) = entries.get_mut(key) else {
             return;
         };
-        let answers = cx.doors.rules(entry.door).is_some_and(|rules| rules.detach.answer);
+        let answers = cx.listeners.rules(entry.listener).is_some_and(|rules| rules.detach.answer);
         let Some(detached) = entry.state.terminal_mut() else {
             return;
         };
@@ -141,8 +151,8 @@ impl DetachRegistry {
         let (is_closed, is_held_up) = (detached.closed.is_some(), detached.master.is_held_up());
         drop(armed);
         if is_held_up {
-            cx.doors.log_refusal(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
-            return self.end_detached(cx, programs, key, Gone::Operator);
+            cx.listeners.log_rejection(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
+            return self.end_detached(cx, processes, key, EndReason::Operator);
         }
         if is_closed {
             self.schedule(cx, key);
@@ -153,13 +163,18 @@ impl DetachRegistry {
     /// Throttles floods of output, so that live sessions have their time.
     fn throttle_floods(&mut self, cx: &mut Context) {
         if self.bytes_read > FLOOD_LIMIT && !std::mem::replace(&mut self.is_throttled, true) {
-            let _ = cx.poller.change(&self.poller, Source::Detached.token(), Interest::default());
+            let _ = cx.poller.change(&self.poller, Token::Detached.token(), Interest::default());
             self.wake_in(cx, RETRY_DELAY);
         }
     }
 
     /// Registers a terminal again whose slave was closed.
-    pub(crate) fn slave_reopened(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub(crate) fn slave_reopened(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+    ) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -167,11 +182,11 @@ impl DetachRegistry {
             return;
         };
         detached.closed = None;
-        let token = Source::Terminal(key).token();
+        let token = Token::Terminal(key).token();
         if self.poller.add(&detached.master, token, Interest::READ).is_err() {
-            return self.end_terminal_unpollable(cx, programs, key);
+            return self.end_terminal_unpollable(cx, processes, key);
         }
-        self.terminal_ready(cx, programs, key);
+        self.terminal_ready(cx, processes, key);
     }
 
     /// The program of a detached session has ended: the session is kept as exited.
@@ -179,13 +194,13 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         exit: Option<Exit>,
         ended: Ended,
     ) {
         // The program's last output is in the terminal by now.
-        self.read_terminal(cx, programs, key, LAST_READS);
+        self.read_terminal(cx, processes, key, LAST_READS);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
@@ -195,7 +210,7 @@ impl DetachRegistry {
         let _ = self.poller.remove(&detached.master);
         let recording = detached.recording.take();
         let ring = detached.remains.share();
-        let why = exit.map_or(Gone::Lost, Gone::of_exit);
+        let why = exit.map_or(EndReason::Lost, EndReason::of_exit);
         let command = self.command_of(cx, key);
         self.end_viewers(cx, key, &ended);
         cx.closed_without_client(key, why, exit, recording);
@@ -203,11 +218,17 @@ impl DetachRegistry {
             drop(self.remove(cx, key));
             return;
         };
-        self.set_exited(cx, sessions, programs, key, ExitedSession { ring, ended, command });
+        self.set_exited(cx, sessions, processes, key, ExitedSession { ring, ended, command });
     }
 
     /// Ends a detached session; an exited one is forgotten.
-    pub fn end_detached(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: Gone) {
+    pub fn end_detached(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+        why: EndReason,
+    ) {
         let is_left = self.entries.get(key).is_some_and(|entry| entry.state.client().is_none());
         if is_left {
             self.end_viewers(cx, key, &end_for_viewers(why));
@@ -226,7 +247,7 @@ impl DetachRegistry {
         let program = program.process(pid);
         cx.closed_without_client(key, why, None, detached.recording);
         // Clients that had the terminal may have kept a copy.
-        programs.hang_up_terminal(cx, &detached.master, program, Copies::Ended);
+        processes.hang_up_terminal(cx, &detached.master, program, MasterCopies::Revoked);
     }
 
     /// The process of a restored session has ended: it is no child of this gateway, so whoever
@@ -235,7 +256,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
         let entry = self.entries.get_mut(key);
@@ -245,8 +266,8 @@ impl DetachRegistry {
         if let Some(pidfd) = &program.pidfd {
             let _ = self.poller.remove(pidfd);
         }
-        program.status_deadline.get_or_insert_with(|| BootInstant::now() + REAPED);
-        self.check_restored_exit(cx, sessions, programs, key);
+        program.status_deadline.get_or_insert_with(|| BootInstant::now() + REAP_TIMEOUT);
+        self.check_restored_exit(cx, sessions, processes, key);
     }
 
     /// Reads the status of such a process, which may be known by now (PIDFD_INFO_EXIT).
@@ -254,7 +275,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
         let entry = self.entries.get_mut(key);
@@ -267,7 +288,7 @@ impl DetachRegistry {
             return self.schedule(cx, key);
         }
         program.status_deadline = None;
-        let ended = end_of(exit);
+        let ended = end_for_client(exit);
         match self.session_of(key) {
             Some(session) => {
                 if let Some(exit) = exit {
@@ -276,7 +297,7 @@ impl DetachRegistry {
                 self.tell_viewers(cx, session, &ended);
                 sessions.program_ended(cx, session, ended);
             }
-            None => self.detached_exited(cx, sessions, programs, key, exit, ended),
+            None => self.detached_exited(cx, sessions, processes, key, exit, ended),
         }
     }
 }

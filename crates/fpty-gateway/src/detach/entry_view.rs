@@ -2,9 +2,9 @@
 
 use super::registry::DetachRegistry;
 use super::registry_entry::RegistryEntry;
-use crate::connection::session_access::NOBODY;
+use crate::connection::session_access::UNKNOWN_UID;
 use crate::event_loop::slab::Key;
-use crate::event_loop::subject::Subject;
+use crate::event_loop::subject::SessionRef;
 use crate::session::selector::SessionSelector;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pty::Master;
@@ -18,7 +18,7 @@ pub struct EntryView<'a> {
     /// The owner's user id, where it is known.
     pub uid: Option<u32>,
     /// The socket where the session was opened, by its index.
-    pub door: u16,
+    pub listener: u16,
     /// The process id; of an exited session the former one.
     pub pid: i32,
     /// The command of an exited session, where it is known.
@@ -46,8 +46,8 @@ impl RegistryEntry {
         EntryView {
             id: &self.id,
             name: &self.name,
-            uid: (self.uid != NOBODY).then_some(self.uid),
-            door: self.door,
+            uid: (self.uid != UNKNOWN_UID).then_some(self.uid),
+            listener: self.listener,
             pid: self.pid.as_raw(),
             command: over.and_then(|over| over.command.as_deref()),
             since: self.since,
@@ -68,13 +68,13 @@ impl DetachRegistry {
     }
 
     /// Keys of the entries from this place of the table on, each with its place.
-    pub fn from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
-        self.entries.from(place)
+    pub fn iter_from(&self, place: usize) -> impl Iterator<Item = (usize, Key)> {
+        self.entries.iter_from(place)
     }
 
     /// Sessions that a selector matches: by id or prefix of one, and by name among the user's own
     /// (another user's names are no match: anybody may have chosen them).
-    pub fn meant(&self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = Subject> {
+    pub fn meant(&self, by: &SessionSelector, uid: u32) -> impl Iterator<Item = SessionRef> {
         let text = by.to_string();
         let by_id = self.index.with_id_prefix(&text.to_ascii_lowercase());
         let is_another = |key: &Key| self.entries.get(*key).is_some_and(|it| !by.begins(&it.id));

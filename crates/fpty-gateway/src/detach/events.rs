@@ -8,9 +8,9 @@ use super::registry::{DetachRegistry, RETRY_DELAY};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::observe::audit::Gone;
-use crate::process::table::Programs;
+use crate::event_loop::slab::{Key, Token};
+use crate::observe::audit::EndReason;
+use crate::process::table::ProcessTable;
 use crate::session::relay::Sessions;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::poll::{Interest, Ready};
@@ -20,7 +20,7 @@ impl DetachRegistry {
     pub fn on_ready(&mut self, cx: &mut Context) {
         let count = self.poller.wait(Some(Duration::ZERO)).unwrap_or(0);
         for index in 0..count {
-            cx.then(Outcome::DetachedReady(self.poller.ready(index)));
+            cx.push_outcome(Outcome::DetachedReady(self.poller.ready(index)));
         }
     }
 
@@ -29,14 +29,14 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         ready: Ready,
     ) {
-        match Source::of(ready.token) {
-            Source::Terminal(entry) => self.terminal_ready(cx, programs, entry),
-            Source::Caller(entry) => self.restored_exited(cx, sessions, programs, entry),
-            Source::Client(viewer) => self.viewer_ready(cx, viewer, ready),
-            Source::Children => cx.then(Outcome::SupervisorReady),
+        match Token::of(ready.token) {
+            Token::Terminal(entry) => self.terminal_ready(cx, processes, entry),
+            Token::PendingConnection(entry) => self.restored_exited(cx, sessions, processes, entry),
+            Token::Client(viewer) => self.viewer_ready(cx, viewer, ready),
+            Token::Children => cx.push_outcome(Outcome::SupervisorReady),
             _ => {}
         }
     }
@@ -49,14 +49,14 @@ impl DetachRegistry {
         }
         self.bytes_read = 0;
         if std::mem::take(&mut self.is_throttled) {
-            let _ = cx.poller.change(&self.poller, Source::Detached.token(), Interest::READ);
+            let _ = cx.poller.change(&self.poller, Token::Detached.token(), Interest::READ);
         }
         while let Some((_, key)) = self.due.first().copied().filter(|(at, _)| *at <= now) {
             self.due.pop_first();
             if let Some(entry) = self.entries.get_mut(key) {
                 entry.scheduled = None;
             }
-            cx.then(Outcome::DetachedDeadline(key));
+            cx.push_outcome(Outcome::DetachedDeadline(key));
         }
         let next = self.due.first().map(|(at, _)| at.since(now));
         let again = self.supervisor.flush().then_some(RETRY_DELAY).into_iter().chain(next);
@@ -70,7 +70,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
         fault_injection::point("left");
@@ -83,19 +83,21 @@ impl DetachRegistry {
         let closed = entry.state.terminal().and_then(|detached| detached.closed);
         let is_closed = closed.is_some_and(|at| now >= at);
         if entry.dirty {
-            self.sync_supervisor(cx, sessions, programs, key);
+            self.sync_supervisor(cx, sessions, processes, key);
         }
         if ends {
-            self.check_restored_exit(cx, sessions, programs, key);
+            self.check_restored_exit(cx, sessions, processes, key);
         } else if is_closed {
-            self.slave_reopened(cx, programs, key);
+            self.slave_reopened(cx, processes, key);
         }
         let Some(entry) = self.entries.get(key) else {
             return;
         };
         match entry.state.overdue(entry.times(cx), now) {
-            Some(Overdue::DropClient(client)) => cx.then(Outcome::DropClient(client.session)),
-            Some(Overdue::Expired) => self.end_detached(cx, programs, key, Gone::Limit),
+            Some(Overdue::DropClient(client)) => {
+                cx.push_outcome(Outcome::DropClient(client.session))
+            }
+            Some(Overdue::Expired) => self.end_detached(cx, processes, key, EndReason::Limit),
             None => self.schedule(cx, key),
         }
     }

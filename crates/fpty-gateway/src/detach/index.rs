@@ -57,7 +57,7 @@ impl Index {
         }
         let (rank, since) = (entry.state.rank(), entry.state.since().boot);
         if rank > 0 {
-            put(&mut self.detached, (entry.door, entry.uid, rank, since, key), there);
+            put(&mut self.detached, (entry.listener, entry.uid, rank, since, key), there);
         }
         if entry.state.has_exited() {
             put(&mut self.exited, (entry.uid, since, key), there);
@@ -83,16 +83,16 @@ impl Index {
     }
 
     /// Processes of detached sessions that are children of this gateway.
-    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
         self.by_program.keys().copied()
     }
 
     /// The target of a request to attach that names none.
-    pub fn default_target(&self, door: u16, uid: u32) -> Option<Key> {
+    pub fn default_target(&self, listener: u16, uid: u32) -> Option<Key> {
         // No rank is as high.
-        let above = (door, uid, u8::MAX, BootInstant::from_nanos(0), Key::FIRST);
+        let above = (listener, uid, u8::MAX, BootInstant::from_nanos(0), Key::FIRST);
         let (of, whose, .., key) = self.detached.range(..above).next_back()?;
-        (*of == door && *whose == uid).then_some(*key)
+        (*of == listener && *whose == uid).then_some(*key)
     }
 
     /// Sessions of a user that have this name.

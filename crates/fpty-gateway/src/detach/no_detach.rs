@@ -9,20 +9,20 @@ use super::attach_state::AttachState;
 use super::registry::DetachRegistry;
 use super::registry_entry::{Client, NoDetach, Program, RegistryEntry, terminal_size};
 use super::restore::{Restored, check_recording, entry};
-use crate::connection::session_access::{NOBODY, user_of};
+use crate::connection::session_access::{UNKNOWN_UID, uid_of};
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::Subject;
-use crate::event_loop::timers::Due;
-use crate::observe::audit::Gone;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::SessionRef;
+use crate::event_loop::timers::Timer;
+use crate::observe::audit::EndReason;
 use crate::process::supervisor::end_record::EndRecord;
-use crate::process::supervisor::protocol::{Lent, Record, SessionFds};
-use crate::process::table::Programs;
+use crate::process::supervisor::protocol::{BorrowedFds, SessionFds, SessionRecord};
+use crate::process::table::ProcessTable;
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pid_guard::Process;
@@ -39,18 +39,18 @@ const SUPERVISE_RETRY: Duration = Duration::from_millis(5);
 const NO_DOOR: u16 = u16::MAX;
 
 /// Information of a session's record, without socket and size.
-pub(crate) fn restored_info(record: &Record) -> RestoredInfo {
+pub(crate) fn restored_info(record: &SessionRecord) -> RestoredInfo {
     RestoredInfo {
-        story: record.story.clone(),
+        history: record.history.clone(),
         command: record.command.clone(),
         started: Timestamp::from(record.since),
-        door: NO_DOOR,
+        listener: NO_DOOR,
         size: terminal_size(None),
         uid: record.uid,
         // The field is missing in records of an earlier version.
-        who: record.who.unwrap_or(match record.uid {
-            NOBODY => Who::Nobody,
-            uid => Who::User(uid),
+        principal: record.principal.unwrap_or(match record.uid {
+            UNKNOWN_UID => Principal::Unknown,
+            uid => Principal::User(uid),
         }),
         id: record.id.clone(),
         pid: Pid::new(record.pid),
@@ -64,7 +64,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         session: Key,
         command: Option<String>,
     ) {
@@ -74,7 +74,7 @@ impl DetachRegistry {
         let Some(live) = sessions.get(session) else {
             return;
         };
-        if self.supervisor.connect_at_last() {
+        if self.supervisor.connect_if_needed() {
             self.watch_supervisor();
         }
         let SessionIo { client, master, program: Some(program), .. } = &live.io else {
@@ -83,18 +83,18 @@ impl DetachRegistry {
         let Some(pidfd) = program.pidfd() else {
             return;
         };
-        let held = Lent {
+        let held = BorrowedFds {
             master: Some(master.as_fd()),
             program: Some(pidfd.as_fd()),
             client: Some(client.as_fd()),
             ..SessionFds::default()
         };
-        match self.supervisor.tell(&record, &held) {
+        match self.supervisor.send_session(&record, &held) {
             Written::Bytes(_) => {
-                programs.entrusted(pidfd.pid());
-                cx.told.entrusted(Subject::Session(session), true);
+                processes.set_supervised(pidfd.pid());
+                cx.audit.entrusted(SessionRef::Session(session), true);
             }
-            Written::Blocked => cx.after(SUPERVISE_RETRY, Due::Keeper(session)),
+            Written::Blocked => cx.schedule(SUPERVISE_RETRY, Timer::Entrust(session)),
             // The session ends with this gateway, as without a supervisor.
             Written::Gone => {}
         }
@@ -114,28 +114,28 @@ impl DetachRegistry {
         sessions: &Sessions,
         session: Key,
         command: Option<String>,
-    ) -> Option<Record> {
+    ) -> Option<SessionRecord> {
         let live = sessions.get(session)?;
-        let subject = Subject::Session(session);
-        let facts = cx.told.of(subject);
+        let session_ref = SessionRef::Session(session);
+        let info = cx.audit.of(session_ref);
         let pid = live.io.program.as_ref()?.pid().as_raw();
-        let started = facts.map(|facts| facts.started);
+        let started = info.map(|info| info.started);
         let started = started.or_else(|| procfs::started(pid).map(Timestamp::from));
-        let (door, nth) = cx.doors.address(live.door).unwrap_or_default();
+        let (listener, nth) = cx.listeners.address(live.listener).unwrap_or_default();
         let known = self.index.by_session(session).and_then(|entry| self.entries.get(entry));
-        Some(Record {
+        Some(SessionRecord {
             id: known.map_or_else(|| cx.ids.of(session), |entry| entry.id.as_ref().to_owned()),
-            uid: user_of(&live.io.client),
-            who: Some(Who::of(&live.io.client)),
-            door: door.to_owned(),
+            uid: uid_of(&live.io.client),
+            principal: Some(Principal::of(&live.io.client)),
+            listener: listener.to_owned(),
             nth,
             pid,
             since: started.unwrap_or_else(Timestamp::now).into(),
-            story: cx.told.story(subject),
-            last: EndRecord::new(cx.told.in_advance(subject)),
+            history: cx.audit.history(session_ref),
+            last: EndRecord::new(cx.audit.prepared_end(session_ref)),
             command,
             bound: true,
-            ..Record::default()
+            ..SessionRecord::default()
         })
     }
 
@@ -144,12 +144,12 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        record: Record,
+        record: SessionRecord,
         held: SessionFds,
     ) -> Option<Restored> {
         let info = restored_info(&record);
-        let Record { id, uid, door: socket, nth, pid, mut last, .. } = record;
-        let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&socket, nth));
+        let SessionRecord { id, uid, listener: socket, nth, pid, mut last, .. } = record;
+        let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&socket, nth));
         let SessionFds {
             master: Some(master), program: Some(program), client: Some(client), ..
         } = held
@@ -162,23 +162,23 @@ impl DetachRegistry {
         let process = Process::held(program.try_clone().ok()?);
         let size = terminal_size(Some(&master));
         let client = Stream::of_stranger(client);
-        let at = door.unwrap_or(NO_DOOR);
-        let info = RestoredInfo { door: at, size, ..info };
+        let at = listener.unwrap_or(NO_DOOR);
+        let info = RestoredInfo { listener: at, size, ..info };
         if let Some(why) = check_recording(cx, at, &id) {
             let _ = client.write(&why.packet());
             self.unregister(cx, id);
-            return Some(Restored::HangUp(master, process, last.take(Gone::Lost, None)));
+            return Some(Restored::HangUp(master, process, last.take(EndReason::Lost, None)));
         }
         let io = SessionIo::new(client, master, Some(process));
         let session = Session::restored(size, None);
         let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, at));
         let client = Client { session, uid };
         let state = AttachState::attached(Program::restored(program), client, Timestamp::now());
-        let prepared_line = match (door, last.in_advance()) {
-            (None, Some((line, started))) => cx.told.put_in_advance(line, started),
+        let prepared_line = match (listener, last.prepared_end()) {
+            (None, Some((line, started))) => cx.audit.put_prepared(line, started),
             _ => None,
         };
-        let origin = NoDetach { socket: door.is_none().then_some(socket), last, prepared_line };
+        let origin = NoDetach { socket: listener.is_none().then_some(socket), last, prepared_line };
         let entry = RegistryEntry { no_detach: Some(Box::new(origin)), ..entry(&info, pid, state) };
         let key = self.insert(entry);
         self.watch_restored(cx, sessions, key, session);
@@ -186,7 +186,7 @@ impl DetachRegistry {
     }
 
     /// Registers the client and the process of a restored session. Where the poller refuses the
-    /// session ends (see [`Outcome::NotHeard`]).
+    /// session ends (see [`Outcome::Unpollable`]).
     pub(crate) fn watch_restored(
         &mut self,
         cx: &mut Context,
@@ -198,12 +198,12 @@ impl DetachRegistry {
         let (Some(pidfd), Some(live)) = (pidfd, sessions.get(session)) else {
             return;
         };
-        let token = Source::Caller(key).token();
+        let token = Token::PendingConnection(key).token();
         let heard = self.poller.add(pidfd, token, Interest::READ);
         let client = live.io.client.as_fd();
-        let token = Source::Client(session).token();
+        let token = Token::Client(session).token();
         if heard.and_then(|()| cx.poller.add(client, token, Interest::READ)).is_err() {
-            cx.then(Outcome::NotHeard(session));
+            cx.push_outcome(Outcome::Unpollable(session));
         }
     }
 
@@ -212,7 +212,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         session: Key,
-        why: Gone,
+        why: EndReason,
         exit: Option<Exit>,
     ) {
         let entry = self.index.by_session(session).and_then(|entry| self.entries.get_mut(entry));
@@ -220,10 +220,10 @@ impl DetachRegistry {
             return;
         };
         if let Some(prepared_line) = bound.prepared_line.take() {
-            cx.told.take_down(prepared_line);
+            cx.audit.remove_prepared(prepared_line);
         }
         if bound.socket.is_some() {
-            bound.last.take(why, exit).into_iter().for_each(|line| cx.told.say(line));
+            bound.last.take(why, exit).into_iter().for_each(|line| cx.audit.write_raw(line));
         }
     }
 }

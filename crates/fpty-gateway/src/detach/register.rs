@@ -4,19 +4,19 @@ use super::attach_state::AttachState;
 use super::registry::DetachRegistry;
 use super::registry_entry::{Client, Program, RegistryEntry};
 use crate::config::rules::Rules;
-use crate::connection::client_hello::Opening;
-use crate::connection::listeners::Newcomer;
-use crate::connection::session_access::{self, NOBODY, Secrets};
-use crate::connection::shared_counts::Tally;
+use crate::connection::client_hello::ClientHello;
+use crate::connection::listeners::Connection;
+use crate::connection::session_access::{self, Secrets, UNKNOWN_UID};
+use crate::connection::shared_counts::SharedCount;
 use crate::control::peers::attach_request;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use crate::session::relay::{LiveSession, Sessions};
 use crate::session::selector::SessionSelector;
 use crate::session::state::extended_state::DetachState;
 use fpty::error::reason;
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::proto::{Ended, Ending, is_name, variables};
 use fpty::scrollback::Remains;
 use fpty::sys::Size;
@@ -26,10 +26,10 @@ use fpty::sys::pid_guard::Process;
 /// Name and owner of a session that is to be detachable.
 pub struct Registration {
     uid: u32,
-    who: Who,
+    principal: Principal,
     name: String,
     /// Claim on the name, which no other session of the user may have.
-    name_claim: Option<Tally>,
+    name_claim: Option<SharedCount>,
 }
 
 impl DetachRegistry {
@@ -41,41 +41,45 @@ impl DetachRegistry {
     pub fn plan_registration(
         &self,
         cx: &Context,
-        newcomer: &Newcomer,
-        opening: &Opening,
-        name_claim: Option<Tally>,
+        connection: &Connection,
+        hello: &ClientHello,
+        name_claim: Option<SharedCount>,
     ) -> Result<Option<Registration>, Ended> {
         let refused = |why: &str| Err(Ended::because(Ending::Refused, why));
         let allows = |rules: &Rules| rules.detach.sessions > 0;
-        if !cx.doors.rules(newcomer.door).is_some_and(allows) {
+        if !cx.listeners.rules(connection.listener).is_some_and(allows) {
             return Ok(None);
         }
-        let name = opening.variables.get(variables::SESSION_NAME).unwrap_or_default();
+        let name = hello.variables.get(variables::SESSION_NAME).unwrap_or_default();
         if !name.is_empty() && !is_name(name) {
             return refused("a session's name has letters, digits, '.', '_' and '-', at most 64");
         }
-        if opening.variables.get(variables::CAN_LEAVE) != Some(b"1") {
+        if hello.variables.get(variables::CAN_LEAVE) != Some(b"1") {
             return Ok(None);
         }
-        let uid = session_access::user_of(&newcomer.client);
+        let uid = session_access::uid_of(&connection.client);
         // A client without user id and secret could not attach again.
-        if uid == NOBODY && opening.variables.get(variables::SECRET).is_none() {
+        if uid == UNKNOWN_UID && hello.variables.get(variables::SECRET).is_none() {
             return Ok(None);
         }
-        let key = SessionSelector::of(name).filter(|_| uid != NOBODY);
-        let name_claim = match key.map(|name| attach_request::name(newcomer.door, uid, name)) {
+        let key = SessionSelector::of(name).filter(|_| uid != UNKNOWN_UID);
+        let name_claim = match key.map(|name| attach_request::name(connection.listener, uid, name))
+        {
             None => None,
             // The request may hold the claim already.
             Some(key) => match name_claim.filter(|name_claim| name_claim.is(key)) {
-                None => Some(self.tallies.claim(key, 1)),
+                None => Some(self.shared_counts.claim(key, 1)),
                 name_claim => name_claim.map(Ok),
             },
         };
         let name = String::from_utf8_lossy(name).into_owned();
         match name_claim.transpose() {
-            Ok(name_claim) => {
-                Ok(Some(Registration { uid, who: Who::of(&newcomer.client), name, name_claim }))
-            }
+            Ok(name_claim) => Ok(Some(Registration {
+                uid,
+                principal: Principal::of(&connection.client),
+                name,
+                name_claim,
+            })),
             Err(_) => refused(&format!("there is a session {name} of yours (fpty -a {name})")),
         }
     }
@@ -86,7 +90,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         registration: Registration,
         size: Size,
@@ -95,10 +99,10 @@ impl DetachRegistry {
         let Some(live) = sessions.get_mut(key) else {
             return false;
         };
-        let door = live.door;
+        let listener = live.listener;
         let LiveSession { session, io, .. } = live;
         let (Some(pid), Some(rules)) =
-            (io.program.as_ref().map(Process::pid), cx.doors.rules(door))
+            (io.program.as_ref().map(Process::pid), cx.listeners.rules(listener))
         else {
             return false;
         };
@@ -108,9 +112,9 @@ impl DetachRegistry {
             session.notice("this session cannot be left: out of memory", io);
             return false;
         };
-        let Registration { uid, who, name, name_claim } = registration;
+        let Registration { uid, principal, name, name_claim } = registration;
         let secrets = match Secrets::new() {
-            Err(error) if uid == NOBODY => {
+            Err(error) if uid == UNKNOWN_UID => {
                 let line = format!("this session cannot be left: no secret: {}", reason(&error));
                 session.notice(&line, io);
                 return false;
@@ -128,9 +132,9 @@ impl DetachRegistry {
             id: id.into(),
             name,
             uid,
-            who,
+            principal,
             secrets,
-            door,
+            listener,
             pid,
             since: began,
             state: AttachState::attached(program, Client { session: key, uid }, began),
@@ -141,7 +145,7 @@ impl DetachRegistry {
             name_claim,
             detached_claims: None,
         });
-        self.sync_supervisor(cx, sessions, programs, entry);
+        self.sync_supervisor(cx, sessions, processes, entry);
         true
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::config::gateway_config::Router;
-use crate::connection::shared_counts::Tallies;
+use crate::config::gateway_config::GatewayConfig;
+use crate::connection::shared_counts::SharedCounts;
 use crate::event_loop::context::Context;
-use crate::event_loop::slab::{Key, Source, Table};
-use crate::event_loop::subject::Subject;
+use crate::event_loop::slab::{Key, Slab, Token};
+use crate::event_loop::subject::SessionRef;
 use crate::process::ipc::Hello;
-use crate::process::supervisor::client::{self, Found};
+use crate::process::supervisor::client::{self, RestoredSessions};
 use crate::process::supervisor::link;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::BootInstant;
@@ -30,16 +30,16 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// The detachable sessions of a gateway, and their viewers.
 pub struct DetachRegistry {
     pub(crate) poller: Poller,
-    pub(crate) entries: Table<RegistryEntry>,
+    pub(crate) entries: Slab<RegistryEntry>,
     pub(crate) index: Index,
-    pub(crate) viewers: Table<Viewer>,
-    pub(crate) supervisor: client::Client,
+    pub(crate) viewers: Slab<Viewer>,
+    pub(crate) supervisor: client::SupervisorClient,
     /// Bytes that were read since floods were last checked.
     pub(crate) bytes_read: usize,
     /// Terminals are not read until the next check.
     pub(crate) is_throttled: bool,
     /// Counts over all gateways.
-    pub(crate) tallies: Tallies,
+    pub(crate) shared_counts: SharedCounts,
     /// Deadlines of the sessions, by time.
     pub(crate) due: BTreeSet<(BootInstant, Key)>,
     /// Pending timers of the loop, the earliest last: an earlier one is added, and all of them
@@ -51,32 +51,33 @@ impl DetachRegistry {
     /// The registry of a gateway, with sessions of an earlier gateway; `None`: no session can
     /// outlive the gateway.
     pub fn new(
-        config: &Router,
+        config: &GatewayConfig,
         ordinal: usize,
         poller: &Poller,
-        tallies: Tallies,
-    ) -> std::io::Result<(Option<Box<Self>>, Found)> {
+        shared_counts: SharedCounts,
+    ) -> std::io::Result<(Option<Box<Self>>, RestoredSessions)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
-        if !link::there_is_one() || !PidFd::there_are() {
+        if !link::is_available() || !PidFd::there_are() {
             return Ok((None, Vec::new()));
         }
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());
         let hello = Hello::of(ordinal, config.processes);
-        let (supervisor, found) = client::Client::new(hello, config.hangup_grace, has_audit, any);
+        let (supervisor, found) =
+            client::SupervisorClient::new(hello, config.hangup_grace, has_audit, any);
         let left = Self {
             poller: Poller::new(16)?,
-            entries: Table::new(),
+            entries: Slab::new(),
             index: Index::default(),
-            viewers: Table::new(),
+            viewers: Slab::new(),
             supervisor,
             bytes_read: 0,
             is_throttled: false,
-            tallies,
+            shared_counts,
             due: BTreeSet::new(),
             wakeups: Vec::new(),
         };
         left.watch_supervisor();
-        poller.add(&left.poller, Source::Detached.token(), Interest::READ)?;
+        poller.add(&left.poller, Token::Detached.token(), Interest::READ)?;
         Ok((Some(Box::new(left)), found))
     }
 
@@ -96,8 +97,8 @@ impl DetachRegistry {
     }
 
     /// Processes of detached sessions that are children of this gateway.
-    pub fn programs(&self) -> impl Iterator<Item = Pid> {
-        self.index.programs()
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
+        self.index.processes()
     }
 
     /// Number of a session's viewers.
@@ -106,7 +107,7 @@ impl DetachRegistry {
     }
 
     /// Drops an entry or a viewer as it is.
-    pub fn drop_one(&mut self, key: Key, watches: bool) {
+    pub fn discard(&mut self, key: Key, watches: bool) {
         match watches {
             true => drop(self.viewers.remove(key)),
             false => drop(self.take(key)),
@@ -117,15 +118,16 @@ impl DetachRegistry {
     pub(crate) fn command_of(&self, cx: &Context, key: Key) -> Option<Box<str>> {
         let entry = self.entries.get(key)?;
         let client = entry.state.client();
-        let subject = client.map_or(Subject::Detached(key), |it| Subject::Session(it.session));
-        cx.command_of(subject, entry.door).map(Into::into)
+        let session_ref =
+            client.map_or(SessionRef::Detached(key), |it| SessionRef::Session(it.session));
+        cx.command_of(session_ref, entry.listener).map(Into::into)
     }
 
     /// Adds an entry: a new session, or a restored one.
     pub(crate) fn insert(&mut self, entry: RegistryEntry) -> Key {
         let key = self.entries.insert(entry);
         if let Some(entry) = self.entries.get_mut(key) {
-            entry.update_claims(&self.tallies);
+            entry.update_claims(&self.shared_counts);
             self.index.add(key, entry);
         }
         key
@@ -140,7 +142,7 @@ impl DetachRegistry {
         let entry = self.entries.get_mut(key)?;
         self.index.remove(key, entry);
         let outcome = update(entry);
-        entry.update_claims(&self.tallies);
+        entry.update_claims(&self.shared_counts);
         self.index.add(key, entry);
         Some(outcome)
     }

@@ -3,18 +3,18 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use crate::connection::client_hello::Opening;
-use crate::connection::listeners::Newcomer;
-use crate::connection::session_access::{NOBODY, Secrets};
-use crate::connection::shared_counts::{Tallies, Tally};
+use crate::connection::client_hello::ClientHello;
+use crate::connection::listeners::Connection;
+use crate::connection::session_access::{Secrets, UNKNOWN_UID};
+use crate::connection::shared_counts::{SharedCount, SharedCounts};
 use crate::control::peers::attach_request;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::observe::recording::Recording;
+use crate::observe::recording::RecordingTap;
 use crate::process::supervisor::end_lines;
 use crate::process::supervisor::end_record::EndRecord;
 use crate::session::selector::SessionSelector;
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{Ended, Ending};
 use fpty::scrollback::Remains;
@@ -39,10 +39,10 @@ pub(crate) struct RegistryEntry {
     pub(crate) name: String,
     pub(crate) uid: u32,
     /// Whom the session counts for where sessions are limited: who opened it.
-    pub(crate) who: Who,
+    pub(crate) principal: Principal,
     pub(crate) secrets: Secrets,
     /// The socket where the session was opened, by its index: it is a target there alone.
-    pub(crate) door: u16,
+    pub(crate) listener: u16,
     /// The process id; of an exited session the former one.
     pub(crate) pid: Pid,
     /// Time of the start.
@@ -57,9 +57,9 @@ pub(crate) struct RegistryEntry {
     /// Set for a session that cannot be detached: it was restored, and ends with its client.
     pub(crate) no_detach: Option<Box<NoDetach>>,
     /// Claim on the name, over all gateways.
-    pub(crate) name_claim: Option<Tally>,
+    pub(crate) name_claim: Option<SharedCount>,
     /// Claims on the quotas of detached sessions, over all gateways.
-    pub(crate) detached_claims: Option<[Tally; 2]>,
+    pub(crate) detached_claims: Option<[SharedCount; 2]>,
 }
 
 /// Quotas of detached sessions: of a socket, and of a user there.
@@ -70,8 +70,13 @@ pub(crate) enum DetachedCount {
 }
 
 /// Claims on both quotas, even above the limit.
-pub(crate) fn claim_detached(tallies: &Tallies, door: u16, uid: u32) -> [Tally; 2] {
-    [DetachedCount::PerSocket(door), DetachedCount::PerUser(door, uid)].map(|it| tallies.hold(it))
+pub(crate) fn claim_detached(
+    shared_counts: &SharedCounts,
+    listener: u16,
+    uid: u32,
+) -> [SharedCount; 2] {
+    [DetachedCount::PerSocket(listener), DetachedCount::PerUser(listener, uid)]
+        .map(|it| shared_counts.increment(it))
 }
 
 /// Resources that the attach state machine holds for the registry.
@@ -120,13 +125,17 @@ pub(crate) struct DetachedTerminal {
     /// Time to look again at a terminal whose slave is closed.
     pub(crate) closed: Option<BootInstant>,
     /// The session's recording.
-    pub(crate) recording: Option<Rc<Recording>>,
+    pub(crate) recording: Option<Rc<RecordingTap>>,
     /// Reading waits for room in the recorder.
     pub(crate) is_throttled: bool,
 }
 
 impl DetachedTerminal {
-    pub(crate) fn new(master: Master, remains: Remains, recording: Option<Rc<Recording>>) -> Self {
+    pub(crate) fn new(
+        master: Master,
+        remains: Remains,
+        recording: Option<Rc<RecordingTap>>,
+    ) -> Self {
         Self { master, remains, closed: None, recording, is_throttled: false }
     }
 }
@@ -141,8 +150,8 @@ pub(crate) struct ExitedSession {
 
 /// A client that waits to attach.
 pub struct PendingAttach {
-    pub(crate) newcomer: Newcomer,
-    pub(crate) opening: Opening,
+    pub(crate) connection: Connection,
+    pub(crate) hello: ClientHello,
     pub(crate) uid: u32,
     /// The session's secret, as the client presented it.
     pub(crate) presented_secret: Option<Secret>,
@@ -154,7 +163,7 @@ impl PendingAttach {
     /// Rejects the client.
     pub(crate) fn refuse(self, cx: &mut Context, why: &str) {
         let why = Ended::because(Ending::Refused, why);
-        cx.reject(self.newcomer, true, why);
+        cx.reject(self.connection, true, why);
     }
 }
 
@@ -164,22 +173,22 @@ pub struct NoDetach {
     pub socket: Option<String>,
     /// The end line, where no other process would write it.
     pub(crate) last: EndRecord,
-    pub(crate) prepared_line: Option<end_lines::Place>,
+    pub(crate) prepared_line: Option<end_lines::EndLineSlot>,
 }
 
 impl RegistryEntry {
     /// Updates the claims on name and quotas to the current state.
-    pub(crate) fn update_claims(&mut self, tallies: &Tallies) {
-        let is_ones_own = self.uid != NOBODY && !self.state.has_exited();
+    pub(crate) fn update_claims(&mut self, shared_counts: &SharedCounts) {
+        let is_ones_own = self.uid != UNKNOWN_UID && !self.state.has_exited();
         let name = SessionSelector::of(self.name.as_bytes()).filter(|_| is_ones_own);
-        let name = name.map(|name| attach_request::name(self.door, self.uid, name));
-        self.name_claim =
-            name.and_then(|name| self.name_claim.take().or_else(|| tallies.claim(name, 1).ok()));
+        let name = name.map(|name| attach_request::name(self.listener, self.uid, name));
+        self.name_claim = name
+            .and_then(|name| self.name_claim.take().or_else(|| shared_counts.claim(name, 1).ok()));
         self.detached_claims = match self.state.terminal() {
             Some(_) => self
                 .detached_claims
                 .take()
-                .or_else(|| Some(claim_detached(tallies, self.door, self.uid))),
+                .or_else(|| Some(claim_detached(shared_counts, self.listener, self.uid))),
             None => None,
         };
     }

@@ -12,12 +12,12 @@ use super::registry_entry::{
 use crate::config::recording::OnError;
 use crate::connection::session_access::Secrets;
 use crate::event_loop::context::Context;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::Subject;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::SessionRef;
 use crate::log::log;
-use crate::observe::audit::Gone;
-use crate::observe::recording::{Recorder, Recording};
-use crate::process::supervisor::protocol::{Record, SessionFds};
+use crate::observe::audit::EndReason;
+use crate::observe::recording::{RecordingTap, Recordings};
+use crate::process::supervisor::protocol::{SessionFds, SessionRecord};
 use crate::session::lifecycle::RestoredInfo;
 use crate::session::relay::{LiveSession, SessionIo, Sessions};
 use crate::session::state::Session;
@@ -73,8 +73,8 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        recorder: Option<&mut Recorder>,
-        (record, held): (Record, SessionFds),
+        recorder: Option<&mut Recordings>,
+        (record, held): (SessionRecord, SessionFds),
     ) -> Restored {
         let restored = match record.bound {
             true => self.restore_no_detach(cx, sessions, record, held),
@@ -84,7 +84,7 @@ impl DetachRegistry {
     }
 
     /// The recording of a detached session.
-    pub fn recording(&self, key: Key) -> Option<&Recording> {
+    pub fn recording(&self, key: Key) -> Option<&RecordingTap> {
         self.entries.get(key)?.state.terminal()?.recording.as_deref()
     }
 
@@ -92,14 +92,14 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        mut recorder: Option<&mut Recorder>,
-        (record, held): (Record, SessionFds),
+        mut recorder: Option<&mut Recordings>,
+        (record, held): (SessionRecord, SessionFds),
     ) -> Option<Restored> {
         let info = restored_info(&record);
-        let Record { id, name, door, nth, pid, attached, left: at, .. } = record;
-        let Record { ended, command, shared, recording, mut last, secrets, .. } = record;
-        let secrets = Secrets::of(secrets);
-        let (pid, door) = (Pid::new(pid)?, cx.doors.with_address(&door, nth));
+        let SessionRecord { id, name, listener, nth, pid, attached, left: at, .. } = record;
+        let SessionRecord { ended, command, shared, recording, mut last, secrets, .. } = record;
+        let secrets = Secrets::restore(secrets);
+        let (pid, listener) = (Pid::new(pid)?, cx.listeners.by_address(&listener, nth));
         let entry =
             |info: &RestoredInfo, state| RegistryEntry { name, secrets, ..entry(info, pid, state) };
         let SessionFds { master, program, ring, client, memory } = held;
@@ -109,8 +109,8 @@ impl DetachRegistry {
             let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
             let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
             let size = terminal_size(terminal.as_ref());
-            let recording = recording.zip(door).and_then(|(kept, door)| {
-                recorder.as_mut()?.go_on(cx, door, kept, size).ok().flatten()
+            let recording = recording.zip(listener).and_then(|(kept, listener)| {
+                recorder.as_mut()?.go_on(cx, listener, kept, size).ok().flatten()
             });
             let whole = terminal.and_then(|terminal| {
                 with_drained_output(cx, &ring, terminal, recording.as_deref())
@@ -125,44 +125,45 @@ impl DetachRegistry {
                 ExitedSession { ring, ended, command: command.map(Into::into) },
                 at.into(),
             );
-            let key = self.insert(entry(&RestoredInfo { door: door?, ..info }, state));
+            let key = self.insert(entry(&RestoredInfo { listener: listener?, ..info }, state));
             self.schedule(cx, key);
             return Some(Restored::Exited(key));
         }
         let master = Master::given_back(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
         let client = client.map(Stream::of_stranger);
-        let allows =
-            |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
+        let allows = |listener: &u16| {
+            cx.listeners.rules(*listener).is_some_and(|rules| rules.detach.sessions > 0)
+        };
         // No client could attach any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
-        let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
+        let listener = listener.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
         let size = terminal_size(Some(&master));
-        let goes_on = door.and_then(|door| {
+        let goes_on = listener.and_then(|listener| {
             let recording = match (recording, recorder) {
-                (Some(kept), Some(recorder)) => recorder.go_on(cx, door, kept, size)?,
-                _ => check_recording(cx, door, &id).map_or(Ok(None), Err)?,
+                (Some(kept), Some(recorder)) => recorder.go_on(cx, listener, kept, size)?,
+                _ => check_recording(cx, listener, &id).map_or(Ok(None), Err)?,
             };
-            Ok((door, recording))
+            Ok((listener, recording))
         });
-        let (door, recording) = match goes_on {
+        let (listener, recording) = match goes_on {
             Ok(goes_on) => goes_on,
             Err(why) => {
                 client.map(|client| client.write(&why.packet()));
                 self.unregister(cx, id);
-                let last = last.take(Gone::Lost, None);
+                let last = last.take(EndReason::Lost, None);
                 return Some(Restored::HangUp(master, Process::held(program), last));
             }
         };
-        let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
-        let info = RestoredInfo { door, size, ..info };
+        let buffer = cx.listeners.rules(listener).map_or(0, |rules| rules.detach.buffer);
+        let info = RestoredInfo { listener, size, ..info };
         let remains = match memory {
             Some(ring) => Remains::of(*ring).ok(),
             None => ring.and_then(|ring| Remains::go_on(ring).ok()),
         };
         // Another process may have written into a shared scrollback.
         let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
-        let (Some((who, since_then)), Some(client)) = (attached, client) else {
+        let (Some((principal, since_then)), Some(client)) = (attached, client) else {
             // The client was lost with the earlier gateway: the session is detached as of now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
             let detached = Box::new(DetachedTerminal::new(master, remains, recording));
@@ -184,8 +185,8 @@ impl DetachRegistry {
         let program = Program::restored(program);
         let mut io = SessionIo::new(client, master, Some(process));
         io.set_recording(recording);
-        let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, door));
-        let client = Client { session, uid: who };
+        let session = sessions.insert(LiveSession::new(session, io, Transport::Unix, listener));
+        let client = Client { session, uid: principal };
         let key =
             self.insert(entry(&info, AttachState::attached(program, client, since_then.into())));
         self.watch_restored(cx, sessions, key, session);
@@ -204,12 +205,12 @@ impl DetachRegistry {
         let (Some(pidfd), Some(detached)) = (entry.restored_pidfd(), entry.state.terminal()) else {
             return false;
         };
-        let token = Source::Caller(key).token();
+        let token = Token::PendingConnection(key).token();
         let heard = self.poller.add(pidfd, token, Interest::READ);
         if let Some(recording) = &detached.recording {
-            recording.belongs_to(Subject::Detached(key));
+            recording.assign_to(SessionRef::Detached(key));
         }
-        let token = Source::Terminal(key).token();
+        let token = Token::Terminal(key).token();
         heard.and_then(|()| self.poller.add(&detached.master, token, Interest::READ)).is_ok()
     }
 
@@ -227,7 +228,7 @@ fn with_drained_output(
     cx: &mut Context,
     ring: &OwnedFd,
     terminal: Master,
-    recording: Option<&Recording>,
+    recording: Option<&RecordingTap>,
 ) -> Option<OwnedFd> {
     let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
     drain_terminal(cx, &terminal, &mut remains, recording);
@@ -245,9 +246,9 @@ fn exit_of(ended: &Ended) -> Option<Exit> {
 
 /// Checks whether an earlier gateway's session may go on where sessions are recorded by now: no
 /// recording has its output so far, nor what goes past the gateway. Returns END if it may not.
-pub(crate) fn check_recording(cx: &Context, door: u16, id: &str) -> Option<Ended> {
-    let record = &cx.doors.rules(door)?.record;
-    record.folder.as_ref()?;
+pub(crate) fn check_recording(cx: &Context, listener: u16, id: &str) -> Option<Ended> {
+    let record = &cx.listeners.rules(listener)?.record;
+    record.dir.as_ref()?;
     match record.on_error {
         OnError::Close => {
             log(&format!("forkptyrouter: session {id} ends: {NOT_RECORDED}"));
@@ -271,9 +272,9 @@ pub(crate) fn entry(
         id: info.id.as_str().into(),
         name: String::new(),
         uid: info.uid,
-        who: info.who,
+        principal: info.principal,
         secrets: Secrets::default(),
-        door: info.door,
+        listener: info.listener,
         pid,
         since: info.started,
         state,

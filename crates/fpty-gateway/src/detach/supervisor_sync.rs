@@ -7,11 +7,11 @@ use super::registry::{DetachRegistry, RETRY_DELAY};
 use super::registry_entry::RegistryEntry;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::Subject;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::SessionRef;
 use crate::process::supervisor::end_record::EndRecord;
-use crate::process::supervisor::protocol::{Lent, Record, SessionFds};
-use crate::process::table::Programs;
+use crate::process::supervisor::protocol::{BorrowedFds, SessionFds, SessionRecord};
+use crate::process::table::ProcessTable;
 use crate::session::relay::Sessions;
 use fpty::sys::Written;
 use fpty::sys::child::Pid;
@@ -20,7 +20,7 @@ use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
 impl RegistryEntry {
-    pub(crate) fn record(&self, (door, nth): (&str, usize)) -> Record {
+    pub(crate) fn record(&self, (listener, nth): (&str, usize)) -> SessionRecord {
         let since = self.state.since().into();
         let (mut attached, mut left, mut ended) = (None, None, None);
         if let Some(client) = self.state.client() {
@@ -34,22 +34,22 @@ impl RegistryEntry {
             let payload = over.ended.packet().split_off(fpty::proto::HEADER);
             ended = Some((payload, since));
         }
-        Record {
+        SessionRecord {
             id: self.id.as_ref().to_owned(),
             name: self.name.clone(),
             uid: self.uid,
-            who: Some(self.who),
-            secrets: self.secrets.kept(),
-            door: door.to_owned(),
+            principal: Some(self.principal),
+            secrets: self.secrets.save(),
+            listener: listener.to_owned(),
             nth,
             pid: self.pid.as_raw(),
             since: self.since.into(),
             attached,
             left,
             ended,
-            turned: self.state.since().boot.as_nanos(),
+            changed_at: self.state.since().boot.as_nanos(),
             shared: true,
-            ..Record::default()
+            ..SessionRecord::default()
         }
     }
 }
@@ -60,12 +60,12 @@ impl RegistryEntry {
     ///
     /// # Errors
     /// There is no descriptor or memory now.
-    fn open_for_supervisor(&mut self, programs: &Programs) -> Result<Option<PidFd>, ()> {
+    fn open_for_supervisor(&mut self, processes: &ProcessTable) -> Result<Option<PidFd>, ()> {
         if let Some(detached) = self.state.terminal_mut() {
             detached.remains.open_file().map_err(drop)?;
         }
         let is_ours = self.state.program().is_some() && self.restored_pidfd().is_none();
-        match is_ours && programs.has(self.pid) {
+        match is_ours && processes.has(self.pid) {
             true => PidFd::open(self.pid).map(Some).ok_or(()),
             false => Ok(None),
         }
@@ -86,13 +86,13 @@ impl DetachRegistry {
     /// Registers the supervisor's connection with the registry's poller.
     pub(crate) fn watch_supervisor(&self) {
         if let Some(stream) = self.supervisor.stream() {
-            let _ = self.poller.add(stream.as_fd(), Source::Children.token(), Interest::READ);
+            let _ = self.poller.add(stream.as_fd(), Token::Children.token(), Interest::READ);
         }
     }
 
     /// The next process whose session the supervisor could not keep.
-    pub fn could_not_be_kept(&self) -> Option<Pid> {
-        self.supervisor.could_not_be_kept()
+    pub fn next_rejected(&self) -> Option<Pid> {
+        self.supervisor.next_rejected()
     }
 
     /// Whether the supervisor has ended.
@@ -117,7 +117,7 @@ impl DetachRegistry {
 
     /// Tells the supervisor that a session is over, now or when it reads again.
     pub fn unregister(&mut self, cx: &mut Context, id: String) {
-        if self.supervisor.tell_over(id) {
+        if self.supervisor.send_ended(id) {
             self.wake_in(cx, RETRY_DELAY);
         }
     }
@@ -127,35 +127,38 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         entry: Key,
     ) {
         let Some(found) = self.entries.get_mut(entry).filter(|found| found.no_detach.is_none())
         else {
             return;
         };
-        let Ok(opened) = found.open_for_supervisor(programs) else {
+        let Ok(client_request) = found.open_for_supervisor(processes) else {
             found.dirty = true;
             return self.schedule(cx, entry);
         };
-        let mut record = found.record(cx.doors.address(found.door).unwrap_or_default());
+        let mut record = found.record(cx.listeners.address(found.listener).unwrap_or_default());
         let client = found.state.client();
-        let subject = client.map_or(Subject::Detached(entry), |it| Subject::Session(it.session));
+        let session_ref =
+            client.map_or(SessionRef::Detached(entry), |it| SessionRef::Session(it.session));
         record.command = match found.state.exited() {
             Some(over) => over.command.as_deref().map(str::to_owned),
-            None => cx.command_of(subject, found.door),
+            None => cx.command_of(session_ref, found.listener),
         };
-        record.last = EndRecord::new(cx.told.in_advance(subject));
-        record.story = cx.told.story(subject);
-        let program = found.restored_pidfd().or(opened.as_ref()).map(AsFd::as_fd);
+        record.last = EndRecord::new(cx.audit.prepared_end(session_ref));
+        record.history = cx.audit.history(session_ref);
+        let program = found.restored_pidfd().or(client_request.as_ref()).map(AsFd::as_fd);
         let attached = client.and_then(|client| sessions.get(client.session));
         let held = match (found.state.exited(), found.state.terminal(), attached) {
-            (Some(over), ..) => Lent { ring: Some(over.ring.as_fd()), ..SessionFds::default() },
+            (Some(over), ..) => {
+                BorrowedFds { ring: Some(over.ring.as_fd()), ..SessionFds::default() }
+            }
             (_, Some(detached), _) => {
                 record.shared = detached.master.is_shared();
-                record.recording = detached.recording.as_ref().map(|recording| recording.kept());
+                record.recording = detached.recording.as_ref().map(|recording| recording.state());
                 let (master, ring) = (Some(detached.master.as_fd()), detached.remains.file());
-                Lent { master, program, ring, ..SessionFds::default() }
+                BorrowedFds { master, program, ring, ..SessionFds::default() }
             }
             (_, _, Some(attached)) => {
                 let Some(kept) = attached.session.detach_state() else {
@@ -163,10 +166,10 @@ impl DetachRegistry {
                 };
                 let io = &attached.io;
                 record.shared = io.master.is_shared() || !kept.relay_only;
-                record.recording = io.recording().map(|recording| recording.kept());
+                record.recording = io.recording().map(|recording| recording.state());
                 // A relayed session cannot go on with its client: output under way would be lost.
                 let is_theirs = attached.session.is_handed_over();
-                Lent {
+                BorrowedFds {
                     master: Some(io.master.as_fd()),
                     program,
                     ring: kept.remains.file(),
@@ -176,9 +179,9 @@ impl DetachRegistry {
             }
             (None, None, None) => return,
         };
-        let told = self.supervisor.tell(&record, &held);
+        let told = self.supervisor.send_session(&record, &held);
         if matches!(told, Written::Bytes(_)) {
-            cx.told.entrusted(subject, true);
+            cx.audit.entrusted(session_ref, true);
         }
         found.dirty = told == Written::Blocked;
         let pid = found.pid;
@@ -186,7 +189,7 @@ impl DetachRegistry {
             Written::Blocked => self.schedule(cx, entry),
             Written::Bytes(_) => {
                 found.close_ring_file();
-                programs.entrusted(pid);
+                processes.set_supervised(pid);
             }
             Written::Gone => {}
         }
@@ -198,7 +201,7 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &mut Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         session: Key,
     ) -> bool {
         let Some(entry) = self.index.by_session(session) else {
@@ -206,11 +209,11 @@ impl DetachRegistry {
         };
         if let Some(found) = self.entries.get_mut(entry) {
             found.state.confirm_attach();
-            found.secrets.settle();
+            found.secrets.confirm();
         }
-        self.sync_supervisor(cx, sessions, programs, entry);
+        self.sync_supervisor(cx, sessions, processes, entry);
         sessions.send_go(session);
-        cx.then(Outcome::Settle(session));
+        cx.push_outcome(Outcome::Settle(session));
         true
     }
 }

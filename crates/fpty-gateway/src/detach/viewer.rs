@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::event_loop::slab::Key;
 use crate::process::supervisor::end_lines;
 use fpty::backlog::{Backlog, Given};
-use fpty::fair_share::Who;
+use fpty::fair_share::Principal;
 use fpty::proto::{
     Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, PING, PONG, Packet, RING_PIECE, TAKEN,
     encode_bare, encode_packet,
@@ -19,7 +19,7 @@ const PIECE: u64 = 32 * 1024;
 /// One viewer.
 pub struct Viewer {
     pub(crate) client: Stream,
-    pub(crate) who: Who,
+    pub(crate) principal: Principal,
     pub(crate) decoder: Decoder,
     pub(crate) seen: Seen,
     /// Position in the output; `None`: GO was not sent.
@@ -36,7 +36,7 @@ pub struct Viewer {
     /// The audit was told that the viewer has come, and not yet that it has gone.
     pub(crate) is_announced: bool,
     /// Line for the audit in case that this gateway is killed.
-    pub(crate) prepared_line: Option<end_lines::Place>,
+    pub(crate) prepared_line: Option<end_lines::EndLineSlot>,
 }
 
 impl Viewer {

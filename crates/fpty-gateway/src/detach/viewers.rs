@@ -9,20 +9,20 @@ use super::attach_state::AttachState;
 use super::registry::DetachRegistry;
 use super::registry_entry::PendingAttach;
 use super::viewer::Viewer;
-use crate::connection::lingering_close::LastWord;
-use crate::connection::listeners::Newcomer;
+use crate::connection::lingering_close::CloseNotice;
+use crate::connection::listeners::Connection;
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::{Subject, Whose};
-use crate::observe::audit::Gone;
-use crate::process::table::Programs;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::{FaultDomain, SessionRef};
+use crate::observe::audit::EndReason;
+use crate::process::table::ProcessTable;
 use crate::session::relay::Sessions;
 use crate::session::timeouts::{ENDED_BY_OPERATOR, MAX_TIME_REACHED};
 use fpty::backlog::Backlog;
 use fpty::error::reason;
-use fpty::fair_share::{self, Who};
+use fpty::fair_share::{self, Principal};
 use fpty::proto::session_key::{Finds, SessionKey};
 use fpty::proto::{Ended, Ending, KEY, OFFER, OFFER_RING, encode_packet, variables};
 use fpty::scrollback::Seen;
@@ -44,12 +44,14 @@ const DISPLACED: &str = "others watch that have fewer places, and there are no m
 const ONE_READ: usize = 256;
 
 /// END for viewers of a session whose end is not the program's own.
-pub fn end_for_viewers(why: Gone) -> Ended {
+pub fn end_for_viewers(why: EndReason) -> Ended {
     let (ending, text) = match why {
-        Gone::Operator => (Ending::Operator, ENDED_BY_OPERATOR),
-        Gone::Limit => (Ending::Limit, MAX_TIME_REACHED),
-        Gone::Idle => (Ending::Idle, "session ended: no traffic"),
-        Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (Ending::Lost, SESSION_ENDED),
+        EndReason::Operator => (Ending::Operator, ENDED_BY_OPERATOR),
+        EndReason::Limit => (Ending::Limit, MAX_TIME_REACHED),
+        EndReason::Idle => (Ending::Idle, "session ended: no traffic"),
+        EndReason::Exit | EndReason::Signal | EndReason::Hangup | EndReason::Lost => {
+            (Ending::Lost, SESSION_ENDED)
+        }
     };
     Ended::because(ending, text)
 }
@@ -60,20 +62,22 @@ impl DetachRegistry {
         &mut self,
         cx: &mut Context,
         sessions: &Sessions,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
         pending: PendingAttach,
     ) {
-        let PendingAttach { newcomer, opening, early_data, .. } = pending;
+        let PendingAttach { connection, hello, early_data, .. } = pending;
         let refused = |why: &str| Ended::because(Ending::Refused, why);
-        let who = Who::of(&newcomer.client);
-        if self.viewers.iter().filter(|(_, viewer)| viewer.who == who).count()
+        let principal = Principal::of(&connection.client);
+        if self.viewers.iter().filter(|(_, viewer)| viewer.principal == principal).count()
             >= MAX_VIEWERS_PER_USER
         {
-            return cx.reject(newcomer, true, refused("too many of yours watch"));
+            return cx.reject(connection, true, refused("too many of yours watch"));
         }
-        let places = self.viewers.iter().map(|(key, it)| (key, it.who, it.since));
-        if let Some(key) = fair_share::in_the_way(places, who, MAX_VIEWERS_PER_USER, MAX_VIEWERS) {
+        let places = self.viewers.iter().map(|(key, it)| (key, it.principal, it.since));
+        if let Some(key) =
+            fair_share::to_evict(places, principal, MAX_VIEWERS_PER_USER, MAX_VIEWERS)
+        {
             if let Some(viewer) = self.viewers.get_mut(key) {
                 viewer.fail(DISPLACED);
             }
@@ -85,10 +89,10 @@ impl DetachRegistry {
             detached.remains.file().is_none() && detached.remains.open_file().is_ok()
         });
         let Some((ring, seen, end)) = self.open_scrollback(sessions, key) else {
-            return cx.reject(newcomer, true, refused("out of descriptors or memory"));
+            return cx.reject(connection, true, refused("out of descriptors or memory"));
         };
         // The viewer's permit is free: a viewer is no session.
-        let Newcomer { client, transport, origin, .. } = newcomer;
+        let Connection { client, transport, origin, .. } = connection;
         let (mut packet, mut offer) = (Vec::new(), Vec::new());
         if let Some(entry) = self.entries.get(key) {
             let id = entry.id.as_ref().to_owned();
@@ -107,11 +111,11 @@ impl DetachRegistry {
         }
         let has_exited = end.is_some();
         // A viewer by its own wish leaves the end to the session's client.
-        let watches = opening.variables.get(variables::READ_ONLY) == Some(b"1");
-        let decoder = opening.decoder;
+        let watches = hello.variables.get(variables::READ_ONLY) == Some(b"1");
+        let decoder = hello.decoder;
         let viewer = Viewer {
             client,
-            who,
+            principal,
             decoder,
             seen,
             at: None,
@@ -129,21 +133,21 @@ impl DetachRegistry {
         };
         let viewer = Viewer { prepared_line, ..viewer };
         let viewer = self.viewers.insert(viewer);
-        cx.faults.made = Some(Whose::Viewer(viewer));
+        cx.panics.in_progress = Some(FaultDomain::Viewer(viewer));
         if let Some(entry) = self.entries.get_mut(key) {
             entry.viewers += 1;
         }
         if is_another {
             // The supervisor gets the file that output goes to from now on.
-            self.sync_supervisor(cx, sessions, programs, key);
+            self.sync_supervisor(cx, sessions, processes, key);
         }
         let Some(there) = self.viewers.get_mut(viewer) else {
             return;
         };
-        let token = Source::Client(viewer).token();
+        let token = Token::Client(viewer).token();
         if let Err(error) = self.poller.add(there.client.as_fd(), token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
-            cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
+            cx.listeners.log_rejection(&format!("forkptyrouter: session refused: {why}"));
             there.send(&Ended::because(Ending::Refused, why).packet());
             return self.end_viewer(cx, viewer);
         }
@@ -204,12 +208,12 @@ impl DetachRegistry {
             drop(self.remove(cx, viewer.entry));
         }
         let _ = self.poller.remove(viewer.client.as_fd());
-        cx.close_when_read(viewer.client, LastWord::Packet { is_answered: false });
+        cx.close_lingering(viewer.client, CloseNotice::Packet { is_answered: false });
     }
 
     /// The subject of an entry: the live session or the detached one.
-    pub(crate) fn subject_of(&self, entry: Key) -> Subject {
-        self.session_of(entry).map_or(Subject::Detached(entry), Subject::Session)
+    pub(crate) fn subject_of(&self, entry: Key) -> SessionRef {
+        self.session_of(entry).map_or(SessionRef::Detached(entry), SessionRef::Session)
     }
 
     /// Keys of a session's viewers.
@@ -255,15 +259,20 @@ impl DetachRegistry {
             return;
         };
         let (is_announced, entry) = (std::mem::take(&mut viewer.is_announced), viewer.entry);
-        let subject = self.subject_of(entry);
+        let session_ref = self.subject_of(entry);
         if let Some(viewer) = self.viewers.get(key).filter(|_| is_announced) {
-            cx.viewer_left(subject, &viewer.client, viewer.since.elapsed(), viewer.prepared_line);
+            cx.viewer_left(
+                session_ref,
+                &viewer.client,
+                viewer.since.elapsed(),
+                viewer.prepared_line,
+            );
         }
     }
 
     /// Schedules the feeding of all viewers. Returns when to do so again.
     pub(crate) fn schedule_feeds(&self, cx: &mut Context) -> Option<Duration> {
-        self.viewers.iter().for_each(|(key, _)| cx.then(Outcome::FeedViewer(key)));
+        self.viewers.iter().for_each(|(key, _)| cx.push_outcome(Outcome::FeedViewer(key)));
         (self.viewers.len() > 0).then_some(FEED_INTERVAL)
     }
 
@@ -276,7 +285,7 @@ impl DetachRegistry {
         if viewer.end.is_none() {
             viewer.end = match self.entries.get(viewer.entry) {
                 Some(entry) => entry.state.exited().map(|over| over.ended.clone()),
-                None => Some(end_for_viewers(Gone::Lost)),
+                None => Some(end_for_viewers(EndReason::Lost)),
             };
         }
         if !viewer.feed() {

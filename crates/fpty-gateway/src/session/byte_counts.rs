@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use crate::observe::metrics::counters;
-use crate::observe::recording::tap::Recording;
+use crate::observe::recording::tap::RecordingTap;
 use fpty::sys::clock::BootInstant;
 
 /// Bytes relayed between client and program, without packet headers.
@@ -15,7 +15,7 @@ pub struct ByteCounts {
     /// Time of the last byte either way, or of the first interest in it.
     last_activity: Option<BootInstant>,
     /// The session's recording, which gets every byte.
-    pub recording: Option<Rc<Recording>>,
+    pub recording: Option<Rc<RecordingTap>>,
 }
 
 impl ByteCounts {
@@ -23,7 +23,7 @@ impl ByteCounts {
     pub fn count_input(&mut self, bytes: &[u8]) {
         self.input += bytes.len() as u64;
         self.touch();
-        counters::took_in(bytes.len());
+        counters::add_bytes_in(bytes.len());
         if let Some(recording) = &self.recording {
             recording.input(bytes);
         }
@@ -33,7 +33,7 @@ impl ByteCounts {
     pub fn count_output(&mut self, bytes: usize) {
         self.output += bytes as u64;
         self.touch();
-        counters::gave_out(bytes);
+        counters::add_bytes_out(bytes);
     }
 
     /// Bytes of input and of output.

@@ -12,7 +12,7 @@ use super::relay::{LiveSession, Sessions};
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Due, TerminalDue};
+use crate::event_loop::timers::{TerminalTimer, Timer};
 use fpty::proto::{Ending, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
 use fpty::sys::Written;
 use fpty::sys::socket::Transport;
@@ -32,7 +32,7 @@ impl LiveSession {
     /// whatever brought the session here, and every offer asks it: bytes that go past the gateway
     /// cannot be recorded.
     fn may_be_handed_over(&self, cx: &Context) -> bool {
-        cx.doors.rules(self.door).is_some_and(allows_handover)
+        cx.listeners.rules(self.listener).is_some_and(allows_handover)
             && self.transport == Transport::Unix
             && self.session.accepts_handover()
             && !self.io.is_recorded()
@@ -47,7 +47,7 @@ impl LiveSession {
         };
         if !self.session.can_be_offered() || self.started_poll != 0 {
             if self.session.may_be_offered_later() {
-                cx.after(OFFER_RETRY, Due::Terminal(key, TerminalDue::Offer));
+                cx.schedule(OFFER_RETRY, Timer::Terminal(key, TerminalTimer::Offer));
             }
             return;
         }
@@ -81,12 +81,14 @@ impl LiveSession {
         }
         match self.io.client.write_with_descriptors(&packet, &descriptors) {
             Written::Bytes(_) => {
-                self.session.offered();
+                self.session.offered_fds();
                 if !relay_only {
                     self.io.master.share();
                 }
             }
-            Written::Blocked => cx.after(OFFER_RETRY, Due::Terminal(key, TerminalDue::Offer)),
+            Written::Blocked => {
+                cx.schedule(OFFER_RETRY, Timer::Terminal(key, TerminalTimer::Offer))
+            }
             // The next event reports the closed connection.
             Written::Gone => {}
         }
@@ -99,7 +101,7 @@ impl Sessions {
     pub fn terminate_blocked(&mut self, cx: &mut Context, key: Key) {
         if let Some(live) = self.get_mut(key) {
             live.session.terminate(Ending::Operator, TERMINAL_BLOCKED, &mut live.io);
-            cx.doors.log_refusal(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
+            cx.listeners.log_rejection(&format!("forkptyrouter: {TERMINAL_BLOCKED}"));
         }
     }
 

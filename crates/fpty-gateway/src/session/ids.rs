@@ -35,12 +35,12 @@ impl SessionIds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event_loop::slab::Table;
+    use crate::event_loop::slab::Slab;
     use std::collections::HashSet;
 
     #[test]
     fn each_session_has_one_of_its_own_and_keeps_it() {
-        let (ids, mut table, mut seen) = (SessionIds::new(), Table::new(), HashSet::new());
+        let (ids, mut table, mut seen) = (SessionIds::new(), Slab::new(), HashSet::new());
         for _ in 0..1000 {
             let (one, other) = (table.insert(()), table.insert(()));
             assert_eq!(ids.of(one), ids.of(one));

@@ -10,17 +10,17 @@ use std::time::Duration;
 use super::relay::{LiveSession, SessionAction, SessionIo, Sessions};
 use super::state::Session;
 use super::timeouts::TimeLimited;
-use crate::connection::client_hello::Opening;
-use crate::connection::lingering_close::LastWord;
-use crate::connection::listeners::{Hopeless, Newcomer};
+use crate::connection::client_hello::ClientHello;
+use crate::connection::lingering_close::CloseNotice;
+use crate::connection::listeners::{AcceptError, Connection};
 use crate::event_loop::context::Context;
 use crate::event_loop::fault_injection;
-use crate::event_loop::slab::{Key, Source};
-use crate::event_loop::subject::{Subject, Whose};
-use crate::event_loop::timers::{Due, LifeDue};
-use crate::observe::audit::{Origin, Refusal, Rejection};
-use crate::process::supervisor::leaders::Kind;
-use crate::process::table::Programs;
+use crate::event_loop::slab::{Key, Token};
+use crate::event_loop::subject::{FaultDomain, SessionRef};
+use crate::event_loop::timers::{SessionTimer, Timer};
+use crate::observe::audit::{Origin, RejectReason, Rejection};
+use crate::process::supervisor::leaders::LeaderKind;
+use crate::process::table::ProcessTable;
 use fpty::backlog::is_free;
 use fpty::error::reason;
 use fpty::proto::{Ended, Ending, LONGEST_TEXT, Protocol};
@@ -46,7 +46,7 @@ pub enum Accepted {
     /// No client: none came, or it was rejected.
     Nobody,
     /// A client of raw mode.
-    Raw(Newcomer),
+    Raw(Connection),
     /// A client of uwsgi mode, which may begin with a hello.
     Uwsgi(Stream, Transport),
 }
@@ -68,61 +68,64 @@ pub struct SessionPlan {
 impl Context {
     /// Accepts one connection of a socket. One in a turn: a storm of connections does not keep the
     /// sessions waiting.
-    pub fn accept(&mut self, door: u16) -> Accepted {
-        if self.slow_down(door) {
+    pub fn accept(&mut self, listener: u16) -> Accepted {
+        if self.throttle(listener) {
             return Accepted::Nobody;
         }
-        let Some(place) = self.doors.door(door) else { return Accepted::Nobody };
+        let Some(place) = self.listeners.get(listener) else { return Accepted::Nobody };
         let (protocol, rules) = (place.protocol, Rc::clone(&place.rules));
-        match self.doors.accept(door) {
-            Ok(None) => self.nobody_came(door),
-            Ok(Some((client, transport))) if !self.admit(door, &client, transport, protocol) => {
+        match self.listeners.accept(listener) {
+            Ok(None) => self.refund_rate(listener),
+            Ok(Some((client, transport)))
+                if !self.admit(listener, &client, transport, protocol) =>
+            {
                 // A rejected connection does not use the rate up.
-                self.nobody_came(door);
-                self.close_when_read(client, LastWord::Eof);
+                self.refund_rate(listener);
+                self.close_lingering(client, CloseNotice::Eof);
             }
             Ok(Some((client, transport))) if protocol == Protocol::Uwsgi => {
                 fault_injection::point("accepted");
                 return Accepted::Uwsgi(client, transport);
             }
             Ok(Some((client, transport))) => {
-                let origin = self.told.origin(door, protocol);
-                let seat = self.seats.take(&rules, &client);
-                let seat = seat.and_then(|seat| self.seats.sit(&rules, seat));
-                return Accepted::Raw(Newcomer { client, transport, door, seat, origin });
+                let origin = self.audit.origin(listener, protocol);
+                let permit = self.limits.acquire_user(&rules, &client);
+                let permit = permit.and_then(|permit| self.limits.acquire_session(&rules, permit));
+                return Accepted::Raw(Connection { client, transport, listener, permit, origin });
             }
-            Err(Hopeless { client, why }) => {
-                let origin = self.told.origin(door, protocol);
+            Err(AcceptError { client, why }) => {
+                let origin = self.audit.origin(listener, protocol);
                 match client {
                     Some(client) => {
-                        let why = Rejection::because(Refusal::Resources, why);
+                        let why = Rejection::because(RejectReason::Resources, why);
                         self.reject_client(client, origin, false, &why);
                         // The pending connections hold descriptors that others need.
-                        self.closing.close_all();
+                        self.lingering.close_all();
                     }
                     None => {
-                        self.doors.log_refusal(&format!("forkptyrouter: {why}"));
-                        self.told.refused(origin, None, Refusal::Resources, &why);
+                        self.listeners.log_rejection(&format!("forkptyrouter: {why}"));
+                        self.audit.rejected(origin, None, RejectReason::Resources, &why);
                     }
                 }
-                self.pause();
+                self.pause_accepting();
             }
         }
         Accepted::Nobody
     }
 
     /// Acquires the permit of a session, which counts over all gateways.
-    pub fn seated(&mut self, newcomer: Newcomer) -> Newcomer {
-        let Some(rules) = self.doors.rules(newcomer.door) else {
-            return newcomer;
+    pub fn with_session_permit(&mut self, connection: Connection) -> Connection {
+        let Some(rules) = self.listeners.rules(connection.listener) else {
+            return connection;
         };
-        let seat = newcomer.seat.and_then(|seat| self.seats.sit(rules, seat));
-        Newcomer { seat, ..newcomer }
+        let permit =
+            connection.permit.and_then(|permit| self.limits.acquire_session(rules, permit));
+        Connection { permit, ..connection }
     }
 
     /// Rejects a connection that may hold a permit.
-    pub fn reject(&mut self, newcomer: Newcomer, extended: bool, why: impl Into<Rejection>) {
-        self.reject_client(newcomer.client, newcomer.origin, extended, &why.into());
+    pub fn reject(&mut self, connection: Connection, extended: bool, why: impl Into<Rejection>) {
+        self.reject_client(connection.client, connection.origin, extended, &why.into());
     }
 
     /// Rejects a client with one line or END packet, logs it and tells the audit.
@@ -139,38 +142,38 @@ impl Context {
         let last = match extended {
             true => {
                 let _ = client.write(&ended.packet());
-                LastWord::Packet { is_answered: false }
+                CloseNotice::Packet { is_answered: false }
             }
             false => {
                 let _ = client.write(format!("{line}\r\n").as_bytes());
-                LastWord::Eof
+                CloseNotice::Eof
             }
         };
-        self.doors.log_refusal(&line);
-        self.told.refused(origin, Some(&client), *reason, &ended.text);
-        self.close_when_read(client, last);
+        self.listeners.log_rejection(&line);
+        self.audit.rejected(origin, Some(&client), *reason, &ended.text);
+        self.close_lingering(client, last);
     }
 
     /// The plan of the session that a client has requested.
     ///
     /// # Errors
     /// The request is rejected.
-    pub fn plan(&self, door: u16, opening: &mut Opening) -> Result<SessionPlan, Rejection> {
-        let shown = opening.request.shown();
-        let program = self.granted(door, std::mem::take(&mut opening.request))?;
-        let closed = || Rejection::because(Refusal::Resources, "the socket is closed");
-        let rules = self.doors.rules(door).ok_or_else(closed)?;
-        let size = opening.size(rules.size);
-        let environment = rules.environment_of(&opening.variables);
-        let session = Session::from_hello(opening, size);
+    pub fn plan(&self, listener: u16, hello: &mut ClientHello) -> Result<SessionPlan, Rejection> {
+        let shown = hello.request.shown();
+        let program = self.authorize(listener, std::mem::take(&mut hello.request))?;
+        let closed = || Rejection::because(RejectReason::Resources, "the socket is closed");
+        let rules = self.listeners.rules(listener).ok_or_else(closed)?;
+        let size = hello.size(rules.size);
+        let environment = rules.environment_of(&hello.variables);
+        let session = Session::from_hello(hello, size);
         Ok(SessionPlan { session, program, size, environment, shown })
     }
 
     /// Schedules the release of memory that slow spawns needed.
     pub fn tidy_up(&mut self) {
-        if self.spawner.tidy() && !self.tidy_is_due {
-            self.tidy_is_due = true;
-            self.after(TIDY, Due::Tidy);
+        if self.spawner.tidy() && !self.tidy_is_scheduled {
+            self.tidy_is_scheduled = true;
+            self.schedule(TIDY, Timer::Tidy);
         }
     }
 
@@ -180,35 +183,35 @@ impl Context {
     /// The program cannot be executed (execve(2)), or there can be no more processes.
     pub fn spawn(
         &mut self,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         program: &Arc<Program>,
         streams: Streams<'_>,
         environment: Vec<CString>,
-        kind: Kind,
+        kind: LeaderKind,
     ) -> Result<Pid, Rejection> {
-        programs.starts();
+        processes.before_start();
         let started = self.spawner.spawn(program, streams, environment);
         let running = match started {
             Ok(Started::Running(pid)) => Some(pid),
             _ => None,
         };
-        programs.started(running, kind);
+        processes.started(running, kind);
         self.tidy_up();
         match started {
             Ok(Started::Running(pid)) => Ok(pid),
             Ok(Started::NotExecuted(errno)) => Err(exec_error(program, errno).into()),
-            Err(error) => Err(Rejection::because(Refusal::Resources, error.to_string())),
+            Err(error) => Err(Rejection::because(RejectReason::Resources, error.to_string())),
         }
     }
 
     fn start(
         &mut self,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         program: &Arc<Program>,
         size: Size,
         environment: Vec<CString>,
     ) -> Result<(Master, Pid), Rejection> {
-        let refused = |why: String| Rejection::because(Refusal::Resources, why);
+        let refused = |why: String| Rejection::because(RejectReason::Resources, why);
         // Rust aborts the process where a small allocation fails.
         if !is_free(0) {
             return Err(refused(String::from("out of memory")));
@@ -218,7 +221,7 @@ impl Context {
             slave.belongs_to(user);
         }
         let streams = Streams::Terminal(&slave);
-        let pid = self.spawn(programs, program, streams, environment, Kind::Terminal)?;
+        let pid = self.spawn(processes, program, streams, environment, LeaderKind::Terminal)?;
         fault_injection::point("spawned");
         // The gateway's copy of the slave closes here: the program's copies are the last ones, so
         // that their end is the end of the output.
@@ -234,7 +237,7 @@ impl LiveSession {
         if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
             let wait = Duration::from_millis(self.started_poll.into());
             self.started_poll = self.started_poll.saturating_mul(2).min(STARTING_LAST);
-            cx.after(wait, Due::Session(key, LifeDue::Executed));
+            cx.schedule(wait, Timer::Session(key, SessionTimer::ExecCheck));
             return SessionAction::Wait;
         }
         self.mark_started(cx, key);
@@ -247,33 +250,33 @@ impl Sessions {
     pub fn open_terminal(
         &mut self,
         cx: &mut Context,
-        programs: &mut Programs,
-        newcomer: Newcomer,
+        processes: &mut ProcessTable,
+        connection: Connection,
         plan: SessionPlan,
     ) -> Option<Key> {
         let SessionPlan { session, program, size, environment, shown } = plan;
         let started = cx
-            .check_limits(&newcomer)
-            .and_then(|()| cx.start(programs, &program, size, environment));
+            .check_limits(&connection)
+            .and_then(|()| cx.start(processes, &program, size, environment));
         let (master, pid) = match started {
             Ok(started) => started,
             Err(why) => {
-                cx.reject(newcomer, session.is_extended(), why);
+                cx.reject(connection, session.is_extended(), why);
                 return None;
             }
         };
-        let Newcomer { client, transport, door, seat, origin } = newcomer;
+        let Connection { client, transport, listener, permit, origin } = connection;
         let key = self.insert(LiveSession::new(
             session,
             SessionIo::new(client, master, Some(Process::child(pid))),
             transport,
-            door,
+            listener,
         ));
-        cx.faults.made = Some(Whose::Unborn(key));
+        cx.panics.in_progress = Some(FaultDomain::PendingSession(key));
         fault_injection::point("inserted");
-        programs.belongs_to(pid, key);
+        processes.assign(pid, key);
         let live = self.get_mut(key)?;
-        live.set_pending(cx, key, seat.ok().flatten(), origin, size, shown);
+        live.set_pending(cx, key, permit.ok().flatten(), origin, size, shown);
         fault_injection::point("noted");
         if !cx.spawner.has_executed(pid) {
             live.started_poll = STARTING_FIRST;
@@ -282,19 +285,25 @@ impl Sessions {
     }
 
     /// Feeds a new session the input that came with the request, and what stands in the buffer.
-    pub fn feed_early_input(&mut self, cx: &mut Context, key: Key, opening: &Opening, ended: bool) {
+    pub fn feed_early_input(
+        &mut self,
+        cx: &mut Context,
+        key: Key,
+        hello: &ClientHello,
+        ended: bool,
+    ) {
         let Some(LiveSession { session, io, .. }) = self.get_mut(key) else {
             return;
         };
-        session.early_input(&opening.input, io);
+        session.early_input(&hello.input, io);
         if !cx.input.is_empty() {
             fault_injection::strike("input", || &cx.input);
-            cx.hear(key, session, io);
+            cx.deliver_input(key, session, io);
         }
         if ended {
             session.client_half_closed();
         }
-        if let Some(line) = opening.variables.remark() {
+        if let Some(line) = hello.variables.remark() {
             session.notice(&line, io);
         }
     }
@@ -307,35 +316,41 @@ impl Sessions {
         let Some(live) = self.get_mut(key) else { return Ok(()) };
         let (poller, is_pending) = (&cx.poller, live.started_poll != 0);
         let mut registered =
-            poller.add(live.io.client.as_fd(), Source::Client(key).token(), Interest::READ);
+            poller.add(live.io.client.as_fd(), Token::Client(key).token(), Interest::READ);
         if !is_pending {
             live.terminal_interest = Some(Interest::READ);
-            let token = Source::Terminal(key).token();
+            let token = Token::Terminal(key).token();
             registered =
                 registered.and_then(|()| poller.add(live.io.master.as_fd(), token, Interest::READ));
         }
         registered.map_err(|error| {
             let why = format!("cannot wait for the session: {}", reason(&error));
-            Rejection::because(Refusal::Resources, why)
+            Rejection::because(RejectReason::Resources, why)
         })?;
         fault_injection::point("registered");
         match is_pending {
-            true => cx.after(
+            true => cx.schedule(
                 Duration::from_millis(STARTING_FIRST.into()),
-                Due::Session(key, LifeDue::Executed),
+                Timer::Session(key, SessionTimer::ExecCheck),
             ),
-            false => cx.started(Subject::Session(key)),
+            false => cx.started(SessionRef::Session(key)),
         }
         live.start_timers(cx, key, Duration::ZERO);
         Ok(())
     }
 
     /// Rejects a session that is pending: its program cannot be executed, or the poller refuses it.
-    pub fn reject(&mut self, cx: &mut Context, programs: &mut Programs, key: Key, why: &Rejection) {
+    pub fn reject(
+        &mut self,
+        cx: &mut Context,
+        processes: &mut ProcessTable,
+        key: Key,
+        why: &Rejection,
+    ) {
         if let Some(mut live) = self.remove(key) {
             let origin = live.rejected(cx, key);
             let extended = live.session.is_extended();
-            let client = programs.release(cx, key, *live);
+            let client = processes.release(cx, key, *live);
             cx.reject_client(client, origin, extended, why);
         }
     }

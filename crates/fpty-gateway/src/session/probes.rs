@@ -10,8 +10,8 @@ use super::timeouts::TimeLimited;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Due, LifeDue, TerminalDue};
-use crate::process::table::Programs;
+use crate::event_loop::timers::{SessionTimer, TerminalTimer, Timer};
+use crate::process::table::ProcessTable;
 use fpty::proto::Ending;
 use fpty::sys::pid_guard::Process;
 use fpty::sys::proc_net_tcp::LocalTcp;
@@ -93,7 +93,7 @@ impl LiveSession {
     /// Schedules the first check for a TCP stall.
     pub fn watch_tcp_stall(&mut self, cx: &mut Context, key: Key) {
         if self.transport == Transport::Tcp && self.probes.set(flag::TCP_STALLED) {
-            cx.after(TCP_STALL_INTERVAL, Due::Session(key, LifeDue::Unanswered));
+            cx.schedule(TCP_STALL_INTERVAL, Timer::Session(key, SessionTimer::TcpStalled));
         }
     }
 
@@ -104,7 +104,7 @@ impl LiveSession {
             && session.is_input_blocked()
             && probes.set(flag::PEER_CLOSED)
         {
-            cx.after(PEER_CLOSED_INTERVAL, Due::Terminal(key, TerminalDue::Unheard));
+            cx.schedule(PEER_CLOSED_INTERVAL, Timer::Terminal(key, TerminalTimer::PeerClosed));
         } else if probes.eof_wait == 0 && session.wants_end_of_input() {
             probes.eof_wait = END_OF_INPUT_FIRST;
             return self.send_eof(cx, key);
@@ -126,7 +126,10 @@ impl LiveSession {
         if self.session.wants_end_of_input() {
             self.io.master.end_input();
         }
-        cx.after(Duration::from_millis(wait.into()), Due::Terminal(key, TerminalDue::EndOfInput));
+        cx.schedule(
+            Duration::from_millis(wait.into()),
+            Timer::Terminal(key, TerminalTimer::EndOfInput),
+        );
         SessionAction::Wait
     }
 
@@ -145,7 +148,9 @@ impl LiveSession {
         match self.io.client.unanswered_for() {
             None => self.probes.clear(flag::TCP_STALLED),
             Some(silence) if silence >= TCP_STALL_TIMEOUT => return SessionAction::Teardown,
-            Some(_) => cx.after(TCP_STALL_INTERVAL, Due::Session(key, LifeDue::Unanswered)),
+            Some(_) => {
+                cx.schedule(TCP_STALL_INTERVAL, Timer::Session(key, SessionTimer::TcpStalled))
+            }
         }
         SessionAction::Wait
     }
@@ -172,16 +177,16 @@ impl LiveSession {
 impl TimeLimited for LiveSession {
     const WHAT: &'static str = "session";
 
-    fn due(key: Key, due: LifeDue) -> Due {
-        Due::Session(key, due)
+    fn due(key: Key, due: SessionTimer) -> Timer {
+        Timer::Session(key, due)
     }
 
     fn timeout(rules: &Rules) -> Option<Duration> {
         rules.timeout
     }
 
-    fn door(&self) -> u16 {
-        self.door
+    fn listener(&self) -> u16 {
+        self.listener
     }
 
     fn byte_counts(&mut self) -> &mut Option<Box<ByteCounts>> {
@@ -206,14 +211,14 @@ impl TimeLimited for LiveSession {
 
 impl Sessions {
     /// Handles a timer of the session.
-    pub fn timer_fired(&mut self, cx: &mut Context, key: Key, due: LifeDue) -> SessionAction {
+    pub fn timer_fired(&mut self, cx: &mut Context, key: Key, due: SessionTimer) -> SessionAction {
         let Some(live) = self.get_mut(key) else {
             return SessionAction::Wait;
         };
         match due {
-            LifeDue::Unanswered => return live.check_tcp_stall(cx, key),
-            LifeDue::Dismissed => return SessionAction::HangUp,
-            LifeDue::Executed => return live.check_started(cx, key),
+            SessionTimer::TcpStalled => return live.check_tcp_stall(cx, key),
+            SessionTimer::NoticeTimeout => return SessionAction::HangUp,
+            SessionTimer::ExecCheck => return live.check_started(cx, key),
             due => live.on_time_limit(cx, key, due),
         }
         live.settle(cx, key)
@@ -224,17 +229,17 @@ impl Sessions {
         &mut self,
         cx: &mut Context,
         key: Key,
-        due: TerminalDue,
+        due: TerminalTimer,
     ) -> SessionAction {
         let Some(live) = self.get_mut(key) else {
             return SessionAction::Wait;
         };
         match due {
-            TerminalDue::Drained => live.drained(cx, key),
-            TerminalDue::EndOfInput => live.send_eof(cx, key),
-            TerminalDue::Unheard => live.check_peer_closed(cx, key),
-            TerminalDue::Reopened => live.check_slave_reopened(cx, key),
-            TerminalDue::Offer => {
+            TerminalTimer::DrainTimeout => live.drained(cx, key),
+            TerminalTimer::EndOfInput => live.send_eof(cx, key),
+            TerminalTimer::PeerClosed => live.check_peer_closed(cx, key),
+            TerminalTimer::SlaveReopened => live.check_slave_reopened(cx, key),
+            TerminalTimer::Offer => {
                 live.offer(cx, key);
                 SessionAction::Wait
             }
@@ -242,18 +247,18 @@ impl Sessions {
     }
 
     /// Starts the probe for a closed slave: the program may open it again.
-    pub fn watch_slave_reopen(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn watch_slave_reopen(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         let Some(live) = self.get_mut(key) else {
             return;
         };
         if !live.session.program_runs() || !live.probes.set(flag::SLAVE_CLOSED) {
             return;
         }
-        cx.after(SLAVE_REOPENED_INTERVAL, Due::Terminal(key, TerminalDue::Reopened));
+        cx.schedule(SLAVE_REOPENED_INTERVAL, Timer::Terminal(key, TerminalTimer::SlaveReopened));
         // Most often the program has ended.
         let program = live.io.program.as_ref().map(Process::pid);
-        if let Some(program) = program.filter(|_| programs.are_many()) {
-            programs.reap_this(cx, program);
+        if let Some(program) = program.filter(|_| processes.has_many()) {
+            processes.reap_one(cx, program);
         }
     }
 }

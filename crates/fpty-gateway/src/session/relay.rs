@@ -7,9 +7,9 @@ use super::byte_counts::ByteCounts;
 use super::probes::Probes;
 use super::state::{NextAction, Session, SessionEffects, SignalKey};
 use crate::event_loop::context::{BUFFER, Context};
-use crate::event_loop::slab::{self, Source, Table};
-use crate::observe::audit::Gone;
-use crate::observe::recording::tap::Recording;
+use crate::event_loop::slab::{self, Slab, Token};
+use crate::observe::audit::EndReason;
+use crate::observe::recording::tap::RecordingTap;
 use fpty::proto::Ending;
 use fpty::sys::pid_guard::Process;
 use fpty::sys::poll::{Interest, Poller, Ready};
@@ -54,7 +54,7 @@ pub struct LiveSession {
     /// Magnitude of the program's last transfer; 0: there was none yet.
     last_output: Magnitude,
     /// The socket where the client came in, by its index.
-    pub door: u16,
+    pub listener: u16,
     /// Conditions that are polled.
     pub probes: Probes,
     /// How often the terminal of an ended program still had output, or [`AWAITS_HELLO`].
@@ -62,11 +62,11 @@ pub struct LiveSession {
     /// Delay of the next check whether the program has been executed, in milliseconds; 0: it has.
     pub started_poll: u8,
     /// How the program ended.
-    pub exit: Option<Gone>,
+    pub exit: Option<EndReason>,
 }
 
 /// The live sessions of a gateway.
-pub type Sessions = Table<LiveSession>;
+pub type Sessions = Slab<LiveSession>;
 
 /// Descriptors of a session, and its process.
 pub struct SessionIo {
@@ -80,7 +80,7 @@ pub struct SessionIo {
 
 impl LiveSession {
     /// A live session that nothing is registered for yet.
-    pub fn new(session: Session, io: SessionIo, transport: Transport, door: u16) -> Self {
+    pub fn new(session: Session, io: SessionIo, transport: Transport, listener: u16) -> Self {
         Self {
             session,
             io,
@@ -89,7 +89,7 @@ impl LiveSession {
             terminal_interest: None,
             last_input: 0,
             last_output: 0,
-            door,
+            listener,
             probes: Probes::default(),
             drains: 0,
             started_poll: 0,
@@ -105,14 +105,14 @@ impl SessionIo {
     }
 
     /// Sets the recording of a session that goes on being recorded.
-    pub fn set_recording(&mut self, recording: Option<Rc<Recording>>) {
+    pub fn set_recording(&mut self, recording: Option<Rc<RecordingTap>>) {
         if recording.is_some() {
             self.byte_counts.get_or_insert_with(Box::default).recording = recording;
         }
     }
 
     /// The session's recording.
-    pub fn recording(&self) -> Option<&Rc<Recording>> {
+    pub fn recording(&self) -> Option<&Rc<RecordingTap>> {
         self.byte_counts.as_ref()?.recording.as_ref()
     }
 
@@ -124,13 +124,13 @@ impl SessionIo {
 
 impl LiveSession {
     /// Whether reading the terminal has to wait: the recorder may have no room for what comes.
-    fn holds(&self) -> bool {
-        self.io.recording().is_some_and(|recording| recording.holds())
+    fn throttles(&self) -> bool {
+        self.io.recording().is_some_and(|recording| recording.throttles())
     }
 
     /// Whether the terminal was not read for lack of room in the recorder.
     fn is_held(&self) -> bool {
-        self.io.recording().is_some_and(|recording| recording.is_held())
+        self.io.recording().is_some_and(|recording| recording.is_throttled())
     }
 }
 
@@ -217,10 +217,10 @@ pub enum SessionAction {
 impl Sessions {
     /// Whether an event is about a bulk transfer, which may wait for the other events of its turn:
     /// there is more to read, or room for what waited.
-    pub fn is_bulk(&self, ready: Ready) -> bool {
-        let (key, of_client) = match Source::of(ready.token) {
-            Source::Client(key) => (key, true),
-            Source::Terminal(key) => (key, false),
+    pub fn is_deferrable(&self, ready: Ready) -> bool {
+        let (key, of_client) = match Token::of(ready.token) {
+            Token::Client(key) => (key, true),
+            Token::Terminal(key) => (key, false),
             _ => return false,
         };
         self.get(key).is_some_and(|live| {
@@ -249,7 +249,7 @@ impl Sessions {
                     if session.awaits_first_bytes() {
                         return ClientEvent::FirstBytes;
                     }
-                    cx.hear(key, session, io);
+                    cx.deliver_input(key, session, io);
                 }
                 // A closed UNIX socket is hung up as well; one whose writing half was shut down is
                 // not.
@@ -282,7 +282,7 @@ impl Sessions {
             live.session.terminal_writable(&mut live.io);
         }
         if ready.read || ready.hang_up {
-            if live.session.terminal_interest().read && !live.holds() {
+            if live.session.terminal_interest().read && !live.throttles() {
                 // On several processors the stream's client can take one read meanwhile. The poll
                 // comes first all the same: without it an echo beside a stream took a third longer.
                 let wait =
@@ -324,7 +324,7 @@ impl LiveSession {
                     let line = "session ended: out of memory";
                     self.session.terminate(Ending::Lost, line, &mut self.io);
                 }
-                cx.doors.log_refusal("forkptyrouter: session ended: out of memory");
+                cx.listeners.log_rejection("forkptyrouter: session ended: out of memory");
                 return SessionAction::Close;
             }
         }
@@ -444,12 +444,12 @@ impl LiveSession {
     }
 
     fn register_client(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
-        let _ = poller.change(self.io.client.as_fd(), Source::Client(key).token(), wanted);
+        let _ = poller.change(self.io.client.as_fd(), Token::Client(key).token(), wanted);
         self.client_interest = wanted;
     }
 
     fn register_terminal(&mut self, key: slab::Key, wanted: Interest, poller: &Poller) {
-        let token = Source::Terminal(key).token();
+        let token = Token::Terminal(key).token();
         let master = self.io.master.as_fd();
         let _ = match self.terminal_interest {
             Some(_) => poller.change(master, token, wanted),

@@ -5,14 +5,14 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::relay::{LiveSession, SessionAction, Sessions};
-use crate::connection::lingering_close::LastWord;
+use crate::connection::lingering_close::CloseNotice;
 use crate::event_loop::context::Context;
 use crate::event_loop::outcome::Outcome;
-use crate::event_loop::panic_recovery::INTERNAL;
+use crate::event_loop::panic_recovery::INTERNAL_ERROR;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Due, TerminalDue};
+use crate::event_loop::timers::{TerminalTimer, Timer};
 use crate::process::supervisor;
-use crate::process::table::Programs;
+use crate::process::table::ProcessTable;
 use fpty::proto::{Ended, Ending};
 use fpty::sys::child::Pid;
 use fpty::sys::pid_guard::Process;
@@ -43,7 +43,7 @@ impl TeardownQueue {
     }
 
     /// Programs of the sessions that wait.
-    pub fn programs(&self) -> impl Iterator<Item = Pid> {
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
         let program = |live: &LiveSession| live.io.program.as_ref().map(Process::pid);
         self.waiting.iter().filter_map(move |(_, live)| program(live))
     }
@@ -55,7 +55,7 @@ impl TeardownQueue {
         &mut self,
         sessions: &mut Sessions,
         cx: &mut Context,
-        programs: &mut Programs,
+        processes: &mut ProcessTable,
         key: Key,
     ) {
         // Over TCP the kernel was asked: the client has not said it.
@@ -67,7 +67,7 @@ impl TeardownQueue {
         };
         if self.this_turn < ENDED_PER_TURN && self.waiting.is_empty() {
             self.this_turn += 1;
-            programs.release(cx, key, *live);
+            processes.release(cx, key, *live);
             return;
         }
         // Tokens of this session lead nowhere from now on.
@@ -82,15 +82,15 @@ impl TeardownQueue {
         self.this_turn = 0;
         if events < cx.config.events as usize {
             for _ in 0..ENDED_PER_TURN.min(self.waiting.len()) {
-                cx.then(Outcome::RunTeardown);
+                cx.push_outcome(Outcome::RunTeardown);
             }
         }
     }
 
     /// Tears the next session down.
-    pub fn release_next(&mut self, cx: &mut Context, programs: &mut Programs) {
+    pub fn release_next(&mut self, cx: &mut Context, processes: &mut ProcessTable) {
         if let Some((key, live)) = self.waiting.pop_front() {
-            programs.release(cx, key, *live);
+            processes.release(cx, key, *live);
         }
     }
 }
@@ -104,13 +104,13 @@ impl LiveSession {
         }
         // A client that is slow to read gets its time.
         if self.session.has_output() {
-            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+            cx.schedule(DRAIN, Timer::Terminal(key, TerminalTimer::DrainTimeout));
             return SessionAction::Wait;
         }
         self.drains += 1;
         let spoke = self.read_terminal(cx, false, |_| false);
         if spoke && self.drains < DRAINS {
-            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+            cx.schedule(DRAIN, Timer::Terminal(key, TerminalTimer::DrainTimeout));
         } else {
             self.session.terminal_eof(&mut self.io);
         }
@@ -131,33 +131,33 @@ impl Sessions {
         }
         live.session.program_ended(ended, &mut live.io);
         if live.session.terminal_open() {
-            cx.after(DRAIN, Due::Terminal(key, TerminalDue::Drained));
+            cx.schedule(DRAIN, Timer::Terminal(key, TerminalTimer::DrainTimeout));
         }
-        cx.then(Outcome::Settle(key));
+        cx.push_outcome(Outcome::Settle(key));
     }
 
     /// Closes a session whose client has all output.
-    pub fn close(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn close(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         if let Some(live) = self.end(cx, key) {
             let last = match live.session.is_extended() {
-                true => LastWord::Packet { is_answered: false },
+                true => CloseNotice::Packet { is_answered: false },
                 false => {
                     // Closing a terminal takes a while: by then most clients have closed, and need
                     // not be waited for.
                     live.io.client.end();
-                    LastWord::Ended
+                    CloseNotice::EofSent
                 }
             };
-            let client = programs.release(cx, key, *live);
-            cx.close_when_read(client, last);
+            let client = processes.release(cx, key, *live);
+            cx.close_lingering(client, last);
         }
     }
 
     /// Hangs a session up: its client is gone, or is dropped. A program that still runs gets
     /// SIGHUP, with its foreground job.
-    pub fn hang_up(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
+    pub fn hang_up(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
         if let Some(live) = self.end(cx, key) {
-            programs.release(cx, key, *live);
+            processes.release(cx, key, *live);
         }
     }
 
@@ -166,7 +166,7 @@ impl Sessions {
     /// reads no more than after a gateway that is killed.
     pub fn stop(&mut self, why: Ending, line: &str) {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
-        let is_held = supervisor::link::is_held();
+        let is_held = supervisor::link::is_running();
         for key in keys {
             let is_ours = |live: &&mut LiveSession| {
                 let session = &live.session;
@@ -184,25 +184,25 @@ impl Sessions {
 
 impl Sessions {
     /// Ends a session that a panic was about.
-    pub fn end_panicked(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
-        self.forget_reaped(programs, key);
+    pub fn end_panicked(&mut self, cx: &mut Context, processes: &mut ProcessTable, key: Key) {
+        self.forget_reaped(processes, key);
         let Some(live) = self.get_mut(key) else {
             return;
         };
         // In the midst of pending output the text would be misread.
         if !live.session.has_output() && live.session.termination().is_none() {
-            let line = format!("session ended: {INTERNAL}");
+            let line = format!("session ended: {INTERNAL_ERROR}");
             live.session.terminate(Ending::Lost, &line, &mut live.io);
         }
-        self.close(cx, programs, key);
+        self.close(cx, processes, key);
     }
 
     /// Forgets a program that was reaped: its number may be another process's.
-    pub fn forget_reaped(&mut self, programs: &Programs, key: Key) {
+    pub fn forget_reaped(&mut self, processes: &ProcessTable, key: Key) {
         let Some(live) = self.get_mut(key) else {
             return;
         };
-        let is_there = |program: &Process| !program.is_child() || programs.has(program.pid());
+        let is_there = |program: &Process| !program.is_child() || processes.has(program.pid());
         live.io.program = live.io.program.take().filter(is_there);
     }
 }

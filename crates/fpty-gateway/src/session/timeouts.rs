@@ -6,7 +6,7 @@ use super::byte_counts::ByteCounts;
 use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
-use crate::event_loop::timers::{Due, LifeDue};
+use crate::event_loop::timers::{SessionTimer, Timer};
 use fpty::proto::Ending;
 
 /// How long before a limit the client gets a notice, where the limit is longer than that.
@@ -32,11 +32,11 @@ pub trait TimeLimited {
     /// What the texts call it.
     const WHAT: &'static str;
     /// The timer of a session or of a command.
-    fn due(key: Key, due: LifeDue) -> Due;
+    fn due(key: Key, due: SessionTimer) -> Timer;
     /// The idle timeout that the rules of a socket set.
     fn timeout(rules: &Rules) -> Option<Duration>;
     /// The socket where the client came in, by its index.
-    fn door(&self) -> u16;
+    fn listener(&self) -> u16;
     /// Byte counts, with the last activity.
     fn byte_counts(&mut self) -> &mut Option<Box<ByteCounts>>;
     /// Time since the last activity; `None`: it is not known.
@@ -48,44 +48,48 @@ pub trait TimeLimited {
 
     /// Starts the timers of both limits; so much of the maximum time is `over`.
     fn start_timers(&mut self, cx: &mut Context, key: Key, over: Duration) {
-        let Some(rules) = cx.doors.rules(self.door()) else { return };
+        let Some(rules) = cx.listeners.rules(self.listener()) else { return };
         let (timeout, limit) = (Self::timeout(rules), rules.max_time);
         if let Some(left) = limit.map(|limit| limit.saturating_sub(over)) {
             if left > NOTICE {
-                cx.after(left - NOTICE, Self::due(key, LifeDue::LimitSoon));
+                cx.schedule(left - NOTICE, Self::due(key, SessionTimer::LimitWarning));
             }
-            cx.after(left, Self::due(key, LifeDue::Limit));
+            cx.schedule(left, Self::due(key, SessionTimer::Limit));
         }
         if let Some(timeout) = timeout {
             // A handed-over terminal has its times by the wall clock.
             fpty::sys::clock::look_at_wall_clock();
             self.byte_counts().get_or_insert_with(Box::default).touch();
             if let IdleCheck::Wait(wait) = IdleCheck::of(Duration::ZERO, timeout, false) {
-                cx.after(wait, Self::due(key, LifeDue::Idle));
+                cx.schedule(wait, Self::due(key, SessionTimer::Idle));
             }
         }
     }
 
     /// Handles a timer of these limits.
-    fn on_time_limit(&mut self, cx: &mut Context, key: Key, due: LifeDue) {
+    fn on_time_limit(&mut self, cx: &mut Context, key: Key, due: SessionTimer) {
         match due {
-            LifeDue::LimitSoon => self.notice(MAX_TIME_SOON),
-            LifeDue::Limit => self.terminate_with(cx, key, Ending::Limit, MAX_TIME_REACHED),
-            LifeDue::Idle => self.check_idle(cx, key, false),
-            LifeDue::IdleSoon => self.check_idle(cx, key, true),
-            LifeDue::Unanswered | LifeDue::Dismissed | LifeDue::Executed => {}
+            SessionTimer::LimitWarning => self.notice(MAX_TIME_SOON),
+            SessionTimer::Limit => self.terminate_with(cx, key, Ending::Limit, MAX_TIME_REACHED),
+            SessionTimer::Idle => self.check_idle(cx, key, false),
+            SessionTimer::IdleWarning => self.check_idle(cx, key, true),
+            SessionTimer::TcpStalled | SessionTimer::NoticeTimeout | SessionTimer::ExecCheck => {}
         }
     }
 
     /// Checks the idle time: the client gets one notice, then the end.
     fn check_idle(&mut self, cx: &mut Context, key: Key, was_notified: bool) {
-        let Some(timeout) = cx.doors.rules(self.door()).and_then(Self::timeout) else { return };
+        let Some(timeout) = cx.listeners.rules(self.listener()).and_then(Self::timeout) else {
+            return;
+        };
         match IdleCheck::of(self.idle_for().unwrap_or(timeout), timeout, was_notified) {
-            IdleCheck::Wait(wait) => cx.after(wait, Self::due(key, LifeDue::Idle)),
-            IdleCheck::WaitNotified(wait) => cx.after(wait, Self::due(key, LifeDue::IdleSoon)),
+            IdleCheck::Wait(wait) => cx.schedule(wait, Self::due(key, SessionTimer::Idle)),
+            IdleCheck::WaitNotified(wait) => {
+                cx.schedule(wait, Self::due(key, SessionTimer::IdleWarning))
+            }
             IdleCheck::Notify(wait) => {
                 self.notice(IDLE_SOON);
-                cx.after(wait, Self::due(key, LifeDue::IdleSoon));
+                cx.schedule(wait, Self::due(key, SessionTimer::IdleWarning));
             }
             IdleCheck::Expired => {
                 self.terminate_with(cx, key, Ending::Idle, &IdleCheck::line(Self::WHAT, timeout));
@@ -96,7 +100,7 @@ pub trait TimeLimited {
     /// Terminates it; the client has a moment to read END.
     fn terminate_with(&mut self, cx: &mut Context, key: Key, why: Ending, line: &str) {
         self.terminate(why, line);
-        cx.after(CLOSE_TIMEOUT, Self::due(key, LifeDue::Dismissed));
+        cx.schedule(CLOSE_TIMEOUT, Self::due(key, SessionTimer::NoticeTimeout));
     }
 }
 

@@ -30,7 +30,7 @@ use super::socket::fd_passing::{Passing, finish, has_passing_refused, passes_des
 
 /// A socket that waits for connections and belongs to the server.
 #[derive(Clone, Copy)]
-pub struct Listener {
+pub struct ListeningSocket {
     fd: BorrowedFd<'static>,
     /// Nobody can send descriptors to what comes from there; what came before
     /// that was said was accepted, too.
@@ -60,7 +60,7 @@ pub(super) fn refuse_descriptors(listener: impl AsFd) {
     passes_descriptors(listener, false);
 }
 
-impl Listener {
+impl ListeningSocket {
     /// A listening socket that stays open as long as the process lives.
     ///
     /// # Errors
@@ -153,7 +153,7 @@ impl Listener {
     }
 }
 
-impl AsFd for Listener {
+impl AsFd for ListeningSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd
     }

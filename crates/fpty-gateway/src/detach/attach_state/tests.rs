@@ -92,8 +92,8 @@ impl World {
         }
     }
 
-    fn gets(&mut self, Pending(who): Pending, what: Got) {
-        assert_eq!(self.got.insert(who, what), None, "{who} is answered twice");
+    fn gets(&mut self, Pending(principal): Pending, what: Got) {
+        assert_eq!(self.got.insert(principal, what), None, "{principal} is answered twice");
     }
 
     fn begins(&mut self, terminal: Terminal, pending: Pending) {
@@ -250,8 +250,12 @@ impl World {
         let terminals = u32::from(self.live.is_some()) + detached + self.terminals_hung_up;
         assert_eq!(terminals, 1, "who has the terminal");
         let waits = state.and_then(AttachState::pending).map(|pending| pending.0);
-        for who in 0..self.came {
-            assert_ne!(self.got.contains_key(&who), waits == Some(who), "what {who} got");
+        for principal in 0..self.came {
+            assert_ne!(
+                self.got.contains_key(&principal),
+                waits == Some(principal),
+                "what {principal} got"
+            );
         }
         let due = state.and_then(|state| state.due(TIME_LIMITS));
         if waits.is_some() {

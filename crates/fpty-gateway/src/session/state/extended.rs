@@ -53,7 +53,7 @@ impl Session {
     }
 
     /// The terminal was offered.
-    pub fn offered(&mut self) {
+    pub fn offered_fds(&mut self) {
         if let Some(extended) = &mut self.extended {
             extended.hand_over = HandOver::Offered;
         }
@@ -63,7 +63,7 @@ impl Session {
     /// and the scrollback goes in packets.
     pub fn offer_in_pieces(&mut self, offer: &[u8], effects: &mut impl SessionEffects) {
         self.send_output(offer, effects);
-        self.offered();
+        self.offered_fds();
     }
 
     /// Whether the client has the terminal, and bytes do not pass through the gateway.

@@ -18,7 +18,7 @@ mod packets;
 
 use extended_state::Extended;
 
-use crate::connection::client_hello::Opening;
+use crate::connection::client_hello::ClientHello;
 
 use fpty::backlog::{Backlog, Given};
 use fpty::proto::variables::CAN_TAKE;
@@ -142,13 +142,13 @@ impl Session {
     }
 
     /// A session in uwsgi mode, extended or not, as the client's hello says.
-    pub fn from_hello(opening: &mut Opening, size: Size) -> Self {
+    pub fn from_hello(hello: &mut ClientHello, size: Size) -> Self {
         let mut session = Self::raw(size);
-        session.decoder = Some(std::mem::take(&mut opening.decoder));
-        session.extended = opening.extended.then(Box::default);
-        session.client = if opening.spoken { Client::Open } else { Client::AwaitingHello };
+        session.decoder = Some(std::mem::take(&mut hello.decoder));
+        session.extended = hello.extended.then(Box::default);
+        session.client = if hello.has_packets { Client::Open } else { Client::AwaitingHello };
         if let Some(extended) = &mut session.extended {
-            extended.accepts_handover = opening.variables.get(CAN_TAKE) == Some(b"1");
+            extended.accepts_handover = hello.variables.get(CAN_TAKE) == Some(b"1");
         }
         session
     }

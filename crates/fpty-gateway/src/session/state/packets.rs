@@ -11,7 +11,7 @@ const KEYS: [i32; 3] = [Signal::SIGINT as i32, Signal::SIGQUIT as i32, Signal::S
 /// Input that is decoded and not yet sent.
 struct PendingInput<'a> {
     /// Input of several packets: it goes to the terminal in one write.
-    gather: &'a mut Vec<u8>,
+    coalesced: &'a mut Vec<u8>,
     /// What is left of the turn's budget.
     budget: &'a mut usize,
     /// Whether the size has changed: rows and columns that come together make one change.
@@ -22,13 +22,13 @@ struct PendingInput<'a> {
 
 impl Session {
     /// Takes input of the client, as far as this turn's `budget` goes, which is counted down.
-    /// `gather` is room for input that comes in many packets. The contents of both buffers are of
+    /// `coalesced` is room for input that comes in many packets. The contents of both buffers are of
     /// no use afterwards, but for the end of `sent`: returns how many of the last bytes are for
     /// [`Session::resume_client`] in the next turn.
     pub fn client_sent(
         &mut self,
         sent: &mut Vec<u8>,
-        gather: &mut Vec<u8>,
+        coalesced: &mut Vec<u8>,
         budget: &mut usize,
         effects: &mut impl SessionEffects,
     ) -> usize {
@@ -40,14 +40,14 @@ impl Session {
             self.send_owned_input(sent, effects);
             return 0;
         }
-        self.resume_client(sent, gather, budget, effects)
+        self.resume_client(sent, coalesced, budget, effects)
     }
 
     /// Resumes with deferred input of an earlier turn.
     pub fn resume_client(
         &mut self,
         mut bytes: &[u8],
-        gather: &mut Vec<u8>,
+        coalesced: &mut Vec<u8>,
         budget: &mut usize,
         effects: &mut impl SessionEffects,
     ) -> usize {
@@ -57,11 +57,11 @@ impl Session {
         if self.has_deferred_input() {
             self.client = Client::Open;
         }
-        gather.clear();
-        let mut pending = PendingInput { gather, budget, resized: false, pressed: None };
+        coalesced.clear();
+        let mut pending = PendingInput { coalesced, budget, resized: false, pressed: None };
         self.decode(&mut decoder, &mut bytes, &mut pending, effects);
         self.press_key(&mut pending, effects);
-        self.send_owned_input(pending.gather, effects);
+        self.send_owned_input(pending.coalesced, effects);
         self.complete_handover(effects);
         if pending.resized {
             self.resize(effects);
@@ -91,10 +91,10 @@ impl Session {
                         self.apply_resize(pending, effects);
                     }
                     // All input in one packet needs no copy.
-                    if pending.gather.is_empty() && bytes.is_empty() {
+                    if pending.coalesced.is_empty() && bytes.is_empty() {
                         self.send_input(input, effects);
                     } else {
-                        pending.gather.extend_from_slice(input);
+                        pending.coalesced.extend_from_slice(input);
                     }
                 }
                 Packet::Part(kind, part, last) => {
@@ -133,8 +133,8 @@ impl Session {
     /// Sends what came before, so that the order stays.
     fn flush_pending(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
         self.press_key(pending, effects);
-        self.send_input(pending.gather, effects);
-        pending.gather.clear();
+        self.send_input(pending.coalesced, effects);
+        pending.coalesced.clear();
     }
 
     fn apply_resize(&mut self, pending: &mut PendingInput<'_>, effects: &mut impl SessionEffects) {
@@ -161,10 +161,10 @@ impl Session {
             }
             // The program may read these bytes.
             SignalKey::AsInput(byte) => {
-                pending.gather.clear();
-                pending.gather.resize(times, byte);
-                self.send_input(pending.gather, effects);
-                pending.gather.clear();
+                pending.coalesced.clear();
+                pending.coalesced.resize(times, byte);
+                self.send_input(pending.coalesced, effects);
+                pending.coalesced.clear();
             }
             SignalKey::None => {}
         }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::connection::client_hello::{Greeting, Heard};
+use crate::connection::client_hello::{Handshake, HandshakeStep};
 use fpty::exit_status::of_exit;
 use fpty::proto::{
     GO, HELLO, PING, TAKEN, VARIABLES, encode_bare, encode_input, encode_rows_and_cols,
@@ -65,7 +65,7 @@ impl SessionEffects for Fake {
 }
 
 fn uwsgi() -> Session {
-    Session::from_hello(&mut Greeting::default().opening(), SIZE)
+    Session::from_hello(&mut Handshake::default().into_hello(), SIZE)
 }
 
 fn roomy() -> Fake {
@@ -212,9 +212,14 @@ fn a_dismissal_is_delivered_first() {
 
 #[test]
 fn a_client_is_not_heard_while_its_input_waits() {
-    let (mut effects, mut gather) = (Fake { client_room: 10, ..Fake::default() }, Vec::new());
+    let (mut effects, mut coalesced) = (Fake { client_room: 10, ..Fake::default() }, Vec::new());
     let mut session = Session::raw(SIZE);
-    session.client_sent(&mut b"some".to_vec(), &mut gather, &mut usize::MAX.clone(), &mut effects);
+    session.client_sent(
+        &mut b"some".to_vec(),
+        &mut coalesced,
+        &mut usize::MAX.clone(),
+        &mut effects,
+    );
     assert!(!session.is_input_blocked(), "it is listened to");
     session.client_half_closed();
     assert!(session.is_input_blocked(), "it may have left after that");
@@ -225,7 +230,7 @@ fn a_client_is_not_heard_while_its_input_waits() {
     let mut session = Session::raw(SIZE);
     session.client_sent(
         &mut vec![b'x'; INPUT_LIMIT],
-        &mut gather,
+        &mut coalesced,
         &mut usize::MAX.clone(),
         &mut effects,
     );
@@ -236,13 +241,13 @@ fn a_client_is_not_heard_while_its_input_waits() {
 
 /// A session in extended mode.
 fn extended() -> Session {
-    let mut greeting = Greeting::default();
+    let mut handshake = Handshake::default();
     let mut bytes = encode_bare(HELLO, 1).to_vec();
     bytes.extend(encode_bare(VARIABLES, 0));
     let mut bytes = bytes.as_slice();
-    assert!(matches!(greeting.hear(&mut bytes), Heard::Answer(_)));
-    assert_eq!(greeting.hear(&mut bytes), Heard::Begin);
-    Session::from_hello(&mut greeting.opening(), SIZE)
+    assert!(matches!(handshake.feed(&mut bytes), HandshakeStep::SendHello(_)));
+    assert_eq!(handshake.feed(&mut bytes), HandshakeStep::Complete);
+    Session::from_hello(&mut handshake.into_hello(), SIZE)
 }
 
 fn say(session: &mut Session, mut packet: Vec<u8>, effects: &mut Fake) {
@@ -274,7 +279,7 @@ fn the_word_to_go_on_comes_after_what_was_typed_before() {
     say(&mut session, encode_bare(TAKEN, 0).to_vec(), &mut effects);
     assert!(!session.is_handed_over(), "it was not offered");
     assert!(session.can_be_offered());
-    session.offered();
+    session.offered_fds();
     let mut typed = Vec::new();
     encode_input(b"typed", &mut typed);
     say(&mut session, typed, &mut effects);

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use once_cell::sync::OnceCell;
 
-use crate::config::gateway_config::{Asked, Router};
+use crate::config::gateway_config::{GatewayConfig, SocketRequest};
 use crate::config::{option_table, options};
 use crate::host::{self, Host, Kept, MetricKind, Socket, SocketRole};
 use crate::instance;
@@ -31,7 +31,7 @@ use fpty::sys::child::{self, Pid};
 use fpty::sys::daemonize;
 use fpty::sys::poll::{Interest, Poller};
 use fpty::sys::signal::Signals;
-use fpty::sys::socket::Listener;
+use fpty::sys::socket::ListeningSocket;
 
 /// How a gateway is announced in the log, as uWSGI does, before its number.
 const SPAWNED: &str = "spawned uWSGI forkptyrouter";
@@ -92,7 +92,7 @@ impl Host for TestHost {
     fn sockets(&self) -> Result<Vec<Socket>> {
         let bound = self.sockets.lock().map(|bound| bound.clone()).unwrap_or_default();
         let socket = |Bound { fd, role, name, rules }| {
-            Ok(Socket { listener: Listener::of_the_server(fd)?, role, name, rules })
+            Ok(Socket { listener: ListeningSocket::of_the_server(fd)?, role, name, rules })
         };
         bound.into_iter().map(socket).collect()
     }
@@ -140,11 +140,11 @@ pub fn master(asked: &[(String, OsString)]) -> i32 {
 }
 
 fn serve(asked: &[(String, OsString)]) -> Result<()> {
-    let mut config = Router::default();
+    let mut config = GatewayConfig::default();
     let mut wanted = Vec::new();
     for (name, value) in asked {
         set(&mut config, name, value)?;
-        wanted.extend(config.take_asked());
+        wanted.extend(config.take_socket_requests());
     }
     instance::before_jail(Some(&config))?;
     for remark in &config.remarks {
@@ -153,10 +153,10 @@ fn serve(asked: &[(String, OsString)]) -> Result<()> {
     config.resolve()?;
     for asked in wanted {
         match asked {
-            Asked::Socket { address, protocol, rules } => {
+            SocketRequest::Socket { address, protocol, rules } => {
                 bind(&config, &address, SocketRole::Terminal(protocol), rules)?;
             }
-            Asked::Zerg(_) => return Err(Error::new("this server has no zerg mode")),
+            SocketRequest::Zerg(_) => return Err(Error::new("this server has no zerg mode")),
         }
     }
     if let Some(address) = config.stats.clone() {
@@ -167,7 +167,7 @@ fn serve(asked: &[(String, OsString)]) -> Result<()> {
 }
 
 /// Takes an option of the gateway, or one of the few of uWSGI's that mean something here.
-fn set(config: &mut Router, name: &str, value: &OsStr) -> Result<()> {
+fn set(config: &mut GatewayConfig, name: &str, value: &OsStr) -> Result<()> {
     let text = || value.to_string_lossy().into_owned();
     match name {
         "plugin" | "plugins-dir" | "master" | "need-app" => {}
@@ -183,12 +183,12 @@ fn set(config: &mut Router, name: &str, value: &OsStr) -> Result<()> {
                 }
             }
         }
-        _ => option_table::set(&options::OPTIONS, config, name, value)?,
+        _ => option_table::apply_option(&options::OPTIONS, config, name, value)?,
     }
     Ok(())
 }
 
-fn bind(config: &Router, at: &OsStr, role: SocketRole, rules: usize) -> Result<()> {
+fn bind(config: &GatewayConfig, at: &OsStr, role: SocketRole, rules: usize) -> Result<()> {
     let name = at.to_string_lossy().into_owned();
     let cannot = || format!("cannot bind {name}");
     let fd = if let Some(abstract_name) = at.as_bytes().strip_prefix(b"@") {
@@ -199,7 +199,7 @@ fn bind(config: &Router, at: &OsStr, role: SocketRole, rules: usize) -> Result<(
     } else if name.contains(':') {
         TcpListener::bind(&name).context(cannot())?.into_raw_fd()
     } else {
-        let ownership = config.own_of(rules).map(|own| own.ownership).unwrap_or_default();
+        let ownership = config.socket_options(rules).map(|own| own.ownership).unwrap_or_default();
         let bound = bind::path(Path::new(at), ownership, 100);
         bound.map_err(|error| Error::new(format!("{}: {error}", cannot())))?.into_raw_fd()
     };
@@ -219,7 +219,7 @@ fn bind(config: &Router, at: &OsStr, role: SocketRole, rules: usize) -> Result<(
 
 /// The process that forks the gateways.
 struct Master {
-    config: Router,
+    config: GatewayConfig,
     signals: Signals,
     gateways: Vec<Pid>,
 }
@@ -227,7 +227,7 @@ struct Master {
 impl Master {
     /// # Errors
     /// A gateway cannot be forked.
-    fn begin(config: Router) -> Result<Self> {
+    fn begin(config: GatewayConfig) -> Result<Self> {
         let heard = [Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
         let signals = Signals::instead_of_handlers(&heard).context("no signals")?;
         let mut master = Self { config, signals, gateways: Vec::new() };

@@ -26,7 +26,7 @@ pub struct CommandIo {
     pub program: Option<Pid>,
     /// Pidfd of the process group's leader: it serves when the leader was reaped.
     pub leader: Option<PidFd>,
-    /// Byte counts, where somebody needs them.
+    /// Byte counts, where audit, limits or statistics need them.
     pub byte_counts: Option<Box<ByteCounts>>,
 }
 

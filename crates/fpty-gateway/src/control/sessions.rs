@@ -57,7 +57,8 @@ impl<'a> AllSessions<'a> {
         selector: &SessionSelector,
         uid: u32,
     ) -> impl Iterator<Item = (usize, SessionRef)> {
-        let indexed_matches = self.left.into_iter().flat_map(move |left| left.meant(selector, uid));
+        let indexed_matches =
+            self.left.into_iter().flat_map(move |left| left.matching(selector, uid));
         indexed_matches.map(|one| match one {
             SessionRef::Session(key) => (key.slot(), one),
             SessionRef::Command(key) => (COMMANDS + key.slot(), one),

@@ -185,7 +185,7 @@ impl DetachRegistry {
                     false => stolen_by(cx, uid),
                 };
                 if let Some(displaced) = displaced {
-                    displaced.refuse(cx, &stolen_by);
+                    displaced.reject(cx, &stolen_by);
                 }
                 if must_notify {
                     self.ask_to_detach(sessions, key, stolen_by);

@@ -128,23 +128,9 @@ impl DetachRegistry {
         }
         let began = Timestamp::now();
         let program = Program { pidfd: None, status_deadline: None };
-        let entry = self.insert(RegistryEntry {
-            id: id.into(),
-            name,
-            uid,
-            principal,
-            secrets,
-            listener,
-            pid,
-            since: began,
-            state: AttachState::attached(program, Client { session: key, uid }, began),
-            dirty: false,
-            scheduled: None,
-            viewers: 0,
-            no_detach: None,
-            name_claim,
-            detached_claims: None,
-        });
+        let state = AttachState::attached(program, Client { session: key, uid }, began);
+        let entry = RegistryEntry::new((&id, began), (uid, principal), listener, pid, state);
+        let entry = self.insert(RegistryEntry { name, secrets, name_claim, ..entry });
         self.sync_supervisor(cx, sessions, processes, entry);
         true
     }

@@ -161,7 +161,7 @@ pub struct PendingAttach {
 
 impl PendingAttach {
     /// Rejects the client.
-    pub(crate) fn refuse(self, cx: &mut Context, why: &str) {
+    pub(crate) fn reject(self, cx: &mut Context, why: &str) {
         let why = Ended::because(Ending::Refused, why);
         cx.reject(self.connection, true, why);
     }
@@ -177,6 +177,33 @@ pub struct NoDetach {
 }
 
 impl RegistryEntry {
+    /// An entry without a name: of this id and start, owner, socket and process.
+    pub(crate) fn new(
+        (id, since): (&str, Timestamp),
+        (uid, principal): (u32, Principal),
+        listener: u16,
+        pid: Pid,
+        state: AttachState<DetachResources>,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            name: String::new(),
+            uid,
+            principal,
+            secrets: Secrets::default(),
+            listener,
+            pid,
+            since,
+            state,
+            dirty: false,
+            scheduled: None,
+            viewers: 0,
+            no_detach: None,
+            name_claim: None,
+            detached_claims: None,
+        }
+    }
+
     /// Updates the claims on name and quotas to the current state.
     pub(crate) fn update_claims(&mut self, shared_counts: &SharedCounts) {
         let is_ones_own = self.uid != UNKNOWN_UID && !self.state.has_exited();

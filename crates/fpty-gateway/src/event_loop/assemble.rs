@@ -134,7 +134,7 @@ pub fn assemble(ordinal: usize, config: GatewayConfig) -> Result<GatewayLoop> {
         peers: Peers::of(ordinal),
         attach_searches: AttachSearches::default(),
     };
-    orphaned.lines.into_iter().for_each(|line| event_loop.transitions().tell_last_line(line));
+    orphaned.lines.into_iter().for_each(|line| event_loop.transitions().write_end_line(line));
     event_loop.restore(found);
     if let Some(recorder) = &mut event_loop.recorder {
         recorder.all_restored(&mut event_loop.cx);

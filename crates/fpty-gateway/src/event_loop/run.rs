@@ -171,7 +171,7 @@ impl GatewayLoop {
             }
             Token::LingeringClose(key) => cx.lingering.ready(key, ready, &mut cx.buffer[..]),
             Token::Detached => {
-                self.transitions().with_registry(|registry, cx, _, _| registry.on_ready(cx))
+                self.transitions().with_registry(|registry, cx, _, _| registry.poll_ready(cx))
             }
             Token::Alarm => cx.timers.alarm_fired(),
         }
@@ -235,7 +235,7 @@ impl GatewayLoop {
             Timer::OrphanGrace => processes.killer.kill_orphans(cx),
             Timer::Accept => cx.start_accepting(),
             Timer::Detached => {
-                self.transitions().with_registry(|registry, cx, _, _| registry.run_due(cx))
+                self.transitions().with_registry(|registry, cx, _, _| registry.run_deadlines(cx))
             }
             Timer::Listener(listener) => cx.listeners.resume(listener, &cx.poller),
         }
@@ -312,12 +312,12 @@ impl GatewayLoop {
             }
             Outcome::DetachedReady(ready) => {
                 self.transitions().with_registry(|registry, cx, sessions, processes| {
-                    registry.on_event(cx, sessions, processes, ready);
+                    registry.handle_event(cx, sessions, processes, ready);
                 })
             }
             Outcome::DetachedDeadline(key) => {
                 self.transitions().with_registry(|registry, cx, sessions, processes| {
-                    registry.on_due(cx, sessions, processes, key);
+                    registry.handle_deadline(cx, sessions, processes, key);
                 })
             }
             Outcome::FeedViewer(key) => {

@@ -31,24 +31,24 @@ use fpty::sys::clock::Timestamp;
 use fpty::sys::pid_guard::Process;
 use fpty::sys::socket::Stream;
 
-/// What is known of a session of a gateway that was here before.
+/// What is known of a session of an earlier gateway.
 pub struct RestoredInfo {
-    /// What is told of it, where anybody wanted to know.
+    /// Its history for the audit, where that is kept.
     pub history: Option<Box<SessionHistory>>,
-    /// What runs, where that is known.
+    /// The command, where it is known.
     pub command: Option<String>,
-    /// When it began.
+    /// Time of the start.
     pub started: Timestamp,
-    /// Where it began.
+    /// The socket where the session was opened, by its index.
     pub listener: u16,
-    /// The size of its terminal.
+    /// Size of the terminal.
     pub size: Size,
-    /// Whose it is, and for whom it counts where sessions are limited.
+    /// The owner's user id, and whom the session counts for where sessions are limited.
     pub uid: u32,
     pub principal: Principal,
-    /// Its id.
+    /// The session's id.
     pub id: String,
-    /// Its program.
+    /// The process.
     pub pid: Option<Pid>,
 }
 
@@ -75,7 +75,7 @@ impl Context {
             self.audit.note(session, origin, peer, new);
         }
         self.limits.assign(permit, session);
-        self.requested_commands.note(session, shown);
+        self.requested_commands.set(session, shown);
         self.tell(&Event::Pending(session));
     }
 
@@ -140,7 +140,7 @@ impl Context {
             let permit = self.limits.restore(rules, principal);
             self.limits.assign(permit, session);
         }
-        self.requested_commands.note(session, command.clone());
+        self.requested_commands.set(session, command.clone());
         match history.filter(|_| self.audit.is_enabled()) {
             Some(history) => self.audit.restore(session, *history, listener, id, pid),
             None if self.audit.is_enabled() => {

@@ -12,7 +12,7 @@ pub struct RequestedCommands(HashMap<SessionRef, Box<str>>);
 
 impl RequestedCommands {
     /// Stores the command that a session has requested; `None`: none.
-    pub fn note(&mut self, session_ref: SessionRef, command: Option<String>) {
+    pub fn set(&mut self, session_ref: SessionRef, command: Option<String>) {
         if let Some(command) = command {
             self.0.insert(session_ref, command.into());
         }

@@ -150,12 +150,12 @@ impl Session {
     /// Sets the size that the client has sent; not before GO, while the client waits for a screen
     /// of another size.
     pub(crate) fn resize(&mut self, effects: &mut impl SessionEffects) {
-        let (size, is_theirs) = (self.size, self.is_handed_over());
+        let (size, is_handed_over) = (self.size, self.is_handed_over());
         if let Some(detach_state) = self.detach_state_mut() {
             if detach_state.awaiting_go {
                 return;
             }
-            if !is_theirs {
+            if !is_handed_over {
                 detach_state.remains.resized(size);
             }
         }

@@ -53,7 +53,7 @@ impl Session {
     }
 
     /// The terminal was offered.
-    pub fn offered_fds(&mut self) {
+    pub fn set_offered(&mut self) {
         if let Some(extended) = &mut self.extended {
             extended.hand_over = HandOver::Offered;
         }
@@ -63,7 +63,7 @@ impl Session {
     /// and the scrollback goes in packets.
     pub fn offer_in_pieces(&mut self, offer: &[u8], effects: &mut impl SessionEffects) {
         self.send_output(offer, effects);
-        self.offered_fds();
+        self.set_offered();
     }
 
     /// Whether the client has the terminal, and bytes do not pass through the gateway.

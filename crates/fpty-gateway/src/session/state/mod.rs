@@ -290,7 +290,7 @@ impl Session {
     }
 
     /// Whether EOF is to be typed into the terminal now.
-    pub fn wants_end_of_input(&self) -> bool {
+    pub fn owes_eof(&self) -> bool {
         let ended = self.extended.as_ref().is_some_and(|extended| extended.input_ended);
         (self.client == Client::HalfClosed || ended)
             && self.input.is_empty()

@@ -8,8 +8,8 @@ use fpty::client::control::Question;
 use fpty::client::request::{self, Terminal, Wanted};
 use fpty::client::{Client, Which, escape};
 use fpty::error::{Error, Result};
-use fpty::proto::session_key::of_word;
-use fpty::proto::{Protocol, is_name};
+use fpty::proto::session_key::parse_argument;
+use fpty::proto::{Protocol, is_session_name};
 use fpty_gateway::config::option_table::{Implies, Row, option, put, switch};
 use fpty_gateway::config::value::Typed;
 
@@ -21,7 +21,7 @@ fn word(typed: &Typed<'_>, is_one: impl Fn(&str) -> bool) -> Result<Option<Strin
 }
 
 fn name(typed: &Typed<'_>) -> Result<Option<String>> {
-    word(typed, |word| is_name(word.as_bytes()))
+    word(typed, |word| is_session_name(word.as_bytes()))
 }
 
 /// All options of the `pty` plugin.
@@ -72,7 +72,7 @@ pub static OPTIONS: [Row<Pty>; 28] = [
         .help(c"give the session a name in client mode")
         .takes(|pty, typed| put(&mut pty.asked.name, name(typed))),
     option(&[c"pty-attach"]).help(c"come back to the specified session in client mode").takes(
-        |pty, typed| put(&mut pty.asked.attach, word(typed, |word| of_word(word).is_some())),
+        |pty, typed| put(&mut pty.asked.attach, word(typed, |word| parse_argument(word).is_some())),
     ),
     switch(&[c"pty-attach-last"])
         .help(c"come back to the session that was left last in client mode")

@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
     for said in whole.0 {
         let text = match said {
             Said::Notice(text) => text,
-            Said::Ended(ended) => ended.text,
+            Said::SessionEnd(ended) => ended.text,
             _ => continue,
         };
         // A replaced byte takes three.

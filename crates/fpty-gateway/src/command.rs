@@ -31,8 +31,8 @@ use crate::session::byte_counts::Traffic;
 use crate::session::probes::{UNANSWERED, UNANSWERED_LOOK};
 use crate::session::state::Verdict;
 use crate::session::timeouts::{BY_AN_OPERATOR, Timed};
-use fpty::exit_status::of_exit;
-use fpty::proto::{Ended, Ending, HEADER};
+use fpty::exit_status::session_end;
+use fpty::proto::{EndKind, HEADER, SessionEnd};
 use fpty::sys::Read;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::{Interest, Poller, Ready};
@@ -159,7 +159,7 @@ impl Commands {
         cx: &mut Context,
         key: Key,
         exit: Exit,
-        failure: Option<Ended>,
+        failure: Option<SessionEnd>,
     ) {
         let Some(commanded) = self.running.get_mut(key) else {
             return;
@@ -176,20 +176,20 @@ impl Commands {
             None => commanded.exited(cx, key, exit),
         }
         let Commanded { command, wires, .. } = commanded;
-        command.program_ended(failure.unwrap_or_else(|| of_exit(exit)), wires);
+        command.program_ended(failure.unwrap_or_else(|| session_end(exit)), wires);
         cx.then(Outcome::SettleCommand(key));
     }
 
     /// A command is to end at somebody's wish.
     pub fn end_at_wish(&mut self, cx: &mut Context, programs: &mut Programs, key: Key) {
         if let Some(commanded) = self.running.get_mut(key) {
-            commanded.end_with(cx, key, Ending::Operator, BY_AN_OPERATOR);
+            commanded.end_with(cx, key, EndKind::Operator, BY_AN_OPERATOR);
             self.settle(cx, programs, key);
         }
     }
 
     /// Tells all clients why they end, at the gateway's own end.
-    pub fn stop(&mut self, why: Ending, line: &str) {
+    pub fn stop(&mut self, why: EndKind, line: &str) {
         let keys: Vec<Key> = self.from(0).map(|(_, key)| key).collect();
         for key in keys {
             if let Some(commanded) = self.running.get_mut(key) {
@@ -213,7 +213,7 @@ impl Commands {
             Verdict::Starved => {
                 let Commanded { command, wires, .. } = commanded;
                 if !command.has_output() {
-                    command.dismiss(Ending::Lost, "command ended: out of memory", wires);
+                    command.dismiss(EndKind::Lost, "command ended: out of memory", wires);
                 }
                 cx.doors.log_refusal("forkptyrouter: command ended: out of memory");
                 self.close(cx, programs, key);
@@ -231,7 +231,7 @@ impl Commands {
             self.by_program.remove(&program);
         }
         if !command.has_output() && command.dismissed().is_none() {
-            command.dismiss(Ending::Lost, &format!("command ended: {why}"), wires);
+            command.dismiss(EndKind::Lost, &format!("command ended: {why}"), wires);
         }
         self.close(cx, programs, key);
     }
@@ -296,7 +296,7 @@ impl Timed for Commanded {
         self.command.notice(line, &mut self.wires);
     }
 
-    fn dismiss(&mut self, why: Ending, line: &str) {
+    fn dismiss(&mut self, why: EndKind, line: &str) {
         self.command.dismiss(why, line, &mut self.wires);
     }
 }

@@ -18,9 +18,9 @@ use crate::process::supervisor::leaders::Kind;
 use crate::process::table::Programs;
 use crate::session::probes::UNANSWERED_LOOK;
 use crate::session::timeouts::Timed;
-use fpty::backlog::is_free;
+use fpty::backlog::has_free_memory;
 use fpty::error::reason;
-use fpty::proto::Ending;
+use fpty::proto::EndKind;
 use fpty::sys::child::Pid;
 use fpty::sys::peer_process::Passed;
 use fpty::sys::pidfd::PidFd;
@@ -80,7 +80,7 @@ impl Commands {
             cx.doors.log_refusal(&format!("forkptyrouter: command refused: {why}"));
             let origin = commanded.never_was(cx, key);
             cx.told.refused(origin, Some(&commanded.wires.client), Refusal::Resources, &why);
-            commanded.dismiss(Ending::Refused, &why);
+            commanded.dismiss(EndKind::Refused, &why);
             return self.close(cx, programs, key);
         }
         commanded.look_for_execution(cx, key);
@@ -89,7 +89,7 @@ impl Commands {
         if !cx.input.is_empty() {
             cx.hear_command(key, command, wires);
         }
-        if let Some(line) = opening.variables.remark() {
+        if let Some(line) = opening.variables.truncation_notice() {
             command.notice(&line, wires);
         }
         if transport == Transport::Tcp {
@@ -118,7 +118,7 @@ fn execute(
     let is_seen = rules.is_some_and(|rules| rules.command_timeout.is_some());
     let passes = cx.config.pass_stdio && !is_seen;
     let passed = if passes { passed } else { [None, None, None] };
-    if !is_free(0) {
+    if !has_free_memory(0) {
         return Err(refused(String::from("out of memory")));
     }
     let planned = Planned::new(passed, program.user())

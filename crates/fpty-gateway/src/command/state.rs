@@ -3,10 +3,11 @@
 //!
 //! As with a session, what it decides it asks of its [`Streams`].
 
-use fpty::backlog::{Backlog, Given};
+use fpty::backlog::{Backlog, SendOutcome};
 use fpty::proto::{
-    Decoder, END_OF_STREAM, ERROR_OUTPUT, Ended, Ending, HEADER, INPUT, NOTICE, PING, PONG, Packet,
-    TAKEN, WINDOW, collect, encode_bare, encode_packet, window,
+    ClientPacket, ClientPacketDecoder, END_OF_STREAM, ERROR_OUTPUT, EndKind, HEADER, INPUT, NOTICE,
+    PING, PONG, SessionEnd, TAKEN, WINDOW_ADJUST, collect_payload, encode_bare, encode_packet,
+    window,
 };
 use fpty::sys::Written;
 use fpty::sys::poll::Interest;
@@ -17,7 +18,7 @@ use crate::session::state::Verdict;
 
 /// Input that a client may send unasked: more comes from one that does not
 /// keep to the window, and is not read.
-const LIMIT: usize = 2 * window::OF_INPUT as usize;
+const LIMIT: usize = 2 * window::INPUT_SIZE as usize;
 
 /// Signals by which a client ends a command.
 const ENDING: [i32; 4] =
@@ -61,18 +62,18 @@ struct Output {
 /// A command.
 #[derive(Debug)]
 pub struct Command {
-    decoder: Decoder,
+    decoder: ClientPacketDecoder,
     /// A payload that is under way; of none more than a few bytes are of use.
     payload: Vec<u8>,
     input: Input,
     to_program: Backlog,
-    taken: window::Taken,
+    taken: window::Consumed,
     outputs: [Output; 2],
     to_client: Backlog,
     /// How the program ended; `None`: it runs.
-    ended: Option<Ended>,
+    ended: Option<SessionEnd>,
     told: bool,
-    dismissed: Option<Ending>,
+    dismissed: Option<EndKind>,
     client_gone: bool,
     /// Not all that was read of the client has been heard.
     behind: bool,
@@ -85,14 +86,14 @@ const LONGEST: usize = 16;
 impl Command {
     /// One whose program has been started. Of its streams those that
     /// `relayed` says go through here; the others were passed.
-    pub fn started(decoder: Decoder, relayed: [bool; 3]) -> Self {
-        let output = |open| Output { open, window: window::OF_OUTPUT };
+    pub fn started(decoder: ClientPacketDecoder, relayed: [bool; 3]) -> Self {
+        let output = |open| Output { open, window: window::OUTPUT_SIZE };
         Self {
             decoder,
             payload: Vec::new(),
             input: if relayed[0] { Input::Relayed { ended: false } } else { Input::Done },
             to_program: Backlog::default(),
-            taken: window::Taken::default(),
+            taken: window::Consumed::default(),
             outputs: [output(relayed[1]), output(relayed[2])],
             to_client: Backlog::default(),
             ended: None,
@@ -110,7 +111,7 @@ impl Command {
         let mut packets = Vec::new();
         encode_packet(TAKEN, passed, &mut packets);
         if self.input != Input::Done {
-            window::encode(0, window::OF_INPUT, &mut packets);
+            window::encode(0, window::INPUT_SIZE, &mut packets);
         }
         self.give_client(&packets, streams);
         self.give_input(early, streams);
@@ -144,25 +145,28 @@ impl Command {
             };
             match packet {
                 // All of it in one piece: no copy.
-                Packet::Input(input) if gather.is_empty() && bytes.is_empty() => {
+                ClientPacket::Input(input) if gather.is_empty() && bytes.is_empty() => {
                     self.give_input(input, streams);
                 }
-                Packet::Input(input) => gather.extend_from_slice(input),
-                Packet::Signal(number) => {
+                ClientPacket::Input(input) => gather.extend_from_slice(input),
+                ClientPacket::Signal(number) => {
                     self.give_input(gather, streams);
                     gather.clear();
                     *acts -= 1;
                     self.signal(number, streams);
                 }
-                Packet::Part(kind, part, last) => {
+                ClientPacket::Part(kind, part, last) => {
                     self.give_input(gather, streams);
                     gather.clear();
                     *acts -= 1;
-                    if let Some(payload) = collect(&mut self.payload, part, last, LONGEST) {
+                    if let Some(payload) = collect_payload(&mut self.payload, part, last, LONGEST) {
                         self.said(kind, &payload, streams);
                     }
                 }
-                Packet::Rows(_) | Packet::Cols(_) | Packet::Hello(_) | Packet::Unknown(..) => {}
+                ClientPacket::Rows(_)
+                | ClientPacket::Cols(_)
+                | ClientPacket::Hello(_)
+                | ClientPacket::Unknown(..) => {}
             }
         }
         self.give_input(gather, streams);
@@ -196,10 +200,10 @@ impl Command {
             (END_OF_STREAM, []) => self.input_ended(streams),
             // Whoever writes there gets SIGPIPE, as with a pipe.
             (END_OF_STREAM, [number @ 1..=2]) => self.output_unread(*number, streams),
-            (WINDOW, payload) => {
+            (WINDOW_ADJUST, payload) => {
                 if let Some((number @ 1..=2, taken)) = window::read(payload) {
                     let output = self.output(number);
-                    output.window = output.window.saturating_add(taken).min(window::OF_OUTPUT);
+                    output.window = output.window.saturating_add(taken).min(window::OUTPUT_SIZE);
                 }
             }
             (PING, _) if self.to_client.is_empty() => {
@@ -247,15 +251,15 @@ impl Command {
         if bytes.is_empty() || self.input == Input::Done {
             return;
         }
-        match self.to_program.give(bytes, |bytes| streams.write_input(bytes).taken()) {
-            Given::Taken(taken) => self.input_taken(taken, streams),
-            Given::Starved => self.starved = true,
-            Given::Gone => self.input_closed(streams),
+        match self.to_program.send(bytes, |bytes| streams.write_input(bytes).taken()) {
+            SendOutcome::Sent(taken) => self.input_taken(taken, streams),
+            SendOutcome::OutOfMemory => self.starved = true,
+            SendOutcome::Closed => self.input_closed(streams),
         }
     }
 
     fn input_taken(&mut self, count: usize, streams: &mut impl Streams) {
-        if let Some(taken) = self.taken.add(count, window::OF_INPUT) {
+        if let Some(taken) = self.taken.add(count, window::INPUT_SIZE) {
             let mut packet = Vec::new();
             window::encode(0, taken, &mut packet);
             self.give_client(&packet, streams);
@@ -314,16 +318,16 @@ impl Command {
     }
 
     /// The program has ended, and was reaped.
-    pub fn program_ended(&mut self, ended: Ended, streams: &mut impl Streams) {
+    pub fn program_ended(&mut self, ended: SessionEnd, streams: &mut impl Streams) {
         self.ended = Some(ended);
         self.tell_the_end(streams);
     }
 
     /// Ends it for a reason that is not the program's.
-    pub fn dismiss(&mut self, why: Ending, line: &str, streams: &mut impl Streams) {
+    pub fn dismiss(&mut self, why: EndKind, line: &str, streams: &mut impl Streams) {
         if !std::mem::replace(&mut self.told, true) {
             self.dismissed = Some(why);
-            self.give_client(&Ended::because(why, line).packet(), streams);
+            self.give_client(&SessionEnd::new(why, line).packet(), streams);
         }
     }
 
@@ -369,16 +373,16 @@ impl Command {
         if self.client_gone {
             return;
         }
-        match self.to_client.give(bytes, |bytes| streams.write_client(bytes).taken()) {
-            Given::Taken(_) => {}
-            Given::Starved => self.starved = true,
-            Given::Gone => self.client_left(),
+        match self.to_client.send(bytes, |bytes| streams.write_client(bytes).taken()) {
+            SendOutcome::Sent(_) => {}
+            SendOutcome::OutOfMemory => self.starved = true,
+            SendOutcome::Closed => self.client_left(),
         }
     }
 
     /// Why it was ended, where that was not by one of its ends.
-    pub fn dismissed(&self) -> Option<Ending> {
-        self.dismissed.or(self.starved.then_some(Ending::Lost))
+    pub fn dismissed(&self) -> Option<EndKind> {
+        self.dismissed.or(self.starved.then_some(EndKind::Lost))
     }
 
     /// Whether the client has left.
@@ -388,8 +392,8 @@ impl Command {
 
     /// Whether the client is to say yet what it took of the outputs.
     pub fn is_answered(&self) -> bool {
-        let untold = |output: &Output| window::OF_OUTPUT.saturating_sub(output.window);
-        self.outputs.iter().any(|output| window::is_to_be_told(untold(output), window::OF_OUTPUT))
+        let untold = |output: &Output| window::OUTPUT_SIZE.saturating_sub(output.window);
+        self.outputs.iter().any(|output| window::is_adjust_due(untold(output), window::OUTPUT_SIZE))
     }
 
     /// Whether bytes for the client wait for it to read.

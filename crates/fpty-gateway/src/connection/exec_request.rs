@@ -9,8 +9,8 @@ use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::host::host;
 use crate::observe::audit::{Refusal, Rejection};
-use fpty::proto::request::{Request, Verb};
-use fpty::proto::{Ended, Ending};
+use fpty::proto::request::{Request, RequestKind};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::spawn::Program;
 
 fn refused(why: impl Into<String>) -> Rejection {
@@ -34,16 +34,16 @@ impl Context {
             return Err(refused("commands are not allowed here (forkptyrouter-allow-command)"));
         }
         let program = match verb {
-            Verb::CommandLine => {
+            RequestKind::CommandLine => {
                 let line = whole(data)?;
                 Program::through_shell(&line, &host().shell())
             }
-            Verb::Program => {
+            RequestKind::Program => {
                 let path = place.program.variable(b"PATH").unwrap_or(DEFAULT_PATH);
                 Program::with_arguments(arguments(&data)?, path)
             }
-            Verb::Sftp => sftp_server(&place.rules, &whole_or_empty(data)?)?,
-            Verb::List | Verb::Kill | Verb::Attach => {
+            RequestKind::Sftp => sftp_server(&place.rules, &whole_or_empty(data)?)?,
+            RequestKind::List | RequestKind::Kill | RequestKind::Attach => {
                 return Err(refused("this router does not know what it asks for"));
             }
         };
@@ -66,7 +66,7 @@ fn sftp_server(rules: &Rules, arguments: &CStr) -> Result<Program, Rejection> {
             "no SFTP server here: cannot execute {sought} (install openssh-sftp-server in the \
              instance, or set forkptyrouter-sftp-server)"
         );
-        return Err(Ended { ending: Ending::ExecFailed, value: 127, text }.into());
+        return Err(SessionEnd { ending: EndKind::ExecFailed, value: 127, text }.into());
     };
     let words = arguments.to_bytes().split(u8::is_ascii_whitespace);
     let words = words.filter(|word| !word.is_empty()).filter_map(|word| CString::new(word).ok());

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use fpty::proto::session_key::{Finds, SECRET, Secret, SessionKey};
+use fpty::proto::session_key::{FoundBy, SECRET_LENGTH, Secret, SessionKey};
 use fpty::sys::socket::Stream;
 
 /// The user of a client that nobody knows: over TCP, or of another user namespace.
@@ -32,7 +32,7 @@ pub struct Secrets {
 
 /// What is kept of them by who keeps sessions.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept([Option<[u8; SECRET]>; 2]);
+pub struct Kept([Option<[u8; SECRET_LENGTH]>; 2]);
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,7 +51,7 @@ impl Secrets {
 
     /// Those of a gateway before us.
     pub fn of(kept: Kept) -> Self {
-        let [now, before] = kept.0.map(|secret| secret.map(Secret::of));
+        let [now, before] = kept.0.map(|secret| secret.map(Secret::from_bytes));
         Self { now, before }
     }
 
@@ -82,8 +82,8 @@ impl Secrets {
 
     /// What a session's client is told of them; `None`: there are none.
     pub fn key(&self, id: &str, owner: u32) -> Option<SessionKey> {
-        let finds = if owner == NOBODY { Finds::Secret } else { Finds::User };
-        Some(SessionKey { id: id.to_owned(), secret: Some(self.now.clone()?), finds })
+        let found_by = if owner == NOBODY { FoundBy::Secret } else { FoundBy::User };
+        Some(SessionKey { id: id.to_owned(), secret: Some(self.now.clone()?), found_by })
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn a_secret_is_good_until_the_next_one_has_arrived() {
         let mut secrets = Secrets::new().expect("a secret");
-        let (first, none) = (now(&secrets), Secret::of([0; SECRET]));
+        let (first, none) = (now(&secrets), Secret::from_bytes([0; SECRET_LENGTH]));
         assert!(secrets.are(&first) && !secrets.are(&none));
         secrets.renew(Some(first.clone()));
         let second = now(&secrets);

@@ -27,8 +27,8 @@ use crate::session::selector::Beginning;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{
-    END_OF_STREAM, Ended, Ending, HELLO, NO_SUCH, VARIABLES, VERSION, encode_bare, encode_input,
-    encode_rows_and_cols, request, variables,
+    END_OF_STREAM, EndKind, HELLO, NO_SUCH_SESSION, SessionEnd, VARIABLES, VERSION, encode_bare,
+    encode_input, encode_rows_and_cols, request, variables,
 };
 use fpty::sys::clock::BootInstant;
 use fpty::sys::memfd_message;
@@ -86,7 +86,7 @@ impl Sought {
             return None;
         }
         let uid = session_access::user_of(&newcomer.client);
-        let secret = opened.opening.variables.get(variables::SECRET).and_then(Secret::read);
+        let secret = opened.opening.variables.get(variables::SECRET).and_then(Secret::from_slice);
         if uid == NOBODY && secret.is_none() {
             return None;
         }
@@ -114,7 +114,7 @@ impl Seekers {
     /// One gets no answer, for no fault of its own.
     pub fn end(&mut self, cx: &mut Context, key: Key, why: &str) {
         if let Some(one) = self.0.remove(key) {
-            cx.turn_back(one.opened.newcomer, true, Ended::because(Ending::Refused, why));
+            cx.turn_back(one.opened.newcomer, true, SessionEnd::new(EndKind::Refused, why));
         }
     }
 
@@ -229,9 +229,9 @@ impl Seekers {
             Some(whose) if whose == cx.ordinal => return Goes::Here(opened),
             Some(whose) => return self.hand(cx, siblings, opened, whose, 0),
             None if unheard => NO_SUCH_HEARD,
-            None => NO_SUCH,
+            None => NO_SUCH_SESSION,
         };
-        cx.turn_back(opened.newcomer, true, Ended::because(Ending::Refused, why));
+        cx.turn_back(opened.newcomer, true, SessionEnd::new(EndKind::Refused, why));
         Goes::Away
     }
 
@@ -245,7 +245,7 @@ impl Seekers {
         whom: usize,
         hops: u8,
     ) -> Goes {
-        let refused = |why: &str| Ended::because(Ending::Refused, why);
+        let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
         if hops >= HOPS {
             cx.turn_back(opened.newcomer, true, refused(MOVES));
             return Goes::Away;
@@ -344,13 +344,13 @@ fn heard(mut said: &[u8]) -> Option<(Opening, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fpty::proto::request::Verb;
+    use fpty::proto::request::RequestKind;
 
     #[test]
     fn what_a_client_has_said_is_heard_by_another_gateway() {
         let mut bytes = encode_bare(HELLO, VERSION).to_vec();
         bytes.extend(encode_rows_and_cols(0, 99));
-        request::encode(Verb::Attach, b"job", &mut bytes);
+        request::encode(RequestKind::Attach, b"job", &mut bytes);
         let large = vec![b'v'; 60_000];
         let pairs = [(&b"TERM"[..], &b"foot"[..]), (b"LARGE", &large), (b"fpty.steal", b"1")];
         variables::encode(pairs, &mut bytes);
@@ -367,7 +367,7 @@ mod tests {
         for (name, value) in pairs {
             assert_eq!(twice.variables.get(name), Some(value));
         }
-        assert_eq!(twice.request.read(), Ok(Some((Verb::Attach, b"job".to_vec()))));
+        assert_eq!(twice.request.read(), Ok(Some((RequestKind::Attach, b"job".to_vec()))));
         assert!(heard(&again[..again.len() - 9]).is_none(), "cut");
         assert!(heard(b"junk").is_none() && heard(b"").is_none());
     }

@@ -7,7 +7,7 @@ use super::statistics;
 use crate::event_loop::context::Context;
 use fpty::backlog::Backlog;
 use fpty::fair_share::Who;
-use fpty::proto::{Ended, Ending, NO_SUCH, NOTICE, encode_input, encode_packet};
+use fpty::proto::{EndKind, NO_SUCH_SESSION, NOTICE, SessionEnd, encode_input, encode_packet};
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
 
@@ -129,19 +129,19 @@ impl Inquirer {
     }
 
     /// That was all, and why.
-    pub fn ends(&mut self, ended: &Ended) {
+    pub fn ends(&mut self, ended: &SessionEnd) {
         self.answer.push(&ended.packet());
         self.over = true;
     }
 
     /// It has what it asked for.
     fn succeeds(&mut self) {
-        self.ends(&Ended { ending: Ending::Exit, value: 0, text: String::new() });
+        self.ends(&SessionEnd { ending: EndKind::Exit, value: 0, text: String::new() });
     }
 
     /// It gets nothing, and is told why.
     pub fn refuse(&mut self, why: impl Into<String>) {
-        self.ends(&Ended::because(Ending::Refused, why));
+        self.ends(&SessionEnd::new(EndKind::Refused, why));
     }
 
     /// Adds what a gateway has.
@@ -217,7 +217,7 @@ impl Inquirer {
     pub fn end_of_kill(&mut self, was_ended: bool) {
         match was_ended {
             true => self.succeeds(),
-            false => self.refuse(NO_SUCH),
+            false => self.refuse(NO_SUCH_SESSION),
         }
     }
 
@@ -246,8 +246,10 @@ impl Search {
         let whole = self.found.iter().find(|found| found.id.is_same(&self.sought));
         let found = whole.map_or(self.found.as_slice(), std::slice::from_ref);
         match found {
-            [] if unheard > 0 => Err(format!("{NO_SUCH}, but for gateways that do not answer")),
-            [] => Err(String::from(NO_SUCH)),
+            [] if unheard > 0 => {
+                Err(format!("{NO_SUCH_SESSION}, but for gateways that do not answer"))
+            }
+            [] => Err(String::from(NO_SUCH_SESSION)),
             [_] if unheard > 0 && !self.sought.is_whole() => {
                 Err(String::from("a gateway does not answer: give the whole id"))
             }
@@ -279,7 +281,7 @@ mod tests {
         // One may be called like another's id.
         let whole = meant("0A234567", &["zzzzzzzz", "0a234567"], 0);
         assert_eq!(whole.as_deref(), Ok("0a234567"));
-        assert_eq!(meant("0a", &[], 0), Err(String::from(NO_SUCH)));
+        assert_eq!(meant("0a", &[], 0), Err(String::from(NO_SUCH_SESSION)));
         assert!(meant("0a", &[], 1).is_err_and(|why| why.contains("do not answer")));
         assert!(meant("0a", &["0a234567"], 1).is_err_and(|why| why.contains("the whole id")));
         assert_eq!(meant("0a234567", &["0a234567"], 1).as_deref(), Ok("0a234567"));

@@ -39,8 +39,8 @@ use crate::event_loop::slab::{Key, Source, Table};
 use crate::event_loop::timers::Due;
 use crate::session::selector::Beginning;
 use fpty::fair_share::{self, Who};
-use fpty::proto::request::Verb;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::request::RequestKind;
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::Read;
 use fpty::sys::poll::Ready;
 
@@ -73,7 +73,8 @@ pub struct Inquirers {
 
 /// What a client asks that wants no session of its own.
 pub fn is_inquiry(opening: &Opening) -> bool {
-    opening.extended && matches!(opening.request.verb(), Some(Verb::List | Verb::Kill))
+    opening.extended
+        && matches!(opening.request.kind(), Some(RequestKind::List | RequestKind::Kill))
 }
 
 impl Inquirers {
@@ -99,7 +100,7 @@ impl Inquirers {
         let is_known = client.peer_uid().is_some();
         let request = opening.request.read();
         let sought = match &request {
-            Ok(Some((Verb::Kill, id))) => Some(Beginning::of(id)),
+            Ok(Some((RequestKind::Kill, id))) => Some(Beginning::of(id)),
             _ => None,
         };
         let wants = match sought.flatten() {
@@ -273,7 +274,7 @@ impl Inquirers {
         }
         if let Some(one) = self.clients.remove(key) {
             if one.answer.is_empty() {
-                let _ = one.client.write(&Ended::because(Ending::Refused, why).packet());
+                let _ = one.client.write(&SessionEnd::new(EndKind::Refused, why).packet());
             }
             cx.close_when_read(one.client, LastWord::Packet { is_answered: false });
         }

@@ -23,7 +23,7 @@ use crate::session::state::detach_state::Kept;
 use crate::session::timeouts::Timed;
 use fpty::error::reason;
 use fpty::proto::session_key::Secret;
-use fpty::proto::{Ended, Ending, NO_SUCH, is_name, variables};
+use fpty::proto::{EndKind, NO_SUCH_SESSION, SessionEnd, is_session_name, variables};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pid_guard::Process;
 use fpty::sys::poll::Interest;
@@ -45,7 +45,7 @@ pub enum Came {
     /// There is none to come back to: a new one begins.
     New(Newcomer, Opening),
     /// It gets nothing.
-    Not(Newcomer, Ended),
+    Not(Newcomer, SessionEnd),
 }
 
 /// What a client asks for.
@@ -78,13 +78,13 @@ pub fn comes_back(
     newcomer: Newcomer,
     mut opening: Opening,
 ) -> Came {
-    let refused = |why: &str| Ended::because(Ending::Refused, why);
+    let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
     let which = match std::mem::take(&mut opening.request).read() {
         Ok(Some((_, which))) => which,
         Ok(None) | Err(_) => return Came::Not(newcomer, refused("bad request")),
     };
     let asked = Asked::of(&opening, which);
-    if asked.begins && !is_name(asked.which.as_bytes()) {
+    if asked.begins && !is_session_name(asked.which.as_bytes()) {
         return Came::Not(newcomer, refused("bad request: no name"));
     }
     let allows = |rules: &Rules| rules.detach.sessions > 0;
@@ -122,7 +122,7 @@ impl Left {
         asked: Asked,
     ) -> Came {
         let uid = session_access::user_of(&newcomer.client);
-        let came_with = opening.variables.get(variables::SECRET).and_then(Secret::read);
+        let came_with = opening.variables.get(variables::SECRET).and_then(Secret::from_slice);
         let opened = came_with
             .as_ref()
             .and_then(|secret| self.opened_by(sessions, newcomer.door, &asked.which, secret));
@@ -132,7 +132,7 @@ impl Left {
         let Some(key) = found else {
             return match asked.begins {
                 true => Came::New(newcomer, opening),
-                false => Came::Not(newcomer, Ended::because(Ending::Refused, NO_SUCH)),
+                false => Came::Not(newcomer, SessionEnd::new(EndKind::Refused, NO_SUCH_SESSION)),
             };
         };
         let is_over = self.entries.get(key).is_some_and(|entry| entry.state.is_over());
@@ -140,7 +140,7 @@ impl Left {
         let entry = self.entries.get_mut(key).filter(|_| !asked.watches);
         let alone = entry.and_then(|entry| entry.state.terminal_mut());
         if let Some(Err(error)) = alone.map(|alone| alone.remains.open_file()) {
-            return Came::Not(newcomer, Ended::because(Ending::Refused, error.to_string()));
+            return Came::Not(newcomer, SessionEnd::new(EndKind::Refused, error.to_string()));
         }
         let rest = std::mem::take(&mut cx.input);
         // Its capacity is a turn's.
@@ -184,21 +184,21 @@ impl Left {
     }
 
     /// Why somebody does not get a session.
-    fn is_taken(&self, cx: &Context, key: Key) -> Ended {
+    fn is_taken(&self, cx: &Context, key: Key) -> SessionEnd {
         let state = self.entries.get(key).map(|entry| &entry.state);
         let client = state.and_then(|state| Some((state.client()?, state.since())));
         let why = client.map(|(client, since)| {
             let (who, since) = (who(cx, client.uid), timestamp::in_seconds(since.wall));
             format!("{who} is attached since {since} (--steal takes it, --read-only watches)")
         });
-        Ended::because(Ending::Refused, why.unwrap_or_else(|| NO_SUCH.to_owned()))
+        SessionEnd::new(EndKind::Refused, why.unwrap_or_else(|| NO_SUCH_SESSION.to_owned()))
     }
 
     /// The one who is attached is told to go.
     fn send_off(&mut self, sessions: &mut Sessions, key: Key, text: String) {
         let client = self.entries.get(key).and_then(|entry| entry.state.client());
         if let Some(attached) = client.and_then(|client| sessions.get_mut(client.session)) {
-            let told = Ended { ending: Ending::Detached, value: 1, text };
+            let told = SessionEnd { ending: EndKind::Detached, value: 1, text };
             attached.session.part_from_client(&told, &mut attached.wires);
         }
     }
@@ -260,7 +260,7 @@ impl Left {
         if let Err(error) = registered {
             let why = format!("cannot wait for the session: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
-            state.part_from_client(&Ended::because(Ending::Refused, why), wires);
+            state.part_from_client(&SessionEnd::new(EndKind::Refused, why), wires);
             return cx.then(Outcome::LetClientGo(session));
         }
         if let Some(its_key) = its_key {

@@ -17,7 +17,7 @@ use crate::process::hang_up::Copies;
 use crate::process::table::Programs;
 use crate::session::relay::{Attached, Sessions};
 use fpty::error::reason;
-use fpty::proto::Ended;
+use fpty::proto::SessionEnd;
 use fpty::scrollback::Remains;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
@@ -56,7 +56,7 @@ pub enum Leaves {
     /// there was, where somebody has written nonsense into that.
     Terminal(Option<Box<Remains>>),
     /// The program has ended so, and nobody was told.
-    End(Ended),
+    End(SessionEnd),
 }
 
 impl Left {

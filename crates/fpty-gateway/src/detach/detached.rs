@@ -16,7 +16,7 @@ use crate::process::supervisor::orphans::{REAPED, end_of};
 use crate::process::table::Programs;
 use crate::session::handover::HELD_UP;
 use crate::session::relay::Sessions;
-use fpty::proto::Ended;
+use fpty::proto::SessionEnd;
 use fpty::scrollback::Remains;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::BootInstant;
@@ -186,7 +186,7 @@ impl Left {
         programs: &mut Programs,
         key: Key,
         exit: Option<Exit>,
-        ended: Ended,
+        ended: SessionEnd,
     ) {
         // What it wrote last is there by now.
         self.read_alone(cx, programs, key, LAST_READS);

@@ -16,7 +16,7 @@ use crate::process::supervisor::end_record::EndRecord;
 use crate::session::selector::Beginning;
 use fpty::fair_share::Who;
 use fpty::proto::session_key::Secret;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::Remains;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
@@ -135,7 +135,7 @@ impl Alone {
 /// What is left of an ended session.
 pub(crate) struct Over {
     pub(crate) ring: OwnedFd,
-    pub(crate) ended: Ended,
+    pub(crate) ended: SessionEnd,
     /// What ran, where that is known.
     pub(crate) command: Option<Box<str>>,
 }
@@ -154,7 +154,7 @@ pub struct Waiting {
 impl Waiting {
     /// It gets nothing.
     pub(crate) fn refuse(self, cx: &mut Context, why: &str) {
-        let why = Ended::because(Ending::Refused, why);
+        let why = SessionEnd::new(EndKind::Refused, why);
         cx.turn_back(self.newcomer, true, why);
     }
 }

@@ -17,7 +17,7 @@ use crate::session::selector::Beginning;
 use crate::session::state::detach_state::Kept;
 use fpty::error::reason;
 use fpty::fair_share::Who;
-use fpty::proto::{Ended, Ending, is_name, variables};
+use fpty::proto::{EndKind, SessionEnd, is_session_name, variables};
 use fpty::scrollback::Remains;
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
@@ -44,17 +44,17 @@ impl Left {
         newcomer: &Newcomer,
         opening: &Opening,
         held: Option<Tally>,
-    ) -> Result<Option<Wish>, Ended> {
-        let refused = |why: &str| Err(Ended::because(Ending::Refused, why));
+    ) -> Result<Option<Wish>, SessionEnd> {
+        let refused = |why: &str| Err(SessionEnd::new(EndKind::Refused, why));
         let allows = |rules: &Rules| rules.detach.sessions > 0;
         if !cx.doors.rules(newcomer.door).is_some_and(allows) {
             return Ok(None);
         }
         let name = opening.variables.get(variables::SESSION_NAME).unwrap_or_default();
-        if !name.is_empty() && !is_name(name) {
+        if !name.is_empty() && !is_session_name(name) {
             return refused("a session's name has letters, digits, '.', '_' and '-', at most 64");
         }
-        if opening.variables.get(variables::CAN_LEAVE) != Some(b"1") {
+        if opening.variables.get(variables::CAN_DETACH) != Some(b"1") {
             return Ok(None);
         }
         let uid = session_access::user_of(&newcomer.client);

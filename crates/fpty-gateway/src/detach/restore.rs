@@ -21,7 +21,7 @@ use crate::session::lifecycle::Past;
 use crate::session::relay::{Attached, Sessions, Wires};
 use crate::session::state::Session;
 use crate::session::state::detach_state::Kept;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::Remains;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
@@ -105,7 +105,7 @@ impl Left {
             let mut ring = ring?;
             // It ended while there was no gateway.
             let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
-            let ended = Ended::read(&ended).unwrap_or(Ended::because(Ending::Lost, ""));
+            let ended = SessionEnd::read(&ended).unwrap_or(SessionEnd::new(EndKind::Lost, ""));
             let size = terminal_size(terminal.as_ref());
             let recording = recording.zip(door).and_then(|(kept, door)| {
                 recorder.as_mut()?.go_on(cx, door, kept, size).ok().flatten()
@@ -131,7 +131,7 @@ impl Left {
             |door: &u16| cx.doors.rules(*door).is_some_and(|rules| rules.detach.sessions > 0);
         // Nobody could come to it any more.
         let why = "sessions cannot be left here any more (forkptyrouter-detach)";
-        let door = door.filter(allows).ok_or_else(|| Ended::because(Ending::Stopped, why));
+        let door = door.filter(allows).ok_or_else(|| SessionEnd::new(EndKind::Stopped, why));
         let size = terminal_size(Some(&master));
         let goes_on = door.and_then(|door| {
             let recording = match (recording, recorder) {
@@ -226,10 +226,10 @@ fn with_the_rest(
 }
 
 /// How a program ended whose end was told, as far as it was its own.
-fn exit_of(ended: &Ended) -> Option<Exit> {
+fn exit_of(ended: &SessionEnd) -> Option<Exit> {
     match ended.ending {
-        Ending::Exit => Some(Exit::Status(ended.value.into())),
-        Ending::Signal => Some(Exit::Signal { number: ended.value.into(), core: false }),
+        EndKind::Exit => Some(Exit::Status(ended.value.into())),
+        EndKind::Signal => Some(Exit::Signal { number: ended.value.into(), core: false }),
         _ => None,
     }
 }
@@ -237,14 +237,14 @@ fn exit_of(ended: &Ended) -> Option<Exit> {
 /// Why a session of a gateway before us cannot go on where sessions are
 /// recorded by now: what it wrote so far, and writes past us, is in no
 /// recording.
-pub(crate) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<Ended> {
+pub(crate) fn not_recorded(cx: &Context, door: u16, id: &str) -> Option<SessionEnd> {
     let record = &cx.doors.rules(door)?.record;
     record.folder.as_ref()?;
     match record.on_error {
         OnError::Close => {
             log(&format!("forkptyrouter: session {id} ends: {NOT_RECORDED}"));
             let why = format!("session ended: it cannot be recorded: {NOT_RECORDED}");
-            Some(Ended::because(Ending::Lost, why))
+            Some(SessionEnd::new(EndKind::Lost, why))
         }
         OnError::Continue => {
             log(&format!("forkptyrouter: session {id} is not recorded: {NOT_RECORDED}"));

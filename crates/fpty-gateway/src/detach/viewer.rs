@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use crate::event_loop::slab::Key;
 use crate::process::supervisor::end_lines;
-use fpty::backlog::{Backlog, Given};
+use fpty::backlog::{Backlog, SendOutcome};
 use fpty::fair_share::Who;
 use fpty::proto::{
-    Decoder, Ended, Ending, GO, HEADER, INPUT, OFFER, PING, PONG, Packet, RING_PIECE, TAKEN,
-    encode_bare, encode_packet,
+    ClientPacket, ClientPacketDecoder, EndKind, GO, HEADER, INPUT, OFFER, PING, PONG, RING_PIECE,
+    SessionEnd, TAKEN, encode_bare, encode_packet,
 };
 use fpty::scrollback::Seen;
 use fpty::sys::socket::Stream;
@@ -20,7 +20,7 @@ const PIECE: u64 = 32 * 1024;
 pub struct Watcher {
     pub(crate) client: Stream,
     pub(crate) who: Who,
-    pub(crate) decoder: Decoder,
+    pub(crate) decoder: ClientPacketDecoder,
     pub(crate) seen: Seen,
     /// How much of the output it has; `None`: it was not told to go on.
     pub(crate) at: Option<u64>,
@@ -28,7 +28,7 @@ pub struct Watcher {
     /// What it has not taken.
     pub(crate) backlog: Backlog,
     /// How the session ended: it is told when it has seen all.
-    pub(crate) end: Option<Ended>,
+    pub(crate) end: Option<SessionEnd>,
     /// The session waited for it to be told.
     pub(crate) is_last: bool,
     /// Since when it is there.
@@ -73,13 +73,13 @@ impl Watcher {
     }
 
     pub(crate) fn lost(&mut self, why: &str) -> bool {
-        self.say(&Ended::because(Ending::Lost, why).packet());
+        self.say(&SessionEnd::new(EndKind::Lost, why).packet());
         false
     }
 
     pub(crate) fn say(&mut self, bytes: &[u8]) -> bool {
-        let given = self.backlog.give(bytes, |bytes| self.client.write(bytes).taken());
-        matches!(given, Given::Taken(_))
+        let given = self.backlog.send(bytes, |bytes| self.client.write(bytes).taken());
+        matches!(given, SendOutcome::Sent(_))
     }
 
     /// Takes what it has sent: that it has the ring; whether it is still there.
@@ -88,7 +88,7 @@ impl Watcher {
         let mut lives = true;
         while let Some(packet) = decoder.next(&mut bytes) {
             match packet {
-                Packet::Part(kind @ (TAKEN | OFFER), part, true)
+                ClientPacket::Part(kind @ (TAKEN | OFFER), part, true)
                     if self.at.is_none() && (kind == TAKEN || part.is_empty()) =>
                 {
                     let Some(total) = self.seen.total() else {
@@ -106,7 +106,7 @@ impl Watcher {
                     encode_packet(GO, &total.to_le_bytes(), &mut go);
                     lives &= self.say(&go);
                 }
-                Packet::Part(PING, _, true) if self.backlog.is_empty() => {
+                ClientPacket::Part(PING, _, true) if self.backlog.is_empty() => {
                     lives &= self.say(&encode_bare(PONG, 0));
                 }
                 _ => {}

@@ -24,8 +24,8 @@ use crate::session::timeouts::{BY_AN_OPERATOR, TIME_IS_OVER};
 use fpty::backlog::Backlog;
 use fpty::error::reason;
 use fpty::fair_share::{self, Who};
-use fpty::proto::session_key::{Finds, SessionKey};
-use fpty::proto::{Ended, Ending, KEY, OFFER, OFFER_RING, encode_packet, variables};
+use fpty::proto::session_key::{FoundBy, SessionKey};
+use fpty::proto::{EndKind, OFFER, OFFER_RING, SESSION_KEY, SessionEnd, encode_packet, variables};
 use fpty::scrollback::Seen;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Transport;
@@ -46,14 +46,14 @@ const NO_PLACE: &str = "others watch that have fewer places, and there are no mo
 const ONE_READ: usize = 256;
 
 /// What those who watch are told of an end that is not the program's own.
-pub fn because(why: Gone) -> Ended {
+pub fn because(why: Gone) -> SessionEnd {
     let (ending, text) = match why {
-        Gone::Operator => (Ending::Operator, BY_AN_OPERATOR),
-        Gone::Limit => (Ending::Limit, TIME_IS_OVER),
-        Gone::Idle => (Ending::Idle, "session ended: no traffic"),
-        Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (Ending::Lost, HAS_ENDED),
+        Gone::Operator => (EndKind::Operator, BY_AN_OPERATOR),
+        Gone::Limit => (EndKind::Limit, TIME_IS_OVER),
+        Gone::Idle => (EndKind::Idle, "session ended: no traffic"),
+        Gone::Exit | Gone::Signal | Gone::Hangup | Gone::Lost => (EndKind::Lost, HAS_ENDED),
     };
-    Ended::because(ending, text)
+    SessionEnd::new(ending, text)
 }
 
 impl Left {
@@ -67,7 +67,7 @@ impl Left {
         waiting: Waiting,
     ) {
         let Waiting { newcomer, opening, rest, .. } = waiting;
-        let refused = |why: &str| Ended::because(Ending::Refused, why);
+        let refused = |why: &str| SessionEnd::new(EndKind::Refused, why);
         let who = Who::of(&newcomer.client);
         if self.watchers.iter().filter(|(_, watcher)| watcher.who == who).count() >= MOST_OF_ONE {
             return cx.turn_back(newcomer, true, refused("too many of yours watch"));
@@ -92,8 +92,8 @@ impl Left {
         let (mut packet, mut offer) = (Vec::new(), Vec::new());
         if let Some(entry) = self.entries.get(key) {
             let id = entry.id.as_ref().to_owned();
-            let its_key = SessionKey { id, secret: None, finds: Finds::Watcher };
-            encode_packet(KEY, &its_key.payload(), &mut packet);
+            let its_key = SessionKey { id, secret: None, found_by: FoundBy::Viewer };
+            encode_packet(SESSION_KEY, &its_key.payload(), &mut packet);
         }
         encode_packet(OFFER, &[OFFER_RING], &mut offer);
         // There is room for both in a new connection.
@@ -144,7 +144,7 @@ impl Left {
         if let Err(error) = self.poller.add(there.client.as_fd(), token, Interest::READ) {
             let why = format!("cannot wait for the client: {}", reason(&error));
             cx.doors.log_refusal(&format!("forkptyrouter: session refused: {why}"));
-            there.say(&Ended::because(Ending::Refused, why).packet());
+            there.say(&SessionEnd::new(EndKind::Refused, why).packet());
             return self.end_watcher(cx, watcher);
         }
         if !there.hear(&rest) {
@@ -154,7 +154,7 @@ impl Left {
     }
 
     /// What there is to see of a session, and how it has ended.
-    fn seen(&self, sessions: &Sessions, key: Key) -> Option<(OwnedFd, Seen, Option<Ended>)> {
+    fn seen(&self, sessions: &Sessions, key: Key) -> Option<(OwnedFd, Seen, Option<SessionEnd>)> {
         let state = &self.entries.get(key)?.state;
         let (ring, end) = match (state, state.client(), state.terminal()) {
             (State::Over(over, _), ..) => (over.ring.as_fd(), Some(over.ended.clone())),
@@ -220,7 +220,7 @@ impl Left {
     }
 
     /// Those who watch this session are to be told how it ended.
-    pub fn tell_watchers(&mut self, cx: &mut Context, session: Key, ended: &Ended) {
+    pub fn tell_watchers(&mut self, cx: &mut Context, session: Key, ended: &SessionEnd) {
         if let Some(entry) = self.index.of_session(session) {
             self.unwatch(cx, entry, ended);
         }
@@ -228,7 +228,7 @@ impl Left {
 
     /// A session is over, and has ended so, unless that was told before: nobody looks on
     /// any more.
-    pub(crate) fn unwatch(&mut self, cx: &mut Context, entry: Key, ended: &Ended) {
+    pub(crate) fn unwatch(&mut self, cx: &mut Context, entry: Key, ended: &SessionEnd) {
         for key in self.watchers_at(entry) {
             if let Some(watcher) = self.watchers.get_mut(key) {
                 watcher.end.get_or_insert_with(|| ended.clone());
@@ -239,8 +239,8 @@ impl Left {
 
     /// The gateway is to end: those who watch are told so, as far as that is taken at
     /// once. Who can come back is no more told of this than of a gateway that is killed.
-    pub fn stop(&mut self, why: Ending, line: &str) {
-        let told = (why == Ending::Stopped).then(|| Ended::because(why, line).packet());
+    pub fn stop(&mut self, why: EndKind, line: &str) {
+        let told = (why == EndKind::Stopped).then(|| SessionEnd::new(why, line).packet());
         let keys: Vec<Key> = self.watchers.iter().map(|(key, _)| key).collect();
         for (key, told) in keys.into_iter().zip(told.iter().cycle()) {
             self.watchers.get_mut(key).map(|watcher| watcher.say(told));

@@ -90,7 +90,9 @@ impl Behind {
     /// Keeps what was not heard. Whether there was memory for it.
     pub fn keep(&mut self, whose: Whose, rest: &[u8]) -> bool {
         let mut bytes = Vec::new();
-        if !fpty::backlog::is_free(rest.len()) || bytes.try_reserve_exact(rest.len()).is_err() {
+        if !fpty::backlog::has_free_memory(rest.len())
+            || bytes.try_reserve_exact(rest.len()).is_err()
+        {
             return false;
         }
         bytes.extend_from_slice(rest);

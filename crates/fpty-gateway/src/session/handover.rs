@@ -13,7 +13,7 @@ use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Due, TerminalDue};
-use fpty::proto::{Ending, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
+use fpty::proto::{EndKind, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
 use fpty::sys::Written;
 use fpty::sys::socket::Transport;
 
@@ -98,7 +98,7 @@ impl Sessions {
     /// is told once, and not waited for.
     pub fn dismiss_held_up(&mut self, cx: &mut Context, key: Key) {
         if let Some(attached) = self.get_mut(key) {
-            attached.session.dismiss(Ending::Operator, HELD_UP, &mut attached.wires);
+            attached.session.dismiss(EndKind::Operator, HELD_UP, &mut attached.wires);
             cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
         }
     }

@@ -18,7 +18,7 @@ use crate::observe::audit::{Gone, Mode, New, Origin, Parted, Peer, Relayed, Stor
 use crate::observe::recording::Recording;
 use crate::process::supervisor::end_lines;
 use fpty::fair_share::Who;
-use fpty::proto::Ending;
+use fpty::proto::EndKind;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
@@ -200,7 +200,7 @@ impl Context {
 
 /// Why a session ends whose client was told this, whose program has ended so, or whose
 /// client is gone.
-fn why(dismissed: Option<Ending>, exit: Option<Gone>, client_is_gone: bool) -> Gone {
+fn why(dismissed: Option<EndKind>, exit: Option<Gone>, client_is_gone: bool) -> Gone {
     match dismissed.map(Gone::of).or(exit) {
         Some(why) => why,
         None if client_is_gone => Gone::Hangup,

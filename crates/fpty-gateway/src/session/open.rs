@@ -21,9 +21,9 @@ use crate::event_loop::timers::{Due, LifeDue};
 use crate::observe::audit::{Origin, Refusal, Rejection};
 use crate::process::supervisor::leaders::Kind;
 use crate::process::table::Programs;
-use fpty::backlog::is_free;
+use fpty::backlog::has_free_memory;
 use fpty::error::reason;
-use fpty::proto::{Ended, Ending, LONGEST_TEXT, Protocol};
+use fpty::proto::{EndKind, MAX_TEXT, Protocol, SessionEnd};
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::pid_guard::Process;
@@ -128,7 +128,7 @@ impl Context {
     /// Tells a client that it gets no session, and logs it.
     pub fn refuse(&mut self, client: Stream, origin: Origin, extended: bool, why: &Rejection) {
         let Rejection { ended, reason } = why;
-        let text = shown_within(&ended.text, LONGEST_TEXT);
+        let text = shown_within(&ended.text, MAX_TEXT);
         let line = format!("forkptyrouter: session refused: {text}");
         let last = match extended {
             true => {
@@ -204,7 +204,7 @@ impl Context {
     ) -> Result<(Master, Pid), Rejection> {
         let refused = |why: String| Rejection::because(Refusal::Resources, why);
         // Rust ends the process that finds no memory for some small thing.
-        if !is_free(0) {
+        if !has_free_memory(0) {
             return Err(refused(String::from("out of memory")));
         }
         let (master, slave) = pty::open(size).map_err(|error| refused(error.to_string()))?;
@@ -290,7 +290,7 @@ impl Sessions {
         if ended {
             session.client_ended();
         }
-        if let Some(line) = opening.variables.remark() {
+        if let Some(line) = opening.variables.truncation_notice() {
             session.notice(&line, wires);
         }
     }
@@ -340,9 +340,9 @@ impl Sessions {
 
 /// The end of a session whose program cannot be executed, as a shell has it:
 /// 127 for one that is not there.
-pub(crate) fn not_executable(program: &Program, errno: i32) -> Ended {
+pub(crate) fn not_executable(program: &Program, errno: i32) -> SessionEnd {
     // Where it was not execve(2) that failed there is a step above the errno.
     let value = if errno == libc::ENOENT { 127 } else { 126 };
     let text = program.refusal(errno).to_string();
-    Ended { ending: Ending::ExecFailed, value, text }
+    SessionEnd { ending: EndKind::ExecFailed, value, text }
 }

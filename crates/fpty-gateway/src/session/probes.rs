@@ -10,7 +10,7 @@ use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Due, LifeDue, TerminalDue};
 use crate::process::table::Programs;
-use fpty::proto::Ending;
+use fpty::proto::EndKind;
 use fpty::sys::pid_guard::Process;
 use fpty::sys::proc_net_tcp::LocalTcp;
 use fpty::sys::socket::Transport;
@@ -199,7 +199,7 @@ impl Timed for Attached {
         self.session.notice(line, &mut self.wires);
     }
 
-    fn dismiss(&mut self, why: Ending, line: &str) {
+    fn dismiss(&mut self, why: EndKind, line: &str) {
         self.session.dismiss(why, line, &mut self.wires);
     }
 }

@@ -10,7 +10,7 @@ use crate::event_loop::context::{BUFFER, Context};
 use crate::event_loop::slab::{self, Source, Table};
 use crate::observe::audit::Gone;
 use crate::observe::recording::tap::Recording;
-use fpty::proto::Ending;
+use fpty::proto::EndKind;
 use fpty::sys::pid_guard::Process;
 use fpty::sys::poll::{Interest, Poller, Ready};
 use fpty::sys::processors::Parallel;
@@ -332,7 +332,7 @@ impl Attached {
                 // misread.
                 if !self.session.has_output() {
                     let line = "session ended: out of memory";
-                    self.session.dismiss(Ending::Lost, line, &mut self.wires);
+                    self.session.dismiss(EndKind::Lost, line, &mut self.wires);
                 }
                 cx.doors.log_refusal("forkptyrouter: session ended: out of memory");
                 return Next::Close;

@@ -13,7 +13,7 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Due, TerminalDue};
 use crate::process::supervisor;
 use crate::process::table::Programs;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
 use fpty::sys::pid_guard::Process;
 
@@ -122,7 +122,7 @@ impl Attached {
 
 impl Sessions {
     /// The program of a session has ended, and was reaped.
-    pub fn program_ended(&mut self, cx: &mut Context, key: Key, ended: Ended) {
+    pub fn program_ended(&mut self, cx: &mut Context, key: Key, ended: SessionEnd) {
         let Some(attached) = self.get_mut(key) else {
             return;
         };
@@ -166,13 +166,13 @@ impl Sessions {
     /// Tells whoever is relayed for that the gateway is to end, as far as that is
     /// taken at once. Terminals that were handed over have somebody else who does, and
     /// who can come back is no more told of this than of a gateway that is killed.
-    pub fn stop(&mut self, why: Ending, line: &str) {
+    pub fn stop(&mut self, why: EndKind, line: &str) {
         let keys: Vec<Key> = self.iter().map(|(key, _)| key).collect();
         let is_held = supervisor::link::is_held();
         for key in keys {
             let is_ours = |attached: &&mut Attached| {
                 let session = &attached.session;
-                let comes_back = why == Ending::Lost && session.kept().is_some();
+                let comes_back = why == EndKind::Lost && session.kept().is_some();
                 !is_held || !(comes_back || session.is_handed_over())
             };
             if let Some(attached) = self.get_mut(key).filter(is_ours) {
@@ -194,7 +194,7 @@ impl Sessions {
         // In the midst of output that it does not read it would be misread.
         if !attached.session.has_output() && attached.session.dismissed().is_none() {
             let line = format!("session ended: {INTERNAL}");
-            attached.session.dismiss(Ending::Lost, &line, &mut attached.wires);
+            attached.session.dismiss(EndKind::Lost, &line, &mut attached.wires);
         }
         self.close(cx, programs, key);
     }

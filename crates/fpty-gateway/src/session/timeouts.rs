@@ -7,7 +7,7 @@ use crate::config::rules::Rules;
 use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Due, LifeDue};
-use fpty::proto::Ending;
+use fpty::proto::EndKind;
 
 /// How long before its end the client of what takes too long, or is idle, is told of
 /// that, where it is not all of its time.
@@ -45,7 +45,7 @@ pub trait Timed {
     /// Its client is told this.
     fn notice(&mut self, line: &str);
     /// It ends, and its client is told why.
-    fn dismiss(&mut self, why: Ending, line: &str);
+    fn dismiss(&mut self, why: EndKind, line: &str);
 
     /// Its time begins that it may take and be idle, of which so much is over.
     fn watch_time(&mut self, cx: &mut Context, key: Key, over: Duration) {
@@ -71,7 +71,7 @@ pub trait Timed {
     fn time_passes(&mut self, cx: &mut Context, key: Key, due: LifeDue) {
         match due {
             LifeDue::LimitSoon => self.notice(LIMIT_COMES),
-            LifeDue::Limit => self.end_with(cx, key, Ending::Limit, TIME_IS_OVER),
+            LifeDue::Limit => self.end_with(cx, key, EndKind::Limit, TIME_IS_OVER),
             LifeDue::Idle => self.look_for_idleness(cx, key, false),
             LifeDue::IdleSoon => self.look_for_idleness(cx, key, true),
             LifeDue::Unanswered | LifeDue::Dismissed | LifeDue::Executed => {}
@@ -90,13 +90,13 @@ pub trait Timed {
                 cx.after(wait, Self::due(key, LifeDue::IdleSoon));
             }
             Idleness::Over => {
-                self.end_with(cx, key, Ending::Idle, &Idleness::line(Self::WHAT, timeout));
+                self.end_with(cx, key, EndKind::Idle, &Idleness::line(Self::WHAT, timeout));
             }
         }
     }
 
     /// It ends; its client is told why, and has a moment to hear that.
-    fn end_with(&mut self, cx: &mut Context, key: Key, why: Ending, line: &str) {
+    fn end_with(&mut self, cx: &mut Context, key: Key, why: EndKind, line: &str) {
         self.dismiss(why, line);
         cx.after(LAST_WORD, Self::due(key, LifeDue::Dismissed));
     }

@@ -27,8 +27,8 @@ use crate::observe::recording::{Recorder, Recording};
 use crate::process::hang_up::Copies;
 use crate::process::supervisor::protocol::{Record, SessionFds};
 use crate::process::table::Programs;
-use fpty::exit_status::of_exit;
-use fpty::proto::{Ended, Ending, variables};
+use fpty::exit_status::session_end;
+use fpty::proto::{EndKind, SessionEnd, variables};
 use fpty::sys::child::{Exit, Pid};
 
 /// Of a session that the supervisor has no room for.
@@ -158,7 +158,7 @@ impl Lives<'_> {
     }
 
     /// A session's program was reaped; it may not have been executed (`failure`).
-    pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<Ended>) {
+    pub fn program_ended(&mut self, key: Key, exit: Exit, failure: Option<SessionEnd>) {
         match failure {
             Some(why) => {
                 if let Some(attached) = self.sessions.get_mut(key) {
@@ -168,14 +168,14 @@ impl Lives<'_> {
             }
             None => {
                 self.sessions.exited(self.cx, key, exit);
-                self.session_ended(key, of_exit(exit));
+                self.session_ended(key, session_end(exit));
             }
         }
     }
 
     /// The program of a session has ended, and that is known: whoever looks on is
     /// told, and whoever is attached.
-    pub fn session_ended(&mut self, key: Key, ended: Ended) {
+    pub fn session_ended(&mut self, key: Key, ended: SessionEnd) {
         self.with_left(|left, cx, _, _| left.tell_watchers(cx, key, &ended));
         self.sessions.program_ended(self.cx, key, ended);
     }
@@ -218,7 +218,7 @@ impl Lives<'_> {
     /// A session with a client is to end at somebody's wish.
     pub fn end_at_wish(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
-            attached.end_with(self.cx, key, Ending::Operator, BY_AN_OPERATOR);
+            attached.end_with(self.cx, key, EndKind::Operator, BY_AN_OPERATOR);
             self.settle(key);
         }
     }
@@ -263,7 +263,7 @@ impl Lives<'_> {
     pub fn end_unheard(&mut self, key: Key) {
         if let Some(attached) = self.sessions.get_mut(key) {
             log::log(&format!("forkptyrouter: {NOT_HEARD}"));
-            attached.session.dismiss(Ending::Lost, NOT_HEARD, &mut attached.wires);
+            attached.session.dismiss(EndKind::Lost, NOT_HEARD, &mut attached.wires);
             self.sessions.close(self.cx, self.programs, key);
         }
     }
@@ -391,7 +391,7 @@ impl Lives<'_> {
         let client = left.goes_on_without(cx, sessions, programs, key, leaves, how);
         // It is so, whatever becomes of this gateway: now the client may know.
         if let (Some(id), Some(client)) = (id, client) {
-            let _ = client.write(&Ended::because(Ending::Detached, id).packet());
+            let _ = client.write(&SessionEnd::new(EndKind::Detached, id).packet());
         }
         true
     }
@@ -420,7 +420,7 @@ impl Lives<'_> {
     /// The program of a session that nobody is attached to has ended.
     pub fn left_ended(&mut self, entry: Key, exit: Exit) {
         self.with_left(|left, cx, sessions, programs| {
-            left.alone_over(cx, sessions, programs, entry, Some(exit), of_exit(exit));
+            left.alone_over(cx, sessions, programs, entry, Some(exit), session_end(exit));
         });
     }
 }

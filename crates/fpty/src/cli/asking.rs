@@ -2,7 +2,7 @@
 
 use clap::ValueHint;
 use fpty::client::control::Question;
-use fpty::proto::is_name;
+use fpty::proto::is_session_name;
 
 /// What is asked, instead of a session.
 #[derive(Debug, Default, clap::Args)]
@@ -22,7 +22,7 @@ pub struct AskingArguments {
 }
 
 fn id(typed: &str) -> Result<String, String> {
-    match is_name(typed.as_bytes()) {
+    match is_session_name(typed.as_bytes()) {
         true => Ok(typed.to_owned()),
         false => Err(String::from("neither a session's id nor its name")),
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use clap::ValueHint;
 use fpty::client::Which;
-use fpty::proto::session_key::of_word;
-use fpty::proto::{LONGEST_NAME, is_name};
+use fpty::proto::session_key::parse_argument;
+use fpty::proto::{MAX_SESSION_NAME, is_session_name};
 
 /// Which session, and how.
 #[derive(Debug, Default, clap::Args)]
@@ -40,11 +40,11 @@ pub struct WhichArguments {
 
 /// A name: letters, digits, `.`, `_` and `-`.
 fn name(typed: &str) -> Result<String, String> {
-    match is_name(typed.as_bytes()) {
+    match is_session_name(typed.as_bytes()) {
         true => Ok(typed.to_owned()),
-        false => {
-            Err(format!("not a name: letters, digits, '.', '_' and '-', at most {LONGEST_NAME}"))
-        }
+        false => Err(format!(
+            "not a name: letters, digits, '.', '_' and '-', at most {MAX_SESSION_NAME}"
+        )),
     }
 }
 
@@ -84,7 +84,7 @@ impl WhichArguments {
             _ => return Err(String::from("-a takes a session and an address")),
         };
         let session = session.unwrap_or_default();
-        let is_one = |it: &String| it.is_empty() || of_word(it).is_some();
+        let is_one = |it: &String| it.is_empty() || parse_argument(it).is_some();
         let session = session.into_string().ok().filter(is_one);
         let session = session.ok_or("neither a session's id nor its name")?;
         Ok((Which::Left(session), address))

@@ -14,8 +14,8 @@ use super::{Client, events, introduction, read_signals};
 use crate::backlog::Backlog;
 use crate::error::{Error, Result};
 use crate::proto::{
-    self, Answer, AnswerDecoder, END_OF_STREAM, ENDED, Ended, Ending, NOTICE, OFFER, TAKEN, WINDOW,
-    collect, encode_bare, text_of, window,
+    self, END, END_OF_STREAM, EndKind, NOTICE, OFFER, RouterPacket, RouterPacketDecoder,
+    SessionEnd, TAKEN, WINDOW_ADJUST, bounded_text, collect_payload, encode_bare, window,
 };
 use crate::sys::Read;
 use crate::sys::peer_process::Peer;
@@ -77,7 +77,7 @@ struct Running<'a> {
     signals: Signals,
     stage: Stage,
     hearing: Hearing,
-    decoder: AnswerDecoder,
+    decoder: RouterPacketDecoder,
     payload: Vec<u8>,
     /// What a server says that speaks plainly.
     plain: Vec<u8>,
@@ -87,7 +87,7 @@ struct Running<'a> {
     to_server: Backlog,
     /// Signals that were passed on.
     passed_on: Vec<Signal>,
-    ended: Option<Ended>,
+    ended: Option<SessionEnd>,
     server_ended: bool,
     next_ping: Option<Instant>,
     buffer: Vec<u8>,
@@ -113,7 +113,7 @@ pub fn run(config: &Client, stream: Stream, transport: Transport) -> Result<End>
         signals,
         stage: Stage::Asked(Instant::now() + PATIENCE),
         hearing: Hearing::asked(),
-        decoder: AnswerDecoder::default(),
+        decoder: RouterPacketDecoder::default(),
         payload: Vec::new(),
         plain: Vec::new(),
         input: Input::Relayed(0),
@@ -227,7 +227,7 @@ impl Running<'_> {
             // Who sent it, or closed the output, knows.
             let expected = self.passed_on.iter().any(|signal| *signal as u8 == ended.value);
             let expected = expected || ended.value == Signal::SIGPIPE as u8;
-            if ended.ending == Ending::Signal && expected {
+            if ended.ending == EndKind::Signal && expected {
                 return Ok(Some(End::Signalled(ended.value)));
             }
             return Ok(Some(End::Told(ended.clone())));
@@ -288,7 +288,8 @@ impl Running<'_> {
         let mut decoder = std::mem::take(&mut self.decoder);
         let mut outcome = Ok(());
         while let Some(answer) = decoder.next(&mut bytes) {
-            let is_output = matches!(answer, Answer::Output(_) | Answer::ErrorOutput(_));
+            let is_output =
+                matches!(answer, RouterPacket::Output(_) | RouterPacket::ErrorOutput(_));
             if is_output && self.stage != Stage::Started {
                 outcome = Err(Error::new(format!(
                     "the router at {} is too old to run commands",
@@ -297,11 +298,11 @@ impl Running<'_> {
                 break;
             }
             match answer {
-                Answer::Output(bytes) => self.outputs.show(stdio_pass::OUTPUT, bytes),
-                Answer::ErrorOutput(bytes) => self.outputs.show(stdio_pass::ERROR, bytes),
-                Answer::Hello(_) => {}
-                Answer::Part(kind, part, last) => {
-                    if let Some(payload) = collect(&mut self.payload, part, last, LONGEST) {
+                RouterPacket::Output(bytes) => self.outputs.show(stdio_pass::OUTPUT, bytes),
+                RouterPacket::ErrorOutput(bytes) => self.outputs.show(stdio_pass::ERROR, bytes),
+                RouterPacket::Hello(_) => {}
+                RouterPacket::Part(kind, part, last) => {
+                    if let Some(payload) = collect_payload(&mut self.payload, part, last, LONGEST) {
                         self.told(kind, &payload);
                     }
                 }
@@ -358,7 +359,7 @@ impl Running<'_> {
                 }
                 self.outputs.passed(names);
             }
-            (WINDOW, payload) => {
+            (WINDOW_ADJUST, payload) => {
                 if let (Input::Relayed(room), Some((0, more))) = (self.input, window::read(payload))
                 {
                     self.input = Input::Relayed(room.saturating_add(more));
@@ -370,8 +371,8 @@ impl Running<'_> {
                 stdio_pass::give_up(stdio_pass::INPUT);
             }
             (END_OF_STREAM, [number @ 1..=2]) => self.outputs.ended(usize::from(*number)),
-            (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, text_of(text))),
-            (ENDED, payload) => self.ended = self.ended.take().or_else(|| Ended::read(payload)),
+            (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, bounded_text(text))),
+            (END, payload) => self.ended = self.ended.take().or_else(|| SessionEnd::read(payload)),
             _ => {}
         }
     }

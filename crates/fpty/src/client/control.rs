@@ -12,8 +12,8 @@ use super::outcome::End;
 use super::{Client, events};
 use crate::backlog::Backlog;
 use crate::error::{Error, Result, reason};
-use crate::proto::request::{self, Verb};
-use crate::proto::{self, Ending, encode_bare};
+use crate::proto::request::{self, RequestKind};
+use crate::proto::{self, EndKind, encode_bare};
 use crate::sys::poll::Several;
 use crate::sys::{Read, accounts, stdio};
 use crate::text::{CUT, shown};
@@ -47,7 +47,7 @@ fn ask(config: &Client, question: &Question) -> Result<End> {
         End::Told(ended) => ended,
         end => return Ok(end),
     };
-    if ended.ending == Ending::Refused {
+    if ended.ending == EndKind::Refused {
         return Ok(End::NotAttached(ended.text));
     }
     let Question::List { json } = question else {
@@ -110,7 +110,7 @@ fn converse(config: &Client, question: &Question, answer: &mut Vec<u8>) -> Resul
             match hearing.next(&mut bytes, output) {
                 None => break,
                 Some(Said::Agreed) => to_server.push(&packets(question)),
-                Some(Said::Ended(ended)) => return Ok(End::Told(ended)),
+                Some(Said::SessionEnd(ended)) => return Ok(End::Told(ended)),
                 Some(Said::Notice(line)) => stdio::say(&format!("{} {line}", config.name)),
                 Some(Said::Offer(_) | Said::Key(_) | Said::Piece(_) | Said::Go(_)) => {}
             }
@@ -127,8 +127,8 @@ fn converse(config: &Client, question: &Question, answer: &mut Vec<u8>) -> Resul
 fn packets(question: &Question) -> Vec<u8> {
     let mut packets = Vec::new();
     match question {
-        Question::List { .. } => request::encode(Verb::List, b"", &mut packets),
-        Question::Kill(id) => request::encode(Verb::Kill, id.as_bytes(), &mut packets),
+        Question::List { .. } => request::encode(RequestKind::List, b"", &mut packets),
+        Question::Kill(id) => request::encode(RequestKind::Kill, id.as_bytes(), &mut packets),
     }
     packets.extend(encode_bare(proto::VARIABLES, 0));
     packets

@@ -3,8 +3,8 @@
 
 use crate::proto::session_key::SessionKey;
 use crate::proto::{
-    Answer, AnswerDecoder, ENDED, Ended, GO, HEADER, HELLO, KEY, NOTICE, OFFER, PONG, RING_PIECE,
-    collect, text_of,
+    END, GO, HEADER, HELLO, NOTICE, OFFER, PONG, RING_PIECE, RouterPacket, RouterPacketDecoder,
+    SESSION_KEY, SessionEnd, bounded_text, collect_payload,
 };
 
 /// The longest payload that is collected; of notices and ends what is longer
@@ -17,7 +17,7 @@ pub enum Said {
     /// It agrees to the extended mode.
     Agreed,
     /// How the session ended.
-    Ended(Ended),
+    SessionEnd(SessionEnd),
     /// A line for the person.
     Notice(String),
     /// Descriptors of these kinds come along.
@@ -40,7 +40,7 @@ enum Mode {
     Asked(Vec<u8>),
     /// Packets.
     Extended {
-        decoder: AnswerDecoder,
+        decoder: RouterPacketDecoder,
         /// The payload of the packet that is under way.
         payload: Vec<u8>,
     },
@@ -106,23 +106,23 @@ impl Hearing {
                 if begun.len() < HEADER {
                     return None;
                 }
-                let decoder = AnswerDecoder::default();
+                let decoder = RouterPacketDecoder::default();
                 self.0 = Mode::Extended { decoder, payload: Vec::new() };
                 Some(Said::Agreed)
             }
             Mode::Extended { decoder, payload } => {
                 while let Some(answer) = decoder.next(bytes) {
                     match answer {
-                        Answer::Output(bytes) | Answer::ErrorOutput(bytes) => {
+                        RouterPacket::Output(bytes) | RouterPacket::ErrorOutput(bytes) => {
                             output.extend_from_slice(bytes);
                         }
-                        Answer::Hello(_) => {}
+                        RouterPacket::Hello(_) => {}
                         // These may be long.
-                        Answer::Part(RING_PIECE, part, _) => {
+                        RouterPacket::Part(RING_PIECE, part, _) => {
                             return Some(Said::Piece(part.to_vec()));
                         }
-                        Answer::Part(kind, part, last) => {
-                            let whole = collect(payload, part, last, LONGEST);
+                        RouterPacket::Part(kind, part, last) => {
+                            let whole = collect_payload(payload, part, last, LONGEST);
                             if let Some(said) = whole.and_then(|whole| of_packet(kind, whole)) {
                                 return Some(said);
                             }
@@ -146,11 +146,11 @@ impl Hearing {
 
 fn of_packet(kind: u8, payload: Vec<u8>) -> Option<Said> {
     match kind {
-        ENDED => Ended::read(&payload).map(Said::Ended),
-        NOTICE => Some(Said::Notice(text_of(&payload))),
+        END => SessionEnd::read(&payload).map(Said::SessionEnd),
+        NOTICE => Some(Said::Notice(bounded_text(&payload))),
         OFFER => Some(Said::Offer(payload)),
         GO => Some(Said::Go(payload.try_into().ok().map(u64::from_le_bytes))),
-        KEY => SessionKey::read(&payload).map(Said::Key),
+        SESSION_KEY => SessionKey::read(&payload).map(Said::Key),
         PONG => None,
         _ => None,
     }
@@ -159,7 +159,7 @@ fn of_packet(kind: u8, payload: Vec<u8>) -> Option<Said> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{Ending, INPUT, encode_bare, encode_packet};
+    use crate::proto::{EndKind, INPUT, encode_bare, encode_packet};
     use proptest::prelude::*;
 
     fn hear(mut hearing: Hearing, bytes: &[u8], cut: usize) -> (Vec<Said>, Vec<u8>, Hearing) {
@@ -195,12 +195,12 @@ mod tests {
         encode_packet(NOTICE, b"soon\x1b[2J", &mut bytes);
         encode_packet(240, b"unknown", &mut bytes);
         encode_packet(INPUT, b"put", &mut bytes);
-        let ended = Ended { ending: Ending::Exit, value: 7, text: String::new() };
+        let ended = SessionEnd { ending: EndKind::Exit, value: 7, text: String::new() };
         bytes.extend(ended.packet());
         for cut in [1, 5, 1000] {
             let (said, output, _) = hear(Hearing::asked(), &bytes, cut);
             let notice = Said::Notice(String::from("soon\u{1b}[2J"));
-            assert_eq!(said, [Said::Agreed, notice, Said::Ended(ended.clone())]);
+            assert_eq!(said, [Said::Agreed, notice, Said::SessionEnd(ended.clone())]);
             assert_eq!(output, b"output");
         }
     }

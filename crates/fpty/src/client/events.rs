@@ -9,8 +9,8 @@ use super::outcome::{self, End};
 use super::session::{PING, Session};
 use super::{introduction, reattach, reconnect};
 use crate::error::{Error, Result};
-use crate::proto::request::Verb;
-use crate::proto::{self, Ending, Protocol};
+use crate::proto::request::RequestKind;
+use crate::proto::{self, EndKind, Protocol};
 use crate::sys::Read;
 use crate::sys::socket::Transport;
 use crate::sys::stdio;
@@ -66,7 +66,7 @@ pub fn ended_plainly(said: &[u8]) -> Result<End> {
 /// The end by such a line.
 fn refused(bytes: &[u8]) -> End {
     let why = bytes.strip_prefix(REFUSED).unwrap_or(bytes).trim_ascii_end();
-    End::Refused(proto::text_of(why))
+    End::Refused(proto::bounded_text(why))
 }
 
 impl Session<'_> {
@@ -182,7 +182,7 @@ impl Session<'_> {
                 let is_unix = self.transport == Transport::Unix;
                 let can_take: &[u8] = if is_unix { b"1" } else { b"0" };
                 let can_leave = self.terminal.is_some();
-                let mut more = vec![(proto::variables::CAN_TAKE, can_take)];
+                let mut more = vec![(proto::variables::CAN_TAKE_TERMINAL, can_take)];
                 let asked = reconnect::asked_for(&self.config.which, &self.again);
                 let secret = asked.as_ref().and_then(|(_, secret)| secret.as_ref());
                 reattach::introduce(self.config, can_leave, self.again.is_awaited(), &mut more);
@@ -193,7 +193,7 @@ impl Session<'_> {
                 let mut packets = introduction(self.config, &more);
                 match asked {
                     Some((which, _)) => {
-                        proto::request::encode(Verb::Attach, which.as_bytes(), &mut packets);
+                        proto::request::encode(RequestKind::Attach, which.as_bytes(), &mut packets);
                     }
                     None => self.config.wanted.encode(&mut packets),
                 }
@@ -203,7 +203,7 @@ impl Session<'_> {
                     self.next_ping = Some(Instant::now() + PING);
                 }
             }
-            Said::Ended(ended) => {
+            Said::SessionEnd(ended) => {
                 // The first one counts.
                 if self.ended.is_none() {
                     self.ended = Some(ended);
@@ -290,7 +290,7 @@ impl Session<'_> {
         let server_ended = self.server_ended;
         match (&self.ended, self.takeover.ours_mut()) {
             // Of one that was left somebody else reads what it says now.
-            (Some(ended), Some(ours)) if ended.ending != Ending::Detached => {
+            (Some(ended), Some(ours)) if ended.ending != EndKind::Detached => {
                 ours.is_drained().then(|| End::Told(ended.clone()))
             }
             (Some(ended), _) => Some(End::Told(ended.clone())),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::error::{Error, Result};
-use crate::exit_status::of_exit;
-use crate::proto::{Ended, Ending, OFFER_MASTER, OFFER_PIDFD, OFFER_RING};
+use crate::exit_status::session_end;
+use crate::proto::{EndKind, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, SessionEnd};
 use crate::scrollback::Remains;
 use crate::sys::child::Exit;
 use crate::sys::peer_process::Passed;
@@ -248,7 +248,7 @@ impl Terminal {
 
     /// How the session ended, where the server is gone and so cannot say;
     /// `None`: it goes on.
-    pub fn ended_alone(&mut self) -> Option<Ended> {
+    pub fn ended_alone(&mut self) -> Option<SessionEnd> {
         let over = match &self.program {
             Some(program) => program.is_over(),
             None => !self.is_open(),
@@ -263,14 +263,14 @@ impl Terminal {
         let ended = *self.alone_since_end.get_or_insert_with(Instant::now);
         if let Some(exit) = self.program.as_ref().and_then(PidFd::exit) {
             return Some(if is_hung_up(exit) {
-                Ended::because(Ending::Lost, "the gateway is gone, and what kept the session")
+                SessionEnd::new(EndKind::Lost, "the gateway is gone, and what kept the session")
             } else {
-                of_exit(exit)
+                session_end(exit)
             });
         }
         (self.program.is_none() || ended.elapsed() >= REAPED).then(|| {
             let why = "the gateway is gone, and this kernel does not tell the program's status";
-            Ended::because(Ending::Lost, why)
+            SessionEnd::new(EndKind::Lost, why)
         })
     }
 

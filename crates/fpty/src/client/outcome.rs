@@ -5,8 +5,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{Client, LOST};
-use crate::proto::session_key::of_word;
-use crate::proto::{Ended, Ending};
+use crate::proto::session_key::parse_argument;
+use crate::proto::{EndKind, SessionEnd};
 use crate::sys::peer_process::Peer;
 use crate::sys::{accounts, stdio};
 use crate::text::is_control;
@@ -20,7 +20,7 @@ pub enum End {
     /// The server ended it; how, it cannot say.
     Normal,
     /// The server said how.
-    Told(Ended),
+    Told(SessionEnd),
     /// A signal ended the program that was to be expected: its number.
     Signalled(u8),
     /// The server refused, and speaks plainly: why.
@@ -45,7 +45,7 @@ pub enum End {
         /// Why not.
         why: String,
         /// What to come back with, where that may be possible.
-        word: Option<String>,
+        attach_argument: Option<String>,
     },
     /// A signal ended us.
     Signal(Signal),
@@ -75,7 +75,7 @@ impl End {
     /// Whether no program has run.
     pub fn is_without_a_program(&self) -> bool {
         let never_ran =
-            |ended: &Ended| matches!(ended.ending, Ending::ExecFailed | Ending::Refused);
+            |ended: &SessionEnd| matches!(ended.ending, EndKind::ExecFailed | EndKind::Refused);
         match self {
             End::Told(ended) => never_ran(ended),
             _ => self.status() == NOT_ATTACHED,
@@ -87,15 +87,15 @@ impl End {
         match self {
             End::Normal => "exit",
             End::Told(ended) => match ended.ending {
-                Ending::Exit => "exit",
-                Ending::Signal => "signal",
-                Ending::ExecFailed => "exec-failed",
-                Ending::Refused => "refused",
-                Ending::Idle | Ending::Limit => "timeout",
-                Ending::Stopped => "stopped",
-                Ending::Operator => "operator",
-                Ending::Lost => "lost",
-                Ending::Detached => "detached",
+                EndKind::Exit => "exit",
+                EndKind::Signal => "signal",
+                EndKind::ExecFailed => "exec-failed",
+                EndKind::Refused => "refused",
+                EndKind::Idle | EndKind::Limit => "timeout",
+                EndKind::Stopped => "stopped",
+                EndKind::Operator => "operator",
+                EndKind::Lost => "lost",
+                EndKind::Detached => "detached",
             },
             End::Signalled(_) => "signal",
             End::Refused(_)
@@ -110,8 +110,8 @@ impl End {
     /// What a person is told; `None`: nothing.
     fn text(&self, address: &str) -> Option<String> {
         match self {
-            End::Told(Ended { ending: Ending::Detached, value: 0, text }) => {
-                let id = of_word(text).filter(|_| !text.starts_with('-')).map(|(id, _)| id);
+            End::Told(SessionEnd { ending: EndKind::Detached, value: 0, text }) => {
+                let id = parse_argument(text).filter(|_| !text.starts_with('-')).map(|(id, _)| id);
                 Some(match (id, way_back(text, address)) {
                     (Some(id), Some(way)) => format!("detached: {id} ({way})"),
                     (Some(_), None) => format!("detached: {text}"),
@@ -133,9 +133,11 @@ impl End {
             )),
             End::Left => Some(format!("left {address}")),
             End::Lost(why) => Some(format!("connection to {address} lost: {why}")),
-            End::NotTakenUp { why, word } => {
+            End::NotTakenUp { why, attach_argument } => {
                 let why = with_name(why);
-                let way = word.as_ref().and_then(|word| way_back(word, address));
+                let way = attach_argument
+                    .as_ref()
+                    .and_then(|attach_argument| way_back(attach_argument, address));
                 let way = way.map(|way| format!(" ({way})")).unwrap_or_default();
                 Some(format!("connection to {address} lost, and not taken up again: {why}{way}"))
             }
@@ -145,26 +147,28 @@ impl End {
     }
 }
 
-fn told(ended: &Ended) -> Option<String> {
+fn told(ended: &SessionEnd) -> Option<String> {
     let text = &ended.text;
     match ended.ending {
-        Ending::Exit => None,
-        Ending::Signal if text.is_empty() => Some(format!("killed by {}", name_of(ended.value))),
-        Ending::Signal => Some(format!("killed by {} ({text})", name_of(ended.value))),
-        Ending::Refused => Some(format!("session refused: {}", with_name(text))),
-        Ending::Lost => Some(format!("session lost: {text}")),
-        Ending::ExecFailed | Ending::Idle | Ending::Limit | Ending::Stopped | Ending::Operator => {
-            Some(text.clone())
-        }
-        Ending::Detached => Some(with_name(text)),
+        EndKind::Exit => None,
+        EndKind::Signal if text.is_empty() => Some(format!("killed by {}", name_of(ended.value))),
+        EndKind::Signal => Some(format!("killed by {} ({text})", name_of(ended.value))),
+        EndKind::Refused => Some(format!("session refused: {}", with_name(text))),
+        EndKind::Lost => Some(format!("session lost: {text}")),
+        EndKind::ExecFailed
+        | EndKind::Idle
+        | EndKind::Limit
+        | EndKind::Stopped
+        | EndKind::Operator => Some(text.clone()),
+        EndKind::Detached => Some(with_name(text)),
     }
 }
 
 /// What brings a person back, made to be pasted into a shell; `None`: it cannot be.
-fn way_back(word: &str, address: &str) -> Option<String> {
-    let is_one = of_word(word).is_some() && !word.starts_with('-');
+fn way_back(attach_argument: &str, address: &str) -> Option<String> {
+    let is_one = parse_argument(attach_argument).is_some() && !attach_argument.starts_with('-');
     let address = quoted(address).filter(|_| is_one)?;
-    Some(format!("come back with: fpty -a {word} {address}"))
+    Some(format!("come back with: fpty -a {attach_argument} {address}"))
 }
 
 /// A text that begins with a user's number (`user 1000 ...`), with the name
@@ -207,8 +211,10 @@ fn name_of(number: u8) -> String {
 
 /// What is said of it, where anything is.
 fn line(config: &Client, end: &End) -> Option<String> {
-    let went_wrong =
-        !matches!(end, End::Left | End::Told(Ended { ending: Ending::Detached, value: 0, .. }));
+    let went_wrong = !matches!(
+        end,
+        End::Left | End::Told(SessionEnd { ending: EndKind::Detached, value: 0, .. })
+    );
     end.text(&config.address.to_string_lossy()).filter(|_| went_wrong || !config.quiet)
 }
 
@@ -238,7 +244,7 @@ pub fn tell(config: &Client, end: &End) -> i32 {
 /// One object: `kind`, `status`, `signal` (a name or null), `text`.
 fn json(end: &End, status: i32, text: &str) -> String {
     let signal = match end {
-        End::Told(ended) if ended.ending == Ending::Signal => Some(name_of(ended.value)),
+        End::Told(ended) if ended.ending == EndKind::Signal => Some(name_of(ended.value)),
         End::Signalled(number) => Some(name_of(*number)),
         End::Signal(signal) => Some(signal.as_str().to_owned()),
         _ => None,
@@ -252,13 +258,13 @@ fn json(end: &End, status: i32, text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn ended(ending: Ending, value: u8, text: &str) -> End {
-        End::Told(Ended { ending, value, text: text.to_owned() })
+    fn ended(ending: EndKind, value: u8, text: &str) -> End {
+        End::Told(SessionEnd { ending, value, text: text.to_owned() })
     }
 
     #[test]
     fn a_program_that_crashed() {
-        let end = ended(Ending::Signal, 11, "core dumped");
+        let end = ended(EndKind::Signal, 11, "core dumped");
         assert_eq!(end.status(), 139);
         assert_eq!(end.text("/s").as_deref(), Some("killed by SIGSEGV (core dumped)"));
         let line = json(&end, end.status(), "killed by SIGSEGV (core dumped)");
@@ -266,28 +272,29 @@ mod tests {
             line,
             r#"{"kind":"signal","signal":"SIGSEGV","status":139,"text":"killed by SIGSEGV (core dumped)"}"#
         );
-        assert_eq!(ended(Ending::Signal, 34, "").text("").as_deref(), Some("killed by signal 34"));
+        assert_eq!(ended(EndKind::Signal, 34, "").text("").as_deref(), Some("killed by signal 34"));
     }
 
     #[test]
     fn who_has_left_is_told_how_to_come_back() {
-        let end = ended(Ending::Detached, 0, "k3x9q2aa");
+        let end = ended(EndKind::Detached, 0, "k3x9q2aa");
         assert_eq!(end.status(), 0);
         let text = "detached: k3x9q2aa (come back with: fpty -a k3x9q2aa /s)";
         assert_eq!(end.text("/s").as_deref(), Some(text));
-        let end = ended(Ending::Detached, 1, "root has attached");
+        let end = ended(EndKind::Detached, 1, "root has attached");
         assert_eq!((end.status(), end.text("/s").as_deref()), (LOST, Some("root has attached")));
     }
 
     #[test]
     fn only_the_programs_own_end_looks_like_it() {
-        for ending in [Ending::Idle, Ending::Limit, Ending::Stopped, Ending::Operator, Ending::Lost]
+        for ending in
+            [EndKind::Idle, EndKind::Limit, EndKind::Stopped, EndKind::Operator, EndKind::Lost]
         {
             assert_eq!(ended(ending, 0, "x").status(), LOST);
         }
-        assert_eq!(ended(Ending::Refused, 0, "x").status(), NOT_ATTACHED);
+        assert_eq!(ended(EndKind::Refused, 0, "x").status(), NOT_ATTACHED);
         assert_eq!(End::Lost(String::new()).status(), LOST);
-        assert_eq!(ended(Ending::ExecFailed, 127, "x").status(), 127);
-        assert_eq!(ended(Ending::Exit, 3, "").text(""), None);
+        assert_eq!(ended(EndKind::ExecFailed, 127, "x").status(), 127);
+        assert_eq!(ended(EndKind::Exit, 3, "").text(""), None);
     }
 }

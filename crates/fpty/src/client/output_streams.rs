@@ -33,7 +33,7 @@ struct One {
     to: Option<Output>,
     failure: Failure,
     waiting: Backlog,
-    taken: window::Taken,
+    taken: window::Consumed,
     /// Bytes that were taken and not told.
     told: Vec<u8>,
     /// Its reader is known to have left.
@@ -67,7 +67,7 @@ impl One {
             to: Some(to),
             failure: Failure::default(),
             waiting: Backlog::default(),
-            taken: window::Taken::default(),
+            taken: window::Consumed::default(),
             told: Vec::new(),
             unread: false,
             tail: Tail::default(),
@@ -91,7 +91,7 @@ impl One {
     }
 
     fn was_taken(&mut self, count: usize) {
-        if let Some(taken) = self.taken.add(count, window::OF_OUTPUT) {
+        if let Some(taken) = self.taken.add(count, window::OUTPUT_SIZE) {
             // 1 or 2.
             window::encode(self.number as u8, taken, &mut self.told);
         }

@@ -12,7 +12,7 @@ use super::restore_screen::{Left, paint, paint_beside};
 use super::session::Session;
 use super::{Client, Which};
 use crate::error::{Context, Result};
-use crate::proto::{self, Ended, Ending, Protocol, variables};
+use crate::proto::{self, EndKind, Protocol, SessionEnd, variables};
 use crate::scrollback::checkpoints::Past;
 use crate::scrollback::{Pieces, Remains, Seen};
 use crate::sys::{Size, pty};
@@ -168,7 +168,7 @@ pub fn introduce<'a>(
 ) {
     let mut say = |name, value| pairs.push((name, value));
     if can_leave || config.which != Which::New {
-        say(variables::CAN_LEAVE, b"1");
+        say(variables::CAN_DETACH, b"1");
     }
     if config.read_only {
         say(variables::READ_ONLY, b"1");
@@ -230,7 +230,7 @@ impl Session<'_> {
 
     /// Whether the terminal is not ours to read any more.
     pub(super) fn is_leaving(&self) -> bool {
-        let is_left = |ended: &Ended| ended.ending == Ending::Detached;
+        let is_left = |ended: &SessionEnd| ended.ending == EndKind::Detached;
         self.coming.leaving.is_some() || self.ended.as_ref().is_some_and(is_left)
     }
 
@@ -240,7 +240,7 @@ impl Session<'_> {
             return;
         }
         let mut packet = Vec::new();
-        proto::encode_packet(proto::DETACH, proto::FOR_GOOD, &mut packet);
+        proto::encode_packet(proto::DETACH, proto::DETACH_AND_END, &mut packet);
         self.to_server.push(&packet);
         let (stream, peer) = (&self.stream, &mut self.peer);
         give_last_word(&mut self.to_server, stream, |bytes| stream.write_to(bytes, peer).taken());
@@ -340,7 +340,7 @@ impl Session<'_> {
     /// Gives our terminal back as it was, where it is known what is on in it:
     /// not after a program that has ended by itself, and had its last word.
     pub(super) fn give_back(&mut self, end: &End) {
-        let own = matches!(end, End::Told(ended) if ended.ending == Ending::Exit);
+        let own = matches!(end, End::Told(ended) if ended.ending == EndKind::Exit);
         let unseen = matches!(end, End::OutputClosed | End::OutputFailed(_));
         let (Some(modes), false, true) =
             (self.coming.modes(), own || unseen, self.terminal.is_some())

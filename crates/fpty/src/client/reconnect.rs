@@ -13,8 +13,8 @@ use super::outcome::End;
 use super::session::Session;
 use super::{Client, Which, call};
 use crate::error::Result;
-use crate::proto::session_key::{Finds, Secret, SessionKey, of_word};
-use crate::proto::{Ended, Ending, NO_SUCH};
+use crate::proto::session_key::{FoundBy, Secret, SessionKey, parse_argument};
+use crate::proto::{EndKind, NO_SUCH_SESSION, SessionEnd};
 use crate::sys;
 use crate::sys::poll::Several;
 use crate::sys::socket::{Stream, Transport};
@@ -61,10 +61,12 @@ impl Again {
     /// The server has said by what we find the session. (A watcher goes on with
     /// what it came by.)
     pub fn note_key(&mut self, mut key: SessionKey, which: &Which) {
-        if key.finds == Finds::Watcher {
+        if key.found_by == FoundBy::Viewer {
             key.secret = match (&self.key, which) {
                 (Some(before), _) => before.secret.clone(),
-                (None, Which::Left(word)) => of_word(word).and_then(|(_, secret)| secret),
+                (None, Which::Left(attach_argument)) => {
+                    parse_argument(attach_argument).and_then(|(_, secret)| secret)
+                }
                 (None, _) => None,
             };
         }
@@ -101,8 +103,8 @@ impl Again {
 
     /// What a person types to come back, to a session that was left, whose id the
     /// server says.
-    pub fn word_for(&self, id: &str) -> Option<String> {
-        self.key.as_ref().filter(|key| key.id == id).map(SessionKey::word)
+    pub fn attach_argument_for(&self, id: &str) -> Option<String> {
+        self.key.as_ref().filter(|key| key.id == id).map(SessionKey::attach_argument)
     }
 
     /// How long to wait before the next try.
@@ -119,7 +121,9 @@ impl Again {
 pub fn asked_for<'a>(which: &'a Which, again: &'a Again) -> Option<(&'a str, Option<Secret>)> {
     match (again.key(), which) {
         (Some(key), _) => Some((&key.id, key.secret.clone())),
-        (None, Which::Left(word)) => Some(of_word(word).unwrap_or((word, None))),
+        (None, Which::Left(attach_argument)) => {
+            Some(parse_argument(attach_argument).unwrap_or((attach_argument, None)))
+        }
         (None, Which::Either(name)) => Some((name, None)),
         (None, Which::New | Which::Named(_)) => None,
     }
@@ -176,7 +180,7 @@ impl<'a> Session<'a> {
         let tried_for = self.again.lost.map(|since| since.elapsed());
         match end {
             End::Lost(_) => self.server_ended,
-            End::Refused(_) | End::Told(Ended { ending: Ending::Refused, .. }) => {
+            End::Refused(_) | End::Told(SessionEnd { ending: EndKind::Refused, .. }) => {
                 tried_for.is_some_and(|time| time < NOT_THE_LAST)
             }
             End::SpeaksPlainly | End::CameTooLate { .. } => {
@@ -189,15 +193,16 @@ impl<'a> Session<'a> {
     /// What is told of an end that another one may stand behind.
     fn last_word(&self, end: End) -> End {
         match (&self.again.key, end) {
-            (Some(_), End::Told(Ended { ending: Ending::Refused, text, .. }))
+            (Some(_), End::Told(SessionEnd { ending: EndKind::Refused, text, .. }))
                 if self.again.is_awaited() =>
             {
-                let word = (text != NO_SUCH).then(|| self.word()).flatten();
-                End::NotTakenUp { why: text, word }
+                let attach_argument =
+                    (text != NO_SUCH_SESSION).then(|| self.attach_argument()).flatten();
+                End::NotTakenUp { why: text, attach_argument }
             }
-            (_, End::Told(mut ended)) if ended.ending == Ending::Detached && ended.value == 0 => {
-                if let Some(word) = self.again.word_for(&ended.text) {
-                    ended.text = word;
+            (_, End::Told(mut ended)) if ended.ending == EndKind::Detached && ended.value == 0 => {
+                if let Some(attach_argument) = self.again.attach_argument_for(&ended.text) {
+                    ended.text = attach_argument;
                 }
                 End::Told(ended)
             }
@@ -205,13 +210,16 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn word(&self) -> Option<String> {
-        self.again.key.as_ref().map(SessionKey::word)
+    fn attach_argument(&self) -> Option<String> {
+        self.again.key.as_ref().map(SessionKey::attach_argument)
     }
 
     /// The person does not want to wait any longer.
     pub(super) fn gives_up(&self) -> Option<End> {
-        let gives_up = || End::NotTakenUp { why: String::from("given up"), word: self.word() };
+        let gives_up = || End::NotTakenUp {
+            why: String::from("given up"),
+            attach_argument: self.attach_argument(),
+        };
         self.again.is_awaited().then(gives_up)
     }
 
@@ -340,9 +348,9 @@ impl<'a> Session<'a> {
 mod tests {
     use super::*;
 
-    fn key(finds: Finds) -> SessionKey {
-        let secret = (finds != Finds::Watcher).then(|| Secret::of([7; 16]));
-        SessionKey { id: String::from("k3x9q2aa"), secret, finds }
+    fn key(found_by: FoundBy) -> SessionKey {
+        let secret = (found_by != FoundBy::Viewer).then(|| Secret::from_bytes([7; 16]));
+        SessionKey { id: String::from("k3x9q2aa"), secret, found_by }
     }
 
     #[test]
@@ -364,28 +372,28 @@ mod tests {
         let mut again = Again::default();
         let which = Which::Named(String::from("build"));
         assert!(asked_for(&which, &again).is_none());
-        again.note_key(key(Finds::User), &which);
+        again.note_key(key(FoundBy::User), &which);
         assert!(asked_for(&which, &again).is_none(), "it was not lost");
         again.lost = Some(Instant::now());
         let (id, secret) = asked_for(&which, &again).expect("the session");
         assert!(id == "k3x9q2aa" && secret.is_some_and(|secret| secret.is(&[7; 16])));
-        assert_eq!(again.word_for("k3x9q2aa").as_deref(), Some("k3x9q2aa"));
-        assert_eq!(again.word_for("another"), None);
+        assert_eq!(again.attach_argument_for("k3x9q2aa").as_deref(), Some("k3x9q2aa"));
+        assert_eq!(again.attach_argument_for("another"), None);
     }
 
     #[test]
     fn who_watches_comes_back_by_what_it_came_by() {
-        let word = key(Finds::Secret).word();
-        let which = Which::Left(word);
+        let attach_argument = key(FoundBy::Secret).attach_argument();
+        let which = Which::Left(attach_argument);
         let mut again = Again::default();
         let (id, secret) = asked_for(&which, &again).expect("a session");
         assert!(id == "k3x9q2aa" && secret.is_some());
-        again.note_key(key(Finds::Watcher), &which);
+        again.note_key(key(FoundBy::Viewer), &which);
         again.lost = Some(Instant::now());
         for _ in 0..2 {
             let (_, secret) = asked_for(&which, &again).expect("a session");
             assert!(secret.is_some_and(|secret| secret.is(&[7; 16])));
-            again.note_key(key(Finds::Watcher), &which);
+            again.note_key(key(FoundBy::Viewer), &which);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::{Client, Which};
-use crate::proto::request::{self, Verb};
+use crate::proto::request::{self, RequestKind};
 use crate::proto::variables::is_environment_name;
 use crate::sys::{stdio, stdio_pass};
 
@@ -85,16 +85,18 @@ impl Wanted {
     pub(super) fn encode(&self, packets: &mut Vec<u8>) {
         match self {
             Self::Configured => {}
-            Self::CommandLine(line) => request::encode(Verb::CommandLine, line.as_bytes(), packets),
+            Self::CommandLine(line) => {
+                request::encode(RequestKind::CommandLine, line.as_bytes(), packets)
+            }
             Self::Program(words) => {
                 let mut data = Vec::new();
                 for word in words {
                     data.extend_from_slice(word.as_bytes());
                     data.push(0);
                 }
-                request::encode(Verb::Program, &data, packets);
+                request::encode(RequestKind::Program, &data, packets);
             }
-            Self::Sftp(words) => request::encode(Verb::Sftp, words.as_bytes(), packets),
+            Self::Sftp(words) => request::encode(RequestKind::Sftp, words.as_bytes(), packets),
         }
     }
 }

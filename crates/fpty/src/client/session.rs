@@ -12,7 +12,7 @@ use super::outcome::{self, End};
 use super::reattach::Coming;
 use super::reconnect::Again;
 use crate::backlog::Backlog;
-use crate::proto::{self, Ended, Protocol};
+use crate::proto::{self, Protocol, SessionEnd};
 use crate::sys::peer_process::{Passed, Peer};
 use crate::sys::signal::Signals;
 use crate::sys::socket::{Stream, Transport};
@@ -84,7 +84,7 @@ pub struct Session<'a> {
     pub(super) withheld: Option<(Vec<u8>, Instant)>,
     /// The last that was shown.
     pub(super) tail: Tail,
-    pub(super) ended: Option<Ended>,
+    pub(super) ended: Option<SessionEnd>,
     pub(super) server_ended: bool,
     /// Who the server is, and how the connection to it failed.
     pub(super) peer: Peer,

@@ -78,7 +78,7 @@ mod tests {
         let id = Beginning::of(b"0123abcd").expect("an id");
         let name = Beginning::of(&[b'n'; 64]).expect("a name");
         let until = u64::MAX - 7;
-        let secret = Some(Secret::of([7; 16]));
+        let secret = Some(Secret::from_bytes([7; 16]));
         for question in [
             Question::Piece(Asking { by: 7, from: 70_000, wanted: Wanted::List }),
             Question::Piece(Asking { by: 0, from: 1 << 31, wanted: Wanted::Statistics }),

@@ -17,7 +17,7 @@ use crate::event_loop::timers::{Due, LifeDue};
 use crate::observe::audit::timestamp;
 use crate::observe::audit::{Gone, Last, Recorded};
 use crate::session::relay::Sessions;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::Size;
 use fpty::sys::child::Exit;
 
@@ -27,18 +27,19 @@ const DISMISSED: Duration = Duration::from_secs(5);
 impl Recorder {
     /// Why somebody who came to this socket can have no session: it is to be
     /// recorded and cannot.
-    pub fn why_not(&mut self, cx: &mut Context, socket: u16) -> Option<Ended> {
+    pub fn why_not(&mut self, cx: &mut Context, socket: u16) -> Option<SessionEnd> {
         let must = self.of_socket(socket).is_some_and(|it| it.on_error == OnError::Close);
-        (must && !self.reach(cx))
-            .then(|| Ended::because(Ending::Refused, "it cannot be recorded: there is no recorder"))
+        (must && !self.reach(cx)).then(|| {
+            SessionEnd::new(EndKind::Refused, "it cannot be recorded: there is no recorder")
+        })
     }
 
     /// Why somebody who came to this socket can have no command without a
     /// terminal: those are not recorded, and nothing may go unrecorded.
-    pub fn why_no_command(&self, socket: u16) -> Option<Ended> {
+    pub fn why_no_command(&self, socket: u16) -> Option<SessionEnd> {
         self.of_socket(socket).is_some_and(|record| record.refuses_commands()).then(|| {
-            Ended::because(
-                Ending::Refused,
+            SessionEnd::new(
+                EndKind::Refused,
                 "it cannot be recorded: a command without a terminal never is (fpty -t gives it \
                  one; forkptyrouter-record-commands)",
             )
@@ -124,7 +125,7 @@ impl Recorder {
         socket: u16,
         kept: Kept,
         size: Size,
-    ) -> Result<Option<Rc<Recording>>, Ended> {
+    ) -> Result<Option<Rc<Recording>>, SessionEnd> {
         let is_reached = self.reach(cx);
         let Some(record) = self.of_socket(socket) else {
             log_of(&kept.id(), "is not recorded any more: forkptyrouter-record is off");
@@ -134,7 +135,7 @@ impl Recorder {
             log_of(&kept.id(), "is not recorded any more: there is no recorder");
             let line = "session ended: it cannot be recorded: there is no recorder";
             return match record.on_error {
-                OnError::Close => Err(Ended::because(Ending::Lost, line)),
+                OnError::Close => Err(SessionEnd::new(EndKind::Lost, line)),
                 OnError::Continue => Ok(None),
             };
         }
@@ -235,7 +236,7 @@ impl Recorder {
         log_of(&recording.id(), &format!("is not recorded any more: {why}"));
         Self::tell(cx, recording);
         if recording.must_be() {
-            let ending = if *failure == Failure::Full { Ending::Limit } else { Ending::Lost };
+            let ending = if *failure == Failure::Full { EndKind::Limit } else { EndKind::Lost };
             let line = format!("session ended: it cannot be recorded: {why}");
             match recording.subject() {
                 Some(Subject::Session(key)) => {

@@ -12,8 +12,8 @@ use super::protocol::SessionFds;
 use super::server::{Stored, Supervisor};
 use crate::observe::audit::Gone;
 use crate::observe::metrics::counters::Counters;
-use fpty::exit_status::of_exit;
-use fpty::proto::{Ended, Ending, HEADER};
+use fpty::exit_status::session_end;
+use fpty::proto::{EndKind, HEADER, SessionEnd};
 use fpty::sys::Written;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
@@ -29,10 +29,10 @@ pub const REAPED: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// How a program ended that was not our child, as far as that is known.
-pub fn end_of(exit: Option<Exit>) -> Ended {
-    exit.map(of_exit).unwrap_or_else(|| {
+pub fn end_of(exit: Option<Exit>) -> SessionEnd {
+    exit.map(session_end).unwrap_or_else(|| {
         let why = "its gateway was killed, and this kernel does not tell a program's status";
-        Ended::because(Ending::Lost, why)
+        SessionEnd::new(EndKind::Lost, why)
     })
 }
 

@@ -20,7 +20,7 @@ use crate::observe::audit::Gone;
 use crate::process::ipc::Hello;
 use crate::process::proof;
 use crate::process::shared_memory;
-use fpty::proto::{Ended, Ending};
+use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
@@ -298,7 +298,7 @@ impl Supervisor {
         let left = LeftBehind::of(0..shared_memory::gateways(), Kept::Elsewhere);
         left.lines.iter().for_each(|line| say(&self.log, line));
         left.leaders().for_each(|leader| self.grace.add(leader));
-        let told = Ended::because(Ending::Stopped, "the instance has stopped").packet();
+        let told = SessionEnd::new(EndKind::Stopped, "the instance has stopped").packet();
         for (_, mut stored) in self.sessions.drain() {
             let SessionFds { master, program, client, .. } = stored.held;
             if let Some(client) = client.map(Stream::of_stranger) {

@@ -2,7 +2,7 @@
 //! is kept, and who comes back sees nothing of it before the word to go on.
 
 use fpty::proto::session_key::SessionKey;
-use fpty::proto::{Decoder, Ended, GO, KEY, encode_bare};
+use fpty::proto::{ClientPacketDecoder, GO, SESSION_KEY, SessionEnd, encode_bare};
 use fpty::scrollback::Remains;
 use fpty::sys::Size;
 
@@ -27,8 +27,8 @@ impl Session {
     pub fn resumed(size: Size, kept: Option<Kept>) -> Self {
         let mut session = Self::raw(size);
         session.accept_first();
-        let mut decoder = Decoder::default();
-        decoder.extend();
+        let mut decoder = ClientPacketDecoder::default();
+        decoder.set_extended();
         session.decoder = Some(decoder);
         session.extended = Some(Box::new(Extended {
             hand_over: HandOver::Theirs,
@@ -47,7 +47,7 @@ impl Session {
 
     /// The client is told by what it finds its session again.
     pub fn tell_key(&mut self, key: &SessionKey, ends: &mut impl Ends) {
-        self.tell(KEY, &key.payload(), ends);
+        self.tell(SESSION_KEY, &key.payload(), ends);
     }
 
     /// What is kept, where the session can be left.
@@ -87,7 +87,7 @@ impl Session {
     /// How the program has ended, where the client was not told, and somebody
     /// else may come for it, or does: a client that had to go `for_another` was told
     /// that alone.
-    pub fn take_untold_end(&mut self, for_another: bool) -> Option<Ended> {
+    pub fn take_untold_end(&mut self, for_another: bool) -> Option<SessionEnd> {
         let is_dismissed = self.fate != Fate::Open;
         let extended = self.extended.as_mut()?;
         let is_told = is_dismissed || (extended.told && !for_another);
@@ -108,7 +108,7 @@ impl Session {
 
     /// The session goes on without this client: it is told so, where that does
     /// not have to wait for what it does not read.
-    pub fn part_from_client(&mut self, why: &Ended, ends: &mut impl Ends) {
+    pub fn part_from_client(&mut self, why: &SessionEnd, ends: &mut impl Ends) {
         if self.leaves_client(ends) {
             let _ = ends.write_client(&why.packet());
         }

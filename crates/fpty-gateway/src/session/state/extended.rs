@@ -2,8 +2,8 @@
 //! about its end, and the hand-over of its terminal.
 
 use fpty::proto::{
-    DETACH, END_OF_STREAM, Ended, Ending, FOR_GOOD, GO, HEADER, INPUT, LONGEST_TEXT, NOTICE, OFFER,
-    PING, PONG, RING_PIECE, TAKEN, encode_bare, encode_packet,
+    DETACH, DETACH_AND_END, END_OF_STREAM, EndKind, GO, HEADER, INPUT, MAX_TEXT, NOTICE, OFFER,
+    PING, PONG, RING_PIECE, SessionEnd, TAKEN, encode_bare, encode_packet,
 };
 
 use fpty::text::shown_within;
@@ -39,7 +39,7 @@ pub struct Extended {
     /// Whose the terminal is.
     pub hand_over: HandOver,
     /// How the program ended.
-    pub ended: Option<Ended>,
+    pub ended: Option<SessionEnd>,
     /// The client was told how it ended.
     pub told: bool,
     /// What is kept for whoever comes back, where the session can be left.
@@ -68,7 +68,7 @@ impl Session {
     /// a way.
     pub fn notice(&mut self, line: &str, ends: &mut impl Ends) {
         if self.extended.is_some() {
-            self.tell(NOTICE, shown_within(line, LONGEST_TEXT).as_bytes(), ends);
+            self.tell(NOTICE, shown_within(line, MAX_TEXT).as_bytes(), ends);
         }
     }
 
@@ -154,7 +154,7 @@ impl Session {
                 };
             }
             // A payload comes in pieces, at least one of which has its byte.
-            DETACH if part == FOR_GOOD => {
+            DETACH if part == DETACH_AND_END => {
                 extended.for_good = true;
                 self.client_left();
             }
@@ -218,8 +218,8 @@ impl Session {
         extended.told = true;
         let ended = extended.ended.take();
         let packet = ended.as_ref().map_or_else(
-            || Ended::because(Ending::Lost, "its status is not known").packet(),
-            Ended::packet,
+            || SessionEnd::new(EndKind::Lost, "its status is not known").packet(),
+            SessionEnd::packet,
         );
         self.give_output(&packet, ends);
         // It was gone: somebody else may come for it.

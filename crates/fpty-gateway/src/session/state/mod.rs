@@ -18,9 +18,9 @@ pub(crate) mod packets;
 use super::state::extended::Extended;
 use crate::connection::client_hello::Opening;
 
-use fpty::backlog::{Backlog, Given};
-use fpty::proto::variables::CAN_TAKE;
-use fpty::proto::{Decoder, Ended, Ending, Packet, encode_packet};
+use fpty::backlog::{Backlog, SendOutcome};
+use fpty::proto::variables::CAN_TAKE_TERMINAL;
+use fpty::proto::{ClientPacket, ClientPacketDecoder, EndKind, SessionEnd, encode_packet};
 use fpty::sys::{Size, Written, poll::Interest};
 
 /// Input that may wait for a program that does not read, in bytes; the next
@@ -85,7 +85,7 @@ enum Client {
 /// A session.
 #[derive(Debug)]
 pub struct Session {
-    decoder: Option<Decoder>,
+    decoder: Option<ClientPacketDecoder>,
     extended: Option<Box<Extended>>,
     size: Size,
     input: Backlog,
@@ -102,7 +102,7 @@ enum Fate {
     /// Nothing: it goes on.
     Open,
     /// It is over when the client has been told why.
-    Farewell(Ending),
+    Farewell(EndKind),
     /// There was no memory for it.
     Starved,
 }
@@ -148,7 +148,7 @@ impl Session {
         session.extended = opening.extended.then(Box::default);
         session.client = if opening.spoken { Client::Open } else { Client::Unspoken };
         if let Some(extended) = &mut session.extended {
-            extended.can_take = opening.variables.get(CAN_TAKE) == Some(b"1");
+            extended.can_take = opening.variables.get(CAN_TAKE_TERMINAL) == Some(b"1");
         }
         session
     }
@@ -161,7 +161,7 @@ impl Session {
         let packet = decoder.as_mut().and_then(|decoder| decoder.next(&mut &*sent));
         self.client = match packet {
             None => return false,
-            Some(Packet::Hello(1..)) => Client::Greets,
+            Some(ClientPacket::Hello(1..)) => Client::Greets,
             Some(_) => Client::Open,
         };
         self.client == Client::Greets
@@ -174,7 +174,7 @@ impl Session {
     }
 
     /// What has come of the client's first packet, to go on with elsewhere.
-    pub fn take_decoder(&mut self) -> Option<Decoder> {
+    pub fn take_decoder(&mut self) -> Option<ClientPacketDecoder> {
         self.decoder.take()
     }
 
@@ -226,7 +226,7 @@ impl Session {
     }
 
     /// The program has ended, and was reaped; or it could not be executed.
-    pub fn program_ended(&mut self, ended: Ended, ends: &mut impl Ends) {
+    pub fn program_ended(&mut self, ended: SessionEnd, ends: &mut impl Ends) {
         self.program_runs = false;
         self.input.clear();
         // What is left in it is the client's to read.
@@ -239,12 +239,12 @@ impl Session {
 
     /// Tells the client something that the program did not write, on a line
     /// of its own, and ends the session when it is delivered.
-    pub fn dismiss(&mut self, why: Ending, line: &str, ends: &mut impl Ends) {
+    pub fn dismiss(&mut self, why: EndKind, line: &str, ends: &mut impl Ends) {
         self.fate = Fate::Farewell(why);
         match &mut self.extended {
             Some(extended) => {
                 extended.told = true;
-                let packet = Ended::because(why, line).packet();
+                let packet = SessionEnd::new(why, line).packet();
                 self.give_output(&packet, ends);
             }
             None => self.give_output(format!("\r\nforkptyrouter: {line}\r\n").as_bytes(), ends),
@@ -337,11 +337,11 @@ impl Session {
     }
 
     /// Why it was ended, where that was not by one of its ends.
-    pub fn dismissed(&self) -> Option<Ending> {
+    pub fn dismissed(&self) -> Option<EndKind> {
         match self.fate {
             Fate::Open => None,
             Fate::Farewell(why) => Some(why),
-            Fate::Starved => Some(Ending::Lost),
+            Fate::Starved => Some(EndKind::Lost),
         }
     }
 
@@ -393,7 +393,8 @@ impl Session {
 
     fn give_input(&mut self, bytes: &[u8], ends: &mut impl Ends) {
         if self.takes_input(bytes)
-            && self.input.give(bytes, |bytes| ends.write_terminal(bytes).taken()) == Given::Starved
+            && self.input.send(bytes, |bytes| ends.write_terminal(bytes).taken())
+                == SendOutcome::OutOfMemory
         {
             self.fate = Fate::Starved;
         }
@@ -406,7 +407,7 @@ impl Session {
         }
         let waits = !self.input.is_empty();
         let taken = if waits { Some(0) } else { ends.write_terminal(bytes).taken() };
-        if taken.is_some_and(|taken| !self.input.try_keep(bytes, taken)) {
+        if taken.is_some_and(|taken| !self.input.try_push_rest(bytes, taken)) {
             self.fate = Fate::Starved;
         }
     }
@@ -419,10 +420,10 @@ impl Session {
     }
 
     fn give_output(&mut self, bytes: &[u8], ends: &mut impl Ends) {
-        match self.output.give(bytes, |bytes| ends.write_client(bytes).taken()) {
-            Given::Taken(_) => {}
-            Given::Starved => self.fate = Fate::Starved,
-            Given::Gone => self.client_left(),
+        match self.output.send(bytes, |bytes| ends.write_client(bytes).taken()) {
+            SendOutcome::Sent(_) => {}
+            SendOutcome::OutOfMemory => self.fate = Fate::Starved,
+            SendOutcome::Closed => self.client_left(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a client says in packets: input as it comes, and of what costs more so
 //! much in a turn.
 
-use fpty::proto::{Decoder, Packet};
+use fpty::proto::{ClientPacket, ClientPacketDecoder};
 use nix::sys::signal::Signal;
 
 use super::{Client, Ends, Key, Session};
@@ -77,7 +77,7 @@ impl Session {
 
     fn hear(
         &mut self,
-        decoder: &mut Decoder,
+        decoder: &mut ClientPacketDecoder,
         bytes: &mut &[u8],
         hearing: &mut Hearing<'_>,
         ends: &mut impl Ends,
@@ -87,7 +87,7 @@ impl Session {
                 return;
             };
             match packet {
-                Packet::Input(input) => {
+                ClientPacket::Input(input) => {
                     if hearing.resized || hearing.pressed.is_some() {
                         self.press(hearing, ends);
                         self.resize_where_due(hearing, ends);
@@ -99,23 +99,23 @@ impl Session {
                         hearing.gather.extend_from_slice(input);
                     }
                 }
-                Packet::Part(kind, part, last) => {
+                ClientPacket::Part(kind, part, last) => {
                     self.give_what_was_heard(hearing, ends);
                     self.resize_where_due(hearing, ends);
                     *hearing.acts = hearing.acts.saturating_sub(1);
                     self.extended_said(kind, part, last, ends);
                 }
-                Packet::Rows(rows) => {
+                ClientPacket::Rows(rows) => {
                     self.give_what_was_heard(hearing, ends);
                     self.size.rows = rows;
                     hearing.resized = true;
                 }
-                Packet::Cols(cols) => {
+                ClientPacket::Cols(cols) => {
                     self.give_what_was_heard(hearing, ends);
                     self.size.cols = cols;
                     hearing.resized = true;
                 }
-                Packet::Signal(number) => match &mut hearing.pressed {
+                ClientPacket::Signal(number) => match &mut hearing.pressed {
                     Some((pressed, times)) if *pressed == number => *times += 1,
                     _ => {
                         self.give_what_was_heard(hearing, ends);
@@ -127,7 +127,7 @@ impl Session {
                         }
                     }
                 },
-                Packet::Hello(_) | Packet::Unknown(..) => {}
+                ClientPacket::Hello(_) | ClientPacket::Unknown(..) => {}
             }
         }
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::connection::client_hello::{Greeting, Heard};
-use fpty::exit_status::of_exit;
+use fpty::exit_status::session_end;
 use fpty::proto::{
     GO, HELLO, PING, TAKEN, VARIABLES, encode_bare, encode_input, encode_rows_and_cols,
     encode_signal,
@@ -155,7 +155,7 @@ fn a_client_that_does_not_read_stops_the_program_not_the_router() {
 fn the_end_waits_for_status_output_and_delivery() {
     let mut session = Session::raw(SIZE);
     let mut ends = Fake::default();
-    session.program_ended(of_exit(Exit::Status(0)), &mut ends);
+    session.program_ended(session_end(Exit::Status(0)), &mut ends);
     assert_eq!(session.verdict(), Verdict::Lives);
     session.terminal_sent(b"last words", &mut ends);
     session.terminal_ended(&mut ends);
@@ -171,7 +171,7 @@ fn a_program_that_closes_its_terminal_and_runs_on_is_waited_for() {
     let mut ends = roomy();
     session.terminal_ended(&mut ends);
     assert_eq!(session.verdict(), Verdict::Lives);
-    session.program_ended(of_exit(Exit::Status(0)), &mut ends);
+    session.program_ended(session_end(Exit::Status(0)), &mut ends);
     assert_eq!(session.verdict(), Verdict::Over);
 }
 
@@ -201,7 +201,7 @@ fn a_client_that_left_abandons_the_session() {
 fn a_dismissal_is_delivered_first() {
     let mut session = Session::raw(SIZE);
     let mut ends = Fake::default();
-    session.dismiss(Ending::Idle, "t", &mut ends);
+    session.dismiss(EndKind::Idle, "t", &mut ends);
     assert_eq!(session.verdict(), Verdict::Lives);
     ends.client_room = 100;
     session.client_writable(&mut ends);
@@ -252,16 +252,16 @@ fn say(session: &mut Session, mut packet: Vec<u8>, ends: &mut Fake) {
 fn the_end_is_told_once_after_output_and_status() {
     let mut ends = roomy();
     let mut session = extended();
-    session.program_ended(of_exit(Exit::Status(7)), &mut ends);
+    session.program_ended(session_end(Exit::Status(7)), &mut ends);
     assert_eq!(ends.did, []);
     session.terminal_ended(&mut ends);
     session.terminal_ended(&mut ends);
-    let told = of_exit(Exit::Status(7)).packet();
+    let told = session_end(Exit::Status(7)).packet();
     assert_eq!(ends.did, [Did::Client(told)]);
     assert_eq!(session.verdict(), Verdict::Over);
     // In plain uwsgi mode nothing is told.
     let (mut session, mut ends) = (uwsgi(), roomy());
-    session.program_ended(of_exit(Exit::Status(7)), &mut ends);
+    session.program_ended(session_end(Exit::Status(7)), &mut ends);
     session.terminal_ended(&mut ends);
     assert_eq!(ends.did, []);
 }

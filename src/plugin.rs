@@ -114,7 +114,7 @@ fn set_router_option(name: &str, value: &OsStr) -> Result<()> {
     let asked = {
         let mut router = locked(&ROUTER);
         option_table::set(&options::OPTIONS, &mut *router, name, value)?;
-        router.take_asked()
+        router.take_da1_request()
     };
     asked.into_iter().try_for_each(|asked| match asked {
         Asked::Socket { address, protocol, rules } => {

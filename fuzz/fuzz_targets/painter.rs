@@ -6,7 +6,7 @@
 #![no_main]
 
 use fpty::client::restore_screen::{Left, paint, paint_beside};
-use fpty::terminal::Queries;
+use fpty::terminal::QueryFilter;
 use fpty::scrollback::checkpoints::{AREA, Past, Trail};
 use libfuzzer_sys::fuzz_target;
 
@@ -35,11 +35,11 @@ fuzz_target!(|data: &[u8]| {
     for painted in [paint(left(), ours), paint_beside(left(), ours)] {
         assert!(painted.bytes.len() < 64 * 1024 * 1024);
         let mut through = Vec::new();
-        let mut queries = Queries::default();
-        queries.pass(&painted.bytes, &mut through);
+        let mut queries = QueryFilter::default();
+        queries.filter(&painted.bytes, &mut through);
         // Where the output ends within something that follows, so does this.
         let is_cut = output.last().is_some_and(|byte| *byte >= 0x80);
-        if !painted.modes.is_in_a_sequence() && !is_cut {
+        if !painted.modes.is_in_sequence() && !is_cut {
             assert!(!queries.is_undecided(), "it ends within a sequence");
             assert_eq!(through, painted.bytes, "it asks the terminal something");
         }

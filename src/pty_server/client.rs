@@ -11,7 +11,7 @@ use fpty::proto::http_request::{ANSWER, Beginning, Begins, HELD};
 use fpty::sys::Read;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::Stream;
-use fpty::terminal::Queries;
+use fpty::terminal::QueryFilter;
 
 /// A connection, and what it is still to get.
 pub struct Client {
@@ -22,7 +22,7 @@ pub struct Client {
     readonly: bool,
     queue: Backlog,
     /// It came in the midst of a sequence.
-    joining: Option<Box<Queries>>,
+    joining: Option<Box<QueryFilter>>,
     /// What may wait for it before it loses its place.
     limit: usize,
     state: State,
@@ -150,7 +150,7 @@ impl Client {
             None => self.queue.push(output),
             Some(queries) => {
                 let mut through = Vec::new();
-                queries.pass(output, &mut through);
+                queries.filter(output, &mut through);
                 self.queue.push(&through);
                 if !queries.is_undecided() {
                     self.joining = None;

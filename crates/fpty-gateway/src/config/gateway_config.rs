@@ -182,7 +182,7 @@ impl Router {
     }
 
     /// The sockets that were asked for since the last call.
-    pub fn take_asked(&mut self) -> Vec<Asked> {
+    pub fn take_da1_request(&mut self) -> Vec<Asked> {
         std::mem::take(&mut self.asked)
     }
 }

@@ -254,7 +254,7 @@ impl Left {
         } else {
             // What was asked while the client was there its terminal has answered. (Of
             // what comes from the client only what it had not counted is looked at.)
-            remains.take_asked();
+            remains.take_da1_request();
         }
         let alone = Box::new(Alone::new(master, remains, recording));
         let next = sessions.vacant_key();

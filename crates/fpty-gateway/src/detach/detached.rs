@@ -135,7 +135,7 @@ impl Left {
                 }
             }
         }
-        if alone.remains.take_asked() && answers {
+        if alone.remains.take_da1_request() && answers {
             let written = alone.master.write(ANSWER);
             if let (Some(recording), Written::Bytes(count)) = (&alone.recording, written) {
                 recording.input(&ANSWER[..count]);

@@ -2,7 +2,7 @@
 //! for it, and a program that has seen the beginning takes everything for
 //! pasted until it sees the end.
 
-use crate::terminal::escape_parser::{Escapes, Step};
+use crate::terminal::escape_parser::{Action, EscapeParser};
 
 /// What a terminal says after a paste.
 pub const END: &[u8] = b"\x1b[201~";
@@ -10,7 +10,7 @@ pub const END: &[u8] = b"\x1b[201~";
 /// Follows what is typed, in pieces of any size.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pastes {
-    escapes: Escapes,
+    escapes: EscapeParser,
     /// The parameter of the key that is under way.
     number: u16,
 }
@@ -21,14 +21,14 @@ impl Pastes {
         let mut pastes = None;
         for byte in input {
             match self.escapes.step(*byte) {
-                Step::Csi => self.number = 0,
-                Step::Parameter if byte.is_ascii_digit() => {
+                Action::Csi => self.number = 0,
+                Action::Parameter if byte.is_ascii_digit() => {
                     let digit = u16::from(byte - b'0');
                     self.number = self.number.saturating_mul(10).saturating_add(digit);
                 }
                 // None that brackets a paste has more than one.
-                Step::Parameter | Step::Marker | Step::Intermediate => self.number = u16::MAX,
-                Step::CsiEnd if *byte == b'~' => match self.number {
+                Action::Parameter | Action::Marker | Action::Intermediate => self.number = u16::MAX,
+                Action::CsiEnd if *byte == b'~' => match self.number {
                     200 => pastes = Some(true),
                     201 => pastes = Some(false),
                     _ => {}

@@ -1,7 +1,7 @@
 //! Whether the cursor stands within a line: what we say ourselves is to stand on
 //! a line of its own, whatever the output ended with.
 
-use crate::terminal::escape_parser::{Escapes, Step};
+use crate::terminal::escape_parser::{Action, EscapeParser};
 
 /// So many bytes are kept of the output.
 const KEPT: usize = 256;
@@ -28,9 +28,9 @@ impl Tail {
         if !for_a_person {
             return start < self.0.len();
         }
-        let mut escapes = Escapes::default();
+        let mut escapes = EscapeParser::default();
         let is_seen = |byte: &u8| {
-            escapes.step(*byte) == Step::Text && matches!(byte, 0x20..) && *byte != 0x7f
+            escapes.step(*byte) == Action::Text && matches!(byte, 0x20..) && *byte != 0x7f
         };
         self.0[start..].iter().any(is_seen)
     }

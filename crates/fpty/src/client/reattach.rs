@@ -296,7 +296,7 @@ impl Session<'_> {
             // Who had the terminal before was lost in the midst of a paste.
             if remains.is_in_a_paste() {
                 remains.pastes(false);
-                if remains.modes().brackets_pastes() {
+                if remains.modes().has_bracketed_paste() {
                     self.to_terminal.push(bracketed_paste::END);
                 }
             }
@@ -348,7 +348,7 @@ impl Session<'_> {
             return;
         };
         let mut bytes = Vec::new();
-        modes.undo(&mut bytes);
+        modes.reset(&mut bytes);
         if !modes.is_alternate() {
             bytes.extend_from_slice(b"\r\n");
         }

@@ -2,7 +2,7 @@
 //! emulator: its last output once more, less what terminals answer.
 
 use crate::scrollback::checkpoints::Past;
-use crate::terminal::Queries;
+use crate::terminal::QueryFilter;
 use crate::terminal::modes::Modes;
 
 /// What makes a terminal of so many rows show about the same, and what is in force
@@ -17,16 +17,16 @@ pub fn replay(past: Past, output: &[u8], rows: u16) -> (Vec<u8>, Modes) {
     let modes = past.after(output);
     if modes.is_alternate() {
         modes.restore(&mut bytes);
-        modes.restore_unpainted(&mut bytes);
+        modes.restore_unemulated(&mut bytes);
         bytes.extend_from_slice(b"\x1b[H\x1b[J");
     } else {
         before.restore(&mut bytes);
-        before.restore_unpainted(&mut bytes);
+        before.restore_unemulated(&mut bytes);
         // From the beginning of a line, so that nothing is shown by half.
         let line = output.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        Queries::default().pass(&output[if is_cut { line } else { 0 }..], &mut bytes);
+        QueryFilter::default().filter(&output[if is_cut { line } else { 0 }..], &mut bytes);
     }
-    modes.begin_again(&mut bytes);
+    modes.resume_sequence(&mut bytes);
     (bytes, modes)
 }
 

@@ -71,16 +71,16 @@ fn paint_in(left: Left, size: Dimensions, room: Dimensions) -> Painted {
             modes.restore(&mut bytes);
         }
     }
-    modes.restore_unpainted(&mut bytes);
+    modes.restore_unemulated(&mut bytes);
     if size.0 != room.0 && !modes.has_region() {
         // It scrolls where theirs does.
         let region = format!("\x1b7\x1b[1;{}r\x1b8", size.0).into_bytes();
         bytes.extend_from_slice(&region);
-        if !modes.is_in_a_sequence() {
+        if !modes.is_in_sequence() {
             modes.follow(&region);
         }
     }
-    modes.begin_again(&mut bytes);
+    modes.resume_sequence(&mut bytes);
     bytes.extend_from_slice(begun_character(output));
     Painted { bytes, modes }
 }
@@ -117,7 +117,7 @@ fn screen(
     let mut term = Term::new(lines(now), of(now));
     let mut told = Vec::new();
     past.modes.restore(&mut told);
-    past.modes.begin_again(&mut told);
+    past.modes.resume_sequence(&mut told);
     term.process(&told);
     // The rest of a character that began before is none.
     let is_rest = |byte: &&u8| (0x80..0xc0).contains(*byte) && past.from > 0;

@@ -78,7 +78,7 @@ impl Trail {
         let changes = numbers(area).max().unwrap_or(0);
         let Past { mut modes, size, .. } = past;
         // Whoever read it has answered, or the terminal that it was shown to.
-        modes.take_asked();
+        modes.take_da1_request();
         Self { modes, size, total, step: step(capacity), changes }
     }
 
@@ -93,9 +93,9 @@ impl Trail {
     }
 
     /// Whether the program has asked what terminal this is; see
-    /// [`Modes::take_asked`].
-    pub fn take_asked(&mut self) -> bool {
-        self.modes.take_asked()
+    /// [`Modes::take_da1_request`].
+    pub fn take_da1_request(&mut self) -> bool {
+        self.modes.take_da1_request()
     }
 
     /// Takes output; `save` writes into the area.

@@ -176,9 +176,9 @@ impl Remains {
     }
 
     /// Whether the program has asked what terminal this is; see
-    /// [`Modes::take_asked`].
-    pub fn take_asked(&mut self) -> bool {
-        self.trail.take_asked()
+    /// [`Modes::take_da1_request`].
+    pub fn take_da1_request(&mut self) -> bool {
+        self.trail.take_da1_request()
     }
 }
 
@@ -293,15 +293,15 @@ mod tests {
         let file = one.copy().unwrap();
         drop(one);
         let mut two = Remains::go_on(file.try_clone().unwrap()).unwrap();
-        assert!(two.modes().is_in_a_sequence());
+        assert!(two.modes().is_in_sequence());
         two.resized(Size { rows: 50, cols: 90 });
         two.keep(b"2mgreen\x1b[c");
-        assert!(!two.modes().is_in_a_sequence() && two.take_asked());
+        assert!(!two.modes().is_in_sequence() && two.take_da1_request());
         two.keep(b"\x1b[");
         let mut three = Remains::go_on(file.try_clone().unwrap()).unwrap();
-        assert!(!three.take_asked(), "it was asked before");
+        assert!(!three.take_da1_request(), "it was asked before");
         three.keep(b"c");
-        assert!(three.take_asked());
+        assert!(three.take_da1_request());
         let (past, output) = Seen::received(file).unwrap().output(None).unwrap();
         assert!(output.ends_with(b"\x1b[32mgreen\x1b[c\x1b[c"));
         assert!((11_000..=12_288).contains(&output.len()), "{}", output.len());

@@ -120,7 +120,7 @@ fn no_question_is_asked_again_and_no_clipboard_set() {
     assert_eq!(text, String::from_utf8_lossy(&told));
     // The crate's own filter of questions finds none.
     let mut through = Vec::new();
-    crate::terminal::Queries::default().pass(&painted, &mut through);
+    crate::terminal::QueryFilter::default().filter(&painted, &mut through);
     assert_eq!(String::from_utf8_lossy(&through), text);
 }
 
@@ -188,7 +188,7 @@ fn who_watches_sees_lines_where_they_are() {
                   next\nlast\n$ ";
     assert_eq!(parser.screen().contents(), wanted);
     let mut undone = Vec::new();
-    painted.modes.undo(&mut undone);
+    painted.modes.reset(&mut undone);
     assert_eq!(String::from_utf8_lossy(&undone), "\x1b[r\x1b[9999;1H");
     // No room: as it fits.
     let painted = paint_beside(left(&[output.as_bytes()], 1 << 16), (5, 100));

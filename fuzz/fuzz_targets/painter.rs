@@ -7,7 +7,7 @@
 
 use fpty::client::restore_screen::{Left, paint, paint_beside};
 use fpty::terminal::QueryFilter;
-use fpty::scrollback::checkpoints::{AREA, Past, Trail};
+use fpty::scrollback::checkpoints::{NOTES_LENGTH, Checkpoint, CheckpointWriter};
 use libfuzzer_sys::fuzz_target;
 
 /// As whoever keeps output does.
@@ -18,15 +18,15 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let size = |rows: u8, cols: u8| (u16::from(rows) * 3, u16::from(cols) * 5);
-    let mut area = [0; AREA];
+    let mut area = [0; NOTES_LENGTH];
     let mut save = |at: usize, note: &[u8]| area[at..at + note.len()].copy_from_slice(note);
-    let mut trail = Trail::new(CAPACITY, size(*rows, *cols), &mut save);
+    let mut trail = CheckpointWriter::new(CAPACITY, size(*rows, *cols), &mut save);
     let (before, after) = output.split_at(output.len().min(usize::from(*resized)));
     trail.follow(before, &mut save);
     trail.resized(size(*own_cols, *rows), &mut save);
     trail.follow(after, &mut save);
     let total = trail.total();
-    let Some(past) = Past::oldest(&area, CAPACITY, total) else {
+    let Some(past) = Checkpoint::oldest(&area, CAPACITY, total) else {
         return;
     };
     let from = usize::try_from(past.from).expect("so much was written");

@@ -18,7 +18,7 @@ use crate::process::table::Programs;
 use crate::session::relay::{Attached, Sessions};
 use fpty::error::reason;
 use fpty::proto::SessionEnd;
-use fpty::scrollback::Remains;
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Stream;
@@ -54,7 +54,7 @@ pub enum Parting {
 pub enum Leaves {
     /// The program, which runs, and what is kept of its output: this instead of what
     /// there was, where somebody has written nonsense into that.
-    Terminal(Option<Box<Remains>>),
+    Terminal(Option<Box<ScrollbackWriter>>),
     /// The program has ended so, and nobody was told.
     End(SessionEnd),
 }
@@ -160,7 +160,7 @@ impl Left {
         cx: &Context,
         attached: &mut Attached,
         key: Key,
-    ) -> Result<Option<Box<Remains>>, String> {
+    ) -> Result<Option<Box<ScrollbackWriter>>, String> {
         fault_injection::point("reserving");
         let is_theirs = attached.session.is_handed_over();
         let kept = attached.session.kept_mut();
@@ -171,7 +171,7 @@ impl Left {
             false => {
                 let buffer = cx.doors.rules(attached.door).map_or(0, |rules| rules.detach.buffer);
                 let size = terminal_size(Some(&attached.wires.master));
-                let made = Remains::new(buffer as usize, size);
+                let made = ScrollbackWriter::new(buffer as usize, size);
                 Some(Box::new(made.map_err(|error| error.to_string())?))
             }
         };
@@ -228,7 +228,7 @@ impl Left {
         programs: &mut Programs,
         key: Key,
         attached: Attached,
-        remains: Option<Box<Remains>>,
+        remains: Option<Box<ScrollbackWriter>>,
     ) -> Option<Stream> {
         let was_theirs = attached.session.is_handed_over();
         let Attached { mut session, mut wires, .. } = attached;
@@ -364,5 +364,5 @@ fn last_output(cx: &mut Context, sessions: &mut Sessions, session: Key) -> Optio
     }
     let recording = attached.wires.recording().map(AsRef::as_ref);
     read_the_rest(cx, &attached.wires.master, &mut kept, recording);
-    kept.share().ok()
+    kept.share_file().ok()
 }

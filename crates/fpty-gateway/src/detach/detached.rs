@@ -17,7 +17,7 @@ use crate::process::table::Programs;
 use crate::session::handover::HELD_UP;
 use crate::session::relay::Sessions;
 use fpty::proto::SessionEnd;
-use fpty::scrollback::Remains;
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::Exit;
 use fpty::sys::clock::BootInstant;
 use fpty::sys::pidfd::PidFd;
@@ -43,14 +43,14 @@ const ANSWER: &[u8] = b"\x1b[?62;22c";
 pub(crate) fn read_the_rest(
     cx: &mut Context,
     master: &Master,
-    remains: &mut Remains,
+    remains: &mut ScrollbackWriter,
     recording: Option<&Recording>,
 ) {
     let _armed = master.arm();
     let buffer = &mut cx.buffer[..ONE_READ];
     for _ in 0..LAST_READS {
         let Read::Bytes(count) = master.read(buffer) else { break };
-        remains.keep(&buffer[..count]);
+        remains.write(&buffer[..count]);
         if let Some(recording) = recording {
             recording.output(&buffer[..count]);
         }
@@ -121,7 +121,7 @@ impl Left {
                 Read::Bytes(count) => {
                     *taken += count;
                     fault_injection::strike("left", || &buffer[..count]);
-                    alone.remains.keep(&buffer[..count]);
+                    alone.remains.write(&buffer[..count]);
                     if let Some(recording) = &alone.recording {
                         recording.output(&buffer[..count]);
                     }
@@ -198,7 +198,7 @@ impl Left {
         };
         let _ = self.poller.remove(&alone.master);
         let recording = alone.recording.take();
-        let ring = alone.remains.share();
+        let ring = alone.remains.share_file();
         let why = exit.map_or(Gone::Lost, Gone::of_exit);
         let command = self.command_of(cx, key);
         self.unwatch(cx, key, &ended);

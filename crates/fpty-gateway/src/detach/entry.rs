@@ -17,7 +17,7 @@ use crate::session::selector::Beginning;
 use fpty::fair_share::Who;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{EndKind, SessionEnd};
-use fpty::scrollback::Remains;
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
@@ -117,7 +117,7 @@ pub(crate) struct Client {
 /// A terminal without a client.
 pub(crate) struct Alone {
     pub(crate) master: Master,
-    pub(crate) remains: Remains,
+    pub(crate) remains: ScrollbackWriter,
     /// The terminal is closed; it is looked at again then.
     pub(crate) closed: Option<BootInstant>,
     /// Where it is recorded.
@@ -127,7 +127,11 @@ pub(crate) struct Alone {
 }
 
 impl Alone {
-    pub(crate) fn new(master: Master, remains: Remains, recording: Option<Rc<Recording>>) -> Self {
+    pub(crate) fn new(
+        master: Master,
+        remains: ScrollbackWriter,
+        recording: Option<Rc<Recording>>,
+    ) -> Self {
         Self { master, remains, closed: None, recording, waits: false }
     }
 }

@@ -18,7 +18,7 @@ use crate::session::state::detach_state::Kept;
 use fpty::error::reason;
 use fpty::fair_share::Who;
 use fpty::proto::{EndKind, SessionEnd, is_session_name, variables};
-use fpty::scrollback::Remains;
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pid_guard::Process;
@@ -102,7 +102,7 @@ impl Left {
             return false;
         };
         // Up to 64 MB.
-        let remains = Remains::new(rules.detach.buffer as usize, size);
+        let remains = ScrollbackWriter::new(rules.detach.buffer as usize, size);
         let Ok(remains) = remains else {
             session.notice("this session cannot be left: out of memory", wires);
             return false;

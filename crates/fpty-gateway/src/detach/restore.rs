@@ -22,7 +22,7 @@ use crate::session::relay::{Attached, Sessions, Wires};
 use crate::session::state::Session;
 use crate::session::state::detach_state::Kept;
 use fpty::proto::{EndKind, SessionEnd};
-use fpty::scrollback::Remains;
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pid_guard::Process;
@@ -152,11 +152,11 @@ impl Left {
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
         let past = Past { door, size, ..past };
         let remains = match memory {
-            Some(ring) => Remains::of(*ring).ok(),
-            None => ring.and_then(|ring| Remains::go_on(ring).ok()),
+            Some(ring) => ScrollbackWriter::from_ring(*ring).ok(),
+            None => ring.and_then(|ring| ScrollbackWriter::resume(ring).ok()),
         };
         // It may have been written by anybody.
-        let remains = remains.or_else(|| Remains::new(buffer as usize, size).ok())?;
+        let remains = remains.or_else(|| ScrollbackWriter::new(buffer as usize, size).ok())?;
         let (Some((who, since_then)), Some(client)) = (attached, client) else {
             // Its client was lost with the one before us: that is now.
             let left = at.map_or_else(Timestamp::now, Timestamp::from);
@@ -220,9 +220,9 @@ fn with_the_rest(
     terminal: Master,
     recording: Option<&Recording>,
 ) -> Option<OwnedFd> {
-    let mut remains = Remains::go_on(ring.try_clone().ok()?).ok()?;
+    let mut remains = ScrollbackWriter::resume(ring.try_clone().ok()?).ok()?;
     read_the_rest(cx, &terminal, &mut remains, recording);
-    remains.share().ok()
+    remains.share_file().ok()
 }
 
 /// How a program ended whose end was told, as far as it was its own.

@@ -154,7 +154,7 @@ impl Left {
             (_, Some(alone), _) => {
                 record.shared = alone.master.is_shared();
                 record.recording = alone.recording.as_ref().map(|recording| recording.kept());
-                let (master, ring) = (Some(alone.master.as_fd()), alone.remains.file());
+                let (master, ring) = (Some(alone.master.as_fd()), alone.remains.shared_file());
                 Lent { master, program, ring, ..SessionFds::default() }
             }
             (_, _, Some(attached)) => {
@@ -169,7 +169,7 @@ impl Left {
                 Lent {
                     master: Some(wires.master.as_fd()),
                     program,
-                    ring: kept.remains.file(),
+                    ring: kept.remains.shared_file(),
                     client: is_theirs.then(|| wires.client.as_fd()),
                     memory: None,
                 }

@@ -10,7 +10,7 @@ use fpty::proto::{
     ClientPacket, ClientPacketDecoder, EndKind, GO, HEADER, INPUT, OFFER, PING, PONG, RING_PIECE,
     SessionEnd, TAKEN, encode_bare, encode_packet,
 };
-use fpty::scrollback::Seen;
+use fpty::scrollback::ScrollbackReader;
 use fpty::sys::socket::Stream;
 
 /// How much of the output one gets at once.
@@ -21,7 +21,7 @@ pub struct Watcher {
     pub(crate) client: Stream,
     pub(crate) who: Who,
     pub(crate) decoder: ClientPacketDecoder,
-    pub(crate) seen: Seen,
+    pub(crate) seen: ScrollbackReader,
     /// How much of the output it has; `None`: it was not told to go on.
     pub(crate) at: Option<u64>,
     pub(crate) entry: Key,
@@ -55,7 +55,7 @@ impl Watcher {
         };
         let to = total.min(*at + PIECE);
         if to > *at {
-            let Some(output) = seen.between(*at, to) else {
+            let Some(output) = seen.range(*at, to) else {
                 return self.lost("its output came too fast");
             };
             *at = to;
@@ -98,7 +98,7 @@ impl Watcher {
                     let mut go = Vec::new();
                     // It did not arrive.
                     if kind == OFFER {
-                        let kept = self.seen.in_pieces(total).unwrap_or_default();
+                        let kept = self.seen.to_pieces(total).unwrap_or_default();
                         for piece in kept.chunks(u16::MAX.into()) {
                             encode_packet(RING_PIECE, piece, &mut go);
                         }

@@ -26,7 +26,7 @@ use fpty::error::reason;
 use fpty::fair_share::{self, Who};
 use fpty::proto::session_key::{FoundBy, SessionKey};
 use fpty::proto::{EndKind, OFFER, OFFER_RING, SESSION_KEY, SessionEnd, encode_packet, variables};
-use fpty::scrollback::Seen;
+use fpty::scrollback::ScrollbackReader;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Transport;
 use fpty::sys::{Read, Written};
@@ -82,7 +82,7 @@ impl Left {
         let entry = self.entries.get_mut(key);
         let alone = entry.and_then(|entry| entry.state.terminal_mut());
         let is_another = alone.is_some_and(|alone| {
-            alone.remains.file().is_none() && alone.remains.open_file().is_ok()
+            alone.remains.shared_file().is_none() && alone.remains.open_file().is_ok()
         });
         let Some((ring, seen, end)) = self.seen(sessions, key) else {
             return cx.turn_back(newcomer, true, refused("out of descriptors or memory"));
@@ -154,17 +154,21 @@ impl Left {
     }
 
     /// What there is to see of a session, and how it has ended.
-    fn seen(&self, sessions: &Sessions, key: Key) -> Option<(OwnedFd, Seen, Option<SessionEnd>)> {
+    fn seen(
+        &self,
+        sessions: &Sessions,
+        key: Key,
+    ) -> Option<(OwnedFd, ScrollbackReader, Option<SessionEnd>)> {
         let state = &self.entries.get(key)?.state;
         let (ring, end) = match (state, state.client(), state.terminal()) {
             (State::Over(over, _), ..) => (over.ring.as_fd(), Some(over.ended.clone())),
             (_, Some(client), _) => {
-                (sessions.get(client.session)?.session.kept()?.remains.file()?, None)
+                (sessions.get(client.session)?.session.kept()?.remains.shared_file()?, None)
             }
-            (.., alone) => (alone?.remains.file()?, None),
+            (.., alone) => (alone?.remains.shared_file()?, None),
         };
         let ring = ring.try_clone_to_owned().ok()?;
-        let seen = Seen::received(ring.try_clone().ok()?).ok()?;
+        let seen = ScrollbackReader::open(ring.try_clone().ok()?).ok()?;
         Some((ring, seen, end))
     }
 

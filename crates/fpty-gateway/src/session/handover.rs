@@ -70,7 +70,7 @@ impl Attached {
             descriptors.push(pidfd.as_fd());
         }
         // Whoever reads the terminal writes it.
-        if let Some(ring) = kept.and_then(|kept| kept.remains.file()) {
+        if let Some(ring) = kept.and_then(|kept| kept.remains.shared_file()) {
             names.push(OFFER_RING);
             descriptors.push(ring);
         }

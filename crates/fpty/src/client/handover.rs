@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::error::{Error, Result};
 use crate::exit_status::session_end;
 use crate::proto::{EndKind, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, SessionEnd};
-use crate::scrollback::Remains;
+use crate::scrollback::ScrollbackWriter;
 use crate::sys::child::Exit;
 use crate::sys::peer_process::Passed;
 use crate::sys::pidfd::PidFd;
@@ -175,7 +175,7 @@ impl Terminal {
 
     /// Reads what the program wrote, as much as there is room for, and keeps
     /// it where it is to be kept; how much.
-    pub fn read(&mut self, buffer: &mut [u8], mut keeps: Option<&mut Remains>) -> usize {
+    pub fn read(&mut self, buffer: &mut [u8], mut keeps: Option<&mut ScrollbackWriter>) -> usize {
         let mut have = 0;
         while have < buffer.len() {
             let room = &mut buffer[have..];

@@ -13,8 +13,8 @@ use super::session::Session;
 use super::{Client, Which};
 use crate::error::{Context, Result};
 use crate::proto::{self, EndKind, Protocol, SessionEnd, variables};
-use crate::scrollback::checkpoints::Past;
-use crate::scrollback::{Pieces, Remains, Seen};
+use crate::scrollback::checkpoints::Checkpoint;
+use crate::scrollback::{RingPieces, ScrollbackReader, ScrollbackWriter};
 use crate::sys::{Size, pty};
 use crate::terminal::modes::Modes;
 
@@ -47,16 +47,16 @@ enum Before {
     /// It is in a ring; others write it still.
     Ring(OwnedFd),
     /// It comes in pieces.
-    Pieces(Pieces),
+    RingPieces(RingPieces),
 }
 
 impl Before {
     /// What was in force where it begins, and the output from there; `None`:
     /// nothing is known.
-    fn output(self, until: Option<u64>) -> Result<Option<(Past, Vec<u8>)>> {
+    fn output(self, until: Option<u64>) -> Result<Option<(Checkpoint, Vec<u8>)>> {
         match self {
-            Self::Ring(ring) => Ok(Seen::received(ring)?.output(until)),
-            Self::Pieces(pieces) => Ok(pieces.output()),
+            Self::Ring(ring) => Ok(ScrollbackReader::open(ring)?.output(until)),
+            Self::RingPieces(pieces) => Ok(pieces.output()),
         }
     }
 }
@@ -68,7 +68,7 @@ enum Kept {
     #[default]
     Nothing,
     /// The output, since we read the terminal.
-    Output(Box<Remains>),
+    Output(Box<ScrollbackWriter>),
     /// The modes, since the server keeps the output.
     Modes(Box<Modes>),
 }
@@ -81,7 +81,7 @@ impl Coming {
 
     /// The ring that was offered is lost, and what is in it comes in pieces.
     pub fn was_lost(&mut self) {
-        self.offered = Some(Before::Pieces(Pieces::default()));
+        self.offered = Some(Before::RingPieces(RingPieces::default()));
     }
 
     /// One of those.
@@ -90,13 +90,13 @@ impl Coming {
     /// They have no end.
     pub fn piece(&mut self, piece: &[u8]) -> Result<()> {
         match &mut self.offered {
-            Some(Before::Pieces(pieces)) => pieces.push(piece),
+            Some(Before::RingPieces(pieces)) => pieces.push(piece),
             _ => Ok(()),
         }
     }
 
     /// What keeps output that we read from the terminal.
-    pub fn keeps(&mut self) -> Option<&mut Remains> {
+    pub fn keeps(&mut self) -> Option<&mut ScrollbackWriter> {
         match &mut self.kept {
             Kept::Output(remains) => Some(remains),
             Kept::Nothing | Kept::Modes(_) => None,
@@ -107,7 +107,7 @@ impl Coming {
     pub fn typed(&mut self, input: &[u8]) {
         if let Kept::Output(remains) = &mut self.kept {
             if let Some(pastes) = self.pastes.follow(input) {
-                remains.pastes(pastes);
+                remains.set_pasting(pastes);
             }
         }
     }
@@ -268,24 +268,24 @@ impl Session<'_> {
         };
         let ring = match &offered {
             Before::Ring(ring) => Some(ring.try_clone().context("cannot use kept output")),
-            Before::Pieces(_) => None,
+            Before::RingPieces(_) => None,
         };
         let seen = offered.output(before);
         let is_new = !comes_back && matches!(self.config.which, Which::New | Which::Named(_));
         let (mut modes, mut shown) = (Modes::default(), false);
         match seen {
-            Ok(Some((past, output))) if is_new || self.coming.is_new => {
-                modes = past.after(&output);
+            Ok(Some((checkpoint, output))) if is_new || self.coming.is_new => {
+                modes = checkpoint.modes_after(&output);
             }
-            Ok(Some((past, output))) if !output.is_empty() || past.from > 0 => {
-                (modes, shown) = (self.show_again(past, output), true);
+            Ok(Some((checkpoint, output))) if !output.is_empty() || checkpoint.from > 0 => {
+                (modes, shown) = (self.show_again(checkpoint, output), true);
             }
             Ok(_) => {}
             Err(error) => self.notice(&error.to_string()),
         }
         let draws_all = modes.is_alternate();
         let is_ours = self.takeover.ours().is_some();
-        let ring = ring.filter(|_| is_ours).map(|ring| ring.and_then(Remains::go_on));
+        let ring = ring.filter(|_| is_ours).map(|ring| ring.and_then(ScrollbackWriter::resume));
         self.coming.kept = match ring {
             Some(Ok(remains)) => Kept::Output(Box::new(remains)),
             // It was said above.
@@ -294,8 +294,8 @@ impl Session<'_> {
         };
         if let Kept::Output(remains) = &mut self.coming.kept {
             // Who had the terminal before was lost in the midst of a paste.
-            if remains.is_in_a_paste() {
-                remains.pastes(false);
+            if remains.is_pasting() {
+                remains.set_pasting(false);
                 if remains.modes().has_bracketed_paste() {
                     self.to_terminal.push(bracketed_paste::END);
                 }
@@ -320,9 +320,9 @@ impl Session<'_> {
 
     /// Shows what was on the screen; returns the modes that are in force then.
     #[cfg(feature = "paint")]
-    fn show_again(&mut self, past: Past, output: Vec<u8>) -> Modes {
-        let size = pty::size_of_ours().map_or(past.size, |size| (size.rows, size.cols));
-        let left = Left { past, output };
+    fn show_again(&mut self, checkpoint: Checkpoint, output: Vec<u8>) -> Modes {
+        let size = pty::size_of_ours().map_or(checkpoint.size, |size| (size.rows, size.cols));
+        let left = Left { checkpoint, output };
         let painted =
             if self.config.read_only { paint_beside(left, size) } else { paint(left, size) };
         self.show(&painted.bytes);
@@ -330,9 +330,9 @@ impl Session<'_> {
     }
 
     #[cfg(not(feature = "paint"))]
-    fn show_again(&mut self, past: Past, output: Vec<u8>) -> Modes {
-        let rows = pty::size_of_ours().map_or(past.size.0, |size| size.rows);
-        let (bytes, modes) = super::replay::replay(past, &output, rows);
+    fn show_again(&mut self, checkpoint: Checkpoint, output: Vec<u8>) -> Modes {
+        let rows = pty::size_of_ours().map_or(checkpoint.size.0, |size| size.rows);
+        let (bytes, modes) = super::replay::replay(checkpoint, &output, rows);
         self.show(&bytes);
         modes
     }

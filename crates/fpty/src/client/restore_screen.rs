@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use shpool_vterm::{ContentRegion, Term};
 
-use crate::scrollback::checkpoints::{Dimensions, Past};
+use crate::scrollback::checkpoints::{Checkpoint, Dimensions};
 use crate::terminal::modes::Modes;
 
 /// Cells above the screen that are kept for the scrollback: what is to be
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// there.
 pub struct Left {
     /// What was in force at the beginning.
-    pub past: Past,
+    pub checkpoint: Checkpoint,
     /// The output from there on.
     pub output: Vec<u8>,
 }
@@ -47,19 +47,19 @@ pub fn paint(left: Left, size: Dimensions) -> Painted {
 /// Paints it for somebody who watches on a terminal of this size, while the
 /// program has another: where there is room its lines are where they are there.
 pub fn paint_beside(left: Left, room: Dimensions) -> Painted {
-    let theirs = left.past.size_after(&left.output);
+    let theirs = left.checkpoint.size_after(&left.output);
     let fits = theirs.0 <= room.0 && theirs.1 <= room.1;
     paint_in(left, if fits { theirs } else { room }, room)
 }
 
 fn paint_in(left: Left, size: Dimensions, room: Dimensions) -> Painted {
-    let Left { mut past, output } = left;
+    let Left { mut checkpoint, output } = left;
     let output = output.as_slice();
-    let mut modes = past.clone().after(output);
+    let mut modes = checkpoint.clone().modes_after(output);
     let region = if size == room { ContentRegion::All } else { ContentRegion::Screen };
     // A bug in an emulator, or somebody's trap for it, costs the picture.
     let screen = without_a_word(|| {
-        catch_unwind(AssertUnwindSafe(|| screen(&mut past, output, size, region)))
+        catch_unwind(AssertUnwindSafe(|| screen(&mut checkpoint, output, size, region)))
     });
     let mut bytes = Vec::new();
     bytes.push(b'\r');
@@ -107,25 +107,25 @@ fn without_a_word<T>(act: impl FnOnce() -> T) -> T {
 
 /// What shows the screen; `None`: it would take too long.
 fn screen(
-    past: &mut Past,
+    checkpoint: &mut Checkpoint,
     output: &[u8],
     size: Dimensions,
     region: ContentRegion,
 ) -> Option<Vec<u8>> {
     let end = Instant::now() + PATIENCE;
-    let mut now = past.size;
+    let mut now = checkpoint.size;
     let mut term = Term::new(lines(now), of(now));
     let mut told = Vec::new();
-    past.modes.restore(&mut told);
-    past.modes.resume_sequence(&mut told);
+    checkpoint.modes.restore(&mut told);
+    checkpoint.modes.resume_sequence(&mut told);
     term.process(&told);
     // The rest of a character that began before is none.
-    let is_rest = |byte: &&u8| (0x80..0xc0).contains(*byte) && past.from > 0;
+    let is_rest = |byte: &&u8| (0x80..0xc0).contains(*byte) && checkpoint.from > 0;
     let torn = output.iter().take(3).take_while(is_rest).count();
     let (rest, output) = output.split_at(torn);
-    past.walk(past.from + torn as u64, rest, |_, _| {});
+    checkpoint.replay(checkpoint.from + torn as u64, rest, |_, _| {});
     let mut in_time = true;
-    past.walk(past.from + output.len() as u64, output, |size, part| {
+    checkpoint.replay(checkpoint.from + output.len() as u64, output, |size, part| {
         if size != now {
             now = size;
             term.resize(of(size));

@@ -60,7 +60,7 @@ pub const OFFER: u8 = 112;
 /// (u64, little-endian): the ring has it up to there.
 pub const GO: u8 = 113;
 /// From the router: a piece of what is kept of the output, for who got no ring
-/// ([`crate::scrollback::Pieces`]).
+/// ([`crate::scrollback::RingPieces`]).
 pub const RING_PIECE: u8 = 114;
 /// From the router: by what the client finds its session again
 /// ([`super::session_key::SessionKey`]).

@@ -70,7 +70,7 @@ impl Ring {
     ///
     /// # Errors
     /// It is none, or its memory could go away.
-    pub fn received(file: OwnedFd, writes: bool) -> io::Result<Self> {
+    pub fn open(file: OwnedFd, writes: bool) -> io::Result<Self> {
         let none = || io::Error::from_raw_os_error(libc::EINVAL);
         let length = memfd::length_of_sealed(&file).map_err(|_| none())?;
         let capacity = length.checked_sub(OUTPUT_AT).ok_or_else(none)?;
@@ -288,7 +288,7 @@ mod tests {
     fn without_its_file_it_goes_on_and_has_another_one_then() {
         for length in [0, 1, 5000, SMALLEST - 1, SMALLEST, 3 * SMALLEST + 77] {
             let mut ring = Ring::new(SMALLEST).unwrap();
-            let before = Ring::received(copy(&ring), true).unwrap();
+            let before = Ring::open(copy(&ring), true).unwrap();
             let all: Vec<u8> = (0..length + 3).map(|n| (n % 251) as u8).collect();
             ring.write(0, &all[..length]);
             ring.count(length as u64);
@@ -309,7 +309,7 @@ mod tests {
             assert!(ring.read(from, total) == all[from as usize..length], "{length}");
             assert_eq!(ring.notes::<11>().as_slice(), b"\0\0\0\0\0\0\0note");
             // It is the one that is passed on from now on.
-            let other = Ring::received(copy(&ring), false).unwrap();
+            let other = Ring::open(copy(&ring), false).unwrap();
             ring.count(total + 1);
             assert_eq!((other.total(), before.total()), (total + 1, total));
         }
@@ -342,7 +342,7 @@ mod tests {
         }
         ring.note(3, b"note");
         ring.note(NOTES - 1, b"too long");
-        let other = Ring::received(copy(&ring), false).unwrap();
+        let other = Ring::open(copy(&ring), false).unwrap();
         assert_eq!((other.total(), other.capacity()), (total, SMALLEST));
         assert_eq!(other.notes::<7>().as_slice(), b"\0\0\0note");
         assert_eq!(other.read(total - 9, total), all[total as usize - 9..total as usize]);
@@ -383,13 +383,13 @@ mod tests {
     #[test]
     fn nothing_else_is_taken() {
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(Ring::received(file.into(), true).is_err());
+        assert!(Ring::open(file.into(), true).is_err());
         let file = tempfile::tempfile().unwrap();
         file.set_len((OUTPUT_AT + SMALLEST) as u64).unwrap();
-        assert!(Ring::received(file.into(), true).is_err(), "it could be cut");
+        assert!(Ring::open(file.into(), true).is_err(), "it could be cut");
         let ring = Ring::new(SMALLEST).unwrap();
         assert!(nix::unistd::ftruncate(ring.file().unwrap(), 0).is_err());
         ring.put(0, b"x");
-        assert!(Ring::received(copy(&ring), true).is_err(), "another layout");
+        assert!(Ring::open(copy(&ring), true).is_err(), "another layout");
     }
 }

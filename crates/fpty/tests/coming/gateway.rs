@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use fpty::proto::session_key::{FoundBy, Secret, SessionKey};
 use fpty::proto::{self, ClientPacket, ClientPacketDecoder, EndKind, SessionEnd};
-use fpty::scrollback::{Remains, Seen};
+use fpty::scrollback::{ScrollbackReader, ScrollbackWriter};
 use fpty::sys::Size;
 use fpty::sys::pty::{self, Master, Slave};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -129,7 +129,7 @@ impl Gateway {
         self.orders.lock().unwrap().stands_still = true;
         self.wait_for("it stands still", |told| told.stands_still);
         let ring = self.ring.lock().unwrap().as_ref().unwrap().try_clone().unwrap();
-        let output = Seen::received(ring).unwrap().output(None).unwrap().1;
+        let output = ScrollbackReader::open(ring).unwrap().output(None).unwrap().1;
         self.orders.lock().unwrap().stands_still = false;
         output
     }
@@ -144,7 +144,8 @@ impl Gateway {
         let end = Instant::now() + DEADLINE;
         while note != [1] {
             assert!(Instant::now() < end, "no paste is noted");
-            file.read_exact_at(&mut note, 64 + fpty::scrollback::checkpoints::AREA as u64).unwrap();
+            file.read_exact_at(&mut note, 64 + fpty::scrollback::checkpoints::NOTES_LENGTH as u64)
+                .unwrap();
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -260,7 +261,7 @@ struct Session {
     master: Master,
     _slave: Slave,
     program: Child,
-    remains: Remains,
+    remains: ScrollbackWriter,
     total: u64,
     ended: Option<i32>,
 }
@@ -472,15 +473,17 @@ impl Work {
             let size = Size { rows: client.size.0, cols: client.size.1 };
             let session = Session::new(&self.command, &self.file, size);
             *self.ring.lock().unwrap() =
-                Some(session.remains.file().unwrap().try_clone_to_owned().unwrap());
+                Some(session.remains.shared_file().unwrap().try_clone_to_owned().unwrap());
             self.session = Some(session);
         }
         let session = self.session.as_ref().unwrap();
         let mut packet = Vec::new();
         let names: &[u8] = if self.relays { b"r" } else { b"mr" };
         proto::encode_packet(proto::OFFER, names, &mut packet);
-        let (master, ring) =
-            (session.master.as_fd().as_raw_fd(), session.remains.file().unwrap().as_raw_fd());
+        let (master, ring) = (
+            session.master.as_fd().as_raw_fd(),
+            session.remains.shared_file().unwrap().as_raw_fd(),
+        );
         let all = [master, ring];
         let fds = if self.relays { &all[1..] } else { &all[..] };
         let control = [ControlMessage::ScmRights(fds)];
@@ -527,7 +530,7 @@ impl Work {
         let fpty::sys::Read::Bytes(count) = session.master.read(&mut buffer) else {
             return;
         };
-        session.remains.keep(&buffer[..count]);
+        session.remains.write(&buffer[..count]);
         session.total += count as u64;
         self.told.lock().unwrap().output.extend_from_slice(&buffer[..count]);
         if let Some(client) = &mut self.client {
@@ -588,7 +591,7 @@ impl Session {
             });
         }
         let program = command.spawn().unwrap();
-        let remains = Remains::new(256 * 1024, size).unwrap();
+        let remains = ScrollbackWriter::new(256 * 1024, size).unwrap();
         Self { master, _slave: slave, program, remains, total: 0, ended: None }
     }
 }

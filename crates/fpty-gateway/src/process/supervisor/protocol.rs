@@ -104,7 +104,7 @@ impl SessionFds {
     /// too. Nonsense is not kept.
     pub fn keep_in_memory(&mut self, record: &Record, writes: bool) {
         if let Some(ring) = self.ring.take_if(|_| record.is_left()) {
-            let mut ring = Ring::received(ring, writes).ok();
+            let mut ring = Ring::open(ring, writes).ok();
             ring.iter_mut().for_each(Ring::close_file);
             self.memory = ring.map(Box::new);
         }

@@ -3,7 +3,7 @@
 
 use fpty::proto::session_key::SessionKey;
 use fpty::proto::{ClientPacketDecoder, GO, SESSION_KEY, SessionEnd, encode_bare};
-use fpty::scrollback::Remains;
+use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 
 use super::extended::{Extended, HandOver};
@@ -13,7 +13,7 @@ use super::{Client, Ends, Fate, Session};
 #[derive(Debug)]
 pub struct Kept {
     /// The last output.
-    pub remains: Remains,
+    pub remains: ScrollbackWriter,
     /// The client has come back, and was not told to go on: its terminal is not
     /// read until then.
     pub hidden: bool,
@@ -158,7 +158,7 @@ impl Session {
             return true;
         };
         if let Some(output) = packet.get(fpty::proto::HEADER..) {
-            kept.remains.keep(output);
+            kept.remains.write(output);
         }
         !kept.hidden
     }

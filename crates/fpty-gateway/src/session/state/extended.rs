@@ -45,7 +45,7 @@ pub struct Extended {
     /// What is kept for whoever comes back, where the session can be left.
     pub kept: Option<Box<Kept>>,
     /// What was offered has not arrived: what is kept goes in pieces.
-    pub in_pieces: bool,
+    pub to_pieces: bool,
     /// The word to go on is still to be said.
     pub owes_go: bool,
     /// The client ends the session, be it one that can be left.
@@ -144,7 +144,7 @@ impl Session {
             }
             // Something in between passes bytes alone.
             OFFER if part.is_empty() && last && extended.hand_over == HandOver::Offered => {
-                extended.in_pieces = true;
+                extended.to_pieces = true;
                 extended.hand_over = match &mut extended.kept {
                     Some(kept) => {
                         kept.relays = true;
@@ -183,8 +183,8 @@ impl Session {
                     extended.hand_over = HandOver::Relayed;
                     let mut packets = Vec::new();
                     let total = kept.remains.total();
-                    if extended.in_pieces {
-                        let kept = kept.remains.seen().and_then(|seen| seen.in_pieces(total));
+                    if extended.to_pieces {
+                        let kept = kept.remains.reader().and_then(|seen| seen.to_pieces(total));
                         for piece in kept.unwrap_or_default().chunks(u16::MAX.into()) {
                             encode_packet(RING_PIECE, piece, &mut packets);
                         }

@@ -2,25 +2,25 @@
 //! never left, and that of a terminal which was shown something else before.
 
 use super::*;
-use crate::scrollback::checkpoints::{AREA, Trail};
+use crate::scrollback::checkpoints::{CheckpointWriter, NOTES_LENGTH};
 use proptest::prelude::*;
 
 const SIZE: Dimensions = (12, 40);
 
 /// What a ring of this capacity has of this output, written in these pieces.
 fn left(pieces: &[&[u8]], capacity: usize) -> Left {
-    let mut area = vec![0; AREA];
-    let mut trail = Trail::new(capacity, SIZE, |at, bytes: &[u8]| {
+    let mut area = vec![0; NOTES_LENGTH];
+    let mut trail = CheckpointWriter::new(capacity, SIZE, |at, bytes: &[u8]| {
         area[at..at + bytes.len()].copy_from_slice(bytes);
     });
     for piece in pieces {
         trail.follow(piece, |at, bytes| area[at..at + bytes.len()].copy_from_slice(bytes));
     }
     let output = pieces.concat();
-    let area: &[u8; AREA] = area.as_slice().try_into().unwrap();
-    let past = Past::oldest(area, capacity, output.len() as u64).unwrap();
-    let output = output[past.from as usize..].to_vec();
-    Left { past, output }
+    let area: &[u8; NOTES_LENGTH] = area.as_slice().try_into().unwrap();
+    let checkpoint = Checkpoint::oldest(area, capacity, output.len() as u64).unwrap();
+    let output = output[checkpoint.from as usize..].to_vec();
+    Left { checkpoint, output }
 }
 
 fn emulator((rows, cols): Dimensions, scrollback: usize) -> vt100::Parser {

@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use fpty::client::restore_screen::{Left, paint, paint_beside};
+use fpty::client::restore_screen::{DetachedOutput, paint, restore_for_viewer};
 use fpty::terminal::QueryFilter;
 use fpty::scrollback::checkpoints::{NOTES_LENGTH, Checkpoint, CheckpointWriter};
 use libfuzzer_sys::fuzz_target;
@@ -30,9 +30,9 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let from = usize::try_from(past.from).expect("so much was written");
-    let left = || Left { past: past.clone(), output: output[from..].to_vec() };
+    let left = || DetachedOutput { past: past.clone(), output: output[from..].to_vec() };
     let ours = size(*own_rows, *own_cols);
-    for painted in [paint(left(), ours), paint_beside(left(), ours)] {
+    for painted in [paint(left(), ours), restore_for_viewer(left(), ours)] {
         assert!(painted.bytes.len() < 64 * 1024 * 1024);
         let mut through = Vec::new();
         let mut queries = QueryFilter::default();

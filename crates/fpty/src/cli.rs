@@ -9,13 +9,13 @@ mod which;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use asking::AskingArguments;
+use asking::ControlArguments;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueHint};
-use fpty::client::request::{self, Terminal, Wanted};
-use fpty::client::{self, Client};
+use fpty::client::request::{self, ExecRequest, RequestTty};
+use fpty::client::{self, ClientConfig};
 use fpty::proto::Protocol;
-use which::WhichArguments;
+use which::SessionArguments;
 
 /// Attach to a terminal inside of a uWSGI instance, jail or container
 #[derive(Debug, Parser)]
@@ -69,10 +69,10 @@ pub struct Arguments {
 
     /// Who is there.
     #[command(flatten)]
-    pub asking: AskingArguments,
+    pub control: ControlArguments,
     /// Which session.
     #[command(flatten)]
-    pub which: WhichArguments,
+    pub session: SessionArguments,
 
     /// Say only what went wrong
     #[arg(short, long)]
@@ -125,7 +125,7 @@ impl Arguments {
     ///
     /// # Errors
     /// As of [`Arguments::read`].
-    pub fn client(self) -> Result<Client, (String, i32)> {
+    pub fn client(self) -> Result<ClientConfig, (String, i32)> {
         let is_given = |address: &OsString| !address.is_empty();
         let address = self.address.filter(is_given).ok_or_else(|| {
             let line = "fpty: no address: give a server's socket, or set FPTY_ADDRESS\n";
@@ -134,18 +134,19 @@ impl Arguments {
         let usual = std::env::var_os("FPTY_ADDRESS").filter(is_given);
         let mut command = self.command;
         let (which, address) = self
-            .which
+            .session
             .resolve(address, &mut command, usual)
             .map_err(|why| (format!("fpty: {why} (fpty --help says what there is)\n"), 2))?;
         let set = |Variable(name, value)| Some((name, value?));
-        let wanted = if self.ssh { Wanted::of_sshd() } else { Wanted::of_words(command) };
+        let wanted =
+            if self.ssh { ExecRequest::from_sshd() } else { ExecRequest::from_words(command) };
         let terminal = match (self.tty, self.no_tty, self.ssh) {
-            (true, ..) => Terminal::Always,
-            (_, true, _) => Terminal::Never,
-            (.., true) => Terminal::OfSshd,
-            _ => Terminal::Usual,
+            (true, ..) => RequestTty::Force,
+            (_, true, _) => RequestTty::No,
+            (.., true) => RequestTty::FromSshd,
+            _ => RequestTty::Auto,
         };
-        Ok(Client {
+        Ok(ClientConfig {
             name: "fpty:",
             wanted,
             terminal,
@@ -156,11 +157,11 @@ impl Arguments {
             quiet: self.quiet,
             status_json: self.status_json,
             which,
-            steal: self.which.steal,
-            read_only: self.which.read_only,
-            reconnects: !self.which.no_reconnect,
+            steal: self.session.steal,
+            read_only: self.session.read_only,
+            reconnect: !self.session.no_reconnect,
             environment: self.environment.into_iter().filter_map(set).collect(),
-            heeds: &[],
+            never_ignored: &[],
         })
     }
 }

@@ -5,17 +5,17 @@
 use crate::terminal::escape_parser::{Action, EscapeParser};
 
 /// What a terminal says after a paste.
-pub const END: &[u8] = b"\x1b[201~";
+pub const PASTE_END: &[u8] = b"\x1b[201~";
 
 /// Follows what is typed, in pieces of any size.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Pastes {
+pub struct PasteTracker {
     escapes: EscapeParser,
     /// The parameter of the key that is under way.
     number: u16,
 }
 
-impl Pastes {
+impl PasteTracker {
     /// Whether a paste is under way after this; `None`: nothing has changed.
     pub fn follow(&mut self, input: &[u8]) -> Option<bool> {
         let mut pastes = None;
@@ -47,10 +47,10 @@ mod tests {
     #[test]
     fn a_paste_begins_and_ends() {
         let keys = b"ls\x1b[A\x1b[20\x1b[200~echo\r\x1b[202~x";
-        assert_eq!(Pastes::default().follow(keys), Some(true));
-        assert_eq!(Pastes::default().follow(b"a\x1b[200~b\x1b[201~c"), Some(false));
-        assert_eq!(Pastes::default().follow(b"[200~\x1b[2000~\x1b[20~"), None);
-        let (mut pastes, mut found) = (Pastes::default(), Vec::new());
+        assert_eq!(PasteTracker::default().follow(keys), Some(true));
+        assert_eq!(PasteTracker::default().follow(b"a\x1b[200~b\x1b[201~c"), Some(false));
+        assert_eq!(PasteTracker::default().follow(b"[200~\x1b[2000~\x1b[20~"), None);
+        let (mut pastes, mut found) = (PasteTracker::default(), Vec::new());
         for byte in b"\x1b[200~text\x1b[201~" {
             found.extend(pastes.follow(&[*byte]));
         }

@@ -61,14 +61,14 @@ use crate::sys::stdio::{self, Output};
 use crate::sys::termios::{self, Raises, RawMode};
 
 use crate::client::outcome::End;
-use crate::client::request::{Terminal, Wanted};
+use crate::client::request::{ExecRequest, RequestTty};
 use crate::client::session::Session;
 
 /// Exit status where the end was not the program's own.
-pub const LOST: i32 = 254;
+pub const EXIT_LOST: i32 = 254;
 
 /// How long a server may take to answer a TCP connection.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a server is asked that speaks plainly, where only the extended
 /// mode will do.
@@ -76,7 +76,7 @@ const ATTEMPTS: usize = 3;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct ClientConfig {
     /// Who says so, before each of its lines: `[pty]`, `fpty:`.
     pub name: &'static str,
     /// The server's address.
@@ -84,9 +84,9 @@ pub struct Client {
     /// What it speaks.
     pub protocol: Protocol,
     /// What is to run there.
-    pub wanted: Wanted,
+    pub exec_request: ExecRequest,
     /// Whether with a terminal.
-    pub terminal: Terminal,
+    pub request_tty: RequestTty,
     /// Whether Ctrl-C, Ctrl-\ and Ctrl-Z are signals here.
     pub isig: bool,
     /// The character that begins an escape; `None`: there are none.
@@ -98,31 +98,31 @@ pub struct Client {
     /// More variables for the program's environment.
     pub environment: Vec<(OsString, OsString)>,
     /// Which session it is to be.
-    pub which: Which,
+    pub session: SessionChoice,
     /// Whoever else is attached has to go.
     pub steal: bool,
     /// Only watches: nothing that is typed is for the program.
     pub read_only: bool,
     /// A connection that breaks is taken up again, where the session goes on.
-    pub reconnects: bool,
+    pub reconnect: bool,
     /// Signals that are ignored at the start by somebody else's doing, and
     /// count all the same.
-    pub heeds: &'static [Signal],
+    pub never_ignored: &'static [Signal],
 }
 
 /// Which session it is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Which {
+pub enum SessionChoice {
     /// A new one.
     #[default]
     New,
     /// A new one that has a name.
-    Named(String),
+    NewNamed(String),
     /// One that was left: its id, the beginning of that, or its name; empty:
     /// the one that was left last.
-    Left(String),
+    Attach(String),
     /// The one of that name, or a new one.
-    Either(String),
+    AttachOrNew(String),
 }
 
 /// Signals that we take by reading them.
@@ -141,31 +141,31 @@ const SIGNALS: [Signal; 7] = [
 const ENVIRONMENT: [&str; 6] = ["TERM", "COLORTERM", "LANG", "LANGUAGE", "LC_*", "TZ"];
 
 /// Runs a session and returns the status to exit with.
-pub fn run(config: &Client) -> i32 {
+pub fn run(config: &ClientConfig) -> i32 {
     let mut typed = Vec::new();
-    conclude(config, || attach(config, &mut typed))
+    run_attempts(config, || attach(config, &mut typed))
 }
 
 /// Does something to its end, says how it ended, and returns the status to
 /// exit with.
-fn conclude(config: &Client, mut attempt: impl FnMut() -> Result<End>) -> i32 {
+fn run_attempts(config: &ClientConfig, mut attempt: impl FnMut() -> Result<End>) -> i32 {
     stdio::fill_closed();
-    let mut end = End::SpeaksPlainly;
+    let mut end = End::NotExtended;
     // On a machine that is too busy, or over a slow line, a router may have
     // given us up before our first word reached it. Once it has heard that it
     // waits longer for the next one.
     for _ in 0..ATTEMPTS {
-        end = attempt().unwrap_or_else(|error| End::NotAttached(error.to_string()));
-        if !matches!(end, End::SpeaksPlainly | End::CameTooLate { again: true }) {
+        end = attempt().unwrap_or_else(|error| End::NoSession(error.to_string()));
+        if !matches!(end, End::NotExtended | End::HelloTooLate { can_retry: true }) {
             break;
         }
     }
-    outcome::tell(config, &end)
+    outcome::report(config, &end)
 }
 
 /// Connects, and says hello to a server that may understand it.
-fn call(config: &Client) -> Result<(Stream, Transport)> {
-    let (stream, transport) = connect(&config.address, PATIENCE)?;
+fn connect_and_greet(config: &ClientConfig) -> Result<(Stream, Transport)> {
+    let (stream, transport) = connect(&config.address, CONNECT_TIMEOUT)?;
     if config.protocol == Protocol::Uwsgi {
         // At once: a router waits only so long for the first word. A new
         // connection has room for it.
@@ -175,22 +175,23 @@ fn call(config: &Client) -> Result<(Stream, Transport)> {
 }
 
 /// Has these signals read, but for those that are ignored here.
-fn read_signals(config: &Client, signals: &[Signal]) -> Result<Signals> {
-    let is_taken = |signal: &Signal| config.heeds.contains(signal) || !signal::is_ignored(*signal);
+fn read_signals(config: &ClientConfig, signals: &[Signal]) -> Result<Signals> {
+    let is_taken =
+        |signal: &Signal| config.never_ignored.contains(signal) || !signal::is_ignored(*signal);
     let taken: Vec<Signal> = signals.iter().copied().filter(is_taken).collect();
     Signals::instead_of_handlers(&taken).context("cannot read signals")
 }
 
 /// Attaches once, with what was typed into a session that came to nothing.
-fn attach(config: &Client, typed: &mut Vec<u8>) -> Result<End> {
-    if config.protocol == Protocol::Raw && (config.needs_more() || !config.wants_terminal()) {
+fn attach(config: &ClientConfig, typed: &mut Vec<u8>) -> Result<End> {
+    if config.protocol == Protocol::Raw && (config.needs_extended() || !config.wants_terminal()) {
         return Err(Error::new("raw mode has only the configured program: use uwsgi mode"));
     }
     if config.wants_terminal() {
         // Not between two words to a server, which does not wait for long.
         termios::wait_for_foreground();
     }
-    let (stream, transport) = call(config)?;
+    let (stream, transport) = connect_and_greet(config)?;
     if !config.wants_terminal() {
         return command::run(config, stream, transport);
     }
@@ -218,7 +219,7 @@ fn attach(config: &Client, typed: &mut Vec<u8>) -> Result<End> {
     let mut session = Session::new(config, stream, transport, signals, output, terminal);
     if config.protocol == Protocol::Uwsgi {
         session.greet();
-        session.holds(std::mem::take(typed));
+        session.preload_input(std::mem::take(typed));
     }
     let end;
     (end, *typed) = session.run_to_its_end();
@@ -226,7 +227,7 @@ fn attach(config: &Client, typed: &mut Vec<u8>) -> Result<End> {
 }
 
 /// The packets with our environment, and what else is to be said.
-fn introduction(config: &Client, more: &[(&[u8], &[u8])]) -> Vec<u8> {
+fn client_variables(config: &ClientConfig, more: &[(&[u8], &[u8])]) -> Vec<u8> {
     let ours = std::env::vars_os().filter(|(name, _)| {
         let name = name.as_encoded_bytes();
         ENVIRONMENT.iter().any(|pattern| match pattern.strip_suffix('*') {

@@ -4,7 +4,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Client, LOST};
+use super::{ClientConfig, EXIT_LOST};
 use crate::proto::session_key::parse_argument;
 use crate::proto::{EndKind, SessionEnd};
 use crate::sys::peer_process::Peer;
@@ -12,7 +12,7 @@ use crate::sys::{accounts, stdio};
 use crate::text::is_control;
 
 /// Exit status when no session came about.
-const NOT_ATTACHED: i32 = 255;
+const EXIT_NO_SESSION: i32 = 255;
 
 /// Why a session is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,28 +20,28 @@ pub enum End {
     /// The server ended it; how, it cannot say.
     Normal,
     /// The server said how.
-    Told(SessionEnd),
+    Ended(SessionEnd),
     /// A signal ended the program that was to be expected: its number.
     Signalled(u8),
     /// The server refused, and speaks plainly: why.
     Refused(String),
     /// No session came about: why.
-    NotAttached(String),
+    NoSession(String),
     /// The server knows no extended mode, or had begun without us, and nothing
     /// else will do.
-    SpeaksPlainly,
+    NotExtended,
     /// The server had begun without us, and says so. Whether all that was typed
     /// is still known, so that it can be asked again: none of it was executed.
-    CameTooLate {
+    HelloTooLate {
         /// See above.
-        again: bool,
+        can_retry: bool,
     },
     /// The person left by `~.`.
-    Left,
+    Disconnected,
     /// The connection broke: how.
     Lost(String),
     /// It broke, and was not taken up again.
-    NotTakenUp {
+    NotReconnected {
         /// Why not.
         why: String,
         /// What to come back with, where that may be possible.
@@ -59,14 +59,13 @@ impl End {
     /// The status to exit with, as a shell has it.
     fn status(&self) -> i32 {
         match self {
-            End::Normal | End::Left => 0,
-            End::Told(ended) => ended.status().into(),
+            End::Normal | End::Disconnected => 0,
+            End::Ended(ended) => ended.status().into(),
             End::Signalled(number) => 128 + i32::from(*number),
-            End::Refused(_)
-            | End::NotAttached(_)
-            | End::SpeaksPlainly
-            | End::CameTooLate { .. } => NOT_ATTACHED,
-            End::Lost(_) | End::NotTakenUp { .. } | End::OutputFailed(_) => LOST,
+            End::Refused(_) | End::NoSession(_) | End::NotExtended | End::HelloTooLate { .. } => {
+                EXIT_NO_SESSION
+            }
+            End::Lost(_) | End::NotReconnected { .. } | End::OutputFailed(_) => EXIT_LOST,
             End::Signal(signal) => 128 + *signal as i32,
             End::OutputClosed => 128 + Signal::SIGPIPE as i32,
         }
@@ -77,8 +76,8 @@ impl End {
         let never_ran =
             |ended: &SessionEnd| matches!(ended.ending, EndKind::ExecFailed | EndKind::Refused);
         match self {
-            End::Told(ended) => never_ran(ended),
-            _ => self.status() == NOT_ATTACHED,
+            End::Ended(ended) => never_ran(ended),
+            _ => self.status() == EXIT_NO_SESSION,
         }
     }
 
@@ -86,7 +85,7 @@ impl End {
     fn kind(&self) -> &'static str {
         match self {
             End::Normal => "exit",
-            End::Told(ended) => match ended.ending {
+            End::Ended(ended) => match ended.ending {
                 EndKind::Exit => "exit",
                 EndKind::Signal => "signal",
                 EndKind::ExecFailed => "exec-failed",
@@ -98,21 +97,20 @@ impl End {
                 EndKind::Detached => "detached",
             },
             End::Signalled(_) => "signal",
-            End::Refused(_)
-            | End::NotAttached(_)
-            | End::SpeaksPlainly
-            | End::CameTooLate { .. } => "refused",
-            End::Lost(_) | End::NotTakenUp { .. } => "lost",
-            End::Left | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
+            End::Refused(_) | End::NoSession(_) | End::NotExtended | End::HelloTooLate { .. } => {
+                "refused"
+            }
+            End::Lost(_) | End::NotReconnected { .. } => "lost",
+            End::Disconnected | End::Signal(_) | End::OutputClosed | End::OutputFailed(_) => "left",
         }
     }
 
     /// What a person is told; `None`: nothing.
     fn text(&self, address: &str) -> Option<String> {
         match self {
-            End::Told(SessionEnd { ending: EndKind::Detached, value: 0, text }) => {
+            End::Ended(SessionEnd { ending: EndKind::Detached, value: 0, text }) => {
                 let id = parse_argument(text).filter(|_| !text.starts_with('-')).map(|(id, _)| id);
-                Some(match (id, way_back(text, address)) {
+                Some(match (id, attach_hint(text, address)) {
                     (Some(id), Some(way)) => format!("detached: {id} ({way})"),
                     (Some(_), None) => format!("detached: {text}"),
                     (None, _) => String::from("detached"),
@@ -120,24 +118,24 @@ impl End {
             }
             End::Refused(why) => Some(format!("session refused: {why}")),
             End::Normal | End::Signalled(_) | End::OutputClosed => None,
-            End::Told(ended) => told(ended),
-            End::NotAttached(why) => Some(why.clone()),
-            End::SpeaksPlainly => Some(format!(
+            End::Ended(ended) => told(ended),
+            End::NoSession(why) => Some(why.clone()),
+            End::NotExtended => Some(format!(
                 "{address} is no router that runs commands or keeps sessions, or it had started its own \
                  program before our request arrived: it does not speak the extended mode; nothing \
                  that was asked for was run"
             )),
-            End::CameTooLate { .. } => Some(format!(
+            End::HelloTooLate { .. } => Some(format!(
                 "{address} had started its program before our request arrived (a slow line?): that \
                  session is over, and nothing that was typed was executed"
             )),
-            End::Left => Some(format!("left {address}")),
+            End::Disconnected => Some(format!("left {address}")),
             End::Lost(why) => Some(format!("connection to {address} lost: {why}")),
-            End::NotTakenUp { why, attach_argument } => {
-                let why = with_name(why);
+            End::NotReconnected { why, attach_argument } => {
+                let why = with_user_name(why);
                 let way = attach_argument
                     .as_ref()
-                    .and_then(|attach_argument| way_back(attach_argument, address));
+                    .and_then(|attach_argument| attach_hint(attach_argument, address));
                 let way = way.map(|way| format!(" ({way})")).unwrap_or_default();
                 Some(format!("connection to {address} lost, and not taken up again: {why}{way}"))
             }
@@ -153,19 +151,19 @@ fn told(ended: &SessionEnd) -> Option<String> {
         EndKind::Exit => None,
         EndKind::Signal if text.is_empty() => Some(format!("killed by {}", name_of(ended.value))),
         EndKind::Signal => Some(format!("killed by {} ({text})", name_of(ended.value))),
-        EndKind::Refused => Some(format!("session refused: {}", with_name(text))),
+        EndKind::Refused => Some(format!("session refused: {}", with_user_name(text))),
         EndKind::Lost => Some(format!("session lost: {text}")),
         EndKind::ExecFailed
         | EndKind::Idle
         | EndKind::Limit
         | EndKind::Stopped
         | EndKind::Operator => Some(text.clone()),
-        EndKind::Detached => Some(with_name(text)),
+        EndKind::Detached => Some(with_user_name(text)),
     }
 }
 
 /// What brings a person back, made to be pasted into a shell; `None`: it cannot be.
-fn way_back(attach_argument: &str, address: &str) -> Option<String> {
+fn attach_hint(attach_argument: &str, address: &str) -> Option<String> {
     let is_one = parse_argument(attach_argument).is_some() && !attach_argument.starts_with('-');
     let address = quoted(address).filter(|_| is_one)?;
     Some(format!("come back with: fpty -a {attach_argument} {address}"))
@@ -173,7 +171,7 @@ fn way_back(attach_argument: &str, address: &str) -> Option<String> {
 
 /// A text that begins with a user's number (`user 1000 ...`), with the name
 /// instead that this machine knows: a router looks none up while others wait.
-fn with_name(text: &str) -> String {
+fn with_user_name(text: &str) -> String {
     let number = |text: &str| {
         let (number, rest) = text.strip_prefix("user ")?.split_once(' ')?;
         Some(format!("{} {rest}", accounts::name_of(number.parse().ok()?)?))
@@ -183,7 +181,7 @@ fn with_name(text: &str) -> String {
 
 /// Why a connection was lost that has ended; `None`: it was not, as one that speaks plainly
 /// has no other end.
-pub fn why_lost(peer: &Peer, is_extended: bool) -> Option<String> {
+pub fn loss_reason(peer: &Peer, is_extended: bool) -> Option<String> {
     match peer.failure() {
         // A process that lives, and closes a UNIX socket before it has read all input,
         // resets it, too.
@@ -210,26 +208,26 @@ fn name_of(number: u8) -> String {
 }
 
 /// What is said of it, where anything is.
-fn line(config: &Client, end: &End) -> Option<String> {
+fn line(config: &ClientConfig, end: &End) -> Option<String> {
     let went_wrong = !matches!(
         end,
-        End::Left | End::Told(SessionEnd { ending: EndKind::Detached, value: 0, .. })
+        End::Disconnected | End::Ended(SessionEnd { ending: EndKind::Detached, value: 0, .. })
     );
     end.text(&config.address.to_string_lossy()).filter(|_| went_wrong || !config.quiet)
 }
 
 /// Whether it is said to a person's eyes alone.
-pub fn is_for_a_person(config: &Client) -> bool {
+pub fn is_for_a_person(config: &ClientConfig) -> bool {
     !config.status_json && stdio::columns_of_output().is_some()
 }
 
 /// Whether anything is said of it.
-pub fn speaks(config: &Client, end: &End) -> bool {
+pub fn prints_anything(config: &ClientConfig, end: &End) -> bool {
     config.status_json || line(config, end).is_some()
 }
 
 /// Says how it ended, and returns the status to exit with.
-pub fn tell(config: &Client, end: &End) -> i32 {
+pub fn report(config: &ClientConfig, end: &End) -> i32 {
     let text = end.text(&config.address.to_string_lossy());
     if let Some(line) = line(config, end) {
         stdio::say(&format!("{} {line}", config.name));
@@ -244,7 +242,7 @@ pub fn tell(config: &Client, end: &End) -> i32 {
 /// One object: `kind`, `status`, `signal` (a name or null), `text`.
 fn json(end: &End, status: i32, text: &str) -> String {
     let signal = match end {
-        End::Told(ended) if ended.ending == EndKind::Signal => Some(name_of(ended.value)),
+        End::Ended(ended) if ended.ending == EndKind::Signal => Some(name_of(ended.value)),
         End::Signalled(number) => Some(name_of(*number)),
         End::Signal(signal) => Some(signal.as_str().to_owned()),
         _ => None,
@@ -259,7 +257,7 @@ mod tests {
     use super::*;
 
     fn ended(ending: EndKind, value: u8, text: &str) -> End {
-        End::Told(SessionEnd { ending, value, text: text.to_owned() })
+        End::Ended(SessionEnd { ending, value, text: text.to_owned() })
     }
 
     #[test]
@@ -282,7 +280,10 @@ mod tests {
         let text = "detached: k3x9q2aa (come back with: fpty -a k3x9q2aa /s)";
         assert_eq!(end.text("/s").as_deref(), Some(text));
         let end = ended(EndKind::Detached, 1, "root has attached");
-        assert_eq!((end.status(), end.text("/s").as_deref()), (LOST, Some("root has attached")));
+        assert_eq!(
+            (end.status(), end.text("/s").as_deref()),
+            (EXIT_LOST, Some("root has attached"))
+        );
     }
 
     #[test]
@@ -290,10 +291,10 @@ mod tests {
         for ending in
             [EndKind::Idle, EndKind::Limit, EndKind::Stopped, EndKind::Operator, EndKind::Lost]
         {
-            assert_eq!(ended(ending, 0, "x").status(), LOST);
+            assert_eq!(ended(ending, 0, "x").status(), EXIT_LOST);
         }
-        assert_eq!(ended(EndKind::Refused, 0, "x").status(), NOT_ATTACHED);
-        assert_eq!(End::Lost(String::new()).status(), LOST);
+        assert_eq!(ended(EndKind::Refused, 0, "x").status(), EXIT_NO_SESSION);
+        assert_eq!(End::Lost(String::new()).status(), EXIT_LOST);
         assert_eq!(ended(EndKind::ExecFailed, 127, "x").status(), 127);
         assert_eq!(ended(EndKind::Exit, 3, "").text(""), None);
     }

@@ -4,13 +4,13 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use super::bracketed_paste::{self, Pastes};
+use super::bracketed_paste::{self, PasteTracker};
 use super::outcome::End;
-use super::poll::give_last_word;
+use super::poll::flush_with_timeout;
 #[cfg(feature = "paint")]
-use super::restore_screen::{Left, paint, paint_beside};
+use super::restore_screen::{DetachedOutput, paint, restore_for_viewer};
 use super::session::Session;
-use super::{Client, Which};
+use super::{ClientConfig, SessionChoice};
 use crate::error::{Context, Result};
 use crate::proto::{self, EndKind, Protocol, SessionEnd, variables};
 use crate::scrollback::checkpoints::Checkpoint;
@@ -19,38 +19,38 @@ use crate::sys::{Size, pty};
 use crate::terminal::modes::Modes;
 
 /// How long a server may take to let a session go on alone.
-const PATIENCE: Duration = Duration::from_secs(2);
+const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a terminal is a little smaller, so that its program draws it anew.
-const SMALLER: Duration = Duration::from_millis(60);
+const REDRAW_RESIZE: Duration = Duration::from_millis(60);
 
 /// What is known of a session that can be left.
 #[derive(Default)]
-pub struct Coming {
-    kept: Kept,
+pub struct Detachable {
+    scrollback: Scrollback,
     /// What was kept of the output, until the word to go on.
-    offered: Option<Before>,
+    offered: Option<EarlierOutput>,
     /// There was output before that: it is a new session, and was shown.
     is_new: bool,
     /// The server was asked to let the session go on alone: until then it may
     /// answer.
-    leaving: Option<Instant>,
+    detaching: Option<Instant>,
     /// It is to be asked that yet.
-    to_leave: bool,
+    detach_request_due: bool,
     /// The terminal is smaller than it should be until then.
-    smaller: Option<Instant>,
-    pastes: Pastes,
+    shrunk_until: Option<Instant>,
+    pastes: PasteTracker,
 }
 
 /// What was kept of the output before us.
-enum Before {
+enum EarlierOutput {
     /// It is in a ring; others write it still.
     Ring(OwnedFd),
     /// It comes in pieces.
     RingPieces(RingPieces),
 }
 
-impl Before {
+impl EarlierOutput {
     /// What was in force where it begins, and the output from there; `None`:
     /// nothing is known.
     fn output(self, until: Option<u64>) -> Result<Option<(Checkpoint, Vec<u8>)>> {
@@ -63,25 +63,25 @@ impl Before {
 
 /// What is kept of the output.
 #[derive(Default)]
-enum Kept {
+enum Scrollback {
     /// Nothing: the session ends with us.
     #[default]
-    Nothing,
+    None,
     /// The output, since we read the terminal.
-    Output(Box<ScrollbackWriter>),
+    Writer(Box<ScrollbackWriter>),
     /// The modes, since the server keeps the output.
     Modes(Box<Modes>),
 }
 
-impl Coming {
+impl Detachable {
     /// A ring came with an offer.
     pub fn offered(&mut self, ring: Option<OwnedFd>) {
-        self.offered = ring.map(Before::Ring);
+        self.offered = ring.map(EarlierOutput::Ring);
     }
 
     /// The ring that was offered is lost, and what is in it comes in pieces.
-    pub fn was_lost(&mut self) {
-        self.offered = Some(Before::RingPieces(RingPieces::default()));
+    pub fn ring_lost(&mut self) {
+        self.offered = Some(EarlierOutput::RingPieces(RingPieces::default()));
     }
 
     /// One of those.
@@ -90,22 +90,22 @@ impl Coming {
     /// They have no end.
     pub fn piece(&mut self, piece: &[u8]) -> Result<()> {
         match &mut self.offered {
-            Some(Before::RingPieces(pieces)) => pieces.push(piece),
+            Some(EarlierOutput::RingPieces(pieces)) => pieces.push(piece),
             _ => Ok(()),
         }
     }
 
     /// What keeps output that we read from the terminal.
-    pub fn keeps(&mut self) -> Option<&mut ScrollbackWriter> {
-        match &mut self.kept {
-            Kept::Output(remains) => Some(remains),
-            Kept::Nothing | Kept::Modes(_) => None,
+    pub fn writer(&mut self) -> Option<&mut ScrollbackWriter> {
+        match &mut self.scrollback {
+            Scrollback::Writer(remains) => Some(remains),
+            Scrollback::None | Scrollback::Modes(_) => None,
         }
     }
 
     /// Input that is for the terminal.
     pub fn typed(&mut self, input: &[u8]) {
-        if let Kept::Output(remains) = &mut self.kept {
+        if let Scrollback::Writer(remains) = &mut self.scrollback {
             if let Some(pastes) = self.pastes.follow(input) {
                 remains.set_pasting(pastes);
             }
@@ -114,45 +114,45 @@ impl Coming {
 
     /// Output that the server relays.
     #[inline]
-    pub fn heard(&mut self, output: &[u8]) {
-        match &mut self.kept {
-            Kept::Modes(modes) => modes.follow(output),
-            Kept::Nothing => self.is_new |= !output.is_empty(),
-            Kept::Output(_) => {}
+    pub fn relayed(&mut self, output: &[u8]) {
+        match &mut self.scrollback {
+            Scrollback::Modes(modes) => modes.follow(output),
+            Scrollback::None => self.is_new |= !output.is_empty(),
+            Scrollback::Writer(_) => {}
         }
     }
 
     /// Whether the terminal is smaller than it should be, for a moment.
-    pub fn is_smaller(&self) -> bool {
-        self.smaller.is_some()
+    pub fn is_shrunk(&self) -> bool {
+        self.shrunk_until.is_some()
     }
 
     /// The terminal has this size from here on.
     pub fn resized(&mut self, size: Size) {
-        self.smaller = None;
-        match &mut self.kept {
-            Kept::Nothing => {}
-            Kept::Output(remains) => remains.resized(size),
-            Kept::Modes(modes) => modes.resized(),
+        self.shrunk_until = None;
+        match &mut self.scrollback {
+            Scrollback::None => {}
+            Scrollback::Writer(remains) => remains.resized(size),
+            Scrollback::Modes(modes) => modes.resized(),
         }
     }
 
     /// It goes on as it was: the server has said why.
-    pub fn stays(&mut self) {
-        self.leaving = None;
+    pub fn detach_refused(&mut self) {
+        self.detaching = None;
     }
 
     /// When something is due.
     pub fn when(&self) -> Option<Instant> {
-        [self.leaving, self.smaller].into_iter().flatten().min()
+        [self.detaching, self.shrunk_until].into_iter().flatten().min()
     }
 
     /// What is on in our terminal.
     fn modes(&self) -> Option<&Modes> {
-        match &self.kept {
-            Kept::Nothing => None,
-            Kept::Output(remains) => Some(remains.modes()),
-            Kept::Modes(modes) => Some(modes),
+        match &self.scrollback {
+            Scrollback::None => None,
+            Scrollback::Writer(remains) => Some(remains.modes()),
+            Scrollback::Modes(modes) => Some(modes),
         }
     }
 }
@@ -160,14 +160,14 @@ impl Coming {
 /// Adds what is said of this in the introduction; `can_leave`: there is a
 /// person at a terminal. Whose connection broke wants that session and no
 /// other, and has nobody go who has come to it since.
-pub fn introduce<'a>(
-    config: &'a Client,
+pub fn add_variables<'a>(
+    config: &'a ClientConfig,
     can_leave: bool,
     was_lost: bool,
     pairs: &mut Vec<(&'a [u8], &'a [u8])>,
 ) {
     let mut say = |name, value| pairs.push((name, value));
-    if can_leave || config.which != Which::New {
+    if can_leave || config.session != SessionChoice::New {
         say(variables::CAN_DETACH, b"1");
     }
     if config.read_only {
@@ -176,10 +176,10 @@ pub fn introduce<'a>(
     if was_lost {
         return;
     }
-    match &config.which {
-        Which::New | Which::Left(_) => {}
-        Which::Named(name) => say(variables::SESSION_NAME, name.as_bytes()),
-        Which::Either(name) => {
+    match &config.session {
+        SessionChoice::New | SessionChoice::Attach(_) => {}
+        SessionChoice::NewNamed(name) => say(variables::SESSION_NAME, name.as_bytes()),
+        SessionChoice::AttachOrNew(name) => {
             say(variables::SESSION_NAME, name.as_bytes());
             say(variables::BEGIN, b"1");
         }
@@ -194,25 +194,25 @@ impl Session<'_> {
     pub(super) fn detach(&mut self) -> Option<End> {
         if self.config.read_only {
             // Who only watches leaves nothing.
-            return Some(End::Left);
+            return Some(End::Disconnected);
         }
         let why_not = if self.config.protocol == Protocol::Raw {
             Some("raw mode cannot say so")
         } else if self.server_ended {
             Some("the gateway is gone")
-        } else if self.hearing.is_undecided() && self.holds_input() {
+        } else if self.decoder.is_undecided() && self.holds_input() {
             Some("the session has not begun yet")
-        } else if !self.hearing.is_extended() {
+        } else if !self.decoder.is_extended() {
             Some("the server is too old for it")
         } else {
             None
         };
         match why_not {
             Some(why) => self.notice(&format!("cannot detach: {why}")),
-            None if self.coming.leaving.is_some() => {}
+            None if self.detachable.detaching.is_some() => {}
             None => {
-                self.coming.leaving = Some(Instant::now() + PATIENCE);
-                self.coming.to_leave = true;
+                self.detachable.detaching = Some(Instant::now() + DETACH_TIMEOUT);
+                self.detachable.detach_request_due = true;
             }
         }
         None
@@ -221,91 +221,94 @@ impl Session<'_> {
     /// Asks the server to let the session go on alone, where the person wants that.
     /// What was typed before goes first: while a terminal is on its way to us
     /// it is kept, and a server that is asked then never hands the terminal over.
-    pub(super) fn ask_to_leave(&mut self) {
-        if self.coming.to_leave && !self.holds_input() {
-            self.coming.to_leave = false;
+    pub(super) fn send_detach_request(&mut self) {
+        if self.detachable.detach_request_due && !self.holds_input() {
+            self.detachable.detach_request_due = false;
             self.send_packet(&proto::encode_bare(proto::DETACH, 0));
         }
     }
 
     /// Whether the terminal is not ours to read any more.
-    pub(super) fn is_leaving(&self) -> bool {
+    pub(super) fn is_detaching(&self) -> bool {
         let is_left = |ended: &SessionEnd| ended.ending == EndKind::Detached;
-        self.coming.leaving.is_some() || self.ended.as_ref().is_some_and(is_left)
+        self.detachable.detaching.is_some() || self.ended.as_ref().is_some_and(is_left)
     }
 
     /// The person leaves, and the session is to end.
-    pub(super) fn end_for_good(&mut self) {
-        if !self.hearing.is_extended() || self.server_ended || self.config.read_only {
+    pub(super) fn end_session(&mut self) {
+        if !self.decoder.is_extended() || self.server_ended || self.config.read_only {
             return;
         }
         let mut packet = Vec::new();
         proto::encode_packet(proto::DETACH, proto::DETACH_AND_END, &mut packet);
         self.to_server.push(&packet);
         let (stream, peer) = (&self.stream, &mut self.peer);
-        give_last_word(&mut self.to_server, stream, |bytes| stream.write_to(bytes, peer).taken());
+        flush_with_timeout(&mut self.to_server, stream, |bytes| {
+            stream.write_to(bytes, peer).taken()
+        });
     }
 
     /// Does what is due.
-    pub(super) fn stay(&mut self, now: Instant) {
-        if self.coming.leaving.is_some_and(|until| now >= until) {
-            self.coming.leaving = None;
-            self.coming.to_leave = false;
+    pub(super) fn run_detach_timers(&mut self, now: Instant) {
+        if self.detachable.detaching.is_some_and(|until| now >= until) {
+            self.detachable.detaching = None;
+            self.detachable.detach_request_due = false;
             self.notice("cannot detach: the server does not answer");
         }
-        if self.coming.smaller.is_some_and(|until| now >= until) {
-            self.coming.smaller = None;
+        if self.detachable.shrunk_until.is_some_and(|until| now >= until) {
+            self.detachable.shrunk_until = None;
             self.size_changed();
         }
     }
 
     /// The word to go on: from here on we know what is in the ring. `before`:
     /// how much output there was, where the server goes on relaying it;
-    /// `comes_back`: the connection broke before.
-    pub(super) fn come(&mut self, before: Option<u64>, comes_back: bool) {
-        let Some(offered) = self.coming.offered.take() else {
+    /// `reconnects`: the connection broke before.
+    pub(super) fn come(&mut self, before: Option<u64>, reconnects: bool) {
+        let Some(offered) = self.detachable.offered.take() else {
             return;
         };
         let ring = match &offered {
-            Before::Ring(ring) => Some(ring.try_clone().context("cannot use kept output")),
-            Before::RingPieces(_) => None,
+            EarlierOutput::Ring(ring) => Some(ring.try_clone().context("cannot use kept output")),
+            EarlierOutput::RingPieces(_) => None,
         };
         let seen = offered.output(before);
-        let is_new = !comes_back && matches!(self.config.which, Which::New | Which::Named(_));
+        let is_new = !reconnects
+            && matches!(self.config.session, SessionChoice::New | SessionChoice::NewNamed(_));
         let (mut modes, mut shown) = (Modes::default(), false);
         match seen {
-            Ok(Some((checkpoint, output))) if is_new || self.coming.is_new => {
+            Ok(Some((checkpoint, output))) if is_new || self.detachable.is_new => {
                 modes = checkpoint.modes_after(&output);
             }
             Ok(Some((checkpoint, output))) if !output.is_empty() || checkpoint.from > 0 => {
-                (modes, shown) = (self.show_again(checkpoint, output), true);
+                (modes, shown) = (self.restore_screen(checkpoint, output), true);
             }
             Ok(_) => {}
             Err(error) => self.notice(&error.to_string()),
         }
         let draws_all = modes.is_alternate();
-        let is_ours = self.takeover.ours().is_some();
+        let is_ours = self.handover.terminal().is_some();
         let ring = ring.filter(|_| is_ours).map(|ring| ring.and_then(ScrollbackWriter::resume));
-        self.coming.kept = match ring {
-            Some(Ok(remains)) => Kept::Output(Box::new(remains)),
+        self.detachable.scrollback = match ring {
+            Some(Ok(remains)) => Scrollback::Writer(Box::new(remains)),
             // It was said above.
-            Some(Err(_)) => Kept::Nothing,
-            None => Kept::Modes(Box::new(modes)),
+            Some(Err(_)) => Scrollback::None,
+            None => Scrollback::Modes(Box::new(modes)),
         };
-        if let Kept::Output(remains) = &mut self.coming.kept {
+        if let Scrollback::Writer(remains) = &mut self.detachable.scrollback {
             // Who had the terminal before was lost in the midst of a paste.
             if remains.is_pasting() {
                 remains.set_pasting(false);
                 if remains.modes().has_bracketed_paste() {
-                    self.to_terminal.push(bracketed_paste::END);
+                    self.to_terminal.push(bracketed_paste::PASTE_END);
                 }
             }
         }
         let Some(size) = pty::size_of_ours().filter(|_| !self.config.read_only) else {
             return;
         };
-        let had = self.takeover.ours().and_then(|ours| ours.size());
-        self.coming.resized(size);
+        let had = self.handover.terminal().and_then(|ours| ours.size());
+        self.detachable.resized(size);
         let is_same = had.is_none_or(|had| had == size);
         let draws = shown && (draws_all || is_same);
         if draws {
@@ -314,23 +317,23 @@ impl Session<'_> {
             // by who knows it: it is smaller for a moment.
             let rows = if size.rows > 1 { size.rows - 1 } else { 2 };
             self.set_size(Size { rows, ..size });
-            self.coming.smaller = Some(Instant::now() + SMALLER);
+            self.detachable.shrunk_until = Some(Instant::now() + REDRAW_RESIZE);
         }
     }
 
     /// Shows what was on the screen; returns the modes that are in force then.
     #[cfg(feature = "paint")]
-    fn show_again(&mut self, checkpoint: Checkpoint, output: Vec<u8>) -> Modes {
+    fn restore_screen(&mut self, checkpoint: Checkpoint, output: Vec<u8>) -> Modes {
         let size = pty::size_of_ours().map_or(checkpoint.size, |size| (size.rows, size.cols));
-        let left = Left { checkpoint, output };
+        let left = DetachedOutput { checkpoint, output };
         let painted =
-            if self.config.read_only { paint_beside(left, size) } else { paint(left, size) };
+            if self.config.read_only { restore_for_viewer(left, size) } else { paint(left, size) };
         self.show(&painted.bytes);
         painted.modes
     }
 
     #[cfg(not(feature = "paint"))]
-    fn show_again(&mut self, checkpoint: Checkpoint, output: Vec<u8>) -> Modes {
+    fn restore_screen(&mut self, checkpoint: Checkpoint, output: Vec<u8>) -> Modes {
         let rows = pty::size_of_ours().map_or(checkpoint.size.0, |size| size.rows);
         let (bytes, modes) = super::replay::replay(checkpoint, &output, rows);
         self.show(&bytes);
@@ -339,11 +342,11 @@ impl Session<'_> {
 
     /// Gives our terminal back as it was, where it is known what is on in it:
     /// not after a program that has ended by itself, and had its last word.
-    pub(super) fn give_back(&mut self, end: &End) {
-        let own = matches!(end, End::Told(ended) if ended.ending == EndKind::Exit);
+    pub(super) fn reset_terminal(&mut self, end: &End) {
+        let own = matches!(end, End::Ended(ended) if ended.ending == EndKind::Exit);
         let unseen = matches!(end, End::OutputClosed | End::OutputFailed(_));
         let (Some(modes), false, true) =
-            (self.coming.modes(), own || unseen, self.terminal.is_some())
+            (self.detachable.modes(), own || unseen, self.terminal.is_some())
         else {
             return;
         };
@@ -352,14 +355,14 @@ impl Session<'_> {
         if !modes.is_alternate() {
             bytes.extend_from_slice(b"\r\n");
         }
-        self.show_at_last(&bytes);
+        self.show_and_flush(&bytes);
     }
 
     /// Shows something although nobody waits for our output any more.
-    pub(super) fn show_at_last(&mut self, bytes: &[u8]) {
+    pub(super) fn show_and_flush(&mut self, bytes: &[u8]) {
         self.show(bytes);
         let (output, failure) = (&self.output, &self.failure);
         let write = |bytes: &[u8]| output.write_noting(bytes, failure).taken();
-        give_last_word(&mut self.to_output, output, write);
+        flush_with_timeout(&mut self.to_output, output, write);
     }
 }

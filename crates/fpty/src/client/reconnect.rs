@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::input::Input;
+use super::input::InputState;
 use super::outcome::End;
 use super::session::Session;
-use super::{Client, Which, call};
+use super::{ClientConfig, SessionChoice, connect_and_greet};
 use crate::error::Result;
 use crate::proto::session_key::{FoundBy, Secret, SessionKey, parse_argument};
 use crate::proto::{EndKind, NO_SUCH_SESSION, SessionEnd};
@@ -22,28 +22,28 @@ use crate::sys::stdio;
 
 /// The first and the longest wait between two tries. Each is the longest of its
 /// try: of a thousand clients that lost one gateway not all come at once.
-const FIRST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(5);
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// How long a refusal is not the last word: a gateway that was killed is there
 /// again within a second, and another one of its instance does not know its
 /// sessions.
-const NOT_THE_LAST: Duration = Duration::from_secs(3);
+const REFUSAL_GRACE: Duration = Duration::from_secs(3);
 
 /// How often a server is asked that turns out to speak plainly: it begins a
 /// program each time.
-const PLAIN: u8 = 3;
+const MAX_PLAIN: u8 = 3;
 
 /// How soon it is looked whether what was sent over TCP has arrived, how often
 /// then, and how long a server's kernel may say nothing. (After a machine was
 /// asleep the kernel itself would try for a quarter of an hour.)
-const LOOK_AFTER: Duration = Duration::from_secs(5);
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-const SILENCE: Duration = Duration::from_secs(10);
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+const PROBE_AGAIN: Duration = Duration::from_secs(2);
+const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How the session is found again, and whether that is under way.
 #[derive(Default)]
-pub struct Again {
+pub struct Reconnect {
     key: Option<SessionKey>,
     /// The connection broke then, and we were not told to go on since.
     lost: Option<Instant>,
@@ -57,14 +57,14 @@ pub struct Again {
     is_silent: bool,
 }
 
-impl Again {
+impl Reconnect {
     /// The server has said by what we find the session. (A watcher goes on with
     /// what it came by.)
-    pub fn note_key(&mut self, mut key: SessionKey, which: &Which) {
+    pub fn note_key(&mut self, mut key: SessionKey, which: &SessionChoice) {
         if key.found_by == FoundBy::Viewer {
             key.secret = match (&self.key, which) {
                 (Some(before), _) => before.secret.clone(),
-                (None, Which::Left(attach_argument)) => {
+                (None, SessionChoice::Attach(attach_argument)) => {
                     parse_argument(attach_argument).and_then(|(_, secret)| secret)
                 }
                 (None, _) => None,
@@ -75,17 +75,17 @@ impl Again {
 
     /// By what the session is found that was lost.
     pub fn key(&self) -> Option<&SessionKey> {
-        self.key.as_ref().filter(|_| self.is_awaited())
+        self.key.as_ref().filter(|_| self.is_reconnecting())
     }
 
     /// Whether the connection broke, and we were not told to go on since: nothing
     /// that is typed is for the program.
-    pub fn is_awaited(&self) -> bool {
+    pub fn is_reconnecting(&self) -> bool {
         self.lost.is_some()
     }
 
     /// We were told to go on; whether the session was lost before.
-    pub fn arrives(&mut self) -> bool {
+    pub fn reattached(&mut self) -> bool {
         (self.waited, self.plain) = (Duration::ZERO, 0);
         self.lost.take().is_some()
     }
@@ -97,7 +97,7 @@ impl Again {
 
     /// Why the connection can be used no more, where that was found here.
     pub fn why(&self) -> Option<String> {
-        let line = || format!("no answer for {} seconds", SILENCE.as_secs());
+        let line = || format!("no answer for {} seconds", ACK_TIMEOUT.as_secs());
         self.is_silent.then(line)
     }
 
@@ -109,7 +109,7 @@ impl Again {
 
     /// How long to wait before the next try.
     fn wait(&mut self) -> Duration {
-        self.waited = (self.waited * 2).clamp(FIRST, LONGEST);
+        self.waited = (self.waited * 2).clamp(BACKOFF_FIRST, BACKOFF_MAX);
         let mut chance = [0];
         let _ = sys::random(&mut chance);
         let half = self.waited / 2;
@@ -118,32 +118,35 @@ impl Again {
 }
 
 /// What a session is asked for by: what was typed, or what the server has said.
-pub fn asked_for<'a>(which: &'a Which, again: &'a Again) -> Option<(&'a str, Option<Secret>)> {
-    match (again.key(), which) {
+pub fn attach_target<'a>(
+    which: &'a SessionChoice,
+    reconnect: &'a Reconnect,
+) -> Option<(&'a str, Option<Secret>)> {
+    match (reconnect.key(), which) {
         (Some(key), _) => Some((&key.id, key.secret.clone())),
-        (None, Which::Left(attach_argument)) => {
+        (None, SessionChoice::Attach(attach_argument)) => {
             Some(parse_argument(attach_argument).unwrap_or((attach_argument, None)))
         }
-        (None, Which::Either(name)) => Some((name, None)),
-        (None, Which::New | Which::Named(_)) => None,
+        (None, SessionChoice::AttachOrNew(name)) => Some((name, None)),
+        (None, SessionChoice::New | SessionChoice::NewNamed(_)) => None,
     }
 }
 
 /// A server that is called, while the person may give up: a name may take long to
 /// be looked up, and a connection to be made.
-struct Calling {
+struct ConnectThread {
     thread: JoinHandle<Result<(Stream, Transport)>>,
     /// Hangs up when that is done.
     done: UnixStream,
 }
 
-impl Calling {
-    fn start(config: &Client) -> std::io::Result<Self> {
+impl ConnectThread {
+    fn start(config: &ClientConfig) -> std::io::Result<Self> {
         let (done, theirs) = UnixStream::pair()?;
         let config = config.clone();
         let thread = std::thread::Builder::new().spawn(move || {
             let _theirs = theirs;
-            call(&config)
+            connect_and_greet(&config)
         })?;
         Ok(Self { thread, done })
     }
@@ -154,18 +157,18 @@ impl<'a> Session<'a> {
     /// and what was typed into a session that came to nothing.
     pub fn run_to_its_end(mut self) -> (End, Vec<u8>) {
         loop {
-            let end = self.run_on();
-            let comes_back = self.may_come_back(&end);
-            if !(comes_back && self.again.is_awaited()) {
-                self.give_back(&end);
-                self.end_the_line(&end);
+            let end = self.run_connection();
+            let reconnects = self.may_reconnect(&end);
+            if !(reconnects && self.reconnect.is_reconnecting()) {
+                self.reset_terminal(&end);
+                self.end_line(&end);
             }
-            if !comes_back {
-                let typed = self.take_typed();
-                return (self.last_word(end), typed);
+            if !reconnects {
+                let typed = self.take_early_input();
+                return (self.final_end(end), typed);
             }
-            match self.call_again(&end) {
-                Ok((stream, transport)) => self = self.over(stream, transport),
+            match self.connect_again(&end) {
+                Ok((stream, transport)) => self = self.on_new_connection(stream, transport),
                 Err(end) => return (end, Vec::new()),
             }
         }
@@ -173,63 +176,63 @@ impl<'a> Session<'a> {
 
     /// Whether the end is that of a connection alone. Where nobody types it is not
     /// known what of the input has arrived.
-    fn may_come_back(&self, end: &End) -> bool {
-        if !self.config.reconnects || self.terminal.is_none() || self.again.key.is_none() {
+    fn may_reconnect(&self, end: &End) -> bool {
+        if !self.config.reconnect || self.terminal.is_none() || self.reconnect.key.is_none() {
             return false;
         }
-        let tried_for = self.again.lost.map(|since| since.elapsed());
+        let tried_for = self.reconnect.lost.map(|since| since.elapsed());
         match end {
             End::Lost(_) => self.server_ended,
-            End::Refused(_) | End::Told(SessionEnd { ending: EndKind::Refused, .. }) => {
-                tried_for.is_some_and(|time| time < NOT_THE_LAST)
+            End::Refused(_) | End::Ended(SessionEnd { ending: EndKind::Refused, .. }) => {
+                tried_for.is_some_and(|time| time < REFUSAL_GRACE)
             }
-            End::SpeaksPlainly | End::CameTooLate { .. } => {
-                tried_for.is_some() && self.again.plain + 1 < PLAIN
+            End::NotExtended | End::HelloTooLate { .. } => {
+                tried_for.is_some() && self.reconnect.plain + 1 < MAX_PLAIN
             }
             _ => false,
         }
     }
 
     /// What is told of an end that another one may stand behind.
-    fn last_word(&self, end: End) -> End {
-        match (&self.again.key, end) {
-            (Some(_), End::Told(SessionEnd { ending: EndKind::Refused, text, .. }))
-                if self.again.is_awaited() =>
+    fn final_end(&self, end: End) -> End {
+        match (&self.reconnect.key, end) {
+            (Some(_), End::Ended(SessionEnd { ending: EndKind::Refused, text, .. }))
+                if self.reconnect.is_reconnecting() =>
             {
                 let attach_argument =
                     (text != NO_SUCH_SESSION).then(|| self.attach_argument()).flatten();
-                End::NotTakenUp { why: text, attach_argument }
+                End::NotReconnected { why: text, attach_argument }
             }
-            (_, End::Told(mut ended)) if ended.ending == EndKind::Detached && ended.value == 0 => {
-                if let Some(attach_argument) = self.again.attach_argument_for(&ended.text) {
+            (_, End::Ended(mut ended)) if ended.ending == EndKind::Detached && ended.value == 0 => {
+                if let Some(attach_argument) = self.reconnect.attach_argument_for(&ended.text) {
                     ended.text = attach_argument;
                 }
-                End::Told(ended)
+                End::Ended(ended)
             }
             (_, end) => end,
         }
     }
 
     fn attach_argument(&self) -> Option<String> {
-        self.again.key.as_ref().map(SessionKey::attach_argument)
+        self.reconnect.key.as_ref().map(SessionKey::attach_argument)
     }
 
     /// The person does not want to wait any longer.
-    pub(super) fn gives_up(&self) -> Option<End> {
-        let gives_up = || End::NotTakenUp {
+    pub(super) fn give_up(&self) -> Option<End> {
+        let give_up = || End::NotReconnected {
             why: String::from("given up"),
             attach_argument: self.attach_argument(),
         };
-        self.again.is_awaited().then(gives_up)
+        self.reconnect.is_reconnecting().then(give_up)
     }
 
     /// What is typed now is for nobody: the interrupt's key gives up, and of the
     /// rest the person is told by the bell.
-    pub(super) fn drops(&mut self, typed: &[u8]) -> Option<End> {
+    pub(super) fn discard_input(&mut self, typed: &[u8]) -> Option<End> {
         const USUAL: u8 = 3;
         let key = self.terminal.as_ref().and_then(|terminal| terminal.key_of(Signal::SIGINT));
         if typed.contains(&key.unwrap_or(USUAL)) {
-            return self.gives_up();
+            return self.give_up();
         }
         if !typed.is_empty() {
             self.to_output.push(b"\x07");
@@ -238,28 +241,28 @@ impl<'a> Session<'a> {
     }
 
     /// Calls the server until it answers.
-    fn call_again(&mut self, end: &End) -> std::result::Result<(Stream, Transport), End> {
+    fn connect_again(&mut self, end: &End) -> std::result::Result<(Stream, Transport), End> {
         match end {
-            End::SpeaksPlainly | End::CameTooLate { .. } => self.again.plain += 1,
-            End::Lost(why) if self.again.lost.is_none() => self.tell_lost(why),
+            End::NotExtended | End::HelloTooLate { .. } => self.reconnect.plain += 1,
+            End::Lost(why) if self.reconnect.lost.is_none() => self.notice_lost(why),
             _ => {}
         }
-        self.again.lost.get_or_insert_with(Instant::now);
+        self.reconnect.lost.get_or_insert_with(Instant::now);
         loop {
-            let wait = self.again.wait();
-            self.wait_meanwhile(Some(Instant::now() + wait), None)?;
-            let Ok(calling) = Calling::start(self.config) else {
+            let wait = self.reconnect.wait();
+            self.wait_interactively(Some(Instant::now() + wait), None)?;
+            let Ok(connecting) = ConnectThread::start(self.config) else {
                 // Out of threads or descriptors: it is tried again.
                 continue;
             };
-            self.wait_meanwhile(None, Some(&calling.done))?;
-            if let Ok(Ok(called)) = calling.thread.join() {
+            self.wait_interactively(None, Some(&connecting.done))?;
+            if let Ok(Ok(called)) = connecting.thread.join() {
                 return Ok(called);
             }
         }
     }
 
-    fn tell_lost(&self, why: &str) {
+    fn notice_lost(&self, why: &str) {
         let escape = self.config.escape.map(|escape| format!("{}. or ", char::from(escape)));
         let keys = escape.unwrap_or_default();
         let address = self.config.address.to_string_lossy();
@@ -269,7 +272,7 @@ impl<'a> Session<'a> {
     }
 
     /// Waits until then, or until this hangs up; hears the person, and signals.
-    fn wait_meanwhile(
+    fn wait_interactively(
         &mut self,
         until: Option<Instant>,
         done: Option<&UnixStream>,
@@ -279,7 +282,7 @@ impl<'a> Session<'a> {
             if until.is_some_and(|until| now >= until) {
                 return Ok(());
             }
-            self.look(now);
+            self.poll_foreground(now);
             let (output, failure) = (&self.output, &self.failure);
             if !self.to_output.flush(|bytes| output.write_noting(bytes, failure).taken()) {
                 return Err(self.output_ended());
@@ -288,18 +291,18 @@ impl<'a> Session<'a> {
             let signal = polled.add(self.signals.as_fd(), true, false);
             let closed = polled.add(self.output.as_fd(), false, !self.to_output.is_empty());
             let is_raw = self.terminal.as_ref().is_some_and(|terminal| terminal.is_raw());
-            let reads = is_raw && self.input == Input::Open && self.to_output.is_empty();
+            let reads = is_raw && self.input == InputState::Open && self.to_output.is_empty();
             let input = reads.then(|| polled.add(stdio::stdin(), true, false));
             let done_at = done.map(|done| polled.add(done.as_fd(), true, false));
             let next = [until, self.next_look].into_iter().flatten().min();
             let found = polled.wait(next.map(|at| at.saturating_duration_since(now)));
             let has = |at: Option<usize>| at.is_some_and(|at| found.readable(at));
-            let signalled = has(Some(signal)).then(|| self.signals_came()).flatten();
+            let signalled = has(Some(signal)).then(|| self.handle_signals()).flatten();
             if let Some(end) = signalled {
                 return Err(end);
             }
             if has(input) {
-                if let Some(end) = self.typed() {
+                if let Some(end) = self.read_input() {
                     return Err(end);
                 }
             }
@@ -313,34 +316,35 @@ impl<'a> Session<'a> {
     }
 
     /// The same person at the same terminal, over another connection.
-    fn over(self, stream: Stream, transport: Transport) -> Self {
+    fn on_new_connection(self, stream: Stream, transport: Transport) -> Self {
         let Self { config, signals, output, terminal, .. } = self;
-        let Self { failure, escapes, to_output, tail, mut again, input, .. } = self;
-        (again.look, again.is_silent) = (None, false);
+        let Self { failure, escapes, to_output, line_position, mut reconnect, input, .. } = self;
+        (reconnect.look, reconnect.is_silent) = (None, false);
         let session = Self::new(config, stream, transport, signals, output, terminal);
-        let mut session = Self { failure, escapes, to_output, tail, again, input, ..session };
+        let mut session =
+            Self { failure, escapes, to_output, line_position, reconnect, input, ..session };
         session.greet();
         session
     }
 
     /// Something was sent over TCP: it is looked after a while whether it has
     /// arrived.
-    pub(super) fn look_later(&mut self, now: Instant) {
-        let is_worth_it = self.transport == Transport::Tcp && self.again.key.is_some();
-        if is_worth_it && self.again.look.is_none() {
-            self.again.look = Some(now + LOOK_AFTER);
+    pub(super) fn probe_later(&mut self, now: Instant) {
+        let is_worth_it = self.transport == Transport::Tcp && self.reconnect.key.is_some();
+        if is_worth_it && self.reconnect.look.is_none() {
+            self.reconnect.look = Some(now + PROBE_AFTER);
         }
     }
 
     /// Looks whether it has; whether the connection is none any more.
-    pub(super) fn look_for_answer(&mut self, now: Instant) -> bool {
-        if self.server_ended || self.again.look.is_none_or(|at| now < at) {
+    pub(super) fn probe(&mut self, now: Instant) -> bool {
+        if self.server_ended || self.reconnect.look.is_none_or(|at| now < at) {
             return false;
         }
         let silence = self.stream.unanswered_for();
-        self.again.look = silence.map(|_| now + LOOK_AGAIN);
-        self.again.is_silent = silence.is_some_and(|silence| silence >= SILENCE);
-        self.again.is_silent
+        self.reconnect.look = silence.map(|_| now + PROBE_AGAIN);
+        self.reconnect.is_silent = silence.is_some_and(|silence| silence >= ACK_TIMEOUT);
+        self.reconnect.is_silent
     }
 }
 
@@ -355,45 +359,45 @@ mod tests {
 
     #[test]
     fn tries_come_less_and_less_often() {
-        let mut again = Again::default();
-        let mut longest = FIRST;
+        let mut reconnect = Reconnect::default();
+        let mut longest = BACKOFF_FIRST;
         for _ in 0..20 {
-            let wait = again.wait();
+            let wait = reconnect.wait();
             assert!(wait >= longest / 2 && wait <= longest, "{wait:?} {longest:?}");
-            longest = (longest * 2).min(LONGEST);
+            longest = (longest * 2).min(BACKOFF_MAX);
         }
-        again.lost = Some(Instant::now());
-        assert!(again.arrives() && !again.arrives());
-        assert!(again.wait() <= FIRST);
+        reconnect.lost = Some(Instant::now());
+        assert!(reconnect.reattached() && !reconnect.reattached());
+        assert!(reconnect.wait() <= BACKOFF_FIRST);
     }
 
     #[test]
     fn it_is_asked_for_what_was_lost() {
-        let mut again = Again::default();
-        let which = Which::Named(String::from("build"));
-        assert!(asked_for(&which, &again).is_none());
-        again.note_key(key(FoundBy::User), &which);
-        assert!(asked_for(&which, &again).is_none(), "it was not lost");
-        again.lost = Some(Instant::now());
-        let (id, secret) = asked_for(&which, &again).expect("the session");
+        let mut reconnect = Reconnect::default();
+        let which = SessionChoice::NewNamed(String::from("build"));
+        assert!(attach_target(&which, &reconnect).is_none());
+        reconnect.note_key(key(FoundBy::User), &which);
+        assert!(attach_target(&which, &reconnect).is_none(), "it was not lost");
+        reconnect.lost = Some(Instant::now());
+        let (id, secret) = attach_target(&which, &reconnect).expect("the session");
         assert!(id == "k3x9q2aa" && secret.is_some_and(|secret| secret.is(&[7; 16])));
-        assert_eq!(again.attach_argument_for("k3x9q2aa").as_deref(), Some("k3x9q2aa"));
-        assert_eq!(again.attach_argument_for("another"), None);
+        assert_eq!(reconnect.attach_argument_for("k3x9q2aa").as_deref(), Some("k3x9q2aa"));
+        assert_eq!(reconnect.attach_argument_for("another"), None);
     }
 
     #[test]
     fn who_watches_comes_back_by_what_it_came_by() {
         let attach_argument = key(FoundBy::Secret).attach_argument();
-        let which = Which::Left(attach_argument);
-        let mut again = Again::default();
-        let (id, secret) = asked_for(&which, &again).expect("a session");
+        let which = SessionChoice::Attach(attach_argument);
+        let mut reconnect = Reconnect::default();
+        let (id, secret) = attach_target(&which, &reconnect).expect("a session");
         assert!(id == "k3x9q2aa" && secret.is_some());
-        again.note_key(key(FoundBy::Viewer), &which);
-        again.lost = Some(Instant::now());
+        reconnect.note_key(key(FoundBy::Viewer), &which);
+        reconnect.lost = Some(Instant::now());
         for _ in 0..2 {
-            let (_, secret) = asked_for(&which, &again).expect("a session");
+            let (_, secret) = attach_target(&which, &reconnect).expect("a session");
             assert!(secret.is_some_and(|secret| secret.is(&[7; 16])));
-            again.note_key(key(FoundBy::Viewer), &which);
+            reconnect.note_key(key(FoundBy::Viewer), &which);
         }
     }
 }

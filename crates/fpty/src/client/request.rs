@@ -4,14 +4,14 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::{Client, Which};
+use super::{ClientConfig, SessionChoice};
 use crate::proto::request::{self, RequestKind};
 use crate::proto::variables::is_environment_name;
 use crate::sys::{stdio, stdio_pass};
 
 /// What is to run at the other end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Wanted {
+pub enum ExecRequest {
     /// What the server has configured.
     #[default]
     Configured,
@@ -25,17 +25,17 @@ pub enum Wanted {
 
 /// When there is to be a terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Terminal {
+pub enum RequestTty {
     /// For the configured program always; for a command where standard input
     /// and output are terminals.
     #[default]
-    Usual,
+    Auto,
     /// Where sshd has made one.
-    OfSshd,
+    FromSshd,
     /// In any case.
-    Always,
+    Force,
     /// Never.
-    Never,
+    No,
 }
 
 /// A variable to send as it was typed, `NAME=VALUE`, or `NAME` alone for one that
@@ -55,10 +55,10 @@ pub fn variable(typed: &OsStr) -> Result<(OsString, Option<OsString>), &'static 
     }
 }
 
-impl Wanted {
+impl ExecRequest {
     /// Of words on a command line: one is a command line, several are a
     /// program and its arguments.
-    pub fn of_words(mut words: Vec<OsString>) -> Self {
+    pub fn from_words(mut words: Vec<OsString>) -> Self {
         match words.len() {
             0 => Self::Configured,
             1 => Self::CommandLine(words.remove(0)),
@@ -69,7 +69,7 @@ impl Wanted {
     /// Of what sshd was asked for (`SSH_ORIGINAL_COMMAND`, sshd_config(5)
     /// ForceCommand). Its built-in SFTP server would serve its own files, and
     /// not those there.
-    pub fn of_sshd() -> Self {
+    pub fn from_sshd() -> Self {
         let line = std::env::var_os("SSH_ORIGINAL_COMMAND").filter(|line| !line.is_empty());
         let Some(line) = line else {
             return Self::Configured;
@@ -101,24 +101,24 @@ impl Wanted {
     }
 }
 
-impl Client {
+impl ClientConfig {
     /// Whether the program is to have a terminal.
     pub(super) fn wants_terminal(&self) -> bool {
         let stdin = stdio::stdin_is_a_terminal();
-        match self.terminal {
-            Terminal::Always => true,
-            Terminal::Never => false,
-            Terminal::OfSshd => stdin || std::env::var_os("SSH_TTY").is_some(),
-            Terminal::Usual if self.wanted == Wanted::Configured => true,
-            Terminal::Usual => {
+        match self.request_tty {
+            RequestTty::Force => true,
+            RequestTty::No => false,
+            RequestTty::FromSshd => stdin || std::env::var_os("SSH_TTY").is_some(),
+            RequestTty::Auto if self.exec_request == ExecRequest::Configured => true,
+            RequestTty::Auto => {
                 stdin && nix::unistd::isatty(stdio_pass::own(stdio_pass::OUTPUT)).unwrap_or(false)
             }
         }
     }
 
     /// Whether only a server that speaks the extended mode will do.
-    pub(super) fn needs_more(&self) -> bool {
-        self.wanted != Wanted::Configured || self.which != Which::New
+    pub(super) fn needs_extended(&self) -> bool {
+        self.exec_request != ExecRequest::Configured || self.session != SessionChoice::New
     }
 }
 
@@ -129,8 +129,14 @@ mod tests {
     #[test]
     fn one_word_is_a_line_and_several_are_a_program() {
         let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
-        assert_eq!(Wanted::of_words(Vec::new()), Wanted::Configured);
-        assert_eq!(Wanted::of_words(words(&["exit 7"])), Wanted::CommandLine("exit 7".into()));
-        assert_eq!(Wanted::of_words(words(&["a", "b"])), Wanted::Program(words(&["a", "b"])));
+        assert_eq!(ExecRequest::from_words(Vec::new()), ExecRequest::Configured);
+        assert_eq!(
+            ExecRequest::from_words(words(&["exit 7"])),
+            ExecRequest::CommandLine("exit 7".into())
+        );
+        assert_eq!(
+            ExecRequest::from_words(words(&["a", "b"])),
+            ExecRequest::Program(words(&["a", "b"]))
+        );
     }
 }

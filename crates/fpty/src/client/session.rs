@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::Client;
-use super::decoder::Hearing;
-use super::escape::Escapes;
-use super::handover::Takeover;
-use super::input::Input;
-use super::line_position::Tail;
+use super::ClientConfig;
+use super::decoder::ServerDecoder;
+use super::escape::EscapeFilter;
+use super::handover::Handover;
+use super::input::InputState;
+use super::line_position::LinePosition;
 use super::outcome::{self, End};
-use super::reattach::Coming;
-use super::reconnect::Again;
+use super::reattach::Detachable;
+use super::reconnect::Reconnect;
 use crate::backlog::Backlog;
 use crate::proto::{self, Protocol, SessionEnd};
 use crate::sys::peer_process::{Passed, Peer};
@@ -25,24 +25,24 @@ const BUFFER: usize = 64 * 1024;
 
 /// How long input waits for the server to say which mode it speaks. A router
 /// that knows only the plain one says nothing if its program does not.
-const ASKED: Duration = Duration::from_millis(100);
+const HELLO_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// So much input goes to a server that does not say it, in bytes, before it is
 /// waited for longer, and how long: a router of ours that is busy, or stopped,
 /// keeps no more of what comes before the request.
-pub const EARLY: usize = 64 * 1024;
-pub const ASKED_AT_LAST: Duration = Duration::from_secs(3);
+pub const MAX_EARLY: usize = 64 * 1024;
+pub const EARLY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long one may take where only a server that can do more will do.
-pub const ASKED_FOR_MORE: Duration = Duration::from_secs(10);
+pub const EXTENDED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a TCP connection is kept busy: uWSGI's routers end idle ones
 /// after a minute.
-pub const PING: Duration = Duration::from_secs(20);
+pub const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// A session.
 pub struct Session<'a> {
-    pub(super) config: &'a Client,
+    pub(super) config: &'a ClientConfig,
     pub(super) stream: Stream,
     pub(super) transport: Transport,
     pub(super) signals: Signals,
@@ -52,11 +52,11 @@ pub struct Session<'a> {
     pub(super) terminal: Option<RawMode>,
     /// Whether the terminal's signals reach us.
     pub(super) terminal_is_ours: bool,
-    pub(super) escapes: Option<Escapes>,
-    pub(super) hearing: Hearing,
-    pub(super) takeover: Takeover,
+    pub(super) escapes: Option<EscapeFilter>,
+    pub(super) decoder: ServerDecoder,
+    pub(super) handover: Handover,
     /// Descriptors that came, until the packet that names them is complete.
-    pub(super) arrived: Passed,
+    pub(super) received: Passed,
     /// Input that waits for the word how to send it.
     pub(super) held: Vec<u8>,
     /// Until then, where the server does not say which mode it speaks.
@@ -64,7 +64,7 @@ pub struct Session<'a> {
     /// How much input went nevertheless, and until when there is a bound to that.
     pub(super) early: usize,
     /// That input, while it is little: for another attempt.
-    pub(super) early_typed: Option<Vec<u8>>,
+    pub(super) early_input: Option<Vec<u8>>,
     pub(super) early_until: Option<Instant>,
     /// What the server has not taken yet: whole packets in uwsgi mode.
     pub(super) to_server: Backlog,
@@ -74,25 +74,25 @@ pub struct Session<'a> {
     pub(super) to_output: Backlog,
     pub(super) resize_due: bool,
     /// The size that was said last.
-    pub(super) said_size: Option<Size>,
+    pub(super) sent_size: Option<Size>,
     pub(super) next_look: Option<Instant>,
-    pub(super) input: Input,
+    pub(super) input: InputState,
     /// The first bytes of a server that speaks plainly, and the last.
     pub(super) first_bytes: Vec<u8>,
     pub(super) last_bytes: Vec<u8>,
     /// What may be a refusal, until then.
     pub(super) withheld: Option<(Vec<u8>, Instant)>,
     /// The last that was shown.
-    pub(super) tail: Tail,
+    pub(super) line_position: LinePosition,
     pub(super) ended: Option<SessionEnd>,
     pub(super) server_ended: bool,
     /// Who the server is, and how the connection to it failed.
     pub(super) peer: Peer,
     pub(super) next_ping: Option<Instant>,
     /// Where the session can be left and found again.
-    pub(super) coming: Coming,
+    pub(super) detachable: Detachable,
     /// By what it is found again if the connection breaks.
-    pub(super) again: Again,
+    pub(super) reconnect: Reconnect,
     pub(super) buffer: Vec<u8>,
     pub(super) shown: Vec<u8>,
 }
@@ -100,7 +100,7 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// A session just connected.
     pub fn new(
-        config: &'a Client,
+        config: &'a ClientConfig,
         stream: Stream,
         transport: Transport,
         signals: Signals,
@@ -108,7 +108,7 @@ impl<'a> Session<'a> {
         terminal: Option<RawMode>,
     ) -> Self {
         Self {
-            escapes: config.escape.filter(|_| terminal.is_some()).map(Escapes::new),
+            escapes: config.escape.filter(|_| terminal.is_some()).map(EscapeFilter::new),
             config,
             stream,
             transport,
@@ -117,31 +117,31 @@ impl<'a> Session<'a> {
             failure: Failure::default(),
             terminal,
             terminal_is_ours: stdio::terminal_is_ours(),
-            hearing: Hearing::plain(),
-            takeover: Takeover::default(),
-            arrived: Passed::default(),
+            decoder: ServerDecoder::plain(),
+            handover: Handover::default(),
+            received: Passed::default(),
             held: Vec::new(),
             held_until: None,
             early: 0,
-            early_typed: Some(Vec::new()),
+            early_input: Some(Vec::new()),
             early_until: None,
             to_server: Backlog::default(),
             to_terminal: Backlog::default(),
             to_output: Backlog::default(),
             resize_due: false,
-            said_size: None,
+            sent_size: None,
             next_look: None,
-            input: Input::Open,
+            input: InputState::Open,
             first_bytes: Vec::new(),
             last_bytes: Vec::new(),
             withheld: None,
-            tail: Tail::default(),
+            line_position: LinePosition::default(),
             ended: None,
             server_ended: false,
             peer: Peer::default(),
             next_ping: None,
-            coming: Coming::default(),
-            again: Again::default(),
+            detachable: Detachable::default(),
+            reconnect: Reconnect::default(),
             buffer: vec![0; BUFFER],
             shown: Vec::new(),
         }
@@ -150,45 +150,45 @@ impl<'a> Session<'a> {
     /// The server was asked whether it can do more; says how large the terminal
     /// is, which every server understands.
     pub fn greet(&mut self) {
-        self.hearing = Hearing::asked();
-        let patience = if self.needs_more() { ASKED_FOR_MORE } else { ASKED };
+        self.decoder = ServerDecoder::after_hello();
+        let patience = if self.needs_extended() { EXTENDED_TIMEOUT } else { HELLO_TIMEOUT };
         self.held_until = Some(Instant::now() + patience);
         self.resize_due = true;
-        self.say_the_size();
+        self.send_size();
     }
 
     /// What is said of the end stands on a line of its own.
-    pub(super) fn end_the_line(&mut self, end: &End) {
+    pub(super) fn end_line(&mut self, end: &End) {
         let for_a_person = outcome::is_for_a_person(self.config);
-        if outcome::speaks(self.config, end)
+        if outcome::prints_anything(self.config, end)
             && stdio::is_one_place()
-            && self.tail.is_in_a_line(for_a_person)
+            && self.line_position.is_mid_line(for_a_person)
         {
-            self.show_at_last(b"\r\n");
+            self.show_and_flush(b"\r\n");
         }
     }
 
     /// Runs it to the end of its connection.
-    pub(super) fn run_on(&mut self) -> End {
+    pub(super) fn run_connection(&mut self) -> End {
         loop {
-            if let Some(end) = self.flush().or_else(|| self.look_for_the_end()) {
+            if let Some(end) = self.flush().or_else(|| self.check_end()) {
                 return end;
             }
             let ready = self.wait();
-            let signalled = ready.signal.then(|| self.signals_came()).flatten();
+            let signalled = ready.signal.then(|| self.handle_signals()).flatten();
             if let Some(end) = signalled {
                 return end;
             }
             if ready.server {
-                if let Some(end) = self.server_said() {
+                if let Some(end) = self.read_server() {
                     return end;
                 }
             }
-            if ready.terminal && !self.is_leaving() {
-                self.terminal_said();
+            if ready.terminal && !self.is_detaching() {
+                self.read_terminal();
             }
             if ready.input {
-                if let Some(end) = self.typed() {
+                if let Some(end) = self.read_input() {
                     return end;
                 }
             }
@@ -203,36 +203,37 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         if self.held_until.is_some_and(|until| now >= until) {
             self.held_until = None;
-            if self.needs_more() && self.hearing.is_undecided() {
-                return Some(End::SpeaksPlainly);
+            if self.needs_extended() && self.decoder.is_undecided() {
+                return Some(End::NotExtended);
             }
-            self.early_until = Some(now + ASKED_AT_LAST);
+            self.early_until = Some(now + EARLY_TIMEOUT);
             self.release_input();
         }
-        if !self.needs_more() && self.withheld.as_ref().is_some_and(|(_, until)| now >= *until) {
+        if !self.needs_extended() && self.withheld.as_ref().is_some_and(|(_, until)| now >= *until)
+        {
             self.show_withheld();
         }
         if self.next_ping.is_some_and(|at| now >= at) {
-            self.next_ping = Some(now + PING);
+            self.next_ping = Some(now + PING_INTERVAL);
             self.send_packet(&proto::encode_bare(proto::PING, 0));
         }
-        self.look(now);
-        self.stay(now);
-        self.say_the_size();
-        if let Some(ours) = self.takeover.ours() {
+        self.poll_foreground(now);
+        self.run_detach_timers(now);
+        self.send_size();
+        if let Some(ours) = self.handover.terminal() {
             if !self.to_terminal.flush(|bytes| ours.write(bytes)) {
                 self.to_terminal.clear();
             }
         }
-        self.ask_to_leave();
+        self.send_detach_request();
         // After the last of the input is there, and before the rest is sent:
         // nothing would wake us for it again.
-        self.tell_the_end_of_input();
+        self.send_end_of_input();
         if !self.to_server.is_empty() {
-            self.look_later(now);
+            self.probe_later(now);
         }
-        if self.look_for_answer(now) {
-            self.server_is_gone();
+        if self.probe(now) {
+            self.server_closed();
         }
         let (stream, peer) = (&self.stream, &mut self.peer);
         if !self.server_ended && !self.to_server.flush(|bytes| stream.write_to(bytes, peer).taken())
@@ -255,23 +256,24 @@ impl<'a> Session<'a> {
         self.resize_due = self.config.protocol == Protocol::Uwsgi;
     }
 
-    fn say_the_size(&mut self) {
-        let nobody_hears = self.server_ended && self.takeover.ours().is_none();
-        if !self.resize_due || self.takeover.is_taken() || nobody_hears || self.config.read_only {
+    fn send_size(&mut self) {
+        let nobody_hears = self.server_ended && self.handover.terminal().is_none();
+        if !self.resize_due || self.handover.is_accepted() || nobody_hears || self.config.read_only
+        {
             return;
         }
         self.resize_due = false;
         let Some(size) = pty::size_of_ours() else {
             return;
         };
-        self.said_size = Some(size);
+        self.sent_size = Some(size);
         self.set_size(size);
-        self.coming.resized(size);
+        self.detachable.resized(size);
     }
 
     /// Gives the program a terminal of this size.
     pub(super) fn set_size(&mut self, size: Size) {
-        match self.takeover.ours() {
+        match self.handover.terminal() {
             Some(ours) => ours.resize(size),
             None => self.send_packet(&proto::encode_rows_and_cols(size.rows, size.cols)),
         }
@@ -285,30 +287,30 @@ impl<'a> Session<'a> {
     }
 
     /// Whether only a server that speaks the extended mode will do.
-    pub(super) fn needs_more(&self) -> bool {
-        self.config.needs_more() || self.again.is_awaited()
+    pub(super) fn needs_extended(&self) -> bool {
+        self.config.needs_extended() || self.reconnect.is_reconnecting()
     }
 
     /// Whether input is kept: the server has not said which mode it speaks, or
     /// the terminal is on its way to us.
     pub(super) fn holds_input(&self) -> bool {
-        (self.hearing.is_undecided() && self.held_until.is_some()) || self.takeover.is_taken()
+        (self.decoder.is_undecided() && self.held_until.is_some()) || self.handover.is_accepted()
     }
 
     /// Whether the server has not said which mode it speaks for a while, and
     /// may yet.
-    pub(super) fn may_agree(&self) -> bool {
-        self.hearing.is_undecided() && self.early_until.is_some_and(|at| Instant::now() < at)
+    pub(super) fn may_become_extended(&self) -> bool {
+        self.decoder.is_undecided() && self.early_until.is_some_and(|at| Instant::now() < at)
     }
 
     /// Whether the server knows only plain uwsgi mode, or raw mode.
-    pub(super) fn speaks_plainly(&self) -> bool {
-        !self.hearing.is_extended() && !self.holds_input()
+    pub(super) fn is_plain_mode(&self) -> bool {
+        !self.decoder.is_extended() && !self.holds_input()
     }
 
     /// Whether anybody is there who takes input.
-    pub(super) fn is_going_on(&self) -> bool {
-        self.ended.is_none() && (!self.server_ended || self.takeover.ours().is_some())
+    pub(super) fn is_alive(&self) -> bool {
+        self.ended.is_none() && (!self.server_ended || self.handover.terminal().is_some())
     }
 
     /// Writes output, or keeps what is not taken.
@@ -316,7 +318,7 @@ impl<'a> Session<'a> {
         if bytes.is_empty() {
             return;
         }
-        self.tail.shown(bytes);
+        self.line_position.record(bytes);
         let taken = match self.to_output.is_empty() {
             true => self.output.write_noting(bytes, &self.failure).taken(),
             false => Some(0),

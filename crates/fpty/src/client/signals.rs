@@ -13,11 +13,11 @@ use crate::sys::signal::{Arrived, Stopped, is_ignored, stop};
 use crate::sys::stdio;
 
 /// How often that is looked at which no signal tells.
-pub(super) const LOOK: Duration = Duration::from_millis(300);
+pub(super) const FOREGROUND_POLL: Duration = Duration::from_millis(300);
 
 impl Session<'_> {
     /// Does what the signals say that came; the end, where one is that.
-    pub(super) fn signals_came(&mut self) -> Option<End> {
+    pub(super) fn handle_signals(&mut self) -> Option<End> {
         loop {
             let end = self.signal(self.signals.next()?);
             if end.is_some() {
@@ -39,7 +39,7 @@ impl Session<'_> {
                     && self.terminal.is_some()
                     && self.config.protocol == Protocol::Uwsgi =>
             {
-                return self.raised_by_terminal(signal);
+                return self.signal_from_terminal(signal);
             }
             Signal::SIGTSTP => self.suspend(Stopped::Us),
             other => return Some(End::Signal(other)),
@@ -49,15 +49,15 @@ impl Session<'_> {
 
     /// Somebody had the terminal raise a signal, although its keys are bytes:
     /// a server that our terminal is one of (TIOCSIG). It is the key's.
-    fn raised_by_terminal(&mut self, signal: Signal) -> Option<End> {
+    fn signal_from_terminal(&mut self, signal: Signal) -> Option<End> {
         match self.terminal.as_ref().and_then(|terminal| terminal.key_of(signal)) {
-            Some(key) => self.typed_bytes(&[key]),
-            None => self.key(signal),
+            Some(signal_key) => self.handle_input(&[signal_key]),
+            None => self.signal_key(signal),
         }
     }
 
     /// A key was pressed that stands for a signal.
-    pub(super) fn key(&mut self, signal: Signal) -> Option<End> {
+    pub(super) fn signal_key(&mut self, signal: Signal) -> Option<End> {
         match (self.config.protocol, signal) {
             // Between 1 and 31.
             (Protocol::Uwsgi, _) => self.send_packet(&proto::encode_signal(signal as u8)),
@@ -78,7 +78,7 @@ impl Session<'_> {
             terminal.suspend();
         }
         if let Some(escapes) = &mut self.escapes {
-            escapes.forget();
+            escapes.reset();
         }
         stop(who);
         self.resume();
@@ -97,17 +97,17 @@ impl Session<'_> {
     /// Looks at what no signal tells: that we are in the foreground again (not
     /// every shell continues what runs already), and the size of a terminal
     /// whose signals reach others.
-    pub(super) fn look(&mut self, now: Instant) {
+    pub(super) fn poll_foreground(&mut self, now: Instant) {
         let Some(terminal) = &self.terminal else {
             return;
         };
         if terminal.is_raw() && self.terminal_is_ours {
             self.next_look = None;
         } else if self.next_look.is_none_or(|at| now >= at) {
-            self.next_look = Some(now + LOOK);
+            self.next_look = Some(now + FOREGROUND_POLL);
             if !terminal.is_raw() {
                 self.resume();
-            } else if pty::size_of_ours() != self.said_size {
+            } else if pty::size_of_ours() != self.sent_size {
                 self.size_changed();
             }
         }

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 
 use fpty::scrollback::{ScrollbackWriter, ScrollbackReader};
 use fpty::sys::Size;
-use fpty::sys::ring::SMALLEST;
+use fpty::sys::ring::MIN_CAPACITY;
 use libfuzzer_sys::fuzz_target;
 
 /// The magic, with which it begins, is as it was.

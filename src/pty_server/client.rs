@@ -8,7 +8,7 @@ use super::fanout::{QUEUE_LIMIT, Scrollback};
 use fpty::backlog::Backlog;
 use fpty::fair_share::Who;
 use fpty::proto::http_request::{ANSWER, Beginning, Begins, HELD};
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::private_fd::Private;
 use fpty::sys::socket::Stream;
 use fpty::terminal::QueryFilter;
@@ -97,16 +97,16 @@ impl Client {
             return Heard::Nothing;
         }
         match self.stream.read(buffer) {
-            Read::Bytes(_) if self.readonly => {}
-            Read::Bytes(count) => return self.hear(&buffer[..count]),
-            Read::Blocked => {}
-            Read::Gone => self.state = State::Gone,
+            ReadOutcome::Bytes(_) if self.readonly => {}
+            ReadOutcome::Bytes(count) => return self.hear(&buffer[..count]),
+            ReadOutcome::WouldBlock => {}
+            ReadOutcome::Closed => self.state = State::Gone,
             // A UNIX socket that was closed is hung up as well; one whose
             // writing half was shut down is not.
-            Read::End if hung_up => self.state = State::Gone,
+            ReadOutcome::Eof if hung_up => self.state = State::Gone,
             // It has nothing to say and nothing to wait for.
-            Read::End if self.readonly => self.leave(),
-            Read::End => {
+            ReadOutcome::Eof if self.readonly => self.leave(),
+            ReadOutcome::Eof => {
                 if self.state == State::Open {
                     self.state = State::Silent;
                 }

@@ -103,7 +103,7 @@ fn open(config: &Server, doors: &[Socket]) -> Result<()> {
         config.input.then(original_input).transpose()?,
     );
 
-    slave.become_standard().context("cannot give the worker its terminal")?;
+    slave.make_stdio().context("cannot give the worker its terminal")?;
     let slave = Arc::new(slave);
     match config.exec.as_deref().map(|command| run(command, &slave)) {
         Some(Ok(pid)) => {
@@ -130,7 +130,7 @@ fn open(config: &Server, doors: &[Socket]) -> Result<()> {
 fn run(command: &CStr, slave: &Slave) -> Result<Pid> {
     let program = Program::through_shell(command, &server::shell())
         .environment(environment::for_sessions())
-        .as_job();
+        .as_foreground_job();
     let program = Arc::new(program);
     let mut spawner = Spawner::new()?;
     match spawner.spawn(&program, Streams::Terminal(slave), Vec::new())? {

@@ -33,7 +33,7 @@ use crate::session::state::Verdict;
 use crate::session::timeouts::{BY_AN_OPERATOR, Timed};
 use fpty::exit_status::session_end;
 use fpty::proto::{EndKind, HEADER, SessionEnd};
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::poll::{Interest, Poller, Ready};
 
@@ -122,13 +122,13 @@ impl Commands {
             // It is read again when that was heard, to its end.
         } else if ready.read {
             match wires.client.read_into(&mut cx.input) {
-                Read::Bytes(_) => {
+                ReadOutcome::Bytes(_) => {
                     fault_injection::strike("command", || &cx.input);
                     cx.hear_command(key, command, wires);
                 }
                 // It has a packet to say that there is no more input.
-                Read::End | Read::Gone => command.client_left(),
-                Read::Blocked => {}
+                ReadOutcome::Eof | ReadOutcome::Closed => command.client_left(),
+                ReadOutcome::WouldBlock => {}
             }
         } else if ready.hang_up {
             command.client_left();
@@ -313,7 +313,7 @@ impl Commanded {
 
     /// A TCP client may have vanished while there was output for it.
     fn unanswered(&mut self, cx: &mut Context, key: Key) {
-        match self.wires.client.unanswered_for() {
+        match self.wires.client.unacknowledged_for() {
             Some(silence) if silence >= UNANSWERED => self.command.client_left(),
             _ => cx.after(UNANSWERED_LOOK, Due::Command(key, LifeDue::Unanswered)),
         }
@@ -366,7 +366,7 @@ impl Commanded {
         };
         let most = self.command.room(number).min(BUFFER - HEADER - 1);
         match output.read(&mut buffer[HEADER..HEADER + most]) {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 fault_injection::strike("stream", || &buffer[HEADER..HEADER + count]);
                 if let Some(traffic) = &mut self.wires.traffic {
                     traffic.gave_out(count);
@@ -374,8 +374,10 @@ impl Commanded {
                 let packet = &mut buffer[..HEADER + count];
                 self.command.output_sent(number, packet, &mut self.wires);
             }
-            Read::Blocked => {}
-            Read::End | Read::Gone => self.command.output_ended(number, &mut self.wires),
+            ReadOutcome::WouldBlock => {}
+            ReadOutcome::Eof | ReadOutcome::Closed => {
+                self.command.output_ended(number, &mut self.wires)
+            }
         }
     }
 }

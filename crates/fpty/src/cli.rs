@@ -1,21 +1,21 @@
 //! The command's arguments. The man page and the completions are made from
 //! this definition, too (crates/fpty-documents).
 
-#[path = "cli/asking.rs"]
-mod asking;
-#[path = "cli/which.rs"]
-mod which;
+#[path = "cli/control.rs"]
+mod control;
+#[path = "cli/session.rs"]
+mod session;
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-use asking::ControlArguments;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, ValueHint};
+use control::ControlArguments;
 use fpty::client::request::{self, ExecRequest, RequestTty};
 use fpty::client::{self, ClientConfig};
 use fpty::proto::Protocol;
-use which::SessionArguments;
+use session::SessionArguments;
 
 /// Attach to a terminal inside of a uWSGI instance, jail or container
 #[derive(Debug, Parser)]
@@ -133,14 +133,14 @@ impl Arguments {
         })?;
         let usual = std::env::var_os("FPTY_ADDRESS").filter(is_given);
         let mut command = self.command;
-        let (which, address) = self
+        let (session, address) = self
             .session
             .resolve(address, &mut command, usual)
             .map_err(|why| (format!("fpty: {why} (fpty --help says what there is)\n"), 2))?;
         let set = |Variable(name, value)| Some((name, value?));
-        let wanted =
+        let exec_request =
             if self.ssh { ExecRequest::from_sshd() } else { ExecRequest::from_words(command) };
-        let terminal = match (self.tty, self.no_tty, self.ssh) {
+        let request_tty = match (self.tty, self.no_tty, self.ssh) {
             (true, ..) => RequestTty::Force,
             (_, true, _) => RequestTty::No,
             (.., true) => RequestTty::FromSshd,
@@ -148,15 +148,15 @@ impl Arguments {
         };
         Ok(ClientConfig {
             name: "fpty:",
-            wanted,
-            terminal,
+            exec_request,
+            request_tty,
             address: OsStr::from_bytes(address.as_bytes()).to_owned(),
             protocol: if self.raw { Protocol::Raw } else { Protocol::Uwsgi },
             isig: !self.no_isig,
             escape: self.escape.0,
             quiet: self.quiet,
             status_json: self.status_json,
-            which,
+            session,
             steal: self.session.steal,
             read_only: self.session.read_only,
             reconnect: !self.session.no_reconnect,

@@ -22,7 +22,7 @@ use fpty::backlog::has_free_memory;
 use fpty::error::reason;
 use fpty::proto::EndKind;
 use fpty::sys::child::Pid;
-use fpty::sys::peer_process::Passed;
+use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::Transport;
@@ -105,7 +105,7 @@ fn execute(
     programs: &mut Programs,
     door: u16,
     opening: &mut Opening,
-    arrived: Passed,
+    arrived: ReceivedFds,
 ) -> Result<(Pid, Planned), Rejection> {
     let refused = |why: String| Rejection::because(Refusal::Resources, why);
     let program = cx.granted(door, std::mem::take(&mut opening.request))?;

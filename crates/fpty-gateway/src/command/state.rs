@@ -9,7 +9,7 @@ use fpty::proto::{
     PING, PONG, SessionEnd, TAKEN, WINDOW_ADJUST, collect_payload, encode_bare, encode_packet,
     window,
 };
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::poll::Interest;
 
 use nix::sys::signal::Signal;
@@ -27,9 +27,9 @@ const ENDING: [i32; 4] =
 /// What a command's relay has done to the world.
 pub trait Streams {
     /// Writes to the client.
-    fn write_client(&mut self, bytes: &[u8]) -> Written;
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Writes to the program's standard input.
-    fn write_input(&mut self, bytes: &[u8]) -> Written;
+    fn write_input(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Closes that.
     fn close_input(&mut self);
     /// Closes our end of an output: 1 or 2.

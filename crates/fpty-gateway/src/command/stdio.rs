@@ -6,23 +6,23 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::state::Streams;
 use crate::session::byte_counts::Traffic;
 use fpty::error::{Error, Result};
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::accounts;
 use fpty::sys::child::{self, Pid};
-use fpty::sys::closer::Foreign;
-use fpty::sys::peer_process::Passed;
+use fpty::sys::closer::ReceivedFd;
+use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
-use fpty::sys::stdio_pass::{FromProgram, ToProgram, belongs_to, can_be_reopened, may_be_passed};
+use fpty::sys::stdio_pass::{OutputPipe, StdinPipe, can_be_passed, can_be_reopened, chown_to};
 
 /// The ends of a command.
 pub struct Wires {
     /// Its client.
     pub client: Stream,
     /// Standard input, where it is relayed and open.
-    pub input: Option<ToProgram>,
+    pub input: Option<StdinPipe>,
     /// The outputs, likewise.
-    pub outputs: [Option<FromProgram>; 2],
+    pub outputs: [Option<OutputPipe>; 2],
     /// The process, until it is reaped: then its number is no longer its own.
     pub program: Option<Pid>,
     /// By this its process group is known when it was reaped.
@@ -32,13 +32,13 @@ pub struct Wires {
 }
 
 impl Streams for Wires {
-    fn write_client(&mut self, bytes: &[u8]) -> Written {
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome {
         self.client.write(bytes)
     }
 
-    fn write_input(&mut self, bytes: &[u8]) -> Written {
-        let written = self.input.as_ref().map_or(Written::Gone, |input| input.write(bytes));
-        if let (Some(traffic), Written::Bytes(count)) = (&mut self.traffic, written) {
+    fn write_input(&mut self, bytes: &[u8]) -> WriteOutcome {
+        let written = self.input.as_ref().map_or(WriteOutcome::Closed, |input| input.write(bytes));
+        if let (Some(traffic), WriteOutcome::Bytes(count)) = (&mut self.traffic, written) {
             traffic.took_in(&bytes[..count]);
         }
         written
@@ -63,9 +63,9 @@ impl Streams for Wires {
 /// The streams of a program that is about to be started.
 pub struct Planned {
     /// Our end of the input, where it is relayed.
-    pub wires_input: Option<ToProgram>,
+    pub wires_input: Option<StdinPipe>,
     /// Our ends of the outputs, likewise.
-    pub wires_outputs: [Option<FromProgram>; 2],
+    pub wires_outputs: [Option<OutputPipe>; 2],
     /// What the program gets.
     pub ends: [End; 3],
 }
@@ -75,7 +75,7 @@ pub enum End {
     /// Of a pipe of ours.
     Ours(OwnedFd),
     /// What its client has passed.
-    Passed(Foreign),
+    Passed(ReceivedFd),
 }
 
 impl End {
@@ -91,15 +91,16 @@ impl End {
 impl Planned {
     /// Pipes for what was not passed, or what the program could not open
     /// again: it runs as this user, where that is another one.
-    pub fn new(mut passed: [Option<Foreign>; 3], user: Option<u32>) -> std::io::Result<Self> {
+    pub fn new(mut passed: [Option<ReceivedFd>; 3], user: Option<u32>) -> std::io::Result<Self> {
         let uid = user.unwrap_or_else(accounts::own_uid);
         for (fd, number) in passed.iter_mut().zip(0..) {
-            let can = |fd: &Foreign| fd.as_fd().is_some_and(|fd| can_be_reopened(fd, number, uid));
+            let can =
+                |fd: &ReceivedFd| fd.as_fd().is_some_and(|fd| can_be_reopened(fd, number, uid));
             fd.take_if(|fd| !can(fd));
         }
         let given = |end: OwnedFd| {
             if let Some(user) = user {
-                belongs_to(&end, user);
+                chown_to(&end, user);
             }
             End::Ours(end)
         };
@@ -107,14 +108,14 @@ impl Planned {
         let input = match passed[0].take() {
             Some(fd) => End::Passed(fd),
             None => {
-                let (ours, end) = ToProgram::pipe()?;
+                let (ours, end) = StdinPipe::pipe()?;
                 wires_input = Some(ours);
                 given(end)
             }
         };
         let mut output = |number: usize| match passed[number].take() {
             Some(fd) => Ok(End::Passed(fd)),
-            None => FromProgram::pipe().map(|(ours, end)| {
+            None => OutputPipe::pipe().map(|(ours, end)| {
                 wires_outputs[number - 1] = Some(ours);
                 given(end)
             }),
@@ -134,7 +135,7 @@ impl Planned {
 ///
 /// # Errors
 /// They are not what they are said to be.
-pub fn passed(names: &[u8], arrived: Passed) -> Result<[Option<Foreign>; 3]> {
+pub fn passed(names: &[u8], arrived: ReceivedFds) -> Result<[Option<ReceivedFd>; 3]> {
     let mut passed = [None, None, None];
     // Something in between passes bytes alone: they are relayed.
     if arrived.descriptors.is_empty() && !arrived.truncated {
@@ -144,7 +145,7 @@ pub fn passed(names: &[u8], arrived: Passed) -> Result<[Option<Foreign>; 3]> {
         let (named, came) = (names.len(), arrived.descriptors.len());
         return Err(Error::new(format!("{named} descriptors were offered and {came} came")));
     }
-    let may_be = |fd: &Foreign, number| fd.as_fd().is_some_and(|fd| may_be_passed(fd, number));
+    let may_be = |fd: &ReceivedFd, number| fd.as_fd().is_some_and(|fd| can_be_passed(fd, number));
     for (name, fd) in names.iter().zip(arrived.descriptors) {
         let number = usize::from(name.wrapping_sub(b'0'));
         match passed.get_mut(number) {

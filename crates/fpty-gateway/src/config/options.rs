@@ -58,10 +58,10 @@ pub static OPTIONS: [Row<Router>; 56] = [
     // Own::read has taken it.
     key("addr").takes(|_, _| Ok(())),
     key("uid").takes(|router, typed| {
-        put(&mut router.rules.runs_as.uid, typed.read(accounts::user, NO_USER).map(Some))
+        put(&mut router.rules.runs_as.uid, typed.read(accounts::uid_of, NO_USER).map(Some))
     }),
     key("gid").takes(|router, typed| {
-        put(&mut router.rules.runs_as.gid, typed.read(accounts::group, NO_GROUP).map(Some))
+        put(&mut router.rules.runs_as.gid, typed.read(accounts::gid_of, NO_GROUP).map(Some))
     }),
     key("groups").takes(|router, typed| router.rules.runs_as.set_groups(typed)),
     key("chdir").takes(|router, typed| put(&mut router.rules.folder, typed.command().map(Some))),
@@ -81,10 +81,10 @@ pub static OPTIONS: [Row<Router>; 56] = [
         let text = typed.text();
         let (user, group) = text.split_once(':').unwrap_or((&text, ""));
         if !user.is_empty() {
-            owner.uid = Some(accounts::user(user).ok_or_else(|| typed.wrong(NO_USER))?);
+            owner.uid = Some(accounts::uid_of(user).ok_or_else(|| typed.wrong(NO_USER))?);
         }
         if !group.is_empty() {
-            owner.gid = Some(accounts::group(group).ok_or_else(|| typed.wrong(NO_GROUP))?);
+            owner.gid = Some(accounts::gid_of(group).ok_or_else(|| typed.wrong(NO_GROUP))?);
         }
         match (owner.uid, owner.gid) {
             (None, None) => Err(typed.unusable("the value is empty")),
@@ -292,28 +292,28 @@ pub static OPTIONS: [Row<Router>; 56] = [
         .help(c"let only these users in on UNIX sockets; may be repeated")
         .at(At::Unix)
         .takes(|router, typed| {
-            typed.add_to(router.rules.access.users.allow(), accounts::user, NO_USER)
+            typed.add_to(router.rules.access.users.allow(), accounts::uid_of, NO_USER)
         }),
     option(&[c"forkptyrouter-deny-user"])
         .key("deny_user")
         .help(c"keep these users out on UNIX sockets; may be repeated")
         .at(At::Unix)
         .takes(|router, typed| {
-            typed.add_to(router.rules.access.users.deny(), accounts::user, NO_USER)
+            typed.add_to(router.rules.access.users.deny(), accounts::uid_of, NO_USER)
         }),
     option(&[c"forkptyrouter-allow-group"])
         .key("allow_group")
         .help(c"let only members of these groups in on UNIX sockets; may be repeated")
         .at(At::Unix)
         .takes(|router, typed| {
-            typed.add_to(router.rules.access.groups.allow(), accounts::group, NO_GROUP)
+            typed.add_to(router.rules.access.groups.allow(), accounts::gid_of, NO_GROUP)
         }),
     option(&[c"forkptyrouter-deny-group"])
         .key("deny_group")
         .help(c"keep members of these groups out on UNIX sockets; may be repeated")
         .at(At::Unix)
         .takes(|router, typed| {
-            typed.add_to(router.rules.access.groups.deny(), accounts::group, NO_GROUP)
+            typed.add_to(router.rules.access.groups.deny(), accounts::gid_of, NO_GROUP)
         }),
     option(&[c"forkptyrouter-allow-addr"])
         .key("allow_addr")

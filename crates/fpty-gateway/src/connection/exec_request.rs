@@ -47,7 +47,7 @@ impl Context {
                 return Err(refused("this router does not know what it asks for"));
             }
         };
-        Ok(Arc::new(program.surrounded_as(&place.program)))
+        Ok(Arc::new(program.with_surroundings_of(&place.program)))
     }
 }
 

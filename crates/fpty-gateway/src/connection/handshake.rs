@@ -20,8 +20,8 @@ use crate::process::table::Programs;
 use crate::session::relay::{LINGERS, Sessions};
 use fpty::error::reason;
 use fpty::proto::{Protocol, TOO_LATE};
-use fpty::sys::Read;
-use fpty::sys::peer_process::Passed;
+use fpty::sys::ReadOutcome;
+use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::poll::Interest;
 use fpty::sys::socket::{Stream, Transport};
 
@@ -49,7 +49,7 @@ struct Caller {
     newcomer: Newcomer,
     greeting: Greeting,
     /// Descriptors that it passes.
-    arrived: Passed,
+    arrived: ReceivedFds,
     /// When it came.
     since: Instant,
     /// When it is no longer waited for, and the latest that this can be.
@@ -63,7 +63,7 @@ impl Caller {
     fn new(newcomer: Newcomer, greeting: Greeting, patience: Duration) -> Self {
         let since = Instant::now();
         let until = since + patience;
-        let (arrived, waited_for, latest) = (Passed::default(), false, until);
+        let (arrived, waited_for, latest) = (ReceivedFds::default(), false, until);
         Self { newcomer, greeting, arrived, since, until, latest, waited_for }
     }
 
@@ -108,7 +108,7 @@ pub struct Opened {
     /// What it has said.
     pub opening: Opening,
     /// Descriptors that came with that.
-    pub arrived: Passed,
+    pub arrived: ReceivedFds,
     /// Whether it sends no more.
     pub ended: bool,
     /// The name that it has for a session that it begins.
@@ -207,16 +207,16 @@ impl Callers {
             return self.forget(key);
         }
         match read {
-            Read::Bytes(_) => self.heard(cx, key),
-            Read::Blocked if !hang_up => self.wait_for(cx, key),
-            Read::End if !hang_up => match caller.greeting.is_extended() {
+            ReadOutcome::Bytes(_) => self.heard(cx, key),
+            ReadOutcome::WouldBlock if !hang_up => self.wait_for(cx, key),
+            ReadOutcome::Eof if !hang_up => match caller.greeting.is_extended() {
                 // Half a request is none.
                 true => self.refuse(cx, key, CUT),
                 // It only reads.
                 false => self.begin(cx, key, 0, true),
             },
             // It left before there was anything for it.
-            Read::Blocked | Read::End | Read::Gone => self.forget(key),
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => self.forget(key),
         }
     }
 

@@ -32,7 +32,7 @@ use fpty::proto::{
 };
 use fpty::sys::clock::BootInstant;
 use fpty::sys::memfd_message;
-use fpty::sys::peer_process::Passed;
+use fpty::sys::peer_process::ReceivedFds;
 use fpty::sys::socket::{Stream, Transport};
 
 /// How another gateway says that it goes on with a client.
@@ -252,7 +252,7 @@ impl Seekers {
         }
         // It takes one there.
         opened.newcomer.seat = Ok(None);
-        let said = match memfd_message::of(&said(&opened.opening, &cx.input)) {
+        let said = match memfd_message::create(&said(&opened.opening, &cx.input)) {
             Ok(said) => said,
             Err(error) => {
                 let why = format!("cannot pass the client on: {}", reason(&error));
@@ -304,7 +304,7 @@ pub fn arrives(cx: &mut Context, posed: &mut Posed, handed: Handed) -> Option<Bo
     cx.input.clear();
     cx.input.extend_from_slice(rest.get(..BUFFER).unwrap_or(rest));
     let newcomer = Newcomer { client, transport, door, seat, origin };
-    let arrived = Passed::default();
+    let arrived = ReceivedFds::default();
     Some(Box::new(Opened { newcomer, opening, arrived, ended, name: None }))
 }
 

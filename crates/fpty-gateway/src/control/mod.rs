@@ -41,7 +41,7 @@ use crate::session::selector::Beginning;
 use fpty::fair_share::{self, Who};
 use fpty::proto::request::RequestKind;
 use fpty::proto::{EndKind, SessionEnd};
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::poll::Ready;
 
 use crate::control::client::{Inquirer, Search, Wants};
@@ -185,19 +185,21 @@ impl Inquirers {
             };
         };
         let asked = match one.client.read(&mut cx.buffer[..ONE_READ]) {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 fault_injection::strike("statistics", || &cx.buffer[..count]);
                 match request.hear(&cx.buffer[..count]) {
                     Some(asked) => asked,
                     None => return,
                 }
             }
-            Read::Blocked if !ready.hang_up => return,
-            Read::End if !ready.hang_up => match request.end() {
+            ReadOutcome::WouldBlock if !ready.hang_up => return,
+            ReadOutcome::Eof if !ready.hang_up => match request.end() {
                 Some(asked) => asked,
                 None => return self.close(cx, key),
             },
-            Read::Blocked | Read::End | Read::Gone => return self.close(cx, key),
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => {
+                return self.close(cx, key);
+            }
         };
         one.asks(cx, asked);
         self.send(cx, siblings, view, key);

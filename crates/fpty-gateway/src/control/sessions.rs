@@ -10,7 +10,7 @@ use crate::event_loop::subject::Subject;
 use crate::observe::audit::Facts;
 use crate::session::relay::Sessions;
 use crate::session::selector::Beginning;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 
 /// The places of commands come after those of sessions, of which there are
 /// fewer than there can be descriptors.
@@ -134,9 +134,9 @@ impl<'a> View<'a> {
         Some(Described {
             client: &wires.client,
             door: attached.door,
-            pid: wires.program.as_ref().map(Process::pid),
+            pid: wires.program.as_ref().map(ProcessHandle::pid),
             master: Some(master),
-            idle: idle.or_else(|| master.idle_for()),
+            idle: idle.or_else(|| master.idle_time()),
             is_handed_over,
             bytes: traffic.map(|traffic| traffic.bytes()).unzip(),
         })

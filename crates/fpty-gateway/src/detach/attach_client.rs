@@ -25,7 +25,7 @@ use fpty::error::reason;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{EndKind, NO_SUCH_SESSION, SessionEnd, is_session_name, variables};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::poll::Interest;
 
 /// What the connection is told that had the session before.
@@ -226,8 +226,8 @@ impl Left {
         let adopted = entry.adopted();
         let program = match adopted {
             // What it cannot be signalled by ends by other ways.
-            Some(pidfd) => pidfd.try_clone().ok().map(Process::held),
-            None => Some(Process::child(pid)),
+            Some(pidfd) => pidfd.try_clone().ok().map(ProcessHandle::from_pidfd),
+            None => Some(ProcessHandle::child(pid)),
         };
         let is_adopted = adopted.is_some();
         let Newcomer { client, transport, seat, door, origin } = newcomer;

@@ -23,7 +23,7 @@ use fpty::sys::clock::BootInstant;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::Master;
-use fpty::sys::{Read, Written};
+use fpty::sys::{ReadOutcome, WriteOutcome};
 
 /// What a terminal yields at once, how often one is asked in a turn, and how
 /// often at its end.
@@ -49,7 +49,7 @@ pub(crate) fn read_the_rest(
     let _armed = master.arm();
     let buffer = &mut cx.buffer[..ONE_READ];
     for _ in 0..LAST_READS {
-        let Read::Bytes(count) = master.read(buffer) else { break };
+        let ReadOutcome::Bytes(count) = master.read(buffer) else { break };
         remains.write(&buffer[..count]);
         if let Some(recording) = recording {
             recording.output(&buffer[..count]);
@@ -118,7 +118,7 @@ impl Left {
         let buffer = &mut cx.buffer[..ONE_READ];
         for _ in 0..reads {
             match alone.master.read(buffer) {
-                Read::Bytes(count) => {
+                ReadOutcome::Bytes(count) => {
                     *taken += count;
                     fault_injection::strike("left", || &buffer[..count]);
                     alone.remains.write(&buffer[..count]);
@@ -126,8 +126,8 @@ impl Left {
                         recording.output(&buffer[..count]);
                     }
                 }
-                Read::Blocked => break,
-                Read::End | Read::Gone => {
+                ReadOutcome::WouldBlock => break,
+                ReadOutcome::Eof | ReadOutcome::Closed => {
                     // It may be opened again.
                     let _ = poller.remove(&alone.master);
                     alone.closed = Some(BootInstant::now() + LOOK);
@@ -137,13 +137,13 @@ impl Left {
         }
         if alone.remains.take_da1_request() && answers {
             let written = alone.master.write(ANSWER);
-            if let (Some(recording), Written::Bytes(count)) = (&alone.recording, written) {
+            if let (Some(recording), WriteOutcome::Bytes(count)) = (&alone.recording, written) {
                 recording.input(&ANSWER[..count]);
             }
         }
-        let (is_closed, is_held_up) = (alone.closed.is_some(), alone.master.is_held_up());
+        let (is_closed, is_stalled) = (alone.closed.is_some(), alone.master.is_stalled());
         drop(armed);
-        if is_held_up {
+        if is_stalled {
             cx.doors.log_refusal(&format!("forkptyrouter: {HELD_UP}"));
             return self.end_left(cx, programs, key, Gone::Operator);
         }

@@ -21,7 +21,7 @@ use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::pty::Master;
 
@@ -102,8 +102,8 @@ impl Program {
     }
 
     /// What it is signalled by; it has this number.
-    pub(crate) fn process(self, pid: Pid) -> Process {
-        self.pidfd.map_or_else(|| Process::child(pid), Process::held)
+    pub(crate) fn process(self, pid: Pid) -> ProcessHandle {
+        self.pidfd.map_or_else(|| ProcessHandle::child(pid), ProcessHandle::from_pidfd)
     }
 }
 

@@ -25,12 +25,12 @@ use crate::session::state::Session;
 use fpty::fair_share::Who;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
-use fpty::sys::{Written, procfs};
+use fpty::sys::{WriteOutcome, procfs};
 
 /// How soon what keeps sessions is asked again that is busy.
 const AGAIN: Duration = Duration::from_millis(5);
@@ -90,13 +90,13 @@ impl Left {
             ..SessionFds::default()
         };
         match self.store.tell(&record, &held) {
-            Written::Bytes(_) => {
+            WriteOutcome::Bytes(_) => {
                 programs.entrusted(pidfd.pid());
                 cx.told.entrusted(Subject::Session(session), true);
             }
-            Written::Blocked => cx.after(AGAIN, Due::Keeper(session)),
+            WriteOutcome::WouldBlock => cx.after(AGAIN, Due::Keeper(session)),
             // It ends with this gateway, as others do.
-            Written::Gone => {}
+            WriteOutcome::Closed => {}
         }
     }
 
@@ -157,9 +157,9 @@ impl Left {
             self.tell_over(cx, id);
             return None;
         };
-        let master = Master::given_back(master, true).ok()?;
+        let master = Master::returned(master, true).ok()?;
         let program = PidFd::reopened(pid, program);
-        let process = Process::held(program.try_clone().ok()?);
+        let process = ProcessHandle::from_pidfd(program.try_clone().ok()?);
         let size = terminal_size(Some(&master));
         let client = Stream::of_stranger(client);
         let at = door.unwrap_or(NO_DOOR);

@@ -21,7 +21,7 @@ use fpty::proto::{EndKind, SessionEnd, is_session_name, variables};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 
 /// What a new session is to be called, and whose it is.
 pub struct Wish {
@@ -97,7 +97,7 @@ impl Left {
         let door = attached.door;
         let Attached { session, wires, .. } = attached;
         let (Some(pid), Some(rules)) =
-            (wires.program.as_ref().map(Process::pid), cx.doors.rules(door))
+            (wires.program.as_ref().map(ProcessHandle::pid), cx.doors.rules(door))
         else {
             return false;
         };

@@ -58,7 +58,7 @@ impl Left {
         tallies: Tallies,
     ) -> std::io::Result<(Option<Box<Self>>, Found)> {
         let any = config.all_rules().iter().any(|rules| rules.detach.sessions > 0);
-        if !link::there_is_one() || !PidFd::there_are() {
+        if !link::there_is_one() || !PidFd::are_supported() {
             return Ok((None, Vec::new()));
         }
         let has_audit = config.all_rules().iter().any(|rules| rules.audit.is_some());

@@ -25,7 +25,7 @@ use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::Master;
@@ -63,7 +63,7 @@ pub enum Restored {
         past: Box<Past>,
     },
     /// It cannot go on. The line of its end, where nobody else writes that.
-    Ends(Master, Process, Option<String>),
+    Ends(Master, ProcessHandle, Option<String>),
 }
 
 impl Left {
@@ -104,7 +104,7 @@ impl Left {
         if let Some((ended, at)) = ended {
             let mut ring = ring?;
             // It ended while there was no gateway.
-            let terminal = master.and_then(|master| Master::given_back(master, shared).ok());
+            let terminal = master.and_then(|master| Master::returned(master, shared).ok());
             let ended = SessionEnd::read(&ended).unwrap_or(SessionEnd::new(EndKind::Lost, ""));
             let size = terminal_size(terminal.as_ref());
             let recording = recording.zip(door).and_then(|(kept, door)| {
@@ -124,7 +124,7 @@ impl Left {
             self.arm(cx, key);
             return Some(Restored::Ended(key));
         }
-        let master = Master::given_back(master?, shared).ok()?;
+        let master = Master::returned(master?, shared).ok()?;
         let program = PidFd::reopened(pid, program?);
         let client = client.map(Stream::of_stranger);
         let allows =
@@ -146,7 +146,7 @@ impl Left {
                 client.map(|client| client.write(&why.packet()));
                 self.tell_over(cx, id);
                 let last = last.take(Gone::Lost, None);
-                return Some(Restored::Ends(master, Process::held(program), last));
+                return Some(Restored::Ends(master, ProcessHandle::from_pidfd(program), last));
             }
         };
         let buffer = cx.doors.rules(door).map_or(0, |rules| rules.detach.buffer);
@@ -172,7 +172,7 @@ impl Left {
         };
         // Its client goes on with the terminal, and has noticed nothing.
         let session = Session::resumed(size, Some(Kept { remains, hidden: false, relays: false }));
-        let process = Process::held(program.try_clone().ok()?);
+        let process = ProcessHandle::from_pidfd(program.try_clone().ok()?);
         let program = Program::adopted(program);
         let mut wires = Wires::new(client, master, Some(process));
         wires.record_by(recording);
@@ -209,7 +209,7 @@ impl Left {
         let entry = self.remove(cx, key)?;
         log(&format!("forkptyrouter: {NOT_HEARD}"));
         let Remnants { program, terminal, .. } = entry.state.forgotten();
-        Some(Restored::Ends(terminal?.master, Process::held(program?.pidfd?), None))
+        Some(Restored::Ends(terminal?.master, ProcessHandle::from_pidfd(program?.pidfd?), None))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::process::supervisor::end_record::EndRecord;
 use crate::process::supervisor::protocol::{Lent, Record, SessionFds};
 use crate::process::table::Programs;
 use crate::session::relay::Sessions;
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
@@ -177,18 +177,18 @@ impl Left {
             (None, None, None) => return,
         };
         let told = self.store.tell(&record, &held);
-        if matches!(told, Written::Bytes(_)) {
+        if matches!(told, WriteOutcome::Bytes(_)) {
             cx.told.entrusted(subject, true);
         }
-        found.untold = told == Written::Blocked;
+        found.untold = told == WriteOutcome::WouldBlock;
         let pid = found.pid;
         match told {
-            Written::Blocked => self.arm(cx, entry),
-            Written::Bytes(_) => {
+            WriteOutcome::WouldBlock => self.arm(cx, entry),
+            WriteOutcome::Bytes(_) => {
                 found.rests();
                 programs.entrusted(pid);
             }
-            Written::Gone => {}
+            WriteOutcome::Closed => {}
         }
     }
 

@@ -29,7 +29,7 @@ use fpty::proto::{EndKind, OFFER, OFFER_RING, SESSION_KEY, SessionEnd, encode_pa
 use fpty::scrollback::ScrollbackReader;
 use fpty::sys::poll::{Interest, Ready};
 use fpty::sys::socket::Transport;
-use fpty::sys::{Read, Written};
+use fpty::sys::{ReadOutcome, WriteOutcome};
 
 /// How often it is looked for more output.
 const OFTEN: Duration = Duration::from_millis(30);
@@ -102,7 +102,7 @@ impl Left {
             Transport::Tcp => client.write(&offer),
             Transport::Unix => client.write_with_descriptors(&offer, &[ring.as_fd()]),
         };
-        if !matches!(offered, Written::Bytes(_)) {
+        if !matches!(offered, WriteOutcome::Bytes(_)) {
             return;
         }
         let is_over = end.is_some();
@@ -178,12 +178,12 @@ impl Left {
             return;
         };
         let lives = match watcher.client.read(&mut cx.buffer[..ONE_READ]) {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 fault_injection::strike("watcher", || &cx.buffer[..count]);
                 watcher.hear(&cx.buffer[..count])
             }
-            Read::Blocked => !ready.hang_up,
-            Read::End | Read::Gone => false,
+            ReadOutcome::WouldBlock => !ready.hang_up,
+            ReadOutcome::Eof | ReadOutcome::Closed => false,
         };
         if !lives {
             self.end_watcher(cx, key);

@@ -21,8 +21,8 @@ use crate::session::ids::Ids;
 use crate::session::requested_command::AskedFor;
 use fpty::sys::pipe::Pipe;
 use fpty::sys::poll::{Poller, Ready};
-use fpty::sys::proc_net_tcp::LocalTcp;
-use fpty::sys::processors::Parallel;
+use fpty::sys::proc_net_tcp::ProcNetTcp;
+use fpty::sys::processors::Concurrency;
 use fpty::sys::socket::Stream;
 use fpty::sys::spawn::Spawner;
 use fpty::sys::tick;
@@ -60,7 +60,7 @@ pub struct Context {
     /// What is known of panics.
     pub faults: Faults,
     /// Connections over TCP to this machine, asked whether their other end is closed.
-    pub local_tcp: LocalTcp,
+    pub local_tcp: ProcNetTcp,
     outcomes: VecDeque<Outcome>,
     /// What is waited for.
     pub poller: Poller,
@@ -69,7 +69,7 @@ pub struct Context {
     /// What comes last in this turn.
     pub bulk: Vec<Ready>,
     /// What can run at the same time as we.
-    pub parallel: Parallel,
+    pub parallel: Concurrency,
     exchange: Exchange,
     /// What had to wait of what clients sent.
     pub behind: Behind,
@@ -116,12 +116,12 @@ impl Context {
             asked_for: AskedFor::default(),
             closing,
             faults: Faults::default(),
-            local_tcp: LocalTcp::default(),
+            local_tcp: ProcNetTcp::default(),
             outcomes: VecDeque::new(),
             poller,
             timers: Timers::default(),
             bulk: Vec::new(),
-            parallel: Parallel::now(),
+            parallel: Concurrency::now(),
             exchange: Exchange::new(Instant::now()),
             behind: Behind::new(),
             log_is_due: false,
@@ -213,7 +213,7 @@ impl Context {
     /// The events of a turn were handled, with streams among them or without.
     pub fn ends(&mut self, now: Instant, streams: bool) {
         if self.exchange.turn(now, self.parallel, streams) {
-            tick::keep();
+            tick::keep_running();
         }
     }
 }

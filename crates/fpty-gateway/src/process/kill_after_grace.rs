@@ -7,11 +7,11 @@ use crate::event_loop::context::Context;
 use crate::event_loop::timers::Due;
 use crate::log::log;
 use fpty::sys::child::Pid;
-use fpty::sys::foreground_group::{Foreground, HangUps};
+use fpty::sys::foreground_group::{ForegroundGroup, ForegroundHangups};
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::process_session::{Leader, SessionKiller};
+use fpty::sys::process_session::{SessionKiller, SessionLeader};
 use fpty::sys::pty::Master;
-use fpty::sys::tty_holders::TerminalUsers;
+use fpty::sys::tty_holders::TtyHolders;
 
 /// Members of sessions that are looked for at once.
 const AT_ONCE: usize = 64;
@@ -20,12 +20,12 @@ const AT_ONCE: usize = 64;
 /// is, a little in each turn. The living are served meanwhile.
 pub struct Killing {
     /// Leaders whose sessions are to be killed.
-    outlived: Vec<Leader>,
+    outlived: Vec<SessionLeader>,
     killing: Option<SessionKiller>,
     /// Foreground groups whose members are to be hung up one by one.
-    hang_ups: HangUps,
+    hang_ups: ForegroundHangups,
     /// Terminals whose users are signalled one by one.
-    users: TerminalUsers,
+    users: TtyHolders,
     /// And those that are killed then.
     doomed: Vec<(Instant, Master)>,
     /// Those that are not our children and were told to end.
@@ -38,8 +38,8 @@ impl Killing {
         Self {
             outlived: Vec::new(),
             killing: None,
-            hang_ups: HangUps::default(),
-            users: TerminalUsers::default(),
+            hang_ups: ForegroundHangups::default(),
+            users: TtyHolders::default(),
             doomed: Vec::new(),
             grace: left_behind,
         }
@@ -74,7 +74,7 @@ impl Killing {
     }
 
     /// Has the session of this leader killed.
-    pub fn kill_session(&mut self, cx: &mut Context, leader: Leader) {
+    pub fn kill_session(&mut self, cx: &mut Context, leader: SessionLeader) {
         if self.outlived.is_empty() && self.killing.is_none() {
             cx.after(Duration::ZERO, Due::Kill);
         }
@@ -82,7 +82,7 @@ impl Killing {
     }
 
     /// Hangs a terminal's foreground group up, where that is not the leader's own.
-    pub fn hang_up(&mut self, cx: &mut Context, foreground: Foreground) {
+    pub fn hang_up(&mut self, cx: &mut Context, foreground: ForegroundGroup) {
         if let Some(later) = foreground.hang_up() {
             if self.hang_ups.is_empty() {
                 cx.after(Duration::ZERO, Due::Kill);
@@ -125,7 +125,7 @@ impl Killing {
 
     /// A program that is not our child is to end.
     pub fn end_program(&mut self, cx: &mut Context, program: PidFd) {
-        self.grace.hang_up(Leader::from(program));
+        self.grace.hang_up(SessionLeader::from(program));
         self.wait_for_grace(cx);
     }
 

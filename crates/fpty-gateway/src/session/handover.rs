@@ -14,7 +14,7 @@ use crate::event_loop::context::Context;
 use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Due, TerminalDue};
 use fpty::proto::{EndKind, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, encode_packet};
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::socket::Transport;
 
 /// An idle timeout that is shorter than this is to be exact.
@@ -80,15 +80,15 @@ impl Attached {
             return self.session.offer_in_pieces(&packet, &mut self.wires);
         }
         match self.wires.client.write_with_descriptors(&packet, &descriptors) {
-            Written::Bytes(_) => {
+            WriteOutcome::Bytes(_) => {
                 self.session.offered();
                 if !relays {
                     self.wires.master.share();
                 }
             }
-            Written::Blocked => cx.after(AGAIN, Due::Terminal(key, TerminalDue::Offer)),
+            WriteOutcome::WouldBlock => cx.after(AGAIN, Due::Terminal(key, TerminalDue::Offer)),
             // The next event says so.
-            Written::Gone => {}
+            WriteOutcome::Closed => {}
         }
     }
 }

@@ -22,7 +22,7 @@ use fpty::proto::EndKind;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::socket::Stream;
 
 /// What happens to a session. The observers that every part has at hand are told
@@ -223,7 +223,7 @@ impl Attached {
         if cx.told.keeps_facts() {
             let wires = &mut self.wires;
             let peer = Peer::of(&wires.client, &mut cx.told.names, origin.has_audit());
-            let pid = wires.program.as_ref().map(Process::pid);
+            let pid = wires.program.as_ref().map(ProcessHandle::pid);
             let (id, tty) = (cx.ids.of(key), wires.master.slave_name());
             cx.told.note(subject, origin, peer, New { id, pid, tty, size: Some(size) });
             wires.traffic.get_or_insert_with(Box::default).note();

@@ -26,7 +26,7 @@ use fpty::error::reason;
 use fpty::proto::{EndKind, MAX_TEXT, Protocol, SessionEnd};
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::poll::Interest;
 use fpty::sys::pty::{self, Master};
 use fpty::sys::socket::{Stream, Transport};
@@ -209,7 +209,7 @@ impl Context {
         }
         let (master, slave) = pty::open(size).map_err(|error| refused(error.to_string()))?;
         if let Some(user) = program.user() {
-            slave.belongs_to(user);
+            slave.chown_to(user);
         }
         let streams = Streams::Terminal(&slave);
         let pid = self.spawn(programs, program, streams, environment, Kind::Terminal)?;
@@ -225,7 +225,7 @@ impl Attached {
     /// read: what a client typed comes back from there, and if there is to be no
     /// session it is told so in one line.
     pub fn look_for_execution(&mut self, cx: &mut Context, key: Key) -> Next {
-        let program = self.wires.program.as_ref().map(Process::pid);
+        let program = self.wires.program.as_ref().map(ProcessHandle::pid);
         if program.is_some_and(|program| !cx.spawner.has_executed(program)) {
             let wait = Duration::from_millis(self.starting.into());
             self.starting = self.starting.saturating_mul(2).min(STARTING_LAST);
@@ -260,7 +260,7 @@ impl Sessions {
         let Newcomer { client, transport, door, seat, origin } = newcomer;
         let key = self.insert(Attached::new(
             session,
-            Wires::new(client, master, Some(Process::child(pid))),
+            Wires::new(client, master, Some(ProcessHandle::child(pid))),
             transport,
             door,
         ));

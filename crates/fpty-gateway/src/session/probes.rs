@@ -11,8 +11,8 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Due, LifeDue, TerminalDue};
 use crate::process::table::Programs;
 use fpty::proto::EndKind;
-use fpty::sys::pid_guard::Process;
-use fpty::sys::proc_net_tcp::LocalTcp;
+use fpty::sys::pid_guard::ProcessHandle;
+use fpty::sys::proc_net_tcp::ProcNetTcp;
 use fpty::sys::socket::Transport;
 
 /// The first and the longest wait before looking whether the program reads
@@ -78,7 +78,7 @@ impl Attached {
 
     /// Finds out whether a TCP client that is not heard has left, as far as the kernel
     /// tells. One that sends no more is asked often from now on.
-    fn find_left(&mut self, local_tcp: &mut LocalTcp) -> bool {
+    fn find_left(&mut self, local_tcp: &mut ProcNetTcp) -> bool {
         let client = &self.wires.client;
         if self.transport != Transport::Tcp {
             return false;
@@ -142,7 +142,7 @@ impl Attached {
 
     /// A client may have vanished while there was output for it.
     fn unanswered(&mut self, cx: &mut Context, key: Key) -> Next {
-        match self.wires.client.unanswered_for() {
+        match self.wires.client.unacknowledged_for() {
             None => self.quiet.end(flag::UNANSWERED),
             Some(silence) if silence >= UNANSWERED => return Next::Depart,
             Some(_) => cx.after(UNANSWERED_LOOK, Due::Session(key, LifeDue::Unanswered)),
@@ -190,7 +190,7 @@ impl Timed for Attached {
 
     fn idle_for(&self) -> Option<Duration> {
         match self.session.is_handed_over() {
-            true => self.wires.master.idle_for(),
+            true => self.wires.master.idle_time(),
             false => self.silent_for(),
         }
     }
@@ -246,7 +246,7 @@ impl Sessions {
         }
         cx.after(REOPENED, Due::Terminal(key, TerminalDue::Reopened));
         // Most often it has ended.
-        let program = attached.wires.program.as_ref().map(Process::pid);
+        let program = attached.wires.program.as_ref().map(ProcessHandle::pid);
         if let Some(program) = program.filter(|_| programs.are_many()) {
             programs.reap_this(cx, program);
         }

@@ -11,12 +11,12 @@ use crate::event_loop::slab::{self, Source, Table};
 use crate::observe::audit::Gone;
 use crate::observe::recording::tap::Recording;
 use fpty::proto::EndKind;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::poll::{Interest, Poller, Ready};
-use fpty::sys::processors::Parallel;
+use fpty::sys::processors::Concurrency;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
-use fpty::sys::{Read, Size, Written};
+use fpty::sys::{ReadOutcome, Size, WriteOutcome};
 
 /// A terminal yields at most this much at once, whatever one asks for.
 const ONE_READ: usize = 4096;
@@ -78,7 +78,7 @@ pub struct Wires {
     pub master: Master,
     /// The session's process until it is reaped: then its number is no longer
     /// its own.
-    pub program: Option<Process>,
+    pub program: Option<ProcessHandle>,
     /// How much goes and when, where somebody wants to know.
     pub traffic: Option<Box<Traffic>>,
 }
@@ -105,7 +105,7 @@ impl Attached {
 
 impl Wires {
     /// Of a session just begun.
-    pub fn new(client: Stream, master: Master, program: Option<Process>) -> Self {
+    pub fn new(client: Stream, master: Master, program: Option<ProcessHandle>) -> Self {
         Self { client, master, program, traffic: None }
     }
 
@@ -142,15 +142,15 @@ impl Attached {
 }
 
 impl Ends for Wires {
-    fn write_terminal(&mut self, bytes: &[u8]) -> Written {
+    fn write_terminal(&mut self, bytes: &[u8]) -> WriteOutcome {
         let written = self.master.write(bytes);
-        if let (Some(traffic), Written::Bytes(count)) = (&mut self.traffic, written) {
+        if let (Some(traffic), WriteOutcome::Bytes(count)) = (&mut self.traffic, written) {
             traffic.took_in(&bytes[..count]);
         }
         written
     }
 
-    fn write_client(&mut self, bytes: &[u8]) -> Written {
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome {
         self.client.write(bytes)
     }
 
@@ -169,8 +169,8 @@ impl Ends for Wires {
 
     fn key(&mut self, number: u8) -> Key {
         match self.master.signal_key(number.into()) {
-            Some(key) if key.drops_input => {
-                self.master.drop_input();
+            Some(key) if key.flushes_input => {
+                self.master.flush_input();
                 Key::Drops(key.byte)
             }
             Some(key) => Key::Is(key.byte),
@@ -249,7 +249,7 @@ impl Sessions {
         }
         if ready.read && session.client_interest().read {
             match wires.client.read_into(&mut cx.input) {
-                Read::Bytes(count) => {
+                ReadOutcome::Bytes(count) => {
                     *last_input = magnitude(count);
                     crate::event_loop::fault_injection::strike("input", || &cx.input);
                     crate::event_loop::fault_injection::arm(&cx.input);
@@ -260,11 +260,11 @@ impl Sessions {
                 }
                 // A UNIX socket that was closed is hung up as well; one whose
                 // writing half was shut down is not.
-                Read::End if ready.hang_up => session.client_left(),
-                Read::End if session.is_new() => return Heard::FirstEnded,
-                Read::End => session.client_ended(),
-                Read::Gone => session.client_left(),
-                Read::Blocked => {}
+                ReadOutcome::Eof if ready.hang_up => session.client_left(),
+                ReadOutcome::Eof if session.is_new() => return Heard::FirstEnded,
+                ReadOutcome::Eof => session.client_ended(),
+                ReadOutcome::Closed => session.client_left(),
+                ReadOutcome::WouldBlock => {}
             }
         } else if ready.hang_up && !session.is_behind() {
             // Of one that is behind the rest is heard, then it is read to its
@@ -281,7 +281,7 @@ impl Sessions {
     pub fn terminal_ready(&mut self, cx: &mut Context, key: slab::Key, ready: Ready) {
         // Whoever is alone keeps nobody waiting.
         let alone = self.len() == 1;
-        let in_parallel = cx.parallel != Parallel::Nothing;
+        let in_parallel = cx.parallel != Concurrency::None;
         let Some(attached) = self.get_mut(key) else {
             return;
         };
@@ -294,8 +294,9 @@ impl Sessions {
                 // With several processors the stream's client can take the one
                 // read meanwhile. The poll comes first all the same: without
                 // it an echo beside a stream took a third longer.
-                let wait =
-                    |poller: &Poller| !alone && (poller.others_ready(ready.token) || in_parallel);
+                let wait = |poller: &Poller| {
+                    !alone && (poller.has_others_ready(ready.token) || in_parallel)
+                };
                 attached.read_terminal(cx, ready.hang_up, wait);
             } else if ready.hang_up {
                 // A hang-up is told again and again, asked for or not: until
@@ -317,7 +318,7 @@ impl Attached {
     /// After anything that happened to it: waits for what it needs now, or says what
     /// it comes to.
     pub(crate) fn settle(&mut self, cx: &mut Context, key: slab::Key) -> Next {
-        if self.wires.master.is_held_up() && self.session.dismissed().is_none() {
+        if self.wires.master.is_stalled() && self.session.dismissed().is_none() {
             return Next::HeldUp;
         }
         match self.session.verdict() {
@@ -393,7 +394,7 @@ impl Attached {
         while start + have + ONE_READ <= BUFFER {
             let read = match pipe {
                 None => self.wires.master.read(&mut buffer[start + have..]),
-                Some(through) => match through.fill(&self.wires.master, ONE_READ) {
+                Some(through) => match through.splice_from(&self.wires.master, ONE_READ) {
                     Some(read) => read,
                     None if have > 0 => break,
                     None => {
@@ -403,15 +404,15 @@ impl Attached {
                 },
             };
             match read {
-                Read::Bytes(count) => {
+                ReadOutcome::Bytes(count) => {
                     have += count;
                     let more_likely = hung_up || count >= MORE_LIKELY;
                     if !more_likely || (count >= MORE_LIKELY && somebody_waits(poller)) {
                         break;
                     }
                 }
-                Read::Blocked => break,
-                Read::End | Read::Gone => {
+                ReadOutcome::WouldBlock => break,
+                ReadOutcome::Eof | ReadOutcome::Closed => {
                     ended = true;
                     break;
                 }

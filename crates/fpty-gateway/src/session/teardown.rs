@@ -15,7 +15,7 @@ use crate::process::supervisor;
 use crate::process::table::Programs;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 
 /// How long the terminal of an ended program may stay silent before the end
 /// is the end, where something else holds it open.
@@ -45,7 +45,7 @@ impl Departures {
 
     /// The programs of those who wait.
     pub fn programs(&self) -> impl Iterator<Item = Pid> {
-        let program = |attached: &Attached| attached.wires.program.as_ref().map(Process::pid);
+        let program = |attached: &Attached| attached.wires.program.as_ref().map(ProcessHandle::pid);
         self.waiting.iter().filter_map(move |(_, attached)| program(attached))
     }
 }
@@ -204,7 +204,7 @@ impl Sessions {
         let Some(attached) = self.get_mut(key) else {
             return;
         };
-        let is_there = |program: &Process| !program.is_child() || programs.has(program.pid());
+        let is_there = |program: &ProcessHandle| !program.is_child() || programs.has(program.pid());
         attached.wires.program = attached.wires.program.take().filter(is_there);
     }
 }

@@ -59,7 +59,7 @@ pub trait Timed {
         }
         if let Some(timeout) = timeout {
             // A terminal that is handed over keeps its times by that one.
-            fpty::sys::clock::look_at_wall_clock();
+            fpty::sys::clock::observe_wall_clock();
             self.traffic().get_or_insert_with(Box::default).note();
             if let Idleness::Wait(wait) = Idleness::of(Duration::ZERO, timeout, false) {
                 cx.after(wait, Self::due(key, LifeDue::Idle));

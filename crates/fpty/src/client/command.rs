@@ -17,9 +17,9 @@ use crate::proto::{
     self, END, END_OF_STREAM, EndKind, NOTICE, OFFER, RouterPacket, RouterPacketDecoder,
     SessionEnd, TAKEN, WINDOW_ADJUST, bounded_text, collect_payload, encode_bare, window,
 };
-use crate::sys::Read;
+use crate::sys::ReadOutcome;
 use crate::sys::peer_process::Peer;
-use crate::sys::poll::Several;
+use crate::sys::poll::PollSet;
 use crate::sys::signal::{self, Signals};
 use crate::sys::socket::{Stream, Transport};
 use crate::sys::{stdio, stdio_pass};
@@ -133,7 +133,7 @@ pub fn run(config: &ClientConfig, stream: Stream, transport: Transport) -> Resul
             if outcome::prints_anything(config, &end)
                 && running.outputs.may_end_mid_line(has_run, for_a_person)
             {
-                stdio::end_the_line();
+                stdio::end_line();
             }
             return Ok(end);
         }
@@ -146,7 +146,7 @@ impl CommandSession<'_> {
         if let Some(end) = self.check_end()? {
             return Ok(Some(end));
         }
-        let mut polled = Several::default();
+        let mut polled = PollSet::default();
         let signals = polled.add(self.signals.as_fd(), true, false);
         let waits = !self.to_server.is_empty();
         let server = (!self.server_ended).then(|| polled.add(self.stream.as_fd(), true, waits));
@@ -258,9 +258,9 @@ impl CommandSession<'_> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let read = self.stream.read_from(&mut buffer, &mut self.peer);
         let outcome = match read {
-            Read::Bytes(count) => self.handle_server_bytes(&buffer[..count]),
-            Read::Blocked => Ok(()),
-            Read::End | Read::Gone => {
+            ReadOutcome::Bytes(count) => self.handle_server_bytes(&buffer[..count]),
+            ReadOutcome::WouldBlock => Ok(()),
+            ReadOutcome::Eof | ReadOutcome::Closed => {
                 self.server_ended = true;
                 self.next_ping = None;
                 self.to_server.clear();
@@ -331,8 +331,9 @@ impl CommandSession<'_> {
 
     fn pass_stdio(&mut self) {
         let numbers = [stdio_pass::INPUT, stdio_pass::OUTPUT, stdio_pass::ERROR];
-        let passed =
-            numbers.into_iter().filter(|n| stdio_pass::may_be_passed(stdio_pass::own(*n), *n));
+        let passed = numbers
+            .into_iter()
+            .filter(|n| stdio_pass::can_be_passed(stdio_pass::standard_fd(*n), *n));
         // Where its last line is to be ours we have to know where the others end.
         let is_ours = self.config.status_json;
         let passed = passed.filter(|number| !(is_ours && *number == stdio_pass::ERROR));
@@ -341,7 +342,7 @@ impl CommandSession<'_> {
             return;
         }
         let names: Vec<u8> = passed.iter().map(|number| b'0' + *number as u8).collect();
-        let descriptors: Vec<_> = passed.into_iter().map(stdio_pass::own).collect();
+        let descriptors: Vec<_> = passed.into_iter().map(stdio_pass::standard_fd).collect();
         let mut packet = Vec::new();
         proto::encode_packet(OFFER, &names, &mut packet);
         // Where they cannot be sent everything is relayed.
@@ -358,7 +359,7 @@ impl CommandSession<'_> {
                 self.stage = Stage::Started;
                 if names.contains(&b'0') {
                     self.input = Input::Done;
-                    stdio_pass::give_up(stdio_pass::INPUT);
+                    stdio_pass::replace_by_null(stdio_pass::INPUT);
                 }
                 self.outputs.passed(names);
             }
@@ -371,7 +372,7 @@ impl CommandSession<'_> {
             (END_OF_STREAM, [0]) if self.input != Input::Done => {
                 self.input = Input::Done;
                 // Whoever writes there learns that nobody reads.
-                stdio_pass::give_up(stdio_pass::INPUT);
+                stdio_pass::replace_by_null(stdio_pass::INPUT);
             }
             (END_OF_STREAM, [number @ 1..=2]) => self.outputs.ended(usize::from(*number)),
             (NOTICE, text) => stdio::say(&format!("{} {}", self.config.name, bounded_text(text))),
@@ -398,15 +399,15 @@ impl CommandSession<'_> {
         };
         let most = BUFFER.min(room as usize);
         match stdio::read_input(&mut self.buffer[..most]) {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 let mut packets = Vec::with_capacity(count + 8);
                 proto::encode_input(&self.buffer[..count], &mut packets);
                 self.to_server.push(&packets);
                 // No more than there was room for.
                 self.input = Input::Relayed(room - count as u32);
             }
-            Read::Blocked => {}
-            Read::End | Read::Gone => {
+            ReadOutcome::WouldBlock => {}
+            ReadOutcome::Eof | ReadOutcome::Closed => {
                 self.to_server.push(&encode_bare(END_OF_STREAM, 0));
                 self.input = Input::Done;
             }

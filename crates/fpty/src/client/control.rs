@@ -14,8 +14,8 @@ use crate::backlog::Backlog;
 use crate::error::{Error, Result, reason};
 use crate::proto::request::{self, RequestKind};
 use crate::proto::{self, EndKind, encode_bare};
-use crate::sys::poll::Several;
-use crate::sys::{Read, accounts, stdio};
+use crate::sys::poll::PollSet;
+use crate::sys::{ReadOutcome, accounts, stdio};
 use crate::text::{CUT, shown};
 
 /// What is asked.
@@ -87,7 +87,7 @@ fn exchange(
         if !to_server.flush(|bytes| stream.write(bytes).taken()) {
             to_server.clear();
         }
-        let mut polled = Several::default();
+        let mut polled = PollSet::default();
         let server = polled.add(stream.as_fd(), true, !to_server.is_empty());
         let found = polled.wait(Some(until.saturating_duration_since(Instant::now())));
         if !found.readable(server) {
@@ -102,12 +102,12 @@ fn exchange(
         until = Instant::now() + ANSWER_TIMEOUT;
         let read = stream.read(&mut buffer);
         let mut bytes = match read {
-            Read::Bytes(count) => &buffer[..count],
-            Read::Blocked => continue,
-            Read::End | Read::Gone if decoder.is_extended() => {
+            ReadOutcome::Bytes(count) => &buffer[..count],
+            ReadOutcome::WouldBlock => continue,
+            ReadOutcome::Eof | ReadOutcome::Closed if decoder.is_extended() => {
                 return Ok(End::Lost(String::from("it ended without a word")));
             }
-            Read::End | Read::Gone => return events::end_in_plain_mode(&plain),
+            ReadOutcome::Eof | ReadOutcome::Closed => return events::end_in_plain_mode(&plain),
         };
         loop {
             let output = if decoder.is_extended() { &mut *answer } else { &mut plain };
@@ -151,7 +151,7 @@ fn name_users(sessions: &mut [Map<String, Value>]) {
             session.get("uid").and_then(Value::as_u64).and_then(|uid| u32::try_from(uid).ok());
         let is_named = session.get("user").is_some_and(|user| !user.is_null());
         if let Some(uid) = uid.filter(|_| !is_named) {
-            let name = names.entry(uid).or_insert_with(|| accounts::name_of(uid));
+            let name = names.entry(uid).or_insert_with(|| accounts::user_name(uid));
             session.insert(String::from("user"), name.clone().into());
         }
     }

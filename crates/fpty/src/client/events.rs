@@ -11,7 +11,7 @@ use super::{client_variables, reattach, reconnect};
 use crate::error::{Error, Result};
 use crate::proto::request::RequestKind;
 use crate::proto::{self, EndKind, Protocol};
-use crate::sys::Read;
+use crate::sys::ReadOutcome;
 use crate::sys::socket::Transport;
 use crate::sys::stdio;
 
@@ -75,13 +75,17 @@ impl Session<'_> {
     pub(super) fn read_server(&mut self) -> Option<End> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let read = match self.decoder.is_extended() && self.handover.terminal().is_none() {
-            true => self.stream.read_passed(&mut buffer, &mut self.received, &mut self.peer),
+            true => self.stream.read_from_with_descriptors(
+                &mut buffer,
+                &mut self.received,
+                &mut self.peer,
+            ),
             false => self.stream.read_from(&mut buffer, &mut self.peer),
         };
         let end = match read {
-            Read::Bytes(count) => self.handle_server_bytes(&buffer[..count]),
-            Read::Blocked => None,
-            Read::End | Read::Gone => {
+            ReadOutcome::Bytes(count) => self.handle_server_bytes(&buffer[..count]),
+            ReadOutcome::WouldBlock => None,
+            ReadOutcome::Eof | ReadOutcome::Closed => {
                 self.server_closed();
                 None
             }
@@ -268,10 +272,10 @@ impl Session<'_> {
     pub(super) fn notice(&self, text: &str) {
         let name = self.config.name;
         match self.terminal {
-            Some(_) => stdio::say_in_raw_mode(&format!("{name} {text}")),
+            Some(_) => stdio::say_raw(&format!("{name} {text}")),
             None => {
-                if stdio::is_one_place() && self.line_position.is_mid_line(true) {
-                    stdio::end_the_line();
+                if stdio::is_same_file() && self.line_position.is_mid_line(true) {
+                    stdio::end_line();
                 }
                 stdio::say(&format!("{name} {text}"));
             }
@@ -317,7 +321,7 @@ impl Session<'_> {
         }
         // What it said in between was the program's.
         if is_too_late(&self.last_bytes) {
-            return End::HelloTooLate { reconnect: self.early_input.is_some() };
+            return End::HelloTooLate { can_retry: self.early_input.is_some() };
         }
         // In raw mode, where nobody was asked, a program may have had nothing to
         // say.

@@ -11,10 +11,10 @@ use crate::exit_status::session_end;
 use crate::proto::{EndKind, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, SessionEnd};
 use crate::scrollback::ScrollbackWriter;
 use crate::sys::child::Exit;
-use crate::sys::peer_process::Passed;
+use crate::sys::peer_process::ReceivedFds;
 use crate::sys::pidfd::PidFd;
 use crate::sys::pty::Master;
-use crate::sys::{Read, Size};
+use crate::sys::{ReadOutcome, Size};
 
 /// How often a terminal that its program closed is looked after: login(1) and
 /// getty(8) hang up and open again.
@@ -103,7 +103,7 @@ impl Handover {
     ///
     /// # Errors
     /// It is not what an offer is made of: the server is none of ours.
-    pub fn accept_offer(&mut self, names: &[u8], received: Passed) -> Result<OfferOutcome> {
+    pub fn accept_offer(&mut self, names: &[u8], received: ReceivedFds) -> Result<OfferOutcome> {
         if !matches!(self, Handover::NotOffered) {
             return Err(Error::new("the router offered its terminal twice"));
         }
@@ -137,7 +137,7 @@ impl Handover {
 }
 
 impl HandedOverTerminal {
-    fn of_offer(names: &[u8], received: Passed) -> Result<(Option<Self>, Option<OwnedFd>)> {
+    fn of_offer(names: &[u8], received: ReceivedFds) -> Result<(Option<Self>, Option<OwnedFd>)> {
         if received.truncated || received.descriptors.len() != names.len() {
             return Err(Error::new(format!(
                 "the router offered {} descriptors and sent {}",
@@ -188,12 +188,12 @@ impl HandedOverTerminal {
                 None => self.master.read(room),
             };
             match read {
-                Read::Bytes(count) => have += count,
-                Read::Blocked => {
+                ReadOutcome::Bytes(count) => have += count,
+                ReadOutcome::WouldBlock => {
                     self.closed = None;
                     break;
                 }
-                Read::End | Read::Gone => {
+                ReadOutcome::Eof | ReadOutcome::Closed => {
                     self.closed = Some(Instant::now() + REOPEN_POLL);
                     break;
                 }
@@ -322,9 +322,9 @@ mod tests {
     use std::fs::File;
     use std::os::fd::OwnedFd;
 
-    fn received(paths: &[&str]) -> Passed {
+    fn received(paths: &[&str]) -> ReceivedFds {
         let open = |path: &&str| OwnedFd::from(File::options().read(true).open(path).unwrap());
-        Passed::of(paths.iter().map(open).collect())
+        ReceivedFds::of(paths.iter().map(open).collect())
     }
 
     #[test]
@@ -373,7 +373,7 @@ mod tests {
             crate::sys::pty::open(Size { rows: 24, cols: 80 }).expect("a terminal");
         let fd = master.as_fd().try_clone_to_owned().unwrap();
         let mut handover = Handover::default();
-        handover.accept_offer(b"m", Passed::of(vec![fd])).unwrap();
+        handover.accept_offer(b"m", ReceivedFds::of(vec![fd])).unwrap();
         assert!(handover.is_accepted() && handover.terminal().is_none());
         assert!(handover.accept_offer(b"m", received(&["/dev/ptmx"])).is_err());
         handover.go().unwrap();

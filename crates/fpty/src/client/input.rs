@@ -8,8 +8,8 @@ use super::escape::EscapeAction;
 use super::outcome::End;
 use super::session::{MAX_EARLY, Session};
 use crate::proto::{self, Protocol};
-use crate::sys::Read;
-use crate::sys::signal::Stopped;
+use crate::sys::ReadOutcome;
+use crate::sys::signal::StopTarget;
 use crate::sys::stdio;
 
 /// Input that may wait before no more is read, in bytes.
@@ -53,15 +53,15 @@ impl Session<'_> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let read = stdio::read_input(&mut buffer);
         let end = match read {
-            Read::Bytes(count) => self.handle_input(&buffer[..count]),
-            Read::Blocked => None,
-            Read::End => {
+            ReadOutcome::Bytes(count) => self.handle_input(&buffer[..count]),
+            ReadOutcome::WouldBlock => None,
+            ReadOutcome::Eof => {
                 let now = Instant::now();
                 self.input = InputState::Ended(now, now);
                 None
             }
             // The terminal is gone, and the person with it.
-            Read::Gone => Some(End::Signal(Signal::SIGHUP)),
+            ReadOutcome::Closed => Some(End::Signal(Signal::SIGHUP)),
         };
         self.buffer = buffer;
         end
@@ -104,7 +104,7 @@ impl Session<'_> {
                     let help = self.escapes.as_ref().map(|escapes| escapes.help());
                     self.show(help.unwrap_or_default().as_bytes());
                 }
-                EscapeAction::Suspend => self.suspend(Stopped::Group),
+                EscapeAction::Suspend => self.suspend(StopTarget::ProcessGroup),
             }
         }
         None
@@ -145,7 +145,7 @@ impl Session<'_> {
     fn signal_keys(&self) -> Vec<(u8, Signal)> {
         let signals = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP];
         let terminal = self.terminal.as_ref().filter(|_| self.config.isig && self.is_plain_mode());
-        let key_of = |signal| Some((terminal?.taken_key_of(signal)?, signal));
+        let key_of = |signal| Some((terminal?.disabled_key_of(signal)?, signal));
         signals.into_iter().filter_map(key_of).collect()
     }
 

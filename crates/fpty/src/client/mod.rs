@@ -179,7 +179,7 @@ fn read_signals(config: &ClientConfig, signals: &[Signal]) -> Result<Signals> {
     let is_taken =
         |signal: &Signal| config.never_ignored.contains(signal) || !signal::is_ignored(*signal);
     let taken: Vec<Signal> = signals.iter().copied().filter(is_taken).collect();
-    Signals::instead_of_handlers(&taken).context("cannot read signals")
+    Signals::read_by_signalfd(&taken).context("cannot read signals")
 }
 
 /// Attaches once, with what was typed into a session that came to nothing.
@@ -208,7 +208,7 @@ fn attach(config: &ClientConfig, typed: &mut Vec<u8>) -> Result<End> {
             // pipeline's other commands, a script that waits for us, su(1).
             // Only where they are meant for this end the terminal raises them.
             let here = config.isig && config.protocol == Protocol::Raw;
-            let raises = match here && stdio::terminal_is_ours() {
+            let raises = match here && stdio::is_controlling_terminal() {
                 true => Raises::Interrupts,
                 false => Raises::Nothing,
             };

@@ -174,7 +174,7 @@ fn attach_hint(attach_argument: &str, address: &str) -> Option<String> {
 fn with_user_name(text: &str) -> String {
     let number = |text: &str| {
         let (number, rest) = text.strip_prefix("user ")?.split_once(' ')?;
-        Some(format!("{} {rest}", accounts::name_of(number.parse().ok()?)?))
+        Some(format!("{} {rest}", accounts::user_name(number.parse().ok()?)?))
     };
     number(text).unwrap_or_else(|| text.to_owned())
 }

@@ -8,9 +8,9 @@ use super::line_position::LinePosition;
 use crate::backlog::Backlog;
 use crate::error::{Context, Result};
 use crate::proto::{END_OF_STREAM, encode_packet, window};
-use crate::sys::poll::{Found, Several};
-use crate::sys::stdio::{self, Failure, Output};
-use crate::sys::stdio_pass::{self, ERROR, GivenAway, OUTPUT};
+use crate::sys::poll::{PollResult, PollSet};
+use crate::sys::stdio::{self, Output, WriteFailure};
+use crate::sys::stdio_pass::{self, ERROR, OUTPUT, PassedStream};
 
 /// What becomes of one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ struct OutputStream {
     state: State,
     /// `None`: it is not for us to write, or no more.
     to: Option<Output>,
-    failure: Failure,
+    failure: WriteFailure,
     waiting: Backlog,
     taken: window::Consumed,
     /// Bytes that were taken and not told.
@@ -48,9 +48,9 @@ pub struct OutputStreams {
     /// The number of the one that something came of last.
     last: usize,
     /// What is written to them comes to one place.
-    is_one_place: bool,
+    is_same_file: bool,
     /// Standard output, where the program has it itself.
-    passed_stdout: Option<GivenAway>,
+    passed_stdout: Option<PassedStream>,
     /// It is asked for its reader then.
     next_look: Instant,
 }
@@ -60,12 +60,13 @@ const READER_POLL: Duration = Duration::from_millis(500);
 
 impl OutputStream {
     fn new(number: usize) -> Result<Self> {
-        let to = Output::of(stdio_pass::own(number)).context("cannot write to an output")?;
+        let to =
+            Output::of(stdio_pass::standard_fd(number)).context("cannot write to an output")?;
         Ok(Self {
             number,
             state: State::Open,
             to: Some(to),
-            failure: Failure::default(),
+            failure: WriteFailure::default(),
             waiting: Backlog::default(),
             taken: window::Consumed::default(),
             packets: Vec::new(),
@@ -75,7 +76,7 @@ impl OutputStream {
     }
 
     fn write(&self, bytes: &[u8]) -> Option<usize> {
-        self.to.as_ref().and_then(|to| to.write_noting(bytes, &self.failure).taken())
+        self.to.as_ref().and_then(|to| to.write_recording_failure(bytes, &self.failure).taken())
     }
 
     fn show(&mut self, bytes: &[u8]) {
@@ -127,7 +128,7 @@ impl OutputStream {
     /// standard error.
     fn close(&mut self) {
         if self.to.take().is_some() && self.number == OUTPUT {
-            stdio_pass::give_up(self.number);
+            stdio_pass::replace_by_null(self.number);
         }
     }
 }
@@ -141,7 +142,7 @@ impl OutputStreams {
         Ok(Self {
             streams: [OutputStream::new(OUTPUT)?, OutputStream::new(ERROR)?],
             last: ERROR,
-            is_one_place: stdio::is_one_place(),
+            is_same_file: stdio::is_same_file(),
             passed_stdout: None,
             next_look: Instant::now(),
         })
@@ -155,7 +156,7 @@ impl OutputStreams {
     pub fn passed(&mut self, names: &[u8]) {
         // 1 as it is named.
         if names.contains(&b'1') {
-            self.passed_stdout = Some(GivenAway::of(OUTPUT));
+            self.passed_stdout = Some(PassedStream::of(OUTPUT));
         }
         for stream in &mut self.streams {
             if names.contains(&(b'0' + stream.number as u8)) {
@@ -178,10 +179,10 @@ impl OutputStreams {
     /// comes to the same place, not where it has that for its errors alone.
     pub fn may_end_mid_line(&self, has_run: bool, for_a_person: bool) -> bool {
         let is_passed = |stream: &OutputStream| stream.state == State::Passed;
-        if self.is_one_place && self.streams.iter().any(is_passed) {
+        if self.is_same_file && self.streams.iter().any(is_passed) {
             return has_run;
         }
-        let last = if self.is_one_place { self.last } else { ERROR };
+        let last = if self.is_same_file { self.last } else { ERROR };
         self.streams
             .iter()
             .any(|stream| stream.number == last && stream.line_position.is_mid_line(for_a_person))
@@ -230,10 +231,10 @@ impl OutputStreams {
         let now = Instant::now();
         match &self.passed_stdout {
             // Those of sshd: it closes all of them or none.
-            Some(GivenAway::Socket) => true,
+            Some(PassedStream::Socket) => true,
             Some(passed_stdout) if now >= self.next_look => {
                 self.next_look = now + READER_POLL;
-                passed_stdout.is_unread() == Some(true)
+                passed_stdout.has_no_reader() == Some(true)
             }
             _ => false,
         }
@@ -241,13 +242,13 @@ impl OutputStreams {
 
     /// When it is to be looked whether anybody reads.
     pub fn when(&self) -> Option<Instant> {
-        let is_pipe = matches!(self.passed_stdout, Some(GivenAway::Pipe(_)));
+        let is_pipe = matches!(self.passed_stdout, Some(PassedStream::Pipe(_)));
         (is_pipe && self.streams[1].unread).then_some(self.next_look)
     }
 
     /// Waits for room where something is to be written, and else for the
     /// reader to leave.
-    pub fn watch<'a>(&'a self, polled: &mut Several<'a>) -> [Option<usize>; 2] {
+    pub fn watch<'a>(&'a self, polled: &mut PollSet<'a>) -> [Option<usize>; 2] {
         [0, 1].map(|at: usize| {
             let stream = &self.streams[at];
             if stream.unread {
@@ -258,7 +259,7 @@ impl OutputStreams {
                 Some(to) => Some(polled.add(to.as_fd(), false, writes)),
                 // Standard error stays open here.
                 None if stream.number == ERROR => {
-                    Some(polled.add(stdio_pass::own(ERROR), false, false))
+                    Some(polled.add(stdio_pass::standard_fd(ERROR), false, false))
                 }
                 None => None,
             }
@@ -266,9 +267,9 @@ impl OutputStreams {
     }
 
     /// Takes note of what the wait found.
-    pub fn handle_poll(&mut self, found: &Found, at: [Option<usize>; 2]) {
+    pub fn handle_poll(&mut self, found: &PollResult, at: [Option<usize>; 2]) {
         for (stream, at) in self.streams.iter_mut().zip(at) {
-            if at.is_some_and(|at| found.hung_up(at)) && stdio_pass::is_unread(stream.number) {
+            if at.is_some_and(|at| found.hung_up(at)) && stdio_pass::has_no_reader(stream.number) {
                 stream.give_up();
             }
         }

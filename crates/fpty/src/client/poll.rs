@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::input::InputState;
 use super::session::{MAX_EARLY, Session};
 use crate::backlog::Backlog;
-use crate::sys::poll::Several;
+use crate::sys::poll::PollSet;
 use crate::sys::stdio;
 
 /// How long a server, or our terminal, may take the last that is said to it.
@@ -29,7 +29,7 @@ pub fn flush_with_timeout(
 ) {
     let end = Instant::now() + FLUSH_TIMEOUT;
     while !backlog.is_empty() && Instant::now() < end && backlog.flush(&mut write) {
-        let mut polled = Several::default();
+        let mut polled = PollSet::default();
         polled.add(to.as_fd(), false, true);
         polled.wait(Some(end.saturating_duration_since(Instant::now())));
     }
@@ -44,7 +44,7 @@ impl Session<'_> {
         let ours = self.handover.terminal();
         let is_open = ours.is_some_and(|terminal| terminal.is_open());
         let reads_terminal = reads_output && !self.is_detaching() && is_open;
-        let mut polled = Several::default();
+        let mut polled = PollSet::default();
         let signal = polled.add(self.signals.as_fd(), true, false);
         // Output that is a pipe whose reader has gone is worth knowing even
         // while there is nothing to write.

@@ -304,7 +304,7 @@ impl Session<'_> {
                 }
             }
         }
-        let Some(size) = pty::size_of_ours().filter(|_| !self.config.read_only) else {
+        let Some(size) = pty::own_size().filter(|_| !self.config.read_only) else {
             return;
         };
         let had = self.handover.terminal().and_then(|ours| ours.size());
@@ -324,7 +324,7 @@ impl Session<'_> {
     /// Shows what was on the screen; returns the modes that are in force then.
     #[cfg(feature = "paint")]
     fn restore_screen(&mut self, checkpoint: Checkpoint, output: Vec<u8>) -> Modes {
-        let size = pty::size_of_ours().map_or(checkpoint.size, |size| (size.rows, size.cols));
+        let size = pty::own_size().map_or(checkpoint.size, |size| (size.rows, size.cols));
         let left = DetachedOutput { checkpoint, output };
         let painted =
             if self.config.read_only { restore_for_viewer(left, size) } else { paint(left, size) };
@@ -334,7 +334,7 @@ impl Session<'_> {
 
     #[cfg(not(feature = "paint"))]
     fn restore_screen(&mut self, checkpoint: Checkpoint, output: Vec<u8>) -> Modes {
-        let rows = pty::size_of_ours().map_or(checkpoint.size.0, |size| size.rows);
+        let rows = pty::own_size().map_or(checkpoint.size.0, |size| size.rows);
         let (bytes, modes) = super::replay::replay(checkpoint, &output, rows);
         self.show(&bytes);
         modes
@@ -362,7 +362,7 @@ impl Session<'_> {
     pub(super) fn show_and_flush(&mut self, bytes: &[u8]) {
         self.show(bytes);
         let (output, failure) = (&self.output, &self.failure);
-        let write = |bytes: &[u8]| output.write_noting(bytes, failure).taken();
+        let write = |bytes: &[u8]| output.write_recording_failure(bytes, failure).taken();
         flush_with_timeout(&mut self.to_output, output, write);
     }
 }

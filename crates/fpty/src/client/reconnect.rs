@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::proto::session_key::{FoundBy, Secret, SessionKey, parse_argument};
 use crate::proto::{EndKind, NO_SUCH_SESSION, SessionEnd};
 use crate::sys;
-use crate::sys::poll::Several;
+use crate::sys::poll::PollSet;
 use crate::sys::socket::{Stream, Transport};
 use crate::sys::stdio;
 
@@ -284,10 +284,11 @@ impl<'a> Session<'a> {
             }
             self.poll_foreground(now);
             let (output, failure) = (&self.output, &self.failure);
-            if !self.to_output.flush(|bytes| output.write_noting(bytes, failure).taken()) {
+            if !self.to_output.flush(|bytes| output.write_recording_failure(bytes, failure).taken())
+            {
                 return Err(self.output_ended());
             }
-            let mut polled = Several::default();
+            let mut polled = PollSet::default();
             let signal = polled.add(self.signals.as_fd(), true, false);
             let closed = polled.add(self.output.as_fd(), false, !self.to_output.is_empty());
             let is_raw = self.terminal.as_ref().is_some_and(|terminal| terminal.is_raw());
@@ -341,7 +342,7 @@ impl<'a> Session<'a> {
         if self.server_ended || self.reconnect.look.is_none_or(|at| now < at) {
             return false;
         }
-        let silence = self.stream.unanswered_for();
+        let silence = self.stream.unacknowledged_for();
         self.reconnect.look = silence.map(|_| now + PROBE_AGAIN);
         self.reconnect.is_silent = silence.is_some_and(|silence| silence >= ACK_TIMEOUT);
         self.reconnect.is_silent

@@ -111,7 +111,9 @@ impl ClientConfig {
             RequestTty::FromSshd => stdin || std::env::var_os("SSH_TTY").is_some(),
             RequestTty::Auto if self.exec_request == ExecRequest::Configured => true,
             RequestTty::Auto => {
-                stdin && nix::unistd::isatty(stdio_pass::own(stdio_pass::OUTPUT)).unwrap_or(false)
+                stdin
+                    && nix::unistd::isatty(stdio_pass::standard_fd(stdio_pass::OUTPUT))
+                        .unwrap_or(false)
             }
         }
     }

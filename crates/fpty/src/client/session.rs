@@ -13,10 +13,10 @@ use super::reattach::Detachable;
 use super::reconnect::Reconnect;
 use crate::backlog::Backlog;
 use crate::proto::{self, Protocol, SessionEnd};
-use crate::sys::peer_process::{Passed, Peer};
+use crate::sys::peer_process::{Peer, ReceivedFds};
 use crate::sys::signal::Signals;
 use crate::sys::socket::{Stream, Transport};
-use crate::sys::stdio::{self, Failure, Output};
+use crate::sys::stdio::{self, Output, WriteFailure};
 use crate::sys::termios::RawMode;
 use crate::sys::{Size, pty};
 
@@ -47,16 +47,16 @@ pub struct Session<'a> {
     pub(super) transport: Transport,
     pub(super) signals: Signals,
     pub(super) output: Output,
-    pub(super) failure: Failure,
+    pub(super) failure: WriteFailure,
     /// Restores the terminal when the session is dropped, a panic included.
     pub(super) terminal: Option<RawMode>,
     /// Whether the terminal's signals reach us.
-    pub(super) terminal_is_ours: bool,
+    pub(super) is_controlling_terminal: bool,
     pub(super) escapes: Option<EscapeFilter>,
     pub(super) decoder: ServerDecoder,
     pub(super) handover: Handover,
     /// Descriptors that came, until the packet that names them is complete.
-    pub(super) received: Passed,
+    pub(super) received: ReceivedFds,
     /// Input that waits for the word how to send it.
     pub(super) held: Vec<u8>,
     /// Until then, where the server does not say which mode it speaks.
@@ -114,12 +114,12 @@ impl<'a> Session<'a> {
             transport,
             signals,
             output,
-            failure: Failure::default(),
+            failure: WriteFailure::default(),
             terminal,
-            terminal_is_ours: stdio::terminal_is_ours(),
+            is_controlling_terminal: stdio::is_controlling_terminal(),
             decoder: ServerDecoder::plain(),
             handover: Handover::default(),
-            received: Passed::default(),
+            received: ReceivedFds::default(),
             held: Vec::new(),
             held_until: None,
             early: 0,
@@ -161,7 +161,7 @@ impl<'a> Session<'a> {
     pub(super) fn end_line(&mut self, end: &End) {
         let for_a_person = outcome::is_for_a_person(self.config);
         if outcome::prints_anything(self.config, end)
-            && stdio::is_one_place()
+            && stdio::is_same_file()
             && self.line_position.is_mid_line(for_a_person)
         {
             self.show_and_flush(b"\r\n");
@@ -242,7 +242,8 @@ impl<'a> Session<'a> {
             self.to_server.clear();
         }
         let (output, failure) = (&self.output, &self.failure);
-        let read = self.to_output.flush(|bytes| output.write_noting(bytes, failure).taken());
+        let read =
+            self.to_output.flush(|bytes| output.write_recording_failure(bytes, failure).taken());
         if read { None } else { Some(self.output_ended()) }
     }
 
@@ -263,7 +264,7 @@ impl<'a> Session<'a> {
             return;
         }
         self.resize_due = false;
-        let Some(size) = pty::size_of_ours() else {
+        let Some(size) = pty::own_size() else {
             return;
         };
         self.sent_size = Some(size);
@@ -320,7 +321,7 @@ impl<'a> Session<'a> {
         }
         self.line_position.record(bytes);
         let taken = match self.to_output.is_empty() {
-            true => self.output.write_noting(bytes, &self.failure).taken(),
+            true => self.output.write_recording_failure(bytes, &self.failure).taken(),
             false => Some(0),
         };
         // Where nobody takes it, the next flush says so.

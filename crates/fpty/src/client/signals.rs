@@ -9,7 +9,7 @@ use super::outcome::End;
 use super::session::Session;
 use crate::proto::{self, Protocol};
 use crate::sys::pty;
-use crate::sys::signal::{Arrived, Stopped, is_ignored, stop};
+use crate::sys::signal::{ReceivedSignal, StopTarget, is_ignored, stop};
 use crate::sys::stdio;
 
 /// How often that is looked at which no signal tells.
@@ -27,7 +27,10 @@ impl Session<'_> {
     }
 
     /// A signal came.
-    fn signal(&mut self, Arrived { signal, by_terminal, .. }: Arrived) -> Option<End> {
+    fn signal(
+        &mut self,
+        ReceivedSignal { signal, by_terminal, .. }: ReceivedSignal,
+    ) -> Option<End> {
         match signal {
             Signal::SIGWINCH => self.size_changed(),
             // We stopped and go on.
@@ -41,7 +44,7 @@ impl Session<'_> {
             {
                 return self.signal_from_terminal(signal);
             }
-            Signal::SIGTSTP => self.suspend(Stopped::Us),
+            Signal::SIGTSTP => self.suspend(StopTarget::Process),
             other => return Some(End::Signal(other)),
         }
         None
@@ -62,14 +65,14 @@ impl Session<'_> {
             // Between 1 and 31.
             (Protocol::Uwsgi, _) => self.send_packet(&proto::encode_signal(signal as u8)),
             (Protocol::Raw, _) if is_ignored(signal) => {}
-            (Protocol::Raw, Signal::SIGTSTP) => self.suspend(Stopped::Group),
+            (Protocol::Raw, Signal::SIGTSTP) => self.suspend(StopTarget::ProcessGroup),
             (Protocol::Raw, other) => return Some(End::Signal(other)),
         }
         None
     }
 
     /// Stops, with the terminal as it was before.
-    pub(super) fn suspend(&mut self, who: Stopped) {
+    pub(super) fn suspend(&mut self, who: StopTarget) {
         // By somebody who cannot continue us, as a shell without jobs.
         if is_ignored(Signal::SIGTSTP) {
             return self.notice("cannot suspend: SIGTSTP is ignored here");
@@ -101,13 +104,13 @@ impl Session<'_> {
         let Some(terminal) = &self.terminal else {
             return;
         };
-        if terminal.is_raw() && self.terminal_is_ours {
+        if terminal.is_raw() && self.is_controlling_terminal {
             self.next_look = None;
         } else if self.next_look.is_none_or(|at| now >= at) {
             self.next_look = Some(now + FOREGROUND_POLL);
             if !terminal.is_raw() {
                 self.resume();
-            } else if pty::size_of_ours() != self.sent_size {
+            } else if pty::own_size() != self.sent_size {
                 self.size_changed();
             }
         }

@@ -10,7 +10,7 @@ use crate::error::{Context, Error, Result};
 use crate::scrollback::checkpoints::{Checkpoint, CheckpointWriter, NOTES_LENGTH};
 use crate::sys::pty::Master;
 use crate::sys::ring::Ring;
-use crate::sys::{Read, Size};
+use crate::sys::{ReadOutcome, Size};
 use crate::terminal::modes::Modes;
 
 /// More output than any terminal has: who says so is none of ours.
@@ -70,7 +70,7 @@ impl ScrollbackWriter {
         let read = |from, to| ring.read(from, to);
         let checkpoints =
             CheckpointWriter::resume(&ring.notes(), ring.capacity(), total, DEFAULT_SIZE, read);
-        let uncounted = ring.uncounted(total);
+        let uncounted = ring.uncommitted(total);
         let mut remains = Self { ring, checkpoints };
         remains.write(&uncounted);
         Ok(remains)
@@ -122,12 +122,12 @@ impl ScrollbackWriter {
     /// Reads output from the terminal, and keeps it: nothing is lost if we are
     /// killed meanwhile.
     #[inline]
-    pub fn read(&mut self, terminal: &Master, buffer: &mut [u8]) -> Read {
+    pub fn read(&mut self, terminal: &Master, buffer: &mut [u8]) -> ReadOutcome {
         let Self { ring, checkpoints } = self;
         let Some(read) = ring.read_from(checkpoints.total(), terminal, buffer) else {
-            return Read::Blocked;
+            return ReadOutcome::WouldBlock;
         };
-        if let Read::Bytes(count) = read {
+        if let ReadOutcome::Bytes(count) = read {
             checkpoints.follow(&buffer[..count], |at, note| ring.note(at, note));
             ring.count(checkpoints.total());
         }

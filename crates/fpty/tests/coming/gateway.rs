@@ -527,7 +527,7 @@ impl Work {
             return;
         };
         let mut buffer = [0; 65536];
-        let fpty::sys::Read::Bytes(count) = session.master.read(&mut buffer) else {
+        let fpty::sys::ReadOutcome::Bytes(count) = session.master.read(&mut buffer) else {
             return;
         };
         session.remains.write(&buffer[..count]);

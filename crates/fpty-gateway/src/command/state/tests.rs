@@ -15,20 +15,20 @@ struct World {
     signals: Vec<u8>,
 }
 
-fn take(into: &mut Vec<u8>, bytes: &[u8], most: usize) -> Written {
+fn take(into: &mut Vec<u8>, bytes: &[u8], most: usize) -> WriteOutcome {
     let count = bytes.len().min(most);
     into.extend_from_slice(&bytes[..count]);
-    if count > 0 { Written::Bytes(count) } else { Written::Blocked }
+    if count > 0 { WriteOutcome::Bytes(count) } else { WriteOutcome::WouldBlock }
 }
 
 impl Streams for World {
-    fn write_client(&mut self, bytes: &[u8]) -> Written {
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome {
         take(&mut self.client, bytes, self.client_takes)
     }
-    fn write_input(&mut self, bytes: &[u8]) -> Written {
+    fn write_input(&mut self, bytes: &[u8]) -> WriteOutcome {
         match self.input_open {
             true => take(&mut self.input, bytes, self.input_takes),
-            false => Written::Gone,
+            false => WriteOutcome::Closed,
         }
     }
     fn close_input(&mut self) {

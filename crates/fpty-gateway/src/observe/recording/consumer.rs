@@ -11,9 +11,9 @@ use crate::event_loop::fault_injection;
 use crate::observe::audit::Recorded;
 use crate::process::ipc::{Hello, decode, encode};
 use fpty::sys::poll::{Interest, Poller};
-use fpty::sys::shm_queue::Taker;
+use fpty::sys::shm_queue::Consumer;
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, Written, daemonize};
+use fpty::sys::{ReadOutcome, WriteOutcome, daemonize};
 use fpty::text::panic_message;
 
 /// Bytes that are taken out of a gateway's queue at once.
@@ -28,7 +28,7 @@ pub struct Source {
     /// Wakes us up, and takes our answers.
     pub channel: Stream,
     /// What it says.
-    pub queue: Taker,
+    pub queue: Consumer,
     /// Which it is.
     hello: Hello,
     /// A message that is not complete.
@@ -45,7 +45,7 @@ pub struct Source {
 
 impl Source {
     /// One that has said this.
-    pub fn new(channel: Stream, queue: Taker, hello: Hello) -> Self {
+    pub fn new(channel: Stream, queue: Consumer, hello: Hello) -> Self {
         Self {
             channel,
             queue,
@@ -70,7 +70,7 @@ impl Source {
     /// It makes no sense.
     pub fn learn(&mut self, before: &OwnedFd, parked: &mut Parked) -> Result<(), Nonsense> {
         let mut bytes = Vec::new();
-        let mut before = Taker::of(before).map_err(|_| Nonsense)?;
+        let mut before = Consumer::of(before).map_err(|_| Nonsense)?;
         before.take(usize::MAX, &mut bytes).map_err(|_| Nonsense)?;
         let mut rest = bytes.as_slice();
         while let Some(message) = protocol::next(&mut rest)? {
@@ -87,7 +87,7 @@ impl Source {
     /// # Errors
     /// It says nonsense.
     pub fn work(&mut self, place: &Place<'_>, parked: &mut Parked) -> Result<bool, Nonsense> {
-        daemonize::guarded(|| self.take_some(place, parked)).unwrap_or(Err(Nonsense))
+        daemonize::catch_panic(|| self.take_some(place, parked)).unwrap_or(Err(Nonsense))
     }
 
     /// Takes some messages out of the queue and writes what comes of them;
@@ -110,7 +110,7 @@ impl Source {
             }
             let (session, length) = (message.session, message.body.len());
             let is_end = message.kind == Kind::End;
-            if let Err(panic) = daemonize::guarded(|| self.take(message, place, parked)) {
+            if let Err(panic) = daemonize::catch_panic(|| self.take(message, place, parked)) {
                 self.panicked(session, length, is_end, panic_message(&*panic), place);
             }
         }
@@ -118,7 +118,7 @@ impl Source {
         bytes.drain(..done);
         self.bytes = bytes;
         for session in std::mem::take(&mut self.touched) {
-            if let Err(panic) = daemonize::guarded(|| self.write(session, place)) {
+            if let Err(panic) = daemonize::catch_panic(|| self.write(session, place)) {
                 self.panicked(session, 0, false, panic_message(&*panic), place);
             }
         }
@@ -154,7 +154,7 @@ impl Source {
         let before = self.sessions.remove(&session);
         let of = before.as_ref().map(Session::of).unwrap_or_default();
         if let Some(before) = before {
-            let _ = daemonize::guarded(|| before.end(None, place));
+            let _ = daemonize::catch_panic(|| before.end(None, place));
         }
         let dropped = length as u64;
         if is_end {
@@ -302,9 +302,9 @@ impl Source {
     pub fn speak(&mut self, poller: &Poller, token: u64) {
         while let Some(answer) = self.answers.front() {
             match self.channel.write(answer) {
-                Written::Bytes(_) => self.answers.pop_front(),
+                WriteOutcome::Bytes(_) => self.answers.pop_front(),
                 // The next event says that there is room, or nobody.
-                Written::Blocked | Written::Gone => break,
+                WriteOutcome::WouldBlock | WriteOutcome::Closed => break,
             };
         }
         let waits = !self.answers.is_empty();
@@ -319,9 +319,9 @@ impl Source {
     pub fn hear_end(&self) -> bool {
         loop {
             match self.channel.read(&mut [0; 16]) {
-                Read::Bytes(_) => {}
-                Read::Blocked => return false,
-                Read::End | Read::Gone => return true,
+                ReadOutcome::Bytes(_) => {}
+                ReadOutcome::WouldBlock => return false,
+                ReadOutcome::Eof | ReadOutcome::Closed => return true,
             }
         }
     }

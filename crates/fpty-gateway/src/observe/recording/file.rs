@@ -12,7 +12,7 @@ use super::protocol::{Begin, Failure, Kind, Message, Resume};
 use crate::observe::audit::Recorded;
 use fpty::error::reason;
 use fpty::sys::Size;
-use fpty::sys::dir::Folder;
+use fpty::sys::dir::Dir;
 
 /// What stands at the end has so much room below the limit.
 const LAST_LINES: u64 = 512;
@@ -58,7 +58,7 @@ impl Recording {
     ///
     /// # Errors
     /// The system's words.
-    pub fn begin(folder: &Folder, begin: &Begin, ledger: &Ledger) -> Result<Self, Failure> {
+    pub fn begin(folder: &Dir, begin: &Begin, ledger: &Ledger) -> Result<Self, Failure> {
         let mut failure = io::ErrorKind::AlreadyExists.into();
         for number in 1..=NAMES {
             let name = match number {
@@ -85,7 +85,7 @@ impl Recording {
     /// # Errors
     /// The system's words.
     pub fn resume(
-        folder: &Folder,
+        folder: &Dir,
         resume: &Resume,
         message: Message<'_>,
         ledger: &Ledger,
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn the_last_line_has_the_hash_of_those_before_it() {
         let place = tempfile::tempdir().expect("a directory");
-        let folder = Folder::open(place.path()).expect("a folder");
+        let folder = Dir::open(place.path()).expect("a folder");
         let ledger = Ledger::new().expect("memory");
         let path = place.path().join("20260101T000000Z-root-0123abcd.cast");
         std::fs::write(&path, "foreign").expect("a foreign file");
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_file_becomes_no_longer_than_it_may() {
         let place = tempfile::tempdir().expect("a directory");
-        let folder = Folder::open(place.path()).expect("a folder");
+        let folder = Dir::open(place.path()).expect("a folder");
         let ledger = Ledger::new().expect("memory");
         let mut recording = Recording::begin(&folder, &begin(Some(4096)), &ledger).expect("a file");
         let mut given = 0;
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn one_that_is_emptied_meanwhile_has_no_hole() {
         let place = tempfile::tempdir().expect("a directory");
-        let folder = Folder::open(place.path()).expect("a folder");
+        let folder = Dir::open(place.path()).expect("a folder");
         let ledger = Ledger::new().expect("memory");
         let mut recording = Recording::begin(&folder, &begin(None), &ledger).expect("a file");
         let path = place.path().join(&recording.name);
@@ -404,7 +404,7 @@ mod tests {
     #[test]
     fn what_goes_on_begins_with_its_next_message() {
         let place = tempfile::tempdir().expect("a directory");
-        let folder = Folder::open(place.path()).expect("a folder");
+        let folder = Dir::open(place.path()).expect("a folder");
         let ledger = Ledger::new().expect("memory");
         let resume = Resume { begin: begin(None), dropped: 7, ends: false };
         let message = Message { at: 65_000_000, ..output(b"later") };
@@ -423,7 +423,7 @@ mod tests {
     #[test]
     fn a_batch_notes_its_files_before_it_writes_to_them() {
         let place = tempfile::tempdir().expect("a directory");
-        let folders = [Folder::open(place.path()).expect("a folder")];
+        let folders = [Dir::open(place.path()).expect("a folder")];
         let ledger = Ledger::new().expect("memory");
         ledger.begin(7, 1);
         let mut recording = Recording::begin(&folders[0], &begin(None), &ledger).expect("a file");

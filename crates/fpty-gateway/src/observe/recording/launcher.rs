@@ -12,9 +12,9 @@ use crate::host::host;
 use crate::log::log;
 use crate::process::ipc::{Hello, encode};
 use fpty::error::{Context, Result};
-use fpty::sys::Written;
-use fpty::sys::dir::Folder;
-use fpty::sys::shm_queue::Giver;
+use fpty::sys::WriteOutcome;
+use fpty::sys::dir::Dir;
+use fpty::sys::shm_queue::Producer;
 use fpty::sys::socket::Stream;
 
 use super::recorder;
@@ -84,8 +84,8 @@ pub fn open(records: impl Iterator<Item = Record>) -> Result<()> {
     }
     let mut open = Vec::new();
     for path in &folders {
-        let folder = Folder::open(path).context(named(path))?;
-        if folder.is_open_to_others() {
+        let folder = Dir::open(path).context(named(path))?;
+        if folder.is_writable_by_others() {
             log(&format!(
                 "forkptyrouter: others can take recordings away: {} is theirs, or they may write \
                  there",
@@ -140,13 +140,13 @@ pub fn path(folder: usize, name: &str) -> String {
 
 /// Sends a recorder a queue and a channel, and another queue with what is to be
 /// known of the first one. Returns whether there is one.
-pub fn enter(hello: &Hello, queue: &Giver, channel: &Stream, before: Option<&Giver>) -> bool {
+pub fn enter(hello: &Hello, queue: &Producer, channel: &Stream, before: Option<&Producer>) -> bool {
     let door = door();
     let mut descriptors = vec![queue.as_fd(), channel.as_fd()];
     descriptors.extend(before.map(AsFd::as_fd));
     let said = encode(hello);
     let sent = door.as_ref().map(|door| door.stream.write_with_descriptors(&said, &descriptors));
-    matches!(sent, Some(Written::Bytes(_)))
+    matches!(sent, Some(WriteOutcome::Bytes(_)))
 }
 
 impl Door {

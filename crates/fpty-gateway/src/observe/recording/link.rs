@@ -19,9 +19,9 @@ use crate::observe::audit::Recorded;
 use crate::process::ipc::decode;
 use crate::session::relay::Sessions;
 use fpty::error::reason;
-use fpty::sys::Read;
+use fpty::sys::ReadOutcome;
 use fpty::sys::poll::Interest;
-use fpty::sys::shm_queue::Giver;
+use fpty::sys::shm_queue::Producer;
 
 /// How soon the recorder is woken up for a little.
 const SOON: Duration = Duration::from_millis(20);
@@ -54,7 +54,7 @@ impl Recorder {
             return true;
         }
         // Whoever is not recorded for want of it is told, or the log is.
-        let link = Giver::new().map_err(|error| reason(&error));
+        let link = Producer::new().map_err(|error| reason(&error));
         let Ok(link) = link.and_then(|queue| connect(&self.hello, queue, None)) else {
             return false;
         };
@@ -170,15 +170,17 @@ impl Recorder {
                 None => return,
             };
             match read {
-                Read::Bytes(count) => {
+                ReadOutcome::Bytes(count) => {
                     if let Some(answer) = decode::<Answer>(&buffer[..count]) {
                         let whose = self.whose(&answer);
                         Self::then(cx, whose, News::Said(answer));
                     }
                 }
-                Read::Blocked => return,
+                ReadOutcome::WouldBlock => return,
                 // After what it has said last.
-                Read::End | Read::Gone => return Self::then(cx, Whose::All, News::Gone),
+                ReadOutcome::Eof | ReadOutcome::Closed => {
+                    return Self::then(cx, Whose::All, News::Gone);
+                }
             }
         }
     }

@@ -52,7 +52,7 @@ use crate::process::ipc::Hello;
 use crate::session::relay::Sessions;
 use fpty::error::reason;
 use fpty::sys::child::Exit;
-use fpty::sys::shm_queue::Giver;
+use fpty::sys::shm_queue::Producer;
 use fpty::sys::socket::Stream;
 
 use super::recording::orphan_ends::LastLines;
@@ -166,7 +166,7 @@ impl Recorder {
 
 /// Sends the recorder a queue and a channel, and, where a recorder before it had that
 /// queue, what is to be known of it.
-fn connect(hello: &Hello, queue: Giver, before: Option<&Giver>) -> Result<Link, String> {
+fn connect(hello: &Hello, queue: Producer, before: Option<&Producer>) -> Result<Link, String> {
     let (channel, its_channel) = Stream::pair().map_err(|error| reason(&error))?;
     match launcher::enter(hello, &queue, &its_channel, before) {
         true => Ok(Link { queue, channel }),

@@ -9,8 +9,8 @@ use super::protocol::{Answer, Kind, header};
 use super::{connect, launcher};
 use crate::observe::audit::{Recorded, prepared_end};
 use crate::process::ipc::{Hello, decode, encode};
-use fpty::sys::Read;
-use fpty::sys::shm_queue::Giver;
+use fpty::sys::ReadOutcome;
+use fpty::sys::shm_queue::Producer;
 
 /// How long the master waits for that: as long as a disk takes for what is left.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -81,7 +81,7 @@ pub fn complete(lines: Vec<String>) -> Vec<String> {
 fn ask(waiting: &mut LastLines, question: &[u8]) -> Vec<String> {
     let mut told = Vec::new();
     // All of them are gone.
-    let link = Giver::new().ok().and_then(|queue| connect(&Hello::of(0, 1), queue, None).ok());
+    let link = Producer::new().ok().and_then(|queue| connect(&Hello::of(0, 1), queue, None).ok());
     let Some(mut link) = link else {
         return told;
     };
@@ -94,15 +94,15 @@ fn ask(waiting: &mut LastLines, question: &[u8]) -> Vec<String> {
     let mut buffer = [0; 8192];
     while waiting.are_there() {
         match link.channel.read(&mut buffer) {
-            Read::Bytes(count) => {
+            ReadOutcome::Bytes(count) => {
                 if let Some(Answer::Over { id, folder, recorded }) = decode(&buffer[..count]) {
                     told.extend(waiting.answered(&id, folder, recorded));
                 }
             }
-            Read::Blocked if Instant::now() < until => {
+            ReadOutcome::WouldBlock if Instant::now() < until => {
                 link.channel.wait_for_more(until.saturating_duration_since(Instant::now()));
             }
-            Read::Blocked | Read::End | Read::Gone => break,
+            ReadOutcome::WouldBlock | ReadOutcome::Eof | ReadOutcome::Closed => break,
         }
     }
     told

@@ -9,13 +9,13 @@ use super::journal::Ledger;
 use super::protocol::{Failure, Message, Resume, id_of};
 use crate::observe::audit::Recorded;
 use crate::process::ipc::Hello;
-use fpty::sys::dir::Folder;
+use fpty::sys::dir::Dir;
 
 /// Where a recorder writes.
 #[derive(Clone, Copy)]
 pub struct Place<'a> {
     /// Its folders.
-    pub folders: &'a [Folder],
+    pub folders: &'a [Dir],
     /// What the next one is to know.
     pub ledger: &'a Ledger,
 }
@@ -118,8 +118,8 @@ mod tests {
     use crate::observe::recording::protocol::header;
     use crate::observe::recording::protocol::{Answer, Begin, Kind};
     use crate::process::ipc::encode;
-    use fpty::sys::shm_queue::Giver;
-    use fpty::sys::shm_queue::Taker;
+    use fpty::sys::shm_queue::Consumer;
+    use fpty::sys::shm_queue::Producer;
     use fpty::sys::socket::Stream;
     use std::os::fd::AsFd;
 
@@ -130,8 +130,8 @@ mod tests {
 
     /// A gateway, and how it speaks.
     fn gateway((ordinal, count): (usize, usize)) -> (Source, impl FnMut(Kind, u32, &[u8])) {
-        let mut giver = Giver::new().expect("a queue");
-        let taker = Taker::of(&giver.as_fd().try_clone_to_owned().expect("a copy"));
+        let mut giver = Producer::new().expect("a queue");
+        let taker = Consumer::of(&giver.as_fd().try_clone_to_owned().expect("a copy"));
         let (channel, _) = Stream::pair().expect("a channel");
         let say = move |kind, session, body: &[u8]| {
             assert!(giver.put([&header(kind, session, 0, body.len()), body]));
@@ -150,7 +150,7 @@ mod tests {
         let place = tempfile::tempdir().expect("a directory");
         let text = |name: &str| std::fs::read_to_string(place.path().join(name));
         let (folders, ledger) =
-            ([Folder::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
+            ([Dir::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
         let here = Place { folders: &folders, ledger: &ledger };
         let mut parked = Parked::default();
         let (first, mut say) = gateway((3, 4));
@@ -200,11 +200,11 @@ mod tests {
     fn those_whose_ends_are_told_are_over_with_what_was_missing() {
         let place = tempfile::tempdir().expect("a directory");
         let (folders, ledger) =
-            ([Folder::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
+            ([Dir::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
         let here = Place { folders: &folders, ledger: &ledger };
         let mut parked = Parked::default();
-        let mut giver = Giver::new().expect("a queue");
-        let taker = Taker::of(&giver.as_fd().try_clone_to_owned().expect("a copy"));
+        let mut giver = Producer::new().expect("a queue");
+        let taker = Consumer::of(&giver.as_fd().try_clone_to_owned().expect("a copy"));
         let (channel, _) = Stream::pair().expect("a channel");
         let first = Source::new(channel, taker.expect("a queue"), Hello::of(0, 1));
         for (session, name) in [(1, "now-me-over"), (2, "now-me-on")] {
@@ -237,7 +237,7 @@ mod tests {
     fn what_failed_is_not_forgotten() {
         let place = tempfile::tempdir().expect("a directory");
         let (folders, ledger) =
-            ([Folder::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
+            ([Dir::open(place.path()).expect("a folder")], Ledger::new().expect("memory"));
         let here = Place { folders: &folders, ledger: &ledger };
         let mut parked = Parked::default();
         let (mut first, mut say) = gateway((0, 1));

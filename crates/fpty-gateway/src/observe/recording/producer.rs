@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::protocol::{Kind, header};
-use fpty::sys::shm_queue::{CAPACITY, Giver, NOTES};
+use fpty::sys::shm_queue::{CAPACITY, NOTES, Producer};
 use fpty::sys::socket::Stream;
 
 /// Room that is kept for what is not output or input.
@@ -35,7 +35,7 @@ pub struct Sink {
 /// What leads to a recorder.
 pub struct Link {
     /// The queue.
-    pub queue: Giver,
+    pub queue: Producer,
     /// Wakes it up, and brings its answers.
     pub channel: Stream,
 }
@@ -56,7 +56,7 @@ impl Sink {
     }
 
     /// The recorder is gone: what it was not done with is in the queue.
-    pub fn disconnect(&mut self) -> Option<Giver> {
+    pub fn disconnect(&mut self) -> Option<Producer> {
         self.link.take().map(|link| link.queue)
     }
 

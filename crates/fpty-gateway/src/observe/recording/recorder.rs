@@ -20,12 +20,12 @@ use super::journal::{Ledger, Unfinished};
 use super::orphans::{Parked, Place, take_out};
 use super::protocol::Answer;
 use crate::process::ipc::{Hello, decode};
-use fpty::sys::dir::Folder;
+use fpty::sys::dir::Dir;
 use fpty::sys::poll::{Interest, Poller};
-use fpty::sys::shm_queue::Taker;
+use fpty::sys::shm_queue::Consumer;
 use fpty::sys::signal::{block, own_dispositions};
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, daemonize};
+use fpty::sys::{ReadOutcome, daemonize};
 
 /// One that lived shorter than this is not replaced at once.
 const SHORT: Duration = Duration::from_secs(1);
@@ -50,17 +50,17 @@ const NOT_OURS: [Signal; 10] = [
 ///
 /// # Errors
 /// There can be no more processes or descriptors.
-pub fn start(folders: Vec<Folder>) -> std::io::Result<Stream> {
+pub fn start(folders: Vec<Dir>) -> std::io::Result<Stream> {
     let (ours, theirs) = Stream::pair()?;
     let mut kept: Vec<OwnedFd> = vec![theirs.into()];
     kept.extend(folders.into_iter().map(OwnedFd::from));
-    daemonize::run(c"fpty-rec-keeper", kept, supervise)?;
+    daemonize::spawn(c"fpty-rec-keeper", kept, supervise)?;
     Ok(ours)
 }
 
 /// The parent's life.
 fn supervise(kept: Vec<OwnedFd>) {
-    fpty::sys::forbid_inspection();
+    fpty::sys::forbid_ptrace();
     own_dispositions(&[]);
     NOT_OURS.into_iter().for_each(block);
     let _ = std::env::set_current_dir("/");
@@ -68,13 +68,13 @@ fn supervise(kept: Vec<OwnedFd>) {
     let Some(door) = kept.next() else {
         return;
     };
-    let folders: Vec<Folder> = kept.map(Folder::of).collect();
+    let folders: Vec<Dir> = kept.map(Dir::from_fd).collect();
     let Ok(ledger) = Ledger::new() else {
         return;
     };
     loop {
         let begin = Instant::now();
-        let ended = daemonize::watched(c"fpty-recorder", || {
+        let ended = daemonize::run_and_wait(c"fpty-recorder", || {
             if let Ok(door) = door.try_clone() {
                 let _ = run(Stream::from(door), &Place { folders: &folders, ledger: &ledger });
             }
@@ -92,7 +92,7 @@ const DOOR: u64 = 0;
 
 /// The process's life.
 fn run(door: Stream, place: &Place<'_>) -> std::io::Result<()> {
-    fpty::sys::forbid_inspection();
+    fpty::sys::forbid_ptrace();
     // One for each session.
     let _ = fpty::sys::raise_descriptor_limit();
     let mut poller = Poller::new(64)?;
@@ -165,11 +165,11 @@ enum Entry {
 /// before us had that queue, another one with what is to be known of it.
 fn enter(door: &Stream, unfinished: &mut Option<Unfinished>, place: &Place<'_>) -> Entry {
     let (mut word, mut arrived) = ([0; 256], Vec::new());
-    let hello = match door.read_and_sender(&mut word, &mut arrived).0 {
-        Read::Bytes(count) => decode(&word[..count]).filter(Hello::is_proved),
-        Read::Blocked => None,
+    let hello = match door.read_credentialed(&mut word, &mut arrived).0 {
+        ReadOutcome::Bytes(count) => decode(&word[..count]).filter(Hello::is_proved),
+        ReadOutcome::WouldBlock => None,
         // The end of the door alone is not enough.
-        Read::End | Read::Gone => return Entry::Closed,
+        ReadOutcome::Eof | ReadOutcome::Closed => return Entry::Closed,
     };
     let mut arrived = arrived.into_iter();
     let (Some(hello), Some(queue), Some(channel), before) =
@@ -177,7 +177,7 @@ fn enter(door: &Stream, unfinished: &mut Option<Unfinished>, place: &Place<'_>) 
     else {
         return Entry::Nobody;
     };
-    let Ok(queue) = Taker::of(&queue) else {
+    let Ok(queue) = Consumer::of(&queue) else {
         return Entry::Nobody;
     };
     if let Some(unfinished) = unfinished.take_if(|unfinished| unfinished.is_of(queue.id())) {

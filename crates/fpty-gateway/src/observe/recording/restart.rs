@@ -14,7 +14,7 @@ use crate::event_loop::subject::Whose;
 use crate::log::log;
 use crate::process::ipc::encode;
 use crate::session::relay::Sessions;
-use fpty::sys::shm_queue::Giver;
+use fpty::sys::shm_queue::Producer;
 
 const KILLED: &str = "the recorder was killed";
 
@@ -88,10 +88,10 @@ impl Recorder {
 
     /// Gives a queue to the next recorder; which sessions go on there. `None`:
     /// there is no recorder.
-    fn hand_on(&mut self, cx: &mut Context, queue: Giver, left: &Left) -> Option<HashSet<u32>> {
+    fn hand_on(&mut self, cx: &mut Context, queue: Producer, left: &Left) -> Option<HashSet<u32>> {
         let mut taken: HashSet<u32> = left.begins.clone();
         let resumes = self.resumes(left);
-        let mut before = if resumes.is_empty() { None } else { Some(Giver::new().ok()?) };
+        let mut before = if resumes.is_empty() { None } else { Some(Producer::new().ok()?) };
         for (number, resume) in resumes {
             let json = encode(&resume);
             let header = header(Kind::Resume, number, 0, json.len());

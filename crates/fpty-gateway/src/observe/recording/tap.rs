@@ -358,7 +358,7 @@ mod tests {
     use super::*;
     use crate::observe::recording::producer::Link;
     use crate::observe::recording::protocol;
-    use fpty::sys::shm_queue::{CAPACITY, Giver, Taker};
+    use fpty::sys::shm_queue::{CAPACITY, Consumer, Producer};
     use fpty::sys::socket::Stream;
     use std::os::fd::AsFd;
 
@@ -367,17 +367,17 @@ mod tests {
         Recording::new(sink, 7, &record, Begin::named("now-me-0123abcd"))
     }
 
-    fn connected() -> (Rc<RefCell<Sink>>, Taker, Stream) {
-        let queue = Giver::new().expect("a queue");
+    fn connected() -> (Rc<RefCell<Sink>>, Consumer, Stream) {
+        let queue = Producer::new().expect("a queue");
         let fd = queue.as_fd().try_clone_to_owned().expect("a descriptor");
         let (channel, other) = Stream::pair().expect("a channel");
         let sink = Rc::new(RefCell::new(Sink::default()));
         sink.borrow_mut().connect(Some(Link { queue, channel }));
-        (sink, Taker::of(&fd).expect("its other end"), other)
+        (sink, Consumer::of(&fd).expect("its other end"), other)
     }
 
     /// What comes out.
-    fn told(taker: &mut Taker) -> Vec<(Kind, u32, Vec<u8>)> {
+    fn told(taker: &mut Consumer) -> Vec<(Kind, u32, Vec<u8>)> {
         let mut bytes = Vec::new();
         taker.take(CAPACITY, &mut bytes).expect("bytes");
         taker.mark_done(0);

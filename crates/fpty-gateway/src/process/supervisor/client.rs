@@ -8,7 +8,7 @@ use super::{leaders, link, server};
 use crate::log::log;
 use crate::process::ipc::Hello;
 use crate::process::proof;
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::socket::Stream;
@@ -88,7 +88,7 @@ impl Client {
         let (ours, theirs) = Stream::pair().ok()?;
         let log = stdio::stderr_copy().ok().filter(|_| self.has_audit);
         let log = log.as_ref().map(AsFd::as_fd);
-        let Written::Bytes(_) = protocol::send_hello(&to, self.hello, &theirs, log) else {
+        let WriteOutcome::Bytes(_) = protocol::send_hello(&to, self.hello, &theirs, log) else {
             return None;
         };
         drop(theirs);
@@ -130,10 +130,10 @@ impl Client {
     }
 
     /// Says how it is with a session.
-    pub fn tell<T: AsFd>(&self, record: &Record, held: &SessionFds<T>) -> Written {
+    pub fn tell<T: AsFd>(&self, record: &Record, held: &SessionFds<T>) -> WriteOutcome {
         match &self.own {
             Some(own) => protocol::send_session(own, record, held),
-            None => Written::Gone,
+            None => WriteOutcome::Closed,
         }
     }
 
@@ -158,7 +158,7 @@ impl Client {
             return false;
         };
         while let Some(id) = self.over.last() {
-            if protocol::send_over(own, id) == Written::Blocked {
+            if protocol::send_over(own, id) == WriteOutcome::WouldBlock {
                 return true;
             }
             self.over.pop();

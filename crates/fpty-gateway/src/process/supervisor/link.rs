@@ -37,7 +37,7 @@ pub fn reserve(wanted: bool) {
     }
     let made = || {
         // Whoever keeps sessions asks who says hello.
-        let (ours, theirs) = Stream::pair_that_tells().ok()?;
+        let (ours, theirs) = Stream::credentialed_pair().ok()?;
         Some([OwnedFd::from(ours), OwnedFd::from(theirs)])
     };
     let (Some([ours, theirs]), Some(_)) = (left.or_else(made), proof::page()) else {

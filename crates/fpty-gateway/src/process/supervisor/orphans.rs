@@ -14,12 +14,12 @@ use crate::observe::audit::Gone;
 use crate::observe::metrics::counters::Counters;
 use fpty::exit_status::session_end;
 use fpty::proto::{EndKind, HEADER, SessionEnd};
-use fpty::sys::Written;
+use fpty::sys::WriteOutcome;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
 use fpty::sys::pidfd::PidFd;
-use fpty::sys::poll::{Interest, Poller, Several};
-use fpty::sys::process_session::Leader;
+use fpty::sys::poll::{Interest, PollSet, Poller};
+use fpty::sys::process_session::SessionLeader;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 
@@ -128,13 +128,13 @@ impl Supervisor {
             return;
         };
         self.end(&mut stored, Gone::Hangup, None);
-        let terminal = stored.held.master.take().and_then(|it| Master::given_back(it, true).ok());
+        let terminal = stored.held.master.take().and_then(|it| Master::returned(it, true).ok());
         if let Some(program) = program_of(&stored) {
             if let Some(terminal) = terminal {
                 hang_up_foreground(&terminal, &program);
             }
             // Unless somebody else has it.
-            self.grace.hang_up(Leader::from(program));
+            self.grace.hang_up(SessionLeader::from(program));
         }
     }
 
@@ -191,7 +191,7 @@ impl Supervisor {
         self.end(&mut stored, why, exit.filter(|_| why != Gone::Hangup));
         let packet = end_of(exit).packet();
         let is_told =
-            client.is_some_and(|client| matches!(client.write(&packet), Written::Bytes(_)));
+            client.is_some_and(|client| matches!(client.write(&packet), WriteOutcome::Bytes(_)));
         if !is_told && !stored.record.bound && stored.held.has_output() {
             let now = Timestamp::now().into();
             stored.record.ended = Some((packet[HEADER..].to_vec(), now));
@@ -205,7 +205,7 @@ impl Supervisor {
 /// Whether a session's client has closed its connection.
 fn has_left(client: Option<&Stream>) -> bool {
     client.is_none_or(|client| {
-        let mut polled = Several::default();
+        let mut polled = PollSet::default();
         let at = polled.add(client.as_fd(), false, false);
         polled.wait(Some(Duration::ZERO)).hung_up(at)
     })

@@ -14,7 +14,7 @@ use crate::process::ipc::{self, Hello, encode};
 use fpty::fair_share::Who;
 use fpty::sys::ring::Ring;
 use fpty::sys::socket::Stream;
-use fpty::sys::{Read, Written};
+use fpty::sys::{ReadOutcome, WriteOutcome};
 use fpty::text::cut;
 
 /// The longest message, in bytes: less than the kernel sends as one (SO_SNDBUF of
@@ -194,16 +194,16 @@ enum Said<'a> {
     Done,
 }
 
-fn send(to: &Stream, said: &Said<'_>, descriptors: &[BorrowedFd<'_>]) -> Written {
+fn send(to: &Stream, said: &Said<'_>, descriptors: &[BorrowedFd<'_>]) -> WriteOutcome {
     let message = encode(said);
     match message.len() <= LONGEST {
         true => to.write_with_descriptors(&message, descriptors),
-        false => Written::Gone,
+        false => WriteOutcome::Closed,
     }
 }
 
 /// Sends a session, with copies of its descriptors.
-pub fn send_session<T: AsFd>(to: &Stream, record: &Record, held: &SessionFds<T>) -> Written {
+pub fn send_session<T: AsFd>(to: &Stream, record: &Record, held: &SessionFds<T>) -> WriteOutcome {
     let names = held.named().map(|(name, _)| char::from(name)).collect();
     let descriptors: Vec<_> = held.named().map(|(_, fd)| fd).collect();
     let record = match record.command.as_ref().filter(|command| command.len() > COMMAND) {
@@ -217,23 +217,28 @@ pub fn send_session<T: AsFd>(to: &Stream, record: &Record, held: &SessionFds<T>)
 }
 
 /// Says that a gateway begins, which has this connection, and this log.
-pub fn send_hello(to: &Stream, hello: Hello, own: &Stream, log: Option<BorrowedFd>) -> Written {
+pub fn send_hello(
+    to: &Stream,
+    hello: Hello,
+    own: &Stream,
+    log: Option<BorrowedFd>,
+) -> WriteOutcome {
     let descriptors: Vec<_> = [own.as_fd()].into_iter().chain(log).collect();
     send(to, &Said::Hello(hello), &descriptors)
 }
 
 /// Says that a session is over.
-pub fn send_over(to: &Stream, id: &str) -> Written {
+pub fn send_over(to: &Stream, id: &str) -> WriteOutcome {
     send(to, &Said::Over(id.into()), &[])
 }
 
 /// Says that the session with this program could not be kept.
-pub fn send_lacks(to: &Stream, program: i32) -> Written {
+pub fn send_lacks(to: &Stream, program: i32) -> WriteOutcome {
     send(to, &Said::Lacks(program), &[])
 }
 
 /// Says that that was all.
-pub fn send_done(to: &Stream) -> Written {
+pub fn send_done(to: &Stream) -> WriteOutcome {
     send(to, &Said::Done, &[])
 }
 
@@ -242,10 +247,10 @@ pub fn send_done(to: &Stream) -> Written {
 /// sends, and the token that it is a gateway.
 pub fn receive_hello(from: &Stream) -> Received {
     let (mut buffer, mut descriptors) = (vec![0; LONGEST], Vec::new());
-    let (count, sender) = match from.read_and_sender(&mut buffer, &mut descriptors) {
-        (Read::Bytes(count), sender) => (count, sender),
-        (Read::Blocked, _) => return Received::Nothing,
-        (Read::End | Read::Gone, _) => return Received::End,
+    let (count, sender) = match from.read_credentialed(&mut buffer, &mut descriptors) {
+        (ReadOutcome::Bytes(count), sender) => (count, sender),
+        (ReadOutcome::WouldBlock, _) => return Received::Nothing,
+        (ReadOutcome::Eof | ReadOutcome::Closed, _) => return Received::End,
     };
     let own = nix::unistd::geteuid().as_raw();
     let is_of_us = sender.is_some_and(|sender| sender.uid == own || sender.uid == 0);
@@ -260,12 +265,12 @@ pub fn receive_hello(from: &Stream) -> Received {
 /// Takes a message.
 pub fn receive(from: &Stream) -> Received {
     let (mut buffer, mut descriptors) = (vec![0; LONGEST], Vec::new());
-    match from.read_and_sender(&mut buffer, &mut descriptors).0 {
-        Read::Bytes(count) => {
+    match from.read_credentialed(&mut buffer, &mut descriptors).0 {
+        ReadOutcome::Bytes(count) => {
             decode(&buffer[..count], descriptors).map_or(Received::Nonsense, Received::Message)
         }
-        Read::Blocked => Received::Nothing,
-        Read::End | Read::Gone => Received::End,
+        ReadOutcome::WouldBlock => Received::Nothing,
+        ReadOutcome::Eof | ReadOutcome::Closed => Received::End,
     }
 }
 
@@ -315,7 +320,7 @@ mod tests {
             ..Record::default()
         };
         let held = SessionFds { ring: Some(null()), master: Some(null()), ..SessionFds::default() };
-        assert!(matches!(send_session(&one, &record, &held), Written::Bytes(_)));
+        assert!(matches!(send_session(&one, &record, &held), WriteOutcome::Bytes(_)));
         let Received::Message(Message::Session(read, held)) = receive(&other) else {
             panic!("another message");
         };
@@ -349,16 +354,16 @@ mod tests {
         let long = "\u{1}".repeat(5000);
         let record = Record { command: Some(long), ..Record::default() };
         let held = SessionFds { master: Some(null()), ..SessionFds::default() };
-        assert!(matches!(send_session(&one, &record, &held), Written::Bytes(_)));
+        assert!(matches!(send_session(&one, &record, &held), WriteOutcome::Bytes(_)));
         let Received::Message(Message::Session(read, _)) = receive(&other) else {
             panic!("another message");
         };
         assert_eq!(read.command, Some("\u{1}".repeat(COMMAND)));
         let record = Record { door: "\u{1}".repeat(LONGEST), ..Record::default() };
-        assert_eq!(send_session(&one, &record, &held), Written::Gone);
+        assert_eq!(send_session(&one, &record, &held), WriteOutcome::Closed);
         // As much as one message may have.
         let record = Record { door: "x".repeat(LONGEST - 1000), ..Record::default() };
-        assert!(matches!(send_session(&one, &record, &held), Written::Bytes(_)));
+        assert!(matches!(send_session(&one, &record, &held), WriteOutcome::Bytes(_)));
         assert!(matches!(receive(&other), Received::Message(Message::Session(..))));
     }
 

@@ -24,11 +24,11 @@ use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::{Interest, Poller};
-use fpty::sys::process_session::Leader;
+use fpty::sys::process_session::SessionLeader;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;
 use fpty::sys::stdio::Output;
-use fpty::sys::{Written, daemonize, process_lock};
+use fpty::sys::{WriteOutcome, daemonize, process_lock};
 
 /// How long a gateway that begins may take to be told all, and how often it is
 /// tried.
@@ -50,7 +50,7 @@ pub fn start(theirs: OwnedFd, grace: Option<Duration>) -> std::io::Result<()> {
     let page = proof::page().ok_or(std::io::ErrorKind::NotFound)?.try_clone_to_owned()?;
     let mut kept = vec![theirs, page];
     kept.extend(PidFd::parent().map(OwnedFd::from));
-    daemonize::run(c"fpty-supervisor", kept, move |kept| {
+    daemonize::spawn(c"fpty-supervisor", kept, move |kept| {
         let _ = run(kept, grace);
     })
 }
@@ -103,7 +103,7 @@ pub(crate) struct Supervisor {
 }
 
 fn run(kept: Vec<OwnedFd>, grace: Option<Duration>) -> std::io::Result<()> {
-    fpty::sys::forbid_inspection();
+    fpty::sys::forbid_ptrace();
     let mut kept = kept.into_iter();
     let (Some(hellos), Some(page)) = (kept.next().map(Stream::from), kept.next()) else {
         return Ok(());
@@ -139,22 +139,22 @@ impl Supervisor {
     /// Until the instance has stopped.
     fn serve(&mut self) -> std::io::Result<()> {
         loop {
-            let wait = daemonize::guarded(|| self.look_after_orphans()).unwrap_or(Some(AGAIN));
+            let wait = daemonize::catch_panic(|| self.look_after_orphans()).unwrap_or(Some(AGAIN));
             let count = self.poller.wait(wait)?;
             for index in 0..count {
                 match self.poller.ready(index).token {
                     HELLOS => {
                         // One that panics over a hello has heard it: the others go on.
-                        if !daemonize::guarded(|| self.hear_hellos()).unwrap_or(true) {
+                        if !daemonize::catch_panic(|| self.hear_hellos()).unwrap_or(true) {
                             return Ok(());
                         }
                     }
                     MASTER => return Ok(()),
                     token if self.gateways.contains_key(&token) => {
-                        let _ = daemonize::guarded(|| self.hear(token));
+                        let _ = daemonize::catch_panic(|| self.hear(token));
                     }
                     token => {
-                        let _ = daemonize::guarded(|| self.orphan_ready(token));
+                        let _ = daemonize::catch_panic(|| self.orphan_ready(token));
                     }
                 }
             }
@@ -181,11 +181,11 @@ impl Supervisor {
         // What the one before it had said last.
         self.hear_all();
         let until = Instant::now() + TELLING;
-        let say = |say: &dyn Fn(&Stream) -> Written| loop {
+        let say = |say: &dyn Fn(&Stream) -> WriteOutcome| loop {
             match say(&stream) {
-                Written::Bytes(_) => return true,
-                Written::Blocked if Instant::now() < until => stream.wait_for_room(AGAIN),
-                Written::Blocked | Written::Gone => return false,
+                WriteOutcome::Bytes(_) => return true,
+                WriteOutcome::WouldBlock if Instant::now() < until => stream.wait_for_room(AGAIN),
+                WriteOutcome::WouldBlock | WriteOutcome::Closed => return false,
             }
         };
         for stored in self.sessions.values_mut() {
@@ -228,7 +228,7 @@ impl Supervisor {
             match protocol::receive(&gateway.stream) {
                 Received::Message(Message::Session(record, held)) => {
                     let (ordinal, id, program) = (gateway.ordinal, record.id.clone(), record.pid);
-                    let kept = daemonize::guarded(|| self.keep(*record, held, ordinal));
+                    let kept = daemonize::catch_panic(|| self.keep(*record, held, ordinal));
                     if !kept.unwrap_or(false) {
                         self.lacks(token, &id, program);
                     }
@@ -261,7 +261,7 @@ impl Supervisor {
             });
         }
         // Or nobody could say hello any more.
-        if held.named().any(|(_, fd)| fpty::sys::is_one_of_the_last(fd, RESERVE)) {
+        if held.named().any(|(_, fd)| fpty::sys::is_near_descriptor_limit(fd, RESERVE)) {
             return false;
         }
         held.keep_in_memory(&record, false);
@@ -311,13 +311,13 @@ impl Supervisor {
             if !proof::are_ends_told() {
                 stored.record.last.say(&self.log, Gone::Lost, None);
             }
-            let master = master.and_then(|master| Master::given_back(master, true).ok());
+            let master = master.and_then(|master| Master::returned(master, true).ok());
             if let (Some(fd), Some(pid)) = (program, Pid::new(stored.record.pid)) {
                 let program = PidFd::reopened(pid, fd);
                 if let Some(master) = &master {
                     hang_up_foreground(master, &program);
                 }
-                self.grace.hang_up(Leader::from(program));
+                self.grace.hang_up(SessionLeader::from(program));
             }
             // Clients may keep it.
             if let Some(master) = master {

@@ -21,7 +21,7 @@ use crate::connection::client_hello::Opening;
 use fpty::backlog::{Backlog, SendOutcome};
 use fpty::proto::variables::CAN_TAKE_TERMINAL;
 use fpty::proto::{ClientPacket, ClientPacketDecoder, EndKind, SessionEnd, encode_packet};
-use fpty::sys::{Size, Written, poll::Interest};
+use fpty::sys::{Size, WriteOutcome, poll::Interest};
 
 /// Input that may wait for a program that does not read, in bytes; the next
 /// read from the client adds at most this again.
@@ -35,9 +35,9 @@ pub const ACTS: usize = 16;
 /// What a session has done to the world.
 pub trait Ends {
     /// Writes input to the terminal's master.
-    fn write_terminal(&mut self, bytes: &[u8]) -> Written;
+    fn write_terminal(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Writes output to the client.
-    fn write_client(&mut self, bytes: &[u8]) -> Written;
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome;
     /// Sets the terminal's size.
     fn resize(&mut self, size: Size);
     /// Sends a signal of this number to the session's process.

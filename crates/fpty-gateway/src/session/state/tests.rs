@@ -28,26 +28,26 @@ enum Did {
     Key(u8),
 }
 
-fn take(room: &mut usize, bytes: &[u8]) -> Written {
+fn take(room: &mut usize, bytes: &[u8]) -> WriteOutcome {
     let count = bytes.len().min(*room);
     *room -= count;
-    if count == 0 { Written::Blocked } else { Written::Bytes(count) }
+    if count == 0 { WriteOutcome::WouldBlock } else { WriteOutcome::Bytes(count) }
 }
 
 impl Ends for Fake {
-    fn write_terminal(&mut self, bytes: &[u8]) -> Written {
+    fn write_terminal(&mut self, bytes: &[u8]) -> WriteOutcome {
         let written = take(&mut self.terminal_room, bytes);
-        if let Written::Bytes(count) = written {
+        if let WriteOutcome::Bytes(count) = written {
             self.did.push(Did::Terminal(bytes[..count].to_vec()));
         }
         written
     }
-    fn write_client(&mut self, bytes: &[u8]) -> Written {
+    fn write_client(&mut self, bytes: &[u8]) -> WriteOutcome {
         if self.client_gone {
-            return Written::Gone;
+            return WriteOutcome::Closed;
         }
         let written = take(&mut self.client_room, bytes);
-        if let Written::Bytes(count) = written {
+        if let WriteOutcome::Bytes(count) = written {
             self.did.push(Did::Client(bytes[..count].to_vec()));
         }
         written

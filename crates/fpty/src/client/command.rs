@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::config::ClientConfig;
+use super::connect::{client_variables, read_signals};
 use super::decoder::{ServerDecoder, ServerEvent};
 use super::outcome::{self, End};
 use super::output_streams::OutputStreams;
-use super::session::{EXTENDED_TIMEOUT, PING_INTERVAL};
+use super::refusal;
 use super::signals::FOREGROUND_POLL;
-use super::{ClientConfig, client_variables, events, read_signals};
+use super::state::{EXTENDED_TIMEOUT, PING_INTERVAL};
 use crate::backlog::Backlog;
 use crate::error::{Error, Result};
 use crate::proto::{
@@ -236,7 +238,7 @@ impl CommandSession<'_> {
             return Ok(None);
         }
         match self.stage {
-            Stage::HelloSent(_) => events::end_in_plain_mode(&self.plain_output).map(Some),
+            Stage::HelloSent(_) => refusal::end_in_plain_mode(&self.plain_output).map(Some),
             Stage::Requested | Stage::Started => {
                 Ok(outcome::loss_reason(&self.peer, true).map(End::Lost))
             }
@@ -279,7 +281,7 @@ impl CommandSession<'_> {
             if said != Some(ServerEvent::ExtendedMode) {
                 // A refusal comes whole, and then the end; a prompt does not.
                 let is_more =
-                    self.decoder.is_undecided() || events::may_be_refusal(&self.plain_output);
+                    self.decoder.is_undecided() || refusal::may_be_refusal(&self.plain_output);
                 // Nothing more of it is of use.
                 self.server_ended |= !is_more;
                 return Ok(());

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use super::config::ClientConfig;
+use super::connect::connect_and_greet;
 use super::decoder::{ServerDecoder, ServerEvent};
 use super::outcome::End;
-use super::{ClientConfig, events};
+use super::refusal;
 use crate::backlog::Backlog;
 use crate::error::{Error, Result, reason};
 use crate::proto::request::{self, RequestKind};
@@ -76,7 +78,7 @@ fn exchange(
     control_request: &ControlRequest,
     answer: &mut Vec<u8>,
 ) -> Result<End> {
-    let (stream, _) = super::connect_and_greet(config)?;
+    let (stream, _) = connect_and_greet(config)?;
     let mut to_server = Backlog::default();
     let mut decoder = ServerDecoder::after_hello();
     let mut plain = Vec::new();
@@ -107,7 +109,7 @@ fn exchange(
             ReadOutcome::Eof | ReadOutcome::Closed if decoder.is_extended() => {
                 return Ok(End::Lost(String::from("it ended without a word")));
             }
-            ReadOutcome::Eof | ReadOutcome::Closed => return events::end_in_plain_mode(&plain),
+            ReadOutcome::Eof | ReadOutcome::Closed => return refusal::end_in_plain_mode(&plain),
         };
         loop {
             let output = if decoder.is_extended() { &mut *answer } else { &mut plain };
@@ -124,7 +126,7 @@ fn exchange(
                 ) => {}
             }
         }
-        if !decoder.is_undecided() && !decoder.is_extended() && !events::may_be_refusal(&plain) {
+        if !decoder.is_undecided() && !decoder.is_extended() && !refusal::may_be_refusal(&plain) {
             return Ok(End::NotExtended);
         }
         if answer.len() > MAX_ANSWER {

@@ -1,41 +1,26 @@
-//! What the server says is done, to the session's end.
+//! Events from the server and from the terminal that it handed over: each is read and
+//! handled here, and the session's end found.
 
 use std::time::{Duration, Instant};
 
+use super::connect::client_variables;
 use super::decoder::ServerEvent;
+use super::detachable::add_variables;
 use super::handover::{Handover, OfferOutcome};
-use super::input::InputState;
 use super::outcome::{self, End};
-use super::session::{PING_INTERVAL, Session};
-use super::{client_variables, reattach, reconnect};
-use crate::error::{Error, Result};
+use super::reconnect::attach_target;
+use super::refusal::{
+    MAX_REFUSAL, REFUSAL_PREFIX, is_refusal, is_too_late, may_be_refusal, refused,
+};
+use super::state::{InputState, PING_INTERVAL, Session};
+use crate::error::Result;
 use crate::proto::request::RequestKind;
 use crate::proto::{self, EndKind, Protocol};
 use crate::sys::ReadOutcome;
 use crate::sys::socket::Transport;
-use crate::sys::stdio;
 
-/// How a router begins that refuses a session and speaks plainly.
-const REFUSAL_PREFIX: &[u8] = b"forkptyrouter: session refused: ";
-
-/// The longest such line, in bytes.
-const MAX_REFUSAL: usize = 4096;
 /// No offer has more descriptors.
 const MAX_OFFERED: usize = 8;
-
-/// Whether this is all that such a router says.
-fn is_refusal(bytes: &[u8]) -> bool {
-    let line = bytes.strip_suffix(b"\r\n").unwrap_or_default();
-    line.starts_with(REFUSAL_PREFIX) && !line.contains(&b'\n')
-}
-
-/// Whether what such a router said last is that it had started its program
-/// before our request arrived.
-fn is_too_late(last_bytes: &[u8]) -> bool {
-    let text = last_bytes.strip_suffix(b"\r\n").unwrap_or_default();
-    let line = text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-    line.strip_prefix(REFUSAL_PREFIX).is_some_and(|why| why.starts_with(proto::TOO_LATE.as_bytes()))
-}
 
 /// How long what may be such a line waits for the connection's end: the router
 /// says nothing after it.
@@ -43,33 +28,6 @@ const WITHHOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What of the last bytes is of use.
 const LAST_BYTES: usize = 512;
-
-/// Whether it may become that: a line that is not endless.
-pub fn may_be_refusal(bytes: &[u8]) -> bool {
-    let length = bytes.len().min(REFUSAL_PREFIX.len());
-    let ends_at = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
-    bytes[..length] == REFUSAL_PREFIX[..length]
-        && bytes.len() <= MAX_REFUSAL
-        && ends_at == bytes.len()
-}
-
-/// How it ended with a server that has said no more than this, and speaks plainly.
-///
-/// # Errors
-/// It has said nothing.
-pub fn end_in_plain_mode(said: &[u8]) -> Result<End> {
-    match said {
-        [] => Err(Error::new("the server closed the connection without a word")),
-        said if is_refusal(said) => Ok(refused(said)),
-        _ => Ok(End::NotExtended),
-    }
-}
-
-/// The end by such a line.
-fn refused(bytes: &[u8]) -> End {
-    let why = bytes.strip_prefix(REFUSAL_PREFIX).unwrap_or(bytes).trim_ascii_end();
-    End::Refused(proto::bounded_text(why))
-}
 
 impl Session<'_> {
     pub(super) fn read_server(&mut self) -> Option<End> {
@@ -189,14 +147,9 @@ impl Session<'_> {
                 let can_take: &[u8] = if is_unix { b"1" } else { b"0" };
                 let can_leave = self.terminal.is_some();
                 let mut more = vec![(proto::variables::CAN_TAKE_TERMINAL, can_take)];
-                let asked = reconnect::attach_target(&self.config.session, &self.reconnect);
+                let asked = attach_target(&self.config.session, &self.reconnect);
                 let secret = asked.as_ref().and_then(|(_, secret)| secret.as_ref());
-                reattach::add_variables(
-                    self.config,
-                    can_leave,
-                    self.reconnect.is_reconnecting(),
-                    &mut more,
-                );
+                add_variables(self.config, can_leave, self.reconnect.is_reconnecting(), &mut more);
                 let secret = secret.map_or(&[][..], |secret| secret.bytes());
                 if can_leave || !secret.is_empty() {
                     more.push((proto::variables::SECRET, secret));
@@ -266,20 +219,6 @@ impl Session<'_> {
             }
         }
         Ok(())
-    }
-
-    /// Says something beside the output, on a line of its own.
-    pub(super) fn notice(&self, text: &str) {
-        let name = self.config.name;
-        match self.terminal {
-            Some(_) => stdio::say_raw(&format!("{name} {text}")),
-            None => {
-                if stdio::is_same_file() && self.line_position.is_mid_line(true) {
-                    stdio::end_line();
-                }
-                stdio::say(&format!("{name} {text}"));
-            }
-        }
     }
 
     /// The terminal that is ours has something.

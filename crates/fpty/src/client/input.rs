@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::escape::EscapeAction;
 use super::outcome::End;
-use super::session::{MAX_EARLY, Session};
+use super::state::{InputState, MAX_EARLY, Session};
 use crate::proto::{self, Protocol};
 use crate::sys::ReadOutcome;
 use crate::sys::signal::StopTarget;
@@ -23,17 +23,6 @@ const MAX_EARLY_INPUT: usize = 256 * 1024;
 /// the session at once when it hears of it, whatever output is under way.
 const EOF_SILENCE: Duration = Duration::from_millis(100);
 const EOF_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Where our input stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InputState {
-    /// There may be more.
-    Open,
-    /// It ended at the first time; the server last said something at the second.
-    Ended(Instant, Instant),
-    /// The server knows.
-    EndSent,
-}
 
 impl Session<'_> {
     /// Whether input is to be read.
@@ -227,5 +216,28 @@ impl Session<'_> {
             quiet = quiet.max(until);
         }
         self.to_server.is_empty().then(|| quiet.saturating_duration_since(now))
+    }
+
+    /// The person does not want to wait any longer.
+    pub(super) fn give_up(&self) -> Option<End> {
+        let give_up = || End::NotReconnected {
+            why: String::from("given up"),
+            attach_argument: self.attach_argument(),
+        };
+        self.reconnect.is_reconnecting().then(give_up)
+    }
+
+    /// What is typed now is for nobody: the interrupt's key gives up, and of the
+    /// rest the person is told by the bell.
+    pub(super) fn discard_input(&mut self, typed: &[u8]) -> Option<End> {
+        const USUAL: u8 = 3;
+        let key = self.terminal.as_ref().and_then(|terminal| terminal.key_of(Signal::SIGINT));
+        if typed.contains(&key.unwrap_or(USUAL)) {
+            return self.give_up();
+        }
+        if !typed.is_empty() {
+            self.to_output.push(b"\x07");
+        }
+        None
     }
 }

@@ -4,7 +4,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{ClientConfig, EXIT_LOST};
+use super::config::{ClientConfig, EXIT_LOST};
 use crate::proto::session_key::parse_argument;
 use crate::proto::{EndKind, SessionEnd};
 use crate::sys::peer_process::Peer;

@@ -3,14 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::input::InputState;
-use super::session::{MAX_EARLY, Session};
-use crate::backlog::Backlog;
+use super::state::{InputState, MAX_EARLY, Session};
 use crate::sys::poll::PollSet;
 use crate::sys::stdio;
-
-/// How long a server, or our terminal, may take the last that is said to it.
-const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What a wait found.
 pub struct Ready {
@@ -19,20 +14,6 @@ pub struct Ready {
     pub input: bool,
     pub terminal: bool,
     pub output_closed: bool,
-}
-
-/// Has the last that waits for somebody taken, if he takes it soon.
-pub fn flush_with_timeout(
-    backlog: &mut Backlog,
-    to: &impl AsFd,
-    mut write: impl FnMut(&[u8]) -> Option<usize>,
-) {
-    let end = Instant::now() + FLUSH_TIMEOUT;
-    while !backlog.is_empty() && Instant::now() < end && backlog.flush(&mut write) {
-        let mut polled = PollSet::default();
-        polled.add(to.as_fd(), false, true);
-        polled.wait(Some(end.saturating_duration_since(Instant::now())));
-    }
 }
 
 impl Session<'_> {

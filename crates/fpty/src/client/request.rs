@@ -4,10 +4,8 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use super::{ClientConfig, SessionChoice};
 use crate::proto::request::{self, RequestKind};
 use crate::proto::variables::is_environment_name;
-use crate::sys::{stdio, stdio_pass};
 
 /// What is to run at the other end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,29 +96,6 @@ impl ExecRequest {
             }
             Self::Sftp(words) => request::encode(RequestKind::Sftp, words.as_bytes(), packets),
         }
-    }
-}
-
-impl ClientConfig {
-    /// Whether the program is to have a terminal.
-    pub(super) fn wants_terminal(&self) -> bool {
-        let stdin = stdio::stdin_is_a_terminal();
-        match self.request_tty {
-            RequestTty::Force => true,
-            RequestTty::No => false,
-            RequestTty::FromSshd => stdin || std::env::var_os("SSH_TTY").is_some(),
-            RequestTty::Auto if self.exec_request == ExecRequest::Configured => true,
-            RequestTty::Auto => {
-                stdin
-                    && nix::unistd::isatty(stdio_pass::standard_fd(stdio_pass::OUTPUT))
-                        .unwrap_or(false)
-            }
-        }
-    }
-
-    /// Whether only a server that speaks the extended mode will do.
-    pub(super) fn needs_extended(&self) -> bool {
-        self.exec_request != ExecRequest::Configured || self.session != SessionChoice::New
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::outcome::End;
-use super::session::Session;
+use super::state::Session;
 use crate::proto::{self, Protocol};
 use crate::sys::pty;
 use crate::sys::signal::{ReceivedSignal, StopTarget, is_ignored, stop};
@@ -15,22 +15,20 @@ use crate::sys::stdio;
 /// How often that is looked at which no signal tells.
 pub(super) const FOREGROUND_POLL: Duration = Duration::from_millis(300);
 
-impl Session<'_> {
-    /// Does what the signals say that came; the end, where one is that.
-    pub(super) fn handle_signals(&mut self) -> Option<End> {
-        loop {
-            let end = self.signal(self.signals.next()?);
-            if end.is_some() {
-                return end;
-            }
-        }
-    }
+/// What is to be done after a signal.
+pub(super) enum SignalOutcome {
+    /// Nothing more.
+    Handled,
+    /// The signal stands for this key: it was typed.
+    Typed(u8),
+    /// The session is over.
+    End(End),
+}
 
-    /// A signal came.
-    fn signal(
-        &mut self,
-        ReceivedSignal { signal, by_terminal, .. }: ReceivedSignal,
-    ) -> Option<End> {
+impl Session<'_> {
+    /// Handles a signal that came.
+    pub(super) fn handle_signal(&mut self, received: ReceivedSignal) -> SignalOutcome {
+        let ReceivedSignal { signal, by_terminal, .. } = received;
         match signal {
             Signal::SIGWINCH => self.size_changed(),
             // We stopped and go on.
@@ -45,17 +43,17 @@ impl Session<'_> {
                 return self.signal_from_terminal(signal);
             }
             Signal::SIGTSTP => self.suspend(StopTarget::Process),
-            other => return Some(End::Signal(other)),
+            other => return SignalOutcome::End(End::Signal(other)),
         }
-        None
+        SignalOutcome::Handled
     }
 
     /// Somebody had the terminal raise a signal, although its keys are bytes:
     /// a server that our terminal is one of (TIOCSIG). It is the key's.
-    fn signal_from_terminal(&mut self, signal: Signal) -> Option<End> {
+    fn signal_from_terminal(&mut self, signal: Signal) -> SignalOutcome {
         match self.terminal.as_ref().and_then(|terminal| terminal.key_of(signal)) {
-            Some(signal_key) => self.handle_input(&[signal_key]),
-            None => self.signal_key(signal),
+            Some(key) => SignalOutcome::Typed(key),
+            None => self.signal_key(signal).map_or(SignalOutcome::Handled, SignalOutcome::End),
         }
     }
 

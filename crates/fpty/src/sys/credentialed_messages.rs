@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{setsockopt, sockopt::PassCred};
 
-use super::peer_process::{as_uninit, receive};
+use super::recvmsg::{as_uninit, receive};
 use super::socket::Stream;
 use super::{ReadOutcome, read_outcome};
 

@@ -45,6 +45,13 @@ impl Stream {
         known.then(|| Credentials { pid: told.pid(), uid: told.uid(), gid: told.gid() })
     }
 
+    /// Whose process has connected to a UNIX socket (SO_PEERCRED, unix(7));
+    /// `None` where that cannot be known: over TCP, or of a user namespace in
+    /// which that user has no number.
+    pub fn peer_uid(&self) -> Option<u32> {
+        Some(self.credentials()?.uid).filter(|uid| *uid != u32::MAX && *uid != OVERFLOW_UID)
+    }
+
     /// The groups of whoever has connected, but for that of
     /// [`Stream::credentials`] (SO_PEERGROUPS, Linux 4.13); none over TCP.
     pub fn peer_groups(&self) -> Vec<u32> {

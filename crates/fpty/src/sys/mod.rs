@@ -78,6 +78,7 @@ pub mod process_session;
 pub mod processors;
 pub mod procfs;
 pub mod pty;
+pub(crate) mod recvmsg;
 pub mod ring;
 #[cfg(feature = "server")]
 pub mod shm;

@@ -20,9 +20,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, setsockopt, sockopt,
 };
 
-use super::credentials::OVERFLOW_UID;
 use super::fd_query::{self, Query};
-use super::peer_process::as_uninit;
+use super::recvmsg::as_uninit;
 use super::{ReadOutcome, WriteOutcome};
 use crate::error::{Context, Error, Result};
 
@@ -170,13 +169,6 @@ impl Stream {
         let (one, other) =
             nix::sys::socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         Ok((Self::from(one), Self::from(other)))
-    }
-
-    /// Whose process has connected to a UNIX socket (SO_PEERCRED, unix(7));
-    /// `None` where that cannot be known: over TCP, or of a user namespace in
-    /// which that user has no number.
-    pub fn peer_uid(&self) -> Option<u32> {
-        Some(self.credentials()?.uid).filter(|uid| *uid != u32::MAX && *uid != OVERFLOW_UID)
     }
 
     /// Waits until something can be written; not for long.

@@ -11,7 +11,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use super::Stream;
 use crate::sys::closer::{self, UNKNOWN_USER};
 use crate::sys::fd_query;
-use crate::sys::peer_process::receive;
+use crate::sys::recvmsg::receive;
 
 /// Whether a stranger can send descriptors along. What he sends may not be
 /// closed by us just so, nor by the kernel in our name (see `closer.rs`), so

@@ -8,7 +8,7 @@
 
 use fpty_gateway::fuzzing::{Greeting, Heard, Opening};
 use fpty::proto::request::Request;
-use fpty::proto::{Decoder, Packet};
+use fpty::proto::{ClientPacketDecoder, ClientPacket};
 use fpty::sys::Size;
 use libfuzzer_sys::fuzz_target;
 
@@ -55,11 +55,11 @@ fn that_was_all(bytes: &[u8]) -> Option<usize> {
 }
 
 /// What is left for the session, which goes on in whatever packet this is.
-fn session_hears(mut decoder: Decoder, mut bytes: &[u8]) -> (Vec<u8>, Vec<(usize, String)>) {
+fn session_hears(mut decoder: ClientPacketDecoder, mut bytes: &[u8]) -> (Vec<u8>, Vec<(usize, String)>) {
     let (mut input, mut others) = (Vec::new(), Vec::new());
     while let Some(packet) = decoder.next(&mut bytes) {
         match packet {
-            Packet::Input(part) => input.extend_from_slice(part),
+            ClientPacket::Input(part) => input.extend_from_slice(part),
             other => others.push((input.len(), format!("{other:?}"))),
         }
     }

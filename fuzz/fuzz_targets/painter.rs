@@ -5,9 +5,9 @@
 
 #![no_main]
 
-use fpty::client::restore_screen::{Left, paint, paint_beside};
-use fpty::terminal::Queries;
-use fpty::scrollback::checkpoints::{AREA, Past, Trail};
+use fpty::client::restore_screen::{DetachedOutput, paint, restore_for_viewer};
+use fpty::terminal::QueryFilter;
+use fpty::scrollback::checkpoints::{NOTES_LENGTH, Checkpoint, CheckpointWriter};
 use libfuzzer_sys::fuzz_target;
 
 /// As whoever keeps output does.
@@ -18,28 +18,28 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     let size = |rows: u8, cols: u8| (u16::from(rows) * 3, u16::from(cols) * 5);
-    let mut area = [0; AREA];
+    let mut area = [0; NOTES_LENGTH];
     let mut save = |at: usize, note: &[u8]| area[at..at + note.len()].copy_from_slice(note);
-    let mut trail = Trail::new(CAPACITY, size(*rows, *cols), &mut save);
+    let mut trail = CheckpointWriter::new(CAPACITY, size(*rows, *cols), &mut save);
     let (before, after) = output.split_at(output.len().min(usize::from(*resized)));
     trail.follow(before, &mut save);
     trail.resized(size(*own_cols, *rows), &mut save);
     trail.follow(after, &mut save);
     let total = trail.total();
-    let Some(past) = Past::oldest(&area, CAPACITY, total) else {
+    let Some(past) = Checkpoint::oldest(&area, CAPACITY, total) else {
         return;
     };
     let from = usize::try_from(past.from).expect("so much was written");
-    let left = || Left { past: past.clone(), output: output[from..].to_vec() };
+    let left = || DetachedOutput { past: past.clone(), output: output[from..].to_vec() };
     let ours = size(*own_rows, *own_cols);
-    for painted in [paint(left(), ours), paint_beside(left(), ours)] {
+    for painted in [paint(left(), ours), restore_for_viewer(left(), ours)] {
         assert!(painted.bytes.len() < 64 * 1024 * 1024);
         let mut through = Vec::new();
-        let mut queries = Queries::default();
-        queries.pass(&painted.bytes, &mut through);
+        let mut queries = QueryFilter::default();
+        queries.filter(&painted.bytes, &mut through);
         // Where the output ends within something that follows, so does this.
         let is_cut = output.last().is_some_and(|byte| *byte >= 0x80);
-        if !painted.modes.is_in_a_sequence() && !is_cut {
+        if !painted.modes.is_in_sequence() && !is_cut {
             assert!(!queries.is_undecided(), "it ends within a sequence");
             assert_eq!(through, painted.bytes, "it asks the terminal something");
         }

@@ -12,7 +12,7 @@ use crate::observe::recording::protocol as recorder;
 use crate::observe::recording::protocol::{Answer, Begin, Kind};
 use crate::process::ipc::{decode, encode};
 use crate::process::supervisor::protocol;
-use fpty::proto::Ended;
+use fpty::proto::SessionEnd;
 use fpty::sys::Size;
 
 /// What a gateway says to another.
@@ -44,8 +44,8 @@ pub fn store(bytes: &[u8]) {
         let _ = record.last.take(EndReason::Lost, None);
         assert_eq!(record.last.take(EndReason::Lost, None), None);
         if let Some((payload, _)) = &record.ended {
-            if let Some(ended) = Ended::read(payload) {
-                assert!(Ended::read(&ended.packet()[fpty::proto::HEADER..]).is_some());
+            if let Some(ended) = SessionEnd::read(payload) {
+                assert!(SessionEnd::read(&ended.packet()[fpty::proto::HEADER..]).is_some());
             }
         }
     }

@@ -20,11 +20,11 @@ use crate::observe::audit::{
 use crate::observe::recording::RecordingTap;
 use crate::process::supervisor::end_lines;
 use fpty::fair_share::Principal;
-use fpty::proto::Ending;
+use fpty::proto::EndKind;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::Process;
+use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::socket::Stream;
 
 /// What happens to a session. The observers that every part has at hand are told
@@ -216,7 +216,7 @@ impl Context {
 /// Why a session ends whose client was told this, whose program has ended so, or whose
 /// client is gone.
 fn close_reason(
-    termination: Option<Ending>,
+    termination: Option<EndKind>,
     exit: Option<EndReason>,
     client_is_gone: bool,
 ) -> EndReason {
@@ -242,7 +242,7 @@ impl LiveSession {
         if cx.audit.is_enabled() {
             let io = &mut self.io;
             let peer = Peer::of(&io.client, &mut cx.audit.user_names, origin.has_audit());
-            let pid = io.program.as_ref().map(Process::pid);
+            let pid = io.program.as_ref().map(ProcessHandle::pid);
             let (id, tty) = (cx.ids.of(key), io.master.slave_name());
             cx.audit.note(session_ref, origin, peer, NewSession { id, pid, tty, size: Some(size) });
             io.byte_counts.get_or_insert_with(Box::default).touch();

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::memfd::{self, BOTH, Mapping};
+use super::memfd::{self, Mapping, READ_WRITE};
 
 /// Bytes that it has room for.
 pub const CAPACITY: usize = 4 << 20;
@@ -31,9 +31,9 @@ struct Header {
     /// Bytes that were taken out, and done with.
     tail: AtomicU64,
     /// Whoever takes them out sleeps, and is to be woken up.
-    sleeps: AtomicU32,
+    consumer_sleeps: AtomicU32,
     /// Whoever puts them in waits for room, and is to be told of it.
-    waits: AtomicU32,
+    producer_waits: AtomicU32,
     /// What is to be known of it when whoever puts them in is gone.
     notes: [Note; NOTES],
 }
@@ -55,7 +55,7 @@ struct Memory(Mapping);
 
 impl Memory {
     fn map(fd: impl AsFd) -> io::Result<Self> {
-        Mapping::new(Some(fd), LENGTH, BOTH, libc::MAP_SHARED).map(Self)
+        Mapping::new(Some(fd), LENGTH, READ_WRITE, libc::MAP_SHARED).map(Self)
     }
 
     fn header(&self) -> &Header {
@@ -165,7 +165,7 @@ impl Producer {
     /// Whether whoever takes them out is to be woken up; once.
     pub fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.memory.header().sleeps.swap(0, Ordering::SeqCst) == 1
+        self.memory.header().consumer_sleeps.swap(0, Ordering::SeqCst) == 1
     }
 
     /// Notes a number of this one's, or takes it back (0); in one of [`NOTES`] places.
@@ -178,7 +178,7 @@ impl Producer {
 
     /// Asks to be told when there is room again.
     pub fn wait_for_room(&self) {
-        self.memory.header().waits.store(1, Ordering::SeqCst);
+        self.memory.header().producer_waits.store(1, Ordering::SeqCst);
     }
 }
 
@@ -261,7 +261,7 @@ impl Consumer {
     /// something all the same, so that nobody need sleep.
     pub fn sleep(&self) -> bool {
         let header = self.memory.header();
-        header.sleeps.store(1, Ordering::SeqCst);
+        header.consumer_sleeps.store(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         header.head.load(Ordering::SeqCst) != self.at
     }
@@ -271,8 +271,8 @@ impl Consumer {
         let header = self.memory.header();
         let used = header.head.load(Ordering::Relaxed).wrapping_sub(self.tail);
         used < CAPACITY as u64 / 2
-            && header.waits.load(Ordering::Relaxed) != 0
-            && header.waits.swap(0, Ordering::SeqCst) != 0
+            && header.producer_waits.load(Ordering::Relaxed) != 0
+            && header.producer_waits.swap(0, Ordering::SeqCst) != 0
     }
 }
 

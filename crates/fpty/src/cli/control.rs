@@ -1,12 +1,12 @@
 //! Arguments that ask who is there.
 
 use clap::ValueHint;
-use fpty::client::control::Question;
-use fpty::proto::is_name;
+use fpty::client::control::ControlRequest;
+use fpty::proto::is_session_name;
 
 /// What is asked, instead of a session.
 #[derive(Debug, Default, clap::Args)]
-pub struct AskingArguments {
+pub struct ControlArguments {
     /// List one's own sessions there (root: all)
     #[arg(short, long, conflicts_with_all = ["kill", "command", "ssh", "raw", "tty", "no_tty"])]
     pub list: bool,
@@ -22,18 +22,18 @@ pub struct AskingArguments {
 }
 
 fn id(typed: &str) -> Result<String, String> {
-    match is_name(typed.as_bytes()) {
+    match is_session_name(typed.as_bytes()) {
         true => Ok(typed.to_owned()),
         false => Err(String::from("neither a session's id nor its name")),
     }
 }
 
-impl AskingArguments {
+impl ControlArguments {
     /// The question; `None`: a session is wanted.
-    pub fn question(&self) -> Option<Question> {
+    pub fn control_request(&self) -> Option<ControlRequest> {
         match &self.kill {
-            Some(id) => Some(Question::Kill(id.clone())),
-            None => self.list.then_some(Question::List { json: self.json }),
+            Some(id) => Some(ControlRequest::Kill(id.clone())),
+            None => self.list.then_some(ControlRequest::List { json: self.json }),
         }
     }
 }

@@ -4,13 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use clap::ValueHint;
-use fpty::client::Which;
-use fpty::proto::session_key::of_word;
-use fpty::proto::{LONGEST_NAME, is_name};
+use fpty::client::SessionChoice;
+use fpty::proto::session_key::parse_argument;
+use fpty::proto::{MAX_SESSION_NAME, is_session_name};
 
 /// Which session, and how.
 #[derive(Debug, Default, clap::Args)]
-pub struct WhichArguments {
+pub struct SessionArguments {
     /// Give the session a name
     #[arg(short, long, value_name = "NAME", value_parser = name, value_hint = ValueHint::Other,
         conflicts_with = "raw")]
@@ -40,15 +40,15 @@ pub struct WhichArguments {
 
 /// A name: letters, digits, `.`, `_` and `-`.
 fn name(typed: &str) -> Result<String, String> {
-    match is_name(typed.as_bytes()) {
+    match is_session_name(typed.as_bytes()) {
         true => Ok(typed.to_owned()),
-        false => {
-            Err(format!("not a name: letters, digits, '.', '_' and '-', at most {LONGEST_NAME}"))
-        }
+        false => Err(format!(
+            "not a name: letters, digits, '.', '_' and '-', at most {MAX_SESSION_NAME}"
+        )),
     }
 }
 
-impl WhichArguments {
+impl SessionArguments {
     /// Which session, and where: of the words that were typed, the first of
     /// which may stand in the environment instead.
     ///
@@ -59,12 +59,12 @@ impl WhichArguments {
         first: OsString,
         more: &mut Vec<OsString>,
         usual: Option<OsString>,
-    ) -> Result<(Which, OsString), String> {
+    ) -> Result<(SessionChoice, OsString), String> {
         if !self.attach {
             let which = match (&self.name, &self.join) {
-                (Some(name), _) => Which::Named(name.clone()),
-                (None, Some(name)) => Which::Either(name.clone()),
-                (None, None) => Which::New,
+                (Some(name), _) => SessionChoice::NewNamed(name.clone()),
+                (None, Some(name)) => SessionChoice::AttachOrNew(name.clone()),
+                (None, None) => SessionChoice::New,
             };
             if self.steal && self.join.is_none() {
                 return Err(String::from("--steal goes with -a or -A"));
@@ -84,10 +84,10 @@ impl WhichArguments {
             _ => return Err(String::from("-a takes a session and an address")),
         };
         let session = session.unwrap_or_default();
-        let is_one = |it: &String| it.is_empty() || of_word(it).is_some();
+        let is_one = |it: &String| it.is_empty() || parse_argument(it).is_some();
         let session = session.into_string().ok().filter(is_one);
         let session = session.ok_or("neither a session's id nor its name")?;
-        Ok((Which::Left(session), address))
+        Ok((SessionChoice::Attach(session), address))
     }
 }
 
@@ -102,19 +102,19 @@ mod tests {
     use super::*;
 
     fn resolve(
-        arguments: &WhichArguments,
+        arguments: &SessionArguments,
         words: &[&str],
         usual: Option<&str>,
-    ) -> Result<(Which, OsString), String> {
+    ) -> Result<(SessionChoice, OsString), String> {
         let mut more = words[1..].iter().map(OsString::from).collect();
         arguments.resolve(words[0].into(), &mut more, usual.map(OsString::from))
     }
 
     #[test]
     fn the_word_before_the_address_is_the_session() {
-        let back = WhichArguments { attach: true, ..Default::default() };
+        let back = SessionArguments { attach: true, ..Default::default() };
         let left = |session: &str, address: &str| {
-            Ok((Which::Left(session.to_owned()), OsString::from(address)))
+            Ok((SessionChoice::Attach(session.to_owned()), OsString::from(address)))
         };
         assert_eq!(resolve(&back, &["k3x", "/s"], None), left("k3x", "/s"));
         assert_eq!(resolve(&back, &["/s"], None), left("", "/s"));
@@ -138,7 +138,7 @@ mod tests {
         for bad in ["", "a b", "a/b", "\u{e9}", "a\n", &"n".repeat(65)] {
             assert!(name(bad).is_err(), "{bad}");
         }
-        let steal = WhichArguments { steal: true, ..Default::default() };
+        let steal = SessionArguments { steal: true, ..Default::default() };
         assert!(resolve(&steal, &["/s"], None).is_err());
     }
 }

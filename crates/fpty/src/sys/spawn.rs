@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
+use nix::sys::mman::MapFlags;
+
 use super::memfd::{Mapping, READ_WRITE};
 use super::pty::Slave;
 use crate::error::{Context, Result};
@@ -70,7 +72,7 @@ struct Stack(Mapping);
 
 impl Stack {
     fn new() -> Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_STACK;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK;
         Mapping::new::<OwnedFd>(None, STACK, READ_WRITE, flags)
             .map(Self)
             .context("cannot start a process")
@@ -78,8 +80,7 @@ impl Stack {
 
     /// Where it begins: it grows down from its end.
     fn top(&self) -> *mut libc::c_void {
-        // SAFETY: the end of the mapping.
-        unsafe { self.0.start().byte_add(STACK) }.as_ptr().cast()
+        self.0.at(STACK, 0).cast()
     }
 }
 

@@ -26,11 +26,11 @@ pub struct Backlog {
 /// What became of bytes that were given to somebody; see [`Backlog::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// So many were taken at once, and the rest waits.
+    /// Taken at once: this many bytes; the rest waits.
     Sent(usize),
-    /// There is no memory for the rest.
+    /// Out of memory for the rest.
     OutOfMemory,
-    /// Nobody will ever take any.
+    /// Closed: nobody will ever take any of the bytes.
     Closed,
 }
 

@@ -10,7 +10,7 @@ use crate::event_loop::subject::Subject;
 use crate::observe::audit::Facts;
 use crate::session::relay::Sessions;
 use crate::session::selector::Beginning;
-use fpty::sys::pid_guard::ProcessHandle;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// The places of commands come after those of sessions, of which there are
 /// fewer than there can be descriptors.

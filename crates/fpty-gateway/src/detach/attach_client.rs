@@ -25,8 +25,8 @@ use fpty::error::reason;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{EndKind, NO_SUCH_SESSION, SessionEnd, is_session_name, variables};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::poll::Interest;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// What the connection is told that had the session before.
 const BY_ANOTHER: &str = "its client has come back by another connection";

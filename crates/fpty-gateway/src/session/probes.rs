@@ -11,8 +11,8 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{Due, LifeDue, TerminalDue};
 use crate::process::table::Programs;
 use fpty::proto::EndKind;
-use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::proc_net_tcp::ProcNetTcp;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::socket::Transport;
 
 /// The first and the longest wait before looking whether the program reads

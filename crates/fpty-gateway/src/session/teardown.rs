@@ -15,7 +15,7 @@ use crate::process::supervisor;
 use crate::process::table::Programs;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
-use fpty::sys::pid_guard::ProcessHandle;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// How long the terminal of an ended program may stay silent before the end
 /// is the end, where something else holds it open.

@@ -39,7 +39,7 @@ pub const MIN_CAPACITY: usize = 16 * 1024;
 /// The largest capacity of a ring, in bytes of output.
 pub const MAX_CAPACITY: usize = 64 * 1024 * 1024;
 
-/// The ring.
+/// The ring, mapped into this process.
 #[derive(Debug)]
 pub struct Ring {
     /// What it is passed on as, where that is open: the memory needs none.
@@ -88,12 +88,12 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Its file, to be passed on, where that is open.
+    /// The ring's file, to be passed on, where it is open.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Closes its file: the ring goes on without a descriptor.
+    /// Closes the ring's file: the ring goes on without a descriptor.
     pub fn close_file(&mut self) {
         self.file = None;
     }

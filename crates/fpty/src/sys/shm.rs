@@ -31,7 +31,7 @@ pub struct SharedMemory<T: SharedWord> {
     of: PhantomData<T>,
 }
 
-/// Small ones.
+/// Words of 32 bits.
 pub type SharedWords = SharedMemory<AtomicI32>;
 
 impl<T: SharedWord> Clone for SharedMemory<T> {
@@ -59,7 +59,7 @@ impl<T: SharedWord> SharedMemory<T> {
         Self::map::<OwnedFd>(None, count)
     }
 
-    /// The same in memory that has a descriptor, by which it can outlive an
+    /// Reserves the words in memory that has a descriptor, by which it can outlive an
     /// exec.
     ///
     /// # Errors
@@ -108,7 +108,8 @@ impl<T: SharedWord> SharedMemory<T> {
     }
 }
 
-/// The same memory as words of half the size: for whoever has it to use alone.
+/// The memory of these words as words of half the size: for whoever has it to use
+/// alone.
 pub fn halves(words: &'static [AtomicU64]) -> &'static [AtomicI32] {
     // SAFETY: as much memory, which stays as long, and is aligned for larger ones;
     // any value is one of either, and both may be changed while they are shared.

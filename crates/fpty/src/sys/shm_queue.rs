@@ -22,7 +22,7 @@ pub const CAPACITY: usize = 4 << 20;
 /// What stands before them.
 const PAGE: usize = 4096;
 
-/// Both.
+/// Length of the mapping: the header's page and the bytes.
 const LENGTH: usize = PAGE + CAPACITY;
 
 #[repr(C)]
@@ -31,9 +31,9 @@ struct Header {
     head: AtomicU64,
     /// Bytes that were taken out, and done with.
     tail: AtomicU64,
-    /// Whoever takes them out sleeps, and is to be woken up.
+    /// Whether the consumer sleeps, and is to be woken up.
     consumer_sleeps: AtomicU32,
-    /// Whoever puts them in waits for room, and is to be told of it.
+    /// Whether the producer waits for room, and is to be told of it.
     producer_waits: AtomicU32,
     /// What is to be known of it when whoever puts them in is gone.
     notes: [Note; NOTES],
@@ -46,7 +46,7 @@ struct Note {
     number: AtomicU64,
 }
 
-/// So many notes have room.
+/// The number of notes.
 pub const NOTES: usize = 250;
 
 const _: () = assert!(size_of::<Header>() <= PAGE);
@@ -83,7 +83,7 @@ impl Memory {
     }
 }
 
-/// The end that puts bytes in.
+/// The queue's producer, which puts bytes in.
 pub struct Producer {
     memory: Memory,
     fd: OwnedFd,
@@ -170,7 +170,7 @@ impl Producer {
     }
 }
 
-/// The end that takes bytes out.
+/// The queue's consumer, which takes bytes out.
 pub struct Consumer {
     memory: Memory,
     /// Before that we are done with everything.

@@ -22,7 +22,7 @@ use crate::error::{Context, Result};
 use super::spawn::program::same_name;
 pub use super::spawn::program::{Program, with_variables};
 
-/// The same in spawn.c.
+/// The program to start, as spawn.c has it.
 #[repr(C)]
 struct Plan {
     paths: *const *const libc::c_char,
@@ -44,7 +44,7 @@ struct Plan {
     groups: *const libc::c_uint,
 }
 
-/// The same in spawn.c.
+/// The state of a start, as spawn.c has it.
 #[repr(C)]
 struct Slot {
     in_use: libc::c_int,
@@ -96,16 +96,16 @@ const IMPATIENT: Duration = Duration::from_secs(1);
 pub enum Streams<'a> {
     /// All of them a terminal, which becomes its controlling one.
     Terminal(&'a Slave),
-    /// These, and it has no controlling terminal.
+    /// Three descriptors; the program has no controlling terminal.
     Apart([BorrowedFd<'a>; 3]),
 }
 
 /// What came of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
-    /// It runs, or is about to be executed: see [`Spawner::failure`].
+    /// The process runs, or is about to be executed: see [`Spawner::failure`].
     Running(Pid),
-    /// It cannot be executed: the errno.
+    /// The program cannot be executed: the errno.
     NotExecuted(i32),
 }
 

@@ -62,7 +62,7 @@ impl Backlog {
     /// where the last of it goes into what one client does not read, the next
     /// small allocation ends the process. Returns whether there was.
     #[must_use]
-    pub fn try_push(&mut self, bytes: &[u8]) -> bool {
+    fn try_push(&mut self, bytes: &[u8]) -> bool {
         if self.room() < bytes.len() && !has_free_memory(bytes.len().max(CHUNK)) {
             return false;
         }

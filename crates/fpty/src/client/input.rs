@@ -229,7 +229,7 @@ impl Session<'_> {
 
     /// What is typed now is for nobody: the interrupt's key gives up, and of the
     /// rest the person is told by the bell.
-    pub(super) fn discard_input(&mut self, typed: &[u8]) -> Option<End> {
+    fn discard_input(&mut self, typed: &[u8]) -> Option<End> {
         const USUAL: u8 = 3;
         let key = self.terminal.as_ref().and_then(|terminal| terminal.key_of(Signal::SIGINT));
         if typed.contains(&key.unwrap_or(USUAL)) {

@@ -39,7 +39,7 @@ impl<'a> Session<'a> {
     }
 
     /// Runs it to the end of its connection.
-    pub(super) fn run_connection(&mut self) -> End {
+    fn run_connection(&mut self) -> End {
         loop {
             if let Some(end) = self.flush().or_else(|| self.check_end()) {
                 return end;
@@ -271,7 +271,7 @@ impl<'a> Session<'a> {
 
     /// Schedules a probe after something was sent over TCP: whether it was
     /// acknowledged.
-    pub(super) fn probe_later(&mut self, now: Instant) {
+    fn probe_later(&mut self, now: Instant) {
         let is_worth_it = self.transport == Transport::Tcp && self.reconnect.key.is_some();
         if is_worth_it && self.reconnect.look.is_none() {
             self.reconnect.look = Some(now + PROBE_AFTER);
@@ -280,7 +280,7 @@ impl<'a> Session<'a> {
 
     /// Probes whether what was sent was acknowledged; returns whether the connection is
     /// to be given up.
-    pub(super) fn probe(&mut self, now: Instant) -> bool {
+    fn probe(&mut self, now: Instant) -> bool {
         if self.server_ended || self.reconnect.look.is_none_or(|at| now < at) {
             return false;
         }

@@ -6,9 +6,9 @@ use super::codec::encode_packet;
 use super::packet::VARIABLES;
 
 /// How many a client may set.
-pub const MAX_COUNT: usize = 256;
+const MAX_COUNT: usize = 256;
 /// How many bytes their names and values may have in all.
-pub const MAX_BYTES: usize = 64 * 1024;
+const MAX_BYTES: usize = 64 * 1024;
 
 /// Names with this prefix say something about the client; the others are for
 /// the program's environment. (No environment variable has a dot in it.)
@@ -103,7 +103,7 @@ impl Variables {
     }
 
     /// Whether some were too many or too long, and left out.
-    pub fn is_truncated(&self) -> bool {
+    fn is_truncated(&self) -> bool {
         self.truncated
     }
 

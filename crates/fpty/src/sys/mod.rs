@@ -50,14 +50,14 @@
 //! | `tty_waiters.rs` | whether a process waits for a terminal's input, found in /proc |
 
 pub mod accounts;
-pub mod ancillary_data;
+pub(crate) mod ancillary_data;
 pub mod bind;
 pub mod child;
 pub mod clock;
 pub mod closer;
 pub mod cpu_affinity;
 #[cfg(feature = "server")]
-pub mod credentialed_messages;
+pub(crate) mod credentialed_messages;
 pub mod credentials;
 pub mod daemonize;
 #[cfg(feature = "server")]

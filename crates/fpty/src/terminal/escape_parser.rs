@@ -11,7 +11,7 @@ use memchr::{memchr, memchr3};
 /// Begins a sequence.
 pub const ESC: u8 = 0x1b;
 /// Ends an operating system command, too.
-pub const BEL: u8 = 0x07;
+const BEL: u8 = 0x07;
 /// Cancels a sequence.
 pub const CAN: u8 = 0x18;
 /// Cancels a sequence, too.

@@ -11,7 +11,7 @@
 //! | `modes/restore.rs` | escape sequences that set modes in a terminal, or reset them |
 //! | `query_filter.rs` | output without the queries that a terminal answers |
 
-pub mod escape_parser;
+pub(crate) mod escape_parser;
 pub mod modes;
 mod query_filter;
 

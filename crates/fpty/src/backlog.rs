@@ -26,11 +26,11 @@ pub struct Backlog {
 /// What became of bytes that were given to somebody; see [`Backlog::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// So many were taken at once, and the rest waits.
+    /// Taken at once: this many bytes; the rest waits.
     Sent(usize),
-    /// There is no memory for the rest.
+    /// Out of memory for the rest.
     OutOfMemory,
-    /// Nobody will ever take any.
+    /// Closed: nobody will ever take any of the bytes.
     Closed,
 }
 
@@ -62,7 +62,7 @@ impl Backlog {
     /// where the last of it goes into what one client does not read, the next
     /// small allocation ends the process. Returns whether there was.
     #[must_use]
-    pub fn try_push(&mut self, bytes: &[u8]) -> bool {
+    fn try_push(&mut self, bytes: &[u8]) -> bool {
         if self.room() < bytes.len() && !has_free_memory(bytes.len().max(CHUNK)) {
             return false;
         }

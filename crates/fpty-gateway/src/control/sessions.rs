@@ -10,7 +10,7 @@ use crate::event_loop::subject::SessionRef;
 use crate::observe::audit::SessionInfo;
 use crate::session::relay::Sessions;
 use crate::session::selector::SessionSelector;
-use fpty::sys::pid_guard::ProcessHandle;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// The places of commands come after those of sessions, of which there are
 /// fewer than there can be descriptors.

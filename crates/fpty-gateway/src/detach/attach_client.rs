@@ -27,8 +27,8 @@ use fpty::error::reason;
 use fpty::proto::session_key::Secret;
 use fpty::proto::{EndKind, NO_SUCH_SESSION, SessionEnd, is_session_name, variables};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::poll::Interest;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// Text for a client whose session was attached by another connection of its own.
 const TAKEN_OVER: &str = "its client has come back by another connection";

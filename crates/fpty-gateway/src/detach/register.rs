@@ -21,7 +21,7 @@ use fpty::proto::{EndKind, SessionEnd, is_session_name, variables};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::ProcessHandle;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// Name and owner of a session that is to be detachable.
 pub struct Registration {

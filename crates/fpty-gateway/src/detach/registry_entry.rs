@@ -21,8 +21,8 @@ use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::Size;
 use fpty::sys::child::Pid;
 use fpty::sys::clock::{BootInstant, Timestamp};
-use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::pidfd::PidFd;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::pty::Master;
 
 use super::attach_state::{AttachState, AttachTypes};

@@ -26,9 +26,9 @@ use fpty::proto::{EndKind, SessionEnd};
 use fpty::scrollback::ScrollbackWriter;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::pidfd::PidFd;
 use fpty::sys::poll::Interest;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::{Stream, Transport};
 

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use fpty::sys::processors::Concurrency;
+use fpty::sys::cpu_affinity::Concurrency;
 
 /// How often the tick is kept; one time is good for a few ticks.
 const PERIOD: Duration = Duration::from_millis(2);

@@ -11,7 +11,7 @@ use crate::log::log;
 use crate::session::relay::{LiveSession, SessionIo};
 use fpty::sys::child::{self, Pid};
 use fpty::sys::foreground_group::ForegroundGroup;
-use fpty::sys::pid_guard::ProcessHandle;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::process_session::SessionLeader;
 use fpty::sys::pty::Master;
 use fpty::sys::socket::Stream;

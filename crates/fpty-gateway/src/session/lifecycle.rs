@@ -24,7 +24,7 @@ use fpty::proto::EndKind;
 use fpty::sys::Size;
 use fpty::sys::child::{Exit, Pid};
 use fpty::sys::clock::Timestamp;
-use fpty::sys::pid_guard::ProcessHandle;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::socket::Stream;
 
 /// What happens to a session. The observers that every part has at hand are told

@@ -13,8 +13,8 @@ use crate::event_loop::slab::Key;
 use crate::event_loop::timers::{SessionTimer, TerminalTimer, Timer};
 use crate::process::table::ProcessTable;
 use fpty::proto::EndKind;
-use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::proc_net_tcp::ProcNetTcp;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::socket::Transport;
 
 /// First and longest delay between EOF characters for a program that reads on, in milliseconds.

@@ -15,7 +15,7 @@ use crate::process::supervisor;
 use crate::process::table::ProcessTable;
 use fpty::proto::{EndKind, SessionEnd};
 use fpty::sys::child::Pid;
-use fpty::sys::pid_guard::ProcessHandle;
+use fpty::sys::process_handle::ProcessHandle;
 
 /// How long the terminal of an ended program may stay silent, where another process holds it open,
 /// before its output counts as ended.

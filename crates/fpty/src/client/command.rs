@@ -53,9 +53,10 @@ const FORWARDED_SIGNALS: [Signal; 6] = [
 /// Standard input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Input {
-    /// It is read here, and so many bytes may be sent.
+    /// Input is read here; the window, in bytes that may be sent.
     Relayed(u32),
-    /// It has ended, or nobody reads it there, or the program has it itself.
+    /// Input has ended, or nobody reads it there, or the program has the descriptor
+    /// itself.
     Done,
 }
 
@@ -66,7 +67,7 @@ enum Stage {
     HelloSent(Instant),
     /// The command has not been started.
     Requested,
-    /// It runs, or has ended.
+    /// The command runs, or has ended.
     Started,
 }
 

@@ -14,7 +14,7 @@ pub const EXIT_LOST: i32 = 254;
 /// What is asked for.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Who says so, before each of its lines: `[pty]`, `fpty:`.
+    /// The prefix of each line that the client writes: `[pty]`, `fpty:`.
     pub name: &'static str,
     /// The server's address.
     pub address: OsString,
@@ -36,9 +36,9 @@ pub struct ClientConfig {
     pub environment: Vec<(OsString, OsString)>,
     /// Which session it is to be.
     pub session: SessionChoice,
-    /// Whoever else is attached has to go.
+    /// Attach even where another client is attached, which is detached.
     pub steal: bool,
-    /// Only watches: nothing that is typed is for the program.
+    /// Attach as a viewer: no input goes to the program.
     pub read_only: bool,
     /// A connection that breaks is taken up again, where the session goes on.
     pub reconnect: bool,
@@ -55,8 +55,8 @@ pub enum SessionChoice {
     New,
     /// A new one that has a name.
     NewNamed(String),
-    /// One that was left: its id, the beginning of that, or its name; empty:
-    /// the one that was left last.
+    /// Attach to a detached session: its id, the beginning of the id, or its name;
+    /// empty: the session that was detached last.
     Attach(String),
     /// The one of that name, or a new one.
     AttachOrNew(String),

@@ -23,9 +23,9 @@ use crate::text::{CUT, shown};
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlRequest {
-    /// Who is there; as JSON, or as a table for a person.
+    /// The list of sessions.
     List {
-        /// As JSON.
+        /// The format: JSON, or a table for a person.
         json: bool,
     },
     /// The end of the session whose id begins like this.
@@ -321,8 +321,8 @@ fn display_width(text: &str) -> usize {
     text.chars().map(char_width).sum()
 }
 
-/// The same of a character: those of East Asia and emoji take two (Unicode's
-/// EastAsianWidth.txt, W and F, roughly), marks none.
+/// The columns of a character: two for those of East Asia and emoji (Unicode's
+/// EastAsianWidth.txt, W and F, roughly), none for marks.
 fn char_width(c: char) -> usize {
     match c {
         '\u{300}'..='\u{36f}' | '\u{20d0}'..='\u{20ff}' | '\u{fe00}'..='\u{fe0f}' => 0,

@@ -14,7 +14,7 @@ const MAX_PAYLOAD: usize = 2048;
 /// What a server has said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerEvent {
-    /// It agrees to the extended mode.
+    /// The server has agreed to the extended mode.
     ExtendedMode,
     /// How the session ended.
     SessionEnd(SessionEnd),
@@ -36,7 +36,7 @@ pub enum ServerEvent {
 enum Mode {
     /// Bytes of the terminal, and nothing else.
     Plain,
-    /// It has been asked; so much of an answer has come.
+    /// The hello was sent; the bytes of its answer so far.
     Undecided(Vec<u8>),
     /// Packets.
     Extended {
@@ -56,7 +56,7 @@ impl ServerDecoder {
         Self(Mode::Plain)
     }
 
-    /// One that was asked whether it can do more.
+    /// A decoder for a server that was sent a hello.
     pub fn after_hello() -> Self {
         Self(Mode::Undecided(Vec::new()))
     }
@@ -134,8 +134,8 @@ impl ServerDecoder {
         }
     }
 
-    /// There will be no more: what was held back as a part of an answer is
-    /// output.
+    /// The end of the server's bytes: returns what was held back as part of an answer,
+    /// and is output.
     pub fn rest(&mut self) -> Vec<u8> {
         match &mut self.0 {
             Mode::Undecided(begun) => std::mem::take(begun),

@@ -19,12 +19,13 @@ pub struct Detachable {
     pub(super) scrollback: Scrollback,
     /// What was kept of the output, until the word to go on.
     pub(super) offered: Option<EarlierOutput>,
-    /// There was output before that: it is a new session, and was shown.
+    /// Output came before the scrollback was offered: the session is new, and was
+    /// shown.
     pub(super) is_new: bool,
     /// The server was asked to let the session go on alone: until then it may
     /// answer.
     pub(super) detaching: Option<Instant>,
-    /// It is to be asked that yet.
+    /// The detach request is still to be sent.
     pub(super) detach_request_due: bool,
     /// The terminal is smaller than it should be until then.
     pub(super) shrunk_until: Option<Instant>,
@@ -33,9 +34,9 @@ pub struct Detachable {
 
 /// What was kept of the output before us.
 pub(super) enum EarlierOutput {
-    /// It is in a ring; others write it still.
+    /// The ring itself; others may still write it.
     Ring(OwnedFd),
-    /// It comes in pieces.
+    /// The ring's content as it comes in packets.
     RingPieces(RingPieces),
 }
 
@@ -53,7 +54,7 @@ impl EarlierOutput {
 /// What is kept of the output.
 #[derive(Default)]
 pub(super) enum Scrollback {
-    /// Nothing: the session ends with us.
+    /// No scrollback: the session ends with its client.
     #[default]
     None,
     /// The output, since we read the terminal.
@@ -73,7 +74,7 @@ impl Detachable {
         self.offered = Some(EarlierOutput::RingPieces(RingPieces::default()));
     }
 
-    /// One of those.
+    /// A piece of the ring has come.
     ///
     /// # Errors
     /// They have no end.
@@ -126,7 +127,7 @@ impl Detachable {
         }
     }
 
-    /// It goes on as it was: the server has said why.
+    /// The detach was refused: the session stays attached, and the server has said why.
     pub fn detach_refused(&mut self) {
         self.detaching = None;
     }

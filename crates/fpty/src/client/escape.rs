@@ -47,7 +47,7 @@ pub fn character(typed: &str) -> Result<Option<u8>, &'static str> {
 }
 
 impl EscapeFilter {
-    /// Nothing was typed yet: a line begins.
+    /// A filter at the start of a line.
     pub fn new(character: u8) -> Self {
         Self { character, state: State::LineStart }
     }

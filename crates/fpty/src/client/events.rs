@@ -133,7 +133,7 @@ impl Session<'_> {
         withheld.extend_from_slice(output);
     }
 
-    /// It is none.
+    /// Shows output that was withheld: it is no refusal.
     pub(super) fn show_withheld(&mut self) {
         if let Some((output, _)) = self.withheld.take() {
             self.show(&output);

@@ -39,7 +39,7 @@ const EOF_RETRY_MAX: Duration = Duration::from_secs(1);
 pub struct HandedOverTerminal {
     master: Master,
     program: Option<PidFd>,
-    /// It is closed; it is looked at again then.
+    /// The slave is closed; when the master is read again.
     closed: Option<Instant>,
     /// The program has ended: what is left is read until then.
     drain_until: Option<(Instant, u8)>,
@@ -50,18 +50,17 @@ pub struct HandedOverTerminal {
     input_ends: Option<(Instant, Duration)>,
 }
 
-/// Whose the terminal is.
+/// The state of the handover: who has the terminal's master.
 #[derive(Default)]
 pub enum Handover {
     /// The server's.
     #[default]
     NotOffered,
-    /// Ours, when all input before that has arrived; or the server's still,
-    /// and only what it keeps of the output has come.
+    /// The offer was accepted; the master waits for GO, or only the ring was offered.
     Accepted(Option<HandedOverTerminal>),
     /// The server's for good: what it has offered was lost on the way.
     NotArrived,
-    /// Ours.
+    /// The client has the master, and reads and writes it.
     HandedOver(HandedOverTerminal),
 }
 
@@ -70,7 +69,7 @@ pub enum Handover {
 pub enum OfferOutcome {
     /// All of it; the ring of the last output, if that is among it.
     Arrived(Option<OwnedFd>),
-    /// Nothing.
+    /// No descriptor has arrived.
     Lost,
 }
 
@@ -83,7 +82,7 @@ impl Handover {
         }
     }
 
-    /// The same, to be changed.
+    /// The terminal that was handed over, to be changed.
     pub fn terminal_mut(&mut self) -> Option<&mut HandedOverTerminal> {
         match self {
             Handover::HandedOver(terminal) => Some(terminal),
@@ -214,7 +213,7 @@ impl HandedOverTerminal {
         self.master.write(bytes).taken()
     }
 
-    /// Its size.
+    /// The terminal's size.
     pub fn size(&self) -> Option<Size> {
         self.master.size()
     }
@@ -243,7 +242,7 @@ impl HandedOverTerminal {
         self.drain_until.is_some_and(|(at, _)| !self.is_open() || Instant::now() >= at)
     }
 
-    /// There is no more input.
+    /// The end of the input: the program is to read an end of file.
     pub fn end_input(&mut self) {
         if self.input_ends.is_none() {
             self.input_ends = Some((Instant::now(), EOF_RETRY_FIRST));

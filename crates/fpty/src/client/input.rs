@@ -37,7 +37,7 @@ impl Session<'_> {
             && !(self.early >= MAX_EARLY && self.may_become_extended())
     }
 
-    /// There is input.
+    /// Reads standard input, and handles what was typed.
     pub(super) fn read_input(&mut self) -> Option<End> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let read = stdio::read_input(&mut buffer);
@@ -56,7 +56,7 @@ impl Session<'_> {
         end
     }
 
-    /// These bytes were typed, or read from a pipe.
+    /// Handles bytes that were typed, or read from a pipe: escapes, signal keys, input.
     pub(super) fn handle_input(&mut self, bytes: &[u8]) -> Option<End> {
         let mut at = 0;
         let mut passed = Vec::new();
@@ -138,7 +138,7 @@ impl Session<'_> {
         signals.into_iter().filter_map(key_of).collect()
     }
 
-    /// This goes to a server that has not said that it speaks the extended mode.
+    /// Records input that goes to a server which has not agreed to the extended mode.
     fn record_early(&mut self, bytes: &[u8]) {
         self.early = self.early.saturating_add(bytes.len());
         self.early_input = self.early_input.take().filter(|_| self.early <= MAX_EARLY_INPUT);
@@ -229,7 +229,7 @@ impl Session<'_> {
 
     /// What is typed now is for nobody: the interrupt's key gives up, and of the
     /// rest the person is told by the bell.
-    pub(super) fn discard_input(&mut self, typed: &[u8]) -> Option<End> {
+    fn discard_input(&mut self, typed: &[u8]) -> Option<End> {
         const USUAL: u8 = 3;
         let key = self.terminal.as_ref().and_then(|terminal| terminal.key_of(Signal::SIGINT));
         if typed.contains(&key.unwrap_or(USUAL)) {

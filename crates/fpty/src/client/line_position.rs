@@ -3,7 +3,7 @@
 
 use crate::terminal::escape_parser::{Action, EscapeParser};
 
-/// So many bytes are kept of the output.
+/// Length of the output's end that is kept, in bytes.
 const TAIL_LENGTH: usize = 256;
 
 /// The last of the output.
@@ -11,7 +11,7 @@ const TAIL_LENGTH: usize = 256;
 pub struct LinePosition(Vec<u8>);
 
 impl LinePosition {
-    /// This was shown.
+    /// Records output that was shown.
     pub fn record(&mut self, bytes: &[u8]) {
         let bytes = &bytes[bytes.len().saturating_sub(TAIL_LENGTH)..];
         let room = TAIL_LENGTH - bytes.len();

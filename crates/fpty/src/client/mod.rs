@@ -4,25 +4,30 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `bracketed_paste.rs` | pastes, which somebody else may have to end |
-//! | `command.rs` | a command without a terminal |
-//! | `control.rs` | who is there, and the end of one of those |
-//! | `decoder.rs` | what the server says, in whatever mode it speaks |
-//! | `escape.rs` | `~.` and its like |
-//! | `events.rs` | what the server says is done |
-//! | `handover.rs` | the terminal itself, where the server hands it over |
-//! | `input.rs` | input: keys, pipes, and their end |
+//! | `bracketed_paste.rs` | bracketed pastes in the input (`ESC [200~`) |
+//! | `command.rs` | a command without a terminal: three streams |
+//! | `config.rs` | the client's configuration |
+//! | `connect.rs` | connecting, the hello, and the variables that the client sends |
+//! | `control.rs` | listing sessions and ending one |
+//! | `decoder.rs` | the server's bytes decoded: plain or extended mode |
+//! | `detachable.rs` | the scrollback and the detach state of a session |
+//! | `escape.rs` | escape characters in the input (`~.`), as in ssh(1) |
+//! | `events.rs` | events from the server and the terminal, handled |
+//! | `handover.rs` | the terminal's master, handed over by the server |
+//! | `input.rs` | standard input: keys, pipes, end of input |
 //! | `line_position.rs` | whether the output ended within a line |
-//! | `outcome.rs` | how it ended: the status, the line, the JSON |
-//! | `output_streams.rs` | a command without a terminal |
-//! | `poll.rs` | what is waited for |
-//! | `reattach.rs` | a session that can be left and found again |
-//! | `reconnect.rs` | a connection that broke is taken up again |
-//! | `replay.rs` | about that, where no terminal emulator is part of the program |
-//! | `request.rs` | what is to run there, with a terminal or without |
-//! | `restore_screen.rs` | its screen, as it was |
-//! | `session.rs` | the session: one loop, and what is written |
-//! | `signals.rs` | signals: forwarded, stopped by, ended by |
+//! | `outcome.rs` | the end of a session: exit status, line, JSON |
+//! | `output_streams.rs` | standard output and error of a command |
+//! | `poll.rs` | the wait for all descriptors, and the next timeout |
+//! | `reattach.rs` | detach, reattach, reset of the person's terminal |
+//! | `reconnect.rs` | reconnect after a broken connection: key, backoff, attempt |
+//! | `refusal.rs` | the refusal line of a router in plain mode |
+//! | `replay.rs` | the last output shown again, without a terminal emulator |
+//! | `request.rs` | the exec request: which program, with a terminal or without |
+//! | `restore_screen.rs` | the screen restored by a terminal emulator |
+//! | `session.rs` | the loop of a session, and of its reconnects |
+//! | `signals.rs` | signals of the client: forwarded, suspend, exit |
+//! | `state.rs` | the state of a session, and its output |
 
 pub(crate) mod bracketed_paste;
 mod command;

@@ -33,14 +33,14 @@ pub enum End {
     /// The server had begun without us, and says so. Whether all that was typed
     /// is still known, so that it can be asked again: none of it was executed.
     HelloTooLate {
-        /// See above.
+        /// The session may be asked for again: all that was typed is still known.
         can_retry: bool,
     },
     /// The person left by `~.`.
     Disconnected,
     /// The connection broke: how.
     Lost(String),
-    /// It broke, and was not taken up again.
+    /// The connection broke, and the reconnect failed.
     NotReconnected {
         /// Why not.
         why: String,
@@ -49,7 +49,7 @@ pub enum End {
     },
     /// A signal ended us.
     Signal(Signal),
-    /// Nobody reads our output.
+    /// Standard output has no reader.
     OutputClosed,
     /// Our output takes no more: why.
     OutputFailed(String),
@@ -239,7 +239,7 @@ pub fn report(config: &ClientConfig, end: &End) -> i32 {
     status
 }
 
-/// One object: `kind`, `status`, `signal` (a name or null), `text`.
+/// The JSON object of an end: `kind`, `status`, `signal` (a name or null), `text`.
 fn json(end: &End, status: i32, text: &str) -> String {
     let signal = match end {
         End::Ended(ended) if ended.ending == EndKind::Signal => Some(name_of(ended.value)),

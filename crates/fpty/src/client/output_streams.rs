@@ -15,17 +15,17 @@ use crate::sys::stdio_pass::{self, ERROR, OUTPUT, PassedStream};
 /// What becomes of one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It is written here.
+    /// The stream is written here.
     Open,
     /// All of it has come.
     Ended,
-    /// Nobody reads it here any more.
+    /// The stream has no reader here any more.
     Closed,
     /// The program has it itself.
     Passed,
 }
 
-/// One of them.
+/// Standard output or standard error of the command.
 struct OutputStream {
     number: usize,
     state: State,
@@ -36,13 +36,13 @@ struct OutputStream {
     taken: window::Consumed,
     /// Bytes that were taken and not told.
     packets: Vec<u8>,
-    /// Its reader is known to have left.
+    /// The stream's reader is known to have left.
     unread: bool,
     /// The last that came of it.
     line_position: LinePosition,
 }
 
-/// Both.
+/// Standard output and standard error of the command.
 pub struct OutputStreams {
     streams: [OutputStream; 2],
     /// The number of the one that something came of last.
@@ -51,7 +51,7 @@ pub struct OutputStreams {
     is_same_file: bool,
     /// Standard output, where the program has it itself.
     passed_stdout: Option<PassedStream>,
-    /// It is asked for its reader then.
+    /// When standard output's reader is looked for next.
     next_look: Instant,
 }
 
@@ -113,7 +113,7 @@ impl OutputStream {
         }
     }
 
-    /// Nobody reads it: the program is to know.
+    /// Gives the stream up, which has no reader: the program gets SIGPIPE.
     fn give_up(&mut self) {
         self.unread = true;
         self.waiting.clear();
@@ -124,8 +124,8 @@ impl OutputStream {
         self.close();
     }
 
-    /// Whoever reads it sees its end; but what we say ourselves goes to
-    /// standard error.
+    /// Closes the stream, so that its reader sees the end; standard error stays open
+    /// for the client's own lines.
     fn close(&mut self) {
         if self.to.take().is_some() && self.number == OUTPUT {
             stdio_pass::replace_by_null(self.number);
@@ -134,7 +134,7 @@ impl OutputStream {
 }
 
 impl OutputStreams {
-    /// Ours.
+    /// The streams of this process.
     ///
     /// # Errors
     /// One of them is closed.

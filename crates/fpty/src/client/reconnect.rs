@@ -45,7 +45,7 @@ pub struct Reconnect {
     pub(super) plain: u8,
     /// When it is looked whether what was sent has arrived.
     pub(super) look: Option<Instant>,
-    /// It has not: the connection is given up.
+    /// The probe was not answered: the connection is given up.
     pub(super) is_silent: bool,
 }
 

@@ -54,8 +54,8 @@ pub fn variable(typed: &OsStr) -> Result<(OsString, Option<OsString>), &'static 
 }
 
 impl ExecRequest {
-    /// Of words on a command line: one is a command line, several are a
-    /// program and its arguments.
+    /// The request of words on a command line: one word is a command line, several are
+    /// a program and its arguments.
     pub fn from_words(mut words: Vec<OsString>) -> Self {
         match words.len() {
             0 => Self::Configured,
@@ -64,9 +64,9 @@ impl ExecRequest {
         }
     }
 
-    /// Of what sshd was asked for (`SSH_ORIGINAL_COMMAND`, sshd_config(5)
-    /// ForceCommand). Its built-in SFTP server would serve its own files, and
-    /// not those there.
+    /// The request that sshd was given (`SSH_ORIGINAL_COMMAND`, sshd_config(5)
+    /// ForceCommand). Its built-in SFTP server would serve its own files, and not those
+    /// of the server.
     pub fn from_sshd() -> Self {
         let line = std::env::var_os("SSH_ORIGINAL_COMMAND").filter(|line| !line.is_empty());
         let Some(line) = line else {

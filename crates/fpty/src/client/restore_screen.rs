@@ -34,7 +34,7 @@ pub struct DetachedOutput {
 pub struct RestoredScreen {
     /// For the terminal.
     pub bytes: Vec<u8>,
-    /// Its modes.
+    /// The terminal's modes after these bytes.
     pub modes: Modes,
 }
 

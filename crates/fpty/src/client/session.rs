@@ -39,7 +39,7 @@ impl<'a> Session<'a> {
     }
 
     /// Runs it to the end of its connection.
-    pub(super) fn run_connection(&mut self) -> End {
+    fn run_connection(&mut self) -> End {
         loop {
             if let Some(end) = self.flush().or_else(|| self.check_end()) {
                 return end;
@@ -257,7 +257,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The same person at the same terminal, over another connection.
+    /// The session on another connection, with the same terminal and the same person.
     fn on_new_connection(self, stream: Stream, transport: Transport) -> Self {
         let Self { config, signals, output, terminal, .. } = self;
         let Self { failure, escapes, to_output, line_position, mut reconnect, input, .. } = self;
@@ -269,17 +269,18 @@ impl<'a> Session<'a> {
         session
     }
 
-    /// Something was sent over TCP: it is looked after a while whether it has
-    /// arrived.
-    pub(super) fn probe_later(&mut self, now: Instant) {
+    /// Schedules a probe after something was sent over TCP: whether it was
+    /// acknowledged.
+    fn probe_later(&mut self, now: Instant) {
         let is_worth_it = self.transport == Transport::Tcp && self.reconnect.key.is_some();
         if is_worth_it && self.reconnect.look.is_none() {
             self.reconnect.look = Some(now + PROBE_AFTER);
         }
     }
 
-    /// Looks whether it has; whether the connection is none any more.
-    pub(super) fn probe(&mut self, now: Instant) -> bool {
+    /// Probes whether what was sent was acknowledged; returns whether the connection is
+    /// to be given up.
+    fn probe(&mut self, now: Instant) -> bool {
         if self.server_ended || self.reconnect.look.is_none_or(|at| now < at) {
             return false;
         }

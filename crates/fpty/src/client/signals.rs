@@ -17,7 +17,7 @@ pub(super) const FOREGROUND_POLL: Duration = Duration::from_millis(300);
 
 /// What is to be done after a signal.
 pub(super) enum SignalOutcome {
-    /// Nothing more.
+    /// Nothing more is to be done.
     Handled,
     /// The signal stands for this key: it was typed.
     Typed(u8),
@@ -48,8 +48,9 @@ impl Session<'_> {
         SignalOutcome::Handled
     }
 
-    /// Somebody had the terminal raise a signal, although its keys are bytes:
-    /// a server that our terminal is one of (TIOCSIG). It is the key's.
+    /// A signal that the terminal was made to raise although its keys are bytes, as by
+    /// a server that has this terminal as one of its own (TIOCSIG): it is taken for the
+    /// key.
     fn signal_from_terminal(&mut self, signal: Signal) -> SignalOutcome {
         match self.terminal.as_ref().and_then(|terminal| terminal.key_of(signal)) {
             Some(key) => SignalOutcome::Typed(key),

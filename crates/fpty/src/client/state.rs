@@ -49,9 +49,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// Where our input stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputState {
-    /// There may be more.
+    /// Standard input is open.
     Open,
-    /// It ended at the first time; the server last said something at the second.
+    /// Standard input has ended: when, and when the server last said something.
     Ended(Instant, Instant),
     /// The server knows.
     EndSent,
@@ -76,11 +76,11 @@ pub struct Session<'a> {
     pub(super) received: ReceivedFds,
     /// Input that waits for the word how to send it.
     pub(super) held: Vec<u8>,
-    /// Until then, where the server does not say which mode it speaks.
+    /// Until when input is held for a server that does not say which mode it speaks.
     pub(super) held_until: Option<Instant>,
     /// How much input went nevertheless, and until when there is a bound to that.
     pub(super) early: usize,
-    /// That input, while it is little: for another attempt.
+    /// Early input while it is little, for another attempt.
     pub(super) early_input: Option<Vec<u8>>,
     pub(super) early_until: Option<Instant>,
     /// What the server has not taken yet: whole packets in uwsgi mode.
@@ -103,7 +103,7 @@ pub struct Session<'a> {
     pub(super) line_position: LinePosition,
     pub(super) ended: Option<SessionEnd>,
     pub(super) server_ended: bool,
-    /// Who the server is, and how the connection to it failed.
+    /// The server's process, and how the connection to it failed.
     pub(super) peer: Peer,
     pub(super) next_ping: Option<Instant>,
     /// Where the session can be left and found again.

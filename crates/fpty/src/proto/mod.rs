@@ -1,22 +1,22 @@
-//! The packets of uwsgi mode and of its extended mode. Nothing here does
-//! input or output.
+//! The protocol: packets of uwsgi mode and of the extended mode (docs/protocol.md).
+//! Nothing here does input or output.
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `codec.rs` | packets from and to bytes, in any fragmentation |
-//! | `http_request.rs` | the beginning of an HTTP request, or of a TLS handshake |
-//! | `message.rs` | payloads of the router |
-//! | `packet.rs` | what each end can say, by number |
-//! | `request.rs` | what a client asks for beside a terminal |
-//! | `session_key.rs` | by what a client finds its session again |
-//! | `variables.rs` | payloads of the client: its environment, what it can do |
-//! | `window.rs` | how much of a relayed stream may be on its way |
+//! | `codec.rs` | encoder and incremental decoders of packets |
+//! | `http_request.rs` | HTTP requests and TLS handshakes, recognised in a client's first bytes |
+//! | `packet.rs` | packet numbers (modifier2), and packets as decoded |
+//! | `request.rs` | requests (105): kind and data |
+//! | `session_end.rs` | the end of a session (110): kind, value, text |
+//! | `session_key.rs` | the key by which a client finds its session again (115) |
+//! | `variables.rs` | variables (103): the client's environment and what the client can do |
+//! | `window.rs` | window adjustment of relayed streams (106) |
 
 mod codec;
 pub mod http_request;
-mod message;
 mod packet;
 pub mod request;
+pub(crate) mod session_end;
 pub mod session_key;
 pub mod variables;
 pub mod window;
@@ -25,14 +25,13 @@ pub use crate::proto::codec::{
     ClientPacketDecoder, RouterPacketDecoder, encode_bare, encode_input, encode_packet,
     encode_rows_and_cols, encode_signal,
 };
-pub use crate::proto::message::{
-    EndKind, MAX_TEXT, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, SessionEnd, bounded_text,
-};
 pub use crate::proto::packet::{
     ClientPacket, DETACH, DETACH_AND_END, END, END_OF_STREAM, ERROR_OUTPUT, GO, HEADER, HELLO,
-    INPUT, NO_SUCH_SESSION, NOTICE, OFFER, PING, PONG, REQUEST, RING_PIECE, RouterPacket,
-    SESSION_KEY, TAKEN, TOO_LATE, VARIABLES, VERSION, WINDOW_ADJUST, collect_payload,
+    INPUT, NO_SUCH_SESSION, NOTICE, OFFER, OFFER_MASTER, OFFER_PIDFD, OFFER_RING, PING, PONG,
+    REQUEST, RING_PIECE, RouterPacket, SESSION_KEY, TAKEN, TOO_LATE, VARIABLES, VERSION,
+    WINDOW_ADJUST, collect_payload,
 };
+pub use crate::proto::session_end::{EndKind, MAX_TEXT, SessionEnd, bounded_text};
 
 /// The longest name of a session, in bytes.
 pub const MAX_SESSION_NAME: usize = 64;
@@ -55,7 +54,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Its name.
+    /// The protocol's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",

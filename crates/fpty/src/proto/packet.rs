@@ -33,7 +33,8 @@ pub const VARIABLES: u8 = 103;
 pub const END_OF_STREAM: u8 = 104;
 /// From the client: a request, see [`super::request`].
 pub const REQUEST: u8 = 105;
-/// Of a relayed stream so many bytes were taken.
+/// Window adjustment: so many bytes of a relayed stream were consumed, and may be sent
+/// once more.
 pub const WINDOW_ADJUST: u8 = 106;
 /// Are you there?
 pub const PING: u8 = 107;
@@ -44,17 +45,23 @@ pub const TAKEN: u8 = 108;
 /// From the client: the session is to go on without it; with the payload
 /// [`DETACH_AND_END`]: it is to end, and not to wait for anybody.
 pub const DETACH: u8 = 109;
-/// See [`DETACH`].
+/// The payload of [`DETACH`] that ends the session.
 pub const DETACH_AND_END: &[u8] = b".";
 /// From the router: how the session ended; see [`super::Ended`].
 pub const END: u8 = 110;
 /// From the router: one line of text for the person.
 pub const NOTICE: u8 = 111;
 /// From the router: descriptors come with the first byte of this packet; its
-/// payload has a byte for each, see [`super::OFFER_MASTER`]. From the client:
+/// payload has a byte for each, see [`OFFER_MASTER`]. From the client:
 /// likewise; without a payload: those of the router's have not arrived, and it
 /// keeps them.
 pub const OFFER: u8 = 112;
+/// In an offer: the master of the session's terminal.
+pub const OFFER_MASTER: u8 = b'm';
+/// In an offer: a pidfd of the session's process.
+pub const OFFER_PIDFD: u8 = b'p';
+/// In an offer: the ring of the last output ([`crate::scrollback`]).
+pub const OFFER_RING: u8 = b'r';
 /// From the router: from now on the descriptors are the client's to use. Where
 /// output goes on being relayed the payload says how much there was before
 /// (u64, little-endian): the ring has it up to there.
@@ -69,8 +76,7 @@ pub const SESSION_KEY: u8 = 115;
 /// of one that there is.
 pub const NO_SUCH_SESSION: &str = "there is no such session";
 
-/// One packet of a client, or a piece of one: payloads are passed on as they
-/// come.
+/// A packet of a client, or a part of one: payloads are passed on as they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientPacket<'a> {
     /// Bytes for the terminal; not empty.
@@ -90,7 +96,7 @@ pub enum ClientPacket<'a> {
     Unknown(u8, u16),
 }
 
-/// One packet of a router in extended mode, or a piece of one.
+/// A packet of a router in extended mode, or a part of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouterPacket<'a> {
     /// Bytes of the terminal, or of standard output; not empty.

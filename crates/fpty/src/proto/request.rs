@@ -5,7 +5,7 @@ use super::codec::encode_packet;
 use super::packet::REQUEST;
 
 /// How many bytes a request may have in all.
-pub const MAX_LENGTH: usize = 1024 * 1024;
+const MAX_LENGTH: usize = 1024 * 1024;
 
 /// How many of them are shown to a person.
 const MAX_DISPLAYED: usize = 4096;

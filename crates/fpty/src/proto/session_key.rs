@@ -13,7 +13,8 @@ pub const SECRET_LENGTH: usize = 16;
 /// address.
 const SEPARATOR: char = '+';
 
-/// Who has it has the session. It is shown to nobody but its client.
+/// The secret of a session, by which its client finds it again. No other client is
+/// shown it.
 #[derive(Clone)]
 pub struct Secret([u8; SECRET_LENGTH]);
 
@@ -28,17 +29,17 @@ impl Secret {
         Ok(Self(bytes))
     }
 
-    /// One that was kept, or came from the other end.
+    /// A secret that was stored, or came from the other end.
     pub fn from_bytes(bytes: [u8; SECRET_LENGTH]) -> Self {
         Self(bytes)
     }
 
-    /// What a client has sent; `None`: it is none.
+    /// A secret from a client's variable; `None`: not as many bytes as one has.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 
-    /// Its bytes.
+    /// The secret's bytes.
     pub fn bytes(&self) -> &[u8; SECRET_LENGTH] {
         &self.0
     }
@@ -86,7 +87,7 @@ pub enum FoundBy {
 pub struct SessionKey {
     /// The session's id.
     pub id: String,
-    /// Its secret.
+    /// The session's secret.
     pub secret: Option<Secret>,
     /// How it is found.
     pub found_by: FoundBy,

@@ -6,9 +6,9 @@ use super::codec::encode_packet;
 use super::packet::VARIABLES;
 
 /// How many a client may set.
-pub const MAX_COUNT: usize = 256;
+const MAX_COUNT: usize = 256;
 /// How many bytes their names and values may have in all.
-pub const MAX_BYTES: usize = 64 * 1024;
+const MAX_BYTES: usize = 64 * 1024;
 
 /// Names with this prefix say something about the client; the others are for
 /// the program's environment. (No environment variable has a dot in it.)
@@ -24,7 +24,7 @@ pub const SESSION_NAME: &[u8] = b"fpty.name";
 /// Where a session of that name is left, it is attached to; where none is, it
 /// is begun (value 1).
 pub const BEGIN: &[u8] = b"fpty.begin";
-/// Whoever else is attached has to go (value 1).
+/// Attach even where another client is attached (value 1).
 pub const STEAL: &[u8] = b"fpty.steal";
 /// The client only watches (value 1).
 pub const READ_ONLY: &[u8] = b"fpty.readonly";
@@ -33,7 +33,7 @@ pub const READ_ONLY: &[u8] = b"fpty.readonly";
 pub const SECRET: &[u8] = b"fpty.secret";
 /// Where the client's person was logged in from, as sshd(8) says it.
 pub const SSH_CONNECTION: &[u8] = b"fpty.ssh_connection";
-/// As whom the client's person has logged in, by what its environment says.
+/// The login name of the client's person, as its environment has it (LOGNAME).
 pub const LOGNAME: &[u8] = b"fpty.logname";
 /// The client wants no terminal for the program (value 0).
 pub const TERMINAL: &[u8] = b"fpty.terminal";
@@ -103,7 +103,7 @@ impl Variables {
     }
 
     /// Whether some were too many or too long, and left out.
-    pub fn is_truncated(&self) -> bool {
+    fn is_truncated(&self) -> bool {
         self.truncated
     }
 

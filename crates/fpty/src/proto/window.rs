@@ -38,7 +38,7 @@ pub fn is_adjust_due(taken: u32, window: u32) -> bool {
 pub struct Consumed(u32);
 
 impl Consumed {
-    /// So many more were taken; returns how many are to be told of now.
+    /// Adds consumed bytes; returns the adjustment to send, where one is due.
     pub fn add(&mut self, count: usize, window: u32) -> Option<u32> {
         self.0 = self.0.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
         is_adjust_due(self.0, window).then(|| std::mem::take(&mut self.0))

@@ -17,8 +17,8 @@ use crate::terminal::modes::{self, Modes};
 const CHECKPOINTS: usize = 16;
 const INTERVALS_IN_RING: u64 = 14;
 
-/// One: where, the size, the modes, and where again, which tells that it is
-/// complete.
+/// Length of a checkpoint: its place in the output, the size, the modes, and the place
+/// again, which tells that it is complete.
 const CHECKPOINT_LENGTH: usize = 8 + 4 + modes::SIZE + 8;
 
 /// Changes of the size that are kept, and the length of one: its number, the
@@ -37,7 +37,7 @@ pub type Dimensions = (u16, u16);
 /// The largest that is believed.
 const MAX_DIMENSION: u16 = 2000;
 
-/// Follows output that goes into a ring.
+/// The checkpoints' writer: follows output that goes into a ring.
 #[derive(Clone, Debug)]
 pub struct CheckpointWriter {
     modes: Modes,
@@ -50,7 +50,7 @@ pub struct CheckpointWriter {
 }
 
 impl CheckpointWriter {
-    /// Of a ring that was just made.
+    /// The checkpoints of a new ring.
     pub fn new(capacity: usize, size: Dimensions, mut save: impl FnMut(usize, &[u8])) -> Self {
         let checkpoints = Self {
             modes: Modes::default(),
@@ -63,8 +63,9 @@ impl CheckpointWriter {
         checkpoints
     }
 
-    /// Of a ring that somebody else has written; `read` gives its bytes from
-    /// the first to the second place. Where nothing is noted the size is this.
+    /// The checkpoints of a ring that another process has written; `read` gives its
+    /// bytes from the first to the second place. Where none is complete the size is
+    /// this.
     pub fn resume(
         notes: &[u8; NOTES_LENGTH],
         capacity: usize,
@@ -153,14 +154,15 @@ fn interval(capacity: usize) -> u64 {
     (capacity as u64).div_ceil(INTERVALS_IN_RING).max(1)
 }
 
-/// What was in force at a place in the output, and what changed after it.
+/// A checkpoint: the modes and the size at a place in the output, and the resizes after
+/// it.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// How much output there was before.
     pub from: u64,
     /// The size of the terminal there.
     pub size: Dimensions,
-    /// Its modes there.
+    /// The terminal's modes at that place.
     pub modes: Modes,
     /// Where it became another size.
     resizes: VecDeque<(u64, Dimensions)>,

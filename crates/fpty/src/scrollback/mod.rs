@@ -1,6 +1,11 @@
-//! What a session leaves to whoever comes back to it: the last output of its
-//! terminal, with the modes and sizes that it was in. It goes from one reader
-//! of the terminal to the next, as a descriptor.
+//! The scrollback: the last output of a session's terminal, with the modes and sizes
+//! that were in force, in a ring ([`crate::sys::ring`]) that goes from one reader of the
+//! terminal to the next, as a descriptor.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `mod.rs` | the writer, the reader, and the ring as pieces for packets |
+//! | `checkpoints.rs` | modes and size at places in the output, kept in the ring's notes |
 
 pub mod checkpoints;
 
@@ -30,7 +35,7 @@ const MAX_SENT_IN_PIECES: usize = 1024 * 1024;
 /// The size that is taken where none is noted.
 const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
-/// Remains that are written.
+/// The scrollback's writer, of whoever reads the terminal.
 #[derive(Debug)]
 pub struct ScrollbackWriter {
     ring: Ring,
@@ -38,7 +43,7 @@ pub struct ScrollbackWriter {
 }
 
 impl ScrollbackWriter {
-    /// Of a terminal that has said nothing yet.
+    /// The scrollback of a new terminal.
     ///
     /// # Errors
     /// There is no memory for it.
@@ -50,7 +55,7 @@ impl ScrollbackWriter {
         Ok(Self { ring, checkpoints })
     }
 
-    /// Goes on with what somebody else has written.
+    /// The scrollback that another process has written, to be written on.
     ///
     /// # Errors
     /// It is not what it should be.
@@ -58,7 +63,7 @@ impl ScrollbackWriter {
         Self::from_ring(Ring::open(shared_file, true).context("cannot use kept output")?)
     }
 
-    /// The same, where the ring was received already.
+    /// The scrollback in a ring that was received already, to be written on.
     ///
     /// # Errors
     /// As of [`ScrollbackWriter::resume`].
@@ -76,7 +81,7 @@ impl ScrollbackWriter {
         Ok(remains)
     }
 
-    /// Somebody else has written meanwhile: goes on after that.
+    /// Goes on after what another process has written meanwhile.
     ///
     /// # Errors
     /// As of [`ScrollbackWriter::resume`].
@@ -86,23 +91,24 @@ impl ScrollbackWriter {
         Ok(())
     }
 
-    /// What is passed on, where that is open.
+    /// The ring's file, where it is open.
     pub fn shared_file(&self) -> Option<BorrowedFd<'_>> {
         self.ring.file()
     }
 
-    /// Another descriptor of it.
+    /// Another descriptor of the ring's file.
     fn try_clone_file(&self) -> std::io::Result<OwnedFd> {
         let none = || std::io::Error::from(std::io::ErrorKind::NotFound);
         self.shared_file().ok_or_else(none)?.try_clone_to_owned()
     }
 
-    /// Closes that: the output is kept on, without a descriptor.
+    /// Closes the ring's file: the output is still kept, without a descriptor.
     pub fn close_file(&mut self) {
         self.ring.close_file();
     }
 
-    /// Has one again: another one, and who has the one before sees nothing more.
+    /// Opens a file for the ring again: a new one, and who has the one before sees
+    /// nothing more.
     ///
     /// # Errors
     /// There is no memory or descriptor for it.
@@ -110,7 +116,8 @@ impl ScrollbackWriter {
         self.ring.open_file().context("cannot pass on kept output")
     }
 
-    /// A descriptor for somebody else: see [`ScrollbackWriter::open_file`].
+    /// A descriptor of the ring for another process; see
+    /// [`ScrollbackWriter::open_file`].
     ///
     /// # Errors
     /// As there.
@@ -162,7 +169,7 @@ impl ScrollbackWriter {
         self.checkpoints.resized((size.rows, size.cols), |at, note| ring.note(at, note));
     }
 
-    /// The same, to be looked at.
+    /// A reader of this scrollback.
     pub fn reader(&self) -> Option<ScrollbackReader> {
         ScrollbackReader::open(self.try_clone_file().ok()?).ok()
     }
@@ -184,12 +191,12 @@ impl ScrollbackWriter {
     }
 }
 
-/// Remains that are only looked at.
+/// The scrollback's reader, which changes nothing.
 #[derive(Debug)]
 pub struct ScrollbackReader(Ring);
 
 impl ScrollbackReader {
-    /// Of a descriptor that came.
+    /// Opens a ring by a descriptor that was received.
     ///
     /// # Errors
     /// It is not what it should be.
@@ -227,7 +234,8 @@ impl ScrollbackReader {
         Some((checkpoint, output))
     }
 
-    /// The same as bytes, for whom the ring does not reach: see [`RingPieces`].
+    /// The scrollback as bytes, for a client that no descriptor reaches; see
+    /// [`RingPieces`].
     pub fn to_pieces(&self, until: u64) -> Option<Vec<u8>> {
         let now = self.0.total().min(MAX_TOTAL);
         let total = now.min(until);
@@ -254,7 +262,7 @@ pub struct RingPieces(Vec<u8>);
 const MAX_PIECES_LENGTH: usize = 64 * 1024 * 1024 + NOTES_LENGTH + 8;
 
 impl RingPieces {
-    /// One more.
+    /// Appends a piece.
     ///
     /// # Errors
     /// They have no end.

@@ -16,7 +16,7 @@ pub fn gid_of(typed: &str) -> Option<u32> {
     number(typed).or_else(|| Some(Group::from_name(typed).ok()??.gid.as_raw()))
 }
 
-/// Not the one that means "none" to the kernel.
+/// A typed number, but for the one that means "none" to the kernel.
 fn number(typed: &str) -> Option<u32> {
     let digits = !typed.is_empty() && typed.bytes().all(|byte| byte.is_ascii_digit());
     typed.parse().ok().filter(|number| digits && *number != u32::MAX)
@@ -56,7 +56,7 @@ pub fn user_name(uid: u32) -> Option<String> {
     Some(User::from_uid(Uid::from_raw(uid)).ok()??.name)
 }
 
-/// The same by passwd(5) alone, which is a file of this machine.
+/// The name of a user by passwd(5) alone, a file of this machine.
 pub fn user_name_in_passwd(uid: u32) -> Option<String> {
     let file = std::fs::read("/etc/passwd").ok()?;
     user_name_of_line(&file, uid)

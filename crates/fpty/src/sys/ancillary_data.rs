@@ -6,17 +6,17 @@
 /// The head of an item: `cmsg_len`, which counts it, too; level and kind.
 const HEADER_LENGTH: usize = size_of::<usize>() + 2 * size_of::<i32>();
 
-/// Items begin at multiples of this.
+/// Alignment of control messages, in bytes.
 const ALIGNMENT: usize = size_of::<usize>();
 
 /// An item, whose data may be cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item<'a> {
-    /// Whose it is: `SOL_SOCKET`.
+    /// The level: `SOL_SOCKET`.
     pub level: i32,
-    /// What it is: `SCM_RIGHTS`.
+    /// The type: `SCM_RIGHTS`.
     pub kind: i32,
-    /// Its data, as far as that is there.
+    /// The data, as far as it was not cut.
     pub data: &'a [u8],
 }
 

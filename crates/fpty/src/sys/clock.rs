@@ -64,7 +64,7 @@ impl BootInstant {
         now
     }
 
-    /// So many nanoseconds after the machine's start.
+    /// The time so many nanoseconds after the machine's start.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
@@ -108,7 +108,7 @@ fn nanos(time: Duration) -> u64 {
 pub struct BoottimeTimer(TimerFd);
 
 impl BoottimeTimer {
-    /// One that is not set.
+    /// A timer that is not set.
     ///
     /// # Errors
     /// There is no descriptor or memory for it.
@@ -126,7 +126,7 @@ impl BoottimeTimer {
         let _ = self.0.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME);
     }
 
-    /// It is readable no more until it is set again.
+    /// Stops the timer: it is not readable until it is set again.
     pub fn stop(&self) {
         let _ = self.0.unset();
     }
@@ -158,7 +158,7 @@ const MIN_STEP: u64 = 2;
 const MAX_OFFSETS: usize = 16;
 
 impl WallClock {
-    /// It shows `wall` at `boot`, both in seconds.
+    /// The wall clock shows `wall` at `boot`, both in seconds.
     fn observe(&mut self, boot: u64, wall: i64) {
         let ahead = wall.saturating_sub_unsigned(boot);
         match self.0.last_mut() {

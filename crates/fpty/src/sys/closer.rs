@@ -61,7 +61,7 @@ static STATE: Mutex<State> =
     Mutex::new(State { jobs: VecDeque::new(), quotas: Vec::new(), threads: 0, idle: 0 });
 static MORE: Condvar = Condvar::new();
 
-/// Something waits: who asks for shares needs no lock until then.
+/// Whether something waits: who asks for quotas needs no lock until then.
 static BUSY: AtomicBool = AtomicBool::new(false);
 
 /// A descriptor that a stranger has sent: it is closed where nobody waits.
@@ -73,12 +73,12 @@ pub struct ReceivedFd {
 }
 
 impl ReceivedFd {
-    /// One of this user.
+    /// A descriptor that this user has sent.
     pub fn new(fd: OwnedFd, user: u32) -> Self {
         Self { fd: Some(fd), user }
     }
 
-    /// It is what it should be, and closes as our own do.
+    /// Accepts the descriptor: it is what it should be, and its close does not block.
     pub fn accept(mut self) -> Option<OwnedFd> {
         self.fd.take()
     }
@@ -153,7 +153,7 @@ pub(super) fn close_later(fd: OwnedFd, user: u32) {
     }
 }
 
-/// Here, and not for long.
+/// Closes a descriptor on the calling thread, with a timer that ends a wait.
 fn close_now(fd: OwnedFd) {
     let hurried = ThreadTimer::new();
     if !hurried.has_timer() {

@@ -9,17 +9,18 @@ use super::recvmsg::{as_uninit, receive};
 use super::socket::Stream;
 use super::{ReadOutcome, read_outcome};
 
-/// Who has sent a message.
+/// The sender of a message, as the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageSender {
     /// The process; 0: one of another PID namespace.
     pub pid: i32,
-    /// Its user.
+    /// The sender's user.
     pub uid: u32,
 }
 
 impl Stream {
-    /// Both ends of a connection, of which the second is told who sends.
+    /// A connected pair of sockets, of which the second one's messages come with their
+    /// sender's credentials.
     ///
     /// # Errors
     /// Out of descriptors or memory.

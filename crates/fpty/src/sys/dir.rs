@@ -180,7 +180,7 @@ impl Dir {
         }
     }
 
-    /// Of a descriptor that is one.
+    /// The directory of a descriptor that is one.
     pub fn from_fd(fd: OwnedFd) -> Self {
         Self(fd)
     }

@@ -18,7 +18,7 @@ pub(super) enum Query {
     Unread,
     /// Bytes that the peer has not taken (SIOCOUTQ, which is TIOCOUTQ).
     Unsent,
-    /// Of a terminal's master, the number of the terminal (TIOCGPTN).
+    /// The number of a pseudo-terminal, asked of its master (TIOCGPTN).
     PtyNumber,
     /// A terminal's foreground process group (TIOCGPGRP).
     ForegroundGroup,
@@ -91,7 +91,7 @@ pub(super) fn file_type(fd: impl AsFd) -> SFlag {
     fstat(fd).map_or(SFlag::empty(), |status| file_type_of(status.st_mode))
 }
 
-/// The same of what is known of it.
+/// The file type in a mode (inode(7)).
 pub(super) fn file_type_of(mode: libc::mode_t) -> SFlag {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT
 }

@@ -9,8 +9,8 @@
 use nix::unistd::{Pid as Number, getpgid};
 
 use super::child::{self, Pid};
-use super::pid_guard::ProcessHandle;
 use super::pidfd::{self, PidFd};
+use super::process_handle::ProcessHandle;
 use super::process_session::{ProcessSearch, session_of};
 use super::pty::Master;
 
@@ -23,8 +23,8 @@ pub struct ForegroundGroup {
 }
 
 impl ForegroundGroup {
-    /// That of a terminal whose session this process leads; `None`: there is
-    /// none, or it is the leader's own group.
+    /// The foreground process group of a terminal whose session this process leads;
+    /// `None`: there is none, or it is the leader's own group.
     pub fn of(terminal: &Master, leader: ProcessHandle) -> Option<Self> {
         let group = terminal.foreground_group().and_then(Pid::new)?;
         (group != leader.pid()).then_some(Self { group, leader })
@@ -71,7 +71,7 @@ impl ForegroundGroup {
 pub struct ForegroundHangups(ProcessSearch<ForegroundGroup>);
 
 impl ForegroundHangups {
-    /// One more.
+    /// Adds a group to be hung up.
     pub fn add(&mut self, group: ForegroundGroup) {
         self.0.add(group);
     }

@@ -20,10 +20,11 @@ const MAX_WAIT: Duration = Duration::from_millis(2);
 /// The timer runs.
 static ARMED: AtomicBool = AtomicBool::new(false);
 
-/// It has run out since somebody asked.
+/// Whether the timer has expired since this was last asked.
 static FIRED: AtomicBool = AtomicBool::new(false);
 
-/// Calls are ended until this is dropped, where it was the first.
+/// The process's timer while it is armed: until this is dropped it ends calls that
+/// block, where this was the first to arm it.
 #[derive(Debug)]
 pub struct ArmedTimer {
     is_first: bool,
@@ -70,7 +71,8 @@ impl Drop for ArmedTimer {
     }
 }
 
-/// Again and again: a signal that comes before the call would not end it.
+/// Sets the timer to expire again and again: a signal that comes before the call would
+/// not end it.
 fn set(every: Duration) {
     // Less than a second.
     let time = libc::timeval { tv_sec: 0, tv_usec: every.as_micros() as libc::suseconds_t };

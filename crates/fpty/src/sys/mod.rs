@@ -3,56 +3,61 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `accounts.rs` | a process of nobody's, /proc, users and groups |
-//! | `ancillary_data.rs` | who is at the other end, and what comes beside the bytes |
-//! | `bind.rs` | streams and listeners; descriptors that strangers send |
-//! | `child.rs` | a child, any process, either, one that is known again later |
-//! | `clock.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
-//! | `closer.rs` | closing, calling and forking where others have copies |
-//! | `credentialed_messages.rs` | who is at the other end, and what comes beside the bytes |
-//! | `credentials.rs` | who is at the other end, and what comes beside the bytes |
-//! | `daemonize.rs` | a process of nobody's, /proc, users and groups |
-//! | `dir.rs` | files below a folder, a lock |
-//! | `environment.rs` | the program of a session, and its start |
-//! | `fd_query.rs` | what any descriptor is asked or told in one number |
-//! | `foreground_group.rs` | who reads it, who has it open, its foreground group |
-//! | `itimer_guard.rs` | closing, calling and forking where others have copies |
-//! | `memfd.rs` | files of memory, and mappings |
-//! | `memfd_message.rs` | words, a queue, the last output, bytes to be sent |
-//! | `peer_process.rs` | who is at the other end, and what comes beside the bytes |
-//! | `pid_guard.rs` | a child, any process, either, one that is known again later |
-//! | `pidfd.rs` | a child, any process, either, one that is known again later |
-//! | `pipe.rs` | its output without a copy, and soon |
-//! | `poll.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
-//! | `private_fd.rs` | closing, calling and forking where others have copies |
-//! | `proc_net_tcp.rs` | whether a TCP peer on this machine has closed |
-//! | `process_identity.rs` | a child, any process, either, one that is known again later |
-//! | `process_lock.rs` | files below a folder, a lock |
-//! | `process_session.rs` | sessions of processes, and what is looked for among all |
-//! | `processors.rs` | its output without a copy, and soon |
-//! | `procfs.rs` | a process of nobody's, /proc, users and groups |
-//! | `pty.rs`, `pty/` | a pseudo-terminal; one that others have, too |
-//! | `ring.rs` | words, a queue, the last output, bytes to be sent |
-//! | `shm.rs` | words, a queue, the last output, bytes to be sent |
-//! | `shm_queue.rs` | words, a queue, the last output, bytes to be sent |
-//! | `signal.rs` | to wait: epoll(7) and poll(2), signals, times and alarms |
-//! | `socket.rs`, `socket/` | streams and listeners; descriptors that strangers send |
-//! | `spawn.rs`, `spawn/` | the program of a session, and its start |
-//! | `stdio.rs` | standard descriptors, those of a command, the terminal of a person |
-//! | `stdio_pass.rs` | standard descriptors, those of a command, the terminal of a person |
-//! | `termios.rs` | standard descriptors, those of a command, the terminal of a person |
-//! | `tick.rs` | its output without a copy, and soon |
-//! | `tty_holders.rs` | who reads it, who has it open, its foreground group |
-//! | `tty_waiters.rs` | who reads it, who has it open, its foreground group |
+//! | `accounts.rs` | users and groups by name and number (passwd(5), group(5)) |
+//! | `ancillary_data.rs` | ancillary data of messages, parsed (cmsg(3)) |
+//! | `bind.rs` | UNIX listening sockets with a mode and an owner (bind(2), umask(2)) |
+//! | `child.rs` | process ids, exit statuses, wait(2) for children |
+//! | `clock.rs` | CLOCK_BOOTTIME, a timer by it, and wall-clock times in it |
+//! | `closer.rs` | close(2) on threads of its own, for descriptors that strangers sent |
+//! | `cpu_affinity.rs` | the processors that this process and the kernel's workers may use |
+//! | `credentialed_messages.rs` | messages that come with the sender's credentials (SO_PASSCRED) |
+//! | `credentials.rs` | credentials of a socket's peer: SO_PEERCRED, groups, address, login uid |
+//! | `daemonize.rs` | processes that leave their parent's session (fork(2), setsid(2)) |
+//! | `dir.rs` | files made below a directory descriptor (openat(2)), links not followed |
+//! | `environment.rs` | the environment of a session's program (environ(7)) |
+//! | `fd_query.rs` | one number or flag asked of any descriptor (ioctl(2), getsockopt(2), poll(2)) |
+//! | `foreground_group.rs` | a terminal's foreground process group, hung up (tcgetpgrp(3)) |
+//! | `itimer_guard.rs` | timers that end calls which would block (setitimer(2)) |
+//! | `memfd.rs` | sealed files of memory, and mappings read and written by atomics (memfd_create(2), mmap(2)) |
+//! | `memfd_message.rs` | bytes too many for a message, sent as a file of memory |
+//! | `peer_process.rs` | the process at the other end of a UNIX socket; descriptors received from it |
+//! | `pidfd.rs` | processes by descriptor (pidfd_open(2)) |
+//! | `pipe.rs` | a pipe for splice(2) |
+//! | `poll.rs` | epoll(7), and poll(2) for a few descriptors |
+//! | `private_fd.rs` | descriptors that forked children do not inherit (pthread_atfork(3)) |
+//! | `proc_net_tcp.rs` | TCP connections within this machine (/proc/net/tcp) |
+//! | `process_handle.rs` | a process that is signalled, never another that has its number later |
+//! | `process_identity.rs` | a process id with a proof, stored for a later process |
+//! | `process_lock.rs` | a file lock that ends with its process (fcntl_locking(2)) |
+//! | `process_session.rs` | POSIX sessions: their leaders, and killing all members (setsid(2)) |
+//! | `procfs.rs` | /proc: whose PID namespace it shows, fields of stat (proc(5)) |
+//! | `pty.rs` | pseudo-terminals: master and slave (pty(7), ioctl_tty(2)) |
+//! | `pty/untrusted.rs` | a master that others have copies of: calls on it never block |
+//! | `recvmsg.rs` | recvmsg(2) with descriptors, credentials and pidfd |
+//! | `ring.rs` | the ring of a terminal's last output, in a file of memory |
+//! | `shm.rs` | words shared with forked processes (MAP_SHARED) |
+//! | `shm_queue.rs` | a queue of bytes from one process to another, in shared memory |
+//! | `signal.rs` | signals: read (signalfd(2)), blocked, ignored |
+//! | `socket.rs` | stream sockets, UNIX and TCP: listen, connect, read, write |
+//! | `socket/fd_passing.rs` | descriptors that strangers send with bytes (SCM_RIGHTS) |
+//! | `spawn.rs` | the start of a program (vfork and execve(2), in spawn.c) |
+//! | `spawn/program.rs` | a program to start: arguments, environment, user, folder |
+//! | `stdio.rs` | the three standard descriptors of this process |
+//! | `stdio_pass.rs` | standard descriptors passed to a program elsewhere, and pipes for the others |
+//! | `termios.rs` | raw mode of the person's terminal (termios(3)) |
+//! | `tick.rs` | the processor's tick, kept running during a quick exchange |
+//! | `tty_holders.rs` | processes that have a terminal open, found in /proc and signalled |
+//! | `tty_waiters.rs` | whether a process waits for a terminal's input, found in /proc |
 
 pub mod accounts;
-pub mod ancillary_data;
+pub(crate) mod ancillary_data;
 pub mod bind;
 pub mod child;
 pub mod clock;
 pub mod closer;
+pub mod cpu_affinity;
 #[cfg(feature = "server")]
-pub mod credentialed_messages;
+pub(crate) mod credentialed_messages;
 pub mod credentials;
 pub mod daemonize;
 #[cfg(feature = "server")]
@@ -64,18 +69,17 @@ pub mod itimer_guard;
 pub(crate) mod memfd;
 pub mod memfd_message;
 pub mod peer_process;
-pub mod pid_guard;
 pub mod pidfd;
 pub mod pipe;
 pub mod poll;
 #[cfg(feature = "server")]
 pub mod private_fd;
 pub mod proc_net_tcp;
+pub mod process_handle;
 pub mod process_identity;
 #[cfg(feature = "server")]
 pub mod process_lock;
 pub mod process_session;
-pub mod processors;
 pub mod procfs;
 pub mod pty;
 pub(crate) mod recvmsg;
@@ -103,22 +107,22 @@ use std::sync::atomic::{AtomicI32, Ordering};
 /// What came of a read that does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// So many bytes, at least one.
+    /// Success: the number of bytes, at least one.
     Bytes(usize),
-    /// Nothing now.
+    /// The call would block.
     WouldBlock,
     /// The other end has shut down its writing half, or closed.
     Eof,
-    /// The other end is gone: nothing can be read or written any more.
+    /// The other end is closed for good.
     Closed,
 }
 
 /// What came of a write that does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// So many bytes, at least one.
+    /// Success: the number of bytes, at least one.
     Bytes(usize),
-    /// Nothing now.
+    /// The call would block.
     WouldBlock,
     /// Nobody will ever read it.
     Closed,

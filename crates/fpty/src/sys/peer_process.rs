@@ -62,12 +62,12 @@ const SO_PASSPIDFD: libc::c_int = 76;
 pub struct ReceivedFds {
     /// In their order.
     pub descriptors: Vec<ReceivedFd>,
-    /// Some were lost: we have too many open.
+    /// Some descriptors were lost: this process has too many open.
     pub truncated: bool,
 }
 
 impl ReceivedFds {
-    /// Of whom nothing is known.
+    /// Descriptors of an unknown sender.
     pub fn of(descriptors: Vec<OwnedFd>) -> Self {
         let descriptors =
             descriptors.into_iter().map(|fd| ReceivedFd::new(fd, UNKNOWN_USER)).collect();
@@ -114,8 +114,8 @@ impl Stream {
         super::write_outcome(peer.note(sent))
     }
 
-    /// The same, with the descriptors that come along (SCM_RIGHTS, unix(7)) from a
-    /// stranger; they are not passed to children.
+    /// Reads as [`Stream::read_from`] does, with the descriptors that come along
+    /// (SCM_RIGHTS, unix(7)) from a stranger; they are not passed to children.
     pub fn read_from_with_descriptors(
         &self,
         buffer: &mut [u8],
@@ -150,8 +150,8 @@ impl Stream {
         Ok(received)
     }
 
-    /// The same from a stranger, as much as the buffer has room for, in place of
-    /// what was in it.
+    /// Reads with the descriptors of a stranger, as much as the buffer has room for, in
+    /// place of what was in it.
     pub fn read_into_with_descriptors(
         &self,
         buffer: &mut Vec<u8>,

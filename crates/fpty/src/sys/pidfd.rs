@@ -47,7 +47,7 @@ impl PidFd {
         Pid::new(nix::unistd::getppid().as_raw()).and_then(Self::open)
     }
 
-    /// One that was opened under this number, in this namespace.
+    /// The pidfd of a process that was opened under this id, in this namespace.
     pub fn reopened(pid: Pid, fd: OwnedFd) -> Self {
         Self { pid, fd }
     }
@@ -89,7 +89,7 @@ impl PidFd {
         Some(status.st_ino)
     }
 
-    /// Another descriptor of the same process.
+    /// Another descriptor of the process.
     ///
     /// # Errors
     /// There is no descriptor left.
@@ -97,12 +97,12 @@ impl PidFd {
         Ok(Self { pid: self.pid, fd: self.fd.try_clone()? })
     }
 
-    /// Its number, as long as it has not been reaped.
+    /// The process id, as long as the process was not reaped.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// One that somebody has sent. `None`: it is none.
+    /// A pidfd that was received; `None`: the descriptor is none.
     pub fn received(fd: OwnedFd) -> Option<Self> {
         // It answers to no signal at all, or says that the process is gone.
         let is_one = matches!(send(&fd, 0, 0), Ok(()) | Err(Errno::ESRCH | Errno::EPERM));
@@ -168,8 +168,8 @@ impl PidFd {
         flags.map_or_else(|| self.is_over(), |flags| flags & PF_EXITING != 0)
     }
 
-    /// The same; where nobody tells that it is about to, a moment is waited
-    /// for it.
+    /// Whether the process has ended, or does within a moment, for which this waits
+    /// where the kernel does not tell that the process is about to end.
     pub fn has_ended_soon(&self) -> bool {
         const MOMENT: Duration = Duration::from_millis(100);
         if self.has_ended() {

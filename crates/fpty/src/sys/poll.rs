@@ -12,9 +12,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 /// uncalled for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
-    /// There is something to read, or the end of it.
+    /// Readable: there is something to read, or the end of it.
     pub read: bool,
-    /// There is room for a write.
+    /// Writable: a write will not block.
     pub write: bool,
 }
 

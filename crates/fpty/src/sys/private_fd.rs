@@ -84,7 +84,7 @@ impl<T: AsFd> Private<T> {
     }
 }
 
-/// Nobody forks meanwhile.
+/// A lock that keeps this process from forking.
 struct ForkLock;
 
 impl ForkLock {

@@ -73,7 +73,7 @@ impl TcpTable {
     }
 }
 
-/// One line: number, local and remote address, state, queues, timer,
+/// A line of the table: number, local and remote address, state, queues, timer,
 /// retransmissions, uid, timeout, inode, ...
 fn socket(line: &str) -> Option<(Box<str>, bool)> {
     let mut fields = line.split_ascii_whitespace().skip(1);

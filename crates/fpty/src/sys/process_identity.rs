@@ -17,11 +17,11 @@ const PROOF_BITS: u32 = INODE_BIT + 1;
 /// What proves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
-    /// It ran at this time (ticks since boot, as in proc(5)'s stat): whoever got
-    /// the number after it has begun later.
+    /// The process ran at this time (ticks since boot, as in proc(5)'s stat): whoever
+    /// gets the id after it starts later.
     StartedBefore(u64),
-    /// It has this inode in pidfs, or so much of it as there is room for; for a
-    /// jail without /proc.
+    /// The process's inode in pidfs, or so much of it as there is room for; for a jail
+    /// without /proc.
     Inode(u64),
 }
 
@@ -30,7 +30,7 @@ enum Proof {
 pub struct StartTime(pub u64);
 
 impl StartTime {
-    /// This one.
+    /// The present.
     pub fn now() -> Self {
         Self(ticks_since_boot().unwrap_or(0))
     }
@@ -54,7 +54,7 @@ impl ProcessIdentity {
         Some(Self { pid, proof })
     }
 
-    /// One that got this number within a second after this moment, where that can be
+    /// The process that got this id within a second after this time, where that can be
     /// proved.
     pub fn begun_at(pid: Pid, moment: StartTime) -> Option<Self> {
         let ran_at = moment.0.checked_add(procfs::ticks_per_second()?)?;
@@ -62,7 +62,7 @@ impl ProcessIdentity {
             .then_some(Self { pid, proof: Proof::StartedBefore(ran_at) })
     }
 
-    /// Its number, as long as it has not been reaped.
+    /// The process id, as long as the process was not reaped.
     pub fn pid(&self) -> Pid {
         self.pid
     }

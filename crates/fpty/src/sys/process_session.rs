@@ -23,7 +23,7 @@ pub struct SessionLeader {
 /// By what a leader is known.
 #[derive(Debug)]
 enum Proof {
-    /// It is a child of ours that was not reaped.
+    /// A child of this process that was not reaped.
     Child,
     Pidfd(PidFd),
     /// The time when it started (starttime of proc(5)'s stat), where no pidfd
@@ -54,7 +54,7 @@ impl SessionLeader {
         Self { pid, proof: Proof::Child }
     }
 
-    /// Its number, as long as it was not reaped.
+    /// The process id, as long as the leader was not reaped.
     pub fn pid(&self) -> Pid {
         self.pid
     }
@@ -119,7 +119,7 @@ pub(super) fn session_of(pid: Pid) -> Option<Pid> {
 
 /// The processes of this PID namespace.
 enum ProcessList {
-    /// As /proc has them.
+    /// The entries of /proc.
     Proc(ReadDir),
     /// Where that is not there, or another namespace's, or hides some: every
     /// number that one could have.
@@ -145,7 +145,7 @@ impl ProcessList {
         }
     }
 
-    /// Some more of them; `None`: that was all.
+    /// The next processes of the list; `None`: that was the last.
     fn next(&mut self) -> Option<Vec<Pid>> {
         /// A number costs much less than an entry of /proc.
         const PIDS_PER_STEP: usize = 64;
@@ -167,7 +167,7 @@ impl ProcessList {
 pub(super) struct ProcessSearch<T> {
     /// What the search that is under way is for.
     pub(super) targets: Vec<T>,
-    /// That came meanwhile.
+    /// Targets that came during the search that is under way.
     next: Vec<T>,
     processes: Option<ProcessList>,
 }
@@ -179,7 +179,7 @@ impl<T> Default for ProcessSearch<T> {
 }
 
 impl<T> ProcessSearch<T> {
-    /// One more.
+    /// Adds a target.
     pub(super) fn add(&mut self, one: T) {
         self.next.push(one);
     }
@@ -195,7 +195,7 @@ impl<T> ProcessSearch<T> {
         self.next.retain(&is_one);
     }
 
-    /// Some more processes to look at; `None`: there is nothing to look for.
+    /// The next processes to look at; `None`: nothing is looked for.
     pub(super) fn step(&mut self) -> Option<Vec<Pid>> {
         if self.targets.is_empty() {
             self.targets.append(&mut self.next);
@@ -225,8 +225,8 @@ pub struct SessionKiller {
     /// The listing that is under way.
     processes: Option<ProcessList>,
     members: HashSet<Pid>,
-    /// Some of them, each with its session: they are known whatever becomes of
-    /// their leader.
+    /// Some members, each with its session, by pidfd: they are known whatever becomes
+    /// of their leader.
     held: Vec<(Pid, PidFd)>,
     /// How many of them the listings before had found, and how many those are.
     before: usize,

@@ -37,8 +37,9 @@ pub fn shows_all() -> bool {
     })
 }
 
-/// Of several on one place the last one counts. (proc(5), mountinfo: the mount
-/// point is the fifth field, its file system's options are the last.)
+/// Whether /proc is mounted with hidepid; of several mounts the last one counts.
+/// (proc(5), mountinfo: the mount point is the fifth field, the file system's options
+/// are the last.)
 fn has_hidepid(mounts: &str) -> bool {
     let of_proc = |line: &&str| line.split(' ').nth(4) == Some("/proc");
     let options = mounts.lines().rfind(of_proc).and_then(|line| line.rsplit(' ').next());
@@ -62,7 +63,7 @@ pub fn stat(pid: impl std::fmt::Display, field: usize) -> Option<String> {
     fields.split_ascii_whitespace().nth(field.checked_sub(3)?).map(str::to_owned)
 }
 
-/// The same of a field that is a number.
+/// A field of `/proc/PID/stat` that is a number.
 pub(super) fn number<T: std::str::FromStr>(pid: impl std::fmt::Display, field: usize) -> Option<T> {
     stat(pid, field)?.parse().ok()
 }

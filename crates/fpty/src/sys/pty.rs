@@ -160,7 +160,7 @@ impl Master {
         Self { fd, shared, strikes: Cell::new(0), period: Cell::new(0) }
     }
 
-    /// Its size as it is now, whoever has set it (TIOCGWINSZ).
+    /// The terminal's size as it is now, whoever has set it (TIOCGWINSZ).
     pub fn size(&self) -> Option<Size> {
         let _armed = self.arm();
         fd_query::window_size(self)
@@ -172,7 +172,7 @@ impl Master {
         path_of_slave(self).ok()
     }
 
-    /// One that somebody has sent, and that he says is one.
+    /// The master of a pseudo-terminal, received from a process that says it is one.
     ///
     /// # Errors
     /// What it is instead.
@@ -221,8 +221,7 @@ impl Master {
         }
     }
 
-    /// One that was elsewhere for a while, and is ours again; somebody else may
-    /// have a copy.
+    /// A master that another process had for a while; someone may still have a copy.
     ///
     /// # Errors
     /// It is no terminal's.
@@ -268,7 +267,7 @@ impl Master {
         Some((status.st_dev, status.st_ino))
     }
 
-    /// Another descriptor of the same.
+    /// Another descriptor of the master.
     ///
     /// # Errors
     /// There is none left.
@@ -450,7 +449,7 @@ impl Slave {
         has_input(self.0.as_fd())
     }
 
-    /// Its name (ttyname(3)), as far as this mount namespace knows it.
+    /// The slave's name (ttyname(3)), as far as this mount namespace knows it.
     pub fn name(&self) -> String {
         nix::unistd::ttyname(&self.0)
             .map_or_else(|_| String::from("a terminal"), |name| name.display().to_string())

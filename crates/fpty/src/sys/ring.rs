@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags};
 
 use super::ReadOutcome;
 use super::memfd::{self, Mapping, READ_WRITE};
@@ -33,12 +34,12 @@ const PAGE: usize = 4096;
 /// Room for notes, in bytes.
 pub const NOTES: usize = OUTPUT_OFFSET - NOTES_OFFSET;
 
-/// The smallest and the largest ring, in bytes of output.
+/// The smallest capacity of a ring, in bytes of output.
 pub const MIN_CAPACITY: usize = 16 * 1024;
-/// As above.
+/// The largest capacity of a ring, in bytes of output.
 pub const MAX_CAPACITY: usize = 64 * 1024 * 1024;
 
-/// The ring.
+/// The ring, mapped into this process.
 #[derive(Debug)]
 pub struct Ring {
     /// What it is passed on as, where that is open: the memory needs none.
@@ -87,12 +88,12 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Its file, to be passed on, where that is open.
+    /// The ring's file, to be passed on, where it is open.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Closes its file: the ring goes on without a descriptor.
+    /// Closes the ring's file: the ring goes on without a descriptor.
     pub fn close_file(&mut self) {
         self.file = None;
     }
@@ -179,13 +180,12 @@ impl Ring {
         // What is left of the room before needs none.
         let end = total.wrapping_add(room as u64);
         let zeros = end.wrapping_sub(self.zeros.replace(end)).min(room as u64) as usize;
-        // SAFETY: within the mapping; nobody has a reference into it.
-        let result = unsafe {
-            let at = self.memory.start().add(at).as_ptr();
-            std::ptr::write_bytes(at.add(room - zeros), 0, zeros);
-            self.counter(ROOM_OFFSET).store(total, Ordering::Release);
-            libc::read(terminal.as_fd().as_raw_fd(), at.cast(), room.min(buffer.len()))
-        };
+        self.memory.write(at + room - zeros, &[0; ROOM_LENGTH][..zeros]);
+        self.counter(ROOM_OFFSET).store(total, Ordering::Release);
+        let room = room.min(buffer.len());
+        let fd = terminal.as_fd().as_raw_fd();
+        // SAFETY: room within the mapping, which nobody has a reference into.
+        let result = unsafe { libc::read(fd, self.memory.at(at, room).cast(), room) };
         // No less than 0, where it is no error.
         let read = super::read_outcome(Errno::result(result).map(|count| count as usize));
         if let ReadOutcome::Bytes(count) = read {
@@ -240,45 +240,24 @@ impl Ring {
         notes
     }
 
-    fn counter(&self, at: usize) -> &AtomicU64 {
-        // SAFETY: within the mapping, which lives as long as this value, is
-        // aligned to pages, and cannot shrink; an atomic may be shared with
-        // another process.
-        unsafe { &*self.memory.start().add(at).as_ptr().cast() }
+    fn counter(&self, offset: usize) -> &AtomicU64 {
+        self.memory.number(offset)
     }
 
-    fn put(&self, at: usize, bytes: &[u8]) {
-        assert!(at + bytes.len() <= OUTPUT_OFFSET + self.capacity);
+    fn put(&self, offset: usize, bytes: &[u8]) {
         if self.writes {
-            // SAFETY: within the mapping, which is written by nobody who has
-            // a reference into it.
-            unsafe {
-                std::ptr::copy_nonoverlapping(
-                    bytes.as_ptr(),
-                    self.memory.start().add(at).as_ptr(),
-                    bytes.len(),
-                );
-            }
+            self.memory.write(offset, bytes);
         }
     }
 
-    fn get(&self, at: usize, bytes: &mut [u8]) {
-        assert!(at + bytes.len() <= OUTPUT_OFFSET + self.capacity);
-        // SAFETY: within the mapping. Another process may be writing there:
-        // what is copied is bytes, whatever they are.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                self.memory.start().add(at).as_ptr(),
-                bytes.as_mut_ptr(),
-                bytes.len(),
-            );
-        }
+    fn get(&self, offset: usize, bytes: &mut [u8]) {
+        self.memory.read(offset, bytes);
     }
 }
 
 fn map(file: &OwnedFd, length: usize, writes: bool) -> io::Result<Mapping> {
-    let rights = if writes { READ_WRITE } else { libc::PROT_READ };
-    Mapping::new(Some(file), length, rights, libc::MAP_SHARED)
+    let rights = if writes { READ_WRITE } else { ProtFlags::PROT_READ };
+    Mapping::new(Some(file), length, rights, MapFlags::MAP_SHARED)
 }
 
 #[cfg(test)]

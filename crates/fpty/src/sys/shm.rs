@@ -2,10 +2,13 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicU64};
+
+use nix::sys::mman::{MapFlags, mmap_anonymous};
 
 use super::memfd::{self, READ_WRITE};
 
@@ -28,7 +31,7 @@ pub struct SharedMemory<T: SharedWord> {
     of: PhantomData<T>,
 }
 
-/// Small ones.
+/// Words of 32 bits.
 pub type SharedWords = SharedMemory<AtomicI32>;
 
 impl<T: SharedWord> Clone for SharedMemory<T> {
@@ -45,7 +48,7 @@ unsafe impl<T: SharedWord> Send for SharedMemory<T> {}
 unsafe impl<T: SharedWord> Sync for SharedMemory<T> {}
 
 /// All mappings of this process: where, and how long.
-static ALL: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+static ALL: Mutex<Vec<(NonZeroUsize, NonZeroUsize)>> = Mutex::new(Vec::new());
 
 impl<T: SharedWord> SharedMemory<T> {
     /// Reserves the words; a page of memory is used when one in it is.
@@ -56,7 +59,7 @@ impl<T: SharedWord> SharedMemory<T> {
         Self::map::<OwnedFd>(None, count)
     }
 
-    /// The same in memory that has a descriptor, by which it can outlive an
+    /// Reserves the words in memory that has a descriptor, by which it can outlive an
     /// exec.
     ///
     /// # Errors
@@ -85,11 +88,14 @@ impl<T: SharedWord> SharedMemory<T> {
     }
 
     fn map<F: AsFd>(file: Option<F>, count: usize) -> io::Result<Self> {
-        let flags = if file.is_some() { 0 } else { libc::MAP_NORESERVE };
-        let at = memfd::map(file, length::<T>(count), READ_WRITE, libc::MAP_SHARED | flags)?;
+        let flags = match file {
+            Some(_) => MapFlags::MAP_SHARED,
+            None => MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
+        };
+        let at = memfd::map(file, length::<T>(count), READ_WRITE, flags)?;
         let words: NonNull<T> = at.cast();
-        if let Ok(mut all) = ALL.lock() {
-            all.push((words.as_ptr().addr(), length::<T>(count)));
+        if let (Ok(mut all), Some(length)) = (ALL.lock(), NonZeroUsize::new(length::<T>(count))) {
+            all.push((words.addr(), length));
         }
         Ok(Self { words, count, of: PhantomData })
     }
@@ -102,7 +108,8 @@ impl<T: SharedWord> SharedMemory<T> {
     }
 }
 
-/// The same memory as words of half the size: for whoever has it to use alone.
+/// The memory of these words as words of half the size: for whoever has it to use
+/// alone.
 pub fn halves(words: &'static [AtomicU64]) -> &'static [AtomicI32] {
     // SAFETY: as much memory, which stays as long, and is aligned for larger ones;
     // any value is one of either, and both may be changed while they are shared.
@@ -131,18 +138,12 @@ fn length<T>(count: usize) -> usize {
 pub fn forget() {
     // Nobody holds that while he forks.
     let Ok(all) = ALL.try_lock() else { return };
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE | MapFlags::MAP_FIXED;
     for (address, length) in all.iter() {
         // SAFETY: a mapping of ours that stays one of as many words, of which
         // zero is a value: references to them stay good.
         unsafe {
-            libc::mmap(
-                std::ptr::without_provenance_mut(*address),
-                *length,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED,
-                -1,
-                0,
-            );
+            let _ = mmap_anonymous(Some(*address), *length, READ_WRITE, flags);
         }
     }
 }

@@ -39,7 +39,8 @@ pub struct ReceivedSignal {
     pub signal: Signal,
     /// Whether a key of the terminal raised it.
     pub by_terminal: bool,
-    /// Who sent it; of SIGCHLD a child that ended, while others may have too.
+    /// The process that sent the signal; of SIGCHLD a child that ended, while others
+    /// may have too.
     pub sender: Option<Pid>,
 }
 
@@ -102,12 +103,12 @@ pub fn own_dispositions(kept: &[Signal]) {
     let _ = SigSet::empty().thread_set_mask();
 }
 
-/// Who stops.
+/// The target of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopTarget {
-    /// This process.
+    /// This process alone.
     Process,
-    /// Its whole process group, as for a key: a shell's job.
+    /// The whole process group, as for a key: a shell's job.
     ProcessGroup,
 }
 

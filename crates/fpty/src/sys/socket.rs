@@ -31,8 +31,8 @@ use super::socket::fd_passing::{FdPassing, finish, has_passing_refused, passes_d
 #[derive(Clone, Copy)]
 pub struct ListeningSocket {
     fd: BorrowedFd<'static>,
-    /// Nobody can send descriptors to what comes from there; what came before
-    /// that was said was accepted, too.
+    /// Whether the kernel refuses descriptors for connections from here; those before
+    /// that was set were accepted, too.
     refuses: Option<&'static AtomicBool>,
 }
 
@@ -53,8 +53,8 @@ pub enum Transport {
     Tcp,
 }
 
-/// Nobody can send descriptors to what is accepted there, where the kernel knows
-/// that.
+/// Refuses descriptors for what is accepted there, where the kernel can
+/// (SO_PASSRIGHTS).
 pub(super) fn refuse_descriptors(listener: impl AsFd) {
     passes_descriptors(listener, false);
 }
@@ -324,7 +324,7 @@ impl From<OwnedFd> for Stream {
 }
 
 impl From<Stream> for OwnedFd {
-    /// One of several copies: it closes as it is.
+    /// The descriptor of a stream of which there are more copies: it closes as it is.
     fn from(stream: Stream) -> Self {
         stream.passing.set(FdPassing::Never);
         let mut stream = ManuallyDrop::new(stream);

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::child::Pid;
+use nix::sys::mman::MapFlags;
+
 use super::memfd::{Mapping, READ_WRITE};
 use super::pty::Slave;
 use crate::error::{Context, Result};
@@ -20,7 +22,7 @@ use crate::error::{Context, Result};
 use super::spawn::program::same_name;
 pub use super::spawn::program::{Program, with_variables};
 
-/// The same in spawn.c.
+/// The program to start, as spawn.c has it.
 #[repr(C)]
 struct Plan {
     paths: *const *const libc::c_char,
@@ -42,7 +44,7 @@ struct Plan {
     groups: *const libc::c_uint,
 }
 
-/// The same in spawn.c.
+/// The state of a start, as spawn.c has it.
 #[repr(C)]
 struct Slot {
     in_use: libc::c_int,
@@ -70,7 +72,7 @@ struct Stack(Mapping);
 
 impl Stack {
     fn new() -> Result<Self> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_STACK;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK;
         Mapping::new::<OwnedFd>(None, STACK, READ_WRITE, flags)
             .map(Self)
             .context("cannot start a process")
@@ -78,8 +80,7 @@ impl Stack {
 
     /// Where it begins: it grows down from its end.
     fn top(&self) -> *mut libc::c_void {
-        // SAFETY: the end of the mapping.
-        unsafe { self.0.start().byte_add(STACK) }.as_ptr().cast()
+        self.0.at(STACK, 0).cast()
     }
 }
 
@@ -95,16 +96,16 @@ const IMPATIENT: Duration = Duration::from_secs(1);
 pub enum Streams<'a> {
     /// All of them a terminal, which becomes its controlling one.
     Terminal(&'a Slave),
-    /// These, and it has no controlling terminal.
+    /// Three descriptors; the program has no controlling terminal.
     Apart([BorrowedFd<'a>; 3]),
 }
 
 /// What came of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
-    /// It runs, or is about to be executed: see [`Spawner::failure`].
+    /// The process runs, or is about to be executed: see [`Spawner::failure`].
     Running(Pid),
-    /// It cannot be executed: the errno.
+    /// The program cannot be executed: the errno.
     NotExecuted(i32),
 }
 

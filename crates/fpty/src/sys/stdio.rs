@@ -74,7 +74,7 @@ pub fn say(line: &str) {
     say_between("", line, "\n");
 }
 
-/// The same to a terminal in raw mode, whose cursor may be anywhere.
+/// Writes a line to a terminal in raw mode, whose cursor may be anywhere.
 pub fn say_raw(line: &str) {
     say_between("\r\n", line, "\r\n");
 }
@@ -250,7 +250,7 @@ impl WriteFailure {
         }
     }
 
-    /// Of a file, where nothing is for want of a reader.
+    /// Records the failure of a write to a file, where nothing is for want of a reader.
     fn note(&self, result: nix::Result<usize>) -> WriteOutcome {
         let outcome = super::write_outcome(result);
         if let (WriteOutcome::Closed, Err(errno)) = (outcome, result) {
@@ -259,7 +259,8 @@ impl WriteFailure {
         outcome
     }
 
-    /// Of a pipe, a socket, a terminal that may have nobody at its other end.
+    /// Records the failure of a write to a pipe, a socket or a terminal, which may have
+    /// no reader.
     fn note_unless_gone(&self, result: nix::Result<usize>) -> WriteOutcome {
         match result {
             Err(Errno::EPIPE | Errno::EIO | Errno::ECONNRESET) => WriteOutcome::Closed,
@@ -315,7 +316,7 @@ impl Output {
         self.write_recording_failure(bytes, &WriteFailure::default())
     }
 
-    /// The same; notes why it takes no more.
+    /// Writes as [`Output::write`] does, and records why no more is taken.
     pub fn write_recording_failure(&self, bytes: &[u8], failure: &WriteFailure) -> WriteOutcome {
         match self {
             Self::Reopened(file) => failure.note_unless_gone(nix::unistd::write(file, bytes)),

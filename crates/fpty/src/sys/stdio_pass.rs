@@ -15,7 +15,7 @@ use super::fd_query::{self, file_type_of};
 use super::poll::HANG_UP;
 use super::{ReadOutcome, WriteOutcome};
 
-/// One of standard input, output and error, by its number.
+/// Standard input, by its number.
 pub const INPUT: usize = 0;
 /// Standard output.
 pub const OUTPUT: usize = 1;
@@ -149,7 +149,7 @@ impl AsFd for OutputPipe {
     }
 }
 
-/// One of our own standard descriptors.
+/// A standard descriptor of this process, by its number.
 pub fn standard_fd(number: usize) -> BorrowedFd<'static> {
     debug_assert!(number < 3);
     // SAFETY: 0, 1 and 2 are never closed by us.
@@ -176,12 +176,13 @@ pub enum PassedStream {
     Pipe(OwnedFd),
     /// A stream socket.
     Socket,
-    /// Nobody reads that who could leave.
+    /// Anything else: it has no reader that could leave.
     Other,
 }
 
 impl PassedStream {
-    /// One of our own standard descriptors, before it is given away.
+    /// The stream behind a standard descriptor of this process, before it is given
+    /// away.
     pub fn of(number: usize) -> Self {
         match fd_query::file_type(standard_fd(number)) {
             SFlag::S_IFIFO => {

@@ -42,7 +42,7 @@ pub enum Raises {
     /// All but Ctrl-Z: who waits for us would stop at once, too, and have
     /// somebody go on at a raw terminal.
     Interrupts,
-    /// None.
+    /// No keys.
     Nothing,
 }
 
@@ -153,7 +153,7 @@ fn index_of(signal: Signal) -> Option<usize> {
     }
 }
 
-/// These settings in raw mode.
+/// The settings of raw mode, made of these.
 fn raw_of(before: libc::termios, raises: Raises) -> libc::termios {
     let mut raw = before;
     raw.c_iflag |= libc::IGNPAR;

@@ -12,19 +12,19 @@ use super::pty::Master;
 
 /// A terminal whose users get a signal.
 struct Target {
-    /// As long as this is open no other terminal has its name and inode.
+    /// The master: as long as it is open no other terminal has its name and inode.
     _terminal: Master,
-    /// Its slave's device and inode.
+    /// The slave's device and inode.
     file: (u64, u64),
     signal: i32,
 }
 
-/// The search.
+/// The search for processes that have terminals open.
 #[derive(Default)]
 pub struct TtyHolders(ProcessSearch<Target>);
 
 impl TtyHolders {
-    /// One more terminal.
+    /// Adds a terminal whose holders get a signal.
     pub fn add(&mut self, terminal: Master, signal: i32) {
         if let Some(file) = terminal.slave_file().filter(|_| procfs::is_own_namespace()) {
             self.0.add(Target { _terminal: terminal, file, signal });

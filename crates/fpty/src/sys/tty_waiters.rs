@@ -9,14 +9,14 @@ use std::path::Path;
 
 use nix::sys::stat::fstat;
 
-/// Who waits for a terminal's input.
+/// Whether a process waits for a terminal's input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputWait {
-    /// Somebody does.
+    /// A process waits for input.
     Waiting,
-    /// Nobody does: they are at something else.
+    /// No process waits for input.
     Busy,
-    /// It cannot be known: no /proc, other people's processes.
+    /// Unknown: there is no /proc, or processes belong to other users.
     Unknown,
 }
 
@@ -122,7 +122,7 @@ fn of_poll(folder: &str, at: u64, count: u64) -> io::Result<Vec<u64>> {
     Ok(wanted.collect())
 }
 
-/// Those of a select(2): a bit each, in words.
+/// The descriptors of a select(2): a bit each, in words.
 fn of_select(folder: &str, count: u64, at: u64) -> io::Result<Vec<u64>> {
     if at == 0 || count == 0 {
         return Ok(Vec::new());
@@ -136,7 +136,7 @@ fn of_select(folder: &str, count: u64, at: u64) -> io::Result<Vec<u64>> {
     Ok(bits.filter(|fd| *fd < count).collect())
 }
 
-/// Those that an epoll(7) descriptor watches.
+/// The descriptors that an epoll(7) descriptor watches.
 fn of_epoll(folder: &str, epoll: u64) -> io::Result<Vec<u64>> {
     let text = fs::read_to_string(format!("{folder}/fdinfo/{epoll}"))?;
     let watched = text.lines().filter_map(|line| {

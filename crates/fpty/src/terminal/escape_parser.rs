@@ -11,10 +11,10 @@ use memchr::{memchr, memchr3};
 /// Begins a sequence.
 pub const ESC: u8 = 0x1b;
 /// Ends an operating system command, too.
-pub const BEL: u8 = 0x07;
+const BEL: u8 = 0x07;
 /// Cancels a sequence.
 pub const CAN: u8 = 0x18;
-/// As [`CAN`].
+/// Cancels a sequence, too.
 pub const SUB: u8 = 0x1a;
 
 /// Where in a sequence the output stands.
@@ -74,11 +74,11 @@ pub enum Action {
     Intermediate,
     /// The last byte of an escape sequence.
     EscapeEnd,
-    /// That of the one which ends a string, if one stood before it (ST).
+    /// The last byte of ST, which ends a string, if one stood before it.
     Terminator,
     /// The last byte of a control sequence.
     CsiEnd,
-    /// That of one which means nothing.
+    /// The last byte of a control sequence without a meaning.
     IgnoredEnd,
     /// A byte of a string.
     Put,
@@ -86,19 +86,19 @@ pub enum Action {
     StringEnd,
     /// What was under way is void.
     Cancel,
-    /// Nothing within a sequence: DEL. Of what is beyond ASCII terminals think
-    /// differently: here it is passed by.
+    /// A byte that is ignored within a sequence: DEL. Of what is beyond ASCII terminals
+    /// think differently: here it is passed by.
     Nothing,
 }
 
-/// The state machine.
+/// The parser: its state, one byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EscapeParser {
     state: State,
 }
 
 impl EscapeParser {
-    /// One that stands here already.
+    /// A parser in this state.
     pub fn at(state: State) -> Self {
         Self { state }
     }
@@ -162,11 +162,11 @@ impl EscapeParser {
 pub struct CompleteCsi<'a> {
     /// Whether a `?` stands before them.
     pub is_private: bool,
-    /// They, between semicolons.
+    /// The parameters, between semicolons.
     pub numbers: &'a [u8],
-    /// Its last byte.
+    /// The final byte.
     pub last: u8,
-    /// Its length.
+    /// The sequence's length, in bytes.
     pub length: usize,
 }
 

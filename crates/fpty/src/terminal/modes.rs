@@ -2,14 +2,6 @@
 //! output: what a terminal that comes later must be told, and what one that
 //! leaves gets back. No screen, no characters: [`Modes`] has a fixed size, is
 //! fed in pieces of any length, allocates nothing, and can be kept as bytes.
-//!
-//! | file | subject |
-//! | --- | --- |
-//! | `modes.rs` | the modes, and what changes them |
-//! | `modes/parser.rs` | control sequences in pieces |
-//! | `modes/rendition.rs` | attributes and colours |
-//! | `modes/kept.rs` | the modes as bytes, which somebody else may have written |
-//! | `modes/telling.rs` | what sets them in a terminal, what undoes them |
 
 mod parser;
 mod rendition;
@@ -36,7 +28,7 @@ const KEYPAD: u32 = bit(66);
 const MARGINS: u32 = bit(69);
 const BRACKETED_PASTE: u32 = bit(2004);
 
-/// Those that are on in a terminal that nobody has told anything.
+/// The private modes that are set in a terminal after power-on.
 const DEFAULT_PRIVATE: u32 = AUTOWRAP | CURSOR_VISIBLE;
 
 const fn bit(mode: u16) -> u32 {
@@ -138,7 +130,7 @@ pub struct Modes {
     parser: Parser,
     /// A bit for each of [`PRIVATE_MODES`].
     private: u32,
-    /// The same, as `CSI ? N s` saved them.
+    /// The saved cursor of the main and of the alternate screen.
     private_saved: u32,
     insert: bool,
     /// A line feed returns the carriage, too.
@@ -162,7 +154,8 @@ pub struct Modes {
     colours: u16,
     /// No longer than TITLE: most terminals have none.
     title: Vec<u8>,
-    /// Somebody asked what terminal this is (DA1), and nobody has taken note.
+    /// Whether the program has requested device attributes (DA1), and nobody has taken
+    /// note.
     da1_requested: bool,
 }
 
@@ -235,8 +228,8 @@ impl Modes {
         !self.parser.is_ground()
     }
 
-    /// Whether the program has asked what terminal this is (DA1) since the
-    /// last call; whoever reads while no terminal is there may answer.
+    /// Whether the program has requested device attributes (DA1) since the last call;
+    /// whoever reads while no terminal is there may answer.
     pub fn take_da1_request(&mut self) -> bool {
         std::mem::take(&mut self.da1_requested)
     }
@@ -428,6 +421,6 @@ impl Modes {
 }
 
 pub(crate) mod encoding;
-pub(crate) mod escapes;
+pub(crate) mod restore;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ const MAX_SEQUENCE: usize = 4096;
 const ENQ: u8 = 0x05;
 const ST: &[u8] = b"\x1b\\";
 
-/// The filter; output goes through it in pieces of any size.
+/// The query filter; output goes through it in pieces of any size.
 #[derive(Clone, Debug, Default)]
 pub struct QueryFilter {
     escapes: EscapeParser,
@@ -36,12 +36,12 @@ pub struct QueryFilter {
 /// What becomes of a sequence, or of a string.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Verdict {
-    /// It is not decided.
+    /// Not yet decided.
     #[default]
     Undecided,
     /// A string that has been let through so far.
     Passed,
-    /// It is left out, or a control sequence that is too long to be any.
+    /// Left out, or a control sequence too long to be any.
     Dropped,
 }
 
@@ -224,7 +224,7 @@ impl QueryFilter {
         }
     }
 
-    /// One more byte of a string.
+    /// A byte of a string.
     fn put(&mut self, string: State, byte: u8, through: &mut Vec<u8>) {
         match self.verdict {
             Verdict::Undecided => self.held.push(byte),

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use fpty::sys::foreground_group::{ForegroundGroup, ForegroundHangups};
-use fpty::sys::pid_guard::ProcessHandle;
 use fpty::sys::pidfd::PidFd;
+use fpty::sys::process_handle::ProcessHandle;
 use fpty::sys::process_session::{SessionKiller, SessionLeader};
 use fpty::sys::pty::Master;
 

@@ -15,8 +15,8 @@ const STRIKE_PERIOD: i64 = 8;
 const MAX_STRIKES: u8 = 16;
 
 impl Master {
-    /// Somebody else gets a copy. (One that was sent back to us is shared from
-    /// the first moment, see [`Master::returned`].)
+    /// Marks the master as shared: another process gets a copy. (A master that was sent
+    /// back is shared from the first moment, see [`Master::returned`].)
     pub fn share(&mut self) {
         self.shared = true;
     }
@@ -39,9 +39,9 @@ impl Master {
         self.shared.then(itimer_guard::arm)
     }
 
-    /// It was somebody else's for a while: what he has set that our reads and
-    /// writes do not expect is undone (O_NONBLOCK; the packet mode of
-    /// ioctl_tty(2), in which each read begins with a byte of its own).
+    /// Takes the master back from another process: what that has set and our reads and
+    /// writes do not expect is undone (O_NONBLOCK; the packet mode of ioctl_tty(2), in
+    /// which each read begins with a byte of its own).
     pub fn take_back(&self) {
         self.set_nonblocking();
         let _ = fd_query::switch(self, Switch::Packets, false);

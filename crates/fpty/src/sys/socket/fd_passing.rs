@@ -18,11 +18,11 @@ use crate::sys::recvmsg::receive;
 /// each read has room for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FdPassing {
-    /// Nothing can come, or nothing that would not be ours.
+    /// No descriptors can come, or none that are not our own processes'.
     Never,
-    /// Nothing more can come; what came before may not have been read.
+    /// No more descriptors can come; some that came before may not have been read.
     Refused,
-    /// He can.
+    /// Descriptors can come.
     Possible,
 }
 
@@ -73,7 +73,7 @@ impl Stream {
         }
     }
 
-    /// Whom descriptors count for that came here.
+    /// The user whose quota descriptors count for that came here.
     pub(in crate::sys) fn user(&self) -> u32 {
         self.peer_uid().unwrap_or(UNKNOWN_USER)
     }

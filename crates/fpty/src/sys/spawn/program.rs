@@ -30,7 +30,7 @@ pub struct Program {
     pub(super) user: Option<Arc<Credentials>>,
 }
 
-/// As whom a program runs.
+/// The user and the groups that a program runs as.
 #[derive(Debug)]
 pub(super) struct Credentials {
     pub(super) uid: u32,
@@ -94,8 +94,8 @@ impl Program {
         }
     }
 
-    /// It begins no session: it becomes the foreground job of ours, whose
-    /// terminal it gets, and SIGHUP when the calling thread ends.
+    /// Makes the program the foreground job of our session, instead of a session of its
+    /// own: it gets our terminal, and SIGHUP when the calling thread ends.
     pub fn as_foreground_job(mut self) -> Self {
         self.job = true;
         self

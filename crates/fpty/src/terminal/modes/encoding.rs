@@ -137,7 +137,7 @@ impl FieldCursor<'_> {
 }
 
 impl Modes {
-    /// As bytes.
+    /// The modes as bytes.
     pub fn to_bytes(&self) -> [u8; SIZE] {
         let mut bytes = [0; SIZE];
         bytes[0] = LAYOUT;

@@ -18,7 +18,7 @@ const SHIFT_IN: u8 = 0x0f;
 /// numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Osc {
-    /// Its number.
+    /// The command's number.
     #[default]
     Number,
     /// A title.
@@ -54,7 +54,7 @@ pub enum Event<'a> {
     Link(bool),
     /// The colour of this number was set: that of the command that sets it.
     ColourSet(u16),
-    /// It is as it was before.
+    /// The colour of this number was reset.
     ColourReset(u16),
 }
 

@@ -144,7 +144,8 @@ impl Rendition {
         }
     }
 
-    /// Of bytes that somebody else may have written.
+    /// The rendition with every value in its bounds, of bytes that another process may
+    /// have written.
     pub(crate) fn sanitized(mut self) -> Self {
         for colour in [&mut self.foreground, &mut self.background, &mut self.underline_colour] {
             if *colour >> 24 > 2 {
@@ -156,7 +157,7 @@ impl Rendition {
     }
 }
 
-/// So many sequences wait at most.
+/// The most sequences that wait.
 const MAX_PENDING: usize = 4;
 
 /// Sequences whose effect nobody has asked for: the numbers of each.
@@ -164,12 +165,12 @@ const MAX_PENDING: usize = 4;
 pub struct PendingSgr<'a> {
     pending: [&'a [u8]; MAX_PENDING],
     count: usize,
-    /// They begin with the defaults.
+    /// Whether a reset comes before the sequences.
     resets: bool,
 }
 
 impl<'a> PendingSgr<'a> {
-    /// One more.
+    /// Adds the parameters of a sequence.
     #[inline]
     pub fn add(&mut self, numbers: &'a [u8], rendition: &mut Rendition) {
         if matches!(numbers, b"" | b"0") {
@@ -208,7 +209,7 @@ fn colour_of_list(rest: &[u16]) -> (Option<u32>, usize) {
     }
 }
 
-/// The same behind colons, where a colour space may stand between.
+/// A colour in subparameters, where a colour space may stand between.
 fn colour_of_group(group: &[u16]) -> Option<u32> {
     match *group {
         [_, 5, index, ..] => indexed(index),

@@ -15,17 +15,17 @@ pub struct ProcessHandle {
 }
 
 impl ProcessHandle {
-    /// A child of ours. Whoever reaps it has to forget this.
+    /// A child of this process. Whoever reaps it has to drop the handle.
     pub fn child(pid: Pid) -> Self {
         Self { pid, held: None }
     }
 
-    /// One of somebody else's.
+    /// A process that is no child of this one, by its pidfd.
     pub fn from_pidfd(pidfd: PidFd) -> Self {
         Self { pid: pidfd.pid(), held: Some(pidfd.into()) }
     }
 
-    /// Its number, as long as it was not reaped.
+    /// The process id, as long as the process was not reaped.
     pub fn pid(&self) -> Pid {
         self.pid
     }
@@ -46,7 +46,7 @@ impl ProcessHandle {
         }
     }
 
-    /// The same once more.
+    /// Another handle of the same process; `None`: out of descriptors.
     pub fn try_clone(&self) -> Option<Self> {
         match self.held {
             None => Some(Self::child(self.pid)),

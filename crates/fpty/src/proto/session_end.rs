@@ -1,16 +1,8 @@
-//! The payloads of the extended mode's packets from the router.
+//! The end of a session, as the router sends it (packet 110).
 
 use super::codec::encode_packet;
 use super::packet::END;
 use crate::text::shown_within;
-
-/// In an offer: the master of the session's terminal.
-pub const OFFER_MASTER: u8 = b'm';
-/// In an offer: a pidfd of the session's process.
-pub const OFFER_PIDFD: u8 = b'p';
-
-/// In an offer: the ring of the last output ([`crate::scrollback`]).
-pub const OFFER_RING: u8 = b'r';
 
 /// The longest text of a person's, in bytes; the rest of it is not shown.
 pub const MAX_TEXT: usize = 1024;
@@ -26,17 +18,17 @@ pub enum EndKind {
     ExecFailed,
     /// No session came about.
     Refused,
-    /// Nothing went either way for too long.
+    /// The session was idle for too long.
     Idle,
-    /// It took longer than it may.
+    /// The session took longer than its time limit.
     Limit,
     /// The instance has stopped.
     Stopped,
-    /// Somebody ended it who may.
+    /// An operator ended the session.
     Operator,
     /// What became of it is not known.
     Lost,
-    /// It goes on without this client; the text is its id. A value other than
+    /// The session goes on without this client; the text is its id. A value other than
     /// 0: not at the client's wish, and the text says why.
     Detached,
 }

@@ -13,7 +13,7 @@ const WORKERS: &str = "/sys/devices/virtual/workqueue/cpumask";
 /// What can run at the same time as we.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Concurrency {
-    /// Nothing: there is one processor for all.
+    /// Nothing runs at the same time: one processor for all.
     None,
     /// The kernel's workers; we and our children have one processor.
     Workers,

@@ -98,7 +98,7 @@ fn a_session_that_outlives_its_gateway_has_its_own_end() {
 #[test]
 fn a_log_that_nobody_reads() {
     on_one_server(|flavor| {
-        const SESSIONS: usize = 3000;
+        const SESSIONS: usize = 1500;
         let setup = audited(flavor).script("exit 0").option("forkpty-router", "{dir}/s");
         let fifo = setup.path("fifo");
         nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();

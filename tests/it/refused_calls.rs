@@ -13,7 +13,7 @@ use crate::harness::client::both;
 use crate::harness::process::{self, Process, descriptors};
 use crate::harness::refusal::{Call, Filter, call, call_with};
 use crate::harness::terminal::Terminal;
-use crate::harness::{Flavor, Server, Setup, Wire, on_one_server, servers, wait_until};
+use crate::harness::{Flavor, Server, Setup, Wire, on_one_server, side_by_side, servers, wait_until};
 
 const ERRNOS: [i32; 2] = [libc::EPERM, libc::ENOSYS];
 
@@ -59,15 +59,11 @@ const REFUSED: [(&str, &[Call]); 8] = [
 /// what it likes. Most of the time they wait, so they do it together.
 fn with_each_refused(case: impl Fn(Setup, &str) + Sync) {
     on_one_server(|flavor: &Flavor| {
-        let case = &case;
-        for errno in ERRNOS {
-            std::thread::scope(|scope| {
-                for (name, calls) in REFUSED {
-                    let setup = Setup::new(flavor).filter(Filter::refusing(calls, errno));
-                    scope.spawn(move || case(setup, &format!("{name} is refused with {errno}")));
-                }
-            });
-        }
+        let all = ERRNOS.into_iter().flat_map(|errno| REFUSED.map(|refused| (errno, refused)));
+        side_by_side(all, |(errno, (name, calls))| {
+            let setup = Setup::new(flavor).filter(Filter::refusing(calls, errno));
+            case(setup, &format!("{name} is refused with {errno}"));
+        });
     });
 }
 

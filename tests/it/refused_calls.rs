@@ -13,7 +13,9 @@ use crate::harness::client::both;
 use crate::harness::process::{self, Process, descriptors};
 use crate::harness::refusal::{Call, Filter, call, call_with};
 use crate::harness::terminal::Terminal;
-use crate::harness::{Flavor, Server, Setup, Wire, on_one_server, side_by_side, servers, wait_until};
+use crate::harness::{
+    Flavor, Server, Setup, Wire, on_one_server, servers, side_by_side, wait_until,
+};
 
 const ERRNOS: [i32; 2] = [libc::EPERM, libc::ENOSYS];
 

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::process::{self, Process};
-use super::refusal::Filter;
+use super::seccomp::Filter;
 use super::servers::{C_BINARY, C_PLUGINS};
 use super::{DEADLINE, Flavor, Wire, comes_true, wait_until};
 
